@@ -1,0 +1,25 @@
+# CPU:   docker build -t genius-lite .
+# CUDA:  docker build -t genius-lite:cuda --build-arg DEVICE=cuda .
+# Run:   docker run --rm -v "$PWD/runs:/work/runs" genius-lite run recipes/quickstart.yaml   (CUDA: add --gpus all)
+ARG DEVICE=cpu
+
+FROM python:3.11-slim-bookworm AS cpu
+ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+
+FROM nvidia/cuda:12.8.1-devel-ubuntu24.04 AS cuda
+ENV CMAKE_ARGS=-DGGML_CUDA=on
+
+FROM ${DEVICE}
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends build-essential cmake git python3-dev python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+RUN python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
+WORKDIR /work
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY genius_lite genius_lite
+RUN pip install --no-cache-dir -c constraints.txt '.[smollm2]'
+COPY recipes recipes
+VOLUME /work/runs
+ENTRYPOINT ["genius-lite"]
+CMD ["--help"]

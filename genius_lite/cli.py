@@ -1,0 +1,134 @@
+"""The commands. Nothing heavy is imported before the arguments are parsed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import typer
+
+from genius_lite import __version__
+from genius_lite.errors import UserError
+
+app = typer.Typer(
+    help="Self-train a quantized GGUF model on unlabelled questions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.yaml")]
+Round = Annotated[int | None, typer.Option("--round", help="0 is the base model; the last round if not given")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"genius-lite {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit"),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    out: Annotated[str | None, typer.Option(help="Run folder, instead of the recipe's")] = None,
+) -> None:
+    """Self-train: sample, learn, merge, re-quantize, round after round. Run it again to go on."""
+    from rich.console import Console
+
+    from genius_lite.recipe import load
+    from genius_lite.report.progress import Progressor
+    from genius_lite.report.summary import print_summary
+    from genius_lite.run import run as run_recipe
+
+    console = Console()
+    loaded = load(recipe)
+    summary = run_recipe(loaded.model_copy(update={"out": out}) if out else loaded, Progressor(console))
+    print_summary(summary, console)
+
+
+@app.command()
+def validate(recipe: RecipeFile) -> None:
+    """Check a recipe, its model and its queries; writes nothing."""
+    from genius_lite.recipe import load
+    from genius_lite.run import prepare
+
+    job = prepare(load(recipe))
+    longest = max(len(q.tokens) for q in job.queries)
+    print(f"model    {job.source.path}")
+    print(f"         {job.source.architecture}, {job.source.parameters / 1e6:.0f} M parameters")
+    print(f"queries  {len(job.queries)}, the longest of {longest} tokens; {job.duplicates} repeats dropped")
+    print(f"sampler  {job.engine.slots} branches of {job.engine.context} tokens, {job.engine.threads} threads")
+    print(f"out      {job.recipe.out}")
+    print(f"{recipe} is fine")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder")],
+    to: Annotated[Path, typer.Option(help="File to write")],
+    number: Round = None,
+    kind: Annotated[str | None, typer.Option("--type", help="Another quantization type, such as Q4_K_M")] = None,
+) -> None:
+    """Write a round's model as a GGUF, with its checksum."""
+    from rich.console import Console
+
+    from genius_lite.export.gguf import export_bytes, export_gguf
+    from genius_lite.recipe import QuantType
+    from genius_lite.report.progress import Progressor
+
+    if kind is not None and kind not in get_args(QuantType):
+        raise UserError(f"--type {kind}: known types are {', '.join(get_args(QuantType))}")
+    known = cast(QuantType | None, kind)
+    with Progressor(Console()).stage("export", export_bytes(run, number, known), "MB", 1e-6) as advance:
+        export_gguf(run, number, known, to, advance)
+    print(to)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="A run folder, or a GGUF: a path, hf: or python:")],
+    number: Round = None,
+    system: Annotated[str | None, typer.Option(help="System message")] = None,
+    temperature: float = 0.7,
+    max_tokens: int = 512,
+    context: Annotated[int, typer.Option(help="Tokens that the conversation may take")] = 4096,
+    seed: int = 0,
+) -> None:
+    """Talk to a run's model, or to any GGUF."""
+    from genius_lite.chat import chat as chat_with
+    from genius_lite.export.gguf import policy_of
+    from genius_lite.recipe import Model
+    from genius_lite.weights import gguf_file
+    from genius_lite.weights.source import locate
+
+    path = policy_of(Path(model), number) if Path(model).is_dir() else locate(Model(gguf=model, revision=None))
+    gguf_file.read(path)
+    chat_with(path, system=system, temperature=temperature, max_tokens=max_tokens, context=context, seed=seed)
+
+
+def main() -> None:
+    """Entry point: a mistake in what was given is one line and exit code 2; faults keep their traceback."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' own bars would break into ours
+    # Deprecations inside transformers and peft are for their authors, not for whoever runs this.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    try:
+        app()
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("\ninterrupted; what is finished is kept, the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None

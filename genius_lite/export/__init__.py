@@ -1,0 +1,1 @@
+"""Getting the tuned model out of a run folder."""

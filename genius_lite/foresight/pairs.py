@@ -1,0 +1,43 @@
+"""Preference pairs from a rollout, one per step at most (Genius, arXiv 2504.08672, Eq. 5)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from genius_lite.foresight.resample import foresight_distribution
+from genius_lite.records import PreferencePair, Rollout, seed_of
+
+
+def preference_pairs(
+    rollout: Rollout, tau: float, negatives: Literal["foresight", "uniform"], key: tuple[int | str, ...]
+) -> list[PreferencePair]:
+    """The quintuples (x, T_w, A_w, T_l, A_l) of a rollout.
+
+    The chosen response has the highest f of its step. The rejected one is drawn from F without it, or
+    uniformly (as the released code does). Equal responses never make a pair, so a step may give none.
+    """
+    rng = np.random.default_rng(seed_of(*key, "pairs"))
+    pairs = []
+    for step in rollout.steps:
+        responses = [rollout.response(step.index, i) for i in range(len(step.candidates))]
+        values = [c.value for c in step.candidates]
+        best = int(np.argmax(values))
+        others = [i for i, response in enumerate(responses) if response != responses[best]]
+        if not others:
+            continue
+        p = foresight_distribution([values[i] for i in others], tau) if negatives == "foresight" else None
+        worse = others[int(rng.choice(len(others), p=p))]
+        pairs.append(
+            PreferencePair(
+                query_id=rollout.query.id,
+                step=step.index,
+                prompt_tokens=rollout.query.tokens,
+                chosen_tokens=responses[best],
+                rejected_tokens=responses[worse],
+                chosen_advantage=step.candidates[best].advantage,
+                rejected_advantage=step.candidates[worse].advantage,
+            )
+        )
+    return pairs

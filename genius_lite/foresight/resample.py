@@ -1,0 +1,30 @@
+"""Foresight re-sampling: the distribution F of Eq. 2 and draws from it (Eq. 3, Eq. 5)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def foresight_distribution(values: list[float], tau: float) -> np.ndarray:
+    """F = softmax(f / tau), Eq. 2.
+
+    Args:
+        values: f of each candidate, nats per token.
+        tau: temperature, nats per token; towards 0 it is greedy, towards infinity uniform.
+
+    Returns:
+        Probabilities, float64, in the order of `values`.
+    """
+    scaled = np.asarray(values, dtype=np.float64) / tau
+    weights = np.exp(scaled - scaled.max())
+    return weights / weights.sum()
+
+
+def draw_without_replacement(values: list[float], tau: float, n: int, rng: np.random.Generator) -> list[int]:
+    """Up to `n` distinct indices drawn from F one after the other, Eq. 3, in ascending order.
+
+    The Gumbel-top-k trick: the n largest of f / tau + Gumbel noise are such a draw (Kool, van Hoof and
+    Welling, arXiv 1903.06059). It stays exact where F underflows to 0.
+    """
+    keys = np.asarray(values, dtype=np.float64) / tau + rng.gumbel(size=len(values))
+    return sorted(np.argsort(-keys, kind="stable")[:n].tolist())

@@ -1,0 +1,168 @@
+"""From a question to prompt tokens, and where a step ends.
+
+The model's own file decides both: its chat template is rendered in a sandbox, its vocabulary (through
+llama.cpp, without loading the weights) turns text into tokens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+from genius_lite.errors import UserError
+
+_PLACEHOLDER = "\N{OBJECT REPLACEMENT CHARACTER}question\N{OBJECT REPLACEMENT CHARACTER}"
+
+
+class Vocabulary:
+    """The vocabulary and chat template of a llama.cpp model (`llama_model *`)."""
+
+    def __init__(self, model: Any):
+        self._model = model
+        self.handle: Any = llama_cpp.llama_model_get_vocab(model)
+        self.size = llama_cpp.llama_vocab_n_tokens(self.handle)
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[Vocabulary]:
+        """The vocabulary of a GGUF file, without its weights.
+
+        Raises:
+            UserError: llama.cpp cannot read it.
+        """
+        logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)
+        params = llama_cpp.llama_model_default_params()
+        params.vocab_only = True
+        model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if not model:
+            raise UserError(f"{path}: llama.cpp cannot read this file's vocabulary; is it a language model?")
+        try:
+            yield cls(model)
+        finally:
+            llama_cpp.llama_model_free(model)
+
+    @cached_property
+    def template(self) -> str | None:
+        """The chat template (Jinja), or None for a model that has none."""
+        found = llama_cpp.llama_model_chat_template(self._model, None)
+        return found.decode("utf-8", errors="replace") if found else None
+
+    def prompt(self, question: str, system: str | None = None) -> list[int]:
+        """Tokens of a conversation that waits for the assistant's answer to `question`.
+
+        A model without a template gets the question as it is. Text that looks like a special token is kept as
+        text: the question is then tokenized apart from the template around it.
+        """
+        if not self.template:
+            return self.encode(question, special=False, bos=True)
+        text = self._render(question, system)
+        if not any(special in question for special in self._special_texts):
+            return self.encode(text, special=True, bos=not text.startswith(self.bos_text or "\0"))
+        before, found, after = self._render(_PLACEHOLDER, system).partition(_PLACEHOLDER)
+        if not found:
+            raise UserError("the model's chat template changes the question; it cannot hold special-token text")
+        head = self.encode(before, special=True, bos=not before.startswith(self.bos_text or "\0"))
+        return head + self.encode(question, special=False) + self.encode(after, special=True)
+
+    def encode(self, text: str, *, special: bool, bos: bool = False) -> list[int]:
+        """Token ids; `special` reads special-token text as the token, `bos` adds it if the model wants one."""
+        raw = text.encode()
+        room = len(raw) + 8
+        buffer = (llama_cpp.llama_token * room)()
+        count = llama_cpp.llama_tokenize(self.handle, raw, len(raw), buffer, room, bos, special)
+        if count < 0:
+            raise RuntimeError(f"llama_tokenize wants {-count} tokens for {len(raw)} bytes")
+        return list(buffer[:count])
+
+    def decode(self, tokens: list[int]) -> str:
+        """Text of tokens; special tokens have none."""
+        return b"".join(self.pieces[t] for t in tokens).decode("utf-8", errors="replace")
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        """The bytes of every token; empty for special ones."""
+        return [self._piece(token, special=False) for token in range(self.size)]
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """Which tokens end a response, bool (vocabulary,)."""
+        is_end = llama_cpp.llama_vocab_is_eog
+        return np.array([is_end(self.handle, token) for token in range(self.size)], dtype=bool)
+
+    @property
+    def bos_text(self) -> str:
+        """The text of the beginning-of-sequence token, empty if there is none."""
+        return self._special_text(int(llama_cpp.llama_vocab_bos(self.handle)))
+
+    @cached_property
+    def _special_texts(self) -> list[str]:
+        is_control = llama_cpp.llama_vocab_is_control
+        found = (self._special_text(t) for t in range(self.size) if is_control(self.handle, t))
+        return [text for text in found if text]
+
+    def _special_text(self, token: int) -> str:
+        return self._piece(token, special=True).decode("utf-8", errors="replace") if token >= 0 else ""
+
+    def _piece(self, token: int, *, special: bool) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            length = llama_cpp.llama_token_to_piece(self.handle, token, buffer, room, 0, special)
+            if length >= 0:
+                return buffer.raw[:length]
+            room = -length
+
+    def _render(self, question: str, system: str | None) -> str:
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        messages.append({"role": "user", "content": question})
+        return render_template(
+            self.template or "",
+            messages,
+            bos_token=self.bos_text,
+            eos_token=self._special_text(int(llama_cpp.llama_vocab_eos(self.handle))),
+        )
+
+
+class StepDelimiter:
+    """Finds the token that ends a step: a line break after non-blank text (PAPER: one query, K steps).
+
+    A step keeps its delimiter and is cut between tokens, so a token such as `.` + line break ends it whole.
+    """
+
+    def __init__(self, pieces: list[bytes]):
+        self.has_text = np.array([bool(p.strip()) for p in pieces])
+        self._breaks = np.array([b"\n" in p for p in pieces])
+        self._text_then_break = np.array([b"\n" in p.lstrip() for p in pieces])
+
+    def ends_step(self, token: int, has_text: bool) -> bool:
+        """Whether `token` ends a step whose earlier tokens held non-blank text, or did not."""
+        return bool(self._text_then_break[token] or (has_text and self._breaks[token]))
+
+
+def render_template(template: str, messages: list[dict[str, str]], **variables: Any) -> str:
+    """Render a chat template as transformers does, in Jinja's immutable sandbox.
+
+    Raises:
+        UserError: the template is broken or refuses these messages.
+    """
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    env.globals["raise_exception"] = refuse
+    try:
+        compiled = env.from_string(template)
+        return compiled.render(messages=messages, add_generation_prompt=True, tools=None, **variables)
+    except jinja2.TemplateError as e:
+        raise UserError(f"the model's chat template cannot render this conversation: {e}") from None

@@ -1,0 +1,115 @@
+"""The records that flow through a run. On disk each is one JSON line with its token ids in it.
+
+Text is derived from the token ids, never the other way round: a response is not tokenized twice.
+Log-probabilities are in nats, of the raw distribution (temperature 1, no truncation).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+Finish = Literal["step", "end", "length"]
+"""Why a completion stopped: a step delimiter, an end-of-generation token, or the token limit."""
+
+
+class Query(msgspec.Struct, frozen=True):
+    """An unlabelled question and the prompt tokens that the model is given for it."""
+
+    id: str
+    prompt: str
+    tokens: list[int]
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """Sampled tokens, one log-probability (nats) for each, the end token included."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    finish: Finish
+
+    @property
+    def mean_logprob(self) -> float:
+        """Nats per token."""
+        return sum(self.logprobs) / len(self.logprobs)
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A next step and the future that was simulated from it.
+
+    `beam` indexes the previous step's `kept` (0 at the first step); `future` is None where the step ended
+    the response; `value` is f of Eq. 1 in nats per token; `advantage` is A of Eq. 6.
+    """
+
+    beam: int
+    step: Completion
+    future: Completion | None
+    value: float
+    advantage: float
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens of the step and its future."""
+        return self.step.tokens + (self.future.tokens if self.future else [])
+
+    @property
+    def last(self) -> Completion:
+        """The completion that ended the response."""
+        return self.future or self.step
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One foresight step: its distinct candidates, which of them were kept, and how many were repeats."""
+
+    index: int
+    candidates: list[Candidate]
+    kept: list[int]
+    duplicates: int
+
+
+class Rollout(msgspec.Struct, frozen=True):
+    """The whole search for one query."""
+
+    query: Query
+    steps: list[Step]
+
+    def prefix(self, step: int, beam: int) -> list[int]:
+        """Response tokens of a beam as it was when step `step` began."""
+        if step == 0:
+            return []
+        parent = self.steps[step - 1].candidates[self.steps[step - 1].kept[beam]]
+        return self.prefix(step - 1, parent.beam) + parent.step.tokens
+
+    def response(self, step: int, candidate: int) -> list[int]:
+        """Tokens of the completed response: the beam's, the candidate's step and its future."""
+        chosen = self.steps[step].candidates[candidate]
+        return self.prefix(step, chosen.beam) + chosen.tokens
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Tokens that the sampler generated for this query (repeats are not in it)."""
+        return sum(len(c.tokens) for s in self.steps for c in s.candidates)
+
+
+class PreferencePair(msgspec.Struct, frozen=True):
+    """The quintuple (x, T_w, A_w, T_l, A_l) of one step."""
+
+    query_id: str
+    step: int
+    prompt_tokens: list[int]
+    chosen_tokens: list[int]
+    rejected_tokens: list[int]
+    chosen_advantage: float
+    rejected_advantage: float
+
+
+def query_id(prompt: str) -> str:
+    """The first 16 hexadecimal digits of the prompt's SHA-256."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:16]
+
+
+def seed_of(*key: int | str) -> int:
+    """A 64-bit seed that depends on every part of `key` and on nothing else."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")

@@ -1,0 +1,67 @@
+"""What a round did, as figures taken from its own files, and the table at the end of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from genius_lite.records import PreferencePair, Rollout
+
+
+def round_report(number: int, rollouts: list[Rollout], pairs: list[PreferencePair], folder: Path) -> dict[str, Any]:
+    """The figures of a finished round; `mean_value` is f in nats per token over all candidates.
+
+    Args:
+        folder: the round's folder, for its timings, the adapter's training report and the GGUF.
+    """
+    candidates = [c for r in rollouts for s in r.steps for c in s.candidates]
+    timings = [json.loads(line) for line in _lines(folder / "timings.jsonl")]
+    sampling = [t for t in timings if t["stage"] == "rollouts"]
+    seconds = sum(t["seconds"] for t in sampling)
+    return {
+        "round": number,
+        "queries": len(rollouts),
+        "candidates": len(candidates),
+        "repeated_candidates": sum(s.duplicates for r in rollouts for s in r.steps),
+        "pairs": len(pairs),
+        "sampled_tokens": sum(r.sampled_tokens for r in rollouts),
+        # An interrupted stage that was killed outright leaves no time; then there is no rate either.
+        "tokens_per_s": sum(t["amount"] for t in sampling) / seconds if seconds else None,
+        "mean_value": fmean(c.value for c in candidates),
+        "ended_share": fmean(c.last.finish == "end" for c in candidates),
+        "training": json.loads((folder / "adapter" / "train.json").read_text()),
+        "gguf_bytes": (folder / "policy.gguf").stat().st_size,
+    }
+
+
+def print_summary(summary: dict[str, Any], console: Console) -> None:
+    """The closing table, the exported file and how to talk to it."""
+    table = Table(title=f"{summary['queries']} queries, {summary['duplicates_dropped']} repeats dropped")
+    for heading in ("round", "pairs", "tokens", "tok/s", "value", "loss", "margin", "train s", "GGUF MB"):
+        table.add_column(heading, justify="right")
+    for report in summary["rounds"]:
+        training, rate = report["training"], report["tokens_per_s"]
+        table.add_row(
+            str(report["round"]),
+            str(report["pairs"]),
+            str(report["sampled_tokens"]),
+            f"{rate:.0f}" if rate else "-",
+            f"{report['mean_value']:.3f}",
+            f"{training['loss']:.4f}",
+            f"{training['margin']:+.3f}",
+            f"{training['seconds']:.0f}",
+            f"{report['gguf_bytes'] / 1e6:.0f}",
+        )
+    console.print(table)
+    console.print("value: foresight value, nats per token; margin: learned, nats; both are means.")
+    console.print(f"Tuned model: {summary['exported']}", soft_wrap=True, highlight=False)
+    console.print(f"Talk to it:  genius-lite chat {summary['out']}", soft_wrap=True, highlight=False)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []

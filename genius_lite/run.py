@@ -1,0 +1,252 @@
+"""The whole program: each round the policy answers, foresees, learns from what it prefers, and answers again.
+
+    recipe -> queries -> rollouts -> pairs -> adapter -> merged GGUF -> next round -> export
+
+Everything below happens in a run folder whose stages are built once. To go on after an interruption, run the
+same recipe again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genius_lite.errors import UserError
+from genius_lite.export.gguf import copy_with_checksum
+from genius_lite.foresight.pairs import preference_pairs
+from genius_lite.foresight.rollouts import sample_rollouts
+from genius_lite.hardware import cores, learner_device, learner_precision
+from genius_lite.prompts import Vocabulary
+from genius_lite.queries import select
+from genius_lite.recipe import Recipe
+from genius_lite.recipe import Sampler as SamplerSection
+from genius_lite.records import PreferencePair, Query, Rollout, seed_of
+from genius_lite.report.progress import Advance, Progressor
+from genius_lite.report.summary import round_report
+from genius_lite.rundir import OpenRun, RecordLog, RunDir, require_space, write_text
+from genius_lite.sampler.client import open_sampler
+from genius_lite.sampler.messages import EngineSettings, Sampling
+from genius_lite.weights import gguf_file
+from genius_lite.weights.gguf_file import GGUF
+from genius_lite.weights.importing import check_supported, import_master, sha256
+from genius_lite.weights.merge import merged_bytes
+from genius_lite.weights.policy import policy_bytes, policy_gguf
+from genius_lite.weights.quantize import quantized_bytes
+from genius_lite.weights.source import locate
+
+_CONTEXT_STEP = 256  # llama.cpp pads the context of a sequence to this
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe whose model and queries were found and fit: nothing about it can be refused any more."""
+
+    recipe: Recipe
+    source: GGUF
+    queries: list[Query]
+    duplicates: int
+    engine: EngineSettings
+
+    def identity(self) -> dict[str, Any]:
+        """What a run folder must share with the run that made it: settings, model and queries by content."""
+        ids = [q.id for q in self.queries]
+        return {
+            **self.recipe.identity(),
+            "model": sha256(self.source.path),
+            "queries": f"{len(ids)}, {seed_of(*ids, *self.queries[0].tokens):016x}",
+        }
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What samples the next round: a GGUF, and the cumulative adapter that made it (None: the base model)."""
+
+    gguf: Path
+    adapter: Path | None
+
+
+def prepare(recipe: Recipe) -> Job:
+    """Find the model and the queries, and check that they fit together and on this machine; writes nothing.
+
+    Raises:
+        UserError: whatever of the recipe cannot be used.
+    """
+    source = gguf_file.read(locate(recipe.model))
+    check_supported(source)
+    with Vocabulary.open(source.path) as vocabulary:
+        queries, duplicates = select(recipe.queries, vocabulary)
+    context = _context(recipe, source, queries)
+    size = merged_bytes(source)
+    require_space(
+        Path(recipe.out),
+        2 * size + (recipe.rounds + 2) * quantized_bytes(source, recipe.quantize.type),
+        "the 16-bit master and the rounds' models",
+    )
+    return Job(recipe, source, queries, duplicates, _engine(recipe.sampler, context))
+
+
+def run(recipe: Recipe, progress: Progressor) -> dict[str, Any]:
+    """Self-train the recipe's model; returns the summary that is also in the folder's `summary.json`.
+
+    Raises:
+        UserError: as `prepare`; or the folder cannot be used; or the queries gave no pair to learn from.
+    """
+    job = prepare(recipe)
+    with OpenRun(Path(recipe.out), job.identity()) as folder:
+        master = folder.build("master", lambda out: _import(job, out, progress))
+        policy, reports = Policy(job.source.path, adapter=None), []
+        for number in range(1, recipe.rounds + 1):
+            policy, report = _round(job, number, policy, master, folder.sub(f"round-{number}"), progress)
+            reports.append(report)
+        exported = folder.build("export", lambda out: _export(job, policy.gguf, out)) / _export_name(job)
+        summary = {
+            "out": str(folder.path),
+            "exported": str(exported),
+            "queries": len(job.queries),
+            "duplicates_dropped": job.duplicates,
+            "rounds": reports,
+        }
+        return folder.build_json("summary.json", lambda: summary)
+
+
+def _round(
+    job: Job, number: int, policy: Policy, master: Path, here: RunDir, progress: Progressor
+) -> tuple[Policy, dict[str, Any]]:
+    """One self-training iteration: the next policy, and what happened on the way to it."""
+    rollouts = _sample(job, policy.gguf, number, here, progress)
+    pairs = here.build_records("pairs.jsonl", lambda: _pair(job, rollouts, number), PreferencePair)
+    adapter = here.build("adapter", lambda out: _train(job, master, policy.adapter, pairs, number, out, progress))
+    gguf = here.build("policy.gguf", lambda out: _requantize(job, master, adapter, number, out, progress))
+    report = here.build_json("report.json", lambda: round_report(number, rollouts, pairs, here.path))
+    return Policy(gguf, adapter), report
+
+
+# -- the stages, in order ----------------------------------------------------------------------------------
+
+
+def _import(job: Job, out: Path, progress: Progressor) -> None:
+    matrices = sum(len(t.shape) == 2 for t in job.source.tensors)
+    with progress.stage("import", matrices, "matrices") as advance:
+        import_master(job.source, out, advance)
+
+
+def _sample(job: Job, policy: Path, number: int, here: RunDir, progress: Progressor) -> list[Rollout]:
+    """The round's rollouts, in the order of the queries; those of an earlier, interrupted run are kept."""
+    log = RecordLog(here / "rollouts.jsonl", Rollout)
+    missing = len(job.queries) - len(log.records)
+    if missing:
+        start, before = time.monotonic(), len(log.records)
+        with progress.stage(f"round {number}: rollouts", missing, "queries") as advance:
+            asyncio.run(_rollouts(job, policy, number, here, log, advance))
+        tokens = sum(r.sampled_tokens for r in log.records[before:])
+        _note_time(here, "rollouts", time.monotonic() - start, tokens)
+    log.close()
+    by_id = {r.query.id: r for r in log.records}
+    return [by_id[q.id] for q in job.queries]
+
+
+async def _rollouts(
+    job: Job, policy: Path, number: int, here: RunDir, log: RecordLog[Rollout], advance: Advance
+) -> None:
+    cfg = job.recipe.foresight
+    sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p)
+    branches = cfg.beams * cfg.candidates
+    in_flight = max(1, round(1.5 * job.engine.slots / branches))
+    async with open_sampler(policy, job.engine, sampling, here / "sampler.log") as sampler:
+        key = (job.recipe.seed, number)
+        await sample_rollouts(job.queries, sampler, cfg, key, in_flight, log, advance)
+
+
+def _pair(job: Job, rollouts: list[Rollout], number: int) -> list[PreferencePair]:
+    cfg = job.recipe.foresight
+    found = [
+        pair
+        for rollout in rollouts
+        for pair in preference_pairs(rollout, cfg.tau, cfg.negatives, (job.recipe.seed, number, rollout.query.id))
+    ]
+    if not found:
+        raise UserError(
+            f"round {number}: no query gave two different responses; raise foresight.temperature or candidates"
+        )
+    return found
+
+
+def _train(
+    job: Job,
+    master: Path,
+    start: Path | None,
+    pairs: list[PreferencePair],
+    number: int,
+    out: Path,
+    progress: Progressor,
+) -> None:
+    # torch takes seconds to import; nothing before this stage needs it.
+    from genius_lite.learner.train import train_adapter
+
+    cfg = job.recipe.learner
+    device = learner_device()
+    precision = learner_precision(cfg.precision, device)
+    began = time.monotonic()
+    passes = len(pairs) * (2 + cfg.epochs)  # the reference, the epochs, the final margin
+    with progress.stage(f"round {number}: train ({precision})", passes, "pairs") as advance:
+        report = train_adapter(master, start, pairs, cfg, device, precision, (job.recipe.seed, number), out, advance)
+    seconds = time.monotonic() - began
+    write_text(out / "train.json", json.dumps({**report.as_dict(), "seconds": seconds}))
+
+
+def _requantize(job: Job, master: Path, adapter: Path, number: int, out: Path, progress: Progressor) -> None:
+    kind = job.recipe.quantize.type
+    with progress.stage(f"round {number}: {kind}", policy_bytes(job.source, kind), "MB", 1e-6) as advance:
+        policy_gguf(job.source, master, adapter, kind, out, advance)
+
+
+def _export(job: Job, policy: Path, out: Path) -> None:
+    out.mkdir()
+    copy_with_checksum(policy, out / _export_name(job), _export_name(job))
+
+
+# -- details -----------------------------------------------------------------------------------------------
+
+
+def _export_name(job: Job) -> str:
+    """The source's name with the run's quantization type in place of its own."""
+    stem = re.sub(r"[.-](Q\d\w*|IQ\d\w*|B?F16|F32)$", "", job.source.path.stem, flags=re.IGNORECASE)
+    return f"{stem}.genius-{job.recipe.quantize.type}.gguf"
+
+
+def _context(recipe: Recipe, source: GGUF, queries: list[Query]) -> int:
+    """Tokens that a branch needs at most, padded; refuses queries that leave no room for a response."""
+    wanted = recipe.sampler.context
+    limit = source.metadata.get(f"{source.architecture}.context_length", 0) if wanted == "auto" else wanted
+    longest = max(queries, key=lambda q: len(q.tokens))
+    needed = len(longest.tokens) + recipe.foresight.max_tokens
+    if needed > limit:
+        raise UserError(
+            f"query `{longest.prompt[:40]}...` takes {len(longest.tokens)} tokens and foresight.max_tokens is "
+            f"{recipe.foresight.max_tokens}: more than the context of {limit}; shorten one of them"
+        )
+    padded = -(-needed // _CONTEXT_STEP) * _CONTEXT_STEP
+    return padded if wanted == "auto" else wanted
+
+
+def _engine(cfg: SamplerSection, context: int) -> EngineSettings:
+    return EngineSettings(
+        slots=cfg.slots,
+        context=context,
+        threads=cores() if cfg.threads == "auto" else cfg.threads,
+        gpu_layers=cfg.gpu_layers,
+        kv_unified=cfg.kv_unified,
+        flash_attention=None if cfg.flash_attention == "auto" else cfg.flash_attention,
+        prefill_chunk=cfg.prefill_chunk,
+    )
+
+
+def _note_time(here: RunDir, stage: str, seconds: float, amount: float) -> None:
+    """Add to the round's timings; an interrupted stage that goes on later has several lines."""
+    with (here / "timings.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"stage": stage, "seconds": round(seconds, 3), "amount": amount}) + "\n")

@@ -1,0 +1,249 @@
+"""llama.cpp as an event loop: every tick decodes one batch for all branches that are under way.
+
+A job fills one slot. A `Stem` decodes a path up to its last token; from the logits there it draws the first
+token of each branch that grows from it, and every such branch goes on as a `Branch` in a slot of its own. So
+a shared prefix is decoded once, and a finished branch's slot is filled again before the next decode.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import llama_cpp
+import numpy as np
+
+from genius_lite.prompts import StepDelimiter, Vocabulary
+from genius_lite.records import Completion, Finish
+from genius_lite.sampler.cache import Slot, SlotCache
+from genius_lite.sampler.llama import BATCH, Batch, EngineError, load
+from genius_lite.sampler.messages import (
+    EngineSettings,
+    Extend,
+    Extended,
+    Release,
+    Reply,
+    Score,
+    Scored,
+    Stats,
+)
+from genius_lite.sampler.sampling import Rows, uniform
+
+_SCORE_ROWS = 64  # rows of logits kept at once while scoring: 40 MB at 152K tokens of vocabulary
+
+
+@dataclass(eq=False)
+class Stem:
+    """A path on its way to its last token, and the branches (indices of `request.seeds`) that grow there."""
+
+    request: Extend
+    branches: list[int]
+
+    @property
+    def path(self) -> list[int]:
+        return self.request.path
+
+    @property
+    def reuse(self) -> int:
+        """Tokens of the path that may come from cache: all but the last, whose logits are needed."""
+        return len(self.request.path) - 1
+
+
+@dataclass(eq=False)
+class Branch:
+    """A completion in the making."""
+
+    request: Extend
+    index: int
+    has_text: bool = False
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Scoring:
+    """A response whose tokens are looked up instead of drawn."""
+
+    request: Score
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def path(self) -> list[int]:
+        """All but the last token: of that one only the logits before it are needed."""
+        return self.request.prompt + self.request.response[:-1]
+
+    @property
+    def reuse(self) -> int:
+        return len(self.request.prompt) - 1
+
+
+class Engine:
+    """A llama.cpp context and the requests in it.
+
+    Raises:
+        EngineError: the model does not load, or the context does not fit.
+    """
+
+    def __init__(self, model_path: str, settings: EngineSettings):
+        self.settings = settings
+        self.model, self.ctx = load(model_path, settings)
+        self.vocabulary = Vocabulary(self.model)
+        self.delimiter = StepDelimiter(self.vocabulary.pieces)
+        self.ends = self.vocabulary.ends
+        recurrent = llama_cpp.llama_model_is_recurrent(self.model) or llama_cpp.llama_model_is_hybrid(self.model)
+        self.cache = SlotCache(llama_cpp.llama_get_memory(self.ctx), settings.slots, truncates=not recurrent)
+        self.context = llama_cpp.llama_n_ctx_seq(self.ctx)
+        self.batch = Batch(self.ctx, self.vocabulary.size)
+        self.queue: deque[Stem | Scoring] = deque()
+        self.sampled = self.prefilled = self.ticks = 0
+        self.decode_s = self.sampling_s = self.busy_s = 0.0
+
+    def submit(self, request: Extend | Score | Release) -> None:
+        """Take a request; its replies come from later ticks.
+
+        Raises:
+            EngineError: the path does not fit the context.
+        """
+        if isinstance(request, Release):
+            for path in request.paths:
+                self.cache.release(path[:-1])
+            return
+        if isinstance(request, Score):
+            job, needed = Scoring(request), len(request.prompt) + len(request.response) - 1
+        else:
+            job, needed = Stem(request, list(range(len(request.seeds)))), len(request.path) + 1
+        if needed > self.context:
+            raise EngineError(f"{needed} tokens do not fit a context of {self.context}")
+        self.queue.append(job)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a tick would do anything."""
+        return bool(self.queue) or any(not s.idle for s in self.cache.slots)
+
+    @property
+    def stats(self) -> Stats:
+        return Stats(self.sampled, self.prefilled, self.ticks, self.decode_s, self.sampling_s, self.busy_s)
+
+    def tick(self) -> list[Reply]:
+        """Admit what fits, decode one batch, draw from it; the completions that this finished."""
+        start = time.perf_counter()
+        replies: list[Reply] = []
+        self._admit()
+        rows = self._fill_batch()
+        if rows:
+            logits = self.batch.decode()
+            decoded = time.perf_counter()
+            self.decode_s += decoded - self.batch.started
+            self._draw(rows, logits, replies)
+            self.sampling_s += time.perf_counter() - decoded
+            self.ticks += 1
+        self.busy_s += time.perf_counter() - start
+        return replies
+
+    # -- before the decode ---------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Give waiting jobs a slot; those whose cache is still there go first, so that it is not evicted."""
+        waiting = sorted(self.queue, key=lambda job: not self.cache.holds(job.path[: job.reuse]))
+        self.queue.clear()
+        for job in waiting:
+            if self.cache.place(job.path, job.reuse, job) is None:
+                self.queue.append(job)
+
+    def _fill_batch(self) -> list[tuple[Slot, int]]:
+        """Put pending tokens into the batch: one of each branch, and chunks of longer prefills beside them.
+
+        Returns the slots in batch order, each with the number of logits rows that it asked for.
+        """
+        # By sequence id, since llama.cpp joins neighbouring sequences of a batch into one computation.
+        busy = [s for s in self.cache.slots if not s.idle]
+        spare = min(self.settings.prefill_chunk, BATCH - len(busy))
+        rows = []
+        self.batch.clear()
+        for slot in busy:
+            take = min(len(slot.pending), 1 + spare)
+            if isinstance(slot.job, Scoring):
+                take = min(take, _SCORE_ROWS)
+            spare -= take - 1
+            chunk = slot.pending[:take]
+            wanted = self._wanted_rows(slot, take)
+            self.batch.add(slot.index, chunk, len(slot.tokens), wanted)
+            if not isinstance(slot.job, Branch):
+                self.prefilled += take
+            slot.tokens += chunk
+            del slot.pending[:take]
+            rows.append((slot, wanted))
+        return rows
+
+    def _wanted_rows(self, slot: Slot, take: int) -> int:
+        """How many of the chunk's last tokens need logits."""
+        if isinstance(slot.job, Scoring):
+            first = len(slot.job.request.prompt) - 1
+            return max(0, len(slot.tokens) + take - max(first, len(slot.tokens)))
+        return int(take == len(slot.pending))
+
+    # -- after the decode ----------------------------------------------------------------------------------
+
+    def _draw(self, rows: list[tuple[Slot, int]], logits_RV: np.ndarray, replies: list[Reply]) -> None:
+        batch = Rows(logits_RV) if len(logits_RV) else None
+        at = 0
+        for slot, count in rows:
+            if count and batch:
+                if isinstance(slot.job, Stem):
+                    self._sprout(slot, slot.job, batch, at, replies)
+                elif isinstance(slot.job, Branch):
+                    self._grow(slot, slot.job, batch, at, replies)
+                else:
+                    self._look_up(slot, slot.job, batch, at, count, replies)
+            at += count
+
+    def _sprout(self, slot: Slot, stem: Stem, batch: Rows, row: int, replies: list[Reply]) -> None:
+        """Draw the first token of the stem's branches and give each its slot; those that find none wait."""
+        *others, last = stem.branches
+        for n, index in enumerate(others):
+            branch = Branch(stem.request, index)
+            own = self.cache.fork(slot, branch)
+            if own is None:
+                self.queue.appendleft(Stem(stem.request, others[n:]))
+                break
+            self._grow(own, branch, batch, row, replies)
+        slot.job = Branch(stem.request, last)
+        self._grow(slot, slot.job, batch, row, replies)
+
+    def _grow(self, slot: Slot, branch: Branch, batch: Rows, row: int, replies: list[Reply]) -> None:
+        """Draw the branch's next token, and reply if it is the last."""
+        request = branch.request
+        token = batch.draw(row, uniform(request.seeds[branch.index], len(branch.tokens)), request.sampling)
+        branch.tokens.append(token)
+        branch.logprobs.append(round(batch.logprob(row, token), 6))
+        self.sampled += 1
+        finish = self._finish(branch, token)
+        branch.has_text |= bool(self.delimiter.has_text[token])
+        if finish is None:
+            slot.pending = [token]
+            return
+        # A step is what may be extended next; of anything else only what it grew from can be.
+        keep = len(slot.tokens) if finish == "step" else len(request.path) - 1
+        self.cache.vacate(slot, keep, released=finish != "step" and request.until == "step")
+        replies.append(Extended(request.id, branch.index, Completion(branch.tokens, branch.logprobs, finish)))
+
+    def _finish(self, branch: Branch, token: int) -> Finish | None:
+        request = branch.request
+        if self.ends[token]:
+            return "end"
+        # The last token of a path is never decoded, so a path may fill the context to the brim.
+        if len(branch.tokens) >= request.limit or len(request.path) + len(branch.tokens) >= self.context:
+            return "length"
+        if request.until == "step" and self.delimiter.ends_step(token, branch.has_text):
+            return "step"
+        return None
+
+    def _look_up(self, slot: Slot, job: Scoring, batch: Rows, at: int, count: int, replies: list[Reply]) -> None:
+        response = job.request.response
+        for row in range(at, at + count):
+            job.logprobs.append(batch.logprob(row, response[len(job.logprobs)]))
+        if len(job.logprobs) == len(response):
+            self.cache.vacate(slot, len(job.request.prompt) - 1)
+            replies.append(Scored(job.request.id, job.logprobs))

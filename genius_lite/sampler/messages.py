@@ -1,0 +1,134 @@
+"""What the sampler's two processes say to each other: MessagePack frames, each behind its length.
+
+A request carries the whole path of token ids, so the worker keeps no tree. It can be replaced at any time,
+and a sampler elsewhere (another machine, a server) needs no more than these messages.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Literal
+
+import msgspec
+
+from genius_lite.records import Completion
+
+Until = Literal["step", "end"]
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """How tokens are drawn. `top_k` 0, `top_p` 1 and `min_p` 0 switch a filter off."""
+
+    temperature: float
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+class EngineSettings(msgspec.Struct, frozen=True):
+    """How llama.cpp is set up. `context` is tokens per branch, `gpu_layers` -1 is all of them."""
+
+    slots: int
+    context: int
+    threads: int
+    gpu_layers: int = -1
+    kv_unified: bool = False
+    flash_attention: bool | None = None
+    prefill_chunk: int = 128
+    kv_type: Literal["f16", "f32"] = "f16"
+
+
+class Open(msgspec.Struct, frozen=True, tag=True):
+    """First request of a session: load this model."""
+
+    model: str
+    settings: EngineSettings
+
+
+class Extend(msgspec.Struct, frozen=True, tag=True):
+    """Sample one completion per seed after `path`, each at most `limit` tokens long."""
+
+    id: int
+    path: list[int]
+    seeds: list[int]
+    until: Until
+    limit: int
+    sampling: Sampling
+
+
+class Score(msgspec.Struct, frozen=True, tag=True):
+    """Log-probabilities of `response` after `prompt`."""
+
+    id: int
+    prompt: list[int]
+    response: list[int]
+
+
+class Release(msgspec.Struct, frozen=True, tag=True):
+    """These paths are not extended again; their cache may be reused first. A hint, not an order."""
+
+    paths: list[list[int]]
+
+
+Request = Open | Extend | Score | Release
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The model is loaded. `context` is the tokens per branch that llama.cpp really gave."""
+
+    context: int
+    vocabulary: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The model cannot be loaded with these settings; the worker ends."""
+
+    reason: str
+
+
+class Extended(msgspec.Struct, frozen=True, tag=True):
+    """The completion of `Extend.seeds[index]`."""
+
+    id: int
+    index: int
+    completion: Completion
+
+
+class Scored(msgspec.Struct, frozen=True, tag=True):
+    """Nats, one for each token of `Score.response`."""
+
+    id: int
+    logprobs: list[float]
+
+
+class Stats(msgspec.Struct, frozen=True, tag=True):
+    """Totals since the start: tokens, and seconds in llama.cpp, in sampling and altogether busy."""
+
+    sampled: int = 0
+    prefilled: int = 0
+    ticks: int = 0
+    decode_s: float = 0.0
+    sampling_s: float = 0.0
+    busy_s: float = 0.0
+
+
+Reply = Ready | Failed | Extended | Scored | Stats
+
+_LENGTH = struct.Struct("<I")
+HEADER = _LENGTH.size
+_encoder = msgspec.msgpack.Encoder()
+
+
+def frame(message: Request | Reply) -> bytes:
+    """A message as it is sent."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def body_length(header: bytes) -> int:
+    """Bytes of the message that follows this header."""
+    return _LENGTH.unpack(header)[0]
+
+
+decode_request = msgspec.msgpack.Decoder(Request).decode
+decode_reply = msgspec.msgpack.Decoder(Reply).decode

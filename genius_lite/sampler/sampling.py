@@ -1,0 +1,81 @@
+"""Drawing tokens from logits, for all rows of a batch together.
+
+The log-probability of a token is that of the raw distribution, whatever it was drawn from. A draw takes one
+uniform number and the inverse of the cumulative distribution; tokens over e^20 times less likely than the
+likeliest (after temperature) are never drawn, so only a short tail is ever sorted or summed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from genius_lite.sampler.messages import Sampling
+
+_TAIL = 20.0  # nats below the likeliest token, after temperature; loses under 1e-4 of the mass at 50K tokens
+
+
+class LogitsError(RuntimeError):
+    """The model's logits are not finite."""
+
+
+class Rows:
+    """Logits (rows, vocabulary) of one decode, and what every draw from them needs.
+
+    Raises:
+        LogitsError: a logit is NaN or infinite.
+    """
+
+    def __init__(self, logits_RV: np.ndarray):
+        self.logits_RV = logits_RV
+        self.top_R = logits_RV.max(axis=1)
+        if not np.isfinite(self.top_R).all():
+            raise LogitsError("the model gave logits that are not finite; its file or its settings are broken")
+        shifted_RV = logits_RV - self.top_R[:, None]
+        np.exp(shifted_RV, out=shifted_RV)
+        self.log_norm_R = self.top_R + np.log(shifted_RV.sum(axis=1))
+
+    def logprob(self, row: int, token: int) -> float:
+        """Nats of `token` in the raw distribution of `row`."""
+        return float(self.logits_RV[row, token] - self.log_norm_R[row])
+
+    def draw(self, row: int, uniform: float, sampling: Sampling) -> int:
+        """The token at `uniform` (in [0, 1)) of the row's filtered and tempered distribution.
+
+        Filters go by probability after temperature, in the order top-k, top-p, min-p.
+        """
+        logits_V, top = self.logits_RV[row], self.top_R[row]
+        tokens = np.flatnonzero(logits_V >= top - _TAIL * sampling.temperature)
+        weights = np.exp((logits_V[tokens] - top).astype(np.float64) / sampling.temperature)
+        if sampling.top_k or sampling.top_p < 1 or sampling.min_p > 0:
+            tokens, weights = _filter(tokens, weights, sampling)
+        cumulative = np.cumsum(weights)
+        return int(tokens[np.searchsorted(cumulative, uniform * cumulative[-1], side="right")])
+
+
+def _filter(tokens: np.ndarray, weights: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens that survive, likeliest first; the likeliest always does."""
+    order = np.argsort(-weights, kind="stable")
+    if sampling.top_k:
+        order = order[: sampling.top_k]
+    if sampling.top_p < 1:
+        before = np.cumsum(weights[order]) - weights[order]
+        order = order[before < sampling.top_p * weights[order].sum()]
+    if sampling.min_p > 0:
+        order = order[weights[order] >= sampling.min_p * weights[order[0]]]
+    return tokens[order], weights[order]
+
+
+_GAMMA = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+def uniform(seed: int, position: int) -> float:
+    """Number `position` of the generator `seed`, in [0, 1).
+
+    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) read by counter: a branch needs no generator state, so one
+    that was evicted or moved goes on with the numbers it would have had.
+    """
+    z = (seed + (position + 1) * _GAMMA) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return ((z ^ (z >> 31)) >> 11) / (1 << 53)

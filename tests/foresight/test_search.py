@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from genius_lite.foresight.search import foresee
+from genius_lite.recipe import Foresight
+from genius_lite.records import Completion, Query, Rollout
+from tests.foresight.fake import ScriptedSampler
+
+QUERY = Query("q", "question", [100, 101])
+GREEDY = {"tau": 1e-6}
+
+
+def step(*tokens: int, logprob: float = -1.0) -> Completion:
+    return Completion(list(tokens), [logprob] * len(tokens), "step")
+
+
+def end(*tokens: int, logprob: float = -1.0, finish="end") -> Completion:
+    return Completion(list(tokens), [logprob] * len(tokens), finish)
+
+
+def search(sampler: ScriptedSampler, **options) -> Rollout:
+    return asyncio.run(foresee(QUERY, sampler, Foresight(**options), (0, 1, "q")))
+
+
+def test_two_steps_by_hand():
+    script = {
+        ("step", ()): [step(1), step(2), step(3)],
+        ("end", (1,)): [end(11, 12, logprob=-0.5)],
+        ("end", (2,)): [end(21, logprob=-0.1)],
+        ("end", (3,)): [end(31, logprob=-0.9)],
+        ("step", (1,)): [step(4), step(5), end(6, logprob=-0.4)],
+        ("step", (2,)): [step(7), step(8), step(9)],
+        ("end", (1, 4)): [end(41, logprob=-0.2)],
+        ("end", (1, 5)): [end(51, logprob=-0.3)],
+        ("end", (2, 7)): [end(71, logprob=-0.6)],
+        ("end", (2, 8)): [end(81, logprob=-0.05)],
+        ("end", (2, 9)): [end(91, logprob=-0.7)],
+    }
+    sampler = ScriptedSampler(script)
+    rollout = search(sampler, beams=2, candidates=3, steps=2, max_tokens=50, **GREEDY)
+    first, second = rollout.steps
+    assert [c.value for c in first.candidates] == pytest.approx([-0.5, -0.1, -0.9])
+    assert [c.advantage for c in first.candidates] == pytest.approx([-0.5, -0.1, -0.9])  # Q is 0 at first
+    assert first.kept == [0, 1]
+    # A = f - Q(parent): beam 0 is candidate 0 with Q = -0.5, beam 1 is candidate 1 with Q = -0.1.
+    assert [c.beam for c in second.candidates] == [0, 0, 0, 1, 1, 1]
+    assert [c.advantage for c in second.candidates] == pytest.approx([0.3, 0.2, 0.1, -0.5, 0.05, -0.6])
+    assert second.candidates[2].future is None  # ended in the step: f is the step's own mean
+    assert second.kept == [0, 4]
+    assert rollout.response(1, 4) == [2, 8, 81]
+    assert [3] in sampler.released
+
+
+def test_equal_candidates_are_one_whichever_ends_first():
+    script = {
+        ("step", ()): [step(1), step(2), step(1), step(1)],
+        ("end", (1,)): [end(11)],
+        ("end", (2,)): [end(21)],
+    }
+    rollouts = [
+        search(ScriptedSampler(script, slowest_first=slow), beams=1, candidates=4, steps=1, max_tokens=9)
+        for slow in (False, True)
+    ]
+    assert rollouts[0] == rollouts[1]
+    assert [c.step.tokens for c in rollouts[0].steps[0].candidates] == [[1], [2]]
+    assert rollouts[0].steps[0].duplicates == 2
+
+
+def test_one_future_for_equal_candidates():
+    script = {("step", ()): [step(1), step(1)], ("end", (1,)): [end(11)]}
+    sampler = ScriptedSampler(script)
+    search(sampler, beams=1, candidates=2, steps=1, max_tokens=9)
+    assert [call[0] for call in sampler.calls] == ["step", "end"]
+
+
+def test_finished_beams_are_not_expanded_and_end_the_search():
+    script = {("step", ()): [end(1, logprob=-0.1), end(2, logprob=-0.2, finish="length")]}
+    rollout = search(ScriptedSampler(script), beams=2, candidates=2, steps=4, max_tokens=9)
+    assert len(rollout.steps) == 1
+    assert rollout.steps[0].kept == [0, 1]
+
+
+def test_a_live_beam_goes_on_beside_a_finished_one():
+    script = {
+        ("step", ()): [end(1, logprob=-0.1), step(2)],
+        ("end", (2,)): [end(21, logprob=-0.2)],
+        ("step", (2,)): [end(3), end(4)],
+    }
+    sampler = ScriptedSampler(script)
+    rollout = search(sampler, beams=2, candidates=2, steps=4, max_tokens=9)
+    assert [c.beam for c in rollout.steps[1].candidates] == [1, 1]
+    assert rollout.response(1, 0) == [2, 3]
+
+
+def test_the_limit_counts_the_whole_response():
+    script = {
+        ("step", ()): [step(1, 2), step(3)],
+        ("end", (1, 2)): [end(5)],
+        ("end", (3,)): [end(6)],
+        ("step", (1, 2)): [end(7), end(8)],
+        ("step", (3,)): [end(7), end(8)],
+    }
+    sampler = ScriptedSampler(script)
+    search(sampler, beams=2, candidates=2, steps=2, max_tokens=10)
+    assert {(until, response, limit) for until, response, _, limit in sampler.calls} == {
+        ("step", (), 10), ("end", (1, 2), 8), ("end", (3,), 9), ("step", (1, 2), 8), ("step", (3,), 9),
+    }  # fmt: skip
+
+
+def test_a_step_that_fills_the_limit_is_not_live():
+    script = {("step", ()): [step(1, 2), step(3, 4)]}
+    rollout = search(ScriptedSampler(script), beams=2, candidates=2, steps=3, max_tokens=2)
+    assert len(rollout.steps) == 1
+    assert rollout.steps[0].candidates[0].future is None

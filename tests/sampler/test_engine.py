@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from genius_lite.sampler.engine import Engine
+from genius_lite.sampler.llama import EngineError
+from genius_lite.sampler.messages import EngineSettings, Extend, Extended, Release, Sampling, Score, Scored
+
+GREEDY = Sampling(1e-4)
+NORMAL = Sampling(0.9)
+
+
+def settings(**options) -> EngineSettings:
+    return EngineSettings(**{"slots": 4, "context": 256, "threads": 2, "flash_attention": False, **options})
+
+
+def drain(engine: Engine) -> list:
+    replies = []
+    while engine.busy:
+        replies += engine.tick()
+    return replies
+
+
+def extend(engine: Engine, path: list[int], seeds: list[int], *, until="end", limit=12, sampling=NORMAL, id=0):
+    engine.submit(Extend(id, path, seeds, until, limit, sampling))
+    found = [r for r in drain(engine) if isinstance(r, Extended) and r.id == id]
+    return [r.completion for r in sorted(found, key=lambda r: r.index)]
+
+
+def torch_logprobs(model, prompt: list[int], response: list[int]) -> np.ndarray:
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + response])).logits[0].double().log_softmax(-1)
+    return logits[range(len(prompt) - 1, len(prompt) + len(response) - 1), response].numpy()
+
+
+PROMPT = [257, 72, 101, 108, 108, 111, 10, 258]
+
+
+def test_logprobs_are_the_models(tiny):
+    engine = Engine(str(tiny.gguf), settings())
+    for completion in extend(engine, PROMPT, [1, 2, 3], limit=20):
+        expected = torch_logprobs(tiny.model, PROMPT, completion.tokens)
+        assert completion.logprobs == pytest.approx(expected, abs=0.02)
+        engine.submit(Score(9, PROMPT, completion.tokens))
+        (scored,) = (r for r in drain(engine) if isinstance(r, Scored))
+        assert scored.logprobs == pytest.approx(expected, abs=0.02)
+
+
+def test_greedy_branches_are_torchs_greedy_text(tiny):
+    engine = Engine(str(tiny.gguf), settings(kv_type="f32"))
+    (completion,) = extend(engine, PROMPT, [1], sampling=GREEDY, limit=16)
+    tokens = list(PROMPT)
+    for token in completion.tokens:
+        with torch.no_grad():
+            assert tiny.model(torch.tensor([tokens])).logits[0, -1].argmax().item() == token
+        tokens.append(token)
+
+
+@pytest.mark.parametrize("unified", [False, True])
+def test_company_slots_and_eviction_do_not_change_a_branch(tiny, unified):
+    """More branches than slots, other queries between: what a branch draws depends on its path and seed alone."""
+    alone = [
+        extend(Engine(str(tiny.gguf), settings(slots=1, kv_unified=unified)), PROMPT, [seed])[0] for seed in range(6)
+    ]
+    for slots in (2, 3, 8):
+        engine = Engine(str(tiny.gguf), settings(slots=slots, kv_unified=unified))
+        for other in range(3):
+            engine.submit(Extend(50 + other, [*PROMPT, other], [other, 7], "end", 9, NORMAL))
+        together = extend(engine, PROMPT, list(range(6)))
+        assert [c.tokens for c in together] == [c.tokens for c in alone]
+
+
+def test_a_future_goes_on_from_its_steps_cache(tiny):
+    engine = Engine(str(tiny.gguf), settings())
+    for seed in range(100):
+        (step,) = extend(engine, PROMPT, [seed], until="step", limit=40, sampling=Sampling(2.0))
+        if step.finish == "step":
+            break
+    for _ in range(2):  # the future itself, and the next step from the same node
+        before = engine.stats.prefilled
+        extend(engine, PROMPT + step.tokens, [3], limit=4)
+        assert engine.stats.prefilled - before == 1
+
+
+def test_a_prompt_is_prefilled_once_for_all_its_branches(tiny):
+    engine = Engine(str(tiny.gguf), settings())
+    extend(engine, PROMPT, list(range(4)))
+    assert engine.stats.prefilled == len(PROMPT)
+
+
+def test_release_is_only_a_hint(tiny):
+    engine = Engine(str(tiny.gguf), settings())
+    before = extend(engine, PROMPT, [1, 2])
+    engine.submit(Release([PROMPT, PROMPT + before[0].tokens, [1, 2, 3]]))
+    assert [c.tokens for c in extend(engine, PROMPT, [1, 2])] == [c.tokens for c in before]
+
+
+def test_steps_end_at_a_line_break_and_responses_at_the_end_token(tiny):
+    engine = Engine(str(tiny.gguf), settings())
+    newline, pieces = 0, engine.vocabulary.pieces
+    for seed in range(120):
+        (completion,) = extend(engine, PROMPT, [seed], until="step", limit=40, sampling=Sampling(2.0))
+        text = [pieces[t] for t in completion.tokens]
+        joined = b"".join(text)
+        if completion.finish == "step":
+            newline += 1
+            assert text[-1] == b"\n"
+            assert b"\n" not in joined[:-1].lstrip()
+        elif completion.finish == "end":
+            assert engine.ends[completion.tokens[-1]]
+            assert not engine.ends[completion.tokens[:-1]].any()
+        else:
+            assert len(completion.tokens) == 40
+    assert newline > 0
+
+
+def test_a_branch_at_the_end_of_its_context_finishes_as_length(tiny):
+    engine = Engine(str(tiny.gguf), settings(slots=2))
+    for completion in extend(engine, PROMPT, [1, 2, 3], limit=10_000):
+        assert completion.finish in ("length", "end")
+        assert len(PROMPT) + len(completion.tokens) <= engine.context
+    with pytest.raises(EngineError, match="do not fit"):
+        extend(engine, [65] * engine.context, [1])
+
+
+def test_a_long_prompt_is_prefilled_in_chunks(tiny):
+    prompt = (PROMPT * 40)[:200]
+    whole = extend(Engine(str(tiny.gguf), settings()), prompt, [5])
+    chunked = extend(Engine(str(tiny.gguf), settings(prefill_chunk=16)), prompt, [5])
+    assert whole[0].tokens == chunked[0].tokens
+    assert whole[0].logprobs == pytest.approx(chunked[0].logprobs, abs=0.02)
+
+
+def test_a_broken_model_is_an_error(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(EngineError, match="cannot load"):
+        Engine(str(tmp_path / "x.gguf"), settings())

@@ -1,0 +1,181 @@
+"""Commands as a user types them, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gguf
+import pytest
+
+from genius_lite import __version__
+from genius_lite.records import Rollout
+from genius_lite.rundir import read_records
+from tests.tiny import tiny_gguf
+
+RECIPE = """
+model: {gguf: tiny.gguf}
+queries: {source: q.txt}
+rounds: 2
+foresight: {beams: 2, candidates: 2, steps: 2, max_tokens: 24, temperature: 1.5}
+learner: {rank: 4, lora_alpha: 8, lr: 1e-2, batch_pairs: 2}
+sampler: {slots: 8}
+"""
+
+
+def genius(*arguments, cwd: Path, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", "from genius_lite.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
+
+
+@pytest.fixture
+def project(tmp_path, tiny_llama) -> Path:
+    (tmp_path / "tiny.gguf").symlink_to(tiny_llama)
+    (tmp_path / "q.txt").write_text("one\ntwo\nthree\nfour\nfour\n")
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def test_a_whole_run_its_export_and_chat(project):
+    result = genius("run", "r.yaml", cwd=project)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    out = project / "runs" / "r"
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["queries"], summary["duplicates_dropped"], len(summary["rounds"])) == (4, 1, 2)
+    for number, report in enumerate(summary["rounds"], 1):
+        rollouts = read_records(out / f"round-{number}" / "rollouts.jsonl", Rollout)
+        assert report["sampled_tokens"] == sum(r.sampled_tokens for r in rollouts)
+        assert {r.query.prompt for r in rollouts} == {"one", "two", "three", "four"}
+        assert str(report["sampled_tokens"]) in result.stdout
+        assert report["training"]["margin"] > 0
+    exported = project / summary["exported"]
+    assert exported.name in result.stdout
+    assert gguf.GGUFReader(exported).fields["general.file_type"].contents() == 7
+    assert subprocess.run(["sha256sum", "--check", f"{exported.name}.sha256"], cwd=exported.parent).returncode == 0
+    assert list(out.rglob("*.partial")) == []
+
+    again = genius("run", "r.yaml", cwd=project)
+    assert again.returncode == 0
+    assert "rollouts" not in again.stdout
+
+    for arguments, kind in [((), 7), (("--round", 0, "--type", "Q4_0"), 2), (("--type", "F16"), 1)]:
+        target = project / f"x{kind}.gguf"
+        result = genius("export", "runs/r", "--to", target, *arguments, cwd=project)
+        assert result.returncode == 0, result.stderr
+        assert gguf.GGUFReader(target).fields["general.file_type"].contents() == kind
+    assert genius("export", "runs/r", "--to", "x7.gguf", cwd=project).returncode == 2
+    for model in ("runs/r", "tiny.gguf"):
+        chat = genius("chat", model, "--max-tokens", 5, "--context", 128, cwd=project, input="hello\nand again\n")
+        assert chat.returncode == 0, chat.stderr
+        assert len(chat.stdout.encode()) >= 2
+
+
+def _wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("stage", ["master.partial", "round-1/rollouts.jsonl", "round-1/adapter.partial", "round-2"])
+def test_killed_anywhere_it_goes_on_and_repeats_no_finished_query(project, stage):
+    command = [sys.executable, "-c", "from genius_lite.cli import main; main()", "run", "r.yaml"]
+    process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out = project / "runs" / "r"
+    path = out / stage
+    _wait_for(lambda: path.exists() and (path.suffix != ".jsonl" or path.stat().st_size), process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = {p: p.read_bytes() for p in out.rglob("rollouts.jsonl")}
+    result = genius("run", "r.yaml", cwd=project)
+    assert result.returncode == 0, result.stderr
+    for log, before in kept.items():
+        intact = before[: before.rfind(b"\n") + 1]
+        assert log.read_bytes().startswith(intact), "a finished query was sampled again"
+    for number in (1, 2):
+        ids = [r.query.id for r in read_records(out / f"round-{number}" / "rollouts.jsonl", Rollout)]
+        assert len(ids) == len(set(ids)) == 4
+    assert (out / "summary.json").exists()
+
+
+def _unsupported(folder: Path) -> None:
+    raw = (folder / "tiny.gguf").read_bytes()
+    (folder / "tiny.gguf").unlink()
+    (folder / "tiny.gguf").write_bytes(raw.replace(b"llama", b"lloma"))
+
+
+def _truncated(folder: Path) -> None:
+    raw = (folder / "tiny.gguf").read_bytes()
+    (folder / "tiny.gguf").unlink()
+    (folder / "tiny.gguf").write_bytes(raw[: len(raw) // 2])
+
+
+def _other_run_folder(folder: Path) -> None:
+    (folder / "runs" / "r").mkdir(parents=True)
+    (folder / "runs" / "r" / "recipe.json").write_text('{"seed": 99}')
+
+
+BAD = {
+    "misspelt key": (lambda f: (f / "r.yaml").write_text(RECIPE + "sampelr: {}\n"), "did you mean `sampler`"),
+    "missing model": (lambda f: (f / "tiny.gguf").unlink(), "no such GGUF file"),
+    "truncated model": (_truncated, "cut short"),
+    "unsupported architecture": (_unsupported, "`lloma` cannot be trained"),
+    "empty queries": (lambda f: (f / "q.txt").write_text(""), "the query file is empty"),
+    "long query": (lambda f: (f / "q.txt").write_text("x" * 600), "more than the context of 512"),
+    "another recipe's folder": (_other_run_folder, "made by another recipe"),
+    "no recipe": (lambda f: (f / "r.yaml").unlink(), "no such recipe"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_exit_code_2_and_nothing_touched(project, case):
+    spoil, message = BAD[case]
+    spoil(project)
+    before = sorted(str(p) for p in project.rglob("*") if p.name != "lock")
+    result = genius("run", "r.yaml", cwd=project)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert sorted(str(p) for p in project.rglob("*") if p.name != "lock") == before
+
+
+def test_a_folder_in_use_and_a_full_disk(project, monkeypatch):
+    from genius_lite import run, rundir
+    from genius_lite.errors import UserError
+    from genius_lite.recipe import load
+
+    monkeypatch.chdir(project)
+    with rundir.OpenRun(Path("runs/r"), run.prepare(load(Path("r.yaml"))).identity()):
+        result = genius("run", "r.yaml", cwd=project)
+        assert (result.returncode, "in use by another process" in result.stderr) == (2, True)
+    usage = type("usage", (), {"free": 10_000})
+    monkeypatch.setattr(rundir.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="make room"):
+        run.prepare(load(Path("r.yaml")))
+
+
+def test_validate_and_help(project):
+    result = genius("validate", "r.yaml", cwd=project)
+    assert result.returncode == 0, result.stderr
+    assert "4, the longest of" in result.stdout
+    assert not (project / "runs").exists()
+    assert genius("--version", cwd=project).stdout.strip() == f"genius-lite {__version__}"
+    assert "validate" in genius("--help", cwd=project).stdout
+    assert genius("run", cwd=project).returncode == 2
+
+
+def test_a_quantized_qwen2_goes_through_too(project):
+    (project / "tiny.gguf").unlink()
+    tiny_gguf(project / "tiny.gguf", "qwen2", kind=gguf.GGMLQuantizationType.Q8_0)
+    (project / "r.yaml").write_text(RECIPE.replace("rounds: 2", "rounds: 1") + "quantize: {type: Q4_0}\n")
+    result = genius("run", "r.yaml", cwd=project)
+    assert result.returncode == 0, result.stderr
+    (exported,) = (project / "runs" / "r" / "export").glob("*.gguf")
+    assert gguf.GGUFReader(exported).fields["general.file_type"].contents() == 2

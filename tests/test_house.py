@@ -1,0 +1,82 @@
+"""The house rules that a machine can check: imports only go down, files stay small."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import genius_lite
+
+ROOT = Path(genius_lite.__file__).parent
+FLOORS = {
+    "cli": 6,
+    "run": 5,
+    "chat": 4,
+    "report": 4,
+    "export": 4,
+    "foresight": 3,
+    "learner": 3,
+    "weights": 3,
+    "sampler": 2,
+    "rundir": 1,
+    "queries": 1,
+    "prompts": 1,
+    "hardware": 1,
+    "recipe": 0,
+    "records": 0,
+    "errors": 0,
+    "__init__": 0,
+}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def _room(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def _imported_rooms(file: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "genius_lite" and len(parts) > 1:
+                rooms.add(parts[1] if parts[1] in FLOORS else "__init__")
+    return rooms
+
+
+def test_every_file_has_a_floor():
+    assert {_room(f) for f in FILES} <= set(FLOORS)
+
+
+def test_imports_only_go_down():
+    upward = [
+        f"{file.relative_to(ROOT)} imports {room}"
+        for file in FILES
+        for room in _imported_rooms(file)
+        if room != _room(file) and FLOORS[room] > FLOORS[_room(file)]
+    ]
+    assert upward == []
+
+
+def test_rooms_of_a_floor_do_not_import_each_other_in_a_circle():
+    edges = {(_room(f), room) for f in FILES for room in _imported_rooms(f) if room != _room(f)}
+    assert [e for e in edges if e[::-1] in edges] == []
+
+
+def test_files_stay_small():
+    assert [f.name for f in FILES if len(f.read_text().splitlines()) > 300] == []
+
+
+def test_the_command_line_imports_nothing_heavy():
+    code = "import sys, genius_lite.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "llama_cpp", "numpy", "pydantic", "datasets", "rich"} & set(loaded)

@@ -1,0 +1,89 @@
+"""Tiny random models, written as GGUF: the shapes of real architectures at a ten-thousandth of the size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+LAYERS = 2
+
+
+def tiny_gguf(path: Path, architecture: str, *, kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F16) -> Any:
+    """Write a random `llama` or `qwen2` model to `path`; returns the torch model that it was made from."""
+    torch.manual_seed(7)
+    shape = {
+        "vocab_size": 256 + len(SPECIAL),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": architecture == "llama",
+        "initializer_range": 0.2,
+    }
+    llama = architecture == "llama"
+    model = LlamaForCausalLM(LlamaConfig(**shape)) if llama else Qwen2ForCausalLM(Qwen2Config(**shape))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.2)
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_context_length(512)
+    writer.add_embedding_length(64)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(96)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_file_type(1)
+    writer.add_string("general.note", "kept: \N{GREEK SMALL LETTER ALPHA}")
+    _add_vocabulary(writer)
+    arch = {a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == architecture}.pop()
+    names = gguf.get_tensor_name_map(arch, LAYERS)
+    for name, tensor in model.state_dict().items():
+        gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if name == "lm_head.weight" and architecture == "llama":
+            continue
+        data = tensor.numpy()
+        if architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+            data = _llama_cpp_order(data, 4 if "q_proj" in name else 2)
+        target = gguf.GGMLQuantizationType.F32 if data.ndim == 1 else kind
+        writer.add_tensor(gguf_name, gguf.quants.quantize(data, target), raw_dtype=target)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+    """One token a byte, in GPT-2's printable alphabet, and the special ones."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    alphabet = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([alphabet[b] for b in range(256)] + SPECIAL)
+    writer.add_token_types([gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * len(SPECIAL))
+    writer.add_token_merges(["\u0100 \u0100"])  # llama.cpp wants a list; this pair has no token
+    writer.add_bos_token_id(257)
+    writer.add_eos_token_id(258)
+    writer.add_chat_template(TEMPLATE)
+
+
+def _llama_cpp_order(weight: np.ndarray, heads: int) -> np.ndarray:
+    """llama.cpp's rotary pairs are neighbours, transformers' are half a head apart."""
+    rows, columns = weight.shape
+    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
