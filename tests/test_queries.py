@@ -74,3 +74,16 @@ def test_unusable_files(tmp_path, tiny_llama, name, content, message):
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="no such query file"):
         read(_cfg(tmp_path / "none.jsonl"))
+
+
+def test_a_hub_dataset_has_splits_and_columns(tmp_path, monkeypatch):
+    # `datasets` takes a folder of this name for the repository: the same loader, without the download.
+    (tmp_path / "owner" / "set").mkdir(parents=True)
+    (tmp_path / "owner" / "set" / "train.jsonl").write_text('{"q": "one"}\n{"q": "two"}\n')
+    monkeypatch.chdir(tmp_path)
+    cfg = Queries(source="hf:owner/set", column="q")
+    assert read(cfg) == ["one", "two"]
+    with pytest.raises(UserError, match="cannot be loaded"):
+        read(cfg.model_copy(update={"split": "nope"}))
+    with pytest.raises(UserError, match="no column `prompt`; it has q"):
+        read(cfg.model_copy(update={"column": "prompt"}))

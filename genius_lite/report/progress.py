@@ -12,6 +12,7 @@ from rich.text import Text
 
 Advance = Callable[[int], None]
 _LINE_EVERY = 15.0  # seconds between plain lines of one stage
+_FORECAST_FROM = 0.05  # share of a stage that must be done before its end is forecast
 
 
 class Progressor:
@@ -61,7 +62,9 @@ class Progressor:
             if now - last >= _LINE_EVERY:
                 last = now
                 rate = done / (now - start)
-                left = f", {_duration((total - done) / rate)} left" if rate and done < total else ""
+                # The first few of many steps often pay for loading; no forecast rests on them.
+                known = total * _FORECAST_FROM <= done < total
+                left = f", {_duration((total - done) / rate)} left" if known else ""
                 self.say(f"{name}: {done:.0f} of {total:.0f} {unit}, {_rate(rate, unit)}{left}")
 
         self.say(f"{name}: {total:.0f} {unit}")

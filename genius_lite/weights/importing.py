@@ -16,6 +16,8 @@ from genius_lite.weights.gguf_file import GGUF
 
 MAP_FILE = "tensor_map.json"
 SOURCE_FILE = "source.json"
+# What transformers lists beside causal language models: encoder-decoders, and two sections of its own tables.
+_NOT_CAUSAL = {"t5", "umt5", "general", "tokenizer"}
 
 
 def check_supported(source: GGUF) -> None:
@@ -26,10 +28,11 @@ def check_supported(source: GGUF) -> None:
     """
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
-    if source.architecture not in GGUF_SUPPORTED_ARCHITECTURES:
+    causal = set(GGUF_SUPPORTED_ARCHITECTURES) - _NOT_CAUSAL
+    if source.architecture not in causal:
         raise UserError(
             f"{source.path}: architecture `{source.architecture}` cannot be trained; "
-            f"supported are {', '.join(sorted(GGUF_SUPPORTED_ARCHITECTURES))}"
+            f"supported are {', '.join(sorted(causal))}"
         )
     if source.metadata.get("split.count", 1) > 1:
         raise UserError(f"{source.path}: a shard of several; join them with llama-gguf-split --merge first")
