@@ -55,7 +55,11 @@ def run(
 
     console = Console()
     loaded = load(recipe)
-    summary = run_recipe(loaded.model_copy(update={"out": out}) if out else loaded, Progressor(console))
+    try:
+        summary = run_recipe(loaded.model_copy(update={"out": out}) if out else loaded, Progressor(console))
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
     print_summary(summary, console)
 
 
@@ -129,6 +133,3 @@ def main() -> None:
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("\ninterrupted; what is finished is kept, the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None

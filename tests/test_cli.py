@@ -84,7 +84,7 @@ def _wait_for(condition, process, seconds=120):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("stage", ["master.partial", "round-1/rollouts.jsonl", "round-1/adapter.partial", "round-2"])
+@pytest.mark.parametrize("stage", ["recipe.json", "round-1/rollouts.jsonl", "round-1/pairs.jsonl", "round-2"])
 def test_killed_anywhere_it_goes_on_and_repeats_no_finished_query(project, stage):
     command = [sys.executable, "-c", "from genius_lite.cli import main; main()", "run", "r.yaml"]
     process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

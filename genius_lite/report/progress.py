@@ -41,7 +41,7 @@ class Progressor:
     def _bar(self, name: str, total: float, unit: str) -> Iterator[Callable[[float], None]]:
         columns = (
             TextColumn("{task.description:<24}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=20),
             _CountColumn(unit),
             TimeRemainingColumn(compact=True),
         )
@@ -65,7 +65,7 @@ class Progressor:
                 # The first few of many steps often pay for loading; no forecast rests on them.
                 known = total * _FORECAST_FROM <= done < total
                 left = f", {_duration((total - done) / rate)} left" if known else ""
-                self.say(f"{name}: {done:.0f} of {total:.0f} {unit}, {_rate(rate, unit)}{left}")
+                self.say(f"{name}: {done:.0f} of {total:.0f} {unit}, {_rate(rate)}{left}")
 
         self.say(f"{name}: {total:.0f} {unit}")
         yield advance
@@ -73,7 +73,7 @@ class Progressor:
 
 
 class _CountColumn(ProgressColumn):
-    """`7/12 queries  0.21 queries/s`."""
+    """`7/12 queries  0.21/s`: fits 80 columns beside the bar."""
 
     def __init__(self, unit: str):
         super().__init__()
@@ -81,11 +81,11 @@ class _CountColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         rate = task.completed / task.elapsed if task.elapsed else 0.0
-        return Text(f"{task.completed:.0f}/{task.total or 0:.0f} {self.unit}  {_rate(rate, self.unit)}")
+        return Text(f"{task.completed:.0f}/{task.total or 0:.0f} {self.unit}  {_rate(rate)}", no_wrap=True)
 
 
-def _rate(rate: float, unit: str) -> str:
-    return f"{rate:.0f} {unit}/s" if rate >= 10 else f"{rate:.2f} {unit}/s"
+def _rate(rate: float) -> str:
+    return f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2f}/s"
 
 
 def _duration(seconds: float) -> str:

@@ -231,7 +231,7 @@ class Engine:
 
     def _finish(self, branch: Branch, token: int) -> Finish | None:
         request = branch.request
-        if self.ends[token]:
+        if self.ends[token] and request.until != "limit":
             return "end"
         # The last token of a path is never decoded, so a path may fill the context to the brim.
         if len(branch.tokens) >= request.limit or len(request.path) + len(branch.tokens) >= self.context:

@@ -13,7 +13,8 @@ import msgspec
 
 from genius_lite.records import Completion
 
-Until = Literal["step", "end"]
+Until = Literal["step", "end", "limit"]
+"""Where a branch stops at the latest: a step delimiter, an end token, or only its token limit (for benchmarks)."""
 
 
 class Sampling(msgspec.Struct, frozen=True):
