@@ -6,12 +6,15 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from genius_lite import __version__
 from genius_lite.errors import UserError
+
+if TYPE_CHECKING:
+    from genius_lite.recipe import QuantType
 
 app = typer.Typer(
     help="Self-train a quantized GGUF model on unlabelled questions.",
@@ -80,6 +83,33 @@ def validate(recipe: RecipeFile) -> None:
 
 
 @app.command()
+def bench(
+    model: Annotated[str, typer.Argument(help="A GGUF: a path, hf: or python:")],
+    quants: Annotated[str, typer.Option(help="Types to measure too, such as Q4_0,Q8_0")] = "",
+) -> None:
+    """Measure how fast this machine decodes a model, and print the best settings as recipe lines."""
+    from genius_lite.bench import HEADING, recipe_lines, row, sweep, sweep_types
+    from genius_lite.recipe import Model
+    from genius_lite.weights import gguf_file
+    from genius_lite.weights.source import locate
+
+    kinds = [_quant_type(kind.strip()) for kind in quants.split(",") if kind.strip()]
+    path = locate(Model(gguf=model, revision=None))
+    gguf_file.read(path)
+    print(HEADING)
+    speeds = []
+    for speed in sweep(path):
+        print(row("as it is", speed), flush=True)
+        speeds.append(speed)
+    best, best_kind = max(speeds, key=lambda speed: speed.tokens_per_s), None
+    for kind, speed in sweep_types(path, kinds, best.settings):
+        print(row(kind, speed), flush=True)
+        if speed.tokens_per_s > best.tokens_per_s:
+            best, best_kind = speed, kind
+    print(recipe_lines(best, best_kind))
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder")],
     to: Annotated[Path, typer.Option(help="File to write")],
@@ -90,12 +120,9 @@ def export(
     from rich.console import Console
 
     from genius_lite.export.gguf import export_bytes, export_gguf
-    from genius_lite.recipe import QuantType
     from genius_lite.report.progress import Progressor
 
-    if kind is not None and kind not in get_args(QuantType):
-        raise UserError(f"--type {kind}: known types are {', '.join(get_args(QuantType))}")
-    known = cast(QuantType | None, kind)
+    known = None if kind is None else _quant_type(kind)
     with Progressor(Console()).stage("export", export_bytes(run, number, known), "MB", 1e-6) as advance:
         export_gguf(run, number, known, to, advance)
     print(to)
@@ -121,6 +148,14 @@ def chat(
     path = policy_of(Path(model), number) if Path(model).is_dir() else locate(Model(gguf=model, revision=None))
     gguf_file.read(path)
     chat_with(path, system=system, temperature=temperature, max_tokens=max_tokens, context=context, seed=seed)
+
+
+def _quant_type(name: str) -> QuantType:
+    from genius_lite.recipe import QuantType
+
+    if name not in get_args(QuantType):
+        raise UserError(f"{name}: no quantization type of that name; known are {', '.join(get_args(QuantType))}")
+    return cast("QuantType", name)
 
 
 def main() -> None:

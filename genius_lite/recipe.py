@@ -96,7 +96,10 @@ class Quantize(Section):
 class Sampler(Section):
     """llama.cpp settings. They change speed and memory, not what is sampled from."""
 
-    slots: Annotated[int, Field(ge=1, le=256)] = Field(default=32, description="Branches decoded together")
+    slots: Annotated[int, Field(ge=1, le=128)] = Field(default=32, description="Branches decoded together")
+    parked: Annotated[int, Field(ge=0)] | Auto = Field(
+        default="auto", description="Paths kept in the KV cache beside them; auto: as many as slots"
+    )
     context: Positive | Auto = Field(default="auto", description="Tokens per branch; auto: what the queries need")
     threads: Positive | Auto = Field(default="auto", description="auto: the cores this process may use")
     gpu_layers: int = Field(default=-1, description="Layers on the GPU, where llama.cpp has one; -1: all")

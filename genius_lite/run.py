@@ -155,8 +155,8 @@ async def _rollouts(
 ) -> None:
     cfg = job.recipe.foresight
     sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p)
-    branches = cfg.beams * cfg.candidates
-    in_flight = max(1, round(1.5 * job.engine.slots / branches))
+    # Twice what the slots hold: some branches always wait for the rest of their step.
+    in_flight = max(1, round(2 * job.engine.slots / (cfg.beams * cfg.candidates)))
     async with open_sampler(policy, job.engine, sampling, here / "sampler.log") as sampler:
         key = (job.recipe.seed, number)
         await sample_rollouts(job.queries, sampler, cfg, key, in_flight, log, advance)
@@ -237,6 +237,7 @@ def _context(recipe: Recipe, source: GGUF, queries: list[Query]) -> int:
 def _engine(cfg: SamplerSection, context: int) -> EngineSettings:
     return EngineSettings(
         slots=cfg.slots,
+        parked=cfg.slots if cfg.parked == "auto" else cfg.parked,
         context=context,
         threads=cores() if cfg.threads == "auto" else cfg.threads,
         gpu_layers=cfg.gpu_layers,

@@ -92,7 +92,8 @@ class Engine:
         self.delimiter = StepDelimiter(self.vocabulary.pieces)
         self.ends = self.vocabulary.ends
         recurrent = llama_cpp.llama_model_is_recurrent(self.model) or llama_cpp.llama_model_is_hybrid(self.model)
-        self.cache = SlotCache(llama_cpp.llama_get_memory(self.ctx), settings.slots, truncates=not recurrent)
+        memory = llama_cpp.llama_get_memory(self.ctx)
+        self.cache = SlotCache(memory, settings.slots, settings.parked, truncates=not recurrent)
         self.context = llama_cpp.llama_n_ctx_seq(self.ctx)
         self.batch = Batch(self.ctx, self.vocabulary.size)
         self.queue: deque[Stem | Scoring] = deque()
@@ -120,7 +121,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a tick would do anything."""
-        return bool(self.queue) or any(not s.idle for s in self.cache.slots)
+        return bool(self.queue or self.cache.busy)
 
     @property
     def stats(self) -> Stats:
@@ -131,6 +132,7 @@ class Engine:
         start = time.perf_counter()
         replies: list[Reply] = []
         self._admit()
+        self.cache.compact()
         rows = self._fill_batch()
         if rows:
             logits = self.batch.decode()
@@ -157,8 +159,7 @@ class Engine:
 
         Returns the slots in batch order, each with the number of logits rows that it asked for.
         """
-        # By sequence id, since llama.cpp joins neighbouring sequences of a batch into one computation.
-        busy = [s for s in self.cache.slots if not s.idle]
+        busy = self.cache.busy
         spare = min(self.settings.prefill_chunk, BATCH - len(busy))
         rows = []
         self.batch.clear()

@@ -32,9 +32,9 @@ def load(path: str, settings: EngineSettings) -> tuple[Any, Any]:
     if not model:
         raise EngineError(f"llama.cpp cannot load {path}")
     params = llama_cpp.llama_context_default_params()
-    params.n_seq_max = settings.slots
+    params.n_seq_max = settings.slots + settings.parked
     params.kv_unified = settings.kv_unified
-    params.n_ctx = settings.context * settings.slots
+    params.n_ctx = settings.context * (settings.slots + settings.parked)
     params.n_batch = params.n_ubatch = BATCH
     params.n_threads = params.n_threads_batch = settings.threads
     params.no_perf = True
@@ -44,7 +44,8 @@ def load(path: str, settings: EngineSettings) -> tuple[Any, Any]:
     ctx = llama_cpp.llama_init_from_model(model, params)
     if not ctx:
         raise EngineError(
-            f"llama.cpp cannot hold {settings.slots} branches of {settings.context} tokens; lower sampler.slots"
+            f"llama.cpp cannot hold {settings.slots} + {settings.parked} branches of {settings.context} tokens; "
+            "lower sampler.slots"
         )
     return model, ctx
 

@@ -27,11 +27,16 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 class EngineSettings(msgspec.Struct, frozen=True):
-    """How llama.cpp is set up. `context` is tokens per branch, `gpu_layers` -1 is all of them."""
+    """How llama.cpp is set up.
+
+    `slots` branches decode together, `parked` more paths stay cached; `context` is tokens for each of either;
+    `gpu_layers` -1 is all of them.
+    """
 
     slots: int
     context: int
     threads: int
+    parked: int = 0
     gpu_layers: int = -1
     kv_unified: bool = False
     flash_attention: bool | None = None

@@ -10,12 +10,14 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.llama import EngineError
 from genius_lite.sampler.messages import (
     HEADER,
+    Extended,
     Failed,
     Open,
     Ready,
@@ -25,6 +27,8 @@ from genius_lite.sampler.messages import (
     decode_request,
     frame,
 )
+
+_PATIENCE = 0.003  # seconds
 
 
 def main() -> None:
@@ -47,17 +51,34 @@ def main() -> None:
 
 
 def _serve(engine: Engine, inbox: queue.SimpleQueue[Request | None], out: BinaryIO) -> None:
+    stepped = False
     while True:
-        while not (engine.busy and inbox.empty()):
-            request = inbox.get()
+        for request in _arrivals(inbox, block=not engine.busy, patience=_PATIENCE if stepped else 0.0):
             if request is None:
                 return
             if isinstance(request, Open):
                 raise EngineError("a worker loads one model")
             engine.submit(request)
-        _send(out, engine.tick())
-        if not engine.busy:
-            _send(out, [engine.stats])
+        replies = engine.tick()
+        _send(out, replies if engine.busy else [*replies, engine.stats])
+        stepped = any(isinstance(r, Extended) and r.completion.finish == "step" for r in replies)
+
+
+def _arrivals(inbox: queue.SimpleQueue[Request | None], *, block: bool, patience: float) -> Iterator[Request | None]:
+    """What has arrived; waits for the first if there is nothing else to do, or a moment if one is expected.
+
+    A finished step is mostly answered at once by the request for its future, which then goes on in the step's
+    own lane. That is worth a wait of far less than a tick.
+    """
+    try:
+        if block:
+            yield inbox.get()
+        elif patience:
+            yield inbox.get(timeout=patience)
+        while True:
+            yield inbox.get_nowait()
+    except queue.Empty:
+        return
 
 
 def _read(stream: BinaryIO, inbox: queue.SimpleQueue[Request | None]) -> None:

@@ -64,8 +64,8 @@ def test_company_slots_and_eviction_do_not_change_a_branch(tiny, unified):
     alone = [
         extend(Engine(str(tiny.gguf), settings(slots=1, kv_unified=unified)), PROMPT, [seed])[0] for seed in range(6)
     ]
-    for slots in (2, 3, 8):
-        engine = Engine(str(tiny.gguf), settings(slots=slots, kv_unified=unified))
+    for slots, parked in ((2, 0), (3, 2), (3, 8), (8, 8)):
+        engine = Engine(str(tiny.gguf), settings(slots=slots, parked=parked, kv_unified=unified))
         for other in range(3):
             engine.submit(Extend(50 + other, [*PROMPT, other], [other, 7], "end", 9, NORMAL))
         together = extend(engine, PROMPT, list(range(6)))
@@ -137,3 +137,44 @@ def test_a_broken_model_is_an_error(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     with pytest.raises(EngineError, match="cannot load"):
         Engine(str(tmp_path / "x.gguf"), settings())
+
+
+def _forget_everything(engine: Engine) -> None:
+    """Make the engine drop a slot's cache whenever its job ends."""
+    keep = engine.cache.vacate
+    engine.cache.vacate = lambda slot, n, released=False: keep(slot, 0, released)
+
+
+def test_forced_eviction_of_every_node_changes_nothing(tiny):
+    def grow(engine: Engine) -> list[list[int]]:
+        found, paths = [], [PROMPT * 4]
+        for level in range(3):
+            paths = [
+                path + c.tokens
+                for path in paths
+                for c in extend(engine, path, [level, level + 10], limit=6)
+                if c.finish == "length"
+            ]
+            found += paths
+        return found
+
+    kept, forgetful = Engine(str(tiny.gguf), settings()), Engine(str(tiny.gguf), settings())
+    _forget_everything(forgetful)
+    assert grow(kept) == grow(forgetful)
+    assert forgetful.stats.prefilled > 1.5 * kept.stats.prefilled
+
+
+def test_greedy_text_is_that_of_llama_on_the_real_model(smollm2):
+    import llama_cpp
+
+    engine = Engine(str(smollm2), settings(slots=1, kv_type="f32"))
+    llama = llama_cpp.Llama(str(smollm2), n_ctx=256, n_threads=2, verbose=False, type_k=0, type_v=0)
+    for question in ("What is 2 + 2?", "Name three rivers in Europe.", "Why is the sky blue?"):
+        prompt = engine.vocabulary.prompt(question)
+        (ours,) = extend(engine, prompt, [1], sampling=GREEDY, limit=48)
+        theirs = []
+        for token in llama.generate(prompt, top_k=1, temp=0.0):
+            theirs.append(int(token))
+            if engine.ends[token] or len(theirs) == 48:
+                break
+        assert ours.tokens == theirs

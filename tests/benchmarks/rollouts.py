@@ -1,0 +1,271 @@
+"""Rollout speed against its peers, on the same model file, queries and M, N, K, all in one run, interleaved.
+
+    python tests/benchmarks/rollouts.py --model F.gguf --queries F.jsonl --against bench,high-level,server,transformers
+
+Ours: `plain` (every slot decoding, no search) and `search` (the complete stepwise foresight search, prefill and tail
+included). Peers: `bench` is llama-batched-bench, the ceiling; `high-level` is llama_cpp.Llama with log-probabilities;
+`server` is llama-server with as many slots, one client each; `transformers` is `generate` in bf16. A peer that is not
+installed is skipped and named. llama-batched-bench and llama-server build from the llama-cpp-python source
+distribution (vendor/llama.cpp) and are found on PATH or by option. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import concurrent.futures
+import json
+import platform
+import shutil
+import socket
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from genius_lite.foresight.rollouts import sample_rollouts
+from genius_lite.hardware import cores
+from genius_lite.prompts import Vocabulary
+from genius_lite.queries import select
+from genius_lite.recipe import Foresight, Queries
+from genius_lite.records import Query, Rollout
+from genius_lite.rundir import RecordLog
+from genius_lite.sampler.client import open_sampler
+from genius_lite.sampler.messages import EngineSettings, Sampling
+from genius_lite.sampler.tree import Node
+
+SETTINGS = ("slots", "parked", "threads", "context", "kv_unified", "in_flight")
+SETTINGS += ("beams", "candidates", "steps", "max_tokens", "repeats")
+GENERATED = 96  # tokens a branch of the plain measurements, as long as the search's responses
+
+
+class Missing(Exception):
+    """A peer is not installed."""
+
+
+def peak_mb(pid: int) -> float:
+    """Peak resident memory of a process, MB, from the kernel's own account."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1e3
+    return psutil.Process(pid).memory_info().rss / 1e6
+
+
+def settings(a: argparse.Namespace) -> EngineSettings:
+    return EngineSettings(slots=a.slots, parked=a.parked, context=a.context, threads=a.threads, kv_unified=a.kv_unified)
+
+
+async def plain(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
+    """Every slot decodes `GENERATED` tokens after a prompt that was prefilled before: what `bench` does too."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_sampler(a.model, settings(a), Sampling(0.6), Path(folder) / "log") as sampler:
+            roots = [Node(None, queries[i % len(queries)].tokens, (i,)) for i in range(a.slots)]
+            warm = [await f for r in roots for f in sampler.extend(r, 1, until="limit", limit=1)]
+            before = await sampler.settled()
+            start = time.perf_counter()
+            await asyncio.gather(*(f for n in warm for f in sampler.extend(n, 1, until="limit", limit=GENERATED)))
+            seconds = time.perf_counter() - start
+            after = await sampler.settled()
+            return {
+                "tokens_per_s": a.slots * GENERATED / seconds,
+                "share_decode": (after.decode_s - before.decode_s) / seconds,
+                "share_sampling": (after.sampling_s - before.sampling_s) / seconds,
+                "peak_mb": peak_mb(sampler.process.pid),
+            }
+
+
+async def search(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
+    """The complete search, as `genius-lite run` does it."""
+    cfg = Foresight(beams=a.beams, candidates=a.candidates, steps=a.steps, max_tokens=a.max_tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        log = RecordLog(Path(folder) / "rollouts.jsonl", Rollout)
+        async with open_sampler(a.model, settings(a), Sampling(cfg.temperature), Path(folder) / "log") as sampler:
+            start = time.perf_counter()
+            await sample_rollouts(queries, sampler, cfg, (0, 1), a.in_flight, log, lambda n: None)
+            seconds = time.perf_counter() - start
+            stats, memory = await sampler.settled(), peak_mb(sampler.process.pid)
+        log.close()
+    return {
+        "tokens_per_s": stats.sampled / seconds,
+        "queries_per_minute": 60 * len(queries) / seconds,
+        "seconds": seconds,
+        "sampled_tokens": stats.sampled,
+        "prefilled_tokens": stats.prefilled,
+        "tokens_per_tick": (stats.sampled + stats.prefilled) / stats.ticks,
+        "share_decode": stats.decode_s / seconds,
+        "share_sampling": stats.sampling_s / seconds,
+        "share_other": 1 - (stats.decode_s + stats.sampling_s) / seconds,
+        "peak_mb": memory,
+    }
+
+
+def batched_bench(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
+    """llama-batched-bench: text generation at the same batch, context and KV mode."""
+    program = a.batched_bench or shutil.which("llama-batched-bench")
+    if not program:
+        raise Missing("llama-batched-bench is not on PATH; name it with --batched-bench")
+    prompt = round(statistics.fmean(len(q.tokens) for q in queries))
+    command = [program, "-m", a.model, "-c", a.context * a.slots, "-b", 512, "-ub", 512, "-t", a.threads]
+    command += ["-npp", prompt, "-ntg", GENERATED, "-npl", a.slots, "--output-format", "jsonl"]
+    command += ["-kvu"] if a.kv_unified else ["-no-kvu"]
+    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
+    row = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))
+    return {"tokens_per_s": row["speed_tg"], "prefill_tokens_per_s": row["speed_pp"]}
+
+
+def high_level(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
+    """`llama_cpp.Llama.create_completion` with log-probabilities, one at a time."""
+    import llama_cpp
+
+    llama = llama_cpp.Llama(str(a.model), n_ctx=a.context, n_threads=a.threads, logits_all=True, verbose=False)
+    tokens, start = 0, time.perf_counter()
+    for query in queries[:2]:
+        out: Any = llama.create_completion(query.tokens, max_tokens=GENERATED // 2, temperature=0.6, logprobs=1)
+        tokens += out["usage"]["completion_tokens"]
+    return {"tokens_per_s": tokens / (time.perf_counter() - start)}
+
+
+def server(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
+    """llama-server with as many slots and one client each, log-probabilities on."""
+    program = a.server or shutil.which("llama-server")
+    if not program:
+        raise Missing("llama-server is not on PATH; name it with --server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [program, "-m", a.model, "-c", a.context * a.slots, "-np", a.slots, "-t", a.threads, "--port", port]
+    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_healthy(url, process)
+        tokens, lock = 0, threading.Lock()
+
+        def client(i: int) -> None:
+            nonlocal tokens
+            body = {"prompt": queries[i % len(queries)].tokens, "n_predict": GENERATED, "temperature": 0.6}
+            body |= {"n_probs": 1, "seed": i, "ignore_eos": True, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+            request = urllib.request.Request(
+                f"{url}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=600) as answer, lock:
+                tokens += json.load(answer)["tokens_predicted"]
+
+        start = time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(a.slots) as pool:
+            list(pool.map(client, range(2 * a.slots)))
+        return {"tokens_per_s": tokens / (time.perf_counter() - start), "peak_mb": peak_mb(process.pid)}
+    finally:
+        process.kill()
+        process.wait()
+
+
+def transformers_generate(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
+    """transformers `generate` in bf16 with scores, a batch of 8."""
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM, GgufConfig
+    except ImportError as e:
+        raise Missing(f"transformers: {e}") from None
+    path = Path(a.model)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    batch, new = 8, 16
+    width = min(len(q.tokens) for q in queries)
+    prompt = torch.tensor([queries[i % len(queries)].tokens[-width:] for i in range(batch)])
+    options = {"do_sample": True, "temperature": 0.6, "return_dict_in_generate": True, "output_scores": True}
+    start = time.perf_counter()
+    model.generate(prompt, max_new_tokens=new, min_new_tokens=new, pad_token_id=0, **options)
+    return {"tokens_per_s": batch * new / (time.perf_counter() - start)}
+
+
+def _wait_until_healthy(url: str, process: subprocess.Popen) -> None:
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=2).close()
+            return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            if process.poll() is not None:
+                raise Missing("llama-server ended before it was ready") from None
+            time.sleep(0.1)
+    raise Missing("llama-server was not ready within a minute")
+
+
+PEERS = {"bench": batched_bench, "high-level": high_level, "server": server, "transformers": transformers_generate}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--queries", required=True)
+    parser.add_argument("--column", default="prompt")
+    parser.add_argument("--against", default="", help=f"comma-separated: {','.join(PEERS)}")
+    parser.add_argument("--limit", type=int, default=32, help="queries")
+    parser.add_argument("--repeats", type=int, default=1, help="rounds of everything, interleaved")
+    parser.add_argument("--slots", type=int, default=32)
+    parser.add_argument("--parked", type=int, default=-1, help="cached paths beside the slots; -1: as many")
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--context", type=int, default=512, help="tokens a branch")
+    parser.add_argument("--kv-unified", action="store_true")
+    parser.add_argument("--in-flight", type=int, default=0, help="searches at once; 0: as `run` chooses")
+    parser.add_argument("--beams", type=int, default=2)
+    parser.add_argument("--candidates", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--batched-bench", help="path of llama-batched-bench")
+    parser.add_argument("--server", help="path of llama-server")
+    a = parser.parse_args()
+    a.in_flight = a.in_flight or max(1, round(2 * a.slots / (a.beams * a.candidates)))
+    a.parked = a.slots if a.parked < 0 else a.parked
+    return a
+
+
+def main() -> None:
+    a = arguments()
+    with Vocabulary.open(a.model) as vocabulary:
+        queries, _ = select(Queries(source=a.queries, column=a.column, limit=a.limit), vocabulary)
+    measures: dict[str, Any] = {
+        "plain": lambda: asyncio.run(plain(a, queries)),
+        "search": lambda: asyncio.run(search(a, queries)),
+    }
+    for name in filter(None, a.against.split(",")):
+        measures[name] = lambda peer=PEERS[name]: peer(a, queries)
+    results: dict[str, list[dict[str, Any]]] = {}
+    skipped: dict[str, str] = {}
+    for repeat in range(a.repeats):
+        for name, measure in measures.items():
+            try:
+                results.setdefault(name, []).append(measure())
+                print(f"{repeat} {name}: {json.dumps(results[name][-1])}", flush=True)
+            except Missing as e:
+                skipped[name] = str(e)
+                print(f"{repeat} {name}: skipped, {e}", flush=True)
+    median = {
+        name: {key: round(statistics.median(row[key] for row in rows), 3) for key in rows[0]}
+        for name, rows in results.items()
+        if rows
+    }
+    speed = {name: row["tokens_per_s"] for name, row in median.items()}
+    ratios = {f"search / {name}": round(speed["search"] / speed[name], 3) for name in speed if name != "search"}
+    ratios |= {"plain / bench": round(speed["plain"] / speed["bench"], 3)} if "bench" in speed else {}
+    result = {
+        "model": a.model.name,
+        "queries": len(queries),
+        "settings": {name: getattr(a, name) for name in SETTINGS},
+        "machine": {"cpu": platform.processor() or platform.machine(), "cores": cores()},
+        "median": median,
+        "ratios": ratios,
+        "skipped": skipped,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
