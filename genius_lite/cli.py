@@ -93,7 +93,7 @@ def bench(
     from genius_lite.weights import gguf_file
     from genius_lite.weights.source import locate
 
-    kinds = [_quant_type(kind.strip()) for kind in quants.split(",") if kind.strip()]
+    kinds: list[QuantType] = [_quant_type(kind.strip()) for kind in quants.split(",") if kind.strip()]
     path = locate(Model(gguf=model, revision=None))
     gguf_file.read(path)
     print(HEADING)

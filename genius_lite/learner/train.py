@@ -156,7 +156,9 @@ def _update(
             cfg.alpha,
             cfg.calibration,
         )
-        loss_P = aco_loss(margin(*logps_P2.T, *ref_P2.T, weight_P), cfg.beta)
+        chosen_P, rejected_P = logps_P2.unbind(1)
+        ref_chosen_P, ref_rejected_P = ref_P2.unbind(1)
+        loss_P = aco_loss(margin(chosen_P, rejected_P, ref_chosen_P, ref_rejected_P, weight_P), cfg.beta)
         if not torch.isfinite(loss_P).all():
             bad = pack.pairs[int((~torch.isfinite(loss_P)).nonzero()[0])]
             raise NonFiniteLossError(
