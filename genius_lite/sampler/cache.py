@@ -95,16 +95,13 @@ class SlotCache:
     def compact(self) -> None:
         """Move busy lanes down over idle ones, so that they stand side by side."""
         while (busy := self.busy) and len(busy) <= busy[-1].index:
-            last, lane = busy[-1], self._lowest_idle()
+            last, lane = busy[-1], next(s for s in self.lanes if s.idle)
             if not lane.released:
                 self._park(lane)
             self._copy(last, lane)
             lane.job, lane.pending, lane.released, lane.last_used = last.job, last.pending, False, last.last_used
             last.job, last.pending, last.released = None, [], True
             self._truncate(last, 0)
-
-    def _lowest_idle(self) -> Slot:
-        return next(s for s in self.lanes if s.idle)
 
     def _occupy(self, slot: Slot, job: Any) -> None:
         self.clock += 1
@@ -133,6 +130,8 @@ class SlotCache:
         source = max(self.slots, key=lambda s: (shared[s], s is slot))
         if source is not slot and shared[source] >= _WORTH_COPYING:
             self._copy(source, slot)
+            # What moves back into a lane need not stay parked, if the lane can be cut back to it.
+            source.released |= source.idle and self.truncates and shared[source] == len(source.tokens)
         self._truncate(slot, self._shared(slot, wanted))
 
     def _shared(self, slot: Slot, tokens: list[int]) -> int:

@@ -94,7 +94,8 @@ class Engine:
         recurrent = llama_cpp.llama_model_is_recurrent(self.model) or llama_cpp.llama_model_is_hybrid(self.model)
         memory = llama_cpp.llama_get_memory(self.ctx)
         self.cache = SlotCache(memory, settings.slots, settings.parked, truncates=not recurrent)
-        self.context = llama_cpp.llama_n_ctx_seq(self.ctx)
+        # llama.cpp pads the context, and a unified cache would let one branch take everybody's cells.
+        self.context = settings.context
         self.batch = Batch(self.ctx, self.vocabulary.size)
         self.queue: deque[Stem | Scoring] = deque()
         self.sampled = self.prefilled = self.ticks = 0
