@@ -61,21 +61,22 @@ class SlotCache:
         wanted = path[:reuse]
         lane = self._exact(wanted, self.lanes)
         if lane is None:
-            lane = self._free_lane()
+            lane = self._idle_lane()
             if lane is None:
                 return None
             self._fetch(wanted, lane)
         elif not self.truncates:
-            self._park(lane)
+            self._park(lane, sparing=lane)
         lane.pending = path[len(lane.tokens) :]
         self._occupy(lane, job)
         return lane
 
     def fork(self, source: Slot, job: Any) -> Slot | None:
         """A second lane with the same contents as `source`, or None if all are busy."""
-        lane = self._free_lane()
+        lane = self._idle_lane()
         if lane is None:
             return None
+        self._park(lane, sparing=source)
         self._copy(source, lane)
         self._occupy(lane, job)
         return lane
@@ -96,8 +97,7 @@ class SlotCache:
         """Move busy lanes down over idle ones, so that they stand side by side."""
         while (busy := self.busy) and len(busy) <= busy[-1].index:
             last, lane = busy[-1], next(s for s in self.lanes if s.idle)
-            if not lane.released:
-                self._park(lane)
+            self._park(lane, sparing=last)
             self._copy(last, lane)
             lane.job, lane.pending, lane.released, lane.last_used = last.job, last.pending, False, last.last_used
             last.job, last.pending, last.released = None, [], True
@@ -110,29 +110,26 @@ class SlotCache:
     def _exact(self, tokens: list[int], among: list[Slot]) -> Slot | None:
         return next((s for s in among if s.idle and s.tokens == tokens), None)
 
-    def _free_lane(self) -> Slot | None:
-        """An idle lane whose contents are released, or have been parked just now; None if all are busy."""
-        lane = _least_missed([s for s in self.lanes if s.idle])
-        if lane is not None and not lane.released:
-            self._park(lane)
-        return lane
+    def _idle_lane(self) -> Slot | None:
+        return _least_missed([s for s in self.lanes if s.idle])
 
-    def _park(self, lane: Slot) -> None:
-        """Remember the lane's contents in the parked slot that is missed least, if there is any."""
-        target = _least_missed(self.parking)
-        if target is not None:
+    def _park(self, lane: Slot, sparing: Slot) -> None:
+        """Remember what the lane holds, unless it was released, in the parked slot that is missed least."""
+        target = _least_missed([s for s in self.parking if s is not sparing])
+        if target is not None and not lane.released:
             self._copy(lane, target)
             target.released, target.last_used = False, lane.last_used
 
-    def _fetch(self, wanted: list[int], slot: Slot) -> None:
-        """Bring the longest cached prefix of `wanted` into the idle `slot`."""
+    def _fetch(self, wanted: list[int], lane: Slot) -> None:
+        """Bring the longest cached prefix of `wanted` into the idle `lane`, whose own contents are parked."""
         shared = {s: self._shared(s, wanted) for s in self.slots}
-        source = max(self.slots, key=lambda s: (shared[s], s is slot))
-        if source is not slot and shared[source] >= _WORTH_COPYING:
-            self._copy(source, slot)
+        source = max(self.slots, key=lambda s: (shared[s], s is lane))
+        self._park(lane, sparing=source)
+        if source is not lane and shared[source] >= _WORTH_COPYING:
+            self._copy(source, lane)
             # What moves back into a lane need not stay parked, if the lane can be cut back to it.
             source.released |= source.idle and self.truncates and shared[source] == len(source.tokens)
-        self._truncate(slot, self._shared(slot, wanted))
+        self._truncate(lane, self._shared(lane, wanted))
 
     def _shared(self, slot: Slot, tokens: list[int]) -> int:
         """How many leading tokens the slot could serve."""
