@@ -48,6 +48,7 @@ def test_a_model_that_does_not_load_is_one_line(tmp_path):
 def test_a_killed_worker_fails_what_waits_for_it(tiny_llama, tmp_path):
     async def scenario():
         async with open_sampler(tiny_llama, SETTINGS, SAMPLING, tmp_path / "log") as sampler:
+            os.kill(sampler.process.pid, signal.SIGSTOP)  # so that it cannot be done before it is killed
             futures = sampler.extend(ROOT, 4, until="end", limit=200)
             os.kill(sampler.process.pid, signal.SIGKILL)
             for future in futures:
