@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -30,7 +30,6 @@ _BRANCHES = 8  # of one prompt, as in a search with two beams and four candidate
 class Speed:
     """Decoding speed of one setting. `sampling` is the share of the time spent drawing tokens."""
 
-    model: Path
     settings: EngineSettings
     tokens_per_s: float
     sampling: float
@@ -69,7 +68,7 @@ def sweep_types(model: Path, kinds: list[QuantType], settings: EngineSettings) -
                 yield kind, decode_speed(merged, settings)
                 continue
             quantize(merged, kind, source, target)
-            yield kind, replace(decode_speed(target, settings), model=model)
+            yield kind, decode_speed(target, settings)
             target.unlink()
 
 
@@ -95,7 +94,7 @@ async def _decode_speed(model: Path, settings: EngineSettings) -> Speed:
             seconds = time.perf_counter() - start
             after = await sampler.settled()
     sampling = (after.sampling_s - before.sampling_s) / seconds
-    return Speed(model, settings, settings.slots * _GENERATED / seconds, sampling)
+    return Speed(settings, settings.slots * _GENERATED / seconds, sampling)
 
 
 HEADING = "".join(f"{name:>10}" for name in ("type", "slots", "KV", "threads", "tokens/s", "sampling"))

@@ -19,7 +19,7 @@ from typing import Any
 from genius_lite.errors import UserError
 from genius_lite.export.gguf import copy_with_checksum
 from genius_lite.foresight.pairs import preference_pairs
-from genius_lite.foresight.rollouts import sample_rollouts
+from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.hardware import cores, learner_device, learner_precision
 from genius_lite.prompts import Vocabulary
 from genius_lite.queries import select
@@ -155,8 +155,7 @@ async def _rollouts(
 ) -> None:
     cfg = job.recipe.foresight
     sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p)
-    # Twice what the slots hold: some branches always wait for the rest of their step.
-    in_flight = max(1, round(2 * job.engine.slots / (cfg.beams * cfg.candidates)))
+    in_flight = searches_in_flight(job.engine.slots, cfg)
     async with open_sampler(policy, job.engine, sampling, here / "sampler.log") as sampler:
         key = (job.recipe.seed, number)
         await sample_rollouts(job.queries, sampler, cfg, key, in_flight, log, advance)

@@ -12,6 +12,11 @@ from genius_lite.rundir import RecordLog
 from genius_lite.sampler.client import Sampler
 
 
+def searches_in_flight(slots: int, cfg: Foresight) -> int:
+    """Twice the searches that the slots hold: some branches always wait for the rest of their step."""
+    return max(1, round(2 * slots / (cfg.beams * cfg.candidates)))
+
+
 async def sample_rollouts(
     queries: list[Query],
     sampler: Sampler,

@@ -37,7 +37,7 @@ from genius_lite.sampler.tree import Node
 # GNU OpenMP's threads spin for about a millisecond between pieces of work, which starves them as soon as another
 # program wants the cores: beside one busy process a core, decoding fell to between 2 and 27 % of its quiet speed. With
 # a short spin it keeps 45 %, and loses nothing on a quiet machine. Whoever sets it outside decides.
-_PATIENCE = {"GOMP_SPINCOUNT": "1000"}
+_SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
 
 
 class SamplerError(RuntimeError):
@@ -65,7 +65,6 @@ class LocalSampler:
     def __init__(self, process: asyncio.subprocess.Process, sampling: Sampling):
         self.process = process
         self.sampling = sampling
-        self.stats = Stats()
         self._ids = itertools.count()
         self._extensions: dict[tuple[int, int], tuple[Node, asyncio.Future[Node]]] = {}
         self._scores: dict[int, asyncio.Future[list[float]]] = {}
@@ -115,10 +114,8 @@ class LocalSampler:
                 elif isinstance(reply, Scored):
                     if not (future := self._scores.pop(reply.id)).done():
                         future.set_result(reply.logprobs)
-                elif isinstance(reply, Stats):
-                    self.stats = reply
-                    if self._idle and not self._idle.done():
-                        self._idle.set_result(reply)
+                elif isinstance(reply, Stats) and self._idle and not self._idle.done():
+                    self._idle.set_result(reply)
         except asyncio.IncompleteReadError:
             status = await self.process.wait()
             error = SamplerError(f"the sampler's process ended with exit status {status}; see its log")
@@ -148,7 +145,7 @@ async def open_sampler(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env={**_PATIENCE, **os.environ},
+            env={**_SHORT_SPIN, **os.environ},
             start_new_session=os.name == "posix",  # Ctrl-C is for the run, which then closes the worker
         )
     sampler = LocalSampler(process, sampling)

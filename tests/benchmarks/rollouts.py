@@ -30,7 +30,7 @@ from typing import Any
 
 import psutil
 
-from genius_lite.foresight.rollouts import sample_rollouts
+from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.hardware import cores
 from genius_lite.prompts import Vocabulary
 from genius_lite.queries import select
@@ -62,6 +62,10 @@ def settings(a: argparse.Namespace) -> EngineSettings:
     return EngineSettings(slots=a.slots, parked=a.parked, context=a.context, threads=a.threads, kv_unified=a.kv_unified)
 
 
+def foresight(a: argparse.Namespace) -> Foresight:
+    return Foresight(beams=a.beams, candidates=a.candidates, steps=a.steps, max_tokens=a.max_tokens)
+
+
 async def plain(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
     """Every slot decodes `GENERATED` tokens after a prompt that was prefilled before: what `bench` does too."""
     with tempfile.TemporaryDirectory() as folder:
@@ -83,7 +87,7 @@ async def plain(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
 
 async def search(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
     """The complete search, as `genius-lite run` does it."""
-    cfg = Foresight(beams=a.beams, candidates=a.candidates, steps=a.steps, max_tokens=a.max_tokens)
+    cfg = foresight(a)
     with tempfile.TemporaryDirectory() as folder:
         log = RecordLog(Path(folder) / "rollouts.jsonl", Rollout)
         async with open_sampler(a.model, settings(a), Sampling(cfg.temperature), Path(folder) / "log") as sampler:
@@ -222,7 +226,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batched-bench", help="path of llama-batched-bench")
     parser.add_argument("--server", help="path of llama-server")
     a = parser.parse_args()
-    a.in_flight = a.in_flight or max(1, round(2 * a.slots / (a.beams * a.candidates)))
+    a.in_flight = a.in_flight or searches_in_flight(a.slots, foresight(a))
     a.parked = a.slots if a.parked < 0 else a.parked
     return a
 

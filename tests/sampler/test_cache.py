@@ -58,19 +58,13 @@ def test_going_on_decodes_only_the_last_token(kv):
     assert consistent(kv, slots)
 
 
-def test_what_was_parked_comes_back(kv):
-    slots = SlotCache(None, 1, 1, truncates=True)
+@pytest.mark.parametrize(("parked", "decoded"), [(1, 1), (0, len(PATH))])
+def test_what_was_parked_comes_back_and_the_rest_is_decoded_again(kv, parked, decoded):
+    slots = SlotCache(None, 1, parked, truncates=True)
     run(kv, slots, PATH, keep=len(PATH) - 1)
     run(kv, slots, [1, 2, 3], keep=2)
-    assert run(kv, slots, PATH, keep=len(PATH) - 1) == 1
+    assert run(kv, slots, PATH, keep=len(PATH) - 1) == decoded
     assert consistent(kv, slots)
-
-
-def test_without_parking_it_is_decoded_again(kv):
-    slots = SlotCache(None, 1, 0, truncates=True)
-    run(kv, slots, PATH, keep=len(PATH) - 1)
-    run(kv, slots, [1, 2, 3], keep=2)
-    assert run(kv, slots, PATH, keep=len(PATH) - 1) == len(PATH)
 
 
 def test_busy_lanes_move_together_and_lose_nothing(kv):

@@ -5,6 +5,7 @@ import http.server
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -69,8 +70,7 @@ def test_a_hub_file_is_downloaded_at_its_revision_and_cached(hub, tmp_path):
     assert result.returncode == 0, result.stderr
     path = result.stdout.strip()
     assert COMMIT in path
-    with open(path, "rb") as file:  # noqa: PTH123
-        assert file.read() == CONTENT
+    assert Path(path).read_bytes() == CONTENT
     assert _locate_with("http://127.0.0.1:9", tmp_path, "hf:owner/repo/model.gguf").stdout.strip() == path
 
 
