@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 
-from genius_lite.hardware import cores
 from genius_lite.recipe import QuantType
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
@@ -21,83 +21,100 @@ from genius_lite.weights.mapping import TensorMap
 from genius_lite.weights.merge import merge
 from genius_lite.weights.quantize import quantize
 
-_SLOTS = (8, 16, 32, 64)
-_PROMPT, _GENERATED = 64, 24  # tokens; short, and the ranking holds
+SLOTS = (8, 16, 32, 64)
+_PROMPT = 64  # tokens; short, and the ranking holds
+_LONG, _BRIEF = 24, 10  # tokens that each branch generates
 _BRANCHES = 8  # of one prompt, as in a search with two beams and four candidates
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Decoding speed of one setting. `sampling` is the share of the time spent drawing tokens."""
+    """Decoding speed of one setting. `decode` and `sampling` are shares of the time, `peak` is in bytes."""
 
     settings: EngineSettings
     tokens_per_s: float
+    decode: float
     sampling: float
+    peak: int
 
 
-def sweep(model: Path) -> Iterator[Speed]:
+def sweep(
+    model: Path,
+    base: EngineSettings,
+    slots: Iterable[int],
+    kv_modes: Iterable[bool],
+    threads: Iterable[int],
+    *,
+    brief: bool = False,
+) -> Iterator[Speed]:
     """Measure settings one after the other, each from the best so far: slots, then KV mode, then threads.
 
     Nothing else should run meanwhile. Each measurement is a process of its own and takes some seconds.
     """
     best: Speed | None = None
-
-    def tried(options: Iterable[EngineSettings]) -> Iterator[Speed]:
-        nonlocal best
-        for settings in options:
-            speed = decode_speed(model, settings)
-            best = speed if best is None or speed.tokens_per_s > best.tokens_per_s else best
-            yield speed
-
-    base = EngineSettings(slots=1, context=256, threads=cores())
-    yield from tried(msgspec.structs.replace(base, slots=slots) for slots in _SLOTS)
-    assert best
-    yield from tried([msgspec.structs.replace(best.settings, kv_unified=True)])
-    if cores() > 1:
-        yield from tried([msgspec.structs.replace(best.settings, threads=max(1, cores() // 2))])
+    tried: set[EngineSettings] = set()
+    for key, values in (("slots", slots), ("kv_unified", kv_modes), ("threads", threads)):
+        settings = best.settings if best else base
+        for value in values:
+            option = msgspec.structs.replace(settings, **{key: value})
+            if option not in tried:
+                tried.add(option)
+                prompts = [_prompt(number) for number in range(-(-option.slots // _BRANCHES))]
+                speed = decode_speed(model, option, prompts, _BRIEF if brief else _LONG)
+                best = speed if best is None or speed.tokens_per_s > best.tokens_per_s else best
+                yield speed
 
 
 def sweep_types(model: Path, kinds: list[QuantType], settings: EngineSettings) -> Iterator[tuple[QuantType, Speed]]:
     """Measure the model at other quantization types, made from it in a temporary folder."""
     source = gguf_file.read(model)
+    prompts = [_prompt(number) for number in range(-(-settings.slots // _BRANCHES))]
     with tempfile.TemporaryDirectory() as folder:
         merged, target = Path(folder) / "merged.gguf", Path(folder) / "quantized.gguf"
         merge(source, TensorMap({}, []), None, merged, lambda n: None)
         for kind in kinds:
             if kind in ("F16", "BF16"):
-                yield kind, decode_speed(merged, settings)
+                yield kind, decode_speed(merged, settings, prompts, _LONG)
                 continue
             quantize(merged, kind, source, target)
-            yield kind, decode_speed(target, settings)
+            yield kind, decode_speed(target, settings, prompts, _LONG)
             target.unlink()
 
 
-def decode_speed(model: Path, settings: EngineSettings) -> Speed:
-    """Tokens per second with every slot decoding, prefill not counted."""
-    return asyncio.run(_decode_speed(model, settings))
+def decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]], generated: int) -> Speed:
+    """Tokens per second with every slot decoding `generated` tokens; the prompts, among which the slots are shared
+    out, are prefilled before."""
+    return asyncio.run(_decode_speed(model, settings, prompts, generated))
 
 
-async def _decode_speed(model: Path, settings: EngineSettings) -> Speed:
+async def _decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]], generated: int) -> Speed:
     with tempfile.TemporaryDirectory() as folder:
         async with open_sampler(model, settings, Sampling(0.6), Path(folder) / "log") as sampler:
-            warm = []
-            for number, first in enumerate(range(0, settings.slots, _BRANCHES)):
-                # Which tokens does not matter for speed; ids this low exist in every vocabulary.
-                root = Node(None, [(number * 31 + i * 7) % 200 + 20 for i in range(_PROMPT)], ("bench", number))
-                branches = min(_BRANCHES, settings.slots - first)
-                warm += sampler.extend(root, branches, until="limit", limit=1)
-            nodes = await asyncio.gather(*warm)
+            shares = [len(range(i, settings.slots, len(prompts))) for i in range(len(prompts))]
+            roots = [Node(None, prompt, ("speed", number)) for number, prompt in enumerate(prompts)]
+            warm = [sampler.extend(root, n, until="limit", limit=1) for root, n in zip(roots, shares, strict=True)]
+            nodes = await asyncio.gather(*itertools.chain(*warm))
             before = await sampler.settled()
             start = time.perf_counter()
-            futures = [f for n in nodes for f in sampler.extend(n, 1, until="limit", limit=_GENERATED)]
+            futures = [sampler.extend(node, 1, until="limit", limit=generated)[0] for node in nodes]
             await asyncio.gather(*futures)
             seconds = time.perf_counter() - start
             after = await sampler.settled()
-    sampling = (after.sampling_s - before.sampling_s) / seconds
-    return Speed(settings, settings.slots * _GENERATED / seconds, sampling)
+    return Speed(
+        settings,
+        tokens_per_s=settings.slots * generated / seconds,
+        decode=(after.decode_s - before.decode_s) / seconds,
+        sampling=(after.sampling_s - before.sampling_s) / seconds,
+        peak=after.peak,
+    )
 
 
-HEADING = "".join(f"{name:>10}" for name in ("type", "slots", "KV", "threads", "tokens/s", "sampling"))
+def _prompt(number: int) -> list[int]:
+    """Which tokens does not matter for speed; ids this low exist in every vocabulary."""
+    return [(number * 31 + i * 7) % 200 + 20 for i in range(_PROMPT)]
+
+
+HEADING = "".join(f"{name:>10}" for name in ("type", "slots", "KV", "threads", "tokens/s", "sampling", "MB"))
 
 
 def row(kind: str, speed: Speed) -> str:
@@ -105,7 +122,7 @@ def row(kind: str, speed: Speed) -> str:
     s = speed.settings
     kv = "unified" if s.kv_unified else "split"
     cells = (kind, s.slots, kv, s.threads, f"{speed.tokens_per_s:.0f}", f"{speed.sampling:.0%}")
-    return "".join(f"{cell!s:>10}" for cell in cells)
+    return "".join(f"{cell!s:>10}" for cell in (*cells, f"{speed.peak / 1e6:.0f}"))
 
 
 def recipe_lines(best: Speed, kind: QuantType | None) -> str:

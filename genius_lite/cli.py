@@ -77,7 +77,8 @@ def validate(recipe: RecipeFile) -> None:
     print(f"model    {job.source.path}")
     print(f"         {job.source.architecture}, {job.source.parameters / 1e6:.0f} M parameters")
     print(f"queries  {len(job.queries)}, the longest of {longest} tokens; {job.duplicates} repeats dropped")
-    print(f"sampler  {job.engine.slots} branches of {job.engine.context} tokens, {job.engine.threads} threads")
+    slots = "as many branches as is fastest here" if job.recipe.sampler.slots == "auto" else job.recipe.sampler.slots
+    print(f"sampler  {slots} branches of {job.context} tokens")
     print(f"out      {job.recipe.out}")
     print(f"{recipe} is fine")
 
@@ -88,8 +89,10 @@ def bench(
     quants: Annotated[str, typer.Option(help="Types to measure too, such as Q4_0,Q8_0")] = "",
 ) -> None:
     """Measure how fast this machine decodes a model, and print the best settings as recipe lines."""
-    from genius_lite.bench import HEADING, recipe_lines, row, sweep, sweep_types
+    from genius_lite.bench import HEADING, SLOTS, recipe_lines, row, sweep, sweep_types
+    from genius_lite.hardware import cores
     from genius_lite.recipe import Model
+    from genius_lite.sampler.messages import EngineSettings
     from genius_lite.weights import gguf_file
     from genius_lite.weights.source import locate
 
@@ -98,7 +101,8 @@ def bench(
     gguf_file.read(path)
     print(HEADING)
     speeds = []
-    for speed in sweep(path):
+    base = EngineSettings(slots=1, context=256, threads=cores())
+    for speed in sweep(path, base, SLOTS, [False, True], {cores(), max(1, cores() // 2)}):
         print(row("as it is", speed), flush=True)
         speeds.append(speed)
     best, best_kind = max(speeds, key=lambda speed: speed.tokens_per_s), None

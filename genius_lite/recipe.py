@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from genius_lite.errors import UserError
 
@@ -21,6 +21,7 @@ QuantType = Literal[
     "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_0", "Q5_1", "Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1",
     "Q3_K_M", "Q3_K_S", "Q3_K_L", "Q2_K",
 ]  # fmt: skip
+KVType = Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
 
 
 class Section(BaseModel):
@@ -64,6 +65,15 @@ class Foresight(Section):
     negatives: Literal["foresight", "uniform"] = Field(
         default="foresight", description="Draw the rejected response from F (paper) or uniformly (released code)"
     )
+    skip_agreeing: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="Light mode: no foresight where candidate steps share this much of their tokens"
+    )
+    future_tokens: Positive | None = Field(
+        default=None, description="Longest simulated future, in tokens; none: up to max_tokens"
+    )
+    drop_below: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Give up futures whose candidate no draw from F can take with this probability"
+    )
 
 
 class Learner(Section):
@@ -94,18 +104,40 @@ class Quantize(Section):
 
 
 class Sampler(Section):
-    """llama.cpp settings. They change speed and memory, not what is sampled from."""
+    """llama.cpp settings. They change speed and memory, not what is sampled from.
 
-    slots: Annotated[int, Field(ge=1, le=128)] = Field(default=32, description="Branches decoded together")
+    `sampler: auto` measures the first three on this machine, once for each model.
+    """
+
+    slots: Annotated[int, Field(ge=1, le=128)] | Auto = Field(
+        default=32, description="Branches decoded together; auto: measured on this machine"
+    )
+    kv_unified: bool | Auto = Field(
+        default=False, description="One KV buffer for all branches instead of one each; auto: measured"
+    )
+    threads: Positive | Auto = Field(
+        default="auto", description="auto: measured with the other two, else the cores this process may use"
+    )
     parked: Annotated[int, Field(ge=0)] | Auto = Field(
-        default="auto", description="Paths kept in the KV cache beside them; auto: as many as slots"
+        default="auto", description="Paths kept in the KV cache beside the slots; auto: as many as slots"
     )
     context: Positive | Auto = Field(default="auto", description="Tokens per branch; auto: what the queries need")
-    threads: Positive | Auto = Field(default="auto", description="auto: the cores this process may use")
-    gpu_layers: int = Field(default=-1, description="Layers on the GPU, where llama.cpp has one; -1: all")
-    kv_unified: bool = Field(default=False, description="One KV buffer for all branches instead of one each")
-    flash_attention: bool | Auto = "auto"
+    kv_type: KVType = Field(default="F16", description="Of the KV cache; quantized ones need flash attention")
+    flash_attention: bool | Auto = Field(default="auto", description="auto: llama.cpp decides")
+    gpu_layers: Annotated[int, Field(ge=0)] | Auto = Field(
+        default="auto", description="Layers on the GPU, where llama.cpp has one; auto: as many as fit its memory"
+    )
     prefill_chunk: Positive = Field(default=128, description="Prompt tokens that ride along in one decode")
+
+    @property
+    def measured(self) -> bool:
+        """Whether something here is to be measured."""
+        return "auto" in (self.slots, self.kv_unified)
+
+
+def _sampler_section(value: Any) -> Any:
+    """`sampler: auto` is short for all that can be measured."""
+    return {"slots": "auto", "kv_unified": "auto", "threads": "auto"} if value == "auto" else value
 
 
 class Recipe(Section):
@@ -119,7 +151,7 @@ class Recipe(Section):
     foresight: Foresight = Foresight()
     learner: Learner = Learner()
     quantize: Quantize = Quantize()
-    sampler: Sampler = Sampler()
+    sampler: Annotated[Sampler, BeforeValidator(_sampler_section)] = Sampler()
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:

@@ -20,17 +20,17 @@ from genius_lite.errors import UserError
 from genius_lite.export.gguf import copy_with_checksum
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
-from genius_lite.hardware import cores, learner_device, learner_precision
+from genius_lite.hardware import learner_device, learner_precision
 from genius_lite.prompts import Vocabulary
 from genius_lite.queries import select
 from genius_lite.recipe import Recipe
-from genius_lite.recipe import Sampler as SamplerSection
 from genius_lite.records import PreferencePair, Query, Rollout, seed_of
 from genius_lite.report.progress import Advance, Progressor
 from genius_lite.report.summary import round_report
 from genius_lite.rundir import OpenRun, RecordLog, RunDir, require_space, write_text
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
+from genius_lite.tuning import context_for, engine_settings
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.importing import check_supported, import_master, sha256
@@ -38,8 +38,6 @@ from genius_lite.weights.merge import merged_bytes
 from genius_lite.weights.policy import policy_bytes, policy_gguf
 from genius_lite.weights.quantize import quantized_bytes
 from genius_lite.weights.source import locate
-
-_CONTEXT_STEP = 256  # llama.cpp pads the context of a sequence to this
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Job:
     source: GGUF
     queries: list[Query]
     duplicates: int
-    engine: EngineSettings
+    context: int
 
     def identity(self) -> dict[str, Any]:
         """What a run folder must share with the run that made it: settings, model and queries by content."""
@@ -80,14 +78,14 @@ def prepare(recipe: Recipe) -> Job:
     check_supported(source)
     with Vocabulary.open(source.path) as vocabulary:
         queries, duplicates = select(recipe.queries, vocabulary)
-    context = _context(recipe, source, queries)
+    context = context_for(recipe, source, queries)
     size = merged_bytes(source)
     require_space(
         Path(recipe.out),
         2 * size + (recipe.rounds + 2) * quantized_bytes(source, recipe.quantize.type),
         "the 16-bit master and the rounds' models",
     )
-    return Job(recipe, source, queries, duplicates, _engine(recipe.sampler, context))
+    return Job(recipe, source, queries, duplicates, context)
 
 
 def run(recipe: Recipe, progress: Progressor) -> dict[str, Any]:
@@ -99,9 +97,10 @@ def run(recipe: Recipe, progress: Progressor) -> dict[str, Any]:
     job = prepare(recipe)
     with OpenRun(Path(recipe.out), job.identity()) as folder:
         master = folder.build("master", lambda out: _import(job, out, progress))
+        engine = engine_settings(recipe.sampler, job.source, job.context, progress)
         policy, reports = Policy(job.source.path, adapter=None), []
         for number in range(1, recipe.rounds + 1):
-            policy, report = _round(job, number, policy, master, folder.sub(f"round-{number}"), progress)
+            policy, report = _round(job, engine, number, policy, master, folder.sub(f"round-{number}"), progress)
             reports.append(report)
         exported = folder.build("export", lambda out: _export(job, policy.gguf, out)) / _export_name(job)
         summary = {
@@ -115,10 +114,16 @@ def run(recipe: Recipe, progress: Progressor) -> dict[str, Any]:
 
 
 def _round(
-    job: Job, number: int, policy: Policy, master: Path, here: RunDir, progress: Progressor
+    job: Job,
+    engine: EngineSettings,
+    number: int,
+    policy: Policy,
+    master: Path,
+    here: RunDir,
+    progress: Progressor,
 ) -> tuple[Policy, dict[str, Any]]:
     """One self-training iteration: the next policy, and what happened on the way to it."""
-    rollouts = _sample(job, policy.gguf, number, here, progress)
+    rollouts = _sample(job, engine, policy.gguf, number, here, progress)
     pairs = here.build_records("pairs.jsonl", lambda: _pair(job, rollouts, number), PreferencePair)
     adapter = here.build("adapter", lambda out: _train(job, master, policy.adapter, pairs, number, out, progress))
     gguf = here.build("policy.gguf", lambda out: _requantize(job, master, adapter, number, out, progress))
@@ -135,14 +140,16 @@ def _import(job: Job, out: Path, progress: Progressor) -> None:
         import_master(job.source, out, advance)
 
 
-def _sample(job: Job, policy: Path, number: int, here: RunDir, progress: Progressor) -> list[Rollout]:
+def _sample(
+    job: Job, engine: EngineSettings, policy: Path, number: int, here: RunDir, progress: Progressor
+) -> list[Rollout]:
     """The round's rollouts, in the order of the queries; those of an earlier, interrupted run are kept."""
     log = RecordLog(here / "rollouts.jsonl", Rollout)
     missing = len(job.queries) - len(log.records)
     if missing:
         start, before = time.monotonic(), len(log.records)
         with progress.stage(f"round {number}: rollouts", missing, "queries") as advance:
-            asyncio.run(_rollouts(job, policy, number, here, log, advance))
+            asyncio.run(_rollouts(job, engine, policy, number, here, log, advance))
         tokens = sum(r.sampled_tokens for r in log.records[before:])
         _note_time(here, "rollouts", time.monotonic() - start, tokens)
     log.close()
@@ -151,12 +158,18 @@ def _sample(job: Job, policy: Path, number: int, here: RunDir, progress: Progres
 
 
 async def _rollouts(
-    job: Job, policy: Path, number: int, here: RunDir, log: RecordLog[Rollout], advance: Advance
+    job: Job,
+    engine: EngineSettings,
+    policy: Path,
+    number: int,
+    here: RunDir,
+    log: RecordLog[Rollout],
+    advance: Advance,
 ) -> None:
     cfg = job.recipe.foresight
     sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p)
-    in_flight = searches_in_flight(job.engine.slots, cfg)
-    async with open_sampler(policy, job.engine, sampling, here / "sampler.log") as sampler:
+    in_flight = searches_in_flight(engine.slots, cfg)
+    async with open_sampler(policy, engine, sampling, here / "sampler.log") as sampler:
         key = (job.recipe.seed, number)
         await sample_rollouts(job.queries, sampler, cfg, key, in_flight, log, advance)
 
@@ -216,34 +229,6 @@ def _export_name(job: Job) -> str:
     """The source's name with the run's quantization type in place of its own."""
     stem = re.sub(r"[.-](Q\d\w*|IQ\d\w*|B?F16|F32)$", "", job.source.path.stem, flags=re.IGNORECASE)
     return f"{stem}.genius-{job.recipe.quantize.type}.gguf"
-
-
-def _context(recipe: Recipe, source: GGUF, queries: list[Query]) -> int:
-    """Tokens that a branch needs at most, padded; refuses queries that leave no room for a response."""
-    wanted = recipe.sampler.context
-    limit = source.metadata.get(f"{source.architecture}.context_length", 0) if wanted == "auto" else wanted
-    longest = max(queries, key=lambda q: len(q.tokens))
-    needed = len(longest.tokens) + recipe.foresight.max_tokens
-    if needed > limit:
-        raise UserError(
-            f"query `{longest.prompt[:40]}...` takes {len(longest.tokens)} tokens and foresight.max_tokens is "
-            f"{recipe.foresight.max_tokens}: more than the context of {limit}; shorten one of them"
-        )
-    padded = -(-needed // _CONTEXT_STEP) * _CONTEXT_STEP
-    return padded if wanted == "auto" else wanted
-
-
-def _engine(cfg: SamplerSection, context: int) -> EngineSettings:
-    return EngineSettings(
-        slots=cfg.slots,
-        parked=cfg.slots if cfg.parked == "auto" else cfg.parked,
-        context=context,
-        threads=cores() if cfg.threads == "auto" else cfg.threads,
-        gpu_layers=cfg.gpu_layers,
-        kv_unified=cfg.kv_unified,
-        flash_attention=None if cfg.flash_attention == "auto" else cfg.flash_attention,
-        prefill_chunk=cfg.prefill_chunk,
-    )
 
 
 def _note_time(here: RunDir, stage: str, seconds: float, amount: float) -> None:

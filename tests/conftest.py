@@ -45,6 +45,15 @@ def tiny_llama(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_mamba(tmp_path_factory) -> SimpleNamespace:
+    """A tiny random Mamba, a recurrent model: its GGUF and its torch original."""
+    from tests.tiny import tiny_mamba_gguf
+
+    path = tmp_path_factory.mktemp("mamba") / "tiny.gguf"
+    return SimpleNamespace(gguf=path, model=tiny_mamba_gguf(path))
+
+
+@pytest.fixture(scope="session")
 def smollm2_master(smollm2, tmp_path_factory) -> Path:
     """The real model, imported."""
     folder = tmp_path_factory.mktemp("smollm2") / "master"

@@ -188,8 +188,8 @@ def test_bench_measures_and_prints_recipe_lines(project):
     assert result.returncode == 0, result.stderr
     table, _, lines = result.stdout.partition("sampler:")
     rows = [line.split() for line in table.splitlines()[1:]]
-    assert {row[-6] for row in rows} >= {"is", "Q4_0", "F16"}
-    assert all(float(row[-2]) > 0 for row in rows)
+    assert {row[-7] for row in rows} >= {"is", "Q4_0", "F16"}
+    assert all(float(row[-3]) > 0 for row in rows)
     best = max(rows, key=lambda row: float(row[-2]))
     settings = parse("model: {gguf: m}\nqueries: {source: q}\nsampler:" + lines).sampler
     assert str(settings.slots) == best[-5]

@@ -13,6 +13,7 @@ ROOT = Path(genius_lite.__file__).parent
 FLOORS = {
     "cli": 6,
     "run": 5,
+    "tuning": 4,
     "bench": 4,
     "chat": 4,
     "report": 4,

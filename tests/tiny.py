@@ -8,7 +8,14 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -61,11 +68,44 @@ def tiny_gguf(path: Path, architecture: str, *, kind: gguf.GGMLQuantizationType 
             data = _llama_cpp_order(data, 4 if "q_proj" in name else 2)
         target = gguf.GGMLQuantizationType.F32 if data.ndim == 1 else kind
         writer.add_tensor(gguf_name, gguf.quants.quantize(data, target), raw_dtype=target)
+    _write(writer)
+    return model
+
+
+def tiny_mamba_gguf(path: Path) -> Any:
+    """Write a random `mamba` model, whose state cannot go back, to `path`; returns its torch original."""
+    torch.manual_seed(7)
+    shape = {"hidden_size": 64, "state_size": 16, "num_hidden_layers": LAYERS, "initializer_range": 0.2}
+    model = MambaForCausalLM(MambaConfig(vocab_size=256 + len(SPECIAL), **shape, use_mambapy=False))
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.5)
+    writer = gguf.GGUFWriter(path, "mamba")
+    writer.add_context_length(512)
+    writer.add_embedding_length(64)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_ssm_conv_kernel(model.config.conv_kernel)
+    writer.add_ssm_inner_size(model.config.intermediate_size)
+    writer.add_ssm_state_size(model.config.state_size)
+    writer.add_ssm_time_step_rank(model.config.time_step_rank)
+    writer.add_layer_norm_rms_eps(model.config.layer_norm_epsilon)
+    writer.add_file_type(0)
+    _add_vocabulary(writer)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MAMBA, LAYERS)
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight":
+            continue
+        data = -tensor.exp() if name.endswith("A_log") else tensor
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), data.squeeze().numpy())
+    _write(writer)
+    return model
+
+
+def _write(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return model
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter) -> None:

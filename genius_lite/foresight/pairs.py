@@ -20,7 +20,7 @@ def preference_pairs(
     """
     rng = np.random.default_rng(seed_of(*key, "pairs"))
     pairs = []
-    for step in rollout.steps:
+    for step in (s for s in rollout.steps if s.foreseen):
         responses = [rollout.response(step.index, i) for i in range(len(step.candidates))]
         values = [c.value for c in step.candidates]
         best = int(np.argmax(values))

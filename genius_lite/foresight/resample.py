@@ -1,4 +1,4 @@
-"""Foresight re-sampling: the distribution F of Eq. 2 and draws from it (Eq. 3, Eq. 5)."""
+"""Foresight re-sampling: the distribution F of Eq. 2, draws from it (Eq. 3, Eq. 5), and who cannot be drawn."""
 
 from __future__ import annotations
 
@@ -28,3 +28,22 @@ def draw_without_replacement(values: list[float], tau: float, n: int, rng: np.ra
     """
     keys = np.asarray(values, dtype=np.float64) / tau + rng.gumbel(size=len(values))
     return sorted(np.argsort(-keys, kind="stable")[:n].tolist())
+
+
+def drop_bound(values: list[float], tau: float, probability: float, draws: int) -> float:
+    """The f below which a further candidate has less than `probability` in each of `draws` draws from F.
+
+    Candidates are drawn without replacement, so a later draw lacks some of the likeliest: the bound counts only what
+    is left without the `draws - 1` best, and of that only what is better than the further candidate. Therefore it
+    never falls while values arrive, and candidates under it do not move it: who is dropped does not depend on when.
+
+    Returns:
+        Nats per token; minus infinity while nothing can be excluded.
+    """
+    best = np.sort(np.asarray(values, dtype=np.float64))[::-1]
+    rest = best[draws - 1 :]
+    if not len(rest) or not probability:
+        return -np.inf
+    log_mass = np.logaddexp.accumulate(rest / tau)
+    below = tau * (log_mass + np.log(probability) - np.log1p(-probability))
+    return float(np.minimum(rest, below).max())

@@ -14,18 +14,28 @@ Where the paper is silent:
 - A finished beam is not expanded, and the search ends early when no beam is live.
 - Candidates with the same tokens are one candidate; the repeats are counted.
 - Log-probabilities are of the raw distribution, whatever the sampling temperature.
+
+Cheaper, on request only (each is off by default):
+- `skip_agreeing`: where all candidate steps say nearly the same no future is simulated; Q stays that of the parent.
+- `future_tokens`: futures end after so many tokens.
+- `drop_below`: a future is given up as soon as its candidate cannot be drawn any more, neither as a beam nor as a
+  rejected response, with more than this probability. Log-probabilities are at most 0, so the sum so far over the most
+  tokens that there may be is the best that f can become.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
 
 import numpy as np
 
-from genius_lite.foresight.resample import draw_without_replacement
+from genius_lite.foresight.resample import draw_without_replacement, drop_bound
 from genius_lite.recipe import Foresight
-from genius_lite.records import Candidate, Query, Rollout, Step, seed_of
+from genius_lite.records import Candidate, Completion, Query, Rollout, Step, seed_of
 from genius_lite.sampler.client import Sampler
 from genius_lite.sampler.tree import Node
 
@@ -49,14 +59,14 @@ async def foresee(query: Query, sampler: Sampler, cfg: Foresight, key: tuple[int
     beams = [Beam(0, Node(None, query.tokens, key), value=0.0)]
     steps: list[Step] = []
     for k in range(cfg.steps):
-        candidates, nodes, duplicates = await _expand(beams, sampler, cfg)
-        kept = draw_without_replacement([c.value for c in candidates], cfg.tau, cfg.beams, rng)
-        steps.append(Step(k, candidates, kept, duplicates))
-        sampler.release(nodes[i] for i in range(len(nodes)) if i not in kept)
+        found = await _expand(beams, sampler, cfg)
+        kept = draw_without_replacement([c.value for c in found.candidates], cfg.tau, cfg.beams, rng)
+        steps.append(Step(k, found.candidates, kept, found.duplicates, found.dropped, found.foreseen))
+        sampler.release(node for i, node in enumerate(found.nodes) if i not in kept)
         beams = [
-            Beam(place, nodes[i], candidates[i].value)
+            Beam(place, found.nodes[i], found.candidates[i].value)
             for place, i in enumerate(kept)
-            if _is_live(nodes[i], cfg.max_tokens)
+            if _is_live(found.nodes[i], cfg)
         ]
         if not beams:
             break
@@ -64,8 +74,19 @@ async def foresee(query: Query, sampler: Sampler, cfg: Foresight, key: tuple[int
     return Rollout(query, steps)
 
 
-async def _expand(beams: list[Beam], sampler: Sampler, cfg: Foresight) -> tuple[list[Candidate], list[Node], int]:
-    """The distinct candidates of all beams with their step nodes, and the number of repeats."""
+@dataclass(frozen=True)
+class Expansion:
+    """The distinct candidates of a step with their step nodes, and how many others there were."""
+
+    candidates: list[Candidate]
+    nodes: list[Node]
+    duplicates: int
+    dropped: int
+    foreseen: bool
+
+
+async def _expand(beams: list[Beam], sampler: Sampler, cfg: Foresight) -> Expansion:
+    """Sample the next steps of all beams, and simulate their futures."""
     branches = [
         (beam, branch)
         for beam in beams
@@ -73,36 +94,89 @@ async def _expand(beams: list[Beam], sampler: Sampler, cfg: Foresight) -> tuple[
             beam.node, cfg.candidates, until="step", limit=cfg.max_tokens - len(beam.node.response)
         )
     ]
-    seen: set[tuple[int, ...]] = set()
+    foreseen = cfg.skip_agreeing is None or not _agree([await branch for _, branch in branches], cfg)
+    race = _Race(sampler, cfg)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_simulate(beam, branch, seen, sampler, cfg)) for beam, branch in branches]
+        tasks = [group.create_task(_candidate(beam, branch, race, foreseen)) for beam, branch in branches]
     found = [task.result() for task in tasks]
     # Which of two equal branches ends first is chance; the order of the distinct ones must not be.
-    simulated = {path: (candidate, node) for path, candidate, node in found if candidate}
-    distinct = [simulated[path] for path in dict.fromkeys(path for path, _, _ in found)]
-    return [c for c, _ in distinct], [n for _, n in distinct], len(found) - len(distinct)
+    first = {path: (candidate, node) for path, candidate, node in found if candidate}
+    distinct = [first[path] for path in dict.fromkeys(path for path, _, _ in found) if path in first]
+    kept = [(c, n) for c, n in distinct if not foreseen or c.value >= race.bound]
+    sampler.release(n for c, n in distinct if foreseen and c.value < race.bound)
+    paths = {path for path, _, _ in found}
+    return Expansion(
+        [c for c, _ in kept], [n for _, n in kept], len(found) - len(paths), len(paths) - len(kept), foreseen
+    )
 
 
-async def _simulate(
-    beam: Beam, branch: asyncio.Future[Node], seen: set[tuple[int, ...]], sampler: Sampler, cfg: Foresight
+async def _candidate(
+    beam: Beam, branch: asyncio.Future[Node], race: _Race, foreseen: bool
 ) -> tuple[tuple[int, ...], Candidate | None, Node]:
-    """One candidate: its step and, as soon as that is there, its future; no candidate if it repeats another."""
+    """One candidate: its step and, as soon as that is there, its future; none if it repeats another or is dropped."""
     node = await branch
     path = (beam.index, *node.tokens)
-    if path in seen:
-        sampler.release([node])
-        return path, None, node
-    seen.add(path)
     assert node.completion
-    future = None
-    if _is_live(node, cfg.max_tokens):
-        (simulated,) = sampler.extend(node, 1, until="end", limit=cfg.max_tokens - len(node.response))
-        future = (await simulated).completion
+    if path in race.seen:
+        race.sampler.release([node])
+        return path, None, node
+    race.seen.add(path)
+    if not foreseen:
+        return path, Candidate(beam.index, node.completion, None, beam.value, 0.0), node
+    future = await race.simulate(node) if _is_live(node, race.cfg) else None
+    if future and future.finish == "dropped":
+        race.sampler.release([node])
+        return path, None, node
     value = (future or node.completion).mean_logprob
+    race.arrive(value)
     return path, Candidate(beam.index, node.completion, future, value, value - beam.value), node
 
 
-def _is_live(node: Node, max_tokens: int) -> bool:
+class _Race:
+    """The futures of one step; those whose candidate cannot matter any more are given up."""
+
+    def __init__(self, sampler: Sampler, cfg: Foresight):
+        self.sampler, self.cfg = sampler, cfg
+        self.seen: set[tuple[int, ...]] = set()
+        self.values: list[float] = []
+        self.running: dict[asyncio.Future[Node], int] = {}  # and the most tokens that each may have
+        self.bound = -np.inf
+
+    async def simulate(self, node: Node) -> Completion:
+        """The future of a step's node."""
+        limit = self.cfg.max_tokens - len(node.response)
+        limit = min(limit, self.cfg.future_tokens or limit)
+        (future,) = self.sampler.extend(node, 1, until="end", limit=limit)
+        self.running[future] = limit
+        self._look(future)
+        completion = (await future).completion
+        del self.running[future]
+        assert completion
+        return completion
+
+    def arrive(self, value: float) -> None:
+        """A candidate's value is known."""
+        self.values.append(value)
+        draws = max(self.cfg.beams, 2)  # the beams', or the chosen and then the rejected response's
+        self.bound = drop_bound(self.values, self.cfg.tau, self.cfg.drop_below, draws)
+        for future in self.running:
+            self._look(future)
+
+    def _look(self, future: asyncio.Future[Node]) -> None:
+        if self.bound > -np.inf:
+            self.sampler.give_up(future, self.bound * self.running[future])
+
+
+def _agree(nodes: Sequence[Node], cfg: Foresight) -> bool:
+    """Whether all steps go on and two of them share `skip_agreeing` of their tokens on average (Jaccard's index)."""
+    if len(nodes) < 2 or not all(_is_live(node, cfg) for node in nodes):
+        return False
+    sets = [set(node.tokens) for node in nodes]
+    shares = [len(a & b) / len(a | b) for a, b in combinations(sets, 2)]
+    return fmean(shares) >= (cfg.skip_agreeing or 0)
+
+
+def _is_live(node: Node, cfg: Foresight) -> bool:
     """Whether the response goes on after this step."""
     assert node.completion
-    return node.completion.finish == "step" and len(node.response) < max_tokens
+    return node.completion.finish == "step" and len(node.response) < cfg.max_tokens

@@ -14,12 +14,13 @@ from genius_lite.records import PreferencePair, Rollout
 
 
 def round_report(number: int, rollouts: list[Rollout], pairs: list[PreferencePair], folder: Path) -> dict[str, Any]:
-    """The figures of a finished round; `mean_value` is f in nats per token over all candidates.
+    """The figures of a finished round; `mean_value` is f in nats per token over all candidates with a future.
 
     Args:
         folder: the round's folder, for its timings, the adapter's training report and the GGUF.
     """
-    candidates = [c for r in rollouts for s in r.steps for c in s.candidates]
+    foreseen = [s for r in rollouts for s in r.steps if s.foreseen]
+    candidates = [c for s in foreseen for c in s.candidates]
     timings = [json.loads(line) for line in _lines(folder / "timings.jsonl")]
     sampling = [t for t in timings if t["stage"] == "rollouts"]
     seconds = sum(t["seconds"] for t in sampling)
@@ -28,6 +29,8 @@ def round_report(number: int, rollouts: list[Rollout], pairs: list[PreferencePai
         "queries": len(rollouts),
         "candidates": len(candidates),
         "repeated_candidates": sum(s.duplicates for r in rollouts for s in r.steps),
+        "dropped_candidates": sum(s.dropped for s in foreseen),
+        "skipped_steps": sum(len(r.steps) for r in rollouts) - len(foreseen),
         "pairs": len(pairs),
         "sampled_tokens": sum(r.sampled_tokens for r in rollouts),
         # An interrupted stage that was killed outright leaves no time; then there is no rate either.

@@ -19,6 +19,7 @@ from genius_lite.sampler.messages import (
     Extend,
     Extended,
     Failed,
+    GiveUp,
     Open,
     Ready,
     Release,
@@ -58,6 +59,10 @@ class Sampler(Protocol):
         """These nodes are not extended again."""
         ...
 
+    def give_up(self, branch: asyncio.Future[Node], total: float) -> None:
+        """End the branch, as `dropped`, once its summed log-probability is below `total` nats."""
+        ...
+
 
 class LocalSampler:
     """llama.cpp in a process of its own on this machine; made by `open_sampler`."""
@@ -82,6 +87,13 @@ class LocalSampler:
     def release(self, nodes: Iterable[Node]) -> None:
         """See `Sampler.release`."""
         self._send(Release([node.path for node in nodes]))
+
+    def give_up(self, branch: asyncio.Future[Node], total: float) -> None:
+        """See `Sampler.give_up`."""
+        for (number, _), (_, future) in self._extensions.items():
+            if future is branch:
+                self._send(GiveUp(number, total))
+                return
 
     async def score(self, prompt: list[int], response: list[int]) -> list[float]:
         """Log-probability (nats) of each response token after the prompt."""

@@ -7,6 +7,7 @@ a shared prefix is decoded once, and a finished branch's slot is filled again be
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 import llama_cpp
 import numpy as np
 
+from genius_lite.hardware import peak_memory
 from genius_lite.prompts import StepDelimiter, Vocabulary
 from genius_lite.records import Completion, Finish
 from genius_lite.sampler.cache import Slot, SlotCache
@@ -22,6 +24,7 @@ from genius_lite.sampler.messages import (
     EngineSettings,
     Extend,
     Extended,
+    GiveUp,
     Release,
     Reply,
     Score,
@@ -39,6 +42,7 @@ class Stem:
 
     request: Extend
     branches: list[int]
+    give_up_below: float = -math.inf
 
     @property
     def path(self) -> list[int]:
@@ -56,6 +60,7 @@ class Branch:
 
     request: Extend
     index: int
+    give_up_below: float = -math.inf  # nats, of all tokens together
     has_text: bool = False
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -101,7 +106,7 @@ class Engine:
         self.sampled = self.prefilled = self.ticks = 0
         self.decode_s = self.sampling_s = self.busy_s = 0.0
 
-    def submit(self, request: Extend | Score | Release) -> None:
+    def submit(self, request: Extend | Score | GiveUp | Release) -> None:
         """Take a request; its replies come from later ticks.
 
         Raises:
@@ -110,6 +115,11 @@ class Engine:
         if isinstance(request, Release):
             for path in request.paths:
                 self.cache.release(path[:-1])
+            return
+        if isinstance(request, GiveUp):
+            for job in (*self.queue, *(slot.job for slot in self.cache.busy)):
+                if isinstance(job, (Stem, Branch)) and job.request.id == request.id:
+                    job.give_up_below = request.total
             return
         if isinstance(request, Score):
             job, needed = Scoring(request), len(request.prompt) + len(request.response) - 1
@@ -126,7 +136,15 @@ class Engine:
 
     @property
     def stats(self) -> Stats:
-        return Stats(self.sampled, self.prefilled, self.ticks, self.decode_s, self.sampling_s, self.busy_s)
+        return Stats(
+            self.sampled,
+            self.prefilled,
+            self.ticks,
+            self.decode_s,
+            self.sampling_s,
+            self.busy_s,
+            peak_memory(),
+        )
 
     def tick(self) -> list[Reply]:
         """Admit what fits, decode one batch, draw from it; the completions that this finished."""
@@ -205,13 +223,13 @@ class Engine:
         """Draw the first token of the stem's branches and give each its slot; those that find none wait."""
         *others, last = stem.branches
         for n, index in enumerate(others):
-            branch = Branch(stem.request, index)
+            branch = Branch(stem.request, index, stem.give_up_below)
             own = self.cache.fork(slot, branch)
             if own is None:
-                self.queue.appendleft(Stem(stem.request, others[n:]))
+                self.queue.appendleft(Stem(stem.request, others[n:], stem.give_up_below))
                 break
             self._grow(own, branch, batch, row, replies)
-        slot.job = Branch(stem.request, last)
+        slot.job = Branch(stem.request, last, stem.give_up_below)
         self._grow(slot, slot.job, batch, row, replies)
 
     def _grow(self, slot: Slot, branch: Branch, batch: Rows, row: int, replies: list[Reply]) -> None:
@@ -240,6 +258,9 @@ class Engine:
             return "length"
         if request.until == "step" and self.delimiter.ends_step(token, branch.has_text):
             return "step"
+        # A sum over a hundred tokens or so: only asked of branches that somebody would give up.
+        if branch.give_up_below > -math.inf and sum(branch.logprobs) < branch.give_up_below:
+            return "dropped"
         return None
 
     def _look_up(self, slot: Slot, job: Scoring, batch: Rows, at: int, count: int, replies: list[Reply]) -> None:

@@ -40,7 +40,7 @@ def load(path: str, settings: EngineSettings) -> tuple[Any, Any]:
     params.no_perf = True
     if settings.flash_attention is not None:
         params.flash_attn_type = int(settings.flash_attention)
-    params.type_k = params.type_v = {"f16": llama_cpp.GGML_TYPE_F16, "f32": llama_cpp.GGML_TYPE_F32}[settings.kv_type]
+    params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{settings.kv_type}")
     ctx = llama_cpp.llama_init_from_model(model, params)
     if not ctx:
         raise EngineError(

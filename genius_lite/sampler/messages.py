@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from genius_lite.recipe import KVType
 from genius_lite.records import Completion
 
 Until = Literal["step", "end", "limit"]
@@ -41,7 +42,7 @@ class EngineSettings(msgspec.Struct, frozen=True):
     kv_unified: bool = False
     flash_attention: bool | None = None
     prefill_chunk: int = 128
-    kv_type: Literal["f16", "f32"] = "f16"
+    kv_type: KVType = "F16"
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):
@@ -70,13 +71,23 @@ class Score(msgspec.Struct, frozen=True, tag=True):
     response: list[int]
 
 
+class GiveUp(msgspec.Struct, frozen=True, tag=True):
+    """End the branches of `Extend.id` as `dropped` once their summed log-probability is below `total` nats.
+
+    A hint: a branch that is finished already stays as it is.
+    """
+
+    id: int
+    total: float
+
+
 class Release(msgspec.Struct, frozen=True, tag=True):
     """These paths are not extended again; their cache may be reused first. A hint, not an order."""
 
     paths: list[list[int]]
 
 
-Request = Open | Extend | Score | Release
+Request = Open | Extend | Score | GiveUp | Release
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -108,7 +119,7 @@ class Scored(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stats(msgspec.Struct, frozen=True, tag=True):
-    """Totals since the start: tokens, and seconds in llama.cpp, in sampling and altogether busy."""
+    """Totals since the start: tokens; seconds in llama.cpp, in sampling and altogether busy; peak memory in bytes."""
 
     sampled: int = 0
     prefilled: int = 0
@@ -116,6 +127,7 @@ class Stats(msgspec.Struct, frozen=True, tag=True):
     decode_s: float = 0.0
     sampling_s: float = 0.0
     busy_s: float = 0.0
+    peak: int = 0
 
 
 Reply = Ready | Failed | Extended | Scored | Stats

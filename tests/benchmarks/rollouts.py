@@ -2,11 +2,14 @@
 
     python tests/benchmarks/rollouts.py --model F.gguf --queries F.jsonl --against bench,high-level,server,transformers
 
-Ours: `plain` (every slot decoding, no search) and `search` (the complete stepwise foresight search, prefill and tail
-included). Peers: `bench` is llama-batched-bench, the ceiling; `high-level` is llama_cpp.Llama with log-probabilities;
-`server` is llama-server with as many slots, one client each; `transformers` is `generate` in bf16. A peer that is not
-installed is skipped and named. llama-batched-bench and llama-server build from the llama-cpp-python source
-distribution (vendor/llama.cpp) and are found on PATH or by option. The last line is one JSON object.
+Ours: `plain` (every slot decoding, no search), `search` (the complete stepwise foresight search, prefill and tail
+included) and with `--cheaper` the search with each of its savings on. Peers: `bench` is llama-batched-bench, the
+ceiling; `high-level` is llama_cpp.Llama with log-probabilities; `server` is llama-server with as many slots, one client
+each; `transformers` is `generate` in bf16. A peer that is not installed is skipped and named. llama-batched-bench and
+llama-server build from the llama-cpp-python source distribution (vendor/llama.cpp) and are found on PATH or by option.
+
+Instead of these, `--sizes 16,256` compares the cost of a query and the memory at such numbers of queries, and
+`--soak 10` searches for ten minutes and reports how memory grew. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from typing import Any
 
 import psutil
 
+from genius_lite.bench import decode_speed
+from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.hardware import cores
 from genius_lite.prompts import Vocabulary
@@ -39,11 +44,11 @@ from genius_lite.records import Query, Rollout
 from genius_lite.rundir import RecordLog
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
-from genius_lite.sampler.tree import Node
 
 SETTINGS = ("slots", "parked", "threads", "context", "kv_unified", "in_flight")
 SETTINGS += ("beams", "candidates", "steps", "max_tokens", "repeats")
 GENERATED = 96  # tokens a branch of the plain measurements, as long as the search's responses
+CHEAPER = {"skip_agreeing": 0.5, "future_tokens": 48, "drop_below": 0.01}
 
 
 class Missing(Exception):
@@ -66,36 +71,29 @@ def foresight(a: argparse.Namespace) -> Foresight:
     return Foresight(beams=a.beams, candidates=a.candidates, steps=a.steps, max_tokens=a.max_tokens)
 
 
-async def plain(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
+def plain(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
     """Every slot decodes `GENERATED` tokens after a prompt that was prefilled before: what `bench` does too."""
-    with tempfile.TemporaryDirectory() as folder:
-        async with open_sampler(a.model, settings(a), Sampling(0.6), Path(folder) / "log") as sampler:
-            roots = [Node(None, queries[i % len(queries)].tokens, (i,)) for i in range(a.slots)]
-            warm = [await f for r in roots for f in sampler.extend(r, 1, until="limit", limit=1)]
-            before = await sampler.settled()
-            start = time.perf_counter()
-            await asyncio.gather(*(f for n in warm for f in sampler.extend(n, 1, until="limit", limit=GENERATED)))
-            seconds = time.perf_counter() - start
-            after = await sampler.settled()
-            return {
-                "tokens_per_s": a.slots * GENERATED / seconds,
-                "share_decode": (after.decode_s - before.decode_s) / seconds,
-                "share_sampling": (after.sampling_s - before.sampling_s) / seconds,
-                "peak_mb": peak_mb(sampler.process.pid),
-            }
+    speed = decode_speed(a.model, settings(a), [queries[i % len(queries)].tokens for i in range(a.slots)], GENERATED)
+    return {
+        "tokens_per_s": speed.tokens_per_s,
+        "share_decode": speed.decode,
+        "share_sampling": speed.sampling,
+        "peak_mb": speed.peak / 1e6,
+    }
 
 
-async def search(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
+async def search(a: argparse.Namespace, queries: list[Query], **cheaper: float) -> dict[str, Any]:
     """The complete search, as `genius-lite run` does it."""
-    cfg = foresight(a)
+    cfg = foresight(a).model_copy(update=cheaper)
     with tempfile.TemporaryDirectory() as folder:
         log = RecordLog(Path(folder) / "rollouts.jsonl", Rollout)
         async with open_sampler(a.model, settings(a), Sampling(cfg.temperature), Path(folder) / "log") as sampler:
             start = time.perf_counter()
             await sample_rollouts(queries, sampler, cfg, (0, 1), a.in_flight, log, lambda n: None)
             seconds = time.perf_counter() - start
-            stats, memory = await sampler.settled(), peak_mb(sampler.process.pid)
+            stats = await sampler.settled()
         log.close()
+    steps = [step for rollout in log.records for step in rollout.steps]
     return {
         "tokens_per_s": stats.sampled / seconds,
         "queries_per_minute": 60 * len(queries) / seconds,
@@ -106,7 +104,36 @@ async def search(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
         "share_decode": stats.decode_s / seconds,
         "share_sampling": stats.sampling_s / seconds,
         "share_other": 1 - (stats.decode_s + stats.sampling_s) / seconds,
-        "peak_mb": memory,
+        "peak_mb": stats.peak / 1e6,
+        "seconds_per_query": seconds / len(queries),
+        "steps": len(steps),
+        "skipped_steps": sum(not step.foreseen for step in steps),
+        "dropped": sum(step.dropped for step in steps),
+        "pairs": sum(len(preference_pairs(r, cfg.tau, cfg.negatives, (0, 1, r.query.id))) for r in log.records),
+    }
+
+
+async def soak(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
+    """Search the queries over and over; how far the worker's and this process's memory grew after the first minute."""
+    cfg = foresight(a)
+    samples: list[tuple[float, float, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_sampler(a.model, settings(a), Sampling(cfg.temperature), Path(folder) / "log") as sampler:
+            start, rounds = time.perf_counter(), 0
+            while (at := time.perf_counter() - start) < 60 * a.soak:
+                log = RecordLog(Path(folder) / f"{rounds}.jsonl", Rollout)
+                await sample_rollouts(queries, sampler, cfg, (0, rounds), a.in_flight, log, lambda n: None)
+                log.close()
+                rounds += 1
+                worker = psutil.Process(sampler.process.pid).memory_info().rss / 1e6
+                samples.append((at, worker, psutil.Process().memory_info().rss / 1e6))
+    settled = [sample for sample in samples if sample[0] >= 60]
+    return {
+        "minutes": (time.perf_counter() - start) / 60,
+        "rounds": rounds,
+        "worker_grew_mb": settled[-1][1] - settled[0][1],
+        "worker_mb": settled[-1][1],
+        "parent_grew_mb": settled[-1][2] - settled[0][2],
     }
 
 
@@ -212,6 +239,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--column", default="prompt")
     parser.add_argument("--against", default="", help=f"comma-separated: {','.join(PEERS)}")
     parser.add_argument("--limit", type=int, default=32, help="queries")
+    parser.add_argument("--cheaper", action="store_true", help="also the search with each of its savings")
+    parser.add_argument("--sizes", default="", help="numbers of queries whose costs are compared, such as 16,256")
+    parser.add_argument("--soak", type=float, default=0, help="minutes")
     parser.add_argument("--repeats", type=int, default=1, help="rounds of everything, interleaved")
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--parked", type=int, default=-1, help="cached paths beside the slots; -1: as many")
@@ -234,11 +264,22 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     a = arguments()
     with Vocabulary.open(a.model) as vocabulary:
-        queries, _ = select(Queries(source=a.queries, column=a.column, limit=a.limit), vocabulary)
+        every, _ = select(Queries(source=a.queries, column=a.column), vocabulary)
+    queries = every[: a.limit]
     measures: dict[str, Any] = {
-        "plain": lambda: asyncio.run(plain(a, queries)),
+        "plain": lambda: plain(a, queries),
         "search": lambda: asyncio.run(search(a, queries)),
     }
+    sizes = [int(size) for size in a.sizes.split(",") if size]
+    if sizes or a.soak:
+        measures = {}
+    for size in sizes:
+        measures[f"{size} queries"] = lambda size=size: asyncio.run(search(a, every[:size]))
+    if a.cheaper:
+        for name, value in CHEAPER.items():
+            measures[f"{name} {value}"] = lambda option={name: value}: asyncio.run(search(a, queries, **option))
+    if a.soak:
+        measures["soak"] = lambda: asyncio.run(soak(a, queries))
     for name in filter(None, a.against.split(",")):
         measures[name] = lambda peer=PEERS[name]: peer(a, queries)
     results: dict[str, list[dict[str, Any]]] = {}
@@ -256,9 +297,15 @@ def main() -> None:
         for name, rows in results.items()
         if rows
     }
-    speed = {name: row["tokens_per_s"] for name, row in median.items()}
-    ratios = {f"search / {name}": round(speed["search"] / speed[name], 3) for name in speed if name != "search"}
-    ratios |= {"plain / bench": round(speed["plain"] / speed["bench"], 3)} if "bench" in speed else {}
+    ratios = {}
+    if "search" in median:
+        peers = {name: median[name]["tokens_per_s"] for name in ("plain", *PEERS) if name in median}
+        ratios = {f"search / {name}": median["search"]["tokens_per_s"] / speed for name, speed in peers.items()}
+        ratios |= {"plain / bench": peers["plain"] / peers["bench"]} if "bench" in peers else {}
+    cost = {name: row["seconds_per_query"] for name, row in median.items() if "seconds_per_query" in row}
+    first = next(iter(cost), "")
+    ratios |= {f"seconds a query, {name} / {first}": cost[name] / cost[first] for name in cost if name != first}
+    ratios = {name: round(ratio, 3) for name, ratio in ratios.items()}
     result = {
         "model": a.model.name,
         "queries": len(queries),

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 
+from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.search import foresee
 from genius_lite.recipe import Foresight
 from genius_lite.records import Completion, Query, Rollout
@@ -115,3 +117,67 @@ def test_a_step_that_fills_the_limit_is_not_live():
     rollout = search(ScriptedSampler(script), beams=2, candidates=2, steps=3, max_tokens=2)
     assert len(rollout.steps) == 1
     assert rollout.steps[0].candidates[0].future is None
+
+
+AGREEING = {
+    ("step", ()): [step(1, 2, 3), step(1, 2, 4), step(1, 2, 3)],
+    ("end", (1, 2, 3)): [end(5, logprob=-0.5)],
+    ("end", (1, 2, 4)): [end(6, logprob=-0.1)],
+}
+
+
+@pytest.mark.parametrize(("overlap", "foreseen"), [(0.6, False), (0.7, True)])
+def test_foresight_is_skipped_where_candidates_agree(overlap, foreseen):
+    # Jaccard: {1,2,3} and {1,2,4} share 2 of 4, twice; {1,2,3} and itself all: 2/3 on average.
+    sampler = ScriptedSampler(AGREEING)
+    (only,) = search(sampler, beams=2, candidates=3, steps=1, max_tokens=50, skip_agreeing=overlap).steps
+    assert only.foreseen is foreseen
+    assert len([call for call in sampler.calls if call[0] == "end"]) == (2 if foreseen else 0)
+    assert [c.value for c in only.candidates] == pytest.approx([-0.5, -0.1] if foreseen else [0, 0])
+    assert (only.duplicates, only.kept) == (1, [0, 1])
+
+
+def test_a_skipped_step_leaves_q_to_the_next_and_makes_no_pair():
+    script = {
+        ("step", ()): [step(1), step(2)],
+        ("end", (1,)): [end(11, logprob=-0.5)],
+        ("end", (2,)): [end(12, logprob=-9)],
+        ("step", (1,)): [step(3, 4, 5), step(3, 4, 6)],
+        ("step", (1, 3, 4, 5)): [step(7), step(8)],
+        ("end", (1, 3, 4, 5, 7)): [end(9, logprob=-0.2)],
+        ("end", (1, 3, 4, 5, 8)): [end(9, logprob=-0.3)],
+    }
+    script[("step", (1, 3, 4, 6))] = script[("step", (1, 3, 4, 5))]
+    script[("end", (1, 3, 4, 6, 7))] = script[("end", (1, 3, 4, 5, 7))]
+    script[("end", (1, 3, 4, 6, 8))] = script[("end", (1, 3, 4, 5, 8))]
+    sampler = ScriptedSampler(script)
+    rollout = search(sampler, beams=1, candidates=2, steps=3, max_tokens=50, skip_agreeing=0.5, **GREEDY)
+    assert [s.foreseen for s in rollout.steps] == [True, False, True]
+    assert [c.value for c in rollout.steps[1].candidates] == [-0.5, -0.5]
+    assert [c.advantage for c in rollout.steps[2].candidates] == pytest.approx([0.3, 0.2])
+    assert [p.step for p in preference_pairs(rollout, 0.1, "foresight", (0,))] == [0, 2]
+
+
+def test_futures_are_capped():
+    sampler = ScriptedSampler(AGREEING)
+    search(sampler, beams=1, candidates=3, steps=1, max_tokens=50, future_tokens=7)
+    assert {call[3] for call in sampler.calls if call[0] == "end"} == {7}
+
+
+@pytest.mark.parametrize("slowest_first", [False, True])
+def test_candidates_that_cannot_be_drawn_are_dropped_whenever_they_finish(slowest_first):
+    script = {
+        ("step", ()): [step(1), step(2), step(3), step(4)],
+        ("end", (1,)): [end(5, logprob=-0.1)],
+        ("end", (2,)): [end(5, logprob=-0.2)],
+        ("end", (3,)): [end(5, 5, logprob=-2.0, finish="dropped" if not slowest_first else "end")],
+        ("end", (4,)): [end(5, logprob=-0.3)],
+    }
+    sampler = ScriptedSampler(script, slowest_first)
+    (only,) = search(sampler, beams=2, candidates=4, steps=1, max_tokens=21, drop_below=0.01).steps
+    assert [c.step.tokens for c in only.candidates] == [[1], [2], [4]]
+    assert (only.dropped, only.duplicates) == (1, 0)
+    assert [3] in sampler.released
+    # Of -0.1 and -0.2 a second draw is left with e^-2 at least; a future has 20 tokens at most.
+    if not slowest_first:
+        assert sampler.given_up[0][1] == pytest.approx(20 * 0.1 * (-2 + np.log(0.01 / 0.99)))

@@ -6,7 +6,7 @@ import torch
 
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.llama import EngineError
-from genius_lite.sampler.messages import EngineSettings, Extend, Extended, Release, Sampling, Score, Scored
+from genius_lite.sampler.messages import EngineSettings, Extend, Extended, GiveUp, Release, Sampling, Score, Scored
 
 GREEDY = Sampling(1e-4)
 NORMAL = Sampling(0.9)
@@ -49,7 +49,7 @@ def test_logprobs_are_the_models(tiny):
 
 
 def test_greedy_branches_are_torchs_greedy_text(tiny):
-    engine = Engine(str(tiny.gguf), settings(kv_type="f32"))
+    engine = Engine(str(tiny.gguf), settings(kv_type="F32"))
     (completion,) = extend(engine, PROMPT, [1], sampling=GREEDY, limit=16)
     tokens = list(PROMPT)
     for token in completion.tokens:
@@ -95,6 +95,24 @@ def test_release_is_only_a_hint(tiny):
     before = extend(engine, PROMPT, [1, 2])
     engine.submit(Release([PROMPT, PROMPT + before[0].tokens, [1, 2, 3]]))
     assert [c.tokens for c in extend(engine, PROMPT, [1, 2])] == [c.tokens for c in before]
+
+
+def test_a_branch_is_given_up_once_its_sum_is_too_low(tiny):
+    engine = Engine(str(tiny.gguf), settings(slots=2))
+    (whole,) = extend(engine, PROMPT, [1], limit=40, until="limit")
+    total = sum(whole.logprobs) / 2
+    engine.submit(Extend(7, PROMPT, [1], "limit", 40, NORMAL))
+    engine.submit(Extend(8, PROMPT, [1], "limit", 40, NORMAL))
+    engine.submit(GiveUp(7, total))
+    replies = {r.id: r.completion for r in drain(engine) if isinstance(r, Extended)}
+    assert replies[8].tokens == whole.tokens
+    assert replies[7].finish == "dropped"
+    length = len(replies[7].tokens)
+    assert replies[7].tokens == whole.tokens[:length]
+    sums = np.cumsum(replies[7].logprobs)
+    assert sums[-1] < total <= sums[-2]
+    engine.submit(GiveUp(8, total))  # finished long ago
+    assert not engine.busy
 
 
 def test_steps_end_at_a_line_break_and_responses_at_the_end_token(tiny):
@@ -164,10 +182,31 @@ def test_forced_eviction_of_every_node_changes_nothing(tiny):
     assert forgetful.stats.prefilled > 1.5 * kept.stats.prefilled
 
 
+def test_a_recurrent_model_forks_where_its_state_is(tiny_mamba):
+    """Its state cannot go back: right log-probabilities, and the same draws whatever was cached, parked or lost."""
+    alone = [extend(Engine(str(tiny_mamba.gguf), settings(slots=1)), PROMPT, [seed])[0] for seed in range(6)]
+    for completion in alone:
+        expected = torch_logprobs(tiny_mamba.model, PROMPT, completion.tokens)
+        assert completion.logprobs == pytest.approx(expected, abs=0.02)
+    for slots, parked in ((2, 0), (3, 2), (8, 8)):
+        engine = Engine(str(tiny_mamba.gguf), settings(slots=slots, parked=parked))
+        assert not engine.cache.truncates
+        for other in range(3):
+            engine.submit(Extend(50 + other, [*PROMPT, other], [other, 7], "end", 9, NORMAL))
+        together = extend(engine, PROMPT, list(range(6)))
+        assert [c.tokens for c in together] == [c.tokens for c in alone]
+        # Steps and what grows from them, twice, in an engine that has decoded past them in between.
+        for seed in range(20):
+            (step,) = extend(engine, PROMPT, [seed], until="step", limit=30, sampling=Sampling(2.0))
+            grown = [extend(engine, PROMPT + step.tokens, [3, 4], limit=5) for _ in range(2)]
+            fresh = extend(Engine(str(tiny_mamba.gguf), settings()), PROMPT + step.tokens, [3, 4], limit=5)
+            assert [c.tokens for c in grown[0]] == [c.tokens for c in grown[1]] == [c.tokens for c in fresh]
+
+
 def test_greedy_text_is_that_of_llama_on_the_real_model(smollm2):
     import llama_cpp
 
-    engine = Engine(str(smollm2), settings(slots=1, kv_type="f32"))
+    engine = Engine(str(smollm2), settings(slots=1, kv_type="F32"))
     llama = llama_cpp.Llama(str(smollm2), n_ctx=256, n_threads=2, verbose=False, type_k=0, type_v=0)
     for question in ("What is 2 + 2?", "Name three rivers in Europe.", "Why is the sky blue?"):
         prompt = engine.vocabulary.prompt(question)

@@ -1,0 +1,128 @@
+"""From the recipe's sampler section to llama.cpp's settings: what `auto` means for these queries and this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import llama_cpp
+import msgspec
+import platformdirs
+
+from genius_lite import __version__
+from genius_lite.bench import SLOTS, sweep
+from genius_lite.errors import UserError
+from genius_lite.hardware import cores, cpu_name, free_memory, gpus
+from genius_lite.recipe import Recipe, Sampler
+from genius_lite.records import Query
+from genius_lite.report.progress import Progressor
+from genius_lite.sampler.llama import BATCH
+from genius_lite.sampler.messages import EngineSettings
+from genius_lite.weights.footprint import kv_bytes, layer_bytes, layers_that_fit
+from genius_lite.weights.gguf_file import GGUF
+from genius_lite.weights.importing import sha256
+
+_CONTEXT_STEP = 256  # llama.cpp pads the context of a sequence to this
+_GPU_SHARE = 0.9  # of the free memory; the display and other programs want some
+_GPU_SCRATCH = 256e6  # bytes of intermediate results beside the logits
+_KV_SHARE = 0.5  # of the free memory that measured slots may take for their KV cache
+
+
+def context_for(recipe: Recipe, source: GGUF, queries: list[Query]) -> int:
+    """Tokens that a branch needs at most, padded.
+
+    Raises:
+        UserError: a query leaves no room for a response.
+    """
+    wanted = recipe.sampler.context
+    limit = source.metadata.get(f"{source.architecture}.context_length", 0) if wanted == "auto" else wanted
+    longest = max(queries, key=lambda q: len(q.tokens))
+    needed = len(longest.tokens) + recipe.foresight.max_tokens
+    if needed > limit:
+        raise UserError(
+            f"query `{longest.prompt[:40]}...` takes {len(longest.tokens)} tokens and foresight.max_tokens is "
+            f"{recipe.foresight.max_tokens}: more than the context of {limit}; shorten one of them"
+        )
+    padded = -(-needed // _CONTEXT_STEP) * _CONTEXT_STEP
+    return padded if wanted == "auto" else wanted
+
+
+def engine_settings(cfg: Sampler, source: GGUF, context: int, progress: Progressor) -> EngineSettings:
+    """The settings to sample `source`, and models made from it, with; measures first if the recipe asks for it."""
+    settings = EngineSettings(
+        slots=SLOTS[0] if cfg.slots == "auto" else cfg.slots,
+        context=context,
+        threads=cores() if cfg.threads == "auto" else cfg.threads,
+        gpu_layers=0,
+        kv_unified=False if cfg.kv_unified == "auto" else cfg.kv_unified,
+        kv_type=cfg.kv_type,
+        flash_attention=None if cfg.flash_attention == "auto" else cfg.flash_attention,
+        prefill_chunk=cfg.prefill_chunk,
+    )
+    if cfg.measured:
+        settings = _measured(cfg, source, settings, progress)
+    settings = msgspec.structs.replace(settings, parked=settings.slots if cfg.parked == "auto" else cfg.parked)
+    return msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings))
+
+
+def _measured(cfg: Sampler, source: GGUF, settings: EngineSettings, progress: Progressor) -> EngineSettings:
+    """The fastest of the settings that the recipe leaves open, measured once and then remembered."""
+    slots = _slots_that_fit(source, settings) if cfg.slots == "auto" else [settings.slots]
+    kv_modes = [False, True] if cfg.kv_unified == "auto" else [settings.kv_unified]
+    threads = sorted({cores(), max(1, cores() // 2)}, reverse=True) if cfg.threads == "auto" else [settings.threads]
+    base = msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings), context=_CONTEXT_STEP)
+    known = _remembered(source, base, (slots, kv_modes, threads))
+    if known.exists():
+        found = json.loads(known.read_text())
+    else:
+        speeds = []
+        count = len(slots) + len(kv_modes) + len(threads) - 2  # one option of each list is the best so far
+        with progress.stage("measure this machine", count, "settings") as advance:
+            for speed in sweep(source.path, base, slots, kv_modes, threads, brief=True):
+                speeds.append(speed)
+                advance(1)
+        best = max(speeds, key=lambda speed: speed.tokens_per_s)
+        chosen = best.settings
+        found = {"slots": chosen.slots, "kv_unified": chosen.kv_unified, "threads": chosen.threads}
+        _remember(known, {**found, "tokens_per_s": round(best.tokens_per_s), "model": source.path.name})
+    progress.say("sampler: " + ", ".join(f"{key} {value}" for key, value in found.items() if key != "model"))
+    return msgspec.structs.replace(
+        settings, slots=found["slots"], kv_unified=found["kv_unified"], threads=found["threads"]
+    )
+
+
+def _slots_that_fit(source: GGUF, settings: EngineSettings) -> list[int]:
+    """The numbers of slots worth trying whose KV cache, parked paths included, leaves room for other things."""
+    layers, _, _ = layer_bytes(source)
+    each = 2 * settings.context * layers * kv_bytes(source, settings.kv_type)
+    devices = gpus()
+    free = _KV_SHARE * (max(gpu.free for gpu in devices) if devices else free_memory())
+    return [slots for slots in SLOTS if slots * each <= free] or [1]
+
+
+def _gpu_layers(cfg: Sampler, source: GGUF, settings: EngineSettings) -> int:
+    """The recipe's, or as many as the GPUs hold together with their part of the KV cache; -1 is all of them."""
+    if cfg.gpu_layers != "auto":
+        return cfg.gpu_layers
+    layers, each, outside = layer_bytes(source)
+    tokens = settings.context * (settings.slots + settings.parked)
+    vocabulary = max(t.shape[0] for t in source.tensors if t.name in ("token_embd.weight", "output.weight"))
+    logits = 4 * BATCH * vocabulary
+    free = sum(_GPU_SHARE * gpu.free - _GPU_SCRATCH - logits for gpu in gpus())
+    return layers_that_fit(layers, each + tokens * kv_bytes(source, settings.kv_type), outside, int(free))
+
+
+def _remembered(source: GGUF, base: EngineSettings, options: object) -> Path:
+    """Where the measurement of this machine, model and llama.cpp lies, or will."""
+    machine = (cpu_name(), cores(), [gpu.name for gpu in gpus()])
+    key = (sha256(source.path), machine, llama_cpp.__version__, __version__, base, options)
+    name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+    return platformdirs.user_cache_path("genius-lite") / "sampler" / f"{name}.json"
+
+
+def _remember(path: Path, found: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(found))
+    partial.replace(path)

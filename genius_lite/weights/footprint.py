@@ -1,0 +1,44 @@
+"""What a GGUF takes in memory, from its header alone. All sizes in bytes."""
+
+from __future__ import annotations
+
+import re
+
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from genius_lite.recipe import KVType
+from genius_lite.weights.gguf_file import GGUF
+
+_BLOCK = re.compile(r"blk\.(\d+)\.")
+
+
+def kv_bytes(source: GGUF, kind: KVType) -> int:
+    """KV cache of one token in one layer; too much for models that share or skip it in some layers."""
+    meta = {key.removeprefix(f"{source.architecture}."): value for key, value in source.metadata.items()}
+    if not (heads := meta.get("attention.head_count", 0)):
+        return 0  # a recurrent model: its state has the same size for any number of tokens
+    # An array of head counts (one for each layer) is not in the metadata; no layer has more than all heads.
+    kv_heads = meta.get("attention.head_count_kv", heads)
+    width = meta["embedding_length"] // heads
+    elements = kv_heads * (meta.get("attention.key_length", width) + meta.get("attention.value_length", width))
+    per_block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+    return -(-elements * block_bytes // per_block)
+
+
+def layer_bytes(source: GGUF) -> tuple[int, int, int]:
+    """Number of layers, the weights of the largest, and the weights of everything outside them."""
+    layers: dict[int, int] = {}
+    outside = 0
+    for tensor in source.tensors:
+        if found := _BLOCK.match(tensor.name):
+            layers[int(found[1])] = layers.get(int(found[1]), 0) + tensor.nbytes
+        else:
+            outside += tensor.nbytes
+    return len(layers), max(layers.values()), outside
+
+
+def layers_that_fit(layers: int, each: int, outside: int, free: int) -> int:
+    """How many layers a GPU with `free` bytes holds; -1 (llama.cpp's word for all) with those outside them too."""
+    if layers * each + outside <= free:
+        return -1
+    return max(0, min(layers, free // each))
