@@ -51,7 +51,7 @@ def run(
     """Self-train: sample, learn, merge, re-quantize, round after round. Run it again to go on."""
     from rich.console import Console
 
-    from genius_lite.recipe import load
+    from genius_lite.recipe_reader import load
     from genius_lite.report.progress import Progressor
     from genius_lite.report.summary import print_summary
     from genius_lite.run import run as run_recipe
@@ -69,7 +69,7 @@ def run(
 @app.command()
 def validate(recipe: RecipeFile) -> None:
     """Check a recipe, its model and its queries; writes nothing."""
-    from genius_lite.recipe import load
+    from genius_lite.recipe_reader import load
     from genius_lite.run import prepare
 
     job = prepare(load(recipe))

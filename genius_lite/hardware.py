@@ -94,10 +94,23 @@ def learner_device() -> Device:
 
 
 def learner_precision(wanted: Literal["auto", "nf4", "bf16", "fp32"], device: Device) -> Precision:
-    """The precision of the frozen weights: `wanted`, or the smallest that the device trains with."""
+    """The precision of the frozen weights: `wanted`, or NF4 where the installed bitsandbytes has it for the device."""
     if wanted != "auto":
         return wanted
-    return "bf16" if device == "mps" else "nf4"
+    import bitsandbytes
+
+    return "nf4" if device in bitsandbytes.supported_torch_devices else "bf16"
+
+
+def learner_free_memory(device: Device) -> int:
+    """Bytes that training may still take on its device."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    if device == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return free_memory()
 
 
 def compute_in_bf16(device: Device) -> bool:

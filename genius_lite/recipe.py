@@ -1,19 +1,13 @@
 """The recipe: its types, and the one home of every default.
 
-Nothing heavy is imported here. A recipe is YAML; `load` reads it and says of a mistake the file, the line,
-and what was probably meant.
+Nothing heavy is imported here. `recipe_reader.py` reads it from YAML.
 """
 
 from __future__ import annotations
 
-import difflib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-
-from genius_lite.errors import UserError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Auto = Literal["auto"]
@@ -77,24 +71,46 @@ class Foresight(Section):
 
 
 class Learner(Section):
-    """The adapter and how it is trained with ACO, Eq. 10 to 12."""
+    """The adapter and how it is trained."""
 
+    loss: Literal["aco", "dpo", "ipo", "simpo", "ropo", "sft"] = Field(
+        default="aco", description="aco is the method, Eq. 10 to 12; the others are for comparison"
+    )
     beta: Annotated[float, Field(gt=0)] = 0.1
-    alpha: Annotated[float, Field(gt=0)] = Field(default=1.0, description=".inf gives DPO")
+    alpha: Annotated[float, Field(gt=0)] = Field(default=1.0, description="Of aco; .inf gives DPO")
     calibration: Literal["cap", "floor"] = Field(
         default="cap", description="w = min(exp(..), 1) (paper) or max(exp(..), 1) (released code)"
     )
+    simpo_gamma: Annotated[float, Field(ge=0)] = Field(default=0.5, description="Target margin of simpo")
+    ropo_alpha: Annotated[float, Field(gt=1)] = Field(default=14.0, description="Weight of ropo's bounded part")
+    length_normalize: bool = Field(default=False, description="Log-probabilities per token instead of summed")
+    sft_weight: Annotated[float, Field(ge=0)] = Field(default=0.0, description="Share of the SFT loss that is added")
     precision: Literal["auto", "nf4", "bf16", "fp32"] = Field(
-        default="auto", description="Of the frozen weights; auto: nf4 on CUDA and CPU, else bf16"
+        default="auto", description="Of the frozen weights; auto: nf4 where bitsandbytes has it, else bf16"
     )
     rank: Positive = 16
     lora_alpha: Positive = 32
+    targets: list[str] | Auto = Field(
+        default="auto", description="Layers to adapt, such as [q_proj, v_proj]; auto: all but embeddings and head"
+    )
+    optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = Field(
+        default="auto", description="auto: paged 8-bit AdamW on CUDA, else AdamW"
+    )
     lr: Annotated[float, Field(gt=0)] = 2e-5
+    schedule: Literal["constant", "linear", "cosine"] = Field(default="constant", description="After the warm-up")
     warmup: Annotated[float, Field(ge=0, le=1)] = Field(default=0.1, description="Share of the updates")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
     epochs: Positive = 1
     batch_pairs: Positive = Field(default=16, description="Pairs per optimizer update, at least")
     max_pack_tokens: Positive = Field(default=2048, description="Distinct tokens of one forward pass, at most")
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    gradient_checkpointing: bool | Auto = Field(
+        default="auto", description="Compute activations twice instead of keeping them; auto: if memory is short"
+    )
+    save_every: Annotated[float, Field(ge=0)] = Field(default=60.0, description="Seconds between saved states")
+    parity_limit: Annotated[float, Field(gt=0)] = Field(
+        default=0.5, description="Nats a token by which learner and sampler may differ"
+    )
 
 
 class Quantize(Section):
@@ -140,6 +156,9 @@ def _sampler_section(value: Any) -> Any:
     return {"slots": "auto", "kv_unified": "auto", "threads": "auto"} if value == "auto" else value
 
 
+_OF_THE_MACHINE = {"precision", "gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -160,125 +179,9 @@ class Recipe(Section):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What must be equal for a run folder to go on: all but where files lie and how fast it samples.
+        """What must be equal for a run folder to go on: all but where files lie and what suits the machine.
 
         The model and the queries are compared by content instead, when the folder is opened.
         """
-        return self.model_dump(mode="json", exclude={"out": True, "sampler": True, "model": True, "queries": True})
-
-
-def load(path: Path) -> Recipe:
-    """Read a recipe file; file names in it are relative to the recipe, `out` to the working directory.
-
-    Raises:
-        UserError: the file cannot be read, is not YAML, or holds an unknown key or a wrong value.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such recipe") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder; name the recipe file in it") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: a recipe is UTF-8 text, this file is not") from None
-    recipe = parse(text, str(path))
-    return recipe.model_copy(
-        update={
-            "model": recipe.model.model_copy(update={"gguf": _beside(path, recipe.model.gguf)}),
-            "queries": recipe.queries.model_copy(update={"source": _beside(path, recipe.queries.source)}),
-        }
-    )
-
-
-def parse(text: str, name: str = "recipe") -> Recipe:
-    """A recipe from YAML text; `name` stands in error messages. `out` defaults to runs/<name's stem>.
-
-    Raises:
-        UserError: as `load`.
-    """
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as e:
-        mark = e.problem_mark or e.context_mark
-        raise UserError(f"{name}:{mark.line + 1 if mark else 1}: not YAML: {e.problem}") from None
-    except yaml.YAMLError as e:
-        raise UserError(f"{name}: not YAML: {' '.join(str(e).split())}") from None
-    if not isinstance(root, yaml.MappingNode):
-        raise UserError(f"{name}:1: a recipe is a mapping that starts with keys such as `model:`")
-    lines: dict[tuple[str, ...], int] = {}
-    data = _plain(root, (), lines, name)
-    data.setdefault("out", f"runs/{Path(name).stem}")
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as e:
-        raise UserError(_explain(e, lines, name)) from None
-
-
-def _plain(node: yaml.Node, where: tuple[str, ...], lines: dict[tuple[str, ...], int], name: str) -> Any:
-    """The node's value, while noting the line of each key and refusing repeated ones."""
-    lines.setdefault(where, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        result = {}
-        for key_node, value_node in node.value:
-            key, line = str(key_node.value), key_node.start_mark.line + 1
-            if key in result:
-                raise UserError(f"{name}:{line}: `{key}` stands twice in the same section; keep one")
-            lines[(*where, key)] = line
-            result[key] = _plain(value_node, (*where, key), lines, name)
-        return result
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(child, (*where, str(i)), lines, name) for i, child in enumerate(node.value)]
-    return _scalar(node, name)
-
-
-def _scalar(node: yaml.Node, name: str) -> Any:
-    """A YAML 1.1 scalar; also reads 2e-5 as the number that everyone means by it."""
-    loader = yaml.SafeLoader("")
-    try:
-        value = loader.construct_object(node)
-    except (ValueError, yaml.YAMLError):
-        raise UserError(f"{name}:{node.start_mark.line + 1}: cannot read `{node.value}` here") from None
-    finally:
-        loader.dispose()
-    if isinstance(value, str) and isinstance(node, yaml.ScalarNode) and node.style is None:
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _explain(error: ValidationError, lines: dict[tuple[str, ...], int], name: str) -> str:
-    """One line for the first mistake: file, line, what is wrong, what to write."""
-    first = error.errors()[0]
-    where = tuple(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained")))
-    known = next(lines[where[:n]] for n in range(len(where), -1, -1) if where[:n] in lines)
-    dotted, place = ".".join(where), f"{name}:{known}"
-    if first["type"] == "extra_forbidden":
-        keys = _keys_of(where[:-1])
-        near = difflib.get_close_matches(where[-1], keys, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(keys)}"
-        return f"{place}: unknown key `{dotted}`; {hint}"
-    if first["type"] == "missing":
-        return f"{place}: `{dotted}` is missing"
-    if not where:
-        return f"{place}: {first['msg'].removeprefix('Value error, ')}"
-    choices = {c for e in error.errors() if e["loc"][: len(where)] == first["loc"][: len(where)]
-               for c in [e.get("ctx", {}).get("expected")] if c}  # fmt: skip
-    message = f"expected {' or '.join(sorted(choices))}" if choices else first["msg"].lower()
-    return f"{place}: `{dotted}` is {first['input']!r}: {message}"
-
-
-def _keys_of(section: tuple[str, ...]) -> list[str]:
-    """The keys that a section of the recipe knows."""
-    model: Any = Recipe
-    for part in section:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
-
-
-def _beside(recipe: Path, name: str) -> str:
-    """A local file's path, relative names taken from the recipe's folder; other sources as they are."""
-    if name.startswith(("hf:", "python:")):
-        return name
-    return str((recipe.parent / Path(name).expanduser()).resolve())
+        exclude = {"out": True, "sampler": True, "model": True, "queries": True, "learner": _OF_THE_MACHINE}
+        return self.model_dump(mode="json", exclude=exclude)

@@ -81,17 +81,24 @@ class Rollout(msgspec.Struct, frozen=True):
     query: Query
     steps: list[Step]
 
-    def prefix(self, step: int, beam: int) -> list[int]:
-        """Response tokens of a beam as it was when step `step` began."""
-        if step == 0:
-            return []
-        parent = self.steps[step - 1].candidates[self.steps[step - 1].kept[beam]]
-        return self.prefix(step - 1, parent.beam) + parent.step.tokens
+    def path(self, step: int, candidate: int) -> list[Completion]:
+        """The completed response in pieces: the steps of its beam, the candidate's own, and its future."""
+        chosen = self.steps[step].candidates[candidate]
+        pieces = [chosen.step, *([chosen.future] if chosen.future else [])]
+        beam = chosen.beam
+        for earlier in reversed(self.steps[:step]):
+            parent = earlier.candidates[earlier.kept[beam]]
+            pieces.insert(0, parent.step)
+            beam = parent.beam
+        return pieces
 
     def response(self, step: int, candidate: int) -> list[int]:
-        """Tokens of the completed response: the beam's, the candidate's step and its future."""
-        chosen = self.steps[step].candidates[candidate]
-        return self.prefix(step, chosen.beam) + chosen.tokens
+        """Tokens of the completed response."""
+        return [token for piece in self.path(step, candidate) for token in piece.tokens]
+
+    def logprobs(self, step: int, candidate: int) -> list[float]:
+        """The sampler's log-probability of each of them, nats."""
+        return [logprob for piece in self.path(step, candidate) for logprob in piece.logprobs]
 
     @property
     def sampled_tokens(self) -> int:

@@ -27,7 +27,7 @@ from genius_lite.recipe import Recipe
 from genius_lite.records import PreferencePair, Query, Rollout, seed_of
 from genius_lite.report.progress import Advance, Progressor
 from genius_lite.report.summary import round_report
-from genius_lite.rundir import OpenRun, RecordLog, RunDir, require_space, write_text
+from genius_lite.rundir import OpenRun, RecordLog, RunDir, remove, require_space, write_text
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.tuning import context_for, engine_settings
@@ -38,6 +38,8 @@ from genius_lite.weights.merge import merged_bytes
 from genius_lite.weights.policy import policy_bytes, policy_gguf
 from genius_lite.weights.quantize import quantized_bytes
 from genius_lite.weights.source import locate
+
+_COMPARED = 8  # rollouts that learner and sampler both score
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,11 @@ def _round(
     """One self-training iteration: the next policy, and what happened on the way to it."""
     rollouts = _sample(job, engine, policy.gguf, number, here, progress)
     pairs = here.build_records("pairs.jsonl", lambda: _pair(job, rollouts, number), PreferencePair)
-    adapter = here.build("adapter", lambda out: _train(job, master, policy.adapter, pairs, number, out, progress))
+    adapter = here.build(
+        "adapter",
+        lambda out: _train(job, master, policy.adapter, rollouts, pairs, number, here.sub("training"), out, progress),
+    )
+    remove(here / "training")
     gguf = here.build("policy.gguf", lambda out: _requantize(job, master, adapter, number, out, progress))
     report = here.build_json("report.json", lambda: round_report(number, rollouts, pairs, here.path))
     return Policy(gguf, adapter), report
@@ -192,21 +198,27 @@ def _train(
     job: Job,
     master: Path,
     start: Path | None,
+    rollouts: list[Rollout],
     pairs: list[PreferencePair],
     number: int,
+    work: RunDir,
     out: Path,
     progress: Progressor,
 ) -> None:
     # torch takes seconds to import; nothing before this stage needs it.
-    from genius_lite.learner.train import train_adapter
+    from genius_lite.learner.parity import Sample
+    from genius_lite.learner.train import Training, train_adapter
 
     cfg = job.recipe.learner
     device = learner_device()
     precision = learner_precision(cfg.precision, device)
     began = time.monotonic()
+    compared = rollouts[:: max(1, len(rollouts) // _COMPARED)][:_COMPARED]
+    samples = [Sample(r.query.tokens, r.response(0, 0), r.logprobs(0, 0)) for r in compared]
+    training = Training(master, start, pairs, samples, cfg, device, precision, (job.recipe.seed, number), work)
     passes = len(pairs) * (2 + cfg.epochs)  # the reference, the epochs, the final margin
     with progress.stage(f"round {number}: train ({precision})", passes, "pairs") as advance:
-        report = train_adapter(master, start, pairs, cfg, device, precision, (job.recipe.seed, number), out, advance)
+        report = train_adapter(training, out, advance, progress.say)
     seconds = time.monotonic() - began
     write_text(out / "train.json", json.dumps({**report.as_dict(), "seconds": seconds}))
 

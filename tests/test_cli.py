@@ -23,7 +23,7 @@ model: {gguf: tiny.gguf}
 queries: {source: q.txt}
 rounds: 2
 foresight: {beams: 2, candidates: 2, steps: 2, max_tokens: 24, temperature: 1.5}
-learner: {rank: 4, lora_alpha: 8, lr: 1e-2, batch_pairs: 2}
+learner: {rank: 4, lora_alpha: 8, lr: 1e-2, batch_pairs: 2, parity_limit: 5}
 sampler: {slots: 8}
 """
 
@@ -149,7 +149,7 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_touched(project, case):
 def test_a_folder_in_use_and_a_full_disk(project, monkeypatch):
     from genius_lite import run, rundir
     from genius_lite.errors import UserError
-    from genius_lite.recipe import load
+    from genius_lite.recipe_reader import load
 
     monkeypatch.chdir(project)
     with rundir.OpenRun(Path("runs/r"), run.prepare(load(Path("r.yaml"))).identity()):
@@ -182,7 +182,7 @@ def test_a_quantized_qwen2_goes_through_too(project):
 
 
 def test_bench_measures_and_prints_recipe_lines(project):
-    from genius_lite.recipe import parse
+    from genius_lite.recipe_reader import parse
 
     result = genius("bench", "tiny.gguf", "--quants", "Q4_0,F16", cwd=project)
     assert result.returncode == 0, result.stderr
@@ -190,7 +190,7 @@ def test_bench_measures_and_prints_recipe_lines(project):
     rows = [line.split() for line in table.splitlines()[1:]]
     assert {row[-7] for row in rows} >= {"is", "Q4_0", "F16"}
     assert all(float(row[-3]) > 0 for row in rows)
-    best = max(rows, key=lambda row: float(row[-2]))
+    best = max(rows, key=lambda row: float(row[-3]))
     settings = parse("model: {gguf: m}\nqueries: {source: q}\nsampler:" + lines).sampler
-    assert str(settings.slots) == best[-5]
+    assert str(settings.slots) == best[-6]
     assert genius("bench", "tiny.gguf", "--quants", "Q9", cwd=project).returncode == 2

@@ -27,6 +27,7 @@ FLOORS = {
     "prompts": 1,
     "hardware": 1,
     "recipe": 0,
+    "recipe_reader": 0,
     "records": 0,
     "errors": 0,
     "__init__": 0,

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from genius_lite.errors import UserError
-from genius_lite.recipe import Recipe, load, parse
+from genius_lite.recipe import Recipe
+from genius_lite.recipe_reader import load, parse
 
 GOOD = "model: {gguf: m.gguf}\nqueries: {source: q.txt}\n"
 RECIPES = sorted(Path("recipes").rglob("*.yaml"))

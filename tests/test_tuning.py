@@ -8,7 +8,8 @@ from rich.console import Console
 
 from genius_lite import tuning
 from genius_lite.hardware import Gpu, cores, gpus, peak_memory
-from genius_lite.recipe import Sampler, parse
+from genius_lite.recipe import Sampler
+from genius_lite.recipe_reader import parse
 from genius_lite.report.progress import Progressor
 from genius_lite.weights import gguf_file
 from genius_lite.weights.footprint import kv_bytes, layer_bytes, layers_that_fit

@@ -1,4 +1,4 @@
-"""Advantage-calibrated optimization (ACO): Genius, arXiv 2504.08672, Eq. 10 to 12.
+"""Losses over preference pairs; ACO is the method's own (Genius, arXiv 2504.08672, Eq. 10 to 12).
 
     z    = beta * [ log pi(T_w|x)/ref(T_w|x)  -  w * log pi(T_l|x)/ref(T_l|x) ]
     w    = min( exp(-(A_l - A_w) / alpha), 1 )
@@ -10,18 +10,63 @@ than the chosen one: the rejected response is then pushed down less. It carries 
     d loss / d log pi(T_w|x) = -beta     * sigmoid(-z)
     d loss / d log pi(T_l|x) =  beta * w * sigmoid(-z)                                      (Eq. 13 to 16)
 
-alpha -> infinity gives w = 1, which is DPO (Rafailov et al., arXiv 2305.18290).
+alpha -> infinity gives w = 1, which is DPO. The others are those of the paper's Table 4, on the same tensors.
 
-Departure, on request only: the authors' released code takes max(1, exp(..)), which never relaxes
-(`calibration="floor"`).
+Departures, on request only: the authors' released code takes max(1, exp(..)), which never relaxes
+(`calibration: floor`); `length_normalize` divides every log-probability by its response's length first;
+`sft_weight` adds that share of the SFT loss.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch.nn.functional import logsigmoid
+
+from genius_lite.recipe import Learner
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """Summed log-probabilities of B pairs' responses, nats; their lengths in tokens; w of Eq. 11. All (B,)."""
+
+    chosen_B: torch.Tensor
+    rejected_B: torch.Tensor
+    chosen_ref_B: torch.Tensor
+    rejected_ref_B: torch.Tensor
+    chosen_length_B: torch.Tensor
+    rejected_length_B: torch.Tensor
+    weight_B: torch.Tensor
+
+    @property
+    def chosen_gain_B(self) -> torch.Tensor:
+        """log pi(T_w|x) / ref(T_w|x)."""
+        return self.chosen_B - self.chosen_ref_B
+
+    @property
+    def rejected_gain_B(self) -> torch.Tensor:
+        """log pi(T_l|x) / ref(T_l|x)."""
+        return self.rejected_B - self.rejected_ref_B
+
+    @property
+    def margin_B(self) -> torch.Tensor:
+        """The preference margin that was learned, nats."""
+        return self.chosen_gain_B - self.rejected_gain_B
+
+    def per_token(self) -> PairLogps:
+        """The same in nats per token."""
+        return replace(
+            self,
+            chosen_B=self.chosen_B / self.chosen_length_B,
+            rejected_B=self.rejected_B / self.rejected_length_B,
+            chosen_ref_B=self.chosen_ref_B / self.chosen_length_B,
+            rejected_ref_B=self.rejected_ref_B / self.rejected_length_B,
+            chosen_length_B=torch.ones_like(self.chosen_length_B),
+            rejected_length_B=torch.ones_like(self.rejected_length_B),
+        )
 
 
 def calibration_weight(
@@ -35,19 +80,53 @@ def calibration_weight(
     return raw_B.clamp(max=1.0) if calibration == "cap" else raw_B.clamp(min=1.0)
 
 
-def margin(
-    chosen_logps_B: torch.Tensor,
-    rejected_logps_B: torch.Tensor,
-    chosen_ref_logps_B: torch.Tensor,
-    rejected_ref_logps_B: torch.Tensor,
-    weight_B: torch.Tensor | float = 1.0,
-) -> torch.Tensor:
-    """The bracket of Eq. 10 in nats, shape (B,); with weight 1 it is the preference margin that was learned."""
-    chosen_B = chosen_logps_B - chosen_ref_logps_B
-    rejected_B = rejected_logps_B - rejected_ref_logps_B
-    return chosen_B - weight_B * rejected_B
+def aco(p: PairLogps, cfg: Learner) -> torch.Tensor:
+    """Eq. 12."""
+    return -logsigmoid(cfg.beta * (p.chosen_gain_B - p.weight_B * p.rejected_gain_B))
 
 
-def aco_loss(margin_B: torch.Tensor, beta: float) -> torch.Tensor:
-    """-log sigmoid(beta * margin) of each pair (Eq. 12), shape (B,), in nats."""
-    return -logsigmoid(beta * margin_B)
+def dpo(p: PairLogps, cfg: Learner) -> torch.Tensor:
+    """Rafailov et al., arXiv 2305.18290, Eq. 7."""
+    return -logsigmoid(cfg.beta * p.margin_B)
+
+
+def ipo(p: PairLogps, cfg: Learner) -> torch.Tensor:
+    """Azar et al., arXiv 2310.12036, Eq. 17, with beta for their tau: the margin is drawn to 1 / (2 beta)."""
+    return (p.margin_B - 1 / (2 * cfg.beta)) ** 2
+
+
+def simpo(p: PairLogps, cfg: Learner) -> torch.Tensor:
+    """Meng et al., arXiv 2405.14734, Eq. 6: mean log-probabilities, a target margin, no reference."""
+    mean = p.per_token()
+    return -logsigmoid(cfg.beta * (mean.chosen_B - mean.rejected_B) - cfg.simpo_gamma)
+
+
+def ropo(p: PairLogps, cfg: Learner) -> torch.Tensor:
+    """Liang et al., arXiv 2404.04102: DPO and the bounded sigmoid(-u), with u DPO's argument.
+
+    Their gradient in u is sigmoid(-u) * (1 + a * sigmoid(u)) * 4a / (1 + a)^2, which is 1 at its largest and falls for
+    pairs that the policy contradicts most: those are taken for noise.
+    """
+    a, u_B = cfg.ropo_alpha, cfg.beta * p.margin_B
+    return 4 * a / (1 + a) ** 2 * (a * torch.sigmoid(-u_B) - logsigmoid(u_B))
+
+
+def sft(p: PairLogps, cfg: Learner) -> torch.Tensor:
+    """Negative log-likelihood of the chosen response, nats per token."""
+    return -p.chosen_B / p.chosen_length_B
+
+
+LOSSES: dict[str, Callable[[PairLogps, Learner], torch.Tensor]] = {
+    "aco": aco,
+    "dpo": dpo,
+    "ipo": ipo,
+    "simpo": simpo,
+    "ropo": ropo,
+    "sft": sft,
+}
+
+
+def pair_loss(p: PairLogps, cfg: Learner) -> torch.Tensor:
+    """The recipe's loss of each pair, shape (B,)."""
+    loss_B = LOSSES[cfg.loss](p.per_token() if cfg.length_normalize else p, cfg)
+    return loss_B + cfg.sft_weight * sft(p, cfg) if cfg.sft_weight else loss_B

@@ -1,21 +1,25 @@
-"""The learner's model: frozen weights in the chosen precision, and the adapter on top."""
+"""The learner's model: frozen weights in the chosen precision, the adapter on top, and what it says of responses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
+from genius_lite.errors import UserError
 from genius_lite.hardware import Device, Precision, compute_in_bf16
-from genius_lite.learner.packing import Pack
+from genius_lite.learner.head import Head, Table, token_logps
+from genius_lite.learner.packing import Inputs, Response, rows, trees
 from genius_lite.recipe import Learner
 
-_HEAD_ROWS = 256  # rows of fp32 logits at once: 156 MB at 152K tokens of vocabulary
+
+# Their fused kernels multiply by out_proj themselves, past any adapter; peft refuses it too.
+_MAMBA_KIND = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
 
 
 def load_policy(
@@ -37,7 +41,7 @@ def load_policy(
         r=cfg.rank,
         lora_alpha=cfg.lora_alpha,
         lora_dropout=0.0,
-        target_modules=target_modules(base),
+        target_modules=target_modules(base, cfg.targets),
         task_type="CAUSAL_LM",
     )
     with _seeded(seed):
@@ -45,66 +49,146 @@ def load_policy(
 
 
 def load_base(master: Path, device: Device, precision: Precision) -> Any:
-    """The master as a transformers model in `precision`, frozen."""
+    """The master as a transformers model in `precision`, frozen.
+
+    NF4 is for the matrices between embeddings and head. Those two become a `Table` in 8 bits, unless the family has
+    layers of its own kind there: then they keep 16 bits.
+    """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    compute = (
-        torch.bfloat16 if precision == "bf16" or (precision == "nf4" and compute_in_bf16(device)) else torch.float32
-    )
+    in_bf16 = precision == "bf16" or (precision == "nf4" and compute_in_bf16(device))
+    compute = torch.bfloat16 if in_bf16 else torch.float32
     options: dict[str, Any] = {"dtype": compute}
     if precision == "nf4":
+        # 16 bits while loading; what stays unquantized and is small is raised to the computing type below.
+        options["dtype"] = torch.bfloat16 if in_bf16 else torch.float16
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
         )
-    base = AutoModelForCausalLM.from_pretrained(master, attn_implementation="sdpa", device_map={"": device}, **options)
+    base = AutoModelForCausalLM.from_pretrained(master, device_map={"": device}, **options)
+    if precision == "nf4":
+        _shrink_tables(base, compute)
+        for parameter in base.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(compute)
     base.requires_grad_(False)
     base.config.use_cache = False
     return base
 
 
-def target_modules(base: nn.Module) -> list[str]:
-    """Full names of the linear layers between the embeddings and the head; those two are never adapted."""
-    head = base.get_output_embeddings()  # pyright: ignore[reportCallIssue]
-    return [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and m is not head]
+def weight_bytes(policy: Any) -> int:
+    """Memory of all weights, the adapter's not counted; shared ones once."""
+    tensors = [*policy.named_parameters(), *policy.named_buffers()]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for n, t in tensors if "lora_" not in n}
+    states = [m.weight.quant_state for m in policy.modules() if hasattr(getattr(m, "weight", None), "quant_state")]
+    return sum(storages.values()) + sum(state.absmax.nbytes + state.code.nbytes for state in states)
 
 
-def response_logps(policy: Any, pack: Pack, device: Device) -> torch.Tensor:
-    """Summed log-probability of each response in the pack, nats, shape (2 * pairs,), differentiable.
+def activation_bytes(policy: Any, tokens: int) -> int:
+    """About what a backward pass over so many tokens needs from the forward pass, in bytes.
 
-    The head runs only where a response token is predicted, in chunks whose logits are computed again on the
-    way back instead of being kept.
+    Of each layer of a Llama-like model autograd keeps the inputs of norms and attention (8 widths, repeated keys and
+    values among them) and 4 inner widths of the gated MLP; the frozen matrices themselves keep nothing.
     """
     base = policy.get_base_model()
-    mask_TT = torch.from_numpy(pack.attention_TT()).to(device)
-    hidden_TD = base.get_decoder()(
-        input_ids=torch.tensor([pack.tokens_T], device=device),
-        attention_mask=_additive(mask_TT, base.dtype),
-        position_ids=torch.tensor([pack.depth_T], device=device),
+    config = base.config.get_text_config()
+    inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
+    size = torch.finfo(_compute_dtype(base)).bits // 8
+    return tokens * config.num_hidden_layers * (8 * config.hidden_size + 4 * inner) * size
+
+
+def compute_activations_twice(policy: Any) -> None:
+    """Keep only each layer's input for the backward pass."""
+    policy.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+
+
+def _shrink_tables(base: Any, compute: torch.dtype) -> None:
+    """Replace plain embeddings and a plain head by 8-bit tables; one table where they are tied."""
+    embeddings, head = base.get_input_embeddings(), base.get_output_embeddings()
+    tied = embeddings.weight is head.weight
+    if type(embeddings) is not nn.Embedding or type(head) is not nn.Linear or head.bias is not None:
+        return
+    table = Table(embeddings.weight.data, compute)
+    base.set_input_embeddings(table)
+    base.set_output_embeddings(table if tied else Table(head.weight.data, compute))
+
+
+def target_modules(base: nn.Module, wanted: list[str] | Literal["auto"] = "auto") -> list[str]:
+    """Full names of the linear layers to adapt, of those between the embeddings and the head.
+
+    Raises:
+        UserError: a wanted name fits none of them.
+    """
+    head = base.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+    linear = [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    if base.config.model_type in _MAMBA_KIND:  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+        linear = [n for n in linear if not n.endswith(".out_proj")]
+    if wanted == "auto":
+        return linear
+    for name in wanted:
+        if not any(n.endswith(f".{name}") for n in linear):
+            known = ", ".join(sorted({n.rpartition(".")[2] for n in linear}))
+            raise UserError(f"learner.targets: `{name}` is no layer that can be adapted; known are {known}")
+    return [n for n in linear if n.endswith(tuple(f".{name}" for name in wanted))]
+
+
+def logps_of(policy: Any, inputs: Inputs) -> torch.Tensor:
+    """Log-probability of each counted token, nats, (S,), differentiable. The head runs nowhere else."""
+    base = policy.get_base_model()
+    device = base.device
+    mask = torch.from_numpy(inputs.mask).to(device)
+    hidden_BTD = base.get_decoder()(
+        input_ids=torch.from_numpy(inputs.tokens_BT).to(device),
+        # Of four axes it is taken as it is, of two as the marks of padding.
+        attention_mask=_additive(mask, _compute_dtype(base)) if mask.ndim == 3 else mask.long(),
+        position_ids=torch.from_numpy(inputs.depth_BT).to(device),
         use_cache=False,
-    ).last_hidden_state[0]
-    targets_S = torch.from_numpy(pack.targets).to(device)
-    parents_S = torch.tensor(pack.parent_T, device=device)[targets_S]
-    tokens_S = torch.tensor(pack.tokens_T, device=device)[targets_S]
-    head = base.get_output_embeddings()
-    logps_S = torch.cat(
-        [
-            checkpoint(_token_logps, head, hidden_TD[rows], tokens, use_reentrant=False)
-            for rows, tokens in zip(parents_S.split(_HEAD_ROWS), tokens_S.split(_HEAD_ROWS), strict=True)
-        ]
-    )
-    logps_T = torch.zeros(len(pack.tokens_T), device=device).index_put((targets_S,), logps_S)
-    return torch.stack([logps_T[torch.tensor(places, device=device)].sum() for places in pack.responses])
+    ).last_hidden_state
+    parents_S = torch.from_numpy(inputs.parents_S).to(device)
+    tokens_S = torch.from_numpy(inputs.tokens_BT.reshape(-1)[inputs.targets_S]).to(device)
+    return token_logps(Head.of(base), hidden_BTD.flatten(0, 1)[parents_S], tokens_S)
 
 
-def _token_logps(head: nn.Module, hidden_SD: torch.Tensor, tokens_S: torch.Tensor) -> torch.Tensor:
-    logits_SV = head(hidden_SD).float()
-    return logits_SV.gather(1, tokens_S[:, None])[:, 0] - logits_SV.logsumexp(dim=1)
+def response_logps(policy: Any, inputs: Inputs) -> torch.Tensor:
+    """Summed log-probability of each response, nats, (responses,), differentiable."""
+    logps_S = logps_of(policy, inputs)
+    members = np.concatenate(inputs.responses)
+    owners = np.repeat(np.arange(len(inputs.responses)), [len(indices) for indices in inputs.responses])
+    summed = torch.zeros(len(inputs.responses), device=logps_S.device)
+    device = logps_S.device
+    return summed.index_add(0, torch.from_numpy(owners).to(device), logps_S[torch.from_numpy(members).to(device)])
 
 
-def _additive(mask_TT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """0 where attention is allowed and the dtype's minimum elsewhere, shape (1, 1, T, T)."""
-    bias_TT = torch.zeros(mask_TT.shape, dtype=dtype, device=mask_TT.device)
-    return bias_TT.masked_fill(~mask_TT, torch.finfo(dtype).min)[None, None]
+def takes_trees(policy: Any, longest: int) -> bool:
+    """Whether the model gives a branch of a tree what it gives the same tokens alone; tried on a small tree.
+
+    Args:
+        longest: tokens of the longest response and its prompt; beyond a sliding window the tree's mask would be wrong.
+    """
+    config = policy.get_base_model().config.get_text_config()
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if window and longest >= window:
+        return False
+    stem = list(range(5, 13))
+    probe: list[Response] = [(stem, [13, 14, 15]), (stem, [16, 17, 18]), (stem, [13, 19, 20])]
+    with torch.no_grad():
+        try:
+            ours = response_logps(policy, trees([probe]))
+        except (ValueError, TypeError, RuntimeError, IndexError):
+            return False  # models refuse a mask of four axes in ways of their own
+        alone = response_logps(policy, rows(probe))
+    return bool(torch.allclose(ours, alone, rtol=0.02, atol=0.1))
+
+
+def _compute_dtype(base: Any) -> torch.dtype:
+    embeddings = base.get_input_embeddings()
+    return embeddings.dtype if isinstance(embeddings, Table) else embeddings.weight.dtype
+
+
+def _additive(mask_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """0 where attention is allowed and the dtype's minimum elsewhere, shape (B, 1, T, T)."""
+    bias_BTT = torch.zeros(mask_BTT.shape, dtype=dtype, device=mask_BTT.device)
+    return bias_BTT.masked_fill(~mask_BTT, torch.finfo(dtype).min)[:, None]
 
 
 @contextmanager

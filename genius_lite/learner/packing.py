@@ -3,50 +3,80 @@
 All pairs of a query have its prompt in common, and often several steps. Their responses are merged into one
 tree of tokens; each token attends to its ancestors and has its depth as position, so a single forward pass
 gives every branch the logits that it would get alone. Trees of several queries stand side by side in a pack.
+
+A model that cannot take such a mask (a recurrent one, say) gets a padded row for each response instead.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from genius_lite.records import PreferencePair
 
+Response = tuple[list[int], list[int]]
+"""Prompt tokens and response tokens."""
 
-@dataclass
-class Pack:
-    """A forest of tokens, parents before children.
 
-    `parent_T` is -1 at roots. `responses` lists for each of the 2 * len(pairs) responses (chosen and rejected
-    in turn) the places of its tokens, the prompt's left out.
+@dataclass(frozen=True)
+class Inputs:
+    """What one forward pass needs, and which of its tokens count.
+
+    B rows of T tokens; a *place* is an index into the rows laid end to end. `mask` is (B, T, T) where rows are trees
+    and says which token (row) sees which (column); it is (B, T), False where padded, where they are plain.
+    `targets_S` are the places of the S tokens that some response counts, `parents_S` the places that predict them,
+    and `responses` has for each response the indices, into those S, of its tokens.
     """
 
-    pairs: list[PreferencePair] = field(default_factory=list)
-    tokens_T: list[int] = field(default_factory=list)
-    parent_T: list[int] = field(default_factory=list)
-    depth_T: list[int] = field(default_factory=list)
-    responses: list[list[int]] = field(default_factory=list)
+    tokens_BT: np.ndarray
+    depth_BT: np.ndarray
+    mask: np.ndarray
+    targets_S: np.ndarray
+    parents_S: np.ndarray
+    responses: list[np.ndarray]
 
-    def add_tree(self, pairs: list[PreferencePair]) -> None:
-        """Add the pairs of one query as a tree of their own."""
+
+@dataclass(frozen=True)
+class Pack:
+    """Pairs that share a forward pass; their responses stand in it chosen and rejected in turn."""
+
+    pairs: list[PreferencePair]
+    inputs: Inputs
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the pass computes."""
+        return self.inputs.tokens_BT.size
+
+
+class _Tree:
+    """A forest of tokens, parents before children; `parent_T` is -1 at roots."""
+
+    def __init__(self):
+        self.tokens_T: list[int] = []
+        self.parent_T: list[int] = []
+        self.depth_T: list[int] = []
+        self.responses: list[list[int]] = []
+
+    def grow(self, responses: Iterable[Response]) -> None:
+        """Add a tree of its own: nothing is shared with what is there already."""
         children: dict[tuple[int, int], int] = {}
-        for pair in pairs:
-            for response in (pair.chosen_tokens, pair.rejected_tokens):
-                places, at = [], -1
-                for token in pair.prompt_tokens + response:
-                    if (at, token) not in children:
-                        children[at, token] = len(self.tokens_T)
-                        self.tokens_T.append(token)
-                        self.depth_T.append(self.depth_T[at] + 1 if at >= 0 else 0)
-                        self.parent_T.append(at)
-                    at = children[at, token]
-                    places.append(at)
-                self.responses.append(places[len(pair.prompt_tokens) :])
-        self.pairs += pairs
+        for prompt, response in responses:
+            places, at = [], -1
+            for token in prompt + response:
+                if (at, token) not in children:
+                    children[at, token] = len(self.tokens_T)
+                    self.tokens_T.append(token)
+                    self.depth_T.append(self.depth_T[at] + 1 if at >= 0 else 0)
+                    self.parent_T.append(at)
+                at = children[at, token]
+                places.append(at)
+            self.responses.append(places[len(prompt) :])
 
     def attention_TT(self) -> np.ndarray:
-        """Which token (row) sees which (column): itself and its ancestors; bool (T, T)."""
+        """Each token sees itself and its ancestors."""
         seen_TT = np.zeros((len(self.tokens_T), len(self.tokens_T)), dtype=bool)
         for t, parent in enumerate(self.parent_T):
             if parent >= 0:
@@ -54,16 +84,39 @@ class Pack:
             seen_TT[t, t] = True
         return seen_TT
 
-    @property
-    def targets(self) -> np.ndarray:
-        """Places whose token some response counts, ascending; each is predicted at its parent."""
-        return np.unique([place for places in self.responses for place in places])
 
-    @property
-    def unshared_tokens(self) -> int:
-        """Tokens that the same pairs would take one response at a time."""
-        prompts = 2 * sum(len(p.prompt_tokens) for p in self.pairs)
-        return prompts + sum(len(places) for places in self.responses)
+def trees(groups: Iterable[Iterable[Response]]) -> Inputs:
+    """One row that holds a tree for each group of responses."""
+    forest = _Tree()
+    for group in groups:
+        forest.grow(group)
+    targets_S = np.unique([place for places in forest.responses for place in places])
+    return Inputs(
+        tokens_BT=np.array([forest.tokens_T]),
+        depth_BT=np.array([forest.depth_T]),
+        mask=forest.attention_TT()[None],
+        targets_S=targets_S,
+        parents_S=np.array(forest.parent_T)[targets_S],
+        responses=[np.searchsorted(targets_S, places) for places in forest.responses],
+    )
+
+
+def rows(responses: list[Response]) -> Inputs:
+    """A row for each response, padded on the right."""
+    width = max(len(prompt) + len(response) for prompt, response in responses)
+    tokens_BT = np.zeros((len(responses), width), dtype=np.int64)
+    mask_BT = np.zeros((len(responses), width), dtype=bool)
+    targets, indices, count = [], [], 0
+    for b, (prompt, response) in enumerate(responses):
+        end = len(prompt) + len(response)
+        tokens_BT[b, :end] = prompt + response
+        mask_BT[b, :end] = True
+        targets.append(b * width + np.arange(len(prompt), end))
+        indices.append(np.arange(count, count + len(response)))
+        count += len(response)
+    targets_S = np.concatenate(targets)
+    depth_BT = np.tile(np.arange(width), (len(responses), 1))
+    return Inputs(tokens_BT, depth_BT, mask_BT, targets_S, targets_S - 1, indices)
 
 
 def by_query(pairs: list[PreferencePair]) -> list[list[PreferencePair]]:
@@ -74,26 +127,49 @@ def by_query(pairs: list[PreferencePair]) -> list[list[PreferencePair]]:
     return list(groups.values())
 
 
-def packs(groups: list[list[PreferencePair]], max_tokens: int) -> list[Pack]:
-    """Groups in order, as many trees in a pack as have at most `max_tokens` tokens together.
+def packs(groups: list[list[PreferencePair]], max_tokens: int, merged: int, shared: bool = True) -> list[Pack]:
+    """Groups in order, as many in a pack as have at most `merged` tokens together.
 
-    A group whose own tree is larger is split between pairs; a single pair is never split.
+    A group is larger alone if it must be, up to `max_tokens`; then it is split between pairs. A single pair never is.
+
+    Args:
+        shared: trees, else padded rows.
     """
-    result = [Pack()]
+    parts = [part for group in groups for part in _split(group, max_tokens, shared)]
+    batches: list[list[list[PreferencePair]]] = []
+    for part in parts:
+        if not batches or _size([*batches[-1], part], shared) > merged:
+            batches.append([])
+        batches[-1].append(part)
+    return [_pack(batch, shared) for batch in batches]
+
+
+def unshared_tokens(pairs: list[PreferencePair]) -> int:
+    """Tokens that the pairs would take one response at a time."""
+    return sum(len(prompt) + len(response) for prompt, response in _responses(pairs))
+
+
+def _pack(groups: list[list[PreferencePair]], shared: bool) -> Pack:
+    pairs = [pair for group in groups for pair in group]
+    return Pack(pairs, trees(map(_responses, groups)) if shared else rows(_responses(pairs)))
+
+
+def _responses(pairs: list[PreferencePair]) -> list[Response]:
+    return [(p.prompt_tokens, tokens) for p in pairs for tokens in (p.chosen_tokens, p.rejected_tokens)]
+
+
+def _size(groups: list[list[PreferencePair]], shared: bool) -> int:
+    if not shared:
+        lengths = [len(prompt) + len(response) for group in groups for prompt, response in _responses(group)]
+        return len(lengths) * max(lengths)
+    forest = _Tree()
     for group in groups:
-        for pairs in _split(group, max_tokens):
-            tree = Pack()
-            tree.add_tree(pairs)
-            if result[-1].pairs and len(result[-1].tokens_T) + len(tree.tokens_T) > max_tokens:
-                result.append(Pack())
-            result[-1].add_tree(pairs)
-    return [pack for pack in result if pack.pairs]
+        forest.grow(_responses(group))
+    return len(forest.tokens_T)
 
 
-def _split(group: list[PreferencePair], max_tokens: int) -> list[list[PreferencePair]]:
-    tree = Pack()
-    tree.add_tree(group)
-    if len(tree.tokens_T) <= max_tokens or len(group) == 1:
+def _split(group: list[PreferencePair], max_tokens: int, shared: bool) -> list[list[PreferencePair]]:
+    if len(group) == 1 or _size([group], shared) <= max_tokens:
         return [group]
     half = len(group) // 2
-    return _split(group[:half], max_tokens) + _split(group[half:], max_tokens)
+    return _split(group[:half], max_tokens, shared) + _split(group[half:], max_tokens, shared)

@@ -3,34 +3,72 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
-from genius_lite.hardware import Device, Precision
-from genius_lite.learner.loss import aco_loss, calibration_weight, margin
-from genius_lite.learner.model import load_policy, response_logps
-from genius_lite.learner.packing import Pack, by_query, packs
+from genius_lite.hardware import Device, Precision, learner_free_memory
+from genius_lite.learner.batches import Groups, Packer, schedule, score
+from genius_lite.learner.loss import PairLogps, calibration_weight, pair_loss
+from genius_lite.learner.model import (
+    activation_bytes,
+    compute_activations_twice,
+    load_policy,
+    response_logps,
+    weight_bytes,
+)
+from genius_lite.learner.optimizer import learning_rate, make_optimizer
+from genius_lite.learner.packing import Pack, by_query, unshared_tokens
+from genius_lite.learner.parity import Sample, check, disagreement
+from genius_lite.learner.state import load_state, save_state
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair, seed_of
+from genius_lite.rundir import RunDir
+
+_ACTIVATION_SHARE = 0.4  # of the free memory that activations may take
+_MARGIN_PAIRS = 128  # that the final margin is measured on
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteError(RuntimeError):
     """A loss or gradient is NaN or infinite; nothing of the round's adapter is kept."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a round learns from.
+
+    Args:
+        start: the adapter of the round before, or None.
+        samples: rollouts on which learner and sampler are compared first; may be empty.
+        key: names the generators, (seed, round).
+        work: where the state is kept while training goes on.
+    """
+
+    master: Path
+    start: Path | None
+    pairs: list[PreferencePair]
+    samples: list[Sample]
+    cfg: Learner
+    device: Device
+    precision: Precision
+    key: tuple[int | str, ...]
+    work: RunDir
 
 
 @dataclass(frozen=True)
 class TrainReport:
     """What a round's training did.
 
-    `loss` is the mean over the last epoch's pairs, each before its update. `margin` (nats) is the mean over the
-    pairs when training has ended, of the policy against the base model, and `accuracy` the share of pairs where
-    it is positive. `shared_tokens` is the share of tokens that packing did not compute twice.
+    `loss` is the mean over the last epoch's pairs, each before its update. `margin` (nats) is the mean when training
+    has ended, of the policy against the base model, over the first 128 pairs at most, and `accuracy` the share of them
+    where it is positive. `shared_tokens` is the share of tokens that packing did not compute twice, `parity` the mean
+    difference of learner and sampler in nats a token, `curve` a row for each update.
     """
 
     pairs: int
@@ -39,132 +77,187 @@ class TrainReport:
     margin: float
     accuracy: float
     shared_tokens: float
+    parity: float | None
+    weight_bytes: int
     precision: str
     device: str
+    curve: list[dict[str, float]]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def train_adapter(
-    master: Path,
-    start: Path | None,
-    pairs: list[PreferencePair],
-    cfg: Learner,
-    device: Device,
-    precision: Precision,
-    key: tuple[int | str, ...],
+    job: Training,
     out: Path,
     advance: Callable[[int], None] = lambda n: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> TrainReport:
-    """Train on `pairs` and save the adapter to `out`.
+    """Train on the job's pairs and save the adapter to `out`; goes on from what `job.work` holds.
 
     Args:
-        start: the adapter of the round before, or None.
-        key: names the generators, (seed, round).
         advance: called with the pairs of each forward pass: the reference's, each epoch's, the final margin's.
+        say: told in one line what a user should know.
 
     Raises:
-        NonFiniteLossError: training diverged.
+        NonFiniteError: training diverged.
+        UserError: learner and sampler disagree, or not even one pair fits into memory.
     """
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=device == "cpu")
-    policy = load_policy(master, start, cfg, device, precision, seed_of(*key, "adapter"))
-    groups = by_query(pairs)
-    with policy.disable_adapter():
-        reference = _score(policy, groups, cfg, device, advance)
-    batches = _schedule(groups, cfg, np.random.default_rng(seed_of(*key, "order")))
+    cfg = job.cfg
+    accelerator = Accelerator(cpu=job.device == "cpu")
+    policy = load_policy(job.master, job.start, cfg, job.device, job.precision, seed_of(*job.key, "adapter"))
+    groups = by_query(job.pairs)
+    packer = Packer(policy, job.pairs, cfg, job.device, say)
+    if _memory_is_short(policy, packer.largest(groups).tokens, job):
+        compute_activations_twice(policy)
+        say("activations are computed twice instead of kept (learner.gradient_checkpointing)")
+    parity = disagreement(policy, job.samples) if job.samples else None
+    if parity is not None:
+        check(parity, cfg.parity_limit, job.precision)
+    reference = _reference(policy, groups, packer, job, advance)
+    batches = schedule(groups, cfg, np.random.default_rng(seed_of(*job.key, "order")))
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, weight_decay=0.0)
-    warmup = max(1, math.ceil(cfg.warmup * len(batches)))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: min(1.0, (update + 1) / warmup))
-    policy, optimizer = accelerator.prepare(policy, optimizer)
+    policy, optimizer = accelerator.prepare(policy, make_optimizer(parameters, cfg, job.device))
     policy.train()
-    losses: list[float] = []
-    for number, batch in enumerate(batches):
-        losses += _update(accelerator, policy, batch, reference, cfg, device, number, advance)
-        accelerator.clip_grad_norm_(parameters, cfg.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
+    trainer = _Trainer(accelerator, policy, optimizer, parameters, reference, packer, job, advance)
+    curve = trainer.run(batches)
     policy = accelerator.unwrap_model(policy)
     policy.save_pretrained(out)
-    learned = _score(policy, groups, cfg, device, advance)
-    margins_P = torch.stack([margin(*learned[pair], *reference[pair]) for pair in reference])
-    unshared = sum(pack.unshared_tokens for batch in batches for pack in batch)
-    computed = sum(len(pack.tokens_T) for batch in batches for pack in batch)
+    some = by_query(job.pairs[:_MARGIN_PAIRS])
+    learned = score(policy, some, packer, advance)
+    margins = torch.tensor([_gap(learned[pair]) - _gap(reference[pair]) for pair in learned])
+    epoch = curve[-(len(batches) // cfg.epochs) :]
+    every = packer.packs(groups)
     return TrainReport(
-        pairs=len(pairs),
+        pairs=len(job.pairs),
         updates=len(batches),
-        loss=fmean(losses[-len(pairs) :]),
-        margin=margins_P.mean().item(),
-        accuracy=(margins_P > 0).float().mean().item(),
-        shared_tokens=1 - computed / unshared,
-        precision=precision,
-        device=device,
+        loss=sum(row["loss"] * row["pairs"] for row in epoch) / sum(row["pairs"] for row in epoch),
+        margin=margins.mean().item(),
+        accuracy=(margins > 0).float().mean().item(),
+        shared_tokens=1 - sum(pack.tokens for pack in every) / unshared_tokens(job.pairs),
+        parity=parity,
+        weight_bytes=weight_bytes(policy),
+        precision=job.precision,
+        device=job.device,
+        curve=curve,
     )
 
 
-def _score(
-    policy: Any, groups: list[list[PreferencePair]], cfg: Learner, device: Device, advance: Callable[[int], None]
-) -> dict[tuple[str, int], torch.Tensor]:
-    """(query id, step) -> summed log-probabilities (chosen, rejected), nats, shape (2,)."""
-    scores = {}
-    with torch.no_grad():
-        for pack in packs(groups, cfg.max_pack_tokens):
-            logps_P2 = response_logps(policy, pack, device).view(-1, 2)
-            scores |= {(p.query_id, p.step): logps_2 for p, logps_2 in zip(pack.pairs, logps_P2, strict=True)}
-            advance(len(pack.pairs))
-    return scores
+def _reference(
+    policy: Any, groups: Groups, packer: Packer, job: Training, advance: Callable[[int], None]
+) -> dict[tuple[str, int], list[float]]:
+    """The base model's score of every pair, computed once and kept."""
+
+    def compute() -> list[Any]:
+        with policy.disable_adapter():
+            found = score(policy, groups, packer, advance)
+        return [[query, step, *logps] for (query, step), logps in found.items()]
+
+    rows = job.work.build_json("reference.json", compute)
+    return {(query, step): [chosen, rejected] for query, step, chosen, rejected in rows}
 
 
-def _schedule(groups: list[list[PreferencePair]], cfg: Learner, rng: np.random.Generator) -> list[list[Pack]]:
-    """For every update of every epoch its packs: shuffled queries until `batch_pairs` pairs are together."""
-    updates = []
-    for _ in range(cfg.epochs):
-        batch: list[list[PreferencePair]] = []
-        for i in rng.permutation(len(groups)):
-            batch.append(groups[i])
-            if sum(map(len, batch)) >= cfg.batch_pairs:
-                updates.append(packs(batch, cfg.max_pack_tokens))
-                batch = []
-        if batch:
-            updates.append(packs(batch, cfg.max_pack_tokens))
-    return updates
+def _memory_is_short(policy: Any, tokens: int, job: Training) -> bool:
+    if job.cfg.gradient_checkpointing != "auto":
+        return job.cfg.gradient_checkpointing
+    return activation_bytes(policy, tokens) > _ACTIVATION_SHARE * learner_free_memory(job.device)
 
 
-def _update(
-    accelerator: Any,
-    policy: Any,
-    batch: list[Pack],
-    reference: dict[tuple[str, int], torch.Tensor],
-    cfg: Learner,
-    device: Device,
-    number: int,
-    advance: Callable[[int], None],
-) -> list[float]:
-    """Accumulate the gradient of the batch's mean loss; the loss of each pair."""
-    total = sum(len(pack.pairs) for pack in batch)
-    losses = []
-    for pack in batch:
-        logps_P2 = response_logps(policy, pack, device).view(-1, 2)
-        ref_P2 = torch.stack([reference[p.query_id, p.step] for p in pack.pairs])
-        weight_P = calibration_weight(
-            torch.tensor([p.chosen_advantage for p in pack.pairs], device=device),
-            torch.tensor([p.rejected_advantage for p in pack.pairs], device=device),
+def _gap(logps: list[float]) -> float:
+    return logps[0] - logps[1]
+
+
+@dataclass
+class _Trainer:
+    accelerator: Any
+    policy: Any
+    optimizer: Any
+    parameters: list[torch.nn.Parameter]
+    reference: dict[tuple[str, int], list[float]]
+    packer: Packer
+    job: Training
+    advance: Callable[[int], None]
+
+    def run(self, batches: list[Groups]) -> list[dict[str, float]]:
+        """All updates, or those that a saved state leaves; a row for each."""
+        curve: list[dict[str, float]] = []
+        if found := load_state(self.job.work, self.policy, self.optimizer):
+            curve, self.packer.limit = found["curve"], found["limit"]
+            self.advance(int(sum(row["pairs"] for row in curve)))
+        saved = time.monotonic()
+        for update in range(len(curve), len(batches)):
+            rate = learning_rate(update, len(batches), self.job.cfg)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            curve.append({**self._update(update, batches[update]), "lr": rate})
+            if time.monotonic() - saved >= self.job.cfg.save_every and update + 1 < len(batches):
+                progress = {"curve": curve, "limit": self.packer.limit}
+                save_state(self.job.work, update + 1, self.policy, self.optimizer, progress)
+                saved = time.monotonic()
+        return curve
+
+    def _update(self, number: int, batch: Groups) -> dict[str, float]:
+        total = sum(map(len, batch))
+        while True:
+            self.optimizer.zero_grad()
+            try:
+                parts = [self._accumulate(number, pack, total) for pack in self.packer.packs(batch)]
+                break
+            except RuntimeError as e:
+                self.packer.shrink(batch, e)
+        loss_B, margin_B = (torch.cat(column) for column in zip(*parts, strict=True))
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.job.cfg.max_grad_norm))
+        if not math.isfinite(norm):
+            self._refuse(number, "the gradient", [pair for group in batch for pair in group])
+        self.optimizer.step()
+        self.advance(total)
+        return {"pairs": total, "loss": loss_B.mean().item(), "margin": margin_B.mean().item(), "grad_norm": norm}
+
+    def _accumulate(self, number: int, pack: Pack, total: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add the pack's part of the batch's mean loss to the gradient; loss and margin of each pair."""
+        logps_B2 = response_logps(self.policy, pack.inputs).view(-1, 2)
+        logps = pair_logps(pack, logps_B2, [self.reference[p.query_id, p.step] for p in pack.pairs], self.job.cfg)
+        loss_B = pair_loss(logps, self.job.cfg)
+        if not torch.isfinite(loss_B).all():
+            self._refuse(
+                number, "the loss", [p for p, ok in zip(pack.pairs, torch.isfinite(loss_B), strict=True) if not ok]
+            )
+        self.accelerator.backward(loss_B.sum() / total)
+        return loss_B.detach(), logps.margin_B.detach()
+
+    def _refuse(self, number: int, what: str, pairs: list[PreferencePair]) -> None:
+        path = self.job.work / "bad-batch.jsonl"
+        path.write_bytes(b"".join(msgspec.json.encode(pair) + b"\n" for pair in pairs))
+        named = f"query {pairs[0].query_id}, step {pairs[0].step}"
+        raise NonFiniteError(f"update {number}: {what} of {named} is not finite (saved in {path}); lower learner.lr")
+
+
+def pair_logps(pack: Pack, logps_B2: torch.Tensor, reference_B2: list[list[float]], cfg: Learner) -> PairLogps:
+    """The tensors that a loss takes, of a pack's pairs.
+
+    Args:
+        logps_B2: of the policy, chosen and rejected.
+        reference_B2: of the base model.
+    """
+    device = logps_B2.device
+
+    def column(values: list) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+    reference = column(reference_B2)
+    return PairLogps(
+        chosen_B=logps_B2[:, 0],
+        rejected_B=logps_B2[:, 1],
+        chosen_ref_B=reference[:, 0],
+        rejected_ref_B=reference[:, 1],
+        chosen_length_B=column([len(p.chosen_tokens) for p in pack.pairs]),
+        rejected_length_B=column([len(p.rejected_tokens) for p in pack.pairs]),
+        weight_B=calibration_weight(
+            column([p.chosen_advantage for p in pack.pairs]),
+            column([p.rejected_advantage for p in pack.pairs]),
             cfg.alpha,
             cfg.calibration,
-        )
-        chosen_P, rejected_P = logps_P2.unbind(1)
-        ref_chosen_P, ref_rejected_P = ref_P2.unbind(1)
-        loss_P = aco_loss(margin(chosen_P, rejected_P, ref_chosen_P, ref_rejected_P, weight_P), cfg.beta)
-        if not torch.isfinite(loss_P).all():
-            bad = pack.pairs[int((~torch.isfinite(loss_P)).nonzero()[0])]
-            raise NonFiniteLossError(
-                f"update {number}: the loss of query {bad.query_id}, step {bad.step} is not finite; lower learner.lr"
-            )
-        accelerator.backward(loss_P.sum() / total)
-        losses += loss_P.tolist()
-        advance(len(pack.pairs))
-    return losses
+        ),
+    )

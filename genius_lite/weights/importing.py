@@ -65,7 +65,7 @@ def import_master(source: GGUF, folder: Path, advance: Callable[[int], None]) ->
         del model.config.quantization_config
     model.save_pretrained(folder)
     weights = model.state_dict()
-    names = mapping.learner_names(source, [n for n in weights if n.endswith(".weight")])
+    names = mapping.learner_names(source, [n for n in weights if n.endswith(".weight") and weights[n].ndim == 2])
     found = mapping.match(source, names, lambda name: weights[name].numpy().view(np.uint16), advance)
     found.save(folder / MAP_FILE)
     (folder / SOURCE_FILE).write_text(json.dumps({"path": str(source.path), "sha256": sha256(source.path)}))

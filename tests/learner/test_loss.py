@@ -1,16 +1,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from genius_lite.learner.loss import aco_loss, calibration_weight, margin
+from genius_lite.learner.loss import LOSSES, PairLogps, aco, calibration_weight, dpo, ipo, pair_loss, ropo, sft, simpo
+from genius_lite.recipe import Learner
 
-# One pair: log pi(w) = -10, ref -12, log pi(l) = -20, ref -19: log-ratios +2 and -1.
-COLUMNS = [torch.tensor([v], dtype=torch.float64) for v in (-10.0, -20.0, -12.0, -19.0)]
 F64 = torch.float64
+# One pair: log pi(w) = -10, ref -12, log pi(l) = -20, ref -19: gains +2 and -1; 5 and 8 tokens.
+VALUES = {"chosen_B": -10.0, "rejected_B": -20.0, "chosen_ref_B": -12.0, "rejected_ref_B": -19.0}
+LENGTHS = {"chosen_length_B": 5.0, "rejected_length_B": 8.0}
+
+
+def pair(weight: float = 1.0, **changed) -> PairLogps:
+    values = VALUES | LENGTHS | {"weight_B": weight}
+    return PairLogps(**{k: torch.tensor([v], dtype=F64) for k, v in values.items()} | changed)
 
 
 def weight(chosen: float, rejected: float, alpha: float, calibration="cap") -> float:
@@ -27,57 +35,83 @@ def test_calibration_by_hand():
     assert weight(0.6, 0.1, 1.0, "floor") == pytest.approx(math.exp(0.5))
 
 
-@pytest.mark.parametrize(
-    ("calibration", "chosen", "rejected", "w"),
-    [("cap", 0.1, 0.6, math.exp(-0.5)), ("cap", 0.6, 0.1, 1.0), ("floor", 0.6, 0.1, math.exp(0.5))],
-)
-def test_loss_by_hand(calibration, chosen, rejected, w):
+@pytest.mark.parametrize("w", [math.exp(-0.5), 1.0, math.exp(0.5)])
+def test_aco_by_hand(w):
     z = 0.1 * (2.0 - w * -1.0)
-    got = aco_loss(margin(*COLUMNS, weight(chosen, rejected, 1.0, calibration)), beta=0.1).item()
-    assert got == pytest.approx(math.log(1 + math.exp(-z)), rel=1e-12)
+    assert aco(pair(w), Learner(beta=0.1)).item() == pytest.approx(math.log(1 + math.exp(-z)), rel=1e-12)
+
+
+def test_the_others_by_hand():
+    cfg = Learner(beta=0.3, simpo_gamma=0.5, ropo_alpha=14)
+    sigmoid = 1 / (1 + math.exp(-0.3 * 3))
+    assert dpo(pair(), cfg).item() == pytest.approx(-math.log(sigmoid))
+    assert ipo(pair(), cfg).item() == pytest.approx((3 - 1 / 0.6) ** 2)
+    assert simpo(pair(), cfg).item() == pytest.approx(math.log(1 + math.exp(-(0.3 * (-2 + 2.5) - 0.5))))
+    assert ropo(pair(), cfg).item() == pytest.approx(56 / 225 * (14 * (1 - sigmoid) - math.log(sigmoid)))
+    assert sft(pair(), cfg).item() == pytest.approx(2.0)
+
+
+def test_ropos_gradient_is_one_at_its_largest():
+    margins = torch.linspace(-20, 20, 2001, dtype=F64).requires_grad_()
+    ropo(replace(pair(), chosen_B=margins - 10), Learner(beta=1.0)).sum().backward()
+    assert margins.grad is not None
+    assert margins.grad.abs().max().item() == pytest.approx(1, abs=1e-3)
+    assert margins.grad.abs()[0] < 0.3  # a pair that the policy contradicts strongly is taken for noise
+
+
+@pytest.mark.parametrize("kind", sorted(set(LOSSES) - {"sft"}))
+def test_length_normalization_and_sft_term(kind):
+    cfg = Learner(loss=kind, beta=0.3)
+    per_token = pair_loss(pair(), cfg.model_copy(update={"length_normalize": True}))
+    by_hand = {"chosen_B": -2.0, "rejected_B": -2.5, "chosen_ref_B": -2.4, "rejected_ref_B": -19 / 8}
+    ones = {"chosen_length_B": 1.0, "rejected_length_B": 1.0}
+    expected = pair(**{k: torch.tensor([v], dtype=F64) for k, v in (by_hand | ones).items()})
+    torch.testing.assert_close(per_token, LOSSES[kind](expected, cfg))
+    with_sft = pair_loss(pair(), cfg.model_copy(update={"sft_weight": 0.5}))
+    assert with_sft.item() == pytest.approx(pair_loss(pair(), cfg).item() + 0.5 * 2.0)
 
 
 def test_infinite_alpha_is_dpo():
     rng = torch.Generator().manual_seed(0)
-    logps = [torch.randn(64, generator=rng, dtype=F64) * 20 for _ in range(4)]
+    columns = {f.name: torch.randn(64, generator=rng, dtype=F64) * 20 for f in fields(PairLogps)}
     advantages = [torch.randn(64, generator=rng, dtype=F64) for _ in range(2)]
-    chosen, rejected, ref_chosen, ref_rejected = logps
-    dpo = -logsigmoid(0.1 * ((chosen - rejected) - (ref_chosen - ref_rejected)))
     for calibration in ("cap", "floor"):
-        exact = aco_loss(margin(*logps, calibration_weight(*advantages, math.inf, calibration)), 0.1)
-        nearly = aco_loss(margin(*logps, calibration_weight(*advantages, 1e9, calibration)), 0.1)
-        assert (exact - dpo).abs().max() < 1e-12
-        assert (nearly - dpo).abs().max() < 1e-6
+        exact, nearly = (
+            PairLogps(**columns | {"weight_B": calibration_weight(*advantages, alpha, calibration)})
+            for alpha in (math.inf, 1e9)
+        )
+        cfg = Learner(beta=0.1)
+        by_hand = -logsigmoid(0.1 * exact.margin_B)
+        assert (aco(exact, cfg) - by_hand).abs().max() < 1e-12
+        assert (aco(nearly, cfg) - by_hand).abs().max() < 1e-6
+        assert torch.equal(dpo(exact, cfg), by_hand)
 
 
 def test_gradients_are_those_of_eq_15():
-    beta, w = 0.3, weight(0.1, 0.6, 1.0)
-    z = beta * margin(*COLUMNS, w).item()
-    expected = {0: -beta / (1 + math.exp(z)), 1: beta * w / (1 + math.exp(z))}
-    for place, slope in expected.items():
-
-        def loss(shift, place=place):
-            moved = [c + shift if i == place else c for i, c in enumerate(COLUMNS)]
-            return aco_loss(margin(*moved, w), beta).item()
-
-        assert (loss(1e-5) - loss(-1e-5)) / 2e-5 == pytest.approx(slope, rel=1e-7)
-        column = COLUMNS[place].clone().requires_grad_()
-        moved = [column if i == place else c for i, c in enumerate(COLUMNS)]
-        aco_loss(margin(*moved, w), beta).sum().backward()
+    cfg, w = Learner(beta=0.3), weight(0.1, 0.6, 1.0)
+    z = 0.3 * (2.0 + w)
+    expected = {"chosen_B": -0.3 / (1 + math.exp(z)), "rejected_B": 0.3 * w / (1 + math.exp(z))}
+    for name, slope in expected.items():
+        column = torch.tensor([VALUES[name]], dtype=F64, requires_grad=True)
+        aco(pair(w, **{name: column}), cfg).sum().backward()
         assert column.grad is not None
         assert column.grad.item() == pytest.approx(slope, rel=1e-9)
+        shifted = [aco(pair(w, **{name: column.detach() + shift}), cfg).item() for shift in (1e-5, -1e-5)]
+        assert (shifted[0] - shifted[1]) / 2e-5 == pytest.approx(slope, rel=1e-7)
 
 
 def test_a_gaining_negative_is_punished_less():
     slopes = []
     for rejected in (0.0, 0.5, 1.0):
-        column = COLUMNS[1].clone().requires_grad_()
-        aco_loss(margin(COLUMNS[0], column, *COLUMNS[2:], weight(0.0, rejected, 1.0)), 0.1).sum().backward()
+        column = torch.tensor([-20.0], dtype=F64, requires_grad=True)
+        aco(pair(weight(0.0, rejected, 1.0), rejected_B=column), Learner(beta=0.1)).sum().backward()
         assert column.grad is not None
         slopes.append(column.grad.item())
     assert slopes[0] > slopes[1] > slopes[2] > 0
 
 
-def test_extreme_margins_stay_finite():
-    far = torch.tensor([-1e4, 1e4], dtype=torch.float32)
-    assert torch.isfinite(aco_loss(far, 0.1)).all()
+@pytest.mark.parametrize("kind", sorted(LOSSES))
+def test_extreme_margins_stay_finite(kind):
+    for far in (-1e4, 1e4):
+        p = PairLogps(**{f.name: torch.tensor([1.0]) for f in fields(PairLogps)} | {"chosen_B": torch.tensor([far])})
+        assert torch.isfinite(pair_loss(p, Learner(loss=kind))).all()

@@ -1,30 +1,38 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genius_lite.learner.model import response_logps
-from genius_lite.learner.packing import Pack, by_query, packs
+from genius_lite.learner.loss import pair_loss
+from genius_lite.learner.model import response_logps, takes_trees
+from genius_lite.learner.packing import Pack, by_query, packs, rows, trees, unshared_tokens
+from genius_lite.learner.train import pair_logps
+from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 
 short = st.lists(st.integers(0, 3), min_size=1, max_size=6)
+drawn_pairs = st.lists(st.tuples(st.sampled_from("ab"), short, short), min_size=1, max_size=5)
 
 
 def pair(query: str, step: int, prompt: list[int], chosen: list[int], rejected: list[int]) -> PreferencePair:
-    return PreferencePair(query, step, prompt, chosen, rejected, 0.0, 0.0)
+    return PreferencePair(query, step, prompt, chosen, rejected, 0.1 * step, 0.2)
+
+
+def made_of(drawn) -> list[PreferencePair]:
+    prompts = {"a": [5, 6, 7], "b": [5]}
+    return [pair(q, i, prompts[q], chosen, rejected) for i, (q, chosen, rejected) in enumerate(drawn)]
 
 
 def test_a_tree_by_hand():
-    pack = Pack()
-    pack.add_tree([pair("q", 0, [7, 8], [1, 2], [1, 3])])
-    assert pack.tokens_T == [7, 8, 1, 2, 3]
-    assert pack.parent_T == [-1, 0, 1, 2, 2]
-    assert pack.depth_T == [0, 1, 2, 3, 3]
-    assert pack.responses == [[2, 3], [2, 4]]
-    assert pack.targets.tolist() == [2, 3, 4]
-    assert pack.unshared_tokens == 8
-    assert pack.attention_TT().astype(int).tolist() == [
+    inputs = trees([[([7, 8], [1, 2]), ([7, 8], [1, 3])]])
+    assert inputs.tokens_BT.tolist() == [[7, 8, 1, 2, 3]]
+    assert inputs.depth_BT.tolist() == [[0, 1, 2, 3, 3]]
+    assert inputs.targets_S.tolist() == [2, 3, 4]
+    assert inputs.parents_S.tolist() == [1, 2, 2]
+    assert [indices.tolist() for indices in inputs.responses] == [[0, 1], [0, 2]]
+    assert inputs.mask[0].astype(int).tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 1, 1, 0, 0],
@@ -33,16 +41,27 @@ def test_a_tree_by_hand():
     ]
 
 
-@given(st.lists(st.tuples(st.sampled_from("ab"), short, short), min_size=1, max_size=5), st.integers(1, 40))
-def test_packs_hold_every_pair_once_and_read_back(drawn, max_tokens):
-    prompts = {"a": [9, 9], "b": [9]}
-    pairs = [pair(q, i, prompts[q], chosen, rejected) for i, (q, chosen, rejected) in enumerate(drawn)]
-    made = packs(by_query(pairs), max_tokens)
+def test_rows_by_hand():
+    inputs = rows([([7, 8], [1, 2]), ([7], [3])])
+    assert inputs.tokens_BT.tolist() == [[7, 8, 1, 2], [7, 3, 0, 0]]
+    assert inputs.mask.astype(int).tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert inputs.targets_S.tolist() == [2, 3, 5]
+    assert inputs.parents_S.tolist() == [1, 2, 4]
+    assert [indices.tolist() for indices in inputs.responses] == [[0, 1], [2]]
+
+
+@given(drawn_pairs, st.integers(1, 40), st.integers(1, 40), st.booleans())
+def test_packs_hold_every_pair_once_and_read_back(drawn, max_tokens, merged, shared):
+    pairs = made_of(drawn)
+    made = packs(by_query(pairs), max_tokens, min(merged, max_tokens), shared)
     assert [p for pack in made for p in pack.pairs] == [p for group in by_query(pairs) for p in group]
     for pack in made:
-        assert len(pack.tokens_T) <= max_tokens or len(pack.pairs) == 1
+        assert pack.tokens <= max_tokens or len(pack.pairs) == 1
         wanted = [tokens for p in pack.pairs for tokens in (p.chosen_tokens, p.rejected_tokens)]
-        assert [[pack.tokens_T[t] for t in places] for places in pack.responses] == wanted
+        flat = pack.inputs.tokens_BT.reshape(-1)[pack.inputs.targets_S]
+        assert [flat[indices].tolist() for indices in pack.inputs.responses] == wanted
+        if shared:
+            assert pack.tokens <= unshared_tokens(pack.pairs)
 
 
 class _Policy:
@@ -57,25 +76,68 @@ class _Policy:
 
 def _alone(model, prompt: list[int], response: list[int]) -> torch.Tensor:
     logits = model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
-    rows = range(len(prompt) - 1, len(prompt) + len(response) - 1)
-    return logits[list(rows), response].sum()
+    places = range(len(prompt) - 1, len(prompt) + len(response) - 1)
+    return logits[list(places), response].sum()
+
+
+def _loss(pack: Pack, logps: torch.Tensor) -> torch.Tensor:
+    reference = [[-3.0, -4.0]] * len(pack.pairs)
+    return pair_loss(pair_logps(pack, logps.view(-1, 2), reference, Learner(beta=0.1)), Learner(beta=0.1)).mean()
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("ab"), short, short), min_size=1, max_size=4))
-def test_packed_equals_one_at_a_time(tiny, drawn):
-    prompts = {"a": [5, 6, 7], "b": [5]}
-    pairs = [pair(q, i, prompts[q], chosen, rejected) for i, (q, chosen, rejected) in enumerate(drawn)]
-    (pack,) = packs(by_query(pairs), 10_000)
-    model = tiny.model
-    packed = response_logps(_Policy(model), pack, "cpu")
-    alone = torch.stack(
-        [_alone(model, p.prompt_tokens, r) for p in pack.pairs for r in (p.chosen_tokens, p.rejected_tokens)]
-    )
-    torch.testing.assert_close(packed, alone, atol=1e-4, rtol=1e-5)
-    weights = torch.linspace(-1, 1, len(packed))
-    inputs = [p for n, p in model.named_parameters() if "proj.weight" in n]
-    ours = torch.autograd.grad((packed * weights).sum(), inputs)
-    theirs = torch.autograd.grad((alone * weights).sum(), inputs)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+@given(drawn_pairs)
+def test_trees_and_rows_equal_one_at_a_time(tiny, drawn):
+    """Losses to 1e-5 and gradients to 1e-4, fp32."""
+    groups, model = by_query(made_of(drawn)), tiny.model
+    weights = [p for n, p in model.named_parameters() if "proj.weight" in n]
+    (tree,), (padded,) = packs(groups, 10_000, 10_000), packs(groups, 10_000, 10_000, shared=False)
+    responses = [(p.prompt_tokens, r) for p in tree.pairs for r in (p.chosen_tokens, p.rejected_tokens)]
+    alone = torch.stack([_alone(model, *response) for response in responses])
+    expected = _loss(tree, alone)
+    gradients = torch.autograd.grad(expected, weights)
+    for pack in (tree, padded):
+        logps = response_logps(_Policy(model), pack.inputs)
+        torch.testing.assert_close(logps, alone, atol=1e-4, rtol=1e-5)
+        loss = _loss(pack, logps)
+        torch.testing.assert_close(loss, expected, atol=1e-5, rtol=0)
+        for ours, theirs in zip(torch.autograd.grad(loss, weights), gradients, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+
+
+def test_who_takes_trees(tiny, tiny_mamba, monkeypatch):
+    assert takes_trees(_Policy(tiny.model), longest=100)
+    assert not takes_trees(_Policy(tiny_mamba.model), longest=100)
+    monkeypatch.setattr(tiny.model.config, "sliding_window", 64, raising=False)
+    monkeypatch.setattr(tiny.model.config, "use_sliding_window", True, raising=False)
+    assert not takes_trees(_Policy(tiny.model), longest=100)
+
+
+def test_a_recurrent_model_learns_from_rows(tiny_mamba):
+    responses = [([5, 6, 7], [1, 2]), ([5], [3, 1, 2])]
+    ours = response_logps(_Policy(tiny_mamba.model), rows(responses))
+    alone = torch.stack([_alone(tiny_mamba.model, *response) for response in responses])
+    torch.testing.assert_close(ours, alone, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "cap"), [(1.0, None), (0.5, 3.0)])
+def test_the_head_in_slices_is_the_whole_head(scale, cap, monkeypatch):
+    from genius_lite.learner import head as module
+    from genius_lite.learner.head import Head, token_logps
+
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(8, 1000)
+    hidden = torch.randn(7, 8, requires_grad=True)
+    tokens = torch.tensor([0, 1, 255, 256, 511, 998, 999])
+    logits = layer(hidden) * scale
+    logits = cap * torch.tanh(logits / cap) if cap else logits
+    expected = logits.log_softmax(-1)[range(7), tokens]
+    monkeypatch.setattr(module, "_SLICE_BYTES", 1)
+    head = Head(layer, 1000, 8, scale, cap)
+    assert len(list(head.slices(7))) == 4
+    got = token_logps(head, hidden, tokens)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    weights = torch.linspace(-1, 1, 7)
+    (theirs,) = torch.autograd.grad((expected * weights).sum(), hidden)
+    (ours,) = torch.autograd.grad((got * weights).sum(), hidden)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)

@@ -1,24 +1,49 @@
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from genius_lite.learner.model import load_base, target_modules
-from genius_lite.learner.train import NonFiniteLossError, train_adapter
+from genius_lite.errors import UserError
+from genius_lite.learner import train as train_module
+from genius_lite.learner.batches import schedule
+from genius_lite.learner.head import Table
+from genius_lite.learner.model import load_base, target_modules, weight_bytes
+from genius_lite.learner.optimizer import learning_rate
+from genius_lite.learner.packing import unshared_tokens
+from genius_lite.learner.parity import Sample
+from genius_lite.learner.train import NonFiniteError, Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
+from genius_lite.rundir import RunDir
 
+ROOT = Path(__file__).parents[2]
 PAIRS = [
     PreferencePair(f"q{q}", step, [10 + q, 11], [20 + step, 21, 22], [30, 31 + step], 0.0, -0.1)
     for q in range(3)
     for step in range(2)
 ]
+SMALL = {"lr": 1e-2, "batch_pairs": 2, "rank": 4, "lora_alpha": 8, "save_every": 0}
 
 
-def _train(tiny, out, start=None, *, seed=0, precision="fp32", **options):
-    cfg = Learner(**{"lr": 1e-2, "batch_pairs": 2, "rank": 4, "lora_alpha": 8, **options})
-    return train_adapter(tiny.master, start, PAIRS, cfg, "cpu", precision, (seed, 1), out)
+def _train(
+    tiny, out, start=None, *, seed=0, precision="fp32", pairs=PAIRS, samples=(), say=lambda line: None, **options
+):
+    work = out.with_name(f"{out.name}-work")
+    work.mkdir(exist_ok=True)
+    cfg = Learner(**SMALL | options)
+    job = Training(tiny.master, start, pairs, list(samples), cfg, "cpu", precision, (seed, 1), RunDir(work))
+    return train_adapter(job, out, say=say)
+
+
+def _weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4"])
@@ -28,8 +53,15 @@ def test_training_prefers_the_chosen(tiny, tmp_path, precision):
     assert before.margin == pytest.approx(0, abs=0.2)
     assert after.margin > before.margin + 1
     assert after.loss < before.loss
-    assert after.updates == 12
+    assert after.updates == len(after.curve) == 12
     assert 0 < after.shared_tokens < 1
+
+
+@pytest.mark.parametrize("loss", ["aco", "dpo", "ipo", "simpo", "ropo", "sft"])
+def test_every_loss_trains(tiny, tmp_path, loss):
+    report = _train(tiny, tmp_path / "a", loss=loss, epochs=6, length_normalize=loss == "ipo", lr=3e-3)
+    first, last = report.curve[0], report.curve[-1]
+    assert last["margin"] > first["margin"]
 
 
 def test_a_new_adapter_is_the_base_model(tiny, tmp_path):
@@ -44,9 +76,80 @@ def test_training_is_repeatable_and_goes_on_from_its_start(tiny, tmp_path):
     torch.manual_seed(456)
     _train(tiny, tmp_path / "b")
     _train(tiny, tmp_path / "c", tmp_path / "a")
-    a, b, c = (load_file(tmp_path / x / "adapter_model.safetensors") for x in "abc")
+    a, b, c = (_weights(tmp_path / x) for x in "abc")
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not all(torch.equal(a[k], c[k]) for k in a)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "nf4"])
+def test_killed_at_any_update_and_resumed_it_ends_bit_identical(tiny, tmp_path, monkeypatch, precision):
+    options = {"precision": precision, "epochs": 2, "schedule": "cosine"}
+    whole = _train(tiny, tmp_path / "whole", **options)
+    assert whole.updates == 6
+    update, score = train_module._Trainer._update, train_module.score
+    for killed_at in range(6):
+
+        def dies(self, number, batch, killed_at=killed_at):
+            if number == killed_at:
+                raise KeyboardInterrupt
+            return update(self, number, batch)
+
+        out = tmp_path / f"killed-{killed_at}"
+        monkeypatch.setattr(train_module._Trainer, "_update", dies)
+        monkeypatch.setattr(train_module, "score", score)
+        with pytest.raises(KeyboardInterrupt):
+            _train(tiny, out, **options)
+        done = []
+        monkeypatch.setattr(
+            train_module._Trainer, "_update", lambda self, n, b, done=done: done.append(n) or update(self, n, b)
+        )
+        monkeypatch.setattr(train_module, "score", _only_once(score))
+        report = _train(tiny, out, **options)
+        assert done == list(range(killed_at, 6))
+        assert report == whole
+        a, b = _weights(tmp_path / "whole"), _weights(out)
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def _only_once(score):
+    """The reference is kept: after a restart only the final margin is scored."""
+    calls = []
+
+    def counted(*arguments):
+        calls.append(1)
+        assert len(calls) == 1
+        return score(*arguments)
+
+    return counted
+
+
+def test_a_real_kill_between_updates(tiny, tmp_path):
+    """The process dies without warning while states are written, again and again; the end is the same."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from types import SimpleNamespace\n"
+        "from genius_lite.learner import state\n"
+        "from tests.learner.test_train import _train\n"
+        "master, out, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])\n"
+        "real, calls = state.save_file, []\n"
+        "def save(*a):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) > count: os._exit(9)\n"
+        "    real(*a)\n"
+        "state.save_file = save\n"
+        "_train(SimpleNamespace(master=master), out, epochs=2)\n"
+    )
+    _train(tiny, tmp_path / "whole", epochs=2)
+    for _ in range(20):
+        command = [sys.executable, script, tiny.master, tmp_path / "killed", "5"]
+        code = subprocess.run(list(map(str, command)), cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
+        if code == 0:
+            break
+        assert code == 9
+    a, b = _weights(tmp_path / "whole"), _weights(tmp_path / "killed")
+    assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_the_global_generator_is_left_alone(tiny, tmp_path):
@@ -57,20 +160,131 @@ def test_the_global_generator_is_left_alone(tiny, tmp_path):
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_divergence_stops_with_the_query_named(tiny, tmp_path):
-    pairs = [PreferencePair("bad", 0, [1], [2], [3], float("nan"), 0.0)]
-    with pytest.raises(NonFiniteLossError, match="query bad, step 0"):
-        train_adapter(tiny.master, None, pairs, Learner(), "cpu", "fp32", (0, 1), tmp_path / "a")
+def test_divergence_stops_with_the_batch_named_and_saved(tiny, tmp_path):
+    pairs = [*PAIRS, PreferencePair("bad", 0, [1], [2], [3], float("nan"), 0.0)]
+    with pytest.raises(NonFiniteError, match="query bad, step 0") as error:
+        _train(tiny, tmp_path / "a", pairs=pairs, batch_pairs=100)
     assert not (tmp_path / "a").exists()
+    saved = tmp_path / "a-work" / "bad-batch.jsonl"
+    assert str(saved) in str(error.value)
+    # NaN cannot be written as JSON; what is needed to find the record is there.
+    assert b'"bad"' in saved.read_bytes()
+
+
+def test_memory_running_out_halves_the_packs_and_changes_nothing_else(tiny, tmp_path, monkeypatch):
+    expected = _train(tiny, tmp_path / "whole", batch_pairs=6)
+    assert expected.updates == 1
+    real, refused, said = train_module.response_logps, [], []
+
+    def short_of_memory(policy, inputs):
+        if inputs.tokens_BT.size > 12:
+            refused.append(inputs.tokens_BT.size)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return real(policy, inputs)
+
+    monkeypatch.setattr(train_module, "response_logps", short_of_memory)
+    report = _train(tiny, tmp_path / "short", batch_pairs=6, say=said.append)
+    assert refused
+    assert any("memory ran out" in line for line in said)
+    assert report.loss == pytest.approx(expected.loss, abs=1e-5)
+    a, b = _weights(tmp_path / "whole"), _weights(tmp_path / "short")
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], atol=1e-4, rtol=1e-3)
+    monkeypatch.setattr(
+        train_module, "response_logps", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. "))
+    )
+    with pytest.raises(UserError, match="does not fit into memory"):
+        _train(tiny, tmp_path / "none")
+
+
+def test_a_faulty_forward_pass_keeps_its_own_error(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_module, "response_logps", lambda *a: (_ for _ in ()).throw(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        _train(tiny, tmp_path / "a")
+
+
+def test_checkpointing_computes_the_same(tiny, tmp_path):
+    plain = _train(tiny, tmp_path / "a", gradient_checkpointing=False)
+    again = _train(tiny, tmp_path / "b", gradient_checkpointing=True)
+    assert again.loss == pytest.approx(plain.loss, abs=1e-6)
+    a, b = _weights(tmp_path / "a"), _weights(tmp_path / "b")
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], atol=1e-5, rtol=1e-4)
+
+
+def test_parity_is_reported_and_enforced(tiny, tmp_path):
+    prompt, response = [257, 72, 101], [108, 108, 111]
+    with torch.no_grad():
+        logits = tiny.model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
+    true = [logits[i + 2, token].item() for i, token in enumerate(response)]
+    same = _train(tiny, tmp_path / "a", samples=[Sample(prompt, response, true)])
+    assert same.parity == pytest.approx(0, abs=0.01)  # the master is F16
+    off = [value - 0.7 for value in true]
+    with pytest.raises(UserError, match=r"disagree by 0\.(69|70)\d* nats a token"):
+        _train(tiny, tmp_path / "b", samples=[Sample(prompt, response, off)])
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [0.5, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("linear", [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]),
+        ("cosine", [0.5, 1, 1, 0.9619, 0.8536, 0.6913, 0.5, 0.3087, 0.1464, 0.0381]),
+    ],
+)
+def test_learning_rates(schedule, rates):
+    cfg = Learner(lr=1.0, warmup=0.2, schedule=schedule)
+    assert [learning_rate(u, 10, cfg) for u in range(10)] == pytest.approx(rates, abs=1e-4)
+
+
+def test_the_longest_batch_comes_first_and_none_is_lost():
+    import numpy as np
+
+    lengths = [3, 9, 4, 30, 5]
+    groups = [[PreferencePair(f"q{i}", 0, [1], [2] * n, [3], 0.0, 0.0)] for i, n in enumerate(lengths)]
+    batches = schedule(groups, Learner(batch_pairs=1, epochs=2), np.random.default_rng(0))
+    assert unshared_tokens(batches[0][0]) == max(unshared_tokens(group) for group in groups)
+    for epoch in (batches[:5], batches[5:]):
+        assert sorted(batch[0][0].query_id for batch in epoch) == [f"q{i}" for i in range(5)]
 
 
 def test_embeddings_and_head_are_not_adapted(tiny):
-    names = target_modules(load_base(tiny.master, "cpu", "fp32"))
+    base = load_base(tiny.master, "cpu", "fp32")
+    names = target_modules(base)
     assert len(names) == 2 * 7
     assert all(n.endswith("_proj") for n in names)
+    assert len(target_modules(base, ["q_proj", "v_proj"])) == 4
+    with pytest.raises(UserError, match="`lm_head` is no layer that can be adapted; known are down_proj, "):
+        target_modules(base, ["lm_head"])
 
 
-def test_nf4_weights_are_four_bit(tiny):
+def test_nf4_weights_are_four_bit_and_tables_eight(tiny):
     base = load_base(tiny.master, "cpu", "nf4")
     weight = base.model.layers[0].self_attn.q_proj.weight
     assert weight.element_size() * weight.numel() == 64 * 64 // 2
+    table = base.get_input_embeddings()
+    assert isinstance(table, Table)
+    assert (base.get_output_embeddings() is table) == (tiny.architecture == "llama")  # tied there
+    exact = tiny.model.get_input_embeddings().weight
+    assert (table.rows(0, 259) - exact).abs().max() <= exact.abs().max() / 127
+    torch.testing.assert_close(table(torch.tensor([[3, 5]])), table.rows(0, 9)[[3, 5]][None])
+    assert weight_bytes(base) < 0.4 * weight_bytes(load_base(tiny.master, "cpu", "bf16"))
+
+
+def test_a_recurrent_model_says_that_it_takes_rows(tiny_mamba, tmp_path):
+    from genius_lite.weights import gguf_file
+    from genius_lite.weights.importing import import_master
+
+    tiny_mamba.master = tmp_path / "master"
+    import_master(gguf_file.read(tiny_mamba.gguf), tiny_mamba.master, lambda n: None)
+    said: list[str] = []
+    report = _train(tiny_mamba, tmp_path / "a", say=said.append, epochs=4)
+    assert ["this model cannot share prefixes" in line for line in said] == [True]
+    assert report.margin > 0
+    assert report.shared_tokens <= 0
+
+
+def test_the_report_is_json(tiny, tmp_path):
+    report = _train(tiny, tmp_path / "a")
+    assert json.loads(json.dumps(report.as_dict()))["curve"][0]["pairs"] == 2

@@ -11,9 +11,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from genius_lite.learner.model import load_base, response_logps
-from genius_lite.learner.packing import Pack
+from genius_lite.learner.packing import trees
 from genius_lite.prompts import Vocabulary
-from genius_lite.records import PreferencePair
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Extend, Extended, Sampling, Score
 from genius_lite.weights import gguf_file
@@ -157,10 +156,9 @@ def test_smollm2_merged_f16_agrees_with_torch_on_real_responses(smollm2, smollm2
     assert worst < 0.01
     assert change > 0.05, "the adapter must matter for this to show anything"
     # The learner's own packed forward pass gives the same sums.
-    pack = Pack()
-    pack.add_tree([PreferencePair("q", 0, prompt, response, response[:-1], 0.0, 0.0)])
+    inputs = trees([[(prompt, response), (prompt, response[:-1])]])
     with torch.no_grad():
-        assert response_logps(policy, pack, "cpu")[0].item() == pytest.approx(expected.sum(), abs=0.01)
+        assert response_logps(policy, inputs)[0].item() == pytest.approx(expected.sum(), abs=0.01)
 
 
 def test_the_tuned_gguf_answers_in_a_plain_llama(smollm2, smollm2_master, tmp_path):

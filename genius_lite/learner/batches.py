@@ -1,0 +1,108 @@
+"""Which pairs are computed together: the batches of a training, and packs of a size that memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from genius_lite.errors import UserError
+from genius_lite.hardware import Device
+from genius_lite.learner.model import response_logps, takes_trees
+from genius_lite.learner.packing import Pack, packs, unshared_tokens
+from genius_lite.recipe import Learner
+from genius_lite.records import PreferencePair
+
+_MERGED_ON_CPU = 512  # tokens: enough for its matrix products, and more only makes attention across trees
+
+Groups = list[list[PreferencePair]]
+"""Pairs by query."""
+
+
+def schedule(groups: Groups, cfg: Learner, rng: np.random.Generator) -> list[Groups]:
+    """For every update of every epoch its queries' pairs: shuffled until `batch_pairs` pairs are together.
+
+    The batch with the longest responses comes first, so that memory that does not suffice shows at once.
+    """
+    updates: list[Groups] = []
+    for _ in range(cfg.epochs):
+        epoch: list[Groups] = []
+        batch: Groups = []
+        for i in rng.permutation(len(groups)):
+            batch.append(groups[i])
+            if sum(map(len, batch)) >= cfg.batch_pairs:
+                epoch.append(batch)
+                batch = []
+        updates += epoch + ([batch] if batch else [])
+    first = len(updates) // cfg.epochs
+    longest = max(range(first), key=lambda i: max(unshared_tokens(group) for group in updates[i]))
+    return [updates[longest], *updates[:longest], *updates[longest + 1 :]]
+
+
+class Packer:
+    """Packs of a size that memory allows: halved, for good, when it does not."""
+
+    def __init__(
+        self, policy: Any, pairs: list[PreferencePair], cfg: Learner, device: Device, say: Callable[[str], None]
+    ):
+        self.say = say
+        self.limit = cfg.max_pack_tokens
+        self.merged = _MERGED_ON_CPU if device == "cpu" else self.limit
+        longest = max(len(p.prompt_tokens) + max(len(p.chosen_tokens), len(p.rejected_tokens)) for p in pairs)
+        self.shared = takes_trees(policy, longest)
+        if not self.shared:
+            say("this model cannot share prefixes between responses: each takes a padded row of its own")
+
+    def packs(self, groups: Groups) -> list[Pack]:
+        return packs(groups, self.limit, min(self.limit, self.merged), self.shared)
+
+    def largest(self, groups: Groups) -> Pack:
+        """The pack that takes the most memory."""
+        return max(self.packs(groups), key=lambda pack: pack.tokens)
+
+    def shrink(self, groups: Groups, error: RuntimeError) -> None:
+        """Make the packs of these groups smaller, if the error is one of memory and there is something to split.
+
+        Raises:
+            RuntimeError: the error, if it is another.
+            UserError: a single pair does not fit.
+        """
+        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+        if not should_reduce_batch_size(error):
+            raise error
+        largest = self.largest(groups)
+        if len(largest.pairs) == 1:
+            raise UserError(
+                f"a pair of {largest.tokens} tokens does not fit into memory; set learner.gradient_checkpointing: true "
+                "or lower foresight.max_tokens"
+            ) from error
+        self.limit = largest.tokens // 2
+        clear_device_cache(garbage_collection=True)
+        self.say(f"memory ran out: packs of at most {self.limit} tokens from here on")
+
+
+def score(policy: Any, groups: Groups, packer: Packer, advance: Callable[[int], None]) -> dict[tuple[str, int], Any]:
+    """(query id, step) -> summed log-probabilities (chosen, rejected), nats."""
+    scores: dict[tuple[str, int], Any] = {}
+    for group in _waves(groups):
+        while True:
+            try:
+                found = {}
+                with torch.no_grad():
+                    for pack in packer.packs(group):
+                        logps_P2 = response_logps(policy, pack.inputs).view(-1, 2).cpu()
+                        found |= {(p.query_id, p.step): logps_P2[i].tolist() for i, p in enumerate(pack.pairs)}
+                break
+            except RuntimeError as e:
+                packer.shrink(group, e)
+        scores |= found
+        advance(len(found))
+    return scores
+
+
+def _waves(groups: Groups) -> list[Groups]:
+    """Groups a few at a time, so that running out of memory repeats little."""
+    return [groups[i : i + 8] for i in range(0, len(groups), 8)]

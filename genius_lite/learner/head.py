@@ -1,0 +1,131 @@
+"""The output layer: log-probabilities of given tokens, with never more than a slice of the logits in memory.
+
+Logits of a few hundred positions over 152K tokens are hundreds of megabytes, and a loss keeps several copies. Only one
+number of each row is wanted, so the vocabulary is walked in slices, forward to gather the normalizer and backward
+to compute the slices again (the idea of Cut Cross-Entropy, Wijmans et al., arXiv 2411.09009).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+_SLICE_BYTES = 48_000_000  # of fp32 logits, and of the head's rows, that are in memory at once
+
+
+class Table(nn.Module):
+    """A frozen matrix of token vectors (vocabulary, width) in 8 bits: what is looked up, and multiplied as the head.
+
+    Each row is scaled by its largest number. That is a quarter of fp32, and finer than NF4, in which bitsandbytes keeps
+    the other matrices.
+
+    Args:
+        dtype: of the rows that it gives.
+    """
+
+    def __init__(self, weight: torch.Tensor, dtype: torch.dtype):
+        super().__init__()
+        self.shape: tuple[int, int] = (weight.shape[0], weight.shape[1])
+        self.levels_VD: torch.Tensor
+        self.scale_V: torch.Tensor
+        scale_V = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
+        levels_VD = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+        for part in torch.arange(len(weight), device=weight.device).split(16_384):
+            levels_VD[part] = (weight[part].float() / scale_V[part, None]).round().to(torch.int8)
+        self.register_buffer("levels_VD", levels_VD)
+        self.register_buffer("scale_V", scale_V)
+        self.dtype = dtype
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Rows of these tokens, (..., width)."""
+        return (self.levels_VD[tokens] * self.scale_V[tokens][..., None]).to(self.dtype)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Consecutive rows, (stop - start, width)."""
+        return (self.levels_VD[start:stop] * self.scale_V[start:stop, None]).to(self.dtype)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output layer of a model: `cap * tanh(scale * (hidden @ weight.T + bias) / cap)`, weights frozen.
+
+    `scale` and `cap` are what some families put behind the matrix: Granite and Cohere scale, Gemma 2 caps.
+    """
+
+    layer: Any
+    vocabulary: int
+    width: int
+    scale: float = 1.0
+    cap: float | None = None
+
+    @staticmethod
+    def of(base: Any) -> Head:
+        """The head of a transformers causal model."""
+        layer: Any = base.get_output_embeddings()
+        config = base.config.get_text_config()
+        vocabulary, width = layer.shape if isinstance(layer, Table) else layer.weight.shape
+        scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+        return Head(layer, vocabulary, width, scale, getattr(config, "final_logit_softcapping", None))
+
+    def slices(self, positions: int) -> Iterator[tuple[int, int]]:
+        """Ranges of the vocabulary whose logits at so many positions fit the memory allowed."""
+        step = max(256, _SLICE_BYTES // (4 * max(positions, self.width)))
+        return ((start, min(start + step, self.vocabulary)) for start in range(0, self.vocabulary, step))
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Rows of the matrix."""
+        return self.layer.rows(start, stop) if isinstance(self.layer, Table) else self.layer.weight[start:stop]
+
+    def logits(self, hidden_SD: torch.Tensor, rows_CD: torch.Tensor, start: int) -> torch.Tensor:
+        """fp32 logits of a slice, (positions, slice)."""
+        logits_SC = (hidden_SD.to(rows_CD.dtype) @ rows_CD.T).float()
+        bias = getattr(self.layer, "bias", None)
+        if bias is not None:
+            logits_SC += bias[start : start + len(rows_CD)]
+        logits_SC *= self.scale
+        return logits_SC.div_(self.cap).tanh_().mul_(self.cap) if self.cap else logits_SC
+
+
+def token_logps(head: Head, hidden_SD: torch.Tensor, tokens_S: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each token at its position, nats, (S,); differentiable in `hidden_SD`."""
+    return _TokenLogps.apply(hidden_SD, tokens_S, head)  # pyright: ignore[reportReturnType]
+
+
+class _TokenLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_SD: torch.Tensor, tokens_S: torch.Tensor, head: Head) -> torch.Tensor:
+        norm_S = torch.full((len(hidden_SD),), -torch.inf, device=hidden_SD.device)
+        found_S = torch.zeros_like(norm_S)
+        for start, stop in head.slices(len(hidden_SD)):
+            logits_SC = head.logits(hidden_SD, head.rows(start, stop), start)
+            here = (tokens_S >= start) & (tokens_S < stop)
+            found_S[here] = logits_SC[here, tokens_S[here] - start]
+            top_S = logits_SC.amax(dim=1)
+            sum_S = logits_SC.sub_(top_S[:, None]).exp_().sum(dim=1)
+            norm_S = torch.logaddexp(norm_S, top_S + sum_S.log())
+        ctx.save_for_backward(hidden_SD, tokens_S, norm_S)
+        ctx.head = head
+        return found_S - norm_S
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        hidden_SD, tokens_S, norm_S = ctx.saved_tensors
+        head, (gradient_S,) = ctx.head, gradients
+        result_SD = torch.zeros(hidden_SD.shape, device=hidden_SD.device)
+        for start, stop in head.slices(len(hidden_SD)):
+            rows_CD = head.rows(start, stop)
+            logits_SC = head.logits(hidden_SD, rows_CD, start)
+            slope_SC = 1 - (logits_SC / head.cap) ** 2 if head.cap else None
+            # d logp(token) / d logits = one at the token - softmax
+            here = ((tokens_S >= start) & (tokens_S < stop)).nonzero()[:, 0]
+            delta_SC = logits_SC.sub_(norm_S[:, None]).exp_().neg_()
+            delta_SC[here, tokens_S[here] - start] += 1
+            delta_SC *= head.scale * gradient_S[:, None]
+            if slope_SC is not None:
+                delta_SC *= slope_SC
+            result_SD += (delta_SC.to(rows_CD.dtype) @ rows_CD).float()
+        return result_SD.to(hidden_SD.dtype), None, None

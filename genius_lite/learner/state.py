@@ -1,0 +1,60 @@
+"""Training state on disk, so that an interrupted training goes on exactly: tensors as safetensors, numbers as JSON.
+
+Nothing draws random numbers while training goes on (there is no dropout), and the order of the data comes from the seed
+alone; so the adapter, the optimizer's state and the number of updates done are all that there is.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from genius_lite.rundir import RunDir, remove, write_text
+
+
+def save_state(work: RunDir, update: int, policy: Any, optimizer: torch.optim.Optimizer, progress: dict) -> None:
+    """Keep the state after `update` updates; the one before is deleted when this one is on disk.
+
+    Args:
+        progress: what else is needed to go on, as JSON.
+    """
+    state = optimizer.state_dict()["state"]
+    tensors = {f"{i}.{k}": v for i, values in state.items() for k, v in values.items() if torch.is_tensor(v)}
+    numbers = {f"{i}.{k}": v for i, values in state.items() for k, v in values.items() if not torch.is_tensor(v)}
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        save_file({n: p.detach().contiguous() for n, p in _trainable(policy).items()}, folder / "adapter.safetensors")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "optimizer.safetensors")
+        write_text(folder / "progress.json", json.dumps({"update": update, "optimizer": numbers, **progress}))
+
+    kept = work.build(f"update-{update:06d}", write)
+    for other in work.path.glob("update-*"):
+        if other != kept:
+            remove(other)
+
+
+def load_state(work: RunDir, policy: Any, optimizer: torch.optim.Optimizer) -> dict | None:
+    """Put the latest state into policy and optimizer; its progress, or None if there is none."""
+    found = sorted(p for p in work.path.glob("update-*") if not p.name.endswith(".partial"))
+    if not found:
+        return None
+    progress = json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))
+    adapter = load_file(found[-1] / "adapter.safetensors")
+    with torch.no_grad():
+        for name, parameter in _trainable(policy).items():
+            parameter.copy_(adapter[name])
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in (load_file(found[-1] / "optimizer.safetensors") | progress["optimizer"]).items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return progress
+
+
+def _trainable(policy: Any) -> dict[str, torch.nn.Parameter]:
+    return {name: p for name, p in policy.named_parameters() if p.requires_grad}

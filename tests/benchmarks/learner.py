@@ -1,0 +1,197 @@
+"""The learner against TRL's DPOTrainer: same real pairs, same master, LoRA and dtype, reference precomputed in both.
+
+    python -m tests.benchmarks.learner --master RUN/master --pairs RUN/round-1/pairs.jsonl
+
+RUN is a run folder; its pairs are in `round-1/pairs.jsonl`. Each measurement is a process of its own, interleaved. It
+gives pairs/s of the updates alone, and the process's peak memory. `trl checkpointing` is TRL with its default, which
+computes activations twice; `trl` keeps them. `ours nf4` shows the precision that a run would choose on a CPU. Then the
+DPO loss of one trained adapter (alpha infinite) on the same pairs is computed by both in fp32. TRL comes with
+`pip install 'genius-lite[benchmark]'`. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genius_lite.hardware import peak_memory
+from genius_lite.learner.batches import Packer, score
+from genius_lite.learner.loss import dpo, pair_loss
+from genius_lite.learner.model import load_policy
+from genius_lite.learner.packing import by_query, packs
+from genius_lite.learner.train import Training, pair_logps, train_adapter
+from genius_lite.recipe import Learner
+from genius_lite.records import PreferencePair
+from genius_lite.rundir import RunDir, read_records
+
+BATCH = 4  # pairs of an update
+
+
+def learner(a: argparse.Namespace, **options: Any) -> Learner:
+    return Learner(batch_pairs=BATCH, lr=1e-4, alpha=math.inf, rank=16, lora_alpha=32, **options)
+
+
+def ours(a: argparse.Namespace, pairs: list[PreferencePair], precision: str) -> dict[str, Any]:
+    """`train_adapter`, the updates timed between the reference's last pair and the last update's."""
+    seen, marks = 0, {}
+
+    def advance(n: int) -> None:
+        nonlocal seen
+        seen += n
+        marks[seen] = time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as folder:
+        (work := Path(folder) / "work").mkdir()
+        cfg = learner(a, gradient_checkpointing=a.checkpointing)
+        job = Training(a.master, None, pairs, [], cfg, a.device, precision, (0, 1), RunDir(work))  # pyright: ignore
+        report = train_adapter(job, Path(folder) / "adapter", advance)
+        if a.keep:
+            (Path(folder) / "adapter").rename(a.keep)
+    seconds = marks[2 * len(pairs)] - marks[len(pairs)]
+    return {
+        "pairs_per_s": len(pairs) / seconds,
+        "peak_mb": peak_memory() / 1e6,
+        "weights_mb": report.weight_bytes / 1e6,
+        "shared_tokens": report.shared_tokens,
+    }
+
+
+def trl(a: argparse.Namespace, pairs: list[PreferencePair], checkpointing: bool) -> dict[str, Any]:
+    """`DPOTrainer.train`, which begins after the reference was precomputed."""
+    trainer = trl_trainer(a, pairs, checkpointing)
+    start = time.perf_counter()
+    trainer.train()
+    return {"pairs_per_s": len(pairs) / (time.perf_counter() - start), "peak_mb": peak_memory() / 1e6}
+
+
+def trl_trainer(a: argparse.Namespace, pairs: list[PreferencePair], checkpointing: bool) -> Any:
+    import tokenizers
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from trl import DPOConfig, DPOTrainer
+
+    class OnTokenIds(DPOTrainer):
+        """The pairs are token ids already, as they are for our learner."""
+
+        def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+            return dataset
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[a.dtype]
+    model: Any = AutoModelForCausalLM.from_pretrained(a.master, dtype=dtype)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
+    processing = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
+    columns = {
+        "prompt_ids": [p.prompt_tokens for p in pairs],
+        "chosen_ids": [p.chosen_tokens for p in pairs],
+        "rejected_ids": [p.rejected_tokens for p in pairs],
+    }
+    cfg = DPOConfig(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=BATCH,
+        num_train_epochs=1,
+        learning_rate=1e-4,
+        beta=0.1,
+        bf16=a.dtype == "bf16",
+        precompute_ref_log_probs=True,
+        gradient_checkpointing=checkpointing,
+        max_length=None,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=a.device == "cpu",
+    )
+    linear = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=linear, task_type="CAUSAL_LM")
+    return OnTokenIds(
+        model, args=cfg, train_dataset=Dataset.from_dict(columns), processing_class=processing, peft_config=lora
+    )
+
+
+def losses(a: argparse.Namespace, pairs: list[PreferencePair]) -> dict[str, Any]:
+    """The mean DPO loss of the adapter in `a.keep` on the first pairs, by TRL and by us, fp32."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    pairs, a.dtype = pairs[:8], "fp32"
+    trainer = trl_trainer(a, pairs, checkpointing=False)
+    set_peft_model_state_dict(trainer.model, load_file(a.keep / "adapter_model.safetensors"))
+    trainer.model.eval()
+    rows = [trainer.train_dataset[i] for i in range(len(pairs))]
+    with torch.no_grad():
+        theirs = float(trainer.compute_loss(trainer.model, trainer.data_collator(rows)))
+    policy = load_policy(a.master, a.keep, learner(a), "cpu", "fp32", 0)
+    (pack,) = packs(by_query(pairs), 10**6, 10**6)
+    with policy.disable_adapter():
+        reference = score(policy, by_query(pairs), Packer(policy, pairs, learner(a), "cpu", print), lambda n: None)
+    learned = score(policy, by_query(pairs), Packer(policy, pairs, learner(a), "cpu", print), lambda n: None)
+    logps_B2 = torch.tensor([learned[p.query_id, p.step] for p in pack.pairs])
+    logps = pair_logps(pack, logps_B2, [reference[p.query_id, p.step] for p in pack.pairs], learner(a))
+    assert torch.allclose(pair_loss(logps, learner(a)), dpo(logps, learner(a)))
+    return {"trl": theirs, "ours": pair_loss(logps, learner(a)).mean().item()}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--master", type=Path, required=True)
+    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--limit", type=int, default=32, help="pairs")
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of both; bf16 where it is native")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--checkpointing", action="store_true", help="ours computes activations twice too")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--without", default="", help="measurements to leave out, comma-separated")
+    parser.add_argument("--keep", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+MEASURES = {
+    "ours": lambda a, pairs: ours(a, pairs, a.dtype),
+    "trl": lambda a, pairs: trl(a, pairs, checkpointing=False),
+    "trl checkpointing": lambda a, pairs: trl(a, pairs, checkpointing=True),
+    "ours nf4": lambda a, pairs: ours(a, pairs, "nf4"),
+    "losses": losses,
+}
+
+
+def main() -> None:
+    a = arguments()
+    if a.only:
+        print(json.dumps(MEASURES[a.only](a, read_records(a.pairs, PreferencePair)[: a.limit])))
+        return
+    results: dict[str, list[dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for repeat in range(a.repeats):
+            for name in (name for name in MEASURES if name not in a.without.split(",")):
+                keep = Path(folder) / f"adapter-{repeat}"
+                command = [sys.executable, "-m", "tests.benchmarks.learner", *sys.argv[1:], "--only", name]
+                command += ["--keep", str(keep)] if name in ("ours", "losses") else []
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                results.setdefault(name, []).append(json.loads(done.stdout.splitlines()[-1]))
+                print(f"{repeat} {name}: {json.dumps(results[name][-1])}", flush=True)
+    median = {n: {k: statistics.median(r[k] for r in rows) for k in rows[0]} for n, rows in results.items()}
+    ratios = {}
+    for peer in ("trl", "trl checkpointing"):
+        for mine in ("ours", "ours nf4"):
+            if peer in median and mine in median:
+                ratios[f"{mine} / {peer}, pairs/s"] = median[mine]["pairs_per_s"] / median[peer]["pairs_per_s"]
+                ratios[f"{mine} / {peer}, memory"] = median[mine]["peak_mb"] / median[peer]["peak_mb"]
+    if "losses" in median:
+        ratios["loss difference"] = abs(median["losses"]["trl"] - median["losses"]["ours"])
+    settings = {"pairs": a.limit, "dtype": a.dtype, "checkpointing": a.checkpointing, "master": a.master.parent.name}
+    print(json.dumps({"settings": settings, "median": median, "ratios": {k: round(v, 5) for k, v in ratios.items()}}))
+
+
+if __name__ == "__main__":
+    main()
