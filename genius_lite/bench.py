@@ -87,6 +87,12 @@ def decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]]
     return asyncio.run(_decode_speed(model, settings, prompts, generated))
 
 
+def file_speed(model: Path, settings: EngineSettings) -> float:
+    """Tokens per second of a model at these settings, measured in short."""
+    short = msgspec.structs.replace(settings, context=256, parked=0)
+    return decode_speed(model, short, [_prompt(n) for n in range(-(-short.slots // _BRANCHES))], _BRIEF).tokens_per_s
+
+
 async def _decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]], generated: int) -> Speed:
     with tempfile.TemporaryDirectory() as folder:
         async with open_sampler(model, settings, Sampling(0.6), Path(folder) / "log") as sampler:

@@ -101,6 +101,9 @@ class Learner(Section):
     warmup: Annotated[float, Field(ge=0, le=1)] = Field(default=0.1, description="Share of the updates")
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     epochs: Positive = 1
+    holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="Share of the queries whose pairs only show what a quantized file keeps"
+    )
     batch_pairs: Positive = Field(default=16, description="Pairs per optimizer update, at least")
     max_pack_tokens: Positive = Field(default=2048, description="Distinct tokens of one forward pass, at most")
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -116,7 +119,20 @@ class Learner(Section):
 class Quantize(Section):
     """The type of the GGUF that the next round samples from, and that is exported."""
 
-    type: QuantType = "Q8_0"
+    type: QuantType | Auto = Field(default="Q8_0", description="auto: the fastest of `among` that keeps enough")
+    keep: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.9, description="Share of the learned margin that must survive; less is warned of"
+    )
+    among: Annotated[list[QuantType], Field(min_length=1)] = Field(
+        default=["Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"], description="What auto chooses from"
+    )
+    imatrix: bool = Field(default=True, description="Quantize by importance, gathered while the reference is scored")
+    ablate_imatrix: bool = Field(default=False, description="Measure every type without the importance matrix too")
+
+    @property
+    def types(self) -> list[QuantType]:
+        """The types that are tried."""
+        return self.among if self.type == "auto" else [self.type]
 
 
 class Sampler(Section):
@@ -183,5 +199,6 @@ class Recipe(Section):
 
         The model and the queries are compared by content instead, when the folder is opened.
         """
-        exclude = {"out": True, "sampler": True, "model": True, "queries": True, "learner": _OF_THE_MACHINE}
-        return self.model_dump(mode="json", exclude=exclude)
+        keys: dict[str, Any] = dict.fromkeys(("out", "sampler", "model", "queries"), True)
+        parts = {"learner": _OF_THE_MACHINE, "quantize": {"ablate_imatrix"}}
+        return self.model_dump(mode="json", exclude=keys | parts)

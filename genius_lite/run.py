@@ -11,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genius_lite.bench import file_speed
 from genius_lite.errors import UserError
 from genius_lite.export.gguf import copy_with_checksum
-from genius_lite.foresight.pairs import preference_pairs
+from genius_lite.foresight.pairs import hold_back, preference_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.hardware import learner_device, learner_precision
 from genius_lite.prompts import Vocabulary
@@ -26,20 +28,21 @@ from genius_lite.queries import select
 from genius_lite.recipe import Recipe
 from genius_lite.records import PreferencePair, Query, Rollout, seed_of
 from genius_lite.report.progress import Advance, Progressor
-from genius_lite.report.summary import round_report
+from genius_lite.report.summary import retained_lines, round_report
 from genius_lite.rundir import OpenRun, RecordLog, RunDir, remove, require_space, write_text
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.tuning import context_for, engine_settings
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.importing import check_supported, import_master, sha256
+from genius_lite.weights.importing import SOURCE_FILE, check_supported, import_master, sha256
 from genius_lite.weights.merge import merged_bytes
-from genius_lite.weights.policy import policy_bytes, policy_gguf
+from genius_lite.weights.policy import BASE_FILE, measured_bytes, measured_policy
 from genius_lite.weights.quantize import quantized_bytes
 from genius_lite.weights.source import locate
 
 _COMPARED = 8  # rollouts that learner and sampler both score
+_PROBED = 16  # pairs, held back and learned from, that show what a quantized file keeps
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Policy:
-    """What samples the next round: a GGUF, and the cumulative adapter that made it (None: the base model)."""
+    """What samples the next round: a GGUF, and the cumulative adapter that made it (None: the base model).
+
+    `type` is its quantization type.
+    """
 
     gguf: Path
     adapter: Path | None
+    type: str
 
 
 def prepare(recipe: Recipe) -> Job:
@@ -84,7 +91,7 @@ def prepare(recipe: Recipe) -> Job:
     size = merged_bytes(source)
     require_space(
         Path(recipe.out),
-        2 * size + (recipe.rounds + 2) * quantized_bytes(source, recipe.quantize.type),
+        4 * size + (recipe.rounds + 2) * sum(quantized_bytes(source, kind) for kind in recipe.quantize.types),
         "the 16-bit master and the rounds' models",
     )
     return Job(recipe, source, queries, duplicates, context)
@@ -100,11 +107,11 @@ def run(recipe: Recipe, progress: Progressor) -> dict[str, Any]:
     with OpenRun(Path(recipe.out), job.identity()) as folder:
         master = folder.build("master", lambda out: _import(job, out, progress))
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
-        policy, reports = Policy(job.source.path, adapter=None), []
+        policy, reports = Policy(job.source.path, adapter=None, type=""), []
         for number in range(1, recipe.rounds + 1):
             policy, report = _round(job, engine, number, policy, master, folder.sub(f"round-{number}"), progress)
             reports.append(report)
-        exported = folder.build("export", lambda out: _export(job, policy.gguf, out)) / _export_name(job)
+        exported = folder.build("export", lambda out: _export(job, policy, out)) / _export_name(job, policy)
         summary = {
             "out": str(folder.path),
             "exported": str(exported),
@@ -127,14 +134,18 @@ def _round(
     """One self-training iteration: the next policy, and what happened on the way to it."""
     rollouts = _sample(job, engine, policy.gguf, number, here, progress)
     pairs = here.build_records("pairs.jsonl", lambda: _pair(job, rollouts, number), PreferencePair)
+    learned, held_back = hold_back(pairs, job.recipe.learner.holdout, (job.recipe.seed, number))
     adapter = here.build(
         "adapter",
-        lambda out: _train(job, master, policy.adapter, rollouts, pairs, number, here.sub("training"), out, progress),
+        lambda out: _train(job, master, policy.adapter, rollouts, learned, number, here.sub("training"), out, progress),
     )
     remove(here / "training")
-    gguf = here.build("policy.gguf", lambda out: _requantize(job, master, adapter, number, out, progress))
+    shown = held_back[:_PROBED] + learned[:_PROBED]
+    gguf = here.build(
+        "policy.gguf", lambda out: _requantize(job, engine, master, adapter, shown, number, out, progress)
+    )
     report = here.build_json("report.json", lambda: round_report(number, rollouts, pairs, here.path))
-    return Policy(gguf, adapter), report
+    return Policy(gguf, adapter, report["quantized"]["type"]), report
 
 
 # -- the stages, in order ----------------------------------------------------------------------------------
@@ -220,27 +231,42 @@ def _train(
     with progress.stage(f"round {number}: train ({precision})", passes, "pairs") as advance:
         report = train_adapter(training, out, advance, progress.say)
     seconds = time.monotonic() - began
+    shutil.copyfile(master / SOURCE_FILE, out / BASE_FILE)
     write_text(out / "train.json", json.dumps({**report.as_dict(), "seconds": seconds}))
 
 
-def _requantize(job: Job, master: Path, adapter: Path, number: int, out: Path, progress: Progressor) -> None:
-    kind = job.recipe.quantize.type
-    with progress.stage(f"round {number}: {kind}", policy_bytes(job.source, kind), "MB", 1e-6) as advance:
-        policy_gguf(job.source, master, adapter, kind, out, advance)
+def _requantize(
+    job: Job,
+    engine: EngineSettings,
+    master: Path,
+    adapter: Path,
+    pairs: list[PreferencePair],
+    number: int,
+    out: Path,
+    progress: Progressor,
+) -> None:
+    cfg, log = job.recipe.quantize, out.with_name("sampler.log")
+    with progress.stage(f"round {number}: {cfg.type}", measured_bytes(job.source, cfg), "MB", 1e-6) as advance:
+        found = measured_policy(
+            job.source, master, adapter, cfg, pairs, engine, lambda file: file_speed(file, engine), out, log, advance
+        )
+    write_text(out.with_name("quantized.json"), json.dumps(found))
+    for line in retained_lines(found, cfg.keep):
+        progress.say(line)
 
 
-def _export(job: Job, policy: Path, out: Path) -> None:
+def _export(job: Job, policy: Policy, out: Path) -> None:
     out.mkdir()
-    copy_with_checksum(policy, out / _export_name(job), _export_name(job))
+    copy_with_checksum(policy.gguf, out / _export_name(job, policy), _export_name(job, policy))
 
 
 # -- details -----------------------------------------------------------------------------------------------
 
 
-def _export_name(job: Job) -> str:
+def _export_name(job: Job, policy: Policy) -> str:
     """The source's name with the run's quantization type in place of its own."""
     stem = re.sub(r"[.-](Q\d\w*|IQ\d\w*|B?F16|F32)$", "", job.source.path.stem, flags=re.IGNORECASE)
-    return f"{stem}.genius-{job.recipe.quantize.type}.gguf"
+    return f"{stem}.genius-{policy.type}.gguf"
 
 
 def _note_time(here: RunDir, stage: str, seconds: float, amount: float) -> None:

@@ -20,6 +20,7 @@ import msgspec
 from genius_lite.errors import UserError
 
 T = TypeVar("T")
+IMPORTANCE_FILE = "importance.safetensors"  # beside an adapter: squared activations by learner weight
 
 
 class RunDir:

@@ -41,3 +41,16 @@ def preference_pairs(
             )
         )
     return pairs
+
+
+def hold_back(
+    pairs: list[PreferencePair], share: float, key: tuple[int | str, ...]
+) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """The pairs to learn from, and those of about `share` of the queries that are kept aside.
+
+    One query at least is kept aside where there are ten, and never all of them.
+    """
+    queries = list(dict.fromkeys(pair.query_id for pair in pairs))
+    count = min(max(round(share * len(queries)), 1 if share and len(queries) >= 10 else 0), len(queries) - 1)
+    aside = set(sorted(queries, key=lambda query: seed_of(*key, "holdout", query))[:count])
+    return [p for p in pairs if p.query_id not in aside], [p for p in pairs if p.query_id in aside]

@@ -32,10 +32,14 @@ class Table(nn.Module):
         self.shape: tuple[int, int] = (weight.shape[0], weight.shape[1])
         self.levels_VD: torch.Tensor
         self.scale_V: torch.Tensor
-        scale_V = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
         levels_VD = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
-        for part in torch.arange(len(weight), device=weight.device).split(16_384):
-            levels_VD[part] = (weight[part].float() / scale_V[part, None]).round().to(torch.int8)
+        scale_V = torch.empty(len(weight), device=weight.device)
+        # In parts: a large vocabulary in fp32 would be half a gigabyte for a moment.
+        for start in range(0, len(weight), 8192):
+            part = weight[start : start + 8192].float()
+            scale = part.abs().amax(dim=1).clamp(min=1e-12) / 127
+            levels_VD[start : start + 8192] = (part / scale[:, None]).round().to(torch.int8)
+            scale_V[start : start + 8192] = scale
         self.register_buffer("levels_VD", levels_VD)
         self.register_buffer("scale_V", scale_V)
         self.dtype = dtype

@@ -17,7 +17,6 @@ from genius_lite.learner.head import Head, Table, token_logps
 from genius_lite.learner.packing import Inputs, Response, rows, trees
 from genius_lite.recipe import Learner
 
-
 # Their fused kernels multiply by out_proj themselves, past any adapter; peft refuses it too.
 _MAMBA_KIND = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
 
@@ -88,13 +87,14 @@ def activation_bytes(policy: Any, tokens: int) -> int:
     """About what a backward pass over so many tokens needs from the forward pass, in bytes.
 
     Of each layer of a Llama-like model autograd keeps the inputs of norms and attention (8 widths, repeated keys and
-    values among them) and 4 inner widths of the gated MLP; the frozen matrices themselves keep nothing.
+    values among them) and 4 inner widths of the gated MLP; the frozen matrices themselves keep nothing. Measured, with
+    gradients on the way and what the allocator does not give back, it was 2.2 times that (SmolLM2, fp32).
     """
     base = policy.get_base_model()
     config = base.config.get_text_config()
     inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
     size = torch.finfo(_compute_dtype(base)).bits // 8
-    return tokens * config.num_hidden_layers * (8 * config.hidden_size + 4 * inner) * size
+    return int(2.2 * tokens * config.num_hidden_layers * (8 * config.hidden_size + 4 * inner) * size)
 
 
 def compute_activations_twice(policy: Any) -> None:

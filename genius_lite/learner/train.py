@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,6 +17,7 @@ import torch
 
 from genius_lite.hardware import Device, Precision, learner_free_memory
 from genius_lite.learner.batches import Groups, Packer, schedule, score
+from genius_lite.learner.importance import Importance
 from genius_lite.learner.loss import PairLogps, calibration_weight, pair_loss
 from genius_lite.learner.model import (
     activation_bytes,
@@ -29,7 +32,7 @@ from genius_lite.learner.parity import Sample, check, disagreement
 from genius_lite.learner.state import load_state, save_state
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair, seed_of
-from genius_lite.rundir import RunDir
+from genius_lite.rundir import IMPORTANCE_FILE, RunDir, write_text
 
 _ACTIVATION_SHARE = 0.4  # of the free memory that activations may take
 _MARGIN_PAIRS = 128  # that the final margin is measured on
@@ -125,6 +128,7 @@ def train_adapter(
     curve = trainer.run(batches)
     policy = accelerator.unwrap_model(policy)
     policy.save_pretrained(out)
+    shutil.copyfile(job.work / "reference" / IMPORTANCE_FILE, out / IMPORTANCE_FILE)
     some = by_query(job.pairs[:_MARGIN_PAIRS])
     learned = score(policy, some, packer, advance)
     margins = torch.tensor([_gap(learned[pair]) - _gap(reference[pair]) for pair in learned])
@@ -148,14 +152,18 @@ def train_adapter(
 def _reference(
     policy: Any, groups: Groups, packer: Packer, job: Training, advance: Callable[[int], None]
 ) -> dict[tuple[str, int], list[float]]:
-    """The base model's score of every pair, computed once and kept."""
+    """The base model's score of every pair, and the importance of its columns, computed once and kept."""
 
-    def compute() -> list[Any]:
-        with policy.disable_adapter():
+    def compute(folder: Path) -> None:
+        importance = Importance(policy)
+        with policy.disable_adapter(), importance.watched():
             found = score(policy, groups, packer, advance)
-        return [[query, step, *logps] for (query, step), logps in found.items()]
+        folder.mkdir()
+        importance.save(folder / IMPORTANCE_FILE)
+        rows = [[query, step, *logps] for (query, step), logps in found.items()]
+        write_text(folder / "logps.json", json.dumps(rows))
 
-    rows = job.work.build_json("reference.json", compute)
+    rows = json.loads((job.work.build("reference", compute) / "logps.json").read_text(encoding="utf-8"))
     return {(query, step): [chosen, rejected] for query, step, chosen, rejected in rows}
 
 

@@ -39,13 +39,32 @@ def round_report(number: int, rollouts: list[Rollout], pairs: list[PreferencePai
         "ended_share": fmean(c.last.finish == "end" for c in candidates),
         "training": json.loads((folder / "adapter" / "train.json").read_text()),
         "gguf_bytes": (folder / "policy.gguf").stat().st_size,
+        "quantized": json.loads((folder / "quantized.json").read_text()),
     }
+
+
+def retained_lines(quantized: dict[str, Any], keep: float) -> list[str]:
+    """What each type keeps of the learned margin, a line each, and a warning if the chosen one keeps too little."""
+    lines = []
+    for row in quantized["tried"]:
+        kept = "learned nothing"
+        if row["kept"] is not None:
+            kept = f"keeps {row['kept']:.0%} +- {row['error']:.0%} of the margin"
+        rate = f", {row['tokens_per_s']:.0f} tokens/s" if row["tokens_per_s"] else ""
+        plain = "" if row["importance"] else ", without importance matrix"
+        lines.append(f"{row['type']}: {kept}, KL {row['kl']:.4f}, perplexity x {row['perplexity']:.3f}{rate}{plain}")
+    if quantized["loses"]:
+        lines.append(
+            f"warning: {quantized['type']} keeps less than {keep:.0%} of what was learned; "
+            "set quantize.type to a larger type, or to auto"
+        )
+    return lines
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
     """The closing table, the exported file and how to talk to it."""
     table = Table(title=f"{summary['queries']} queries, {summary['duplicates_dropped']} repeats dropped")
-    for heading in ("round", "pairs", "tokens", "tok/s", "value", "loss", "margin", "train s", "GGUF MB"):
+    for heading in ("round", "pairs", "tokens", "tok/s", "value", "loss", "margin", "type", "kept", "MB"):
         table.add_column(heading, justify="right")
     for report in summary["rounds"]:
         training, rate = report["training"], report["tokens_per_s"]
@@ -57,13 +76,21 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             f"{report['mean_value']:.3f}",
             f"{training['loss']:.4f}",
             f"{training['margin']:+.3f}",
-            f"{training['seconds']:.0f}",
+            report["quantized"]["type"],
+            _kept(report["quantized"]),
             f"{report['gguf_bytes'] / 1e6:.0f}",
         )
     console.print(table)
-    console.print("value: foresight value, nats per token; margin: learned, nats; both are means.")
+    console.print(
+        "value: foresight value, nats per token; margin: learned, nats; both are means. kept: of it, after quantizing."
+    )
     console.print(f"Tuned model: {summary['exported']}", soft_wrap=True, highlight=False)
     console.print(f"Talk to it:  genius-lite chat {summary['out']}", soft_wrap=True, highlight=False)
+
+
+def _kept(quantized: dict[str, Any]) -> str:
+    row = next(row for row in quantized["tried"] if row["type"] == quantized["type"])
+    return "-" if row["kept"] is None else f"{row['kept']:.0%}"
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,48 +1,161 @@
-"""A policy as a GGUF: the source with an adapter merged onto it, at any quantization type."""
+"""A policy as a GGUF: the source with an adapter merged onto it, at a quantization type that keeps what was learned."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from genius_lite.recipe import QuantType
+import msgspec
+
+from genius_lite.errors import UserError
+from genius_lite.recipe import Quantize, QuantType
+from genius_lite.records import PreferencePair
+from genius_lite.rundir import IMPORTANCE_FILE, remove
+from genius_lite.sampler.messages import EngineSettings
+from genius_lite.weights import imatrix
 from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.importing import MAP_FILE
+from genius_lite.weights.importing import MAP_FILE, SOURCE_FILE
 from genius_lite.weights.mapping import TensorMap
 from genius_lite.weights.merge import Adapter, merge, merged_bytes
 from genius_lite.weights.quantize import quantize, quantized_bytes
+from genius_lite.weights.retained import Retained, compare, probe, scores
+
+BASE_FILE = "base.json"  # beside an adapter: the SHA-256 of the GGUF that it was trained on
+_SCORING_SLOTS = 4
+_UNQUANTIZED = ("F16", "BF16")
+
+Advance = Callable[[int], None]
 
 
 def policy_gguf(
-    source: GGUF,
-    master: Path,
-    adapter: Path | None,
-    kind: QuantType,
-    out: Path,
-    advance: Callable[[int], None] = lambda n: None,
+    source: GGUF, master: Path, adapter: Path | None, kind: QuantType, out: Path, advance: Advance = lambda n: None
 ) -> None:
     """Write source + adapter as a GGUF of type `kind`; the 16-bit file in between is deleted.
 
     Args:
-        adapter: a peft adapter folder; None writes the base model.
+        adapter: a peft adapter folder, whose importance matrix is used if it has one; None writes the base model.
         master: the imported master, for its tensor map.
         advance: called with bytes as they are written, `policy_bytes` in all (about).
+
+    Raises:
+        UserError: the adapter was trained on another model.
     """
     sixteen = out.with_name(f"{out.name}.merged")
-    merge(
-        source,
-        TensorMap.load(master / MAP_FILE),
-        Adapter.load(adapter) if adapter else None,
-        sixteen,
-        advance,
-    )
-    if kind in ("F16", "BF16"):
+    _merge(source, master, adapter, sixteen, advance)
+    if kind in _UNQUANTIZED:
         sixteen.rename(out)
         return
-    quantize(sixteen, kind, source, out, advance)
+    quantize(sixteen, kind, source, out, _matrix(master, adapter), advance)
     sixteen.unlink()
 
 
 def policy_bytes(source: GGUF, kind: QuantType) -> int:
     """About how many bytes `policy_gguf` writes: the merged file, and the quantized one twice."""
-    return merged_bytes(source) + (0 if kind in ("F16", "BF16") else 2 * quantized_bytes(source, kind))
+    return merged_bytes(source) + (0 if kind in _UNQUANTIZED else 2 * quantized_bytes(source, kind))
+
+
+def measured_policy(
+    source: GGUF,
+    master: Path,
+    adapter: Path,
+    cfg: Quantize,
+    pairs: list[PreferencePair],
+    settings: EngineSettings,
+    speed: Callable[[Path], float],
+    out: Path,
+    log: Path,
+    advance: Advance,
+) -> dict[str, Any]:
+    """Write the policy at the recipe's type, or at the fastest that keeps enough, and measure what each type keeps.
+
+    Args:
+        pairs: that are scored, with the policy and with the base model, in 16 bits and at every type.
+        settings: of the sampler that scores them.
+        speed: measures a file's tokens a second.
+        advance: called with bytes as they are written, `measured_bytes` in all (about).
+
+    Returns:
+        The chosen `type`, and a row for each type that was tried.
+    """
+    work = out.with_name(f"{out.name}.work")
+    remove(work)
+    work.mkdir()
+    merged, base = work / "merged.gguf", work / "base.gguf"
+    _merge(source, master, adapter, merged, advance)
+    _merge(source, master, None, base, advance)
+    scoring = msgspec.structs.replace(settings, slots=_SCORING_SLOTS, parked=0)
+    wanted = probe(merged, scoring, pairs, log)
+    exact, exact_base = (scores(file, scoring, wanted, log) for file in (merged, base))
+    tried: list[tuple[Retained, float, Path]] = []
+    for kind in cfg.types:
+        for with_matrix in (True, False) if cfg.ablate_imatrix else (cfg.imatrix,):
+            file = work / f"{kind}-{with_matrix}.gguf"
+            matrix = _matrix(master, adapter) if with_matrix else None
+            with _quantized(base, kind, source, work / "base-quantized.gguf", matrix, advance) as quantized_base:
+                at_base = scores(quantized_base, scoring, wanted, log)
+            _quantize_or_link(merged, kind, source, file, matrix, advance)
+            at_policy = scores(file, scoring, wanted, log)
+            row = compare(kind, at_policy, at_base, exact, exact_base, with_matrix)
+            tried.append((row, speed(file) if cfg.type == "auto" else 0.0, file))
+    chosen = _choose([t for t in tried if t[0].importance == cfg.imatrix], cfg)
+    chosen[2].rename(out)
+    remove(work)
+    rows = [{**row.as_dict(), "tokens_per_s": rate or None} for row, rate, _ in tried]
+    return {"type": chosen[0].type, "loses": _loses(chosen[0], cfg), "tried": rows}
+
+
+def measured_bytes(source: GGUF, cfg: Quantize) -> int:
+    """About how many bytes `measured_policy` writes."""
+    times = 2 if cfg.ablate_imatrix else 1
+    types = sum(2 * quantized_bytes(source, kind) for kind in cfg.types if kind not in _UNQUANTIZED)
+    return 2 * (merged_bytes(source) + times * types)
+
+
+def _choose(tried: list[tuple[Retained, float, Path]], cfg: Quantize) -> tuple[Retained, float, Path]:
+    """The fastest of those that surely keep enough, else the one closest to the F16 merge."""
+    enough = [t for t in tried if t[0].kept is None or t[0].kept - t[0].error >= cfg.keep]
+    return max(enough, key=lambda t: t[1]) if enough else min(tried, key=lambda t: t[0].kl)
+
+
+def _loses(row: Retained, cfg: Quantize) -> bool:
+    """Whether it surely keeps too little; where nothing was learned nothing can be lost."""
+    return row.kept is not None and row.kept + 2 * row.error < cfg.keep
+
+
+def _merge(source: GGUF, master: Path, adapter: Path | None, out: Path, advance: Advance) -> None:
+    loaded = None
+    if adapter:
+        base = adapter / BASE_FILE
+        trained_on = json.loads(base.read_text())["sha256"] if base.exists() else None
+        ours = json.loads((master / SOURCE_FILE).read_text())["sha256"]
+        if trained_on not in (None, ours):
+            raise UserError(f"{adapter} was trained on another model than {source.path}; it cannot be merged onto it")
+        loaded = Adapter.load(adapter)
+    merge(source, TensorMap.load(master / MAP_FILE), loaded, out, advance)
+
+
+def _matrix(master: Path, adapter: Path | None) -> imatrix.Matrix | None:
+    if adapter is None or not (adapter / IMPORTANCE_FILE).exists():
+        return None
+    return imatrix.load(adapter / IMPORTANCE_FILE, TensorMap.load(master / MAP_FILE))
+
+
+def _quantize_or_link(
+    merged: Path, kind: QuantType, source: GGUF, out: Path, matrix: imatrix.Matrix | None, advance: Advance
+) -> None:
+    if kind in _UNQUANTIZED:
+        out.hardlink_to(merged)
+    else:
+        quantize(merged, kind, source, out, matrix, advance)
+
+
+@contextmanager
+def _quantized(
+    merged: Path, kind: QuantType, source: GGUF, out: Path, matrix: imatrix.Matrix | None, advance: Advance
+) -> Iterator[Path]:
+    _quantize_or_link(merged, kind, source, out, matrix, advance)
+    yield out
+    out.unlink()

@@ -12,7 +12,7 @@ import llama_cpp
 
 from genius_lite.hardware import cores
 from genius_lite.recipe import QuantType
-from genius_lite.weights import gguf_file
+from genius_lite.weights import gguf_file, imatrix
 from genius_lite.weights.gguf_file import GGUF
 
 
@@ -21,7 +21,12 @@ class QuantizeError(RuntimeError):
 
 
 def quantize(
-    merged: Path, kind: QuantType, source: GGUF, out: Path, advance: Callable[[int], None] = lambda n: None
+    merged: Path,
+    kind: QuantType,
+    source: GGUF,
+    out: Path,
+    matrix: imatrix.Matrix | None = None,
+    advance: Callable[[int], None] = lambda n: None,
 ) -> None:
     """Write `merged` at type `kind` to `out`, with the metadata of `source` byte for byte.
 
@@ -29,6 +34,7 @@ def quantize(
     source's own key-value section, where only the file type and the quantization version are set.
 
     Args:
+        matrix: how much each column of a tensor matters; tensors that it lacks are quantized without.
         advance: called with bytes as they appear on disk.
 
     Raises:
@@ -38,6 +44,9 @@ def quantize(
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread = cores()
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    array, _kept_alive = imatrix.as_c_array(matrix or {})
+    if matrix:
+        params.imatrix = ctypes.cast(array, type(params.imatrix))
     raw = out.with_name(f"{out.name}.raw")
     with _watch_size(raw, advance):
         code = llama_cpp.llama_model_quantize(str(merged).encode(), str(raw).encode(), ctypes.pointer(params))

@@ -1,0 +1,56 @@
+"""What flows into the layers while the reference is scored: the importance matrix, at the price of a sum of squares.
+
+A quantizer that knows which columns of a matrix meet large activations can spend its precision there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+
+class Importance:
+    """Sums of squared inputs of every linear layer between embeddings and head, by the name of its weight."""
+
+    def __init__(self, policy: Any):
+        self.policy = policy
+        self.sums: dict[str, torch.Tensor] = {}
+        self.tokens = 0
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Gather from every forward pass inside."""
+        base = self.policy.get_base_model()
+        head = base.get_output_embeddings()
+        hooks = [
+            module.register_forward_pre_hook(self._adder(f"{name.removesuffix('.base_layer')}.weight"))
+            for name, module in base.named_modules()
+            if isinstance(module, nn.Linear) and module is not head and "lora_" not in name
+        ]
+        hooks.append(base.get_decoder().register_forward_pre_hook(self._count, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def save(self, path: Path) -> None:
+        """One float32 vector for each weight, and the number of `tokens` that they are summed over."""
+        tensors = {name: sums.cpu() for name, sums in self.sums.items()}
+        save_file({**tensors, "tokens": torch.tensor(self.tokens)}, path)
+
+    def _adder(self, name: str) -> Any:
+        def add(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            squares = inputs[0].float().square().flatten(0, -2).sum(0)
+            self.sums[name] = self.sums[name] + squares if name in self.sums else squares
+
+        return add
+
+    def _count(self, _: nn.Module, __: tuple, kwargs: dict[str, Any]) -> None:
+        self.tokens += kwargs["input_ids"].numel()

@@ -1,0 +1,162 @@
+"""What a quantized file keeps of what was learned, measured by llama.cpp itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from genius_lite.errors import UserError
+from genius_lite.learner.importance import Importance
+from genius_lite.learner.model import load_policy, response_logps
+from genius_lite.learner.packing import rows
+from genius_lite.learner.train import Training, train_adapter
+from genius_lite.recipe import Learner, Quantize
+from genius_lite.records import PreferencePair
+from genius_lite.report.summary import retained_lines
+from genius_lite.rundir import IMPORTANCE_FILE, RunDir
+from genius_lite.sampler.messages import EngineSettings
+from genius_lite.weights import gguf_file, imatrix
+from genius_lite.weights.importing import MAP_FILE
+from genius_lite.weights.mapping import TensorMap
+from genius_lite.weights.policy import BASE_FILE, _choose, _loses, measured_policy, policy_gguf
+from genius_lite.weights.retained import Retained, Scores, compare
+
+SETTINGS = EngineSettings(slots=2, context=256, threads=2)
+PAIRS = [PreferencePair(f"q{q}", 0, [40 + q, 41], [50, 51, 52 + q], [60, 61 + q], 0.0, 0.0) for q in range(4)]
+
+
+@pytest.fixture(scope="module")
+def learned(tiny, tmp_path_factory) -> SimpleNamespace:
+    """The tiny model with an adapter that really learned the pairs."""
+    folder = tmp_path_factory.mktemp("learned")
+    (folder / "work").mkdir()
+    cfg = Learner(lr=5e-3, batch_pairs=2, rank=4, lora_alpha=8, epochs=4)
+    job = Training(tiny.master, None, PAIRS, [], cfg, "cpu", "fp32", (0, 1), RunDir(folder / "work"))
+    report = train_adapter(job, folder / "adapter")
+    return SimpleNamespace(**vars(tiny), adapter=folder / "adapter", margin=report.margin)
+
+
+def measure(learned, out, cfg: Quantize, speed=lambda file: 1.0) -> dict:
+    source = gguf_file.read(learned.gguf)
+    return measured_policy(
+        source, learned.master, learned.adapter, cfg, PAIRS, SETTINGS, speed, out, out.with_name("log"), lambda n: None
+    )
+
+
+def test_a_16_bit_file_keeps_the_learners_margin(learned, tmp_path):
+    found = measure(learned, tmp_path / "p.gguf", Quantize(type="F16"))
+    (row,) = found["tried"]
+    assert row["margin"] == pytest.approx(learned.margin, rel=0.02)
+    assert row["kept"] == pytest.approx(1)
+    assert row["kl"] == pytest.approx(0, abs=1e-4)
+    assert row["perplexity"] == pytest.approx(1, abs=1e-3)
+    assert not list(tmp_path.glob("*.work"))
+
+
+def test_types_are_compared_and_auto_takes_the_fastest_that_keeps_enough(learned, tmp_path):
+    rates = {"Q4_0": 9.0, "Q8_0": 5.0, "F16": 2.0}
+    cfg = Quantize(type="auto", among=["Q4_0", "Q8_0", "F16"], keep=0.5, ablate_imatrix=True)
+    found = measure(learned, tmp_path / "a.gguf", cfg, speed=lambda file: rates[file.name.split("-")[0]])
+    assert [(row["type"], row["importance"]) for row in found["tried"]] == [
+        (kind, with_matrix) for kind in cfg.among for with_matrix in (True, False)
+    ]
+    kept = {row["type"]: row["kept"] for row in found["tried"] if row["importance"]}
+    error = {row["type"]: row["error"] for row in found["tried"] if row["importance"]}
+    enough = [kind for kind in rates if kept[kind] - error[kind] >= 0.5]
+    assert found["type"] == max(enough, key=rates.__getitem__)
+    assert not found["loses"]
+    types = {t.tensor_type for t in gguf.GGUFReader(tmp_path / "a.gguf").tensors}
+    assert getattr(gguf.GGMLQuantizationType, found["type"]) in types
+    kl = {row["type"]: row["kl"] for row in found["tried"] if row["importance"]}
+    assert kl["Q4_0"] > kl["Q8_0"] > kl["F16"]
+
+
+def row(kind: str, kept: float | None, error: float = 0.02, kl: float = 0.1) -> Retained:
+    return Retained(kind, 1.0, kept, error, kl, 1.0, True)
+
+
+def test_the_choice_goes_by_what_is_sure():
+    cfg = Quantize(type="auto", keep=0.9)
+    tried = [(row("Q4_0", 0.4), 9.0, Path()), (row("Q6_K", 0.95), 5.0, Path()), (row("Q8_0", 1.0), 7.0, Path())]
+    assert _choose(tried, cfg)[0].type == "Q8_0"
+    lost_nothing = (row("Q4_0", None), 9.0, Path())
+    assert _choose([lost_nothing, *tried[1:]], cfg)[0].type == "Q4_0"
+    # Noise that says 150 % is no proof; then the file closest to the F16 merge is the safe one.
+    noisy = [(row("Q4_0", 1.5, 0.8, kl=0.2), 9.0, Path()), (row("Q6_K", 0.8, 0.7, kl=0.01), 5.0, Path())]
+    assert _choose(noisy, cfg)[0].type == "Q6_K"
+    assert [_loses(t[0], cfg) for t in [*tried, *noisy, lost_nothing]] == [True, False, False, False, False, False]
+
+
+def test_keeping_too_little_is_warned_of():
+    rows = [{**row("Q4_0", 0.4).as_dict(), "tokens_per_s": None}]
+    lines = retained_lines({"type": "Q4_0", "loses": True, "tried": rows}, 0.9)
+    assert lines[0].startswith("Q4_0: keeps 40% +- 2% of the margin")
+    assert "warning: Q4_0 keeps less than 90%" in lines[1]
+
+
+def test_retained_by_hand():
+    def score(gaps, chosen, sampled):
+        return Scores(np.array(gaps), chosen, np.array(sampled))
+
+    got = compare(
+        "Q4_0",
+        policy=score([5.0, 4.0], -1.1, [-1.0, -2.0]),
+        base=score([4.0, 4.0], 0, [0]),
+        exact=score([6.0, 5.0], -1.0, [-0.9, -1.8]),
+        exact_base=score([4.0, 5.0], 0, [0]),
+        importance=True,
+    )
+    # Learned 2 and 0 nats, kept 1 and 0: the difference is -1 and 0, its standard error 0.5.
+    assert (got.margin, got.kept, got.error) == pytest.approx((0.5, 0.5, 0.5))
+    assert got.kl == pytest.approx(((np.exp(-0.1) - 1 + 0.1) + (np.exp(-0.2) - 1 + 0.2)) / 2)
+    assert got.perplexity == pytest.approx(np.exp(0.1))
+
+
+def test_importance_is_the_mean_square_of_what_flows_in(tiny, tmp_path):
+    policy = load_policy(tiny.master, None, Learner(rank=4), "cpu", "fp32", 0)
+    importance, seen = Importance(policy), []
+    layer = policy.get_base_model().model.layers[1].mlp.down_proj
+    layer.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].detach()))
+    with torch.no_grad(), importance.watched():
+        response_logps(policy, rows([([5, 6], [7, 8]), ([9, 5], [6, 5])]))
+        response_logps(policy, rows([([5], [7])]))
+    importance.save(tmp_path / "i.safetensors")
+    tensor_map = TensorMap.load(tiny.master / MAP_FILE)
+    matrix = imatrix.load(tmp_path / "i.safetensors", tensor_map)
+    expected = torch.cat([x.flatten(0, -2) for x in seen]).square().mean(0).numpy()
+    assert len(torch.cat([x.flatten(0, -2) for x in seen])) == 10
+    np.testing.assert_allclose(matrix["blk.1.ffn_down.weight"], expected, rtol=1e-5)
+    assert len(matrix) == 2 * 7
+    before = len(seen)
+    response_logps(policy, rows([([5], [7])]))
+    assert (len(seen), importance.tokens) == (before + 1, 10)  # not watched any more
+
+
+def test_the_matrix_reaches_the_quantizer_and_its_file_reads_back(learned, tmp_path):
+    matrix = imatrix.load(learned.adapter / IMPORTANCE_FILE, TensorMap.load(learned.master / MAP_FILE))
+    imatrix.write(matrix, 64, "pairs", tmp_path / "i.gguf")
+    read = {t.name: t.data for t in gguf.GGUFReader(tmp_path / "i.gguf").tensors}
+    for name, values in matrix.items():
+        np.testing.assert_allclose(read[f"{name}.in_sum2"][0] / read[f"{name}.counts"][0, 0], values, rtol=1e-6)
+    source = gguf_file.read(learned.gguf)
+    policy_gguf(source, learned.master, learned.adapter, "Q4_0", tmp_path / "with.gguf")
+    (learned.adapter / IMPORTANCE_FILE).rename(tmp_path / "aside")
+    policy_gguf(source, learned.master, learned.adapter, "Q4_0", tmp_path / "without.gguf")
+    (tmp_path / "aside").rename(learned.adapter / IMPORTANCE_FILE)
+    files = [gguf_file.read(tmp_path / f"{name}.gguf") for name in ("with", "without")]
+    assert any(
+        not np.array_equal(files[0].raw(a), files[1].raw(b)) for a, b in zip(*(f.tensors for f in files), strict=True)
+    )
+
+
+def test_an_adapter_of_another_model_is_refused(learned, tmp_path):
+    (learned.adapter / BASE_FILE).write_text(json.dumps({"sha256": "0" * 64}))
+    with pytest.raises(UserError, match="was trained on another model"):
+        policy_gguf(gguf_file.read(learned.gguf), learned.master, learned.adapter, "F16", tmp_path / "x.gguf")
+    (learned.adapter / BASE_FILE).unlink()
