@@ -63,7 +63,7 @@ def test_whoever_falls_below_the_bound_is_unlikely_in_every_draw(f, probability,
     rest = sorted(f, reverse=True)[draws - 1 :]
     for value in (v for v in f if v < bound):
         others = [v for v in rest if v > value]
-        assert foresight_distribution([value, *others], 0.1)[0] < probability
+        assert foresight_distribution([value, *others], 0.1)[0] < probability * (1 + 1e-9)
     # It rises as values arrive, and those below it do not move it: order and timing decide nothing.
     arrived = data.draw(st.lists(st.sampled_from(range(len(f))), unique=True))
     assert drop_bound([f[i] for i in arrived], 0.1, probability, draws) <= bound
