@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -63,7 +64,8 @@ def retained_lines(quantized: dict[str, Any], keep: float) -> list[str]:
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
     """The closing table, the exported file and how to talk to it."""
-    table = Table(title=f"{summary['queries']} queries, {summary['duplicates_dropped']} repeats dropped")
+    title = f"{summary['queries']} queries, {summary['duplicates_dropped']} repeats dropped"
+    table = Table(title=title, box=box.SIMPLE_HEAD)
     for heading in ("round", "pairs", "tokens", "tok/s", "value", "loss", "margin", "type", "kept", "MB"):
         table.add_column(heading, justify="right")
     for report in summary["rounds"]:
@@ -73,9 +75,9 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             str(report["pairs"]),
             str(report["sampled_tokens"]),
             f"{rate:.0f}" if rate else "-",
-            f"{report['mean_value']:.3f}",
+            f"{report['mean_value']:.2f}",
             f"{training['loss']:.4f}",
-            f"{training['margin']:+.3f}",
+            f"{training['margin']:+.2f}",
             report["quantized"]["type"],
             _kept(report["quantized"]),
             f"{report['gguf_bytes'] / 1e6:.0f}",
