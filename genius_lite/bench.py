@@ -17,7 +17,6 @@ from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
 from genius_lite.weights import gguf_file
-from genius_lite.weights.mapping import TensorMap
 from genius_lite.weights.merge import merge
 from genius_lite.weights.quantize import quantize
 
@@ -71,7 +70,7 @@ def sweep_types(model: Path, kinds: list[QuantType], settings: EngineSettings) -
     prompts = [_prompt(number) for number in range(-(-settings.slots // _BRANCHES))]
     with tempfile.TemporaryDirectory() as folder:
         merged, target = Path(folder) / "merged.gguf", Path(folder) / "quantized.gguf"
-        merge(source, TensorMap({}, []), None, merged, lambda n: None)
+        merge(source, None, merged, lambda n: None)
         for kind in kinds:
             if kind in ("F16", "BF16"):
                 yield kind, decode_speed(merged, settings, prompts, _LONG)

@@ -10,8 +10,13 @@ from typing import Any
 from genius_lite.errors import UserError
 
 
-def chat(model: Path, *, system: str | None, temperature: float, max_tokens: int, context: int, seed: int) -> None:
+def chat(
+    model: Path, lora: Path | None, *, system: str | None, temperature: float, max_tokens: int, context: int, seed: int
+) -> None:
     """Read questions from standard input until it ends, and stream the answers; the conversation is kept.
+
+    Args:
+        lora: a LoRA GGUF that is applied to the model.
 
     Raises:
         UserError: the model cannot be loaded.
@@ -20,7 +25,9 @@ def chat(model: Path, *, system: str | None, temperature: float, max_tokens: int
 
     logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)
     try:
-        llama = llama_cpp.Llama(str(model), n_ctx=context, seed=seed, verbose=False)
+        llama = llama_cpp.Llama(
+            str(model), lora_path=str(lora) if lora else None, n_ctx=context, seed=seed, verbose=False
+        )
     except (ValueError, RuntimeError, AssertionError) as e:
         raise UserError(f"{model}: llama.cpp cannot load it: {e}") from None
     messages: list[Any] = [{"role": "system", "content": system}] if system else []

@@ -63,14 +63,27 @@ class Vocabulary:
         """
         if not self.template:
             return self.encode(question, special=False, bos=True)
-        text = self._render(question, system)
         if not any(special in question for special in self._special_texts):
-            return self.encode(text, special=True, bos=not text.startswith(self.bos_text or "\0"))
-        before, found, after = self._render(_PLACEHOLDER, system).partition(_PLACEHOLDER)
+            return self.encode_rendered(self.render(_messages(question, system)))
+        before, found, after = self.render(_messages(_PLACEHOLDER, system)).partition(_PLACEHOLDER)
         if not found:
             raise UserError("the model's chat template changes the question; it cannot hold special-token text")
-        head = self.encode(before, special=True, bos=not before.startswith(self.bos_text or "\0"))
-        return head + self.encode(question, special=False) + self.encode(after, special=True)
+        return self.encode_rendered(before) + self.encode(question, special=False) + self.encode(after, special=True)
+
+    def render(self, messages: list[dict[str, str]], *, generation: bool = True) -> str:
+        """A conversation as the model's chat template writes it; `generation` opens the assistant's answer.
+
+        Raises:
+            UserError: there is no template, it is broken, or it refuses these messages.
+        """
+        if not self.template:
+            raise UserError("the model has no chat template")
+        variables = {"bos_token": self.bos_text, "eos_token": self.eos_text}
+        return render_template(self.template, messages, generation=generation, **variables)
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Token ids of a rendered conversation; the model's BOS is added unless the template wrote it."""
+        return self.encode(text, special=True, bos=not text.startswith(self.bos_text or "\0"))
 
     def encode(self, text: str, *, special: bool, bos: bool = False) -> list[int]:
         """Token ids; `special` reads special-token text as the token, `bos` adds it if the model wants one."""
@@ -100,16 +113,27 @@ class Vocabulary:
     @property
     def bos_text(self) -> str:
         """The text of the beginning-of-sequence token, empty if there is none."""
-        return self._special_text(int(llama_cpp.llama_vocab_bos(self.handle)))
+        return self.special_text(int(llama_cpp.llama_vocab_bos(self.handle)))
+
+    @property
+    def eos_text(self) -> str:
+        """The text of the end-of-sequence token, empty if there is none."""
+        return self.special_text(int(llama_cpp.llama_vocab_eos(self.handle)))
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether llama.cpp begins a text with the beginning-of-sequence token by itself."""
+        return bool(llama_cpp.llama_vocab_get_add_bos(self.handle))
+
+    def special_text(self, token: int) -> str:
+        """The text of a token, a special one's too; empty for a negative id, which is none."""
+        return self._piece(token, special=True).decode("utf-8", errors="replace") if token >= 0 else ""
 
     @cached_property
     def _special_texts(self) -> list[str]:
         is_control = llama_cpp.llama_vocab_is_control
-        found = (self._special_text(t) for t in range(self.size) if is_control(self.handle, t))
+        found = (self.special_text(t) for t in range(self.size) if is_control(self.handle, t))
         return [text for text in found if text]
-
-    def _special_text(self, token: int) -> str:
-        return self._piece(token, special=True).decode("utf-8", errors="replace") if token >= 0 else ""
 
     def _piece(self, token: int, *, special: bool) -> bytes:
         room = 64
@@ -119,16 +143,6 @@ class Vocabulary:
             if length >= 0:
                 return buffer.raw[:length]
             room = -length
-
-    def _render(self, question: str, system: str | None) -> str:
-        messages = [{"role": "system", "content": system}] if system is not None else []
-        messages.append({"role": "user", "content": question})
-        return render_template(
-            self.template or "",
-            messages,
-            bos_token=self.bos_text,
-            eos_token=self._special_text(int(llama_cpp.llama_vocab_eos(self.handle))),
-        )
 
 
 class StepDelimiter:
@@ -147,7 +161,12 @@ class StepDelimiter:
         return bool(self._text_then_break[token] or (has_text and self._breaks[token]))
 
 
-def render_template(template: str, messages: list[dict[str, str]], **variables: Any) -> str:
+def _messages(question: str, system: str | None) -> list[dict[str, str]]:
+    opening = [{"role": "system", "content": system}] if system is not None else []
+    return [*opening, {"role": "user", "content": question}]
+
+
+def render_template(template: str, messages: list[dict[str, str]], *, generation: bool = True, **variables: Any) -> str:
     """Render a chat template as transformers does, in Jinja's immutable sandbox.
 
     Raises:
@@ -163,6 +182,6 @@ def render_template(template: str, messages: list[dict[str, str]], **variables: 
     env.globals["raise_exception"] = refuse
     try:
         compiled = env.from_string(template)
-        return compiled.render(messages=messages, add_generation_prompt=True, tools=None, **variables)
-    except jinja2.TemplateError as e:
+        return compiled.render(messages=messages, add_generation_prompt=generation, tools=None, **variables)
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as e:
         raise UserError(f"the model's chat template cannot render this conversation: {e}") from None

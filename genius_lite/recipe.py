@@ -29,6 +29,11 @@ class Model(Section):
 
     gguf: str = Field(description="PATH, hf:OWNER/REPO/FILE.gguf, or python:PACKAGE/FILE.gguf")
     revision: str | None = Field(default=None, description="Commit, tag or branch, for hf: sources")
+    weights: str | None = Field(
+        default=None,
+        description="Full-precision safetensors of the same model for the learner, FOLDER or hf:OWNER/REPO",
+    )
+    weights_revision: str | None = Field(default=None, description="Commit, tag or branch, for hf: weights")
 
 
 class Queries(Section):
@@ -183,6 +188,11 @@ class Recipe(Section):
     queries: Queries
     seed: int = 0
     rounds: Positive = 2
+    policy: Literal["merge", "adapter", "auto"] = Field(
+        default="merge",
+        description="What a next round samples from: the merged and quantized model; the base with the adapter applied "
+        "while it runs; auto: whichever is sooner done here. The last round is always merged",
+    )
     foresight: Foresight = Foresight()
     learner: Learner = Learner()
     quantize: Quantize = Quantize()

@@ -30,7 +30,12 @@ def load(path: Path) -> Recipe:
     recipe = parse(text, str(path))
     return recipe.model_copy(
         update={
-            "model": recipe.model.model_copy(update={"gguf": _beside(path, recipe.model.gguf)}),
+            "model": recipe.model.model_copy(
+                update={
+                    "gguf": _beside(path, recipe.model.gguf),
+                    "weights": recipe.model.weights and _beside(path, recipe.model.weights),
+                }
+            ),
             "queries": recipe.queries.model_copy(update={"source": _beside(path, recipe.queries.source)}),
         }
     )

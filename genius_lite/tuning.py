@@ -116,7 +116,7 @@ def _gpu_layers(cfg: Sampler, source: GGUF, settings: EngineSettings) -> int:
 def _remembered(source: GGUF, base: EngineSettings, options: object) -> Path:
     """Where the measurement of this machine, model and llama.cpp lies, or will."""
     machine = (cpu_name(), cores(), [gpu.name for gpu in gpus()])
-    key = (sha256(source.path), machine, llama_cpp.__version__, __version__, base, options)
+    key = (sha256(source.files), machine, llama_cpp.__version__, __version__, base, options)
     name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     return platformdirs.user_cache_path("genius-lite") / "sampler" / f"{name}.json"
 

@@ -22,6 +22,8 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+MERGED = "\u0100\u0100"  # tokenizers want at least one merge, and its token: two zero bytes
+VOCABULARY = 256 + len(SPECIAL) + 1
 LAYERS = 2
 
 
@@ -29,7 +31,7 @@ def tiny_gguf(path: Path, architecture: str, *, kind: gguf.GGMLQuantizationType 
     """Write a random `llama` or `qwen2` model to `path`; returns the torch model that it was made from."""
     torch.manual_seed(7)
     shape = {
-        "vocab_size": 256 + len(SPECIAL),
+        "vocab_size": VOCABULARY,
         "hidden_size": 64,
         "intermediate_size": 96,
         "num_hidden_layers": LAYERS,
@@ -76,7 +78,7 @@ def tiny_mamba_gguf(path: Path) -> Any:
     """Write a random `mamba` model, whose state cannot go back, to `path`; returns its torch original."""
     torch.manual_seed(7)
     shape = {"hidden_size": 64, "state_size": 16, "num_hidden_layers": LAYERS, "initializer_range": 0.2}
-    model = MambaForCausalLM(MambaConfig(vocab_size=256 + len(SPECIAL), **shape, use_mambapy=False))
+    model = MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, **shape, use_mambapy=False))
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.5)
     writer = gguf.GGUFWriter(path, "mamba")
     writer.add_context_length(512)
@@ -115,9 +117,10 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
     alphabet = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([alphabet[b] for b in range(256)] + SPECIAL)
-    writer.add_token_types([gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * len(SPECIAL))
-    writer.add_token_merges(["\u0100 \u0100"])  # llama.cpp wants a list; this pair has no token
+    writer.add_token_list([alphabet[b] for b in range(256)] + SPECIAL + [MERGED])
+    normal, control = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL
+    writer.add_token_types([normal] * 256 + [control] * len(SPECIAL) + [normal])
+    writer.add_token_merges([" ".join(MERGED)])
     writer.add_bos_token_id(257)
     writer.add_eos_token_id(258)
     writer.add_chat_template(TEMPLATE)

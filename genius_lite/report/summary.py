@@ -13,6 +13,9 @@ from rich.table import Table
 
 from genius_lite.records import PreferencePair, Rollout
 
+# The next round samples with the adapter at the base model's side, so that nothing is rounded.
+_NOT_MERGED = {"type": "adapter", "loses": False, "tried": []}
+
 
 def round_report(number: int, rollouts: list[Rollout], pairs: list[PreferencePair], folder: Path) -> dict[str, Any]:
     """The figures of a finished round; `mean_value` is f in nats per token over all candidates with a future.
@@ -23,6 +26,7 @@ def round_report(number: int, rollouts: list[Rollout], pairs: list[PreferencePai
     foreseen = [s for r in rollouts for s in r.steps if s.foreseen]
     candidates = [c for s in foreseen for c in s.candidates]
     timings = [json.loads(line) for line in _lines(folder / "timings.jsonl")]
+    merged = (folder / "policy.gguf").exists()
     sampling = [t for t in timings if t["stage"] == "rollouts"]
     seconds = sum(t["seconds"] for t in sampling)
     return {
@@ -39,8 +43,8 @@ def round_report(number: int, rollouts: list[Rollout], pairs: list[PreferencePai
         "mean_value": fmean(c.value for c in candidates),
         "ended_share": fmean(c.last.finish == "end" for c in candidates),
         "training": json.loads((folder / "adapter" / "train.json").read_text()),
-        "gguf_bytes": (folder / "policy.gguf").stat().st_size,
-        "quantized": json.loads((folder / "quantized.json").read_text()),
+        "gguf_bytes": (folder / ("policy.gguf" if merged else "adapter.gguf")).stat().st_size,
+        "quantized": json.loads((folder / "quantized.json").read_text()) if merged else _NOT_MERGED,
     }
 
 
@@ -57,7 +61,7 @@ def retained_lines(quantized: dict[str, Any], keep: float) -> list[str]:
     if quantized["loses"]:
         lines.append(
             f"warning: {quantized['type']} keeps less than {keep:.0%} of what was learned; "
-            "set quantize.type to a larger type, or to auto"
+            "set quantize.type to a larger type or to auto, or export the adapter itself: --format lora-gguf"
         )
     return lines
 
@@ -91,6 +95,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 
 
 def _kept(quantized: dict[str, Any]) -> str:
+    if quantized["type"] == "adapter":
+        return "all"
     row = next(row for row in quantized["tried"] if row["type"] == quantized["type"])
     return "-" if row["kept"] is None else f"{row['kept']:.0%}"
 

@@ -47,7 +47,19 @@ def load(path: str, settings: EngineSettings) -> tuple[Any, Any]:
             f"llama.cpp cannot hold {settings.slots} + {settings.parked} branches of {settings.context} tokens; "
             "lower sampler.slots"
         )
+    if settings.lora:
+        _apply(model, ctx, settings.lora)
     return model, ctx
+
+
+def _apply(model: Any, ctx: Any, path: str) -> None:
+    adapter = llama_cpp.llama_adapter_lora_init(model, path.encode())
+    if not adapter:
+        raise EngineError(f"llama.cpp cannot load the adapter {path}")
+    # The model owns the adapter from here on (llama.h), and frees it with itself.
+    adapters, scales = (type(adapter) * 1)(adapter), (ctypes.c_float * 1)(1.0)
+    if code := llama_cpp.llama_set_adapters_lora(ctx, adapters, 1, scales):
+        raise EngineError(f"llama.cpp does not take the adapter {path}: code {code}")
 
 
 class Batch:

@@ -31,7 +31,7 @@ class EngineSettings(msgspec.Struct, frozen=True):
     """How llama.cpp is set up.
 
     `slots` branches decode together, `parked` more paths stay cached; `context` is tokens for each of either;
-    `gpu_layers` -1 is all of them.
+    `gpu_layers` -1 is all of them; `lora` is the path of a LoRA GGUF that is applied, or empty.
     """
 
     slots: int
@@ -43,6 +43,7 @@ class EngineSettings(msgspec.Struct, frozen=True):
     flash_attention: bool | None = None
     prefill_chunk: int = 128
     kv_type: KVType = "F16"
+    lora: str = ""
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):

@@ -1,83 +1,77 @@
-"""Reading and writing GGUF files: header first, checked against the file's size, tensors one at a time.
+"""Reading and writing GGUF files: header first, checked against the file's size, tensors in blocks of rows.
 
 The key-value section is kept as bytes, so that what is written has the metadata, tokenizer and chat template
-of what was read, byte for byte. Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+of what was read, byte for byte. Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md. A model in several files
+(llama-gguf-split) is read as one.
 """
 
 from __future__ import annotations
 
-import math
+import re
 import struct
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from genius_lite.errors import UserError
+from genius_lite.weights.gguf_header import Reader, Tensor, tensor_bytes
 
 _MAGIC = b"GGUF"
-_SCALARS = {
-    0: "<B",
-    1: "<b",
-    2: "<H",
-    3: "<h",
-    4: "<I",
-    5: "<i",
-    6: "<f",
-    7: "<?",
-    10: "<Q",
-    11: "<q",
-    12: "<d",
-}
-_U32, _STRING, _ARRAY = 4, 8, 9
-_MAX_DIMS, _MAX_NESTING = 4, 4
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor as the header describes it. `shape` is numpy's: rows first (GGUF stores the reverse)."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: GGMLQuantizationType
-    offset: int  # bytes from the start of the file
-
-    @property
-    def nbytes(self) -> int:
-        return tensor_bytes(self.shape, self.type)
+_UINT32 = 4  # type number of GGUF
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
 @dataclass(frozen=True)
 class GGUF:
-    """A GGUF file's header. `metadata` holds scalars and strings; arrays are left in `kv` as bytes."""
+    """A model's header. `metadata` holds scalars and strings; arrays are left in `kv` as bytes.
+
+    `path` is what llama.cpp opens, `files` all that belong to it.
+    """
 
     path: Path
+    files: list[Path]
     metadata: dict[str, Any]
     tensors: list[Tensor]
     kv: bytes
     kv_count: int
-    value_at: dict[str, int]  # where a key's value begins in `kv`
+    key_at: dict[str, int]  # where a key begins in `kv`
+    value_at: dict[str, int]  # where its value begins
     alignment: int
 
     @property
     def architecture(self) -> str:
-        return self.metadata["general.architecture"]
+        """Empty for a file that is no model, such as an importance matrix."""
+        return self.metadata.get("general.architecture", "")
 
     @property
     def parameters(self) -> int:
-        return sum(math.prod(t.shape) for t in self.tensors)
+        return sum(t.rows * t.columns for t in self.tensors)
 
     def raw(self, tensor: Tensor) -> np.ndarray:
         """The tensor's bytes, mapped from the file (uint8)."""
-        return np.memmap(self.path, np.uint8, "r", offset=tensor.offset, shape=(tensor.nbytes,))
+        return np.memmap(tensor.path, np.uint8, "r", offset=tensor.offset, shape=(tensor.nbytes,))
+
+    def raw_rows(self, tensor: Tensor, rows: slice) -> np.ndarray:
+        """The bytes of some rows, read from the file (uint8)."""
+        size = tensor_bytes((tensor.columns,), tensor.type)
+        count = (rows.stop - rows.start) * size
+        return np.fromfile(tensor.path, np.uint8, count, offset=tensor.offset + rows.start * size)
+
+    def raw_blocks(self, tensor: Tensor) -> Iterator[np.ndarray]:
+        """All its bytes, in pieces that are small in memory (uint8)."""
+        return (self.raw_rows(tensor, rows) for rows in tensor.blocks())
 
     def dequantized(self, tensor: Tensor) -> np.ndarray:
         """The tensor as float32, in its shape."""
         return dequantize(self.raw(tensor), tensor.type).reshape(tensor.shape)
+
+    def dequantized_rows(self, tensor: Tensor, rows: slice) -> np.ndarray:
+        """Some rows as float32 (rows, columns)."""
+        return dequantize(self.raw_rows(tensor, rows), tensor.type).reshape(-1, tensor.columns)
 
     def kv_with(self, replaced: dict[str, int]) -> tuple[bytes, int]:
         """The key-value section with these uint32 values replaced or, where absent, added; and its count."""
@@ -86,28 +80,77 @@ class GGUF:
             if key in self.value_at:
                 struct.pack_into("<I", kv, self.value_at[key], value)
             else:
-                kv += struct.pack("<Q", len(key)) + key.encode() + struct.pack("<II", _U32, value)
+                kv += struct.pack("<Q", len(key)) + key.encode() + struct.pack("<II", _UINT32, value)
                 count += 1
         return bytes(kv), count
 
 
 def read(path: Path) -> GGUF:
-    """Read and check a header; no tensor data is touched.
+    """Read and check the header of a model, or those of all its shards; no tensor data is touched.
 
     Raises:
-        UserError: not a GGUF, cut short, or inconsistent.
+        UserError: not a GGUF, cut short, or inconsistent; or a shard is missing.
     """
+    first = _read_file(path)
+    count = first.metadata.get("split.count", 1)
+    if count == 1:
+        return first
+    paths = _shards(path, count)
+    shards = [_read_file(p) for p in paths]
+    tensors = [tensor for shard in shards for tensor in shard.tensors]
+    expected = shards[0].metadata.get("split.tensors.count")
+    if len({t.name for t in tensors}) != len(tensors) or expected not in (None, len(tensors)):
+        raise UserError(f"{path}: the {count} files hold {len(tensors)} tensors, not the {expected} of one model")
+    return replace(_without(shards[0], "split."), files=paths, tensors=tensors)
+
+
+def shard_names(name: str) -> list[str]:
+    """The names of all files of the model that `name` is a file of; `name` alone if it is no shard."""
+    found = _SHARD.fullmatch(name)
+    if not found:
+        return [name]
+    return [f"{found[1]}-{number:05}-of-{found[3]}.gguf" for number in range(1, int(found[3]) + 1)]
+
+
+def _shards(path: Path, count: Any) -> list[Path]:
+    names = shard_names(path.name)
+    if len(names) != count:
+        raise UserError(f"{path}: one of {count} files, whose names must end in -00001-of-{count:05}.gguf and so on")
+    if missing := next((name for name in names if not (path.parent / name).is_file()), None):
+        raise UserError(f"{path}: one of {count} files; {missing} is not beside it")
+    return [path.parent / name for name in names]
+
+
+def _without(source: GGUF, prefix: str) -> GGUF:
+    """The same header with no metadata whose key begins with `prefix`."""
+    kv, value_at, at = bytearray(), {}, 0
+    ends = [*source.key_at.values(), len(source.kv)]
+    for (key, start), end in zip(source.key_at.items(), ends[1:], strict=True):
+        if not key.startswith(prefix):
+            value_at[key] = len(kv) + source.value_at[key] - start
+            kv += source.kv[start:end]
+            at += 1
+    metadata = {key: value for key, value in source.metadata.items() if key in value_at}
+    key_at = {key: value_at[key] - (source.value_at[key] - source.key_at[key]) for key in value_at}
+    return replace(source, metadata=metadata, kv=bytes(kv), kv_count=at, key_at=key_at, value_at=value_at)
+
+
+def _read_file(path: Path) -> GGUF:
     size = path.stat().st_size
     with path.open("rb") as file:
-        reader = _Reader(file, size, path)
+        reader = Reader(file, size, path)
         if reader.take(4) != _MAGIC:
             raise UserError(f"{path}: not a GGUF file")
         version, tensor_count, kv_count = reader.unpack("<IQQ")
         if version not in (2, 3):
             raise UserError(f"{path}: GGUF version {version} is not supported (2 and 3 are)")
-        start, metadata, value_at = reader.at, {}, {}
+        start, metadata, key_at, value_at = reader.at, {}, {}, {}
         for _ in range(kv_count):
+            at = reader.at - start
             key = reader.string()
+            if key in key_at:
+                raise UserError(f"{path}: broken GGUF: {key!r} is there twice")
+            key_at[key] = at
             (kind,) = reader.unpack("<I")
             value_at[key] = reader.at - start
             metadata[key] = reader.value(kind)
@@ -119,30 +162,30 @@ def read(path: Path) -> GGUF:
         data = _aligned(reader.at, alignment)
         file.seek(start)
         kv = file.read(end - start)
-    tensors = [Tensor(t.name, t.shape, t.type, t.offset + data) for t in infos]
+    tensors = [replace(t, offset=t.offset + data) for t in infos]
     for t in tensors:
         if t.offset + t.nbytes > size:
             raise UserError(f"{path}: cut short: {t.name} ends at byte {t.offset + t.nbytes}, the file at {size}")
-    if "general.architecture" not in metadata:
+    if "general.architecture" not in metadata and metadata.get("general.type") != "imatrix":
         raise UserError(f"{path}: broken GGUF: it names no architecture")
-    return GGUF(path, metadata, tensors, kv, kv_count, value_at, alignment)
+    return GGUF(path, [path], metadata, tensors, kv, kv_count, key_at, value_at, alignment)
 
 
 def write(
     path: Path,
     source: GGUF,
     tensors: Iterable[Tensor],
-    data: Callable[[Tensor], np.ndarray],
+    data: Callable[[Tensor], Iterable[np.ndarray]],
     replaced: dict[str, int],
     advance: Callable[[int], None] = lambda n: None,
 ) -> None:
-    """Write a GGUF with the metadata of `source` and other tensors, one tensor in memory at a time.
+    """Write a GGUF with the metadata of `source` and other tensors, one block of a tensor in memory at a time.
 
     Args:
         tensors: names, shapes and types; their offsets are assigned here.
-        data: the bytes of a tensor (uint8 or its own dtype, C order).
+        data: the bytes of a tensor in pieces (uint8 or its own dtype, C order).
         replaced: uint32 metadata that changes, such as `general.file_type`.
-        advance: called with the bytes written of each tensor.
+        advance: called with the bytes of each piece.
     """
     tensors = list(tensors)
     kv, kv_count = source.kv_with(replaced)
@@ -157,78 +200,14 @@ def write(
         file.write(header)
         for t in tensors:
             file.write(bytes(_aligned(file.tell(), source.alignment) - file.tell()))
-            block = np.ascontiguousarray(data(t))
-            if block.nbytes != t.nbytes:
-                raise ValueError(f"{t.name}: {block.nbytes} bytes given, {t.nbytes} expected")
-            file.write(block.data)
-            advance(t.nbytes)
+            start = file.tell()
+            for block in data(t):
+                file.write(np.ascontiguousarray(block).data)
+                advance(block.nbytes)
+            if (given := file.tell() - start) != t.nbytes:
+                raise ValueError(f"{t.name}: {given} bytes given, {t.nbytes} expected")
         file.write(bytes(_aligned(file.tell(), source.alignment) - file.tell()))
-
-
-def tensor_bytes(shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
-    """Size of a tensor of this shape and type."""
-    block, block_bytes = GGML_QUANT_SIZES[kind]
-    return math.prod(shape) // block * block_bytes
 
 
 def _aligned(offset: int, alignment: int) -> int:
     return -(-offset // alignment) * alignment
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Bounded reads: nothing is allocated that the file could not hold."""
-
-    file: BinaryIO
-    size: int
-    path: Path
-
-    @property
-    def at(self) -> int:
-        return self.file.tell()
-
-    def take(self, n: int) -> bytes:
-        if n > self.size - self.file.tell():
-            raise UserError(f"{self.path}: cut short or broken: the header asks for bytes that are not there")
-        return self.file.read(n)
-
-    def unpack(self, layout: str) -> tuple[Any, ...]:
-        return struct.unpack(layout, self.take(struct.calcsize(layout)))
-
-    def string(self) -> str:
-        (length,) = self.unpack("<Q")
-        return self.take(length).decode("utf-8", errors="surrogateescape")
-
-    def value(self, kind: int, nesting: int = 0) -> Any:
-        """A scalar or string; arrays are passed over and give None."""
-        if kind == _STRING:
-            return self.string()
-        if kind in _SCALARS:
-            return self.unpack(_SCALARS[kind])[0]
-        if kind != _ARRAY or nesting >= _MAX_NESTING:
-            raise UserError(f"{self.path}: broken GGUF: metadata type {kind}")
-        inner, count = self.unpack("<IQ")
-        if inner in _SCALARS:
-            self.skip(count * struct.calcsize(_SCALARS[inner]))
-        else:
-            for _ in range(count):
-                self.skip(self.unpack("<Q")[0]) if inner == _STRING else self.value(inner, nesting + 1)
-        return None
-
-    def skip(self, n: int) -> None:
-        if n > self.size - self.file.tell():
-            raise UserError(f"{self.path}: cut short or broken: the header asks for bytes that are not there")
-        self.file.seek(n, 1)
-
-    def tensor(self) -> Tensor:
-        name = self.string()
-        (dims,) = self.unpack("<I")
-        if not 1 <= dims <= _MAX_DIMS:
-            raise UserError(f"{self.path}: broken GGUF: {name!r} has {dims} dimensions")
-        shape = tuple(reversed(self.unpack(f"<{dims}Q")))
-        kind, offset = self.unpack("<IQ")
-        if kind not in set(GGMLQuantizationType):
-            raise UserError(f"{self.path}: {name!r} has the unknown tensor type {kind}")
-        if shape[-1] % GGML_QUANT_SIZES[GGMLQuantizationType(kind)][0]:
-            raise UserError(f"{self.path}: broken GGUF: rows of {name!r} are no whole blocks")
-        return Tensor(name, shape, GGMLQuantizationType(kind), offset)

@@ -1,18 +1,22 @@
-"""Import a GGUF once, to a 16-bit master that the learner can load in any precision."""
+"""Import a model once: to a 16-bit master that the learner can load in any precision."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import re
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from genius_lite.errors import UserError
-from genius_lite.weights import mapping
+from genius_lite.weights import gguf_file, mapping
 from genius_lite.weights.gguf_file import GGUF
+from genius_lite.weights.mapping import TensorMap
 
 MAP_FILE = "tensor_map.json"
 SOURCE_FILE = "source.json"
@@ -20,11 +24,59 @@ SOURCE_FILE = "source.json"
 _NOT_CAUSAL = {"t5", "umt5", "general", "tokenizer"}
 
 
+@dataclass(frozen=True)
+class Base:
+    """The model before any round: the GGUF that adapters are merged onto, and the learner's copy of it (a folder)."""
+
+    gguf: GGUF
+    master: Path
+
+    @staticmethod
+    def of(master: Path) -> Base:
+        """The base that a master was imported from.
+
+        Raises:
+            UserError: nothing is imported there, or the GGUF has gone.
+        """
+        recorded = master / SOURCE_FILE
+        if not recorded.is_file():
+            raise UserError(f"{master}: no model is imported here yet; finish the run first")
+        path = Path(json.loads(recorded.read_text(encoding="utf-8"))["path"])
+        if not path.is_file():
+            raise UserError(f"{master} was imported from {path}, which is not there any more")
+        return Base(gguf_file.read(path), master)
+
+    @property
+    def tensor_map(self) -> TensorMap:
+        """Which of its tensors is which of the learner's."""
+        return TensorMap.load(self.master / MAP_FILE)
+
+    @property
+    def sha256(self) -> str:
+        """Of the GGUF, as it was when it was imported."""
+        return self._recorded["sha256"]
+
+    @property
+    def origin(self) -> str:
+        """Where the user found it: a path, hf: or python:."""
+        return self._recorded["origin"] or self.gguf.path.name
+
+    @property
+    def name(self) -> str:
+        """The file's name without its quantization type and shard number."""
+        stem = re.sub(r"-\d{5}-of-\d{5}$", "", self.gguf.path.stem)
+        return re.sub(r"[.-](Q\d\w*|IQ\d\w*|B?F16|F32)$", "", stem, flags=re.IGNORECASE)
+
+    @property
+    def _recorded(self) -> dict[str, Any]:
+        return json.loads((self.master / SOURCE_FILE).read_text(encoding="utf-8"))
+
+
 def check_supported(source: GGUF) -> None:
     """Refuse, before anything is made, what the learner could not import.
 
     Raises:
-        UserError: transformers does not read this architecture, or the file is one shard of several.
+        UserError: transformers does not read this architecture.
     """
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
@@ -34,30 +86,21 @@ def check_supported(source: GGUF) -> None:
             f"{source.path}: architecture `{source.architecture}` cannot be trained; "
             f"supported are {', '.join(sorted(causal))}"
         )
-    if source.metadata.get("split.count", 1) > 1:
-        raise UserError(f"{source.path}: a shard of several; join them with llama-gguf-split --merge first")
 
 
-def import_master(source: GGUF, folder: Path, advance: Callable[[int], None]) -> None:
+def import_master(source: GGUF, folder: Path, advance: Callable[[int], None], origin: str = "") -> None:
     """Write the master to `folder`: safetensors in 16 bit, its config, and the tensor map.
 
     The weights are dequantized by transformers (`from_pretrained(gguf_file=...)`).
 
     Args:
         advance: called with 1 after each of `source.tensors` that is mapped.
+        origin: where the user found the model, for its card.
 
     Raises:
         UserError: the imported model is not the GGUF's.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, GgufConfig
-
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        source.path.parent,
-        gguf_file=source.path.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.float16,
-    )
+    model = _load(source, folder)
     # transformers still marks the model as quantized, and would refuse to save it.
     model.hf_quantizer = None
     model.is_quantized = False
@@ -68,10 +111,33 @@ def import_master(source: GGUF, folder: Path, advance: Callable[[int], None]) ->
     names = mapping.learner_names(source, [n for n in weights if n.endswith(".weight") and weights[n].ndim == 2])
     found = mapping.match(source, names, lambda name: weights[name].numpy().view(np.uint16), advance)
     found.save(folder / MAP_FILE)
-    (folder / SOURCE_FILE).write_text(json.dumps({"path": str(source.path), "sha256": sha256(source.path)}))
+    recorded = {"path": str(source.path.absolute()), "sha256": sha256(source.files), "origin": origin}
+    (folder / SOURCE_FILE).write_text(json.dumps(recorded))
 
 
-def sha256(path: Path) -> str:
-    """The file's SHA-256, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _load(source: GGUF, folder: Path) -> Any:
+    """The model in transformers, which reads only models in one file: shards are joined in `folder` for it."""
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as name:
+        path = source.path
+        if len(source.files) > 1:
+            path = Path(name) / "joined.gguf"
+            gguf_file.write(path, source, source.tensors, source.raw_blocks, {})
+        return AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float16,
+        )
+
+
+def sha256(files: Iterable[Path]) -> str:
+    """The SHA-256 of files one after the other, hexadecimal."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,20 +9,17 @@ from typing import Any
 
 import msgspec
 
-from genius_lite.errors import UserError
 from genius_lite.recipe import Quantize, QuantType
 from genius_lite.records import PreferencePair
-from genius_lite.rundir import IMPORTANCE_FILE, remove
+from genius_lite.rundir import remove
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import imatrix
 from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.importing import MAP_FILE, SOURCE_FILE
-from genius_lite.weights.mapping import TensorMap
+from genius_lite.weights.importing import Base
 from genius_lite.weights.merge import Adapter, merge, merged_bytes
 from genius_lite.weights.quantize import quantize, quantized_bytes
 from genius_lite.weights.retained import Retained, compare, probe, scores
 
-BASE_FILE = "base.json"  # beside an adapter: the SHA-256 of the GGUF that it was trained on
 _SCORING_SLOTS = 4
 _UNQUANTIZED = ("F16", "BF16")
 
@@ -31,24 +27,23 @@ Advance = Callable[[int], None]
 
 
 def policy_gguf(
-    source: GGUF, master: Path, adapter: Path | None, kind: QuantType, out: Path, advance: Advance = lambda n: None
+    base: Base, adapter: Path | None, kind: QuantType, out: Path, advance: Advance = lambda n: None
 ) -> None:
-    """Write source + adapter as a GGUF of type `kind`; the 16-bit file in between is deleted.
+    """Write base + adapter as a GGUF of type `kind`; the 16-bit file in between is deleted.
 
     Args:
         adapter: a peft adapter folder, whose importance matrix is used if it has one; None writes the base model.
-        master: the imported master, for its tensor map.
         advance: called with bytes as they are written, `policy_bytes` in all (about).
 
     Raises:
         UserError: the adapter was trained on another model.
     """
     sixteen = out.with_name(f"{out.name}.merged")
-    _merge(source, master, adapter, sixteen, advance)
+    _merge(base, adapter, sixteen, advance)
     if kind in _UNQUANTIZED:
         sixteen.rename(out)
         return
-    quantize(sixteen, kind, source, out, _matrix(master, adapter), advance)
+    quantize(sixteen, kind, base.gguf, out, _matrix(adapter), advance)
     sixteen.unlink()
 
 
@@ -58,8 +53,7 @@ def policy_bytes(source: GGUF, kind: QuantType) -> int:
 
 
 def measured_policy(
-    source: GGUF,
-    master: Path,
+    base: Base,
     adapter: Path,
     cfg: Quantize,
     pairs: list[PreferencePair],
@@ -83,20 +77,20 @@ def measured_policy(
     work = out.with_name(f"{out.name}.work")
     remove(work)
     work.mkdir()
-    merged, base = work / "merged.gguf", work / "base.gguf"
-    _merge(source, master, adapter, merged, advance)
-    _merge(source, master, None, base, advance)
+    merged, unlearned = work / "merged.gguf", work / "base.gguf"
+    _merge(base, adapter, merged, advance)
+    _merge(base, None, unlearned, advance)
     scoring = msgspec.structs.replace(settings, slots=_SCORING_SLOTS, parked=0)
     wanted = probe(merged, scoring, pairs, log)
-    exact, exact_base = (scores(file, scoring, wanted, log) for file in (merged, base))
+    exact, exact_base = (scores(file, scoring, wanted, log) for file in (merged, unlearned))
     tried: list[tuple[Retained, float, Path]] = []
     for kind in cfg.types:
         for with_matrix in (True, False) if cfg.ablate_imatrix else (cfg.imatrix,):
             file = work / f"{kind}-{with_matrix}.gguf"
-            matrix = _matrix(master, adapter) if with_matrix else None
-            with _quantized(base, kind, source, work / "base-quantized.gguf", matrix, advance) as quantized_base:
-                at_base = scores(quantized_base, scoring, wanted, log)
-            _quantize_or_link(merged, kind, source, file, matrix, advance)
+            matrix = _matrix(adapter) if with_matrix else None
+            with _quantized(unlearned, kind, base.gguf, work / "unlearned.gguf", matrix, advance) as same_type:
+                at_base = scores(same_type, scoring, wanted, log)
+            _quantize_or_link(merged, kind, base.gguf, file, matrix, advance)
             at_policy = scores(file, scoring, wanted, log)
             row = compare(kind, at_policy, at_base, exact, exact_base, with_matrix)
             tried.append((row, speed(file) if cfg.type == "auto" else 0.0, file))
@@ -125,22 +119,13 @@ def _loses(row: Retained, cfg: Quantize) -> bool:
     return row.kept is not None and row.kept + 2 * row.error < cfg.keep
 
 
-def _merge(source: GGUF, master: Path, adapter: Path | None, out: Path, advance: Advance) -> None:
-    loaded = None
-    if adapter:
-        base = adapter / BASE_FILE
-        trained_on = json.loads(base.read_text())["sha256"] if base.exists() else None
-        ours = json.loads((master / SOURCE_FILE).read_text())["sha256"]
-        if trained_on not in (None, ours):
-            raise UserError(f"{adapter} was trained on another model than {source.path}; it cannot be merged onto it")
-        loaded = Adapter.load(adapter)
-    merge(source, TensorMap.load(master / MAP_FILE), loaded, out, advance)
+def _merge(base: Base, adapter: Path | None, out: Path, advance: Advance) -> None:
+    merge(base.gguf, Adapter.load(adapter, base) if adapter else None, out, advance)
 
 
-def _matrix(master: Path, adapter: Path | None) -> imatrix.Matrix | None:
-    if adapter is None or not (adapter / IMPORTANCE_FILE).exists():
-        return None
-    return imatrix.load(adapter / IMPORTANCE_FILE, TensorMap.load(master / MAP_FILE))
+def _matrix(adapter: Path | None) -> imatrix.Matrix | None:
+    file = adapter / imatrix.IMATRIX_FILE if adapter else None
+    return imatrix.load(file) if file and file.exists() else None
 
 
 def _quantize_or_link(

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp
+from gguf.constants import GGMLQuantizationType
 
 from genius_lite.hardware import cores
 from genius_lite.recipe import QuantType
 from genius_lite.weights import gguf_file, imatrix
 from genius_lite.weights.gguf_file import GGUF
+from genius_lite.weights.gguf_header import tensor_bytes
 
 
 class QuantizeError(RuntimeError):
@@ -55,14 +57,21 @@ def quantize(
     made = gguf_file.read(raw)
     by_name = {t.name: t for t in made.tensors}
     changed = {k: made.metadata[k] for k in ("general.file_type", "general.quantization_version")}
-    gguf_file.write(out, source, made.tensors, lambda t: made.raw(by_name[t.name]), changed, advance)
+    gguf_file.write(
+        out,
+        source,
+        made.tensors,
+        lambda t: made.raw_blocks(by_name[t.name]),
+        changed,
+        advance,
+    )
     raw.unlink()
 
 
 def quantized_bytes(source: GGUF, kind: QuantType) -> int:
     """About how large a file of this type is: its main type's bits for every weight."""
     main = kind.removesuffix("_S").removesuffix("_M").removesuffix("_L")
-    return gguf_file.tensor_bytes((source.parameters,), gguf_file.GGMLQuantizationType[main])
+    return tensor_bytes((source.parameters,), GGMLQuantizationType[main])
 
 
 class _watch_size:

@@ -1,12 +1,15 @@
-"""Where a recipe's GGUF lies: a path, a file on the hub, or a file inside an installed package."""
+"""Where a recipe's model lies: a path, a file on the hub, or a file inside an installed package."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import Model
+from genius_lite.weights.gguf_file import shard_names
 
 
 def locate(model: Model) -> Path:
@@ -25,19 +28,50 @@ def locate(model: Model) -> Path:
     return path
 
 
+def locate_weights(model: Model) -> Path | None:
+    """The local folder of a recipe's full-precision safetensors, if it names any; those on the hub are downloaded.
+
+    Raises:
+        UserError: there is no such folder or repository.
+    """
+    if model.weights is None:
+        return None
+    if model.weights.startswith("hf:"):
+        from huggingface_hub import snapshot_download
+
+        repo = model.weights.removeprefix("hf:")
+        files = ["*.safetensors", "*.json"]
+        with _hub_errors(model.weights):
+            return Path(snapshot_download(repo, revision=model.weights_revision, allow_patterns=files))
+    path = Path(model.weights)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder of safetensors")
+    return path
+
+
 def _from_hub(model: Model) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     owner, _, rest = model.gguf.removeprefix("hf:").partition("/")
     repo, _, name = rest.partition("/")
     if not (owner and repo and name.endswith(".gguf")):
         raise UserError(f"{model.gguf}: a hub model is written hf:OWNER/REPO/FILE.gguf")
+    folder, _, file = name.rpartition("/")
+    wanted = [f"{folder}/{shard}".lstrip("/") for shard in shard_names(file)]
+    with _hub_errors(model.gguf):
+        paths = [Path(hf_hub_download(f"{owner}/{repo}", shard, revision=model.revision)) for shard in wanted]
+    return paths[0]
+
+
+@contextmanager
+def _hub_errors(source: str) -> Iterator[None]:
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
-        return Path(hf_hub_download(f"{owner}/{repo}", name, revision=model.revision))
+        yield
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise UserError(f"{model.gguf}: cannot be downloaded: {reason}") from None
+        raise UserError(f"{source}: cannot be downloaded: {reason}") from None
 
 
 def _from_package(source: str) -> Path:

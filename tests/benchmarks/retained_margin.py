@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -21,11 +20,11 @@ from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner, Quantize
 from genius_lite.records import PreferencePair
 from genius_lite.report.summary import retained_lines
-from genius_lite.rundir import RunDir, read_records
+from genius_lite.rundir import IMPORTANCE_FILE, RunDir, read_records
 from genius_lite.sampler.messages import EngineSettings
-from genius_lite.weights import gguf_file
-from genius_lite.weights.importing import SOURCE_FILE
-from genius_lite.weights.policy import BASE_FILE, measured_policy
+from genius_lite.weights import gguf_file, imatrix
+from genius_lite.weights.importing import Base
+from genius_lite.weights.policy import measured_policy
 
 
 def main() -> None:
@@ -38,7 +37,7 @@ def main() -> None:
     parser.add_argument("--types", default="Q4_0,Q4_K_M,Q5_K_M,Q6_K,Q8_0")
     parser.add_argument("--context", type=int, default=512)
     a = parser.parse_args()
-    source = gguf_file.read(a.model)
+    base = Base(gguf_file.read(a.model), a.master)
     learned, held_back = hold_back(read_records(a.pairs, PreferencePair)[: a.limit], 0.1, (0, 1))
     settings = EngineSettings(slots=32, context=a.context, threads=cores())
     device = learner_device()
@@ -52,10 +51,10 @@ def main() -> None:
             options = Learner(lr=rate, batch_pairs=4, parity_limit=10)
             job = Training(a.master, None, learned, [], options, device, precision, (0, 1), RunDir(folder / "work"))
             report = train_adapter(job, folder / "adapter")
-            shutil.copyfile(a.master / SOURCE_FILE, folder / "adapter" / BASE_FILE)
+            gathered, matrix = (folder / "adapter" / name for name in (IMPORTANCE_FILE, imatrix.IMATRIX_FILE))
+            imatrix.write(gathered, base.tensor_map, "pairs", matrix)
             found = measured_policy(
-                source,
-                a.master,
+                base,
                 folder / "adapter",
                 cfg,
                 held_back + learned[:16],

@@ -23,10 +23,9 @@ def test_the_header_is_what_an_independent_reader_sees(tiny_llama):
 
 def test_rewriting_changes_only_what_is_replaced(tiny_llama, tmp_path):
     source = gguf_file.read(tiny_llama)
-    by_name = {t.name: t for t in source.tensors}
     out = tmp_path / "copy.gguf"
     replaced = {"general.file_type": 7, "general.quantization_version": 2}
-    gguf_file.write(out, source, source.tensors, lambda t: source.raw(by_name[t.name]), replaced)
+    gguf_file.write(out, source, source.tensors, source.raw_blocks, replaced)
     copy = gguf_file.read(out)
     assert copy.metadata == source.metadata | replaced
     before = bytearray(source.kv)

@@ -10,15 +10,16 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from genius_lite.errors import UserError
 from genius_lite.learner.model import load_base, response_logps
 from genius_lite.learner.packing import trees
 from genius_lite.prompts import Vocabulary
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Extend, Extended, Sampling, Score
 from genius_lite.weights import gguf_file
-from genius_lite.weights.importing import MAP_FILE, import_master
+from genius_lite.weights.importing import MAP_FILE, Base, import_master
 from genius_lite.weights.mapping import TensorMap
-from genius_lite.weights.merge import Adapter, merge
+from genius_lite.weights.merge import Adapter, merge, read_factors
 from genius_lite.weights.policy import policy_gguf
 from tests.sampler.test_engine import PROMPT, drain
 from tests.tiny import TEMPLATE, tiny_gguf
@@ -77,13 +78,13 @@ def test_row_order_is_recovered(tiny):
 
 def test_without_an_adapter_the_merge_is_the_source(tiny, tmp_path):
     source = gguf_file.read(tiny.gguf)
-    merge(source, TensorMap.load(tiny.master / MAP_FILE), None, tmp_path / "m.gguf", lambda n: None)
+    merge(source, None, tmp_path / "m.gguf", lambda n: None)
     assert (tmp_path / "m.gguf").read_bytes() == tiny.gguf.read_bytes()
 
 
 def test_merged_f16_in_llama_cpp_equals_the_adapter_in_torch(tiny, tmp_path):
     policy = random_adapter(tiny.master, tmp_path / "adapter", spread=0.05)
-    policy_gguf(gguf_file.read(tiny.gguf), tiny.master, tmp_path / "adapter", "F16", tmp_path / "p.gguf")
+    policy_gguf(Base(gguf_file.read(tiny.gguf), tiny.master), tmp_path / "adapter", "F16", tmp_path / "p.gguf")
     prompts = [[*PROMPT, i] for i in range(20)]
     change = 0.0
     for prompt, (response, scores) in zip(prompts, sampled_and_scored(tmp_path / "p.gguf", prompts, 30), strict=True):
@@ -96,19 +97,21 @@ def test_merged_f16_in_llama_cpp_equals_the_adapter_in_torch(tiny, tmp_path):
 
 def test_an_adapter_of_another_model_is_refused(tiny, tmp_path):
     random_adapter(tiny.master, tmp_path / "a", spread=0.05)
-    adapter = Adapter.load(tmp_path / "a")
-    source, tensor_map = gguf_file.read(tiny.gguf), TensorMap.load(tiny.master / MAP_FILE)
-    name, (b, a) = next(iter(adapter.factors.items()))
-    for factors, message in [({"stray.weight": (b, a)}, "does not belong"), ({name: (b[:-1], a)}, "the model")]:
-        with pytest.raises(ValueError, match=message):
-            merge(source, tensor_map, Adapter(factors, 1.0), tmp_path / "m.gguf", lambda n: None)
+    base = Base(gguf_file.read(tiny.gguf), tiny.master)
+    weights = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    key = "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"
+    stray = {k.replace("layers.0.mlp.up_proj", "layers.7.mlp.up_proj"): v for k, v in weights.items()}
+    for changed, message in [(stray, "has no model.layers.7"), ({**weights, key: weights[key][:-1]}, "up_proj")]:
+        save_file(changed, tmp_path / "a" / "adapter_model.safetensors")
+        with pytest.raises(UserError, match=message):
+            Adapter.load(tmp_path / "a", base)
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "F16"])
 def test_metadata_template_and_tokenizer_are_kept_byte_for_byte(tiny, tmp_path, kind):
     random_adapter(tiny.master, tmp_path / "adapter", spread=0.05)
     source = gguf_file.read(tiny.gguf)
-    policy_gguf(source, tiny.master, tmp_path / "adapter", kind, tmp_path / "p.gguf")
+    policy_gguf(Base(source, tiny.master), tmp_path / "adapter", kind, tmp_path / "p.gguf")
     before, after = gguf.GGUFReader(tiny.gguf), gguf.GGUFReader(tmp_path / "p.gguf")
     differing = {
         key
@@ -132,7 +135,7 @@ def test_quantized_sources_dequantize_exactly(tmp_path):
     tiny_gguf(path, "llama", kind=gguf.GGMLQuantizationType.Q8_0)
     source = gguf_file.read(path)
     import_master(source, tmp_path / "master", lambda n: None)
-    policy_gguf(source, tmp_path / "master", None, "F16", tmp_path / "f16.gguf")
+    policy_gguf(Base(source, tmp_path / "master"), None, "F16", tmp_path / "f16.gguf")
     merged = gguf_file.read(tmp_path / "f16.gguf")
     for old, new in zip(source.tensors, merged.tensors, strict=True):
         assert np.array_equal(source.dequantized(old).astype(np.float16), merged.dequantized(new).astype(np.float16))
@@ -142,7 +145,7 @@ def test_smollm2_merged_f16_agrees_with_torch_on_real_responses(smollm2, smollm2
     """20 real responses agree to 0.01 nats per token, through a quantized source and permuted rows."""
     source = gguf_file.read(smollm2)
     policy = random_adapter(smollm2_master, tmp_path / "adapter", spread=0.03, rank=8)
-    policy_gguf(source, smollm2_master, tmp_path / "adapter", "F16", tmp_path / "p.gguf")
+    policy_gguf(Base(source, smollm2_master), tmp_path / "adapter", "F16", tmp_path / "p.gguf")
     questions = [json.loads(line)["prompt"] for line in QUERIES.read_text().splitlines()[:20]]
     with Vocabulary.open(smollm2) as vocabulary:
         prompts = [vocabulary.prompt(question) for question in questions]
@@ -163,7 +166,7 @@ def test_smollm2_merged_f16_agrees_with_torch_on_real_responses(smollm2, smollm2
 
 def test_the_tuned_gguf_answers_in_a_plain_llama(smollm2, smollm2_master, tmp_path):
     random_adapter(smollm2_master, tmp_path / "adapter", spread=1e-4)
-    policy_gguf(gguf_file.read(smollm2), smollm2_master, tmp_path / "adapter", "Q8_0", tmp_path / "p.gguf")
+    policy_gguf(Base(gguf_file.read(smollm2), smollm2_master), tmp_path / "adapter", "Q8_0", tmp_path / "p.gguf")
     llama = llama_cpp.Llama(str(tmp_path / "p.gguf"), n_ctx=256, verbose=False)
     question = [{"role": "user", "content": "What is 2 + 2?"}]
     answer = llama.create_chat_completion(question, max_tokens=24, temperature=0)
@@ -176,5 +179,28 @@ def test_an_adapter_reads_back_its_own_delta(tmp_path):
     start = "base_model.model.model.layers.0.mlp.up_proj"
     save_file({f"{start}.lora_A.weight": a, f"{start}.lora_B.weight": b}, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4}))
-    delta = Adapter.load(tmp_path).delta("model.layers.0.mlp.up_proj.weight")
-    assert np.array_equal(delta, 2 * b @ a)
+    factors, alpha, rank = read_factors(tmp_path)
+    delta = Adapter(factors, alpha, rank).delta("model.layers.0.mlp.up_proj.weight", slice(1, 3))
+    assert np.array_equal(delta, (2 * b @ a)[1:3])
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+def test_the_round_trip_is_byte_identical_at_the_masters_type(tmp_path, kind):
+    source_type = gguf.GGMLQuantizationType[kind]
+    tiny_gguf(tmp_path / "s.gguf", "llama", kind=source_type)
+    raw = bytearray((tmp_path / "s.gguf").read_bytes())
+    source = gguf_file.read(tmp_path / "s.gguf")
+    at = 24 + source.value_at["general.file_type"]
+    raw[at : at + 4] = {"F32": 0, "F16": 1, "BF16": 32}[kind].to_bytes(4, "little")
+    (tmp_path / "s.gguf").write_bytes(raw)
+    source = gguf_file.read(tmp_path / "s.gguf")
+    import_master(source, tmp_path / "master", lambda n: None)
+    policy_gguf(Base(source, tmp_path / "master"), None, "F16", tmp_path / "p.gguf")
+    written = gguf_file.read(tmp_path / "p.gguf")
+    for old, new in zip(source.tensors, written.tensors, strict=True):
+        expected = source.raw(old)
+        if kind == "F32" and len(old.shape) == 2:  # the master is 16-bit
+            expected = source.dequantized(old).astype(np.float16).view(np.uint8).reshape(-1)
+        assert np.array_equal(written.raw(new), expected), new.name
+    if kind != "F32":
+        assert (tmp_path / "p.gguf").read_bytes() == bytes(raw)

@@ -22,9 +22,10 @@ from genius_lite.report.summary import retained_lines
 from genius_lite.rundir import IMPORTANCE_FILE, RunDir
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import gguf_file, imatrix
-from genius_lite.weights.importing import MAP_FILE
+from genius_lite.weights.importing import MAP_FILE, Base
 from genius_lite.weights.mapping import TensorMap
-from genius_lite.weights.policy import BASE_FILE, _choose, _loses, measured_policy, policy_gguf
+from genius_lite.weights.merge import BASE_FILE
+from genius_lite.weights.policy import _choose, _loses, measured_policy, policy_gguf
 from genius_lite.weights.retained import Retained, Scores, compare
 
 SETTINGS = EngineSettings(slots=2, context=256, threads=2)
@@ -39,13 +40,18 @@ def learned(tiny, tmp_path_factory) -> SimpleNamespace:
     cfg = Learner(lr=5e-3, batch_pairs=2, rank=4, lora_alpha=8, epochs=4)
     job = Training(tiny.master, None, PAIRS, [], cfg, "cpu", "fp32", (0, 1), RunDir(folder / "work"))
     report = train_adapter(job, folder / "adapter")
+    gathered = folder / "adapter" / IMPORTANCE_FILE
+    imatrix.write(gathered, TensorMap.load(tiny.master / MAP_FILE), "pairs", folder / "adapter" / imatrix.IMATRIX_FILE)
     return SimpleNamespace(**vars(tiny), adapter=folder / "adapter", margin=report.margin)
 
 
+def base_of(learned) -> Base:
+    return Base(gguf_file.read(learned.gguf), learned.master)
+
+
 def measure(learned, out, cfg: Quantize, speed=lambda file: 1.0) -> dict:
-    source = gguf_file.read(learned.gguf)
     return measured_policy(
-        source, learned.master, learned.adapter, cfg, PAIRS, SETTINGS, speed, out, out.with_name("log"), lambda n: None
+        base_of(learned), learned.adapter, cfg, PAIRS, SETTINGS, speed, out, out.with_name("log"), lambda n: None
     )
 
 
@@ -128,7 +134,8 @@ def test_importance_is_the_mean_square_of_what_flows_in(tiny, tmp_path):
         response_logps(policy, rows([([5], [7])]))
     importance.save(tmp_path / "i.safetensors")
     tensor_map = TensorMap.load(tiny.master / MAP_FILE)
-    matrix = imatrix.load(tmp_path / "i.safetensors", tensor_map)
+    imatrix.write(tmp_path / "i.safetensors", tensor_map, "responses", tmp_path / "i.gguf")
+    matrix = imatrix.load(tmp_path / "i.gguf")
     expected = torch.cat([x.flatten(0, -2) for x in seen]).square().mean(0).numpy()
     assert len(torch.cat([x.flatten(0, -2) for x in seen])) == 10
     np.testing.assert_allclose(matrix["blk.1.ffn_down.weight"], expected, rtol=1e-5)
@@ -139,16 +146,14 @@ def test_importance_is_the_mean_square_of_what_flows_in(tiny, tmp_path):
 
 
 def test_the_matrix_reaches_the_quantizer_and_its_file_reads_back(learned, tmp_path):
-    matrix = imatrix.load(learned.adapter / IMPORTANCE_FILE, TensorMap.load(learned.master / MAP_FILE))
-    imatrix.write(matrix, 64, "pairs", tmp_path / "i.gguf")
-    read = {t.name: t.data for t in gguf.GGUFReader(tmp_path / "i.gguf").tensors}
-    for name, values in matrix.items():
+    written = learned.adapter / imatrix.IMATRIX_FILE
+    read = {t.name: t.data for t in gguf.GGUFReader(written).tensors}
+    for name, values in imatrix.load(written).items():
         np.testing.assert_allclose(read[f"{name}.in_sum2"][0] / read[f"{name}.counts"][0, 0], values, rtol=1e-6)
-    source = gguf_file.read(learned.gguf)
-    policy_gguf(source, learned.master, learned.adapter, "Q4_0", tmp_path / "with.gguf")
-    (learned.adapter / IMPORTANCE_FILE).rename(tmp_path / "aside")
-    policy_gguf(source, learned.master, learned.adapter, "Q4_0", tmp_path / "without.gguf")
-    (tmp_path / "aside").rename(learned.adapter / IMPORTANCE_FILE)
+    policy_gguf(base_of(learned), learned.adapter, "Q4_0", tmp_path / "with.gguf")
+    written.rename(tmp_path / "aside")
+    policy_gguf(base_of(learned), learned.adapter, "Q4_0", tmp_path / "without.gguf")
+    (tmp_path / "aside").rename(written)
     files = [gguf_file.read(tmp_path / f"{name}.gguf") for name in ("with", "without")]
     assert any(
         not np.array_equal(files[0].raw(a), files[1].raw(b)) for a, b in zip(*(f.tensors for f in files), strict=True)
@@ -158,5 +163,5 @@ def test_the_matrix_reaches_the_quantizer_and_its_file_reads_back(learned, tmp_p
 def test_an_adapter_of_another_model_is_refused(learned, tmp_path):
     (learned.adapter / BASE_FILE).write_text(json.dumps({"sha256": "0" * 64}))
     with pytest.raises(UserError, match="was trained on another model"):
-        policy_gguf(gguf_file.read(learned.gguf), learned.master, learned.adapter, "F16", tmp_path / "x.gguf")
+        policy_gguf(base_of(learned), learned.adapter, "F16", tmp_path / "x.gguf")
     (learned.adapter / BASE_FILE).unlink()

@@ -1,0 +1,169 @@
+"""Export a round of a run as a folder: the model in the wanted format, a card, and checksums."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from genius_lite.errors import UserError
+from genius_lite.export.card import model_card
+from genius_lite.export.ollama import modelfile
+from genius_lite.export.transformers import write_peft, write_safetensors
+from genius_lite.prompts import Vocabulary
+from genius_lite.recipe import QuantType
+from genius_lite.rundir import remove, require_space, write_text
+from genius_lite.weights.importing import Base, sha256
+from genius_lite.weights.lora import write_lora
+from genius_lite.weights.merge import merged_bytes
+from genius_lite.weights.policy import policy_bytes, policy_gguf
+
+Format = Literal["gguf", "ollama", "lora-gguf", "peft", "safetensors"]
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class RunRound:
+    """A finished round of a run folder; number 0 is the base model.
+
+    Raises:
+        UserError: not a run folder, or the round is not finished.
+    """
+
+    run: Path
+    number: int
+
+    @staticmethod
+    def of(run: Path, number: int | None) -> RunRound:
+        """Round `number`, or the last finished one."""
+        if not (run / "recipe.json").is_file():
+            raise UserError(f"{run} is no run folder; name the `out` of a recipe")
+        rounds = sorted(int(p.parent.name.removeprefix("round-")) for p in run.glob("round-*/report.json"))
+        if number is None:
+            number = rounds[-1] if rounds else 0
+        if number not in (0, *rounds):
+            done = ", ".join(map(str, rounds)) or "none"
+            raise UserError(f"{run}: round {number} is not finished (finished: {done}; 0 is the base model)")
+        return RunRound(run, number)
+
+    @cached_property
+    def base(self) -> Base:
+        return Base.of(self.run / "master")
+
+    @property
+    def here(self) -> Path:
+        return self.run / f"round-{self.number}"
+
+    @property
+    def adapter(self) -> Path | None:
+        return self.here / "adapter" if self.number else None
+
+    @property
+    def gguf(self) -> Path | None:
+        """The file that the run made of it; None where it sampled with the adapter at its side."""
+        if self.number == 0:
+            return self.base.gguf.path
+        return self.here / "policy.gguf" if (self.here / "policy.gguf").exists() else None
+
+    @property
+    def lora(self) -> Path | None:
+        """The adapter that llama.cpp applies to the base model, where the run made no merged file."""
+        return None if self.gguf else self.here / "adapter.gguf"
+
+    @property
+    def reports(self) -> list[dict[str, Any]]:
+        """Of the rounds up to this one."""
+        return [json.loads((self.run / f"round-{n}" / "report.json").read_text()) for n in range(1, self.number + 1)]
+
+    @property
+    def own_type(self) -> str:
+        """The quantization type of `gguf`, as the run chose it."""
+        return self.reports[-1]["quantized"]["type"] if self.number else "base"
+
+
+def export(
+    run: Path,
+    number: int | None,
+    to_format: Format,
+    kinds: list[QuantType],
+    out: Path,
+    advance: Advance = lambda n: None,
+) -> None:
+    """Write a folder with a round's model, its card (README.md) and SHA256SUMS.
+
+    Args:
+        kinds: quantization types of GGUFs; none takes the one that the run made.
+        advance: called with bytes of GGUFs as they are written, `export_bytes` in all (about).
+
+    Raises:
+        UserError: as `RunRound`; or `out` exists, or has no room; or the base model has no adapter to export.
+    """
+    chosen = RunRound.of(run, number)
+    if out.exists():
+        raise UserError(f"{out} exists; name another folder, or delete it")
+    if chosen.adapter is None and to_format in ("lora-gguf", "peft"):
+        raise UserError(f"{run}: the base model has no adapter; export another --round")
+    if kinds and to_format not in ("gguf", "ollama"):
+        raise UserError(f"--type is for gguf and ollama; {to_format} is not quantized")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    require_space(out.parent, 2 * export_bytes(run, number, to_format, kinds), "the export")
+    partial = out.with_name(f"{out.name}.exporting")
+    remove(partial)
+    partial.mkdir()
+    try:
+        _write(chosen, to_format, kinds, partial, advance)
+        sums = {p.name: sha256([p]) for p in sorted(partial.iterdir())}
+        write_text(partial / "README.md", model_card(chosen.base, chosen.number, chosen.reports, _recipe(run), sums))
+        sums["README.md"] = sha256([partial / "README.md"])
+        write_text(partial / "SHA256SUMS", "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+        partial.rename(out)
+    finally:
+        remove(partial)
+
+
+def export_bytes(run: Path, number: int | None, to_format: Format, kinds: list[QuantType]) -> int:
+    """About how many bytes `export` writes."""
+    chosen = RunRound.of(run, number)
+    if to_format in ("gguf", "ollama"):
+        made = sum(policy_bytes(chosen.base.gguf, kind) for kind in kinds)
+        return made or (chosen.gguf.stat().st_size if chosen.gguf else merged_bytes(chosen.base.gguf))
+    return merged_bytes(chosen.base.gguf) if to_format == "safetensors" else 0
+
+
+def _write(chosen: RunRound, to_format: Format, kinds: list[QuantType], out: Path, advance: Advance) -> None:
+    name = f"{chosen.base.name}.genius"
+    if to_format == "safetensors":
+        write_safetensors(chosen.base, chosen.adapter, out)
+    elif to_format == "peft" and chosen.adapter:
+        write_peft(chosen.base, chosen.adapter, out)
+    elif to_format == "lora-gguf" and chosen.adapter:
+        write_lora(chosen.base, chosen.adapter, out / f"{name}-lora.gguf")
+    else:
+        files = _write_ggufs(chosen, kinds, out, name, advance)
+        if to_format == "ollama":
+            for file in files:
+                target = "Modelfile" if len(files) == 1 else f"Modelfile.{file.stem.rpartition('-')[2]}"
+                context = chosen.base.gguf.metadata.get(f"{chosen.base.gguf.architecture}.context_length")
+                with Vocabulary.open(file) as vocabulary:
+                    write_text(out / target, modelfile(vocabulary, file.name, context=context))
+
+
+def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, name: str, advance: Advance) -> list[Path]:
+    if not kinds and chosen.gguf:
+        file = out / f"{name}-{chosen.own_type}.gguf"
+        shutil.copyfile(chosen.gguf, file)
+        advance(file.stat().st_size)
+        return [file]
+    files = []
+    for kind in kinds or ("F16",):
+        files.append(out / f"{name}-{kind}.gguf")
+        policy_gguf(chosen.base, chosen.adapter, kind, files[-1], advance)
+    return files
+
+
+def _recipe(run: Path) -> dict[str, Any]:
+    return json.loads((run / "recipe.json").read_text(encoding="utf-8"))

@@ -1,0 +1,96 @@
+"""The model card: what was done, what was measured, and the commands that run the files."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from genius_lite import __version__
+from genius_lite.weights.importing import Base
+
+
+def model_card(
+    base: Base, number: int, reports: list[dict[str, Any]], recipe: dict[str, Any], sums: dict[str, str]
+) -> str:
+    """A README.md with front matter that the hub reads.
+
+    Args:
+        reports: of the rounds up to `number`.
+        recipe: the run folder's.
+        sums: file name -> SHA-256, of what stands beside the card.
+    """
+    title = f"{base.name}, self-trained" if number else base.name
+    parts = [_front_matter(base), f"# {title}\n", _what(base, number, recipe)]
+    if reports:
+        parts += ["## Rounds\n", _rounds(reports)]
+    parts += ["## Run it\n", _commands(sorted(sums))]
+    parts += ["## Files\n", "".join(f"- `{name}`: SHA-256 `{digest}`\n" for name, digest in sums.items())]
+    parts += ["## Recipe\n", f"```json\n{json.dumps(recipe, indent=2, ensure_ascii=False)}\n```\n"]
+    return "\n".join(parts)
+
+
+def commands(files: list[str], folder: str) -> list[str]:
+    """What to paste into a shell for each program that runs the exported files.
+
+    Args:
+        files: names in the folder.
+        folder: where they are.
+    """
+    ggufs = [f for f in files if f.endswith(".gguf")]
+    lines = []
+    for file in [f for f in ggufs if "-lora" in f][:1]:
+        lines.append(f"llama-cli -m BASE.gguf --lora {folder}/{file}")
+    for file in [f for f in ggufs if "-lora" not in f][:1]:
+        lines.append(f"llama-cli -m {folder}/{file}")
+        lines.append(f"lms import {folder}/{file}    # LM Studio")
+    for file in [f for f in files if f.startswith("Modelfile")][:1]:
+        lines.append(f"ollama create genius -f {folder}/{file} && ollama run genius")
+    return lines
+
+
+def _front_matter(base: Base) -> str:
+    license_name = base.gguf.metadata.get("general.license")
+    lines = ["library_name: genius-lite", "tags: [genius, self-training, gguf]", "pipeline_tag: text-generation"]
+    if isinstance(license_name, str):
+        lines.append(f"license: {json.dumps(license_name)}")
+    if base.origin.startswith("hf:"):
+        lines.append(f"base_model: {json.dumps('/'.join(base.origin.removeprefix('hf:').split('/')[:2]))}")
+    return "---\n" + "\n".join(lines) + "\n---\n"
+
+
+def _what(base: Base, number: int, recipe: dict[str, Any]) -> str:
+    if number == 0:
+        return (
+            f"The base model of a run of genius-lite {__version__}.\n\nBase: {base.origin}, SHA-256 `{base.sha256}`.\n"
+        )
+    return (
+        f"Trained for {number} round{'s' * (number > 1)} by genius-lite {__version__} with the method of Genius "
+        "([arXiv 2504.08672](https://arxiv.org/abs/2504.08672)): the model's own stepwise foresight rollouts, "
+        "preference pairs from them, and an adapter learned with advantage-calibrated optimization. No labels, no "
+        f"reward model and no stronger model were used.\n\nBase: {base.origin}, SHA-256 `{base.sha256}`.\n\n"
+        f"Queries: {recipe['queries'].split(',')[0]}, unlabelled.\n"
+    )
+
+
+def _rounds(reports: list[dict[str, Any]]) -> str:
+    lines = ["| round | pairs | loss | margin (nats) | foresight value (nats/token) | type | kept of the margin |"]
+    lines.append("|" + "---|" * 7)
+    for report in reports:
+        training, quantized = report["training"], report["quantized"]
+        row = next((r for r in quantized["tried"] if r["type"] == quantized["type"]), None)
+        kept = f"{row['kept']:.0%} ± {row['error']:.0%}" if row and row["kept"] is not None else "-"
+        cells = [report["round"], report["pairs"], f"{training['loss']:.4f}", f"{training['margin']:+.2f}"]
+        cells += [f"{report['mean_value']:.3f}", quantized["type"], kept]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines.append("\nMargins and values say what was learned, not whether answers became better.\n")
+    return "\n".join(lines)
+
+
+def _commands(files: list[str]) -> str:
+    found = commands(files, ".")
+    if any(f == "adapter_config.json" for f in files):
+        return "```python\nfrom peft import PeftModel\nmodel = PeftModel.from_pretrained(base_model, FOLDER)\n```\n"
+    if not found:
+        loading = "from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(FOLDER)"
+        return f"```python\n{loading}\n```\n"
+    return "```sh\n" + "\n".join(found) + "\n```\n"

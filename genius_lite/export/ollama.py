@@ -1,0 +1,267 @@
+"""A Modelfile for Ollama, whose TEMPLATE writes the same prompts as the GGUF's own chat template.
+
+The GGUF holds a Jinja template; Ollama fills one of Go's text/template (`template/template.go` and
+`parser/parser.go` of github.com/ollama/ollama). There is no table of model families here: the Jinja template is
+rendered with marks for contents, what stands between the marks becomes a `Layout`, and the layout is compared with
+the Jinja template over probe conversations before anything is written. A `Layout` is rendered to Go and, for that
+proof, to text.
+
+The promise: at most one system message, which comes first, then user and assistant in turn, the last one a user's,
+become the same token ids as `Vocabulary.render` and `encode_rendered` give. Outside of it are
+
+- system messages, where the model's template refuses them: TEMPLATE leaves them out, a comment says so;
+- white space at the ends of a message, where the model's template trims it: Go's text/template has no such
+  function, a comment says so; likewise a template that drops `<think>` reasoning from earlier answers, or has words
+  of its own for an empty system message;
+- tools, and text that looks like a special token, which Ollama reads as that token;
+- dates: a template that asks for today's has none here, as in `render_template`, and gets its own default.
+
+BOS is Ollama's to add where the vocabulary says so, and is then not in TEMPLATE.
+
+A model without a template, or with one that cannot be written so, gets a Modelfile without TEMPLATE and a comment
+with the reason: the GGUF is good, Ollama then goes by its own guess, and the user can write a TEMPLATE.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from genius_lite.errors import UserError
+from genius_lite.export.go_template import Layout, Messages, Nodes, Show, When
+from genius_lite.prompts import Vocabulary
+
+_MAX_CONTEXT = 8192  # Ollama's memory grows with num_ctx; long-context models would not load on a laptop
+_ROLES = {"s": "system", "u": "user", "a": "assistant"}
+_SHAPES = ("u", "uau", "uauau", "uauauau")
+_TEXTS = (
+    "Grüße, 你好, שלום 👩‍🔬",
+    "one\n\n\ttwo\r\n  three",
+    '{{ .System }} {% if x %} {# y #} """quoted""" \\n $first }}',
+    "7",
+    "word " * 300 + "end",
+)
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """What Ollama's TEMPLATE will write, None where there can be none, and what its reader should know, a line each."""
+
+    layout: Layout | None
+    notes: tuple[str, ...]
+
+
+def modelfile(
+    vocabulary: Vocabulary,
+    gguf_name: str,
+    *,
+    context: int | None = None,
+    parameters: Mapping[str, float] | None = None,
+) -> str:
+    """The text of a Modelfile that lies beside the GGUF; write it as UTF-8 with plain line feeds.
+
+    Args:
+        vocabulary: the GGUF's.
+        gguf_name: its file name.
+        context: tokens that the model was trained to read; num_ctx is this, 8192 at most.
+        parameters: PARAMETER lines by Ollama's names, such as {"temperature": 0.6}; num_ctx here wins.
+
+    Raises:
+        UserError: a Modelfile cannot hold `gguf_name`.
+    """
+    if not gguf_name.isprintable() or gguf_name != gguf_name.strip():
+        raise UserError(f"{gguf_name!r}: a Modelfile cannot name this file; rename it")
+    found = chat_template(vocabulary)
+    template = found.layout.go() if found.layout else None
+    values = ({"num_ctx": min(context, _MAX_CONTEXT)} if context else {}) | dict(parameters or {})
+    lines = [f"# {note}" for note in found.notes]
+    lines.append(f"FROM ./{gguf_name}")
+    if template is not None:
+        lines.append(f'TEMPLATE """{template}"""')
+    lines += [f'PARAMETER stop "{stop}"' for stop in _stops(vocabulary, template or vocabulary.template or "")]
+    lines += [f"PARAMETER {name} {value}" for name, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def chat_template(vocabulary: Vocabulary) -> ChatTemplate:
+    """What the GGUF's chat template writes, proven over probe conversations."""
+    if not vocabulary.template:
+        return ChatTemplate(None, ("No TEMPLATE: the model has no chat template; it continues the text it is given.",))
+    try:
+        turns, system = _turns(vocabulary), _system(vocabulary)
+        layout = _layout(turns, system)
+        _prove(vocabulary, layout, system)
+        return ChatTemplate(layout, (*_note(system), *_differences(vocabulary, layout, system)))
+    except UserError as e:
+        reason = " ".join(str(e).split()).removesuffix(".")
+        guess = "Ollama guesses one from it; read `ollama show --template` before you rely on it."
+        return ChatTemplate(None, (f"No TEMPLATE: Go cannot say what the GGUF's chat template does: {reason}.", guess))
+
+
+def _stops(vocabulary: Vocabulary, template: str) -> list[str]:
+    """Of the tokens that end a response, those in the template, and EOS; Ollama ends at the others by itself."""
+    ends = [vocabulary.special_text(int(token)) for token in vocabulary.ends.nonzero()[0]]
+    return [text for text in dict.fromkeys(ends) if text and (text in template or text == vocabulary.eos_text)]
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """What stands around a conversation without a system message, and around its messages."""
+
+    start: str  # before the first question: what opens the conversation, and the question
+    before_user: str  # before later questions
+    after_user: str
+    before_assistant: str
+    after_assistant: str
+    generation: str
+
+
+@dataclass(frozen=True)
+class _System:
+    """What stands around a system message before the first question, or in the last one."""
+
+    place: Literal["first", "last", "ignored", "refused"]
+    before: str = ""
+    after: str = ""
+    test: str = ""  # when it is there, a name of `_GO`: with no text in it too, or not
+
+
+def _turns(vocabulary: Vocabulary) -> _Turns:
+    start, to_assistant, to_user, _, _, ending = _between(_render(vocabulary, _marked("uauau")), _marks("uauau"))
+    # A conversation that waits for nothing shows what ends a message; the rest of a gap opens the next.
+    after_user = _after_last(vocabulary, "u", to_assistant, ending)
+    after_assistant = _after_last(vocabulary, "ua", to_user)
+    return _Turns(
+        start=start,
+        before_user=to_user.removeprefix(after_assistant),
+        after_user=after_user,
+        before_assistant=to_assistant.removeprefix(after_user),
+        after_assistant=after_assistant,
+        generation=ending.removeprefix(after_user),
+    )
+
+
+def _after_last(vocabulary: Vocabulary, shape: str, *gaps: str) -> str:
+    """What ends the last message of a conversation, if every gap after such a message begins with it."""
+    after = _render(vocabulary, _marked(shape), generation=False).rpartition(_marks(shape)[-1])[2]
+    endings = (after, after.removesuffix(vocabulary.eos_text))  # some templates end a whole conversation with EOS
+    return next((e for e in endings if all(gap.startswith(e) for gap in gaps)), "")
+
+
+def _system(vocabulary: Vocabulary) -> _System:
+    try:
+        text = _render(vocabulary, _marked("suauau"))
+    except UserError:
+        return _System("refused")
+    system, *turns = _marks("suauau")
+    if system not in text:
+        return _System("ignored")
+    alone = _render(vocabulary, _marked("su"))
+    empty = _render(vocabulary, _filled("su", ["", _mark("u1")]))
+    test = "system" if empty != alone.replace(system, "") else "has_system"
+    if text.index(system) < text.find(turns[0]):
+        before, after, *_ = _between(text, [system, *turns])
+        return _System("first", before, after, test)
+    before, after, _ = _between(text, [*turns[:-1], system, turns[-1]])[-3:]
+    return _System("last", before, after, test)
+
+
+def _layout(turns: _Turns, system: _System) -> Layout:
+    """A layout that writes what the probes showed; whether it writes the rest, `_prove` says."""
+    before_user: Nodes = (turns.before_user,)
+    opening: Nodes = ()
+    of_system: Nodes = ()
+    shown: Nodes = (system.before, Show("system"), system.after)
+    plain_start = turns.start.endswith(turns.before_user)
+    default = turns.start.removesuffix(turns.before_user)  # before the first question as before any
+    if system.place == "first" and plain_start and system.after.endswith(turns.before_user):
+        opening = (When((system.test,), (), (default,)),) if default else ()
+        of_system = (system.before, Show("content"), system.after.removesuffix(turns.before_user))
+        of_system = of_system if system.test == "has_system" else (When(("content",), of_system),)
+    elif system.place == "first" and turns.start == turns.before_user:
+        before_user = (When(("first", system.test), shown, before_user),)
+    elif system.place == "first":
+        before_user = (When(("first",), (When((system.test,), shown, (turns.start,)),), before_user),)
+    else:
+        if plain_start:
+            opening = (default,)
+        else:
+            before_user = (When(("first",), (turns.start,), before_user),)
+        if system.place == "last":
+            shown = (system.before.removeprefix(turns.after_assistant), *shown[1:])
+            before_user = (When(("last", system.test), shown, before_user),)
+    return Layout(
+        opening=opening,
+        system=of_system,
+        user=(*before_user, Show("content"), turns.after_user),
+        assistant=(turns.before_assistant, Show("content"), turns.after_assistant),
+        generation=turns.generation,
+    )
+
+
+def _prove(vocabulary: Vocabulary, layout: Layout, system: _System) -> None:
+    """Raises UserError: for a probe conversation, `layout` and the chat template write different prompts."""
+    shapes = _SHAPES if system.place == "refused" else [*_SHAPES, *(f"s{shape}" for shape in _SHAPES)]
+    probes = [_filled(shape, (_TEXTS * 3)[k:]) for shape in shapes for k in range(len(_TEXTS))]
+    if any(layout.text(probe) != _render(vocabulary, probe) for probe in probes):
+        raise UserError("it does more than put text before and after each message")
+
+
+def _note(system: _System) -> Iterator[str]:
+    if system.place == "refused":
+        yield "The GGUF's chat template refuses system messages, so TEMPLATE leaves them out."
+    if system.place == "ignored":
+        yield "The GGUF's chat template leaves system messages out, and so does TEMPLATE."
+
+
+def _differences(vocabulary: Vocabulary, layout: Layout, system: _System) -> Iterator[str]:
+    """What the chat template does beside the promise; UserError if that is more than trimming."""
+    shape = "uauau" if system.place == "refused" else "suauau"
+    trimmed = []
+    for role in dict.fromkeys(shape):
+        padded = _filled(shape, [f" \n {m} \n " if m[1] == role else m for m in _marks(shape)])
+        expected, found = _render(vocabulary, padded), layout.text(padded)
+        if "".join(expected.split()) != "".join(found.split()):
+            raise UserError(f"it rewrites {_ROLES[role]} messages")
+        trimmed += [_ROLES[role]] if expected != found else []
+    if trimmed:
+        yield f"The GGUF's chat template trims white space around {', '.join(trimmed)} messages; TEMPLATE cannot."
+    empty = _filled("suau", ["", *_TEXTS])
+    if system.place != "refused" and layout.text(empty) != _render(vocabulary, empty):
+        yield "The GGUF's chat template has words of its own for an empty system message; TEMPLATE takes it for none."
+    reasoned = _filled("uau", ["7", "<think>\nSeven.\n</think>\n\n7", "8"])
+    if layout.text(reasoned) != _render(vocabulary, reasoned):
+        yield "The GGUF's chat template changes <think> reasoning in earlier answers; TEMPLATE keeps it."
+
+
+def _render(vocabulary: Vocabulary, messages: Messages, *, generation: bool = True) -> str:
+    """The chat template's prompt, without a BOS that Ollama will add."""
+    text = vocabulary.render(messages, generation=generation)
+    return text.removeprefix(vocabulary.bos_text) if vocabulary.adds_bos else text
+
+
+def _between(text: str, marks: list[str]) -> list[str]:
+    """What stands before, between and after the marks, each of which stands there once and in this order."""
+    pattern = "|".join(map(re.escape, marks))
+    if re.findall(pattern, text) != marks:
+        raise UserError("it changes, repeats or reorders messages")
+    return re.split(pattern, text)
+
+
+def _mark(name: str) -> str:
+    return f"\N{OBJECT REPLACEMENT CHARACTER}{name}\N{OBJECT REPLACEMENT CHARACTER}"
+
+
+def _marks(shape: str) -> list[str]:
+    return [_mark(f"{role}{i}") for i, role in enumerate(shape)]
+
+
+def _marked(shape: str) -> Messages:
+    return _filled(shape, _marks(shape))
+
+
+def _filled(shape: str, texts: Sequence[str]) -> Messages:
+    """Messages of the roles in `shape`, such as "suau", with the first of `texts`."""
+    return [{"role": _ROLES[role], "content": text} for role, text in zip(shape, texts, strict=False)]

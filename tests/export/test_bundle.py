@@ -1,0 +1,117 @@
+"""Every export of a real (tiny) run, read by the programs that it is for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from genius_lite.errors import UserError
+from genius_lite.export.bundle import RunRound, export
+from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
+from genius_lite.report.progress import Progressor
+from genius_lite.run import run
+from tests.sampler.test_engine import PROMPT
+from tests.tiny import TEMPLATE, tiny_gguf
+from tests.weights.test_lora import RESPONSE, scored
+
+
+@pytest.fixture(scope="module", params=["merge", "adapter", "auto"])
+def finished(request, tmp_path_factory):
+    """A run of two rounds, from full-precision weights beside a quantized GGUF."""
+    from rich.console import Console
+
+    folder = tmp_path_factory.mktemp("run")
+    model = tiny_gguf(folder / "tiny.Q8_0.gguf", "llama", kind=gguf.GGMLQuantizationType.Q8_0)
+    model.save_pretrained(folder / "full")
+    (folder / "q.txt").write_text("one\ntwo\nthree\n")
+    recipe = Recipe(
+        out=str(folder / "run"),
+        model=Model(gguf=str(folder / "tiny.Q8_0.gguf"), weights=str(folder / "full")),
+        queries=Queries(source=str(folder / "q.txt")),
+        policy=request.param,
+        foresight=Foresight(candidates=2, steps=2, max_tokens=16, temperature=1.5),
+        learner=Learner(rank=4, lora_alpha=8, lr=1e-2, batch_pairs=2, parity_limit=5),
+    )
+    summary = run(recipe, Progressor(Console(quiet=True)))
+    assert run(recipe, Progressor(Console(quiet=True))) == summary
+    return folder / "run", request.param, summary
+
+
+def test_the_middle_round_is_what_the_recipe_says(finished):
+    folder, mode, summary = finished
+    kinds = [report["quantized"]["type"] for report in summary["rounds"]]
+    assert kinds == ["adapter" if mode == "adapter" else "Q8_0", "Q8_0"]
+    assert (folder / "round-1" / "policy.gguf").exists() == (mode != "adapter")
+    assert (folder / "round-1" / "adapter.gguf").exists() == (mode != "merge")
+    assert (folder / "round-1" / "speeds.json").exists() == (mode == "auto")
+    chosen = RunRound.of(folder, 1)
+    if mode == "adapter":
+        assert chosen.gguf is None and chosen.lora == folder / "round-1" / "adapter.gguf"
+    assert RunRound.of(folder, None).number == 2
+    with pytest.raises(UserError, match="round 3 is not finished"):
+        RunRound.of(folder, 3)
+
+
+@pytest.mark.parametrize("finished", ["adapter"], indirect=True)
+def test_every_format_says_the_same(finished, tmp_path):
+    folder, _, _ = finished
+    export(folder, None, "gguf", ["F16", "Q4_0"], tmp_path / "g")
+    assert sorted(p.name for p in (tmp_path / "g").iterdir()) == [
+        "README.md", "SHA256SUMS", "tiny.genius-F16.gguf", "tiny.genius-Q4_0.gguf"
+    ]  # fmt: skip
+    expected = scored(tmp_path / "g" / "tiny.genius-F16.gguf")
+    assert subprocess.run(["sha256sum", "--check", "SHA256SUMS"], cwd=tmp_path / "g").returncode == 0
+
+    export(folder, 2, "lora-gguf", [], tmp_path / "l")
+    (lora,) = (tmp_path / "l").glob("*.gguf")
+    base = RunRound.of(folder, 0).gguf
+    assert np.abs(scored(base, lora) - expected).mean() < 0.01
+    assert np.abs(scored(base) - expected).mean() > 0.05, "the adapter must matter"
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    export(folder, 2, "safetensors", [], tmp_path / "s")
+    export(folder, 2, "peft", [], tmp_path / "p")
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "s", dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(folder / "master", dtype=torch.float32), tmp_path / "p"
+    )
+    for model in (whole, adapted):
+        with torch.no_grad():
+            logits = model(torch.tensor([PROMPT + RESPONSE])).logits[0].log_softmax(-1)
+        found = logits[range(len(PROMPT) - 1, len(PROMPT) + len(RESPONSE) - 1), RESPONSE].numpy()
+        assert np.abs(found - expected).mean() < 0.02
+    assert AutoTokenizer.from_pretrained(tmp_path / "s").chat_template == TEMPLATE
+
+    export(folder, 2, "ollama", [], tmp_path / "o")
+    text = (tmp_path / "o" / "Modelfile").read_text()
+    assert "FROM ./tiny.genius-Q8_0.gguf" in text
+    assert "TEMPLATE" in text
+
+
+@pytest.mark.parametrize("finished", ["merge"], indirect=True)
+def test_the_card_tells_what_was_measured(finished, tmp_path):
+    folder, _, summary = finished
+    card = (folder / "export" / "README.md").read_text()
+    for report in summary["rounds"]:
+        assert f"| {report['round']} | {report['pairs']} | {report['training']['loss']:.4f} |" in card
+    sums = (folder / "export" / "SHA256SUMS").read_text().split()
+    assert sums[0] in card
+    assert json.loads(card.partition("```json")[2].partition("```")[0])["rounds"] == 2
+    export(folder, 0, "gguf", [], tmp_path / "base")
+    for arguments, message in [
+        ((folder, 0, "peft", []), "has no adapter"),
+        ((folder, 1, "peft", ["Q4_0"]), "--type is for gguf"),
+        ((tmp_path, None, "gguf", []), "is no run folder"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            export(*arguments, tmp_path / "x")
+    with pytest.raises(UserError, match="exists; name another"):
+        export(folder, None, "gguf", [], tmp_path / "base")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base"]

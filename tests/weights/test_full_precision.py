@@ -1,0 +1,111 @@
+"""Full-precision weights beside a quantized GGUF; models in several files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from genius_lite.errors import UserError
+from genius_lite.weights import gguf_file
+from genius_lite.weights.full_precision import write_full_precision
+from genius_lite.weights.importing import Base, import_master
+from genius_lite.weights.policy import policy_gguf
+from tests.tiny import tiny_gguf
+from tests.weights.test_lora import scored
+from tests.weights.test_merge import random_adapter, torch_scores
+
+Q = gguf.GGMLQuantizationType
+
+
+@pytest.fixture(params=["llama", "qwen2"])
+def both(request, tmp_path):
+    """A quantized GGUF and the safetensors that it was made from."""
+    model = tiny_gguf(tmp_path / "q.gguf", request.param, kind=Q.Q4_0)
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "full", max_shard_size="100KB")
+    return gguf_file.read(tmp_path / "q.gguf"), tmp_path / "full", model
+
+
+def test_the_full_precision_rows_stand_in_the_ggufs_order(both, tmp_path):
+    quantized, full, model = both
+    assert (full / "model.safetensors.index.json").exists()
+    write_full_precision(quantized, full, tmp_path / "full.gguf", lambda n: None)
+    exact = gguf_file.read(tmp_path / "full.gguf")
+    assert exact.metadata == quantized.metadata | {"general.file_type": 32}
+    for ours, theirs in zip(exact.tensors, quantized.tensors, strict=True):
+        a, b = exact.dequantized(ours), quantized.dequantized(theirs)
+        if len(ours.shape) == 2:
+            assert ours.type == Q.BF16
+            assert 0 < np.abs(a - b).max() < 0.2, "rounding, and nothing but rounding, must be between them"
+        else:
+            assert np.array_equal(a, b)
+    # As an import of its own, llama.cpp and torch agree far better than through the quantized file.
+    import_master(exact, tmp_path / "master", lambda n: None)
+    policy = random_adapter(tmp_path / "master", tmp_path / "adapter", spread=0.05)
+    policy_gguf(Base(exact, tmp_path / "master"), tmp_path / "adapter", "BF16", tmp_path / "p.gguf")
+    prompt, response = [5, 6, 7, 8], [50, 61, 72, 83]
+    from tests.sampler.test_engine import PROMPT
+    from tests.weights.test_lora import RESPONSE
+
+    assert np.abs(scored(tmp_path / "p.gguf") - torch_scores(policy, PROMPT, RESPONSE)).mean() < 0.05
+    assert np.abs(torch_scores(model.float(), prompt, response)).mean() > 1
+
+
+def test_weights_of_another_model_are_refused(both, tmp_path):
+    quantized, _full, model = both
+    for name, parameter in model.named_parameters():
+        if name.endswith("layers.1.mlp.up_proj.weight"):
+            parameter.data = torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match=r"the rows of model\.layers\.1\.mlp\.up_proj"):
+        write_full_precision(quantized, tmp_path / "other", tmp_path / "x.gguf", lambda n: None)
+    with pytest.raises(UserError, match=r"no model\.safetensors"):
+        write_full_precision(quantized, tmp_path, tmp_path / "x.gguf", lambda n: None)
+
+
+def split(source: gguf_file.GGUF, folder, count: int) -> list:
+    """Write the model as llama-gguf-split does: tensors in `count` files, all metadata in the first."""
+    paths = [folder / f"m-{n:05}-of-{count:05}.gguf" for n in range(1, count + 1)]
+    size = -(-len(source.tensors) // count)
+    for n, path in enumerate(paths):
+        writer = gguf.GGUFWriter(path, source.architecture)
+        writer.add_uint16("split.no", n)
+        writer.add_uint16("split.count", count)
+        writer.add_int32("split.tensors.count", len(source.tensors))
+        if n == 0:
+            kept = gguf.GGUFReader(source.path)
+            for field in kept.fields.values():
+                if not field.name.startswith(("GGUF.", "general.architecture")):
+                    kind = field.types[0]
+                    sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+                    writer.add_key_value(field.name, field.contents(), kind, sub_type=sub)
+        for t in source.tensors[n * size : (n + 1) * size]:
+            writer.add_tensor(t.name, np.asarray(source.raw(t)).reshape(*t.shape[:-1], -1), raw_dtype=t.type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return paths
+
+
+def test_a_model_in_three_files_is_read_as_one(tiny, tmp_path):
+    source = gguf_file.read(tiny.gguf)
+    paths = split(source, tmp_path, 3)
+    for path in paths[:1]:
+        sharded = gguf_file.read(path)
+        assert sharded.files == paths
+        assert not any(key.startswith("split.") for key in sharded.metadata)
+        assert sharded.metadata == source.metadata
+        assert [replace(t, offset=0, path=tiny.gguf) for t in sharded.tensors] == [
+            replace(t, offset=0, path=tiny.gguf) for t in source.tensors
+        ]
+    import_master(sharded, tmp_path / "master", lambda n: None)
+    policy_gguf(Base(sharded, tmp_path / "master"), None, "F16", tmp_path / "joined.gguf")
+    assert np.allclose(scored(tmp_path / "joined.gguf"), scored(tiny.gguf), atol=1e-5)
+    assert np.allclose(scored(paths[0]), scored(tiny.gguf), atol=1e-5), "llama.cpp must see shards in these files too"
+    paths[1].unlink()
+    with pytest.raises(UserError, match=r"m-00002-of-00003\.gguf is not beside it"):
+        gguf_file.read(paths[0])

@@ -1,0 +1,52 @@
+"""The adapter that llama.cpp applies by itself, beside the one that is merged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from genius_lite.sampler.engine import Engine
+from genius_lite.sampler.llama import EngineError
+from genius_lite.sampler.messages import EngineSettings, Score
+from genius_lite.weights import gguf_file
+from genius_lite.weights.hot import Speeds
+from genius_lite.weights.importing import Base
+from genius_lite.weights.lora import write_lora
+from tests.sampler.test_engine import PROMPT, drain
+from tests.weights.test_merge import random_adapter, torch_scores
+
+RESPONSE = [50, 61, 72, 83, 94, 105]
+
+
+def scored(path, lora="") -> np.ndarray:
+    engine = Engine(str(path), EngineSettings(slots=2, context=128, threads=2, flash_attention=False, lora=str(lora)))
+    engine.submit(Score(0, PROMPT, RESPONSE))
+    return np.array(drain(engine)[0].logprobs)
+
+
+def test_llama_cpp_with_the_adapter_equals_torch(tiny, tmp_path):
+    policy = random_adapter(tiny.master, tmp_path / "adapter", spread=0.05)
+    base = Base(gguf_file.read(tiny.gguf), tiny.master)
+    write_lora(base, tmp_path / "adapter", tmp_path / "lora.gguf")
+    expected, plain = torch_scores(policy, PROMPT, RESPONSE), scored(tiny.gguf)
+    assert np.abs(scored(tiny.gguf, tmp_path / "lora.gguf") - expected).mean() < 0.01
+    assert np.abs(plain - expected).mean() > 0.1, "the adapter must matter for this to show anything"
+
+
+def test_an_adapter_that_does_not_fit_is_refused(tiny, tmp_path):
+    (tmp_path / "lora.gguf").write_bytes(tiny.gguf.read_bytes())
+    with pytest.raises(EngineError, match="cannot load the adapter"):
+        scored(tiny.gguf, tmp_path / "lora.gguf")
+
+
+def test_the_break_even_of_merging():
+    speeds = Speeds(merge_s=30, merged_rate=300, adapter_rate=150)
+    assert speeds.break_even == pytest.approx(9000)
+    assert speeds.favour_adapter(8999, merged=False)
+    assert not speeds.favour_adapter(9001, merged=False)
+    assert not speeds.favour_adapter(1, merged=True)
+    never = Speeds(merge_s=30, merged_rate=150, adapter_rate=300)
+    assert never.break_even == float("inf")
+    assert never.favour_adapter(10**9, merged=True)
+    assert "never pays" in never.line()
+    assert "from 9000 tokens" in speeds.line()
