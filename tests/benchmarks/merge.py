@@ -82,6 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--way", choices=["ours", "plain"])
     a = parser.parse_args()
     model, out = a.folder / "synthetic.gguf", a.folder / "merged.gguf"
@@ -102,7 +103,7 @@ def main() -> None:
     largest = max(t.nbytes for t in gguf_file.read(model).tensors)
     rows: dict[str, list[dict[str, float]]] = {"ours": [], "plain": []}
     command = [sys.executable, "-m", "tests.benchmarks.merge", "--folder", str(a.folder), "--way"]
-    for _ in range(2):
+    for _ in range(a.repeat):
         for way, found in rows.items():
             done = subprocess.run([*command, way], check=True, capture_output=True, text=True)
             found.append(json.loads(done.stdout))

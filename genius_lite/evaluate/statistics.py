@@ -1,0 +1,144 @@
+"""How sure a figure is: intervals for an accuracy and for a difference, and a test for two models.
+
+Problems are the unit that is drawn from a population; several samples of one problem are a cluster, not new problems.
+Intervals of means are percentile bootstraps over problems (Efron and Tibshirani, An Introduction to the Bootstrap,
+1993, chapter 13) rather than estimate +- 1.96 clustered standard errors (Miller, Adding Error Bars to Evals, arXiv
+2411.00640): the two agree in the middle of the range, but a bootstrap stays inside it, follows the skew near its ends,
+and does partial credit, unequal numbers of samples and differences in the same way. Below some 30 problems it is a
+little too narrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import msgspec
+import numpy as np
+
+_CHUNK = 2**22  # problems drawn at once, over all resamples: 32 MiB of counts
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """An estimate and the ends of its interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class McNemar(msgspec.Struct, frozen=True):
+    """Problems that only the tuned model solves, those that only the base solves, and the two-sided p-value."""
+
+    gained: int
+    lost: int
+    p_value: float
+
+
+def wilson(successes: float, trials: int, confidence: float = 0.95) -> Interval:
+    """The score interval of a share (Wilson, J. Am. Stat. Assoc. 22, 1927; Newcombe, Stat. Med. 17, 1998, method 3).
+
+    Raises:
+        ValueError: `trials` is not positive, or `successes` is not within 0 and `trials`.
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes of {trials} trials")
+    share = successes / trials
+    z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
+    middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = (z2 * (share * (1 - share) + z2 / (4 * trials)) / trials) ** 0.5 / (1 + z2 / trials)
+    # Rounding may leave the ends of 0/n and n/n a hair away from where they are exactly.
+    low = 0.0 if successes == 0 else middle - half
+    return Interval(share, low, 1.0 if successes == trials else middle + half)
+
+
+def mean_accuracy(
+    scores: Sequence[Sequence[float]], seed: int, confidence: float = 0.95, resamples: int = 10_000
+) -> Interval:
+    """Mean score over problems, each the mean of its own samples; see the module for the interval.
+
+    For one sample a problem, right or wrong, `wilson` is the better interval.
+
+    Args:
+        scores: for each problem its samples' scores, 0 to 1; one at least.
+
+    Raises:
+        ValueError: there is no problem, or one without samples.
+    """
+    return _bootstrap(_means(scores), (0.0, 1.0), seed, confidence, resamples)
+
+
+def paired_difference(
+    base: Sequence[Sequence[float]],
+    tuned: Sequence[Sequence[float]],
+    seed: int,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+) -> Interval:
+    """Mean of tuned - base over the same problems in the same order, whose difficulty cancels.
+
+    Args:
+        base, tuned: for each problem its samples' scores, 0 to 1; their numbers may differ.
+
+    Raises:
+        ValueError: there is no problem, one without samples, or not the same number of problems.
+    """
+    if len(base) != len(tuned):
+        raise ValueError(f"{len(base)} and {len(tuned)} problems cannot be paired")
+    return _bootstrap(_means(tuned) - _means(base), (-1.0, 1.0), seed, confidence, resamples)
+
+
+def mcnemar_exact(base: Sequence[float], tuned: Sequence[float]) -> McNemar:
+    """Do two models solve different shares of the same problems? One answer each, right (1) or wrong (0).
+
+    Given the problems on which they differ, the gained ones are binomial with 1/2 (McNemar, Psychometrika 12, 1947);
+    the p-value is twice the smaller tail, 1 at most (Agresti, Categorical Data Analysis).
+
+    Raises:
+        ValueError: not the same number of problems, or a score that is neither 0 nor 1.
+    """
+    if len(base) != len(tuned):
+        raise ValueError(f"{len(base)} and {len(tuned)} problems cannot be paired")
+    if not {*base, *tuned} <= {0, 1}:
+        raise ValueError("McNemar's test needs scores of 0 or 1; use paired_difference for partial credit")
+    gained = sum(b < t for b, t in zip(base, tuned, strict=True))
+    lost = sum(b > t for b, t in zip(base, tuned, strict=True))
+    differing, term, tail = gained + lost, 1, 0
+    for k in range(min(gained, lost) + 1):
+        tail += term
+        term = term * (differing - k) // (k + 1)
+    return McNemar(gained, lost, min(1.0, 2 * tail / 2**differing))
+
+
+def _means(scores: Sequence[Sequence[float]]) -> np.ndarray:
+    """Mean score of each problem, float64 (problems,)."""
+    if not len(scores) or not all(len(samples) for samples in scores):
+        raise ValueError("every problem needs a sample, and there must be a problem")
+    return np.array([np.mean(samples) for samples in scores])
+
+
+def _bootstrap(
+    values_P: np.ndarray, bounds: tuple[float, float], seed: int, confidence: float, resamples: int
+) -> Interval:
+    problems = len(values_P)
+    estimate = float(values_P.mean())
+    if np.ptp(values_P) == 0:
+        return _of_a_constant(estimate, problems, bounds, confidence)
+    rng = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // problems)
+    means = []
+    for start in range(0, resamples, rows):
+        drawn = rng.integers(problems, size=(min(rows, resamples - start), problems))
+        means.append(values_P[drawn].mean(axis=1))
+    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(estimate, float(low), float(high))
+
+
+def _of_a_constant(value: float, problems: int, bounds: tuple[float, float], confidence: float) -> Interval:
+    """Where no problem differs a bootstrap has no width, although others might: as many as 0 of `problems` allow.
+
+    That share is the upper end of Wilson's interval for 0; those problems could then be anything within the bounds.
+    """
+    others = wilson(0, problems, confidence).high
+    low, high = bounds
+    return Interval(value, value - others * (value - low), value + others * (high - value))

@@ -1,0 +1,207 @@
+"""Problems with known answers: from a JSONL file, or made by the package `reasoning-gym`."""
+
+from __future__ import annotations
+
+import codecs
+import inspect
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from genius_lite.errors import UserError
+from genius_lite.evaluate.answers import bare, final_number, first_sentence, marked, numbers, strongly_marked
+from genius_lite.evaluate.checkers import LETTERS, Kind, check
+from genius_lite.records import query_id
+
+REASONING_GYM = "reasoning_gym:"
+"""What the name of a generated task starts with."""
+
+_CHOICES = "choices"  # in a problem's metadata
+# The package gives a model's text to Python's or SymPy's eval in some scorers.
+_RUNS_ANSWERS = re.compile(r"(?:\beval|\bexec|\bparse_expr|\bsympify)\(\s*(?!entry\b|metadata\b)")
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """A question and its answer, empty where only the task's checker can tell.
+
+    `id` depends on the prompt alone, so that models and rounds can be paired; a repeated prompt's has its number.
+    """
+
+    id: str
+    prompt: str
+    answer: str
+    metadata: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Problems, and the score of a response to one of them: 0 (wrong) to 1 (right)."""
+
+    name: str
+    problems: list[Problem]
+    check: Callable[[Problem, str], float]
+
+
+def from_jsonl(
+    path: Path,
+    kind: Kind,
+    *,
+    prompt: str = "prompt",
+    answer: str = "answer",
+    choices: str = "choices",
+    **options: Any,
+) -> Task:
+    """A task from a file with one JSON object a line; blank lines are passed over.
+
+    With the checker `choice`, a row's list `choices` is appended to the prompt as lettered options, and its answer is
+    the letter, the option's text, or its index from 0. What else a row holds becomes the problem's metadata.
+
+    Args:
+        kind: the checker, with its `options` (`checkers.check`).
+        prompt, answer, choices: the names of the columns.
+
+    Raises:
+        UserError: the file cannot be read; or, with the line's number, a row or an answer that cannot be used.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such task file")
+    rows = [(number, line) for number, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()]
+    if not rows:
+        raise UserError(f"{path}: no problem in it; one is needed at least")
+    problems = []
+    for number, line in rows:
+        try:
+            problem = _problem(_row(line), prompt, answer, choices if kind == "choice" else None)
+            # An answer that its checker cannot read would count every response as wrong.
+            check(kind, "", problem.answer, choices=problem.metadata.get(_CHOICES, ()), **options)
+        except UserError as e:
+            raise UserError(f"{path}, line {number}: {e}") from None
+        problems.append(problem)
+
+    def score(problem: Problem, response: str) -> float:
+        return check(kind, response, problem.answer, choices=problem.metadata.get(_CHOICES, ()), **options)
+
+    return Task(path.stem, _distinct(problems), score)
+
+
+def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, Any]) -> Task:
+    """A task that `reasoning-gym` makes, such as `reasoning_gym:chain_sum`, scored by its own `score_answer`.
+
+    That scorer is given what the response marks as its answer (`answers.marked`); unmarked, the last number where the
+    known answer is one, and the whole response otherwise. Many give partial credit: only a score of 1 is a right
+    answer.
+
+    Args:
+        config: fields of the data set's configuration, such as `max_terms`.
+
+    Raises:
+        UserError: the package is missing, has no such data set, or refuses its configuration; or the scorer runs
+            answers as code.
+    """
+    try:
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
+    except ImportError:
+        raise UserError(f"{source}: it needs a package: pip install 'genius-lite[eval]'") from None
+    name = source.removeprefix(REASONING_GYM)
+    if name not in DATASETS:
+        near = "".join(f"; did you mean {other}?" for other in get_close_matches(name, DATASETS, n=1))
+        raise UserError(f"{source}: reasoning-gym has no such data set{near}")
+    if name == "composite" or _RUNS_ANSWERS.search(inspect.getsource(DATASETS[name][0].score_answer)):
+        raise UserError(f"{source}: its scorer may run a model's answer as Python code; choose another data set")
+    try:
+        dataset = reasoning_gym.create_dataset(name, size=size, seed=seed, **config)
+    except (TypeError, ValueError, AssertionError) as e:
+        raise UserError(f"{source}: reasoning-gym refuses this configuration: {e}") from None
+    entries = list(dataset)
+    problems = _distinct(
+        [Problem(query_id(e["question"]), e["question"], e["answer"] or "", e["metadata"]) for e in entries]
+    )
+    entry_of = {problem.id: entry for problem, entry in zip(problems, entries, strict=True)}
+
+    def score(problem: Problem, response: str) -> float:
+        try:
+            return float(dataset.score_answer(_submitted(response, problem.answer), entry_of[problem.id]))
+        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
+            # Not all of its scorers look before they parse: prime_factorization calls int() on any text.
+            return 0.0
+
+    return Task(source, problems, score)
+
+
+def _submitted(response: str, known: str) -> str:
+    if strong := strongly_marked(response):
+        return strong[0].strip()
+    if [number.text for number in numbers(known)] == [known.strip()]:
+        number = final_number(response)
+        return number.text if number else response.strip()
+    # Words mark one line at most, which a grid is not.
+    said = None if "\n" in known else next(marked(response), None)
+    if said is None:
+        return response.strip()
+    return said.strip() if said.strip() == known.strip() else bare(first_sentence(said))
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    try:
+        row = msgspec.json.decode(line.removeprefix(codecs.BOM_UTF8))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise UserError(f"not JSON: {e}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"a row is a JSON object, not {row!r:.40}")
+    return row
+
+
+def _problem(row: dict[str, Any], prompt: str, answer: str, choices: str | None) -> Problem:
+    """The problem of a row; `choices` is the column of its options, where the row may have one."""
+    for column in (prompt, answer):
+        if column not in row:
+            raise UserError(f"no column `{column}`; it has {', '.join(row)}; name the columns in the recipe")
+    question, known = row[prompt], row[answer]
+    if not isinstance(question, str) or not question.strip():
+        raise UserError(f"`{prompt}` is {question!r:.40}, not a question")
+    if isinstance(known, bool) or not isinstance(known, str | int | float):
+        raise UserError(f"`{answer}` is {known!r:.40}, neither text nor a number")
+    rest = {name: value for name, value in row.items() if name not in (prompt, answer, choices)}
+    if choices not in row:
+        return Problem(query_id(question), question, str(known).strip(), rest)
+    options = row[choices]
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        raise UserError(f"`{choices}` is {options!r:.40}, not a list of texts")
+    if not 2 <= len(options) <= len(LETTERS):
+        raise UserError(f"`{choices}` has {len(options)} options; 2 to {len(LETTERS)} can be lettered")
+    lettered = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+    text = f"{question}\n\n{lettered}\n\nGive the letter of the right option."
+    return Problem(query_id(text), text, _letter(known, options), rest | {_CHOICES: options})
+
+
+def _letter(known: str | int | float, options: list[str]) -> str:
+    letters = LETTERS[: len(options)]
+    if isinstance(known, str):
+        wanted = known.strip()
+        meant = {letters[i] for i, option in enumerate(options) if wanted in (letters[i], str(i), option.strip())}
+    else:
+        meant = {letters[i] for i in range(len(options)) if i == known}
+    if len(meant) != 1:
+        wrong = "more than one" if meant else "none"
+        raise UserError(
+            f"the answer {known!r} is {wrong} of the {len(options)} options; give the letter, or the index from 0"
+        )
+    return meant.pop()
+
+
+def _distinct(problems: list[Problem]) -> list[Problem]:
+    """The same problems with an id each: the second of a prompt ends in -2."""
+    seen: Counter[str] = Counter()
+    distinct = []
+    for problem in problems:
+        seen[problem.id] += 1
+        count = seen[problem.id]
+        distinct.append(problem if count == 1 else msgspec.structs.replace(problem, id=f"{problem.id}-{count}"))
+    return distinct

@@ -1,0 +1,300 @@
+"""What a GGUF holds, and how two of them differ: plain figures first, then tables for a terminal.
+
+Nothing in a file is trusted. The figures are valid JSON whatever it says; what a terminal gets has no markup and no
+control characters of its own. Weights are compared a block at a time, so that memory stays small at any size.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import math
+import re
+import struct
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGUFValueType, LlamaFileType
+from gguf.quants import dequantize
+
+from genius_lite.errors import UserError
+from genius_lite.weights import gguf_file, importing
+from genius_lite.weights.gguf_file import GGUF
+from genius_lite.weights.gguf_header import Tensor
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+# The first pattern that fits a tensor's name is its group (names: gguf.constants.TENSOR_NAMES).
+_PATTERNS = {
+    "norms": r"norm|\bln[12]?\b|_ln\b", "experts": r"_(sh|ch)?exps?\b|exp_probs|gate_inp", "attention": r"attn",
+    "feed-forward": r"ffn|channel_mix", "output head": r"^output\b|^cls\b|shared_head_head",
+    "embeddings": r"embd|embed|token_types",
+}  # fmt: skip
+_GROUPS = ("embeddings", "attention", "feed-forward", "experts", "norms", "output head", "other")
+_TEMPLATE = "tokenizer.chat_template"
+_FACTS = {
+    "kind": "general.type", "architecture": "general.architecture", "name": "general.name",
+    "file_type": "general.file_type", "context_length": "{}.context_length", "layers": "{}.block_count",
+    "heads": "{}.attention.head_count", "kv_heads": "{}.attention.head_count_kv",
+    "embedding_length": "{}.embedding_length", "vocabulary": "{}.vocab_size", "tokenizer": "tokenizer.ggml.model",
+    "chat_template": _TEMPLATE, "adapter_type": "adapter.type", "adapter_alpha": "adapter.lora.alpha",
+    "imatrix_chunks": "imatrix.chunk_count", "imatrix_chunk_size": "imatrix.chunk_size",
+}  # fmt: skip
+_VALUE_TYPES = {kind.value: kind.name for kind in GGUFValueType}
+_BLOCK = 1 << 22  # weights in memory at once, whole blocks of every type
+_LARGEST, _LISTED, _LONGEST = 5, 10, 100  # tensors that differ most; rows of a long list; characters of a value
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (text direction), surrogates, line separators
+
+
+def describe(path: Path, sha256: bool = False) -> dict[str, Any]:
+    """What a GGUF says of itself; of a model in several files, of all of them.
+
+    Sizes are in bytes; what the file does not say in one value is None. `tied_head` tells whether the embeddings are
+    the output head too, None for what is no language model; `adapter_rank` lists a LoRA's ranks.
+
+    Raises:
+        UserError: no GGUF, or a broken one.
+    """
+    source = _read(path)
+    facts = {name: source.metadata.get(key.format(source.architecture)) for name, key in _FACTS.items()}
+    kind, file_type = facts["kind"] or "model", facts["file_type"]
+    shapes = {t.name: t.shape for t in source.tensors}
+    rows = shapes.get("token_embd.weight", [None])[0]  # llama.cpp has as many tokens as embeddings
+    files = dict.fromkeys([source.path, *(t.path for t in source.tensors)])
+    return {
+        "files": [
+            {"name": _plain(f.name), "bytes": f.stat().st_size, "sha256": importing.sha256([f]) if sha256 else None}
+            for f in files
+        ],
+        **{name: _plain(value) for name, value in facts.items()},
+        "kind": _plain(kind),
+        "file_type": next((t.name for t in LlamaFileType if t == file_type), _plain(file_type)),
+        "vocabulary": rows or _plain(facts["vocabulary"]),
+        "tied_head": "output.weight" not in shapes if kind == "model" and rows else None,
+        # B is (rows, rank); its product with A is scaled by alpha / rank.
+        "adapter_rank": sorted({t.shape[-1] for t in source.tensors if t.name.endswith(".lora_b")}) or None,
+        **_size(source.tensors),
+        "types": _sizes(source.tensors, lambda t: t.type.name),
+        "groups": _sizes(source.tensors, lambda t: _group(t.name)),
+    }
+
+
+def compare(path: Path, other: Path, advance: Callable[[int], None] = lambda n: None) -> dict[str, Any]:
+    """How `other` differs from `path`: in metadata, chat templates, tensors, and the weights a and b of both.
+
+    `difference` is ||a - b|| / ||a|| of the dequantized weights, over a group's tensors that have one shape in both
+    and are not identical byte for byte; None where that is no number. `not_compared` are tensors of types that gguf
+    cannot dequantize.
+
+    Args:
+        advance: called with bytes of `path`'s tensors, at most `bytes` of its description in all.
+
+    Raises:
+        UserError: no GGUF, or a broken one.
+    """
+    a, b = _read(path), _read(other)
+    found = {"file": _plain(path.name), "other": _plain(other.name)}
+    return found | _metadata_difference(a, b) | _tensor_difference(a, b, advance)
+
+
+def print_description(d: dict[str, Any], console: Console, template: bool = False) -> None:
+    """Tables of what `describe` found; `template` prints the chat template in full."""
+    rows = [(f["name"], f"{f['bytes']:,} bytes") for f in d["files"]]
+    facts = {key: d[key] for key in [*_FACTS, "adapter_rank", "tied_head"] if d[key] is not None}
+    text = str(facts.pop("chat_template", ""))
+    _print_table(console, ("", ""), rows + [(key.replace("_", " "), value) for key, value in facts.items()])
+    for file in (f for f in d["files"] if f["sha256"]):
+        console.print(_text(f"sha256 of {file['name']}:"), _text(file["sha256"]))
+    columns = ("#tensors", "#parameters", "#MB", "#bits each")
+    groups = [(name, *_figures(size), ", ".join(size["types"])) for name, size in d["groups"].items()]
+    _print_table(console, ("group", *columns, "types"), [*groups, ("all", *_figures(d), "")])
+    _print_table(console, ("type", *columns), [(name, *_figures(size)) for name, size in d["types"].items()])
+    if text:
+        console.print(f"chat template, {len(text):,} characters{':' if template else ', which begins:'}")
+        console.print(_text(text if template else text.split("\n")[0], whole=template), soft_wrap=template)
+    else:
+        console.print("no chat template")
+
+
+def print_difference(d: dict[str, Any], console: Console, template: bool = False) -> None:
+    """Tables of what `compare` found; `template` prints the difference of chat templates in full."""
+    _print_table(console, ("", ""), [("file", d["file"]), ("other", d["other"])])
+    _print_table(console, ("metadata", "file", "other"), [(c["key"], c["file"], c["other"]) for c in d["metadata"]])
+    for key, diff in d["templates"].items():
+        lines = Counter(line[:1] for line in diff[2:])
+        console.print(_text(key), f"differs: {lines['-']} lines removed, {lines['+']} added")
+        if template:
+            console.print(_text("\n".join(diff), whole=True), soft_wrap=True)
+    if not d["metadata"] and not d["templates"]:
+        console.print("the metadata is equal")
+    console.print(f"{d['common']} tensors are in both, {d['identical']} of them identical byte for byte")
+    lists = [(key.replace("_", " "), d[key]) for key in ("only_in_file", "only_in_other", "not_compared") if d[key]]
+    _print_table(console, ("", "#tensors", "which"), [(title, len(names), ", ".join(names)) for title, names in lists])
+    types = Counter((c["type"], c["other_type"]) for c in d["changed"] if c["type"] != c["other_type"])
+    _print_table(console, ("type", "other", "#tensors"), [(*pair, n) for pair, n in types.most_common()])
+    shapes = [(c["tensor"], c["shape"], c["other_shape"]) for c in d["changed"] if c["shape"] != c["other_shape"]]
+    _print_table(console, (f"{len(shapes)} shapes differ", "file", "other"), shapes[:_LISTED])
+    if d["largest"]:
+        groups = [(name, g["tensors"], g["identical"], g["difference"]) for name, g in d["groups"].items()]
+        _print_table(console, ("group", "#tensors", "#identical", "#difference"), groups)
+        largest = [(c["tensor"], c["type"], c["other_type"], c["difference"]) for c in d["largest"]]
+        _print_table(console, ("largest differences", "type", "other", "#difference"), largest)
+        console.print("difference: ||file - other|| / ||file|| of the weights, over tensors that are not identical")
+
+
+def _read(path: Path) -> GGUF:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    return gguf_file.read(path)
+
+
+def _raw_values(source: GGUF) -> dict[str, bytes]:
+    """Every value's bytes, behind its type (uint32)."""
+    at = source.value_at
+    keys = sorted(at, key=lambda key: at[key])
+    # Before a value stand its key's length (8 bytes), its key, and its type (4 bytes).
+    ends = [at[key] - 12 - len(key.encode("utf-8", "surrogateescape")) for key in keys[1:]]
+    return {key: source.kv[at[key] - 4 : end] for key, end in zip(keys, [*ends, len(source.kv)], strict=True)}
+
+
+def _group(name: str) -> str:
+    inner = re.sub(r"^.*\bblk\.\d+\.", "", name)
+    return next((group for group, pattern in _PATTERNS.items() if re.search(pattern, inner)), "other")
+
+
+def _sizes(tensors: list[Tensor], key: Callable[[Tensor], str]) -> dict[str, Any]:
+    """The sizes of tensors with the same `key`; groups in their order, types by size."""
+    found = {name: [t for t in tensors if key(t) == name] for name in {key(t) for t in tensors}}
+    order = {name: (name in _GROUPS and _GROUPS.index(name), -_size(same)["bytes"]) for name, same in found.items()}
+    return {name: _size(found[name]) for name in sorted(found, key=lambda name: order[name])}
+
+
+def _size(tensors: list[Tensor]) -> dict[str, Any]:
+    parameters, size = sum(math.prod(t.shape) for t in tensors), sum(t.nbytes for t in tensors)
+    bits = 8 * size / parameters if parameters else None
+    types = dict(Counter(t.type.name for t in tensors).most_common())
+    return {"tensors": len(tensors), "parameters": parameters, "bytes": size, "bits_per_weight": bits, "types": types}
+
+
+def _metadata_difference(a: GGUF, b: GGUF) -> dict[str, Any]:
+    """Values that differ or are in one file only (None in the other); of templates the unified difference."""
+    ours, theirs, changed, templates = _raw_values(a), _raw_values(b), [], {}
+    for key in (k for k in ours | theirs if ours.get(k) != theirs.get(k)):
+        one, two = _value(a, key, ours), _value(b, key, theirs)
+        if key.startswith(_TEMPLATE) and {type(one), type(two)} <= {str, type(None)}:
+            # Not `splitlines`: with it, a last line with and one without its end would be equal.
+            old, new = ([] if text is None else text.split("\n") for text in (one, two))
+            templates[_plain(key)] = list(difflib.unified_diff(old, new, "file", "other", lineterm=""))
+            continue
+        if one == two:  # the same number as another type
+            one, two = (f"{one} ({_VALUE_TYPES[raw[key][0]]})" for raw in (ours, theirs))
+        changed.append({"key": _plain(key), "file": one, "other": two})
+    return {"metadata": changed, "templates": templates}
+
+
+def _value(source: GGUF, key: str, raw: dict[str, bytes]) -> Any:
+    """As JSON has it; of an array what tells it from others, None for a key that is not there."""
+    kind, items, count = struct.unpack("<IIQ", raw.get(key, b"")[:16].ljust(16, b"\0"))
+    if kind == GGUFValueType.ARRAY:
+        return f"{count} x {_VALUE_TYPES.get(items, items)}, sha256 {hashlib.sha256(raw[key]).hexdigest()[:8]}"
+    return _plain(source.metadata.get(key))
+
+
+def _tensor_difference(a: GGUF, b: GGUF, advance: Callable[[int], None]) -> dict[str, Any]:
+    ours, theirs = ({t.name: t for t in source.tensors} for source in (a, b))
+    pairs = [(t, theirs[name]) for name, t in ours.items() if name in theirs]
+    compared, not_compared, groups = [], [], {}
+    for t, u in pairs:
+        try:
+            compared += [(t, u, _squares(a, t, b, u))] if t.shape == u.shape else []
+        except NotImplementedError:  # gguf does not dequantize such a type
+            not_compared.append(_plain(t.name))
+        advance(t.nbytes)
+    for group in _GROUPS:
+        if found := [squares for t, _, squares in compared if _group(t.name) == group]:
+            sizes = {"tensors": len(found), "identical": found.count(None)}
+            groups[group] = sizes | {"difference": _relative([squares for squares in found if squares])}
+    rows = [_pair(t, u) | {"difference": _relative([squares])} for t, u, squares in compared if squares]
+    rows.sort(key=lambda row: -math.inf if row["difference"] is None else -row["difference"])
+    return {
+        "common": len(pairs),
+        "identical": sum(group["identical"] for group in groups.values()),
+        "only_in_file": [_plain(name) for name in ours if name not in theirs],
+        "only_in_other": [_plain(name) for name in theirs if name not in ours],
+        "changed": [_pair(t, u) for t, u in pairs if (t.type, t.shape) != (u.type, u.shape)],
+    } | {"groups": groups, "largest": rows[:_LARGEST], "not_compared": not_compared}
+
+
+def _pair(t: Tensor, u: Tensor) -> dict[str, Any]:
+    shapes = {"shape": list(t.shape), "other_shape": list(u.shape)}
+    return {"tensor": _plain(t.name), "type": t.type.name, "other_type": u.type.name} | shapes
+
+
+def _squares(a: GGUF, t: Tensor, b: GGUF, u: Tensor) -> tuple[float, float] | None:
+    """||a - b||^2 and ||a||^2, of tensors of one shape; None if their bytes are identical."""
+    pieces = zip(_raw(a, t), _raw(b, u), strict=True)
+    if 0 in t.shape or (t.type == u.type and all(np.array_equal(x, y) for x, y in pieces)):
+        return None
+    difference = norm = 0.0
+    with np.errstate(all="ignore"):
+        for x, y in zip(_raw(a, t), _raw(b, u), strict=True):
+            ours, theirs = (dequantize(raw, kind).astype(np.float64) for raw, kind in ((x, t.type), (y, u.type)))
+            difference, norm = difference + np.square(ours - theirs).sum(), norm + np.square(ours).sum()
+    return float(difference), float(norm)
+
+
+def _raw(source: GGUF, tensor: Tensor) -> Iterator[np.ndarray]:
+    """The bytes of the tensor's weights in order, `_BLOCK` weights at a time."""
+    weights, size = GGML_QUANT_SIZES[tensor.type]
+    raw, step = source.raw(tensor), _BLOCK // weights * size
+    yield from (raw[start : start + step] for start in range(0, len(raw), step))
+
+
+def _relative(squares: list[tuple[float, float]]) -> float | None:
+    difference, norm = (sum(pair[i] for pair in squares) for i in (0, 1))
+    ratio = difference / norm if norm else difference * math.inf if difference else 0.0
+    return math.sqrt(ratio) if math.isfinite(ratio) else None
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON has: strings without surrogates, no infinities."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _figures(size: dict[str, Any]) -> tuple[Any, ...]:
+    return size["tensors"], f"{size['parameters']:,}", f"{size['bytes'] / 1e6:,.1f}", size["bits_per_weight"]
+
+
+def _text(value: Any, whole: bool = False) -> Text:
+    """What may be shown, `whole` with its lines. `Text` has no markup and, unlike `escape` of rich, no emoji names."""
+    from rich.text import Text
+
+    text = "absent" if value is None else str(value)
+    if len(text) > _LONGEST and not whole:
+        text = f"{text[:_LONGEST]}... ({len(text):,} characters)"
+    hidden = {c for c in text if unicodedata.category(c) in _UNSEEN and not (whole and c == "\n")}
+    return Text(text.translate({ord(c): c.encode("unicode_escape").decode() for c in hidden}))
+
+
+def _print_table(console: Console, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    """A table, if it has rows; headings with a # are of numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_header=any(columns))
+    for heading in columns:
+        name, number = heading.removeprefix("#"), heading.startswith("#")
+        table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    for row in rows:
+        cells = zip(columns, row, strict=True)
+        table.add_row(*(_text(f"{v:.3g}" if h[:1] == "#" and isinstance(v, float) else v) for h, v in cells))
+    if rows:
+        console.print(table)

@@ -1,0 +1,422 @@
+from __future__ import annotations
+
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genius_lite.errors import UserError
+from genius_lite.evaluate.answers import final_number, numbers
+from genius_lite.evaluate.checkers import check, extract_answer, final_choice
+
+NUMERIC = [
+    # as a model ends
+    ("She has 72 apples.", "72", 1),
+    ("12 + 60 = 72", "72", 1),
+    ("**72**", "72", 1),
+    ("72.", "72", 1),
+    ("72.00", "72", 1),
+    ("7.2", "72", 0),
+    ("172", "72", 0),
+    ("-72", "72", 0),
+    ("", "72", 0),
+    ("seventy-two", "72", 0),
+    ("First 72, then 5 more", "72", 0),
+    # marks
+    ("So it is\n#### 72", "72", 1),
+    ("#### 72 dollars\nIn 30 days", "72", 1),
+    ("####72", "72", 1),
+    ("#### Step 2: add\nthat makes 72", "72", 1),
+    ("#### 2. Add them\nthat makes 72", "72", 1),
+    ("The answer is 72. To check: 70 + 1 = 71", "72", 1),
+    ("The answer is 71. Wait, no. The answer is 72.", "72", 1),
+    ("The answer is not 71. The total is 72", "72", 1),
+    ("the final answer to the question is: **72**", "72", 1),
+    ("**Answer:** 72 (of 100)", "72", 1),
+    ("Answer:\n\n72\n\nExplained in 3 lines", "72", 1),
+    ('{"answer": 72, "steps": 4}', "72", 1),
+    ("The answer is 6 * 12 = 72.", "72", 1),
+    ("The answer is obtained by adding:\n70 + 2 = 72", "72", 1),
+    (r"\boxed{72} after 3 steps", "72", 1),
+    (r"\boxed{70}, no: \boxed{72}", "72", 1),
+    (r"$\boxed{x = 72}$", "72", 1),
+    (r"\boxed{\text{72 apples}} for 3", "72", 1),
+    (r"\boxed{\frac{144}{2}}", "72", 1),
+    (r"\boxed{\boxed{72}} of 80", "72", 1),
+    (r"\boxed{72", "72", 1),
+    (r"\fbox{72}. The answer is 3.", "72", 1),
+    ("<answer>72</answer> of 80", "72", 1),
+    ("<answer>70</answer> or <answer> 72 </answer>!", "72", 1),
+    ("<answer>72", "72", 1),
+    # the known answer
+    ("72", "Natalia sold 48/2 = <<48/2=24>>24 clips.\nTogether 48+24 = <<48+24=72>>72.\n#### 72", 1),
+    ("24", "Natalia sold 48/2 = <<48/2=24>>24 clips.\nTogether 48+24 = <<48+24=72>>72.\n#### 72", 0),
+    ("6250", "6,250", 1),
+    ("2.5", "$2.50", 1),
+    # thousands, currencies, percent
+    ("6,250", "6250", 1),
+    ("$1,234,567.80", "1234567.8", 1),
+    (r"\$1{,}234", "1234", 1),
+    (r"1\,234", "1234", 1),
+    ("1\u202f234", "1234", 1),
+    ("1 234", "234", 1),
+    ("1,2,3", "3", 1),
+    ("1,2345", "2345", 1),
+    ("€5", "5", 1),
+    ("5€.", "5", 1),
+    ("£ 5", "5", 1),
+    ("50%", "50", 1),
+    ("50%", "0.5", 1),
+    ("0.5", "50%", 1),
+    (r"50\%", "50", 1),
+    ("50 percent", "0.5", 1),
+    ("5%", "0.5", 0),
+    ("50%", "50%", 1),
+    ("5000%", "50%", 0),
+    # signs
+    ("it is -3", "-3", 1),
+    ("it is −3", "-3", 1),
+    ("-$3", "-3", 1),
+    ("$-3", "-3", 1),
+    ("$-3$", "-3", 1),
+    ("(-3)", "-3", 1),
+    ("= -3", "-3", 1),
+    ("+3", "3", 1),
+    ("pages 5-7", "7", 1),
+    ("pages 5–7", "-7", 0),
+    ("x-3", "3", 1),
+    ("COVID-19", "19", 1),
+    ("-0", "0", 1),
+    # fractions and powers
+    ("3/4", "0.75", 1),
+    ("2 1/2", "2.5", 1),
+    ("2½", "2.5", 1),
+    ("½ of it", "0.5", 1),
+    (r"\frac{3}{4}", "0.75", 1),
+    (r"\dfrac34", "3/4", 1),
+    (r"2\frac{1}{2}", "2.5", 1),
+    (r"-\frac{1}{2}", "-0.5", 1),
+    ("3 and 1/0", "3", 1),
+    ("on 12/05/2024", "2024", 1),
+    ("1e3", "1000", 1),
+    ("1.2E-3", "0.0012", 1),
+    ("1.2 x 10^3", "1200", 1),
+    (r"1.2 \times 10^{-3}", "0.0012", 1),
+    ("10^3", "1000", 1),
+    (".5", "0.5", 1),
+    # digits that are no numbers
+    ("72 m^2", "72", 1),
+    ("72 cm^{2}", "72", 1),
+    ("72 as in H2O", "72", 1),
+    ("72 in version 1.2.3", "1.2", 1),
+    ("72nd", "72", 1),
+    ("72" + "0" * 5000, "72", 0),
+    ("72, then " + "9" * 5000, "72", 1),
+    ("٧٢", "72", 0),
+]
+
+
+@pytest.mark.parametrize(("response", "answer", "score"), NUMERIC)
+def test_numeric(response, answer, score):
+    assert check("numeric", response, answer) == score
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "tolerance", "score"),
+    [
+        ("3.33", "10/3", 0.0, 0),
+        ("3.33", "10/3", 1e-2, 1),
+        ("3.33", "10/3", 1e-4, 0),
+        ("99", "100", 0.01, 1),
+        ("-101", "-100", 0.01, 1),
+        ("1e-9", "0", 1e-6, 0),
+        ("0.1", "0.1000000001", 1e-6, 1),
+    ],
+)
+def test_the_tolerance_is_relative_to_the_answer(response, answer, tolerance, score):
+    assert check("numeric", response, answer, tolerance=tolerance) == score
+
+
+CITIES = ["Rome", "Paris", "A dog", "New York"]
+CHOICE = [
+    ("B", "B"),
+    ("B.", "B"),
+    ("(B)", "B"),
+    ("[B]", "B"),
+    ("**B**", "B"),
+    ("b", "B"),
+    ("b)", "B"),
+    ("B) Paris", "B"),
+    ("**B. Paris**", "B"),
+    ("B: Paris, since it is the capital", "B"),
+    ("B\n\nIt is the capital.", "B"),
+    ("Answer: B", "B"),
+    ("**Answer**: (B)", "B"),
+    ("answer: b", "B"),
+    ("The answer is B because A is in Italy.", "B"),
+    ("The correct answer is option B.", "B"),
+    ("The correct answer is: **B) Paris**", "B"),
+    (r"\boxed{B}", "B"),
+    (r"\boxed{\text{B}}", "B"),
+    (r"$\boxed{\textbf{(B)}}$", "B"),
+    ("<answer>B</answer>", "B"),
+    ("#### B", "B"),
+    ("The answer is Paris.", "B"),
+    ("paris", "B"),
+    ("The answer is new york", "D"),
+    ("Rome is (A), but I choose (B)", "B"),
+    ("I would go with option D", "D"),
+    ("Choice C fits", "C"),
+    ("Let me think.\nB", "B"),
+    ("It cannot be Rome.\nD. New York", "D"),
+    ("The answer is A. No: the answer is B.", "B"),
+    ("The answer is not A. Option B it is", "B"),
+    ("A dog is an animal", None),
+    ("A train leaves at 5", None),
+    ("The answer is a dog that barks", None),
+    ("The answer is A or B", None),
+    ("A, B", None),
+    ("(A) or (B)", None),
+    ("The answer is B and C", None),
+    ("B)est", "B"),
+    ("Because I said so", None),
+    ("(E)", None),
+    ("The answer is I think unclear", None),
+    ("", None),
+    ("...", None),
+]
+
+
+@pytest.mark.parametrize(("response", "letter"), CHOICE)
+def test_choice(response, letter):
+    assert final_choice(response, "ABCD", CITIES) == letter
+    assert [check("choice", response, other, choices=CITIES) for other in "ABCD"] == [
+        other == letter for other in "ABCD"
+    ]
+
+
+def test_a_choice_without_options_may_be_any_letter():
+    assert check("choice", "(J)", "J") == 1
+    assert check("choice", "Paris", "B") == 0
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "ignore_case", "score"),
+    [
+        ("Paris", "Paris", False, 1),
+        ("  New \n York ", "New York", False, 1),
+        ("paris", "Paris", False, 0),
+        ("paris", "Paris", True, 1),
+        ("STRASSE", "straße", True, 1),
+        ("The capital is Paris", "Paris", False, 0),
+        ("The answer is Paris.", "Paris", False, 1),
+        ("The answer is Paris. It lies on the Seine.", "Paris", False, 1),
+        ("**Answer:** *Paris*", "Paris", False, 1),
+        ("The answer is Mr. Smith", "Mr. Smith", False, 1),
+        (r"\boxed{\text{Paris}}", "Paris", False, 1),
+        ("The answer is Rome. The answer is Paris.", "Rome", False, 0),
+        ("**Paris**", "Paris", False, 1),
+        ("", "Paris", False, 0),
+    ],
+)
+def test_exact(response, answer, ignore_case, score):
+    assert check("exact", response, answer, ignore_case=ignore_case) == score
+
+
+@pytest.mark.parametrize(
+    ("pattern", "group", "response", "score"),
+    [
+        (r"Result: (\d+)", None, "Result: 5, Result: 72", 1),
+        (r"Result: (\d+)", None, "Result: 72, Result: 5", 0),
+        (r"Result: (\d+)", 0, "Result: 72", 0),
+        (r"\d+", None, "5 or 72", 1),
+        (r"(a)?(?P<n>\d+)", "n", "72", 1),
+        (r"(a)?(\d+)", None, "72", 0),
+        (r"Result: (\d+)", None, "none", 0),
+    ],
+)
+def test_regex(pattern, group, response, score):
+    assert check("regex", response, "72", pattern=pattern, group=group) == score
+
+
+@pytest.mark.parametrize(
+    ("pattern", "group", "message"),
+    [
+        ("(", None, "not a regular expression"),
+        (None, None, "needs a pattern"),
+        ("(a)", 2, "no group 2"),
+        ("a", "n", "no group 'n'"),
+    ],
+)
+def test_unusable_patterns(pattern, group, message):
+    with pytest.raises(UserError, match=message):
+        check("regex", "a", "a", pattern=pattern, group=group)
+
+
+def test_a_pattern_that_backtracks_without_end_is_stopped():
+    started = time.monotonic()
+    with pytest.raises(UserError, match="takes over 3 s"):
+        check("regex", "a" * 60 + "b", "a", pattern="(a|aa)+$")
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "score"),
+    [
+        (r"so it is $\frac{1}{2}$", "0.5", 1),
+        (r"\boxed{0.5}", r"\frac{1}{2}", 1),
+        (r"$(x-1)(x+1)$", "x^2-1", 1),
+        (r"$(x-1)(x+2)$", "x^2-1", 0),
+        (r"$\{2, 1\}$", r"$\{1, 2\}$", 1),
+        ("She has 72 apples.", "72", 1),
+        ("hello", "72", 0),
+        ("", "72", 0),
+    ],
+)
+def test_math_verify(response, answer, score):
+    assert check("math-verify", response, answer) == score
+
+
+def test_mathematics_without_end_is_stopped():
+    started = time.monotonic()
+    assert check("math-verify", r"\boxed{9^{9^{9^{9}}}}", "5") == 0
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "options", "message"),
+    [
+        ("numeric", "many", {}, "'many' holds no number"),
+        ("choice", "E", {"choices": CITIES}, "'E' is not one of the letters A to D"),
+        ("choice", "Paris", {}, "'Paris' is not one of the letters A to Z"),
+        ("math-verify", "", {}, "cannot be read as mathematics"),
+    ],
+)
+def test_an_answer_of_another_kind(kind, answer, options, message):
+    with pytest.raises(UserError, match=message):
+        check(kind, "5", answer, **options)
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("The answer is $1,000.00.", "1000"),
+        ("That makes 1000 in all", "1000"),
+        (r"\boxed{1e3}", "1000"),
+        (r"\boxed{18 \text{ dollars}}", "18"),
+        ("The answer is **0.50** dollars", "0.5"),
+        ("1/3", "0.3333333333"),
+        ("The answer is 50%", "50"),
+        (r"\boxed{x+1}", "x+1"),
+        (r"\boxed{2x}", "2x"),
+        ("The answer is  New\tYork.", "New York"),
+        ("The answer is (B)", "(B)"),
+        ("The answer is 5 because 2 and 3 make five: 2 + 3 = 5.", "5"),
+        ("The answer is found by adding the two together.\n2 + 3 = 5", "5"),
+        ("no idea", None),
+        ("", None),
+    ],
+)
+def test_extracted_answers_can_be_compared(response, answer):
+    assert extract_answer(response) == answer
+
+
+def test_numbers_keep_how_they_were_written():
+    assert [n.text for n in numbers("$1,234.50, -0.10 and 3/4")] == ["1234.50", "-0.10", "3/4"]
+    assert [n.value for n in numbers("1/3, 2 1/2, 5%")] == [Fraction(1, 3), Fraction(5, 2), Fraction(5)]
+
+
+# Arbitrary text seldom holds what the parsers look for; pieces of it do.
+PIECES = [
+    "answer is ",
+    "Answer: ",
+    "####",
+    r"\boxed{",
+    "}",
+    "<answer>",
+    "</answer>",
+    r"\frac{",
+    "1",
+    "0",
+    "9" * 30,
+    "/",
+    ",",
+    ".",
+]
+PIECES += [
+    "-",
+    "$",
+    "%",
+    "e",
+    "^",
+    "10^",
+    " x ",
+    "=",
+    "(",
+    ")",
+    "**",
+    "A",
+    "b",
+    " or ",
+    "\n",
+    " ",
+    r"\text{",
+    "½",
+    "\0",
+    "option ",
+]
+texts = st.text(max_size=200) | st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
+
+
+@given(texts)
+def test_no_response_makes_a_checker_raise(response):
+    for kind, answer, options in [
+        ("exact", "x", {"ignore_case": True}),
+        ("numeric", "7", {"tolerance": 0.1}),
+        ("choice", "A", {}),
+        ("choice", "A", {"choices": CITIES}),
+        ("regex", "7", {"pattern": r"(\d+)"}),
+    ]:
+        assert check(kind, response, answer, **options) in (0.0, 1.0)
+    extracted = extract_answer(response)
+    assert extracted is None or extracted
+
+
+@settings(deadline=None)  # the first call imports SymPy
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+def test_no_response_makes_math_verify_raise(response):
+    assert check("math-verify", response, "7") in (0.0, 1.0)
+
+
+@given(
+    st.integers(-(10**12), 10**12),
+    st.sampled_from(["{}", "{:,}", "so {}.", "#### {:,}", r"\boxed{{{}}}", "The answer is ${:,}."]),
+)
+def test_every_spelling_of_a_whole_number_is_read(value, form):
+    number = final_number(form.format(value))
+    assert number is not None
+    assert number.value == value
+    assert extract_answer(form.format(value)) == str(value)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["answer is ", r"\boxed{", "<answer>", "####", " ", "1,", "1 1/", "**", "option ", "{", "(A", ".", "-", "9"],
+)
+def test_long_responses_take_linear_time(piece):
+    _takes_little_time(piece * (60_000 // len(piece)))
+
+
+def test_nested_marks_take_linear_time():
+    _takes_little_time(r"\boxed{" * 6000 + "7" + "}" * 6000)
+
+
+def _takes_little_time(response):
+    started = time.monotonic()
+    check("exact", response, "x")
+    check("numeric", response, "7")
+    check("choice", response, "A")
+    extract_answer(response)
+    assert time.monotonic() - started < 5

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from genius_lite.errors import UserError
+from genius_lite.evaluate.tasks import from_jsonl, from_reasoning_gym
+from genius_lite.records import query_id
+
+GSM8K = [
+    '{"prompt": "How many clips?", "answer": "48/2 = <<48/2=24>>24\\nTogether 48+24 = 72.\\n#### 72", "level": 2}',
+    "",
+    '{"prompt": "How much?", "answer": "6,250"}',
+    '{"prompt": "How many?", "answer": 35}',
+]
+CHOICES = '{{"prompt": "Capital of France?", "answer": {}, "choices": ["Rome", "Paris", "Oslo"]}}'
+
+
+def _file(folder, *lines: str | bytes):
+    path = folder / "maths.jsonl"
+    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines))
+    return path
+
+
+def test_problems_with_numbers(tmp_path):
+    task = from_jsonl(_file(tmp_path, *GSM8K), "numeric")
+    assert task.name == "maths"
+    assert [p.prompt for p in task.problems] == ["How many clips?", "How much?", "How many?"]
+    assert [p.id for p in task.problems] == [query_id(p.prompt) for p in task.problems]
+    assert [p.answer for p in task.problems][1:] == ["6,250", "35"]
+    assert task.problems[0].metadata == {"level": 2}
+    responses = ["It is \\boxed{72}.", "$6250", "36"]
+    assert [task.check(p, r) for p, r in zip(task.problems, responses, strict=True)] == [1, 1, 0]
+
+
+def test_columns_and_the_checkers_options(tmp_path):
+    path = _file(tmp_path, '\ufeff{"q": "A third?", "a": "0.33"}')
+    task = from_jsonl(path, "numeric", prompt="q", answer="a", tolerance=0.02)
+    assert task.check(task.problems[0], "1/3") == 1
+    strict = from_jsonl(path, "numeric", prompt="q", answer="a")
+    assert strict.check(strict.problems[0], "1/3") == 0
+    pattern = from_jsonl(path, "regex", prompt="q", answer="a", pattern="is (.*)!")
+    assert pattern.check(pattern.problems[0], "It is 0.33!") == 1
+
+
+@pytest.mark.parametrize("answer", ['"B"', '"Paris"', '" Paris "', "1", '"1"', "1.0"])
+def test_multiple_choice(tmp_path, answer):
+    task = from_jsonl(_file(tmp_path, CHOICES.format(answer)), "choice")
+    (problem,) = task.problems
+    assert problem.prompt == (
+        "Capital of France?\n\nA. Rome\nB. Paris\nC. Oslo\n\nGive the letter of the right option."
+    )
+    assert problem.answer == "B"
+    assert problem.id == query_id(problem.prompt)
+    assert [task.check(problem, r) for r in ("(B)", "It is option A", "The answer is Paris.", "D")] == [1, 0, 1, 0]
+
+
+def test_a_repeated_prompt_is_a_problem_of_its_own(tmp_path):
+    task = from_jsonl(_file(tmp_path, *['{"prompt": "x", "answer": "1"}'] * 3), "numeric")
+    assert [p.id for p in task.problems] == [query_id("x"), query_id("x") + "-2", query_id("x") + "-3"]
+
+
+GOOD = '{"prompt": "x", "answer": "1"}'
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "message"),
+    [
+        ("numeric", '{"prompt": "x"', "not JSON: "),
+        ("numeric", b'{"prompt": "\xff", "answer": "1"}', "not JSON: "),
+        ("numeric", "[" * 100_000, "not JSON: "),
+        ("numeric", '["x", "1"]', "a row is a JSON object, not ['x', '1']"),
+        ("numeric", '{"question": "x", "answer": "1"}', "no column `prompt`; it has question, answer"),
+        ("numeric", '{"prompt": "x"}', "no column `answer`; it has prompt"),
+        ("numeric", '{"prompt": " ", "answer": "1"}', "`prompt` is ' ', not a question"),
+        ("numeric", '{"prompt": 3, "answer": "1"}', "`prompt` is 3, not a question"),
+        ("numeric", '{"prompt": "x", "answer": true}', "`answer` is True, neither text nor a number"),
+        ("numeric", '{"prompt": "x", "answer": ["1"]}', "`answer` is ['1'], neither text nor a number"),
+        ("numeric", '{"prompt": "x", "answer": "one"}', "the answer 'one' holds no number"),
+        ("choice", '{"prompt": "x", "answer": "Paris"}', "'Paris' is not one of the letters"),
+        ("choice", CHOICES.format('"D"'), "the answer 'D' is none of the 3 options"),
+        ("choice", CHOICES.format("3"), "the answer 3 is none of the 3 options"),
+        ("choice", '{"prompt": "x", "answer": "2", "choices": ["2", "1", "0"]}', "is more than one of the 3 options"),
+        ("choice", '{"prompt": "x", "answer": "A", "choices": ["1"]}', "`choices` has 1 options; 2 to 26"),
+        ("choice", '{"prompt": "x", "answer": "A", "choices": "1 2"}', "`choices` is '1 2', not a list of texts"),
+        ("choice", '{"prompt": "x", "answer": "A", "choices": [1, 2]}', "`choices` is [1, 2], not a list of texts"),
+    ],
+)
+def test_unusable_lines(tmp_path, kind, line, message):
+    path = _file(tmp_path, GOOD.replace("1", "A") if kind == "choice" else GOOD, "", line)
+    with pytest.raises(UserError) as e:
+        from_jsonl(path, kind)
+    assert str(e.value).startswith(f"{path}, line 3: ")
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_unusable_files(tmp_path):
+    with pytest.raises(UserError, match="no such task file"):
+        from_jsonl(tmp_path / "none.jsonl", "exact")
+    with pytest.raises(UserError, match="no problem in it"):
+        from_jsonl(_file(tmp_path, "", "  "), "exact")
+
+
+def _chain_sum(**config):
+    return from_reasoning_gym("reasoning_gym:chain_sum", size=5, seed=7, config=config)
+
+
+def test_reasoning_gym_makes_and_scores():
+    task = _chain_sum(min_terms=2, max_terms=2, min_digits=1, max_digits=1)
+    assert task.name == "reasoning_gym:chain_sum"
+    assert len({p.id for p in task.problems}) == 5
+    assert task.problems == _chain_sum(min_terms=2, max_terms=2, min_digits=1, max_digits=1).problems
+    for problem in task.problems:
+        # The prompt ends in the sum itself: "... arithmetic problem: 4 - 3 =".
+        assert eval(problem.prompt.split(":")[1].strip(" =")) == int(problem.answer)
+        for form in (
+            "{}",
+            "\\boxed{{{}}}",
+            "So 1 + 1 gives {}.",
+            "The answer is {}. I added 5.",
+            "<answer>{}</answer>",
+        ):
+            assert task.check(problem, form.format(problem.answer)) == 1
+        assert task.check(problem, str(int(problem.answer) + 40)) < 1
+        assert task.check(problem, "") == 0
+
+
+def test_answers_that_are_not_numbers():
+    words = from_reasoning_gym("reasoning_gym:spell_backward", size=3, seed=1, config={})
+    grid = from_reasoning_gym("reasoning_gym:mini_sudoku", size=2, seed=1, config={})
+    for task in (words, grid):
+        for problem in task.problems:
+            assert task.check(problem, f"\n{problem.answer}\n") == 1
+            assert task.check(problem, f"Well.\n<answer>\n{problem.answer}\n</answer>") == 1
+    word = words.problems[0]
+    assert words.check(word, f"The answer is: **{word.answer}**.") == 1
+    assert words.check(word, f"The answer is: **{word.answer[::-1]}x**.") < 1
+
+
+def test_a_known_answer_may_end_in_a_full_stop():
+    task = from_reasoning_gym("reasoning_gym:sentence_reordering", size=3, seed=1, config={})
+    assert any(p.answer.endswith(".") for p in task.problems)
+    assert [task.check(p, f"The answer is: {p.answer}") for p in task.problems] == [1, 1, 1]
+
+
+def test_a_scorer_that_cannot_read_a_response_gives_nothing():
+    task = from_reasoning_gym("reasoning_gym:prime_factorization", size=1, seed=0, config={})
+    assert task.check(task.problems[0], "I do not know") == 0
+    assert task.check(task.problems[0], f"<answer>{task.problems[0].answer}</answer>") == 1
+
+
+def test_an_answer_that_only_the_scorer_knows():
+    task = from_reasoning_gym("reasoning_gym:graph_color", size=1, seed=0, config={})
+    assert task.problems[0].answer == ""
+    assert task.check(task.problems[0], "no") == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "binary_matrix",
+        "composite",
+        "countdown",
+        "intermediate_integration",
+        "n_queens",
+        "polynomial_multiplication",
+        "puzzle24",
+        "simple_integration",
+        "spiral_matrix",
+        "string_insertion",
+    ],
+)
+def test_scorers_that_run_answers_as_code_are_refused(name):
+    with pytest.raises(UserError, match="as Python code"):
+        from_reasoning_gym(f"reasoning_gym:{name}", size=1, seed=0, config={})
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("chain_sums", {}, "no such data set; did you mean chain_sum"),
+        ("zzz", {}, "no such data set$"),
+        ("chain_sum", {"terms": 3}, "refuses this configuration: .*terms"),
+        ("chain_sum", {"min_terms": 9, "max_terms": 2}, "refuses this configuration: max_terms must be >= min_terms"),
+        ("chain_sum", {"min_terms": "two"}, "refuses this configuration"),
+        ("chain_sum", {"size": 3}, "refuses this configuration"),
+    ],
+)
+def test_unusable_names_and_configurations(name, config, message):
+    with pytest.raises(UserError, match=message) as e:
+        from_reasoning_gym(f"reasoning_gym:{name}", size=1, seed=0, config=config)
+    assert "\n" not in str(e.value)
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    with pytest.raises(UserError, match=r"pip install 'genius-lite\[eval\]'"):
+        _chain_sum()
+    with pytest.raises(UserError, match=r"pip install 'genius-lite\[eval\]'"):
+        from_jsonl(_file(tmp_path, GOOD), "math-verify")
