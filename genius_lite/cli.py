@@ -148,6 +148,7 @@ def inspect(
     model: Annotated[str, typer.Argument(help="A GGUF: a path, hf: or python:")],
     other: Annotated[str | None, typer.Argument(help="Another one, to see what differs")] = None,
     template: Annotated[bool, typer.Option("--template", help="Show the chat template in full")] = False,
+    with_sha256: Annotated[bool, typer.Option("--sha256", help="Compute the checksum too")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")] = False,
 ) -> None:
     """Show what is in a GGUF: architecture, sizes by type and group, template; or how two files differ."""
@@ -157,10 +158,17 @@ def inspect(
 
     from genius_lite.recipe import Model
     from genius_lite.report.inspect import compare, describe, print_description, print_difference
+    from genius_lite.report.progress import Progressor
     from genius_lite.weights.source import locate
 
     path, console = locate(Model(gguf=model)), Console()
-    found = describe(path) if other is None else compare(path, locate(Model(gguf=other)))
+    if other is None:
+        found = describe(path, with_sha256)
+    else:
+        second = locate(Model(gguf=other))
+        progress = Progressor(Console(stderr=True))  # what is printed stays clean
+        with progress.stage("compare", describe(path)["bytes"], "MB", 1e-6) as advance:
+            found = compare(path, second, advance)
     if as_json:
         print(json.dumps(found, indent=2))
     elif other is None:

@@ -195,3 +195,16 @@ def test_bench_measures_and_prints_recipe_lines(project):
     settings = parse("model: {gguf: m}\nqueries: {source: q}\nsampler:" + lines).sampler
     assert str(settings.slots) == best[-6]
     assert genius("bench", "tiny.gguf", "--quants", "Q9", cwd=project).returncode == 2
+
+
+def test_inspect_describes_and_compares(project):
+    tiny_gguf(project / "q8.gguf", "llama", kind=gguf.GGMLQuantizationType.Q8_0)
+    shown = genius("inspect", "tiny.gguf", "--sha256", cwd=project)
+    assert shown.returncode == 0, shown.stderr
+    assert "llama" in shown.stdout
+    described = json.loads(genius("inspect", "tiny.gguf", "--json", cwd=project).stdout)
+    assert described["tensors"] == len(gguf.GGUFReader(project / "tiny.gguf").tensors)
+    compared = genius("inspect", "tiny.gguf", "q8.gguf", "--json", cwd=project)
+    assert json.loads(compared.stdout), compared.stderr
+    missing = genius("inspect", "none.gguf", cwd=project)
+    assert (missing.returncode, missing.stderr) == (2, "error: none.gguf: no such GGUF file\n")

@@ -94,14 +94,21 @@ def read(path: Path) -> GGUF:
     first = _read_file(path)
     count = first.metadata.get("split.count", 1)
     if count == 1:
-        return first
+        return _known(first)
     paths = _shards(path, count)
     shards = [_read_file(p) for p in paths]
     tensors = [tensor for shard in shards for tensor in shard.tensors]
     expected = shards[0].metadata.get("split.tensors.count")
     if len({t.name for t in tensors}) != len(tensors) or expected not in (None, len(tensors)):
         raise UserError(f"{path}: the {count} files hold {len(tensors)} tensors, not the {expected} of one model")
-    return replace(_without(shards[0], "split."), files=paths, tensors=tensors)
+    return _known(replace(_without(shards[0], "split."), files=paths, tensors=tensors))
+
+
+def _known(file: GGUF) -> GGUF:
+    # Of shards only the first says what the model is; an importance matrix is of no architecture.
+    if not file.architecture and file.metadata.get("general.type") != "imatrix":
+        raise UserError(f"{file.path}: broken GGUF: it names no architecture")
+    return file
 
 
 def shard_names(name: str) -> list[str]:
@@ -166,8 +173,6 @@ def _read_file(path: Path) -> GGUF:
     for t in tensors:
         if t.offset + t.nbytes > size:
             raise UserError(f"{path}: cut short: {t.name} ends at byte {t.offset + t.nbytes}, the file at {size}")
-    if "general.architecture" not in metadata and metadata.get("general.type") != "imatrix":
-        raise UserError(f"{path}: broken GGUF: it names no architecture")
     return GGUF(path, [path], metadata, tensors, kv, kv_count, key_at, value_at, alignment)
 
 
