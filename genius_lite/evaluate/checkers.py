@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.answers import bare, final_number, first_sentence, marked, stated_number, unit_number
+from genius_lite.recipe import Check
 
-Kind = Literal["exact", "numeric", "choice", "regex", "math-verify"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _SECONDS = 3  # what a regular expression, or one step of a symbolic comparison, may take of a response
@@ -70,7 +70,7 @@ def final_choice(response: str, letters: str = LETTERS, choices: Sequence[str] =
 
 
 def check(
-    kind: Kind,
+    kind: Check,
     response: str,
     answer: str,
     *,
@@ -101,7 +101,7 @@ def check(
         case "choice":
             letters = LETTERS[: len(choices)] if choices else LETTERS
             if len(answer) != 1 or answer not in letters:
-                raise UserError(f"the answer {answer!r} is not one of the letters {letters[0]} to {letters[-1]}")
+                raise UserError(f"the answer {answer!r:.60} is not one of the letters {letters[0]} to {letters[-1]}")
             right = final_choice(response, letters, choices) == answer
         case "regex":
             found = _last_match(response, pattern, group)
@@ -124,7 +124,7 @@ def _equal(text: str, answer: str, ignore_case: bool) -> bool:
 def _same_number(response: str, answer: str, tolerance: float) -> bool:
     right, given = final_number(answer), final_number(response)
     if right is None:
-        raise UserError(f"the answer {answer!r} holds no number; give one, or take another checker than numeric")
+        raise UserError(f"the answer {answer!r:.60} holds no number; give one, or take another checker than numeric")
     if given is None:
         return False
     readings = [(given.value, right.value)]
@@ -167,12 +167,12 @@ def _last_match(response: str, pattern: str | None, group: int | str | None) -> 
         if group is None:
             group = min(compiled.groups, 1)
         elif group not in compiled.groupindex and group not in range(compiled.groups + 1):
-            raise UserError(f"the pattern {pattern!r} has no group {group!r}")
+            raise UserError(f"the pattern {pattern!r:.60} has no group {group!r}")
         return found[-1][group] if found else None
     except regex.error as e:
-        raise UserError(f"the pattern {pattern!r} is not a regular expression: {e}") from None
+        raise UserError(f"the pattern {pattern!r:.60} is not a regular expression: {e}") from None
     except TimeoutError:
-        raise UserError(f"the pattern {pattern!r} takes over {_SECONDS} s for one response; make it simpler") from None
+        raise UserError(f"the pattern {pattern!r:.60} takes over {_SECONDS} s a response; make it simpler") from None
 
 
 def _same_mathematics(response: str, answer: str) -> bool:
@@ -184,5 +184,5 @@ def _same_mathematics(response: str, answer: str) -> bool:
     delimited = answer if re.search(r"\$|\\boxed|\\\(|\\\[", answer) else f"${answer}$"
     right: Any = math_verify.parse(delimited, fallback_mode="no_fallback", parsing_timeout=_SECONDS)
     if not right:
-        raise UserError(f"the answer {answer!r} cannot be read as mathematics")
+        raise UserError(f"the answer {answer!r:.60} cannot be read as mathematics")
     return math_verify.verify(right, math_verify.parse(response, parsing_timeout=_SECONDS), timeout_seconds=_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import inspect
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -16,8 +17,11 @@ import msgspec
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.answers import bare, final_number, first_sentence, marked, numbers, strongly_marked
-from genius_lite.evaluate.checkers import LETTERS, Kind, check
+from genius_lite.evaluate.checkers import LETTERS, check
+from genius_lite.prompts import check_text
+from genius_lite.recipe import Check
 from genius_lite.records import query_id
+from genius_lite.visible import brief
 
 REASONING_GYM = "reasoning_gym:"
 """What the name of a generated task starts with."""
@@ -50,7 +54,7 @@ class Task:
 
 def from_jsonl(
     path: Path,
-    kind: Kind,
+    kind: Check,
     *,
     prompt: str = "prompt",
     answer: str = "answer",
@@ -127,7 +131,8 @@ def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, A
 
     def score(problem: Problem, response: str) -> float:
         try:
-            return float(dataset.score_answer(_submitted(response, problem.answer), entry_of[problem.id]))
+            found = float(dataset.score_answer(_submitted(response, problem.answer), entry_of[problem.id]))
+            return found if math.isfinite(found) else 0.0
         except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
             # Not all of its scorers look before they parse: prime_factorization calls int() on any text.
             return 0.0
@@ -162,10 +167,12 @@ def _problem(row: dict[str, Any], prompt: str, answer: str, choices: str | None)
     """The problem of a row; `choices` is the column of its options, where the row may have one."""
     for column in (prompt, answer):
         if column not in row:
-            raise UserError(f"no column `{column}`; it has {', '.join(row)}; name the columns in the recipe")
+            known = brief(", ".join(row), 200)
+            raise UserError(f"no column `{column}`; it has {known}; name the columns in the recipe")
     question, known = row[prompt], row[answer]
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"`{prompt}` is {question!r:.40}, not a question")
+    check_text(question)
     if isinstance(known, bool) or not isinstance(known, str | int | float):
         raise UserError(f"`{answer}` is {known!r:.40}, neither text nor a number")
     rest = {name: value for name, value in row.items() if name not in (prompt, answer, choices)}
@@ -191,7 +198,7 @@ def _letter(known: str | int | float, options: list[str]) -> str:
     if len(meant) != 1:
         wrong = "more than one" if meant else "none"
         raise UserError(
-            f"the answer {known!r} is {wrong} of the {len(options)} options; give the letter, or the index from 0"
+            f"the answer {known!r:.60} is {wrong} of the {len(options)} options; give the letter, or the index from 0"
         )
     return meant.pop()
 

@@ -1,4 +1,7 @@
-"""Foresight re-sampling: the distribution F of Eq. 2, draws from it (Eq. 3, Eq. 5), and who cannot be drawn."""
+"""Foresight re-sampling: the distribution F of Eq. 2, draws from it (Eq. 3, Eq. 5), and who cannot be drawn.
+
+Beside it the greedy choice, the paper's ablation of re-sampling.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,11 @@ def draw_without_replacement(values: list[float], tau: float, n: int, rng: np.ra
     """
     keys = np.asarray(values, dtype=np.float64) / tau + rng.gumbel(size=len(values))
     return sorted(np.argsort(-keys, kind="stable")[:n].tolist())
+
+
+def take_highest(values: list[float], n: int) -> list[int]:
+    """The up to `n` indices of highest value, of equal ones the first, in ascending order."""
+    return sorted(np.argsort(-np.asarray(values, dtype=np.float64), kind="stable")[:n].tolist())
 
 
 def drop_bound(values: list[float], tau: float, probability: float, draws: int) -> float:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from genius_lite.foresight.search import foresee
 from genius_lite.recipe import Foresight
 from genius_lite.records import Query, Rollout
-from genius_lite.rundir import RecordLog
-from genius_lite.sampler.client import Sampler
+from genius_lite.sampler.client import Sampler, SetAsideError
+from genius_lite.stopping import Stop
 
 
 def searches_in_flight(slots: int, cfg: Foresight) -> int:
@@ -23,25 +23,38 @@ async def sample_rollouts(
     cfg: Foresight,
     key: tuple[int | str, ...],
     in_flight: int,
-    log: RecordLog[Rollout],
-    advance: Callable[[int], None],
+    finished: Callable[[Rollout], None],
+    set_aside: Callable[[Query, str], None],
+    stepped: Callable[[Rollout], None] = lambda so_far: None,
+    stop: Stop | None = None,
 ) -> None:
-    """Search the queries that the log does not hold yet.
+    """Search these queries, so many at once.
 
     Args:
         key: (seed, round); each query adds its id.
         in_flight: searches under way at once. More than the sampler's slots can hold evict each other's cache.
-        advance: called with 1 after each query.
+        finished: called with each rollout.
+        set_aside: called, instead, with each query whose search the sampler does not survive, and with the reason.
+        stepped: called after each step of a search with the rollout so far.
+        stop: once it is asked for no other query is begun; those under way go on to their end.
     """
     gate = asyncio.Semaphore(in_flight)
 
     async def search(query: Query) -> None:
         async with gate:
-            log.append(await foresee(query, sampler, cfg, (*key, query.id)))
-            advance(1)
+            if stop and stop.asked:
+                return
+            try:
+                finished(await foresee(query, sampler, cfg, (*key, query.id), stepped))
+            except* SetAsideError as failures:
+                set_aside(query, str(first_of(failures)))
 
-    done = {rollout.query.id for rollout in log.records}
     async with asyncio.TaskGroup() as group:
         for query in queries:
-            if query.id not in done:
-                group.create_task(search(query))
+            group.create_task(search(query))
+
+
+def first_of(group: BaseExceptionGroup) -> BaseException:
+    """The first exception in groups of groups."""
+    first = group.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first

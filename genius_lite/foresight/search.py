@@ -15,25 +15,34 @@ Where the paper is silent:
 - Candidates with the same tokens are one candidate; the repeats are counted.
 - Log-probabilities are of the raw distribution, whatever the sampling temperature.
 
+Ablations of the paper, departures from the method that are off by default:
+- `value: step` (without foresight): f is the mean log-probability of the candidate's own step instead of Eq. 1. The
+  future is still simulated, because pairs are of complete responses, but does not count.
+- `select: greedy` (without re-sampling): the next beams are the M candidates of highest f instead of Eq. 3, of equal
+  ones the first.
+
 Cheaper, on request only (each is off by default):
 - `skip_agreeing`: where all candidate steps say nearly the same no future is simulated; Q stays that of the parent.
 - `future_tokens`: futures end after so many tokens.
 - `drop_below`: a future is given up as soon as its candidate cannot be drawn any more, neither as a beam nor as a
   rejected response, with more than this probability. Log-probabilities are at most 0, so the sum so far over the most
-  tokens that there may be is the best that f can become.
+  tokens that there may be is the best that f can become. It holds for draws from F and an f of futures only: the
+  recipe allows it with neither ablation.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
 import numpy as np
 
-from genius_lite.foresight.resample import draw_without_replacement, drop_bound
+from genius_lite.errors import NonFiniteError
+from genius_lite.foresight.resample import draw_without_replacement, drop_bound, take_highest
 from genius_lite.recipe import Foresight
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step, seed_of
 from genius_lite.sampler.client import Sampler
@@ -49,19 +58,30 @@ class Beam:
     value: float
 
 
-async def foresee(query: Query, sampler: Sampler, cfg: Foresight, key: tuple[int | str, ...]) -> Rollout:
+async def foresee(
+    query: Query,
+    sampler: Sampler,
+    cfg: Foresight,
+    key: tuple[int | str, ...],
+    stepped: Callable[[Rollout], None] = lambda so_far: None,
+) -> Rollout:
     """Search one query; hundreds of these run at once and share each decode.
 
     Args:
         key: names every generator of this search: (seed, round, query id).
+        stepped: called after each step with the search so far.
+
+    Raises:
+        NonFiniteError: the sampler gave a log-probability that is NaN or infinite.
     """
     rng = np.random.default_rng(seed_of(*key, "resample"))
     beams = [Beam(0, Node(None, query.tokens, key), value=0.0)]
     steps: list[Step] = []
     for k in range(cfg.steps):
         found = await _expand(beams, sampler, cfg)
-        kept = draw_without_replacement([c.value for c in found.candidates], cfg.tau, cfg.beams, rng)
+        kept = _select([c.value for c in found.candidates], cfg, rng)
         steps.append(Step(k, found.candidates, kept, found.duplicates, found.dropped, found.foreseen))
+        stepped(Rollout(query, list(steps)))
         sampler.release(node for i, node in enumerate(found.nodes) if i not in kept)
         beams = [
             Beam(place, found.nodes[i], found.candidates[i].value)
@@ -72,6 +92,13 @@ async def foresee(query: Query, sampler: Sampler, cfg: Foresight, key: tuple[int
             break
     sampler.release(beam.node for beam in beams)
     return Rollout(query, steps)
+
+
+def _select(values: list[float], cfg: Foresight, rng: np.random.Generator) -> list[int]:
+    """Which candidates become the next beams."""
+    if cfg.select == "greedy":
+        return take_highest(values, cfg.beams)
+    return draw_without_replacement(values, cfg.tau, cfg.beams, rng)
 
 
 @dataclass(frozen=True)
@@ -117,6 +144,7 @@ async def _candidate(
     node = await branch
     path = (beam.index, *node.tokens)
     assert node.completion
+    _check(node, node.completion)
     if path in race.seen:
         race.sampler.release([node])
         return path, None, node
@@ -124,10 +152,12 @@ async def _candidate(
     if not foreseen:
         return path, Candidate(beam.index, node.completion, None, beam.value, 0.0), node
     future = await race.simulate(node) if _is_live(node, race.cfg) else None
+    if future:
+        _check(node, future)
     if future and future.finish == "dropped":
         race.sampler.release([node])
         return path, None, node
-    value = (future or node.completion).mean_logprob
+    value = (future if future and race.cfg.value == "future" else node.completion).mean_logprob
     race.arrive(value)
     return path, Candidate(beam.index, node.completion, future, value, value - beam.value), node
 
@@ -165,6 +195,14 @@ class _Race:
     def _look(self, future: asyncio.Future[Node]) -> None:
         if self.bound > -np.inf:
             self.sampler.give_up(future, self.bound * self.running[future])
+
+
+def _check(node: Node, completion: Completion) -> None:
+    # A sum is finite only if all that it adds is.
+    if not math.isfinite(completion.mean_logprob):
+        raise NonFiniteError(
+            f"query {node.key[-1]}: the log-probabilities of a completion after {len(node.path)} tokens are not finite"
+        )
 
 
 def _agree(nodes: Sequence[Node], cfg: Foresight) -> bool:

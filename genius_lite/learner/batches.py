@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from genius_lite.errors import UserError
+from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.hardware import Device
 from genius_lite.learner.model import response_logps, takes_trees
 from genius_lite.learner.packing import Pack, packs, unshared_tokens
@@ -85,7 +85,11 @@ class Packer:
 
 
 def score(policy: Any, groups: Groups, packer: Packer, advance: Callable[[int], None]) -> dict[tuple[str, int], Any]:
-    """(query id, step) -> summed log-probabilities (chosen, rejected), nats."""
+    """(query id, step) -> summed log-probabilities (chosen, rejected), nats.
+
+    Raises:
+        NonFiniteError: one of them is NaN or infinite.
+    """
     scores: dict[tuple[str, int], Any] = {}
     for group in _waves(groups):
         while True:
@@ -94,13 +98,22 @@ def score(policy: Any, groups: Groups, packer: Packer, advance: Callable[[int], 
                 with torch.no_grad():
                     for pack in packer.packs(group):
                         logps_P2 = response_logps(policy, pack.inputs).view(-1, 2).cpu()
-                        found |= {(p.query_id, p.step): logps_P2[i].tolist() for i, p in enumerate(pack.pairs)}
+                        found |= {(p.query_id, p.step): _finite(p, logps_P2[i]) for i, p in enumerate(pack.pairs)}
                 break
             except RuntimeError as e:
                 packer.shrink(group, e)
         scores |= found
         advance(len(found))
     return scores
+
+
+def _finite(pair: PreferencePair, logps_2: torch.Tensor) -> list[float]:
+    if not torch.isfinite(logps_2).all():
+        raise NonFiniteError(
+            f"query {pair.query_id}, step {pair.step}: the learner's log-probability of a response is not finite; "
+            "try learner.precision: fp32 or bf16, or a lower learner.lr"
+        )
+    return logps_2.tolist()
 
 
 def _waves(groups: Groups) -> list[Groups]:

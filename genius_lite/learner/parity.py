@@ -38,7 +38,7 @@ def check(nats: float, limit: float, precision: str) -> None:
     Raises:
         UserError: the disagreement is over the limit.
     """
-    if nats > limit:
+    if not nats <= limit:  # NaN is over it too
         finer = "set learner.precision: bf16, or " if precision == "nf4" else ""
         raise UserError(
             f"the learner and the sampler disagree by {nats:.3f} nats a token, more than learner.parity_limit "

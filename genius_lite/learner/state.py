@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from genius_lite.rundir import RunDir, remove, write_text
+from genius_lite.rundir import RunDir, remove, write_json
 
 
 def save_state(work: RunDir, update: int, policy: Any, optimizer: torch.optim.Optimizer, progress: dict) -> None:
@@ -30,7 +30,7 @@ def save_state(work: RunDir, update: int, policy: Any, optimizer: torch.optim.Op
         folder.mkdir()
         save_file({n: p.detach().contiguous() for n, p in _trainable(policy).items()}, folder / "adapter.safetensors")
         save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "optimizer.safetensors")
-        write_text(folder / "progress.json", json.dumps({"update": update, "optimizer": numbers, **progress}))
+        write_json(folder / "progress.json", {"update": update, "optimizer": numbers, **progress})
 
     kept = work.build(f"update-{update:06d}", write)
     for other in work.path.glob("update-*"):
@@ -40,8 +40,7 @@ def save_state(work: RunDir, update: int, policy: Any, optimizer: torch.optim.Op
 
 def load_state(work: RunDir, policy: Any, optimizer: torch.optim.Optimizer) -> dict | None:
     """Put the latest state into policy and optimizer; its progress, or None if there is none."""
-    found = sorted(p for p in work.path.glob("update-*") if not p.name.endswith(".partial"))
-    if not found:
+    if not (found := _states(work)):
         return None
     progress = json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))
     adapter = load_file(found[-1] / "adapter.safetensors")
@@ -54,6 +53,19 @@ def load_state(work: RunDir, policy: Any, optimizer: torch.optim.Optimizer) -> d
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
+
+
+def pairs_done(work: RunDir) -> int:
+    """Pairs that the updates of the latest state have learned from."""
+    if not (found := _states(work)):
+        return 0
+    progress = json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))
+    return int(sum(row["pairs"] for row in progress["curve"]))
+
+
+def _states(work: RunDir) -> list[Path]:
+    """The states that are whole, the latest last."""
+    return sorted(p for p in work.path.glob("update-*") if not p.name.endswith(".partial"))
 
 
 def _trainable(policy: Any) -> dict[str, torch.nn.Parameter]:

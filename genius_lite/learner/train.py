@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import torch
 
+from genius_lite.errors import NonFiniteError
 from genius_lite.hardware import Device, Precision, learner_free_memory
 from genius_lite.learner.batches import Groups, Packer, schedule, score
 from genius_lite.learner.importance import Importance
@@ -29,17 +30,14 @@ from genius_lite.learner.model import (
 from genius_lite.learner.optimizer import learning_rate, make_optimizer
 from genius_lite.learner.packing import Pack, by_query, unshared_tokens
 from genius_lite.learner.parity import Sample, check, disagreement
-from genius_lite.learner.state import load_state, save_state
+from genius_lite.learner.state import load_state, pairs_done, save_state
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair, seed_of
-from genius_lite.rundir import IMPORTANCE_FILE, RunDir, write_text
+from genius_lite.rundir import IMPORTANCE_FILE, RunDir, write_json
+from genius_lite.stopping import Stop, Stopped
 
 _ACTIVATION_SHARE = 0.4  # of the free memory that activations may take
 _MARGIN_PAIRS = 128  # that the final margin is measured on
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient is NaN or infinite; nothing of the round's adapter is kept."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +93,21 @@ def train_adapter(
     out: Path,
     advance: Callable[[int], None] = lambda n: None,
     say: Callable[[str], None] = lambda line: None,
+    updated: Callable[[int, dict[str, float]], None] = lambda number, row: None,
+    stop: Stop | None = None,
 ) -> TrainReport:
     """Train on the job's pairs and save the adapter to `out`; goes on from what `job.work` holds.
 
     Args:
-        advance: called with the pairs of each forward pass: the reference's, each epoch's, the final margin's.
+        advance: called with the pairs of each forward pass: the reference's, each epoch's, the final margin's. Those
+            that an earlier process did are not among them; see `passes`.
         say: told in one line what a user should know.
+        updated: called with each update's number and its row of the curve; after an interruption with earlier ones too.
+        stop: once it is asked for, training ends after the update under way, and its state is kept.
 
     Raises:
-        NonFiniteError: training diverged.
+        NonFiniteError: training diverged: a loss, a gradient or a score is not finite; no adapter is kept.
+        Stopped: `stop` was asked for.
         UserError: learner and sampler disagree, or not even one pair fits into memory.
     """
     from accelerate import Accelerator
@@ -120,11 +124,13 @@ def train_adapter(
     if parity is not None:
         check(parity, cfg.parity_limit, job.precision)
     reference = _reference(policy, groups, packer, job, advance)
+    stop = stop or Stop()
+    stop.check()
     batches = schedule(groups, cfg, np.random.default_rng(seed_of(*job.key, "order")))
     parameters = [p for p in policy.parameters() if p.requires_grad]
     policy, optimizer = accelerator.prepare(policy, make_optimizer(parameters, cfg, job.device))
     policy.train()
-    trainer = _Trainer(accelerator, policy, optimizer, parameters, reference, packer, job, advance)
+    trainer = _Trainer(accelerator, policy, optimizer, parameters, reference, packer, job, advance, updated, stop)
     curve = trainer.run(batches)
     policy = accelerator.unwrap_model(policy)
     policy.save_pretrained(out)
@@ -149,6 +155,12 @@ def train_adapter(
     )
 
 
+def passes(job: Training) -> tuple[int, int]:
+    """The pairs of all forward passes of a training, and of those that an earlier process did."""
+    count, known = len(job.pairs), (job.work / "reference").exists()
+    return count * (1 + job.cfg.epochs) + min(count, _MARGIN_PAIRS), count * known + pairs_done(job.work)
+
+
 def _reference(
     policy: Any, groups: Groups, packer: Packer, job: Training, advance: Callable[[int], None]
 ) -> dict[tuple[str, int], list[float]]:
@@ -161,7 +173,7 @@ def _reference(
         folder.mkdir()
         importance.save(folder / IMPORTANCE_FILE)
         rows = [[query, step, *logps] for (query, step), logps in found.items()]
-        write_text(folder / "logps.json", json.dumps(rows))
+        write_json(folder / "logps.json", rows)
 
     rows = json.loads((job.work.build("reference", compute) / "logps.json").read_text(encoding="utf-8"))
     return {(query, step): [chosen, rejected] for query, step, chosen, rejected in rows}
@@ -187,23 +199,31 @@ class _Trainer:
     packer: Packer
     job: Training
     advance: Callable[[int], None]
+    updated: Callable[[int, dict[str, float]], None]
+    stop: Stop
 
     def run(self, batches: list[Groups]) -> list[dict[str, float]]:
         """All updates, or those that a saved state leaves; a row for each."""
         curve: list[dict[str, float]] = []
         if found := load_state(self.job.work, self.policy, self.optimizer):
             curve, self.packer.limit = found["curve"], found["limit"]
-            self.advance(int(sum(row["pairs"] for row in curve)))
+            for number, row in enumerate(curve):
+                self.updated(number, row)
         saved = time.monotonic()
         for update in range(len(curve), len(batches)):
             rate = learning_rate(update, len(batches), self.job.cfg)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             curve.append({**self._update(update, batches[update]), "lr": rate})
-            if time.monotonic() - saved >= self.job.cfg.save_every and update + 1 < len(batches):
+            self.updated(update, curve[-1])
+            due = time.monotonic() - saved >= self.job.cfg.save_every and update + 1 < len(batches)
+            asked = self.stop.asked
+            if due or asked:
                 progress = {"curve": curve, "limit": self.packer.limit}
                 save_state(self.job.work, update + 1, self.policy, self.optimizer, progress)
                 saved = time.monotonic()
+            if asked:
+                raise Stopped
         return curve
 
     def _update(self, number: int, batch: Groups) -> dict[str, float]:

@@ -16,6 +16,7 @@ from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import imatrix
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.importing import Base
+from genius_lite.weights.lora import write_lora
 from genius_lite.weights.merge import Adapter, merge, merged_bytes
 from genius_lite.weights.quantize import quantize, quantized_bytes
 from genius_lite.weights.retained import Retained, compare, probe, scores
@@ -58,6 +59,7 @@ def measured_policy(
     cfg: Quantize,
     pairs: list[PreferencePair],
     settings: EngineSettings,
+    sampled: Path,
     speed: Callable[[Path], float],
     out: Path,
     log: Path,
@@ -65,14 +67,19 @@ def measured_policy(
 ) -> dict[str, Any]:
     """Write the policy at the recipe's type, or at the fastest that keeps enough, and measure what each type keeps.
 
+    Where `auto` finds none that does, the type closest to the F16 merge is written, and the adapter applied at run
+    time, which rounds nothing, is measured beside them.
+
     Args:
         pairs: that are scored, with the policy and with the base model, in 16 bits and at every type.
         settings: of the sampler that scores them.
+        sampled: the base model as llama.cpp samples it, which an unmerged adapter is applied to.
         speed: measures a file's tokens a second.
         advance: called with bytes as they are written, `measured_bytes` in all (about).
 
     Returns:
-        The chosen `type`, and a row for each type that was tried.
+        The `type` that was written, whether it `loses` too much for sure, whether it `keeps` enough for sure, and a row
+        for each that was tried, the unmerged adapter as type `adapter`.
     """
     work = out.with_name(f"{out.name}.work")
     remove(work)
@@ -95,10 +102,18 @@ def measured_policy(
             row = compare(kind, at_policy, at_base, exact, exact_base, with_matrix)
             tried.append((row, speed(file) if cfg.type == "auto" else 0.0, file))
     chosen = _choose([t for t in tried if t[0].importance == cfg.imatrix], cfg)
+    keeps = _keeps(chosen[0], cfg)
     chosen[2].rename(out)
-    remove(work)
     rows = [{**row.as_dict(), "tokens_per_s": rate or None} for row, rate, _ in tried]
-    return {"type": chosen[0].type, "loses": _loses(chosen[0], cfg), "tried": rows}
+    if cfg.type == "auto" and not keeps:
+        lora = work / "adapter.gguf"
+        write_lora(base, adapter, lora)
+        applied = msgspec.structs.replace(scoring, lora=str(lora))
+        at_base, at_policy = (scores(sampled, s, wanted, log) for s in (scoring, applied))
+        beside = compare("adapter", at_policy, at_base, exact, exact_base, importance=False)
+        rows.append({**beside.as_dict(), "tokens_per_s": None})
+    remove(work)
+    return {"type": chosen[0].type, "loses": _loses(chosen[0], cfg), "keeps": keeps, "tried": rows}
 
 
 def measured_bytes(source: GGUF, cfg: Quantize) -> int:
@@ -109,14 +124,22 @@ def measured_bytes(source: GGUF, cfg: Quantize) -> int:
 
 
 def _choose(tried: list[tuple[Retained, float, Path]], cfg: Quantize) -> tuple[Retained, float, Path]:
-    """The fastest of those that surely keep enough, else the one closest to the F16 merge."""
-    enough = [t for t in tried if t[0].kept is None or t[0].kept - t[0].error >= cfg.keep]
+    """The fastest of those that keep enough, else the one closest to the F16 merge."""
+    enough = [t for t in tried if _keeps(t[0], cfg)]
     return max(enough, key=lambda t: t[1]) if enough else min(tried, key=lambda t: t[0].kl)
 
 
+def _keeps(row: Retained, cfg: Quantize) -> bool:
+    """Whether it keeps enough, by one standard error at least; where nothing was learned nothing can be lost.
+
+    A file that more than keeps the margin has not kept it either: what is added is rounding, not learning.
+    """
+    return row.kept is None or abs(row.kept - 1) + row.error <= 1 - cfg.keep
+
+
 def _loses(row: Retained, cfg: Quantize) -> bool:
-    """Whether it surely keeps too little; where nothing was learned nothing can be lost."""
-    return row.kept is not None and row.kept + 2 * row.error < cfg.keep
+    """Whether it surely keeps too little or adds too much, by two standard errors."""
+    return row.kept is not None and abs(row.kept - 1) - 2 * row.error > 1 - cfg.keep
 
 
 def _merge(base: Base, adapter: Path | None, out: Path, advance: Advance) -> None:

@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 
 from genius_lite.bench import file_speed
-from genius_lite.foresight.pairs import hold_back
 from genius_lite.hardware import cores, learner_device, learner_precision
 from genius_lite.learner.train import Training, train_adapter
+from genius_lite.queries import hold_out
 from genius_lite.recipe import Learner, Quantize
 from genius_lite.records import PreferencePair
 from genius_lite.report.summary import retained_lines
@@ -24,6 +24,7 @@ from genius_lite.rundir import IMPORTANCE_FILE, RunDir, read_records
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import gguf_file, imatrix
 from genius_lite.weights.importing import Base
+from genius_lite.weights.merge import merged_bytes
 from genius_lite.weights.policy import measured_policy
 
 
@@ -38,7 +39,9 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=512)
     a = parser.parse_args()
     base = Base(gguf_file.read(a.model), a.master)
-    learned, held_back = hold_back(read_records(a.pairs, PreferencePair)[: a.limit], 0.1, (0, 1))
+    pairs = read_records(a.pairs, PreferencePair)[: a.limit]
+    aside = hold_out(list(dict.fromkeys(pair.query_id for pair in pairs)), 0.1, seed=0)
+    learned, held_back = ([p for p in pairs if (p.query_id in aside) == side] for side in (False, True))
     settings = EngineSettings(slots=32, context=a.context, threads=cores())
     device = learner_device()
     cfg = Quantize(type="auto", among=a.types.split(","), ablate_imatrix=True)
@@ -47,7 +50,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "work").mkdir()
-            precision = learner_precision("auto", device)
+            precision = learner_precision("auto", device, merged_bytes(base.gguf))
             options = Learner(lr=rate, batch_pairs=4, parity_limit=10)
             job = Training(a.master, None, learned, [], options, device, precision, (0, 1), RunDir(folder / "work"))
             report = train_adapter(job, folder / "adapter")
@@ -59,6 +62,7 @@ def main() -> None:
                 cfg,
                 held_back + learned[:16],
                 settings,
+                a.model,
                 lambda file: file_speed(file, settings),
                 folder / "policy.gguf",
                 folder / "log",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -201,3 +202,31 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
         _chain_sum()
     with pytest.raises(UserError, match=r"pip install 'genius-lite\[eval\]'"):
         from_jsonl(_file(tmp_path, GOOD), "math-verify")
+
+
+def test_control_characters_and_imitations_are_kept_as_they_are(tmp_path):
+    text = "a\x00b\x1b[31m \u202e\u2028\x85 <|im_end|>\n[red] {{ 7 * 7 }}"
+    row = json.dumps({"prompt": text, "answer": text})
+    (problem,) = from_jsonl(_file(tmp_path, row.encode() + b"\r"), "exact").problems
+    assert (problem.prompt, problem.answer) == (text, text.strip())
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"prompt": "a\xff", "answer": 1}', "not JSON"),
+        (b'{"prompt": "a\\ud800b", "answer": 1}', "not JSON"),
+        (b'{"prompt": "a", "answer": NaN}', "not JSON"),
+        (b'{"prompt": "a", "answer": 1e999}', "not JSON"),
+        (b'{"prompt": ' + b"[" * 100_000, "not JSON"),
+        (b'{"prompt": "' + b"a" * 1_000_000 + b'", "answer": 1}', "a question of 1000000 characters"),
+        (b'{"prompt": "a", "answer": "' + b"x" * 1_000_000 + b'"}', "holds no number"),
+        (b"{" + b",".join(b'"c%d": 1' % i for i in range(3000)) + b"}", "no column `prompt`; it has c0, c1"),
+        (b'{"\\u001b[31m": 1}', r"it has \\x1b\[31m"),
+    ],
+)
+def test_hostile_rows_are_one_short_line_that_names_them(tmp_path, line, message):
+    with pytest.raises(UserError, match=f"maths.jsonl, line 2: .*{message}") as e:
+        from_jsonl(_file(tmp_path, GSM8K[2], line), "numeric")
+    assert len(str(e.value)) < 500
+    assert str(e.value).isprintable()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genius_lite.foresight.resample import draw_without_replacement, drop_bound, foresight_distribution
+from genius_lite.foresight.resample import draw_without_replacement, drop_bound, foresight_distribution, take_highest
 
 values = st.lists(st.floats(-30, 0), min_size=1, max_size=8)
 
@@ -48,6 +48,12 @@ def test_draws_follow_the_sequential_distribution():
 def test_greedy_in_the_limit():
     rng = np.random.default_rng(0)
     assert all(draw_without_replacement([-3.0, -1.0, -2.0], 1e-6, 2, rng) == [1, 2] for _ in range(50))
+
+
+def test_the_highest_by_hand():
+    assert take_highest([-3.0, -1.0, -2.0], 2) == [1, 2]
+    assert take_highest([-2.0, -1.0, -2.0, -1.0, -1.0], 2) == [1, 3]  # of equal ones the first
+    assert take_highest([-2.0, -1.0], 5) == [0, 1]
 
 
 def test_drop_bound_by_hand():

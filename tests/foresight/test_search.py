@@ -7,8 +7,8 @@ import pytest
 
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.search import foresee
-from genius_lite.recipe import Foresight
-from genius_lite.records import Completion, Query, Rollout
+from genius_lite.recipe import Foresight, Model, Pairs, Queries, Recipe
+from genius_lite.records import Completion, Finish, Query, Rollout
 from tests.foresight.fake import ScriptedSampler
 
 QUERY = Query("q", "question", [100, 101])
@@ -19,7 +19,7 @@ def step(*tokens: int, logprob: float = -1.0) -> Completion:
     return Completion(list(tokens), [logprob] * len(tokens), "step")
 
 
-def end(*tokens: int, logprob: float = -1.0, finish="end") -> Completion:
+def end(*tokens: int, logprob: float = -1.0, finish: Finish = "end") -> Completion:
     return Completion(list(tokens), [logprob] * len(tokens), finish)
 
 
@@ -155,7 +155,7 @@ def test_a_skipped_step_leaves_q_to_the_next_and_makes_no_pair():
     assert [s.foreseen for s in rollout.steps] == [True, False, True]
     assert [c.value for c in rollout.steps[1].candidates] == [-0.5, -0.5]
     assert [c.advantage for c in rollout.steps[2].candidates] == pytest.approx([0.3, 0.2])
-    assert [p.step for p in preference_pairs(rollout, 0.1, "foresight", (0,))] == [0, 2]
+    assert [p.step for p in preference_pairs(rollout, Pairs(), 0.1, (0,))] == [0, 2]
 
 
 def test_futures_are_capped():
@@ -181,3 +181,51 @@ def test_candidates_that_cannot_be_drawn_are_dropped_whenever_they_finish(slowes
     # Of -0.1 and -0.2 a second draw is left with e^-2 at least; a future has 20 tokens at most.
     if not slowest_first:
         assert sampler.given_up[0][1] == pytest.approx(20 * 0.1 * (-2 + np.log(0.01 / 0.99)))
+
+
+def test_without_foresight_the_future_is_there_but_does_not_count():
+    script = {
+        ("step", ()): [step(1, 2, logprob=-0.3), step(3, logprob=-0.2)],
+        ("end", (1, 2)): [end(11, logprob=-0.1)],
+        ("end", (3,)): [end(31, logprob=-0.9)],
+        ("step", (3,)): [step(4, logprob=-0.7), end(5, 6, logprob=-0.4)],
+        ("end", (3, 4)): [end(41, logprob=-0.1)],
+    }
+    options = {"beams": 1, "candidates": 2, "steps": 2, "max_tokens": 9, **GREEDY}
+    first, second = (rollout := search(ScriptedSampler(script), value="step", **options)).steps
+    assert [c.value for c in first.candidates] == pytest.approx([-0.3, -0.2])
+    assert [c.advantage for c in first.candidates] == pytest.approx([-0.3, -0.2])
+    assert first.kept == [1]  # by its future it would be 0
+    # Q of the beam is its step's -0.2; the last candidate ended, its f is the step's either way.
+    assert [c.value for c in second.candidates] == pytest.approx([-0.7, -0.4])
+    assert [c.advantage for c in second.candidates] == pytest.approx([-0.5, -0.2])
+    assert [rollout.response(s, i) for s in (0, 1) for i in (0, 1)] == [[1, 2, 11], [3, 31], [3, 4, 41], [3, 5, 6]]
+    pairs = preference_pairs(rollout, Pairs(), 0.1, (0,))
+    assert [(p.chosen_tokens, p.rejected_tokens) for p in pairs] == [([3, 31], [1, 2, 11]), ([3, 5, 6], [3, 4, 41])]
+
+
+def test_greedy_selection_keeps_the_highest_whatever_tau():
+    script = {
+        ("step", ()): [step(i) for i in range(1, 5)],
+        **{("end", (i,)): [end(9, logprob=f)] for i, f in enumerate((-0.5, -0.1, -0.4, -0.1), 1)},
+    }
+    options = {"beams": 2, "candidates": 4, "steps": 1, "max_tokens": 9, "tau": 100.0}
+    kept = [
+        asyncio.run(foresee(QUERY, ScriptedSampler(script), Foresight(select=select, **options), (seed,))).steps[0].kept
+        for select in ("greedy", "resample")
+        for seed in range(20)
+    ]
+    assert kept[:20] == [[1, 3]] * 20
+    assert kept[20:] != [[1, 3]] * 20  # nearly uniform draws do not agree with it twenty times
+
+
+@pytest.mark.parametrize("ablation", [{"value": "step"}, {"select": "greedy"}])
+def test_nothing_is_dropped_in_an_ablation(ablation):
+    def recipe(**options) -> Recipe:
+        return Recipe(
+            out="o", model=Model(gguf="m"), queries=Queries(source="q"), foresight=Foresight(**ablation, **options)
+        )
+
+    assert recipe().foresight.drop_below == 0
+    with pytest.raises(ValueError, match=r"foresight\.drop_below needs value: future and select: resample"):
+        recipe(drop_below=0.01)

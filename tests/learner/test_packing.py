@@ -17,7 +17,7 @@ drawn_pairs = st.lists(st.tuples(st.sampled_from("ab"), short, short), min_size=
 
 
 def pair(query: str, step: int, prompt: list[int], chosen: list[int], rejected: list[int]) -> PreferencePair:
-    return PreferencePair(query, step, prompt, chosen, rejected, 0.1 * step, 0.2)
+    return PreferencePair(query, step, prompt, chosen, rejected, 0.1 * step, 0.2, -0.5, -0.6, True, True)
 
 
 def made_of(drawn) -> list[PreferencePair]:

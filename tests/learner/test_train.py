@@ -26,7 +26,7 @@ from tests.tiny import VOCABULARY
 
 ROOT = Path(__file__).parents[2]
 PAIRS = [
-    PreferencePair(f"q{q}", step, [10 + q, 11], [20 + step, 21, 22], [30, 31 + step], 0.0, -0.1)
+    PreferencePair(f"q{q}", step, [10 + q, 11], [20 + step, 21, 22], [30, 31 + step], 0.0, -0.1, -0.5, -0.6, True, True)
     for q in range(3)
     for step in range(2)
 ]
@@ -162,7 +162,7 @@ def test_the_global_generator_is_left_alone(tiny, tmp_path):
 
 
 def test_divergence_stops_with_the_batch_named_and_saved(tiny, tmp_path):
-    pairs = [*PAIRS, PreferencePair("bad", 0, [1], [2], [3], float("nan"), 0.0)]
+    pairs = [*PAIRS, PreferencePair("bad", 0, [1], [2], [3], float("nan"), 0.0, -0.5, -0.6, True, True)]
     with pytest.raises(NonFiniteError, match="query bad, step 0") as error:
         _train(tiny, tmp_path / "a", pairs=pairs, batch_pairs=100)
     assert not (tmp_path / "a").exists()
@@ -243,7 +243,9 @@ def test_the_longest_batch_comes_first_and_none_is_lost():
     import numpy as np
 
     lengths = [3, 9, 4, 30, 5]
-    groups = [[PreferencePair(f"q{i}", 0, [1], [2] * n, [3], 0.0, 0.0)] for i, n in enumerate(lengths)]
+    groups = [
+        [PreferencePair(f"q{i}", 0, [1], [2] * n, [3], 0.0, 0.0, 0.0, 0.0, True, True)] for i, n in enumerate(lengths)
+    ]
     batches = schedule(groups, Learner(batch_pairs=1, epochs=2), np.random.default_rng(0))
     assert unshared_tokens(batches[0][0]) == max(unshared_tokens(group) for group in groups)
     for epoch in (batches[:5], batches[5:]):

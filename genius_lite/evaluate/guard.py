@@ -1,0 +1,254 @@
+"""The collapse guard: signals of a round against their limits, a warning first and then a halt.
+
+Self-training feeds a policy with what it prefers already. It can end in one answer for everything, in loops, in
+responses that never end or hardly begin, or far from the model that it was. Each of these has a signal here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+import msgspec
+
+from genius_lite.evaluate.signals import Signals
+from genius_lite.recipe import Guard, Limit
+from genius_lite.records import PreferencePair, Rollout
+
+OF_RESPONSES = ("entropy", "distinct", "loops", "shorter", "longer", "ended", "unique", "kl")
+"""The limits of signals that responses to held-out queries show; without such a query there are none."""
+
+
+class Watched(msgspec.Struct, frozen=True):
+    """What the guard looks at in a round.
+
+    `signals` are None where no query is held out. `value` is the mean foresight value and `spread` its standard
+    deviation within a step, averaged over steps, both in nats per token; `length_gap` is chosen - rejected length in
+    shares of their mean; `accuracy` the share of pairs that training ranks right, `margin` what it learned, in nats.
+    """
+
+    signals: Signals | None
+    value: float
+    spread: float
+    length_gap: float
+    accuracy: float
+    margin: float
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    """A signal beyond its limit. `line` says it to a person.
+
+    `signal` names a limit of class Guard, and `value` is put as that limit is: a share, a difference, or the measure
+    itself. Where something measured is not a finite number, `value` is that and `limit` infinity.
+    """
+
+    signal: str
+    level: Literal["warn", "halt"]
+    value: float
+    limit: float
+    line: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A signal put as its limits are, and what was `measured` for it. `low`: less is worse."""
+
+    signal: str
+    value: float
+    low: bool
+    measured: tuple[float, ...]
+    line: str  # with {value} and {limit}
+
+
+def watched_values(rollouts: Sequence[Rollout], pairs: Sequence[PreferencePair]) -> tuple[float, float, float]:
+    """`value`, `spread` and `length_gap` of a round; each is 0 where nothing shows it.
+
+    Steps without foresight are left out, as they have no values of their own. The spread is that of a sample (n - 1),
+    so that it does not shrink where a step has fewer distinct candidates; a single candidate has none.
+    """
+    steps = [[c.value for c in step.candidates] for r in rollouts for step in r.steps if step.foreseen]
+    values = [value for step in steps for value in step]
+    spreads = [_deviation(step) for step in steps if len(step) > 1]
+    chosen, rejected = sum(len(p.chosen_tokens) for p in pairs), sum(len(p.rejected_tokens) for p in pairs)
+    gap = 2 * (chosen - rejected) / (chosen + rejected) if chosen + rejected else 0.0
+    return fmean(values) if values else 0.0, fmean(spreads) if spreads else 0.0, gap
+
+
+def alarms(cfg: Guard, now: Watched, base: Signals | None, first: Watched | None) -> list[Alarm]:
+    """Every signal that is beyond a limit, each once, at its worse level; halts come first.
+
+    A limit that is exactly reached gives no alarm. What is not a finite number halts, also where a signal has no limit.
+
+    Args:
+        base: the base model's signals.
+        first: round 1; None in round 1 itself, which is compared with itself.
+    """
+    found = [_judge(reading, getattr(cfg, reading.signal)) for reading in readings(now, base, first)]
+    return sorted((alarm for alarm in found if alarm), key=lambda alarm: alarm.level != "halt")
+
+
+def readings(now: Watched, base: Signals | None, first: Watched | None) -> list[Reading]:
+    """Every signal of a round, put as its limits are; the arguments are those of `alarms`."""
+    found = _of_training(now) + _of_values(now, first or now)
+    return found + _of_responses(now.signals, base or now.signals) if now.signals else found
+
+
+def _judge(reading: Reading, limit: Limit) -> Alarm | None:
+    for measured in reading.measured:
+        if not math.isfinite(measured):
+            line = (
+                f"{reading.signal} was measured as {measured}, no finite number: training has broken down; {_GENTLER}"
+            )
+            return Alarm(reading.signal, "halt", measured, math.inf, line)
+    levels: tuple[tuple[Literal["halt", "warn"], float | None], ...] = (("halt", limit.halt), ("warn", limit.warn))
+    for level, bound in levels:
+        if bound is not None and _beyond(reading.value, bound, reading.low):
+            line = reading.line.format(value=reading.value, limit=bound)
+            return Alarm(reading.signal, level, reading.value, bound, line)
+    return None
+
+
+def _beyond(value: float, bound: float, low: bool) -> bool:
+    # 0.4 - 0.3 is a little more than 0.1: what is reached but for rounding is not exceeded.
+    exceeded = value < bound if low else value > bound
+    return exceeded and not math.isclose(value, bound, rel_tol=1e-9, abs_tol=1e-12)
+
+
+_GENTLER = "lower learner.lr, train fewer rounds or on more queries"
+
+
+def _of_training(now: Watched) -> list[Reading]:
+    than = "longer" if now.length_gap > 0 else "shorter"
+    return [
+        Reading(
+            "length_gap",
+            abs(now.length_gap),
+            False,
+            (now.length_gap,),
+            f"chosen responses are {than} than rejected ones by {{value:.1%}} of their mean length (limit {{limit:.1%}}"
+            "): the policy will learn length instead of content; try pairs.max_length_ratio, or a larger "
+            "foresight.max_tokens",
+        ),
+        Reading(
+            "accuracy",
+            now.accuracy,
+            True,
+            (now.accuracy,),
+            "after training the policy ranks {value:.1%} of its pairs right (limit {limit:.1%}): it does not learn "
+            "what they say; try another learner.lr, or more pairs an update (learner.batch_pairs)",
+        ),
+        Reading(
+            "margin",
+            now.margin,
+            True,
+            (now.margin,),
+            "the learned margin is {value:.3g} nats (limit {limit:.3g}): training went the wrong way; lower learner.lr",
+        ),
+    ]
+
+
+def _of_values(now: Watched, first: Watched) -> list[Reading]:
+    return [
+        Reading(
+            "value",
+            first.value - now.value,
+            False,
+            (now.value, first.value),
+            "foresight values are {value:.3g} nats per token below round 1's (limit {limit:.3g}): the policy is less "
+            "sure of all that it says; lower learner.lr, or train fewer rounds",
+        ),
+        Reading(
+            "spread",
+            _ratio(now.spread, first.spread),
+            True,
+            (now.spread, first.spread),
+            "the values of a step spread {value:.3g} times as far as in round 1 (limit {limit:.3g}): its candidates "
+            "look alike, and pairs tell little; raise foresight.temperature, or train fewer rounds",
+        ),
+    ]
+
+
+def _of_responses(now: Signals, base: Signals) -> list[Reading]:
+    length = _ratio(now.length, base.length)
+    return [
+        Reading(
+            "entropy",
+            _ratio(now.entropy, base.entropy),
+            True,
+            (now.entropy, base.entropy),
+            "token entropy is {value:.3g} times the base model's (limit {limit:.3g}): the policy hardly varies what it "
+            f"says; {_GENTLER}",
+        ),
+        Reading(
+            "distinct",
+            _ratio(now.distinct, base.distinct),
+            True,
+            (now.distinct, base.distinct),
+            "the share of different 2-grams is {value:.3g} times the base model's (limit {limit:.3g}): responses "
+            "repeat themselves; try pairs.looping: either, and a lower learner.lr",
+        ),
+        Reading(
+            "loops",
+            now.loops - base.loops,
+            False,
+            (now.loops, base.loops),
+            "{value:.1%} more of all responses than of the base model's end in a repetition (limit {limit:.1%}): "
+            "foresight rewards loops; try pairs.looping: either, and a lower learner.lr",
+        ),
+        Reading(
+            "shorter",
+            length,
+            True,
+            (),  # "longer" says it
+            "responses are {value:.3g} times as long as the base model's (limit {limit:.3g}): they leave out the work; "
+            "try pairs.max_length_ratio, and a lower learner.lr",
+        ),
+        Reading(
+            "longer",
+            length,
+            False,
+            (now.length, base.length),
+            "responses are {value:.3g} times as long as the base model's (limit {limit:.3g}): they ramble; try "
+            "pairs.truncated: chosen, or pairs.max_length_ratio",
+        ),
+        Reading(
+            "ended",
+            base.ended - now.ended,
+            False,
+            (now.ended, base.ended),
+            "{value:.1%} more of all responses than of the base model's come to no end (limit {limit:.1%}): the policy "
+            "forgets to stop; try pairs.truncated: chosen, or a larger foresight.max_tokens",
+        ),
+        Reading(
+            "unique",
+            _ratio(now.unique, base.unique),
+            True,
+            (now.unique, base.unique),
+            "answers to a query are {value:.3g} times as varied as the base model's (limit {limit:.3g}): the policy "
+            f"gives one answer, right or wrong; {_GENTLER}",
+        ),
+        Reading(
+            "kl",
+            now.kl,
+            False,
+            (now.kl,),
+            "the policy is {value:.3g} nats per token from the base model (limit {limit:.3g}): it drifts from what it "
+            "knew; lower learner.lr, raise learner.beta, or train fewer rounds",
+        ),
+    ]
+
+
+def _ratio(now: float, before: float) -> float:
+    """1 where both are 0: nothing changed. Above 0 everything is infinitely more than 0, and so never too little."""
+    if before == 0:
+        return 1.0 if now == 0 else math.inf
+    return now / before
+
+
+def _deviation(values: list[float]) -> float:
+    # statistics.stdev cannot take infinities or NaN, which are to reach the guard.
+    mean = fmean(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))

