@@ -106,8 +106,18 @@ class Rollout(msgspec.Struct, frozen=True):
         return sum(len(c.tokens) for s in self.steps for c in s.candidates)
 
 
+class SetAside(msgspec.Struct, frozen=True):
+    """A query whose search the sampler does not survive, and why."""
+
+    query_id: str
+    reason: str
+
+
 class PreferencePair(msgspec.Struct, frozen=True):
-    """The quintuple (x, T_w, A_w, T_l, A_l) of one step."""
+    """The quintuple (x, T_w, A_w, T_l, A_l) of one step, and what decides whether the pair is learned from.
+
+    The values are f of Eq. 1, nats per token; `ended` is False where the response was cut off at a token limit.
+    """
 
     query_id: str
     step: int
@@ -116,6 +126,10 @@ class PreferencePair(msgspec.Struct, frozen=True):
     rejected_tokens: list[int]
     chosen_advantage: float
     rejected_advantage: float
+    chosen_value: float
+    rejected_value: float
+    chosen_ended: bool
+    rejected_ended: bool
 
 
 def query_id(prompt: str) -> str:

@@ -1,6 +1,6 @@
 """The whole program: each round the policy answers, foresees, learns from what it prefers, and answers again.
 
-    recipe -> queries -> rollouts -> pairs -> adapter -> merged GGUF -> next round -> export
+    recipe -> queries -> rollouts -> pairs -> adapter -> merged GGUF -> evaluation -> next round -> export
 
 Everything below happens in a run folder whose stages are built once. To go on after an interruption, run the
 same recipe again.
@@ -8,292 +8,157 @@ same recipe again.
 
 from __future__ import annotations
 
-import asyncio
-import json
+import os
+import platform
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.console import Console
 
-from genius_lite.bench import file_speed
 from genius_lite.errors import UserError
+from genius_lite.evaluate.best import Standing, course, standing_score
+from genius_lite.evaluate.guard import Watched, alarms, watched_values
+from genius_lite.evaluate.record import Evaluation
 from genius_lite.export.bundle import export
-from genius_lite.foresight.pairs import hold_back, preference_pairs
-from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
-from genius_lite.hardware import learner_device, learner_precision
-from genius_lite.prompts import Vocabulary
-from genius_lite.queries import select
+from genius_lite.job import Job, prepare
 from genius_lite.recipe import Recipe
-from genius_lite.records import PreferencePair, Query, Rollout, seed_of
-from genius_lite.report.progress import Advance, Progressor
-from genius_lite.report.summary import retained_lines, round_report
-from genius_lite.rundir import IMPORTANCE_FILE, OpenRun, RecordLog, RunDir, remove, require_space, write_text
-from genius_lite.sampler.client import open_sampler
-from genius_lite.sampler.messages import EngineSettings, Sampling
-from genius_lite.tuning import context_for, engine_settings
-from genius_lite.weights import gguf_file, imatrix
-from genius_lite.weights.full_precision import write_full_precision
-from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.hot import Speeds
-from genius_lite.weights.imatrix import IMATRIX_FILE
-from genius_lite.weights.importing import Base, check_supported, import_master, sha256
-from genius_lite.weights.lora import write_lora
-from genius_lite.weights.merge import BASE_FILE, merged_bytes
-from genius_lite.weights.policy import measured_bytes, measured_policy
-from genius_lite.weights.quantize import quantized_bytes
-from genius_lite.weights.source import locate, locate_weights
-
-_COMPARED = 8  # rollouts that learner and sampler both score
-_PROBED = 16  # pairs, held back and learned from, that show what a quantized file keeps
+from genius_lite.records import PreferencePair, Rollout
+from genius_lite.report.board import Board, Row, guard_lights, round_row
+from genius_lite.report.progress import Progressor
+from genius_lite.report.summary import evaluation_lines, round_report
+from genius_lite.report.tracking import tracked
+from genius_lite.report.write import write_report
+from genius_lite.reuse import take
+from genius_lite.round import Policy, Round
+from genius_lite.rundir import OpenRun
+from genius_lite.stages import evaluate, import_base, next_policy, pair, sample, train
+from genius_lite.stopping import Stop
+from genius_lite.tuning import engine_settings
 
 
-@dataclass(frozen=True)
-class Job:
-    """A recipe whose model and queries were found and fit: nothing about it can be refused any more."""
-
-    recipe: Recipe
-    source: GGUF
-    weights: Path | None
-    queries: list[Query]
-    duplicates: int
-    context: int
-
-    def identity(self) -> dict[str, Any]:
-        """What a run folder must share with the run that made it: settings, model and queries by content."""
-        ids = [q.id for q in self.queries]
-        return {
-            **self.recipe.identity(),
-            "model": sha256(self.source.files),
-            "weights": sha256(sorted(self.weights.glob("*.safetensors"))) if self.weights else None,
-            "queries": f"{len(ids)}, {seed_of(*ids, *self.queries[0].tokens):016x}",
-        }
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What samples the next round: a GGUF, and the cumulative adapter that it stands for (None: the base model).
-
-    Either the adapter was merged into the GGUF, or `lora` is the same adapter for llama.cpp, applied while it runs.
-    """
-
-    gguf: Path
-    adapter: Path | None = None
-    lora: Path | None = None
-
-    def settings(self, engine: EngineSettings) -> EngineSettings:
-        return msgspec.structs.replace(engine, lora=str(self.lora or ""))
-
-
-@dataclass(frozen=True)
-class Round:
-    """What the stages of a round share; `here` is its folder."""
-
-    number: int
-    job: Job
-    base: Base
-    engine: EngineSettings
-    here: RunDir
-    progress: Progressor
-
-    @property
-    def key(self) -> tuple[int, int]:
-        """Names the round's generators."""
-        return (self.job.recipe.seed, self.number)
-
-
-def prepare(recipe: Recipe) -> Job:
-    """Find the model and the queries, and check that they fit together and on this machine; writes nothing.
-
-    Raises:
-        UserError: whatever of the recipe cannot be used.
-    """
-    source, weights = gguf_file.read(locate(recipe.model)), locate_weights(recipe.model)
-    check_supported(source)
-    with Vocabulary.open(source.path) as vocabulary:
-        queries, duplicates = select(recipe.queries, vocabulary)
-    context = context_for(recipe, source, queries)
-    size = merged_bytes(source)
-    require_space(
-        Path(recipe.out),
-        (6 if weights else 4) * size
-        + (recipe.rounds + 2) * sum(quantized_bytes(source, kind) for kind in recipe.quantize.types),
-        "the 16-bit master and the rounds' models",
-    )
-    return Job(recipe, source, weights, queries, duplicates, context)
-
-
-def run(recipe: Recipe, progress: Progressor) -> dict[str, Any]:
+def run(
+    recipe: Recipe, progress: Progressor | None = None, stop: Stop | None = None, reuse: Path | None = None
+) -> dict[str, Any]:
     """Self-train the recipe's model; returns the summary that is also in the folder's `summary.json`.
 
+    `halted` in it says that the collapse guard ended the run early; the best round before is exported all the same.
+
+    Args:
+        progress: where the run is shown; nothing is if not given.
+        stop: may be asked for, from another thread, at any time; the run then ends where it loses nothing.
+        reuse: another run's folder, from which the stages are taken that would come out the same.
+
     Raises:
+        Stopped: `stop` was asked for.
         UserError: as `prepare`; or the folder cannot be used; or the queries gave no pair to learn from.
     """
     job = prepare(recipe)
-    with OpenRun(Path(recipe.out), job.identity()) as folder:
-        base = _import(job, folder, progress)
+    progress, stop = progress or Progressor(Console(quiet=True)), stop or Stop()
+    with (
+        OpenRun(Path(recipe.out), job.identity()) as folder,
+        progress.showing(_board(job, folder.path)),
+        tracked(recipe, folder.path) as tracker,
+    ):
+        for name in take(folder, job.identity(), reuse) if reuse else []:
+            progress.say(f"taken from {reuse}: {name}")
+        progress.enter(0, "import")
+        base = import_base(job, folder, progress)
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
-        policy, reports = Policy(job.source.path), []
+        policies = [Policy(job.source.path)]  # of each round; the first is the base model
+        start = Round(0, job, base, engine, folder.sub("round-0"), progress, stop, tracker)
+        baseline = evaluate(start, policies[0])
+        for line in evaluation_lines(baseline):
+            progress.say(f"base model: {line}")
+        standings, reports = [Standing(0, standing_score(baseline.tasks, baseline.signals))], []
+        where = course(recipe.evaluate, standings)
+        tracker.base(baseline)
+        progress.finished(Row(0, standings[0].score), {}, where.best)
         for number in range(1, recipe.rounds + 1):
             here = folder.sub(f"round-{number}")
-            policy, report = _round(Round(number, job, base, engine, here, progress), policy)
+            r = Round(number, job, base, engine, here, progress, stop, tracker)
+            policy, standing, report = _round(r, policies[where.build_on], baseline, reports)
+            policies.append(policy)
+            standings.append(standing)
             reports.append(report)
-        exported = folder.build("export", lambda out: export(folder.path, None, "gguf", [], out))
+            where = course(recipe.evaluate, standings)
+            tracker.round(report)
+            progress.finished(round_row(report), guard_lights(recipe.guard, report), where.best)
+            if where.stop:
+                progress.say(f"stopped: {where.stop}")
+                break
+        stop.check()
+        progress.enter(len(reports), "export")
+        folder.build_json("best.json", lambda: {"round": where.best, "stopped": where.stop})
+        exported = folder.build("export", lambda out: export(folder.path, where.best, "gguf", [], out))
         summary = {
             "out": str(folder.path),
             "exported": str(next(exported.glob("*.gguf"))),
+            "best": where.best,
+            "stopped": where.stop,
+            "halted": where.halted,
             "queries": len(job.queries),
             "duplicates_dropped": job.duplicates,
             "rounds": reports,
         }
-        return folder.build_json("summary.json", lambda: summary)
+        summary = folder.build_json("summary.json", lambda: summary)
+        _write_report(folder.path, progress)
+        return summary
 
 
-def _round(r: Round, policy: Policy) -> tuple[Policy, dict[str, Any]]:
-    """One self-training iteration: the next policy, and what happened on the way to it."""
-    rollouts = _sample(r, policy)
-    pairs = r.here.build_records("pairs.jsonl", lambda: _pair(r, rollouts), PreferencePair)
-    learned, held_back = hold_back(pairs, r.job.recipe.learner.holdout, r.key)
-    adapter = r.here.build("adapter", lambda out: _train(r, policy.adapter, rollouts, learned, out))
-    remove(r.here / "training")
-    shown = held_back[:_PROBED] + learned[:_PROBED]
-    tuned = _next_policy(r, adapter, shown, tokens=sum(rollout.sampled_tokens for rollout in rollouts))
-    report = r.here.build_json("report.json", lambda: round_report(r.number, rollouts, pairs, r.here.path))
-    return tuned, report
+def _write_report(run: Path, progress: Progressor) -> None:
+    """Written anew whenever a run ends, and by nothing missed if it cannot be."""
+    try:
+        write_report(run, run)
+    except (UserError, OSError) as e:
+        progress.say(f"warning: no report ({e}); genius-lite report {run} tries again")
 
 
-# -- the stages, in order ----------------------------------------------------------------------------------
+def _board(job: Job, out: Path) -> Board:
+    """What is known of the run before it begins."""
+    return Board(
+        out=str(out),
+        model=job.source.path.name,
+        queries=len(job.queries),
+        rounds=job.recipe.rounds,
+        pid=os.getpid(),
+        host=platform.node(),
+        started=time.time(),
+    )
 
 
-def _import(job: Job, folder: RunDir, progress: Progressor) -> Base:
-    """The learner's copy of the model: of the GGUF itself, or of full-precision weights in its place."""
-
-    def full_precision(weights: Path, out: Path) -> None:
-        out.mkdir()
-        with progress.stage("full precision", merged_bytes(job.source), "MB", 1e-6) as advance:
-            write_full_precision(job.source, weights, out / job.source.path.name, advance)
-
-    def master(out: Path) -> None:
-        matrices = sum(len(t.shape) == 2 for t in source.tensors)
-        with progress.stage("import", matrices, "matrices") as advance:
-            import_master(source, out, advance, job.recipe.model.weights or job.recipe.model.gguf)
-
-    source, weights = job.source, job.weights
-    if weights:
-        made = folder.build("full-precision", lambda out: full_precision(weights, out))
-        source = gguf_file.read(made / source.path.name)
-    return Base(source, folder.build("master", master))
+def _round(
+    r: Round, policy: Policy, baseline: Evaluation, earlier: list[dict[str, Any]]
+) -> tuple[Policy, Standing, dict[str, Any]]:
+    """One self-training iteration: the next policy, how good it is, and what happened on the way to it."""
+    rollouts = sample(r, policy)
+    pairs = pair(r, rollouts)
+    learned = [p for p in pairs if p.query_id not in r.job.held_out]
+    adapter = train(r, policy.adapter, rollouts, learned)
+    tuned = next_policy(r, adapter, pairs, tokens=sum(rollout.sampled_tokens for rollout in rollouts))
+    found = evaluate(r, tuned)
+    report = r.here.build_json("report.json", lambda: _report(r, rollouts, pairs, found, baseline, earlier))
+    halted = any(alarm["level"] == "halt" for alarm in report["alarms"])
+    return tuned, Standing(r.number, standing_score(found.tasks, found.signals), halted), report
 
 
-def _sample(r: Round, policy: Policy) -> list[Rollout]:
-    """The round's rollouts, in the order of the queries; those of an earlier, interrupted run are kept."""
-    queries, log = r.job.queries, RecordLog(r.here / "rollouts.jsonl", Rollout)
-    missing = len(queries) - len(log.records)
-    if missing:
-        start, before = time.monotonic(), len(log.records)
-        with r.progress.stage(f"round {r.number}: rollouts", missing, "queries") as advance:
-            asyncio.run(_rollouts(r, policy, log, advance))
-        tokens = sum(rollout.sampled_tokens for rollout in log.records[before:])
-        _note_time(r.here, "rollouts", time.monotonic() - start, tokens)
-    log.close()
-    by_id = {rollout.query.id: rollout for rollout in log.records}
-    return [by_id[q.id] for q in queries]
-
-
-async def _rollouts(r: Round, policy: Policy, log: RecordLog[Rollout], advance: Advance) -> None:
-    cfg = r.job.recipe.foresight
-    sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p)
-    in_flight = searches_in_flight(r.engine.slots, cfg)
-    async with open_sampler(policy.gguf, policy.settings(r.engine), sampling, r.here / "sampler.log") as sampler:
-        await sample_rollouts(r.job.queries, sampler, cfg, r.key, in_flight, log, advance)
-
-
-def _pair(r: Round, rollouts: list[Rollout]) -> list[PreferencePair]:
-    cfg = r.job.recipe.foresight
-    found = [
-        pair
-        for rollout in rollouts
-        for pair in preference_pairs(rollout, cfg.tau, cfg.negatives, (*r.key, rollout.query.id))
-    ]
-    if not found:
-        raise UserError(
-            f"round {r.number}: no query gave two different responses; raise foresight.temperature or candidates"
-        )
-    return found
-
-
-def _train(r: Round, start: Path | None, rollouts: list[Rollout], pairs: list[PreferencePair], out: Path) -> None:
-    """The cumulative adapter, with the base's hash, the importance matrix and the training's figures beside it."""
-    # torch takes seconds to import; nothing before this stage needs it.
-    from genius_lite.learner.parity import Sample
-    from genius_lite.learner.train import Training, train_adapter
-
-    cfg, began, device = r.job.recipe.learner, time.monotonic(), learner_device()
-    precision = learner_precision(cfg.precision, device)
-    compared = rollouts[:: max(1, len(rollouts) // _COMPARED)][:_COMPARED]
-    samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]
-    work = r.here.sub("training")
-    training = Training(r.base.master, start, pairs, samples, cfg, device, precision, r.key, work)
-    passes = len(pairs) * (2 + cfg.epochs)  # the reference, the epochs, the final margin
-    with r.progress.stage(f"round {r.number}: train ({precision})", passes, "pairs") as advance:
-        report = train_adapter(training, out, advance, r.progress.say)
-    imatrix.write(out / IMPORTANCE_FILE, r.base.tensor_map, f"{len(pairs)} preference pairs", out / IMATRIX_FILE)
-    remove(out / IMPORTANCE_FILE)
-    write_text(out / BASE_FILE, json.dumps({"sha256": r.base.sha256}))
-    write_text(out / "train.json", json.dumps({**report.as_dict(), "seconds": time.monotonic() - began}))
-
-
-def _next_policy(r: Round, adapter: Path, shown: list[PreferencePair], tokens: int) -> Policy:
-    """Base + adapter in one GGUF; or, where a round follows and the recipe says so, side by side.
-
-    Args:
-        tokens: that the next round is expected to sample.
-    """
-    mode = r.job.recipe.policy
-    if mode == "merge" or r.number == r.job.recipe.rounds:
-        return Policy(_requantize(r, adapter, shown), adapter)
-    hot = Policy(r.job.source.path, adapter, r.here.build("adapter.gguf", lambda out: write_lora(r.base, adapter, out)))
-    if mode == "adapter":
-        return hot
-    if r.number == 1:  # both ways are measured
-        speeds = _speeds(r, _requantize(r, adapter, shown), hot)
-    else:
-        speeds = Speeds(**json.loads((r.here.path.parent / "round-1" / "speeds.json").read_text()))
-    if speeds.favour_adapter(tokens, merged=r.number == 1):
-        return hot
-    return Policy(_requantize(r, adapter, shown), adapter)
-
-
-def _requantize(r: Round, adapter: Path, shown: list[PreferencePair]) -> Path:
-    cfg, start = r.job.recipe.quantize, time.monotonic()
-
-    def make(out: Path) -> None:
-        log = r.here / "sampler.log"
-        with r.progress.stage(
-            f"round {r.number}: {cfg.type}", measured_bytes(r.job.source, cfg), "MB", 1e-6
-        ) as advance:
-            found = measured_policy(
-                r.base, adapter, cfg, shown, r.engine, lambda file: file_speed(file, r.engine), out, log, advance
-            )
-        write_text(r.here / "quantized.json", json.dumps({**found, "seconds": time.monotonic() - start}))
-        for line in retained_lines(found, cfg.keep):
-            r.progress.say(line)
-
-    return r.here.build("policy.gguf", make)
-
-
-def _speeds(r: Round, merged: Path, hot: Policy) -> Speeds:
-    def measure() -> dict[str, float]:
-        seconds = json.loads((r.here / "quantized.json").read_text())["seconds"]
-        speeds = Speeds(seconds, file_speed(merged, r.engine), file_speed(hot.gguf, hot.settings(r.engine)))
-        r.progress.say(speeds.line())
-        return asdict(speeds)
-
-    return Speeds(**r.here.build_json("speeds.json", measure))
-
-
-def _note_time(here: RunDir, stage: str, seconds: float, amount: float) -> None:
-    """Add to the round's timings; an interrupted stage that goes on later has several lines."""
-    with (here / "timings.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"stage": stage, "seconds": round(seconds, 3), "amount": amount}) + "\n")
+def _report(
+    r: Round,
+    rollouts: Sequence[Rollout],
+    pairs: list[PreferencePair],
+    found: Evaluation,
+    baseline: Evaluation,
+    earlier: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The round's figures, and what the collapse guard says of them; both are shown too."""
+    report = round_report(r.number, rollouts, pairs, r.here.path)
+    training = report["training"]
+    watched = Watched(found.signals, *watched_values(rollouts, pairs), training["accuracy"], training["margin"])
+    first = msgspec.convert(earlier[0]["watched"], Watched) if earlier else None
+    raised = alarms(r.job.recipe.guard, watched, baseline.signals, first)
+    for line in [*evaluation_lines(found), *(f"{alarm.level}: {alarm.line}" for alarm in raised)]:
+        r.progress.say(f"round {r.number}: {line}")
+    shown = {"evaluation": found.tasks, "watched": watched, "alarms": raised}
+    return {**report, **msgspec.to_builtins(shown)}

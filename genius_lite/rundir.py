@@ -7,9 +7,12 @@ done. Running the same recipe again therefore goes on where the last run stopped
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+from array import array
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -17,9 +20,12 @@ from typing import Any, Generic, TypeVar
 import filelock
 import msgspec
 
-from genius_lite.errors import UserError
+from genius_lite.errors import NonFiniteError, UserError
+from genius_lite.lines import Lines, line_bounds, read_records, write_records
 
 T = TypeVar("T")
+TRACKING = "tracking"  # in a run: the files of experiment trackers
+SET_ASIDE = "set-aside.jsonl"  # in a round: queries that the sampler does not survive
 IMPORTANCE_FILE = "importance.safetensors"  # beside an adapter: squared activations by learner weight
 
 
@@ -55,26 +61,26 @@ class RunDir:
 
     def build_json(self, name: str, fn: Callable[[], Any]) -> Any:
         """A stage that is one JSON document; returns the document."""
-        path = self.build(name, lambda p: write_text(p, json.dumps(fn(), indent=2, ensure_ascii=False) + "\n"))
+        path = self.build(name, lambda p: write_json(p, fn(), indent=2))
         return json.loads(path.read_text(encoding="utf-8"))
 
     def build_records(self, name: str, fn: Callable[[], list[T]], kind: type[T]) -> list[T]:
         """A stage that is a list of records, one JSON line each; returns the records."""
 
-        def write(path: Path) -> None:
-            path.write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in fn()))
-
-        return read_records(self.build(name, write), kind)
+        return read_records(self.build(name, lambda path: write_records(path, fn())), kind)
 
 
 class OpenRun(RunDir):
     """A run folder held by this process: `with OpenRun(path, identity) as folder`.
 
+    What is created meanwhile, here or elsewhere, is for its user alone, whatever the umask: questions and responses may
+    be personal. A folder that was there before keeps its mode, which somebody chose.
+
     Args:
         identity: what a later run must share with the one that made the folder.
 
     Raises:
-        UserError: the folder belongs to another recipe, is in use, or is no run folder.
+        UserError: the folder belongs to another recipe, is in use, is no run folder, or has a link in it.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]):
@@ -83,73 +89,63 @@ class OpenRun(RunDir):
         self.lock = filelock.FileLock(path / "lock", timeout=0)
 
     def __enter__(self) -> OpenRun:
+        with ExitStack() as stack:
+            stack.enter_context(private())
+            self._hold(stack)
+            self._held = stack.pop_all()
+        return self
+
+    def _hold(self, stack: ExitStack) -> None:
         recorded = self.path / "recipe.json"
         if self.path.exists() and not recorded.exists() and {p.name for p in self.path.iterdir()} - {"lock"}:
             raise UserError(f"{self.path} holds other files and is no run folder; name another `out`")
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.path.mkdir(parents=True, exist_ok=True)
         try:
-            self.lock.acquire()
+            stack.enter_context(self.lock)
         except filelock.Timeout:
             raise UserError(f"{self.path} is in use by another process; wait for it or name another `out`") from None
-        try:
-            held = self.build_json("recipe.json", lambda: self.identity)
-            if changed := _difference(held, self.identity):
-                raise UserError(f"{self.path} was made by another recipe ({changed}); name another `out`, or delete it")
-        except BaseException:
-            self.lock.release()
-            raise
-        return self
+        refuse_links(self.path)
+        held = self.build_json("recipe.json", lambda: self.identity)
+        if changed := _difference(held, self.identity):
+            raise UserError(f"{self.path} was made by another recipe ({changed}); name another `out`, or delete it")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None):
-        self.lock.release()
+        self._held.close()
 
 
 class RecordLog(Generic[T]):
     """An append-only file of records, each on disk before `append` returns.
 
-    A last line that a crash cut short is dropped when the log is opened.
-
-    Raises:
-        UserError: a line before the last is damaged.
+    A last line that a crash cut short is dropped when the log is opened. `records` are read from the file when they are
+    asked for; a line before the last that is damaged is named then, as a UserError.
     """
 
     def __init__(self, path: Path, kind: type[T]):
         self.path = path
-        if path.exists():
-            intact = path.read_bytes().rfind(b"\n") + 1
-            if intact < path.stat().st_size:
-                os.truncate(path, intact)
-        self.records = read_records(path, kind) if path.exists() else []
-        self._file = path.open("ab")
+        self._bounds = line_bounds(path) if path.exists() else array("q", [0])
+        self.records = Lines(path, kind, self._bounds)
+        self._file = path.open("ab", buffering=0)
+        self._drop_torn()
 
     def append(self, record: T) -> None:
-        """Write one record and wait until the disk has it."""
-        self._file.write(msgspec.json.encode(record) + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.records.append(record)
+        """Write one record and wait until the disk has it; one that the disk does not take whole is taken back."""
+        line = msgspec.json.encode(record) + b"\n"
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except BaseException:
+            self._drop_torn()
+            raise
+        self._bounds.append(self._bounds[-1] + len(line))
 
     def close(self) -> None:
         self._file.close()
 
-
-def read_records(path: Path, kind: type[T]) -> list[T]:
-    """The records of a JSON-lines file that genius-lite wrote.
-
-    Raises:
-        UserError: a line is damaged; it is named.
-    """
-    return list(_records(path, kind))
-
-
-def _records(path: Path, kind: type[T]) -> Iterator[T]:
-    decoder = msgspec.json.Decoder(kind)
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as e:
-                raise UserError(f"{path}:{number}: damaged record ({e}); delete the line to sample it again") from None
+    def _drop_torn(self) -> None:
+        if self.path.stat().st_size > self._bounds[-1]:
+            os.truncate(self.path, self._bounds[-1])
 
 
 def remove(path: Path) -> None:
@@ -160,8 +156,63 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def private() -> Iterator[None]:
+    """What this process creates in the block is for its user alone: files 0600, folders 0700, whatever the umask."""
+    earlier = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(earlier)
+
+
+def follow_umask(folder: Path) -> None:
+    """Give the files in a folder the mode that the umask asks for; safetensors are written 0600 under any."""
+    os.umask(mask := os.umask(0o077))
+    for file in (p for p in folder.iterdir() if p.is_file() and not p.is_symlink()):
+        file.chmod(0o666 & ~mask)
+
+
+def refuse_links(run: Path) -> None:
+    """Refuse a run folder that leads out of itself, as one from an archive may. Only experiment trackers make links.
+
+    Raises:
+        UserError: there is a symbolic link in it.
+    """
+    for folder, folders, files in os.walk(run):
+        for name in (*folders, *files):
+            if (path := Path(folder, name)).is_symlink():
+                raise UserError(f"{path} is a link; a run folder holds none: put in its place what it points to")
+        if Path(folder) == run and TRACKING in folders:
+            folders.remove(TRACKING)
+
+
 def write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any, indent: int = 0) -> None:
+    """A JSON document. Infinity, for which JSON has no word, is written as 1e999: Python and JavaScript read that so.
+
+    Raises:
+        NonFiniteError: a number is NaN; where it stands is named.
+    """
+    encoded = msgspec.json.encode(_for_json(msgspec.to_builtins(value), path.name.removesuffix(".partial")))
+    path.write_bytes(msgspec.json.format(encoded, indent=indent) + b"\n")
+
+
+def _for_json(value: Any, where: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _for_json(item, f"{where}, {key}") for key, item in value.items()}
+    if isinstance(value, list):
+        return [_for_json(item, f"{where}, {number}") for number, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        if math.isnan(value):
+            raise NonFiniteError(f"{where}: not a number")
+        return msgspec.Raw(b"1e999" if value > 0 else b"-1e999")
+    if isinstance(value, int) and value.bit_length() > 63:  # more than msgspec writes by itself
+        return msgspec.Raw(str(value).encode())
+    return value
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:

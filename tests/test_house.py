@@ -11,8 +11,15 @@ import genius_lite
 
 ROOT = Path(genius_lite.__file__).parent
 FLOORS = {
-    "cli": 6,
-    "run": 5,
+    "cli": 7,
+    "run": 6,
+    "api": 6,
+    "stages": 5,
+    "round": 5,
+    "job": 5,
+    "reuse": 5,
+    "trial": 5,
+    "interview": 5,
     "tuning": 4,
     "bench": 4,
     "chat": 4,
@@ -24,13 +31,16 @@ FLOORS = {
     "weights": 3,
     "sampler": 2,
     "rundir": 1,
+    "lines": 1,
     "queries": 1,
     "prompts": 1,
+    "templates": 1,
     "hardware": 1,
     "recipe": 0,
-    "recipe_reader": 0,
     "records": 0,
     "errors": 0,
+    "stopping": 0,
+    "visible": 0,
     "__init__": 0,
 }
 FILES = sorted(ROOT.rglob("*.py"))

@@ -7,9 +7,11 @@ import pytest
 from rich.console import Console
 
 from genius_lite import tuning
+from genius_lite.errors import UserError
 from genius_lite.hardware import Gpu, cores, gpus, peak_memory
 from genius_lite.recipe import Sampler
-from genius_lite.recipe_reader import parse
+from genius_lite.recipe.reader import parse
+from genius_lite.records import Query, query_id
 from genius_lite.report.progress import Progressor
 from genius_lite.weights import gguf_file
 from genius_lite.weights.footprint import kv_bytes, layer_bytes, layers_that_fit
@@ -99,3 +101,12 @@ def test_peak_memory_never_falls():
     assert after >= before
     assert after >= block.nbytes
     assert cores() >= 1
+
+
+def test_a_query_that_leaves_no_room_is_named_in_one_short_line(tiny):
+    source = gguf_file.read(tiny.gguf)  # 512 tokens of context
+    short, long = (Query(query_id(text), text, [1] * len(text)) for text in ("x", "\x1b[31m\nWhy? " * 60))
+    assert tuning.context_for("auto", source, [("max_tokens", 200, [short])]) == 256
+    with pytest.raises(UserError, match=r"query `\\x1b\[31m Why\? .*\.\.\.` takes 660 tokens and max_tokens is 5: ") as e:
+        tuning.context_for("auto", source, [("max_tokens", 5, [short, long])])
+    assert len(str(e.value)) < 200

@@ -16,7 +16,7 @@ from genius_lite.export.ollama import modelfile
 from genius_lite.export.transformers import write_peft, write_safetensors
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import QuantType
-from genius_lite.rundir import remove, require_space, write_text
+from genius_lite.rundir import follow_umask, refuse_links, remove, require_space, write_text
 from genius_lite.weights.importing import Base, sha256
 from genius_lite.weights.lora import write_lora
 from genius_lite.weights.merge import merged_bytes
@@ -31,7 +31,7 @@ class RunRound:
     """A finished round of a run folder; number 0 is the base model.
 
     Raises:
-        UserError: not a run folder, or the round is not finished.
+        UserError: not a run folder, or one with a link in it; or the round is not finished.
     """
 
     run: Path
@@ -39,11 +39,14 @@ class RunRound:
 
     @staticmethod
     def of(run: Path, number: int | None) -> RunRound:
-        """Round `number`, or the last finished one."""
+        """Round `number`; if not given the best one, or the last finished one of a run that goes on."""
         if not (run / "recipe.json").is_file():
             raise UserError(f"{run} is no run folder; name the `out` of a recipe")
+        refuse_links(run)
         rounds = sorted(int(p.parent.name.removeprefix("round-")) for p in run.glob("round-*/report.json"))
-        if number is None:
+        if number is None and (run / "best.json").exists():
+            number = int(json.loads((run / "best.json").read_text())["round"])
+        elif number is None:
             number = rounds[-1] if rounds else 0
         if number not in (0, *rounds):
             done = ", ".join(map(str, rounds)) or "none"
@@ -95,6 +98,8 @@ def export(
 ) -> None:
     """Write a folder with a round's model, its card (README.md) and SHA256SUMS.
 
+    Its modes follow the umask, unlike those of a run folder: it is made to be given to somebody, where the user says.
+
     Args:
         kinds: quantization types of GGUFs; none takes the one that the run made.
         advance: called with bytes of GGUFs as they are written, `export_bytes` in all (about).
@@ -120,6 +125,7 @@ def export(
         write_text(partial / "README.md", model_card(chosen.base, chosen.number, chosen.reports, _recipe(run), sums))
         sums["README.md"] = sha256([partial / "README.md"])
         write_text(partial / "SHA256SUMS", "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+        follow_umask(partial)
         partial.rename(out)
     finally:
         remove(partial)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 from genius_lite import __version__
@@ -22,7 +23,7 @@ def model_card(
     title = f"{base.name}, self-trained" if number else base.name
     parts = [_front_matter(base), f"# {title}\n", _what(base, number, recipe)]
     if reports:
-        parts += ["## Rounds\n", _rounds(reports)]
+        parts += ["## Rounds\n", _rounds(reports), "## Measured\n", _measured(reports[-1]["evaluation"])]
     parts += ["## Run it\n", _commands(sorted(sums))]
     parts += ["## Files\n", "".join(f"- `{name}`: SHA-256 `{digest}`\n" for name, digest in sums.items())]
     parts += ["## Recipe\n", f"```json\n{json.dumps(recipe, indent=2, ensure_ascii=False)}\n```\n"]
@@ -38,13 +39,17 @@ def commands(files: list[str], folder: str) -> list[str]:
     """
     ggufs = [f for f in files if f.endswith(".gguf")]
     lines = []
+
+    def path(file: str) -> str:
+        return shlex.quote(f"{folder}/{file}")
+
     for file in [f for f in ggufs if "-lora" in f][:1]:
-        lines.append(f"llama-cli -m BASE.gguf --lora {folder}/{file}")
+        lines.append(f"llama-cli -m BASE.gguf --lora {path(file)}")
     for file in [f for f in ggufs if "-lora" not in f][:1]:
-        lines.append(f"llama-cli -m {folder}/{file}")
-        lines.append(f"lms import {folder}/{file}    # LM Studio")
+        lines.append(f"llama-cli -m {path(file)}")
+        lines.append(f"lms import {path(file)}    # LM Studio")
     for file in [f for f in files if f.startswith("Modelfile")][:1]:
-        lines.append(f"ollama create genius -f {folder}/{file} && ollama run genius")
+        lines.append(f"ollama create genius -f {path(file)} && ollama run genius")
     return lines
 
 
@@ -84,6 +89,27 @@ def _rounds(reports: list[dict[str, Any]]) -> str:
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines.append("\nMargins and values say what was learned, not whether answers became better.\n")
     return "\n".join(lines)
+
+
+def _measured(tasks: list[dict[str, Any]]) -> str:
+    """Accuracy on the recipe's tasks, beside the base model's."""
+    if not tasks:
+        return "No task was measured.\n"
+    lines = ["| task | problems | sampled | gain over the base | greedy | gain over the base |", "|" + "---|" * 6]
+    for task in tasks:
+        cells = [task["task"], task["problems"]]
+        for accuracy, gain in (("sampled", "sampled_gain"), ("greedy", "greedy_gain")):
+            cells += [_percent(task[accuracy], ""), _percent(task[gain], "+")]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines.append("\nPercent, with 95 % intervals. Nothing learned from these problems, but they chose the round.\n")
+    return "\n".join(lines)
+
+
+def _percent(interval: dict[str, float] | None, sign: str) -> str:
+    if interval is None:
+        return "-"
+    estimate, low, high = (format(100 * interval[key], f"{sign}.1f") for key in ("estimate", "low", "high"))
+    return f"{estimate} [{low}, {high}]"
 
 
 def _commands(files: list[str]) -> str:

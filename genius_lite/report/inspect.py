@@ -11,7 +11,6 @@ import hashlib
 import math
 import re
 import struct
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGUFValueType, LlamaFileType
 from gguf.quants import dequantize
 
 from genius_lite.errors import UserError
+from genius_lite.visible import visible
 from genius_lite.weights import gguf_file, importing
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor
@@ -49,7 +49,6 @@ _FACTS = {
 _VALUE_TYPES = {kind.value: kind.name for kind in GGUFValueType}
 _BLOCK = 1 << 22  # weights in memory at once, whole blocks of every type
 _LARGEST, _LISTED, _LONGEST = 5, 10, 100  # tensors that differ most; rows of a long list; characters of a value
-_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (text direction), surrogates, line separators
 
 
 def describe(path: Path, sha256: bool = False) -> dict[str, Any]:
@@ -280,8 +279,7 @@ def _text(value: Any, whole: bool = False) -> Text:
     text = "absent" if value is None else str(value)
     if len(text) > _LONGEST and not whole:
         text = f"{text[:_LONGEST]}... ({len(text):,} characters)"
-    hidden = {c for c in text if unicodedata.category(c) in _UNSEEN and not (whole and c == "\n")}
-    return Text(text.translate({ord(c): c.encode("unicode_escape").decode() for c in hidden}))
+    return Text(visible(text, "\n" if whole else ""))
 
 
 def _print_table(console: Console, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

@@ -3,49 +3,132 @@
 from __future__ import annotations
 
 import json
+from array import array
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from genius_lite.evaluate.measure import TaskResult
+from genius_lite.evaluate.record import Evaluation
+from genius_lite.evaluate.statistics import Interval
 from genius_lite.records import PreferencePair, Rollout
+from genius_lite.rundir import SET_ASIDE
 
 # The next round samples with the adapter at the base model's side, so that nothing is rounded.
 _NOT_MERGED = {"type": "adapter", "loses": False, "tried": []}
 
 
-def round_report(number: int, rollouts: list[Rollout], pairs: list[PreferencePair], folder: Path) -> dict[str, Any]:
-    """The figures of a finished round; `mean_value` is f in nats per token over all candidates with a future.
+def round_report(number: int, rollouts: Iterable[Rollout], pairs: list[PreferencePair], folder: Path) -> dict[str, Any]:
+    """The figures of a finished round.
 
     Args:
         folder: the round's folder, for its timings, the adapter's training report and the GGUF.
     """
-    foreseen = [s for r in rollouts for s in r.steps if s.foreseen]
-    candidates = [c for s in foreseen for c in s.candidates]
     timings = [json.loads(line) for line in _lines(folder / "timings.jsonl")]
     merged = (folder / "policy.gguf").exists()
     sampling = [t for t in timings if t["stage"] == "rollouts"]
     seconds = sum(t["seconds"] for t in sampling)
     return {
         "round": number,
-        "queries": len(rollouts),
-        "candidates": len(candidates),
-        "repeated_candidates": sum(s.duplicates for r in rollouts for s in r.steps),
-        "dropped_candidates": sum(s.dropped for s in foreseen),
-        "skipped_steps": sum(len(r.steps) for r in rollouts) - len(foreseen),
+        **rollout_figures(rollouts),
+        "set_aside": len(_lines(folder / SET_ASIDE)),
         "pairs": len(pairs),
-        "sampled_tokens": sum(r.sampled_tokens for r in rollouts),
+        "pairs_left_out": json.loads((folder / "filtered.json").read_text()),
         # An interrupted stage that was killed outright leaves no time; then there is no rate either.
         "tokens_per_s": sum(t["amount"] for t in sampling) / seconds if seconds else None,
-        "mean_value": fmean(c.value for c in candidates),
-        "ended_share": fmean(c.last.finish == "end" for c in candidates),
         "training": json.loads((folder / "adapter" / "train.json").read_text()),
         "gguf_bytes": (folder / ("policy.gguf" if merged else "adapter.gguf")).stat().st_size,
         "quantized": json.loads((folder / "quantized.json").read_text()) if merged else _NOT_MERGED,
     }
+
+
+def rollout_figures(rollouts: Iterable[Rollout]) -> dict[str, Any]:
+    """Of one rollout at least; `mean_value` is f in nats per token over all candidates with a future."""
+    counts: Counter[str] = Counter()
+    values = array("d")
+    for rollout in rollouts:  # once: a long log is read from its file each time
+        counts["queries"] += 1
+        counts["tokens"] += rollout.sampled_tokens
+        for step in rollout.steps:
+            counts["repeated"] += step.duplicates
+            counts["skipped"] += not step.foreseen
+            if step.foreseen:
+                counts["dropped"] += step.dropped
+                counts["ended"] += sum(c.last.finish == "end" for c in step.candidates)
+                values.extend(c.value for c in step.candidates)
+    return {
+        "queries": counts["queries"],
+        "candidates": len(values),
+        "repeated_candidates": counts["repeated"],
+        "dropped_candidates": counts["dropped"],
+        "skipped_steps": counts["skipped"],
+        "sampled_tokens": counts["tokens"],
+        "mean_value": fmean(values),
+        "ended_share": counts["ended"] / len(values),
+    }
+
+
+def evaluation_lines(found: Evaluation) -> list[str]:
+    """A line for each task, and one for the signals."""
+    lines = []
+    for task in found.tasks:
+        parts = []
+        for name, accuracy, gain in (
+            ("sampled", task.sampled, task.sampled_gain),
+            ("greedy", task.greedy, task.greedy_gain),
+        ):
+            if accuracy:
+                beside = f" ({points(gain)} to the base)" if gain else ""
+                parts.append(f"{name} {share(accuracy)}{beside}")
+        lines.append(f"{task.task}: {', '.join(parts)}")
+    if s := found.signals:
+        lines.append(
+            f"held-out queries: entropy {s.entropy:.2f} nats/token, {s.length:.0f} tokens, {s.ended:.0%} ended, "
+            f"{s.loops:.0%} loop, agreement {s.agreement:.0%}, KL to the base {s.kl:.3f}"
+        )
+    return lines
+
+
+def print_trial(names: list[str], found: list[list[TaskResult]], console: Console) -> None:
+    """A table for each task, a row for each model."""
+    for rows in zip(*found, strict=True):
+        table = Table(title=f"{rows[0].task}: {rows[0].problems} problems", box=box.SIMPLE_HEAD)
+        table.add_column("model", overflow="fold")
+        for heading in ("sampled", "to the first", "greedy", "to the first", "p", "tokens", "cut"):
+            table.add_column(heading, justify="right")
+        for name, row in zip(names, rows, strict=True):
+            table.add_row(
+                name,
+                share(row.sampled) if row.sampled else "-",
+                points(row.sampled_gain) if row.sampled_gain else "",
+                share(row.greedy) if row.greedy else "-",
+                points(row.greedy_gain) if row.greedy_gain else "",
+                f"{row.mcnemar.p_value:.3f}" if row.mcnemar else "",
+                f"{row.length:.0f}",
+                f"{row.cut:.0%}",
+            )
+        console.print(table)
+    console.print(
+        "Accuracy and differences with 95 % intervals. p: McNemar's exact test of the greedy responses. cut: responses "
+        "that ran into --max-tokens."
+    )
+
+
+def share(accuracy: Interval) -> str:
+    """`31.2 % [28.0, 34.5]`."""
+    return f"{accuracy.estimate:.1%} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"
+
+
+def points(gain: Interval) -> str:
+    """`+3.1 [0.4, 5.9] points`."""
+    return f"{100 * gain.estimate:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] points"
 
 
 def retained_lines(quantized: dict[str, Any], keep: float) -> list[str]:
@@ -56,12 +139,12 @@ def retained_lines(quantized: dict[str, Any], keep: float) -> list[str]:
         if row["kept"] is not None:
             kept = f"keeps {row['kept']:.0%} +- {row['error']:.0%} of the margin"
         rate = f", {row['tokens_per_s']:.0f} tokens/s" if row["tokens_per_s"] else ""
-        plain = "" if row["importance"] else ", without importance matrix"
+        plain = "" if row["importance"] or row["type"] == "adapter" else ", without importance matrix"
         lines.append(f"{row['type']}: {kept}, KL {row['kl']:.4f}, perplexity x {row['perplexity']:.3f}{rate}{plain}")
     if quantized["loses"]:
         lines.append(
-            f"warning: {quantized['type']} keeps less than {keep:.0%} of what was learned; "
-            "set quantize.type to a larger type or to auto, or export the adapter itself: --format lora-gguf"
+            f"warning: {quantized['type']} does not keep what was learned to within {1 - keep:.0%}; set quantize.type "
+            "to a larger type or to auto, or export the adapter itself: --format lora-gguf"
         )
     return lines
 
@@ -90,8 +173,27 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     console.print(
         "value: foresight value, nats per token; margin: learned, nats; both are means. kept: of it, after quantizing."
     )
-    console.print(f"Tuned model: {summary['exported']}", soft_wrap=True, highlight=False)
+    for line in _outcome(summary):
+        console.print(line, highlight=False)
+    name = "Tuned model" if summary["best"] else "Base model"
+    console.print(f"{name}: {summary['exported']}", soft_wrap=True, highlight=False)
     console.print(f"Talk to it:  genius-lite chat {summary['out']}", soft_wrap=True, highlight=False)
+    if (page := Path(summary["out"]) / "report.html").exists():
+        console.print(f"Report:      {page}", soft_wrap=True, highlight=False)
+
+
+def _outcome(summary: dict[str, Any]) -> list[str]:
+    """Which round was the best, what it gained on each task, and why the run ended early, if it did."""
+    lines = [f"Stopped: {summary['stopped']}."] if summary["stopped"] else []
+    best = summary["best"]
+    if not best:
+        return [*lines, "No round was better than the base model, so the base model is what was exported."]
+    lines.append(f"The best of {len(summary['rounds'])} rounds is {best}." if len(summary["rounds"]) > 1 else "")
+    for task in msgspec.convert(summary["rounds"][best - 1]["evaluation"], list[TaskResult]):
+        gains = (("sampled", task.sampled_gain), ("greedy", task.greedy_gain))
+        shown = ", ".join(f"{name} {points(gain)}" for name, gain in gains if gain)
+        lines.append(f"  {task.task}: {shown}")
+    return [line for line in lines if line]
 
 
 def _kept(quantized: dict[str, Any]) -> str:

@@ -1,48 +1,47 @@
-"""The sampler as the search sees it: awaitable extensions of a token tree."""
+"""The sampler as the search sees it: awaitable extensions of a token tree.
+
+A worker that dies or hangs is replaced, and what it still owed is asked again: a request holds its whole path and
+its seeds, so the answer is the same. What was under way in two such failures is then asked alone, one after the
+other; whatever fails a third time is the cause, and is set aside.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from genius_lite.errors import UserError
 from genius_lite.sampler.messages import (
-    HEADER,
     EngineSettings,
     Extend,
     Extended,
-    Failed,
     GiveUp,
-    Open,
-    Ready,
     Release,
-    Request,
+    Reply,
     Sampling,
     Score,
     Scored,
     Stats,
     Until,
-    body_length,
-    decode_reply,
-    frame,
 )
+from genius_lite.sampler.process import SamplerError, Worker
 from genius_lite.sampler.tree import Node
 
-# GNU OpenMP's threads spin for about a millisecond between pieces of work, which starves them as soon as another
-# program wants the cores: beside one busy process a core, decoding fell to between 2 and 27 % of its quiet speed. With
-# a short spin it keeps 45 %, and loses nothing on a quiet machine. Whoever sets it outside decides.
-_SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
+_BEAT = 1.0  # seconds; the worker shows a sign of life at least so often between two decodes
+_SUSPECT = 2  # failures after which a request is asked alone
+_FRUITLESS = 3  # requests set aside with none answered in between: it is not they that are at fault
 
 
-class SamplerError(RuntimeError):
-    """The sampler's process could not start, or ended while it was needed."""
+class SetAsideError(SamplerError):
+    """This request made the worker fail three times, the last time alone."""
 
 
 class Sampler(Protocol):
@@ -64,137 +63,230 @@ class Sampler(Protocol):
         ...
 
 
+@dataclass(eq=False)
+class _Owed:
+    """A reply that somebody waits for: of one branch (the `index`-th seed of its request), or of a score."""
+
+    request: Extend | Score
+    index: int
+    node: Node | None
+    future: asyncio.Future[Any]
+    failures: int = 0
+    key: tuple[int, int] | None = None  # under which the worker answers; None while it was not asked
+
+
 class LocalSampler:
-    """llama.cpp in a process of its own on this machine; made by `open_sampler`."""
+    """llama.cpp in a process of its own on this machine; made by `open_sampler`.
 
-    def __init__(self, process: asyncio.subprocess.Process, sampling: Sampling):
-        self.process = process
+    `restarts` counts the workers that had to be replaced.
+    """
+
+    def __init__(
+        self, start: Callable[[], Awaitable[Worker]], sampling: Sampling, patience: float, say: Callable[[str], None]
+    ):
         self.sampling = sampling
+        self.restarts = 0
+        self._start, self._patience, self._say = start, patience, say
+        self._worker: Worker | None = None
         self._ids = itertools.count()
-        self._extensions: dict[tuple[int, int], tuple[Node, asyncio.Future[Node]]] = {}
-        self._scores: dict[int, asyncio.Future[list[float]]] = {}
+        self._owed: dict[_Owed, None] = {}  # in the order of asking
+        self._asked: dict[tuple[int, int], _Owed] = {}
+        self._suspects: deque[_Owed] = deque()  # while there are some, only the first is asked
+        self._fruitless = 0
         self._idle: asyncio.Future[Stats] | None = None
+        self._broken: BaseException | None = None
 
-    def extend(self, node: Node, n: int, *, until: Until, limit: int) -> list[asyncio.Future[Node]]:
-        """See `Sampler.extend`."""
-        number, loop = next(self._ids), asyncio.get_running_loop()
-        futures = [loop.create_future() for _ in range(n)]
-        for index, future in enumerate(futures):
-            self._extensions[number, index] = (node, future)
-        self._send(Extend(number, node.path, node.seeds(until, n), until, limit, self.sampling))
-        return futures
+    @property
+    def pid(self) -> int:
+        """Of the worker."""
+        assert self._worker
+        return self._worker.process.pid
 
-    def release(self, nodes: Iterable[Node]) -> None:
-        """See `Sampler.release`."""
-        self._send(Release([node.path for node in nodes]))
+    def extend(
+        self, node: Node, n: int, *, until: Until, limit: int, sampling: Sampling | None = None
+    ) -> list[asyncio.Future[Node]]:
+        """See `Sampler.extend`; `sampling` replaces the session's own for this request.
 
-    def give_up(self, branch: asyncio.Future[Node], total: float) -> None:
-        """See `Sampler.give_up`."""
-        for (number, _), (_, future) in self._extensions.items():
-            if future is branch:
-                self._send(GiveUp(number, total))
-                return
+        Futures raise SetAsideError if this request makes the worker fail, SamplerError if nothing can be sampled.
+        """
+        request = Extend(0, node.path, node.seeds(until, n), until, limit, sampling or self.sampling)
+        return [self._owe(request, index, node) for index in range(n)]
 
     async def score(self, prompt: list[int], response: list[int]) -> list[float]:
         """Log-probability (nats) of each response token after the prompt."""
-        number = next(self._ids)
-        self._scores[number] = asyncio.get_running_loop().create_future()
-        self._send(Score(number, prompt, response))
-        return await self._scores[number]
+        return await self._owe(Score(0, prompt, response), 0, None)
+
+    def release(self, nodes: Iterable[Node]) -> None:
+        """See `Sampler.release`."""
+        if self._worker and not self._broken:
+            self._worker.send(Release([node.path for node in nodes]))
+
+    def give_up(self, branch: asyncio.Future[Node], total: float) -> None:
+        """See `Sampler.give_up`."""
+        for owed in self._owed:
+            if owed.future is branch and owed.key and self._worker:
+                self._worker.send(GiveUp(owed.key[0], total))
+                return
 
     async def settled(self) -> Stats:
-        """The worker's totals, once it has nothing left to do."""
+        """The worker's totals, once it has nothing left to do; of the last worker, if there were several."""
+        if self._broken:
+            raise self._broken
         self._idle = asyncio.get_running_loop().create_future()
-        self._send(Release([]))  # wakes the worker, which reports whenever it falls idle
+        self.release([])  # wakes the worker, which reports whenever it falls idle
         return await self._idle
 
-    def _send(self, request: Request) -> None:
-        assert self.process.stdin
-        if self.process.returncode is not None:
-            raise SamplerError(f"the sampler's process has ended (exit status {self.process.returncode})")
-        self.process.stdin.write(frame(request))
+    # -- asking --------------------------------------------------------------------------------------------
 
-    async def _receive(self) -> None:
-        """Hand out replies until the worker ends; then nothing may wait for one any more."""
+    def _owe(self, request: Extend | Score, index: int, node: Node | None) -> asyncio.Future[Any]:
+        if self._broken:
+            raise self._broken
+        owed = _Owed(request, index, node, asyncio.get_running_loop().create_future())
+        self._owed[owed] = None
+        if isinstance(request, Score) or index == len(request.seeds) - 1:  # with the last branch all are asked at once
+            self._ask()
+        return owed.future
+
+    def _ask(self) -> None:
+        """Send what was not sent yet, the branches of one request together; only the first suspect if there are any."""
+        if not self._worker:
+            return
+        waiting = [self._suspects[0]] if self._suspects else list(self._owed)
+        for _, group in itertools.groupby((o for o in waiting if o.key is None), key=lambda o: id(o.request)):
+            branches, number = list(group), next(self._ids)
+            request = msgspec.structs.replace(branches[0].request, id=number)
+            if isinstance(request, Extend):
+                request = msgspec.structs.replace(request, seeds=[request.seeds[o.index] for o in branches])
+            for place, owed in enumerate(branches):
+                owed.key = (number, place)
+                self._asked[owed.key] = owed
+            self._worker.send(request)
+
+    # -- answers -------------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Hand out replies for ever; replaces workers that fail."""
         try:
             while True:
-                reply = await _read(self.process)
-                if isinstance(reply, Extended):
-                    node, future = self._extensions.pop((reply.id, reply.index))
-                    if not future.done():
-                        future.set_result(node.child(reply.completion))
-                elif isinstance(reply, Scored):
-                    if not (future := self._scores.pop(reply.id)).done():
-                        future.set_result(reply.logprobs)
-                elif isinstance(reply, Stats) and self._idle and not self._idle.done():
-                    self._idle.set_result(reply)
-        except asyncio.IncompleteReadError:
-            status = await self.process.wait()
-            error = SamplerError(f"the sampler's process ended with exit status {status}; see its log")
-            for future in self._waiting():
+                worker = self._worker = await self._start()
+                self._ask()
+                if self._idle and not self._idle.done():
+                    self.release([])
+                try:
+                    reason = await self._receive(worker)
+                finally:
+                    self._worker = None
+                    await worker.stop()
+                self._blame(reason)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._broken = error  # nothing may wait for ever for a reply that no one reads
+            idle = [self._idle] if self._idle else []
+            for future in [*(owed.future for owed in self._owed), *idle]:
                 if not future.done():
                     future.set_exception(error)
+            if not isinstance(error, (SamplerError, UserError)):
+                raise
 
-    def _waiting(self) -> list[asyncio.Future]:
-        """Every future that a reply is still owed to."""
-        idle = [self._idle] if self._idle else []
-        return [*(future for _, future in self._extensions.values()), *self._scores.values(), *idle]
+    async def _receive(self, worker: Worker) -> str:
+        """Deliver replies until the worker ends or falls silent; says which."""
+        reading, silent = asyncio.ensure_future(worker.read()), 0.0
+        try:
+            # Beats are counted, not the clock read: if this process was suspended, the worker is not to blame.
+            while silent < self._patience:
+                done, _ = await asyncio.wait({reading}, timeout=_BEAT)
+                if not done:
+                    silent += _BEAT if self._owed else 0.0
+                    continue
+                silent = 0.0
+                try:
+                    self._deliver(reading.result())
+                except asyncio.IncompleteReadError:
+                    return await worker.fate()
+                reading = asyncio.ensure_future(worker.read())
+        finally:
+            reading.cancel()
+        return f"showed no sign of life for {self._patience:.0f} s"
+
+    def _deliver(self, reply: Reply) -> None:
+        if isinstance(reply, Stats) and self._idle and not self._idle.done():
+            self._idle.set_result(reply)
+        if not isinstance(reply, (Extended, Scored)):
+            return
+        owed = self._asked.pop((reply.id, reply.index if isinstance(reply, Extended) else 0))
+        del self._owed[owed]
+        self._fruitless = 0
+        if not owed.future.done():
+            if isinstance(reply, Extended):
+                assert owed.node
+                owed.future.set_result(owed.node.child(reply.completion))
+            else:
+                owed.future.set_result(reply.logprobs)
+        if self._suspects and owed is self._suspects[0]:
+            self._suspects.popleft()
+            self._ask()
+
+    # -- failures ------------------------------------------------------------------------------------------
+
+    def _blame(self, reason: str) -> None:
+        """Count the failure to whatever was asked, and set aside what failed alone.
+
+        Raises:
+            SamplerError: failures do not depend on what is asked.
+        """
+        self.restarts += 1
+        self._say(f"warning: the sampler's process {reason}; starting it again (its log has more)")
+        alone = self._suspects[0] if self._suspects else None
+        for owed in [o for o in self._owed if o.future.done()]:
+            del self._owed[owed]  # given up in the meantime
+        for owed in self._owed:
+            owed.failures += owed.key is not None
+            owed.key = None
+        self._asked.clear()
+        if alone and alone in self._owed and alone.failures > _SUSPECT:
+            self._fruitless += 1
+            if self._fruitless >= _FRUITLESS:
+                raise SamplerError(f"the sampler's process {reason}, again and again; see its log")
+            alone.future.set_exception(SetAsideError(f"the sampler's process {reason}, three times"))
+            del self._owed[alone]
+        self._suspects = deque(owed for owed in self._owed if owed.failures >= _SUSPECT)
 
 
 @asynccontextmanager
 async def open_sampler(
-    model: Path, settings: EngineSettings, sampling: Sampling, log: Path
+    model: Path,
+    settings: EngineSettings,
+    sampling: Sampling,
+    log: Path,
+    *,
+    patience: float = 600.0,
+    say: Callable[[str], None] = lambda line: None,
 ) -> AsyncIterator[LocalSampler]:
     """Start a worker with this GGUF; it ends with the block. What llama.cpp prints goes to the file `log`.
 
+    Args:
+        patience: seconds without a sign of life after which a worker that owes replies is replaced.
+        say: told in one line of every failure.
+
     Raises:
         UserError: the model does not load with these settings.
+        SamplerError: the worker ends while it loads the model.
     """
-    with log.open("ab") as stderr:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "genius_lite.sampler.worker"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            env={**_SHORT_SPIN, **os.environ},
-            start_new_session=os.name == "posix",  # Ctrl-C is for the run, which then closes the worker
-        )
-    sampler = LocalSampler(process, sampling)
+    first = await Worker.start(model, settings, log)
+    ready = [first]
+
+    async def start() -> Worker:
+        return ready.pop() if ready else await Worker.start(model, settings, log)
+
+    sampler = LocalSampler(start, sampling, patience, say)
+    serving = asyncio.create_task(sampler.serve())
     try:
-        sampler._send(Open(str(model), settings))
-        await _ready(process, log)
-        receiver = asyncio.create_task(sampler._receive())
-        try:
-            yield sampler
-        finally:
-            receiver.cancel()
+        yield sampler
     finally:
-        await _stop(process)
-
-
-async def _ready(process: asyncio.subprocess.Process, log: Path) -> Ready:
-    try:
-        reply = await _read(process)
-    except asyncio.IncompleteReadError:
-        status = await process.wait()
-        raise SamplerError(f"the sampler's process ended with exit status {status}; see {log}") from None
-    if isinstance(reply, Failed):
-        raise UserError(f"{reply.reason} (llama.cpp's own words are in {log})")
-    assert isinstance(reply, Ready)
-    return reply
-
-
-async def _read(process: asyncio.subprocess.Process):
-    assert process.stdout
-    header = await process.stdout.readexactly(HEADER)
-    return decode_reply(await process.stdout.readexactly(body_length(header)))
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Killed rather than asked: it has nothing to save, and a decode under way may take a while."""
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
-    # Without this the transport closes itself after the event loop has ended, and complains.
-    process._transport.close()  # pyright: ignore[reportAttributeAccessIssue]
+        serving.cancel()
+        await asyncio.wait({serving})
+        if ready:  # the block ended before the task began
+            await first.stop()
+        if not serving.cancelled():
+            serving.result()

@@ -31,7 +31,7 @@ from genius_lite.sampler.messages import (
     Scored,
     Stats,
 )
-from genius_lite.sampler.sampling import Rows, uniform
+from genius_lite.sampler.sampling import LogitsError, Rows, uniform
 
 _SCORE_ROWS = 64  # rows of logits kept at once while scoring: 40 MB at 152K tokens of vocabulary
 
@@ -207,7 +207,11 @@ class Engine:
     # -- after the decode ----------------------------------------------------------------------------------
 
     def _draw(self, rows: list[tuple[Slot, int]], logits_RV: np.ndarray, replies: list[Reply]) -> None:
-        batch = Rows(logits_RV) if len(logits_RV) else None
+        try:
+            batch = Rows(logits_RV) if len(logits_RV) else None
+        except LogitsError as e:
+            owners = [slot for slot, count in rows for _ in range(count)]
+            raise LogitsError(e.row, f" after {_named(owners[e.row])}") from None
         at = 0
         for slot, count in rows:
             if count and batch:
@@ -270,3 +274,11 @@ class Engine:
         if len(job.logprobs) == len(response):
             self.cache.vacate(slot, len(job.request.prompt) - 1)
             replies.append(Scored(job.request.id, job.logprobs))
+
+
+def _named(slot: Slot) -> str:
+    """A slot's job as the log names it."""
+    job = slot.job
+    assert job
+    branch = f", branch {job.index}" if isinstance(job, Branch) else ""
+    return f"{len(slot.tokens)} tokens of request {job.request.id}{branch}"

@@ -88,6 +88,9 @@ class Release(msgspec.Struct, frozen=True, tag=True):
     paths: list[list[int]]
 
 
+NOT_FINITE = 3
+"""Exit status of a worker whose model gave logits that are not finite; its log names the request."""
+
 Request = Open | Extend | Score | GiveUp | Release
 
 
@@ -119,6 +122,10 @@ class Scored(msgspec.Struct, frozen=True, tag=True):
     logprobs: list[float]
 
 
+class Alive(msgspec.Struct, frozen=True, tag=True):
+    """Nothing to say for a second, but at work."""
+
+
 class Stats(msgspec.Struct, frozen=True, tag=True):
     """Totals since the start: tokens; seconds in llama.cpp, in sampling and altogether busy; peak memory in bytes."""
 
@@ -131,7 +138,7 @@ class Stats(msgspec.Struct, frozen=True, tag=True):
     peak: int = 0
 
 
-Reply = Ready | Failed | Extended | Scored | Stats
+Reply = Ready | Failed | Extended | Scored | Alive | Stats
 
 _LENGTH = struct.Struct("<I")
 HEADER = _LENGTH.size

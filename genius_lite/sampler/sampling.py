@@ -16,7 +16,11 @@ _BLOCK = 4  # rows normalized together: 800 KB of logits at 49K tokens of vocabu
 
 
 class LogitsError(RuntimeError):
-    """The model's logits are not finite."""
+    """The model's logits are not finite: NaN, or an infinity as the largest one. `row` is the first such."""
+
+    def __init__(self, row: int, whose: str = ""):
+        super().__init__(f"the model gave logits that are not finite{whose}; its file or its settings are broken")
+        self.row = row
 
 
 class Rows:
@@ -29,8 +33,8 @@ class Rows:
     def __init__(self, logits_RV: np.ndarray):
         self.logits_RV = logits_RV
         self.top_R = logits_RV.max(axis=1)
-        if not np.isfinite(self.top_R).all():
-            raise LogitsError("the model gave logits that are not finite; its file or its settings are broken")
+        if not (finite_R := np.isfinite(self.top_R)).all():
+            raise LogitsError(int(finite_R.argmin()))
         blocks = (slice(start, start + _BLOCK) for start in range(0, len(logits_RV), _BLOCK))
         self.log_norm_R = np.concatenate([self._log_norm(block) for block in blocks])
 

@@ -10,6 +10,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -17,6 +18,8 @@ from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.llama import EngineError
 from genius_lite.sampler.messages import (
     HEADER,
+    NOT_FINITE,
+    Alive,
     Extended,
     Failed,
     Open,
@@ -27,8 +30,10 @@ from genius_lite.sampler.messages import (
     decode_request,
     frame,
 )
+from genius_lite.sampler.sampling import LogitsError
 
 _PATIENCE = 0.003  # seconds
+_SILENCE = 1.0  # seconds, after which a sign of life is due
 
 
 def main() -> None:
@@ -47,11 +52,15 @@ def main() -> None:
         _send(out, [Failed(str(e))])
         return
     _send(out, [Ready(engine.context, engine.vocabulary.size)])
-    _serve(engine, inbox, out)
+    try:
+        _serve(engine, inbox, out)
+    except LogitsError as e:
+        print(e, file=sys.stderr, flush=True)
+        os._exit(NOT_FINITE)  # an orderly end would wait for the thread that reads, and be aborted
 
 
 def _serve(engine: Engine, inbox: queue.SimpleQueue[Request | None], out: BinaryIO) -> None:
-    stepped = False
+    stepped, spoke = False, time.monotonic()
     while True:
         for request in _arrivals(inbox, block=not engine.busy, patience=_PATIENCE if stepped else 0.0):
             if request is None:
@@ -60,8 +69,14 @@ def _serve(engine: Engine, inbox: queue.SimpleQueue[Request | None], out: Binary
                 raise EngineError("a worker loads one model")
             engine.submit(request)
         replies = engine.tick()
-        _send(out, replies if engine.busy else [*replies, engine.stats])
         stepped = any(isinstance(r, Extended) and r.completion.finish == "step" for r in replies)
+        if not engine.busy:
+            replies.append(engine.stats)
+        elif not replies and time.monotonic() - spoke > _SILENCE:
+            replies.append(Alive())
+        if replies:
+            _send(out, replies)
+            spoke = time.monotonic()
 
 
 def _arrivals(inbox: queue.SimpleQueue[Request | None], *, block: bool, patience: float) -> Iterator[Request | None]:
@@ -88,9 +103,8 @@ def _read(stream: BinaryIO, inbox: queue.SimpleQueue[Request | None]) -> None:
 
 
 def _send(out: BinaryIO, replies: list[Reply]) -> None:
-    if replies:
-        out.write(b"".join(frame(r) for r in replies))
-        out.flush()
+    out.write(b"".join(frame(r) for r in replies))
+    out.flush()
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.hardware import cores
 from genius_lite.prompts import Vocabulary
 from genius_lite.queries import select
-from genius_lite.recipe import Foresight, Queries
+from genius_lite.recipe import Foresight, Pairs, Queries
 from genius_lite.records import Query, Rollout
 from genius_lite.rundir import RecordLog
 from genius_lite.sampler.client import open_sampler
@@ -89,7 +89,7 @@ async def search(a: argparse.Namespace, queries: list[Query], **cheaper: float) 
         log = RecordLog(Path(folder) / "rollouts.jsonl", Rollout)
         async with open_sampler(a.model, settings(a), Sampling(cfg.temperature), Path(folder) / "log") as sampler:
             start = time.perf_counter()
-            await sample_rollouts(queries, sampler, cfg, (0, 1), a.in_flight, log, lambda n: None)
+            await sample_rollouts(queries, sampler, cfg, (0, 1), a.in_flight, log.append, _refuse)
             seconds = time.perf_counter() - start
             stats = await sampler.settled()
         log.close()
@@ -109,8 +109,12 @@ async def search(a: argparse.Namespace, queries: list[Query], **cheaper: float) 
         "steps": len(steps),
         "skipped_steps": sum(not step.foreseen for step in steps),
         "dropped": sum(step.dropped for step in steps),
-        "pairs": sum(len(preference_pairs(r, cfg.tau, cfg.negatives, (0, 1, r.query.id))) for r in log.records),
+        "pairs": sum(len(preference_pairs(r, Pairs(), cfg.tau, (0, 1, r.query.id))) for r in log.records),
     }
+
+
+def _refuse(query: Query, reason: str) -> None:
+    raise RuntimeError(f"query {query.id}: {reason}")
 
 
 async def soak(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
@@ -122,10 +126,10 @@ async def soak(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
             start, rounds = time.perf_counter(), 0
             while (at := time.perf_counter() - start) < 60 * a.soak:
                 log = RecordLog(Path(folder) / f"{rounds}.jsonl", Rollout)
-                await sample_rollouts(queries, sampler, cfg, (0, rounds), a.in_flight, log, lambda n: None)
+                await sample_rollouts(queries, sampler, cfg, (0, rounds), a.in_flight, log.append, _refuse)
                 log.close()
                 rounds += 1
-                worker = psutil.Process(sampler.process.pid).memory_info().rss / 1e6
+                worker = psutil.Process(sampler.pid).memory_info().rss / 1e6
                 samples.append((at, worker, psutil.Process().memory_info().rss / 1e6))
     settled = [sample for sample in samples if sample[0] >= 60]
     return {

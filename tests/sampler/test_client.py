@@ -3,18 +3,21 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 
 import psutil
 import pytest
 
 from genius_lite.errors import UserError
-from genius_lite.sampler.client import SamplerError, open_sampler
+from genius_lite.sampler import process
+from genius_lite.sampler.client import SamplerError, SetAsideError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
 
 SETTINGS = EngineSettings(slots=4, context=256, threads=1)
 SAMPLING = Sampling(0.9)
 ROOT = Node(None, [257, 72, 105, 258], (0, 1, "q"))
+POISON = Node(None, [257] * 256, (0, 1, "poison"))  # longer than the context: the worker ends with an error
 
 
 async def _grow(path, log) -> tuple[list[int], list[int], list[float]]:
@@ -43,18 +46,99 @@ def test_a_model_that_does_not_load_is_one_line(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     with pytest.raises(UserError, match="cannot load"):
         asyncio.run(_grow(tmp_path / "x.gguf", tmp_path / "log"))
+    assert psutil.Process().children() == []
 
 
-def test_a_killed_worker_fails_what_waits_for_it(tiny_llama, tmp_path):
+async def _sample(path, log, *, harm=None, patience=60.0):
+    """Twelve branches of three roots and a score; `harm(pid)` is done to the worker while it owes them all."""
+    said = []
+    roots = [Node(None, [257, 72, 105 + i, 258], (0, 1, f"q{i}")) for i in range(3)]
+    async with open_sampler(path, SETTINGS, SAMPLING, log, patience=patience, say=said.append) as sampler:
+        await sampler.score(ROOT.tokens, [1, 2])
+        if harm:
+            os.kill(sampler.pid, signal.SIGSTOP)  # so that it cannot be done before it is harmed
+        futures = [f for root in roots for f in sampler.extend(root, 4, until="end", limit=40)]
+        score = asyncio.ensure_future(sampler.score(ROOT.tokens, [1, 2, 3]))
+        if harm:
+            harm(sampler.pid)
+        nodes = [node.completion for node in await asyncio.gather(*futures)]
+        return nodes, await score, sampler.restarts, said
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda pid: os.kill(pid, signal.SIGKILL), "was killed by SIGKILL"),
+        (lambda pid: [os.kill(pid, s) for s in (signal.SIGABRT, signal.SIGCONT)], "was killed by SIGABRT"),
+        (lambda pid: None, "showed no sign of life for 2 s"),
+    ],
+    ids=["killed", "aborted", "hanging"],
+)
+def test_a_worker_that_fails_is_replaced_and_everything_is_sampled_as_if_nothing_had_been(
+    tiny_llama, tmp_path, harm, words
+):
+    expected = asyncio.run(_sample(tiny_llama, tmp_path / "log"))
+    found = asyncio.run(_sample(tiny_llama, tmp_path / "log", harm=harm, patience=2.0))
+    assert [c.tokens for c in found[0]] == [c.tokens for c in expected[0]]
+    assert found[1] == pytest.approx(expected[1], abs=1e-3)
+    assert (expected[2], found[2]) == (0, 1)
+    assert words in found[3][0]
+    assert psutil.Process().children() == []
+
+
+def test_what_fails_three_times_is_set_aside_and_the_rest_goes_on(tiny_llama, tmp_path):
     async def scenario():
         async with open_sampler(tiny_llama, SETTINGS, SAMPLING, tmp_path / "log") as sampler:
-            os.kill(sampler.process.pid, signal.SIGSTOP)  # so that it cannot be done before it is killed
-            futures = sampler.extend(ROOT, 4, until="end", limit=200)
-            os.kill(sampler.process.pid, signal.SIGKILL)
-            for future in futures:
-                with pytest.raises(SamplerError, match="exit status -9"):
-                    await future
-            with pytest.raises(SamplerError, match="has ended"):
+            before = sampler.extend(ROOT, 3, until="end", limit=60)
+            (poison,) = sampler.extend(POISON, 1, until="end", limit=5)
+            after = sampler.extend(ROOT, 2, until="step", limit=20)
+            with pytest.raises(SetAsideError, match=", three times"):
+                await poison
+            nodes = await asyncio.gather(*before, *after)
+            (later,) = sampler.extend(nodes[0], 1, until="end", limit=4)
+            await later
+            await sampler.settled()
+            return [node.completion.finish for node in nodes], sampler.restarts
+
+    finishes, restarts = asyncio.run(scenario())
+    assert len(finishes) == 5
+    assert {*finishes} <= {"end", "length", "step"}
+    assert restarts == 3
+
+
+def test_a_worker_that_can_do_nothing_ends_the_sampling(tiny_llama, tmp_path):
+    async def scenario():
+        async with open_sampler(tiny_llama, SETTINGS, SAMPLING, tmp_path / "log") as sampler:
+            poison = [sampler.extend(POISON, 1, until="end", limit=5)[0] for _ in range(5)]
+            found = await asyncio.gather(*poison, return_exceptions=True)
+            assert {type(e) for e in found} == {SetAsideError, SamplerError}
+            with pytest.raises(SamplerError, match="again and again"):
                 sampler.extend(ROOT, 1, until="end", limit=2)
+            with pytest.raises(SamplerError, match="again and again"):
+                await sampler.settled()
 
     asyncio.run(scenario())
+
+
+def test_time_that_this_process_did_not_run_is_not_held_against_the_worker(tiny_llama, tmp_path):
+    async def scenario():
+        async with open_sampler(tiny_llama, SETTINGS, SAMPLING, tmp_path / "log", patience=3.0) as sampler:
+            await sampler.score(ROOT.tokens, [1])
+            os.kill(sampler.pid, signal.SIGSTOP)
+            futures = sampler.extend(ROOT, 2, until="end", limit=5)
+            await asyncio.sleep(0.1)
+            time.sleep(5)  # as if it were suspended: the event loop stands still
+            os.kill(sampler.pid, signal.SIGCONT)
+            await asyncio.gather(*futures)
+            return sampler.restarts
+
+    assert asyncio.run(scenario()) == 0
+
+
+def test_a_long_log_makes_room(tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "_LARGEST_LOG", 10)
+    log = tmp_path / "log"
+    log.write_text("old words\n" * 3)
+    asyncio.run(_grow(tiny_llama, log))
+    assert (tmp_path / "log.1").read_text() == "old words\n" * 3
+    assert "old words" not in log.read_text()

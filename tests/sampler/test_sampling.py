@@ -72,5 +72,15 @@ def test_uniforms_are_uniform():
 def test_logits_that_are_not_finite_are_an_error(bad):
     logits = np.zeros((2, 8), dtype=np.float32)
     logits[1, 3] = bad
+    with pytest.raises(LogitsError) as e:
+        Rows(logits)
+    assert e.value.row == 1
+
+
+def test_single_tokens_may_be_impossible_but_not_all_of_them():
+    logits = np.full((1, 8), -np.inf, dtype=np.float32)
     with pytest.raises(LogitsError):
         Rows(logits)
+    logits[0, 2] = -3.0
+    assert Rows(logits).draw(0, 0.99, PLAIN) == 2
+    assert Rows(logits).logprob(0, 2) == 0.0

@@ -1,0 +1,64 @@
+"""The commands. Nothing heavy is imported before the arguments are parsed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from genius_lite import __version__
+from genius_lite.cli import models, recipes, reports, runs, watching
+from genius_lite.errors import UserError
+from genius_lite.visible import visible
+
+_LONGEST = 2000  # characters of a message, whatever is quoted in it
+
+app = typer.Typer(
+    help="Self-train a quantized GGUF model on unlabelled questions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(runs.app)
+app.add_typer(watching.app)
+app.add_typer(recipes.app)
+app.add_typer(models.app)
+app.add_typer(reports.app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"genius-lite {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit"),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: a mistake in what was given is one line and exit code 2; faults keep their traceback."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' own bars would break into ours
+    # Deprecations inside transformers and peft are for their authors, not for whoever runs this.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    try:
+        app()
+    except UserError as e:
+        print(f"error: {_in_a_line(e)}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _in_a_line(error: UserError) -> str:
+    """A message may quote models, queries and paths."""
+    said = visible(str(error).replace("\n", " "))
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."

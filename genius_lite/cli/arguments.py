@@ -1,0 +1,49 @@
+"""What several commands take, and what it means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast, get_args
+
+import typer
+
+from genius_lite.errors import UserError
+
+if TYPE_CHECKING:
+    from genius_lite.recipe import QuantType
+    from genius_lite.trial import Contestant
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.yaml")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, as foresight.beams=3; repeatable"),
+]
+Round = Annotated[int | None, typer.Option("--round", help="0 is the base model; the best round if not given")]
+ModelOrRun = Annotated[str, typer.Argument(metavar="MODEL|RUN", help="A run folder, or a GGUF: a path, hf: or python:")]
+ModelFile = Annotated[str, typer.Argument(metavar="MODEL", help="A GGUF: a path, hf: or python:")]
+
+
+def contestant(model: str, number: int | None) -> Contestant:
+    """The model of a command line: a GGUF, or a round of a run folder. What no run made has proved itself first."""
+    from genius_lite.export.bundle import RunRound
+    from genius_lite.recipe import Model
+    from genius_lite.trial import Contestant
+    from genius_lite.weights.foreign import read_foreign
+    from genius_lite.weights.source import locate
+
+    if not Path(model).is_dir():
+        return Contestant(model, read_foreign(locate(Model(gguf=model))).path)
+    chosen = RunRound.of(Path(model), number)
+    name = f"{model}, round {chosen.number}" if chosen.number else "base model"
+    made = chosen.gguf if chosen.number else None
+    return Contestant(name, made or read_foreign(chosen.base.gguf.path).path, chosen.lora)
+
+
+def quant_types(names: str) -> list[QuantType]:
+    """Types from a list with commas."""
+    from genius_lite.recipe import QuantType
+
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := [name for name in wanted if name not in get_args(QuantType)]:
+        raise UserError(f"{unknown[0]}: no quantization type of that name; known are {', '.join(get_args(QuantType))}")
+    return cast("list[QuantType]", wanted)

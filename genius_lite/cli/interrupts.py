@@ -1,0 +1,103 @@
+"""Ctrl-C: the first press lets a run finish what is under way, the second one stops it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from genius_lite.stopping import Stop
+
+if TYPE_CHECKING:
+    from genius_lite.report.progress import Progressor
+
+_PATIENCE = 5.0  # seconds that a library's call may take before the process ends without waiting for it
+_FIRST = {
+    "rollouts": "the queries under way are finished, no other is begun",
+    "train": "the update under way is finished (or the reference pass before them) and kept",
+}
+
+
+@contextmanager
+def heeded(stop: Stop, progress: Progressor) -> Iterator[Presses]:
+    """Heed SIGINT and SIGTERM while the block runs; the first SIGINT asks `stop`, and says on `progress` what it does.
+
+    Any other raises KeyboardInterrupt. If the main thread does not come to that within some seconds, since a library
+    keeps it, the process ends as if it were killed, which a run folder is made for. Where a signal is ignored, as in
+    the background of a shell, it stays so. On Windows the system's own way is kept: the first press stops at once.
+    """
+    presses = Presses(stop, progress)
+    if os.name != "posix":
+        yield presses
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    heard = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+    earlier = {s: signal.signal(s, presses.handle) for s in heard}
+    # Python runs a handler only between two steps of the main thread, which may be within a library for minutes.
+    earlier_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    listener = threading.Thread(target=presses.listen, args=(reader,), daemon=True)
+    listener.start()
+    try:
+        yield presses
+    finally:
+        signal.set_wakeup_fd(earlier_fd)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+        presses.over.set()
+        writer.close()
+        listener.join()
+        reader.close()
+
+
+class Presses:
+    """What was pressed; made by `heeded`."""
+
+    def __init__(self, stop: Stop, progress: Progressor):
+        self.stop, self.progress = stop, progress
+        self.over = threading.Event()
+        self.urgent: int | None = None
+        self._raised = False
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, 143 after SIGTERM, as shells count."""
+        return 128 + (self.urgent or signal.SIGINT)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """In the main thread, as soon as that comes to it."""
+        if self.urgent and not self._raised:
+            self._raised = True
+            raise KeyboardInterrupt
+
+    def listen(self, reader: socket.socket) -> None:
+        """In a thread of its own, at once; each byte is the number of a signal."""
+        while got := reader.recv(1):
+            number = got[0]
+            if number == signal.SIGINT and not self.stop.asked and self.progress.board.kind:
+                self.stop.asked = True
+                first = _FIRST.get(self.progress.board.kind, "this stage is finished")
+                self._say(f"stopping: {first}; press Ctrl-C again to stop at once")
+            elif number in (signal.SIGINT, signal.SIGTERM):
+                self._end(number)
+                return
+
+    def _end(self, number: int) -> None:
+        self.urgent = number
+        signal.pthread_kill(threading.main_thread().ident or 0, number)  # whatever it waits for, it wakes
+        if not self.over.wait(_PATIENCE):
+            self.progress.console.show_cursor()
+            os._exit(self.exit_code)
+
+    def _say(self, line: str) -> None:
+        if self.progress.console.is_terminal:
+            self.progress.stopping(line)
+        else:
+            self.progress.board.stopping = True
+            print(line, file=sys.stderr, flush=True)

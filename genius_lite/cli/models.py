@@ -1,0 +1,193 @@
+"""The commands about models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import typer
+
+from genius_lite.cli.arguments import ModelFile, ModelOrRun, Round, contestant, quant_types
+from genius_lite.errors import UserError
+from genius_lite.visible import visible
+
+app = typer.Typer()
+
+
+@app.command()
+def bench(
+    model: ModelFile,
+    quants: Annotated[str, typer.Option(help="Types to measure too, such as Q4_0,Q8_0")] = "",
+) -> None:
+    """Measure how fast this machine decodes a model, and print the best settings as recipe lines."""
+    from genius_lite.bench import HEADING, SLOTS, recipe_lines, row, sweep, sweep_types
+    from genius_lite.hardware import cores
+    from genius_lite.recipe import Model
+    from genius_lite.sampler.messages import EngineSettings
+    from genius_lite.weights.foreign import read_foreign
+    from genius_lite.weights.source import locate
+
+    kinds = quant_types(quants)
+    path = read_foreign(locate(Model(gguf=model)), quantizer=bool(kinds)).path
+    print(HEADING)
+    speeds = []
+    base = EngineSettings(slots=1, context=256, threads=cores())
+    for speed in sweep(path, base, SLOTS, [False, True], {cores(), max(1, cores() // 2)}):
+        print(row("as it is", speed), flush=True)
+        speeds.append(speed)
+    best, best_kind = max(speeds, key=lambda speed: speed.tokens_per_s), None
+    for kind, speed in sweep_types(path, kinds, best.settings):
+        print(row(kind, speed), flush=True)
+        if speed.tokens_per_s > best.tokens_per_s:
+            best, best_kind = speed, kind
+    print(recipe_lines(best, best_kind))
+
+
+@app.command("export")
+def export_run(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder")],
+    to: Annotated[Path, typer.Option(help="Folder to write")],
+    to_format: Annotated[str, typer.Option("--format", help="gguf, ollama, lora-gguf, peft or safetensors")] = "gguf",
+    kinds: Annotated[str, typer.Option("--type", help="Quantization types, such as Q4_K_M,Q8_0; else the run's")] = "",
+    number: Round = None,
+) -> None:
+    """Write a round's model to a folder, with a model card and checksums."""
+    from genius_lite.export.bundle import Format, export, export_bytes
+    from genius_lite.export.card import commands
+    from genius_lite.report.console import terminal
+    from genius_lite.report.progress import Progressor
+
+    if to_format not in get_args(Format):
+        raise UserError(f"{to_format}: no format of that name; known are {', '.join(get_args(Format))}")
+    wanted, known = quant_types(kinds), cast("Format", to_format)
+    with Progressor(terminal()).stage("export", export_bytes(run, number, known, wanted), "MB", 1e-6) as advance:
+        export(run, number, known, wanted, to, advance)
+    names = sorted(p.name for p in to.iterdir())
+    for line in (*(f"{to}/{name}" for name in names), *commands(names, str(to))):
+        print(visible(line))
+
+
+@app.command()
+def inspect(
+    model: ModelFile,
+    other: Annotated[str | None, typer.Argument(help="Another one, to see what differs")] = None,
+    template: Annotated[bool, typer.Option("--template", help="Show the chat template in full")] = False,
+    with_sha256: Annotated[bool, typer.Option("--sha256", help="Compute the checksum too")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")] = False,
+) -> None:
+    """Show what is in a GGUF: architecture, sizes by type and group, template; or how two files differ."""
+    import json
+
+    from genius_lite.recipe import Model
+    from genius_lite.report.console import terminal
+    from genius_lite.report.inspect import compare, describe, print_description, print_difference
+    from genius_lite.report.progress import Progressor
+    from genius_lite.weights.source import locate
+
+    path, console = locate(Model(gguf=model)), terminal()
+    if other is None:
+        found = describe(path, with_sha256)
+    else:
+        second = locate(Model(gguf=other))
+        size, _ = (describe(file)["bytes"] for file in (path, second))  # what is refused is refused before the bar
+        progress = Progressor(terminal(stderr=True))  # what is printed stays clean
+        with progress.stage("compare", size, "MB", 1e-6) as advance:
+            found = compare(path, second, advance)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    elif other is None:
+        print_description(found, console, template)
+    else:
+        print_difference(found, console, template)
+
+
+@app.command("eval")
+def evaluate(
+    model: ModelOrRun,
+    tasks: Annotated[
+        list[str], typer.Option(help="FILE.jsonl:CHECK, reasoning_gym:NAME, or a recipe that names some; repeatable")
+    ],
+    against: Annotated[str | None, typer.Option(help="Another model; of a run, its base model if not given")] = None,
+    number: Round = None,
+    samples: Annotated[int, typer.Option(help="Responses to each problem at the temperature")] = 4,
+    temperature: float = 1.0,
+    greedy: Annotated[bool, typer.Option(help="Also the likeliest response")] = True,
+    max_tokens: Annotated[int, typer.Option(help="Longest response")] = 512,
+    limit: Annotated[int | None, typer.Option(help="Use the first so many problems of each task")] = None,
+    system: Annotated[str | None, typer.Option(help="System message")] = None,
+    seed: int = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results and every response")] = None,
+) -> None:
+    """Measure a model on problems with known answers, beside another one."""
+    from genius_lite.recipe import Evaluate
+    from genius_lite.report.console import terminal
+    from genius_lite.report.progress import Progressor
+    from genius_lite.report.summary import print_trial
+    from genius_lite.trial import tasks_named, trial, write_trial
+
+    if samples < 1 and not greedy:
+        raise UserError("--samples 0 and --no-greedy leave nothing to measure")
+    if out and out.exists():
+        raise UserError(f"{out} exists; name another folder, or delete it")
+    contestants = [contestant(model, number)]
+    if against or Path(model).is_dir():
+        contestants.insert(0, contestant(against, None) if against else contestant(model, 0))
+    console = terminal()
+    found, responses = trial(
+        contestants,
+        [
+            task.model_copy(update={"limit": limit, "size": min(limit, task.size)} if limit else {})
+            for name in tasks
+            for task in tasks_named(name)
+        ],
+        Evaluate(samples=samples, temperature=temperature, greedy=greedy),
+        max_tokens=max_tokens,
+        system=system,
+        seed=seed,
+        progress=Progressor(terminal(stderr=True)),
+    )
+    print_trial([c.name for c in contestants], found, console)
+    if out:
+        write_trial(out, contestants, found, responses)
+
+
+@app.command()
+def chat(
+    model: ModelOrRun,
+    number: Round = None,
+    beside: Annotated[
+        str | None, typer.Option(metavar="MODEL|RUN", help="Another model that answers every question too")
+    ] = None,
+    side_by_side: Annotated[bool, typer.Option("--side-by-side", help="The same with a run's base model")] = False,
+    system: Annotated[str | None, typer.Option(help="System message")] = None,
+    temperature: float = 0.7,
+    max_tokens: int = 512,
+    context: Annotated[int, typer.Option(help="Tokens that the conversation may take")] = 4096,
+    seed: int = 0,
+) -> None:
+    """Talk to a run's model, or to any GGUF; or to two of them side by side."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the worker has it; it is read when llama.cpp is loaded
+
+    from genius_lite.chat import Speaker
+    from genius_lite.chat import chat as chat_with
+
+    if beside and side_by_side:
+        raise UserError("--side-by-side is with the base model, --beside with another one; give one of them")
+    if side_by_side and not Path(model).is_dir():
+        raise UserError(f"{model} is no run folder; name the other model with --beside")
+    speakers = [contestant(model, number)]
+    if side_by_side:
+        speakers.insert(0, contestant(model, 0))
+        if (speakers[0].gguf, speakers[0].lora) == (speakers[1].gguf, speakers[1].lora):
+            raise UserError(f"the best round of {model} is the base model itself; choose another with --round")
+    elif beside:
+        speakers.append(contestant(beside, None))
+    chat_with(
+        [Speaker(s.name, s.gguf, s.lora) for s in speakers],
+        system=system,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        context=context,
+        seed=seed,
+    )

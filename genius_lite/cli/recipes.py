@@ -1,0 +1,64 @@
+"""The commands about writing recipes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genius_lite.errors import UserError
+from genius_lite.visible import visible
+
+app = typer.Typer()
+
+
+@app.command()
+def reference(
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema that editors use instead")] = False,
+    recipes: Annotated[Path | None, typer.Option(help="A folder of recipes that is listed too")] = None,
+) -> None:
+    """Print every key of a recipe: its type, default and unit, and what it does."""
+    from genius_lite.recipe import reference as written
+
+    if recipes and not recipes.is_dir():
+        raise UserError(f"{recipes}: no such folder of recipes")
+    print(written.schema_text() if schema else written.reference(recipes), end="")
+
+
+@app.command()
+def init(
+    out: Annotated[Path, typer.Argument(metavar="[OUT.yaml]", help="The recipe to write")] = Path("mine.yaml"),
+    model: Annotated[str | None, typer.Option(help="A GGUF: a path, hf: or python:")] = None,
+    queries: Annotated[str | None, typer.Option("--queries", "--questions", help="A file of questions, or hf:")] = None,
+    column: Annotated[str | None, typer.Option(help="Column that holds the questions")] = None,
+    amount: Annotated[str | None, typer.Option(help="A time, as 2h or 45m, or a number of questions")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Problems with answers: .jsonl, reasoning_gym:NAME or none")] = None,
+    kind: Annotated[str | None, typer.Option("--type", help="Quantization type of the result, or auto")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: take what is suggested for the rest")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the recipe if it exists")] = False,
+) -> None:
+    """Ask five questions, and write a commented recipe that fits this machine."""
+    if out.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{out}: a recipe's name ends in .yaml")
+    if out.exists() and not force:
+        raise UserError(f"{out} exists; name another file, or give --force")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such folder; make it first")
+
+    from genius_lite.interview.asking import Given, interview
+    from genius_lite.interview.machine import this_machine
+    from genius_lite.recipe.reader import parse
+    from genius_lite.report.console import terminal
+    from genius_lite.rundir import write_text
+
+    given = Given(model, queries, column, amount, tasks, kind, yes)
+    try:
+        text = interview(given, this_machine(), out, terminal(highlight=False))
+    except KeyboardInterrupt:
+        print("\nnothing is written", file=sys.stderr)
+        raise typer.Exit(130) from None
+    parse(text, str(out))
+    write_text(out, text)
+    print(visible(f"{out} is written. Check it: genius-lite validate {out}"))

@@ -1,0 +1,82 @@
+"""The recipe: its types, and the one home of every default.
+
+Nothing heavy is imported here. `reader.py` reads it from YAML.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from genius_lite.recipe.learning import Learner, Pairs, Quantize
+from genius_lite.recipe.sampling import Foresight, Model, Queries, Sampler, sampler_section
+from genius_lite.recipe.types import Auto, Check, KVType, Positive, QuantType, Section, Seed, Text, is_section
+from genius_lite.recipe.watching import Evaluate, Guard, Limit, TaskSource, Tracking
+
+__all__ = [
+    "Auto", "Check", "Evaluate", "Foresight", "Guard", "KVType", "Learner", "Limit", "Model", "Pairs", "QuantType",
+    "Quantize", "Queries", "Recipe", "Sampler", "TaskSource", "Tracking",
+]  # fmt: skip
+
+_OF_THE_MACHINE = {"precision", "gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    out: Text = Field(description="Run folder, relative to the working directory; runs/NAME if a recipe does not say")
+    model: Model
+    queries: Queries
+    seed: Seed = Field(default=0, description="Of every random choice of the run but the shuffling of the queries")
+    rounds: Positive = Field(
+        default=2,
+        description="Self-training iterations: sample, learn, merge, re-quantize",
+        json_schema_extra={"unit": "rounds"},
+    )
+    policy: Literal["merge", "adapter", "auto"] = Field(
+        default="merge",
+        description="What a next round samples from: the merged and quantized model; the base with the adapter applied "
+        "while it runs; auto: whichever is sooner done here. The last round is always merged",
+    )
+    foresight: Foresight = Foresight()
+    pairs: Pairs = Pairs()
+    learner: Learner = Learner()
+    quantize: Quantize = Quantize()
+    evaluate: Evaluate = Evaluate()
+    guard: Guard = Guard()
+    tracking: Tracking = Tracking()
+    sampler: Annotated[Sampler, BeforeValidator(sampler_section)] = Sampler()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Recipe:
+        context, foresight, answer = self.sampler.context, self.foresight.max_tokens, self.evaluate.max_tokens
+        if context != "auto":
+            longest = max(foresight, 0 if answer == "auto" else answer)
+            if context <= longest:
+                raise ValueError(
+                    f"sampler.context {context} has no room for a prompt and {longest} tokens of response; write more"
+                )
+        if self.evaluate.patience and not self.evaluate.tasks and not self.learner.holdout:
+            raise ValueError(
+                "evaluate.patience needs tasks or held-out queries to judge by; write learner.holdout: 0.1"
+            )
+        return self
+
+    @classmethod
+    def section_names(cls) -> set[str]:
+        """The keys that lead to sections."""
+        return {name for name, field in cls.model_fields.items() if is_section(field.annotation)}
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a run folder to go on: all but where files lie and what suits the machine.
+
+        The model, the queries and the tasks are compared by content instead, when the folder is opened.
+        """
+        keys: dict[str, Any] = dict.fromkeys(("out", "sampler", "model", "queries", "tracking"), True)
+        parts = {
+            "learner": _OF_THE_MACHINE,
+            "quantize": {"ablate_imatrix"},
+            "evaluate": {"tasks": {"__all__": {"source"}}},
+        }
+        return self.model_dump(mode="json", exclude=keys | parts)

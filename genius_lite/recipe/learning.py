@@ -1,0 +1,156 @@
+"""What is learned from, how, and into which file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from genius_lite.recipe.types import (
+    NATS_PER_TOKEN,
+    SECONDS,
+    SHARE,
+    TOKENS,
+    Auto,
+    Positive,
+    QuantType,
+    Section,
+    Share,
+    Text,
+)
+
+
+class Pairs(Section):
+    """Which responses become pairs to learn from. Every pair that is left out is counted in the report."""
+
+    choose: Literal["best", "random"] = Field(
+        default="best",
+        description="best: the chosen response has the highest f; random: chosen and rejected are any two, the control "
+        "for spurious gains",
+    )
+    negatives: Literal["foresight", "uniform"] = Field(
+        default="foresight", description="Draw the rejected response from F (paper) or uniformly (released code)"
+    )
+    min_gap: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description="Least difference of foresight values, chosen - rejected; 0.0: any",
+        json_schema_extra=NATS_PER_TOKEN,
+    )
+    looping: Literal["keep", "chosen", "either"] = Field(
+        default="chosen", description="Leave a pair out if the chosen, or either, response ends in a repetition"
+    )
+    truncated: Literal["keep", "chosen", "either"] = Field(
+        default="keep", description="Leave a pair out if the chosen, or either, response was cut off at max_tokens"
+    )
+    max_length_ratio: Annotated[float, Field(gt=1)] | None = Field(
+        default=None, description="Leave a pair out if one response is this many times as long as the other"
+    )
+    agreement: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="Leave a pair out unless at least this share of the query's responses that state a final answer "
+        "give the chosen one's, and the rejected one's differs",
+        json_schema_extra=SHARE,
+    )
+
+
+class Learner(Section):
+    """The adapter and how it is trained."""
+
+    loss: Literal["aco", "dpo", "ipo", "simpo", "ropo", "sft"] = Field(
+        default="aco", description="aco is the method, Eq. 10 to 12; the others are for comparison"
+    )
+    beta: Annotated[float, Field(gt=0)] = Field(
+        default=0.1, description="How strongly a pair pulls away from the reference: the factor of z in Eq. 10"
+    )
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=True)] = Field(
+        default=1.0,
+        description="How gently the calibration of aco acts, Eq. 11; .inf gives dpo",
+        json_schema_extra=NATS_PER_TOKEN,
+    )
+    calibration: Literal["cap", "floor"] = Field(
+        default="cap", description="w = min(exp(..), 1) (paper) or max(exp(..), 1) (released code)"
+    )
+    simpo_gamma: Annotated[float, Field(ge=0)] = Field(default=0.5, description="Target margin of simpo")
+    ropo_alpha: Annotated[float, Field(gt=1)] = Field(default=14.0, description="Weight of ropo's bounded part")
+    length_normalize: bool = Field(default=False, description="Log-probabilities per token instead of summed")
+    sft_weight: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="Weight of the SFT loss of the chosen response that is added"
+    )
+    precision: Literal["auto", "nf4", "bf16", "fp32"] = Field(
+        default="auto",
+        description="Of the frozen weights; auto: 16 bits (32 on CPUs without bf16) if they fit well, else nf4",
+    )
+    rank: Positive = Field(default=16, description="Rank of the LoRA adapter")
+    lora_alpha: Positive = Field(default=32, description="The adapter's weight is lora_alpha / rank")
+    targets: Annotated[list[Text], Field(min_length=1)] | Auto = Field(
+        default="auto", description="Layers to adapt, such as [q_proj, v_proj]; auto: all but embeddings and head"
+    )
+    optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = Field(
+        default="auto", description="auto: paged 8-bit AdamW on CUDA, else AdamW"
+    )
+    lr: Annotated[float, Field(gt=0)] = Field(default=2e-5, description="Learning rate of the adapter")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="Of the learning rate, after the warm-up"
+    )
+    warmup: Share = Field(
+        default=0.1, description="Share of the updates in which the learning rate rises", json_schema_extra=SHARE
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="Of AdamW")
+    epochs: Positive = Field(default=1, description="Times that each pair is learned from in a round")
+    holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1,
+        description="Share of the queries that is never learned from: they show what a quantized file keeps, and "
+        "what the collapse guard watches",
+        json_schema_extra=SHARE,
+    )
+    batch_pairs: Positive = Field(
+        default=16, description="Pairs per optimizer update, at least", json_schema_extra={"unit": "pairs"}
+    )
+    max_pack_tokens: Positive = Field(
+        default=2048,
+        description="Distinct tokens of one forward pass, at most; less takes less memory",
+        json_schema_extra=TOKENS,
+    )
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(default=1.0, description="Longer gradients are shortened")
+    gradient_checkpointing: bool | Auto = Field(
+        default="auto", description="Compute activations twice instead of keeping them; auto: if memory is short"
+    )
+    save_every: Annotated[float, Field(ge=0)] = Field(
+        default=60.0,
+        description="Time between saved states, from which an interrupted training goes on",
+        json_schema_extra=SECONDS,
+    )
+    parity_limit: Annotated[float, Field(gt=0)] = Field(
+        default=1.0,
+        description="By how much learner and sampler may differ before the run stops",
+        json_schema_extra=NATS_PER_TOKEN,
+    )
+
+
+class Quantize(Section):
+    """The type of the GGUF that the next round samples from, and that is exported."""
+
+    type: QuantType | Auto = Field(default="Q8_0", description="auto: the fastest of `among` that keeps enough")
+    keep: Share = Field(
+        default=0.9,
+        description="Share of the learned margin that must survive; what loses or adds more is warned of",
+        json_schema_extra=SHARE,
+    )
+    among: Annotated[list[QuantType], Field(min_length=1)] = Field(
+        default=["Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"], description="What auto chooses from"
+    )
+    imatrix: bool = Field(default=True, description="Quantize by importance, gathered while the reference is scored")
+    ablate_imatrix: bool = Field(default=False, description="Measure every type without the importance matrix too")
+
+    @property
+    def types(self) -> list[QuantType]:
+        """The types that are tried."""
+        return self.among if self.type == "auto" else [self.type]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Quantize:
+        if self.ablate_imatrix and not self.imatrix:
+            raise ValueError("ablate_imatrix compares with the importance matrix; take `imatrix: false` out")
+        if len(set(self.among)) < len(self.among):
+            raise ValueError("among names a type twice; keep one")
+        return self

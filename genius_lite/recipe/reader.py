@@ -1,0 +1,122 @@
+"""From a YAML file to a recipe; of a mistake it says the file, the line, and what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from genius_lite.errors import UserError
+from genius_lite.recipe import Recipe
+from genius_lite.recipe.document import Document, read_document, read_setting
+from genius_lite.recipe.mistakes import explain
+
+_LARGEST = 100_000  # bytes; the largest shipped recipe has two thousand
+_LONGEST_CHAIN = 10
+_ELSEWHERE = ("hf:", "python:", "reasoning_gym:")
+
+
+def load(path: Path | str, settings: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file; file names in it are relative to the recipe, `out` to the working directory.
+
+    `extends: OTHER.yaml` in it takes everything from another recipe that it does not say itself.
+
+    Args:
+        settings: what replaces the file's own, such as `foresight.beams=3`.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML, or holds an unknown key or a wrong value.
+    """
+    document = _extended(Path(path), ())
+    for setting in settings:
+        document = read_setting(setting).over(document)
+    return _recipe(document, str(path))
+
+
+def parse(text: str, name: str = "recipe") -> Recipe:
+    """A recipe from YAML text; `name` stands in error messages. `out` defaults to runs/<name's stem>.
+
+    Raises:
+        UserError: as `load`.
+    """
+    return _recipe(read_document(text, name), name)
+
+
+def _recipe(document: Document, name: str) -> Recipe:
+    # A section that holds nothing but comments is null.
+    said = {k: v for k, v in document.data.items() if v is not None or k not in Recipe.section_names()}
+    try:
+        return Recipe.model_validate({"out": f"runs/{Path(name).stem}", **said})
+    except ValidationError as e:
+        raise UserError(explain(e, document)) from None
+
+
+def _extended(path: Path, through: tuple[Path, ...]) -> Document:
+    """A file's document over those that it extends."""
+    document = read_document(_text(path), str(path))
+    document = Document(_with_files_beside(document, path), document.places, document.written)
+    if "extends" not in document.data:
+        return document
+    parent, place = document.data.pop("extends"), document.places[("extends",)]
+    if not isinstance(parent, str) or not parent:
+        raise UserError(f"{place}: `extends` names one other recipe; write `extends: OTHER.yaml`")
+    above = Path(_beside(path, parent, place))
+    if above in (through := (*through, path.resolve())):
+        raise UserError(f"{place}: {parent} extends this recipe in turn; take one `extends` out")
+    if len(through) > _LONGEST_CHAIN:
+        raise UserError(f"{place}: the {_LONGEST_CHAIN}th recipe that extends another one; join some of them")
+    if not above.is_file():
+        raise UserError(f"{place}: `extends` is {parent}: there is no such recipe beside this one")
+    return document.over(_extended(above, through))
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_LARGEST + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; name the recipe file in it") from None
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read: {e.strerror}") from None
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path}:1: this is UTF-16 text; save the file as UTF-8")
+    if len(raw) > _LARGEST:
+        raise UserError(f"{path}: over {_LARGEST // 1000} kB, which is no recipe; name the .yaml file")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = raw.count(b"\n", 0, e.start) + 1
+        raise UserError(f"{path}:{line}: this is not UTF-8 text; save the file as UTF-8") from None
+
+
+def _with_files_beside(document: Document, recipe: Path) -> dict[str, Any]:
+    """The same data with local file names taken from the recipe's folder; whatever is no text is left to pydantic."""
+
+    def moved(section: Any, key: str, *where: str) -> Any:
+        if not isinstance(section, dict) or not isinstance(section.get(key), str) or not section[key]:
+            return section
+        return {**section, key: _beside(recipe, section[key], document.places[(*where, key)])}
+
+    data = document.data
+    found = dict(data)
+    found["model"] = moved(moved(data.get("model"), "gguf", "model"), "weights", "model")
+    found["queries"] = moved(data.get("queries"), "source", "queries")
+    evaluate = data.get("evaluate")
+    if isinstance(evaluate, dict) and isinstance(evaluate.get("tasks"), list):
+        tasks = [moved(task, "source", "evaluate", "tasks", str(i)) for i, task in enumerate(evaluate["tasks"])]
+        found["evaluate"] = {**evaluate, "tasks": tasks}
+    return {key: value for key, value in found.items() if key in data}
+
+
+def _beside(recipe: Path, name: str, place: str) -> str:
+    """A local file's path; other sources as they are."""
+    if name.startswith(_ELSEWHERE):
+        return name
+    try:
+        return str((recipe.parent / Path(name).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links, ~NOBODY, a character that no file name has
+        raise UserError(f"{place}: {name!r:.60} cannot be the name of a file; write another one") from None

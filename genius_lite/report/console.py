@@ -1,0 +1,25 @@
+"""The terminal that everything is shown on. What models, queries and paths say is shown, and never obeyed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from genius_lite.visible import PROSE, visible
+
+
+def terminal(*, stderr: bool = False, **options: Any) -> Console:
+    """A console without markup and emoji names, on which no text can send control codes or turn its direction."""
+    return _Plain(stderr=stderr, markup=False, emoji=False, **options)
+
+
+class _Plain(Console):
+    """rich's own cursor movements and styles pass: they are no text."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else visible(segment.text, PROSE)
+            yield segment if text == segment.text else Segment(text, segment.style)

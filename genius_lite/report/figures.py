@@ -1,0 +1,214 @@
+"""The charts of a run's report, each with the table that says the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import fmean
+
+from markupsafe import Markup
+
+from genius_lite.evaluate.statistics import Interval
+from genius_lite.recipe import Guard, Limit
+from genius_lite.report.charts import Gauge, Point, Series, Share, bars, gauge, lines, shares
+from genius_lite.report.gather import RoundData, RunData
+from genius_lite.report.tables import FILTERS, Table, stage_totals
+from genius_lite.report.text import visible
+from genius_lite.report.units import NONE, duration, figure, number, percent
+
+_POINTS = 60  # of a training curve; more updates are averaged
+_PERCENT = (0.0, 100.0)
+
+STAGES = ["import", "rollouts", "train", "quantize", "evaluation"]
+"""In the order of their colours."""
+
+PAIRS = ["learned from", "held back", *FILTERS.values()]
+"""What becomes of a pair, in the order of the colours."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart. `legend` is (class, label) for each of its colours; `table` is None where the page has it already."""
+
+    title: str
+    svg: Markup
+    legend: list[tuple[str, str]]
+    table: Table | None
+
+
+def task_figures(data: RunData) -> list[Figure]:
+    """Accuracy of the base model and every round, for each task in order."""
+    found = []
+    for name in dict.fromkeys(task.task for policy in data.policies for task in policy.tasks):
+        of_task = [(p.number, next(t for t in p.tasks if t.task == name)) for p in data.policies if p.tasks]
+        series = []
+        for kind in ("sampled", "greedy"):
+            points = [_interval(n, i) for n, task in of_task if (i := getattr(task, kind))]
+            series += [Series(kind, points)] if points else []
+        described = f"{visible(name)}: " + "; ".join(
+            f"{s.name} {', '.join(f'{p.y:.1f} %' for p in s.points)}" for s in series
+        )
+        unit = "% right, with 95 % intervals"
+        svg = lines(series, unit=unit, ticks=_ticks(data, base=True), described=described, within=_PERCENT)
+        found.append(Figure("Before and after", svg, [(f"s{n}", s.name) for n, s in enumerate(series)], None))
+    return found
+
+
+def round_figures(data: RunData) -> list[Figure]:
+    """Curves over rounds."""
+    rows: list[tuple[str, str, Callable[[RoundData], float | None]]] = [
+        ("Foresight value", "nats per token", lambda r: r.figures.get("mean_value")),
+        ("Learned margin", "nats", lambda r: r.training.get("margin")),
+        ("Pairs ranked right", "%", lambda r: _hundred(r.training.get("accuracy"))),
+        ("Agreement of answers", "%", lambda r: _hundred(r.signals and r.signals.agreement)),
+        ("Token entropy", "nats per token", lambda r: r.signals and r.signals.entropy),
+        ("Length of responses", "tokens", lambda r: r.signals and r.signals.length),
+    ]
+    found = []
+    for title, unit, of in rows:
+        shown = [(policy, value) for policy in data.policies if (value := of(policy)) is not None]
+        if not shown:
+            continue
+        described = f"{title}, {unit}: " + ", ".join(f"{policy.name} {figure(value)}" for policy, value in shown)
+        points = [Point(policy.number, value) for policy, value in shown]
+        ticks = _ticks(data, base=shown[0][0].number == 0)
+        table = Table(f"curve-{len(found)}", title, ["policy", unit], [[p.name, figure(v)] for p, v in shown])
+        within = _PERCENT if unit == "%" else (-math.inf, math.inf)
+        svg = lines([Series(title, points)], unit=unit, ticks=ticks, described=described, within=within)
+        found.append(Figure(title, svg, [], table))
+    return found
+
+
+def training_figures(data: RunData) -> list[Figure]:
+    """Loss, margin and gradient by update, the rounds one after the other."""
+    rounds = [r for r in data.rounds if r.training.get("curve")]
+    if not rounds:
+        return []
+    return [
+        _curve(rounds, "Loss", "loss", "mean of the update's pairs"),
+        _curve(rounds, "Reward margin", "margin", "nats, chosen over rejected"),
+        _curve(rounds, "Gradient norm", "grad_norm", "before clipping"),
+    ]
+
+
+def types_figure(r: RoundData, keep: float) -> Figure | None:
+    """What each type kept of a round's margin; the table stands beside it."""
+    chosen = r.figures.get("quantized", {}).get("type")
+    tried = [row for row in r.tried if row["kept"] is not None]
+    if not tried:
+        return None
+    names = [row["type"] + ("" if row["importance"] or row["type"] == "adapter" else ", plain") for row in tried]
+    rows = [
+        Share(name, row["kept"], row["error"], row["type"] == chosen) for name, row in zip(names, tried, strict=True)
+    ]
+    described = f"Margin kept in {r.name}: " + ", ".join(
+        f"{row.name} {percent(row.value)} ± {number(100 * row.error, 0)}" for row in rows
+    )
+    legend = [("s0", "chosen"), ("s1", "other types"), ("wanted", "keeps enough")]
+    return Figure(f"Margin kept, {r.name}", shares(rows, wanted=(keep, 2 - keep), described=described), legend, None)
+
+
+def time_figure(data: RunData) -> Figure | None:
+    """Where the time went."""
+    rows: dict[str, list[tuple[str, float]]] = {}
+    for name, timed in stage_totals(data):
+        rows.setdefault(name, []).append((timed.stage, timed.seconds))
+    if not rows:
+        return None
+    described = "Seconds by stage: " + "; ".join(
+        f"{name}: {', '.join(f'{stage} {duration(seconds)}' for stage, seconds in parts)}"
+        for name, parts in rows.items()
+    )
+    kinds = list(dict.fromkeys([*STAGES, *(stage for parts in rows.values() for stage, _ in parts)]))
+    svg = bars(list(rows.items()), kinds=kinds, described=described, form=duration)
+    return Figure("Time by stage", svg, [(f"k{n}", stage) for n, stage in enumerate(kinds)], None)
+
+
+def pairs_figure(data: RunData) -> Figure | None:
+    """What became of each round's pairs."""
+    rows = []
+    for r in (r for r in data.rounds if r.pairs and "pairs" in r.figures):
+        held = r.pairs.held_back if r.pairs else 0
+        parts = [("learned from", float(r.figures["pairs"] - held)), ("held back", float(held))]
+        parts += [(FILTERS[key], float(count)) for key, count in r.figures.get("pairs_left_out", {}).items() if count]
+        rows.append((r.name, parts))
+    if not rows:
+        return None
+    used = {kind for _, parts in rows for kind, _ in parts}
+    said = (f"{name}: {', '.join(f'{kind} {count:.0f}' for kind, count in parts)}" for name, parts in rows)
+    described = "; ".join(said)
+    legend = [(f"k{n}", kind) for n, kind in enumerate(PAIRS) if kind in used]
+    return Figure("Pairs", bars(rows, kinds=PAIRS, described=described, form=lambda n: f"{n:.0f} pairs"), legend, None)
+
+
+@dataclass(frozen=True)
+class Light:
+    """A signal of the guard: what it says, its latest value and level, and its strip."""
+
+    signal: str
+    said: str
+    value: str
+    level: str
+    svg: Markup
+
+
+def lights(data: RunData) -> list[Light]:
+    """Every signal that was read, with the level of the latest round; the worst first."""
+    guard = Guard.model_validate(data.recipe["guard"])
+    rounds = [r for r in data.rounds if r.readings]
+    found = []
+    for reading in rounds[-1].readings if rounds else []:
+        limit: Limit = getattr(guard, reading.signal)
+        values = [x.value for r in rounds for x in r.readings if x.signal == reading.signal]
+        quiet = "ok" if limit != Limit() else "not watched"
+        level = next((alarm.level for alarm in rounds[-1].alarms if alarm.signal == reading.signal), quiet)
+        bounds = f"warns at {limit.warn if limit.warn is not None else NONE}, halts at "
+        bounds += f"{limit.halt if limit.halt is not None else NONE}"
+        described = f"{reading.signal}: {', '.join(map(figure, values))}; {bounds}"
+        svg = gauge(Gauge(values, limit.warn, limit.halt, reading.low), described)
+        said = Guard.model_fields[reading.signal].description or ""
+        found.append(Light(reading.signal, said, figure(reading.value), level, svg))
+    return sorted(found, key=lambda light: ["halt", "warn", "ok", "not watched"].index(light.level))
+
+
+def _curve(rounds: list[RoundData], title: str, key: str, unit: str) -> Figure:
+    points, dividers, start = [], [], 0
+    for r in rounds:
+        values = [row[key] for row in r.training["curve"]]
+        dividers.append((float(start), r.name))
+        points += list(_averaged(values, start, math.ceil(_POINTS / len(rounds))))
+        start += len(values)
+    averaged = len(points) < start
+    ticks = [(float(n), str(n + 1)) for n in {0, start // 2, start - 1}]
+    described = f"{title} by update, from {figure(points[0].y)} to {figure(points[-1].y)} in {start} updates"
+    svg = lines(
+        [Series(title, points, dots=start <= 30, band=averaged)],
+        unit=unit,
+        ticks=[*ticks],
+        described=described,
+        dividers=dividers,
+    )
+    rows = [[str(round(p.x) + 1), figure(p.y)] for p in points]
+    note = "Means of neighbouring updates; the band is their range." if averaged else ""
+    return Figure(title, svg, [], Table(f"by-update-{key}", f"{title} by update", ["update", unit], rows, note))
+
+
+def _averaged(values: list[float], start: int, most: int) -> Iterator[Point]:
+    """At most `most` means of neighbouring values, with the range of each."""
+    width = math.ceil(len(values) / most)
+    for at in range(0, len(values), width):
+        part = values[at : at + width]
+        yield Point(start + at + (len(part) - 1) / 2, fmean(part), min(part), max(part))
+
+
+def _interval(x: float, interval: Interval) -> Point:
+    return Point(x, 100 * interval.estimate, 100 * interval.low, 100 * interval.high)
+
+
+def _ticks(data: RunData, *, base: bool) -> list[tuple[float, str]]:
+    return [(0.0, "base")] * base + [(float(r.number), str(r.number)) for r in data.rounds]
+
+
+def _hundred(value: float | None) -> float | None:
+    return None if value is None else 100 * value

@@ -1,0 +1,100 @@
+"""What a run comes to, in a few figures and plain words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from genius_lite.evaluate.measure import TaskResult
+from genius_lite.evaluate.statistics import Interval
+from genius_lite.report.gather import RunData
+from genius_lite.report.text import visible
+from genius_lite.report.units import gain, interval, number, percent
+
+FLATTERED = "The best round was chosen on these problems, which flatters it a little."
+
+
+@dataclass(frozen=True)
+class Change:
+    """Before and after of one figure, with what stands small beside each: an interval, or a unit.
+
+    `verdict` says what may be concluded, `tone` is better, worse or same.
+    """
+
+    name: str
+    before: str
+    after: str
+    beside: tuple[str, str] = ("", "")
+    gain: str = ""
+    verdict: str = ""
+    tone: str = "same"
+
+
+@dataclass(frozen=True)
+class TaskChange:
+    """A task: the base model beside the round that is shown."""
+
+    task: str
+    problems: int
+    changes: list[Change]
+
+
+def outcome(data: RunData) -> str:
+    """The run in a sentence or two."""
+    if data.summary is None:
+        return f"This run is {data.now}. What follows is what there is so far."
+    stopped = f" The run stopped early: {visible(data.summary['stopped'])}." if data.summary["stopped"] else ""
+    file = visible(Path(data.summary["exported"]).name)
+    if not data.best:
+        return f"No round was better than the base model, so the base model is what was exported ({file}).{stopped}"
+    which = (
+        f"Round {data.best} is the best of {len(data.rounds)} rounds" if len(data.rounds) > 1 else "There is one round"
+    )
+    return f"{which}; it was exported as {file}.{stopped}"
+
+
+def task_changes(data: RunData) -> list[TaskChange]:
+    """Every task before and after; only before where no round has answered it yet."""
+    after = {task.task: task for task in data.shown.tasks}
+    return [
+        TaskChange(visible(task.task), task.problems, _changes(task, after.get(task.task, task)))
+        for task in data.base.tasks
+    ]
+
+
+def signal_changes(data: RunData) -> list[Change]:
+    """The label-free signals before and after."""
+    before, after = data.base.signals, data.shown.signals
+    if not before or not after:
+        return []
+    return [
+        Change("Agreement of answers", percent(before.agreement), percent(after.agreement)),
+        Change("Token entropy", number(before.entropy), number(after.entropy), ("", "nats/token")),
+        Change("Length of responses", number(before.length, 0), number(after.length, 0), ("", "tokens")),
+        Change("Responses that end", percent(before.ended), percent(after.ended)),
+        Change("KL to the base", "0", number(after.kl, 3), ("", "nats/token")),
+    ]
+
+
+def _changes(before: TaskResult, after: TaskResult) -> list[Change]:
+    found = []
+    for name, old, new, difference in (
+        (f"sampled, {before.samples} a problem", before.sampled, after.sampled, after.sampled_gain),
+        ("greedy", before.greedy, after.greedy, after.greedy_gain),
+    ):
+        if old and new:
+            shown = f"{gain(difference)} points" if difference else ""
+            beside = interval(old), interval(new)
+            values = percent(old.estimate, 1), percent(new.estimate, 1)
+            found.append(Change(name, *values, beside, shown, *_verdict(difference)))
+    return found
+
+
+def _verdict(difference: Interval | None) -> tuple[str, str]:
+    if difference is None:
+        return "Measured before training only, so far.", "same"
+    if difference.low > 0:
+        return "Better: the interval of the gain lies above 0.", "better"
+    if difference.high < 0:
+        return "Worse: the interval of the gain lies below 0.", "worse"
+    return "Not told apart: the interval of the gain holds 0.", "same"

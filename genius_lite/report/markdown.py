@@ -1,0 +1,61 @@
+"""The report as Markdown: what the page says, without its charts and trees."""
+
+from __future__ import annotations
+
+import re
+
+from genius_lite.report import headline, tables
+from genius_lite.report.gather import RunData
+from genius_lite.report.page import recipe_text
+from genius_lite.report.tables import Table
+from genius_lite.report.text import visible
+
+# An interval is left as it is: nothing but figures stands in its brackets, and no link follows.
+_MEANS_SOMETHING = re.compile(r"\[[\d.,+\N{MINUS SIGN} ]+\](?![(\[:])|([\\`*_\[\]|~$@])")
+
+
+def markdown(data: RunData) -> str:
+    """The Markdown of a run's report."""
+    keep = data.recipe["quantize"]["keep"]
+    parts = [f"# {escaped(visible(data.name))}: genius-lite run report", escaped(headline.outcome(data))]
+    for task in headline.task_changes(data):
+        parts += [f"## {escaped(task.task)}: {task.problems} problems", "\n".join(map(_change, task.changes))]
+        parts += [_table(table, 3) for table in tables.task_tables(data) if table.title == task.task]
+    if data.base.tasks and data.best:
+        parts.append(headline.FLATTERED)
+    if signals := tables.signals_table(data):
+        parts.append(_table(signals))
+    parts += [_table(tables.rounds_table(data)), _table(tables.learner_table(data))]
+    raised = [f"- {r.name}, {alarm.level}: {escaped(visible(alarm.line))}" for r in data.rounds for alarm in r.alarms]
+    parts += ["\n".join(["## Alarms\n", *raised])] * bool(raised)
+    parts.append(_table(tables.guard_table(data)))
+    parts += [_table(tables.types_table(r, keep)) for r in data.rounds if r.tried]
+    parts += [_table(tables.stages_table(data)), _table(tables.pairs_table(data)), _table(tables.identity_table(data))]
+    parts.append(f"## Recipe\n\n{_fenced(recipe_text(data))}")
+    return "\n\n".join(parts) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown takes for text, on one line."""
+    one_line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MEANS_SOMETHING.sub(lambda m: f"\\{m[1]}" if m[1] else m[0], one_line)
+
+
+def _change(change: headline.Change) -> str:
+    before, after = (f"{change.before} {change.beside[0]}", f"{change.after} {change.beside[1]}")
+    gain = f"{escaped(change.gain)}. " if change.gain else ""
+    return f"- {escaped(change.name)}: {escaped(before)} to {escaped(after)}. {gain}{change.verdict}"
+
+
+def _table(table: Table, level: int = 2) -> str:
+    rows = [table.headings, ["---", *["---:"] * (len(table.headings) - 1)]]
+    rows += [[f"**{escaped(row[0])}**" if n in table.marked else escaped(row[0]), *map(escaped, row[1:])]
+             for n, row in enumerate(table.rows)]  # fmt: skip
+    shown = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"{'#' * level} {escaped(table.title)}\n\n{shown}" + (f"\n\n{escaped(table.note)}" if table.note else "")
+
+
+def _fenced(text: str) -> str:
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}yaml\n{text}{fence}"

@@ -1,0 +1,97 @@
+"""The report as one HTML file that asks no network for anything.
+
+Everything that a model, a query or a recipe says is untrusted. The template escapes it; what the script shows is JSON
+in which no `<` stands, and is set as text. The Content-Security-Policy allows this page's own script and style, by
+their hashes, and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+
+from markupsafe import Markup
+
+from genius_lite import __version__
+from genius_lite.report import figures, headline, tables
+from genius_lite.report.gather import RunData
+from genius_lite.report.text import plain, visible
+from genius_lite.report.units import number, percent
+
+_ASSETS = files("genius_lite.report") / "assets"
+
+
+def page(data: RunData) -> str:
+    """The HTML of a run's report."""
+    import jinja2
+
+    env = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
+    )
+    env.filters |= {"percent": percent, "number": number, "visible": visible}
+    style, script = _asset("report.css"), _asset("report.js")
+    return env.from_string(_asset("report.html")).render(
+        data=data,
+        version=__version__,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        trees=Markup(embedded(data.explorer.as_dict())),
+        recipe=recipe_text(data),
+        **_shown(data),
+    )
+
+
+def embedded(value: Any) -> str:
+    """JSON that can stand inside a script element: nothing in it ends the element or begins a comment."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def recipe_text(data: RunData) -> str:
+    """The recipe as YAML."""
+    import yaml
+
+    return yaml.safe_dump(plain(data.recipe), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _shown(data: RunData) -> dict[str, Any]:
+    """What the template puts in its places."""
+    keep = data.recipe["quantize"]["keep"]
+    types = [(figures.types_figure(r, keep), tables.types_table(r, keep)) for r in data.rounds if r.tried]
+    return {
+        "outcome": headline.outcome(data),
+        "tasks": list(
+            zip(headline.task_changes(data), figures.task_figures(data), tables.task_tables(data), strict=True)
+        ),
+        "flattered": headline.FLATTERED,
+        "changes": headline.signal_changes(data),
+        "signals": tables.signals_table(data),
+        "curves": figures.round_figures(data),
+        "rounds": tables.rounds_table(data),
+        "training": figures.training_figures(data),
+        "learner": tables.learner_table(data),
+        "alarms": [(r, alarm, visible(alarm.line)) for r in data.rounds for alarm in r.alarms],
+        "lights": figures.lights(data),
+        "guard": tables.guard_table(data),
+        "types": types,
+        "time": figures.time_figure(data),
+        "stages": tables.stages_table(data),
+        "pairs_figure": figures.pairs_figure(data),
+        "pairs": tables.pairs_table(data),
+        "identity": tables.identity_table(data),
+    }
+
+
+def _asset(name: str) -> str:
+    return (_ASSETS / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,253 @@
+"""The tables of a run's report, as text; the page and the Markdown file show the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from genius_lite import __version__
+from genius_lite.recipe import Guard, Limit
+from genius_lite.report.gather import RoundData, RunData, Timed
+from genius_lite.report.text import visible
+from genius_lite.report.units import NONE, accuracy, duration, figure, gain, number, percent, size
+
+FILTERS = {
+    "gap": "values too close",
+    "looping": "in a loop",
+    "truncated": "cut off",
+    "length": "lengths too different",
+    "agreement": "answers do not agree",
+}
+"""Pair filters of the recipe, and what each looks at."""
+
+_AMOUNTS = {
+    "import": ("matrices", 1.0),
+    "rollouts": ("tokens", 1.0),
+    "train": ("pairs", 1.0),
+    "quantize": ("MB", 1e-6),
+    "evaluation": ("tokens", 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under headings; the first column names the row. `marked` rows stand out."""
+
+    name: str
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+    note: str = ""
+    marked: frozenset[int] = frozenset()
+
+
+def task_tables(data: RunData) -> list[Table]:
+    """A table for each task: the base model and every round that answered it."""
+    tables = []
+    for n, name in enumerate(dict.fromkeys(task.task for policy in data.policies for task in policy.tasks)):
+        rows, marked = [], set()
+        for policy in data.policies:
+            for task in (task for task in policy.tasks if task.task == name):
+                if policy.number and policy.number == data.best:
+                    marked.add(len(rows))
+                p_value = number(task.mcnemar.p_value, 3) if task.mcnemar else NONE
+                cells = [accuracy(task.sampled), gain(task.sampled_gain), accuracy(task.greedy), gain(task.greedy_gain)]
+                rows.append([policy.name, *cells, p_value, number(task.length, 0), percent(task.cut)])
+        headings = ["policy", "sampled", "gain, points", "greedy", "gain, points", "p", "tokens", "cut off"]
+        tables.append(Table(f"task-{n}", visible(name), headings, rows, marked=frozenset(marked)))
+    return tables
+
+
+def signals_table(data: RunData) -> Table | None:
+    """What the responses to held-out queries show without any label."""
+    policies = [policy for policy in data.policies if policy.signals]
+    rows = [
+        _row("Agreement of answers to a query", policies, lambda p: percent(p.signals and p.signals.agreement)),
+        _row("Responses that state an answer", policies, lambda p: percent(p.signals and p.signals.parsed)),
+        _row("Token entropy, nats per token", policies, lambda p: number(p.signals and p.signals.entropy)),
+        _row("KL to the base, nats per token", policies, lambda p: number(p.signals and p.signals.kl, 3)),
+        _row("Length, tokens", policies, lambda p: number(p.signals and p.signals.length, 0)),
+        _row("Responses that end", policies, lambda p: percent(p.signals and p.signals.ended)),
+        _row("Responses that end in a loop", policies, lambda p: percent(p.signals and p.signals.loops)),
+        _row("Different 2-grams", policies, lambda p: percent(p.signals and p.signals.distinct)),
+        _row("Different answers to a query", policies, lambda p: percent(p.signals and p.signals.unique)),
+    ]
+    note = "Means over the responses to held-out queries, from which nothing learns. They need no label."
+    return Table("signals", "Held-out queries", _headings("", policies), rows, note) if policies else None
+
+
+def rounds_table(data: RunData) -> Table:
+    """What each round did."""
+
+    def plain(name: str, key: str, form: Callable[[Any], str] = number) -> list[str]:
+        return _row(name, data.rounds, lambda r: form(r.figures.get(key)))
+
+    def trained(name: str, key: str, form: Callable[[Any], str]) -> list[str]:
+        return _row(name, data.rounds, lambda r: form(r.training.get(key)))
+
+    rows = [
+        plain("Queries", "queries"),
+        plain("Candidates", "candidates"),
+        plain("Sampled tokens", "sampled_tokens"),
+        plain("Tokens per second", "tokens_per_s", lambda v: number(v, 0)),
+        plain("Mean foresight value, nats per token", "mean_value", lambda v: number(v, 3)),
+        plain("Candidates whose response ended", "ended_share", percent),
+        plain("Pairs", "pairs"),
+        trained("Updates", "updates", number),
+        trained("Loss", "loss", lambda v: number(v, 4)),
+        trained("Learned margin, nats", "margin", lambda v: number(v, 2, "+")),
+        trained("Pairs ranked right", "accuracy", percent),
+        _row("Type of the GGUF", data.rounds, lambda r: r.figures.get("quantized", {}).get("type", NONE)),
+        _row("Margin that it keeps", data.rounds, _kept),
+        plain("Size of the GGUF", "gguf_bytes", size),
+    ]
+    note = (
+        "Value: f, the mean log-probability of a simulated future. Loss: mean of the last epoch. Margin: how much "
+        "further apart chosen and rejected responses are than in the base model, after training. Margins and values "
+        "say what was learned, not whether answers became better."
+    )
+    return Table("rounds", "Rounds", _headings("", data.rounds), rows, note)
+
+
+def guard_table(data: RunData) -> Table:
+    """Every signal against its limits."""
+    guard = Guard.model_validate(data.recipe["guard"])
+    rounds = [r for r in data.rounds if r.readings]
+    rows = []
+    for signal, described in Guard.model_fields.items():
+        limit: Limit = getattr(guard, signal)
+        cells, low = [], False
+        for r in rounds:
+            level = next((alarm.level for alarm in r.alarms if alarm.signal == signal), "")
+            reading = next((reading for reading in r.readings if reading.signal == signal), None)
+            low = reading.low if reading else low
+            cells.append(f"{figure(reading.value)} {level}".rstrip() if reading else NONE)
+        rows.append([f"{signal}: {described.description}", _bound(limit.warn, low), _bound(limit.halt, low), *cells])
+    headings = ["signal", "warns", "halts", *(r.name for r in rounds)]
+    return Table("guard", "Collapse guard", headings, rows)
+
+
+def types_table(r: RoundData, keep: float) -> Table:
+    """What each quantization type kept of the round's margin."""
+    chosen = r.figures.get("quantized", {}).get("type")
+    rows = []
+    for row in r.tried:
+        matrix = "" if row["importance"] or row["type"] == "adapter" else ", no importance matrix"
+        kept = NONE if row["kept"] is None else f"{percent(row['kept'])} ± {number(100 * row['error'], 0)}"
+        cells = [number(row["margin"], 2, "+"), number(row["kl"], 4), f"× {number(row['perplexity'], 3)}"]
+        speed = number(row["tokens_per_s"], 0) if row["tokens_per_s"] else NONE
+        rows.append([row["type"] + matrix, kept, *cells, speed])
+    marked = frozenset(n for n, row in enumerate(r.tried) if row["type"] == chosen)
+    headings = ["type", "margin kept", "margin, nats", "KL, nats per token", "perplexity", "tokens per second"]
+    note = f"Set beside the F16 merge; ± one standard error. At least {percent(keep)} is to be kept."
+    return Table(f"types-{r.number}", f"Quantization types, {r.name}", headings, rows, note, marked)
+
+
+def stages_table(data: RunData) -> Table:
+    """Time and memory of every stage."""
+    stages = stage_totals(data)
+    total = sum(timed.seconds for _, timed in stages) or 1.0
+    rows = []
+    for name, timed in stages:
+        unit, scale = _AMOUNTS.get(timed.stage, ("", 1.0))
+        rate = timed.amount * scale / timed.seconds if timed.seconds else 0.0
+        shown = f"{number(rate, 0 if rate >= 10 else 2)} {unit}/s" if rate else NONE
+        memory = [size(timed.peak_bytes), size(timed.sampler_peak_bytes)]
+        rows.append([f"{name}: {timed.stage}", duration(timed.seconds), percent(timed.seconds / total), shown, *memory])
+    rows.append(["all stages", duration(total if stages else 0), "100 %", NONE, NONE, NONE])
+    headings = ["stage", "time", "share", "rate", "memory, run", "memory, sampler"]
+    note = "Memory: the most that the run's own process had held up to the end of the stage, and its sampler's process."
+    return Table("stages", "Time and memory", headings, rows, note)
+
+
+def stage_totals(data: RunData) -> list[tuple[str, Timed]]:
+    """(policy, stage) in order; what an interruption cut in pieces is put together."""
+    found: dict[tuple[str, str], Timed] = {}
+    for name, lines in [("model", data.imported), *((p.name, p.timed) for p in data.policies)]:
+        for line in lines:
+            before = found.get((name, line.stage))
+            found[name, line.stage] = _joined(before, line) if before else line
+    return [(name, timed) for (name, _), timed in found.items()]
+
+
+def pairs_table(data: RunData) -> Table:
+    """How many pairs there were, which were left out and why, and what they are like."""
+    rounds = [r for r in data.rounds if "pairs" in r.figures]
+    left_out = {r.number: r.figures.get("pairs_left_out", {}) for r in rounds}
+    rows = [_row("Found", rounds, lambda r: number(r.figures["pairs"] + sum(left_out[r.number].values())))]
+    for key, why in FILTERS.items():
+        rows.append(_row(f"Left out: {why} ({key})", rounds, lambda r, k=key: number(left_out[r.number].get(k))))
+    rows += [
+        _row("Kept", rounds, lambda r: number(r.figures["pairs"])),
+        _row("Of them held back", rounds, lambda r: number(r.pairs and r.pairs.held_back)),
+        _row("Chosen response, mean tokens", rounds, lambda r: number(r.pairs and r.pairs.chosen_tokens, 0)),
+        _row("Rejected response, mean tokens", rounds, lambda r: number(r.pairs and r.pairs.rejected_tokens, 0)),
+        _row("Gap of values, nats per token", rounds, lambda r: number(r.pairs and r.pairs.gap, 3)),
+        _row("Mean calibration weight w", rounds, lambda r: number(r.pairs and r.pairs.weight, 3)),
+        _row("Pairs with w below 1", rounds, lambda r: percent(r.pairs and r.pairs.relaxed)),
+    ]
+    note = "Nothing learns from the pairs of held-out queries. A w below 1 pushes the rejected response down less."
+    return Table("pairs", "Preference pairs", _headings("", rounds), rows, note)
+
+
+def learner_table(data: RunData) -> Table:
+    """How each round was trained."""
+    rounds = [r for r in data.rounds if r.training]
+    rows = [
+        _row("Precision", rounds, lambda r: r.training["precision"]),
+        _row("Device", rounds, lambda r: r.training["device"]),
+        _row("Memory of the weights", rounds, lambda r: size(r.training["weight_bytes"])),
+        _row("Learner and sampler differ, nats per token", rounds, lambda r: number(r.training["parity"], 4)),
+        _row("Tokens that packing shared", rounds, lambda r: percent(r.training["shared_tokens"])),
+        _row("Pairs learned from", rounds, lambda r: number(r.training["pairs"])),
+    ]
+    return Table("learner", "Training", _headings("", rounds), rows)
+
+
+def identity_table(data: RunData) -> Table:
+    """What the run was made from and what it made, by content."""
+    recipe = data.recipe
+    rows = [
+        ["Model", visible(data.model.get("origin") or data.model.get("path", NONE))],
+        ["SHA-256 of the model", recipe["model"]],
+        *([["SHA-256 of the full-precision weights", recipe["weights"]]] if recipe["weights"] else []),
+        ["Queries: number, hash", visible(recipe["queries"])],
+        *(["Task: problems, hash", visible(task)] for task in recipe["tasks"]),
+        *([f"SHA-256 of {visible(name)}", digest] for name, digest in data.exported.items()),
+        ["Report written by", f"genius-lite {__version__}"],
+    ]
+    return Table("identity", "Hashes", ["what", "value"], rows)
+
+
+def _row(name: str, policies: list[RoundData], cell: Callable[[RoundData], str]) -> list[str]:
+    return [name, *(cell(policy) for policy in policies)]
+
+
+def _headings(first: str, policies: list[RoundData]) -> list[str]:
+    return [first, *(policy.name if policy.finished else f"{policy.name}, not finished" for policy in policies)]
+
+
+def _kept(r: RoundData) -> str:
+    quantized = r.figures.get("quantized", {})
+    row = next((row for row in quantized.get("tried", []) if row["type"] == quantized["type"]), None)
+    if row is None:
+        return "all" if quantized else NONE
+    return NONE if row["kept"] is None else f"{percent(row['kept'])} ± {number(100 * row['error'], 0)}"
+
+
+def _bound(limit: float | None, low: bool) -> str:
+    return NONE if limit is None else f"{'below' if low else 'above'} {limit:g}"
+
+
+def _joined(a: Timed, b: Timed) -> Timed:
+    def most(x: int | None, y: int | None) -> int | None:
+        return max((v for v in (x, y) if v is not None), default=None)
+
+    return Timed(
+        a.stage,
+        a.seconds + b.seconds,
+        a.amount + b.amount,
+        most(a.peak_bytes, b.peak_bytes),
+        most(a.sampler_peak_bytes, b.sampler_peak_bytes),
+    )

@@ -1,0 +1,156 @@
+"""A run's figures for the experiment trackers that accelerate knows; off unless the recipe names one.
+
+The axis is the number of optimizer updates since the run began, over all rounds: training has a step for each, and a
+round's other figures stand at its last one. `tracking.json` remembers how far that was told, so that a run that goes on
+repeats nothing, and one that is tracked only later tells what it did before.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from genius_lite.errors import UserError
+from genius_lite.evaluate.measure import TaskResult
+from genius_lite.evaluate.record import Evaluation
+from genius_lite.evaluate.signals import Signals
+from genius_lite.hardware import learner_device
+from genius_lite.recipe import Recipe
+from genius_lite.rundir import TRACKING, write_json
+
+_MARK_FILE = "tracking.json"
+_NOTHING_TOLD = {"update": 0, "round": -1}
+
+
+def require_trackers(recipe: Recipe) -> None:
+    """Refuse a tracker that is not there.
+
+    Raises:
+        UserError: its package is not installed.
+    """
+    for name in recipe.tracking.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"tracking.with: {name} is not installed; pip install {name}, or take it out")
+
+
+@contextmanager
+def tracked(recipe: Recipe, folder: Path) -> Iterator[Tracker]:
+    """What takes the run's figures while the block lasts.
+
+    Args:
+        folder: the run's, where TensorBoard's files go too.
+    """
+    tracker = Tracker(recipe, folder)
+    try:
+        yield tracker
+    finally:
+        tracker.close()
+
+
+class Tracker:
+    """Tells each update and each round to every tracker, once; made by `tracked`."""
+
+    def __init__(self, recipe: Recipe, folder: Path):
+        self._accelerator: Any = None
+        self._mark: dict[str, Any] = {}
+        self._mark_file = folder / _MARK_FILE
+        self._before = 0  # updates of the rounds before
+        if not recipe.tracking.trackers:
+            return
+        from accelerate import Accelerator
+
+        begun = self._mark_file.exists()
+        self._mark = json.loads(self._mark_file.read_text()) if begun else _NOTHING_TOLD | {"id": uuid.uuid4().hex[:8]}
+        files = folder / TRACKING
+        files.mkdir(exist_ok=True)
+        accelerator = Accelerator(
+            cpu=learner_device() == "cpu", log_with=list(recipe.tracking.trackers), project_dir=str(files)
+        )
+        hosted = {"name": recipe.tracking.name or folder.name, "resume": "allow"}
+        accelerator.init_trackers(
+            recipe.tracking.project,
+            config=None if begun else _flat(recipe.model_dump(mode="json", by_alias=True)),
+            init_kwargs={"wandb": {**hosted, "id": self._mark["id"], "dir": str(files)}, "trackio": hosted},
+        )
+        self._accelerator = accelerator
+        self._told()
+
+    def base(self, found: Evaluation) -> None:
+        """The base model's figures, before the first update."""
+        self._round(0, _evaluated(found))
+
+    def update(self, number: int, row: dict[str, float]) -> None:
+        """An update of the round's training: its number in the round, from 0, and its row of the curve."""
+        step = self._before + number + 1
+        if self._accelerator and step > self._mark["update"]:
+            self._accelerator.log({f"train/{name}": value for name, value in row.items()}, step=step)
+            self._told(update=step)
+
+    def round(self, report: dict[str, Any]) -> None:
+        """A finished round's report, and the updates of its training that were not told yet."""
+        for number, row in enumerate(report["training"]["curve"]):
+            self.update(number, row)
+        self._before += report["training"]["updates"]
+        self._round(report["round"], _figures(report))
+
+    def close(self) -> None:
+        if self._accelerator:
+            self._accelerator.end_training()
+
+    def _round(self, number: int, figures: dict[str, float]) -> None:
+        if self._accelerator and number > self._mark["round"]:
+            self._accelerator.log({"round/number": number, **figures}, step=self._before)
+            self._told(round=number)
+
+    def _told(self, **upto: int) -> None:
+        self._mark |= upto
+        partial = self._mark_file.with_suffix(".new")
+        write_json(partial, self._mark)
+        partial.replace(self._mark_file)
+
+
+def _figures(report: dict[str, Any]) -> dict[str, float]:
+    """What a round's report says in numbers."""
+    training, quantized = report["training"], report["quantized"]
+    kept = [row["kept"] for row in quantized["tried"] if row["type"] == quantized["type"]]
+    names = ("queries", "pairs", "sampled_tokens", "tokens_per_s", "mean_value", "ended_share", "gguf_bytes")
+    found = {f"round/{name}": report[name] for name in names}
+    found |= {f"round/{name}": training[name] for name in ("loss", "margin", "accuracy", "parity")}
+    found |= {f"round/{name}": report["watched"][name] for name in ("spread", "length_gap")}
+    found |= {"round/kept_margin": kept[0] if kept else None, "round/alarms": len(report["alarms"])}
+    found |= _evaluated(
+        Evaluation(
+            msgspec.convert(report["evaluation"], list[TaskResult]),
+            msgspec.convert(report["watched"]["signals"], Signals | None),
+        )
+    )
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _evaluated(found: Evaluation) -> dict[str, float]:
+    """The accuracies on the tasks, and the signals of the held-out queries."""
+    shown: dict[str, float] = {}
+    for task in found.tasks:
+        for kind, accuracy in (("sampled", task.sampled), ("greedy", task.greedy)):
+            if accuracy:
+                shown[f"tasks/{task.task}/{kind}"] = accuracy.estimate
+    signals = msgspec.structs.asdict(found.signals) if found.signals else {}
+    return shown | {f"signals/{name}": value for name, value in signals.items()}
+
+
+def _flat(values: dict[str, Any], above: str = "") -> dict[str, str | int | float | bool]:
+    """`foresight.beams: 2`: sections become parts of the names, lists text."""
+    found: dict[str, str | int | float | bool] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{above}{name}.")
+        else:
+            found[f"{above}{name}"] = value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+    return found

@@ -1,0 +1,39 @@
+"""A run's report as files: `report.html`, which is complete in itself, and `report.md`."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+from genius_lite.report.gather import gather
+from genius_lite.report.markdown import markdown
+from genius_lite.report.page import page
+from genius_lite.report.trees import QUERIES
+from genius_lite.rundir import private, refuse_links, write_text
+
+REPORT_FILES = ("report.html", "report.md")
+
+
+def write_report(run: Path, to: Path, queries: int = QUERIES) -> list[Path]:
+    """Write the report of a run folder, finished or not, into the folder `to`; one that is there is replaced.
+
+    It holds questions and responses. In the run's folder it is for its user alone, as that is; elsewhere its modes
+    follow the umask, since the user says for whom it is.
+
+    Args:
+        queries: whose rollout trees the page holds, at most.
+
+    Raises:
+        UserError: `run` is no run folder, a file in it is damaged, or a link; nothing is written then.
+        OSError: `to` cannot be written.
+    """
+    data = gather(run, queries)
+    refuse_links(run)
+    to.mkdir(parents=True, exist_ok=True)
+    written = []
+    with private() if to.samefile(run) else nullcontext():
+        for name, text in zip(REPORT_FILES, (page(data), markdown(data)), strict=True):
+            partial = to / f"{name}.partial"
+            write_text(partial, text)
+            written.append(partial.replace(to / name))
+    return written

@@ -1,0 +1,143 @@
+"""Let llama.cpp look at a file in a process of its own: `python -m genius_lite.sampler.probe FILE [quantize]`.
+
+llama.cpp aborts, crashes or never ends on some files that are broken. Here it only takes this process with it; the run,
+which opens the same file afterwards, reads the exit status. No weights are loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from genius_lite.prompts import Vocabulary
+
+REFUSED = 3
+"""Exit status for a file that llama.cpp cannot load; the reason is one line on standard output."""
+
+_ERROR = 4  # ggml_log_level
+_SECONDS = 60  # of computing; a vocabulary of 150 thousand tokens takes half a second
+_MEMORY = 512_000_000  # bytes beyond the file's own size; it takes 120 MB in all
+_PREFIX = re.compile(r"(\w+: |error loading model( \w+)?: )*")
+_LONGEST, _MOST_WORDS = 300, 100  # characters of a reason; pieces that llama.cpp says
+_PROBED = 16  # tokens of the context that is tried
+# Every byte that UTF-8 has, digits and words, line breaks and spaces of all kinds, and scripts with rules of their own.
+_SAMPLE = "".join(
+    [
+        *map(chr, range(0x80)),
+        *map(chr, range(0x80, 0x800, 63)),
+        *map(chr, (0x0E01, 0x1100, 0x2028, 0x3000, 0x4E00, 0x5B57, 0x6F22, 0x7A2E, 0x8A9E, 0x9F8D, 0xAC00, 0xFB01)),
+        *map(chr, range(0x10000, 0x110000, 0x3FFFF)),
+        " the quick  brown\t\tfox's 1234567890 jumps,\r\n\r\n   over\n\n\n",
+    ]
+)
+
+
+class _Refused(Exception):
+    """llama.cpp said no, in an orderly way."""
+
+
+def main() -> None:
+    """Exit with 0 if llama.cpp takes the file."""
+    words: list[str] = []
+
+    @llama_cpp.llama_log_callback
+    def heard(level: int, text: bytes, data: Any) -> None:
+        if level == _ERROR and len(words) < _MOST_WORDS:
+            words.append(text.decode("utf-8", errors="replace"))
+
+    # The C libraries print to descriptor 1 when they like.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    llama_cpp.llama_log_set(heard, ctypes.c_void_p(0))
+    try:
+        examine(Path(sys.argv[1]), quantizer="quantize" in sys.argv[2:])
+    except (_Refused, MemoryError) as refused:
+        print(_reason(str(refused) or "it takes too much memory", words), file=out, flush=True)
+        raise SystemExit(REFUSED) from None
+
+
+def examine(path: Path, *, quantizer: bool) -> None:
+    """Take llama.cpp through what it does with a model: all but decode."""
+    llama_cpp.llama_backend_init()
+    _limit(path)
+    no_devices = (ctypes.c_void_p * 1)(None)
+    params = llama_cpp.llama_model_default_params()
+    params.devices, params.n_gpu_layers = ctypes.addressof(no_devices), 0
+    params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise _Refused("it does not load")
+    vocabulary = Vocabulary(model)
+    _spell(vocabulary)
+    _plan(model)
+    if quantizer:
+        _plan_quantizing(path)
+
+
+def _limit(path: Path) -> None:
+    """Let the system end this process when it takes too much time or memory; Windows knows neither, macOS no memory."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    import psutil
+
+    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    if sys.platform == "linux":
+        space = psutil.Process().memory_info().vms + path.stat().st_size + _MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (space, space))
+
+
+def _spell(vocabulary: Vocabulary) -> None:
+    """Every token as text, and text as tokens."""
+    tokens = (llama_cpp.llama_token * vocabulary.size)(*range(vocabulary.size))
+    for special in (False, True):
+        # The first call asks for the length, which is given as a negative number.
+        room = -llama_cpp.llama_detokenize(vocabulary.handle, tokens, len(tokens), b"", 0, False, special)
+        text = ctypes.create_string_buffer(max(room, 0) + 1)
+        llama_cpp.llama_detokenize(vocabulary.handle, tokens, len(tokens), text, room, False, special)
+    try:
+        for special in (False, True):
+            found = vocabulary.encode(_SAMPLE + vocabulary.bos_text + vocabulary.eos_text, special=special, bos=True)
+            if not found or not all(0 <= token < vocabulary.size for token in found):
+                raise _Refused("its vocabulary does not cover plain text")
+    except RuntimeError as e:
+        raise _Refused(f"its vocabulary is broken: {e}") from None
+
+
+def _plan(model: Any) -> None:
+    """A context, for which llama.cpp builds the computation."""
+    if not (llama_cpp.llama_model_has_decoder(model) and not llama_cpp.llama_model_has_encoder(model)):
+        raise _Refused("it is no model that continues text")
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = params.n_batch = params.n_ubatch = _PROBED
+    params.n_threads = params.n_threads_batch = 1
+    context = llama_cpp.llama_init_from_model(model, params)
+    if not context:
+        raise _Refused("it gives no context")
+    llama_cpp.llama_free(context)
+
+
+def _plan_quantizing(path: Path) -> None:
+    """Which type every tensor would get; whether that is possible is seen when it is done."""
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.dry_run = params.allow_requantize = True
+    params.nthread, params.ftype = 1, llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
+    llama_cpp.llama_model_quantize(str(path).encode(), os.devnull.encode(), ctypes.pointer(params))
+
+
+def _reason(what: str, words: list[str]) -> str:
+    """One line: llama.cpp's own words if it said why."""
+    said = (_PREFIX.sub("", word.strip()) for word in words)
+    found = next((line for line in said if line and not line.startswith("failed to load model")), what)
+    return "".join(c if c.isprintable() else "?" for c in found)[:_LONGEST]
+
+
+if __name__ == "__main__":
+    main()

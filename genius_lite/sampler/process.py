@@ -1,0 +1,106 @@
+"""The sampler's worker seen from outside: started, spoken to, and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from genius_lite.errors import UserError
+from genius_lite.sampler.messages import (
+    HEADER,
+    NOT_FINITE,
+    EngineSettings,
+    Failed,
+    Open,
+    Reply,
+    Request,
+    body_length,
+    decode_reply,
+    frame,
+)
+
+# GNU OpenMP's threads spin for about a millisecond between pieces of work, which starves them as soon as another
+# program wants the cores: beside one busy process a core, decoding fell to between 2 and 27 % of its quiet speed. With
+# a short spin it keeps 45 %, and loses nothing on a quiet machine. Whoever sets it outside decides.
+_SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
+_LARGEST_LOG = 4_000_000  # bytes; then it becomes NAME.1, in place of an older one
+
+
+class SamplerError(RuntimeError):
+    """The sampler's process could not start, or ended while it was needed."""
+
+
+class Worker:
+    """A running worker process; made by `start`."""
+
+    def __init__(self, process: asyncio.subprocess.Process):
+        self.process = process
+
+    @classmethod
+    async def start(cls, model: Path, settings: EngineSettings, log: Path) -> Worker:
+        """A worker that has loaded this GGUF. What llama.cpp prints is added to the file `log`.
+
+        Raises:
+            UserError: the model does not load with these settings.
+            SamplerError: the process ended while it loaded the model.
+        """
+        if log.exists() and log.stat().st_size > _LARGEST_LOG:
+            log.replace(log.with_name(f"{log.name}.1"))
+        with log.open("ab") as stderr:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "genius_lite.sampler.worker"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env={**_SHORT_SPIN, **os.environ},
+                start_new_session=os.name == "posix",  # Ctrl-C is for the run, which then closes the worker
+            )
+        worker = cls(process)
+        try:
+            worker.send(Open(str(model), settings))
+            reply = await worker.read()
+        except asyncio.IncompleteReadError:
+            raise SamplerError(f"the sampler's process {await worker.fate()}; see {log}") from None
+        except BaseException:
+            await worker.stop()
+            raise
+        if isinstance(reply, Failed):
+            await worker.stop()
+            raise UserError(f"{reply.reason} (llama.cpp's own words are in {log})")
+        return worker
+
+    def send(self, request: Request) -> None:
+        """Hand over a request. To a process that has ended it is lost; whoever reads its replies learns of that."""
+        assert self.process.stdin
+        if not self.process.stdin.is_closing():
+            self.process.stdin.write(frame(request))
+
+    async def read(self) -> Reply:
+        """The next reply.
+
+        Raises:
+            asyncio.IncompleteReadError: the process has ended.
+        """
+        assert self.process.stdout
+        header = await self.process.stdout.readexactly(HEADER)
+        return decode_reply(await self.process.stdout.readexactly(body_length(header)))
+
+    async def fate(self) -> str:
+        """How the process ended, once it has."""
+        status = await self.process.wait()
+        if status == NOT_FINITE:
+            return "met logits that are not finite"
+        return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+
+    async def stop(self) -> None:
+        """Killed rather than asked: it has nothing to save, and a decode under way may take a while."""
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        # Without this the transport closes itself after the event loop has ended, and complains.
+        self.process._transport.close()  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from genius_lite.recipe import Guard, Limit
+from genius_lite.records import Candidate, Completion, Query, Rollout, Step
+from genius_lite.report import board as board_module
+from genius_lite.report.board import Board, Histogram, Meter, glimpse, guard_lights, round_row, step_values
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_histogram_counts_in_hundredths_and_is_drawn_at_any_width():
+    values = Histogram()
+    values.add([-0.504, -0.5, -0.496, -0.49, -0.02, -0.01, math.nan, -math.inf])
+    assert values.bins == {-50: 3, -49: 1, -2: 1, -1: 1}
+    assert values.count == 6
+    assert values.mean == pytest.approx((-0.5 * 3 - 0.49 - 0.02 - 0.01) / 6)
+    assert values.columns(2) == (-0.5, -0.01, [4, 2])
+    low, high, counts = values.columns(1000)
+    assert (low, high, len(counts), sum(counts)) == (-0.5, -0.01, 50, 6)
+    assert (counts[0], counts[1], counts[-1]) == (3, 1, 1)
+
+
+def test_one_value_is_one_column():
+    values = Histogram()
+    values.add([0.0])
+    assert values.columns(40) == (0.0, 0.0, [1])
+
+
+def test_a_rate_goes_by_what_was_done_here_and_lately():
+    clock = Clock()
+    meter = Meter("round 1: rollouts", "queries", 110, done=10, clock=clock)
+    assert (meter.read().rate, meter.read().left, meter.read().done) == (None, None, 10)
+    for _ in range(100):
+        clock.now += 2
+        meter.advance(0.5)
+    work = meter.read()
+    assert (work.done, work.rate) == (60, pytest.approx(0.25))
+    assert work.left == pytest.approx(50 / 0.25)
+    clock.now += 3  # the time since is already part of what is left
+    assert meter.read().left == pytest.approx(50 / 0.25 - 3)
+    clock.now += 117  # but nothing for two minutes, after as long at the old rate (59 gaps of two seconds), is slower
+    slower = (59 * 0.5) / (59 * 2 + 120)
+    assert (meter.read().rate, meter.read().left) == (pytest.approx(slower), pytest.approx(50 / slower))
+    for _ in range(60):  # four times as fast: the last sixty marks are all that counts
+        clock.now += 1
+        meter.advance(0.5)
+    assert meter.read().rate == pytest.approx(0.5, rel=0.03)
+
+
+def test_no_forecast_rests_on_the_first_few_and_none_is_made_when_all_is_done():
+    clock = Clock()
+    meter = Meter("x", "pairs", 100, clock=clock)
+    clock.now = 10
+    meter.advance(4)
+    assert (meter.read().rate, meter.read().left) == (0.4, None)
+    clock.now = 12.5
+    meter.advance(1)
+    assert meter.read().left == pytest.approx(95 / 0.4)
+    clock.now = 15.5
+    assert meter.read().left == pytest.approx(95 / 0.4 - 3)
+    meter.advance(95)
+    assert meter.read().left is None
+
+
+def test_the_end_of_a_run_is_forecast_when_every_stage_was_measured(monkeypatch):
+    monkeypatch.setattr(board_module.time, "time", lambda: 100.0)
+    seconds = {"rollouts": 60.0, "pairs": 0.0, "train": 20.0, "merge": 10.0, "evaluate": 5.0}
+    run = Board(rounds=3)
+    run.enter(2, "train")
+    run.entered = 92.0
+    assert run.left(seconds) == pytest.approx((20 - 8) + 10 + 5 + 95)
+    del seconds["merge"]
+    assert run.left(seconds) is None
+    run.enter(3, "evaluate")
+    run.entered = 99.0
+    assert run.left(seconds) == pytest.approx(4)
+    assert run.left({}) is None
+
+
+def test_another_round_begins_with_no_value():
+    run = Board(rounds=2)
+    run.enter(1, "rollouts")
+    run.values.add([-1.0])
+    run.enter(1, "train")
+    assert run.values.count == 1
+    assert run.stages == ("rollouts", "pairs", "train", "merge", "evaluate")
+    run.enter(2, "rollouts")
+    assert run.values.count == 0
+    assert run.stages[-1] == "export"
+
+
+def _candidate(beam: int, token: int, value: float) -> Candidate:
+    return Candidate(beam, Completion([token], [-0.1], "step"), None, value, 0.0)
+
+
+def test_a_rollout_is_shown_along_its_best_beam():
+    first = Step(0, [_candidate(0, 10, -0.9), _candidate(0, 11, -0.4), _candidate(0, 12, -0.5)], [2, 0], 0)
+    second = Step(1, [_candidate(0, 20, -0.8), _candidate(1, 21, -0.3)], [0, 1], 0)
+    query = Query("q", "which?", [1])
+    decode = "{0[0]}".format
+    assert glimpse(Rollout(query, [first]), decode).steps == [(-0.5, "12")]
+    shown = glimpse(Rollout(query, [first, second]), decode)
+    assert (shown.prompt, shown.steps) == ("which?", [(-0.9, "10"), (-0.3, "21")])
+    assert step_values(second) == [-0.8, -0.3]
+    assert step_values(Step(0, [_candidate(0, 1, -1.0)], [0], 0, foreseen=False)) == []
+
+
+SIGNALS = {
+    "entropy": 1.0, "distinct": 0.9, "loops": 0.0, "length": 50.0, "ended": 1.0, "unique": 0.5, "agreement": 0.6,
+    "parsed": 0.8, "kl": 0.1,
+}  # fmt: skip
+REPORT = {
+    "round": 2,
+    "pairs": 30,
+    "sampled_tokens": 1000,
+    "tokens_per_s": None,
+    "mean_value": -0.5,
+    "evaluation": [],
+    "watched": {"signals": SIGNALS},
+    "training": {"loss": 0.6, "margin": 3.0},
+    "quantized": {"type": "Q4_0", "tried": [{"type": "Q8_0", "kept": 0.99}, {"type": "Q4_0", "kept": 0.8}]},
+    "alarms": [{"signal": "kl", "level": "halt"}, {"signal": "margin", "level": "warn"}],
+}
+
+
+def test_lights_are_of_the_signals_that_are_watched():
+    lights = guard_lights(Guard(loops=Limit()), REPORT)
+    assert (lights["kl"], lights["margin"], lights["entropy"]) == ("halt", "warn", "ok")
+    assert "loops" not in lights
+    unwatched = guard_lights(Guard(), {**REPORT, "watched": {"signals": None}, "alarms": []})
+    assert set(unwatched) == {"value", "spread", "length_gap", "accuracy", "margin"}
+
+
+def test_a_report_becomes_a_row():
+    row = round_row(REPORT)
+    assert (row.round, row.score, row.tokens_per_s, row.type, row.kept) == (2, 0.6, None, "Q4_0", 0.8)
+    beside = round_row({**REPORT, "quantized": {"type": "adapter", "tried": []}})
+    assert (beside.type, beside.kept) == ("adapter", 1.0)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import io
+import json
+import shutil
+
+import pytest
+from rich.console import Console
+
+from genius_lite.errors import UserError
+from genius_lite.evaluate.measure import GREEDY, Response
+from genius_lite.report.gather import gather
+from genius_lite.report.headline import outcome, signal_changes, task_changes
+from genius_lite.report.progress import Progressor
+from genius_lite.report.tables import pairs_table, rounds_table, stages_table
+from genius_lite.report.write import write_report
+from genius_lite.run import _write_report
+from tests.report.folder import rollout, write_lines, write_run
+from tests.test_cli import genius
+
+
+@pytest.fixture
+def run(tmp_path, tiny_llama):
+    return write_run(tmp_path / "run", tiny_llama, [rollout(f"question {n}") for n in range(10)])
+
+
+def rows(table) -> dict[str, list[str]]:
+    return {row[0]: row[1:] for row in table.rows}
+
+
+def test_an_unfinished_run_says_where_it_is(run):
+    here = run / "round-1"
+    stages = [("pairs.jsonl", "training"), ("adapter", "merge"), ("policy.gguf", "evaluation")]
+    assert gather(run).now == "not finished: round 1, training"
+    for name, following in stages[1:]:
+        (here / name).mkdir()
+        assert gather(run).now == f"not finished: round 1, {following}"
+    shutil.rmtree(here / "adapter")
+    (here / "pairs.jsonl").unlink()
+    assert gather(run).now == "not finished: round 1, pairs"
+    log = here / "rollouts.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:3]))
+    assert gather(run).now == "not finished: round 1, rollouts of 3 of 10 queries"
+    shutil.rmtree(here)
+    assert gather(run).now == "not finished: evaluation of the base model"
+    assert "What follows is what there is so far" in outcome(gather(run))
+    shutil.rmtree(run / "master")
+    assert gather(run).now == "not finished: import"
+
+
+def test_at_every_stage_a_report_can_be_written(run, tmp_path):
+    for name in (
+        "nothing",
+        "pairs.jsonl",
+        "filtered.json",
+        "timings.jsonl",
+        "rollouts.jsonl",
+        "../round-1",
+        "../master",
+    ):
+        gone = run / "round-1" / name
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
+        for file in write_report(run, tmp_path / "out"):
+            assert file.stat().st_size > 1000
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.html", "report.md"]
+    with pytest.raises(UserError, match="is no run folder"):
+        write_report(tmp_path, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_command_writes_a_report_or_says_why_not(run, tmp_path):
+    written = genius("report", run, "--to", tmp_path / "out", "--queries", 3, cwd=tmp_path)
+    assert written.returncode == 0, written.stderr
+    assert written.stdout.split() == [str(tmp_path / "out" / name) for name in ("report.html", "report.md")]
+    assert "The trees of 3 of 10 queries" in (tmp_path / "out" / "report.html").read_text()
+    (tmp_path / "file").touch()
+    refused = genius("report", run, "--to", tmp_path / "file", cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "name another folder with --to" in refused.stderr
+
+
+def test_a_report_that_fails_is_no_fault_of_the_run(run):
+    (run / "report.html.partial").mkdir()
+    said = io.StringIO()
+    _write_report(run, Progressor(Console(file=said, width=500)))
+    assert said.getvalue().startswith("warning: no report (")
+    assert f"genius-lite report {run} tries again" in said.getvalue()
+
+
+def test_the_figures_of_an_unfinished_round(run):
+    data = gather(run)
+    found = rows(rounds_table(data))
+    # Of each rollout four candidates: 4 + 3, 4 + 3, 6 + 3 and 5 tokens, of which three end responses.
+    assert found["Candidates"] == ["40"]
+    assert found["Sampled tokens"] == [str(10 * (4 + 3 + 4 + 3 + 6 + 3 + 5))]
+    assert found["Mean foresight value, nats per token"] == ["−0.163"]
+    assert found["Candidates whose response ended"] == ["75 %"]
+    assert found["Tokens per second"] == ["30"]
+    assert found["Learned margin, nats"] == ["–"]
+    found = rows(pairs_table(data))
+    assert (found["Found"], found["Left out: values too close (gap)"], found["Kept"]) == (["23"], ["3"], ["20"])
+    assert found["Of them held back"] == ["2"], "one query of ten is held out"
+    assert found["Mean calibration weight w"] == ["0.976"]  # of 1 and exp(-0.05)
+    assert found["Pairs with w below 1"] == ["50 %"]
+    assert sum(query["held"] for query in data.explorer.queries) == 1
+    found = rows(stages_table(data))
+    assert found["round 1: rollouts"][:3] == ["2.0 s", "100 %", "30 tokens/s"]
+
+
+def test_pieces_of_an_interrupted_stage_are_put_together(run):
+    with (run / "round-1" / "timings.jsonl").open("a") as file:
+        line = {
+            "stage": "rollouts",
+            "seconds": 4.0,
+            "amount": 60,
+            "peak_bytes": 7_000_000,
+            "sampler_peak_bytes": 9_000_000,
+        }
+        file.write(json.dumps(line) + "\n")
+        file.write('{"stage": "tr')
+    found = rows(stages_table(gather(run)))
+    assert found["round 1: rollouts"] == ["6.0 s", "100 %", "20 tokens/s", "7.0 MB", "9.0 MB"]
+
+
+def test_the_headline_sets_a_round_beside_the_base(run):
+    def answer(number: int, right: int) -> None:
+        folder = run / f"round-{number}" / "evaluation"
+        folder.mkdir(parents=True)
+        scored = [(n, sample) for n in range(40) for sample in (GREEDY, 0)]
+        write_lines(
+            folder / "responses.jsonl",
+            [Response("sums", f"p{n}", s, "", 5, "end", float(n < right or s == 0)) for n, s in scored],
+        )
+
+    answer(0, 4)
+    (task,) = task_changes(gather(run))
+    assert [change.verdict for change in task.changes] == ["Measured before training only, so far."] * 2
+    answer(1, 30)
+    (task,) = task_changes(gather(run))
+    sampled, greedy = task.changes
+    assert (task.task, task.problems) == ("sums", 40)
+    assert (greedy.before, greedy.after, greedy.tone) == ("10.0 %", "75.0 %", "better")
+    assert greedy.gain.startswith("+65.0 [+")
+    assert (sampled.before, sampled.after, sampled.tone) == ("100.0 %", "100.0 %", "same")
+    assert signal_changes(gather(run)) == []

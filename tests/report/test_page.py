@@ -1,0 +1,197 @@
+"""The report of a real run, as a browser shows it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.report.conftest import open_all
+from tests.test_cli import genius
+
+TASK = {"check": "regex", "source": "low.jsonl", "options": {"pattern": r"^(?=[\x00-_])()", "group": 1}}
+RECIPE = """
+model: {gguf: tiny.gguf}
+queries: {source: q.txt}
+rounds: 2
+foresight: {beams: 2, candidates: 3, steps: 2, max_tokens: 24, temperature: 1.5}
+learner: {rank: 4, lora_alpha: 8, lr: 1e-2, batch_pairs: 2, parity_limit: 5, precision: fp32}
+quantize: {type: auto, among: [Q4_0, Q8_0]}
+sampler: {slots: 8}
+"""
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+
+
+@pytest.fixture(scope="module")
+def run(chromium, tmp_path_factory, tiny_llama) -> Path:
+    """A finished run with a task and held-out queries, and its report; only where a browser can open it."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "tiny.gguf").symlink_to(tiny_llama)
+    (folder / "q.txt").write_text("\n".join(WORDS))
+    # Right is what begins with one of the first 96 bytes: the random model does so now and then.
+    (folder / "low.jsonl").write_text("".join(json.dumps({"prompt": w, "answer": ""}) + "\n" for w in WORDS))
+    (folder / "r.yaml").write_text(RECIPE + f"evaluate: {{samples: 2, tasks: [{json.dumps(TASK)}]}}\n")
+    result = genius("run", "r.yaml", "--out", "a run", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "Report:      a run/report.html" in result.stdout
+    return folder / "a run"
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def rows(opened, name: str) -> dict[str, list[str]]:
+    """A table's rows as a reader sees them."""
+    script = "trs => trs.map(tr => [...tr.cells].map(cell => cell.innerText.trim()))"
+    found = opened.locator(f"#table-{name} tbody tr").evaluate_all(script)
+    return {row[0]: row[1:] for row in found}
+
+
+def shown(value: float, digits: int, sign: str = "") -> str:
+    return f"{value:{sign},.{digits}f}".replace("-", "−")
+
+
+def around(interval: dict[str, float]) -> str:
+    return f"[{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+
+
+@pytest.mark.browser
+def test_the_figures_are_those_of_the_runs_files(run, opened):
+    view = opened(run / "report.html")
+    reports = [read(run / f"round-{n}" / "report.json") for n in (1, 2)]
+    best = read(run / "best.json")["round"]
+    assert view.locator("#status").inner_text() == "finished"
+    exported = Path(read(run / "summary.json")["exported"]).name
+    assert exported in view.locator("#outcome").inner_text()
+    open_all(view)
+
+    found = rows(view, "rounds")
+    assert found["Sampled tokens"] == [f"{report['sampled_tokens']:,}" for report in reports]
+    assert found["Loss"] == [shown(report["training"]["loss"], 4) for report in reports]
+    assert found["Learned margin, nats"] == [shown(report["training"]["margin"], 2, "+") for report in reports]
+    assert found["Mean foresight value, nats per token"] == [shown(report["mean_value"], 3) for report in reports]
+
+    compared = reports[best - 1] if best else reports[-1]
+    (measured,) = compared["evaluation"]
+    after, gain = measured["sampled"], measured["sampled_gain"]
+    assert 0 < after["estimate"] < 1, "a task that says nothing shows nothing"
+    change = view.locator("#result .change").first
+    assert change.locator(".after").inner_text().split() == [
+        f"{100 * after['estimate']:.1f}", "%", *around(after).split()
+    ]  # fmt: skip
+    wanted = f"{100 * gain['estimate']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] points"
+    assert change.locator(".verdict strong").inner_text() == wanted.replace("-", "−")
+    assert set(rows(view, "task-0")) >= {"base model", "round 1", "round 2"} - ({f"round {best}"} if best else set())
+
+    for report in reports:
+        kept = rows(view, f"types-{report['round']}")
+        for cells, row in zip(kept.values(), report["quantized"]["tried"], strict=True):
+            assert cells[0] == f"{100 * row['kept']:,.0f} % ± {100 * row['error']:,.0f}"
+            assert cells[2] == shown(row["kl"], 4)
+    guard = rows(view, "guard")
+    kl = next(cells for name, cells in guard.items() if name.startswith("kl:"))
+    values = [f"{report['watched']['signals']['kl']:.3g}" for report in reports]
+    assert [cell.split()[0] for cell in kl[2:]] == values
+    pairs = rows(view, "pairs")
+    assert pairs["Kept"] == [str(len(lines(run / f"round-{n}" / "pairs.jsonl"))) for n in (1, 2)]
+    stages = rows(view, "stages")
+    (timed,) = [line for line in lines(run / "round-1" / "timings.jsonl") if line["stage"] == "rollouts"]
+    assert stages["round 1: rollouts"][0] == f"{timed['seconds']:.1f} s"
+    assert stages["round 1: rollouts"][4] == f"{timed['sampler_peak_bytes'] / 1e6:.0f} MB"
+    curve = rows(view, "by-update-loss")
+    updates = [row for report in reports for row in report["training"]["curve"]]
+    assert [cells[0] for cells in curve.values()] == [f"{row['loss']:.3g}".replace("-", "−") for row in updates]
+    assert rows(view, "identity")["SHA-256 of the model"] == [read(run / "recipe.json")["model"]]
+
+
+@pytest.mark.browser
+def test_a_tree_unfolds_by_keyboard_to_what_the_rollout_holds(run, opened):
+    view = opened(run / "report.html")
+    every = lines(run / "round-1" / "pairs.jsonl")
+    (found,) = [r for r in lines(run / "round-1" / "rollouts.jsonl") if r["query"]["id"] == every[0]["query_id"]]
+    view.locator("#round").select_option(label="1")
+    view.locator("#search").fill(f"{found['query']['id'][:8]} {found['query']['prompt'].upper()}")
+    assert view.locator("#queries li").all_inner_texts() == [found["query"]["prompt"]]
+    assert found["query"]["id"] in view.locator("#tree").inner_text()
+    for k, step in enumerate(found["steps"]):
+        weights = [math.exp(c["value"] / 0.1) for c in step["candidates"]]
+        for i, c in enumerate(step["candidates"]):
+            head = view.locator(f"#c-{k}-{i} .head").inner_text()
+            share = weights[i] / sum(weights)
+            assert f"f {shown(c['value'], 3)}" in head
+            assert f"F {100 * share:.{1 if share < 0.1 else 0}f}\u00a0%" in head
+            assert f"A {shown(c['advantage'], 3, '+')}" in head
+            assert (f"beam {step['kept'].index(i) + 1}" if i in step["kept"] else "f ") in head
+    pairs = [p for p in every if p["query_id"] == found["query"]["id"]]
+    assert view.locator("#tree .head .chosen").count() == len(pairs) > 0
+    for pair in pairs:
+        weight = math.exp(min(pair["chosen_advantage"] - pair["rejected_advantage"], 0))
+        assert f"weight w {weight:.3f}" in view.locator("#tree .step").nth(pair["step"]).inner_text()
+
+    candidate = found["steps"][0]["candidates"][0]
+    view.locator("#queries li").focus()
+    for _ in range(20):  # from the list to the first candidate
+        view.keyboard.press("Tab")
+        if view.evaluate("document.activeElement.closest('#c-0-0') !== null"):
+            break
+    view.keyboard.press("Enter")
+    said = bytes(t for t in candidate["step"]["tokens"] if t < 256).decode(errors="replace")
+    text = view.locator("#c-0-0 pre").first.text_content()
+    plain = re.sub(r"\[U\+(\w+)\]", lambda m: chr(int(m[1], 16)), text).replace("↵", "\n")
+    assert plain == said
+    assert f"Step, {len(candidate['step']['tokens'])} tokens" in view.locator("#c-0-0").inner_text()
+
+    view.locator("#search").fill("")
+    view.locator("#only").select_option("held")
+    assert view.locator("#queries li").count() == 1
+    view.locator("#only").select_option("")
+    assert view.locator("#queries li").count() == len(WORDS)
+    view.locator("#queries li[tabindex='0']").focus()
+    before = view.locator("#queries [aria-selected='true']").inner_text()
+    view.keyboard.press("End" if before != WORDS[-1] else "Home")
+    after = view.locator("#queries [aria-selected='true']")
+    assert after.inner_text() != before
+    assert after.inner_text() == view.locator("#tree pre").first.inner_text()
+    view.locator("#search").fill("nothing of this kind")
+    assert view.locator("#tree").inner_text() == "No query matches."
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_fault_of_access_and_no_sideways_scrolling(run, opened, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    for width in (360, 1280):
+        view = opened(run / "report.html", width, scheme)
+        open_all(view)
+        assert view.evaluate("document.documentElement.scrollWidth") <= width
+        found = Axe().run(view).response["violations"]
+        serious = [v for v in found if v["impact"] in ("serious", "critical")]
+        assert [(v["id"], v["nodes"][0]["html"]) for v in serious] == []
+
+
+@pytest.mark.browser
+def test_the_theme_can_be_chosen_and_the_page_reads_without_its_script(run, opened):
+    view = opened(run / "report.html", scheme="light")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light, button = view.evaluate(paper), view.get_by_role("button", name="Theme")
+    for wanted in ("light", "dark"):
+        button.click()
+        assert button.inner_text() == f"Theme: {wanted}"
+    assert view.evaluate(paper) != light
+    view.reload()
+    assert button.inner_text() == "Theme: dark"
+
+    plain = opened(run / "report.html", java_script_enabled=False)
+    assert plain.get_by_text("script, which has not run").is_visible()
+    assert not view.get_by_text("script, which has not run").is_visible()
+    assert plain.locator("main svg").count() > 10
+    assert not plain.get_by_label("Search queries").is_visible()

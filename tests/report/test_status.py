@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import filelock
+import msgspec
+import pytest
+from rich.console import Console
+
+from genius_lite.errors import UserError
+from genius_lite.report.board import Board, Row, Work
+from genius_lite.report.reading import stage_seconds
+from genius_lite.report.status import look
+from tests.report.test_board import REPORT
+
+
+def _write(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A run of two rounds that was interrupted while it searched the queries of the second."""
+    _write(tmp_path / "recipe.json", {"rounds": 2, "queries": "12, 0123456789abcdef"})
+    _write(tmp_path / "lock", "")
+    (tmp_path / "master").mkdir()
+    (tmp_path / "round-0/evaluation").mkdir(parents=True)
+    _write(tmp_path / "round-0/evaluation/signals.json", {**REPORT["watched"]["signals"], "agreement": 0.7})
+    first, second = tmp_path / "round-1", tmp_path / "round-2"
+    for name in ("pairs.jsonl", "policy.gguf", "evaluation/signals.json"):
+        _write(first / name, "")
+    _write(first / "adapter/train.json", {"seconds": 30.0})
+    _write(first / "quantized.json", {"seconds": 7.0})
+    timings = [("rollouts", 40.0), ("rollouts", 20.0), ("train", 99.0), ("evaluation", 5.0)]
+    lines = [json.dumps({"stage": stage, "seconds": seconds}) for stage, seconds in timings]
+    _write(first / "timings.jsonl", "\n".join(lines) + '\n{"stage": "eval')
+    _write(first / "report.json", {**REPORT, "round": 1})
+    _write(second / "rollouts.jsonl", '{"query": 1}\n{"query": 2}\n{"query": 3, "st')
+    return tmp_path
+
+
+def _leave_board(folder: Path, **options) -> None:
+    board = Board(**{"out": "elsewhere", "pid": 1, "host": platform.node(), "number": 2, "kind": "rollouts", **options})
+    (folder / "progress.json").write_bytes(msgspec.json.encode(board))
+
+
+def test_from_the_records_alone(folder):
+    found = look(folder)
+    board = found.board
+    assert (found.state, found.exported) == ("interrupted", None)
+    assert found.meaning == "its process is gone; the same command goes on from here"
+    assert (board.out, board.number, board.kind, board.rounds) == (str(folder), 2, "rollouts", 2)
+    assert board.work == Work("rollouts", "queries", 12, 2)
+    assert [(row.round, row.score) for row in board.rows] == [(0, 0.7), (1, 0.6)]
+    assert board.best == 0  # round 1 was halted by the guard, and is worse
+    assert (board.lights["kl"], board.lights["value"]) == ("halt", "ok")
+    assert stage_seconds(folder) == {"rollouts": 60.0, "pairs": 0.0, "train": 30.0, "merge": 7.0, "evaluate": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("removed", "place"),
+    [
+        ("round-2", (2, "rollouts")),
+        ("round-1/report.json", (1, "evaluate")),
+        ("round-1/policy.gguf", (1, "merge")),
+        ("round-1/adapter", (1, "train")),
+        ("round-1/pairs.jsonl", (1, "rollouts")),
+        ("round-0/evaluation", (0, "evaluate")),
+        ("master", (0, "import")),
+    ],
+)
+def test_the_stage_that_comes_next_is_the_first_that_is_not_there(folder, removed, place):
+    later = ["round-2", "round-1/report.json", "round-1/policy.gguf", "round-1/adapter", "round-1/pairs.jsonl"]
+    for name in later[: later.index(removed) + 1] if removed in later else [*later, removed]:
+        (folder / name).rename(folder / f"gone-{name.replace('/', '-')}")
+    board = look(folder).board
+    assert (board.number, board.kind) == place
+
+
+def test_it_goes_on_where_its_process_lives_and_holds_the_lock(folder):
+    work = Work("round 2: rollouts", "queries", 12, 2.5, 0.1, 95.0)
+    _leave_board(folder, pid=os.getpid(), work=work, rows=[Row(0, 0.7)], stopping=True)
+    assert look(folder).state == "interrupted"
+    with filelock.FileLock(folder / "lock"):
+        found = look(folder)
+        assert (found.state, found.board.work, found.board.stopping) == ("running", work, True)
+        gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+        _leave_board(folder, pid=int(gone.stdout))
+        assert look(folder).state == "interrupted"
+        _leave_board(folder, pid=int(gone.stdout), host="another")
+        assert look(folder).state == "running"
+    _leave_board(folder, ended="stopped on request", command="genius-lite run r.yaml")
+    found = look(folder)
+    assert found.meaning == "stopped on request; the same command goes on from here: genius-lite run r.yaml"
+    assert json.loads(json.dumps(found.as_dict()))["state"] == "interrupted"
+
+
+def test_looking_does_not_keep_a_run_from_starting_and_changes_nothing(folder):
+    def state() -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+    before = state()
+    look(folder)
+    assert state() == before
+    with filelock.FileLock(folder / "lock", timeout=0):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"rounds": [', "\x00\xff"])
+def test_files_that_are_not_whole_say_nothing(folder, content):
+    for name in ("progress.json", "round-1/quantized.json", "round-1/adapter/train.json", "summary.json"):
+        (folder / name).write_bytes(content.encode("latin-1"))
+    found = look(folder)
+    assert (found.state, found.board.kind) == ("interrupted", "rollouts")
+    assert stage_seconds(folder) == {"rollouts": 60.0, "pairs": 0.0, "evaluate": 5.0}
+    (folder / "progress.json").write_text('{"rows": 3}')  # of another version
+    assert look(folder).board.kind == "rollouts"
+
+
+def test_a_finished_run_names_its_model(folder):
+    _write(folder / "best.json", {"round": 0, "stopped": "the collapse guard halted round 1"})
+    _write(folder / "export/m.gguf", "")
+    _write(folder / "summary.json", {"stopped": "the collapse guard halted round 1", "halted": True, "rounds": []})
+    found = look(folder)
+    assert (found.state, found.meaning) == ("halted", "the collapse guard halted round 1")
+    assert (found.exported, found.board.best) == (str(folder / "export/m.gguf"), 0)
+    _write(folder / "summary.json", {"stopped": None, "halted": False, "rounds": []})
+    assert (look(folder).state, look(folder).meaning) == ("finished", "all is done")
+
+
+def test_another_folder_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="is no run folder; name the `out` of a recipe"):
+            look(path)
+
+
+def test_it_is_printed_in_80_columns(folder, capsys):
+    from genius_lite.report.status import print_status
+
+    print_status(look(folder), Console(width=80))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("interrupted: its process is gone")
+    assert any("2/12 queries" in line for line in lines)
+    assert max(map(len, lines[1:])) <= 80

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import math
+
+from genius_lite.report.text import cut, plain, visible
+
+
+def test_what_is_hidden_is_written_out():
+    assert visible("a\x07b\x9f\u202ec\ufeff\u2028") == "a[U+0007]b[U+009F][U+202E]c[U+FEFF][U+2028]"
+    assert visible("\ud800") == "[U+D800]"
+
+
+def test_what_is_text_stays():
+    family = "\U0001f469\u200d\U0001f467"
+    assert visible(f"one\ttwo\n{family} é 中 <b>") == f"one\ttwo\n{family} é 中 <b>"
+
+
+def test_long_text_is_cut_and_says_so():
+    assert cut("abcdef", 6) == "abcdef"
+    assert cut("abcdef", 4) == "abcd… [2 more characters]"
+
+
+def test_json_gets_only_what_it_knows():
+    assert plain({"a\x00": [1, 0.5, math.nan, math.inf, "x\x00", None, True]}) == {
+        "a[U+0000]": [1, 0.5, None, None, "x[U+0000]", None, True]
+    }

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from genius_lite.evaluate.statistics import Interval
+from genius_lite.report.units import accuracy, duration, figure, gain, number, percent, size
+
+
+@pytest.mark.parametrize(
+    ("shown", "wanted"),
+    [
+        (number(1234567), "1,234,567"),
+        (number(-0.125, 3), "−0.125"),
+        (number(2.5, 1, "+", "nats"), "+2.5 nats"),
+        (number(None), "–"),
+        (number(math.nan), "not finite"),
+        (percent(0.315), "32 %"),
+        (percent(None), "–"),
+        (figure(0.0001234), "0.000123"),
+        (accuracy(Interval(0.3121, 0.28, 0.345)), "31.2 % [28.0, 34.5]"),
+        (gain(Interval(0.031, -0.004, 0.059)), "+3.1 [−0.4, +5.9]"),
+        (gain(None), "–"),
+        (size(90_048), "90 kB"),
+        (size(145_300_000), "145 MB"),
+        (size(1_250_000_000), "1.2 GB"),
+        (duration(4.81), "4.8 s"),
+        (duration(59.96), "1 min 00 s"),
+        (duration(123.4), "2 min 03 s"),
+        (duration(3900), "1 h 05 min"),
+    ],
+)
+def test_figures_are_written_with_their_units(shown, wanted):
+    assert shown == wanted

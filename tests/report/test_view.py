@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console, Group
+
+from genius_lite.report.board import Board, Glimpse, Memory, Row, Work
+from genius_lite.report.view import ASCII, UNICODE, duration, view, visible
+
+NASTY = "How\tmany \x1b[31mred\x1b[0m [bold]sheep[/bold]?\n\u202eevil\x9b1A\u200b 数 of " + "sheep " * 50
+LIGHTS = dict.fromkeys(
+    ("entropy", "distinct", "loops", "shorter", "longer", "ended", "unique", "value", "spread", "length_gap"), "ok"
+)
+
+
+def full_board() -> Board:
+    board = Board(out="runs/" + "long-name-" * 8, model="model.gguf", rounds=12, started=10.0, updated=3700.0)
+    board.enter(12, "rollouts")
+    board.work = Work("round 12: rollouts", "queries", 500, 123.7, 0.21, 1700)
+    board.run_left, board.memory = 9000.0, Memory(int(1.5e9), int(0.5e9), int(8e9))
+    board.values.add([-2 + i / 40 for i in range(75)] * 3)
+    board.glimpse = Glimpse(NASTY, [(-0.5, NASTY), (None, "b"), (-0.2, "c"), (-0.1, "fourth")])
+    board.rows = [Row(0, 0.25), *(Row(n, 0.3, 10, 999999, 197.2, -0.6, 0.69, 10.6, "Q8_0", 0.9) for n in range(1, 12))]
+    board.lights = {**LIGHTS, "kl": "warn", "margin": "halt"}
+    board.best = 11
+    return board
+
+
+def drawn(board: Board, width: int, height: int = 24, signs=UNICODE, **options) -> list[str]:
+    out = io.StringIO()
+    console = Console(file=out, width=width, height=height, **options)
+    console.print(Group(*view(board, "the hint", width, height, signs)))
+    return out.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+def test_no_line_is_longer_than_the_terminal_is_wide_and_there_are_24_at_most(width):
+    for board in (Board(rounds=1), full_board()):
+        lines = drawn(board, width, height=50)
+        assert len(lines) <= 24
+        assert len(lines) == len(view(board, "the hint", width, 50))  # none was wrapped
+    text = "\n".join(lines)
+    for word in ("round 12", "▸ rollouts", "123/500 queries", "margin", "the hint"):
+        assert word in text
+
+
+@pytest.mark.parametrize("height", [23, 16, 10, 4, 1])
+def test_what_matters_least_goes_first(height):
+    lines = drawn(full_board(), 80, height)
+    assert len(lines) <= height
+    assert any("123/500" in line for line in lines)
+    if height >= 10:
+        assert any("time" in line or "about 2h30m left" in line for line in lines)
+        assert any("✗ margin" in line for line in lines)
+
+
+def test_what_a_model_writes_does_nothing_to_the_terminal():
+    lines = drawn(full_board(), 120, force_terminal=True, color_system=None)
+    text = "\n".join(lines)
+    assert "\x9b" not in text and "\u202e" not in text and "\u200b" not in text and "\t" not in text
+    assert "\x1b[31m" not in text
+    assert r"How\tmany \x1b[31mred\x1b[0m [bold]sheep[/bold]?↵\u202eevil\x9b1A\u200b" in text
+    assert visible(" a\r\nb\u00a0c ") == r"a\r↵b c"
+    assert visible("数\x07", ASCII) == r"\u6570\x07"
+
+
+def test_an_ascii_terminal_gets_ascii():
+    lines = drawn(full_board(), 80, signs=ASCII)
+    text = "\n".join(lines)
+    assert text.isascii()
+    assert all(sign in text for sign in ("> rollouts", "+ entropy", "! kl", "X margin", "===", "..."))
+
+
+def test_without_color_the_lights_still_differ(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = "\n".join(drawn(full_board(), 80, force_terminal=True))
+    for color in range(30, 38):
+        assert f"\x1b[{color}m" not in text and f";{color}m" not in text
+    for sign in ("✓ entropy", "! kl", "✗ margin"):
+        assert sign in text
+
+
+def test_the_best_round_is_marked_and_the_latest_are_shown():
+    lines = drawn(full_board(), 80)
+    rows = [line.split() for line in lines if "Q8_0" in line]
+    assert [row[0] for row in rows][-1] == "11*"
+    assert len(rows) == 4
+    assert rows[-1][1:] == ["30.0%", "10", "999999", "197", "-0.60", "0.6900", "+10.60", "Q8_0", "90%"]
+
+
+def test_a_run_that_is_over_has_nothing_under_way():
+    over = view(full_board(), "exported", 80, 24, state="finished")
+    text = "\n".join(line.plain for line in over)
+    assert "▸" not in text and "time left" not in text and "GB" not in text
+    assert "✓ export" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.4, "0s"), (59.6, "1m00s"), (200, "3m20s"), (3600, "1h00m"), (7500, "2h05m")]
+)
+def test_durations(seconds, shown):
+    assert duration(seconds) == shown
