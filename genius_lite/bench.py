@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 
+from genius_lite.errors import UserError
 from genius_lite.recipe import QuantType
-from genius_lite.sampler.client import open_sampler
+from genius_lite.sampler.client import SetAsideError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
 from genius_lite.weights import gguf_file
@@ -82,8 +83,15 @@ def sweep_types(model: Path, kinds: list[QuantType], settings: EngineSettings) -
 
 def decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]], generated: int) -> Speed:
     """Tokens per second with every slot decoding `generated` tokens; the prompts, among which the slots are shared
-    out, are prefilled before."""
-    return asyncio.run(_decode_speed(model, settings, prompts, generated))
+    out, are prefilled before.
+
+    Raises:
+        UserError: the model does not survive it.
+    """
+    try:
+        return asyncio.run(_decode_speed(model, settings, prompts, generated))
+    except SetAsideError as e:
+        raise UserError(f"{model}: {e}") from None
 
 
 def file_speed(model: Path, settings: EngineSettings) -> float:

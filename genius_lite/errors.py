@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that rooms share."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints it and exits with code 2. Every other exception keeps its traceback.
     """
+
+
+class NonFiniteError(RuntimeError):
+    """Something computed is NaN or infinite. The message names the record that it belongs to, which is not kept."""

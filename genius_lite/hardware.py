@@ -15,6 +15,7 @@ Device = Literal["cuda", "mps", "cpu"]
 Precision = Literal["nf4", "bf16", "fp32"]
 
 _WEIGHTS_SHARE = 0.25  # of the free memory that the learner's frozen weights may take without being quantized
+_M_MMAP_THRESHOLD = -3  # malloc.h
 _GPU_TYPES = {1, 2}  # ggml_backend_dev_type: a GPU with memory of its own, one that shares the system's
 
 
@@ -44,10 +45,48 @@ def cpu_name() -> str:
 
 
 def free_memory() -> int:
-    """Bytes that can be used without swapping."""
+    """Bytes that can be used without swapping, and without breaking a container's limit."""
     import psutil
 
-    return psutil.virtual_memory().available
+    free, left = psutil.virtual_memory().available, _left_to_container(Path("/sys/fs/cgroup"))
+    return free if left is None else min(free, left)
+
+
+def _left_to_container(group: Path) -> int | None:
+    """Bytes that the control group (version 2) at a path may still take; None where nothing limits it."""
+    limit, used, stat = (group / f"memory.{name}" for name in ("max", "current", "stat"))
+    if not limit.is_file() or not limit.read_text().strip().isdecimal():
+        return None
+    caches = dict(line.split() for line in stat.read_text().splitlines())  # files that can be forgotten are no loss
+    return int(limit.read_text()) - int(used.read_text()) + int(caches["inactive_file"])
+
+
+def spare_memory() -> None:
+    """Have malloc (glibc's) give every large block back as soon as it is freed, for the rest of this process.
+
+    By itself it keeps freed blocks of up to 32 MB for later, and seldom finds a use for them. With activations computed
+    twice (Qwen2.5-0.5B, 512 tokens, bf16), what training takes besides the weights fell from 1.15 to 0.39 GB; it took a
+    quarter more time, because the kernel hands out cleared memory.
+    """
+    if libc := _glibc():
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+
+
+def give_memory_back() -> None:
+    """Return what was freed to the system, where malloc (glibc's) keeps it for later.
+
+    After an import that was 0.3 GB of SmolLM2-135M and 1.1 GB of Qwen2.5-0.5B, beside which the sampler then runs.
+    """
+    import gc
+
+    gc.collect()  # models are full of circles
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if hasattr(libc, "malloc_trim") else None
 
 
 def peak_memory() -> int:
@@ -124,12 +163,18 @@ def learner_precision(wanted: Literal["auto", "nf4", "bf16", "fp32"], device: De
     """
     if wanted != "auto":
         return wanted
-    native = compute_in_bf16(device)
-    if (1 if native else 2) * sixteen <= _WEIGHTS_SHARE * learner_free_memory(device):
-        return "bf16" if native else "fp32"
+    if fitting := fitting_precision(compute_in_bf16(device), sixteen, learner_free_memory(device)):
+        return fitting
     import bitsandbytes
 
     return "nf4" if device in bitsandbytes.supported_torch_devices else "bf16"
+
+
+def fitting_precision(in_bf16: bool, sixteen: int, free: int) -> Precision | None:
+    """The precision that a device computes in natively, if frozen weights in it leave memory for everything else."""
+    if (1 if in_bf16 else 2) * sixteen > _WEIGHTS_SHARE * free:
+        return None
+    return "bf16" if in_bf16 else "fp32"
 
 
 def learner_free_memory(device: Device) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,10 @@ from genius_lite.queries import hold_out, select
 from genius_lite.recipe import Recipe
 from genius_lite.records import Query, seed_of
 from genius_lite.report.tracking import require_trackers
-from genius_lite.rundir import require_space
 from genius_lite.tuning import context_for
 from genius_lite.weights.foreign import read_foreign
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.importing import check_supported, sha256
-from genius_lite.weights.merge import merged_bytes
-from genius_lite.weights.quantize import quantized_bytes
 from genius_lite.weights.source import locate, locate_weights
 
 
@@ -49,6 +46,20 @@ class Job:
         """The held-out queries whose responses the collapse guard watches."""
         return [q for q in self.queries if q.id in self.held_out][: self.recipe.evaluate.queries]
 
+    def under(self, recipe: Recipe) -> Job:
+        """The same model, queries and tasks under a recipe that names the same.
+
+        Raises:
+            UserError: a query leaves no room for a response.
+        """
+        job = replace(self, recipe=recipe)
+        questions = [question for item in job.tasks for question in item.questions]
+        uses = [
+            ("foresight.max_tokens", recipe.foresight.max_tokens, job.queries),
+            ("max_tokens", job.answer_tokens, questions),
+        ]
+        return replace(job, context=context_for(recipe.sampler.context, job.source, uses))
+
     def identity(self) -> dict[str, Any]:
         """What a run folder must share with the run that made it: settings, model, queries and tasks by content."""
         ids = [q.id for q in self.queries]
@@ -75,21 +86,7 @@ def prepare(recipe: Recipe) -> Job:
         queries, duplicates = select(recipe.queries, vocabulary)
         asked_tasks = [asked(task, vocabulary, recipe.queries.system) for task in tasks]
     held_out = hold_out([q.id for q in queries], recipe.learner.holdout, recipe.seed)
-    job = Job(recipe, source, weights, queries, duplicates, held_out, asked_tasks, context=0)
-    questions = [question for item in asked_tasks for question in item.questions]
-    context = context_for(
-        recipe.sampler.context,
-        source,
-        [("foresight.max_tokens", recipe.foresight.max_tokens, queries), ("max_tokens", job.answer_tokens, questions)],
-    )
-    size = merged_bytes(source)
-    require_space(
-        Path(recipe.out),
-        (6 if weights else 4) * size
-        + (recipe.rounds + 2) * sum(quantized_bytes(source, kind) for kind in recipe.quantize.types),
-        "the 16-bit master and the rounds' models",
-    )
-    return Job(recipe, source, weights, queries, duplicates, held_out, asked_tasks, context)
+    return Job(recipe, source, weights, queries, duplicates, held_out, asked_tasks, context=0).under(recipe)
 
 
 def _identity(item: Asked) -> str:

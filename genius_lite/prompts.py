@@ -1,6 +1,6 @@
 """From a question to prompt tokens, and where a step ends.
 
-The model's own file decides both: its chat template is rendered in a sandbox, its vocabulary (through
+The model's own file decides both: its chat template is rendered apart (`templates.py`), its vocabulary (through
 llama.cpp, without loading the weights) turns text into tokens.
 """
 
@@ -18,8 +18,10 @@ import llama_cpp
 import numpy as np
 
 from genius_lite.errors import UserError
+from genius_lite.templates import Renderer
 
 _PLACEHOLDER = "\N{OBJECT REPLACEMENT CHARACTER}question\N{OBJECT REPLACEMENT CHARACTER}"
+_LONGEST = 200_000  # characters: some 50,000 tokens, and up to a second of tokenizing
 
 
 class Vocabulary:
@@ -29,6 +31,8 @@ class Vocabulary:
         self._model = model
         self.handle: Any = llama_cpp.llama_model_get_vocab(model)
         self.size = llama_cpp.llama_vocab_n_tokens(self.handle)
+        self._renderer: Renderer | None = None
+        self._arounds: dict[str | None, tuple[list[str], list[int]]] = {}  # by system message
 
     @classmethod
     @contextmanager
@@ -44,9 +48,11 @@ class Vocabulary:
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not model:
             raise UserError(f"{path}: llama.cpp cannot read this file's vocabulary; is it a language model?")
+        vocabulary = cls(model)
         try:
-            yield cls(model)
+            yield vocabulary
         finally:
+            vocabulary.close()
             llama_cpp.llama_model_free(model)
 
     @cached_property
@@ -58,17 +64,34 @@ class Vocabulary:
     def prompt(self, question: str, system: str | None = None) -> list[int]:
         """Tokens of a conversation that waits for the assistant's answer to `question`.
 
-        A model without a template gets the question as it is. Text that looks like a special token is kept as
-        text: the question is then tokenized apart from the template around it.
+        A model without a template gets the question as it is. Text that looks like a special token, or becomes one
+        together with what the template writes beside it, is kept as text: the question is then tokenized apart from the
+        template around it. (Tokens that a model's maker added as plain text are no special ones: they are text.)
+
+        Raises:
+            UserError: the template cannot be rendered; or it changes a question that needs to be tokenized apart.
         """
         if not self.template:
             return self.encode(question, special=False, bos=True)
+        around, specials = self._around(system)
         if not any(special in question for special in self._special_texts):
-            return self.encode_rendered(self.render(_messages(question, system)))
-        before, found, after = self.render(_messages(_PLACEHOLDER, system)).partition(_PLACEHOLDER)
-        if not found:
+            tokens = self.encode_rendered(self.render(_messages(question, system)))
+            if [token for token in tokens if token in self._specials] == specials:
+                return tokens
+        if len(around) < 2:
             raise UserError("the model's chat template changes the question; it cannot hold special-token text")
-        return self.encode_rendered(before) + self.encode(question, special=False) + self.encode(after, special=True)
+        asked, (first, *others) = self.encode(question, special=False), around
+        return self.encode_rendered(first) + [
+            token for text in others for token in (*asked, *self.encode(text, special=True))
+        ]
+
+    def _around(self, system: str | None) -> tuple[list[str], list[int]]:
+        """What the template writes before, between and after the places of a question, and the special tokens there."""
+        if system not in self._arounds:
+            first, *others = around = self.render(_messages(_PLACEHOLDER, system)).split(_PLACEHOLDER)
+            tokens = self.encode_rendered(first) + [t for text in others for t in self.encode(text, special=True)]
+            self._arounds[system] = around, [token for token in tokens if token in self._specials]
+        return self._arounds[system]
 
     def render(self, messages: list[dict[str, str]], *, generation: bool = True) -> str:
         """A conversation as the model's chat template writes it; `generation` opens the assistant's answer.
@@ -78,8 +101,14 @@ class Vocabulary:
         """
         if not self.template:
             raise UserError("the model has no chat template")
-        variables = {"bos_token": self.bos_text, "eos_token": self.eos_text}
-        return render_template(self.template, messages, generation=generation, **variables)
+        if not self._renderer:
+            self._renderer = Renderer(self.template, {"bos_token": self.bos_text, "eos_token": self.eos_text})
+        return self._renderer.render(messages, generation=generation)
+
+    def close(self) -> None:
+        """End the process that renders the chat template, if there is one."""
+        if self._renderer:
+            self._renderer.close()
 
     def encode_rendered(self, text: str) -> list[int]:
         """Token ids of a rendered conversation; the model's BOS is added unless the template wrote it."""
@@ -130,10 +159,15 @@ class Vocabulary:
         return self._piece(token, special=True).decode("utf-8", errors="replace") if token >= 0 else ""
 
     @cached_property
+    def _specials(self) -> frozenset[int]:
+        """The tokens that llama.cpp reads from their text only if it is told to."""
+        special = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+        attributes = llama_cpp.llama_vocab_get_attr
+        return frozenset(token for token in range(self.size) if attributes(self.handle, token) & special)
+
+    @cached_property
     def _special_texts(self) -> list[str]:
-        is_control = llama_cpp.llama_vocab_is_control
-        found = (self.special_text(t) for t in range(self.size) if is_control(self.handle, t))
-        return [text for text in found if text]
+        return [text for text in map(self.special_text, self._specials) if text]
 
     def _piece(self, token: int, *, special: bool) -> bytes:
         room = 64
@@ -161,27 +195,21 @@ class StepDelimiter:
         return bool(self._text_then_break[token] or (has_text and self._breaks[token]))
 
 
+def check_text(question: str) -> None:
+    """Refuse what no model can be asked, before time is spent on it.
+
+    Raises:
+        UserError: it is too long, or no text (lone surrogates, which JSON can write); whose it is stands not in it.
+    """
+    if len(question) > _LONGEST:
+        raise UserError(f"a question of {len(question)} characters; {_LONGEST} is the most, leave it out")
+    try:
+        question.encode()
+    except UnicodeEncodeError as e:
+        half = ord(question[e.start])
+        raise UserError(f"U+{half:04X} is half a character, which no text can hold; write it as UTF-8") from None
+
+
 def _messages(question: str, system: str | None) -> list[dict[str, str]]:
     opening = [{"role": "system", "content": system}] if system is not None else []
     return [*opening, {"role": "user", "content": question}]
-
-
-def render_template(template: str, messages: list[dict[str, str]], *, generation: bool = True, **variables: Any) -> str:
-    """Render a chat template as transformers does, in Jinja's immutable sandbox.
-
-    Raises:
-        UserError: the template is broken or refuses these messages.
-    """
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    env.globals["raise_exception"] = refuse
-    try:
-        compiled = env.from_string(template)
-        return compiled.render(messages=messages, add_generation_prompt=generation, tools=None, **variables)
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as e:
-        raise UserError(f"the model's chat template cannot render this conversation: {e}") from None

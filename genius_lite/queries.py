@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import glob
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from genius_lite.errors import UserError
-from genius_lite.prompts import Vocabulary
+from genius_lite.prompts import Vocabulary, check_text
 from genius_lite.recipe import Queries
-from genius_lite.records import Query, query_id
+from genius_lite.records import Query, query_id, seed_of
+from genius_lite.visible import brief
 
-_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+"""Of query files: the suffix, and what Hugging Face datasets calls it."""
+
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 def select(cfg: Queries, vocabulary: Vocabulary) -> tuple[list[Query], int]:
@@ -34,6 +43,15 @@ def select(cfg: Queries, vocabulary: Vocabulary) -> tuple[list[Query], int]:
     return queries, len(texts) - len(distinct)
 
 
+def hold_out(ids: list[str], share: float, seed: int) -> frozenset[str]:
+    """About `share` of the queries, the same in every round: nothing learns from them.
+
+    One at least where there are ten, and never all of them.
+    """
+    count = min(max(round(share * len(ids)), 1 if share and len(ids) >= 10 else 0), len(ids) - 1)
+    return frozenset(sorted(ids, key=lambda query: seed_of(seed, "holdout", query))[:count])
+
+
 def read(cfg: Queries) -> list[str]:
     """Every question of the source, in its order.
 
@@ -43,25 +61,49 @@ def read(cfg: Queries) -> list[str]:
     if cfg.source.startswith("hf:"):
         return _from_hub(cfg)
     path = Path(cfg.source)
+    _check_file(path)
+    with _reading(path) as rows:
+        texts = _column(rows, "text" if FORMATS[path.suffix] == "text" else cfg.column, str(path))
+    return [text.removeprefix(_BYTE_ORDER_MARK) if number == 0 else text for number, text in enumerate(texts)]
+
+
+def text_columns(path: Path) -> dict[str, str]:
+    """The columns of a file that hold text, each with the first row's.
+
+    Raises:
+        UserError: it cannot be read, or has no row.
+    """
+    _check_file(path)
+    with _reading(path) as rows:
+        first = next(iter(rows), None)
+    if first is None:
+        raise UserError(f"{path}: no question in it; one is needed at least")
+    return {name: value for name, value in first.items() if isinstance(value, str)}
+
+
+def _check_file(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path}: no such query file")
-    if path.suffix not in _FORMATS:
-        raise UserError(f"{path}: a query file is one of {' '.join(_FORMATS)}")
+    if path.suffix not in FORMATS:
+        raise UserError(f"{path}: a query file is one of {' '.join(FORMATS)}")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the query file is empty")
-    return _from_file(path, cfg.column)
 
 
-def _from_file(path: Path, column: str) -> list[str]:
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """The rows of a file."""
     import datasets
     import pyarrow
     from datasets.exceptions import DatasetGenerationError
 
-    kind = _FORMATS[path.suffix]
+    kind = FORMATS[path.suffix]
+    options: dict[str, Any] = {"keep_default_na": False} if kind == "csv" else {}  # the question "None" is a text
+    logging.getLogger("datasets").setLevel(logging.CRITICAL + 1)  # it says on its own what it raises
     # Streaming reads the file in place; the other way copies it into a cache first.
     try:
-        rows = datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True)
-        return _column(rows, "text" if kind == "text" else column, str(path))
+        files = glob.escape(str(path))  # it would be a pattern
+        yield datasets.load_dataset(kind, data_files=files, split="train", streaming=True, **options)
     except (
         DatasetGenerationError,
         pyarrow.ArrowException,
@@ -77,10 +119,13 @@ def _from_hub(cfg: Queries) -> list[str]:
     from huggingface_hub.errors import HfHubHTTPError
 
     name = cfg.source.removeprefix("hf:")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or {".", ".."} & {*name.split("/")}:  # elsewhere it is a path
+        raise UserError(f"{cfg.source}: a hub dataset is written hf:OWNER/DATASET")
     try:
-        rows = datasets.load_dataset(name, split=cfg.split, revision=cfg.revision)
-    except (DatasetNotFoundError, HfHubHTTPError, ValueError, OSError) as e:
-        raise UserError(f"{cfg.source}: the hub dataset cannot be loaded: {_first_line(e)}") from None
+        rows = datasets.load_dataset(name, cfg.subset, split=cfg.split, revision=cfg.revision)
+    except (DatasetNotFoundError, HfHubHTTPError, ValueError, OSError, RuntimeError) as e:  # the last: a script
+        hint = "; set queries.subset" if "Config name is missing" in str(e) else ""
+        raise UserError(f"{cfg.source}: the hub dataset cannot be loaded: {_first_line(e)}{hint}") from None
     return _column(rows, cfg.column, cfg.source)
 
 
@@ -88,13 +133,17 @@ def _column(rows: Any, column: str, source: str) -> list[str]:
     texts = []
     for number, row in enumerate(rows, 1):
         if column not in row:
-            raise UserError(f"{source}: no column `{column}`; it has {', '.join(row)}; set queries.column")
+            raise UserError(f"{source}: no column `{column}`; it has {brief(', '.join(row), 200)}; set queries.column")
         if not isinstance(row[column], str):
-            raise UserError(f"{source}, row {number}: `{column}` is {row[column]!r}, not text")
+            raise UserError(f"{source}, row {number}: `{column}` is {brief(repr(row[column]))}, not text")
+        try:
+            check_text(row[column])
+        except UserError as e:
+            raise UserError(f"{source}, row {number}: {e}") from None
         texts.append(row[column])
     return texts
 
 
 def _first_line(error: BaseException) -> str:
     cause = error.__cause__ or error
-    return (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    return brief((str(cause).strip() or type(cause).__name__).splitlines()[0], 200)

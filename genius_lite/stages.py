@@ -19,7 +19,7 @@ from genius_lite.evaluate.signals import signals
 from genius_lite.foresight.filters import filter_pairs
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
-from genius_lite.hardware import Precision, learner_device, learner_precision
+from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
 from genius_lite.job import Job
 from genius_lite.prompts import Vocabulary
 from genius_lite.records import PreferencePair, Query, Rollout, SetAside
@@ -55,6 +55,7 @@ def import_base(job: Job, folder: RunDir, progress: Progressor) -> Base:
         matrices, start = sum(len(t.shape) == 2 for t in source.tensors), time.monotonic()
         with progress.stage("import", matrices, "matrices") as advance:
             import_master(source, out, advance, job.recipe.model.weights or job.recipe.model.gguf)
+        give_memory_back()
         note_time(folder, "import", time.monotonic() - start, matrices)
 
     source, weights = job.source, job.weights
@@ -179,6 +180,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         imatrix.write(out / IMPORTANCE_FILE, r.base.tensor_map, f"{len(pairs)} preference pairs", out / IMATRIX_FILE)
         remove(out / IMPORTANCE_FILE)
         write_json(out / BASE_FILE, {"sha256": r.base.sha256})
+        give_memory_back()
         seconds = time.monotonic() - began
         write_json(out / "train.json", {**report.as_dict(), "seconds": seconds})
         note_time(r.here, "train", seconds, total)

@@ -25,6 +25,7 @@ from genius_lite.recipe import Check, Evaluate, Sampler, TaskSource
 from genius_lite.recipe.reader import load
 from genius_lite.report.progress import Progressor
 from genius_lite.rundir import write_json, write_records
+from genius_lite.sampler.client import SetAsideError
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.tuning import context_for, engine_settings
 from genius_lite.weights import gguf_file
@@ -92,7 +93,10 @@ def trial(
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder) / "sampler.log"
             with progress.stage(contestant.name, responses_wanted(items, cfg), "responses") as advance:
-                answered.append(answer_tasks(contestant.gguf, settings, items, cfg, max_tokens, seed, log, advance))
+                try:
+                    answered.append(answer_tasks(contestant.gguf, settings, items, cfg, max_tokens, seed, log, advance))
+                except SetAsideError as e:
+                    raise UserError(f"{contestant.name}: {e}") from None
     first, *others = answered
     return [results(first), *(results(responses, first) for responses in others)], answered
 
@@ -107,7 +111,10 @@ def write_trial(
     found: Sequence[Sequence[TaskResult]],
     responses: Sequence[Sequence[Response]],
 ) -> None:
-    """Write `results.json`, and a file of responses for each contestant; modes follow the umask, as the user's own do."""
+    """Write `results.json`, and a file of responses for each contestant.
+
+    Modes follow the umask, unlike those of a run folder: the user names the place, and whom it is for.
+    """
     folder.mkdir(parents=True)
     summary = [{"model": c.name, "tasks": rows} for c, rows in zip(contestants, found, strict=True)]
     write_json(folder / "results.json", summary, indent=2)

@@ -56,8 +56,14 @@ def context_for(wanted: int | Auto, source: GGUF, uses: Iterable[tuple[str, int,
     return padded if wanted == "auto" else wanted
 
 
-def engine_settings(cfg: Sampler, source: GGUF, context: int, progress: Progressor) -> EngineSettings:
-    """The settings to sample `source`, and models made from it, with; measures first if the recipe asks for it."""
+def engine_settings(
+    cfg: Sampler, source: GGUF, context: int, progress: Progressor, unmeasured: int | None = None
+) -> EngineSettings:
+    """The settings to sample `source`, and models made from it, with; measures first if the recipe asks for it.
+
+    Args:
+        unmeasured: do not measure; take so many slots for `auto` where no measurement is remembered.
+    """
     settings = EngineSettings(
         slots=SLOTS[0] if cfg.slots == "auto" else cfg.slots,
         context=context,
@@ -69,12 +75,14 @@ def engine_settings(cfg: Sampler, source: GGUF, context: int, progress: Progress
         prefill_chunk=cfg.prefill_chunk,
     )
     if cfg.measured:
-        settings = _measured(cfg, source, settings, progress)
+        settings = _measured(cfg, source, settings, progress, unmeasured)
     settings = msgspec.structs.replace(settings, parked=settings.slots if cfg.parked == "auto" else cfg.parked)
     return msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings))
 
 
-def _measured(cfg: Sampler, source: GGUF, settings: EngineSettings, progress: Progressor) -> EngineSettings:
+def _measured(
+    cfg: Sampler, source: GGUF, settings: EngineSettings, progress: Progressor, unmeasured: int | None
+) -> EngineSettings:
     """The fastest of the settings that the recipe leaves open, measured once and then remembered."""
     slots = _slots_that_fit(source, settings) if cfg.slots == "auto" else [settings.slots]
     kv_modes = [False, True] if cfg.kv_unified == "auto" else [settings.kv_unified]
@@ -83,6 +91,8 @@ def _measured(cfg: Sampler, source: GGUF, settings: EngineSettings, progress: Pr
     known = _remembered(source, base, (slots, kv_modes, threads))
     if known.exists():
         found = json.loads(known.read_text())
+    elif unmeasured is not None:
+        return msgspec.structs.replace(settings, slots=min(slots, key=lambda fitting: abs(fitting - unmeasured)))
     else:
         speeds = []
         count = len(slots) + len(kv_modes) + len(threads) - 2  # one option of each list is the best so far
@@ -94,7 +104,8 @@ def _measured(cfg: Sampler, source: GGUF, settings: EngineSettings, progress: Pr
         chosen = best.settings
         found = {"slots": chosen.slots, "kv_unified": chosen.kv_unified, "threads": chosen.threads}
         _remember(known, {**found, "tokens_per_s": round(best.tokens_per_s), "model": source.path.name})
-    progress.say("sampler: " + ", ".join(f"{key} {value}" for key, value in found.items() if key != "model"))
+    if unmeasured is None:
+        progress.say("sampler: " + ", ".join(f"{key} {value}" for key, value in found.items() if key != "model"))
     return msgspec.structs.replace(
         settings, slots=found["slots"], kv_unified=found["kv_unified"], threads=found["threads"]
     )

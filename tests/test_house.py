@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import genius_lite
 
@@ -88,6 +91,53 @@ def test_rooms_of_a_floor_do_not_import_each_other_in_a_circle():
 
 def test_files_stay_small():
     assert [f.name for f in FILES if len(f.read_text().splitlines()) > 300] == []
+
+
+def test_nothing_that_is_read_can_run_code():
+    """No pickle, no code of a repository's own; data from `torch.load` and `np.load` is data only."""
+    assert [found for file in FILES for found in _runs_code(file)] == []
+
+
+def _runs_code(file: Path) -> Iterator[str]:
+    pickles = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+    for node in ast.walk(ast.parse(file.read_text())):
+        where = f"{file.name}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            if pickles & {name.split(".")[0] for name in names}:
+                yield f"{where}: imports a pickle"
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        if given.get("trust_remote_code", "False") != "False":
+            yield f"{where}: trusts remote code"
+        if called.startswith("Auto") and called.endswith(".from_pretrained") and "trust_remote_code" not in given:
+            yield f"{where}: {called} may ask whether to trust remote code"
+        if called == "torch.load" and given.get("weights_only") != "True":
+            yield f"{where}: torch.load reads pickles"
+        if given.get("allow_pickle", "False") != "False":
+            yield f"{where}: allows pickles"
+        if called in ("eval", "exec", "compile", "__import__"):
+            yield f"{where}: {called} runs what it is given"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from joblib import load",
+        "import torch\ntorch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+        "AutoTokenizer.from_pretrained(path)",
+        "AutoModel.from_pretrained(path, trust_remote_code=True)",
+        "eval(text)",
+    ],
+)
+def test_what_would_run_code_is_found(tmp_path, code):
+    (tmp_path / "x.py").write_text(code)
+    assert len([*_runs_code(tmp_path / "x.py")]) == 1
 
 
 def test_the_command_line_imports_nothing_heavy():

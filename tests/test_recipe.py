@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import Recipe
-from genius_lite.recipe_reader import load, parse
+from genius_lite.recipe.reader import load, parse
 
 GOOD = "model: {gguf: m.gguf}\nqueries: {source: q.txt}\n"
 RECIPES = sorted(Path("recipes").rglob("*.yaml"))
@@ -17,14 +18,29 @@ def test_defaults_are_the_papers():
     cfg = parse(GOOD, "x/mine.yaml")
     assert (cfg.foresight.beams, cfg.foresight.candidates, cfg.foresight.steps) == (2, 4, 4)
     assert (cfg.foresight.temperature, cfg.learner.alpha) == (0.6, 1.0)
-    assert (cfg.foresight.negatives, cfg.learner.calibration) == ("foresight", "cap")
+    assert (cfg.pairs.negatives, cfg.learner.calibration) == ("foresight", "cap")
     assert cfg.out == "runs/mine"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=str)
 def test_shipped_recipes_are_valid(path):
     recipe = load(path)
-    assert recipe.queries.source.startswith("hf:") or Path(recipe.queries.source).is_file()
+    hub = re.fullmatch(r"hf:[\w.-]+/[\w.-]+/[\w.-]+\.gguf", recipe.model.gguf)
+    assert hub or recipe.model.gguf.startswith("python:") or _is_there(recipe.model.gguf)
+    assert recipe.queries.source.startswith("hf:") or _is_there(recipe.queries.source)
+
+
+def _is_there(name: str) -> bool:
+    made = Path("recipes/study/data").resolve()  # by recipes/study/prepare.py
+    return Path(name).is_file() or Path(name).parent == made
+
+
+def test_the_papers_settings():
+    recipe = load(Path("recipes/paper.yaml"))
+    search, learner = recipe.foresight, recipe.learner
+    assert (search.beams, search.candidates, search.steps, search.temperature) == (2, 4, 4, 0.6)
+    assert (learner.loss, learner.alpha, learner.calibration, learner.batch_pairs) == ("aco", 1.0, "cap", 128)
+    assert (recipe.queries.limit, recipe.evaluate.temperature) == (25_000, 1.0)
 
 
 def test_files_are_beside_the_recipe(tmp_path):
@@ -44,16 +60,22 @@ def test_numbers_in_scientific_notation_are_numbers():
         (GOOD + "foresight:\n  beems: 2\n", "r.yaml:4: unknown key `foresight.beems`; did you mean `beams`?"),
         (GOOD + "sed: 1\n", "r.yaml:3: unknown key `sed`; did you mean `seed`?"),
         (GOOD + "zzz: 1\n", "r.yaml:3: unknown key `zzz`; known keys: out, model, queries,"),
-        (GOOD + "foresight:\n  beams: two\n", "r.yaml:4: `foresight.beams` is 'two': input should be"),
-        (GOOD + "quantize: {type: Q9}\n", "r.yaml:3: `quantize.type` is 'Q9': expected 'F16', 'BF16'"),
-        (GOOD + "sampler:\n  context: many\n", "r.yaml:4: `sampler.context` is 'many': expected 'auto'"),
+        (GOOD + "foresight:\n  beams: two\n", "r.yaml:4: `foresight.beams` is 'two'; write a whole number"),
+        (GOOD + "quantize: {type: Q9}\n", "r.yaml:3: `quantize.type` is 'Q9'; write F16, BF16, "),
+        (
+            GOOD + "sampler:\n  context: many\n",
+            "r.yaml:4: `sampler.context` is 'many'; write a whole number of at least 1, or auto",
+        ),
         (GOOD + "seed: 1\nseed: 2\n", "r.yaml:4: `seed` stands twice"),
-        (GOOD + "foresight:\n\tbeams: 2\n", "r.yaml:4: not YAML"),
-        (GOOD + "foresight: {beams: 1, candidates: 1}\n", "r.yaml:1: foresight: beams x candidates"),
+        (GOOD + "foresight:\n\tbeams: 2\n", "r.yaml:4: a tab stands here; write spaces"),
+        (
+            GOOD + "foresight: {beams: 1, candidates: 1}\n",
+            "r.yaml:3: `foresight.candidates` x beams is 1, and a pair needs two",
+        ),
         ("model: {gguf: m.gguf}\n", "r.yaml:1: `queries` is missing"),
-        ("model: m.gguf\nqueries: {source: q}\n", "r.yaml:1: `model` is 'm.gguf': "),
-        ("", "r.yaml:1: a recipe is a mapping"),
-        ("- 1\n", "r.yaml:1: a recipe is a mapping"),
+        ("model: m.gguf\nqueries: {source: q}\n", "r.yaml:1: `model` is 'm.gguf'; write `model: {gguf: m.gguf}`"),
+        ("", "r.yaml:1: this is empty; a recipe is made of keys"),
+        ("- 1\n", "r.yaml:1: this is a list; a recipe is made of keys"),
     ],
 )
 def test_mistakes_are_one_line_with_their_place(text, message):
@@ -79,3 +101,41 @@ def test_identity_leaves_out_where_and_how_fast():
     assert one.identity() == other.identity()
     assert one.identity() != parse(GOOD + "seed: 1\n").identity()
     assert isinstance(one, Recipe)
+
+
+def test_a_recipe_extends_another_and_settings_replace_both(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "base.yaml").write_text(
+        "model: {gguf: m.gguf}\nqueries: {source: q.txt, limit: 5}\nevaluate: {tasks: [{source: t.jsonl}]}\n"
+    )
+    (tmp_path / "sub" / "r.yaml").write_text("extends: ../base.yaml\nqueries: {limit: 7}\nseed: 3\n")
+    recipe = load(tmp_path / "sub" / "r.yaml", ["learner.lr=1e-3", "seed=4", "guard.kl={warn: null, halt: 9}"])
+    assert (recipe.queries.limit, recipe.seed, recipe.learner.lr, recipe.out) == (7, 4, 1e-3, "runs/r")
+    assert (recipe.guard.kl.warn, recipe.guard.kl.halt, recipe.guard.entropy.warn) == (None, 9, 0.5)
+    assert recipe.queries.source == str(tmp_path / "q.txt"), "relative to the file that says it"
+    assert recipe.evaluate.tasks[0].source == str(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "message"),
+    [
+        ("extends: base.yaml\nlearner: {ranks: 1}", [], "r.yaml:2: unknown key `learner.ranks`; did you mean `rank`?"),
+        ("extends: broken.yaml", [], "broken.yaml:3: `seed` is 'x'"),
+        ("extends: missing.yaml", [], "r.yaml:1: `extends` is missing.yaml: there is no such recipe"),
+        ("extends: r.yaml", [], "r.yaml:1: r.yaml extends this recipe in turn"),
+        ("extends: [a]", [], "r.yaml:1: `extends` names one other recipe;"),
+        ("extends: base.yaml", ["foresight.beam=3"], "--set foresight.beam=3: unknown key `foresight.beam`"),
+        ("extends: base.yaml", ["foresight.beams=many"], "--set foresight.beams=many: `foresight.beams` is 'many'"),
+        ("extends: base.yaml", ["foresight.beams"], "--set foresight.beams: write KEY=VALUE"),
+        ("extends: base.yaml", ["seed=[1"], "--set seed=[1: a comma or the closing bracket is missing"),
+        ("extends: base.yaml", ["evaluate.tasks=[{sauce: x}]"], "--set evaluate.tasks=[{sauce: x}]:"),
+    ],
+)
+def test_mistakes_are_placed_where_they_stand(tmp_path, text, settings, message):
+    good = "model: {gguf: m.gguf}\nqueries: {source: q.txt}\n"
+    (tmp_path / "base.yaml").write_text(good)
+    (tmp_path / "broken.yaml").write_text(good + "seed: x\n")
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path / "r.yaml", settings)
+    assert message in str(caught.value)

@@ -107,6 +107,8 @@ def test_a_query_that_leaves_no_room_is_named_in_one_short_line(tiny):
     source = gguf_file.read(tiny.gguf)  # 512 tokens of context
     short, long = (Query(query_id(text), text, [1] * len(text)) for text in ("x", "\x1b[31m\nWhy? " * 60))
     assert tuning.context_for("auto", source, [("max_tokens", 200, [short])]) == 256
-    with pytest.raises(UserError, match=r"query `\\x1b\[31m Why\? .*\.\.\.` takes 660 tokens and max_tokens is 5: ") as e:
+    with pytest.raises(
+        UserError, match=r"query `\\x1b\[31m Why\? .*\.\.\.` takes 660 tokens and max_tokens is 5: "
+    ) as e:
         tuning.context_for("auto", source, [("max_tokens", 5, [short, long])])
     assert len(str(e.value)) < 200

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import sys
 import warnings
@@ -14,6 +16,7 @@ from genius_lite.cli import models, recipes, reports, runs, watching
 from genius_lite.errors import UserError
 from genius_lite.visible import visible
 
+_FULL_OR_LOCKED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _LONGEST = 2000  # characters of a message, whatever is quoted in it
 
 app = typer.Typer(
@@ -51,10 +54,19 @@ def main() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' own bars would break into ours
     # Deprecations inside transformers and peft are for their authors, not for whoever runs this.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    # It asks for a kernel of the hub that only inference would use.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         app()
     except UserError as e:
         print(f"error: {_in_a_line(e)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as e:
+        if e.errno not in _FULL_OR_LOCKED:
+            raise
+        named = f" ({visible(str(e.filename))})" if e.filename else ""
+        what = (e.strerror or str(e)).lower()
+        print(f"error: {what}{named}; mend that, and the same command goes on from what is finished", file=sys.stderr)
         raise SystemExit(2) from None
 
 

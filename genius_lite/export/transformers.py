@@ -45,6 +45,6 @@ def _write_tokenizer(base: Base, out: Path) -> None:
     from transformers import AutoTokenizer
 
     path = base.gguf.path
-    tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
     tokenizer.chat_template = base.gguf.metadata.get("tokenizer.chat_template")
     tokenizer.save_pretrained(out)

@@ -10,12 +10,11 @@ import torch
 
 from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.hardware import Device
+from genius_lite.learner.footprint import MERGED_ON_CPU
 from genius_lite.learner.model import response_logps, takes_trees
 from genius_lite.learner.packing import Pack, packs, unshared_tokens
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
-
-_MERGED_ON_CPU = 512  # tokens: enough for its matrix products, and more only makes attention across trees
 
 Groups = list[list[PreferencePair]]
 """Pairs by query."""
@@ -49,7 +48,7 @@ class Packer:
     ):
         self.say = say
         self.limit = cfg.max_pack_tokens
-        self.merged = _MERGED_ON_CPU if device == "cpu" else self.limit
+        self.merged = MERGED_ON_CPU if device == "cpu" else self.limit
         longest = max(len(p.prompt_tokens) + max(len(p.chosen_tokens), len(p.rejected_tokens)) for p in pairs)
         self.shared = takes_trees(policy, longest)
         if not self.shared:

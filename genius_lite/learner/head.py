@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-_SLICE_BYTES = 48_000_000  # of fp32 logits, and of the head's rows, that are in memory at once
+from genius_lite.learner.footprint import SLICE_BYTES
 
 
 class Table(nn.Module):
@@ -77,7 +77,7 @@ class Head:
 
     def slices(self, positions: int) -> Iterator[tuple[int, int]]:
         """Ranges of the vocabulary whose logits at so many positions fit the memory allowed."""
-        step = max(256, _SLICE_BYTES // (4 * max(positions, self.width)))
+        step = max(256, SLICE_BYTES // (4 * max(positions, self.width)))
         return ((start, min(start + step, self.vocabulary)) for start in range(0, self.vocabulary, step))
 
     def rows(self, start: int, stop: int) -> torch.Tensor:

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from genius_lite.errors import UserError
-from genius_lite.hardware import Device, Precision, compute_in_bf16
+from genius_lite.hardware import Device, Precision, compute_in_bf16, spare_memory
+from genius_lite.learner.footprint import HELD, kept_bytes
 from genius_lite.learner.head import Head, Table, token_logps
 from genius_lite.learner.packing import Inputs, Response, rows, trees
 from genius_lite.recipe import Learner
@@ -64,7 +65,7 @@ def load_base(master: Path, device: Device, precision: Precision) -> Any:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
         )
-    base = AutoModelForCausalLM.from_pretrained(master, device_map={"": device}, **options)
+    base = AutoModelForCausalLM.from_pretrained(master, device_map={"": device}, trust_remote_code=False, **options)
     if precision == "nf4":
         _keep_layout(base)
         _shrink_tables(base, compute)
@@ -85,21 +86,18 @@ def weight_bytes(policy: Any) -> int:
 
 
 def activation_bytes(policy: Any, tokens: int) -> int:
-    """About what a backward pass over so many tokens needs from the forward pass, in bytes.
-
-    Of each layer of a Llama-like model autograd keeps the inputs of norms and attention (8 widths, repeated keys and
-    values among them) and 4 inner widths of the gated MLP; the frozen matrices themselves keep nothing. Measured, with
-    gradients on the way and what the allocator does not give back, it was 2.2 times that (SmolLM2, fp32).
-    """
+    """About what a backward pass over so many tokens needs from the forward pass, in bytes."""
     base = policy.get_base_model()
     config = base.config.get_text_config()
     inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
-    size = torch.finfo(_compute_dtype(base)).bits // 8
-    return int(2.2 * tokens * config.num_hidden_layers * (8 * config.hidden_size + 4 * inner) * size)
+    kind = "bf16" if _compute_dtype(base) == torch.bfloat16 else "fp32"
+    layers, width = config.num_hidden_layers, config.hidden_size
+    return int(HELD[kind] * kept_bytes(tokens, layers, width, inner, kind == "bf16"))
 
 
 def compute_activations_twice(policy: Any) -> None:
-    """Keep only each layer's input for the backward pass."""
+    """Keep only each layer's input for the backward pass, and spare memory wherever it can be."""
+    spare_memory()
     policy.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
 
 

@@ -18,6 +18,7 @@ import torch
 from genius_lite.errors import NonFiniteError
 from genius_lite.hardware import Device, Precision, learner_free_memory
 from genius_lite.learner.batches import Groups, Packer, schedule, score
+from genius_lite.learner.footprint import ACTIVATION_SHARE
 from genius_lite.learner.importance import Importance
 from genius_lite.learner.loss import PairLogps, calibration_weight, pair_loss
 from genius_lite.learner.model import (
@@ -36,7 +37,6 @@ from genius_lite.records import PreferencePair, seed_of
 from genius_lite.rundir import IMPORTANCE_FILE, RunDir, write_json
 from genius_lite.stopping import Stop, Stopped
 
-_ACTIVATION_SHARE = 0.4  # of the free memory that activations may take
 _MARGIN_PAIRS = 128  # that the final margin is measured on
 
 
@@ -182,7 +182,7 @@ def _reference(
 def _memory_is_short(policy: Any, tokens: int, job: Training) -> bool:
     if job.cfg.gradient_checkpointing != "auto":
         return job.cfg.gradient_checkpointing
-    return activation_bytes(policy, tokens) > _ACTIVATION_SHARE * learner_free_memory(job.device)
+    return activation_bytes(policy, tokens) > ACTIVATION_SHARE * learner_free_memory(job.device)
 
 
 def _gap(logps: list[float]) -> float:

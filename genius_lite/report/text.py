@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from typing import Any
 
-_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format, surrogate, line and paragraph separators
-_KEPT = "\n\t\u200c\u200d"  # the last two join letters in some scripts, and emoji
+from genius_lite import visible as shared
 
 
 def visible(text: str) -> str:
-    """The text with every control and format character written out by its number, as `[U+202E]`.
-
-    Those can hide text or turn the direction of writing. Line breaks and tabs stay.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c in _KEPT or unicodedata.category(c) not in _HIDDEN else f"[U+{ord(c):04X}]" for c in text)
+    """Text of several lines with what cannot be seen spelled out: control characters, turns of direction."""
+    return shared.visible(text, shared.PROSE)
 
 
 def cut(text: str, longest: int) -> str:

@@ -30,11 +30,14 @@ _NOTHING_TOLD = {"update": 0, "round": -1}
 
 
 def require_trackers(recipe: Recipe) -> None:
-    """Refuse a tracker that is not there.
+    """Refuse a tracker that is not there, and a project that is no name: TensorBoard makes it a folder.
 
     Raises:
-        UserError: its package is not installed.
+        UserError: its package is not installed, or the project's name leads out of the run's folder.
     """
+    project = recipe.tracking.project
+    if recipe.tracking.trackers and (project in (".", "..") or {"/", "\\", "\0"} & {*project}):
+        raise UserError(f"tracking.project: {project} is no name of a project; write one without slashes")
     for name in recipe.tracking.trackers:
         if importlib.util.find_spec(name) is None:
             raise UserError(f"tracking.with: {name} is not installed; pip install {name}, or take it out")

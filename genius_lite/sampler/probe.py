@@ -1,7 +1,7 @@
-"""Let llama.cpp look at a file in a process of its own: `python -m genius_lite.sampler.probe FILE [quantize]`.
+"""Let llama.cpp try a file in a process of its own: `python -m genius_lite.sampler.probe FILE BYTES [quantize]`.
 
 llama.cpp aborts, crashes or never ends on some files that are broken. Here it only takes this process with it; the run,
-which opens the same file afterwards, reads the exit status. No weights are loaded.
+which opens the same file afterwards, reads the exit status. The file is read once, which hashing it does too.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import llama_cpp
+import numpy as np
 
+from genius_lite.hardware import cores
 from genius_lite.prompts import Vocabulary
 
 REFUSED = 3
 """Exit status for a file that llama.cpp cannot load; the reason is one line on standard output."""
 
 _ERROR = 4  # ggml_log_level
-_SECONDS = 60  # of computing; a vocabulary of 150 thousand tokens takes half a second
-_MEMORY = 512_000_000  # bytes beyond the file's own size; it takes 120 MB in all
+_SECONDS, _BYTES_A_SECOND = 60, 100_000_000  # of computing; real models take one or two, and large ones more
+_MEMORY = 512_000_000  # bytes beyond the file's own size
 _PREFIX = re.compile(r"(\w+: |error loading model( \w+)?: )*")
 _LONGEST, _MOST_WORDS = 300, 100  # characters of a reason; pieces that llama.cpp says
-_PROBED = 16  # tokens of the context that is tried
+_CONTEXT, _DECODED = 16, 3  # tokens of the context that is tried, and that are decoded in it
 # Every byte that UTF-8 has, digits and words, line breaks and spaces of all kinds, and scripts with rules of their own.
 _SAMPLE = "".join(
     [
@@ -56,31 +58,31 @@ def main() -> None:
     os.dup2(2, 1)
     llama_cpp.llama_log_set(heard, ctypes.c_void_p(0))
     try:
-        examine(Path(sys.argv[1]), quantizer="quantize" in sys.argv[2:])
+        examine(Path(sys.argv[1]), int(sys.argv[2]), quantizer="quantize" in sys.argv[3:])
     except (_Refused, MemoryError) as refused:
         print(_reason(str(refused) or "it takes too much memory", words), file=out, flush=True)
         raise SystemExit(REFUSED) from None
 
 
-def examine(path: Path, *, quantizer: bool) -> None:
-    """Take llama.cpp through what it does with a model: all but decode."""
+def examine(path: Path, size: int, *, quantizer: bool) -> None:
+    """Take llama.cpp through what it does with a model: load it, spell, decode, and plan to quantize it."""
     llama_cpp.llama_backend_init()
-    _limit(path)
+    _limit(size)
     no_devices = (ctypes.c_void_p * 1)(None)
     params = llama_cpp.llama_model_default_params()
-    params.devices, params.n_gpu_layers = ctypes.addressof(no_devices), 0
-    params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
+    params.devices = ctypes.cast(no_devices, ctypes.c_void_p)  # pyright: ignore[reportAttributeAccessIssue]
+    # The weights stay in the file, from where the system takes them page by page and gives them back when it likes.
+    params.n_gpu_layers, params.load_mode, params.use_extra_bufts = 0, llama_cpp.LLAMA_LOAD_MODE_MMAP, False
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise _Refused("it does not load")
     vocabulary = Vocabulary(model)
-    _spell(vocabulary)
-    _plan(model)
+    _decode(model, vocabulary, _spell(vocabulary))
     if quantizer:
         _plan_quantizing(path)
 
 
-def _limit(path: Path) -> None:
+def _limit(size: int) -> None:
     """Let the system end this process when it takes too much time or memory; Windows knows neither, macOS no memory."""
     if sys.platform == "win32":
         return
@@ -88,40 +90,46 @@ def _limit(path: Path) -> None:
 
     import psutil
 
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    seconds = _SECONDS + size // _BYTES_A_SECOND
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     if sys.platform == "linux":
-        space = psutil.Process().memory_info().vms + path.stat().st_size + _MEMORY
+        space = psutil.Process().memory_info().vms + size + _MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (space, space))
 
 
-def _spell(vocabulary: Vocabulary) -> None:
-    """Every token as text, and text as tokens."""
+def _spell(vocabulary: Vocabulary) -> list[int]:
+    """Every token as text, and text as tokens, which are given back."""
     tokens = (llama_cpp.llama_token * vocabulary.size)(*range(vocabulary.size))
     for special in (False, True):
-        # The first call asks for the length, which is given as a negative number.
-        room = -llama_cpp.llama_detokenize(vocabulary.handle, tokens, len(tokens), b"", 0, False, special)
-        text = ctypes.create_string_buffer(max(room, 0) + 1)
-        llama_cpp.llama_detokenize(vocabulary.handle, tokens, len(tokens), text, room, False, special)
+        # llama.cpp spells them all, and says with a negative number that there is no room for them.
+        llama_cpp.llama_detokenize(vocabulary.handle, tokens, len(tokens), b"", 0, False, special)
     try:
         for special in (False, True):
             found = vocabulary.encode(_SAMPLE + vocabulary.bos_text + vocabulary.eos_text, special=special, bos=True)
-            if not found or not all(0 <= token < vocabulary.size for token in found):
+            if len(found) < _DECODED or not all(0 <= token < vocabulary.size for token in found):
                 raise _Refused("its vocabulary does not cover plain text")
     except RuntimeError as e:
         raise _Refused(f"its vocabulary is broken: {e}") from None
+    return found
 
 
-def _plan(model: Any) -> None:
-    """A context, for which llama.cpp builds the computation."""
+def _decode(model: Any, vocabulary: Vocabulary, tokens: list[int]) -> None:
+    """Two tokens together and one alone: every operation of the model runs once, on all of its weights."""
     if not (llama_cpp.llama_model_has_decoder(model) and not llama_cpp.llama_model_has_encoder(model)):
         raise _Refused("it is no model that continues text")
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = params.n_batch = params.n_ubatch = _PROBED
-    params.n_threads = params.n_threads_batch = 1
+    params.n_ctx = params.n_batch = params.n_ubatch = _CONTEXT
+    params.n_threads = params.n_threads_batch = cores()
     context = llama_cpp.llama_init_from_model(model, params)
     if not context:
         raise _Refused("it gives no context")
-    llama_cpp.llama_free(context)
+    for part in (tokens[:2], tokens[2:3]):
+        batch = llama_cpp.llama_batch_get_one((llama_cpp.llama_token * len(part))(*part), len(part))
+        if code := llama_cpp.llama_decode(context, batch):
+            raise _Refused(f"it does not decode (code {code})")
+        logits = llama_cpp.llama_get_logits_ith(context, -1)
+        if not logits or not np.isfinite(np.ctypeslib.as_array(logits, (vocabulary.size,)).max()):
+            raise _Refused("its logits are not finite")
 
 
 def _plan_quantizing(path: Path) -> None:

@@ -53,7 +53,7 @@ class Worker:
         with log.open("ab") as stderr:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "genius_lite.sampler.worker"),
+                *("-P", "-m", "genius_lite.sampler.worker"),  # -P: modules of the working directory are none of ours
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

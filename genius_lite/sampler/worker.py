@@ -42,7 +42,8 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(sys.stdin.buffer, inbox), daemon=True).start()
+    # A copy of its descriptor: Python aborts if it ends while a thread still reads from `sys.stdin`.
+    threading.Thread(target=_read, args=(os.fdopen(os.dup(0), "rb"), inbox), daemon=True).start()
     first = inbox.get()
     if not isinstance(first, Open):
         return
@@ -56,7 +57,7 @@ def main() -> None:
         _serve(engine, inbox, out)
     except LogitsError as e:
         print(e, file=sys.stderr, flush=True)
-        os._exit(NOT_FINITE)  # an orderly end would wait for the thread that reads, and be aborted
+        raise SystemExit(NOT_FINITE) from None
 
 
 def _serve(engine: Engine, inbox: queue.SimpleQueue[Request | None], out: BinaryIO) -> None:

@@ -14,13 +14,16 @@ _BLOCK = re.compile(r"blk\.(\d+)\.")
 
 def kv_bytes(source: GGUF, kind: KVType) -> int:
     """KV cache of one token in one layer; too much for models that share or skip it in some layers."""
-    meta = {key.removeprefix(f"{source.architecture}."): value for key, value in source.metadata.items()}
-    if not (heads := meta.get("attention.head_count", 0)):
+
+    def count(name: str, default: int) -> int:
+        found = source.count(f"{source.architecture}.{name}")
+        return default if found is None else found
+
+    if not (heads := count("attention.head_count", 0)):
         return 0  # a recurrent model: its state has the same size for any number of tokens
-    # An array of head counts (one for each layer) is not in the metadata; no layer has more than all heads.
-    kv_heads = meta.get("attention.head_count_kv", heads)
-    width = meta["embedding_length"] // heads
-    elements = kv_heads * (meta.get("attention.key_length", width) + meta.get("attention.value_length", width))
+    kv_heads = count("attention.head_count_kv", heads)
+    width = count("embedding_length", 0) // heads
+    elements = kv_heads * (count("attention.key_length", width) + count("attention.value_length", width))
     per_block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
     return -(-elements * block_bytes // per_block)
 

@@ -6,12 +6,13 @@ the full-precision rows with rounding on them, so that their order is found by s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from gguf.constants import GGMLQuantizationType as T
 from gguf.quants import quantize
@@ -80,9 +81,8 @@ class Safetensors:
         index = folder / "model.safetensors.index.json"
         single = folder / "model.safetensors"
         if index.is_file():
-            placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             # Names in the index come from somebody else's file; only those beside it are meant.
-            self.files = {name: folder / Path(file).name for name, file in placed.items()}
+            self.files = {name: folder / Path(file).name for name, file in _placed(index).items()}
         elif single.is_file():
             with _open(single) as tensors:
                 self.files = dict.fromkeys(tensors.keys(), single)
@@ -110,11 +110,28 @@ class Safetensors:
             return found.get_dtype(), found.get_shape()
 
 
-def _open(path: Path) -> Any:
-    # numpy knows no bfloat16; torch does.
-    from safetensors import safe_open
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
 
-    return safe_open(path, framework="pt")
+
+def _placed(index: Path) -> dict[str, str]:
+    """The file that each tensor is in, by the name in the index."""
+    try:
+        return msgspec.json.decode(index.read_bytes(), type=_Index).weight_map
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise UserError(f"{index}: no index of safetensors: {e}") from None
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    # numpy knows no bfloat16; torch does.
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as e:
+        raise UserError(f"{path}: no safetensors file, or a broken one: {e}") from None
 
 
 def _order(

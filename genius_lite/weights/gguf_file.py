@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,16 +19,17 @@ import numpy as np
 from gguf.quants import dequantize
 
 from genius_lite.errors import UserError
-from genius_lite.weights.gguf_header import Reader, Tensor, tensor_bytes
+from genius_lite.weights.gguf_header import ARRAY, INT32, UINT32, Reader, Tensor, shown, tensor_bytes
 
 _MAGIC = b"GGUF"
-_UINT32 = 4  # type number of GGUF
+_LARGEST_ALIGNMENT = 1 << 16  # bytes
+_ARCHITECTURE = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
 @dataclass(frozen=True)
 class GGUF:
-    """A model's header. `metadata` holds scalars and strings; arrays are left in `kv` as bytes.
+    """A model's header. `metadata` holds scalars and strings; arrays are None there and bytes in `kv`.
 
     `path` is what llama.cpp opens, `files` all that belong to it.
     """
@@ -46,6 +48,25 @@ class GGUF:
     def architecture(self) -> str:
         """Empty for a file that is no model, such as an importance matrix."""
         return self.metadata.get("general.architecture", "")
+
+    def kind(self, key: str) -> int:
+        """The type number of a key's value."""
+        return struct.unpack_from("<I", self.kv, self.value_at[key] - 4)[0]
+
+    def array(self, key: str) -> tuple[int, int] | None:
+        """Type number and count of an array's values; None where there is no array under this key."""
+        if key not in self.value_at or self.kind(key) != ARRAY:
+            return None
+        return struct.unpack_from("<IQ", self.kv, self.value_at[key])
+
+    def count(self, key: str) -> int | None:
+        """A count; of an array of counts, as of each layer's heads, the largest."""
+        if (array := self.array(key)) is None:
+            return self.metadata.get(key)
+        kind, length = array
+        layout = f"<{length}{'i' if kind == INT32 else 'I'}"
+        numbers = struct.unpack_from(layout, self.kv, self.value_at[key] + 12) if kind in (INT32, UINT32) else ()
+        return max(numbers, default=None)
 
     @property
     def parameters(self) -> int:
@@ -73,6 +94,17 @@ class GGUF:
         """Some rows as float32 (rows, columns)."""
         return dequantize(self.raw_rows(tensor, rows), tensor.type).reshape(-1, tensor.columns)
 
+    def keeping(self, wanted: Callable[[str], bool]) -> GGUF:
+        """The same header with only some of the metadata's keys."""
+        kv, key_at, value_at = bytearray(), {}, {}
+        ends = [*self.key_at.values(), len(self.kv)]
+        for (key, start), end in zip(self.key_at.items(), ends[1:], strict=True):
+            if wanted(key):
+                key_at[key], value_at[key] = len(kv), len(kv) + self.value_at[key] - start
+                kv += self.kv[start:end]
+        metadata = {key: value for key, value in self.metadata.items() if key in key_at}
+        return replace(self, metadata=metadata, kv=bytes(kv), kv_count=len(key_at), key_at=key_at, value_at=value_at)
+
     def kv_with(self, replaced: dict[str, int]) -> tuple[bytes, int]:
         """The key-value section with these uint32 values replaced or, where absent, added; and its count."""
         kv, count = bytearray(self.kv), self.kv_count
@@ -80,7 +112,7 @@ class GGUF:
             if key in self.value_at:
                 struct.pack_into("<I", kv, self.value_at[key], value)
             else:
-                kv += struct.pack("<Q", len(key)) + key.encode() + struct.pack("<II", _UINT32, value)
+                kv += struct.pack("<Q", len(key)) + key.encode() + struct.pack("<II", UINT32, value)
                 count += 1
         return bytes(kv), count
 
@@ -93,21 +125,32 @@ def read(path: Path) -> GGUF:
     """
     first = _read_file(path)
     count = first.metadata.get("split.count", 1)
+    if type(count) is not int or count < 1:
+        raise UserError(f"{path}: broken GGUF: split.count is {count!r}")
     if count == 1:
         return _known(first)
     paths = _shards(path, count)
-    shards = [_read_file(p) for p in paths]
+    shards = [first if p == path else _read_file(p) for p in paths]
+    for number, shard in enumerate(shards):
+        if (shard.metadata.get("split.no"), shard.metadata.get("split.count")) != (number, count):
+            raise UserError(f"{shard.path}: broken GGUF: it does not say that it is file {number + 1} of {count}")
     tensors = [tensor for shard in shards for tensor in shard.tensors]
     expected = shards[0].metadata.get("split.tensors.count")
     if len({t.name for t in tensors}) != len(tensors) or expected not in (None, len(tensors)):
         raise UserError(f"{path}: the {count} files hold {len(tensors)} tensors, not the {expected} of one model")
-    return _known(replace(_without(shards[0], "split."), files=paths, tensors=tensors))
+    first = shards[0].keeping(lambda key: not key.startswith("split."))
+    return _known(replace(first, files=paths, tensors=tensors))
 
 
 def _known(file: GGUF) -> GGUF:
     # Of shards only the first says what the model is; an importance matrix is of no architecture.
-    if not file.architecture and file.metadata.get("general.type") != "imatrix":
+    name = file.metadata.get("general.architecture")
+    if name is None and file.metadata.get("general.type") == "imatrix":
+        return file
+    if name is None or name == "":
         raise UserError(f"{file.path}: broken GGUF: it names no architecture")
+    if not isinstance(name, str) or not _ARCHITECTURE.fullmatch(name):
+        raise UserError(f"{file.path}: broken GGUF: its architecture is {shown(str(name))}")
     return file
 
 
@@ -128,52 +171,56 @@ def _shards(path: Path, count: Any) -> list[Path]:
     return [path.parent / name for name in names]
 
 
-def _without(source: GGUF, prefix: str) -> GGUF:
-    """The same header with no metadata whose key begins with `prefix`."""
-    kv, value_at, at = bytearray(), {}, 0
-    ends = [*source.key_at.values(), len(source.kv)]
-    for (key, start), end in zip(source.key_at.items(), ends[1:], strict=True):
-        if not key.startswith(prefix):
-            value_at[key] = len(kv) + source.value_at[key] - start
-            kv += source.kv[start:end]
-            at += 1
-    metadata = {key: value for key, value in source.metadata.items() if key in value_at}
-    key_at = {key: value_at[key] - (source.value_at[key] - source.key_at[key]) for key in value_at}
-    return replace(source, metadata=metadata, kv=bytes(kv), kv_count=at, key_at=key_at, value_at=value_at)
-
-
 def _read_file(path: Path) -> GGUF:
     size = path.stat().st_size
     with path.open("rb") as file:
         reader = Reader(file, size, path)
         if reader.take(4) != _MAGIC:
             raise UserError(f"{path}: not a GGUF file")
-        version, tensor_count, kv_count = reader.unpack("<IQQ")
+        (version,) = reader.unpack("<I")
         if version not in (2, 3):
             raise UserError(f"{path}: GGUF version {version} is not supported (2 and 3 are)")
+        tensor_count, kv_count = reader.counts()
         start, metadata, key_at, value_at = reader.at, {}, {}, {}
         for _ in range(kv_count):
             at = reader.at - start
-            key = reader.string()
+            key = reader.key()
             if key in key_at:
-                raise UserError(f"{path}: broken GGUF: {key!r} is there twice")
+                raise reader.broken(f"{shown(key)} is there twice")
             key_at[key] = at
             (kind,) = reader.unpack("<I")
             value_at[key] = reader.at - start
             metadata[key] = reader.value(kind)
         end = reader.at
-        alignment = metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment <= 0 or alignment % 8:
-            raise UserError(f"{path}: broken GGUF: alignment {alignment!r}")
         infos = [reader.tensor() for _ in range(tensor_count)]
-        data = _aligned(reader.at, alignment)
+        alignment, after = 32, reader.at
         file.seek(start)
         kv = file.read(end - start)
+    header = GGUF(path, [path], metadata, [], kv, kv_count, key_at, value_at, alignment)
+    if "general.alignment" in metadata:
+        alignment = metadata["general.alignment"]
+        if header.kind("general.alignment") != UINT32 or alignment.bit_count() != 1 or alignment > _LARGEST_ALIGNMENT:
+            raise reader.broken(f"alignment {alignment!r}")
+    data = _aligned(after, alignment)
     tensors = [replace(t, offset=t.offset + data) for t in infos]
-    for t in tensors:
-        if t.offset + t.nbytes > size:
-            raise UserError(f"{path}: cut short: {t.name} ends at byte {t.offset + t.nbytes}, the file at {size}")
-    return GGUF(path, [path], metadata, tensors, kv, kv_count, key_at, value_at, alignment)
+    _check_places(reader, tensors, alignment)
+    return replace(header, tensors=tensors, alignment=alignment)
+
+
+def _check_places(reader: Reader, tensors: list[Tensor], alignment: int) -> None:
+    """Refuse tensors of one name, outside the file, not aligned, or over each other."""
+    if twice := next((name for name, count in Counter(t.name for t in tensors).items() if count > 1), None):
+        raise reader.broken(f"the tensor {shown(twice)} is there twice")
+    end, last = 0, ""
+    for t in sorted(tensors, key=lambda t: t.offset):
+        if t.offset + t.nbytes > reader.size:
+            where = f"{shown(t.name)} ends at byte {t.offset + t.nbytes}, the file at {reader.size}"
+            raise UserError(f"{reader.path}: cut short: {where}")
+        if t.offset % alignment:
+            raise reader.broken(f"{shown(t.name)} begins at byte {t.offset}, no multiple of {alignment}")
+        if t.offset < end:
+            raise reader.broken(f"{shown(t.name)} begins inside {shown(last)}")
+        end, last = t.offset + t.nbytes, t.name
 
 
 def write(

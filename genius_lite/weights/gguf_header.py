@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from genius_lite.errors import UserError
+from genius_lite.visible import brief
 
 _SCALARS = {
     0: "<B",
@@ -26,8 +27,14 @@ _SCALARS = {
     11: "<q",
     12: "<d",
 }
-_STRING, _ARRAY = 8, 9
-_MAX_DIMS, _MAX_NESTING = 4, 4
+UINT32, INT32, FLOAT32, STRING, ARRAY = 4, 5, 6, 8, 9
+"""Type numbers of GGUF's values."""
+
+_MAX_DIMS, _LONGEST_AXIS = 4, (1 << 63) - 1
+# No real file comes near these. A text takes Python up to four times its bytes, a tensor a thousand.
+_LARGEST = 1 << 26  # bytes of a header
+_LONGEST_KEY, _LONGEST_NAME, _LONGEST_TEXT = 65_535, 255, 1 << 25  # bytes
+_MOST = 1 << 16  # keys; tensors
 _BLOCK = 1 << 23  # weights that are in memory at once: 32 MB in float32
 
 
@@ -66,6 +73,11 @@ def tensor_bytes(shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
     return math.prod(shape) // block * block_bytes
 
 
+def shown(text: str) -> str:
+    """A key or name as it is quoted in a message."""
+    return f"`{brief(text)}`"
+
+
 @dataclass(frozen=True)
 class Reader:
     """Reads what the format names, from a file of `size` bytes.
@@ -81,48 +93,77 @@ class Reader:
     def at(self) -> int:
         return self.file.tell()
 
+    def broken(self, what: str) -> UserError:
+        return UserError(f"{self.path}: broken GGUF: {what}")
+
     def take(self, n: int) -> bytes:
-        if n > self.size - self.file.tell():
-            raise UserError(f"{self.path}: cut short or broken: the header asks for bytes that are not there")
+        self._need(n)
         return self.file.read(n)
+
+    def skip(self, n: int) -> None:
+        self._need(n)
+        self.file.seek(n, 1)
+
+    def _need(self, n: int) -> None:
+        at = self.file.tell()
+        if n > self.size - at:
+            raise UserError(f"{self.path}: cut short or broken: the header asks for bytes that are not there")
+        if at + n > _LARGEST:
+            raise self.broken(f"a header of more than {_LARGEST >> 20} MB")
 
     def unpack(self, layout: str) -> tuple[Any, ...]:
         return struct.unpack(layout, self.take(struct.calcsize(layout)))
 
-    def string(self) -> str:
+    def counts(self) -> tuple[int, int]:
+        """How many tensors and how many keys the header announces."""
+        tensors, keys = self.unpack("<QQ")
+        if max(tensors, keys) > _MOST:
+            raise self.broken(f"it announces {tensors} tensors and {keys} keys")
+        return tensors, keys
+
+    def string(self, longest: int = _LONGEST_TEXT) -> str:
         (length,) = self.unpack("<Q")
+        if longest < length <= self.size - self.at:
+            raise self.broken(f"a text of {length} bytes where at most {longest} are expected")
         return self.take(length).decode("utf-8", errors="surrogateescape")
 
-    def value(self, kind: int, nesting: int = 0) -> Any:
+    def key(self) -> str:
+        key = self.string(_LONGEST_KEY)
+        if not key or key.startswith("GGUF."):  # gguf's reader keeps the header's own fields under such names
+            raise self.broken(f"a key that is {shown(key)}")
+        return key
+
+    def value(self, kind: int) -> Any:
         """A scalar or string; arrays are passed over and give None."""
-        if kind == _STRING:
+        if kind == STRING:
             return self.string()
         if kind in _SCALARS:
             return self.unpack(_SCALARS[kind])[0]
-        if kind != _ARRAY or nesting >= _MAX_NESTING:
-            raise UserError(f"{self.path}: broken GGUF: metadata type {kind}")
-        inner, count = self.unpack("<IQ")
-        if inner in _SCALARS:
-            self.skip(count * struct.calcsize(_SCALARS[inner]))
-        else:
+        if kind != ARRAY:
+            raise self.broken(f"a value of the unknown type {kind}")
+        items, count = self.unpack("<IQ")
+        if items in _SCALARS:
+            self.skip(count * struct.calcsize(_SCALARS[items]))
+        elif items == STRING:
+            self._need(8 * count)  # before the loop
             for _ in range(count):
-                self.skip(self.unpack("<Q")[0]) if inner == _STRING else self.value(inner, nesting + 1)
+                self.skip(self.unpack("<Q")[0])
+        else:  # llama.cpp knows no arrays of arrays either
+            raise self.broken(f"an array of the unknown type {items}")
         return None
 
-    def skip(self, n: int) -> None:
-        if n > self.size - self.file.tell():
-            raise UserError(f"{self.path}: cut short or broken: the header asks for bytes that are not there")
-        self.file.seek(n, 1)
-
     def tensor(self) -> Tensor:
-        name = self.string()
+        """A tensor's description, with the offset as it stands there: from where all data begin."""
+        name = self.string(_LONGEST_NAME)
         (dims,) = self.unpack("<I")
         if not 1 <= dims <= _MAX_DIMS:
-            raise UserError(f"{self.path}: broken GGUF: {name!r} has {dims} dimensions")
+            raise self.broken(f"{shown(name)} has {dims} dimensions")
         shape = tuple(reversed(self.unpack(f"<{dims}Q")))
         kind, offset = self.unpack("<IQ")
         if kind not in set(GGMLQuantizationType):
-            raise UserError(f"{self.path}: {name!r} has the unknown tensor type {kind}")
+            raise UserError(f"{self.path}: {shown(name)} has the unknown tensor type {kind}")
+        if max(shape) > _LONGEST_AXIS:
+            raise self.broken(f"{shown(name)} is {list(shape)}")
         if shape[-1] % GGML_QUANT_SIZES[GGMLQuantizationType(kind)][0]:
-            raise UserError(f"{self.path}: broken GGUF: rows of {name!r} are no whole blocks")
+            raise self.broken(f"rows of {shown(name)} are no whole blocks")
         return Tensor(name, shape, GGMLQuantizationType(kind), offset, self.path)

@@ -12,11 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf.constants import GGML_QUANT_SIZES
+from gguf.quants import dequantize
 
 from genius_lite.errors import UserError
+from genius_lite.rundir import write_json
 from genius_lite.weights import gguf_file, mapping
+from genius_lite.weights.gguf_checks import check_model
 from genius_lite.weights.gguf_file import GGUF
+from genius_lite.weights.gguf_header import Tensor, shown
 from genius_lite.weights.mapping import TensorMap
+from genius_lite.weights.skeleton import check_complete, read_config, write_for_transformers
 
 MAP_FILE = "tensor_map.json"
 SOURCE_FILE = "source.json"
@@ -63,9 +69,13 @@ class Base:
 
     @property
     def name(self) -> str:
-        """The file's name without its quantization type and shard number."""
+        """The file's name without its quantization type and shard number, and of letters, digits and ._+- alone.
+
+        It becomes part of other names, and of commands that are pasted into a shell.
+        """
         stem = re.sub(r"-\d{5}-of-\d{5}$", "", self.gguf.path.stem)
-        return re.sub(r"[.-](Q\d\w*|IQ\d\w*|B?F16|F32)$", "", stem, flags=re.IGNORECASE)
+        stem = re.sub(r"[.-](Q\d\w*|IQ\d\w*|B?F16|F32)$", "", stem, flags=re.IGNORECASE)
+        return re.sub(r"[^\w.+-]", "_", stem)
 
     @property
     def _recorded(self) -> dict[str, Any]:
@@ -76,16 +86,25 @@ def check_supported(source: GGUF) -> None:
     """Refuse, before anything is made, what the learner could not import.
 
     Raises:
-        UserError: transformers does not read this architecture.
+        UserError: it is no sound model, of an architecture that transformers does not read, or of types that gguf does
+            not.
     """
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
+    check_model(source)
     causal = set(GGUF_SUPPORTED_ARCHITECTURES) - _NOT_CAUSAL
     if source.architecture not in causal:
         raise UserError(
             f"{source.path}: architecture `{source.architecture}` cannot be trained; "
             f"supported are {', '.join(sorted(causal))}"
         )
+    for tensor in {t.type: t for t in source.tensors}.values():
+        block_bytes = GGML_QUANT_SIZES[tensor.type][1]
+        try:
+            dequantize(np.zeros(block_bytes, np.uint8), tensor.type)
+        except NotImplementedError:
+            kind = f"{shown(tensor.name)} is {tensor.type.name}"
+            raise UserError(f"{source.path}: {kind}, a type that cannot be imported") from None
 
 
 def import_master(source: GGUF, folder: Path, advance: Callable[[int], None], origin: str = "") -> None:
@@ -98,7 +117,7 @@ def import_master(source: GGUF, folder: Path, advance: Callable[[int], None], or
         origin: where the user found the model, for its card.
 
     Raises:
-        UserError: the imported model is not the GGUF's.
+        UserError: the imported model is not the GGUF's, or has a weight that is no finite 16-bit number.
     """
     model = _load(source, folder)
     # transformers still marks the model as quantized, and would refuse to save it.
@@ -110,27 +129,39 @@ def import_master(source: GGUF, folder: Path, advance: Callable[[int], None], or
     weights = model.state_dict()
     names = mapping.learner_names(source, [n for n in weights if n.endswith(".weight") and weights[n].ndim == 2])
     found = mapping.match(source, names, lambda name: weights[name].numpy().view(np.uint16), advance)
+    _check_finite(source, (t for t in source.tensors if t.name not in found.tensors))
     found.save(folder / MAP_FILE)
     recorded = {"path": str(source.path.absolute()), "sha256": sha256(source.files), "origin": origin}
-    (folder / SOURCE_FILE).write_text(json.dumps(recorded))
+    write_json(folder / SOURCE_FILE, recorded)
 
 
 def _load(source: GGUF, folder: Path) -> Any:
-    """The model in transformers, which reads only models in one file: shards are joined in `folder` for it."""
+    """The model in transformers, read from a copy that is made for it."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    with tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as name:
-        path = source.path
-        if len(source.files) > 1:
-            path = Path(name) / "joined.gguf"
-            gguf_file.write(path, source, source.tensors, source.raw_blocks, {})
-        return AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as name:  # inside, so that it goes with a stage that was killed
+        copy = Path(name) / "model.gguf"
+        write_for_transformers(source, copy)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name,
+            config=read_config(source, copy),
+            gguf_file=copy.name,
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.float16,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
+    model, found = loaded
+    check_complete(source, model, set(found["missing_keys"]))
+    return model
+
+
+def _check_finite(source: GGUF, tensors: Iterable[Tensor]) -> None:
+    for tensor in tensors:
+        for rows in tensor.blocks():
+            mapping.check_finite(source, tensor, mapping.as_float16(source.dequantized_rows(tensor, rows)))
 
 
 def sha256(files: Iterable[Path]) -> str:

@@ -17,7 +17,9 @@ from gguf.constants import MODEL_ARCH_NAMES
 from gguf.tensor_mapping import get_tensor_name_map
 
 from genius_lite.errors import UserError
+from genius_lite.rundir import write_json
 from genius_lite.weights.gguf_file import GGUF
+from genius_lite.weights.gguf_header import Tensor, shown
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class TensorMap:
         return slice(None) if number is None else self.permutations[number]
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps({"tensors": self.tensors, "permutations": self.permutations}))
+        write_json(path, {"tensors": self.tensors, "permutations": self.permutations})
 
     @staticmethod
     def load(path: Path) -> TensorMap:
@@ -67,7 +69,7 @@ def match(
         advance: called with 1 after each tensor.
 
     Raises:
-        UserError: a tensor's rows are not those of the learner in any order.
+        UserError: a tensor's rows are not those of the learner in any order, or one has a weight that is not finite.
     """
     by_name = {t.name: t for t in source.tensors}
     permutations: list[np.ndarray] = []
@@ -75,7 +77,9 @@ def match(
     ambiguous = []
     for gguf_name, name in names.items():
         theirs = learner_rows(name)
-        ours = source.dequantized(by_name[gguf_name]).astype(np.float16).view(theirs.dtype)
+        ours = as_float16(source.dequantized(by_name[gguf_name]))
+        check_finite(source, by_name[gguf_name], ours)
+        ours = ours.view(theirs.dtype)
         if ours.shape != theirs.shape:
             raise UserError(f"{source.path}: {gguf_name} is {ours.shape}, the imported {name} is {theirs.shape}")
         if np.array_equal(ours, theirs):
@@ -94,6 +98,22 @@ def match(
             raise UserError(f"{source.path}: the rows of {gguf_name} are not those of {name} in any one order")
         tensors[gguf_name] = (name, number)
     return TensorMap(tensors, [p.tolist() for p in permutations])
+
+
+def as_float16(weights: np.ndarray) -> np.ndarray:
+    """Weights as the learner's copy has them; what is too large for it becomes infinite."""
+    with np.errstate(over="ignore"):
+        return weights.astype(np.float16)
+
+
+def check_finite(source: GGUF, tensor: Tensor, weights: np.ndarray) -> None:
+    """Refuse NaN and infinity among some of a tensor's weights.
+
+    Raises:
+        UserError: there is one.
+    """
+    if not np.isfinite(weights).all():
+        raise UserError(f"{source.path}: {shown(tensor.name)} holds a weight that is no finite 16-bit number")
 
 
 def _known(ours: np.ndarray, theirs: np.ndarray, permutations: list[np.ndarray]) -> int | None:

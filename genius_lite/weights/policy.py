@@ -21,7 +21,7 @@ from genius_lite.weights.merge import Adapter, merge, merged_bytes
 from genius_lite.weights.quantize import quantize, quantized_bytes
 from genius_lite.weights.retained import Retained, compare, probe, scores
 
-_SCORING_SLOTS = 4
+SCORING_SLOTS = 4  # branches that a file's scores are asked on
 _UNQUANTIZED = ("F16", "BF16")
 
 Advance = Callable[[int], None]
@@ -87,7 +87,7 @@ def measured_policy(
     merged, unlearned = work / "merged.gguf", work / "base.gguf"
     _merge(base, adapter, merged, advance)
     _merge(base, None, unlearned, advance)
-    scoring = msgspec.structs.replace(settings, slots=_SCORING_SLOTS, parked=0)
+    scoring = msgspec.structs.replace(settings, slots=SCORING_SLOTS, parked=0)
     wanted = probe(merged, scoring, pairs, log)
     exact, exact_base = (scores(file, scoring, wanted, log) for file in (merged, unlearned))
     tried: list[tuple[Retained, float, Path]] = []

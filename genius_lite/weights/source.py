@@ -18,6 +18,8 @@ def locate(model: Model) -> Path:
     Raises:
         UserError: there is no such file, package or repository.
     """
+    if model.revision is not None and not _stays_inside(model.revision):
+        raise UserError(f"model.revision: {model.revision} is no commit, tag or branch")
     if model.gguf.startswith("hf:"):
         return _from_hub(model)
     if model.gguf.startswith("python:"):
@@ -36,6 +38,8 @@ def locate_weights(model: Model) -> Path | None:
     """
     if model.weights is None:
         return None
+    if model.weights_revision is not None and not _stays_inside(model.weights_revision):
+        raise UserError(f"model.weights_revision: {model.weights_revision} is no commit, tag or branch")
     if model.weights.startswith("hf:"):
         from huggingface_hub import snapshot_download
 
@@ -54,13 +58,18 @@ def _from_hub(model: Model) -> Path:
 
     owner, _, rest = model.gguf.removeprefix("hf:").partition("/")
     repo, _, name = rest.partition("/")
-    if not (owner and repo and name.endswith(".gguf")):
+    if not (owner and repo and name.endswith(".gguf") and _stays_inside(name)):
         raise UserError(f"{model.gguf}: a hub model is written hf:OWNER/REPO/FILE.gguf")
     folder, _, file = name.rpartition("/")
     wanted = [f"{folder}/{shard}".lstrip("/") for shard in shard_names(file)]
     with _hub_errors(model.gguf):
         paths = [Path(hf_hub_download(f"{owner}/{repo}", shard, revision=model.revision)) for shard in wanted]
     return paths[0]
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a name that becomes part of a path leads nowhere else."""
+    return not {"", ".", ".."} & {*name.replace("\\", "/").split("/")}
 
 
 @contextmanager

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from genius_lite.evaluate.signals import Signals
 
 from genius_lite.evaluate.best import Course, Standing, course, standing_score
 from genius_lite.evaluate.measure import TaskResult
+from genius_lite.evaluate.signals import Signals
 from genius_lite.evaluate.statistics import Interval
 from genius_lite.recipe import Evaluate
 
@@ -52,7 +52,9 @@ def test_patience_ends_a_run_that_no_longer_improves():
 
 
 def test_a_halted_round_ends_the_run_and_is_never_the_best():
-    assert course(Evaluate(), standings(0.3, 0.9, halted=1)) == Course(0, 0, "the collapse guard halted round 1")
+    assert course(Evaluate(), standings(0.3, 0.9, halted=1)) == Course(
+        0, 0, "the collapse guard halted round 1", halted=True
+    )
     found = course(Evaluate(rollback=False), standings(None, None, None, halted=2))
     assert (found.best, found.build_on) == (1, 1)
 

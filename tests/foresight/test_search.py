@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from genius_lite.errors import NonFiniteError
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.search import foresee
 from genius_lite.recipe import Foresight, Model, Pairs, Queries, Recipe
@@ -54,6 +55,18 @@ def test_two_steps_by_hand():
     assert second.kept == [0, 4]
     assert rollout.response(1, 4) == [2, 8, 81]
     assert [3] in sampler.released
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, np.inf])
+@pytest.mark.parametrize("at", [("step", ()), ("end", (1,))])
+def test_log_probabilities_that_are_not_finite_stop_the_search_and_name_the_query(at, bad):
+    script = {("step", ()): [step(1), step(2)], ("end", (1,)): [end(11)], ("end", (2,)): [end(21)]}
+    broken = script[at][0]
+    script[at][0] = Completion([*broken.tokens, 7], [-1.0, bad], broken.finish)
+    script["end", (1, 7)] = [end(11)]
+    with pytest.raises(ExceptionGroup) as error:
+        search(ScriptedSampler(script), beams=1, candidates=2, steps=1, max_tokens=9)
+    assert error.group_contains(NonFiniteError, match="query q: the log-probabilities .* are not finite")
 
 
 def test_equal_candidates_are_one_whichever_ends_first():
@@ -227,5 +240,5 @@ def test_nothing_is_dropped_in_an_ablation(ablation):
         )
 
     assert recipe().foresight.drop_below == 0
-    with pytest.raises(ValueError, match=r"foresight\.drop_below needs value: future and select: resample"):
+    with pytest.raises(ValueError, match=r"drop_below needs value: future and select: resample"):
         recipe(drop_below=0.01)

@@ -132,7 +132,7 @@ def test_the_head_in_slices_is_the_whole_head(scale, cap, monkeypatch):
     logits = layer(hidden) * scale
     logits = cap * torch.tanh(logits / cap) if cap else logits
     expected = logits.log_softmax(-1)[range(7), tokens]
-    monkeypatch.setattr(module, "_SLICE_BYTES", 1)
+    monkeypatch.setattr(module, "SLICE_BYTES", 1)
     head = Head(layer, 1000, 8, scale, cap)
     assert len(list(head.slices(7))) == 4
     got = token_logps(head, hidden, tokens)

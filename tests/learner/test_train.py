@@ -10,15 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from genius_lite.errors import UserError
+from genius_lite.errors import NonFiniteError, UserError
+from genius_lite.learner import batches as batches_module
 from genius_lite.learner import train as train_module
 from genius_lite.learner.batches import schedule
 from genius_lite.learner.head import Table
 from genius_lite.learner.model import load_base, target_modules, weight_bytes
 from genius_lite.learner.optimizer import learning_rate
 from genius_lite.learner.packing import unshared_tokens
-from genius_lite.learner.parity import Sample
-from genius_lite.learner.train import NonFiniteError, Training, train_adapter
+from genius_lite.learner.parity import Sample, check
+from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from genius_lite.rundir import RunDir
@@ -172,6 +173,27 @@ def test_divergence_stops_with_the_batch_named_and_saved(tiny, tmp_path):
     assert b'"bad"' in saved.read_bytes()
 
 
+def test_a_score_that_is_not_finite_names_its_pair(tiny, tmp_path, monkeypatch):
+    real = batches_module.response_logps
+
+    def broken(policy, inputs):
+        logps_2P = real(policy, inputs).clone()
+        logps_2P[5] = float("nan")  # the rejected response of the third pair
+        return logps_2P
+
+    monkeypatch.setattr(batches_module, "response_logps", broken)
+    with pytest.raises(NonFiniteError, match="query q1, step 0: the learner's log-probability"):
+        _train(tiny, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_disagreement_that_is_no_number_is_one(tiny):
+    check(0.1, limit=0.1, precision="fp32")
+    for nats in (0.2, float("inf"), float("nan")):
+        with pytest.raises(UserError, match="the learner and the sampler disagree by"):
+            check(nats, limit=0.1, precision="fp32")
+
+
 def test_memory_running_out_halves_the_packs_and_changes_nothing_else(tiny, tmp_path, monkeypatch):
     expected = _train(tiny, tmp_path / "whole", batch_pairs=6)
     assert expected.updates == 1
@@ -222,7 +244,7 @@ def test_parity_is_reported_and_enforced(tiny, tmp_path):
     assert same.parity == pytest.approx(0, abs=0.01)  # the master is F16
     off = [value - 0.7 for value in true]
     with pytest.raises(UserError, match=r"disagree by 0\.(69|70)\d* nats a token"):
-        _train(tiny, tmp_path / "b", samples=[Sample(prompt, response, off)])
+        _train(tiny, tmp_path / "b", samples=[Sample(prompt, response, off)], parity_limit=0.5)
     assert not (tmp_path / "b").exists()
 
 

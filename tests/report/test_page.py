@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 
 import pytest
 
+from genius_lite.visible import PROSE, visible
 from tests.report.conftest import open_all
 from tests.test_cli import genius
 
@@ -145,8 +145,7 @@ def test_a_tree_unfolds_by_keyboard_to_what_the_rollout_holds(run, opened):
     view.keyboard.press("Enter")
     said = bytes(t for t in candidate["step"]["tokens"] if t < 256).decode(errors="replace")
     text = view.locator("#c-0-0 pre").first.text_content()
-    plain = re.sub(r"\[U\+(\w+)\]", lambda m: chr(int(m[1], 16)), text).replace("↵", "\n")
-    assert plain == said
+    assert text.replace("↵", "\n") == visible(said, PROSE)
     assert f"Step, {len(candidate['step']['tokens'])} tokens" in view.locator("#c-0-0").inner_text()
 
     view.locator("#search").fill("")

@@ -139,3 +139,11 @@ def test_an_unknown_tracker_is_named_with_its_line():
         parse("model: {gguf: m}\nqueries: {source: q}\ntracking:\n  with: [tensorbord]\n", "r.yaml")
     with pytest.raises(UserError, match="did you mean `project`"):
         parse("model: {gguf: m}\nqueries: {source: q}\ntracking: {projekt: x}\n")
+
+
+@pytest.mark.parametrize("project", ["../../x", "/tmp/x", "..", "a\\b"])
+def test_a_project_does_not_lead_out_of_the_folder(tmp_path, project):
+    recipe = _recipe(tmp_path / "run", tracking=Tracking(trackers=["tensorboard"], project=project))
+    with pytest.raises(UserError, match=r"tracking\.project: .* is no name of a project"):
+        require_trackers(recipe)
+    require_trackers(recipe.model_copy(update={"tracking": Tracking(project=project)}))

@@ -19,7 +19,7 @@ from tests.report.conftest import open_all
 from tests.report.folder import rollout, write_lines, write_run
 
 EVIL = """<script>window.ran=1</script><img src=x onerror="window.ran=2">"onload='window.ran=3' </script> \u202e\x07"""
-SHOWN = EVIL.replace("\u202e\x07", "[U+202E][U+0007]")
+SHOWN = EVIL.replace("\u202e\x07", r"\u202e\x07")
 
 
 @pytest.fixture

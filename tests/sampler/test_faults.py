@@ -95,6 +95,18 @@ def _ends(delimiter: StepDelimiter, tokens: list[int]) -> Iterator[bool]:
         has_text |= bool(delimiter.has_text[token])
 
 
+def test_modules_of_the_working_directory_are_not_run(tiny_llama, tmp_path, monkeypatch):
+    (tmp_path / "numpy.py").write_text("open('it-ran', 'w')")
+    monkeypatch.chdir(tmp_path)
+
+    async def scenario():
+        async with open_sampler(tiny_llama, SETTINGS, SAMPLING, tmp_path / "log") as sampler:
+            return await sampler.score([257, 72], [65, 66])
+
+    assert len(asyncio.run(scenario())) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "numpy.py"]
+
+
 def test_thirty_samplers_leave_no_file_open(tiny_llama, tmp_path):
     async def cycle():
         async with open_sampler(tiny_llama, SETTINGS, SAMPLING, tmp_path / "log") as sampler:

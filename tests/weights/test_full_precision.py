@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import gguf
@@ -11,7 +12,7 @@ import torch
 
 from genius_lite.errors import UserError
 from genius_lite.weights import gguf_file
-from genius_lite.weights.full_precision import write_full_precision
+from genius_lite.weights.full_precision import Safetensors, write_full_precision
 from genius_lite.weights.importing import Base, import_master
 from genius_lite.weights.policy import policy_gguf
 from tests.tiny import tiny_gguf
@@ -103,3 +104,42 @@ def test_a_model_in_three_files_is_read_as_one(tiny, tmp_path):
     paths[1].unlink()
     with pytest.raises(UserError, match=r"m-00002-of-00003\.gguf is not beside it"):
         gguf_file.read(paths[0])
+
+
+def test_names_in_an_index_stay_beside_it(tmp_path):
+    from safetensors.torch import save_file
+
+    matrix = {"a.weight": torch.ones(2, 3)}
+    (tmp_path / "full").mkdir()
+    save_file(matrix, tmp_path / "outside.safetensors")
+    index = tmp_path / "full" / "model.safetensors.index.json"
+    for name in ("../outside.safetensors", str(tmp_path / "outside.safetensors"), "..", "."):
+        index.write_text(json.dumps({"weight_map": {"a.weight": name}}))
+        with pytest.raises(UserError, match="the index names .*, which is not there"):
+            Safetensors(tmp_path / "full")
+    save_file(matrix, tmp_path / "full" / "inside.safetensors")
+    index.write_text(json.dumps({"weight_map": {"a.weight": "../inside.safetensors"}}))
+    assert Safetensors(tmp_path / "full").matrix("a.weight").tolist() == [[1, 1, 1]] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.safetensors.index.json", b"{", "no index of safetensors"),
+        ("model.safetensors.index.json", b"{}", "no index of safetensors"),
+        ("model.safetensors.index.json", b'{"weight_map": {"a.weight": 3}}', "no index of safetensors"),
+        ("model.safetensors.index.json", b'{"weight_map":' + b"[" * 100_000, "no index of safetensors"),
+        ("model.safetensors.index.json", b'{"weight_map": {"b.weight": "sound"}}', "broken one: .*b.weight"),
+        ("model.safetensors", b"", "no safetensors file, or a broken one"),
+        ("model.safetensors", b"\xff" * 100, "no safetensors file, or a broken one"),
+        ("model.safetensors", (1 << 40).to_bytes(8, "little") + b"{}", "no safetensors file, or a broken one"),
+    ],
+)
+def test_broken_safetensors_are_one_line(tmp_path, name, content, message):
+    from safetensors.torch import save_file
+
+    save_file({"a.weight": torch.ones(2, 3)}, tmp_path / "sound")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as e:
+        Safetensors(tmp_path)
+    assert "\n" not in str(e.value)

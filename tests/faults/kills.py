@@ -1,0 +1,157 @@
+"""Kill a run at random moments until it is done, again and again; then look at what it left behind.
+
+    python -m tests.faults.kills --kills 200 --seed 0
+
+Each run of a tiny model is started, killed after a random time (SIGKILL to the run itself, or to its sampler, which it
+has to survive), or suspended for a moment, and started again until it ends by itself. Then every query has one rollout,
+records are whole, nothing half built is left, and the adapter is bit for bit what uninterrupted training makes of the
+same rollouts. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from genius_lite.errors import UserError
+from genius_lite.records import PreferencePair, Rollout
+from genius_lite.rundir import read_records
+from genius_lite.weights import gguf_file
+from tests.tiny import tiny_gguf
+
+RECIPE = """
+model: {gguf: tiny.gguf}
+queries: {source: q.txt}
+rounds: 1
+foresight: {beams: 2, candidates: 2, steps: 2, max_tokens: 24, temperature: 1.5}
+learner: {rank: 4, lora_alpha: 8, lr: 1e-3, batch_pairs: 1, epochs: 3, parity_limit: 5, precision: fp32, save_every: 0}
+sampler: {slots: 8, threads: 1}
+evaluate: {queries: 4, query_samples: 2}
+"""
+QUERIES = [f"question {n}" for n in range(24)]
+COMMAND = [sys.executable, "-c", "from genius_lite.cli import main; main()", "run", "r.yaml", "--out", "run"]
+_SPAN = 20.0  # seconds after its start in which a run is killed: the longest that one takes on two cores
+_BUILT_FROM = ("recipe.json", "master", "round-0")
+_SAMPLED = ("rollouts.jsonl", "set-aside.jsonl", "pairs.jsonl", "filtered.json")
+
+
+@dataclass
+class Tally:
+    """What was done, and what was found wrong."""
+
+    kills: int = 0
+    sampler_kills: int = 0
+    suspensions: int = 0
+    runs: int = 0
+    records_lost: int = 0
+    records_doubled: int = 0
+    damaged: int = 0
+    adapters_that_differ: int = 0
+    unexpected_ends: int = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    a = parser.parse_args()
+    tally, draw, start = Tally(), random.Random(a.seed), time.monotonic()
+    while tally.kills + tally.sampler_kills < a.kills:
+        with tempfile.TemporaryDirectory() as folder:
+            one_run(Path(folder), draw, tally)
+        print(json.dumps(asdict(tally)), flush=True)
+    print(json.dumps({**asdict(tally), "seconds": round(time.monotonic() - start)}))
+
+
+def one_run(project: Path, draw: random.Random, tally: Tally, span: float = _SPAN, at_most: int = 40) -> None:
+    """One run through all its kills (`at_most` so many, then it is let alone), and the look at what it left."""
+    tiny_gguf(project / "tiny.gguf", "llama")
+    (project / "q.txt").write_text("\n".join(QUERIES))
+    (project / "r.yaml").write_text(RECIPE)
+    for attempt in range(at_most + 1):
+        process = subprocess.Popen(COMMAND, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if attempt < at_most:
+            _harm(process, draw, span, tally)
+        said, _ = process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            continue
+        if process.returncode:
+            tally.unexpected_ends += 1
+            print(said, file=sys.stderr)
+        break
+    tally.runs += 1
+    _look(project, tally)
+
+
+def _harm(process: subprocess.Popen[str], draw: random.Random, span: float, tally: Tally) -> None:
+    """After random times kill the sampler that the run has just then, or suspend the run, until it is killed itself."""
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(draw.uniform(0, span))
+            return
+        kind = draw.choice(["run", "sampler", "suspend"])
+        with suppress(psutil.NoSuchProcess):
+            run = psutil.Process(process.pid)
+            samplers = [p for p in run.children(recursive=True) if "genius_lite.sampler.worker" in p.cmdline()]
+            if kind == "run":
+                run.kill()
+                tally.kills += 1
+                return
+            if kind == "sampler" and samplers:
+                samplers[0].kill()
+                tally.sampler_kills += 1
+            elif kind == "suspend":
+                run.suspend()
+                time.sleep(1)
+                run.resume()
+                tally.suspensions += 1
+
+
+def _look(project: Path, tally: Tally) -> None:
+    run = project / "run"
+    here = run / "round-1"
+    try:
+        rollouts = read_records(here / "rollouts.jsonl", Rollout)
+        read_records(here / "pairs.jsonl", PreferencePair)
+        for file in run.rglob("*.json"):
+            json.loads(file.read_text(encoding="utf-8"))
+        for file in run.rglob("*.gguf"):
+            gguf_file.read(file)
+    except (UserError, ValueError, OSError) as e:
+        tally.damaged += 1
+        print(f"damaged: {e!r}", file=sys.stderr)
+        return
+    left = [p for p in run.rglob("*") if ".partial" in p.name or p.name.endswith((".work", ".merged"))]
+    tally.damaged += bool(left)
+    if left:
+        print(f"left behind: {left}", file=sys.stderr)
+    asked = [r.query.prompt for r in rollouts]
+    tally.records_lost += len(set(QUERIES) - set(asked))
+    tally.records_doubled += len(asked) - len(set(asked))
+    shutil.copytree(run, project / "whole", ignore=lambda _, names: names)
+    for name in _BUILT_FROM:
+        source = run / name
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, project / "whole" / name)
+    (project / "whole" / "round-1").mkdir()
+    for name in _SAMPLED:
+        if (here / name).exists():
+            shutil.copyfile(here / name, project / "whole" / "round-1" / name)
+    subprocess.run([*COMMAND[:-1], "whole"], cwd=project, check=True, capture_output=True)
+    adapter = Path("round-1", "adapter", "adapter_model.safetensors")
+    tally.adapters_that_differ += (run / adapter).read_bytes() != (project / "whole" / adapter).read_bytes()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""A disk that is full, or cannot be written: one line, and the run goes on once there is room."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from genius_lite.records import Rollout
+from genius_lite.rundir import read_records
+from tests.faults.kills import QUERIES, RECIPE
+
+COMMAND = [sys.executable, "-c", "from genius_lite.cli import main; main()", "run", "r.yaml", "--out", "disk/run"]
+
+
+def _mount(options: str, where: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", where], capture_output=True)
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A small file system of its own; only root may make one."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    if sys.platform != "linux" or os.geteuid() or _mount("size=20m", where).returncode:
+        pytest.skip("needs root on Linux, and a system that lets it mount")
+    yield where
+    subprocess.run(["umount", where], check=True)
+
+
+@pytest.fixture
+def project(tmp_path, tiny_llama) -> Path:
+    (tmp_path / "tiny.gguf").symlink_to(tiny_llama)
+    (tmp_path / "q.txt").write_text("\n".join(QUERIES))
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def _run(project: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(COMMAND, cwd=project, capture_output=True, text=True, timeout=300)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(project, disk):
+    # What is checked beforehand fits; then somebody else fills the disk.
+    assert _fill_while_it_runs(project, disk).returncode == 2
+    done = {p: p.read_bytes() for p in (disk / "run").rglob("rollouts.jsonl")}
+    (disk / "filler").unlink()
+    result = _run(project)
+    assert result.returncode == 0, result.stderr
+    for log, before in done.items():
+        assert log.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    rollouts = read_records(disk / "run" / "round-1" / "rollouts.jsonl", Rollout)
+    assert sorted(r.query.prompt for r in rollouts) == sorted(QUERIES)
+    assert not list(disk.rglob("*.partial"))
+
+
+def _fill_while_it_runs(project: Path, disk: Path) -> subprocess.CompletedProcess:
+    process = subprocess.Popen(COMMAND, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (disk / "run" / "master").exists():
+        assert process.poll() is None, process.communicate()
+    with (disk / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    out, err = process.communicate(timeout=300)
+    assert err.count("\n") == 1, err
+    assert err.startswith("error: no space left")
+    return subprocess.CompletedProcess(COMMAND, process.returncode, out, err)
+
+
+def test_a_disk_that_cannot_be_written_is_one_line(project, disk):
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    result = _run(project)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert "read-only" in result.stderr.lower()

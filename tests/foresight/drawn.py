@@ -1,0 +1,41 @@
+"""Rollouts as hypothesis draws them: any that a search could make, of few tokens and values, so that some are equal."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from genius_lite.records import Candidate, Completion, Query, Rollout, Step
+
+logprobs = st.sampled_from([-0.125, -0.25, -0.5, -1.0, -2.0, -30.0])
+
+
+@st.composite
+def completions(draw, *finishes: str) -> Completion:
+    tokens = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    return Completion(tokens, [draw(logprobs) for _ in tokens], draw(st.sampled_from(finishes)))
+
+
+@st.composite
+def rollouts(draw, query: str = "q") -> Rollout:
+    """Two to three steps at most; some of a later step's candidates ended with their step."""
+    steps: list[Step] = []
+    live, values = [0], [0.0]  # beams that go on, and the value of each
+    for index in range(draw(st.integers(1, 3))):
+        candidates = []
+        for beam in live:
+            for _ in range(draw(st.integers(1, 3))):
+                step = draw(completions("step", "end", "length"))
+                future = draw(completions("end", "length")) if step.finish == "step" else None
+                value = (future or step).mean_logprob
+                candidates.append(Candidate(beam, step, future, value, value - values[beam]))
+        first = {(c.beam, *c.step.tokens): c for c in candidates}
+        distinct = list(first.values())
+        places = range(len(distinct))
+        kept = sorted(draw(st.lists(st.sampled_from(places), min_size=1, max_size=2, unique=True)))
+        foreseen = draw(st.booleans()) or not steps
+        steps.append(Step(index, distinct, kept, len(candidates) - len(distinct), 0, foreseen))
+        values = [distinct[i].value for i in kept]
+        live = [place for place, i in enumerate(kept) if distinct[i].step.finish == "step"]
+        if not live:
+            break
+    return Rollout(Query(query, "x", [8, 9]), steps)
