@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from genius_lite.job import prepare
+from genius_lite.planning.check import require_room
 from genius_lite.recipe import Recipe
 from genius_lite.report.progress import Progressor
 from genius_lite.report.tracking import tracked
@@ -34,8 +35,10 @@ def open_run(recipe: Recipe, progress: Progressor | None = None) -> Iterator[Cal
         UserError: as `run`.
     """
     job = prepare(recipe)
+    identity = job.identity()
+    require_room(job, identity)
     progress = progress or Progressor(Console(quiet=True))
-    with OpenRun(Path(recipe.out), job.identity()) as folder, tracked(recipe, folder.path) as tracker:
+    with OpenRun(Path(recipe.out), identity) as folder, tracked(recipe, folder.path) as tracker:
         base = import_base(job, folder, progress)
         engine, stop = engine_settings(recipe.sampler, job.source, job.context, progress), Stop()
         yield lambda number: Round(number, job, base, engine, folder.sub(f"round-{number}"), progress, stop, tracker)

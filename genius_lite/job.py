@@ -13,6 +13,7 @@ from genius_lite.recipe import Recipe
 from genius_lite.records import Query, seed_of
 from genius_lite.report.tracking import require_trackers
 from genius_lite.tuning import context_for
+from genius_lite.weights import gguf_file
 from genius_lite.weights.foreign import read_foreign
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.importing import check_supported, sha256
@@ -79,8 +80,9 @@ def prepare(recipe: Recipe) -> Job:
         UserError: whatever of the recipe cannot be used.
     """
     require_trackers(recipe)
-    source, weights = read_foreign(locate(recipe.model), quantizer=True), locate_weights(recipe.model)
-    check_supported(source)
+    path, weights = locate(recipe.model), locate_weights(recipe.model)
+    check_supported(gguf_file.read(path))  # what it says is clearer than llama.cpp's "unknown model"
+    source = read_foreign(path, quantizer=True)
     tasks = load_tasks(recipe.evaluate.tasks)
     with Vocabulary.open(source.path) as vocabulary:
         queries, duplicates = select(recipe.queries, vocabulary)

@@ -24,6 +24,7 @@ from genius_lite.evaluate.guard import Watched, alarms, watched_values
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.export.bundle import export
 from genius_lite.job import Job, prepare
+from genius_lite.planning.check import require_room
 from genius_lite.recipe import Recipe
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.board import Board, Row, guard_lights, round_row
@@ -40,7 +41,11 @@ from genius_lite.tuning import engine_settings
 
 
 def run(
-    recipe: Recipe, progress: Progressor | None = None, stop: Stop | None = None, reuse: Path | None = None
+    recipe: Recipe,
+    progress: Progressor | None = None,
+    stop: Stop | None = None,
+    reuse: Path | None = None,
+    anyway: bool = False,
 ) -> dict[str, Any]:
     """Self-train the recipe's model; returns the summary that is also in the folder's `summary.json`.
 
@@ -50,19 +55,24 @@ def run(
         progress: where the run is shown; nothing is if not given.
         stop: may be asked for, from another thread, at any time; the run then ends where it loses nothing.
         reuse: another run's folder, from which the stages are taken that would come out the same.
+        anyway: do not refuse what cannot fit this machine's memory or disk.
 
     Raises:
         Stopped: `stop` was asked for.
-        UserError: as `prepare`; or the folder cannot be used; or the queries gave no pair to learn from.
+        UserError: as `prepare` and `require_room`; or the folder cannot be used; or the queries gave no pair to learn
+            from.
     """
     job = prepare(recipe)
+    identity = job.identity()
+    if not anyway:
+        require_room(job, identity, reuse)
     progress, stop = progress or Progressor(Console(quiet=True)), stop or Stop()
     with (
-        OpenRun(Path(recipe.out), job.identity()) as folder,
+        OpenRun(Path(recipe.out), identity) as folder,
         progress.showing(_board(job, folder.path)),
         tracked(recipe, folder.path) as tracker,
     ):
-        for name in take(folder, job.identity(), reuse) if reuse else []:
+        for name in take(folder, identity, reuse) if reuse else []:
             progress.say(f"taken from {reuse}: {name}")
         progress.enter(0, "import")
         base = import_base(job, folder, progress)

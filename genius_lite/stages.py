@@ -237,6 +237,7 @@ def _requantize(r: Round, adapter: Path, shown: list[PreferencePair]) -> Path:
         with r.progress.stage(f"round {r.number}: {cfg.type}", total, "MB", 1e-6) as advance:
             rate = partial(file_speed, settings=r.engine)
             found = measured_policy(r.base, adapter, cfg, shown, r.engine, sampled, rate, out, log, advance)
+        give_memory_back()
         seconds = time.monotonic() - start
         write_json(r.here / "quantized.json", {**found, "seconds": seconds})
         note_time(r.here, "quantize", seconds, total)

@@ -14,6 +14,7 @@ import queue
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO, Any
@@ -63,9 +64,7 @@ class Renderer:
         """End the process, if there is one; the next conversation starts another."""
         if process := self._process:
             self._process = None
-            with suppress(psutil.NoSuchProcess):  # it has ended by itself
-                process.kill()
-            process.wait()
+            _end(process)
             self._reader.join()
             for stream in (process.stdin, process.stdout):
                 with suppress(OSError):  # what was still to be sent is lost
@@ -81,6 +80,7 @@ class Renderer:
             encoding="ascii",
             start_new_session=os.name == "posix",  # Ctrl-C is for whoever waits for it
         )
+        weakref.finalize(self, _end, process)  # where nobody closes it
         self._process, self._replies = process, queue.SimpleQueue()
         self._reader = threading.Thread(target=_read, args=(process.stdout, self._replies), daemon=True)
         self._reader.start()
@@ -111,6 +111,12 @@ class Renderer:
             if _seconds_used(process) - before > self._seconds:
                 return f"it takes more than {self._seconds} s"
         return ""
+
+
+def _end(process: psutil.Popen) -> None:
+    with suppress(psutil.NoSuchProcess):  # it has ended by itself
+        process.kill()
+    process.wait()
 
 
 def _seconds_used(process: psutil.Popen) -> float:

@@ -26,7 +26,7 @@ from genius_lite.weights.footprint import kv_bytes, layer_bytes, layers_that_fit
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.importing import sha256
 
-_CONTEXT_STEP = 256  # llama.cpp pads the context of a sequence to this
+CONTEXT_STEP = 256  # llama.cpp pads the context of a sequence to this
 _GPU_SHARE = 0.9  # of the free memory; the display and other programs want some
 _GPU_SCRATCH = 256e6  # bytes of intermediate results beside the logits
 _KV_SHARE = 0.5  # of the free memory that measured slots may take for their KV cache
@@ -52,7 +52,7 @@ def context_for(wanted: int | Auto, source: GGUF, uses: Iterable[tuple[str, int,
                     f"more than the context of {limit}; shorten one of them"
                 )
             needed = max(needed, len(query.tokens) + response)
-    padded = -(-needed // _CONTEXT_STEP) * _CONTEXT_STEP
+    padded = -(-needed // CONTEXT_STEP) * CONTEXT_STEP
     return padded if wanted == "auto" else wanted
 
 
@@ -87,7 +87,7 @@ def _measured(
     slots = _slots_that_fit(source, settings) if cfg.slots == "auto" else [settings.slots]
     kv_modes = [False, True] if cfg.kv_unified == "auto" else [settings.kv_unified]
     threads = sorted({cores(), max(1, cores() // 2)}, reverse=True) if cfg.threads == "auto" else [settings.threads]
-    base = msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings), context=_CONTEXT_STEP)
+    base = msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings), context=CONTEXT_STEP)
     known = _remembered(source, base, (slots, kv_modes, threads))
     if known.exists():
         found = json.loads(known.read_text())

@@ -203,6 +203,7 @@ def test_a_folder_in_use_and_a_full_disk(project, monkeypatch):
     from genius_lite import rundir
     from genius_lite.errors import UserError
     from genius_lite.job import prepare
+    from genius_lite.planning.check import require_room
     from genius_lite.recipe.reader import load
 
     monkeypatch.chdir(project)
@@ -211,8 +212,9 @@ def test_a_folder_in_use_and_a_full_disk(project, monkeypatch):
         assert (result.returncode, "in use by another process" in result.stderr) == (2, True)
     usage = type("usage", (), {"free": 10_000})
     monkeypatch.setattr(rundir.shutil, "disk_usage", lambda path: usage)
+    job = prepare(load(Path("r.yaml")))
     with pytest.raises(UserError, match="make room"):
-        prepare(load(Path("r.yaml")))
+        require_room(job, job.identity())
 
 
 def test_validate_and_help(project):

@@ -23,6 +23,8 @@ FLOORS = {
     "reuse": 5,
     "trial": 5,
     "interview": 5,
+    "planning": 5,
+    "doctor": 5,
     "tuning": 4,
     "bench": 4,
     "chat": 4,

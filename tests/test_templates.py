@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+
 import psutil
 import pytest
 
@@ -34,12 +36,24 @@ def test_a_conversation(rendered):
 
 
 def test_one_process_renders_them_all_and_ends():
+    before = psutil.Process().children()
     renderer = Renderer(CHAT, {"bos_token": ""})
     texts = ["one", "two\n", "\x00\x1b\u202e", "<|im_end|>", "{{ 7 * 7 }}", "x" * 200_000]
     assert [renderer.render([{"role": "user", "content": t}]) for t in texts] == [f"user: {t}\n" for t in texts]
-    (process,) = [p for p in psutil.Process().children() if "genius_lite.templates" in p.cmdline()]
+    (process,) = [p for p in psutil.Process().children() if p not in before]
+    assert "genius_lite.templates" in process.cmdline()
     renderer.close()
     assert not process.is_running()
+
+
+def test_a_renderer_that_nobody_closes_leaves_no_process():
+    before = psutil.Process().children()
+    renderer = Renderer(CHAT, {"bos_token": ""})
+    renderer.render([{"role": "user", "content": "one"}])
+    assert psutil.Process().children() != before
+    del renderer
+    gc.collect()
+    assert psutil.Process().children() == before
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def run(
     ablate_imatrix: Annotated[
         bool, typer.Option("--ablate-imatrix", help="Measure every type without the importance matrix too")
     ] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Run even what memory or disk do not suffice for")] = False,
 ) -> None:
     """Self-train: sample, learn, merge, re-quantize, round after round. Run it again to go on."""
     from genius_lite.recipe.reader import load
@@ -45,7 +46,7 @@ def run(
     own = [f"out={json.dumps(out)}"] * bool(out) + ["quantize.ablate_imatrix=true"] * ablate_imatrix
     with heeded(stop, progress) as presses:
         try:
-            summary = run_recipe(load(recipe, [*(settings or []), *own]), progress, stop, reuse)
+            summary = run_recipe(load(recipe, [*(settings or []), *own]), progress, stop, reuse, anyway)
         except (Stopped, KeyboardInterrupt):
             print(f"stopped; what is finished is kept. The same command goes on: {visible(command)}", file=sys.stderr)
             raise typer.Exit(presses.exit_code) from None

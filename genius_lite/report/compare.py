@@ -104,8 +104,8 @@ def print_comparison(rows: Sequence[Row], console: Console) -> None:
         console.print(table)
     console.print(
         "Gains over the base model, and differences to the first run, in points with 95 % intervals over problems. "
-        "* the run's best round: it was chosen on these problems, which flatters it. +-: standard deviation of the gain "
-        "between seeds."
+        "* the run's best round: it was chosen on these problems, which flatters it. +-: standard deviation of the "
+        "gain between seeds."
     )
 
 

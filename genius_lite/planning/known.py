@@ -1,0 +1,144 @@
+"""Rates and lengths for a plan: of the run's earlier rounds, remembered, measured now, or reckoned, in this order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from genius_lite.job import Job
+from genius_lite.planning import cache
+from genius_lite.planning.earlier import probe_of
+from genius_lite.planning.learner import Training
+from genius_lite.planning.machine import Machine
+from genius_lite.planning.measure import measure_file, measure_types
+from genius_lite.planning.measure_learner import measure_learner
+from genius_lite.planning.probe import Probe, assumed, described
+from genius_lite.planning.rates import (
+    Convert,
+    Decode,
+    How,
+    Learn,
+    Rates,
+    reckoned_convert,
+    reckoned_decode,
+    reckoned_learn,
+)
+from genius_lite.planning.shape import Shape
+from genius_lite.prompts import StepDelimiter, Vocabulary
+from genius_lite.report.progress import Progressor
+from genius_lite.sampler.messages import EngineSettings
+from genius_lite.weights.importing import sha256
+from genius_lite.weights.merge import merged_bytes
+from genius_lite.weights.quantize import quantized_bytes
+
+_LARGEST_MADE = 3_000_000_000  # bytes in 16 bits; of larger models no other type is made to measure it
+_ROUNDED = 128  # tokens; packs of nearly the same size share a measurement
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class _Base(msgspec.Struct, frozen=True):
+    """A measurement of the base model's file."""
+
+    decode: Decode
+    probe: Probe
+
+
+class _Types(msgspec.Struct, frozen=True):
+    """A measurement of the files that are made of it."""
+
+    decode: dict[str, Decode]
+    convert: Convert
+
+
+@dataclass(frozen=True)
+class Source:
+    """What rates are asked for, and whether a measurement may be made."""
+
+    job: Job
+    shape: Shape
+    engine: EngineSettings
+    machine: Machine
+    measure: bool
+    progress: Progressor
+
+    def ask(self, what: str, key: object, kind: type[T], measure: Callable[[], T]) -> tuple[T | None, How]:
+        """Remembered, or measured and then remembered, or None."""
+        if (found := cache.recall(what, key, kind)) is not None:
+            return found, "remembered"
+        if not self.measure:
+            return None, "estimated"
+        with self.progress.stage(f"measure: {what}", 1, "measurement") as advance:
+            found = measure()
+            advance(1)
+        cache.remember(what, key, found)
+        return found, "measured"
+
+
+def sampler_rates(source: Source) -> tuple[dict[str, Decode], Convert, Probe, dict[str, How]]:
+    """Of the base model's file, of those that rounds make, and how long responses are."""
+    job, engine, shape = source.job, source.engine, source.shape
+    cfg, kinds = job.recipe.foresight, job.recipe.quantize.types
+    model = (sha256(job.source.files), engine)
+    sampling = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.max_tokens, [q.id for q in job.queries[:4]])
+    base, how_base = source.ask("decoding", (model, sampling), _Base, lambda: _measured_base(source))
+    made: _Types | None = None
+    how_made: How = "estimated"
+    if merged_bytes(job.source) <= _LARGEST_MADE:
+        made, how_made = source.ask("merging", (model, kinds), _Types, lambda: _measured_types(source))
+    if base is None:
+        base = _Base(reckoned_decode(shape, shape.tensor_bytes, source.machine.cores), assumed(cfg))
+    decode = {"base": base.decode, **(made.decode if made else _like(base.decode, source))}
+    probe, how_long = base.probe, how_base
+    with Vocabulary.open(job.source.path) as vocabulary:
+        if earlier := probe_of(Path(job.recipe.out), StepDelimiter(vocabulary.pieces)):
+            probe, how_long = earlier, "earlier round"
+    how: dict[str, How] = {"decoding": how_base, "merging": how_made, "lengths": how_long}
+    return decode, made.convert if made else reckoned_convert(source.machine.cores), probe, how
+
+
+def learner_rates(source: Source, training: Training) -> tuple[Learn, How]:
+    """Of the learner, at packs of about this size."""
+    import torch
+
+    cfg, shape, device = source.job.recipe.learner, source.shape, source.machine.device
+    tokens = -(-training.tokens // _ROUNDED) * _ROUNDED
+    sizes = (shape.layers, shape.width, shape.inner, shape.vocabulary, shape.tied)
+    key = (sizes, cfg.rank, training.precision, training.in_bf16, training.twice, tokens, device, torch.__version__)
+    found, how = source.ask(
+        "learner", key, Learn, lambda: measure_learner(source.job.source, shape, cfg, training, device)
+    )
+    return found or reckoned_learn(shape, training.precision, source.machine.cores, twice=training.twice), how
+
+
+def gathered(decode: dict[str, Decode], convert: Convert, learn: Learn, how: dict[str, How]) -> Rates:
+    """All in one record."""
+    return Rates(decode, learn, convert, how)
+
+
+def _measured_base(source: Source) -> _Base:
+    job = source.job
+    seen = measure_file(job.source.path, source.engine, job.queries, job.recipe.foresight, probe=True)
+    with Vocabulary.open(job.source.path) as vocabulary:
+        return _Base(seen.decode, described(seen.responses, StepDelimiter(vocabulary.pieces), "probe"))
+
+
+def _measured_types(source: Source) -> _Types:
+    job = source.job
+    return _Types(
+        *measure_types(job.source, job.recipe.quantize.types, source.engine, job.queries, job.recipe.foresight)
+    )
+
+
+def _like(base: Decode, source: Source) -> dict[str, Decode]:
+    """Files that were not measured: as the base's, but for the bytes that each decode reads."""
+    gguf, own = source.job.source, source.shape.tensor_bytes
+    sizes = {"F16": merged_bytes(gguf), **{k: quantized_bytes(gguf, k) for k in source.job.recipe.quantize.types}}
+    return {
+        kind: msgspec.structs.replace(base, tick=base.tick * size / own, start=base.start * max(1.0, size / own))
+        for kind, size in sizes.items()
+    }

@@ -1,0 +1,186 @@
+"""The most memory that each stage of a run holds at once, from the GGUF's header and the recipe alone.
+
+A run is one process (`main`) and, while it samples or scores, a worker with llama.cpp. What counts is their resident
+memory together; pages that both map count twice. Constants that are no arithmetic were measured on Linux, with Python
+3.11, llama-cpp-python 0.3.36, torch 2.13 and transformers 5.23; `tests/benchmarks/plan.py` sets all beside a real run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+from gguf.constants import GGMLQuantizationType as T
+from rich.console import Console
+
+from genius_lite.learner.footprint import MERGED_ON_CPU
+from genius_lite.planning import learner
+from genius_lite.planning.machine import Machine
+from genius_lite.planning.shape import Shape
+from genius_lite.recipe import Recipe
+from genius_lite.report.progress import Progressor
+from genius_lite.sampler.messages import EngineSettings
+from genius_lite.tuning import CONTEXT_STEP, engine_settings
+from genius_lite.weights.footprint import kv_bytes
+from genius_lite.weights.gguf_file import GGUF
+from genius_lite.weights.policy import SCORING_SLOTS
+from genius_lite.weights.quantize import quantized_bytes
+
+IMPORT, BASE, ROLLOUTS, TRAINING, QUANTIZING, EVALUATION, EXPORT = STAGES = (
+    "import", "base model", "rollouts", "training", "merge, check", "evaluation", "export",
+)  # fmt: skip
+
+# Resident memory, in bytes.
+_MAIN = 404e6  # a run whose recipe is prepared: interpreter, numpy, llama.cpp, datasets, transformers, torch
+_IMPORTED = 105e6  # transformers' modelling modules, from the import on
+_LEARNER = 170e6  # peft, accelerate, bitsandbytes, while training
+_TRAINED = 440e6  # the same, and what torch and malloc keep, from the first training on
+_WORKER = 65e6  # interpreter, numpy and llama.cpp of the workers of SmolLM2 and Qwen2.5, less all that follows
+_PER_TOKEN = 350  # of a vocabulary in llama.cpp and its pieces in Python: 50 MB of 49,152 tokens, 84 MB of 151,936
+_TYPICAL_SLOTS = 32  # for `auto` that was not measured
+_ROWS_OF_A_SCORE = 64  # of logits, that the engine asks for at once
+_MERGED = 30  # of a weight in a block of rows, in float32 and 16 bits; malloc keeps its place while files are scored
+_BLOCK = 1 << 23  # weights of a block (weights/gguf_header.py)
+# Bytes that a weight takes while gguf-py dequantizes its tensor and it becomes 16 bits, the mapped file not counted.
+_CONVERTED = {T.F32: 6, T.F16: 6, T.BF16: 6, T.Q8_0: 8}
+_CONVERTED_BLOCKS = 11  # of other types, whose temporaries break the heap into pieces
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a recipe uses memory for on a machine: a model, engine settings, and how training comes out.
+
+    `evaluated` says whether anything is sampled or scored besides the rollouts.
+    """
+
+    recipe: Recipe
+    source: GGUF
+    shape: Shape
+    engine: EngineSettings
+    training: learner.Training
+    machine: Machine
+    evaluated: bool = True
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What a stage holds at its fullest, bytes by part: of main memory, and of the GPU's own."""
+
+    stage: str
+    parts: dict[str, int]
+    gpu: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def gpu_total(self) -> int:
+        return sum(self.gpu.values())
+
+
+def peaks(use: Use) -> list[Peak]:
+    """Of every stage, in their order. The rounds of a stage are alike; the fullest stands for them."""
+    early, late = int(_MAIN + _IMPORTED), int(_MAIN + _IMPORTED + _TRAINED)
+    base, engine = use.shape.tensor_bytes, use.engine
+    any_round = max([base, *(quantized_bytes(use.source, kind) for kind in use.recipe.quantize.types)])
+    scored = _rows_scored(engine)
+    found = [Peak(IMPORT, _import(use))]
+    if use.evaluated:
+        found.append(_sampling(use, BASE, early, base, engine, engine.slots))
+    sampling_at = late if use.recipe.rounds > 1 else early
+    found.append(_sampling(use, ROLLOUTS, sampling_at, any_round, engine, engine.slots))
+    found += [_training(use, late if use.recipe.rounds > 1 else early + int(_LEARNER)), _quantizing(use, late)]
+    if use.evaluated:  # beside the policy's responses stands what the base model says of them
+        found.append(_sampling(use, EVALUATION, late, any_round, engine, scored))
+    return [*found, Peak(EXPORT, {"libraries": late})]
+
+
+def worker(shape: Shape, source: GGUF, engine: EngineSettings, file: int, rows: int) -> dict[str, int]:
+    """What a sampler's process holds, bytes by part.
+
+    Args:
+        file: bytes of the tensors of the file that it has mapped.
+        rows: of logits that one decode gives, at most.
+    """
+    sequences = engine.slots + engine.parked
+    return {
+        "libraries": int(_WORKER + _PER_TOKEN * shape.vocabulary),
+        "weights": file,
+        "kv": sequences * engine.context * shape.layers * kv_bytes(source, engine.kv_type),
+        # The buffer that rows are handed over in, which has room for one of each sequence, and the graph's own.
+        "compute": 4 * shape.vocabulary * (max(sequences, rows) + rows),
+    }
+
+
+def _rows_scored(engine: EngineSettings) -> int:
+    return min(engine.slots * _ROWS_OF_A_SCORE, engine.slots + engine.prefill_chunk)
+
+
+def _sampling(use: Use, stage: str, main: int, file: int, engine: EngineSettings, rows: int) -> Peak:
+    """The run beside its sampler, whose layers may be on a GPU."""
+    parts = worker(use.shape, use.source, engine, file, rows)
+    parts["libraries"] += main
+    share = _offloaded(engine, use.shape)
+    if not share or not use.machine.gpus or use.machine.device == "mps":  # Apple's GPU takes the main memory
+        return Peak(stage, parts)
+    moved = {"weights": share, "kv": share, "compute": float(engine.gpu_layers < 0)}
+    gpu = {part: int(of_it * parts[part]) for part, of_it in moved.items()}
+    return Peak(stage, {part: size - gpu.get(part, 0) for part, size in parts.items()}, gpu)
+
+
+def _offloaded(engine: EngineSettings, shape: Shape) -> float:
+    return 1.0 if engine.gpu_layers < 0 else min(1.0, engine.gpu_layers / shape.layers)
+
+
+def _import(use: Use) -> dict[str, int]:
+    """All weights in 16 bits, while the largest tensor is dequantized."""
+    largest = use.shape.largest
+    each = _CONVERTED.get(largest.type, _CONVERTED_BLOCKS)
+    return {
+        "libraries": int(_MAIN + _IMPORTED),
+        "weights": 2 * use.shape.parameters,
+        "conversion": each * largest.rows * largest.columns + largest.nbytes,
+    }
+
+
+def _training(use: Use, main: int) -> Peak:
+    """The fuller one of loading, when the master's file is mapped beside the weights made of it, and an update."""
+    device, cfg = use.machine.device, use.recipe.learner
+    update = learner.parts(cfg, use.shape, use.training, device)
+    loading = {"weights": update["weights"], "conversion": 2 * use.shape.parameters}
+    if device == "cuda":
+        return Peak(TRAINING, {"libraries": main, "conversion": loading["conversion"]}, update)
+    fuller = max(update, loading, key=lambda parts: sum(parts.values()))
+    return Peak(TRAINING, {"libraries": main, **fuller})
+
+
+def _quantizing(use: Use, main: int) -> Peak:
+    """The fullest one of merging, of llama.cpp's quantizer, and of the worker that scores with the 16-bit file."""
+    sixteen, largest = 2 * use.shape.parameters, use.shape.largest
+    factors = 2 * 4 * use.shape.adapter_weights(use.recipe.learner)
+    blocks = _MERGED * min(_BLOCK, largest.rows * largest.columns)
+    merging = Peak(QUANTIZING, {"libraries": main, "optimizer": factors, "conversion": blocks})
+    # The quantizer maps the file, and holds the tensor at hand in float32 and as much room for the result.
+    room = 8 * largest.rows * largest.columns
+    quantizing = Peak(QUANTIZING, {"libraries": main, "weights": sixteen, "conversion": room})
+    engine = msgspec.structs.replace(use.engine, slots=SCORING_SLOTS, parked=0)
+    scoring = _sampling(use, QUANTIZING, main, sixteen, engine, _rows_scored(engine))
+    scoring.parts["conversion"] = blocks
+    return max(merging, quantizing, scoring, key=lambda peak: peak.total)
+
+
+def peak(recipe: Recipe, source: GGUF, machine: Machine, *, prompt: int = 256) -> Peak:
+    """The fullest stage of a recipe whose queries are not known yet.
+
+    Args:
+        machine: `machine.look(folder)` for this one; compare with its `memory`.
+        prompt: tokens of the longest query, with its chat template.
+    """
+    shape = Shape.of(source)
+    context = -(-(prompt + recipe.foresight.max_tokens) // CONTEXT_STEP) * CONTEXT_STEP
+    silent = Progressor(Console(quiet=True))
+    engine = engine_settings(recipe.sampler, source, context, silent, unmeasured=_TYPICAL_SLOTS)
+    tokens = min(recipe.learner.max_pack_tokens, max(MERGED_ON_CPU, prompt + 2 * recipe.foresight.max_tokens))
+    training = learner.settled(recipe.learner, shape, machine, tokens, tokens)
+    return max(peaks(Use(recipe, source, shape, engine, training, machine)), key=lambda found: found.total)

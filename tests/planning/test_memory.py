@@ -1,0 +1,186 @@
+"""Bytes by hand. The tiny Llama has 2 layers, width 64, inner 96, 260 tokens, 4 heads of 16, 2 of keys and values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from gguf.constants import GGMLQuantizationType
+
+from genius_lite.hardware import Gpu
+from genius_lite.learner.footprint import HELD, SLICE_BYTES, kept_bytes
+from genius_lite.learner.model import activation_bytes, load_base, load_policy, response_logps, weight_bytes
+from genius_lite.learner.packing import rows
+from genius_lite.planning import learner, memory
+from genius_lite.planning.machine import Machine
+from genius_lite.planning.shape import Shape
+from genius_lite.recipe import Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler
+from genius_lite.sampler.messages import EngineSettings
+from genius_lite.weights import gguf_file
+from genius_lite.weights.gguf_header import Tensor
+
+MACHINE = Machine(
+    memory=8_000_000_000, disk=10**10, gpus=[], device="cpu", learner_memory=8_000_000_000, bf16=False, cores=2
+)
+ENGINE = EngineSettings(slots=8, context=256, threads=2, parked=8, gpu_layers=0)
+TRAINING = learner.Training("fp32", in_bf16=False, tokens=100, counted=60, twice=False)
+
+
+def recipe(**sections) -> Recipe:
+    return Recipe(out="runs/r", model=Model(gguf="m.gguf"), queries=Queries(source="q.txt"), **sections)
+
+
+def use(path, **changes) -> memory.Use:
+    source = gguf_file.read(path)
+    found = memory.Use(recipe(), source, Shape.of(source), ENGINE, TRAINING, MACHINE)
+    return memory.Use(**{**{name: getattr(found, name) for name in found.__dataclass_fields__}, **changes})
+
+
+def test_a_models_shape(tiny):
+    shape = Shape.of(gguf_file.read(tiny.gguf))
+    assert (shape.layers, shape.width, shape.inner, shape.vocabulary) == (2, 64, 96, 260)
+    # Each layer: q 64 x 64, k and v 32 x 64, output 64 x 64, gate and up 96 x 64, down 64 x 96.
+    assert shape.matrices == 2 * (4096 + 2 * 2048 + 4096 + 3 * 6144)
+    tied = tiny.architecture == "llama"
+    assert shape.tied == tied
+    assert shape.tables == (1 if tied else 2) * 260 * 64
+    assert shape.parameters == shape.matrices + shape.tables + shape.vectors
+    assert not shape.recurrent
+    # Rank 4: rows and columns of each adapted matrix.
+    every = 2 * ((64 + 64) + 2 * (32 + 64) + (64 + 64) + 3 * (96 + 64))
+    assert shape.adapter_weights(Learner(rank=4)) == 4 * every
+    assert shape.adapter_weights(Learner(rank=4, targets=["q_proj", "v_proj"])) == 4 * 2 * (128 + 96)
+
+
+def test_the_adapter_is_as_large_as_reckoned(tiny):
+    policy = load_policy(tiny.master, None, Learner(rank=4), "cpu", "fp32", seed=0)
+    trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    assert trained == Shape.of(gguf_file.read(tiny.gguf)).adapter_weights(Learner(rank=4))
+    assert activation_bytes(policy, 100) == int(HELD["fp32"] * 100 * 2 * (33 * 64 + 16 * 96))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4"])
+def test_frozen_weights(tiny, precision):
+    shape = Shape.of(gguf_file.read(tiny.gguf))
+    base = load_base(tiny.master, "cpu", precision)
+    base.get_base_model = lambda: base
+    in_bf16 = next(p for n, p in base.named_parameters() if "norm" in n).dtype == torch.bfloat16
+    # Besides: rotary frequencies, and the table of NF4's 16 levels.
+    assert weight_bytes(base) == pytest.approx(learner.weights(shape, precision, in_bf16), rel=0.03)
+
+
+def test_what_autograd_keeps():
+    # fp32: of a token in a layer 33 bytes for each of 64 numbers and 16 for each of 96.
+    assert kept_bytes(100, 2, 64, 96, in_bf16=False) == 100 * 2 * (33 * 64 + 16 * 96)
+    assert kept_bytes(100, 2, 64, 96, in_bf16=True) == 100 * 2 * (41 * 64 + 10 * 96)
+    # Twice: each layer's input (4 bytes a number) and one layer.
+    assert kept_bytes(100, 2, 64, 96, in_bf16=False, twice=True) == 100 * 2 * 64 * 4 + 100 * (33 * 64 + 16 * 96)
+
+
+def test_what_autograd_keeps_is_what_it_really_keeps(tiny):
+    policy = load_policy(tiny.master, None, Learner(rank=4), "cpu", "fp32", seed=0).train()
+    own = {t.untyped_storage().data_ptr() for t in [*policy.parameters(), *policy.buffers()]}
+    kept: dict[int, torch.Tensor] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    inputs = rows([([100, 101, 102], list(np.arange(150, 250)))])
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        response_logps(policy, inputs)
+    found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert found == pytest.approx(kept_bytes(103, 2, 64, 96, in_bf16=False), rel=0.25)
+
+
+def test_parts_of_training(tiny_llama):
+    shape = Shape.of(gguf_file.read(tiny_llama))
+    parts = learner.parts(Learner(rank=4), shape, TRAINING, "cpu")
+    assert parts["weights"] == 4 * 78_400
+    assert parts["activations"] == int(1.9 * 100 * 2 * (33 * 64 + 16 * 96))
+    # The head's rows are larger than the logits of 60 positions.
+    assert parts["head"] == 2 * 4 * 260 * 64
+    # The adapter, its gradient and two moments, 4 bytes each.
+    assert parts["optimizer"] == 16 * 4 * 2 * 928
+    eight_bit = learner.parts(Learner(rank=4, optimizer="paged_adamw_8bit"), shape, TRAINING, "cpu")
+    assert eight_bit["optimizer"] == 10 * 4 * 2 * 928
+
+
+def test_the_heads_logits_are_bounded():
+    sizes = {"parameters": 10**9, "tensor_bytes": 10**9, "layers": 1, "width": 4096, "inner": 1, "vocabulary": 150_000}
+    counts = {"tables": 4096 * 150_000, "matrices": 1, "vectors": 1, "adapted": {}, "recurrent": False}
+    largest = Tensor("output.weight", (150_000, 4096), GGMLQuantizationType.F16, 0, Path("m.gguf"))
+    shape = Shape(**sizes, **counts, largest=largest)
+    parts = learner.parts(Learner(), shape, TRAINING, "cpu")
+    assert parts["head"] == 2 * SLICE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("free", "bf16", "expected"),
+    [(4 * 4 * 78_400, False, "fp32"), (4 * 4 * 78_400 - 1, False, "nf4"), (4 * 2 * 78_400, True, "bf16")],
+)
+def test_precision_goes_by_free_memory(tiny_llama, free, bf16, expected):
+    shape = Shape.of(gguf_file.read(tiny_llama))
+    machine = Machine(free, 0, [], "cpu", free, bf16, 1)
+    assert learner.settled(Learner(), shape, machine, 100, 60).precision == expected
+
+
+def test_activations_are_computed_twice_where_memory_is_short(tiny_llama):
+    shape = Shape.of(gguf_file.read(tiny_llama))
+    kept = int(1.9 * 100 * 2 * (33 * 64 + 16 * 96))
+    for free, twice in ((int(kept / 0.4) + 10, False), (int(kept / 0.4) - 10, True)):
+        machine = Machine(free, 0, [], "cpu", free, False, 1)
+        assert learner.settled(Learner(), shape, machine, 100, 60).twice is twice
+    assert learner.settled(Learner(gradient_checkpointing=True), shape, MACHINE, 100, 60).twice
+
+
+def test_a_workers_parts(tiny_llama):
+    source = gguf_file.read(tiny_llama)
+    parts = memory.worker(Shape.of(source), source, ENGINE, file=157_440, rows=8)
+    assert parts["weights"] == 157_440
+    # 8 + 8 sequences of 256 tokens in 2 layers, keys and values of 2 heads of 16 numbers in 2 bytes.
+    assert parts["kv"] == 16 * 256 * 2 * (2 * 2 * 16 * 2)
+    # Room for the logits of 16 sequences, and those of 8 rows.
+    assert parts["compute"] == 4 * 260 * (16 + 8)
+    halved = memory.worker(Shape.of(source), source, msgspec.structs.replace(ENGINE, kv_type="Q8_0"), 1, 8)
+    assert halved["kv"] == 16 * 256 * 2 * (64 * 34 // 32)
+
+
+def test_stages_of_a_run(tiny_llama):
+    found = {peak.stage: peak for peak in memory.peaks(use(tiny_llama))}
+    assert list(found) == list(memory.STAGES)
+    assert found["import"].parts["weights"] == 2 * 78_400
+    # The embeddings, 260 x 64 in F16: 6 bytes a weight on the way, and the file's own.
+    assert found["import"].parts["conversion"] == (6 + 2) * 260 * 64
+    assert found["rollouts"].total > found["export"].total
+    assert found["training"].parts["optimizer"] == 16 * 16 * 2 * 928
+    without = memory.peaks(use(tiny_llama, evaluated=False))
+    assert [peak.stage for peak in without] == ["import", "rollouts", "training", "merge, check", "export"]
+
+
+def test_a_gpu_takes_its_share(tiny_llama):
+    machine = Machine(8 * 10**9, 10**10, [Gpu("a", 10**10)], "cuda", 10**10, True, 8)
+    whole = use(tiny_llama, machine=machine, engine=msgspec.structs.replace(ENGINE, gpu_layers=-1))
+    found = {peak.stage: peak for peak in memory.peaks(whole)}
+    assert found["rollouts"].gpu["kv"] == 16 * 256 * 2 * 128
+    assert found["rollouts"].parts["kv"] == 0
+    assert found["training"].gpu["weights"] == 4 * 78_400
+    assert "activations" not in found["training"].parts
+    half = use(tiny_llama, machine=machine, engine=msgspec.structs.replace(ENGINE, gpu_layers=1))
+    rollouts = next(peak for peak in memory.peaks(half) if peak.stage == "rollouts")
+    assert rollouts.gpu["kv"] == rollouts.parts["kv"] == 16 * 256 * 128
+    assert "compute" not in rollouts.gpu or rollouts.gpu["compute"] == 0
+
+
+def test_the_fullest_stage_without_queries(tiny_llama):
+    cfg = recipe(foresight=Foresight(max_tokens=200), sampler=Sampler(slots=4), quantize=Quantize(type="Q8_0"))
+    source = gguf_file.read(tiny_llama)
+    small = memory.peak(cfg, source, MACHINE, prompt=50)
+    large = memory.peak(cfg.model_copy(update={"sampler": Sampler(slots=128)}), source, MACHINE, prompt=50)
+    assert large.total > small.total
+    # 250 tokens are padded to 256; with parked paths there are twice as many sequences as slots.
+    assert large.parts["kv"] == 256 * 256 * 2 * 128

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from genius_lite.foresight.search import foresee
+from genius_lite.planning import probe, tokens
+from genius_lite.planning.counting import CountingSampler
+from genius_lite.planning.probe import Probe, Response
+from genius_lite.prompts import StepDelimiter
+from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
+from genius_lite.records import Query, Rollout
+
+QUERY = Query("q", "?", [1, 2, 3, 4, 5])
+# Steps end after 10 and 20 of 30 tokens.
+THIRTY = Probe([[Response(30, [10, 20])]], 0.0, "probe")
+
+
+def recipe(**foresight) -> Recipe:
+    return Recipe(
+        out="runs/r",
+        model=Model(gguf="m.gguf"),
+        queries=Queries(source="q.txt"),
+        foresight=Foresight(**{"max_tokens": 100, **foresight}),
+        learner=Learner(batch_pairs=1),
+    )
+
+
+def searched(found: Probe, cfg: Foresight, lanes: int) -> tuple[Rollout, CountingSampler]:
+    async def search() -> tuple[Rollout, CountingSampler]:
+        sampler = CountingSampler(found, lanes)
+        work = asyncio.ensure_future(foresee(QUERY, sampler, cfg, (0, 1, "q")))
+        await sampler.serve(work)
+        return work.result(), sampler
+
+    return asyncio.run(search())
+
+
+def test_a_search_counts_what_it_would_sample():
+    rollout, sampler = searched(THIRTY, recipe(beams=2, candidates=4, steps=4).foresight, lanes=64)
+    # The first step: 4 candidates of 10 tokens with futures of 20. The second: 4 of each of 2 beams, 10 and 10. The
+    # third: 8 whose step of 10 ends the response. Then no beam is live.
+    assert [len(step.candidates) for step in rollout.steps] == [4, 8, 8]
+    assert sampler.sampled == 4 * 30 + 8 * 20 + 8 * 10
+    assert rollout.sampled_tokens == sampler.sampled
+    assert sampler.prefilled == 5
+    # With lanes for all, each step takes as many decodes as its longest candidate: 30, 20 and 10.
+    assert sampler.ticks == 60
+    # Two lanes have twice as much to do as they can at once, and so on.
+    assert searched(THIRTY, recipe(beams=2, candidates=4, steps=4).foresight, lanes=1)[1].ticks == sampler.sampled
+
+
+def test_repeats_have_no_future():
+    same = Probe(THIRTY.responses, 1.0, "probe")
+    rollout, sampler = searched(same, recipe(beams=1, candidates=4, steps=1).foresight, lanes=8)
+    assert [len(step.candidates) for step in rollout.steps] == [1]
+    assert rollout.steps[0].duplicates == 3
+    assert sampler.sampled == 4 * 10 + 20
+
+
+def test_limits_cut_responses():
+    _, sampler = searched(THIRTY, recipe(beams=1, candidates=2, steps=1, max_tokens=15).foresight, lanes=8)
+    assert sampler.sampled == 2 * 15
+    _, sampler = searched(THIRTY, recipe(beams=1, candidates=2, steps=1, future_tokens=4).foresight, lanes=8)
+    assert sampler.sampled == 2 * 14
+
+
+def test_a_rounds_expectation():
+    queries = [Query(f"q{n}", "?", [100 + n, 1, 2, 3]) for n in range(4)]
+    found = tokens.expected(
+        recipe(beams=1, candidates=2, steps=1), queries, frozenset({"q0"}), THIRTY, 32, trees=True, cpu=True
+    )
+    assert found.rollouts.sampled == 4 * 2 * 30
+    assert found.rollouts.prefilled == 4 * 4
+    # One pair a query, of which a quarter is held out: a prompt of 4 tokens and two responses of 30 in a tree.
+    assert (found.learned.pairs, found.learned.packs) == (3, 3)
+    assert found.learned.tokens == 3 * 64
+    assert (found.learned.largest, found.learned.counted) == (64, 60)
+    apart = tokens.expected(
+        recipe(beams=1, candidates=2, steps=1), queries, frozenset(), THIRTY, 32, trees=False, cpu=True
+    )
+    assert apart.learned.tokens == 4 * 2 * 34
+
+
+def test_of_many_queries_some_stand_for_all():
+    queries = [Query(f"q{n}", "?", [100 + n, 1]) for n in range(96)]
+    found = tokens.expected(
+        recipe(beams=1, candidates=2, steps=1), queries, frozenset(), THIRTY, 8, trees=True, cpu=True
+    )
+    assert found.rollouts.sampled == pytest.approx(96 * 60)
+    assert found.learned.pairs == 96
+
+
+def test_responses_asked_all_at_once():
+    work = tokens.answered([5, 7], samples=4, probe=THIRTY, slots=4)
+    assert (work.sampled, work.prefilled) == (240, 12)
+    assert work.ticks == 240 / 4 + 30
+
+
+def test_steps_of_responses_are_found():
+    delimiter = StepDelimiter([b"a", b"b", b"\n", b".\n"])
+    found = probe.described([[[0, 2, 1, 3, 0], [0, 2, 0, 0, 0]], [[2, 0]]], delimiter, "probe")
+    # A line break ends a step after text only, and never as the last token.
+    assert found.responses[0][0] == Response(5, [2, 4])
+    assert found.responses[1][0] == Response(2, [])
+    # `a` and a line break twice.
+    assert found.repeats == 1.0
+    assert found.mean_length == 4
+
+
+def test_uncertainty_comes_from_queries_that_differ():
+    alike = Probe([[Response(30, [])]] * 4, 0.0, "probe")
+    mixed = Probe([[Response(n, [])] for n in (10, 50, 10, 50)], 0.0, "probe")
+    # Equal queries leave what rounds differ by; else the standard error of their mean comes in: 23.1 / 2 / 30.
+    assert alike.uncertainty == 0.25
+    assert mixed.uncertainty == pytest.approx((0.25**2 + 0.3849**2) ** 0.5, rel=1e-3)
+    assert probe.assumed(Foresight()).uncertainty == 0.6
+    assert probe.assumed(Foresight(max_tokens=100)).mean_length == 75
