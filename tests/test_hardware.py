@@ -3,13 +3,64 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from genius_lite.hardware import peak_memory
+import pytest
+
+from genius_lite import hardware
+from genius_lite.hardware import fitting_precision, free_memory
 
 
-def test_peak_memory_is_the_processes_own_and_grows_with_what_it_holds():
-    held = bytearray(300_000_000)
-    held[::4096] = b"x" * len(held[::4096])  # every page, so that it is really there
-    assert peak_memory() > 300_000_000
-    code = "from genius_lite.hardware import peak_memory; print(peak_memory())"
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 1_000_000 < int(child.stdout) < 150_000_000, "a child does not hold what its parent held"
+@pytest.mark.parametrize(
+    ("in_bf16", "sixteen", "free", "expected"),
+    [(True, 100, 400, "bf16"), (True, 101, 400, None), (False, 50, 400, "fp32"), (False, 51, 400, None)],
+)
+def test_the_most_exact_precision_that_fits(in_bf16, sixteen, free, expected):
+    # A quarter of the free memory is for the weights; fp32 takes twice the 16 bits.
+    assert fitting_precision(in_bf16, sixteen, free) == expected
+
+
+def test_a_containers_limit_counts(tmp_path, monkeypatch):
+    assert hardware._left_to_container(tmp_path) is None
+    (tmp_path / "memory.max").write_text("max\n")
+    assert hardware._left_to_container(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 200\nactive_file 100\n")
+    # Files that were only read can be forgotten.
+    assert hardware._left_to_container(tmp_path) == 500
+    monkeypatch.setattr(hardware, "_left_to_container", lambda group: 500)
+    assert free_memory() == 500
+    monkeypatch.setattr(hardware, "_left_to_container", lambda group: None)
+    assert free_memory() > 500
+
+
+@pytest.mark.skipif(not hardware._glibc(), reason="malloc is not glibc's")
+@pytest.mark.parametrize("first", ["spare_memory()", "pass"])
+def test_memory_is_given_back(first):
+    """Blocks of 8 MB with small ones between them: freed, they are returned at once, or when they are asked for."""
+    code = f"""
+from genius_lite.hardware import give_memory_back, memory_held, spare_memory
+import ctypes
+{first}
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+def block(size):
+    at = libc.malloc(size)
+    ctypes.memset(at, 1, size)
+    return at
+for _ in range(3):  # teaches malloc to keep blocks of this size
+    libc.free(block(30_000_000))
+before = memory_held()[0]
+blocks = [(block(8_000_000), block(1000)) for _ in range(10)]
+full = memory_held()[0]
+for large, _ in blocks:
+    libc.free(large)
+kept = memory_held()[0]
+give_memory_back()
+print(full - before, kept - before, memory_held()[0] - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    full, kept, left = map(int, done.stdout.split())
+    assert full > 79_000_000
+    assert left < 10_000_000
+    assert (kept < 10_000_000) == (first == "spare_memory()")

@@ -11,6 +11,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ class CountingSampler:
     def give_up(self, branch: asyncio.Future[Node], total: float) -> None:
         """Every branch goes on to its end, so that `drop_below` is counted as if it saved nothing."""
 
-    async def serve(self, work: asyncio.Future[None]) -> None:
+    async def serve(self, work: asyncio.Future[Any]) -> None:
         """Answer whatever `work` asks for, until it is done."""
         while True:
             await self._settle()

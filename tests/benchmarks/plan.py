@@ -3,8 +3,8 @@
     python -m tests.benchmarks.plan recipes/quickstart.yaml
 
 The recipe is planned, then run in a fresh temporary folder in a process of its own. Memory is the resident set of that
-process and the sampler's worker together, sampled every 20 ms; of the run's own process it is also the kernel's high-water
-mark, which misses no peak. Pages that both map are counted twice, as the plan does. Linux only.
+process and the sampler's worker together, sampled every 20 ms; of the run's own process it is also the kernel's high
+water mark, which misses no peak. Pages that both map are counted twice, as the plan does. Linux only.
 """
 
 from __future__ import annotations

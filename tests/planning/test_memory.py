@@ -90,7 +90,7 @@ def test_what_autograd_keeps_is_what_it_really_keeps(tiny):
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    inputs = rows([([100, 101, 102], list(np.arange(150, 250)))])
+    inputs = rows([([100, 101, 102], np.arange(150, 250).tolist())])
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         response_logps(policy, inputs)
     found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
