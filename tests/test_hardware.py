@@ -50,6 +50,7 @@ def block(size):
     return at
 for _ in range(3):  # teaches malloc to keep blocks of this size
     libc.free(block(30_000_000))
+give_memory_back()
 before = memory_held()[0]
 blocks = [(block(8_000_000), block(1000)) for _ in range(10)]
 full = memory_held()[0]

@@ -79,21 +79,22 @@ class Peak:
         return sum(self.gpu.values())
 
 
-def peaks(use: Use) -> list[Peak]:
-    """Of every stage, in their order. The rounds of a stage are alike; the fullest stands for them."""
-    early, late = int(_MAIN + _IMPORTED), int(_MAIN + _IMPORTED + _TRAINED)
+def peaks(use: Use, *, first: bool) -> list[Peak]:
+    """Of every stage, in their order: of the first round, in which nothing was trained before, or of a later one."""
+    untrained, trained = int(_MAIN + _IMPORTED), int(_MAIN + _IMPORTED + _TRAINED)
+    before = untrained if first else trained
     base, engine = use.shape.tensor_bytes, use.engine
-    any_round = max([base, *(quantized_bytes(use.source, kind) for kind in use.recipe.quantize.types)])
-    scored = _rows_scored(engine)
+    made = max(quantized_bytes(use.source, kind) for kind in use.recipe.quantize.types)
     found = [Peak(IMPORT, _import(use))]
     if use.evaluated:
-        found.append(_sampling(use, BASE, early, base, engine, engine.slots))
-    sampling_at = late if use.recipe.rounds > 1 else early
-    found.append(_sampling(use, ROLLOUTS, sampling_at, any_round, engine, engine.slots))
-    found += [_training(use, late if use.recipe.rounds > 1 else early + int(_LEARNER)), _quantizing(use, late)]
-    if use.evaluated:  # beside the policy's responses stands what the base model says of them
-        found.append(_sampling(use, EVALUATION, late, any_round, engine, scored))
-    return [*found, Peak(EXPORT, {"libraries": late})]
+        found.append(_sampling(use, BASE, untrained, base, engine, engine.slots))
+    found.append(_sampling(use, ROLLOUTS, before, base if first else made, engine, engine.slots))
+    found += [_training(use, max(before, untrained + int(_LEARNER))), _quantizing(use, trained)]
+    if use.evaluated:  # the policy answers, then the base model scores what it said
+        answering = _sampling(use, EVALUATION, trained, made, engine, engine.slots)
+        scoring = _sampling(use, EVALUATION, trained, base, engine, _rows_scored(engine))
+        found.append(max(answering, scoring, key=lambda peak: peak.total))
+    return [*found, Peak(EXPORT, {"libraries": trained})]
 
 
 def worker(shape: Shape, source: GGUF, engine: EngineSettings, file: int, rows: int) -> dict[str, int]:
@@ -183,4 +184,5 @@ def peak(recipe: Recipe, source: GGUF, machine: Machine, *, prompt: int = 256) -
     engine = engine_settings(recipe.sampler, source, context, silent, unmeasured=_TYPICAL_SLOTS)
     tokens = min(recipe.learner.max_pack_tokens, max(MERGED_ON_CPU, prompt + 2 * recipe.foresight.max_tokens))
     training = learner.settled(recipe.learner, shape, machine, tokens, tokens)
-    return max(peaks(Use(recipe, source, shape, engine, training, machine)), key=lambda found: found.total)
+    use = Use(recipe, source, shape, engine, training, machine)
+    return max(peaks(use, first=recipe.rounds == 1), key=lambda found: found.total)

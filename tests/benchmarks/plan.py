@@ -2,128 +2,193 @@
 
     python -m tests.benchmarks.plan recipes/quickstart.yaml
 
-The recipe is planned, then run in a fresh temporary folder in a process of its own. Memory is the resident set of that
-process and the sampler's worker together, sampled every 20 ms; of the run's own process it is also the kernel's high
-water mark, which misses no peak. Pages that both map are counted twice, as the plan does. Linux only.
+The recipe is planned (with a fresh measurement, unless --remembered), then run in a new folder, both in processes of
+their own. Memory is the resident set of the run and of the sampler's worker together, sampled every 20 ms, and of the
+run's own process the kernel's high-water mark, which misses no peak. Pages that both map are counted twice, as the plan
+does. The machine must be quiet for the times to mean something; memory does not mind. Linux only. Ends with one line of
+JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-STAGES = ("import_base", "evaluate", "sample", "train", "next_policy", "export")
+STAGES = {
+    "import_base": "import",
+    "evaluate": "evaluation",
+    "sample": "rollouts",
+    "train": "training",
+    "next_policy": "merge, check",
+    "export": "export",
+}
+"""Functions of `run.py`, and what a plan calls their stages."""
 _EVERY = 0.02  # seconds
 
 
 def run_marked(recipe: Path, settings: list[str], marks: Path) -> None:
-    """Run a recipe in this process, and note when each stage begins and ends and the most memory it held."""
+    """Run a recipe in this process; note when each stage begins and ends, and the most memory that it held."""
     from rich.console import Console
 
+    from genius_lite import run as run_anything
     from genius_lite.recipe.reader import load
     from genius_lite.report.progress import Progressor
 
-    program = import_module("genius_lite.run")
-
-    file = marks.open("a")
+    program = sys.modules[run_anything.__module__]
+    file, last = marks.open("a"), [0]
 
     def marked(name: str, stage: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            number = getattr(args[0], "number", None)
+            last[0] = getattr(args[0], "number", last[0])
             Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
             began = time.time()
             try:
                 return stage(*args, **kwargs)
             finally:
-                row = {"stage": name, "round": number, "began": began, "ended": time.time(), "main": _high_water()}
+                row = {"stage": name, "round": last[0], "began": began, "ended": time.time(), "main": _high_water()}
                 print(json.dumps(row), file=file, flush=True)
 
         return call
 
-    for name in STAGES:
-        setattr(program, name, marked(name, getattr(program, name)))
-    program.run(load(recipe, settings), Progressor(Console()))
+    for name, shown in STAGES.items():
+        setattr(program, name, marked(shown, getattr(program, name)))
+    run_anything(load(recipe, settings), Progressor(Console(stderr=True)))
 
 
 def _high_water() -> int:
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024
+    return _status(os.getpid())["VmHWM"]
+
+
+def _status(pid: int) -> dict[str, int]:
+    """The sizes that the kernel tells of a process, bytes."""
+    lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) == 3 and words[2] == "kB"}
 
 
 class Watch:
-    """Samples the memory of a process and its children: rows of (time, own anonymous, own file, theirs, theirs)."""
+    """Samples the memory of a process and of its children: time, and resident bytes of the one and of the others."""
 
     def __init__(self, pid: int):
-        self.process = psutil.Process(pid)
-        self.rows: list[tuple[float, int, int, int, int]] = []
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
+        self._process = psutil.Process(pid)
+        self.rows: list[tuple[float, int, int]] = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
-        self.done.set()
-        self.thread.join()
+        self._done.set()
+        self._thread.join()
 
     def _run(self) -> None:
-        while not self.done.wait(_EVERY):
+        while not self._done.wait(_EVERY):
             try:
-                own = _resident(self.process.pid)
-                others = [_resident(child.pid) for child in self.process.children(recursive=True)]
+                own = _status(self._process.pid)["VmRSS"]
+                others = [_status(child.pid)["VmRSS"] for child in self._process.children(recursive=True)]
             except (psutil.Error, OSError, KeyError):
                 continue  # it ended between two looks
-            self.rows.append((time.time(), *own, sum(o[0] for o in others), sum(o[1] for o in others)))
+            self.rows.append((time.time(), own, sum(others)))
 
 
-def _resident(pid: int) -> tuple[int, int]:
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
-    return tuple(int(status[key].split()[0]) * 1024 for key in ("RssAnon", "RssFile"))  # pyright: ignore[reportReturnType]
-
-
-def measured(recipe: Path, settings: list[str]) -> list[dict[str, Any]]:
+def measured(recipe: Path, settings: list[str], folder: Path) -> list[dict[str, Any]]:
     """A row for each stage that ran, in order: seconds, and peak bytes of both processes together."""
-    with tempfile.TemporaryDirectory() as folder:
-        marks = Path(folder) / "marks.jsonl"
-        command = [sys.executable, "-m", "tests.benchmarks.plan", str(recipe), "--marks", str(marks)]
-        for setting in [*settings, f"out={json.dumps(str(Path(folder) / 'run'))}"]:
-            command += ["--set", setting]
-        process = subprocess.Popen(command, stdout=sys.stderr)
-        watch = Watch(process.pid)
-        code = process.wait()
-        watch.stop()
-        if code:
-            raise SystemExit(f"the run ended with exit status {code}")
-        rows = [json.loads(line) for line in marks.read_text().splitlines()]
+    marks = folder / "marks.jsonl"
+    command = [sys.executable, "-m", "tests.benchmarks.plan", str(recipe), "--marks", str(marks), *settings]
+    process = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ, "TQDM_DISABLE": "1"})
+    watch = Watch(process.pid)
+    code = process.wait()
+    watch.stop()
+    if code:
+        raise SystemExit(f"the run ended with exit status {code}")
+    rows = [json.loads(line) for line in marks.read_text().splitlines()]
     for row in rows:
         inside = [r for r in watch.rows if row["began"] <= r[0] <= row["ended"]]
-        most = max(inside, key=lambda r: sum(r[1:]), default=(0, 0, 0, 0, 0))
-        row["seconds"] = row["ended"] - row["began"]
-        row["peak"] = max(sum(most[1:]), row["main"])
-        row["at_peak"] = dict(zip(("anon", "file", "worker_anon", "worker_file"), most[1:], strict=True))
-        row["at_start"] = inside[0][1] + inside[0][2] if inside else 0
+        together = max((own + others for _, own, others in inside), default=0)
+        row["seconds"], row["peak"] = row["ended"] - row["began"], max(together, row["main"])
+        if row["stage"] == "evaluation" and row["round"] == 0:
+            row["stage"] = "base model"
     return rows
+
+
+def planned(recipe: Path, settings: list[str], cache: Path | None) -> dict[str, Any]:
+    """The plan as the command gives it."""
+    command = [
+        sys.executable,
+        "-c",
+        "from genius_lite.cli import main; main()",
+        "plan",
+        str(recipe),
+        "--json",
+        *settings,
+    ]
+    environment = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {})}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    return json.loads(done.stdout)
+
+
+def compare(plan: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Both of every stage that ran, and planned over measured."""
+    stages = {(stage["stage"], stage["round"]): stage for stage in plan["stages"]}
+    found = []
+    for row in rows:
+        stage = stages[row["stage"], row["round"]]
+        found.append(
+            {
+                "stage": row["stage"],
+                "round": row["round"],
+                "planned_mb": round(stage["memory_total"] / 1e6),
+                "measured_mb": round(row["peak"] / 1e6),
+                "memory": round(stage["memory_total"] / row["peak"], 3),
+                "planned_s": round(stage["seconds"], 1),
+                "measured_s": round(row["seconds"], 1),
+                "time": round(stage["seconds"] / max(row["seconds"], 0.1), 3),
+            }
+        )
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--remembered", action="store_true", help="use the user's cache of measurements")
     parser.add_argument("--marks", type=Path, help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.marks:
         run_marked(a.recipe, a.set, a.marks)
         return
-    for row in measured(a.recipe, a.set):
-        print(json.dumps(row))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        every = [*a.set, f"out={json.dumps(str(folder / 'run'))}"]
+        settings = [argument for setting in every for argument in ("--set", setting)]
+        plan = planned(a.recipe, settings, None if a.remembered else folder / "cache")
+        began = time.time()
+        rows = compare(plan, measured(a.recipe, settings, folder))
+        wall = time.time() - began
+    widths = {"stage": 14, "round": 7, **dict.fromkeys(list(rows[0])[2:], 13)}
+    print("".join(f"{key:>{width}}" for key, width in widths.items()))
+    for row in rows:
+        print("".join(f"{row[key]!s:>{width}}" for key, width in widths.items()))
+    planned_s, measured_s = (sum(row[key] for row in rows) for key in ("planned_s", "measured_s"))
+    peaks = [max(row[key] for row in rows) for key in ("planned_mb", "measured_mb")]
+    whole = {
+        "memory": round(peaks[0] / peaks[1], 3),
+        "time": round(planned_s / measured_s, 3),
+        "planned_s": round(planned_s, 1),
+        "measured_s": round(measured_s, 1),
+        "wall_s": round(wall, 1),
+        "how": plan["how"],
+    }
+    print(json.dumps({"recipe": a.recipe.name, "whole": whole, "stages": rows}))
 
 
 if __name__ == "__main__":
