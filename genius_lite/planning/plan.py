@@ -176,7 +176,7 @@ def _assembled(known: _Known) -> Plan:
 
 
 def _stage(known: _Known, name: str, number: int) -> Stage:
-    peak, done = known.sizes.peaks[name], (name, number) in known.earlier.done
+    peak, done = known.sizes.peak(name, number), (name, number) in known.earlier.done
     seconds, tokens, unsure = _time(known, name, number)
     return Stage(
         stage=name,

@@ -37,9 +37,14 @@ SILENT = Progressor(Console(quiet=True))
 
 @dataclass(frozen=True)
 class Sizes:
-    """The peak of each stage, the bytes that the run folder holds then, and what they follow from."""
+    """What a run takes, and what that follows from.
 
-    peaks: dict[str, Peak]
+    `first` has the peaks of the first round's stages, `later` those of any other's (none if there is no other), `disk`
+    the bytes that the run folder holds then.
+    """
+
+    first: dict[str, Peak]
+    later: dict[str, Peak]
     disk: dict[str, int]
     round: Round
     engine: EngineSettings
@@ -48,7 +53,11 @@ class Sizes:
     @property
     def fullest(self) -> Peak:
         """The stage that takes the most main memory."""
-        return max(self.peaks.values(), key=lambda peak: peak.total)
+        return max([*self.first.values(), *self.later.values()], key=lambda peak: peak.total)
+
+    def peak(self, stage: str, number: int) -> Peak:
+        """Of a stage of a round."""
+        return (self.first if number <= 1 else self.later)[stage]
 
 
 def sizes(job: Job, machine: Machine, probe: Probe, engine: EngineSettings | None = None, *, slots: int = 32) -> Sizes:
@@ -72,8 +81,10 @@ def sizes(job: Job, machine: Machine, probe: Probe, engine: EngineSettings | Non
     training = learner.settled(recipe.learner, shape, machine, work.learned.largest, work.learned.counted)
     use = Use(recipe, job.source, shape, engine, training, machine, evaluated=bool(job.tasks or job.watched))
     by_stage = disk.written(recipe, job.source, shape, work.rollouts.sampled, weights=job.weights is not None)
-    found = {peak.stage: peak for peak in peaks(use)}
-    return Sizes(found, disk.needed(by_stage, recipe.rounds), work, engine, training)
+    first, later = ({peak.stage: peak for peak in peaks(use, first=of_first)} for of_first in (True, False))
+    if recipe.rounds == 1:
+        later = {}
+    return Sizes(first, later, disk.needed(by_stage, recipe.rounds), work, engine, training)
 
 
 def stages_of(job: Job) -> list[tuple[str, int]]:
@@ -109,18 +120,21 @@ def lacking(job: Job, found: Sizes, machine: Machine, earlier: Earlier, margin: 
     Args:
         margin: the share of the reckoned memory from which something is said to lack.
     """
-    ahead = {stage for stage, number in stages_of(job) if (stage, number) not in earlier.done}
+    ahead = [(stage, number) for stage, number in stages_of(job) if (stage, number) not in earlier.done]
     lacks = []
-    for stage, peak in found.peaks.items():
-        if stage not in ahead:
-            continue
+    fullest: dict[str, Peak] = {}
+    for stage, number in ahead:
+        fullest[stage] = max(
+            found.peak(stage, number), fullest.get(stage, Peak(stage, {})), key=lambda peak: peak.total
+        )
+    for stage, peak in fullest.items():
         if margin * peak.total > machine.memory:
             lacks.append(Lack(stage, "memory", peak.total, machine.memory))
         if peak.gpu and margin * peak.gpu_total > (there := _gpu_memory(stage, machine)):
             lacks.append(Lack(stage, "GPU memory", peak.gpu_total, there))
     for stage, size in found.disk.items():
         more = size - earlier.bytes
-        if stage in ahead and more > machine.disk:
+        if stage in fullest and more > machine.disk:
             lacks.append(Lack(stage, f"disk in {Path(job.recipe.out)}", more, machine.disk))
     return sorted(lacks, key=lambda lack: -lack.short)
 

@@ -54,7 +54,7 @@ def _memory(plan: Plan) -> Table:
     for heading in (*_PARTS.values(), "all"):
         table.add_column(heading, justify="right")
     for name in _names(plan):
-        stage = next(s for s in plan.stages if s.stage == name)
+        stage = max((s for s in plan.stages if s.stage == name), key=lambda s: s.memory_total)
         peak = name == plan.peak
         cells = [_mb(stage.memory.get(part)) for part in _PARTS]
         table.add_row(name, *cells, _mb(stage.memory_total), style="bold" if peak else "")

@@ -151,27 +151,29 @@ def test_a_workers_parts(tiny_llama):
 
 
 def test_stages_of_a_run(tiny_llama):
-    found = {peak.stage: peak for peak in memory.peaks(use(tiny_llama))}
+    found = {peak.stage: peak for peak in memory.peaks(use(tiny_llama), first=True)}
     assert list(found) == list(memory.STAGES)
     assert found["import"].parts["weights"] == 2 * 78_400
     # The embeddings, 260 x 64 in F16: 6 bytes a weight on the way, and the file's own.
     assert found["import"].parts["conversion"] == (6 + 2) * 260 * 64
-    assert found["rollouts"].total > found["export"].total
+    assert found["evaluation"].total > found["export"].total
     assert found["training"].parts["optimizer"] == 16 * 16 * 2 * 928
-    without = memory.peaks(use(tiny_llama, evaluated=False))
+    later = {peak.stage: peak for peak in memory.peaks(use(tiny_llama), first=False)}
+    assert later["rollouts"].parts["libraries"] > found["rollouts"].parts["libraries"]
+    without = memory.peaks(use(tiny_llama, evaluated=False), first=True)
     assert [peak.stage for peak in without] == ["import", "rollouts", "training", "merge, check", "export"]
 
 
 def test_a_gpu_takes_its_share(tiny_llama):
     machine = Machine(8 * 10**9, 10**10, [Gpu("a", 10**10)], "cuda", 10**10, True, 8)
     whole = use(tiny_llama, machine=machine, engine=msgspec.structs.replace(ENGINE, gpu_layers=-1))
-    found = {peak.stage: peak for peak in memory.peaks(whole)}
+    found = {peak.stage: peak for peak in memory.peaks(whole, first=True)}
     assert found["rollouts"].gpu["kv"] == 16 * 256 * 2 * 128
     assert found["rollouts"].parts["kv"] == 0
     assert found["training"].gpu["weights"] == 4 * 78_400
     assert "activations" not in found["training"].parts
     half = use(tiny_llama, machine=machine, engine=msgspec.structs.replace(ENGINE, gpu_layers=1))
-    rollouts = next(peak for peak in memory.peaks(half) if peak.stage == "rollouts")
+    rollouts = next(peak for peak in memory.peaks(half, first=True) if peak.stage == "rollouts")
     assert rollouts.gpu["kv"] == rollouts.parts["kv"] == 16 * 256 * 128
     assert "compute" not in rollouts.gpu or rollouts.gpu["compute"] == 0
 

@@ -68,10 +68,10 @@ def test_what_fits_is_not_refused(job):
 
 
 def test_a_refusal_names_the_stage_the_bytes_and_what_helps(job):
-    peaks = sizes(job, MACHINE, PROBE).peaks
+    peaks = sizes(job, MACHINE, PROBE).later
     # Sampling with 64 + 64 branches takes more than any other stage; without parked paths it fits.
     job = job.under(with_settings(job.recipe, {"sampler.slots": 128, "sampler.context": 512}))
-    peaks = sizes(job, MACHINE, PROBE).peaks
+    peaks = sizes(job, MACHINE, PROBE).later
     parked = peaks["rollouts"].parts["kv"] // 2
     there = peaks["rollouts"].total - parked // 2
     machine = replace(MACHINE, memory=there, learner_memory=there)
@@ -91,16 +91,16 @@ def test_a_refusal_names_the_stage_the_bytes_and_what_helps(job):
 
 def test_training_that_is_too_large_computes_activations_twice(job):
     # A thousand tokens in a pack, so that activations are most of what is not libraries.
-    job = job.under(with_settings(job.recipe, {"sampler.slots": 1, "foresight.max_tokens": 500}))
+    job = job.under(with_settings(job.recipe, {"rounds": 1, "sampler.slots": 1, "foresight.max_tokens": 500}))
     long = Probe([[Response(480, [120, 240, 360])]], 0.0, "probe")
-    machine = replace(MACHINE, memory=sizes(job, MACHINE, long).peaks["training"].total - 1)
+    machine = replace(MACHINE, memory=sizes(job, MACHINE, long).first["training"].total - 1)
     # Other stages are done, so that nothing else can lack.
     others = Earlier(done=frozenset(stage for stage in stages_of(job) if stage[0] != "training"))
     assert [lack.stage for lack in lacking(job, sizes(job, machine, long), machine, others)] == ["training"]
     found = remedy(job, machine, long, others)
     assert found
     assert not found.lacks
-    changed = sizes(job.under(with_settings(job.recipe, found.settings)), machine, long).peaks["training"]
+    changed = sizes(job.under(with_settings(job.recipe, found.settings)), machine, long).first["training"]
     assert changed.total <= machine.memory
 
 
