@@ -6,6 +6,8 @@ import io
 import json
 
 import llama_cpp
+import numpy as np
+import pytest
 from rich.console import Console
 
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
@@ -38,7 +40,16 @@ def test_smollm2_trains_itself_and_answers(smollm2, tmp_path):
         pair = json.loads(line)
         assert pair["chosen_tokens"] != pair["rejected_tokens"]
         assert pair["chosen_advantage"] >= pair["rejected_advantage"] or pair["step"] > 0
-    llama = llama_cpp.Llama(summary["exported"], n_ctx=256, verbose=False)
-    question = [{"role": "user", "content": "What is 2 + 2?"}]
-    answer = llama.create_chat_completion(question, max_tokens=24, temperature=0)
-    assert "4" in answer["choices"][0]["message"]["content"]
+    # Two updates at a high rate may change an answer, but not the language: a damaged file is ten nats a token off.
+    assert _nats_per_token(summary["exported"]) == pytest.approx(_nats_per_token(SMOLLM2), abs=1)
+
+
+def _nats_per_token(gguf: str) -> float:
+    """Of a right answer, read by llama-cpp-python as another program would."""
+    llama = llama_cpp.Llama(gguf, n_ctx=256, logits_all=True, verbose=False)
+    question = b"<|im_start|>user\nWhat is 2 + 2?<|im_end|>\n<|im_start|>assistant\n"
+    prompt = llama.tokenize(question, special=True)
+    answer = llama.tokenize(b"The sum of 2 and 2 is 4.<|im_end|>", add_bos=False, special=True)
+    llama.eval(prompt + answer)
+    logprobs = llama.logits_to_logprobs(llama.scores[len(prompt) - 1 : len(prompt) + len(answer) - 1])
+    return -float(np.mean(logprobs[np.arange(len(answer)), answer]))

@@ -11,12 +11,11 @@ MERGED_ON_CPU = 512
 ACTIVATION_SHARE = 0.4
 """Of the free memory that activations may take before they are computed twice instead of kept."""
 
-HELD = {"bf16": 1.55, "nf4": 1.8, "fp32": 1.9}
+HELD = 2.2
 """What the process holds for each byte that autograd keeps: intermediate results pass, and malloc keeps their place.
 
-Measured, by the precision of the weights. bf16: 1.4, 1.5 and 1.5 at 400, 512 and 1,020 tokens of SmolLM2-135M, 1.3 and
-1.7 at 256 and 512 of Qwen2.5-0.5B. NF4: 2.1 and 1.9 at 256 and 512 of SmolLM2, 1.7 at 512 of Qwen. fp32: 1.9 at 512 of
-SmolLM2.
+It grows while packs of other sizes follow. In bf16, at the first pack of 800 tokens and after ten: 1.5 and 2.0
+(SmolLM2-135M), 1.5 and 2.3 (Qwen2.5-0.5B). After four of 512 tokens: 1.9 in NF4 and 1.9 in fp32 (SmolLM2).
 """
 
 # What autograd keeps of a token in one layer: bytes for each of its `width` numbers, and for each of the MLP's `inner`

@@ -90,9 +90,9 @@ def activation_bytes(policy: Any, tokens: int) -> int:
     base = policy.get_base_model()
     config = base.config.get_text_config()
     inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
-    kind = "bf16" if _compute_dtype(base) == torch.bfloat16 else "fp32"
+    in_bf16 = _compute_dtype(base) == torch.bfloat16
     layers, width = config.num_hidden_layers, config.hidden_size
-    return int(HELD[kind] * kept_bytes(tokens, layers, width, inner, kind == "bf16"))
+    return int(HELD * kept_bytes(tokens, layers, width, inner, in_bf16))
 
 
 def compute_activations_twice(policy: Any) -> None:

@@ -39,7 +39,9 @@ def require_room(job: Job, identity: dict[str, Any], reuse: Path | None = None) 
     if reuse and (reuse / "master").exists():
         earlier = replace(earlier, done=earlier.done | {(IMPORT, 0)})
     with Vocabulary.open(job.source.path) as vocabulary:
-        probe = probe_of(out, StepDelimiter(vocabulary.pieces)) or short(job.recipe.foresight)
+        probe = probe_of(out, StepDelimiter(vocabulary.pieces), job.recipe.foresight.candidates) or short(
+            job.recipe.foresight
+        )
     require_room_on(job, look(out), probe, earlier)
 
 

@@ -55,8 +55,9 @@ class CountingSampler:
         if node.parent is None:
             self.prefilled += len(node.tokens)
         made: list[Completion] = []
+        alike = self._probe.later if node.parent else self._probe.repeats
         for _ in range(n):
-            again = until == "step" and made and self._rng.random() < 1 - (1 - self._probe.repeats) ** len(made)
+            again = until == "step" and made and self._rng.random() < 1 - (1 - alike) ** len(made)
             made.append(made[0] if again else self._completion(node, until, limit))
         branches = []
         for completion in made:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from genius_lite.planning.memory import BASE, EVALUATION, EXPORT, IMPORT, QUANTIZING, ROLLOUTS, TRAINING
 from genius_lite.planning.probe import Probe, described
 from genius_lite.prompts import StepDelimiter
-from genius_lite.records import Rollout
+from genius_lite.records import Rollout, Step
 from genius_lite.rundir import read_records
 
 Stage = tuple[str, int]
@@ -83,17 +83,26 @@ def same_run(out: Path, identity: dict[str, Any]) -> bool:
     return not recorded.is_file() or json.loads(recorded.read_text(encoding="utf-8")) == identity
 
 
-def probe_of(out: Path, delimiter: StepDelimiter) -> Probe | None:
-    """The responses of the first round, if it is finished; the candidates of its first step are complete ones."""
+def probe_of(out: Path, delimiter: StepDelimiter, candidates: int) -> Probe | None:
+    """The responses of the first round, if it is finished; the candidates of its first step are complete ones.
+
+    Args:
+        candidates: of each beam, the recipe's.
+    """
     if not (out / "round-1" / "pairs.jsonl").exists():
         return None
     rollouts = read_records(out / "round-1" / "rollouts.jsonl", Rollout)
-    firsts = [rollout.steps[0] for rollout in rollouts]
-    found = described([[c.tokens for c in step.candidates] for step in firsts], delimiter, "round 1")
-    repeated = sum(step.duplicates for step in firsts)
-    distinct = sum(len(step.candidates) for step in firsts)
-    # A repeat was left out; each of a step's candidates after the first had as many chances as others came before.
-    return Probe(found.responses, repeated / max(1, repeated + distinct), found.source)
+    found = described([[c.tokens for c in r.steps[0].candidates] for r in rollouts], delimiter, "round 1")
+    first = _chance([r.steps[0] for r in rollouts], candidates)
+    later = _chance([step for r in rollouts for step in r.steps[1:]], candidates)
+    return Probe(found.responses, first, found.source, later)
+
+
+def _chance(steps: Sequence[Step], candidates: int) -> float:
+    """That two candidates of a beam are the same: on average each had (candidates - 1) / 2 before it to repeat."""
+    repeated = sum(step.duplicates for step in steps)
+    every = repeated + sum(len(step.candidates) for step in steps)
+    return min(1.0, repeated / every / max(0.5, (candidates - 1) / 2)) if every else 0.0
 
 
 def _noted(here: Path, stage: str) -> Iterable[float]:

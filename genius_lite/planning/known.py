@@ -29,6 +29,7 @@ from genius_lite.planning.rates import (
 )
 from genius_lite.planning.shape import Shape
 from genius_lite.prompts import StepDelimiter, Vocabulary
+from genius_lite.recipe import QuantType
 from genius_lite.report.progress import Progressor
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.importing import sha256
@@ -89,13 +90,14 @@ def sampler_rates(source: Source) -> tuple[dict[str, Decode], Convert, Probe, di
     made: _Types | None = None
     how_made: How = "estimated"
     if merged_bytes(job.source) <= _LARGEST_MADE:
-        made, how_made = source.ask("merging", (model, kinds), _Types, lambda: _measured_types(source))
+        # Of several types that may be taken the last one, which is the largest, stands for all: each takes a while.
+        made, how_made = source.ask("merging", (model, kinds[-1]), _Types, lambda: _measured_types(source, kinds[-1]))
     if base is None:
         base = _Base(reckoned_decode(shape, shape.tensor_bytes, source.machine.cores), assumed(cfg))
-    decode = {"base": base.decode, **(made.decode if made else _like(base.decode, source))}
+    decode = {"base": base.decode, **_like(base.decode, source), **(made.decode if made else {})}
     probe, how_long = base.probe, how_base
     with Vocabulary.open(job.source.path) as vocabulary:
-        if earlier := probe_of(Path(job.recipe.out), StepDelimiter(vocabulary.pieces)):
+        if earlier := probe_of(Path(job.recipe.out), StepDelimiter(vocabulary.pieces), cfg.candidates):
             probe, how_long = earlier, "earlier round"
     how: dict[str, How] = {"decoding": how_base, "merging": how_made, "lengths": how_long}
     return decode, made.convert if made else reckoned_convert(source.machine.cores), probe, how
@@ -127,11 +129,9 @@ def _measured_base(source: Source) -> _Base:
         return _Base(seen.decode, described(seen.responses, StepDelimiter(vocabulary.pieces), "probe"))
 
 
-def _measured_types(source: Source) -> _Types:
+def _measured_types(source: Source, kind: QuantType) -> _Types:
     job = source.job
-    return _Types(
-        *measure_types(job.source, job.recipe.quantize.types, source.engine, job.queries, job.recipe.foresight)
-    )
+    return _Types(*measure_types(job.source, [kind], source.engine, job.queries, job.recipe.foresight))
 
 
 def _like(base: Decode, source: Source) -> dict[str, Decode]:

@@ -40,7 +40,7 @@ def settled(cfg: Learner, shape: Shape, machine: Machine, tokens: int, counted: 
     twice = cfg.gradient_checkpointing
     if twice == "auto":
         kept = kept_bytes(tokens, shape.layers, shape.width, shape.inner, in_bf16)
-        twice = HELD["bf16" if in_bf16 else "fp32"] * kept > ACTIVATION_SHARE * machine.learner_memory
+        twice = HELD * kept > ACTIVATION_SHARE * machine.learner_memory
     return Training(precision, in_bf16, tokens, counted, twice)
 
 
@@ -62,7 +62,7 @@ def parts(cfg: Learner, shape: Shape, training: Training, device: Device) -> dic
 
 
 def _held(training: Training) -> float:
-    return 1.0 if training.twice else HELD[training.precision]
+    return 1.0 if training.twice else HELD
 
 
 def weights(shape: Shape, precision: Precision, in_bf16: bool) -> int:

@@ -34,12 +34,14 @@ IMPORT, BASE, ROLLOUTS, TRAINING, QUANTIZING, EVALUATION, EXPORT = STAGES = (
 _MAIN = 404e6  # a run whose recipe is prepared: interpreter, numpy, llama.cpp, datasets, transformers, torch
 _IMPORTED = 105e6  # transformers' modelling modules, from the import on
 _LEARNER = 170e6  # peft, accelerate, bitsandbytes, while training
-_TRAINED = 440e6  # the same, and what torch and malloc keep, from the first training on
+_TRAINED = 110e6  # the same, from the first training on
+_STAYS, _STAYS_OF_EACH = 290e6, 3  # what torch and malloc keep then, at most: bytes, and bytes for each parameter
 _WORKER = 65e6  # interpreter, numpy and llama.cpp of the workers of SmolLM2 and Qwen2.5, less all that follows
 _PER_TOKEN = 350  # of a vocabulary in llama.cpp and its pieces in Python: 50 MB of 49,152 tokens, 84 MB of 151,936
 _TYPICAL_SLOTS = 32  # for `auto` that was not measured
 _ROWS_OF_A_SCORE = 64  # of logits, that the engine asks for at once
 _MERGED = 30  # of a weight in a block of rows, in float32 and 16 bits; malloc keeps its place while files are scored
+_QUANTIZED = 6  # of a weight in llama.cpp's quantizer
 _BLOCK = 1 << 23  # weights of a block (weights/gguf_header.py)
 # Bytes that a weight takes while gguf-py dequantizes its tensor and it becomes 16 bits, the mapped file not counted.
 _CONVERTED = {T.F32: 6, T.F16: 6, T.BF16: 6, T.Q8_0: 8}
@@ -81,7 +83,8 @@ class Peak:
 
 def peaks(use: Use, *, first: bool) -> list[Peak]:
     """Of every stage, in their order: of the first round, in which nothing was trained before, or of a later one."""
-    untrained, trained = int(_MAIN + _IMPORTED), int(_MAIN + _IMPORTED + _TRAINED)
+    untrained = int(_MAIN + _IMPORTED)
+    trained = untrained + int(_TRAINED + min(_STAYS, _STAYS_OF_EACH * use.shape.parameters))
     before = untrained if first else trained
     base, engine = use.shape.tensor_bytes, use.engine
     made = max(quantized_bytes(use.source, kind) for kind in use.recipe.quantize.types)
@@ -135,13 +138,15 @@ def _offloaded(engine: EngineSettings, shape: Shape) -> float:
 
 
 def _import(use: Use) -> dict[str, int]:
-    """All weights in 16 bits, while the largest tensor is dequantized."""
-    largest = use.shape.largest
-    each = _CONVERTED.get(largest.type, _CONVERTED_BLOCKS)
+    """All weights in 16 bits, while the tensor that takes most for it is dequantized."""
+    converted = (
+        _CONVERTED.get(tensor.type, _CONVERTED_BLOCKS) * tensor.rows * tensor.columns + tensor.nbytes
+        for tensor in use.source.tensors
+    )
     return {
         "libraries": int(_MAIN + _IMPORTED),
         "weights": 2 * use.shape.parameters,
-        "conversion": each * largest.rows * largest.columns + largest.nbytes,
+        "conversion": max(converted),
     }
 
 
@@ -162,8 +167,8 @@ def _quantizing(use: Use, main: int) -> Peak:
     factors = 2 * 4 * use.shape.adapter_weights(use.recipe.learner)
     blocks = _MERGED * min(_BLOCK, largest.rows * largest.columns)
     merging = Peak(QUANTIZING, {"libraries": main, "optimizer": factors, "conversion": blocks})
-    # The quantizer maps the file, and holds the tensor at hand in float32 and as much room for the result.
-    room = 8 * largest.rows * largest.columns
+    # The quantizer maps the file, and holds the tensor at hand in float32 and what it makes of it.
+    room = _QUANTIZED * largest.rows * largest.columns
     quantizing = Peak(QUANTIZING, {"libraries": main, "weights": sixteen, "conversion": room})
     engine = msgspec.structs.replace(use.engine, slots=SCORING_SLOTS, parked=0)
     scoring = _sampling(use, QUANTIZING, main, sixteen, engine, _rows_scored(engine))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from genius_lite.job import Job
 from genius_lite.planning.earlier import Earlier, look_back, same_run
@@ -21,6 +22,7 @@ from genius_lite.report.progress import Progressor
 from genius_lite.tuning import engine_settings
 
 _UNSURE: dict[How, float] = {"earlier round": 0.1, "measured": 0.15, "remembered": 0.2, "estimated": 0.6}
+_BUSY = 0.7  # runnable processes for each core, from which measurements are disturbed
 _ASSUMED_SLOTS = 32  # for `auto`, where nothing may be measured
 
 
@@ -116,8 +118,9 @@ def plan(job: Job, progress: Progressor, *, measure: bool = True) -> Plan:
     if same_run(out, job.identity()):
         earlier = look_back(out, job.recipe.rounds)
     else:
-        notes.append(f"{out} holds a run of another recipe; name another `out`")
+        notes.append(f"{out} holds a run of another recipe; name another `out`.")
     shape, machine = Shape.of(job.source), look(out)
+    busy = psutil.getloadavg()[0] > _BUSY * machine.cores
     unmeasured = None if measure else _ASSUMED_SLOTS
     engine = engine_settings(job.recipe.sampler, job.source, job.context, progress, unmeasured)
     source = Source(job, shape, engine, machine, measure, progress)
@@ -125,6 +128,8 @@ def plan(job: Job, progress: Progressor, *, measure: bool = True) -> Plan:
     found = sizes(job, machine, probe, engine)
     learn, how_learn = learner_rates(source, found.training)
     rates = Rates(decode, learn, convert, {**how, "learning": how_learn, "importing": "estimated"})
+    if busy and "measured" in rates.how.values():
+        notes.append("Other programs kept the processor busy while this was measured: a quiet machine will be faster.")
     known = Expected(job, shape, probe, found.round, rates, engine.slots)
     return _assembled(_Known(known, found, machine, earlier, notes))
 

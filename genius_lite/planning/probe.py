@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from itertools import combinations
 
 import msgspec
 
@@ -21,16 +22,23 @@ class Response(msgspec.Struct, frozen=True):
     length: int
     steps: list[int]
 
+    @property
+    def ends(self) -> list[int]:
+        """Where its steps end, the last one with the response."""
+        return [*self.steps, self.length]
+
 
 class Probe(msgspec.Struct, frozen=True):
-    """Responses to some queries, a list for each, and the chance that two first steps of a query are the same.
+    """Responses to some queries, a list for each, and the chances that two steps from the same place are the same.
 
-    `source` is `probe`, `assumed`, or `round N` of the run.
+    `repeats` is that of first steps, which often begin alike, `later` that of others. `source` is `probe`, `assumed` or
+    `round 1`.
     """
 
     responses: list[list[Response]]
     repeats: float
     source: str
+    later: float = 0.0
 
     @property
     def mean_length(self) -> float:
@@ -66,12 +74,28 @@ def short(cfg: Foresight) -> Probe:
 def described(responses: list[list[list[int]]], delimiter: StepDelimiter, source: str) -> Probe:
     """Of responses as token ids, a list of them for each query."""
     rows = [[_response(tokens, delimiter) for tokens in row] for row in responses]
-    equal = total = 0
+    first, later = _Chance(), _Chance()
     for row, lengths in zip(responses, rows, strict=True):
-        firsts = [tokens[: r.steps[0] if r.steps else r.length] for tokens, r in zip(row, lengths, strict=True)]
-        pairs = [(a, b) for i, a in enumerate(firsts) for b in firsts[:i]]
-        equal, total = equal + sum(a == b for a, b in pairs), total + len(pairs)
-    return Probe(rows, equal / total if total else 0.0, source)
+        for (a, of_a), (b, of_b) in combinations(zip(row, lengths, strict=True), 2):
+            ends = [end for end in of_a.ends if end in of_b.ends and a[:end] == b[:end]]
+            first.seen(bool(ends))
+            for nth, _ in enumerate(ends[:-1] if a == b else ends, 1):
+                later.seen(nth < len(ends))
+    return Probe(rows, first.share, source, later.share)
+
+
+class _Chance:
+    """How often something was so."""
+
+    def __init__(self):
+        self._so = self._all = 0
+
+    def seen(self, so: bool) -> None:
+        self._so, self._all = self._so + so, self._all + 1
+
+    @property
+    def share(self) -> float:
+        return self._so / self._all if self._all else 0.0
 
 
 def _response(tokens: list[int], delimiter: StepDelimiter) -> Response:

@@ -96,6 +96,7 @@ def _examine(path: Path, sound: Path, folder: Path) -> dict:
         if outcome == "unclear":
             return {"outcome": outcome, "stage": name, "reason": reason}
     for name, stage in stages.items():
+        print(f"{path}: {name}", file=sys.stderr, flush=True)  # which one ended the process is seen in its log
         outcome, reason = _stage(stage)
         if outcome != "accepted":
             return {"outcome": outcome, "stage": name, "reason": reason}

@@ -160,9 +160,10 @@ def test_a_run_folder_says_what_is_done(job, tmp_path):
     assert found.mean_seconds("training") is None
     assert (found.tokens, found.searched) == ([8], {2: 2})
     assert found.bytes == sum(f.stat().st_size for f in run.rglob("*") if f.is_file())
-    seen = probe_of(run, StepDelimiter([b"a"] * 10))
+    seen = probe_of(run, StepDelimiter([b"a"] * 10), candidates=4)
     assert seen
-    assert (seen.mean_length, seen.repeats, seen.source) == (4, 0.5, "round 1")
+    # Two of four candidates repeated another one, of which each had 1.5 to repeat.
+    assert (seen.mean_length, seen.repeats, seen.later, seen.source) == (4, pytest.approx(1 / 3), 0, "round 1")
 
 
 def test_slots_that_nobody_measured(job):

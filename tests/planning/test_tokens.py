@@ -104,9 +104,26 @@ def test_steps_of_responses_are_found():
     # A line break ends a step after text only, and never as the last token.
     assert found.responses[0][0] == Response(5, [2, 4])
     assert found.responses[1][0] == Response(2, [])
-    # `a` and a line break twice.
-    assert found.repeats == 1.0
+    # Both begin with a step of `b` and a line break; after that their steps differ.
+    assert (found.repeats, found.later) == (1.0, 0.0)
     assert found.mean_length == 4
+
+
+def test_repeats_are_counted_by_what_they_have_in_common():
+    delimiter = StepDelimiter([b"a", b"b", b"\n"])
+    row = [[0, 2, 0, 2, 1], [0, 2, 0, 2, 0], [0, 2, 1, 2, 1], [1, 2, 0, 2, 1]]
+    found = probe.described([row], delimiter, "probe")
+    # Of six pairs three share the first step. Of these one shares the second step too, and then not the third.
+    assert found.repeats == 3 / 6
+    assert found.later == 1 / 4
+    # Equal responses have no step after the last one.
+    assert probe.described([[[0, 2, 1], [0, 2, 1]]], delimiter, "probe").later == 1.0
+
+
+def test_later_steps_repeat_by_a_chance_of_their_own():
+    found = Probe(THIRTY.responses, 0.0, "probe", later=1.0)
+    rollout, _ = searched(found, recipe(beams=1, candidates=3, steps=2).foresight, lanes=8)
+    assert [(len(step.candidates), step.duplicates) for step in rollout.steps] == [(3, 0), (1, 2)]
 
 
 def test_uncertainty_comes_from_queries_that_differ():
