@@ -143,9 +143,11 @@ def gpus() -> list[Gpu]:
 
 
 def learner_device() -> Device:
-    """The device that torch trains on."""
+    """The device that torch trains on; accelerate's `--cpu`, which is ACCELERATE_USE_CPU=true, asks for the CPU."""
     import torch
 
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes"):
+        return "cpu"
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

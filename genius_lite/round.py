@@ -10,6 +10,7 @@ import msgspec
 
 from genius_lite.hardware import peak_memory
 from genius_lite.job import Job
+from genius_lite.learner.team import ALONE, Team
 from genius_lite.report.progress import Progressor
 from genius_lite.report.tracking import Tracker
 from genius_lite.rundir import RunDir
@@ -45,6 +46,7 @@ class Round:
     progress: Progressor
     stop: Stop
     tracker: Tracker
+    team: Team = ALONE
 
     def enter(self, kind: str) -> None:
         """A stage of the round begins.

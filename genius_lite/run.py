@@ -24,6 +24,7 @@ from genius_lite.evaluate.guard import Watched, alarms, watched_values
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.export.bundle import export
 from genius_lite.job import Job, prepare
+from genius_lite.learner.team import ALONE, Team
 from genius_lite.planning.check import require_room
 from genius_lite.recipe import Recipe
 from genius_lite.records import PreferencePair, Rollout
@@ -46,6 +47,7 @@ def run(
     stop: Stop | None = None,
     reuse: Path | None = None,
     anyway: bool = False,
+    team: Team = ALONE,
 ) -> dict[str, Any]:
     """Self-train the recipe's model; returns the summary that is also in the folder's `summary.json`.
 
@@ -56,6 +58,7 @@ def run(
         stop: may be asked for, from another thread, at any time; the run then ends where it loses nothing.
         reuse: another run's folder, from which the stages are taken that would come out the same.
         anyway: do not refuse what cannot fit this machine's memory or disk.
+        team: the processes that train together; this one leads them.
 
     Raises:
         Stopped: `stop` was asked for.
@@ -88,7 +91,7 @@ def run(
         progress.finished(Row(0, standings[0].score), {}, where.best)
         for number in range(1, recipe.rounds + 1):
             here = folder.sub(f"round-{number}")
-            r = Round(number, job, base, engine, here, progress, stop, tracker)
+            r = Round(number, job, base, engine, here, progress, stop, tracker, team)
             policy, standing, report = _round(r, policies[where.build_on], baseline, reports)
             policies.append(policy)
             standings.append(standing)

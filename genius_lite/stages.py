@@ -18,17 +18,16 @@ from genius_lite.evaluate.record import Evaluation, read_evaluation, write_evalu
 from genius_lite.evaluate.signals import signals
 from genius_lite.foresight.filters import filter_pairs
 from genius_lite.foresight.pairs import preference_pairs
-from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
 from genius_lite.job import Job
 from genius_lite.prompts import Vocabulary
-from genius_lite.records import PreferencePair, Query, Rollout, SetAside
-from genius_lite.report.progress import Advance, Progressor
+from genius_lite.records import PreferencePair, Rollout, SetAside
+from genius_lite.report.progress import Progressor
 from genius_lite.report.summary import retained_lines
 from genius_lite.round import Policy, Round, note_time
 from genius_lite.rundir import IMPORTANCE_FILE, SET_ASIDE, RecordLog, RunDir, remove, write_json
-from genius_lite.sampler.client import open_sampler
-from genius_lite.sampler.messages import Sampling, Stats
+from genius_lite.sampler.messages import Stats
+from genius_lite.searching import search
 from genius_lite.stopping import Stopped
 from genius_lite.weights import gguf_file, imatrix
 from genius_lite.weights.full_precision import write_full_precision
@@ -84,7 +83,7 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
         r.progress.searched_before(log.records)
         start, before = time.monotonic(), len(log.records)
         with r.progress.stage(f"round {r.number}: rollouts", len(queries), "queries", done=len(over)) as advance:
-            memory = asyncio.run(_rollouts(r, policy, missing, log, aside, advance)).peak
+            memory = asyncio.run(search(r, policy, missing, log, aside, advance))
             tokens = sum(rollout.sampled_tokens for rollout in log.records[before:])
             note_time(r.here, "rollouts", time.monotonic() - start, tokens, memory)
             if len(log.records) + len(aside.records) < len(queries):
@@ -95,40 +94,6 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
     if not place:
         raise UserError(f"round {r.number}: the sampler survived no query; {r.here / 'sampler.log'} has its last words")
     return log.records.pick(place[q.id] for q in queries if q.id in place)
-
-
-async def _rollouts(
-    r: Round,
-    policy: Policy,
-    queries: list[Query],
-    log: RecordLog[Rollout],
-    aside: RecordLog[SetAside],
-    advance: Advance,
-) -> Stats:
-    cfg = r.job.recipe.foresight
-    sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p)
-    in_flight = searches_in_flight(r.engine.slots, cfg)
-    with Vocabulary.open(r.job.source.path) as vocabulary:
-
-        def stepped(so_far: Rollout) -> None:
-            advance(1 / cfg.steps)
-            r.progress.stepped(so_far, vocabulary.decode)
-
-        def set_aside(query: Query, reason: str) -> None:
-            aside.append(SetAside(query.id, reason))
-            r.progress.say(f"warning: query {query.id} is set aside: {reason}")
-
-        def finished(rollout: Rollout) -> None:
-            log.append(rollout)
-            advance(1 - len(rollout.steps) / cfg.steps)
-            r.progress.searched(rollout)
-
-        settings, patience = policy.settings(r.engine), r.job.recipe.sampler.watchdog
-        async with open_sampler(
-            policy.gguf, settings, sampling, r.here / "sampler.log", patience=patience, say=r.progress.say
-        ) as sampler:
-            await sample_rollouts(queries, sampler, cfg, r.key, in_flight, finished, set_aside, stepped, r.stop)
-            return await sampler.settled()
 
 
 def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
@@ -159,6 +124,7 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
 def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list[PreferencePair]) -> Path:
     """The cumulative adapter, with the base's hash, the importance matrix and the training's figures beside it."""
     # torch takes seconds to import; nothing before this stage needs it.
+    from genius_lite.learner.following import followed
     from genius_lite.learner.parity import Sample
     from genius_lite.learner.train import Training, passes, train_adapter
 
@@ -166,7 +132,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
 
     def make(out: Path) -> None:
         cfg, began, device = r.job.recipe.learner, time.monotonic(), learner_device()
-        work, sixteen = r.here.sub("training"), merged_bytes(r.job.source)
+        work, sixteen = r.here.sub("training"), merged_bytes(r.job.source) * r.team.beside
         # A run that goes on elsewhere, or beside other programs, must not choose again.
         precision: Precision = work.build_json(
             "precision.json", lambda: learner_precision(cfg.precision, device, sixteen)
@@ -175,8 +141,9 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]
         training = Training(r.base.master, start, pairs, samples, cfg, device, precision, r.key, work)
         total, done = passes(training)
-        with r.progress.stage(f"round {r.number}: train ({precision})", total, "pairs", done=done) as advance:
-            report = train_adapter(training, out, advance, r.progress.say, r.tracker.update, r.stop)
+        stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "pairs", done=done)
+        with stage as advance, followed(r.team, training):
+            report = train_adapter(training, out, advance, r.progress.say, r.tracker.update, r.stop, r.team)
         imatrix.write(out / IMPORTANCE_FILE, r.base.tensor_map, f"{len(pairs)} preference pairs", out / IMATRIX_FILE)
         remove(out / IMPORTANCE_FILE)
         write_json(out / BASE_FILE, {"sha256": r.base.sha256})

@@ -14,10 +14,14 @@ import genius_lite
 
 ROOT = Path(genius_lite.__file__).parent
 FLOORS = {
+    "__main__": 7,
     "cli": 7,
     "run": 6,
     "api": 6,
     "stages": 5,
+    "searching": 5,
+    "serving": 5,
+    "shards": 5,
     "round": 5,
     "job": 5,
     "reuse": 5,
@@ -25,6 +29,7 @@ FLOORS = {
     "interview": 5,
     "planning": 5,
     "doctor": 5,
+    "cluster": 4,
     "tuning": 4,
     "bench": 4,
     "chat": 4,

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from genius_lite import __version__
-from genius_lite.cli import machine, models, recipes, reports, runs, watching
+from genius_lite.cli import machine, many, models, recipes, reports, runs, watching
 from genius_lite.errors import UserError
 from genius_lite.visible import visible
 
@@ -32,6 +32,7 @@ app.add_typer(recipes.app)
 app.add_typer(machine.app)
 app.add_typer(models.app)
 app.add_typer(reports.app)
+app.add_typer(many.app)
 
 
 def _print_version(wanted: bool) -> None:

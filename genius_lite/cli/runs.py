@@ -12,6 +12,7 @@ import typer
 
 from genius_lite.cli.arguments import RecipeFile, Settings
 from genius_lite.cli.interrupts import heeded
+from genius_lite.cli.together import leading
 from genius_lite.stopping import Stop, Stopped
 from genius_lite.visible import visible
 
@@ -34,7 +35,10 @@ def run(
     ] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Run even what memory or disk do not suffice for")] = False,
 ) -> None:
-    """Self-train: sample, learn, merge, re-quantize, round after round. Run it again to go on."""
+    """Self-train: sample, learn, merge, re-quantize, round after round. Run it again to go on.
+
+    Several processes train together: torchrun --nproc-per-node 2 -m genius_lite run RECIPE.
+    """
     from genius_lite.recipe.reader import load
     from genius_lite.report.console import terminal
     from genius_lite.report.live import progressor
@@ -44,15 +48,18 @@ def run(
     console, command, stop = terminal(), shlex.join(["genius-lite", *sys.argv[1:]]), Stop()
     progress = progressor(console, command)
     own = [f"out={json.dumps(out)}"] * bool(out) + ["quantize.ablate_imatrix=true"] * ablate_imatrix
-    with heeded(stop, progress) as presses:
-        try:
-            summary = run_recipe(load(recipe, [*(settings or []), *own]), progress, stop, reuse, anyway)
-        except (Stopped, KeyboardInterrupt):
-            print(f"stopped; what is finished is kept. The same command goes on: {visible(command)}", file=sys.stderr)
-            raise typer.Exit(presses.exit_code) from None
-    print_summary(summary, console)
-    if summary["halted"]:
-        raise typer.Exit(HALTED)
+    with leading() as team:
+        with heeded(stop, progress) as presses:
+            try:
+                summary = run_recipe(load(recipe, [*(settings or []), *own]), progress, stop, reuse, anyway, team)
+            except (Stopped, KeyboardInterrupt):
+                by = " by the launcher, whose report says why" if team.size > 1 and presses.exit_code == 143 else ""
+                goes_on = f"what is finished is kept. The same command goes on: {visible(command)}"
+                print(f"stopped{by}; {goes_on}", file=sys.stderr)
+                raise typer.Exit(presses.exit_code) from None
+        print_summary(summary, console)
+        if summary["halted"]:
+            raise typer.Exit(HALTED)
 
 
 @app.command()

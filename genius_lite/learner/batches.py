@@ -12,7 +12,8 @@ from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.hardware import Device
 from genius_lite.learner.footprint import MERGED_ON_CPU
 from genius_lite.learner.model import response_logps, takes_trees
-from genius_lite.learner.packing import Pack, packs, unshared_tokens
+from genius_lite.learner.packing import Pack, packs, shares, unshared_tokens
+from genius_lite.learner.team import ALONE, Team
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 
@@ -41,16 +42,22 @@ def schedule(groups: Groups, cfg: Learner, rng: np.random.Generator) -> list[Gro
 
 
 class Packer:
-    """Packs of a size that memory allows: halved, for good, when it does not."""
+    """Packs of a size that memory allows: halved, for good, when it does not. A team shares them among itself."""
 
     def __init__(
-        self, policy: Any, pairs: list[PreferencePair], cfg: Learner, device: Device, say: Callable[[str], None]
+        self,
+        policy: Any,
+        pairs: list[PreferencePair],
+        cfg: Learner,
+        device: Device,
+        say: Callable[[str], None],
+        team: Team = ALONE,
     ):
-        self.say = say
+        self.say, self.team = say, team
         self.limit = cfg.max_pack_tokens
         self.merged = MERGED_ON_CPU if device == "cpu" else self.limit
         longest = max(len(p.prompt_tokens) + max(len(p.chosen_tokens), len(p.rejected_tokens)) for p in pairs)
-        self.shared = takes_trees(policy, longest)
+        self.shared = bool(team.told(takes_trees(policy, longest)))
         if not self.shared:
             say("this model cannot share prefixes between responses: each takes a padded row of its own")
 
@@ -60,6 +67,33 @@ class Packer:
     def largest(self, groups: Groups) -> Pack:
         """The pack that takes the most memory."""
         return max(self.packs(groups), key=lambda pack: pack.tokens)
+
+    def compute(
+        self,
+        groups: Groups,
+        what: Callable[[Pack], torch.Tensor],
+        begin: Callable[[], None] = lambda: None,
+    ) -> torch.Tensor:
+        """Two numbers of each pair, in the order of the groups, (2, P); each process computes them for its share.
+
+        Args:
+            what: gives them for a pack's pairs, (pairs, 2).
+            begin: called before, and again whenever memory ran out somewhere and all begin anew.
+
+        Raises:
+            UserError: a single pair does not fit.
+        """
+        while True:
+            limit, mine = self.limit, shares(groups, self.team.size, self.shared)[self.team.rank]
+            begin()
+            try:
+                parts = [(pack.pairs, what(pack)) for pack in self.packs(mine)]
+            except RuntimeError as e:
+                parts = []
+                self.shrink(mine, e)
+            self.limit = self.team.lowest(self.limit)
+            if self.limit == limit:
+                return self.team.sum(_in_order(groups, parts))
 
     def shrink(self, groups: Groups, error: RuntimeError) -> None:
         """Make the packs of these groups smaller, if the error is one of memory and there is something to split.
@@ -90,20 +124,23 @@ def score(policy: Any, groups: Groups, packer: Packer, advance: Callable[[int], 
         NonFiniteError: one of them is NaN or infinite.
     """
     scores: dict[tuple[str, int], Any] = {}
-    for group in _waves(groups):
-        while True:
-            try:
-                found = {}
-                with torch.no_grad():
-                    for pack in packer.packs(group):
-                        logps_P2 = response_logps(policy, pack.inputs).view(-1, 2).cpu()
-                        found |= {(p.query_id, p.step): _finite(p, logps_P2[i]) for i, p in enumerate(pack.pairs)}
-                break
-            except RuntimeError as e:
-                packer.shrink(group, e)
-        scores |= found
-        advance(len(found))
+    for wave in _waves(groups, packer.team.size):
+        with torch.no_grad():
+            logps_2P = packer.compute(wave, lambda pack: response_logps(policy, pack.inputs).view(-1, 2))
+        pairs = [pair for group in wave for pair in group]
+        scores |= {(p.query_id, p.step): _finite(p, logps_2P[:, i]) for i, p in enumerate(pairs)}
+        advance(len(pairs))
     return scores
+
+
+def _in_order(groups: Groups, parts: list[tuple[list[PreferencePair], torch.Tensor]]) -> torch.Tensor:
+    """The parts' numbers in the order of the groups' pairs, (2, P); 0 where no part has a pair."""
+    pairs = [pair for group in groups for pair in group]
+    place = {(pair.query_id, pair.step): i for i, pair in enumerate(pairs)}
+    found_2P = torch.zeros(2, len(pairs))
+    for some, numbers_B2 in parts:
+        found_2P[:, [place[pair.query_id, pair.step] for pair in some]] = numbers_B2.T.float().cpu()
+    return found_2P
 
 
 def _finite(pair: PreferencePair, logps_2: torch.Tensor) -> list[float]:
@@ -115,6 +152,6 @@ def _finite(pair: PreferencePair, logps_2: torch.Tensor) -> list[float]:
     return logps_2.tolist()
 
 
-def _waves(groups: Groups) -> list[Groups]:
+def _waves(groups: Groups, processes: int) -> list[Groups]:
     """Groups a few at a time, so that running out of memory repeats little."""
-    return [groups[i : i + 8] for i in range(0, len(groups), 8)]
+    return [groups[i : i + 8 * processes] for i in range(0, len(groups), 8 * processes)]

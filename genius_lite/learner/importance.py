@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from genius_lite.learner.team import Team
+
 
 class Importance:
     """Sums of squared inputs of every linear layer between embeddings and head, by the name of its weight."""
@@ -21,6 +23,7 @@ class Importance:
     def __init__(self, policy: Any):
         self.policy = policy
         self.sums: dict[str, torch.Tensor] = {}
+        self.widths: dict[str, int] = {}
         self.tokens = 0
 
     @contextmanager
@@ -28,17 +31,25 @@ class Importance:
         """Gather from every forward pass inside."""
         base = self.policy.get_base_model()
         head = base.get_output_embeddings()
-        hooks = [
-            module.register_forward_pre_hook(self._adder(f"{name.removesuffix('.base_layer')}.weight"))
+        linear = {
+            f"{name.removesuffix('.base_layer')}.weight": module
             for name, module in base.named_modules()
             if isinstance(module, nn.Linear) and module is not head and "lora_" not in name
-        ]
+        }
+        self.widths = {name: module.in_features for name, module in linear.items()}
+        hooks = [module.register_forward_pre_hook(self._adder(name)) for name, module in linear.items()]
         hooks.append(base.get_decoder().register_forward_pre_hook(self._count, with_kwargs=True))
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def gather(self, team: Team) -> None:
+        """Take together what the processes of a team have gathered."""
+        sums = team.sum_each([self.sums.get(name) for name in self.widths], list(self.widths.values()))
+        self.sums = {name: total for name, total in zip(self.widths, sums, strict=True) if total is not None}
+        self.tokens = int(team.sum(torch.tensor(self.tokens)))
 
     def save(self, path: Path) -> None:
         """One float32 vector for each weight, and the number of `tokens` that they are summed over."""

@@ -205,6 +205,8 @@ def _additive(mask_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """torch's initializers know only the global generator: seed it inside, put it back after."""
-    with torch.random.fork_rng():
+    # Of one GPU: on every other one it would take memory, which another process of a team may need.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else None
+    with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield

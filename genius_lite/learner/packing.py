@@ -9,6 +9,7 @@ A model that cannot take such a mask (a recurrent one, say) gets a padded row fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -142,6 +143,28 @@ def packs(groups: list[list[PreferencePair]], max_tokens: int, merged: int, shar
             batches.append([])
         batches[-1].append(part)
     return [_pack(batch, shared) for batch in batches]
+
+
+def shares(groups: list[list[PreferencePair]], count: int, shared: bool = True) -> list[list[list[PreferencePair]]]:
+    """The groups in `count` parts of about as many tokens, of which some may be empty; the same wherever it is asked.
+
+    A group that is larger than an even part is split between pairs.
+
+    Args:
+        shared: trees, else padded rows.
+    """
+    if count == 1:
+        return [groups]
+    even = math.ceil(sum(_size([group], shared) for group in groups) / count)
+    parts = [part for group in groups for part in _split(group, even, shared)]
+    sizes = [_size([part], shared) for part in parts]
+    found: list[list[list[PreferencePair]]] = [[] for _ in range(count)]
+    taken = [0] * count
+    for i in sorted(range(len(parts)), key=lambda i: -sizes[i]):
+        least = taken.index(min(taken))
+        found[least].append(parts[i])
+        taken[least] += sizes[i]
+    return found
 
 
 def unshared_tokens(pairs: list[PreferencePair]) -> int:

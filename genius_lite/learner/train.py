@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import msgspec
 import numpy as np
 import torch
 
-from genius_lite.errors import NonFiniteError
+from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.hardware import Device, Precision, learner_free_memory
 from genius_lite.learner.batches import Groups, Packer, schedule, score
 from genius_lite.learner.footprint import ACTIVATION_SHARE
@@ -32,6 +33,7 @@ from genius_lite.learner.optimizer import learning_rate, make_optimizer
 from genius_lite.learner.packing import Pack, by_query, unshared_tokens
 from genius_lite.learner.parity import Sample, check, disagreement
 from genius_lite.learner.state import load_state, pairs_done, save_state
+from genius_lite.learner.team import ALONE, Team
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair, seed_of
 from genius_lite.rundir import IMPORTANCE_FILE, RunDir, write_json
@@ -95,6 +97,7 @@ def train_adapter(
     say: Callable[[str], None] = lambda line: None,
     updated: Callable[[int, dict[str, float]], None] = lambda number, row: None,
     stop: Stop | None = None,
+    team: Team = ALONE,
 ) -> TrainReport:
     """Train on the job's pairs and save the adapter to `out`; goes on from what `job.work` holds.
 
@@ -104,39 +107,38 @@ def train_adapter(
         say: told in one line what a user should know.
         updated: called with each update's number and its row of the curve; after an interruption with earlier ones too.
         stop: once it is asked for, training ends after the update under way, and its state is kept.
+        team: the processes that train on this together, all with an equal job; one leads, says and writes.
 
     Raises:
         NonFiniteError: training diverged: a loss, a gradient or a score is not finite; no adapter is kept.
         Stopped: `stop` was asked for.
         UserError: learner and sampler disagree, or not even one pair fits into memory.
+        TeamLost: another process of the team has ended.
     """
     from accelerate import Accelerator
 
-    cfg = job.cfg
-    accelerator = Accelerator(cpu=job.device == "cpu")
+    cfg, stop = job.cfg, stop or Stop()
+    accelerator = Accelerator(cpu=job.device == "cpu", mixed_precision="no")  # the recipe says what is computed in
     policy = load_policy(job.master, job.start, cfg, job.device, job.precision, seed_of(*job.key, "adapter"))
     groups = by_query(job.pairs)
-    packer = Packer(policy, job.pairs, cfg, job.device, say)
-    if _memory_is_short(policy, packer.largest(groups).tokens, job):
+    packer = Packer(policy, job.pairs, cfg, job.device, say, team)
+    if _memory_is_short(policy, packer.largest(groups).tokens, job, team.beside):
         compute_activations_twice(policy)
         say("activations are computed twice instead of kept (learner.gradient_checkpointing)")
     parity = disagreement(policy, job.samples) if job.samples else None
     if parity is not None:
         check(parity, cfg.parity_limit, job.precision)
     reference = _reference(policy, groups, packer, job, advance)
-    stop = stop or Stop()
-    stop.check()
+    if team.told(stop.asked):
+        raise Stopped
     batches = schedule(groups, cfg, np.random.default_rng(seed_of(*job.key, "order")))
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    policy, optimizer = accelerator.prepare(policy, make_optimizer(parameters, cfg, job.device))
-    policy.train()
+    # Not the policy: what accelerate would put around it for a team takes only passes through its own `forward`.
+    optimizer = accelerator.prepare(make_optimizer(parameters, cfg, job.device))
     trainer = _Trainer(accelerator, policy, optimizer, parameters, reference, packer, job, advance, updated, stop)
     curve = trainer.run(batches)
-    policy = accelerator.unwrap_model(policy)
-    policy.save_pretrained(out)
-    shutil.copyfile(job.work / "reference" / IMPORTANCE_FILE, out / IMPORTANCE_FILE)
-    some = by_query(job.pairs[:_MARGIN_PAIRS])
-    learned = score(policy, some, packer, advance)
+    team.lead(lambda: _save(policy, job.work, out))
+    learned = score(policy, by_query(job.pairs[:_MARGIN_PAIRS]), packer, advance)
     margins = torch.tensor([_gap(learned[pair]) - _gap(reference[pair]) for pair in learned])
     epoch = curve[-(len(batches) // cfg.epochs) :]
     every = packer.packs(groups)
@@ -161,28 +163,35 @@ def passes(job: Training) -> tuple[int, int]:
     return count * (1 + job.cfg.epochs) + min(count, _MARGIN_PAIRS), count * known + pairs_done(job.work)
 
 
+def _save(policy: Any, work: RunDir, out: Path) -> None:
+    policy.save_pretrained(out)
+    shutil.copyfile(work / "reference" / IMPORTANCE_FILE, out / IMPORTANCE_FILE)
+
+
 def _reference(
     policy: Any, groups: Groups, packer: Packer, job: Training, advance: Callable[[int], None]
 ) -> dict[tuple[str, int], list[float]]:
     """The base model's score of every pair, and the importance of its columns, computed once and kept."""
-
-    def compute(folder: Path) -> None:
+    if not packer.team.told((job.work / "reference").exists()):
         importance = Importance(policy)
         with policy.disable_adapter(), importance.watched():
             found = score(policy, groups, packer, advance)
-        folder.mkdir()
-        importance.save(folder / IMPORTANCE_FILE)
-        rows = [[query, step, *logps] for (query, step), logps in found.items()]
-        write_json(folder / "logps.json", rows)
+        importance.gather(packer.team)
 
-    rows = json.loads((job.work.build("reference", compute) / "logps.json").read_text(encoding="utf-8"))
+        def write(folder: Path) -> None:
+            folder.mkdir()
+            importance.save(folder / IMPORTANCE_FILE)
+            write_json(folder / "logps.json", [[query, step, *logps] for (query, step), logps in found.items()])
+
+        packer.team.lead(lambda: job.work.build("reference", write))
+    rows = json.loads((job.work / "reference" / "logps.json").read_text(encoding="utf-8"))
     return {(query, step): [chosen, rejected] for query, step, chosen, rejected in rows}
 
 
-def _memory_is_short(policy: Any, tokens: int, job: Training) -> bool:
+def _memory_is_short(policy: Any, tokens: int, job: Training, beside: int) -> bool:
     if job.cfg.gradient_checkpointing != "auto":
         return job.cfg.gradient_checkpointing
-    return activation_bytes(policy, tokens) > ACTIVATION_SHARE * learner_free_memory(job.device)
+    return activation_bytes(policy, tokens) > ACTIVATION_SHARE * learner_free_memory(job.device) / beside
 
 
 def _gap(logps: list[float]) -> float:
@@ -209,6 +218,11 @@ class _Trainer:
             curve, self.packer.limit = found["curve"], found["limit"]
             for number, row in enumerate(curve):
                 self.updated(number, row)
+        team = self.packer.team
+        if len(curve) != team.told(len(curve)):
+            raise UserError(f"{self.job.work.path} has another state here than where the run is led; why?")
+        team.align(self.parameters)
+        self.policy.train()
         saved = time.monotonic()
         for update in range(len(curve), len(batches)):
             rate = learning_rate(update, len(batches), self.job.cfg)
@@ -217,47 +231,42 @@ class _Trainer:
             curve.append({**self._update(update, batches[update]), "lr": rate})
             self.updated(update, curve[-1])
             due = time.monotonic() - saved >= self.job.cfg.save_every and update + 1 < len(batches)
-            asked = self.stop.asked
-            if due or asked:
+            asked = team.told(self.stop.asked)
+            if asked or team.told(due):
                 progress = {"curve": curve, "limit": self.packer.limit}
-                save_state(self.job.work, update + 1, self.policy, self.optimizer, progress)
+                team.lead(partial(save_state, self.job.work, update + 1, self.policy, self.optimizer, progress))
                 saved = time.monotonic()
             if asked:
                 raise Stopped
         return curve
 
     def _update(self, number: int, batch: Groups) -> dict[str, float]:
-        total = sum(map(len, batch))
-        while True:
-            self.optimizer.zero_grad()
-            try:
-                parts = [self._accumulate(number, pack, total) for pack in self.packer.packs(batch)]
-                break
-            except RuntimeError as e:
-                self.packer.shrink(batch, e)
-        loss_B, margin_B = (torch.cat(column) for column in zip(*parts, strict=True))
+        pairs = [pair for group in batch for pair in group]
+        total = len(pairs)
+        loss_P, margin_P = self.packer.compute(
+            batch, lambda pack: self._accumulate(pack, total), self.optimizer.zero_grad
+        )
+        if not torch.isfinite(loss_P).all():
+            self._refuse(number, "the loss", [p for p, ok in zip(pairs, torch.isfinite(loss_P), strict=True) if not ok])
+        self.packer.team.sum_gradients(self.parameters)
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.job.cfg.max_grad_norm))
         if not math.isfinite(norm):
-            self._refuse(number, "the gradient", [pair for group in batch for pair in group])
+            self._refuse(number, "the gradient", pairs)
         self.optimizer.step()
         self.advance(total)
-        return {"pairs": total, "loss": loss_B.mean().item(), "margin": margin_B.mean().item(), "grad_norm": norm}
+        return {"pairs": total, "loss": loss_P.mean().item(), "margin": margin_P.mean().item(), "grad_norm": norm}
 
-    def _accumulate(self, number: int, pack: Pack, total: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add the pack's part of the batch's mean loss to the gradient; loss and margin of each pair."""
+    def _accumulate(self, pack: Pack, total: int) -> torch.Tensor:
+        """Add the pack's part of the batch's mean loss to the gradient; loss and margin of each pair, (pairs, 2)."""
         logps_B2 = response_logps(self.policy, pack.inputs).view(-1, 2)
         logps = pair_logps(pack, logps_B2, [self.reference[p.query_id, p.step] for p in pack.pairs], self.job.cfg)
         loss_B = pair_loss(logps, self.job.cfg)
-        if not torch.isfinite(loss_B).all():
-            self._refuse(
-                number, "the loss", [p for p, ok in zip(pack.pairs, torch.isfinite(loss_B), strict=True) if not ok]
-            )
         self.accelerator.backward(loss_B.sum() / total)
-        return loss_B.detach(), logps.margin_B.detach()
+        return torch.stack([loss_B, logps.margin_B], dim=1).detach()
 
     def _refuse(self, number: int, what: str, pairs: list[PreferencePair]) -> None:
         path = self.job.work / "bad-batch.jsonl"
-        path.write_bytes(b"".join(msgspec.json.encode(pair) + b"\n" for pair in pairs))
+        self.packer.team.lead(lambda: path.write_bytes(b"".join(msgspec.json.encode(pair) + b"\n" for pair in pairs)))
         named = f"query {pairs[0].query_id}, step {pairs[0].step}"
         raise NonFiniteError(f"update {number}: {what} of {named} is not finite (saved in {path}); lower learner.lr")
 

@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from genius_lite.recipe.learning import Learner, Pairs, Quantize
-from genius_lite.recipe.sampling import Foresight, Model, Queries, Sampler, sampler_section
+from genius_lite.recipe.sampling import Foresight, Model, Queries, Sampler, Server, sampler_section
 from genius_lite.recipe.types import Auto, Check, KVType, Positive, QuantType, Section, Seed, Text, is_section
 from genius_lite.recipe.watching import Evaluate, Guard, Limit, TaskSource, Tracking
 
 __all__ = [
     "Auto", "Check", "Evaluate", "Foresight", "Guard", "KVType", "Learner", "Limit", "Model", "Pairs", "QuantType",
-    "Quantize", "Queries", "Recipe", "Sampler", "TaskSource", "Tracking",
+    "Quantize", "Queries", "Recipe", "Sampler", "Server", "TaskSource", "Tracking",
 ]  # fmt: skip
 
 _OF_THE_MACHINE = {"precision", "gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from genius_lite.recipe import Evaluate, Guard, Limit, Recipe, TaskSource, schema
+from genius_lite.recipe import Evaluate, Guard, Limit, Recipe, Server, TaskSource, schema
 
 _HEAD = """# Recipes
 
@@ -72,6 +72,8 @@ def _section(name: str, model: Any) -> Iterator[str]:
     yield f"## `{name}`\n\n{inspect.getdoc(model)}\n\n{_keys((name,))}"
     if model is Evaluate:
         yield f"### Each of `evaluate.tasks`\n\n{inspect.getdoc(TaskSource)}\n\n{_keys(('evaluate', 'tasks', '0'))}"
+    if name == "sampler":
+        yield f"### `sampler.server`\n\n{inspect.getdoc(Server)}\n\n{_keys(('sampler', 'server'))}"
     if model is Guard:
         first = next(iter(Guard.model_fields))
         yield f"### Each limit of `guard`\n\n{inspect.getdoc(Limit)}\n\n{_keys(('guard', first))}"

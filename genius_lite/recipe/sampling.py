@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from genius_lite.recipe.types import NATS_PER_TOKEN, SHARE, TOKENS, Auto, KVType, Positive, Section, Seed, Text
+from genius_lite.recipe.types import NATS_PER_TOKEN, SECONDS, SHARE, TOKENS, Auto, KVType, Positive, Section, Seed, Text
 
 MOST_SEQUENCES = 256
 """That llama.cpp holds at once (LLAMA_MAX_SEQ): slots and parked paths together."""
@@ -118,6 +119,36 @@ class Foresight(Section):
         return self
 
 
+class Server(Section):
+    """A llama-server or vLLM that samples the rollouts; it has to hold the model that the round samples from.
+
+    Its key, if it wants one, is read from the environment variable `GENIUS_LITE_SERVER_KEY`, and is not for a recipe.
+    """
+
+    url: Text = Field(description="Where it listens", examples=["http://127.0.0.1:8080"])
+    model: Text | None = Field(default=None, description="Which of its models; null: the first that it lists")
+    in_flight: Positive = Field(
+        default=32, description="Branches that it is asked for at once; as many as it decodes together"
+    )
+    timeout: Annotated[float, Field(gt=0)] = Field(
+        default=300.0, description="Longest wait for the next token", json_schema_extra=SECONDS
+    )
+    retries: Annotated[int, Field(ge=0)] = Field(
+        default=5, description="How often a branch that failed is asked again, after 1, 2, 4, ... seconds"
+    )
+    tolerance: Annotated[float, Field(gt=0)] = Field(
+        default=0.02,
+        description="How far its log-probabilities may be from those of the round's model, as sampled here, on average",
+        json_schema_extra=NATS_PER_TOKEN,
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Server:
+        if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", self.url):
+            raise ValueError("url is no address such as http://127.0.0.1:8080; write one, without a key or a password")
+        return self
+
+
 class Sampler(Section):
     """llama.cpp settings. They change speed and memory, not what is sampled from.
 
@@ -155,6 +186,14 @@ class Sampler(Section):
     watchdog: Annotated[float, Field(gt=0)] = Field(
         default=600.0, description="Seconds without a sign of life after which the sampler's process is replaced"
     )
+    cluster: str = Field(
+        default="local",
+        description="Who samples rollouts. local: this machine; auto: the nodes of the Ray cluster that it belongs to; "
+        "ray://HOST:PORT or HOST:PORT: those of another one",
+    )
+    server: Server | None = Field(
+        default=None, description="A server that samples the rollouts instead of this machine; all else stays here"
+    )
 
     @property
     def measured(self) -> bool:
@@ -163,6 +202,10 @@ class Sampler(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Sampler:
+        if not re.fullmatch(r"local|auto|(ray://)?([\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}", self.cluster):
+            raise ValueError(f"cluster {self.cluster} is no address; write local, auto, ray://HOST:PORT or HOST:PORT")
+        if self.server and self.cluster != "local":
+            raise ValueError("server and sampler.cluster are two places to sample in; write one of the two")
         if self.flash_attention is False and self.kv_type not in ("F32", "F16", "BF16"):
             raise ValueError(f"kv_type {self.kv_type} needs flash attention; take `flash_attention: false` out")
         slots = self.slots if self.slots != "auto" else 1

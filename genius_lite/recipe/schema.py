@@ -34,14 +34,19 @@ def editor_schema() -> Schema:
 
 
 def at(where: tuple[str, ...]) -> Schema:
-    """The schema of the value that keys lead to, its reference resolved; empty where anything goes."""
+    """The schema of the value that keys lead to, its reference resolved; empty where anything goes.
+
+    Of a section that may be left out (null) it is the section's.
+    """
     node = _schema()
     for part in where:
         inner = [kind for kind in _kinds(node) if "properties" in kind or "items" in kind]
         if not inner:
             return {}
         node = inner[0].get("properties", {}).get(part) or inner[0].get("items", {})
-    return _resolved(node)
+    node = _resolved(node)
+    sections = [kind for kind in _kinds(node) if "properties" in kind]
+    return {**sections[0], **{k: v for k, v in node.items() if k != "anyOf"}} if sections else node
 
 
 def keys(where: tuple[str, ...]) -> list[str]:

@@ -74,7 +74,10 @@ class Tracker:
         files = folder / TRACKING
         files.mkdir(exist_ok=True)
         accelerator = Accelerator(
-            cpu=learner_device() == "cpu", log_with=list(recipe.tracking.trackers), project_dir=str(files)
+            cpu=learner_device() == "cpu",
+            mixed_precision="no",  # as the learner's: accelerate takes it once for a process
+            log_with=list(recipe.tracking.trackers),
+            project_dir=str(files),
         )
         hosted = {"name": recipe.tracking.name or folder.name, "resume": "allow"}
         accelerator.init_trackers(
@@ -105,7 +108,8 @@ class Tracker:
 
     def close(self) -> None:
         if self._accelerator:
-            self._accelerator.end_training()
+            for tracker in self._accelerator.trackers:  # `end_training` would part the processes that train together
+                tracker.finish()
 
     def _round(self, number: int, figures: dict[str, float]) -> None:
         if self._accelerator and number > self._mark["round"]:

@@ -48,16 +48,24 @@ class Rows:
         """Nats of `token` in the raw distribution of `row`."""
         return float(self.logits_RV[row, token] - self.log_norm_R[row])
 
-    def draw(self, row: int, uniform: float, sampling: Sampling) -> int:
+    def draw(self, row: int, uniform: float, sampling: Sampling, among: np.ndarray | None = None) -> int:
         """The token at `uniform` (in [0, 1)) of the row's filtered and tempered distribution.
 
         Filters go by probability after temperature, in the order top-k, top-p, min-p.
+
+        Args:
+            among: bool (vocabulary,): of what then is left only these.
+
+        Raises:
+            IndexError: of these none is left.
         """
         logits_V, top = self.logits_RV[row], self.top_R[row]
         tokens = np.flatnonzero(logits_V >= top - _TAIL * sampling.temperature)
         weights = np.exp((logits_V[tokens] - top) / np.float32(sampling.temperature))
         if sampling.top_k or sampling.top_p < 1 or sampling.min_p > 0:
             tokens, weights = _filter(tokens, weights, sampling)
+        if among is not None:
+            tokens, weights = tokens[among[tokens]], weights[among[tokens]]
         cumulative = np.cumsum(weights, dtype=np.float64)
         return int(tokens[np.searchsorted(cumulative, uniform * cumulative[-1], side="right")])
 

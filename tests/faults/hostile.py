@@ -107,18 +107,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", action="store_true", help="print every file's outcome")
     a = parser.parse_args()
+    summary = many_files(a.count, a.seed, verbose=a.verbose)
+    print(json.dumps(summary))
+    raise SystemExit(1 if summary["crashes"] or summary["unclear"] else 0)
+
+
+def many_files(count: int, seed: int, *, verbose: bool = False) -> dict[str, int]:
+    """What became of so many files; those that went wrong are printed."""
     start, outcomes, largest = time.monotonic(), Counter(), 0
     with tempfile.TemporaryDirectory() as name:
         sound = bases(Path(name))
-        for broken, found in examined(
-            (mutant(seed, sound) for seed in range(a.seed, a.seed + a.count)), sound, Path(name)
-        ):
+        for broken, found in examined((mutant(n, sound) for n in range(seed, seed + count)), sound, Path(name)):
             outcomes[found["outcome"]] += 1
             largest = max(largest, found.get("megabytes", 0))
-            if a.verbose or found["outcome"] in ("crash", "unclear"):
+            if verbose or found["outcome"] in ("crash", "unclear"):
                 line = f"{broken.seed} [{broken.what}] {found['outcome']} {found['stage']}: {found['reason']}"
                 print(line, found.get("seconds"), "s", found.get("megabytes"), "MB", flush=True)
-    summary = {
+    return {
         "tried": sum(outcomes.values()),
         "refused": outcomes["refused"],
         "accepted": outcomes["accepted"],
@@ -127,8 +132,6 @@ def main() -> None:
         "megabytes": largest,
         "seconds": round(time.monotonic() - start),
     }
-    print(json.dumps(summary))
-    raise SystemExit(1 if outcomes["crash"] or outcomes["unclear"] else 0)
 
 
 if __name__ == "__main__":

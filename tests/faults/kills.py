@@ -67,19 +67,22 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
-    tally, draw, start = Tally(), random.Random(a.seed), time.monotonic()
-    while tally.kills + tally.sampler_kills < a.kills:
+    print(json.dumps(many_runs(a.kills, a.seed)))
+
+
+def many_runs(kills: int, seed: int) -> dict[str, int]:
+    """Runs one after the other until so many were killed, or had their sampler killed; all that was counted."""
+    tally, draw, start = Tally(), random.Random(seed), time.monotonic()
+    while tally.kills + tally.sampler_kills < kills:
         with tempfile.TemporaryDirectory() as folder:
             one_run(Path(folder), draw, tally)
         print(json.dumps(asdict(tally)), flush=True)
-    print(json.dumps({**asdict(tally), "seconds": round(time.monotonic() - start)}))
+    return {**asdict(tally), "seconds": round(time.monotonic() - start)}
 
 
 def one_run(project: Path, draw: random.Random, tally: Tally, span: float = _SPAN, at_most: int = 40) -> None:
     """One run through all its kills (`at_most` so many, then it is let alone), and the look at what it left."""
-    tiny_gguf(project / "tiny.gguf", "llama")
-    (project / "q.txt").write_text("\n".join(QUERIES))
-    (project / "r.yaml").write_text(RECIPE)
+    lay_out(project)
     for attempt in range(at_most + 1):
         process = subprocess.Popen(COMMAND, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if attempt < at_most:
@@ -92,7 +95,14 @@ def one_run(project: Path, draw: random.Random, tally: Tally, span: float = _SPA
             print(said, file=sys.stderr)
         break
     tally.runs += 1
-    _look(project, tally)
+    look(project, tally)
+
+
+def lay_out(project: Path) -> None:
+    """A recipe, its queries and its model."""
+    tiny_gguf(project / "tiny.gguf", "llama")
+    (project / "q.txt").write_text("\n".join(QUERIES))
+    (project / "r.yaml").write_text(RECIPE)
 
 
 def _harm(process: subprocess.Popen[str], draw: random.Random, span: float, tally: Tally) -> None:
@@ -119,7 +129,8 @@ def _harm(process: subprocess.Popen[str], draw: random.Random, span: float, tall
                 tally.suspensions += 1
 
 
-def _look(project: Path, tally: Tally) -> None:
+def look(project: Path, tally: Tally) -> None:
+    """At what a finished run left behind, set beside one that uninterrupted training makes of the same rollouts."""
     run = project / "run"
     here = run / "round-1"
     try:

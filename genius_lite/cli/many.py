@@ -1,0 +1,66 @@
+"""The commands for several machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genius_lite.cli.arguments import RecipeFile, Settings
+from genius_lite.visible import visible
+
+app = typer.Typer()
+cluster = typer.Typer(help="Look at a Ray cluster.", no_args_is_help=True)
+app.add_typer(cluster, name="cluster")
+
+
+@app.command()
+def sample(
+    recipe: RecipeFile,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Which of how many parts of the queries, from 1")],
+    settings: Settings = None,
+    number: Annotated[int, typer.Option("--round", min=1, help="The round to sample")] = 1,
+    model: Annotated[
+        Path | None, typer.Option(help="Of a later round: the policy.gguf that the run made for it", exists=True)
+    ] = None,
+) -> None:
+    """Sample a part of a round's rollouts, to carry to the machine that learns. Run it again to go on."""
+    from genius_lite.cli.interrupts import heeded
+    from genius_lite.recipe.reader import load
+    from genius_lite.report.console import terminal
+    from genius_lite.report.progress import Progressor
+    from genius_lite.shards import Shard, sample_shard
+    from genius_lite.stopping import Stop, Stopped
+
+    progress, stop = Progressor(terminal()), Stop()
+    with heeded(stop, progress) as presses:
+        try:
+            out, count = sample_shard(load(recipe, settings or []), Shard.parse(shard), number, model, progress, stop)
+        except (Stopped, KeyboardInterrupt):
+            print("stopped; what is finished is kept. The same command goes on")
+            raise typer.Exit(presses.exit_code) from None
+    print(f"{count} rollouts in {visible(str(out))}; genius-lite merge-shards takes them into a run")
+
+
+@app.command("merge-shards")
+def merge_shards(
+    shards: Annotated[list[Path], typer.Argument(metavar="SHARD...", help="Folders that `sample` made")],
+    out: Annotated[Path, typer.Option(help="The run folder, new or not")],
+) -> None:
+    """Take the rollouts of shards into a run, which samples only what is missing."""
+    from genius_lite.shards import merge_shards as merge
+
+    over = merge(out, shards, lambda line: print(visible(line)))
+    print(f"{visible(str(out))} has {over} queries; genius-lite run RECIPE --out {visible(str(out))} goes on with them")
+
+
+@cluster.command()
+def status(
+    address: Annotated[str, typer.Option(help="As sampler.cluster: auto, ray://HOST:PORT or HOST:PORT")] = "auto",
+) -> None:
+    """Show the nodes of a Ray cluster, and whether each can take part."""
+    from genius_lite.cluster.status import look, print_status
+    from genius_lite.report.console import terminal
+
+    print_status(look(address), terminal())

@@ -1,0 +1,1 @@
+"""Rollouts on several machines: a Ray cluster, or shards that people carry."""

@@ -1,0 +1,127 @@
+"""Queries handed out to whoever samples, by pull: a host takes another one when it has finished one.
+
+Slow hosts therefore get fewer. Hosts may join at any time; what a lost one had under way is handed out again, and
+comes out the same, because a search's generators are named by its query (see `sampler/tree.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from genius_lite.foresight.rollouts import first_of
+from genius_lite.records import Query, Rollout
+from genius_lite.sampler.client import SetAsideError
+from genius_lite.sampler.process import SamplerError
+from genius_lite.stopping import Stop
+
+_LOOK = 0.5  # seconds between two looks at whether to stop, and whether anybody is left
+_LOSSES = 5  # hosts that a query may lose before it is held to be the cause
+
+
+class HostLostError(SamplerError):
+    """This host samples no more."""
+
+
+class Host(Protocol):
+    """Somebody who searches: `capacity` queries at once."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def capacity(self) -> int: ...
+
+    async def search(self, query: Query) -> Rollout:
+        """The rollout of a query.
+
+        Raises:
+            SetAsideError: the search is not survived.
+            HostLostError: the host is gone.
+        """
+        ...
+
+
+class Handout:
+    """The queries of a round, and who has which.
+
+    Args:
+        finished: called with each rollout.
+        set_aside: called, instead, with each query that nobody survives, and with the reason.
+        say: told in one line of hosts that are lost.
+        stop: once it is asked for, no other query is handed out; those under way go on to their end.
+    """
+
+    def __init__(
+        self,
+        queries: Iterable[Query],
+        finished: Callable[[Rollout], None],
+        set_aside: Callable[[Query, str], None],
+        say: Callable[[str], None],
+        stop: Stop,
+    ):
+        self._waiting: asyncio.Queue[Query] = asyncio.Queue()
+        for query in queries:
+            self._waiting.put_nowait(query)
+        self._finished, self._set_aside, self._say, self._stop = finished, set_aside, say, stop
+        self._under_way = 0
+        self._losses: Counter[str] = Counter()
+        self.hosts = 0
+        self.done: Counter[str] = Counter()
+        """Queries by the name of the host that searched them."""
+
+    async def serve(self, host: Host) -> None:
+        """Let a host search until it is lost; ends by cancellation."""
+        self.hosts += 1
+        try:
+            async with asyncio.TaskGroup() as lanes:
+                for _ in range(host.capacity):
+                    lanes.create_task(self._lane(host))
+        except* HostLostError as lost:
+            self._say(f"warning: {host.name} is lost ({first_of(lost)}); its queries are sampled elsewhere")
+        finally:
+            self.hosts -= 1
+
+    async def over(self, patience: float) -> None:
+        """Wait until nothing is left to do, or to go on with after a stop.
+
+        Args:
+            patience: seconds without any host after which it is given up.
+
+        Raises:
+            SamplerError: no host was there for so long.
+        """
+        alone = 0.0
+        while self._under_way or not (self._stop.asked or self._waiting.empty()):
+            await asyncio.sleep(_LOOK)
+            alone = 0.0 if self.hosts else alone + _LOOK
+            if alone > patience and not self._stop.asked:
+                raise SamplerError(f"nobody was there to sample for {patience:.0f} s")
+
+    async def _lane(self, host: Host) -> None:
+        while True:
+            query = await self._waiting.get()
+            if self._stop.asked:
+                self._waiting.put_nowait(query)
+                return
+            self._under_way += 1
+            try:
+                rollout = await host.search(query)
+            except SetAsideError as e:
+                self._set_aside(query, str(e))
+            except (HostLostError, asyncio.CancelledError):  # another lane may have learned of the loss first
+                self._again(query)
+                raise
+            else:
+                self._finished(rollout)
+                self.done[host.name] += 1
+            finally:
+                self._under_way -= 1
+
+    def _again(self, query: Query) -> None:
+        self._losses[query.id] += 1
+        if self._losses[query.id] < _LOSSES:
+            self._waiting.put_nowait(query)
+        else:
+            self._set_aside(query, f"{_LOSSES} hosts were lost while they searched it")

@@ -1,0 +1,199 @@
+"""The processes that train together, where `torchrun` or `accelerate launch` has started several.
+
+Each holds the whole model and computes its share of every batch; the gradients of the adapter are summed over them, and
+all take the same step. One leads: the run is its own, and the others do nothing but train along (`following.py`). A
+process alone is a team of one, which has nothing to agree on.
+
+All that they say to each other goes through gloo and the host's memory, also where they train on GPUs: an adapter's
+gradients are small beside the work of an update, a process that waits takes no core, and one that dies is missed at
+once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from genius_lite.errors import UserError
+from genius_lite.hardware import learner_device
+
+if TYPE_CHECKING:
+    import torch
+
+_BEHIND = timedelta(minutes=30)  # that a process may be behind the others while they start, and within a training
+_IDLE = timedelta(days=365)  # that they wait for work, since the leading one samples between two trainings
+_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # by torchrun, and by MPI
+_ENGINES = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
+
+
+class TeamLost(UserError):
+    """Another process of the team has ended, or cannot be reached any more."""
+
+
+@dataclass(eq=False)
+class Team:
+    """What one of `size` processes knows of the others; number 0 leads.
+
+    `beside` is how many, with itself, take their memory from where it does; `busy` is whether the others are within a
+    training; `idle` is the group in which they wait for work.
+    """
+
+    rank: int = 0
+    size: int = 1
+    beside: int = 1
+    busy: bool = False
+    idle: Any = None
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Over all processes.
+
+        Raises:
+            TeamLost: as everything here where there are others.
+        """
+        return tensor if self.size == 1 else self._reduced(tensor, "SUM")
+
+    def sum_each(self, tensors: Sequence[torch.Tensor | None], sizes: Sequence[int]) -> list[torch.Tensor | None]:
+        """Each tensor over those processes that have it, flat and in fp32; what none has is None.
+
+        Args:
+            sizes: how many numbers each has, where it is there.
+        """
+        import torch
+
+        if self.size == 1:
+            return list(tensors)
+        parts = [torch.zeros(n) if t is None else t.flatten().cpu() for t, n in zip(tensors, sizes, strict=True)]
+        there = torch.tensor([float(t is not None) for t in tensors])
+        had, *sums = self.sum(torch.cat([there, *parts])).split([len(parts), *sizes])
+        return [total if count else None for count, total in zip(had.tolist(), sums, strict=True)]
+
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Give every process the gradient of the whole batch, in place of that of its share."""
+        sums = self.sum_each([p.grad for p in parameters], [p.numel() for p in parameters])
+        for parameter, total in zip(parameters, sums, strict=True):
+            parameter.grad = None if total is None else total.view_as(parameter).to(parameter)
+
+    def align(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Give every process the leading one's values: initial ones may differ between versions and devices."""
+        import torch
+
+        if self.size > 1:
+            flat = torch.cat([p.detach().flatten().float().cpu() for p in parameters])
+            flat = self.sum(flat if self.leads else torch.zeros_like(flat))
+            for parameter, values in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+                parameter.data.copy_(values.view_as(parameter))
+
+    def lowest(self, value: int) -> int:
+        """The lowest of what the processes give."""
+        import torch
+
+        return value if self.size == 1 else int(self._reduced(torch.tensor([int(value)]), "MIN"))
+
+    def told(self, value: int) -> int:
+        """What the leading process gives; it returns when all have come here."""
+        import torch
+
+        return value if self.size == 1 else int(self._reduced(torch.tensor([int(value) * self.leads]), "SUM"))
+
+    def lead(self, work: Callable[[], object]) -> None:
+        """What the leading process alone does; the others wait until it is done."""
+        if self.leads:
+            work()
+        self.told(0)
+
+    def send(self, message: bytes) -> None:
+        """From the leading process to all others, which `receive`."""
+        import torch
+
+        self._spread(torch.tensor([len(message)]))
+        self._spread(torch.frombuffer(bytearray(message), dtype=torch.uint8))
+
+    def receive(self) -> bytes:
+        """What the leading process sends; until then this takes no processor time."""
+        import torch
+
+        length = int(self._spread(torch.zeros(1, dtype=torch.int64)))
+        return self._spread(torch.zeros(length, dtype=torch.uint8)).numpy().tobytes()
+
+    def _reduced(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
+        from torch import distributed
+
+        result = tensor.detach().to("cpu", copy=True).contiguous()
+        with _reaching_the_others():
+            distributed.all_reduce(result, getattr(distributed.ReduceOp, how))
+        return result
+
+    def _spread(self, tensor: torch.Tensor) -> torch.Tensor:
+        from torch import distributed
+
+        with _reaching_the_others():
+            distributed.broadcast(tensor, 0, group=self.idle)
+        return tensor
+
+
+ALONE = Team()
+
+
+@contextmanager
+def _reaching_the_others() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as e:
+        said = re.sub(r"^\[.*?\] ", "", str(e)).partition(". ")[0]  # without the place in gloo's source, and advice
+        raise TeamLost(
+            f"a process that trains along has ended or is out of reach ({said}); its own output says why. What is "
+            "finished is kept, and the same command goes on, with any number of processes"
+        ) from e
+
+
+def join() -> Team:
+    """The team that this process was started for; alone, if it was started as usual."""
+    if max(int(os.environ.get(name) or 1) for name in _SIZES) == 1:
+        return ALONE
+    from accelerate import PartialState
+    from torch import distributed
+
+    on_gpu = learner_device() == "cuda"
+    state = PartialState(cpu=not on_gpu, backend="gloo", timeout=_BEHIND)  # takes the GPU of its number, too
+    idle = distributed.new_group(backend="gloo", timeout=_IDLE)
+    beside = 1 if on_gpu else int(os.environ["LOCAL_WORLD_SIZE"])
+    return Team(state.process_index, state.num_processes, beside, idle=idle)
+
+
+def leave(team: Team) -> None:
+    """Close what leads to the others; those that still count on this process notice."""
+    if team.size > 1:
+        from accelerate import PartialState
+
+        PartialState().destroy_process_group()
+
+
+def require_possible(team: Team) -> None:
+    """Refuse a launch that cannot do what it was asked for.
+
+    Raises:
+        UserError: it asks for an engine that is not used, or for several processes where it starts one, or on MPS.
+    """
+    wanted = {name: os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in [*_ENGINES, "CPU"]}
+    for name, engine in _ENGINES.items():
+        if wanted[name]:
+            raise UserError(
+                f"this launch asks for {engine}, which does not train here: each process holds the whole model (4 bits "
+                "a weight with learner.precision: nf4); launch it with --multi_gpu, or with torchrun"
+            )
+    if team.size == 1 and wanted["CPU"] and "MASTER_ADDR" in os.environ:
+        raise UserError(
+            "accelerate launch --cpu starts one process, however many it is asked for; use "
+            "`torchrun --nproc-per-node 2 -m genius_lite run ...`, or leave --num_processes out"
+        )
+    if team.size > 1 and learner_device() == "mps":
+        raise UserError("several processes cannot train on Apple's GPU; set ACCELERATE_USE_CPU=true, or start only one")

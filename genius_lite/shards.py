@@ -1,0 +1,147 @@
+"""Rollouts of a part of a recipe's queries, for people who carry files between machines, and their way into a run.
+
+A shard is a folder like a run's, of one stage. Every n-th query belongs to it, and is sampled as the run itself would:
+generators are named by the query, not by who asks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from genius_lite.errors import UserError
+from genius_lite.job import Job, prepare
+from genius_lite.recipe import Recipe
+from genius_lite.records import Rollout, SetAside
+from genius_lite.report.progress import Progressor
+from genius_lite.report.tracking import tracked
+from genius_lite.round import Policy, Round
+from genius_lite.rundir import SET_ASIDE, OpenRun, RecordLog, RunDir, refuse_links
+from genius_lite.stages import sample
+from genius_lite.stopping import Stop
+from genius_lite.tuning import engine_settings
+from genius_lite.weights.foreign import read_foreign
+from genius_lite.weights.importing import Base, sha256
+
+_ROLLOUTS = "rollouts.jsonl"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The `number`-th of so many parts, from 1."""
+
+    number: int
+    of: int
+
+    @staticmethod
+    def parse(text: str) -> Shard:
+        """Of `2/5`.
+
+        Raises:
+            UserError: it is none.
+        """
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise UserError(f"--shard {text}: write I/N, as 1/4 for the first of four")
+        return Shard(int(found[1]), int(found[2]))
+
+
+def sample_shard(
+    recipe: Recipe, shard: Shard, number: int, model: Path | None, progress: Progressor, stop: Stop
+) -> tuple[Path, int]:
+    """Sample a shard of a round; the folder, which goes on after an interruption, and its rollouts.
+
+    Args:
+        number: of the round, from 1.
+        model: the GGUF that the run samples this round from; None is the recipe's own, for the first round.
+
+    Raises:
+        Stopped: `stop` was asked for.
+        UserError: as `prepare`; a later round without its model; a shard without queries; a folder of another shard.
+    """
+    if (number == 1) != (model is None):
+        raise UserError(
+            f"round {number} is sampled from what the round before made: name the run's policy.gguf with --model"
+            if model is None
+            else "--model is for rounds after the first, which is sampled from the recipe's own"
+        )
+    job = prepare(recipe)
+    identity = job.identity() | {"shard": {"part": f"{shard.number}/{shard.of}", **_sampled_from(job, number, model)}}
+    part = job.queries[shard.number - 1 :: shard.of]
+    if not part:
+        raise UserError(f"shard {shard.number}/{shard.of} is empty: there are {len(job.queries)} queries")
+    out = Path(f"{recipe.out}-shard-{shard.number}-of-{shard.of}")
+    with OpenRun(out, identity) as folder, tracked(_untracked(recipe), folder.path) as tracker:
+        engine = engine_settings(recipe.sampler, job.source, job.context, progress)
+        nothing_imported = Base(job.source, folder / "master")
+        here = folder.sub(f"round-{number}")
+        r = Round(number, replace(job, queries=part), nothing_imported, engine, here, progress, stop, tracker)
+        policy = Policy(read_foreign(model).path if model else job.source.path)
+        return folder.path, len(sample(r, policy))
+
+
+def merge_shards(out: Path, shards: Sequence[Path], say: Callable[[str], None]) -> int:
+    """Add what shards hold to a run, which may be new; its queries of that round that are over then.
+
+    A query that the run has already stays as it is, so shards may overlap, and be merged twice.
+
+    Raises:
+        UserError: a folder is no shard, or of another recipe, model or round than the run or the first shard.
+    """
+    known = [_identity_of(shard) for shard in shards]
+    common = {key: value for key, value in known[0].items() if key != "shard"}
+    where = {key: value for key, value in known[0]["shard"].items() if key != "part"}
+    for shard, identity in zip(shards, known, strict=True):
+        theirs = {key: value for key, value in identity["shard"].items() if key != "part"}
+        if {key: value for key, value in identity.items() if key != "shard"} != common or theirs != where:
+            raise UserError(f"{shard} and {shards[0]} are of different recipes, models or rounds; nothing was merged")
+    number = where["round"]
+    with OpenRun(out, common) as folder:
+        if number > 1:
+            _require_model(folder, number, where["model"])
+        here = folder.sub(f"round-{number}")
+        log, aside = RecordLog(here / _ROLLOUTS, Rollout), RecordLog(here / SET_ASIDE, SetAside)
+        over = {*log.records.query_ids(), *aside.records.query_ids()}
+        for shard in shards:
+            before = len(over)
+            for name, kind, target in ((_ROLLOUTS, Rollout, log), (SET_ASIDE, SetAside, aside)):
+                source = RecordLog(shard / f"round-{number}" / name, kind)
+                for query, record in zip(source.records.query_ids(), source.records, strict=True):
+                    if query not in over:
+                        target.append(record)
+                        over.add(query)
+                source.close()
+            say(f"{shard}: {len(over) - before} queries of round {number} are new")
+        log.close()
+        aside.close()
+        return len(over)
+
+
+def _sampled_from(job: Job, number: int, model: Path | None) -> dict[str, Any]:
+    return {"round": number, "model": sha256([model] if model else job.source.files)}
+
+
+def _untracked(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"tracking": type(recipe.tracking)()})
+
+
+def _identity_of(shard: Path) -> dict[str, Any]:
+    recorded = shard / "recipe.json"
+    identity = json.loads(recorded.read_text(encoding="utf-8")) if recorded.is_file() else {}
+    if "shard" not in identity:
+        raise UserError(f"{shard} is no shard; genius-lite sample RECIPE --shard I/N makes one")
+    refuse_links(shard)
+    return identity
+
+
+def _require_model(folder: RunDir, number: int, expected: str) -> None:
+    """Refuse rollouts that another policy sampled than the one that the run has made for this round."""
+    made = folder / f"round-{number - 1}" / "policy.gguf"
+    if not made.is_file():
+        raise UserError(f"{folder.path} has no model for round {number} yet; merge when round {number - 1} is finished")
+    if sha256([made]) != expected:
+        raise UserError(f"these shards were sampled from another model than {made}; nothing was merged")

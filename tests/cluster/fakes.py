@@ -1,0 +1,36 @@
+"""Hosts that take their time and search nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from genius_lite.cluster.handout import HostLostError
+from genius_lite.records import Candidate, Completion, Query, Rollout, Step
+from genius_lite.sampler.client import SetAsideError
+
+
+def rollout_of(query: Query) -> Rollout:
+    step = Completion([1, 2], [-0.1, -0.2], "end")
+    return Rollout(query, [Step(0, [Candidate(0, step, None, -0.15, -0.15)], [0], 0)])
+
+
+@dataclass
+class FakeHost:
+    """Takes `seconds` a query; is lost with its `dies_at`-th, and does not survive the queries in `poison`."""
+
+    name: str
+    capacity: int = 2
+    seconds: float = 0.0
+    dies_at: int | None = None
+    poison: frozenset[str] = frozenset()
+    asked: list[str] = field(default_factory=list)
+
+    async def search(self, query: Query) -> Rollout:
+        self.asked.append(query.id)
+        if self.dies_at is not None and len(self.asked) >= self.dies_at:
+            raise HostLostError("power cut")
+        await asyncio.sleep(self.seconds)
+        if query.id in self.poison:
+            raise SetAsideError("three times")
+        return rollout_of(query)

@@ -1,0 +1,166 @@
+"""Real Ray nodes as processes of this machine, real workers, a tiny model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from genius_lite.cluster.ray import connected, places
+from genius_lite.cluster.status import look
+from genius_lite.errors import UserError
+from genius_lite.job import prepare
+from genius_lite.lines import read_records
+from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler
+from genius_lite.records import Rollout
+from genius_lite.report.progress import Progressor
+from genius_lite.report.tracking import Tracker
+from genius_lite.round import Policy, Round
+from genius_lite.rundir import OpenRun
+from genius_lite.sampler.messages import EngineSettings
+from genius_lite.stages import sample
+from genius_lite.stopping import Stop
+from genius_lite.weights.importing import Base
+
+pytest.importorskip("ray")
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """Where the nodes keep models."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def cluster(cache):
+    """A head without CPUs for others, and one node with one."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 << 20}
+        found = Cluster(initialize_head=True, head_node_args=head)
+        found.add_node(num_cpus=1, object_store_memory=100 << 20)
+        found.wait_for_nodes()
+        yield found
+        found.shutdown()
+
+
+@pytest.fixture
+def join(cluster):
+    """Lets a node join; from any thread, which `Cluster.add_node` cannot."""
+    nodes: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        options = ["--num-cpus=1", "--object-store-memory=100000000", "--block"]
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        nodes.append(subprocess.Popen([RAY, "start", "--address", cluster.address, *options], **silent))
+
+    yield start
+    for node in nodes:
+        node.terminate()
+        node.wait()
+    cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+
+
+@pytest.fixture
+def recipe(tiny_llama, tmp_path) -> Recipe:
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text("".join(json.dumps({"prompt": f"What is {n} and {n}?"}) + "\n" for n in range(40)))
+    return Recipe(
+        out=str(tmp_path / "run"),
+        model=Model(gguf=str(tiny_llama)),
+        queries=Queries(source=str(queries)),
+        foresight=Foresight(beams=1, candidates=2, steps=2, max_tokens=60),
+        evaluate=Evaluate(queries=0),
+        sampler=Sampler(slots=2, threads=1, watchdog=60),
+    )
+
+
+def rollouts(recipe: Recipe, address: str) -> tuple[dict[str, Rollout], list[str]]:
+    """Of the first round, as they are in its log, and what was said meanwhile."""
+    job = prepare(recipe.model_copy(update={"sampler": recipe.sampler.model_copy(update={"cluster": address})}))
+    progress, said = Progressor(Console(quiet=True)), []
+    progress.say = said.append
+    with OpenRun(Path(recipe.out), job.identity()) as folder:
+        slots = recipe.sampler.slots
+        assert isinstance(slots, int)
+        engine = EngineSettings(slots=slots, context=job.context, threads=1, parked=slots)
+        base, here = Base(job.source, folder / "master"), folder.sub("round-1")
+        tracker = Tracker(recipe, folder.path)
+        sample(Round(1, job, base, engine, here, progress, Stop(), tracker), Policy(job.source.path))
+    found = read_records(here / "rollouts.jsonl", Rollout)
+    assert len({r.query.id for r in found}) == len(found) == 40
+    return {r.query.id: r for r in found}, said
+
+
+def test_a_cluster_samples_what_this_machine_would(cluster, recipe, tmp_path):
+    """One branch at a time: in other company a sum is rounded in another way, which a random model makes much of."""
+    recipe = recipe.model_copy(update={"sampler": recipe.sampler.model_copy(update={"slots": 1, "parked": 1})})
+    there, said = rollouts(recipe, cluster.address)
+    here, _ = rollouts(recipe.model_copy(update={"out": str(tmp_path / "local")}), "local")
+    assert there == here
+    shares = json.loads((tmp_path / "run" / "round-1" / "hosts.json").read_text())
+    assert [*shares.values()] == [40]
+    assert [line for line in said if line.startswith("sampling on ")]
+
+
+def test_a_node_that_dies_loses_nothing_and_one_that_joins_takes_work(cluster, join, recipe, tmp_path):
+    """The only node is killed in mid-round; one that joins afterwards does the rest."""
+    log, killed = tmp_path / "run" / "round-1" / "rollouts.jsonl", []
+
+    def kill_and_replace() -> None:
+        while not log.exists() or log.read_bytes().count(b"\n") < 4:
+            time.sleep(0.01)
+        for node in [n for n in cluster.list_all_nodes() if n is not cluster.head_node]:
+            cluster.remove_node(node, allow_graceful=False)
+        killed.append(log.read_bytes().count(b"\n"))
+        join()
+
+    killer = threading.Thread(target=kill_and_replace)
+    killer.start()
+    found, said = rollouts(recipe, cluster.address)
+    killer.join()
+    assert killed[0] < 40, "the round was over before the node was killed"
+    assert len(found) == 40
+    assert len([line for line in said if "is lost" in line]) == 1
+    assert len([line for line in said if line.startswith("sampling on ")]) == 2
+
+
+def test_the_model_travels_to_a_node_once(cluster, cache, recipe, tmp_path):
+    rollouts(recipe, cluster.address)
+    cached = [*cache.rglob("models/*.gguf")]
+    before = {path: path.stat().st_ino for path in cached}
+    rollouts(recipe.model_copy(update={"out": str(tmp_path / "again")}), cluster.address)
+    assert len(before) == 1
+    assert {path: path.stat().st_ino for path in cached} == before
+
+
+def test_a_model_that_a_node_cannot_load_is_one_line(cluster, recipe):
+    impossible = recipe.model_copy(update={"sampler": recipe.sampler.model_copy(update={"kv_type": "Q8_0"})})
+    with pytest.raises(UserError, match=r"llama\.cpp cannot hold 2 \+ 2 branches"):
+        rollouts(impossible, cluster.address)
+
+
+def test_nodes_are_listed_with_their_state(cluster):
+    listed = look(cluster.address)
+    assert sorted((node.cpus, node.state) for node in listed if node.state != "gone") == [
+        (0, "no CPUs for others"),
+        (1, "ready"),
+    ]
+    with connected(cluster.address) as ray:
+        (place,) = places(ray)
+    assert (place.cpus, place.gpus) == (1, 0)
+
+
+def test_without_a_cluster_it_is_said_how_to_start_one():
+    with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*ray start --head"):
+        look("127.0.0.1:1")

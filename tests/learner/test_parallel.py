@@ -1,0 +1,208 @@
+"""Several processes that train together, really started."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from genius_lite.errors import UserError
+from genius_lite.learner.packing import shares
+from genius_lite.learner.team import ALONE, Team, join, require_possible
+from genius_lite.rundir import IMPORTANCE_FILE
+from tests.learner.together import PAIRS, train
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def master(tmp_path_factory) -> Path:
+    from genius_lite.weights import gguf_file
+    from genius_lite.weights.importing import import_master
+    from tests.tiny import tiny_gguf
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_gguf(folder / "tiny.gguf", "llama")
+    import_master(gguf_file.read(folder / "tiny.gguf"), folder / "master", lambda n: None)
+    return folder / "master"
+
+
+def _launch(command: list[str], cwd: Path, **variables: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command, cwd=cwd, env=ENVIRONMENT | variables, capture_output=True, text=True, timeout=500, check=False
+    )
+
+
+def _plan(folder: Path, master: Path, *trainings: dict[str, Any], **spoiled: int) -> list[str]:
+    plan = folder / "plan.json"
+    plan.write_text(json.dumps({"master": str(master), "trainings": trainings, **spoiled}))
+    return ["-m", "tests.learner.together", str(plan)]
+
+
+def _training(out: Path, stop: int | None = None, **options: Any) -> dict[str, Any]:
+    return {"out": str(out), "options": options, "stop": stop}
+
+
+def _difference(a: Path, b: Path, file: str = "adapter_model.safetensors") -> float:
+    """The largest of any weight."""
+    first, second = load_file(a / file), load_file(b / file)
+    assert first.keys() == second.keys()
+    return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+@pytest.fixture(scope="module")
+def trained(master, tmp_path_factory) -> SimpleNamespace:
+    """Everything that one launch can show: trainings of two processes, one after the other."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert train(master, folder / "begun-alone", {"epochs": 2}, stop_at=2) is None
+    launched = _launch(
+        [*TORCHRUN, *_plan(
+            folder, master,
+            _training(folder / "whole", epochs=2),
+            _training(folder / "lonely", batch_pairs=1, gradient_checkpointing=True),
+            _training(folder / "begun-together", stop=2, epochs=2),
+            _training(folder / "begun-alone", epochs=2),
+            memory=30,
+        )], ROOT,
+    )  # fmt: skip
+    assert launched.returncode == 0, launched.stderr
+    return SimpleNamespace(folder=folder, said=launched.stdout)
+
+
+def test_two_processes_end_where_one_does(trained, master):
+    """Also where a batch is too small for both, activations are computed twice, and one runs out of memory."""
+    assert trained.said.split("\n") == [*(f"training {number}" for number in range(4)), ""], "only the leading one says"
+    for name, options in {
+        "whole": {"epochs": 2},
+        "lonely": {"batch_pairs": 1, "gradient_checkpointing": True},
+    }.items():
+        alone = trained.folder / f"{name}-alone"
+        expected = train(master, alone, options)
+        assert expected
+        assert _difference(alone, trained.folder / name) <= 1e-5
+        report = json.loads((trained.folder / f"{name}.json").read_text())
+        assert len(report["curve"]) == expected.updates >= 6
+        for row, other in zip(report["curve"], expected.curve, strict=True):
+            assert row == pytest.approx(other, abs=1e-4)
+        assert report["margin"] == pytest.approx(expected.margin, abs=1e-4)
+        assert report["accuracy"] == expected.accuracy
+        ours, theirs = (load_file(out / IMPORTANCE_FILE) for out in (trained.folder / name, alone))
+        assert ours.keys() == theirs.keys()
+
+
+def test_what_flows_in_is_gathered_from_all(master, trained, tmp_path):
+    """Shares cut some trees in two, and more tokens are computed; their mean square is nearly the same."""
+    train(master, tmp_path / "alone", {})
+    ours, theirs = (load_file(out / IMPORTANCE_FILE) for out in (trained.folder / "whole", tmp_path / "alone"))
+    assert ours["tokens"] >= theirs["tokens"]
+    for name in theirs:
+        if name != "tokens":
+            mean, other = ours[name].sum() / ours["tokens"], theirs[name].sum() / theirs["tokens"]
+            assert mean.item() == pytest.approx(other.item(), rel=0.2)
+
+
+def test_stopped_it_goes_on_with_another_number_of_processes(trained, master):
+    whole = trained.folder / "whole"
+    assert not (trained.folder / "begun-together").exists()
+    report = train(master, trained.folder / "begun-together", {"epochs": 2})
+    assert report
+    assert _difference(whole, trained.folder / "begun-together") <= 1e-5
+    assert _difference(whole, trained.folder / "begun-alone") <= 1e-5
+    assert report.curve[:3] == json.loads((trained.folder / "whole.json").read_text())["curve"][:3]
+
+
+def test_a_process_that_dies_ends_the_training_which_goes_on_alone(master, tmp_path):
+    """Without a launcher, which would end the leading process by itself: so it is on several machines."""
+    command = [sys.executable, *_plan(tmp_path, master, _training(tmp_path / "a", epochs=2), dies_at=3)]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    own = [ENVIRONMENT | variables | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    with subprocess.Popen(command, cwd=ROOT, env=own[1]) as follower:
+        leader = subprocess.run(command, cwd=ROOT, env=own[0], capture_output=True, text=True, timeout=500, check=False)
+    assert follower.returncode == -signal.SIGKILL
+    assert leader.returncode == 2
+    assert "Traceback" not in leader.stderr
+    said = leader.stderr.splitlines()[-1]
+    assert said.startswith("error: a process that trains along has ended or is out of reach (Connection ")
+    assert not (tmp_path / "a").exists()
+    assert [p.name for p in (tmp_path / "a-work").glob("update-*")] == ["update-000003"]
+    resumed, whole = train(master, tmp_path / "a", {"epochs": 2}), train(master, tmp_path / "b", {"epochs": 2})
+    assert resumed
+    assert whole
+    assert len(resumed.curve) == whole.updates
+    assert _difference(tmp_path / "a", tmp_path / "b") <= 1e-5
+
+
+RECIPE = """
+model: {gguf: tiny.gguf}
+queries: {source: q.txt}
+rounds: 1
+foresight: {beams: 2, candidates: 2, steps: 2, max_tokens: 24, temperature: 1.5}
+learner: {rank: 4, lora_alpha: 8, lr: 1e-3, batch_pairs: 4, parity_limit: 5, precision: fp32, holdout: 0}
+tracking: {with: [tensorboard]}
+sampler: {slots: 4, threads: 1}
+"""
+
+
+def test_a_run_of_two_processes_is_one_run(tiny_llama, tmp_path):
+    (tmp_path / "tiny.gguf").symlink_to(tiny_llama)
+    (tmp_path / "q.txt").write_text("".join(f"question {n}\n" for n in range(6)))
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    command = ["-m", "genius_lite", "run", "r.yaml", "--out"]
+    alone = _launch([sys.executable, *command, "alone"], tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    both = _launch([*TORCHRUN, *command, "together"], tmp_path)
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("Tuned model:") == alone.stdout.count("Tuned model:") == 1
+    one, two = tmp_path / "alone", tmp_path / "together"
+    assert {p.relative_to(one) for p in one.rglob("*.json*")} == {p.relative_to(two) for p in two.rglob("*.json*")}
+    assert (one / "round-1/pairs.jsonl").read_bytes() == (two / "round-1/pairs.jsonl").read_bytes()
+    assert _difference(one / "round-1/adapter", two / "round-1/adapter") <= 1e-5
+    # A mistake is told once, and the others end as the leading process does.
+    wrong = _launch([*TORCHRUN, "-m", "genius_lite", "run", "nowhere.yaml"], tmp_path)
+    assert wrong.returncode != 0
+    assert wrong.stderr.count("error: ") == 1
+    assert wrong.stderr.count("exitcode  : 2") >= 1
+
+
+def test_shares_are_even_whole_and_never_beyond_a_pair():
+    from genius_lite.learner.packing import by_query, packs
+
+    groups = by_query(PAIRS)
+    assert shares(groups, 1) == [groups]
+    for count in (2, 3, 40):
+        found = shares(groups, count)
+        assert len(found) == count
+        given = [(pair.query_id, pair.step) for share in found for group in share for pair in group]
+        assert sorted(given) == sorted((pair.query_id, pair.step) for pair in PAIRS)
+        assert found == shares(groups, count)
+    two = [sum(pack.tokens for pack in packs(share, 10**6, 10**6)) for share in shares(groups, 2)]
+    assert max(two) < 1.2 * min(two)
+    assert shares(groups[:1], 2) == [groups[:1], []]  # one pair
+
+
+def test_launches_that_cannot_be(monkeypatch):
+    assert join() is ALONE
+    require_possible(ALONE)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="this launch asks for FSDP"):
+        require_possible(Team(0, 2))
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    require_possible(ALONE)
+    require_possible(Team(0, 2))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(UserError, match="accelerate launch --cpu starts one process"):
+        require_possible(ALONE)

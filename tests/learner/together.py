@@ -1,0 +1,97 @@
+"""Trainings that several processes are started for: `python -m tests.learner.together PLAN.json`.
+
+The trainings of the plan are done one after the other; the first process leads, the others follow. What may go wrong in
+the second process alone is in the plan too: at the update number `dies_at` it is killed, and with `memory` a pack of
+more tokens does not fit there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+
+from genius_lite.cli.together import leading
+from genius_lite.errors import UserError
+from genius_lite.learner import train as train_module
+from genius_lite.learner.following import followed
+from genius_lite.learner.team import ALONE, Team
+from genius_lite.learner.train import Training, TrainReport, train_adapter
+from genius_lite.recipe import Learner
+from genius_lite.records import PreferencePair
+from genius_lite.rundir import RunDir
+from genius_lite.stopping import Stop, Stopped
+
+
+def _pair(query: int, step: int) -> PreferencePair:
+    chosen = [20 + query + step, 21, 22 + step, *range(30, 30 + 3 * query)]
+    rejected = [40 + step, 41, *range(50 + step, 52 + 2 * step)]
+    return PreferencePair(
+        f"q{query}", step, [10 + query, 11, 12], chosen, rejected, 0.1 * step, -0.1, -0.5, -0.6, True, True
+    )
+
+
+# Of very different size, and some alone in their query.
+PAIRS = [_pair(query, step) for query, steps in enumerate([1, 4, 2, 3, 1, 5]) for step in range(steps)]
+SETTINGS = {"lr": 1e-2, "batch_pairs": 4, "rank": 4, "lora_alpha": 8, "save_every": 0, "schedule": "cosine"}
+
+
+def train(
+    master: Path, out: Path, options: dict[str, Any], stop_at: int | None = None, team: Team = ALONE
+) -> TrainReport | None:
+    """Train in fp32, or go on; None if it was stopped after the update number `stop_at`."""
+    work, stop = out.with_name(f"{out.name}-work"), Stop()
+    work.mkdir(exist_ok=True)
+    job = Training(master, None, PAIRS, [], Learner(**SETTINGS | options), "cpu", "fp32", (0, 1), RunDir(work))
+
+    def updated(number: int, row: dict[str, float]) -> None:
+        stop.asked = number == stop_at
+
+    with suppress(Stopped), followed(team, job):
+        return train_adapter(job, out, updated=updated, stop=stop, team=team)
+    return None
+
+
+def main() -> None:
+    plan = json.loads(Path(sys.argv[1]).read_text())
+    if os.environ["RANK"] == "1":
+        _spoil(plan)
+    try:
+        with leading() as team:
+            for number, training in enumerate(plan["trainings"]):
+                print(f"training {number}", flush=True)
+                report = train(Path(plan["master"]), Path(training["out"]), training["options"], training["stop"], team)
+                Path(f"{training['out']}.json").write_text(json.dumps(report and report.as_dict()))
+    except typer.Exit as e:
+        sys.exit(e.exit_code)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _spoil(plan: dict[str, Any]) -> None:
+    update, logps = train_module._Trainer._update, train_module.response_logps
+
+    def dies(self, number, batch):
+        if number == plan.get("dies_at"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return update(self, number, batch)
+
+    def short_of_memory(policy, inputs):
+        if inputs.tokens_BT.size > plan.get("memory", 1e9):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return logps(policy, inputs)
+
+    train_module._Trainer._update = dies
+    train_module.response_logps = short_of_memory
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,342 @@
+"""The sampler that is a server: steps, failures and refusals against a scripted one, numbers against llama-server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+
+from genius_lite.errors import UserError
+from genius_lite.prompts import Vocabulary
+from genius_lite.recipe import Server
+from genius_lite.records import Completion
+from genius_lite.sampler.client import SetAsideError, open_sampler
+from genius_lite.sampler.completions import KEY
+from genius_lite.sampler.messages import EngineSettings, Sampling
+from genius_lite.sampler.server import open_server_sampler
+from genius_lite.sampler.tree import Node
+from tests.sampler.http import CUT, HIDDEN, FakeServer, Item, Status
+
+ROOT = Node(None, [257, 72, 105, 258], (0, 1, "q"))
+SAMPLING = Sampling(0.8, top_k=50, top_p=0.9, min_p=0.01)
+END = 258
+LETTERS: list[Item] = [(97 + i % 26, -0.5) for i in range(40)]
+
+
+def _tokens(text: str) -> list[Item]:
+    return [(byte, -0.25) for byte in text.encode()]
+
+
+@asynccontextmanager
+async def _sampler(fake: FakeServer, gguf: Path, *, pace: float = 0.001, **settings):
+    async with fake.listening():
+        cfg = Server(url=fake.url, **settings)
+        with Vocabulary.open(gguf) as vocabulary:
+            async with open_server_sampler(cfg, vocabulary, SAMPLING, [1, 2, 3], pace=pace) as sampler:
+                yield sampler
+
+
+def _sample(fake: FakeServer, gguf: Path, *, n: int = 1, until="step", limit: int = 30, **settings) -> list[Completion]:
+    async def scenario():
+        async with _sampler(fake, gguf, **settings) as sampler:
+            nodes = await asyncio.gather(*sampler.extend(ROOT, n, until=until, limit=limit))
+            assert all(node.parent is ROOT for node in nodes)
+            return [node.completion for node in nodes]
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("style", ["llama-server", "vLLM"])
+@pytest.mark.parametrize(
+    ("sent", "until", "limit", "kept", "finish"),
+    [
+        ("ab\ncd", "step", 30, "ab\n", "step"),
+        ("\n \nab\ncd", "step", 30, "\n \nab\n", "step"),
+        ("ab\ncd", "end", 4, "ab\nc", "length"),
+        ("abcd", "step", 2, "ab", "length"),
+    ],
+)
+def test_a_completion_ends_where_the_engine_would_end_it(tiny_llama, style, sent, until, limit, kept, finish):
+    fake = FakeServer(lambda body, number: _tokens(sent), style=style)
+    (completion,) = _sample(fake, tiny_llama, until=until, limit=limit)
+    assert completion == Completion(list(kept.encode()), [-0.25] * len(kept), finish)
+
+
+def test_an_end_token_ends_it_and_belongs_to_it(tiny_llama):
+    fake = FakeServer(lambda body, number: [*_tokens("ab"), (END, -1.0)], finish="stop")
+    (completion,) = _sample(fake, tiny_llama)
+    assert completion == Completion([97, 98, END], [-0.25, -0.25, -1.0], "end")
+
+
+def test_steps_are_the_engines_own(tiny_llama, tmp_path):
+    """What the engine sampled is streamed with more behind it, and cut at the same token."""
+
+    async def engine():
+        settings = EngineSettings(slots=8, context=256, threads=1)
+        async with open_sampler(tiny_llama, settings, Sampling(1.5), tmp_path / "log") as sampler:
+            nodes = await asyncio.gather(*sampler.extend(ROOT, 16, until="step", limit=120))
+            return [node.completion for node in nodes]
+
+    sampled = asyncio.run(engine())
+    assert {c.finish for c in sampled} >= {"step"}
+    seeds = [seed % (2**31 - 1) for seed in ROOT.seeds("step", 16)]
+
+    def answer(body, number) -> list[Item]:
+        completion = sampled[seeds.index(body["seed"])]
+        more = [] if completion.finish == "length" else LETTERS
+        return [*zip(completion.tokens, completion.logprobs, strict=True), *more]
+
+    assert _sample(FakeServer(answer), tiny_llama, n=16, limit=120) == sampled
+
+
+def test_what_is_asked_for(tiny_llama):
+    fake = FakeServer(lambda body, number: _tokens("a\n"))
+    _sample(fake, tiny_llama, n=2, in_flight=1)
+    first, second = fake.bodies
+    assert first["prompt"] == ROOT.tokens
+    assert (first["model"], first["max_tokens"], first["stream"], first["ignore_eos"]) == ("m", 30, True, False)
+    assert (first["temperature"], first["top_k"], first["top_p"], first["min_p"]) == (0.8, 50, 0.9, 0.01)
+    assert first["samplers"] == ["temperature", "top_k", "top_p", "min_p"], "no penalties, no other samplers"
+    assert first["post_sampling_probs"] is False
+    seeds = ROOT.seeds("step", 2)
+    assert {first["seed"], second["seed"]} == {seed % (2**31 - 1) for seed in seeds}
+    assert all(0 <= body["seed"] < 2**31 - 1 for body in fake.bodies)
+
+
+def test_it_hangs_up_at_the_end_of_a_step(tiny_llama):
+    endless: list[Item] = [*_tokens("a\n"), *([(98, -0.1), 0.01] * 500)]
+    fake = FakeServer(lambda body, number: endless)
+
+    async def scenario():
+        async with _sampler(fake, tiny_llama) as sampler:
+            await asyncio.gather(*sampler.extend(ROOT, 1, until="step", limit=1000))
+            for _ in range(400):
+                if not fake.busy:
+                    return
+                await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+    assert fake.busy == 0
+    assert fake.written[0] < 300
+
+
+def test_a_branch_is_given_up(tiny_llama):
+    items: list[Item] = [(97, -1.0), 0.3, *[(97, -1.0)] * 20]
+    fake = FakeServer(lambda body, number: items)
+
+    async def scenario():
+        async with _sampler(fake, tiny_llama) as sampler:
+            (branch,) = sampler.extend(ROOT, 1, until="end", limit=30)
+            sampler.give_up(branch, -4.5)
+            return (await branch).completion
+
+    assert asyncio.run(scenario()) == Completion([97] * 5, [-1.0] * 5, "dropped")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Status(429, "slow down"),
+        Status(503, "Loading model", {"retry-after": "1"}),
+        Status(500, "out of luck"),
+        [(97, -0.5), CUT],
+        [CUT],
+        [(97, -0.5), 5.0],
+        [b"data: {broken\n\n"],
+        [b"data: " + b"[" * 5000 + b"\n\n"],
+        [b'data: {"error": {"message": "lost"}}\n\n'],
+        [(97, 0.5)],
+        [(97, math.nan)],
+        [(97, -math.inf)],
+        [(260, -0.5)],
+        [(-1, -0.5)],
+        [(2**70, -0.5)],
+    ],
+    ids=str,
+)
+def test_what_fails_once_is_asked_again(tiny_llama, fault):
+    fake = FakeServer(lambda body, number: _tokens("ok\n") if number else fault)
+    (completion,) = _sample(fake, tiny_llama, timeout=1.0)
+    assert bytes(completion.tokens) == b"ok\n"
+    assert [body["seed"] for body in fake.bodies] == [fake.bodies[0]["seed"]] * 2
+
+
+def test_waits_double(tiny_llama, monkeypatch):
+    waits = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("genius_lite.sampler.server.asyncio.sleep", sleep, raising=True)
+    answers = [Status(500, "x")] * 3 + [Status(429, "x", {"retry-after": "20"}), Status(500, "x")]
+    fake = FakeServer(lambda body, number: answers[number] if number < 5 else _tokens("ok\n"))
+    _sample(fake, tiny_llama, pace=1.0)
+    waits = [wait for wait in waits if wait > 0.1]
+    assert [low <= wait <= 3 * low for low, wait in zip([0.5, 1, 2, 20, 8], waits, strict=True)] == [True] * 5
+
+
+def test_no_more_is_in_flight_than_the_recipe_says(tiny_llama):
+    fake = FakeServer(lambda body, number: [0.02, *_tokens("ab\n")])
+    assert len(_sample(fake, tiny_llama, n=12, in_flight=3)) == 12
+    assert fake.busiest == 3
+
+
+def test_one_that_fails_again_and_again_is_set_aside_while_the_server_does_others(tiny_llama):
+    def answer(body, number):
+        return Status(500, "this one never") if body["prompt"] == ROOT.tokens else _tokens("ok\n")
+
+    fake = FakeServer(answer)
+    with pytest.raises(SetAsideError, match=r"the server answered 500: this one never, 3 times"):
+        _sample(fake, tiny_llama, retries=2)
+    assert len(fake.bodies) == 4, "three tries, and a look at whether it does other work"
+
+
+def test_a_server_that_does_nothing_any_more_ends_it_in_a_line(tiny_llama):
+    fake = FakeServer(lambda body, number: Status(502, "no\nworker\x1b[2J"))
+    with pytest.raises(UserError, match=r"answered 502: no worker.*2 times; .* the same command") as e:
+        _sample(fake, tiny_llama, retries=1)
+    assert "\n" not in str(e.value)
+    assert "\x1b" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "settings", "message"),
+    [
+        (Status(400, "the prompt is too long"), {}, "answered 400: the prompt is too long"),
+        (Status(401, "who are you"), {}, f"environment variable {KEY}"),
+        (Status(307, ""), {}, "answered 307"),
+        ([*_tokens("ab")], {}, "start it with more context"),
+        ([b'data: {"choices": [{"text": "ab"}]}\n\n'], {}, "does not say the ids"),
+        ([], {"model": "other"}, "does not have the model other; it has: m"),
+    ],
+)
+def test_refusals_are_one_line_and_not_repeated(tiny_llama, answer, settings, message):
+    fake = FakeServer(lambda body, number: answer)
+    with pytest.raises(UserError, match=message) as e:
+        _sample(fake, tiny_llama, **settings)
+    assert len(fake.bodies) <= 1
+    assert "\n" not in str(e.value)
+
+
+def test_another_vocabulary_is_refused(tiny_llama):
+    fake = FakeServer(lambda body, number: [], models=[{"id": "m", "meta": {"n_vocab": 261}}])
+    with pytest.raises(UserError, match="vocabulary has 261 tokens, that of the run's model 260"):
+        _sample(fake, tiny_llama)
+
+
+def test_no_server_is_one_line(tiny_llama):
+    async def scenario():
+        with Vocabulary.open(tiny_llama) as vocabulary:
+            cfg = Server(url="http://127.0.0.1:1", retries=1)
+            async with open_server_sampler(cfg, vocabulary, SAMPLING, [1], pace=0.001):
+                pass
+
+    with pytest.raises(UserError, match=r"http://127.0.0.1:1 cannot be reached .*; is it running\?"):
+        asyncio.run(scenario())
+
+
+def test_the_key_goes_to_the_server_and_nowhere_else(tiny_llama, monkeypatch, caplog, capfd):
+    key = "sk-very-secret-123"
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv(KEY, f"{key}\n")
+    fake = FakeServer(lambda body, number: Status(500 if number < 2 else 401, f"Bearer {key} is no good"))
+    with pytest.raises(UserError, match=r"answered 401: Bearer \*\*\* is no good") as e:
+        _sample(fake, tiny_llama)
+    assert set(fake.keys) == {f"bearer {key}"}
+    assert key not in json.dumps(fake.bodies)
+    output = capfd.readouterr()
+    assert key not in str(e.value) + caplog.text + output.out + output.err
+    assert key not in repr(Server(url=fake.url).model_dump())
+
+
+def test_a_key_that_is_none_is_not_shown(tiny_llama, monkeypatch):
+    monkeypatch.setenv(KEY, "secret\x01\u00e9")
+    with pytest.raises(UserError, match="holds characters that no key has") as e:
+        _sample(FakeServer(lambda body, number: []), tiny_llama)
+    assert "secret" not in str(e.value)
+
+
+def test_a_token_that_is_not_shown_is_drawn_from_those_that_may_be_hidden(tiny_llama):
+    euro = [0xE2, 0x82, 0xAC]  # its first byte is hidden, since a character is unfinished after it
+    top = [{"id": 97, "logprob": -0.2}, {"id": euro[0], "logprob": -2.0}, {"id": 0x82, "logprob": -3.0}]
+
+    def answer(body, number) -> list[Item]:
+        if "logit_bias" in body:
+            assert (body["prompt"], body["logprobs"], body["max_tokens"]) == ([*ROOT.tokens, 97], 260, 1)
+            content = [{"id": 65, "logprob": -9.0, "top_logprobs": top}]
+            return [
+                b"data: "
+                + json.dumps({"choices": [{"text": "A", "logprobs": {"content": content}}]}).encode()
+                + b"\n\n"
+            ]
+        if body["prompt"] == ROOT.tokens:
+            return [(97, -0.5), HIDDEN, (0x82, -0.3), (0xAC, -0.3)]
+        assert body["prompt"] == [*ROOT.tokens, 97, euro[0]]
+        return [(0x82, -0.3), (0xAC, -0.4), *_tokens("\nmore")]
+
+    fake = FakeServer(answer)
+    (completion,) = _sample(fake, tiny_llama)
+    assert completion == Completion([97, *euro, 10], [-0.5, -2.0, -0.3, -0.4, -0.25], "step")
+    assert [body["max_tokens"] for body in fake.bodies] == [30, 1, 28]
+
+
+# -- the real one ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _llama_server(model: Path, *arguments: str):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["llama-server", "-m", model, "-c", 2048, "-np", 4, "-t", 1, "--port", port, "--no-warmup", *arguments]
+    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            assert process.poll() is None, "llama-server has ended"
+            try:
+                if httpx2.get(f"{url}/health").status_code == 200:
+                    break
+            except httpx2.TransportError:
+                pass
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(not shutil.which("llama-server"), reason="llama-server is not on PATH")
+def test_llama_server_agrees_with_the_embedded_sampler(tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setenv(KEY, "sesame")
+
+    async def scenario(url):
+        settings, sampling = EngineSettings(slots=1, context=256, threads=1), Sampling(1.0)
+        roots = [Node(None, [257, 72 + i, 258], (0, 1, f"q{i}")) for i in range(8)]
+        with Vocabulary.open(tiny_llama) as vocabulary:
+            async with (
+                open_server_sampler(Server(url=url, in_flight=4), vocabulary, sampling, roots[0].tokens) as server,
+                open_sampler(tiny_llama, settings, sampling, tmp_path / "log") as local,
+            ):
+                nodes = await asyncio.gather(*(server.extend(r, 1, until="end", limit=60)[0] for r in roots))
+                scores = [await local.score(node.parent.path, node.tokens) for node in nodes]
+        return nodes, scores
+
+    with _llama_server(tiny_llama, "--api-key", "sesame") as url:
+        nodes, scores = asyncio.run(scenario(url))
+    apart = np.concatenate([np.abs(np.subtract(n.completion.logprobs, s)) for n, s in zip(nodes, scores, strict=True)])
+    assert len(apart) > 100
+    assert apart.mean() < 0.01
+    assert any(0xC3 <= token < 0xF5 for node in nodes for token in node.tokens), "tokens that it does not show, too"
+    assert {node.completion.finish for node in nodes} <= {"end", "length"}
