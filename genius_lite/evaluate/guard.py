@@ -21,6 +21,8 @@ from genius_lite.records import PreferencePair, Rollout
 OF_RESPONSES = ("entropy", "distinct", "loops", "shorter", "longer", "ended", "unique", "kl")
 """The limits of signals that responses to held-out queries show; without such a query there are none."""
 
+RESPONSES_TO_HALT_FOR = 16
+
 
 class Watched(msgspec.Struct, frozen=True):
     """What the guard looks at in a round.
@@ -81,13 +83,24 @@ def alarms(cfg: Guard, now: Watched, base: Signals | None, first: Watched | None
     """Every signal that is beyond a limit, each once, at its worse level; halts come first.
 
     A limit that is exactly reached gives no alarm. What is not a finite number halts, also where a signal has no limit.
+    What fewer than 16 responses show only warns.
 
     Args:
         base: the base model's signals.
         first: round 1; None in round 1 itself, which is compared with itself.
     """
-    found = [_judge(reading, getattr(cfg, reading.signal)) for reading in readings(now, base, first)]
-    return sorted((alarm for alarm in found if alarm), key=lambda alarm: alarm.level != "halt")
+    judged = (_judge(reading, getattr(cfg, reading.signal)) for reading in readings(now, base, first))
+    found = [_within_reason(alarm, now.signals) for alarm in judged if alarm]
+    return sorted(found, key=lambda alarm: alarm.level != "halt")
+
+
+def _within_reason(alarm: Alarm, seen: Signals | None) -> Alarm:
+    """Of a handful of responses one more or less that ends, or repeats, is chance: no reason to halt a run for."""
+    few = seen and seen.responses is not None and seen.responses < RESPONSES_TO_HALT_FOR
+    if not few or alarm.signal not in OF_RESPONSES or alarm.level == "warn" or math.isinf(alarm.limit):
+        return alarm
+    line = f"{alarm.line} (of {seen.responses} responses; {RESPONSES_TO_HALT_FOR} would halt the run)"
+    return msgspec.structs.replace(alarm, level="warn", line=line)
 
 
 def readings(now: Watched, base: Signals | None, first: Watched | None) -> list[Reading]:

@@ -49,6 +49,7 @@ class Signals(msgspec.Struct, frozen=True):
       2203.11171); one without an answer agrees with none. parsed: share of responses that state an answer.
     - kl: KL(policy || base), nats per token, by the estimator r - 1 - log r with r = base / policy (J. Schulman,
       "Approximating KL divergence", 2020) over the tokens that the policy drew; 0 for the base model.
+    - responses: how many these are means over; None in records that do not say.
     """
 
     entropy: float
@@ -60,6 +61,7 @@ class Signals(msgspec.Struct, frozen=True):
     agreement: float
     parsed: float
     kl: float
+    responses: int | None = None
 
 
 def signals(observed: Sequence[Observed]) -> Signals:
@@ -84,6 +86,7 @@ def signals(observed: Sequence[Observed]) -> Signals:
         agreement=fmean(_agreement(responses) for responses in by_query.values()),
         parsed=fmean(response.answer is not None for response in observed),
         kl=_divergence(observed),
+        responses=len(observed),
     )
 
 

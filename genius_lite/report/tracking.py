@@ -149,7 +149,7 @@ def _evaluated(found: Evaluation) -> dict[str, float]:
             if accuracy:
                 shown[f"tasks/{task.task}/{kind}"] = accuracy.estimate
     signals = msgspec.structs.asdict(found.signals) if found.signals else {}
-    return shown | {f"signals/{name}": value for name, value in signals.items()}
+    return shown | {f"signals/{name}": value for name, value in signals.items() if value is not None}
 
 
 def _flat(values: dict[str, Any], above: str = "") -> dict[str, str | int | float | bool]:

@@ -259,3 +259,17 @@ def test_records_without_anything_to_see_give_zeros():
     assert watched_values([], []) == (0.0, 0.0, 0.0)
     assert watched_values([rollout(step([-8.0, -9.0], foreseen=False))], []) == (0.0, 0.0, 0.0)
     assert watched_values([rollout(step([-2.0]))], [pair(0, 0)]) == (-2.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("responses", "level"), [(4, "warn"), (15, "warn"), (16, "halt"), (None, "halt")])
+def test_what_a_handful_of_responses_shows_is_no_reason_to_halt(responses, level):
+    base = msgspec.structs.replace(BEFORE, ended=0.75, responses=responses)
+    now = Watched(msgspec.structs.replace(base, ended=0.0), -0.5, 0.1, 0.0, 1.0, 1.0)
+    (alarm,) = alarms(Guard(), now, base, None)
+    assert (alarm.signal, alarm.level) == ("ended", level)
+    assert ("4 responses; 16 would halt" in alarm.line) == (responses == 4)
+
+
+def test_a_breakdown_halts_whatever_it_is_seen_in():
+    now = Watched(msgspec.structs.replace(BEFORE, entropy=math.nan, responses=4), -0.5, 0.1, 0.0, 1.0, 1.0)
+    assert alarms(Guard(), now, BEFORE, None)[0].level == "halt"

@@ -47,6 +47,7 @@ def test_every_signal_of_a_few_responses():
             "agreement": (2 / 2 + 1 / 2) / 2,
             "parsed": 3 / 4,
             "kl": (0.5 - 1 + math.log(2)) / 34,
+            "responses": 4,
         }
     )
 
