@@ -89,7 +89,7 @@ async def _on_cluster(
         raise UserError("sampler.cluster takes a model in one file; merge yours with llama-gguf-split --merge")
     cfg = r.job.recipe.sampler
     files = {sha256([path]): path for path in (policy.gguf, policy.lora) if path}
-    model, *lora = files
-    work = Work(model, *(lora or [""]), cfg, r.job.recipe.foresight, r.job.context, r.key, cpus=1)
+    model, lora = [*files, ""][:2]
+    work = Work(model, lora, cfg, r.job.recipe.foresight, r.job.context, r.key, cpus=1)
     shares = await sample_on_cluster(cfg.cluster, queries, work, files, finished, set_aside, r.progress.say, r.stop)
     write_json(r.here / HOSTS_FILE, shares)

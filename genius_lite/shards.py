@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from genius_lite.errors import UserError
 from genius_lite.job import Job, prepare
@@ -27,6 +27,7 @@ from genius_lite.tuning import engine_settings
 from genius_lite.weights.foreign import read_foreign
 from genius_lite.weights.importing import Base, sha256
 
+T = TypeVar("T")
 _ROLLOUTS = "rollouts.jsonl"
 
 
@@ -108,17 +109,22 @@ def merge_shards(out: Path, shards: Sequence[Path], say: Callable[[str], None]) 
         over = {*log.records.query_ids(), *aside.records.query_ids()}
         for shard in shards:
             before = len(over)
-            for name, kind, target in ((_ROLLOUTS, Rollout, log), (SET_ASIDE, SetAside, aside)):
-                source = RecordLog(shard / f"round-{number}" / name, kind)
-                for query, record in zip(source.records.query_ids(), source.records, strict=True):
-                    if query not in over:
-                        target.append(record)
-                        over.add(query)
-                source.close()
+            _add(log, shard / f"round-{number}" / _ROLLOUTS, over)
+            _add(aside, shard / f"round-{number}" / SET_ASIDE, over)
             say(f"{shard}: {len(over) - before} queries of round {number} are new")
         log.close()
         aside.close()
         return len(over)
+
+
+def _add(target: RecordLog[T], file: Path, over: set[str]) -> None:
+    """Append the records of a file whose queries are not over yet."""
+    source = RecordLog(file, target.records.kind)
+    for query, record in zip(source.records.query_ids(), source.records, strict=True):
+        if query not in over:
+            target.append(record)
+            over.add(query)
+    source.close()
 
 
 def _sampled_from(job: Job, number: int, model: Path | None) -> dict[str, Any]:

@@ -26,7 +26,9 @@ def project(tmp_path_factory, tiny_llama) -> Path:
     (folder / "tiny.gguf").symlink_to(tiny_llama)
     (folder / "q.txt").write_text("one\ntwo\nthree\nfour\n")
     (folder / "t.jsonl").write_text(json.dumps({"prompt": "one", "answer": "1"}) + "\n")
-    (folder / "mine.yaml").write_text(RECIPE + "evaluate: {tasks: [{source: t.jsonl}], samples: 1, max_tokens: 8}\n")
+    # One branch at a time: in other company a sum is rounded in another way.
+    recipe = RECIPE.replace("slots: 8", "slots: 1")
+    (folder / "mine.yaml").write_text(recipe + "evaluate: {tasks: [{source: t.jsonl}], samples: 1, max_tokens: 8}\n")
     return folder
 
 

@@ -10,6 +10,7 @@ TESTED = {
     "datasets": "5.2.0",
     "filelock": "4.2.12",
     "gguf": "0.19.0",
+    "httpx2": "2.16.2",
     "huggingface_hub": "2.4.0",
     "jinja2": "3.1.6",
     "llama-cpp-python": "0.3.36",

@@ -96,10 +96,11 @@ def alarms(cfg: Guard, now: Watched, base: Signals | None, first: Watched | None
 
 def _within_reason(alarm: Alarm, seen: Signals | None) -> Alarm:
     """Of a handful of responses one more or less that ends, or repeats, is chance: no reason to halt a run for."""
-    few = seen and seen.responses is not None and seen.responses < RESPONSES_TO_HALT_FOR
-    if not few or alarm.signal not in OF_RESPONSES or alarm.level == "warn" or math.isinf(alarm.limit):
+    count = seen.responses if seen and seen.responses is not None else RESPONSES_TO_HALT_FOR
+    enough = count >= RESPONSES_TO_HALT_FOR or alarm.signal not in OF_RESPONSES
+    if enough or alarm.level == "warn" or math.isinf(alarm.limit):
         return alarm
-    line = f"{alarm.line} (of {seen.responses} responses; {RESPONSES_TO_HALT_FOR} would halt the run)"
+    line = f"{alarm.line} (of {count} responses; {RESPONSES_TO_HALT_FOR} would halt the run)"
     return msgspec.structs.replace(alarm, level="warn", line=line)
 
 

@@ -32,7 +32,7 @@ from genius_lite.sampler.messages import (
     Stats,
     Until,
 )
-from genius_lite.sampler.process import SamplerError, Worker
+from genius_lite.sampler.process import SamplerError, Worker, started
 from genius_lite.sampler.tree import Node
 
 _BEAT = 1.0  # seconds; the worker shows a sign of life at least so often between two decodes
@@ -271,13 +271,13 @@ async def open_sampler(
 
     Raises:
         UserError: the model does not load with these settings.
-        SamplerError: the worker ends while it loads the model.
+        SamplerError: the worker ends while it loads the model, three times.
     """
-    first = await Worker.start(model, settings, log)
+    first = await started(model, settings, log, say)
     ready = [first]
 
     async def start() -> Worker:
-        return ready.pop() if ready else await Worker.start(model, settings, log)
+        return ready.pop() if ready else await started(model, settings, log, say)
 
     sampler = LocalSampler(start, sampling, patience, say)
     serving = asyncio.create_task(sampler.serve())

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from genius_lite.errors import UserError
@@ -27,6 +28,7 @@ from genius_lite.sampler.messages import (
 # program wants the cores: beside one busy process a core, decoding fell to between 2 and 27 % of its quiet speed. With
 # a short spin it keeps 45 %, and loses nothing on a quiet machine. Whoever sets it outside decides.
 _SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
+_STARTS = 3
 _LARGEST_LOG = 4_000_000  # bytes; then it becomes NAME.1, in place of an older one
 
 
@@ -104,3 +106,20 @@ class Worker:
         await self.process.wait()
         # Without this the transport closes itself after the event loop has ended, and complains.
         self.process._transport.close()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def started(model: Path, settings: EngineSettings, log: Path, say: Callable[[str], None]) -> Worker:
+    """A worker that has loaded this GGUF; one that is killed meanwhile, as for want of memory, is started again, twice.
+
+    Args:
+        say: told in one line of every failure but the last.
+
+    Raises:
+        UserError, SamplerError: as `Worker.start`.
+    """
+    for _ in range(_STARTS - 1):
+        try:
+            return await Worker.start(model, settings, log)
+        except SamplerError as e:
+            say(f"warning: {e}; starting it again")
+    return await Worker.start(model, settings, log)

@@ -13,6 +13,7 @@ import pytest
 from genius_lite.prompts import StepDelimiter, Vocabulary
 from genius_lite.sampler.client import SamplerError, SetAsideError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
+from genius_lite.sampler.process import Worker
 from genius_lite.sampler.tree import Node
 from genius_lite.weights import gguf_file
 
@@ -119,3 +120,28 @@ def test_thirty_samplers_leave_no_file_open(tiny_llama, tmp_path):
         held.append(process.num_fds())
     assert max(held[2:]) == held[2]
     assert process.children() == before
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_a_worker_that_is_killed_while_it_loads_is_started_again(tiny_llama, tmp_path, monkeypatch, failures):
+    real, begun, said = Worker.start, [], []
+
+    async def start(*arguments):
+        begun.append(arguments)
+        if len(begun) <= failures:
+            raise SamplerError("the sampler's process was killed by SIGKILL")
+        return await real(*arguments)
+
+    monkeypatch.setattr(Worker, "start", start)
+    settings, sampling = EngineSettings(slots=1, context=64, threads=1), Sampling(1.0)
+
+    async def score() -> list[float]:
+        async with open_sampler(tiny_llama, settings, sampling, tmp_path / "log", say=said.append) as sampler:
+            return await sampler.score([65, 66], [67])
+
+    if failures == 3:
+        with pytest.raises(SamplerError, match="killed by SIGKILL"):
+            asyncio.run(score())
+    else:
+        assert len(asyncio.run(score())) == 1
+    assert said == ["warning: the sampler's process was killed by SIGKILL; starting it again"] * min(failures, 2)
