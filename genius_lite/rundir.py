@@ -215,14 +215,19 @@ def _for_json(value: Any, where: str) -> Any:
     return value
 
 
+def free_disk(folder: Path) -> int:
+    """Free bytes of the disk that a folder is, or will be, on."""
+    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    return shutil.disk_usage(existing).free
+
+
 def require_space(folder: Path, needed: int, what: str) -> None:
     """Refuse to begin what the disk cannot hold; `needed` in bytes.
 
     Raises:
         UserError: too little space is free.
     """
-    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_disk(folder)
     if free < needed:
         raise UserError(
             f"{what} needs {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free; make room or move `out`"

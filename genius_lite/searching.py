@@ -63,7 +63,7 @@ async def search(
         if where.cluster != "local":
             await _on_cluster(r, policy, queries, finished_elsewhere, set_aside)
             return None
-        sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p)
+        sampling = Sampling.of(cfg)
         if where.server:
             in_flight = searches_in_flight(where.server.in_flight, cfg)
             async with open_server_of(r, policy, where.server, vocabulary, sampling, queries) as server:

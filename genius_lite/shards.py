@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from genius_lite.errors import UserError
-from genius_lite.job import Job, prepare
+from genius_lite.job import prepare
 from genius_lite.recipe import Recipe
 from genius_lite.records import Rollout, SetAside
 from genius_lite.report.progress import Progressor
@@ -71,7 +71,9 @@ def sample_shard(
             else "--model is for rounds after the first, which is sampled from the recipe's own"
         )
     job = prepare(recipe)
-    identity = job.identity() | {"shard": {"part": f"{shard.number}/{shard.of}", **_sampled_from(job, number, model)}}
+    identity = job.identity()
+    sampled_from = sha256([model]) if model else identity["model"]
+    identity["shard"] = {"part": f"{shard.number}/{shard.of}", "round": number, "model": sampled_from}
     part = job.queries[shard.number - 1 :: shard.of]
     if not part:
         raise UserError(f"shard {shard.number}/{shard.of} is empty: there are {len(job.queries)} queries")
@@ -93,12 +95,9 @@ def merge_shards(out: Path, shards: Sequence[Path], say: Callable[[str], None]) 
     Raises:
         UserError: a folder is no shard, or of another recipe, model or round than the run or the first shard.
     """
-    known = [_identity_of(shard) for shard in shards]
-    common = {key: value for key, value in known[0].items() if key != "shard"}
-    where = {key: value for key, value in known[0]["shard"].items() if key != "part"}
-    for shard, identity in zip(shards, known, strict=True):
-        theirs = {key: value for key, value in identity["shard"].items() if key != "part"}
-        if {key: value for key, value in identity.items() if key != "shard"} != common or theirs != where:
+    common, where = _identity_of(shards[0])
+    for shard in shards:
+        if _identity_of(shard) != (common, where):
             raise UserError(f"{shard} and {shards[0]} are of different recipes, models or rounds; nothing was merged")
     number = where["round"]
     with OpenRun(out, common) as folder:
@@ -127,21 +126,20 @@ def _add(target: RecordLog[T], file: Path, over: set[str]) -> None:
     source.close()
 
 
-def _sampled_from(job: Job, number: int, model: Path | None) -> dict[str, Any]:
-    return {"round": number, "model": sha256([model] if model else job.source.files)}
-
-
 def _untracked(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"tracking": type(recipe.tracking)()})
 
 
-def _identity_of(shard: Path) -> dict[str, Any]:
+def _identity_of(shard: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of the run that a shard is for; and the round and the model that it was sampled from, whichever part it is."""
     recorded = shard / "recipe.json"
     identity = json.loads(recorded.read_text(encoding="utf-8")) if recorded.is_file() else {}
     if "shard" not in identity:
         raise UserError(f"{shard} is no shard; genius-lite sample RECIPE --shard I/N makes one")
     refuse_links(shard)
-    return identity
+    where = identity.pop("shard")
+    del where["part"]
+    return identity, where
 
 
 def _require_model(folder: RunDir, number: int, expected: str) -> None:

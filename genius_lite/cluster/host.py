@@ -71,6 +71,12 @@ def versions() -> dict[str, str]:
     return {"genius-lite": __version__, "llama-cpp-python": llama_cpp.__version__}
 
 
+def other_versions(theirs: dict[str, str]) -> str:
+    """What of a node's versions is not as here, in words; empty if all is."""
+    ours = versions()
+    return ", ".join(f"{name} {theirs[name]}, here {ours[name]}" for name in ours if theirs[name] != ours[name])
+
+
 class NodeHost:
     """The actor. Its methods are called from the driver, by Ray."""
 
@@ -127,12 +133,12 @@ class NodeHost:
         logs = platformdirs.user_log_path("genius-lite")
         with private():
             logs.mkdir(parents=True, exist_ok=True)
-            search = work.foresight
-            sampling = Sampling(search.temperature, search.top_k, search.top_p, search.min_p)
-            opened = open_sampler(model, engine, sampling, logs / "node.log", patience=cfg.watchdog, say=print)
+            opened = open_sampler(
+                model, engine, Sampling.of(work.foresight), logs / "node.log", patience=cfg.watchdog, say=print
+            )
             self._sampler = await self._open.enter_async_context(opened)
         self._work = work
-        return searches_in_flight(engine.slots, search)
+        return searches_in_flight(engine.slots, work.foresight)
 
     async def search(self, query: bytes) -> bytes:
         """The outcome of a query's search, both as MessagePack.

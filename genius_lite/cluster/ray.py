@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from genius_lite.cluster.handout import HostLostError
-from genius_lite.cluster.host import NodeHost, Searched, Work, decode_outcome, encode, versions
+from genius_lite.cluster.host import NodeHost, Searched, Work, decode_outcome, encode, other_versions
 from genius_lite.errors import UserError
 from genius_lite.records import Query, Rollout
 from genius_lite.sampler.client import SetAsideError
@@ -27,6 +27,10 @@ _PART = 64 << 20  # bytes of a file that travel at once
 _TRIES = 3  # hosts in the same place
 _PATIENCE = 10.0  # seconds for a head to answer
 _LOOK = 2.0  # seconds between two looks for nodes that have joined
+
+
+Doors = defaultdict[str, asyncio.Lock]
+"""One lock for each node: a file travels to a node once, though several GPUs of it ask."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,18 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
 
 
+def name_of(node: dict[str, Any]) -> str:
+    """A node as people know it."""
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+
+
+def only_on(node: str) -> Any:
+    """Ray's word for where something has to run."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
 def places(ray: Any) -> list[Place]:
     """Where hosts fit among the nodes that are there now. A node without CPUs for others, as a mere head, has none."""
     found = []
@@ -102,7 +118,7 @@ def places(ray: Any) -> list[Place]:
         cpus, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
         if not node["Alive"] or not cpus:
             continue
-        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        name = name_of(node)
         for number in range(max(1, gpus)):
             of = f"{name}, GPU {number}" if gpus > 1 else name
             found.append(Place(node["NodeID"], of, max(1, cpus // max(1, gpus)), min(1, gpus)))
@@ -126,7 +142,8 @@ async def recruit(
     Raises:
         UserError: the model does not load with the recipe's settings.
     """
-    shelf, doors = Shelf(ray, files), Doors()
+    shelf = Shelf(ray, files)
+    doors: Doors = defaultdict(asyncio.Lock)
     employed: set[Place] = set()
     tries: Counter[Place] = Counter()
 
@@ -150,16 +167,6 @@ async def recruit(
             await asyncio.sleep(_LOOK)
 
 
-class Doors:
-    """One lock for each node: a file travels to a node once, though several GPUs of it ask."""
-
-    def __init__(self):
-        self._locks: dict[str, asyncio.Lock] = {}
-
-    def of(self, node: str) -> asyncio.Lock:
-        return self._locks.setdefault(node, asyncio.Lock())
-
-
 class Shelf:
     """Files in Ray's object store, in parts; put there when the first node lacks them."""
 
@@ -180,17 +187,12 @@ class Shelf:
 
 
 async def _started(ray: Any, place: Place, work: Work, shelf: Shelf, doors: Doors) -> RayHost:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     with _losses():
-        here = NodeAffinitySchedulingStrategy(place.node, soft=False)
         options = {"num_cpus": place.cpus, "num_gpus": place.gpus, "max_concurrency": 1000}
-        actor = ray.remote(NodeHost).options(**options, scheduling_strategy=here).remote()
-        theirs, ours = await actor.versions.remote(), versions()
-        for package in ours:
-            if theirs[package] != ours[package]:
-                raise HostLostError(f"it has {package} {theirs[package]}, here is {ours[package]}; install the same")
-        async with doors.of(place.node):
+        actor = ray.remote(NodeHost).options(**options, scheduling_strategy=only_on(place.node)).remote()
+        if other := other_versions(await actor.versions.remote()):
+            raise HostLostError(f"it has {other}; install the same")
+        async with doors[place.node]:
             for name in shelf.files:
                 if not await actor.holds.remote(name):
                     parts = await shelf.parts(name)

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from genius_lite.cluster.host import versions
-from genius_lite.cluster.ray import connected
+from genius_lite.cluster.host import other_versions, versions
+from genius_lite.cluster.ray import connected, name_of, only_on
 from genius_lite.visible import visible
 
 _PATIENCE = 30.0  # seconds for a node to say its versions
@@ -48,17 +48,13 @@ def print_status(nodes: list[NodeStatus], console: Console) -> None:
 
 
 def _ask(ray: Any, node: str) -> Any:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(versions).options(num_cpus=0, scheduling_strategy=here).remote()
+    return ray.remote(versions).options(num_cpus=0, scheduling_strategy=only_on(node)).remote()
 
 
 def _status(ray: Any, node: dict[str, Any], asked: Any) -> NodeStatus:
     resources = node["Resources"]
     cpus, gpus, memory = (int(resources.get(kind, 0)) for kind in ("CPU", "GPU", "memory"))
-    name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-    return NodeStatus(name, cpus, gpus, memory, _state(ray, cpus, asked))
+    return NodeStatus(name_of(node), cpus, gpus, memory, _state(ray, cpus, asked))
 
 
 def _state(ray: Any, cpus: int, asked: Any) -> str:
@@ -69,10 +65,8 @@ def _state(ray: Any, cpus: int, asked: Any) -> str:
     if not cpus:
         return "no CPUs for others"
     try:
-        theirs, ours = ray.get(asked, timeout=_PATIENCE), versions()
+        return other_versions(ray.get(asked, timeout=_PATIENCE)) or "ready"
     except GetTimeoutError:
         return f"silent for {_PATIENCE:.0f} s"
     except RayError as e:
         return "genius-lite is not installed" if "ModuleNotFoundError" in str(e) else type(e).__name__
-    other = [f"{name} {theirs[name]}, here {ours[name]}" for name in ours if theirs[name] != ours[name]]
-    return ", ".join(other) or "ready"

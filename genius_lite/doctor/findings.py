@@ -189,17 +189,15 @@ def _try_nf4(device: str) -> tuple[float, bool]:
 def _spaces(run_folder: Path) -> list[Space]:
     import platformdirs
 
+    from genius_lite.rundir import free_disk
+
     cache = platformdirs.user_cache_path("genius-lite")
     uses = {"runs": run_folder, "cache": cache, "temporary files": Path(tempfile.gettempdir())}
     if hub := os.environ.get("HF_HOME"):
         uses["hub downloads"] = Path(hub)
     else:
         uses["hub downloads"] = Path.home() / ".cache" / "huggingface"
-    return [Space(use, str(path), shutil.disk_usage(_existing(path)).free) for use, path in uses.items()]
-
-
-def _existing(path: Path) -> Path:
-    return next(p for p in [path, *path.absolute().parents] if p.exists())
+    return [Space(use, str(path), free_disk(path)) for use, path in uses.items()]
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,7 +22,6 @@ from genius_lite.planning.rates import (
     Decode,
     How,
     Learn,
-    Rates,
     reckoned_convert,
     reckoned_decode,
     reckoned_learn,
@@ -115,11 +114,6 @@ def learner_rates(source: Source, training: Training) -> tuple[Learn, How]:
         "learner", key, Learn, lambda: measure_learner(source.job.source, shape, cfg, training, device)
     )
     return found or reckoned_learn(shape, training.precision, source.machine.cores, twice=training.twice), how
-
-
-def gathered(decode: dict[str, Decode], convert: Convert, learn: Learn, how: dict[str, How]) -> Rates:
-    """All in one record."""
-    return Rates(decode, learn, convert, how)
 
 
 def _measured_base(source: Source) -> _Base:

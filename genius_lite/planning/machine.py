@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from genius_lite.hardware import (
     learner_free_memory,
     memory_held,
 )
+from genius_lite.rundir import free_disk
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,9 @@ def look(folder: Path) -> Machine:
     """This machine, with the disk that `folder` is or will be on."""
     device = learner_device()
     memory = free_memory() + memory_held()[0]
-    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     return Machine(
         memory=memory,
-        disk=shutil.disk_usage(existing).free,
+        disk=free_disk(folder),
         gpus=gpus(),
         device=device,
         learner_memory=memory if device == "cpu" else learner_free_memory(device),

@@ -57,7 +57,7 @@ def measure_file(
 async def _measure_file(
     model: Path, settings: EngineSettings, queries: Sequence[Query], cfg: Foresight, probe: bool
 ) -> Seen:
-    sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p)
+    sampling = Sampling.of(cfg)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         async with open_sampler(model, settings, sampling, Path(folder) / "log") as sampler:

