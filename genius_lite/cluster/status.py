@@ -58,7 +58,7 @@ def _status(ray: Any, node: dict[str, Any], asked: Any) -> NodeStatus:
 
 
 def _state(ray: Any, cpus: int, asked: Any) -> str:
-    from ray.exceptions import GetTimeoutError, RayError
+    from ray.exceptions import GetTimeoutError, RayError, TaskUnschedulableError
 
     if asked is None:
         return "gone"
@@ -68,5 +68,7 @@ def _state(ray: Any, cpus: int, asked: Any) -> str:
         return other_versions(ray.get(asked, timeout=_PATIENCE)) or "ready"
     except GetTimeoutError:
         return f"silent for {_PATIENCE:.0f} s"
+    except TaskUnschedulableError:
+        return "gone"  # the head still lists a node for some seconds after it has lost it
     except RayError as e:
         return "genius-lite is not installed" if "ModuleNotFoundError" in str(e) else type(e).__name__
