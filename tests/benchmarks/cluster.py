@@ -4,8 +4,9 @@
 
 The overhead is the driver's processor time for each query: actors on nodes of this machine stand for so many workers,
 each of which takes its time and sends a rollout of a real one's size. The speed-up compares two nodes of one core with
-one worker of one core, on the same queries of SmolLM2 (or F.gguf); a node that joins is timed until its first query is
-done, its model on the way included. Everything is written to a log as in a run. The last line is one JSON object.
+one node of one core, and with one of both, on the same queries of SmolLM2 (or F.gguf), from when the first node is
+ready; a node that joins is timed until it samples, its model on the way included. The simulated rollouts are written to
+a log as in a run. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -98,18 +99,19 @@ async def overhead(ray: Any, workers: int, count: int, seconds: float, log: Reco
     }
 
 
-def timed(address: str, queries: list[Query], work: Work, files: dict[str, Path]) -> tuple[float, list[float]]:
-    """Seconds from the first rollout on for each further query, and when each rollout came."""
-    times: list[float] = []
+def timed(address: str, queries: list[Query], work: Work, files: dict[str, Path]) -> float:
+    """Seconds from when the first node is ready until the last query is done."""
+    ready: list[float] = []
 
-    def finished(rollout: Rollout) -> None:
-        times.append(time.perf_counter())
+    def say(line: str) -> None:
+        print(line, flush=True)
+        ready.append(time.perf_counter())
 
     def refuse(query: Query, reason: str) -> None:
         raise RuntimeError(reason)
 
-    asyncio.run(sample_on_cluster(address, queries, work, files, finished, refuse, print, Stop()))
-    return times[-1] - times[0], times
+    asyncio.run(sample_on_cluster(address, queries, work, files, lambda rollout: None, refuse, say, Stop()))
+    return time.perf_counter() - ready[0]
 
 
 def main() -> None:
@@ -118,7 +120,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--queries", type=int, default=20_000)
     parser.add_argument("--seconds", type=float, default=10.0, help="that a simulated search takes")
-    parser.add_argument("--searched", type=int, default=24, help="real queries, for the speed-up")
+    parser.add_argument("--searched", type=int, default=48, help="real queries, for the speed-up")
     a = parser.parse_args()
     from ray.cluster_utils import Cluster
 
@@ -127,19 +129,21 @@ def main() -> None:
         source = Queries(source="recipes/quickstart-queries.jsonl", limit=a.searched)
         queries, _ = select(source, vocabulary)
     search = Foresight(beams=2, candidates=4, steps=2, max_tokens=60)
-    sampler = Sampler(slots=16, threads=1, watchdog=120)
+    sampler = Sampler(slots=16, watchdog=120)
     name = sha256([path])
     work = Work(name, "", sampler, search, 512, (0, 1), cpus=1)
     result: dict[str, Any] = {"model": path.name, "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        whole = cluster.add_node(num_cpus=2)
+        result["one node of both cores s"] = timed(cluster.address, queries, work, {name: path})
+        cluster.remove_node(whole)
         cluster.add_node(num_cpus=1)
-        result["one node s"], _ = timed(cluster.address, queries, work, {name: path})
+        result["one node of a core s"] = timed(cluster.address, queries, work, {name: path})
         cluster.add_node(num_cpus=1)
-        result["two nodes s"], _ = timed(cluster.address, queries, work, {name: path})
-        result["speed-up"] = result["one node s"] / result["two nodes s"]
-        result["joined"] = joined(cluster, queries * 2, work, {name: path})
+        result["two nodes of a core s"] = timed(cluster.address, queries, work, {name: path})
+        result["joined"] = joined(cluster, queries, work, {name: path})
         with connected(cluster.address) as ray:
             log = RecordLog(Path(folder) / "log.jsonl", Rollout)
             result["driver"] = asyncio.run(overhead(ray, a.workers, a.queries, a.seconds, log))
