@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
-from pathlib import Path
 
-import llama_cpp
 import msgspec
-import platformdirs
 
-from genius_lite import __version__
 from genius_lite.bench import SLOTS, sweep
 from genius_lite.errors import UserError
-from genius_lite.hardware import cores, cpu_name, free_memory, gpus
+from genius_lite.hardware import cores, free_memory, gpus
+from genius_lite.measurements import recall, remember
 from genius_lite.recipe import Auto, Sampler
 from genius_lite.records import Query
 from genius_lite.report.progress import Progressor
-from genius_lite.rundir import private, write_json
 from genius_lite.sampler.llama import BATCH
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.visible import brief
@@ -30,6 +24,15 @@ CONTEXT_STEP = 256  # llama.cpp pads the context of a sequence to this
 _GPU_SHARE = 0.9  # of the free memory; the display and other programs want some
 _GPU_SCRATCH = 256e6  # bytes of intermediate results beside the logits
 _KV_SHARE = 0.5  # of the free memory that measured slots may take for their KV cache
+
+
+class _Fastest(msgspec.Struct, frozen=True):
+    """Of the settings that were measured."""
+
+    slots: int
+    kv_unified: bool
+    threads: int
+    tokens_per_s: int
 
 
 def context_for(wanted: int | Auto, source: GGUF, uses: Iterable[tuple[str, int, list[Query]]]) -> int:
@@ -88,12 +91,11 @@ def _measured(
     kv_modes = [False, True] if cfg.kv_unified == "auto" else [settings.kv_unified]
     threads = sorted({cores(), max(1, cores() // 2)}, reverse=True) if cfg.threads == "auto" else [settings.threads]
     base = msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings), context=CONTEXT_STEP)
-    known = _remembered(source, base, (slots, kv_modes, threads))
-    if known.exists():
-        found = json.loads(known.read_text())
-    elif unmeasured is not None:
+    key = (sha256(source.files), base, slots, kv_modes, threads)
+    found = recall("sampler", key, _Fastest)
+    if found is None and unmeasured is not None:
         return msgspec.structs.replace(settings, slots=min(slots, key=lambda fitting: abs(fitting - unmeasured)))
-    else:
+    if found is None:
         speeds = []
         count = len(slots) + len(kv_modes) + len(threads) - 2  # one option of each list is the best so far
         with progress.stage("measure this machine", count, "settings") as advance:
@@ -102,13 +104,11 @@ def _measured(
                 advance(1)
         best = max(speeds, key=lambda speed: speed.tokens_per_s)
         chosen = best.settings
-        found = {"slots": chosen.slots, "kv_unified": chosen.kv_unified, "threads": chosen.threads}
-        _remember(known, {**found, "tokens_per_s": round(best.tokens_per_s), "model": source.path.name})
+        found = _Fastest(chosen.slots, chosen.kv_unified, chosen.threads, round(best.tokens_per_s))
+        remember("sampler", key, found)
     if unmeasured is None:
-        progress.say("sampler: " + ", ".join(f"{key} {value}" for key, value in found.items() if key != "model"))
-    return msgspec.structs.replace(
-        settings, slots=found["slots"], kv_unified=found["kv_unified"], threads=found["threads"]
-    )
+        progress.say("sampler: " + ", ".join(f"{key} {value}" for key, value in msgspec.structs.asdict(found).items()))
+    return msgspec.structs.replace(settings, slots=found.slots, kv_unified=found.kv_unified, threads=found.threads)
 
 
 def _slots_that_fit(source: GGUF, settings: EngineSettings) -> list[int]:
@@ -130,19 +130,3 @@ def _gpu_layers(cfg: Sampler, source: GGUF, settings: EngineSettings) -> int:
     logits = 4 * BATCH * vocabulary
     free = sum(_GPU_SHARE * gpu.free - _GPU_SCRATCH - logits for gpu in gpus())
     return layers_that_fit(layers, each + tokens * kv_bytes(source, settings.kv_type), outside, int(free))
-
-
-def _remembered(source: GGUF, base: EngineSettings, options: object) -> Path:
-    """Where the measurement of this machine, model and llama.cpp lies, or will."""
-    machine = (cpu_name(), cores(), [gpu.name for gpu in gpus()])
-    key = (sha256(source.files), machine, llama_cpp.__version__, __version__, base, options)
-    name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
-    return platformdirs.user_cache_path("genius-lite") / "sampler" / f"{name}.json"
-
-
-def _remember(path: Path, found: dict) -> None:
-    partial = path.with_suffix(".partial")
-    with private():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(partial, found)
-    partial.replace(path)

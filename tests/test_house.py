@@ -46,6 +46,7 @@ FLOORS = {
     "prompts": 1,
     "templates": 1,
     "hardware": 1,
+    "measurements": 1,
     "recipe": 0,
     "records": 0,
     "errors": 0,

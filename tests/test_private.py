@@ -14,10 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from genius_lite import tuning
+from genius_lite import measurements
 from genius_lite.errors import UserError
 from genius_lite.export.bundle import RunRound, export
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe, Sampler, TaskSource
+from genius_lite.records import Query
 from genius_lite.report.console import terminal
 from genius_lite.report.progress import Progressor
 from genius_lite.report.summary import print_summary
@@ -145,9 +146,10 @@ def test_a_folder_that_was_there_keeps_its_mode(tmp_path):
     assert stat.S_IMODE((tmp_path / "run" / "recipe.json").stat().st_mode) == 0o600
 
 
-def test_the_cache_of_measurements_is_private(tmp_path, tiny_llama, monkeypatch):
+def test_the_cache_of_measurements_is_private(tmp_path, monkeypatch):
+    monkeypatch.setattr(measurements.platformdirs, "user_cache_path", lambda name: tmp_path / name)
     with umask(0):
-        tuning._remember(tmp_path / "genius-lite" / "sampler" / "x.json", {"slots": 3})
+        measurements.remember("x", 1, Query("a", "b", []))
     assert modes(tmp_path / "genius-lite") == {"file": {"0o600"}, "folder": {"0o700"}}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from genius_lite import tuning
+from genius_lite import measurements, tuning
 from genius_lite.errors import UserError
 from genius_lite.hardware import Gpu, cores, gpus, peak_memory
 from genius_lite.recipe import Sampler
@@ -50,7 +50,7 @@ def test_gpu_layers_go_by_free_memory(tiny, monkeypatch):
 
 
 def test_auto_measures_once_and_remembers(tiny_llama, tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setattr(measurements.platformdirs, "user_cache_path", lambda name: tmp_path / name)
     monkeypatch.setattr(tuning, "SLOTS", (2, 4))
     recipe = parse("model: {gguf: x.gguf}\nqueries: {source: q.txt}\nsampler: auto")
     assert recipe.sampler.measured
@@ -58,7 +58,7 @@ def test_auto_measures_once_and_remembers(tiny_llama, tmp_path, monkeypatch):
     first = tuning.engine_settings(recipe.sampler, source, 512, SILENT)
     assert first.slots in (2, 4)
     assert (first.context, first.parked) == (512, first.slots)
-    (kept,) = (tmp_path / "genius-lite" / "sampler").iterdir()
+    (kept,) = (tmp_path / "genius-lite" / "measurements").iterdir()
     record = json.loads(kept.read_text())
     assert {key: record[key] for key in ("slots", "kv_unified", "threads")} == {
         "slots": first.slots, "kv_unified": first.kv_unified, "threads": first.threads,

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from genius_lite.job import Job
-from genius_lite.planning import cache
+from genius_lite.measurements import recall, remember
 from genius_lite.planning.earlier import probe_of
 from genius_lite.planning.learner import Training
 from genius_lite.planning.machine import Machine
@@ -68,14 +68,14 @@ class Source:
 
     def ask(self, what: str, key: object, kind: type[T], measure: Callable[[], T]) -> tuple[T | None, How]:
         """Remembered, or measured and then remembered, or None."""
-        if (found := cache.recall(what, key, kind)) is not None:
+        if (found := recall(what, key, kind)) is not None:
             return found, "remembered"
         if not self.measure:
             return None, "estimated"
         with self.progress.stage(f"measure: {what}", 1, "measurement") as advance:
             found = measure()
             advance(1)
-        cache.remember(what, key, found)
+        remember(what, key, found)
         return found, "measured"
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from genius_lite import measurements
 from genius_lite.job import Job
-from genius_lite.planning import cache
 from genius_lite.planning.probe import Probe, Response
 from genius_lite.planning.rates import Convert, Decode, Learn, Rates, reckoned_decode
 from genius_lite.planning.seconds import Expected, cost, session
@@ -97,12 +97,12 @@ def test_a_type_that_was_not_measured_counts_as_the_base(known):
 
 
 def test_measurements_are_remembered_by_key(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache.platformdirs, "user_cache_path", lambda name: tmp_path / name)
-    assert cache.recall("learner", ("a", 1), Learn) is None
-    cache.remember("learner", ("a", 1), Learn(1.0, 2.0, 3.0))
-    assert cache.recall("learner", ("a", 1), Learn) == Learn(1.0, 2.0, 3.0)
-    assert cache.recall("learner", ("a", 2), Learn) is None
-    assert cache.recall("other", ("a", 1), Learn) is None
-    (file,) = (tmp_path / "genius-lite" / "plan").iterdir()
+    monkeypatch.setattr(measurements.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    assert measurements.recall("learner", ("a", 1), Learn) is None
+    measurements.remember("learner", ("a", 1), Learn(1.0, 2.0, 3.0))
+    assert measurements.recall("learner", ("a", 1), Learn) == Learn(1.0, 2.0, 3.0)
+    assert measurements.recall("learner", ("a", 2), Learn) is None
+    assert measurements.recall("other", ("a", 1), Learn) is None
+    (file,) = (tmp_path / "genius-lite" / "measurements").iterdir()
     file.write_bytes(msgspec.json.encode({"load": "soon"}))
-    assert cache.recall("learner", ("a", 1), Learn) is None, "a record of another shape is measured again"
+    assert measurements.recall("learner", ("a", 1), Learn) is None, "a record of another shape is measured again"

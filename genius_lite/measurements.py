@@ -1,4 +1,4 @@
-"""Measurements of this machine, remembered in the user's cache beside those of `sampler: auto`."""
+"""Measurements of this machine, remembered in the user's cache."""
 
 from __future__ import annotations
 
@@ -42,4 +42,4 @@ def _file(what: str, key: object) -> Path:
     machine = (cpu_name(), cores(), [gpu.name for gpu in gpus()])
     whole = repr((what, key, machine, llama_cpp.__version__, __version__))
     name = hashlib.sha256(whole.encode()).hexdigest()[:16]
-    return platformdirs.user_cache_path("genius-lite") / "plan" / f"{what}-{name}.json"
+    return platformdirs.user_cache_path("genius-lite") / "measurements" / f"{what}-{name}.json"
