@@ -5,7 +5,8 @@
 Each run of a tiny model is started, killed after a random time (SIGKILL to the run itself, or to its sampler, which it
 has to survive), or suspended for a moment, and started again until it ends by itself. Then every query has one rollout,
 records are whole, nothing half built is left, and the adapter is bit for bit what uninterrupted training makes of the
-same rollouts. The last line is one JSON object.
+same rollouts. The first run is let alone: how long it takes says when the others are to be killed. The last line is one
+JSON object.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ evaluate: {queries: 4, query_samples: 2}
 """
 QUERIES = [f"question {n}" for n in range(24)]
 COMMAND = [sys.executable, "-c", "from genius_lite.cli import main; main()", "run", "r.yaml", "--out", "run"]
-_SPAN = 20.0  # seconds after its start in which a run is killed: the longest that one takes on two cores
+_SPAN = 0.6  # of an unharmed run's time, in which a start is harmed; one that goes on from somewhere is shorter
+_HARMS = {"run": 6, "sampler": 3, "suspend": 1}  # how often each, to the others
 _BUILT_FROM = ("recipe.json", "master", "round-0")
 _SAMPLED = ("rollouts.jsonl", "set-aside.jsonl", "pairs.jsonl", "filtered.json")
 
@@ -73,14 +75,17 @@ def main() -> None:
 def many_runs(kills: int, seed: int) -> dict[str, int]:
     """Runs one after the other until so many were killed, or had their sampler killed; all that was counted."""
     tally, draw, start = Tally(), random.Random(seed), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        one_run(Path(folder), draw, tally, 0, at_most=0)
+    span = _SPAN * (time.monotonic() - start) / 2  # half of it was for the look
     while tally.kills + tally.sampler_kills < kills:
         with tempfile.TemporaryDirectory() as folder:
-            one_run(Path(folder), draw, tally)
+            one_run(Path(folder), draw, tally, span)
         print(json.dumps(asdict(tally)), flush=True)
     return {**asdict(tally), "seconds": round(time.monotonic() - start)}
 
 
-def one_run(project: Path, draw: random.Random, tally: Tally, span: float = _SPAN, at_most: int = 40) -> None:
+def one_run(project: Path, draw: random.Random, tally: Tally, span: float, at_most: int = 40) -> None:
     """One run through all its kills (`at_most` so many, then it is let alone), and the look at what it left."""
     lay_out(project)
     for attempt in range(at_most + 1):
@@ -111,7 +116,7 @@ def _harm(process: subprocess.Popen[str], draw: random.Random, span: float, tall
         with suppress(subprocess.TimeoutExpired):
             process.wait(draw.uniform(0, span))
             return
-        kind = draw.choice(["run", "sampler", "suspend"])
+        (kind,) = draw.choices([*_HARMS], [*_HARMS.values()])
         with suppress(psutil.NoSuchProcess):
             run = psutil.Process(process.pid)
             samplers = [p for p in run.children(recursive=True) if "genius_lite.sampler.worker" in p.cmdline()]
