@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,18 @@ VOCABULARY = 256 + len(SPECIAL) + 1
 LAYERS = 2
 
 
-def tiny_gguf(path: Path, architecture: str, *, kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F16) -> Any:
-    """Write a random `llama` or `qwen2` model to `path`; returns the torch model that it was made from."""
+def tiny_gguf(
+    path: Path,
+    architecture: str,
+    *,
+    kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F16,
+    more: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
+) -> Any:
+    """Write a random `llama` or `qwen2` model to `path`; returns the torch model that it was made from.
+
+    Args:
+        more: adds what else there is to be in the file, which the torch model knows nothing of.
+    """
     torch.manual_seed(7)
     shape = {
         "vocab_size": VOCABULARY,
@@ -59,6 +70,7 @@ def tiny_gguf(path: Path, architecture: str, *, kind: gguf.GGMLQuantizationType 
     writer.add_file_type(1)
     writer.add_string("general.note", "kept: \N{GREEK SMALL LETTER ALPHA}")
     _add_vocabulary(writer)
+    more(writer)
     arch = {a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == architecture}.pop()
     names = gguf.get_tensor_name_map(arch, LAYERS)
     for name, tensor in model.state_dict().items():

@@ -18,6 +18,7 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_checks import EMBEDDINGS
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import shown
+from genius_lite.weights.rope import scale_frequencies
 
 _KEPT = ("general.architecture", "general.name", "general.alignment")
 _TOKENIZER = "tokenizer.ggml."
@@ -61,7 +62,7 @@ def read_config(source: GGUF, copy: Path) -> Any:
         copy: of `source`, as `write_for_transformers` made it.
 
     Raises:
-        UserError: it wants other types; a tensor has another size than the header says; or the model would have more
+        UserError: it wants other types; rotary frequencies are scaled in an unknown way; a tensor has another size than the header says; or the model would have more
             weights than the file.
     """
     from huggingface_hub.errors import StrictDataclassError
@@ -72,6 +73,7 @@ def read_config(source: GGUF, copy: Path) -> Any:
     except StrictDataclassError as e:
         reason = brief(str(e.__cause__ or e), 200)
         raise UserError(f"{source.path}: transformers cannot read its header: {reason}") from None
+    scale_frequencies(source, config)
     _check_skeleton(source, config)
     return config
 

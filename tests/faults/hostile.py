@@ -120,6 +120,8 @@ def many_files(count: int, seed: int, *, verbose: bool = False) -> dict[str, int
         for broken, found in examined((mutant(n, sound) for n in range(seed, seed + count)), sound, Path(name)):
             outcomes[found["outcome"]] += 1
             largest = max(largest, found.get("megabytes", 0))
+            if not outcomes.total() % 200:
+                print(dict(outcomes), flush=True)
             if verbose or found["outcome"] in ("crash", "unclear"):
                 line = f"{broken.seed} [{broken.what}] {found['outcome']} {found['stage']}: {found['reason']}"
                 print(line, found.get("seconds"), "s", found.get("megabytes"), "MB", flush=True)

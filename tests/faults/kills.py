@@ -79,8 +79,11 @@ def many_runs(kills: int, seed: int) -> dict[str, int]:
         one_run(Path(folder), draw, tally, 0, at_most=0)
     span = _SPAN * (time.monotonic() - start) / 2  # half of it was for the look
     while tally.kills + tally.sampler_kills < kills:
+        harmed = tally.kills + tally.sampler_kills
         with tempfile.TemporaryDirectory() as folder:
             one_run(Path(folder), draw, tally, span)
+        if tally.kills + tally.sampler_kills < harmed + 2:
+            span *= 0.8  # the machine has less else to do than it had, and runs are over before they are harmed
         print(json.dumps(asdict(tally)), flush=True)
     return {**asdict(tally), "seconds": round(time.monotonic() - start)}
 
