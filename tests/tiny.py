@@ -34,13 +34,14 @@ def tiny_gguf(
     *,
     kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F16,
     more: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
+    seed: int = 7,
 ) -> Any:
     """Write a random `llama` or `qwen2` model to `path`; returns the torch model that it was made from.
 
     Args:
         more: adds what else there is to be in the file, which the torch model knows nothing of.
     """
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     shape = {
         "vocab_size": VOCABULARY,
         "hidden_size": 64,

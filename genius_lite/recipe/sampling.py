@@ -138,7 +138,8 @@ class Server(Section):
     )
     tolerance: Annotated[float, Field(gt=0)] = Field(
         default=0.02,
-        description="How far its log-probabilities may be from those of the round's model, as sampled here, on average",
+        description="How far its log-probabilities may be from those of the round's model, on average, beyond what "
+        "rounding does here",
         json_schema_extra=NATS_PER_TOKEN,
     )
 

@@ -95,23 +95,10 @@ class ServerSampler:
         if branch in self._branches:
             self._branches[branch].give_up_below = total
 
-    async def distance(
-        self, nodes: Sequence[Node], limit: int, score: Callable[[list[int], list[int]], Awaitable[list[float]]]
-    ) -> float:
-        """Nats per token, on average, between the server's log-probabilities and those that `score` gives.
-
-        Args:
-            nodes: whose continuations are compared, `limit` tokens of each at most.
-            score: log-probabilities (nats) of a response (second) after a prompt (first).
-        """
+    async def continuations(self, nodes: Sequence[Node], limit: int) -> list[Completion]:
+        """One of each node, of `limit` tokens at most. Raises as what `extend` returns."""
         asked = [self.extend(node, 1, until="end", limit=limit)[0] for node in nodes]
-        grown = [node.completion for node in await asyncio.gather(*asked)]
-        apart = []
-        for node, completion in zip(nodes, grown, strict=True):
-            assert completion
-            ours = await score(node.path, completion.tokens)
-            apart += [abs(a - b) for a, b in zip(ours, completion.logprobs, strict=True)]
-        return sum(apart) / len(apart)
+        return [node.completion for node in await asyncio.gather(*asked) if node.completion]
 
     async def patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """The result of an attempt that may fail `cfg.retries` times before the last.

@@ -62,8 +62,8 @@ def read_config(source: GGUF, copy: Path) -> Any:
         copy: of `source`, as `write_for_transformers` made it.
 
     Raises:
-        UserError: it wants other types; rotary frequencies are scaled in an unknown way; a tensor has another size than the header says; or the model would have more
-            weights than the file.
+        UserError: it wants other types; rotary frequencies are scaled in an unknown way; a tensor has another size than
+            the header says; or the model would have more weights than the file.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
