@@ -5,8 +5,8 @@
 Each run of a tiny model is started, killed after a random time (SIGKILL to the run itself, or to its sampler, which it
 has to survive), or suspended for a moment, and started again until it ends by itself. Then every query has one rollout,
 records are whole, nothing half built is left, and the adapter is bit for bit what uninterrupted training makes of the
-same rollouts. The first run is let alone: how long it takes says when the others are to be killed. The last line is one
-JSON object.
+same rollouts. Random times follow the machine, so that a run is harmed a few times. The last line is one JSON object;
+`stages` says where the run stood when it or its sampler was killed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from genius_lite.errors import UserError
 from genius_lite.records import PreferencePair, Rollout
+from genius_lite.report.reading import read_board
 from genius_lite.rundir import read_records
 from genius_lite.weights import gguf_file
 from tests.tiny import tiny_gguf
@@ -43,7 +45,9 @@ evaluate: {queries: 4, query_samples: 2}
 """
 QUERIES = [f"question {n}" for n in range(24)]
 COMMAND = [sys.executable, "-c", "from genius_lite.cli import main; main()", "run", "r.yaml", "--out", "run"]
-_SPAN = 0.6  # of an unharmed run's time, in which a start is harmed; one that goes on from somewhere is shorter
+_SPAN = 5.0  # seconds in which the first run is harmed, after each start
+_WANTED = range(3, 7)  # kills in a run; with fewer or more the next one has a shorter or longer span
+_EARLY = 0.1  # of the starts, that are harmed from the first moment, before anything is under way
 _HARMS = {"run": 6, "sampler": 3, "suspend": 1}  # how often each, to the others
 _BUILT_FROM = ("recipe.json", "master", "round-0")
 _SAMPLED = ("rollouts.jsonl", "set-aside.jsonl", "pairs.jsonl", "filtered.json")
@@ -62,6 +66,12 @@ class Tally:
     damaged: int = 0
     adapters_that_differ: int = 0
     unexpected_ends: int = 0
+    stages: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def killed(self) -> int:
+        """Runs and samplers."""
+        return self.kills + self.sampler_kills
 
 
 def main() -> None:
@@ -72,29 +82,25 @@ def main() -> None:
     print(json.dumps(many_runs(a.kills, a.seed)))
 
 
-def many_runs(kills: int, seed: int) -> dict[str, int]:
+def many_runs(kills: int, seed: int) -> dict[str, Any]:
     """Runs one after the other until so many were killed, or had their sampler killed; all that was counted."""
-    tally, draw, start = Tally(), random.Random(seed), time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        one_run(Path(folder), draw, tally, 0, at_most=0)
-    span = _SPAN * (time.monotonic() - start) / 2  # half of it was for the look
-    while tally.kills + tally.sampler_kills < kills:
-        harmed = tally.kills + tally.sampler_kills
+    tally, draw, span, start = Tally(), random.Random(seed), _SPAN, time.monotonic()
+    while tally.killed < kills:
+        before = tally.killed
         with tempfile.TemporaryDirectory() as folder:
             one_run(Path(folder), draw, tally, span)
-        if tally.kills + tally.sampler_kills < harmed + 2:
-            span *= 0.8  # the machine has less else to do than it had, and runs are over before they are harmed
+        span *= 0.9 if tally.killed - before < _WANTED.start else 1.1 if tally.killed - before >= _WANTED.stop else 1
         print(json.dumps(asdict(tally)), flush=True)
     return {**asdict(tally), "seconds": round(time.monotonic() - start)}
 
 
-def one_run(project: Path, draw: random.Random, tally: Tally, span: float, at_most: int = 40) -> None:
+def one_run(project: Path, draw: random.Random, tally: Tally, span: float, at_most: int = 20) -> None:
     """One run through all its kills (`at_most` so many, then it is let alone), and the look at what it left."""
     lay_out(project)
     for attempt in range(at_most + 1):
         process = subprocess.Popen(COMMAND, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if attempt < at_most:
-            _harm(process, draw, span, tally)
+            _harm(process, project, draw, span, tally)
         said, _ = process.communicate()
         if process.returncode == -signal.SIGKILL:
             continue
@@ -113,8 +119,11 @@ def lay_out(project: Path) -> None:
     (project / "r.yaml").write_text(RECIPE)
 
 
-def _harm(process: subprocess.Popen[str], draw: random.Random, span: float, tally: Tally) -> None:
+def _harm(process: subprocess.Popen[str], project: Path, draw: random.Random, span: float, tally: Tally) -> None:
     """After random times kill the sampler that the run has just then, or suspend the run, until it is killed itself."""
+    early = draw.random() < _EARLY
+    while not early and process.poll() is None and not _stage(process, project / "run"):
+        time.sleep(0.05)
     while True:
         with suppress(subprocess.TimeoutExpired):
             process.wait(draw.uniform(0, span))
@@ -122,19 +131,28 @@ def _harm(process: subprocess.Popen[str], draw: random.Random, span: float, tall
         (kind,) = draw.choices([*_HARMS], [*_HARMS.values()])
         with suppress(psutil.NoSuchProcess):
             run = psutil.Process(process.pid)
+            stage = _stage(process, project / "run") or "start"
             samplers = [p for p in run.children(recursive=True) if "genius_lite.sampler.worker" in p.cmdline()]
             if kind == "run":
                 run.kill()
                 tally.kills += 1
+                tally.stages[stage] = tally.stages.get(stage, 0) + 1
                 return
             if kind == "sampler" and samplers:
                 samplers[0].kill()
                 tally.sampler_kills += 1
+                tally.stages[stage] = tally.stages.get(stage, 0) + 1
             elif kind == "suspend":
                 run.suspend()
                 time.sleep(1)
                 run.resume()
                 tally.suspensions += 1
+
+
+def _stage(process: subprocess.Popen[str], run: Path) -> str:
+    """The stage that this process is in; empty while it has shown none."""
+    board = read_board(run)
+    return board.kind if board and board.pid == process.pid else ""
 
 
 def look(project: Path, tally: Tally) -> None:
