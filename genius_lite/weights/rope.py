@@ -12,6 +12,7 @@ import numpy as np
 
 from genius_lite.errors import UserError
 from genius_lite.weights.gguf_file import GGUF
+from genius_lite.weights.gguf_header import shown
 
 _DIVISORS = "rope_freqs.weight"
 _BY_LENGTH = ("rope_factors_long.weight", "rope_factors_short.weight")
@@ -43,24 +44,26 @@ def scale_frequencies(source: GGUF, config: Any) -> None:
     elif kind in ("linear", None):
         scaled = {"rope_type": "linear", "factor": float(factor)}
     else:
-        raise _unknown(source, kind)
+        raise _unknown(source, f"as {shown(str(kind))}")
     config.rope_parameters = {**found, **scaled}
 
 
 def _llama3(source: GGUF, config: Any, divisors: np.ndarray) -> dict[str, Any]:
     """Parameters of transformers' `llama3` that give these divisors of the frequencies, one for each pair of axes."""
-    base = config.rope_parameters["rope_theta"]
-    wavelengths = 2 * np.pi * base ** (np.arange(len(divisors)) / len(divisors))
-    low, high, length = _LLAMA3.values()
-    smooth = np.clip((length / wavelengths - low) / (high - low), 0, 1)
-    with np.errstate(all="ignore"):  # a stranger's file may hold anything
-        apart = np.abs(divisors * ((1 - smooth) / divisors.max() + smooth) - 1).max()
-    if not apart <= _TOLERANCE or config.head_dim != 2 * len(divisors):
-        raise _unknown(source, "by a table that is not Llama 3's")
-    return {"rope_type": "llama3", "factor": float(divisors.max()), **_LLAMA3}
+    pairs = len(divisors)
+    if 2 * pairs == (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads):
+        base, factor = config.rope_parameters["rope_theta"], float(divisors.max())
+        wavelengths = 2 * np.pi * base ** (np.arange(pairs) / pairs)
+        low, high, length = _LLAMA3.values()
+        smooth = np.clip((length / wavelengths - low) / (high - low), 0, 1)
+        with np.errstate(all="ignore"):  # a stranger's file may hold anything
+            apart = np.abs(divisors * ((1 - smooth) / factor + smooth) - 1).max()
+        if apart <= _TOLERANCE:
+            return {"rope_type": "llama3", "factor": factor, **_LLAMA3}
+    raise _unknown(source, "by a table that is not Llama 3's")
 
 
 def _unknown(source: GGUF, how: str) -> UserError:
     return UserError(
-        f"{source.path}: its rotary frequencies are scaled {how!r}, which the learner cannot follow; use another model"
+        f"{source.path}: its rotary frequencies are scaled {how}, which the learner cannot follow; use another model"
     )

@@ -61,6 +61,10 @@ def no_number(writer):
     writer.add_tensor("rope_freqs.weight", np.full(8, np.nan, np.float32))
 
 
+def no_entry(writer):
+    writer.add_tensor("rope_freqs.weight", np.zeros(0, np.float32))
+
+
 def yarn(writer):
     writer.add_string("llama.rope.scaling.type", "yarn")
     writer.add_float32("llama.rope.scaling.factor", 4.0)
@@ -71,7 +75,7 @@ def by_length(writer):
         writer.add_tensor(f"rope_factors_{name}.weight", np.ones(8, np.float32))
 
 
-@pytest.mark.parametrize("more", [no_llama, no_number, yarn, by_length])
+@pytest.mark.parametrize("more", [no_llama, no_number, no_entry, yarn, by_length])
 def test_other_scaling_is_refused(more, tmp_path):
     tiny_gguf(tmp_path / "m.gguf", "llama", more=more)
     with pytest.raises(UserError, match="rotary frequencies"):
