@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,7 +13,7 @@ from genius_lite.errors import UserError
 from genius_lite.foresight.rollouts import first_of
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Server
-from genius_lite.records import Completion, Query
+from genius_lite.records import Query
 from genius_lite.round import Policy, Round
 from genius_lite.sampler.client import SetAsideError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
@@ -66,18 +67,17 @@ async def _distance(
     settings = msgspec.structs.replace(policy.settings(r.engine), slots=1, parked=0)
     otherwise = msgspec.structs.replace(settings, flash_attention=settings.flash_attention is False, kv_type="F16")
     limit = min(_PROBED_TOKENS, r.job.recipe.foresight.max_tokens)
+
+    async def scores(way: EngineSettings) -> np.ndarray:
+        async with open_sampler(policy.gguf, way, sampling, r.here / "sampler.log") as local:
+            found = [await local.score(node.path, each.tokens) for node, each in zip(probes, grown, strict=True)]
+        return np.concatenate(found)
+
     try:
-        grown = await server.continuations(probes, limit)
+        futures = [server.extend(node, 1, until="end", limit=limit)[0] for node in probes]
+        grown = [node.completion for node in await asyncio.gather(*futures) if node.completion]
         theirs = np.concatenate([completion.logprobs for completion in grown])
-        ours, again = [await _scores(r, policy, way, sampling, probes, grown) for way in (settings, otherwise)]
+        ours, again = await scores(settings), await scores(otherwise)
     except SetAsideError as e:
         raise UserError(str(e)) from None
     return float(np.abs(theirs - ours).mean()), float(np.abs(again - ours).mean())
-
-
-async def _scores(
-    r: Round, policy: Policy, settings: EngineSettings, sampling: Sampling, probes: list[Node], grown: list[Completion]
-) -> np.ndarray:
-    async with open_sampler(policy.gguf, settings, sampling, r.here / "sampler.log") as local:
-        found = [await local.score(node.path, each.tokens) for node, each in zip(probes, grown, strict=True)]
-    return np.concatenate(found)

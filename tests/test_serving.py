@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import threading
 from collections.abc import Iterator
@@ -21,11 +20,11 @@ from genius_lite.records import Rollout
 from genius_lite.report.progress import Progressor
 from genius_lite.round import Policy
 from genius_lite.sampler.engine import Engine
-from genius_lite.sampler.messages import EngineSettings, Extend, Extended, Sampling
+from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.stages import sample
 from tests.sampler.http import FakeServer
-from tests.tiny import tiny_gguf
-from tests.weights.test_merge import drain
+from tests.sampler.test_engine import extend
+from tests.tiny import questions, tiny_gguf
 
 
 class Behind:
@@ -35,10 +34,9 @@ class Behind:
         self._engine, self._lock = Engine(str(gguf), EngineSettings(slots=1, context=256, threads=1)), threading.Lock()
 
     def __call__(self, body: dict, number: int) -> list:
-        sampling = Sampling(body["temperature"])
+        sampling, limit = Sampling(body["temperature"]), body["max_tokens"]
         with self._lock:
-            self._engine.submit(Extend(number, body["prompt"], [body["seed"]], "end", body["max_tokens"], sampling))
-            (found,) = [r.completion for r in drain(self._engine) if isinstance(r, Extended)]
+            (found,) = extend(self._engine, body["prompt"], [body["seed"]], limit=limit, sampling=sampling)
         return [*zip(found.tokens, found.logprobs, strict=True)]
 
 
@@ -66,12 +64,10 @@ def serving(gguf: Path) -> Iterator[FakeServer]:
 
 def sampled(gguf: Path, url: str, folder: Path) -> tuple[list[Rollout], list[str]]:
     """The rollouts of a first round, and what was said meanwhile."""
-    queries = folder / "queries.jsonl"
-    queries.write_text("".join(json.dumps({"prompt": f"What is {n} and {n}?"}) + "\n" for n in range(6)))
     recipe = Recipe(
         out=str(folder / "run"),
         model=Model(gguf=str(gguf)),
-        queries=Queries(source=str(queries)),
+        queries=Queries(source=questions(folder, 6)),
         foresight=Foresight(beams=1, candidates=2, steps=2, max_tokens=20),
         evaluate=Evaluate(queries=0),
         sampler=Sampler(slots=2, threads=1, server=Server(url=url, in_flight=4, retries=1)),

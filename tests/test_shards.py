@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,15 @@ from genius_lite.report.progress import Progressor
 from genius_lite.run import run
 from genius_lite.shards import Shard, merge_shards, sample_shard
 from genius_lite.stopping import Stop, Stopped
+from tests.tiny import questions
 
 
 @pytest.fixture
 def recipe(tiny_llama, tmp_path) -> Recipe:
-    queries = tmp_path / "queries.jsonl"
-    queries.write_text("".join(json.dumps({"prompt": f"What is {n} and {n}?"}) + "\n" for n in range(7)))
     return Recipe(
         out=str(tmp_path / "run"),
         model=Model(gguf=str(tiny_llama)),
-        queries=Queries(source=str(queries)),
+        queries=Queries(source=questions(tmp_path, 7)),
         rounds=1,
         foresight=Foresight(beams=1, candidates=2, steps=2, max_tokens=12),
         learner=Learner(rank=2, batch_pairs=4, parity_limit=100),

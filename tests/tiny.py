@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,13 @@ def tiny_mamba_gguf(path: Path) -> Any:
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), data.squeeze().numpy())
     _write(writer)
     return model
+
+
+def questions(folder: Path, count: int) -> str:
+    """Write so many queries; the file's name, for `queries.source`."""
+    path = folder / "queries.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"What is {n} and {n}?"}) + "\n" for n in range(count)))
+    return str(path)
 
 
 def _write(writer: gguf.GGUFWriter) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -94,11 +94,6 @@ class ServerSampler:
         """See `Sampler.give_up`."""
         if branch in self._branches:
             self._branches[branch].give_up_below = total
-
-    async def continuations(self, nodes: Sequence[Node], limit: int) -> list[Completion]:
-        """One of each node, of `limit` tokens at most. Raises as what `extend` returns."""
-        asked = [self.extend(node, 1, until="end", limit=limit)[0] for node in nodes]
-        return [node.completion for node in await asyncio.gather(*asked) if node.completion]
 
     async def patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """The result of an attempt that may fail `cfg.retries` times before the last.

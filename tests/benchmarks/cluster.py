@@ -75,9 +75,7 @@ async def overhead(ray: Any, workers: int, count: int, seconds: float, log: Reco
 
     queries = (Query(f"{n:016x}", f"question {n}", list(range(100))) for n in range(count))
     handout = Handout(queries, finished, lambda query, reason: None, print, Stop())
-    from tests.benchmarks.cluster import Simulated as importable  # Ray copies a class of __main__ with all it names
-
-    actor = ray.remote(importable).options(num_cpus=0, max_concurrency=10_000)
+    actor = ray.remote(Simulated).options(num_cpus=0, max_concurrency=10_000)
     actors = [actor.remote(seconds) for _ in range(_ACTORS)]
     hosts = [RayHost(actors[n % _ACTORS], f"worker {n}", 1) for n in range(workers)]
     await asyncio.gather(*(hosts[n].search(Query("0", "", [])) for n in range(_ACTORS)))
@@ -183,4 +181,6 @@ def joined(cluster: Any, queries: list[Query], work: Work, files: dict[str, Path
 
 
 if __name__ == "__main__":
-    main()
+    from tests.benchmarks import cluster as imported  # Ray copies a class of __main__ with all that it names
+
+    imported.main()

@@ -27,6 +27,7 @@ from genius_lite.sampler.messages import EngineSettings
 from genius_lite.stages import sample
 from genius_lite.stopping import Stop
 from genius_lite.weights.importing import Base
+from tests.tiny import questions
 
 pytest.importorskip("ray")
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -73,12 +74,10 @@ def join(cluster):
 
 @pytest.fixture
 def recipe(tiny_llama, tmp_path) -> Recipe:
-    queries = tmp_path / "queries.jsonl"
-    queries.write_text("".join(json.dumps({"prompt": f"What is {n} and {n}?"}) + "\n" for n in range(40)))
     return Recipe(
         out=str(tmp_path / "run"),
         model=Model(gguf=str(tiny_llama)),
-        queries=Queries(source=str(queries)),
+        queries=Queries(source=questions(tmp_path, 40)),
         foresight=Foresight(beams=1, candidates=2, steps=2, max_tokens=60),
         evaluate=Evaluate(queries=0),
         sampler=Sampler(slots=2, threads=1, watchdog=60),

@@ -73,6 +73,10 @@ class Tally:
         """Runs and samplers."""
         return self.kills + self.sampler_kills
 
+    def struck(self, stage: str) -> None:
+        """Count where a kill struck."""
+        self.stages[stage] = self.stages.get(stage, 0) + 1
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -89,7 +93,8 @@ def many_runs(kills: int, seed: int) -> dict[str, Any]:
         before = tally.killed
         with tempfile.TemporaryDirectory() as folder:
             one_run(Path(folder), draw, tally, span)
-        span *= 0.9 if tally.killed - before < _WANTED.start else 1.1 if tally.killed - before >= _WANTED.stop else 1
+        harmed = tally.killed - before
+        span *= 0.9 if harmed < _WANTED.start else 1.1 if harmed >= _WANTED.stop else 1
         print(json.dumps(asdict(tally)), flush=True)
     return {**asdict(tally), "seconds": round(time.monotonic() - start)}
 
@@ -136,12 +141,12 @@ def _harm(process: subprocess.Popen[str], project: Path, draw: random.Random, sp
             if kind == "run":
                 run.kill()
                 tally.kills += 1
-                tally.stages[stage] = tally.stages.get(stage, 0) + 1
+                tally.struck(stage)
                 return
             if kind == "sampler" and samplers:
                 samplers[0].kill()
                 tally.sampler_kills += 1
-                tally.stages[stage] = tally.stages.get(stage, 0) + 1
+                tally.struck(stage)
             elif kind == "suspend":
                 run.suspend()
                 time.sleep(1)

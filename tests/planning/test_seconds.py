@@ -2,10 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import msgspec
 import pytest
 
-from genius_lite import measurements
 from genius_lite.job import Job
 from genius_lite.planning.probe import Probe, Response
 from genius_lite.planning.rates import Convert, Decode, Learn, Rates, reckoned_decode
@@ -94,15 +92,3 @@ def test_import_goes_by_parameters(known):
 def test_a_type_that_was_not_measured_counts_as_the_base(known):
     assert RATES.of_file("Q4_0") == BASE
     assert reckoned_decode(known.shape, 8_000_000_000, cores=2).tick == 1.0
-
-
-def test_measurements_are_remembered_by_key(tmp_path, monkeypatch):
-    monkeypatch.setattr(measurements.platformdirs, "user_cache_path", lambda name: tmp_path / name)
-    assert measurements.recall("learner", ("a", 1), Learn) is None
-    measurements.remember("learner", ("a", 1), Learn(1.0, 2.0, 3.0))
-    assert measurements.recall("learner", ("a", 1), Learn) == Learn(1.0, 2.0, 3.0)
-    assert measurements.recall("learner", ("a", 2), Learn) is None
-    assert measurements.recall("other", ("a", 1), Learn) is None
-    (file,) = (tmp_path / "genius-lite" / "measurements").iterdir()
-    file.write_bytes(msgspec.json.encode({"load": "soon"}))
-    assert measurements.recall("learner", ("a", 1), Learn) is None, "a record of another shape is measured again"
