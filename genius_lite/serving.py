@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -16,12 +16,13 @@ from genius_lite.recipe import Server
 from genius_lite.records import Query
 from genius_lite.round import Policy, Round
 from genius_lite.sampler.client import SetAsideError, open_sampler
-from genius_lite.sampler.messages import EngineSettings, Sampling
+from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.server import ServerSampler, open_server_sampler
 from genius_lite.sampler.tree import Node
 
-_PROBES = 4  # prompts, of `_PROBED_TOKENS` each, on whose continuations server and policy are compared
-_PROBED_TOKENS = 32
+_PROBES = 8  # prompts, of `_PROBED_TOKENS` each, on whose continuations server and policy are compared
+_PROBED_TOKENS = 64
+_SURE = 2.0  # standard errors
 
 
 @asynccontextmanager
@@ -33,8 +34,10 @@ async def open_server_of(
     A server says no hash of its model. So it samples a little, the policy's file scores that here, and the two have to
     agree, as far as llama.cpp agrees with itself: products with quantized weights round activations to 8 bits, so that
     the same file, computed in another order, is 0.002 (F16) to 0.05 (Q4_1 of a 135M model) nats per token off, in
-    absolute value. It is therefore scored here in two ways, and twice their difference is allowed for. What is less
-    than that and the recipe's tolerance is not noticed.
+    absolute value. It is therefore scored here in two ways, and twice their difference is allowed for.
+
+    A round may have moved its model by less than that. So the models of the rounds before score the same tokens, and
+    none of them may surely be nearer to what the server says than this round's.
 
     Raises:
         UserError: it cannot be used, or holds another model; or it does not answer any more, which loses nothing.
@@ -42,17 +45,10 @@ async def open_server_of(
     probes = [Node(None, query.tokens, (*r.key, query.id)) for query in queries[:_PROBES]]
     try:
         async with open_server_sampler(cfg, vocabulary, sampling, probes[0].tokens) as server:
-            apart, rounding = await _distance(r, policy, server, sampling, probes)
-            if apart > (allowed := cfg.tolerance + 2 * rounding):
-                held = f"{policy.gguf}{f' with the adapter {policy.lora}' if policy.lora else ''}"
-                raise UserError(
-                    f"round {r.number}: the server at {cfg.url} holds another model: {apart:.3f} nats per token from "
-                    f"this round's, and {allowed:.3f} is allowed; load {held} there and give the same command again"
-                )
-            r.progress.say(
-                f"round {r.number}: {cfg.url} samples; its log-probabilities are {apart:.4f} nats per token from ours, "
-                f"and ours {rounding:.4f} from each other"
-            )
+            try:
+                r.progress.say(await _verdict(r, policy, cfg, server, sampling, probes))
+            except SetAsideError as e:
+                raise UserError(str(e)) from None
             yield server
     except ExceptionGroup as failures:
         if refused := failures.subgroup(UserError):
@@ -60,24 +56,78 @@ async def open_server_of(
         raise
 
 
-async def _distance(
-    r: Round, policy: Policy, server: ServerSampler, sampling: Sampling, probes: list[Node]
-) -> tuple[float, float]:
-    """Nats per token between the server and the policy's own file, and between two ways to compute the latter."""
-    settings = msgspec.structs.replace(policy.settings(r.engine), slots=1, parked=0)
-    otherwise = msgspec.structs.replace(settings, flash_attention=settings.flash_attention is False, kv_type="F16")
-    limit = min(_PROBED_TOKENS, r.job.recipe.foresight.max_tokens)
+async def _verdict(
+    r: Round, policy: Policy, cfg: Server, server: ServerSampler, sampling: Sampling, probes: list[Node]
+) -> str:
+    """How far the server is from the round's policy, where that is near enough.
 
-    async def scores(way: EngineSettings) -> np.ndarray:
-        async with open_sampler(policy.gguf, way, sampling, r.here / "sampler.log") as local:
+    Raises:
+        UserError: it is not, or an earlier round's policy is nearer.
+        SetAsideError: it does not answer.
+    """
+    limit = min(_PROBED_TOKENS, r.job.recipe.foresight.max_tokens)
+    futures = [server.extend(node, 1, until="end", limit=limit)[0] for node in probes]
+    grown = [node.completion for node in await asyncio.gather(*futures) if node.completion]
+    theirs = np.concatenate([completion.logprobs for completion in grown])
+
+    async def scores(held: Policy, *, otherwise: bool = False) -> np.ndarray:
+        way = msgspec.structs.replace(held.settings(r.engine), slots=1, parked=0)
+        if otherwise:
+            way = msgspec.structs.replace(way, flash_attention=way.flash_attention is False, kv_type="F16")
+        async with open_sampler(held.gguf, way, sampling, r.here / "sampler.log") as local:
             found = [await local.score(node.path, each.tokens) for node, each in zip(probes, grown, strict=True)]
         return np.concatenate(found)
 
-    try:
-        futures = [server.extend(node, 1, until="end", limit=limit)[0] for node in probes]
-        grown = [node.completion for node in await asyncio.gather(*futures) if node.completion]
-        theirs = np.concatenate([completion.logprobs for completion in grown])
-        ours, again = await scores(settings), await scores(otherwise)
-    except SetAsideError as e:
-        raise UserError(str(e)) from None
-    return float(np.abs(theirs - ours).mean()), float(np.abs(again - ours).mean())
+    ours, again = await scores(policy), await scores(policy, otherwise=True)
+    apart, rounding = float(np.abs(theirs - ours).mean()), float(np.abs(again - ours).mean())
+    load = f"load {_files(policy)} there and give the same command again"
+    if apart > (allowed := cfg.tolerance + 2 * rounding):
+        raise UserError(
+            f"round {r.number}: the server at {cfg.url} holds another model: {apart:.3f} nats per token from this "
+            f"round's, and {allowed:.3f} is allowed; {load}"
+        )
+    for other in _earlier(r, policy):
+        if (doubt := nearer(theirs, await scores(other), ours)) > _SURE:
+            raise UserError(f"round {r.number}: the server at {cfg.url} holds {_files(other)} still; {load}")
+        if doubt > -_SURE:
+            r.progress.say(
+                f"warning: round {r.number}: whether {cfg.url} holds this round's model or {_files(other)} cannot be "
+                f"told, so alike are they; it has to be {_files(policy)}"
+            )
+    return (
+        f"round {r.number}: {cfg.url} samples; its log-probabilities are {apart:.4f} nats per token from ours, "
+        f"and ours {rounding:.4f} from each other"
+    )
+
+
+def nearer(theirs_T: np.ndarray, other_T: np.ndarray, ours_T: np.ndarray) -> float:
+    """By how many standard errors what they say is nearer to the other's log-probabilities (nats) than to ours.
+
+    Compared are the squared distances of T tokens. Of two models that say the same neither is nearer: minus infinity,
+    as either will do.
+    """
+    if np.array_equal(other_T, ours_T):
+        return -np.inf
+    gain_T = (theirs_T - ours_T) ** 2 - (theirs_T - other_T) ** 2
+    error = gain_T.std() / len(gain_T) ** 0.5
+    return float(gain_T.mean() / max(error, 1e-12))
+
+
+def _earlier(r: Round, policy: Policy) -> Iterator[Policy]:
+    """The models that the rounds before this one sampled from, or might have, but for the one that it does."""
+    base = r.job.source.path
+    if policy.gguf != base or policy.lora:
+        yield Policy(base)
+    for number in range(1, r.number):
+        here = r.here.path.parent / f"round-{number}"
+        merged, lora = here / "policy.gguf", here / "adapter.gguf"
+        if here / "adapter" == policy.adapter:
+            continue
+        if merged.exists():
+            yield Policy(merged, here / "adapter")
+        elif lora.exists():
+            yield Policy(base, here / "adapter", lora)
+
+
+def _files(policy: Policy) -> str:
+    return f"{policy.gguf}{f' with the adapter {policy.lora}' if policy.lora else ''}"

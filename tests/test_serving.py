@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gguf import GGUFReader
 from rich.console import Console
 
 from genius_lite.api import open_run
@@ -21,6 +24,7 @@ from genius_lite.report.progress import Progressor
 from genius_lite.round import Policy
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Sampling
+from genius_lite.serving import nearer
 from genius_lite.stages import sample
 from tests.sampler.http import FakeServer
 from tests.sampler.test_engine import extend
@@ -62,8 +66,8 @@ def serving(gguf: Path) -> Iterator[FakeServer]:
         loop.close()
 
 
-def sampled(gguf: Path, url: str, folder: Path) -> tuple[list[Rollout], list[str]]:
-    """The rollouts of a first round, and what was said meanwhile."""
+def sampled(gguf: Path, url: str, folder: Path, then: Path | None = None) -> tuple[list[Rollout], list[str]]:
+    """The rollouts of a round, and what was said meanwhile: of the first, or of a second one that samples `then`."""
     recipe = Recipe(
         out=str(folder / "run"),
         model=Model(gguf=str(gguf)),
@@ -76,7 +80,11 @@ def sampled(gguf: Path, url: str, folder: Path) -> tuple[list[Rollout], list[str
     progress.say = said.append
     with open_run(recipe, progress) as rounds:
         r = rounds(1)
-        sample(r, Policy(r.job.source.path))
+        policy = Policy(r.job.source.path)
+        if then:
+            shutil.copy(then, r.here / "policy.gguf")
+            r, policy = rounds(2), Policy(r.here / "policy.gguf", r.here / "adapter")
+        sample(r, policy)
         return read_records(r.here / "rollouts.jsonl", Rollout), said
 
 
@@ -98,3 +106,41 @@ def test_one_with_another_model_is_refused(tiny_llama, tmp_path):
     ):
         sampled(tiny_llama, fake.url, tmp_path)
     assert not (tmp_path / "run" / "round-1" / "rollouts.jsonl").read_bytes()
+
+
+def moved(gguf: Path, out: Path, by: float) -> Path:
+    """The model after so little learning that it stays within what a server may be off; `by` says how much."""
+    shutil.copy(gguf, out)
+    rng = np.random.default_rng(0)
+    for tensor in GGUFReader(out, "r+").tensors:
+        if tensor.data.dtype == np.float16:
+            tensor.data[:] += by * rng.standard_normal(tensor.data.shape).astype(np.float16)
+    return out
+
+
+def test_the_model_of_the_round_before_is_refused_however_little_was_learned(tiny_llama, tmp_path):
+    tuned = moved(tiny_llama, tmp_path / "tuned.gguf", 0.0003)
+    refused = rf"round 2: .* holds {re.escape(str(tiny_llama))} still; load .*policy\.gguf there"
+    with serving(tiny_llama) as fake, pytest.raises(UserError, match=refused):
+        sampled(tiny_llama, fake.url, tmp_path, tuned)
+    with serving(tuned) as fake:
+        found, said = sampled(tiny_llama, fake.url, tmp_path, tuned)
+    assert len(found) == 6
+    assert not [line for line in said if "warning" in line]
+
+
+def test_where_two_models_cannot_be_told_apart_a_warning_says_which_it_has_to_be(tiny_llama, tmp_path):
+    between, tuned = (moved(tiny_llama, tmp_path / f"{by}.gguf", by) for by in (0.00015, 0.0003))
+    with serving(between) as fake:
+        found, said = sampled(tiny_llama, fake.url, tmp_path, tuned)
+    assert len(found) == 6
+    (line,) = [line for line in said if "warning" in line]
+    assert re.search(rf"{re.escape(str(tiny_llama))} cannot be told, .* it has to be .*policy\.gguf$", line)
+
+
+def test_nearer_counts_standard_errors_of_squared_distances():
+    ours, other = np.zeros(4), np.array([2.0, 2.0, 2.0, 0.0])
+    assert nearer(ours, other, ours) == pytest.approx(-3 / 3**0.5 * 2)  # -4, -4, -4, 0: mean -3, deviation sqrt(3)
+    assert nearer(other, other, ours) == pytest.approx(3 / 3**0.5 * 2)
+    assert nearer(other / 2, other, ours) == 0  # every token is as near to one as to the other
+    assert nearer(other, ours, ours) == -np.inf
