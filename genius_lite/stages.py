@@ -10,11 +10,12 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from genius_lite.answering import answers_to_held_out, answers_to_tasks
 from genius_lite.bench import file_speed
 from genius_lite.errors import UserError
 from genius_lite.evaluate.checkers import extract_answer
-from genius_lite.evaluate.measure import answer_tasks, observe, responses_wanted
-from genius_lite.evaluate.record import Evaluation, read_evaluation, write_evaluation
+from genius_lite.evaluate.record import ANSWERS, Evaluation, read_evaluation, write_evaluation
+from genius_lite.evaluate.results import Answers
 from genius_lite.evaluate.signals import signals
 from genius_lite.foresight.filters import filter_pairs
 from genius_lite.foresight.pairs import preference_pairs
@@ -226,30 +227,36 @@ def _speeds(r: Round, merged: Policy, beside: Policy) -> Speeds:
 
 
 def evaluate(r: Round, policy: Policy) -> Evaluation:
-    """Let the policy answer the tasks and the held-out queries, beside the base model's answers of round 0."""
+    """Let the policy answer the tasks and the held-out queries, beside the base model's answers of round 0.
+
+    Answers to the tasks that an earlier, interrupted run has are kept.
+
+    Raises:
+        Stopped: the run was asked to stop.
+    """
     r.enter("evaluate")
-    cfg, job = r.job.recipe.evaluate, r.job
-    settings, log, start = policy.settings(r.engine), r.here / "sampler.log", time.monotonic()
-    base = (job.source.path, r.engine) if r.number else None
+    start, ended = time.monotonic(), list[Stats]()
 
     def make(out: Path) -> None:
         out.mkdir()
-        responses, seen, limit, seed = [], [], job.answer_tokens, job.recipe.seed
-        ended: list[Stats] = []
-        who = f"round {r.number}" if r.number else "base model"
-        if job.tasks:
-            with r.progress.stage(f"{who}: tasks", responses_wanted(job.tasks, cfg), "responses") as advance:
-                responses = answer_tasks(policy.gguf, settings, job.tasks, cfg, limit, seed, log, advance, ended.append)
-        if job.watched:
-            name, count = f"{who}: held-out queries", len(job.watched) * cfg.query_samples
-            with r.progress.stage(name, count, "responses") as advance:
-                samples = cfg.query_samples
-                seen = observe(
-                    policy.gguf, settings, base, job.watched, samples, limit, seed, log, advance, ended.append
-                )
+        log = RecordLog(r.here / ANSWERS, Answers)
+        known = len(log.records)
+
+        def note() -> None:
+            tokens = sum(response.tokens for answers in log.records[known:] for response in answers.responses)
+            peak = max((stats.peak for stats in ended), default=None)
+            note_time(r.here, "evaluation", time.monotonic() - start, tokens, peak)
+
+        try:
+            responses = answers_to_tasks(r, policy, log, ended.append)
+        except Stopped:
+            note()
+            raise
+        log.close()
+        seen = answers_to_held_out(r, policy, ended.append)
         write_evaluation(out, responses, signals(seen) if seen else None)
-        seconds, tokens = time.monotonic() - start, sum(row.tokens for row in responses)
-        note_time(r.here, "evaluation", seconds, tokens, max((stats.peak for stats in ended), default=None))
+        note()
 
     r.here.build("evaluation", make)
+    remove(r.here / ANSWERS)
     return read_evaluation(r.here.path.parent, r.number)

@@ -11,15 +11,8 @@ from typing import cast, get_args
 import msgspec
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.measure import (
-    Response,
-    TaskResult,
-    answer_tasks,
-    asked,
-    load_tasks,
-    responses_wanted,
-    results,
-)
+from genius_lite.evaluate.measure import answer_tasks, asked, load_tasks, responses_wanted
+from genius_lite.evaluate.results import Response, TaskResult, results
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Check, Evaluate, Sampler, TaskSource
 from genius_lite.recipe.reader import load

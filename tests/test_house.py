@@ -20,6 +20,7 @@ FLOORS = {
     "api": 6,
     "stages": 5,
     "searching": 5,
+    "answering": 5,
     "serving": 5,
     "shards": 5,
     "round": 5,

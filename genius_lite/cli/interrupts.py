@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _PATIENCE = 5.0  # seconds that a library's call may take before the process ends without waiting for it
 _FIRST = {
     "rollouts": "the queries under way are finished, no other is begun",
+    "evaluate": "the problems under way are answered, no other is begun",
     "train": "the update under way is finished (or the reference pass before them) and kept",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from genius_lite.evaluate.measure import TaskResult
+from genius_lite.evaluate.results import TaskResult
 from genius_lite.evaluate.signals import Signals
 from genius_lite.recipe import Evaluate
 

@@ -6,34 +6,23 @@ Every figure of a model comes from the same prompts and the same seeds as the ba
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from genius_lite.errors import UserError
 from genius_lite.evaluate.checkers import extract_answer
+from genius_lite.evaluate.results import GREEDY, Answers, Response
 from genius_lite.evaluate.signals import Observed
-from genius_lite.evaluate.statistics import (
-    Interval,
-    McNemar,
-    mcnemar_exact,
-    mean_accuracy,
-    paired_difference,
-    wilson,
-)
-from genius_lite.evaluate.tasks import REASONING_GYM, Task, from_jsonl, from_reasoning_gym
+from genius_lite.evaluate.tasks import REASONING_GYM, Problem, Task, from_jsonl, from_reasoning_gym
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Evaluate, TaskSource
-from genius_lite.records import Completion, Finish, Query
+from genius_lite.records import Completion, Query
 from genius_lite.sampler.client import LocalSampler, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling, Stats
 from genius_lite.sampler.tree import Node
+from genius_lite.stopping import Stop, Stopped
 
-GREEDY = -1  # the `sample` of the likeliest response
-_RESAMPLING_SEED = 0  # of the bootstrap: the same figures give the same interval
 _UNFILTERED = Sampling(1.0)
 
 Advance = Callable[[int], None]
@@ -46,49 +35,6 @@ class Asked:
 
     task: Task
     questions: list[Query]
-
-
-class Response(msgspec.Struct, frozen=True):
-    """An answer to a problem, and what its checker says: 0 (wrong) to 1 (right). `tokens` is its length."""
-
-    task: str
-    problem: str
-    sample: int
-    text: str
-    tokens: int
-    finish: Finish
-    score: float
-
-    @property
-    def right(self) -> bool:
-        """Whether it is wholly right."""
-        return self.score == 1
-
-
-class TaskResult(msgspec.Struct, frozen=True):
-    """Accuracy on a task, the share of wholly right responses: greedy, and sampled at the recipe's temperature.
-
-    Beside the base model: the paired difference of each, and McNemar's test of the greedy responses. `cut` is the share
-    of responses that ran into `max_tokens`, `length` the mean in tokens, both over all of them.
-    """
-
-    task: str
-    problems: int
-    samples: int
-    cut: float
-    length: float
-    greedy: Interval | None
-    sampled: Interval | None
-    greedy_gain: Interval | None = None
-    sampled_gain: Interval | None = None
-    mcnemar: McNemar | None = None
-
-    @property
-    def score(self) -> float:
-        """What rounds are compared by: sampled accuracy, else greedy."""
-        best = self.sampled or self.greedy
-        assert best
-        return best.estimate
 
 
 def load_task(cfg: TaskSource) -> Task:
@@ -131,45 +77,65 @@ def answer_tasks(
     log: Path,
     advance: Advance = lambda n: None,
     ended: Ended = lambda stats: None,
+    known: Iterable[Answers] = (),
+    keep: Callable[[Answers], None] = lambda answers: None,
+    stop: Stop | None = None,
 ) -> list[Response]:
     """Every response to every problem: the greedy one and `cfg.samples` at `cfg.temperature`, scored.
 
     Args:
         max_tokens: of a response.
-        advance: called as responses arrive, `responses_wanted` in all.
+        advance: called as responses arrive, `responses_wanted` less those that are known in all.
         ended: told the sampler's totals.
-    """
-    sampling = Sampling(cfg.temperature)
-    greedy = Sampling(1.0, top_k=1)
+        known: answers of an earlier, interrupted call; their problems are not asked again.
+        keep: called with the answers to each other problem as soon as they are there.
+        stop: once it is asked for no other problem is begun; those under way go on to their end.
 
-    async def ask() -> list[Completion]:
-        async with open_sampler(model, settings, sampling, log) as sampler:
+    Raises:
+        Stopped: before every problem was answered.
+    """
+    greedy, each = Sampling(1.0, top_k=1), cfg.samples + cfg.greedy
+    answered = {(answers.task, answers.problem): answers.responses for answers in known}
+    gate = asyncio.Semaphore(max(1, 2 * settings.slots // each))
+
+    async def answer(sampler: LocalSampler, vocabulary: Vocabulary, task: Task, problem: Problem, query: Query) -> None:
+        async with gate:
+            if (task.name, problem.id) in answered or (stop and stop.asked):
+                return
+            root = Node(None, query.tokens, (seed, "evaluate", task.name, query.id))
             futures = []
-            for item in tasks:
-                for question in item.questions:
-                    root = Node(None, question.tokens, (seed, "evaluate", item.task.name, question.id))
-                    if cfg.greedy:
-                        futures += sampler.extend(root, 1, until="end", limit=max_tokens, sampling=greedy)
-                    if cfg.samples:
-                        futures += sampler.extend(root, cfg.samples, until="end", limit=max_tokens)
+            if cfg.greedy:
+                futures += sampler.extend(root, 1, until="end", limit=max_tokens, sampling=greedy)
+            if cfg.samples:
+                futures += sampler.extend(root, cfg.samples, until="end", limit=max_tokens)
             for future in futures:
                 future.add_done_callback(lambda _: advance(1))
             completions = [_completion(node) for node in await asyncio.gather(*futures)]
-            ended(await sampler.settled())
-            return completions
+        responses = []
+        for sample, done in enumerate(completions, GREEDY if cfg.greedy else 0):
+            text = vocabulary.decode(done.tokens)
+            score = task.check(problem, text)
+            responses.append(Response(task.name, problem.id, sample, text, len(done.tokens), done.finish, score))
+        answered[task.name, problem.id] = responses
+        keep(Answers(task.name, problem.id, responses))
 
-    completions = iter(asyncio.run(ask()))
-    responses = []
-    with Vocabulary.open(model) as vocabulary:
-        for item in tasks:
-            for problem in item.task.problems:
-                for sample in range(GREEDY if cfg.greedy else 0, cfg.samples):
-                    done = next(completions)
-                    text = vocabulary.decode(done.tokens)
-                    score = item.task.check(problem, text)
-                    length = len(done.tokens)
-                    responses.append(Response(item.task.name, problem.id, sample, text, length, done.finish, score))
-    return responses
+    async def ask() -> None:
+        with Vocabulary.open(model) as vocabulary:
+            async with open_sampler(model, settings, Sampling(cfg.temperature), log) as sampler:
+                await asyncio.gather(
+                    *(
+                        answer(sampler, vocabulary, item.task, problem, query)
+                        for item in tasks
+                        for problem, query in zip(item.task.problems, item.questions, strict=True)
+                    )
+                )
+                ended(await sampler.settled())
+
+    asyncio.run(ask())
+    wanted = [(item.task.name, problem.id) for item in tasks for problem in item.task.problems]
+    if any(one not in answered for one in wanted):
+        raise Stopped
+    return [response for one in wanted for response in answered[one]]
 
 
 def responses_wanted(tasks: Sequence[Asked], cfg: Evaluate) -> int:
@@ -228,65 +194,6 @@ def observe(
             )
             for (query, done), of_base in zip(found, base_logprobs, strict=True)
         ]
-
-
-def results(responses: Sequence[Response], base: Sequence[Response] = ()) -> list[TaskResult]:
-    """Accuracies with 95 % intervals, a row a task, and the paired differences to the base model's responses.
-
-    One sample a problem gives Wilson's interval, more of them a bootstrap over problems.
-    """
-    by_task, of_base = _by_task(responses), _by_task(base)
-    return [_result(name, rows, of_base.get(name, [])) for name, rows in by_task.items()]
-
-
-def _result(name: str, rows: list[Response], base: list[Response]) -> TaskResult:
-    greedy, sampled = _scores(rows, greedy=True), _scores(rows, greedy=False)
-    base_greedy, base_sampled = _scores(base, greedy=True), _scores(base, greedy=False)
-    right = [scores[0] for scores in greedy.values()]
-    base_right = [base_greedy[problem][0] for problem in greedy] if base_greedy else []
-    return TaskResult(
-        task=name,
-        problems=len({row.problem for row in rows}),
-        samples=len({row.sample for row in rows} - {GREEDY}),
-        cut=sum(row.finish == "length" for row in rows) / len(rows),
-        length=sum(row.tokens for row in rows) / len(rows),
-        greedy=_accuracy(greedy),
-        sampled=_accuracy(sampled),
-        greedy_gain=_gain(base_greedy, greedy),
-        sampled_gain=_gain(base_sampled, sampled),
-        mcnemar=mcnemar_exact(base_right, right) if base_right else None,
-    )
-
-
-def _accuracy(scores: dict[str, list[float]]) -> Interval | None:
-    if not scores:
-        return None
-    first = [samples[0] for samples in scores.values()]
-    if all(len(samples) == 1 for samples in scores.values()):
-        return wilson(sum(first), len(first))
-    return mean_accuracy(list(scores.values()), _RESAMPLING_SEED)
-
-
-def _gain(base: dict[str, list[float]], tuned: dict[str, list[float]]) -> Interval | None:
-    if not base or not tuned:
-        return None
-    return paired_difference([base[problem] for problem in tuned], list(tuned.values()), _RESAMPLING_SEED)
-
-
-def _scores(rows: list[Response], *, greedy: bool) -> dict[str, list[float]]:
-    """Problem -> 1 or 0 for each of its responses of one kind: partial credit is no right answer."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        if (row.sample == GREEDY) == greedy:
-            found[row.problem].append(float(row.right))
-    return found
-
-
-def _by_task(responses: Sequence[Response]) -> dict[str, list[Response]]:
-    found: dict[str, list[Response]] = defaultdict(list)
-    for response in responses:
-        found[response.task].append(response)
-    return found
 
 
 def _completion(node: Node) -> Completion:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from genius_lite.evaluate.measure import Response, TaskResult, results
+from genius_lite.evaluate.results import Response, TaskResult, results
 from genius_lite.evaluate.signals import Signals
 from genius_lite.rundir import read_records, write_json, write_records
 
+ANSWERS = "answers.jsonl"
+"""Beside the folder while it is made: the answers so far, a line for each problem."""
 _RESPONSES, _SIGNALS = "responses.jsonl", "signals.json"
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from genius_lite.evaluate.best import standing_score
 from genius_lite.evaluate.guard import OF_RESPONSES
-from genius_lite.evaluate.measure import TaskResult
+from genius_lite.evaluate.results import TaskResult
 from genius_lite.evaluate.signals import Signals
 from genius_lite.recipe import Guard, Limit
 from genius_lite.records import Rollout, Step

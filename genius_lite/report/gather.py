@@ -13,8 +13,8 @@ import msgspec
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.guard import Alarm, Reading, Watched, readings
-from genius_lite.evaluate.measure import TaskResult
 from genius_lite.evaluate.record import read_evaluation
+from genius_lite.evaluate.results import TaskResult
 from genius_lite.evaluate.signals import Signals
 from genius_lite.queries import hold_out
 from genius_lite.records import PreferencePair, Rollout

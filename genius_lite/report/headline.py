@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from genius_lite.evaluate.measure import TaskResult
+from genius_lite.evaluate.results import TaskResult
 from genius_lite.evaluate.statistics import Interval
 from genius_lite.report.gather import RunData
 from genius_lite.report.text import visible

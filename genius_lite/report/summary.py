@@ -15,8 +15,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from genius_lite.evaluate.measure import TaskResult
 from genius_lite.evaluate.record import Evaluation
+from genius_lite.evaluate.results import TaskResult
 from genius_lite.evaluate.statistics import Interval
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.rundir import SET_ASIDE

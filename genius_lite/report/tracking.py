@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.measure import TaskResult
 from genius_lite.evaluate.record import Evaluation
+from genius_lite.evaluate.results import TaskResult
 from genius_lite.evaluate.signals import Signals
 from genius_lite.hardware import learner_device
 from genius_lite.recipe import Recipe

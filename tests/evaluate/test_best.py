@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from genius_lite.evaluate.best import Course, Standing, course, standing_score
-from genius_lite.evaluate.measure import TaskResult
+from genius_lite.evaluate.results import TaskResult
 from genius_lite.evaluate.signals import Signals
 from genius_lite.evaluate.statistics import Interval
 from genius_lite.recipe import Evaluate

@@ -6,20 +6,13 @@ import llama_cpp
 import pytest
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.measure import (
-    GREEDY,
-    Response,
-    answer_tasks,
-    asked,
-    load_tasks,
-    observe,
-    responses_wanted,
-    results,
-)
+from genius_lite.evaluate.measure import answer_tasks, asked, load_tasks, observe, responses_wanted
+from genius_lite.evaluate.results import GREEDY, Answers, Response, results
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Evaluate, TaskSource
 from genius_lite.records import Query
 from genius_lite.sampler.messages import EngineSettings
+from genius_lite.stopping import Stop, Stopped
 
 SETTINGS = EngineSettings(slots=4, context=256, threads=1)
 
@@ -66,10 +59,10 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
         items = [asked(task, vocabulary, None) for task in tasks]
     cfg, arrived = Evaluate(samples=2, temperature=1.0), []
 
-    def answers():
+    def answers(**more):
         # One branch at a time and a KV cache of 32 bits: where two words are nearly as likely, rounding decides.
         settings = EngineSettings(slots=1, context=256, threads=1, kv_type="F32")
-        return answer_tasks(smollm2, settings, items, cfg, 32, 0, tmp_path / "log", arrived.append)
+        return answer_tasks(smollm2, settings, items, cfg, 32, 0, tmp_path / "log", arrived.append, **more)
 
     first = answers()
     assert len(first) == len(arrived) == responses_wanted(items, cfg) == 6
@@ -83,6 +76,19 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
         said = llama.create_completion(question.tokens, max_tokens=8, temperature=0)["choices"][0]["text"]
         assert by_question[question.prompt].text.startswith(said)
     assert answers() == first
+
+    kept, stop = [], Stop()
+
+    def keep(problem: Answers) -> None:
+        kept.append(problem)
+        stop.asked = True
+
+    with pytest.raises(Stopped):
+        answers(keep=keep, stop=stop)
+    assert [one.responses for one in kept] == [first[:3]]
+    arrived.clear()
+    assert answers(known=kept) == first
+    assert len(arrived) == 3
 
 
 def test_the_base_model_scores_what_a_policy_sampled(smollm2, tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.measure import GREEDY, Response
+from genius_lite.evaluate.results import GREEDY, Response
 from genius_lite.report.compare import compare_runs
 from genius_lite.rundir import write_records
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.measure import GREEDY, Response
+from genius_lite.evaluate.results import GREEDY, Response
 from genius_lite.report.gather import gather
 from genius_lite.report.headline import outcome, signal_changes, task_changes
 from genius_lite.report.progress import Progressor

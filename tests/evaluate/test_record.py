@@ -1,0 +1,84 @@
+"""A round's evaluation in its folder: stopped in the middle, it goes on from there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from genius_lite.api import open_run
+from genius_lite.evaluate.record import ANSWERS, read_responses
+from genius_lite.evaluate.results import Answers
+from genius_lite.lines import read_records
+from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler, TaskSource
+from genius_lite.report.progress import Advance, Progressor
+from genius_lite.round import Policy, Round
+from genius_lite.stages import evaluate
+from genius_lite.stopping import Stopped
+from tests.tiny import questions
+
+PROBLEMS = 6
+
+
+class Pressed(Progressor):
+    """Ctrl-C is pressed when so many responses have arrived."""
+
+    round: Round | None = None
+
+    @contextmanager
+    def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:
+        arrived = done
+
+        def advance(n: float) -> None:
+            nonlocal arrived
+            arrived += n
+            if self.round and arrived >= 5:
+                self.round.stop.asked = True
+
+        yield advance
+
+
+def recipe(gguf: Path, folder: Path, out: str) -> Recipe:
+    tasks = folder / "tasks.jsonl"
+    rows = ({"prompt": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(PROBLEMS))
+    tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Recipe(
+        out=str(folder / out),
+        model=Model(gguf=str(gguf)),
+        queries=Queries(source=questions(folder, 2)),
+        foresight=Foresight(max_tokens=8),
+        evaluate=Evaluate(tasks=[TaskSource(source=str(tasks))], samples=1, queries=0),
+        # One branch at a time: in other company a sum is rounded in another way.
+        sampler=Sampler(slots=1, threads=1),
+    )
+
+
+def measured(cfg: Recipe, progress: Progressor) -> Path:
+    with open_run(cfg, progress) as rounds:
+        r = rounds(0)
+        if isinstance(progress, Pressed):
+            progress.round = r
+        evaluate(r, Policy(r.job.source.path))
+    return Path(cfg.out)
+
+
+def test_a_stopped_evaluation_asks_no_answered_problem_again(tiny_llama, tmp_path):
+    whole = measured(recipe(tiny_llama, tmp_path, "whole"), Progressor(Console(quiet=True)))
+    stopped = recipe(tiny_llama, tmp_path, "stopped")
+    with pytest.raises(Stopped):
+        measured(stopped, Pressed(Console(quiet=True)))
+    folder = Path(stopped.out) / "round-0"
+    assert not (folder / "evaluation").exists()
+    before = read_records(folder / ANSWERS, Answers)
+    assert 0 < len(before) < PROBLEMS
+
+    run = measured(stopped, Progressor(Console(quiet=True)))
+    assert read_responses(run, 0) == read_responses(whole, 0)
+    assert not (folder / ANSWERS).exists()
+    timed = [json.loads(line)["amount"] for line in (folder / "timings.jsonl").read_text().splitlines()]
+    known = sum(response.tokens for answers in before for response in answers.responses)
+    assert timed == [known, sum(response.tokens for response in read_responses(run, 0)) - known]
