@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from genius_lite.weights.importing import Base
 from genius_lite.weights.lora import write_lora
 from genius_lite.weights.merge import Adapter, merge, merged_bytes
 from genius_lite.weights.quantize import quantize, quantized_bytes
-from genius_lite.weights.retained import Retained, compare, probe, scores
+from genius_lite.weights.retained import Probe, Retained, Scores, compare, probe, scores
 
 SCORING_SLOTS = 4  # branches that a file's scores are asked on
+_DECIDED = 4.0  # standard errors
 _UNQUANTIZED = ("F16", "BF16")
 
 Advance = Callable[[int], None]
@@ -71,7 +73,8 @@ def measured_policy(
     time, which rounds nothing, is measured beside them.
 
     Args:
-        pairs: that are scored, with the policy and with the base model, in 16 bits and at every type.
+        pairs: that are scored, with the policy and with the base model, in 16 bits and at every type; eight of them
+            where these decide it.
         settings: of the sampler that scores them.
         sampled: the base model as llama.cpp samples it, which an unmerged adapter is applied to.
         speed: measures a file's tokens a second.
@@ -88,18 +91,15 @@ def measured_policy(
     _merge(base, adapter, merged, advance)
     _merge(base, None, unlearned, advance)
     scoring = msgspec.structs.replace(settings, slots=SCORING_SLOTS, parked=0)
-    wanted = probe(merged, scoring, pairs, log)
-    exact, exact_base = (scores(file, scoring, wanted, log) for file in (merged, unlearned))
+    compared = _Compared(merged, unlearned, scoring, probe(merged, scoring, pairs, log).parts(), cfg, log)
     tried: list[tuple[Retained, float, Path]] = []
     for kind in cfg.types:
         for with_matrix in (True, False) if cfg.ablate_imatrix else (cfg.imatrix,):
             file = work / f"{kind}-{with_matrix}.gguf"
             matrix = _matrix(adapter) if with_matrix else None
             with _quantized(unlearned, kind, base.gguf, work / "unlearned.gguf", matrix, advance) as same_type:
-                at_base = scores(same_type, scoring, wanted, log)
-            _quantize_or_link(merged, kind, base.gguf, file, matrix, advance)
-            at_policy = scores(file, scoring, wanted, log)
-            row = compare(kind, at_policy, at_base, exact, exact_base, with_matrix)
+                _quantize_or_link(merged, kind, base.gguf, file, matrix, advance)
+                row = compared.row(kind, (file, scoring), (same_type, scoring), with_matrix)
             tried.append((row, speed(file) if cfg.type == "auto" else 0.0, file))
     chosen = _choose([t for t in tried if t[0].importance == cfg.imatrix], cfg)
     keeps = _keeps(chosen[0], cfg)
@@ -109,11 +109,40 @@ def measured_policy(
         lora = work / "adapter.gguf"
         write_lora(base, adapter, lora)
         applied = msgspec.structs.replace(scoring, lora=str(lora))
-        at_base, at_policy = (scores(sampled, s, wanted, log) for s in (scoring, applied))
-        beside = compare("adapter", at_policy, at_base, exact, exact_base, importance=False)
+        beside = compared.row("adapter", (sampled, applied), (sampled, scoring), importance=False)
         rows.append({**beside.as_dict(), "tokens_per_s": None})
     remove(work)
     return {"type": chosen[0].type, "loses": _loses(chosen[0], cfg), "keeps": keeps, "tried": rows}
+
+
+@dataclass
+class _Compared:
+    """Files beside the F16 merge and the F16 base, on no more pairs than it takes to tell whether they keep enough."""
+
+    merged: Path
+    unlearned: Path
+    settings: EngineSettings
+    parts: list[Probe]
+    cfg: Quantize
+    log: Path
+    exact: list[list[Scores]] = field(default_factory=list)  # by the two 16-bit files, for each part that was needed
+
+    def row(
+        self, kind: str, policy: tuple[Path, EngineSettings], base: tuple[Path, EngineSettings], importance: bool
+    ) -> Retained:
+        """What a policy keeps, against the base model in the same form."""
+        found, number = self._scores(0, policy, base), 1
+        while not _decided(row := compare(kind, *found, importance=importance), self.cfg) and number < len(self.parts):
+            found = [some + more for some, more in zip(found, self._scores(number, policy, base), strict=True)]
+            number += 1
+        return row
+
+    def _scores(self, number: int, *files: tuple[Path, EngineSettings]) -> list[Scores]:
+        """Of a part: by these files, and by the two that they are set beside."""
+        part = self.parts[number]
+        if number == len(self.exact):
+            self.exact.append([scores(f, self.settings, part, self.log) for f in (self.merged, self.unlearned)])
+        return [*(scores(file, way, part, self.log) for file, way in files), *self.exact[number]]
 
 
 def measured_bytes(source: GGUF, cfg: Quantize) -> int:
@@ -140,6 +169,11 @@ def _keeps(row: Retained, cfg: Quantize) -> bool:
 def _loses(row: Retained, cfg: Quantize) -> bool:
     """Whether it surely keeps too little or adds too much, by two standard errors."""
     return row.kept is not None and abs(row.kept - 1) - 2 * row.error > 1 - cfg.keep
+
+
+def _decided(row: Retained, cfg: Quantize) -> bool:
+    """Whether more pairs can hardly change what is said of it; of few pairs the standard error is itself uncertain."""
+    return row.kept is not None and abs(abs(row.kept - 1) - (1 - cfg.keep)) > _DECIDED * row.error
 
 
 def _merge(base: Base, adapter: Path | None, out: Path, advance: Advance) -> None:

@@ -21,6 +21,7 @@ from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
 
 _SAMPLED = 64  # tokens of each response on which the divergence is measured
+_AT_FIRST = 8  # pairs, at least, that are scored before the others: enough for their spread to say something
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,35 @@ class Probe:
     """What is scored: pairs, and responses that the unquantized policy samples to their prompts."""
 
     pairs: list[PreferencePair]
-    responses: list[tuple[list[int], list[int], list[float]]]  # prompt, tokens, their log-probabilities
+    responses: list[tuple[list[int], list[int]]]  # prompt, tokens
+
+    def parts(self) -> list[Probe]:
+        """A few of the pairs, with all responses; and the other pairs, which are scored only if those leave it open."""
+        every = max(1, len(self.pairs) // _AT_FIRST)
+        others = [pair for number, pair in enumerate(self.pairs) if number % every]
+        first = Probe(self.pairs[::every], self.responses)
+        return [first, Probe(others, [])] if others else [first]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Log-probabilities by one file, nats: chosen and rejected of each pair, summed; of each sampled token."""
+    """Log-probabilities by one file, nats.
+
+    Of each pair the chosen response less the rejected one, summed; of each token of the chosen ones; of each token that
+    the unquantized policy sampled.
+    """
 
     gaps_P: np.ndarray
-    chosen_per_token: float
+    chosen_C: np.ndarray
     sampled_S: np.ndarray
+
+    def __add__(self, more: Scores) -> Scores:
+        """Those of two probes."""
+        return Scores(
+            np.concatenate([self.gaps_P, more.gaps_P]),
+            np.concatenate([self.chosen_C, more.chosen_C]),
+            np.concatenate([self.sampled_S, more.sampled_S]),
+        )
 
 
 @dataclass(frozen=True)
@@ -66,13 +86,13 @@ def probe(merged: Path, settings: EngineSettings, pairs: list[PreferencePair], l
     """Let the unquantized policy answer the pairs' prompts, at temperature 1 from the raw distribution."""
     prompts = list({pair.query_id: pair.prompt_tokens for pair in pairs}.values())
 
-    async def sample() -> list[tuple[list[int], list[int], list[float]]]:
+    async def sample() -> list[tuple[list[int], list[int]]]:
         async with open_sampler(merged, settings, Sampling(1.0), log) as sampler:
             roots = [Node(None, prompt, ("retained", number)) for number, prompt in enumerate(prompts)]
             futures = [sampler.extend(root, 1, until="end", limit=_SAMPLED)[0] for root in roots]
             completions = [node.completion for node in await asyncio.gather(*futures)]
         found = [c for c in completions if c]
-        return [(prompt, c.tokens, c.logprobs) for prompt, c in zip(prompts, found, strict=True)]
+        return [(prompt, c.tokens) for prompt, c in zip(prompts, found, strict=True)]
 
     return Probe(pairs, asyncio.run(sample()))
 
@@ -87,16 +107,15 @@ def scores(file: Path, settings: EngineSettings, wanted: Probe, log: Path) -> Sc
                 for pair in wanted.pairs
                 for tokens in (pair.chosen_tokens, pair.rejected_tokens)
             ]
-            of_samples = [sampler.score(prompt, tokens) for prompt, tokens, _ in wanted.responses]
+            of_samples = [sampler.score(prompt, tokens) for prompt, tokens in wanted.responses]
             return await asyncio.gather(*of_pairs), await asyncio.gather(*of_samples)
 
     pairs, samples = asyncio.run(ask())
     summed_P2 = np.array([sum(logprobs) for logprobs in pairs]).reshape(-1, 2)
-    chosen = pairs[::2]
     return Scores(
         gaps_P=summed_P2[:, 0] - summed_P2[:, 1],
-        chosen_per_token=sum(map(sum, chosen)) / sum(map(len, chosen)),
-        sampled_S=np.concatenate(samples),
+        chosen_C=np.array([logprob for chosen in pairs[::2] for logprob in chosen]),
+        sampled_S=np.array([logprob for sample in samples for logprob in sample]),
     )
 
 
@@ -111,7 +130,7 @@ def compare(kind: str, policy: Scores, base: Scores, exact: Scores, exact_base: 
         kept=margin / learned if learned > 0 else None,
         error=spread / len(margin_P) ** 0.5 / learned if learned > 0 else 0.0,
         kl=_divergence(exact.sampled_S, policy.sampled_S),
-        perplexity=float(np.exp(exact.chosen_per_token - policy.chosen_per_token)),
+        perplexity=float(np.exp((exact.chosen_C - policy.chosen_C).mean())),
         importance=importance,
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gguf
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -26,7 +27,7 @@ from genius_lite.weights.importing import MAP_FILE, Base
 from genius_lite.weights.mapping import TensorMap
 from genius_lite.weights.merge import BASE_FILE
 from genius_lite.weights.policy import _choose, _loses, measured_policy, policy_gguf
-from genius_lite.weights.retained import Retained, Scores, compare
+from genius_lite.weights.retained import Probe, Retained, Scores, compare, scores
 
 SETTINGS = EngineSettings(slots=2, context=256, threads=2)
 PAIRS = [
@@ -52,12 +53,12 @@ def base_of(learned) -> Base:
     return Base(gguf_file.read(learned.gguf), learned.master)
 
 
-def measure(learned, out, cfg: Quantize, speed=lambda file: 1.0) -> dict:
+def measure(learned, out, cfg: Quantize, speed=lambda file: 1.0, pairs=PAIRS) -> dict:
     return measured_policy(
         base_of(learned),
         learned.adapter,
         cfg,
-        PAIRS,
+        pairs,
         SETTINGS,
         learned.gguf,
         speed,
@@ -124,6 +125,38 @@ def test_the_choice_goes_by_what_is_sure():
     assert _loses(grown[0][0], cfg)
 
 
+def test_the_other_pairs_are_scored_only_where_eight_leave_it_open(learned, tmp_path, monkeypatch):
+    many = [msgspec.structs.replace(pair, query_id=f"{pair.query_id}-{n}") for n in range(5) for pair in PAIRS]
+    asked = []
+
+    def counted(file: Path, settings: EngineSettings, wanted: Probe, log: Path) -> Scores:
+        asked.append(len(wanted.pairs))
+        return scores(file, settings, wanted, log)
+
+    monkeypatch.setattr("genius_lite.weights.policy.scores", counted)
+    found = measure(learned, tmp_path / "sure.gguf", Quantize(type="F16"), pairs=many)
+    assert asked == [10] * 4
+    assert found["tried"][0]["kept"] == pytest.approx(1)
+    asked.clear()
+    # Kept is 1, so that a limit of exactly 1 is always a near thing.
+    found = measure(learned, tmp_path / "open.gguf", Quantize(type="F16", keep=1.0), pairs=many)
+    assert asked == [10] * 4 * 2
+    assert found["tried"][0]["margin"] == pytest.approx(learned.margin, rel=0.02)
+
+
+def test_scores_of_two_probes_are_those_of_both_together(learned, tmp_path):
+    wanted = Probe(PAIRS * 4, [(PAIRS[0].prompt_tokens, [9, 8])])
+    first, second = wanted.parts()
+    assert [len(part.pairs) for part in (first, second)] == [8, 8]
+    assert (first.responses, second.responses) == (wanted.responses, [])
+    whole, some, others = (scores(learned.gguf, SETTINGS, part, tmp_path / "log") for part in (wanted, first, second))
+    both = some + others
+    assert sorted(both.gaps_P) == pytest.approx(sorted(whole.gaps_P), abs=1e-3)
+    assert both.chosen_C.sum() == pytest.approx(whole.chosen_C.sum(), abs=1e-2)
+    assert len(both.chosen_C) == len(whole.chosen_C) == 4 * 4 * 3
+    assert both.sampled_S == pytest.approx(whole.sampled_S, abs=1e-3)
+
+
 def test_keeping_too_little_is_warned_of():
     rows = [{**row("Q4_0", 0.4).as_dict(), "tokens_per_s": None}]
     lines = retained_lines({"type": "Q4_0", "loses": True, "tried": rows}, 0.9)
@@ -133,7 +166,7 @@ def test_keeping_too_little_is_warned_of():
 
 def test_retained_by_hand():
     def score(gaps, chosen, sampled):
-        return Scores(np.array(gaps), chosen, np.array(sampled))
+        return Scores(np.array(gaps), np.array([chosen]), np.array(sampled))
 
     got = compare(
         "Q4_0",
