@@ -101,16 +101,15 @@ async def _verdict(
 
 
 def nearer(theirs_T: np.ndarray, other_T: np.ndarray, ours_T: np.ndarray) -> float:
-    """By how many standard errors what they say is nearer to the other's log-probabilities (nats) than to ours.
+    """By how many standard errors more than half of the tokens are nearer to the other's log-probability than to ours.
 
-    Compared are the squared distances of T tokens. Of two models that say the same neither is nearer: minus infinity,
-    as either will do.
+    A sign test: a few tokens are off by nats from rounding alone, and would decide any mean. Of two models that say the
+    same neither is nearer: minus infinity, as either will do.
     """
     if np.array_equal(other_T, ours_T):
         return -np.inf
-    gain_T = (theirs_T - ours_T) ** 2 - (theirs_T - other_T) ** 2
-    error = gain_T.std() / len(gain_T) ** 0.5
-    return float(gain_T.mean() / max(error, 1e-12))
+    sign_T = np.sign(np.abs(theirs_T - ours_T) - np.abs(theirs_T - other_T))
+    return float(sign_T.sum() / max(1.0, np.abs(sign_T).sum()) ** 0.5)
 
 
 def _earlier(r: Round, policy: Policy) -> Iterator[Policy]:

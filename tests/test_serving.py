@@ -138,9 +138,10 @@ def test_where_two_models_cannot_be_told_apart_a_warning_says_which_it_has_to_be
     assert re.search(rf"{re.escape(str(tiny_llama))} cannot be told, .* it has to be .*policy\.gguf$", line)
 
 
-def test_nearer_counts_standard_errors_of_squared_distances():
-    ours, other = np.zeros(4), np.array([2.0, 2.0, 2.0, 0.0])
-    assert nearer(ours, other, ours) == pytest.approx(-3 / 3**0.5 * 2)  # -4, -4, -4, 0: mean -3, deviation sqrt(3)
-    assert nearer(other, other, ours) == pytest.approx(3 / 3**0.5 * 2)
-    assert nearer(other / 2, other, ours) == 0  # every token is as near to one as to the other
+def test_nearer_counts_tokens_in_standard_errors():
+    ours, other = np.zeros(5), np.array([2.0, 2.0, 2.0, 2.0, 0.0])
+    assert nearer(ours, other, ours) == -4 / 4**0.5  # the last token says nothing
+    assert nearer(other, other, ours) == 4 / 4**0.5
+    assert nearer(np.array([-90.0, 1.5, 1.5, 1.5, 0.0]), other, ours) == (3 - 1) / 4**0.5
+    assert nearer(other / 2, other, ours) == 0
     assert nearer(other, ours, ours) == -np.inf
