@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from genius_lite.errors import UserError
+from genius_lite.export.bundle import RunRound
 from genius_lite.foresight.rollouts import first_of
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Server
@@ -103,8 +104,8 @@ async def _verdict(
 def nearer(theirs_T: np.ndarray, other_T: np.ndarray, ours_T: np.ndarray) -> float:
     """By how many standard errors more than half of the tokens are nearer to the other's log-probability than to ours.
 
-    A sign test: a few tokens are off by nats from rounding alone, and would decide any mean. Of two models that say the
-    same neither is nearer: minus infinity, as either will do.
+    A sign test: rounding alone moves a few tokens by half a nat, and they would decide any mean. Of two models that
+    say the same neither is nearer: minus infinity, as either will do.
     """
     if np.array_equal(other_T, ours_T):
         return -np.inf
@@ -118,14 +119,10 @@ def _earlier(r: Round, policy: Policy) -> Iterator[Policy]:
     if policy.gguf != base or policy.lora:
         yield Policy(base)
     for number in range(1, r.number):
-        here = r.here.path.parent / f"round-{number}"
-        merged, lora = here / "policy.gguf", here / "adapter.gguf"
-        if here / "adapter" == policy.adapter:
-            continue
-        if merged.exists():
-            yield Policy(merged, here / "adapter")
-        elif lora.exists():
-            yield Policy(base, here / "adapter", lora)
+        made = RunRound(r.here.path.parent, number)
+        held = Policy(made.gguf or base, made.adapter, made.lora)
+        if held.adapter != policy.adapter and (held.lora or held.gguf).exists():  # a shard has no earlier rounds
+            yield held
 
 
 def _files(policy: Policy) -> str:
