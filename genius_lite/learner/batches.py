@@ -13,7 +13,8 @@ from genius_lite.hardware import Device
 from genius_lite.learner.footprint import MERGED_ON_CPU
 from genius_lite.learner.model import response_logps, takes_trees
 from genius_lite.learner.packing import Pack, packs, shares, unshared_tokens
-from genius_lite.learner.team import ALONE, Team
+from genius_lite.learner.sharding import pass_along
+from genius_lite.learner.team import ALONE, Team, reaching_the_others
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 
@@ -42,7 +43,10 @@ def schedule(groups: Groups, cfg: Learner, rng: np.random.Generator) -> list[Gro
 
 
 class Packer:
-    """Packs of a size that memory allows: halved, for good, when it does not. A team shares them among itself."""
+    """Packs of a size that memory allows: halved, for good, when it does not. A team shares them among itself.
+
+    `keeping_pace` is true during passes that are made only because the others of a team need the weights.
+    """
 
     def __init__(
         self,
@@ -53,7 +57,8 @@ class Packer:
         say: Callable[[str], None],
         team: Team = ALONE,
     ):
-        self.say, self.team = say, team
+        self.policy, self.say, self.team = policy, say, team
+        self.keeping_pace = False
         self.limit = cfg.max_pack_tokens
         self.merged = MERGED_ON_CPU if device == "cpu" else self.limit
         longest = max(len(p.prompt_tokens) + max(len(p.chosen_tokens), len(p.rejected_tokens)) for p in pairs)
@@ -81,13 +86,16 @@ class Packer:
             begin: called before, and again whenever memory ran out somewhere and all begin anew.
 
         Raises:
-            UserError: a single pair does not fit.
+            UserError: a single pair does not fit; or a pack, where the others cannot be told to begin anew.
         """
         while True:
             limit, mine = self.limit, shares(groups, self.team.size, self.shared)[self.team.rank]
+            packed = self.packs(mine)
             begin()
             try:
-                parts = [(pack.pairs, what(pack)) for pack in self.packs(mine)]
+                with reaching_the_others():
+                    self._keep_pace(len(packed))
+                    parts = [(pack.pairs, what(pack)) for pack in packed]
             except RuntimeError as e:
                 parts = []
                 self.shrink(mine, e)
@@ -95,12 +103,20 @@ class Packer:
             if self.limit == limit:
                 return self.team.sum(_in_order(groups, parts))
 
+    def _keep_pace(self, passes: int) -> None:
+        """Where the model is divided, make those passes that another process makes more than `passes`."""
+        if self.team.sharded:
+            self.keeping_pace = True
+            for _ in range(self.team.highest(passes) - passes):
+                pass_along(self.policy)
+            self.keeping_pace = False
+
     def shrink(self, groups: Groups, error: RuntimeError) -> None:
         """Make the packs of these groups smaller, if the error is one of memory and there is something to split.
 
         Raises:
             RuntimeError: the error, if it is another.
-            UserError: a single pair does not fit.
+            UserError: a single pair does not fit; or the others wait for a pass that this one cannot make.
         """
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
@@ -111,6 +127,11 @@ class Packer:
             raise UserError(
                 f"a pair of {largest.tokens} tokens does not fit into memory; set learner.gradient_checkpointing: true "
                 "or lower foresight.max_tokens"
+            ) from error
+        if self.team.sharded:
+            raise UserError(
+                f"a pack of {largest.tokens} tokens does not fit into memory, and processes that divide the model "
+                f"cannot try again with smaller ones; set learner.max_pack_tokens: {largest.tokens // 2}"
             ) from error
         self.limit = largest.tokens // 2
         clear_device_cache(garbage_collection=True)

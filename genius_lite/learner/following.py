@@ -16,6 +16,7 @@ import msgspec
 
 from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.hardware import Device, Precision, give_memory_back, learner_device
+from genius_lite.learner.parity import Sample
 from genius_lite.learner.team import Team, TeamLost
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
@@ -35,6 +36,7 @@ class Order(msgspec.Struct, frozen=True, tag=True):
     precision: Precision
     key: tuple[int | str, ...]
     work: str
+    samples: list[Sample]
 
 
 class End(msgspec.Struct, frozen=True, tag=True):
@@ -50,7 +52,9 @@ def followed(team: Team, job: Training) -> Iterator[None]:
     After an error inside they are not told; when the leading process is gone, they notice.
     """
     if team.size > 1:
-        team.send(msgspec.json.encode(_order(job)))
+        # The leading process compares learner and sampler; of a model in parts it cannot make those passes alone.
+        samples = job.samples if team.sharded else []
+        team.send(msgspec.json.encode(_order(job, samples)))
         team.busy = True
     try:
         yield
@@ -94,7 +98,7 @@ def _train_along(team: Team, order: Order) -> None:
     give_memory_back()
 
 
-def _order(job: Training) -> Order:
+def _order(job: Training, samples: list[Sample]) -> Order:
     return Order(
         master=str(job.master.absolute()),
         start=str(job.start.absolute()) if job.start else None,
@@ -104,11 +108,11 @@ def _order(job: Training) -> Order:
         precision=job.precision,
         key=job.key,
         work=str(job.work.path.absolute()),
+        samples=samples,
     )
 
 
 def _training(order: Order) -> Training:
-    """Without samples: the leading process compares learner and sampler."""
     if not Path(order.work).exists():
         raise UserError(f"{platform.node()} does not see {order.work}; all machines must, under this path")
     if (device := learner_device()) != order.device:
@@ -120,7 +124,7 @@ def _training(order: Order) -> Training:
         master=Path(order.master),
         start=Path(order.start) if order.start else None,
         pairs=order.pairs,
-        samples=[],
+        samples=order.samples,
         cfg=Learner(**json.loads(order.cfg)),
         device=order.device,
         precision=order.precision,

@@ -5,7 +5,7 @@ A quantizer that knows which columns of a matrix meet large activations can spen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,14 @@ from genius_lite.learner.team import Team
 
 
 class Importance:
-    """Sums of squared inputs of every linear layer between embeddings and head, by the name of its weight."""
+    """Sums of squared inputs of every linear layer between embeddings and head, by the name of its weight.
 
-    def __init__(self, policy: Any):
-        self.policy = policy
+    Args:
+        counts: whether the pass under way is one of those asked for.
+    """
+
+    def __init__(self, policy: Any, counts: Callable[[], bool] = lambda: True):
+        self.policy, self.counts = policy, counts
         self.sums: dict[str, torch.Tensor] = {}
         self.widths: dict[str, int] = {}
         self.tokens = 0
@@ -58,10 +62,11 @@ class Importance:
 
     def _adder(self, name: str) -> Any:
         def add(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            squares = inputs[0].float().square().flatten(0, -2).sum(0)
-            self.sums[name] = self.sums[name] + squares if name in self.sums else squares
+            if self.counts():
+                squares = inputs[0].float().square().flatten(0, -2).sum(0)
+                self.sums[name] = self.sums[name] + squares if name in self.sums else squares
 
         return add
 
     def _count(self, _: nn.Module, __: tuple, kwargs: dict[str, Any]) -> None:
-        self.tokens += kwargs["input_ids"].numel()
+        self.tokens += kwargs["input_ids"].numel() * self.counts()

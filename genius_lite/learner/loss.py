@@ -26,6 +26,7 @@ from typing import Literal
 import torch
 from torch.nn.functional import logsigmoid
 
+from genius_lite.learner.packing import Pack
 from genius_lite.recipe import Learner
 
 
@@ -130,3 +131,32 @@ def pair_loss(p: PairLogps, cfg: Learner) -> torch.Tensor:
     """The recipe's loss of each pair, shape (B,)."""
     loss_B = LOSSES[cfg.loss](p.per_token() if cfg.length_normalize else p, cfg)
     return loss_B + cfg.sft_weight * sft(p, cfg) if cfg.sft_weight else loss_B
+
+
+def pair_logps(pack: Pack, logps_B2: torch.Tensor, reference_B2: list[list[float]], cfg: Learner) -> PairLogps:
+    """The tensors that a loss takes, of a pack's pairs.
+
+    Args:
+        logps_B2: of the policy, chosen and rejected.
+        reference_B2: of the base model.
+    """
+    device = logps_B2.device
+
+    def column(values: list) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+    reference = column(reference_B2)
+    return PairLogps(
+        chosen_B=logps_B2[:, 0],
+        rejected_B=logps_B2[:, 1],
+        chosen_ref_B=reference[:, 0],
+        rejected_ref_B=reference[:, 1],
+        chosen_length_B=column([len(p.chosen_tokens) for p in pack.pairs]),
+        rejected_length_B=column([len(p.rejected_tokens) for p in pack.pairs]),
+        weight_B=calibration_weight(
+            column([p.chosen_advantage for p in pack.pairs]),
+            column([p.rejected_advantage for p in pack.pairs]),
+            cfg.alpha,
+            cfg.calibration,
+        ),
+    )

@@ -23,7 +23,13 @@ _MAMBA_KIND = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
 
 
 def load_policy(
-    master: Path, adapter: Path | None, cfg: Learner, device: Device, precision: Precision, seed: int
+    master: Path,
+    adapter: Path | None,
+    cfg: Learner,
+    device: Device,
+    precision: Precision,
+    seed: int,
+    at: Device | None = None,
 ) -> Any:
     """A peft model: the master frozen in `precision`, and a trainable adapter.
 
@@ -31,10 +37,11 @@ def load_policy(
         adapter: the adapter to go on from; None begins a new one, whose B is zero, so that the policy is the
             base model at first.
         seed: of the new adapter's A.
+        at: where it is put, if not on the device that it is for.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    base = load_base(master, device, precision)
+    base = load_base(master, device, precision, at)
     if adapter:
         return PeftModel.from_pretrained(base, adapter, is_trainable=True)
     lora = LoraConfig(
@@ -48,11 +55,14 @@ def load_policy(
         return get_peft_model(base, lora)
 
 
-def load_base(master: Path, device: Device, precision: Precision) -> Any:
+def load_base(master: Path, device: Device, precision: Precision, at: Device | None = None) -> Any:
     """The master as a transformers model in `precision`, frozen.
 
     NF4 is for the matrices between embeddings and head. Those two become a `Table` in 8 bits, unless the family has
     layers of its own kind there: then they keep 16 bits.
+
+    Args:
+        at: where it is put, if not on the device that it is for.
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -65,7 +75,8 @@ def load_base(master: Path, device: Device, precision: Precision) -> Any:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
         )
-    base = AutoModelForCausalLM.from_pretrained(master, device_map={"": device}, trust_remote_code=False, **options)
+    options["device_map"] = {"": at or device}
+    base = AutoModelForCausalLM.from_pretrained(master, trust_remote_code=False, **options)
     if precision == "nf4":
         _keep_layout(base)
         _shrink_tables(base, compute)
@@ -78,10 +89,11 @@ def load_base(master: Path, device: Device, precision: Precision) -> Any:
 
 
 def weight_bytes(policy: Any) -> int:
-    """Memory of all weights, the adapter's not counted; shared ones once."""
-    tensors = [*policy.named_parameters(), *policy.named_buffers()]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for n, t in tensors if "lora_" not in n}
-    states = [m.weight.quant_state for m in policy.modules() if hasattr(getattr(m, "weight", None), "quant_state")]
+    """Memory of all weights here, the adapter's not counted; shared ones once, and of divided ones this part."""
+    tensors = [t for n, t in [*policy.named_parameters(), *policy.named_buffers()] if "lora_" not in n]
+    local = [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in local}
+    states = [m.quant_state for m in policy.modules() if getattr(m, "quant_state", None)]
     return sum(storages.values()) + sum(state.absmax.nbytes + state.code.nbytes for state in states)
 
 

@@ -11,6 +11,7 @@ import torch
 from genius_lite.errors import UserError
 from genius_lite.learner.model import logps_of
 from genius_lite.learner.packing import rows
+from genius_lite.learner.team import reaching_the_others
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Sample:
 def disagreement(policy: Any, samples: list[Sample]) -> float:
     """Mean absolute difference of a token's log-probability between the learner and the sampler, nats."""
     differences = []
-    with torch.no_grad():
+    with torch.no_grad(), reaching_the_others():
         for sample in samples:
             logps_S = logps_of(policy, rows([(sample.prompt, sample.response)])).cpu().numpy()
             differences.append(np.abs(logps_S - np.array(sample.logprobs)))

@@ -1,8 +1,9 @@
 """The processes that train together, where `torchrun` or `accelerate launch` has started several.
 
-Each holds the whole model and computes its share of every batch; the gradients of the adapter are summed over them, and
-all take the same step. One leads: the run is its own, and the others do nothing but train along (`following.py`). A
-process alone is a team of one, which has nothing to agree on.
+Each computes its share of every batch; the gradients of the adapter are summed over them, and all take the same step.
+Each holds the whole model, or, where the launch asks for FSDP, its part of the frozen weights (`sharding.py`). One
+leads: the run is its own, and the others do nothing but train along (`following.py`). A process alone is a team of one,
+which has nothing to agree on.
 
 All that they say to each other goes through gloo and the host's memory, also where they train on GPUs: an adapter's
 gradients are small beside the work of an update, a process that waits takes no core, and one that dies is missed at
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _BEHIND = timedelta(minutes=30)  # that a process may be behind the others while they start, and within a training
 _IDLE = timedelta(days=365)  # that they wait for work, since the leading one samples between two trainings
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # by torchrun, and by MPI
-_ENGINES = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
+_ENGINES = {"DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
 
 
 class TeamLost(UserError):
@@ -40,7 +41,8 @@ class Team:
     """What one of `size` processes knows of the others; number 0 leads.
 
     `beside` is how many, with itself, take their memory from where it does; `busy` is whether the others are within a
-    training; `idle` is the group in which they wait for work.
+    training; `idle` is the group in which they wait for work; `mesh`, if there is one, is torch's DeviceMesh over which
+    the frozen weights are divided.
     """
 
     rank: int = 0
@@ -48,10 +50,16 @@ class Team:
     beside: int = 1
     busy: bool = False
     idle: Any = None
+    mesh: Any = None
 
     @property
     def leads(self) -> bool:
         return self.rank == 0
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds only its part of the frozen weights: then all must make the same passes."""
+        return self.mesh is not None
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Over all processes.
@@ -98,6 +106,10 @@ class Team:
 
         return value if self.size == 1 else int(self._reduced(torch.tensor([int(value)]), "MIN"))
 
+    def highest(self, value: int) -> int:
+        """The highest of what the processes give."""
+        return -self.lowest(-value)
+
     def told(self, value: int) -> int:
         """What the leading process gives; it returns when all have come here."""
         import torch
@@ -128,14 +140,14 @@ class Team:
         from torch import distributed
 
         result = tensor.detach().to("cpu", copy=True).contiguous()
-        with _reaching_the_others():
+        with reaching_the_others():
             distributed.all_reduce(result, getattr(distributed.ReduceOp, how))
         return result
 
     def _spread(self, tensor: torch.Tensor) -> torch.Tensor:
         from torch import distributed
 
-        with _reaching_the_others():
+        with reaching_the_others():
             distributed.broadcast(tensor, 0, group=self.idle)
         return tensor
 
@@ -144,10 +156,15 @@ ALONE = Team()
 
 
 @contextmanager
-def _reaching_the_others() -> Iterator[None]:
+def reaching_the_others() -> Iterator[None]:
+    """Turns what torch raises when another process cannot be reached into a `TeamLost`."""
+    from torch.distributed import DistError
+
     try:
         yield
     except RuntimeError as e:
+        if not isinstance(e, DistError) and "gloo" not in str(e):  # which names its own source file
+            raise
         said = re.sub(r"^\[.*?\] ", "", str(e)).partition(". ")[0]  # without the place in gloo's source, and advice
         raise TeamLost(
             f"a process that trains along has ended or is out of reach ({said}); its own output says why. What is "
@@ -157,16 +174,20 @@ def _reaching_the_others() -> Iterator[None]:
 
 def join() -> Team:
     """The team that this process was started for; alone, if it was started as usual."""
+    # Not left to be seen: accelerate would want to wrap the model for it, and transformers to load it for that.
+    wants_parts = os.environ.pop("ACCELERATE_USE_FSDP", "").lower() == "true"
     if max(int(os.environ.get(name) or 1) for name in _SIZES) == 1:
         return ALONE
     from accelerate import PartialState
     from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
 
     on_gpu = learner_device() == "cuda"
     state = PartialState(cpu=not on_gpu, backend="gloo", timeout=_BEHIND)  # takes the GPU of its number, too
     idle = distributed.new_group(backend="gloo", timeout=_IDLE)
     beside = 1 if on_gpu else int(os.environ["LOCAL_WORLD_SIZE"])
-    return Team(state.process_index, state.num_processes, beside, idle=idle)
+    mesh = init_device_mesh("cuda" if on_gpu else "cpu", (state.num_processes,)) if wants_parts else None
+    return Team(state.process_index, state.num_processes, beside, idle=idle, mesh=mesh)
 
 
 def leave(team: Team) -> None:
@@ -187,8 +208,8 @@ def require_possible(team: Team) -> None:
     for name, engine in _ENGINES.items():
         if wanted[name]:
             raise UserError(
-                f"this launch asks for {engine}, which does not train here: each process holds the whole model (4 bits "
-                "a weight with learner.precision: nf4); launch it with --multi_gpu, or with torchrun"
+                f"this launch asks for {engine}, which does not train here; launch it with --multi_gpu, or with "
+                "--use_fsdp where the model is too large for each process to hold, or with torchrun"
             )
     if team.size == 1 and wanted["CPU"] and "MASTER_ADDR" in os.environ:
         raise UserError(

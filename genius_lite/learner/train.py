@@ -21,7 +21,7 @@ from genius_lite.hardware import Device, Precision, learner_free_memory
 from genius_lite.learner.batches import Groups, Packer, schedule, score
 from genius_lite.learner.footprint import ACTIVATION_SHARE
 from genius_lite.learner.importance import Importance
-from genius_lite.learner.loss import PairLogps, calibration_weight, pair_loss
+from genius_lite.learner.loss import pair_logps, pair_loss
 from genius_lite.learner.model import (
     activation_bytes,
     compute_activations_twice,
@@ -32,6 +32,7 @@ from genius_lite.learner.model import (
 from genius_lite.learner.optimizer import learning_rate, make_optimizer
 from genius_lite.learner.packing import Pack, by_query, unshared_tokens
 from genius_lite.learner.parity import Sample, check, disagreement
+from genius_lite.learner.sharding import load_in_parts
 from genius_lite.learner.state import load_state, pairs_done, save_state
 from genius_lite.learner.team import ALONE, Team
 from genius_lite.recipe import Learner
@@ -119,14 +120,15 @@ def train_adapter(
 
     cfg, stop = job.cfg, stop or Stop()
     accelerator = Accelerator(cpu=job.device == "cpu", mixed_precision="no")  # the recipe says what is computed in
-    policy = load_policy(job.master, job.start, cfg, job.device, job.precision, seed_of(*job.key, "adapter"))
+    load = partial(load_policy, job.master, job.start, cfg, job.device, job.precision, seed_of(*job.key, "adapter"))
+    policy = load_in_parts(load, job.device, team) if team.sharded else load()
     groups = by_query(job.pairs)
     packer = Packer(policy, job.pairs, cfg, job.device, say, team)
-    if _memory_is_short(policy, packer.largest(groups).tokens, job, team.beside):
+    if team.highest(_memory_is_short(policy, packer.largest(groups).tokens, job, team.beside)):
         compute_activations_twice(policy)
         say("activations are computed twice instead of kept (learner.gradient_checkpointing)")
     parity = disagreement(policy, job.samples) if job.samples else None
-    if parity is not None:
+    if parity is not None and team.leads:
         check(parity, cfg.parity_limit, job.precision)
     reference = _reference(policy, groups, packer, job, advance)
     if team.told(stop.asked):
@@ -173,7 +175,7 @@ def _reference(
 ) -> dict[tuple[str, int], list[float]]:
     """The base model's score of every pair, and the importance of its columns, computed once and kept."""
     if not packer.team.told((job.work / "reference").exists()):
-        importance = Importance(policy)
+        importance = Importance(policy, counts=lambda: not packer.keeping_pace)
         with policy.disable_adapter(), importance.watched():
             found = score(policy, groups, packer, advance)
         importance.gather(packer.team)
@@ -269,32 +271,3 @@ class _Trainer:
         self.packer.team.lead(lambda: path.write_bytes(b"".join(msgspec.json.encode(pair) + b"\n" for pair in pairs)))
         named = f"query {pairs[0].query_id}, step {pairs[0].step}"
         raise NonFiniteError(f"update {number}: {what} of {named} is not finite (saved in {path}); lower learner.lr")
-
-
-def pair_logps(pack: Pack, logps_B2: torch.Tensor, reference_B2: list[list[float]], cfg: Learner) -> PairLogps:
-    """The tensors that a loss takes, of a pack's pairs.
-
-    Args:
-        logps_B2: of the policy, chosen and rejected.
-        reference_B2: of the base model.
-    """
-    device = logps_B2.device
-
-    def column(values: list) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=device)
-
-    reference = column(reference_B2)
-    return PairLogps(
-        chosen_B=logps_B2[:, 0],
-        rejected_B=logps_B2[:, 1],
-        chosen_ref_B=reference[:, 0],
-        rejected_ref_B=reference[:, 1],
-        chosen_length_B=column([len(p.chosen_tokens) for p in pack.pairs]),
-        rejected_length_B=column([len(p.rejected_tokens) for p in pack.pairs]),
-        weight_B=calibration_weight(
-            column([p.chosen_advantage for p in pack.pairs]),
-            column([p.rejected_advantage for p in pack.pairs]),
-            cfg.alpha,
-            cfg.calibration,
-        ),
-    )

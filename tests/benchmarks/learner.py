@@ -26,10 +26,10 @@ import torch
 
 from genius_lite.hardware import peak_memory
 from genius_lite.learner.batches import Packer, score
-from genius_lite.learner.loss import dpo, pair_loss
+from genius_lite.learner.loss import dpo, pair_logps, pair_loss
 from genius_lite.learner.model import load_policy
 from genius_lite.learner.packing import by_query, packs
-from genius_lite.learner.train import Training, pair_logps, train_adapter
+from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from genius_lite.rundir import RunDir, read_records

@@ -5,10 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genius_lite.learner.loss import pair_loss
+from genius_lite.learner.loss import pair_logps, pair_loss
 from genius_lite.learner.model import response_logps, takes_trees
 from genius_lite.learner.packing import Pack, by_query, packs, rows, trees, unshared_tokens
-from genius_lite.learner.train import pair_logps
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 

@@ -23,6 +23,9 @@ from tests.learner.together import PAIRS, train
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]
+# What `accelerate launch --use_fsdp` sets, for other launchers.
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -122,12 +125,14 @@ def test_stopped_it_goes_on_with_another_number_of_processes(trained, master):
     assert report.curve[:3] == json.loads((trained.folder / "whole.json").read_text())["curve"][:3]
 
 
-def test_a_process_that_dies_ends_the_training_which_goes_on_alone(master, tmp_path):
+@pytest.mark.parametrize("engine", [{}, FSDP])
+def test_a_process_that_dies_ends_the_training_which_goes_on_alone(master, tmp_path, engine):
     """Without a launcher, which would end the leading process by itself: so it is on several machines."""
     command = [sys.executable, *_plan(tmp_path, master, _training(tmp_path / "a", epochs=2), dies_at=3)]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    variables |= engine
     own = [ENVIRONMENT | variables | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
     with subprocess.Popen(command, cwd=ROOT, env=own[1]) as follower:
         leader = subprocess.run(command, cwd=ROOT, env=own[0], capture_output=True, text=True, timeout=500, check=False)
@@ -143,6 +148,48 @@ def test_a_process_that_dies_ends_the_training_which_goes_on_alone(master, tmp_p
     assert whole
     assert len(resumed.curve) == whole.updates
     assert _difference(tmp_path / "a", tmp_path / "b") <= 1e-5
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True, "batch_pairs": 1}])
+def test_processes_that_divide_the_model_end_where_one_does(master, tmp_path, options):
+    """Also where one has nothing to compute of a batch, and only makes the passes of the other."""
+    done = {"epochs": 2, **options}
+    expected = train(master, tmp_path / "alone", done)
+    assert expected
+    trainings = [_training(tmp_path / "parts", **done), _training(tmp_path / "begun", stop=2, **done)]
+    launched = _launch([*ACCELERATE, "--use_fsdp", *_plan(tmp_path, master, *trainings)], ROOT)
+    assert launched.returncode == 0, launched.stderr
+    report = json.loads((tmp_path / "parts.json").read_text())
+    assert report["margin"] == pytest.approx(expected.margin, abs=1e-4)
+    assert 0.4 * expected.weight_bytes < report["weight_bytes"] < 0.8 * expected.weight_bytes
+    assert _difference(tmp_path / "alone", tmp_path / "parts") <= 1e-5
+    ours, theirs = (load_file(tmp_path / name / IMPORTANCE_FILE) for name in ("parts", "alone"))
+    for name in theirs:
+        assert (ours[name] >= 0.999 * theirs[name]).all(), "what is shared may be computed by both"
+    assert train(master, tmp_path / "begun", done)
+    assert _difference(tmp_path / "alone", tmp_path / "begun") <= 1e-5
+
+
+def test_divided_nf4_is_the_same_nf4(master, tmp_path):
+    training = _training(tmp_path / "a", precision="nf4")
+    launched = _launch([*TORCHRUN, *_plan(tmp_path, master, training)], ROOT)
+    assert launched.returncode == 0, launched.stderr
+    parts = _training(tmp_path / "b", precision="nf4")
+    launched = _launch([*TORCHRUN, *_plan(tmp_path, master, parts)], ROOT, **FSDP)
+    assert launched.returncode == 0, launched.stderr
+    assert _difference(tmp_path / "a", tmp_path / "b") <= 1e-5
+    whole, divided = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
+    assert divided["curve"] == whole["curve"]
+    assert divided["weight_bytes"] < 0.8 * whole["weight_bytes"]
+
+
+def test_memory_that_runs_out_where_the_model_is_divided_ends_it(master, tmp_path):
+    launched = _launch([*TORCHRUN, *_plan(tmp_path, master, _training(tmp_path / "a"), memory=30)], ROOT, **FSDP)
+    assert launched.returncode != 0
+    assert "processes that divide the model cannot try again with smaller ones; set learner.max_pack" in launched.stderr
+    assert launched.stderr.count("Traceback") == 1, "torchrun's own"
+    assert "exitcode  : 2" in launched.stderr
+    assert not (tmp_path / "a").exists()
 
 
 RECIPE = """
@@ -170,6 +217,9 @@ def test_a_run_of_two_processes_is_one_run(tiny_llama, tmp_path):
     assert {p.relative_to(one) for p in one.rglob("*.json*")} == {p.relative_to(two) for p in two.rglob("*.json*")}
     assert (one / "round-1/pairs.jsonl").read_bytes() == (two / "round-1/pairs.jsonl").read_bytes()
     assert _difference(one / "round-1/adapter", two / "round-1/adapter") <= 1e-5
+    parts = _launch([*TORCHRUN, *command, "in-parts", "--reuse", "alone"], tmp_path, **FSDP)
+    assert parts.returncode == 0, parts.stderr
+    assert _difference(one / "round-1/adapter", tmp_path / "in-parts/round-1/adapter") <= 1e-5
     # A mistake is told once, and the others end as the leading process does.
     wrong = _launch([*TORCHRUN, "-m", "genius_lite", "run", "nowhere.yaml"], tmp_path)
     assert wrong.returncode != 0
@@ -194,12 +244,14 @@ def test_shares_are_even_whole_and_never_beyond_a_pair():
 
 
 def test_launches_that_cannot_be(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # by one process alone there is nothing to divide
     assert join() is ALONE
+    assert "ACCELERATE_USE_FSDP" not in os.environ
     require_possible(ALONE)
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UserError, match="this launch asks for FSDP"):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UserError, match="this launch asks for DeepSpeed"):
         require_possible(Team(0, 2))
-    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     require_possible(ALONE)
     require_possible(Team(0, 2))

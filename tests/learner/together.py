@@ -46,10 +46,12 @@ SETTINGS = {"lr": 1e-2, "batch_pairs": 4, "rank": 4, "lora_alpha": 8, "save_ever
 def train(
     master: Path, out: Path, options: dict[str, Any], stop_at: int | None = None, team: Team = ALONE
 ) -> TrainReport | None:
-    """Train in fp32, or go on; None if it was stopped after the update number `stop_at`."""
+    """Train or go on, in fp32 unless the options say otherwise; None if stopped after the update number `stop_at`."""
     work, stop = out.with_name(f"{out.name}-work"), Stop()
     work.mkdir(exist_ok=True)
-    job = Training(master, None, PAIRS, [], Learner(**SETTINGS | options), "cpu", "fp32", (0, 1), RunDir(work))
+    cfg = Learner(**SETTINGS | options)
+    precision = "fp32" if cfg.precision == "auto" else cfg.precision
+    job = Training(master, None, PAIRS, [], cfg, "cpu", precision, (0, 1), RunDir(work))
 
     def updated(number: int, row: dict[str, float]) -> None:
         stop.asked = number == stop_at
