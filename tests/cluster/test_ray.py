@@ -80,7 +80,7 @@ def recipe(tiny_llama, tmp_path) -> Recipe:
         queries=Queries(source=questions(tmp_path, 40)),
         foresight=Foresight(beams=1, candidates=2, steps=2, max_tokens=60),
         evaluate=Evaluate(queries=0),
-        sampler=Sampler(slots=2, threads=1, watchdog=60),
+        sampler=Sampler(slots=2, parked=2, threads=1, watchdog=60),
     )
 
 
@@ -90,9 +90,10 @@ def rollouts(recipe: Recipe, address: str) -> tuple[dict[str, Rollout], list[str
     progress, said = Progressor(Console(quiet=True)), []
     progress.say = said.append
     with OpenRun(Path(recipe.out), job.identity()) as folder:
-        slots = recipe.sampler.slots
+        slots, parked = recipe.sampler.slots, recipe.sampler.parked
         assert isinstance(slots, int)
-        engine = EngineSettings(slots=slots, context=job.context, threads=1, parked=slots)
+        assert isinstance(parked, int)
+        engine = EngineSettings(slots=slots, context=job.context, threads=1, parked=parked)
         base, here = Base(job.source, folder / "master"), folder.sub("round-1")
         tracker = Tracker(recipe, folder.path)
         sample(Round(1, job, base, engine, here, progress, Stop(), tracker), Policy(job.source.path))
