@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Every run of SmolLM2 that RESULTS.md tells of, one after the other: 2 to 5 hours on two cores that do nothing else.
+# Stopped, it goes on where it was. First: python recipes/study/prepare.py
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+run() { genius-lite run "recipes/$1.yaml" --out "runs/study/$2" "${@:3}"; }
+
+for seed in 0 1 2; do
+  run study/smollm2-reasoning "aco-$seed" --set "seed=$seed"
+  run ablations/random-pairs "random-$seed" --set "seed=$seed" --reuse "runs/study/aco-$seed"
+done
+run study/smollm2-reasoning uniform-0 --set pairs.negatives=uniform --set pairs.min_gap=0.05 --reuse runs/study/aco-0
+for ablation in no-foresight greedy-beams calibration-floor dpo simpo ipo ropo sft; do
+  run "ablations/$ablation" "$ablation-0" --reuse runs/study/aco-0
+done
+run study/smollm2-general general-0 --reuse runs/study/aco-0
+
+genius-lite compare runs/study/*-[0-9] --json > runs/study/smollm2.json
