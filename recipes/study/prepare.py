@@ -17,9 +17,11 @@ import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-import reasoning_gym
 import yaml
+
+from genius_lite.evaluate.tasks import Task, from_reasoning_gym
 
 DATA = Path(__file__).parent / "data"
 FAR_SEED = 1_000_000  # reasoning-gym makes entry i from seed + i, so that near seeds share their entries
@@ -66,14 +68,24 @@ def qwen() -> None:
     print(target.name)
 
 
+def measured_on() -> list[dict[str, Any]]:
+    """The tasks of `smollm2-reasoning.yaml`."""
+    return yaml.safe_load((Path(__file__).parent / "smollm2-reasoning.yaml").read_text())["evaluate"]["tasks"]
+
+
+def reasoning_tasks() -> list[Task]:
+    """Questions like those of the tasks, with their answers."""
+    return [from_reasoning_gym(t["source"], size=2000, seed=FAR_SEED, config=t["config"]) for t in measured_on()]
+
+
 def reasoning() -> None:
-    """Questions like the problems of `smollm2-reasoning.yaml`, in turns; those among the problems are taken out."""
+    """Such questions in turns; those among the problems are taken out."""
     of_tasks = []
-    for task in yaml.safe_load((Path(__file__).parent / "smollm2-reasoning.yaml").read_text())["evaluate"]["tasks"]:
-        name, settings = task["source"].removeprefix("reasoning_gym:"), task["config"]
-        problems = {e["question"] for e in reasoning_gym.create_dataset(name, **settings, size=task["size"], seed=0)}
-        made = (e["question"] for e in reasoning_gym.create_dataset(name, **settings, size=2000, seed=FAR_SEED))
-        of_tasks.append([question for question in dict.fromkeys(made) if question not in problems])
+    for made, task in zip(reasoning_tasks(), measured_on(), strict=True):
+        measured = from_reasoning_gym(task["source"], size=task["size"], seed=0, config=task["config"])
+        problems = {problem.prompt for problem in measured.problems}
+        questions = dict.fromkeys(problem.prompt for problem in made.problems)
+        of_tasks.append([question for question in questions if question not in problems])
     write("reasoning-queries", ({"prompt": question} for row in zip(*of_tasks, strict=False) for question in row))
 
 

@@ -1,10 +1,10 @@
-"""Does the foresight value know what is right? The rollouts of a GSM8K run, set beside the answers it never saw.
+"""Does the foresight value know what is right? A run's rollouts, set beside the answers it never saw.
 
     python recipes/study/values.py runs/study/gsm8k
 
-`auc`: how often, within a step, the value of a right response is above that of a wrong one (0.5: it tells nothing),
-with its standard error over steps; `auc_shorter`: the same for being shorter. The answers come from PyPI as in
-`prepare.py`. Prints one JSON object.
+For each kind of question that was asked: `auc` is how often, within a step, the value of a right response is above that
+of a wrong one (0.5: it tells nothing), with its standard error over steps; `auc_shorter` the same for being shorter.
+The answers are those of `prepare.py`. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -16,56 +16,70 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from prepare import gsm8k_test
+from prepare import gsm8k_test, reasoning_tasks
 
 from genius_lite.evaluate.checkers import check
+from genius_lite.evaluate.tasks import Problem, Task
 from genius_lite.lines import read_records
 from genius_lite.prompts import Vocabulary
-from genius_lite.records import PreferencePair, Rollout
+from genius_lite.records import PreferencePair, Rollout, query_id
 
 Candidate = tuple[float, int, bool]
 """Its value, the length of its response, whether that is right."""
 
 
 def main(run: Path) -> None:
-    answers = {d["question"]: d["short_answer"] for d in gsm8k_test()}
     here, model = run / "round-1", json.loads((run / "master" / "source.json").read_text())["path"]
     rollouts = read_records(here / "rollouts.jsonl", Rollout)
-    question = {rollout.query.id: rollout.query.prompt for rollout in rollouts}
+    pairs = read_records(here / "pairs.jsonl", PreferencePair)
     with Vocabulary.open(Path(model)) as vocabulary:
+        tasks = [gsm8k(), *reasoning_tasks()]
+        print(json.dumps({t.name: found for t in tasks if (found := measured(t, rollouts, pairs, vocabulary.decode))}))
 
-        def right(query: str, tokens: list[int]) -> bool:
-            return check("numeric", vocabulary.decode(tokens), answers[question[query]]) == 1
 
-        steps: list[list[Candidate]] = []
-        for rollout in rollouts:
+def gsm8k() -> Task:
+    problems = [Problem(query_id(d["question"]), d["question"], d["short_answer"]) for d in gsm8k_test()]
+    return Task("gsm8k", problems, lambda problem, response: check("numeric", response, problem.answer))
+
+
+def measured(
+    task: Task, rollouts: list[Rollout], pairs: list[PreferencePair], decode: Callable[[list[int]], str]
+) -> dict[str, float] | None:
+    """What the rollouts and pairs of the task's questions show; None if there are none."""
+    problems = {problem.id: problem for problem in task.problems}
+
+    def right(query: str, tokens: list[int]) -> bool:
+        return task.check(problems[query], decode(tokens)) == 1
+
+    steps: list[list[Candidate]] = []
+    for rollout in rollouts:
+        if rollout.query.id in problems:
             for k, step in enumerate(rollout.steps):
                 responses = [rollout.response(k, n) for n in range(len(step.candidates))]
                 values = [candidate.value for candidate in step.candidates]
                 steps.append([(v, len(r), right(rollout.query.id, r)) for v, r in zip(values, responses, strict=True)])
-        pairs = read_records(here / "pairs.jsonl", PreferencePair)
-        chosen = [right(pair.query_id, pair.chosen_tokens) for pair in pairs]
-        rejected = [right(pair.query_id, pair.rejected_tokens) for pair in pairs]
+    if not steps:
+        return None
+    asked = [pair for pair in pairs if pair.query_id in problems]
     auc, error = _auc(steps, lambda candidate: candidate[0])
     shorter, _ = _auc(steps, lambda candidate: -candidate[1])
-    result = {
-        "questions": len(rollouts),
+    return {
+        "questions": sum(rollout.query.id in problems for rollout in rollouts),
         "steps": len(steps),
         "right": float(np.mean([ok for step in steps for *_, ok in step])),
         "right_of_the_best": float(np.mean([max(step)[2] for step in steps])),
         "auc": auc,
         "auc_error": error,
         "auc_shorter": shorter,
-        "pairs": len(pairs),
-        "chosen_right": float(np.mean(chosen)),
-        "rejected_right": float(np.mean(rejected)),
+        "pairs": len(asked),
+        "chosen_right": float(np.mean([right(pair.query_id, pair.chosen_tokens) for pair in asked])),
+        "rejected_right": float(np.mean([right(pair.query_id, pair.rejected_tokens) for pair in asked])),
+        "chosen_tokens": float(np.mean([len(pair.chosen_tokens) for pair in asked])),
+        "rejected_tokens": float(np.mean([len(pair.rejected_tokens) for pair in asked])),
     }
-    print(json.dumps(result))
 
 
-def _auc(
-    steps: list[list[tuple[float, int, bool]]], key: Callable[[tuple[float, int, bool]], float]
-) -> tuple[float, float]:
+def _auc(steps: list[list[Candidate]], key: Callable[[Candidate], float]) -> tuple[float, float]:
     """Mean over the steps that have both kinds, and its standard error."""
     found = []
     for step in steps:
