@@ -158,11 +158,11 @@ ALONE = Team()
 @contextmanager
 def reaching_the_others() -> Iterator[None]:
     """Turns what torch raises when another process cannot be reached into a `TeamLost`."""
-    from torch.distributed import DistError
-
     try:
         yield
     except RuntimeError as e:
+        from torch.distributed import DistError
+
         if not isinstance(e, DistError) and "gloo" not in str(e):  # which names its own source file
             raise
         said = re.sub(r"^\[.*?\] ", "", str(e)).partition(". ")[0]  # without the place in gloo's source, and advice

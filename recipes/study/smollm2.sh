@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every run of SmolLM2 that RESULTS.md tells of, one after the other: 2 to 5 hours on two cores that do nothing else.
+# Every run of SmolLM2 in the first tables of RESULTS.md, one after the other: 2 to 5 hours on two cores that do nothing else.
 # Stopped, it goes on where it was. First: python recipes/study/prepare.py
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -11,6 +11,7 @@ for seed in 0 1 2; do
   run ablations/random-pairs "random-$seed" --set "seed=$seed" --reuse "runs/study/aco-$seed"
 done
 run study/smollm2-reasoning uniform-0 --set pairs.negatives=uniform --set pairs.min_gap=0.05 --reuse runs/study/aco-0
+run study/smollm2-reasoning lr2e4-0 --set learner.lr=2e-4 --reuse runs/study/aco-0
 for ablation in no-foresight greedy-beams calibration-floor dpo simpo ipo ropo sft; do
   run "ablations/$ablation" "$ablation-0" --reuse runs/study/aco-0
 done

@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import json
 import os
+import string
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler
 from tests.cluster.test_ray import RAY, rollouts
-from tests.tiny import questions, tiny_gguf
+from tests.tiny import tiny_gguf
 
 HEAD, PORT = "10.77.0.1", 6390
 NODES = {"gl1": "10.77.0.2", "gl2": "10.77.0.3", "gl3": "10.77.0.4"}
-# A shell's work: from its own /tmp/ray on, a node must not find the head's files.
+# Run by a shell: with a /tmp/ray of its own, a node does not find the head's files there.
 NODE = """
 mount -t tmpfs tmpfs /tmp/ray
 exec {ray} start --address {head}:{port} --node-ip-address {own} --num-cpus 1 --object-store-memory 100000000 --block
@@ -58,20 +59,23 @@ def network() -> Iterator[None]:
         ip("link", "del", "br-gl")
 
 
-def node(name: str, folder: Path) -> subprocess.Popen[bytes]:
-    """Join the cluster from within a namespace."""
+@contextmanager
+def node(name: str, folder: Path) -> Iterator[None]:
+    """One that joins the cluster from within a namespace, and is killed at the end."""
     shell = NODE.format(ray=RAY, head=HEAD, port=PORT, own=NODES[name])
     # With the process that leads it goes all that a node has started.
     unshared = ["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child=SIGKILL"]
     command = ["ip", "netns", "exec", name, *unshared, "sh", "-c", shell]
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder / name), "RAY_USAGE_STATS_ENABLED": "0"}
     with (folder / f"{name}.log").open("wb") as log:
-        return subprocess.Popen(
-            command,
-            env=os.environ | {"XDG_CACHE_HOME": str(folder / name), "RAY_USAGE_STATS_ENABLED": "0"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+        started = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
+    try:
+        yield
+    finally:
+        started.kill()
+        started.wait()
 
 
 @contextmanager
@@ -85,24 +89,18 @@ def head() -> Iterator[None]:
         subprocess.run([RAY, "stop", "--force"], check=False, stdout=subprocess.DEVNULL)
 
 
-@contextmanager
-def ending() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """A list of nodes, which are killed at the end."""
-    nodes: list[subprocess.Popen[bytes]] = []
-    try:
-        yield nodes
-    finally:
-        for started in nodes:
-            started.kill()
-            started.wait()
-
-
 def recipe_of(folder: Path, out: str) -> Recipe:
-    """One branch at a time: in other company a sum is rounded in another way, which a random model makes much of."""
+    """Sums must be rounded alike wherever a question is asked, since a random model makes much of a difference.
+
+    So branches are decoded one at a time, and no question begins as another does: a worker keeps the common beginning
+    of what is in its cache, which depends on the question that it had before.
+    """
+    lines = [json.dumps({"prompt": f"{letter} and {letter}?"}) for letter in string.ascii_letters[:40]]
+    (folder / "queries.jsonl").write_text("\n".join(lines))
     return Recipe(
         out=str(folder / out),
         model=Model(gguf=str(folder / "tiny.gguf")),
-        queries=Queries(source=questions(folder, 40)),
+        queries=Queries(source=str(folder / "queries.jsonl")),
         foresight=Foresight(beams=4, candidates=8, steps=4, max_tokens=200),
         evaluate=Evaluate(queries=0),
         sampler=Sampler(slots=1, parked=16, threads=1, watchdog=60),
@@ -126,14 +124,15 @@ def main() -> None:
             time.sleep(0.05)
         ip("link", "set", "gl2", "down")
         seen["pulled_after"], pulled = done(), time.monotonic()
-        nodes.append(node("gl3", folder))
+        nodes.enter_context(node("gl3", folder))
         while not any((folder / "gl3").rglob("models/*.gguf")):
             time.sleep(0.05)
         seen["third_has_the_model_s"] = time.monotonic() - pulled
 
     os.environ["XDG_CACHE_HOME"] = str(folder / "head")
-    with network(), head(), ending() as nodes:
-        nodes += [node(name, folder) for name in ("gl1", "gl2")]
+    with network(), head(), ExitStack() as nodes:
+        for name in ("gl1", "gl2"):
+            nodes.enter_context(node(name, folder))
         time.sleep(15)
         hand = threading.Thread(target=pull_the_cable, daemon=True)
         hand.start()
