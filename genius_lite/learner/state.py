@@ -8,6 +8,7 @@ all processes of a team, so that any number of them can go on from it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,15 @@ def save_state(work: RunDir, update: int, policy: Any, optimizer: torch.optim.Op
     Args:
         progress: what else is needed to go on, as JSON.
     """
-    state = optimizer.state_dict()["state"]
-    tensors = {f"{i}.{k}": v for i, values in state.items() for k, v in values.items() if torch.is_tensor(v)}
-    numbers = {f"{i}.{k}": v for i, values in state.items() for k, v in values.items() if not torch.is_tensor(v)}
+    state = {f"{i}.{k}": v for i, values in optimizer.state_dict()["state"].items() for k, v in _flat(values)}
+    tensors = {name: v for name, v in state.items() if torch.is_tensor(v)}
+    numbers = {name: v for name, v in state.items() if name not in tensors}
 
     def write(folder: Path) -> None:
         folder.mkdir()
         save_file({n: p.detach().contiguous() for n, p in _trainable(policy).items()}, folder / "adapter.safetensors")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "optimizer.safetensors")
+        # Copies: bitsandbytes' table of the 256 values of 8 bits is one tensor for all parameters.
+        save_file({name: v.contiguous().clone() for name, v in tensors.items()}, folder / "optimizer.safetensors")
         write_json(folder / "progress.json", {"update": update, "optimizer": numbers, **progress})
 
     kept = work.build(f"update-{update:06d}", write)
@@ -62,6 +64,15 @@ def pairs_done(work: RunDir) -> int:
         return 0
     progress = json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))
     return int(sum(row["pairs"] for row in progress["curve"]))
+
+
+def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """A parameter's state, with what bitsandbytes hides in a dict of its own (from FSDP) beside the rest.
+
+    That its `load_state_dict` takes as well.
+    """
+    for name, value in values.items():
+        yield from value.items() if isinstance(value, dict) else [(name, value)]
 
 
 def _states(work: RunDir) -> list[Path]:

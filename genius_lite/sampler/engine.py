@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import llama_cpp
@@ -102,6 +103,7 @@ class Engine:
         # llama.cpp pads the context, and a unified cache would let one branch take everybody's cells.
         self.context = settings.context
         self.batch = Batch(self.ctx, self.vocabulary.size)
+        self.threads = ThreadPoolExecutor(settings.threads)  # idle while llama.cpp's own compute
         self.queue: deque[Stem | Scoring] = deque()
         self.sampled = self.prefilled = self.ticks = 0
         self.decode_s = self.sampling_s = self.busy_s = 0.0
@@ -208,7 +210,7 @@ class Engine:
 
     def _draw(self, rows: list[tuple[Slot, int]], logits_RV: np.ndarray, replies: list[Reply]) -> None:
         try:
-            batch = Rows(logits_RV) if len(logits_RV) else None
+            batch = Rows(logits_RV, self.threads.map) if len(logits_RV) else None
         except LogitsError as e:
             owners = [slot for slot, count in rows for _ in range(count)]
             raise LogitsError(e.row, f" after {_named(owners[e.row])}") from None

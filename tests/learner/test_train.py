@@ -83,9 +83,11 @@ def test_training_is_repeatable_and_goes_on_from_its_start(tiny, tmp_path):
     assert not all(torch.equal(a[k], c[k]) for k in a)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "nf4"])
-def test_killed_at_any_update_and_resumed_it_ends_bit_identical(tiny, tmp_path, monkeypatch, precision):
-    options = {"precision": precision, "epochs": 2, "schedule": "cosine"}
+@pytest.mark.parametrize(
+    "changed", [{"precision": "fp32"}, {"precision": "nf4"}, {"optimizer": "paged_adamw_8bit", "rank": 64}], ids=str
+)
+def test_killed_at_any_update_and_resumed_it_ends_bit_identical(tiny, tmp_path, monkeypatch, changed):
+    options = {"epochs": 2, "schedule": "cosine", **changed}  # of matrices below 4096 numbers Adam's state has 32 bits
     whole = _train(tiny, tmp_path / "whole", **options)
     assert whole.updates == 6
     update, score = train_module._Trainer._update, train_module.score

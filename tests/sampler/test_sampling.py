@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -84,3 +86,30 @@ def test_single_tokens_may_be_impossible_but_not_all_of_them():
     logits[0, 2] = -3.0
     assert Rows(logits).draw(0, 0.99, PLAIN) == 2
     assert Rows(logits).logprob(0, 2) == 0.0
+
+
+@pytest.mark.parametrize("sampling", [PLAIN, Sampling(0.6), Sampling(1.0, top_k=1), Sampling(0.8, top_k=40)])
+@pytest.mark.parametrize("vocabulary", [1, 511, 49_152, 151_936])
+def test_a_draw_is_the_inverse_of_the_cumulative_distribution(vocabulary, sampling):
+    logits = (np.random.default_rng(1).standard_normal(vocabulary) * 4).astype(np.float32)
+    logits[-1] = -np.inf if vocabulary > 1 else 0.0
+    weights = np.exp((logits.astype(np.float64) - logits.max()) / sampling.temperature)
+    order = np.arange(vocabulary)
+    if sampling.top_k:
+        order = np.argsort(-weights, kind="stable")[: sampling.top_k]
+    cumulative = np.cumsum(weights[order]) / weights[order].sum()
+    rows = Rows(logits[None])
+    place = {int(token): i for i, token in enumerate(order)}
+    for at in (0.0, *np.random.default_rng(2).random(200), 1 - 2**-53):
+        i = place[rows.draw(0, float(at), sampling)]
+        assert weights[order[i]] > 0
+        assert (cumulative[i - 1] if i else 0.0) - 1e-6 <= at <= cumulative[i] + 1e-6
+
+
+def test_threads_change_no_row():
+    logits = np.random.default_rng(3).standard_normal((13, 5_000)).astype(np.float32)
+    with ThreadPoolExecutor(3) as threads:
+        together = Rows(logits, threads.map)
+        one = Rows(logits)
+        assert (together.log_norm_R == one.log_norm_R).all()
+        assert all(together.draw(r, 0.3, Sampling(0.6)) == one.draw(r, 0.3, Sampling(0.6)) for r in range(13))

@@ -1,0 +1,132 @@
+"""On an NVIDIA GPU, with torch and llama.cpp built for it: `pytest -m gpu -n 0 tests/test_gpu.py`.
+
+What is computed there is what the CPU computes, and what training keeps of itself is enough to go on from.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from genius_lite.hardware import gpus
+from genius_lite.learner.train import Training, train_adapter
+from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe, Sampler
+from genius_lite.report.progress import Progressor
+from genius_lite.run import run
+from genius_lite.rundir import RunDir
+from genius_lite.sampler.engine import Engine
+from genius_lite.sampler.messages import Extend, Sampling, Score, Scored
+from genius_lite.stopping import Stop, Stopped
+from genius_lite.tuning import engine_settings
+from genius_lite.weights import gguf_file
+from tests.conftest import SMOLLM2
+from tests.learner.test_train import PAIRS
+from tests.sampler.test_engine import PROMPT, drain, extend, settings, torch_logprobs
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU"),
+    pytest.mark.skipif(not gpus(), reason="llama.cpp was built without CUDA"),
+]
+
+LEARNER = {"lr": 1e-2, "batch_pairs": 2, "rank": 64, "lora_alpha": 64, "epochs": 3, "save_every": 0}
+
+
+@pytest.mark.parametrize("unified", [False, True])
+@pytest.mark.parametrize("flash", [False, None])
+def test_logprobs_are_the_models(tiny, unified, flash):
+    """Of branches that were forked, evicted and decoded beside others, and of the same tokens scored."""
+    engine = Engine(str(tiny.gguf), settings(slots=3, kv_unified=unified, flash_attention=flash, gpu_layers=-1))
+    for other in range(3):
+        engine.submit(Extend(50 + other, [*PROMPT, other], [other, 7], "end", 9, Sampling(0.9)))
+    for completion in extend(engine, PROMPT, list(range(6)), limit=20):
+        expected = torch_logprobs(tiny.model, PROMPT, completion.tokens)
+        assert completion.logprobs == pytest.approx(expected, abs=0.02)
+        engine.submit(Score(9, PROMPT, completion.tokens))
+        (scored,) = (r for r in drain(engine) if isinstance(r, Scored))
+        assert scored.logprobs == pytest.approx(expected, abs=0.02)
+
+
+def test_a_quantized_model_says_there_what_it_says_here(smollm2):
+    """As nearly as the CPU's own two ways of computing agree: 0.05 nats a token."""
+    here = Engine(str(smollm2), settings(slots=2, gpu_layers=0, flash_attention=None))
+    (sampled,) = extend(here, list(range(100, 140)), [3], until="limit", limit=100)
+    there = Engine(str(smollm2), settings(slots=2, gpu_layers=-1, flash_attention=None))
+    there.submit(Score(1, list(range(100, 140)), sampled.tokens))
+    (scored,) = (r for r in drain(there) if isinstance(r, Scored))
+    assert np.abs(np.array(scored.logprobs) - sampled.logprobs).mean() < 0.1
+
+
+def test_all_layers_go_to_the_gpu_by_themselves(smollm2):
+    chosen = engine_settings(Sampler(slots=8), gguf_file.read(smollm2), 256, Progressor(Console(file=io.StringIO())))
+    assert chosen.gpu_layers == -1
+
+
+def _train(tiny, out, stop=None, **options):
+    work = out.with_name(f"{out.name}-work")
+    work.mkdir(exist_ok=True)
+    precision = options.pop("precision")
+    cfg = Learner(**LEARNER | options)
+    job = Training(tiny.master, None, PAIRS, [], cfg, "cuda", precision, (0, 1), RunDir(work))
+
+    def updated(number, row):
+        if stop and number == 4:
+            stop.asked = True
+
+    return train_adapter(job, out, updated=updated, stop=stop)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4"])
+@pytest.mark.parametrize("optimizer", ["adamw", "paged_adamw_8bit"])
+def test_training_prefers_the_chosen_and_goes_on_where_it_was_stopped(tiny, tmp_path, precision, optimizer):
+    options = {"precision": precision, "optimizer": optimizer}
+    whole = _train(tiny, tmp_path / "whole", **options)
+    assert (whole.device, whole.precision) == ("cuda", precision)
+    assert whole.margin > 1
+    with pytest.raises(Stopped):
+        _train(tiny, tmp_path / "parts", Stop(), **options)
+    parts = _train(tiny, tmp_path / "parts", **options)
+    assert parts.updates == len(parts.curve) == whole.updates
+    # Sums are made in another order each time there: to four digits, not to the bit.
+    assert [row["loss"] for row in parts.curve] == pytest.approx([row["loss"] for row in whole.curve], abs=0.02)
+    a, b = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.allclose(a[k], b[k], atol=2e-2) for k in a)
+
+
+def test_a_tree_costs_no_other_score_than_its_branches(smollm2_master):
+    """Of the real model, in the precision that a GPU computes in."""
+    from genius_lite.learner.model import load_policy, response_logps, takes_trees
+    from genius_lite.learner.packing import Response, rows, trees
+
+    policy = load_policy(smollm2_master, None, Learner(), "cuda", "bf16", seed=0)
+    assert takes_trees(policy, 100)
+    stem = list(range(200, 260))
+    responses: list[Response] = [(stem, [300 + i, *range(310, 330)]) for i in range(4)]
+    with torch.no_grad():
+        ours, alone = response_logps(policy, trees([responses])), response_logps(policy, rows(responses))
+    assert ours.cpu().numpy() == pytest.approx(alone.cpu().numpy(), abs=1.5)  # nats, of some 200
+
+
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+def test_a_run_samples_and_trains_there(smollm2, tmp_path, precision):
+    recipe = Recipe(
+        out=str(tmp_path / "run"),
+        model=Model(gguf=SMOLLM2),
+        queries=Queries(source="recipes/quickstart-queries.jsonl", limit=4),
+        rounds=2,
+        foresight=Foresight(candidates=3, steps=2, max_tokens=60),
+        learner=Learner(lr=2e-4, batch_pairs=2, precision=precision, parity_limit=1.0 if precision == "nf4" else 0.3),
+        sampler=Sampler(slots=16),
+    )
+    summary = run(recipe, Progressor(Console(file=io.StringIO())))
+    trained = [json.loads((tmp_path / "run" / f"round-{n}" / "adapter" / "train.json").read_text()) for n in (1, 2)]
+    assert [t["device"] for t in trained] == ["cuda", "cuda"]
+    assert [t["precision"] for t in trained] == [precision, precision]
+    assert trained[0]["margin"] > 0.05
+    assert [r["queries"] for r in summary["rounds"]] == [4, 4]
