@@ -210,7 +210,7 @@ class Engine:
 
     def _draw(self, rows: list[tuple[Slot, int]], logits_RV: np.ndarray, replies: list[Reply]) -> None:
         try:
-            batch = Rows(logits_RV, self.threads.map) if len(logits_RV) else None
+            batch = Rows(logits_RV, self.threads, self.settings.threads) if len(logits_RV) else None
         except LogitsError as e:
             owners = [slot for slot, count in rows for _ in range(count)]
             raise LogitsError(e.row, f" after {_named(owners[e.row])}") from None

@@ -109,7 +109,7 @@ def test_a_draw_is_the_inverse_of_the_cumulative_distribution(vocabulary, sampli
 def test_threads_change_no_row():
     logits = np.random.default_rng(3).standard_normal((13, 5_000)).astype(np.float32)
     with ThreadPoolExecutor(3) as threads:
-        together = Rows(logits, threads.map)
+        together = Rows(logits, threads, 3)
         one = Rows(logits)
         assert (together.log_norm_R == one.log_norm_R).all()
         assert all(together.draw(r, 0.3, Sampling(0.6)) == one.draw(r, 0.3, Sampling(0.6)) for r in range(13))
