@@ -47,10 +47,10 @@ def test_logprobs_are_the_models(tiny, unified, flash):
         engine.submit(Extend(50 + other, [*PROMPT, other], [other, 7], "end", 9, Sampling(0.9)))
     for completion in extend(engine, PROMPT, list(range(6)), limit=20):
         expected = torch_logprobs(tiny.model, PROMPT, completion.tokens)
-        assert completion.logprobs == pytest.approx(expected, abs=0.02)
+        assert np.abs(np.array(completion.logprobs) - expected).max() < 0.05  # F16 products, summed in F16
         engine.submit(Score(9, PROMPT, completion.tokens))
         (scored,) = (r for r in drain(engine) if isinstance(r, Scored))
-        assert scored.logprobs == pytest.approx(expected, abs=0.02)
+        assert np.abs(np.array(scored.logprobs) - expected).max() < 0.05
 
 
 def test_a_quantized_model_says_there_what_it_says_here(smollm2):
@@ -111,6 +111,18 @@ def test_a_tree_costs_no_other_score_than_its_branches(smollm2_master):
     with torch.no_grad():
         ours, alone = response_logps(policy, trees([responses])), response_logps(policy, rows(responses))
     assert ours.cpu().numpy() == pytest.approx(alone.cpu().numpy(), abs=1.5)  # nats, of some 200
+
+
+def test_gradients_are_finite_where_cudnns_are_not(smollm2_master):
+    """Scores far below zero under a mask whose length is 64 beyond a multiple of 128: pytorch issue 196678."""
+    from genius_lite.learner.model import load_base
+
+    load_base(smollm2_master, "cuda", "bf16")
+    q, k = (torch.full((1, 1, 192, 64), value, dtype=torch.bfloat16, device="cuda") for value in (1.0, -16.0))
+    q.requires_grad_()
+    seen = torch.ones(192, 192, dtype=torch.bool, device="cuda").tril()
+    torch.nn.functional.scaled_dot_product_attention(q, k, torch.randn_like(k), attn_mask=seen).sum().backward()
+    assert torch.isfinite(q.grad).all()
 
 
 @pytest.mark.parametrize("precision", ["bf16", "nf4"])

@@ -66,6 +66,10 @@ def load_base(master: Path, device: Device, precision: Precision, at: Device | N
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    if device == "cuda":
+        # torch 2.11 to 2.13 prefer it on Hopper and newer, and with a mask of 128 n + 64 tokens its backward pass gives
+        # NaN where a head's scores are all far below zero, as some of Qwen2.5's are (pytorch issue 196678).
+        torch.backends.cuda.enable_cudnn_sdp(False)
     in_bf16 = precision == "bf16" or (precision == "nf4" and compute_in_bf16(device))
     compute = torch.bfloat16 if in_bf16 else torch.float32
     options: dict[str, Any] = {"dtype": compute}

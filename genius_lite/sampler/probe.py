@@ -24,6 +24,7 @@ REFUSED = 3
 
 _ERROR = 4  # ggml_log_level
 _SECONDS, _BYTES_A_SECOND = 60, 100_000_000  # of computing; real models take one or two, and large ones more
+_THREADS = 2  # more of them, spinning on a busy machine, used up all those seconds in 13
 _MEMORY = 512_000_000  # bytes beyond the file's own size
 _PREFIX = re.compile(r"(\w+: |error loading model( \w+)?: )*")
 _LONGEST, _MOST_WORDS = 300, 100  # characters of a reason; pieces that llama.cpp says
@@ -119,7 +120,7 @@ def _decode(model: Any, vocabulary: Vocabulary, tokens: list[int]) -> None:
         raise _Refused("it is no model that continues text")
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = _CONTEXT
-    params.n_threads = params.n_threads_batch = cores()
+    params.n_threads = params.n_threads_batch = min(cores(), _THREADS)
     context = llama_cpp.llama_init_from_model(model, params)
     if not context:
         raise _Refused("it gives no context")

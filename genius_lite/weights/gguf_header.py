@@ -35,7 +35,7 @@ _MAX_DIMS, _LONGEST_AXIS = 4, (1 << 63) - 1
 _LARGEST = 1 << 26  # bytes of a header
 _LONGEST_KEY, _LONGEST_NAME, _LONGEST_TEXT = 65_535, 255, 1 << 25  # bytes
 _MOST = 1 << 16  # keys; tensors
-_BLOCK = 1 << 23  # weights that are in memory at once: 32 MB in float32
+_BLOCK = 1 << 19  # weights that are in memory at once: 2 MB in float32, which stay in the cache
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +17,14 @@ from gguf.quants import quantize
 from safetensors.numpy import load_file
 
 from genius_lite.errors import UserError
+from genius_lite.hardware import cores
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor
 from genius_lite.weights.importing import Base
 
 BASE_FILE = "base.json"  # beside an adapter: the SHA-256 of the GGUF that it was trained on
+_THREADS = 8  # that dequantize at once; each has some 10 MB in memory
 _FILE_TYPE = {T.F16: 1, T.BF16: 32}  # llama_ftype: mostly F16, mostly BF16
 
 
@@ -78,7 +84,7 @@ def read_factors(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]]
 def merge(source: GGUF, adapter: Adapter | None, out: Path, advance: Callable[[int], None]) -> None:
     """Write source + adapter as a 16-bit GGUF with the source's metadata; only `general.file_type` changes.
 
-    A block of rows is in memory at a time, so that the size of the model does not matter. BF16 sources stay BF16,
+    A few blocks of rows are in memory at a time, so that the size of the model does not matter. BF16 sources stay BF16,
     everything else becomes F16; vectors, and matrices that a quantizer had left in F32, stay as they are.
 
     Args:
@@ -87,19 +93,33 @@ def merge(source: GGUF, adapter: Adapter | None, out: Path, advance: Callable[[i
     sixteen = sixteen_bit(source)
     by_name = {t.name: t for t in source.tensors}
 
-    def data(target: Tensor) -> Iterator[np.ndarray]:
+    def block(target: Tensor, rows: slice) -> np.ndarray:
         tensor, added = by_name[target.name], adapter if adapter and target.name in adapter.factors else None
-        for rows in tensor.blocks():
-            if added is None and tensor.type == target.type:
-                yield source.raw_rows(tensor, rows)
-                continue
-            weights = source.dequantized_rows(tensor, rows)
-            if added:
-                weights += added.delta(target.name, rows)
-            yield quantize(weights, target.type)
+        if added is None and tensor.type == target.type:
+            return source.raw_rows(tensor, rows)
+        weights = source.dequantized_rows(tensor, rows)
+        if added:
+            weights += added.delta(target.name, rows)
+        return quantize(weights, target.type)
 
     targets = [replace(t, type=_merged_type(t, sixteen, source)) for t in source.tensors]
-    gguf_file.write(out, source, targets, data, {"general.file_type": _FILE_TYPE[sixteen]}, advance)
+    with ThreadPoolExecutor(threads := min(cores(), _THREADS)) as pool:
+
+        def data(target: Tensor) -> Iterator[np.ndarray]:
+            return _ahead(pool, threads, partial(block, target), by_name[target.name].blocks())
+
+        gguf_file.write(out, source, targets, data, {"general.file_type": _FILE_TYPE[sixteen]}, advance)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, count: int, make: Callable[[slice], np.ndarray], blocks: Iterator[slice]
+) -> Iterator[np.ndarray]:
+    """What is made of each block, in order, with no more than `count` of them made or under way and not yet taken."""
+    under_way = deque(pool.submit(make, rows) for rows in islice(blocks, count))
+    while under_way:
+        made = under_way.popleft().result()
+        under_way.extend(pool.submit(make, rows) for rows in islice(blocks, 1))
+        yield made
 
 
 def merged_bytes(source: GGUF) -> int:
