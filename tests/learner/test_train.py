@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from genius_lite.errors import NonFiniteError, UserError
+from genius_lite.hardware import Device, Precision
 from genius_lite.learner import batches as batches_module
 from genius_lite.learner import train as train_module
 from genius_lite.learner.batches import schedule
@@ -35,13 +36,25 @@ SMALL = {"lr": 1e-2, "batch_pairs": 2, "rank": 4, "lora_alpha": 8, "save_every":
 
 
 def _train(
-    tiny, out, start=None, *, seed=0, precision="fp32", pairs=PAIRS, samples=(), say=lambda line: None, **options
+    tiny,
+    out,
+    start=None,
+    *,
+    seed=0,
+    device: Device = "cpu",
+    precision: Precision = "fp32",
+    pairs=PAIRS,
+    samples=(),
+    say=lambda line: None,
+    updated=lambda number, row: None,
+    stop=None,
+    **options,
 ):
     work = out.with_name(f"{out.name}-work")
     work.mkdir(exist_ok=True)
     cfg = Learner(**SMALL | options)
-    job = Training(tiny.master, start, pairs, list(samples), cfg, "cpu", precision, (seed, 1), RunDir(work))
-    return train_adapter(job, out, say=say)
+    job = Training(tiny.master, start, pairs, list(samples), cfg, device, precision, (seed, 1), RunDir(work))
+    return train_adapter(job, out, say=say, updated=updated, stop=stop)
 
 
 def _weights(folder) -> dict[str, torch.Tensor]:
