@@ -25,6 +25,7 @@ class Job:
     """A recipe about which nothing can be refused any more.
 
     Nothing learns from the pairs of the queries in `held_out` (ids), nor from the tasks; `context` is tokens a branch.
+    `watched` are the queries that show the collapse guard how the policy responds: held out, or beyond the limit.
     """
 
     recipe: Recipe
@@ -33,6 +34,7 @@ class Job:
     queries: list[Query]
     duplicates: int
     held_out: frozenset[str]
+    watched: list[Query]
     tasks: list[Asked]
     context: int
 
@@ -42,22 +44,17 @@ class Job:
         wanted = self.recipe.evaluate.max_tokens
         return self.recipe.foresight.max_tokens if wanted == "auto" else wanted
 
-    @property
-    def watched(self) -> list[Query]:
-        """The held-out queries whose responses the collapse guard watches."""
-        return [q for q in self.queries if q.id in self.held_out][: self.recipe.evaluate.queries]
-
     def under(self, recipe: Recipe) -> Job:
         """The same model, queries and tasks under a recipe that names the same.
 
         Raises:
             UserError: a query leaves no room for a response.
         """
-        job = replace(self, recipe=recipe)
+        job = replace(self, recipe=recipe, watched=self.watched[: recipe.evaluate.queries])
         questions = [question for item in job.tasks for question in item.questions]
         uses = [
             ("foresight.max_tokens", recipe.foresight.max_tokens, job.queries),
-            ("max_tokens", job.answer_tokens, questions),
+            ("max_tokens", job.answer_tokens, questions + job.watched),
         ]
         return replace(job, context=context_for(recipe.sampler.context, job.source, uses))
 
@@ -69,6 +66,7 @@ class Job:
             "model": sha256(self.source.files),
             "weights": sha256(sorted(self.weights.glob("*.safetensors"))) if self.weights else None,
             "queries": f"{len(ids)}, {seed_of(*ids, *self.queries[0].tokens):016x}",
+            "watched": f"{len(self.watched)}, {seed_of(*(q.id for q in self.watched)):016x}",
             "tasks": [_identity(item) for item in self.tasks],
         }
 
@@ -85,10 +83,12 @@ def prepare(recipe: Recipe) -> Job:
     source = read_foreign(path, quantizer=True)
     tasks = load_tasks(recipe.evaluate.tasks)
     with Vocabulary.open(source.path) as vocabulary:
-        queries, duplicates = select(recipe.queries, vocabulary)
+        queries, beyond, duplicates = select(recipe.queries, vocabulary, beyond=recipe.evaluate.queries)
         asked_tasks = [asked(task, vocabulary, recipe.queries.system) for task in tasks]
     held_out = hold_out([q.id for q in queries], recipe.learner.holdout, recipe.seed)
-    return Job(recipe, source, weights, queries, duplicates, held_out, asked_tasks, context=0).under(recipe)
+    longest = max(len(q.tokens) for q in queries)  # none that was not asked for needs a larger context
+    watched = [q for q in queries if q.id in held_out] + [q for q in beyond if len(q.tokens) <= longest]
+    return Job(recipe, source, weights, queries, duplicates, held_out, watched, asked_tasks, context=0).under(recipe)
 
 
 def _identity(item: Asked) -> str:

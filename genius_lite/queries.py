@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,10 +24,18 @@ FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parque
 _BYTE_ORDER_MARK = "\ufeff"
 
 
-def select(cfg: Queries, vocabulary: Vocabulary) -> tuple[list[Query], int]:
-    """The recipe's queries in order, and how many repeats were dropped.
+class Selected(NamedTuple):
+    """The recipe's queries in order; questions beyond its limit; and how many repeats were dropped."""
 
-    Blank questions are dropped too; shuffling comes before `limit`.
+    queries: list[Query]
+    beyond: list[Query]
+    duplicates: int
+
+
+def select(cfg: Queries, vocabulary: Vocabulary, beyond: int = 0) -> Selected:
+    """The recipe's queries, and the next `beyond` questions of the source at most, which nothing is learned from.
+
+    Blank questions are dropped; shuffling comes before `limit`.
 
     Raises:
         UserError: the source cannot be read, lacks the column, or holds no question.
@@ -38,9 +46,10 @@ def select(cfg: Queries, vocabulary: Vocabulary) -> tuple[list[Query], int]:
         raise UserError(f"{cfg.source}: no question in it; one is needed at least")
     if cfg.shuffle:
         np.random.default_rng(cfg.seed).shuffle(distinct)
-    chosen = distinct[: cfg.limit]
-    queries = [Query(query_id(text), text, vocabulary.prompt(text, cfg.system)) for text in chosen]
-    return queries, len(texts) - len(distinct)
+    limit = len(distinct) if cfg.limit is None else cfg.limit
+    wanted = distinct[: limit + beyond]
+    queries = [Query(query_id(text), text, vocabulary.prompt(text, cfg.system)) for text in wanted]
+    return Selected(queries[:limit], queries[limit:], len(texts) - len(distinct))
 
 
 def hold_out(ids: list[str], share: float, seed: int) -> frozenset[str]:

@@ -16,7 +16,7 @@ from genius_lite.errors import UserError
 from genius_lite.rundir import RunDir, refuse_links
 
 _BASE = ("model", "weights")
-_ASKED = ("model", "queries", "seed", "tasks", "learner.holdout", "foresight.max_tokens", "evaluate")
+_ASKED = ("model", "watched", "seed", "tasks", "foresight.max_tokens", "evaluate")
 _SAMPLED = ("model", "queries", "seed", "foresight")
 _DECIDED_BY = {
     "full-precision": _BASE,

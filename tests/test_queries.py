@@ -43,11 +43,11 @@ def test_selection(tmp_path, tiny_llama):
     path = tmp_path / "q.txt"
     path.write_text("a\nb\n a \nc\n\nb\nd\n")
     with Vocabulary.open(tiny_llama) as vocabulary:
-        queries, duplicates = select(_cfg(path), vocabulary)
+        queries, _, duplicates = select(_cfg(path), vocabulary)
         assert ([q.prompt for q in queries], duplicates) == (["a", "b", "c", "d"], 2)
-        shuffled, _ = select(_cfg(path, shuffle=True, seed=3), vocabulary)
-        limited, _ = select(_cfg(path, shuffle=True, seed=3, limit=2), vocabulary)
-        assert limited == shuffled[:2]
+        shuffled, _, _ = select(_cfg(path, shuffle=True, seed=3), vocabulary)
+        limited, beyond, _ = select(_cfg(path, shuffle=True, seed=3, limit=2), vocabulary, beyond=1)
+        assert (limited, beyond) == (shuffled[:2], shuffled[2:3])
         assert sorted(q.prompt for q in shuffled) == ["a", "b", "c", "d"]
         orders = {tuple(q.prompt for q in select(_cfg(path, shuffle=True, seed=s), vocabulary)[0]) for s in range(9)}
         assert len(orders) > 1
@@ -103,7 +103,7 @@ def test_control_characters_and_imitations_are_kept_as_they_are(tmp_path, tiny_l
     path = tmp_path / f"q.{kind}"
     path.write_bytes(WRITERS[kind](HOSTILE))
     with Vocabulary.open(tiny_llama) as vocabulary:
-        (query,), duplicates = select(_cfg(path), vocabulary)
+        (query,), _, duplicates = select(_cfg(path), vocabulary)
         assert (query.prompt, duplicates) == (HOSTILE, 0)
         assert [t for t in query.tokens if t >= 256] == [257, 258, 257]
         assert HOSTILE in vocabulary.decode(query.tokens)
@@ -172,7 +172,7 @@ def test_a_hundred_thousand_times_the_same_question(tmp_path, tiny_llama):
     path = tmp_path / "q.jsonl"
     path.write_bytes(_jsonl("same") * 100_000)
     with Vocabulary.open(tiny_llama) as vocabulary:
-        queries, duplicates = select(_cfg(path), vocabulary)
+        queries, _, duplicates = select(_cfg(path), vocabulary)
     assert ([q.prompt for q in queries], duplicates) == (["same"], 99_999)
 
 

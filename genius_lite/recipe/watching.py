@@ -87,7 +87,8 @@ class Evaluate(Section):
     )
     queries: Annotated[int, Field(ge=0)] = Field(
         default=16,
-        description="Held-out queries, at most, that the collapse guard watches; 0: none",
+        description="Queries, at most, that the collapse guard watches: those held out, then such as follow in the "
+        "source beyond queries.limit; 0: none",
         json_schema_extra={"unit": "questions"},
     )
     query_samples: Annotated[int, Field(ge=2)] = Field(

@@ -32,7 +32,7 @@ def known(tiny_llama) -> Expected:
         learner=Learner(epochs=2),
     )
     source = gguf_file.read(tiny_llama)
-    job = Job(recipe, source, None, QUERIES, 0, frozenset({"q0"}), [], 0).under(recipe)
+    job = Job(recipe, source, None, QUERIES, 0, frozenset({"q0"}), QUERIES[:1], [], 0).under(recipe)
     return Expected(job, Shape.of(source), Probe([[Response(50, [])]], 0.0, "probe"), WORK, RATES, slots=8)
 
 

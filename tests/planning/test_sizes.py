@@ -38,7 +38,7 @@ def job(tiny_llama, tmp_path) -> Job:
         quantize=Quantize(type="Q8_0"),
         sampler=Sampler(slots=64),
     )
-    return Job(recipe, gguf_file.read(tiny_llama), None, QUERIES, 0, frozenset(), [], 0).under(recipe)
+    return Job(recipe, gguf_file.read(tiny_llama), None, QUERIES, 0, frozenset(), [], [], 0).under(recipe)
 
 
 def test_disk_by_hand(tiny_llama):
@@ -132,10 +132,10 @@ def test_stages_in_their_order(job):
         ("import", 0), ("rollouts", 1), ("training", 1), ("merge, check", 1),
         ("rollouts", 2), ("training", 2), ("merge, check", 2), ("export", 2),
     ]  # fmt: skip
-    watched = replace(job, held_out=frozenset({"q0"}))
+    watched = replace(job, watched=QUERIES[:1])
     assert ("base model", 0) in stages_of(watched)
     assert ("evaluation", 2) in stages_of(watched)
-    unwatched = replace(watched, recipe=job.recipe.model_copy(update={"evaluate": Evaluate(queries=0)}))
+    unwatched = watched.under(job.recipe.model_copy(update={"evaluate": Evaluate(queries=0)}))
     assert ("evaluation", 2) not in stages_of(unwatched)
 
 

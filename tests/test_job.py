@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from genius_lite.job import Job, prepare
+from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe
+
+
+def _job(tmp_path, model, questions: list[str], watched: int = 16, holdout: float = 0.1) -> Job:
+    source = tmp_path / "q.txt"
+    source.write_text("\n".join(questions))
+    return prepare(
+        Recipe(
+            out=str(tmp_path / "run"),
+            model=Model(gguf=str(model)),
+            queries=Queries(source=str(source), limit=10),
+            foresight=Foresight(max_tokens=16),
+            learner=Learner(holdout=holdout),
+            evaluate=Evaluate(queries=watched),
+        )
+    )
+
+
+def test_the_guard_watches_the_held_out_and_then_what_lies_beyond_the_limit(tmp_path, tiny_llama):
+    texts = [chr(ord("a") + n) for n in range(14)]
+    job = _job(tmp_path, tiny_llama, texts)
+    (held,) = job.held_out
+    watched = [q.prompt for q in job.watched]
+    assert job.watched[0].id == held
+    assert watched[1:] == texts[10:]
+    assert [q.prompt for q in job.queries] == texts[:10]
+    assert [q.prompt for q in _job(tmp_path, tiny_llama, texts, watched=3).watched] == watched[:3]
+    assert not _job(tmp_path, tiny_llama, texts, watched=0).watched
+    assert [q.prompt for q in _job(tmp_path, tiny_llama, texts, holdout=0.0).watched] == texts[10:]
+
+
+def test_what_was_not_asked_for_needs_no_larger_context(tmp_path, tiny_llama):
+    short = [chr(ord("a") + n) for n in range(10)]
+    job = _job(tmp_path, tiny_llama, [*short, "far too long " * 100, "k"])
+    assert [q.prompt for q in job.watched][1:] == ["k"]
+    assert job.context == _job(tmp_path, tiny_llama, short).context
+
+
+def test_another_question_that_is_watched_is_another_run(tmp_path, tiny_llama):
+    texts = [chr(ord("a") + n) for n in range(11)]
+    before, after = (_job(tmp_path, tiny_llama, [*texts, last]).identity() for last in "xy")
+    assert {key for key in before if before[key] != after[key]} == {"watched"}
