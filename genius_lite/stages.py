@@ -17,7 +17,6 @@ from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.record import ANSWERS, Evaluation, read_evaluation, write_evaluation
 from genius_lite.evaluate.results import Answers
 from genius_lite.evaluate.signals import signals
-from genius_lite.foresight.filters import filter_pairs
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
 from genius_lite.job import Job
@@ -98,7 +97,7 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
 
 
 def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
-    """The pairs that pass the recipe's filters; `filtered.json` counts what each left out.
+    """The pairs to learn from; `filtered.json` counts the steps that each of the recipe's filters left without one.
 
     Raises:
         UserError: none is left.
@@ -107,15 +106,14 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
     cfg, tau = r.job.recipe.pairs, r.job.recipe.foresight.tau
 
     def make() -> list[PreferencePair]:
-        found = [p for rollout in rollouts for p in preference_pairs(rollout, cfg, tau, (*r.key, rollout.query.id))]
         with Vocabulary.open(r.job.source.path) as vocabulary:
-            kept, left_out = filter_pairs(found, rollouts, cfg, lambda t: extract_answer(vocabulary.decode(t)))
+            kept, left_out = preference_pairs(rollouts, cfg, tau, r.key, lambda t: extract_answer(vocabulary.decode(t)))
         write_json(r.here / "filtered.json", left_out)
         if not any(p.query_id not in r.job.held_out for p in kept):
             counted = ", ".join(f"{name} {count}" for name, count in left_out.items() if count)
             cause = "no query gave two different responses; raise foresight.temperature or candidates"
-            if found:
-                cause = f"the filters of `pairs` left none of {len(found)} ({counted}); loosen them"
+            if counted:
+                cause = f"the filters of `pairs` left none ({counted}); loosen them"
             raise UserError(f"round {r.number}: no pair to learn from: {cause}")
         return kept
 

@@ -1,55 +1,74 @@
-"""Which preference pairs are learned from. A filter never changes a pair, and what it leaves out is counted."""
+"""Which preference pairs are learned from. A filter never changes a pair; what it leaves out is counted."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cached_property
 
 from genius_lite.foresight.repetition import loops
 from genius_lite.recipe import Pairs
 from genius_lite.records import PreferencePair, Rollout
 
-_FILTERS = ("gap", "looping", "truncated", "length", "agreement")
-_Answers = dict[tuple[int, ...], str | None]  # of each distinct response of a query
+FILTERS = ("gap", "looping", "truncated", "length", "agreement")
+"""In the order in which they look at a pair."""
+
+Answer = Callable[[list[int]], str | None]
+"""The final answer that the tokens of a response state, or None; equal answers are equal strings."""
 
 
-def filter_pairs(
-    pairs: list[PreferencePair], rollouts: Sequence[Rollout], cfg: Pairs, answer: Callable[[list[int]], str | None]
-) -> tuple[list[PreferencePair], dict[str, int]]:
-    """The pairs that stay, and how many each filter left out; a pair is counted by the first that refuses it.
+class Vote:
+    """How a query's responses vote on its answer (self-consistency, Wang et al., arXiv 2203.11171).
+
+    Each distinct response of the foreseen steps that came to its end and states a final answer has one vote; responses
+    here share their first steps. Nobody is asked before something has to be decided, and each response once.
+    """
+
+    def __init__(self, rollout: Rollout, answer: Answer):
+        self._rollout, self._answer = rollout, answer
+
+    def stated(self, response: list[int]) -> str | None:
+        """The final answer of one of the responses; None without one, and of a response that was cut off."""
+        return self._stated[tuple(response)]
+
+    def votes(self, response: list[int]) -> int:
+        """For its answer, its own included."""
+        stated = self.stated(response)
+        return 0 if stated is None else self._votes[stated]
+
+    @property
+    def total(self) -> int:
+        """All votes."""
+        return self._votes.total()
+
+    @cached_property
+    def _stated(self) -> dict[tuple[int, ...], str | None]:
+        found: dict[tuple[int, ...], str | None] = {}
+        for step in (step for step in self._rollout.steps if step.foreseen):  # others have no complete responses
+            for i, candidate in enumerate(step.candidates):
+                response = self._rollout.response(step.index, i)
+                if tuple(response) not in found:
+                    found[tuple(response)] = self._answer(response) if candidate.last.finish == "end" else None
+        return found
+
+    @cached_property
+    def _votes(self) -> Counter[str]:
+        return Counter(stated for stated in self._stated.values() if stated is not None)
+
+
+def refusal(pair: PreferencePair, cfg: Pairs, vote: Vote) -> str | None:
+    """The first filter that refuses the pair; None if all let it pass. The costly ones look only if asked for.
 
     - gap: f of the chosen response exceeds that of the rejected one by less than `min_gap`, nats per token.
     - looping: the chosen, or either, response ends in a repetition.
     - truncated: the chosen, or either, response was cut off at a token limit.
     - length: one response has more than `max_length_ratio` times the tokens of the other.
-    - agreement: a vote of the query's distinct responses, those of all candidates of all foreseen steps. Each that
-      states a final answer has one vote. The chosen response's answer needs at least this share of the votes, and the
-      rejected one must state another answer. Where no response states one nothing can be judged, and the pair stays.
-      The vote is self-consistency (Wang et al., arXiv 2203.11171), here over responses that share their first steps.
+    - agreement: the chosen response's answer has less than this share of the votes, or the rejected one states no other
+      answer. Where no response states one nothing can be judged, and the pair stays.
 
     Args:
-        rollouts: those that the pairs were made from.
-        answer: the final answer that the tokens of a response state, or None; equal answers are equal strings. It is
-            asked once for each distinct response, and only where `agreement` has to decide.
-
-    Returns:
-        The pairs in their order; and the counts, in the order above, with every filter in it.
+        vote: of the rollout that the pair comes from.
     """
-    place = {rollout.query.id: n for n, rollout in enumerate(rollouts)} if cfg.agreement is not None else {}
-
-    @lru_cache(maxsize=16)  # the pairs of a query stand together
-    def answers(query_id: str) -> _Answers:
-        return {response: answer(list(response)) for response in _responses(rollouts[place[query_id]])}
-
-    refusals = [_refused_by(pair, cfg, answers) for pair in pairs]
-    counts = Counter(refusals)
-    kept = [pair for pair, refusal in zip(pairs, refusals, strict=True) if refusal is None]
-    return kept, {name: counts[name] for name in _FILTERS}
-
-
-def _refused_by(pair: PreferencePair, cfg: Pairs, answers: Callable[[str], _Answers]) -> str | None:
-    """The first filter that refuses the pair, in the order of `_FILTERS`; the costly ones look only if asked for."""
     # Randomly chosen pairs may have a negative gap: without a least gap it is none of this filter's business.
     if cfg.min_gap and pair.chosen_value - pair.rejected_value < cfg.min_gap:
         return "gap"
@@ -60,7 +79,7 @@ def _refused_by(pair: PreferencePair, cfg: Pairs, answers: Callable[[str], _Answ
     shorter, longer = sorted((len(pair.chosen_tokens), len(pair.rejected_tokens)))
     if cfg.max_length_ratio is not None and longer / shorter > cfg.max_length_ratio:
         return "length"
-    if cfg.agreement is not None and not _agreed(pair, cfg.agreement, answers(pair.query_id)):
+    if cfg.agreement is not None and not _agreed(pair, cfg.agreement, vote):
         return "agreement"
     return None
 
@@ -70,24 +89,11 @@ def _judged(setting: str) -> int:
     return {"keep": 0, "chosen": 1, "either": 2}[setting]
 
 
-def _responses(rollout: Rollout) -> list[tuple[int, ...]]:
-    """The distinct responses of a rollout, in order; where no future was simulated they are incomplete, so no part."""
-    return list(
-        dict.fromkeys(
-            tuple(rollout.response(step.index, i))
-            for step in rollout.steps
-            if step.foreseen
-            for i in range(len(step.candidates))
-        )
-    )
-
-
-def _agreed(pair: PreferencePair, share: float, answers: _Answers) -> bool:
+def _agreed(pair: PreferencePair, share: float, vote: Vote) -> bool:
     """Whether the vote is for the chosen response's answer, and the rejected one's is another."""
-    votes = Counter(stated for stated in answers.values() if stated is not None)
-    if not votes:
+    if not vote.total:
         return True
-    chosen, rejected = answers[tuple(pair.chosen_tokens)], answers[tuple(pair.rejected_tokens)]
+    chosen, rejected = vote.stated(pair.chosen_tokens), vote.stated(pair.rejected_tokens)
     if chosen is None or rejected in (None, chosen):
         return False
-    return votes[chosen] / votes.total() >= share
+    return vote.votes(pair.chosen_tokens) / vote.total >= share

@@ -1,67 +1,92 @@
-"""Preference pairs from a rollout, one per step at most (Genius, arXiv 2504.08672, Eq. 5)."""
+"""Preference pairs from rollouts, one per step at most (Genius, arXiv 2504.08672, Eq. 5)."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import permutations
 
 import numpy as np
 
 from genius_lite.errors import NonFiniteError
-from genius_lite.foresight.resample import foresight_distribution
+from genius_lite.foresight.filters import FILTERS, Answer, Vote, refusal
 from genius_lite.recipe import Pairs
 from genius_lite.records import PreferencePair, Rollout, Step, seed_of
 
+_AGREEING = 2  # votes, at least: a single response agrees with nobody
 
-def preference_pairs(rollout: Rollout, cfg: Pairs, tau: float, key: tuple[int | str, ...]) -> list[PreferencePair]:
-    """The quintuples (x, T_w, A_w, T_l, A_l) of a rollout.
 
-    The chosen response has the highest f of its step. The rejected one is drawn from F without it, or uniformly (as
-    the released code does). With `choose: random` they are two different responses of the step in either order, all
-    equally likely, each with its own advantage. This is the control: what is learned from such pairs owes nothing to
-    f. Equal responses never make a pair, so a step may give none.
+def preference_pairs(
+    rollouts: Iterable[Rollout], cfg: Pairs, tau: float, key: tuple[int | str, ...], answer: Answer
+) -> tuple[list[PreferencePair], dict[str, int]]:
+    """The quintuples (x, T_w, A_w, T_l, A_l) of some rollouts, in their order.
+
+    - `choose: best`: the chosen response has the highest f of its step. The rejected one is drawn from F without it,
+      or uniformly (as the released code does).
+    - `choose: agreed`: the chosen response is of the step's most frequent final answer in its query's vote, and among
+      those of the highest f; the rejected one is drawn in the same way from those that state a rarer answer (preferring
+      by self-consistency is Prasad et al.'s, arXiv 2411.04109). An answer that is given once is no agreement.
+    - `choose: random`: two different responses of the step in either order, all equally likely, each with its own
+      advantage. This is the control: what is learned from such pairs owes nothing to f.
+
+    Equal responses never make a pair, so a step may give none. Where a filter refuses a pair another one is drawn, so
+    that it is drawn from those that pass.
 
     Args:
         tau: temperature of F, nats per token.
-        key: names the generator of these draws: (seed, round, query id).
+        key: names the generator of these draws: (seed, round).
+        answer: is asked only where the vote has to decide.
+
+    Returns:
+        The pairs; and for each of `FILTERS` the steps that it left without one, a step being counted by the filter that
+        refused what was drawn first. `agreement` counts the steps too that `choose: agreed` finds undecided.
 
     Raises:
         NonFiniteError: a value is NaN or infinite.
     """
-    rng = np.random.default_rng(seed_of(*key, "pairs"))
-    pairs = []
-    for step in (s for s in rollout.steps if s.foreseen):
-        if not all(math.isfinite(c.value) and math.isfinite(c.advantage) for c in step.candidates):
-            raise NonFiniteError(f"query {rollout.query.id}, step {step.index}: a candidate's value is not finite")
-        responses = [rollout.response(step.index, i) for i in range(len(step.candidates))]
-        if cfg.choose == "random":
-            two = _any_two(responses, rng)
-        else:
-            two = _best_and_another(step, responses, tau if cfg.negatives == "foresight" else None, rng)
-        if two:
-            pairs.append(_pair(rollout, step, responses, *two))
-    return pairs
+    pairs, left_out = [], Counter[str]()
+    for rollout in rollouts:
+        rng = np.random.default_rng(seed_of(*key, rollout.query.id, "pairs"))
+        vote = Vote(rollout, answer)
+        for step in (s for s in rollout.steps if s.foreseen):
+            if not all(math.isfinite(c.value) and math.isfinite(c.advantage) for c in step.candidates):
+                raise NonFiniteError(f"query {rollout.query.id}, step {step.index}: a candidate's value is not finite")
+            responses = [rollout.response(step.index, i) for i in range(len(step.candidates))]
+            refusals = []
+            for two in _drawn(step, responses, cfg, tau, vote, rng):
+                pair = _pair(rollout, step, responses, *two)
+                if not (refused := refusal(pair, cfg, vote)):
+                    pairs.append(pair)
+                    break
+                refusals.append(refused)
+            else:
+                undecided = ["agreement"] if cfg.choose == "agreed" else []  # the vote sets no two responses apart
+                left_out.update(refusals[:1] or undecided)
+    return pairs, {name: left_out[name] for name in FILTERS}
 
 
-def _best_and_another(
-    step: Step, responses: list[list[int]], tau: float | None, rng: np.random.Generator
-) -> tuple[int, int] | None:
-    """The candidate of highest f, and one drawn from F (`tau` None: uniformly) among those that respond otherwise."""
+def _drawn(
+    step: Step, responses: list[list[int]], cfg: Pairs, tau: float, vote: Vote, rng: np.random.Generator
+) -> Iterator[tuple[int, int]]:
+    """Chosen and rejected candidates: what is drawn first, and what would be drawn if all before were impossible."""
     values = [c.value for c in step.candidates]
-    best = int(np.argmax(values))
-    others = [i for i, response in enumerate(responses) if response != responses[best]]
-    if not others:
-        return None
-    p = None if tau is None else foresight_distribution([values[i] for i in others], tau)
-    return best, others[int(rng.choice(len(others), p=p))]
-
-
-def _any_two(responses: list[list[int]], rng: np.random.Generator) -> tuple[int, int] | None:
-    """Two candidates that respond differently, in random order; of equal responses the first one stands for all."""
-    distinct = [i for i, response in enumerate(responses) if response not in responses[:i]]
-    if len(distinct) < 2:
-        return None
-    chosen, rejected = rng.permutation(distinct)[:2].tolist()
-    return chosen, rejected
+    if cfg.choose == "random":
+        # Of equal responses the first one stands for all.
+        distinct = [i for i, response in enumerate(responses) if response not in responses[:i]]
+        yield from rng.permutation(list(permutations(distinct, 2))).tolist()
+        return
+    if cfg.choose == "agreed":
+        votes = [vote.votes(response) for response in responses]
+        chosen = max(range(len(values)), key=lambda i: (votes[i], values[i]))
+        others = [i for i, count in enumerate(votes) if 0 < count < votes[chosen]] if votes[chosen] >= _AGREEING else []
+    else:
+        chosen = int(np.argmax(values))
+        others = [i for i, response in enumerate(responses) if response != responses[chosen]]
+    # Draws without replacement, in their order: the Gumbel-top-k trick (resample.py).
+    pull = np.array([values[i] for i in others]) / tau if cfg.negatives == "foresight" else np.zeros(len(others))
+    for at in np.argsort(-(pull + rng.gumbel(size=len(others))), kind="stable").tolist():
+        yield chosen, others[at]
 
 
 def _pair(rollout: Rollout, step: Step, responses: list[list[int]], chosen: int, rejected: int) -> PreferencePair:

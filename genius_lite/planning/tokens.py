@@ -21,7 +21,7 @@ from genius_lite.learner.footprint import MERGED_ON_CPU
 from genius_lite.learner.packing import Pack, by_query, packs
 from genius_lite.planning.counting import CountingSampler
 from genius_lite.planning.probe import Probe
-from genius_lite.recipe import Recipe
+from genius_lite.recipe import Pairs, Recipe
 from genius_lite.records import PreferencePair, Query, Rollout
 
 _SEARCHED = 32  # queries; of more, so many are searched and stand for all
@@ -81,11 +81,9 @@ def expected(
     some = list(queries[:_SEARCHED])
     rollouts, counted = asyncio.run(_search(recipe, some, probe, slots))
     scale = len(queries) / len(some)
-    pairs = [
-        pair
-        for rollout in rollouts
-        for pair in preference_pairs(rollout, recipe.pairs, recipe.foresight.tau, (*_KEY, rollout.query.id))
-    ]
+    # The probe's responses have lengths and no content: there is nothing to vote on, and no loop to look for.
+    drawn = Pairs(negatives=recipe.pairs.negatives, looping="keep")
+    pairs, _ = preference_pairs(rollouts, drawn, recipe.foresight.tau, _KEY, lambda response: None)
     made = packed(pairs, recipe.learner.max_pack_tokens, recipe.learner.batch_pairs, trees=trees, cpu=cpu)
     share = scale * (1 - len(held_out) / len(queries))
     largest = max(made, key=lambda pack: pack.tokens, default=None)

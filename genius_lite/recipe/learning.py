@@ -21,12 +21,13 @@ from genius_lite.recipe.types import (
 
 
 class Pairs(Section):
-    """Which responses become pairs to learn from. Every pair that is left out is counted in the report."""
+    """Which responses become pairs to learn from. What is left out is drawn again; a step without a pair is counted."""
 
-    choose: Literal["best", "random"] = Field(
+    choose: Literal["best", "agreed", "random"] = Field(
         default="best",
-        description="best: the chosen response has the highest f; random: chosen and rejected are any two, the control "
-        "for spurious gains",
+        description="best: the chosen response has the highest f; agreed: it states the final answer that most of the "
+        "query's responses state, and the rejected one a rarer answer; random: chosen and rejected are any two, the "
+        "control for spurious gains",
     )
     negatives: Literal["foresight", "uniform"] = Field(
         default="foresight", description="Draw the rejected response from F (paper) or uniformly (released code)"

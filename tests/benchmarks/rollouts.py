@@ -109,7 +109,7 @@ async def search(a: argparse.Namespace, queries: list[Query], **cheaper: float) 
         "steps": len(steps),
         "skipped_steps": sum(not step.foreseen for step in steps),
         "dropped": sum(step.dropped for step in steps),
-        "pairs": sum(len(preference_pairs(r, Pairs(), cfg.tau, (0, 1, r.query.id))) for r in log.records),
+        "pairs": len(preference_pairs(log.records, Pairs(), cfg.tau, (0, 1), lambda response: None)[0]),
     }
 
 

@@ -6,6 +6,12 @@ from hypothesis import strategies as st
 
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step
 
+
+def last_digit(tokens: list[int]) -> str | None:
+    """A response of these tests answers with its last token; 0 and 3 state nothing."""
+    return None if tokens[-1] in (0, 3) else str(tokens[-1])
+
+
 logprobs = st.sampled_from([-0.125, -0.25, -0.5, -1.0, -2.0, -30.0])
 
 

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from genius_lite.foresight.filters import filter_pairs
+from genius_lite.foresight.filters import FILTERS, Answer, Vote, refusal
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.recipe import Pairs
 from genius_lite.records import Candidate, Completion, Finish, PreferencePair, Query, Rollout, Step
+from tests.foresight.drawn import last_digit
 
 NONE = {"gap": 0, "looping": 0, "truncated": 0, "length": 0, "agreement": 0}
 PLAIN = [50, 3, 71, 8, 24, 66, 91, 17]
@@ -22,13 +23,19 @@ def pair(
     return PreferencePair(query, 0, [1, 2], chosen, rejected, 0.0, 0.0, *values, *ended)
 
 
+def filter_pairs(
+    pairs: list[PreferencePair], rollouts: list[Rollout], cfg: Pairs, answer: Answer
+) -> tuple[list[PreferencePair], dict[str, int]]:
+    """Those that no filter refuses, and how many each does."""
+    votes = {rollout.query.id: Vote(rollout, answer) for rollout in rollouts}
+    nobody = Vote(Rollout(Query("", "", [1]), []), answer)
+    refusals = [refusal(pair, cfg, votes.get(pair.query_id, nobody)) for pair in pairs]
+    kept = [pair for pair, refused in zip(pairs, refusals, strict=True) if refused is None]
+    return kept, {name: refusals.count(name) for name in FILTERS}
+
+
 def unasked(tokens: list[int]) -> str | None:
     raise AssertionError(f"no filter needs the answer of {tokens}")
-
-
-def last_digit(tokens: list[int]) -> str | None:
-    """A response of these tests answers with its last token; 0 states nothing."""
-    return str(tokens[-1]) if tokens[-1] else None
 
 
 def kept(pairs: list[PreferencePair], **options) -> tuple[list[int], dict[str, int]]:
@@ -111,7 +118,7 @@ def test_agreement_is_a_vote_within_a_query_and_silent_where_none_states_an_answ
 
 def test_each_distinct_response_of_every_foreseen_step_has_one_vote():
     steps = [
-        Step(0, [candidate([3], [4, 7]), candidate([5], [6, 8], finish="length")], [0, 1], 0),
+        Step(0, [candidate([3], [4, 7]), candidate([5], [6, 8])], [0, 1], 0),
         # Not foreseen, so its responses have no end yet: no vote, and the answers of "their" last tokens are not asked.
         Step(1, [candidate([2], [], beam=0), candidate([2], [], beam=1)], [0, 1], 0, foreseen=False),
         Step(2, [candidate([4], [7], beam=0), candidate([9], [8], beam=1)], [0], 0),
@@ -153,12 +160,26 @@ def test_a_pair_is_counted_by_the_first_filter_that_refuses_it():
     assert filter_pairs(pairs, [rollout], Pairs(**cfg), last_digit) == ([], dict.fromkeys(NONE, 1))
 
 
+def test_what_was_cut_off_states_no_final_answer():
+    rollout = voting(7, 7, 8, 8, 8)
+    cut = [candidate([10 + i], [8], finish="length") for i in (2, 3)]
+    step = Step(0, [*rollout.steps[0].candidates[:2], *cut, rollout.steps[0].candidates[4]], [0], 0)
+    rollout = Rollout(rollout.query, [step])
+    pairs = [pair([10, 7], [14, 8]), pair([10, 7], [12, 8], ended=(True, False)), pair([14, 8], [10, 7])]
+    found = filter_pairs(pairs, [rollout], Pairs(agreement=0.5), last_digit)
+    assert found == (pairs[:1], {**NONE, "agreement": 2})  # 7 has two of three votes
+
+
 def test_pairs_of_a_rollout_pass_from_end_to_end():
     candidates = [candidate([3], [7]), candidate([4], [8], finish="length")]
     worse = Candidate(0, candidates[1].step, candidates[1].future, -0.5, -0.4)
     rollout = Rollout(Query("q", "x", [1, 2]), [Step(0, [candidates[0], worse], [0], 0)])
-    pairs = preference_pairs(rollout, Pairs(), 0.1, (0,))
-    assert len(pairs) == 1
-    assert filter_pairs(pairs, [rollout], Pairs(min_gap=0.4, truncated="chosen"), unasked) == (pairs, NONE)
-    assert filter_pairs(pairs, [rollout], Pairs(min_gap=0.5), unasked) == ([], {**NONE, "gap": 1})
-    assert filter_pairs(pairs, [rollout], Pairs(truncated="either"), unasked) == ([], {**NONE, "truncated": 1})
+
+    def found(**options) -> tuple[int, dict[str, int]]:
+        pairs, left_out = preference_pairs([rollout], Pairs(**options), 0.1, (0,), unasked)
+        return len(pairs), left_out
+
+    assert found() == (1, NONE)
+    assert found(min_gap=0.4, truncated="chosen") == (1, NONE)
+    assert found(min_gap=0.5) == (0, {**NONE, "gap": 1})
+    assert found(truncated="either") == (0, {**NONE, "truncated": 1})

@@ -5,10 +5,11 @@ from itertools import permutations
 
 import pytest
 
-from genius_lite.foresight.pairs import preference_pairs
+from genius_lite.foresight import pairs as found
 from genius_lite.foresight.resample import foresight_distribution
 from genius_lite.recipe import Pairs
-from genius_lite.records import Candidate, Completion, Query, Rollout, Step
+from genius_lite.records import Candidate, Completion, Finish, PreferencePair, Query, Rollout, Step
+from tests.foresight.drawn import last_digit
 
 
 def candidate(token: int, value: float, advantage: float) -> Candidate:
@@ -17,6 +18,10 @@ def candidate(token: int, value: float, advantage: float) -> Candidate:
 
 def rollout(*candidates: Candidate) -> Rollout:
     return Rollout(Query("q", "x", [1, 2]), [Step(0, list(candidates), [0], 0)])
+
+
+def preference_pairs(of: Rollout, cfg: Pairs, tau: float, key: tuple[int | str, ...]) -> list[PreferencePair]:
+    return found.preference_pairs([of], cfg, tau, key, last_digit)[0]
 
 
 THREE = rollout(candidate(3, -0.5, 0.1), candidate(4, -0.2, 0.4), candidate(5, -0.4, 0.2))
@@ -79,3 +84,68 @@ def test_a_pair_knows_which_response_was_cut_off():
     for other in (cut_in_its_future, full_after_its_step):
         (pair,) = preference_pairs(rollout(ended, other), Pairs(), 0.1, (0,))
         assert (pair.chosen_ended, pair.rejected_ended) == (True, False)
+
+
+def voting(*said: int, values: list[float] | None = None, finish: dict[int, Finish] | None = None) -> Rollout:
+    """One step; candidate i responds with [10 + i, its answer]."""
+    values, finish = values or [-0.5] * len(said), finish or {}
+    return rollout(
+        *(
+            Candidate(0, Completion([10 + i], [-1.0], "step"), Completion([digit], [f], finish.get(i, "end")), f, 0.0)
+            for i, (digit, f) in enumerate(zip(said, values, strict=True))
+        )
+    )
+
+
+AGREED = Pairs(choose="agreed", looping="keep")
+
+
+def test_the_agreed_answer_is_chosen_at_its_highest_value():
+    of = voting(8, 7, 7, 9, values=[-0.1, -0.4, -0.3, -0.2])
+    drawn = Counter()
+    for i in range(2000):
+        (pair,) = preference_pairs(of, AGREED.model_copy(update={"negatives": "uniform"}), 0.1, (i,))
+        assert pair.chosen_tokens == [12, 7]
+        drawn[tuple(pair.rejected_tokens)] += 1
+    assert set(drawn) == {(10, 8), (13, 9)}
+    assert abs(drawn[10, 8] - 1000) < 112  # five standard deviations of Binomial(2000, 1/2)
+
+
+def test_the_rejected_answer_is_rarer_and_not_merely_another():
+    (pair,) = preference_pairs(voting(7, 7, 8, 8, 9), AGREED, 0.1, (0,))
+    assert pair.rejected_tokens == [14, 9]
+
+
+@pytest.mark.parametrize(
+    ("of", "why"),
+    [
+        (voting(7, 8, 9), "each answer is given once"),
+        (voting(7, 7, 7), "nobody says otherwise"),
+        (voting(7, 7, 8, finish={2: "length"}), "what was cut off has no answer"),
+        (voting(7, 7, 8, finish={1: "length"}), "nor a vote"),
+        (voting(7, 7, 0), "who states nothing is not rarer"),
+        (voting(0, 0), "no answer at all"),
+    ],
+)
+def test_a_vote_that_sets_no_two_apart_leaves_a_step_without_a_pair(of, why):
+    pairs, left_out = found.preference_pairs([of], AGREED, 0.1, (0,), last_digit)
+    assert not pairs, why
+    assert {name: n for name, n in left_out.items() if n} == {"agreement": 1}
+
+
+def test_where_a_filter_refuses_another_one_is_drawn():
+    values = [-0.1, -0.12, -0.13, -0.9]
+    of = voting(7, 8, 9, 6, values=values)
+    for i in range(50):
+        pairs, left_out = found.preference_pairs([of], Pairs(min_gap=0.5), 0.1, (i,), last_digit)
+        assert [p.rejected_tokens for p in pairs] == [[13, 6]]
+        assert not any(left_out.values())
+    pairs, left_out = found.preference_pairs([of], Pairs(min_gap=0.9), 0.1, (0,), last_digit)
+    assert (pairs, left_out["gap"], sum(left_out.values())) == ([], 1, 1)
+
+
+def test_a_random_pair_that_is_refused_is_drawn_again_too():
+    of = voting(7, 8, 9, finish={0: "length", 1: "length"})
+    for i in range(50):
+        (pair,) = preference_pairs(of, Pairs(choose="random", truncated="chosen"), 0.1, (i,))
+        assert pair.chosen_tokens == [12, 9]

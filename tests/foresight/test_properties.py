@@ -11,12 +11,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from genius_lite.errors import NonFiniteError
-from genius_lite.foresight.filters import filter_pairs
+from genius_lite.foresight.filters import Vote, refusal
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.resample import draw_without_replacement, foresight_distribution, take_highest
 from genius_lite.recipe import Pairs
-from genius_lite.records import Rollout
-from tests.foresight.drawn import rollouts
+from genius_lite.records import PreferencePair, Rollout
+from tests.foresight.drawn import last_digit, rollouts
 
 values = st.lists(st.floats(-20, 0), min_size=1, max_size=6)
 taus = st.floats(0.05, 5)
@@ -81,11 +81,15 @@ def test_the_highest_are_no_lower_than_the_rest(f, n):
     assert not taken or not rest or min(f[i] for i in taken) >= max(rest)
 
 
+def pairs_of(rollout: Rollout, cfg: Pairs, tau: float, seed: int) -> list[PreferencePair]:
+    return preference_pairs([rollout], cfg, tau, (seed,), last_digit)[0]
+
+
 @settings(max_examples=300, deadline=None)
 @given(rollouts(), configurations, taus, seeds)
 def test_pairs_are_two_different_responses_of_a_step(rollout, cfg, tau, seed):
-    pairs = preference_pairs(rollout, cfg, tau, (seed,))
-    assert pairs == preference_pairs(rollout, cfg, tau, (seed,))
+    pairs = pairs_of(rollout, cfg, tau, seed)
+    assert pairs == pairs_of(rollout, cfg, tau, seed)
     steps = [pair.step for pair in pairs]
     assert steps == sorted({*steps})
     for step in rollout.steps:
@@ -113,37 +117,32 @@ def test_a_value_that_is_not_finite_is_named(rollout, bad, cfg, data):
     step = msgspec.structs.replace(step, candidates=[broken, *step.candidates[1:]])
     steps = [*rollout.steps[:number], step, *rollout.steps[number + 1 :]]
     with pytest.raises(NonFiniteError, match=f"query q, step {number}: a candidate's value is not finite"):
-        preference_pairs(Rollout(rollout.query, steps), cfg, 0.1, (0,))
+        pairs_of(Rollout(rollout.query, steps), cfg, 0.1, 0)
 
 
 filters = st.builds(
     Pairs,
+    choose=st.sampled_from(["best", "agreed", "random"]),
     min_gap=st.sampled_from([0.0, 0.25, 1.0]),
     looping=st.sampled_from(["keep", "chosen", "either"]),
     truncated=st.sampled_from(["keep", "chosen", "either"]),
     max_length_ratio=st.sampled_from([None, 1.25, 2.0]),
     agreement=st.sampled_from([None, 0.25, 0.5, 1.0]),
 )
-
-
-def answer(tokens: list[int]) -> str | None:
-    """A response answers with its last token; 3 states nothing."""
-    return None if tokens[-1] == 3 else str(tokens[-1])
+OFF = {"min_gap": 0.0, "looping": "keep", "truncated": "keep", "max_length_ratio": None, "agreement": None}
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.tuples(rollouts("a"), rollouts("b")), filters, seeds)
-def test_filters_keep_the_order_and_count_what_they_leave_out(pair_of_rollouts, cfg, seed):
-    found = [p for r in pair_of_rollouts for p in preference_pairs(r, cfg, 0.1, (seed, r.query.id))]
-    kept, counts = filter_pairs(found, pair_of_rollouts, cfg, answer)
-    assert len(kept) + sum(counts.values()) == len(found)
-    places = [found.index(p) for p in kept]
-    assert places == sorted({*places})
-    assert filter_pairs(kept, pair_of_rollouts, cfg, answer)[0] == kept
-    # A pair stays on its own account, whatever stands beside it.
-    alone = [filter_pairs([p], pair_of_rollouts, cfg, answer)[0] for p in found]
-    assert [p for part in alone for p in part] == kept
-    for p in kept:
+@given(rollouts(), filters, seeds)
+def test_a_step_has_a_pair_that_passes_or_is_counted(rollout, cfg, seed):
+    pairs, left_out = preference_pairs([rollout], cfg, 0.1, (seed,), last_digit)
+    free, undecided = preference_pairs([rollout], cfg.model_copy(update=OFF), 0.1, (seed,), last_digit)
+    assert len(pairs) + sum(left_out.values()) == len(free) + sum(undecided.values())
+    assert all(refusal(pair, cfg, Vote(rollout, last_digit)) is None for pair in pairs)
+    # What no filter refuses is what would be drawn without any.
+    kept = [pair for pair in free if refusal(pair, cfg, Vote(rollout, last_digit)) is None]
+    assert all(pair in pairs for pair in kept)
+    for p in pairs:
         assert p.chosen_value - p.rejected_value >= cfg.min_gap or not cfg.min_gap
         assert p.chosen_ended or cfg.truncated == "keep"
         assert p.rejected_ended or cfg.truncated != "either"
@@ -153,10 +152,16 @@ def test_filters_keep_the_order_and_count_what_they_leave_out(pair_of_rollouts, 
 
 @settings(max_examples=200, deadline=None)
 @given(rollouts(), filters, seeds)
-def test_a_filter_more_never_keeps_more(rollout, cfg, seed):
-    found = preference_pairs(rollout, cfg, 0.1, (seed,))
-    kept = filter_pairs(found, [rollout], cfg, answer)[0]
-    off = {"min_gap": 0.0, "looping": "keep", "truncated": "keep", "max_length_ratio": None, "agreement": None}
-    for name, setting in off.items():
-        looser = filter_pairs(found, [rollout], cfg.model_copy(update={name: setting}), answer)[0]
-        assert all(pair in looser for pair in kept)
+def test_a_filter_less_never_gives_fewer_pairs(rollout, cfg, seed):
+    steps = {pair.step for pair in pairs_of(rollout, cfg, 0.1, seed)}
+    for name, setting in OFF.items():
+        assert steps <= {pair.step for pair in pairs_of(rollout, cfg.model_copy(update={name: setting}), 0.1, seed)}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.tuples(rollouts("a"), rollouts("b")), filters, seeds)
+def test_a_query_has_its_pairs_whatever_stands_beside_it(two, cfg, seed):
+    together, left_out = preference_pairs(two, cfg, 0.1, (seed,), last_digit)
+    alone = [preference_pairs([rollout], cfg, 0.1, (seed,), last_digit) for rollout in two]
+    assert together == alone[0][0] + alone[1][0]
+    assert left_out == {name: alone[0][1][name] + alone[1][1][name] for name in left_out}

@@ -168,7 +168,7 @@ def test_a_skipped_step_leaves_q_to_the_next_and_makes_no_pair():
     assert [s.foreseen for s in rollout.steps] == [True, False, True]
     assert [c.value for c in rollout.steps[1].candidates] == [-0.5, -0.5]
     assert [c.advantage for c in rollout.steps[2].candidates] == pytest.approx([0.3, 0.2])
-    assert [p.step for p in preference_pairs(rollout, Pairs(), 0.1, (0,))] == [0, 2]
+    assert [p.step for p in preference_pairs([rollout], Pairs(), 0.1, (0,), lambda response: None)[0]] == [0, 2]
 
 
 def test_futures_are_capped():
@@ -213,7 +213,7 @@ def test_without_foresight_the_future_is_there_but_does_not_count():
     assert [c.value for c in second.candidates] == pytest.approx([-0.7, -0.4])
     assert [c.advantage for c in second.candidates] == pytest.approx([-0.5, -0.2])
     assert [rollout.response(s, i) for s in (0, 1) for i in (0, 1)] == [[1, 2, 11], [3, 31], [3, 4, 41], [3, 5, 6]]
-    pairs = preference_pairs(rollout, Pairs(), 0.1, (0,))
+    pairs = preference_pairs([rollout], Pairs(), 0.1, (0,), lambda response: None)[0]
     assert [(p.chosen_tokens, p.rejected_tokens) for p in pairs] == [([3, 31], [1, 2, 11]), ([3, 5, 6], [3, 4, 41])]
 
 
