@@ -1,9 +1,10 @@
-"""Does the foresight value know what is right? A run's rollouts, set beside the answers it never saw.
+"""Does the foresight value know what is right, and does a vote? A run's rollouts, set beside answers it never saw.
 
     python recipes/study/values.py runs/study/gsm8k
 
 For each kind of question that was asked: `auc` is how often, within a step, the value of a right response is above that
-of a wrong one (0.5: it tells nothing), with its standard error over steps; `auc_shorter` the same for being shorter.
+of a wrong one (0.5: it tells nothing), with its standard error over steps; `auc_shorter` the same for being shorter,
+`auc_votes` for how many other responses to the question give the same answer (`pairs.choose: agreed`).
 The answers are those of `prepare.py`. Prints one JSON object.
 """
 
@@ -18,14 +19,15 @@ from pathlib import Path
 import numpy as np
 from prepare import gsm8k_test, reasoning_tasks
 
-from genius_lite.evaluate.checkers import check
+from genius_lite.evaluate.checkers import check, extract_answer
 from genius_lite.evaluate.tasks import Problem, Task
+from genius_lite.foresight.filters import Vote
 from genius_lite.lines import read_records
 from genius_lite.prompts import Vocabulary
 from genius_lite.records import PreferencePair, Rollout, query_id
 
-Candidate = tuple[float, int, bool]
-"""Its value, the length of its response, whether that is right."""
+Candidate = tuple[float, int, int, bool]
+"""Its value, the length of its response, the votes for its answer, whether that is right."""
 
 
 def main(run: Path) -> None:
@@ -54,23 +56,27 @@ def measured(
     steps: list[list[Candidate]] = []
     for rollout in rollouts:
         if rollout.query.id in problems:
-            for k, step in enumerate(rollout.steps):
+            vote = Vote(rollout, lambda response: extract_answer(decode(response)))
+            for k, step in ((k, step) for k, step in enumerate(rollout.steps) if step.foreseen):
                 responses = [rollout.response(k, n) for n in range(len(step.candidates))]
                 values = [candidate.value for candidate in step.candidates]
-                steps.append([(v, len(r), right(rollout.query.id, r)) for v, r in zip(values, responses, strict=True)])
+                asked_of = zip(values, responses, strict=True)
+                steps.append([(v, len(r), vote.votes(r), right(rollout.query.id, r)) for v, r in asked_of])
     if not steps:
         return None
     asked = [pair for pair in pairs if pair.query_id in problems]
     auc, error = _auc(steps, lambda candidate: candidate[0])
     shorter, _ = _auc(steps, lambda candidate: -candidate[1])
+    votes, _ = _auc(steps, lambda candidate: candidate[2])
     return {
         "questions": sum(rollout.query.id in problems for rollout in rollouts),
         "steps": len(steps),
         "right": float(np.mean([ok for step in steps for *_, ok in step])),
-        "right_of_the_best": float(np.mean([max(step)[2] for step in steps])),
+        "right_of_the_best": float(np.mean([max(step)[-1] for step in steps])),
         "auc": auc,
         "auc_error": error,
         "auc_shorter": shorter,
+        "auc_votes": votes,
         "pairs": len(asked),
         "chosen_right": float(np.mean([right(pair.query_id, pair.chosen_tokens) for pair in asked])),
         "rejected_right": float(np.mean([right(pair.query_id, pair.rejected_tokens) for pair in asked])),
@@ -83,7 +89,7 @@ def _auc(steps: list[list[Candidate]], key: Callable[[Candidate], float]) -> tup
     """Mean over the steps that have both kinds, and its standard error."""
     found = []
     for step in steps:
-        kinds = [[key(candidate) for candidate in step if candidate[2] == ok] for ok in (True, False)]
+        kinds = [[key(candidate) for candidate in step if candidate[-1] == ok] for ok in (True, False)]
         if all(kinds):
             found.append(np.mean([(a > b) + 0.5 * (a == b) for a, b in product(*kinds)]))
     return float(np.mean(found)), float(np.std(found, ddof=1) / len(found) ** 0.5)
