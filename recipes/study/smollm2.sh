@@ -10,9 +10,14 @@ for seed in 0 1 2; do
   run study/smollm2-reasoning "aco-$seed" --set "seed=$seed"
   run ablations/random-pairs "random-$seed" --set "seed=$seed" --reuse "runs/study/aco-$seed"
 done
+for seed in 0 1 2; do
+  run study/smollm2-reasoning "lr2e4-$seed" --set "seed=$seed" --set learner.lr=2e-4 --reuse "runs/study/aco-$seed"
+  for ablation in no-foresight sft agreed; do
+    run "ablations/$ablation" "$ablation-$seed" --set "seed=$seed" --reuse "runs/study/aco-$seed"
+  done
+done
 run study/smollm2-reasoning uniform-0 --set pairs.negatives=uniform --set pairs.min_gap=0.05 --reuse runs/study/aco-0
-run study/smollm2-reasoning lr2e4-0 --set learner.lr=2e-4 --reuse runs/study/aco-0
-for ablation in no-foresight greedy-beams calibration-floor dpo simpo ipo ropo sft; do
+for ablation in greedy-beams calibration-floor dpo simpo ipo ropo; do
   run "ablations/$ablation" "$ablation-0" --reuse runs/study/aco-0
 done
 run study/smollm2-general general-0 --reuse runs/study/aco-0
