@@ -11,6 +11,7 @@ import numpy as np
 
 from genius_lite.errors import NonFiniteError
 from genius_lite.foresight.filters import FILTERS, Answer, Vote, refusal
+from genius_lite.foresight.resample import draw_order
 from genius_lite.recipe import Pairs
 from genius_lite.records import PreferencePair, Rollout, Step, seed_of
 
@@ -83,10 +84,8 @@ def _drawn(
     else:
         chosen = int(np.argmax(values))
         others = [i for i, response in enumerate(responses) if response != responses[chosen]]
-    # Draws without replacement, in their order: the Gumbel-top-k trick (resample.py).
-    pull = np.array([values[i] for i in others]) / tau if cfg.negatives == "foresight" else np.zeros(len(others))
-    for at in np.argsort(-(pull + rng.gumbel(size=len(others))), kind="stable").tolist():
-        yield chosen, others[at]
+    order = draw_order([values[i] for i in others], tau if cfg.negatives == "foresight" else math.inf, rng)
+    yield from ((chosen, others[at]) for at in order)
 
 
 def _pair(rollout: Rollout, step: Step, responses: list[list[int]], chosen: int, rejected: int) -> PreferencePair:

@@ -23,14 +23,19 @@ def foresight_distribution(values: list[float], tau: float) -> np.ndarray:
     return weights / weights.sum()
 
 
-def draw_without_replacement(values: list[float], tau: float, n: int, rng: np.random.Generator) -> list[int]:
-    """Up to `n` distinct indices drawn from F one after the other, Eq. 3, in ascending order.
+def draw_order(values: list[float], tau: float, rng: np.random.Generator) -> list[int]:
+    """All indices as they are drawn from F one after the other, without replacement.
 
-    The Gumbel-top-k trick: the n largest of f / tau + Gumbel noise are such a draw (Kool, van Hoof and
-    Welling, arXiv 1903.06059). It stays exact where F underflows to 0.
+    The Gumbel-top-k trick: f / tau + Gumbel noise in descending order is such a draw (Kool, van Hoof and Welling,
+    arXiv 1903.06059). It stays exact where F underflows to 0; an infinite tau draws uniformly.
     """
     keys = np.asarray(values, dtype=np.float64) / tau + rng.gumbel(size=len(values))
-    return sorted(np.argsort(-keys, kind="stable")[:n].tolist())
+    return np.argsort(-keys, kind="stable").tolist()
+
+
+def draw_without_replacement(values: list[float], tau: float, n: int, rng: np.random.Generator) -> list[int]:
+    """Up to `n` distinct indices drawn from F one after the other, Eq. 3, in ascending order."""
+    return sorted(draw_order(values, tau, rng)[:n])
 
 
 def take_highest(values: list[float], n: int) -> list[int]:

@@ -57,8 +57,8 @@ def measured(
     for rollout in rollouts:
         if rollout.query.id in problems:
             vote = Vote(rollout, lambda response: extract_answer(decode(response)))
-            for k, step in ((k, step) for k, step in enumerate(rollout.steps) if step.foreseen):
-                responses = [rollout.response(k, n) for n in range(len(step.candidates))]
+            for step in (step for step in rollout.steps if step.foreseen):
+                responses = [rollout.response(step.index, n) for n in range(len(step.candidates))]
                 values = [candidate.value for candidate in step.candidates]
                 asked_of = zip(values, responses, strict=True)
                 steps.append([(v, len(r), vote.votes(r), right(rollout.query.id, r)) for v, r in asked_of])
