@@ -105,8 +105,9 @@ def read_records(path: Path, kind: type[T]) -> list[T]:
 
 
 def write_records(path: Path, records: Iterable[Any]) -> None:
-    """One JSON line for each record."""
-    path.write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in records))
+    """One JSON line for each record; of an iterator no more than one is in memory."""
+    with path.open("wb") as file:
+        file.writelines(msgspec.json.encode(record) + b"\n" for record in records)
 
 
 def _decoded(decode: Any, line: bytes, path: Path, number: int) -> Any:

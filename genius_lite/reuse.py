@@ -1,7 +1,8 @@
 """Take from another run what this one would make just the same, so that an ablation pays only for what differs.
 
 What decides a stage are some keys of the run's identity (`recipe.json`). Where they are equal, the random numbers are
-too, and the stage is the same but for rounding.
+too, and the stage is the same but for rounding. The random numbers of a search are its question's own: a run that asks
+more questions takes the rollouts of those that were searched already.
 """
 
 from __future__ import annotations
@@ -9,65 +10,100 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from genius_lite.errors import UserError
-from genius_lite.rundir import RunDir, refuse_links
+from genius_lite.evaluate.record import ANSWERS, read_responses
+from genius_lite.evaluate.results import Answers
+from genius_lite.lines import Lines, line_bounds
+from genius_lite.records import Query, Rollout
+from genius_lite.rundir import RunDir, refuse_links, write_records
 
 _BASE = ("model", "weights")
-_ASKED = ("model", "watched", "seed", "tasks", "foresight.max_tokens", "evaluate")
-_SAMPLED = ("model", "queries", "seed", "foresight")
-_DECIDED_BY = {
-    "full-precision": _BASE,
-    "master": _BASE,
-    "round-0/evaluation": _ASKED,
-    "round-1/rollouts.jsonl": _SAMPLED,
-}
+_ANSWERED = ("model", "seed", "tasks", "foresight.max_tokens", "evaluate")
+_SAMPLED = ("model", "seed", "foresight")
+_WHOLE = {"full-precision": _BASE, "master": _BASE, "round-0/evaluation": (*_ANSWERED, "watched")}
 _NO_PART = {"rollback", "patience"}  # of `evaluate`: they decide what follows, not what is asked
+_OF_QUERIES = {"queries", "query_samples"}  # of `evaluate`: no part in what the tasks are answered
 
 
-def take(folder: RunDir, identity: dict[str, Any], other: Path) -> list[str]:
-    """Link or copy into a run's folder those stages of `other` that would come out the same and are not there yet.
+def take(folder: RunDir, identity: dict[str, Any], queries: Sequence[Query], other: Path) -> list[str]:
+    """Link or copy into a run's folder what `other` has that would come out the same and is not there yet.
 
-    Finished files are never written again, so links do; the log of the rollouts is one that grows, and is copied.
+    Finished files are never written again, so links do; logs are copied, which grow.
+
+    Args:
+        identity: of the run.
+        queries: of the run; rollouts of these are taken.
 
     Returns:
-        The names of what was taken.
+        The names of what was taken, and how many of the queries where it is not all.
 
     Raises:
-        UserError: `other` is no run folder, or has a link in it.
+        UserError: `other` is no run folder, has a link in it, or a damaged line.
     """
     recorded = other / "recipe.json"
     if not recorded.is_file():
         raise UserError(f"{other} is no run folder; --reuse names the `out` of another run")
     refuse_links(other)
     theirs = json.loads(recorded.read_text(encoding="utf-8"))
-    taken = []
-    for name, keys in _DECIDED_BY.items():
-        source = other / name
-        if not source.exists() or (folder / name).exists():
-            continue
-        if any(_at(theirs, key) != _at(identity, key) for key in keys):
-            continue
-        room = folder.sub(name.split("/")[0]) if "/" in name else folder
-        room.build(source.name, lambda out, source=source: _bring(source, out))
-        taken.append(name)
+
+    def same(keys: Sequence[str], apart: set[str] = _NO_PART) -> bool:
+        return all(_at(theirs, key, apart) == _at(identity, key, apart) for key in keys)
+
+    taken = [name for name, keys in _WHOLE.items() if same(keys) and _bring(folder, name, other)]
+    if same(_ANSWERED, _NO_PART | _OF_QUERIES) and _bring_answers(folder, other):
+        taken.append("answers to the tasks")
+    if same(_SAMPLED) and (count := _bring_rollouts(folder, queries, other)):
+        taken.append("rollouts" if count == len(queries) else f"rollouts of {count} of {len(queries)} queries")
     return taken
 
 
-def _at(identity: dict[str, Any], dotted: str) -> Any:
+def _at(identity: dict[str, Any], dotted: str, apart: set[str]) -> Any:
     found: Any = identity
     for key in dotted.split("."):
         found = found.get(key)
-    return {key: value for key, value in found.items() if key not in _NO_PART} if dotted == "evaluate" else found
+    return {key: value for key, value in found.items() if key not in apart} if dotted == "evaluate" else found
 
 
-def _bring(source: Path, out: Path) -> None:
-    if source.is_dir():
+def _bring(folder: RunDir, name: str, other: Path) -> bool:
+    """A finished stage that is a folder, by links; whether there was one to bring."""
+    source = other / name
+    if not source.exists() or (folder / name).exists():
+        return False
+
+    def link(out: Path) -> None:
         shutil.copytree(source, out, copy_function=_link)
-    else:
-        shutil.copyfile(source, out)
+
+    room = folder.sub(name.split("/")[0]) if "/" in name else folder
+    room.build(source.name, link)
+    return True
+
+
+def _bring_answers(folder: RunDir, other: Path) -> bool:
+    """The base model's answers, where its evaluation is still to be made; whether there were any to bring."""
+    here = folder.sub("round-0")
+    responses = [] if (here / "evaluation").exists() or (here / ANSWERS).exists() else read_responses(other, 0)
+    if responses:
+        each = groupby(responses, key=lambda response: (response.task, response.problem))
+        here.build(ANSWERS, lambda out: write_records(out, (Answers(*asked, [*given]) for asked, given in each)))
+    return bool(responses)
+
+
+def _bring_rollouts(folder: RunDir, queries: Sequence[Query], other: Path) -> int:
+    """Those of the queries that `other` searched from the same prompt; how many there were."""
+    source, here = other / "round-1" / "rollouts.jsonl", folder.sub("round-1")
+    if not source.exists() or (here / source.name).exists():
+        return 0
+    own = {query.id: query for query in queries}
+    searched = Lines(source, Rollout, line_bounds(source))
+    shared = [n for n, rollout in enumerate(searched) if own.get(rollout.query.id) == rollout.query]
+    if shared:
+        here.build(source.name, lambda out: write_records(out, searched.pick(shared)))
+    return len(shared)
 
 
 def _link(source: str, out: str) -> None:

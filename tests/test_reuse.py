@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from genius_lite.errors import UserError
+from genius_lite.evaluate.record import ANSWERS, write_evaluation
+from genius_lite.evaluate.results import GREEDY, Answers, Response
+from genius_lite.records import Query, Rollout
 from genius_lite.reuse import take
-from genius_lite.rundir import RunDir
+from genius_lite.rundir import RecordLog, RunDir, read_records, write_records
 
 IDENTITY = {
     "model": "m",
@@ -19,20 +23,41 @@ IDENTITY = {
     "tasks": ["t"],
     "learner": {"holdout": 0.1, "loss": "aco"},
     "foresight": {"max_tokens": 64, "temperature": 1.0},
-    "evaluate": {"samples": 1, "rollback": True},
+    "evaluate": {"samples": 1, "queries": 4, "rollback": True},
 }
-ALL = ["master", "round-0/evaluation", "round-1/rollouts.jsonl"]
+QUERIES = [Query(f"{number:016x}", f"question {number}", [1, number]) for number in range(4)]
+SEARCHED = [Rollout(query, []) for query in QUERIES[:3]]
+RESPONSES = [
+    Response("t", problem, sample, f"{problem} {sample}", 2, "end", 1.0)
+    for problem in ("one", "two")
+    for sample in (GREEDY, 0)
+]
+MASTER, EVALUATION, ANSWERED, ROLLOUTS = "master", "round-0/evaluation", "answers to the tasks", "rollouts"
+FILES = {
+    MASTER: "master/w",
+    EVALUATION: "round-0/evaluation/responses.jsonl",
+    ANSWERED: "round-0/answers.jsonl",
+    ROLLOUTS: "round-1/rollouts.jsonl",
+}
 
 
 @pytest.fixture
 def other(tmp_path) -> Path:
     run = tmp_path / "other"
-    for folder, file in (("master", "w"), ("round-0/evaluation", "responses.jsonl"), ("round-1/adapter", "a")):
+    for folder in ("master", "round-0/evaluation", "round-1/adapter"):
         (run / folder).mkdir(parents=True)
-        (run / folder / file).write_text(file)
-    (run / "round-1" / "rollouts.jsonl").write_text("{}\n")
+    (run / "master" / "w").write_text("weights")
+    (run / "round-1" / "adapter" / "a").write_text("adapter")
+    write_evaluation(run / "round-0" / "evaluation", RESPONSES, None)
+    write_records(run / "round-1" / "rollouts.jsonl", SEARCHED)
     (run / "recipe.json").write_text(json.dumps(IDENTITY))
     return run
+
+
+@pytest.fixture
+def own(tmp_path) -> RunDir:
+    (tmp_path / "own").mkdir()
+    return RunDir(tmp_path / "own")
 
 
 def changed(**sections) -> dict:
@@ -45,38 +70,72 @@ def changed(**sections) -> dict:
 @pytest.mark.parametrize(
     ("identity", "expected"),
     [
-        (changed(), ALL),
-        (changed(learner={"loss": "dpo"}), ALL),
-        (changed(evaluate={"rollback": False}), ALL),
-        (changed(evaluate={"samples": 2}), ["master", "round-1/rollouts.jsonl"]),
-        (changed(foresight={"temperature": 0.6}), ["master", "round-0/evaluation"]),
-        (changed(foresight={"max_tokens": 32}), ["master"]),
-        (changed(queries="others"), ["master", "round-0/evaluation"]),
-        (changed(watched="others"), ["master", "round-1/rollouts.jsonl"]),
-        (changed(seed=1), ["master"]),
+        (changed(), [MASTER, EVALUATION, ROLLOUTS]),
+        (changed(learner={"loss": "dpo"}), [MASTER, EVALUATION, ROLLOUTS]),
+        (changed(evaluate={"rollback": False}), [MASTER, EVALUATION, ROLLOUTS]),
+        (changed(evaluate={"samples": 2}), [MASTER, ROLLOUTS]),
+        (changed(evaluate={"queries": 8}, watched="others"), [MASTER, ANSWERED, ROLLOUTS]),
+        (changed(foresight={"temperature": 0.6}), [MASTER, EVALUATION]),
+        (changed(foresight={"max_tokens": 32}), [MASTER]),
+        (changed(queries="others", watched="others"), [MASTER, ANSWERED, ROLLOUTS]),
+        (changed(tasks=["others"]), [MASTER, ROLLOUTS]),
+        (changed(seed=1), [MASTER]),
         (changed(model="another"), []),
     ],
 )
-def test_only_what_would_come_out_the_same_is_taken(tmp_path, other, identity, expected):
-    own = RunDir(tmp_path / "own")
-    own.path.mkdir()
-    assert take(own, identity, other) == expected
-    assert {str(p.relative_to(own.path)) for p in own.path.rglob("*") if p.is_file()} == {
-        {"master": "master/w", "round-0/evaluation": "round-0/evaluation/responses.jsonl"}.get(name, name)
-        for name in expected
-    }
-    assert take(own, identity, other) == [], "what is there is left alone"
+def test_only_what_would_come_out_the_same_is_taken(own, other, identity, expected):
+    assert take(own, identity, QUERIES[:3], other) == expected
+    assert {str(p.relative_to(own.path)) for p in own.path.rglob("*") if p.is_file()} == {FILES[n] for n in expected}
+    assert take(own, identity, QUERIES[:3], other) == [], "what is there is left alone"
 
 
-def test_the_log_is_a_copy_that_can_grow(tmp_path, other):
-    own = RunDir(tmp_path / "own")
-    own.path.mkdir()
-    take(own, IDENTITY, other)
-    with (own / "round-1" / "rollouts.jsonl").open("a") as file:
-        file.write("more\n")
-    assert (other / "round-1" / "rollouts.jsonl").read_text() == "{}\n"
+def test_a_finished_evaluation_is_not_given_answers(own, other):
+    shutil.copytree(other / "round-0", own / "round-0")
+    assert ANSWERED not in take(own, changed(watched="others"), QUERIES, other)
+
+
+def test_answers_come_by_problem_as_an_interrupted_evaluation_keeps_them(own, other):
+    take(own, changed(watched="others"), [], other)
+    assert read_records(own / "round-0" / ANSWERS, Answers) == [
+        Answers("t", "one", RESPONSES[:2]),
+        Answers("t", "two", RESPONSES[2:]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("queries", "shared", "said"),
+    [
+        (QUERIES, [0, 1, 2], ["rollouts of 3 of 4 queries"]),
+        ([QUERIES[2], QUERIES[3], QUERIES[0]], [0, 2], ["rollouts of 2 of 3 queries"]),
+        ([Query(QUERIES[1].id, QUERIES[1].prompt, [7, 1])], [], []),  # under another system message
+        (QUERIES[3:], [], []),
+    ],
+)
+def test_rollouts_are_taken_by_question_and_prompt(own, other, queries, shared, said):
+    assert take(own, changed(tasks=["others"]), queries, other)[1:] == said
+    log = own / "round-1" / "rollouts.jsonl"
+    assert log.exists() == bool(shared)
+    assert [*RecordLog(log, Rollout).records] == [SEARCHED[n] for n in shared]
+
+
+def test_of_an_interrupted_run_what_is_whole_is_taken(own, other):
+    with (other / "round-1" / "rollouts.jsonl").open("ab") as file:
+        file.write(b'{"query":{"id":"0000')
+    assert take(own, IDENTITY, QUERIES, other)[-1] == "rollouts of 3 of 4 queries"
+
+
+def test_a_damaged_line_is_named(own, other):
+    (other / "round-1" / "rollouts.jsonl").write_text("no record\n")
+    with pytest.raises(UserError, match=r"rollouts\.jsonl:1: damaged record"):
+        take(own, IDENTITY, QUERIES, other)
+
+
+def test_the_log_is_a_copy_that_can_grow(own, other):
+    take(own, IDENTITY, QUERIES, other)
+    RecordLog(own / "round-1" / "rollouts.jsonl", Rollout).append(Rollout(QUERIES[3], []))
+    assert read_records(other / "round-1" / "rollouts.jsonl", Rollout) == SEARCHED
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="no run folder"):
-        take(RunDir(tmp_path), IDENTITY, tmp_path / "nothing")
+        take(RunDir(tmp_path), IDENTITY, [], tmp_path / "nothing")
