@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.record import ANSWERS, write_evaluation
+from genius_lite.evaluate.record import ANSWERS, read_responses, write_evaluation
 from genius_lite.evaluate.results import GREEDY, Answers, Response
+from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler, TaskSource
 from genius_lite.records import Query, Rollout
 from genius_lite.reuse import take
+from genius_lite.run import run
 from genius_lite.rundir import RecordLog, RunDir, read_records, write_records
+from tests.tiny import questions
 
 IDENTITY = {
     "model": "m",
@@ -139,3 +142,33 @@ def test_the_log_is_a_copy_that_can_grow(own, other):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="no run folder"):
         take(RunDir(tmp_path), IDENTITY, [], tmp_path / "nothing")
+
+
+def test_a_run_that_asks_more_goes_on_from_one_that_asked_few(tiny_llama, tmp_path):
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text("".join(json.dumps({"prompt": f"Say {n}.", "answer": f"{n}"}) + "\n" for n in range(3)))
+
+    def recipe(limit: int) -> Recipe:
+        return Recipe(
+            out=str(tmp_path / f"of-{limit}"),
+            model=Model(gguf=str(tiny_llama)),
+            queries=Queries(source=questions(tmp_path, 9), limit=limit),
+            rounds=1,
+            foresight=Foresight(beams=1, candidates=2, steps=2, max_tokens=12),
+            learner=Learner(rank=2, batch_pairs=4, parity_limit=100),
+            quantize=Quantize(type="F16"),
+            evaluate=Evaluate(tasks=[TaskSource(source=str(problems), check="exact")], queries=2, query_samples=2),
+            sampler=Sampler(slots=4, threads=1),
+        )
+
+    run(recipe(3))
+    run(recipe(7), reuse=tmp_path / "of-3")
+    few, more = (
+        {r.query.id: r for r in read_records(tmp_path / f"of-{n}" / "round-1" / "rollouts.jsonl", Rollout)}
+        for n in (3, 7)
+    )
+    assert len(more) == 7
+    assert {query: more[query] for query in few} == few
+    assert read_responses(tmp_path / "of-7", 0) == read_responses(tmp_path / "of-3", 0)
+    signals = [(tmp_path / f"of-{n}" / "round-0" / "evaluation" / "signals.json").read_text() for n in (3, 7)]
+    assert signals[0] != signals[1], "other queries lie beyond the limit"
