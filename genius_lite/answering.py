@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genius_lite.evaluate.measure import Ended, answer_tasks, observe, responses_wanted
+from genius_lite.evaluate.measure import Ended, Respondent, answer_tasks, observe, responses_wanted
 from genius_lite.evaluate.results import Answers, Response
 from genius_lite.evaluate.signals import Observed
 from genius_lite.round import Policy, Round
@@ -15,25 +15,12 @@ def answers_to_tasks(r: Round, policy: Policy, log: RecordLog[Answers], ended: E
     Raises:
         Stopped: before that the run was asked to stop.
     """
-    job, cfg, known = r.job, r.job.recipe.evaluate, list(log.records)
+    job, cfg = r.job, r.job.recipe.evaluate
     if not job.tasks:
         return []
-    done = sum(len(answers.responses) for answers in known)
+    done = sum(len(answers.responses) for answers in log.records)
     with r.progress.stage(f"{_who(r)}: tasks", responses_wanted(job.tasks, cfg), "responses", done=done) as advance:
-        return answer_tasks(
-            policy.gguf,
-            policy.settings(r.engine),
-            job.tasks,
-            cfg,
-            job.answer_tokens,
-            job.recipe.seed,
-            r.here / "sampler.log",
-            advance,
-            ended,
-            known,
-            log.append,
-            r.stop,
-        )
+        return answer_tasks(_respondent(r, policy), job.tasks, cfg, advance, ended, log, r.stop)
 
 
 def answers_to_held_out(r: Round, policy: Policy, ended: Ended) -> list[Observed]:
@@ -42,18 +29,13 @@ def answers_to_held_out(r: Round, policy: Policy, ended: Ended) -> list[Observed
     if not job.watched:
         return []
     with r.progress.stage(f"{_who(r)}: held-out queries", len(job.watched) * samples, "responses") as advance:
-        return observe(
-            policy.gguf,
-            policy.settings(r.engine),
-            (job.source.path, r.engine) if r.number else None,
-            job.watched,
-            samples,
-            job.answer_tokens,
-            job.recipe.seed,
-            r.here / "sampler.log",
-            advance,
-            ended,
-        )
+        base = _respondent(r, Policy(job.source.path)) if r.number else None
+        return observe(_respondent(r, policy), base, job.watched, samples, advance, ended)
+
+
+def _respondent(r: Round, policy: Policy) -> Respondent:
+    settings = policy.settings(r.engine)
+    return Respondent(policy.gguf, settings, r.job.answer_tokens, r.job.recipe.seed, r.here / "sampler.log")
 
 
 def _who(r: Round) -> str:

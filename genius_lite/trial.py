@@ -11,7 +11,7 @@ from typing import cast, get_args
 import msgspec
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.measure import answer_tasks, asked, load_tasks, responses_wanted
+from genius_lite.evaluate.measure import Respondent, answer_tasks, asked, load_tasks, responses_wanted
 from genius_lite.evaluate.results import Response, TaskResult, results
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Check, Evaluate, Sampler, TaskSource
@@ -84,10 +84,10 @@ def trial(
         context = context_for("auto", source, [("max_tokens", max_tokens, questions)])
         settings = _settings(contestant, engine_settings(Sampler(), source, context, progress))
         with tempfile.TemporaryDirectory() as folder:
-            log = Path(folder) / "sampler.log"
+            who = Respondent(contestant.gguf, settings, max_tokens, seed, Path(folder) / "sampler.log")
             with progress.stage(contestant.name, responses_wanted(items, cfg), "responses") as advance:
                 try:
-                    answered.append(answer_tasks(contestant.gguf, settings, items, cfg, max_tokens, seed, log, advance))
+                    answered.append(answer_tasks(who, items, cfg, advance))
                 except SetAsideError as e:
                     raise UserError(f"{contestant.name}: {e}") from None
     first, *others = answered

@@ -6,7 +6,8 @@ Every figure of a model comes from the same prompts and the same seeds as the ba
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from genius_lite.evaluate.tasks import REASONING_GYM, Problem, Task, from_jsonl,
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Evaluate, TaskSource
 from genius_lite.records import Completion, Query
+from genius_lite.rundir import RecordLog
 from genius_lite.sampler.client import LocalSampler, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling, Stats
 from genius_lite.sampler.tree import Node
@@ -35,6 +37,24 @@ class Asked:
 
     task: Task
     questions: list[Query]
+
+
+@dataclass(frozen=True)
+class Respondent:
+    """A model that is to answer, and how: at most `max_tokens` a response, with the random numbers of `seed`.
+
+    llama.cpp's messages go to the file `log`.
+    """
+
+    gguf: Path
+    settings: EngineSettings
+    max_tokens: int
+    seed: int
+    log: Path
+
+    def sampler(self, sampling: Sampling) -> AbstractAsyncContextManager[LocalSampler]:
+        """The engine that holds it."""
+        return open_sampler(self.gguf, self.settings, sampling, self.log)
 
 
 def load_task(cfg: TaskSource) -> Task:
@@ -68,46 +88,40 @@ def asked(task: Task, vocabulary: Vocabulary, system: str | None) -> Asked:
 
 
 def answer_tasks(
-    model: Path,
-    settings: EngineSettings,
+    who: Respondent,
     tasks: Sequence[Asked],
     cfg: Evaluate,
-    max_tokens: int,
-    seed: int,
-    log: Path,
     advance: Advance = lambda n: None,
     ended: Ended = lambda stats: None,
-    known: Iterable[Answers] = (),
-    keep: Callable[[Answers], None] = lambda answers: None,
+    kept: RecordLog[Answers] | None = None,
     stop: Stop | None = None,
 ) -> list[Response]:
     """Every response to every problem: the greedy one and `cfg.samples` at `cfg.temperature`, scored.
 
     Args:
-        max_tokens: of a response.
         advance: called as responses arrive, `responses_wanted` less those that are known in all.
         ended: told the sampler's totals.
-        known: answers of an earlier, interrupted call; their problems are not asked again.
-        keep: called with the answers to each other problem as soon as they are there.
+        kept: answers of an earlier, interrupted call, whose problems are not asked again; those to each other problem
+            are appended as soon as they are there.
         stop: once it is asked for no other problem is begun; those under way go on to their end.
 
     Raises:
         Stopped: before every problem was answered.
     """
     greedy, each = Sampling(1.0, top_k=1), cfg.samples + cfg.greedy
-    answered = {(answers.task, answers.problem): answers.responses for answers in known}
-    gate = asyncio.Semaphore(max(1, 2 * settings.slots // each))
+    answered = {(one.task, one.problem): one.responses for one in (kept.records if kept else [])}
+    gate = asyncio.Semaphore(max(1, 2 * who.settings.slots // each))
 
     async def answer(sampler: LocalSampler, vocabulary: Vocabulary, task: Task, problem: Problem, query: Query) -> None:
         async with gate:
             if (task.name, problem.id) in answered or (stop and stop.asked):
                 return
-            root = Node(None, query.tokens, (seed, "evaluate", task.name, query.id))
+            root = Node(None, query.tokens, (who.seed, "evaluate", task.name, query.id))
             futures = []
             if cfg.greedy:
-                futures += sampler.extend(root, 1, until="end", limit=max_tokens, sampling=greedy)
+                futures += sampler.extend(root, 1, until="end", limit=who.max_tokens, sampling=greedy)
             if cfg.samples:
-                futures += sampler.extend(root, cfg.samples, until="end", limit=max_tokens)
+                futures += sampler.extend(root, cfg.samples, until="end", limit=who.max_tokens)
             for future in futures:
                 future.add_done_callback(lambda _: advance(1))
             completions = [_completion(node) for node in await asyncio.gather(*futures)]
@@ -117,11 +131,12 @@ def answer_tasks(
             score = task.check(problem, text)
             responses.append(Response(task.name, problem.id, sample, text, len(done.tokens), done.finish, score))
         answered[task.name, problem.id] = responses
-        keep(Answers(task.name, problem.id, responses))
+        if kept:
+            kept.append(Answers(task.name, problem.id, responses))
 
     async def ask() -> None:
-        with Vocabulary.open(model) as vocabulary:
-            async with open_sampler(model, settings, Sampling(cfg.temperature), log) as sampler:
+        with Vocabulary.open(who.gguf) as vocabulary:
+            async with who.sampler(Sampling(cfg.temperature)) as sampler:
                 await asyncio.gather(
                     *(
                         answer(sampler, vocabulary, item.task, problem, query)
@@ -144,45 +159,38 @@ def responses_wanted(tasks: Sequence[Asked], cfg: Evaluate) -> int:
 
 
 def observe(
-    model: Path,
-    settings: EngineSettings,
-    base: tuple[Path, EngineSettings] | None,
+    who: Respondent,
+    base: Respondent | None,
     queries: Sequence[Query],
     samples: int,
-    max_tokens: int,
-    seed: int,
-    log: Path,
     advance: Advance = lambda n: None,
     ended: Ended = lambda stats: None,
 ) -> list[Observed]:
     """Responses to held-out queries, sampled at temperature 1, for the label-free signals.
 
     Args:
-        base: the base model, which scores the same tokens; None where `model` is the base model.
+        base: the base model, which scores the same tokens; None where it is the one that answers.
         advance: called as responses arrive, `samples` for each query in all.
         ended: told the totals of the sampler that answers.
     """
 
     async def sample() -> list[tuple[Query, Completion]]:
-        async with open_sampler(model, settings, _UNFILTERED, log) as sampler:
-            roots = [Node(None, query.tokens, (seed, "observe", query.id)) for query in queries]
-            futures = [f for root in roots for f in sampler.extend(root, samples, until="end", limit=max_tokens)]
+        async with who.sampler(_UNFILTERED) as sampler:
+            roots = [Node(None, query.tokens, (who.seed, "observe", query.id)) for query in queries]
+            futures = [f for root in roots for f in sampler.extend(root, samples, until="end", limit=who.max_tokens)]
             for future in futures:
                 future.add_done_callback(lambda _: advance(1))
             completions = [_completion(node) for node in await asyncio.gather(*futures)]
             ended(await sampler.settled())
         return list(zip([query for query in queries for _ in range(samples)], completions, strict=True))
 
-    async def score(sampler: LocalSampler) -> list[list[float]]:
-        return await asyncio.gather(*(sampler.score(query.tokens, done.tokens) for query, done in found))
-
-    async def score_with(file: Path, base_settings: EngineSettings) -> list[list[float]]:
-        async with open_sampler(file, base_settings, _UNFILTERED, log) as sampler:
-            return await score(sampler)
+    async def score(judge: Respondent) -> list[list[float]]:
+        async with judge.sampler(_UNFILTERED) as sampler:
+            return await asyncio.gather(*(sampler.score(query.tokens, done.tokens) for query, done in found))
 
     found = asyncio.run(sample())
-    base_logprobs = asyncio.run(score_with(*base)) if base else [[] for _ in found]
-    with Vocabulary.open(model) as vocabulary:
+    base_logprobs = asyncio.run(score(base)) if base else [[] for _ in found]
+    with Vocabulary.open(who.gguf) as vocabulary:
         return [
             Observed(
                 query.id,

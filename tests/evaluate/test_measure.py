@@ -6,11 +6,12 @@ import llama_cpp
 import pytest
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.measure import answer_tasks, asked, load_tasks, observe, responses_wanted
+from genius_lite.evaluate.measure import Respondent, answer_tasks, asked, load_tasks, observe, responses_wanted
 from genius_lite.evaluate.results import GREEDY, Answers, Response, results
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Evaluate, TaskSource
 from genius_lite.records import Query
+from genius_lite.rundir import RecordLog
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.stopping import Stop, Stopped
 
@@ -57,12 +58,13 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
     tasks = load_tasks([TaskSource(source=str(tmp_path / "t.jsonl"), check="numeric")])
     with Vocabulary.open(smollm2) as vocabulary:
         items = [asked(task, vocabulary, None) for task in tasks]
+    # One branch at a time and a KV cache of 32 bits: where two words are nearly as likely, rounding decides.
+    settings = EngineSettings(slots=1, context=256, threads=1, kv_type="F32")
+    who = Respondent(smollm2, settings, max_tokens=32, seed=0, log=tmp_path / "log")
     cfg, arrived = Evaluate(samples=2, temperature=1.0), []
 
-    def answers(**more):
-        # One branch at a time and a KV cache of 32 bits: where two words are nearly as likely, rounding decides.
-        settings = EngineSettings(slots=1, context=256, threads=1, kv_type="F32")
-        return answer_tasks(smollm2, settings, items, cfg, 32, 0, tmp_path / "log", arrived.append, **more)
+    def answers(advance=arrived.append, **more):
+        return answer_tasks(who, items, cfg, advance, **more)
 
     first = answers()
     assert len(first) == len(arrived) == responses_wanted(items, cfg) == 6
@@ -77,24 +79,21 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
         assert by_question[question.prompt].text.startswith(said)
     assert answers() == first
 
-    kept, stop = [], Stop()
-
-    def keep(problem: Answers) -> None:
-        kept.append(problem)
-        stop.asked = True
-
+    kept, stop = RecordLog(tmp_path / "answers.jsonl", Answers), Stop()
     with pytest.raises(Stopped):
-        answers(keep=keep, stop=stop)
-    assert [one.responses for one in kept] == [first[:3]]
+        answers(lambda n: setattr(stop, "asked", True), kept=kept, stop=stop)
+    assert [one.responses for one in kept.records] == [first[:3]]
     arrived.clear()
-    assert answers(known=kept) == first
+    assert answers(kept=kept) == first
     assert len(arrived) == 3
+    assert [one.responses for one in kept.records] == [first[:3], first[3:]]
 
 
 def test_the_base_model_scores_what_a_policy_sampled(smollm2, tmp_path):
     with Vocabulary.open(smollm2) as vocabulary:
         queries = [Query("q", "What is 2 + 2?", vocabulary.prompt("What is 2 + 2?"))]
-    seen = observe(smollm2, SETTINGS, (smollm2, SETTINGS), queries, 3, 24, 0, tmp_path / "log")
+    who = Respondent(smollm2, SETTINGS, max_tokens=24, seed=0, log=tmp_path / "log")
+    seen = observe(who, who, queries, 3)
     assert [o.query_id for o in seen] == ["q"] * 3
     assert len({tuple(o.tokens) for o in seen}) > 1
     for o in seen:
