@@ -168,12 +168,20 @@ class Engine:
     # -- before the decode ---------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        """Give waiting jobs a slot; those whose cache is still there go first, so that it is not evicted."""
+        """Give waiting jobs a slot; those whose cache is still there go first, so that it is not evicted.
+
+        A path that another stem is decoding is waited for and then copied, not decoded beside it: an evaluation asks
+        for the greedy response and for sampled ones at once.
+        """
         waiting = sorted(self.queue, key=lambda job: not self.cache.holds(job.path[: job.reuse]))
         self.queue.clear()
+        under_way = [slot.job.path for slot in self.cache.busy if isinstance(slot.job, Stem)]
         for job in waiting:
-            if self.cache.place(job.path, job.reuse, job) is None:
+            waits = self.cache.truncates and job.path in under_way
+            if waits or self.cache.place(job.path, job.reuse, job) is None:
                 self.queue.append(job)
+            elif isinstance(job, Stem):
+                under_way.append(job.path)
 
     def _fill_batch(self) -> list[tuple[Slot, int]]:
         """Put pending tokens into the batch: one of each branch, and chunks of longer prefills beside them.

@@ -90,6 +90,18 @@ def test_a_prompt_is_prefilled_once_for_all_its_branches(tiny):
     assert engine.stats.prefilled == len(PROMPT)
 
 
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_of_two_requests_for_a_path_the_second_copies_what_the_first_decodes(tiny, slots):
+    path = (PROMPT * 40)[:200]  # several chunks
+    alone = [extend(Engine(str(tiny.gguf), settings()), path, [seed])[0].tokens for seed in (1, 2)]
+    engine = Engine(str(tiny.gguf), settings(slots=slots, prefill_chunk=64))
+    for number, seed in enumerate((1, 2)):
+        engine.submit(Extend(number, path, [seed], "end", 12, NORMAL))
+    replies = sorted((r for r in drain(engine) if isinstance(r, Extended)), key=lambda r: r.id)
+    assert [r.completion.tokens for r in replies] == alone
+    assert engine.stats.prefilled == len(path) + 1
+
+
 def test_release_is_only_a_hint(tiny):
     engine = Engine(str(tiny.gguf), settings())
     before = extend(engine, PROMPT, [1, 2])
