@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from genius_lite.errors import UserError
 from genius_lite.evaluate.measure import Asked, asked, load_tasks
 from genius_lite.prompts import Vocabulary
 from genius_lite.queries import hold_out, select
@@ -88,6 +89,11 @@ def prepare(recipe: Recipe) -> Job:
     held_out = hold_out([q.id for q in queries], recipe.learner.holdout, recipe.seed)
     longest = max(len(q.tokens) for q in queries)  # none that was not asked for needs a larger context
     watched = [q for q in queries if q.id in held_out] + [q for q in beyond if len(q.tokens) <= longest]
+    if recipe.evaluate.patience and not tasks and not watched:
+        raise UserError(
+            f"{recipe.queries.source}: evaluate.patience has no queries to judge rounds by: none is held out, and none "
+            "lies beyond queries.limit; write a larger learner.holdout, or a smaller limit"
+        )
     return Job(recipe, source, weights, queries, duplicates, held_out, watched, asked_tasks, context=0).under(recipe)
 
 

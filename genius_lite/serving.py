@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -66,30 +67,19 @@ async def _verdict(
         UserError: it is not, or an earlier round's policy is nearer.
         SetAsideError: it does not answer.
     """
-    limit = min(_PROBED_TOKENS, r.job.recipe.foresight.max_tokens)
-    futures = [server.extend(node, 1, until="end", limit=limit)[0] for node in probes]
-    grown = [node.completion for node in await asyncio.gather(*futures) if node.completion]
-    theirs = np.concatenate([completion.logprobs for completion in grown])
-
-    async def scores(held: Policy, *, otherwise: bool = False) -> np.ndarray:
-        way = msgspec.structs.replace(held.settings(r.engine), slots=1, parked=0)
-        if otherwise:
-            way = msgspec.structs.replace(way, flash_attention=way.flash_attention is False, kv_type="F16")
-        async with open_sampler(held.gguf, way, sampling, r.here / "sampler.log") as local:
-            found = [await local.score(node.path, each.tokens) for node, each in zip(probes, grown, strict=True)]
-        return np.concatenate(found)
-
-    ours, again = await scores(policy), await scores(policy, otherwise=True)
-    apart, rounding = float(np.abs(theirs - ours).mean()), float(np.abs(again - ours).mean())
-    load = f"load {_files(policy)} there and give the same command again"
+    said = await _sampled(server, probes, min(_PROBED_TOKENS, r.job.recipe.foresight.max_tokens))
+    ours_T = await _scores(r, policy, sampling, said)
+    again_T = await _scores(r, policy, sampling, said, otherwise=True)
+    apart, rounding = _distance(said.logprobs_T, ours_T), _distance(again_T, ours_T)
     if apart > (allowed := cfg.tolerance + 2 * rounding):
         raise UserError(
             f"round {r.number}: the server at {cfg.url} holds another model: {apart:.3f} nats per token from this "
-            f"round's, and {allowed:.3f} is allowed; {load}"
+            f"round's, and {allowed:.3f} is allowed; {_remedy(policy)}"
         )
     for other in _earlier(r, policy):
-        if (doubt := nearer(theirs, await scores(other), ours)) > _SURE:
-            raise UserError(f"round {r.number}: the server at {cfg.url} holds {_files(other)} still; {load}")
+        doubt = nearer(said.logprobs_T, await _scores(r, other, sampling, said), ours_T)
+        if doubt > _SURE:
+            raise UserError(f"round {r.number}: the server at {cfg.url} holds {_files(other)} still; {_remedy(policy)}")
         if doubt > -_SURE:
             r.progress.say(
                 f"warning: round {r.number}: whether {cfg.url} holds this round's model or {_files(other)} cannot be "
@@ -99,6 +89,38 @@ async def _verdict(
         f"round {r.number}: {cfg.url} samples; its log-probabilities are {apart:.4f} nats per token from ours, "
         f"and ours {rounding:.4f} from each other"
     )
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a server went on with after each prompt, and its log-probability of each token: nats, all in one array."""
+
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    logprobs_T: np.ndarray
+
+
+async def _sampled(server: ServerSampler, probes: list[Node], limit: int) -> _Said:
+    grown = await asyncio.gather(*(server.extend(node, 1, until="end", limit=limit)[0] for node in probes))
+    completions = [node.completion for node in grown if node.completion]
+    logprobs_T = np.concatenate([completion.logprobs for completion in completions])
+    return _Said([node.path for node in probes], [completion.tokens for completion in completions], logprobs_T)
+
+
+async def _scores(r: Round, policy: Policy, sampling: Sampling, said: _Said, *, otherwise: bool = False) -> np.ndarray:
+    """A policy's log-probabilities of what was said, computed here, (tokens,); `otherwise`: in another order."""
+    way = msgspec.structs.replace(policy.settings(r.engine), slots=1, parked=0)
+    if otherwise:
+        way = msgspec.structs.replace(way, flash_attention=way.flash_attention is False, kv_type="F16")
+    async with open_sampler(policy.gguf, way, sampling, r.here / "sampler.log") as local:
+        return np.concatenate(
+            [await local.score(prompt, tokens) for prompt, tokens in zip(said.prompts, said.responses, strict=True)]
+        )
+
+
+def _distance(one_T: np.ndarray, other_T: np.ndarray) -> float:
+    """Nats per token, in absolute value."""
+    return float(np.abs(one_T - other_T).mean())
 
 
 def nearer(theirs_T: np.ndarray, other_T: np.ndarray, ours_T: np.ndarray) -> float:
@@ -127,3 +149,7 @@ def _earlier(r: Round, policy: Policy) -> Iterator[Policy]:
 
 def _files(policy: Policy) -> str:
     return f"{policy.gguf}{f' with the adapter {policy.lora}' if policy.lora else ''}"
+
+
+def _remedy(policy: Policy) -> str:
+    return f"load {_files(policy)} there and give the same command again"

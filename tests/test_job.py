@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import pytest
+
+from genius_lite.errors import UserError
 from genius_lite.job import Job, prepare
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe
 
 
-def _job(tmp_path, model, questions: list[str], watched: int = 16, holdout: float = 0.1) -> Job:
+def _job(
+    tmp_path, model, questions: list[str], watched: int = 16, holdout: float = 0.1, patience: int | None = None
+) -> Job:
     source = tmp_path / "q.txt"
     source.write_text("\n".join(questions))
     return prepare(
@@ -14,7 +19,7 @@ def _job(tmp_path, model, questions: list[str], watched: int = 16, holdout: floa
             queries=Queries(source=str(source), limit=10),
             foresight=Foresight(max_tokens=16),
             learner=Learner(holdout=holdout),
-            evaluate=Evaluate(queries=watched),
+            evaluate=Evaluate(queries=watched, patience=patience),
         )
     )
 
@@ -43,3 +48,17 @@ def test_another_question_that_is_watched_is_another_run(tmp_path, tiny_llama):
     texts = [chr(ord("a") + n) for n in range(11)]
     before, after = (_job(tmp_path, tiny_llama, [*texts, last]).identity() for last in "xy")
     assert {key for key in before if before[key] != after[key]} == {"watched"}
+
+
+@pytest.mark.parametrize(("held", "beyond"), [(0.1, 0), (0.0, 1)])
+def test_patience_judges_by_what_is_held_out_or_lies_beyond(tmp_path, tiny_llama, held, beyond):
+    texts = [chr(ord("a") + n) for n in range(10 + beyond)]
+    assert _job(tmp_path, tiny_llama, texts, holdout=held, patience=1).watched
+
+
+@pytest.mark.parametrize(("held", "count"), [(0.0, 10), (0.1, 4)])
+def test_patience_that_nothing_can_judge_by_is_refused(tmp_path, tiny_llama, held, count):
+    texts = [chr(ord("a") + n) for n in range(count)]
+    assert not _job(tmp_path, tiny_llama, texts, holdout=held).watched
+    with pytest.raises(UserError, match=r"q\.txt: evaluate\.patience has no queries to judge"):
+        _job(tmp_path, tiny_llama, texts, holdout=held, patience=1)

@@ -57,7 +57,8 @@ class Recipe(Section):
                 raise ValueError(
                     f"sampler.context {context} has no room for a prompt and {longest} tokens of response; write more"
                 )
-        if self.evaluate.patience and not self.evaluate.tasks and not self.learner.holdout:
+        unjudged = not self.evaluate.tasks and not self.learner.holdout and self.queries.limit is None
+        if self.evaluate.patience and unjudged:
             raise ValueError(
                 "evaluate.patience needs tasks or held-out queries to judge by; write learner.holdout: 0.1"
             )
