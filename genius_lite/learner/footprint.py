@@ -14,14 +14,14 @@ ACTIVATION_SHARE = 0.4
 HELD = 2.2
 """What the process holds for each byte that autograd keeps: intermediate results pass, and malloc keeps their place.
 
-It grows while packs of other sizes follow. In bf16, at the first pack of 800 tokens and after ten: 1.5 and 2.0
-(SmolLM2-135M), 1.5 and 2.3 (Qwen2.5-0.5B). After four of 512 tokens: 1.9 in NF4 and 1.9 in fp32 (SmolLM2).
+It grows while packs of other sizes follow. In bf16, of packs of up to 1,507 tokens, after four updates and after eight:
+1.6 and 1.8 (Qwen2.5-0.5B). After four packs of 512 tokens: 1.9 in NF4 and 1.9 in fp32 (SmolLM2).
 """
 
 # What autograd keeps of a token in one layer: bytes for each of its `width` numbers, and for each of the MLP's `inner`
-# ones. Counted by torch's hooks for saved tensors, LoRA on all matrices (SmolLM2-135M, Qwen2.5-0.5B). bf16 saves
-# little: norms keep their input in fp32, and every adapted matrix an fp32 copy of its own.
-_KEPT = {"fp32": (33, 16), "bf16": (41, 10)}
+# ones. Counted by torch's hooks for saved tensors, LoRA on all matrices (SmolLM2-135M, Qwen2.5-0.5B). bf16 is more than
+# half of fp32: norms keep their input in fp32.
+_KEPT = {"fp32": (33, 16), "bf16": (21, 8)}
 _SIZE = {"fp32": 4, "bf16": 2}
 
 

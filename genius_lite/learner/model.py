@@ -43,7 +43,7 @@ def load_policy(
 
     base = load_base(master, device, precision, at)
     if adapter:
-        return PeftModel.from_pretrained(base, adapter, is_trainable=True)
+        return _in_one_dtype(PeftModel.from_pretrained(base, adapter, is_trainable=True))
     lora = LoraConfig(
         r=cfg.rank,
         lora_alpha=cfg.lora_alpha,
@@ -52,7 +52,7 @@ def load_policy(
         task_type="CAUSAL_LM",
     )
     with _seeded(seed):
-        return get_peft_model(base, lora)
+        return _in_one_dtype(get_peft_model(base, lora))
 
 
 def load_base(master: Path, device: Device, precision: Precision, at: Device | None = None) -> Any:
@@ -117,6 +117,19 @@ def compute_activations_twice(policy: Any) -> None:
     policy.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
 
 
+def _in_one_dtype(policy: Any) -> Any:
+    """Let the adapter, which stays in fp32, compute in what the model computes in: see `logps_of`.
+
+    peft raises the input of every matrix to the adapter's fp32 instead, and autograd keeps that copy.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in policy.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False  # pyright: ignore[reportAttributeAccessIssue]
+    return policy
+
+
 def _keep_layout(base: Any) -> None:
     """Forbid bitsandbytes to lay weights out anew for inference on a CPU with bf16 instructions.
 
@@ -161,15 +174,17 @@ def target_modules(base: nn.Module, wanted: list[str] | Literal["auto"] = "auto"
 def logps_of(policy: Any, inputs: Inputs) -> torch.Tensor:
     """Log-probability of each counted token, nats, (S,), differentiable. The head runs nowhere else."""
     base = policy.get_base_model()
-    device = base.device
+    device, dtype = base.device, _compute_dtype(base)
     mask = torch.from_numpy(inputs.mask).to(device)
-    hidden_BTD = base.get_decoder()(
-        input_ids=torch.from_numpy(inputs.tokens_BT).to(device),
-        # Of four axes it is taken as it is, of two as the marks of padding.
-        attention_mask=_additive(mask, _compute_dtype(base)) if mask.ndim == 3 else mask.long(),
-        position_ids=torch.from_numpy(inputs.depth_BT).to(device),
-        use_cache=False,
-    ).last_hidden_state
+    # The adapter's fp32 matrices are rounded for each pass, which is little beside casting what goes through them.
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        hidden_BTD = base.get_decoder()(
+            input_ids=torch.from_numpy(inputs.tokens_BT).to(device),
+            # Of four axes it is taken as it is, of two as the marks of padding.
+            attention_mask=_additive(mask, dtype) if mask.ndim == 3 else mask.long(),
+            position_ids=torch.from_numpy(inputs.depth_BT).to(device),
+            use_cache=False,
+        ).last_hidden_state
     parents_S = torch.from_numpy(inputs.parents_S).to(device)
     tokens_S = torch.from_numpy(inputs.tokens_BT.reshape(-1)[inputs.targets_S]).to(device)
     return token_logps(Head.of(base), hidden_BTD.flatten(0, 1)[parents_S], tokens_S)

@@ -71,8 +71,10 @@ class TrainReport:
 
     `loss` is the mean over the last epoch's pairs, each before its update. `margin` (nats) is the mean when training
     has ended, of the policy against the base model, over the first 128 pairs at most, and `accuracy` the share of them
-    where it is positive. `shared_tokens` is the share of tokens that packing did not compute twice, `parity` the mean
-    difference of learner and sampler in nats a token, `curve` a row for each update.
+    where it is positive; in bf16 both are less than what was learned while that is little, as what the adapter adds to
+    a product is rounded away below half a unit of its last place (`tests/benchmarks/RESULTS.md`). `shared_tokens` is
+    the share of tokens that packing did not compute twice, `parity` the mean difference of learner and sampler in nats
+    a token, `curve` a row for each update.
     """
 
     pairs: int

@@ -16,9 +16,9 @@ from genius_lite.learner import batches as batches_module
 from genius_lite.learner import train as train_module
 from genius_lite.learner.batches import schedule
 from genius_lite.learner.head import Table
-from genius_lite.learner.model import load_base, target_modules, weight_bytes
+from genius_lite.learner.model import load_base, load_policy, response_logps, target_modules, weight_bytes
 from genius_lite.learner.optimizer import learning_rate
-from genius_lite.learner.packing import unshared_tokens
+from genius_lite.learner.packing import rows, unshared_tokens
 from genius_lite.learner.parity import Sample, check
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
@@ -70,6 +70,22 @@ def test_training_prefers_the_chosen(tiny, tmp_path, precision):
     assert after.loss < before.loss
     assert after.updates == len(after.curve) == 12
     assert 0 < after.shared_tokens < 1
+
+
+def test_gradients_in_bf16_are_those_in_fp32(tiny, tmp_path):
+    _train(tiny, tmp_path / "a", epochs=2)  # a B that is not zero gives A a gradient too
+
+    def gradient(precision: Precision) -> torch.Tensor:
+        policy = load_policy(tiny.master, tmp_path / "a", Learner(**SMALL), "cpu", precision, seed=0)
+        chosen, rejected = response_logps(policy, rows([([10, 11], [20, 21, 22]), ([10, 11], [30, 31])]))
+        (chosen - rejected).backward()
+        trained = [p.grad for p in policy.parameters() if p.requires_grad and p.grad is not None]
+        assert {g.dtype for g in trained} == {torch.float32}
+        return torch.cat([g.flatten() for g in trained])
+
+    ours, exact = gradient("bf16"), gradient("fp32")
+    assert len(ours) == len(exact) and exact.norm() > 0
+    assert (ours - exact).norm() < 0.05 * exact.norm()
 
 
 @pytest.mark.parametrize("loss", ["aco", "dpo", "ipo", "simpo", "ropo", "sft"])
