@@ -171,7 +171,7 @@ def test_a_link_in_a_run_folder_is_not_followed(linked, name, target):
     for use in (
         lambda: OpenRun(linked, {"rounds": 1, "model": "m"}).__enter__(),
         lambda: RunRound.of(linked, 0),
-        lambda: take(RunDir(linked.parent / "other"), {"model": "m"}, linked),
+        lambda: take(RunDir(linked.parent / "other"), {"model": "m"}, [], linked),
     ):
         with pytest.raises(UserError, match=f"{name} is a link; a run folder holds none"):
             use()
