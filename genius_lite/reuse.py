@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from genius_lite.lines import Lines, line_bounds
 from genius_lite.records import Query, Rollout
 from genius_lite.rundir import RunDir, refuse_links, write_records
 
+_EVALUATION, _ANSWERS, _ROLLOUTS = "round-0/evaluation", f"round-0/{ANSWERS}", "round-1/rollouts.jsonl"
+
 _BASE = ("model", "weights")
 _ANSWERED = ("model", "seed", "tasks", "foresight.max_tokens", "evaluate")
 _SAMPLED = ("model", "seed", "foresight")
-_WHOLE = {"full-precision": _BASE, "master": _BASE, "round-0/evaluation": (*_ANSWERED, "watched")}
+_WHOLE = {"full-precision": _BASE, "master": _BASE, _EVALUATION: (*_ANSWERED, "watched")}
 _NO_PART = {"rollback", "patience"}  # of `evaluate`: they decide what follows, not what is asked
 _OF_QUERIES = {"queries", "query_samples"}  # of `evaluate`: no part in what the tasks are answered
 
@@ -78,32 +80,38 @@ def _bring(folder: RunDir, name: str, other: Path) -> bool:
     def link(out: Path) -> None:
         shutil.copytree(source, out, copy_function=_link)
 
-    room = folder.sub(name.split("/")[0]) if "/" in name else folder
-    room.build(source.name, link)
+    _build(folder, name, link)
     return True
 
 
 def _bring_answers(folder: RunDir, other: Path) -> bool:
     """The base model's answers, where its evaluation is still to be made; whether there were any to bring."""
-    here = folder.sub("round-0")
-    responses = [] if (here / "evaluation").exists() or (here / ANSWERS).exists() else read_responses(other, 0)
+    there = (folder / _EVALUATION).exists() or (folder / _ANSWERS).exists()
+    responses = [] if there else read_responses(other, 0)
     if responses:
         each = groupby(responses, key=lambda response: (response.task, response.problem))
-        here.build(ANSWERS, lambda out: write_records(out, (Answers(*asked, [*given]) for asked, given in each)))
+        answers = (Answers(*asked, [*given]) for asked, given in each)
+        _build(folder, _ANSWERS, lambda out: write_records(out, answers))
     return bool(responses)
 
 
 def _bring_rollouts(folder: RunDir, queries: Sequence[Query], other: Path) -> int:
     """Those of the queries that `other` searched from the same prompt; how many there were."""
-    source, here = other / "round-1" / "rollouts.jsonl", folder.sub("round-1")
-    if not source.exists() or (here / source.name).exists():
+    source = other / _ROLLOUTS
+    if not source.exists() or (folder / _ROLLOUTS).exists():
         return 0
     own = {query.id: query for query in queries}
     searched = Lines(source, Rollout, line_bounds(source))
-    shared = [n for n, rollout in enumerate(searched) if own.get(rollout.query.id) == rollout.query]
+    shared = [n for n, query in enumerate(searched.query_ids()) if query in own and searched[n].query == own[query]]
     if shared:
-        here.build(source.name, lambda out: write_records(out, searched.pick(shared)))
+        _build(folder, _ROLLOUTS, lambda out: write_records(out, searched.pick(shared)))
     return len(shared)
+
+
+def _build(folder: RunDir, name: str, fn: Callable[[Path], None]) -> None:
+    """A stage of the run, or of the round that `name` begins with, whose folder is made only now."""
+    room, slash, stage = name.rpartition("/")
+    (folder.sub(room) if slash else folder).build(stage, fn)
 
 
 def _link(source: str, out: str) -> None:

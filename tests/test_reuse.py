@@ -116,7 +116,8 @@ def test_answers_come_by_problem_as_an_interrupted_evaluation_keeps_them(own, ot
 )
 def test_rollouts_are_taken_by_question_and_prompt(own, other, queries, shared, said):
     assert take(own, changed(tasks=["others"]), queries, other)[1:] == said
-    log = own / "round-1" / "rollouts.jsonl"
+    assert (own / "round-1").exists() == bool(shared), "no folder of a round for nothing"
+    log = own.sub("round-1") / "rollouts.jsonl"
     assert log.exists() == bool(shared)
     assert [*RecordLog(log, Rollout).records] == [SEARCHED[n] for n in shared]
 

@@ -173,6 +173,8 @@ class Engine:
         A path that another stem is decoding is waited for and then copied, not decoded beside it: an evaluation asks
         for the greedy response and for sampled ones at once.
         """
+        if not self.queue:
+            return
         waiting = sorted(self.queue, key=lambda job: not self.cache.holds(job.path[: job.reuse]))
         self.queue.clear()
         under_way = [slot.job.path for slot in self.cache.busy if isinstance(slot.job, Stem)]
