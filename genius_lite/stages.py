@@ -140,7 +140,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]
         training = Training(r.base.master, start, pairs, samples, cfg, device, precision, r.key, work)
         total, done = passes(training)
-        stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "pairs", done=done)
+        stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "passes", done=done)
         with stage as advance, followed(r.team, training):
             report = train_adapter(training, out, advance, r.progress.say, r.tracker.update, r.stop, r.team)
         imatrix.write(out / IMPORTANCE_FILE, r.base.tensor_map, f"{len(pairs)} preference pairs", out / IMATRIX_FILE)

@@ -41,6 +41,7 @@ from genius_lite.rundir import IMPORTANCE_FILE, RunDir, write_json
 from genius_lite.stopping import Stop, Stopped
 
 _MARGIN_PAIRS = 128  # that the final margin is measured on
+_OF_AN_UPDATE = 2  # passes of each pair: forward and backward
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ def train_adapter(
     """Train on the job's pairs and save the adapter to `out`; goes on from what `job.work` holds.
 
     Args:
-        advance: called with the pairs of each forward pass: the reference's, each epoch's, the final margin's. Those
-            that an earlier process did are not among them; see `passes`.
+        advance: called with the passes of pairs as they are made: forward for the reference and the final margin,
+            forward and backward in each epoch. Those that an earlier process made are not among them; see `passes`.
         say: told in one line what a user should know.
         updated: called with each update's number and its row of the curve; after an interruption with earlier ones too.
         stop: once it is asked for, training ends after the update under way, and its state is kept.
@@ -162,9 +163,14 @@ def train_adapter(
 
 
 def passes(job: Training) -> tuple[int, int]:
-    """The pairs of all forward passes of a training, and of those that an earlier process did."""
+    """The passes of pairs through the model that a training makes, and how many of them an earlier process made.
+
+    A pass backward counts as one forward, so that their rate forecasts the end: it computes as many products, as the
+    matrices are frozen.
+    """
     count, known = len(job.pairs), (job.work / "reference").exists()
-    return count * (1 + job.cfg.epochs) + min(count, _MARGIN_PAIRS), count * known + pairs_done(job.work)
+    total = count * (1 + _OF_AN_UPDATE * job.cfg.epochs) + min(count, _MARGIN_PAIRS)
+    return total, count * known + _OF_AN_UPDATE * pairs_done(job.work)
 
 
 def _save(policy: Any, work: RunDir, out: Path) -> None:
@@ -257,7 +263,7 @@ class _Trainer:
         if not math.isfinite(norm):
             self._refuse(number, "the gradient", pairs)
         self.optimizer.step()
-        self.advance(total)
+        self.advance(_OF_AN_UPDATE * total)
         return {"pairs": total, "loss": loss_P.mean().item(), "margin": margin_P.mean().item(), "grad_norm": norm}
 
     def _accumulate(self, pack: Pack, total: int) -> torch.Tensor:

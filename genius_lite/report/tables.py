@@ -24,7 +24,7 @@ FILTERS = {
 _AMOUNTS = {
     "import": ("matrices", 1.0),
     "rollouts": ("tokens", 1.0),
-    "train": ("pairs", 1.0),
+    "train": ("passes", 1.0),
     "quantize": ("MB", 1e-6),
     "evaluation": ("tokens", 1.0),
 }
