@@ -26,6 +26,7 @@ from genius_lite.export.bundle import export
 from genius_lite.job import Job, prepare
 from genius_lite.learner.team import ALONE, Team
 from genius_lite.planning.check import require_room
+from genius_lite.planning.forecast import forecast
 from genius_lite.recipe import Recipe
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.board import Board, Row, guard_lights, round_row
@@ -136,6 +137,7 @@ def _board(job: Job, out: Path) -> Board:
         model=job.source.path.name,
         queries=len(job.queries),
         rounds=job.recipe.rounds,
+        forecast=forecast(job),
         pid=os.getpid(),
         host=platform.node(),
         started=time.time(),

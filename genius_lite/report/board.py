@@ -101,14 +101,16 @@ class Histogram(msgspec.Struct):
 class Board(msgspec.Struct):
     """A run, its stage under way (`kind`, of round `number`; round 0 is the base model), and what it has shown so far.
 
-    Times are seconds since the epoch. `seconds` are what the stages of a whole round took, as far as it is known;
-    `run_left` is None until all of them are. `ended` says why a run that is not finished ended.
+    Times are seconds since the epoch. `forecast` has the seconds that each stage of a round is expected to take, as far
+    as that is known; `run_left` is None until every stage is forecast or measured. `ended` says why a run that is not
+    finished ended.
     """
 
     out: str = ""
     model: str = ""
     queries: int = 0
     rounds: int = 0
+    forecast: dict[str, float] = {}
     pid: int = 0
     host: str = ""
     command: str = ""
@@ -141,20 +143,23 @@ class Board(msgspec.Struct):
         self.number, self.kind, self.entered, self.work = number, kind, time.time(), None
 
     def left(self, seconds: dict[str, float]) -> float | None:
-        """Seconds until the run ends, if all its rounds are run; None where that rests on a stage not yet measured.
+        """Seconds until the run ends, if all its rounds are run; None where that rests on a stage never measured.
 
         Args:
-            seconds: what each stage of a whole round took.
+            seconds: what each stage of a whole round took; it counts before the forecast.
         """
+        known, spent = self.forecast | seconds, time.time() - self.entered
         here = self.work.left if self.work else None
         if self.kind in seconds:
-            here = max(here or 0.0, seconds[self.kind] - (time.time() - self.entered))
+            here = max(here or 0.0, seconds[self.kind] - spent)
+        elif here is None and self.number and self.kind in known:  # the base model's evaluation is no round's
+            here = max(0.0, known[self.kind] - spent)
         after = self.stages[self.stages.index(self.kind) + 1 :] if self.kind in self.stages else ()
         rounds = self.rounds - self.number if self.kind != LAST_STAGE else 0
         wanted = [kind for kind in after if kind != LAST_STAGE] + list(ROUND_STAGES) * rounds
-        if here is None or any(kind not in seconds for kind in wanted):
+        if here is None or any(kind not in known for kind in wanted):
             return None
-        return here + sum(seconds[kind] for kind in wanted)
+        return here + sum(known[kind] for kind in wanted)
 
 
 class Meter:

@@ -159,7 +159,7 @@ def _work(board: Board, width: int, signs: Signs) -> Text:
 def _run_left(board: Board) -> str:
     if board.run_left is not None:
         return f"about {duration(board.run_left)} left"
-    return "time left is known once a whole round was measured"
+    return "known once a round was measured, or genius-lite plan was run"
 
 
 def _memory(board: Board) -> str:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from genius_lite import load
+from genius_lite.job import prepare
+from genius_lite.planning.forecast import forecast
 from genius_lite.planning.table import duration
 
 RECIPE = """
@@ -67,6 +70,10 @@ def test_a_plan_says_what_the_run_then_takes(project):
     assert result.returncode == 0, result.stderr
     out = project / "runs" / "r"
     report = json.loads((out / "summary.json").read_text())["rounds"][0]
+    shown = {"rollouts": "rollouts", "training": "train", "merge, check": "merge", "evaluation": "evaluate"}
+    expected = {shown[s["stage"]]: s["seconds"] for s in again["stages"] if s["stage"] in shown}
+    board = json.loads((out / "progress.json").read_text())
+    assert board["forecast"] == pytest.approx({"pairs": 0.0, **expected})
     assert 0.4 < stages["rollouts", 1]["tokens"] / report["sampled_tokens"] < 2.5
     noted = [json.loads(line) for line in (out / "round-1" / "timings.jsonl").read_text().splitlines()]
     trained = next(row for row in noted if row["stage"] == "train")
@@ -85,6 +92,12 @@ def test_a_plan_says_what_the_run_then_takes(project):
     # A second round is planned from the first.
     more = planned("--set", "rounds=2", "--set", "seed=1", cwd=project)
     assert "holds a run of another recipe" in more["notes"][0]
+
+
+def test_what_was_never_measured_is_not_forecast(project, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project / "cache"))
+    monkeypatch.chdir(project)
+    assert forecast(prepare(load(Path("r.yaml")))) == {}
 
 
 def test_without_measuring_nothing_is_run_and_everything_is_said(project):

@@ -7,7 +7,7 @@ import pytest
 from genius_lite.recipe import Guard, Limit
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step
 from genius_lite.report import board as board_module
-from genius_lite.report.board import Board, Histogram, Meter, glimpse, guard_lights, round_row, step_values
+from genius_lite.report.board import Board, Histogram, Meter, Work, glimpse, guard_lights, round_row, step_values
 
 
 class Clock:
@@ -84,6 +84,21 @@ def test_the_end_of_a_run_is_forecast_when_every_stage_was_measured(monkeypatch)
     run.entered = 99.0
     assert run.left(seconds) == pytest.approx(4)
     assert run.left({}) is None
+
+
+def test_a_forecast_stands_in_for_what_was_not_measured(monkeypatch):
+    monkeypatch.setattr(board_module.time, "time", lambda: 100.0)
+    run = Board(rounds=1, forecast={"rollouts": 60.0, "pairs": 0.0, "train": 20.0, "merge": 10.0, "evaluate": 5.0})
+    run.enter(0, "evaluate")
+    assert run.left({}) is None  # of the base model; how long that takes its own rate will say
+    run.work = Work("base model", "problems", 10, 5, 1.0, 4.0)
+    assert run.left({}) == pytest.approx(4 + 95)
+    run.enter(1, "rollouts")
+    run.entered = 90.0
+    assert run.left({}) == pytest.approx(50 + 35)
+    run.work = Work("rollouts", "queries", 10, 5, 1.0, 30.0)
+    assert run.left({}) == pytest.approx(30 + 35)  # its own rate knows better
+    assert run.left({"evaluate": 8.0}) == pytest.approx(30 + 38)
 
 
 def test_another_round_begins_with_no_value():

@@ -1,0 +1,24 @@
+"""How long a round's stages will take, before any was run: known where a plan has measured this machine and model."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from genius_lite.job import Job
+from genius_lite.planning.memory import EVALUATION, QUANTIZING, ROLLOUTS, TRAINING
+from genius_lite.planning.plan import plan
+from genius_lite.report.progress import Progressor
+
+_SHOWN = {ROLLOUTS: "rollouts", TRAINING: "train", QUANTIZING: "merge", EVALUATION: "evaluate"}
+
+
+def forecast(job: Job) -> dict[str, float]:
+    """Seconds of each stage of a round, by the names on the board; of several rounds the last one's.
+
+    Nothing is measured for it. What no plan and no earlier round has measured is not forecast at all: the default
+    factors are off by several times, and a wrong hour is worse than none.
+    """
+    found = plan(job, Progressor(Console(quiet=True)), measure=False)
+    if "estimated" in (found.how["decoding"], found.how["learning"]):
+        return {}
+    return {"pairs": 0.0} | {_SHOWN[s.stage]: s.seconds for s in found.stages if s.stage in _SHOWN}
