@@ -35,7 +35,7 @@ def answers_to_held_out(r: Round, policy: Policy, ended: Ended) -> list[Observed
 
 def _respondent(r: Round, policy: Policy) -> Respondent:
     settings = policy.settings(r.engine)
-    return Respondent(policy.gguf, settings, r.job.answer_tokens, r.job.recipe.seed, r.here / "sampler.log")
+    return Respondent(policy.gguf, settings, r.job.recipe.answer_tokens, r.job.recipe.seed, r.here / "sampler.log")
 
 
 def _who(r: Round) -> str:

@@ -39,12 +39,6 @@ class Job:
     tasks: list[Asked]
     context: int
 
-    @property
-    def answer_tokens(self) -> int:
-        """The longest response to a task or a held-out query."""
-        wanted = self.recipe.evaluate.max_tokens
-        return self.recipe.foresight.max_tokens if wanted == "auto" else wanted
-
     def under(self, recipe: Recipe) -> Job:
         """The same model, queries and tasks under a recipe that names the same.
 
@@ -55,7 +49,7 @@ class Job:
         questions = [question for item in job.tasks for question in item.questions]
         uses = [
             ("foresight.max_tokens", recipe.foresight.max_tokens, job.queries),
-            ("max_tokens", job.answer_tokens, questions + job.watched),
+            ("max_tokens", recipe.answer_tokens, questions + job.watched),
         ]
         return replace(job, context=context_for(recipe.sampler.context, job.source, uses))
 

@@ -14,7 +14,7 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate.measure import Respondent, answer_tasks, asked, load_tasks, responses_wanted
 from genius_lite.evaluate.results import Response, TaskResult, results
 from genius_lite.prompts import Vocabulary
-from genius_lite.recipe import Check, Evaluate, Sampler, TaskSource
+from genius_lite.recipe import Check, Evaluate, Recipe, Sampler, TaskSource
 from genius_lite.recipe.reader import load
 from genius_lite.report.progress import Progressor
 from genius_lite.rundir import write_json, write_records
@@ -22,6 +22,8 @@ from genius_lite.sampler.client import SetAsideError
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.tuning import context_for, engine_settings
 from genius_lite.weights import gguf_file
+
+_LONGEST = 512  # tokens of a response, where no recipe says
 
 
 @dataclass(frozen=True)
@@ -33,27 +35,51 @@ class Contestant:
     lora: Path | None = None
 
 
-def tasks_named(name: str) -> list[TaskSource]:
-    """The tasks that a command line means.
+def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[Recipe]]:
+    """The tasks that a command line means, and the recipes among its names.
 
     Args:
-        name: a recipe (.yaml), whose tasks are taken; or a source, with a checker behind a colon
+        names: a recipe (.yaml), whose tasks are taken; or a source, with a checker behind a colon
             (`held-out.jsonl:numeric`).
 
     Raises:
-        UserError: the recipe cannot be read or has no task; or there is no such checker.
+        UserError: a recipe cannot be read or has no task; or there is no such checker.
     """
-    if Path(name).suffix in (".yaml", ".yml"):
-        found = load(Path(name)).evaluate.tasks
-        if not found:
+    tasks, recipes = list[TaskSource](), list[Recipe]()
+    for name in names:
+        if Path(name).suffix not in (".yaml", ".yml"):
+            tasks.append(_task(name))
+            continue
+        recipe = load(Path(name))
+        if not recipe.evaluate.tasks:
             raise UserError(f"{name}: the recipe has no evaluate.tasks")
-        return found
+        tasks += recipe.evaluate.tasks
+        recipes.append(recipe)
+    return tasks, recipes
+
+
+def as_asked_by(recipes: Sequence[Recipe], system: str | None, max_tokens: int | None) -> tuple[str | None, int]:
+    """System message and longest response: those given, else those of the recipes, as their runs ask.
+
+    Raises:
+        UserError: the recipes ask in different ways.
+    """
+    systems, limits = {recipe.queries.system for recipe in recipes}, {recipe.answer_tokens for recipe in recipes}
+    if system is None and len(systems) > 1:
+        raise UserError("the recipes have different system messages (queries.system); say which with --system")
+    if max_tokens is None and len(limits) > 1:
+        raise UserError("the recipes have different evaluate.max_tokens; say which with --max-tokens")
+    longest = max(limits, default=_LONGEST) if max_tokens is None else max_tokens
+    return next(iter(systems), None) if system is None else system, longest
+
+
+def _task(name: str) -> TaskSource:
     source, colon, check = name.rpartition(":")
     if not colon or source in ("reasoning_gym", ""):
-        return [TaskSource(source=name)]
+        return TaskSource(source=name)
     if check not in get_args(Check):
         raise UserError(f"{name}: no checker `{check}`; known are {', '.join(get_args(Check))}")
-    return [TaskSource(source=source, check=cast("Check", check))]
+    return TaskSource(source=source, check=cast("Check", check))
 
 
 def trial(

@@ -14,6 +14,8 @@ import gguf
 import pytest
 
 from genius_lite import __version__
+from genius_lite.evaluate.record import read_responses
+from genius_lite.evaluate.results import Response
 from genius_lite.records import Rollout
 from genius_lite.rundir import read_records
 from tests.tiny import tiny_gguf
@@ -93,9 +95,10 @@ def test_a_run_that_the_guard_halts_exits_with_3_and_gives_back_the_base_model(p
 def test_tasks_are_measured_each_round_compared_and_measured_again_alone(project):
     problems = [{"prompt": word, "answer": word} for word in ("one", "two", "three")]
     (project / "t.jsonl").write_text("".join(json.dumps(p) + "\n" for p in problems))
-    task = "evaluate: {tasks: [{source: t.jsonl, check: exact}], samples: 2}\n"
+    task = "evaluate:\n  tasks: [{source: t.jsonl, check: exact}]\n  samples: 2\n"
     for seed in (0, 1):
-        (project / f"s{seed}.yaml").write_text(RECIPE.replace("rounds: 2", f"rounds: 1\nseed: {seed}") + task)
+        recipe = RECIPE.replace("rounds: 2", f"rounds: 1\nseed: {seed}").replace("q.txt}", "q.txt, system: Be brief.}")
+        (project / f"s{seed}.yaml").write_text(recipe + task)
         result = genius("run", f"s{seed}.yaml", cwd=project)
         assert result.returncode == 0, result.stderr
         summary = json.loads((project / f"runs/s{seed}/summary.json").read_text())
@@ -118,7 +121,17 @@ def test_tasks_are_measured_each_round_compared_and_measured_again_alone(project
     assert "3 problems" in again.stdout
     assert len([file for file in (project / "e").rglob("*") if file.is_file()]) >= 2
 
+    # What a recipe names is asked as its run asks: after the same system message, for as long a response.
+    same = genius("eval", "runs/s0", "--round", 1, "--tasks", "s0.yaml", "--samples", 2, "--out", "same", cwd=project)
+    assert same.returncode == 0, same.stderr
+    for number in (0, 1):
+        alone = read_records(project / "same" / f"responses-{number}.jsonl", Response)
+        assert list(alone) == read_responses(project / "runs/s0", number)
+    (project / "long.yaml").write_text((project / "s0.yaml").read_text() + "  max_tokens: 30\n")
+
     for command, said in (
+        (("eval", "runs/s0", "--tasks", "s0.yaml", "--tasks", "long.yaml"), "say which with --max-tokens"),
+        (("eval", "runs/s0", "--tasks", "s0.yaml", "--tasks", "r.yaml"), "r.yaml: the recipe has no evaluate.tasks"),
         (("compare", "runs/s0", "nowhere"), "nowhere is no run folder"),
         (("eval", "runs/s0", "--tasks", "t.jsonl:exact", "--out", "e"), "e exists"),
         (("eval", "tiny.gguf", "--tasks", "absent.jsonl:exact"), "absent.jsonl"),

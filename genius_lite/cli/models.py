@@ -113,9 +113,11 @@ def evaluate(
     samples: Annotated[int, typer.Option(help="Responses to each problem at the temperature")] = 4,
     temperature: float = 1.0,
     greedy: Annotated[bool, typer.Option(help="Also the likeliest response")] = True,
-    max_tokens: Annotated[int, typer.Option(help="Longest response")] = 512,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Longest response; if not given, as the recipe asks, or 512")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Use the first so many problems of each task")] = None,
-    system: Annotated[str | None, typer.Option(help="System message")] = None,
+    system: Annotated[str | None, typer.Option(help="System message; if not given, as the recipe asks")] = None,
     seed: int = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the results and every response")] = None,
 ) -> None:
@@ -124,7 +126,7 @@ def evaluate(
     from genius_lite.report.console import terminal
     from genius_lite.report.progress import Progressor
     from genius_lite.report.summary import print_trial
-    from genius_lite.trial import tasks_named, trial, write_trial
+    from genius_lite.trial import as_asked_by, tasks_named, trial, write_trial
 
     if samples < 1 and not greedy:
         raise UserError("--samples 0 and --no-greedy leave nothing to measure")
@@ -134,15 +136,13 @@ def evaluate(
     if against or Path(model).is_dir():
         contestants.insert(0, contestant(against, None) if against else contestant(model, 0))
     console = terminal()
+    sources, recipes = tasks_named(tasks)
+    system, longest = as_asked_by(recipes, system, max_tokens)
     found, responses = trial(
         contestants,
-        [
-            task.model_copy(update={"limit": limit, "size": min(limit, task.size)} if limit else {})
-            for name in tasks
-            for task in tasks_named(name)
-        ],
+        [t.model_copy(update={"limit": limit, "size": min(limit, t.size)} if limit else {}) for t in sources],
         Evaluate(samples=samples, temperature=temperature, greedy=greedy),
-        max_tokens=max_tokens,
+        max_tokens=longest,
         system=system,
         seed=seed,
         progress=Progressor(terminal(stderr=True)),

@@ -50,9 +50,9 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
-        context, foresight, answer = self.sampler.context, self.foresight.max_tokens, self.evaluate.max_tokens
+        context, foresight = self.sampler.context, self.foresight.max_tokens
         if context != "auto":
-            longest = max(foresight, 0 if answer == "auto" else answer)
+            longest = max(foresight, self.answer_tokens)
             if context <= longest:
                 raise ValueError(
                     f"sampler.context {context} has no room for a prompt and {longest} tokens of response; write more"
@@ -63,6 +63,12 @@ class Recipe(Section):
                 "evaluate.patience needs tasks or held-out queries to judge by; write learner.holdout: 0.1"
             )
         return self
+
+    @property
+    def answer_tokens(self) -> int:
+        """The longest response to a task or a held-out query."""
+        wanted = self.evaluate.max_tokens
+        return self.foresight.max_tokens if wanted == "auto" else wanted
 
     @classmethod
     def section_names(cls) -> set[str]:
