@@ -11,7 +11,12 @@ from genius_lite.report.gather import RunData
 from genius_lite.report.text import visible
 from genius_lite.report.units import gain, interval, number, percent
 
-FLATTERED = "The best round was chosen on these problems, which flatters it a little."
+_FLATTERED = "The best round was chosen on these problems, which flatters it a little."
+_SURER = (
+    "Sampled answers became better and the likeliest ones did not, while entropy fell: the base model may answer as "
+    "well at a lower temperature. genius-lite eval RUN --tasks RECIPE --temperature 0.5 measures both."
+)
+_FELL = 0.8  # of the base model's entropy
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,15 @@ def task_changes(data: RunData) -> list[TaskChange]:
     ]
 
 
+def notes(data: RunData) -> list[str]:
+    """What the figures of the tasks do not say by themselves."""
+    found = [_FLATTERED] if data.base.tasks and data.best else []
+    before, after = data.base.signals, data.shown.signals
+    if before and after and after.entropy < _FELL * before.entropy and any(map(_only_sampled, data.shown.tasks)):
+        found.append(_SURER)
+    return found
+
+
 def signal_changes(data: RunData) -> list[Change]:
     """The label-free signals before and after."""
     before, after = data.base.signals, data.shown.signals
@@ -88,6 +102,12 @@ def _changes(before: TaskResult, after: TaskResult) -> list[Change]:
             values = percent(old.estimate, 1), percent(new.estimate, 1)
             found.append(Change(name, *values, beside, shown, *_verdict(difference)))
     return found
+
+
+def _only_sampled(task: TaskResult) -> bool:
+    """Whether sampled answers surely became better, and greedy ones did not."""
+    sampled, greedy = task.sampled_gain, task.greedy_gain
+    return bool(sampled and greedy and sampled.low > 0 >= greedy.low)
 
 
 def _verdict(difference: Interval | None) -> tuple[str, str]:

@@ -21,8 +21,7 @@ def markdown(data: RunData) -> str:
     for task in headline.task_changes(data):
         parts += [f"## {escaped(task.task)}: {task.problems} problems", "\n".join(map(_change, task.changes))]
         parts += [_table(table, 3) for table in tables.task_tables(data) if table.title == task.task]
-    if data.base.tasks and data.best:
-        parts.append(headline.FLATTERED)
+    parts += headline.notes(data)
     if signals := tables.signals_table(data):
         parts.append(_table(signals))
     parts += [_table(tables.rounds_table(data)), _table(tables.learner_table(data))]

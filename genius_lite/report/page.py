@@ -70,7 +70,7 @@ def _shown(data: RunData) -> dict[str, Any]:
         "tasks": list(
             zip(headline.task_changes(data), figures.task_figures(data), tables.task_tables(data), strict=True)
         ),
-        "flattered": headline.FLATTERED,
+        "notes": headline.notes(data),
         "changes": headline.signal_changes(data),
         "signals": tables.signals_table(data),
         "curves": figures.round_figures(data),

@@ -8,9 +8,11 @@ import pytest
 from rich.console import Console
 
 from genius_lite.errors import UserError
+from genius_lite.evaluate.record import write_evaluation
 from genius_lite.evaluate.results import GREEDY, Response
+from genius_lite.evaluate.signals import Signals
 from genius_lite.report.gather import gather
-from genius_lite.report.headline import outcome, signal_changes, task_changes
+from genius_lite.report.headline import notes, outcome, signal_changes, task_changes
 from genius_lite.report.progress import Progressor
 from genius_lite.report.tables import pairs_table, rounds_table, stages_table
 from genius_lite.report.write import write_report
@@ -143,3 +145,24 @@ def test_the_headline_sets_a_round_beside_the_base(run):
     assert greedy.gain.startswith("+65.0 [+")
     assert (sampled.before, sampled.after, sampled.tone) == ("100.0 %", "100.0 %", "same")
     assert signal_changes(gather(run)) == []
+
+
+@pytest.mark.parametrize(
+    ("sampled", "greedy", "entropy", "warned"),
+    [(30, 10, 0.2, True), (30, 30, 0.2, False), (10, 10, 0.2, False), (30, 10, 0.4, False)],
+)
+def test_a_gain_that_a_lower_temperature_might_give_is_called_one(run, sampled, greedy, entropy, warned):
+    """It needs answers that are better only where they are sampled, from a model that became surer."""
+    for number, right, likeliest, nats in ((0, 10, 10, 0.4), (1, sampled, greedy, entropy)):
+        folder = run / f"round-{number}" / "evaluation"
+        folder.mkdir(parents=True)
+        answers = [
+            Response("sums", f"p{n}", sample, "", 5, "end", float(n < count))
+            for n in range(40)
+            for sample, count in ((GREEDY, likeliest), (0, right))
+        ]
+        write_evaluation(folder, answers, Signals(nats, 0.9, 0.0, 20.0, 1.0, 0.5, 0.5, 1.0, 0.0, 8))
+    assert any("lower temperature" in note for note in notes(gather(run))) == warned
+    write_report(run, run)
+    for name in ("report.md", "report.html"):
+        assert ("lower temperature" in (run / name).read_text(encoding="utf-8")) == warned
