@@ -45,8 +45,8 @@ def _interviewed(answers: str, given: Given, monkeypatch, out: str = "mine.yaml"
 
 def test_what_fits_a_machine():
     small, large = fit(LAPTOP, 135e6, 40), fit(Machine(8, 10**10, gpu=24 * 10**9), 7e9, 5000)
-    assert (small.lr, small.batch_pairs, small.steps, small.max_pack_tokens) == ("5e-4", 4, 3, 2048)
-    assert (large.lr, large.batch_pairs, large.steps) == ("5e-5", 32, 4)
+    assert (small.lr, small.batch_pairs, small.steps, small.max_pack_tokens) == ("2e-4", 4, 3, 2048)
+    assert (large.lr, large.batch_pairs, large.steps) == ("2e-5", 32, 4)
     assert fit(Machine(4, 5 * 10**9), 135e6, 40).max_pack_tokens == 1024
     # 2 rounds of 100 questions, each 2 x 4 x 3 x 256 tokens of which 35 % are sampled, at 48e9 / 135e6 tokens a second,
     # and 2.2 times that with the other stages.
