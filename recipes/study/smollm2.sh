@@ -22,4 +22,13 @@ for ablation in greedy-beams calibration-floor dpo simpo ipo ropo; do
 done
 run study/smollm2-general general-0 --reuse runs/study/aco-0
 
+# Is it more than sharpening? The tuned models and their base at a lower temperature.
+for run in aco random lr2e4; do
+  for seed in 0 1 2; do
+    [ -e "runs/study/cool/$run-$seed" ] ||
+      genius-lite eval "runs/study/$run-$seed" --round 1 --tasks recipes/study/smollm2-reasoning.yaml --seed "$seed" \
+        --temperature 0.5 --no-greedy --out "runs/study/cool/$run-$seed"
+  done
+done
+
 genius-lite compare runs/study/*-[0-9] --json > runs/study/smollm2.json
