@@ -22,6 +22,7 @@ from genius_lite.evaluate.statistics import Interval, paired_difference
 from genius_lite.report.summary import points
 
 _SEED = 0  # of the bootstrap
+_OF_A_SEED = ("seed", "watched")  # of a run's identity: the seed decides which queries are held out and watched
 
 Scores = dict[str, float]
 """Problem -> share of right responses, over the seeds of an arm."""
@@ -173,7 +174,8 @@ def _arms(runs: Sequence[Path]) -> dict[str, list[Path]]:
         if not (run / "recipe.json").is_file():
             raise UserError(f"{run} is no run folder; name the `out` of a recipe")
         recipe: dict[str, Any] = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
-        recipe.pop("seed", None)
+        for key in _OF_A_SEED:
+            recipe.pop(key, None)
         by_recipe[json.dumps(recipe, sort_keys=True)].append(run)
     return {(members[0].name or str(members[0])): members for members in by_recipe.values()}
 

@@ -13,7 +13,7 @@ from genius_lite.rundir import write_records
 def make_run(path, seed: int, scores: list[list[float]], loss: str = "aco"):
     """A run folder with one task; `scores` holds each round's sampled scores, a problem each."""
     path.mkdir()
-    (path / "recipe.json").write_text(json.dumps({"seed": seed, "learner": {"loss": loss}}))
+    (path / "recipe.json").write_text(json.dumps({"seed": seed, "watched": f"2, 00{seed}f", "learner": {"loss": loss}}))
     for number, of_round in enumerate(scores):
         folder = path / f"round-{number}" / "evaluation"
         folder.mkdir(parents=True)
