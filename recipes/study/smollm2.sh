@@ -23,7 +23,7 @@ done
 run study/smollm2-general general-0 --reuse runs/study/aco-0
 
 # Is it more than sharpening? The tuned models and their base at a lower temperature.
-for run in aco random lr2e4; do
+for run in aco random lr2e4 sft; do
   for seed in 0 1 2; do
     [ -e "runs/study/cool/$run-$seed" ] ||
       genius-lite eval "runs/study/$run-$seed" --round 1 --tasks recipes/study/smollm2-reasoning.yaml --seed "$seed" \
