@@ -55,8 +55,8 @@ def this_machine() -> Machine:
 def fit(machine: Machine, parameters: float, questions: int) -> Fit:
     """Settings for a model of so many parameters: smaller models take larger learning rates, and shorter searches.
 
-    The rates of the two smallest sizes are those that gained at temperature 1 without losing greedily in
-    `recipes/RESULTS.md` (SmolLM2-135M, Qwen2.5-Coder-0.5B); larger models were not trained.
+    The two higher rates gained in `recipes/RESULTS.md` at temperature 1 and at 0.5, where higher ones gained less
+    (SmolLM2-135M) or lost greedily (Qwen2.5-Coder-0.5B); larger models were not trained.
     """
     lr = next(rate for most, rate in ((3e8, "2e-4"), (4e9, "5e-5"), (1e99, "2e-5")) if parameters < most)
     batch = next(pairs for most, pairs in ((50, 4), (200, 8), (1000, 16), (10**9, 32)) if questions <= most)
