@@ -16,8 +16,8 @@ from genius_lite.report.tracking import require_trackers
 from genius_lite.tuning import context_for
 from genius_lite.weights import gguf_file
 from genius_lite.weights.foreign import read_foreign
-from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.importing import check_supported, sha256
+from genius_lite.weights.gguf_file import GGUF, sha256
+from genius_lite.weights.importing import check_supported
 from genius_lite.weights.source import locate, locate_weights
 
 
@@ -58,7 +58,7 @@ class Job:
         ids = [q.id for q in self.queries]
         return {
             **self.recipe.identity(),
-            "model": sha256(self.source.files),
+            "model": self.source.sha256,
             "weights": sha256(sorted(self.weights.glob("*.safetensors"))) if self.weights else None,
             "queries": f"{len(ids)}, {seed_of(*ids, *self.queries[0].tokens):016x}",
             "watched": f"{len(self.watched)}, {seed_of(*(q.id for q in self.watched)):016x}",

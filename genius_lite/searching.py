@@ -16,7 +16,7 @@ from genius_lite.rundir import RecordLog, write_json
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import Sampling
 from genius_lite.serving import open_server_of
-from genius_lite.weights.importing import sha256
+from genius_lite.weights.gguf_file import sha256
 
 HOSTS_FILE = "hosts.json"
 """Queries by the name of the host that searched them; of the last process that sampled the round on a cluster."""

@@ -25,7 +25,8 @@ from genius_lite.stages import sample
 from genius_lite.stopping import Stop
 from genius_lite.tuning import engine_settings
 from genius_lite.weights.foreign import read_foreign
-from genius_lite.weights.importing import Base, sha256
+from genius_lite.weights.gguf_file import sha256
+from genius_lite.weights.importing import Base
 
 T = TypeVar("T")
 _ROLLOUTS = "rollouts.jsonl"

@@ -18,7 +18,6 @@ from genius_lite.sampler.messages import EngineSettings
 from genius_lite.visible import brief
 from genius_lite.weights.footprint import kv_bytes, layer_bytes, layers_that_fit
 from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.importing import sha256
 
 CONTEXT_STEP = 256  # llama.cpp pads the context of a sequence to this
 _GPU_SHARE = 0.9  # of the free memory; the display and other programs want some
@@ -91,7 +90,7 @@ def _measured(
     kv_modes = [False, True] if cfg.kv_unified == "auto" else [settings.kv_unified]
     threads = sorted({cores(), max(1, cores() // 2)}, reverse=True) if cfg.threads == "auto" else [settings.threads]
     base = msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings), context=CONTEXT_STEP)
-    key = (sha256(source.files), base, slots, kv_modes, threads)
+    key = (source.sha256, base, slots, kv_modes, threads)
     found = recall("sampler", key, _Fastest)
     if found is None and unmeasured is not None:
         return msgspec.structs.replace(settings, slots=min(slots, key=lambda fitting: abs(fitting - unmeasured)))

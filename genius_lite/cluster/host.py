@@ -28,7 +28,7 @@ from genius_lite.sampler.client import LocalSampler, SetAsideError, open_sampler
 from genius_lite.sampler.messages import Sampling
 from genius_lite.tuning import engine_settings
 from genius_lite.weights import gguf_file
-from genius_lite.weights.importing import sha256
+from genius_lite.weights.gguf_file import sha256
 
 _KEPT = 4  # files of earlier rounds in a node's cache
 

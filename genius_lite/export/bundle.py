@@ -17,7 +17,8 @@ from genius_lite.export.transformers import write_peft, write_safetensors
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import QuantType
 from genius_lite.rundir import follow_umask, refuse_links, remove, require_space, write_text
-from genius_lite.weights.importing import Base, sha256
+from genius_lite.weights.gguf_file import sha256
+from genius_lite.weights.importing import Base
 from genius_lite.weights.lora import write_lora
 from genius_lite.weights.merge import merged_bytes
 from genius_lite.weights.policy import policy_bytes, policy_gguf

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from pathlib import Path
 
 from genius_lite.job import Job
 from genius_lite.planning.memory import EVALUATION, QUANTIZING, ROLLOUTS, TRAINING
 from genius_lite.planning.plan import plan
-from genius_lite.report.progress import Progressor
+from genius_lite.planning.sizes import SILENT
+from genius_lite.report.board import ROUND_STAGES
+from genius_lite.report.reading import stage_seconds
 
 _SHOWN = {ROLLOUTS: "rollouts", TRAINING: "train", QUANTIZING: "merge", EVALUATION: "evaluate"}
 
@@ -18,7 +20,9 @@ def forecast(job: Job) -> dict[str, float]:
     Nothing is measured for it. What no plan and no earlier round has measured is not forecast at all: the default
     factors are off by several times, and a wrong hour is worse than none.
     """
-    found = plan(job, Progressor(Console(quiet=True)), measure=False)
+    if stage_seconds(Path(job.recipe.out)).keys() >= set(ROUND_STAGES):
+        return {}  # the run's own rounds say it all, and their rollouts take long to read
+    found = plan(job, SILENT, measure=False)
     if "estimated" in (found.how["decoding"], found.how["learning"]):
         return {}
     return {"pairs": 0.0} | {_SHOWN[s.stage]: s.seconds for s in found.stages if s.stage in _SHOWN}

@@ -31,7 +31,6 @@ from genius_lite.prompts import StepDelimiter, Vocabulary
 from genius_lite.recipe import QuantType
 from genius_lite.report.progress import Progressor
 from genius_lite.sampler.messages import EngineSettings
-from genius_lite.weights.importing import sha256
 from genius_lite.weights.merge import merged_bytes
 from genius_lite.weights.quantize import quantized_bytes
 
@@ -83,7 +82,7 @@ def sampler_rates(source: Source) -> tuple[dict[str, Decode], Convert, Probe, di
     """Of the base model's file, of those that rounds make, and how long responses are."""
     job, engine, shape = source.job, source.engine, source.shape
     cfg, kinds = job.recipe.foresight, job.recipe.quantize.types
-    model = (sha256(job.source.files), engine)
+    model = (job.source.sha256, engine)
     sampling = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.max_tokens, [q.id for q in job.queries[:4]])
     base, how_base = source.ask("decoding", (model, sampling), _Base, lambda: _measured_base(source))
     made: _Types | None = None

@@ -22,7 +22,7 @@ from gguf.quants import dequantize
 
 from genius_lite.errors import UserError
 from genius_lite.visible import visible
-from genius_lite.weights import gguf_file, importing
+from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor
 
@@ -68,7 +68,7 @@ def describe(path: Path, sha256: bool = False) -> dict[str, Any]:
     files = dict.fromkeys([source.path, *(t.path for t in source.tensors)])
     return {
         "files": [
-            {"name": _plain(f.name), "bytes": f.stat().st_size, "sha256": importing.sha256([f]) if sha256 else None}
+            {"name": _plain(f.name), "bytes": f.stat().st_size, "sha256": gguf_file.sha256([f]) if sha256 else None}
             for f in files
         ],
         **{name: _plain(value) for name, value in facts.items()},

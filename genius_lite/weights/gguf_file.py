@@ -7,11 +7,13 @@ of what was read, byte for byte. Format: github.com/ggml-org/ggml/blob/master/do
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,16 @@ _MAGIC = b"GGUF"
 _LARGEST_ALIGNMENT = 1 << 16  # bytes
 _ARCHITECTURE = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+
+
+def sha256(files: Iterable[Path]) -> str:
+    """The SHA-256 of files one after the other, hexadecimal."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,11 @@ class GGUF:
     def architecture(self) -> str:
         """Empty for a file that is no model, such as an importance matrix."""
         return self.metadata.get("general.architecture", "")
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of its files, which are read when it is first asked for: gigabytes."""
+        return sha256(self.files)
 
     def kind(self, key: str) -> int:
         """The type number of a key's value."""

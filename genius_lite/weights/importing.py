@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tempfile
@@ -19,7 +18,7 @@ from genius_lite.errors import UserError
 from genius_lite.rundir import write_json
 from genius_lite.weights import gguf_file, mapping
 from genius_lite.weights.gguf_checks import check_model
-from genius_lite.weights.gguf_file import GGUF
+from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.gguf_header import Tensor, shown
 from genius_lite.weights.mapping import TensorMap
 from genius_lite.weights.skeleton import check_complete, read_config, write_for_transformers
@@ -162,13 +161,3 @@ def _check_finite(source: GGUF, tensors: Iterable[Tensor]) -> None:
     for tensor in tensors:
         for rows in tensor.blocks():
             mapping.check_finite(source, tensor, mapping.as_float16(source.dequantized_rows(tensor, rows)))
-
-
-def sha256(files: Iterable[Path]) -> str:
-    """The SHA-256 of files one after the other, hexadecimal."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()

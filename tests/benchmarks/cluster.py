@@ -35,7 +35,7 @@ from genius_lite.recipe import Foresight, Model, Queries, Sampler
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step
 from genius_lite.rundir import RecordLog
 from genius_lite.stopping import Stop
-from genius_lite.weights.importing import sha256
+from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.source import locate
 from tests.conftest import SMOLLM2
 
