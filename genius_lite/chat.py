@@ -71,7 +71,8 @@ def chat(
     with ExitStack() as stack:
         conversations = [_Conversation(s.name, _open(s, context, stack), list(opening)) for s in speakers]
         if interactive:
-            print(*(visible(s.name) for s in speakers), "End with Ctrl-D.", sep="\n")
+            told = [f"System message: {visible(system, PROSE)}"] if system else []
+            print(*(visible(s.name) for s in speakers), *told, "End with Ctrl-D.", sep="\n")
         turn = 0
         while (question := _ask(interactive)) is not None:
             for conversation in conversations:

@@ -54,12 +54,17 @@ class Job:
         return replace(job, context=context_for(recipe.sampler.context, job.source, uses))
 
     def identity(self) -> dict[str, Any]:
-        """What a run folder must share with the run that made it: settings, model, queries and tasks by content."""
+        """What a run folder must share with the run that made it: settings, model, queries and tasks by content.
+
+        It is all that the folder says of its recipe, so the system message, which the model goes on to need, is there
+        in words.
+        """
         ids = [q.id for q in self.queries]
         return {
             **self.recipe.identity(),
             "model": self.source.sha256,
             "weights": sha256(sorted(self.weights.glob("*.safetensors"))) if self.weights else None,
+            "system": self.recipe.queries.system,
             "queries": f"{len(ids)}, {seed_of(*ids, *self.queries[0].tokens):016x}",
             "watched": f"{len(self.watched)}, {seed_of(*(q.id for q in self.watched)):016x}",
             "tasks": [_identity(item) for item in self.tasks],

@@ -25,7 +25,7 @@ from genius_lite.rundir import RunDir, refuse_links, write_records
 _EVALUATION, _ANSWERS, _ROLLOUTS = "round-0/evaluation", f"round-0/{ANSWERS}", "round-1/rollouts.jsonl"
 
 _BASE = ("model", "weights")
-_ANSWERED = ("model", "seed", "tasks", "foresight.max_tokens", "evaluate")
+_ANSWERED = ("model", "seed", "system", "tasks", "foresight.max_tokens", "evaluate")
 _SAMPLED = ("model", "seed", "foresight")
 _WHOLE = {"full-precision": _BASE, "master": _BASE, _EVALUATION: (*_ANSWERED, "watched")}
 _NO_PART = {"rollback", "patience"}  # of `evaluate`: they decide what follows, not what is asked

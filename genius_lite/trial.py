@@ -14,7 +14,7 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate.measure import Respondent, answer_tasks, asked, load_tasks, responses_wanted
 from genius_lite.evaluate.results import Response, TaskResult, results
 from genius_lite.prompts import Vocabulary
-from genius_lite.recipe import Check, Evaluate, Recipe, Sampler, TaskSource
+from genius_lite.recipe import Check, Evaluate, Sampler, TaskSource
 from genius_lite.recipe.reader import load
 from genius_lite.report.progress import Progressor
 from genius_lite.rundir import write_json, write_records
@@ -35,8 +35,16 @@ class Contestant:
     lora: Path | None = None
 
 
-def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[Recipe]]:
-    """The tasks that a command line means, and the recipes among its names.
+@dataclass(frozen=True)
+class Asking:
+    """How a run asks: after which system message (None: the chat template's default), for how long a response."""
+
+    system: str | None
+    max_tokens: int
+
+
+def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[Asking]]:
+    """The tasks that a command line means, and how the recipes among its names ask.
 
     Args:
         names: a recipe (.yaml), whose tasks are taken; or a source, with a checker behind a colon
@@ -45,7 +53,7 @@ def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[Recipe]]:
     Raises:
         UserError: a recipe cannot be read or has no task; or there is no such checker.
     """
-    tasks, recipes = list[TaskSource](), list[Recipe]()
+    tasks, ways = list[TaskSource](), list[Asking]()
     for name in names:
         if Path(name).suffix not in (".yaml", ".yml"):
             tasks.append(_task(name))
@@ -54,23 +62,23 @@ def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[Recipe]]:
         if not recipe.evaluate.tasks:
             raise UserError(f"{name}: the recipe has no evaluate.tasks")
         tasks += recipe.evaluate.tasks
-        recipes.append(recipe)
-    return tasks, recipes
+        ways.append(Asking(recipe.queries.system, recipe.answer_tokens))
+    return tasks, ways
 
 
-def as_asked_by(recipes: Sequence[Recipe], system: str | None, max_tokens: int | None) -> tuple[str | None, int]:
-    """System message and longest response: those given, else those of the recipes, as their runs ask.
+def asking(ways: Sequence[Asking], system: str | None, max_tokens: int | None) -> Asking:
+    """What is given of it, and the rest as recipes or runs ask.
 
     Raises:
-        UserError: the recipes ask in different ways.
+        UserError: they ask in different ways.
     """
-    systems, limits = {recipe.queries.system for recipe in recipes}, {recipe.answer_tokens for recipe in recipes}
+    systems, limits = {way.system for way in ways}, {way.max_tokens for way in ways}
     if system is None and len(systems) > 1:
-        raise UserError("the recipes have different system messages (queries.system); say which with --system")
+        raise UserError("the recipes or runs have different system messages (queries.system); say which with --system")
     if max_tokens is None and len(limits) > 1:
-        raise UserError("the recipes have different evaluate.max_tokens; say which with --max-tokens")
+        raise UserError("the recipes or runs have different evaluate.max_tokens; say which with --max-tokens")
     longest = max(limits, default=_LONGEST) if max_tokens is None else max_tokens
-    return next(iter(systems), None) if system is None else system, longest
+    return Asking(next(iter(systems), None) if system is None else system, longest)
 
 
 def _task(name: str) -> TaskSource:
@@ -86,9 +94,8 @@ def trial(
     contestants: Sequence[Contestant],
     sources: Sequence[TaskSource],
     cfg: Evaluate,
+    how: Asking,
     *,
-    max_tokens: int,
-    system: str | None,
     seed: int,
     progress: Progressor,
 ) -> tuple[list[list[TaskResult]], list[list[Response]]]:
@@ -105,12 +112,12 @@ def trial(
     for contestant in contestants:
         source = gguf_file.read(contestant.gguf)
         with Vocabulary.open(contestant.gguf) as vocabulary:
-            items = [asked(task, vocabulary, system) for task in tasks]
+            items = [asked(task, vocabulary, how.system) for task in tasks]
         questions = [question for item in items for question in item.questions]
-        context = context_for("auto", source, [("max_tokens", max_tokens, questions)])
+        context = context_for("auto", source, [("max_tokens", how.max_tokens, questions)])
         settings = _settings(contestant, engine_settings(Sampler(), source, context, progress))
         with tempfile.TemporaryDirectory() as folder:
-            who = Respondent(contestant.gguf, settings, max_tokens, seed, Path(folder) / "sampler.log")
+            who = Respondent(contestant.gguf, settings, how.max_tokens, seed, Path(folder) / "sampler.log")
             with progress.stage(contestant.name, responses_wanted(items, cfg), "responses") as advance:
                 try:
                     answered.append(answer_tasks(who, items, cfg, advance))

@@ -121,12 +121,19 @@ def test_tasks_are_measured_each_round_compared_and_measured_again_alone(project
     assert "3 problems" in again.stdout
     assert len([file for file in (project / "e").rglob("*") if file.is_file()]) >= 2
 
-    # What a recipe names is asked as its run asks: after the same system message, for as long a response.
-    same = genius("eval", "runs/s0", "--round", 1, "--tasks", "s0.yaml", "--samples", 2, "--out", "same", cwd=project)
-    assert same.returncode == 0, same.stderr
-    for number in (0, 1):
-        alone = read_records(project / "same" / f"responses-{number}.jsonl", Response)
-        assert list(alone) == read_responses(project / "runs/s0", number)
+    # Tasks are asked as the run asked: after the same system message, for as long a response; so are a recipe's.
+    for model, tasks, rounds in (("runs/s0", "t.jsonl:exact", (0, 1)), ("tiny.gguf", "s0.yaml", (0,))):
+        chosen, out = ("--round", 1) if len(rounds) == 2 else (), f"same-{len(rounds)}"
+        same = genius("eval", model, *chosen, "--tasks", tasks, "--samples", 2, "--out", out, cwd=project)
+        assert same.returncode == 0, same.stderr
+        for number in rounds:
+            alone = read_records(project / out / f"responses-{number}.jsonl", Response)
+            assert list(alone) == read_responses(project / "runs/s0", number)
+    chats = [
+        genius("chat", *which, "--temperature", 0, "--max-tokens", 12, cwd=project, input="one\n").stdout
+        for which in (("runs/s0", "--round", 0), ("tiny.gguf", "--system", "Be brief."), ("tiny.gguf",))
+    ]
+    assert chats[0] == chats[1] != chats[2], "a run's model is talked to as it was asked"
     (project / "long.yaml").write_text((project / "s0.yaml").read_text() + "  max_tokens: 30\n")
 
     for command, said in (

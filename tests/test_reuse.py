@@ -20,6 +20,7 @@ from tests.tiny import questions
 IDENTITY = {
     "model": "m",
     "weights": None,
+    "system": None,
     "queries": "q",
     "watched": "w",
     "seed": 0,
@@ -82,6 +83,7 @@ def changed(**sections) -> dict:
         (changed(foresight={"max_tokens": 32}), [MASTER]),
         (changed(queries="others", watched="others"), [MASTER, ANSWERED, ROLLOUTS]),
         (changed(tasks=["others"]), [MASTER, ROLLOUTS]),
+        (changed(system="Be brief."), [MASTER, ROLLOUTS]),  # of rollouts the prompts themselves are compared, below
         (changed(seed=1), [MASTER]),
         (changed(model="another"), []),
     ],

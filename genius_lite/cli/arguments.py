@@ -11,7 +11,7 @@ from genius_lite.errors import UserError
 
 if TYPE_CHECKING:
     from genius_lite.recipe import QuantType
-    from genius_lite.trial import Contestant
+    from genius_lite.trial import Asking, Contestant
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.yaml")]
 Settings = Annotated[
@@ -37,6 +37,15 @@ def contestant(model: str, number: int | None) -> Contestant:
     name = f"{model}, round {chosen.number}" if chosen.number else "base model"
     made = chosen.gguf if chosen.number else None
     return Contestant(name, made or read_foreign(chosen.base.gguf.path).path, chosen.lora)
+
+
+def asked_by(*models: str | None) -> list[Asking]:
+    """How the run folders among these models of a command line ask; of a GGUF nothing is known."""
+    from genius_lite.export.bundle import RunRound
+    from genius_lite.trial import Asking
+
+    runs = [RunRound.of(Path(model), 0) for model in models if model and Path(model).is_dir()]
+    return [Asking(run.system, run.answer_tokens) for run in runs]
 
 
 def quant_types(names: str) -> list[QuantType]:

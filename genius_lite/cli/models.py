@@ -8,7 +8,7 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from genius_lite.cli.arguments import ModelFile, ModelOrRun, Round, contestant, quant_types
+from genius_lite.cli.arguments import ModelFile, ModelOrRun, Round, asked_by, contestant, quant_types
 from genius_lite.errors import UserError
 from genius_lite.visible import visible
 
@@ -53,7 +53,7 @@ def export_run(
     number: Round = None,
 ) -> None:
     """Write a round's model to a folder, with a model card and checksums."""
-    from genius_lite.export.bundle import Format, export, export_bytes
+    from genius_lite.export.bundle import Format, RunRound, export, export_bytes
     from genius_lite.export.card import commands
     from genius_lite.report.console import terminal
     from genius_lite.report.progress import Progressor
@@ -64,7 +64,7 @@ def export_run(
     with Progressor(terminal()).stage("export", export_bytes(run, number, known, wanted), "MB", 1e-6) as advance:
         export(run, number, known, wanted, to, advance)
     names = sorted(p.name for p in to.iterdir())
-    for line in (*(f"{to}/{name}" for name in names), *commands(names, str(to))):
+    for line in (*(f"{to}/{name}" for name in names), *commands(names, str(to), RunRound.of(run, number).system)):
         print(visible(line))
 
 
@@ -114,10 +114,10 @@ def evaluate(
     temperature: float = 1.0,
     greedy: Annotated[bool, typer.Option(help="Also the likeliest response")] = True,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Longest response; if not given, as the recipe asks, or 512")
+        int | None, typer.Option(help="Longest response; if not given, as the recipe or run asks, or 512")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Use the first so many problems of each task")] = None,
-    system: Annotated[str | None, typer.Option(help="System message; if not given, as the recipe asks")] = None,
+    system: Annotated[str | None, typer.Option(help="System message; if not given, as the recipe or run asks")] = None,
     seed: int = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the results and every response")] = None,
 ) -> None:
@@ -126,7 +126,7 @@ def evaluate(
     from genius_lite.report.console import terminal
     from genius_lite.report.progress import Progressor
     from genius_lite.report.summary import print_trial
-    from genius_lite.trial import as_asked_by, tasks_named, trial, write_trial
+    from genius_lite.trial import asking, tasks_named, trial, write_trial
 
     if samples < 1 and not greedy:
         raise UserError("--samples 0 and --no-greedy leave nothing to measure")
@@ -136,14 +136,12 @@ def evaluate(
     if against or Path(model).is_dir():
         contestants.insert(0, contestant(against, None) if against else contestant(model, 0))
     console = terminal()
-    sources, recipes = tasks_named(tasks)
-    system, longest = as_asked_by(recipes, system, max_tokens)
+    sources, ways = tasks_named(tasks)
     found, responses = trial(
         contestants,
         [t.model_copy(update={"limit": limit, "size": min(limit, t.size)} if limit else {}) for t in sources],
         Evaluate(samples=samples, temperature=temperature, greedy=greedy),
-        max_tokens=longest,
-        system=system,
+        asking(ways or asked_by(model, against), system, max_tokens),
         seed=seed,
         progress=Progressor(terminal(stderr=True)),
     )
@@ -160,7 +158,9 @@ def chat(
         str | None, typer.Option(metavar="MODEL|RUN", help="Another model that answers every question too")
     ] = None,
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="The same with a run's base model")] = False,
-    system: Annotated[str | None, typer.Option(help="System message")] = None,
+    system: Annotated[
+        str | None, typer.Option(help="System message; if not given, a run's own; '' is the chat template's default")
+    ] = None,
     temperature: float = 0.7,
     max_tokens: int = 512,
     context: Annotated[int, typer.Option(help="Tokens that the conversation may take")] = 4096,
@@ -171,6 +171,7 @@ def chat(
 
     from genius_lite.chat import Speaker
     from genius_lite.chat import chat as chat_with
+    from genius_lite.trial import asking
 
     if beside and side_by_side:
         raise UserError("--side-by-side is with the base model, --beside with another one; give one of them")
@@ -185,7 +186,7 @@ def chat(
         speakers.append(contestant(beside, None))
     chat_with(
         [Speaker(s.name, s.gguf, s.lora) for s in speakers],
-        system=system,
+        system=asking(asked_by(model, beside), system, max_tokens).system,
         temperature=temperature,
         max_tokens=max_tokens,
         context=context,

@@ -58,6 +58,22 @@ class RunRound:
     def base(self) -> Base:
         return Base.of(self.run / "master")
 
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """What the folder says of the recipe that made it: a run's identity."""
+        return json.loads((self.run / "recipe.json").read_text(encoding="utf-8"))
+
+    @property
+    def system(self) -> str | None:
+        """The system message before every question; None is the chat template's own default."""
+        return self.recipe["system"]
+
+    @property
+    def answer_tokens(self) -> int:
+        """The longest response to a task; see `Recipe.answer_tokens`."""
+        wanted = self.recipe["evaluate"]["max_tokens"]
+        return self.recipe["foresight"]["max_tokens"] if wanted == "auto" else wanted
+
     @property
     def here(self) -> Path:
         return self.run / f"round-{self.number}"
@@ -123,7 +139,8 @@ def export(
     try:
         _write(chosen, to_format, kinds, partial, advance)
         sums = {p.name: sha256([p]) for p in sorted(partial.iterdir())}
-        write_text(partial / "README.md", model_card(chosen.base, chosen.number, chosen.reports, _recipe(run), sums))
+        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.recipe, chosen.system, sums)
+        write_text(partial / "README.md", card)
         sums["README.md"] = sha256([partial / "README.md"])
         write_text(partial / "SHA256SUMS", "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
         follow_umask(partial)
@@ -156,7 +173,8 @@ def _write(chosen: RunRound, to_format: Format, kinds: list[QuantType], out: Pat
                 target = "Modelfile" if len(files) == 1 else f"Modelfile.{file.stem.rpartition('-')[2]}"
                 context = chosen.base.gguf.metadata.get(f"{chosen.base.gguf.architecture}.context_length")
                 with Vocabulary.open(file) as vocabulary:
-                    write_text(out / target, modelfile(vocabulary, file.name, context=context))
+                    text = modelfile(vocabulary, file.name, context=context, system=chosen.system)
+                    write_text(out / target, text)
 
 
 def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, name: str, advance: Advance) -> list[Path]:
@@ -170,7 +188,3 @@ def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, name: str,
         files.append(out / f"{name}-{kind}.gguf")
         policy_gguf(chosen.base, chosen.adapter, kind, files[-1], advance)
     return files
-
-
-def _recipe(run: Path) -> dict[str, Any]:
-    return json.loads((run / "recipe.json").read_text(encoding="utf-8"))

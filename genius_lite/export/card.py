@@ -11,42 +11,49 @@ from genius_lite.weights.importing import Base
 
 
 def model_card(
-    base: Base, number: int, reports: list[dict[str, Any]], recipe: dict[str, Any], sums: dict[str, str]
+    base: Base,
+    number: int,
+    reports: list[dict[str, Any]],
+    recipe: dict[str, Any],
+    system: str | None,
+    sums: dict[str, str],
 ) -> str:
     """A README.md with front matter that the hub reads.
 
     Args:
         reports: of the rounds up to `number`.
         recipe: the run folder's.
+        system: the message before every question; None is the chat template's own default.
         sums: file name -> SHA-256, of what stands beside the card.
     """
     title = f"{base.name}, self-trained" if number else base.name
     parts = [_front_matter(base), f"# {title}\n", _what(base, number, recipe)]
     if reports:
         parts += ["## Rounds\n", _rounds(reports), "## Measured\n", _measured(reports[-1]["evaluation"])]
-    parts += ["## Run it\n", _commands(sorted(sums))]
+    parts += ["## Run it\n", _asked_with(system) + _commands(sorted(sums), system)]
     parts += ["## Files\n", "".join(f"- `{name}`: SHA-256 `{digest}`\n" for name, digest in sums.items())]
     parts += ["## Recipe\n", f"```json\n{json.dumps(recipe, indent=2, ensure_ascii=False)}\n```\n"]
     return "\n".join(parts)
 
 
-def commands(files: list[str], folder: str) -> list[str]:
+def commands(files: list[str], folder: str, system: str | None) -> list[str]:
     """What to paste into a shell for each program that runs the exported files.
 
     Args:
         files: names in the folder.
         folder: where they are.
+        system: the message before every question. Ollama has it from the Modelfile, LM Studio takes it in its window.
     """
     ggufs = [f for f in files if f.endswith(".gguf")]
-    lines = []
+    lines, asked = [], f" -sys {shlex.quote(system)}" if system else ""
 
     def path(file: str) -> str:
         return shlex.quote(f"{folder}/{file}")
 
     for file in [f for f in ggufs if "-lora" in f][:1]:
-        lines.append(f"llama-cli -m BASE.gguf --lora {path(file)}")
+        lines.append(f"llama-cli -m BASE.gguf --lora {path(file)}{asked}")
     for file in [f for f in ggufs if "-lora" not in f][:1]:
-        lines.append(f"llama-cli -m {path(file)}")
+        lines.append(f"llama-cli -m {path(file)}{asked}")
         lines.append(f"lms import {path(file)}    # LM Studio")
     for file in [f for f in files if f.startswith("Modelfile")][:1]:
         lines.append(f"ollama create genius -f {path(file)} && ollama run genius")
@@ -112,8 +119,15 @@ def _percent(interval: dict[str, float] | None, sign: str) -> str:
     return f"{estimate} [{low}, {high}]"
 
 
-def _commands(files: list[str]) -> str:
-    found = commands(files, ".")
+def _asked_with(system: str | None) -> str:
+    if not system:
+        return ""
+    quoted = "\n".join(f"> {line}".rstrip() for line in system.splitlines())
+    return f"Every question was asked after this system message; without it answers may be worse:\n\n{quoted}\n\n"
+
+
+def _commands(files: list[str], system: str | None) -> str:
+    found = commands(files, ".", system)
     if any(f == "adapter_config.json" for f in files):
         return "```python\nfrom peft import PeftModel\nmodel = PeftModel.from_pretrained(base_model, FOLDER)\n```\n"
     if not found:

@@ -35,6 +35,7 @@ from genius_lite.prompts import Vocabulary
 
 _MAX_CONTEXT = 8192  # Ollama's memory grows with num_ctx; long-context models would not load on a laptop
 _ROLES = {"s": "system", "u": "user", "a": "assistant"}
+_CLOSED = re.compile(r'"""\s*[\r\n]')  # ends a string of a Modelfile
 _SHAPES = ("u", "uau", "uauau", "uauauau")
 _TEXTS = (
     "Grüße, 你好, שלום 👩‍🔬",
@@ -59,6 +60,7 @@ def modelfile(
     *,
     context: int | None = None,
     parameters: Mapping[str, float] | None = None,
+    system: str | None = None,
 ) -> str:
     """The text of a Modelfile that lies beside the GGUF; write it as UTF-8 with plain line feeds.
 
@@ -67,6 +69,7 @@ def modelfile(
         gguf_name: its file name.
         context: tokens that the model was trained to read; num_ctx is this, 8192 at most.
         parameters: PARAMETER lines by Ollama's names, such as {"temperature": 0.6}; num_ctx here wins.
+        system: the message that opens every conversation which brings none of its own.
 
     Raises:
         UserError: a Modelfile cannot hold `gguf_name`.
@@ -80,6 +83,8 @@ def modelfile(
     lines.append(f"FROM ./{gguf_name}")
     if template is not None:
         lines.append(f'TEMPLATE """{template}"""')
+    if system is not None:
+        lines.append(_system_line(system))
     lines += [f'PARAMETER stop "{stop}"' for stop in _stops(vocabulary, template or vocabulary.template or "")]
     lines += [f"PARAMETER {name} {value}" for name, value in values.items()]
     return "\n".join(lines) + "\n"
@@ -98,6 +103,14 @@ def chat_template(vocabulary: Vocabulary) -> ChatTemplate:
         reason = " ".join(str(e).split()).removesuffix(".")
         guess = "Ollama guesses one from it; read `ollama show --template` before you rely on it."
         return ChatTemplate(None, (f"No TEMPLATE: Go cannot say what the GGUF's chat template does: {reason}.", guess))
+
+
+def _system_line(message: str) -> str:
+    """SYSTEM, or a comment: strings have no escapes there, and Ollama takes an empty one for none."""
+    lost = any(not (character.isprintable() or character in "\n\r\t") for character in message)
+    if not message or lost or _CLOSED.search(message):
+        return "# No SYSTEM: a Modelfile cannot hold the message that the model was trained with; see README.md."
+    return f'SYSTEM """{message}"""'
 
 
 def _stops(vocabulary: Vocabulary, template: str) -> list[str]:

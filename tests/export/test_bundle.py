@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 
 import gguf
@@ -19,6 +21,8 @@ from tests.sampler.test_engine import PROMPT
 from tests.tiny import TEMPLATE, tiny_gguf
 from tests.weights.test_lora import RESPONSE, scored
 
+SYSTEM = "Be brief.\nDon't guess."
+
 
 @pytest.fixture(scope="module", params=["merge", "adapter", "auto"])
 def finished(request, tmp_path_factory):
@@ -32,7 +36,7 @@ def finished(request, tmp_path_factory):
     recipe = Recipe(
         out=str(folder / "run"),
         model=Model(gguf=str(folder / "tiny.Q8_0.gguf"), weights=str(folder / "full")),
-        queries=Queries(source=str(folder / "q.txt")),
+        queries=Queries(source=str(folder / "q.txt"), system=SYSTEM),
         policy=request.param,
         foresight=Foresight(candidates=2, steps=2, max_tokens=16, temperature=1.5),
         learner=Learner(rank=4, lora_alpha=8, lr=1e-2, batch_pairs=2, parity_limit=5),
@@ -93,6 +97,7 @@ def test_every_format_says_the_same(finished, tmp_path):
     text = (tmp_path / "o" / "Modelfile").read_text()
     assert "FROM ./tiny.genius-Q8_0.gguf" in text
     assert "TEMPLATE" in text
+    assert f'SYSTEM """{SYSTEM}"""\n' in text, "what it was asked after in training"
 
 
 @pytest.mark.parametrize("finished", ["merge"], indirect=True)
@@ -103,6 +108,9 @@ def test_the_card_tells_what_was_measured(finished, tmp_path):
         assert f"| {report['round']} | {report['pairs']} | {report['training']['loss']:.4f} |" in card
     sums = (folder / "export" / "SHA256SUMS").read_text().split()
     assert sums[0] in card
+    assert "this system message" in card and "\n> Be brief.\n> Don't guess.\n" in card
+    (command,) = re.findall(r"^llama-cli .*?$(?=\nlms)", card, re.MULTILINE | re.DOTALL)
+    assert shlex.split(command) == ["llama-cli", "-m", f"./{sums[1]}", "-sys", SYSTEM]
     assert json.loads(card.partition("```json")[2].partition("```")[0])["rounds"] == 2
     export(folder, 0, "gguf", [], tmp_path / "base")
     for arguments, message in [

@@ -269,6 +269,28 @@ def test_an_empty_system_message_may_be_a_thing_of_its_own(with_template, ollama
     assert_same_prompts(vocabulary, ollama(text, others), others)
 
 
+@pytest.mark.parametrize(
+    "message",
+    ["Be brief.", '"', '"""', 'a """ b', "two\nlines\n", "  a\tb\r\n", "# Grüße 🙂\nFROM x", "{{ .System }}"],
+)
+def test_a_runs_system_message_opens_every_conversation(message, smollm2, ollama):
+    with Vocabulary.open(smollm2) as vocabulary:
+        text = modelfile(vocabulary, "x.gguf", system=message)
+        opening = dict(ollama(text, [])["commands"])["SYSTEM"]
+        assert opening == message
+        (prompt,) = ollama(text, [talk("What is 2 + 2?", system=opening)])["prompts"]
+        assert vocabulary.encode(prompt, special=True, bos=True) == vocabulary.prompt("What is 2 + 2?", message)
+
+
+@pytest.mark.parametrize("message", ["", 'a """\nb', 'a """ \r\nb', "no\u200bprint", "\x1b"])
+def test_a_message_that_no_modelfile_holds_is_said(message, smollm2, ollama):
+    with Vocabulary.open(smollm2) as vocabulary:
+        text = modelfile(vocabulary, "x.gguf", system=message)
+        assert "# No SYSTEM: a Modelfile cannot hold" in text
+        assert [name for name, _ in ollama(text, [])["commands"]] == ["FROM", "TEMPLATE", "stop"]
+        assert "SYSTEM" not in modelfile(vocabulary, "x.gguf")
+
+
 def test_a_system_message_that_the_model_ignores(smollm2_fields, tmp_path):
     jinja = (HERE / "templates" / "phi3.jinja").read_text()
     with Vocabulary.open(write_vocabulary(tmp_path / "x.gguf", smollm2_fields, jinja, PHI3, True)) as vocabulary:
