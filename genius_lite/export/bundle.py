@@ -66,7 +66,7 @@ class RunRound:
     @property
     def system(self) -> str | None:
         """The system message before every question; None is the chat template's own default."""
-        return self.recipe["system"]
+        return self.recipe.get("system")
 
     @property
     def answer_tokens(self) -> int:
