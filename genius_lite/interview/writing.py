@@ -43,7 +43,7 @@ def recipe_text(answers: Answers, cfg: Fit, machine: Machine, seconds: float, ou
         f"  column: {_word(answers.column)}",
         f"  limit: {answers.questions}   # {_limit(answers)}",
         "  shuffle: true",
-        "  # system: Reason in a few short sentences, then answer.   # before every question, here and whenever it is used",
+        "  # system: Reason in a few short sentences, then answer.   # before every question, in later use too",
         "",
         f"rounds: {cfg.rounds}   # sample, learn, re-quantize; later rounds sample from what was learned",
         "",
