@@ -40,6 +40,7 @@ def remember(what: str, key: object, found: msgspec.Struct) -> None:
 
 def _file(what: str, key: object) -> Path:
     machine = (cpu_name(), cores(), [gpu.name for gpu in gpus()])
-    whole = repr((what, key, machine, llama_cpp.__version__, __version__))
+    llama = (llama_cpp.__version__, llama_cpp.llama_print_system_info())  # and how it was compiled
+    whole = repr((what, key, machine, llama, __version__))
     name = hashlib.sha256(whole.encode()).hexdigest()[:16]
     return platformdirs.user_cache_path("genius-lite") / "measurements" / f"{what}-{name}.json"

@@ -18,9 +18,10 @@ Level = Literal["stops", "slows", "note"]
 _FEATURES = {
     "avx": "AVX", "avx2": "AVX2", "fma": "FMA", "f16c": "F16C", "bmi2": "BMI2", "avx_vnni": "AVX_VNNI",
     "avx512f": "AVX512", "avx512vbmi": "AVX512_VBMI", "avx512_vnni": "AVX512_VNNI", "avx512_bf16": "AVX512_BF16",
+    "amx_int8": "AMX_INT8",
     "asimd": "NEON", "asimddp": "DOTPROD", "i8mm": "MATMUL_INT8", "sve": "SVE",
 }  # fmt: skip
-_CMAKE = {"avx512f": "GGML_AVX512"}  # where an option is not named as the feature
+_KEEPS_AMX = "CMAKE_CXX_FLAGS=-fno-dse"  # GCC 12 breaks its kernels otherwise, and other compilers may
 _NF4_ERROR = 0.2  # relative; NF4 rounds a normal distribution to within 0.1
 _LEAST_MEMORY, _LEAST_DISK = 2_000_000_000, 2_000_000_000  # bytes: the quickstart takes as much
 
@@ -68,16 +69,15 @@ def _llama(found: Findings) -> Iterator[Problem]:
     llama = found.llama
     if llama is None:
         return
+    native = ["GGML_NATIVE=on", *[_KEEPS_AMX] * ("amx_int8" in found.cpu_flags)]
     missing = [name for flag, name in _FEATURES.items() if flag in found.cpu_flags and name not in llama.features]
     if missing:
         yield Problem(
-            "slows", f"llama.cpp was built without {', '.join(missing)}, which this CPU has", rebuild("GGML_NATIVE=on")
+            "slows", f"llama.cpp was built without {', '.join(missing)}, which this CPU has", rebuild(*native)
         )
-    if "AMX_INT8" in llama.features:
-        flags = [flag for flag in _FEATURES if flag in found.cpu_flags]
-        options = [f"{_CMAKE.get(flag, f'GGML_{_FEATURES[flag]}')}=on" for flag in flags]
-        what = "llama.cpp was built with AMX, which some compilers break: it is not used, and weights are not repacked"
-        yield Problem("note", what, rebuild("GGML_NATIVE=off", *options))
+    if llama.amx_broken:
+        what = "llama.cpp's AMX kernels were broken by the compiler: they are not used, and weights are not repacked"
+        yield Problem("slows", what, rebuild(*native))
     if found.nvidia and not llama.offloads:
         yield Problem(
             "slows", "llama.cpp was built without CUDA; this machine has an NVIDIA GPU", rebuild("GGML_CUDA=on")

@@ -33,11 +33,15 @@ class Card(msgspec.Struct, frozen=True):
 
 
 class Llama(msgspec.Struct, frozen=True):
-    """How llama.cpp was built: processor features and libraries by its own names; and the GPUs that it sees."""
+    """How llama.cpp was built: processor features and libraries by its own names; and the GPUs that it sees.
+
+    `amx_broken`: it has AMX kernels that do not work, see `sampler/amx.py`.
+    """
 
     features: list[str]
     gpus: list[Card]
     offloads: bool
+    amx_broken: bool = False
 
 
 class Torch(msgspec.Struct, frozen=True):
@@ -124,10 +128,12 @@ def _llama() -> Llama:
     import llama_cpp
 
     from genius_lite.hardware import gpus
+    from genius_lite.sampler import amx
 
     said = llama_cpp.llama_print_system_info().decode()
     features = re.findall(r"(\w+) = [1-9]\d*", said)
-    return Llama(features, [Card(gpu.name, gpu.free) for gpu in gpus()], bool(llama_cpp.llama_supports_gpu_offload()))
+    cards = [Card(gpu.name, gpu.free) for gpu in gpus()]
+    return Llama(features, cards, bool(llama_cpp.llama_supports_gpu_offload()), amx.broken())
 
 
 def _torch() -> Torch:

@@ -9,6 +9,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
+from genius_lite.sampler import amx
 from genius_lite.sampler.messages import EngineSettings
 
 BATCH = 512  # tokens of one llama_decode, at most
@@ -28,7 +29,7 @@ def load(path: str, settings: EngineSettings) -> tuple[Any, Any]:
     model_params = llama_cpp.llama_model_default_params()
     if settings.gpu_layers >= 0:
         model_params.n_gpu_layers = settings.gpu_layers
-    model_params.use_extra_bufts = not built_with_amx()
+    model_params.use_extra_bufts = not amx.broken()  # repacked weights; without them AVX-512 does the work
     model = llama_cpp.llama_model_load_from_file(path.encode(), model_params)
     if not model:
         raise EngineError(f"llama.cpp cannot load {path}")
@@ -51,15 +52,6 @@ def load(path: str, settings: EngineSettings) -> tuple[Any, Any]:
     if settings.lora:
         _apply(model, ctx, settings.lora)
     return model, ctx
-
-
-def built_with_amx() -> bool:
-    """Whether llama.cpp would repack weights for AMX, an instruction set of server processors.
-
-    Compiled by GCC 12 its kernels load a tile configuration that the compiler has optimized away, and the process dies
-    in the first decode (llama.cpp issue 20824, pull request 26954). Without repacking AVX-512 does the work.
-    """
-    return b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info()
 
 
 def _apply(model: Any, ctx: Any, path: str) -> None:

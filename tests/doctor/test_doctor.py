@@ -67,12 +67,16 @@ CASES = {
         [("slows", "llama.cpp was built without AVX2, which this CPU has", rebuild("GGML_NATIVE=on"))],
     ),
     "a CPU without AVX2": (with_(cpu_flags=["avx"], llama=llama(["AVX"])), []),
-    "a build with AMX": (
-        with_(llama=llama([*ALL, "AMX_INT8"])),
-        [(
-            "note", "llama.cpp was built with AMX, which some compilers break: it is not used, and weights are not "
-            "repacked", rebuild("GGML_NATIVE=off", "GGML_AVX=on", "GGML_AVX2=on", "GGML_FMA=on", "GGML_F16C=on"),
-        )],
+    "a build without AMX": (
+        with_(cpu_flags=["avx", "amx_int8"], llama=llama(["AVX"])),
+        [("slows", "llama.cpp was built without AMX_INT8, which this CPU has",
+          rebuild("GGML_NATIVE=on", "CMAKE_CXX_FLAGS=-fno-dse"))],
+    ),
+    "a build with AMX": (with_(cpu_flags=["avx", "amx_int8"], llama=llama(["AVX", "AMX_INT8"])), []),
+    "a build with AMX that does not work": (
+        with_(cpu_flags=["avx", "amx_int8"], llama=Llama(["AVX", "AMX_INT8"], [], offloads=False, amx_broken=True)),
+        [("slows", "llama.cpp's AMX kernels were broken by the compiler: they are not used, and weights are not "
+          "repacked", rebuild("GGML_NATIVE=on", "CMAKE_CXX_FLAGS=-fno-dse"))],
     ),
     "an NVIDIA GPU that neither uses": (
         with_(nvidia=True),

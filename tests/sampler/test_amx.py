@@ -1,0 +1,46 @@
+"""What a build with AMX is tried with. Whether it works on a processor that has it, `doctor` says there."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from genius_lite import measurements
+from genius_lite.sampler import amx
+
+DIES = (sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(signal.SIGTERM)})")
+
+
+def test_a_model_is_tried_in_a_process_of_its_own():
+    command = [sys.executable, "-P", "-m", "genius_lite.sampler.amx"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_other_logits_are_not_taken_for_working(monkeypatch):
+    true = amx._logits
+    monkeypatch.setattr(amx, "_logits", lambda path, *, repack: true(path, repack=repack) * (1 + repack / 20))
+    with pytest.raises(SystemExit, match="the logits differ"):
+        amx.main()
+    monkeypatch.setattr(amx, "_logits", lambda path, *, repack: true(path, repack=repack) / (not repack))
+    with pytest.raises(SystemExit, match="the logits differ"), pytest.warns(RuntimeWarning):
+        amx.main()
+
+
+def test_what_dies_is_broken_until_llama_cpp_is_built_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(measurements.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setattr(amx, "_build", lambda: [("libggml-cpu.so", 1_600_000, 1)])
+    assert not amx.works(DIES)
+    assert not amx.works((sys.executable, "-c", "")), "it was tried"
+    monkeypatch.setattr(amx, "_build", lambda: [("libggml-cpu.so", 1_600_000, 2)])
+    assert amx.works((sys.executable, "-c", ""))
+    assert amx.works(DIES), "remembered"
+
+    monkeypatch.setattr(amx.llama_cpp, "llama_print_system_info", lambda: b"CPU : AVX2 = 1 | AMX_INT8 = 1 | ")
+    monkeypatch.setattr(amx, "works", lambda: False)
+    assert amx.broken()
+    monkeypatch.setattr(amx.llama_cpp, "llama_print_system_info", lambda: b"CPU : AVX2 = 1 | ")
+    assert not amx.broken(), "nothing to break"
