@@ -21,7 +21,6 @@ _FEATURES = {
     "amx_int8": "AMX_INT8",
     "asimd": "NEON", "asimddp": "DOTPROD", "i8mm": "MATMUL_INT8", "sve": "SVE",
 }  # fmt: skip
-_KEEPS_AMX = "CMAKE_CXX_FLAGS=-fno-dse"  # GCC 12 breaks its kernels otherwise, and other compilers may
 _NF4_ERROR = 0.2  # relative; NF4 rounds a normal distribution to within 0.1
 _LEAST_MEMORY, _LEAST_DISK = 2_000_000_000, 2_000_000_000  # bytes: the quickstart takes as much
 
@@ -69,15 +68,14 @@ def _llama(found: Findings) -> Iterator[Problem]:
     llama = found.llama
     if llama is None:
         return
-    native = ["GGML_NATIVE=on", *[_KEEPS_AMX] * ("amx_int8" in found.cpu_flags)]
     missing = [name for flag, name in _FEATURES.items() if flag in found.cpu_flags and name not in llama.features]
     if missing:
         yield Problem(
-            "slows", f"llama.cpp was built without {', '.join(missing)}, which this CPU has", rebuild(*native)
+            "slows", f"llama.cpp was built without {', '.join(missing)}, which this CPU has", _rebuild_here(found)
         )
     if llama.amx_broken:
         what = "llama.cpp's AMX kernels were broken by the compiler: they are not used, and weights are not repacked"
-        yield Problem("slows", what, rebuild(*native))
+        yield Problem("slows", what, _rebuild_here(found))
     if found.nvidia and not llama.offloads:
         yield Problem(
             "slows", "llama.cpp was built without CUDA; this machine has an NVIDIA GPU", rebuild("GGML_CUDA=on")
@@ -88,6 +86,16 @@ def _llama(found: Findings) -> Iterator[Problem]:
         yield Problem("slows", "llama.cpp was built without Metal", rebuild("GGML_METAL=on"))
     elif llama.offloads and not llama.gpus:
         yield Problem("slows", "llama.cpp was built for a GPU and sees none", "nvidia-smi")
+
+
+def _rebuild_here(found: Findings) -> str:
+    """For this processor. Where it has AMX, GCC 12 breaks the kernels unless it is told not to; and `native` takes
+    AVX512-FP16 too, with which llama.cpp 0.3.36 computes attention in half precision, heads of 64 number by number.
+    """
+    if "amx_int8" not in found.cpu_flags:
+        return rebuild("GGML_NATIVE=on")
+    wanted = [f"GGML_{name}=on" for flag, name in _FEATURES.items() if flag in found.cpu_flags]
+    return rebuild("GGML_NATIVE=off", *wanted, "GGML_AMX_TILE=on", "CMAKE_CXX_FLAGS=-fno-dse")
 
 
 def _torch(found: Findings) -> Iterator[Problem]:

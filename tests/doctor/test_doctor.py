@@ -46,6 +46,7 @@ def llama(features: list[str], gpus: list[Card] | None = None, offloads: bool = 
 
 
 ALL = ["AVX", "AVX2", "FMA", "F16C"]
+WITH_AMX = ("GGML_AVX=on", "GGML_AMX_INT8=on", "GGML_AMX_TILE=on", "CMAKE_CXX_FLAGS=-fno-dse")
 GIGABYTE = 1_000_000_000
 CASES = {
     "nothing": (SOUND, []),
@@ -70,13 +71,13 @@ CASES = {
     "a build without AMX": (
         with_(cpu_flags=["avx", "amx_int8"], llama=llama(["AVX"])),
         [("slows", "llama.cpp was built without AMX_INT8, which this CPU has",
-          rebuild("GGML_NATIVE=on", "CMAKE_CXX_FLAGS=-fno-dse"))],
+          rebuild("GGML_NATIVE=off", *WITH_AMX))],
     ),
     "a build with AMX": (with_(cpu_flags=["avx", "amx_int8"], llama=llama(["AVX", "AMX_INT8"])), []),
     "a build with AMX that does not work": (
         with_(cpu_flags=["avx", "amx_int8"], llama=Llama(["AVX", "AMX_INT8"], [], offloads=False, amx_broken=True)),
         [("slows", "llama.cpp's AMX kernels were broken by the compiler: they are not used, and weights are not "
-          "repacked", rebuild("GGML_NATIVE=on", "CMAKE_CXX_FLAGS=-fno-dse"))],
+          "repacked", rebuild("GGML_NATIVE=off", *WITH_AMX))],
     ),
     "an NVIDIA GPU that neither uses": (
         with_(nvidia=True),
