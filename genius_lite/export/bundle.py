@@ -139,7 +139,7 @@ def export(
     try:
         _write(chosen, to_format, kinds, partial, advance)
         sums = {p.name: sha256([p]) for p in sorted(partial.iterdir())}
-        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.recipe, chosen.system, sums)
+        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.recipe, sums)
         write_text(partial / "README.md", card)
         sums["README.md"] = sha256([partial / "README.md"])
         write_text(partial / "SHA256SUMS", "".join(f"{digest}  {name}\n" for name, digest in sums.items()))

@@ -11,21 +11,16 @@ from genius_lite.weights.importing import Base
 
 
 def model_card(
-    base: Base,
-    number: int,
-    reports: list[dict[str, Any]],
-    recipe: dict[str, Any],
-    system: str | None,
-    sums: dict[str, str],
+    base: Base, number: int, reports: list[dict[str, Any]], recipe: dict[str, Any], sums: dict[str, str]
 ) -> str:
     """A README.md with front matter that the hub reads.
 
     Args:
         reports: of the rounds up to `number`.
         recipe: the run folder's.
-        system: the message before every question; None is the chat template's own default.
         sums: file name -> SHA-256, of what stands beside the card.
     """
+    system = recipe.get("system")
     title = f"{base.name}, self-trained" if number else base.name
     parts = [_front_matter(base), f"# {title}\n", _what(base, number, recipe)]
     if reports:
@@ -120,9 +115,9 @@ def _percent(interval: dict[str, float] | None, sign: str) -> str:
 
 
 def _asked_with(system: str | None) -> str:
-    if not system:
+    if system is None:
         return ""
-    quoted = "\n".join(f"> {line}".rstrip() for line in system.splitlines())
+    quoted = "\n".join(f"> {line}".rstrip() for line in system.splitlines() or ["(empty)"])
     return f"Every question was asked after this system message; without it answers may be worse:\n\n{quoted}\n\n"
 
 
