@@ -72,13 +72,23 @@ def asking(ways: Sequence[Asking], system: str | None, max_tokens: int | None) -
     Raises:
         UserError: they ask in different ways.
     """
-    systems, limits = {way.system for way in ways}, {way.max_tokens for way in ways}
-    if system is None and len(systems) > 1:
-        raise UserError("the recipes or runs have different system messages (queries.system); say which with --system")
+    limits = {way.max_tokens for way in ways}
     if max_tokens is None and len(limits) > 1:
         raise UserError("the recipes or runs have different evaluate.max_tokens; say which with --max-tokens")
     longest = max(limits, default=_LONGEST) if max_tokens is None else max_tokens
-    return Asking(next(iter(systems), None) if system is None else system, longest)
+    return Asking(system_message(ways, system), longest)
+
+
+def system_message(ways: Sequence[Asking], given: str | None) -> str | None:
+    """The one that is given, else that of recipes or runs.
+
+    Raises:
+        UserError: they have different ones.
+    """
+    systems = {way.system for way in ways}
+    if given is None and len(systems) > 1:
+        raise UserError("the recipes or runs have different system messages (queries.system); say which with --system")
+    return next(iter(systems), None) if given is None else given
 
 
 def _task(name: str) -> TaskSource:

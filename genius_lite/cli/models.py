@@ -171,7 +171,7 @@ def chat(
 
     from genius_lite.chat import Speaker
     from genius_lite.chat import chat as chat_with
-    from genius_lite.trial import asking
+    from genius_lite.trial import system_message
 
     if beside and side_by_side:
         raise UserError("--side-by-side is with the base model, --beside with another one; give one of them")
@@ -186,7 +186,7 @@ def chat(
         speakers.append(contestant(beside, None))
     chat_with(
         [Speaker(s.name, s.gguf, s.lora) for s in speakers],
-        system=asking(asked_by(model, beside), system, max_tokens).system,
+        system=system_message(asked_by(model, beside), system),
         temperature=temperature,
         max_tokens=max_tokens,
         context=context,

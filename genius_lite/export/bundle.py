@@ -15,7 +15,7 @@ from genius_lite.export.card import model_card
 from genius_lite.export.ollama import modelfile
 from genius_lite.export.transformers import write_peft, write_safetensors
 from genius_lite.prompts import Vocabulary
-from genius_lite.recipe import QuantType
+from genius_lite.recipe import QuantType, answer_tokens
 from genius_lite.rundir import follow_umask, refuse_links, remove, require_space, write_text
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
@@ -70,9 +70,8 @@ class RunRound:
 
     @property
     def answer_tokens(self) -> int:
-        """The longest response to a task; see `Recipe.answer_tokens`."""
-        wanted = self.recipe["evaluate"]["max_tokens"]
-        return self.recipe["foresight"]["max_tokens"] if wanted == "auto" else wanted
+        """The longest response to a task."""
+        return answer_tokens(self.recipe["evaluate"]["max_tokens"], self.recipe["foresight"]["max_tokens"])
 
     @property
     def here(self) -> Path:

@@ -16,10 +16,15 @@ from genius_lite.recipe.watching import Evaluate, Guard, Limit, TaskSource, Trac
 
 __all__ = [
     "Auto", "Check", "Evaluate", "Foresight", "Guard", "KVType", "Learner", "Limit", "Model", "Pairs", "QuantType",
-    "Quantize", "Queries", "Recipe", "Sampler", "Server", "TaskSource", "Tracking",
+    "Quantize", "Queries", "Recipe", "Sampler", "Server", "TaskSource", "Tracking", "answer_tokens",
 ]  # fmt: skip
 
 _OF_THE_MACHINE = {"precision", "gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}
+
+
+def answer_tokens(wanted: int | Auto, searched: int) -> int:
+    """The longest response to a task, by `evaluate.max_tokens` and `foresight.max_tokens`."""
+    return searched if wanted == "auto" else wanted
 
 
 class Recipe(Section):
@@ -67,8 +72,7 @@ class Recipe(Section):
     @property
     def answer_tokens(self) -> int:
         """The longest response to a task or a held-out query."""
-        wanted = self.evaluate.max_tokens
-        return self.foresight.max_tokens if wanted == "auto" else wanted
+        return answer_tokens(self.evaluate.max_tokens, self.foresight.max_tokens)
 
     @classmethod
     def section_names(cls) -> set[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,8 @@ import msgspec
 import numpy as np
 
 from genius_lite.measurements import recall, remember
+from genius_lite.sampler.messages import EngineSettings
+from genius_lite.sampler.process import attempt
 
 _PATIENCE = 60.0  # seconds; it takes one
 _WIDTH = 64  # of the model that is tried: its matrices fill AMX tiles
@@ -34,7 +37,7 @@ def broken() -> bool:
     return b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info() and not works()
 
 
-def works(command: tuple[str, ...] = (sys.executable, "-P", "-m", "genius_lite.sampler.amx")) -> bool:
+def works(command: Sequence[str] = (sys.executable, "-P", "-m", "genius_lite.sampler.amx")) -> bool:
     """Whether a model comes out of llama.cpp's kernels as it does without them; remembered for as it is built now.
 
     Args:
@@ -44,7 +47,7 @@ def works(command: tuple[str, ...] = (sys.executable, "-P", "-m", "genius_lite.s
     if found := recall("amx", key, _Tried):
         return found.works
     try:
-        ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE)
+        ended = attempt(command, _PATIENCE)
     except subprocess.TimeoutExpired:
         return False  # a busy machine may have been the reason, so it is tried again
     found = _Tried(ended.returncode == 0)
@@ -61,7 +64,6 @@ def _build() -> list[tuple[str, int, int]]:
 
 def main() -> None:
     """Exit with 0 if a model's logits are the same with repacked weights as without."""
-    llama_cpp.llama_backend_init()
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.gguf"
         _write_model(model)
@@ -83,10 +85,8 @@ def _write_model(path: Path) -> None:
         add(1)
     writer.add_layer_norm_rms_eps(1e-5)
     kind = gguf.GGMLQuantizationType.Q8_0
-    for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
-        weight = rng.normal(size=(_WIDTH, _WIDTH)).astype(np.float32)
-        writer.add_tensor(f"blk.0.{name}.weight", gguf.quants.quantize(weight, kind), raw_dtype=kind)
-    for name in ("token_embd", "output"):
+    layer = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    for name in (*(f"blk.0.{matrix}" for matrix in layer), "token_embd", "output"):
         weight = rng.normal(size=(_WIDTH, _WIDTH)).astype(np.float32)
         writer.add_tensor(f"{name}.weight", gguf.quants.quantize(weight, kind), raw_dtype=kind)
     for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
@@ -99,24 +99,13 @@ def _write_model(path: Path) -> None:
 
 def _logits(path: Path, *, repack: bool) -> np.ndarray:
     """(tokens, vocabulary), of a few tokens decoded together."""
-    model_params = llama_cpp.llama_model_default_params()
-    model_params.n_gpu_layers, model_params.use_extra_bufts = 0, repack
-    model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_params)
-    if not model:
-        raise SystemExit("the model does not load")
-    params = llama_cpp.llama_context_default_params()
-    params.n_ctx = params.n_batch = params.n_ubatch = _WIDTH
-    params.n_threads = params.n_threads_batch = 2  # each loads the configuration for itself
-    context = llama_cpp.llama_init_from_model(model, params)
-    if not context:
-        raise SystemExit("the model gives no context")
-    batch = llama_cpp.llama_batch_init(_TOKENS, 0, 1)
-    batch.n_tokens = _TOKENS
-    for i in range(_TOKENS):
-        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = i, i, 1, 0, 1
-    if code := llama_cpp.llama_decode(context, batch):
-        raise SystemExit(f"llama_decode failed with code {code}")
-    return np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), shape=(_TOKENS, _WIDTH)).copy()
+    from genius_lite.sampler.llama import Batch, load  # which asks this module, where nobody says whether to repack
+
+    # Two threads: each loads the tile configuration for itself.
+    _, context = load(str(path), EngineSettings(slots=1, context=_WIDTH, threads=2, gpu_layers=0), repack=repack)
+    batch = Batch(context, _WIDTH)
+    batch.add(0, list(range(_TOKENS)), 0, _TOKENS)
+    return batch.decode().copy()
 
 
 if __name__ == "__main__":

@@ -19,8 +19,11 @@ class EngineError(RuntimeError):
     """llama.cpp could not load the model, or could not decode."""
 
 
-def load(path: str, settings: EngineSettings) -> tuple[Any, Any]:
+def load(path: str, settings: EngineSettings, repack: bool | None = None) -> tuple[Any, Any]:
     """A model and a context for it (`llama_model *`, `llama_context *`).
+
+    Args:
+        repack: lay weights out anew for this processor; None: unless that is broken. AVX-512 does without.
 
     Raises:
         EngineError: the file does not load, or the context does not fit into memory.
@@ -29,7 +32,7 @@ def load(path: str, settings: EngineSettings) -> tuple[Any, Any]:
     model_params = llama_cpp.llama_model_default_params()
     if settings.gpu_layers >= 0:
         model_params.n_gpu_layers = settings.gpu_layers
-    model_params.use_extra_bufts = not amx.broken()  # repacked weights; without them AVX-512 does the work
+    model_params.use_extra_bufts = not amx.broken() if repack is None else repack
     model = llama_cpp.llama_model_load_from_file(path.encode(), model_params)
     if not model:
         raise EngineError(f"llama.cpp cannot load {path}")

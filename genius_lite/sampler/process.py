@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from genius_lite.errors import UserError
@@ -30,6 +30,19 @@ from genius_lite.sampler.messages import (
 _SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
 _STARTS = 3
 _LARGEST_LOG = 4_000_000  # bytes; then it becomes NAME.1, in place of an older one
+
+
+def attempt(command: Sequence[str], patience: float) -> subprocess.CompletedProcess[bytes]:
+    """Run a command that lets llama.cpp try something of which it may die.
+
+    Args:
+        patience: seconds that it may take.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer.
+    """
+    env = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # with it, llama.cpp starts no debugger when it aborts
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=patience)
 
 
 class SamplerError(RuntimeError):

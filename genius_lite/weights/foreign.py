@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from genius_lite.errors import UserError
 from genius_lite.sampler.probe import REFUSED
+from genius_lite.sampler.process import attempt
 from genius_lite.visible import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_checks import check_model
@@ -40,13 +40,8 @@ def read_foreign(path: Path, *, quantizer: bool = False, patience: float = _PATI
 def _probe(path: Path, size: int, quantizer: bool, patience: float) -> None:
     """See what becomes of llama.cpp when it loads the file and decodes, in a process of its own."""
     try:
-        ended = subprocess.run(
-            [sys.executable, "-P", "-m", _PROBE, str(path), str(size), *["quantize"] * quantizer],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # with it, llama.cpp starts a debugger when it aborts
-            timeout=patience,
-        )
+        command = [sys.executable, "-P", "-m", _PROBE, str(path), str(size), *["quantize"] * quantizer]
+        ended = attempt(command, patience)
     except subprocess.TimeoutExpired:
         raise UserError(f"{path}: llama.cpp does not finish loading it within {patience:.0f} s") from None
     if ended.returncode == 0:
