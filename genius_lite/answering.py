@@ -29,7 +29,7 @@ def answers_to_held_out(r: Round, policy: Policy, ended: Ended) -> list[Observed
     if not job.watched:
         return []
     with r.progress.stage(f"{_who(r)}: held-out queries", len(job.watched) * samples, "responses") as advance:
-        base = _respondent(r, Policy(job.source.path)) if r.number else None
+        base = _respondent(r, r.baseline) if r.number else None
         return observe(_respondent(r, policy), base, job.watched, samples, advance, ended)
 
 

@@ -26,7 +26,7 @@ def open_run(recipe: Recipe, progress: Progressor | None = None) -> Iterator[Cal
 
     The stages (`genius_lite.stages`) take the round: `sample`, `pair`, `train`, `next_policy` and `evaluate`, in this
     order. What a stage made is kept in the folder, and calling it again reads it. Round 0 is the base model; `evaluate`
-    it first if later rounds are to be set beside it.
+    it with `baseline` if later rounds are to be set beside it.
 
     Args:
         progress: where the stages are shown; nothing is if not given.
@@ -41,4 +41,4 @@ def open_run(recipe: Recipe, progress: Progressor | None = None) -> Iterator[Cal
     with OpenRun(Path(recipe.out), identity) as folder, tracked(recipe, folder.path) as tracker:
         base = import_base(job, folder, progress)
         engine, stop = engine_settings(recipe.sampler, job.source, job.context, progress), Stop()
-        yield lambda number: Round(number, job, base, engine, folder.sub(f"round-{number}"), progress, stop, tracker)
+        yield lambda number: Round(number, job, base, engine, folder, progress, stop, tracker)

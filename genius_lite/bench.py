@@ -18,8 +18,7 @@ from genius_lite.sampler.client import SetAsideError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
 from genius_lite.weights import gguf_file
-from genius_lite.weights.merge import merge
-from genius_lite.weights.quantize import quantize
+from genius_lite.weights.merge import requantize
 
 SLOTS = (8, 16, 32, 64)
 _PROMPT = 64  # tokens; short, and the ranking holds
@@ -70,13 +69,9 @@ def sweep_types(model: Path, kinds: list[QuantType], settings: EngineSettings) -
     source = gguf_file.read(model)
     prompts = [_prompt(number) for number in range(-(-settings.slots // _BRANCHES))]
     with tempfile.TemporaryDirectory() as folder:
-        merged, target = Path(folder) / "merged.gguf", Path(folder) / "quantized.gguf"
-        merge(source, None, merged, lambda n: None)
+        target = Path(folder) / "quantized.gguf"
         for kind in kinds:
-            if kind in ("F16", "BF16"):
-                yield kind, decode_speed(merged, settings, prompts, _LONG)
-                continue
-            quantize(merged, kind, source, target)
+            requantize(source, kind, target)
             yield kind, decode_speed(target, settings, prompts, _LONG)
             target.unlink()
 

@@ -30,7 +30,6 @@ class Speaker:
 
     name: str
     gguf: Path
-    lora: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def chat(
 
 def _open(speaker: Speaker, context: int, stack: ExitStack) -> Stream:
     try:
-        return stack.enter_context(open_stream(speaker.gguf, context, cores(), speaker.lora))
+        return stack.enter_context(open_stream(speaker.gguf, context, cores()))
     except EngineError:
         raise UserError(
             f"{speaker.gguf}: llama.cpp cannot load it with room for {context} tokens; give --context less"

@@ -25,7 +25,7 @@ from genius_lite.weights.source import locate, locate_weights
 class Job:
     """A recipe about which nothing can be refused any more.
 
-    Nothing learns from the pairs of the queries in `held_out` (ids), nor from the tasks; `context` is tokens a branch.
+    Nothing learns from the queries in `held_out` (ids), nor from the tasks; `context` is tokens a branch.
     `watched` are the queries that show the collapse guard how the policy responds: held out, or beyond the limit.
     """
 
@@ -38,6 +38,11 @@ class Job:
     watched: list[Query]
     tasks: list[Asked]
     context: int
+
+    @property
+    def searched(self) -> list[Query]:
+        """The queries whose rollouts are learned from."""
+        return [query for query in self.queries if query.id not in self.held_out]
 
     def under(self, recipe: Recipe) -> Job:
         """The same model, queries and tasks under a recipe that names the same.
@@ -85,7 +90,7 @@ def prepare(recipe: Recipe) -> Job:
     with Vocabulary.open(source.path) as vocabulary:
         queries, beyond, duplicates = select(recipe.queries, vocabulary, beyond=recipe.evaluate.queries)
         asked_tasks = [asked(task, vocabulary, recipe.queries.system) for task in tasks]
-    held_out = hold_out([q.id for q in queries], recipe.learner.holdout, recipe.seed)
+    held_out = hold_out([q.id for q in queries], recipe.learner.holdout, recipe.seed, recipe.evaluate.queries)
     longest = max(len(q.tokens) for q in queries)  # none that was not asked for needs a larger context
     watched = [q for q in queries if q.id in held_out] + [q for q in beyond if len(q.tokens) <= longest]
     if recipe.evaluate.patience and not tasks and not watched:

@@ -52,13 +52,18 @@ def select(cfg: Queries, vocabulary: Vocabulary, beyond: int = 0) -> Selected:
     return Selected(queries[:limit], queries[limit:], len(texts) - len(distinct))
 
 
-def hold_out(ids: list[str], share: float, seed: int) -> frozenset[str]:
-    """About `share` of the queries, the same in every round: nothing learns from them.
+def hold_out(ids: list[str], share: float, seed: int, most: int) -> frozenset[str]:
+    """About `share` of the queries, the same in every round: they are watched, and nothing learns from them.
 
-    One at least where there are ten, and never all of them.
+    One at least where there are ten, and never all of them, nor more than `most`, which are all that is watched.
     """
-    count = min(max(round(share * len(ids)), 1 if share and len(ids) >= 10 else 0), len(ids) - 1)
+    count = held_count(len(ids), share, most)
     return frozenset(sorted(ids, key=lambda query: seed_of(seed, "holdout", query))[:count])
+
+
+def held_count(queries: int, share: float, most: int) -> int:
+    """How many queries `hold_out` holds out."""
+    return min(max(round(share * queries), 1 if share and queries >= 10 else 0), queries - 1, most)
 
 
 def read(cfg: Queries) -> list[str]:

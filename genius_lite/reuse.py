@@ -16,18 +16,27 @@ from pathlib import Path
 from typing import Any
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.record import ANSWERS, read_responses
-from genius_lite.evaluate.results import Answers
+from genius_lite.evaluate.record import ANSWERS, RESPONSES
+from genius_lite.evaluate.results import Answers, Response
 from genius_lite.lines import Lines, line_bounds
 from genius_lite.records import Query, Rollout
-from genius_lite.rundir import RunDir, refuse_links, write_records
+from genius_lite.rundir import ROUNDED, RunDir, read_records, refuse_links, write_records
+from genius_lite.weights.importing import FULL_PRECISION
 
 _EVALUATION, _ANSWERS, _ROLLOUTS = "round-0/evaluation", f"round-0/{ANSWERS}", "round-1/rollouts.jsonl"
 
 _BASE = ("model", "weights")
 _ANSWERED = ("model", "seed", "system", "tasks", "foresight.max_tokens", "evaluate")
 _SAMPLED = ("model", "seed", "foresight")
-_WHOLE = {"full-precision": _BASE, "master": _BASE, _EVALUATION: (*_ANSWERED, "watched")}
+_ROUNDED = (*_BASE, "quantize.type")
+_WHOLE = {
+    FULL_PRECISION: _BASE,
+    "master": _BASE,
+    _EVALUATION: (*_ANSWERED, "watched"),
+    # The base in the types of the rounds; how it was rounded depends a little on what was learned from.
+    f"{ROUNDED}/base.gguf": _ROUNDED,
+    f"{ROUNDED}/evaluation": (*_ROUNDED, *_ANSWERED, "watched"),
+}
 _NO_PART = {"rollback", "patience"}  # of `evaluate`: they decide what follows, not what is asked
 _OF_QUERIES = {"queries", "query_samples"}  # of `evaluate`: no part in what the tasks are answered
 
@@ -87,7 +96,8 @@ def _bring(folder: RunDir, name: str, other: Path) -> bool:
 def _bring_answers(folder: RunDir, other: Path) -> bool:
     """The base model's answers, where its evaluation is still to be made; whether there were any to bring."""
     there = (folder / _EVALUATION).exists() or (folder / _ANSWERS).exists()
-    responses = [] if there else read_responses(other, 0)
+    file = other / _EVALUATION / RESPONSES
+    responses = [] if there or not file.exists() else read_records(file, Response)
     if responses:
         each = groupby(responses, key=lambda response: (response.task, response.problem))
         answers = (Answers(*asked, [*given]) for asked, given in each)

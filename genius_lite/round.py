@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from genius_lite.job import Job
 from genius_lite.learner.team import ALONE, Team
 from genius_lite.report.progress import Progressor
 from genius_lite.report.tracking import Tracker
-from genius_lite.rundir import RunDir
+from genius_lite.rundir import BASELINE, ROUNDED, RunDir
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.stopping import Stop
 from genius_lite.weights.importing import Base
@@ -36,17 +37,33 @@ class Policy:
 
 @dataclass(frozen=True)
 class Round:
-    """What the stages of a round share; `here` is its folder. Round 0 is the base model, which is only evaluated."""
+    """What the stages of a round share; `run` is the run's folder. Round 0 is the base model, only evaluated."""
 
     number: int
     job: Job
     base: Base
     engine: EngineSettings
-    here: RunDir
+    run: RunDir
     progress: Progressor
     stop: Stop
     tracker: Tracker
     team: Team = ALONE
+
+    @cached_property
+    def here(self) -> RunDir:
+        """The round's own folder."""
+        return self.run.sub(f"round-{self.number}")
+
+    @cached_property
+    def rounded(self) -> RunDir:
+        """The folder of the base model in the types of the rounds."""
+        return self.run.sub(ROUNDED)
+
+    @property
+    def baseline(self) -> Policy:
+        """The base model that rounds are told against, once `stages.baseline` has seen to it."""
+        made = self.run / ROUNDED / BASELINE
+        return Policy(made if made.exists() else self.base.gguf.path)
 
     def enter(self, kind: str) -> None:
         """A stage of the round begins.

@@ -37,7 +37,7 @@ from genius_lite.report.write import write_report
 from genius_lite.reuse import take
 from genius_lite.round import Policy, Round
 from genius_lite.rundir import OpenRun
-from genius_lite.stages import evaluate, import_base, next_policy, pair, sample, train
+from genius_lite.stages import baseline, evaluate, import_base, next_policy, pair, sample, to_sample, train
 from genius_lite.stopping import Stop
 from genius_lite.tuning import engine_settings
 
@@ -81,21 +81,20 @@ def run(
         progress.enter(0, "import")
         base = import_base(job, folder, progress)
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
-        policies = [Policy(job.source.path)]  # of each round; the first is the base model
-        start = Round(0, job, base, engine, folder.sub("round-0"), progress, stop, tracker)
-        baseline = evaluate(start, policies[0])
-        for line in evaluation_lines(baseline):
+        start = Round(0, job, base, engine, folder, progress, stop, tracker)
+        policies = [Policy(job.source.path)]  # what each round leaves to sample from; the first is the user's own file
+        own = evaluate(start, policies[0])
+        for line in evaluation_lines(own):
             progress.say(f"base model: {line}")
-        standings, reports = [Standing(0, standing_score(baseline.tasks, baseline.signals))], []
+        standings, reports = [Standing(0, standing_score(own.tasks, own.signals))], []
         where = course(recipe.evaluate, standings)
-        tracker.base(baseline)
+        tracker.base(own)
         progress.finished(Row(0, standings[0].score), {}, where.best)
         for number in range(1, recipe.rounds + 1):
-            here = folder.sub(f"round-{number}")
-            r = Round(number, job, base, engine, here, progress, stop, tracker, team)
-            policy, standing, report = _round(r, policies[where.build_on], baseline, reports)
+            r = Round(number, job, base, engine, folder, progress, stop, tracker, team)
+            policy, against, standing, report = _round(r, start, policies[where.build_on], reports)
             policies.append(policy)
-            standings.append(standing)
+            standings = [against, *standings[1:], standing]
             reports.append(report)
             where = course(recipe.evaluate, standings)
             tracker.round(report)
@@ -145,18 +144,19 @@ def _board(job: Job, out: Path) -> Board:
 
 
 def _round(
-    r: Round, policy: Policy, baseline: Evaluation, earlier: list[dict[str, Any]]
-) -> tuple[Policy, Standing, dict[str, Any]]:
-    """One self-training iteration: the next policy, how good it is, and what happened on the way to it."""
+    r: Round, start: Round, policy: Policy, earlier: list[dict[str, Any]]
+) -> tuple[Policy, Standing, Standing, dict[str, Any]]:
+    """One self-training iteration: what to sample from next, how good base and round are, and what happened."""
     rollouts = sample(r, policy)
     pairs = pair(r, rollouts)
-    learned = [p for p in pairs if p.query_id not in r.job.held_out]
-    adapter = train(r, policy.adapter, rollouts, learned)
-    tuned = next_policy(r, adapter, pairs, tokens=sum(rollout.sampled_tokens for rollout in rollouts))
+    adapter = train(r, policy.adapter, rollouts, pairs)
+    against = evaluate(start, baseline(start, adapter))
+    tuned = next_policy(r, adapter, pairs)
     found = evaluate(r, tuned)
-    report = r.here.build_json("report.json", lambda: _report(r, rollouts, pairs, found, baseline, earlier))
+    report = r.here.build_json("report.json", lambda: _report(r, rollouts, pairs, found, against, earlier))
     halted = any(alarm["level"] == "halt" for alarm in report["alarms"])
-    return tuned, Standing(r.number, standing_score(found.tasks, found.signals), halted), report
+    told = Standing(0, standing_score(against.tasks, against.signals))
+    return to_sample(r, tuned), told, Standing(r.number, standing_score(found.tasks, found.signals), halted), report
 
 
 def _report(
@@ -164,7 +164,7 @@ def _report(
     rollouts: Sequence[Rollout],
     pairs: list[PreferencePair],
     found: Evaluation,
-    baseline: Evaluation,
+    against: Evaluation,
     earlier: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """The round's figures, and what the collapse guard says of them; both are shown too."""
@@ -172,7 +172,7 @@ def _report(
     training = report["training"]
     watched = Watched(found.signals, *watched_values(rollouts, pairs), training["accuracy"], training["margin"])
     first = msgspec.convert(earlier[0]["watched"], Watched) if earlier else None
-    raised = alarms(r.job.recipe.guard, watched, baseline.signals, first)
+    raised = alarms(r.job.recipe.guard, watched, against.signals, first)
     for line in [*evaluation_lines(found), *(f"{alarm.level}: {alarm.line}" for alarm in raised)]:
         r.progress.say(f"round {r.number}: {line}")
     shown = {"evaluation": found.tasks, "watched": watched, "alarms": raised}

@@ -137,13 +137,13 @@ def nearer(theirs_T: np.ndarray, other_T: np.ndarray, ours_T: np.ndarray) -> flo
 
 def _earlier(r: Round, policy: Policy) -> Iterator[Policy]:
     """The models that the rounds before this one sampled from, or might have, but for the one that it does."""
-    base = r.job.source.path
-    if policy.gguf != base or policy.lora:
-        yield Policy(base)
+    if policy.gguf != r.job.source.path or policy.lora:
+        yield Policy(r.job.source.path)
     for number in range(1, r.number):
-        made = RunRound(r.here.path.parent, number)
-        held = Policy(made.gguf or base, made.adapter, made.lora)
-        if held.adapter != policy.adapter and (held.lora or held.gguf).exists():  # a shard has no earlier rounds
+        made = RunRound(r.run.path, number)
+        lora = made.here / "adapter.gguf"
+        held = Policy(r.baseline.gguf, made.adapter, lora) if lora.exists() else Policy(made.gguf, made.adapter)
+        if held.adapter != policy.adapter and held.gguf.exists():  # a shard has no earlier rounds
             yield held
 
 

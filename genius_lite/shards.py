@@ -75,15 +75,14 @@ def sample_shard(
     identity = job.identity()
     sampled_from = sha256([model]) if model else identity["model"]
     identity["shard"] = {"part": f"{shard.number}/{shard.of}", "round": number, "model": sampled_from}
-    part = job.queries[shard.number - 1 :: shard.of]
+    part = job.searched[shard.number - 1 :: shard.of]
     if not part:
-        raise UserError(f"shard {shard.number}/{shard.of} is empty: there are {len(job.queries)} queries")
+        raise UserError(f"shard {shard.number}/{shard.of} is empty: {len(job.searched)} queries are searched")
     out = Path(f"{recipe.out}-shard-{shard.number}-of-{shard.of}")
     with OpenRun(out, identity) as folder, tracked(_untracked(recipe), folder.path) as tracker:
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
         nothing_imported = Base(job.source, folder / "master")
-        here = folder.sub(f"round-{number}")
-        r = Round(number, replace(job, queries=part), nothing_imported, engine, here, progress, stop, tracker)
+        r = Round(number, replace(job, queries=part), nothing_imported, engine, folder, progress, stop, tracker)
         policy = Policy(read_foreign(model).path if model else job.source.path)
         return folder.path, len(sample(r, policy))
 

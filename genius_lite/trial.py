@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
-import msgspec
-
 from genius_lite.errors import UserError
 from genius_lite.evaluate.measure import Respondent, answer_tasks, asked, load_tasks, responses_wanted
 from genius_lite.evaluate.results import Response, TaskResult, results
@@ -19,7 +17,6 @@ from genius_lite.recipe.reader import load
 from genius_lite.report.progress import Progressor
 from genius_lite.rundir import write_json, write_records
 from genius_lite.sampler.client import SetAsideError
-from genius_lite.sampler.messages import EngineSettings
 from genius_lite.tuning import context_for, engine_settings
 from genius_lite.weights import gguf_file
 
@@ -28,11 +25,10 @@ _LONGEST = 512  # tokens of a response, where no recipe says
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model that is measured: a GGUF, and the LoRA GGUF that is applied to it, if any."""
+    """A model that is measured."""
 
     name: str
     gguf: Path
-    lora: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +121,7 @@ def trial(
             items = [asked(task, vocabulary, how.system) for task in tasks]
         questions = [question for item in items for question in item.questions]
         context = context_for("auto", source, [("max_tokens", how.max_tokens, questions)])
-        settings = _settings(contestant, engine_settings(Sampler(), source, context, progress))
+        settings = engine_settings(Sampler(), source, context, progress)
         with tempfile.TemporaryDirectory() as folder:
             who = Respondent(contestant.gguf, settings, how.max_tokens, seed, Path(folder) / "sampler.log")
             with progress.stage(contestant.name, responses_wanted(items, cfg), "responses") as advance:
@@ -135,10 +131,6 @@ def trial(
                     raise UserError(f"{contestant.name}: {e}") from None
     first, *others = answered
     return [results(first), *(results(responses, first) for responses in others)], answered
-
-
-def _settings(contestant: Contestant, settings: EngineSettings) -> EngineSettings:
-    return msgspec.structs.replace(settings, lora=str(contestant.lora or ""))
 
 
 def write_trial(

@@ -35,8 +35,7 @@ def contestant(model: str, number: int | None) -> Contestant:
         return Contestant(model, read_foreign(locate(Model(gguf=model))).path)
     chosen = RunRound.of(Path(model), number)
     name = f"{model}, round {chosen.number}" if chosen.number else "base model"
-    made = chosen.gguf if chosen.number else None
-    return Contestant(name, made or read_foreign(chosen.base.gguf.path).path, chosen.lora)
+    return Contestant(name, chosen.gguf if chosen.number else read_foreign(chosen.gguf).path)
 
 
 def asked_by(*models: str | None) -> list[Asking]:

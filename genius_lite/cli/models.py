@@ -180,12 +180,12 @@ def chat(
     speakers = [contestant(model, number)]
     if side_by_side:
         speakers.insert(0, contestant(model, 0))
-        if (speakers[0].gguf, speakers[0].lora) == (speakers[1].gguf, speakers[1].lora):
+        if speakers[0].gguf == speakers[1].gguf:
             raise UserError(f"the best round of {model} is the base model itself; choose another with --round")
     elif beside:
         speakers.append(contestant(beside, None))
     chat_with(
-        [Speaker(s.name, s.gguf, s.lora) for s in speakers],
+        [Speaker(s.name, s.gguf) for s in speakers],
         system=system_message(asked_by(model, beside), system),
         temperature=temperature,
         max_tokens=max_tokens,

@@ -10,11 +10,11 @@ import msgspec
 
 from genius_lite.evaluate.results import Response, TaskResult, results
 from genius_lite.evaluate.signals import Signals
-from genius_lite.rundir import read_records, write_json, write_records
+from genius_lite.rundir import ROUNDED, read_records, write_json, write_records
 
 ANSWERS = "answers.jsonl"
 """Beside the folder while it is made: the answers so far, a line for each problem."""
-_RESPONSES, _SIGNALS = "responses.jsonl", "signals.json"
+RESPONSES, _SIGNALS = "responses.jsonl", "signals.json"
 
 
 @dataclass(frozen=True)
@@ -28,24 +28,42 @@ class Evaluation:
 def write_evaluation(folder: Path, responses: list[Response], signals: Signals | None) -> None:
     """Fill a round's folder, which exists."""
     if responses:
-        write_records(folder / _RESPONSES, responses)
+        write_records(folder / RESPONSES, responses)
     if signals:
         write_json(folder / _SIGNALS, signals)
 
 
 def read_evaluation(run: Path, number: int) -> Evaluation:
-    """The evaluation of a run's round, its tasks beside those of the base model, which is round 0."""
-    responses, at_base = read_responses(run, number), read_responses(run, 0) if number else []
-    file = _folder(run, number) / _SIGNALS
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None  # msgspec reads no infinity
-    return Evaluation(results(responses, at_base), msgspec.convert(found, Signals | None))
+    """The evaluation of a run's round, its tasks beside those of the base model, which is round 0.
+
+    The base model is the one that went through the rounding of the rounds; the user's own file where that is the same.
+    """
+    folder = folder_of(run, number)
+    return _read(folder, _responses(folder_of(run, 0)) if number else [])
+
+
+def read_own(folder: Path) -> Evaluation:
+    """The evaluation in a folder, which has one, beside nothing."""
+    return _read(folder, [])
 
 
 def read_responses(run: Path, number: int) -> list[Response]:
     """Every response to a task in a run's round; none where it has none."""
-    file = _folder(run, number) / _RESPONSES
+    return _responses(folder_of(run, number))
+
+
+def folder_of(run: Path, number: int) -> Path:
+    """Where the `evaluation` of a round lies, or would lie; of round 0 that which rounds are told against."""
+    rounded = run / ROUNDED
+    return rounded if number == 0 and (rounded / "evaluation").exists() else run / f"round-{number}"
+
+
+def _read(folder: Path, at_base: list[Response]) -> Evaluation:
+    file = folder / "evaluation" / _SIGNALS
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None  # msgspec reads no infinity
+    return Evaluation(results(_responses(folder), at_base), msgspec.convert(found, Signals | None))
+
+
+def _responses(folder: Path) -> list[Response]:
+    file = folder / "evaluation" / RESPONSES
     return read_records(file, Response) if file.exists() else []
-
-
-def _folder(run: Path, number: int) -> Path:
-    return run / f"round-{number}" / "evaluation"

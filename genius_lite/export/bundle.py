@@ -16,12 +16,12 @@ from genius_lite.export.ollama import modelfile
 from genius_lite.export.transformers import write_peft, write_safetensors
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import QuantType, answer_tokens
-from genius_lite.rundir import follow_umask, refuse_links, remove, require_space, write_text
+from genius_lite.rundir import BASELINE, ROUNDED, follow_umask, refuse_links, remove, require_space, write_text
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
 from genius_lite.weights.lora import write_lora
-from genius_lite.weights.merge import merged_bytes
-from genius_lite.weights.policy import policy_bytes, policy_gguf
+from genius_lite.weights.merge import Adapter, merge, merged_bytes
+from genius_lite.weights.quantize import quantized_bytes
 
 Format = Literal["gguf", "ollama", "lora-gguf", "peft", "safetensors"]
 Advance = Callable[[int], None]
@@ -82,16 +82,12 @@ class RunRound:
         return self.here / "adapter" if self.number else None
 
     @property
-    def gguf(self) -> Path | None:
-        """The file that the run made of it; None where it sampled with the adapter at its side."""
-        if self.number == 0:
-            return self.base.gguf.path
-        return self.here / "policy.gguf" if (self.here / "policy.gguf").exists() else None
-
-    @property
-    def lora(self) -> Path | None:
-        """The adapter that llama.cpp applies to the base model, where the run made no merged file."""
-        return None if self.gguf else self.here / "adapter.gguf"
+    def gguf(self) -> Path:
+        """The file that was evaluated: of the base model the one that went through the rounding of the rounds."""
+        if self.number:
+            return self.here / "policy.gguf"
+        rounded = self.run / ROUNDED / BASELINE
+        return rounded if rounded.exists() else self.base.gguf.path
 
     @property
     def reports(self) -> list[dict[str, Any]]:
@@ -152,8 +148,7 @@ def export_bytes(run: Path, number: int | None, to_format: Format, kinds: list[Q
     """About how many bytes `export` writes."""
     chosen = RunRound.of(run, number)
     if to_format in ("gguf", "ollama"):
-        made = sum(policy_bytes(chosen.base.gguf, kind) for kind in kinds)
-        return made or (chosen.gguf.stat().st_size if chosen.gguf else merged_bytes(chosen.base.gguf))
+        return sum(quantized_bytes(chosen.base.gguf, kind) for kind in kinds) or chosen.gguf.stat().st_size
     return merged_bytes(chosen.base.gguf) if to_format == "safetensors" else 0
 
 
@@ -177,13 +172,16 @@ def _write(chosen: RunRound, to_format: Format, kinds: list[QuantType], out: Pat
 
 
 def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, name: str, advance: Advance) -> list[Path]:
-    if not kinds and chosen.gguf:
+    if not kinds:
         file = out / f"{name}-{chosen.own_type}.gguf"
         shutil.copyfile(chosen.gguf, file)
+        if chosen.number and sha256([file]) != chosen.reports[-1]["quantized"]["sha256"]:
+            raise UserError(f"{chosen.gguf} is not the file that was evaluated any more; export it with --type")
         advance(file.stat().st_size)
         return [file]
+    adapter = Adapter.load(chosen.adapter, chosen.base) if chosen.adapter else None
     files = []
-    for kind in kinds or ("F16",):
+    for kind in kinds:
         files.append(out / f"{name}-{kind}.gguf")
-        policy_gguf(chosen.base, chosen.adapter, kind, files[-1], advance)
+        merge(chosen.base, adapter, kind, files[-1], advance)
     return files

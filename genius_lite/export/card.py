@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 from genius_lite import __version__
+from genius_lite.report.units import percent
 from genius_lite.weights.importing import Base
 
 
@@ -80,14 +81,12 @@ def _what(base: Base, number: int, recipe: dict[str, Any]) -> str:
 
 
 def _rounds(reports: list[dict[str, Any]]) -> str:
-    lines = ["| round | pairs | loss | margin (nats) | foresight value (nats/token) | type | kept of the margin |"]
+    lines = ["| round | pairs | loss | margin (nats) | foresight value (nats/token) | type | kept of the update |"]
     lines.append("|" + "---|" * 7)
     for report in reports:
         training, quantized = report["training"], report["quantized"]
-        row = next((r for r in quantized["tried"] if r["type"] == quantized["type"]), None)
-        kept = f"{row['kept']:.0%} ± {row['error']:.0%}" if row and row["kept"] is not None else "-"
         cells = [report["round"], report["pairs"], f"{training['loss']:.4f}", f"{training['margin']:+.2f}"]
-        cells += [f"{report['mean_value']:.3f}", quantized["type"], kept]
+        cells += [f"{report['mean_value']:.3f}", quantized["type"], percent(quantized["kept"])]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines.append("\nMargins and values say what was learned, not whether answers became better.\n")
     return "\n".join(lines)

@@ -16,10 +16,11 @@ _SMALL = 5_000_000  # logs, reports, pairs
 
 @dataclass(frozen=True)
 class Written:
-    """Bytes that a stage leaves, and those that it deletes before it ends."""
+    """Bytes that a stage leaves, those that it deletes before it ends, and and what only the first round leaves."""
 
     kept: int
     passing: int = 0
+    once: int = 0
 
 
 def written(recipe: Recipe, source: GGUF, shape: Shape, sampled: float, *, weights: bool) -> dict[str, Written]:
@@ -30,18 +31,14 @@ def written(recipe: Recipe, source: GGUF, shape: Shape, sampled: float, *, weigh
         weights: full-precision safetensors replace the GGUF's.
     """
     sixteen, adapter = 2 * shape.parameters, 4 * shape.adapter_weights(recipe.learner)
-    types = [quantized_bytes(source, kind) for kind in recipe.quantize.types]
-    times = 2 if recipe.quantize.ablate_imatrix else 1
-    made = max(types)
-    # The merged file and the base's; all that are tried, and the largest twice more: the quantizer's own file, and the
-    # base model at the same type.
-    trying = 2 * sixteen + times * sum(types) + 2 * made
+    made = quantized_bytes(source, recipe.quantize.type)
+    rounded = made if recipe.quantize.type != "source" or weights else 0  # the base model in the types of the rounds
     return {
         IMPORT: Written(sixteen * (2 if weights else 1), passing=sixteen if weights else shape.tensor_bytes),
         ROLLOUTS: Written(int(_SAMPLED * sampled) + _SMALL),
         # The state holds the adapter and two moments of each number, and the one before it goes when it is there.
         TRAINING: Written(adapter, passing=2 * 3 * adapter),
-        QUANTIZING: Written(made, passing=trying - made),
+        QUANTIZING: Written(made, passing=adapter, once=rounded),
         EXPORT: Written(made, passing=made),
     }
 
@@ -52,8 +49,8 @@ def needed(by_stage: dict[str, Written], rounds: int) -> dict[str, int]:
     each_round = sum(by_stage[stage].kept for stage in in_a_round)
     held = by_stage[IMPORT].kept
     full = {IMPORT: held + by_stage[IMPORT].passing}
-    held += (rounds - 1) * each_round
+    held += (rounds - 1) * each_round + (rounds > 1) * by_stage[QUANTIZING].once
     for stage in (*in_a_round, EXPORT):
-        held += by_stage[stage].kept
+        held += by_stage[stage].kept + (rounds == 1) * by_stage[stage].once
         full[stage] = held + by_stage[stage].passing
     return full

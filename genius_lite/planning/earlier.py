@@ -23,7 +23,7 @@ _NOTED = {"rollouts": ROLLOUTS, "train": TRAINING, "quantize": QUANTIZING, "eval
 _MADE = {
     ROLLOUTS: ("pairs.jsonl",),
     TRAINING: ("adapter",),
-    QUANTIZING: ("policy.gguf", "adapter.gguf"),
+    QUANTIZING: ("policy.gguf",),
     EVALUATION: ("evaluation",),
 }
 

@@ -14,7 +14,7 @@ from genius_lite.measurements import recall, remember
 from genius_lite.planning.earlier import probe_of
 from genius_lite.planning.learner import Training
 from genius_lite.planning.machine import Machine
-from genius_lite.planning.measure import measure_file, measure_types
+from genius_lite.planning.measure import measure_file, measure_type
 from genius_lite.planning.measure_learner import measure_learner
 from genius_lite.planning.probe import Probe, assumed, described
 from genius_lite.planning.rates import (
@@ -28,7 +28,7 @@ from genius_lite.planning.rates import (
 )
 from genius_lite.planning.shape import Shape
 from genius_lite.prompts import StepDelimiter, Vocabulary
-from genius_lite.recipe import QuantType
+from genius_lite.recipe import TargetType
 from genius_lite.report.progress import Progressor
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.merge import merged_bytes
@@ -47,10 +47,10 @@ class _Base(msgspec.Struct, frozen=True):
     probe: Probe
 
 
-class _Types(msgspec.Struct, frozen=True):
-    """A measurement of the files that are made of it."""
+class _Type(msgspec.Struct, frozen=True):
+    """A measurement of the file that is made of it, where that is another one, and of the making."""
 
-    decode: dict[str, Decode]
+    decode: Decode | None
     convert: Convert
 
 
@@ -81,18 +81,17 @@ class Source:
 def sampler_rates(source: Source) -> tuple[dict[str, Decode], Convert, Probe, dict[str, How]]:
     """Of the base model's file, of those that rounds make, and how long responses are."""
     job, engine, shape = source.job, source.engine, source.shape
-    cfg, kinds = job.recipe.foresight, job.recipe.quantize.types
+    cfg, kind = job.recipe.foresight, job.recipe.quantize.type
     model = (job.source.sha256, engine)
     sampling = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.max_tokens, [q.id for q in job.queries[:4]])
     base, how_base = source.ask("decoding", (model, sampling), _Base, lambda: _measured_base(source))
-    made: _Types | None = None
+    made: _Type | None = None
     how_made: How = "estimated"
     if merged_bytes(job.source) <= _LARGEST_MADE:
-        # Of several types that may be taken the last one, which is the largest, stands for all: each takes a while.
-        made, how_made = source.ask("merging", (model, kinds[-1]), _Types, lambda: _measured_types(source, kinds[-1]))
+        made, how_made = source.ask("merging", (model, kind), _Type, lambda: _measured_type(source, kind))
     if base is None:
         base = _Base(reckoned_decode(shape, shape.tensor_bytes, source.machine.cores), assumed(cfg))
-    decode = {"base": base.decode, **_like(base.decode, source), **(made.decode if made else {})}
+    decode = {"base": base.decode, kind: made.decode if made and made.decode else _like(base.decode, source)}
     probe, how_long = base.probe, how_base
     with Vocabulary.open(job.source.path) as vocabulary:
         if earlier := probe_of(Path(job.recipe.out), StepDelimiter(vocabulary.pieces), cfg.candidates):
@@ -122,16 +121,12 @@ def _measured_base(source: Source) -> _Base:
         return _Base(seen.decode, described(seen.responses, StepDelimiter(vocabulary.pieces), "probe"))
 
 
-def _measured_types(source: Source, kind: QuantType) -> _Types:
+def _measured_type(source: Source, kind: TargetType) -> _Type:
     job = source.job
-    return _Types(*measure_types(job.source, [kind], source.engine, job.queries, job.recipe.foresight))
+    return _Type(*measure_type(job.source, kind, source.engine, job.queries, job.recipe.foresight))
 
 
-def _like(base: Decode, source: Source) -> dict[str, Decode]:
-    """Files that were not measured: as the base's, but for the bytes that each decode reads."""
-    gguf, own = source.job.source, source.shape.tensor_bytes
-    sizes = {"F16": merged_bytes(gguf), **{k: quantized_bytes(gguf, k) for k in source.job.recipe.quantize.types}}
-    return {
-        kind: msgspec.structs.replace(base, tick=base.tick * size / own, start=base.start * max(1.0, size / own))
-        for kind, size in sizes.items()
-    }
+def _like(base: Decode, source: Source) -> Decode:
+    """A file that was not measured: as the base's, but for the bytes that each decode reads."""
+    size, own = quantized_bytes(source.job.source, source.job.recipe.quantize.type), source.shape.tensor_bytes
+    return msgspec.structs.replace(base, tick=base.tick * size / own, start=base.start * max(1.0, size / own))

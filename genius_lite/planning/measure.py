@@ -9,18 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
+import numpy as np
 
+from genius_lite.hardware import cores
 from genius_lite.planning.rates import IMPORT_BY_MERGE, Convert, Decode
-from genius_lite.recipe import Foresight, QuantType
+from genius_lite.recipe import Foresight, TargetType
 from genius_lite.records import Query
 from genius_lite.sampler.client import LocalSampler, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling, Stats
 from genius_lite.sampler.tree import Node
 from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.merge import merge
-from genius_lite.weights.policy import SCORING_SLOTS
-from genius_lite.weights.quantize import quantize
+from genius_lite.weights.grid import grid, has_grid
+from genius_lite.weights.merge import requantize
+from genius_lite.weights.quantize import adaptable, quantize_rows, types_of
+from genius_lite.weights.rounding import round_keeping
 
 _GENERATED = 12  # tokens that each branch gets in a measurement
 _REPEATS = 2  # of each; the shorter time counts, since what disturbs only adds to it
@@ -138,31 +140,36 @@ async def _responses(sampler: LocalSampler, roots: list[Node], cfg: Foresight, d
     return [[node.tokens for node in await asyncio.gather(*futures)] for futures in asked]
 
 
-def measure_types(
-    source: GGUF, kinds: Sequence[QuantType], settings: EngineSettings, queries: Sequence[Query], cfg: Foresight
-) -> tuple[dict[str, Decode], Convert]:
-    """Make the base model's 16-bit file and those of these types in a temporary folder, and measure each.
+def measure_type(
+    source: GGUF, kind: TargetType, settings: EngineSettings, queries: Sequence[Query], cfg: Foresight
+) -> tuple[Decode | None, Convert]:
+    """Make the base model's file of this type in a temporary folder, if that is another one, and measure it.
 
-    The 16-bit one is measured as the check of what quantizing keeps uses it. Of `Convert` only importing is not
-    measured; it is reckoned from the dequantizing that merging does.
+    Of `Convert` importing is not measured; it is reckoned from the rounding.
     """
-    found: dict[str, Decode] = {}
-    quantizing: list[float] = []
+    merging = _seconds_of_rounding(source, kind)
+    if kind == "source":
+        return None, Convert(IMPORT_BY_MERGE * merging, merging, 0.0)
     with tempfile.TemporaryDirectory(prefix="genius-lite-") as folder:
-        merged, target = Path(folder) / "merged.gguf", Path(folder) / "quantized.gguf"
+        target = Path(folder) / "quantized.gguf"
         began = time.perf_counter()
-        merge(source, None, merged, lambda n: None)
-        merging = time.perf_counter() - began
-        scoring = msgspec.structs.replace(settings, slots=SCORING_SLOTS, parked=0)
-        found["F16"] = measure_file(merged, scoring, queries, cfg).decode
-        for kind in kinds:
-            if kind in ("F16", "BF16"):
-                continue
-            began = time.perf_counter()
-            quantize(merged, kind, source, target)
-            quantizing.append(time.perf_counter() - began)
-            found[kind] = measure_file(target, settings, queries, cfg).decode
-            target.unlink()
-    each = source.parameters
-    slowest = max(quantizing, default=0.0)
-    return found, Convert(IMPORT_BY_MERGE * merging / each, merging / each, slowest / each)
+        requantize(source, kind, target)
+        quantizing = (time.perf_counter() - began) / source.parameters
+        convert = Convert(IMPORT_BY_MERGE * merging, merging, quantizing)
+        return measure_file(target, settings, queries, cfg).decode, convert
+
+
+def _seconds_of_rounding(source: GGUF, kind: TargetType) -> float:
+    """For a weight that an update is added to, on all cores: some rows of a middle matrix stand for all."""
+    types = adaptable(types_of(source, kind), source, {t.name for t in source.tensors})
+    layers = [t for t in source.tensors if len(t.shape) == 2 and t.name.startswith("blk.")]
+    matrices = [t for t in layers if has_grid(types[t.name])]
+    if not matrices:
+        return 0.0
+    tensor = matrices[len(matrices) // 2]
+    weights = source.dequantized_rows(tensor, next(tensor.blocks()))
+    held = grid(types[tensor.name], quantize_rows(weights, types[tensor.name]), tensor.columns)
+    update = (rng := np.random.default_rng(0)).normal(0, 1e-4, weights.shape).astype(np.float32)
+    began = time.perf_counter()
+    round_keeping(held, weights, update, rng)
+    return (time.perf_counter() - began) / weights.size / cores()

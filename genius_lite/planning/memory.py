@@ -23,8 +23,10 @@ from genius_lite.sampler.messages import EngineSettings
 from genius_lite.tuning import CONTEXT_STEP, engine_settings
 from genius_lite.weights.footprint import kv_bytes
 from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.policy import SCORING_SLOTS
+from genius_lite.weights.gguf_header import BLOCK
+from genius_lite.weights.merge import THREADS
 from genius_lite.weights.quantize import quantized_bytes
+from genius_lite.weights.retained import SCORING_SLOTS
 
 IMPORT, BASE, ROLLOUTS, TRAINING, QUANTIZING, EVALUATION, EXPORT = STAGES = (
     "import", "base model", "rollouts", "training", "merge, check", "evaluation", "export",
@@ -40,9 +42,7 @@ _WORKER = 65e6  # interpreter, numpy and llama.cpp of the workers of SmolLM2 and
 _PER_TOKEN = 350  # of a vocabulary in llama.cpp and its pieces in Python: 50 MB of 49,152 tokens, 84 MB of 151,936
 _TYPICAL_SLOTS = 32  # for `auto` that was not measured
 _ROWS_OF_A_SCORE = 64  # of logits, that the engine asks for at once
-_MERGED = 30  # of a weight in a block of rows, in float32 and 16 bits; malloc keeps its place while files are scored
-_QUANTIZED = 6  # of a weight in llama.cpp's quantizer
-_BLOCK = 1 << 23  # weights of a block (weights/gguf_header.py)
+_MERGED = 60  # of a weight in a block of rows, while it is rounded; malloc keeps its place while files are scored
 # Bytes that a weight takes while gguf-py dequantizes its tensor and it becomes 16 bits, the mapped file not counted.
 _CONVERTED = {T.F32: 6, T.F16: 6, T.BF16: 6, T.Q8_0: 8}
 _CONVERTED_BLOCKS = 11  # of other types, whose temporaries break the heap into pieces
@@ -87,12 +87,12 @@ def peaks(use: Use, *, first: bool) -> list[Peak]:
     trained = untrained + int(_TRAINED + min(_STAYS, _STAYS_OF_EACH * use.shape.parameters))
     before = untrained if first else trained
     base, engine = use.shape.tensor_bytes, use.engine
-    made = max(quantized_bytes(use.source, kind) for kind in use.recipe.quantize.types)
+    made = quantized_bytes(use.source, use.recipe.quantize.type)
     found = [Peak(IMPORT, _import(use))]
     if use.evaluated:
         found.append(_sampling(use, BASE, untrained, base, engine, engine.slots))
     found.append(_sampling(use, ROLLOUTS, before, base if first else made, engine, engine.slots))
-    found += [_training(use, max(before, untrained + int(_LEARNER))), _quantizing(use, trained)]
+    found += [_training(use, max(before, untrained + int(_LEARNER))), _quantizing(use, trained, made)]
     if use.evaluated:  # the policy answers, then the base model scores what it said
         answering = _sampling(use, EVALUATION, trained, made, engine, engine.slots)
         scoring = _sampling(use, EVALUATION, trained, base, engine, _rows_scored(engine))
@@ -161,19 +161,18 @@ def _training(use: Use, main: int) -> Peak:
     return Peak(TRAINING, {"libraries": main, **fuller})
 
 
-def _quantizing(use: Use, main: int) -> Peak:
-    """The fullest one of merging, of llama.cpp's quantizer, and of the worker that scores with the 16-bit file."""
-    sixteen, largest = 2 * use.shape.parameters, use.shape.largest
+def _quantizing(use: Use, main: int, made: int) -> Peak:
+    """The fuller one of merging, and of the worker that scores with the file."""
+    largest = use.shape.largest
     factors = 2 * 4 * use.shape.adapter_weights(use.recipe.learner)
-    blocks = _MERGED * min(_BLOCK, largest.rows * largest.columns)
+    blocks = _MERGED * min(use.machine.cores, THREADS) * min(BLOCK, largest.rows * largest.columns)
     merging = Peak(QUANTIZING, {"libraries": main, "optimizer": factors, "conversion": blocks})
-    # The quantizer maps the file, and holds the tensor at hand in float32 and what it makes of it.
-    room = _QUANTIZED * largest.rows * largest.columns
-    quantizing = Peak(QUANTIZING, {"libraries": main, "weights": sixteen, "conversion": room})
+    if use.recipe.quantize.check == "never":
+        return merging
     engine = msgspec.structs.replace(use.engine, slots=SCORING_SLOTS, parked=0)
-    scoring = _sampling(use, QUANTIZING, main, sixteen, engine, _rows_scored(engine))
+    scoring = _sampling(use, QUANTIZING, main, made, engine, _rows_scored(engine))
     scoring.parts["conversion"] = blocks
-    return max(merging, quantizing, scoring, key=lambda peak: peak.total)
+    return max(merging, scoring, key=lambda peak: peak.total)
 
 
 def peak(recipe: Recipe, source: GGUF, machine: Machine, *, prompt: int = 256) -> Peak:

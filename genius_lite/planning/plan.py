@@ -202,7 +202,7 @@ def _stage(known: _Known, name: str, number: int) -> Stage:
 def _time(known: _Known, name: str, number: int) -> tuple[float, float, float]:
     """Seconds and tokens of a stage, and by which share the seconds may be off."""
     reckoned = cost(known.expected, name, number)
-    left = 1 - known.earlier.searched.get(number, 0) / len(known.expected.job.queries) if name == ROLLOUTS else 1.0
+    left = 1 - known.earlier.searched.get(number, 0) / len(known.expected.job.searched) if name == ROLLOUTS else 1.0
     tokens, drift = reckoned.tokens * left, known.expected.probe.uncertainty
     if name == ROLLOUTS and known.earlier.tokens:
         tokens = left * sum(known.earlier.tokens) / len(known.earlier.tokens)

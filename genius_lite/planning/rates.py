@@ -22,8 +22,8 @@ _LEARN = {
 _BACKWARD = 2.2  # an update's time over that of the forward pass
 _START = 2.0  # a worker's start, beside reading its file
 _READ = 1 / 1e9  # a byte, from disk or page cache
-IMPORT_BY_MERGE = 3.0  # importing a weight takes so many times what merging one does
-_DEQUANTIZE, _QUANTIZE = 12e-9, 40e-9  # seconds for a weight: merging, llama.cpp's quantizer on a core
+IMPORT_BY_MERGE = 0.8  # importing a weight takes so many times what merging one does
+_MERGE, _QUANTIZE = 90e-9, 40e-9  # seconds a core takes for a weight: merging, llama.cpp's quantizer
 
 
 class Decode(msgspec.Struct, frozen=True):
@@ -52,7 +52,7 @@ class Learn(msgspec.Struct, frozen=True):
 
 
 class Convert(msgspec.Struct, frozen=True):
-    """Seconds for a weight: to import it, to merge it, to quantize it."""
+    """Seconds for a weight: to import it, to merge and round it, to quantize the base's."""
 
     imported: float
     merged: float
@@ -95,4 +95,4 @@ def reckoned_learn(shape: Shape, precision: str, cores: int, *, twice: bool) -> 
 
 def reckoned_convert(cores: int) -> Convert:
     """Without measuring."""
-    return Convert(IMPORT_BY_MERGE * _DEQUANTIZE, _DEQUANTIZE, _QUANTIZE / cores)
+    return Convert(IMPORT_BY_MERGE * _MERGE / cores, _MERGE / cores, _QUANTIZE / cores)

@@ -14,6 +14,7 @@ from genius_lite.planning.machine import Machine
 from genius_lite.planning.memory import IMPORT, QUANTIZING, TRAINING
 from genius_lite.planning.probe import Probe
 from genius_lite.planning.sizes import Lack, Sizes, lacking, sizes, with_settings
+from genius_lite.weights.quantize import quantized_bytes
 
 Settings = Mapping[str, object]
 _FEWEST_SLOTS, _FEWEST_TOKENS, _FEWEST_PACKED = 2, 64, 256
@@ -88,7 +89,7 @@ def _changes(job: Job, now: Sizes, lacks: list[Lack]) -> Iterator[Settings]:
         if any(lack.what == "GPU memory" for lack in lacks):
             yield {"sampler.gpu_layers": 0}
     if any(lack.on_disk for lack in lacks):
-        if len(recipe.quantize.types) > 1:
+        if quantized_bytes(job.source, recipe.quantize.type) > quantized_bytes(job.source, "Q4_K_M"):
             yield {"quantize.type": "Q4_K_M"}
         yield from ({"rounds": n} for n in _halves(recipe.rounds, 1))
     if stages - {IMPORT, QUANTIZING}:

@@ -10,14 +10,14 @@ from genius_lite.planning.probe import Probe
 from genius_lite.planning.rates import Decode, Rates
 from genius_lite.planning.shape import Shape
 from genius_lite.planning.tokens import Round, Sampled, answered, mean_tokens
-from genius_lite.weights.policy import SCORING_SLOTS
+from genius_lite.weights.quantize import quantized_bytes
+from genius_lite.weights.retained import CHECKED
 
 _BETWEEN = 0.06  # of a worker's time passes between its ticks: messages, parking and copying of sequences
 _LIBRARIES = 6.0  # seconds until torch, transformers and peft are loaded, in the first training
 _COMPARED = 8  # responses that learner and sampler both score (stages.py)
 _MARGIN_PAIRS = 128  # pairs of which the final margin is taken (learner/train.py)
-_SHOWN = 16  # pairs, held back and learned from, that the check of a quantized file scores (stages.py)
-_PROBED = 64  # tokens of a response that the 16-bit policy samples for it (weights/retained.py)
+_FILES = 3  # that the check of a merged file scores pairs with (weights/retained.py)
 _COPIED = 4e-9  # seconds for a byte of an export: it is copied, and read for its checksum
 
 
@@ -46,7 +46,7 @@ def sampling_kind(job: Job, number: int) -> str:
     recipe = job.recipe
     if number == 1 or (recipe.policy == "adapter" and number <= recipe.rounds):
         return "base"
-    return recipe.quantize.types[-1]
+    return recipe.quantize.type
 
 
 def cost(known: Expected, stage: str, number: int) -> Cost:
@@ -64,11 +64,13 @@ def cost(known: Expected, stage: str, number: int) -> Cost:
     if stage == QUANTIZING:
         return _quantizing(known, number)
     if stage == EVALUATION:
-        decode = rates.of_file(sampling_kind(known.job, number + 1))
-        return _evaluation(known, decode, beside=rates.of_file("base"))
+        decode = rates.of_file(recipe.quantize.type)
+        of_base = rates.of_file(recipe.quantize.type)
+        once = _evaluation(known, of_base, beside=None) if number == 1 and rounds_base(known.job) else Cost(0.0)
+        found = _evaluation(known, decode, beside=of_base)
+        return Cost(found.seconds + once.seconds, found.tokens + once.tokens)
     assert stage == EXPORT, stage
-    made = 2 * known.shape.parameters if recipe.quantize.types[-1] in ("F16", "BF16") else known.shape.tensor_bytes
-    return Cost(_COPIED * made)
+    return Cost(_COPIED * quantized_bytes(known.job.source, recipe.quantize.type))
 
 
 def session(decode: Decode, work: Sampled, scored: float = 0.0) -> float:
@@ -86,29 +88,24 @@ def _training(known: Expected, *, first: bool) -> Cost:
     return Cost(seconds, cfg.epochs * round_.tokens)
 
 
-def _quantizing(known: Expected, number: int) -> Cost:
-    """Both 16-bit files, and for each type the policy and the base model; each of them scores the same pairs.
+def rounds_base(job: Job) -> bool:
+    """Whether rounds are told against another file than the user's own: the base model in their types."""
+    return job.recipe.quantize.type != "source" or job.weights is not None
 
-    At most: where eight pairs decide, as they do after a good margin was learned, it is about a third.
-    """
-    recipe, rates = known.job.recipe, known.rates
-    if recipe.policy == "adapter" and number < recipe.rounds:
-        return Cost(1.0)
-    held = len(known.job.held_out) / len(known.job.queries)
-    learned = known.round.learned.pairs
-    pairs = min(_SHOWN, learned) + min(_SHOWN, learned * held / max(1e-9, 1 - held))
-    prompts = min(pairs, len(known.job.queries)) * mean_tokens(known.job.queries)
-    asked = min(pairs, len(known.job.queries)) * _PROBED
-    scored = 2 * pairs * known.probe.mean_length + asked
-    once = Sampled(0.0, prompts, 0.0)
-    sampling = Sampled(asked, prompts, asked / SCORING_SLOTS)
-    sixteen = rates.of_file("F16")
-    seconds = session(sixteen, sampling) + 2 * session(sixteen, once, scored)
-    made = 2 * rates.convert.merged
-    for kind in recipe.quantize.types * (2 if recipe.quantize.ablate_imatrix else 1):
-        seconds += 2 * session(rates.of_file(kind), once, scored)
-        made += 2 * rates.convert.quantized * (kind not in ("F16", "BF16"))
-    return Cost(seconds + made * known.shape.parameters, scored)
+
+def _quantizing(known: Expected, number: int) -> Cost:
+    """The merged file, before the first the base in its types, and the check."""
+    job, rates = known.job, known.rates
+    seconds = rates.convert.merged * known.shape.parameters
+    if number == 1 and rounds_base(job):
+        seconds += rates.convert.quantized * known.shape.parameters
+    if not job.recipe.quantize.checks(number):
+        return Cost(seconds)
+    pairs = min(CHECKED, known.round.learned.pairs)
+    scored = 2 * pairs * known.probe.mean_length
+    once = Sampled(0.0, pairs * mean_tokens(job.queries), 0.0)
+    seconds += _FILES * session(rates.of_file(job.recipe.quantize.type), once, scored)
+    return Cost(seconds, scored)
 
 
 def _evaluation(known: Expected, decode: Decode, beside: Decode | None) -> Cost:

@@ -71,8 +71,7 @@ def sizes(job: Job, machine: Machine, probe: Probe, engine: EngineSettings | Non
     engine = engine or engine_settings(recipe.sampler, job.source, job.context, SILENT, unmeasured=slots)
     work = expected(
         recipe,
-        job.queries,
-        job.held_out,
+        job.searched,
         probe,
         engine.slots,
         trees=not shape.recurrent,

@@ -65,7 +65,6 @@ class Round:
 def expected(
     recipe: Recipe,
     queries: Sequence[Query],
-    held_out: frozenset[str],
     probe: Probe,
     slots: int,
     *,
@@ -85,12 +84,11 @@ def expected(
     drawn = Pairs(negatives=recipe.pairs.negatives, looping="keep")
     pairs, _ = preference_pairs(rollouts, drawn, recipe.foresight.tau, _KEY, lambda response: None)
     made = packed(pairs, recipe.learner.max_pack_tokens, recipe.learner.batch_pairs, trees=trees, cpu=cpu)
-    share = scale * (1 - len(held_out) / len(queries))
     largest = max(made, key=lambda pack: pack.tokens, default=None)
     learned = Learned(
-        pairs=share * len(pairs),
-        tokens=share * sum(pack.tokens for pack in made),
-        packs=share * len(made),
+        pairs=scale * len(pairs),
+        tokens=scale * sum(pack.tokens for pack in made),
+        packs=scale * len(made),
         largest=largest.tokens if largest else 0,
         counted=len(largest.inputs.targets_S) if largest else 0,
     )

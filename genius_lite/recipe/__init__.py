@@ -11,12 +11,23 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from genius_lite.recipe.learning import Learner, Pairs, Quantize
 from genius_lite.recipe.sampling import Foresight, Model, Queries, Sampler, Server, sampler_section
-from genius_lite.recipe.types import Auto, Check, KVType, Positive, QuantType, Section, Seed, Text, is_section
+from genius_lite.recipe.types import (
+    Auto,
+    Check,
+    KVType,
+    Positive,
+    QuantType,
+    Section,
+    Seed,
+    TargetType,
+    Text,
+    is_section,
+)
 from genius_lite.recipe.watching import Evaluate, Guard, Limit, TaskSource, Tracking
 
 __all__ = [
     "Auto", "Check", "Evaluate", "Foresight", "Guard", "KVType", "Learner", "Limit", "Model", "Pairs", "QuantType",
-    "Quantize", "Queries", "Recipe", "Sampler", "Server", "TaskSource", "Tracking", "answer_tokens",
+    "Quantize", "Queries", "Recipe", "Sampler", "Server", "TargetType", "TaskSource", "Tracking", "answer_tokens",
 ]  # fmt: skip
 
 _OF_THE_MACHINE = {"precision", "gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}
@@ -42,7 +53,7 @@ class Recipe(Section):
     policy: Literal["merge", "adapter", "auto"] = Field(
         default="merge",
         description="What a next round samples from: the merged and quantized model; the base with the adapter applied "
-        "while it runs; auto: whichever is sooner done here. The last round is always merged",
+        "while it runs; auto: whichever is faster here. What is evaluated and exported is always the merged one",
     )
     foresight: Foresight = Foresight()
     pairs: Pairs = Pairs()
@@ -87,7 +98,7 @@ class Recipe(Section):
         keys: dict[str, Any] = dict.fromkeys(("out", "sampler", "model", "queries", "tracking"), True)
         parts = {
             "learner": _OF_THE_MACHINE,
-            "quantize": {"ablate_imatrix"},
+            "quantize": {"check"},
             "evaluate": {"tasks": {"__all__": {"source"}}},
         }
         return self.model_dump(mode="json", exclude=keys | parts)

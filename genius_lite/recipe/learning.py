@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from genius_lite.recipe.types import (
     NATS_PER_TOKEN,
@@ -13,9 +13,9 @@ from genius_lite.recipe.types import (
     TOKENS,
     Auto,
     Positive,
-    QuantType,
     Section,
     Share,
+    TargetType,
     Text,
 )
 
@@ -129,29 +129,25 @@ class Learner(Section):
 
 
 class Quantize(Section):
-    """The type of the GGUF that the next round samples from, and that is exported."""
+    """The GGUF that the next round samples from, and that is exported."""
 
-    type: QuantType | Auto = Field(default="Q8_0", description="auto: the fastest of `among` that keeps enough")
+    type: TargetType = Field(
+        default="source",
+        description="source: each tensor keeps the type that it has in the model's GGUF, and every weight that is not "
+        "learned its value; the base model is rounded to any other type once, and told against as that",
+    )
     keep: Share = Field(
         default=0.9,
-        description="Share of the learned margin that must survive; what loses or adds more is warned of",
+        description="Share of the update that the file must keep. A round that keeps less is not sampled from: the "
+        "next one takes the adapter at run time, and the last one a type that keeps it",
         json_schema_extra=SHARE,
     )
-    among: Annotated[list[QuantType], Field(min_length=1)] = Field(
-        default=["Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"], description="What auto chooses from"
+    check: Literal["first", "each", "never"] = Field(
+        default="first",
+        description="After which rounds llama.cpp scores pairs of eight questions with the file, its base, and the "
+        "adapter at run time",
     )
-    imatrix: bool = Field(default=True, description="Quantize by importance, gathered while the reference is scored")
-    ablate_imatrix: bool = Field(default=False, description="Measure every type without the importance matrix too")
 
-    @property
-    def types(self) -> list[QuantType]:
-        """The types that are tried."""
-        return self.among if self.type == "auto" else [self.type]
-
-    @model_validator(mode="after")
-    def _possible(self) -> Quantize:
-        if self.ablate_imatrix and not self.imatrix:
-            raise ValueError("ablate_imatrix compares with the importance matrix; take `imatrix: false` out")
-        if len(set(self.among)) < len(self.among):
-            raise ValueError("among names a type twice; keep one")
-        return self
+    def checks(self, number: int) -> bool:
+        """Whether the file of a round is scored."""
+        return self.check == "each" or (self.check == "first" and number == 1)

@@ -16,6 +16,8 @@ QuantType = Literal[
     "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_0", "Q5_1", "Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1",
     "Q3_K_M", "Q3_K_S", "Q3_K_L", "Q2_K",
 ]  # fmt: skip
+TargetType = QuantType | Literal["source"]
+"""`source`: each tensor keeps the type that it has in the recipe's GGUF."""
 Check = Literal["exact", "numeric", "choice", "regex", "math-verify"]
 KVType = Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
 

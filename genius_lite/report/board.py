@@ -218,7 +218,6 @@ def round_row(report: dict[str, Any]) -> Row:
     training, quantized = report["training"], report["quantized"]
     tasks = msgspec.convert(report["evaluation"], list[TaskResult])
     signals = msgspec.convert(report["watched"]["signals"], Signals | None)
-    kept = next((row["kept"] for row in quantized["tried"] if row["type"] == quantized["type"]), None)
     return Row(
         report["round"],
         standing_score(tasks, signals),
@@ -229,7 +228,7 @@ def round_row(report: dict[str, Any]) -> Row:
         training["loss"],
         training["margin"],
         quantized["type"],
-        1.0 if quantized["type"] == "adapter" else kept,
+        quantized["kept"],
     )
 
 

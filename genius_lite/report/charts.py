@@ -13,7 +13,7 @@ from itertools import groupby
 
 from markupsafe import Markup, escape
 
-from genius_lite.report.units import number, percent
+from genius_lite.report.units import number
 
 WIDTH, HEIGHT = 340, 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 22, 26
@@ -119,35 +119,6 @@ def bars(
             )
             done += amount
     return _svg(drawn, 40 * len(rows) + 8, described)
-
-
-@dataclass(frozen=True)
-class Share:
-    """A row of `shares`: a value with its standard error."""
-
-    name: str
-    value: float
-    error: float
-    marked: bool
-
-
-def shares(rows: Sequence[Share], *, wanted: tuple[float, float], described: str) -> Markup:
-    """A point with whiskers a row, on an axis in percent; the stretch `wanted` is shaded."""
-    ends = [e for row in rows for e in (row.value - row.error, row.value + row.error) if math.isfinite(e)]
-    ticks = nice_ticks(min([*ends, wanted[0]]), max([*ends, wanted[1]]))
-    x, bottom = Scale(ticks[0], ticks[-1], 92, WIDTH - 22), 26 * len(rows) + 12
-    drawn = [_box(x(wanted[0]), 6, x(wanted[1]) - x(wanted[0]), bottom - 6, "wanted")]
-    for tick in ticks:
-        drawn += [_line(x(tick), 6, x(tick), bottom, "grid"), _text(x(tick), bottom + 15, percent(tick), "tick middle")]
-    for n, row in enumerate(rows):
-        middle = 22 + 26 * n
-        drawn.append(_text(4, middle + 4, row.name, "label"))
-        if math.isfinite(row.value):
-            if math.isfinite(row.error):
-                ends_x = x(row.value - row.error), x(row.value + row.error)
-                drawn.append(_line(ends_x[0], middle, ends_x[1], middle, f"whisker s{int(not row.marked)}"))
-            drawn.append(_dot(x(row.value), middle, int(not row.marked)))
-    return _svg(drawn, bottom + 22, described)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from markupsafe import Markup
 
 from genius_lite.evaluate.statistics import Interval
 from genius_lite.recipe import Guard, Limit
-from genius_lite.report.charts import Gauge, Point, Series, Share, bars, gauge, lines, shares
+from genius_lite.report.charts import Gauge, Point, Series, bars, gauge, lines
 from genius_lite.report.gather import RoundData, RunData
 from genius_lite.report.tables import FILTERS, Table, stage_totals
 from genius_lite.report.text import visible
-from genius_lite.report.units import NONE, duration, figure, number, percent
+from genius_lite.report.units import NONE, duration, figure
 
 _POINTS = 60  # of a training curve; more updates are averaged
 _PERCENT = (0.0, 100.0)
@@ -23,7 +23,7 @@ _PERCENT = (0.0, 100.0)
 STAGES = ["import", "rollouts", "train", "quantize", "evaluation"]
 """In the order of their colours."""
 
-PAIRS = ["learned from", "held back", *FILTERS.values()]
+PAIRS = ["learned from", *FILTERS.values()]
 """What becomes of a pair, in the order of the colours."""
 
 
@@ -92,23 +92,6 @@ def training_figures(data: RunData) -> list[Figure]:
     ]
 
 
-def types_figure(r: RoundData, keep: float) -> Figure | None:
-    """What each type kept of a round's margin; the table stands beside it."""
-    chosen = r.figures.get("quantized", {}).get("type")
-    tried = [row for row in r.tried if row["kept"] is not None]
-    if not tried:
-        return None
-    names = [row["type"] + ("" if row["importance"] or row["type"] == "adapter" else ", plain") for row in tried]
-    rows = [
-        Share(name, row["kept"], row["error"], row["type"] == chosen) for name, row in zip(names, tried, strict=True)
-    ]
-    described = f"Margin kept in {r.name}: " + ", ".join(
-        f"{row.name} {percent(row.value)} ± {number(100 * row.error, 0)}" for row in rows
-    )
-    legend = [("s0", "chosen"), ("s1", "other types"), ("wanted", "keeps enough")]
-    return Figure(f"Margin kept, {r.name}", shares(rows, wanted=(keep, 2 - keep), described=described), legend, None)
-
-
 def time_figure(data: RunData) -> Figure | None:
     """Where the time went."""
     rows: dict[str, list[tuple[str, float]]] = {}
@@ -129,8 +112,7 @@ def pairs_figure(data: RunData) -> Figure | None:
     """What became of each round's pairs."""
     rows = []
     for r in (r for r in data.rounds if r.pairs and "pairs" in r.figures):
-        held = r.pairs.held_back if r.pairs else 0
-        parts = [("learned from", float(r.figures["pairs"] - held)), ("held back", float(held))]
+        parts = [("learned from", float(r.figures["pairs"]))]
         parts += [(FILTERS[key], float(count)) for key, count in r.figures.get("pairs_left_out", {}).items() if count]
         rows.append((r.name, parts))
     if not rows:

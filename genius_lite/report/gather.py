@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,14 +13,15 @@ import msgspec
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.guard import Alarm, Reading, Watched, readings
-from genius_lite.evaluate.record import read_evaluation
+from genius_lite.evaluate.record import read_evaluation, read_own
 from genius_lite.evaluate.results import TaskResult
 from genius_lite.evaluate.signals import Signals
-from genius_lite.queries import hold_out
+from genius_lite.queries import held_count
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.reading import round_folders
 from genius_lite.report.summary import rollout_figures
-from genius_lite.report.trees import QUERIES, Explorer, explore, pair_weight, query_ids, whole_records
+from genius_lite.report.trees import QUERIES, Explorer, explore, pair_weight, whole_records
+from genius_lite.rundir import ROUNDED
 from genius_lite.weights.importing import SOURCE_FILE
 
 
@@ -38,7 +39,6 @@ class Timed(msgspec.Struct, frozen=True):
 class PairFigures:
     """Of a round's pairs: means over them; `relaxed` is the share whose calibration weight is below 1."""
 
-    held_back: int
     chosen_tokens: float
     rejected_tokens: float
     gap: float
@@ -60,25 +60,24 @@ class RoundData:
     alarms: list[Alarm] = field(default_factory=list)
     timed: list[Timed] = field(default_factory=list)
     pairs: PairFigures | None = None
+    given_name: str = ""
 
     @property
     def name(self) -> str:
-        return f"round {self.number}" if self.number else "base model"
+        return self.given_name or (f"round {self.number}" if self.number else "base model")
 
     @property
     def training(self) -> dict[str, Any]:
         """What `train.json` says; empty before the training ended."""
         return self.figures.get("training", {})
 
-    @property
-    def tried(self) -> list[dict[str, Any]]:
-        """The quantization types that were measured."""
-        return self.figures.get("quantized", {}).get("tried", [])
-
 
 @dataclass(frozen=True)
 class RunData:
-    """A run. `best` is None until it is decided; `imported` is the time of what precedes the rounds."""
+    """A run. `best` is None until it is decided; `imported` is the time of what precedes the rounds.
+
+    `own` is the user's own file, where the base model that rounds are told against is another one.
+    """
 
     name: str
     recipe: dict[str, Any]
@@ -86,6 +85,7 @@ class RunData:
     now: str
     summary: dict[str, Any] | None
     best: int | None
+    own: RoundData | None
     base: RoundData
     rounds: list[RoundData]
     imported: list[Timed]
@@ -119,11 +119,10 @@ def gather(run: Path, queries: int = QUERIES) -> RunData:
         raise UserError(f"{run} is no run folder; name the `out` of a recipe")
     recipe = _json(run / "recipe.json")
     numbers = [number for number, _ in round_folders(run)]
-    held_out = _held_out(run, recipe, numbers)
-    base = _base(run)
+    own, base = _base(run)
     rounds: list[RoundData] = []
     for number in (n for n in numbers if n):
-        rounds.append(_round(run, number, recipe, held_out, base.signals, rounds))
+        rounds.append(_round(run, number, recipe, base.signals, rounds))
     best = _json(run / "best.json")["round"] if (run / "best.json").exists() else None
     summary = _json(run / "summary.json") if (run / "summary.json").exists() else None
     master = run / "master" / SOURCE_FILE
@@ -134,31 +133,38 @@ def gather(run: Path, queries: int = QUERIES) -> RunData:
         now=_now(run, recipe, rounds, summary),
         summary=summary,
         best=best,
+        own=own,
         base=base,
         rounds=rounds,
         imported=_timed(run),
         exported=_exported(run),
-        explorer=explore(run, [r.number for r in rounds], recipe, held_out, queries),
+        explorer=explore(run, [r.number for r in rounds], recipe, queries),
     )
 
 
-def _base(run: Path) -> RoundData:
-    if not (run / "round-0" / "evaluation").is_dir():
-        return RoundData(0, timed=_timed(run / "round-0"))
-    found = read_evaluation(run, 0)
-    return RoundData(0, True, tasks=found.tasks, signals=found.signals, timed=_timed(run / "round-0"))
+def _base(run: Path) -> tuple[RoundData | None, RoundData]:
+    """The user's own file, if it is not the base that rounds are told against; and that one."""
+    first, rounded = run / "round-0", run / ROUNDED
+    own = _measured(first) if (first / "evaluation").is_dir() else RoundData(0, timed=_timed(first))
+    if not (rounded / "evaluation").is_dir():
+        return None, own
+    return replace(own, given_name="your file"), _measured(rounded)
+
+
+def _measured(folder: Path) -> RoundData:
+    found = read_own(folder)
+    return RoundData(0, True, tasks=found.tasks, signals=found.signals, timed=_timed(folder))
 
 
 def _round(
     run: Path,
     number: int,
     recipe: dict[str, Any],
-    held_out: frozenset[str],
     base: Signals | None,
     earlier: Sequence[RoundData],
 ) -> RoundData:
     folder = run / f"round-{number}"
-    timed, pairs = _timed(folder), _pair_figures(folder, recipe, held_out)
+    timed, pairs = _timed(folder), _pair_figures(folder, recipe)
     if not (folder / "report.json").exists():
         return _unfinished(run, number, timed, pairs)
     report = _json(folder / "report.json")
@@ -197,31 +203,22 @@ def _unfinished(run: Path, number: int, timed: list[Timed], pairs: PairFigures |
     )
 
 
-def _pair_figures(folder: Path, recipe: dict[str, Any], held_out: frozenset[str]) -> PairFigures | None:
-    held, rows = 0, []
+def _pair_figures(folder: Path, recipe: dict[str, Any]) -> PairFigures | None:
+    rows = []
     for p in whole_records(folder / "pairs.jsonl", PreferencePair):
-        held += p.query_id in held_out
         gap = p.chosen_value - p.rejected_value
         rows.append((len(p.chosen_tokens), len(p.rejected_tokens), gap, pair_weight(p, recipe["learner"])))
     if not rows:
         return None
     chosen, rejected, gap, weights = zip(*rows, strict=True)
     relaxed = fmean(weight < 1 for weight in weights)
-    return PairFigures(held, fmean(chosen), fmean(rejected), fmean(gap), fmean(weights), relaxed)
+    return PairFigures(fmean(chosen), fmean(rejected), fmean(gap), fmean(weights), relaxed)
 
 
-def _held_out(run: Path, recipe: dict[str, Any], numbers: list[int]) -> frozenset[str]:
-    """The run's held-out queries; none is known before a round has rollouts of all."""
-    for number in numbers:
-        ids = query_ids(run / f"round-{number}" / "rollouts.jsonl")
-        if len(ids) == query_count(recipe):
-            return hold_out(ids, recipe["learner"]["holdout"], recipe["seed"])
-    return frozenset()
-
-
-def query_count(recipe: dict[str, Any]) -> int:
-    """How many queries a run has: the first part of what its folder keeps of them."""
-    return int(recipe["queries"].partition(",")[0])
+def searched_count(recipe: dict[str, Any]) -> int:
+    """How many queries a round searches, by what a run's folder keeps of its recipe."""
+    count = int(recipe["queries"].partition(",")[0])
+    return count - held_count(count, recipe["learner"]["holdout"], recipe["evaluate"]["queries"])
 
 
 def _now(run: Path, recipe: dict[str, Any], rounds: list[RoundData], summary: dict[str, Any] | None) -> str:
@@ -233,10 +230,10 @@ def _now(run: Path, recipe: dict[str, Any], rounds: list[RoundData], summary: di
     last, folder = rounds[-1], run / f"round-{rounds[-1].number}"
     if last.finished:
         return f"not finished: after round {last.number}"
-    done, wanted = last.figures.get("queries", 0), query_count(recipe)
+    done, wanted = last.figures.get("queries", 0), searched_count(recipe)
     if done < wanted:
         return f"not finished: round {last.number}, rollouts of {done} of {wanted} queries"
-    stages = {"pairs": ["pairs.jsonl"], "training": ["adapter"], "merge": ["policy.gguf", "adapter.gguf"]}
+    stages = {"pairs": ["pairs.jsonl"], "training": ["adapter"], "merge": ["policy.gguf"]}
     missing = [stage for stage, names in stages.items() if not any((folder / name).exists() for name in names)]
     return f"not finished: round {last.number}, {missing[0] if missing else 'evaluation'}"
 

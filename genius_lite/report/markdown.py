@@ -28,7 +28,7 @@ def markdown(data: RunData) -> str:
     raised = [f"- {r.name}, {alarm.level}: {escaped(visible(alarm.line))}" for r in data.rounds for alarm in r.alarms]
     parts += ["\n".join(["## Alarms\n", *raised])] * bool(raised)
     parts.append(_table(tables.guard_table(data)))
-    parts += [_table(tables.types_table(r, keep)) for r in data.rounds if r.tried]
+    parts += [_table(tables.kept_table(r, keep)) for r in data.rounds if "quantized" in r.figures]
     parts += [_table(tables.stages_table(data)), _table(tables.pairs_table(data)), _table(tables.identity_table(data))]
     parts.append(f"## Recipe\n\n{_fenced(recipe_text(data))}")
     return "\n\n".join(parts) + "\n"

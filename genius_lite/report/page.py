@@ -64,7 +64,6 @@ def recipe_text(data: RunData) -> str:
 def _shown(data: RunData) -> dict[str, Any]:
     """What the template puts in its places."""
     keep = data.recipe["quantize"]["keep"]
-    types = [(figures.types_figure(r, keep), tables.types_table(r, keep)) for r in data.rounds if r.tried]
     return {
         "outcome": headline.outcome(data),
         "tasks": list(
@@ -80,7 +79,7 @@ def _shown(data: RunData) -> dict[str, Any]:
         "alarms": [(r, alarm, visible(alarm.line)) for r in data.rounds for alarm in r.alarms],
         "lights": figures.lights(data),
         "guard": tables.guard_table(data),
-        "types": types,
+        "kept": [tables.kept_table(r, keep) for r in data.rounds if "quantized" in r.figures],
         "time": figures.time_figure(data),
         "stages": tables.stages_table(data),
         "pairs_figure": figures.pairs_figure(data),

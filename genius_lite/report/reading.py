@@ -55,15 +55,13 @@ def stage_seconds(run: Path) -> dict[str, float]:
         for line in complete_lines(here / "timings.jsonl"):
             row = json.loads(line)
             timings[row["stage"]] += row["seconds"]
-        training, merged = read_json(here / "adapter" / "train.json"), read_json(here / "quantized.json")
+        training = read_json(here / "adapter" / "train.json")
         if (here / "pairs.jsonl").exists() and "rollouts" in timings:
             found |= {"rollouts": timings["rollouts"], "pairs": 0.0}
         if training:
             found["train"] = training["seconds"]
-        if (here / "policy.gguf").exists() and merged:
-            found["merge"] = merged["seconds"]
-        elif (here / "adapter.gguf").exists():
-            found["merge"] = 0.0
+        if (here / "policy.gguf").exists() and "quantize" in timings:
+            found["merge"] = timings["quantize"]
         if (here / "evaluation").exists() and "evaluation" in timings:
             found["evaluate"] = timings["evaluation"]
     return found

@@ -139,5 +139,4 @@ def _place(run: Path, board: Board) -> tuple[int, str]:
         return number, "rollouts" if done < board.queries else "pairs"
     if not (here / "adapter").exists():
         return number, "train"
-    merged = (here / "policy.gguf").exists() or (here / "adapter.gguf").exists()
-    return number, "evaluate" if merged else "merge"
+    return number, "evaluate" if (here / "policy.gguf").exists() else "merge"

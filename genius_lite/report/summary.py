@@ -19,10 +19,8 @@ from genius_lite.evaluate.record import Evaluation
 from genius_lite.evaluate.results import TaskResult
 from genius_lite.evaluate.statistics import Interval
 from genius_lite.records import PreferencePair, Rollout
+from genius_lite.report.units import percent
 from genius_lite.rundir import SET_ASIDE
-
-# The next round samples with the adapter at the base model's side, so that nothing is rounded.
-_NOT_MERGED = {"type": "adapter", "loses": False, "tried": []}
 
 
 def round_report(number: int, rollouts: Iterable[Rollout], pairs: list[PreferencePair], folder: Path) -> dict[str, Any]:
@@ -32,7 +30,6 @@ def round_report(number: int, rollouts: Iterable[Rollout], pairs: list[Preferenc
         folder: the round's folder, for its timings, the adapter's training report and the GGUF.
     """
     timings = [json.loads(line) for line in _lines(folder / "timings.jsonl")]
-    merged = (folder / "policy.gguf").exists()
     sampling = [t for t in timings if t["stage"] == "rollouts"]
     seconds = sum(t["seconds"] for t in sampling)
     return {
@@ -44,8 +41,8 @@ def round_report(number: int, rollouts: Iterable[Rollout], pairs: list[Preferenc
         # An interrupted stage that was killed outright leaves no time; then there is no rate either.
         "tokens_per_s": sum(t["amount"] for t in sampling) / seconds if seconds else None,
         "training": json.loads((folder / "adapter" / "train.json").read_text()),
-        "gguf_bytes": (folder / ("policy.gguf" if merged else "adapter.gguf")).stat().st_size,
-        "quantized": json.loads((folder / "quantized.json").read_text()) if merged else _NOT_MERGED,
+        "gguf_bytes": (folder / "policy.gguf").stat().st_size,
+        "quantized": json.loads((folder / "quantized.json").read_text()),
     }
 
 
@@ -131,20 +128,18 @@ def points(gain: Interval) -> str:
     return f"{100 * gain.estimate:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] points"
 
 
-def retained_lines(quantized: dict[str, Any], keep: float) -> list[str]:
-    """What each type keeps of the learned margin, a line each, and a warning if the chosen one keeps too little."""
-    lines = []
-    for row in quantized["tried"]:
-        kept = "learned nothing"
-        if row["kept"] is not None:
-            kept = f"keeps {row['kept']:.0%} +- {row['error']:.0%} of the margin"
-        rate = f", {row['tokens_per_s']:.0f} tokens/s" if row["tokens_per_s"] else ""
-        plain = "" if row["importance"] or row["type"] == "adapter" else ", without importance matrix"
-        lines.append(f"{row['type']}: {kept}, KL {row['kl']:.4f}, perplexity x {row['perplexity']:.3f}{rate}{plain}")
-    if quantized["loses"]:
+def retained_lines(quantized: dict[str, Any]) -> list[str]:
+    """What a round's GGUF keeps of the update, and what llama.cpp says of it if it was asked."""
+    if quantized["kept"] is None:
+        return [f"{quantized['type']}: there is no update to keep"]
+    least = min(quantized["matrices"].values())
+    share = percent(quantized["kept"], 1)
+    lines = [f"{quantized['type']}: keeps {share} of the update, {percent(least)} at least of each matrix"]
+    if (scored := quantized["scored"]) and scored["kept"] is not None:
+        error = "" if scored["error"] is None else f" +- {scored['error']:.0%}"
         lines.append(
-            f"warning: {quantized['type']} does not keep what was learned to within {1 - keep:.0%}; set quantize.type "
-            "to a larger type or to auto, or export the adapter itself: --format lora-gguf"
+            f"{quantized['type']}: llama.cpp sees a margin of {scored['margin']:+.2f} nats, with the adapter beside it "
+            f"{scored['learned']:+.2f}: {scored['kept']:.0%}{error}, on {scored['questions']} questions"
         )
     return lines
 
@@ -166,12 +161,12 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             f"{training['loss']:.4f}",
             f"{training['margin']:+.2f}",
             report["quantized"]["type"],
-            _kept(report["quantized"]),
+            percent(report["quantized"]["kept"]),
             f"{report['gguf_bytes'] / 1e6:.0f}",
         )
     console.print(table)
     console.print(
-        "value: foresight value, nats per token; margin: learned, nats; both are means. kept: of it, after quantizing."
+        "value: foresight value, nats per token; margin: learned, nats; both means. kept: of the update, in the file."
     )
     for line in _outcome(summary):
         console.print(line, highlight=False)
@@ -194,13 +189,6 @@ def _outcome(summary: dict[str, Any]) -> list[str]:
         shown = ", ".join(f"{name} {points(gain)}" for name, gain in gains if gain)
         lines.append(f"  {task.task}: {shown}")
     return [line for line in lines if line]
-
-
-def _kept(quantized: dict[str, Any]) -> str:
-    if quantized["type"] == "adapter":
-        return "all"
-    row = next(row for row in quantized["tried"] if row["type"] == quantized["type"])
-    return "-" if row["kept"] is None else f"{row['kept']:.0%}"
 
 
 def _lines(path: Path) -> list[str]:

@@ -45,9 +45,10 @@ class Table:
 def task_tables(data: RunData) -> list[Table]:
     """A table for each task: the base model and every round that answered it."""
     tables = []
-    for n, name in enumerate(dict.fromkeys(task.task for policy in data.policies for task in policy.tasks)):
+    policies = [*([data.own] if data.own else []), *data.policies]
+    for n, name in enumerate(dict.fromkeys(task.task for policy in policies for task in policy.tasks)):
         rows, marked = [], set()
-        for policy in data.policies:
+        for policy in policies:
             for task in (task for task in policy.tasks if task.task == name):
                 if policy.number and policy.number == data.best:
                     marked.add(len(rows))
@@ -61,7 +62,7 @@ def task_tables(data: RunData) -> list[Table]:
 
 def signals_table(data: RunData) -> Table | None:
     """What the responses to held-out queries show without any label."""
-    policies = [policy for policy in data.policies if policy.signals]
+    policies = [policy for policy in (data.own, *data.policies) if policy and policy.signals]
     rows = [
         _row("Agreement of answers to a query", policies, lambda p: percent(p.signals and p.signals.agreement)),
         _row("Responses that state an answer", policies, lambda p: percent(p.signals and p.signals.parsed)),
@@ -99,7 +100,7 @@ def rounds_table(data: RunData) -> Table:
         trained("Learned margin, nats", "margin", lambda v: number(v, 2, "+")),
         trained("Pairs ranked right", "accuracy", percent),
         _row("Type of the GGUF", data.rounds, lambda r: r.figures.get("quantized", {}).get("type", NONE)),
-        _row("Margin that it keeps", data.rounds, _kept),
+        _row("Of the update it keeps", data.rounds, lambda r: percent(r.figures.get("quantized", {}).get("kept"))),
         plain("Size of the GGUF", "gguf_bytes", size),
     ]
     note = (
@@ -128,20 +129,23 @@ def guard_table(data: RunData) -> Table:
     return Table("guard", "Collapse guard", headings, rows)
 
 
-def types_table(r: RoundData, keep: float) -> Table:
-    """What each quantization type kept of the round's margin."""
-    chosen = r.figures.get("quantized", {}).get("type")
-    rows = []
-    for row in r.tried:
-        matrix = "" if row["importance"] or row["type"] == "adapter" else ", no importance matrix"
-        kept = NONE if row["kept"] is None else f"{percent(row['kept'])} ± {number(100 * row['error'], 0)}"
-        cells = [number(row["margin"], 2, "+"), number(row["kl"], 4), f"× {number(row['perplexity'], 3)}"]
-        speed = number(row["tokens_per_s"], 0) if row["tokens_per_s"] else NONE
-        rows.append([row["type"] + matrix, kept, *cells, speed])
-    marked = frozenset(n for n, row in enumerate(r.tried) if row["type"] == chosen)
-    headings = ["type", "margin kept", "margin, nats", "KL, nats per token", "perplexity", "tokens per second"]
-    note = f"Set beside the F16 merge; ± one standard error. At least {percent(keep)} is to be kept."
-    return Table(f"types-{r.number}", f"Quantization types, {r.name}", headings, rows, note, marked)
+def kept_table(r: RoundData, keep: float) -> Table:
+    """What the round's GGUF keeps of the update: known from its weights, and seen by llama.cpp."""
+    made = r.figures["quantized"]
+    rows = [["Share of the update, all matrices", percent(made["kept"])]]
+    if made["matrices"]:
+        least = min(made["matrices"], key=made["matrices"].__getitem__)
+        rows.append([f"Least of all matrices: {visible(least)}", percent(made["matrices"][least])])
+    if scored := made["scored"]:
+        error = "" if scored["error"] is None else f" ± {number(100 * scored['error'], 0)}"
+        rows += [
+            ["Questions that llama.cpp scored, a pair each", number(scored["questions"])],
+            ["Learned margin with the adapter at run time, nats", number(scored["learned"], 2, "+")],
+            ["Learned margin with this file, nats", number(scored["margin"], 2, "+")],
+            ["Its share, with one standard error", NONE if scored["kept"] is None else percent(scored["kept"]) + error],
+        ]
+    note = f"Set beside the base model in the same types. At least {percent(keep)} of the update is to be kept."
+    return Table(f"kept-{r.number}", f"What {made['type']} keeps, {r.name}", ["what", "value"], rows, note)
 
 
 def stages_table(data: RunData) -> Table:
@@ -164,7 +168,7 @@ def stages_table(data: RunData) -> Table:
 def stage_totals(data: RunData) -> list[tuple[str, Timed]]:
     """(policy, stage) in order; what an interruption cut in pieces is put together."""
     found: dict[tuple[str, str], Timed] = {}
-    for name, lines in [("model", data.imported), *((p.name, p.timed) for p in data.policies)]:
+    for name, lines in [("model", data.imported), *((p.name, p.timed) for p in (data.own, *data.policies) if p)]:
         for line in lines:
             before = found.get((name, line.stage))
             found[name, line.stage] = _joined(before, line) if before else line
@@ -180,14 +184,13 @@ def pairs_table(data: RunData) -> Table:
         rows.append(_row(f"Left out: {why} ({key})", rounds, lambda r, k=key: number(left_out[r.number].get(k))))
     rows += [
         _row("Kept", rounds, lambda r: number(r.figures["pairs"])),
-        _row("Of them held back", rounds, lambda r: number(r.pairs and r.pairs.held_back)),
         _row("Chosen response, mean tokens", rounds, lambda r: number(r.pairs and r.pairs.chosen_tokens, 0)),
         _row("Rejected response, mean tokens", rounds, lambda r: number(r.pairs and r.pairs.rejected_tokens, 0)),
         _row("Gap of values, nats per token", rounds, lambda r: number(r.pairs and r.pairs.gap, 3)),
         _row("Mean calibration weight w", rounds, lambda r: number(r.pairs and r.pairs.weight, 3)),
         _row("Pairs with w below 1", rounds, lambda r: percent(r.pairs and r.pairs.relaxed)),
     ]
-    note = "Nothing learns from the pairs of held-out queries. A w below 1 pushes the rejected response down less."
+    note = "A w below 1 pushes the rejected response down less."
     return Table("pairs", "Preference pairs", _headings("", rounds), rows, note)
 
 
@@ -226,14 +229,6 @@ def _row(name: str, policies: list[RoundData], cell: Callable[[RoundData], str])
 
 def _headings(first: str, policies: list[RoundData]) -> list[str]:
     return [first, *(policy.name if policy.finished else f"{policy.name}, not finished" for policy in policies)]
-
-
-def _kept(r: RoundData) -> str:
-    quantized = r.figures.get("quantized", {})
-    row = next((row for row in quantized.get("tried", []) if row["type"] == quantized["type"]), None)
-    if row is None:
-        return "all" if quantized else NONE
-    return NONE if row["kept"] is None else f"{percent(row['kept'])} ± {number(100 * row['error'], 0)}"
 
 
 def _bound(limit: float | None, low: bool) -> str:

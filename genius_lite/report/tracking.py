@@ -126,12 +126,11 @@ class Tracker:
 def _figures(report: dict[str, Any]) -> dict[str, float]:
     """What a round's report says in numbers."""
     training, quantized = report["training"], report["quantized"]
-    kept = [row["kept"] for row in quantized["tried"] if row["type"] == quantized["type"]]
     names = ("queries", "pairs", "sampled_tokens", "tokens_per_s", "mean_value", "ended_share", "gguf_bytes")
     found = {f"round/{name}": report[name] for name in names}
     found |= {f"round/{name}": training[name] for name in ("loss", "margin", "accuracy", "parity")}
     found |= {f"round/{name}": report["watched"][name] for name in ("spread", "length_gap")}
-    found |= {"round/kept_margin": kept[0] if kept else None, "round/alarms": len(report["alarms"])}
+    found |= {"round/kept": quantized["kept"], "round/alarms": len(report["alarms"])}
     found |= _evaluated(
         Evaluation(
             msgspec.convert(report["evaluation"], list[TaskResult]),

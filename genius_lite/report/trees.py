@@ -55,9 +55,7 @@ class Explorer:
         return plain({"queries": self.queries, "rounds": self.rounds})
 
 
-def explore(
-    run: Path, numbers: list[int], recipe: dict[str, Any], held_out: frozenset[str], most: int = QUERIES
-) -> Explorer:
+def explore(run: Path, numbers: list[int], recipe: dict[str, Any], most: int = QUERIES) -> Explorer:
     """The trees of the `most` queries of lowest id, the same in every round, as far as they fit."""
     # Ids are hashes, so that the lowest are a random choice; the order of the log favours short responses.
     ids = {n: query_ids(run / f"round-{n}" / "rollouts.jsonl") for n in numbers}
@@ -74,7 +72,7 @@ def explore(
                 if left < 0:
                     break
                 trees[rollout.query.id] = tree
-                queries.setdefault(rollout.query.id, _query(rollout.query, held_out))
+                queries.setdefault(rollout.query.id, _query(rollout.query))
             rounds.append({"round": number, "of": len(ids[number]), "trees": trees})
         unread = "" if decode else " The model's file is not there any more, so that tokens cannot be shown as text."
     return Explorer(list(queries.values()), rounds, _note(len(queries), len(every)) + unread)
@@ -135,9 +133,9 @@ def _trees(
             yield rollout, _tree(rollout, pairs, recipe, decode)
 
 
-def _query(query: Query, held_out: frozenset[str]) -> dict[str, Any]:
+def _query(query: Query) -> dict[str, Any]:
     text = cut(visible(query.prompt), _PROMPT)
-    return {"id": query.id, "prompt": text, "tokens": len(query.tokens), "held": query.id in held_out}
+    return {"id": query.id, "prompt": text, "tokens": len(query.tokens)}
 
 
 def _tree(

@@ -69,13 +69,13 @@ class Stream:
 
 
 @contextmanager
-def open_stream(model: Path, context: int, threads: int, lora: Path | None = None) -> Iterator[Stream]:
+def open_stream(model: Path, context: int, threads: int) -> Iterator[Stream]:
     """A model with room for `context` tokens, all of it on the GPU where llama.cpp has one.
 
     Raises:
         EngineError: the model does not load, or the context does not fit into memory.
     """
-    handle, ctx = load(str(model), EngineSettings(slots=1, context=context, threads=threads, lora=str(lora or "")))
+    handle, ctx = load(str(model), EngineSettings(slots=1, context=context, threads=threads))
     stream = Stream(handle, ctx, context)
     try:
         yield stream

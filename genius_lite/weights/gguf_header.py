@@ -35,7 +35,7 @@ _MAX_DIMS, _LONGEST_AXIS = 4, (1 << 63) - 1
 _LARGEST = 1 << 26  # bytes of a header
 _LONGEST_KEY, _LONGEST_NAME, _LONGEST_TEXT = 65_535, 255, 1 << 25  # bytes
 _MOST = 1 << 16  # keys; tensors
-_BLOCK = 1 << 19  # weights that are in memory at once: 2 MB in float32, which stay in the cache
+BLOCK = 1 << 19  # weights that are in memory at once: 2 MB in float32, which stay in the cache
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Tensor:
 
     def blocks(self) -> Iterator[slice]:
         """Its rows, in pieces that are small in memory."""
-        size = max(1, _BLOCK // max(1, self.columns))
+        size = max(1, BLOCK // max(1, self.columns))
         return (slice(start, min(start + size, self.rows)) for start in range(0, self.rows, size))
 
 

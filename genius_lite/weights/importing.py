@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize
 
 from genius_lite.errors import UserError
+from genius_lite.recipe import Model
 from genius_lite.rundir import write_json
 from genius_lite.weights import gguf_file, mapping
 from genius_lite.weights.gguf_checks import check_model
@@ -22,11 +25,33 @@ from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.gguf_header import Tensor, shown
 from genius_lite.weights.mapping import TensorMap
 from genius_lite.weights.skeleton import check_complete, read_config, write_for_transformers
+from genius_lite.weights.source import locate
 
 MAP_FILE = "tensor_map.json"
 SOURCE_FILE = "source.json"
+FULL_PRECISION = "full-precision"  # beside the master, in a run: `model.weights` as the GGUF that is merged onto
+_LONGEST_NAME = 160  # characters
 # What transformers lists beside causal language models: encoder-decoders, and two sections of its own tables.
 _NOT_CAUSAL = {"t5", "umt5", "general", "tokenizer"}
+
+
+class _Recorded(msgspec.Struct, frozen=True):
+    """What a master's `source.json` says of the GGUF that it was imported from.
+
+    `sizes` and `times` (nanoseconds) are of its files, so that the hash is computed anew only where they differ.
+    """
+
+    path: str
+    sha256: str
+    origin: str
+    sizes: list[int] = []
+    times: list[int] = []
+
+    @staticmethod
+    def of(gguf: GGUF, digest: str, origin: str) -> _Recorded:
+        found = [file.stat() for file in gguf.files]
+        times = [file.st_mtime_ns for file in found]
+        return _Recorded(str(gguf.path.absolute()), digest, origin, [file.st_size for file in found], times)
 
 
 @dataclass(frozen=True)
@@ -40,16 +65,49 @@ class Base:
     def of(master: Path) -> Base:
         """The base that a master was imported from.
 
+        A GGUF that was moved is looked for where the recipe found it, which is right for the hub's cache and for
+        packages, and in the run folder. Its hash tells whether it is the one.
+
         Raises:
-            UserError: nothing is imported there, or the GGUF has gone.
+            UserError: nothing is imported there, or the GGUF has gone, or has become another one.
         """
-        recorded = master / SOURCE_FILE
-        if not recorded.is_file():
+        if not (master / SOURCE_FILE).is_file():
             raise UserError(f"{master}: no model is imported here yet; finish the run first")
-        path = Path(json.loads(recorded.read_text(encoding="utf-8"))["path"])
-        if not path.is_file():
-            raise UserError(f"{master} was imported from {path}, which is not there any more")
-        return Base(gguf_file.read(path), master)
+        recorded = _read_recorded(master)
+        own = Path(recorded.path)
+        inside = master.parent / FULL_PRECISION / own.name
+        if not own.is_file() and inside.is_file():
+            own = inside
+        elif not own.is_file() and recorded.origin.startswith(("hf:", "python:")):
+            own = locate(Model(gguf=recorded.origin))
+        if not own.is_file():
+            raise UserError(
+                f"{master} was imported from {recorded.path}, which is not there any more; put it back, or run the "
+                "recipe with its new path once: the run goes on from there"
+            )
+        base = Base(gguf_file.read(own), master)
+        base.check()
+        return base
+
+    def check(self) -> None:
+        """See that the GGUF is still the one that was imported: sizes and times first, the hash if they differ.
+
+        What is recorded follows a file that was moved, or copied.
+
+        Raises:
+            UserError: it has become another one.
+        """
+        recorded = _read_recorded(self.master)
+        now = _Recorded.of(self.gguf, recorded.sha256, recorded.origin)
+        if now == recorded:
+            return
+        if (digest := sha256(self.gguf.files)) != recorded.sha256:
+            raise UserError(
+                f"{self.gguf.path} is not the model that {self.master} was imported from any more (SHA-256 "
+                f"{digest[:12]}..., then {recorded.sha256[:12]}...); put the old file back, or begin a new run"
+            )
+        with suppress(OSError):  # a folder that may only be read is as good
+            _record(self.master, now)
 
     @property
     def tensor_map(self) -> TensorMap:
@@ -59,26 +117,34 @@ class Base:
     @property
     def sha256(self) -> str:
         """Of the GGUF, as it was when it was imported."""
-        return self._recorded["sha256"]
+        return _read_recorded(self.master).sha256
 
     @property
     def origin(self) -> str:
         """Where the user found it: a path, hf: or python:."""
-        return self._recorded["origin"] or self.gguf.path.name
+        return _read_recorded(self.master).origin or self.gguf.path.name
 
     @property
     def name(self) -> str:
         """The file's name without its quantization type and shard number, and of letters, digits and ._+- alone.
 
-        It becomes part of other names, and of commands that are pasted into a shell.
+        It becomes part of other names, which file systems limit to 255 bytes, and of commands that are pasted into a
+        shell.
         """
         stem = re.sub(r"-\d{5}-of-\d{5}$", "", self.gguf.path.stem)
         stem = re.sub(r"[.-](Q\d\w*|IQ\d\w*|B?F16|F32)$", "", stem, flags=re.IGNORECASE)
-        return re.sub(r"[^\w.+-]", "_", stem)
+        return re.sub(r"[^\w.+-]", "_", stem, flags=re.ASCII)[:_LONGEST_NAME]
 
-    @property
-    def _recorded(self) -> dict[str, Any]:
-        return json.loads((self.master / SOURCE_FILE).read_text(encoding="utf-8"))
+
+def _read_recorded(master: Path) -> _Recorded:
+    return msgspec.json.decode((master / SOURCE_FILE).read_bytes(), type=_Recorded)
+
+
+def _record(master: Path, recorded: _Recorded) -> None:
+    """Write what a master was imported from, all of it or nothing."""
+    partial = master / f"{SOURCE_FILE}.{os.getpid()}.partial"
+    write_json(partial, recorded)
+    partial.replace(master / SOURCE_FILE)
 
 
 def check_supported(source: GGUF) -> None:
@@ -130,8 +196,7 @@ def import_master(source: GGUF, folder: Path, advance: Callable[[int], None], or
     found = mapping.match(source, names, lambda name: weights[name].numpy().view(np.uint16), advance)
     _check_finite(source, (t for t in source.tensors if t.name not in found.tensors))
     found.save(folder / MAP_FILE)
-    recorded = {"path": str(source.path.absolute()), "sha256": sha256(source.files), "origin": origin}
-    write_json(folder / SOURCE_FILE, recorded)
+    _record(folder, _Recorded.of(source, sha256(source.files), origin))
 
 
 def _load(source: GGUF, folder: Path) -> Any:

@@ -1,40 +1,56 @@
-"""Merge a LoRA adapter onto the base model, straight into the GGUF's own tensors."""
+"""Merge a LoRA adapter onto the base model, straight into a GGUF of any type, so that the file keeps what was learned.
+
+One pass: a few blocks of rows are dequantized, the adapter's update is added in float32, and the sum is rounded to the
+type of the file (`rounding.py`) and written. No 16-bit file stands in between.
+"""
 
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from gguf.constants import GGMLQuantizationType as T
-from gguf.quants import quantize
 from safetensors.numpy import load_file
 
 from genius_lite.errors import UserError
 from genius_lite.hardware import cores
-from genius_lite.weights import gguf_file
+from genius_lite.recipe import TargetType
+from genius_lite.records import seed_of
+from genius_lite.weights import gguf_file, imatrix
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor
+from genius_lite.weights.grid import grid
 from genius_lite.weights.importing import Base
+from genius_lite.weights.quantize import Types, adaptable, file_metadata, quantize_rows, types_of
+from genius_lite.weights.rounding import kept_of, round_keeping
 
 BASE_FILE = "base.json"  # beside an adapter: the SHA-256 of the GGUF that it was trained on
-_THREADS = 8  # that dequantize at once; each has some 10 MB in memory
-_FILE_TYPE = {T.F16: 1, T.BF16: 32}  # llama_ftype: mostly F16, mostly BF16
+THREADS = 8  # that work at once; each has some 30 MB in memory
+_LARGEST_F16 = 65504
+
+Advance = Callable[[int], None]
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """LoRA factors by GGUF tensor name, rows in the GGUF's order, and their scale: delta W = alpha / rank * B @ A."""
+    """LoRA factors by GGUF tensor name, rows in the GGUF's order, and their scale: delta W = alpha / rank * B @ A.
+
+    `importance` has how much each column of a tensor matters, for the quantizer; it may lack some, or all.
+    """
 
     factors: dict[str, tuple[np.ndarray, np.ndarray]]  # B (rows, rank) and A (rank, columns), float32
     alpha: float
     rank: int
+    importance: imatrix.Matrix = field(default_factory=dict)
 
     @staticmethod
     def load(folder: Path, base: Base) -> Adapter:
@@ -60,9 +76,10 @@ class Adapter:
                     f"{folder} does not belong to {base.gguf.path}: it has {name} as {shape}, not {shapes[gguf_name]}"
                 )
             factors[gguf_name] = (b[tensor_map.rows(gguf_name)], a)
-        return Adapter(factors, alpha, rank)
+        matters = folder / imatrix.IMATRIX_FILE
+        return Adapter(factors, alpha, rank, imatrix.load(matters) if matters.exists() else {})
 
-    def delta(self, name: str, rows: slice) -> np.ndarray:
+    def update(self, name: str, rows: slice) -> np.ndarray:
         """What the adapter adds to some rows of the GGUF's tensor `name`, float32 (rows, columns)."""
         b, a = self.factors[name]
         return (b[rows] * np.float32(self.alpha / self.rank)) @ a
@@ -81,39 +98,157 @@ def read_factors(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]]
     return factors, config["lora_alpha"], config["r"]
 
 
-def merge(source: GGUF, adapter: Adapter | None, out: Path, advance: Callable[[int], None]) -> None:
-    """Write source + adapter as a 16-bit GGUF with the source's metadata; only `general.file_type` changes.
+@dataclass(frozen=True)
+class Kept:
+    """What a file keeps of an update D: <V - Q, D> and <D, D> of every adapted matrix (see `rounding.py`)."""
 
-    A few blocks of rows are in memory at a time, so that the size of the model does not matter. BF16 sources stay BF16,
-    everything else becomes F16; vectors, and matrices that a quantizer had left in F32, stay as they are.
+    products: dict[str, tuple[float, float]]
+
+    @property
+    def share(self) -> float | None:
+        """Of the whole update; None where there is none."""
+        kept, learned = (sum(part) for part in zip(*self.products.values(), strict=True)) if self.products else (0, 0)
+        return kept / learned if learned else None
+
+    @property
+    def by_matrix(self) -> dict[str, float]:
+        """Of each matrix that the adapter changes."""
+        return {name: kept / learned for name, (kept, learned) in self.products.items() if learned}
+
+
+class _TooLargeError(ValueError):
+    """A merged weight is no finite 16-bit number; says in which tensor."""
+
+
+def merge(
+    base: Base,
+    adapter: Adapter | None,
+    kind: TargetType,
+    out: Path,
+    advance: Advance = lambda n: None,
+    *,
+    like: GGUF | None = None,
+    rounded: GGUF | None = None,
+) -> Kept:
+    """Write base + adapter as a GGUF of type `kind`, with the base's metadata; only what tells the type changes.
+
+    Tensors that the adapter does not touch are copied byte for byte where their type stays. A tensor that F16 cannot
+    hold becomes F32.
 
     Args:
-        advance: called with bytes as they are written.
+        adapter: None writes the base alone.
+        like: the file whose types `source` means; the base's own if not given.
+        rounded: the base in these types, if `round_base` wrote it; else it is quantized on the way.
+        advance: called with bytes as they are written, `types_bytes` in all (about).
+
+    Raises:
+        UserError: the base's file is another one by now.
     """
-    sixteen = sixteen_bit(source)
-    by_name = {t.name: t for t in source.tensors}
+    return _merge(base, adapter, planned_types(base, adapter, kind, like), kind, out, advance, like, rounded)
 
-    def block(target: Tensor, rows: slice) -> np.ndarray:
-        tensor, added = by_name[target.name], adapter if adapter and target.name in adapter.factors else None
-        if added is None and tensor.type == target.type:
-            return source.raw_rows(tensor, rows)
-        weights = source.dequantized_rows(tensor, rows)
-        if added:
-            weights += added.delta(target.name, rows)
-        return quantize(weights, target.type)
 
-    targets = [replace(t, type=_merged_type(t, sixteen, source)) for t in source.tensors]
-    with ThreadPoolExecutor(threads := min(cores(), _THREADS)) as pool:
+def round_base(
+    base: Base,
+    adapter: Adapter,
+    kind: TargetType,
+    out: Path,
+    advance: Advance = lambda n: None,
+    like: GGUF | None = None,
+) -> None:
+    """Write the base alone, in the types and with the importance that `merge` rounds it with under this adapter.
+
+    Raises:
+        UserError: the base's file is another one by now.
+    """
+    types = planned_types(base, adapter, kind, like)
+    _merge(base, replace(adapter, factors={}), types, kind, out, advance, like, None)
+
+
+def requantize(source: GGUF, kind: TargetType, out: Path) -> None:
+    """Write a model as a GGUF of another type, without an importance matrix; to measure what such a file is like."""
+    types = types_of(source, kind)
+    _write(source, None, types, file_metadata(source, kind, types), None, out, lambda n: None)
+
+
+def planned_types(base: Base, adapter: Adapter | None, kind: TargetType, like: GGUF | None = None) -> Types:
+    """The type of each tensor in a file of type `kind`; arguments as of `merge`."""
+    return adaptable(types_of(like or base.gguf, kind), base.gguf, set(adapter.factors) if adapter else set())
+
+
+def _merge(
+    base: Base,
+    adapter: Adapter | None,
+    types: Types,
+    kind: TargetType,
+    out: Path,
+    advance: Advance,
+    like: GGUF | None,
+    rounded: GGUF | None,
+) -> Kept:
+    base.check()
+    metadata = file_metadata(like or base.gguf, kind, types)
+    while True:
+        try:
+            return _write(base.gguf, adapter, types, metadata, rounded, out, advance)
+        except _TooLargeError as e:
+            types = {**types, str(e): T.F32}
+
+
+def _write(
+    source: GGUF,
+    adapter: Adapter | None,
+    types: Types,
+    metadata: dict[str, int],
+    rounded: GGUF | None,
+    out: Path,
+    advance: Advance,
+) -> Kept:
+    own = {t.name: t for t in source.tensors}
+    held = {t.name: t for t in rounded.tensors} if rounded else {}
+    products: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+    def raw(target: Tensor, rows: slice, weights: Callable[[], np.ndarray]) -> np.ndarray:
+        """The base's bytes in the target's type."""
+        if own[target.name].type == target.type:
+            return source.raw_rows(own[target.name], rows)
+        if rounded and held[target.name].type == target.type:
+            return rounded.raw_rows(held[target.name], rows)
+        return quantize_rows(weights(), target.type, adapter.importance.get(target.name) if adapter else None)
+
+    def block(target: Tensor, rows: slice) -> tuple[np.ndarray, float, float]:
+        if adapter is None or target.name not in adapter.factors:
+            return raw(target, rows, lambda: source.dequantized_rows(own[target.name], rows)), 0.0, 0.0
+        weights, update = source.dequantized_rows(own[target.name], rows), adapter.update(target.name, rows)
+        if target.type == T.F32:
+            return (
+                (merged := weights + update),
+                float(np.vdot(merged - weights, update)),
+                float(np.vdot(update, update)),
+            )
+        if target.type == T.F16 and np.abs(weights + update).max() > _LARGEST_F16:
+            raise _TooLargeError(target.name)
+        on = grid(target.type, raw(target, rows, lambda: weights), target.columns)
+        rng = np.random.default_rng(seed_of("round", target.name, rows.start))
+        codes = round_keeping(on, weights, update, rng, adapter.importance.get(target.name))
+        return on.encode(codes), *kept_of(on, codes, update)
+
+    with ThreadPoolExecutor(threads := min(cores(), THREADS)) as pool:
 
         def data(target: Tensor) -> Iterator[np.ndarray]:
-            return _ahead(pool, threads, partial(block, target), by_name[target.name].blocks())
+            for made, kept, learned in _ahead(pool, threads, partial(block, target), own[target.name].blocks()):
+                if learned:
+                    products[target.name][0] += kept
+                    products[target.name][1] += learned
+                yield made
 
-        gguf_file.write(out, source, targets, data, {"general.file_type": _FILE_TYPE[sixteen]}, advance)
+        targets = [replace(t, type=types[t.name]) for t in source.tensors]
+        gguf_file.write(out, source, targets, data, metadata, advance)
+    return Kept({name: (kept, learned) for name, (kept, learned) in products.items()})
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, count: int, make: Callable[[slice], np.ndarray], blocks: Iterator[slice]
-) -> Iterator[np.ndarray]:
+    pool: ThreadPoolExecutor, count: int, make: Callable[[slice], _Made], blocks: Iterator[slice]
+) -> Iterator[_Made]:
     """What is made of each block, in order, with no more than `count` of them made or under way and not yet taken."""
     under_way = deque(pool.submit(make, rows) for rows in islice(blocks, count))
     while under_way:
@@ -123,17 +258,5 @@ def _ahead(
 
 
 def merged_bytes(source: GGUF) -> int:
-    """Size of the tensors that `merge` writes, at 16 bit."""
+    """Size of the tensors at 16 bits."""
     return 2 * source.parameters
-
-
-def sixteen_bit(source: GGUF) -> T:
-    """The type of the matrices that `merge` writes."""
-    return T.BF16 if any(t.type == T.BF16 for t in source.tensors) else T.F16
-
-
-def _merged_type(tensor: Tensor, sixteen: T, source: GGUF) -> T:
-    all_f32 = source.metadata.get("general.file_type") == 0
-    if len(tensor.shape) == 1 or (tensor.type == T.F32 and not all_f32):
-        return tensor.type
-    return sixteen

@@ -1,96 +1,127 @@
-"""Re-quantize a 16-bit GGUF in this process, through llama.cpp's own quantizer."""
+"""What type each tensor of a GGUF gets, and rows in that type: llama.cpp decides and quantizes, in this process."""
 
 from __future__ import annotations
 
 import ctypes
-import logging
-import threading
-from collections.abc import Callable
-from pathlib import Path
+import os
+import re
 
 import llama_cpp
-from gguf.constants import GGMLQuantizationType
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGML_QUANT_VERSION, LlamaFileType
+from gguf.constants import GGMLQuantizationType as T
+from llama_cpp import _ggml
 
-from genius_lite.hardware import cores
-from genius_lite.recipe import QuantType
-from genius_lite.weights import gguf_file, imatrix
+from genius_lite.recipe import TargetType
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import tensor_bytes
+from genius_lite.weights.grid import has_grid
+
+Types = dict[str, T]
+"""Tensor name -> the type that it is written in."""
+
+# [   3/ 272] blk.0.attn_k.weight - [   576,  192,    1,    1], type =   q4_1, size =   0.07 MiB ->   0.07 MiB (q5_0)
+_PLANNED = re.compile(r"\[\s*\d+/\s*\d+\] +(\S+) +- \[.*?\], type = +\w+, size = .*?MiB(?: -> .*?MiB \((\w+)\))?$")
+_NEAR = {True: T.Q4_K, False: T.Q5_0}  # for types without a known grid, by whether columns come in blocks of 256
+
+_quantize_chunk = _ggml.libggml.ggml_quantize_chunk
+_quantize_chunk.restype = ctypes.c_size_t
+_quantize_chunk.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_void_p]
 
 
-class QuantizeError(RuntimeError):
-    """llama_model_quantize gave an error code."""
+def types_of(source: GGUF, kind: TargetType) -> Types:
+    """The type that llama.cpp's quantizer gives each tensor in a file of type `kind`.
 
-
-def quantize(
-    merged: Path,
-    kind: QuantType,
-    source: GGUF,
-    out: Path,
-    matrix: imatrix.Matrix | None = None,
-    advance: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Write `merged` at type `kind` to `out`, with the metadata of `source` byte for byte.
-
-    llama.cpp writes the metadata anew (other order, strings cut at a NUL), so its tensors are put behind the
-    source's own key-value section, where only the file type and the quantization version are set.
-
-    Args:
-        matrix: how much each column of a tensor matters; tensors that it lacks are quantized without.
-        advance: called with bytes as they appear on disk.
+    It is asked for a dry run, and says it in its log; a version that says it in other words is noticed.
 
     Raises:
-        QuantizeError: llama.cpp refused.
+        RuntimeError: it does not say so of every tensor.
     """
-    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)
+    if kind == "source":
+        return {t.name: t.type for t in source.tensors}
+    said: list[str] = []
+
+    @llama_cpp.llama_log_callback
+    def heard(level: int, text: bytes, data: object) -> None:
+        said.append(text.decode("utf-8", errors="replace"))
+
     params = llama_cpp.llama_model_quantize_default_params()
-    params.nthread = cores()
-    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
-    array, _kept_alive = imatrix.as_c_array(matrix or {})
-    if matrix:
-        params.imatrix = ctypes.cast(array, type(params.imatrix))
-    raw = out.with_name(f"{out.name}.raw")
-    with _watch_size(raw, advance):
-        code = llama_cpp.llama_model_quantize(str(merged).encode(), str(raw).encode(), ctypes.pointer(params))
-    if code:
-        raise QuantizeError(f"llama_model_quantize failed with code {code} making {kind} from {merged}")
-    made = gguf_file.read(raw)
-    by_name = {t.name: t for t in made.tensors}
-    changed = {k: made.metadata[k] for k in ("general.file_type", "general.quantization_version")}
-    gguf_file.write(
-        out,
-        source,
-        made.tensors,
-        lambda t: made.raw_blocks(by_name[t.name]),
-        changed,
-        advance,
-    )
-    raw.unlink()
+    params.dry_run = params.allow_requantize = True
+    params.nthread, params.ftype = 1, getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    llama_cpp.llama_log_set(heard, ctypes.c_void_p(0))
+    try:
+        code = llama_cpp.llama_model_quantize(str(source.path).encode(), os.devnull.encode(), ctypes.pointer(params))
+    finally:
+        llama_cpp.llama_log_set(_ignored, ctypes.c_void_p(0))
+    own = {t.name: t.type for t in source.tensors}
+    planned = (_PLANNED.fullmatch(line.strip()) for line in "".join(said).splitlines())
+    found = {m[1]: T[m[2].upper()] if m[2] else own[m[1]] for m in planned if m and m[1] in own}
+    if code or found.keys() != own.keys():
+        raise RuntimeError(f"llama.cpp planned {len(found)} of {len(own)} tensors of {source.path} (code {code})")
+    return found
 
 
-def quantized_bytes(source: GGUF, kind: QuantType) -> int:
+@llama_cpp.llama_log_callback
+def _ignored(level: int, text: bytes, data: object) -> None:
+    """The engine's processes have a log of their own; here nobody reads what llama.cpp says."""
+
+
+def adaptable(types: Types, source: GGUF, adapted: set[str]) -> Types:
+    """The same types, but for adapted tensors of one whose grid is not known: they get one of 4 to 5 bits."""
+    columns = {t.name: t.columns for t in source.tensors}
+    return {
+        name: _NEAR[columns[name] % 256 == 0] if name in adapted and not (has_grid(kind) or kind == T.F32) else kind
+        for name, kind in types.items()
+    }
+
+
+def quantize_rows(weights: np.ndarray, kind: T, importance: np.ndarray | None = None) -> np.ndarray:
+    """Rows in type `kind`, as llama.cpp quantizes them: bytes (uint8, flat).
+
+    Args:
+        weights: float32 (rows, columns).
+        importance: how much each column matters, float32 (columns,).
+    """
+    weights = np.ascontiguousarray(weights, np.float32)
+    made = np.empty(tensor_bytes(weights.shape, kind), np.uint8)
+    if kind == T.F32:
+        return weights.reshape(-1).view(np.uint8)
+    matters = None if importance is None else np.ascontiguousarray(importance, np.float32)
+    pointer = None if matters is None else matters.ctypes.data
+    written = _quantize_chunk(kind, weights.ctypes.data, made.ctypes.data, 0, *weights.shape, pointer)
+    assert written == made.nbytes
+    return made
+
+
+def file_metadata(source: GGUF, kind: TargetType, types: Types) -> dict[str, int]:
+    """What a file of these types says of itself: `general.file_type`, and a version where anything is quantized."""
+    if kind == "source":
+        found = {key: source.metadata[key] for key in ("general.file_type",) if key in source.metadata}
+    else:
+        found = {"general.file_type": getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")}
+    if any(GGML_QUANT_SIZES[t][0] > 1 for t in types.values()):
+        found["general.quantization_version"] = GGML_QUANT_VERSION
+    return found
+
+
+def type_name(source: GGUF, kind: TargetType) -> str:
+    """The type as it stands in a file's name: `source` is whatever the source's header says, such as Q4_K_M."""
+    if kind != "source":
+        return kind
+    try:
+        return LlamaFileType(source.metadata["general.file_type"]).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    except (KeyError, ValueError):  # it says none, or a newer one
+        return "source"
+
+
+def types_bytes(source: GGUF, types: Types) -> int:
+    """Bytes of all tensors in these types."""
+    return sum(tensor_bytes(t.shape, types[t.name]) for t in source.tensors)
+
+
+def quantized_bytes(source: GGUF, kind: TargetType) -> int:
     """About how large a file of this type is: its main type's bits for every weight."""
+    if kind == "source":
+        return sum(t.nbytes for t in source.tensors)
     main = kind.removesuffix("_S").removesuffix("_M").removesuffix("_L")
-    return tensor_bytes((source.parameters,), GGMLQuantizationType[main])
-
-
-class _watch_size:
-    """Report a file's growth while a call that cannot report it runs."""
-
-    def __init__(self, path: Path, advance: Callable[[int], None]):
-        self.path, self.advance, self.seen = path, advance, 0
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.done.set()
-        self.thread.join()
-
-    def _run(self) -> None:
-        while not self.done.wait(0.2):
-            size = self.path.stat().st_size if self.path.exists() else 0
-            self.advance(size - self.seen)
-            self.seen = size
+    return tensor_bytes((source.parameters,), T[main])

@@ -13,6 +13,8 @@ import json
 import tempfile
 from pathlib import Path
 
+from genius_lite.weights.policy import measured_policy
+
 from genius_lite.bench import file_speed
 from genius_lite.hardware import cores, learner_device, learner_precision
 from genius_lite.learner.train import Training, train_adapter
@@ -25,7 +27,6 @@ from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import gguf_file, imatrix
 from genius_lite.weights.importing import Base
 from genius_lite.weights.merge import merged_bytes
-from genius_lite.weights.policy import measured_policy
 
 
 def main() -> None:

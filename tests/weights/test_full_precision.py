@@ -9,12 +9,12 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from genius_lite.weights.policy import policy_gguf
 
 from genius_lite.errors import UserError
 from genius_lite.weights import gguf_file
 from genius_lite.weights.full_precision import Safetensors, write_full_precision
 from genius_lite.weights.importing import Base, import_master
-from genius_lite.weights.policy import policy_gguf
 from tests.tiny import tiny_gguf
 from tests.weights.test_lora import scored
 from tests.weights.test_merge import random_adapter, torch_scores

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from genius_lite.weights.hot import Speeds
 
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.llama import EngineError
 from genius_lite.sampler.messages import EngineSettings, Score
 from genius_lite.weights import gguf_file
-from genius_lite.weights.hot import Speeds
 from genius_lite.weights.importing import Base
 from genius_lite.weights.lora import write_lora
 from tests.sampler.test_engine import PROMPT, drain

@@ -8,6 +8,7 @@ import llama_cpp
 import numpy as np
 import pytest
 import torch
+from genius_lite.weights.policy import policy_gguf
 from safetensors.numpy import load_file, save_file
 
 from genius_lite.errors import UserError
@@ -20,7 +21,6 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import MAP_FILE, Base, import_master
 from genius_lite.weights.mapping import TensorMap
 from genius_lite.weights.merge import Adapter, merge, read_factors
-from genius_lite.weights.policy import policy_gguf
 from tests.sampler.test_engine import PROMPT, drain
 from tests.tiny import TEMPLATE, tiny_gguf
 

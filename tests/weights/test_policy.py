@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from genius_lite.weights.policy import _choose, _loses, measured_policy, policy_gguf
 
 from genius_lite.errors import UserError
 from genius_lite.learner.importance import Importance
@@ -26,7 +27,6 @@ from genius_lite.weights import gguf_file, imatrix
 from genius_lite.weights.importing import MAP_FILE, Base
 from genius_lite.weights.mapping import TensorMap
 from genius_lite.weights.merge import BASE_FILE
-from genius_lite.weights.policy import _choose, _loses, measured_policy, policy_gguf
 from genius_lite.weights.retained import Probe, Retained, Scores, compare, scores
 
 SETTINGS = EngineSettings(slots=2, context=256, threads=2)

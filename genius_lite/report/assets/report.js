@@ -54,7 +54,6 @@
     pair: (tree) => tree.steps.some((step) => step.pair),
     relaxed: (tree) => tree.steps.some((step) => step.pair && step.pair.weight < 1),
     cut: (tree) => tree.steps.some((step) => step.candidates.some((c) => c.end === "length")),
-    held: (tree, query) => query.held,
   };
   const state = { round: 0, query: null };
   const tree = () => data.rounds[state.round].trees[state.query];
@@ -109,7 +108,6 @@
       `id ${query.id}`,
       `prompt ${count(query.tokens, "token", "tokens")}`,
       `${count(tree().sampled, "token", "tokens")} sampled`,
-      ...(query.held ? ["held out: nothing learns from it"] : []),
     ];
     place.replaceChildren(
       make("h3", {}, "Query"),

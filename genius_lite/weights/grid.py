@@ -1,0 +1,294 @@
+"""Weights of a GGUF tensor as integers on a grid: what a quantized type can hold, and which of it is held.
+
+llama.cpp's block types write a weight as scale * code + offset (`offset` is negative or zero), with a scale for each
+group of columns; IQ4 types take the code's place in a table instead of the code, and 16-bit floats are a grid too,
+whose steps grow with the weight. Layouts: ggml-common.h and ggml-quants.c of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES
+from gguf.constants import GGMLQuantizationType as T
+from gguf.quants import IQ4_NL, Q4_K
+
+_LARGEST_F16 = np.float32(65504)
+
+
+class Grid(ABC):
+    """Some rows of a tensor: which values each weight may take, with the integer `codes` (rows, columns) that it has.
+
+    Codes next to each other are neighbours on the grid; whether they rise or fall with the weight is `rising` (+1, -1
+    or 0 where all codes are one value, broadcast to rows and columns).
+    """
+
+    codes: np.ndarray
+    lowest: int
+    highest: int
+    rising: np.ndarray
+
+    @abstractmethod
+    def values(self, codes: np.ndarray) -> np.ndarray:
+        """The weights that codes stand for, float32 (rows, columns)."""
+
+    @abstractmethod
+    def nearest(self, weights: np.ndarray) -> np.ndarray:
+        """The codes of the values that are nearest to some weights; those out of range get the last one."""
+
+    @abstractmethod
+    def encode(self, codes: np.ndarray) -> np.ndarray:
+        """The tensor's bytes (uint8, flat) with these codes and the same scales."""
+
+
+class _Floats(Grid):
+    """16-bit floats. Codes are their bit patterns, counted from zero in both directions."""
+
+    def __init__(self, raw: np.ndarray, columns: int, kind: T):
+        self.brain = kind == T.BF16
+        bits = raw.view(np.uint16).reshape(-1, columns)
+        magnitude = (bits & 0x7FFF).astype(np.int32)
+        self.codes = np.where(bits >> 15, -magnitude, magnitude)
+        self.highest = 0x7F7F if self.brain else 0x7BFF  # the largest finite one
+        self.lowest = -self.highest
+        self.rising = np.ones((1, 1), np.int32)
+
+    def values(self, codes: np.ndarray) -> np.ndarray:
+        bits = self._bits(codes)
+        return (bits.astype(np.uint32) << 16).view(np.float32) if self.brain else bits.view(np.float16).astype("f4")
+
+    def nearest(self, weights: np.ndarray) -> np.ndarray:
+        if self.brain:
+            bits = np.ascontiguousarray(weights, np.float32).view(np.uint32)
+            found = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.int32)  # to the even one of two
+        else:
+            half = np.clip(weights, -_LARGEST_F16, _LARGEST_F16).astype(np.float16)
+            found = half.view(np.uint16).astype(np.int32)
+        magnitude = found & 0x7FFF
+        return np.clip(np.where(found & 0x8000, -magnitude, magnitude), self.lowest, self.highest)
+
+    def encode(self, codes: np.ndarray) -> np.ndarray:
+        return self._bits(codes).view(np.uint8).reshape(-1)
+
+    def _bits(self, codes: np.ndarray) -> np.ndarray:
+        return (np.abs(codes) | ((codes < 0) << 15)).astype(np.uint16)
+
+
+class _Blocks(Grid):
+    """A block type. `scale` and `offset` are (rows, groups, 1); groups have the same number of columns."""
+
+    def __init__(self, raw: np.ndarray, columns: int, layout: _Layout):
+        self.layout = layout
+        weights, size = GGML_QUANT_SIZES[layout.kind]
+        blocks = self.blocks = raw.reshape(-1, size)
+        rows = len(blocks) * weights // columns
+        scale, offset = layout.scales(blocks)
+        self.scale = scale.reshape(rows, -1, 1)
+        self.offset = None if offset is None else offset.reshape(rows, -1, 1)
+        self.codes = (layout.unpack(blocks).astype(np.int16) - layout.zero).reshape(rows, columns)
+        self.lowest, self.highest = -layout.zero, layout.count - 1 - layout.zero
+        self.grouped = (rows, self.scale.shape[1], -1)
+        self.rising = np.repeat(np.sign(self.scale[..., 0]).astype(np.int16), columns // self.scale.shape[1], axis=1)
+
+    def values(self, codes: np.ndarray) -> np.ndarray:
+        numbers = codes.reshape(self.grouped)
+        numbers = numbers.astype(np.float32) if self.layout.table is None else self.layout.table[numbers]
+        numbers *= self.scale
+        if self.offset is not None:
+            numbers += self.offset
+        return numbers.reshape(codes.shape)
+
+    def nearest(self, weights: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", over="ignore"):
+            # Where the scale is zero, or so small that its inverse is infinite, all codes are nearly one value.
+            inverse = np.where(np.isfinite(1 / self.scale), 1 / self.scale, 0)
+        numbers = weights.reshape(self.grouped)
+        numbers = (numbers if self.offset is None else numbers - self.offset) * inverse
+        if self.layout.table is not None:
+            between = (self.layout.table[1:] + self.layout.table[:-1]) / 2
+            return np.searchsorted(between, numbers).astype(np.int16).reshape(weights.shape)
+        np.rint(numbers, out=numbers)
+        np.clip(numbers, self.lowest, self.highest, out=numbers)
+        return numbers.astype(np.int16).reshape(weights.shape)
+
+    def encode(self, codes: np.ndarray) -> np.ndarray:
+        made = self.blocks.copy()
+        plain = (codes + np.int16(self.layout.zero)).astype(np.uint8)
+        self.layout.pack(plain.reshape(len(made), -1), made)
+        return made.reshape(-1)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a block type keeps its codes: unpacked they are 0 to `count` - 1, and `zero` is the one that means 0."""
+
+    kind: T
+    count: int
+    zero: int
+    unpack: Callable[[np.ndarray], np.ndarray]  # blocks (N, bytes) -> codes (N, weights), uint8
+    pack: Callable[[np.ndarray, np.ndarray], None]  # the reverse, into blocks
+    scales: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]  # (N, groups), float32; offsets likewise
+    table: np.ndarray | None = None
+
+
+def has_grid(kind: T) -> bool:
+    """Whether weights of this type lie on a grid that is known here. (IQ1 to IQ3 share codes among weights.)"""
+    return kind in (T.F16, T.BF16) or kind in _LAYOUTS
+
+
+def grid(kind: T, raw: np.ndarray, columns: int) -> Grid:
+    """Some whole rows of a tensor of type `kind`, given as their bytes (uint8).
+
+    Raises:
+        KeyError: `has_grid` is False.
+    """
+    return _Floats(raw, columns, kind) if kind in (T.F16, T.BF16) else _Blocks(raw, columns, _LAYOUTS[kind])
+
+
+def _half(blocks: np.ndarray, at: int) -> np.ndarray:
+    """A 16-bit float of every block, float32 (N, 1)."""
+    return blocks[:, at : at + 2].copy().view(np.float16).astype(np.float32)
+
+
+def _nibbles(packed: np.ndarray, run: int) -> np.ndarray:
+    """4-bit codes of bytes (N, k): of each `run` bytes first the low halves, then the high ones."""
+    runs = packed.reshape(len(packed), -1, run)
+    return np.stack([runs & 15, runs >> 4], axis=2).reshape(len(packed), -1)
+
+
+def _as_nibbles(codes: np.ndarray, run: int) -> np.ndarray:
+    halves = codes.reshape(len(codes), -1, 2, run)
+    return (halves[:, :, 0] | (halves[:, :, 1] << 4)).reshape(len(codes), -1)
+
+
+def _planes(packed: np.ndarray, bits: int, run: int) -> np.ndarray:
+    """Codes of so many bits: of each `run` bytes first the lowest bits, then those above."""
+    runs = packed.reshape(len(packed), -1, 1, run)
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+    return ((runs >> shifts) & ((1 << bits) - 1)).reshape(len(packed), -1)
+
+
+def _as_planes(codes: np.ndarray, bits: int, run: int) -> np.ndarray:
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+    planes = codes.reshape(len(codes), -1, 8 // bits, run) << shifts
+    return np.bitwise_or.reduce(planes, axis=2).reshape(len(codes), -1)
+
+
+def _simple(kind: T, zero: int, *, minimum: bool, fifth: bool = False, table: np.ndarray | None = None) -> _Layout:
+    """Blocks of 32 with one scale, perhaps a minimum, perhaps a fifth bit in a word before the other four."""
+    head = 4 if minimum else 2
+    at = head + (4 if fifth else 0)
+
+    def unpack(blocks: np.ndarray) -> np.ndarray:
+        low = _nibbles(blocks[:, at:], 16)
+        return low | (np.unpackbits(blocks[:, head:at], axis=1, bitorder="little") << 4) if fifth else low
+
+    def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
+        blocks[:, at:] = _as_nibbles(codes & 15, 16)
+        if fifth:
+            blocks[:, head:at] = np.packbits(codes >> 4, axis=1, bitorder="little")
+
+    def scales(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return _half(blocks, 0), _half(blocks, 2) if minimum else None
+
+    return _Layout(kind, 32 if fifth else 16, zero, unpack, pack, scales, table)
+
+
+def _q8_0() -> _Layout:
+    def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
+        blocks[:, 2:] = codes - np.uint8(128)
+
+    return _Layout(T.Q8_0, 256, 128, lambda b: b[:, 2:] + np.uint8(128), pack, lambda b: (_half(b, 0), None))
+
+
+def _q2_k() -> _Layout:
+    def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
+        blocks[:, 16:80] = _as_planes(codes, 2, 32)
+
+    def scales(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        both = blocks[:, :16]
+        return _half(blocks, 80) * (both & 15), -(_half(blocks, 82) * (both >> 4))
+
+    return _Layout(T.Q2_K, 4, 0, lambda b: _planes(b[:, 16:80], 2, 32), pack, scales)
+
+
+def _q3_k() -> _Layout:
+    def unpack(blocks: np.ndarray) -> np.ndarray:
+        return _planes(blocks[:, 32:96], 2, 32) | (_planes(blocks[:, :32], 1, 32) << 2)
+
+    def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
+        blocks[:, 32:96], blocks[:, :32] = _as_planes(codes & 3, 2, 32), _as_planes(codes >> 2, 1, 32)
+
+    def scales(blocks: np.ndarray) -> tuple[np.ndarray, None]:
+        low = _planes(blocks[:, 96:104], 4, 8)
+        high = _planes(blocks[:, 104:108], 2, 4)
+        return _half(blocks, 108) * ((low | (high << 4)).astype(np.int8) - np.int8(32)), None
+
+    return _Layout(T.Q3_K, 8, 4, unpack, pack, scales)
+
+
+def _q45_k(kind: T, *, fifth: bool) -> _Layout:
+    at = 48 if fifth else 16
+
+    def unpack(blocks: np.ndarray) -> np.ndarray:
+        low = _nibbles(blocks[:, at:], 32)
+        return low | (_planes(blocks[:, 16:48], 1, 32) << 4) if fifth else low
+
+    def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
+        blocks[:, at:] = _as_nibbles(codes & 15, 32)
+        if fifth:
+            blocks[:, 16:48] = _as_planes(codes >> 4, 1, 32)
+
+    def scales(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scale, minimum = Q4_K.get_scale_min(blocks[:, 4:16].copy())
+        return _half(blocks, 0) * scale, -(_half(blocks, 2) * minimum)
+
+    return _Layout(kind, 32 if fifth else 16, 0, unpack, pack, scales)
+
+
+def _q6_k() -> _Layout:
+    def unpack(blocks: np.ndarray) -> np.ndarray:
+        return _nibbles(blocks[:, :128], 64) | (_planes(blocks[:, 128:192], 2, 32) << 4)
+
+    def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
+        blocks[:, :128], blocks[:, 128:192] = _as_nibbles(codes & 15, 64), _as_planes(codes >> 4, 2, 32)
+
+    def scales(blocks: np.ndarray) -> tuple[np.ndarray, None]:
+        return _half(blocks, 208) * blocks[:, 192:208].view(np.int8), None
+
+    return _Layout(T.Q6_K, 64, 32, unpack, pack, scales)
+
+
+def _iq4_xs() -> _Layout:
+    def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
+        blocks[:, 8:] = _as_nibbles(codes, 16)
+
+    def scales(blocks: np.ndarray) -> tuple[np.ndarray, None]:
+        high = blocks[:, 2:4].copy().view(np.uint16) >> np.arange(0, 16, 2, dtype=np.uint16)
+        low = np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], axis=2).reshape(len(blocks), 8)
+        return _half(blocks, 0) * ((low | ((high & 3) << 4)).astype(np.float32) - 32), None
+
+    return _Layout(T.IQ4_XS, 16, 0, lambda b: _nibbles(b[:, 8:], 16), pack, scales, _IQ4)
+
+
+_IQ4 = np.array(IQ4_NL.kvalues, dtype=np.float32)
+_LAYOUTS = {
+    layout.kind: layout
+    for layout in (
+        _simple(T.Q4_0, 8, minimum=False),
+        _simple(T.Q4_1, 0, minimum=True),
+        _simple(T.Q5_0, 16, minimum=False, fifth=True),
+        _simple(T.Q5_1, 0, minimum=True, fifth=True),
+        _simple(T.IQ4_NL, 0, minimum=False, table=_IQ4),
+        _q8_0(),
+        _q2_k(),
+        _q3_k(),
+        _q45_k(T.Q4_K, fifth=False),
+        _q45_k(T.Q5_K, fifth=True),
+        _q6_k(),
+        _iq4_xs(),
+    )
+}
