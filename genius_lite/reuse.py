@@ -81,13 +81,16 @@ def _at(identity: dict[str, Any], dotted: str, apart: set[str]) -> Any:
 
 
 def _bring(folder: RunDir, name: str, other: Path) -> bool:
-    """A finished stage that is a folder, by links; whether there was one to bring."""
+    """A finished stage, a file or a folder, by links; whether there was one to bring."""
     source = other / name
     if not source.exists() or (folder / name).exists():
         return False
 
     def link(out: Path) -> None:
-        shutil.copytree(source, out, copy_function=_link)
+        if source.is_dir():
+            shutil.copytree(source, out, copy_function=_link)
+        else:
+            _link(str(source), str(out))
 
     _build(folder, name, link)
     return True

@@ -76,7 +76,7 @@ def run(
         progress.showing(_board(job, folder.path)),
         tracked(recipe, folder.path) as tracker,
     ):
-        for name in take(folder, identity, job.queries, reuse) if reuse else []:
+        for name in take(folder, identity, job.searched, reuse) if reuse else []:
             progress.say(f"taken from {reuse}: {name}")
         progress.enter(0, "import")
         base = import_base(job, folder, progress)

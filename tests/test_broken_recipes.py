@@ -18,7 +18,7 @@ GOOD = "model: {gguf: m.gguf}\nqueries: {source: q.txt}\n"
 KEYS = "begins such as `model:`"
 TYPES = (
     "F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_0, Q5_1, Q4_K_M, Q4_K_S, Q4_0, Q4_1, "
-    "Q3_K_M, Q3_K_S, Q3_K_L, Q2_K or auto"
+    "Q3_K_M, Q3_K_S, Q3_K_L, Q2_K or source"
 )
 HF = "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q8_0.gguf"
 
@@ -131,8 +131,8 @@ BROKEN = {
         "r.yaml:3: `learner.targets` is an empty list; write a list of text, or auto",
     ),
     "+wrong item of a list": (
-        "quantize:\n  among:\n    - Q8_0\n    - Q8_1\n",
-        "r.yaml:6: `quantize.among.1` is 'Q8_1'; did you mean Q8_0?",
+        "tracking:\n  with:\n    - tensorboard\n    - trackoi\n",
+        "r.yaml:6: `tracking.with.1` is 'trackoi'; did you mean trackio?",
     ),
     "+list for a number": (
         "foresight: {temperature: [0.6, 1.0]}\n",
@@ -221,10 +221,6 @@ BROKEN = {
     "+quantized KV without flash attention": (
         "sampler: {kv_type: Q8_0, flash_attention: no}\n",
         "r.yaml:3: `sampler.kv_type` Q8_0 needs flash attention; take `flash_attention: false` out",
-    ),
-    "+ablation of what is off": (
-        "quantize: {imatrix: false, ablate_imatrix: true}\n",
-        "r.yaml:3: `quantize.ablate_imatrix` compares with the importance matrix; take `imatrix: false` out",
     ),
     "+halt before warn": (
         "guard:\n  kl:\n    warn: 3\n    halt: 1\n",

@@ -10,6 +10,7 @@ import pytest
 from genius_lite.errors import UserError
 from genius_lite.evaluate.record import ANSWERS, read_responses, write_evaluation
 from genius_lite.evaluate.results import GREEDY, Answers, Response
+from genius_lite.job import prepare
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler, TaskSource
 from genius_lite.records import Query, Rollout
 from genius_lite.reuse import take
@@ -26,6 +27,7 @@ IDENTITY = {
     "seed": 0,
     "tasks": ["t"],
     "learner": {"holdout": 0.1, "loss": "aco"},
+    "quantize": {"type": "Q8_0", "keep": 0.9},
     "foresight": {"max_tokens": 64, "temperature": 1.0},
     "evaluate": {"samples": 1, "queries": 4, "rollback": True},
 }
@@ -37,9 +39,12 @@ RESPONSES = [
     for sample in (GREEDY, 0)
 ]
 MASTER, EVALUATION, ANSWERED, ROLLOUTS = "master", "round-0/evaluation", "answers to the tasks", "rollouts"
+ROUNDED, AS_ROUNDED = "rounded/base.gguf", "rounded/evaluation"
 FILES = {
     MASTER: "master/w",
     EVALUATION: "round-0/evaluation/responses.jsonl",
+    ROUNDED: "rounded/base.gguf",
+    AS_ROUNDED: "rounded/evaluation/responses.jsonl",
     ANSWERED: "round-0/answers.jsonl",
     ROLLOUTS: "round-1/rollouts.jsonl",
 }
@@ -48,11 +53,13 @@ FILES = {
 @pytest.fixture
 def other(tmp_path) -> Path:
     run = tmp_path / "other"
-    for folder in ("master", "round-0/evaluation", "round-1/adapter"):
+    for folder in ("master", "round-0/evaluation", "rounded/evaluation", "round-1/adapter"):
         (run / folder).mkdir(parents=True)
     (run / "master" / "w").write_text("weights")
+    (run / "rounded" / "base.gguf").write_text("rounded weights")
     (run / "round-1" / "adapter" / "a").write_text("adapter")
-    write_evaluation(run / "round-0" / "evaluation", RESPONSES, None)
+    for base in ("round-0", "rounded"):
+        write_evaluation(run / base / "evaluation", RESPONSES, None)
     write_records(run / "round-1" / "rollouts.jsonl", SEARCHED)
     (run / "recipe.json").write_text(json.dumps(IDENTITY))
     return run
@@ -74,17 +81,21 @@ def changed(**sections) -> dict:
 @pytest.mark.parametrize(
     ("identity", "expected"),
     [
-        (changed(), [MASTER, EVALUATION, ROLLOUTS]),
-        (changed(learner={"loss": "dpo"}), [MASTER, EVALUATION, ROLLOUTS]),
-        (changed(evaluate={"rollback": False}), [MASTER, EVALUATION, ROLLOUTS]),
-        (changed(evaluate={"samples": 2}), [MASTER, ROLLOUTS]),
-        (changed(evaluate={"queries": 8}, watched="others"), [MASTER, ANSWERED, ROLLOUTS]),
-        (changed(foresight={"temperature": 0.6}), [MASTER, EVALUATION]),
-        (changed(foresight={"max_tokens": 32}), [MASTER]),
-        (changed(queries="others", watched="others"), [MASTER, ANSWERED, ROLLOUTS]),
-        (changed(tasks=["others"]), [MASTER, ROLLOUTS]),
-        (changed(system="Be brief."), [MASTER, ROLLOUTS]),  # of rollouts the prompts themselves are compared, below
-        (changed(seed=1), [MASTER]),
+        (changed(), [MASTER, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
+        (changed(learner={"loss": "dpo"}), [MASTER, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
+        (changed(evaluate={"rollback": False}), [MASTER, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
+        (changed(quantize={"keep": 0.5}), [MASTER, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
+        (changed(quantize={"type": "F16"}), [MASTER, EVALUATION, ROLLOUTS]),
+        (changed(evaluate={"samples": 2}), [MASTER, ROUNDED, ROLLOUTS]),
+        (changed(evaluate={"queries": 8}, watched="others"), [MASTER, ROUNDED, ANSWERED, ROLLOUTS]),
+        (changed(foresight={"temperature": 0.6}), [MASTER, EVALUATION, ROUNDED, AS_ROUNDED]),
+        (changed(foresight={"max_tokens": 32}), [MASTER, ROUNDED]),
+        (changed(queries="others", watched="others"), [MASTER, ROUNDED, ANSWERED, ROLLOUTS]),
+        (changed(tasks=["others"]), [MASTER, ROUNDED, ROLLOUTS]),
+        # Of rollouts the prompts themselves are compared, below.
+        (changed(system="Be brief."), [MASTER, ROUNDED, ROLLOUTS]),
+        (changed(seed=1), [MASTER, ROUNDED]),
+        (changed(weights="full"), [EVALUATION, ROLLOUTS]),  # round 1 samples the user's own file
         (changed(model="another"), []),
     ],
 )
@@ -117,7 +128,7 @@ def test_answers_come_by_problem_as_an_interrupted_evaluation_keeps_them(own, ot
     ],
 )
 def test_rollouts_are_taken_by_question_and_prompt(own, other, queries, shared, said):
-    assert take(own, changed(tasks=["others"]), queries, other)[1:] == said
+    assert take(own, changed(tasks=["others"]), queries, other)[2:] == said
     assert (own / "round-1").exists() == bool(shared), "no folder of a round for nothing"
     log = own.sub("round-1") / "rollouts.jsonl"
     assert log.exists() == bool(shared)
@@ -151,27 +162,31 @@ def test_a_run_that_asks_more_goes_on_from_one_that_asked_few(tiny_llama, tmp_pa
     problems = tmp_path / "problems.jsonl"
     problems.write_text("".join(json.dumps({"prompt": f"Say {n}.", "answer": f"{n}"}) + "\n" for n in range(3)))
 
-    def recipe(limit: int) -> Recipe:
+    def recipe(limit: int, holdout: float) -> Recipe:
         return Recipe(
             out=str(tmp_path / f"of-{limit}"),
             model=Model(gguf=str(tiny_llama)),
             queries=Queries(source=questions(tmp_path, 9), limit=limit),
             rounds=1,
             foresight=Foresight(beams=1, candidates=2, steps=2, max_tokens=12),
-            learner=Learner(rank=2, batch_pairs=4, parity_limit=100),
-            quantize=Quantize(type="F16"),
+            learner=Learner(rank=2, batch_pairs=4, parity_limit=100, holdout=holdout),
+            quantize=Quantize(type="Q8_0"),
             evaluate=Evaluate(tasks=[TaskSource(source=str(problems), check="exact")], queries=2, query_samples=2),
             sampler=Sampler(slots=4, threads=1),
         )
 
-    run(recipe(3))
-    run(recipe(7), reuse=tmp_path / "of-3")
+    run(recipe(3, holdout=0.0))
+    run(recipe(7, holdout=0.25), reuse=tmp_path / "of-3")
     few, more = (
         {r.query.id: r for r in read_records(tmp_path / f"of-{n}" / "round-1" / "rollouts.jsonl", Rollout)}
         for n in (3, 7)
     )
-    assert len(more) == 7
-    assert {query: more[query] for query in few} == few
+    held = prepare(recipe(7, holdout=0.25)).held_out
+    assert held & few.keys(), "one that the other run searched is to be held out of this one"
+    assert (len(few), len(more), held & more.keys()) == (3, 5, set())
+    assert {query: more[query] for query in few.keys() - held} == {query: few[query] for query in few.keys() - held}
     assert read_responses(tmp_path / "of-7", 0) == read_responses(tmp_path / "of-3", 0)
     signals = [(tmp_path / f"of-{n}" / "round-0" / "evaluation" / "signals.json").read_text() for n in (3, 7)]
-    assert signals[0] != signals[1], "other queries lie beyond the limit"
+    assert signals[0] != signals[1], "other queries are watched"
+    rounded = [(tmp_path / f"of-{n}" / "rounded" / "base.gguf").stat().st_ino for n in (3, 7)]
+    assert rounded[0] == rounded[1]

@@ -36,17 +36,19 @@ def tiny_gguf(
     kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F16,
     more: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
     seed: int = 7,
+    width: int = 64,
 ) -> Any:
     """Write a random `llama` or `qwen2` model to `path`; returns the torch model that it was made from.
 
     Args:
+        width: of its hidden states, a multiple of 64.
         more: adds what else there is to be in the file, which the torch model knows nothing of.
     """
     torch.manual_seed(seed)
     shape = {
         "vocab_size": VOCABULARY,
-        "hidden_size": 64,
-        "intermediate_size": 96,
+        "hidden_size": width,
+        "intermediate_size": 3 * width // 2,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -62,9 +64,9 @@ def tiny_gguf(
             torch.nn.init.normal_(parameter, std=0.2)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(512)
-    writer.add_embedding_length(64)
+    writer.add_embedding_length(width)
     writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(96)
+    writer.add_feed_forward_length(3 * width // 2)
     writer.add_head_count(4)
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-5)

@@ -22,7 +22,6 @@ from genius_lite.recipe import QuantType, TaskSource
 
 _T = TypeVar("_T")
 _TYPICAL = 3 * 3600  # seconds: an evening
-_FEWEST_FOR_AUTO = 1e9  # parameters; smaller models are fast enough at Q8_0
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def interview(given: Given, machine: Machine, out: Path, console: Console) -> st
     asked = _queries(given, console)
     count = _amount(given, machine, chosen, asked, console)
     task = _task(given, asked, console)
-    kind = _kind(given, chosen, console)
+    kind = _kind(given, console)
     available = None if asked.texts is None else len(asked.texts)
     answers = Answers(chosen.gguf, asked.source, asked.column, count, available, task, kind)
     took = seconds(machine, chosen.parameters, count)
@@ -142,8 +141,8 @@ def _task(given: Given, asked: data.Asked, console: Console) -> TaskSource | Non
     return task
 
 
-def _kind(given: Given, chosen: Chosen, console: Console) -> str:
-    known = {kind.casefold(): kind for kind in ("auto", *get_args(QuantType))}
+def _kind(given: Given, console: Console) -> str:
+    known = {kind.casefold(): kind for kind in ("source", *get_args(QuantType))}
 
     def check(answer: str) -> str:
         if answer.casefold() not in known:
@@ -151,9 +150,11 @@ def _kind(given: Given, chosen: Chosen, console: Console) -> str:
         return known[answer.casefold()]
 
     if not given.kind and not given.yes:
-        _say(console, "\n5. Which type for the result? Q8_0 keeps most, Q4_0 is fast, auto measures both")
-    suggested = "Q8_0" if chosen.parameters < _FEWEST_FOR_AUTO else "auto"
-    return _answer("Type", given.kind, suggested, given.yes, check, console)
+        _say(
+            console,
+            "\n5. Which type for the result? source: the model's own; nothing changes but what is learned",
+        )
+    return _answer("Type", given.kind, "source", given.yes, check, console)
 
 
 def _answer(

@@ -79,8 +79,8 @@ def _limit(answers: Answers) -> str:
 
 
 def _kind(kind: str) -> str:
-    if kind == "auto":
-        return "the fastest that keeps 90 % of what was learned; each round measures it"
+    if kind == "source":
+        return "as the model's own; Q8_0, Q4_K_M and others can be named"
     return "of the GGUF that is sampled from, and of the result"
 
 

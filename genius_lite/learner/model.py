@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -169,6 +170,27 @@ def target_modules(base: nn.Module, wanted: list[str] | Literal["auto"] = "auto"
             known = ", ".join(sorted({n.rpartition(".")[2] for n in linear}))
             raise UserError(f"learner.targets: `{name}` is no layer that can be adapted; known are {known}")
     return [n for n in linear if n.endswith(tuple(f".{name}" for name in wanted))]
+
+
+def without_adapter(policy: Any) -> list[str]:
+    """Kinds of matrices between embeddings and head that have no adapter, such as `mlp.experts.gate_up_proj`.
+
+    Experts are stacked in one parameter by transformers 5, which is no linear layer.
+    """
+    base = policy.get_base_model()
+    outside = {
+        id(m.weight) for m in (base.get_input_embeddings(), base.get_output_embeddings()) if hasattr(m, "weight")
+    }
+    adapted = {name.partition(".lora_")[0] for name, _ in base.named_parameters() if ".lora_" in name}
+    found = [
+        re.sub(r"^.*?\.\d+\.", "", name.removesuffix(".weight").removesuffix(".base_layer"))
+        for name, parameter in base.named_parameters()
+        if parameter.ndim > 1
+        and id(parameter) not in outside
+        and ".lora_" not in name
+        and name.removesuffix(".weight").removesuffix(".base_layer") not in adapted
+    ]
+    return sorted(set(found))
 
 
 def logps_of(policy: Any, inputs: Inputs) -> torch.Tensor:

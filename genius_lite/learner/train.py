@@ -28,6 +28,7 @@ from genius_lite.learner.model import (
     load_policy,
     response_logps,
     weight_bytes,
+    without_adapter,
 )
 from genius_lite.learner.optimizer import learning_rate, make_optimizer
 from genius_lite.learner.packing import Pack, by_query, unshared_tokens
@@ -125,6 +126,8 @@ def train_adapter(
     accelerator = Accelerator(cpu=job.device == "cpu", mixed_precision="no")  # the recipe says what is computed in
     load = partial(load_policy, job.master, job.start, cfg, job.device, job.precision, seed_of(*job.key, "adapter"))
     policy = load_in_parts(load, job.device, team) if team.sharded else load()
+    if cfg.targets == "auto" and (left := without_adapter(policy)):
+        say(f"these matrices get no adapter and stay as they are: {', '.join(left)}")
     groups = by_query(job.pairs)
     packer = Packer(policy, job.pairs, cfg, job.device, say, team)
     if team.highest(_memory_is_short(policy, packer.largest(groups).tokens, job, team.beside)):

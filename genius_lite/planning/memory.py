@@ -95,7 +95,7 @@ def peaks(use: Use, *, first: bool) -> list[Peak]:
     found += [_training(use, max(before, untrained + int(_LEARNER))), _quantizing(use, trained, made)]
     if use.evaluated:  # the policy answers, then the base model scores what it said
         answering = _sampling(use, EVALUATION, trained, made, engine, engine.slots)
-        scoring = _sampling(use, EVALUATION, trained, base, engine, _rows_scored(engine))
+        scoring = _sampling(use, EVALUATION, trained, made, engine, _rows_scored(engine))
         found.append(max(answering, scoring, key=lambda peak: peak.total))
     return [*found, Peak(EXPORT, {"libraries": trained})]
 

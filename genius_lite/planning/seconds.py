@@ -41,14 +41,6 @@ class Cost:
     tokens: float = 0.0
 
 
-def sampling_kind(job: Job, number: int) -> str:
-    """The file that round `number` samples with; the last one's evaluation counts as a round after it."""
-    recipe = job.recipe
-    if number == 1 or (recipe.policy == "adapter" and number <= recipe.rounds):
-        return "base"
-    return recipe.quantize.type
-
-
 def cost(known: Expected, stage: str, number: int) -> Cost:
     """Of a stage of a round; see `earlier.Stage`."""
     rates, recipe = known.rates, known.job.recipe
@@ -57,7 +49,8 @@ def cost(known: Expected, stage: str, number: int) -> Cost:
     if stage == BASE:
         return _evaluation(known, rates.of_file("base"), beside=None)
     if stage == ROLLOUTS:
-        decode = rates.of_file(sampling_kind(known.job, number))
+        # With the adapter at run time too, later rounds sample a file of this type: the rounded base.
+        decode = rates.of_file("base" if number == 1 else recipe.quantize.type)
         return Cost(session(decode, known.round.rollouts), known.round.rollouts.sampled)
     if stage == TRAINING:
         return _training(known, first=number == 1)

@@ -100,8 +100,8 @@ class Learner(Section):
     epochs: Positive = Field(default=1, description="Times that each pair is learned from in a round")
     holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.1,
-        description="Share of the queries that is never learned from: they show what a quantized file keeps, and "
-        "what the collapse guard watches",
+        description="Share of the queries that is never searched or learned from, but watched by the collapse guard; "
+        "no more than evaluate.queries of them",
         json_schema_extra=SHARE,
     )
     batch_pairs: Positive = Field(

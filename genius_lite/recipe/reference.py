@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ queries: {source: questions.jsonl}
 - Anchors, aliases, merge keys (`<<`) and tags of YAML are not read. A date is text, `yes` and `no` are true and false,
   and `1e-4` is a number.
 - A run goes on with the recipe that it was begun with. Only what suits the machine may change: `out`, `sampler`,
-  `tracking`, where files lie, `quantize.ablate_imatrix`, and of `learner`: `precision`, `gradient_checkpointing`,
+  `tracking`, where files lie, `quantize.check`, and of `learner`: `precision`, `gradient_checkpointing`,
   `max_pack_tokens`, `save_every`, `parity_limit`.
 """
 _RECIPES = """## The recipes here
@@ -116,13 +117,11 @@ def _shipped(folder: Path) -> Iterator[tuple[str, str, str]]:
     for path in sorted(folder.rglob("*.yaml"), key=lambda p: (len(p.parts), p.name != "quickstart.yaml", p)):
         name = path.relative_to(folder).as_posix()
         head = [line for line in _comments(path) if not line.startswith(_SCHEMA_LINE)]
-        run = next((line.removeprefix(_RUN_LINE) for line in head if line.startswith(_RUN_LINE)), None)
-        purpose = []
-        for line in head:
-            if line.startswith((_RUN_LINE, "# genius-lite ")) or line == "#":
-                break
-            purpose.append(line.removeprefix("# "))
-        yield f"[`{name}`]({name})", " ".join(purpose), run or "see [RESULTS.md](RESULTS.md)"
+        said = list(takewhile(lambda line: not line.startswith("# genius-lite ") and line != "#", head))
+        purpose = list(takewhile(lambda line: not line.startswith(_RUN_LINE), said))
+        run = " ".join(line.removeprefix("# ") for line in said[len(purpose) :]).removeprefix("Run: ")
+        what = " ".join(line.removeprefix("# ") for line in purpose)
+        yield f"[`{name}`]({name})", what, run or "see [RESULTS.md](RESULTS.md)"
 
 
 def _comments(path: Path) -> Iterator[str]:

@@ -54,7 +54,7 @@ class Glimpse(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A finished round in a table. `score` is what rounds are compared by; `kept` is a share of the learned margin."""
+    """A finished round in a table. `score` is what rounds are compared by; `kept` is a share of the update."""
 
     round: int
     score: float | None

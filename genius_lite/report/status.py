@@ -57,7 +57,7 @@ def look(run: Path) -> Status:
         board.work = board.memory = board.run_left = None
         board.stopping = False
     if not going_on or not kept:
-        board.number, board.kind = _place(run, board)
+        board.number, board.kind = _place(run, board, recipe)
     exported = next((str(path) for path in sorted((run / "export").glob("*.gguf"))), None)
     if summary and not going_on:
         halted = summary.get("halted", False)
@@ -121,7 +121,7 @@ def _held(run: Path, board: Board | None) -> bool:
         return board is not None
 
 
-def _place(run: Path, board: Board) -> tuple[int, str]:
+def _place(run: Path, board: Board, recipe: dict[str, Any]) -> tuple[int, str]:
     """The round and the stage that comes next; the queries that are searched already become the board's work."""
     if not (run / "master").exists():
         return 0, "import"
@@ -134,9 +134,11 @@ def _place(run: Path, board: Board) -> tuple[int, str]:
     if (here / "report.json").exists():
         return (number + 1, "rollouts") if number < board.rounds else (number, LAST_STAGE)
     if not (here / "pairs.jsonl").exists():
+        from genius_lite.report.gather import searched_count  # it loads llama.cpp, which is seldom needed here
+
         done = len(complete_lines(here / "rollouts.jsonl")) + len(complete_lines(here / SET_ASIDE))
-        board.work = Work("rollouts", "queries", board.queries, done)
-        return number, "rollouts" if done < board.queries else "pairs"
+        board.work = Work("rollouts", "queries", wanted := searched_count(recipe), done)
+        return number, "rollouts" if done < wanted else "pairs"
     if not (here / "adapter").exists():
         return number, "train"
     return number, "evaluate" if (here / "policy.gguf").exists() else "merge"

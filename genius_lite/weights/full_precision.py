@@ -25,6 +25,7 @@ from genius_lite.weights.mapping import learner_names
 
 _ALIKE = 0.7  # cosine of a row with itself after rounding; Q2_K leaves 0.95, other rows are near 0
 _SAMPLED_ROWS = 512
+_FILE_TYPE = {T.F16: 1, T.BF16: 32}  # llama_ftype: mostly F16, mostly BF16
 
 
 def write_full_precision(source: GGUF, folder: Path, out: Path, advance: Callable[[int], None]) -> None:
@@ -42,7 +43,6 @@ def write_full_precision(source: GGUF, folder: Path, out: Path, advance: Callabl
     names = learner_names(source, weights.matrices)
     if not names:
         raise UserError(f"{folder}: none of its tensors is one of {source.path}; are they the same model?")
-    sixteen = T.BF16 if weights.in_bf16 else T.F16
     orders: list[np.ndarray] = []
 
     def data(target: Tensor) -> Iterator[np.ndarray]:
@@ -66,8 +66,14 @@ def write_full_precision(source: GGUF, folder: Path, out: Path, advance: Callabl
             yield quantize(theirs[rows] if order is None else theirs[order[rows]], target.type)
 
     by_name = {t.name: t for t in source.tensors}
-    targets = [t if len(t.shape) == 1 or t.type == T.F32 else replace(t, type=sixteen) for t in source.tensors]
-    gguf_file.write(out, source, targets, data, {"general.file_type": 32 if weights.in_bf16 else 1}, advance)
+    types = {name: T.BF16 if weights.in_bf16(theirs) else T.F16 for name, theirs in names.items()}
+    most = T.BF16 if T.BF16 in types.values() else T.F16
+
+    def wanted(t: Tensor) -> T:
+        return t.type if len(t.shape) == 1 or t.type == T.F32 else types.get(t.name, most)
+
+    targets = [replace(t, type=wanted(t)) for t in source.tensors]
+    gguf_file.write(out, source, targets, data, {"general.file_type": _FILE_TYPE[most]}, advance)
 
 
 class Safetensors:
@@ -94,10 +100,9 @@ class Safetensors:
         if not self.matrices:
             raise UserError(f"{folder}: its safetensors hold no matrix")
 
-    @property
-    def in_bf16(self) -> bool:
-        """Whether the matrices are bfloat16, as the first of them."""
-        return self._slice(self.matrices[0])[0] == "BF16"
+    def in_bf16(self, name: str) -> bool:
+        """Whether a matrix is bfloat16, which F16 does not hold at full range; nothing else is written as BF16."""
+        return self._slice(name)[0] == "BF16"
 
     def matrix(self, name: str) -> np.ndarray:
         """A matrix as float32 (rows, columns)."""

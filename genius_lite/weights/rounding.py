@@ -4,19 +4,20 @@ Let W be the base's weights, Q what the file has for them, D the update, and V w
 
     kept = <V - Q, D> / <D, D>
 
-Rounding W + D to the nearest values keeps nothing of it where W lies on the grid already, as the weights of a quantized
-file do: a change below half a step is always rounded away. Where W lies anywhere between two values it keeps all of it on
-average: of the weights that move by a tenth of a step, a tenth crosses the middle. What llama.cpp's quantizers make lies
-in between: they choose scales for which few weights come near a middle, and of the columns that matter least.
+Rounding W + D to the nearest values keeps nothing of it where W lies on the grid already, as the weights of a
+quantized file do: a change below half a step is always rounded away. Where W lies anywhere between two values it keeps
+all of it on average: of the weights that move by a tenth of a step, a tenth crosses the middle. What llama.cpp's
+quantizers make lies in between: they choose scales for which few weights come near a middle, and those in columns that
+matter least.
 
 So the offsets of W from Q are spread evenly over a step before W + D is rounded from there: each becomes its rank among
 the offsets of weights alike, equal ones in random order. Offsets that are even already hardly change, and nor does the
-error. Where all are zero this is a dither (L. Roberts, "Picture coding using pseudo-random noise", 1962), whose error is
-small while updates are. The expectation of V - Q is D, weight by weight.
+error. Where all are zero this is a dither (L. Roberts, "Picture coding using pseudo-random noise", 1962), whose error
+is small while updates are. The expectation of V - Q is D, weight by weight.
 
-Moving the weights of the largest updates instead has the least squared error among all roundings with kept = 1, and keeps
-something else: a LoRA's largest entries are where the gradient is, and the learned margin of SmolLM2 in Q8_0 became 3.7
-times as large as with the adapter at run time.
+Moving the weights of the largest updates instead has the least squared error among all roundings with kept = 1, and
+keeps something else: a LoRA's largest entries are where the gradient is, and the learned margin of SmolLM2 in Q8_0
+became 3.7 times as large as with the adapter at run time.
 """
 
 from __future__ import annotations

@@ -94,10 +94,10 @@ def rollouts(recipe: Recipe, address: str) -> tuple[dict[str, Rollout], list[str
         assert isinstance(slots, int)
         assert isinstance(parked, int)
         engine = EngineSettings(slots=slots, context=job.context, threads=1, parked=parked)
-        base, here = Base(job.source, folder / "master"), folder.sub("round-1")
-        tracker = Tracker(recipe, folder.path)
-        sample(Round(1, job, base, engine, here, progress, Stop(), tracker), Policy(job.source.path))
-    found = read_records(here / "rollouts.jsonl", Rollout)
+        base, tracker = Base(job.source, folder / "master"), Tracker(recipe, folder.path)
+        r = Round(1, job, base, engine, folder, progress, Stop(), tracker)
+        sample(r, Policy(job.source.path))
+    found = read_records(r.here / "rollouts.jsonl", Rollout)
     assert len({r.query.id for r in found}) == len(found) == 40
     return {r.query.id: r for r in found}, said
 

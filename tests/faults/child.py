@@ -150,13 +150,12 @@ def _imported(path: Path, work: Path) -> None:
 
 
 def _quantized(path: Path, work: Path) -> None:
-    from genius_lite.weights.policy import policy_gguf
-
     from genius_lite.weights import gguf_file
     from genius_lite.weights.importing import Base
+    from genius_lite.weights.merge import merge
 
     out = work / "policy.gguf"
-    policy_gguf(Base(gguf_file.read(path), work / "master"), None, "Q8_0", out)
+    merge(Base(gguf_file.read(path), work / "master"), None, "Q8_0", out)
     gguf_file.read(out)
 
 

@@ -4,9 +4,9 @@
 
 Each run of a tiny model is started, killed after a random time (SIGKILL to the run itself, or to its sampler, which it
 has to survive), or suspended for a moment, and started again until it ends by itself. Then every query has one rollout,
-records are whole, nothing half built is left, and the adapter is bit for bit what uninterrupted training makes of the
-same rollouts. Random times follow the machine, so that a run is harmed a few times. The last line is one JSON object;
-`stages` says where the run stood when it or its sampler was killed.
+and those that are held out have none; records are whole, nothing half built is left, and the adapter is bit for bit
+what uninterrupted training makes of the same rollouts. Random times follow the machine, so that a run is harmed a few
+times. The last line is one JSON object; `stages` says where the run stood when it or its sampler was killed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from typing import Any
 import psutil
 
 from genius_lite.errors import UserError
-from genius_lite.records import PreferencePair, Rollout
+from genius_lite.queries import hold_out
+from genius_lite.recipe.reader import parse
+from genius_lite.records import PreferencePair, Rollout, query_id
 from genius_lite.report.reading import read_board
 from genius_lite.rundir import read_records
 from genius_lite.weights import gguf_file
@@ -40,10 +42,14 @@ queries: {source: q.txt}
 rounds: 1
 foresight: {beams: 2, candidates: 2, steps: 2, max_tokens: 24, temperature: 1.5}
 learner: {rank: 4, lora_alpha: 8, lr: 1e-3, batch_pairs: 1, epochs: 3, parity_limit: 5, precision: fp32, save_every: 0}
+quantize: {type: Q8_0}
 sampler: {slots: 8, threads: 1}
 evaluate: {queries: 4, query_samples: 2}
 """
 QUERIES = [f"question {n}" for n in range(24)]
+_CFG = parse(RECIPE)
+HELD_OUT = hold_out([query_id(q) for q in QUERIES], _CFG.learner.holdout, _CFG.seed, _CFG.evaluate.queries)
+SEARCHED = {query for query in QUERIES if query_id(query) not in HELD_OUT}
 COMMAND = [sys.executable, "-c", "from genius_lite.cli import main; main()", "run", "r.yaml", "--out", "run"]
 _SPAN = 5.0  # seconds in which the first run is harmed, after each start
 _WANTED = range(3, 7)  # kills in a run; with fewer or more the next one has a shorter or longer span
@@ -175,12 +181,12 @@ def look(project: Path, tally: Tally) -> None:
         tally.damaged += 1
         print(f"damaged: {e!r}", file=sys.stderr)
         return
-    left = [p for p in run.rglob("*") if ".partial" in p.name or p.name.endswith((".work", ".merged"))]
+    left = [p for p in run.rglob("*") if ".partial" in p.name]
     tally.damaged += bool(left)
     if left:
         print(f"left behind: {left}", file=sys.stderr)
     asked = [r.query.prompt for r in rollouts]
-    tally.records_lost += len(set(QUERIES) - set(asked))
+    tally.records_lost += len(SEARCHED ^ set(asked))
     tally.records_doubled += len(asked) - len(set(asked))
     shutil.copytree(run, project / "whole", ignore=lambda _, names: names)
     for name in _BUILT_FROM:

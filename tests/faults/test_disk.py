@@ -12,7 +12,7 @@ import pytest
 
 from genius_lite.records import Rollout
 from genius_lite.rundir import read_records
-from tests.faults.kills import QUERIES, RECIPE
+from tests.faults.kills import QUERIES, RECIPE, SEARCHED
 
 COMMAND = [sys.executable, "-c", "from genius_lite.cli import main; main()", "run", "r.yaml", "--out", "disk/run"]
 
@@ -54,7 +54,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(project,
     for log, before in done.items():
         assert log.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
     rollouts = read_records(disk / "run" / "round-1" / "rollouts.jsonl", Rollout)
-    assert sorted(r.query.prompt for r in rollouts) == sorted(QUERIES)
+    assert sorted(r.query.prompt for r in rollouts) == sorted(SEARCHED)
     assert not list(disk.rglob("*.partial"))
 
 

@@ -21,6 +21,7 @@ from genius_lite.recipe import Foresight, Learner, Model, Quantize, Queries, Rec
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_header import Tensor
+from genius_lite.weights.quantize import quantized_bytes
 
 MACHINE = Machine(
     memory=8_000_000_000, disk=10**10, gpus=[], device="cpu", learner_memory=8_000_000_000, bf16=False, cores=2
@@ -163,6 +164,19 @@ def test_stages_of_a_run(tiny_llama):
     assert later["rollouts"].parts["libraries"] > found["rollouts"].parts["libraries"]
     without = memory.peaks(use(tiny_llama, evaluated=False), first=True)
     assert [peak.stage for peak in without] == ["import", "rollouts", "training", "merge, check", "export"]
+
+
+def test_a_merge_holds_some_blocks_and_the_adapter(tiny_llama):
+    unchecked = use(tiny_llama, recipe=recipe(quantize=Quantize(check="never")))
+    (found,) = [peak for peak in memory.peaks(unchecked, first=True) if peak.stage == "merge, check"]
+    # Each of the machine's cores rounds rows; the largest matrix, 260 x 64, is one block. Factors of rank 16, twice.
+    assert found.parts["conversion"] == 60 * MACHINE.cores * 260 * 64
+    assert found.parts["optimizer"] == 2 * 4 * 16 * 2 * 928
+    assert set(found.parts) == {"libraries", "optimizer", "conversion"}
+    # llama.cpp's scores are asked of a worker, which holds the file that was made.
+    checked = use(tiny_llama, recipe=recipe(quantize=Quantize(type="Q8_0")))
+    (found,) = [peak for peak in memory.peaks(checked, first=True) if peak.stage == "merge, check"]
+    assert found.parts["weights"] == quantized_bytes(checked.source, "Q8_0")
 
 
 def test_a_gpu_takes_its_share(tiny_llama):

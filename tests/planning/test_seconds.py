@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from genius_lite.job import Job
 from genius_lite.planning.probe import Probe, Response
 from genius_lite.planning.rates import Convert, Decode, Learn, Rates, reckoned_decode
-from genius_lite.planning.seconds import Expected, cost, session
+from genius_lite.planning.seconds import Cost, Expected, cost, session
 from genius_lite.planning.shape import Shape
 from genius_lite.planning.tokens import Learned, Round, Sampled
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe
@@ -36,6 +37,11 @@ def known(tiny_llama) -> Expected:
     return Expected(job, Shape.of(source), Probe([[Response(50, [])]], 0.0, "probe"), WORK, RATES, slots=8)
 
 
+def under(known: Expected, **sections: object) -> Expected:
+    """The same work under a recipe with other settings."""
+    return replace(known, job=known.job.under(known.job.recipe.model_copy(update=sections)))
+
+
 def test_a_session_by_hand():
     # 50 decodes, 1,000 sampled tokens, 40 of prompts, 10 scored, and 6 % between them.
     assert session(BASE, WORK.rollouts, 10) == pytest.approx(
@@ -49,8 +55,8 @@ def test_rollouts_are_sampled_with_the_base_model_first(known):
     assert first.seconds == session(BASE, WORK.rollouts)
     assert second.seconds == session(QUICK, WORK.rollouts)
     assert first.tokens == second.tokens == 1000
-    adapter = replace(known, job=known.job.under(known.job.recipe.model_copy(update={"policy": "adapter"})))
-    assert cost(adapter, "rollouts", 2).seconds == first.seconds
+    # The adapter is applied to the base in the types of the rounds.
+    assert cost(under(known, policy="adapter"), "rollouts", 2).seconds == second.seconds
 
 
 def test_training_by_hand(known):
@@ -61,28 +67,40 @@ def test_training_by_hand(known):
     assert cost(known, "training", 1).seconds == pytest.approx(expected + 6)
 
 
-def test_the_check_of_a_quantized_file_by_hand(known):
-    # 27 pairs of nine tenths of the queries: 16 of those, and the 3 of the tenth that is held out. All ten queries are
-    # asked for 64 tokens each.
-    pairs, asked = 16 + 3, 10 * 64
-    scored = 2 * pairs * 50 + asked
-    sampling = session(BASE, Sampled(asked, 40, asked / 4))
-    scoring = 2 * session(BASE, Sampled(0, 40, 0), scored) + 2 * session(QUICK, Sampled(0, 40, 0), scored)
-    made = (2 * 2e-6 + 2 * 3e-6) * 78_400
+def test_a_merge_and_its_check_by_hand(known):
+    # Of eight questions a pair: both responses, by the policy, its base, and that with the adapter.
+    scored = 8 * 2 * 50
+    scoring = 3 * session(QUICK, Sampled(0, 8 * 4, 0), scored)
+    merged, rounded = 2e-6 * 78_400, 3e-6 * 78_400
     found = cost(known, "merge, check", 1)
-    assert found.seconds == pytest.approx(sampling + scoring + made)
+    assert found.seconds == pytest.approx(merged + rounded + scoring)
     assert found.tokens == pytest.approx(scored)
+    # The base is rounded once, and the first file is checked.
+    assert cost(known, "merge, check", 2) == Cost(pytest.approx(merged), 0)
+    each = under(known, quantize=Quantize(type="Q8_0", check="each"))
+    assert cost(each, "merge, check", 2) == Cost(pytest.approx(merged + scoring), scored)
+    never = under(known, quantize=Quantize(type="Q8_0", check="never"))
+    assert cost(never, "merge, check", 1).seconds == pytest.approx(merged + rounded)
+
+
+def test_in_the_types_of_the_users_file_the_base_is_not_rounded_nor_evaluated_again(known):
+    own = under(known, quantize=Quantize(check="never"))
+    assert cost(own, "merge, check", 1) == cost(own, "merge, check", 2)
+    assert cost(own, "evaluation", 1) == cost(own, "evaluation", 2)
+    with_weights = replace(own, job=replace(own.job, weights=Path("full")))
+    assert cost(with_weights, "merge, check", 1).seconds > cost(with_weights, "merge, check", 2).seconds
+    assert cost(with_weights, "evaluation", 1).seconds > cost(with_weights, "evaluation", 2).seconds
 
 
 def test_evaluation_by_hand(known):
     # One query is watched: 4 responses of 50 tokens, on 8 lanes.
     work = Sampled(200, 4, 200 / 8 + 50)
     assert cost(known, "base model", 0).seconds == pytest.approx(session(BASE, work))
-    # After a round the base model scores the same tokens.
-    beside = session(BASE, Sampled(0, 4, 0), 200)
-    assert cost(known, "evaluation", 1).seconds == pytest.approx(session(QUICK, work) + beside)
-    nothing = known.job.under(known.job.recipe.model_copy(update={"evaluate": Evaluate(queries=0)}))
-    assert cost(replace(known, job=nothing), "evaluation", 1).seconds == 0
+    # After a round the base model, in the same types, scores the same tokens; before the first it answers itself.
+    beside = session(QUICK, Sampled(0, 4, 0), 200)
+    assert cost(known, "evaluation", 2).seconds == pytest.approx(session(QUICK, work) + beside)
+    assert cost(known, "evaluation", 1).seconds == pytest.approx(2 * session(QUICK, work) + beside)
+    assert cost(under(known, evaluate=Evaluate(queries=0)), "evaluation", 1).seconds == 0
 
 
 def test_import_goes_by_parameters(known):

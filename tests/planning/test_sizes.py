@@ -45,11 +45,12 @@ def test_disk_by_hand(tiny_llama):
     source = gguf_file.read(tiny_llama)
     shape, recipe = Shape.of(source), Recipe(out="r", model=Model(gguf="m"), queries=Queries(source="q"), rounds=3)
     by_stage = disk.written(recipe, source, shape, sampled=1000, weights=False)
-    sixteen, adapter, made = 2 * 78_400, 4 * 16 * 2 * 928, quantized_bytes(source, "Q8_0")
+    # The rounds have the types of the file.
+    sixteen, adapter, made = 2 * 78_400, 4 * 16 * 2 * 928, 157_440
     assert by_stage["import"] == disk.Written(sixteen, 157_440)
     assert by_stage["training"] == disk.Written(adapter, 6 * adapter)
-    # Two 16-bit files; the one that stays, and the quantizer's own and the base model's beside it.
-    assert by_stage["merge, check"] == disk.Written(made, 2 * sixteen + 2 * made)
+    # The adapter is there once more while it is scored beside its base.
+    assert by_stage["merge, check"] == disk.Written(made, passing=adapter)
     needed = disk.needed(by_stage, rounds=3)
     sampled = 14 * 1000 + 5_000_000
     earlier = sixteen + 2 * (sampled + adapter + made)
@@ -58,6 +59,20 @@ def test_disk_by_hand(tiny_llama):
     assert needed["export"] == earlier + sampled + adapter + made + 2 * made
     with_weights = disk.written(recipe, source, shape, sampled=1000, weights=True)
     assert with_weights["import"].kept == 2 * sixteen
+    assert with_weights["merge, check"] == disk.Written(made, passing=adapter, once=made)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_the_base_in_the_types_of_the_rounds_is_on_disk_once(tiny_llama, rounds):
+    source = gguf_file.read(tiny_llama)
+    cfg = Recipe(out="r", model=Model(gguf="m"), queries=Queries(source="q"), quantize=Quantize(type="Q8_0"))
+    by_stage = disk.written(cfg, source, Shape.of(source), sampled=1000, weights=False)
+    made = quantized_bytes(source, "Q8_0")
+    assert by_stage["merge, check"].once == by_stage["merge, check"].kept == made
+    without = by_stage | {"merge, check": replace(by_stage["merge, check"], once=0)}
+    more = {stage: size - disk.needed(without, rounds)[stage] for stage, size in disk.needed(by_stage, rounds).items()}
+    before = made if rounds > 1 else 0  # of the fullest round, the last
+    assert more == {"import": 0, "rollouts": before, "training": before, "merge, check": made, "export": made}
 
 
 def test_what_fits_is_not_refused(job):

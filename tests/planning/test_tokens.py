@@ -68,26 +68,20 @@ def test_limits_cut_responses():
 
 def test_a_rounds_expectation():
     queries = [Query(f"q{n}", "?", [100 + n, 1, 2, 3]) for n in range(4)]
-    found = tokens.expected(
-        recipe(beams=1, candidates=2, steps=1), queries, frozenset({"q0"}), THIRTY, 32, trees=True, cpu=True
-    )
+    found = tokens.expected(recipe(beams=1, candidates=2, steps=1), queries, THIRTY, 32, trees=True, cpu=True)
     assert found.rollouts.sampled == 4 * 2 * 30
     assert found.rollouts.prefilled == 4 * 4
-    # One pair a query, of which a quarter is held out: a prompt of 4 tokens and two responses of 30 in a tree.
-    assert (found.learned.pairs, found.learned.packs) == (3, 3)
-    assert found.learned.tokens == 3 * 64
+    # One pair a query: a prompt of 4 tokens and two responses of 30 in a tree.
+    assert (found.learned.pairs, found.learned.packs) == (4, 4)
+    assert found.learned.tokens == 4 * 64
     assert (found.learned.largest, found.learned.counted) == (64, 60)
-    apart = tokens.expected(
-        recipe(beams=1, candidates=2, steps=1), queries, frozenset(), THIRTY, 32, trees=False, cpu=True
-    )
+    apart = tokens.expected(recipe(beams=1, candidates=2, steps=1), queries, THIRTY, 32, trees=False, cpu=True)
     assert apart.learned.tokens == 4 * 2 * 34
 
 
 def test_of_many_queries_some_stand_for_all():
     queries = [Query(f"q{n}", "?", [100 + n, 1]) for n in range(96)]
-    found = tokens.expected(
-        recipe(beams=1, candidates=2, steps=1), queries, frozenset(), THIRTY, 8, trees=True, cpu=True
-    )
+    found = tokens.expected(recipe(beams=1, candidates=2, steps=1), queries, THIRTY, 8, trees=True, cpu=True)
     assert found.rollouts.sampled == pytest.approx(96 * 60)
     assert found.learned.pairs == 96
 

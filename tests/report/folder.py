@@ -63,10 +63,14 @@ def pairs(r: Rollout) -> list[PreferencePair]:
     return [pair(0, 0, 1), pair(1, 1, 0)]
 
 
-def write_run(path: Path, model: Path, rollouts: list[Rollout]) -> Path:
-    """A run in whose first round the pairs have just been made; its recipe has the defaults."""
+def write_run(path: Path, model: Path, rollouts: list[Rollout], held_out: int = 0) -> Path:
+    """A run in whose first round the pairs have just been made; its recipe has the defaults.
+
+    Args:
+        held_out: queries that there are besides, which no round searches: a tenth, by those defaults.
+    """
     recipe = Recipe(out=str(path), model=Model(gguf=str(model)), queries=Queries(source="q.jsonl"))
-    made = {"model": "0" * 64, "weights": None, "queries": f"{len(rollouts)}, 00ff", "tasks": []}
+    made = {"model": "0" * 64, "weights": None, "queries": f"{len(rollouts) + held_out}, 00ff", "tasks": []}
     here = path / "round-1"
     (path / "master").mkdir(parents=True)
     here.mkdir()

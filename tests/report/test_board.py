@@ -142,7 +142,13 @@ REPORT = {
     "evaluation": [],
     "watched": {"signals": SIGNALS},
     "training": {"loss": 0.6, "margin": 3.0},
-    "quantized": {"type": "Q4_0", "tried": [{"type": "Q8_0", "kept": 0.99}, {"type": "Q4_0", "kept": 0.8}]},
+    "quantized": {
+        "type": "Q4_0",
+        "kept": 0.8,
+        "keeps": False,
+        "matrices": {"blk.0.attn_q.weight": 0.8},
+        "scored": None,
+    },
     "alarms": [{"signal": "kl", "level": "halt"}, {"signal": "margin", "level": "warn"}],
 }
 
@@ -158,5 +164,5 @@ def test_lights_are_of_the_signals_that_are_watched():
 def test_a_report_becomes_a_row():
     row = round_row(REPORT)
     assert (row.round, row.score, row.tokens_per_s, row.type, row.kept) == (2, 0.6, None, "Q4_0", 0.8)
-    beside = round_row({**REPORT, "quantized": {"type": "adapter", "tried": []}})
-    assert (beside.type, beside.kept) == ("adapter", 1.0)
+    unchanged = round_row({**REPORT, "quantized": {"type": "Q4_0", "kept": None, "matrices": {}, "scored": None}})
+    assert (unchanged.type, unchanged.kept) == ("Q4_0", None)

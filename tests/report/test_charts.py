@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from genius_lite.report.charts import Gauge, Point, Scale, Series, Share, bars, gauge, lines, nice_ticks, shares
+from genius_lite.report.charts import Gauge, Point, Scale, Series, bars, gauge, lines, nice_ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -60,14 +60,6 @@ def test_bars_are_as_long_as_their_amounts():
     assert "40 s" in [text.text for text in drawn.iter(f"{SVG}text")]
 
 
-def test_shares_shade_what_keeps_enough():
-    drawn = parse(shares([Share("Q8_0", 1.0, 0.5, True)], wanted=(0.9, 1.1), described="d"))
-    (wanted,) = drawn.iter(f"{SVG}rect")
-    (point,) = drawn.iter(f"{SVG}circle")
-    middle = float(wanted.attrib["x"]) + float(wanted.attrib["width"]) / 2
-    assert float(point.attrib["cx"]) == pytest.approx(middle, abs=0.1)
-
-
 @pytest.mark.parametrize(
     ("low", "order"), [(True, ["halt", "warn", "ok"]), (False, ["ok", "warn", "halt"])]
 )  # fmt: skip
@@ -91,7 +83,6 @@ def test_names_are_escaped():
     drawn = [
         lines([Series(evil, [Point(0, 1)])], unit=evil, ticks=[(0, evil)], described=evil, dividers=[(0, evil)]),
         bars([(evil, [(evil, 1.0)])], kinds=[evil], described=evil, form=lambda n: evil),
-        shares([Share(evil, 1, 1, True)], wanted=(0, 1), described=evil),
         gauge(Gauge([1.0], None, None, True), evil),
     ]
     for svg in drawn:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,10 +12,12 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate.record import write_evaluation
 from genius_lite.evaluate.results import GREEDY, Response
 from genius_lite.evaluate.signals import Signals
-from genius_lite.report.gather import gather
+from genius_lite.report.gather import RoundData, gather
 from genius_lite.report.headline import notes, outcome, signal_changes, task_changes
 from genius_lite.report.progress import Progressor
-from genius_lite.report.tables import pairs_table, rounds_table, stages_table
+from genius_lite.report.summary import retained_lines
+from genius_lite.report.tables import kept_table, pairs_table, rounds_table, stages_table, task_tables
+from genius_lite.report.units import accuracy
 from genius_lite.report.write import write_report
 from genius_lite.run import _write_report
 from tests.report.folder import rollout, write_lines, write_run
@@ -23,7 +26,7 @@ from tests.test_cli import genius
 
 @pytest.fixture
 def run(tmp_path, tiny_llama):
-    return write_run(tmp_path / "run", tiny_llama, [rollout(f"question {n}") for n in range(10)])
+    return write_run(tmp_path / "run", tiny_llama, [rollout(f"question {n}") for n in range(10)], held_out=1)
 
 
 def rows(table) -> dict[str, list[str]]:
@@ -101,10 +104,9 @@ def test_the_figures_of_an_unfinished_round(run):
     assert found["Learned margin, nats"] == ["–"]
     found = rows(pairs_table(data))
     assert (found["Found"], found["Left out: values too close (gap)"], found["Kept"]) == (["23"], ["3"], ["20"])
-    assert found["Of them held back"] == ["2"], "one query of ten is held out"
     assert found["Mean calibration weight w"] == ["0.976"]  # of 1 and exp(-0.05)
     assert found["Pairs with w below 1"] == ["50 %"]
-    assert sum(query["held"] for query in data.explorer.queries) == 1
+    assert len(data.explorer.queries) == 10
     found = rows(stages_table(data))
     assert found["round 1: rollouts"][:3] == ["2.0 s", "100 %", "30 tokens/s"]
 
@@ -124,20 +126,22 @@ def test_pieces_of_an_interrupted_stage_are_put_together(run):
     assert found["round 1: rollouts"] == ["6.0 s", "100 %", "20 tokens/s", "7.0 MB", "9.0 MB"]
 
 
-def test_the_headline_sets_a_round_beside_the_base(run):
-    def answer(number: int, right: int) -> None:
-        folder = run / f"round-{number}" / "evaluation"
-        folder.mkdir(parents=True)
-        scored = [(n, sample) for n in range(40) for sample in (GREEDY, 0)]
-        write_lines(
-            folder / "responses.jsonl",
-            [Response("sums", f"p{n}", s, "", 5, "end", float(n < right or s == 0)) for n, s in scored],
-        )
+def answer(here: Path, right: int) -> None:
+    """What a policy answered to a task of 40 problems: so many greedy responses are right, and all of the others."""
+    folder = here / "evaluation"
+    folder.mkdir(parents=True)
+    scored = [(n, sample) for n in range(40) for sample in (GREEDY, 0)]
+    write_lines(
+        folder / "responses.jsonl",
+        [Response("sums", f"p{n}", s, "", 5, "end", float(n < right or s == 0)) for n, s in scored],
+    )
 
-    answer(0, 4)
+
+def test_the_headline_sets_a_round_beside_the_base(run):
+    answer(run / "round-0", 4)
     (task,) = task_changes(gather(run))
     assert [change.verdict for change in task.changes] == ["Measured before training only, so far."] * 2
-    answer(1, 30)
+    answer(run / "round-1", 30)
     (task,) = task_changes(gather(run))
     sampled, greedy = task.changes
     assert (task.task, task.problems) == ("sums", 40)
@@ -145,6 +149,75 @@ def test_the_headline_sets_a_round_beside_the_base(run):
     assert greedy.gain.startswith("+65.0 [+")
     assert (sampled.before, sampled.after, sampled.tone) == ("100.0 %", "100.0 %", "same")
     assert signal_changes(gather(run)) == []
+
+
+def test_rounds_are_told_against_the_base_in_their_types_and_the_users_file_stands_beside_it(run):
+    answer(run / "round-0", 4)
+    assert gather(run).own is None
+    answer(run / "rounded", 8)
+    answer(run / "round-1", 30)
+    (run / "rounded" / "timings.jsonl").write_text('{"stage": "quantize", "seconds": 3.0, "amount": 1}\n')
+    data = gather(run)
+    (table,) = task_tables(data)
+    assert {name: cells[2] for name, cells in rows(table).items()} == {
+        "your file": accuracy(data.own.tasks[0].greedy),
+        "base model": accuracy(data.base.tasks[0].greedy),
+        "round 1": accuracy(data.rounds[0].tasks[0].greedy),
+    }
+    (task,) = task_changes(data)
+    _, greedy = task.changes
+    assert (greedy.before, greedy.after) == ("20.0 %", "75.0 %")
+    assert greedy.gain.startswith("+55.0 [+")
+    assert rows(stages_table(data))["base model: quantize"][0] == "3.0 s"
+
+
+SCORED = {"questions": 8, "learned": 4.0, "margin": 3.8, "kept": 0.95, "error": 0.02}
+
+
+@pytest.mark.parametrize(
+    ("made", "lines", "table"),
+    [
+        (
+            {"kept": None, "matrices": {}, "scored": None},
+            ["Q8_0: there is no update to keep"],
+            {"Share of the update, all matrices": ["–"]},
+        ),
+        (
+            {"kept": 0.987, "matrices": {"q": 0.99, "k": 0.5}, "scored": None},
+            ["Q8_0: keeps 98.7 % of the update, 50 % at least of each matrix"],
+            {"Share of the update, all matrices": ["99 %"], "Least of all matrices: k": ["50 %"]},
+        ),
+        (
+            {"kept": 1.0, "matrices": {"q": 1.0}, "scored": SCORED},
+            [
+                "Q8_0: keeps 100.0 % of the update, 100 % at least of each matrix",
+                "Q8_0: llama.cpp sees a margin of +3.80 nats, with the adapter beside it +4.00: 95% +- 2%, on 8 questions",
+            ],
+            {
+                "Share of the update, all matrices": ["100 %"],
+                "Least of all matrices: q": ["100 %"],
+                "Questions that llama.cpp scored, a pair each": ["8"],
+                "Learned margin with the adapter at run time, nats": ["+4.00"],
+                "Learned margin with this file, nats": ["+3.80"],
+                "Its share, with one standard error": ["95 % ± 2"],
+            },
+        ),
+        (  # the only question, on which nothing was learned
+            {"kept": 1.0, "matrices": {"q": 1.0}, "scored": {**SCORED, "questions": 1, "kept": None, "error": None}},
+            ["Q8_0: keeps 100.0 % of the update, 100 % at least of each matrix"],
+            {"Questions that llama.cpp scored, a pair each": ["1"], "Its share, with one standard error": ["–"]},
+        ),
+    ],
+)
+def test_what_a_file_keeps_is_said_and_shown(made, lines, table):
+    quantized = {"type": "Q8_0", "keeps": True, "sha256": "0" * 64, **made}
+    assert retained_lines(quantized) == lines
+    shown = kept_table(RoundData(1, figures={"quantized": quantized}), 0.9)
+    assert shown.title == "What Q8_0 keeps, round 1"
+    assert "At least 90 % of the update is to be kept" in shown.note
+    found = rows(shown)
+    assert {name: found[name] for name in table} == table
+    assert (len(found) == len(table)) or made["scored"]
 
 
 @pytest.mark.parametrize(

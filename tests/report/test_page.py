@@ -19,7 +19,7 @@ queries: {source: q.txt}
 rounds: 2
 foresight: {beams: 2, candidates: 3, steps: 2, max_tokens: 24, temperature: 1.5}
 learner: {rank: 4, lora_alpha: 8, lr: 1e-2, batch_pairs: 2, parity_limit: 5, precision: fp32}
-quantize: {type: auto, among: [Q4_0, Q8_0]}
+quantize: {type: Q8_0}
 sampler: {slots: 8}
 """
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
@@ -89,13 +89,21 @@ def test_the_figures_are_those_of_the_runs_files(run, opened):
     ]  # fmt: skip
     wanted = f"{100 * gain['estimate']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] points"
     assert change.locator(".verdict strong").inner_text() == wanted.replace("-", "−")
-    assert set(rows(view, "task-0")) >= {"base model", "round 1", "round 2"} - ({f"round {best}"} if best else set())
+    policies = {"your file", "base model", "round 1", "round 2"}
+    assert set(rows(view, "task-0")) >= policies - ({f"round {best}"} if best else set())
 
     for report in reports:
-        kept = rows(view, f"types-{report['round']}")
-        for cells, row in zip(kept.values(), report["quantized"]["tried"], strict=True):
-            assert cells[0] == f"{100 * row['kept']:,.0f} % ± {100 * row['error']:,.0f}"
-            assert cells[2] == shown(row["kl"], 4)
+        made, kept = report["quantized"], rows(view, f"kept-{report['round']}")
+        least = min(made["matrices"], key=made["matrices"].get)
+        assert kept["Share of the update, all matrices"] == [f"{100 * made['kept']:.0f} %"]
+        assert kept[f"Least of all matrices: {least}"] == [f"{100 * made['matrices'][least]:.0f} %"]
+        assert ("Learned margin with this file, nats" in kept) == (report["round"] == 1), "the first file is checked"
+    scored, kept = reports[0]["quantized"]["scored"], rows(view, "kept-1")
+    assert kept["Questions that llama.cpp scored, a pair each"] == [str(scored["questions"])]
+    assert kept["Learned margin with the adapter at run time, nats"] == [shown(scored["learned"], 2, "+")]
+    assert kept["Learned margin with this file, nats"] == [shown(scored["margin"], 2, "+")]
+    assert kept["Its share, with one standard error"] == [f"{100 * scored['kept']:.0f} % ± {100 * scored['error']:.0f}"]
+    assert found["Of the update it keeps"] == [f"{100 * report['quantized']['kept']:.0f} %" for report in reports]
     guard = rows(view, "guard")
     kl = next(cells for name, cells in guard.items() if name.startswith("kl:"))
     values = [f"{report['watched']['signals']['kl']:.3g}" for report in reports]
@@ -149,13 +157,14 @@ def test_a_tree_unfolds_by_keyboard_to_what_the_rollout_holds(run, opened):
     assert f"Step, {len(candidate['step']['tokens'])} tokens" in view.locator("#c-0-0").inner_text()
 
     view.locator("#search").fill("")
-    view.locator("#only").select_option("held")
-    assert view.locator("#queries li").count() == 1
+    view.locator("#only").select_option("pair")
+    assert view.locator("#queries li").count() == len({pair["query_id"] for pair in every})
     view.locator("#only").select_option("")
-    assert view.locator("#queries li").count() == len(WORDS)
+    assert view.locator("#queries li").count() == len(WORDS) - 1, "one is held out, and not searched"
     view.locator("#queries li[tabindex='0']").focus()
     before = view.locator("#queries [aria-selected='true']").inner_text()
-    view.keyboard.press("End" if before != WORDS[-1] else "Home")
+    last = view.locator("#queries li").last.inner_text()
+    view.keyboard.press("End" if before != last else "Home")
     after = view.locator("#queries [aria-selected='true']")
     assert after.inner_text() != before
     assert after.inner_text() == view.locator("#tree pre").first.inner_text()

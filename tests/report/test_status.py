@@ -27,7 +27,8 @@ def _write(path: Path, content: object) -> None:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A run of two rounds that was interrupted while it searched the queries of the second."""
-    _write(tmp_path / "recipe.json", {"rounds": 2, "queries": "12, 0123456789abcdef"})
+    held_out = {"learner": {"holdout": 0.1}, "evaluate": {"queries": 16}}
+    _write(tmp_path / "recipe.json", {"rounds": 2, "queries": "13, 0123456789abcdef", **held_out})
     _write(tmp_path / "lock", "")
     (tmp_path / "master").mkdir()
     (tmp_path / "round-0/evaluation").mkdir(parents=True)
@@ -36,8 +37,8 @@ def folder(tmp_path) -> Path:
     for name in ("pairs.jsonl", "policy.gguf", "evaluation/signals.json"):
         _write(first / name, "")
     _write(first / "adapter/train.json", {"seconds": 30.0})
-    _write(first / "quantized.json", {"seconds": 7.0})
-    timings = [("rollouts", 40.0), ("rollouts", 20.0), ("train", 99.0), ("evaluation", 5.0)]
+    _write(first / "quantized.json", REPORT["quantized"])
+    timings = [("rollouts", 40.0), ("rollouts", 20.0), ("train", 99.0), ("quantize", 7.0), ("evaluation", 5.0)]
     lines = [json.dumps({"stage": stage, "seconds": seconds}) for stage, seconds in timings]
     _write(first / "timings.jsonl", "\n".join(lines) + '\n{"stage": "eval')
     _write(first / "report.json", {**REPORT, "round": 1})
@@ -83,6 +84,13 @@ def test_the_stage_that_comes_next_is_the_first_that_is_not_there(folder, remove
     assert (board.number, board.kind) == place
 
 
+def test_once_every_query_that_is_not_held_out_is_searched_pairs_come_next(folder):
+    (folder / "round-2/rollouts.jsonl").write_text("".join(f'{{"query": {n}}}\n' for n in range(11)))
+    assert look(folder).board.kind == "rollouts"
+    _write(folder / "round-2/set-aside.jsonl", '{"query_id": "11"}\n')
+    assert look(folder).board.kind == "pairs"
+
+
 def test_it_goes_on_where_its_process_lives_and_holds_the_lock(folder):
     work = Work("round 2: rollouts", "queries", 12, 2.5, 0.1, 95.0)
     _leave_board(folder, pid=os.getpid(), work=work, rows=[Row(0, 0.7)], stopping=True)
@@ -118,7 +126,7 @@ def test_files_that_are_not_whole_say_nothing(folder, content):
         (folder / name).write_bytes(content.encode("latin-1"))
     found = look(folder)
     assert (found.state, found.board.kind) == ("interrupted", "rollouts")
-    assert stage_seconds(folder) == {"rollouts": 60.0, "pairs": 0.0, "evaluate": 5.0}
+    assert stage_seconds(folder) == {"rollouts": 60.0, "pairs": 0.0, "merge": 7.0, "evaluate": 5.0}
     (folder / "progress.json").write_text('{"rows": 3}')  # of another version
     assert look(folder).board.kind == "rollouts"
 

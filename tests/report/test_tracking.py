@@ -44,7 +44,7 @@ def _report(number: int, updates: int) -> dict:
         **figures, "round": number, "evaluation": [], "alarms": [],
         "watched": {"signals": None, "spread": 0.1, "length_gap": 0.2},
         "training": {"curve": curve, "updates": updates, "loss": 0.5, "margin": 2.0, "accuracy": 0.9, "parity": None},
-        "quantized": {"type": "Q8_0", "tried": [{"type": "Q8_0", "kept": 0.97}]},
+        "quantized": {"type": "Q8_0", "kept": 0.97, "keeps": True, "matrices": {}, "scored": None},
     }  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_interrupted_between_updates_it_repeats_no_step(tmp_path):
     assert [step for step, _ in told["train/loss"]] == [1, 2, 3, 4, 5]
     assert [value for _, value in told["train/loss"]] == pytest.approx([0.7, 0.6, 0.5, 0.7, 0.6])
     assert told["round/number"] == [(0, 0), (3, 1), (5, 2)]
-    assert [step for step, _ in told["round/kept_margin"]] == [3, 5]
+    assert told["round/kept"] == [(3, pytest.approx(0.97)), (5, pytest.approx(0.97))]
     assert "round/parity" not in told
 
 

@@ -1,0 +1,59 @@
+"""Every ready recipe from load to export, with its own settings: on a small model of its types, and few questions."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from gguf.constants import GGMLQuantizationType as T
+
+from genius_lite import load, run
+from genius_lite.weights import gguf_file
+from genius_lite.weights.gguf_file import sha256
+from tests.tiny import tiny_gguf
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+READY = sorted(path.name for path in RECIPES.glob("*.yaml"))
+LEAST = 0.95  # of the update
+
+
+def _small(name: str, folder: Path) -> dict[str, object]:
+    """What is replaced: model and questions, and how long and how many."""
+    recipe = load(RECIPES / name)
+    named = re.search(r"(Q\d_\w)\W", recipe.model.gguf, re.IGNORECASE)
+    assert named, recipe.model.gguf
+    tiny_gguf(folder / "model.gguf", "llama", kind=T[named[1].upper()], width=256)
+    rows = [json.dumps({recipe.queries.column: f"What is {n} and {n}?"}) + "\n" for n in range(8)]
+    (folder / "questions.jsonl").write_text("".join(rows))
+    return {
+        "out": str(folder / "run"),
+        "model.gguf": str(folder / "model.gguf"),
+        "queries.source": str(folder / "questions.jsonl"),
+        "queries.subset": "null",
+        "queries.limit": 8,
+        "rounds": 1,
+        "foresight.max_tokens": 24,
+        "sampler": "{slots: 8, threads: 1}",
+        # Random models say nothing of sense, and end no response.
+        "pairs.truncated": "keep",
+        "pairs.looping": "keep",
+        "pairs.min_gap": 0.0,
+        "learner.parity_limit": 10.0,  # NF4 is far off of random weights
+        "guard.ended": "{}",
+    }
+
+
+@pytest.mark.parametrize("name", READY)
+def test_a_ready_recipe_leads_to_a_file_that_keeps_what_was_learned(name, tmp_path):
+    recipe = load(RECIPES / name, [f"{key}={value}" for key, value in _small(name, tmp_path).items()])
+    summary = run(recipe)
+    made = summary["rounds"][0]["quantized"]
+    assert made["kept"] >= LEAST and made["keeps"]
+    policy = tmp_path / "run/round-1/policy.gguf"
+    source, types = gguf_file.read(tmp_path / "model.gguf"), {t.type for t in gguf_file.read(policy).tensors}
+    expected = {t.type for t in source.tensors} if recipe.quantize.type == "source" else {T.F32, T.F16}
+    assert types == expected
+    if summary["best"]:
+        assert sha256([Path(summary["exported"])]) == sha256([policy]) == made["sha256"]

@@ -1,0 +1,69 @@
+"""How much each column matters: from the learner's activations to a file that llama.cpp's tools read too."""
+
+from __future__ import annotations
+
+import ctypes
+
+import gguf
+import llama_cpp
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from genius_lite.learner.importance import Importance
+from genius_lite.learner.model import load_policy, response_logps
+from genius_lite.learner.packing import rows
+from genius_lite.recipe import Learner
+from genius_lite.weights import imatrix
+from genius_lite.weights.importing import MAP_FILE
+from genius_lite.weights.mapping import TensorMap
+
+
+def test_importance_is_the_mean_square_of_what_flows_in(tiny, tmp_path):
+    policy = load_policy(tiny.master, None, Learner(rank=4), "cpu", "fp32", 0)
+    importance, seen = Importance(policy), []
+    layer = policy.get_base_model().model.layers[1].mlp.down_proj
+    layer.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].detach()))
+    with torch.no_grad(), importance.watched():
+        response_logps(policy, rows([([5, 6], [7, 8]), ([9, 5], [6, 5])]))
+        response_logps(policy, rows([([5], [7])]))
+    importance.save(tmp_path / "i.safetensors")
+    tensor_map = TensorMap.load(tiny.master / MAP_FILE)
+    imatrix.write(tmp_path / "i.safetensors", tensor_map, "responses", tmp_path / "i.gguf")
+    matrix = imatrix.load(tmp_path / "i.gguf")
+    expected = torch.cat([x.flatten(0, -2) for x in seen]).square().mean(0).numpy()
+    assert len(torch.cat([x.flatten(0, -2) for x in seen])) == 10
+    np.testing.assert_allclose(matrix["blk.1.ffn_down.weight"], expected, rtol=1e-5)
+    assert len(matrix) == 2 * 7
+    before = len(seen)
+    response_logps(policy, rows([([5], [7])]))
+    assert (len(seen), importance.tokens) == (before + 1, 10)  # not watched any more
+
+
+def test_the_file_reads_back_as_an_independent_reader_sees_it(tiny, tmp_path):
+    tensor_map = TensorMap.load(tiny.master / MAP_FILE)
+    name = tensor_map.tensors["blk.0.attn_k.weight"][0]
+    sums = np.arange(1, 65, dtype=np.float32)
+    save_file({name: sums, "tokens": np.array(10)}, tmp_path / "sums.safetensors")
+    imatrix.write(tmp_path / "sums.safetensors", tensor_map, "responses", tmp_path / "i.gguf")
+    read = gguf.GGUFReader(tmp_path / "i.gguf")
+    assert read.fields["general.type"].contents() == "imatrix"
+    assert read.fields["imatrix.datasets"].contents() == ["responses"]
+    tensors = {t.name: t.data for t in read.tensors}
+    assert tensors.keys() == {"blk.0.attn_k.weight.in_sum2", "blk.0.attn_k.weight.counts"}
+    assert np.array_equal(tensors["blk.0.attn_k.weight.in_sum2"], sums[None])
+    assert tensors["blk.0.attn_k.weight.counts"].tolist() == [[10]]
+    ours = imatrix.load(tmp_path / "i.gguf")
+    assert ours.keys() == {"blk.0.attn_k.weight"}
+    np.testing.assert_allclose(ours["blk.0.attn_k.weight"], sums / 10, rtol=1e-6)
+
+
+def test_the_quantizers_array_ends_with_an_entry_without_a_name():
+    matrix = {"a.weight": np.arange(3, dtype=np.float32), "b.weight": np.ones(2, np.float64)}
+    array, _kept = imatrix.as_c_array(matrix)
+    assert isinstance(array[0], llama_cpp.llama_model_imatrix_data)
+    assert [(entry.name, entry.size) for entry in array] == [(b"a.weight", 3), (b"b.weight", 2), (None, 0)]
+    for entry, values in zip(array, matrix.values(), strict=False):
+        assert np.ctypeslib.as_array(
+            ctypes.cast(entry.data, ctypes.POINTER(ctypes.c_float)), (entry.size,)
+        ).tolist() == (values.tolist())

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from genius_lite.weights import gguf_file
+from genius_lite.weights.importing import MAP_FILE
+from genius_lite.weights.mapping import TensorMap
+
+
+def test_row_order_is_recovered(tiny):
+    tensor_map = TensorMap.load(tiny.master / MAP_FILE)
+    permuted = {name for name, (_, number) in tensor_map.tensors.items() if number is not None}
+    q_and_k = {f"blk.{i}.attn_{x}.weight" for i in range(2) for x in "qk"}
+    assert permuted == (q_and_k if tiny.architecture == "llama" else set())
+    assert len(tensor_map.permutations) == (2 if tiny.architecture == "llama" else 0)
+    source, master = gguf_file.read(tiny.gguf), load_file(tiny.master / "model.safetensors")
+    for tensor in source.tensors:
+        if tensor.name in tensor_map.tensors and tensor_map.tensors[tensor.name][0] in master:
+            ours = master[tensor_map.tensors[tensor.name][0]][tensor_map.rows(tensor.name)]
+            assert np.array_equal(ours, source.dequantized(tensor).astype(np.float16))
