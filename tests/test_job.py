@@ -30,10 +30,13 @@ def test_the_guard_watches_the_held_out_and_then_what_lies_beyond_the_limit(tmp_
     (held,) = job.held_out
     watched = [q.prompt for q in job.watched]
     assert job.watched[0].id == held
+    assert [q for q in job.queries if q.id != held] == job.searched
     assert watched[1:] == texts[10:]
     assert [q.prompt for q in job.queries] == texts[:10]
     assert [q.prompt for q in _job(tmp_path, tiny_llama, texts, watched=3).watched] == watched[:3]
-    assert not _job(tmp_path, tiny_llama, texts, watched=0).watched
+    unwatched = _job(tmp_path, tiny_llama, texts, watched=0)
+    assert (unwatched.watched, unwatched.held_out) == ([], frozenset())
+    assert unwatched.searched == unwatched.queries, "what nobody watches is learned from"
     assert [q.prompt for q in _job(tmp_path, tiny_llama, texts, holdout=0.0).watched] == texts[10:]
 
 

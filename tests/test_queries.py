@@ -10,7 +10,7 @@ import pytest
 
 from genius_lite.errors import UserError
 from genius_lite.prompts import Vocabulary
-from genius_lite.queries import read, select, text_columns
+from genius_lite.queries import held_count, hold_out, read, select, text_columns
 from genius_lite.recipe import Queries
 
 THREE = ["What is 1 + 1?", "Is it \N{GREEK SMALL LETTER ALPHA}, or not?", 'He said "no".']
@@ -51,6 +51,34 @@ def test_selection(tmp_path, tiny_llama):
         assert sorted(q.prompt for q in shuffled) == ["a", "b", "c", "d"]
         orders = {tuple(q.prompt for q in select(_cfg(path, shuffle=True, seed=s), vocabulary)[0]) for s in range(9)}
         assert len(orders) > 1
+
+
+@pytest.mark.parametrize(
+    ("queries", "share", "most", "count"),
+    [
+        (100, 0.1, 16, 10),
+        (1000, 0.1, 16, 16),  # all that are watched
+        (10, 0.01, 16, 1),  # one at least
+        (9, 0.01, 16, 0),
+        (9, 0.1, 16, 1),
+        (10, 0.0, 16, 0),
+        (10, 0.1, 0, 0),
+        (3, 0.99, 16, 2),  # never all of them
+        (1, 0.99, 16, 0),
+    ],
+)
+def test_so_many_queries_are_held_out(queries, share, most, count):
+    assert held_count(queries, share, most) == count
+    ids = [f"{number:016x}" for number in range(queries)]
+    held = hold_out(ids, share, 3, most)
+    assert (len(held), held <= {*ids}) == (count, True)
+    assert hold_out(ids[::-1], share, 3, most) == held, "their order is no part of it"
+
+
+def test_other_seeds_hold_out_others():
+    ids = [f"{number:016x}" for number in range(100)]
+    assert len({hold_out(ids, 0.1, seed, 16) for seed in range(5)}) == 5
+    assert hold_out(ids, 0.1, 0, 16) < hold_out(ids, 0.15, 0, 16), "a larger share adds some"
 
 
 @pytest.mark.parametrize(

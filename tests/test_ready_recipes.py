@@ -24,17 +24,17 @@ def _small(name: str, folder: Path) -> dict[str, object]:
     recipe = load(RECIPES / name)
     named = re.search(r"(Q\d_\w)\W", recipe.model.gguf, re.IGNORECASE)
     assert named, recipe.model.gguf
-    tiny_gguf(folder / "model.gguf", "llama", kind=T[named[1].upper()], width=256)
-    rows = [json.dumps({recipe.queries.column: f"What is {n} and {n}?"}) + "\n" for n in range(8)]
+    tiny_gguf(folder / "model.gguf", "llama", kind=T[named[1].upper()], width=512)
+    rows = [json.dumps({recipe.queries.column: f"What is {n} and {n}?"}) + "\n" for n in range(16)]
     (folder / "questions.jsonl").write_text("".join(rows))
     return {
         "out": str(folder / "run"),
         "model.gguf": str(folder / "model.gguf"),
         "queries.source": str(folder / "questions.jsonl"),
         "queries.subset": "null",
-        "queries.limit": 8,
+        "queries.limit": 16,
         "rounds": 1,
-        "foresight.max_tokens": 24,
+        "foresight.max_tokens": 16,
         "sampler": "{slots: 8, threads: 1}",
         # Random models say nothing of sense, and end no response.
         "pairs.truncated": "keep",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 
 import gguf
@@ -30,7 +32,12 @@ def finished(request, tmp_path_factory):
     from rich.console import Console
 
     folder = tmp_path_factory.mktemp("run")
-    model = tiny_gguf(folder / "tiny.Q8_0.gguf", "llama", kind=gguf.GGMLQuantizationType.Q8_0)
+
+    def says_its_type(writer: gguf.GGUFWriter) -> None:
+        writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+
+    kind = gguf.GGMLQuantizationType.Q8_0
+    model = tiny_gguf(folder / "tiny.Q8_0.gguf", "llama", kind=kind, more=says_its_type)
     model.save_pretrained(folder / "full")
     (folder / "q.txt").write_text("one\ntwo\nthree\n")
     recipe = Recipe(
@@ -46,16 +53,14 @@ def finished(request, tmp_path_factory):
     return folder / "run", request.param, summary
 
 
-def test_the_middle_round_is_what_the_recipe_says(finished):
+def test_what_rounds_leave_is_what_the_recipe_says(finished):
     folder, mode, summary = finished
-    kinds = [report["quantized"]["type"] for report in summary["rounds"]]
-    assert kinds == ["adapter" if mode == "adapter" else "Q8_0", "Q8_0"]
-    assert (folder / "round-1" / "policy.gguf").exists() == (mode != "adapter")
+    assert [report["quantized"]["type"] for report in summary["rounds"]] == ["Q8_0", "Q8_0"]
     assert (folder / "round-1" / "adapter.gguf").exists() == (mode != "merge")
-    assert (folder / "round-1" / "speeds.json").exists() == (mode == "auto")
-    chosen = RunRound.of(folder, 1)
-    if mode == "adapter":
-        assert chosen.gguf is None and chosen.lora == folder / "round-1" / "adapter.gguf"
+    assert not (folder / "round-2" / "adapter.gguf").exists(), "no round follows"
+    assert (folder / "rounded" / "speeds.json").exists() == (mode == "auto")
+    made = [folder / "rounded" / "base.gguf", *(folder / f"round-{number}" / "policy.gguf" for number in (1, 2))]
+    assert [RunRound.of(folder, number).gguf for number in (0, 1, 2)] == made
     assert RunRound.of(folder, None).number == 2
     with pytest.raises(UserError, match="round 3 is not finished"):
         RunRound.of(folder, 3)
@@ -73,7 +78,7 @@ def test_every_format_says_the_same(finished, tmp_path):
 
     export(folder, 2, "lora-gguf", [], tmp_path / "l")
     (lora,) = (tmp_path / "l").glob("*.gguf")
-    base = RunRound.of(folder, 0).gguf
+    base = RunRound.of(folder, 0).base.gguf.path  # full precision, as adapters are trained on it
     assert np.abs(scored(base, lora) - expected).mean() < 0.01
     assert np.abs(scored(base) - expected).mean() > 0.05, "the adapter must matter"
 
@@ -106,6 +111,7 @@ def test_the_card_tells_what_was_measured(finished, tmp_path):
     card = (folder / "export" / "README.md").read_text()
     for report in summary["rounds"]:
         assert f"| {report['round']} | {report['pairs']} | {report['training']['loss']:.4f} |" in card
+        assert f"| Q8_0 | {100 * report['quantized']['kept']:.0f} % |\n" in card
     sums = (folder / "export" / "SHA256SUMS").read_text().split()
     assert sums[0] in card
     assert "this system message" in card and "\n> Be brief.\n> Don't guess.\n" in card
@@ -123,3 +129,19 @@ def test_the_card_tells_what_was_measured(finished, tmp_path):
     with pytest.raises(UserError, match="exists; name another"):
         export(folder, None, "gguf", [], tmp_path / "base")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base"]
+
+
+@pytest.mark.parametrize("finished", ["merge"], indirect=True)
+def test_a_file_that_is_not_the_evaluated_one_any_more_is_not_exported(finished, tmp_path):
+    folder, _, _ = finished
+    shutil.copytree(folder, tmp_path / "run")
+    with (tmp_path / "run" / "round-1" / "policy.gguf").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    with pytest.raises(UserError, match=r"round-1/policy\.gguf is not the file that was evaluated any more"):
+        export(tmp_path / "run", 1, "gguf", [], tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    export(tmp_path / "run", 1, "gguf", ["Q8_0"], tmp_path / "anew")
+    assert (tmp_path / "anew" / "tiny.genius-Q8_0.gguf").exists()

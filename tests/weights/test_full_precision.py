@@ -9,12 +9,12 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from genius_lite.weights.policy import policy_gguf
 
 from genius_lite.errors import UserError
 from genius_lite.weights import gguf_file
 from genius_lite.weights.full_precision import Safetensors, write_full_precision
 from genius_lite.weights.importing import Base, import_master
+from genius_lite.weights.merge import Adapter, merge
 from tests.tiny import tiny_gguf
 from tests.weights.test_lora import scored
 from tests.weights.test_merge import random_adapter, torch_scores
@@ -46,13 +46,42 @@ def test_the_full_precision_rows_stand_in_the_ggufs_order(both, tmp_path):
     # As an import of its own, llama.cpp and torch agree far better than through the quantized file.
     import_master(exact, tmp_path / "master", lambda n: None)
     policy = random_adapter(tmp_path / "master", tmp_path / "adapter", spread=0.05)
-    policy_gguf(Base(exact, tmp_path / "master"), tmp_path / "adapter", "BF16", tmp_path / "p.gguf")
+    base = Base(exact, tmp_path / "master")
+    merge(base, Adapter.load(tmp_path / "adapter", base), "BF16", tmp_path / "p.gguf")
     prompt, response = [5, 6, 7, 8], [50, 61, 72, 83]
     from tests.sampler.test_engine import PROMPT
     from tests.weights.test_lora import RESPONSE
 
     assert np.abs(scored(tmp_path / "p.gguf") - torch_scores(policy, PROMPT, RESPONSE)).mean() < 0.05
     assert np.abs(torch_scores(model.float(), prompt, response)).mean() > 1
+
+
+def test_each_matrix_is_written_in_its_own_16_bits(both, tmp_path):
+    from safetensors.torch import save_file
+
+    quantized, _full, model = both
+    kinds = {"up_proj": torch.float16, "down_proj": torch.float32}
+    weights = {
+        name: weight.to(next((kind for part, kind in kinds.items() if part in name), torch.bfloat16)).contiguous()
+        for name, weight in model.float().state_dict().items()
+    }
+    for folder, held in (("mixed", weights), ("half", {name: w.half() for name, w in weights.items()})):
+        (tmp_path / folder).mkdir()
+        save_file(held, tmp_path / folder / "model.safetensors")
+        write_full_precision(quantized, tmp_path / folder, tmp_path / f"{folder}.gguf", lambda n: None)
+    mixed, half = (gguf_file.read(tmp_path / f"{name}.gguf") for name in ("mixed", "half"))
+    for tensor in mixed.tensors:
+        if len(tensor.shape) == 2:
+            sixteen = "ffn_up" in tensor.name or "ffn_down" in tensor.name
+            assert tensor.type == (Q.F16 if sixteen else Q.BF16), tensor.name
+    assert {t.type for t in half.tensors if len(t.shape) == 2} == {Q.F16}
+    assert (mixed.metadata["general.file_type"], half.metadata["general.file_type"]) == (32, 1)
+    by_name = {t.name: mixed.dequantized(t) for t in mixed.tensors}
+    for layer in range(2):
+        for ours, theirs in (("ffn_up", "up_proj"), ("ffn_down", "down_proj"), ("ffn_gate", "gate_proj")):
+            expected = weights[f"model.layers.{layer}.mlp.{theirs}.weight"]
+            expected = (expected.half() if ours == "ffn_down" else expected).float().numpy()
+            assert np.array_equal(by_name[f"blk.{layer}.{ours}.weight"], expected)
 
 
 def test_weights_of_another_model_are_refused(both, tmp_path):
@@ -98,7 +127,7 @@ def test_a_model_in_three_files_is_read_as_one(tiny, tmp_path):
             replace(t, offset=0, path=tiny.gguf) for t in source.tensors
         ]
     import_master(sharded, tmp_path / "master", lambda n: None)
-    policy_gguf(Base(sharded, tmp_path / "master"), None, "F16", tmp_path / "joined.gguf")
+    merge(Base(sharded, tmp_path / "master"), None, "F16", tmp_path / "joined.gguf")
     assert np.allclose(scored(tmp_path / "joined.gguf"), scored(tiny.gguf), atol=1e-5)
     assert np.allclose(scored(paths[0]), scored(tiny.gguf), atol=1e-5), "llama.cpp must see shards in these files too"
     paths[1].unlink()

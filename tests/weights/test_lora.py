@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from genius_lite.weights.hot import Speeds
 
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.llama import EngineError
@@ -37,16 +36,3 @@ def test_an_adapter_that_does_not_fit_is_refused(tiny, tmp_path):
     (tmp_path / "lora.gguf").write_bytes(tiny.gguf.read_bytes())
     with pytest.raises(EngineError, match="cannot load the adapter"):
         scored(tiny.gguf, tmp_path / "lora.gguf")
-
-
-def test_the_break_even_of_merging():
-    speeds = Speeds(merge_s=30, merged_rate=300, adapter_rate=150)
-    assert speeds.break_even == pytest.approx(9000)
-    assert speeds.favour_adapter(8999, merged=False)
-    assert not speeds.favour_adapter(9001, merged=False)
-    assert not speeds.favour_adapter(1, merged=True)
-    never = Speeds(merge_s=30, merged_rate=150, adapter_rate=300)
-    assert never.break_even == float("inf")
-    assert never.favour_adapter(10**9, merged=True)
-    assert "never pays" in never.line()
-    assert "from 9000 tokens" in speeds.line()

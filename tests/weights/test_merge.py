@@ -124,7 +124,8 @@ def raws(file: GGUF) -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", [T.F32, T.F16, T.BF16, T.Q8_0, T.Q4_0], ids=lambda kind: kind.name)
 def test_without_an_adapter_the_types_of_the_source_give_the_source(bases, tmp_path, kind):
     source = bases[kind].gguf.path.read_bytes()
-    for wanted in ("source", *([] if kind == T.F32 else [kind.name])):
+    # llama.cpp gives the embeddings of a Q4_0 file another type.
+    for wanted in ("source", *([] if kind in (T.F32, T.Q4_0) else [kind.name])):
         kept = merge(bases[kind], None, wanted, tmp_path / "m.gguf")
         assert (tmp_path / "m.gguf").read_bytes() == source
         assert (kept.share, kept.by_matrix) == (None, {})
@@ -389,15 +390,15 @@ def test_an_adapter_reads_back_its_own_update(tmp_path):
 
 
 def test_smollm2_merged_f16_agrees_with_torch_on_real_responses(smollm2, smollm2_master, tmp_path):
-    """20 real responses agree to 0.01 nats per token, through a quantized source and permuted rows."""
+    # Through a quantized source and permuted rows.
     base = Base(gguf_file.read(smollm2), smollm2_master)
     policy = random_adapter(smollm2_master, tmp_path / "adapter", spread=0.03, rank=8)
     merge(base, Adapter.load(tmp_path / "adapter", base), "F16", tmp_path / "p.gguf")
-    questions = [json.loads(line)["prompt"] for line in QUERIES.read_text().splitlines()[:20]]
+    questions = [json.loads(line)["prompt"] for line in QUERIES.read_text().splitlines()[:10]]
     with Vocabulary.open(smollm2) as vocabulary:
         prompts = [vocabulary.prompt(question) for question in questions]
     worst, change = 0.0, 0.0
-    for prompt, (response, scores) in zip(prompts, sampled_and_scored(tmp_path / "p.gguf", prompts, 32), strict=True):
+    for prompt, (response, scores) in zip(prompts, sampled_and_scored(tmp_path / "p.gguf", prompts, 24), strict=True):
         expected = torch_scores(policy, prompt, response)
         worst = max(worst, np.abs(expected - scores).mean())
         with policy.disable_adapter():
