@@ -19,6 +19,7 @@ FLOORS = {
     "run": 6,
     "api": 6,
     "stages": 5,
+    "policies": 5,
     "searching": 5,
     "answering": 5,
     "serving": 5,

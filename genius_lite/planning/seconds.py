@@ -11,7 +11,7 @@ from genius_lite.planning.rates import Decode, Rates
 from genius_lite.planning.shape import Shape
 from genius_lite.planning.tokens import Round, Sampled, answered, mean_tokens
 from genius_lite.weights.quantize import quantized_bytes
-from genius_lite.weights.retained import CHECKED
+from genius_lite.weights.retained import CHECKED, SCORED
 
 _BETWEEN = 0.06  # of a worker's time passes between its ticks: messages, parking and copying of sequences
 _LIBRARIES = 6.0  # seconds until torch, transformers and peft are loaded, in the first training
@@ -95,7 +95,7 @@ def _quantizing(known: Expected, number: int) -> Cost:
     if not job.recipe.quantize.checks(number):
         return Cost(seconds)
     pairs = min(CHECKED, known.round.learned.pairs)
-    scored = 2 * pairs * known.probe.mean_length
+    scored = 2 * pairs * min(SCORED, known.probe.mean_length)
     once = Sampled(0.0, pairs * mean_tokens(job.queries), 0.0)
     seconds += _FILES * session(rates.of_file(job.recipe.quantize.type), once, scored)
     return Cost(seconds, scored)

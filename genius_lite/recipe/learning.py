@@ -144,7 +144,7 @@ class Quantize(Section):
     )
     check: Literal["first", "each", "never"] = Field(
         default="first",
-        description="After which rounds llama.cpp scores pairs of eight questions with the file, its base, and the "
+        description="After which rounds llama.cpp scores pairs of a few questions with the file, its base, and the "
         "adapter at run time",
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES
@@ -30,6 +31,11 @@ class Grid(ABC):
     lowest: int
     highest: int
     rising: np.ndarray
+
+    @cached_property
+    def held(self) -> np.ndarray:
+        """The weights that the codes of the base stand for."""
+        return self.values(self.codes)
 
     @abstractmethod
     def values(self, codes: np.ndarray) -> np.ndarray:

@@ -18,7 +18,8 @@ from genius_lite.records import PreferencePair
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 
-CHECKED = 8  # questions, of each of which one pair is scored
+CHECKED = 6  # questions, of each of which one pair is scored
+SCORED = 96  # tokens of each response, at most, from where the two of a pair part: a check must not take minutes
 SCORING_SLOTS = 4  # branches that a file's scores are asked on
 
 
@@ -58,15 +59,21 @@ def check(
 
 
 def gaps(file: Path, settings: EngineSettings, pairs: Sequence[PreferencePair], log: Path) -> np.ndarray:
-    """Log-probability of the chosen response less that of the rejected one, nats, (pairs,)."""
+    """Log-probability of the chosen response less that of the rejected one, nats, (pairs,); of `SCORED` tokens."""
 
     async def ask() -> list[list[float]]:
         async with open_sampler(file, settings, Sampling(1.0), log) as sampler:
-            asked = [(pair.prompt_tokens, r) for pair in pairs for r in (pair.chosen_tokens, pair.rejected_tokens)]
-            return await asyncio.gather(*(sampler.score(prompt, response) for prompt, response in asked))
+            return await asyncio.gather(*(sampler.score(*part) for pair in pairs for part in _parting(pair)))
 
     summed_P2 = np.array([sum(logprobs) for logprobs in asyncio.run(ask())]).reshape(-1, 2)
     return summed_P2[:, 0] - summed_P2[:, 1]
+
+
+def _parting(pair: PreferencePair) -> list[tuple[list[int], list[int]]]:
+    """What both responses share, prompt included, and what each goes on with; what is shared has no margin."""
+    responses = (pair.chosen_tokens, pair.rejected_tokens)
+    same = next((n for n, (a, b) in enumerate(zip(*responses, strict=False)) if a != b), 0)
+    return [([*pair.prompt_tokens, *r[:same]], r[same : same + SCORED]) for r in responses]
 
 
 def compare(policy_P: np.ndarray, base_P: np.ndarray, applied_P: np.ndarray) -> Scored:

@@ -42,11 +42,11 @@ def round_keeping(
         rng: orders equal offsets, and places each within its part of a step.
         importance: of the columns (columns,), if the base was quantized by it.
     """
-    offsets, steps = _offsets(held, held.codes, base)
+    offsets, steps = _offsets(held, held.codes, held.held, base)
     shift = _spread(offsets, steps, rng, importance)
     merged = base + _without_ends(held, update)
     codes = held.nearest(merged)
-    moves = np.rint(_offsets(held, codes, merged)[0] + shift)
+    moves = np.rint(_offsets(held, codes, held.values(codes), merged)[0] + shift)
     return np.clip(codes + moves.astype(codes.dtype) * held.rising, held.lowest, held.highest).astype(codes.dtype)
 
 
@@ -61,23 +61,25 @@ def _without_ends(held: Grid, update: np.ndarray) -> np.ndarray:
         return update
     squares = np.square(update)
     lost = np.sum(squares, axis=1, where=stuck, keepdims=True)
-    more = np.divide(lost, squares.sum(1, keepdims=True) - lost, out=np.zeros_like(lost), where=lost > 0)
+    others = squares.sum(1, keepdims=True) - lost
+    more = np.divide(lost, others, out=np.zeros_like(lost), where=others > 0)
     return update * (1 + np.minimum(more, 1))
 
 
 def kept_of(held: Grid, codes: np.ndarray, update: np.ndarray) -> tuple[float, float]:
     """<V - Q, D> and <D, D> of some rows with these codes."""
-    change = held.values(codes) - held.values(held.codes)
+    change = held.values(codes) - held.held
     return float(np.vdot(change, update)), float(np.vdot(update, update))
 
 
-def _offsets(held: Grid, codes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _offsets(held: Grid, codes: np.ndarray, values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How far weights are from the values of some codes, in steps towards the next value, and these steps.
 
-    Both are 0 where there is no next value.
+    Both are 0 where there is no next value, or no distance.
     """
-    values = held.values(codes)
     off = weights - values
+    if not off.any():
+        return off, off
     beside = codes + np.sign(off).astype(codes.dtype) * held.rising
     steps = np.abs(held.values(np.clip(beside, held.lowest, held.highest)) - values)
     return np.divide(off, steps, out=np.zeros_like(off), where=steps > 0), steps

@@ -1,0 +1,137 @@
+"""What a round leaves behind: its policy as one GGUF, the base model rounded likewise, and what to sample from next."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from genius_lite.bench import file_speed
+from genius_lite.errors import UserError
+from genius_lite.recipe import QuantType, TargetType
+from genius_lite.records import PreferencePair
+from genius_lite.report.summary import retained_lines
+from genius_lite.round import Policy, Round, note_time
+from genius_lite.rundir import BASELINE, remove
+from genius_lite.weights import gguf_file
+from genius_lite.weights.gguf_file import sha256
+from genius_lite.weights.lora import write_lora
+from genius_lite.weights.merge import Adapter, Kept, merge, planned_types, round_base
+from genius_lite.weights.quantize import type_name, types_bytes
+from genius_lite.weights.retained import Scored, check, one_of_each
+
+KEEPING: tuple[QuantType, ...] = ("Q8_0", "F16")
+"""Types for a last round whose own type lost what was learned."""
+
+
+def baseline(r: Round, adapter: Path) -> Policy:
+    """The base model as `next_policy` rounds it, which is what rounds are told against; written once a run.
+
+    It is the base's own file where every tensor keeps its type.
+    """
+    kind, like = r.job.recipe.quantize.type, r.job.source
+
+    def make(out: Path) -> None:
+        began, size = time.monotonic(), types_bytes(r.base.gguf, types)
+        with r.progress.stage(f"base model: {type_name(like, kind)}", size, "MB", 1e-6) as advance:
+            round_base(r.base, loaded, kind, out, advance, like)
+        note_time(r.rounded, "quantize", time.monotonic() - began, size)
+
+    if not (r.rounded / BASELINE).exists():
+        loaded = Adapter.load(adapter, r.base)
+        types = planned_types(r.base, loaded, kind, like)
+        if types != {t.name: t.type for t in r.base.gguf.tensors}:
+            r.rounded.build(BASELINE, make)
+    return r.baseline
+
+
+def next_policy(r: Round, adapter: Path, pairs: list[PreferencePair]) -> Policy:
+    """The policy after this round as one GGUF, which is evaluated, and exported if it is the best.
+
+    How much of the update it keeps is known when it is written. In the first round (`quantize.check`) llama.cpp scores
+    some pairs with it too.
+
+    Args:
+        pairs: of the round.
+
+    Raises:
+        UserError: the last round is in no type that keeps what was learned.
+    """
+    r.enter("merge")
+    cfg = r.job.recipe.quantize
+
+    def make(out: Path) -> None:
+        began = time.monotonic()
+        name, kept = _merged(r, adapter, cfg.type, out)
+        wider = list(KEEPING if r.last else ())
+        while not (keeps := _keeps(r, name, kept)) and wider:
+            name, kept = _merged(r, adapter, wider.pop(0), out)
+        if r.last and not keeps:
+            raise UserError(f"round {r.number}: no type keeps what was learned; begin again with a lower learner.lr")
+        scored = _scored(r, out, adapter, pairs) if cfg.checks(r.number) else None
+        note_time(r.here, "quantize", time.monotonic() - began, out.stat().st_size)
+        found = {"type": name, "kept": kept.share, "keeps": keeps, "matrices": kept.by_matrix, "scored": scored}
+        # Before the file has its name: what stands there without it was cut off, and is written anew.
+        remove(r.here / "quantized.json")
+        found = r.here.build_json("quantized.json", lambda: {**found, "sha256": sha256([out])})
+        for line in retained_lines(found):
+            r.progress.say(line)
+
+    return Policy(r.here.build("policy.gguf", make), adapter)
+
+
+def _merged(r: Round, adapter: Path, kind: TargetType, out: Path) -> tuple[str, Kept]:
+    """Write base + adapter in a type; the type's name, and what the file keeps."""
+    loaded, like = Adapter.load(adapter, r.base), r.job.source
+    own = kind == r.job.recipe.quantize.type
+    rounded = gguf_file.read(baseline(r, adapter).gguf) if own else None
+    name, size = type_name(like, kind), types_bytes(r.base.gguf, planned_types(r.base, loaded, kind, like))
+    with r.progress.stage(f"round {r.number}: {name}", size, "MB", 1e-6) as advance:
+        return name, merge(r.base, loaded, kind, out, advance, like=like, rounded=rounded)
+
+
+def _keeps(r: Round, name: str, kept: Kept) -> bool:
+    """Whether a file keeps as much of the update as the recipe asks for; if not, it is said."""
+    keep = r.job.recipe.quantize.keep
+    if enough := kept.share is None or kept.share >= keep:
+        return enough
+    r.progress.say(f"warning: {name} keeps {kept.share:.0%} of what was learned, less than {keep:.0%}")
+    return False
+
+
+def _scored(r: Round, made: Path, adapter: Path, pairs: list[PreferencePair]) -> Scored | None:
+    """What llama.cpp says of the file, beside its base and the adapter at run time."""
+    lora, chosen = r.here / "adapter.gguf.partial", one_of_each(pairs)
+    write_lora(r.base, adapter, lora)
+    with r.progress.stage(f"round {r.number}: check", len(chosen), "questions") as advance:
+        found = check(made, r.baseline.gguf, lora, chosen, r.engine, r.here / "sampler.log")
+        advance(len(chosen))
+    remove(lora)
+    return found
+
+
+def to_sample(r: Round, tuned: Policy) -> Policy:
+    """What the next round samples from: the round's GGUF, or its adapter at the side of the base.
+
+    The recipe's `policy` says which; `auto` takes the faster one, measured after the first round. A GGUF that does not
+    keep what was learned is never built upon.
+    """
+    assert tuned.adapter
+    adapter, mode, merged = tuned.adapter, r.job.recipe.policy, json.loads((r.here / "quantized.json").read_text())
+    if r.last or (mode == "merge" and merged["keeps"]):
+        return tuned
+    if not merged["keeps"]:
+        r.progress.say(f"round {r.number + 1} samples with the adapter at run time, as {merged['type']} loses too much")
+    lora = r.here.build("adapter.gguf", lambda out: write_lora(r.base, adapter, out))
+    beside = Policy(r.baseline.gguf, adapter, lora)
+    if not merged["keeps"] or mode == "adapter":
+        return beside
+    speeds = r.rounded.build_json("speeds.json", lambda: _speeds(r, tuned, beside))
+    return beside if speeds["adapter"] > speeds["merged"] else tuned
+
+
+def _speeds(r: Round, merged: Policy, beside: Policy) -> dict[str, float]:
+    """Tokens a second of both."""
+    found = {n: file_speed(p.gguf, p.settings(r.engine)) for n, p in (("merged", merged), ("adapter", beside))}
+    r.progress.say(f"{found['adapter']:.0f} tokens/s with the adapter at run time, {found['merged']:.0f} merged")
+    return found
