@@ -161,8 +161,9 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
     Raises:
         Stopped: the run was asked to stop.
     """
-    r.enter("evaluate")
     here = r.rounded if r.number == 0 and policy.gguf != r.job.source.path else r.here
+    if r.number or not (here / "evaluation").exists():  # every round asks for the base's, which is there by then
+        r.enter("evaluate")
     start, ended = time.monotonic(), list[Stats]()
 
     def make(out: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -33,6 +34,7 @@ from genius_lite.recipe import (
 )
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.progress import Progressor
+from genius_lite.report.reading import read_board
 from genius_lite.run import run
 from genius_lite.rundir import read_records
 from genius_lite.sampler.client import open_sampler
@@ -60,26 +62,41 @@ class Done:
         return json.loads((self.round(number) / "quantized.json").read_text())
 
 
-def done(folder: Path, quantize: Quantize, *, kind: Q = Q.F16, weights: bool = False, lr: float = 1e-2, **sections):
-    """A run of a tiny model whose file is of type `kind`: three problems, and twelve queries with a pair each."""
+def done(
+    folder: Path,
+    quantize: Quantize,
+    *,
+    kind: Q = Q.F16,
+    full: bool = False,
+    lr: float = 1e-2,
+    holdout: float = 0.0,
+    **sections: Any,
+) -> Done:
+    """A run of a tiny model whose file is of type `kind`: three problems, and twelve queries with a pair each.
+
+    Args:
+        full: the recipe names the weights that the file was made from, too.
+    """
     model = tiny_gguf(folder / "tiny.gguf", "llama", kind=kind)
-    if weights:
+    if full:
         model.save_pretrained(folder / "full")
     problems = folder / "problems.jsonl"
     problems.write_text("".join(json.dumps({"prompt": f"Say {n}.", "answer": f"{n}"}) + "\n" for n in range(3)))
     # One branch at a time: in other company a sum is rounded in another way.
     default = {
         "rounds": 2,
-        "evaluate": Evaluate(tasks=[TaskSource(source=str(problems))], samples=1, queries=2, query_samples=2),
+        "evaluate": Evaluate(tasks=[TaskSource(source=str(problems))], samples=1, queries=0),
         "sampler": Sampler(slots=1, threads=1),
         "guard": UNGUARDED,
     }
     recipe = Recipe(
         out=str(folder / "run"),
-        model=Model(gguf=str(folder / "tiny.gguf"), weights=str(folder / "full") if weights else None),
+        model=Model(gguf=str(folder / "tiny.gguf"), weights=str(folder / "full") if full else None),
         queries=Queries(source=questions(folder, 12)),
         foresight=Foresight(beams=1, candidates=2, steps=1, max_tokens=12, temperature=1.5),
-        learner=Learner(rank=4, lora_alpha=8, lr=lr, batch_pairs=4, parity_limit=100, precision="fp32"),
+        learner=Learner(
+            rank=4, lora_alpha=8, lr=lr, holdout=holdout, batch_pairs=4, parity_limit=100, precision="fp32"
+        ),
         quantize=quantize,
         **{**default, **sections},
     )
@@ -105,13 +122,16 @@ def exported(run: Path, number: int | None, out: Path) -> Path:
 @pytest.mark.parametrize("policy", ["merge", "adapter"])
 @pytest.mark.parametrize("kind", ["source", "Q8_0", "F16"])
 def test_the_file_that_was_evaluated_is_the_one_that_is_exported(tmp_path, kind, policy):
-    made = done(tmp_path, Quantize(type=kind), policy=policy)
+    made = done(tmp_path, Quantize(type=kind, check="never"), policy=policy)
+    assert (made.round(1) / "adapter.gguf").exists() == (policy == "adapter")
     for number in (1, 2):
         file = exported(made.folder, number, tmp_path / f"exported-{number}")
         digest = sha256([file])
         assert digest == sha256([made.round(number) / "policy.gguf"]) == made.quantized(number)["sha256"]
         assert f"{digest}  {file.name}" in (file.parent / "SHA256SUMS").read_text()
         assert answers(file, made.recipe, tmp_path / "log") == read_responses(made.folder, number)
+    board = read_board(made.folder)
+    assert board and board.values.count, "what the last round's search showed stays on the board"
     best = RunRound.of(made.folder, None)
     (own,) = (made.folder / "export").glob("*.gguf")
     assert sha256([own]) == sha256([best.gguf])
@@ -129,27 +149,31 @@ def test_the_file_that_was_evaluated_is_the_one_that_is_exported(tmp_path, kind,
 
 
 def test_held_out_queries_are_watched_and_nothing_else(tmp_path):
-    made = done(tmp_path, Quantize(), rounds=1, learner=Learner(rank=2, holdout=0.25, batch_pairs=4, parity_limit=100))
+    made = done(tmp_path, Quantize(), holdout=0.25, rounds=1, evaluate=Evaluate(queries=2, query_samples=2))
     job = prepare(made.recipe)
     assert len(job.held_out) == 2, "a quarter of twelve, but no more than are watched"
     assert {query.id for query in job.watched} == job.held_out
     rollouts = read_records(made.round(1) / "rollouts.jsonl", Rollout)
     assert {r.query.id for r in rollouts} == {query.id for query in job.queries} - job.held_out
     pairs = read_records(made.round(1) / "pairs.jsonl", PreferencePair)
-    assert len(rollouts) == 10 and 0 < len(pairs) and not job.held_out & {pair.query_id for pair in pairs}
+    assert len(rollouts) == 10
+    assert pairs
+    assert not job.held_out & {pair.query_id for pair in pairs}
     for base in ("round-0", "round-1"):
         signals = json.loads((made.folder / base / "evaluation" / "signals.json").read_text())
         assert signals["responses"] == 2 * 2
 
 
-@pytest.mark.parametrize(("kind", "source"), [("source", Q.Q8_0), ("source", Q.Q4_0), ("Q8_0", Q.Q8_0)])
-def test_from_full_precision_weights_nothing_is_gained_where_nothing_was_learned(tmp_path, kind, source):
-    """The user's file was rounded without an importance matrix; a base that is rounded better would be a gain."""
-    made = done(tmp_path, Quantize(type=kind, keep=0.0), kind=source, weights=True, lr=1e-12, rounds=1)
+@pytest.mark.parametrize("kind", [Q.Q8_0, Q.Q4_0])
+def test_from_full_precision_weights_nothing_is_gained_where_nothing_was_learned(tmp_path, kind):
+    """The user's file was rounded without an importance matrix: that rounds do it better is no gain of theirs."""
+    tasks = [TaskSource(source=str(tmp_path / "problems.jsonl"))]
+    watched = Evaluate(tasks=tasks, samples=1, queries=2, query_samples=2)
+    made = done(tmp_path, Quantize(keep=0.0), kind=kind, full=True, lr=1e-12, holdout=0.1, rounds=1, evaluate=watched)
     assert read_responses(made.folder, 1) == read_responses(made.folder, 0)
     (task,) = json.loads((made.round(1) / "report.json").read_text())["evaluation"]
     assert (task["sampled_gain"]["estimate"], task["greedy_gain"]["estimate"]) == (0, 0)
-    assert json.loads((made.round(1) / "evaluation" / "signals.json").read_text())["kl"] == 0
+    assert json.loads((made.round(1) / "evaluation" / "signals.json").read_text())["kl"] < 1e-9
     own, base, policy = (
         gguf_file.read(path)
         for path in (tmp_path / "tiny.gguf", made.folder / "rounded" / "base.gguf", made.round(1) / "policy.gguf")
@@ -168,12 +192,11 @@ def weights(model: gguf_file.GGUF) -> dict[str, bytes]:
 
 def test_a_file_that_loses_too_much_is_not_built_upon_and_the_last_one_is_of_a_type_that_keeps_it(tmp_path):
     """Updates so large that they leave the base's grid, which a floating-point type does not have."""
-    quantize = Quantize(type="Q4_0", keep=0.98, check="never")
-    made = done(tmp_path, quantize, lr=0.1, evaluate=Evaluate(queries=0))
+    made = done(tmp_path, Quantize(type="Q4_0", check="never"), lr=0.2, evaluate=Evaluate(queries=0))
     first, last = made.quantized(1), made.quantized(2)
     assert (first["type"], first["keeps"]) == ("Q4_0", False)
-    assert first["kept"] < 0.98
-    assert f"warning: Q4_0 keeps {first['kept']:.0%} of what was learned, less than 98%" in made.said
+    assert first["kept"] < 0.8
+    assert f"warning: Q4_0 keeps {first['kept']:.0%} of what was learned, less than 90%" in made.said
     assert "round 2 samples with the adapter at run time, as Q4_0 loses too much" in made.said
 
     adapted = EngineSettings(slots=1, context=256, threads=1, lora=str(made.round(1) / "adapter.gguf"))

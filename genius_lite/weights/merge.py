@@ -167,7 +167,7 @@ def round_base(
 def requantize(source: GGUF, kind: TargetType, out: Path) -> None:
     """Write a model as a GGUF of another type, without an importance matrix; to measure what such a file is like."""
     types = types_of(source, kind)
-    _write(source, None, types, file_metadata(source, kind, types), None, out, lambda n: None)
+    write(source, None, types, file_metadata(source, kind, types), out)
 
 
 def planned_types(base: Base, adapter: Adapter | None, kind: TargetType, like: GGUF | None = None) -> Types:
@@ -189,20 +189,25 @@ def _merge(
     metadata = file_metadata(like or base.gguf, kind, types)
     while True:
         try:
-            return _write(base.gguf, adapter, types, metadata, rounded, out, advance)
+            return write(base.gguf, adapter, types, metadata, out, advance, rounded)
         except _TooLargeError as e:
             types = {**types, str(e): T.F32}
 
 
-def _write(
+def write(
     source: GGUF,
     adapter: Adapter | None,
     types: Types,
     metadata: dict[str, int],
-    rounded: GGUF | None,
     out: Path,
-    advance: Advance,
+    advance: Advance = lambda n: None,
+    rounded: GGUF | None = None,
 ) -> Kept:
+    """Write source + adapter in these types; see `merge`, which decides on them and knows the base.
+
+    Args:
+        metadata: uint32 values that replace the source's.
+    """
     own = {t.name: t for t in source.tensors}
     held = {t.name: t for t in rounded.tensors} if rounded else {}
     products: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])

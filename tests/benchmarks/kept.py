@@ -12,7 +12,6 @@ the tokens of chosen responses.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 from dataclasses import replace
@@ -27,8 +26,8 @@ from genius_lite.records import PreferencePair
 from genius_lite.rundir import read_records
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.importing import MAP_FILE, Base, _record, _Recorded
-from genius_lite.weights.merge import Adapter, _write, merge, requantize
+from genius_lite.weights.importing import Base
+from genius_lite.weights.merge import Adapter, requantize, write
 from genius_lite.weights.quantize import file_metadata, types_of
 
 SOURCES = ("F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q4_1")
@@ -47,18 +46,9 @@ def scaled(adapter: Adapter, rms: float, layers: int | None) -> Adapter:
     return replace(adapter, factors={name: (b * scale, a) for name, (b, a) in factors.items()})
 
 
-def base_of(file: GGUF, tensor_map: Path, folder: Path) -> Base:
-    """A base whose learner's copy is not needed."""
-    folder.mkdir()
-    shutil.copyfile(tensor_map, folder / MAP_FILE)
-    _record(folder, _Recorded.of(file, "", ""))
-    return Base(file, folder)
-
-
-def exact(base: Base, adapter: Adapter, out: Path) -> None:
-    """Base + adapter in float32."""
-    types = {t.name: T.F32 for t in base.gguf.tensors}
-    _write(base.gguf, adapter, types, {"general.file_type": 0}, None, out, lambda n: None)
+def exact(source: GGUF, adapter: Adapter, out: Path) -> None:
+    """Source + adapter in float32."""
+    write(source, adapter, {t.name: T.F32 for t in source.tensors}, {"general.file_type": 0}, out)
 
 
 class Judge:
@@ -125,15 +115,15 @@ def table(asked: argparse.Namespace):
             update, plain = scaled(adapter, size, asked.layers), dict[str, float]()
             for source in asked.sources.split(","):
                 file = gguf_file.read(work / f"{source}.gguf")
-                of = base_of(file, asked.run / "master" / MAP_FILE, work / f"{source}-{size}")
                 if not asked.no_kl:
-                    exact(of, update, work / "exact.gguf")
+                    exact(file, update, work / "exact.gguf")
                     truth = judge.logprobs(work / "exact.gguf")
                     if source == "F16":
                         plain = {kind: _plain(work, update, kind, judge, truth) for kind in targets}
                 cells = []
                 for kind in targets:
-                    kept = merge(of, update, kind, work / "out.gguf")
+                    types = types_of(file, kind)
+                    kept = write(file, update, types, file_metadata(file, kind, types), work / "out.gguf")
                     said = f"{kept.share:.3f}"
                     if not asked.no_kl:
                         divergence = judge.divergence(truth, judge.logprobs(work / "out.gguf"))
@@ -147,7 +137,7 @@ def _plain(work: Path, update: Adapter, kind: str, judge: Judge, truth: list[np.
     merged = gguf_file.read(work / "exact.gguf")
     types = types_of(gguf_file.read(work / "F16.gguf"), kind)
     without = replace(update, factors={})
-    _write(merged, without, types, file_metadata(merged, kind, types), None, work / "plain.gguf", lambda n: None)
+    write(merged, without, types, file_metadata(merged, kind, types), work / "plain.gguf")
     return judge.divergence(truth, judge.logprobs(work / "plain.gguf"))
 
 

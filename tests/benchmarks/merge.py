@@ -20,7 +20,7 @@ import gguf
 import numpy as np
 
 from genius_lite.weights import gguf_file
-from genius_lite.weights.merge import Adapter, merge
+from genius_lite.weights.merge import Adapter, write
 
 RANK = 16
 WIDTH, INNER, KEYS, VOCABULARY, LAYERS = 4096, 14336, 1024, 128_256, 32  # Llama 3.1 8B
@@ -90,7 +90,7 @@ def main() -> None:
         source = gguf_file.read(model)
         learned, start = adapter(source), time.perf_counter()
         if a.way == "ours":
-            merge(source, learned, out, lambda n: None)
+            write(source, learned, {t.name: t.type for t in source.tensors}, {}, out)
         else:
             plainly(source, learned, out)
         seconds = time.perf_counter() - start

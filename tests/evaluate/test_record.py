@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from genius_lite.api import open_run
-from genius_lite.evaluate.record import ANSWERS, read_responses
-from genius_lite.evaluate.results import Answers
+from genius_lite.evaluate.record import ANSWERS, read_evaluation, read_own, read_responses, write_evaluation
+from genius_lite.evaluate.results import GREEDY, Answers, Response
 from genius_lite.lines import read_records
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler, TaskSource
 from genius_lite.report.progress import Advance, Progressor
@@ -82,3 +82,23 @@ def test_a_stopped_evaluation_asks_no_answered_problem_again(tiny_llama, tmp_pat
     timed = [json.loads(line)["amount"] for line in (folder / "timings.jsonl").read_text().splitlines()]
     known = sum(response.tokens for answers in before for response in answers.responses)
     assert timed == [known, sum(response.tokens for response in read_responses(run, 0)) - known]
+
+
+def test_a_round_is_set_beside_the_base_that_went_through_the_same_rounding(tmp_path):
+    def answered(name: str, right: int) -> None:
+        folder = tmp_path / name / "evaluation"
+        folder.mkdir(parents=True)
+        given = [Response("sums", f"p{n}", GREEDY, "", 5, "end", float(n < right)) for n in range(10)]
+        write_evaluation(folder, given, None)
+
+    answered("round-0", 2)
+    answered("round-1", 6)
+    gain = read_evaluation(tmp_path, 1).tasks[0].greedy_gain
+    assert gain and gain.estimate == pytest.approx(0.4), "the user's own file is in the types of the rounds"
+    answered("rounded", 3)
+    gain = read_evaluation(tmp_path, 1).tasks[0].greedy_gain
+    assert gain and gain.estimate == pytest.approx(0.3)
+    (base,), (own,) = read_evaluation(tmp_path, 0).tasks, read_own(tmp_path / "round-0").tasks
+    assert base.greedy and own.greedy
+    assert (base.greedy.estimate, own.greedy.estimate) == (0.3, 0.2)
+    assert sum(response.score for response in read_responses(tmp_path, 0)) == 3

@@ -336,7 +336,9 @@ def test_a_recurrent_model_says_that_it_takes_rows(tiny_mamba, tmp_path):
     import_master(gguf_file.read(tiny_mamba.gguf), tiny_mamba.master, lambda n: None)
     said: list[str] = []
     report = _train(tiny_mamba, tmp_path / "a", say=said.append, epochs=4)
-    assert ["this model cannot share prefixes" in line for line in said] == [True]
+    bare, rows = said
+    assert bare == "these matrices get no adapter and stay as they are: mixer.A_log, mixer.conv1d, mixer.out_proj"
+    assert "this model cannot share prefixes" in rows
     assert report.margin > 0
     assert report.shared_tokens <= 0
 
@@ -344,3 +346,18 @@ def test_a_recurrent_model_says_that_it_takes_rows(tiny_mamba, tmp_path):
 def test_the_report_is_json(tiny, tmp_path):
     report = _train(tiny, tmp_path / "a")
     assert json.loads(json.dumps(report.as_dict()))["curve"][0]["pairs"] == 2
+
+
+def test_experts_that_get_no_adapter_are_named():
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+
+    from genius_lite.learner.model import target_modules, without_adapter
+
+    config = Qwen3MoeConfig(
+        vocab_size=260, hidden_size=64, intermediate_size=96, moe_intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    policy = get_peft_model(model, LoraConfig(r=4, target_modules=target_modules(model)))
+    assert without_adapter(policy) == ["mlp.experts.down_proj", "mlp.experts.gate_up_proj", "mlp.gate"]

@@ -68,9 +68,9 @@ def test_training_by_hand(known):
 
 
 def test_a_merge_and_its_check_by_hand(known):
-    # Of eight questions a pair: both responses, by the policy, its base, and that with the adapter.
-    scored = 8 * 2 * 50
-    scoring = 3 * session(QUICK, Sampled(0, 8 * 4, 0), scored)
+    # Of six questions a pair: both responses, by the policy, its base, and that with the adapter.
+    scored = 6 * 2 * 50
+    scoring = 3 * session(QUICK, Sampled(0, 6 * 4, 0), scored)
     merged, rounded = 2e-6 * 78_400, 3e-6 * 78_400
     found = cost(known, "merge, check", 1)
     assert found.seconds == pytest.approx(merged + rounded + scoring)
@@ -79,6 +79,9 @@ def test_a_merge_and_its_check_by_hand(known):
     assert cost(known, "merge, check", 2) == Cost(pytest.approx(merged), 0)
     each = under(known, quantize=Quantize(type="Q8_0", check="each"))
     assert cost(each, "merge, check", 2) == Cost(pytest.approx(merged + scoring), scored)
+    # Of long responses no more than the first 96 tokens after the two of a pair part.
+    long = replace(known, probe=Probe([[Response(500, [])]], 0.0, "probe"))
+    assert cost(long, "merge, check", 1).tokens == 6 * 2 * 96
     never = under(known, quantize=Quantize(type="Q8_0", check="never"))
     assert cost(never, "merge, check", 1).seconds == pytest.approx(merged + rounded)
 

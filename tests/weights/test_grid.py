@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as T
 from gguf.quants import dequantize
@@ -95,7 +96,8 @@ def test_any_code_is_written_and_read_back(kind, raw):
 def test_the_nearest_value_to_a_value_is_itself(kind, raw):
     held = grid(kind, raw(kind), COLUMNS)
     values = held.values(held.codes)
-    assert np.array_equal(held.values(held.nearest(values)), values)
+    with np.errstate(invalid="raise"):  # where the scale is zero, too
+        assert np.array_equal(held.values(held.nearest(values)), values)
 
 
 @each_kind
@@ -110,6 +112,18 @@ def test_nearest_is_as_near_as_the_quantizer_and_nearer_than_the_codes_beside(ki
     for step in (-1, 1):
         beside = np.clip(codes + codes.dtype.type(step), held.lowest, held.highest)
         assert (np.sqrt(found) <= np.abs(held.values(beside) - wanted) + 1e-6).all()
+
+
+@pytest.mark.parametrize("kind", [T.F16, T.BF16], ids=lambda kind: kind.name)
+def test_floats_are_rounded_as_torch_rounds_them_and_halves_to_the_even_one(kind):
+    sixteen = torch.float16 if kind == T.F16 else torch.bfloat16
+    held = grid(kind, quantized(kind), COLUMNS)
+    values = held.values(held.codes)
+    middles = (values + held.values(held.codes + 1)) / 2
+    for wanted in (weights(), middles, weights() * np.float32(1e-5)):
+        expected = torch.from_numpy(wanted).to(sixteen).float().numpy()
+        assert np.array_equal(held.values(held.nearest(wanted)), expected)
+        assert not np.array_equal(expected, wanted)
 
 
 @each_kind

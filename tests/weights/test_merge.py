@@ -86,14 +86,21 @@ def bases(tmp_path_factory) -> dict[T, Base]:
     found = {}
     for kind, file_type in ((T.F32, 0), (T.F16, 1), (T.BF16, 32), (T.Q8_0, 7), (T.Q4_0, 2)):
         folder = tmp_path_factory.mktemp(kind.name)
-        tiny_gguf(folder / "plain.gguf", "llama", kind=kind)
+        tiny_gguf(folder / "plain.gguf", "llama", kind=kind, width=256)
         plain = gguf_file.read(folder / "plain.gguf")
         said = {"general.file_type": file_type, "general.quantization_version": 2}
         gguf_file.write(folder / "m.gguf", plain, plain.tensors, plain.raw_blocks, said)
-        source = gguf_file.read(folder / "m.gguf")
-        import_master(source, folder / "master", lambda n: None)
-        found[kind] = Base(source, folder / "master")
+        found[kind] = imported(folder / "m.gguf")
+    folder = tmp_path_factory.mktemp("Q5_K_M")  # which changes if it is quantized again
+    requantize(found[T.F16].gguf, "Q5_K_M", folder / "m.gguf")
+    found[T.Q5_K] = imported(folder / "m.gguf")
     return found
+
+
+def imported(path: Path) -> Base:
+    source = gguf_file.read(path)
+    import_master(source, path.parent / "master", lambda n: None)
+    return Base(source, path.parent / "master")
 
 
 def made_up(base: Base, names=(UP, K), size: float = 0.01, importance: imatrix.Matrix | None = None) -> Adapter:
@@ -121,11 +128,12 @@ def raws(file: GGUF) -> dict[str, bytes]:
     return {t.name: file.raw(t).tobytes() for t in file.tensors}
 
 
-@pytest.mark.parametrize("kind", [T.F32, T.F16, T.BF16, T.Q8_0, T.Q4_0], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [T.F32, T.F16, T.BF16, T.Q8_0, T.Q4_0, T.Q5_K], ids=lambda kind: kind.name)
 def test_without_an_adapter_the_types_of_the_source_give_the_source(bases, tmp_path, kind):
     source = bases[kind].gguf.path.read_bytes()
-    # llama.cpp gives the embeddings of a Q4_0 file another type.
-    for wanted in ("source", *([] if kind in (T.F32, T.Q4_0) else [kind.name])):
+    # F32 is no type to ask for, and llama.cpp gives the embeddings of a Q4_0 file another one.
+    same = {T.F32: [], T.Q4_0: [], T.Q5_K: ["Q5_K_M"]}.get(kind, [kind.name])
+    for wanted in ("source", *same):
         kept = merge(bases[kind], None, wanted, tmp_path / "m.gguf")
         assert (tmp_path / "m.gguf").read_bytes() == source
         assert (kept.share, kept.by_matrix) == (None, {})
@@ -163,7 +171,7 @@ def test_merged_f16_is_torchs_merge_but_for_the_rounding(tiny, tmp_path):
     assert changed == 2 * 7
 
 
-@pytest.mark.parametrize("kind", [T.F16, T.BF16, T.Q8_0, T.Q4_0], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [T.F16, T.BF16, T.Q8_0, T.Q4_0, T.Q5_K], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("wanted", ["source", "F16", "BF16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_1", "Q4_0"])
 def test_what_is_said_to_be_kept_is_in_the_file_and_is_nearly_all(bases, tmp_path, kind, wanted):
     base = bases[kind]
@@ -180,8 +188,7 @@ def test_what_is_said_to_be_kept_is_in_the_file_and_is_nearly_all(bases, tmp_pat
         whole.append(products)
     assert kept.share == pytest.approx(np.sum(whole, 0)[0] / np.sum(whole, 0)[1], rel=1e-3)
     assert kept.by_matrix.keys() == adapter.factors.keys()
-    # A few thousand weights: as many as show that nothing went missing, too few for more.
-    assert kept.share == pytest.approx(1, abs=0.2)
+    assert kept.share == pytest.approx(1, abs=0.1)
 
 
 def test_an_f32_tensor_takes_the_update_exactly(bases, tmp_path):
@@ -194,7 +201,7 @@ def test_an_f32_tensor_takes_the_update_exactly(bases, tmp_path):
     assert kept.share == pytest.approx(1, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", [T.F16, T.BF16, T.Q8_0, T.Q4_0], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [T.F16, T.BF16, T.Q8_0, T.Q4_0, T.Q5_K], ids=lambda kind: kind.name)
 def test_what_the_adapter_does_not_touch_stays_byte_for_byte(bases, tmp_path, kind):
     base = bases[kind]
     merge(base, made_up(base), "source", tmp_path / "m.gguf")
@@ -394,7 +401,7 @@ def test_smollm2_merged_f16_agrees_with_torch_on_real_responses(smollm2, smollm2
     base = Base(gguf_file.read(smollm2), smollm2_master)
     policy = random_adapter(smollm2_master, tmp_path / "adapter", spread=0.03, rank=8)
     merge(base, Adapter.load(tmp_path / "adapter", base), "F16", tmp_path / "p.gguf")
-    questions = [json.loads(line)["prompt"] for line in QUERIES.read_text().splitlines()[:10]]
+    questions = [json.loads(line)["prompt"] for line in QUERIES.read_text().splitlines()[:6]]
     with Vocabulary.open(smollm2) as vocabulary:
         prompts = [vocabulary.prompt(question) for question in questions]
     worst, change = 0.0, 0.0
