@@ -22,6 +22,7 @@ Types = dict[str, T]
 
 # [   3/ 272] blk.0.attn_k.weight - [   576,  192,    1,    1], type =   q4_1, size =   0.07 MiB ->   0.07 MiB (q5_0)
 _PLANNED = re.compile(r"\[\s*\d+/\s*\d+\] +(\S+) +- \[.*?\], type = +\w+, size = .*?MiB(?: -> .*?MiB \((\w+)\))?$")
+_MANY_BITS = 6.5  # for a weight: from here on a second quantization adds little
 _NEAR = {True: T.Q4_K, False: T.Q5_0}  # for types without a known grid, by whether columns come in blocks of 256
 
 _quantize_chunk = _ggml.libggml.ggml_quantize_chunk
@@ -102,6 +103,23 @@ def file_metadata(source: GGUF, kind: TargetType, types: Types) -> dict[str, int
     if any(GGML_QUANT_SIZES[t][0] > 1 for t in types.values()):
         found["general.quantization_version"] = GGML_QUANT_VERSION
     return found
+
+
+def quantized_twice(source: GGUF, kind: TargetType) -> str | None:
+    """A word of warning where a file of few bits becomes one of another type of few bits; None where it does not.
+
+    Rounded onto a second coarse grid a model is up to twice as far from itself as on the first one alone, whatever it
+    learned (`tests/benchmarks/RESULTS.md`, Q4_0 as Q5_K_M).
+    """
+    matrices = [t for t in source.tensors if len(t.shape) > 1 and t.name.startswith("blk.")]
+    bits = 8 * sum(t.nbytes for t in matrices) / max(1, sum(t.rows * t.columns for t in matrices))
+    wanted = 8 * quantized_bytes(source, kind) / source.parameters
+    if kind == "source" or kind == (own := type_name(source, "source")) or max(bits, wanted) >= _MANY_BITS:
+        return None
+    return (
+        f"{source.path.name} is {own}, and as {kind} it is quantized a second time, which moves it up to twice as far "
+        "from itself; quantize.type: source keeps it where it is, Q8_0 and BF16 nearly"
+    )
 
 
 def type_name(source: GGUF, kind: TargetType) -> str:
