@@ -46,11 +46,12 @@ def test_the_readmes_examples_run_and_say_nothing_but_what_they_print(project, m
     exec(compile(EXAMPLES[1], "README.md", "exec"), stages)
     assert len(capfd.readouterr().out.splitlines()) == 1
     assert [r.query.prompt for r in stages["rollouts"]] == ["one", "two", "three", "four"]
-    assert stages["learned"]
+    assert stages["pairs"]
     assert stages["tuned"].gguf.is_file()
     assert stages["adapter"].is_dir()
-    (before,), (after,) = stages["before"].tasks, stages["after"].tasks
-    assert (before.problems, after.problems) == (1, 1)
+    (own,), (before,), (after,) = (stages[name].tasks for name in ("own", "before", "after"))
+    assert (own.problems, before.problems, after.problems) == (1, 1, 1)
+    assert own == before, "the rounds have the types of the model, so that it is the base that they are told against"
     assert after.sampled_gain is not None, "the tuned model is set beside the base model"
     # The same stages as in a run: the same seed gives the same pairs.
     made = [Path("runs") / name / "round-1" / "pairs.jsonl" for name in ("mine", "by-hand")]

@@ -124,12 +124,12 @@ def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkey
     assert "?" not in shown.replace("What is 0?", "")
     (folder / "mine.yaml").write_text(text)
     recipe = load("mine.yaml")
-    assert (recipe.queries.limit, recipe.quantize.type, recipe.evaluate.tasks) == (30, "Q8_0", [])
-    given = Given("tiny.gguf", "questions.jsonl", "id", "45m", "problems.jsonl", "auto")
+    assert (recipe.queries.limit, recipe.quantize.type, recipe.evaluate.tasks) == (30, "source", [])
+    given = Given("tiny.gguf", "questions.jsonl", "id", "45m", "problems.jsonl", "q8_0")
     text, shown = _interviewed("", given, monkeypatch)
     assert "column: id" in text
     assert "limit: 1 " in text, "there is one distinct id"
-    assert "type: auto" in text
+    assert "type: Q8_0" in text
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_without_questions_yes_says_what_to_give(folder, monkeypatch):
 
 def test_files_are_named_from_the_recipes_folder(folder):
     (folder / "recipes").mkdir()
-    answers = Answers("tiny.gguf", "questions.jsonl", "question", 10, 30, None, "auto")
+    answers = Answers("tiny.gguf", "questions.jsonl", "question", 10, 30, None, "source")
     out = Path("recipes/mine.yaml")
     out.write_text(recipe_text(answers, fit(LAPTOP, 1e8, 10), LAPTOP, 60, out))
     assert "gguf: ../tiny.gguf" in out.read_text()
