@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as T
 from safetensors.numpy import load_file
 
@@ -234,7 +235,8 @@ def write(
             raise _TooLargeError(target.name)
         on = grid(target.type, raw(target, rows, lambda: weights), target.columns)
         rng = np.random.default_rng(seed_of("round", target.name, rows.start))
-        codes = round_keeping(on, weights, update, rng, adapter.importance.get(target.name))
+        matters = adapter.importance.get(target.name) if GGML_QUANT_SIZES[target.type][0] > 1 else None
+        codes = round_keeping(on, weights, update, rng, matters)
         return on.encode(codes), *kept_of(on, codes, update)
 
     with ThreadPoolExecutor(threads := min(cores(), THREADS)) as pool:

@@ -72,7 +72,8 @@ def gaps(file: Path, settings: EngineSettings, pairs: Sequence[PreferencePair], 
 def _parting(pair: PreferencePair) -> list[tuple[list[int], list[int]]]:
     """What both responses share, prompt included, and what each goes on with; what is shared has no margin."""
     responses = (pair.chosen_tokens, pair.rejected_tokens)
-    same = next((n for n, (a, b) in enumerate(zip(*responses, strict=False)) if a != b), 0)
+    shorter = min(map(len, responses))  # of two of which one goes on after the other, its last token is scored
+    same = next((n for n, (a, b) in enumerate(zip(*responses, strict=False)) if a != b), max(0, shorter - 1))
     return [([*pair.prompt_tokens, *r[:same]], r[same : same + SCORED]) for r in responses]
 
 

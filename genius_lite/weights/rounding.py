@@ -13,7 +13,8 @@ matter least.
 So the offsets of W from Q are spread evenly over a step before W + D is rounded from there: each becomes its rank among
 the offsets of weights alike, equal ones in random order. Offsets that are even already hardly change, and nor does the
 error. Where all are zero this is a dither (L. Roberts, "Picture coding using pseudo-random noise", 1962), whose error
-is small while updates are. The expectation of V - Q is D, weight by weight.
+is small while updates are. The expectation of V - Q is D, weight by weight, but for weights at the end of their scale:
+these cannot follow, and the others of their row make up for it.
 
 Moving the weights of the largest updates instead has the least squared error among all roundings with kept = 1, and
 keeps something else: a LoRA's largest entries are where the gradient is, and the learned margin of SmolLM2 in Q8_0
@@ -28,6 +29,7 @@ from genius_lite.weights.grid import Grid
 
 _BINS = 256  # parts of a step; offsets within one are as good as equal
 _OCTAVE = 2  # classes of importance for each doubling
+_LEAST = np.float32(1e-6)  # of the greatest importance; less is as good as none
 
 
 def round_keeping(
@@ -40,7 +42,7 @@ def round_keeping(
         base: W, float32 (rows, columns).
         update: D, likewise.
         rng: orders equal offsets, and places each within its part of a step.
-        importance: of the columns (columns,), if the base was quantized by it.
+        importance: of the columns (columns,), if the base was quantized by it; 16-bit floats are not.
     """
     offsets, steps = _offsets(held, held.codes, held.held, base)
     shift = _spread(offsets, steps, rng, importance)
@@ -98,8 +100,8 @@ def _spread(
         return drawn - np.float32(0.5)
     alike = np.frexp(steps)[1]
     alike -= alike.min()
-    if importance is not None:
-        octaves = np.round(_OCTAVE * np.log2(np.maximum(importance, np.finfo(np.float32).tiny))).astype(np.int32)
+    if importance is not None and importance.any():
+        octaves = np.round(_OCTAVE * np.log2(np.maximum(importance, _LEAST * importance.max()))).astype(np.int32)
         alike = alike * (np.ptp(octaves) + 1) + (octaves - octaves.min())
     parts = np.clip((offsets + np.float32(0.5)) * _BINS, 0, _BINS - 1).astype(np.int32) + _BINS * alike
     counts = np.bincount(parts.reshape(-1), minlength=_BINS * (int(alike.max()) + 1)).reshape(-1, _BINS)

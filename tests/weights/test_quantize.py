@@ -17,6 +17,7 @@ from genius_lite.weights.quantize import (
     adaptable,
     quantize_rows,
     quantized_bytes,
+    quantized_twice,
     type_name,
     types_bytes,
     types_of,
@@ -161,3 +162,12 @@ def test_the_size_of_a_type_is_about_that_of_its_file(smollm2):
     assert quantized_bytes(source, "source") == sum(t.nbytes for t in source.tensors)
     for kind in ("F16", "Q8_0", "Q6_K", "Q4_0", "Q5_1"):
         assert quantized_bytes(source, kind) == pytest.approx(types_bytes(source, types_of(source, kind)), rel=0.25)
+
+
+def test_a_file_of_few_bits_that_is_to_become_another_one_is_warned_of(tmp_path):
+    tiny_gguf(tmp_path / "q4.gguf", "llama", kind=T.Q4_0)
+    tiny_gguf(tmp_path / "q8.gguf", "llama", kind=T.Q8_0)
+    four, eight = (gguf_file.read(tmp_path / f"{name}.gguf") for name in ("q4", "q8"))
+    assert "q4.gguf" in (quantized_twice(four, "Q5_0") or "")
+    assert [quantized_twice(four, kind) for kind in ("source", "Q8_0", "F16")] == [None] * 3
+    assert [quantized_twice(eight, kind) for kind in ("source", "Q4_0", "Q8_0")] == [None] * 3
