@@ -35,6 +35,10 @@ def test_smollm2_trains_itself_and_answers(smollm2, tmp_path):
     assert first["training"]["margin"] > 0.05, "training on two queries must at least move their own pairs"
     assert first["training"]["shared_tokens"] > 0.3
     assert -3 < second["mean_value"] < 0
+    for made in (first["quantized"], second["quantized"]):
+        assert (made["type"], made["keeps"]) == ("Q4_1", True), "the types of the model, that keep a small update too"
+        assert made["kept"] == pytest.approx(1, abs=0.05)
+    assert not (tmp_path / "run" / "rounded" / "base.gguf").exists(), "the model's own file is the base"
     assert "Tuned model:" in shown.getvalue()
     for line in (tmp_path / "run" / "round-1" / "pairs.jsonl").read_text().splitlines():
         pair = json.loads(line)

@@ -71,7 +71,7 @@ def finished(tmp_path_factory) -> SimpleNamespace:
         queries=Queries(source=str(folder / "q.jsonl")),
         rounds=1,
         foresight=Foresight(candidates=2, steps=2, max_tokens=16, temperature=1.5),
-        learner=Learner(rank=4, lora_alpha=8, lr=1e-2, batch_pairs=2, parity_limit=5, precision="fp32"),
+        learner=Learner(rank=4, lora_alpha=8, lr=1e-2, batch_pairs=2, parity_limit=5, precision="fp32", holdout=0.0),
         evaluate=Evaluate(tasks=[TaskSource(source=str(folder / "[red]t\x1b[31m.jsonl"), check="exact")], samples=1),
         sampler=Sampler(slots=8),
     )

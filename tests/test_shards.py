@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from genius_lite.errors import UserError
+from genius_lite.job import prepare
 from genius_lite.lines import read_records
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler
 from genius_lite.records import Rollout
@@ -99,6 +100,14 @@ def test_what_does_not_belong_together_is_not_merged(recipe, tmp_path):
         merge_shards(tmp_path / "merged", [tmp_path / "other"], print)
 
 
+def test_what_is_held_out_is_in_no_shard(recipe):
+    learner = recipe.learner.model_copy(update={"holdout": 0.3})
+    held = recipe.model_copy(update={"learner": learner, "evaluate": Evaluate(queries=4)})
+    first, second = (rollouts(shard(held, text)).keys() for text in ("1/2", "2/2"))
+    assert (len(first), len(second), len(prepare(held).held_out)) == (3, 2, 2)
+    assert first | second == {query.id for query in prepare(held).searched}
+
+
 def test_an_interrupted_shard_goes_on(recipe):
     with pytest.raises(Stopped):
         shard(recipe, "1/2", Stop(asked=True))
@@ -112,5 +121,5 @@ def test_parts_that_are_none(text):
 
 
 def test_more_parts_than_queries(recipe):
-    with pytest.raises(UserError, match="shard 9/9 is empty: there are 7 queries"):
+    with pytest.raises(UserError, match="shard 9/9 is empty: 7 queries are searched"):
         shard(recipe, "9/9")
