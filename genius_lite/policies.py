@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from genius_lite.bench import file_speed
-from genius_lite.errors import UserError
 from genius_lite.recipe import QuantType, TargetType
 from genius_lite.records import PreferencePair
 from genius_lite.report.summary import retained_lines
@@ -21,7 +20,7 @@ from genius_lite.weights.quantize import type_name, types_bytes
 from genius_lite.weights.retained import Scored, check, one_of_each
 
 KEEPING: tuple[QuantType, ...] = ("Q8_0", "F16")
-"""Types for a last round whose own type lost what was learned."""
+"""Types for a last round whose own type lost what was learned; of F16 the least update is left."""
 
 
 def baseline(r: Round, adapter: Path) -> Policy:
@@ -53,9 +52,6 @@ def next_policy(r: Round, adapter: Path, pairs: list[PreferencePair]) -> Policy:
 
     Args:
         pairs: of the round.
-
-    Raises:
-        UserError: the last round is in no type that keeps what was learned.
     """
     r.enter("merge")
     cfg = r.job.recipe.quantize
@@ -66,11 +62,16 @@ def next_policy(r: Round, adapter: Path, pairs: list[PreferencePair]) -> Policy:
         wider = list(KEEPING if r.last else ())
         while not (keeps := _keeps(r, name, kept)) and wider:
             name, kept = _merged(r, adapter, wider.pop(0), out)
-        if r.last and not keeps:
-            raise UserError(f"round {r.number}: no type keeps what was learned; begin again with a lower learner.lr")
         scored = _scored(r, out, adapter, pairs) if cfg.checks(r.number) else None
         note_time(r.here, "quantize", time.monotonic() - began, out.stat().st_size)
-        found = {"type": name, "kept": kept.share, "keeps": keeps, "matrices": kept.by_matrix, "scored": scored}
+        found = {
+            "type": name,
+            "kept": kept.share,
+            "keeps": keeps,
+            "error": kept.error,
+            "matrices": kept.by_matrix,
+            "scored": scored,
+        }
         # Before the file has its name: what stands there without it was cut off, and is written anew.
         remove(r.here / "quantized.json")
         found = r.here.build_json("quantized.json", lambda: {**found, "sha256": sha256([out])})
@@ -93,9 +94,9 @@ def _merged(r: Round, adapter: Path, kind: TargetType, out: Path) -> tuple[str, 
 def _keeps(r: Round, name: str, kept: Kept) -> bool:
     """Whether a file keeps as much of the update as the recipe asks for; if not, it is said."""
     keep = r.job.recipe.quantize.keep
-    if enough := kept.share is None or kept.share >= keep:
-        return enough
-    r.progress.say(f"warning: {name} keeps {kept.share:.0%} of what was learned, less than {keep:.0%}")
+    if kept.share is None or not kept.loses(keep):
+        return True
+    r.progress.say(f"warning: {name} keeps {kept.share:.1%} of what was learned, less than {keep:.0%}")
     return False
 
 

@@ -108,6 +108,8 @@ def run(
         stop.check()
         progress.enter(len(reports), "export")
         folder.build_json("best.json", lambda: {"round": where.best, "stopped": where.stop})
+        if where.best and not reports[where.best - 1]["quantized"]["keeps"]:
+            progress.say(f"warning: the file of round {where.best} does not keep all that was learned; --type F16 does")
         exported = folder.build("export", lambda out: export(folder.path, where.best, "gguf", [], out))
         summary = {
             "out": str(folder.path),

@@ -183,5 +183,7 @@ def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, name: str,
     files = []
     for kind in kinds:
         files.append(out / f"{name}-{kind}.gguf")
-        merge(chosen.base, adapter, kind, files[-1], advance)
+        kept = merge(chosen.base, adapter, kind, files[-1], advance)
+        if kept.loses(chosen.recipe["quantize"]["keep"]):
+            raise UserError(f"{kind} keeps {kept.share or 0:.1%} of what was learned; export a larger --type, or F16")
     return files

@@ -132,6 +132,8 @@ def retained_lines(quantized: dict[str, Any]) -> list[str]:
     """What a round's GGUF keeps of the update, and what llama.cpp says of it if it was asked."""
     if quantized["kept"] is None:
         return [f"{quantized['type']}: there is no update to keep"]
+    if quantized.get("error", 0) > 1:
+        return [f"{quantized['type']}: the update is so small that hardly a weight moves"]
     least = min(quantized["matrices"].values())
     share = percent(quantized["kept"], 1)
     lines = [f"{quantized['type']}: keeps {share} of the update, {percent(least)} at least of each matrix"]

@@ -7,6 +7,7 @@ type of the file (`rounding.py`) and written. No 16-bit file stands in between.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ from genius_lite.weights.rounding import kept_of, round_keeping
 BASE_FILE = "base.json"  # beside an adapter: the SHA-256 of the GGUF that it was trained on
 THREADS = 8  # that work at once; each has some 30 MB in memory
 _LARGEST_F16 = 65504
+_TOLD = 0.25  # an error of a share from which nothing can be told: fewer than some sixteen weights moved
 
 Advance = Callable[[int], None]
 _Made = TypeVar("_Made")
@@ -101,20 +103,34 @@ def read_factors(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Kept:
-    """What a file keeps of an update D: <V - Q, D> and <D, D> of every adapted matrix (see `rounding.py`)."""
+    """What a file keeps of an update D: of every adapted matrix what `rounding.kept_of` says."""
 
-    products: dict[str, tuple[float, float]]
+    products: dict[str, tuple[float, ...]]
 
     @property
     def share(self) -> float | None:
         """Of the whole update; None where there is none."""
-        kept, learned = (sum(part) for part in zip(*self.products.values(), strict=True)) if self.products else (0, 0)
+        kept, learned, _ = self._whole
         return kept / learned if learned else None
+
+    @property
+    def error(self) -> float:
+        """Of the share, as weights move by chance; infinite where none moved."""
+        _, learned, variance = self._whole
+        return variance**0.5 / learned if variance else math.inf
 
     @property
     def by_matrix(self) -> dict[str, float]:
         """Of each matrix that the adapter changes."""
-        return {name: kept / learned for name, (kept, learned) in self.products.items() if learned}
+        return {name: kept / learned for name, (kept, learned, _) in self.products.items() if learned}
+
+    @property
+    def _whole(self) -> tuple[float, ...]:
+        return tuple(map(sum, zip(*self.products.values(), strict=True))) or (0.0, 0.0, 0.0)
+
+    def loses(self, keep: float) -> bool:
+        """Whether the file surely keeps less than the share `keep`; nobody can say where hardly a weight moved."""
+        return self.share is not None and self.error < _TOLD and self.share + 2 * self.error < keep
 
 
 class _TooLargeError(ValueError):
@@ -211,7 +227,7 @@ def write(
     """
     own = {t.name: t for t in source.tensors}
     held = {t.name: t for t in rounded.tensors} if rounded else {}
-    products: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    products: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(3))
 
     def raw(target: Tensor, rows: slice, weights: Callable[[], np.ndarray]) -> np.ndarray:
         """The base's bytes in the target's type."""
@@ -221,36 +237,31 @@ def write(
             return rounded.raw_rows(held[target.name], rows)
         return quantize_rows(weights(), target.type, adapter.importance.get(target.name) if adapter else None)
 
-    def block(target: Tensor, rows: slice) -> tuple[np.ndarray, float, float]:
+    def block(target: Tensor, rows: slice) -> tuple[np.ndarray, np.ndarray | None]:
         if adapter is None or target.name not in adapter.factors:
-            return raw(target, rows, lambda: source.dequantized_rows(own[target.name], rows)), 0.0, 0.0
+            return raw(target, rows, lambda: source.dequantized_rows(own[target.name], rows)), None
         weights, update = source.dequantized_rows(own[target.name], rows), adapter.update(target.name, rows)
         if target.type == T.F32:
-            return (
-                (merged := weights + update),
-                float(np.vdot(merged - weights, update)),
-                float(np.vdot(update, update)),
-            )
+            return (merged := weights + update), kept_of(merged - weights, update)
         if target.type == T.F16 and np.abs(weights + update).max() > _LARGEST_F16:
             raise _TooLargeError(target.name)
         on = grid(target.type, raw(target, rows, lambda: weights), target.columns)
         rng = np.random.default_rng(seed_of("round", target.name, rows.start))
         matters = adapter.importance.get(target.name) if GGML_QUANT_SIZES[target.type][0] > 1 else None
         codes = round_keeping(on, weights, update, rng, matters)
-        return on.encode(codes), *kept_of(on, codes, update)
+        return on.encode(codes), kept_of(on.values(codes) - on.held, update)
 
     with ThreadPoolExecutor(threads := min(cores(), THREADS)) as pool:
 
         def data(target: Tensor) -> Iterator[np.ndarray]:
-            for made, kept, learned in _ahead(pool, threads, partial(block, target), own[target.name].blocks()):
-                if learned:
-                    products[target.name][0] += kept
-                    products[target.name][1] += learned
+            for made, kept in _ahead(pool, threads, partial(block, target), own[target.name].blocks()):
+                if kept is not None:
+                    products[target.name] += kept
                 yield made
 
         targets = [replace(t, type=types[t.name]) for t in source.tensors]
         gguf_file.write(out, source, targets, data, metadata, advance)
-    return Kept({name: (kept, learned) for name, (kept, learned) in products.items()})
+    return Kept({name: tuple(found.tolist()) for name, found in products.items()})
 
 
 def _ahead(

@@ -68,10 +68,13 @@ def _without_ends(held: Grid, update: np.ndarray) -> np.ndarray:
     return update * (1 + np.minimum(more, 1))
 
 
-def kept_of(held: Grid, codes: np.ndarray, update: np.ndarray) -> tuple[float, float]:
-    """<V - Q, D> and <D, D> of some rows with these codes."""
-    change = held.values(codes) - held.held
-    return float(np.vdot(change, update)), float(np.vdot(update, update))
+def kept_of(change: np.ndarray, update: np.ndarray) -> np.ndarray:
+    """<V - Q, D>, <D, D>, and the variance of the first, of some rows whose V - Q is `change`; (3,), float64.
+
+    Each weight moves by chance, apart from the others, so that the sum of squared products estimates the variance.
+    """
+    kept = (change * update).ravel()
+    return np.array([kept.sum(dtype=np.float64), np.vdot(update, update), np.vdot(kept, kept)])
 
 
 def _offsets(held: Grid, codes: np.ndarray, values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -167,7 +167,7 @@ def test_no_update_changes_no_byte(kind):
         # Where the scale is zero, any code will do: Q6_K's are zeros in the file, which stand for -32.
         written, before = (x.reshape(ROWS, -1) for x in (held.encode(codes), raw))
         assert np.array_equal(np.delete(written, (3, 5), 0), np.delete(before, (3, 5), 0))
-        assert kept_of(held, codes, np.zeros_like(base)) == (0, 0)
+        assert kept_of(held.values(codes) - held.held, np.zeros_like(base)).tolist() == [0, 0, 0]
 
 
 @each_kind
@@ -185,11 +185,9 @@ def test_what_is_kept_is_told_as_it_is(kind):
     update = written.update(0)
     codes = round_keeping(written.held, written.base, update, np.random.default_rng(0))
     read_back = dequantize(written.held.encode(codes), kind).reshape(update.shape)
-    products = kept_of(written.held, codes, update)
-    expected = (
-        ((read_back - written.values) * update.astype(np.float64)).sum(),
-        np.square(update, dtype=np.float64).sum(),
-    )
+    products = kept_of(written.held.values(codes) - written.held.held, update)
+    each = (read_back - written.values) * update.astype(np.float64)
+    expected = each.sum(), np.square(update, dtype=np.float64).sum(), np.square(each).sum()
     assert products == pytest.approx(expected, rel=1e-3)
 
 
@@ -216,3 +214,12 @@ def test_a_row_at_the_end_of_its_scales_stays_there(kind, inwards):
     with np.errstate(divide="raise", invalid="raise"):
         codes = round_keeping(held, base, update, np.random.default_rng(1))
     assert np.array_equal(np.delete(codes, 7, 1), np.delete(held.codes, 7, 1))
+
+
+@each_kind
+def test_the_error_of_what_is_kept_is_that_of_many_draws(kind):
+    written = Written.of(kind, kind)
+    update = written.update(0)
+    found = np.array([kept_of(written.change(update, seed), update) for seed in range(40)])
+    spread, told = found[:, 0].std(), np.sqrt(found[:, 2]).mean()
+    assert 0.6 < spread / told < 1.5
