@@ -18,6 +18,7 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.foreign import read_foreign
 from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.importing import check_supported
+from genius_lite.weights.quantize import quantized_twice
 from genius_lite.weights.source import locate, locate_weights
 
 
@@ -43,6 +44,11 @@ class Job:
     def searched(self) -> list[Query]:
         """The queries whose rollouts are learned from."""
         return [query for query in self.queries if query.id not in self.held_out]
+
+    @property
+    def quantized_twice(self) -> str | None:
+        """A word of warning, if the recipe makes one file of few bits from another one."""
+        return None if self.weights else quantized_twice(self.source, self.recipe.quantize.type)
 
     def under(self, recipe: Recipe) -> Job:
         """The same model, queries and tasks under a recipe that names the same.

@@ -28,19 +28,21 @@ def baseline(r: Round, adapter: Path) -> Policy:
 
     It is the base's own file where every tensor keeps its type.
     """
+    return r.baseline if (r.rounded / BASELINE).exists() else _baseline(r, Adapter.load(adapter, r.base))
+
+
+def _baseline(r: Round, learned: Adapter) -> Policy:
     kind, like = r.job.recipe.quantize.type, r.job.source
 
     def make(out: Path) -> None:
         began, size = time.monotonic(), types_bytes(r.base.gguf, types)
         with r.progress.stage(f"base model: {type_name(like, kind)}", size, "MB", 1e-6) as advance:
-            round_base(r.base, loaded, kind, out, advance, like)
+            round_base(r.base, learned, kind, out, advance, like)
         note_time(r.rounded, "quantize", time.monotonic() - began, size)
 
-    if not (r.rounded / BASELINE).exists():
-        loaded = Adapter.load(adapter, r.base)
-        types = planned_types(r.base, loaded, kind, like)
-        if types != {t.name: t.type for t in r.base.gguf.tensors}:
-            r.rounded.build(BASELINE, make)
+    types = planned_types(r.base, learned, kind, like)
+    if types != {t.name: t.type for t in r.base.gguf.tensors}:
+        r.rounded.build(BASELINE, make)
     return r.baseline
 
 
@@ -57,11 +59,11 @@ def next_policy(r: Round, adapter: Path, pairs: list[PreferencePair]) -> Policy:
     cfg = r.job.recipe.quantize
 
     def make(out: Path) -> None:
-        began = time.monotonic()
-        name, kept = _merged(r, adapter, cfg.type, out)
+        began, learned = time.monotonic(), Adapter.load(adapter, r.base)
+        name, kept = _merged(r, learned, cfg.type, out)
         wider = list(KEEPING if r.last else ())
         while not (keeps := _keeps(r, name, kept)) and wider:
-            name, kept = _merged(r, adapter, wider.pop(0), out)
+            name, kept = _merged(r, learned, wider.pop(0), out)
         scored = _scored(r, out, adapter, pairs) if cfg.checks(r.number) else None
         note_time(r.here, "quantize", time.monotonic() - began, out.stat().st_size)
         found = {
@@ -81,22 +83,21 @@ def next_policy(r: Round, adapter: Path, pairs: list[PreferencePair]) -> Policy:
     return Policy(r.here.build("policy.gguf", make), adapter)
 
 
-def _merged(r: Round, adapter: Path, kind: TargetType, out: Path) -> tuple[str, Kept]:
+def _merged(r: Round, learned: Adapter, kind: TargetType, out: Path) -> tuple[str, Kept]:
     """Write base + adapter in a type; the type's name, and what the file keeps."""
-    loaded, like = Adapter.load(adapter, r.base), r.job.source
-    own = kind == r.job.recipe.quantize.type
-    rounded = gguf_file.read(baseline(r, adapter).gguf) if own else None
-    name, size = type_name(like, kind), types_bytes(r.base.gguf, planned_types(r.base, loaded, kind, like))
+    like, own = r.job.source, kind == r.job.recipe.quantize.type
+    rounded = gguf_file.read(_baseline(r, learned).gguf) if own else None
+    name, size = type_name(like, kind), types_bytes(r.base.gguf, planned_types(r.base, learned, kind, like))
     with r.progress.stage(f"round {r.number}: {name}", size, "MB", 1e-6) as advance:
-        return name, merge(r.base, loaded, kind, out, advance, like=like, rounded=rounded)
+        return name, merge(r.base, learned, kind, out, advance, like=like, rounded=rounded)
 
 
 def _keeps(r: Round, name: str, kept: Kept) -> bool:
     """Whether a file keeps as much of the update as the recipe asks for; if not, it is said."""
     keep = r.job.recipe.quantize.keep
-    if kept.share is None or not kept.loses(keep):
+    if not kept.loses(keep):
         return True
-    r.progress.say(f"warning: {name} keeps {kept.share:.1%} of what was learned, less than {keep:.0%}")
+    r.progress.say(f"warning: {name} keeps {kept.share or 0:.1%} of what was learned, less than {keep:.0%}")
     return False
 
 

@@ -20,7 +20,7 @@ from genius_lite.evaluate.record import ANSWERS, RESPONSES
 from genius_lite.evaluate.results import Answers, Response
 from genius_lite.lines import Lines, line_bounds
 from genius_lite.records import Query, Rollout
-from genius_lite.rundir import ROUNDED, RunDir, read_records, refuse_links, write_records
+from genius_lite.rundir import BASELINE, ROUNDED, RunDir, read_records, refuse_links, write_records
 from genius_lite.weights.importing import FULL_PRECISION
 
 _EVALUATION, _ANSWERS, _ROLLOUTS = "round-0/evaluation", f"round-0/{ANSWERS}", "round-1/rollouts.jsonl"
@@ -34,7 +34,7 @@ _WHOLE = {
     "master": _BASE,
     _EVALUATION: (*_ANSWERED, "watched"),
     # The base in the types of the rounds; how it was rounded depends a little on what was learned from.
-    f"{ROUNDED}/base.gguf": _ROUNDED,
+    f"{ROUNDED}/{BASELINE}": _ROUNDED,
     f"{ROUNDED}/evaluation": (*_ROUNDED, *_ANSWERED, "watched"),
 }
 _NO_PART = {"rollback", "patience"}  # of `evaluate`: they decide what follows, not what is asked

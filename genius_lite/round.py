@@ -14,7 +14,7 @@ from genius_lite.job import Job
 from genius_lite.learner.team import ALONE, Team
 from genius_lite.report.progress import Progressor
 from genius_lite.report.tracking import Tracker
-from genius_lite.rundir import BASELINE, ROUNDED, RunDir
+from genius_lite.rundir import ROUNDED, RunDir, rounded_base
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.stopping import Stop
 from genius_lite.weights.importing import Base
@@ -62,8 +62,7 @@ class Round:
     @property
     def baseline(self) -> Policy:
         """The base model that rounds are told against, once `stages.baseline` has seen to it."""
-        made = self.run / ROUNDED / BASELINE
-        return Policy(made if made.exists() else self.base.gguf.path)
+        return Policy(rounded_base(self.run.path) or self.base.gguf.path)
 
     def enter(self, kind: str) -> None:
         """A stage of the round begins.

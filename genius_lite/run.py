@@ -40,7 +40,6 @@ from genius_lite.rundir import OpenRun
 from genius_lite.stages import baseline, evaluate, import_base, next_policy, pair, sample, to_sample, train
 from genius_lite.stopping import Stop
 from genius_lite.tuning import engine_settings
-from genius_lite.weights.quantize import quantized_twice
 
 
 def run(
@@ -81,7 +80,7 @@ def run(
             progress.say(f"taken from {reuse}: {name}")
         progress.enter(0, "import")
         base = import_base(job, folder, progress)
-        if not job.weights and (note := quantized_twice(job.source, recipe.quantize.type)):
+        if note := job.quantized_twice:
             progress.say(f"warning: {note}")
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
         start = Round(0, job, base, engine, folder, progress, stop, tracker)

@@ -149,6 +149,12 @@ class RecordLog(Generic[T]):
             os.truncate(self.path, self._bounds[-1])
 
 
+def rounded_base(run: Path) -> Path | None:
+    """The base model in the types of a run's rounds, if the run made a file of it."""
+    made = run / ROUNDED / BASELINE
+    return made if made.exists() else None
+
+
 def remove(path: Path) -> None:
     """Delete a file or a folder, if it is there; a link itself, never what it points to."""
     if path.is_dir() and not path.is_symlink():

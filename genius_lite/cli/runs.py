@@ -67,7 +67,6 @@ def validate(recipe: RecipeFile, settings: Settings = None) -> None:
     """Check a recipe, its model and its queries; writes nothing."""
     from genius_lite.job import prepare
     from genius_lite.recipe.reader import load
-    from genius_lite.weights.quantize import quantized_twice
 
     job = prepare(load(recipe, settings or []))
     longest = max(len(q.tokens) for q in job.queries)
@@ -77,7 +76,7 @@ def validate(recipe: RecipeFile, settings: Settings = None) -> None:
     slots = "as many branches as is fastest here" if job.recipe.sampler.slots == "auto" else job.recipe.sampler.slots
     print(f"sampler  {slots} branches of {job.context} tokens")
     print(f"out      {visible(job.recipe.out)}")
-    if not job.weights and (note := quantized_twice(job.source, job.recipe.quantize.type)):
+    if note := job.quantized_twice:
         print(f"note     {visible(note)}")
     print(f"{visible(str(recipe))} is fine")
 

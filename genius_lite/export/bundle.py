@@ -16,7 +16,7 @@ from genius_lite.export.ollama import modelfile
 from genius_lite.export.transformers import write_peft, write_safetensors
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import QuantType, answer_tokens
-from genius_lite.rundir import BASELINE, ROUNDED, follow_umask, refuse_links, remove, require_space, write_text
+from genius_lite.rundir import follow_umask, refuse_links, remove, require_space, rounded_base, write_text
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
 from genius_lite.weights.lora import write_lora
@@ -86,8 +86,7 @@ class RunRound:
         """The file that was evaluated: of the base model the one that went through the rounding of the rounds."""
         if self.number:
             return self.here / "policy.gguf"
-        rounded = self.run / ROUNDED / BASELINE
-        return rounded if rounded.exists() else self.base.gguf.path
+        return rounded_base(self.run) or self.base.gguf.path
 
     @property
     def reports(self) -> list[dict[str, Any]]:

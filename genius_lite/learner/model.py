@@ -178,19 +178,15 @@ def without_adapter(policy: Any) -> list[str]:
     Experts are stacked in one parameter by transformers 5, which is no linear layer.
     """
     base = policy.get_base_model()
-    outside = {
-        id(m.weight) for m in (base.get_input_embeddings(), base.get_output_embeddings()) if hasattr(m, "weight")
-    }
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    outside = {id(module.weight) for module in ends if hasattr(module, "weight")}
     adapted = {name.partition(".lora_")[0] for name, _ in base.named_parameters() if ".lora_" in name}
-    found = [
-        re.sub(r"^.*?\.\d+\.", "", name.removesuffix(".weight").removesuffix(".base_layer"))
+    matrices = {
+        name.removesuffix(".weight").removesuffix(".base_layer")
         for name, parameter in base.named_parameters()
-        if parameter.ndim > 1
-        and id(parameter) not in outside
-        and ".lora_" not in name
-        and name.removesuffix(".weight").removesuffix(".base_layer") not in adapted
-    ]
-    return sorted(set(found))
+        if parameter.ndim > 1 and id(parameter) not in outside and ".lora_" not in name
+    }
+    return sorted({re.sub(r"^.*?\.\d+\.", "", name) for name in matrices - adapted})
 
 
 def logps_of(policy: Any, inputs: Inputs) -> torch.Tensor:

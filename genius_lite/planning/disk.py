@@ -16,7 +16,7 @@ _SMALL = 5_000_000  # logs, reports, pairs
 
 @dataclass(frozen=True)
 class Written:
-    """Bytes that a stage leaves, those that it deletes before it ends, and and what only the first round leaves."""
+    """Bytes that a stage leaves, those that it deletes before it ends, and what only the first round leaves."""
 
     kept: int
     passing: int = 0

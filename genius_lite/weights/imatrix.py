@@ -1,13 +1,10 @@
-"""The importance matrix: from the learner's activations to a GGUF for llama.cpp's tools, and to its quantizer."""
+"""The importance matrix: from the learner's activations to a GGUF, which llama.cpp's tools read too."""
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
-from typing import Any
 
 import gguf
-import llama_cpp
 import numpy as np
 from safetensors.numpy import load_file
 
@@ -54,17 +51,3 @@ def load(path: Path) -> Matrix:
         for name, sums in values.items()
         if name.endswith(_SUM)
     }
-
-
-def as_c_array(matrix: Matrix) -> tuple[Any, list[np.ndarray]]:
-    """`llama_model_imatrix_data[]` for `llama_model_quantize_params.imatrix`, and what must outlive its use."""
-    kind = llama_cpp.llama_model_imatrix_data
-    array = (kind * (len(matrix) + 1))()  # an entry without a name ends it
-    kept = []
-    for entry, (name, values) in zip(array, matrix.items(), strict=False):
-        data = np.ascontiguousarray(values, dtype=np.float32)
-        entry.name = name.encode()
-        entry.data = data.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        entry.size = data.size
-        kept.append(data)
-    return array, kept

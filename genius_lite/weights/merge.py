@@ -161,7 +161,8 @@ def merge(
     Raises:
         UserError: the base's file is another one by now.
     """
-    return _merge(base, adapter, planned_types(base, adapter, kind, like), kind, out, advance, like, rounded)
+    types = planned_types(base, adapter, kind, like)
+    return _merge(base, adapter, types, file_metadata(like or base.gguf, kind, types), out, advance, rounded)
 
 
 def round_base(
@@ -178,7 +179,7 @@ def round_base(
         UserError: the base's file is another one by now.
     """
     types = planned_types(base, adapter, kind, like)
-    _merge(base, replace(adapter, factors={}), types, kind, out, advance, like, None)
+    _merge(base, replace(adapter, factors={}), types, file_metadata(like or base.gguf, kind, types), out, advance)
 
 
 def requantize(source: GGUF, kind: TargetType, out: Path) -> None:
@@ -196,14 +197,13 @@ def _merge(
     base: Base,
     adapter: Adapter | None,
     types: Types,
-    kind: TargetType,
+    metadata: dict[str, int],
     out: Path,
     advance: Advance,
-    like: GGUF | None,
-    rounded: GGUF | None,
+    rounded: GGUF | None = None,
 ) -> Kept:
+    """See that the base is the one it was, and write; what F16 cannot hold goes into F32."""
     base.check()
-    metadata = file_metadata(like or base.gguf, kind, types)
     while True:
         try:
             return write(base.gguf, adapter, types, metadata, out, advance, rounded)

@@ -17,6 +17,7 @@ from genius_lite.recipe import Learner
 from genius_lite.weights import imatrix
 from genius_lite.weights.importing import MAP_FILE
 from genius_lite.weights.mapping import TensorMap
+from tests.weights.c_array import as_c_array
 
 
 def test_importance_is_the_mean_square_of_what_flows_in(tiny, tmp_path):
@@ -60,7 +61,7 @@ def test_the_file_reads_back_as_an_independent_reader_sees_it(tiny, tmp_path):
 
 def test_the_quantizers_array_ends_with_an_entry_without_a_name():
     matrix = {"a.weight": np.arange(3, dtype=np.float32), "b.weight": np.ones(2, np.float64)}
-    array, _kept = imatrix.as_c_array(matrix)
+    array, _kept = as_c_array(matrix)
     assert isinstance(array[0], llama_cpp.llama_model_imatrix_data)
     assert [(entry.name, entry.size) for entry in array] == [(b"a.weight", 3), (b"b.weight", 2), (None, 0)]
     for entry, values in zip(array, matrix.values(), strict=False):

@@ -23,6 +23,7 @@ from genius_lite.weights.quantize import (
     types_of,
 )
 from tests.tiny import tiny_gguf
+from tests.weights.c_array import as_c_array
 
 KINDS = ["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q5_1", "Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "Q3_K_M", "Q2_K"]
 
@@ -32,7 +33,7 @@ def llama_quantize(source: Path, kind: str, out: Path, matrix: imatrix.Matrix | 
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread, params.allow_requantize = 1, True
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
-    array, _kept = imatrix.as_c_array(matrix or {})
+    array, _kept = as_c_array(matrix or {})
     if matrix:
         params.imatrix = ctypes.cast(array, type(params.imatrix))
     code = llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.pointer(params))
