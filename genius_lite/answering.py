@@ -2,35 +2,91 @@
 
 from __future__ import annotations
 
-from genius_lite.evaluate.measure import Ended, Respondent, answer_tasks, observe, responses_wanted
+from collections import Counter
+from collections.abc import Callable
+
+from genius_lite.evaluate.cooling import Cooled, best_of, mean_share, shares
+from genius_lite.evaluate.measure import Asked, Ended, Respondent, answer_tasks, observe, responses_wanted
 from genius_lite.evaluate.results import Answers, Response
 from genius_lite.evaluate.signals import Observed
+from genius_lite.recipe import Evaluate
+from genius_lite.records import SetAside
 from genius_lite.round import Policy, Round
 from genius_lite.rundir import RecordLog
 
 
-def answers_to_tasks(r: Round, policy: Policy, log: RecordLog[Answers], ended: Ended) -> list[Response]:
+def answers_to_tasks(r: Round, policy: Policy, log: RecordLog[Answers], ended: Ended) -> list[Answers]:
     """All of them, those of an earlier, interrupted run included; each problem's go into the log once they are there.
 
     Raises:
         Stopped: before that the run was asked to stop.
     """
-    job, cfg = r.job, r.job.recipe.evaluate
-    if not job.tasks:
+    return _answers(r, policy, r.job.tasks, r.job.recipe.evaluate, r.job.temperature, log, ended)
+
+
+def cooled(r: Round, policy: Policy, known: list[Response], log: Callable[[float], RecordLog[Answers]]) -> Cooled:
+    """The base model at its best temperature: the recipe's, those of its sweep, or 0.
+
+    Args:
+        known: its responses at the recipe's temperature and at 0.
+        log: where answers at a temperature go.
+
+    Raises:
+        Stopped: before that the run was asked to stop.
+    """
+    cfg = r.job.recipe.evaluate.model_copy(update={"greedy": False})
+
+    def at(temperature: float, tasks: list[Asked]) -> list[Response]:
+        file = log(temperature)
+        answers = _answers(r, policy, tasks, cfg, temperature, file, lambda stats: None)
+        file.close()
+        return [response for one in answers for response in one.responses]
+
+    tried = shares(known, choosing=True)
+    for temperature in r.job.recipe.evaluate.sweep if cfg.samples else []:
+        if temperature != r.job.temperature:
+            tried |= shares(at(temperature, [task.choosing() for task in r.job.tasks]), choosing=True)
+    best, reported = best_of(tried), shares(known, choosing=False)
+    if best not in reported:
+        reported = shares(at(best, r.job.tasks), choosing=False)
+    return Cooled(best, {f"{t:g}": mean_share(of) for t, of in sorted(tried.items())}, reported[best])
+
+
+def _answers(
+    r: Round,
+    policy: Policy,
+    tasks: list[Asked],
+    cfg: Evaluate,
+    temperature: float,
+    log: RecordLog[Answers],
+    ended: Ended,
+) -> list[Answers]:
+    tasks = [task for task in tasks if task.questions]
+    if not tasks:
         return []
-    done = sum(len(answers.responses) for answers in log.records)
-    with r.progress.stage(f"{_who(r)}: tasks", responses_wanted(job.tasks, cfg), "responses", done=done) as advance:
-        return answer_tasks(_respondent(r, policy), job.tasks, cfg, advance, ended, log, r.stop)
+    done, what = sum(len(answers.responses) for answers in log.records), "" if cfg.greedy else f" at {temperature:g}"
+    with r.progress.stage(f"{_who(r)}: tasks{what}", responses_wanted(tasks, cfg), "responses", done=done) as advance:
+        found = answer_tasks(_respondent(r, policy), tasks, cfg, temperature, advance, ended, log, r.stop)
+    for one in found:
+        if one.set_aside:
+            r.progress.say(f"warning: {one.task}, problem {one.problem} is set aside: {one.set_aside}")
+    slow = Counter(one.task for one in found for response in one.responses if response.timed_out)
+    for task, count in slow.items():
+        r.progress.say(f"warning: {task}: its checker took too long for {count} responses, which count as wrong")
+    return found
 
 
-def answers_to_held_out(r: Round, policy: Policy, ended: Ended) -> list[Observed]:
-    """Scored by the base model too; none if no query is held out."""
+def answers_to_held_out(r: Round, policy: Policy, ended: Ended) -> tuple[list[Observed], list[SetAside]]:
+    """Scored by the base model too; none if no query is held out. What llama.cpp does not survive is set aside."""
     job, samples = r.job, r.job.recipe.evaluate.query_samples
     if not job.watched:
-        return []
+        return [], []
     with r.progress.stage(f"{_who(r)}: held-out queries", len(job.watched) * samples, "responses") as advance:
         base = _respondent(r, r.baseline) if r.number else None
-        return observe(_respondent(r, policy), base, job.watched, samples, advance, ended)
+        seen, aside = observe(_respondent(r, policy), base, job.watched, samples, advance, ended)
+    for one in aside:
+        r.progress.say(f"warning: held-out query {one.query_id} is set aside: {one.reason}")
+    return seen, aside
 
 
 def _respondent(r: Round, policy: Policy) -> Respondent:

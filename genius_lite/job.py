@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.measure import Asked, asked, load_tasks
+from genius_lite.evaluate.measure import Asked, asked, load_tasks, temperature_of
 from genius_lite.prompts import Vocabulary
 from genius_lite.queries import hold_out, select
 from genius_lite.recipe import Recipe
@@ -46,6 +46,11 @@ class Job:
         return [query for query in self.queries if query.id not in self.held_out]
 
     @property
+    def temperature(self) -> float:
+        """At which problems are answered."""
+        return temperature_of(self.recipe.evaluate.temperature, self.source, self.weights)
+
+    @property
     def quantized_twice(self) -> str | None:
         """A word of warning, if the recipe makes one file of few bits from another one."""
         return None if self.weights else quantized_twice(self.source, self.recipe.quantize.type)
@@ -71,8 +76,10 @@ class Job:
         in words.
         """
         ids = [q.id for q in self.queries]
+        identity = self.recipe.identity()
+        identity["evaluate"]["temperature"] = self.temperature
         return {
-            **self.recipe.identity(),
+            **identity,
             "model": self.source.sha256,
             "weights": sha256(sorted(self.weights.glob("*.safetensors"))) if self.weights else None,
             "system": self.recipe.queries.system,
@@ -95,7 +102,10 @@ def prepare(recipe: Recipe) -> Job:
     tasks = load_tasks(recipe.evaluate.tasks)
     with Vocabulary.open(source.path) as vocabulary:
         queries, beyond, duplicates = select(recipe.queries, vocabulary, beyond=recipe.evaluate.queries)
-        asked_tasks = [asked(task, vocabulary, recipe.queries.system) for task in tasks]
+        asked_tasks = [
+            asked(task, named.use, vocabulary, recipe.queries.system)
+            for task, named in zip(tasks, recipe.evaluate.tasks, strict=True)
+        ]
     held_out = hold_out([q.id for q in queries], recipe.learner.holdout, recipe.seed, recipe.evaluate.queries)
     longest = max(len(q.tokens) for q in queries)  # none that was not asked for needs a larger context
     watched = [q for q in queries if q.id in held_out] + [q for q in beyond if len(q.tokens) <= longest]

@@ -20,7 +20,7 @@ from genius_lite.weights.quantize import type_name, types_bytes
 from genius_lite.weights.retained import Scored, check, one_of_each
 
 KEEPING: tuple[QuantType, ...] = ("Q8_0", "F16")
-"""Types for a last round whose own type lost what was learned; of F16 the least update is left."""
+"""Types for a round whose own type lost what was learned; of F16 the least update is left."""
 
 
 def baseline(r: Round, adapter: Path) -> Policy:
@@ -61,7 +61,7 @@ def next_policy(r: Round, adapter: Path, pairs: list[PreferencePair]) -> Policy:
     def make(out: Path) -> None:
         began, learned = time.monotonic(), Adapter.load(adapter, r.base)
         name, kept = _merged(r, learned, cfg.type, out)
-        wider = list(KEEPING if r.last else ())
+        wider = list(KEEPING)
         while not (keeps := _keeps(r, name, kept)) and wider:
             name, kept = _merged(r, learned, wider.pop(0), out)
         scored = _scored(r, out, adapter, pairs) if cfg.checks(r.number) else None
@@ -70,6 +70,7 @@ def next_policy(r: Round, adapter: Path, pairs: list[PreferencePair]) -> Policy:
             "type": name,
             "kept": kept.share,
             "keeps": keeps,
+            "widened": len(wider) < len(KEEPING),
             "error": kept.error,
             "matrices": kept.by_matrix,
             "scored": scored,
@@ -115,18 +116,20 @@ def _scored(r: Round, made: Path, adapter: Path, pairs: list[PreferencePair]) ->
 def to_sample(r: Round, tuned: Policy) -> Policy:
     """What the next round samples from: the round's GGUF, or its adapter at the side of the base.
 
-    The recipe's `policy` says which; `auto` takes the faster one, measured after the first round. A GGUF that does not
-    keep what was learned is never built upon.
+    The recipe's `policy` says which; `auto` takes the faster one, measured after the first round. Where the wanted type
+    does not keep what was learned, and a wider file was made, it is the adapter.
     """
     assert tuned.adapter
     adapter, mode, merged = tuned.adapter, r.job.recipe.policy, json.loads((r.here / "quantized.json").read_text())
-    if r.last or (mode == "merge" and merged["keeps"]):
+    lost = merged["widened"] or not merged["keeps"]
+    if r.last or (mode == "merge" and not lost):
         return tuned
-    if not merged["keeps"]:
-        r.progress.say(f"round {r.number + 1} samples with the adapter at run time, as {merged['type']} loses too much")
+    if lost:
+        wanted = type_name(r.job.source, r.job.recipe.quantize.type)
+        r.progress.say(f"round {r.number + 1} samples with the adapter at run time, as {wanted} loses too much")
     lora = r.here.build("adapter.gguf", lambda out: write_lora(r.base, adapter, out))
     beside = Policy(r.baseline.gguf, adapter, lora)
-    if not merged["keeps"] or mode == "adapter":
+    if lost or mode == "adapter":
         return beside
     speeds = r.rounded.build_json("speeds.json", lambda: _speeds(r, tuned, beside))
     return beside if speeds["adapter"] > speeds["merged"] else tuned

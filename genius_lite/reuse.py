@@ -25,6 +25,8 @@ from genius_lite.weights.importing import FULL_PRECISION
 
 _EVALUATION, _ANSWERS, _ROLLOUTS = "round-0/evaluation", f"round-0/{ANSWERS}", "round-1/rollouts.jsonl"
 
+_ROUNDED_BASE, _ITS_ANSWERS = f"{ROUNDED}/{BASELINE}", f"{ROUNDED}/evaluation"
+
 _BASE = ("model", "weights")
 _ANSWERED = ("model", "seed", "system", "tasks", "foresight.max_tokens", "evaluate")
 _SAMPLED = ("model", "seed", "foresight")
@@ -34,10 +36,9 @@ _WHOLE = {
     "master": _BASE,
     _EVALUATION: (*_ANSWERED, "watched"),
     # The base in the types of the rounds; how it was rounded depends a little on what was learned from.
-    f"{ROUNDED}/{BASELINE}": _ROUNDED,
-    f"{ROUNDED}/evaluation": (*_ROUNDED, *_ANSWERED, "watched"),
+    _ROUNDED_BASE: _ROUNDED,
 }
-_NO_PART = {"rollback", "patience"}  # of `evaluate`: they decide what follows, not what is asked
+_NO_PART = {"rollback", "patience", "sweep"}  # of `evaluate`: they decide what follows, not what is asked
 _OF_QUERIES = {"queries", "query_samples"}  # of `evaluate`: no part in what the tasks are answered
 
 
@@ -66,6 +67,8 @@ def take(folder: RunDir, identity: dict[str, Any], queries: Sequence[Query], oth
         return all(_at(theirs, key, apart) == _at(identity, key, apart) for key in keys)
 
     taken = [name for name, keys in _WHOLE.items() if same(keys) and _bring(folder, name, other)]
+    if _ROUNDED_BASE in taken and same((*_ROUNDED, *_ANSWERED, "watched")) and _bring(folder, _ITS_ANSWERS, other):
+        taken.append(_ITS_ANSWERS)  # never beside a base that this run rounded itself
     if same(_ANSWERED, _NO_PART | _OF_QUERIES) and _bring_answers(folder, other):
         taken.append("answers to the tasks")
     if same(_SAMPLED) and (count := _bring_rollouts(folder, queries, other)):

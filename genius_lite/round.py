@@ -59,6 +59,10 @@ class Round:
         """The folder of the base model in the types of the rounds."""
         return self.run.sub(ROUNDED)
 
+    def folder_of(self, policy: Policy) -> RunDir:
+        """Where the policy's evaluation goes: of the base model, that which the rounds are told against is apart."""
+        return self.rounded if self.number == 0 and policy.gguf != self.job.source.path else self.here
+
     @property
     def baseline(self) -> Policy:
         """The base model that rounds are told against, once `stages.baseline` has seen to it."""

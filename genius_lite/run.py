@@ -19,25 +19,28 @@ import msgspec
 from rich.console import Console
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.best import Standing, course, standing_score
-from genius_lite.evaluate.guard import Watched, alarms, watched_values
-from genius_lite.evaluate.record import Evaluation
+from genius_lite.evaluate.best import Standing, course, mean_score
+from genius_lite.evaluate.cooling import Cooled, beside
+from genius_lite.evaluate.guard import Watched, alarms, watch
+from genius_lite.evaluate.record import Evaluation, read_responses
 from genius_lite.export.bundle import export
 from genius_lite.job import Job, prepare
 from genius_lite.learner.team import ALONE, Team
 from genius_lite.planning.check import require_room
 from genius_lite.planning.forecast import forecast
+from genius_lite.planning.known import cut_off
+from genius_lite.planning.probe import too_short
 from genius_lite.recipe import Recipe
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.board import Board, Row, guard_lights, round_row
 from genius_lite.report.progress import Progressor
-from genius_lite.report.summary import evaluation_lines, round_report
+from genius_lite.report.summary import cooling_lines, evaluation_lines, round_report
 from genius_lite.report.tracking import tracked
 from genius_lite.report.write import write_report
 from genius_lite.reuse import take
 from genius_lite.round import Policy, Round
 from genius_lite.rundir import OpenRun
-from genius_lite.stages import baseline, evaluate, import_base, next_policy, pair, sample, to_sample, train
+from genius_lite.stages import baseline, cool, evaluate, import_base, next_policy, pair, sample, to_sample, train
 from genius_lite.stopping import Stop
 from genius_lite.tuning import engine_settings
 
@@ -80,26 +83,30 @@ def run(
             progress.say(f"taken from {reuse}: {name}")
         progress.enter(0, "import")
         base = import_base(job, folder, progress)
-        if note := job.quantized_twice:
-            progress.say(f"warning: {note}")
+        for note in (job.quantized_twice, cut_off(job)):
+            if note:
+                progress.say(f"warning: {note}")
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
         start = Round(0, job, base, engine, folder, progress, stop, tracker)
         policies = [Policy(job.source.path)]  # what each round leaves to sample from; the first is the user's own file
         own = evaluate(start, policies[0])
         for line in evaluation_lines(own):
             progress.say(f"base model: {line}")
-        standings, reports = [Standing(0, standing_score(own.tasks, own.signals))], []
-        where = course(recipe.evaluate, standings)
+        if own.signals and (note := too_short(1 - own.signals.ended, recipe.answer_tokens)):
+            progress.say(f"warning: {note}")
+        standings, reports = [Standing(0, own.scores)], []
+        where = course(recipe.evaluate, recipe.rounds, standings)
         tracker.base(own)
-        progress.finished(Row(0, standings[0].score), {}, where.best)
+        progress.finished(Row(0, mean_score(own.scores)), {}, where.best)
         for number in range(1, recipe.rounds + 1):
             r = Round(number, job, base, engine, folder, progress, stop, tracker, team)
             policy, against, standing, report = _round(r, start, policies[where.build_on], reports)
             policies.append(policy)
             standings = [against, *standings[1:], standing]
             reports.append(report)
-            where = course(recipe.evaluate, standings)
+            where = course(recipe.evaluate, recipe.rounds, standings)
             tracker.round(report)
+            progress.finished(Row(0, mean_score(against.scores)), {}, where.best)
             progress.finished(round_row(report), guard_lights(recipe.guard, report), where.best)
             if where.stop:
                 progress.say(f"stopped: {where.stop}")
@@ -107,8 +114,6 @@ def run(
         stop.check()
         progress.enter(len(reports), "export")
         folder.build_json("best.json", lambda: {"round": where.best, "stopped": where.stop})
-        if where.best and not reports[where.best - 1]["quantized"]["keeps"]:
-            progress.say(f"warning: the file of round {where.best} does not keep all that was learned; --type F16 does")
         exported = folder.build("export", lambda out: export(folder.path, where.best, "gguf", [], out))
         summary = {
             "out": str(folder.path),
@@ -154,13 +159,13 @@ def _round(
     rollouts = sample(r, policy)
     pairs = pair(r, rollouts)
     adapter = train(r, policy.adapter, rollouts, pairs)
-    against = evaluate(start, baseline(start, adapter))
+    base = baseline(start, adapter)
+    against, cooled = evaluate(start, base), cool(start, base)
     tuned = next_policy(r, adapter, pairs)
     found = evaluate(r, tuned)
-    report = r.here.build_json("report.json", lambda: _report(r, rollouts, pairs, found, against, earlier))
+    report = r.here.build_json("report.json", lambda: _report(r, rollouts, pairs, found, against, cooled, earlier))
     halted = any(alarm["level"] == "halt" for alarm in report["alarms"])
-    told = Standing(0, standing_score(against.tasks, against.signals))
-    return to_sample(r, tuned), told, Standing(r.number, standing_score(found.tasks, found.signals), halted), report
+    return to_sample(r, tuned), Standing(0, against.scores), Standing(r.number, found.scores, halted), report
 
 
 def _report(
@@ -169,15 +174,19 @@ def _report(
     pairs: list[PreferencePair],
     found: Evaluation,
     against: Evaluation,
+    cooled: Cooled | None,
     earlier: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """The round's figures, and what the collapse guard says of them; both are shown too."""
     report = round_report(r.number, rollouts, pairs, r.here.path)
     training = report["training"]
-    watched = Watched(found.signals, *watched_values(rollouts, pairs), training["accuracy"], training["margin"])
+    watched = watch(found.signals, rollouts, pairs, training["accuracy"], training["margin"])
     first = msgspec.convert(earlier[0]["watched"], Watched) if earlier else None
     raised = alarms(r.job.recipe.guard, watched, against.signals, first)
-    for line in [*evaluation_lines(found), *(f"{alarm.level}: {alarm.line}" for alarm in raised)]:
+    at_best = beside(cooled, read_responses(r.run.path, r.number), r.job.recipe.rounds) if cooled else []
+    said = [*evaluation_lines(found), *cooling_lines(at_best), *(f"{alarm.level}: {alarm.line}" for alarm in raised)]
+    for line in said:
         r.progress.say(f"round {r.number}: {line}")
-    shown = {"evaluation": found.tasks, "watched": watched, "alarms": raised}
+    scores = {"score": mean_score(found.scores), "base_score": mean_score(against.scores)}
+    shown = {**scores, "evaluation": found.tasks, "at_best": at_best, "watched": watched, "alarms": raised}
     return {**report, **msgspec.to_builtins(shown)}

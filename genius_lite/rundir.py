@@ -44,7 +44,7 @@ class RunDir:
         (self.path / name).mkdir(exist_ok=True)
         return RunDir(self.path / name)
 
-    def build(self, name: str, fn: Callable[[Path], None]) -> Path:
+    def build(self, name: str, fn: Callable[[Path], object]) -> Path:
         """The stage `name`, made by `fn(partial_path)` unless it is there already.
 
         `fn` writes a file or a folder at the path it is given. If it raises, the final name does not appear.

@@ -144,7 +144,11 @@ def _identity_of(shard: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _require_model(folder: RunDir, number: int, expected: str) -> None:
     """Refuse rollouts that another policy sampled than the one that the run has made for this round."""
-    made = folder / f"round-{number - 1}" / "policy.gguf"
+    made, beside = (folder / f"round-{number - 1}" / name for name in ("policy.gguf", "adapter.gguf"))
+    if beside.exists():
+        raise UserError(
+            f"{folder.path} samples round {number} with an adapter at run time, which shards cannot; run it where it is"
+        )
     if not made.is_file():
         raise UserError(f"{folder.path} has no model for round {number} yet; merge when round {number - 1} is finished")
     if sha256([made]) != expected:

@@ -7,10 +7,21 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from genius_lite.answering import answers_to_held_out, answers_to_tasks
+import msgspec
+
+from genius_lite.answering import answers_to_held_out, answers_to_tasks, cooled
 from genius_lite.errors import UserError
 from genius_lite.evaluate.checkers import extract_answer
-from genius_lite.evaluate.record import ANSWERS, Evaluation, read_evaluation, read_own, write_evaluation
+from genius_lite.evaluate.cooling import Cooled
+from genius_lite.evaluate.record import (
+    ANSWERS,
+    COOLED,
+    Evaluation,
+    read_evaluation,
+    read_own,
+    read_responses,
+    write_evaluation,
+)
 from genius_lite.evaluate.results import Answers
 from genius_lite.evaluate.signals import signals
 from genius_lite.foresight.pairs import preference_pairs
@@ -31,7 +42,7 @@ from genius_lite.weights.imatrix import IMATRIX_FILE
 from genius_lite.weights.importing import FULL_PRECISION, Base, import_master
 from genius_lite.weights.merge import BASE_FILE, merged_bytes
 
-__all__ = ["baseline", "evaluate", "import_base", "next_policy", "pair", "sample", "to_sample", "train"]
+__all__ = ["baseline", "cool", "evaluate", "import_base", "next_policy", "pair", "sample", "to_sample", "train"]
 
 _COMPARED = 8  # rollouts that learner and sampler both score
 
@@ -161,7 +172,7 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
     Raises:
         Stopped: the run was asked to stop.
     """
-    here = r.rounded if r.number == 0 and policy.gguf != r.job.source.path else r.here
+    here = r.folder_of(policy)
     if r.number or not (here / "evaluation").exists():  # every round asks for the base's, which is there by then
         r.enter("evaluate")
     start, ended = time.monotonic(), list[Stats]()
@@ -177,15 +188,35 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
             note_time(here, "evaluation", time.monotonic() - start, tokens, peak)
 
         try:
-            responses = answers_to_tasks(r, policy, log, ended.append)
+            answers = answers_to_tasks(r, policy, log, ended.append)
         except Stopped:
             note()
             raise
         log.close()
-        seen = answers_to_held_out(r, policy, ended.append)
-        write_evaluation(out, responses, signals(seen) if seen else None)
+        seen, aside = answers_to_held_out(r, policy, ended.append)
+        write_evaluation(out, answers, signals(seen) if seen else None, aside)
         note()
 
     here.build("evaluation", make)
     remove(here / ANSWERS)
-    return read_evaluation(r.run.path, r.number) if r.number else read_own(here.path)
+    return read_evaluation(r.run.path, r.number, r.job.recipe.rounds) if r.number else read_own(here.path)
+
+
+def cool(start: Round, policy: Policy) -> Cooled | None:
+    """The base model, which was evaluated, at the best temperature of the recipe's sweep; None without a task.
+
+    Raises:
+        Stopped: the run was asked to stop.
+    """
+    here = start.folder_of(policy)
+
+    def log(temperature: float) -> RecordLog[Answers]:
+        return RecordLog(here / f"cooling-{temperature:g}.jsonl", Answers)
+
+    if not start.job.tasks:
+        return None
+    known = read_responses(start.run.path, 0)
+    found = here.build_json(COOLED, lambda: cooled(start, policy, known, log))
+    for temperature in start.job.recipe.evaluate.sweep:
+        remove(here / f"cooling-{temperature:g}.jsonl")
+    return msgspec.convert(found, Cooled)

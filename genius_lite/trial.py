@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import cast, get_args
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.measure import Respondent, answer_tasks, asked, load_tasks, responses_wanted
+from genius_lite.evaluate.measure import (
+    Respondent,
+    answer_tasks,
+    asked,
+    load_tasks,
+    responses_wanted,
+    temperature_of,
+)
 from genius_lite.evaluate.results import Response, TaskResult, results
 from genius_lite.prompts import Vocabulary
-from genius_lite.recipe import Check, Evaluate, Sampler, TaskSource
+from genius_lite.recipe import Auto, Check, Evaluate, Sampler, TaskSource
 from genius_lite.recipe.reader import load
 from genius_lite.report.progress import Progressor
 from genius_lite.rundir import write_json, write_records
-from genius_lite.sampler.client import SetAsideError
 from genius_lite.tuning import context_for, engine_settings
 from genius_lite.weights import gguf_file
 
@@ -33,10 +39,11 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Asking:
-    """How a run asks: after which system message (None: the chat template's default), for how long a response."""
+    """How a run asks: after which system message (None: the chat template's default), how long a response, how hot."""
 
     system: str | None
     max_tokens: int
+    temperature: float | Auto = "auto"
 
 
 def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[Asking]]:
@@ -58,21 +65,26 @@ def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[Asking]]:
         if not recipe.evaluate.tasks:
             raise UserError(f"{name}: the recipe has no evaluate.tasks")
         tasks += recipe.evaluate.tasks
-        ways.append(Asking(recipe.queries.system, recipe.answer_tokens))
+        ways.append(Asking(recipe.queries.system, recipe.answer_tokens, recipe.evaluate.temperature))
     return tasks, ways
 
 
-def asking(ways: Sequence[Asking], system: str | None, max_tokens: int | None) -> Asking:
+def asking(
+    ways: Sequence[Asking], system: str | None, max_tokens: int | None, temperature: float | None = None
+) -> Asking:
     """What is given of it, and the rest as recipes or runs ask.
 
     Raises:
         UserError: they ask in different ways.
     """
-    limits = {way.max_tokens for way in ways}
+    limits, heats = {way.max_tokens for way in ways}, {way.temperature for way in ways}
     if max_tokens is None and len(limits) > 1:
         raise UserError("the recipes or runs have different evaluate.max_tokens; say which with --max-tokens")
+    if temperature is None and len(heats) > 1:
+        raise UserError("the recipes or runs have different evaluate.temperature; say which with --temperature")
     longest = max(limits, default=_LONGEST) if max_tokens is None else max_tokens
-    return Asking(system_message(ways, system), longest)
+    heat = next(iter(heats), "auto") if temperature is None else temperature
+    return Asking(system_message(ways, system), longest, heat)
 
 
 def system_message(ways: Sequence[Asking], given: str | None) -> str | None:
@@ -114,21 +126,25 @@ def trial(
         UserError: a task or a model cannot be used.
     """
     tasks = load_tasks(sources)
+    temperature = temperature_of(how.temperature, gguf_file.read(contestants[0].gguf))
     answered: list[list[Response]] = []
     for contestant in contestants:
         source = gguf_file.read(contestant.gguf)
         with Vocabulary.open(contestant.gguf) as vocabulary:
-            items = [asked(task, vocabulary, how.system) for task in tasks]
+            items = [asked(task, "report", vocabulary, how.system) for task in tasks]
         questions = [question for item in items for question in item.questions]
         context = context_for("auto", source, [("max_tokens", how.max_tokens, questions)])
         settings = engine_settings(Sampler(), source, context, progress)
         with tempfile.TemporaryDirectory() as folder:
             who = Respondent(contestant.gguf, settings, how.max_tokens, seed, Path(folder) / "sampler.log")
             with progress.stage(contestant.name, responses_wanted(items, cfg), "responses") as advance:
-                try:
-                    answered.append(answer_tasks(who, items, cfg, advance))
-                except SetAsideError as e:
-                    raise UserError(f"{contestant.name}: {e}") from None
+                answers = answer_tasks(who, items, cfg, temperature, advance)
+        for one in answers:
+            if one.set_aside:
+                progress.say(f"warning: {one.task}, problem {one.problem} is set aside: {one.set_aside}")
+        answered.append([response for one in answers for response in one.responses])
+    if not all(answered):
+        raise UserError("llama.cpp survived no problem; genius-lite doctor looks at how it was built")
     first, *others = answered
     return [results(first), *(results(responses, first) for responses in others)], answered
 

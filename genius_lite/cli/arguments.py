@@ -44,7 +44,7 @@ def asked_by(*models: str | None) -> list[Asking]:
     from genius_lite.trial import Asking
 
     runs = [RunRound.of(Path(model), 0) for model in models if model and Path(model).is_dir()]
-    return [Asking(run.system, run.answer_tokens) for run in runs]
+    return [Asking(run.system, run.answer_tokens, run.temperature) for run in runs]
 
 
 def quant_types(names: str) -> list[QuantType]:

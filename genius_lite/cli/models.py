@@ -54,7 +54,7 @@ def export_run(
 ) -> None:
     """Write a round's model to a folder, with a model card and checksums."""
     from genius_lite.export.bundle import Format, RunRound, export, export_bytes
-    from genius_lite.export.card import commands
+    from genius_lite.export.card import commands, export_lines
     from genius_lite.report.console import terminal
     from genius_lite.report.progress import Progressor
 
@@ -62,9 +62,13 @@ def export_run(
         raise UserError(f"{to_format}: no format of that name; known are {', '.join(get_args(Format))}")
     wanted, known = quant_types(kinds), cast("Format", to_format)
     with Progressor(terminal()).stage("export", export_bytes(run, number, known, wanted), "MB", 1e-6) as advance:
-        export(run, number, known, wanted, to, advance)
+        kept = export(run, number, known, wanted, to, advance)
     names = sorted(p.name for p in to.iterdir())
-    for line in (*(f"{to}/{name}" for name in names), *commands(names, str(to), RunRound.of(run, number).system)):
+    for line in (
+        *(f"{to}/{name}" for name in names),
+        *export_lines(kept),
+        *commands(names, str(to), RunRound.of(run, number).system),
+    ):
         print(visible(line))
 
 
@@ -111,7 +115,9 @@ def evaluate(
     against: Annotated[str | None, typer.Option(help="Another model; of a run, its base model if not given")] = None,
     number: Round = None,
     samples: Annotated[int, typer.Option(help="Responses to each problem at the temperature")] = 4,
-    temperature: float = 1.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="If not given, as the recipe or run has it, or the model's file, or 0.7")
+    ] = None,
     greedy: Annotated[bool, typer.Option(help="Also the likeliest response")] = True,
     max_tokens: Annotated[
         int | None, typer.Option(help="Longest response; if not given, as the recipe or run asks, or 512")
@@ -140,8 +146,8 @@ def evaluate(
     found, responses = trial(
         contestants,
         [t.model_copy(update={"limit": limit, "size": min(limit, t.size)} if limit else {}) for t in sources],
-        Evaluate(samples=samples, temperature=temperature, greedy=greedy),
-        asking(ways or asked_by(model, against), system, max_tokens),
+        Evaluate(samples=samples, greedy=greedy),
+        asking(ways or asked_by(model, against), system, max_tokens, temperature),
         seed=seed,
         progress=Progressor(terminal(stderr=True)),
     )

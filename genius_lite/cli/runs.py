@@ -66,6 +66,7 @@ def run(
 def validate(recipe: RecipeFile, settings: Settings = None) -> None:
     """Check a recipe, its model and its queries; writes nothing."""
     from genius_lite.job import prepare
+    from genius_lite.planning.known import cut_off
     from genius_lite.recipe.reader import load
 
     job = prepare(load(recipe, settings or []))
@@ -76,8 +77,9 @@ def validate(recipe: RecipeFile, settings: Settings = None) -> None:
     slots = "as many branches as is fastest here" if job.recipe.sampler.slots == "auto" else job.recipe.sampler.slots
     print(f"sampler  {slots} branches of {job.context} tokens")
     print(f"out      {visible(job.recipe.out)}")
-    if note := job.quantized_twice:
-        print(f"note     {visible(note)}")
+    for note in (job.quantized_twice, cut_off(job)):
+        if note:
+            print(f"note     {visible(note)}")
     print(f"{visible(str(recipe))} is fine")
 
 

@@ -1,23 +1,34 @@
-"""Which round is the best so far, which one the next round builds on, and whether there is to be a next round."""
+"""Which round is the best so far, which one the next round builds on, and whether there is to be a next round.
+
+Evidence decides, not the higher figure: a policy that did not change differs from itself by several points whenever it
+is asked again. Of two rounds one is worse only where the interval of their paired difference lies below 0; else they
+are not told apart, and the later one goes on.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from genius_lite.evaluate.results import TaskResult
 from genius_lite.evaluate.signals import Signals
+from genius_lite.evaluate.statistics import Interval, student_quantile
 from genius_lite.recipe import Evaluate
 
 _PARSED = 0.5  # share of the responses that must state a final answer before their agreement says anything
+_HELD_OUT = "held-out queries"
+
+Scores = dict[str, dict[str, float]]
+"""Task -> problem -> score of a policy's responses to it, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A round (0 is the base model): its score, None where nothing can judge it; and whether the guard halted it."""
+    """A round (0 is the base model): what it is judged by, empty where nothing can; and whether the guard halted it."""
 
     number: int
-    score: float | None
+    scores: Scores
     halted: bool = False
 
 
@@ -31,32 +42,78 @@ class Course:
     halted: bool = False
 
 
-def standing_score(tasks: Sequence[TaskResult], signals: Signals | None) -> float | None:
-    """What rounds are compared by: the mean accuracy over tasks; without a task, the agreement of final answers.
+def judged_by(tasks: Scores, signals: Signals | None) -> Scores:
+    """What a round is compared by: its scores on the problems that choose; without a task, the agreement of answers.
 
     Agreement is self-consistency (Wang et al., arXiv 2203.11171): the share of a query's responses that give the most
     frequent answer. It needs no label and rises with accuracy, but also as a policy collapses onto one answer: that is
-    what the guard is for, whose halted rounds are never the best. None where too few responses state an answer.
+    what the guard is for, whose halted rounds are never the best. Empty where too few responses state an answer.
     """
     if tasks:
-        return sum(result.score for result in tasks) / len(tasks)
-    return signals.agreement if signals and signals.parsed >= _PARSED else None
+        return tasks
+    told = signals and signals.parsed >= _PARSED and signals.agreements
+    return {_HELD_OUT: signals.agreements} if signals and told else {}
 
 
-def course(cfg: Evaluate, standings: Sequence[Standing]) -> Course:
+def mean_score(scores: Scores) -> float | None:
+    """Mean over tasks of their means over problems."""
+    return fmean(fmean(of.values()) for of in scores.values()) if scores else None
+
+
+def difference(before: Scores, after: Scores, confidence: float) -> Interval | None:
+    """Mean over tasks of the mean of after - before over the problems that both have; None where they share none.
+
+    A t interval, as decisions rest on a dozen queries, where a percentile bootstrap is too narrow. The variances of the
+    tasks add up, with the degrees of freedom of Welch and Satterthwaite (Biometrics Bulletin 2, 1946). Each task counts
+    one problem more, which tells the two apart in nothing: a few problems that agree by chance then prove nothing.
+    """
+    means, errors, freedom = list[float](), list[float](), list[int]()
+    for task, scores in after.items():
+        changes = [score - before[task][p] for p, score in scores.items() if p in before.get(task, {})]
+        if changes:
+            count, padded = len(changes), [*changes, 0.0]
+            mean = fmean(padded)
+            means.append(mean)
+            errors.append(sum((change - mean) ** 2 for change in padded) / count / (count + 1))
+            freedom.append(count)
+    if not means:
+        return None
+    estimate, error = fmean(means), math.sqrt(sum(errors)) / len(means)
+    if error == 0:
+        return Interval(estimate, estimate, estimate)
+    df = sum(errors) ** 2 / sum(e**2 / n for e, n in zip(errors, freedom, strict=True))
+    half = student_quantile(df, confidence) * error
+    return Interval(estimate, estimate - half, estimate + half)
+
+
+def course(cfg: Evaluate, rounds: int, standings: Sequence[Standing]) -> Course:
     """Decide from all rounds so far, the base model first.
 
-    The best round has the highest score, the earlier of equal ones. Where nothing can judge, it is the latest round
-    that the guard let pass.
+    The best round is the latest that is not worse than the base model, nor than the best before it, and that the guard
+    let pass. With `patience`, the run stops after so many rounds in a row that are worse.
+
+    Args:
+        rounds: of the whole run. Each is compared at 1 - 0.05 / rounds (Bonferroni), so that the error is the run's.
     """
+    base, best, worse = standings[0], standings[0], 0
+    for standing in standings[1:]:
+        if standing.halted:
+            continue
+        if any(_below(standing, other, 1 - 0.05 / rounds) for other in (base, best)):
+            worse += 1
+        else:
+            best, worse = standing, 0
     latest = standings[-1]
-    healthy = [s for s in standings if not s.halted]
-    judged = [s for s in healthy if s.score is not None]
-    best = max(judged, key=lambda s: s.score or 0.0) if len(judged) > 1 else healthy[-1]
-    build_on = best if cfg.rollback and (best.score or 0.0) > (latest.score or 0.0) else latest
     if latest.halted:
         return Course(best.number, best.number, f"the collapse guard halted round {latest.number}", True)
-    waited = latest.number - best.number
-    if cfg.patience and waited >= cfg.patience:
-        return Course(best.number, build_on.number, f"no better round in {waited}")
-    return Course(best.number, build_on.number)
+    build_on = best.number if cfg.rollback else latest.number
+    if cfg.patience and worse >= cfg.patience:
+        times = f"{worse} rounds in a row are" if worse > 1 else f"round {latest.number} is"
+        than = f"round {best.number}" if best.number else "the base model"
+        return Course(best.number, build_on, f"{times} worse than {than}")
+    return Course(best.number, build_on)
+
+
+def _below(one: Standing, other: Standing, confidence: float) -> bool:
+    found = difference(other.scores, one.scores, confidence)
+    return found is not None and found.high < 0

@@ -21,15 +21,19 @@ from genius_lite.records import PreferencePair, Rollout
 OF_RESPONSES = ("entropy", "distinct", "loops", "shorter", "longer", "ended", "unique", "kl")
 """The limits of signals that responses to held-out queries show; without such a query there are none."""
 
-RESPONSES_TO_HALT_FOR = 16
+_OF_PAIRS = ("length_gap", "accuracy", "margin")
+_OF_STEPS = ("value", "spread")
+TO_HALT_FOR = 16
+"""Responses, pairs or steps that a signal must be of, at least, to halt a run; of fewer it only warns."""
 
 
 class Watched(msgspec.Struct, frozen=True):
     """What the guard looks at in a round.
 
-    `signals` are None where no query is held out. `value` is the mean foresight value and `spread` its standard
-    deviation within a step, averaged over steps, both in nats per token; `length_gap` is chosen - rejected length in
-    shares of their mean; `accuracy` the share of pairs that training ranks right, `margin` what it learned, in nats.
+    `signals` are None where no query is held out; the others are of so many `pairs` and foresight `steps`. `value` is
+    the mean foresight value and `spread` its standard deviation within a step, averaged over steps, both in nats per
+    token; `length_gap` is chosen - rejected length in shares of their mean; `accuracy` the share of pairs that training
+    ranks right, `margin` what it learned, in nats.
     """
 
     signals: Signals | None
@@ -38,6 +42,8 @@ class Watched(msgspec.Struct, frozen=True):
     length_gap: float
     accuracy: float
     margin: float
+    pairs: int
+    steps: int
 
 
 class Alarm(msgspec.Struct, frozen=True):
@@ -65,8 +71,10 @@ class Reading:
     line: str  # with {value} and {limit}
 
 
-def watched_values(rollouts: Sequence[Rollout], pairs: Sequence[PreferencePair]) -> tuple[float, float, float]:
-    """`value`, `spread` and `length_gap` of a round; each is 0 where nothing shows it.
+def watch(
+    seen: Signals | None, rollouts: Sequence[Rollout], pairs: Sequence[PreferencePair], accuracy: float, margin: float
+) -> Watched:
+    """What a round shows; `value`, `spread` and `length_gap` are 0 where nothing shows them.
 
     Steps without foresight are left out, as they have no values of their own. The spread is that of a sample (n - 1),
     so that it does not shrink where a step has fewer distinct candidates; a single candidate has none.
@@ -76,31 +84,35 @@ def watched_values(rollouts: Sequence[Rollout], pairs: Sequence[PreferencePair])
     spreads = [_deviation(step) for step in steps if len(step) > 1]
     chosen, rejected = sum(len(p.chosen_tokens) for p in pairs), sum(len(p.rejected_tokens) for p in pairs)
     gap = 2 * (chosen - rejected) / (chosen + rejected) if chosen + rejected else 0.0
-    return fmean(values) if values else 0.0, fmean(spreads) if spreads else 0.0, gap
+    value, spread = fmean(values) if values else 0.0, fmean(spreads) if spreads else 0.0
+    return Watched(seen, value, spread, gap, accuracy, margin, len(pairs), len(steps))
 
 
 def alarms(cfg: Guard, now: Watched, base: Signals | None, first: Watched | None) -> list[Alarm]:
     """Every signal that is beyond a limit, each once, at its worse level; halts come first.
 
     A limit that is exactly reached gives no alarm. What is not a finite number halts, also where a signal has no limit.
-    What fewer than 16 responses show only warns.
+    What fewer than 16 responses, pairs or steps show only warns.
 
     Args:
         base: the base model's signals.
         first: round 1; None in round 1 itself, which is compared with itself.
     """
     judged = (_judge(reading, getattr(cfg, reading.signal)) for reading in readings(now, base, first))
-    found = [_within_reason(alarm, now.signals) for alarm in judged if alarm]
+    found = [_within_reason(alarm, now) for alarm in judged if alarm]
     return sorted(found, key=lambda alarm: alarm.level != "halt")
 
 
-def _within_reason(alarm: Alarm, seen: Signals | None) -> Alarm:
+def _within_reason(alarm: Alarm, now: Watched) -> Alarm:
     """Of a handful of responses one more or less that ends, or repeats, is chance: no reason to halt a run for."""
-    count = seen.responses if seen and seen.responses is not None else RESPONSES_TO_HALT_FOR
-    enough = count >= RESPONSES_TO_HALT_FOR or alarm.signal not in OF_RESPONSES
-    if enough or alarm.level == "warn" or math.isinf(alarm.limit):
+    count, what = now.signals.responses if now.signals else 0, "responses"
+    if alarm.signal in _OF_PAIRS:
+        count, what = now.pairs, "pairs"
+    elif alarm.signal in _OF_STEPS:
+        count, what = now.steps, "steps"
+    if count >= TO_HALT_FOR or alarm.level == "warn" or math.isinf(alarm.limit):
         return alarm
-    line = f"{alarm.line} (of {count} responses; {RESPONSES_TO_HALT_FOR} would halt the run)"
+    line = f"{alarm.line} (of {count} {what}; {TO_HALT_FOR} would halt the run)"
     return msgspec.structs.replace(alarm, level="warn", line=line)
 
 
@@ -187,7 +199,8 @@ def _of_values(now: Watched, first: Watched) -> list[Reading]:
 
 def _of_responses(now: Signals, base: Signals) -> list[Reading]:
     length = _ratio(now.length, base.length)
-    return [
+    varied = None if now.unique is None or base.unique is None else (now.unique, base.unique)
+    found = [
         Reading(
             "entropy",
             _ratio(now.entropy, base.entropy),
@@ -237,14 +250,6 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
             "forgets to stop; try pairs.truncated: chosen, or a larger foresight.max_tokens",
         ),
         Reading(
-            "unique",
-            _ratio(now.unique, base.unique),
-            True,
-            (now.unique, base.unique),
-            "answers to a query are {value:.3g} times as varied as the base model's (limit {limit:.3g}): the policy "
-            f"gives one answer, right or wrong; {_GENTLER}",
-        ),
-        Reading(
             "kl",
             now.kl,
             False,
@@ -253,6 +258,13 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
             "knew; lower learner.lr, raise learner.beta, or train fewer rounds",
         ),
     ]
+    if varied:
+        line = (
+            "answers to a query are {value:.3g} times as varied as the base model's (limit {limit:.3g}): the policy "
+            f"gives one answer, right or wrong; {_GENTLER}"
+        )
+        found.insert(-1, Reading("unique", _ratio(*varied), True, varied, line))
+    return found
 
 
 def _ratio(now: float, before: float) -> float:

@@ -6,26 +6,33 @@ Every figure of a model comes from the same prompts and the same seeds as the ba
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
+from typing import Literal
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.checkers import extract_answer
-from genius_lite.evaluate.results import GREEDY, Answers, Response
+from genius_lite.evaluate.results import GREEDY, Answers, Response, Use
 from genius_lite.evaluate.signals import Observed
 from genius_lite.evaluate.tasks import REASONING_GYM, Problem, Task, from_jsonl, from_reasoning_gym
 from genius_lite.prompts import Vocabulary
-from genius_lite.recipe import Evaluate, TaskSource
-from genius_lite.records import Completion, Query
+from genius_lite.recipe import Auto, Evaluate, TaskSource
+from genius_lite.records import Completion, Query, SetAside, seed_of
 from genius_lite.rundir import RecordLog
-from genius_lite.sampler.client import LocalSampler, open_sampler
+from genius_lite.sampler.client import LocalSampler, SetAsideError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling, Stats
 from genius_lite.sampler.tree import Node
 from genius_lite.stopping import Stop, Stopped
+from genius_lite.weights.gguf_file import GGUF
 
 _UNFILTERED = Sampling(1.0)
+_USUAL = 0.7  # temperature, where nothing says
+_DIVIDED = 40  # problems of a task, at least, of which half can choose and half report
 
 Advance = Callable[[int], None]
 Ended = Callable[[Stats], None]
@@ -33,10 +40,23 @@ Ended = Callable[[Stats], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """A task and the prompt tokens of its problems, in their order."""
+    """A task, the prompt tokens of its problems, in their order, and what each problem is for."""
 
     task: Task
     questions: list[Query]
+    uses: list[Use]
+
+    def choosing(self) -> Asked:
+        """With those problems alone that choose between rounds."""
+        return self._only([use != "report" for use in self.uses])
+
+    def reporting(self) -> Asked:
+        """With those problems alone that tell of the round that was chosen."""
+        return self._only([use != "choose" for use in self.uses])
+
+    def _only(self, taken: list[bool]) -> Asked:
+        task = replace(self.task, problems=list(compress(self.task.problems, taken)))
+        return Asked(task, list(compress(self.questions, taken)), list(compress(self.uses, taken)))
 
 
 @dataclass(frozen=True)
@@ -82,21 +102,40 @@ def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
     return tasks
 
 
-def asked(task: Task, vocabulary: Vocabulary, system: str | None) -> Asked:
-    """The task's problems as the model is given them."""
-    return Asked(task, [Query(p.id, p.prompt, vocabulary.prompt(p.prompt, system)) for p in task.problems])
+def asked(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary, system: str | None) -> Asked:
+    """The task's problems as the model is given them.
+
+    Args:
+        use: what they are for; `auto`: half of them choose and half report, of fewer than 40 all do both. Which half
+            depends on the problems alone, so that all seeds and recipes report on the same ones.
+    """
+    questions = [Query(p.id, p.prompt, vocabulary.prompt(p.prompt, system)) for p in task.problems]
+    return Asked(task, questions, _uses(task, use))
+
+
+def _uses(task: Task, use: Use | Literal["auto"]) -> list[Use]:
+    if use != "auto":
+        return [use] * len(task.problems)
+    if len(task.problems) < _DIVIDED:
+        return ["both"] * len(task.problems)
+    drawn = sorted(range(len(task.problems)), key=lambda n: seed_of("choose", task.problems[n].id))
+    choosing = {*drawn[: len(drawn) // 2]}
+    return ["choose" if n in choosing else "report" for n in range(len(task.problems))]
 
 
 def answer_tasks(
     who: Respondent,
     tasks: Sequence[Asked],
     cfg: Evaluate,
+    temperature: float,
     advance: Advance = lambda n: None,
     ended: Ended = lambda stats: None,
     kept: RecordLog[Answers] | None = None,
     stop: Stop | None = None,
-) -> list[Response]:
-    """Every response to every problem: the greedy one and `cfg.samples` at `cfg.temperature`, scored.
+) -> list[Answers]:
+    """Every response to every problem: the greedy one and `cfg.samples` at the temperature, scored.
+
+    A problem that llama.cpp does not survive has none, and the reason instead.
 
     Args:
         advance: called as responses arrive, `responses_wanted` less those that are known in all.
@@ -109,10 +148,12 @@ def answer_tasks(
         Stopped: before every problem was answered.
     """
     greedy, each = Sampling(1.0, top_k=1), cfg.samples + cfg.greedy
-    answered = {(one.task, one.problem): one.responses for one in (kept.records if kept else [])}
+    answered = {(one.task, one.problem): one for one in (kept.records if kept else [])}
     gate = asyncio.Semaphore(max(1, 2 * who.settings.slots // each))
 
-    async def answer(sampler: LocalSampler, vocabulary: Vocabulary, task: Task, problem: Problem, query: Query) -> None:
+    async def answer(
+        sampler: LocalSampler, vocabulary: Vocabulary, task: Task, problem: Problem, query: Query, use: Use
+    ) -> None:
         async with gate:
             if (task.name, problem.id) in answered or (stop and stop.asked):
                 return
@@ -124,24 +165,40 @@ def answer_tasks(
                 futures += sampler.extend(root, cfg.samples, until="end", limit=who.max_tokens)
             for future in futures:
                 future.add_done_callback(lambda _: advance(1))
-            completions = [_completion(node) for node in await asyncio.gather(*futures)]
-        responses = []
-        for sample, done in enumerate(completions, GREEDY if cfg.greedy else 0):
-            text = vocabulary.decode(done.tokens)
-            score = task.check(problem, text)
-            responses.append(Response(task.name, problem.id, sample, text, len(done.tokens), done.finish, score))
-        answered[task.name, problem.id] = responses
+            nodes, why = await _survivors(futures)
+            responses = []
+            for sample, node in enumerate([] if why else nodes, GREEDY if cfg.greedy else 0):
+                done, at = _completion(node), 0.0 if sample == GREEDY else temperature
+                text = vocabulary.decode(done.tokens)
+                # In a thread: a checker may take a second, and the sampler goes on meanwhile.
+                verdict = await asyncio.to_thread(task.check, problem, text)
+                responses.append(
+                    Response(
+                        task=task.name,
+                        problem=problem.id,
+                        sample=sample,
+                        text=text,
+                        tokens=len(done.tokens),
+                        finish=done.finish,
+                        score=verdict.score,
+                        answer=extract_answer(text),
+                        timed_out=verdict.timed_out,
+                        use=use,
+                        temperature=at,
+                    )
+                )
+        answered[task.name, problem.id] = found = Answers(task.name, problem.id, responses, why)
         if kept:
-            kept.append(Answers(task.name, problem.id, responses))
+            kept.append(found)
 
     async def ask() -> None:
         with Vocabulary.open(who.gguf) as vocabulary:
-            async with who.sampler(Sampling(cfg.temperature)) as sampler:
+            async with who.sampler(Sampling(temperature)) as sampler:
                 await asyncio.gather(
                     *(
-                        answer(sampler, vocabulary, item.task, problem, query)
+                        answer(sampler, vocabulary, item.task, problem, query, use)
                         for item in tasks
-                        for problem, query in zip(item.task.problems, item.questions, strict=True)
+                        for problem, query, use in zip(item.task.problems, item.questions, item.uses, strict=True)
                     )
                 )
                 ended(await sampler.settled())
@@ -150,7 +207,23 @@ def answer_tasks(
     wanted = [(item.task.name, problem.id) for item in tasks for problem in item.task.problems]
     if any(one not in answered for one in wanted):
         raise Stopped
-    return [response for one in wanted for response in answered[one]]
+    return [answered[one] for one in wanted]
+
+
+def temperature_of(wanted: float | Auto, model: GGUF, weights: Path | None = None) -> float:
+    """The temperature of later use: as wanted, else what the model's file or its weights' folder recommends, else 0.7.
+
+    GGUFs that llama.cpp converts have `general.sampling.temp` from `generation_config.json`. A recommendation of 0 is
+    none: the likeliest response is measured anyway.
+    """
+    if wanted != "auto":
+        return wanted
+    config = weights / "generation_config.json" if weights else None
+    beside = json.loads(config.read_text(encoding="utf-8")) if config and config.is_file() else {}
+    for found in (beside.get("temperature"), model.metadata.get("general.sampling.temp")):
+        if isinstance(found, int | float) and 0 < found < math.inf:
+            return round(float(found), 4)  # a GGUF's is in float32
+    return _USUAL
 
 
 def responses_wanted(tasks: Sequence[Asked], cfg: Evaluate) -> int:
@@ -165,33 +238,49 @@ def observe(
     samples: int,
     advance: Advance = lambda n: None,
     ended: Ended = lambda stats: None,
-) -> list[Observed]:
+) -> tuple[list[Observed], list[SetAside]]:
     """Responses to held-out queries, sampled at temperature 1, for the label-free signals.
+
+    A query that llama.cpp does not survive, answering or scoring, has none, and the reason instead.
 
     Args:
         base: the base model, which scores the same tokens; None where it is the one that answers.
         advance: called as responses arrive, `samples` for each query in all.
         ended: told the totals of the sampler that answers.
     """
+    aside = dict[str, str]()
 
-    async def sample() -> list[tuple[Query, Completion]]:
+    async def sample(sampler: LocalSampler, query: Query) -> list[tuple[Query, Completion]]:
+        root = Node(None, query.tokens, (who.seed, "observe", query.id))
+        futures = sampler.extend(root, samples, until="end", limit=who.max_tokens)
+        for future in futures:
+            future.add_done_callback(lambda _: advance(1))
+        nodes, why = await _survivors(futures)
+        if why:
+            aside[query.id] = why
+        return [] if why else [(query, _completion(node)) for node in nodes]
+
+    async def sample_all() -> list[tuple[Query, Completion]]:
         async with who.sampler(_UNFILTERED) as sampler:
-            roots = [Node(None, query.tokens, (who.seed, "observe", query.id)) for query in queries]
-            futures = [f for root in roots for f in sampler.extend(root, samples, until="end", limit=who.max_tokens)]
-            for future in futures:
-                future.add_done_callback(lambda _: advance(1))
-            completions = [_completion(node) for node in await asyncio.gather(*futures)]
+            found = await asyncio.gather(*(sample(sampler, query) for query in queries))
             ended(await sampler.settled())
-        return list(zip([query for query in queries for _ in range(samples)], completions, strict=True))
+        return [one for of_query in found for one in of_query]
 
     async def score(judge: Respondent) -> list[list[float]]:
         async with judge.sampler(_UNFILTERED) as sampler:
-            return await asyncio.gather(*(sampler.score(query.tokens, done.tokens) for query, done in found))
+            return await asyncio.gather(*(scored(sampler, query, done) for query, done in found))
 
-    found = asyncio.run(sample())
+    async def scored(sampler: LocalSampler, query: Query, done: Completion) -> list[float]:
+        try:
+            return await sampler.score(query.tokens, done.tokens)
+        except SetAsideError as e:
+            aside[query.id] = str(e)
+            return []
+
+    found = asyncio.run(sample_all())
     base_logprobs = asyncio.run(score(base)) if base else [[] for _ in found]
     with Vocabulary.open(who.gguf) as vocabulary:
-        return [
+        seen = [
             Observed(
                 query.id,
                 done.tokens,
@@ -201,7 +290,19 @@ def observe(
                 extract_answer(vocabulary.decode(done.tokens)),
             )
             for (query, done), of_base in zip(found, base_logprobs, strict=True)
+            if query.id not in aside
         ]
+    return seen, [SetAside(query, why) for query, why in aside.items()]
+
+
+async def _survivors(futures: Sequence[asyncio.Future[Node]]) -> tuple[list[Node], str | None]:
+    """What became of requests, and why the first of them was set aside, if one was."""
+    done = await asyncio.gather(*futures, return_exceptions=True)
+    nodes = [one for one in done if isinstance(one, Node)]
+    failures = [one for one in done if isinstance(one, BaseException)]
+    if wrong := [failure for failure in failures if not isinstance(failure, SetAsideError)]:
+        raise wrong[0]
+    return nodes, str(failures[0]) if failures else None
 
 
 def _completion(node: Node) -> Completion:

@@ -3,53 +3,82 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from genius_lite.evaluate.results import Response, TaskResult, results
+from genius_lite.evaluate.best import Scores, judged_by
+from genius_lite.evaluate.cooling import Cooled
+from genius_lite.evaluate.results import Answers, Response, TaskResult, choosing_scores, results
 from genius_lite.evaluate.signals import Signals
+from genius_lite.records import SetAside
 from genius_lite.rundir import ROUNDED, read_records, write_json, write_records
 
 ANSWERS = "answers.jsonl"
 """Beside the folder while it is made: the answers so far, a line for each problem."""
-RESPONSES, _SIGNALS = "responses.jsonl", "signals.json"
+COOLED = "cooled.json"
+"""Beside the folder of the base model: what it does at other temperatures."""
+RESPONSES, _SIGNALS, _SET_ASIDE = "responses.jsonl", "signals.json", "set-aside.jsonl"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a policy's answers show. `signals` is None where no query is held out."""
+    """What a policy's answers show: of the problems that report, and the `scores` that it is compared by.
+
+    `signals` is None where no query is held out.
+    """
 
     tasks: list[TaskResult]
     signals: Signals | None
+    scores: Scores
 
 
-def write_evaluation(folder: Path, responses: list[Response], signals: Signals | None) -> None:
-    """Fill a round's folder, which exists."""
+def write_evaluation(
+    folder: Path, answers: Sequence[Answers], signals: Signals | None, set_aside: Sequence[SetAside]
+) -> None:
+    """Fill a round's folder, which exists.
+
+    Args:
+        set_aside: held-out queries that llama.cpp did not survive; problems say it themselves.
+    """
+    responses = [response for one in answers for response in one.responses]
     if responses:
         write_records(folder / RESPONSES, responses)
     if signals:
         write_json(folder / _SIGNALS, signals)
+    aside = [SetAside(one.problem, one.set_aside) for one in answers if one.set_aside]
+    if aside or set_aside:
+        write_records(folder / _SET_ASIDE, [*aside, *set_aside])
 
 
-def read_evaluation(run: Path, number: int) -> Evaluation:
+def read_evaluation(run: Path, number: int, rounds: int = 1) -> Evaluation:
     """The evaluation of a run's round, its tasks beside those of the base model, which is round 0.
 
     The base model is the one that went through the rounding of the rounds; the user's own file where that is the same.
+
+    Args:
+        rounds: as in `results`.
     """
     folder = folder_of(run, number)
-    return _read(folder, _responses(folder_of(run, 0)) if number else [])
+    return _read(folder, _responses(folder_of(run, 0)) if number else [], rounds)
 
 
 def read_own(folder: Path) -> Evaluation:
     """The evaluation in a folder, which has one, beside nothing."""
-    return _read(folder, [])
+    return _read(folder, [], 1)
 
 
 def read_responses(run: Path, number: int) -> list[Response]:
     """Every response to a task in a run's round; none where it has none."""
     return _responses(folder_of(run, number))
+
+
+def read_cooled(run: Path) -> list[Cooled]:
+    """What a run's base model does at other temperatures; nothing where that was not measured."""
+    file = folder_of(run, 0) / COOLED
+    return msgspec.json.decode(file.read_bytes(), type=list[Cooled]) if file.exists() else []
 
 
 def folder_of(run: Path, number: int) -> Path:
@@ -58,10 +87,11 @@ def folder_of(run: Path, number: int) -> Path:
     return rounded if number == 0 and (rounded / "evaluation").exists() else run / f"round-{number}"
 
 
-def _read(folder: Path, at_base: list[Response]) -> Evaluation:
+def _read(folder: Path, at_base: list[Response], rounds: int) -> Evaluation:
     file = folder / "evaluation" / _SIGNALS
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None  # msgspec reads no infinity
-    return Evaluation(results(_responses(folder), at_base), msgspec.convert(found, Signals | None))
+    responses, signals = _responses(folder), msgspec.convert(found, Signals | None)
+    return Evaluation(results(responses, at_base, rounds), signals, judged_by(choosing_scores(responses), signals))
 
 
 def _responses(folder: Path) -> list[Response]:

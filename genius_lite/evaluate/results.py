@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from statistics import fmean
+from typing import Literal
 
 import msgspec
 
@@ -13,16 +17,25 @@ from genius_lite.evaluate.statistics import (
     mcnemar_exact,
     mean_accuracy,
     paired_difference,
+    share_among,
     wilson,
 )
 from genius_lite.records import Finish
 
 GREEDY = -1  # the `sample` of the likeliest response
+Use = Literal["choose", "report", "both"]
+"""What a problem is for: to choose between rounds, to tell of the one that was chosen, or, of few problems, both."""
+
 _RESAMPLING_SEED = 0  # of the bootstrap: the same figures give the same interval
+_MOST_SUBSETS = 100  # of a problem's samples, whose votes are counted one by one
 
 
 class Response(msgspec.Struct, frozen=True):
-    """An answer to a problem, and what its checker says: 0 (wrong) to 1 (right). `tokens` is its length."""
+    """An answer to a problem, and what its checker says: 0 (wrong) to 1 (right). `tokens` is its length.
+
+    `answer` is the final answer that it states, if any, which a vote counts; `timed_out` where the checker took too
+    long and the response counts as wrong; `use` that of its problem; `temperature` 0 for the likeliest one.
+    """
 
     task: str
     problem: str
@@ -31,6 +44,10 @@ class Response(msgspec.Struct, frozen=True):
     tokens: int
     finish: Finish
     score: float
+    answer: str | None = None
+    timed_out: bool = False
+    use: Use = "both"
+    temperature: float = 1.0
 
     @property
     def right(self) -> bool:
@@ -39,18 +56,28 @@ class Response(msgspec.Struct, frozen=True):
 
 
 class Answers(msgspec.Struct, frozen=True):
-    """All responses to one problem: the greedy one, if there is one, then the sampled ones."""
+    """All responses to one problem: the greedy one, if there is one, then the sampled ones.
+
+    None where llama.cpp did not survive the problem, for the reason in `set_aside`.
+    """
 
     task: str
     problem: str
     responses: list[Response]
+    set_aside: str | None = None
 
 
 class TaskResult(msgspec.Struct, frozen=True):
-    """Accuracy on a task, the share of wholly right responses: greedy, and sampled at the recipe's temperature.
+    """Accuracy on a task, the share of wholly right responses: greedy, sampled at `temperature`, and judged.
 
-    Beside the base model: the paired difference of each, and McNemar's test of the greedy responses. `cut` is the share
-    of responses that ran into `max_tokens`, `length` the mean in tokens, both over all of them.
+    Rounds are judged by the mean of the first two of each problem. Beside the base model: the paired difference of
+    each, and McNemar's test of the greedy responses, over the problems that both answered.
+
+    Of the sampled responses, by their number k: `most` is the accuracy of their most frequent answer (self-consistency,
+    Wang et al., arXiv 2203.11171), `some` the share of problems that one of them solves (pass@k, Chen et al., arXiv
+    2107.03374). Of all: `cut` is the share that ran into `max_tokens`, `length` the mean in tokens, `of_ended` the
+    accuracy of those that came to an end, `timed_out` how many their checker took too long for. `chosen_on` says that
+    these problems chose between rounds too; gains are then at 1 - 0.05 / rounds.
     """
 
     task: str
@@ -60,43 +87,66 @@ class TaskResult(msgspec.Struct, frozen=True):
     length: float
     greedy: Interval | None
     sampled: Interval | None
+    judged: Interval
+    of_ended: Interval | None = None
+    most: dict[str, Interval] = {}
+    some: dict[str, Interval] = {}
+    temperature: float = 1.0
+    timed_out: int = 0
+    chosen_on: bool = True
     greedy_gain: Interval | None = None
     sampled_gain: Interval | None = None
+    judged_gain: Interval | None = None
     mcnemar: McNemar | None = None
 
-    @property
-    def score(self) -> float:
-        """What rounds are compared by: sampled accuracy, else greedy."""
-        best = self.sampled or self.greedy
-        assert best
-        return best.estimate
 
-
-def results(responses: Sequence[Response], base: Sequence[Response] = ()) -> list[TaskResult]:
+def results(responses: Sequence[Response], base: Sequence[Response] = (), rounds: int = 1) -> list[TaskResult]:
     """Accuracies with 95 % intervals, a row a task, and the paired differences to the base model's responses.
 
-    One sample a problem gives Wilson's interval, more of them a bootstrap over problems.
+    One sample a problem gives Wilson's interval, more of them a bootstrap over problems. Problems that only choose
+    between rounds are left out.
+
+    Args:
+        rounds: among which the one with these responses may have been chosen. Where the problems that chose are those
+            that report, the intervals of gains are as wide as so many comparisons ask for (Bonferroni).
     """
-    by_task, of_base = _by_task(responses), _by_task(base)
-    return [_result(name, rows, of_base.get(name, [])) for name, rows in by_task.items()]
+    reporting = [r for r in responses if r.use != "choose"]
+    by_task, of_base = _by_task(reporting), _by_task([r for r in base if r.use != "choose"])
+    return [_result(name, rows, of_base.get(name, []), rounds) for name, rows in by_task.items()]
 
 
-def _result(name: str, rows: list[Response], base: list[Response]) -> TaskResult:
-    greedy, sampled = _scores(rows, greedy=True), _scores(rows, greedy=False)
-    base_greedy, base_sampled = _scores(base, greedy=True), _scores(base, greedy=False)
-    right = [scores[0] for scores in greedy.values()]
-    base_right = [base_greedy[problem][0] for problem in greedy] if base_greedy else []
+def choosing_scores(responses: Sequence[Response]) -> dict[str, dict[str, float]]:
+    """Task -> problem -> score, of the problems that choose between rounds: the mean of greedy and sampled accuracy."""
+    by_task = _by_task([r for r in responses if r.use != "report"])
+    return {name: {p: scores[0] for p, scores in _judged(rows).items()} for name, rows in by_task.items()}
+
+
+def _result(name: str, rows: list[Response], base: list[Response], rounds: int) -> TaskResult:
+    greedy, sampled, judged = _scores(rows, greedy=True), _scores(rows, greedy=False), _judged(rows)
+    base_greedy = _scores(base, greedy=True)
+    both = [problem for problem in greedy if problem in base_greedy]
+    chosen_on = any(row.use == "both" for row in rows)
+    confidence = 1 - 0.05 / rounds if chosen_on else 0.95
+    drawn = _drawn(rows)
     return TaskResult(
         task=name,
-        problems=len({row.problem for row in rows}),
-        samples=len({row.sample for row in rows} - {GREEDY}),
-        cut=sum(row.finish == "length" for row in rows) / len(rows),
-        length=sum(row.tokens for row in rows) / len(rows),
+        problems=len(judged),
+        samples=max(map(len, drawn.values()), default=0),
+        cut=fmean(row.finish == "length" for row in rows),
+        length=fmean(row.tokens for row in rows),
         greedy=_accuracy(greedy),
         sampled=_accuracy(sampled),
-        greedy_gain=_gain(base_greedy, greedy),
-        sampled_gain=_gain(base_sampled, sampled),
-        mcnemar=mcnemar_exact(base_right, right) if base_right else None,
+        judged=mean_accuracy(list(judged.values()), _RESAMPLING_SEED),
+        of_ended=_of_ended(rows),
+        most=_by_number(drawn, _most),
+        some=_by_number(drawn, _some),
+        temperature=next((row.temperature for row in rows if row.sample != GREEDY), 0.0),
+        timed_out=sum(row.timed_out for row in rows),
+        chosen_on=chosen_on,
+        greedy_gain=_gain(base_greedy, greedy, confidence),
+        sampled_gain=_gain(_scores(base, greedy=False), sampled, confidence),
+        judged_gain=_gain(_judged(base), judged, confidence),
+        mcnemar=mcnemar_exact([base_greedy[p][0] for p in both], [greedy[p][0] for p in both]) if both else None,
     )
 
 
@@ -109,19 +159,75 @@ def _accuracy(scores: dict[str, list[float]]) -> Interval | None:
     return mean_accuracy(list(scores.values()), _RESAMPLING_SEED)
 
 
-def _gain(base: dict[str, list[float]], tuned: dict[str, list[float]]) -> Interval | None:
-    if not base or not tuned:
+def _gain(base: dict[str, list[float]], tuned: dict[str, list[float]], confidence: float) -> Interval | None:
+    both = [problem for problem in tuned if problem in base]
+    if not both:
         return None
-    return paired_difference([base[problem] for problem in tuned], list(tuned.values()), _RESAMPLING_SEED)
+    return paired_difference([base[p] for p in both], [tuned[p] for p in both], _RESAMPLING_SEED, confidence)
 
 
-def _scores(rows: list[Response], *, greedy: bool) -> dict[str, list[float]]:
+def _of_ended(rows: list[Response]) -> Interval | None:
+    of = defaultdict[str, list[Response]](list)
+    for row in rows:
+        of[row.problem].append(row)
+    right = [sum(row.right for row in rows if row.finish == "end") for rows in of.values()]
+    ended = [sum(row.finish == "end" for row in rows) for rows in of.values()]
+    return share_among(right, ended, _RESAMPLING_SEED) if any(ended) else None
+
+
+def _scores(rows: Sequence[Response], *, greedy: bool) -> dict[str, list[float]]:
     """Problem -> 1 or 0 for each of its responses of one kind: partial credit is no right answer."""
     found: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if (row.sample == GREEDY) == greedy:
             found[row.problem].append(float(row.right))
     return found
+
+
+def _judged(rows: Sequence[Response]) -> dict[str, list[float]]:
+    """Problem -> the mean of its greedy and of its sampled accuracy, as a list of one."""
+    kinds = [_scores(rows, greedy=True), _scores(rows, greedy=False)]
+    problems = dict.fromkeys(row.problem for row in rows)
+    return {p: [fmean(fmean(kind[p]) for kind in kinds if p in kind)] for p in problems}
+
+
+def _drawn(rows: Sequence[Response]) -> dict[str, list[Response]]:
+    """Problem -> its sampled responses."""
+    found: dict[str, list[Response]] = defaultdict(list)
+    for row in rows:
+        if row.sample != GREEDY:
+            found[row.problem].append(row)
+    return found
+
+
+def _by_number(drawn: dict[str, list[Response]], of: Callable[[list[Response], int], float]) -> dict[str, Interval]:
+    """For 1, 2, 4 and so on samples, and for all of them, the mean over problems."""
+    most = min(map(len, drawn.values()), default=0)
+    numbers = sorted({*(2**n for n in range(most.bit_length())), most} - {0})
+    return {str(k): mean_accuracy([[of(rows, k)] for rows in drawn.values()], _RESAMPLING_SEED) for k in numbers}
+
+
+def _some(rows: list[Response], k: int) -> float:
+    """The unbiased share of sets of k responses that hold a right one."""
+    wrong = sum(not row.right for row in rows)
+    return 1 - math.comb(wrong, k) / math.comb(len(rows), k)
+
+
+def _most(rows: list[Response], k: int) -> float:
+    """How often the vote of k responses is right; the mean over sets of k, the first ones if those are very many."""
+    if math.comb(len(rows), k) > _MOST_SUBSETS:
+        return fmean(_vote(rows[start : start + k]) for start in range(len(rows) - k + 1))
+    return fmean(_vote(chosen) for chosen in combinations(rows, k))
+
+
+def _vote(rows: Sequence[Response]) -> float:
+    """Whether the most frequent answer is right; of equally frequent ones the mean. Who does not end does not vote."""
+    voting = [row for row in rows if row.answer is not None and row.finish == "end"]
+    if not voting:
+        return 0.0
+    votes = Counter(row.answer for row in voting)
+    ahead = [answer for answer, count in votes.items() if count == max(votes.values())]
+    return fmean(fmean(row.right for row in voting if row.answer == answer) for answer in ahead)
 
 
 def _by_task(responses: Sequence[Response]) -> dict[str, list[Response]]:

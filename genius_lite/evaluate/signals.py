@@ -44,12 +44,14 @@ class Signals(msgspec.Struct, frozen=True):
       looks like repetition.
     - loops: share of responses that end in a repetition (`repetition.loops`).
     - length: tokens. ended: share that ended with an end token.
-    - unique: different answers to a query per response; a response that states none counts by its tokens.
+    - parsed: share of the responses that ended which state an answer. One that was cut off has not come to its own.
+    - unique: different answers to a query per response that ended; one that states none counts by its tokens.
     - agreement: share of a query's responses that give its most frequent answer (self-consistency, Wang et al., arXiv
-      2203.11171); one without an answer agrees with none. parsed: share of responses that state an answer.
+      2203.11171), of those that ended; one without an answer agrees with none. `agreements` has it by query. Both are
+      over queries with two such responses at least, and None where there is no such query.
     - kl: KL(policy || base), nats per token, by the estimator r - 1 - log r with r = base / policy (J. Schulman,
       "Approximating KL divergence", 2020) over the tokens that the policy drew; 0 for the base model.
-    - responses: how many these are means over; None in records that do not say.
+    - responses: how many these are means over.
     """
 
     entropy: float
@@ -57,11 +59,12 @@ class Signals(msgspec.Struct, frozen=True):
     loops: float
     length: float
     ended: float
-    unique: float
-    agreement: float
+    unique: float | None
+    agreement: float | None
     parsed: float
     kl: float
-    responses: int | None = None
+    responses: int
+    agreements: dict[str, float] = {}
 
 
 def signals(observed: Sequence[Observed]) -> Signals:
@@ -72,9 +75,13 @@ def signals(observed: Sequence[Observed]) -> Signals:
     """
     if not observed:
         raise ValueError("no response to look at")
-    by_query: dict[str, list[Observed]] = defaultdict(list)
+    ended: dict[str, list[Observed]] = defaultdict(list)
     for response in observed:
-        by_query[response.query_id].append(response)
+        if response.finish == "end":
+            ended[response.query_id].append(response)
+    several = {query: responses for query, responses in ended.items() if len(responses) > 1}
+    agreements = {query: _agreement(responses) for query, responses in several.items()}
+    stated = [response.answer is not None for responses in ended.values() for response in responses]
     logprobs = [logprob for response in observed for logprob in response.logprobs]
     return Signals(
         entropy=0.0 - fmean(logprobs),  # not -0.0
@@ -82,12 +89,17 @@ def signals(observed: Sequence[Observed]) -> Signals:
         loops=fmean(loops(response.tokens) for response in observed),
         length=fmean(len(response.tokens) for response in observed),
         ended=fmean(response.finish == "end" for response in observed),
-        unique=fmean(len({_said(r) for r in responses}) / len(responses) for responses in by_query.values()),
-        agreement=fmean(_agreement(responses) for responses in by_query.values()),
-        parsed=fmean(response.answer is not None for response in observed),
+        unique=_mean([len({_said(r) for r in responses}) / len(responses) for responses in several.values()]),
+        agreement=_mean(list(agreements.values())),
+        parsed=fmean(stated) if stated else 0.0,
         kl=_divergence(observed),
         responses=len(observed),
+        agreements=agreements,
     )
+
+
+def _mean(values: list[float]) -> float | None:
+    return fmean(values) if values else None
 
 
 def _distinct(tokens: list[int]) -> float:

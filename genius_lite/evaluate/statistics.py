@@ -110,6 +110,28 @@ def mcnemar_exact(base: Sequence[float], tuned: Sequence[float]) -> McNemar:
     return McNemar(gained, lost, min(1.0, 2 * tail / 2**differing))
 
 
+def share_among(
+    parts: Sequence[float], wholes: Sequence[float], seed: int, confidence: float = 0.95, resamples: int = 10_000
+) -> Interval:
+    """Sum of parts / sum of wholes, with a percentile bootstrap over the problems that they are of.
+
+    Raises:
+        ValueError: not one of each for a problem, a part larger than its whole, or wholes of nothing.
+    """
+    parts_P, wholes_P = np.array(parts, float), np.array(wholes, float)
+    if parts_P.shape != wholes_P.shape or (parts_P > wholes_P).any() or not wholes_P.sum() > 0:
+        raise ValueError("each problem needs a part and a whole that holds it, and there must be a whole")
+    share = float(parts_P.sum() / wholes_P.sum())
+    if share in (0.0, 1.0):
+        return _of_a_constant(share, int((wholes_P > 0).sum()), (0.0, 1.0), confidence)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(parts_P), size=(resamples, len(parts_P)))
+    below = wholes_P[drawn].sum(axis=1)
+    found = parts_P[drawn].sum(axis=1)[below > 0] / below[below > 0]
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(share, float(low), float(high))
+
+
 def _means(scores: Sequence[Sequence[float]]) -> np.ndarray:
     """Mean score of each problem, float64 (problems,)."""
     if not len(scores) or not all(len(samples) for samples in scores):

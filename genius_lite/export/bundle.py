@@ -20,7 +20,7 @@ from genius_lite.rundir import follow_umask, refuse_links, remove, require_space
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
 from genius_lite.weights.lora import write_lora
-from genius_lite.weights.merge import Adapter, merge, merged_bytes
+from genius_lite.weights.merge import Adapter, Kept, merge, merged_bytes
 from genius_lite.weights.quantize import quantized_bytes
 
 Format = Literal["gguf", "ollama", "lora-gguf", "peft", "safetensors"]
@@ -74,6 +74,11 @@ class RunRound:
         return answer_tokens(self.recipe["evaluate"]["max_tokens"], self.recipe["foresight"]["max_tokens"])
 
     @property
+    def temperature(self) -> float:
+        """At which it answered tasks, beside the likeliest response."""
+        return self.recipe["evaluate"]["temperature"]
+
+    @property
     def here(self) -> Path:
         return self.run / f"round-{self.number}"
 
@@ -106,7 +111,7 @@ def export(
     kinds: list[QuantType],
     out: Path,
     advance: Advance = lambda n: None,
-) -> None:
+) -> dict[str, Kept]:
     """Write a folder with a round's model, its card (README.md) and SHA256SUMS.
 
     Its modes follow the umask, unlike those of a run folder: it is made to be given to somebody, where the user says.
@@ -114,6 +119,9 @@ def export(
     Args:
         kinds: quantization types of GGUFs; none takes the one that the run made.
         advance: called with bytes of GGUFs as they are written, `export_bytes` in all (about).
+
+    Returns:
+        File name -> what it keeps of the update, of those whose types were asked for.
 
     Raises:
         UserError: as `RunRound`; or `out` exists, or has no room; or the base model has no adapter to export.
@@ -131,9 +139,9 @@ def export(
     remove(partial)
     partial.mkdir()
     try:
-        _write(chosen, to_format, kinds, partial, advance)
+        kept = _write(chosen, to_format, kinds, partial, advance)
         sums = {p.name: sha256([p]) for p in sorted(partial.iterdir())}
-        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.recipe, sums)
+        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.recipe, sums, kept)
         write_text(partial / "README.md", card)
         sums["README.md"] = sha256([partial / "README.md"])
         write_text(partial / "SHA256SUMS", "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
@@ -141,6 +149,7 @@ def export(
         partial.rename(out)
     finally:
         remove(partial)
+    return kept
 
 
 def export_bytes(run: Path, number: int | None, to_format: Format, kinds: list[QuantType]) -> int:
@@ -151,8 +160,8 @@ def export_bytes(run: Path, number: int | None, to_format: Format, kinds: list[Q
     return merged_bytes(chosen.base.gguf) if to_format == "safetensors" else 0
 
 
-def _write(chosen: RunRound, to_format: Format, kinds: list[QuantType], out: Path, advance: Advance) -> None:
-    name = f"{chosen.base.name}.genius"
+def _write(chosen: RunRound, to_format: Format, kinds: list[QuantType], out: Path, advance: Advance) -> dict[str, Kept]:
+    name, kept = f"{chosen.base.name}.genius", dict[str, Kept]()
     if to_format == "safetensors":
         write_safetensors(chosen.base, chosen.adapter, out)
     elif to_format == "peft" and chosen.adapter:
@@ -160,7 +169,7 @@ def _write(chosen: RunRound, to_format: Format, kinds: list[QuantType], out: Pat
     elif to_format == "lora-gguf" and chosen.adapter:
         write_lora(chosen.base, chosen.adapter, out / f"{name}-lora.gguf")
     else:
-        files = _write_ggufs(chosen, kinds, out, name, advance)
+        files, kept = _write_ggufs(chosen, kinds, out, name, advance)
         if to_format == "ollama":
             for file in files:
                 target = "Modelfile" if len(files) == 1 else f"Modelfile.{file.stem.rpartition('-')[2]}"
@@ -168,21 +177,24 @@ def _write(chosen: RunRound, to_format: Format, kinds: list[QuantType], out: Pat
                 with Vocabulary.open(file) as vocabulary:
                     text = modelfile(vocabulary, file.name, context=context, system=chosen.system)
                     write_text(out / target, text)
+    return kept
 
 
-def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, name: str, advance: Advance) -> list[Path]:
+def _write_ggufs(
+    chosen: RunRound, kinds: list[QuantType], out: Path, name: str, advance: Advance
+) -> tuple[list[Path], dict[str, Kept]]:
     if not kinds:
         file = out / f"{name}-{chosen.own_type}.gguf"
         shutil.copyfile(chosen.gguf, file)
         if chosen.number and sha256([file]) != chosen.reports[-1]["quantized"]["sha256"]:
             raise UserError(f"{chosen.gguf} is not the file that was evaluated any more; export it with --type")
         advance(file.stat().st_size)
-        return [file]
+        return [file], {}
     adapter = Adapter.load(chosen.adapter, chosen.base) if chosen.adapter else None
-    files = []
+    files, found = list[Path](), dict[str, Kept]()
     for kind in kinds:
         files.append(out / f"{name}-{kind}.gguf")
-        kept = merge(chosen.base, adapter, kind, files[-1], advance)
+        found[files[-1].name] = kept = merge(chosen.base, adapter, kind, files[-1], advance)
         if kept.loses(chosen.recipe["quantize"]["keep"]):
             raise UserError(f"{kind} keeps {kept.share or 0:.1%} of what was learned; export a larger --type, or F16")
-    return files
+    return files, found

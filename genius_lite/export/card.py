@@ -6,13 +6,23 @@ import json
 import shlex
 from typing import Any
 
+import msgspec
+
 from genius_lite import __version__
+from genius_lite.evaluate.cooling import Beside
+from genius_lite.report.summary import WIDENED, cooling_lines
 from genius_lite.report.units import percent
 from genius_lite.weights.importing import Base
+from genius_lite.weights.merge import Kept
 
 
 def model_card(
-    base: Base, number: int, reports: list[dict[str, Any]], recipe: dict[str, Any], sums: dict[str, str]
+    base: Base,
+    number: int,
+    reports: list[dict[str, Any]],
+    recipe: dict[str, Any],
+    sums: dict[str, str],
+    kept: dict[str, Kept],
 ) -> str:
     """A README.md with front matter that the hub reads.
 
@@ -20,16 +30,32 @@ def model_card(
         reports: of the rounds up to `number`.
         recipe: the run folder's.
         sums: file name -> SHA-256, of what stands beside the card.
+        kept: file name -> what it keeps of the update, of files that are not the round's own.
     """
     system = recipe.get("system")
     title = f"{base.name}, self-trained" if number else base.name
     parts = [_front_matter(base), f"# {title}\n", _what(base, number, recipe)]
     if reports:
-        parts += ["## Rounds\n", _rounds(reports), "## Measured\n", _measured(reports[-1]["evaluation"])]
+        parts += [
+            "## Rounds\n",
+            _rounds(reports),
+            "## Measured\n",
+            _measured(reports[-1]["evaluation"], msgspec.convert(reports[-1]["at_best"], list[Beside])),
+        ]
     parts += ["## Run it\n", _asked_with(system) + _commands(sorted(sums), system)]
     parts += ["## Files\n", "".join(f"- `{name}`: SHA-256 `{digest}`\n" for name, digest in sums.items())]
+    parts += [f"- {line}\n" for line in export_lines(kept)]
     parts += ["## Recipe\n", f"```json\n{json.dumps(recipe, indent=2, ensure_ascii=False)}\n```\n"]
     return "\n".join(parts)
+
+
+def export_lines(kept: dict[str, Kept]) -> list[str]:
+    """What files of other types than the round's own keep of what was learned, a line each."""
+    return [
+        f"{name} keeps {percent(of.share, 1)} of the update; it was not evaluated"
+        for name, of in kept.items()
+        if of.share
+    ]
 
 
 def commands(files: list[str], folder: str, system: str | None) -> list[str]:
@@ -89,10 +115,12 @@ def _rounds(reports: list[dict[str, Any]]) -> str:
         cells += [f"{report['mean_value']:.3f}", quantized["type"], percent(quantized["kept"])]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines.append("\nMargins and values say what was learned, not whether answers became better.\n")
+    if reports[-1]["quantized"]["widened"]:
+        lines.append(f"The file of this round is {WIDENED}.\n")
     return "\n".join(lines)
 
 
-def _measured(tasks: list[dict[str, Any]]) -> str:
+def _measured(tasks: list[dict[str, Any]], at_best: list[Beside]) -> str:
     """Accuracy on the recipe's tasks, beside the base model's."""
     if not tasks:
         return "No task was measured.\n"
@@ -102,8 +130,10 @@ def _measured(tasks: list[dict[str, Any]]) -> str:
         for accuracy, gain in (("sampled", "sampled_gain"), ("greedy", "greedy_gain")):
             cells += [_percent(task[accuracy], ""), _percent(task[gain], "+")]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    lines.append("\nPercent, with 95 % intervals. Nothing learned from these problems, but they chose the round.\n")
-    return "\n".join(lines)
+    chosen_on = any(task["chosen_on"] for task in tasks)
+    chose = "but they chose the round, so that gains are flattered" if chosen_on else "and others chose the round"
+    lines.append(f"\nPercent, with 95 % intervals. Nothing learned from these problems, {chose}.\n")
+    return "\n".join([*lines, *(f"- {line}" for line in cooling_lines(at_best)), ""])
 
 
 def _percent(interval: dict[str, float] | None, sign: str) -> str:

@@ -99,8 +99,8 @@ def _evaluate(task: TaskSource | None, out: Path) -> list[str]:
         f"    - source: {_word(_beside(task.source, out))}",
         *(f"      {key}: {_word(str(value))}" for key, value in said.items()),
         *([] if "size" in said or "limit" in said else [_shorter(task)]),
-        "  samples: 2    # responses to each at temperature 1, beside the likeliest one",
-        "  patience: 1   # stop after a round that is not better than the best before",
+        "  samples: 2    # responses to each at the temperature of later use, beside the likeliest one",
+        "  patience: 1   # stop after a round that is worse, by the interval of the difference",
     ]
 
 

@@ -38,7 +38,8 @@ def written(recipe: Recipe, source: GGUF, shape: Shape, sampled: float, *, weigh
         ROLLOUTS: Written(int(_SAMPLED * sampled) + _SMALL),
         # The state holds the adapter and two moments of each number, and the one before it goes when it is there.
         TRAINING: Written(adapter, passing=2 * 3 * adapter),
-        QUANTIZING: Written(made, passing=adapter, once=rounded),
+        # An adapter at run time stands beside the file that is merged.
+        QUANTIZING: Written(made + (recipe.policy != "merge") * adapter, passing=adapter, once=rounded),
         EXPORT: Written(made, passing=made),
     }
 

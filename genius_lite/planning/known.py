@@ -83,8 +83,7 @@ def sampler_rates(source: Source) -> tuple[dict[str, Decode], Convert, Probe, di
     job, engine, shape = source.job, source.engine, source.shape
     cfg, kind = job.recipe.foresight, job.recipe.quantize.type
     model = (job.source.sha256, engine)
-    sampling = (cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.max_tokens, [q.id for q in job.queries[:4]])
-    base, how_base = source.ask("decoding", (model, sampling), _Base, lambda: _measured_base(source))
+    base, how_base = source.ask("decoding", (model, _asked(job)), _Base, lambda: _measured_base(source))
     made: _Type | None = None
     how_made: How = "estimated"
     if merged_bytes(job.source) <= _LARGEST_MADE:
@@ -114,11 +113,25 @@ def learner_rates(source: Source, training: Training) -> tuple[Learn, How]:
     return found or reckoned_learn(shape, training.precision, source.machine.cores, twice=training.twice), how
 
 
+def cut_off(job: Job) -> str | None:
+    """A warning that too many responses are cut off, by what a plan on this machine has seen of them."""
+    seen = recall("lengths", (job.source.sha256, _asked(job)), Probe)
+    return seen.cut_off(job.recipe.foresight.max_tokens) if seen else None
+
+
+def _asked(job: Job) -> tuple[object, ...]:
+    """What the lengths of responses depend on."""
+    cfg = job.recipe.foresight
+    return (cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p, cfg.max_tokens, [q.id for q in job.queries[:4]])
+
+
 def _measured_base(source: Source) -> _Base:
     job = source.job
     seen = measure_file(job.source.path, source.engine, job.queries, job.recipe.foresight, probe=True)
     with Vocabulary.open(job.source.path) as vocabulary:
-        return _Base(seen.decode, described(seen.responses, StepDelimiter(vocabulary.pieces), "probe"))
+        probe = described(seen.responses, StepDelimiter(vocabulary.pieces), "probe")
+    remember("lengths", (job.source.sha256, _asked(job)), probe)
+    return _Base(seen.decode, probe)
 
 
 def _measured_type(source: Source, kind: TargetType) -> _Type:

@@ -130,6 +130,8 @@ def plan(job: Job, progress: Progressor, *, measure: bool = True) -> Plan:
     rates = Rates(decode, learn, convert, {**how, "learning": how_learn, "importing": "estimated"})
     if busy and "measured" in rates.how.values():
         notes.append("Other programs kept the processor busy while this was measured: a quiet machine will be faster.")
+    if warning := probe.cut_off(job.recipe.foresight.max_tokens):
+        notes.append(f"{warning}.")
     known = Expected(job, shape, probe, found.round, rates, engine.slots)
     return _assembled(_Known(known, found, machine, earlier, notes))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from itertools import combinations
+from statistics import fmean
 
 import msgspec
 
@@ -13,6 +14,7 @@ from genius_lite.recipe import Foresight
 ASSUMED, MEASURED = "assumed", "probe"
 _ASSUMED_LENGTH, _ASSUMED_STEP = 0.75, 0.25  # of the token limit; of a response
 _SHORT = 48  # tokens
+_CUT = 0.1
 _UNKNOWN, _DRIFT = 0.6, 0.25  # how far off a length may be that is assumed; by which rounds differ from each other
 
 
@@ -45,6 +47,14 @@ class Probe(msgspec.Struct, frozen=True):
         """Tokens of a response."""
         return statistics.fmean(r.length for rows in self.responses for r in rows)
 
+    def cut_off(self, limit: int) -> str | None:
+        """A warning, where more than a tenth of the responses ran into the limit, which is `foresight.max_tokens`.
+
+        What is cut off teaches a model not to end: it has been seen to learn longer and longer responses.
+        """
+        lengths = [r.length for rows in self.responses for r in rows]
+        return None if self.source == ASSUMED else too_short(fmean(length >= limit for length in lengths), limit)
+
     @property
     def uncertainty(self) -> float:
         """By which share the tokens of a run may be off, in about two cases of three.
@@ -57,6 +67,16 @@ class Probe(msgspec.Struct, frozen=True):
         means = [statistics.fmean(r.length for r in rows) for rows in self.responses]
         spread = statistics.stdev(means) / len(means) ** 0.5 / self.mean_length if len(means) > 1 else _UNKNOWN
         return min(_UNKNOWN, (spread**2 + _DRIFT**2) ** 0.5)
+
+
+def too_short(cut: float, limit: int) -> str | None:
+    """The warning that this share of the base model's responses is cut off, if it is more than a tenth."""
+    if cut <= _CUT:
+        return None
+    return (
+        f"{cut:.0%} of the base model's responses are cut off at foresight.max_tokens {limit}, where a tenth is the "
+        f"most to learn from; write {2 * limit}, or ask for shorter answers in queries.system"
+    )
 
 
 def assumed(cfg: Foresight) -> Probe:

@@ -91,7 +91,8 @@ def _quantizing(known: Expected, number: int) -> Cost:
     job, rates = known.job, known.rates
     seconds = rates.convert.merged * known.shape.parameters
     if number == 1 and rounds_base(job):
-        seconds += rates.convert.quantized * known.shape.parameters
+        # With `weights` the type may be the source's, of which no other file was made to measure it.
+        seconds += (rates.convert.quantized or rates.convert.merged) * known.shape.parameters
     if not job.recipe.quantize.checks(number):
         return Cost(seconds)
     pairs = min(CHECKED, known.round.learned.pairs)

@@ -37,6 +37,11 @@ class TaskSource(Section):
         description="Of the checker: ignore_case (exact, regex), tolerance (numeric, a share of the answer), pattern "
         "and group (regex)",
     )
+    use: Literal["auto", "choose", "report", "both"] = Field(
+        default="auto",
+        description="What the problems are for: to choose the best round, to report on it, or both, with wider "
+        "intervals; auto: half of them choose and half report, of fewer than 40 all do both",
+    )
     limit: Positive | None = Field(
         default=None,
         description="Use the first so many problems of a file; null: all",
@@ -78,9 +83,19 @@ class Evaluate(Section):
     samples: Annotated[int, Field(ge=0)] = Field(
         default=4, description="Responses to each problem at `temperature`", json_schema_extra={"unit": "responses"}
     )
-    greedy: bool = Field(default=True, description="Also the likeliest response to each problem")
-    temperature: Annotated[float, Field(gt=0)] = Field(
-        default=1.0, description="Sampling temperature of `samples`; the paper's is 1.0"
+    greedy: bool = Field(
+        default=True,
+        description="Also the likeliest response to each problem; rounds are judged by the mean of it and of `samples`",
+    )
+    temperature: Annotated[float, Field(gt=0)] | Auto = Field(
+        default="auto",
+        description="Sampling temperature of `samples`, which should be that of later use; auto: what the model's file "
+        "recommends, else 0.7",
+    )
+    sweep: list[Annotated[float, Field(gt=0)]] = Field(
+        default=[0.3, 0.7, 1.0],
+        description="Temperatures at which the base model is measured beside, so that it can be shown at its best; "
+        "[]: at none",
     )
     max_tokens: Positive | Auto = Field(
         default="auto", description="Longest response; auto: foresight.max_tokens", json_schema_extra=TOKENS
@@ -94,15 +109,25 @@ class Evaluate(Section):
     query_samples: Annotated[int, Field(ge=2)] = Field(
         default=4, description="Responses to each of those queries", json_schema_extra={"unit": "responses"}
     )
-    rollback: bool = Field(default=True, description="A round that is worse than the best so far is not built upon")
+    rollback: bool = Field(
+        default=True,
+        description="A round is not built upon where it is worse than the base model or the best so far, by the "
+        "interval of the difference",
+    )
     patience: Positive | None = Field(
         default=None,
-        description="Stop after so many rounds without a better one; null: never",
+        description="Stop after so many such rounds in a row; null: never",
         json_schema_extra={"unit": "rounds"},
     )
 
     @model_validator(mode="after")
     def _possible(self) -> Evaluate:
+        if len(self.sweep) != len({*self.sweep}):
+            raise ValueError("sweep has a temperature twice; write each once")
+        if self.tasks and all(task.use == "choose" for task in self.tasks):
+            raise ValueError("every task only chooses between rounds, and none reports; write use: report for one")
+        if self.tasks and all(task.use == "report" for task in self.tasks):
+            raise ValueError("every task only reports, and none chooses between rounds; write use: choose for one")
         if not self.samples and not self.greedy:
             raise ValueError("samples 0 and greedy: false leave nothing to measure; write samples: 1, or greedy: true")
         if self.patience and not self.tasks and not self.queries:

@@ -10,10 +10,7 @@ from typing import Any
 
 import msgspec
 
-from genius_lite.evaluate.best import standing_score
 from genius_lite.evaluate.guard import OF_RESPONSES
-from genius_lite.evaluate.results import TaskResult
-from genius_lite.evaluate.signals import Signals
 from genius_lite.recipe import Guard, Limit
 from genius_lite.records import Rollout, Step
 
@@ -216,11 +213,9 @@ def glimpse(rollout: Rollout, decode: Callable[[list[int]], str]) -> Glimpse:
 def round_row(report: dict[str, Any]) -> Row:
     """A finished round's report as a row."""
     training, quantized = report["training"], report["quantized"]
-    tasks = msgspec.convert(report["evaluation"], list[TaskResult])
-    signals = msgspec.convert(report["watched"]["signals"], Signals | None)
     return Row(
         report["round"],
-        standing_score(tasks, signals),
+        report["score"],
         report["pairs"],
         report["sampled_tokens"],
         report["tokens_per_s"],

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from genius_lite.errors import UserError
+from genius_lite.evaluate.cooling import Beside
 from genius_lite.evaluate.guard import Alarm, Reading, Watched, readings
 from genius_lite.evaluate.record import read_evaluation, read_own
 from genius_lite.evaluate.results import TaskResult
@@ -93,6 +94,11 @@ class RunData:
     explorer: Explorer
 
     @property
+    def at_best(self) -> list[Beside]:
+        """The round that is shown beside the base model, each at its best temperature."""
+        return msgspec.convert(self.shown.figures.get("at_best", []), list[Beside])
+
+    @property
     def policies(self) -> list[RoundData]:
         """The base model and the rounds."""
         return [self.base, *self.rounds]
@@ -166,7 +172,7 @@ def _round(
     folder = run / f"round-{number}"
     timed, pairs = _timed(folder), _pair_figures(folder, recipe)
     if not (folder / "report.json").exists():
-        return _unfinished(run, number, timed, pairs)
+        return _unfinished(run, number, timed, pairs, recipe["rounds"])
     report = _json(folder / "report.json")
     watched = msgspec.convert(report["watched"], Watched)
     return RoundData(
@@ -183,7 +189,7 @@ def _round(
     )
 
 
-def _unfinished(run: Path, number: int, timed: list[Timed], pairs: PairFigures | None) -> RoundData:
+def _unfinished(run: Path, number: int, timed: list[Timed], pairs: PairFigures | None, rounds: int) -> RoundData:
     """From the files that are there already."""
     folder, figures = run / f"round-{number}", {}
     if rollouts := list(whole_records(folder / "rollouts.jsonl", Rollout)):
@@ -197,7 +203,7 @@ def _unfinished(run: Path, number: int, timed: list[Timed], pairs: PairFigures |
     figures |= {key: _json(folder / name) for key, name in found.items() if (folder / name).exists()}
     if not (folder / "evaluation").is_dir():
         return RoundData(number, figures=figures, timed=timed, pairs=pairs)
-    evaluation = read_evaluation(run, number)
+    evaluation = read_evaluation(run, number, rounds)
     return RoundData(
         number, figures=figures, tasks=evaluation.tasks, signals=evaluation.signals, timed=timed, pairs=pairs
     )

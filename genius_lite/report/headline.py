@@ -8,13 +8,13 @@ from pathlib import Path
 from genius_lite.evaluate.results import TaskResult
 from genius_lite.evaluate.statistics import Interval
 from genius_lite.report.gather import RunData
+from genius_lite.report.summary import CHOSEN_ON, cooling_lines
 from genius_lite.report.text import visible
 from genius_lite.report.units import gain, interval, number, percent
 
-_FLATTERED = "The best round was chosen on these problems, which flatters it a little."
 _SURER = (
     "Sampled answers became better and the likeliest ones did not, while entropy fell: the base model may answer as "
-    "well at a lower temperature. genius-lite eval RUN --tasks RECIPE --temperature 0.5 measures both."
+    "well at a lower temperature."
 )
 _FELL = 0.8  # of the base model's entropy
 
@@ -51,9 +51,11 @@ def outcome(data: RunData) -> str:
     stopped = f" The run stopped early: {visible(data.summary['stopped'])}." if data.summary["stopped"] else ""
     file = visible(Path(data.summary["exported"]).name)
     if not data.best:
-        return f"No round was better than the base model, so the base model is what was exported ({file}).{stopped}"
+        return f"Every round is worse than the base model, so the base model is what was exported ({file}).{stopped}"
     which = (
-        f"Round {data.best} is the best of {len(data.rounds)} rounds" if len(data.rounds) > 1 else "There is one round"
+        f"Round {data.best} of {len(data.rounds)} is the latest that is not worse than another"
+        if len(data.rounds) > 1
+        else "There is one round"
     )
     return f"{which}; it was exported as {file}.{stopped}"
 
@@ -69,7 +71,9 @@ def task_changes(data: RunData) -> list[TaskChange]:
 
 def notes(data: RunData) -> list[str]:
     """What the figures of the tasks do not say by themselves."""
-    found = [_FLATTERED] if data.base.tasks and data.best else []
+    flattered = data.best and len(data.rounds) > 1 and any(task.chosen_on for task in data.base.tasks)
+    found = [CHOSEN_ON] if flattered else []
+    found += [f"Each at its best temperature: {visible(line)}." for line in cooling_lines(data.at_best)]
     before, after = data.base.signals, data.shown.signals
     if before and after and after.entropy < _FELL * before.entropy and any(map(_only_sampled, data.shown.tasks)):
         found.append(_SURER)
@@ -93,8 +97,14 @@ def signal_changes(data: RunData) -> list[Change]:
 def _changes(before: TaskResult, after: TaskResult) -> list[Change]:
     found = []
     for name, old, new, difference in (
-        (f"sampled, {before.samples} a problem", before.sampled, after.sampled, after.sampled_gain),
+        (
+            f"sampled at {before.temperature:g}, {before.samples} a problem",
+            before.sampled,
+            after.sampled,
+            after.sampled_gain,
+        ),
         ("greedy", before.greedy, after.greedy, after.greedy_gain),
+        ("mean of both, which rounds are judged by", before.judged, after.judged, after.judged_gain),
     ):
         if old and new:
             shown = f"{gain(difference)} points" if difference else ""

@@ -20,7 +20,8 @@ def markdown(data: RunData) -> str:
     parts = [f"# {escaped(visible(data.name))}: genius-lite run report", escaped(headline.outcome(data))]
     for task in headline.task_changes(data):
         parts += [f"## {escaped(task.task)}: {task.problems} problems", "\n".join(map(_change, task.changes))]
-        parts += [_table(table, 3) for table in tables.task_tables(data) if table.title == task.task]
+        shown = [*tables.task_tables(data), *tables.beside_tables(data)]
+        parts += [_table(table, 3) for table in shown if table.title == task.task]
     parts += headline.notes(data)
     if signals := tables.signals_table(data):
         parts.append(_table(signals))

@@ -67,7 +67,13 @@ def _shown(data: RunData) -> dict[str, Any]:
     return {
         "outcome": headline.outcome(data),
         "tasks": list(
-            zip(headline.task_changes(data), figures.task_figures(data), tables.task_tables(data), strict=True)
+            zip(
+                headline.task_changes(data),
+                figures.task_figures(data),
+                tables.task_tables(data),
+                tables.beside_tables(data),
+                strict=True,
+            )
         ),
         "notes": headline.notes(data),
         "changes": headline.signal_changes(data),

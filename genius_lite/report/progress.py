@@ -90,7 +90,8 @@ class Progressor:
     def finished(self, row: Row, lights: dict[str, str], best: int) -> None:
         """A round is over (or the base model is measured: round 0), and `best` is the best one so far."""
         with self._lock:
-            self.board.rows.append(row)
+            self.board.rows = [*(r for r in self.board.rows if r.round != row.round), row]
+            self.board.rows.sort(key=lambda r: r.round)
             self.board.lights, self.board.best = lights, best
 
     def stopping(self, line: str) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.best import Standing, course, standing_score
+from genius_lite.evaluate.best import Standing, course, mean_score
 from genius_lite.evaluate.record import read_evaluation
 from genius_lite.recipe import Evaluate, Guard
 from genius_lite.report.board import LAST_STAGE, Board, Row, Work, guard_lights, round_row
@@ -58,6 +58,7 @@ def look(run: Path) -> Status:
         board.stopping = False
     if not going_on or not kept:
         board.number, board.kind = _place(run, board, recipe)
+        board.best = _best(run, board)
     exported = next((str(path) for path in sorted((run / "export").glob("*.gguf"))), None)
     if summary and not going_on:
         halted = summary.get("halted", False)
@@ -82,21 +83,27 @@ def print_status(status: Status, console: Console) -> None:
 def _fill(board: Board, run: Path, recipe: dict[str, Any]) -> None:
     """What finished rounds say themselves."""
     reports = [report for _, here in round_folders(run) if (report := read_json(here / "report.json"))]
-    base = [row for row in board.rows if row.round == 0] or _base_row(run)
-    board.rows = base + [round_row(report) for report in reports]
+    base = [Row(0, reports[0]["base_score"])] if reports else [row for row in board.rows if row.round == 0]
+    board.rows = (base or _base_row(run)) + [round_row(report) for report in reports]
     if reports:
         board.lights = guard_lights(_guard(recipe), reports[-1])
-    halted = {report["round"] for report in reports if any(a["level"] == "halt" for a in report["alarms"])}
-    if board.rows and board.rows[0].round == 0:
-        standings = [Standing(row.round, row.score, row.round in halted) for row in board.rows]
-        board.best = course(Evaluate(), standings).best
 
 
 def _base_row(run: Path) -> list[Row]:
     if not (run / "round-0" / "evaluation").exists():
         return []
     found = read_evaluation(run, 0)
-    return [Row(0, standing_score(found.tasks, found.signals))]
+    return [Row(0, mean_score(found.scores))]
+
+
+def _best(run: Path, board: Board) -> int | None:
+    """The best round by the files of those that are finished; what a run that was killed did not come to say."""
+    if not board.rows or board.rows[0].round:
+        return None
+    reports = [read_json(run / f"round-{row.round}" / "report.json") for row in board.rows[1:]]
+    halted = {report["round"] for report in reports if any(a["level"] == "halt" for a in report["alarms"])}
+    standings = [Standing(r.round, read_evaluation(run, r.round).scores, r.round in halted) for r in board.rows]
+    return course(Evaluate(), board.rounds, standings).best
 
 
 def _guard(recipe: dict[str, Any]) -> Guard:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from genius_lite.evaluate.cooling import Beside
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.evaluate.results import TaskResult
 from genius_lite.evaluate.statistics import Interval
@@ -77,20 +78,36 @@ def evaluation_lines(found: Evaluation) -> list[str]:
     lines = []
     for task in found.tasks:
         parts = []
-        for name, accuracy, gain in (
-            ("sampled", task.sampled, task.sampled_gain),
-            ("greedy", task.greedy, task.greedy_gain),
-        ):
-            if accuracy:
-                beside = f" ({points(gain)} to the base)" if gain else ""
-                parts.append(f"{name} {share(accuracy)}{beside}")
-        lines.append(f"{task.task}: {', '.join(parts)}")
+        for name, accuracy, gain in _kinds(task):
+            beside = f" ({points(gain)} to the base)" if gain else ""
+            parts.append(f"{name} {share(accuracy)}{beside}")
+        cut = f"{task.cut:.0%} cut off" if task.cut else "all ended"
+        lines.append(f"{task.task}: {', '.join(parts)}; {cut}")
     if s := found.signals:
         lines.append(
             f"held-out queries: entropy {s.entropy:.2f} nats/token, {s.length:.0f} tokens, {s.ended:.0%} ended, "
-            f"{s.loops:.0%} loop, agreement {s.agreement:.0%}, KL to the base {s.kl:.3f}"
+            f"{s.loops:.0%} loop, agreement {percent(s.agreement)}, KL to the base {s.kl:.3f}"
         )
     return lines
+
+
+def cooling_lines(rows: Sequence[Beside]) -> list[str]:
+    """A line for each task: the base model and a round, each at its best temperature."""
+    return [
+        f"{row.task}: at temperature {row.temperature:g} {share(row.tuned)}, the base at its best, "
+        f"{row.base_temperature:g}, {share(row.base)}: {points(row.gain)}"
+        for row in rows
+    ]
+
+
+def _kinds(task: TaskResult) -> Iterator[tuple[str, Interval, Interval | None]]:
+    """What is measured of a task: its name, the accuracy and the gain, where there is one."""
+    found = (
+        ("sampled", task.sampled, task.sampled_gain),
+        ("greedy", task.greedy, task.greedy_gain),
+        ("their mean", task.judged if task.sampled and task.greedy else None, task.judged_gain),
+    )
+    yield from ((name, accuracy, gain) for name, accuracy, gain in found if accuracy)
 
 
 def print_trial(names: list[str], found: list[list[TaskResult]], console: Console) -> None:
@@ -113,7 +130,8 @@ def print_trial(names: list[str], found: list[list[TaskResult]], console: Consol
             )
         console.print(table)
     console.print(
-        "Accuracy and differences with 95 % intervals. p: McNemar's exact test of the greedy responses. cut: responses "
+        f"Sampled at temperature {found[0][0].temperature:g}. Accuracy and differences with 95 % intervals. p: "
+        "McNemar's exact test of the greedy responses. cut: responses "
         "that ran into --max-tokens."
     )
 
@@ -128,6 +146,12 @@ def points(gain: Interval) -> str:
     return f"{100 * gain.estimate:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] points"
 
 
+WIDENED = (
+    "wider than the recipe's type, which loses what was learned; the base that it is told against has the recipe's "
+    "type, so that part of a gain may be the wider one's"
+)
+
+
 def retained_lines(quantized: dict[str, Any]) -> list[str]:
     """What a round's GGUF keeps of the update, and what llama.cpp says of it if it was asked."""
     if quantized["kept"] is None:
@@ -137,6 +161,8 @@ def retained_lines(quantized: dict[str, Any]) -> list[str]:
     least = min(quantized["matrices"].values())
     share = percent(quantized["kept"], 1)
     lines = [f"{quantized['type']}: keeps {share} of the update, {percent(least)} at least of each matrix"]
+    if quantized["widened"]:
+        lines.append(f"{quantized['type']}: {WIDENED}")
     if (scored := quantized["scored"]) and scored["kept"] is not None:
         error = "" if scored["error"] is None else f" +- {scored['error']:.0%}"
         lines.append(
@@ -144,6 +170,12 @@ def retained_lines(quantized: dict[str, Any]) -> list[str]:
             f"{scored['learned']:+.2f}: {scored['kept']:.0%}{error}, on {scored['questions']} questions"
         )
     return lines
+
+
+CHOSEN_ON = (
+    "The problems that chose the round are those that report on it, as there are few: the intervals are wider by "
+    "what choosing between so many rounds asks for (Bonferroni), and the gains themselves are flattered."
+)
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
@@ -184,12 +216,16 @@ def _outcome(summary: dict[str, Any]) -> list[str]:
     lines = [f"Stopped: {summary['stopped']}."] if summary["stopped"] else []
     best = summary["best"]
     if not best:
-        return [*lines, "No round was better than the base model, so the base model is what was exported."]
+        return [*lines, "Every round is worse than the base model, so the base model is what was exported."]
     lines.append(f"The best of {len(summary['rounds'])} rounds is {best}." if len(summary["rounds"]) > 1 else "")
-    for task in msgspec.convert(summary["rounds"][best - 1]["evaluation"], list[TaskResult]):
-        gains = (("sampled", task.sampled_gain), ("greedy", task.greedy_gain))
-        shown = ", ".join(f"{name} {points(gain)}" for name, gain in gains if gain)
+    report = summary["rounds"][best - 1]
+    tasks = msgspec.convert(report["evaluation"], list[TaskResult])
+    for task in tasks:
+        shown = ", ".join(f"{name} {points(gain)}" for name, _, gain in _kinds(task) if gain)
         lines.append(f"  {task.task}: {shown}")
+    lines += [f"  {line}" for line in cooling_lines(msgspec.convert(report["at_best"], list[Beside]))]
+    if any(task.chosen_on for task in tasks) and len(summary["rounds"]) > 1:
+        lines.append(CHOSEN_ON)
     return [line for line in lines if line]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from genius_lite import __version__
 from genius_lite.recipe import Guard, Limit
 from genius_lite.report.gather import RoundData, RunData, Timed
+from genius_lite.report.summary import WIDENED
 from genius_lite.report.text import visible
 from genius_lite.report.units import NONE, accuracy, duration, figure, gain, number, percent, size
 
@@ -58,6 +59,29 @@ def task_tables(data: RunData) -> list[Table]:
         headings = ["policy", "sampled", "gain, points", "greedy", "gain, points", "p", "tokens", "cut off"]
         tables.append(Table(f"task-{n}", visible(name), headings, rows, marked=frozenset(marked)))
     return tables
+
+
+def beside_tables(data: RunData) -> list[Table]:
+    """What else the responses to each task say: several of them together, and those that came to an end."""
+    policies = [*([data.own] if data.own else []), *data.policies]
+    names = dict.fromkeys(task.task for policy in policies for task in policy.tasks)
+    return [_beside_table(n, name, policies) for n, name in enumerate(names)]
+
+
+def _beside_table(n: int, name: str, policies: list[RoundData]) -> Table:
+    measured = [(policy, task) for policy in policies for task in policy.tasks if task.task == name]
+    numbers = list(dict.fromkeys(k for _, task in measured for k in task.most if k != "1"))
+    rows = []
+    for policy, task in measured:
+        together = [accuracy(task.most.get(k)) for k in numbers] + [accuracy(task.some.get(k)) for k in numbers]
+        rows.append([policy.name, accuracy(task.judged), gain(task.judged_gain), *together, accuracy(task.of_ended)])
+    headings = ["policy", "mean of both", "gain, points", *(f"maj@{k}" for k in numbers)]
+    headings += [*(f"pass@{k}" for k in numbers), "of those that ended"]
+    note = (
+        "Rounds are judged by the mean of sampled and greedy accuracy. maj@k: accuracy of the most frequent answer of "
+        "k responses; pass@k: problems that one of k solves."
+    )
+    return Table(f"beside-{n}", visible(name), headings, rows, note)
 
 
 def signals_table(data: RunData) -> Table | None:
@@ -145,6 +169,8 @@ def kept_table(r: RoundData, keep: float) -> Table:
             ["Its share, with one standard error", NONE if scored["kept"] is None else percent(scored["kept"]) + error],
         ]
     note = f"Set beside the base model in the same types. At least {percent(keep)} of the update is to be kept."
+    if made["widened"]:
+        note += f" {made['type']} is {WIDENED}."
     return Table(f"kept-{r.number}", f"What {made['type']} keeps, {r.name}", ["what", "value"], rows, note)
 
 

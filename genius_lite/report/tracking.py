@@ -89,8 +89,8 @@ class Tracker:
         self._told()
 
     def base(self, found: Evaluation) -> None:
-        """The base model's figures, before the first update."""
-        self._round(0, _evaluated(found))
+        """The figures of the user's own file, before the first update."""
+        self._round(0, _evaluated(found.tasks, found.signals))
 
     def update(self, number: int, row: dict[str, float]) -> None:
         """An update of the round's training: its number in the round, from 0, and its row of the curve."""
@@ -126,29 +126,28 @@ class Tracker:
 def _figures(report: dict[str, Any]) -> dict[str, float]:
     """What a round's report says in numbers."""
     training, quantized = report["training"], report["quantized"]
-    names = ("queries", "pairs", "sampled_tokens", "tokens_per_s", "mean_value", "ended_share", "gguf_bytes")
+    # What the round is judged by, and the base model that it is told against, which may be rounded.
+    names = ("score", "base_score", "queries", "pairs", "sampled_tokens", "tokens_per_s", "mean_value", "ended_share", "gguf_bytes")
     found = {f"round/{name}": report[name] for name in names}
     found |= {f"round/{name}": training[name] for name in ("loss", "margin", "accuracy", "parity")}
     found |= {f"round/{name}": report["watched"][name] for name in ("spread", "length_gap")}
     found |= {"round/kept": quantized["kept"], "round/alarms": len(report["alarms"])}
     found |= _evaluated(
-        Evaluation(
-            msgspec.convert(report["evaluation"], list[TaskResult]),
-            msgspec.convert(report["watched"]["signals"], Signals | None),
-        )
+        msgspec.convert(report["evaluation"], list[TaskResult]),
+        msgspec.convert(report["watched"]["signals"], Signals | None),
     )
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _evaluated(found: Evaluation) -> dict[str, float]:
+def _evaluated(tasks: list[TaskResult], signals: Signals | None) -> dict[str, float]:
     """The accuracies on the tasks, and the signals of the held-out queries."""
     shown: dict[str, float] = {}
-    for task in found.tasks:
-        for kind, accuracy in (("sampled", task.sampled), ("greedy", task.greedy)):
+    for task in tasks:
+        for kind, accuracy in (("judged", task.judged), ("sampled", task.sampled), ("greedy", task.greedy)):
             if accuracy:
                 shown[f"tasks/{task.task}/{kind}"] = accuracy.estimate
-    signals = msgspec.structs.asdict(found.signals) if found.signals else {}
-    return shown | {f"signals/{name}": value for name, value in signals.items() if value is not None}
+    seen = msgspec.structs.asdict(signals) if signals else {}
+    return shown | {f"signals/{name}": value for name, value in seen.items() if isinstance(value, int | float)}
 
 
 def _flat(values: dict[str, Any], above: str = "") -> dict[str, str | int | float | bool]:

@@ -1,69 +1,141 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 
-from genius_lite.evaluate.best import Course, Standing, course, standing_score
-from genius_lite.evaluate.results import TaskResult
-from genius_lite.evaluate.signals import Signals
-from genius_lite.evaluate.statistics import Interval
+from genius_lite.evaluate.best import Course, Scores, Standing, course, difference, judged_by, mean_score
+from genius_lite.evaluate.results import Response, choosing_scores, results
+from genius_lite.evaluate.signals import Observed, signals
 from genius_lite.recipe import Evaluate
 
-
-def standings(*scores: float | None, halted: int | None = None) -> list[Standing]:
-    return [Standing(n, score, n == halted) for n, score in enumerate(scores)]
+PROBLEMS = 60
 
 
-def result(sampled: float | None, greedy: float | None) -> TaskResult:
-    def interval(value):
-        return None if value is None else Interval(value, value - 0.1, value + 0.1)
+def scored(share: float, task: str = "t") -> Scores:
+    """So many of 60 problems right, always the first ones."""
+    return {task: {f"p{n}": float(n < share * PROBLEMS) for n in range(PROBLEMS)}}
 
-    return TaskResult("t", 10, 4, 0.0, 20.0, interval(greedy), interval(sampled))
+
+def decided(cfg: Evaluate, *shares: float, halted: int | None = None) -> Course:
+    return course(cfg, len(shares), [Standing(n, scored(share), n == halted) for n, share in enumerate(shares)])
 
 
 @pytest.mark.parametrize(
-    ("scores", "best"),
+    ("shares", "best"),
     [
         ((0.3,), 0),
-        ((0.3, 0.4), 1),
-        ((0.3, 0.2), 0),
-        ((0.3, 0.3), 0),
-        ((0.3, 0.4, 0.35), 1),
-        ((0.3, 0.2, 0.5), 2),
-        ((None, None, None), 2),
+        ((0.3, 0.6), 1),
+        ((0.3, 0.0), 0),  # surely worse
+        ((0.3, 0.28), 1),  # by one problem: not told apart, so the later one goes on
+        ((0.3, 0.6, 0.58), 2),
+        ((0.3, 0.6, 0.3), 1),
+        ((0.3, 0.6, 0.1, 0.55), 3),
+        ((0.5, 0.4, 0.3, 0.2), 0),  # each hardly worse than the one before, and all of them than the base
     ],
 )
-def test_the_best_round_has_the_highest_score_and_may_be_the_base(scores, best):
-    assert course(Evaluate(), standings(*scores)).best == best
+def test_the_best_round_is_the_latest_that_is_not_surely_worse(shares, best):
+    assert decided(Evaluate(), *shares).best == best
 
 
 def test_a_worse_round_is_built_upon_only_without_rollback():
-    worse = standings(0.3, 0.5, 0.4)
-    assert course(Evaluate(rollback=True), worse) == Course(best=1, build_on=1)
-    assert course(Evaluate(rollback=False), worse) == Course(best=1, build_on=2)
-    assert course(Evaluate(rollback=True), standings(0.3, 0.2)).build_on == 0
+    assert decided(Evaluate(rollback=True), 0.3, 0.6, 0.2) == Course(best=1, build_on=1)
+    assert decided(Evaluate(rollback=False), 0.3, 0.6, 0.2) == Course(best=1, build_on=2)
 
 
-def test_patience_ends_a_run_that_no_longer_improves():
+def test_patience_counts_rounds_with_evidence_against_them():
     cfg = Evaluate(patience=2)
-    assert course(cfg, standings(0.3, 0.5, 0.4)).stop is None
-    assert course(cfg, standings(0.3, 0.5, 0.4, 0.45)).stop == "no better round in 2"
-    assert course(cfg, standings(0.3, 0.5, 0.4, 0.6)).stop is None
+    assert decided(cfg, 0.3, 0.6, 0.2).stop is None
+    assert decided(cfg, 0.3, 0.6, 0.2, 0.1).stop == "2 rounds in a row are worse than round 1"
+    assert decided(cfg, 0.3, 0.6, 0.2, 0.6).stop is None
+    assert decided(cfg, 0.3, 0.6, 0.58, 0.6, 0.58).stop is None, "rounds that are not told apart are none against"
+    assert decided(Evaluate(patience=1), 0.6, 0.2).stop == "round 1 is worse than the base model"
 
 
 def test_a_halted_round_ends_the_run_and_is_never_the_best():
-    assert course(Evaluate(), standings(0.3, 0.9, halted=1)) == Course(
-        0, 0, "the collapse guard halted round 1", halted=True
-    )
-    found = course(Evaluate(rollback=False), standings(None, None, None, halted=2))
-    assert (found.best, found.build_on) == (1, 1)
+    assert decided(Evaluate(), 0.3, 0.9, halted=1) == Course(0, 0, "the collapse guard halted round 1", halted=True)
+    unjudged = [Standing(n, {}, n == 2) for n in range(3)]
+    assert course(Evaluate(rollback=False), 2, unjudged) == Course(1, 1, "the collapse guard halted round 2", True)
+
+
+def test_where_nothing_can_judge_the_latest_round_goes_on():
+    assert course(Evaluate(), 2, [Standing(n, {}) for n in range(3)]) == Course(2, 2)
 
 
 def test_rounds_are_compared_by_tasks_before_signals():
-    zero = Signals(**dict.fromkeys(Signals.__struct_fields__, 0.0))
-    agreeing = msgspec.structs.replace(zero, agreement=0.8, parsed=0.9)
-    assert standing_score([result(0.4, 0.6), result(0.2, 0.9)], agreeing) == pytest.approx(0.3)
-    assert standing_score([result(None, 0.6)], None) == pytest.approx(0.6)
-    assert standing_score([], agreeing) == pytest.approx(0.8)
-    assert standing_score([], msgspec.structs.replace(agreeing, parsed=0.4)) is None
-    assert standing_score([], None) is None
+    def said(query: str, answer: str | None) -> Observed:
+        return Observed(query, [1, 2], [-1.0, -1.0], [], "end", answer)
+
+    agreeing = signals([said("q", "4"), said("q", "4"), said("r", "4"), said("r", "5")])
+    assert judged_by(scored(0.5), agreeing) == scored(0.5)
+    assert judged_by({}, agreeing) == {"held-out queries": {"q": 1.0, "r": 0.5}}
+    assert mean_score(judged_by({}, agreeing)) == 0.75
+    assert judged_by({}, msgspec.structs.replace(agreeing, parsed=0.4)) == {}
+    assert judged_by({}, None) == {} and mean_score({}) is None
+
+
+def test_tasks_count_alike_and_problems_that_only_one_has_are_left_out():
+    before = {"a": {"1": 0.0, "2": 0.0}, "b": {"1": 0.5}}
+    after = {"a": {"1": 1.0, "2": 0.5, "3": 1.0}, "b": {"1": 0.5, "9": 0.0}}
+    found = difference(before, after, 0.95)
+    assert found and found.estimate == pytest.approx((0.75 + 0.0) / 2)
+    assert difference(before, {"c": {"1": 1.0}}, 0.95) is None
+
+
+def judged(accuracy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What a policy that solves each problem with this chance scores: the mean of a greedy response and four others."""
+    return (rng.binomial(1, accuracy) + rng.binomial(4, accuracy) / 4) / 2
+
+
+def responses(greedy: np.ndarray, sampled: np.ndarray, choosing: int) -> list[Response]:
+    """A greedy response to each problem and four sampled ones, of which so many are right; the first ones choose."""
+    use = ["choose" if n < choosing else "report" if choosing else "both" for n in range(len(greedy))]
+    return [
+        Response("t", f"p{n}", sample, "", 5, "end", float(right), use=use[n])  # pyright: ignore[reportArgumentType]
+        for n in range(len(greedy))
+        for sample, right in enumerate([greedy[n], *(k < sampled[n] for k in range(4))], -1)
+    ]
+
+
+@pytest.mark.parametrize("rounds", [1, 3, 5])
+@pytest.mark.parametrize(("problems", "choosing"), [(80, 40), (30, 0)])
+def test_a_policy_that_did_not_change_is_seldom_rolled_back_and_seldom_called_better(problems, choosing, rounds):
+    """Of 400 runs: rolled back in at most 5 %, called better in at most 2.5 %, each with two errors of chance."""
+    rng, runs, rolled_back, better = np.random.default_rng(0), 400, 0, 0
+    for _ in range(runs):
+        accuracy = rng.beta(0.8, 1.6, problems)
+        measured = [
+            responses(rng.binomial(1, accuracy), rng.binomial(4, accuracy), choosing) for _ in range(rounds + 1)
+        ]
+        standings = [Standing(n, choosing_scores(of)) for n, of in enumerate(measured)]
+        best = course(Evaluate(), rounds, standings).best
+        rolled_back += best != rounds
+        (told,) = results(measured[best], measured[0], rounds)
+        better += best > 0 and told.judged_gain is not None and told.judged_gain.low > 0
+    assert rolled_back / runs <= 0.05 + 2 * (0.05 * 0.95 / runs) ** 0.5
+    assert better / runs <= 0.025 + 2 * (0.025 * 0.975 / runs) ** 0.5
+
+
+@pytest.mark.parametrize("rounds", [1, 3, 5])
+def test_agreement_on_a_few_queries_does_not_decide_by_chance(rounds):
+    """16 queries, four responses each, from a policy that did not change (correctness review, B7)."""
+    rng, runs, rolled_back = np.random.default_rng(1), 1000, 0
+    for _ in range(runs):
+        shares = rng.dirichlet(np.full(6, 0.5), 16)
+        standings = []
+        for number in range(rounds + 1):
+            drawn = [np.bincount(rng.choice(6, 4, p=of), minlength=6).max() / 4 for of in shares]
+            standings.append(Standing(number, {"q": {str(n): value for n, value in enumerate(drawn)}}))
+        rolled_back += course(Evaluate(), rounds, standings).best != rounds
+    assert rolled_back / runs <= 0.05 + 2 * (0.05 * 0.95 / runs) ** 0.5
+
+
+def test_a_policy_that_fell_by_a_third_is_rolled_back():
+    rng, runs = np.random.default_rng(2), 200
+    accuracy = rng.beta(2.0, 2.0, 80)
+    found = 0
+    for _ in range(runs):
+        after = {"t": {str(n): value for n, value in enumerate(judged(accuracy * 0.6, rng))}}
+        before = {"t": {str(n): value for n, value in enumerate(judged(accuracy, rng))}}
+        found += course(Evaluate(), 1, [Standing(0, before), Standing(1, after)]).best == 0
+    assert found / runs > 0.9

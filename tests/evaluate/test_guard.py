@@ -6,12 +6,13 @@ import random
 import msgspec
 import pytest
 
-from genius_lite.evaluate.guard import Watched, alarms, watched_values
+from genius_lite.evaluate.guard import Watched, alarms, watch
 from genius_lite.evaluate.signals import Observed, Signals, signals
 from genius_lite.recipe import Guard, Limit
 from genius_lite.records import Candidate, Completion, Finish, PreferencePair, Query, Rollout, Step
 
 PAIRS = [(100, 100), (90, 90)]  # lengths of chosen and rejected
+ENOUGH = 64  # pairs and steps
 STEPS = [[-1.25, -0.75], [-1.0, -1.5, -0.5]]  # values of candidates: 1 in the mean, deviations of 0.354 and 0.5
 
 
@@ -68,8 +69,9 @@ def watched(
     margin: float = 0.5,
     **said,
 ) -> Watched:
-    of_records = watched_values([rollout(step(values)) for values in steps], [pair(*lengths) for lengths in pairs])
-    return Watched(signals(responses(**said)), *of_records, accuracy, margin)
+    rollouts, drawn = [rollout(step(values)) for values in steps], [pair(*lengths) for lengths in pairs]
+    found = watch(signals(responses(**said)), rollouts, drawn, accuracy, margin)
+    return msgspec.structs.replace(found, pairs=ENOUGH, steps=ENOUGH)
 
 
 BASE = signals([msgspec.structs.replace(response, base_logprobs=[]) for response in responses()])
@@ -185,17 +187,35 @@ def test_the_halts_come_first():
 
 
 EXACTLY = Signals(
-    entropy=0.5, distinct=0.35, loops=0.4, length=50, ended=0.5, unique=0.5, agreement=0.5, parsed=1.0, kl=0.5
+    entropy=0.5,
+    distinct=0.35,
+    loops=0.4,
+    length=50,
+    ended=0.5,
+    unique=0.5,
+    agreement=0.5,
+    parsed=1.0,
+    kl=0.5,
+    responses=64,
 )
 BEFORE = Signals(
-    entropy=1.0, distinct=0.5, loops=0.3, length=100, ended=0.7, unique=1.0, agreement=0.5, parsed=1.0, kl=0.0
+    entropy=1.0,
+    distinct=0.5,
+    loops=0.3,
+    length=100,
+    ended=0.7,
+    unique=1.0,
+    agreement=0.5,
+    parsed=1.0,
+    kl=0.0,
+    responses=64,
 )
 
 
 def test_a_limit_that_is_exactly_reached_gives_no_alarm():
     assert EXACTLY.loops - BEFORE.loops > 0.1  # by rounding
-    now = Watched(EXACTLY, -1.5, 0.3, -0.3, 0.5, 0.0)
-    first = Watched(BEFORE, -1.0, 1.0, 0.0, 0.9, 1.0)
+    now = Watched(EXACTLY, -1.5, 0.3, -0.3, 0.5, 0.0, ENOUGH, ENOUGH)
+    first = Watched(BEFORE, -1.0, 1.0, 0.0, 0.9, 1.0, ENOUGH, ENOUGH)
     assert alarms(Guard(), now, BEFORE, first) == []
     nearly = msgspec.structs.replace(now, accuracy=0.4999, margin=-0.0001)
     assert [alarm.signal for alarm in alarms(Guard(), nearly, BEFORE, first)] == ["accuracy", "margin"]
@@ -248,28 +268,57 @@ def test_a_length_that_is_no_number_is_said_once(bad):
 def test_values_of_records():
     foreseen = [step([-1.25, -0.75]), step([-3.0])]
     copied = step([-8.0, -8.0], foreseen=False)
-    value, spread, gap = watched_values([rollout(*foreseen, copied), rollout(step([-1.0, -2.0, -3.0]))], [pair(30, 10)])
-    assert value == pytest.approx((-1.25 - 0.75 - 3 - 1 - 2 - 3) / 6)
-    assert spread == pytest.approx((math.sqrt(0.125) + 1.0) / 2)
-    assert gap == 1.0
-    assert watched_values([], [pair(10, 10), pair(10, 50)])[2] == -1.0
+    now = seen([rollout(*foreseen, copied), rollout(step([-1.0, -2.0, -3.0]))], [pair(30, 10)])
+    assert now.value == pytest.approx((-1.25 - 0.75 - 3 - 1 - 2 - 3) / 6)
+    assert now.spread == pytest.approx((math.sqrt(0.125) + 1.0) / 2)
+    assert now.length_gap == 1.0
+    assert (now.pairs, now.steps) == (1, 3)
+    assert seen([], [pair(10, 10), pair(10, 50)]).length_gap == -1.0
+
+
+def seen(rollouts: list[Rollout], pairs: list[PreferencePair]) -> Watched:
+    return watch(None, rollouts, pairs, 0.5, 0.0)
 
 
 def test_records_without_anything_to_see_give_zeros():
-    assert watched_values([], []) == (0.0, 0.0, 0.0)
-    assert watched_values([rollout(step([-8.0, -9.0], foreseen=False))], []) == (0.0, 0.0, 0.0)
-    assert watched_values([rollout(step([-2.0]))], [pair(0, 0)]) == (-2.0, 0.0, 0.0)
+    for rollouts, pairs, value in (
+        ([], [], 0.0),
+        ([rollout(step([-8.0, -9.0], foreseen=False))], [], 0.0),
+        ([rollout(step([-2.0]))], [pair(0, 0)], -2.0),
+    ):
+        now = seen(rollouts, pairs)
+        assert (now.value, now.spread, now.length_gap) == (value, 0.0, 0.0)
 
 
-@pytest.mark.parametrize(("responses", "level"), [(4, "warn"), (15, "warn"), (16, "halt"), (None, "halt")])
+@pytest.mark.parametrize("count", [4, 15, 16])
+@pytest.mark.parametrize(
+    ("signal", "what", "worse"),
+    [("accuracy", "pairs", {"accuracy": 0.1}), ("length_gap", "pairs", {"length_gap": 0.9}),
+     ("value", "steps", {"value": -9.0}), ("spread", "steps", {"spread": 0.0})],
+)  # fmt: skip
+def test_what_a_handful_of_pairs_or_steps_shows_is_no_reason_to_halt(signal, what, worse, count):
+    now = msgspec.structs.replace(FIRST, **worse, **{what: count})
+    (alarm,) = alarms(Guard(), now, BASE, FIRST)
+    assert (alarm.signal, alarm.level) == (signal, "halt" if count == 16 else "warn")
+    assert (f"{count} {what}; 16 would halt" in alarm.line) == (count < 16)
+
+
+def test_answers_that_were_not_measured_are_not_judged():
+    unseen = msgspec.structs.replace(BEFORE, unique=None, agreement=None)
+    assert "unique" not in [alarm.signal for alarm in alarms(Guard(), FIRST, unseen, None)]
+
+
+@pytest.mark.parametrize(("responses", "level"), [(4, "warn"), (15, "warn"), (16, "halt")])
 def test_what_a_handful_of_responses_shows_is_no_reason_to_halt(responses, level):
     base = msgspec.structs.replace(BEFORE, ended=0.75, responses=responses)
-    now = Watched(msgspec.structs.replace(base, ended=0.0), -0.5, 0.1, 0.0, 1.0, 1.0)
+    now = Watched(msgspec.structs.replace(base, ended=0.0), -0.5, 0.1, 0.0, 1.0, 1.0, ENOUGH, ENOUGH)
     (alarm,) = alarms(Guard(), now, base, None)
     assert (alarm.signal, alarm.level) == ("ended", level)
     assert ("4 responses; 16 would halt" in alarm.line) == (responses == 4)
 
 
 def test_a_breakdown_halts_whatever_it_is_seen_in():
-    now = Watched(msgspec.structs.replace(BEFORE, entropy=math.nan, responses=4), -0.5, 0.1, 0.0, 1.0, 1.0)
+    now = Watched(
+        msgspec.structs.replace(BEFORE, entropy=math.nan, responses=4), -0.5, 0.1, 0.0, 1.0, 1.0, ENOUGH, ENOUGH
+    )
     assert alarms(Guard(), now, BEFORE, None)[0].level == "halt"

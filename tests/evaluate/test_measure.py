@@ -34,7 +34,8 @@ def test_accuracies_and_paired_gains_by_hand():
     assert beside.sampled_gain.estimate == pytest.approx(0.5)
     assert beside.greedy_gain.estimate == pytest.approx(0.5)
     assert (beside.mcnemar.gained, beside.mcnemar.lost) == (1, 0)
-    assert beside.score == pytest.approx(0.75)
+    assert beside.judged.estimate == pytest.approx(0.75)
+    assert beside.judged_gain and beside.judged_gain.estimate == pytest.approx(0.5 * (0.5 + 0.5))
 
 
 def test_tasks_stay_apart_and_may_lack_greedy_responses():
@@ -57,14 +58,15 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     tasks = load_tasks([TaskSource(source=str(tmp_path / "t.jsonl"), check="numeric")])
     with Vocabulary.open(smollm2) as vocabulary:
-        items = [asked(task, vocabulary, None) for task in tasks]
+        items = [asked(task, "auto", vocabulary, None) for task in tasks]
     # One branch at a time and a KV cache of 32 bits: where two words are nearly as likely, rounding decides.
     settings = EngineSettings(slots=1, context=256, threads=1, kv_type="F32")
     who = Respondent(smollm2, settings, max_tokens=32, seed=0, log=tmp_path / "log")
-    cfg, arrived = Evaluate(samples=2, temperature=1.0), []
+    cfg, arrived = Evaluate(samples=2), []
 
     def answers(advance=arrived.append, **more):
-        return answer_tasks(who, items, cfg, advance, **more)
+        found = answer_tasks(who, items, cfg, 1.0, advance, **more)
+        return [response for one in found for response in one.responses]
 
     first = answers()
     assert len(first) == len(arrived) == responses_wanted(items, cfg) == 6
@@ -93,7 +95,8 @@ def test_the_base_model_scores_what_a_policy_sampled(smollm2, tmp_path):
     with Vocabulary.open(smollm2) as vocabulary:
         queries = [Query("q", "What is 2 + 2?", vocabulary.prompt("What is 2 + 2?"))]
     who = Respondent(smollm2, SETTINGS, max_tokens=24, seed=0, log=tmp_path / "log")
-    seen = observe(who, who, queries, 3)
+    seen, aside = observe(who, who, queries, 3)
+    assert aside == []
     assert [o.query_id for o in seen] == ["q"] * 3
     assert len({tuple(o.tokens) for o in seen}) > 1
     for o in seen:

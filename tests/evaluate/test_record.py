@@ -89,7 +89,7 @@ def test_a_round_is_set_beside_the_base_that_went_through_the_same_rounding(tmp_
         folder = tmp_path / name / "evaluation"
         folder.mkdir(parents=True)
         given = [Response("sums", f"p{n}", GREEDY, "", 5, "end", float(n < right)) for n in range(10)]
-        write_evaluation(folder, given, None)
+        write_evaluation(folder, [Answers("sums", one.problem, [one]) for one in given], None, [])
 
     answered("round-0", 2)
     answered("round-1", 6)

@@ -33,23 +33,34 @@ def test_every_signal_of_a_few_responses():
             said(1, 2, 3, logprobs=[-1.0, -0.5, 0.0], base=[-1.0, -0.5, -math.log(2)], answer="4"),
             said(1, 2, 1, 2, 1, logprobs=[-0.5] * 5, base=[-0.5] * 5, answer="4", finish="length"),
             said(*[7] * 24, query="r", logprobs=[-0.25] * 24, base=[-0.25] * 24),
-            said(5, 6, query="r", logprobs=[-1.0, -1.0], base=[-1.0, -1.0], answer="9", finish="dropped"),
+            said(5, 6, query="r", logprobs=[-1.0, -1.0], base=[-1.0, -1.0], answer="9"),
         ]
     )
-    assert msgspec.structs.asdict(found) == pytest.approx(
+    assert found.agreements == {"r": 1 / 2}
+    assert {k: v for k, v in msgspec.structs.asdict(found).items() if k != "agreements"} == pytest.approx(
         {
             "entropy": (1.5 + 2.5 + 6.0 + 2.0) / 34,
             "distinct": (2 / 2 + 2 / 4 + 1 / 23 + 1 / 1) / 4,
             "loops": 1 / 4,
             "length": (3 + 5 + 24 + 2) / 4,
-            "ended": 2 / 4,
-            "unique": (1 / 2 + 2 / 2) / 2,
-            "agreement": (2 / 2 + 1 / 2) / 2,
-            "parsed": 3 / 4,
+            "ended": 3 / 4,
+            "unique": 2 / 2,  # of "q" only one response ended
+            "agreement": 1 / 2,
+            "parsed": 2 / 3,
             "kl": (0.5 - 1 + math.log(2)) / 34,
             "responses": 4,
         }
     )
+
+
+def test_what_was_cut_off_has_not_stated_its_answer():
+    """A chain of thought that ran into the limit has numbers in it, none of which it came to."""
+    cut = [said(1, n, answer="7", finish="length") for n in range(3)]
+    found = signals([*cut, said(1, 2, answer="4")])
+    assert (found.parsed, found.agreement, found.unique, found.agreements) == (1.0, None, None, {})
+    found = signals([*cut, said(1, 2, answer="4"), said(1, 3, answer="4"), said(1, 4, answer="5")])
+    assert (found.agreement, found.unique) == (2 / 3, 2 / 3)
+    assert signals(cut).parsed == 0.0
 
 
 def test_the_base_model_is_not_away_from_itself():

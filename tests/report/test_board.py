@@ -131,10 +131,12 @@ def test_a_rollout_is_shown_along_its_best_beam():
 
 SIGNALS = {
     "entropy": 1.0, "distinct": 0.9, "loops": 0.0, "length": 50.0, "ended": 1.0, "unique": 0.5, "agreement": 0.6,
-    "parsed": 0.8, "kl": 0.1,
+    "parsed": 0.8, "kl": 0.1, "responses": 64,
 }  # fmt: skip
 REPORT = {
     "round": 2,
+    "score": 0.6,
+    "base_score": 0.5,
     "pairs": 30,
     "sampled_tokens": 1000,
     "tokens_per_s": None,
@@ -146,6 +148,7 @@ REPORT = {
         "type": "Q4_0",
         "kept": 0.8,
         "keeps": False,
+        "widened": False,
         "matrices": {"blk.0.attn_q.weight": 0.8},
         "scored": None,
     },

@@ -140,14 +140,15 @@ def answer(here: Path, right: int) -> None:
 def test_the_headline_sets_a_round_beside_the_base(run):
     answer(run / "round-0", 4)
     (task,) = task_changes(gather(run))
-    assert [change.verdict for change in task.changes] == ["Measured before training only, so far."] * 2
+    assert [change.verdict for change in task.changes] == ["Measured before training only, so far."] * 3
     answer(run / "round-1", 30)
     (task,) = task_changes(gather(run))
-    sampled, greedy = task.changes
+    sampled, greedy, judged = task.changes
     assert (task.task, task.problems) == ("sums", 40)
     assert (greedy.before, greedy.after, greedy.tone) == ("10.0 %", "75.0 %", "better")
     assert greedy.gain.startswith("+65.0 [+")
     assert (sampled.before, sampled.after, sampled.tone) == ("100.0 %", "100.0 %", "same")
+    assert (judged.before, judged.after, judged.tone) == ("55.0 %", "87.5 %", "better")
     assert signal_changes(gather(run)) == []
 
 
@@ -165,7 +166,7 @@ def test_rounds_are_told_against_the_base_in_their_types_and_the_users_file_stan
         "round 1": accuracy(data.rounds[0].tasks[0].greedy),
     }
     (task,) = task_changes(data)
-    _, greedy = task.changes
+    _, greedy, _ = task.changes
     assert (greedy.before, greedy.after) == ("20.0 %", "75.0 %")
     assert greedy.gain.startswith("+55.0 [+")
     assert rows(stages_table(data))["base model: quantize"][0] == "3.0 s"
@@ -178,17 +179,17 @@ SCORED = {"questions": 8, "learned": 4.0, "margin": 3.8, "kept": 0.95, "error": 
     ("made", "lines", "table"),
     [
         (
-            {"kept": None, "matrices": {}, "scored": None},
+            {"kept": None, "matrices": {}, "widened": False, "scored": None},
             ["Q8_0: there is no update to keep"],
             {"Share of the update, all matrices": ["–"]},
         ),
         (
-            {"kept": 0.987, "matrices": {"q": 0.99, "k": 0.5}, "scored": None},
+            {"kept": 0.987, "matrices": {"q": 0.99, "k": 0.5}, "widened": False, "scored": None},
             ["Q8_0: keeps 98.7 % of the update, 50 % at least of each matrix"],
             {"Share of the update, all matrices": ["99 %"], "Least of all matrices: k": ["50 %"]},
         ),
         (
-            {"kept": 1.0, "matrices": {"q": 1.0}, "scored": SCORED},
+            {"kept": 1.0, "matrices": {"q": 1.0}, "widened": False, "scored": SCORED},
             [
                 "Q8_0: keeps 100.0 % of the update, 100 % at least of each matrix",
                 "Q8_0: llama.cpp sees a margin of +3.80 nats, with the adapter beside it +4.00: 95% +- 2%, "
@@ -204,7 +205,7 @@ SCORED = {"questions": 8, "learned": 4.0, "margin": 3.8, "kept": 0.95, "error": 
             },
         ),
         (  # the only question, on which nothing was learned
-            {"kept": 1.0, "matrices": {"q": 1.0}, "scored": {**SCORED, "questions": 1, "kept": None, "error": None}},
+            {"kept": 1.0, "matrices": {"q": 1.0}, "widened": False, "scored": {**SCORED, "questions": 1, "kept": None, "error": None}},
             ["Q8_0: keeps 100.0 % of the update, 100 % at least of each matrix"],
             {
                 "Share of the update, all matrices": ["100 %"],

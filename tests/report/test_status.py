@@ -34,8 +34,9 @@ def folder(tmp_path) -> Path:
     (tmp_path / "round-0/evaluation").mkdir(parents=True)
     _write(tmp_path / "round-0/evaluation/signals.json", {**REPORT["watched"]["signals"], "agreement": 0.7})
     first, second = tmp_path / "round-1", tmp_path / "round-2"
-    for name in ("pairs.jsonl", "policy.gguf", "evaluation/signals.json"):
+    for name in ("pairs.jsonl", "policy.gguf"):
         _write(first / name, "")
+    _write(first / "evaluation/signals.json", REPORT["watched"]["signals"])
     _write(first / "adapter/train.json", {"seconds": 30.0})
     _write(first / "quantized.json", REPORT["quantized"])
     timings = [("rollouts", 40.0), ("rollouts", 20.0), ("train", 99.0), ("quantize", 7.0), ("evaluation", 5.0)]
@@ -58,8 +59,8 @@ def test_from_the_records_alone(folder):
     assert found.meaning == "its process is gone; the same command goes on from here"
     assert (board.out, board.number, board.kind, board.rounds) == (str(folder), 2, "rollouts", 2)
     assert board.work == Work("rollouts", "queries", 12, 2)
-    assert [(row.round, row.score) for row in board.rows] == [(0, 0.7), (1, 0.6)]
-    assert board.best == 0  # round 1 was halted by the guard, and is worse
+    assert [(row.round, row.score) for row in board.rows] == [(0, 0.5), (1, 0.6)]
+    assert board.best == 0  # round 1 was halted by the guard
     assert (board.lights["kl"], board.lights["value"]) == ("halt", "ok")
     assert stage_seconds(folder) == {"rollouts": 60.0, "pairs": 0.0, "train": 30.0, "merge": 7.0, "evaluate": 5.0}
 

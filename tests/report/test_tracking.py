@@ -38,13 +38,13 @@ def _told(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def _report(number: int, updates: int) -> dict:
     curve = [{"loss": 0.7 - update / 10, "lr": 1e-3} for update in range(updates)]
     figures = dict.fromkeys(
-        ("queries", "pairs", "sampled_tokens", "tokens_per_s", "mean_value", "ended_share", "gguf_bytes"), number
+        ("score", "base_score", "queries", "pairs", "sampled_tokens", "tokens_per_s", "mean_value", "ended_share", "gguf_bytes"), number
     )
     return {
         **figures, "round": number, "evaluation": [], "alarms": [],
         "watched": {"signals": None, "spread": 0.1, "length_gap": 0.2},
         "training": {"curve": curve, "updates": updates, "loss": 0.5, "margin": 2.0, "accuracy": 0.9, "parity": None},
-        "quantized": {"type": "Q8_0", "kept": 0.97, "keeps": True, "matrices": {}, "scored": None},
+        "quantized": {"type": "Q8_0", "kept": 0.97, "keeps": True, "widened": False, "matrices": {}, "scored": None},
     }  # fmt: skip
 
 
@@ -52,16 +52,16 @@ def test_interrupted_between_updates_it_repeats_no_step(tmp_path):
     first, second = _report(1, 3), _report(2, 2)
     rows = first["training"]["curve"]
     with tracked(_recipe(tmp_path), tmp_path) as tracker:
-        tracker.base(Evaluation([], None))
+        tracker.base(Evaluation([], None, {}))
         tracker.update(0, rows[0])
         tracker.update(1, rows[1])
     with tracked(_recipe(tmp_path), tmp_path) as tracker:  # goes on from a state after one update
-        tracker.base(Evaluation([], None))
+        tracker.base(Evaluation([], None, {}))
         for number, row in enumerate(rows):
             tracker.update(number, row)
         tracker.round(first)
     with tracked(_recipe(tmp_path), tmp_path) as tracker:
-        tracker.base(Evaluation([], None))
+        tracker.base(Evaluation([], None, {}))
         tracker.round(first)
         tracker.round(second)
     told = _told(tmp_path)

@@ -1,0 +1,97 @@
+"""Would a lower temperature have done it? Sharpening a model and sampling it cooler look alike at temperature 1.
+
+So the base model is measured at the temperatures of a small sweep too, and what was learned is set beside the best of
+them. Problems that choose between rounds choose the temperature, and the others tell what it is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+import msgspec
+
+from genius_lite.evaluate.results import GREEDY, Response
+from genius_lite.evaluate.statistics import Interval, mean_accuracy, paired_difference
+
+_RESAMPLING_SEED = 0
+
+Shares = dict[str, dict[str, float]]
+"""Task -> problem -> share of right responses at one temperature."""
+
+
+class Cooled(msgspec.Struct, frozen=True):
+    """The base model at its best `temperature` (0: the likeliest response), its `scores` on the problems that report.
+
+    `tried` are the temperatures, as text, and the mean accuracies that decided.
+    """
+
+    temperature: float
+    tried: dict[str, float]
+    scores: Shares
+
+
+class Beside(msgspec.Struct, frozen=True):
+    """A round on a task beside the base model, each at its best temperature."""
+
+    task: str
+    base_temperature: float
+    base: Interval
+    temperature: float
+    tuned: Interval
+    gain: Interval
+
+
+def shares(responses: Sequence[Response], *, choosing: bool) -> dict[float, Shares]:
+    """Temperature -> what was right there, of the problems that choose, or of those that report."""
+    found: dict[float, dict[str, dict[str, list[bool]]]] = {}
+    for r in responses:
+        if r.use != ("report" if choosing else "choose"):
+            at = 0.0 if r.sample == GREEDY else r.temperature
+            found.setdefault(at, {}).setdefault(r.task, {}).setdefault(r.problem, []).append(r.right)
+    return {
+        at: {task: {problem: fmean(right) for problem, right in of.items()} for task, of in tasks.items()}
+        for at, tasks in found.items()
+    }
+
+
+def mean_share(of: Shares) -> float:
+    """Mean over tasks of their means over problems."""
+    return fmean(fmean(problems.values()) for problems in of.values())
+
+
+def best_of(by_temperature: dict[float, Shares]) -> float:
+    """The temperature with the highest mean; of equal ones the highest, which gives most variety."""
+    return max(by_temperature, key=lambda at: (mean_share(by_temperature[at]), at))
+
+
+def beside(cooled: Cooled, responses: Sequence[Response], rounds: int) -> list[Beside]:
+    """A round's responses beside the cooled base model, a row a task; what only one of them answered is left out.
+
+    Args:
+        rounds: as in `results.results`.
+    """
+    choosing, reporting = shares(responses, choosing=True), shares(responses, choosing=False)
+    if not choosing or not reporting:
+        return []
+    best = best_of(choosing)
+    used_twice = {r.task for r in responses if r.use == "both"}
+    found = []
+    for task, tuned in reporting.get(best, {}).items():
+        base = cooled.scores.get(task, {})
+        both = [problem for problem in tuned if problem in base]
+        if not both:
+            continue
+        before, after = [[base[p]] for p in both], [[tuned[p]] for p in both]
+        confidence = 1 - 0.05 / rounds if task in used_twice else 0.95
+        found.append(
+            Beside(
+                task,
+                cooled.temperature,
+                mean_accuracy(before, _RESAMPLING_SEED),
+                best,
+                mean_accuracy(after, _RESAMPLING_SEED),
+                paired_difference(before, after, _RESAMPLING_SEED, confidence),
+            )
+        )
+    return found

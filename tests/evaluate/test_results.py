@@ -1,0 +1,146 @@
+"""What several responses to a problem say together, and which problems choose and which report."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from statistics import fmean
+
+import pytest
+
+from genius_lite.evaluate.cooling import Cooled, beside, best_of, shares
+from genius_lite.evaluate.measure import Asked, asked
+from genius_lite.evaluate.results import GREEDY, Response, Use, choosing_scores, results
+from genius_lite.evaluate.tasks import Problem, Task, Verdict
+from genius_lite.prompts import Vocabulary
+from genius_lite.records import Finish
+
+
+def said(
+    problem: str,
+    sample: int,
+    right: bool,
+    answer: str | None = None,
+    finish: Finish = "end",
+    use: Use = "both",
+    temperature: float = 0.7,
+) -> Response:
+    heat = 0.0 if sample == GREEDY else temperature
+    return Response("t", problem, sample, "", 10, finish, float(right), answer, use=use, temperature=heat)
+
+
+def test_majority_and_pass_by_hand():
+    rows = [
+        said("a", 0, True, "4"), said("a", 1, True, "4"), said("a", 2, False, "5"), said("a", 3, False, "6"),
+        said("b", 0, False, "1"), said("b", 1, False, "1"), said("b", 2, True, "2"), said("b", 3, False, None),
+    ]  # fmt: skip
+    (found,) = results(rows)
+    assert list(found.most) == list(found.some) == ["1", "2", "4"]
+    assert found.some["1"].estimate == pytest.approx(3 / 8)
+    assert found.some["2"].estimate == pytest.approx(fmean([1 - 1 / 6, 1 - 3 / 6]))
+    assert found.some["4"].estimate == 1.0
+    assert found.most["4"].estimate == pytest.approx(0.5)  # a: "4" twice; b: "1" twice
+    # Of two responses each answer has one vote, or both the same: ties count by halves.
+    of_a = fmean({0: 0.0, 1: 0.5, 2: 1.0}[sum(pair)] for pair in combinations([1, 1, 0, 0], 2))
+    of_b = fmean([0.0, 0.5, 0.0, 0.5, 0.0, 1.0])
+    assert found.most["2"].estimate == pytest.approx(fmean([of_a, of_b]))
+
+
+def test_who_does_not_end_has_no_vote():
+    rows = [said("a", 0, True, "4"), *(said("a", n, False, "9", finish="length") for n in (1, 2, 3))]
+    (found,) = results(rows)
+    assert found.most["4"].estimate == 1.0
+    assert found.of_ended and found.of_ended.estimate == 1.0
+    assert found.cut == 0.75
+    (none,) = results([said("a", n, False, "9", finish="length") for n in range(2)])
+    assert none.of_ended is None and none.most["2"].estimate == 0.0
+
+
+def test_rounds_are_judged_by_the_mean_of_greedy_and_sampled_accuracy():
+    rows = [
+        said("a", GREEDY, True),
+        said("a", 0, False),
+        said("a", 1, True),
+        said("b", GREEDY, False),
+        said("b", 0, True),
+    ]
+    assert choosing_scores(rows) == {"t": {"a": 0.75, "b": 0.5}}
+    (found,) = results(rows)
+    assert found.judged.estimate == pytest.approx(0.625)
+    assert choosing_scores([said("a", 0, True)]) == {"t": {"a": 1.0}}, "of one kind alone, that"
+
+
+def test_problems_that_choose_do_not_report():
+    rows = [said("a", GREEDY, True, use="choose"), said("b", GREEDY, False, use="report")]
+    assert choosing_scores(rows) == {"t": {"a": 1.0}}
+    (found,) = results(rows)
+    assert (found.problems, found.judged.estimate, found.chosen_on) == (1, 0.0, False)
+    assert results([rows[0]]) == []
+
+
+def test_where_the_same_problems_choose_and_report_gains_are_corrected_for_the_choice():
+    base = [said(f"p{n}", GREEDY, n % 3 == 0) for n in range(30)]
+    tuned = [said(f"p{n}", GREEDY, n % 2 == 0) for n in range(30)]
+    (one,), (five,) = results(tuned, base, rounds=1), results(tuned, base, rounds=5)
+    assert one.chosen_on and one.judged_gain and five.judged_gain
+    assert one.judged_gain.estimate == five.judged_gain.estimate
+    assert five.judged_gain.low < one.judged_gain.low < one.judged_gain.high < five.judged_gain.high
+    apart = [[said(r.problem, r.sample, r.right, use="report") for r in rows] for rows in (tuned, base)]
+    (reported,) = results(*apart, rounds=5)
+    assert not reported.chosen_on and reported.judged_gain == one.judged_gain
+
+
+def test_a_problem_that_only_one_of_them_answered_is_left_out_of_the_gain():
+    base, tuned = [said("a", GREEDY, False)], [said("a", GREEDY, True), said("b", GREEDY, False)]
+    (found,) = results(tuned, base)
+    assert found.greedy_gain and found.greedy_gain.estimate == 1.0
+    assert found.mcnemar and (found.mcnemar.gained, found.mcnemar.lost) == (1, 0)
+    (alone,) = results(tuned, [said("c", GREEDY, True)])
+    assert alone.greedy_gain is None and alone.mcnemar is None
+
+
+def task(problems: int, name: str = "t") -> Task:
+    rows = [Problem(f"{n:04x}", f"{n}?", str(n)) for n in range(problems)]
+    return Task(name, rows, lambda problem, text: Verdict(0.0))
+
+
+def divided(of: Task, use, gguf) -> Asked:
+    with Vocabulary.open(gguf) as vocabulary:
+        return asked(of, use, vocabulary, None)
+
+
+def test_half_of_the_problems_choose_the_same_ones_whatever_the_seed(tiny_llama):
+    found = divided(task(41), "auto", tiny_llama)
+    assert found.uses.count("choose") == 20 and found.uses.count("report") == 21
+    assert found.uses == divided(task(41, "other"), "auto", tiny_llama).uses
+    assert found.uses[:20] != ["choose"] * 20, "not the first ones"
+    choosing, reporting = found.choosing(), found.reporting()
+    assert [q.id for q in choosing.questions] == [p.id for p in choosing.task.problems]
+    assert {p.id for p in choosing.task.problems} | {p.id for p in reporting.task.problems} == {
+        f"{n:04x}" for n in range(41)
+    }
+    assert len(choosing.questions) == 20 and set(choosing.uses) == {"choose"}
+    assert divided(task(39), "auto", tiny_llama).uses == ["both"] * 39
+    assert divided(task(2), "report", tiny_llama).uses == ["report"] * 2
+
+
+def heated(right: dict[float, tuple[bool, bool]]) -> list[Response]:
+    """At each temperature whether the problem that chooses, and the one that reports, is right."""
+    uses: tuple[Use, Use] = ("choose", "report")
+    return [
+        said(use, GREEDY if at == 0 else 0, ok, use=use, temperature=at)
+        for at, both in right.items()
+        for use, ok in zip(uses, both, strict=True)
+    ]
+
+
+def test_the_temperature_is_chosen_on_other_problems_than_it_is_told_of():
+    base = heated({0.0: (False, True), 0.3: (True, False), 0.7: (False, True)})
+    assert best_of(shares(base, choosing=True)) == 0.3
+    cooled = Cooled(0.3, {}, shares(base, choosing=False)[0.3])
+    (found,) = beside(cooled, heated({0.0: (False, False), 0.7: (True, True)}), rounds=1)
+    assert (found.base_temperature, found.temperature) == (0.3, 0.7)
+    assert (found.base.estimate, found.tuned.estimate, found.gain.estimate) == (0.0, 1.0, 1.0)
+
+
+def test_of_equally_good_temperatures_the_highest_is_taken():
+    assert best_of(shares(heated({0.0: (True, True), 0.3: (True, False), 0.7: (False, True)}), choosing=True)) == 0.3
