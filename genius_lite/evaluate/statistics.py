@@ -138,23 +138,24 @@ def pooled_difference(
     # Either one arm of differences or two; everything below is a sum over the arms.
     arms = [[after - before for before, after in tasks]] if paired else [[-b for b, _ in tasks], [t for _, t in tasks]]
     by_problem = [np.sum([scores.mean(axis=0) for scores in of_task], axis=0) for of_task in zip(*arms, strict=True)]
-    over_problems = _mean_of([_bootstrap(v, (-1.0, 1.0), seed, confidence, resamples) for v in by_problem])
+    over_problems = mean_of([_bootstrap(v, (-1.0, 1.0), seed, confidence, resamples) for v in by_problem])
     variance = sum(_variance_of_mean(values) for values in by_problem) / len(tasks) ** 2
     freedom = sum(len(arm[0]) - 1 for arm in arms)
     if not freedom:
-        return _pooled(over_problems, variance**0.5, None)
+        return PooledDifference(*msgspec.structs.astuple(over_problems), variance**0.5, None)
     share = sum(1 / len(arm[0]) for arm in arms) / freedom  # of the squares within arms, in the variance of the result
     of_seeds = [np.mean([scores.mean(axis=1) for scores in arm], axis=0) for arm in arms]
     over_seeds = (share * sum(float(((each - each.mean()) ** 2).sum()) for each in of_seeds)) ** 0.5
     chance = share * sum(_residual(scores) for arm in arms for scores in arm) / len(tasks) ** 2
     own = max(0.0, 1 - chance / variance) if variance else 1.0
-    return _pooled(with_seeds(over_problems, over_seeds, freedom, own, confidence), variance**0.5, over_seeds)
+    both = with_seeds(over_problems, over_seeds, freedom, own, confidence)
+    return PooledDifference(*msgspec.structs.astuple(both), variance**0.5, over_seeds)
 
 
 def with_seeds(
     over_problems: Interval, over_seeds: float, freedom: int, own: float = 1.0, confidence: float = 0.95
 ) -> Interval:
-    """Widens an interval over problems by what seeds add: half of one and of the other, as the sides of a right angle.
+    """Widens a difference's interval by what seeds add: half of one and of the other, as the sides of a right angle.
 
     Half of the seeds' own interval is Student's quantile times their standard error. Each part with the quantile of its
     own degrees of freedom: the sum then covers the truth as often as it says or more often, whichever of them is the
@@ -170,7 +171,17 @@ def with_seeds(
     seeds = student_quantile(freedom, confidence) * over_seeds
     below, above = over_problems.estimate - over_problems.low, over_problems.high - over_problems.estimate
     below, above = (max(half, math.hypot(own**0.5 * half, seeds)) for half in (below, above))
-    return Interval(over_problems.estimate, over_problems.estimate - below, over_problems.estimate + above)
+    # Two seeds have 1 degree of freedom and Student's quantile is 12.7 then, which may well reach too far.
+    low, high = max(-1.0, over_problems.estimate - below), min(1.0, over_problems.estimate + above)
+    return Interval(over_problems.estimate, low, high)
+
+
+def mean_of(intervals: Sequence[Interval]) -> Interval:
+    """The mean of independent estimates, the halves of whose intervals add as the sides of a right angle do."""
+    estimate = sum(each.estimate for each in intervals) / len(intervals)
+    below = math.hypot(*(each.estimate - each.low for each in intervals)) / len(intervals)
+    above = math.hypot(*(each.high - each.estimate for each in intervals)) / len(intervals)
+    return Interval(estimate, estimate - below, estimate + above)
 
 
 @functools.cache
@@ -226,14 +237,6 @@ def _scores(scores: ArrayLike) -> np.ndarray:
     return found
 
 
-def _mean_of(intervals: Sequence[Interval]) -> Interval:
-    """Of independent estimates: the halves of their intervals add as the sides of a right angle."""
-    estimate = sum(each.estimate for each in intervals) / len(intervals)
-    below = math.hypot(*(each.estimate - each.low for each in intervals)) / len(intervals)
-    above = math.hypot(*(each.high - each.estimate for each in intervals)) / len(intervals)
-    return Interval(estimate, estimate - below, estimate + above)
-
-
 def _variance_of_mean(values_P: np.ndarray) -> float:
     return float(values_P.var(ddof=1)) / len(values_P) if len(values_P) > 1 else 0.0
 
@@ -245,11 +248,6 @@ def _residual(scores_SP: np.ndarray) -> float:
         return 0.0
     rest = scores_SP - scores_SP.mean(axis=0) - scores_SP.mean(axis=1, keepdims=True) + scores_SP.mean()
     return float((rest**2).sum()) / (problems - 1) / problems
-
-
-def _pooled(interval: Interval, over_problems: float, over_seeds: float | None) -> PooledDifference:
-    low, high = max(-1.0, interval.low), min(1.0, interval.high)  # with two seeds Student's 12.7 reaches further
-    return PooledDifference(interval.estimate, low, high, over_problems, over_seeds)
 
 
 def _bootstrap(

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +12,7 @@ from genius_lite.evaluate.statistics import (
     Interval,
     mcnemar_exact,
     mean_accuracy,
+    mean_of,
     paired_difference,
     pooled_difference,
     student_quantile,
@@ -243,10 +247,26 @@ def test_seeds_that_happen_to_agree_do_not_narrow_it():
 
 
 def test_seeds_widen_an_interval_by_hand():
-    # Three seeds, 2 degrees of freedom: 4.303 * 1 = 4.303; below hypot(3, 4.303), above hypot(4, 4.303).
-    wide = with_seeds(Interval(5, 2, 9), 1, 2)
-    assert (wide.low, wide.high) == pytest.approx((5 - 5.2455, 5 + 5.8750), abs=1e-3)
-    assert with_seeds(Interval(5, 2, 9), 0, 2, own=0.5) == Interval(5, 2, 9)
+    # Three seeds, 2 degrees of freedom: 4.303 * 0.1; below hypot(0.3, 0.4303), above hypot(0.2, 0.4303).
+    wide = with_seeds(Interval(0.2, -0.1, 0.4), 0.1, 2)
+    assert (wide.low, wide.high) == pytest.approx((0.2 - 0.52455, 0.2 + 0.47450), abs=1e-4)
+    same = with_seeds(Interval(0.2, -0.1, 0.4), 0, 2, own=0.5)
+    assert (same.low, same.high) == pytest.approx((-0.1, 0.4))
+    assert with_seeds(Interval(0.2, -0.1, 0.4), 0.1, 1) == Interval(0.2, -1, 1)
+
+
+def test_independent_intervals_have_a_mean_by_hand():
+    mean = mean_of([Interval(0.1, 0.07, 0.14), Interval(0.3, 0.26, 0.33)])
+    assert (mean.estimate, mean.low, mean.high) == pytest.approx((0.2, 0.2 - 0.025, 0.2 + 0.025))
+
+
+def test_results_say_what_restating_them_prints(capsys):
+    study = Path(__file__).parents[2] / "recipes" / "study"
+    runpy.run_path(str(study / "restate.py"), run_name="__main__")
+    results = (study.parent / "RESULTS.md").read_text(encoding="utf-8")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 40
+    assert [line for line in lines if line.split(" | ")[2] not in results] == []
 
 
 def test_pairing_removes_the_problems_own_spread():
