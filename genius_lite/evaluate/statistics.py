@@ -140,16 +140,15 @@ def pooled_difference(
     by_problem = [np.sum([scores.mean(axis=0) for scores in of_task], axis=0) for of_task in zip(*arms, strict=True)]
     over_problems = mean_of([_bootstrap(v, (-1.0, 1.0), seed, confidence, resamples) for v in by_problem])
     variance = sum(_variance_of_mean(values) for values in by_problem) / len(tasks) ** 2
-    freedom = sum(len(arm[0]) - 1 for arm in arms)
-    if not freedom:
-        return PooledDifference(*msgspec.structs.astuple(over_problems), variance**0.5, None)
-    share = sum(1 / len(arm[0]) for arm in arms) / freedom  # of the squares within arms, in the variance of the result
-    of_seeds = [np.mean([scores.mean(axis=1) for scores in arm], axis=0) for arm in arms]
-    over_seeds = (share * sum(float(((each - each.mean()) ** 2).sum()) for each in of_seeds)) ** 0.5
-    chance = share * sum(_residual(scores) for arm in arms for scores in arm) / len(tasks) ** 2
-    own = max(0.0, 1 - chance / variance) if variance else 1.0
-    both = with_seeds(over_problems, over_seeds, freedom, own, confidence)
-    return PooledDifference(*msgspec.structs.astuple(both), variance**0.5, over_seeds)
+    interval, over_seeds = over_problems, None
+    if freedom := sum(len(arm[0]) - 1 for arm in arms):
+        of_seeds = [np.mean([scores.mean(axis=1) for scores in arm], axis=0) for arm in arms]
+        share = sum(1 / len(arm[0]) for arm in arms) / freedom  # of squares within arms, in the variance of the result
+        over_seeds = (share * sum(float(((each - each.mean()) ** 2).sum()) for each in of_seeds)) ** 0.5
+        chance = share * sum(_residual(scores) for arm in arms for scores in arm) / len(tasks) ** 2
+        own = max(0.0, 1 - chance / variance) if variance else 1.0
+        interval = with_seeds(over_problems, over_seeds, freedom, own, confidence)
+    return PooledDifference(interval.estimate, interval.low, interval.high, variance**0.5, over_seeds)
 
 
 def with_seeds(
