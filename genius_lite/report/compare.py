@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -18,22 +18,25 @@ from rich.table import Table
 from genius_lite.errors import UserError
 from genius_lite.evaluate.record import read_responses
 from genius_lite.evaluate.results import GREEDY, Response
-from genius_lite.evaluate.statistics import Interval, paired_difference
+from genius_lite.evaluate.statistics import PooledDifference, pooled_difference
 from genius_lite.report.summary import points
+
+ALL_TASKS = "mean of all tasks"
 
 _SEED = 0  # of the bootstrap
 _OF_A_SEED = ("seed", "watched")  # of a run's identity: the seed decides which queries are held out and watched
 
 Scores = dict[str, float]
-"""Problem -> share of right responses, over the seeds of an arm."""
+"""Problem -> share of right responses, of one seed."""
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A round of an arm on a task. Differences are paired by problem, their intervals bootstraps over problems.
+    """A round of an arm on a task; or on all of them, each weighing alike (`task` is ALL_TASKS then).
 
     An arm is all runs whose recipes differ in nothing but the seed; `seeds` is their number, `seed_spread` the standard
-    deviation of their sampled gains (None for one seed). `to_first` sets the sampled accuracy beside that of the first
-    arm's same round, on the problems that both have.
+    deviation of their sampled gains (None for one seed). Differences are paired by problem, their intervals are over
+    problems and seeds, or over problems only. `to_first` sets the sampled accuracy beside that of the first arm's same
+    round, on the problems that both have: seed by seed where both have the same seeds, else as independent ones.
     """
 
     task: str
@@ -42,51 +45,48 @@ class Row(msgspec.Struct, frozen=True):
     round: int
     best: bool
     sampled: float | None
-    sampled_gain: Interval | None
-    greedy_gain: Interval | None
+    sampled_gain: PooledDifference | None
+    greedy_gain: PooledDifference | None
     seed_spread: float | None
-    to_first: Interval | None
+    to_first: PooledDifference | None
 
 
 def compare_runs(runs: Sequence[Path]) -> list[Row]:
-    """A row for each task, arm and round.
+    """A row for each task, arm and round, and where an arm has several tasks, one for their mean.
 
     Raises:
         UserError: a folder is no run, or its rounds were not measured on any task.
     """
     found: list[Row] = []
-    arms = _arms(runs)
-    first: dict[tuple[str, int], Scores] = {}
-    for name, members in arms.items():
-        measured = [{n: read_responses(run, n) for n in _rounds(run)} for run in members]
-        if not all(each.get(0) for each in measured):
-            raise UserError(f"{name}: this run has measured no task; add some to `evaluate.tasks` of its recipe")
-        best = {_best(run) for run in members}
-        tasks = list(dict.fromkeys(response.task for response in measured[0][0]))
-        for task in tasks:
-            for number in sorted(set.intersection(*(set(each) for each in measured)) - {0}):
-                gains = _gains(measured, task, number)
+    first: dict[tuple[tuple[str, ...], int], _Answers] = {}
+    for arm in _arms(runs):
+        for tasks in arm.groups_of_tasks():
+            base, base_greedy = (arm.answers(0, tasks, greedy=greedy) for greedy in (False, True))
+            for number in arm.rounds():
+                tuned, tuned_greedy = (arm.answers(number, tasks, greedy=greedy) for greedy in (False, True))
+                gain = _difference(base, tuned)
+                spread = gain.over_seeds if gain else None
                 row = Row(
-                    task=task,
-                    arm=name,
-                    seeds=len(members),
+                    task=tasks[0] if len(tasks) == 1 else ALL_TASKS,
+                    arm=arm.name,
+                    seeds=len(arm.seeds),
                     round=number,
-                    best=best == {number},
-                    sampled=fmean(gains.sampled.values()) if gains.sampled else None,
-                    sampled_gain=_difference(gains.base_sampled, gains.sampled),
-                    greedy_gain=_difference(gains.base_greedy, gains.greedy),
-                    seed_spread=stdev(gains.of_each_seed) if len(gains.of_each_seed) > 1 else None,
-                    to_first=_difference(first.get((task, number), {}), gains.sampled),
+                    best=arm.best == {number},
+                    sampled=tuned.accuracy(),
+                    sampled_gain=gain,
+                    greedy_gain=_difference(base_greedy, tuned_greedy),
+                    seed_spread=None if spread is None else spread * len(arm.seeds) ** 0.5,
+                    to_first=_difference(first[tasks, number], tuned) if (tasks, number) in first else None,
                 )
                 found.append(row)
-                first.setdefault((task, number), gains.sampled)
+                first.setdefault((tasks, number), tuned)
     return found
 
 
 def print_comparison(rows: Sequence[Row], console: Console) -> None:
-    """A table for each task."""
+    """A table for each task, the mean of all tasks last."""
     by_task: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.task == ALL_TASKS):
         by_task[row.task].append(row)
     for task, of_task in by_task.items():
         table = Table(title=task, box=box.SIMPLE_HEAD)
@@ -95,55 +95,68 @@ def print_comparison(rows: Sequence[Row], console: Console) -> None:
             table.add_column(heading, justify="right", no_wrap=True)
         for row in of_task:
             table.add_row(
-                row.arm + _over_seeds(row),
+                row.arm + (f"\n{row.seeds} seeds" if row.seeds > 1 else ""),
                 f"{row.round}{'*' if row.best else ''}",
                 f"{row.sampled:.1%}" if row.sampled is not None else "-",
-                _on_two_lines(row.sampled_gain) or "-",
-                _on_two_lines(row.greedy_gain) or "-",
-                _on_two_lines(row.to_first) if row.arm != of_task[0].arm else "",
+                _in_lines(row.sampled_gain) or "-",
+                _in_lines(row.greedy_gain) or "-",
+                _in_lines(row.to_first),
             )
         console.print(table)
     console.print(
-        "Gains over the base model, and differences to the first run, in points with 95 % intervals over problems. "
-        "* the run's best round: it was chosen on these problems, which flatters it. +-: standard deviation of the "
-        "gain between seeds."
+        "Gains over the base model, and differences to the first run, in points with 95 % intervals over problems and "
+        "seeds; below them the standard error that each of the two adds. Over problems only: another seed may give "
+        "another gain. * the run's best round: it was chosen on these problems, which flatters it."
     )
 
 
-def _over_seeds(row: Row) -> str:
-    if row.seed_spread is None:
-        return ""
-    return f"\n{row.seeds} seeds\n+- {100 * row.seed_spread:.1f}"
-
-
-def _on_two_lines(gain: Interval | None) -> str:
+def _in_lines(gain: PooledDifference | None) -> str:
     """As three intervals do not fit beside each other into 80 columns."""
-    return points(gain).removesuffix(" points").replace(" [", "\n[") if gain else ""
+    if not gain:
+        return ""
+    lines = points(gain).removesuffix(" points").replace(" [", "\n[")
+    if gain.over_seeds is None:
+        return f"{lines}\nover problems\nonly"
+    return f"{lines}\nproblems {100 * gain.over_problems:.1f}\nseeds {100 * gain.over_seeds:.1f}"
 
 
-class _Gains(msgspec.Struct):
-    sampled: Scores
-    base_sampled: Scores
-    greedy: Scores
-    base_greedy: Scores
-    of_each_seed: list[float]
+class _Answers(msgspec.Struct, frozen=True):
+    """One kind of answers of an arm's round: for each task the scores of each seed."""
+
+    seeds: list[int]
+    of_tasks: list[list[Scores]]
+
+    def accuracy(self) -> float | None:
+        """Mean over the tasks, on the problems that all seeds have; None where a task has none."""
+        shared = [_shared(of_seeds) for of_seeds in self.of_tasks]
+        if not all(shared):
+            return None
+        by_task = zip(self.of_tasks, shared, strict=True)
+        return fmean(fmean(scores[p] for scores in of_seeds for p in problems) for of_seeds, problems in by_task)
 
 
-def _gains(measured: list[dict[int, list[Response]]], task: str, number: int) -> _Gains:
-    def pooled(number: int, *, greedy: bool) -> Scores:
-        return _mean([_scores(each[number], task, greedy=greedy) for each in measured])
+class _Arm(msgspec.Struct, frozen=True):
+    """Runs of one recipe, by seed. `responses` has for each of them its rounds' responses, 0 for the base model's."""
 
-    def gain(each: dict[int, list[Response]]) -> float:
-        after, before = (_scores(each[n], task, greedy=False) for n in (number, 0))
-        return fmean(after.values()) - fmean(before.values()) if after else 0.0
+    name: str
+    seeds: list[int]
+    responses: list[dict[int, list[Response]]]
+    best: set[int | None]
 
-    return _Gains(
-        pooled(number, greedy=False),
-        pooled(0, greedy=False),
-        pooled(number, greedy=True),
-        pooled(0, greedy=True),
-        [gain(each) for each in measured],
-    )
+    def groups_of_tasks(self) -> Iterator[tuple[str, ...]]:
+        """Each task, and if there are several, all of them."""
+        tasks = tuple(dict.fromkeys(response.task for response in self.responses[0][0]))
+        yield from ((task,) for task in tasks)
+        if len(tasks) > 1:
+            yield tasks
+
+    def rounds(self) -> list[int]:
+        """Those that every seed has."""
+        return sorted(set.intersection(*(set(of_seed) for of_seed in self.responses)) - {0})
+
+    def answers(self, number: int, tasks: tuple[str, ...], *, greedy: bool) -> _Answers:
+        of_tasks = [[_scores(of_seed[number], task, greedy=greedy) for of_seed in self.responses] for task in tasks]
+        return _Answers(self.seeds, of_tasks)
 
 
 def _scores(responses: list[Response], task: str, *, greedy: bool) -> Scores:
@@ -154,30 +167,44 @@ def _scores(responses: list[Response], task: str, *, greedy: bool) -> Scores:
     return {problem: fmean(scores) for problem, scores in found.items()}
 
 
-def _mean(of_seeds: list[Scores]) -> Scores:
-    """Of the problems that all seeds have."""
-    shared = [problem for problem in of_seeds[0] if all(problem in scores for scores in of_seeds)]
-    return {problem: fmean(scores[problem] for scores in of_seeds) for problem in shared}
+def _shared(of_seeds: list[Scores]) -> list[str]:
+    """The problems that all of them have."""
+    return [problem for problem in of_seeds[0] if all(problem in scores for scores in of_seeds)]
 
 
-def _difference(before: Scores, after: Scores) -> Interval | None:
-    shared = [problem for problem in after if problem in before]
-    if not shared:
+def _difference(before: _Answers, after: _Answers) -> PooledDifference | None:
+    """On the problems that both have; None where there is none of a task."""
+    problems = [_shared([*b, *a]) for b, a in zip(before.of_tasks, after.of_tasks, strict=True)]
+    if not all(problems):
         return None
-    return paired_difference([[before[p]] for p in shared], [[after[p]] for p in shared], _SEED)
+    base, tuned = (
+        [[[scores[p] for p in shared] for scores in of_seeds] for of_seeds, shared in zip(tasks, problems, strict=True)]
+        for tasks in (before.of_tasks, after.of_tasks)
+    )
+    return pooled_difference(base, tuned, _SEED, paired=before.seeds == after.seeds)
 
 
-def _arms(runs: Sequence[Path]) -> dict[str, list[Path]]:
-    """Runs by what their recipes say beside the seed; an arm is named after its first run."""
-    by_recipe: dict[str, list[Path]] = defaultdict(list)
+def _arms(runs: Sequence[Path]) -> Iterator[_Arm]:
+    """Runs by what their recipes say beside the seed, read one arm after the other; named after its first run."""
+    by_recipe: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for run in runs:
         if not (run / "recipe.json").is_file():
             raise UserError(f"{run} is no run folder; name the `out` of a recipe")
         recipe: dict[str, Any] = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+        seed = recipe["seed"]
         for key in _OF_A_SEED:
             recipe.pop(key, None)
-        by_recipe[json.dumps(recipe, sort_keys=True)].append(run)
-    return {(members[0].name or str(members[0])): members for members in by_recipe.values()}
+        by_recipe[json.dumps(recipe, sort_keys=True)].append((seed, run))
+    return map(_arm, by_recipe.values())
+
+
+def _arm(members: list[tuple[int, Path]]) -> _Arm:
+    name = members[0][1].name or str(members[0][1])
+    members = sorted(members, key=lambda member: member[0])  # so that two arms' seeds are in the same order
+    responses = [{number: read_responses(run, number) for number in _rounds(run)} for _, run in members]
+    if not all(of_seed.get(0) for of_seed in responses):
+        raise UserError(f"{name}: this run has measured no task; add some to `evaluate.tasks` of its recipe")
+    return _Arm(name, [seed for seed, _ in members], responses, {_best(run) for _, run in members})
 
 
 def _rounds(run: Path) -> list[int]:

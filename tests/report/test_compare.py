@@ -1,25 +1,34 @@
 from __future__ import annotations
 
+import io
 import json
 
+import msgspec
+import numpy as np
 import pytest
+from rich.console import Console
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.results import GREEDY, Response
-from genius_lite.report.compare import compare_runs
+from genius_lite.evaluate.statistics import pooled_difference
+from genius_lite.report.compare import ALL_TASKS, compare_runs, print_comparison
 from genius_lite.rundir import write_records
 
+Measured = dict[str, list[float]]
+"""Task -> a score for each of its problems."""
 
-def make_run(path, seed: int, scores: list[list[float]], loss: str = "aco"):
-    """A run folder with one task; `scores` holds each round's sampled scores, a problem each."""
+
+def make_run(path, seed: int, rounds: list[Measured], loss: str = "aco"):
+    """A run folder; each round's greedy and sampled responses have the same scores. The best round is 1."""
     path.mkdir()
     (path / "recipe.json").write_text(json.dumps({"seed": seed, "watched": f"2, 00{seed}f", "learner": {"loss": loss}}))
-    for number, of_round in enumerate(scores):
+    for number, of_round in enumerate(rounds):
         folder = path / f"round-{number}" / "evaluation"
         folder.mkdir(parents=True)
         rows = [
-            Response("sums", f"p{n}", sample, "", 5, "end", score)
-            for n, score in enumerate(of_round)
+            Response(task, f"p{n}", sample, "", 5, "end", float(score))
+            for task, scores in of_round.items()
+            for n, score in enumerate(scores)
             for sample in (GREEDY, 0)
         ]
         write_records(folder / "responses.jsonl", rows)
@@ -27,19 +36,89 @@ def make_run(path, seed: int, scores: list[list[float]], loss: str = "aco"):
     return path
 
 
+def sums(*scores: float) -> Measured:
+    return {"sums": list(scores)}
+
+
+def printed(rows) -> str:
+    out = io.StringIO()
+    print_comparison(rows, Console(file=out, width=80, color_system=None))
+    return out.getvalue()
+
+
 def test_seeds_are_pooled_and_arms_set_beside_the_first(tmp_path):
-    one = make_run(tmp_path / "aco-0", 0, [[0, 0, 1, 0], [1, 0, 1, 0]])
-    two = make_run(tmp_path / "aco-1", 1, [[0, 0, 1, 0], [1, 1, 1, 0]])
-    other = make_run(tmp_path / "random", 0, [[0, 0, 1, 0], [0, 0, 1, 0]], loss="dpo")
+    one = make_run(tmp_path / "aco-0", 0, [sums(0, 0, 1, 0), sums(1, 0, 1, 0)])
+    two = make_run(tmp_path / "aco-1", 1, [sums(0, 0, 1, 0), sums(1, 1, 1, 0)])
+    other = make_run(tmp_path / "random", 0, [sums(0, 0, 1, 0), sums(0, 0, 1, 0)], loss="dpo")
     aco, random = compare_runs([one, two, other])
     assert (aco.arm, aco.seeds, aco.round, aco.best) == ("aco-0", 2, 1, True)
     assert aco.sampled == pytest.approx((0.5 + 0.75) / 2)
     assert aco.sampled_gain and aco.sampled_gain.estimate == pytest.approx((0.25 + 0.5) / 2)
     assert aco.greedy_gain == aco.sampled_gain
     assert aco.seed_spread == pytest.approx(0.25 / 2**0.5)
+    assert aco.sampled_gain.over_seeds == pytest.approx(0.25 / 2)
     assert random.sampled_gain and random.sampled_gain.estimate == 0
     assert random.to_first and random.to_first.estimate == pytest.approx(-0.375)
     assert random.seed_spread is None
+    assert random.sampled_gain.over_seeds is None
+    assert random.to_first.over_seeds is not None, "the first arm's seeds are drawn, too"
+
+
+def test_arms_of_the_same_seeds_are_paired_by_seed_in_whatever_order_they_are_named(tmp_path):
+    rng = np.random.default_rng(0)
+    base = sums(*[0.0] * 30)
+    right = (rng.random((2, 3, 30)) < [[[0.2], [0.4], [0.6]], [[0.3], [0.5], [0.7]]]).astype(float)
+    runs = [
+        make_run(tmp_path / f"{loss}-{seed}", seed, [base, sums(*scores)], loss)
+        for loss, of_seeds in zip(("aco", "dpo"), right, strict=True)
+        for seed, scores in enumerate(of_seeds)
+    ]
+    _, paired = compare_runs([*runs[:3], *reversed(runs[3:])])
+    _, independent = compare_runs([*runs[:3], *runs[4:]])
+    assert paired.to_first == pooled_difference(right[:1], right[1:], 0)
+    assert independent.to_first == pooled_difference(right[:1], right[1:, 1:], 0, paired=False)
+
+
+def test_the_mean_of_all_tasks_weighs_them_alike(tmp_path):
+    before, after = {"sums": [0, 0, 0, 0], "words": [1, 0]}, {"sums": [1, 0, 0, 0], "words": [1, 1]}
+    run = make_run(tmp_path / "run", 0, [before, after])
+    one_task = make_run(tmp_path / "sums", 0, [sums(0, 0, 0, 0), sums(1, 1, 0, 0)], loss="dpo")
+    rows = compare_runs([run, one_task])
+    assert [(row.task, row.arm) for row in rows] == [
+        ("sums", "run"),
+        ("words", "run"),
+        (ALL_TASKS, "run"),
+        ("sums", "sums"),
+    ]
+    mean = rows[2]
+    assert mean.sampled == pytest.approx((1 / 4 + 1) / 2)
+    assert mean.sampled_gain and mean.sampled_gain.estimate == pytest.approx((1 / 4 + 1 / 2) / 2)
+    assert rows[3].to_first and rows[3].to_first.estimate == pytest.approx(1 / 4)
+    assert printed(rows).index("words") < printed(rows).index(ALL_TASKS)
+
+
+def test_both_parts_of_the_error_are_shown_and_fit_into_80_columns(tmp_path):
+    rng = np.random.default_rng(1)
+    losses = ("aco", "aco", "dpo")
+    runs = [
+        make_run(tmp_path / f"a-long-name-{n}", n, [sums(*[1.0] * 25), sums(*rng.integers(0, 2, 25))], loss)
+        for n, loss in enumerate(losses)
+    ]
+    rows = compare_runs(runs)
+    text = printed(rows)
+    assert max(map(len, text.splitlines())) <= 80
+    first, second = rows
+    for row in rows:
+        assert row.sampled_gain
+        for end in (row.sampled_gain.low, row.sampled_gain.high):
+            assert f"{100 * end:+.1f}" in text
+    assert first.sampled_gain and first.sampled_gain.over_seeds
+    assert f"problems {100 * first.sampled_gain.over_problems:.1f}" in text
+    assert f" seeds {100 * first.sampled_gain.over_seeds:.1f}" in text
+    assert "over problems" not in printed([first]).split("Gains")[0]
+    assert "over problems" in printed([second]).split("Gains")[0]
+    as_json = msgspec.to_builtins(rows)
+    assert set(as_json[0]["sampled_gain"]) == {"estimate", "low", "high", "over_problems", "over_seeds"}
 
 
 def test_what_cannot_be_compared_is_named(tmp_path):
