@@ -7,13 +7,12 @@ are not told apart, and the later one goes on.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from genius_lite.evaluate.signals import Signals
-from genius_lite.evaluate.statistics import Interval, student_quantile
+from genius_lite.evaluate.statistics import Interval, mean_of, paired_difference
 from genius_lite.recipe import Evaluate
 
 _PARSED = 0.5  # share of the responses that must state a final answer before their agreement says anything
@@ -61,29 +60,14 @@ def mean_score(scores: Scores) -> float | None:
 
 
 def difference(before: Scores, after: Scores, confidence: float) -> Interval | None:
-    """Mean over tasks of the mean of after - before over the problems that both have; None where they share none.
-
-    A t interval, as decisions rest on a dozen queries, where a percentile bootstrap is too narrow. The variances of the
-    tasks add up, with the degrees of freedom of Welch and Satterthwaite (Biometrics Bulletin 2, 1946). Each task counts
-    one problem more, which tells the two apart in nothing: a few problems that agree by chance then prove nothing.
-    """
-    means, errors, freedom = list[float](), list[float](), list[int]()
+    """Mean over tasks of the mean of after - before over the problems that both have; None where they share none."""
+    found = []
     for task, scores in after.items():
-        changes = [score - before[task][p] for p, score in scores.items() if p in before.get(task, {})]
-        if changes:
-            count, padded = len(changes), [*changes, 0.0]
-            mean = fmean(padded)
-            means.append(mean)
-            errors.append(sum((change - mean) ** 2 for change in padded) / count / (count + 1))
-            freedom.append(count)
-    if not means:
-        return None
-    estimate, error = fmean(means), math.sqrt(sum(errors)) / len(means)
-    if error == 0:
-        return Interval(estimate, estimate, estimate)
-    df = sum(errors) ** 2 / sum(e**2 / n for e, n in zip(errors, freedom, strict=True))
-    half = student_quantile(df, confidence) * error
-    return Interval(estimate, estimate - half, estimate + half)
+        both = [problem for problem in scores if problem in before.get(task, {})]
+        if both:
+            was, is_now = ([[of[p]] for p in both] for of in (before[task], scores))
+            found.append(paired_difference(was, is_now, confidence))
+    return mean_of(found) if found else None
 
 
 def course(cfg: Evaluate, rounds: int, standings: Sequence[Standing]) -> Course:

@@ -91,7 +91,7 @@ def beside(cooled: Cooled, responses: Sequence[Response], rounds: int) -> list[B
                 mean_accuracy(before, _RESAMPLING_SEED),
                 best,
                 mean_accuracy(after, _RESAMPLING_SEED),
-                paired_difference(before, after, _RESAMPLING_SEED, confidence),
+                paired_difference(before, after, confidence),
             )
         )
     return found

@@ -163,7 +163,7 @@ def _gain(base: dict[str, list[float]], tuned: dict[str, list[float]], confidenc
     both = [problem for problem in tuned if problem in base]
     if not both:
         return None
-    return paired_difference([base[p] for p in both], [tuned[p] for p in both], _RESAMPLING_SEED, confidence)
+    return paired_difference([base[p] for p in both], [tuned[p] for p in both], confidence)
 
 
 def _of_ended(rows: list[Response]) -> Interval | None:

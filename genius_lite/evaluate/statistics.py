@@ -4,8 +4,8 @@ Problems are the unit that is drawn from a population; several samples of one pr
 Intervals of means are percentile bootstraps over problems (Efron and Tibshirani, An Introduction to the Bootstrap,
 1993, chapter 13) rather than estimate +- 1.96 clustered standard errors (Miller, Adding Error Bars to Evals, arXiv
 2411.00640): the two agree in the middle of the range, but a bootstrap stays inside it, follows the skew near its ends,
-and does partial credit, unequal numbers of samples and differences in the same way. Below some 30 problems it is a
-little too narrow.
+and does partial credit and unequal numbers of samples in the same way. Below some 30 problems it is a little too
+narrow. Intervals of differences are Student's.
 
 Seeds of a training are drawn too, and all of them are asked the same problems: `pooled_difference` adds their part.
 """
@@ -85,13 +85,12 @@ def mean_accuracy(
 
 
 def paired_difference(
-    base: Sequence[Sequence[float]],
-    tuned: Sequence[Sequence[float]],
-    seed: int,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
+    base: Sequence[Sequence[float]], tuned: Sequence[Sequence[float]], confidence: float = 0.95
 ) -> Interval:
     """Mean of tuned - base over the same problems in the same order, whose difficulty cancels.
+
+    Student's interval (Biometrika 6, 1908): differences are not skewed as accuracies are, and a percentile bootstrap
+    calls 3 to 4 of 100 unchanged models better where 20 to 50 problems are there, this one at most 2.5.
 
     Args:
         base, tuned: for each problem its samples' scores, 0 to 1; their numbers may differ.
@@ -101,17 +100,15 @@ def paired_difference(
     """
     if len(base) != len(tuned):
         raise ValueError(f"{len(base)} and {len(tuned)} problems cannot be paired")
-    return _bootstrap(_means(tuned) - _means(base), (-1.0, 1.0), seed, confidence, resamples)
+    return _student(_means(tuned) - _means(base), confidence)
 
 
 def pooled_difference(
     base: Sequence[ArrayLike],
     tuned: Sequence[ArrayLike],
-    seed: int,
     *,
     paired: bool = True,
     confidence: float = 0.95,
-    resamples: int = 10_000,
 ) -> PooledDifference:
     """Mean of tuned - base over problems and over the seeds of a training; of several tasks the mean of their means.
 
@@ -138,7 +135,7 @@ def pooled_difference(
     # Either one arm of differences or two; everything below is a sum over the arms.
     arms = [[after - before for before, after in tasks]] if paired else [[-b for b, _ in tasks], [t for _, t in tasks]]
     by_problem = [np.sum([scores.mean(axis=0) for scores in of_task], axis=0) for of_task in zip(*arms, strict=True)]
-    over_problems = mean_of([_bootstrap(v, (-1.0, 1.0), seed, confidence, resamples) for v in by_problem])
+    over_problems = mean_of([_student(v, confidence) for v in by_problem])
     variance = sum(_variance_of_mean(values) for values in by_problem) / len(tasks) ** 2
     interval, over_seeds = over_problems, None
     if freedom := sum(len(arm[0]) - 1 for arm in arms):
@@ -269,6 +266,14 @@ def _residual(scores_SP: np.ndarray) -> float:
         return 0.0
     rest = scores_SP - scores_SP.mean(axis=0) - scores_SP.mean(axis=1, keepdims=True) + scores_SP.mean()
     return float((rest**2).sum()) / (problems - 1) / problems
+
+
+def _student(differences_P: np.ndarray, confidence: float) -> Interval:
+    problems, estimate = len(differences_P), float(differences_P.mean())
+    if np.ptp(differences_P) == 0:
+        return _of_a_constant(estimate, problems, (-1.0, 1.0), confidence)
+    half = student_quantile(problems - 1, confidence) * _variance_of_mean(differences_P) ** 0.5
+    return Interval(estimate, max(-1.0, estimate - half), min(1.0, estimate + half))
 
 
 def _bootstrap(

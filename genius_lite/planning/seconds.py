@@ -59,9 +59,11 @@ def cost(known: Expected, stage: str, number: int) -> Cost:
     if stage == EVALUATION:
         decode = rates.of_file(recipe.quantize.type)
         of_base = rates.of_file(recipe.quantize.type)
-        once = _evaluation(known, of_base, beside=None) if number == 1 and rounds_base(known.job) else Cost(0.0)
-        found = _evaluation(known, decode, beside=of_base)
-        return Cost(found.seconds + once.seconds, found.tokens + once.tokens)
+        found = [_evaluation(known, decode, beside=of_base)]
+        if number == 1:
+            found.append(_cooling(known, of_base))
+            found += [_evaluation(known, of_base, beside=None)] if rounds_base(known.job) else []
+        return Cost(sum(each.seconds for each in found), sum(each.tokens for each in found))
     assert stage == EXPORT, stage
     return Cost(_COPIED * quantized_bytes(known.job.source, recipe.quantize.type))
 
@@ -100,6 +102,17 @@ def _quantizing(known: Expected, number: int) -> Cost:
     once = Sampled(0.0, pairs * mean_tokens(job.queries), 0.0)
     seconds += _FILES * session(rates.of_file(job.recipe.quantize.type), once, scored)
     return Cost(seconds, scored)
+
+
+def _cooling(known: Expected, decode: Decode) -> Cost:
+    """The base model at the temperatures of its sweep, on the problems that choose."""
+    job, cfg = known.job, known.job.recipe.evaluate
+    temperatures = [t for t in cfg.sweep if t != job.temperature] if cfg.samples else []
+    problems = [len(q.tokens) for item in job.tasks for q in item.choosing().questions]
+    if not problems or not temperatures:
+        return Cost(0.0)
+    work = answered(problems, cfg.samples, known.probe, known.slots)
+    return Cost(len(temperatures) * session(decode, work), len(temperatures) * work.sampled)
 
 
 def _evaluation(known: Expected, decode: Decode, beside: Decode | None) -> Cost:

@@ -127,7 +127,17 @@ def _figures(report: dict[str, Any]) -> dict[str, float]:
     """What a round's report says in numbers."""
     training, quantized = report["training"], report["quantized"]
     # What the round is judged by, and the base model that it is told against, which may be rounded.
-    names = ("score", "base_score", "queries", "pairs", "sampled_tokens", "tokens_per_s", "mean_value", "ended_share", "gguf_bytes")
+    names = (
+        "score",
+        "base_score",
+        "queries",
+        "pairs",
+        "sampled_tokens",
+        "tokens_per_s",
+        "mean_value",
+        "ended_share",
+        "gguf_bytes",
+    )
     found = {f"round/{name}": report[name] for name in names}
     found |= {f"round/{name}": training[name] for name in ("loss", "margin", "accuracy", "parity")}
     found |= {f"round/{name}": report["watched"][name] for name in ("spread", "length_gap")}

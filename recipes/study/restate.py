@@ -55,9 +55,9 @@ def qwen() -> Iterator[Line]:
         tuned = {name: [right(run, "round 1", kind) for run in of_seeds] for name, of_seeds in groups.items()}
         for name, of_seeds in groups.items():
             base = [right(run, "base", kind) for run in of_seeds]
-            yield f"Qwen, {name}", kind, pooled_difference([base], [tuned[name]], 0)
+            yield f"Qwen, {name}", kind, pooled_difference([base], [tuned[name]])
         by_value, random, *_ = tuned.values()
-        yield "Qwen, ahead of random pairs", kind, pooled_difference([random], [by_value], 0, paired=False)
+        yield "Qwen, ahead of random pairs", kind, pooled_difference([random], [by_value], paired=False)
 
 
 def qwen_first_160() -> Iterator[Line]:
@@ -65,7 +65,7 @@ def qwen_first_160() -> Iterator[Line]:
     runs = [_read("qwen-gsm8k.json")["runs"][f"qwen-gsm8k-{seed}"] for seed in (0, 1)]
     base, tuned = (np.array([[[*map(int, p)] for p in run[key]] for run in runs]) for key in ("base", "round"))
     for kind, samples in (("sampled", slice(1, None)), ("greedy", slice(1))):
-        found = pooled_difference([base[..., samples].mean(axis=2)], [tuned[..., samples].mean(axis=2)], 0)
+        found = pooled_difference([base[..., samples].mean(axis=2)], [tuned[..., samples].mean(axis=2)])
         yield "Qwen, the first 160 of them", kind, found
 
 

@@ -31,7 +31,7 @@ def decided(cfg: Evaluate, *shares: float, halted: int | None = None) -> Course:
         ((0.3, 0.6, 0.58), 2),
         ((0.3, 0.6, 0.3), 1),
         ((0.3, 0.6, 0.1, 0.55), 3),
-        ((0.5, 0.4, 0.3, 0.2), 0),  # each hardly worse than the one before, and all of them than the base
+        ((0.5, 0.4, 0.3, 0.2), 1),  # each hardly worse than the one before, but the second surely than the base
     ],
 )
 def test_the_best_round_is_the_latest_that_is_not_surely_worse(shares, best):

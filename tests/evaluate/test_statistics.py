@@ -106,7 +106,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         tuned = rng.random((60, 4)) < skill + 0.1 * (1 - skill)
         interval = mean_accuracy(base.tolist(), seed, resamples=1000)
         covered += interval.low <= 1 / 3 <= interval.high
-        difference = paired_difference(base.tolist(), tuned.tolist(), seed, resamples=1000)
+        difference = paired_difference(base.tolist(), tuned.tolist())
         paired += difference.low <= 0.1 * (1 - 1 / 3) <= difference.high
     assert 0.90 <= covered / 300 <= 0.985
     assert 0.90 <= paired / 300 <= 0.985
@@ -157,12 +157,12 @@ def test_pooled_intervals_cover_the_truth(seeds, accuracy, spreads):
     """Of 400 studies: 95 % less two binomial standard errors (1.1 points)."""
     rng = np.random.default_rng(round(1000 * seeds + 10 * accuracy))
     truth, covered, over_problems = LEARNED * (1 - accuracy), 0, 0
-    for study in range(400):
+    for _ in range(400):
         base, tuned = simulated(rng, seeds, accuracy, spreads)
-        pooled = pooled_difference([base], [tuned], study, resamples=300)
+        pooled = pooled_difference([base], [tuned])
         covered += pooled.low <= truth <= pooled.high
         if spreads == SEEDS:
-            fixed = paired_difference(base.mean(axis=0)[:, None], tuned.mean(axis=0)[:, None], study, resamples=300)
+            fixed = paired_difference(base.mean(axis=0)[:, None], tuned.mean(axis=0)[:, None])
             over_problems += fixed.low <= truth <= fixed.high
     assert covered / 400 >= 0.93
     assert over_problems / 400 < 0.85, "an interval over problems would do as well: the simulation has nothing to find"
@@ -171,10 +171,7 @@ def test_pooled_intervals_cover_the_truth(seeds, accuracy, spreads):
 def test_pooled_intervals_are_no_wider_than_they_must():
     """Of five seeds that do not differ: half as wide again at most as if that were known."""
     rng = np.random.default_rng(6)
-    found = [
-        pooled_difference(*([scores] for scores in simulated(rng, 5, 0.3, PROBLEMS)), n, resamples=300)
-        for n in range(200)
-    ]
+    found = [pooled_difference(*([scores] for scores in simulated(rng, 5, 0.3, PROBLEMS))) for _ in range(200)]
     known = 2 * 1.96 * np.std([pooled.estimate for pooled in found])
     assert np.mean([pooled.high - pooled.low for pooled in found]) < 1.5 * known
 
@@ -184,10 +181,10 @@ def test_independent_seeds_cover_the_truth(seeds):
     """Two arms that gain the same on the whole, their seeds drawn separately: of 400 studies, as above."""
     rng = np.random.default_rng(7)
     covered = 0
-    for study in range(400):
+    for _ in range(400):
         _, *arms = simulated(rng, 3, 0.3, SEEDS, arms=3)
         one, other = (scores[:n] for scores, n in zip(arms, seeds, strict=True))
-        pooled = pooled_difference([one], [other], study, paired=False, resamples=300)
+        pooled = pooled_difference([one], [other], paired=False)
         covered += pooled.low <= 0 <= pooled.high
     assert covered / 400 >= 0.93
 
@@ -196,11 +193,11 @@ def test_the_mean_of_tasks_covers_the_truth():
     """Two tasks of unequal size, on which a seed is better or worse at once: of 400 studies, as above."""
     rng = np.random.default_rng(8)
     truth, covered = LEARNED * (0.9 + 0.5) / 2, 0
-    for study in range(400):
+    for _ in range(400):
         of_seed = rng.normal(0, 0.05, (3, 1))
         tasks = [simulated(rng, 3, a, PROBLEMS, problems=n) for a, n in ((0.1, 40), (0.5, 80))]
         base, tuned = zip(*((b, t + of_seed) for b, t in tasks), strict=True)
-        pooled = pooled_difference(base, tuned, study, resamples=300)
+        pooled = pooled_difference(base, tuned)
         covered += pooled.low <= truth <= pooled.high
     assert covered / 400 >= 0.93
 
@@ -208,7 +205,7 @@ def test_the_mean_of_tasks_covers_the_truth():
 def test_both_parts_of_the_error_by_hand():
     base = np.zeros((2, 4))
     tuned = np.array([[1, 1, 0, 0], [1, 0, 0, 0]])
-    pooled = pooled_difference([base], [tuned], seed=0)
+    pooled = pooled_difference([base], [tuned])
     assert pooled.estimate == 3 / 8
     # Means of problems 1, 1/2, 0, 0, squares around their mean 11/16; of seeds 1/2 and 1/4, squares 1/32.
     assert pooled.over_problems == pytest.approx((11 / 16 / 3 / 4) ** 0.5)
@@ -220,19 +217,19 @@ def test_both_parts_of_the_error_by_hand():
 def test_two_tasks_weigh_alike_and_their_own_spreads_do_not_mix():
     rng = np.random.default_rng(2)
     tasks = [simulated(rng, 3, 0.3, PROBLEMS, problems=n) for n in (20, 80)]
-    alone = [pooled_difference([base], [tuned], seed=0) for base, tuned in tasks]
-    both = pooled_difference([b for b, _ in tasks], [t for _, t in tasks], seed=0)
+    alone = [pooled_difference([base], [tuned]) for base, tuned in tasks]
+    both = pooled_difference([b for b, _ in tasks], [t for _, t in tasks])
     assert both.estimate == pytest.approx((alone[0].estimate + alone[1].estimate) / 2)
     assert both.over_problems == pytest.approx(np.hypot(alone[0].over_problems, alone[1].over_problems) / 2)
     far = [(base, tuned + shift) for (base, tuned), shift in zip(tasks, (0, 0.5), strict=True)]
-    apart = pooled_difference([b for b, _ in far], [t for _, t in far], seed=0)
+    apart = pooled_difference([b for b, _ in far], [t for _, t in far])
     assert apart.over_problems == pytest.approx(both.over_problems)
 
 
 def test_one_seed_is_over_problems_only():
     base, tuned = simulated(np.random.default_rng(1), 1, 0.3, NOTHING)
-    pooled = pooled_difference([base], [tuned], seed=3)
-    alone = paired_difference(base.T, tuned.T, seed=3)
+    pooled = pooled_difference([base], [tuned])
+    alone = paired_difference(base.T, tuned.T)
     assert (pooled.estimate, pooled.low, pooled.high) == pytest.approx((alone.estimate, alone.low, alone.high))
     assert pooled.over_seeds is None
 
@@ -240,8 +237,8 @@ def test_one_seed_is_over_problems_only():
 def test_seeds_that_happen_to_agree_do_not_narrow_it():
     problems = np.random.default_rng(5).integers(0, 2, (1, 40)).astype(float)
     base, tuned = np.zeros((3, 40)), np.concatenate([problems, problems[:, ::-1], np.roll(problems, 7)])
-    pooled = pooled_difference([base], [tuned], seed=0)
-    fixed = paired_difference(base.T, tuned.T, seed=0)
+    pooled = pooled_difference([base], [tuned])
+    fixed = paired_difference(base.T, tuned.T)
     assert pooled.over_seeds == 0
     assert (pooled.low, pooled.high) == pytest.approx((fixed.low, fixed.high))
 
@@ -274,7 +271,7 @@ def test_pairing_removes_the_problems_own_spread():
     base = (rng.random((200, 4)) < rng.integers(0, 2, (200, 1))).astype(float)
     tuned = base.copy()
     tuned[:20, 0] = 1
-    difference = paired_difference(base.tolist(), tuned.tolist(), seed=0)
+    difference = paired_difference(base.tolist(), tuned.tolist())
     one = mean_accuracy(base.tolist(), seed=0)
     assert difference.estimate == pytest.approx(tuned.mean() - base.mean())
     assert difference.low > 0
@@ -283,7 +280,7 @@ def test_pairing_removes_the_problems_own_spread():
 
 def test_the_difference_turns_its_sign_with_the_models():
     a, b = [[1], [0], [1], [0.5]], [[1], [1], [1], [1]]
-    there, back = paired_difference(a, b, seed=2), paired_difference(b, a, seed=2)
+    there, back = paired_difference(a, b), paired_difference(b, a)
     assert (there.estimate, there.low, there.high) == pytest.approx((-back.estimate, -back.high, -back.low))
 
 
@@ -293,7 +290,7 @@ def test_where_no_problem_differs_the_interval_still_has_a_width():
     # Up to 16.11 % of other problems: half solved now, those may be anything from 0 to 1.
     half = mean_accuracy([[1, 0]] * 20, seed=0)
     assert (half.low, half.high) == pytest.approx((0.5 - 0.1611 / 2, 0.5 + 0.1611 / 2), abs=5e-5)
-    same = paired_difference([[1], [0]] * 10, [[1], [0]] * 10, seed=0)
+    same = paired_difference([[1], [0]] * 10, [[1], [0]] * 10)
     assert (same.estimate, same.low, same.high) == pytest.approx((0, -0.1611, 0.1611), abs=5e-5)
 
 
@@ -317,11 +314,11 @@ def test_resamples_in_pieces_are_all_there(monkeypatch):
         (wilson, (3, 2), "3 successes of 2 trials"),
         (mean_accuracy, ([], 0), "there must be a problem"),
         (mean_accuracy, ([[1], []], 0), "every problem needs a sample"),
-        (paired_difference, ([[1]], [[1], [0]], 0), "1 and 2 problems cannot be paired"),
-        (pooled_difference, ([], [], 0), "there must be a task"),
-        (pooled_difference, ([[]], [[]], 0), "are not those of seeds and problems"),
-        (pooled_difference, ([[[1, 0]]], [[[1]]], 0), "cannot be paired"),
-        (pooled_difference, ([[[1]]], [[[1], [0]]], 0), "cannot be paired"),
+        (paired_difference, ([[1]], [[1], [0]]), "1 and 2 problems cannot be paired"),
+        (pooled_difference, ([], []), "there must be a task"),
+        (pooled_difference, ([[]], [[]]), "are not those of seeds and problems"),
+        (pooled_difference, ([[[1, 0]]], [[[1]]]), "cannot be paired"),
+        (pooled_difference, ([[[1]]], [[[1], [0]]]), "cannot be paired"),
         (student_quantile, (0,), "0 degrees of freedom"),
         (mcnemar_exact, ([1], [1, 0]), "1 and 2 problems cannot be paired"),
         (mcnemar_exact, ([0.5], [1]), "scores of 0 or 1"),

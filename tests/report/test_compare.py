@@ -75,8 +75,8 @@ def test_arms_of_the_same_seeds_are_paired_by_seed_in_whatever_order_they_are_na
     ]
     _, paired = compare_runs([*runs[:3], *reversed(runs[3:])])
     _, independent = compare_runs([*runs[:3], *runs[4:]])
-    assert paired.to_first == pooled_difference(right[:1], right[1:], 0)
-    assert independent.to_first == pooled_difference(right[:1], right[1:, 1:], 0, paired=False)
+    assert paired.to_first == pooled_difference(right[:1], right[1:])
+    assert independent.to_first == pooled_difference(right[:1], right[1:, 1:], paired=False)
 
 
 def test_the_mean_of_all_tasks_weighs_them_alike(tmp_path):

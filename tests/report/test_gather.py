@@ -205,7 +205,12 @@ SCORED = {"questions": 8, "learned": 4.0, "margin": 3.8, "kept": 0.95, "error": 
             },
         ),
         (  # the only question, on which nothing was learned
-            {"kept": 1.0, "matrices": {"q": 1.0}, "widened": False, "scored": {**SCORED, "questions": 1, "kept": None, "error": None}},
+            {
+                "kept": 1.0,
+                "matrices": {"q": 1.0},
+                "widened": False,
+                "scored": {**SCORED, "questions": 1, "kept": None, "error": None},
+            },
             ["Q8_0: keeps 100.0 % of the update, 100 % at least of each matrix"],
             {
                 "Share of the update, all matrices": ["100 %"],

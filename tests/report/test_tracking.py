@@ -38,7 +38,18 @@ def _told(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def _report(number: int, updates: int) -> dict:
     curve = [{"loss": 0.7 - update / 10, "lr": 1e-3} for update in range(updates)]
     figures = dict.fromkeys(
-        ("score", "base_score", "queries", "pairs", "sampled_tokens", "tokens_per_s", "mean_value", "ended_share", "gguf_bytes"), number
+        (
+            "score",
+            "base_score",
+            "queries",
+            "pairs",
+            "sampled_tokens",
+            "tokens_per_s",
+            "mean_value",
+            "ended_share",
+            "gguf_bytes",
+        ),
+        number,
     )
     return {
         **figures, "round": number, "evaluation": [], "alarms": [],
