@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from genius_lite.errors import UserError
@@ -67,7 +67,7 @@ def load_task(cfg: TaskSource) -> Task:
         return from_reasoning_gym(cfg.source, size=cfg.size, seed=cfg.seed, config=cfg.config)
     names = {"prompt": cfg.prompt, "answer": cfg.answer, "choices": cfg.choices}
     task = from_jsonl(Path(cfg.source), cfg.check, **names, **cfg.options)
-    return Task(task.name, task.problems[: cfg.limit], task.check)
+    return replace(task, problems=task.problems[: cfg.limit])
 
 
 def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
@@ -128,7 +128,7 @@ def answer_tasks(
         responses = []
         for sample, done in enumerate(completions, GREEDY if cfg.greedy else 0):
             text = vocabulary.decode(done.tokens)
-            score = task.check(problem, text)
+            score = (await asyncio.to_thread(task.check, problem, text)).score
             responses.append(Response(task.name, problem.id, sample, text, len(done.tokens), done.finish, score))
         answered[task.name, problem.id] = responses
         if kept:
