@@ -47,6 +47,7 @@ FLOORS = {
     "queries": 1,
     "prompts": 1,
     "templates": 1,
+    "limited": 1,
     "hardware": 1,
     "measurements": 1,
     "recipe": 0,

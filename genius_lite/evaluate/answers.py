@@ -40,6 +40,8 @@ _NO_HEADING = re.compile(r"[*_`(]*(?:(?![0-9]+[.):]\s+\S)[-−–+\\$€£¥₹.
 _SAID = re.compile(
     r"\banswers?\b[^\n.:=]{0,60}?(?:\b(?:is|would be|should be|equals?)\b|[:=])(?!\s*not\b)[\s:=*_`\"]*", re.IGNORECASE
 )
+# No emphasis: a power (2**3), a product (2 * 3), a bullet, LaTeX's f^* and f^{*}.
+_EMPHASIS = re.compile(r"(?<![\w)\]{}^*\\])(\*{1,3})(?=[^\s*])([^\n*]*[^\s*])\1(?![\w(*])")
 _IN_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 
 
@@ -133,6 +135,11 @@ def first_sentence(text: str) -> str:
 def bare(text: str) -> str:
     """Without Markdown, LaTeX's text commands, quotes and punctuation around it."""
     return _IN_TEXT.sub(r"\1", text).strip(" \t\r\n*_`\"'$.,;:!")
+
+
+def without_markdown(text: str) -> str:
+    """Without the marks of emphasis and code: "**73**" and "`73`" are 73."""
+    return _EMPHASIS.sub(r"\2", text.replace("`", ""))
 
 
 def _value(found: re.Match[str]) -> Fraction | None:

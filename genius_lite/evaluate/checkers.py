@@ -13,13 +13,22 @@ from fractions import Fraction
 from typing import Any
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.answers import bare, final_number, first_sentence, marked, stated_number, unit_number
+from genius_lite.evaluate.answers import (
+    bare,
+    final_number,
+    first_sentence,
+    marked,
+    stated_number,
+    unit_number,
+    without_markdown,
+)
 from genius_lite.recipe import Check
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+NO_MATH_VERIFY = "the math-verify checker needs a package: pip install 'genius-lite[eval]'"
 
-_SECONDS = 3  # what a regular expression, or one step of a symbolic comparison, may take of a response
-_WORDS = 5  # a longer marked answer is prose
+_SECONDS = 1  # what a regular expression may take of a response
+_WORDS = 5  # a longer answer is prose
 _LEAD = r"(?:[\s*_`\"'$:=]|\\[a-z]+(?=\{))*+(?:(?:option|choice|letter|answer)\b[\s*_`:]*+)?"
 _START = re.compile(
     rf"(?i:{_LEAD})(?P<open>[(\[{{]?)[\s*_]*+(?P<letter>[A-Za-z])(?![\w'’])(?P<rest>.*)",
@@ -37,7 +46,9 @@ def extract_answer(response: str) -> str | None:
     """The final answer of a response, in a form that can be compared with another's; None if none is found.
 
     The last marked answer counts: its number if it is one with a unit at most, its text if that is short, the number
-    that it states otherwise. Without a mark it is the last number. "1,000.0", "$1000" and "1e3" are all "1000".
+    that it states otherwise. Without a mark a response is an answer only where it is nothing else: a few words with one
+    number ("so 1000 in all"), or what such words equal ("2 + 3 = 5"), or a single word. The last number of an open text
+    may be anything, and responses that happen to share it do not agree. "1,000.0", "$1000" and "1e3" are all "1000".
     """
     for segment in marked(response):
         text = bare(first_sentence(segment))
@@ -46,8 +57,11 @@ def extract_answer(response: str) -> str | None:
             return number.canonical
         if 0 < len(text.split()) <= _WORDS:
             return " ".join(text.split())
-    number = final_number(response)
-    return number.canonical if number else None
+    if len(response.split()) > _WORDS:
+        return None
+    number = unit_number(without_markdown(response).rpartition("=")[2])
+    words = bare(response).split()
+    return number.canonical if number else words[0] if len(words) == 1 else None
 
 
 def final_choice(response: str, letters: str = LETTERS, choices: Sequence[str] = ()) -> str | None:
@@ -87,11 +101,12 @@ def check(
     a worked solution that ends in `#### 72`.
     choice: the answer is a letter. With `choices` only their letters count, and their texts do too.
     regex: the last match of `pattern`, or its `group` (the first unless given), compared as exact.
-    math-verify: equal as mathematics, by the package of that name; an alarm signal bounds its time.
+    math-verify: equal as mathematics, by the package of that name. Nothing bounds its time here: tasks ask it in a
+    process with limits (`scoring.MathVerify`).
 
     Raises:
-        UserError: the answer is not of this kind, the pattern is wrong or too slow, or a package is missing.
-        ValueError: math-verify outside the main thread, where there are no signals.
+        UserError: the answer is not of this kind, the pattern is wrong, or a package is missing.
+        TimeoutError: the pattern takes over a second of this response.
     """
     match kind:
         case "exact":
@@ -107,7 +122,7 @@ def check(
             found = _last_match(response, pattern, group)
             right = found is not None and _equal(found, answer, ignore_case)
         case "math-verify":
-            right = _same_mathematics(response, answer)
+            right = same_mathematics(response, parsed_answer(answer))
     return float(right)
 
 
@@ -171,18 +186,32 @@ def _last_match(response: str, pattern: str | None, group: int | str | None) -> 
         return found[-1][group] if found else None
     except regex.error as e:
         raise UserError(f"the pattern {pattern!r:.60} is not a regular expression: {e}") from None
-    except TimeoutError:
-        raise UserError(f"the pattern {pattern!r:.60} takes over {_SECONDS} s a response; make it simpler") from None
 
 
-def _same_mathematics(response: str, answer: str) -> bool:
+def parsed_answer(answer: str) -> list[Any]:
+    """A known answer as math-verify reads it.
+
+    Raises:
+        UserError: it cannot, or is missing.
+    """
+    # Without a delimiter the package reads plain numbers only.
+    delimited = answer if re.search(r"\$|\\boxed|\\\(|\\\[", answer) else f"${answer}$"
+    parsed = _math_verify().parse(delimited, fallback_mode="no_fallback", parsing_timeout=None)
+    if not parsed:
+        raise UserError(f"the answer {answer!r:.60} cannot be read as mathematics")
+    return parsed
+
+
+def same_mathematics(response: str, parsed: list[Any]) -> bool:
+    """Whether a response's answer equals a parsed one, by math-verify, which knows no Markdown."""
+    package = _math_verify()
+    given = package.parse(without_markdown(response), parsing_timeout=None)
+    return package.verify(parsed, given, timeout_seconds=None)
+
+
+def _math_verify() -> Any:
     try:
         import math_verify
     except ImportError:
-        raise UserError("the math-verify checker needs a package: pip install 'genius-lite[eval]'") from None
-    # Without a delimiter the package reads plain numbers only.
-    delimited = answer if re.search(r"\$|\\boxed|\\\(|\\\[", answer) else f"${answer}$"
-    right: Any = math_verify.parse(delimited, fallback_mode="no_fallback", parsing_timeout=_SECONDS)
-    if not right:
-        raise UserError(f"the answer {answer!r:.60} cannot be read as mathematics")
-    return math_verify.verify(right, math_verify.parse(response, parsing_timeout=_SECONDS), timeout_seconds=_SECONDS)
+        raise UserError(NO_MATH_VERIFY) from None
+    return math_verify

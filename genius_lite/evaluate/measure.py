@@ -87,7 +87,7 @@ def load_task(cfg: TaskSource) -> Task:
         return from_reasoning_gym(cfg.source, size=cfg.size, seed=cfg.seed, config=cfg.config)
     names = {"prompt": cfg.prompt, "answer": cfg.answer, "choices": cfg.choices}
     task = from_jsonl(Path(cfg.source), cfg.check, **names, **cfg.options)
-    return Task(task.name, task.problems[: cfg.limit], task.check)
+    return replace(task, problems=task.problems[: cfg.limit])
 
 
 def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
@@ -166,27 +166,27 @@ def answer_tasks(
             for future in futures:
                 future.add_done_callback(lambda _: advance(1))
             nodes, why = await _survivors(futures)
-            responses = []
-            for sample, node in enumerate([] if why else nodes, GREEDY if cfg.greedy else 0):
-                done, at = _completion(node), 0.0 if sample == GREEDY else temperature
-                text = vocabulary.decode(done.tokens)
-                # In a thread: a checker may take a second, and the sampler goes on meanwhile.
-                verdict = await asyncio.to_thread(task.check, problem, text)
-                responses.append(
-                    Response(
-                        task=task.name,
-                        problem=problem.id,
-                        sample=sample,
-                        text=text,
-                        tokens=len(done.tokens),
-                        finish=done.finish,
-                        score=verdict.score,
-                        answer=extract_answer(text),
-                        timed_out=verdict.timed_out,
-                        use=use,
-                        temperature=at,
-                    )
+        responses = []
+        for sample, node in enumerate([] if why else nodes, GREEDY if cfg.greedy else 0):
+            done, at = _completion(node), 0.0 if sample == GREEDY else temperature
+            text = vocabulary.decode(done.tokens)
+            # In a thread: a checker may take a second, and the sampler goes on meanwhile.
+            verdict = await asyncio.to_thread(task.check, problem, text)
+            responses.append(
+                Response(
+                    task=task.name,
+                    problem=problem.id,
+                    sample=sample,
+                    text=text,
+                    tokens=len(done.tokens),
+                    finish=done.finish,
+                    score=verdict.score,
+                    answer=extract_answer(text),
+                    timed_out=verdict.timed_out,
+                    use=use,
+                    temperature=at,
                 )
+            )
         answered[task.name, problem.id] = found = Answers(task.name, problem.id, responses, why)
         if kept:
             kept.append(found)

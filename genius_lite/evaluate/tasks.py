@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import inspect
-import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +17,8 @@ import msgspec
 from genius_lite.errors import UserError
 from genius_lite.evaluate.answers import bare, final_number, first_sentence, marked, numbers, strongly_marked
 from genius_lite.evaluate.checkers import LETTERS, check
+from genius_lite.evaluate.decoys import fault
+from genius_lite.evaluate.scoring import MathVerify, ReasoningGym, Verdict, as_literal
 from genius_lite.prompts import check_text
 from genius_lite.recipe import Check
 from genius_lite.records import query_id
@@ -45,11 +46,16 @@ class Problem(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Task:
-    """Problems, and the score of a response to one of them: 0 (wrong) to 1 (right)."""
+    """Problems, and what is to be said of a response to one of them.
+
+    `check` raises nothing for a response's sake, takes seconds at most, and may be called from any thread. `close` ends
+    the process that it may have started for this; the next `check` starts another.
+    """
 
     name: str
     problems: list[Problem]
-    check: Callable[[Problem, str], float]
+    check: Callable[[Problem, str], Verdict]
+    close: Callable[[], None] = lambda: None
 
 
 def from_jsonl(
@@ -78,20 +84,29 @@ def from_jsonl(
     rows = [(number, line) for number, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()]
     if not rows:
         raise UserError(f"{path}: no problem in it; one is needed at least")
+    mathematics = MathVerify() if kind == "math-verify" else None
+
+    def score(problem: Problem, response: str) -> Verdict:
+        if mathematics:
+            return mathematics.verdict(response, problem.answer)
+        try:
+            return Verdict(check(kind, response, problem.answer, choices=problem.metadata.get(_CHOICES, ()), **options))
+        except TimeoutError:
+            return Verdict(0.0, timed_out=True)
+
     problems = []
     for number, line in rows:
         try:
             problem = _problem(_row(line), prompt, answer, choices if kind == "choice" else None)
             # An answer that its checker cannot read would count every response as wrong.
-            check(kind, "", problem.answer, choices=problem.metadata.get(_CHOICES, ()), **options)
+            if mathematics:
+                mathematics.read(problem.answer)
+            else:
+                score(problem, "")
         except UserError as e:
             raise UserError(f"{path}, line {number}: {e}") from None
         problems.append(problem)
-
-    def score(problem: Problem, response: str) -> float:
-        return check(kind, response, problem.answer, choices=problem.metadata.get(_CHOICES, ()), **options)
-
-    return Task(path.stem, _distinct(problems), score)
+    return Task(path.stem, _distinct(problems), score, mathematics.close if mathematics else lambda: None)
 
 
 def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, Any]) -> Task:
@@ -106,7 +121,7 @@ def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, A
 
     Raises:
         UserError: the package is missing, has no such data set, or refuses its configuration; or the scorer runs
-            answers as code.
+            answers as code, or calls wrong ones right (`decoys.fault`).
     """
     try:
         import reasoning_gym
@@ -127,17 +142,17 @@ def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, A
     problems = _distinct(
         [Problem(query_id(e["question"]), e["question"], e["answer"] or "", e["metadata"]) for e in entries]
     )
-    entry_of = {problem.id: entry for problem, entry in zip(problems, entries, strict=True)}
+    entry_of = {problem.id: as_literal(entry) for problem, entry in zip(problems, entries, strict=True)}
+    scorer = ReasoningGym(name, size=size, seed=seed, config=config)
 
-    def score(problem: Problem, response: str) -> float:
-        try:
-            found = float(dataset.score_answer(_submitted(response, problem.answer), entry_of[problem.id]))
-            return found if math.isfinite(found) else 0.0
-        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
-            # Not all of its scorers look before they parse: prime_factorization calls int() on any text.
-            return 0.0
+    def score(problem: Problem, response: str) -> Verdict:
+        return scorer.verdict(_submitted(response, problem.answer), entry_of[problem.id])
 
-    return Task(source, problems, score)
+    known = {problem.id: entry["answer"] for problem, entry in zip(problems, entries, strict=True)}
+    if found := fault(known, lambda problem, answer: scorer.verdict(answer, entry_of[problem]).score == 1):
+        scorer.close()
+        raise UserError(f"{source}: {found}; choose another data set")
+    return Task(source, problems, score, scorer.close)
 
 
 def _submitted(response: str, known: str) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.answers import final_number, numbers
+from genius_lite.evaluate.answers import final_number, numbers, without_markdown
 from genius_lite.evaluate.checkers import check, extract_answer, final_choice
 
 NUMERIC = [
@@ -255,7 +255,7 @@ def test_unusable_patterns(pattern, group, message):
 
 
 def test_a_pattern_that_backtracks_without_end_is_stopped():
-    with pytest.raises(UserError, match="takes over 3 s"):
+    with pytest.raises(TimeoutError):
         check("regex", "a" * 60 + "b", "a", pattern="(a|aa)+$")
 
 
@@ -270,14 +270,22 @@ def test_a_pattern_that_backtracks_without_end_is_stopped():
         ("She has 72 apples.", "72", 1),
         ("hello", "72", 0),
         ("", "72", 0),
+        # Markdown
+        ("The answer is **73**.", "73", 1),
+        ("So it is **73**", "73", 1),
+        ("**The answer is 73.**", "73", 1),
+        ("So *it* is `73`.", "73", 1),
+        ("__So__ it is ***73***!", "73", 1),
+        ("The answer is **73**.", "7", 0),
+        ("$2*3*4$", "24", 1),
+        (r"It is $28\%$.", "28", 1),
+        (r"\boxed{28\%}", r"28\%", 1),
+        ("Answer: 1,234", "1234", 1),
+        (r"\boxed{\frac12}", "0.5", 1),
     ],
 )
 def test_math_verify(response, answer, score):
     assert check("math-verify", response, answer) == score
-
-
-def test_mathematics_without_end_is_stopped():
-    assert check("math-verify", r"\boxed{9^{9^{9^{9}}}}", "5") == 0
 
 
 @pytest.mark.parametrize(
@@ -299,6 +307,12 @@ def test_an_answer_of_another_kind(kind, answer, options, message):
     [
         ("The answer is $1,000.00.", "1000"),
         ("That makes 1000 in all", "1000"),
+        ("So **1,000**.", "1000"),
+        ("2 + 3 = 5", "5"),
+        (".5", "0.5"),
+        ("Paris.", "Paris"),
+        ("(B)", "(B)"),
+        ("x+1", "x+1"),
         (r"\boxed{1e3}", "1000"),
         (r"\boxed{18 \text{ dollars}}", "18"),
         ("The answer is **0.50** dollars", "0.5"),
@@ -309,13 +323,35 @@ def test_an_answer_of_another_kind(kind, answer, options, message):
         ("The answer is  New\tYork.", "New York"),
         ("The answer is (B)", "(B)"),
         ("The answer is 5 because 2 and 3 make five: 2 + 3 = 5.", "5"),
-        ("The answer is found by adding the two together.\n2 + 3 = 5", "5"),
+        # an open text, whatever its last number is
+        ("The answer is found by adding the two together.\n2 + 3 = 5", None),
+        ("First we take the 3 apples away, then there are 5", None),
+        ("He was born in 1921 and wrote for thirty years.\n\n2. His later life", None),
+        ("2 or 3, or 5", None),
         ("no idea", None),
+        ("...", None),
         ("", None),
     ],
 )
 def test_extracted_answers_can_be_compared(response, answer):
     assert extract_answer(response) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("**73** and *74*, `75`", "73 and 74, 75"),
+        ("**The answer: 73**.", "The answer: 73."),
+        ("$**73**$", "$73$"),
+        # no emphasis
+        *[
+            (same, same)
+            for same in ("2**3 = 8", "2 * 3 * 4", "2*3*4", "$f^*$ and $g^*$", "f^{*} g^{*}", "* one\n* two")
+        ],
+    ],
+)
+def test_text_without_markdown(text, plain):
+    assert without_markdown(text) == plain
 
 
 def test_numbers_keep_how_they_were_written():
@@ -387,7 +423,7 @@ def test_no_response_makes_math_verify_raise(response):
 
 @given(
     st.integers(-(10**12), 10**12),
-    st.sampled_from(["{}", "{:,}", "so {}.", "#### {:,}", r"\boxed{{{}}}", "The answer is ${:,}."]),
+    st.sampled_from(["{}", "{:,}", "so {}.", "**{:,}**", "#### {:,}", r"\boxed{{{}}}", "The answer is ${:,}."]),
 )
 def test_every_spelling_of_a_whole_number_is_read(value, form):
     number = final_number(form.format(value))
@@ -400,7 +436,24 @@ def test_every_spelling_of_a_whole_number_is_read(value, form):
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "piece",
-    ["answer is ", r"\boxed{", "<answer>", "####", " ", "1,", "1 1/", "**", "option ", "{", "(A", ".", "-", "9"],
+    [
+        "answer is ",
+        r"\boxed{",
+        "<answer>",
+        "####",
+        " ",
+        "1,",
+        "1 1/",
+        "**",
+        "* ",
+        "*a ",
+        "option ",
+        "{",
+        "(A",
+        ".",
+        "-",
+        "9",
+    ],
 )
 def test_long_responses_take_linear_time(piece):
     _is_checked(piece * (60_000 // len(piece)))
@@ -416,3 +469,4 @@ def _is_checked(response):
     check("numeric", response, "7")
     check("choice", response, "A")
     extract_answer(response)
+    without_markdown(response)

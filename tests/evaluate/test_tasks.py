@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import gc
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.tasks import from_jsonl, from_reasoning_gym
+from genius_lite.evaluate.tasks import Verdict, from_jsonl, from_reasoning_gym
 from genius_lite.records import query_id
 
 GSM8K = [
@@ -32,17 +35,17 @@ def test_problems_with_numbers(tmp_path):
     assert [p.answer for p in task.problems][1:] == ["6,250", "35"]
     assert task.problems[0].metadata == {"level": 2}
     responses = ["It is \\boxed{72}.", "$6250", "36"]
-    assert [task.check(p, r) for p, r in zip(task.problems, responses, strict=True)] == [1, 1, 0]
+    assert [task.check(p, r).score for p, r in zip(task.problems, responses, strict=True)] == [1, 1, 0]
 
 
 def test_columns_and_the_checkers_options(tmp_path):
     path = _file(tmp_path, '\ufeff{"q": "A third?", "a": "0.33"}')
     task = from_jsonl(path, "numeric", prompt="q", answer="a", tolerance=0.02)
-    assert task.check(task.problems[0], "1/3") == 1
+    assert task.check(task.problems[0], "1/3").score == 1
     strict = from_jsonl(path, "numeric", prompt="q", answer="a")
-    assert strict.check(strict.problems[0], "1/3") == 0
+    assert strict.check(strict.problems[0], "1/3").score == 0
     pattern = from_jsonl(path, "regex", prompt="q", answer="a", pattern="is (.*)!")
-    assert pattern.check(pattern.problems[0], "It is 0.33!") == 1
+    assert pattern.check(pattern.problems[0], "It is 0.33!").score == 1
 
 
 @pytest.mark.parametrize("answer", ['"B"', '"Paris"', '" Paris "', "1", '"1"', "1.0"])
@@ -54,7 +57,12 @@ def test_multiple_choice(tmp_path, answer):
     )
     assert problem.answer == "B"
     assert problem.id == query_id(problem.prompt)
-    assert [task.check(problem, r) for r in ("(B)", "It is option A", "The answer is Paris.", "D")] == [1, 0, 1, 0]
+    assert [task.check(problem, r).score for r in ("(B)", "It is option A", "The answer is Paris.", "D")] == [
+        1,
+        0,
+        1,
+        0,
+    ]
 
 
 def test_a_repeated_prompt_is_a_problem_of_its_own(tmp_path):
@@ -79,6 +87,12 @@ GOOD = '{"prompt": "x", "answer": "1"}'
         ("numeric", '{"prompt": "x", "answer": true}', "`answer` is True, neither text nor a number"),
         ("numeric", '{"prompt": "x", "answer": ["1"]}', "`answer` is ['1'], neither text nor a number"),
         ("numeric", '{"prompt": "x", "answer": "one"}', "the answer 'one' holds no number"),
+        ("math-verify", '{"prompt": "x", "answer": "\\\\("}', "cannot be read as mathematics"),
+        (
+            "math-verify",
+            '{"prompt": "x", "answer": "\\\\binom{1000000000}{500000000}"}',
+            "as mathematics: it takes more than 2 s",
+        ),
         ("choice", '{"prompt": "x", "answer": "Paris"}', "'Paris' is not one of the letters"),
         ("choice", CHOICES.format('"D"'), "the answer 'D' is none of the 3 options"),
         ("choice", CHOICES.format("3"), "the answer 3 is none of the 3 options"),
@@ -123,9 +137,9 @@ def test_reasoning_gym_makes_and_scores():
             "The answer is {}. I added 5.",
             "<answer>{}</answer>",
         ):
-            assert task.check(problem, form.format(problem.answer)) == 1
-        assert task.check(problem, str(int(problem.answer) + 40)) < 1
-        assert task.check(problem, "") == 0
+            assert task.check(problem, form.format(problem.answer)).score == 1
+        assert task.check(problem, str(int(problem.answer) + 40)).score < 1
+        assert task.check(problem, "").score == 0
 
 
 def test_answers_that_are_not_numbers():
@@ -133,29 +147,86 @@ def test_answers_that_are_not_numbers():
     grid = from_reasoning_gym("reasoning_gym:mini_sudoku", size=2, seed=1, config={})
     for task in (words, grid):
         for problem in task.problems:
-            assert task.check(problem, f"\n{problem.answer}\n") == 1
-            assert task.check(problem, f"Well.\n<answer>\n{problem.answer}\n</answer>") == 1
+            assert task.check(problem, f"\n{problem.answer}\n").score == 1
+            assert task.check(problem, f"Well.\n<answer>\n{problem.answer}\n</answer>").score == 1
     word = words.problems[0]
-    assert words.check(word, f"The answer is: **{word.answer}**.") == 1
-    assert words.check(word, f"The answer is: **{word.answer[::-1]}x**.") < 1
+    assert words.check(word, f"The answer is: **{word.answer}**.").score == 1
+    assert words.check(word, f"The answer is: **{word.answer[::-1]}x**.").score < 1
 
 
 def test_a_known_answer_may_end_in_a_full_stop():
     task = from_reasoning_gym("reasoning_gym:sentence_reordering", size=3, seed=1, config={})
     assert any(p.answer.endswith(".") for p in task.problems)
-    assert [task.check(p, f"The answer is: {p.answer}") for p in task.problems] == [1, 1, 1]
+    assert [task.check(p, f"The answer is: {p.answer}").score for p in task.problems] == [1, 1, 1]
 
 
 def test_a_scorer_that_cannot_read_a_response_gives_nothing():
     task = from_reasoning_gym("reasoning_gym:prime_factorization", size=1, seed=0, config={})
-    assert task.check(task.problems[0], "I do not know") == 0
-    assert task.check(task.problems[0], f"<answer>{task.problems[0].answer}</answer>") == 1
+    assert task.check(task.problems[0], "I do not know").score == 0
+    assert task.check(task.problems[0], f"<answer>{task.problems[0].answer}</answer>").score == 1
 
 
 def test_an_answer_that_only_the_scorer_knows():
     task = from_reasoning_gym("reasoning_gym:graph_color", size=1, seed=0, config={})
     assert task.problems[0].answer == ""
-    assert task.check(task.problems[0], "no") == 0
+    assert task.check(task.problems[0], "no").score == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("coin_flip", "0"), ("game_of_life_halting", "I do not know"), ("complex_arithmetic", "nan")],
+)
+@pytest.mark.parametrize("size", [2, 100])
+def test_scorers_that_call_anything_right_are_refused(name, answer, size):
+    with pytest.raises(UserError, match=f"^reasoning_gym:{name}: its scorer calls '{answer}' right in") as e:
+        from_reasoning_gym(f"reasoning_gym:{name}", size=size, seed=0, config={})
+    assert "\n" not in str(e.value)
+    assert not _scorers()
+
+
+def test_a_problem_that_kills_the_scorer_is_wrong_and_the_rest_are_scored():
+    cube = from_reasoning_gym("reasoning_gym:rubiks_cube", size=3, seed=0, config={"max_scramble_steps": 3})
+    before = cube.check(cube.problems[0], "R U")
+    assert not before.timed_out
+    assert cube.check(cube.problems[0], "<answer>R99999999</answer>") == Verdict(0, timed_out=True)
+    assert cube.check(cube.problems[0], "R U") == before
+    for process in _scorers():
+        process.kill()
+    assert cube.check(cube.problems[1], "R U") == Verdict(0, timed_out=True)
+    assert not cube.check(cube.problems[2], "R U").timed_out
+    cube.close()
+    assert not _scorers()
+
+
+def test_problems_of_more_than_json_reach_the_scorer():
+    # Its metadata are tuples in tuples, and NumPy's texts.
+    task = from_reasoning_gym("reasoning_gym:knights_knaves", size=3, seed=1, config={})
+    assert [task.check(p, p.answer).score for p in task.problems] == [1, 1, 1]
+
+
+def test_a_pattern_that_is_too_slow_on_a_response_makes_it_wrong(tmp_path):
+    task = from_jsonl(_file(tmp_path, GOOD, GOOD), "regex", pattern="(?:a|aa)+$|^1")
+    responses = ["1", "a" * 60 + "b", "2", "1"]
+    verdicts = [task.check(task.problems[0], response) for response in responses]
+    assert verdicts == [Verdict(1), Verdict(0, timed_out=True), Verdict(0), Verdict(1)]
+
+
+def test_mathematics_without_end_is_wrong_and_the_rest_are_scored(tmp_path):
+    task = from_jsonl(_file(tmp_path, GOOD), "math-verify")
+    responses = ["It is **1**.", r"\boxed{9^{9^{9^{9}}}}", r"\boxed{2 - 1}", "2", ""]
+    # In threads, where there are no alarm signals.
+    with ThreadPoolExecutor() as threads:
+        verdicts = list(threads.map(lambda response: task.check(task.problems[0], response), responses))
+    assert verdicts == [Verdict(1), Verdict(0, timed_out=True), Verdict(1), Verdict(0), Verdict(0)]
+    task.close()
+    assert not _scorers()
+
+
+def _scorers():
+    """The processes of scorers that nobody closed."""
+    gc.collect()
+    children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in children if "genius_lite.evaluate.scoring" in child.cmdline()]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,180 @@
+"""Work that is not trusted with time or memory, in a process of its own that is ended where it goes too far.
+
+The process is a module of this package, run as a program that calls `serve`: lines of JSON in on stdin and out on
+stdout, first an opening, then a message each. It ends when its standard input does, so with whoever started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from typing import IO, Any
+
+import psutil
+
+_LOOK_EVERY = 0.02  # seconds between two looks at a process that has not answered yet
+_PATIENCE = 10  # times its seconds of computing: what passes on the clock until a process counts as stalled
+
+Message = dict[str, Any]
+"""A JSON object."""
+
+
+class LimitError(Exception):
+    """The process went beyond a limit, or ended by itself; the text says which, as in "it takes more than 2 s"."""
+
+
+class LimitedProcess:
+    """A process that answers messages one by one, whichever thread asks; started when first asked, and after each end.
+
+    Args:
+        module: the program, whose `serve` is told the `opening` each time it starts.
+        seconds: of computing, and
+        memory: bytes, that one message may take.
+    """
+
+    def __init__(self, module: str, opening: Message, *, seconds: int, memory: int):
+        self._module, self._opening = module, {"opening": opening, "seconds": seconds, "memory": memory}
+        self._seconds, self._memory = seconds, memory
+        self._process: psutil.Popen | None = None
+        self._replies: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._lock, self._owner = threading.RLock(), os.getpid()
+
+    def ask(self, message: Message) -> Message:
+        """The reply to a message.
+
+        Raises:
+            LimitError: there is none, and the process is gone; the next message starts another.
+        """
+        if self._owner != os.getpid():  # after a fork: the process, and a lock that is held, are the parent's
+            self._process, self._lock, self._owner = None, threading.RLock(), os.getpid()
+        with self._lock:
+            process = self._process or self._start()
+            _send(process.stdin, message)
+            return self._reply(process)
+
+    def close(self) -> None:
+        """End the process, if there is one; the next message starts another."""
+        with self._lock:
+            if (process := self._process) and self._owner == os.getpid():
+                self._process = None
+                _end(process, self._owner)
+                self._reader.join()
+                for stream in (process.stdin, process.stdout):
+                    with suppress(OSError):  # what was still to be sent is lost
+                        stream.close()
+
+    def _start(self) -> psutil.Popen:
+        process = psutil.Popen(
+            [sys.executable, "-P", "-m", self._module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="ascii",
+            start_new_session=os.name == "posix",  # Ctrl-C is for whoever waits for it
+        )
+        weakref.finalize(self, _end, process, self._owner)  # where nobody closes it
+        self._process, self._replies = process, queue.SimpleQueue()
+        self._reader = threading.Thread(target=_read, args=(process.stdout, self._replies), daemon=True)
+        self._reader.start()
+        _send(process.stdin, self._opening)
+        if not self._replies.get():  # without a limit: loading counts to no message
+            self.close()
+            raise RuntimeError(f"{sys.executable} -m {self._module} does not start")
+        return process
+
+    def _reply(self, process: psutil.Popen) -> Message:
+        reason, before, begun = "", 0.0, time.monotonic()
+        while not reason:
+            try:
+                if line := self._replies.get(timeout=_LOOK_EVERY):
+                    return json.loads(line)
+                reason = f"it ended its process ({process.wait()})"
+            except queue.Empty:
+                before = before or _seconds_used(process)
+                reason = self._beyond(process, before, time.monotonic() - begun)
+        self.close()
+        raise LimitError(reason)
+
+    def _beyond(self, process: psutil.Popen, before: float, waited: float) -> str:
+        """The limit that the process has passed. What it computed counts, so that a busy machine takes nothing away."""
+        with suppress(psutil.NoSuchProcess):  # it ends just now
+            if process.memory_info().rss > self._memory:
+                return f"it takes more than {self._memory / 1e6:.0f} MB"
+            if _seconds_used(process) - before > self._seconds:
+                return f"it takes more than {self._seconds} s"
+        return f"it has stalled for {waited:.0f} s" if waited > _PATIENCE * self._seconds else ""
+
+
+def serve(start: Callable[[Message], Callable[[Message], Message]]) -> None:
+    """Answer messages until standard input ends: the whole of such a program.
+
+    Args:
+        start: is given the opening, and gives what answers a message. What that raises ends the process, which is an
+            answer too.
+    """
+    replies = sys.stdout
+    sys.stdout = sys.stderr  # what the work prints is no reply
+    told = json.loads(sys.stdin.readline())
+    answer = start(told["opening"])
+    bound = _bounds(told["seconds"], told["memory"])
+    _send(replies, {})
+    for line in sys.stdin:
+        bound()
+        _send(replies, answer(json.loads(line)))
+
+
+def _bounds(seconds: int, memory: int) -> Callable[[], None]:
+    """What lets the system itself end this process, whether its parent looks or has gone; called before each message.
+
+    Address space is more than memory: it gets three times as much. Windows has no such limits, macOS none of memory.
+    """
+    try:
+        import resource
+    except ImportError:
+        return lambda: None
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (3 * memory, 3 * memory))
+
+    def bound() -> None:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 2 * seconds, hard))
+
+    return bound
+
+
+def _end(process: psutil.Popen, owner: int) -> None:
+    if owner != os.getpid():  # a fork of the owner has no say in it
+        return
+    with suppress(psutil.NoSuchProcess):  # it has ended by itself
+        process.kill()
+    process.wait()
+
+
+def _seconds_used(process: psutil.Popen) -> float:
+    with suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return times.user + times.system
+    return 0.0
+
+
+def _read(stream: IO[str], replies: queue.SimpleQueue[str]) -> None:
+    """In a thread of its own; the last reply is empty."""
+    for line in stream:
+        replies.put(line)
+    replies.put("")
+
+
+def _send(stream: Any, message: Message) -> None:
+    with suppress(BrokenPipeError):  # who waits for an answer learns that the process has ended
+        stream.write(json.dumps(message) + "\n")
+        stream.flush()

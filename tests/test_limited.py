@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from genius_lite import limited
+from genius_lite.limited import LimitedProcess, LimitError
+
+PROGRAM = """
+import os, time
+from genius_lite.limited import serve
+
+def start(opening):
+    print("hello")  # no reply
+    def answer(message):
+        print("one", message)
+        time.sleep(message.get("sleep", 0))
+        if message.get("die"):
+            os.abort()
+        return {"of": opening["name"], "by": os.getpid(), **message}
+    return answer
+
+serve(start)
+"""
+
+
+@pytest.fixture
+def process(tmp_path, monkeypatch):
+    (tmp_path / "a_program.py").write_text(PROGRAM)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    process = LimitedProcess("a_program", {"name": "x"}, seconds=2, memory=100_000_000)
+    yield process
+    process.close()
+
+
+def test_replies_are_those_to_the_messages_whichever_thread_asks(process):
+    with ThreadPoolExecutor(8) as threads:
+        replies = list(threads.map(process.ask, [{"n": n} for n in range(200)]))
+    assert [(reply["of"], reply["n"]) for reply in replies] == [("x", n) for n in range(200)]
+    assert len({reply["by"] for reply in replies}) == 1
+
+
+def test_a_process_that_dies_is_replaced(process):
+    first = process.ask({})["by"]
+    for _ in range(2):
+        with pytest.raises(LimitError, match="it ended its process"):
+            process.ask({"die": True})
+    assert process.ask({})["by"] != first
+
+
+def test_a_process_that_stalls_is_replaced(process, monkeypatch):
+    monkeypatch.setattr(limited, "_PATIENCE", 0.25)
+    with pytest.raises(LimitError, match="it has stalled for"):
+        process.ask({"sleep": 60})
+    assert process.ask({"n": 1})["n"] == 1
+
+
+def test_a_program_that_does_not_start_is_no_fault_of_a_message():
+    before = psutil.Process().children()
+    process = LimitedProcess("no_program_at_all", {}, seconds=2, memory=100_000_000)
+    with pytest.raises(RuntimeError, match="no_program_at_all does not start"):
+        process.ask({})
+    assert psutil.Process().children() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_has_a_process_of_its_own(process):
+    mine = process.ask({})["by"]
+    child = os.fork()
+    if not child:
+        theirs = process.ask({})["by"]
+        process.close()
+        os._exit(theirs != mine and psutil.pid_exists(mine))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert process.ask({})["by"] == mine
