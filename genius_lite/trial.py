@@ -83,7 +83,9 @@ def asking(
     if temperature is None and len(heats) > 1:
         raise UserError("the recipes or runs have different evaluate.temperature; say which with --temperature")
     longest = max(limits, default=_LONGEST) if max_tokens is None else max_tokens
-    heat = next(iter(heats), "auto") if temperature is None else temperature
+    heat: float | Auto = "auto" if temperature is None else temperature
+    if temperature is None and heats:
+        (heat,) = heats
     return Asking(system_message(ways, system), longest, heat)
 
 

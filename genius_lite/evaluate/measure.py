@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from itertools import compress
+from itertools import compress, groupby
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.checkers import extract_answer
@@ -34,6 +34,8 @@ _UNFILTERED = Sampling(1.0)
 _USUAL = 0.7  # temperature, where nothing says
 _DIVIDED = 40  # problems of a task, at least, of which half can choose and half report
 
+T = TypeVar("T")
+
 Advance = Callable[[int], None]
 Ended = Callable[[Stats], None]
 
@@ -44,7 +46,7 @@ class Asked:
 
     task: Task
     questions: list[Query]
-    uses: list[Use]
+    uses: Sequence[Use]
 
     def choosing(self) -> Asked:
         """With those problems alone that choose between rounds."""
@@ -167,7 +169,7 @@ def answer_tasks(
                 future.add_done_callback(lambda _: advance(1))
             nodes, why = await _survivors(futures)
         responses = []
-        for sample, node in enumerate([] if why else nodes, GREEDY if cfg.greedy else 0):
+        for sample, node in enumerate(nodes, GREEDY if cfg.greedy else 0):
             done, at = _completion(node), 0.0 if sample == GREEDY else temperature
             text = vocabulary.decode(done.tokens)
             # In a thread: a checker may take a second, and the sampler goes on meanwhile.
@@ -258,7 +260,7 @@ def observe(
         nodes, why = await _survivors(futures)
         if why:
             aside[query.id] = why
-        return [] if why else [(query, _completion(node)) for node in nodes]
+        return [(query, _completion(node)) for node in nodes]
 
     async def sample_all() -> list[tuple[Query, Completion]]:
         async with who.sampler(_UNFILTERED) as sampler:
@@ -266,21 +268,21 @@ def observe(
             ended(await sampler.settled())
         return [one for of_query in found for one in of_query]
 
-    async def score(judge: Respondent) -> list[list[float]]:
+    async def score_all(judge: Respondent) -> list[list[float]]:
         async with judge.sampler(_UNFILTERED) as sampler:
-            return await asyncio.gather(*(scored(sampler, query, done) for query, done in found))
+            found = await asyncio.gather(*(score(sampler, list(of)) for _, of in groupby(seen, lambda one: one[0].id)))
+        return [one for of_query in found for one in of_query]
 
-    async def scored(sampler: LocalSampler, query: Query, done: Completion) -> list[float]:
-        try:
-            return await sampler.score(query.tokens, done.tokens)
-        except SetAsideError as e:
-            aside[query.id] = str(e)
-            return []
+    async def score(sampler: LocalSampler, responses: list[tuple[Query, Completion]]) -> list[list[float]]:
+        found, why = await _survivors(sampler.score(query.tokens, done.tokens) for query, done in responses)
+        if why:
+            aside[responses[0][0].id] = why
+        return [[] for _ in responses] if why else found
 
-    found = asyncio.run(sample_all())
-    base_logprobs = asyncio.run(score(base)) if base else [[] for _ in found]
+    seen = asyncio.run(sample_all())
+    base_logprobs = asyncio.run(score_all(base)) if base else [[] for _ in seen]
     with Vocabulary.open(who.gguf) as vocabulary:
-        seen = [
+        observed = [
             Observed(
                 query.id,
                 done.tokens,
@@ -289,20 +291,21 @@ def observe(
                 done.finish,
                 extract_answer(vocabulary.decode(done.tokens)),
             )
-            for (query, done), of_base in zip(found, base_logprobs, strict=True)
+            for (query, done), of_base in zip(seen, base_logprobs, strict=True)
             if query.id not in aside
         ]
-    return seen, [SetAside(query, why) for query, why in aside.items()]
+    return observed, [SetAside(query, why) for query, why in aside.items()]
 
 
-async def _survivors(futures: Sequence[asyncio.Future[Node]]) -> tuple[list[Node], str | None]:
-    """What became of requests, and why the first of them was set aside, if one was."""
-    done = await asyncio.gather(*futures, return_exceptions=True)
-    nodes = [one for one in done if isinstance(one, Node)]
-    failures = [one for one in done if isinstance(one, BaseException)]
-    if wrong := [failure for failure in failures if not isinstance(failure, SetAsideError)]:
-        raise wrong[0]
-    return nodes, str(failures[0]) if failures else None
+async def _survivors(requests: Iterable[Awaitable[T]]) -> tuple[list[T], str | None]:
+    """What a problem's requests came to; none, and the reason, if one is set aside: the others are given up then."""
+    asked = [asyncio.ensure_future(request) for request in requests]
+    try:
+        return list(await asyncio.gather(*asked)), None
+    except SetAsideError as e:
+        for request in asked:
+            request.cancel()
+        return [], str(e)
 
 
 def _completion(node: Node) -> Completion:
