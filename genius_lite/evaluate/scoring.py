@@ -8,6 +8,7 @@ is that process, for one of the two.
 from __future__ import annotations
 
 import ast
+import cmath
 import math
 from collections.abc import Callable
 from functools import cache
@@ -82,21 +83,29 @@ class ReasoningGym:
 def as_literal(entry: dict[str, Any]) -> str:
     """An entry as Python writes it, which keeps tuples, sets and numbers as keys, none of which JSON has.
 
-    Raises:
-        ValueError: it holds what has no such form.
+    What Python cannot write as a literal is there as its text, such as gsm_symbolic's fractions. A scorer that needs it
+    calls the known answers wrong, and is refused for that.
     """
-    literal = repr(_plain(entry))
-    ast.literal_eval(literal)
-    return literal
+    return repr(_plain(entry))
 
 
 def _plain(value: Any) -> Any:
-    """The same with texts of Python's own type only: knights_knaves has NumPy's."""
-    if isinstance(value, dict):
-        return {_plain(key): _plain(held) for key, held in value.items()}
-    if type(value) in (list, tuple, set):
-        return type(value)(_plain(held) for held in value)
-    return str(value) if isinstance(value, str) else value
+    """The same of Python's own types; codeio has NumPy's numbers, and knights_knaves its texts."""
+    match value:
+        case dict():
+            return {_plain(key): _plain(held) for key, held in value.items()}
+        case list() | tuple() | set() if type(value) in (list, tuple, set):
+            return type(value)(_plain(held) for held in value)
+        case bool() | None:
+            return value
+        case int():
+            return int(value)
+        case float() if math.isfinite(value):
+            return float(value)
+        case complex() if cmath.isfinite(value):
+            return complex(value)
+        case _:
+            return str(value)
 
 
 def _limited(opening: dict[str, Any]) -> LimitedProcess:

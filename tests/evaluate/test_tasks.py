@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import ast
 import gc
 import json
+import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 
 import psutil
 import pytest
 
 from genius_lite.errors import UserError
+from genius_lite.evaluate.scoring import as_literal
 from genius_lite.evaluate.tasks import Verdict, from_jsonl, from_reasoning_gym
 from genius_lite.records import query_id
 
@@ -198,10 +202,19 @@ def test_a_problem_that_kills_the_scorer_is_wrong_and_the_rest_are_scored():
     assert not _scorers()
 
 
-def test_problems_of_more_than_json_reach_the_scorer():
-    # Its metadata are tuples in tuples, and NumPy's texts.
-    task = from_reasoning_gym("reasoning_gym:knights_knaves", size=3, seed=1, config={})
-    assert [task.check(p, p.answer).score for p in task.problems] == [1, 1, 1]
+# Tuples in tuples and NumPy's texts; NumPy's numbers; fractions.
+@pytest.mark.parametrize(
+    ("name", "size", "seed"), [("knights_knaves", 3, 1), ("codeio", 20, 3), ("gsm_symbolic", 25, 0)]
+)
+def test_problems_of_more_than_json_reach_the_scorer(name, size, seed):
+    task = from_reasoning_gym(f"reasoning_gym:{name}", size=size, seed=seed, config={})
+    assert [task.check(p, f"<answer>{p.answer}</answer>").score for p in task.problems] == [1] * size
+
+
+def test_what_a_problem_holds_is_written_as_it_is():
+    held = {"a": (1, [2.5, {3: {True}}]), 4: None, "c": 1 + 2j, "s": set(), "t": "it's \n"}
+    assert ast.literal_eval(as_literal(held)) == held
+    assert ast.literal_eval(as_literal({"x": Fraction(1, 2), "y": [math.inf]})) == {"x": "1/2", "y": ["inf"]}
 
 
 def test_a_pattern_that_is_too_slow_on_a_response_makes_it_wrong(tmp_path):
