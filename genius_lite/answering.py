@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from genius_lite.evaluate.asking import Asked
 from genius_lite.evaluate.cooling import Cooled, best_of, mean_share, shares
-from genius_lite.evaluate.measure import Asked, Ended, Respondent, answer_tasks, observe, responses_wanted
+from genius_lite.evaluate.measure import Ended, Respondent, answer_tasks, observe, responses_wanted
 from genius_lite.evaluate.results import Answers, Response
 from genius_lite.evaluate.signals import Observed
 from genius_lite.recipe import Evaluate

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.measure import Asked, asked, load_tasks, temperature_of
+from genius_lite.evaluate.asking import Asked, asked, load_tasks, temperature_of
 from genius_lite.prompts import Vocabulary
 from genius_lite.queries import hold_out, select
 from genius_lite.recipe import Recipe

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.measure import (
-    Respondent,
-    answer_tasks,
-    asked,
-    load_tasks,
-    responses_wanted,
-    temperature_of,
-)
+from genius_lite.evaluate.asking import asked, load_tasks, temperature_of
+from genius_lite.evaluate.measure import Respondent, answer_tasks, responses_wanted
 from genius_lite.evaluate.results import Response, TaskResult, results
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Auto, Check, Evaluate, Sampler, TaskSource
@@ -77,16 +71,14 @@ def asking(
     Raises:
         UserError: they ask in different ways.
     """
-    limits, heats = {way.max_tokens for way in ways}, {way.temperature for way in ways}
+    limits = {way.max_tokens for way in ways}
     if max_tokens is None and len(limits) > 1:
         raise UserError("the recipes or runs have different evaluate.max_tokens; say which with --max-tokens")
-    if temperature is None and len(heats) > 1:
+    if temperature is None and len({way.temperature for way in ways}) > 1:
         raise UserError("the recipes or runs have different evaluate.temperature; say which with --temperature")
     longest = max(limits, default=_LONGEST) if max_tokens is None else max_tokens
-    heat: float | Auto = "auto" if temperature is None else temperature
-    if temperature is None and heats:
-        (heat,) = heats
-    return Asking(system_message(ways, system), longest, heat)
+    usual = Asking(system_message(ways, system), longest, ways[0].temperature if ways else "auto")
+    return usual if temperature is None else replace(usual, temperature=temperature)
 
 
 def system_message(ways: Sequence[Asking], given: str | None) -> str | None:

@@ -59,7 +59,7 @@ def other(tmp_path) -> Path:
     (run / "rounded" / "base.gguf").write_text("rounded weights")
     (run / "round-1" / "adapter" / "a").write_text("adapter")
     for base in ("round-0", "rounded"):
-        write_evaluation(run / base / "evaluation", RESPONSES, None)
+        write_evaluation(run / base / "evaluation", [Answers(r.task, r.problem, [r]) for r in RESPONSES], None)
     write_records(run / "round-1" / "rollouts.jsonl", SEARCHED)
     (run / "recipe.json").write_text(json.dumps(IDENTITY))
     return run

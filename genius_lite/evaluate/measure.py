@@ -6,59 +6,33 @@ Every figure of a model comes from the same prompts and the same seeds as the ba
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
-from itertools import compress, groupby
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from genius_lite.errors import UserError
+from genius_lite.evaluate.asking import Asked
 from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.results import GREEDY, Answers, Response, Use
 from genius_lite.evaluate.signals import Observed
-from genius_lite.evaluate.tasks import REASONING_GYM, Problem, Task, from_jsonl, from_reasoning_gym
+from genius_lite.evaluate.tasks import Problem, Task
 from genius_lite.prompts import Vocabulary
-from genius_lite.recipe import Auto, Evaluate, TaskSource
-from genius_lite.records import Completion, Query, SetAside, seed_of
+from genius_lite.recipe import Evaluate
+from genius_lite.records import Completion, Query, SetAside
 from genius_lite.rundir import RecordLog
 from genius_lite.sampler.client import LocalSampler, SetAsideError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling, Stats
 from genius_lite.sampler.tree import Node
 from genius_lite.stopping import Stop, Stopped
-from genius_lite.weights.gguf_file import GGUF
 
 _UNFILTERED = Sampling(1.0)
-_USUAL = 0.7  # temperature, where nothing says
-_DIVIDED = 40  # problems of a task, at least, of which half can choose and half report
 
 T = TypeVar("T")
 
 Advance = Callable[[int], None]
 Ended = Callable[[Stats], None]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A task, the prompt tokens of its problems, in their order, and what each problem is for."""
-
-    task: Task
-    questions: list[Query]
-    uses: Sequence[Use]
-
-    def choosing(self) -> Asked:
-        """With those problems alone that choose between rounds."""
-        return self._only([use != "report" for use in self.uses])
-
-    def reporting(self) -> Asked:
-        """With those problems alone that tell of the round that was chosen."""
-        return self._only([use != "choose" for use in self.uses])
-
-    def _only(self, taken: list[bool]) -> Asked:
-        task = replace(self.task, problems=list(compress(self.task.problems, taken)))
-        return Asked(task, list(compress(self.questions, taken)), list(compress(self.uses, taken)))
 
 
 @dataclass(frozen=True)
@@ -77,52 +51,6 @@ class Respondent:
     def sampler(self, sampling: Sampling) -> AbstractAsyncContextManager[LocalSampler]:
         """The engine that holds it."""
         return open_sampler(self.gguf, self.settings, sampling, self.log)
-
-
-def load_task(cfg: TaskSource) -> Task:
-    """The problems that a recipe names.
-
-    Raises:
-        UserError: as `from_jsonl` and `from_reasoning_gym`.
-    """
-    if cfg.source.startswith(REASONING_GYM):
-        return from_reasoning_gym(cfg.source, size=cfg.size, seed=cfg.seed, config=cfg.config)
-    names = {"prompt": cfg.prompt, "answer": cfg.answer, "choices": cfg.choices}
-    task = from_jsonl(Path(cfg.source), cfg.check, **names, **cfg.options)
-    return replace(task, problems=task.problems[: cfg.limit])
-
-
-def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
-    """All of them.
-
-    Raises:
-        UserError: as `load_task`; or two have the same name.
-    """
-    tasks = [load_task(source) for source in sources]
-    if repeated := [t.name for n, t in enumerate(tasks) if t.name in [earlier.name for earlier in tasks[:n]]]:
-        raise UserError(f"two tasks are named {repeated[0]}; give their files different names")
-    return tasks
-
-
-def asked(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary, system: str | None) -> Asked:
-    """The task's problems as the model is given them.
-
-    Args:
-        use: what they are for; `auto`: half of them choose and half report, of fewer than 40 all do both. Which half
-            depends on the problems alone, so that all seeds and recipes report on the same ones.
-    """
-    questions = [Query(p.id, p.prompt, vocabulary.prompt(p.prompt, system)) for p in task.problems]
-    return Asked(task, questions, _uses(task, use))
-
-
-def _uses(task: Task, use: Use | Literal["auto"]) -> list[Use]:
-    if use != "auto":
-        return [use] * len(task.problems)
-    if len(task.problems) < _DIVIDED:
-        return ["both"] * len(task.problems)
-    drawn = sorted(range(len(task.problems)), key=lambda n: seed_of("choose", task.problems[n].id))
-    choosing = {*drawn[: len(drawn) // 2]}
-    return ["choose" if n in choosing else "report" for n in range(len(task.problems))]
 
 
 def answer_tasks(
@@ -205,27 +133,15 @@ def answer_tasks(
                 )
                 ended(await sampler.settled())
 
-    asyncio.run(ask())
+    try:
+        asyncio.run(ask())
+    finally:
+        for item in tasks:
+            item.task.close()  # a scorer's process idles through no training
     wanted = [(item.task.name, problem.id) for item in tasks for problem in item.task.problems]
     if any(one not in answered for one in wanted):
         raise Stopped
     return [answered[one] for one in wanted]
-
-
-def temperature_of(wanted: float | Auto, model: GGUF, weights: Path | None = None) -> float:
-    """The temperature of later use: as wanted, else what the model's file or its weights' folder recommends, else 0.7.
-
-    GGUFs that llama.cpp converts have `general.sampling.temp` from `generation_config.json`. A recommendation of 0 is
-    none: the likeliest response is measured anyway.
-    """
-    if wanted != "auto":
-        return wanted
-    config = weights / "generation_config.json" if weights else None
-    beside = json.loads(config.read_text(encoding="utf-8")) if config and config.is_file() else {}
-    for found in (beside.get("temperature"), model.metadata.get("general.sampling.temp")):
-        if isinstance(found, int | float) and 0 < found < math.inf:
-            return round(float(found), 4)  # a GGUF's is in float32
-    return _USUAL
 
 
 def responses_wanted(tasks: Sequence[Asked], cfg: Evaluate) -> int:

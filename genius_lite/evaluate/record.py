@@ -36,7 +36,7 @@ class Evaluation:
 
 
 def write_evaluation(
-    folder: Path, answers: Sequence[Answers], signals: Signals | None, set_aside: Sequence[SetAside]
+    folder: Path, answers: Sequence[Answers], signals: Signals | None, set_aside: Sequence[SetAside] = ()
 ) -> None:
     """Fill a round's folder, which exists.
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.measure import load_task
+from genius_lite.evaluate.asking import load_task
 from genius_lite.evaluate.tasks import REASONING_GYM
 from genius_lite.queries import FORMATS, read, text_columns
 from genius_lite.recipe import Check, Queries, TaskSource

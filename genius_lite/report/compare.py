@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from genius_lite.errors import UserError
+from genius_lite.evaluate.pooling import PooledDifference, pooled_difference
 from genius_lite.evaluate.record import read_responses
 from genius_lite.evaluate.results import GREEDY, Response
-from genius_lite.evaluate.statistics import PooledDifference, pooled_difference
 from genius_lite.report.summary import points
 
 ALL_TASKS = "mean of all tasks"

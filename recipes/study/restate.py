@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from genius_lite.evaluate.statistics import Interval, mean_of, pooled_difference, with_seeds
+from genius_lite.evaluate.pooling import pooled_difference, with_seeds
+from genius_lite.evaluate.statistics import Interval, mean_of
 from genius_lite.report.summary import points
 
 RESULTS = Path(__file__).parent / "results"

@@ -6,8 +6,9 @@ import llama_cpp
 import pytest
 
 from genius_lite.errors import UserError
+from genius_lite.evaluate.asking import asked, load_tasks
 from genius_lite.evaluate.checkers import extract_answer
-from genius_lite.evaluate.measure import Respondent, answer_tasks, asked, load_tasks, observe, responses_wanted
+from genius_lite.evaluate.measure import Respondent, answer_tasks, observe, responses_wanted
 from genius_lite.evaluate.results import GREEDY, Answers, Response, results
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Evaluate, TaskSource
@@ -35,7 +36,7 @@ def test_accuracies_and_paired_gains_by_hand():
     assert beside.sampled_gain.estimate == pytest.approx(0.5)
     assert beside.greedy_gain.estimate == pytest.approx(0.5)
     assert (beside.mcnemar.gained, beside.mcnemar.lost) == (1, 0)
-    assert beside.judged.estimate == pytest.approx(0.75)
+    assert beside.judged.estimate == pytest.approx(0.875)
     assert beside.judged_gain and beside.judged_gain.estimate == pytest.approx(0.5 * (0.5 + 0.5))
 
 

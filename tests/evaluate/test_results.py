@@ -7,8 +7,8 @@ from statistics import fmean
 
 import pytest
 
+from genius_lite.evaluate.asking import Asked, asked
 from genius_lite.evaluate.cooling import Cooled, beside, best_of, shares
-from genius_lite.evaluate.measure import Asked, asked
 from genius_lite.evaluate.results import GREEDY, Response, Use, choosing_scores, results
 from genius_lite.evaluate.tasks import Problem, Task, Verdict
 from genius_lite.prompts import Vocabulary

@@ -8,16 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genius_lite.evaluate.pooling import pooled_difference, with_seeds
 from genius_lite.evaluate.statistics import (
     Interval,
     mcnemar_exact,
     mean_accuracy,
     mean_of,
     paired_difference,
-    pooled_difference,
     student_quantile,
     wilson,
-    with_seeds,
 )
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.record import write_evaluation
-from genius_lite.evaluate.results import GREEDY, Response
+from genius_lite.evaluate.results import GREEDY, Answers, Response
 from genius_lite.evaluate.signals import Signals
 from genius_lite.report.gather import RoundData, gather
 from genius_lite.report.headline import notes, outcome, signal_changes, task_changes
@@ -246,6 +246,7 @@ def test_a_gain_that_a_lower_temperature_might_give_is_called_one(run, sampled, 
             for n in range(40)
             for sample, count in ((GREEDY, likeliest), (0, right))
         ]
+        answers = [Answers(one.task, one.problem, [one]) for one in answers]
         write_evaluation(folder, answers, Signals(nats, 0.9, 0.0, 20.0, 1.0, 0.5, 0.5, 1.0, 0.0, 8))
     assert any("lower temperature" in note for note in notes(gather(run))) == warned
     write_report(run, run)
