@@ -22,6 +22,7 @@ from genius_lite.learner.batches import Groups, Packer, schedule, score
 from genius_lite.learner.footprint import ACTIVATION_SHARE, SCORED_PAIRS
 from genius_lite.learner.importance import Importance
 from genius_lite.learner.loss import pair_logps, pair_loss
+from genius_lite.learner.margins import clustered_error, margins
 from genius_lite.learner.model import (
     activation_bytes,
     compute_activations_twice,
@@ -155,7 +156,7 @@ def train_adapter(
     trainer = _Trainer(accelerator, policy, optimizer, parameters, reference, packer, job, advance, updated, stop)
     curve = trainer.run(batches)
     team.lead(lambda: _save(policy, job.work, out))
-    learned = _learned(policy, reference, packer, job, advance)
+    learned = margins(policy, job.pairs, reference if job.precision == "fp32" else None, packer, job.key, advance)
     epoch = curve[-len(epochs[-1]) :]
     every = packer.packs(groups)
     return TrainReport(
@@ -213,50 +214,10 @@ def _reference(
     return {(query, step): [chosen, rejected] for query, step, chosen, rejected in rows}
 
 
-def _learned(
-    policy: Any,
-    reference: dict[tuple[str, int], list[float]],
-    packer: Packer,
-    job: Training,
-    advance: Callable[[int], None],
-) -> dict[tuple[str, int], float]:
-    """The margin of some pairs, policy against base, nats: (query id, step) -> what was learned. In fp32."""
-    count = min(len(job.pairs), SCORED_PAIRS)
-    places = np.random.default_rng(seed_of(*job.key, "scored")).choice(len(job.pairs), count, replace=False)
-    groups = by_query([job.pairs[i] for i in sorted(places)])
-    after = score(policy, groups, packer, advance, in_fp32=True)
-    before = reference
-    if job.precision != "fp32":
-        with policy.disable_adapter():
-            before = score(policy, groups, packer, advance, in_fp32=True)
-    return {pair: _gap(after[pair]) - _gap(before[pair]) for pair in after}
-
-
-def clustered_error(margins: dict[tuple[str, int], float]) -> float | None:
-    """Standard error of the mean margin, nats: what pairs of a question deviate is summed before it is squared.
-
-    (Liang and Zeger, 1986, of a mean: sqrt(G / (G - 1) * sum over G questions of their summed deviations squared) / n.)
-
-    Returns:
-        None where all pairs are of one question, of which nothing can be said.
-    """
-    mean = float(np.mean(list(margins.values())))
-    sums: dict[str, float] = {}
-    for (question, _), nats in margins.items():
-        sums[question] = sums.get(question, 0.0) + nats - mean
-    if len(sums) < 2:
-        return None
-    return math.sqrt(len(sums) / (len(sums) - 1) * sum(total**2 for total in sums.values())) / len(margins)
-
-
 def _memory_is_short(policy: Any, tokens: int, job: Training, beside: int) -> bool:
     if job.cfg.gradient_checkpointing != "auto":
         return job.cfg.gradient_checkpointing
     return activation_bytes(policy, tokens) > ACTIVATION_SHARE * learner_free_memory(job.device) / beside
-
-
-def _gap(logps: list[float]) -> float:
-    return logps[0] - logps[1]
 
 
 @dataclass

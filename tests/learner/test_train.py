@@ -19,11 +19,12 @@ from genius_lite.learner import batches as batches_module
 from genius_lite.learner import train as train_module
 from genius_lite.learner.batches import schedule
 from genius_lite.learner.head import Table
+from genius_lite.learner.margins import clustered_error
 from genius_lite.learner.model import load_base, load_policy, response_logps, target_modules, weight_bytes
 from genius_lite.learner.optimizer import learning_rate
 from genius_lite.learner.packing import rows, unshared_tokens
 from genius_lite.learner.parity import Sample, check, limit_of
-from genius_lite.learner.train import Training, clustered_error, train_adapter
+from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from genius_lite.rundir import RunDir
@@ -139,7 +140,7 @@ def test_killed_at_any_update_and_resumed_it_ends_bit_identical(tiny, tmp_path, 
         monkeypatch.setattr(
             train_module._Trainer, "_update", lambda self, n, b, done=done: done.append(n) or update(self, n, b)
         )
-        monkeypatch.setattr(train_module, "score", _only_at_the_end(score))
+        monkeypatch.setattr(train_module, "score", _known)
         report = _train(tiny, out, **options)
         assert done == list(range(killed_at, 6))
         assert report == whole
@@ -147,14 +148,8 @@ def test_killed_at_any_update_and_resumed_it_ends_bit_identical(tiny, tmp_path, 
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def _only_at_the_end(score):
-    """The reference is kept: after a restart only the final margin is scored, in fp32."""
-
-    def counted(*arguments, in_fp32=False):
-        assert in_fp32
-        return score(*arguments, in_fp32=in_fp32)
-
-    return counted
+def _known(*arguments):
+    raise AssertionError("the reference is kept: it is not scored again after a restart")
 
 
 def test_a_real_kill_between_updates(tiny, tmp_path):
