@@ -14,7 +14,7 @@ from typing import Literal
 Device = Literal["cuda", "mps", "cpu"]
 Precision = Literal["nf4", "bf16", "fp32"]
 
-_WEIGHTS_SHARE = 0.25  # of the free memory that the learner's frozen weights may take without being quantized
+_WEIGHTS_SHARE = 0.55  # of the free memory that the learner's frozen weights may take without being quantized
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _GPU_TYPES = {1, 2}  # ggml_backend_dev_type: a GPU with memory of its own, one that shares the system's
 
@@ -156,9 +156,9 @@ def learner_device() -> Device:
 def learner_precision(wanted: Literal["auto", "nf4", "bf16", "fp32"], device: Device, sixteen: int) -> Precision:
     """The precision of the frozen weights: `wanted`, or the most exact one that leaves memory for everything else.
 
-    NF4 is for what would not fit otherwise. It costs speed, as each matrix is dequantized again and again (a third of
-    bf16's where that is native, half of fp32's elsewhere), and exactness: of SmolLM2-135M it moves a token's
-    log-probability by 0.4 nats, bf16 by 0.02.
+    NF4 is for what would not fit otherwise, beside activations that are computed twice. It costs speed, as each matrix
+    is dequantized again and again (a third of bf16's where that is native, half of fp32's elsewhere), and exactness: of
+    SmolLM2-135M it moves a token's log-probability by 0.4 nats, bf16 by 0.02.
 
     Args:
         sixteen: bytes of the model in 16 bits.

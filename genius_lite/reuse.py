@@ -28,8 +28,8 @@ _EVALUATION, _ANSWERS, _ROLLOUTS = "round-0/evaluation", f"round-0/{ANSWERS}", "
 _ROUNDED_BASE, _ITS_ANSWERS = f"{ROUNDED}/{BASELINE}", f"{ROUNDED}/evaluation"
 
 _BASE = ("model", "weights")
-_ANSWERED = ("model", "seed", "system", "tasks", "foresight.max_tokens", "evaluate")
-_SAMPLED = ("model", "seed", "foresight")
+_ANSWERED = ("model", "seed", "system", "tasks", "foresight.max_tokens", "evaluate", "sampler.kv_type")
+_SAMPLED = ("model", "seed", "foresight", "sampler.kv_type")
 _ROUNDED = (*_BASE, "quantize.type")
 _WHOLE = {
     FULL_PRECISION: _BASE,
@@ -79,7 +79,7 @@ def take(folder: RunDir, identity: dict[str, Any], queries: Sequence[Query], oth
 def _at(identity: dict[str, Any], dotted: str, apart: set[str]) -> Any:
     found: Any = identity
     for key in dotted.split("."):
-        found = found.get(key)
+        found = (found or {}).get(key)
     return {key: value for key, value in found.items() if key not in apart} if dotted == "evaluate" else found
 
 

@@ -202,6 +202,11 @@ BROKEN = {
         "foresight: {value: step, drop_below: 0.1}\n",
         "r.yaml:3: `foresight.drop_below` needs value: future and select: resample; leave it at 0 otherwise",
     ),
+    "+dropping what is rejected": (
+        "foresight: {drop_below: 0.1}\npairs: {negatives: uniform}\n",
+        "r.yaml:3: `foresight.drop_below` gives up what F is unlikely to draw, and these pairs are not drawn from F "
+        "alone; write pairs.negatives: foresight and choose: best, or leave drop_below at 0",
+    ),
     "+light mode without futures": (
         "foresight: {value: step, skip_agreeing: 0.9}\n",
         "r.yaml:3: `foresight.skip_agreeing` saves futures, which value: step does not look at; write one of the two",

@@ -11,10 +11,10 @@ from genius_lite.hardware import fitting_precision, free_memory
 
 @pytest.mark.parametrize(
     ("in_bf16", "sixteen", "free", "expected"),
-    [(True, 100, 400, "bf16"), (True, 101, 400, None), (False, 50, 400, "fp32"), (False, 51, 400, None)],
+    [(True, 220, 400, "bf16"), (True, 221, 400, None), (False, 110, 400, "fp32"), (False, 111, 400, None)],
 )
 def test_the_most_exact_precision_that_fits(in_bf16, sixteen, free, expected):
-    # A quarter of the free memory is for the weights; fp32 takes twice the 16 bits.
+    # 55 % of the free memory is for the weights; fp32 takes twice the 16 bits.
     assert fitting_precision(in_bf16, sixteen, free) == expected
 
 

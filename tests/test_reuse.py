@@ -30,6 +30,7 @@ IDENTITY = {
     "quantize": {"type": "Q8_0", "keep": 0.9},
     "foresight": {"max_tokens": 64, "temperature": 1.0},
     "evaluate": {"samples": 1, "queries": 4, "rollback": True},
+    "sampler": {"kv_type": "F16"},
 }
 QUERIES = [Query(f"{number:016x}", f"question {number}", [1, number]) for number in range(4)]
 SEARCHED = [Rollout(query, []) for query in QUERIES[:3]]
@@ -95,6 +96,7 @@ def changed(**sections) -> dict:
         # Of rollouts the prompts themselves are compared, below.
         (changed(system="Be brief."), [MASTER, ROUNDED, ROLLOUTS]),
         (changed(seed=1), [MASTER, ROUNDED]),
+        (changed(sampler={"kv_type": "Q8_0"}), [MASTER, ROUNDED]),
         (changed(weights="full"), [EVALUATION, ROLLOUTS]),  # round 1 samples the user's own file
         (changed(model="another"), []),
     ],

@@ -56,6 +56,20 @@ class Vote:
         return Counter(stated for stated in self._stated.values() if stated is not None)
 
 
+def unfit(response: list[int], ended: bool, cfg: Pairs, vote: Vote) -> bool:
+    """Whether a filter refuses every pair with this chosen response, whatever the rejected one is.
+
+    Args:
+        ended: whether the response came to its end.
+        vote: of the rollout that it comes from.
+    """
+    return (
+        (cfg.looping != "keep" and loops(response))
+        or (cfg.truncated != "keep" and not ended)
+        or (cfg.agreement is not None and not _backed(response, cfg.agreement, vote))
+    )
+
+
 def refusal(pair: PreferencePair, cfg: Pairs, vote: Vote) -> str | None:
     """The first filter that refuses the pair; None if all let it pass. The costly ones look only if asked for.
 
@@ -91,9 +105,10 @@ def _judged(setting: str) -> int:
 
 def _agreed(pair: PreferencePair, share: float, vote: Vote) -> bool:
     """Whether the vote is for the chosen response's answer, and the rejected one's is another."""
-    if not vote.total:
-        return True
-    chosen, rejected = vote.stated(pair.chosen_tokens), vote.stated(pair.rejected_tokens)
-    if chosen is None or rejected in (None, chosen):
-        return False
-    return vote.votes(pair.chosen_tokens) / vote.total >= share
+    another = vote.stated(pair.rejected_tokens) not in (None, vote.stated(pair.chosen_tokens))
+    return _backed(pair.chosen_tokens, share, vote) and (another or not vote.total)
+
+
+def _backed(response: list[int], share: float, vote: Vote) -> bool:
+    """Whether the response's answer has this share of the votes, if there are any."""
+    return not vote.total or vote.votes(response) / vote.total >= share

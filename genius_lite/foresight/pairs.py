@@ -10,7 +10,7 @@ from itertools import permutations
 import numpy as np
 
 from genius_lite.errors import NonFiniteError
-from genius_lite.foresight.filters import FILTERS, Answer, Vote, refusal
+from genius_lite.foresight.filters import FILTERS, Answer, Vote, refusal, unfit
 from genius_lite.foresight.resample import draw_order
 from genius_lite.recipe import Pairs
 from genius_lite.records import PreferencePair, Rollout, Step, seed_of
@@ -24,10 +24,12 @@ def preference_pairs(
     """The quintuples (x, T_w, A_w, T_l, A_l) of some rollouts, in their order.
 
     - `choose: best`: the chosen response has the highest f of its step. The rejected one is drawn from F without it,
-      or uniformly (as the released code does).
+      or uniformly (as the released code does). Where a filter refuses the chosen response itself, the next best one is
+      chosen, and the rejected one is drawn from those of no higher f than it has.
     - `choose: agreed`: the chosen response is of the step's most frequent final answer in its query's vote, and among
-      those of the highest f; the rejected one is drawn in the same way from those that state a rarer answer (preferring
-      by self-consistency is Prasad et al.'s, arXiv 2411.04109). An answer that is given once is no agreement.
+      those of the highest f that no filter refuses; the rejected one is drawn in the same way from those that state a
+      rarer answer (preferring by self-consistency is Prasad et al.'s, arXiv 2411.04109). An answer that is given once
+      is no agreement.
     - `choose: random`: two different responses of the step in either order, all equally likely, each with its own
       advantage. This is the control: what is learned from such pairs owes nothing to f.
 
@@ -77,15 +79,19 @@ def _drawn(
         distinct = [i for i, response in enumerate(responses) if response not in responses[:i]]
         yield from rng.permutation(list(permutations(distinct, 2))).tolist()
         return
-    if cfg.choose == "agreed":
-        votes = [vote.votes(response) for response in responses]
-        chosen = max(range(len(values)), key=lambda i: (votes[i], values[i]))
-        others = [i for i, count in enumerate(votes) if 0 < count < votes[chosen]] if votes[chosen] >= _AGREEING else []
-    else:
-        chosen = int(np.argmax(values))
-        others = [i for i, response in enumerate(responses) if response != responses[chosen]]
-    order = draw_order([values[i] for i in others], tau if cfg.negatives == "foresight" else math.inf, rng)
-    yield from ((chosen, others[at]) for at in order)
+    ranked = sorted(range(len(values)), key=lambda i: -values[i])
+    votes = [vote.votes(response) for response in responses] if cfg.choose == "agreed" else []
+    if votes:
+        ranked = [i for i in ranked if votes[i] == max(votes) >= _AGREEING]
+    for chosen in ranked:
+        if votes:
+            others = [i for i, count in enumerate(votes) if 0 < count < votes[chosen]]
+        else:
+            others = [i for i, f in enumerate(values) if f <= values[chosen] and responses[i] != responses[chosen]]
+        order = draw_order([values[i] for i in others], tau if cfg.negatives == "foresight" else math.inf, rng)
+        yield from ((chosen, others[at]) for at in order)
+        if not unfit(responses[chosen], step.candidates[chosen].last.finish == "end", cfg, vote):
+            return
 
 
 def _pair(rollout: Rollout, step: Step, responses: list[list[int]], chosen: int, rejected: int) -> PreferencePair:

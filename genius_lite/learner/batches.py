@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,24 +23,33 @@ Groups = list[list[PreferencePair]]
 """Pairs by query."""
 
 
-def schedule(groups: Groups, cfg: Learner, rng: np.random.Generator) -> list[Groups]:
-    """For every update of every epoch its queries' pairs: shuffled until `batch_pairs` pairs are together.
+def schedule(groups: Groups, cfg: Learner, rng: np.random.Generator) -> list[list[Groups]]:
+    """For each epoch its updates, and for each of these the pairs that it learns from, by query.
 
-    The batch with the longest responses comes first, so that memory that does not suffice shows at once.
+    Every epoch has as many updates, about one for each `batch_pairs` pairs, and shuffles the queries anew. All pairs of
+    a query are in one update, so updates have about as many pairs, and none but a few. The one with the longest
+    responses comes first of all, so that memory that does not suffice shows at once.
     """
-    updates: list[Groups] = []
-    for _ in range(cfg.epochs):
-        epoch: list[Groups] = []
-        batch: Groups = []
-        for i in rng.permutation(len(groups)):
-            batch.append(groups[i])
-            if sum(map(len, batch)) >= cfg.batch_pairs:
-                epoch.append(batch)
-                batch = []
-        updates += epoch + ([batch] if batch else [])
-    first = len(updates) // cfg.epochs
-    longest = max(range(first), key=lambda i: max(unshared_tokens(group) for group in updates[i]))
-    return [updates[longest], *updates[:longest], *updates[longest + 1 :]]
+    pairs = sum(map(len, groups))
+    count = min(len(groups), max(1, math.floor(pairs / cfg.batch_pairs + 0.5)))
+    epochs = [_parts([groups[i] for i in rng.permutation(len(groups))], count) for _ in range(cfg.epochs)]
+    first = epochs[0]
+    longest = max(range(count), key=lambda i: max(unshared_tokens(group) for group in first[i]))
+    first.insert(0, first.pop(longest))
+    return epochs
+
+
+def _parts(groups: Groups, count: int) -> list[Groups]:
+    """The groups, in order, in so many parts of about as many pairs, none of them empty."""
+    ends = np.cumsum([len(group) for group in groups])
+    parts, start = list[Groups](), 0
+    for part in range(1, count + 1):
+        # After the group whose end is nearest to where the part would end; each later part keeps a group.
+        nearest = int(np.abs(ends - part * ends[-1] / count).argmin()) + 1
+        stop = min(max(nearest, start + 1), len(groups) - (count - part))
+        parts.append(groups[start:stop])
+        start = stop
+    return parts
 
 
 class Packer:
@@ -138,8 +148,13 @@ class Packer:
         self.say(f"memory ran out: packs of at most {self.limit} tokens from here on")
 
 
-def score(policy: Any, groups: Groups, packer: Packer, advance: Callable[[int], None]) -> dict[tuple[str, int], Any]:
+def score(
+    policy: Any, groups: Groups, packer: Packer, advance: Callable[[int], None], in_fp32: bool = False
+) -> dict[tuple[str, int], Any]:
     """(query id, step) -> summed log-probabilities (chosen, rejected), nats.
+
+    Args:
+        in_fp32: compute in fp32, whatever the weights are in.
 
     Raises:
         NonFiniteError: one of them is NaN or infinite.
@@ -147,7 +162,7 @@ def score(policy: Any, groups: Groups, packer: Packer, advance: Callable[[int], 
     scores: dict[tuple[str, int], Any] = {}
     for wave in _waves(groups, packer.team.size):
         with torch.no_grad():
-            logps_2P = packer.compute(wave, lambda pack: response_logps(policy, pack.inputs).view(-1, 2))
+            logps_2P = packer.compute(wave, lambda pack: response_logps(policy, pack.inputs, in_fp32).view(-1, 2))
         pairs = [pair for group in wave for pair in group]
         scores |= {(p.query_id, p.step): _finite(p, logps_2P[:, i]) for i, p in enumerate(pairs)}
         advance(len(pairs))

@@ -1,4 +1,4 @@
-"""What training takes in memory, in bytes, as arithmetic: no model and no torch is needed to know."""
+"""What training takes in memory and passes, as arithmetic: no model and no torch is needed to know. Bytes, pairs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ MERGED_ON_CPU = 512
 
 ACTIVATION_SHARE = 0.4
 """Of the free memory that activations may take before they are computed twice instead of kept."""
+
+SCORED_PAIRS = 64
+"""Of which the final margin is taken, at most: in fp32, with the adapter, and without unless training was in fp32."""
 
 HELD = 2.2
 """What the process holds for each byte that autograd keeps: intermediate results pass, and malloc keeps their place.

@@ -12,6 +12,8 @@ than the chosen one: the rejected response is then pushed down less. It carries 
 
 alpha -> infinity gives w = 1, which is DPO. The others are those of the paper's Table 4, on the same tensors.
 
+beta, and SimPO's gamma, are `Learner.strength` and `Learner.target`: what is written, or what suits the loss.
+
 Departures, on request only: the authors' released code takes max(1, exp(..)), which never relaxes
 (`calibration: floor`); `length_normalize` divides every log-probability by its response's length first;
 `sft_weight` adds that share of the SFT loss.
@@ -83,23 +85,26 @@ def calibration_weight(
 
 def aco(p: PairLogps, cfg: Learner) -> torch.Tensor:
     """Eq. 12."""
-    return -logsigmoid(cfg.beta * (p.chosen_gain_B - p.weight_B * p.rejected_gain_B))
+    return -logsigmoid(cfg.strength * (p.chosen_gain_B - p.weight_B * p.rejected_gain_B))
 
 
 def dpo(p: PairLogps, cfg: Learner) -> torch.Tensor:
     """Rafailov et al., arXiv 2305.18290, Eq. 7."""
-    return -logsigmoid(cfg.beta * p.margin_B)
+    return -logsigmoid(cfg.strength * p.margin_B)
 
 
 def ipo(p: PairLogps, cfg: Learner) -> torch.Tensor:
-    """Azar et al., arXiv 2310.12036, Eq. 17, with beta for their tau: the margin is drawn to 1 / (2 beta)."""
-    return (p.margin_B - 1 / (2 * cfg.beta)) ** 2
+    """Azar et al., arXiv 2310.12036, Eq. 17, beta being their tau: the margin is drawn to 1 / (2 beta), nats.
+
+    Their tau weighs the same divergence from the reference that DPO's beta does, so that one number serves for both.
+    """
+    return (p.margin_B - 1 / (2 * cfg.strength)) ** 2
 
 
 def simpo(p: PairLogps, cfg: Learner) -> torch.Tensor:
     """Meng et al., arXiv 2405.14734, Eq. 6: mean log-probabilities, a target margin, no reference."""
     mean = p.per_token()
-    return -logsigmoid(cfg.beta * (mean.chosen_B - mean.rejected_B) - cfg.simpo_gamma)
+    return -logsigmoid(cfg.strength * (mean.chosen_B - mean.rejected_B) - cfg.target)
 
 
 def ropo(p: PairLogps, cfg: Learner) -> torch.Tensor:
@@ -108,7 +113,7 @@ def ropo(p: PairLogps, cfg: Learner) -> torch.Tensor:
     Their gradient in u is sigmoid(-u) * (1 + a * sigmoid(u)) * 4a / (1 + a)^2, which is 1 at its largest and falls for
     pairs that the policy contradicts most: those are taken for noise.
     """
-    a, u_B = cfg.ropo_alpha, cfg.beta * p.margin_B
+    a, u_B = cfg.ropo_alpha, cfg.strength * p.margin_B
     return 4 * a / (1 + a) ** 2 * (a * torch.sigmoid(-u_B) - logsigmoid(u_B))
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from genius_lite.errors import UserError
 from genius_lite.hardware import Device, Precision, compute_in_bf16, spare_memory
 from genius_lite.learner.footprint import HELD, kept_bytes
-from genius_lite.learner.head import Head, Table, token_logps
+from genius_lite.learner.head import Head, Table, require_known, token_logps
 from genius_lite.learner.packing import Inputs, Response, rows, trees
+from genius_lite.learner.rounding import round_once, widened
 from genius_lite.recipe import Learner
+
+_TREE_NATS = 0.02  # that a token of a tree may differ from the same one alone, in fp32
 
 # Their fused kernels multiply by out_proj themselves, past any adapter; peft refuses it too.
 _MAMBA_KIND = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
@@ -44,7 +48,7 @@ def load_policy(
 
     base = load_base(master, device, precision, at)
     if adapter:
-        return _in_one_dtype(PeftModel.from_pretrained(base, adapter, is_trainable=True))
+        return _prepared(PeftModel.from_pretrained(base, adapter, is_trainable=True))
     lora = LoraConfig(
         r=cfg.rank,
         lora_alpha=cfg.lora_alpha,
@@ -53,7 +57,7 @@ def load_policy(
         task_type="CAUSAL_LM",
     )
     with _seeded(seed):
-        return _in_one_dtype(get_peft_model(base, lora))
+        return _prepared(get_peft_model(base, lora))
 
 
 def load_base(master: Path, device: Device, precision: Precision, at: Device | None = None) -> Any:
@@ -64,6 +68,9 @@ def load_base(master: Path, device: Device, precision: Precision, at: Device | N
 
     Args:
         at: where it is put, if not on the device that it is for.
+
+    Raises:
+        UserError: how it makes its logits is not known here.
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -90,6 +97,7 @@ def load_base(master: Path, device: Device, precision: Precision, at: Device | N
                 parameter.data = parameter.data.to(compute)
     base.requires_grad_(False)
     base.config.use_cache = False
+    require_known(base)
     return base
 
 
@@ -118,16 +126,14 @@ def compute_activations_twice(policy: Any) -> None:
     policy.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
 
 
-def _in_one_dtype(policy: Any) -> Any:
-    """Let the adapter, which stays in fp32, compute in what the model computes in: see `logps_of`.
-
-    peft raises the input of every matrix to the adapter's fp32 instead, and autograd keeps that copy.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
+def _prepared(policy: Any) -> Any:
+    """Nothing is dropped by chance while it learns, and what it adds is not rounded away."""
     for module in policy.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.cast_input_dtype_enabled = False  # pyright: ignore[reportAttributeAccessIssue]
+        for name, value in vars(module).items():
+            # Of attention it is a number that is passed on; a Dropout calls it p.
+            if isinstance(value, float) and ("dropout" in name or (name == "p" and isinstance(module, _DropoutNd))):
+                setattr(module, name, 0.0)
+    round_once(policy)
     return policy
 
 
@@ -189,13 +195,20 @@ def without_adapter(policy: Any) -> list[str]:
     return sorted({re.sub(r"^.*?\.\d+\.", "", name) for name in matrices - adapted})
 
 
-def logps_of(policy: Any, inputs: Inputs) -> torch.Tensor:
-    """Log-probability of each counted token, nats, (S,), differentiable. The head runs nowhere else."""
+def logps_of(policy: Any, inputs: Inputs, in_fp32: bool = False) -> torch.Tensor:
+    """Log-probability of each counted token, nats, (S,), differentiable. The head runs nowhere else.
+
+    Args:
+        in_fp32: compute in fp32 with the same weights, whatever they are in; without gradients.
+    """
     base = policy.get_base_model()
-    device, dtype = base.device, _compute_dtype(base)
+    device, dtype = base.device, torch.float32 if in_fp32 else _compute_dtype(base)
     mask = torch.from_numpy(inputs.mask).to(device)
     # The adapter's fp32 matrices are rounded for each pass, which is little beside casting what goes through them.
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+    with (
+        widened(base) if in_fp32 else nullcontext(),
+        torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16),
+    ):
         hidden_BTD = base.get_decoder()(
             input_ids=torch.from_numpy(inputs.tokens_BT).to(device),
             # Of four axes it is taken as it is, of two as the marks of padding.
@@ -208,9 +221,9 @@ def logps_of(policy: Any, inputs: Inputs) -> torch.Tensor:
     return token_logps(Head.of(base), hidden_BTD.flatten(0, 1)[parents_S], tokens_S)
 
 
-def response_logps(policy: Any, inputs: Inputs) -> torch.Tensor:
-    """Summed log-probability of each response, nats, (responses,), differentiable."""
-    logps_S = logps_of(policy, inputs)
+def response_logps(policy: Any, inputs: Inputs, in_fp32: bool = False) -> torch.Tensor:
+    """Summed log-probability of each response, nats, (responses,), differentiable; see `logps_of`."""
+    logps_S = logps_of(policy, inputs, in_fp32)
     members = np.concatenate(inputs.responses)
     owners = np.repeat(np.arange(len(inputs.responses)), [len(indices) for indices in inputs.responses])
     summed = torch.zeros(len(inputs.responses), device=logps_S.device)
@@ -219,7 +232,9 @@ def response_logps(policy: Any, inputs: Inputs) -> torch.Tensor:
 
 
 def takes_trees(policy: Any, longest: int) -> bool:
-    """Whether the model gives a branch of a tree what it gives the same tokens alone; tried on a small tree.
+    """Whether the model gives each token of a tree what it gives it alone; tried on two trees side by side.
+
+    In fp32, where rounding leaves no room for a little that leaks from one branch or tree to another.
 
     Args:
         longest: tokens of the longest response and its prompt; beyond a sliding window the tree's mask would be wrong.
@@ -228,16 +243,28 @@ def takes_trees(policy: Any, longest: int) -> bool:
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     if window and longest >= window:
         return False
-    # Ordinary tokens: special ones, which often come first, drive activations so far out that bf16 alone makes nats.
-    stem = list(range(100, 108))
-    probe: list[Response] = [(stem, [108, 109, 110]), (stem, [111, 112, 113]), (stem, [108, 114, 115])]
+    # Ordinary tokens: special ones, which often come first, drive activations far out.
+    probe = [_branches(stem=100), _branches(stem=110)]
+    responses = [response for tree in probe for response in tree]
+    together, apart = trees(probe), rows(responses)
     with torch.no_grad():
         try:
-            ours = response_logps(policy, trees([probe]))
+            ours_S = logps_of(policy, together, in_fp32=True)
         except (ValueError, TypeError, RuntimeError, IndexError):
             return False  # models refuse a mask of four axes in ways of their own
-        alone = response_logps(policy, rows(probe))
-    return bool(torch.allclose(ours, alone, rtol=0.02, atol=0.1))
+        alone_S = logps_of(policy, apart, in_fp32=True)
+    ours, alone = (
+        torch.cat([logps_S[torch.from_numpy(places)] for places in inputs.responses])
+        for logps_S, inputs in ((ours_S.cpu(), together), (alone_S.cpu(), apart))
+    )
+    return bool(torch.allclose(ours, alone, rtol=0.0, atol=_TREE_NATS))
+
+
+def _branches(stem: int) -> list[Response]:
+    """Three responses of 24 tokens to a prompt of 16; two of them part only half way."""
+    prompt = [stem + 7 * i % 23 for i in range(16)]
+    first, second, other = ([stem + (k * i + k) % 29 for i in range(24)] for k in (3, 5, 8))
+    return [(prompt, first), (prompt, first[:12] + second[:12]), (prompt, other)]
 
 
 def _compute_dtype(base: Any) -> torch.dtype:

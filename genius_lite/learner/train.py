@@ -19,9 +19,10 @@ import torch
 from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.hardware import Device, Precision, learner_free_memory
 from genius_lite.learner.batches import Groups, Packer, schedule, score
-from genius_lite.learner.footprint import ACTIVATION_SHARE
+from genius_lite.learner.footprint import ACTIVATION_SHARE, SCORED_PAIRS
 from genius_lite.learner.importance import Importance
 from genius_lite.learner.loss import pair_logps, pair_loss
+from genius_lite.learner.margins import clustered_error, margins
 from genius_lite.learner.model import (
     activation_bytes,
     compute_activations_twice,
@@ -32,7 +33,7 @@ from genius_lite.learner.model import (
 )
 from genius_lite.learner.optimizer import learning_rate, make_optimizer
 from genius_lite.learner.packing import Pack, by_query, unshared_tokens
-from genius_lite.learner.parity import Sample, check, disagreement
+from genius_lite.learner.parity import Sample, check, disagreement, limit_of
 from genius_lite.learner.sharding import load_in_parts
 from genius_lite.learner.state import load_state, pairs_done, save_state
 from genius_lite.learner.team import ALONE, Team
@@ -41,7 +42,6 @@ from genius_lite.records import PreferencePair, seed_of
 from genius_lite.rundir import IMPORTANCE_FILE, RunDir, write_json
 from genius_lite.stopping import Stop, Stopped
 
-_MARGIN_PAIRS = 128  # that the final margin is measured on
 _OF_AN_UPDATE = 2  # passes of each pair: forward and backward
 
 
@@ -54,6 +54,8 @@ class Training:
         samples: rollouts on which learner and sampler are compared first; may be empty.
         key: names the generators, (seed, round).
         work: where the state is kept while training goes on.
+        own_weights: whether `master` has the weights of the GGUF that the first round samples from, and not others
+            that it was made of (`model.weights`).
     """
 
     master: Path
@@ -65,6 +67,7 @@ class Training:
     precision: Precision
     key: tuple[int | str, ...]
     work: RunDir
+    own_weights: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,22 @@ class TrainReport:
     """What a round's training did.
 
     `loss` is the mean over the last epoch's pairs, each before its update. `margin` (nats) is the mean when training
-    has ended, of the policy against the base model, over the first 128 pairs at most, and `accuracy` the share of them
-    where it is positive; in bf16 both are less than what was learned while that is little, as what the adapter adds to
-    a product is rounded away below half a unit of its last place (`tests/benchmarks/RESULTS.md`). `shared_tokens` is
-    the share of tokens that packing did not compute twice, `parity` the mean difference of learner and sampler in nats
-    a token, `curve` a row for each update.
+    has ended, of the policy against the base model, over `scored_pairs` pairs of `scored_questions` questions: 64 at
+    most, drawn from all by the seed, and the same ones in every precision. Policy and base are both computed in fp32
+    for it, whatever was trained in. `margin_error` is its standard error, pairs of a question counted as dependent, and
+    None of a single question; `accuracy` is the share of these pairs whose margin is positive. `shared_tokens` is the
+    share of tokens that packing did not compute twice, `parity` the mean difference of learner and sampler in nats a
+    token, `curve` a row for each update, in the precision of the training.
     """
 
     pairs: int
     updates: int
     loss: float
     margin: float
+    margin_error: float | None
     accuracy: float
+    scored_pairs: int
+    scored_questions: int
     shared_tokens: float
     parity: float | None
     weight_bytes: int
@@ -135,27 +142,32 @@ def train_adapter(
         say("activations are computed twice instead of kept (learner.gradient_checkpointing)")
     parity = disagreement(policy, job.samples) if job.samples else None
     if parity is not None and team.leads:
-        check(parity, cfg.parity_limit, job.precision)
+        limit = limit_of(cfg, job.precision, job.own_weights and job.start is None)
+        if word := check(parity, limit, job.precision):
+            say(word)
     reference = _reference(policy, groups, packer, job, advance)
     if team.told(stop.asked):
         raise Stopped
-    batches = schedule(groups, cfg, np.random.default_rng(seed_of(*job.key, "order")))
+    epochs = schedule(groups, cfg, np.random.default_rng(seed_of(*job.key, "order")))
+    batches = [batch for epoch in epochs for batch in epoch]
     parameters = [p for p in policy.parameters() if p.requires_grad]
     # Not the policy: what accelerate would put around it for a team takes only passes through its own `forward`.
     optimizer = accelerator.prepare(make_optimizer(parameters, cfg, job.device))
     trainer = _Trainer(accelerator, policy, optimizer, parameters, reference, packer, job, advance, updated, stop)
     curve = trainer.run(batches)
     team.lead(lambda: _save(policy, job.work, out))
-    learned = score(policy, by_query(job.pairs[:_MARGIN_PAIRS]), packer, advance)
-    margins = torch.tensor([_gap(learned[pair]) - _gap(reference[pair]) for pair in learned])
-    epoch = curve[-(len(batches) // cfg.epochs) :]
+    learned = margins(policy, job.pairs, reference if job.precision == "fp32" else None, packer, job.key, advance)
+    epoch = curve[-len(epochs[-1]) :]
     every = packer.packs(groups)
     return TrainReport(
         pairs=len(job.pairs),
         updates=len(batches),
         loss=sum(row["loss"] * row["pairs"] for row in epoch) / sum(row["pairs"] for row in epoch),
-        margin=margins.mean().item(),
-        accuracy=(margins > 0).float().mean().item(),
+        margin=float(np.mean(list(learned.values()))),
+        margin_error=clustered_error(learned),
+        accuracy=float(np.mean([nats > 0 for nats in learned.values()])),
+        scored_pairs=len(learned),
+        scored_questions=len({question for question, _ in learned}),
         shared_tokens=1 - sum(pack.tokens for pack in every) / unshared_tokens(job.pairs),
         parity=parity,
         weight_bytes=weight_bytes(policy),
@@ -172,7 +184,8 @@ def passes(job: Training) -> tuple[int, int]:
     matrices are frozen.
     """
     count, known = len(job.pairs), (job.work / "reference").exists()
-    total = count * (1 + _OF_AN_UPDATE * job.cfg.epochs) + min(count, _MARGIN_PAIRS)
+    scored = min(count, SCORED_PAIRS) * (1 if job.precision == "fp32" else 2)
+    total = count * (1 + _OF_AN_UPDATE * job.cfg.epochs) + scored
     return total, count * known + _OF_AN_UPDATE * pairs_done(job.work)
 
 
@@ -205,10 +218,6 @@ def _memory_is_short(policy: Any, tokens: int, job: Training, beside: int) -> bo
     if job.cfg.gradient_checkpointing != "auto":
         return job.cfg.gradient_checkpointing
     return activation_bytes(policy, tokens) > ACTIVATION_SHARE * learner_free_memory(job.device) / beside
-
-
-def _gap(logps: list[float]) -> float:
-    return logps[0] - logps[1]
 
 
 @dataclass

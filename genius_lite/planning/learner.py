@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from genius_lite.hardware import Device, Precision, fitting_precision
+from genius_lite.hardware import Precision, fitting_precision
 from genius_lite.learner.footprint import ACTIVATION_SHARE, HELD, SLICE_BYTES, kept_bytes
 from genius_lite.planning.machine import Machine
 from genius_lite.planning.shape import Shape
@@ -40,24 +40,23 @@ def settled(cfg: Learner, shape: Shape, machine: Machine, tokens: int, counted: 
     twice = cfg.gradient_checkpointing
     if twice == "auto":
         kept = kept_bytes(tokens, shape.layers, shape.width, shape.inner, in_bf16)
-        twice = HELD * kept > ACTIVATION_SHARE * machine.learner_memory
+        left = machine.learner_memory - weights(shape, precision, in_bf16)
+        twice = HELD * kept > ACTIVATION_SHARE * left
     return Training(precision, in_bf16, tokens, counted, twice)
 
 
-def parts(cfg: Learner, shape: Shape, training: Training, device: Device) -> dict[str, int]:
+def parts(cfg: Learner, shape: Shape, training: Training) -> dict[str, int]:
     """Bytes on the learner's device at the fullest moment of an update."""
-    size = 2 if training.in_bf16 else 4
     kept = kept_bytes(training.tokens, shape.layers, shape.width, shape.inner, training.in_bf16, twice=training.twice)
     logits = min(SLICE_BYTES, 4 * training.counted * shape.vocabulary)
-    rows = min(SLICE_BYTES, size * shape.vocabulary * shape.width)
+    rows = min(SLICE_BYTES, 4 * shape.vocabulary * shape.width)
     trained = shape.adapter_weights(cfg)
-    eight_bit = cfg.optimizer == "paged_adamw_8bit" or (cfg.optimizer == "auto" and device == "cuda")
     return {
         "weights": weights(shape, training.precision, training.in_bf16),
         "activations": int(_held(training) * kept) + _COMPUTED_AGAIN * training.twice,
         "head": _SLICES * max(logits, rows),
         # The adapter and its gradient in fp32, and Adam's two moments of each number.
-        "optimizer": trained * (4 + 4 + (2 if eight_bit else 8)),
+        "optimizer": trained * (4 + 4 + (2 if cfg.optimizer == "paged_adamw_8bit" else 8)),
     }
 
 

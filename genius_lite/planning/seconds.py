@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from genius_lite.job import Job
+from genius_lite.learner.footprint import SCORED_PAIRS
 from genius_lite.planning.memory import BASE, EVALUATION, EXPORT, IMPORT, QUANTIZING, ROLLOUTS, TRAINING
 from genius_lite.planning.probe import Probe
 from genius_lite.planning.rates import Decode, Rates
@@ -16,7 +17,6 @@ from genius_lite.weights.retained import CHECKED, SCORED
 _BETWEEN = 0.06  # of a worker's time passes between its ticks: messages, parking and copying of sequences
 _LIBRARIES = 6.0  # seconds until torch, transformers and peft are loaded, in the first training
 _COMPARED = 8  # responses that learner and sampler both score (stages.py)
-_MARGIN_PAIRS = 128  # pairs of which the final margin is taken (learner/train.py)
 _FILES = 3  # that the check of a merged file scores pairs with (weights/retained.py)
 _COPIED = 4e-9  # seconds for a byte of an export: it is copied, and read for its checksum
 
@@ -77,8 +77,9 @@ def session(decode: Decode, work: Sampled, scored: float = 0.0) -> float:
 def _training(known: Expected, *, first: bool) -> Cost:
     learn, round_, cfg = known.rates.learn, known.round.learned, known.job.recipe.learner
     compared = _COMPARED * (mean_tokens(known.job.queries) + known.probe.mean_length)
-    margin = min(1.0, _MARGIN_PAIRS / max(1.0, round_.pairs)) * round_.tokens
-    forward = (round_.tokens + margin + compared) * learn.forward
+    # The final margin's, in fp32: of the base too, unless its scores are of that already. As if fp32 were no slower.
+    scored = min(1.0, SCORED_PAIRS / max(1.0, round_.pairs)) * round_.tokens * (1 if cfg.precision == "fp32" else 2)
+    forward = (round_.tokens + scored + compared) * learn.forward
     seconds = (_LIBRARIES if first else 0.0) + learn.load + forward + cfg.epochs * round_.tokens * learn.update
     return Cost(seconds, cfg.epochs * round_.tokens)
 

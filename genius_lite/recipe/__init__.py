@@ -30,7 +30,7 @@ __all__ = [
     "Quantize", "Queries", "Recipe", "Sampler", "Server", "TargetType", "TaskSource", "Tracking", "answer_tokens",
 ]  # fmt: skip
 
-_OF_THE_MACHINE = {"precision", "gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}
+_OF_THE_MACHINE = {"gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}
 
 
 def answer_tokens(wanted: int | Auto, searched: int) -> int:
@@ -73,6 +73,11 @@ class Recipe(Section):
                 raise ValueError(
                     f"sampler.context {context} has no room for a prompt and {longest} tokens of response; write more"
                 )
+        if self.foresight.drop_below and (self.pairs.negatives, self.pairs.choose) != ("foresight", "best"):
+            raise ValueError(
+                "foresight.drop_below gives up what F is unlikely to draw, and these pairs are not drawn from F alone; "
+                "write pairs.negatives: foresight and choose: best, or leave drop_below at 0"
+            )
         unjudged = not self.evaluate.tasks and not self.learner.holdout and self.queries.limit is None
         if self.evaluate.patience and unjudged:
             raise ValueError(
@@ -93,10 +98,13 @@ class Recipe(Section):
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run folder to go on: all but where files lie and what suits the machine.
 
-        The model, the queries and the tasks are compared by content instead, when the folder is opened.
+        The type of the KV cache and the learner's precision are no such thing: they change what is sampled and learned
+        by more than the order of sums does. The model, the queries and the tasks are compared by content instead, when
+        the folder is opened.
         """
-        keys: dict[str, Any] = dict.fromkeys(("out", "sampler", "model", "queries", "tracking"), True)
+        keys: dict[str, Any] = dict.fromkeys(("out", "model", "queries", "tracking"), True)
         parts = {
+            "sampler": set(Sampler.model_fields) - {"kv_type"},
             "learner": _OF_THE_MACHINE,
             "quantize": {"check"},
             "evaluate": {"tasks": {"__all__": {"source"}}},

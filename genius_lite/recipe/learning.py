@@ -21,7 +21,10 @@ from genius_lite.recipe.types import (
 
 
 class Pairs(Section):
-    """Which responses become pairs to learn from. What is left out is drawn again; a step without a pair is counted."""
+    """Which responses become pairs to learn from. What is left out is drawn again; a step without a pair is counted.
+
+    A chosen response that a filter leaves out makes way for the next best one, a rejected one for another draw.
+    """
 
     choose: Literal["best", "agreed", "random"] = Field(
         default="best",
@@ -60,8 +63,10 @@ class Learner(Section):
     loss: Literal["aco", "dpo", "ipo", "simpo", "ropo", "sft"] = Field(
         default="aco", description="aco is the method, Eq. 10 to 12; the others are for comparison"
     )
-    beta: Annotated[float, Field(gt=0)] = Field(
-        default=0.1, description="How strongly a pair pulls away from the reference: the factor of z in Eq. 10"
+    beta: Annotated[float, Field(gt=0)] | Auto = Field(
+        default="auto",
+        description="How strongly a pair pulls away from the reference: the factor of z in Eq. 10, and the tau of ipo; "
+        "auto: 0.1 where log-probabilities are summed, 2.5 where they are per token (simpo, length_normalize)",
     )
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=True)] = Field(
         default=1.0,
@@ -71,7 +76,10 @@ class Learner(Section):
     calibration: Literal["cap", "floor"] = Field(
         default="cap", description="w = min(exp(..), 1) (paper) or max(exp(..), 1) (released code)"
     )
-    simpo_gamma: Annotated[float, Field(ge=0)] = Field(default=0.5, description="Target margin of simpo")
+    simpo_gamma: Annotated[float, Field(ge=0)] | Auto = Field(
+        default="auto",
+        description="Target margin of simpo, beta included; auto: 0.4 beta, which is 1.0 of its own beta",
+    )
     ropo_alpha: Annotated[float, Field(gt=1)] = Field(default=14.0, description="Weight of ropo's bounded part")
     length_normalize: bool = Field(default=False, description="Log-probabilities per token instead of summed")
     sft_weight: Annotated[float, Field(ge=0)] = Field(
@@ -79,7 +87,8 @@ class Learner(Section):
     )
     precision: Literal["auto", "nf4", "bf16", "fp32"] = Field(
         default="auto",
-        description="Of the frozen weights; auto: 16 bits (32 on CPUs without bf16) if they fit well, else nf4",
+        description="Of the frozen weights; auto: 16 bits (32 on CPUs without bf16) if they take at most 55 % of the "
+        "free memory, else nf4",
     )
     rank: Positive = Field(default=16, description="Rank of the LoRA adapter")
     lora_alpha: Positive = Field(default=32, description="The adapter's weight is lora_alpha / rank")
@@ -87,7 +96,7 @@ class Learner(Section):
         default="auto", description="Layers to adapt, such as [q_proj, v_proj]; auto: all but embeddings and head"
     )
     optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = Field(
-        default="auto", description="auto: paged 8-bit AdamW on CUDA, else AdamW"
+        default="auto", description="auto: AdamW, on CUDA the fused one"
     )
     lr: Annotated[float, Field(gt=0)] = Field(default=2e-5, description="Learning rate of the adapter")
     schedule: Literal["constant", "linear", "cosine"] = Field(
@@ -105,7 +114,10 @@ class Learner(Section):
         json_schema_extra=SHARE,
     )
     batch_pairs: Positive = Field(
-        default=16, description="Pairs per optimizer update, at least", json_schema_extra={"unit": "pairs"}
+        default=16,
+        description="Pairs per optimizer update, about: those of a question stay together, and every epoch has as many "
+        "updates",
+        json_schema_extra={"unit": "pairs"},
     )
     max_pack_tokens: Positive = Field(
         default=2048,
@@ -121,11 +133,30 @@ class Learner(Section):
         description="Time between saved states, from which an interrupted training goes on",
         json_schema_extra=SECONDS,
     )
-    parity_limit: Annotated[float, Field(gt=0)] = Field(
-        default=1.0,
-        description="By how much learner and sampler may differ before the run stops",
+    parity_limit: Annotated[float, Field(gt=0)] | Auto = Field(
+        default="auto",
+        description="By how much learner and sampler may differ before the run stops; from a third of it on that is "
+        "said. auto: 0.15, of nf4 0.6; 1.0 where the sampler's file is rounded otherwise: of model.weights, and after "
+        "the first round",
         json_schema_extra=NATS_PER_TOKEN,
     )
+
+    @property
+    def strength(self) -> float:
+        """`beta` as it comes out.
+
+        Of summed log-probabilities it is DPO's; of means, whose differences are a hundred times smaller, it is of the
+        2.0 to 2.5 of SimPO's authors (Meng et al., arXiv 2405.14734). IPO's target is 1 / (2 beta) in either: 5 nats,
+        or 0.2 nats a token.
+        """
+        if self.beta != "auto":
+            return self.beta
+        return 2.5 if self.loss == "simpo" or self.length_normalize else 0.1
+
+    @property
+    def target(self) -> float:
+        """`simpo_gamma` as it comes out, of the scale of beta: its authors search gamma / beta between 0.1 and 0.8."""
+        return 0.4 * self.strength if self.simpo_gamma == "auto" else self.simpo_gamma
 
 
 class Quantize(Section):

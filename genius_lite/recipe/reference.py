@@ -38,8 +38,8 @@ queries: {source: questions.jsonl}
 - A section with nothing but comments below it has its defaults.
 - Anchors, aliases, merge keys (`<<`) and tags of YAML are not read. A date is text, `yes` and `no` are true and false,
   and `1e-4` is a number.
-- A run goes on with the recipe that it was begun with. Only what suits the machine may change: `out`, `sampler`,
-  `tracking`, where files lie, `quantize.check`, and of `learner`: `precision`, `gradient_checkpointing`,
+- A run goes on with the recipe that it was begun with. Only what suits the machine may change: `out`, `sampler` (but
+  its `kv_type`), `tracking`, where files lie, `quantize.check`, and of `learner`: `gradient_checkpointing`,
   `max_pack_tokens`, `save_every`, `parity_limit`.
 """
 _RECIPES = """## The recipes here

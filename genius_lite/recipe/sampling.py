@@ -96,7 +96,8 @@ class Foresight(Section):
     )
     drop_below: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0,
-        description="Give up futures whose candidate no draw from F can take with this probability; 0.0: none",
+        description="Give up futures whose candidate no draw from F can take with this probability; 0.0: none. Needs "
+        "pairs.negatives: foresight and choose: best",
     )
     value: Literal["future", "step"] = Field(
         default="future",
@@ -151,7 +152,7 @@ class Server(Section):
 
 
 class Sampler(Section):
-    """llama.cpp settings. They change speed and memory, not what is sampled from.
+    """llama.cpp settings. They change speed and memory; what is sampled from only as rounding does, `kv_type` the most.
 
     `sampler: auto` measures slots, kv_unified and threads on this machine, once for each model.
     """

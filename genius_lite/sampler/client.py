@@ -1,8 +1,9 @@
 """The sampler as the search sees it: awaitable extensions of a token tree.
 
 A worker that dies or hangs is replaced, and what it still owed is asked again: a request holds its whole path and
-its seeds, so the answer is the same. What was under way in two such failures is then asked alone, one after the
-other; whatever fails a third time is the cause, and is set aside.
+its seeds, so the answer is drawn by the same random numbers, and another one only where rounding makes it so. What was
+under way in two such failures is then asked alone, one after the other; whatever fails a third time is the cause, and
+is set aside.
 """
 
 from __future__ import annotations

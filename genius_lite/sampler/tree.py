@@ -11,8 +11,8 @@ from genius_lite.records import Completion, seed_of
 class Node:
     """A completion and where it grew. The root holds a prompt, has no parent, and names the generators.
 
-    `key` is the root's (seed, round, query id); branches add to it what they grew from, so equal paths draw
-    equal numbers, in whatever order and company they are sampled.
+    `key` is the root's (seed, round, query id); branches add to it what they grew from, so equal paths
+    meet the same random numbers, in whatever order and company they are sampled. Rounding may still differ there.
     """
 
     parent: Node | None

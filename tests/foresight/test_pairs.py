@@ -144,6 +144,60 @@ def test_where_a_filter_refuses_another_one_is_drawn():
     assert (pairs, left_out["gap"], sum(left_out.values())) == ([], 1, 1)
 
 
+def test_the_best_response_that_no_filter_refuses_is_chosen():
+    of = voting(7, 8, 9, 6, values=[-0.1, -0.2, -0.3, -0.4], finish={0: "length", 1: "length"})
+    drawn = Counter()
+    for i in range(50):
+        (pair,) = preference_pairs(of, Pairs(truncated="chosen", negatives="uniform"), 0.1, (i,))
+        drawn[tuple(pair.chosen_tokens), tuple(pair.rejected_tokens)] += 1
+    assert set(drawn) == {((12, 9), (13, 6))}, "and nothing of a higher f is rejected"
+    pairs, left_out = found.preference_pairs([of], Pairs(truncated="chosen"), 0.1, (0,), last_digit)
+    assert (len(pairs), sum(left_out.values())) == (1, 0)
+
+
+def test_a_step_whose_responses_may_all_not_be_chosen_is_counted_once():
+    cut: dict[int, Finish] = {0: "length", 1: "length", 2: "length"}
+    pairs, left_out = found.preference_pairs(
+        [voting(7, 8, 9, finish=cut)], Pairs(truncated="chosen"), 0.1, (0,), last_digit
+    )
+    assert (pairs, left_out["truncated"], sum(left_out.values())) == ([], 1, 1)
+    # The lowest alone may be chosen, and there is none to reject: the step was lost to what the best was refused for.
+    lowest = voting(7, 8, 9, values=[-0.1, -0.2, -0.3], finish={0: "length", 1: "length"})
+    pairs, left_out = found.preference_pairs([lowest], Pairs(truncated="chosen"), 0.1, (0,), last_digit)
+    assert (pairs, left_out["truncated"], sum(left_out.values())) == ([], 1, 1)
+
+
+def test_what_only_the_pair_is_refused_for_chooses_no_other_response():
+    """No rejected one is as far below the best as is asked; below the next best one none is either."""
+    of = voting(7, 8, 9, values=[-0.1, -0.2, -0.3])
+    pairs, left_out = found.preference_pairs([of], Pairs(min_gap=0.5), 0.1, (0,), last_digit)
+    assert (pairs, left_out["gap"]) == ([], 1)
+    long = rollout(
+        Candidate(0, Completion([3] + [4] * 9, [-0.1] * 10, "end"), None, -0.1, 0.0),
+        Candidate(0, Completion([5], [-0.2], "end"), None, -0.2, 0.0),
+        Candidate(0, Completion([6], [-0.3], "end"), None, -0.3, 0.0),
+    )
+    pairs, left_out = found.preference_pairs([long], Pairs(max_length_ratio=2.0, looping="keep"), 0.1, (0,), last_digit)
+    assert (pairs, left_out["length"]) == ([], 1)
+
+
+def test_the_best_with_enough_votes_is_chosen():
+    of = voting(8, 7, 7, 9, values=[-0.1, -0.2, -0.3, -0.4])
+    (pair,) = preference_pairs(of, Pairs(agreement=0.5), 0.1, (0,))
+    assert (pair.chosen_tokens, pair.rejected_tokens) == ([11, 7], [13, 9])
+
+
+def test_of_the_agreed_answer_one_that_may_be_chosen_is():
+    loop = [3] * 40
+    of = rollout(
+        Candidate(0, Completion([*loop, 7], [-0.1] * 41, "end"), None, -0.1, 0.0),
+        Candidate(0, Completion([11, 7], [-0.2] * 2, "end"), None, -0.2, 0.0),
+        Candidate(0, Completion([12, 8], [-0.15] * 2, "end"), None, -0.15, 0.0),
+    )
+    (pair,) = preference_pairs(of, Pairs(choose="agreed", looping="chosen"), 0.1, (0,))
+    assert (pair.chosen_tokens, pair.rejected_tokens) == ([11, 7], [12, 8])
+
+
 def test_a_random_pair_that_is_refused_is_drawn_again_too():
     of = voting(7, 8, 9, finish={0: "length", 1: "length"})
     for i in range(50):

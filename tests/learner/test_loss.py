@@ -51,6 +51,44 @@ def test_the_others_by_hand():
     assert sft(pair(), cfg).item() == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize(
+    ("written", "strength", "target"),
+    [
+        ({}, 0.1, 0.04),
+        ({"loss": "ipo"}, 0.1, 0.04),
+        ({"loss": "simpo"}, 2.5, 1.0),
+        ({"loss": "simpo", "beta": 10.0}, 10.0, 4.0),
+        ({"loss": "simpo", "beta": 2.0, "simpo_gamma": 0.5}, 2.0, 0.5),
+        ({"length_normalize": True}, 2.5, 1.0),
+        ({"length_normalize": True, "beta": 20.0}, 20.0, 8.0),
+    ],
+)
+def test_beta_and_gamma_go_by_the_loss(written, strength, target):
+    cfg = Learner(**written)
+    assert (cfg.strength, cfg.target) == pytest.approx((strength, target))
+
+
+def test_simpo_saturates_at_its_own_settings():
+    """A nat a token beyond its target of 0.4 the weight of a pair has fallen to a tenth; at -0.4 it is nearly whole."""
+    cfg = Learner(loss="simpo")
+
+    def slope(margin: float) -> float:
+        ahead = torch.tensor([5 * (-2.5 + margin)], dtype=F64, requires_grad=True)  # the rejected one has -2.5 a token
+        pair_loss(pair(chosen_B=ahead), cfg).sum().backward()
+        assert ahead.grad is not None
+        return -ahead.grad.item() * 5 / cfg.strength
+
+    assert slope(1.4) < 0.1
+    assert slope(-0.4) > 0.85
+
+
+def test_ipos_target_is_five_nats_or_a_fifth_of_one_a_token():
+    assert ipo(pair(chosen_B=torch.tensor([-8.0], dtype=F64)), Learner(loss="ipo")).item() == pytest.approx(0)
+    per_token = pair(**{name: torch.zeros(1, dtype=F64) for name in VALUES})
+    gained = replace(per_token, chosen_B=torch.tensor([0.2 * 5], dtype=F64))
+    assert pair_loss(gained, Learner(loss="ipo", length_normalize=True)).item() == pytest.approx(0)
+
+
 def test_ropos_gradient_is_one_at_its_largest():
     margins = torch.linspace(-20, 20, 2001, dtype=F64).requires_grad_()
     ropo(replace(pair(), chosen_B=margins - 10), Learner(beta=1.0)).sum().backward()

@@ -112,6 +112,25 @@ def test_who_takes_trees(tiny, tiny_mamba, monkeypatch):
     assert not takes_trees(_Policy(tiny.model), longest=100)
 
 
+@pytest.mark.parametrize("of", ["a branch", "a tree"])
+def test_a_leak_between_branches_or_trees_is_seen(tiny, monkeypatch, of):
+    """One token sees a part of another branch, or of the other tree."""
+    from genius_lite.learner import model
+
+    def leaks(mask_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        bias = additive(mask_BTT, dtype)
+        # The last token of all predicts none.
+        sees, seen = (30, slice(40, 52)) if of == "a branch" else (-2, slice(0, 6))
+        assert not mask_BTT[0, sees, seen].any()
+        bias[0, 0, sees, seen] = 0.0
+        return bias
+
+    additive = model._additive
+    assert takes_trees(_Policy(tiny.model), longest=100)
+    monkeypatch.setattr(model, "_additive", leaks)
+    assert not takes_trees(_Policy(tiny.model), longest=100)
+
+
 def test_a_recurrent_model_learns_from_rows(tiny_mamba):
     responses = [([5, 6, 7], [1, 2]), ([5], [3, 1, 2])]
     ours = response_logps(_Policy(tiny_mamba.model), rows(responses))

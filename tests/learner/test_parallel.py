@@ -180,6 +180,7 @@ def test_divided_nf4_is_the_same_nf4(master, tmp_path):
     assert _difference(tmp_path / "a", tmp_path / "b") <= 1e-5
     whole, divided = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
     assert divided["curve"] == whole["curve"]
+    assert divided["margin"] == pytest.approx(whole["margin"], abs=1e-4), "scored in fp32, layer by layer"
     assert divided["weight_bytes"] < 0.8 * whole["weight_bytes"]
 
 

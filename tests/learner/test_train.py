@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from genius_lite.errors import NonFiniteError, UserError
@@ -16,10 +19,11 @@ from genius_lite.learner import batches as batches_module
 from genius_lite.learner import train as train_module
 from genius_lite.learner.batches import schedule
 from genius_lite.learner.head import Table
+from genius_lite.learner.margins import clustered_error
 from genius_lite.learner.model import load_base, load_policy, response_logps, target_modules, weight_bytes
 from genius_lite.learner.optimizer import learning_rate
 from genius_lite.learner.packing import rows, unshared_tokens
-from genius_lite.learner.parity import Sample, check
+from genius_lite.learner.parity import Sample, check, limit_of
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
@@ -136,7 +140,7 @@ def test_killed_at_any_update_and_resumed_it_ends_bit_identical(tiny, tmp_path, 
         monkeypatch.setattr(
             train_module._Trainer, "_update", lambda self, n, b, done=done: done.append(n) or update(self, n, b)
         )
-        monkeypatch.setattr(train_module, "score", _only_once(score))
+        monkeypatch.setattr(train_module, "score", _known)
         report = _train(tiny, out, **options)
         assert done == list(range(killed_at, 6))
         assert report == whole
@@ -144,16 +148,8 @@ def test_killed_at_any_update_and_resumed_it_ends_bit_identical(tiny, tmp_path, 
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def _only_once(score):
-    """The reference is kept: after a restart only the final margin is scored."""
-    calls = []
-
-    def counted(*arguments):
-        calls.append(1)
-        assert len(calls) == 1
-        return score(*arguments)
-
-    return counted
+def _known(*arguments):
+    raise AssertionError("the reference is kept: it is not scored again after a restart")
 
 
 def test_a_real_kill_between_updates(tiny, tmp_path):
@@ -207,8 +203,8 @@ def test_divergence_stops_with_the_batch_named_and_saved(tiny, tmp_path):
 def test_a_score_that_is_not_finite_names_its_pair(tiny, tmp_path, monkeypatch):
     real = batches_module.response_logps
 
-    def broken(policy, inputs):
-        logps_2P = real(policy, inputs).clone()
+    def broken(policy, inputs, in_fp32=False):
+        logps_2P = real(policy, inputs, in_fp32).clone()
         logps_2P[5] = float("nan")  # the rejected response of the third pair
         return logps_2P
 
@@ -216,6 +212,22 @@ def test_a_score_that_is_not_finite_names_its_pair(tiny, tmp_path, monkeypatch):
     with pytest.raises(NonFiniteError, match="query q1, step 0: the learner's log-probability"):
         _train(tiny, tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_the_limit_of_disagreement_goes_by_precision_and_file():
+    found = {p: limit_of(Learner(), p, same_weights=True) for p in ("fp32", "bf16", "nf4")}
+    assert found == {"fp32": 0.15, "bf16": 0.15, "nf4": 0.6}
+    assert limit_of(Learner(), "bf16", same_weights=False) == 1.0
+    assert limit_of(Learner(parity_limit=0.3), "bf16", same_weights=False) == 0.3
+
+
+def test_a_disagreement_is_told_before_it_is_too_large():
+    assert check(0.03, 0.15, "bf16") is None
+    assert check(0.07, 0.15, "bf16") == (
+        "learner and sampler differ by 0.070 nats a token; the run would stop at 0.15, learner.parity_limit"
+    )
+    with pytest.raises(UserError, match=r"disagree by 0.420 nats a token, more than learner.parity_limit \(0.15\)"):
+        check(0.42, 0.15, "bf16")
 
 
 def test_a_disagreement_that_is_no_number_is_one(tiny):
@@ -299,10 +311,64 @@ def test_the_longest_batch_comes_first_and_none_is_lost():
     groups = [
         [PreferencePair(f"q{i}", 0, [1], [2] * n, [3], 0.0, 0.0, 0.0, 0.0, True, True)] for i, n in enumerate(lengths)
     ]
-    batches = schedule(groups, Learner(batch_pairs=1, epochs=2), np.random.default_rng(0))
-    assert unshared_tokens(batches[0][0]) == max(unshared_tokens(group) for group in groups)
-    for epoch in (batches[:5], batches[5:]):
+    epochs = schedule(groups, Learner(batch_pairs=1, epochs=2), np.random.default_rng(0))
+    assert unshared_tokens(epochs[0][0][0]) == max(unshared_tokens(group) for group in groups)
+    for epoch in epochs:
         assert sorted(batch[0][0].query_id for batch in epoch) == [f"q{i}" for i in range(5)]
+
+
+@given(
+    st.lists(st.integers(1, 5), min_size=1, max_size=40), st.integers(1, 20), st.integers(1, 4), st.integers(0, 2**32)
+)
+def test_every_epoch_has_as_many_updates_of_about_as_many_pairs(sizes, batch_pairs, epochs, seed):
+    import numpy as np
+
+    groups = [
+        [PreferencePair(f"q{i}", step, [1], [2], [3], 0.0, 0.0, 0.0, 0.0, True, True) for step in range(size)]
+        for i, size in enumerate(sizes)
+    ]
+    found = schedule(groups, Learner(batch_pairs=batch_pairs, epochs=epochs), np.random.default_rng(seed))
+    assert len(found) == epochs
+    assert {len(epoch) for epoch in found} == {min(len(groups), max(1, int(sum(sizes) / batch_pairs + 0.5)))}
+    for epoch in found:
+        assert sorted(group[0].query_id for update in epoch for group in update) == sorted(
+            f"q{i}" for i in range(len(sizes))
+        )
+        each = [sum(map(len, update)) for update in epoch]
+        even = sum(sizes) / len(epoch)
+        assert min(each) >= 1
+        if even >= 2 * max(sizes):  # no boundary is further from where it belongs than half a question
+            assert min(each) >= even - max(sizes)
+            assert max(each) <= even + max(sizes)
+
+
+def test_the_same_64_pairs_are_scored_in_fp32_whatever_was_trained_in(tiny, tmp_path):
+    """The margin of the same adapter, as bf16 and as fp32 weights see it, within what bf16 changes of the weights."""
+    many = [
+        PreferencePair(
+            f"q{i // 2}", i % 2, [10, 11], [20 + i % 9, 21, 22], [30, 31 + i % 7], 0.0, 0.0, 0.0, 0.0, True, True
+        )
+        for i in range(70)
+    ]
+    _train(tiny, tmp_path / "start", pairs=many, epochs=2)
+    still = {"lr": 1e-12, "pairs": many, "batch_pairs": 100}
+    reports = [_train(tiny, tmp_path / p, tmp_path / "start", precision=p, **still) for p in ("fp32", "bf16")]
+    exact, ours = reports
+    assert [(r.scored_pairs, r.pairs) for r in reports] == [(64, 70)] * 2
+    assert exact.scored_questions == ours.scored_questions >= 32
+    assert exact.margin > 1
+    assert ours.margin == pytest.approx(exact.margin, rel=0.01)
+    assert ours.margin_error == pytest.approx(exact.margin_error, rel=0.05)
+
+
+def test_the_margins_error_by_hand():
+    # Mean 2; deviations of the questions' pairs summed: -2, 0, 2; (3/2 * 8)**0.5 / 4.
+    margins = {("a", 0): 1.0, ("a", 1): 1.0, ("b", 0): 2.0, ("c", 0): 4.0}
+    assert clustered_error(margins) == pytest.approx(math.sqrt(1.5 * 8) / 4)
+    assert clustered_error({("a", 0): 1.0, ("a", 1): 3.0}) is None
+    # With a pair a question it is the usual one.
+    apart = {("a", 0): 1.0, ("b", 0): 2.0, ("c", 0): 6.0}
+    assert clustered_error(apart) == pytest.approx(math.sqrt((4 + 1 + 9) / 2 / 3))
 
 
 def test_embeddings_and_head_are_not_adapted(tiny):

@@ -60,11 +60,15 @@ def test_rollouts_are_sampled_with_the_base_model_first(known):
 
 
 def test_training_by_hand(known):
-    # Forward: the reference, the margin's (all 27 pairs), 8 responses of 4 + 50 tokens; two epochs of updates.
-    expected = 3.0 + (2000 + 2000 + 8 * 54) * 0.01 + 2 * 2000 * 0.03
+    # Forward: the reference, the margin's (all 27 pairs, with the adapter and without), 8 responses of 4 + 50 tokens;
+    # two epochs of updates.
+    expected = 3.0 + (2000 + 2 * 2000 + 8 * 54) * 0.01 + 2 * 2000 * 0.03
     assert cost(known, "training", 2).seconds == pytest.approx(expected)
     # Libraries are loaded once.
     assert cost(known, "training", 1).seconds == pytest.approx(expected + 6)
+    # In fp32 the base's own scores are of that already.
+    exact = under(known, learner=Learner(epochs=2, precision="fp32"))
+    assert cost(exact, "training", 2).seconds == pytest.approx(expected - 2000 * 0.01)
 
 
 def test_a_merge_and_its_check_by_hand(known):
