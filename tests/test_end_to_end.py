@@ -15,6 +15,7 @@ from genius_lite.report.progress import Progressor
 from genius_lite.report.summary import print_summary
 from genius_lite.run import run
 from tests.conftest import SMOLLM2
+from tests.tiny import ANY_PAIRS
 
 
 def test_smollm2_trains_itself_and_answers(smollm2, tmp_path):
@@ -24,6 +25,7 @@ def test_smollm2_trains_itself_and_answers(smollm2, tmp_path):
         queries=Queries(source="recipes/quickstart-queries.jsonl", limit=2),
         rounds=2,
         foresight=Foresight(candidates=2, steps=2, max_tokens=40),
+        pairs=ANY_PAIRS,
         learner=Learner(lr=2e-4, batch_pairs=1),
     )
     shown = io.StringIO()

@@ -26,6 +26,7 @@ from genius_lite.weights import gguf_file
 from tests.conftest import SMOLLM2
 from tests.learner.test_train import _train
 from tests.sampler.test_engine import PROMPT, drain, extend, settings, torch_logprobs
+from tests.tiny import ANY_PAIRS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -123,6 +124,7 @@ def test_a_run_samples_and_trains_there(smollm2, tmp_path, precision):
         queries=Queries(source="recipes/quickstart-queries.jsonl", limit=4),
         rounds=2,
         foresight=Foresight(candidates=3, steps=2, max_tokens=60),
+        pairs=ANY_PAIRS,
         learner=Learner(lr=2e-4, batch_pairs=2, precision=precision, parity_limit=1.0 if precision == "nf4" else 0.3),
         sampler=Sampler(slots=16),
     )

@@ -40,7 +40,7 @@ from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import sha256
-from tests.tiny import questions, tiny_gguf
+from tests.tiny import ANY_PAIRS, questions, tiny_gguf
 
 Q = gguf.GGMLQuantizationType
 UNGUARDED = Guard(**dict.fromkeys(Guard.model_fields, Limit()))
@@ -93,6 +93,7 @@ def done(
         model=Model(gguf=str(folder / "tiny.gguf"), weights=str(folder / "full") if full else None),
         queries=Queries(source=questions(folder, 12)),
         foresight=Foresight(beams=1, candidates=2, steps=1, max_tokens=12, temperature=1.5),
+        pairs=ANY_PAIRS,
         learner=Learner(
             rank=4, lora_alpha=8, lr=lr, holdout=holdout, batch_pairs=4, parity_limit=100, precision="fp32"
         ),

@@ -27,7 +27,7 @@ from genius_lite.reuse import take
 from genius_lite.run import run
 from genius_lite.rundir import OpenRun, RunDir, private, refuse_links, remove
 from tests.test_visible import ACTING
-from tests.tiny import tiny_gguf
+from tests.tiny import ANY_PAIRS, tiny_gguf
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")
 QUESTIONS = [
@@ -71,6 +71,7 @@ def finished(tmp_path_factory) -> SimpleNamespace:
         queries=Queries(source=str(folder / "q.jsonl")),
         rounds=1,
         foresight=Foresight(candidates=2, steps=2, max_tokens=16, temperature=1.5),
+        pairs=ANY_PAIRS,
         learner=Learner(rank=4, lora_alpha=8, lr=1e-2, batch_pairs=2, parity_limit=5, precision="fp32", holdout=0.0),
         evaluate=Evaluate(tasks=[TaskSource(source=str(folder / "[red]t\x1b[31m.jsonl"), check="exact")], samples=1),
         sampler=Sampler(slots=8),

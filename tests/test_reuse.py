@@ -16,7 +16,7 @@ from genius_lite.records import Query, Rollout
 from genius_lite.reuse import take
 from genius_lite.run import run
 from genius_lite.rundir import RecordLog, RunDir, read_records, write_records
-from tests.tiny import questions
+from tests.tiny import ANY_PAIRS, questions
 
 IDENTITY = {
     "model": "m",
@@ -171,6 +171,7 @@ def test_a_run_that_asks_more_goes_on_from_one_that_asked_few(tiny_llama, tmp_pa
             queries=Queries(source=questions(tmp_path, 9), limit=limit),
             rounds=1,
             foresight=Foresight(beams=1, candidates=2, steps=2, max_tokens=12),
+            pairs=ANY_PAIRS,
             learner=Learner(rank=2, batch_pairs=4, parity_limit=100, holdout=holdout),
             quantize=Quantize(type="Q8_0"),
             evaluate=Evaluate(tasks=[TaskSource(source=str(problems), check="exact")], queries=2, query_samples=2),

@@ -28,7 +28,7 @@ from genius_lite.serving import nearer
 from genius_lite.stages import sample
 from tests.sampler.http import FakeServer
 from tests.sampler.test_engine import extend
-from tests.tiny import questions, tiny_gguf
+from tests.tiny import ANY_PAIRS, questions, tiny_gguf
 
 
 class Behind:
@@ -73,6 +73,7 @@ def sampled(gguf: Path, url: str, folder: Path, then: Path | None = None) -> tup
         model=Model(gguf=str(gguf)),
         queries=Queries(source=questions(folder, 6)),
         foresight=Foresight(beams=1, candidates=2, steps=2, max_tokens=20),
+        pairs=ANY_PAIRS,
         evaluate=Evaluate(queries=0),
         sampler=Sampler(slots=2, threads=1, server=Server(url=url, in_flight=4, retries=1)),
     )

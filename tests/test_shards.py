@@ -14,7 +14,7 @@ from genius_lite.report.progress import Progressor
 from genius_lite.run import run
 from genius_lite.shards import Shard, merge_shards, sample_shard
 from genius_lite.stopping import Stop, Stopped
-from tests.tiny import questions
+from tests.tiny import ANY_PAIRS, questions
 
 
 @pytest.fixture
@@ -25,6 +25,7 @@ def recipe(tiny_llama, tmp_path) -> Recipe:
         queries=Queries(source=questions(tmp_path, 7)),
         rounds=1,
         foresight=Foresight(beams=1, candidates=2, steps=2, max_tokens=12),
+        pairs=ANY_PAIRS,
         learner=Learner(rank=2, batch_pairs=4, parity_limit=100),
         quantize=Quantize(type="F16"),
         evaluate=Evaluate(queries=0),

@@ -19,12 +19,16 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from genius_lite.recipe import Pairs
+
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGED = "\u0100\u0100"  # tokenizers want at least one merge, and its token: two zero bytes
+ANY_PAIRS = Pairs(truncated="keep", min_gap=0.0)
+"""What a random model says is seldom of different value, and comes to no end."""
 VOCABULARY = 256 + len(SPECIAL) + 1
 LAYERS = 2
 

@@ -33,18 +33,22 @@ class Pairs(Section):
         "control for spurious gains",
     )
     negatives: Literal["foresight", "uniform"] = Field(
-        default="foresight", description="Draw the rejected response from F (paper) or uniformly (released code)"
+        default="uniform",
+        description="Draw the rejected response uniformly (released code), or from F (paper), where it is nearly as "
+        "good as the chosen one",
     )
     min_gap: Annotated[float, Field(ge=0)] = Field(
-        default=0.0,
-        description="Least difference of foresight values, chosen - rejected; 0.0: any",
+        default=0.05,
+        description="Least difference of foresight values, chosen - rejected; 0.0: any (paper)",
         json_schema_extra=NATS_PER_TOKEN,
     )
     looping: Literal["keep", "chosen", "either"] = Field(
         default="chosen", description="Leave a pair out if the chosen, or either, response ends in a repetition"
     )
     truncated: Literal["keep", "chosen", "either"] = Field(
-        default="keep", description="Leave a pair out if the chosen, or either, response was cut off at max_tokens"
+        default="chosen",
+        description="Leave a pair out if the chosen, or either, response was cut off at max_tokens; keep: neither "
+        "(paper)",
     )
     max_length_ratio: Annotated[float, Field(gt=1)] | None = Field(
         default=None, description="Leave a pair out if one response is this many times as long as the other"
@@ -98,7 +102,7 @@ class Learner(Section):
     optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = Field(
         default="auto", description="auto: AdamW, on CUDA the fused one"
     )
-    lr: Annotated[float, Field(gt=0)] = Field(default=2e-5, description="Learning rate of the adapter")
+    lr: Annotated[float, Field(gt=0)] = Field(default=5e-5, description="Learning rate of the adapter")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="Of the learning rate, after the warm-up"
     )

@@ -72,7 +72,9 @@ class Foresight(Section):
         json_schema_extra=NATS_PER_TOKEN,
     )
     temperature: Annotated[float, Field(gt=0)] = Field(
-        default=0.6, description="Sampling temperature of steps and futures; 1.0 shows the model's unlikely tokens too"
+        default=1.0,
+        description="Sampling temperature of steps and futures; at 0.6, the paper's, unlikely tokens are not seen, and "
+        "small models learned nothing that showed",
     )
     top_k: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Sample among so many likeliest tokens; 0: among all", json_schema_extra=TOKENS
@@ -84,7 +86,7 @@ class Foresight(Section):
         default=0.0, description="Sample no token below this share of the likeliest one's probability; 0.0: any"
     )
     max_tokens: Positive = Field(
-        default=256, description="Longest response, kept steps included", json_schema_extra=TOKENS
+        default=512, description="Longest response, kept steps included", json_schema_extra=TOKENS
     )
     skip_agreeing: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,

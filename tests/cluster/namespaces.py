@@ -22,7 +22,7 @@ from pathlib import Path
 
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler
 from tests.cluster.test_ray import RAY, rollouts
-from tests.tiny import tiny_gguf
+from tests.tiny import ANY_PAIRS, tiny_gguf
 
 HEAD, PORT = "10.77.0.1", 6390
 NODES = {"gl1": "10.77.0.2", "gl2": "10.77.0.3", "gl3": "10.77.0.4"}
@@ -102,6 +102,7 @@ def recipe_of(folder: Path, out: str) -> Recipe:
         model=Model(gguf=str(folder / "tiny.gguf")),
         queries=Queries(source=str(folder / "queries.jsonl")),
         foresight=Foresight(beams=4, candidates=8, steps=4, max_tokens=200),
+        pairs=ANY_PAIRS,
         evaluate=Evaluate(queries=0),
         sampler=Sampler(slots=1, parked=16, threads=1, watchdog=60),
     )

@@ -27,7 +27,7 @@ from genius_lite.sampler.messages import EngineSettings
 from genius_lite.stages import sample
 from genius_lite.stopping import Stop
 from genius_lite.weights.importing import Base
-from tests.tiny import questions
+from tests.tiny import ANY_PAIRS, questions
 
 pytest.importorskip("ray")
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -79,6 +79,7 @@ def recipe(tiny_llama, tmp_path) -> Recipe:
         model=Model(gguf=str(tiny_llama)),
         queries=Queries(source=questions(tmp_path, 40)),
         foresight=Foresight(beams=1, candidates=2, steps=2, max_tokens=60),
+        pairs=ANY_PAIRS,
         evaluate=Evaluate(queries=0),
         sampler=Sampler(slots=2, parked=2, threads=1, watchdog=60),
     )

@@ -12,7 +12,7 @@ from genius_lite.recipe import Evaluate, Foresight, Guard, Learner, Limit, Model
 from genius_lite.records import query_id
 from genius_lite.report.progress import Progressor
 from genius_lite.run import run
-from tests.tiny import TEMPLATE
+from tests.tiny import ANY_PAIRS, TEMPLATE
 
 DEADLY = "ZZZZ"
 DIES = f"""
@@ -45,6 +45,7 @@ def test_what_kills_the_worker_is_set_aside_and_named_and_the_run_ends_well(tiny
         queries=Queries(source=str(queries), limit=8),
         rounds=1,
         foresight=Foresight(beams=1, candidates=2, steps=1, max_tokens=12, temperature=1.5),
+        pairs=ANY_PAIRS,
         learner=Learner(rank=4, lr=1e-3, holdout=0.0, parity_limit=100, precision="fp32"),
         evaluate=Evaluate(tasks=[TaskSource(source=str(problems))], samples=2, sweep=[0.3]),
         guard=Guard(**dict.fromkeys(Guard.model_fields, Limit())),

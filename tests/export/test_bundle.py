@@ -20,7 +20,7 @@ from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
 from genius_lite.report.progress import Progressor
 from genius_lite.run import run
 from tests.sampler.test_engine import PROMPT
-from tests.tiny import TEMPLATE, tiny_gguf
+from tests.tiny import ANY_PAIRS, TEMPLATE, tiny_gguf
 from tests.weights.test_lora import RESPONSE, scored
 
 SYSTEM = "Be brief.\nDon't guess."
@@ -46,6 +46,7 @@ def finished(request, tmp_path_factory):
         queries=Queries(source=str(folder / "q.txt"), system=SYSTEM),
         policy=request.param,
         foresight=Foresight(candidates=2, steps=2, max_tokens=16, temperature=1.5),
+        pairs=ANY_PAIRS,
         learner=Learner(rank=4, lora_alpha=8, lr=1e-2, batch_pairs=2, parity_limit=5),
     )
     summary = run(recipe, Progressor(Console(quiet=True)))

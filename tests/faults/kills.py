@@ -41,6 +41,7 @@ model: {gguf: tiny.gguf}
 queries: {source: q.txt}
 rounds: 1
 foresight: {beams: 2, candidates: 2, steps: 2, max_tokens: 24, temperature: 1.5}
+pairs: {truncated: keep, min_gap: 0}
 learner: {rank: 4, lora_alpha: 8, lr: 1e-3, batch_pairs: 1, epochs: 3, parity_limit: 5, precision: fp32, save_every: 0}
 quantize: {type: Q8_0}
 sampler: {slots: 8, threads: 1}

@@ -198,6 +198,7 @@ model: {gguf: tiny.gguf}
 queries: {source: q.txt}
 rounds: 1
 foresight: {beams: 2, candidates: 2, steps: 2, max_tokens: 24, temperature: 1.5}
+pairs: {truncated: keep, min_gap: 0}
 learner: {rank: 4, lora_alpha: 8, lr: 1e-3, batch_pairs: 4, parity_limit: 5, precision: fp32, holdout: 0}
 tracking: {with: [tensorboard]}
 sampler: {slots: 1, threads: 1}

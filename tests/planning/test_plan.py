@@ -20,6 +20,7 @@ model: {gguf: tiny.gguf}
 queries: {source: q.txt}
 rounds: 1
 foresight: {beams: 2, candidates: 2, steps: 2, max_tokens: 24, temperature: 1.5}
+pairs: {truncated: keep, min_gap: 0}
 learner: {rank: 4, lora_alpha: 8, lr: 1e-2, batch_pairs: 2, parity_limit: 5, holdout: 0.25}
 sampler: {slots: 8}
 """

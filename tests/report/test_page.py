@@ -18,6 +18,7 @@ model: {gguf: tiny.gguf}
 queries: {source: q.txt}
 rounds: 2
 foresight: {beams: 2, candidates: 3, steps: 2, max_tokens: 24, temperature: 1.5}
+pairs: {truncated: keep, min_gap: 0}
 learner: {rank: 4, lora_alpha: 8, lr: 1e-2, batch_pairs: 2, parity_limit: 5, precision: fp32}
 quantize: {type: Q8_0}
 sampler: {slots: 8}

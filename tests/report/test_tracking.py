@@ -103,6 +103,7 @@ def test_a_real_run_is_in_its_event_files_and_its_recipe_beside_them(tmp_path, t
         queries: {{source: {tmp_path / "q.txt"}}}
         rounds: 1
         foresight: {{beams: 2, candidates: 2, steps: 2, max_tokens: 24, temperature: 1.5}}
+        pairs: {{truncated: keep, min_gap: 0}}
         learner: {{rank: 4, lora_alpha: 8, lr: 1e-2, batch_pairs: 2, parity_limit: 5, precision: fp32}}
         evaluate: {{tasks: [{{source: {tmp_path / "t.jsonl"}}}], samples: 1}}
         sampler: {{slots: 8}}
