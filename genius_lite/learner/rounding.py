@@ -13,6 +13,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit
 from torch import nn
 
 from genius_lite.learner.head import Table
@@ -34,8 +36,6 @@ def round_once(policy: Any) -> None:
 
 def _adapted(layer: Any, plain: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """`x @ W.T + scale * (x @ A.T) @ B.T + bias`, x of any shape with the width last."""
-    from bitsandbytes.nn.modules import Linear4bit
-
     base = layer.base_layer
     in_bf16 = torch.is_autocast_enabled(x.device.type)
     if layer.disable_adapters or not in_bf16 or type(base) not in (nn.Linear, Linear4bit):
@@ -64,8 +64,6 @@ class _Sum(torch.autograd.Function):
 
 
 def _weight(base: Any, dtype: torch.dtype) -> torch.Tensor:
-    from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn.modules import Linear4bit
 
     if not isinstance(base, Linear4bit):
         return base.weight.to(dtype)
@@ -80,8 +78,6 @@ def widened(base: Any) -> Iterator[None]:
     A layer's weights are widened while the layer computes, so that one layer at a time takes the memory of fp32; 4-bit
     ones are dequantized as always. For passes without gradients: what these would keep is narrow again by then.
     """
-    from bitsandbytes.nn.modules import Linear4bit
-
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def widen(module: nn.Module, *_: Any) -> None:

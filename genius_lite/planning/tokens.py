@@ -81,7 +81,7 @@ def expected(
     rollouts, counted = asyncio.run(_search(recipe, some, probe, slots))
     scale = len(queries) / len(some)
     # The probe's responses have lengths and no content: there is nothing to vote on, and no loop to look for.
-    drawn = Pairs(negatives=recipe.pairs.negatives, looping="keep")
+    drawn = Pairs(negatives=recipe.pairs.negatives, min_gap=0.0, looping="keep", truncated="keep")
     pairs, _ = preference_pairs(rollouts, drawn, recipe.foresight.tau, _KEY, lambda response: None)
     made = packed(pairs, recipe.learner.max_pack_tokens, recipe.learner.batch_pairs, trees=trees, cpu=cpu)
     largest = max(made, key=lambda pack: pack.tokens, default=None)
