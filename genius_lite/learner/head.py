@@ -130,7 +130,7 @@ def token_logps(head: Head, hidden_SD: torch.Tensor, tokens_S: torch.Tensor) -> 
 
 def _product(hidden_SD: torch.Tensor, rows_CD: torch.Tensor) -> torch.Tensor:
     """`hidden @ rows.T` in fp32. CUDA sums 16-bit products so; elsewhere both are widened first, a slice at a time."""
-    if hidden_SD.is_cuda and hidden_SD.dtype == rows_CD.dtype != torch.float32:
+    if hidden_SD.is_cuda and torch.version.cuda and hidden_SD.dtype == rows_CD.dtype != torch.float32:  # not on ROCm
         return torch.mm(hidden_SD, rows_CD.T, out_dtype=torch.float32)
     return hidden_SD.float() @ rows_CD.float().T
 
