@@ -145,7 +145,9 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         )
         compared = rollouts[:: max(1, len(rollouts) // _COMPARED)][:_COMPARED]
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]
-        training = Training(r.base.master, start, pairs, samples, cfg, device, precision, r.key, work)
+        training = Training(
+            r.base.master, start, pairs, samples, cfg, device, precision, r.key, work, own_weights=r.job.weights is None
+        )
         total, done = passes(training)
         stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "passes", done=done)
         with stage as advance, followed(r.team, training):

@@ -213,11 +213,11 @@ BROKEN = {
     ),
     "+future longer than the response": (
         "foresight: {future_tokens: 999}\n",
-        "r.yaml:3: `foresight.future_tokens` is more than max_tokens, 256; write less, or leave it out",
+        "r.yaml:3: `foresight.future_tokens` is more than max_tokens, 512; write less, or leave it out",
     ),
     "+no room": (
         "sampler: {context: 200}\n",
-        "r.yaml:3: `sampler.context` 200 has no room for a prompt and 256 tokens of response; write more",
+        "r.yaml:3: `sampler.context` 200 has no room for a prompt and 512 tokens of response; write more",
     ),
     "+too many sequences": (
         "sampler: {parked: 300}\n",
@@ -341,7 +341,7 @@ def test_recipes_that_look_odd_and_are_fine(folder):
         (folder / "r.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
         return load("r.yaml")
 
-    assert read(GOOD + "learner:\n  # lr: 1e-4\nguard:\n").learner.lr == 2e-5, "a section of comments has its defaults"
+    assert read(GOOD + "learner:\n  # lr: 1e-4\nguard:\n").learner.lr == 5e-5, "a section of comments has its defaults"
     assert read(b"\xef\xbb\xbf" + GOOD.encode()).rounds == 2, "a byte order mark"
     assert read(GOOD.replace("\n", "\r\n") + "seed: 3\r\n").seed == 3
     assert read("---\n" + GOOD + "...\n").rounds == 2

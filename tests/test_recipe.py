@@ -14,11 +14,15 @@ GOOD = "model: {gguf: m.gguf}\nqueries: {source: q.txt}\n"
 RECIPES = sorted(Path("recipes").rglob("*.yaml"))
 
 
-def test_defaults_are_the_papers():
+def test_defaults_are_the_papers_but_for_what_the_study_found_not_to_work():
     cfg = parse(GOOD, "x/mine.yaml")
     assert (cfg.foresight.beams, cfg.foresight.candidates, cfg.foresight.steps) == (2, 4, 4)
-    assert (cfg.foresight.temperature, cfg.learner.alpha) == (0.6, 1.0)
-    assert (cfg.pairs.negatives, cfg.learner.calibration) == ("foresight", "cap")
+    assert (cfg.foresight.temperature, cfg.learner.alpha, cfg.learner.lr) == (1.0, 1.0, 5e-5)
+    assert (cfg.pairs.negatives, cfg.pairs.truncated, cfg.learner.calibration) == ("uniform", "chosen", "cap")
+    assert (cfg.pairs.least_gap, cfg.pairs.model_copy(update={"choose": "random"}).least_gap) == (0.05, 0.0)
+    paper = load(Path("recipes/paper.yaml"))
+    assert (paper.foresight.temperature, paper.pairs.negatives, paper.pairs.least_gap) == (0.6, "foresight", 0.0)
+    assert (paper.pairs.truncated, paper.pairs.looping) == ("keep", "keep")
     assert cfg.out == "runs/mine"
 
 

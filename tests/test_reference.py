@@ -43,8 +43,8 @@ def test_every_key_has_a_type_and_says_what_it_does():
             node = schema.at((*section, key))
             assert len(node["description"]) > 4, (*section, key)
             assert f"| `{key}` | " in text
-    assert "| `max_tokens` | a whole number of at least 1 | `256` | tokens | Longest response" in text
-    assert "| `lr` | a number above 0 | `2e-5` |" in text
+    assert "| `max_tokens` | a whole number of at least 1 | `512` | tokens | Longest response" in text
+    assert "| `lr` | a number above 0 | `5e-5` |" in text
     assert "| `kl` | `{warn, halt}` | `{warn: 0.5, halt: 2.0}` | nats per token |" in text
 
 

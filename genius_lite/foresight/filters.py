@@ -84,7 +84,7 @@ def refusal(pair: PreferencePair, cfg: Pairs, vote: Vote) -> str | None:
         vote: of the rollout that the pair comes from.
     """
     # Randomly chosen pairs may have a negative gap: without a least gap it is none of this filter's business.
-    if cfg.min_gap and pair.chosen_value - pair.rejected_value < cfg.min_gap:
+    if cfg.least_gap and pair.chosen_value - pair.rejected_value < cfg.least_gap:
         return "gap"
     if any(loops(tokens) for tokens in (pair.chosen_tokens, pair.rejected_tokens)[: _judged(cfg.looping)]):
         return "looping"

@@ -19,6 +19,8 @@ from genius_lite.recipe.types import (
     Text,
 )
 
+_GAP = 0.05  # nats per token
+
 
 class Pairs(Section):
     """Which responses become pairs to learn from. What is left out is drawn again; a step without a pair is counted.
@@ -37,9 +39,10 @@ class Pairs(Section):
         description="Draw the rejected response uniformly (released code), or from F (paper), where it is nearly as "
         "good as the chosen one",
     )
-    min_gap: Annotated[float, Field(ge=0)] = Field(
-        default=0.05,
-        description="Least difference of foresight values, chosen - rejected; 0.0: any (paper)",
+    min_gap: Annotated[float, Field(ge=0)] | Auto = Field(
+        default="auto",
+        description="Least difference of foresight values, chosen - rejected; 0.0: any (paper); auto: 0.05 where the "
+        "best is chosen, else 0.0",
         json_schema_extra=NATS_PER_TOKEN,
     )
     looping: Literal["keep", "chosen", "either"] = Field(
@@ -59,6 +62,13 @@ class Pairs(Section):
         "give the chosen one's, and the rejected one's differs",
         json_schema_extra=SHARE,
     )
+
+    @property
+    def least_gap(self) -> float:
+        """`min_gap`, nats per token. What a vote or chance chooses is not asked to have the higher value."""
+        if self.min_gap == "auto":
+            return _GAP if self.choose == "best" else 0.0
+        return self.min_gap
 
 
 class Learner(Section):

@@ -45,20 +45,23 @@ def kept(pairs: list[PreferencePair], **options) -> tuple[list[int], dict[str, i
     return [pairs.index(p) for p in stay], {name: n for name, n in counts.items() if n}
 
 
-def test_by_default_only_a_looping_chosen_response_is_refused():
+def test_by_default_a_chosen_response_neither_loops_nor_is_cut_off_and_is_clearly_better():
     pairs = [
         pair(PLAIN, LOOP, values=(-0.9, -0.1), ended=(False, False)),
         pair(LOOP, PLAIN),
         pair(PLAIN, [7]),
+        pair(PLAIN, LOOP, ended=(False, True)),
+        pair(PLAIN, LOOP, ended=(True, False)),
     ]
-    assert kept(pairs) == ([0, 2], {"looping": 1})
+    assert kept(pairs) == ([2, 4], {"gap": 1, "looping": 1, "truncated": 1})
+    assert kept(pairs, choose="random") == ([2, 4], {"looping": 1, "truncated": 2}), "chance need not choose the better"
     assert filter_pairs([], [], Pairs(), unasked) == ([], NONE)
 
 
 def test_min_gap():
     pairs = [pair([3], [4], values) for values in ((-0.25, -0.5), (-0.25, -0.375), (-0.5, -0.25))]
     assert kept(pairs, min_gap=0.25) == ([0], {"gap": 2})  # as much as the least is enough
-    assert kept(pairs) == ([0, 1, 2], {})  # a negative gap, of pairs drawn at random, is not judged
+    assert kept(pairs, min_gap=0.0) == ([0, 1, 2], {})  # a negative gap, of pairs drawn at random, is not judged
 
 
 @pytest.mark.parametrize(("looping", "stay"), [("keep", [0, 1, 2]), ("chosen", [0, 2]), ("either", [0])])

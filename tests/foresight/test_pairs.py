@@ -58,7 +58,7 @@ def test_the_draw_is_seeded():
 def test_random_pairs_are_any_two_responses_in_either_order():
     drawn = Counter()
     for i in range(3000):
-        (pair,) = preference_pairs(THREE, Pairs(choose="random"), 0.1, (i,))
+        (pair,) = preference_pairs(THREE, Pairs(choose="random", truncated="keep"), 0.1, (i,))
         drawn[pair.chosen_tokens[0], pair.rejected_tokens[0]] += 1
         advantages = {3: 0.1, 4: 0.4, 5: 0.2}
         assert pair.chosen_advantage == advantages[pair.chosen_tokens[0]]
@@ -69,7 +69,7 @@ def test_random_pairs_are_any_two_responses_in_either_order():
 
 
 def test_random_pairs_count_equal_responses_once():
-    random = Pairs(choose="random")
+    random = Pairs(choose="random", truncated="keep")
     twins = rollout(candidate(3, -0.5, 0.1), candidate(3, -0.5, 0.1), candidate(4, -0.2, 0.4))
     chosen = Counter(preference_pairs(twins, random, 0.1, (i,))[0].chosen_tokens[0] for i in range(2000))
     assert abs(chosen[3] - 1000) < 112  # five standard deviations of Binomial(2000, 1/2)
@@ -97,7 +97,7 @@ def voting(*said: int, values: list[float] | None = None, finish: dict[int, Fini
     )
 
 
-AGREED = Pairs(choose="agreed", looping="keep")
+AGREED = Pairs(choose="agreed", negatives="foresight", looping="keep", truncated="keep")
 
 
 def test_the_agreed_answer_is_chosen_at_its_highest_value():
@@ -158,12 +158,12 @@ def test_the_best_response_that_no_filter_refuses_is_chosen():
 def test_a_step_whose_responses_may_all_not_be_chosen_is_counted_once():
     cut: dict[int, Finish] = {0: "length", 1: "length", 2: "length"}
     pairs, left_out = found.preference_pairs(
-        [voting(7, 8, 9, finish=cut)], Pairs(truncated="chosen"), 0.1, (0,), last_digit
+        [voting(7, 8, 9, finish=cut)], Pairs(min_gap=0.0, truncated="chosen"), 0.1, (0,), last_digit
     )
     assert (pairs, left_out["truncated"], sum(left_out.values())) == ([], 1, 1)
     # The lowest alone may be chosen, and there is none to reject: the step was lost to what the best was refused for.
     lowest = voting(7, 8, 9, values=[-0.1, -0.2, -0.3], finish={0: "length", 1: "length"})
-    pairs, left_out = found.preference_pairs([lowest], Pairs(truncated="chosen"), 0.1, (0,), last_digit)
+    pairs, left_out = found.preference_pairs([lowest], Pairs(min_gap=0.0, truncated="chosen"), 0.1, (0,), last_digit)
     assert (pairs, left_out["truncated"], sum(left_out.values())) == ([], 1, 1)
 
 

@@ -22,7 +22,11 @@ values = st.lists(st.floats(-20, 0), min_size=1, max_size=6)
 taus = st.floats(0.05, 5)
 seeds = st.integers(0, 2**32 - 1)
 configurations = st.builds(
-    Pairs, choose=st.sampled_from(["best", "random"]), negatives=st.sampled_from(["foresight", "uniform"])
+    Pairs,
+    choose=st.sampled_from(["best", "random"]),
+    negatives=st.sampled_from(["foresight", "uniform"]),
+    min_gap=st.just(0.0),
+    truncated=st.just("keep"),
 )
 
 
