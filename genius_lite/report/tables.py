@@ -121,7 +121,8 @@ def rounds_table(data: RunData) -> Table:
         plain("Pairs", "pairs"),
         trained("Updates", "updates", number),
         trained("Loss", "loss", lambda v: number(v, 4)),
-        trained("Learned margin, nats", "margin", lambda v: number(v, 2, "+")),
+        _row("Learned margin, nats, with one standard error", data.rounds, lambda r: _with_error(r.training)),
+        _row("Pairs that it was scored on, and their questions", data.rounds, lambda r: _scored_on(r.training)),
         trained("Pairs ranked right", "accuracy", percent),
         _row("Type of the GGUF", data.rounds, lambda r: r.figures.get("quantized", {}).get("type", NONE)),
         _row("Of the update it keeps", data.rounds, lambda r: percent(r.figures.get("quantized", {}).get("kept"))),
@@ -247,6 +248,19 @@ def identity_table(data: RunData) -> Table:
         ["Report written by", f"genius-lite {__version__}"],
     ]
     return Table("identity", "Hashes", ["what", "value"], rows)
+
+
+def _with_error(training: dict[str, Any]) -> str:
+    """The learned margin of a round's training, as far as there is one."""
+    error = training.get("margin_error")
+    shown = number(training.get("margin"), 2, "+")
+    return shown if error is None else f"{shown} ± {number(error, 2)}"
+
+
+def _scored_on(training: dict[str, Any]) -> str:
+    if "scored_pairs" not in training:
+        return NONE
+    return f"{number(training['scored_pairs'])}, {number(training['scored_questions'])}"
 
 
 def _row(name: str, policies: list[RoundData], cell: Callable[[RoundData], str]) -> list[str]:

@@ -101,7 +101,7 @@ def test_the_figures_of_an_unfinished_round(run):
     assert found["Mean foresight value, nats per token"] == ["−0.163"]
     assert found["Candidates whose response ended"] == ["75 %"]
     assert found["Tokens per second"] == ["30"]
-    assert found["Learned margin, nats"] == ["–"]
+    assert found["Learned margin, nats, with one standard error"] == ["–"]
     found = rows(pairs_table(data))
     assert (found["Found"], found["Left out: values too close (gap)"], found["Kept"]) == (["23"], ["3"], ["20"])
     assert found["Mean calibration weight w"] == ["0.976"]  # of 1 and exp(-0.05)

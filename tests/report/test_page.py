@@ -77,7 +77,10 @@ def test_the_figures_are_those_of_the_runs_files(run, opened):
     found = rows(view, "rounds")
     assert found["Sampled tokens"] == [f"{report['sampled_tokens']:,}" for report in reports]
     assert found["Loss"] == [shown(report["training"]["loss"], 4) for report in reports]
-    assert found["Learned margin, nats"] == [shown(report["training"]["margin"], 2, "+") for report in reports]
+    trained = [report["training"] for report in reports]
+    assert found["Learned margin, nats, with one standard error"] == [
+        f"{shown(t['margin'], 2, '+')} ± {shown(t['margin_error'], 2)}" for t in trained
+    ]
     assert found["Mean foresight value, nats per token"] == [shown(report["mean_value"], 3) for report in reports]
 
     compared = reports[best - 1] if best else reports[-1]
