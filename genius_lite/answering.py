@@ -50,7 +50,7 @@ def cooled(r: Round, policy: Policy, known: list[Response], log: Callable[[float
     best, reported = best_of(tried), shares(known, choosing=False)
     if best not in reported:
         reported = shares(at(best, r.job.tasks), choosing=False)
-    return Cooled(best, {f"{t:g}": mean_share(of) for t, of in sorted(tried.items())}, reported[best])
+    return Cooled(best, {f"{t:g}": mean_share(of) for t, of in sorted(tried.items())}, reported.get(best, {}))
 
 
 def _answers(

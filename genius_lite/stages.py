@@ -12,7 +12,7 @@ import msgspec
 from genius_lite.answering import answers_to_held_out, answers_to_tasks, cooled
 from genius_lite.errors import UserError
 from genius_lite.evaluate.checkers import extract_answer
-from genius_lite.evaluate.cooling import Cooled
+from genius_lite.evaluate.cooling import Cooled, shares
 from genius_lite.evaluate.record import (
     ANSWERS,
     COOLED,
@@ -205,7 +205,7 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
 
 
 def cool(start: Round, policy: Policy) -> Cooled | None:
-    """The base model, which was evaluated, at the best temperature of the recipe's sweep; None without a task.
+    """The base model, which was evaluated, at the best temperature of the recipe's sweep; None without a problem.
 
     Raises:
         Stopped: the run was asked to stop.
@@ -215,9 +215,9 @@ def cool(start: Round, policy: Policy) -> Cooled | None:
     def log(temperature: float) -> RecordLog[Answers]:
         return RecordLog(here / f"cooling-{temperature:g}.jsonl", Answers)
 
-    if not start.job.tasks:
-        return None
     known = read_responses(start.run.path, 0)
+    if not shares(known, choosing=True) or not shares(known, choosing=False):
+        return None  # no task, or none that llama.cpp survives
     found = here.build_json(COOLED, lambda: cooled(start, policy, known, log))
     for temperature in start.job.recipe.evaluate.sweep:
         remove(here / f"cooling-{temperature:g}.jsonl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, cast, get_args
@@ -114,7 +115,7 @@ def evaluate(
     ],
     against: Annotated[str | None, typer.Option(help="Another model; of a run, its base model if not given")] = None,
     number: Round = None,
-    samples: Annotated[int, typer.Option(help="Responses to each problem at the temperature")] = 4,
+    samples: Annotated[int, typer.Option(min=0, help="Responses to each problem at the temperature")] = 4,
     temperature: Annotated[
         float | None, typer.Option(help="If not given, as the recipe or run has it, or the model's file, or 0.7")
     ] = None,
@@ -122,7 +123,7 @@ def evaluate(
     max_tokens: Annotated[
         int | None, typer.Option(help="Longest response; if not given, as the recipe or run asks, or 512")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Use the first so many problems of each task")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many problems of each task")] = None,
     system: Annotated[str | None, typer.Option(help="System message; if not given, as the recipe or run asks")] = None,
     seed: int = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the results and every response")] = None,
@@ -136,6 +137,8 @@ def evaluate(
 
     if samples < 1 and not greedy:
         raise UserError("--samples 0 and --no-greedy leave nothing to measure")
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise UserError("--temperature: write a number above 0; the likeliest response is asked for anyway")
     if out and out.exists():
         raise UserError(f"{out} exists; name another folder, or delete it")
     contestants = [contestant(model, number)]
@@ -151,9 +154,9 @@ def evaluate(
         seed=seed,
         progress=Progressor(terminal(stderr=True)),
     )
-    print_trial([c.name for c in contestants], found, console)
     if out:
         write_trial(out, contestants, found, responses)
+    print_trial([c.name for c in contestants], found, console)
 
 
 @app.command()

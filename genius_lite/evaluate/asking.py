@@ -18,6 +18,7 @@ from genius_lite.recipe import Auto, TaskSource
 from genius_lite.records import Query, seed_of
 from genius_lite.weights.gguf_file import GGUF
 
+_LEAST = 0.01  # temperature that a recommendation has
 _USUAL = 0.7  # temperature, where nothing says
 _DIVIDED = 40  # problems of a task, at least, of which half can choose and half report
 
@@ -84,22 +85,30 @@ def _uses(task: Task, use: Use | Literal["auto"]) -> list[Use]:
         return [use] * len(task.problems)
     if len(task.problems) < _DIVIDED:
         return ["both"] * len(task.problems)
-    drawn = sorted(range(len(task.problems)), key=lambda n: seed_of("choose", task.problems[n].id))
+    # By prompt: what is asked twice does not do both.
+    drawn = sorted({problem.prompt for problem in task.problems}, key=lambda prompt: seed_of("choose", prompt))
     choosing = {*drawn[: len(drawn) // 2]}
-    return ["choose" if n in choosing else "report" for n in range(len(task.problems))]
+    return ["choose" if problem.prompt in choosing else "report" for problem in task.problems]
 
 
 def temperature_of(wanted: float | Auto, model: GGUF, weights: Path | None = None) -> float:
     """The temperature of later use: as wanted, else what the model's file or its weights' folder recommends, else 0.7.
 
-    GGUFs that llama.cpp converts have `general.sampling.temp` from `generation_config.json`. A recommendation of 0 is
-    none: the likeliest response is measured anyway.
+    GGUFs that llama.cpp converts have `general.sampling.temp` from `generation_config.json`. A recommendation of 0, or
+    hardly more, is none: the likeliest response is measured anyway.
+
+    Raises:
+        UserError: the folder's file is no JSON.
     """
     if wanted != "auto":
         return wanted
     config = weights / "generation_config.json" if weights else None
-    beside = json.loads(config.read_text(encoding="utf-8")) if config and config.is_file() else {}
-    for found in (beside.get("temperature"), model.metadata.get("general.sampling.temp")):
-        if isinstance(found, int | float) and 0 < found < math.inf:
-            return round(float(found), 4)  # a GGUF's is in float32
+    try:
+        beside = json.loads(config.read_text(encoding="utf-8-sig")) if config and config.is_file() else {}
+    except ValueError as e:
+        raise UserError(f"{config}: not JSON ({e}); mend it, or write evaluate.temperature") from None
+    recommended = beside.get("temperature") if isinstance(beside, dict) else None
+    for found in (recommended, model.metadata.get("general.sampling.temp")):
+        if isinstance(found, int | float) and _LEAST <= found < math.inf:
+            return float(f"{found:.4g}")  # a GGUF's is in float32
     return _USUAL

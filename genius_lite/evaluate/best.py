@@ -41,16 +41,20 @@ class Course:
     halted: bool = False
 
 
-def judged_by(tasks: Scores, signals: Signals | None) -> Scores:
+def judged_by(tasks: Scores, signals: Signals | None, base: Signals | None) -> Scores:
     """What a round is compared by: its scores on the problems that choose; without a task, the agreement of answers.
 
     Agreement is self-consistency (Wang et al., arXiv 2203.11171): the share of a query's responses that give the most
     frequent answer. It needs no label and rises with accuracy, but also as a policy collapses onto one answer: that is
-    what the guard is for, whose halted rounds are never the best. Empty where too few responses state an answer.
+    what the guard is for, whose halted rounds are never the best. Empty where too few of the base model's responses
+    state an answer.
+
+    Args:
+        base: the base model's, which may be the ones that are judged.
     """
     if tasks:
         return tasks
-    told = signals and signals.parsed >= _PARSED and signals.agreements
+    told = signals and signals.agreements and base and base.parsed >= _PARSED
     return {_HELD_OUT: signals.agreements} if signals and told else {}
 
 
@@ -74,14 +78,15 @@ def course(cfg: Evaluate, rounds: int, standings: Sequence[Standing]) -> Course:
     """Decide from all rounds so far, the base model first.
 
     The best round is the latest that is not worse than the base model, nor than the best before it, and that the guard
-    let pass. With `patience`, the run stops after so many rounds in a row that are worse.
+    let pass. One that cannot be compared, where the base model can, is neither better nor worse, and never the best.
+    With `patience`, the run stops after so many rounds in a row that are worse.
 
     Args:
         rounds: of the whole run. Each is compared at 1 - 0.05 / rounds (Bonferroni), so that the error is the run's.
     """
     base, best, worse = standings[0], standings[0], 0
     for standing in standings[1:]:
-        if standing.halted:
+        if standing.halted or (base.scores and not difference(base.scores, standing.scores, 0.95)):
             continue
         if any(_below(standing, other, 1 - 0.05 / rounds) for other in (base, best)):
             worse += 1

@@ -126,6 +126,18 @@ def check(
     return float(right)
 
 
+def submitted(kind: Check, response: str, choices: Sequence[str] = ()) -> str | None:
+    """The answer that a checker reads in a response, None if there is none: what a vote among responses counts."""
+    match kind:
+        case "numeric":
+            number = final_number(response)
+            return str(number.value) if number else None
+        case "choice":
+            return final_choice(response, LETTERS[: len(choices)] if choices else LETTERS)
+        case _:
+            return extract_answer(response)
+
+
 def _texts(response: str) -> Iterator[str]:
     segment = next(marked(response), response)
     yield from (response, segment, bare(segment), bare(first_sentence(segment)))
@@ -184,7 +196,7 @@ def _last_match(response: str, pattern: str | None, group: int | str | None) -> 
         elif group not in compiled.groupindex and group not in range(compiled.groups + 1):
             raise UserError(f"the pattern {pattern!r:.60} has no group {group!r}")
         return found[-1][group] if found else None
-    except regex.error as e:
+    except (regex.error, ValueError, OverflowError, RecursionError) as e:
         raise UserError(f"the pattern {pattern!r:.60} is not a regular expression: {e}") from None
 
 

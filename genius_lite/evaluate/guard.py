@@ -177,6 +177,8 @@ def _of_training(now: Watched) -> list[Reading]:
 
 
 def _of_values(now: Watched, first: Watched) -> list[Reading]:
+    if not now.steps:
+        return []
     return [
         Reading(
             "value",

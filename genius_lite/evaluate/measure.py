@@ -111,7 +111,7 @@ def answer_tasks(
                     tokens=len(done.tokens),
                     finish=done.finish,
                     score=verdict.score,
-                    answer=extract_answer(text),
+                    answer=task.stated(problem, text),
                     timed_out=verdict.timed_out,
                     use=use,
                     temperature=at,

@@ -62,12 +62,13 @@ def read_evaluation(run: Path, number: int, rounds: int = 1) -> Evaluation:
         rounds: as in `results`.
     """
     folder = folder_of(run, number)
-    return _read(folder, _responses(folder_of(run, 0)) if number else [], rounds)
+    base = folder_of(run, 0)
+    return _read(folder, _responses(base) if number else [], rounds, _signals(base))
 
 
 def read_own(folder: Path) -> Evaluation:
     """The evaluation in a folder, which has one, beside nothing."""
-    return _read(folder, [], 1)
+    return _read(folder, [], 1, _signals(folder))
 
 
 def read_responses(run: Path, number: int) -> list[Response]:
@@ -87,11 +88,16 @@ def folder_of(run: Path, number: int) -> Path:
     return rounded if number == 0 and (rounded / "evaluation").exists() else run / f"round-{number}"
 
 
-def _read(folder: Path, at_base: list[Response], rounds: int) -> Evaluation:
+def _read(folder: Path, at_base: list[Response], rounds: int, base: Signals | None) -> Evaluation:
+    responses, signals = _responses(folder), _signals(folder)
+    scores = judged_by(choosing_scores(responses), signals, base)
+    return Evaluation(results(responses, at_base, rounds), signals, scores)
+
+
+def _signals(folder: Path) -> Signals | None:
     file = folder / "evaluation" / _SIGNALS
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None  # msgspec reads no infinity
-    responses, signals = _responses(folder), msgspec.convert(found, Signals | None)
-    return Evaluation(results(responses, at_base, rounds), signals, judged_by(choosing_scores(responses), signals))
+    return msgspec.convert(found, Signals | None)
 
 
 def _responses(folder: Path) -> list[Response]:

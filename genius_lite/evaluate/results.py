@@ -33,7 +33,7 @@ _MOST_SUBSETS = 100  # of a problem's samples, whose votes are counted one by on
 class Response(msgspec.Struct, frozen=True):
     """An answer to a problem, and what its checker says: 0 (wrong) to 1 (right). `tokens` is its length.
 
-    `answer` is the final answer that it states, if any, which a vote counts; `timed_out` where the checker took too
+    `answer` is what its checker reads in it, if anything, which a vote counts; `timed_out` where the checker took too
     long and the response counts as wrong; `use` that of its problem; `temperature` 0 for the likeliest one.
     """
 

@@ -20,6 +20,7 @@ from statistics import NormalDist
 import msgspec
 import numpy as np
 
+_SAME = 1e-9  # differences of scores that are one but for rounding
 _CHUNK = 2**22  # problems drawn at once, over all resamples: 32 MiB of counts
 
 
@@ -172,7 +173,7 @@ def variance_of_mean(values_P: np.ndarray) -> float:
 
 def student(differences_P: np.ndarray, confidence: float) -> Interval:
     problems, estimate = len(differences_P), float(differences_P.mean())
-    if np.ptp(differences_P) == 0:
+    if np.ptp(differences_P) < _SAME:
         return _of_a_constant(estimate, problems, (-1.0, 1.0), confidence)
     half = student_quantile(problems - 1, confidence) * variance_of_mean(differences_P) ** 0.5
     return Interval(estimate, max(-1.0, estimate - half), min(1.0, estimate + half))

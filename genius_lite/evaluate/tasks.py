@@ -16,7 +16,7 @@ import msgspec
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.answers import bare, final_number, first_sentence, marked, numbers, strongly_marked
-from genius_lite.evaluate.checkers import LETTERS, check
+from genius_lite.evaluate.checkers import LETTERS, check, extract_answer, submitted
 from genius_lite.evaluate.decoys import fault
 from genius_lite.evaluate.scoring import MathVerify, ReasoningGym, Verdict, as_literal
 from genius_lite.prompts import check_text
@@ -49,13 +49,15 @@ class Task:
     """Problems, and what is to be said of a response to one of them.
 
     `check` raises nothing for a response's sake, takes seconds at most, and may be called from any thread. `close` ends
-    the process that it may have started for this; the next `check` starts another.
+    the process that it may have started for this; the next `check` starts another. `stated` is the answer that it
+    reads, which votes among responses count.
     """
 
     name: str
     problems: list[Problem]
     check: Callable[[Problem, str], Verdict]
     close: Callable[[], None] = lambda: None
+    stated: Callable[[Problem, str], str | None] = lambda problem, response: extract_answer(response)
 
 
 def from_jsonl(
@@ -106,7 +108,11 @@ def from_jsonl(
         except UserError as e:
             raise UserError(f"{path}, line {number}: {e}") from None
         problems.append(problem)
-    return Task(path.stem, _distinct(problems), score, mathematics.close if mathematics else lambda: None)
+
+    def stated(problem: Problem, response: str) -> str | None:
+        return submitted(kind, response, problem.metadata.get(_CHOICES, ()))
+
+    return Task(path.stem, _distinct(problems), score, mathematics.close if mathematics else lambda: None, stated)
 
 
 def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, Any]) -> Task:
@@ -152,7 +158,9 @@ def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, A
     if found := fault(known, lambda problem, answer: scorer.verdict(answer, entry_of[problem]).score == 1):
         scorer.close()
         raise UserError(f"{source}: {found}; choose another data set")
-    return Task(source, problems, score, scorer.close)
+    return Task(
+        source, problems, score, scorer.close, lambda problem, response: _submitted(response, problem.answer) or None
+    )
 
 
 def _submitted(response: str, known: str) -> str:

@@ -44,7 +44,7 @@ def model_card(
         ]
     parts += ["## Run it\n", _asked_with(system) + _commands(sorted(sums), system)]
     parts += ["## Files\n", "".join(f"- `{name}`: SHA-256 `{digest}`\n" for name, digest in sums.items())]
-    parts += [f"- {line}\n" for line in export_lines(kept)]
+    parts += [f"- {line}; what is measured above is the round's own file\n" for line in export_lines(kept)]
     parts += ["## Recipe\n", f"```json\n{json.dumps(recipe, indent=2, ensure_ascii=False)}\n```\n"]
     return "\n".join(parts)
 
@@ -124,11 +124,13 @@ def _measured(tasks: list[dict[str, Any]], at_best: list[Beside]) -> str:
     """Accuracy on the recipe's tasks, beside the base model's."""
     if not tasks:
         return "No task was measured.\n"
-    lines = ["| task | problems | sampled | gain over the base | greedy | gain over the base |", "|" + "---|" * 6]
+    headings = "task | problems | sampled | gain over the base | greedy | gain | mean of both | gain | cut off"
+    lines = [f"| {headings} |", "|" + "---|" * 9]
     for task in tasks:
         cells = [task["task"], task["problems"]]
-        for accuracy, gain in (("sampled", "sampled_gain"), ("greedy", "greedy_gain")):
-            cells += [_percent(task[accuracy], ""), _percent(task[gain], "+")]
+        for kind in ("sampled", "greedy", "judged"):
+            cells += [_percent(task[kind], ""), _percent(task[f"{kind}_gain"], "+")]
+        cells.append(percent(task["cut"]))
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     chosen_on = any(task["chosen_on"] for task in tasks)
     chose = "but they chose the round, so that gains are flattered" if chosen_on else "and others chose the round"

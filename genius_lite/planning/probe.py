@@ -74,8 +74,8 @@ def too_short(cut: float, limit: int) -> str | None:
     if cut <= _CUT:
         return None
     return (
-        f"{cut:.0%} of the base model's responses are cut off at foresight.max_tokens {limit}, where a tenth is the "
-        f"most to learn from; write {2 * limit}, or ask for shorter answers in queries.system"
+        f"{cut:.0%} of the base model's responses are cut off at {limit} tokens, where a tenth is the most to learn "
+        f"from; write foresight.max_tokens: {2 * limit}, or ask for shorter answers in queries.system"
     )
 
 

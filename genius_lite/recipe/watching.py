@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -69,6 +70,8 @@ class TaskSource(Section):
                 raise ValueError(f"options.{name} is no option of check: {self.check}; {instead}")
             if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
                 raise ValueError(f"options.{name} is {value!r}: write {words}")
+        if not 0 <= self.options.get("tolerance", 0) < math.inf:
+            raise ValueError("options.tolerance is a share of the answer: write a number of at least 0, such as 0.01")
         if self.check == "regex" and not self.options.get("pattern"):
             raise ValueError("check regex needs a pattern; write `options: {pattern: '...'}`")
         return self
@@ -125,9 +128,9 @@ class Evaluate(Section):
         if len(self.sweep) != len({*self.sweep}):
             raise ValueError("sweep has a temperature twice; write each once")
         if self.tasks and all(task.use == "choose" for task in self.tasks):
-            raise ValueError("every task only chooses between rounds, and none reports; write use: report for one")
+            raise ValueError("tasks only choose between rounds, and none reports; write use: report for one of them")
         if self.tasks and all(task.use == "report" for task in self.tasks):
-            raise ValueError("every task only reports, and none chooses between rounds; write use: choose for one")
+            raise ValueError("tasks only report, and none chooses between rounds; write use: choose for one of them")
         if not self.samples and not self.greedy:
             raise ValueError("samples 0 and greedy: false leave nothing to measure; write samples: 1, or greedy: true")
         if self.patience and not self.tasks and not self.queries:

@@ -215,7 +215,7 @@ def round_row(report: dict[str, Any]) -> Row:
     training, quantized = report["training"], report["quantized"]
     return Row(
         report["round"],
-        report["score"],
+        report.get("score"),
         report["pairs"],
         report["sampled_tokens"],
         report["tokens_per_s"],

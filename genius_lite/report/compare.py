@@ -145,7 +145,7 @@ class _Arm(msgspec.Struct, frozen=True):
 
     def groups_of_tasks(self) -> Iterator[tuple[str, ...]]:
         """Each task, and if there are several, all of them."""
-        tasks = tuple(dict.fromkeys(response.task for response in self.responses[0][0]))
+        tasks = tuple(dict.fromkeys(r.task for r in self.responses[0][0] if r.use != "choose"))
         yield from ((task,) for task in tasks)
         if len(tasks) > 1:
             yield tasks

@@ -119,8 +119,15 @@ def gather(run: Path, queries: int = QUERIES) -> RunData:
         queries: whose rollout trees are read, at most.
 
     Raises:
-        UserError: it is no run folder, or a file in it is damaged.
+        UserError: it is no run folder, a file in it is damaged, or another version wrote it.
     """
+    try:
+        return _gathered(run, queries)
+    except msgspec.ValidationError as e:
+        raise UserError(f"{run} was made by another version of genius-lite, which has a report of it: {e}") from None
+
+
+def _gathered(run: Path, queries: int) -> RunData:
     if not (run / "recipe.json").is_file():
         raise UserError(f"{run} is no run folder; name the `out` of a recipe")
     recipe = _json(run / "recipe.json")

@@ -8,7 +8,7 @@ from pathlib import Path
 from genius_lite.evaluate.results import TaskResult
 from genius_lite.evaluate.statistics import Interval
 from genius_lite.report.gather import RunData
-from genius_lite.report.summary import CHOSEN_ON, cooling_lines
+from genius_lite.report.summary import BASE_EXPORTED, CHOSEN_ON, cooling_lines
 from genius_lite.report.text import visible
 from genius_lite.report.units import gain, interval, number, percent
 
@@ -51,7 +51,7 @@ def outcome(data: RunData) -> str:
     stopped = f" The run stopped early: {visible(data.summary['stopped'])}." if data.summary["stopped"] else ""
     file = visible(Path(data.summary["exported"]).name)
     if not data.best:
-        return f"Every round is worse than the base model, so the base model is what was exported ({file}).{stopped}"
+        return f"{BASE_EXPORTED.removesuffix('.')} ({file}).{stopped}"
     which = (
         f"Round {data.best} of {len(data.rounds)} is the latest that is not worse than another"
         if len(data.rounds) > 1

@@ -22,7 +22,7 @@ def markdown(data: RunData) -> str:
         parts += [f"## {escaped(task.task)}: {task.problems} problems", "\n".join(map(_change, task.changes))]
         shown = [*tables.task_tables(data), *tables.beside_tables(data)]
         parts += [_table(table, 3) for table in shown if table.title == task.task]
-    parts += headline.notes(data)
+    parts += map(escaped, headline.notes(data))
     if signals := tables.signals_table(data):
         parts.append(_table(signals))
     parts += [_table(tables.rounds_table(data)), _table(tables.learner_table(data))]

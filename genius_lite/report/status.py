@@ -83,7 +83,7 @@ def print_status(status: Status, console: Console) -> None:
 def _fill(board: Board, run: Path, recipe: dict[str, Any]) -> None:
     """What finished rounds say themselves."""
     reports = [report for _, here in round_folders(run) if (report := read_json(here / "report.json"))]
-    base = [Row(0, reports[0]["base_score"])] if reports else [row for row in board.rows if row.round == 0]
+    base = [Row(0, reports[0].get("base_score"))] if reports else [row for row in board.rows if row.round == 0]
     board.rows = (base or _base_row(run)) + [round_row(report) for report in reports]
     if reports:
         board.lights = guard_lights(_guard(recipe), reports[-1])

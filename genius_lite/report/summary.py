@@ -111,13 +111,14 @@ def _kinds(task: TaskResult) -> Iterator[tuple[str, Interval, Interval | None]]:
 
 
 def print_trial(names: list[str], found: list[list[TaskResult]], console: Console) -> None:
-    """A table for each task, a row for each model."""
-    for rows in zip(*found, strict=True):
-        table = Table(title=f"{rows[0].task}: {rows[0].problems} problems", box=box.SIMPLE_HEAD)
+    """A table for each task, a row for each model that answered it."""
+    for first in found[0]:
+        answered = [(n, r) for n, of in zip(names, found, strict=True) for r in of if r.task == first.task]
+        table = Table(title=f"{first.task}: {first.problems} problems", box=box.SIMPLE_HEAD)
         table.add_column("model", overflow="fold")
         for heading in ("sampled", "to the first", "greedy", "to the first", "p", "tokens", "cut"):
             table.add_column(heading, justify="right")
-        for name, row in zip(names, rows, strict=True):
+        for name, row in answered:
             table.add_row(
                 name,
                 share(row.sampled) if row.sampled else "-",
@@ -172,6 +173,7 @@ def retained_lines(quantized: dict[str, Any]) -> list[str]:
     return lines
 
 
+BASE_EXPORTED = "No round was let pass that is not worse than the base model, which is what was exported."
 CHOSEN_ON = (
     "The problems that chose the round are those that report on it, as there are few: the intervals are wider by "
     "what choosing between so many rounds asks for (Bonferroni), and the gains themselves are flattered."
@@ -216,7 +218,7 @@ def _outcome(summary: dict[str, Any]) -> list[str]:
     lines = [f"Stopped: {summary['stopped']}."] if summary["stopped"] else []
     best = summary["best"]
     if not best:
-        return [*lines, "Every round is worse than the base model, so the base model is what was exported."]
+        return [*lines, BASE_EXPORTED]
     lines.append(f"The best of {len(summary['rounds'])} rounds is {best}." if len(summary["rounds"]) > 1 else "")
     report = summary["rounds"][best - 1]
     tasks = msgspec.convert(report["evaluation"], list[TaskResult])

@@ -62,16 +62,26 @@ def test_where_nothing_can_judge_the_latest_round_goes_on():
     assert course(Evaluate(), 2, [Standing(n, {}) for n in range(3)]) == Course(2, 2)
 
 
+def test_a_round_that_cannot_be_compared_is_never_the_best_and_no_evidence_either_way():
+    """llama.cpp survived none of its problems, for instance."""
+    good, bad, blank = scored(0.6), scored(0.1), {}
+    assert course(Evaluate(), 1, [Standing(0, good), Standing(1, blank)]).best == 0
+    measured = [Standing(n, of) for n, of in enumerate((good, bad, blank, bad))]
+    assert course(Evaluate(patience=2), 3, measured).stop == "2 rounds in a row are worse than the base model"
+
+
 def test_rounds_are_compared_by_tasks_before_signals():
     def said(query: str, answer: str | None) -> Observed:
         return Observed(query, [1, 2], [-1.0, -1.0], [], "end", answer)
 
     agreeing = signals([said("q", "4"), said("q", "4"), said("r", "4"), said("r", "5")])
-    assert judged_by(scored(0.5), agreeing) == scored(0.5)
-    assert judged_by({}, agreeing) == {"held-out queries": {"q": 1.0, "r": 0.5}}
-    assert mean_score(judged_by({}, agreeing)) == 0.75
-    assert judged_by({}, msgspec.structs.replace(agreeing, parsed=0.4)) == {}
-    assert judged_by({}, None) == {} and mean_score({}) is None
+    assert judged_by(scored(0.5), agreeing, agreeing) == scored(0.5)
+    assert judged_by({}, agreeing, agreeing) == {"held-out queries": {"q": 1.0, "r": 0.5}}
+    assert mean_score(judged_by({}, agreeing, agreeing)) == 0.75
+    vague = msgspec.structs.replace(agreeing, parsed=0.4)
+    assert judged_by({}, agreeing, vague) == {}, "the base model seldom states an answer"
+    assert judged_by({}, vague, agreeing) != {}, "a round that no longer does is compared all the same"
+    assert judged_by({}, None, agreeing) == {} and mean_score({}) is None
 
 
 def test_tasks_count_alike_and_problems_that_only_one_has_are_left_out():

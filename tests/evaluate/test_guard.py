@@ -303,6 +303,11 @@ def test_what_a_handful_of_pairs_or_steps_shows_is_no_reason_to_halt(signal, wha
     assert (f"{count} {what}; 16 would halt" in alarm.line) == (count < 16)
 
 
+def test_a_round_without_foresight_shows_no_values():
+    none = msgspec.structs.replace(FIRST, value=0.0, spread=0.0, steps=0)
+    assert alarms(Guard(), none, BASE, FIRST) == []
+
+
 def test_answers_that_were_not_measured_are_not_judged():
     unseen = msgspec.structs.replace(BEFORE, unique=None, agreement=None)
     assert "unique" not in [alarm.signal for alarm in alarms(Guard(), FIRST, unseen, None)]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from itertools import combinations
 from statistics import fmean
 
 import pytest
 
-from genius_lite.evaluate.asking import Asked, asked
+from genius_lite.errors import UserError
+from genius_lite.evaluate.asking import Asked, asked, temperature_of
 from genius_lite.evaluate.cooling import Cooled, beside, best_of, shares
 from genius_lite.evaluate.results import GREEDY, Response, Use, choosing_scores, results
-from genius_lite.evaluate.tasks import Problem, Task, Verdict
+from genius_lite.evaluate.tasks import Problem, Task, Verdict, from_jsonl
 from genius_lite.prompts import Vocabulary
 from genius_lite.records import Finish
+from genius_lite.weights import gguf_file
 
 
 def said(
@@ -43,6 +47,22 @@ def test_majority_and_pass_by_hand():
     of_a = fmean({0: 0.0, 1: 0.5, 2: 1.0}[sum(pair)] for pair in combinations([1, 1, 0, 0], 2))
     of_b = fmean([0.0, 0.5, 0.0, 0.5, 0.0, 1.0])
     assert found.most["2"].estimate == pytest.approx(fmean([of_a, of_b]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "text", "stated"),
+    [
+        ("numeric", "11", "4 + 7 = 11 in Roman numerals.", "11"),
+        ("numeric", "11", "Nobody knows.", None),
+        ("exact", "blue", "**Answer:** blue", "blue"),
+    ],
+)
+def test_a_vote_counts_what_the_checker_reads(tmp_path, kind, answer, text, stated):
+    """Of one response the vote is then as often right as the response."""
+    (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "?", "answer": answer}) + "\n")
+    read = from_jsonl(tmp_path / "t.jsonl", kind)
+    assert read.stated(read.problems[0], text) == stated
+    assert read.check(read.problems[0], text).score == float(stated == answer)
 
 
 def test_who_does_not_end_has_no_vote():
@@ -121,6 +141,40 @@ def test_half_of_the_problems_choose_the_same_ones_whatever_the_seed(tiny_llama)
     assert len(choosing.questions) == 20 and set(choosing.uses) == {"choose"}
     assert divided(task(39), "auto", tiny_llama).uses == ["both"] * 39
     assert divided(task(2), "report", tiny_llama).uses == ["report"] * 2
+
+
+def test_a_prompt_that_is_asked_twice_does_not_both_choose_and_report(tiny_llama):
+    rows = [Problem(f"{n}", f"{n // 2}?", str(n)) for n in range(60)]
+    found = divided(Task("t", rows, lambda problem, text: Verdict(0.0)), "auto", tiny_llama)
+    uses = {
+        row.prompt: {use for r, use in zip(rows, found.uses, strict=True) if r.prompt == row.prompt} for row in rows
+    }
+    assert all(len(of) == 1 for of in uses.values()) and found.uses.count("choose") == 30
+
+
+@pytest.mark.parametrize(
+    ("of_file", "of_folder", "expected"),
+    [
+        (None, None, 0.7),
+        (0.6000000238418579, None, 0.6),
+        (0.0, None, 0.7),
+        (1e-5, None, 0.7),
+        (0.6, '{"temperature": 0.2}', 0.2),
+        (None, '\ufeff{"temperature": 1.5}', 1.5),
+        (0.3, "[]", 0.3),
+    ],
+)
+def test_the_temperature_is_the_one_that_the_model_recommends(tiny_llama, tmp_path, of_file, of_folder, expected):
+    model = gguf_file.read(tiny_llama)
+    if of_file is not None:
+        model = replace(model, metadata={**model.metadata, "general.sampling.temp": of_file})
+    if of_folder:
+        (tmp_path / "generation_config.json").write_text(of_folder, encoding="utf-8")
+    assert temperature_of("auto", model, tmp_path) == expected
+    assert temperature_of(0.9, model, tmp_path) == 0.9
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        temperature_of("auto", model, tmp_path)
 
 
 def heated(right: dict[float, tuple[bool, bool]]) -> list[Response]:

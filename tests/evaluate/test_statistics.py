@@ -233,6 +233,12 @@ def test_one_seed_is_over_problems_only():
     assert pooled.over_seeds is None
 
 
+def test_differences_that_are_one_but_for_rounding_prove_nothing():
+    found = paired_difference([[1], [2 / 3]], [[2 / 3], [1 / 3]])
+    same = paired_difference([[1], [0.75]], [[0.75], [0.5]])
+    assert found.high > 0 and same.high > 0
+
+
 def test_seeds_that_happen_to_agree_do_not_narrow_it():
     problems = np.random.default_rng(5).integers(0, 2, (1, 40)).astype(float)
     base, tuned = np.zeros((3, 40)), np.concatenate([problems, problems[:, ::-1], np.roll(problems, 7)])

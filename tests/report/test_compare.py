@@ -12,7 +12,7 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate.pooling import pooled_difference
 from genius_lite.evaluate.results import GREEDY, Response
 from genius_lite.report.compare import ALL_TASKS, compare_runs, print_comparison
-from genius_lite.rundir import write_records
+from genius_lite.rundir import read_records, write_records
 
 Measured = dict[str, list[float]]
 """Task -> a score for each of its problems."""
@@ -126,3 +126,13 @@ def test_what_cannot_be_compared_is_named(tmp_path):
         compare_runs([tmp_path])
     with pytest.raises(UserError, match="has measured no task"):
         compare_runs([make_run(tmp_path / "empty", 0, [])])
+
+
+def test_problems_that_only_choose_are_not_compared(tmp_path):
+    run = tmp_path / "a"
+    make_run(run, 0, [{"sums": [0, 1, 0]}, {"sums": [1, 1, 0]}])
+    for number in (0, 1):
+        file = run / f"round-{number}" / "evaluation" / "responses.jsonl"
+        rows = read_records(file, Response)
+        write_records(file, [*rows, *(msgspec.structs.replace(r, task="chooses", use="choose") for r in rows)])
+    assert [row.task for row in compare_runs([run])] == ["sums"]
