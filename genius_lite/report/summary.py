@@ -219,7 +219,8 @@ def _outcome(summary: dict[str, Any]) -> list[str]:
     best = summary["best"]
     if not best:
         return [*lines, BASE_EXPORTED]
-    lines.append(f"The best of {len(summary['rounds'])} rounds is {best}." if len(summary["rounds"]) > 1 else "")
+    if len(summary["rounds"]) > 1:
+        lines.append(f"Round {best} of {len(summary['rounds'])}: the latest that is not worse than one before it.")
     report = summary["rounds"][best - 1]
     tasks = msgspec.convert(report["evaluation"], list[TaskResult])
     for task in tasks:
