@@ -164,6 +164,11 @@ BROKEN = {
         "evaluate: {tasks: [{source: t.jsonl, check: numeric, options: {ignore_case: true}}]}\n",
         "r.yaml:3: `evaluate.tasks.0.options.ignore_case` is no option of check: numeric; write tolerance",
     ),
+    "+tolerance below 0": (
+        "evaluate: {tasks: [{source: t.jsonl, check: numeric, options: {tolerance: -1}}]}\n",
+        "r.yaml:3: `evaluate.tasks.0.options.tolerance` is a share of the answer: write a number of at least 0, such as "
+        "0.01",
+    ),
     "+wrong option": (
         "evaluate: {tasks: [{source: t.jsonl, check: numeric, options: {tolerance: small}}]}\n",
         "r.yaml:3: `evaluate.tasks.0.options.tolerance` is 'small': write a number, a share of the answer such as 0.01",

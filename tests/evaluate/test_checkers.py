@@ -470,3 +470,9 @@ def _is_checked(response):
     check("choice", response, "A")
     extract_answer(response)
     without_markdown(response)
+
+
+@pytest.mark.parametrize("pattern", ["(", "(?a)(?u)x", "(?V0)(?V1)x"])
+def test_a_pattern_that_cannot_be_read_is_an_error_of_the_users(pattern):
+    with pytest.raises(UserError, match="is not a regular expression"):
+        check("regex", "x", "x", pattern=pattern)
