@@ -166,8 +166,8 @@ BROKEN = {
     ),
     "+tolerance below 0": (
         "evaluate: {tasks: [{source: t.jsonl, check: numeric, options: {tolerance: -1}}]}\n",
-        "r.yaml:3: `evaluate.tasks.0.options.tolerance` is a share of the answer: write a number of at least 0, such as "
-        "0.01",
+        "r.yaml:3: `evaluate.tasks.0.options.tolerance` is a share of the answer: write a number of at least 0, such "
+        "as 0.01",
     ),
     "+wrong option": (
         "evaluate: {tasks: [{source: t.jsonl, check: numeric, options: {tolerance: small}}]}\n",
