@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 from genius_lite.evaluate.asking import Asked
-from genius_lite.evaluate.cooling import Cooled, best_of, mean_share, shares
+from genius_lite.evaluate.cooling import Cooled, best_of, shares
 from genius_lite.evaluate.measure import Ended, Respondent, answer_tasks, observe, responses_wanted
-from genius_lite.evaluate.results import Answers, Response
+from genius_lite.evaluate.results import Answers, Response, complaints, mean_score
 from genius_lite.evaluate.signals import Observed
 from genius_lite.recipe import Evaluate
 from genius_lite.records import SetAside
@@ -50,7 +49,7 @@ def cooled(r: Round, policy: Policy, known: list[Response], log: Callable[[float
     best, reported = best_of(tried), shares(known, choosing=False)
     if best not in reported:
         reported = shares(at(best, r.job.tasks), choosing=False)
-    return Cooled(best, {f"{t:g}": mean_share(of) for t, of in sorted(tried.items())}, reported.get(best, {}))
+    return Cooled(best, {f"{t:g}": mean_score(of) or 0.0 for t, of in sorted(tried.items())}, reported.get(best, {}))
 
 
 def _answers(
@@ -68,12 +67,8 @@ def _answers(
     done, what = sum(len(answers.responses) for answers in log.records), "" if cfg.greedy else f" at {temperature:g}"
     with r.progress.stage(f"{_who(r)}: tasks{what}", responses_wanted(tasks, cfg), "responses", done=done) as advance:
         found = answer_tasks(_respondent(r, policy), tasks, cfg, temperature, advance, ended, log, r.stop)
-    for one in found:
-        if one.set_aside:
-            r.progress.say(f"warning: {one.task}, problem {one.problem} is set aside: {one.set_aside}")
-    slow = Counter(one.task for one in found for response in one.responses if response.timed_out)
-    for task, count in slow.items():
-        r.progress.say(f"warning: {task}: its checker took too long for {count} responses, which count as wrong")
+    for line in complaints(found):
+        r.progress.say(f"warning: {line}")
     return found
 
 

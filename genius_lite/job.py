@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Job:
         """The queries whose rollouts are learned from."""
         return [query for query in self.queries if query.id not in self.held_out]
 
-    @property
+    @cached_property
     def temperature(self) -> float:
         """At which problems are answered."""
         return temperature_of(self.recipe.evaluate.temperature, self.source, self.weights)

@@ -19,10 +19,11 @@ import msgspec
 from rich.console import Console
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.best import Standing, course, mean_score
+from genius_lite.evaluate.best import Standing, course
 from genius_lite.evaluate.cooling import Cooled, beside
 from genius_lite.evaluate.guard import Watched, alarms, watch
 from genius_lite.evaluate.record import Evaluation, read_responses
+from genius_lite.evaluate.results import mean_score
 from genius_lite.export.bundle import export
 from genius_lite.job import Job, prepare
 from genius_lite.learner.team import ALONE, Team

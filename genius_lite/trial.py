@@ -11,7 +11,7 @@ from typing import cast, get_args
 from genius_lite.errors import UserError
 from genius_lite.evaluate.asking import asked, load_tasks, temperature_of
 from genius_lite.evaluate.measure import Respondent, answer_tasks, responses_wanted
-from genius_lite.evaluate.results import Response, TaskResult, results
+from genius_lite.evaluate.results import Response, TaskResult, complaints, results
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Auto, Check, Evaluate, Sampler, TaskSource
 from genius_lite.recipe.reader import load
@@ -133,9 +133,8 @@ def trial(
             who = Respondent(contestant.gguf, settings, how.max_tokens, seed, Path(folder) / "sampler.log")
             with progress.stage(contestant.name, responses_wanted(items, cfg), "responses") as advance:
                 answers = answer_tasks(who, items, cfg, temperature, advance)
-        for one in answers:
-            if one.set_aside:
-                progress.say(f"warning: {one.task}, problem {one.problem} is set aside: {one.set_aside}")
+        for line in complaints(answers):
+            progress.say(f"warning: {line}")
         answered.append([response for one in answers for response in one.responses])
     if not all(answered):
         raise UserError("llama.cpp survived no problem; genius-lite doctor looks at how it was built")

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
+from genius_lite.evaluate.results import Scores
 from genius_lite.evaluate.signals import Signals
 from genius_lite.evaluate.statistics import Interval, mean_of, paired_difference
 from genius_lite.recipe import Evaluate
 
 _PARSED = 0.5  # share of the responses that must state a final answer before their agreement says anything
 _HELD_OUT = "held-out queries"
-
-Scores = dict[str, dict[str, float]]
-"""Task -> problem -> score of a policy's responses to it, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +55,6 @@ def judged_by(tasks: Scores, signals: Signals | None, base: Signals | None) -> S
     return {_HELD_OUT: signals.agreements} if signals and told else {}
 
 
-def mean_score(scores: Scores) -> float | None:
-    """Mean over tasks of their means over problems."""
-    return fmean(fmean(of.values()) for of in scores.values()) if scores else None
-
-
 def difference(before: Scores, after: Scores, confidence: float) -> Interval | None:
     """Mean over tasks of the mean of after - before over the problems that both have; None where they share none."""
     found = []
@@ -86,9 +78,13 @@ def course(cfg: Evaluate, rounds: int, standings: Sequence[Standing]) -> Course:
     """
     base, best, worse = standings[0], standings[0], 0
     for standing in standings[1:]:
-        if standing.halted or (base.scores and not difference(base.scores, standing.scores, 0.95)):
+        if standing.halted:
             continue
-        if any(_below(standing, other, 1 - 0.05 / rounds) for other in (base, best)):
+        others = [base] if best is base else [base, best]
+        found = [difference(other.scores, standing.scores, 1 - 0.05 / rounds) for other in others]
+        if base.scores and not found[0]:
+            continue
+        if any(interval and interval.high < 0 for interval in found):
             worse += 1
         else:
             best, worse = standing, 0
@@ -101,8 +97,3 @@ def course(cfg: Evaluate, rounds: int, standings: Sequence[Standing]) -> Course:
         than = f"round {best.number}" if best.number else "the base model"
         return Course(best.number, build_on, f"{times} worse than {than}")
     return Course(best.number, build_on)
-
-
-def _below(one: Standing, other: Standing, confidence: float) -> bool:
-    found = difference(other.scores, one.scores, confidence)
-    return found is not None and found.high < 0

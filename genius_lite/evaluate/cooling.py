@@ -11,13 +11,8 @@ from statistics import fmean
 
 import msgspec
 
-from genius_lite.evaluate.results import GREEDY, Response
+from genius_lite.evaluate.results import GREEDY, RESAMPLING_SEED, Response, Scores, mean_score
 from genius_lite.evaluate.statistics import Interval, mean_accuracy, paired_difference
-
-_RESAMPLING_SEED = 0
-
-Shares = dict[str, dict[str, float]]
-"""Task -> problem -> share of right responses at one temperature."""
 
 
 class Cooled(msgspec.Struct, frozen=True):
@@ -28,7 +23,7 @@ class Cooled(msgspec.Struct, frozen=True):
 
     temperature: float
     tried: dict[str, float]
-    scores: Shares
+    scores: Scores
 
 
 class Beside(msgspec.Struct, frozen=True):
@@ -42,7 +37,7 @@ class Beside(msgspec.Struct, frozen=True):
     gain: Interval
 
 
-def shares(responses: Sequence[Response], *, choosing: bool) -> dict[float, Shares]:
+def shares(responses: Sequence[Response], *, choosing: bool) -> dict[float, Scores]:
     """Temperature -> what was right there, of the problems that choose, or of those that report."""
     found: dict[float, dict[str, dict[str, list[bool]]]] = {}
     for r in responses:
@@ -55,14 +50,9 @@ def shares(responses: Sequence[Response], *, choosing: bool) -> dict[float, Shar
     }
 
 
-def mean_share(of: Shares) -> float:
-    """Mean over tasks of their means over problems."""
-    return fmean(fmean(problems.values()) for problems in of.values())
-
-
-def best_of(by_temperature: dict[float, Shares]) -> float:
+def best_of(by_temperature: dict[float, Scores]) -> float:
     """The temperature with the highest mean; of equal ones the highest, which gives most variety."""
-    return max(by_temperature, key=lambda at: (mean_share(by_temperature[at]), at))
+    return max(by_temperature, key=lambda at: (mean_score(by_temperature[at]) or 0.0, at))
 
 
 def beside(cooled: Cooled, responses: Sequence[Response], rounds: int) -> list[Beside]:
@@ -88,9 +78,9 @@ def beside(cooled: Cooled, responses: Sequence[Response], rounds: int) -> list[B
             Beside(
                 task,
                 cooled.temperature,
-                mean_accuracy(before, _RESAMPLING_SEED),
+                mean_accuracy(before, RESAMPLING_SEED),
                 best,
-                mean_accuracy(after, _RESAMPLING_SEED),
+                mean_accuracy(after, RESAMPLING_SEED),
                 paired_difference(before, after, confidence),
             )
         )

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from genius_lite.evaluate.best import Scores, judged_by
-from genius_lite.evaluate.cooling import Cooled
-from genius_lite.evaluate.results import Answers, Response, TaskResult, choosing_scores, results
+from genius_lite.evaluate.best import judged_by
+from genius_lite.evaluate.results import Answers, Response, Scores, TaskResult, choosing_scores, results
 from genius_lite.evaluate.signals import Signals
 from genius_lite.records import SetAside
 from genius_lite.rundir import ROUNDED, read_records, write_json, write_records
@@ -74,12 +73,6 @@ def read_own(folder: Path) -> Evaluation:
 def read_responses(run: Path, number: int) -> list[Response]:
     """Every response to a task in a run's round; none where it has none."""
     return _responses(folder_of(run, number))
-
-
-def read_cooled(run: Path) -> list[Cooled]:
-    """What a run's base model does at other temperatures; nothing where that was not measured."""
-    file = folder_of(run, 0) / COOLED
-    return msgspec.json.decode(file.read_bytes(), type=list[Cooled]) if file.exists() else []
 
 
 def folder_of(run: Path, number: int) -> Path:

@@ -26,7 +26,10 @@ GREEDY = -1  # the `sample` of the likeliest response
 Use = Literal["choose", "report", "both"]
 """What a problem is for: to choose between rounds, to tell of the one that was chosen, or, of few problems, both."""
 
-_RESAMPLING_SEED = 0  # of the bootstrap: the same figures give the same interval
+Scores = dict[str, dict[str, float]]
+"""Task -> problem -> score of a policy's responses to it, 0 to 1."""
+
+RESAMPLING_SEED = 0  # of the bootstrap: the same figures give the same interval
 _MOST_SUBSETS = 100  # of a problem's samples, whose votes are counted one by one
 
 
@@ -115,7 +118,21 @@ def results(responses: Sequence[Response], base: Sequence[Response] = (), rounds
     return [_result(name, rows, of_base.get(name, []), rounds) for name, rows in by_task.items()]
 
 
-def choosing_scores(responses: Sequence[Response]) -> dict[str, dict[str, float]]:
+def complaints(answers: Sequence[Answers]) -> list[str]:
+    """A line for each problem that llama.cpp did not survive, and for each task with responses that took too long."""
+    lines = [f"{one.task}, problem {one.problem} is set aside: {one.set_aside}" for one in answers if one.set_aside]
+    slow = Counter(one.task for one in answers for response in one.responses if response.timed_out)
+    return lines + [
+        f"{task}: its checker took too long for {count} responses, which count as wrong" for task, count in slow.items()
+    ]
+
+
+def mean_score(scores: Scores) -> float | None:
+    """Mean over tasks of their means over problems; None of nothing."""
+    return fmean(fmean(of.values()) for of in scores.values()) if scores else None
+
+
+def choosing_scores(responses: Sequence[Response]) -> Scores:
     """Task -> problem -> score, of the problems that choose between rounds: the mean of greedy and sampled accuracy."""
     by_task = _by_task([r for r in responses if r.use != "report"])
     return {name: {p: scores[0] for p, scores in _judged(rows).items()} for name, rows in by_task.items()}
@@ -136,7 +153,7 @@ def _result(name: str, rows: list[Response], base: list[Response], rounds: int) 
         length=fmean(row.tokens for row in rows),
         greedy=_accuracy(greedy),
         sampled=_accuracy(sampled),
-        judged=mean_accuracy(list(judged.values()), _RESAMPLING_SEED),
+        judged=mean_accuracy(list(judged.values()), RESAMPLING_SEED),
         of_ended=_of_ended(rows),
         most=_by_number(drawn, _most),
         some=_by_number(drawn, _some),
@@ -156,7 +173,7 @@ def _accuracy(scores: dict[str, list[float]]) -> Interval | None:
     first = [samples[0] for samples in scores.values()]
     if all(len(samples) == 1 for samples in scores.values()):
         return wilson(sum(first), len(first))
-    return mean_accuracy(list(scores.values()), _RESAMPLING_SEED)
+    return mean_accuracy(list(scores.values()), RESAMPLING_SEED)
 
 
 def _gain(base: dict[str, list[float]], tuned: dict[str, list[float]], confidence: float) -> Interval | None:
@@ -172,7 +189,7 @@ def _of_ended(rows: list[Response]) -> Interval | None:
         of[row.problem].append(row)
     right = [sum(row.right for row in rows if row.finish == "end") for rows in of.values()]
     ended = [sum(row.finish == "end" for row in rows) for rows in of.values()]
-    return share_among(right, ended, _RESAMPLING_SEED) if any(ended) else None
+    return share_among(right, ended, RESAMPLING_SEED) if any(ended) else None
 
 
 def _scores(rows: Sequence[Response], *, greedy: bool) -> dict[str, list[float]]:
@@ -204,7 +221,7 @@ def _by_number(drawn: dict[str, list[Response]], of: Callable[[list[Response], i
     """For 1, 2, 4 and so on samples, and for all of them, the mean over problems."""
     most = min(map(len, drawn.values()), default=0)
     numbers = sorted({*(2**n for n in range(most.bit_length())), most} - {0})
-    return {str(k): mean_accuracy([[of(rows, k)] for rows in drawn.values()], _RESAMPLING_SEED) for k in numbers}
+    return {str(k): mean_accuracy([[of(rows, k)] for rows in drawn.values()], RESAMPLING_SEED) for k in numbers}
 
 
 def _some(rows: list[Response], k: int) -> float:

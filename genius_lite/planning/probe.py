@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from itertools import combinations
-from statistics import fmean
 
 import msgspec
 
@@ -53,7 +52,11 @@ class Probe(msgspec.Struct, frozen=True):
         What is cut off teaches a model not to end: it has been seen to learn longer and longer responses.
         """
         lengths = [r.length for rows in self.responses for r in rows]
-        return None if self.source == ASSUMED else too_short(fmean(length >= limit for length in lengths), limit)
+        return (
+            None
+            if self.source == ASSUMED
+            else too_short(statistics.fmean(length >= limit for length in lengths), limit)
+        )
 
     @property
     def uncertainty(self) -> float:

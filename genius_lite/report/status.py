@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.best import Standing, course, mean_score
+from genius_lite.evaluate.best import Standing, course
 from genius_lite.evaluate.record import read_evaluation
+from genius_lite.evaluate.results import mean_score
 from genius_lite.recipe import Evaluate, Guard
 from genius_lite.report.board import LAST_STAGE, Board, Row, Work, guard_lights, round_row
 from genius_lite.report.reading import complete_lines, read_board, read_json, round_folders

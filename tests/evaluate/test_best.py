@@ -4,7 +4,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from genius_lite.evaluate.best import Course, Scores, Standing, course, difference, judged_by, mean_score
+from genius_lite.evaluate.best import Course, Standing, course, difference, judged_by
+from genius_lite.evaluate.results import Scores, mean_score
 from genius_lite.evaluate.signals import Observed, signals
 from genius_lite.evaluate.statistics import paired_difference
 from genius_lite.recipe import Evaluate
