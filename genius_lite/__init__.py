@@ -15,11 +15,11 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Policy": "round",
+    "Policy": "pipeline.round",
     "Recipe": "recipe",
     "UserError": "errors",
     "load": "recipe.reader",
-    "open_run": "api",
+    "open_run": "run",
     "run": "run",
 }
 """Where each name of the library lives; `__init__.pyi` says the same to type checkers."""

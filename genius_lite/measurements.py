@@ -12,7 +12,7 @@ import platformdirs
 
 from genius_lite import __version__
 from genius_lite.hardware import cores, cpu_name, gpus
-from genius_lite.rundir import private
+from genius_lite.rundir.folder import private
 
 T = TypeVar("T")
 

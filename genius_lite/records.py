@@ -140,3 +140,8 @@ def query_id(prompt: str) -> str:
 def seed_of(*key: int | str) -> int:
     """A 64-bit seed that depends on every part of `key` and on nothing else."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
+
+
+def held_count(queries: int, share: float, most: int) -> int:
+    """How many of so many queries are held out: one at least where there are ten, and never all of them."""
+    return min(max(round(share * queries), 1 if share and queries >= 10 else 0), queries - 1, most)

@@ -38,9 +38,9 @@ def test_the_readmes_examples_run_and_say_nothing_but_what_they_print(project, m
     whole: dict = {}
     exec(compile(EXAMPLES[0], "README.md", "exec"), whole)
     shown = capfd.readouterr().out.splitlines()
-    assert shown == [f"{whole['summary']['best']} {whole['summary']['exported']}"]
-    assert Path(whole["summary"]["exported"]).is_file()
-    assert len(whole["summary"]["rounds"]) == 1
+    assert shown == [f"{whole['summary'].best} {whole['summary'].exported}"]
+    assert Path(whole["summary"].exported).is_file()
+    assert len(whole["summary"].rounds) == 1
 
     stages: dict = {}
     exec(compile(EXAMPLES[1], "README.md", "exec"), stages)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from genius_lite.chat import Speaker, _Words, chat
+from genius_lite.cli.conversation import Speaker, _Words, chat
 from genius_lite.errors import UserError
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.stream import open_stream

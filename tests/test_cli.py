@@ -15,10 +15,10 @@ import msgspec
 import pytest
 
 from genius_lite import __version__
-from genius_lite.evaluate.record import read_responses
-from genius_lite.evaluate.results import Response
 from genius_lite.records import Rollout
-from genius_lite.rundir import read_records
+from genius_lite.results import Response
+from genius_lite.rundir.lines import read_records
+from genius_lite.rundir.reader import RunFolder
 from tests.tiny import tiny_gguf
 
 RECIPE = """
@@ -54,9 +54,9 @@ def test_a_whole_run_its_export_and_chat(project):
     assert (summary["queries"], summary["duplicates_dropped"], len(summary["rounds"])) == (4, 1, 2)
     for number, report in enumerate(summary["rounds"], 1):
         rollouts = read_records(out / f"round-{number}" / "rollouts.jsonl", Rollout)
-        assert report["sampled_tokens"] == sum(r.sampled_tokens for r in rollouts)
+        assert report["rollouts"]["sampled_tokens"] == sum(r.sampled_tokens for r in rollouts)
         assert {r.query.prompt for r in rollouts} == {"one", "two", "three", "four"}
-        assert str(report["sampled_tokens"]) in result.stdout
+        assert f"{report['rollouts']['sampled_tokens']:,}" in result.stdout
         assert report["training"]["margin"] > 0
     exported = project / summary["exported"]
     assert exported.name in result.stdout
@@ -131,7 +131,9 @@ def test_tasks_are_measured_each_round_compared_and_measured_again_alone(project
         assert same.returncode == 0, same.stderr
         for number in rounds:
             alone = read_records(project / out / f"responses-{number}.jsonl", Response)
-            of_run = [msgspec.structs.replace(r, use="report") for r in read_responses(project / "runs/s0", number)]
+            of_run = [
+                msgspec.structs.replace(r, use="report") for r in RunFolder(project / "runs/s0").round(number).responses
+            ]
             assert list(alone) == of_run
     chats = [
         genius("chat", *which, "--temperature", 0, "--max-tokens", 12, cwd=project, input="one\n").stdout
@@ -224,18 +226,18 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_touched(project, case):
 
 
 def test_a_folder_in_use_and_a_full_disk(project, monkeypatch):
-    from genius_lite import rundir
     from genius_lite.errors import UserError
-    from genius_lite.job import prepare
+    from genius_lite.pipeline.job import prepare
     from genius_lite.planning.check import require_room
     from genius_lite.recipe.reader import load
+    from genius_lite.rundir.folder import folder
 
     monkeypatch.chdir(project)
-    with rundir.OpenRun(Path("runs/r"), prepare(load(Path("r.yaml"))).identity()):
+    with folder.OpenRun(Path("runs/r"), prepare(load(Path("r.yaml"))).identity()):
         result = genius("run", "r.yaml", cwd=project)
         assert (result.returncode, "in use by another process" in result.stderr) == (2, True)
     usage = type("usage", (), {"free": 10_000})
-    monkeypatch.setattr(rundir.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(folder.shutil, "disk_usage", lambda path: usage)
     job = prepare(load(Path("r.yaml")))
     with pytest.raises(UserError, match="make room"):
         require_room(job, job.identity())

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
-from genius_lite.report.progress import Progressor
 from genius_lite.report.summary import print_summary
+from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
 from tests.conftest import SMOLLM2
 from tests.tiny import ANY_PAIRS
@@ -30,16 +30,19 @@ def test_smollm2_trains_itself_and_answers(smollm2, tmp_path):
     )
     shown = io.StringIO()
     console = Console(file=shown, width=100)
-    summary = run(recipe, Progressor(console))
+    summary = run(recipe, TerminalProgress(console))
     print_summary(summary, console)
-    first, second = summary["rounds"]
-    assert first["queries"] == second["queries"] == 2
-    assert first["training"]["margin"] > 0.05, "training on two queries must at least move their own pairs"
-    assert first["training"]["shared_tokens"] > 0.3
-    assert -3 < second["mean_value"] < 0
-    for made in (first["quantized"], second["quantized"]):
-        assert (made["type"], made["keeps"]) == ("Q4_1", True), "the types of the model, that keep a small update too"
-        assert made["kept"] == pytest.approx(1, abs=0.05)
+    first, second = summary.rounds
+    assert first.rollouts and second.rollouts and first.training
+    assert first.rollouts.queries == second.rollouts.queries == 2
+    assert first.training.margin > 0.05, "training on two queries must at least move their own pairs"
+    assert first.training.shared_tokens > 0.3
+    assert -3 < second.rollouts.mean_value < 0
+    for made in (first.quantized, second.quantized):
+        assert made and (made.type, made.keeps) == ("Q4_1", True), (
+            "the types of the model, that keep a small update too"
+        )
+        assert made.kept == pytest.approx(1, abs=0.05)
     assert not (tmp_path / "run" / "rounded" / "base.gguf").exists(), "the model's own file is the base"
     assert "Tuned model:" in shown.getvalue()
     for line in (tmp_path / "run" / "round-1" / "pairs.jsonl").read_text().splitlines():
@@ -47,7 +50,7 @@ def test_smollm2_trains_itself_and_answers(smollm2, tmp_path):
         assert pair["chosen_tokens"] != pair["rejected_tokens"]
         assert pair["chosen_advantage"] >= pair["rejected_advantage"] or pair["step"] > 0
     # Two updates at a high rate may change an answer, but not the language: a damaged file is ten nats a token off.
-    assert _nats_per_token(summary["exported"]) == pytest.approx(_nats_per_token(str(smollm2)), abs=1)
+    assert _nats_per_token(summary.exported) == pytest.approx(_nats_per_token(str(smollm2)), abs=1)
 
 
 def _nats_per_token(gguf: str) -> float:

@@ -15,13 +15,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from genius_lite.hardware import gpus
+from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe, Sampler
-from genius_lite.report.progress import Progressor
+from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import Extend, Sampling, Score, Scored
 from genius_lite.stopping import Stop, Stopped
-from genius_lite.tuning import engine_settings
 from genius_lite.weights import gguf_file
 from tests.conftest import SMOLLM2
 from tests.learner.test_train import _train
@@ -63,7 +63,9 @@ def test_a_quantized_model_says_there_what_it_says_here(smollm2):
 
 
 def test_all_layers_go_to_the_gpu_by_themselves(smollm2):
-    chosen = engine_settings(Sampler(slots=8), gguf_file.read(smollm2), 256, Progressor(Console(file=io.StringIO())))
+    chosen = engine_settings(
+        Sampler(slots=8), gguf_file.read(smollm2), 256, TerminalProgress(Console(file=io.StringIO()))
+    )
     assert chosen.gpu_layers == -1
 
 
@@ -128,9 +130,9 @@ def test_a_run_samples_and_trains_there(smollm2, tmp_path, precision):
         learner=Learner(lr=2e-4, batch_pairs=2, precision=precision, parity_limit=1.0 if precision == "nf4" else 0.3),
         sampler=Sampler(slots=16),
     )
-    summary = run(recipe, Progressor(Console(file=io.StringIO())))
+    summary = run(recipe, TerminalProgress(Console(file=io.StringIO())))
     trained = [json.loads((tmp_path / "run" / f"round-{n}" / "adapter" / "train.json").read_text()) for n in (1, 2)]
     assert [t["device"] for t in trained] == ["cuda", "cuda"]
     assert [t["precision"] for t in trained] == [precision, precision]
     assert trained[0]["margin"] > 0.05
-    assert [r["queries"] for r in summary["rounds"]] == [4, 4]
+    assert [r.rollouts.queries for r in summary.rounds if r.rollouts] == [4, 4]

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from genius_lite.records import Rollout
-from genius_lite.rundir import read_records
+from genius_lite.rundir.lines import read_records
 
 RECIPE = """
 model: {gguf: tiny.gguf}
@@ -163,11 +163,11 @@ BUSY = """
 import hashlib
 from rich.console import Console
 from genius_lite.cli import interrupts
-from genius_lite.report.progress import Progressor
+from genius_lite.report.terminal import TerminalProgress
 from genius_lite.stopping import Stop
 
 interrupts._PATIENCE = 0.5
-progress, stop = Progressor(Console()), Stop()
+progress, stop = TerminalProgress(Console()), Stop()
 progress.board.kind = "merge"
 with interrupts.heeded(stop, progress) as presses:
     try:

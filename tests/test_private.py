@@ -17,15 +17,15 @@ import pytest
 from genius_lite import measurements
 from genius_lite.errors import UserError
 from genius_lite.export.bundle import RunRound, export
+from genius_lite.pipeline.reuse import copy_stages
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe, Sampler, TaskSource
 from genius_lite.records import Query
 from genius_lite.report.console import terminal
-from genius_lite.report.progress import Progressor
 from genius_lite.report.summary import print_summary
+from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.write import write_report
-from genius_lite.reuse import take
 from genius_lite.run import run
-from genius_lite.rundir import OpenRun, RunDir, private, refuse_links, remove
+from genius_lite.rundir.folder import OpenRun, RunDir, private, refuse_links, remove
 from tests.test_visible import ACTING
 from tests.tiny import ANY_PAIRS, tiny_gguf
 
@@ -79,7 +79,7 @@ def finished(tmp_path_factory) -> SimpleNamespace:
     said = io.StringIO()
     console = terminal(file=said, width=120)
     with umask(0):
-        summary = run(recipe, Progressor(console))
+        summary = run(recipe, TerminalProgress(console))
     print_summary(summary, console)
     return SimpleNamespace(folder=folder, run=folder / "made" / "run", said=said.getvalue(), summary=summary)
 
@@ -172,7 +172,7 @@ def test_a_link_in_a_run_folder_is_not_followed(linked, name, target):
     for use in (
         lambda: OpenRun(linked, {"rounds": 1, "model": "m"}).__enter__(),
         lambda: RunRound.of(linked, 0),
-        lambda: take(RunDir(linked.parent / "other"), {"model": "m"}, [], linked),
+        lambda: copy_stages(RunDir(linked.parent / "other"), {"model": "m"}, [], linked),
     ):
         with pytest.raises(UserError, match=f"{name} is a link; a run folder holds none"):
             use()

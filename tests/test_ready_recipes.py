@@ -49,11 +49,11 @@ def _small(name: str, folder: Path) -> dict[str, object]:
 def test_a_ready_recipe_leads_to_a_file_that_keeps_what_was_learned(name, tmp_path):
     recipe = load(RECIPES / name, [f"{key}={value}" for key, value in _small(name, tmp_path).items()])
     summary = run(recipe)
-    made = summary["rounds"][0]["quantized"]
-    assert made["kept"] >= LEAST and made["keeps"]
+    made = summary.rounds[0].quantized
+    assert made and made.kept and made.kept >= LEAST and made.keeps
     policy = tmp_path / "run/round-1/policy.gguf"
     source, types = gguf_file.read(tmp_path / "model.gguf"), {t.type for t in gguf_file.read(policy).tensors}
     expected = {t.type for t in source.tensors} if recipe.quantize.type == "source" else {T.F32, T.F16}
     assert types == expected
-    if summary["best"]:
-        assert sha256([Path(summary["exported"])]) == sha256([policy]) == made["sha256"]
+    if summary.best:
+        assert sha256([Path(summary.exported)]) == sha256([policy]) == made.sha256

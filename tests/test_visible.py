@@ -10,15 +10,16 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from genius_lite.report.board import Board, Glimpse
 from genius_lite.report.compare import Row as Compared
 from genius_lite.report.compare import print_comparison
 from genius_lite.report.console import terminal
-from genius_lite.report.progress import Progressor
+from genius_lite.report.state import RunState, SampleRollout
 from genius_lite.report.status import Status, print_status
 from genius_lite.report.summary import print_summary
+from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.view import view
-from genius_lite.visible import PROSE, brief, visible
+from genius_lite.results import Summary
+from genius_lite.text import PROSE, brief, visible
 
 ESC, OVERRIDE = "\x1b[2J\x1b]0;owned\x07\x9b31m", "\u202egnp.exe\u2066"
 HOSTILE = f"[red]m[/]:smile:{ESC}{OVERRIDE}\r\x00\u2028"
@@ -68,9 +69,9 @@ def _table(console):
 def _progress(console):
     with Progress(TextColumn("{task.description}", markup=False), console=console) as progress:
         progress.add_task(HOSTILE, total=1)
-    with Progressor(console).stage(HOSTILE, 1, "x") as advance:
+    with TerminalProgress(console).stage(HOSTILE, 1, "x") as advance:
         advance(1)
-    Progressor(console).say(HOSTILE)
+    TerminalProgress(console).say(HOSTILE)
 
 
 def _comparison(console):
@@ -78,12 +79,12 @@ def _comparison(console):
 
 
 def _summary(console):
-    summary = {"queries": 1, "duplicates_dropped": 0, "rounds": [], "stopped": HOSTILE, "best": 0}
-    print_summary({**summary, "exported": HOSTILE, "out": f"nowhere/{HOSTILE}".replace("\x00", "")}, console)
+    out = f"nowhere/{HOSTILE}".replace("\x00", "")
+    print_summary(Summary(out, HOSTILE, 0, HOSTILE, False, 1, 0, []), console)
 
 
 def _status(console):
-    board = Board(out=HOSTILE, model=HOSTILE, command=HOSTILE, glimpse=Glimpse(HOSTILE, [(-0.5, HOSTILE)]))
+    board = RunState(out=HOSTILE, model=HOSTILE, command=HOSTILE, glimpse=SampleRollout(HOSTILE, [(-0.5, HOSTILE)]))
     print_status(Status("interrupted", HOSTILE, HOSTILE, board), console)
 
 
@@ -96,7 +97,7 @@ def test_hostile_names_act_on_no_terminal(show):
 
 
 def test_a_hostile_model_keeps_its_line_in_the_view():
-    board = Board(out=HOSTILE, model=HOSTILE, glimpse=Glimpse(HOSTILE, [(-0.5, HOSTILE)]))
+    board = RunState(out=HOSTILE, model=HOSTILE, glimpse=SampleRollout(HOSTILE, [(-0.5, HOSTILE)]))
     for line in view(board, "", 80, 24):
         assert line.cell_len <= 80
         assert line.plain.isprintable()
@@ -126,7 +127,7 @@ def test_an_error_is_one_line_that_acts_on_no_terminal(tmp_path, monkeypatch, ca
 
 
 def test_a_model_that_writes_control_codes_answers_in_print(tiny_llama, monkeypatch, capsys):
-    from genius_lite.chat import Speaker, chat
+    from genius_lite.cli.conversation import Speaker, chat
 
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n" * 4))
     # A token a byte, at random: control codes come up.

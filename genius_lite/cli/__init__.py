@@ -14,7 +14,7 @@ import typer
 from genius_lite import __version__
 from genius_lite.cli import machine, many, models, recipes, reports, runs, watching
 from genius_lite.errors import UserError
-from genius_lite.visible import visible
+from genius_lite.text import visible
 
 _FULL_OR_LOCKED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _LONGEST = 2000  # characters of a message, whatever is quoted in it

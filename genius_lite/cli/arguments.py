@@ -10,8 +10,8 @@ import typer
 from genius_lite.errors import UserError
 
 if TYPE_CHECKING:
+    from genius_lite.evaluate.models import NamedModel, PromptConfig
     from genius_lite.recipe import QuantType
-    from genius_lite.trial import Asking, Contestant
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.yaml")]
 Settings = Annotated[
@@ -23,28 +23,28 @@ ModelOrRun = Annotated[str, typer.Argument(metavar="MODEL|RUN", help="A run fold
 ModelFile = Annotated[str, typer.Argument(metavar="MODEL", help="A GGUF: a path, hf: or python:")]
 
 
-def contestant(model: str, number: int | None) -> Contestant:
+def named_model(model: str, number: int | None) -> NamedModel:
     """The model of a command line: a GGUF, or a round of a run folder. What no run made has proved itself first."""
+    from genius_lite.evaluate.models import NamedModel
     from genius_lite.export.bundle import RunRound
     from genius_lite.recipe import Model
-    from genius_lite.trial import Contestant
     from genius_lite.weights.foreign import read_foreign
     from genius_lite.weights.source import locate
 
     if not Path(model).is_dir():
-        return Contestant(model, read_foreign(locate(Model(gguf=model))).path)
+        return NamedModel(model, read_foreign(locate(Model(gguf=model))).path)
     chosen = RunRound.of(Path(model), number)
     name = f"{model}, round {chosen.number}" if chosen.number else "base model"
-    return Contestant(name, chosen.gguf if chosen.number else read_foreign(chosen.gguf).path)
+    return NamedModel(name, chosen.gguf if chosen.number else read_foreign(chosen.gguf).path)
 
 
-def asked_by(*models: str | None) -> list[Asking]:
+def prompt_configs(*models: str | None) -> list[PromptConfig]:
     """How the run folders among these models of a command line ask; of a GGUF nothing is known."""
+    from genius_lite.evaluate.models import PromptConfig
     from genius_lite.export.bundle import RunRound
-    from genius_lite.trial import Asking
 
     runs = [RunRound.of(Path(model), 0) for model in models if model and Path(model).is_dir()]
-    return [Asking(run.system, run.answer_tokens, run.temperature) for run in runs]
+    return [PromptConfig(run.system, run.answer_tokens, run.temperature) for run in runs]
 
 
 def quant_types(names: str) -> list[QuantType]:

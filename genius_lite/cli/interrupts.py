@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from genius_lite.stopping import Stop
 
 if TYPE_CHECKING:
-    from genius_lite.report.progress import Progressor
+    from genius_lite.report.terminal import TerminalProgress
 
 _PATIENCE = 5.0  # seconds that a library's call may take before the process ends without waiting for it
 _FIRST = {
@@ -26,14 +26,14 @@ _FIRST = {
 
 
 @contextmanager
-def heeded(stop: Stop, progress: Progressor) -> Iterator[Presses]:
+def handle_interrupts(stop: Stop, progress: TerminalProgress) -> Iterator[InterruptState]:
     """Heed SIGINT and SIGTERM while the block runs; the first SIGINT asks `stop`, and says on `progress` what it does.
 
     Any other raises KeyboardInterrupt. If the main thread does not come to that within some seconds, since a library
     keeps it, the process ends as if it were killed, which a run folder is made for. Where a signal is ignored, as in
     the background of a shell, it stays so. On Windows the system's own way is kept: the first press stops at once.
     """
-    presses = Presses(stop, progress)
+    presses = InterruptState(stop, progress)
     if os.name != "posix":
         yield presses
         return
@@ -57,10 +57,10 @@ def heeded(stop: Stop, progress: Progressor) -> Iterator[Presses]:
         reader.close()
 
 
-class Presses:
-    """What was pressed; made by `heeded`."""
+class InterruptState:
+    """What was pressed; by `handle_interrupts`."""
 
-    def __init__(self, stop: Stop, progress: Progressor):
+    def __init__(self, stop: Stop, progress: TerminalProgress):
         self.stop, self.progress = stop, progress
         self.over = threading.Event()
         self.urgent: int | None = None

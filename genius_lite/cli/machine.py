@@ -25,15 +25,15 @@ def plan(
     """Show what a run would take, before it does: memory, disk, tokens and time of each stage, and whether it fits."""
     import msgspec
 
-    from genius_lite.job import prepare
+    from genius_lite.pipeline.job import prepare
     from genius_lite.planning.plan import plan as make_plan
     from genius_lite.planning.table import print_plan
     from genius_lite.recipe.reader import load
     from genius_lite.report.console import terminal
-    from genius_lite.report.progress import Progressor
+    from genius_lite.report.terminal import TerminalProgress
 
     job = prepare(load(recipe, settings or []))
-    found = make_plan(job, Progressor(terminal(stderr=True)), measure=measure)  # what is printed stays clean
+    found = make_plan(job, TerminalProgress(terminal(stderr=True)), measure=measure)  # what is printed stays clean
     if as_json:
         print(json.dumps(msgspec.to_builtins(found), indent=2))
     else:
@@ -53,7 +53,7 @@ def doctor(
     from genius_lite.doctor.advice import problems
     from genius_lite.doctor.findings import look
     from genius_lite.doctor.show import lines
-    from genius_lite.visible import visible
+    from genius_lite.text import visible
 
     found = look(Path(out))
     wrong = problems(found)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from genius_lite.cli.arguments import RecipeFile, Settings
-from genius_lite.visible import visible
+from genius_lite.text import visible
 
 app = typer.Typer()
 cluster = typer.Typer(help="Look at a Ray cluster.", no_args_is_help=True)
@@ -26,15 +26,15 @@ def sample(
     ] = None,
 ) -> None:
     """Sample a part of a round's rollouts, to carry to the machine that learns. Run it again to go on."""
-    from genius_lite.cli.interrupts import heeded
+    from genius_lite.cli.interrupts import handle_interrupts
+    from genius_lite.pipeline.shards import Shard, sample_shard
     from genius_lite.recipe.reader import load
     from genius_lite.report.console import terminal
-    from genius_lite.report.progress import Progressor
-    from genius_lite.shards import Shard, sample_shard
+    from genius_lite.report.terminal import TerminalProgress
     from genius_lite.stopping import Stop, Stopped
 
-    progress, stop = Progressor(terminal()), Stop()
-    with heeded(stop, progress) as presses:
+    progress, stop = TerminalProgress(terminal()), Stop()
+    with handle_interrupts(stop, progress) as presses:
         try:
             out, count = sample_shard(load(recipe, settings or []), Shard.parse(shard), number, model, progress, stop)
         except (Stopped, KeyboardInterrupt):
@@ -49,7 +49,7 @@ def merge_shards(
     out: Annotated[Path, typer.Option(help="The run folder, new or not")],
 ) -> None:
     """Take the rollouts of shards into a run, which samples only what is missing."""
-    from genius_lite.shards import merge_shards as merge
+    from genius_lite.pipeline.shards import merge_shards as merge
 
     over = merge(out, shards, lambda line: print(visible(line)))
     print(f"{visible(str(out))} has {over} queries; genius-lite run RECIPE --out {visible(str(out))} goes on with them")

@@ -9,9 +9,9 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from genius_lite.cli.arguments import ModelFile, ModelOrRun, Round, asked_by, contestant, quant_types
+from genius_lite.cli.arguments import ModelFile, ModelOrRun, Round, named_model, prompt_configs, quant_types
 from genius_lite.errors import UserError
-from genius_lite.visible import visible
+from genius_lite.text import visible
 
 app = typer.Typer()
 
@@ -22,8 +22,8 @@ def bench(
     quants: Annotated[str, typer.Option(help="Types to measure too, such as Q4_0,Q8_0")] = "",
 ) -> None:
     """Measure how fast this machine decodes a model, and print the best settings as recipe lines."""
-    from genius_lite.bench import HEADING, SLOTS, recipe_lines, row, sweep, sweep_types
     from genius_lite.hardware import cores
+    from genius_lite.machine.bench import HEADING, SLOTS, recipe_lines, row, sweep, sweep_types
     from genius_lite.recipe import Model
     from genius_lite.sampler.messages import EngineSettings
     from genius_lite.weights.foreign import read_foreign
@@ -57,12 +57,12 @@ def export_run(
     from genius_lite.export.bundle import Format, RunRound, export, export_bytes
     from genius_lite.export.card import commands, export_lines
     from genius_lite.report.console import terminal
-    from genius_lite.report.progress import Progressor
+    from genius_lite.report.terminal import TerminalProgress
 
     if to_format not in get_args(Format):
         raise UserError(f"{to_format}: no format of that name; known are {', '.join(get_args(Format))}")
     wanted, known = quant_types(kinds), cast("Format", to_format)
-    with Progressor(terminal()).stage("export", export_bytes(run, number, known, wanted), "MB", 1e-6) as advance:
+    with TerminalProgress(terminal()).stage("export", export_bytes(run, number, known, wanted), "MB", 1e-6) as advance:
         kept = export(run, number, known, wanted, to, advance)
     names = sorted(p.name for p in to.iterdir())
     for line in (
@@ -87,7 +87,7 @@ def inspect(
     from genius_lite.recipe import Model
     from genius_lite.report.console import terminal
     from genius_lite.report.inspect import compare, describe, print_description, print_difference
-    from genius_lite.report.progress import Progressor
+    from genius_lite.report.terminal import TerminalProgress
     from genius_lite.weights.source import locate
 
     path, console = locate(Model(gguf=model)), terminal()
@@ -96,7 +96,7 @@ def inspect(
     else:
         second = locate(Model(gguf=other))
         size, _ = (describe(file)["bytes"] for file in (path, second))  # what is refused is refused before the bar
-        progress = Progressor(terminal(stderr=True))  # what is printed stays clean
+        progress = TerminalProgress(terminal(stderr=True))  # what is printed stays clean
         with progress.stage("compare", size, "MB", 1e-6) as advance:
             found = compare(path, second, advance)
     if as_json:
@@ -129,11 +129,11 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the results and every response")] = None,
 ) -> None:
     """Measure a model on problems with known answers, beside another one."""
+    from genius_lite.evaluate.models import evaluate_models, prompt_config, tasks_named, write_results
     from genius_lite.recipe import Evaluate
     from genius_lite.report.console import terminal
-    from genius_lite.report.progress import Progressor
-    from genius_lite.report.summary import print_trial
-    from genius_lite.trial import asking, tasks_named, trial, write_trial
+    from genius_lite.report.summary import print_results
+    from genius_lite.report.terminal import TerminalProgress
 
     if samples < 1 and not greedy:
         raise UserError("--samples 0 and --no-greedy leave nothing to measure")
@@ -141,22 +141,22 @@ def evaluate(
         raise UserError("--temperature: write a number above 0; the likeliest response is asked for anyway")
     if out and out.exists():
         raise UserError(f"{out} exists; name another folder, or delete it")
-    contestants = [contestant(model, number)]
+    contestants = [named_model(model, number)]
     if against or Path(model).is_dir():
-        contestants.insert(0, contestant(against, None) if against else contestant(model, 0))
+        contestants.insert(0, named_model(against, None) if against else named_model(model, 0))
     console = terminal()
     sources, ways = tasks_named(tasks)
-    found, responses = trial(
+    found, responses = evaluate_models(
         contestants,
         [t.model_copy(update={"limit": limit, "size": min(limit, t.size)} if limit else {}) for t in sources],
         Evaluate(samples=samples, greedy=greedy),
-        asking(ways or asked_by(model, against), system, max_tokens, temperature),
+        prompt_config(ways or prompt_configs(model, against), system, max_tokens, temperature),
         seed=seed,
-        progress=Progressor(terminal(stderr=True)),
+        progress=TerminalProgress(terminal(stderr=True)),
     )
     if out:
-        write_trial(out, contestants, found, responses)
-    print_trial([c.name for c in contestants], found, console)
+        write_results(out, contestants, found, responses)
+    print_results([c.name for c in contestants], found, console)
 
 
 @app.command()
@@ -178,24 +178,24 @@ def chat(
     """Talk to a run's model, or to any GGUF; or to two of them side by side."""
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the worker has it; it is read when llama.cpp is loaded
 
-    from genius_lite.chat import Speaker
-    from genius_lite.chat import chat as chat_with
-    from genius_lite.trial import system_message
+    from genius_lite.cli.conversation import Speaker
+    from genius_lite.cli.conversation import chat as chat_with
+    from genius_lite.evaluate.models import system_message
 
     if beside and side_by_side:
         raise UserError("--side-by-side is with the base model, --beside with another one; give one of them")
     if side_by_side and not Path(model).is_dir():
         raise UserError(f"{model} is no run folder; name the other model with --beside")
-    speakers = [contestant(model, number)]
+    speakers = [named_model(model, number)]
     if side_by_side:
-        speakers.insert(0, contestant(model, 0))
+        speakers.insert(0, named_model(model, 0))
         if speakers[0].gguf == speakers[1].gguf:
             raise UserError(f"the best round of {model} is the base model itself; choose another with --round")
     elif beside:
-        speakers.append(contestant(beside, None))
+        speakers.append(named_model(beside, None))
     chat_with(
         [Speaker(s.name, s.gguf) for s in speakers],
-        system=system_message(asked_by(model, beside), system),
+        system=system_message(prompt_configs(model, beside), system),
         temperature=temperature,
         max_tokens=max_tokens,
         context=context,

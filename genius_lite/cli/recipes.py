@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from genius_lite.errors import UserError
-from genius_lite.visible import visible
+from genius_lite.text import visible
 
 app = typer.Typer()
 
@@ -51,7 +51,7 @@ def init(
     from genius_lite.interview.machine import this_machine
     from genius_lite.recipe.reader import parse
     from genius_lite.report.console import terminal
-    from genius_lite.rundir import write_text
+    from genius_lite.rundir.folder import write_text
 
     given = Given(model, queries, column, amount, tasks, kind, yes)
     try:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from genius_lite.errors import UserError
-from genius_lite.visible import visible
+from genius_lite.text import visible
 
 app = typer.Typer()
 

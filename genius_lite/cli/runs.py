@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 
 from genius_lite.cli.arguments import RecipeFile, Settings
-from genius_lite.cli.interrupts import heeded
-from genius_lite.cli.together import leading
+from genius_lite.cli.interrupts import handle_interrupts
+from genius_lite.cli.processes import main_process
 from genius_lite.stopping import Stop, Stopped
-from genius_lite.visible import visible
+from genius_lite.text import visible
 
 app = typer.Typer()
 
@@ -33,7 +33,7 @@ def run(
     ablate_imatrix: Annotated[
         bool, typer.Option("--ablate-imatrix", help="Measure every type without the importance matrix too")
     ] = False,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Run even what memory or disk do not suffice for")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run even what memory or disk do not suffice for")] = False,
 ) -> None:
     """Self-train: sample, learn, merge, re-quantize, round after round. Run it again to go on.
 
@@ -48,24 +48,24 @@ def run(
     console, command, stop = terminal(), shlex.join(["genius-lite", *sys.argv[1:]]), Stop()
     progress = progressor(console, command)
     own = [f"out={json.dumps(out)}"] * bool(out) + ["quantize.ablate_imatrix=true"] * ablate_imatrix
-    with leading() as team:
-        with heeded(stop, progress) as presses:
+    with main_process() as team:
+        with handle_interrupts(stop, progress) as presses:
             try:
-                summary = run_recipe(load(recipe, [*(settings or []), *own]), progress, stop, reuse, anyway, team)
+                summary = run_recipe(load(recipe, [*(settings or []), *own]), progress, stop, reuse, force, team)
             except (Stopped, KeyboardInterrupt):
                 by = " by the launcher, whose report says why" if team.size > 1 and presses.exit_code == 143 else ""
                 goes_on = f"what is finished is kept. The same command goes on: {visible(command)}"
                 print(f"stopped{by}; {goes_on}", file=sys.stderr)
                 raise typer.Exit(presses.exit_code) from None
         print_summary(summary, console)
-        if summary["halted"]:
+        if summary.halted:
             raise typer.Exit(HALTED)
 
 
 @app.command()
 def validate(recipe: RecipeFile, settings: Settings = None) -> None:
     """Check a recipe, its model and its queries; writes nothing."""
-    from genius_lite.job import prepare
+    from genius_lite.pipeline.job import prepare
     from genius_lite.planning.known import cut_off
     from genius_lite.recipe.reader import load
 

@@ -14,19 +14,18 @@ from pathlib import Path
 import llama_cpp
 import msgspec
 import platformdirs
-from rich.console import Console
 
 from genius_lite import __version__
 from genius_lite.foresight.rollouts import first_of, searches_in_flight
 from genius_lite.foresight.search import foresee
 from genius_lite.hardware import cores
+from genius_lite.machine.engine_settings import engine_settings
+from genius_lite.progress import SILENT
 from genius_lite.recipe import Foresight, Sampler
 from genius_lite.records import Query, Rollout
-from genius_lite.report.progress import Progressor
-from genius_lite.rundir import private
+from genius_lite.rundir.folder import private
 from genius_lite.sampler.client import LocalSampler, SetAsideError, open_sampler
 from genius_lite.sampler.messages import Sampling
-from genius_lite.tuning import engine_settings
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import sha256
 
@@ -128,7 +127,7 @@ class NodeHost:
         if cfg.threads == "auto":
             cfg = cfg.model_copy(update={"threads": min(cores(), work.cpus)})
         model = _cached(work.model)
-        engine = engine_settings(cfg, gguf_file.read(model), work.context, Progressor(Console(quiet=True)))
+        engine = engine_settings(cfg, gguf_file.read(model), work.context, SILENT)
         engine = msgspec.structs.replace(engine, lora=str(_cached(work.lora)) if work.lora else "")
         logs = platformdirs.user_log_path("genius-lite")
         with private():

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from genius_lite.cluster.host import other_versions, versions
 from genius_lite.cluster.ray import connected, name_of, only_on
-from genius_lite.visible import visible
+from genius_lite.text import visible
 
 _PATIENCE = 30.0  # seconds for a node to say its versions
 

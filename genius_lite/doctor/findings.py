@@ -195,7 +195,7 @@ def _try_nf4(device: str) -> tuple[float, bool]:
 def _spaces(run_folder: Path) -> list[Space]:
     import platformdirs
 
-    from genius_lite.rundir import free_disk
+    from genius_lite.rundir.folder import free_disk
 
     cache = platformdirs.user_cache_path("genius-lite")
     uses = {"runs": run_folder, "cache": cache, "temporary files": Path(tempfile.gettempdir())}

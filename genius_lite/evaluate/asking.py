@@ -10,12 +10,12 @@ from itertools import compress
 from pathlib import Path
 from typing import Literal
 
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.evaluate.results import Use
 from genius_lite.evaluate.tasks import REASONING_GYM, Task, from_jsonl, from_reasoning_gym
-from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Auto, TaskSource
 from genius_lite.records import Query, seed_of
+from genius_lite.results import Use
 from genius_lite.weights.gguf_file import GGUF
 
 _LEAST = 0.01  # temperature that a recommendation has
@@ -24,24 +24,24 @@ _DIVIDED = 40  # problems of a task, at least, of which half can choose and half
 
 
 @dataclass(frozen=True)
-class Asked:
+class TokenizedTask:
     """A task, the prompt tokens of its problems, in their order, and what each problem is for."""
 
     task: Task
     questions: list[Query]
     uses: Sequence[Use]
 
-    def choosing(self) -> Asked:
+    def choosing(self) -> TokenizedTask:
         """With those problems alone that choose between rounds."""
         return self._only([use != "report" for use in self.uses])
 
-    def reporting(self) -> Asked:
+    def reporting(self) -> TokenizedTask:
         """With those problems alone that tell of the round that was chosen."""
         return self._only([use != "choose" for use in self.uses])
 
-    def _only(self, taken: list[bool]) -> Asked:
+    def _only(self, taken: list[bool]) -> TokenizedTask:
         task = replace(self.task, problems=list(compress(self.task.problems, taken)))
-        return Asked(task, list(compress(self.questions, taken)), [*compress(self.uses, taken)])
+        return TokenizedTask(task, list(compress(self.questions, taken)), [*compress(self.uses, taken)])
 
 
 def load_task(cfg: TaskSource) -> Task:
@@ -69,7 +69,7 @@ def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
     return tasks
 
 
-def asked(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary, system: str | None) -> Asked:
+def tokenize_task(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary, system: str | None) -> TokenizedTask:
     """The task's problems as the model is given them.
 
     Args:
@@ -77,7 +77,7 @@ def asked(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary, system
             depends on the problems alone, so that all seeds and recipes report on the same ones.
     """
     questions = [Query(p.id, p.prompt, vocabulary.prompt(p.prompt, system)) for p in task.problems]
-    return Asked(task, questions, _uses(task, use))
+    return TokenizedTask(task, questions, _uses(task, use))
 
 
 def _uses(task: Task, use: Use | Literal["auto"]) -> list[Use]:

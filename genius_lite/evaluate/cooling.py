@@ -9,32 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-import msgspec
-
-from genius_lite.evaluate.results import GREEDY, RESAMPLING_SEED, Response, Scores, mean_score
-from genius_lite.evaluate.statistics import Interval, mean_accuracy, paired_difference
-
-
-class Cooled(msgspec.Struct, frozen=True):
-    """The base model at its best `temperature` (0: the likeliest response), its `scores` on the problems that report.
-
-    `tried` are the temperatures, as text, and the mean accuracies that decided.
-    """
-
-    temperature: float
-    tried: dict[str, float]
-    scores: Scores
-
-
-class Beside(msgspec.Struct, frozen=True):
-    """A round on a task beside the base model, each at its best temperature."""
-
-    task: str
-    base_temperature: float
-    base: Interval
-    temperature: float
-    tuned: Interval
-    gain: Interval
+from genius_lite.evaluate.results import RESAMPLING_SEED, mean_score
+from genius_lite.evaluate.statistics import mean_accuracy, paired_difference
+from genius_lite.results import GREEDY, AtBest, Cooled, Response, Scores
 
 
 def shares(responses: Sequence[Response], *, choosing: bool) -> dict[float, Scores]:
@@ -55,7 +32,7 @@ def best_of(by_temperature: dict[float, Scores]) -> float:
     return max(by_temperature, key=lambda at: (mean_score(by_temperature[at]) or 0.0, at))
 
 
-def beside(cooled: Cooled, responses: Sequence[Response], rounds: int) -> list[Beside]:
+def at_best(cooled: Cooled, responses: Sequence[Response], rounds: int) -> list[AtBest]:
     """A round's responses beside the cooled base model, a row a task; what only one of them answered is left out.
 
     Args:
@@ -75,7 +52,7 @@ def beside(cooled: Cooled, responses: Sequence[Response], rounds: int) -> list[B
         before, after = [[base[p]] for p in both], [[tuned[p]] for p in both]
         confidence = 1 - 0.05 / rounds if task in used_twice else 0.95
         found.append(
-            Beside(
+            AtBest(
                 task,
                 cooled.temperature,
                 mean_accuracy(before, RESAMPLING_SEED),

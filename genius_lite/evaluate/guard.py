@@ -14,9 +14,9 @@ from typing import Literal
 
 import msgspec
 
-from genius_lite.evaluate.signals import Signals
 from genius_lite.recipe import Guard, Limit
 from genius_lite.records import PreferencePair, Rollout
+from genius_lite.results import Alarm, RoundMetrics, RoundReport, Signals
 
 OF_RESPONSES = ("entropy", "distinct", "loops", "shorter", "longer", "ended", "unique", "kl")
 """The limits of signals that responses to held-out queries show; without such a query there are none."""
@@ -27,41 +27,8 @@ TO_HALT_FOR = 16
 """Responses, pairs or steps that a signal must be of, at least, to halt a run; of fewer it only warns."""
 
 
-class Watched(msgspec.Struct, frozen=True):
-    """What the guard looks at in a round.
-
-    `signals` are None where no query is held out; the others are of so many `pairs` and foresight `steps`. `value` is
-    the mean foresight value and `spread` its standard deviation within a step, averaged over steps, both in nats per
-    token; `length_gap` is chosen - rejected length in shares of their mean; `accuracy` the share of pairs that training
-    ranks right, `margin` what it learned, in nats.
-    """
-
-    signals: Signals | None
-    value: float
-    spread: float
-    length_gap: float
-    accuracy: float
-    margin: float
-    pairs: int
-    steps: int
-
-
-class Alarm(msgspec.Struct, frozen=True):
-    """A signal beyond its limit. `line` says it to a person.
-
-    `signal` names a limit of class Guard, and `value` is put as that limit is: a share, a difference, or the measure
-    itself. Where something measured is not a finite number, `value` is that and `limit` infinity.
-    """
-
-    signal: str
-    level: Literal["warn", "halt"]
-    value: float
-    limit: float
-    line: str
-
-
 @dataclass(frozen=True)
-class Reading:
+class SignalValue:
     """A signal put as its limits are, and what was `measured` for it. `low`: less is worse."""
 
     signal: str
@@ -71,9 +38,9 @@ class Reading:
     line: str  # with {value} and {limit}
 
 
-def watch(
+def round_metrics(
     seen: Signals | None, rollouts: Sequence[Rollout], pairs: Sequence[PreferencePair], accuracy: float, margin: float
-) -> Watched:
+) -> RoundMetrics:
     """What a round shows; `value`, `spread` and `length_gap` are 0 where nothing shows them.
 
     Steps without foresight are left out, as they have no values of their own. The spread is that of a sample (n - 1),
@@ -85,10 +52,10 @@ def watch(
     chosen, rejected = sum(len(p.chosen_tokens) for p in pairs), sum(len(p.rejected_tokens) for p in pairs)
     gap = 2 * (chosen - rejected) / (chosen + rejected) if chosen + rejected else 0.0
     value, spread = fmean(values) if values else 0.0, fmean(spreads) if spreads else 0.0
-    return Watched(seen, value, spread, gap, accuracy, margin, len(pairs), len(steps))
+    return RoundMetrics(seen, value, spread, gap, accuracy, margin, len(pairs), len(steps))
 
 
-def alarms(cfg: Guard, now: Watched, base: Signals | None, first: Watched | None) -> list[Alarm]:
+def alarms(cfg: Guard, now: RoundMetrics, base: Signals | None, first: RoundMetrics | None) -> list[Alarm]:
     """Every signal that is beyond a limit, each once, at its worse level; halts come first.
 
     A limit that is exactly reached gives no alarm. What is not a finite number halts, also where a signal has no limit.
@@ -98,12 +65,12 @@ def alarms(cfg: Guard, now: Watched, base: Signals | None, first: Watched | None
         base: the base model's signals.
         first: round 1; None in round 1 itself, which is compared with itself.
     """
-    judged = (_judge(reading, getattr(cfg, reading.signal)) for reading in readings(now, base, first))
+    judged = (_judge(reading, getattr(cfg, reading.signal)) for reading in signal_values(now, base, first))
     found = [_within_reason(alarm, now) for alarm in judged if alarm]
     return sorted(found, key=lambda alarm: alarm.level != "halt")
 
 
-def _within_reason(alarm: Alarm, now: Watched) -> Alarm:
+def _within_reason(alarm: Alarm, now: RoundMetrics) -> Alarm:
     """Of a handful of responses one more or less that ends, or repeats, is chance: no reason to halt a run for."""
     count, what = now.signals.responses if now.signals else 0, "responses"
     if alarm.signal in _OF_PAIRS:
@@ -116,13 +83,13 @@ def _within_reason(alarm: Alarm, now: Watched) -> Alarm:
     return msgspec.structs.replace(alarm, level="warn", line=line)
 
 
-def readings(now: Watched, base: Signals | None, first: Watched | None) -> list[Reading]:
+def signal_values(now: RoundMetrics, base: Signals | None, first: RoundMetrics | None) -> list[SignalValue]:
     """Every signal of a round, put as its limits are; the arguments are those of `alarms`."""
     found = _of_training(now) + _of_values(now, first or now)
     return found + _of_responses(now.signals, base or now.signals) if now.signals else found
 
 
-def _judge(reading: Reading, limit: Limit) -> Alarm | None:
+def _judge(reading: SignalValue, limit: Limit) -> Alarm | None:
     for measured in reading.measured:
         if not math.isfinite(measured):
             line = (
@@ -146,10 +113,10 @@ def _beyond(value: float, bound: float, low: bool) -> bool:
 _GENTLER = "lower learner.lr, train fewer rounds or on more queries"
 
 
-def _of_training(now: Watched) -> list[Reading]:
+def _of_training(now: RoundMetrics) -> list[SignalValue]:
     than = "longer" if now.length_gap > 0 else "shorter"
     return [
-        Reading(
+        SignalValue(
             "length_gap",
             abs(now.length_gap),
             False,
@@ -158,7 +125,7 @@ def _of_training(now: Watched) -> list[Reading]:
             "): the policy will learn length instead of content; try pairs.max_length_ratio, or a larger "
             "foresight.max_tokens",
         ),
-        Reading(
+        SignalValue(
             "accuracy",
             now.accuracy,
             True,
@@ -166,7 +133,7 @@ def _of_training(now: Watched) -> list[Reading]:
             "after training the policy ranks {value:.1%} of its pairs right (limit {limit:.1%}): it does not learn "
             "what they say; try another learner.lr, or more pairs an update (learner.batch_pairs)",
         ),
-        Reading(
+        SignalValue(
             "margin",
             now.margin,
             True,
@@ -176,11 +143,11 @@ def _of_training(now: Watched) -> list[Reading]:
     ]
 
 
-def _of_values(now: Watched, first: Watched) -> list[Reading]:
+def _of_values(now: RoundMetrics, first: RoundMetrics) -> list[SignalValue]:
     if not now.steps:
         return []
     return [
-        Reading(
+        SignalValue(
             "value",
             first.value - now.value,
             False,
@@ -188,7 +155,7 @@ def _of_values(now: Watched, first: Watched) -> list[Reading]:
             "foresight values are {value:.3g} nats per token below round 1's (limit {limit:.3g}): the policy is less "
             "sure of all that it says; lower learner.lr, or train fewer rounds",
         ),
-        Reading(
+        SignalValue(
             "spread",
             _ratio(now.spread, first.spread),
             True,
@@ -199,11 +166,11 @@ def _of_values(now: Watched, first: Watched) -> list[Reading]:
     ]
 
 
-def _of_responses(now: Signals, base: Signals) -> list[Reading]:
+def _of_responses(now: Signals, base: Signals) -> list[SignalValue]:
     length = _ratio(now.length, base.length)
     varied = None if now.unique is None or base.unique is None else (now.unique, base.unique)
     found = [
-        Reading(
+        SignalValue(
             "entropy",
             _ratio(now.entropy, base.entropy),
             True,
@@ -211,7 +178,7 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
             "token entropy is {value:.3g} times the base model's (limit {limit:.3g}): the policy hardly varies what it "
             f"says; {_GENTLER}",
         ),
-        Reading(
+        SignalValue(
             "distinct",
             _ratio(now.distinct, base.distinct),
             True,
@@ -219,7 +186,7 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
             "the share of different 2-grams is {value:.3g} times the base model's (limit {limit:.3g}): responses "
             "repeat themselves; try pairs.looping: either, and a lower learner.lr",
         ),
-        Reading(
+        SignalValue(
             "loops",
             now.loops - base.loops,
             False,
@@ -227,7 +194,7 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
             "{value:.1%} more of all responses than of the base model's end in a repetition (limit {limit:.1%}): "
             "foresight rewards loops; try pairs.looping: either, and a lower learner.lr",
         ),
-        Reading(
+        SignalValue(
             "shorter",
             length,
             True,
@@ -235,7 +202,7 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
             "responses are {value:.3g} times as long as the base model's (limit {limit:.3g}): they leave out the work; "
             "try pairs.max_length_ratio, and a lower learner.lr",
         ),
-        Reading(
+        SignalValue(
             "longer",
             length,
             False,
@@ -243,7 +210,7 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
             "responses are {value:.3g} times as long as the base model's (limit {limit:.3g}): they ramble; try "
             "pairs.truncated: chosen, or pairs.max_length_ratio",
         ),
-        Reading(
+        SignalValue(
             "ended",
             base.ended - now.ended,
             False,
@@ -251,7 +218,7 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
             "{value:.1%} more of all responses than of the base model's come to no end (limit {limit:.1%}): the policy "
             "forgets to stop; try pairs.truncated: chosen, or a larger foresight.max_tokens",
         ),
-        Reading(
+        SignalValue(
             "kl",
             now.kl,
             False,
@@ -265,7 +232,7 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
             "answers to a query are {value:.3g} times as varied as the base model's (limit {limit:.3g}): the policy "
             f"gives one answer, right or wrong; {_GENTLER}"
         )
-        found.insert(-1, Reading("unique", _ratio(*varied), True, varied, line))
+        found.insert(-1, SignalValue("unique", _ratio(*varied), True, varied, line))
     return found
 
 
@@ -280,3 +247,13 @@ def _deviation(values: list[float]) -> float:
     # statistics.stdev cannot take infinities or NaN, which are to reach the guard.
     mean = fmean(values)
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def guard_status(guard: Guard, report: RoundReport) -> dict[str, str]:
+    """Each signal that the guard watches in a round: ok, or the level of its alarm."""
+    raised: dict[str, str] = {alarm.signal: alarm.level for alarm in report.alarms}
+    seen = bool(report.metrics and report.metrics.signals)
+    watched = [
+        name for name in Guard.model_fields if getattr(guard, name) != Limit() and (seen or name not in OF_RESPONSES)
+    ]
+    return {name: raised.get(name, "ok") for name in dict.fromkeys([*watched, *raised])}

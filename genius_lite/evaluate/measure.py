@@ -13,15 +13,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
-from genius_lite.evaluate.asking import Asked
+from genius_lite.data.vocabulary import Vocabulary
+from genius_lite.evaluate.asking import TokenizedTask
 from genius_lite.evaluate.checkers import extract_answer
-from genius_lite.evaluate.results import GREEDY, Answers, Response, Use
 from genius_lite.evaluate.signals import Observed
 from genius_lite.evaluate.tasks import Problem, Task
-from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Evaluate
 from genius_lite.records import Completion, Query, SetAside
-from genius_lite.rundir import RecordLog
+from genius_lite.results import GREEDY, Answers, Response, Use
+from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import LocalSampler, SetAsideError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling, Stats
 from genius_lite.sampler.tree import Node
@@ -36,7 +36,7 @@ Ended = Callable[[Stats], None]
 
 
 @dataclass(frozen=True)
-class Respondent:
+class EvalModel:
     """A model that is to answer, and how: at most `max_tokens` a response, with the random numbers of `seed`.
 
     llama.cpp's messages go to the file `log`.
@@ -54,8 +54,8 @@ class Respondent:
 
 
 def answer_tasks(
-    who: Respondent,
-    tasks: Sequence[Asked],
+    who: EvalModel,
+    tasks: Sequence[TokenizedTask],
     cfg: Evaluate,
     temperature: float,
     advance: Advance = lambda n: None,
@@ -144,14 +144,14 @@ def answer_tasks(
     return [answered[one] for one in wanted]
 
 
-def responses_wanted(tasks: Sequence[Asked], cfg: Evaluate) -> int:
+def responses_wanted(tasks: Sequence[TokenizedTask], cfg: Evaluate) -> int:
     """How many responses `answer_tasks` samples."""
     return sum(len(item.questions) for item in tasks) * (cfg.samples + cfg.greedy)
 
 
 def observe(
-    who: Respondent,
-    base: Respondent | None,
+    who: EvalModel,
+    base: EvalModel | None,
     queries: Sequence[Query],
     samples: int,
     advance: Advance = lambda n: None,
@@ -184,7 +184,7 @@ def observe(
             ended(await sampler.settled())
         return [one for of_query in found for one in of_query]
 
-    async def score_all(judge: Respondent) -> list[list[float]]:
+    async def score_all(judge: EvalModel) -> list[list[float]]:
         async with judge.sampler(_UNFILTERED) as sampler:
             found = await asyncio.gather(*(score(sampler, list(of)) for _, of in groupby(seen, lambda one: one[0].id)))
         return [one for of_query in found for one in of_query]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from genius_lite.evaluate.statistics import Interval, mean_of, student, student_quantile, variance_of_mean
+from genius_lite.evaluate.statistics import mean_of, student, student_quantile, variance_of_mean
+from genius_lite.results import Interval
 
 
 class PooledDifference(Interval, frozen=True):

@@ -1,25 +1,18 @@
-"""What a round's `evaluation/` folder holds."""
+"""What a policy's answers show, written to the `evaluation/` folder of its round, and read from there."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from genius_lite.evaluate.best import judged_by
-from genius_lite.evaluate.results import Answers, Response, Scores, TaskResult, choosing_scores, results
-from genius_lite.evaluate.signals import Signals
+from genius_lite.evaluate.results import choosing_scores, results
+from genius_lite.evaluate.selection import judged_by
 from genius_lite.records import SetAside
-from genius_lite.rundir import ROUNDED, read_records, write_json, write_records
-
-ANSWERS = "answers.jsonl"
-"""Beside the folder while it is made: the answers so far, a line for each problem."""
-COOLED = "cooled.json"
-"""Beside the folder of the base model: what it does at other temperatures."""
-RESPONSES, _SIGNALS, _SET_ASIDE = "responses.jsonl", "signals.json", "set-aside.jsonl"
+from genius_lite.results import Answers, Response, Scores, Signals, TaskResult
+from genius_lite.rundir.folder import RESPONSES, SET_ASIDE, SIGNALS, write_json
+from genius_lite.rundir.lines import write_records
+from genius_lite.rundir.reader import RoundFolder, RunFolder
 
 
 @dataclass(frozen=True)
@@ -46,53 +39,28 @@ def write_evaluation(
     if responses:
         write_records(folder / RESPONSES, responses)
     if signals:
-        write_json(folder / _SIGNALS, signals)
+        write_json(folder / SIGNALS, signals)
     aside = [SetAside(one.problem, one.set_aside) for one in answers if one.set_aside]
     if aside or set_aside:
-        write_records(folder / _SET_ASIDE, [*aside, *set_aside])
+        write_records(folder / SET_ASIDE, [*aside, *set_aside])
 
 
-def read_evaluation(run: Path, number: int, rounds: int = 1) -> Evaluation:
-    """The evaluation of a run's round, its tasks beside those of the base model, which is round 0.
-
-    The base model is the one that went through the rounding of the rounds; the user's own file where that is the same.
+def read_evaluation(run: RunFolder, number: int, rounds: int = 1) -> Evaluation:
+    """Read the evaluation of a run's round, its tasks beside those of the base model, which is round 0.
 
     Args:
         rounds: as in `results`.
     """
-    folder = folder_of(run, number)
-    base = folder_of(run, 0)
-    return _read(folder, _responses(base) if number else [], rounds, _signals(base))
+    base = run.base
+    return _evaluation(run.round(number), base.responses if number else [], rounds, base.signals)
 
 
-def read_own(folder: Path) -> Evaluation:
-    """The evaluation in a folder, which has one, beside nothing."""
-    return _read(folder, [], 1, _signals(folder))
+def read_own(here: RoundFolder) -> Evaluation:
+    """Read the evaluation in a round's folder, beside nothing."""
+    return _evaluation(here, [], 1, here.signals)
 
 
-def read_responses(run: Path, number: int) -> list[Response]:
-    """Every response to a task in a run's round; none where it has none."""
-    return _responses(folder_of(run, number))
-
-
-def folder_of(run: Path, number: int) -> Path:
-    """Where the `evaluation` of a round lies, or would lie; of round 0 that which rounds are told against."""
-    rounded = run / ROUNDED
-    return rounded if number == 0 and (rounded / "evaluation").exists() else run / f"round-{number}"
-
-
-def _read(folder: Path, at_base: list[Response], rounds: int, base: Signals | None) -> Evaluation:
-    responses, signals = _responses(folder), _signals(folder)
+def _evaluation(here: RoundFolder, at_base: list[Response], rounds: int, base: Signals | None) -> Evaluation:
+    responses, signals = here.responses, here.signals
     scores = judged_by(choosing_scores(responses), signals, base)
     return Evaluation(results(responses, at_base, rounds), signals, scores)
-
-
-def _signals(folder: Path) -> Signals | None:
-    file = folder / "evaluation" / _SIGNALS
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None  # msgspec reads no infinity
-    return msgspec.convert(found, Signals | None)
-
-
-def _responses(folder: Path) -> list[Response]:
-    file = folder / "evaluation" / RESPONSES
-    return read_records(file, Response) if file.exists() else []

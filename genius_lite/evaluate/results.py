@@ -7,100 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from statistics import fmean
-from typing import Literal
 
-import msgspec
-
-from genius_lite.evaluate.statistics import (
-    Interval,
-    McNemar,
-    mcnemar_exact,
-    mean_accuracy,
-    paired_difference,
-    share_among,
-    wilson,
-)
-from genius_lite.records import Finish
-
-GREEDY = -1  # the `sample` of the likeliest response
-Use = Literal["choose", "report", "both"]
-"""What a problem is for: to choose between rounds, to tell of the one that was chosen, or, of few problems, both."""
-
-Scores = dict[str, dict[str, float]]
-"""Task -> problem -> score of a policy's responses to it, 0 to 1."""
+from genius_lite.evaluate.statistics import mcnemar_exact, mean_accuracy, paired_difference, share_among, wilson
+from genius_lite.results import GREEDY, Answers, Interval, Response, Scores, TaskResult
 
 RESAMPLING_SEED = 0  # of the bootstrap: the same figures give the same interval
 _MOST_SUBSETS = 100  # of a problem's samples, whose votes are counted one by one
-
-
-class Response(msgspec.Struct, frozen=True):
-    """An answer to a problem, and what its checker says: 0 (wrong) to 1 (right). `tokens` is its length.
-
-    `answer` is what its checker reads in it, if anything, which a vote counts; `timed_out` where the checker took too
-    long and the response counts as wrong; `use` that of its problem; `temperature` 0 for the likeliest one.
-    """
-
-    task: str
-    problem: str
-    sample: int
-    text: str
-    tokens: int
-    finish: Finish
-    score: float
-    answer: str | None = None
-    timed_out: bool = False
-    use: Use = "both"
-    temperature: float = 1.0
-
-    @property
-    def right(self) -> bool:
-        """Whether it is wholly right."""
-        return self.score == 1
-
-
-class Answers(msgspec.Struct, frozen=True):
-    """All responses to one problem: the greedy one, if there is one, then the sampled ones.
-
-    None where llama.cpp did not survive the problem, for the reason in `set_aside`.
-    """
-
-    task: str
-    problem: str
-    responses: list[Response]
-    set_aside: str | None = None
-
-
-class TaskResult(msgspec.Struct, frozen=True):
-    """Accuracy on a task, the share of wholly right responses: greedy, sampled at `temperature`, and judged.
-
-    Rounds are judged by the mean of the first two of each problem. Beside the base model: the paired difference of
-    each, and McNemar's test of the greedy responses, over the problems that both answered.
-
-    Of the sampled responses, by their number k: `most` is the accuracy of their most frequent answer (self-consistency,
-    Wang et al., arXiv 2203.11171), `some` the share of problems that one of them solves (pass@k, Chen et al., arXiv
-    2107.03374). Of all: `cut` is the share that ran into `max_tokens`, `length` the mean in tokens, `of_ended` the
-    accuracy of those that came to an end, `timed_out` how many their checker took too long for. `chosen_on` says that
-    these problems chose between rounds too; gains are then at 1 - 0.05 / rounds.
-    """
-
-    task: str
-    problems: int
-    samples: int
-    cut: float
-    length: float
-    greedy: Interval | None
-    sampled: Interval | None
-    judged: Interval
-    of_ended: Interval | None = None
-    most: dict[str, Interval] = {}
-    some: dict[str, Interval] = {}
-    temperature: float = 1.0
-    timed_out: int = 0
-    chosen_on: bool = True
-    greedy_gain: Interval | None = None
-    sampled_gain: Interval | None = None
-    judged_gain: Interval | None = None
-    mcnemar: McNemar | None = None
 
 
 def results(responses: Sequence[Response], base: Sequence[Response] = (), rounds: int = 1) -> list[TaskResult]:

@@ -12,6 +12,7 @@ import msgspec
 
 from genius_lite.foresight.repetition import loops
 from genius_lite.records import Finish
+from genius_lite.results import Signals
 
 _WINDOW = 32  # 2-grams among which different ones are counted
 _HIGHEST = 100  # of a log-ratio: a token that the policy gives exp(-100) is never drawn
@@ -30,41 +31,6 @@ class Observed(msgspec.Struct, frozen=True):
     base_logprobs: list[float]
     finish: Finish
     answer: str | None
-
-
-class Signals(msgspec.Struct, frozen=True):
-    """Means over the responses to all held-out queries.
-
-    - entropy: nats per token, every token alike. At temperature 1 minus the log-probability of a sampled token is an
-      unbiased estimate of the entropy it was drawn with.
-    - distinct: share of different token 2-grams among all (distinct-n, Li et al., arXiv 1510.03055). It falls as a
-      text grows, so it is counted in windows of 32 2-grams, and averaged over all windows of a response and then over
-      responses (as the moving-average type-token ratio, Covington and McFall, 2010): a repetition counts wherever it
-      is. A shorter response is one window of what it has; fewer 2-grams repeat less, so that shrinking alone never
-      looks like repetition.
-    - loops: share of responses that end in a repetition (`repetition.loops`).
-    - length: tokens. ended: share that ended with an end token.
-    - parsed: share of the responses that ended which state an answer. One that was cut off has not come to its own.
-    - unique: different answers to a query per response that ended; one that states none counts by its tokens.
-    - agreement: share of a query's responses that give its most frequent answer (self-consistency, Wang et al., arXiv
-      2203.11171), of those that ended; one without an answer agrees with none. `agreements` has it by query. Both are
-      over queries with two such responses at least, and None where there is no such query.
-    - kl: KL(policy || base), nats per token, by the estimator r - 1 - log r with r = base / policy (J. Schulman,
-      "Approximating KL divergence", 2020) over the tokens that the policy drew; 0 for the base model.
-    - responses: how many these are means over.
-    """
-
-    entropy: float
-    distinct: float
-    loops: float
-    length: float
-    ended: float
-    unique: float | None
-    agreement: float | None
-    parsed: float
-    kl: float
-    responses: int
-    agreements: dict[str, float] = {}
 
 
 def signals(observed: Sequence[Observed]) -> Signals:

@@ -17,27 +17,12 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-import msgspec
 import numpy as np
+
+from genius_lite.results import Interval, McNemar
 
 _SAME = 1e-9  # differences of scores that are one but for rounding
 _CHUNK = 2**22  # problems drawn at once, over all resamples: 32 MiB of counts
-
-
-class Interval(msgspec.Struct, frozen=True):
-    """An estimate and the ends of its interval."""
-
-    estimate: float
-    low: float
-    high: float
-
-
-class McNemar(msgspec.Struct, frozen=True):
-    """Problems that only the tuned model solves, those that only the base solves, and the two-sided p-value."""
-
-    gained: int
-    lost: int
-    p_value: float
 
 
 def wilson(successes: float, trials: int, confidence: float = 0.95) -> Interval:

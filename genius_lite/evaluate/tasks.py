@@ -14,15 +14,15 @@ from typing import Any
 
 import msgspec
 
+from genius_lite.data.vocabulary import check_text
 from genius_lite.errors import UserError
 from genius_lite.evaluate.answers import bare, final_number, first_sentence, marked, numbers, strongly_marked
 from genius_lite.evaluate.checkers import LETTERS, check, extract_answer, submitted
 from genius_lite.evaluate.decoys import fault
 from genius_lite.evaluate.scoring import MathVerify, ReasoningGym, Verdict, as_literal
-from genius_lite.prompts import check_text
 from genius_lite.recipe import Check
 from genius_lite.records import query_id
-from genius_lite.visible import brief
+from genius_lite.text import brief
 
 REASONING_GYM = "reasoning_gym:"
 """What the name of a generated task starts with."""

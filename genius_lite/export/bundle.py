@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.export.card import model_card
 from genius_lite.export.ollama import modelfile
 from genius_lite.export.transformers import write_peft, write_safetensors
-from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import QuantType, answer_tokens
-from genius_lite.rundir import follow_umask, refuse_links, remove, require_space, rounded_base, write_text
+from genius_lite.results import Quantized, RoundReport
+from genius_lite.rundir.folder import CHECKPOINT, follow_umask, refuse_links, remove, require_space, write_text
+from genius_lite.rundir.reader import RunFolder
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
 from genius_lite.weights.lora import write_lora
@@ -29,79 +30,68 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class RunRound:
-    """A finished round of a run folder; number 0 is the base model.
+    """A finished round of a run folder; number 0 is the base model."""
 
-    Raises:
-        UserError: not a run folder, or one with a link in it; or the round is not finished.
-    """
-
-    run: Path
+    run: RunFolder
     number: int
 
     @staticmethod
-    def of(run: Path, number: int | None) -> RunRound:
-        """Round `number`; if not given the best one, or the last finished one of a run that goes on."""
-        if not (run / "recipe.json").is_file():
-            raise UserError(f"{run} is no run folder; name the `out` of a recipe")
-        refuse_links(run)
-        rounds = sorted(int(p.parent.name.removeprefix("round-")) for p in run.glob("round-*/report.json"))
-        if number is None and (run / "best.json").exists():
-            number = int(json.loads((run / "best.json").read_text())["round"])
-        elif number is None:
-            number = rounds[-1] if rounds else 0
-        if number not in (0, *rounds):
-            done = ", ".join(map(str, rounds)) or "none"
-            raise UserError(f"{run}: round {number} is not finished (finished: {done}; 0 is the base model)")
+    def of(path: Path, number: int | None) -> RunRound:
+        """Round `number`; if not given the best one, or the last finished one of a run that goes on.
+
+        Raises:
+            UserError: not a run folder, or one with a link in it; or the round is not finished.
+        """
+        run = RunFolder(path)
+        refuse_links(path)
+        finished = [0, *(report.round for report in run.reports)]
+        if number is None:
+            number = finished[-1] if run.best is None else run.best
+        if number not in finished:
+            done = ", ".join(map(str, finished[1:])) or "none"
+            raise UserError(f"{path}: round {number} is not finished (finished: {done}; 0 is the base model)")
         return RunRound(run, number)
 
     @cached_property
     def base(self) -> Base:
-        return Base.of(self.run / "master")
-
-    @cached_property
-    def recipe(self) -> dict[str, Any]:
-        """What the folder says of the recipe that made it: a run's identity."""
-        return json.loads((self.run / "recipe.json").read_text(encoding="utf-8"))
+        return Base.of(self.run.path / CHECKPOINT)
 
     @property
     def system(self) -> str | None:
         """The system message before every question; None is the chat template's own default."""
-        return self.recipe.get("system")
+        return self.run.recipe.get("system")
 
     @property
     def answer_tokens(self) -> int:
         """The longest response to a task."""
-        return answer_tokens(self.recipe["evaluate"]["max_tokens"], self.recipe["foresight"]["max_tokens"])
+        recipe = self.run.recipe
+        return answer_tokens(recipe["evaluate"]["max_tokens"], recipe["foresight"]["max_tokens"])
 
     @property
     def temperature(self) -> float:
         """At which it answered tasks, beside the likeliest response."""
-        return self.recipe["evaluate"]["temperature"]
-
-    @property
-    def here(self) -> Path:
-        return self.run / f"round-{self.number}"
+        return self.run.recipe["evaluate"]["temperature"]
 
     @property
     def adapter(self) -> Path | None:
-        return self.here / "adapter" if self.number else None
+        return self.run.round(self.number).adapter if self.number else None
 
     @property
     def gguf(self) -> Path:
         """The file that was evaluated: of the base model the one that went through the rounding of the rounds."""
         if self.number:
-            return self.here / "policy.gguf"
-        return rounded_base(self.run) or self.base.gguf.path
+            return self.run.round(self.number).policy
+        return self.run.rounded_base or self.base.gguf.path
 
-    @property
-    def reports(self) -> list[dict[str, Any]]:
+    @cached_property
+    def reports(self) -> list[RoundReport]:
         """Of the rounds up to this one."""
-        return [json.loads((self.run / f"round-{n}" / "report.json").read_text()) for n in range(1, self.number + 1)]
+        return [report for report in self.run.reports if report.round <= self.number]
 
     @property
-    def own_type(self) -> str:
-        """The quantization type of `gguf`, as the run chose it."""
-        return self.reports[-1]["quantized"]["type"] if self.number else "base"
+    def made(self) -> Quantized | None:
+        """What the run says of `gguf`; None of the base model."""
+        return self.run.round(self.number).quantized if self.number else None
 
 
 def export(
@@ -141,7 +131,7 @@ def export(
     try:
         kept = _write(chosen, to_format, kinds, partial, advance)
         sums = {p.name: sha256([p]) for p in sorted(partial.iterdir())}
-        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.recipe, sums, kept)
+        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.run.recipe, sums, kept)
         write_text(partial / "README.md", card)
         sums["README.md"] = sha256([partial / "README.md"])
         write_text(partial / "SHA256SUMS", "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
@@ -184,9 +174,9 @@ def _write_ggufs(
     chosen: RunRound, kinds: list[QuantType], out: Path, name: str, advance: Advance
 ) -> tuple[list[Path], dict[str, Kept]]:
     if not kinds:
-        file = out / f"{name}-{chosen.own_type}.gguf"
+        file = out / f"{name}-{chosen.made.type if chosen.made else 'base'}.gguf"
         shutil.copyfile(chosen.gguf, file)
-        if chosen.number and sha256([file]) != chosen.reports[-1]["quantized"]["sha256"]:
+        if chosen.made and sha256([file]) != chosen.made.sha256:
             raise UserError(f"{chosen.gguf} is not the file that was evaluated any more; export it with --type")
         advance(file.stat().st_size)
         return [file], {}
@@ -195,6 +185,6 @@ def _write_ggufs(
     for kind in kinds:
         files.append(out / f"{name}-{kind}.gguf")
         found[files[-1].name] = kept = merge(chosen.base, adapter, kind, files[-1], advance)
-        if kept.loses(chosen.recipe["quantize"]["keep"]):
+        if kept.loses(chosen.run.recipe["quantize"]["keep"]):
             raise UserError(f"{kind} keeps {kept.share or 0:.1%} of what was learned; export a larger --type, or F16")
     return files, found

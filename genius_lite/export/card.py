@@ -6,12 +6,11 @@ import json
 import shlex
 from typing import Any
 
-import msgspec
-
 from genius_lite import __version__
-from genius_lite.evaluate.cooling import Beside
+from genius_lite.report.columns import NOTE, SHORT
 from genius_lite.report.summary import WIDENED, cooling_lines
-from genius_lite.report.units import percent
+from genius_lite.results import AtBest, Interval, RoundReport, TaskResult
+from genius_lite.text import percent
 from genius_lite.weights.importing import Base
 from genius_lite.weights.merge import Kept
 
@@ -19,7 +18,7 @@ from genius_lite.weights.merge import Kept
 def model_card(
     base: Base,
     number: int,
-    reports: list[dict[str, Any]],
+    reports: list[RoundReport],
     recipe: dict[str, Any],
     sums: dict[str, str],
     kept: dict[str, Kept],
@@ -40,7 +39,7 @@ def model_card(
             "## Rounds\n",
             _rounds(reports),
             "## Measured\n",
-            _measured(reports[-1]["evaluation"], msgspec.convert(reports[-1]["at_best"], list[Beside])),
+            _measured(reports[-1].evaluation, reports[-1].at_best),
         ]
     parts += ["## Run it\n", _asked_with(system) + _commands(sorted(sums), system)]
     parts += ["## Files\n", "".join(f"- `{name}`: SHA-256 `{digest}`\n" for name, digest in sums.items())]
@@ -106,42 +105,40 @@ def _what(base: Base, number: int, recipe: dict[str, Any]) -> str:
     )
 
 
-def _rounds(reports: list[dict[str, Any]]) -> str:
-    lines = ["| round | pairs | loss | margin (nats) | foresight value (nats/token) | type | kept of the update |"]
-    lines.append("|" + "---|" * 7)
-    for report in reports:
-        training, quantized = report["training"], report["quantized"]
-        cells = [report["round"], report["pairs"], f"{training['loss']:.4f}", f"{training['margin']:+.2f}"]
-        cells += [f"{report['mean_value']:.3f}", quantized["type"], percent(quantized["kept"])]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    lines.append("\nMargins and values say what was learned, not whether answers became better.\n")
-    if reports[-1]["quantized"]["widened"]:
+def _rounds(reports: list[RoundReport]) -> str:
+    lines = [f"| round | {' | '.join(column.short for column in SHORT)} |", "|" + "---|" * (len(SHORT) + 1)]
+    lines += [f"| {report.round} | {' | '.join(column.cell(report) for column in SHORT)} |" for report in reports]
+    lines.append(f"\n{NOTE}\n")
+    if (made := reports[-1].quantized) and made.widened:
         lines.append(f"The file of this round is {WIDENED}.\n")
     return "\n".join(lines)
 
 
-def _measured(tasks: list[dict[str, Any]], at_best: list[Beside]) -> str:
+def _measured(tasks: list[TaskResult], at_best: list[AtBest]) -> str:
     """Accuracy on the recipe's tasks, beside the base model's."""
     if not tasks:
         return "No task was measured.\n"
     headings = "task | problems | sampled | gain over the base | greedy | gain | mean of both | gain | cut off"
     lines = [f"| {headings} |", "|" + "---|" * 9]
     for task in tasks:
-        cells = [task["task"], task["problems"]]
-        for kind in ("sampled", "greedy", "judged"):
-            cells += [_percent(task[kind], ""), _percent(task[f"{kind}_gain"], "+")]
-        cells.append(percent(task["cut"]))
+        cells = [task.task, task.problems]
+        shown = ((task.sampled, task.sampled_gain), (task.greedy, task.greedy_gain), (task.judged, task.judged_gain))
+        for accuracy, gained in shown:
+            cells += [_percent(accuracy, ""), _percent(gained, "+")]
+        cells.append(percent(task.cut))
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    chosen_on = any(task["chosen_on"] for task in tasks)
+    chosen_on = any(task.chosen_on for task in tasks)
     chose = "but they chose the round, so that gains are flattered" if chosen_on else "and others chose the round"
     lines.append(f"\nPercent, with 95 % intervals. Nothing learned from these problems, {chose}.\n")
     return "\n".join([*lines, *(f"- {line}" for line in cooling_lines(at_best)), ""])
 
 
-def _percent(interval: dict[str, float] | None, sign: str) -> str:
+def _percent(interval: Interval | None, sign: str) -> str:
     if interval is None:
         return "-"
-    estimate, low, high = (format(100 * interval[key], f"{sign}.1f") for key in ("estimate", "low", "high"))
+    estimate, low, high = (
+        format(100 * value, f"{sign}.1f") for value in (interval.estimate, interval.low, interval.high)
+    )
     return f"{estimate} [{low}, {high}]"
 
 

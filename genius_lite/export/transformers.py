@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from genius_lite.rundir import write_text
+from genius_lite.rundir.folder import write_text
 from genius_lite.weights.importing import Base
 from genius_lite.weights.merge import read_factors
 

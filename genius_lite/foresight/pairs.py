@@ -109,3 +109,9 @@ def _pair(rollout: Rollout, step: Step, responses: list[list[int]], chosen: int,
         chosen_ended=better.last.finish == "end",
         rejected_ended=worse.last.finish == "end",
     )
+
+
+def calibration_weight(pair: PreferencePair, alpha: float | None, calibration: str) -> float:
+    """w of Eq. 11, as `learner.loss.calibration_weight` has it for many pairs in torch; alpha None is infinite."""
+    exponent = (pair.chosen_advantage - pair.rejected_advantage) / (math.inf if alpha is None else alpha)
+    return math.exp(min(exponent, 0.0) if calibration == "cap" else min(max(exponent, 0.0), 700.0))

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
+from genius_lite.data.queries import FORMATS, read, text_columns
 from genius_lite.errors import UserError
 from genius_lite.evaluate.asking import load_task
 from genius_lite.evaluate.tasks import REASONING_GYM
-from genius_lite.queries import FORMATS, read, text_columns
 from genius_lite.recipe import Check, Queries, TaskSource
 
 _QUESTIONS = ("prompt", "question", "query", "problem", "instruction", "input", "text")  # usual names of columns

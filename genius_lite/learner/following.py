@@ -21,7 +21,7 @@ from genius_lite.learner.team import Team, TeamLost
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
-from genius_lite.rundir import RunDir
+from genius_lite.rundir.folder import RunDir
 from genius_lite.stopping import Stopped
 
 

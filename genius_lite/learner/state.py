@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from genius_lite.rundir import RunDir, remove, write_json
+from genius_lite.rundir.folder import RunDir, remove, write_json
 
 
 def save_state(work: RunDir, update: int, policy: Any, optimizer: torch.optim.Optimizer, progress: dict) -> None:

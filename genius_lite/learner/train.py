@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ from genius_lite.learner.state import load_state, pairs_done, save_state
 from genius_lite.learner.team import ALONE, Team
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair, seed_of
-from genius_lite.rundir import IMPORTANCE_FILE, RunDir, write_json
+from genius_lite.results import TrainReport
+from genius_lite.rundir.folder import IMPORTANCE, RunDir, write_json
 from genius_lite.stopping import Stop, Stopped
 
 _OF_AN_UPDATE = 2  # passes of each pair: forward and backward
@@ -68,38 +69,6 @@ class Training:
     key: tuple[int | str, ...]
     work: RunDir
     own_weights: bool = True
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """What a round's training did.
-
-    `loss` is the mean over the last epoch's pairs, each before its update. `margin` (nats) is the mean when training
-    has ended, of the policy against the base model, over `scored_pairs` pairs of `scored_questions` questions: 64 at
-    most, drawn from all by the seed, and the same ones in every precision. Policy and base are both computed in fp32
-    for it, whatever was trained in. `margin_error` is its standard error, pairs of a question counted as dependent, and
-    None of a single question; `accuracy` is the share of these pairs whose margin is positive. `shared_tokens` is the
-    share of tokens that packing did not compute twice, `parity` the mean difference of learner and sampler in nats a
-    token, `curve` a row for each update, in the precision of the training.
-    """
-
-    pairs: int
-    updates: int
-    loss: float
-    margin: float
-    margin_error: float | None
-    accuracy: float
-    scored_pairs: int
-    scored_questions: int
-    shared_tokens: float
-    parity: float | None
-    weight_bytes: int
-    precision: str
-    device: str
-    curve: list[dict[str, float]]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def train_adapter(
@@ -191,7 +160,7 @@ def passes(job: Training) -> tuple[int, int]:
 
 def _save(policy: Any, work: RunDir, out: Path) -> None:
     policy.save_pretrained(out)
-    shutil.copyfile(work / "reference" / IMPORTANCE_FILE, out / IMPORTANCE_FILE)
+    shutil.copyfile(work / "reference" / IMPORTANCE, out / IMPORTANCE)
 
 
 def _reference(
@@ -206,7 +175,7 @@ def _reference(
 
         def write(folder: Path) -> None:
             folder.mkdir()
-            importance.save(folder / IMPORTANCE_FILE)
+            importance.save(folder / IMPORTANCE)
             write_json(folder / "logps.json", [[query, step, *logps] for (query, step), logps in found.items()])
 
         packer.team.lead(lambda: job.work.build("reference", write))

@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from genius_lite.data.vocabulary import StepDelimiter, Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.job import Job
+from genius_lite.pipeline.job import Job
 from genius_lite.planning.earlier import Earlier, look_back, probe_of, same_run
 from genius_lite.planning.machine import Machine, look
 from genius_lite.planning.memory import IMPORT
 from genius_lite.planning.probe import Probe, short
 from genius_lite.planning.remedies import refusal, remedy
 from genius_lite.planning.sizes import lacking, sizes
-from genius_lite.prompts import StepDelimiter, Vocabulary
 
 _SURE = 0.8  # of what is reckoned: a run may take 15 % less than that
 
@@ -53,4 +53,4 @@ def require_room_on(job: Job, machine: Machine, probe: Probe, earlier: Earlier) 
     """
     lacks = lacking(job, sizes(job, machine, probe, slots=1), machine, earlier, _SURE)
     if lacks:
-        raise UserError(f"{refusal(lacks, remedy(job, machine, probe, earlier))}; --anyway runs all the same")
+        raise UserError(f"{refusal(lacks, remedy(job, machine, probe, earlier))}; --force runs all the same")

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from genius_lite.data.vocabulary import StepDelimiter
 from genius_lite.planning.memory import BASE, EVALUATION, EXPORT, IMPORT, QUANTIZING, ROLLOUTS, TRAINING
 from genius_lite.planning.probe import Probe, described
-from genius_lite.prompts import StepDelimiter
 from genius_lite.records import Rollout, Step
-from genius_lite.rundir import read_records
+from genius_lite.rundir.lines import read_records
 
 Stage = tuple[str, int]
 """A stage's name and its round: 0 of what comes before the first, the last one of the export."""
 
-_NOTED = {"rollouts": ROLLOUTS, "train": TRAINING, "quantize": QUANTIZING, "evaluation": EVALUATION}
+_NOTED = {"rollouts": ROLLOUTS, "train": TRAINING, "merge": QUANTIZING, "evaluate": EVALUATION}
 # What is there once a stage of a round is finished; one of them suffices.
 _MADE = {
     ROLLOUTS: ("pairs.jsonl",),
@@ -59,7 +59,7 @@ def look_back(out: Path, rounds: int) -> Earlier:
         seconds[IMPORT] += _noted(out, "import")
     if (out / "round-0" / "evaluation").exists():
         done.add((BASE, 0))
-        seconds[BASE] += _noted(out / "round-0", "evaluation")
+        seconds[BASE] += _noted(out / "round-0", "evaluate")
     for number in range(1, rounds + 1):
         here = out / f"round-{number}"
         for name, stage in _NOTED.items():

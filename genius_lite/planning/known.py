@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import msgspec
 
-from genius_lite.job import Job
+from genius_lite.data.vocabulary import StepDelimiter, Vocabulary
 from genius_lite.measurements import recall, remember
+from genius_lite.pipeline.job import Job
 from genius_lite.planning.earlier import probe_of
 from genius_lite.planning.learner import Training
 from genius_lite.planning.machine import Machine
@@ -27,9 +28,8 @@ from genius_lite.planning.rates import (
     reckoned_learn,
 )
 from genius_lite.planning.shape import Shape
-from genius_lite.prompts import StepDelimiter, Vocabulary
+from genius_lite.progress import Progress
 from genius_lite.recipe import TargetType
-from genius_lite.report.progress import Progressor
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.merge import merged_bytes
 from genius_lite.weights.quantize import quantized_bytes
@@ -63,7 +63,7 @@ class Source:
     engine: EngineSettings
     machine: Machine
     measure: bool
-    progress: Progressor
+    progress: Progress
 
     def ask(self, what: str, key: object, kind: type[T], measure: Callable[[], T]) -> tuple[T | None, How]:
         """Remembered, or measured and then remembered, or None."""

@@ -16,7 +16,7 @@ from genius_lite.hardware import (
     learner_free_memory,
     memory_held,
 )
-from genius_lite.rundir import free_disk
+from genius_lite.rundir.folder import free_disk
 
 
 @dataclass(frozen=True)

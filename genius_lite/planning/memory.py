@@ -11,16 +11,15 @@ from dataclasses import dataclass, field
 
 import msgspec
 from gguf.constants import GGMLQuantizationType as T
-from rich.console import Console
 
 from genius_lite.learner.footprint import MERGED_ON_CPU
+from genius_lite.machine.engine_settings import CONTEXT_STEP, engine_settings
 from genius_lite.planning import learner
 from genius_lite.planning.machine import Machine
 from genius_lite.planning.shape import Shape
+from genius_lite.progress import SILENT
 from genius_lite.recipe import Recipe
-from genius_lite.report.progress import Progressor
 from genius_lite.sampler.messages import EngineSettings
-from genius_lite.tuning import CONTEXT_STEP, engine_settings
 from genius_lite.weights.footprint import kv_bytes
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import BLOCK
@@ -184,7 +183,7 @@ def peak(recipe: Recipe, source: GGUF, machine: Machine, *, prompt: int = 256) -
     """
     shape = Shape.of(source)
     context = -(-(prompt + recipe.foresight.max_tokens) // CONTEXT_STEP) * CONTEXT_STEP
-    silent = Progressor(Console(quiet=True))
+    silent = SILENT
     engine = engine_settings(recipe.sampler, source, context, silent, unmeasured=_TYPICAL_SLOTS)
     tokens = min(recipe.learner.max_pack_tokens, max(MERGED_ON_CPU, prompt + 2 * recipe.foresight.max_tokens))
     training = learner.settled(recipe.learner, shape, machine, tokens, tokens)

@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from genius_lite.job import Job
+from genius_lite.machine.engine_settings import engine_settings
+from genius_lite.pipeline.job import Job
 from genius_lite.planning.earlier import Earlier, look_back, same_run
 from genius_lite.planning.known import Source, learner_rates, sampler_rates
 from genius_lite.planning.machine import Machine, look
@@ -18,8 +19,7 @@ from genius_lite.planning.remedies import advice, remedy
 from genius_lite.planning.seconds import Expected, cost
 from genius_lite.planning.shape import Shape
 from genius_lite.planning.sizes import Sizes, lacking, sizes, stages_of
-from genius_lite.report.progress import Progressor
-from genius_lite.tuning import engine_settings
+from genius_lite.progress import Progress
 
 _UNSURE: dict[How, float] = {"earlier round": 0.1, "measured": 0.15, "remembered": 0.2, "estimated": 0.6}
 _BUSY = 0.7  # runnable processes for each core, from which measurements are disturbed
@@ -107,7 +107,7 @@ class Plan(msgspec.Struct, frozen=True):
     notes: list[str]
 
 
-def plan(job: Job, progress: Progressor, *, measure: bool = True) -> Plan:
+def plan(job: Job, progress: Progress, *, measure: bool = True) -> Plan:
     """Reckon a run, after short measurements of what is not known yet of this machine and model.
 
     Args:

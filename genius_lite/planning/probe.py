@@ -7,7 +7,7 @@ from itertools import combinations
 
 import msgspec
 
-from genius_lite.prompts import StepDelimiter
+from genius_lite.data.vocabulary import StepDelimiter
 from genius_lite.recipe import Foresight
 
 ASSUMED, MEASURED = "assumed", "probe"

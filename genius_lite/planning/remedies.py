@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from genius_lite.errors import UserError
-from genius_lite.job import Job
+from genius_lite.pipeline.job import Job
 from genius_lite.planning.earlier import Earlier
 from genius_lite.planning.machine import Machine
 from genius_lite.planning.memory import IMPORT, QUANTIZING, TRAINING

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from genius_lite.job import Job
 from genius_lite.learner.footprint import SCORED_PAIRS
+from genius_lite.pipeline.job import Job
 from genius_lite.planning.memory import BASE, EVALUATION, EXPORT, IMPORT, QUANTIZING, ROLLOUTS, TRAINING
 from genius_lite.planning.probe import Probe
 from genius_lite.planning.rates import Decode, Rates

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
-from genius_lite.job import Job
+from genius_lite.machine.engine_settings import engine_settings
+from genius_lite.pipeline.job import Job
 from genius_lite.planning import disk, learner
 from genius_lite.planning.earlier import Earlier
 from genius_lite.planning.machine import Machine
@@ -27,12 +26,9 @@ from genius_lite.planning.memory import (
 from genius_lite.planning.probe import Probe
 from genius_lite.planning.shape import Shape
 from genius_lite.planning.tokens import Round, expected
+from genius_lite.progress import SILENT
 from genius_lite.recipe import Recipe
-from genius_lite.report.progress import Progressor
 from genius_lite.sampler.messages import EngineSettings
-from genius_lite.tuning import engine_settings
-
-SILENT = Progressor(Console(quiet=True))
 
 
 @dataclass(frozen=True)

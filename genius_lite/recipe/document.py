@@ -14,7 +14,7 @@ import yaml
 
 from genius_lite.errors import UserError
 from genius_lite.recipe.yaml_faults import Refused, fault, invisible
-from genius_lite.visible import brief
+from genius_lite.text import brief
 
 Where = tuple[str, ...]
 """The keys that lead to a value; of a list's item its index."""

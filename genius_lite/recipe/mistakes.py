@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from genius_lite.recipe import schema
 from genius_lite.recipe.document import Document, Where
-from genius_lite.visible import brief
+from genius_lite.text import brief
 
 _NEAR = 0.7  # similarity from which a word is taken for a misspelling
 _SHORTHANDS: dict[Where, str] = {

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import msgspec
 from rich import box
@@ -17,15 +15,16 @@ from rich.table import Table
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.pooling import PooledDifference, pooled_difference
-from genius_lite.evaluate.record import read_responses
-from genius_lite.evaluate.results import GREEDY, Response
+from genius_lite.progress import Stage
 from genius_lite.report.summary import points
+from genius_lite.results import GREEDY, Response
+from genius_lite.rundir.reader import RunFolder
 
 ALL_TASKS = "mean of all tasks"
 
-_OF_A_SEED = ("seed", "watched")  # of a run's identity: the seed decides which queries are held out and watched
+_SEED_KEYS = ("seed", "watched")  # of a run's identity: the seed decides which queries are held out and watched
 
-Scores = dict[str, float]
+ScoresOfSeed = dict[str, float]
 """Problem -> share of right responses, of one seed."""
 
 
@@ -124,7 +123,7 @@ class _Answers(msgspec.Struct, frozen=True):
     """One kind of answers of an arm's round: for each task the scores of each seed."""
 
     seeds: list[int]
-    of_tasks: list[list[Scores]]
+    of_tasks: list[list[ScoresOfSeed]]
 
     def accuracy(self) -> float | None:
         """Mean over the tasks, on the problems that all seeds have; None where a task has none."""
@@ -159,7 +158,7 @@ class _Arm(msgspec.Struct, frozen=True):
         return _Answers(self.seeds, of_tasks)
 
 
-def _scores(responses: list[Response], task: str, *, greedy: bool) -> Scores:
+def _scores(responses: list[Response], task: str, *, greedy: bool) -> ScoresOfSeed:
     found: dict[str, list[float]] = defaultdict(list)
     for r in responses:
         if r.task == task and r.use != "choose" and (r.sample == GREEDY) == greedy:
@@ -167,7 +166,7 @@ def _scores(responses: list[Response], task: str, *, greedy: bool) -> Scores:
     return {problem: fmean(scores) for problem, scores in found.items()}
 
 
-def _shared(of_seeds: list[Scores]) -> list[str]:
+def _shared(of_seeds: list[ScoresOfSeed]) -> list[str]:
     """The problems that all of them have."""
     return [problem for problem in of_seeds[0] if all(problem in scores for scores in of_seeds)]
 
@@ -184,35 +183,21 @@ def _difference(before: _Answers, after: _Answers) -> PooledDifference | None:
     return pooled_difference(base, tuned, paired=before.seeds == after.seeds)
 
 
-def _arms(runs: Sequence[Path]) -> Iterator[_Arm]:
+def _arms(paths: Sequence[Path]) -> Iterator[_Arm]:
     """Runs by what their recipes say beside the seed, read one arm after the other; named after its first run."""
-    by_recipe: dict[str, list[tuple[int, Path]]] = defaultdict(list)
-    for run in runs:
-        if not (run / "recipe.json").is_file():
-            raise UserError(f"{run} is no run folder; name the `out` of a recipe")
-        recipe: dict[str, Any] = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
-        seed = recipe["seed"]
-        for key in _OF_A_SEED:
-            recipe.pop(key, None)
-        by_recipe[json.dumps(recipe, sort_keys=True)].append((seed, run))
+    by_recipe: dict[str, list[RunFolder]] = defaultdict(list)
+    for run in map(RunFolder, paths):
+        common = {key: value for key, value in run.recipe.items() if key not in _SEED_KEYS}
+        by_recipe[json.dumps(common, sort_keys=True)].append(run)
     return map(_arm, by_recipe.values())
 
 
-def _arm(members: list[tuple[int, Path]]) -> _Arm:
-    name = members[0][1].name or str(members[0][1])
-    members = sorted(members, key=lambda member: member[0])  # so that two arms' seeds are in the same order
-    responses = [{number: read_responses(run, number) for number in _rounds(run)} for _, run in members]
+def _arm(runs: list[RunFolder]) -> _Arm:
+    name = runs[0].path.name or str(runs[0].path)
+    runs = sorted(runs, key=lambda run: run.recipe["seed"])  # so that two arms' seeds are in the same order
+    responses = [
+        {here.number: here.responses for here in (run.base, *run.rounds) if here.done(Stage.EVALUATE)} for run in runs
+    ]
     if not all(of_seed.get(0) for of_seed in responses):
         raise UserError(f"{name}: this run has measured no task; add some to `evaluate.tasks` of its recipe")
-    return _Arm(name, [seed for seed, _ in members], responses, {_best(run) for _, run in members})
-
-
-def _rounds(run: Path) -> list[int]:
-    """The rounds that were measured, 0 for the base model."""
-    names = (file.parent.name for file in run.glob("round-*/evaluation"))
-    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"round-(\d+)", name)))
-
-
-def _best(run: Path) -> int | None:
-    file = run / "best.json"
-    return json.loads(file.read_text())["round"] if file.exists() else None
+    return _Arm(name, [run.recipe["seed"] for run in runs], responses, {run.best for run in runs})

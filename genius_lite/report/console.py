@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from genius_lite.visible import PROSE, visible
+from genius_lite.text import PROSE, visible
 
 
 def terminal(*, stderr: bool = False, **options: Any) -> Console:

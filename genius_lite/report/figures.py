@@ -9,19 +9,16 @@ from statistics import fmean
 
 from markupsafe import Markup
 
-from genius_lite.evaluate.statistics import Interval
+from genius_lite.progress import TIMED_STAGES
 from genius_lite.recipe import Guard, Limit
 from genius_lite.report.charts import Gauge, Point, Series, bars, gauge, lines
 from genius_lite.report.gather import RoundData, RunData
 from genius_lite.report.tables import FILTERS, Table, stage_totals
-from genius_lite.report.text import visible
-from genius_lite.report.units import NONE, duration, figure
+from genius_lite.results import Interval
+from genius_lite.text import NONE, duration, figure, prose
 
 _POINTS = 60  # of a training curve; more updates are averaged
 _PERCENT = (0.0, 100.0)
-
-STAGES = ["import", "rollouts", "train", "quantize", "evaluation"]
-"""In the order of their colours."""
 
 PAIRS = ["learned from", *FILTERS.values()]
 """What becomes of a pair, in the order of the colours."""
@@ -46,7 +43,7 @@ def task_figures(data: RunData) -> list[Figure]:
         for kind in ("sampled", "greedy"):
             points = [_interval(n, i) for n, task in of_task if (i := getattr(task, kind))]
             series += [Series(kind, points)] if points else []
-        described = f"{visible(name)}: " + "; ".join(
+        described = f"{prose(name)}: " + "; ".join(
             f"{s.name} {', '.join(f'{p.y:.1f} %' for p in s.points)}" for s in series
         )
         unit = "% right, with 95 % intervals"
@@ -58,9 +55,9 @@ def task_figures(data: RunData) -> list[Figure]:
 def round_figures(data: RunData) -> list[Figure]:
     """Curves over rounds."""
     rows: list[tuple[str, str, Callable[[RoundData], float | None]]] = [
-        ("Foresight value", "nats per token", lambda r: r.figures.get("mean_value")),
-        ("Learned margin", "nats", lambda r: r.training.get("margin")),
-        ("Pairs ranked right", "%", lambda r: _hundred(r.training.get("accuracy"))),
+        ("Foresight value", "nats per token", lambda r: r.report.rollouts and r.report.rollouts.mean_value),
+        ("Learned margin", "nats", lambda r: r.report.training and r.report.training.margin),
+        ("Pairs ranked right", "%", lambda r: _hundred(r.report.training and r.report.training.accuracy)),
         ("Agreement of answers", "%", lambda r: _hundred(r.signals and r.signals.agreement)),
         ("Token entropy", "nats per token", lambda r: r.signals and r.signals.entropy),
         ("Length of responses", "tokens", lambda r: r.signals and r.signals.length),
@@ -82,7 +79,7 @@ def round_figures(data: RunData) -> list[Figure]:
 
 def training_figures(data: RunData) -> list[Figure]:
     """Loss, margin and gradient by update, the rounds one after the other."""
-    rounds = [r for r in data.rounds if r.training.get("curve")]
+    rounds = [(r.name, training.curve) for r in data.rounds if (training := r.report.training) and training.curve]
     if not rounds:
         return []
     return [
@@ -103,7 +100,7 @@ def time_figure(data: RunData) -> Figure | None:
         f"{name}: {', '.join(f'{stage} {duration(seconds)}' for stage, seconds in parts)}"
         for name, parts in rows.items()
     )
-    kinds = list(dict.fromkeys([*STAGES, *(stage for parts in rows.values() for stage, _ in parts)]))
+    kinds = list(dict.fromkeys([*TIMED_STAGES, *(stage for parts in rows.values() for stage, _ in parts)]))
     svg = bars(list(rows.items()), kinds=kinds, described=described, form=duration)
     return Figure("Time by stage", svg, [(f"k{n}", stage) for n, stage in enumerate(kinds)], None)
 
@@ -111,9 +108,9 @@ def time_figure(data: RunData) -> Figure | None:
 def pairs_figure(data: RunData) -> Figure | None:
     """What became of each round's pairs."""
     rows = []
-    for r in (r for r in data.rounds if r.pairs and "pairs" in r.figures):
-        parts = [("learned from", float(r.figures["pairs"]))]
-        parts += [(FILTERS[key], float(count)) for key, count in r.figures.get("pairs_left_out", {}).items() if count]
+    for r in (r for r in data.rounds if r.pairs):
+        parts = [("learned from", float(r.report.pairs or 0))]
+        parts += [(FILTERS[key], float(count)) for key, count in r.report.pairs_left_out.items() if count]
         rows.append((r.name, parts))
     if not rows:
         return None
@@ -144,7 +141,7 @@ def lights(data: RunData) -> list[Light]:
         limit: Limit = getattr(guard, reading.signal)
         values = [x.value for r in rounds for x in r.readings if x.signal == reading.signal]
         quiet = "ok" if limit != Limit() else "not watched"
-        level = next((alarm.level for alarm in rounds[-1].alarms if alarm.signal == reading.signal), quiet)
+        level = next((alarm.level for alarm in rounds[-1].report.alarms if alarm.signal == reading.signal), quiet)
         bounds = f"warns at {limit.warn if limit.warn is not None else NONE}, halts at "
         bounds += f"{limit.halt if limit.halt is not None else NONE}"
         described = f"{reading.signal}: {', '.join(map(figure, values))}; {bounds}"
@@ -154,11 +151,11 @@ def lights(data: RunData) -> list[Light]:
     return sorted(found, key=lambda light: ["halt", "warn", "ok", "not watched"].index(light.level))
 
 
-def _curve(rounds: list[RoundData], title: str, key: str, unit: str) -> Figure:
+def _curve(rounds: list[tuple[str, list[dict[str, float]]]], title: str, key: str, unit: str) -> Figure:
     points, dividers, start = [], [], 0
-    for r in rounds:
-        values = [row[key] for row in r.training["curve"]]
-        dividers.append((float(start), r.name))
+    for name, curve in rounds:
+        values = [row[key] for row in curve]
+        dividers.append((float(start), name))
         points += list(_averaged(values, start, math.ceil(_POINTS / len(rounds))))
         start += len(values)
     averaged = len(points) < start

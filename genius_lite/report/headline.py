@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from genius_lite.evaluate.results import TaskResult
-from genius_lite.evaluate.statistics import Interval
 from genius_lite.report.gather import RunData
 from genius_lite.report.summary import BASE_EXPORTED, CHOSEN_ON, cooling_lines
-from genius_lite.report.text import visible
-from genius_lite.report.units import gain, interval, number, percent
+from genius_lite.results import Interval, TaskResult
+from genius_lite.text import gain, interval, number, percent, prose
 
 _SURER = (
     "Sampled answers became better and the likeliest ones did not, while entropy fell: the base model may answer as "
@@ -48,8 +46,8 @@ def outcome(data: RunData) -> str:
     """The run in a sentence or two."""
     if data.summary is None:
         return f"This run is {data.now}. What follows is what there is so far."
-    stopped = f" The run stopped early: {visible(data.summary['stopped'])}." if data.summary["stopped"] else ""
-    file = visible(Path(data.summary["exported"]).name)
+    stopped = f" The run stopped early: {prose(data.summary.stopped)}." if data.summary.stopped else ""
+    file = prose(Path(data.summary.exported).name)
     if not data.best:
         return f"{BASE_EXPORTED.removesuffix('.')} ({file}).{stopped}"
     which = (
@@ -64,7 +62,7 @@ def task_changes(data: RunData) -> list[TaskChange]:
     """Every task before and after; only before where no round has answered it yet."""
     after = {task.task: task for task in data.shown.tasks}
     return [
-        TaskChange(visible(task.task), task.problems, _changes(task, after.get(task.task, task)))
+        TaskChange(prose(task.task), task.problems, _changes(task, after.get(task.task, task)))
         for task in data.base.tasks
     ]
 
@@ -73,7 +71,7 @@ def notes(data: RunData) -> list[str]:
     """What the figures of the tasks do not say by themselves."""
     flattered = data.best and len(data.rounds) > 1 and any(task.chosen_on for task in data.base.tasks)
     found = [CHOSEN_ON] if flattered else []
-    found += [f"Each at its best temperature: {visible(line)}." for line in cooling_lines(data.at_best)]
+    found += [f"Each at its best temperature: {prose(line)}." for line in cooling_lines(data.at_best)]
     before, after = data.base.signals, data.shown.signals
     if before and after and after.entropy < _FELL * before.entropy and any(map(_only_sampled, data.shown.tasks)):
         found.append(_SURER)
@@ -95,22 +93,20 @@ def signal_changes(data: RunData) -> list[Change]:
 
 
 def _changes(before: TaskResult, after: TaskResult) -> list[Change]:
+    names = {
+        "sampled": f"sampled at {before.temperature:g}, {before.samples} a problem",
+        "mean of both": "mean of both, which rounds are judged by",
+    }
+    now = {kind: (accuracy, difference) for kind, accuracy, difference in after.accuracies}
     found = []
-    for name, old, new, difference in (
-        (
-            f"sampled at {before.temperature:g}, {before.samples} a problem",
-            before.sampled,
-            after.sampled,
-            after.sampled_gain,
-        ),
-        ("greedy", before.greedy, after.greedy, after.greedy_gain),
-        ("mean of both, which rounds are judged by", before.judged, after.judged, after.judged_gain),
-    ):
-        if old and new:
+    for kind, old, _ in before.accuracies:
+        if kind in now:
+            new, difference = now[kind]
             shown = f"{gain(difference)} points" if difference else ""
-            beside = interval(old), interval(new)
             values = percent(old.estimate, 1), percent(new.estimate, 1)
-            found.append(Change(name, *values, beside, shown, *_verdict(difference)))
+            found.append(
+                Change(names.get(kind, kind), *values, (interval(old), interval(new)), shown, *_verdict(difference))
+            )
     return found
 
 

@@ -21,7 +21,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGUFValueType, LlamaFileType
 from gguf.quants import dequantize
 
 from genius_lite.errors import UserError
-from genius_lite.visible import visible
+from genius_lite.text import visible
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor

@@ -12,9 +12,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from genius_lite.report.board import Meter
-from genius_lite.report.progress import Progressor
+from genius_lite.report.state import Meter
 from genius_lite.report.status import Status, look
+from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.view import counted, duration, signs_of, view
 
 Draw = Callable[[list[Text]], None]
@@ -25,9 +25,9 @@ _WATCHING = "Ctrl-C ends this view, not the run; *: best so far"
 _WATCH_EVERY, _LINE_EVERY = 1.0, 15.0  # seconds
 
 
-def progressor(console: Console, command: str = "") -> Progressor:
+def progressor(console: Console, command: str = "") -> TerminalProgress:
     """What shows a run on this console: live on a terminal, bars on one too small for that, plain lines elsewhere."""
-    return LiveProgressor(console, command) if _is_lively(console) else Progressor(console, command)
+    return LiveProgress(console, command) if _is_lively(console) else TerminalProgress(console, command)
 
 
 def watch(run: Path, console: Console) -> Status:
@@ -45,7 +45,7 @@ def watch(run: Path, console: Console) -> Status:
     return status
 
 
-class LiveProgressor(Progressor):
+class LiveProgress(TerminalProgress):
     """Keeps the board on the screen, below the lines that are said; it goes when the run ends."""
 
     def __init__(self, console: Console, command: str = ""):
@@ -108,7 +108,7 @@ def _watch_in_lines(run: Path, console: Console) -> Status:
         board, now = status.board, time.monotonic()
         if (board.number, board.kind) != shown or now - last >= _LINE_EVERY:
             shown, last = (board.number, board.kind), now
-            where = f"round {board.number}: {board.kind}" if board.number else board.kind
+            where = f"round {board.number}: {board.kind}" if board.number else str(board.kind)
             line = f"{where}: {counted(board.work)}" if board.work else where
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         time.sleep(_WATCH_EVERY)

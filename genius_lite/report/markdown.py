@@ -8,7 +8,7 @@ from genius_lite.report import headline, tables
 from genius_lite.report.gather import RunData
 from genius_lite.report.page import recipe_text
 from genius_lite.report.tables import Table
-from genius_lite.report.text import visible
+from genius_lite.text import prose
 
 # An interval is left as it is: nothing but figures stands in its brackets, and no link follows.
 _MEANS_SOMETHING = re.compile(r"\[[\d.,+\N{MINUS SIGN} ]+\](?![(\[:])|([\\`*_\[\]|~$@])")
@@ -16,8 +16,7 @@ _MEANS_SOMETHING = re.compile(r"\[[\d.,+\N{MINUS SIGN} ]+\](?![(\[:])|([\\`*_\[\
 
 def markdown(data: RunData) -> str:
     """The Markdown of a run's report."""
-    keep = data.recipe["quantize"]["keep"]
-    parts = [f"# {escaped(visible(data.name))}: genius-lite run report", escaped(headline.outcome(data))]
+    parts = [f"# {escaped(prose(data.name))}: genius-lite run report", escaped(headline.outcome(data))]
     for task in headline.task_changes(data):
         parts += [f"## {escaped(task.task)}: {task.problems} problems", "\n".join(map(_change, task.changes))]
         shown = [*tables.task_tables(data), *tables.beside_tables(data)]
@@ -26,10 +25,12 @@ def markdown(data: RunData) -> str:
     if signals := tables.signals_table(data):
         parts.append(_table(signals))
     parts += [_table(tables.rounds_table(data)), _table(tables.learner_table(data))]
-    raised = [f"- {r.name}, {alarm.level}: {escaped(visible(alarm.line))}" for r in data.rounds for alarm in r.alarms]
+    raised = [
+        f"- {r.name}, {alarm.level}: {escaped(prose(alarm.line))}" for r in data.rounds for alarm in r.report.alarms
+    ]
     parts += ["\n".join(["## Alarms\n", *raised])] * bool(raised)
     parts.append(_table(tables.guard_table(data)))
-    parts += [_table(tables.kept_table(r, keep)) for r in data.rounds if "quantized" in r.figures]
+    parts += map(_table, tables.kept_tables(data))
     parts += [_table(tables.stages_table(data)), _table(tables.pairs_table(data)), _table(tables.identity_table(data))]
     parts.append(f"## Recipe\n\n{_fenced(recipe_text(data))}")
     return "\n\n".join(parts) + "\n"

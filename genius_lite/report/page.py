@@ -19,8 +19,7 @@ from markupsafe import Markup
 from genius_lite import __version__
 from genius_lite.report import figures, headline, tables
 from genius_lite.report.gather import RunData
-from genius_lite.report.text import plain, visible
-from genius_lite.report.units import number, percent
+from genius_lite.text import number, percent, plain, prose
 
 _ASSETS = files("genius_lite.report") / "assets"
 
@@ -32,7 +31,7 @@ def page(data: RunData) -> str:
     env = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
     )
-    env.filters |= {"percent": percent, "number": number, "visible": visible}
+    env.filters |= {"percent": percent, "number": number, "visible": prose}
     style, script = _asset("report.css"), _asset("report.js")
     return env.from_string(_asset("report.html")).render(
         data=data,
@@ -63,7 +62,6 @@ def recipe_text(data: RunData) -> str:
 
 def _shown(data: RunData) -> dict[str, Any]:
     """What the template puts in its places."""
-    keep = data.recipe["quantize"]["keep"]
     return {
         "outcome": headline.outcome(data),
         "tasks": list(
@@ -82,10 +80,10 @@ def _shown(data: RunData) -> dict[str, Any]:
         "rounds": tables.rounds_table(data),
         "training": figures.training_figures(data),
         "learner": tables.learner_table(data),
-        "alarms": [(r, alarm, visible(alarm.line)) for r in data.rounds for alarm in r.alarms],
+        "alarms": [(r, alarm, prose(alarm.line)) for r in data.rounds for alarm in r.report.alarms],
         "lights": figures.lights(data),
         "guard": tables.guard_table(data),
-        "kept": [tables.kept_table(r, keep) for r in data.rounds if "quantized" in r.figures],
+        "kept": tables.kept_tables(data),
         "time": figures.time_figure(data),
         "stages": tables.stages_table(data),
         "pairs_figure": figures.pairs_figure(data),

@@ -12,58 +12,60 @@ import psutil
 from pydantic import ValidationError
 from rich.console import Console
 
-from genius_lite.errors import UserError
-from genius_lite.evaluate.best import Standing, course
+from genius_lite.evaluate.guard import guard_status
 from genius_lite.evaluate.record import read_evaluation
 from genius_lite.evaluate.results import mean_score
+from genius_lite.evaluate.selection import RoundScore, select_checkpoint
+from genius_lite.progress import Stage
 from genius_lite.recipe import Evaluate, Guard
-from genius_lite.report.board import LAST_STAGE, Board, Row, Work, guard_lights, round_row
-from genius_lite.report.reading import complete_lines, read_board, read_json, round_folders
+from genius_lite.report.columns import values
+from genius_lite.report.state import RunState, Work
 from genius_lite.report.view import MOST_LINES, State, signs_of, view
-from genius_lite.rundir import SET_ASIDE
+from genius_lite.results import RoundReport
+from genius_lite.rundir.folder import PROGRESS
+from genius_lite.rundir.reader import RunFolder
 
 
 class Status(msgspec.Struct, frozen=True):
-    """A run's state and what that means, its board, and the exported model, if there is one."""
+    """A run's state and what that means, what it shows, and the exported model, if there is one."""
 
     state: State
     meaning: str
     exported: str | None
-    board: Board
+    board: RunState
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; the board's parts stand beside the state, and of the values their number and mean."""
         found = msgspec.to_builtins(self)
-        board, values = found.pop("board"), self.board.values
+        board, shown = found.pop("board"), self.board.values
         del board["values"], board["ended"]
-        return found | board | {"values": values.count, "mean_value": values.mean if values.count else None}
+        return found | board | {"values": shown.count, "mean_value": shown.mean if shown.count else None}
 
 
-def look(run: Path) -> Status:
+def look(path: Path) -> Status:
     """The run's status now; nothing of it is changed, and what is being written is left out.
 
     Raises:
-        UserError: this is no run folder.
+        UserError: this is no run folder, or another version's.
     """
-    recipe, summary = read_json(run / "recipe.json"), read_json(run / "summary.json")
-    if not isinstance(recipe, dict):
-        raise UserError(f"{run} is no run folder; name the `out` of a recipe")
-    kept = read_board(run)
-    board = kept or Board()
-    board.out, board.rounds = str(run), recipe["rounds"]
-    board.queries = int(recipe["queries"].partition(",")[0])
-    _fill(board, run, recipe)
-    going_on = _held(run, kept)
+    run = RunFolder(path)
+    kept = read_state(path)
+    board = kept or RunState()
+    board.out, board.rounds, board.queries = str(path), run.recipe["rounds"], run.queries
+    reports = run.reports
+    board.rows = _rows(run, reports, board)
+    if reports:
+        board.lights = guard_status(_guard(run.recipe), reports[-1])
+    going_on = _held(path, kept)
     if not going_on:
         board.work = board.memory = board.run_left = None
         board.stopping = False
     if not going_on or not kept:
-        board.number, board.kind = _place(run, board, recipe)
-        board.best = _best(run, board)
-    exported = next((str(path) for path in sorted((run / "export").glob("*.gguf"))), None)
-    if summary and not going_on:
-        halted = summary.get("halted", False)
-        return Status("halted" if halted else "finished", summary["stopped"] or "all is done", exported, board)
+        board.number, board.kind = _place(run, board)
+        board.best = _best(run, reports, board.rounds)
+    exported = next(map(str, run.exported), None)
+    if not going_on and (summary := run.summary):
+        return Status("halted" if summary.halted else "finished", summary.stopped or "all is done", exported, board)
     if going_on:
         return Status("running", "it stops soon" if board.stopping else "it goes on", exported, board)
     why = board.ended or "its process is gone"
@@ -81,30 +83,35 @@ def print_status(status: Status, console: Console) -> None:
         console.print(f"exported: {status.exported}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _fill(board: Board, run: Path, recipe: dict[str, Any]) -> None:
-    """What finished rounds say themselves."""
-    reports = [report for _, here in round_folders(run) if (report := read_json(here / "report.json"))]
-    base = [Row(0, reports[0].get("base_score"))] if reports else [row for row in board.rows if row.round == 0]
-    board.rows = (base or _base_row(run)) + [round_row(report) for report in reports]
-    if reports:
-        board.lights = guard_lights(_guard(recipe), reports[-1])
-
-
-def _base_row(run: Path) -> list[Row]:
-    if not (run / "round-0" / "evaluation").exists():
-        return []
-    found = read_evaluation(run, 0)
-    return [Row(0, mean_score(found.scores))]
-
-
-def _best(run: Path, board: Board) -> int | None:
-    """The best round by the files of those that are finished; what a run that was killed did not come to say."""
-    if not board.rows or board.rows[0].round:
+def read_state(run: Path) -> RunState | None:
+    """What the run's process has left; None where there is nothing, or another version's."""
+    try:
+        return msgspec.json.decode((run / PROGRESS).read_bytes(), type=RunState)
+    except (OSError, msgspec.DecodeError):
         return None
-    reports = [read_json(run / f"round-{row.round}" / "report.json") for row in board.rows[1:]]
-    halted = {report["round"] for report in reports if any(a["level"] == "halt" for a in report["alarms"])}
-    standings = [Standing(r.round, read_evaluation(run, r.round).scores, r.round in halted) for r in board.rows]
-    return course(Evaluate(), board.rounds, standings).best
+
+
+def _rows(run: RunFolder, reports: list[RoundReport], board: RunState) -> list[dict[str, Any]]:
+    """The figures of the base model, as far as it is measured, and of the finished rounds."""
+    base = [row for row in board.rows if row["round"] == 0]
+    if reports:
+        base = [_row(RoundReport(0, score=reports[0].base_score))]
+    elif not base and run.base.done(Stage.EVALUATE):
+        base = [_row(RoundReport(0, score=mean_score(read_evaluation(run, 0).scores)))]
+    return base + [_row(report) for report in reports]
+
+
+def _row(report: RoundReport) -> dict[str, Any]:
+    return {"round": report.round, **values(report)}
+
+
+def _best(run: RunFolder, reports: list[RoundReport], rounds: int) -> int | None:
+    """The best round by the files of those that are finished; what a run that was killed did not come to say."""
+    if not run.base.done(Stage.EVALUATE):
+        return None
+    found = [(0, False), *((report.round, report.halted) for report in reports)]
+    standings = [RoundScore(number, read_evaluation(run, number).scores, halted) for number, halted in found]
+    return select_checkpoint(Evaluate(), rounds, standings).best
 
 
 def _guard(recipe: dict[str, Any]) -> Guard:
@@ -114,7 +121,7 @@ def _guard(recipe: dict[str, Any]) -> Guard:
         return Guard()
 
 
-def _held(run: Path, board: Board | None) -> bool:
+def _held(run: Path, board: RunState | None) -> bool:
     """Whether a process works on the run: the one of the board is alive, and the lock is held."""
     if board and board.host == platform.node() and not psutil.pid_exists(board.pid):
         return False
@@ -129,24 +136,20 @@ def _held(run: Path, board: Board | None) -> bool:
         return board is not None
 
 
-def _place(run: Path, board: Board, recipe: dict[str, Any]) -> tuple[int, str]:
+def _place(run: RunFolder, board: RunState) -> tuple[int, Stage]:
     """The round and the stage that comes next; the queries that are searched already become the board's work."""
-    if not (run / "master").exists():
-        return 0, "import"
-    if not (run / "round-0" / "evaluation").exists():
-        return 0, "evaluate"
-    number = max(1, round_folders(run)[-1][0])
-    here = run / f"round-{number}"
-    if (run / "best.json").exists():
-        return number, LAST_STAGE
-    if (here / "report.json").exists():
-        return (number + 1, "rollouts") if number < board.rounds else (number, LAST_STAGE)
-    if not (here / "pairs.jsonl").exists():
-        from genius_lite.report.gather import searched_count  # it loads llama.cpp, which is seldom needed here
-
-        done = len(complete_lines(here / "rollouts.jsonl")) + len(complete_lines(here / SET_ASIDE))
-        board.work = Work("rollouts", "queries", wanted := searched_count(recipe), done)
-        return number, "rollouts" if done < wanted else "pairs"
-    if not (here / "adapter").exists():
-        return number, "train"
-    return number, "evaluate" if (here / "policy.gguf").exists() else "merge"
+    if not run.imported:
+        return 0, Stage.IMPORT
+    if not run.own.done(Stage.EVALUATE):
+        return 0, Stage.EVALUATE
+    here = run.rounds[-1] if run.rounds else run.round(1)
+    if run.best is not None:
+        return here.number, Stage.EXPORT
+    if here.report:
+        return (here.number + 1, Stage.ROLLOUTS) if here.number < board.rounds else (here.number, Stage.EXPORT)
+    if not here.done(Stage.PAIRS):
+        done = len(here.rollouts) + len(here.set_aside)
+        board.work = Work("rollouts", "queries", run.searched, done)
+        return here.number, Stage.ROLLOUTS if done < run.searched else Stage.PAIRS
+    missing = (stage for stage in (Stage.TRAIN, Stage.MERGE) if not here.done(stage))
+    return here.number, next(missing, Stage.EVALUATE)

@@ -1,76 +1,18 @@
-"""What a round did, as figures taken from its own files, and the table at the end of a run."""
+"""What a run tells in lines of text, and the tables at its end."""
 
 from __future__ import annotations
 
-import json
-from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
-import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from genius_lite.evaluate.cooling import Beside
 from genius_lite.evaluate.record import Evaluation
-from genius_lite.evaluate.results import TaskResult
-from genius_lite.evaluate.statistics import Interval
-from genius_lite.records import PreferencePair, Rollout
-from genius_lite.report.units import percent
-from genius_lite.rundir import SET_ASIDE
-
-
-def round_report(number: int, rollouts: Iterable[Rollout], pairs: list[PreferencePair], folder: Path) -> dict[str, Any]:
-    """The figures of a finished round.
-
-    Args:
-        folder: the round's folder, for its timings, the adapter's training report and the GGUF.
-    """
-    timings = [json.loads(line) for line in _lines(folder / "timings.jsonl")]
-    sampling = [t for t in timings if t["stage"] == "rollouts"]
-    seconds = sum(t["seconds"] for t in sampling)
-    return {
-        "round": number,
-        **rollout_figures(rollouts),
-        "set_aside": len(_lines(folder / SET_ASIDE)),
-        "pairs": len(pairs),
-        "pairs_left_out": json.loads((folder / "filtered.json").read_text()),
-        # An interrupted stage that was killed outright leaves no time; then there is no rate either.
-        "tokens_per_s": sum(t["amount"] for t in sampling) / seconds if seconds else None,
-        "training": json.loads((folder / "adapter" / "train.json").read_text()),
-        "gguf_bytes": (folder / "policy.gguf").stat().st_size,
-        "quantized": json.loads((folder / "quantized.json").read_text()),
-    }
-
-
-def rollout_figures(rollouts: Iterable[Rollout]) -> dict[str, Any]:
-    """Of one rollout at least; `mean_value` is f in nats per token over all candidates with a future."""
-    counts: Counter[str] = Counter()
-    values = array("d")
-    for rollout in rollouts:  # once: a long log is read from its file each time
-        counts["queries"] += 1
-        counts["tokens"] += rollout.sampled_tokens
-        for step in rollout.steps:
-            counts["repeated"] += step.duplicates
-            counts["skipped"] += not step.foreseen
-            if step.foreseen:
-                counts["dropped"] += step.dropped
-                counts["ended"] += sum(c.last.finish == "end" for c in step.candidates)
-                values.extend(c.value for c in step.candidates)
-    return {
-        "queries": counts["queries"],
-        "candidates": len(values),
-        "repeated_candidates": counts["repeated"],
-        "dropped_candidates": counts["dropped"],
-        "skipped_steps": counts["skipped"],
-        "sampled_tokens": counts["tokens"],
-        "mean_value": fmean(values),
-        "ended_share": counts["ended"] / len(values),
-    }
+from genius_lite.report.columns import NOTE, SHORT
+from genius_lite.results import AtBest, Interval, Quantized, Summary, TaskResult
+from genius_lite.text import percent
 
 
 def evaluation_lines(found: Evaluation) -> list[str]:
@@ -78,7 +20,7 @@ def evaluation_lines(found: Evaluation) -> list[str]:
     lines = []
     for task in found.tasks:
         parts = []
-        for name, accuracy, gain in _kinds(task):
+        for name, accuracy, gain in task.accuracies:
             beside = f" ({points(gain)} to the base)" if gain else ""
             parts.append(f"{name} {share(accuracy)}{beside}")
         cut = f"{task.cut:.0%} cut off" if task.cut else "all ended"
@@ -91,7 +33,7 @@ def evaluation_lines(found: Evaluation) -> list[str]:
     return lines
 
 
-def cooling_lines(rows: Sequence[Beside]) -> list[str]:
+def cooling_lines(rows: Sequence[AtBest]) -> list[str]:
     """A line for each task: the base model and a round, each at its best temperature."""
     return [
         f"{row.task}: at temperature {row.temperature:g} {share(row.tuned)}, the base at its best, "
@@ -100,41 +42,33 @@ def cooling_lines(rows: Sequence[Beside]) -> list[str]:
     ]
 
 
-def _kinds(task: TaskResult) -> Iterator[tuple[str, Interval, Interval | None]]:
-    """What is measured of a task: its name, the accuracy and the gain, where there is one."""
-    found = (
-        ("sampled", task.sampled, task.sampled_gain),
-        ("greedy", task.greedy, task.greedy_gain),
-        ("their mean", task.judged if task.sampled and task.greedy else None, task.judged_gain),
-    )
-    yield from ((name, accuracy, gain) for name, accuracy, gain in found if accuracy)
-
-
-def print_trial(names: list[str], found: list[list[TaskResult]], console: Console) -> None:
-    """A table for each task, a row for each model that answered it."""
+def print_results(names: list[str], found: list[list[TaskResult]], console: Console) -> None:
+    """A table for each task, with what each model that answered it was measured by."""
     for first in found[0]:
-        answered = [(n, r) for n, of in zip(names, found, strict=True) for r in of if r.task == first.task]
-        table = Table(title=f"{first.task}: {first.problems} problems", box=box.SIMPLE_HEAD)
+        table = Table(title=f"{first.task}: {first.problems} problems", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("model", overflow="fold")
-        for heading in ("sampled", "to the first", "greedy", "to the first", "p", "tokens", "cut"):
-            table.add_column(heading, justify="right")
-        for name, row in answered:
-            table.add_row(
-                name,
-                share(row.sampled) if row.sampled else "-",
-                points(row.sampled_gain) if row.sampled_gain else "",
-                share(row.greedy) if row.greedy else "-",
-                points(row.greedy_gain) if row.greedy_gain else "",
-                f"{row.mcnemar.p_value:.3f}" if row.mcnemar else "",
-                f"{row.length:.0f}",
-                f"{row.cut:.0%}",
-            )
+        for heading in ("measure", "accuracy", "to the first"):
+            table.add_column(heading, justify="left" if heading == "measure" else "right", no_wrap=True)
+        for name, rows in zip(names, found, strict=True):
+            for task in (row for row in rows if row.task == first.task):
+                for n, (measure, accuracy, gain) in enumerate(_measures(task)):
+                    table.add_row("" if n else name, measure, share(accuracy), points(gain) if gain else "")
+                said = f"{task.length:.0f} tokens, {task.cut:.0%} cut off"
+                said += f"; greedy p {task.mcnemar.p_value:.3f}" if task.mcnemar else ""
+                table.add_row("", said, end_section=True)
         console.print(table)
     console.print(
-        f"Sampled at temperature {found[0][0].temperature:g}. Accuracy and differences with 95 % intervals. p: "
-        "McNemar's exact test of the greedy responses. cut: responses "
-        "that ran into --max-tokens."
+        f"Sampled at temperature {found[0][0].temperature:g}. 95 % intervals. maj@k: the most frequent answer of k; "
+        "pass@k: one of k is right. p: McNemar's exact test. cut off: responses that ran into --max-tokens."
     )
+
+
+def _measures(task: TaskResult) -> list[tuple[str, Interval, Interval | None]]:
+    """(what, accuracy, difference to the first model) of all that is measured."""
+    found = list(task.accuracies)
+    for what, by_number in (("maj", task.most), ("pass", task.some)):
+        found += [(f"{what}@{k}", accuracy, None) for k, accuracy in by_number.items() if k != "1"][-1:]
+    return found + ([("of those that ended", task.of_ended, None)] if task.of_ended else [])
 
 
 def share(accuracy: Interval) -> str:
@@ -153,22 +87,21 @@ WIDENED = (
 )
 
 
-def retained_lines(quantized: dict[str, Any]) -> list[str]:
+def kept_lines(made: Quantized) -> list[str]:
     """What a round's GGUF keeps of the update, and what llama.cpp says of it if it was asked."""
-    if quantized["kept"] is None:
-        return [f"{quantized['type']}: there is no update to keep"]
-    if quantized.get("error", 0) > 1:
-        return [f"{quantized['type']}: the update is so small that hardly a weight moves"]
-    least = min(quantized["matrices"].values())
-    share = percent(quantized["kept"], 1)
-    lines = [f"{quantized['type']}: keeps {share} of the update, {percent(least)} at least of each matrix"]
-    if quantized["widened"]:
-        lines.append(f"{quantized['type']}: {WIDENED}")
-    if (scored := quantized["scored"]) and scored["kept"] is not None:
-        error = "" if scored["error"] is None else f" +- {scored['error']:.0%}"
+    if made.kept is None:
+        return [f"{made.type}: there is no update to keep"]
+    if made.error > 1:
+        return [f"{made.type}: the update is so small that hardly a weight moves"]
+    least = min(made.matrices.values())
+    lines = [f"{made.type}: keeps {percent(made.kept, 1)} of the update, {percent(least)} at least of each matrix"]
+    if made.widened:
+        lines.append(f"{made.type}: {WIDENED}")
+    if (scored := made.scored) and scored.kept is not None:
+        error = "" if scored.error is None else f" +- {scored.error:.0%}"
         lines.append(
-            f"{quantized['type']}: llama.cpp sees a margin of {scored['margin']:+.2f} nats, with the adapter beside it "
-            f"{scored['learned']:+.2f}: {scored['kept']:.0%}{error}, on {scored['questions']} questions"
+            f"{made.type}: llama.cpp sees a margin of {scored.margin:+.2f} nats, with the adapter at run time "
+            f"{scored.learned:+.2f}: {scored.kept:.0%}{error}, on {scored.questions} questions"
         )
     return lines
 
@@ -180,57 +113,37 @@ CHOSEN_ON = (
 )
 
 
-def print_summary(summary: dict[str, Any], console: Console) -> None:
+def print_summary(summary: Summary, console: Console) -> None:
     """The closing table, the exported file and how to talk to it."""
-    title = f"{summary['queries']} queries, {summary['duplicates_dropped']} repeats dropped"
-    table = Table(title=title, box=box.SIMPLE_HEAD)
-    for heading in ("round", "pairs", "tokens", "tok/s", "value", "loss", "margin", "type", "kept", "MB"):
+    title = f"{summary.queries} queries, {summary.duplicates_dropped} repeats dropped"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("round", *(column.short for column in SHORT)):
         table.add_column(heading, justify="right")
-    for report in summary["rounds"]:
-        training, rate = report["training"], report["tokens_per_s"]
-        table.add_row(
-            str(report["round"]),
-            str(report["pairs"]),
-            str(report["sampled_tokens"]),
-            f"{rate:.0f}" if rate else "-",
-            f"{report['mean_value']:.2f}",
-            f"{training['loss']:.4f}",
-            f"{training['margin']:+.2f}",
-            report["quantized"]["type"],
-            percent(report["quantized"]["kept"]),
-            f"{report['gguf_bytes'] / 1e6:.0f}",
-        )
+    for report in summary.rounds:
+        table.add_row(str(report.round), *(column.plain(column.value(report)) for column in SHORT))
     console.print(table)
-    console.print(
-        "value: foresight value, nats per token; margin: learned, nats; both means. kept: of the update, in the file."
-    )
+    console.print(NOTE)
     for line in _outcome(summary):
         console.print(line, highlight=False)
-    name = "Tuned model" if summary["best"] else "Base model"
-    console.print(f"{name}: {summary['exported']}", soft_wrap=True, highlight=False)
-    console.print(f"Talk to it:  genius-lite chat {summary['out']}", soft_wrap=True, highlight=False)
-    if (page := Path(summary["out"]) / "report.html").exists():
+    name = "Tuned model" if summary.best else "Base model"
+    console.print(f"{name}: {summary.exported}", soft_wrap=True, highlight=False)
+    console.print(f"Talk to it:  genius-lite chat {summary.out}", soft_wrap=True, highlight=False)
+    if (page := Path(summary.out) / "report.html").exists():
         console.print(f"Report:      {page}", soft_wrap=True, highlight=False)
 
 
-def _outcome(summary: dict[str, Any]) -> list[str]:
+def _outcome(summary: Summary) -> list[str]:
     """Which round was the best, what it gained on each task, and why the run ended early, if it did."""
-    lines = [f"Stopped: {summary['stopped']}."] if summary["stopped"] else []
-    best = summary["best"]
-    if not best:
+    lines = [f"Stopped: {summary.stopped}."] if summary.stopped else []
+    if not summary.best:
         return [*lines, BASE_EXPORTED]
-    if len(summary["rounds"]) > 1:
-        lines.append(f"Round {best} of {len(summary['rounds'])}: the latest that is not worse than one before it.")
-    report = summary["rounds"][best - 1]
-    tasks = msgspec.convert(report["evaluation"], list[TaskResult])
-    for task in tasks:
-        shown = ", ".join(f"{name} {points(gain)}" for name, _, gain in _kinds(task) if gain)
+    if len(summary.rounds) > 1:
+        lines.append(f"Round {summary.best} of {len(summary.rounds)}: the latest that is not worse than one before it.")
+    report = summary.rounds[summary.best - 1]
+    for task in report.evaluation:
+        shown = ", ".join(f"{name} {points(gain)}" for name, _, gain in task.accuracies if gain)
         lines.append(f"  {task.task}: {shown}")
-    lines += [f"  {line}" for line in cooling_lines(msgspec.convert(report["at_best"], list[Beside]))]
-    if any(task.chosen_on for task in tasks) and len(summary["rounds"]) > 1:
+    lines += [f"  {line}" for line in cooling_lines(report.at_best)]
+    if any(task.chosen_on for task in report.evaluation) and len(summary.rounds) > 1:
         lines.append(CHOSEN_ON)
     return [line for line in lines if line]
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []

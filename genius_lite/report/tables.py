@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from genius_lite import __version__
+from genius_lite.progress import Stage
 from genius_lite.recipe import Guard, Limit
-from genius_lite.report.gather import RoundData, RunData, Timed
+from genius_lite.report.columns import COLUMNS, NOTE
+from genius_lite.report.gather import RoundData, RunData
 from genius_lite.report.summary import WIDENED
-from genius_lite.report.text import visible
-from genius_lite.report.units import NONE, accuracy, duration, figure, gain, number, percent, size
+from genius_lite.results import Quantized, Timing
+from genius_lite.text import NONE, accuracy, duration, figure, gain, number, percent, prose, size
 
 FILTERS = {
     "gap": "values too close",
@@ -21,14 +22,6 @@ FILTERS = {
     "agreement": "answers do not agree",
 }
 """Pair filters of the recipe, and what each looks at."""
-
-_AMOUNTS = {
-    "import": ("matrices", 1.0),
-    "rollouts": ("tokens", 1.0),
-    "train": ("passes", 1.0),
-    "quantize": ("MB", 1e-6),
-    "evaluation": ("tokens", 1.0),
-}
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ class Table:
 def task_tables(data: RunData) -> list[Table]:
     """A table for each task: the base model and every round that answered it."""
     tables = []
-    policies = [*([data.own] if data.own else []), *data.policies]
+    policies = data.measured
     for n, name in enumerate(dict.fromkeys(task.task for policy in policies for task in policy.tasks)):
         rows, marked = [], set()
         for policy in policies:
@@ -57,13 +50,13 @@ def task_tables(data: RunData) -> list[Table]:
                 cells = [accuracy(task.sampled), gain(task.sampled_gain), accuracy(task.greedy), gain(task.greedy_gain)]
                 rows.append([policy.name, *cells, p_value, number(task.length, 0), percent(task.cut)])
         headings = ["policy", "sampled", "gain, points", "greedy", "gain, points", "p", "tokens", "cut off"]
-        tables.append(Table(f"task-{n}", visible(name), headings, rows, marked=frozenset(marked)))
+        tables.append(Table(f"task-{n}", prose(name), headings, rows, marked=frozenset(marked)))
     return tables
 
 
 def beside_tables(data: RunData) -> list[Table]:
     """What else the responses to each task say: several of them together, and those that came to an end."""
-    policies = [*([data.own] if data.own else []), *data.policies]
+    policies = data.measured
     names = dict.fromkeys(task.task for policy in policies for task in policy.tasks)
     return [_beside_table(n, name, policies) for n, name in enumerate(names)]
 
@@ -81,12 +74,12 @@ def _beside_table(n: int, name: str, policies: list[RoundData]) -> Table:
         "Rounds are judged by the mean of sampled and greedy accuracy. maj@k: accuracy of the most frequent answer of "
         "k responses; pass@k: problems that one of k solves."
     )
-    return Table(f"beside-{n}", visible(name), headings, rows, note)
+    return Table(f"beside-{n}", prose(name), headings, rows, note)
 
 
 def signals_table(data: RunData) -> Table | None:
     """What the responses to held-out queries show without any label."""
-    policies = [policy for policy in (data.own, *data.policies) if policy and policy.signals]
+    policies = [policy for policy in data.measured if policy.signals]
     rows = [
         _row("Agreement of answers to a query", policies, lambda p: percent(p.signals and p.signals.agreement)),
         _row("Responses that state an answer", policies, lambda p: percent(p.signals and p.signals.parsed)),
@@ -104,36 +97,8 @@ def signals_table(data: RunData) -> Table | None:
 
 def rounds_table(data: RunData) -> Table:
     """What each round did."""
-
-    def plain(name: str, key: str, form: Callable[[Any], str] = number) -> list[str]:
-        return _row(name, data.rounds, lambda r: form(r.figures.get(key)))
-
-    def trained(name: str, key: str, form: Callable[[Any], str]) -> list[str]:
-        return _row(name, data.rounds, lambda r: form(r.training.get(key)))
-
-    rows = [
-        plain("Queries", "queries"),
-        plain("Candidates", "candidates"),
-        plain("Sampled tokens", "sampled_tokens"),
-        plain("Tokens per second", "tokens_per_s", lambda v: number(v, 0)),
-        plain("Mean foresight value, nats per token", "mean_value", lambda v: number(v, 3)),
-        plain("Candidates whose response ended", "ended_share", percent),
-        plain("Pairs", "pairs"),
-        trained("Updates", "updates", number),
-        trained("Loss", "loss", lambda v: number(v, 4)),
-        _row("Learned margin, nats, with one standard error", data.rounds, lambda r: _with_error(r.training)),
-        _row("Pairs that it was scored on, and their questions", data.rounds, lambda r: _scored_on(r.training)),
-        trained("Pairs ranked right", "accuracy", percent),
-        _row("Type of the GGUF", data.rounds, lambda r: r.figures.get("quantized", {}).get("type", NONE)),
-        _row("Of the update it keeps", data.rounds, lambda r: percent(r.figures.get("quantized", {}).get("kept"))),
-        plain("Size of the GGUF", "gguf_bytes", size),
-    ]
-    note = (
-        "Value: f, the mean log-probability of a simulated future. Loss: mean of the last epoch. Margin: how much "
-        "further apart chosen and rejected responses are than in the base model, after training. Margins and values "
-        "say what was learned, not whether answers became better."
-    )
-    return Table("rounds", "Rounds", _headings("", data.rounds), rows, note)
+    rows = [_row(column.title, data.rounds, lambda r, c=column: c.cell(r.report)) for column in COLUMNS]
+    return Table("rounds", "Rounds", _headings("", data.rounds), rows, NOTE)
 
 
 def guard_table(data: RunData) -> Table:
@@ -145,7 +110,7 @@ def guard_table(data: RunData) -> Table:
         limit: Limit = getattr(guard, signal)
         cells, low = [], False
         for r in rounds:
-            level = next((alarm.level for alarm in r.alarms if alarm.signal == signal), "")
+            level = next((alarm.level for alarm in r.report.alarms if alarm.signal == signal), "")
             reading = next((reading for reading in r.readings if reading.signal == signal), None)
             low = reading.low if reading else low
             cells.append(f"{figure(reading.value)} {level}".rstrip() if reading else NONE)
@@ -154,25 +119,30 @@ def guard_table(data: RunData) -> Table:
     return Table("guard", "Collapse guard", headings, rows)
 
 
-def kept_table(r: RoundData, keep: float) -> Table:
+def kept_table(r: RoundData, made: Quantized, keep: float) -> Table:
     """What the round's GGUF keeps of the update: known from its weights, and seen by llama.cpp."""
-    made = r.figures["quantized"]
-    rows = [["Share of the update, all matrices", percent(made["kept"])]]
-    if made["matrices"]:
-        least = min(made["matrices"], key=made["matrices"].__getitem__)
-        rows.append([f"Least of all matrices: {visible(least)}", percent(made["matrices"][least])])
-    if scored := made["scored"]:
-        error = "" if scored["error"] is None else f" ± {number(100 * scored['error'], 0)}"
+    rows = [["Share of the update, all matrices", percent(made.kept)]]
+    if made.matrices:
+        least = min(made.matrices, key=made.matrices.__getitem__)
+        rows.append([f"Least of all matrices: {prose(least)}", percent(made.matrices[least])])
+    if scored := made.scored:
+        error = "" if scored.error is None else f" ± {number(100 * scored.error, 0)}"
         rows += [
-            ["Questions that llama.cpp scored, a pair each", number(scored["questions"])],
-            ["Learned margin with the adapter at run time, nats", number(scored["learned"], 2, "+")],
-            ["Learned margin with this file, nats", number(scored["margin"], 2, "+")],
-            ["Its share, with one standard error", NONE if scored["kept"] is None else percent(scored["kept"]) + error],
+            ["Questions that llama.cpp scored, a pair each", number(scored.questions)],
+            ["Learned margin with the adapter at run time, nats", number(scored.learned, 2, "+")],
+            ["Learned margin with this file, nats", number(scored.margin, 2, "+")],
+            ["Its share, with one standard error", NONE if scored.kept is None else percent(scored.kept) + error],
         ]
     note = f"Set beside the base model in the same types. At least {percent(keep)} of the update is to be kept."
-    if made["widened"]:
-        note += f" {made['type']} is {WIDENED}."
-    return Table(f"kept-{r.number}", f"What {made['type']} keeps, {r.name}", ["what", "value"], rows, note)
+    if made.widened:
+        note += f" {made.type} is {WIDENED}."
+    return Table(f"kept-{r.number}", f"What {made.type} keeps, {r.name}", ["what", "value"], rows, note)
+
+
+def kept_tables(data: RunData) -> list[Table]:
+    """One for each round that has made a GGUF."""
+    keep = data.recipe["quantize"]["keep"]
+    return [kept_table(r, made, keep) for r in data.rounds if (made := r.report.quantized)]
 
 
 def stages_table(data: RunData) -> Table:
@@ -181,9 +151,9 @@ def stages_table(data: RunData) -> Table:
     total = sum(timed.seconds for _, timed in stages) or 1.0
     rows = []
     for name, timed in stages:
-        unit, scale = _AMOUNTS.get(timed.stage, ("", 1.0))
-        rate = timed.amount * scale / timed.seconds if timed.seconds else 0.0
-        shown = f"{number(rate, 0 if rate >= 10 else 2)} {unit}/s" if rate else NONE
+        stage = Stage(timed.stage)
+        rate = timed.amount * stage.scale / timed.seconds if timed.seconds else 0.0
+        shown = f"{number(rate, 0 if rate >= 10 else 2)} {stage.unit}/s" if rate else NONE
         memory = [size(timed.peak_bytes), size(timed.sampler_peak_bytes)]
         rows.append([f"{name}: {timed.stage}", duration(timed.seconds), percent(timed.seconds / total), shown, *memory])
     rows.append(["all stages", duration(total if stages else 0), "100 %", NONE, NONE, NONE])
@@ -192,25 +162,24 @@ def stages_table(data: RunData) -> Table:
     return Table("stages", "Time and memory", headings, rows, note)
 
 
-def stage_totals(data: RunData) -> list[tuple[str, Timed]]:
-    """(policy, stage) in order; what an interruption cut in pieces is put together."""
-    found: dict[tuple[str, str], Timed] = {}
-    for name, lines in [("model", data.imported), *((p.name, p.timed) for p in (data.own, *data.policies) if p)]:
-        for line in lines:
-            before = found.get((name, line.stage))
-            found[name, line.stage] = _joined(before, line) if before else line
-    return [(name, timed) for (name, _), timed in found.items()]
+def stage_totals(data: RunData) -> list[tuple[str, Timing]]:
+    """(policy, what a stage took) in order."""
+    found = [("model", timing) for timing in data.imported]
+    return found + [(policy.name, timing) for policy in data.measured for timing in policy.timings]
 
 
 def pairs_table(data: RunData) -> Table:
     """How many pairs there were, which were left out and why, and what they are like."""
-    rounds = [r for r in data.rounds if "pairs" in r.figures]
-    left_out = {r.number: r.figures.get("pairs_left_out", {}) for r in rounds}
-    rows = [_row("Found", rounds, lambda r: number(r.figures["pairs"] + sum(left_out[r.number].values())))]
+    rounds = [r for r in data.rounds if r.report.pairs is not None]
+
+    def left_out(r: RoundData) -> dict[str, int]:
+        return r.report.pairs_left_out
+
+    rows = [_row("Found", rounds, lambda r: number((r.report.pairs or 0) + sum(left_out(r).values())))]
     for key, why in FILTERS.items():
-        rows.append(_row(f"Left out: {why} ({key})", rounds, lambda r, k=key: number(left_out[r.number].get(k))))
+        rows.append(_row(f"Left out: {why} ({key})", rounds, lambda r, k=key: number(left_out(r).get(k))))
     rows += [
-        _row("Kept", rounds, lambda r: number(r.figures["pairs"])),
+        _row("Kept", rounds, lambda r: number(r.report.pairs)),
         _row("Chosen response, mean tokens", rounds, lambda r: number(r.pairs and r.pairs.chosen_tokens, 0)),
         _row("Rejected response, mean tokens", rounds, lambda r: number(r.pairs and r.pairs.rejected_tokens, 0)),
         _row("Gap of values, nats per token", rounds, lambda r: number(r.pairs and r.pairs.gap, 3)),
@@ -223,44 +192,30 @@ def pairs_table(data: RunData) -> Table:
 
 def learner_table(data: RunData) -> Table:
     """How each round was trained."""
-    rounds = [r for r in data.rounds if r.training]
+    trained = [(r, training) for r in data.rounds if (training := r.report.training)]
     rows = [
-        _row("Precision", rounds, lambda r: r.training["precision"]),
-        _row("Device", rounds, lambda r: r.training["device"]),
-        _row("Memory of the weights", rounds, lambda r: size(r.training["weight_bytes"])),
-        _row("Learner and sampler differ, nats per token", rounds, lambda r: number(r.training["parity"], 4)),
-        _row("Tokens that packing shared", rounds, lambda r: percent(r.training["shared_tokens"])),
-        _row("Pairs learned from", rounds, lambda r: number(r.training["pairs"])),
+        ["Precision", *(t.precision for _, t in trained)],
+        ["Device", *(t.device for _, t in trained)],
+        ["Memory of the weights", *(size(t.weight_bytes) for _, t in trained)],
+        ["Tokens that packing shared", *(percent(t.shared_tokens) for _, t in trained)],
+        ["Pairs learned from", *(number(t.pairs) for _, t in trained)],
     ]
-    return Table("learner", "Training", _headings("", rounds), rows)
+    return Table("learner", "Training", _headings("", [r for r, _ in trained]), rows)
 
 
 def identity_table(data: RunData) -> Table:
     """What the run was made from and what it made, by content."""
     recipe = data.recipe
     rows = [
-        ["Model", visible(data.model.get("origin") or data.model.get("path", NONE))],
+        ["Model", prose(data.model.get("origin") or data.model.get("path", NONE))],
         ["SHA-256 of the model", recipe["model"]],
         *([["SHA-256 of the full-precision weights", recipe["weights"]]] if recipe["weights"] else []),
-        ["Queries: number, hash", visible(recipe["queries"])],
-        *(["Task: problems, hash", visible(task)] for task in recipe["tasks"]),
-        *([f"SHA-256 of {visible(name)}", digest] for name, digest in data.exported.items()),
+        ["Queries: number, hash", prose(recipe["queries"])],
+        *(["Task: problems, hash", prose(task)] for task in recipe["tasks"]),
+        *([f"SHA-256 of {prose(name)}", digest] for name, digest in data.exported.items()),
         ["Report written by", f"genius-lite {__version__}"],
     ]
     return Table("identity", "Hashes", ["what", "value"], rows)
-
-
-def _with_error(training: dict[str, Any]) -> str:
-    """The learned margin of a round's training, as far as there is one."""
-    error = training.get("margin_error")
-    shown = number(training.get("margin"), 2, "+")
-    return shown if error is None else f"{shown} ± {number(error, 2)}"
-
-
-def _scored_on(training: dict[str, Any]) -> str:
-    if "scored_pairs" not in training:
-        return NONE
-    return f"{number(training['scored_pairs'])}, {number(training['scored_questions'])}"
 
 
 def _row(name: str, policies: list[RoundData], cell: Callable[[RoundData], str]) -> list[str]:
@@ -273,16 +228,3 @@ def _headings(first: str, policies: list[RoundData]) -> list[str]:
 
 def _bound(limit: float | None, low: bool) -> str:
     return NONE if limit is None else f"{'below' if low else 'above'} {limit:g}"
-
-
-def _joined(a: Timed, b: Timed) -> Timed:
-    def most(x: int | None, y: int | None) -> int | None:
-        return max((v for v in (x, y) if v is not None), default=None)
-
-    return Timed(
-        a.stage,
-        a.seconds + b.seconds,
-        a.amount + b.amount,
-        most(a.peak_bytes, b.peak_bytes),
-        most(a.sampler_peak_bytes, b.sampler_peak_bytes),
-    )

@@ -19,11 +19,11 @@ import msgspec
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.record import Evaluation
-from genius_lite.evaluate.results import TaskResult
-from genius_lite.evaluate.signals import Signals
 from genius_lite.hardware import learner_device
 from genius_lite.recipe import Recipe
-from genius_lite.rundir import TRACKING, write_json
+from genius_lite.report.columns import values
+from genius_lite.results import RoundReport, Signals, TaskResult
+from genius_lite.rundir.folder import TRACKING, write_json
 
 _MARK_FILE = "tracking.json"
 _NOTHING_TOLD = {"update": 0, "round": -1}
@@ -99,12 +99,15 @@ class Tracker:
             self._accelerator.log({f"train/{name}": value for name, value in row.items()}, step=step)
             self._told(update=step)
 
-    def round(self, report: dict[str, Any]) -> None:
+    def round(self, report: RoundReport) -> None:
         """A finished round's report, and the updates of its training that were not told yet."""
-        for number, row in enumerate(report["training"]["curve"]):
-            self.update(number, row)
-        self._before += report["training"]["updates"]
-        self._round(report["round"], _figures(report))
+        if training := report.training:
+            for number, row in enumerate(training.curve):
+                self.update(number, row)
+            self._before += training.updates
+        signals = report.metrics.signals if report.metrics else None
+        figures = {f"round/{key}": v for key, v in values(report).items() if isinstance(v, int | float)}
+        self._round(report.round, figures | _evaluated(report.evaluation, signals))
 
     def close(self) -> None:
         if self._accelerator:
@@ -123,39 +126,13 @@ class Tracker:
         partial.replace(self._mark_file)
 
 
-def _figures(report: dict[str, Any]) -> dict[str, float]:
-    """What a round's report says in numbers."""
-    training, quantized = report["training"], report["quantized"]
-    # What the round is judged by, and the base model that it is told against, which may be rounded.
-    names = (
-        "score",
-        "base_score",
-        "queries",
-        "pairs",
-        "sampled_tokens",
-        "tokens_per_s",
-        "mean_value",
-        "ended_share",
-        "gguf_bytes",
-    )
-    found = {f"round/{name}": report[name] for name in names}
-    found |= {f"round/{name}": training[name] for name in ("loss", "margin", "accuracy", "parity")}
-    found |= {f"round/{name}": report["watched"][name] for name in ("spread", "length_gap")}
-    found |= {"round/kept": quantized["kept"], "round/alarms": len(report["alarms"])}
-    found |= _evaluated(
-        msgspec.convert(report["evaluation"], list[TaskResult]),
-        msgspec.convert(report["watched"]["signals"], Signals | None),
-    )
-    return {name: value for name, value in found.items() if value is not None}
-
-
 def _evaluated(tasks: list[TaskResult], signals: Signals | None) -> dict[str, float]:
     """The accuracies on the tasks, and the signals of the held-out queries."""
     shown: dict[str, float] = {}
     for task in tasks:
-        for kind, accuracy in (("judged", task.judged), ("sampled", task.sampled), ("greedy", task.greedy)):
-            if accuracy:
-                shown[f"tasks/{task.task}/{kind}"] = accuracy.estimate
+        shown[f"tasks/{task.task}/judged"] = task.judged.estimate
+        for kind, accuracy, _ in task.accuracies[:2]:
+            shown[f"tasks/{task.task}/{kind}"] = accuracy.estimate
     seen = msgspec.structs.asdict(signals) if signals else {}
     return shown | {f"signals/{name}": value for name, value in seen.items() if isinstance(value, int | float)}
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
-
-from genius_lite.errors import UserError
+from genius_lite.data.vocabulary import Vocabulary
+from genius_lite.foresight.pairs import calibration_weight
 from genius_lite.foresight.resample import foresight_distribution
-from genius_lite.prompts import Vocabulary
 from genius_lite.records import PreferencePair, Query, Rollout, Step
-from genius_lite.report.text import cut, plain, visible
-from genius_lite.weights.importing import SOURCE_FILE
+from genius_lite.rundir.reader import RoundFolder, RunFolder
+from genius_lite.text import cut, plain, prose
 
 QUERIES = 200
 """Queries whose trees are shown, at most."""
@@ -25,18 +22,7 @@ QUERIES = 200
 _BYTES = 10_000_000  # of all trees together, as JSON
 _PROMPT, _PIECE = 2000, 600  # characters of a prompt, and of a step or a future
 
-T = TypeVar("T")
 Decode = Callable[[list[int]], str]
-
-
-class _Name(msgspec.Struct, frozen=True):
-    id: str
-
-
-class _Named(msgspec.Struct, frozen=True):
-    """As much of a rollout as says whose it is."""
-
-    query: _Name
 
 
 @dataclass(frozen=True)
@@ -55,67 +41,33 @@ class Explorer:
         return plain({"queries": self.queries, "rounds": self.rounds})
 
 
-def explore(run: Path, numbers: list[int], recipe: dict[str, Any], most: int = QUERIES) -> Explorer:
+def explore(run: RunFolder, most: int = QUERIES) -> Explorer:
     """The trees of the `most` queries of lowest id, the same in every round, as far as they fit."""
     # Ids are hashes, so that the lowest are a random choice; the order of the log favours short responses.
-    ids = {n: query_ids(run / f"round-{n}" / "rollouts.jsonl") for n in numbers}
+    ids = {here.number: here.rollouts.query_ids() for here in run.rounds}
     every = list(dict.fromkeys(query for of_round in ids.values() for query in of_round))
     chosen = sorted(every)[:most]
     queries: dict[str, dict[str, Any]] = {}
     rounds = []
     with _decoder(run) as decode:
-        for number in numbers:
+        for here in run.rounds:
             trees: dict[str, Any] = {}
-            left = _BYTES // len(numbers)
-            for rollout, tree in _trees(run / f"round-{number}", set(chosen), recipe, decode):
+            left = _BYTES // len(ids)
+            for rollout, tree in _trees(here, set(chosen), run.recipe, decode):
                 left -= len(json.dumps(tree, ensure_ascii=False).encode())
                 if left < 0:
                     break
                 trees[rollout.query.id] = tree
                 queries.setdefault(rollout.query.id, _query(rollout.query))
-            rounds.append({"round": number, "of": len(ids[number]), "trees": trees})
+            rounds.append({"round": here.number, "of": len(ids[here.number]), "trees": trees})
         unread = "" if decode else " The model's file is not there any more, so that tokens cannot be shown as text."
     return Explorer(list(queries.values()), rounds, _note(len(queries), len(every)) + unread)
 
 
-def pair_weight(pair: PreferencePair, learner: dict[str, Any]) -> float:
-    """w of Eq. 11, as `learner.loss.calibration_weight` has it, which needs torch."""
-    alpha = math.inf if learner["alpha"] is None else learner["alpha"]
-    exponent = (pair.chosen_advantage - pair.rejected_advantage) / alpha
-    return math.exp(min(exponent, 0.0) if learner["calibration"] == "cap" else min(max(exponent, 0.0), 700.0))
-
-
-def query_ids(log: Path) -> list[str]:
-    """Of a log's rollouts, in its order."""
-    return [named.query.id for named in whole_records(log, _Named)]
-
-
-def whole_records(file: Path, kind: type[T]) -> Iterator[T]:
-    """The records of a JSON-lines file that may be growing: a last line that is not whole yet is left out.
-
-    Raises:
-        UserError: another line is damaged; it is named.
-    """
-    decoder = msgspec.json.Decoder(kind)
-    if not file.exists():
-        return
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as e:
-                raise UserError(f"{file}:{number}: damaged record ({e})") from None
-
-
 @contextmanager
-def _decoder(run: Path) -> Iterator[Decode | None]:
+def _decoder(run: RunFolder) -> Iterator[Decode | None]:
     """Tokens to text by the run's own model; None where no file of it is left."""
-    made = sorted([*run.glob("round-*/policy.gguf"), *run.glob("export/*.gguf")])
-    source = run / "master" / SOURCE_FILE
-    if source.exists():
-        made.append(Path(json.loads(source.read_text(encoding="utf-8"))["path"]))
+    made = [*(here.policy for here in run.rounds), *run.exported, *map(Path, filter(None, [run.source.get("path")]))]
     file = next((path for path in made if path.is_file()), None)
     if file is None:
         yield None
@@ -125,16 +77,15 @@ def _decoder(run: Path) -> Iterator[Decode | None]:
 
 
 def _trees(
-    folder: Path, chosen: set[str], recipe: dict[str, Any], decode: Decode | None
+    here: RoundFolder, chosen: set[str], recipe: dict[str, Any], decode: Decode | None
 ) -> Iterator[tuple[Rollout, dict[str, Any]]]:
-    pairs = {(p.query_id, p.step): p for p in whole_records(folder / "pairs.jsonl", PreferencePair)}
-    for rollout in whole_records(folder / "rollouts.jsonl", Rollout):
-        if rollout.query.id in chosen:
-            yield rollout, _tree(rollout, pairs, recipe, decode)
+    pairs, rollouts = {(p.query_id, p.step): p for p in here.pairs}, here.rollouts
+    for rollout in rollouts.pick(n for n, query in enumerate(rollouts.query_ids()) if query in chosen):
+        yield rollout, _tree(rollout, pairs, recipe, decode)
 
 
 def _query(query: Query) -> dict[str, Any]:
-    text = cut(visible(query.prompt), _PROMPT)
+    text = cut(prose(query.prompt), _PROMPT)
     return {"id": query.id, "prompt": text, "tokens": len(query.tokens)}
 
 
@@ -171,15 +122,16 @@ def _pair(rollout: Rollout, step: Step, pair: PreferencePair, recipe: dict[str, 
         found = (i for i, c in enumerate(step.candidates) if c.value == value)
         return next(i for i in found if rollout.response(step.index, i) == tokens)
 
+    learner = recipe["learner"]
     return {
         "chosen": place(pair.chosen_tokens, pair.chosen_value),
         "rejected": place(pair.rejected_tokens, pair.rejected_value),
-        "weight": _round(pair_weight(pair, recipe["learner"])),
+        "weight": _round(calibration_weight(pair, learner["alpha"], learner["calibration"])),
     }
 
 
 def _text(tokens: list[int], decode: Decode | None) -> str | None:
-    return cut(visible(decode(tokens)), _PIECE) if decode else None
+    return cut(prose(decode(tokens)), _PIECE) if decode else None
 
 
 def _round(value: float) -> float:

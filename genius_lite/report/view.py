@@ -11,15 +11,14 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
-from genius_lite.report.board import Board, Row, Work
+from genius_lite.report.columns import SHORT
+from genius_lite.report.state import RunState, Work
 
 State = Literal["running", "interrupted", "halted", "finished"]
 MOST_LINES = 24
 _LABEL = 10  # columns
 _STEPS, _ROWS = 3, 4  # lines of a rollout, and of the table
 _BARS, _COLUMNS = 40, 60  # characters of a bar and of the histogram, at most
-_HEADINGS = ("round", "score", "pairs", "tokens", "tok/s", "value", "loss", "margin", "type", "kept")
-_WIDTHS = (6, 8, 7, 9, 7, 7, 8, 8, 8, 7)
 _LIGHT_STYLES = {"ok": "green", "warn": "bold yellow", "halt": "bold red"}
 
 
@@ -45,7 +44,7 @@ ASCII = Signs("+", ">", "-", "!", "X", "=", "-", " .:-=+*#@", "...", "\\n", asci
 
 
 def view(
-    board: Board, hint: str, width: int, height: int, signs: Signs = UNICODE, state: State = "running"
+    board: RunState, hint: str, width: int, height: int, signs: Signs = UNICODE, state: State = "running"
 ) -> list[Text]:
     """The board in lines of at most `width` columns, no more than fit `height` lines; what matters least goes first.
 
@@ -115,13 +114,13 @@ def counted(work: Work) -> str:
     return "  ".join(parts)
 
 
-def _head(board: Board, running: bool, signs: Signs) -> Text:
+def _head(board: RunState, running: bool, signs: Signs) -> Text:
     since = duration(board.updated - board.started) if running and board.updated > board.started else ""
     names = "  ".join(visible(name, signs) for name in (board.model, board.out))
     return Text.assemble(("genius-lite", "bold"), f"  {since}" if since else "", f"  {names}")
 
 
-def _place(board: Board, signs: Signs, over: bool) -> Text:
+def _place(board: RunState, signs: Signs, over: bool) -> Text:
     where = f"round {board.number} of {board.rounds}" if board.number else "base model"
     text = Text(f"{where}   ", style="bold")
     stages = board.stages
@@ -132,7 +131,7 @@ def _place(board: Board, signs: Signs, over: bool) -> Text:
     return text
 
 
-def _now(board: Board, width: int, signs: Signs, running: bool) -> list[tuple[int, Text]]:
+def _now(board: RunState, width: int, signs: Signs, running: bool) -> list[tuple[int, Text]]:
     """What is counted, and of a run that goes on the time left and the memory held."""
     lines = [(0, _work(board, width, signs))] if running or board.work else []
     if running:
@@ -140,7 +139,7 @@ def _now(board: Board, width: int, signs: Signs, running: bool) -> list[tuple[in
     return lines
 
 
-def _work(board: Board, width: int, signs: Signs) -> Text:
+def _work(board: RunState, width: int, signs: Signs) -> Text:
     if not board.work:
         return _labelled(board.kind, duration(max(0.0, time.time() - board.entered)) if board.entered else "")
     name = board.work.name.partition(": ")[2] or board.work.name
@@ -156,20 +155,20 @@ def _work(board: Board, width: int, signs: Signs) -> Text:
     return text.append(after, "not bold")
 
 
-def _run_left(board: Board) -> str:
+def _run_left(board: RunState) -> str:
     if board.run_left is not None:
         return f"about {duration(board.run_left)} left"
     return "known once a round was measured, or genius-lite plan was run"
 
 
-def _memory(board: Board) -> str:
+def _memory(board: RunState) -> str:
     if not (m := board.memory):
         return ""
     workers = f" + {m.workers / 1e9:.2f} GB in workers" if m.workers else ""
     return f"{m.main / 1e9:.2f} GB{workers}, {(m.main + m.workers) / m.machine:.0%} of {m.machine / 1e9:.1f} GB"
 
 
-def _rollout(board: Board, width: int, signs: Signs) -> list[tuple[int, Text]]:
+def _rollout(board: RunState, width: int, signs: Signs) -> list[tuple[int, Text]]:
     """The histogram of this round's values, and the last rollout."""
     lines = []
     if board.values.count:
@@ -192,7 +191,7 @@ def _rollout(board: Board, width: int, signs: Signs) -> list[tuple[int, Text]]:
     return lines
 
 
-def _guard(board: Board, width: int, signs: Signs) -> list[Text]:
+def _guard(board: RunState, width: int, signs: Signs) -> list[Text]:
     if not board.lights:
         return [_labelled("guard", Text("judges each round when it is evaluated", style="dim"))]
     marks = {"ok": signs.done, "warn": signs.warn, "halt": signs.halt}
@@ -205,36 +204,22 @@ def _guard(board: Board, width: int, signs: Signs) -> list[Text]:
     return lines
 
 
-def _table(board: Board) -> list[tuple[int, Text]]:
+def _table(board: RunState) -> list[tuple[int, Text]]:
+    """The latest rounds, as columns that are as wide as what stands in them."""
     rows = board.rows[-_ROWS:]
     if not rows:
         return []
-    heading = Text("".join(f"{name:>{width}}" for name, width in zip(_HEADINGS, _WIDTHS, strict=True)), style="dim")
-    lines = [(4, heading)]
-    for age, row in enumerate(reversed(rows)):
-        best = row.round == board.best
-        cells = zip(_cells(row, best), _WIDTHS, strict=True)
-        text = Text("".join(f"{cell:>{width}}" for cell, width in cells), style="bold" if best else "")
-        lines.insert(1, (5 + (age > 0), text))
-    return lines
-
-
-def _cells(row: Row, best: bool) -> list[str]:
-    def shown(value: float | None, form: str) -> str:
-        return "" if value is None else format(value, form)
-
-    return [
-        f"{row.round}{'*' if best else ''}",
-        shown(row.score, ".1%"),
-        shown(row.pairs, "d"),
-        shown(row.tokens, "d"),
-        shown(row.tokens_per_s, ".0f"),
-        shown(row.value, ".2f"),
-        shown(row.loss, ".4f"),
-        shown(row.margin, "+.2f"),
-        row.type,
-        shown(row.kept, ".0%"),
-    ]
+    cells = [["round", *(column.short for column in SHORT)]]
+    for row in rows:
+        best = "*" if row["round"] == board.best else ""
+        cells.append([f"{row['round']}{best}", *(column.plain(row.get(column.key)) for column in SHORT)])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
+    found = [(4, Text(f"  {lines[0]}", style="dim"))]
+    for age, (row, line) in enumerate(zip(reversed(rows), reversed(lines[1:]), strict=True)):
+        style = "bold" if row["round"] == board.best else ""
+        found.insert(1, (5 + (age > 0), Text(f"  {line}", style=style)))
+    return found
 
 
 def _labelled(label: str, text: str | Text) -> Text:

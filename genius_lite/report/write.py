@@ -5,11 +5,13 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
+from genius_lite.errors import UserError
+from genius_lite.progress import Progress
 from genius_lite.report.gather import gather
 from genius_lite.report.markdown import markdown
 from genius_lite.report.page import page
 from genius_lite.report.trees import QUERIES
-from genius_lite.rundir import private, refuse_links, write_text
+from genius_lite.rundir.folder import private, refuse_links, write_text
 
 REPORT_FILES = ("report.html", "report.md")
 
@@ -37,3 +39,11 @@ def write_report(run: Path, to: Path, queries: int = QUERIES) -> list[Path]:
             write_text(partial, text)
             written.append(partial.replace(to / name))
     return written
+
+
+def write_report_if_possible(run: Path, progress: Progress) -> None:
+    """Write the report of a run that ends: nothing of the run depends on it, so what hinders it is only said."""
+    try:
+        write_report(run, run)
+    except (UserError, OSError) as e:
+        progress.say(f"warning: no report ({e}); genius-lite report {run} tries again")

@@ -28,7 +28,7 @@ import numpy as np
 from genius_lite.errors import UserError
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.replies import Choice, Chunk, Failure, HiddenToken, Models, beginning, lines, message
-from genius_lite.visible import brief
+from genius_lite.text import brief
 
 KEY = "GENIUS_LITE_SERVER_KEY"
 """The environment variable with the server's key: it stands nowhere else, and is written nowhere."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import llama_cpp
 import numpy as np
 
+from genius_lite.data.vocabulary import StepDelimiter, Vocabulary
 from genius_lite.hardware import peak_memory
-from genius_lite.prompts import StepDelimiter, Vocabulary
 from genius_lite.records import Completion, Finish
 from genius_lite.sampler.cache import Slot, SlotCache
 from genius_lite.sampler.llama import BATCH, Batch, EngineError, load

@@ -16,8 +16,8 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.hardware import cores
-from genius_lite.prompts import Vocabulary
 
 REFUSED = 3
 """Exit status for a file that llama.cpp cannot load; the reason is one line on standard output."""

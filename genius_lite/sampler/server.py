@@ -17,8 +17,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from genius_lite.data.vocabulary import StepDelimiter, Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.prompts import StepDelimiter, Vocabulary
 from genius_lite.recipe import Server
 from genius_lite.records import Completion, Finish, seed_of
 from genius_lite.sampler.client import SetAsideError

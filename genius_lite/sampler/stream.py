@@ -12,7 +12,7 @@ from typing import Any
 
 import llama_cpp
 
-from genius_lite.prompts import Vocabulary
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.sampler.llama import BATCH, Batch, load
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.sampling import Rows, uniform

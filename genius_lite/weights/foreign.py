@@ -11,7 +11,7 @@ from pathlib import Path
 from genius_lite.errors import UserError
 from genius_lite.sampler.probe import REFUSED
 from genius_lite.sampler.process import attempt
-from genius_lite.visible import brief
+from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_checks import check_model
 from genius_lite.weights.gguf_file import GGUF

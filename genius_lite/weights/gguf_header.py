@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from genius_lite.errors import UserError
-from genius_lite.visible import brief
+from genius_lite.text import brief
 
 _SCALARS = {
     0: "<B",

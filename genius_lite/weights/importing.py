@@ -18,7 +18,7 @@ from gguf.quants import dequantize
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import Model
-from genius_lite.rundir import write_json
+from genius_lite.rundir.folder import SOURCE, write_json
 from genius_lite.weights import gguf_file, mapping
 from genius_lite.weights.gguf_checks import check_model
 from genius_lite.weights.gguf_file import GGUF, sha256
@@ -28,7 +28,7 @@ from genius_lite.weights.skeleton import check_complete, read_config, write_for_
 from genius_lite.weights.source import locate
 
 MAP_FILE = "tensor_map.json"
-SOURCE_FILE = "source.json"
+
 FULL_PRECISION = "full-precision"  # beside the master, in a run: `model.weights` as the GGUF that is merged onto
 _LONGEST_NAME = 160  # characters
 # What transformers lists beside causal language models: encoder-decoders, and two sections of its own tables.
@@ -71,7 +71,7 @@ class Base:
         Raises:
             UserError: nothing is imported there, or the GGUF has gone, or has become another one.
         """
-        if not (master / SOURCE_FILE).is_file():
+        if not (master / SOURCE).is_file():
             raise UserError(f"{master}: no model is imported here yet; finish the run first")
         recorded = _read_recorded(master)
         own = Path(recorded.path)
@@ -137,14 +137,14 @@ class Base:
 
 
 def _read_recorded(master: Path) -> _Recorded:
-    return msgspec.json.decode((master / SOURCE_FILE).read_bytes(), type=_Recorded)
+    return msgspec.json.decode((master / SOURCE).read_bytes(), type=_Recorded)
 
 
 def _record(master: Path, recorded: _Recorded) -> None:
     """Write what a master was imported from, all of it or nothing."""
-    partial = master / f"{SOURCE_FILE}.{os.getpid()}.partial"
+    partial = master / f"{SOURCE}.{os.getpid()}.partial"
     write_json(partial, recorded)
-    partial.replace(master / SOURCE_FILE)
+    partial.replace(master / SOURCE)
 
 
 def check_supported(source: GGUF) -> None:

@@ -17,7 +17,7 @@ from gguf.constants import MODEL_ARCH_NAMES
 from gguf.tensor_mapping import get_tensor_name_map
 
 from genius_lite.errors import UserError
-from genius_lite.rundir import write_json
+from genius_lite.rundir.folder import write_json
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor, shown
 

@@ -15,26 +15,13 @@ import msgspec
 import numpy as np
 
 from genius_lite.records import PreferencePair
+from genius_lite.results import ScoredMargin
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 
 CHECKED = 6  # questions, of each of which one pair is scored
 SCORED = 96  # tokens of each response, at most, from where the two of a pair part: a check must not take minutes
 SCORING_SLOTS = 4  # branches that a file's scores are asked on
-
-
-class Scored(msgspec.Struct, frozen=True):
-    """Mean margins over questions, nats: `learned` with the adapter at run time, `margin` with the file.
-
-    `kept` is margin / learned, None where nothing was learned; `error` its standard error. Rounding moves each response
-    by chance, so few questions and a small margin tell little.
-    """
-
-    questions: int
-    learned: float
-    margin: float
-    kept: float | None
-    error: float | None
 
 
 def one_of_each(pairs: Sequence[PreferencePair], count: int = CHECKED) -> list[PreferencePair]:
@@ -45,7 +32,7 @@ def one_of_each(pairs: Sequence[PreferencePair], count: int = CHECKED) -> list[P
 
 def check(
     policy: Path, base: Path, adapter: Path, pairs: Sequence[PreferencePair], settings: EngineSettings, log: Path
-) -> Scored:
+) -> ScoredMargin:
     """Score the pairs with a policy's file, its base, and that base with the adapter (a LoRA GGUF) applied.
 
     Args:
@@ -77,7 +64,7 @@ def _parting(pair: PreferencePair) -> list[tuple[list[int], list[int]]]:
     return [([*pair.prompt_tokens, *r[:same]], r[same : same + SCORED]) for r in responses]
 
 
-def compare(policy_P: np.ndarray, base_P: np.ndarray, applied_P: np.ndarray) -> Scored:
+def compare(policy_P: np.ndarray, base_P: np.ndarray, applied_P: np.ndarray) -> ScoredMargin:
     """The margins of some pairs, each of another question: by the file, its base, and the adapter on that base."""
     margin_P, learned_P = policy_P - base_P, applied_P - base_P
     learned, margin = float(learned_P.mean()), float(margin_P.mean())
@@ -85,4 +72,4 @@ def compare(policy_P: np.ndarray, base_P: np.ndarray, applied_P: np.ndarray) -> 
     error = None
     if kept is not None and len(margin_P) > 1:  # of a ratio of means, by its linearization
         error = float((margin_P - kept * learned_P).std(ddof=1)) / len(margin_P) ** 0.5 / learned
-    return Scored(len(margin_P), learned, margin, kept, error)
+    return ScoredMargin(len(margin_P), learned, margin, kept, error)

@@ -13,7 +13,7 @@ from gguf.constants import MODEL_ARCH_NAMES
 from gguf.tensor_mapping import get_tensor_name_map
 
 from genius_lite.errors import UserError
-from genius_lite.visible import brief
+from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_checks import EMBEDDINGS
 from genius_lite.weights.gguf_file import GGUF

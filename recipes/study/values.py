@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from prepare import gsm8k_test, reasoning_tasks
 
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.evaluate.checkers import check, extract_answer
 from genius_lite.evaluate.tasks import Problem, Task
 from genius_lite.foresight.filters import Vote
-from genius_lite.lines import read_records
-from genius_lite.prompts import Vocabulary
 from genius_lite.records import PreferencePair, Rollout, query_id
+from genius_lite.rundir.lines import read_records
 
 Candidate = tuple[float, int, int, bool]
 """Its value, the length of its response, the votes for its answer, whether that is right."""

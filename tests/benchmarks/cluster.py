@@ -29,11 +29,11 @@ from genius_lite.cluster.handout import Handout
 from genius_lite.cluster.host import Searched, Work, decode_query, encode
 from genius_lite.cluster.ray import RayHost, connected
 from genius_lite.cluster.rollouts import sample_on_cluster
-from genius_lite.prompts import Vocabulary
-from genius_lite.queries import select
+from genius_lite.data.queries import select
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.recipe import Foresight, Model, Queries, Sampler
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step
-from genius_lite.rundir import RecordLog
+from genius_lite.rundir.lines import RecordLog
 from genius_lite.stopping import Stop
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.source import locate

@@ -1,12 +1,12 @@
 """What a file keeps of an update, and how far it is from the exact merge, by source type, target type and size.
 
-    python -m tests.benchmarks.kept RUN [--sizes 1e-4,3e-4,1e-3] [--layers 4] [--no-kl] [--out TABLE.md]
+    python -m tests.benchmarks.kept RUN [--sizes 1e-4,3e-4,1e-3] [--layers 4] [--texts 12] [--no-kl] [--out TABLE.md]
 
 RUN is a finished run: its model is made into a file of every source type, and the adapter of its first round, scaled so
 that B has the wanted root mean square, is merged into each. For every pair of types stands what `merge` says the file
 keeps of the update, and KL(exact || file) in nats a token beside that of plain quantization: llama.cpp's quantizer on
 the exact merge of the F16 source. Both use the run's importance matrix. The divergence is of whole distributions, over
-the tokens of chosen responses.
+the tokens of chosen responses. A table that was begun is gone on with.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gguf.constants import GGMLQuantizationType as T
 
 from genius_lite.hardware import cores
 from genius_lite.records import PreferencePair
-from genius_lite.rundir import read_records
+from genius_lite.rundir.lines import read_records
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.importing import Base
@@ -88,38 +88,47 @@ def main() -> None:
     parser.add_argument("--sources", default=",".join(SOURCES))
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--layers", type=int, help="layers that get the update; all if not given")
+    parser.add_argument("--texts", type=int, default=12, help="responses that the divergence is over")
     parser.add_argument("--no-kl", action="store_true", help="only what is kept")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    out = asked.out.open("w", encoding="utf-8") if asked.out else sys.stdout
-    for line in table(asked):
+    before = asked.out.read_text(encoding="utf-8").splitlines() if asked.out and asked.out.exists() else []
+    done = {tuple(cell.strip() for cell in line.split("|")[1:3]) for line in before}
+    out = asked.out.open("a", encoding="utf-8") if asked.out else sys.stdout
+    for line in table(asked, done):
         print(line, file=out, flush=True)
 
 
-def table(asked: argparse.Namespace):
+def table(asked: argparse.Namespace, done: set[tuple[str, ...]]):
     base = Base.of(asked.run / "master")
     adapter = Adapter.load(asked.run / "round-1" / "adapter", base)
     pairs = read_records(asked.run / "round-1" / "pairs.jsonl", PreferencePair)
     targets = asked.targets.split(",")
     cell = "kept" if asked.no_kl else "kept; KL of this file / KL of plain quantization from F16"
-    yield f"{base.name}, {cell}"
-    yield ""
-    yield f"| rms of B | source | {' | '.join(targets)} |"
-    yield "|" + "---|" * (len(targets) + 2)
+    if not done:
+        yield f"{base.name}, {cell}"
+        yield ""
+        yield f"| rms of B | source | {' | '.join(targets)} |"
+        yield "|" + "---|" * (len(targets) + 2)
     with tempfile.TemporaryDirectory(dir=asked.run.parent) as name:
         work = Path(name)
-        judge = Judge(pairs)
+        judge = Judge(pairs, count=asked.texts)
         for source in ["F16", *(kind for kind in asked.sources.split(",") if kind != "F16")]:
             requantize(base.gguf, source, work / f"{source}.gguf")
         for size in map(float, asked.sizes.split(",")):
             update, plain = scaled(adapter, size, asked.layers), dict[str, float]()
             for source in asked.sources.split(","):
+                over = (f"{size:g}", source) in done
+                if over and (asked.no_kl or source != "F16"):  # of F16 the plain quantizations are needed anyway
+                    continue
                 file = gguf_file.read(work / f"{source}.gguf")
                 if not asked.no_kl:
                     exact(file, update, work / "exact.gguf")
                     truth = judge.logprobs(work / "exact.gguf")
                     if source == "F16":
                         plain = {kind: _plain(work, update, kind, judge, truth) for kind in targets}
+                if over:
+                    continue
                 cells = []
                 for kind in targets:
                     types = types_of(file, kind)

@@ -32,7 +32,8 @@ from genius_lite.learner.packing import by_query, packs
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
-from genius_lite.rundir import RunDir, read_records
+from genius_lite.rundir.folder import RunDir
+from genius_lite.rundir.lines import read_records
 
 BATCH = 4  # pairs of an update
 

@@ -42,7 +42,7 @@ def run_marked(recipe: Path, settings: list[str], marks: Path) -> None:
 
     from genius_lite import run as run_anything
     from genius_lite.recipe.reader import load
-    from genius_lite.report.progress import Progressor
+    from genius_lite.report.terminal import TerminalProgress
 
     program = sys.modules[run_anything.__module__]
     file, last = marks.open("a"), [0]
@@ -62,7 +62,7 @@ def run_marked(recipe: Path, settings: list[str], marks: Path) -> None:
 
     for name, shown in STAGES.items():
         setattr(program, name, marked(shown, getattr(program, name)))
-    run_anything(load(recipe, settings), Progressor(Console(stderr=True)))
+    run_anything(load(recipe, settings), TerminalProgress(Console(stderr=True)))
 
 
 def _high_water() -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 
 from genius_lite.records import Candidate, Completion, Finish, Query, Rollout, Step, query_id
-from genius_lite.rundir import RecordLog
+from genius_lite.rundir.lines import RecordLog
 
 _DIFFERENT = 50  # rollouts that are made; the rest repeats them under other ids
 

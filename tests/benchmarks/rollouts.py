@@ -33,15 +33,15 @@ from typing import Any
 
 import psutil
 
-from genius_lite.bench import decode_speed
+from genius_lite.data.queries import select
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.hardware import cores
-from genius_lite.prompts import Vocabulary
-from genius_lite.queries import select
+from genius_lite.machine.bench import decode_speed
 from genius_lite.recipe import Foresight, Pairs, Queries
 from genius_lite.records import Query, Rollout
-from genius_lite.rundir import RecordLog
+from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 

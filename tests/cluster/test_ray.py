@@ -15,16 +15,16 @@ from rich.console import Console
 from genius_lite.cluster.ray import connected, places
 from genius_lite.cluster.status import look
 from genius_lite.errors import UserError
-from genius_lite.job import prepare
-from genius_lite.lines import read_records
+from genius_lite.pipeline.job import prepare
+from genius_lite.pipeline.round import Policy, Session
+from genius_lite.pipeline.stages import sample
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler
 from genius_lite.records import Rollout
-from genius_lite.report.progress import Progressor
+from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.tracking import Tracker
-from genius_lite.round import Policy, Round
-from genius_lite.rundir import OpenRun
+from genius_lite.rundir.folder import OpenRun
+from genius_lite.rundir.lines import read_records
 from genius_lite.sampler.messages import EngineSettings
-from genius_lite.stages import sample
 from genius_lite.stopping import Stop
 from genius_lite.weights.importing import Base
 from tests.tiny import ANY_PAIRS, questions
@@ -88,7 +88,7 @@ def recipe(tiny_llama, tmp_path) -> Recipe:
 def rollouts(recipe: Recipe, address: str) -> tuple[dict[str, Rollout], list[str]]:
     """Of the first round, as they are in its log, and what was said meanwhile."""
     job = prepare(recipe.model_copy(update={"sampler": recipe.sampler.model_copy(update={"cluster": address})}))
-    progress, said = Progressor(Console(quiet=True)), []
+    progress, said = TerminalProgress(Console(quiet=True)), []
     progress.say = said.append
     with OpenRun(Path(recipe.out), job.identity()) as folder:
         slots, parked = recipe.sampler.slots, recipe.sampler.parked
@@ -96,7 +96,7 @@ def rollouts(recipe: Recipe, address: str) -> tuple[dict[str, Rollout], list[str
         assert isinstance(parked, int)
         engine = EngineSettings(slots=slots, context=job.context, threads=1, parked=parked)
         base, tracker = Base(job.source, folder / "master"), Tracker(recipe, folder.path)
-        r = Round(1, job, base, engine, folder, progress, Stop(), tracker)
+        r = Session(job, base, engine, folder, progress, Stop(), tracker).round(1)
         sample(r, Policy(job.source.path))
     found = read_records(r.here / "rollouts.jsonl", Rollout)
     assert len({r.query.id for r in found}) == len(found) == 40

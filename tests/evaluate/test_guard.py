@@ -6,10 +6,11 @@ import random
 import msgspec
 import pytest
 
-from genius_lite.evaluate.guard import Watched, alarms, watch
-from genius_lite.evaluate.signals import Observed, Signals, signals
+from genius_lite.evaluate.guard import alarms, round_metrics
+from genius_lite.evaluate.signals import Observed, signals
 from genius_lite.recipe import Guard, Limit
 from genius_lite.records import Candidate, Completion, Finish, PreferencePair, Query, Rollout, Step
+from genius_lite.results import RoundMetrics, Signals
 
 PAIRS = [(100, 100), (90, 90)]  # lengths of chosen and rejected
 ENOUGH = 64  # pairs and steps
@@ -68,9 +69,9 @@ def watched(
     accuracy: float = 0.75,
     margin: float = 0.5,
     **said,
-) -> Watched:
+) -> RoundMetrics:
     rollouts, drawn = [rollout(step(values)) for values in steps], [pair(*lengths) for lengths in pairs]
-    found = watch(signals(responses(**said)), rollouts, drawn, accuracy, margin)
+    found = round_metrics(signals(responses(**said)), rollouts, drawn, accuracy, margin)
     return msgspec.structs.replace(found, pairs=ENOUGH, steps=ENOUGH)
 
 
@@ -78,7 +79,7 @@ BASE = signals([msgspec.structs.replace(response, base_logprobs=[]) for response
 FIRST = watched()
 
 
-def raised(now: Watched, cfg: Guard | None = None, first: Watched | None = FIRST) -> dict[str, str]:
+def raised(now: RoundMetrics, cfg: Guard | None = None, first: RoundMetrics | None = FIRST) -> dict[str, str]:
     found = alarms(cfg or Guard(), now, BASE, first)
     assert len({alarm.signal for alarm in found}) == len(found)
     return {alarm.signal: alarm.level for alarm in found}
@@ -214,8 +215,8 @@ BEFORE = Signals(
 
 def test_a_limit_that_is_exactly_reached_gives_no_alarm():
     assert EXACTLY.loops - BEFORE.loops > 0.1  # by rounding
-    now = Watched(EXACTLY, -1.5, 0.3, -0.3, 0.5, 0.0, ENOUGH, ENOUGH)
-    first = Watched(BEFORE, -1.0, 1.0, 0.0, 0.9, 1.0, ENOUGH, ENOUGH)
+    now = RoundMetrics(EXACTLY, -1.5, 0.3, -0.3, 0.5, 0.0, ENOUGH, ENOUGH)
+    first = RoundMetrics(BEFORE, -1.0, 1.0, 0.0, 0.9, 1.0, ENOUGH, ENOUGH)
     assert alarms(Guard(), now, BEFORE, first) == []
     nearly = msgspec.structs.replace(now, accuracy=0.4999, margin=-0.0001)
     assert [alarm.signal for alarm in alarms(Guard(), nearly, BEFORE, first)] == ["accuracy", "margin"]
@@ -276,8 +277,8 @@ def test_values_of_records():
     assert seen([], [pair(10, 10), pair(10, 50)]).length_gap == -1.0
 
 
-def seen(rollouts: list[Rollout], pairs: list[PreferencePair]) -> Watched:
-    return watch(None, rollouts, pairs, 0.5, 0.0)
+def seen(rollouts: list[Rollout], pairs: list[PreferencePair]) -> RoundMetrics:
+    return round_metrics(None, rollouts, pairs, 0.5, 0.0)
 
 
 def test_records_without_anything_to_see_give_zeros():
@@ -316,14 +317,14 @@ def test_answers_that_were_not_measured_are_not_judged():
 @pytest.mark.parametrize(("responses", "level"), [(4, "warn"), (15, "warn"), (16, "halt")])
 def test_what_a_handful_of_responses_shows_is_no_reason_to_halt(responses, level):
     base = msgspec.structs.replace(BEFORE, ended=0.75, responses=responses)
-    now = Watched(msgspec.structs.replace(base, ended=0.0), -0.5, 0.1, 0.0, 1.0, 1.0, ENOUGH, ENOUGH)
+    now = RoundMetrics(msgspec.structs.replace(base, ended=0.0), -0.5, 0.1, 0.0, 1.0, 1.0, ENOUGH, ENOUGH)
     (alarm,) = alarms(Guard(), now, base, None)
     assert (alarm.signal, alarm.level) == ("ended", level)
     assert ("4 responses; 16 would halt" in alarm.line) == (responses == 4)
 
 
 def test_a_breakdown_halts_whatever_it_is_seen_in():
-    now = Watched(
+    now = RoundMetrics(
         msgspec.structs.replace(BEFORE, entropy=math.nan, responses=4), -0.5, 0.1, 0.0, 1.0, 1.0, ENOUGH, ENOUGH
     )
     assert alarms(Guard(), now, BEFORE, None)[0].level == "halt"

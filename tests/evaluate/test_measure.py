@@ -5,15 +5,16 @@ import json
 import llama_cpp
 import pytest
 
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.evaluate.asking import asked, load_tasks
+from genius_lite.evaluate.asking import load_tasks, tokenize_task
 from genius_lite.evaluate.checkers import extract_answer
-from genius_lite.evaluate.measure import Respondent, answer_tasks, observe, responses_wanted
-from genius_lite.evaluate.results import GREEDY, Answers, Response, results
-from genius_lite.prompts import Vocabulary
+from genius_lite.evaluate.measure import EvalModel, answer_tasks, observe, responses_wanted
+from genius_lite.evaluate.results import results
 from genius_lite.recipe import Evaluate, TaskSource
 from genius_lite.records import Query
-from genius_lite.rundir import RecordLog
+from genius_lite.results import GREEDY, Answers, Response
+from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.stopping import Stop, Stopped
 
@@ -60,10 +61,10 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     tasks = load_tasks([TaskSource(source=str(tmp_path / "t.jsonl"), check="numeric")])
     with Vocabulary.open(smollm2) as vocabulary:
-        items = [asked(task, "auto", vocabulary, None) for task in tasks]
+        items = [tokenize_task(task, "auto", vocabulary, None) for task in tasks]
     # One branch at a time and a KV cache of 32 bits: where two words are nearly as likely, rounding decides.
     settings = EngineSettings(slots=1, context=256, threads=1, kv_type="F32")
-    who = Respondent(smollm2, settings, max_tokens=32, seed=0, log=tmp_path / "log")
+    who = EvalModel(smollm2, settings, max_tokens=32, seed=0, log=tmp_path / "log")
     cfg, arrived = Evaluate(samples=2), []
 
     def answers(advance=arrived.append, **more):
@@ -96,7 +97,7 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
 def test_the_base_model_scores_what_a_policy_sampled(smollm2, tmp_path):
     with Vocabulary.open(smollm2) as vocabulary:
         queries = [Query("q", "What is 2 + 2?", vocabulary.prompt("What is 2 + 2?"))]
-    who = Respondent(smollm2, SETTINGS, max_tokens=24, seed=0, log=tmp_path / "log")
+    who = EvalModel(smollm2, SETTINGS, max_tokens=24, seed=0, log=tmp_path / "log")
     seen, aside = observe(who, who, queries, 3)
     assert aside == []
     assert [o.query_id for o in seen] == ["q"] * 3

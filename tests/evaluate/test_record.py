@@ -8,23 +8,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from genius_lite.api import open_run
 from rich.console import Console
 
-from genius_lite.api import open_run
-from genius_lite.evaluate.record import ANSWERS, read_evaluation, read_own, read_responses, write_evaluation
-from genius_lite.evaluate.results import GREEDY, Answers, Response
-from genius_lite.lines import read_records
+from genius_lite.evaluate.record import read_evaluation, read_own, write_evaluation
+from genius_lite.pipeline.round import Policy, Round
+from genius_lite.pipeline.stages import evaluate
+from genius_lite.progress import Advance
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler, TaskSource
-from genius_lite.report.progress import Advance, Progressor
-from genius_lite.round import Policy, Round
-from genius_lite.stages import evaluate
+from genius_lite.report.terminal import TerminalProgress
+from genius_lite.results import GREEDY, Answers, Response
+from genius_lite.rundir.folder import ANSWERS, write_json
+from genius_lite.rundir.lines import read_records
+from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.stopping import Stopped
 from tests.tiny import questions
 
 PROBLEMS = 6
 
 
-class Pressed(Progressor):
+class Pressed(TerminalProgress):
     """Ctrl-C is pressed when so many responses have arrived."""
 
     round: Round | None = None
@@ -57,9 +60,9 @@ def recipe(gguf: Path, folder: Path, out: str) -> Recipe:
     )
 
 
-def measured(cfg: Recipe, progress: Progressor) -> Path:
-    with open_run(cfg, progress) as rounds:
-        r = rounds(0)
+def measured(cfg: Recipe, progress: TerminalProgress) -> Path:
+    with open_run(cfg, progress) as session:
+        r = session.round(0)
         if isinstance(progress, Pressed):
             progress.round = r
         evaluate(r, Policy(r.job.source.path))
@@ -67,7 +70,7 @@ def measured(cfg: Recipe, progress: Progressor) -> Path:
 
 
 def test_a_stopped_evaluation_asks_no_answered_problem_again(tiny_llama, tmp_path):
-    whole = measured(recipe(tiny_llama, tmp_path, "whole"), Progressor(Console(quiet=True)))
+    whole = measured(recipe(tiny_llama, tmp_path, "whole"), TerminalProgress(Console(quiet=True)))
     stopped = recipe(tiny_llama, tmp_path, "stopped")
     with pytest.raises(Stopped):
         measured(stopped, Pressed(Console(quiet=True)))
@@ -76,12 +79,12 @@ def test_a_stopped_evaluation_asks_no_answered_problem_again(tiny_llama, tmp_pat
     before = read_records(folder / ANSWERS, Answers)
     assert 0 < len(before) < PROBLEMS
 
-    run = measured(stopped, Progressor(Console(quiet=True)))
-    assert read_responses(run, 0) == read_responses(whole, 0)
+    run = measured(stopped, TerminalProgress(Console(quiet=True)))
+    assert RunFolder(run).round(0).responses == RunFolder(whole).round(0).responses
     assert not (folder / ANSWERS).exists()
     timed = [json.loads(line)["amount"] for line in (folder / "timings.jsonl").read_text().splitlines()]
     known = sum(response.tokens for answers in before for response in answers.responses)
-    assert timed == [known, sum(response.tokens for response in read_responses(run, 0)) - known]
+    assert timed == [known, sum(response.tokens for response in RunFolder(run).round(0).responses) - known]
 
 
 def test_a_round_is_set_beside_the_base_that_went_through_the_same_rounding(tmp_path):
@@ -91,14 +94,18 @@ def test_a_round_is_set_beside_the_base_that_went_through_the_same_rounding(tmp_
         given = [Response("sums", f"p{n}", GREEDY, "", 5, "end", float(n < right)) for n in range(10)]
         write_evaluation(folder, [Answers("sums", one.problem, [one]) for one in given], None, [])
 
+    write_json(tmp_path / "recipe.json", {"rounds": 1})
     answered("round-0", 2)
     answered("round-1", 6)
-    gain = read_evaluation(tmp_path, 1).tasks[0].greedy_gain
+    gain = read_evaluation(RunFolder(tmp_path), 1).tasks[0].greedy_gain
     assert gain and gain.estimate == pytest.approx(0.4), "the user's own file is in the types of the rounds"
     answered("rounded", 3)
-    gain = read_evaluation(tmp_path, 1).tasks[0].greedy_gain
+    gain = read_evaluation(RunFolder(tmp_path), 1).tasks[0].greedy_gain
     assert gain and gain.estimate == pytest.approx(0.3)
-    (base,), (own,) = read_evaluation(tmp_path, 0).tasks, read_own(tmp_path / "round-0").tasks
+    (base,), (own,) = (
+        read_evaluation(RunFolder(tmp_path), 0).tasks,
+        read_own(RoundFolder(0, tmp_path / "round-0")).tasks,
+    )
     assert base.greedy and own.greedy
     assert (base.greedy.estimate, own.greedy.estimate) == (0.3, 0.2)
-    assert sum(response.score for response in read_responses(tmp_path, 0)) == 3
+    assert sum(response.score for response in RunFolder(tmp_path).round(0).responses) == 3

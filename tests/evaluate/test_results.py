@@ -9,13 +9,14 @@ from statistics import fmean
 
 import pytest
 
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.evaluate.asking import Asked, asked, temperature_of
-from genius_lite.evaluate.cooling import Cooled, beside, best_of, shares
-from genius_lite.evaluate.results import GREEDY, Response, Use, choosing_scores, results
+from genius_lite.evaluate.asking import TokenizedTask, temperature_of, tokenize_task
+from genius_lite.evaluate.cooling import at_best, best_of, shares
+from genius_lite.evaluate.results import choosing_scores, results
 from genius_lite.evaluate.tasks import Problem, Task, Verdict, from_jsonl
-from genius_lite.prompts import Vocabulary
 from genius_lite.records import Finish
+from genius_lite.results import GREEDY, Cooled, Response, Use
 from genius_lite.weights import gguf_file
 
 
@@ -123,9 +124,9 @@ def task(problems: int, name: str = "t") -> Task:
     return Task(name, rows, lambda problem, text: Verdict(0.0))
 
 
-def divided(of: Task, use, gguf) -> Asked:
+def divided(of: Task, use, gguf) -> TokenizedTask:
     with Vocabulary.open(gguf) as vocabulary:
-        return asked(of, use, vocabulary, None)
+        return tokenize_task(of, use, vocabulary, None)
 
 
 def test_half_of_the_problems_choose_the_same_ones_whatever_the_seed(tiny_llama):
@@ -191,7 +192,7 @@ def test_the_temperature_is_chosen_on_other_problems_than_it_is_told_of():
     base = heated({0.0: (False, True), 0.3: (True, False), 0.7: (False, True)})
     assert best_of(shares(base, choosing=True)) == 0.3
     cooled = Cooled(0.3, {}, shares(base, choosing=False)[0.3])
-    (found,) = beside(cooled, heated({0.0: (False, False), 0.7: (True, True)}), rounds=1)
+    (found,) = at_best(cooled, heated({0.0: (False, False), 0.7: (True, True)}), rounds=1)
     assert (found.base_temperature, found.temperature) == (0.3, 0.7)
     assert (found.base.estimate, found.tuned.estimate, found.gain.estimate) == (0.0, 1.0, 1.0)
 

@@ -7,11 +7,12 @@ import os
 
 from rich.console import Console
 
-from genius_lite.evaluate.record import read_evaluation, read_responses
+from genius_lite.evaluate.record import read_evaluation
 from genius_lite.recipe import Evaluate, Foresight, Guard, Learner, Limit, Model, Queries, Recipe, Sampler, TaskSource
 from genius_lite.records import query_id
-from genius_lite.report.progress import Progressor
+from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
+from genius_lite.rundir.reader import RunFolder
 from tests.tiny import ANY_PAIRS, TEMPLATE
 
 DEADLY = "ZZZZ"
@@ -51,7 +52,7 @@ def test_what_kills_the_worker_is_set_aside_and_named_and_the_run_ends_well(tiny
         guard=Guard(**dict.fromkeys(Guard.model_fields, Limit())),
         sampler=Sampler(slots=2, threads=1),
     )
-    progress, said = Progressor(Console(quiet=True)), []
+    progress, said = TerminalProgress(Console(quiet=True)), []
     progress.say = said.append
     summary = run(recipe, progress)
 
@@ -60,10 +61,13 @@ def test_what_kills_the_worker_is_set_aside_and_named_and_the_run_ends_well(tiny
     assert sum(f"sums, problem {deadly} is set aside" in line for line in aside) == 3, "the base, its sweep, the round"
     assert sum(f"held-out query {lost} is set aside" in line for line in aside) == 2
     for number in (0, 1):
-        assert {r.problem for r in read_responses(tmp_path / "run", number)} == {query_id(asked[0]), query_id(asked[2])}
-        found = read_evaluation(tmp_path / "run", number)
+        assert {r.problem for r in RunFolder(tmp_path / "run").round(number).responses} == {
+            query_id(asked[0]),
+            query_id(asked[2]),
+        }
+        found = read_evaluation(RunFolder(tmp_path / "run"), number)
         assert found.signals and found.signals.responses == 4
         assert found.tasks[0].problems == 2
         rows = (tmp_path / "run" / f"round-{number}" / "evaluation" / "set-aside.jsonl").read_text().splitlines()
         assert {json.loads(row)["query_id"] for row in rows} == {deadly, lost}
-    assert summary["rounds"][0]["evaluation"][0]["judged_gain"] is not None
+    assert summary.rounds[0].evaluation[0].judged_gain is not None

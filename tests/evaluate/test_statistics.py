@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from genius_lite.evaluate.pooling import pooled_difference, with_seeds
 from genius_lite.evaluate.statistics import (
-    Interval,
     mcnemar_exact,
     mean_accuracy,
     mean_of,
@@ -18,6 +17,7 @@ from genius_lite.evaluate.statistics import (
     student_quantile,
     wilson,
 )
+from genius_lite.results import Interval
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ import torch
 from genius_lite.errors import UserError
 from genius_lite.export.bundle import RunRound, export
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
-from genius_lite.report.progress import Progressor
+from genius_lite.report.columns import SHORT
+from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
 from tests.sampler.test_engine import PROMPT
 from tests.tiny import ANY_PAIRS, TEMPLATE, tiny_gguf
@@ -49,14 +50,14 @@ def finished(request, tmp_path_factory):
         pairs=ANY_PAIRS,
         learner=Learner(rank=4, lora_alpha=8, lr=1e-2, batch_pairs=2, parity_limit=5),
     )
-    summary = run(recipe, Progressor(Console(quiet=True)))
-    assert run(recipe, Progressor(Console(quiet=True))) == summary
+    summary = run(recipe, TerminalProgress(Console(quiet=True)))
+    assert run(recipe, TerminalProgress(Console(quiet=True))) == summary
     return folder / "run", request.param, summary
 
 
 def test_what_rounds_leave_is_what_the_recipe_says(finished):
     folder, mode, summary = finished
-    assert [report["quantized"]["type"] for report in summary["rounds"]] == ["Q8_0", "Q8_0"]
+    assert [report.quantized.type for report in summary.rounds] == ["Q8_0", "Q8_0"]
     assert (folder / "round-1" / "adapter.gguf").exists() == (mode != "merge")
     assert not (folder / "round-2" / "adapter.gguf").exists(), "no round follows"
     assert (folder / "rounded" / "speeds.json").exists() == (mode == "auto")
@@ -110,9 +111,9 @@ def test_every_format_says_the_same(finished, tmp_path):
 def test_the_card_tells_what_was_measured(finished, tmp_path):
     folder, _, summary = finished
     card = (folder / "export" / "README.md").read_text()
-    for report in summary["rounds"]:
-        assert f"| {report['round']} | {report['pairs']} | {report['training']['loss']:.4f} |" in card
-        assert f"| Q8_0 | {100 * report['quantized']['kept']:.0f} % |\n" in card
+    for report in summary.rounds:
+        assert f"| {report.round} | {' | '.join(column.cell(report) for column in SHORT)} |\n" in card
+        assert f"| Q8_0 | {100 * report.quantized.kept:.0f} % |\n" in card
     sums = (folder / "export" / "SHA256SUMS").read_text().split()
     assert sums[0] in card
     assert "this system message" in card and "\n> Be brief.\n> Don't guess.\n" in card

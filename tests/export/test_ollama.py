@@ -13,9 +13,9 @@ from pathlib import Path
 import gguf
 import pytest
 
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.export.ollama import chat_template, modelfile
-from genius_lite.prompts import Vocabulary
 
 HERE = Path(__file__).parent
 Messages = list[dict[str, str]]

@@ -27,12 +27,12 @@ from typing import Any
 
 import psutil
 
+from genius_lite.data.queries import hold_out
 from genius_lite.errors import UserError
-from genius_lite.queries import hold_out
 from genius_lite.recipe.reader import parse
 from genius_lite.records import PreferencePair, Rollout, query_id
-from genius_lite.report.reading import read_board
-from genius_lite.rundir import read_records
+from genius_lite.report.status import read_state
+from genius_lite.rundir.lines import read_records
 from genius_lite.weights import gguf_file
 from tests.tiny import tiny_gguf
 
@@ -163,7 +163,7 @@ def _harm(process: subprocess.Popen[str], project: Path, draw: random.Random, sp
 
 def _stage(process: subprocess.Popen[str], run: Path) -> str:
     """The stage that this process is in; empty while it has shown none."""
-    board = read_board(run)
+    board = read_state(run)
     return board.kind if board and board.pid == process.pid else ""
 
 

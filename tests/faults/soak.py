@@ -21,12 +21,12 @@ from pathlib import Path
 
 import psutil
 
+from genius_lite.data.queries import select
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
-from genius_lite.prompts import Vocabulary
-from genius_lite.queries import select
 from genius_lite.recipe import Foresight, Model, Queries
 from genius_lite.records import Query, Rollout
-from genius_lite.rundir import RecordLog
+from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import LocalSampler, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.weights.source import locate

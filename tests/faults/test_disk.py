@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from genius_lite.records import Rollout
-from genius_lite.rundir import read_records
+from genius_lite.rundir.lines import read_records
 from tests.faults.kills import QUERIES, RECIPE, SEARCHED
 
 COMMAND = [sys.executable, "-c", "from genius_lite.cli import main; main()", "run", "r.yaml", "--out", "disk/run"]

@@ -8,7 +8,7 @@ import pytest
 from genius_lite.foresight.rollouts import sample_rollouts
 from genius_lite.recipe import Foresight
 from genius_lite.records import Completion, Query, Rollout
-from genius_lite.rundir import RecordLog
+from genius_lite.rundir.lines import RecordLog
 from genius_lite.stopping import Stop
 from tests.foresight.fake import ScriptedSampler
 

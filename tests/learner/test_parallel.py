@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from genius_lite.errors import UserError
 from genius_lite.learner.packing import shares
 from genius_lite.learner.team import ALONE, Team, join, require_possible
-from genius_lite.rundir import IMPORTANCE_FILE
+from genius_lite.rundir.folder import IMPORTANCE
 from tests.learner.together import PAIRS, train
 
 ROOT = Path(__file__).parents[2]
@@ -100,14 +100,14 @@ def test_two_processes_end_where_one_does(trained, master):
             assert row == pytest.approx(other, abs=1e-4)
         assert report["margin"] == pytest.approx(expected.margin, abs=1e-4)
         assert report["accuracy"] == expected.accuracy
-        ours, theirs = (load_file(out / IMPORTANCE_FILE) for out in (trained.folder / name, alone))
+        ours, theirs = (load_file(out / IMPORTANCE) for out in (trained.folder / name, alone))
         assert ours.keys() == theirs.keys()
 
 
 def test_what_flows_in_is_gathered_from_all(master, trained, tmp_path):
     """Shares cut some trees in two, and more tokens are computed; their mean square is nearly the same."""
     train(master, tmp_path / "alone", {})
-    ours, theirs = (load_file(out / IMPORTANCE_FILE) for out in (trained.folder / "whole", tmp_path / "alone"))
+    ours, theirs = (load_file(out / IMPORTANCE) for out in (trained.folder / "whole", tmp_path / "alone"))
     assert ours["tokens"] >= theirs["tokens"]
     for name in theirs:
         if name != "tokens":
@@ -163,7 +163,7 @@ def test_processes_that_divide_the_model_end_where_one_does(master, tmp_path, op
     assert report["margin"] == pytest.approx(expected.margin, abs=1e-4)
     assert 0.4 * expected.weight_bytes < report["weight_bytes"] < 0.8 * expected.weight_bytes
     assert _difference(tmp_path / "alone", tmp_path / "parts") <= 1e-5
-    ours, theirs = (load_file(tmp_path / name / IMPORTANCE_FILE) for name in ("parts", "alone"))
+    ours, theirs = (load_file(tmp_path / name / IMPORTANCE) for name in ("parts", "alone"))
     for name in theirs:
         assert (ours[name] >= 0.999 * theirs[name]).all(), "what is shared may be computed by both"
     assert train(master, tmp_path / "begun", done)

@@ -6,7 +6,7 @@ import torch
 from genius_lite.learner import train as train_module
 from genius_lite.learner.train import Training, passes, train_adapter
 from genius_lite.recipe import Learner
-from genius_lite.rundir import RunDir
+from genius_lite.rundir.folder import RunDir
 from genius_lite.stopping import Stop, Stopped
 from tests.learner.test_train import PAIRS, SMALL, _weights
 

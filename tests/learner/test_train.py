@@ -27,7 +27,7 @@ from genius_lite.learner.parity import Sample, check, limit_of
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
-from genius_lite.rundir import RunDir
+from genius_lite.rundir.folder import RunDir
 from tests.tiny import VOCABULARY
 
 ROOT = Path(__file__).parents[2]

@@ -18,15 +18,16 @@ from typing import Any
 import torch
 import typer
 
-from genius_lite.cli.together import leading
+from genius_lite.cli.processes import main_process
 from genius_lite.errors import UserError
 from genius_lite.learner import train as train_module
 from genius_lite.learner.following import followed
 from genius_lite.learner.team import ALONE, Team
-from genius_lite.learner.train import Training, TrainReport, train_adapter
+from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
-from genius_lite.rundir import RunDir
+from genius_lite.results import TrainReport
+from genius_lite.rundir.folder import RunDir
 from genius_lite.stopping import Stop, Stopped
 
 
@@ -66,7 +67,7 @@ def main() -> None:
     if os.environ["RANK"] == "1":
         _spoil(plan)
     try:
-        with leading() as team:
+        with main_process() as team:
             for number, training in enumerate(plan["trainings"]):
                 print(f"training {number}", flush=True)
                 report = train(Path(plan["master"]), Path(training["out"]), training["options"], training["stop"], team)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from genius_lite import load
-from genius_lite.job import prepare
+from genius_lite.pipeline.job import prepare
 from genius_lite.planning.forecast import forecast
 from genius_lite.planning.table import duration
 
@@ -75,7 +75,7 @@ def test_a_plan_says_what_the_run_then_takes(project):
     expected = {shown[s["stage"]]: s["seconds"] for s in again["stages"] if s["stage"] in shown}
     board = json.loads((out / "progress.json").read_text())
     assert board["forecast"] == pytest.approx({"pairs": 0.0, **expected})
-    assert 0.4 < stages["rollouts", 1]["tokens"] / report["sampled_tokens"] < 2.5
+    assert 0.4 < stages["rollouts", 1]["tokens"] / report["rollouts"]["sampled_tokens"] < 2.5
     noted = [json.loads(line) for line in (out / "round-1" / "timings.jsonl").read_text().splitlines()]
     trained = next(row for row in noted if row["stage"] == "train")
     assert 0.5 < stages["training", 1]["memory_total"] / trained["peak_bytes"] < 1.5
@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_said_by_plan_and_refused_by_run(project):
     assert refused.returncode == 2
     (line,) = refused.stderr.strip().splitlines()
     assert "TB" in line or "GB of memory" in line
-    assert "--anyway runs all the same" in line
+    assert "--force runs all the same" in line
     assert sorted(str(path) for path in project.rglob("*")) == before
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from genius_lite.job import Job
+from genius_lite.pipeline.job import Job
 from genius_lite.planning.probe import Probe, Response
 from genius_lite.planning.rates import Convert, Decode, Learn, Rates, reckoned_decode
 from genius_lite.planning.seconds import Cost, Expected, cost, session

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from genius_lite.data.vocabulary import StepDelimiter
 from genius_lite.errors import UserError
-from genius_lite.job import Job
+from genius_lite.pipeline.job import Job
 from genius_lite.planning import disk
 from genius_lite.planning.check import require_room_on
 from genius_lite.planning.earlier import Earlier, look_back, probe_of
@@ -15,10 +16,9 @@ from genius_lite.planning.probe import Probe, Response, assumed
 from genius_lite.planning.remedies import remedy
 from genius_lite.planning.shape import Shape
 from genius_lite.planning.sizes import lacking, sizes, stages_of, with_settings
-from genius_lite.prompts import StepDelimiter
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step
-from genius_lite.rundir import write_records
+from genius_lite.rundir.lines import write_records
 from genius_lite.weights import gguf_file
 from genius_lite.weights.quantize import quantized_bytes
 
@@ -101,7 +101,7 @@ def test_a_refusal_names_the_stage_the_bytes_and_what_helps(job):
     (line,) = str(refused.value).splitlines()
     assert line.startswith("rollouts would take about ")
     assert f"{low.memory / 1e9:.1f} GB are free" in line
-    assert line.endswith("--anyway runs all the same")
+    assert line.endswith("--force runs all the same")
 
 
 def test_training_that_is_too_large_computes_activations_twice(job):

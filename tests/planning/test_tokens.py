@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
+from genius_lite.data.vocabulary import StepDelimiter
 from genius_lite.foresight.search import foresee
 from genius_lite.planning import probe, tokens
 from genius_lite.planning.counting import CountingSampler
 from genius_lite.planning.probe import Probe, Response
-from genius_lite.prompts import StepDelimiter
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
 from genius_lite.records import Query, Rollout
 

@@ -5,21 +5,20 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.record import write_evaluation
-from genius_lite.evaluate.results import GREEDY, Answers, Response
-from genius_lite.evaluate.signals import Signals
 from genius_lite.report.gather import RoundData, gather
 from genius_lite.report.headline import notes, outcome, signal_changes, task_changes
-from genius_lite.report.progress import Progressor
-from genius_lite.report.summary import retained_lines
+from genius_lite.report.summary import kept_lines
 from genius_lite.report.tables import kept_table, pairs_table, rounds_table, stages_table, task_tables
-from genius_lite.report.units import accuracy
-from genius_lite.report.write import write_report
-from genius_lite.run import _write_report
+from genius_lite.report.terminal import TerminalProgress
+from genius_lite.report.write import write_report, write_report_if_possible
+from genius_lite.results import GREEDY, Answers, Quantized, Response, RoundReport, Signals
+from genius_lite.text import accuracy
 from tests.report.folder import rollout, write_lines, write_run
 from tests.test_cli import genius
 
@@ -35,8 +34,8 @@ def rows(table) -> dict[str, list[str]]:
 
 def test_an_unfinished_run_says_where_it_is(run):
     here = run / "round-1"
-    stages = [("pairs.jsonl", "training"), ("adapter", "merge"), ("policy.gguf", "evaluation")]
-    assert gather(run).now == "not finished: round 1, training"
+    stages = [("pairs.jsonl", "train"), ("adapter", "merge"), ("policy.gguf", "evaluate")]
+    assert gather(run).now == "not finished: round 1, train"
     for name, following in stages[1:]:
         (here / name).mkdir()
         assert gather(run).now == f"not finished: round 1, {following}"
@@ -87,7 +86,7 @@ def test_the_command_writes_a_report_or_says_why_not(run, tmp_path):
 def test_a_report_that_fails_is_no_fault_of_the_run(run):
     (run / "report.html.partial").mkdir()
     said = io.StringIO()
-    _write_report(run, Progressor(Console(file=said, width=500)))
+    write_report_if_possible(run, TerminalProgress(Console(file=said, width=500)))
     assert said.getvalue().startswith("warning: no report (")
     assert f"genius-lite report {run} tries again" in said.getvalue()
 
@@ -101,7 +100,7 @@ def test_the_figures_of_an_unfinished_round(run):
     assert found["Mean foresight value, nats per token"] == ["−0.163"]
     assert found["Candidates whose response ended"] == ["75 %"]
     assert found["Tokens per second"] == ["30"]
-    assert found["Learned margin, nats, with one standard error"] == ["–"]
+    assert found["Learned margin, nats"] == ["–"]
     found = rows(pairs_table(data))
     assert (found["Found"], found["Left out: values too close (gap)"], found["Kept"]) == (["23"], ["3"], ["20"])
     assert found["Mean calibration weight w"] == ["0.976"]  # of 1 and exp(-0.05)
@@ -157,7 +156,7 @@ def test_rounds_are_told_against_the_base_in_their_types_and_the_users_file_stan
     assert gather(run).own is None
     answer(run / "rounded", 8)
     answer(run / "round-1", 30)
-    (run / "rounded" / "timings.jsonl").write_text('{"stage": "quantize", "seconds": 3.0, "amount": 1}\n')
+    (run / "rounded" / "timings.jsonl").write_text('{"stage": "merge", "seconds": 3.0, "amount": 1}\n')
     data = gather(run)
     (table,) = task_tables(data)
     assert {name: cells[2] for name, cells in rows(table).items()} == {
@@ -169,7 +168,7 @@ def test_rounds_are_told_against_the_base_in_their_types_and_the_users_file_stan
     _, greedy, _ = task.changes
     assert (greedy.before, greedy.after) == ("20.0 %", "75.0 %")
     assert greedy.gain.startswith("+55.0 [+")
-    assert rows(stages_table(data))["base model: quantize"][0] == "3.0 s"
+    assert rows(stages_table(data))["base model: merge"][0] == "3.0 s"
 
 
 SCORED = {"questions": 8, "learned": 4.0, "margin": 3.8, "kept": 0.95, "error": 0.02}
@@ -192,7 +191,7 @@ SCORED = {"questions": 8, "learned": 4.0, "margin": 3.8, "kept": 0.95, "error": 
             {"kept": 1.0, "matrices": {"q": 1.0}, "widened": False, "scored": SCORED},
             [
                 "Q8_0: keeps 100.0 % of the update, 100 % at least of each matrix",
-                "Q8_0: llama.cpp sees a margin of +3.80 nats, with the adapter beside it +4.00: 95% +- 2%, "
+                "Q8_0: llama.cpp sees a margin of +3.80 nats, with the adapter at run time +4.00: 95% +- 2%, "
                 "on 8 questions",
             ],
             {
@@ -224,9 +223,9 @@ SCORED = {"questions": 8, "learned": 4.0, "margin": 3.8, "kept": 0.95, "error": 
     ],
 )
 def test_what_a_file_keeps_is_said_and_shown(made, lines, table):
-    quantized = {"type": "Q8_0", "keeps": True, "sha256": "0" * 64, **made}
-    assert retained_lines(quantized) == lines
-    shown = kept_table(RoundData(1, figures={"quantized": quantized}), 0.9)
+    quantized = msgspec.convert({"type": "Q8_0", "keeps": True, "error": 0.01, "sha256": "0" * 64, **made}, Quantized)
+    assert kept_lines(quantized) == lines
+    shown = kept_table(RoundData("round 1", RoundReport(1, quantized=quantized)), quantized, 0.9)
     assert shown.title == "What Q8_0 keeps, round 1"
     assert "At least 90 % of the update is to be kept" in shown.note
     assert rows(shown) == table

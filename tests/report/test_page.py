@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from genius_lite.visible import PROSE, visible
+from genius_lite.text import PROSE, visible
 from tests.report.conftest import open_all
 from tests.test_cli import genius
 
@@ -81,7 +81,9 @@ def test_the_figures_are_those_of_the_runs_files(run, opened):
     assert found["Learned margin, nats, with one standard error"] == [
         f"{shown(t['margin'], 2, '+')} ± {shown(t['margin_error'], 2)}" for t in trained
     ]
-    assert found["Mean foresight value, nats per token"] == [shown(report["mean_value"], 3) for report in reports]
+    assert found["Mean foresight value, nats per token"] == [
+        shown(report["rollouts"]["mean_value"], 3) for report in reports
+    ]
 
     compared = reports[best - 1] if best else reports[-1]
     (measured,) = compared["evaluation"]

@@ -13,15 +13,17 @@ import pytest
 from rich.console import Console
 
 from genius_lite.errors import UserError
-from genius_lite.report.board import Board, Row, Work
-from genius_lite.report.reading import stage_seconds
+from genius_lite.progress import Stage
+from genius_lite.report.state import RunState, Work
 from genius_lite.report.status import look
-from tests.report.test_board import REPORT
+from genius_lite.results import Summary
+from genius_lite.rundir.reader import RunFolder
+from tests.report.test_state import REPORT, SIGNALS, TRAINING
 
 
 def _write(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    path.write_text(content if isinstance(content, str) else msgspec.json.encode(content).decode())
 
 
 @pytest.fixture
@@ -32,23 +34,25 @@ def folder(tmp_path) -> Path:
     _write(tmp_path / "lock", "")
     (tmp_path / "master").mkdir()
     (tmp_path / "round-0/evaluation").mkdir(parents=True)
-    _write(tmp_path / "round-0/evaluation/signals.json", {**REPORT["watched"]["signals"], "agreement": 0.7})
+    _write(tmp_path / "round-0/evaluation/signals.json", msgspec.structs.replace(SIGNALS, agreement=0.7))
     first, second = tmp_path / "round-1", tmp_path / "round-2"
     for name in ("pairs.jsonl", "policy.gguf"):
         _write(first / name, "")
-    _write(first / "evaluation/signals.json", REPORT["watched"]["signals"])
-    _write(first / "adapter/train.json", {"seconds": 30.0})
-    _write(first / "quantized.json", REPORT["quantized"])
-    timings = [("rollouts", 40.0), ("rollouts", 20.0), ("train", 99.0), ("quantize", 7.0), ("evaluation", 5.0)]
-    lines = [json.dumps({"stage": stage, "seconds": seconds}) for stage, seconds in timings]
+    _write(first / "evaluation/signals.json", SIGNALS)
+    _write(first / "adapter/train.json", TRAINING)
+    _write(first / "quantized.json", REPORT.quantized)
+    timings = [("rollouts", 40.0), ("rollouts", 20.0), ("train", 99.0), ("merge", 7.0), ("evaluate", 5.0)]
+    lines = [json.dumps({"stage": stage, "seconds": seconds, "amount": 1}) for stage, seconds in timings]
     _write(first / "timings.jsonl", "\n".join(lines) + '\n{"stage": "eval')
-    _write(first / "report.json", {**REPORT, "round": 1})
+    _write(first / "report.json", msgspec.structs.replace(REPORT, round=1))
     _write(second / "rollouts.jsonl", '{"query": 1}\n{"query": 2}\n{"query": 3, "st')
     return tmp_path
 
 
 def _leave_board(folder: Path, **options) -> None:
-    board = Board(**{"out": "elsewhere", "pid": 1, "host": platform.node(), "number": 2, "kind": "rollouts", **options})
+    board = RunState(
+        **{"out": "elsewhere", "pid": 1, "host": platform.node(), "number": 2, "kind": Stage.ROLLOUTS, **options}
+    )
     (folder / "progress.json").write_bytes(msgspec.json.encode(board))
 
 
@@ -59,10 +63,16 @@ def test_from_the_records_alone(folder):
     assert found.meaning == "its process is gone; the same command goes on from here"
     assert (board.out, board.number, board.kind, board.rounds) == (str(folder), 2, "rollouts", 2)
     assert board.work == Work("rollouts", "queries", 12, 2)
-    assert [(row.round, row.score) for row in board.rows] == [(0, 0.5), (1, 0.6)]
+    assert [(row["round"], row["score"]) for row in board.rows] == [(0, 0.5), (1, 0.6)]
     assert board.best == 0  # round 1 was halted by the guard
     assert (board.lights["kl"], board.lights["value"]) == ("halt", "ok")
-    assert stage_seconds(folder) == {"rollouts": 60.0, "pairs": 0.0, "train": 30.0, "merge": 7.0, "evaluate": 5.0}
+    assert RunFolder(folder).stage_seconds() == {
+        "rollouts": 60.0,
+        "pairs": 0.0,
+        "train": 99.0,
+        "merge": 7.0,
+        "evaluate": 5.0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -94,7 +104,7 @@ def test_once_every_query_that_is_not_held_out_is_searched_pairs_come_next(folde
 
 def test_it_goes_on_where_its_process_lives_and_holds_the_lock(folder):
     work = Work("round 2: rollouts", "queries", 12, 2.5, 0.1, 95.0)
-    _leave_board(folder, pid=os.getpid(), work=work, rows=[Row(0, 0.7)], stopping=True)
+    _leave_board(folder, pid=os.getpid(), work=work, rows=[{"round": 0, "score": 0.7}], stopping=True)
     assert look(folder).state == "interrupted"
     with filelock.FileLock(folder / "lock"):
         found = look(folder)
@@ -127,7 +137,7 @@ def test_files_that_are_not_whole_say_nothing(folder, content):
         (folder / name).write_bytes(content.encode("latin-1"))
     found = look(folder)
     assert (found.state, found.board.kind) == ("interrupted", "rollouts")
-    assert stage_seconds(folder) == {"rollouts": 60.0, "pairs": 0.0, "merge": 7.0, "evaluate": 5.0}
+    assert RunFolder(folder).stage_seconds()["merge"] == 7.0
     (folder / "progress.json").write_text('{"rows": 3}')  # of another version
     assert look(folder).board.kind == "rollouts"
 
@@ -135,11 +145,12 @@ def test_files_that_are_not_whole_say_nothing(folder, content):
 def test_a_finished_run_names_its_model(folder):
     _write(folder / "best.json", {"round": 0, "stopped": "the collapse guard halted round 1"})
     _write(folder / "export/m.gguf", "")
-    _write(folder / "summary.json", {"stopped": "the collapse guard halted round 1", "halted": True, "rounds": []})
+    summary = Summary("runs/x", "m.gguf", 0, "the collapse guard halted round 1", True, 13, 0, [])
+    _write(folder / "summary.json", summary)
     found = look(folder)
     assert (found.state, found.meaning) == ("halted", "the collapse guard halted round 1")
     assert (found.exported, found.board.best) == (str(folder / "export/m.gguf"), 0)
-    _write(folder / "summary.json", {"stopped": None, "halted": False, "rounds": []})
+    _write(folder / "summary.json", msgspec.structs.replace(summary, stopped=None, halted=False))
     assert (look(folder).state, look(folder).meaning) == ("finished", "all is done")
 
 

@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import math
 
-from genius_lite.report.text import cut, plain, visible
+from genius_lite.text import cut, plain, prose
 
 
 def test_what_is_hidden_is_written_out():
-    assert visible("a\x07b\x9f\u202ec\ufeff\u2028") == r"a\x07b\x9f\u202ec\ufeff\u2028"
-    assert visible("\ud800") == r"\ud800"
+    assert prose("a\x07b\x9f\u202ec\ufeff\u2028") == r"a\x07b\x9f\u202ec\ufeff\u2028"
+    assert prose("\ud800") == r"\ud800"
 
 
 def test_what_is_text_stays():
     family = "\U0001f469\u200d\U0001f467"
-    assert visible(f"one\ttwo\n{family} é 中 <b>") == f"one\ttwo\n{family} é 中 <b>"
+    assert prose(f"one\ttwo\n{family} é 中 <b>") == f"one\ttwo\n{family} é 中 <b>"
 
 
 def test_long_text_is_cut_and_says_so():

@@ -10,10 +10,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.record import Evaluation
-from genius_lite.job import prepare
+from genius_lite.pipeline.job import prepare
 from genius_lite.recipe import Model, Queries, Recipe, Tracking
 from genius_lite.recipe.reader import parse
-from genius_lite.report.progress import Progressor
+from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.tracking import require_trackers, tracked
 from genius_lite.run import run
 
@@ -110,26 +110,27 @@ def test_a_real_run_is_in_its_event_files_and_its_recipe_beside_them(tmp_path, t
         tracking: {{with: [tensorboard], name: first}}
         """
     )
-    summary = run(recipe, Progressor(Console(quiet=True)))
-    (report,) = summary["rounds"]
+    summary = run(recipe, TerminalProgress(Console(quiet=True)))
+    (report,) = summary.rounds
     told = _told(tmp_path / "run")
-    curve = report["training"]["curve"]
+    assert report.training and report.rollouts
+    curve = report.training.curve
     for name in ("loss", "margin", "lr", "grad_norm"):
         assert [step for step, _ in told[f"train/{name}"]] == list(range(1, len(curve) + 1))
         assert [value for _, value in told[f"train/{name}"]] == pytest.approx([row[name] for row in curve], rel=1e-5)
     last = len(curve)
-    assert told["round/margin"] == [(last, pytest.approx(report["training"]["margin"], rel=1e-5))]
-    assert told["round/mean_value"] == [(last, pytest.approx(report["mean_value"], rel=1e-5))]
+    assert told["round/margin"] == [(last, pytest.approx(report.training.margin, rel=1e-5))]
+    assert told["round/mean_value"] == [(last, pytest.approx(report.rollouts.mean_value, rel=1e-5))]
     assert [step for step, _ in told["tasks/t/sampled"]] == [step for step, _ in told["signals/kl"]] == [0, last]
     (config,) = (tmp_path / "run/tracking/genius-lite").glob("*/hparams.yml")
     assert "foresight.beams: 2" in config.read_text()
     before = json.loads((tmp_path / "run/tracking.json").read_text())
-    assert run(recipe, Progressor(Console(quiet=True))) == summary
+    assert run(recipe, TerminalProgress(Console(quiet=True))) == summary
     assert json.loads((tmp_path / "run/tracking.json").read_text()) == before
     assert _told(tmp_path / "run") == told
     # Tracking is no part of what a run is.
     plain = recipe.model_copy(update={"tracking": Tracking()})
-    assert run(plain, Progressor(Console(quiet=True))) == summary
+    assert run(plain, TerminalProgress(Console(quiet=True))) == summary
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from genius_lite.errors import UserError
+from genius_lite.foresight import pairs as pairs_module
 from genius_lite.report import trees
 from genius_lite.report.gather import gather
 from tests.report.folder import rollout, write_lines, write_run
@@ -52,7 +53,7 @@ def test_the_weight_is_the_learners():
     advantages = torch.tensor([[p.chosen_advantage, p.rejected_advantage] for p in pairs], dtype=torch.float64)
     for alpha, calibration in itertools.product((0.05, 1.0, math.inf), ("cap", "floor")):
         wanted = calibration_weight(advantages[:, 0], advantages[:, 1], alpha, calibration)
-        got = [trees.pair_weight(p, {"alpha": alpha, "calibration": calibration}) for p in pairs]
+        got = [pairs_module.calibration_weight(p, alpha, calibration) for p in pairs]
         assert got == pytest.approx(wanted.tolist())
 
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from genius_lite.evaluate.statistics import Interval
-from genius_lite.report.units import accuracy, duration, figure, gain, number, percent, size
+from genius_lite.results import Interval
+from genius_lite.text import accuracy, duration, figure, gain, number, percent, size
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console, Group
 
-from genius_lite.report.board import Board, Glimpse, Memory, Row, Work
+from genius_lite.progress import Stage
+from genius_lite.report.state import Memory, RunState, SampleRollout, Work
 from genius_lite.report.view import ASCII, UNICODE, duration, view, visible
 
 NASTY = "How\tmany \x1b[31mred\x1b[0m [bold]sheep[/bold]?\n\u202eevil\x9b1A\u200b 数 of " + "sheep " * 50
@@ -14,20 +15,22 @@ LIGHTS = dict.fromkeys(
 )
 
 
-def full_board() -> Board:
-    board = Board(out="runs/" + "long-name-" * 8, model="model.gguf", rounds=12, started=10.0, updated=3700.0)
-    board.enter(12, "rollouts")
+def full_board() -> RunState:
+    board = RunState(out="runs/" + "long-name-" * 8, model="model.gguf", rounds=12, started=10.0, updated=3700.0)
+    board.enter(12, Stage.ROLLOUTS)
     board.work = Work("round 12: rollouts", "queries", 500, 123.7, 0.21, 1700)
     board.run_left, board.memory = 9000.0, Memory(int(1.5e9), int(0.5e9), int(8e9))
     board.values.add([-2 + i / 40 for i in range(75)] * 3)
-    board.glimpse = Glimpse(NASTY, [(-0.5, NASTY), (None, "b"), (-0.2, "c"), (-0.1, "fourth")])
-    board.rows = [Row(0, 0.25), *(Row(n, 0.3, 10, 999999, 197.2, -0.6, 0.69, 10.6, "Q8_0", 0.9) for n in range(1, 12))]
+    board.glimpse = SampleRollout(NASTY, [(-0.5, NASTY), (None, "b"), (-0.2, "c"), (-0.1, "fourth")])
+    keys = ("score", "sampled_tokens", "tokens_per_s", "mean_value", "pairs", "loss", "margin", "type", "kept")
+    row = dict(zip(keys, (0.3, 999999, 197.2, -0.6, 10, 0.69, 10.6, "Q8_0", 0.9), strict=True))
+    board.rows = [{"round": 0, "score": 0.25}, *({"round": n, **row} for n in range(1, 12))]
     board.lights = {**LIGHTS, "kl": "warn", "margin": "halt"}
     board.best = 11
     return board
 
 
-def drawn(board: Board, width: int, height: int = 24, signs=UNICODE, **options) -> list[str]:
+def drawn(board: RunState, width: int, height: int = 24, signs=UNICODE, **options) -> list[str]:
     out = io.StringIO()
     console = Console(file=out, width=width, height=height, **options)
     console.print(Group(*view(board, "the hint", width, height, signs)))
@@ -36,7 +39,7 @@ def drawn(board: Board, width: int, height: int = 24, signs=UNICODE, **options) 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
 def test_no_line_is_longer_than_the_terminal_is_wide_and_there_are_24_at_most(width):
-    for board in (Board(rounds=1), full_board()):
+    for board in (RunState(rounds=1), full_board()):
         lines = drawn(board, width, height=50)
         assert len(lines) <= 24
         assert len(lines) == len(view(board, "the hint", width, 50))  # none was wrapped
@@ -86,7 +89,7 @@ def test_the_best_round_is_marked_and_the_latest_are_shown():
     rows = [line.split() for line in lines if "Q8_0" in line]
     assert [row[0] for row in rows][-1] == "11*"
     assert len(rows) == 4
-    assert rows[-1][1:] == ["30.0%", "10", "999999", "197", "-0.60", "0.6900", "+10.60", "Q8_0", "90%"]
+    assert rows[-1][1:] == ["30.0%", "999,999", "197", "-0.600", "10", "0.6900", "+10.60", "Q8_0", "90%"]
 
 
 def test_a_run_that_is_over_has_nothing_under_way():

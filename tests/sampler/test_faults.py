@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from genius_lite.prompts import StepDelimiter, Vocabulary
+from genius_lite.data.vocabulary import StepDelimiter, Vocabulary
 from genius_lite.sampler.client import SamplerError, SetAsideError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.process import Worker

@@ -17,8 +17,8 @@ import httpx2
 import numpy as np
 import pytest
 
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Server
 from genius_lite.records import Completion
 from genius_lite.sampler.client import SetAsideError, open_sampler

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from genius_lite.errors import UserError
+from genius_lite.rundir.folder import SOURCE
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import sha256
-from genius_lite.weights.importing import FULL_PRECISION, SOURCE_FILE, Base, import_master
+from genius_lite.weights.importing import FULL_PRECISION, Base, import_master
 from genius_lite.weights.merge import Adapter, merge, round_base
 from tests.tiny import tiny_gguf
 
@@ -37,11 +38,11 @@ def place(template, tmp_path) -> Path:
 
 
 def recorded(place: Path) -> dict:
-    return json.loads((place / "run" / "master" / SOURCE_FILE).read_text())
+    return json.loads((place / "run" / "master" / SOURCE).read_text())
 
 
 def record(place: Path, **changed) -> None:
-    (place / "run" / "master" / SOURCE_FILE).write_text(json.dumps({**recorded(place), **changed}))
+    (place / "run" / "master" / SOURCE).write_text(json.dumps({**recorded(place), **changed}))
 
 
 def overwrite(path: Path) -> None:
@@ -113,7 +114,7 @@ def test_full_precision_weights_move_with_their_run(place, tmp_path):
     moved = (place / "run").rename(tmp_path / "moved")
     base = Base.of(moved / "master")
     assert base.gguf.path == moved / FULL_PRECISION / "m.gguf"
-    assert json.loads((moved / "master" / SOURCE_FILE).read_text())["path"] == str(base.gguf.path)
+    assert json.loads((moved / "master" / SOURCE).read_text())["path"] == str(base.gguf.path)
     merge(base, None, "source", tmp_path / "p.gguf")
 
 
@@ -126,13 +127,13 @@ def test_a_touched_file_is_still_the_one_and_its_time_is_noted(place, tmp_path):
     os.utime(place / "m.gguf", ns=(1_800_000_000_000_000_000, 1_800_000_000_000_000_000))
     assert Base.of(place / "run" / "master").sha256 == before["sha256"]
     assert recorded(place) == {**before, "times": [1_800_000_000_000_000_000]}
-    assert sorted(p.name for p in (place / "run" / "master").glob("source*")) == [SOURCE_FILE]
+    assert sorted(p.name for p in (place / "run" / "master").glob("source*")) == [SOURCE]
 
 
 def test_what_an_older_version_recorded_is_enough(place):
     before = recorded(place)
     old = {key: before[key] for key in ("path", "sha256", "origin")}
-    (place / "run" / "master" / SOURCE_FILE).write_text(json.dumps(old))
+    (place / "run" / "master" / SOURCE).write_text(json.dumps(old))
     Base.of(place / "run" / "master")
     assert recorded(place) == before
 

@@ -11,10 +11,10 @@ import torch
 from gguf.constants import GGMLQuantizationType as T
 from safetensors.numpy import load_file, save_file
 
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.learner.model import load_base, response_logps
 from genius_lite.learner.packing import trees
-from genius_lite.prompts import Vocabulary
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Extend, Extended, Sampling, Score
 from genius_lite.weights import gguf_file, imatrix

@@ -12,7 +12,7 @@ import pytest
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
-from genius_lite.rundir import RunDir
+from genius_lite.rundir.folder import RunDir
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import Base

@@ -1,0 +1,103 @@
+"""Chat templates, which are programs out of somebody's file: each is rendered in a process of its own, with limits.
+
+Jinja's sandbox keeps a template from the interpreter, but not from time and memory: a string times a number, nested
+loops, a filter that pads, constants that are folded while the template is compiled. In another process all of them meet
+the same limits. `python -m genius_lite.data.templates` is that process, told first the template, then conversations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from genius_lite.errors import UserError
+from genius_lite.limited import LimitedProcess, LimitError, serve
+from genius_lite.text import brief
+
+_SECONDS = 2  # of computing, for one conversation; real templates take a millisecond
+_MEMORY = 256_000_000  # bytes; a process that only holds Jinja has 30 MB
+_LONGEST = 4_000_000  # characters of a rendered conversation
+
+Message = dict[str, str]
+
+
+class Renderer:
+    """Renders the conversations of one chat template (Jinja), as transformers does.
+
+    Args:
+        variables: what the template finds beside the conversation, such as `bos_token`.
+        seconds: of computing, and
+        memory: bytes, that one conversation may take.
+    """
+
+    def __init__(self, template: str, variables: dict[str, str], *, seconds: int = _SECONDS, memory: int = _MEMORY):
+        opening = {"template": template, "variables": variables}
+        self._process = LimitedProcess("genius_lite.data.templates", opening, seconds=seconds, memory=memory)
+
+    def render(self, messages: Sequence[Message], *, generation: bool = True) -> str:
+        """A conversation as the template writes it; `generation` opens the assistant's answer.
+
+        Raises:
+            UserError: the template is broken, refuses these messages, or goes beyond a limit.
+        """
+        try:
+            reply = self._process.ask({"messages": list(messages), "generation": generation})
+        except LimitError as e:
+            reply = {"reason": str(e)}
+        if "text" not in reply:
+            raise UserError(f"the model's chat template cannot render this conversation: {reply['reason']}")
+        return reply["text"]
+
+    def close(self) -> None:
+        """End the process, if there is one; the next conversation starts another."""
+        self._process.close()
+
+
+def _renders(opening: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, str]]:
+    render = _template(opening["template"], opening["variables"])
+    return lambda conversation: _rendered(render, conversation)
+
+
+def _template(template: str, variables: dict[str, str]) -> Callable[..., str]:
+    """A function that renders; the template is compiled when it is first called."""
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    env.globals["raise_exception"] = refuse
+    compiled: list[jinja2.Template] = []
+
+    def render(messages: list[Message], generation: bool) -> str:
+        if not compiled:
+            compiled.append(env.from_string(template))
+        return compiled[0].render(messages=messages, add_generation_prompt=generation, tools=None, **variables)
+
+    return render
+
+
+def _rendered(render: Callable[..., str], conversation: dict[str, Any]) -> dict[str, str]:
+    """The reply. What else a template may raise ends this process, which is an answer too."""
+    import jinja2
+
+    try:
+        text = render(conversation["messages"], conversation["generation"])
+        text.encode()  # half a character is no text
+    except MemoryError:
+        return {"reason": "it takes too much memory"}
+    except RecursionError:
+        return {"reason": "it calls itself without end"}
+    except (
+        *(jinja2.TemplateError, SyntaxError, TypeError, ValueError, ArithmeticError),
+        *(LookupError, AttributeError, AssertionError, RuntimeError, NameError),
+    ) as e:
+        return {"reason": brief(str(e) or type(e).__name__, 200)}
+    if len(text) > _LONGEST:
+        return {"reason": f"it writes more than {_LONGEST} characters"}
+    return {"text": text}
+
+
+if __name__ == "__main__":
+    serve(_renders)

@@ -1,0 +1,215 @@
+"""From a question to prompt tokens, and where a step ends.
+
+The model's own file decides both: its chat template is rendered apart (`templates.py`), its vocabulary (through
+llama.cpp, without loading the weights) turns text into tokens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+from genius_lite.data.templates import Renderer
+from genius_lite.errors import UserError
+
+_PLACEHOLDER = "\N{OBJECT REPLACEMENT CHARACTER}question\N{OBJECT REPLACEMENT CHARACTER}"
+_LONGEST = 200_000  # characters: some 50,000 tokens, and up to a second of tokenizing
+
+
+class Vocabulary:
+    """The vocabulary and chat template of a llama.cpp model (`llama_model *`)."""
+
+    def __init__(self, model: Any):
+        self._model = model
+        self.handle: Any = llama_cpp.llama_model_get_vocab(model)
+        self.size = llama_cpp.llama_vocab_n_tokens(self.handle)
+        self._renderer: Renderer | None = None
+        self._arounds: dict[str | None, tuple[list[str], list[int]]] = {}  # by system message
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[Vocabulary]:
+        """The vocabulary of a GGUF file, without its weights.
+
+        Raises:
+            UserError: llama.cpp cannot read it.
+        """
+        logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)
+        params = llama_cpp.llama_model_default_params()
+        params.vocab_only = True
+        model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if not model:
+            raise UserError(f"{path}: llama.cpp cannot read this file's vocabulary; is it a language model?")
+        vocabulary = cls(model)
+        try:
+            yield vocabulary
+        finally:
+            vocabulary.close()
+            llama_cpp.llama_model_free(model)
+
+    @cached_property
+    def template(self) -> str | None:
+        """The chat template (Jinja), or None for a model that has none."""
+        found = llama_cpp.llama_model_chat_template(self._model, None)
+        return found.decode("utf-8", errors="replace") if found else None
+
+    def prompt(self, question: str, system: str | None = None) -> list[int]:
+        """Tokens of a conversation that waits for the assistant's answer to `question`.
+
+        A model without a template gets the question as it is. Text that looks like a special token, or becomes one
+        together with what the template writes beside it, is kept as text: the question is then tokenized apart from the
+        template around it. (Tokens that a model's maker added as plain text are no special ones: they are text.)
+
+        Raises:
+            UserError: the template cannot be rendered; or it changes a question that needs to be tokenized apart.
+        """
+        if not self.template:
+            return self.encode(question, special=False, bos=True)
+        around, specials = self._around(system)
+        if not any(special in question for special in self._special_texts):
+            tokens = self.encode_rendered(self.render(_messages(question, system)))
+            if [token for token in tokens if token in self._specials] == specials:
+                return tokens
+        if len(around) < 2:
+            raise UserError("the model's chat template changes the question; it cannot hold special-token text")
+        asked, (first, *others) = self.encode(question, special=False), around
+        return self.encode_rendered(first) + [
+            token for text in others for token in (*asked, *self.encode(text, special=True))
+        ]
+
+    def _around(self, system: str | None) -> tuple[list[str], list[int]]:
+        """What the template writes before, between and after the places of a question, and the special tokens there."""
+        if system not in self._arounds:
+            first, *others = around = self.render(_messages(_PLACEHOLDER, system)).split(_PLACEHOLDER)
+            tokens = self.encode_rendered(first) + [t for text in others for t in self.encode(text, special=True)]
+            self._arounds[system] = around, [token for token in tokens if token in self._specials]
+        return self._arounds[system]
+
+    def render(self, messages: list[dict[str, str]], *, generation: bool = True) -> str:
+        """A conversation as the model's chat template writes it; `generation` opens the assistant's answer.
+
+        Raises:
+            UserError: there is no template, it is broken, or it refuses these messages.
+        """
+        if not self.template:
+            raise UserError("the model has no chat template")
+        if not self._renderer:
+            self._renderer = Renderer(self.template, {"bos_token": self.bos_text, "eos_token": self.eos_text})
+        return self._renderer.render(messages, generation=generation)
+
+    def close(self) -> None:
+        """End the process that renders the chat template, if there is one."""
+        if self._renderer:
+            self._renderer.close()
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Token ids of a rendered conversation; the model's BOS is added unless the template wrote it."""
+        return self.encode(text, special=True, bos=not text.startswith(self.bos_text or "\0"))
+
+    def encode(self, text: str, *, special: bool, bos: bool = False) -> list[int]:
+        """Token ids; `special` reads special-token text as the token, `bos` adds it if the model wants one."""
+        raw = text.encode()
+        room = len(raw) + 8
+        buffer = (llama_cpp.llama_token * room)()
+        count = llama_cpp.llama_tokenize(self.handle, raw, len(raw), buffer, room, bos, special)
+        if count < 0:
+            raise RuntimeError(f"llama_tokenize wants {-count} tokens for {len(raw)} bytes")
+        return list(buffer[:count])
+
+    def decode(self, tokens: list[int]) -> str:
+        """Text of tokens; special tokens have none."""
+        return b"".join(self.pieces[t] for t in tokens).decode("utf-8", errors="replace")
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        """The bytes of every token; empty for special ones."""
+        return [self._piece(token, special=False) for token in range(self.size)]
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """Which tokens end a response, bool (vocabulary,)."""
+        is_end = llama_cpp.llama_vocab_is_eog
+        return np.array([is_end(self.handle, token) for token in range(self.size)], dtype=bool)
+
+    @property
+    def bos_text(self) -> str:
+        """The text of the beginning-of-sequence token, empty if there is none."""
+        return self.special_text(int(llama_cpp.llama_vocab_bos(self.handle)))
+
+    @property
+    def eos_text(self) -> str:
+        """The text of the end-of-sequence token, empty if there is none."""
+        return self.special_text(int(llama_cpp.llama_vocab_eos(self.handle)))
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether llama.cpp begins a text with the beginning-of-sequence token by itself."""
+        return bool(llama_cpp.llama_vocab_get_add_bos(self.handle))
+
+    def special_text(self, token: int) -> str:
+        """The text of a token, a special one's too; empty for a negative id, which is none."""
+        return self._piece(token, special=True).decode("utf-8", errors="replace") if token >= 0 else ""
+
+    @cached_property
+    def _specials(self) -> frozenset[int]:
+        """The tokens that llama.cpp reads from their text only if it is told to."""
+        special = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+        attributes = llama_cpp.llama_vocab_get_attr
+        return frozenset(token for token in range(self.size) if attributes(self.handle, token) & special)
+
+    @cached_property
+    def _special_texts(self) -> list[str]:
+        return [text for text in map(self.special_text, self._specials) if text]
+
+    def _piece(self, token: int, *, special: bool) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            length = llama_cpp.llama_token_to_piece(self.handle, token, buffer, room, 0, special)
+            if length >= 0:
+                return buffer.raw[:length]
+            room = -length
+
+
+class StepDelimiter:
+    """Finds the token that ends a step: a line break after non-blank text (PAPER: one query, K steps).
+
+    A step keeps its delimiter and is cut between tokens, so a token such as `.` + line break ends it whole.
+    """
+
+    def __init__(self, pieces: list[bytes]):
+        self.has_text = np.array([bool(p.strip()) for p in pieces])
+        self._breaks = np.array([b"\n" in p for p in pieces])
+        self._text_then_break = np.array([b"\n" in p.lstrip() for p in pieces])
+
+    def ends_step(self, token: int, has_text: bool) -> bool:
+        """Whether `token` ends a step whose earlier tokens held non-blank text, or did not."""
+        return bool(self._text_then_break[token] or (has_text and self._breaks[token]))
+
+
+def check_text(question: str) -> None:
+    """Refuse what no model can be asked, before time is spent on it.
+
+    Raises:
+        UserError: it is too long, or no text (lone surrogates, which JSON can write); whose it is stands not in it.
+    """
+    if len(question) > _LONGEST:
+        raise UserError(f"a question of {len(question)} characters; {_LONGEST} is the most, leave it out")
+    try:
+        question.encode()
+    except UnicodeEncodeError as e:
+        half = ord(question[e.start])
+        raise UserError(f"U+{half:04X} is half a character, which no text can hold; write it as UTF-8") from None
+
+
+def _messages(question: str, system: str | None) -> list[dict[str, str]]:
+    opening = [{"role": "system", "content": system}] if system is not None else []
+    return [*opening, {"role": "user", "content": question}]

@@ -1,0 +1,161 @@
+"""Measure models on tasks outside a run: what `genius-lite eval` does."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast, get_args
+
+from genius_lite.data.vocabulary import Vocabulary
+from genius_lite.errors import UserError
+from genius_lite.evaluate.asking import load_tasks, temperature_of, tokenize_task
+from genius_lite.evaluate.measure import EvalModel, answer_tasks, responses_wanted
+from genius_lite.evaluate.results import complaints, results
+from genius_lite.machine.engine_settings import context_for, engine_settings
+from genius_lite.progress import Progress
+from genius_lite.recipe import Auto, Check, Evaluate, Sampler, TaskSource
+from genius_lite.recipe.reader import load
+from genius_lite.results import Response, TaskResult
+from genius_lite.rundir.folder import write_json
+from genius_lite.rundir.lines import write_records
+from genius_lite.weights import gguf_file
+
+_LONGEST = 512  # tokens of a response, where no recipe says
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that is measured."""
+
+    name: str
+    gguf: Path
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """How a run asks: after which system message (None: the chat template's default), how long a response, how hot."""
+
+    system: str | None
+    max_tokens: int
+    temperature: float | Auto = "auto"
+
+
+def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[PromptConfig]]:
+    """The tasks that a command line means, and how the recipes among its names ask.
+
+    Args:
+        names: a recipe (.yaml), whose tasks are taken; or a source, with a checker behind a colon
+            (`held-out.jsonl:numeric`).
+
+    Raises:
+        UserError: a recipe cannot be read or has no task; or there is no such checker.
+    """
+    tasks, ways = list[TaskSource](), list[PromptConfig]()
+    for name in names:
+        if Path(name).suffix not in (".yaml", ".yml"):
+            tasks.append(_task(name))
+            continue
+        recipe = load(Path(name))
+        if not recipe.evaluate.tasks:
+            raise UserError(f"{name}: the recipe has no evaluate.tasks")
+        tasks += recipe.evaluate.tasks
+        ways.append(PromptConfig(recipe.queries.system, recipe.answer_tokens, recipe.evaluate.temperature))
+    return tasks, ways
+
+
+def prompt_config(
+    ways: Sequence[PromptConfig], system: str | None, max_tokens: int | None, temperature: float | None = None
+) -> PromptConfig:
+    """What is given of it, and the rest as recipes or runs ask.
+
+    Raises:
+        UserError: they ask in different ways.
+    """
+    limits = {way.max_tokens for way in ways}
+    if max_tokens is None and len(limits) > 1:
+        raise UserError("the recipes or runs have different evaluate.max_tokens; say which with --max-tokens")
+    if temperature is None and len({way.temperature for way in ways}) > 1:
+        raise UserError("the recipes or runs have different evaluate.temperature; say which with --temperature")
+    longest = max(limits, default=_LONGEST) if max_tokens is None else max_tokens
+    usual = PromptConfig(system_message(ways, system), longest, ways[0].temperature if ways else "auto")
+    return usual if temperature is None else replace(usual, temperature=temperature)
+
+
+def system_message(ways: Sequence[PromptConfig], given: str | None) -> str | None:
+    """The one that is given, else that of recipes or runs.
+
+    Raises:
+        UserError: they have different ones.
+    """
+    systems = {way.system for way in ways}
+    if given is None and len(systems) > 1:
+        raise UserError("the recipes or runs have different system messages (queries.system); say which with --system")
+    return next(iter(systems), None) if given is None else given
+
+
+def _task(name: str) -> TaskSource:
+    source, colon, check = name.rpartition(":")
+    if not colon or source in ("reasoning_gym", ""):
+        return TaskSource(source=name)
+    if check not in get_args(Check):
+        raise UserError(f"{name}: no checker `{check}`; known are {', '.join(get_args(Check))}")
+    return TaskSource(source=source, check=cast("Check", check))
+
+
+def evaluate_models(
+    models: Sequence[NamedModel],
+    sources: Sequence[TaskSource],
+    cfg: Evaluate,
+    how: PromptConfig,
+    *,
+    seed: int,
+    progress: Progress,
+) -> tuple[list[list[TaskResult]], list[list[Response]]]:
+    """Results of each model, the first one's without and the others' with the difference to the first.
+
+    Returns:
+        The results and the responses, a list for each model.
+
+    Raises:
+        UserError: a task or a model cannot be used.
+    """
+    tasks = load_tasks(sources)
+    temperature = temperature_of(how.temperature, gguf_file.read(models[0].gguf))
+    answered: list[list[Response]] = []
+    for model in models:
+        source = gguf_file.read(model.gguf)
+        with Vocabulary.open(model.gguf) as vocabulary:
+            items = [tokenize_task(task, "report", vocabulary, how.system) for task in tasks]
+        questions = [question for item in items for question in item.questions]
+        context = context_for("auto", source, [("max_tokens", how.max_tokens, questions)])
+        settings = engine_settings(Sampler(), source, context, progress)
+        with tempfile.TemporaryDirectory() as folder:
+            who = EvalModel(model.gguf, settings, how.max_tokens, seed, Path(folder) / "sampler.log")
+            with progress.stage(model.name, responses_wanted(items, cfg), "responses") as advance:
+                answers = answer_tasks(who, items, cfg, temperature, advance)
+        for line in complaints(answers):
+            progress.say(f"warning: {line}")
+        answered.append([response for one in answers for response in one.responses])
+    if not all(answered):
+        raise UserError("llama.cpp survived no problem; genius-lite doctor looks at how it was built")
+    first, *others = answered
+    return [results(first), *(results(responses, first) for responses in others)], answered
+
+
+def write_results(
+    folder: Path,
+    models: Sequence[NamedModel],
+    found: Sequence[Sequence[TaskResult]],
+    responses: Sequence[Sequence[Response]],
+) -> None:
+    """Write `results.json`, and a file of responses for each model.
+
+    Modes follow the umask, unlike those of a run folder: the user names the place, and whom it is for.
+    """
+    folder.mkdir(parents=True)
+    summary = [{"model": c.name, "tasks": rows} for c, rows in zip(models, found, strict=True)]
+    write_json(folder / "results.json", summary, indent=2)
+    for number, rows in enumerate(responses):
+        write_records(folder / f"responses-{number}.jsonl", rows)

@@ -1,0 +1,131 @@
+"""From the recipe's sampler section to llama.cpp's settings: what `auto` means for these queries and this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from genius_lite.errors import UserError
+from genius_lite.hardware import cores, free_memory, gpus
+from genius_lite.machine.bench import SLOTS, sweep
+from genius_lite.measurements import recall, remember
+from genius_lite.progress import Progress
+from genius_lite.recipe import Auto, Sampler
+from genius_lite.records import Query
+from genius_lite.sampler.llama import BATCH
+from genius_lite.sampler.messages import EngineSettings
+from genius_lite.text import brief
+from genius_lite.weights.footprint import kv_bytes, layer_bytes, layers_that_fit
+from genius_lite.weights.gguf_file import GGUF
+
+CONTEXT_STEP = 256  # llama.cpp pads the context of a sequence to this
+_GPU_SHARE = 0.9  # of the free memory; the display and other programs want some
+_GPU_SCRATCH = 256e6  # bytes of intermediate results beside the logits
+_KV_SHARE = 0.5  # of the free memory that measured slots may take for their KV cache
+
+
+class _Fastest(msgspec.Struct, frozen=True):
+    """Of the settings that were measured."""
+
+    slots: int
+    kv_unified: bool
+    threads: int
+    tokens_per_s: int
+
+
+def context_for(wanted: int | Auto, source: GGUF, uses: Iterable[tuple[str, int, list[Query]]]) -> int:
+    """Tokens that a branch needs at most, padded.
+
+    Args:
+        wanted: the recipe's.
+        uses: the name of a limit, that limit on a response's tokens, and the queries that it is for.
+
+    Raises:
+        UserError: a query leaves no room for a response.
+    """
+    limit = source.metadata.get(f"{source.architecture}.context_length", 0) if wanted == "auto" else wanted
+    needed = 0
+    for name, response, queries in uses:
+        for query in queries:
+            if len(query.tokens) + response > limit:
+                raise UserError(
+                    f"query `{brief(query.prompt, 40)}` takes {len(query.tokens)} tokens and {name} is {response}: "
+                    f"more than the context of {limit}; shorten one of them"
+                )
+            needed = max(needed, len(query.tokens) + response)
+    padded = -(-needed // CONTEXT_STEP) * CONTEXT_STEP
+    return padded if wanted == "auto" else wanted
+
+
+def engine_settings(
+    cfg: Sampler, source: GGUF, context: int, progress: Progress, unmeasured: int | None = None
+) -> EngineSettings:
+    """The settings to sample `source`, and models made from it, with; measures first if the recipe asks for it.
+
+    Args:
+        unmeasured: do not measure; take so many slots for `auto` where no measurement is remembered.
+    """
+    settings = EngineSettings(
+        slots=SLOTS[0] if cfg.slots == "auto" else cfg.slots,
+        context=context,
+        threads=cores() if cfg.threads == "auto" else cfg.threads,
+        gpu_layers=0,
+        kv_unified=False if cfg.kv_unified == "auto" else cfg.kv_unified,
+        kv_type=cfg.kv_type,
+        flash_attention=None if cfg.flash_attention == "auto" else cfg.flash_attention,
+        prefill_chunk=cfg.prefill_chunk,
+    )
+    if cfg.measured:
+        settings = _measured(cfg, source, settings, progress, unmeasured)
+    settings = msgspec.structs.replace(settings, parked=settings.slots if cfg.parked == "auto" else cfg.parked)
+    return msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings))
+
+
+def _measured(
+    cfg: Sampler, source: GGUF, settings: EngineSettings, progress: Progress, unmeasured: int | None
+) -> EngineSettings:
+    """The fastest of the settings that the recipe leaves open, measured once and then remembered."""
+    slots = _slots_that_fit(source, settings) if cfg.slots == "auto" else [settings.slots]
+    kv_modes = [False, True] if cfg.kv_unified == "auto" else [settings.kv_unified]
+    threads = sorted({cores(), max(1, cores() // 2)}, reverse=True) if cfg.threads == "auto" else [settings.threads]
+    base = msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings), context=CONTEXT_STEP)
+    key = (source.sha256, base, slots, kv_modes, threads)
+    found = recall("sampler", key, _Fastest)
+    if found is None and unmeasured is not None:
+        return msgspec.structs.replace(settings, slots=min(slots, key=lambda fitting: abs(fitting - unmeasured)))
+    if found is None:
+        speeds = []
+        count = len(slots) + len(kv_modes) + len(threads) - 2  # one option of each list is the best so far
+        with progress.stage("measure this machine", count, "settings") as advance:
+            for speed in sweep(source.path, base, slots, kv_modes, threads, brief=True):
+                speeds.append(speed)
+                advance(1)
+        best = max(speeds, key=lambda speed: speed.tokens_per_s)
+        chosen = best.settings
+        found = _Fastest(chosen.slots, chosen.kv_unified, chosen.threads, round(best.tokens_per_s))
+        remember("sampler", key, found)
+    if unmeasured is None:
+        progress.say("sampler: " + ", ".join(f"{key} {value}" for key, value in msgspec.structs.asdict(found).items()))
+    return msgspec.structs.replace(settings, slots=found.slots, kv_unified=found.kv_unified, threads=found.threads)
+
+
+def _slots_that_fit(source: GGUF, settings: EngineSettings) -> list[int]:
+    """The numbers of slots worth trying whose KV cache, parked paths included, leaves room for other things."""
+    layers, _, _ = layer_bytes(source)
+    each = 2 * settings.context * layers * kv_bytes(source, settings.kv_type)
+    devices = gpus()
+    free = _KV_SHARE * (max(gpu.free for gpu in devices) if devices else free_memory())
+    return [slots for slots in SLOTS if slots * each <= free] or [1]
+
+
+def _gpu_layers(cfg: Sampler, source: GGUF, settings: EngineSettings) -> int:
+    """The recipe's, or as many as the GPUs hold together with their part of the KV cache; -1 is all of them."""
+    if cfg.gpu_layers != "auto":
+        return cfg.gpu_layers
+    layers, each, outside = layer_bytes(source)
+    tokens = settings.context * (settings.slots + settings.parked)
+    vocabulary = max(t.shape[0] for t in source.tensors if t.name in ("token_embd.weight", "output.weight"))
+    logits = 4 * BATCH * vocabulary
+    free = sum(_GPU_SHARE * gpu.free - _GPU_SCRATCH - logits for gpu in gpus())
+    return layers_that_fit(layers, each + tokens * kv_bytes(source, settings.kv_type), outside, int(free))

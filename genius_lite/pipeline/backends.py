@@ -1,0 +1,96 @@
+"""Who searches the queries of a round: this machine, a server, or the nodes of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from genius_lite.cluster.host import Work
+from genius_lite.cluster.rollouts import sample_on_cluster
+from genius_lite.data.vocabulary import Vocabulary
+from genius_lite.errors import UserError
+from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
+from genius_lite.pipeline.round import Policy, Round
+from genius_lite.pipeline.server_check import open_server_of
+from genius_lite.progress import Advance
+from genius_lite.records import Query, Rollout, SetAside
+from genius_lite.rundir.folder import write_json
+from genius_lite.rundir.lines import RecordLog
+from genius_lite.sampler.client import open_sampler
+from genius_lite.sampler.messages import Sampling
+from genius_lite.weights.gguf_file import sha256
+
+HOSTS_FILE = "hosts.json"
+"""Queries by the name of the host that searched them; of the last process that sampled the round on a cluster."""
+
+
+async def search(
+    r: Round,
+    policy: Policy,
+    queries: list[Query],
+    log: RecordLog[Rollout],
+    aside: RecordLog[SetAside],
+    advance: Advance,
+) -> int | None:
+    """Search these queries, each into one of the two logs as it ends; the sampler's peak memory (bytes) if it is here.
+
+    Args:
+        advance: called with parts of a query, one for each step.
+
+    Raises:
+        UserError: the cluster of the recipe is not there, or cannot take this model.
+    """
+    cfg = r.job.recipe.foresight
+    with Vocabulary.open(r.job.source.path) as vocabulary:
+
+        def stepped(so_far: Rollout) -> None:
+            advance(1 / cfg.steps)
+            r.progress.stepped(so_far, vocabulary.decode)
+
+        def set_aside(query: Query, reason: str) -> None:
+            aside.append(SetAside(query.id, reason))
+            r.progress.say(f"warning: query {query.id} is set aside: {reason}")
+
+        def finished(rollout: Rollout) -> None:
+            log.append(rollout)
+            advance(1 - len(rollout.steps) / cfg.steps)
+            r.progress.searched(rollout)
+
+        def finished_elsewhere(rollout: Rollout) -> None:
+            for made in range(len(rollout.steps)):
+                stepped(Rollout(rollout.query, rollout.steps[: made + 1]))
+            finished(rollout)
+
+        where = r.job.recipe.sampler
+        if where.cluster != "local":
+            await _on_cluster(r, policy, queries, finished_elsewhere, set_aside)
+            return None
+        sampling = Sampling.of(cfg)
+        if where.server:
+            in_flight = searches_in_flight(where.server.in_flight, cfg)
+            async with open_server_of(r, policy, where.server, vocabulary, sampling, queries) as server:
+                await sample_rollouts(queries, server, cfg, r.key, in_flight, finished, set_aside, stepped, r.stop)
+            return None
+        settings, in_flight = policy.settings(r.engine), searches_in_flight(r.engine.slots, cfg)
+        log_file, patience = r.here / "sampler.log", where.watchdog
+        async with open_sampler(
+            policy.gguf, settings, sampling, log_file, patience=patience, say=r.progress.say
+        ) as sampler:
+            await sample_rollouts(queries, sampler, cfg, r.key, in_flight, finished, set_aside, stepped, r.stop)
+            return (await sampler.settled()).peak
+
+
+async def _on_cluster(
+    r: Round,
+    policy: Policy,
+    queries: list[Query],
+    finished: Callable[[Rollout], None],
+    set_aside: Callable[[Query, str], None],
+) -> None:
+    if policy.gguf == r.job.source.path and len(r.job.source.files) > 1:
+        raise UserError("sampler.cluster takes a model in one file; merge yours with llama-gguf-split --merge")
+    cfg = r.job.recipe.sampler
+    files = {sha256([path]): path for path in (policy.gguf, policy.lora) if path}
+    model, lora = [*files, ""][:2]
+    work = Work(model, lora, cfg, r.job.recipe.foresight, r.job.context, r.key, cpus=1)
+    shares = await sample_on_cluster(cfg.cluster, queries, work, files, finished, set_aside, r.progress.say, r.stop)
+    write_json(r.here / HOSTS_FILE, shares)

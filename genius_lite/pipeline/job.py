@@ -1,0 +1,123 @@
+"""A recipe made concrete: its model, queries and tasks are found, and fit together and on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from genius_lite.data.queries import hold_out, select
+from genius_lite.data.vocabulary import Vocabulary
+from genius_lite.errors import UserError
+from genius_lite.evaluate.asking import TokenizedTask, load_tasks, temperature_of, tokenize_task
+from genius_lite.machine.engine_settings import context_for
+from genius_lite.recipe import Recipe
+from genius_lite.records import Query, seed_of
+from genius_lite.report.tracking import require_trackers
+from genius_lite.weights import gguf_file
+from genius_lite.weights.foreign import read_foreign
+from genius_lite.weights.gguf_file import GGUF, sha256
+from genius_lite.weights.importing import check_supported
+from genius_lite.weights.quantize import quantized_twice
+from genius_lite.weights.source import locate, locate_weights
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe about which nothing can be refused any more.
+
+    Nothing learns from the queries in `held_out` (ids), nor from the tasks; `context` is tokens a branch.
+    `watched` are the queries that show the collapse guard how the policy responds: held out, or beyond the limit.
+    """
+
+    recipe: Recipe
+    source: GGUF
+    weights: Path | None
+    queries: list[Query]
+    duplicates: int
+    held_out: frozenset[str]
+    watched: list[Query]
+    tasks: list[TokenizedTask]
+    context: int
+
+    @property
+    def searched(self) -> list[Query]:
+        """The queries whose rollouts are learned from."""
+        return [query for query in self.queries if query.id not in self.held_out]
+
+    @cached_property
+    def temperature(self) -> float:
+        """At which problems are answered."""
+        return temperature_of(self.recipe.evaluate.temperature, self.source, self.weights)
+
+    @property
+    def quantized_twice(self) -> str | None:
+        """A word of warning, if the recipe makes one file of few bits from another one."""
+        return None if self.weights else quantized_twice(self.source, self.recipe.quantize.type)
+
+    def under(self, recipe: Recipe) -> Job:
+        """The same model, queries and tasks under a recipe that names the same.
+
+        Raises:
+            UserError: a query leaves no room for a response.
+        """
+        job = replace(self, recipe=recipe, watched=self.watched[: recipe.evaluate.queries])
+        questions = [question for item in job.tasks for question in item.questions]
+        uses = [
+            ("foresight.max_tokens", recipe.foresight.max_tokens, job.queries),
+            ("max_tokens", recipe.answer_tokens, questions + job.watched),
+        ]
+        return replace(job, context=context_for(recipe.sampler.context, job.source, uses))
+
+    def identity(self) -> dict[str, Any]:
+        """What a run folder must share with the run that made it: settings, model, queries and tasks by content.
+
+        It is all that the folder says of its recipe, so the system message, which the model goes on to need, is there
+        in words.
+        """
+        ids = [q.id for q in self.queries]
+        identity = self.recipe.identity()
+        identity["evaluate"]["temperature"] = self.temperature
+        return {
+            **identity,
+            "model": self.source.sha256,
+            "weights": sha256(sorted(self.weights.glob("*.safetensors"))) if self.weights else None,
+            "system": self.recipe.queries.system,
+            "queries": f"{len(ids)}, {seed_of(*ids, *self.queries[0].tokens):016x}",
+            "watched": f"{len(self.watched)}, {seed_of(*(q.id for q in self.watched)):016x}",
+            "tasks": [_identity(item) for item in self.tasks],
+        }
+
+
+def prepare(recipe: Recipe) -> Job:
+    """Find the model, the queries and the tasks, and check that they fit together and on this machine; writes nothing.
+
+    Raises:
+        UserError: whatever of the recipe cannot be used.
+    """
+    require_trackers(recipe)
+    path, weights = locate(recipe.model), locate_weights(recipe.model)
+    check_supported(gguf_file.read(path))  # what it says is clearer than llama.cpp's "unknown model"
+    source = read_foreign(path, quantizer=True)
+    tasks = load_tasks(recipe.evaluate.tasks)
+    with Vocabulary.open(source.path) as vocabulary:
+        queries, beyond, duplicates = select(recipe.queries, vocabulary, beyond=recipe.evaluate.queries)
+        asked_tasks = [
+            tokenize_task(task, named.use, vocabulary, recipe.queries.system)
+            for task, named in zip(tasks, recipe.evaluate.tasks, strict=True)
+        ]
+    held_out = hold_out([q.id for q in queries], recipe.learner.holdout, recipe.seed, recipe.evaluate.queries)
+    longest = max(len(q.tokens) for q in queries)  # none that was not asked for needs a larger context
+    watched = [q for q in queries if q.id in held_out] + [q for q in beyond if len(q.tokens) <= longest]
+    if recipe.evaluate.patience and not tasks and not watched:
+        raise UserError(
+            f"{recipe.queries.source}: evaluate.patience has no queries to judge rounds by: none is held out, and none "
+            "lies beyond queries.limit; write a larger learner.holdout, or a smaller limit"
+        )
+    return Job(recipe, source, weights, queries, duplicates, held_out, watched, asked_tasks, context=0).under(recipe)
+
+
+def _identity(item: TokenizedTask) -> str:
+    content = [part for problem in item.task.problems for part in (problem.prompt, problem.answer)]
+    return f"{item.task.name}: {len(item.questions)}, {seed_of(*content):016x}"

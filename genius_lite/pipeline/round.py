@@ -1,0 +1,120 @@
+"""What the stages of a run share, and how long they took."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+
+from genius_lite.hardware import peak_memory
+from genius_lite.learner.team import ALONE, Team
+from genius_lite.pipeline.job import Job
+from genius_lite.progress import Progress, Stage
+from genius_lite.report.tracking import Tracker
+from genius_lite.rundir.folder import ROUNDED, TIMINGS, RunDir
+from genius_lite.rundir.reader import RunFolder
+from genius_lite.sampler.messages import EngineSettings
+from genius_lite.stopping import Stop
+from genius_lite.weights.importing import Base
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What samples the next round: a GGUF, and the cumulative adapter that it stands for (None: the base model).
+
+    Either the adapter was merged into the GGUF, or `lora` is the same adapter for llama.cpp, applied while it runs.
+    """
+
+    gguf: Path
+    adapter: Path | None = None
+    lora: Path | None = None
+
+    def settings(self, engine: EngineSettings) -> EngineSettings:
+        return msgspec.structs.replace(engine, lora=str(self.lora or ""))
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open run: its job, the imported base model, how the sampler is set, and the folder that this process holds."""
+
+    job: Job
+    base: Base
+    engine: EngineSettings
+    run: RunDir
+    progress: Progress
+    stop: Stop
+    tracker: Tracker
+    team: Team = ALONE
+
+    def round(self, number: int) -> Round:
+        """What the stages of a round share; round 0 is the base model, only evaluated."""
+        return Round(**{field.name: getattr(self, field.name) for field in fields(Session)}, number=number)
+
+    @property
+    def folder(self) -> RunFolder:
+        """What the run's folder says."""
+        return RunFolder(self.run.path)
+
+    @property
+    def own(self) -> Policy:
+        """The user's own file, from which the first round is sampled."""
+        return Policy(self.job.source.path)
+
+    @property
+    def baseline(self) -> Policy:
+        """The base model that rounds are told against, once `stages.baseline` has seen to it."""
+        return Policy(self.folder.rounded_base or self.base.gguf.path)
+
+    @cached_property
+    def rounded(self) -> RunDir:
+        """The folder of the base model in the types of the rounds."""
+        return self.run.sub(ROUNDED)
+
+
+@dataclass(frozen=True)
+class Round(Session):
+    """A session at a round."""
+
+    number: int = 0
+
+    @cached_property
+    def here(self) -> RunDir:
+        """The round's own folder."""
+        return self.run.round(self.number)
+
+    def folder_of(self, policy: Policy) -> RunDir:
+        """Where the policy's evaluation goes: of the base model, that which the rounds are told against is apart."""
+        return self.rounded if self.number == 0 and policy.gguf != self.job.source.path else self.here
+
+    def enter(self, stage: Stage) -> None:
+        """A stage of the round begins.
+
+        Raises:
+            Stopped: the run was asked to stop.
+        """
+        self.stop.check()
+        self.progress.enter(self.number, stage)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Names the round's generators."""
+        return (self.job.recipe.seed, self.number)
+
+    @property
+    def last(self) -> bool:
+        """Whether no round follows."""
+        return self.number == self.job.recipe.rounds
+
+
+def note_time(here: RunDir, stage: Stage, seconds: float, amount: float, sampler_peak: int | None = None) -> None:
+    """Add to the timings of a round, or of the run; an interrupted stage that goes on later has several lines.
+
+    Memory is in bytes: the most that this process held so far, and that the stage's own sampler did, if it has one.
+    """
+    memory = {"peak_bytes": peak_memory(), "sampler_peak_bytes": sampler_peak}
+    with (here / TIMINGS).open("a", encoding="utf-8") as file:
+        row = {"stage": stage, "seconds": round(seconds, 3), "amount": amount, **memory}
+        file.write(json.dumps(row, allow_nan=False) + "\n")

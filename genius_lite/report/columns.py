@@ -1,0 +1,86 @@
+"""The one list of a round's figures: every table, card and tracker shows what stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from genius_lite.results import RoundReport, TrainReport
+from genius_lite.text import NONE, number, percent, size
+
+Value = float | str | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a round: None where the round did not come to it.
+
+    `key` names it for trackers and in JSON; `title` says it on the page. Those with a `short` heading also stand in the
+    terminal's tables and on the model card, which have little room.
+    """
+
+    key: str
+    title: str
+    value: Callable[[RoundReport], Value]
+    show: Callable[[Any], str] = number
+    short: str = ""
+
+    def cell(self, report: RoundReport) -> str:
+        """The round's figure as text."""
+        value = self.value(report)
+        return NONE if value is None else self.show(value)
+
+    def plain(self, value: Value) -> str:
+        """A figure for a terminal, in ASCII and without a blank before %; empty where there is none."""
+        return "" if value is None else self.show(value).replace("\N{MINUS SIGN}", "-").replace(" %", "%")
+
+
+def _digits(count: int, sign: str = "") -> Callable[[float], str]:
+    return lambda value: number(value, count, sign)
+
+
+def _trained(of: Callable[[TrainReport], Value]) -> Callable[[RoundReport], Value]:
+    return lambda report: of(report.training) if report.training else None
+
+
+def _sampled(name: str) -> Callable[[RoundReport], Value]:
+    return lambda report: getattr(report.rollouts, name) if report.rollouts else None
+
+
+COLUMNS = (
+    Column("score", "Score, which rounds are compared by", lambda r: r.score, lambda v: percent(v, 1), "score"),
+    Column("base_score", "Score of the base model", lambda r: r.base_score, lambda v: percent(v, 1)),
+    Column("queries", "Queries", _sampled("queries")),
+    Column("candidates", "Candidates", _sampled("candidates")),
+    Column("sampled_tokens", "Sampled tokens", _sampled("sampled_tokens"), short="tokens"),
+    Column("tokens_per_s", "Tokens per second", _sampled("tokens_per_s"), _digits(0), "tok/s"),
+    Column("mean_value", "Mean foresight value, nats per token", _sampled("mean_value"), _digits(3), "value"),
+    Column("ended_share", "Candidates whose response ended", _sampled("ended_share"), percent),
+    Column("pairs", "Pairs", lambda r: r.pairs, short="pairs"),
+    Column("updates", "Updates", _trained(lambda t: t.updates)),
+    Column("loss", "Loss", _trained(lambda t: t.loss), _digits(4), "loss"),
+    Column("margin", "Learned margin, nats", _trained(lambda t: t.margin), _digits(2, "+"), "margin"),
+    Column("margin_error", "Its standard error, nats", _trained(lambda t: t.margin_error)),
+    Column("scored_pairs", "Pairs that it was scored on", _trained(lambda t: t.scored_pairs)),
+    Column("scored_questions", "Their questions", _trained(lambda t: t.scored_questions)),
+    Column("accuracy", "Pairs ranked right", _trained(lambda t: t.accuracy), percent),
+    Column("parity", "Learner and sampler differ, nats per token", _trained(lambda t: t.parity), _digits(4)),
+    Column("spread", "Spread of a step's values", lambda r: r.metrics and r.metrics.spread, _digits(3)),
+    Column("length_gap", "Chosen longer than rejected by", lambda r: r.metrics and r.metrics.length_gap, percent),
+    Column("type", "Type of the GGUF", lambda r: r.quantized and r.quantized.type, str, "type"),
+    Column("kept", "Of the update it keeps", lambda r: r.quantized and r.quantized.kept, percent, "kept"),
+    Column("gguf_bytes", "Size of the GGUF", lambda r: r.gguf_bytes, size),
+    Column("alarms", "Alarms of the guard", lambda r: len(r.alarms) if r.metrics else None),
+)
+SHORT = tuple(column for column in COLUMNS if column.short)
+NOTE = (
+    "Value: f, the mean log-probability of a simulated future, nats per token. Loss: mean of the last epoch. Margin: "
+    "how much further apart chosen and rejected responses are than in the base model, after training. Margins and "
+    "values say what was learned, not whether answers became better. Kept: of the update, in the file."
+)
+
+
+def values(report: RoundReport) -> dict[str, Value]:
+    """Every figure of a round by its key."""
+    return {column.key: column.value(report) for column in COLUMNS}

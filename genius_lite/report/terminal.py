@@ -1,0 +1,232 @@
+"""Progress of a run and of its stages: bars with rate and remaining time on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from genius_lite.hardware import memory_held
+from genius_lite.progress import Advance, Stage
+from genius_lite.records import Rollout
+from genius_lite.report.columns import values
+from genius_lite.report.state import Memory, Meter, RunState, glimpse, step_values
+from genius_lite.report.view import duration, rate_of, whole
+from genius_lite.results import RoundReport
+from genius_lite.rundir.folder import PROGRESS
+from genius_lite.rundir.reader import RunFolder
+from genius_lite.stopping import Stopped
+
+_LINE_EVERY = 15.0  # seconds between plain lines of one stage
+_LOOK_EVERY = 0.5  # seconds between two looks at a run
+_KEEP_EVERY = 2  # looks between two versions of the progress file
+
+
+class TerminalProgress:
+    """Shows one stage after the other on `console`; of a run, it keeps the board in the run's folder too.
+
+    Args:
+        command: what goes on with a run that was interrupted, for whoever looks at it later.
+    """
+
+    def __init__(self, console: Console, command: str = ""):
+        self.console, self.command = console, command
+        self.board = RunState()
+        self._meter: Meter | None = None
+        self._followed: str | None = None  # the query whose search is shown
+        self._seconds: dict[Stage, float] = {}
+        self._lock = threading.Lock()
+
+    def say(self, line: str) -> None:
+        """Print a line of its own."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def showing(self, out: Path, model: str, queries: int, rounds: int, forecast: dict[str, float]) -> Iterator[None]:
+        """Show a run while the block lasts; `progress.json` in its folder says to other processes where it stands."""
+        self._run = RunFolder(out)
+        self.board, over = (
+            RunState(
+                out=str(out),
+                model=model,
+                queries=queries,
+                rounds=rounds,
+                forecast=forecast,
+                pid=os.getpid(),
+                host=platform.node(),
+                command=self.command,
+                started=time.time(),
+            ),
+            threading.Event(),
+        )
+        looker = threading.Thread(target=self._look_until, args=(over,), daemon=True)
+        with self._shown():
+            looker.start()
+            try:
+                yield
+            except BaseException as e:
+                self.board.ended = _reason(e)
+                raise
+            finally:
+                over.set()
+                looker.join()
+                self._look(keep=True)
+
+    def enter(self, number: int, stage: Stage) -> None:
+        """Note that a stage of a round begins, whether there is anything left to do in it or not."""
+        with self._lock:
+            self.board.enter(number, stage)
+            self._seconds = self._run.stage_seconds() if self._run else {}
+
+    def searched_before(self, rollouts: Sequence[Rollout]) -> None:
+        """Rollouts of this round that an earlier process finished."""
+        with self._lock:
+            for step in (step for rollout in rollouts for step in rollout.steps):
+                self.board.values.add(step_values(step))
+
+    def stepped(self, so_far: Rollout, decode: Callable[[list[int]], str]) -> None:
+        """A search has made a step. One search is followed to its end, then the next one that makes a step."""
+        with self._lock:
+            self.board.values.add(step_values(so_far.steps[-1]))
+            if self._followed in (None, so_far.query.id):
+                self._followed, self.board.glimpse = so_far.query.id, glimpse(so_far, decode)
+
+    def searched(self, rollout: Rollout) -> None:
+        """A search has ended."""
+        if self._followed == rollout.query.id:
+            self._followed = None
+
+    def finished(self, report: RoundReport, lights: dict[str, str], best: int) -> None:
+        """Take a round that is over (or the base model, round 0), and which one is the best so far."""
+        with self._lock:
+            row = {"round": report.round, **values(report)}
+            self.board.rows = [*(r for r in self.board.rows if r["round"] != report.round), row]
+            self.board.rows.sort(key=lambda r: r["round"])
+            self.board.lights, self.board.best = lights, best
+
+    def stopping(self, line: str) -> None:
+        """The run was asked to stop and finishes what is under way."""
+        self.board.stopping = True
+        self.say(line)
+
+    @contextmanager
+    def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:
+        """Show a stage of `total` steps; yields the function that counts them.
+
+        Args:
+            unit: what is counted, as it stands behind a rate: "queries", "MB".
+            scale: what one step is in that unit (1e-6 for bytes shown as MB).
+            done: steps that were done before, by an earlier process.
+        """
+        meter = Meter(name, unit, total * scale, done * scale)
+        self._meter = meter
+        try:
+            with self._stage(meter) as moved:
+
+                def advance(n: float) -> None:
+                    with self._lock:
+                        meter.advance(n * scale)
+                    moved()
+
+                yield advance
+        finally:
+            self._meter = None
+
+    def _shown(self) -> AbstractContextManager[None]:
+        """What is on the screen as long as a run lasts."""
+        return nullcontext()
+
+    def _refresh(self) -> None:
+        """Bring the screen up to date; called twice a second while a run lasts, from a thread of its own."""
+
+    def _stage(self, meter: Meter) -> AbstractContextManager[Callable[[], None]]:
+        """What shows a stage; gives the function that is called whenever the meter has moved."""
+        bars = self.console.is_terminal and not self.console.is_dumb_terminal
+        return self._bar(meter) if bars else self._lines(meter)
+
+    @contextmanager
+    def _bar(self, meter: Meter) -> Iterator[Callable[[], None]]:
+        columns = (
+            TextColumn("{task.description:<24}", markup=False),
+            BarColumn(bar_width=20),
+            _CountColumn(meter),
+            TimeRemainingColumn(compact=True),
+        )
+        with Progress(*columns, console=self.console) as progress:
+            task = progress.add_task(meter.name, total=meter.total, completed=round(meter.done))
+            yield lambda: progress.update(task, completed=meter.done)
+            progress.update(task, completed=meter.total)
+
+    @contextmanager
+    def _lines(self, meter: Meter) -> Iterator[Callable[[], None]]:
+        last = meter.start
+
+        def moved() -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _LINE_EVERY:
+                last, work = now, meter.read()
+                rate = f", {rate_of(work.rate)}" if work.rate else ""
+                left = f", {duration(work.left)} left" if work.left else ""
+                self.say(f"{meter.name}: {whole(work.done)} of {work.total:.0f} {work.unit}{rate}{left}")
+
+        before = f", {meter.done:.0f} of them from before" if meter.done else ""
+        self.say(f"{meter.name}: {meter.total:.0f} {meter.unit}{before}")
+        yield moved
+        self.say(f"{meter.name}: done in {duration(time.monotonic() - meter.start)}")
+
+    def _look_until(self, over: threading.Event) -> None:
+        looks = 0
+        while not over.is_set():
+            self._look(keep=looks % _KEEP_EVERY == 0)
+            looks += 1
+            over.wait(_LOOK_EVERY)
+
+    def _look(self, *, keep: bool) -> None:
+        """Measure what changes by itself, show it, and keep it."""
+        with self._lock:
+            board = self.board
+            board.updated = time.time()
+            board.work = self._meter.read() if self._meter else None
+            board.run_left = board.left(self._seconds)
+            if keep:
+                board.memory = Memory(*memory_held())
+                _write(Path(board.out) / PROGRESS, msgspec.json.encode(board))
+        self._refresh()
+
+
+class _CountColumn(ProgressColumn):
+    """`7/12 queries  0.21/s`: fits 80 columns beside the bar."""
+
+    def __init__(self, meter: Meter):
+        super().__init__()
+        self.meter = meter
+
+    def render(self, task: Task) -> Text:
+        work = self.meter.read()
+        rate = f"  {rate_of(work.rate)}" if work.rate else ""
+        return Text(f"{whole(work.done)}/{work.total:.0f} {work.unit}{rate}", no_wrap=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Put a file in place in one piece; a full disk is for the stage to notice, nothing depends on this file."""
+    partial = path.with_name(f"{path.name}.new")
+    with suppress(OSError):
+        partial.write_bytes(content)
+        partial.replace(path)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a run ended, in one line."""
+    if isinstance(error, (Stopped, KeyboardInterrupt)):
+        return "stopped on request"
+    return " ".join(f"{type(error).__name__}: {error}".split())

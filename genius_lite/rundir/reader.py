@@ -1,0 +1,292 @@
+"""What a run folder says, typed. Nothing is written; a run may be going on: what is not whole yet is not there.
+
+The one reader of run folders: reports, views, plans, comparisons and exports all ask here.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from genius_lite.errors import UserError
+from genius_lite.progress import Stage
+from genius_lite.records import PreferencePair, Rollout, SetAside, held_count
+from genius_lite.results import (
+    Quantized,
+    Response,
+    RolloutFigures,
+    RoundReport,
+    Signals,
+    Summary,
+    Timing,
+    TrainReport,
+)
+from genius_lite.rundir.folder import (
+    ADAPTER,
+    BASELINE,
+    BEST,
+    CHECKPOINT,
+    EVALUATION,
+    EXPORT,
+    LEFT_OUT,
+    PAIRS,
+    POLICY,
+    QUANTIZED,
+    RECIPE,
+    REPORT,
+    RESPONSES,
+    ROLLOUTS,
+    ROUNDED,
+    SET_ASIDE,
+    SIGNALS,
+    SOURCE,
+    SUMMARY,
+    TIMINGS,
+    TRAINED,
+    round_name,
+)
+from genius_lite.rundir.lines import Lines, line_bounds
+
+T = TypeVar("T")
+
+_MADE = {
+    Stage.ROLLOUTS: PAIRS,
+    Stage.PAIRS: PAIRS,
+    Stage.TRAIN: ADAPTER,
+    Stage.MERGE: POLICY,
+    Stage.EVALUATE: EVALUATION,
+}
+"""What is there once a stage of a round is over. Rollouts are when pairs were made of them."""
+
+
+class RunFolder:
+    """A run's folder.
+
+    Args:
+        path: the `out` of a recipe.
+
+    Raises:
+        UserError: it is no run folder. What is asked of it later raises UserError where another version wrote it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        found = read_json(path / RECIPE)
+        if not isinstance(found, dict):
+            raise UserError(f"{path} is no run folder; name the `out` of a recipe")
+        self.recipe: dict[str, Any] = found
+        """The identity of the run: its recipe, with model, queries and tasks by content."""
+
+    @property
+    def imported(self) -> bool:
+        """Whether the learner's copy of the model is there."""
+        return (self.path / CHECKPOINT).exists()
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where the model came from; empty before it is imported."""
+        return read_json(self.path / CHECKPOINT / SOURCE) or {}
+
+    @property
+    def queries(self) -> int:
+        """How many queries the recipe has."""
+        return int(self.recipe["queries"].partition(",")[0])
+
+    @property
+    def searched(self) -> int:
+        """How many of them a round searches; the others are held out."""
+        held = held_count(self.queries, self.recipe["learner"]["holdout"], self.recipe["evaluate"]["queries"])
+        return self.queries - held
+
+    @property
+    def timings(self) -> list[Timing]:
+        """What precedes the rounds took."""
+        return RoundFolder(0, self.path).timings
+
+    @property
+    def rounds(self) -> list[RoundFolder]:
+        """The rounds that have begun, in order, without the base model."""
+        found = (path.name.removeprefix(round_name("")) for path in self.path.glob(round_name("*")))
+        return [self.round(number) for number in sorted(int(n) for n in found if n.isdecimal()) if number]
+
+    def round(self, number: int) -> RoundFolder:
+        """Round `number`, begun or not; 0 is the base model that rounds are told against."""
+        return RoundFolder(number, self.path / round_name(number)) if number else self.base
+
+    @property
+    def own(self) -> RoundFolder:
+        """The user's own file as round 0."""
+        return RoundFolder(0, self.path / round_name(0))
+
+    @property
+    def base(self) -> RoundFolder:
+        """The base model that rounds are told against: in their types, where the user's file has others."""
+        rounded = RoundFolder(0, self.path / ROUNDED)
+        return rounded if rounded.done(Stage.EVALUATE) else self.own
+
+    @property
+    def rounded_base(self) -> Path | None:
+        """The base model in the types of the rounds, if the run made a file of it."""
+        made = self.path / ROUNDED / BASELINE
+        return made if made.exists() else None
+
+    @property
+    def reports(self) -> list[RoundReport]:
+        """Those of the finished rounds."""
+        return [report for here in self.rounds if (report := here.report)]
+
+    @property
+    def best(self) -> int | None:
+        """The round that was chosen; None before it is decided."""
+        found = read_json(self.path / BEST)
+        return found["round"] if found else None
+
+    @property
+    def summary(self) -> Summary | None:
+        """What the finished run says of itself."""
+        return read_typed(self.path / SUMMARY, Summary)
+
+    @property
+    def exported(self) -> list[Path]:
+        """The GGUFs of its export."""
+        return sorted((self.path / EXPORT).glob("*.gguf"))
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """File of the export -> SHA-256."""
+        file = self.path / EXPORT / "SHA256SUMS"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+    def stage_seconds(self) -> dict[Stage, float]:
+        """What each stage took in the latest round in which it is over; the base model's evaluation may stand in."""
+        found: dict[Stage, float] = {}
+        for here in (self.own, *self.rounds):
+            seconds = {Stage(timing.stage): timing.seconds for timing in here.totals}
+            found |= {stage: seconds[stage] for stage in _MADE if stage in seconds and here.done(stage)}
+            found |= {Stage.PAIRS: 0.0} if here.done(Stage.PAIRS) else {}
+        return found
+
+
+class RoundFolder:
+    """The folder of a round, or of the base model (round 0), which is only evaluated."""
+
+    def __init__(self, number: int, path: Path):
+        self.number, self.path = number, path
+
+    def done(self, stage: Stage) -> bool:
+        """Whether a stage of this round is over."""
+        return (self.path / _MADE[stage]).exists()
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / ADAPTER
+
+    @property
+    def policy(self) -> Path:
+        """The round's GGUF."""
+        return self.path / POLICY
+
+    @property
+    def timings(self) -> list[Timing]:
+        """A line for each stage; for one that was interrupted a line for each part."""
+        return list(growing(self.path / TIMINGS, Timing))
+
+    @property
+    def totals(self) -> list[Timing]:
+        """The timings, one for each stage."""
+        found: dict[str, Timing] = {}
+        for timing in self.timings:
+            found[timing.stage] = found[timing.stage].plus(timing) if timing.stage in found else timing
+        return list(found.values())
+
+    @property
+    def rollouts(self) -> Lines[Rollout]:
+        return growing(self.path / ROLLOUTS, Rollout)
+
+    @property
+    def set_aside(self) -> Lines[SetAside]:
+        """Queries that the sampler does not survive."""
+        return growing(self.path / SET_ASIDE, SetAside)
+
+    @property
+    def pairs(self) -> Lines[PreferencePair]:
+        return growing(self.path / PAIRS, PreferencePair)
+
+    @property
+    def training(self) -> TrainReport | None:
+        return read_typed(self.path / ADAPTER / TRAINED, TrainReport)
+
+    @property
+    def quantized(self) -> Quantized | None:
+        return read_typed(self.path / QUANTIZED, Quantized)
+
+    @property
+    def signals(self) -> Signals | None:
+        """Of the responses to held-out queries; None where there is none."""
+        return read_typed(self.path / EVALUATION / SIGNALS, Signals)
+
+    @property
+    def responses(self) -> list[Response]:
+        """To the problems of the tasks; none before they are all there."""
+        return list(growing(self.path / EVALUATION / RESPONSES, Response))
+
+    @property
+    def report(self) -> RoundReport | None:
+        """The finished round's report."""
+        return read_typed(self.path / REPORT, RoundReport)
+
+    def figures(self) -> RoundReport:
+        """The round's report, or what its files say before that is written."""
+        return self.report or self.made()
+
+    def made(self) -> RoundReport:
+        """The figures of a round's files, without its evaluation."""
+        rollouts, pairs, seconds = self.rollouts, self.pairs, sum(t.seconds for t in self._sampling)
+        rate = sum(t.amount for t in self._sampling) / seconds if seconds else None
+        return RoundReport(
+            self.number,
+            rollouts=RolloutFigures.of(rollouts, rate) if rollouts else None,
+            set_aside=len(self.set_aside),
+            pairs=len(pairs) if self.done(Stage.PAIRS) else None,
+            pairs_left_out=read_json(self.path / LEFT_OUT) or {},
+            training=self.training,
+            quantized=self.quantized,
+            gguf_bytes=self.policy.stat().st_size if self.policy.exists() else None,
+        )
+
+    @cached_property
+    def _sampling(self) -> list[Timing]:
+        return [timing for timing in self.timings if timing.stage == Stage.ROLLOUTS]
+
+
+def read_json(path: Path) -> Any:
+    """The document; None where it is missing, or not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def read_typed(path: Path, kind: type[T]) -> T | None:
+    """The document as a record; None where it is missing, or not whole.
+
+    Raises:
+        UserError: it is another kind of document.
+    """
+    if (found := read_json(path)) is None:  # by json, as msgspec reads no infinity
+        return None
+    try:
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as e:
+        raise UserError(f"{path} was made by another version of genius-lite, which can read it: {e}") from None
+
+
+def growing(path: Path, kind: type[T]) -> Lines[T]:
+    """The records of a file, which may be missing, or growing: a last line that is not whole yet is left out."""
+    return Lines(path, kind, line_bounds(path) if path.exists() else array("q", [0]))

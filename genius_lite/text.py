@@ -1,0 +1,118 @@
+"""Text and figures as a person reads them; nothing in foreign text acts, hides, or turns what stands beside it."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import Any
+
+from genius_lite.results import Interval
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (text direction), surrogates, line and paragraph separators
+PROSE = "\n\t\u200c\u200d"
+"""What a text of several lines keeps: line breaks and tabs, and the joiners of some scripts and of emoji."""
+
+
+def visible(text: str, kept: str = "") -> str:
+    """The text with every character that cannot be seen spelled out as Python does, `\\x1b`, but those in `kept`."""
+    if text.isprintable():
+        return text
+    hidden = {c for c in set(text) if c not in kept and unicodedata.category(c) in _HIDDEN}
+    return text.translate({ord(c): c.encode("unicode_escape").decode() for c in hidden})
+
+
+def brief(text: str, longest: int = 60) -> str:
+    """The text in one line of at most about `longest` characters, as a message quotes it."""
+    beginning = " ".join(text[: 4 * longest].split())
+    shown = visible(beginning)
+    return shown if len(shown) <= longest and len(text) <= 4 * longest else f"{shown[:longest]}..."
+
+
+def prose(text: str) -> str:
+    """Text of several lines with what cannot be seen spelled out: control characters, turns of direction."""
+    return visible(text, PROSE)
+
+
+def cut(text: str, longest: int) -> str:
+    """At most `longest` characters of the text, and how many more there were."""
+    more = len(text) - longest
+    return text if more <= 0 else f"{text[:longest]}… [{more} more characters]"
+
+
+def plain(value: Any) -> Any:
+    """A JSON value whose strings are `visible`, and whose numbers JSON knows: one that is not finite becomes None."""
+    if isinstance(value, str):
+        return visible(value, PROSE)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {visible(str(key), PROSE): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+NONE = "–"
+"""What stands where there is no figure."""
+
+
+def number(value: float | None, digits: int = 2, sign: str = "", unit: str = "") -> str:
+    """`1,234.50 nats`; whole numbers have no decimals. `sign` is "+" where the sign is always shown."""
+    if value is None:
+        return NONE
+    if not math.isfinite(value):
+        return "not finite"
+    shown = f"{value:{sign},d}" if isinstance(value, int) else f"{value:{sign},.{digits}f}"
+    return f"{_minus(shown)} {unit}".rstrip()
+
+
+def figure(value: float) -> str:
+    """Three significant digits."""
+    return _minus(f"{value:.3g}") if math.isfinite(value) else "not finite"
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """A share as `31 %`."""
+    return NONE if value is None else number(100 * value, digits, unit="%")
+
+
+def accuracy(value: Interval | None) -> str:
+    """`31.2 % [28.0, 34.5]`."""
+    return f"{percent(value.estimate, 1)} {interval(value)}" if value else NONE
+
+
+def interval(value: Interval) -> str:
+    """`[28.0, 34.5]`, in percent."""
+    return f"[{100 * value.low:.1f}, {100 * value.high:.1f}]"
+
+
+def gain(value: Interval | None) -> str:
+    """`+3.1 [+0.4, +5.9]`, in percentage points."""
+    if value is None:
+        return NONE
+    return _minus(f"{100 * value.estimate:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]")
+
+
+def size(value: float | None) -> str:
+    """Bytes as `145 MB`."""
+    if value is None:
+        return NONE
+    unit, scale = next(((u, s) for u, s in (("GB", 1e9), ("MB", 1e6)) if value >= s), ("kB", 1e3))
+    shown = value / scale
+    return f"{shown:.1f} {unit}" if shown < 10 else f"{shown:.0f} {unit}"
+
+
+def duration(seconds: float | None) -> str:
+    """`1 h 05 min`, `2 min 03 s`, `4.8 s`."""
+    if seconds is None:
+        return NONE
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _minus(shown: str) -> str:
+    return shown.replace("-", "\N{MINUS SIGN}")

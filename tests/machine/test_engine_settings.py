@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from genius_lite import measurements
+from genius_lite.errors import UserError
+from genius_lite.hardware import Gpu, cores, gpus, peak_memory
+from genius_lite.machine import engine_settings
+from genius_lite.recipe import Sampler
+from genius_lite.recipe.reader import parse
+from genius_lite.records import Query, query_id
+from genius_lite.report.terminal import TerminalProgress
+from genius_lite.weights import gguf_file
+from genius_lite.weights.footprint import kv_bytes, layer_bytes, layers_that_fit
+
+SILENT = TerminalProgress(Console(quiet=True))
+
+
+def test_what_a_model_takes_in_memory(tiny):
+    source = gguf_file.read(tiny.gguf)
+    # Keys and values of 2 heads of 16 numbers each.
+    assert kv_bytes(source, "F16") == 2 * 2 * 16 * 2
+    assert kv_bytes(source, "Q8_0") == 2 * 2 * 16 * 34 // 32
+    layers, each, outside = layer_bytes(source)
+    assert layers == 2
+    assert 2 * each + outside == sum(t.nbytes for t in source.tensors)
+
+
+def test_a_recurrent_model_has_no_kv_cache(tiny_mamba):
+    assert kv_bytes(gguf_file.read(tiny_mamba.gguf), "F16") == 0
+
+
+@pytest.mark.parametrize(("free", "expected"), [(1300, -1), (1299, 10), (999, 9), (50, 0), (-7, 0)])
+def test_layers_that_fit(free, expected):
+    assert layers_that_fit(10, 100, 300, free) == expected
+
+
+def test_gpu_layers_go_by_free_memory(tiny, monkeypatch):
+    source = gguf_file.read(tiny.gguf)
+    section, context = Sampler(slots=4), 256
+    assert engine_settings.engine_settings(section, source, context, SILENT).gpu_layers == (-1 if gpus() else 0)
+    monkeypatch.setattr(engine_settings, "gpus", lambda: [Gpu("a", int(8e9))])
+    assert engine_settings.engine_settings(section, source, context, SILENT).gpu_layers == -1
+    monkeypatch.setattr(engine_settings, "gpus", lambda: [Gpu("a", int(1e8))])
+    assert engine_settings.engine_settings(section, source, context, SILENT).gpu_layers == 0
+    assert engine_settings.engine_settings(Sampler(gpu_layers=3), source, context, SILENT).gpu_layers == 3
+
+
+def test_auto_measures_once_and_remembers(tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setattr(measurements.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setattr(engine_settings, "SLOTS", (2, 4))
+    recipe = parse("model: {gguf: x.gguf}\nqueries: {source: q.txt}\nsampler: auto")
+    assert recipe.sampler.measured
+    source = gguf_file.read(tiny_llama)
+    first = engine_settings.engine_settings(recipe.sampler, source, 512, SILENT)
+    assert first.slots in (2, 4)
+    assert (first.context, first.parked) == (512, first.slots)
+    (kept,) = (tmp_path / "genius-lite" / "measurements").iterdir()
+    record = json.loads(kept.read_text())
+    assert {key: record[key] for key in ("slots", "kv_unified", "threads")} == {
+        "slots": first.slots, "kv_unified": first.kv_unified, "threads": first.threads,
+    }  # fmt: skip
+    monkeypatch.setattr(engine_settings, "sweep", lambda *a, **k: pytest.fail("measured again"))
+    assert engine_settings.engine_settings(recipe.sampler, source, 512, SILENT) == first
+    # What the recipe fixes is not measured.
+    monkeypatch.setattr(engine_settings, "sweep", _only)
+    fixed = engine_settings.engine_settings(Sampler(slots="auto", threads=1), source, 512, SILENT)
+    assert (fixed.threads, fixed.kv_unified) == (1, False)
+
+
+def _only(model, base, slots, kv_modes, threads, *, brief):
+    from genius_lite.machine.bench import Speed
+
+    assert (kv_modes, threads) == ([False], [1])
+    yield Speed(base, 1.0, 1.0, 0.0, 0)
+
+
+def test_measured_slots_leave_memory_to_others(tiny_llama, monkeypatch):
+    source = gguf_file.read(tiny_llama)
+    each = 2 * 512 * 2 * kv_bytes(source, "F16")
+    monkeypatch.setattr(engine_settings, "gpus", lambda: [])
+    settings = engine_settings.engine_settings(Sampler(slots=1), source, 512, SILENT)
+    for free, expected in ((2 * 64 * each, [8, 16, 32, 64]), (2 * 20 * each, [8, 16]), (each, [1])):
+        monkeypatch.setattr(engine_settings, "free_memory", lambda free=free: free)
+        assert engine_settings._slots_that_fit(source, settings) == expected
+
+
+def test_the_recipes_defaults_measure_nothing():
+    section = parse("model: {gguf: x.gguf}\nqueries: {source: q.txt}").sampler
+    assert not section.measured
+    assert section.slots == 32
+
+
+def test_peak_memory_never_falls():
+    before = peak_memory()
+    block = np.ones(30_000_000)
+    after = peak_memory()
+    assert after >= before
+    assert after >= block.nbytes
+    assert cores() >= 1
+
+
+def test_a_query_that_leaves_no_room_is_named_in_one_short_line(tiny):
+    source = gguf_file.read(tiny.gguf)  # 512 tokens of context
+    short, long = (Query(query_id(text), text, [1] * len(text)) for text in ("x", "\x1b[31m\nWhy? " * 60))
+    assert engine_settings.context_for("auto", source, [("max_tokens", 200, [short])]) == 256
+    with pytest.raises(
+        UserError, match=r"query `\\x1b\[31m Why\? .*\.\.\.` takes 660 tokens and max_tokens is 5: "
+    ) as e:
+        engine_settings.context_for("auto", source, [("max_tokens", 5, [short, long])])
+    assert len(str(e.value)) < 200

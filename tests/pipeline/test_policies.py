@@ -1,0 +1,235 @@
+"""The GGUF of a round: what is evaluated is what is exported, beside a base that went through the same rounding."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from rich.console import Console
+
+from genius_lite.evaluate.measure import EvalModel, answer_tasks
+from genius_lite.export.bundle import RunRound, export
+from genius_lite.pipeline.job import prepare
+from genius_lite.recipe import (
+    Evaluate,
+    Foresight,
+    Guard,
+    Learner,
+    Limit,
+    Model,
+    Quantize,
+    Queries,
+    Recipe,
+    Sampler,
+    TaskSource,
+)
+from genius_lite.records import PreferencePair, Rollout
+from genius_lite.report.status import read_state
+from genius_lite.report.terminal import TerminalProgress
+from genius_lite.results import Response
+from genius_lite.run import run
+from genius_lite.rundir.lines import read_records
+from genius_lite.rundir.reader import RunFolder
+from genius_lite.sampler.client import open_sampler
+from genius_lite.sampler.messages import EngineSettings, Sampling
+from genius_lite.weights import gguf_file
+from genius_lite.weights.gguf_file import sha256
+from tests.tiny import ANY_PAIRS, questions, tiny_gguf
+
+Q = gguf.GGMLQuantizationType
+UNGUARDED = Guard(**dict.fromkeys(Guard.model_fields, Limit()))
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished run, and all that it said."""
+
+    recipe: Recipe
+    folder: Path
+    said: list[str]
+
+    def round(self, number: int) -> Path:
+        return self.folder / f"round-{number}"
+
+    def quantized(self, number: int) -> dict:
+        return json.loads((self.round(number) / "quantized.json").read_text())
+
+
+def done(
+    folder: Path,
+    quantize: Quantize,
+    *,
+    kind: Q = Q.F16,
+    full: bool = False,
+    lr: float = 1e-2,
+    holdout: float = 0.0,
+    **sections: Any,
+) -> Done:
+    """A run of a tiny model whose file is of type `kind`: three problems, and twelve queries with a pair each.
+
+    Args:
+        full: the recipe names the weights that the file was made from, too.
+    """
+    model = tiny_gguf(folder / "tiny.gguf", "llama", kind=kind)
+    if full:
+        model.save_pretrained(folder / "full")
+    problems = folder / "problems.jsonl"
+    problems.write_text("".join(json.dumps({"prompt": f"Say {n}.", "answer": f"{n}"}) + "\n" for n in range(3)))
+    # One branch at a time: in other company a sum is rounded in another way.
+    default = {
+        "rounds": 2,
+        "evaluate": Evaluate(tasks=[TaskSource(source=str(problems))], samples=1, queries=0),
+        "sampler": Sampler(slots=1, threads=1),
+        "guard": UNGUARDED,
+    }
+    recipe = Recipe(
+        out=str(folder / "run"),
+        model=Model(gguf=str(folder / "tiny.gguf"), weights=str(folder / "full") if full else None),
+        queries=Queries(source=questions(folder, 12)),
+        foresight=Foresight(beams=1, candidates=2, steps=1, max_tokens=12, temperature=1.5),
+        pairs=ANY_PAIRS,
+        learner=Learner(
+            rank=4, lora_alpha=8, lr=lr, holdout=holdout, batch_pairs=4, parity_limit=100, precision="fp32"
+        ),
+        quantize=quantize,
+        **{**default, **sections},
+    )
+    progress, said = TerminalProgress(Console(quiet=True)), []
+    progress.say = said.append
+    run(recipe, progress)
+    return Done(recipe, folder / "run", said)
+
+
+def answers(model: Path, recipe: Recipe, log: Path) -> list[Response]:
+    """What a file answers to the recipe's task, asked apart from any run."""
+    job = prepare(recipe)
+    settings = EngineSettings(slots=1, context=job.context, threads=1)
+    who = EvalModel(model, settings, recipe.answer_tokens, recipe.seed, log)
+    found = answer_tasks(who, job.tasks, recipe.evaluate, job.temperature)
+    return [response for one in found for response in one.responses]
+
+
+def exported(run: Path, number: int | None, out: Path) -> Path:
+    export(run, number, "gguf", [], out)
+    (file,) = out.glob("*.gguf")
+    return file
+
+
+@pytest.mark.parametrize("policy", ["merge", "adapter"])
+@pytest.mark.parametrize("kind", ["source", "Q8_0", "F16"])
+def test_the_file_that_was_evaluated_is_the_one_that_is_exported(tmp_path, kind, policy):
+    made = done(tmp_path, Quantize(type=kind, check="never"), policy=policy)
+    assert (made.round(1) / "adapter.gguf").exists() == (policy == "adapter")
+    for number in (1, 2):
+        file = exported(made.folder, number, tmp_path / f"exported-{number}")
+        digest = sha256([file])
+        assert digest == sha256([made.round(number) / "policy.gguf"]) == made.quantized(number)["sha256"]
+        assert f"{digest}  {file.name}" in (file.parent / "SHA256SUMS").read_text()
+        assert answers(file, made.recipe, tmp_path / "log") == RunFolder(made.folder).round(number).responses
+    board = read_state(made.folder)
+    assert board and board.values.count, "what the last round's search showed stays on the board"
+    best = RunRound.of(made.folder, None)
+    (own,) = (made.folder / "export").glob("*.gguf")
+    assert sha256([own]) == sha256([best.gguf])
+
+    # What rounds are told against: the base in their types, which is the user's own file where these are the same.
+    source, base = tmp_path / "tiny.gguf", RunRound.of(made.folder, 0).gguf
+    assert base == (made.folder / "rounded" / "base.gguf" if kind == "Q8_0" else source)
+    assert RunFolder(made.folder).base.path == made.folder / ("rounded" if kind == "Q8_0" else "round-0")
+    assert sha256([exported(made.folder, 0, tmp_path / "base")]) == sha256([base])
+    assert answers(base, made.recipe, tmp_path / "log") == RunFolder(made.folder).round(0).responses
+    first = read_records(made.folder / "round-0" / "evaluation" / "responses.jsonl", Response)
+    assert answers(source, made.recipe, tmp_path / "log") == first
+    if kind == "Q8_0":
+        assert first != RunFolder(made.folder).round(0).responses, "rounding must be seen in these answers"
+
+
+def test_held_out_queries_are_watched_and_nothing_else(tmp_path):
+    made = done(tmp_path, Quantize(), holdout=0.25, rounds=1, evaluate=Evaluate(queries=2, query_samples=2))
+    job = prepare(made.recipe)
+    assert len(job.held_out) == 2, "a quarter of twelve, but no more than are watched"
+    assert {query.id for query in job.watched} == job.held_out
+    rollouts = read_records(made.round(1) / "rollouts.jsonl", Rollout)
+    assert {r.query.id for r in rollouts} == {query.id for query in job.queries} - job.held_out
+    pairs = read_records(made.round(1) / "pairs.jsonl", PreferencePair)
+    assert len(rollouts) == 10
+    assert pairs
+    assert not job.held_out & {pair.query_id for pair in pairs}
+    for base in ("round-0", "round-1"):
+        signals = json.loads((made.folder / base / "evaluation" / "signals.json").read_text())
+        assert signals["responses"] == 2 * 2
+
+
+@pytest.mark.parametrize("kind", [Q.Q8_0, Q.Q4_0])
+def test_from_full_precision_weights_nothing_is_gained_where_nothing_was_learned(tmp_path, kind):
+    """The user's file was rounded without an importance matrix: that rounds do it better is no gain of theirs."""
+    tasks = [TaskSource(source=str(tmp_path / "problems.jsonl"))]
+    watched = Evaluate(tasks=tasks, samples=1, queries=2, query_samples=2)
+    made = done(tmp_path, Quantize(keep=0.0), kind=kind, full=True, lr=1e-12, holdout=0.1, rounds=1, evaluate=watched)
+    assert RunFolder(made.folder).round(1).responses == RunFolder(made.folder).round(0).responses
+    (task,) = json.loads((made.round(1) / "report.json").read_text())["evaluation"]
+    assert (task["sampled_gain"]["estimate"], task["greedy_gain"]["estimate"]) == (0, 0)
+    assert json.loads((made.round(1) / "evaluation" / "signals.json").read_text())["kl"] < 1e-9
+    own, base, policy = (
+        gguf_file.read(path)
+        for path in (tmp_path / "tiny.gguf", made.folder / "rounded" / "base.gguf", made.round(1) / "policy.gguf")
+    )
+    assert types(own) == types(base) == types(policy)
+    assert weights(base) == weights(policy) != weights(own)
+
+
+def types(model: gguf_file.GGUF) -> dict[str, Q]:
+    return {tensor.name: tensor.type for tensor in model.tensors}
+
+
+def weights(model: gguf_file.GGUF) -> dict[str, bytes]:
+    return {tensor.name: np.asarray(model.raw(tensor)).tobytes() for tensor in model.tensors}
+
+
+def test_a_type_that_loses_too_much_is_not_built_upon_and_the_round_gets_one_that_keeps_it(tmp_path):
+    """Updates so large that they leave the base's grid, which a floating-point type does not have."""
+    made = done(tmp_path, Quantize(type="Q4_0", check="never"), lr=0.2, evaluate=Evaluate(queries=0))
+    first, last = made.quantized(1), made.quantized(2)
+    assert (first["type"], first["keeps"], first["widened"]) == ("F16", True, True)
+    lost = [line for line in made.said if line.startswith("warning: Q4_0 keeps ")]
+    assert len(lost) == 2 and float(lost[0].split()[3].rstrip("%")) < 80
+    assert "round 2 samples with the adapter at run time, as Q4_0 loses too much" in made.said
+
+    adapted = EngineSettings(slots=1, context=256, threads=1, lora=str(made.round(1) / "adapter.gguf"))
+    plain = EngineSettings(slots=1, context=256, threads=1)
+    base = made.folder / "rounded" / "base.gguf"
+    sampled = read_records(made.round(2) / "rollouts.jsonl", Rollout)[:3]
+    assert far_from_sampled(sampled, base, adapted, tmp_path / "log") < 0.02
+    assert far_from_sampled(sampled, base, plain, tmp_path / "log") > 0.2
+
+    assert (last["type"], last["keeps"], last["kept"]) == ("F16", True, pytest.approx(1, abs=0.01))
+    warned = [line.split()[1] for line in made.said if line.startswith("warning:")]
+    assert warned == ["Q4_0", "Q8_0"] * 2, "what each round tried before"
+    assert not (made.round(2) / "adapter.gguf").exists()
+    (own,) = (made.folder / "export").glob("*.gguf")
+    assert own.name == "tiny.genius-F16.gguf"
+    assert sha256([own]) == last["sha256"]
+    assert set(types(gguf_file.read(own)).values()) == {Q.F16, Q.F32}
+
+
+def far_from_sampled(rollouts: list[Rollout], model: Path, settings: EngineSettings, log: Path) -> float:
+    """By how many nats a token the model's log-probabilities of sampled responses differ from those noted with them."""
+
+    async def ask() -> list[list[float]]:
+        async with open_sampler(model, settings, Sampling(1.0), log) as sampler:
+            return await asyncio.gather(*(sampler.score(r.query.tokens, r.response(0, 0)) for r in rollouts))
+
+    noted = np.concatenate([r.logprobs(0, 0) for r in rollouts])
+    return float(np.abs(np.concatenate(asyncio.run(ask())) - noted).mean())
+
+
+def test_an_update_too_small_for_any_file_is_no_loss(tmp_path):
+    made = done(tmp_path, Quantize(type="Q8_0", check="never"), lr=1e-12, rounds=1, evaluate=Evaluate(queries=0))
+    assert (made.quantized(1)["type"], made.quantized(1)["keeps"]) == ("Q8_0", True)
+    assert "Q8_0: the update is so small that hardly a weight moves" in made.said

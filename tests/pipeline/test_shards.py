@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from genius_lite.errors import UserError
+from genius_lite.pipeline.job import prepare
+from genius_lite.pipeline.shards import Shard, merge_shards, sample_shard
+from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler
+from genius_lite.records import Rollout
+from genius_lite.report.terminal import TerminalProgress
+from genius_lite.run import run
+from genius_lite.rundir.lines import read_records
+from genius_lite.stopping import Stop, Stopped
+from tests.tiny import ANY_PAIRS, questions
+
+
+@pytest.fixture
+def recipe(tiny_llama, tmp_path) -> Recipe:
+    return Recipe(
+        out=str(tmp_path / "run"),
+        model=Model(gguf=str(tiny_llama)),
+        queries=Queries(source=questions(tmp_path, 7)),
+        rounds=1,
+        foresight=Foresight(beams=1, candidates=2, steps=2, max_tokens=12),
+        pairs=ANY_PAIRS,
+        learner=Learner(rank=2, batch_pairs=4, parity_limit=100),
+        quantize=Quantize(type="F16"),
+        evaluate=Evaluate(queries=0),
+        sampler=Sampler(slots=4, threads=1),
+    )
+
+
+def shard(recipe: Recipe, text: str, stop: Stop | None = None, number: int = 1, model: Path | None = None) -> Path:
+    progress = TerminalProgress(Console(quiet=True))
+    return sample_shard(recipe, Shard.parse(text), number, model, progress, stop or Stop())[0]
+
+
+def rollouts(run_folder: Path, number: int = 1) -> dict[str, Rollout]:
+    records = read_records(run_folder / f"round-{number}" / "rollouts.jsonl", Rollout)
+    assert len({r.query.id for r in records}) == len(records)
+    return {r.query.id: r for r in records}
+
+
+def test_shards_make_the_run_that_one_machine_would_have_made(recipe, tmp_path):
+    said: list[str] = []
+    folders = [shard(recipe, f"{n}/3") for n in (1, 2, 3)]
+    assert [len(rollouts(folder)) for folder in folders] == [3, 2, 2]
+    assert merge_shards(tmp_path / "merged", folders, said.append) == 7
+    assert said[1] == f"{folders[1]}: 2 queries of round 1 are new"
+    whole = recipe.model_copy(update={"out": str(tmp_path / "whole")})
+    alone = run(whole)
+    merged = run(recipe.model_copy(update={"out": str(tmp_path / "merged")}))
+    assert merged["queries"] == alone["queries"] == 7
+    assert rollouts(tmp_path / "merged").keys() == rollouts(tmp_path / "whole").keys()
+    assert [r.query.prompt for r in rollouts(folders[1]).values()] == ["What is 1 and 1?", "What is 4 and 4?"]
+
+
+def test_a_run_samples_what_no_shard_has_and_keeps_what_it_has(recipe, tmp_path):
+    first = shard(recipe, "1/2")
+    merge_shards(tmp_path / "run", [first], print)
+    held = rollouts(tmp_path / "run")
+    assert merge_shards(tmp_path / "run", [first], print) == 4
+    run(recipe)
+    after = rollouts(tmp_path / "run")
+    assert len(after) == 7
+    assert all(after[query] == held[query] for query in held)
+
+
+def test_a_later_round_is_sampled_from_the_model_that_the_run_made(recipe, tmp_path):
+    two = recipe.model_copy(update={"rounds": 2})
+    run(two)
+    made = tmp_path / "run" / "round-1" / "policy.gguf"
+    folder = shard(two, "2/2", number=2, model=made)
+    assert len(rollouts(folder, 2)) == 3
+    assert merge_shards(tmp_path / "run", [folder], print) == 7
+    with pytest.raises(UserError, match=r"name the run's policy\.gguf with --model"):
+        shard(two, "1/2", number=2)
+    with pytest.raises(UserError, match="--model is for rounds after the first"):
+        shard(two, "1/2", model=made)
+    with pytest.raises(UserError, match="has no model for round 2 yet; merge when round 1 is finished"):
+        merge_shards(tmp_path / "new", [folder], print)
+    other = shard(two, "1/2", number=2, model=Path(two.model.gguf))
+    with pytest.raises(UserError, match="sampled from another model"):
+        merge_shards(tmp_path / "run", [other], print)
+
+
+def test_what_does_not_belong_together_is_not_merged(recipe, tmp_path):
+    mine = shard(recipe, "1/2")
+    other = recipe.model_copy(update={"seed": 5, "out": str(tmp_path / "other")})
+    theirs = shard(other, "2/2")
+    with pytest.raises(UserError, match="different recipes, models or rounds; nothing was merged"):
+        merge_shards(tmp_path / "merged", [mine, theirs], print)
+    assert not (tmp_path / "merged").exists()
+    run(other)
+    with pytest.raises(UserError, match="was made by another recipe \\(seed: 5 there, 0 here\\)"):
+        merge_shards(tmp_path / "other", [mine], print)
+    with pytest.raises(UserError, match="is no shard"):
+        merge_shards(tmp_path / "merged", [tmp_path / "other"], print)
+
+
+def test_what_is_held_out_is_in_no_shard(recipe):
+    learner = recipe.learner.model_copy(update={"holdout": 0.3})
+    held = recipe.model_copy(update={"learner": learner, "evaluate": Evaluate(queries=4)})
+    first, second = (rollouts(shard(held, text)).keys() for text in ("1/2", "2/2"))
+    assert (len(first), len(second), len(prepare(held).held_out)) == (3, 2, 2)
+    assert first | second == {query.id for query in prepare(held).searched}
+
+
+def test_an_interrupted_shard_goes_on(recipe):
+    with pytest.raises(Stopped):
+        shard(recipe, "1/2", Stop(asked=True))
+    assert len(rollouts(shard(recipe, "1/2"))) == 4
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3", "1/2/3"])
+def test_parts_that_are_none(text):
+    with pytest.raises(UserError, match="write I/N"):
+        Shard.parse(text)
+
+
+def test_more_parts_than_queries(recipe):
+    with pytest.raises(UserError, match="shard 9/9 is empty: 7 queries are searched"):
+        shard(recipe, "9/9")
