@@ -49,7 +49,7 @@ class Progress(Protocol):
         ...
 
     def showing(
-        self, out: Path, model: str, queries: int, rounds: int, forecast: dict[str, float]
+        self, out: Path, model: str, queries: int, rounds: int, forecast: dict[Stage, float]
     ) -> AbstractContextManager[None]:
         """Show a run in the folder `out` while the block lasts.
 
@@ -102,7 +102,7 @@ class Silent:
         pass
 
     @contextmanager
-    def showing(self, out: Path, model: str, queries: int, rounds: int, forecast: dict[str, float]) -> Iterator[None]:
+    def showing(self, out: Path, model: str, queries: int, rounds: int, forecast: dict[Stage, float]) -> Iterator[None]:
         yield
 
     def finished(self, report: RoundReport, lights: dict[str, str], best: int) -> None:

@@ -81,7 +81,7 @@ class InterruptState:
         """In a thread of its own, at once; each byte is the number of a signal."""
         while got := reader.recv(1):
             number = got[0]
-            if number == signal.SIGINT and not self.stop.asked and self.progress.board.kind:
+            if number == signal.SIGINT and not self.stop.asked and self.progress.board.entered:
                 self.stop.asked = True
                 first = _FIRST.get(self.progress.board.kind, "this stage is finished")
                 self._say(f"stopping: {first}; press Ctrl-C again to stop at once")

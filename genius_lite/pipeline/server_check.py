@@ -12,11 +12,11 @@ import numpy as np
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.export.bundle import RunRound
 from genius_lite.foresight.rollouts import first_of
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.recipe import Server
 from genius_lite.records import Query
+from genius_lite.rundir.folder import LORA
 from genius_lite.sampler.client import SetAsideError, open_sampler
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.server import ServerSampler, open_server_sampler
@@ -140,9 +140,9 @@ def _earlier(r: Round, policy: Policy) -> Iterator[Policy]:
     if policy.gguf != r.job.source.path or policy.lora:
         yield Policy(r.job.source.path)
     for number in range(1, r.number):
-        made = RunRound(r.run.path, number)
-        lora = made.here / "adapter.gguf"
-        held = Policy(r.baseline.gguf, made.adapter, lora) if lora.exists() else Policy(made.gguf, made.adapter)
+        made = r.folder.round(number)
+        lora = made.path / LORA
+        held = Policy(r.baseline.gguf, made.adapter, lora) if lora.exists() else Policy(made.policy, made.adapter)
         if held.adapter != policy.adapter and held.gguf.exists():  # a shard has no earlier rounds
             yield held
 

@@ -11,10 +11,15 @@ from genius_lite.progress import ROUND_STAGES, SILENT, Stage
 from genius_lite.rundir.folder import RECIPE
 from genius_lite.rundir.reader import RunFolder
 
-_SHOWN = {ROLLOUTS: "rollouts", TRAINING: "train", QUANTIZING: "merge", EVALUATION: "evaluate"}
+_SHOWN = {
+    ROLLOUTS: Stage.ROLLOUTS,
+    TRAINING: Stage.TRAIN,
+    QUANTIZING: Stage.MERGE,
+    EVALUATION: Stage.EVALUATE,
+}
 
 
-def forecast(job: Job) -> dict[str, float]:
+def forecast(job: Job) -> dict[Stage, float]:
     """Seconds of each stage of a round, by the names on the board; of several rounds the last one's.
 
     Nothing is measured for it. What no plan and no earlier round has measured is not forecast at all: the default
@@ -25,7 +30,7 @@ def forecast(job: Job) -> dict[str, float]:
     found = plan(job, SILENT, measure=False)
     if "estimated" in (found.how["decoding"], found.how["learning"]):
         return {}
-    return {"pairs": 0.0} | {_SHOWN[s.stage]: s.seconds for s in found.stages if s.stage in _SHOWN}
+    return {Stage.PAIRS: 0.0} | {_SHOWN[s.stage]: s.seconds for s in found.stages if s.stage in _SHOWN}
 
 
 def _measured(out: Path) -> set[Stage]:

@@ -94,7 +94,7 @@ class RunState(msgspec.Struct):
     started: float = 0.0
     updated: float = 0.0
     number: int = 0
-    kind: Stage | None = None
+    kind: Stage = Stage.IMPORT
     entered: float = 0.0
     work: Work | None = None
     run_left: float | None = None

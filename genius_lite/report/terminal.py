@@ -22,7 +22,7 @@ from genius_lite.report.columns import values
 from genius_lite.report.state import Memory, Meter, RunState, glimpse, step_values
 from genius_lite.report.view import duration, rate_of, whole
 from genius_lite.results import RoundReport
-from genius_lite.rundir.folder import PROGRESS
+from genius_lite.rundir.folder import PROGRESS, RECIPE
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.stopping import Stopped
 
@@ -51,9 +51,9 @@ class TerminalProgress:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def showing(self, out: Path, model: str, queries: int, rounds: int, forecast: dict[str, float]) -> Iterator[None]:
+    def showing(self, out: Path, model: str, queries: int, rounds: int, forecast: dict[Stage, float]) -> Iterator[None]:
         """Show a run while the block lasts; `progress.json` in its folder says to other processes where it stands."""
-        self._run = RunFolder(out)
+        self._run = RunFolder(out) if (out / RECIPE).is_file() else None
         self.board, over = (
             RunState(
                 out=str(out),

@@ -106,7 +106,7 @@ class Tracker:
                 self.update(number, row)
             self._before += training.updates
         signals = report.metrics.signals if report.metrics else None
-        figures = {f"round/{key}": v for key, v in values(report).items() if isinstance(v, int | float)}
+        figures = {f"round/{key}": float(v) for key, v in values(report).items() if isinstance(v, int | float)}
         self._round(report.round, figures | _evaluated(report.evaluation, signals))
 
     def close(self) -> None:

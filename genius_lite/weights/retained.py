@@ -19,8 +19,8 @@ from genius_lite.results import ScoredMargin
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 
-CHECKED = 6  # questions, of each of which one pair is scored
-SCORED = 96  # tokens of each response, at most, from where the two of a pair part: a check must not take minutes
+CHECKED = 4  # questions, of each of which one pair is scored
+SCORED = 48  # tokens of each response, at most, from where the two of a pair part: a check must not take minutes
 SCORING_SLOTS = 4  # branches that a file's scores are asked on
 
 

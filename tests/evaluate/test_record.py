@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from genius_lite.api import open_run
 from rich.console import Console
 
 from genius_lite.evaluate.record import read_evaluation, read_own, write_evaluation
@@ -18,6 +17,7 @@ from genius_lite.progress import Advance
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler, TaskSource
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.results import GREEDY, Answers, Response
+from genius_lite.run import open_run
 from genius_lite.rundir.folder import ANSWERS, write_json
 from genius_lite.rundir.lines import read_records
 from genius_lite.rundir.reader import RoundFolder, RunFolder

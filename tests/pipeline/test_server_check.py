@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from genius_lite.api import open_run
 from gguf import GGUFReader
 from rich.console import Console
 
@@ -23,6 +22,7 @@ from genius_lite.pipeline.stages import sample
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler, Server
 from genius_lite.records import Rollout
 from genius_lite.report.terminal import TerminalProgress
+from genius_lite.run import open_run
 from genius_lite.rundir.lines import read_records
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Sampling

@@ -75,7 +75,7 @@ def test_the_figures_are_those_of_the_runs_files(run, opened):
     open_all(view)
 
     found = rows(view, "rounds")
-    assert found["Sampled tokens"] == [f"{report['sampled_tokens']:,}" for report in reports]
+    assert found["Sampled tokens"] == [f"{report['rollouts']['sampled_tokens']:,}" for report in reports]
     assert found["Loss"] == [shown(report["training"]["loss"], 4) for report in reports]
     trained = [report["training"] for report in reports]
     assert found["Learned margin, nats, with one standard error"] == [

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -15,7 +16,9 @@ from genius_lite.recipe import Model, Queries, Recipe, Tracking
 from genius_lite.recipe.reader import parse
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.tracking import require_trackers, tracked
+from genius_lite.results import RoundReport
 from genius_lite.run import run
+from tests.report.test_state import REPORT, TRAINING
 
 BASE = {"model": Model(gguf="m.gguf"), "queries": Queries(source="q.txt")}
 
@@ -35,33 +38,15 @@ def _told(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
-def _report(number: int, updates: int) -> dict:
+def _report(number: int, updates: int) -> RoundReport:
     curve = [{"loss": 0.7 - update / 10, "lr": 1e-3} for update in range(updates)]
-    figures = dict.fromkeys(
-        (
-            "score",
-            "base_score",
-            "queries",
-            "pairs",
-            "sampled_tokens",
-            "tokens_per_s",
-            "mean_value",
-            "ended_share",
-            "gguf_bytes",
-        ),
-        number,
-    )
-    return {
-        **figures, "round": number, "evaluation": [], "alarms": [],
-        "watched": {"signals": None, "spread": 0.1, "length_gap": 0.2},
-        "training": {"curve": curve, "updates": updates, "loss": 0.5, "margin": 2.0, "accuracy": 0.9, "parity": None},
-        "quantized": {"type": "Q8_0", "kept": 0.97, "keeps": True, "widened": False, "matrices": {}, "scored": None},
-    }  # fmt: skip
+    training = replace(TRAINING, curve=curve, updates=updates, parity=None)
+    return replace(REPORT, round=number, training=training, quantized=replace(REPORT.quantized, kept=0.97))
 
 
 def test_interrupted_between_updates_it_repeats_no_step(tmp_path):
     first, second = _report(1, 3), _report(2, 2)
-    rows = first["training"]["curve"]
+    rows = first.training.curve if first.training else []
     with tracked(_recipe(tmp_path), tmp_path) as tracker:
         tracker.base(Evaluation([], None, {}))
         tracker.update(0, rows[0])
