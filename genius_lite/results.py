@@ -64,13 +64,13 @@ class Response(msgspec.Struct, frozen=True):
 class Answers(msgspec.Struct, frozen=True):
     """All responses to one problem: the greedy one, if there is one, then the sampled ones.
 
-    None where llama.cpp did not survive the problem, for the reason in `set_aside`.
+    None where llama.cpp did not survive the problem, for the reason in `failure`.
     """
 
     task: str
     problem: str
     responses: list[Response]
-    set_aside: str | None = None
+    failure: str | None = None
 
 
 class TaskResult(msgspec.Struct, frozen=True):
@@ -260,7 +260,7 @@ class TrainReport(msgspec.Struct, frozen=True):
     most, drawn from all by the seed, and the same ones in every precision. Policy and base are both computed in fp32
     for it, whatever was trained in. `margin_error` is its standard error, pairs of a question counted as dependent, and
     None of a single question; `accuracy` is the share of these pairs whose margin is positive. `shared_tokens` is the
-    share of tokens that packing did not compute twice, `parity` the mean difference of learner and sampler in nats a
+    share of tokens that packing did not compute twice, `logprob_mismatch` the mean difference of learner and sampler in nats a
     token, `curve` a row for each update, in the precision of the training.
     """
 
@@ -273,7 +273,7 @@ class TrainReport(msgspec.Struct, frozen=True):
     scored_pairs: int
     scored_questions: int
     shared_tokens: float
-    parity: float | None
+    logprob_mismatch: float | None
     weight_bytes: int
     precision: str
     device: str
@@ -345,7 +345,7 @@ class RoundReport(msgspec.Struct, frozen=True):
 
     round: int
     rollouts: RolloutFigures | None = None
-    set_aside: int = 0
+    failed: int = 0
     pairs: int | None = None
     pairs_left_out: dict[str, int] = {}
     training: TrainReport | None = None

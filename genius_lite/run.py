@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from genius_lite.export.bundle import export
-from genius_lite.learner.team import ALONE, Team
+from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.pipeline.history import History
 from genius_lite.pipeline.job import prepare
@@ -41,7 +41,7 @@ def run(
     stop: Stop | None = None,
     reuse: Path | None = None,
     force: bool = False,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Summary:
     """Self-train the recipe's model.
 
@@ -53,14 +53,14 @@ def run(
         stop: may be asked for, from another thread, at any time; the run then ends where it loses nothing.
         reuse: another run's folder, from which the stages are taken that would come out the same.
         force: do not refuse what cannot fit this machine's memory or disk.
-        team: the processes that train together; this one leads them.
+        group: the processes that train together; this one leads them.
 
     Raises:
         Stopped: `stop` was asked for.
         UserError: as `prepare` and `require_room`; or the folder cannot be used; or the queries gave no pair to learn
             from.
     """
-    with open_run(recipe, progress, stop, reuse, force, team) as session:
+    with open_run(recipe, progress, stop, reuse, force, group) as session:
         history = History(session)
         history.add_base(evaluate(session.round(0), session.own))
         while policy := history.next_policy():
@@ -107,7 +107,7 @@ def open_run(
     stop: Stop | None = None,
     reuse: Path | None = None,
     force: bool = False,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Iterator[Session]:
     """Hold the recipe's run folder, with the model imported; the arguments are those of `run`.
 
@@ -137,4 +137,4 @@ def open_run(
             if note:
                 progress.say(f"warning: {note}")
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
-        yield Session(job, base, engine, folder, progress, stop, tracker, team)
+        yield Session(job, base, engine, folder, progress, stop, tracker, group)

@@ -28,14 +28,14 @@ def named_model(model: str, number: int | None) -> NamedModel:
     from genius_lite.evaluate.models import NamedModel
     from genius_lite.export.bundle import RunRound
     from genius_lite.recipe import Model
-    from genius_lite.weights.foreign import read_foreign
     from genius_lite.weights.source import locate
+    from genius_lite.weights.untrusted import load_untrusted
 
     if not Path(model).is_dir():
-        return NamedModel(model, read_foreign(locate(Model(gguf=model))).path)
+        return NamedModel(model, load_untrusted(locate(Model(gguf=model))).path)
     chosen = RunRound.of(Path(model), number)
     name = f"{model}, round {chosen.number}" if chosen.number else "base model"
-    return NamedModel(name, chosen.gguf if chosen.number else read_foreign(chosen.gguf).path)
+    return NamedModel(name, chosen.gguf if chosen.number else load_untrusted(chosen.gguf).path)
 
 
 def prompt_configs(*models: str | None) -> list[PromptConfig]:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from genius_lite.foresight.rollouts import first_of
 from genius_lite.records import Query, Rollout
-from genius_lite.sampler.client import SetAsideError
+from genius_lite.sampler.client import QueryFailedError
 from genius_lite.sampler.process import SamplerError
 from genius_lite.stopping import Stop
 
@@ -37,7 +37,7 @@ class Host(Protocol):
         """The rollout of a query.
 
         Raises:
-            SetAsideError: the search is not survived.
+            QueryFailedError: the search is not survived.
             HostLostError: the host is gone.
         """
         ...
@@ -48,7 +48,7 @@ class Handout:
 
     Args:
         finished: called with each rollout.
-        set_aside: called, instead, with each query that nobody survives, and with the reason.
+        failed: called, instead, with each query that nobody survives, and with the reason.
         say: told in one line of hosts that are lost.
         stop: once it is asked for, no other query is handed out; those under way go on to their end.
     """
@@ -57,14 +57,14 @@ class Handout:
         self,
         queries: Iterable[Query],
         finished: Callable[[Rollout], None],
-        set_aside: Callable[[Query, str], None],
+        failed: Callable[[Query, str], None],
         say: Callable[[str], None],
         stop: Stop,
     ):
         self._waiting: asyncio.Queue[Query] = asyncio.Queue()
         for query in queries:
             self._waiting.put_nowait(query)
-        self._finished, self._set_aside, self._say, self._stop = finished, set_aside, say, stop
+        self._finished, self._failed, self._say, self._stop = finished, failed, say, stop
         self._under_way = 0
         self._losses: Counter[str] = Counter()
         self.hosts = 0
@@ -108,8 +108,8 @@ class Handout:
             self._under_way += 1
             try:
                 rollout = await host.search(query)
-            except SetAsideError as e:
-                self._set_aside(query, str(e))
+            except QueryFailedError as e:
+                self._failed(query, str(e))
             except (HostLostError, asyncio.CancelledError):  # another lane may have learned of the loss first
                 self._again(query)
                 raise
@@ -124,4 +124,4 @@ class Handout:
         if self._losses[query.id] < _LOSSES:
             self._waiting.put_nowait(query)
         else:
-            self._set_aside(query, f"{_LOSSES} hosts were lost while they searched it")
+            self._failed(query, f"{_LOSSES} hosts were lost while they searched it")

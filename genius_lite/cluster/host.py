@@ -24,7 +24,7 @@ from genius_lite.progress import SILENT
 from genius_lite.recipe import Foresight, Sampler
 from genius_lite.records import Query, Rollout
 from genius_lite.rundir.folder import private
-from genius_lite.sampler.client import LocalSampler, SetAsideError, open_sampler
+from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
 from genius_lite.sampler.messages import Sampling
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import sha256
@@ -153,7 +153,7 @@ class NodeHost:
             )
         except ExceptionGroup as failures:
             cause = first_of(failures)
-            if not isinstance(cause, SetAsideError):
+            if not isinstance(cause, QueryFailedError):
                 raise cause from None  # SamplerErrors of a task group have nothing to add to the first one
         return encode(Aside(str(cause)))
 

@@ -20,7 +20,7 @@ from genius_lite.cluster.handout import HostLostError
 from genius_lite.cluster.host import NodeHost, Searched, Work, decode_outcome, encode, other_versions
 from genius_lite.errors import UserError
 from genius_lite.records import Query, Rollout
-from genius_lite.sampler.client import SetAsideError
+from genius_lite.sampler.client import QueryFailedError
 from genius_lite.sampler.process import SamplerError
 
 _PART = 64 << 20  # bytes of a file that travel at once
@@ -55,7 +55,7 @@ class RayHost:
             outcome = decode_outcome(await self.actor.search.remote(encode(query)))
         if isinstance(outcome, Searched):
             return outcome.rollout
-        raise SetAsideError(outcome.reason)
+        raise QueryFailedError(outcome.reason)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ async def sample_on_cluster(
     work: Work,
     files: dict[str, Path],
     finished: Callable[[Rollout], None],
-    set_aside: Callable[[Query, str], None],
+    failed: Callable[[Query, str], None],
     say: Callable[[str], None],
     stop: Stop,
 ) -> dict[str, int]:
@@ -31,14 +31,14 @@ async def sample_on_cluster(
     Args:
         address: `auto`, `ray://HOST:PORT` or `HOST:PORT`.
         files: of the policy, by the hashes that `work` names.
-        finished, set_aside, stop: as in `foresight.rollouts.sample_rollouts`.
+        finished, failed, stop: as in `foresight.rollouts.sample_rollouts`.
         say: told in one line which hosts take part, and which are lost.
 
     Raises:
         UserError: there is no such cluster, or the model does not load there.
         SamplerError: no host was there for as long as the recipe's watchdog waits.
     """
-    handout = Handout(queries, finished, set_aside, say, stop)
+    handout = Handout(queries, finished, failed, say, stop)
     with connected(address) as ray:
         try:
             async with asyncio.TaskGroup() as group:

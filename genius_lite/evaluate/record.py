@@ -8,9 +8,9 @@ from pathlib import Path
 
 from genius_lite.evaluate.results import choosing_scores, results
 from genius_lite.evaluate.selection import judged_by
-from genius_lite.records import SetAside
+from genius_lite.records import FailedQuery
 from genius_lite.results import Answers, Response, Scores, Signals, TaskResult
-from genius_lite.rundir.folder import RESPONSES, SET_ASIDE, SIGNALS, write_json
+from genius_lite.rundir.folder import FAILED_FILE, RESPONSES, SIGNALS, write_json
 from genius_lite.rundir.lines import write_records
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 
@@ -28,21 +28,21 @@ class Evaluation:
 
 
 def write_evaluation(
-    folder: Path, answers: Sequence[Answers], signals: Signals | None, set_aside: Sequence[SetAside] = ()
+    folder: Path, answers: Sequence[Answers], signals: Signals | None, failed: Sequence[FailedQuery] = ()
 ) -> None:
     """Fill a round's folder, which exists.
 
     Args:
-        set_aside: held-out queries that llama.cpp did not survive; problems say it themselves.
+        failed: held-out queries that llama.cpp did not survive; problems say it themselves.
     """
     responses = [response for one in answers for response in one.responses]
     if responses:
         write_records(folder / RESPONSES, responses)
     if signals:
         write_json(folder / SIGNALS, signals)
-    aside = [SetAside(one.problem, one.set_aside) for one in answers if one.set_aside]
-    if aside or set_aside:
-        write_records(folder / SET_ASIDE, [*aside, *set_aside])
+    failures = [FailedQuery(one.problem, one.failure) for one in answers if one.failure]
+    if failures or failed:
+        write_records(folder / FAILED_FILE, [*failures, *failed])
 
 
 def read_evaluation(run: RunFolder, number: int, rounds: int = 1) -> Evaluation:

@@ -32,7 +32,7 @@ def results(responses: Sequence[Response], base: Sequence[Response] = (), rounds
 
 def complaints(answers: Sequence[Answers]) -> list[str]:
     """A line for each problem that llama.cpp did not survive, and for each task with responses that took too long."""
-    lines = [f"{one.task}, problem {one.problem} is set aside: {one.set_aside}" for one in answers if one.set_aside]
+    lines = [f"{one.task}, problem {one.problem} failed: {one.failure}" for one in answers if one.failure]
     slow = Counter(one.task for one in answers for response in one.responses if response.timed_out)
     return lines + [
         f"{task}: its checker took too long for {count} responses, which count as wrong" for task, count in slow.items()

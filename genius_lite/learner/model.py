@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from genius_lite.errors import UserError
 from genius_lite.hardware import Device, Precision, compute_in_bf16, spare_memory
 from genius_lite.learner.footprint import HELD, kept_bytes
-from genius_lite.learner.head import Head, Table, require_known, token_logps
+from genius_lite.learner.head import Head, Int8Embedding, require_known, token_logps
 from genius_lite.learner.packing import Inputs, Response, rows, trees
 from genius_lite.learner.rounding import round_once, widened
 from genius_lite.recipe import Learner
@@ -28,7 +28,7 @@ _MAMBA_KIND = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
 
 
 def load_policy(
-    master: Path,
+    hf_checkpoint: Path,
     adapter: Path | None,
     cfg: Learner,
     device: Device,
@@ -36,7 +36,7 @@ def load_policy(
     seed: int,
     at: Device | None = None,
 ) -> Any:
-    """A peft model: the master frozen in `precision`, and a trainable adapter.
+    """A peft model: the checkpoint frozen in `precision`, and a trainable adapter.
 
     Args:
         adapter: the adapter to go on from; None begins a new one, whose B is zero, so that the policy is the
@@ -46,7 +46,7 @@ def load_policy(
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    base = load_base(master, device, precision, at)
+    base = load_base(hf_checkpoint, device, precision, at)
     if adapter:
         return _prepared(PeftModel.from_pretrained(base, adapter, is_trainable=True))
     lora = LoraConfig(
@@ -60,10 +60,10 @@ def load_policy(
         return _prepared(get_peft_model(base, lora))
 
 
-def load_base(master: Path, device: Device, precision: Precision, at: Device | None = None) -> Any:
-    """The master as a transformers model in `precision`, frozen.
+def load_base(hf_checkpoint: Path, device: Device, precision: Precision, at: Device | None = None) -> Any:
+    """The checkpoint as a transformers model in `precision`, frozen.
 
-    NF4 is for the matrices between embeddings and head. Those two become a `Table` in 8 bits, unless the family has
+    NF4 is for the matrices between embeddings and head. Those two become a `Int8Embedding` in 8 bits, unless the family has
     layers of its own kind there: then they keep 16 bits.
 
     Args:
@@ -88,7 +88,7 @@ def load_base(master: Path, device: Device, precision: Precision, at: Device | N
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
         )
     options["device_map"] = {"": at or device}
-    base = AutoModelForCausalLM.from_pretrained(master, trust_remote_code=False, **options)
+    base = AutoModelForCausalLM.from_pretrained(hf_checkpoint, trust_remote_code=False, **options)
     if precision == "nf4":
         _keep_layout(base)
         _shrink_tables(base, compute)
@@ -120,7 +120,7 @@ def activation_bytes(policy: Any, tokens: int) -> int:
     return int(HELD * kept_bytes(tokens, layers, width, inner, in_bf16))
 
 
-def compute_activations_twice(policy: Any) -> None:
+def enable_gradient_checkpointing(policy: Any) -> None:
     """Keep only each layer's input for the backward pass, and spare memory wherever it can be."""
     spare_memory()
     policy.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
@@ -154,9 +154,9 @@ def _shrink_tables(base: Any, compute: torch.dtype) -> None:
     tied = embeddings.weight is head.weight
     if type(embeddings) is not nn.Embedding or type(head) is not nn.Linear or head.bias is not None:
         return
-    table = Table(embeddings.weight.data, compute)
+    table = Int8Embedding(embeddings.weight.data, compute)
     base.set_input_embeddings(table)
-    base.set_output_embeddings(table if tied else Table(head.weight.data, compute))
+    base.set_output_embeddings(table if tied else Int8Embedding(head.weight.data, compute))
 
 
 def target_modules(base: nn.Module, wanted: list[str] | Literal["auto"] = "auto") -> list[str]:
@@ -269,7 +269,7 @@ def _branches(stem: int) -> list[Response]:
 
 def _compute_dtype(base: Any) -> torch.dtype:
     embeddings = base.get_input_embeddings()
-    return embeddings.dtype if isinstance(embeddings, Table) else embeddings.weight.dtype
+    return embeddings.dtype if isinstance(embeddings, Int8Embedding) else embeddings.weight.dtype
 
 
 def _additive(mask_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -281,7 +281,7 @@ def _additive(mask_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """torch's initializers know only the global generator: seed it inside, put it back after."""
-    # Of one GPU: on every other one it would take memory, which another process of a team may need.
+    # Of one GPU: on every other one it would take memory, which another process of a group may need.
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else None
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)

@@ -114,7 +114,7 @@ class History:
         return RoundReport(
             r.number,
             made.rollouts,
-            made.set_aside,
+            made.failure,
             made.pairs,
             made.pairs_left_out,
             made.training,

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from genius_lite.hardware import peak_memory
-from genius_lite.learner.team import ALONE, Team
+from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.pipeline.job import Job
 from genius_lite.progress import Progress, Stage
 from genius_lite.report.tracking import Tracker
@@ -47,7 +47,7 @@ class Session:
     progress: Progress
     stop: Stop
     tracker: Tracker
-    team: Team = ALONE
+    group: ProcessGroup = SINGLE_PROCESS
 
     def round(self, number: int) -> Round:
         """What the stages of a round share; round 0 is the base model, only evaluated."""

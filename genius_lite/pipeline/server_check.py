@@ -17,7 +17,7 @@ from genius_lite.pipeline.round import Policy, Round
 from genius_lite.recipe import Server
 from genius_lite.records import Query
 from genius_lite.rundir.folder import LORA
-from genius_lite.sampler.client import SetAsideError, open_sampler
+from genius_lite.sampler.client import QueryFailedError, open_sampler
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.server import ServerSampler, open_server_sampler
 from genius_lite.sampler.tree import Node
@@ -49,7 +49,7 @@ async def open_server_of(
         async with open_server_sampler(cfg, vocabulary, sampling, probes[0].tokens) as server:
             try:
                 r.progress.say(await _verdict(r, policy, cfg, server, sampling, probes))
-            except SetAsideError as e:
+            except QueryFailedError as e:
                 raise UserError(str(e)) from None
             yield server
     except ExceptionGroup as failures:
@@ -65,7 +65,7 @@ async def _verdict(
 
     Raises:
         UserError: it is not, or an earlier round's policy is nearer.
-        SetAsideError: it does not answer.
+        QueryFailedError: it does not answer.
     """
     said = await _sampled(server, probes, min(_PROBED_TOKENS, r.job.recipe.foresight.max_tokens))
     ours_T = await _scores(r, policy, sampling, said)

@@ -20,15 +20,15 @@ from genius_lite.pipeline.round import Policy, Session
 from genius_lite.pipeline.stages import sample
 from genius_lite.progress import Progress
 from genius_lite.recipe import Recipe
-from genius_lite.records import Rollout, SetAside
+from genius_lite.records import FailedQuery, Rollout
 from genius_lite.report.tracking import tracked
 from genius_lite.rundir.folder import (
     CHECKPOINT,
+    FAILED_FILE,
     LORA,
     POLICY,
     RECIPE,
     ROLLOUTS,
-    SET_ASIDE,
     OpenRun,
     RunDir,
     refuse_links,
@@ -36,9 +36,9 @@ from genius_lite.rundir.folder import (
 )
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.stopping import Stop
-from genius_lite.weights.foreign import read_foreign
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
+from genius_lite.weights.untrusted import load_untrusted
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ def sample_shard(
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
         nothing_imported = Base(job.source, folder / CHECKPOINT)
         session = Session(replace(job, queries=part), nothing_imported, engine, folder, progress, stop, tracker)
-        policy = Policy(read_foreign(model).path if model else job.source.path)
+        policy = Policy(load_untrusted(model).path if model else job.source.path)
         return folder.path, len(sample(session.round(number), policy))
 
 
@@ -115,15 +115,15 @@ def merge_shards(out: Path, shards: Sequence[Path], say: Callable[[str], None]) 
         if number > 1:
             _require_model(folder, number, where["model"])
         here = folder.round(number)
-        log, aside = RecordLog(here / ROLLOUTS, Rollout), RecordLog(here / SET_ASIDE, SetAside)
-        over = {*log.records.query_ids(), *aside.records.query_ids()}
+        log, failures = RecordLog(here / ROLLOUTS, Rollout), RecordLog(here / FAILED_FILE, FailedQuery)
+        over = {*log.records.query_ids(), *failures.records.query_ids()}
         for shard in shards:
             before = len(over)
             _add(log, shard / round_name(number) / ROLLOUTS, over)
-            _add(aside, shard / round_name(number) / SET_ASIDE, over)
+            _add(failures, shard / round_name(number) / FAILED_FILE, over)
             say(f"{shard}: {len(over) - before} queries of round {number} are new")
         log.close()
-        aside.close()
+        failures.close()
         return len(over)
 
 

@@ -24,7 +24,7 @@ from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.policies import baseline, next_policy, to_sample
 from genius_lite.pipeline.round import Policy, Round, Session, note_time
 from genius_lite.progress import Progress, Stage
-from genius_lite.records import PreferencePair, Rollout, SetAside
+from genius_lite.records import FailedQuery, PreferencePair, Rollout
 from genius_lite.results import Answers, Cooled
 from genius_lite.rundir.folder import (
     ADAPTER,
@@ -32,11 +32,11 @@ from genius_lite.rundir.folder import (
     CHECKPOINT,
     COOLED,
     EVALUATION,
+    FAILED_FILE,
     IMPORTANCE,
     LEFT_OUT,
     PAIRS,
     ROLLOUTS,
-    SET_ASIDE,
     TRAINED,
     RunDir,
     remove,
@@ -49,7 +49,7 @@ from genius_lite.stopping import Stopped
 from genius_lite.weights import gguf_file, imatrix
 from genius_lite.weights.full_precision import write_full_precision
 from genius_lite.weights.imatrix import IMATRIX_FILE
-from genius_lite.weights.importing import FULL_PRECISION, Base, import_master
+from genius_lite.weights.importing import FULL_PRECISION, Base, import_checkpoint
 from genius_lite.weights.merge import BASE_FILE, merged_bytes
 
 __all__ = ["evaluate", "evaluate_base", "import_base", "next_policy", "pair", "sample", "to_sample", "train"]
@@ -65,10 +65,10 @@ def import_base(job: Job, folder: RunDir, progress: Progress) -> Base:
         with progress.stage("full precision", merged_bytes(job.source), "MB", 1e-6) as advance:
             write_full_precision(job.source, weights, out / job.source.path.name, advance)
 
-    def master(out: Path) -> None:
+    def hf_checkpoint(out: Path) -> None:
         matrices, start = sum(len(t.shape) == 2 for t in source.tensors), time.monotonic()
         with progress.stage("import", matrices, "matrices") as advance:
-            import_master(source, out, advance, job.recipe.model.weights or job.recipe.model.gguf)
+            import_checkpoint(source, out, advance, job.recipe.model.weights or job.recipe.model.gguf)
         give_memory_back()
         note_time(folder, Stage.IMPORT, time.monotonic() - start, matrices)
 
@@ -76,7 +76,7 @@ def import_base(job: Job, folder: RunDir, progress: Progress) -> Base:
     if weights:
         made = folder.build(FULL_PRECISION, lambda out: full_precision(weights, out))
         source = gguf_file.read(made / source.path.name)
-    base = Base(source, folder.build(CHECKPOINT, master))
+    base = Base(source, folder.build(CHECKPOINT, hf_checkpoint))
     base.check()  # which notes where the file lies now
     return base
 
@@ -86,7 +86,7 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
 
     They are read from their file whenever they are asked for: those of many queries fit into no memory.
 
-    Queries whose search the sampler does not survive are set aside: `set-aside.jsonl` has them with the reason.
+    Queries whose search the sampler does not survive are set aside: `failed.jsonl` has them with the reason.
 
     Raises:
         UserError: no query is left.
@@ -94,19 +94,19 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
     """
     r.enter(Stage.ROLLOUTS)
     queries, log = r.job.searched, RecordLog(r.here / ROLLOUTS, Rollout)
-    aside = RecordLog(r.here / SET_ASIDE, SetAside)
-    over = {*log.records.query_ids(), *aside.records.query_ids()}
+    failures = RecordLog(r.here / FAILED_FILE, FailedQuery)
+    over = {*log.records.query_ids(), *failures.records.query_ids()}
     if missing := [q for q in queries if q.id not in over]:
         r.progress.searched_before(log.records)
         start, before = time.monotonic(), len(log.records)
         with r.progress.stage(f"round {r.number}: rollouts", len(queries), "queries", done=len(over)) as advance:
-            memory = asyncio.run(search(r, policy, missing, log, aside, advance))
+            memory = asyncio.run(search(r, policy, missing, log, failures, advance))
             tokens = sum(rollout.sampled_tokens for rollout in log.records[before:])
             note_time(r.here, Stage.ROLLOUTS, time.monotonic() - start, tokens, memory)
-            if len(log.records) + len(aside.records) < len(queries):
+            if len(log.records) + len(failures.records) < len(queries):
                 raise Stopped
     log.close()
-    aside.close()
+    failures.close()
     place = {query: number for number, query in enumerate(log.records.query_ids())}
     if not place:
         raise UserError(f"round {r.number}: the sampler survived no query; {r.here / 'sampler.log'} has its last words")
@@ -140,15 +140,15 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
 def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list[PreferencePair]) -> Path:
     """The cumulative adapter, with the base's hash, the importance matrix and the training's figures beside it."""
     # torch takes seconds to import; nothing before this stage needs it.
-    from genius_lite.learner.following import followed
-    from genius_lite.learner.parity import Sample
+    from genius_lite.learner.logprob_mismatch import Sample
     from genius_lite.learner.train import Training, passes, train_adapter
+    from genius_lite.learner.worker_loop import with_workers
 
     r.enter(Stage.TRAIN)
 
     def make(out: Path) -> None:
         cfg, began, device = r.job.recipe.learner, time.monotonic(), learner_device()
-        work, sixteen = r.here.sub("training"), merged_bytes(r.job.source) * r.team.beside
+        work, sixteen = r.here.sub("training"), merged_bytes(r.job.source) * r.group.local_world_size
         # A run that goes on elsewhere, or beside other programs, must not choose again.
         precision: Precision = work.build_json(
             "precision.json", lambda: learner_precision(cfg.precision, device, sixteen)
@@ -156,12 +156,21 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         compared = rollouts[:: max(1, len(rollouts) // _COMPARED)][:_COMPARED]
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]
         training = Training(
-            r.base.master, start, pairs, samples, cfg, device, precision, r.key, work, own_weights=r.job.weights is None
+            r.base.hf_checkpoint,
+            start,
+            pairs,
+            samples,
+            cfg,
+            device,
+            precision,
+            r.key,
+            work,
+            own_weights=r.job.weights is None,
         )
         total, done = passes(training)
         stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "passes", done=done)
-        with stage as advance, followed(r.team, training):
-            report = train_adapter(training, out, advance, r.progress.say, r.tracker.update, r.stop, r.team)
+        with stage as advance, with_workers(r.group, training):
+            report = train_adapter(training, out, advance, r.progress.say, r.tracker.update, r.stop, r.group)
         imatrix.write(out / IMPORTANCE, r.base.tensor_map, f"{len(pairs)} preference pairs", out / IMATRIX_FILE)
         remove(out / IMPORTANCE)
         write_json(out / BASE_FILE, {"sha256": r.base.sha256})
@@ -205,8 +214,8 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
             note()
             raise
         log.close()
-        seen, aside = answers_to_held_out(r, policy, ended.append)
-        write_evaluation(out, answers, signals(seen) if seen else None, aside)
+        seen, failures = answers_to_held_out(r, policy, ended.append)
+        write_evaluation(out, answers, signals(seen) if seen else None, failures)
         note()
 
     here.build(EVALUATION, make)

@@ -65,7 +65,12 @@ COLUMNS = (
     Column("scored_pairs", "Pairs that it was scored on", _trained(lambda t: t.scored_pairs)),
     Column("scored_questions", "Their questions", _trained(lambda t: t.scored_questions)),
     Column("accuracy", "Pairs ranked right", _trained(lambda t: t.accuracy), percent),
-    Column("parity", "Learner and sampler differ, nats per token", _trained(lambda t: t.parity), _digits(4)),
+    Column(
+        "logprob_mismatch",
+        "Learner and sampler differ, nats per token",
+        _trained(lambda t: t.logprob_mismatch),
+        _digits(4),
+    ),
     Column("spread", "Spread of a step's values", lambda r: r.metrics and r.metrics.spread, _digits(3)),
     Column("length_gap", "Chosen longer than rejected by", lambda r: r.metrics and r.metrics.length_gap, percent),
     Column("type", "Type of the GGUF", lambda r: r.quantized and r.quantized.type, str, "type"),

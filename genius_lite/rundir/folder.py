@@ -26,13 +26,13 @@ T = TypeVar("T")
 
 # A run's files: its identity, the learner's copy of the model (with a note of where that came from), what was chosen,
 # what it came to, the exported model, the files of experiment trackers, and what each stage took.
-RECIPE, CHECKPOINT, SOURCE = "recipe.json", "master", "source.json"
+RECIPE, CHECKPOINT, SOURCE = "recipe.json", "hf-checkpoint", "source.json"
 BEST, SUMMARY, EXPORT = "best.json", "summary.json", "export"
 TRACKING, TIMINGS, PROGRESS = "tracking", "timings.jsonl", "progress.json"  # the last: for other terminals
 ROUNDED, BASELINE = "rounded", "base.gguf"  # the base model in the types of the rounds, if not its own
 
 # A round's, in the order in which they are made.
-ROLLOUTS, SET_ASIDE = "rollouts.jsonl", "set-aside.jsonl"  # the latter: queries that the sampler does not survive
+ROLLOUTS, FAILED_FILE = "rollouts.jsonl", "failed.jsonl"  # the latter: queries that the sampler does not survive
 PAIRS, LEFT_OUT = "pairs.jsonl", "filtered.json"
 ADAPTER, TRAINED = "adapter", "train.json"  # the latter in the former, as is:
 IMPORTANCE = "importance.safetensors"  # squared activations by learner weight

@@ -15,7 +15,7 @@ import msgspec
 
 from genius_lite.errors import UserError
 from genius_lite.progress import Stage
-from genius_lite.records import PreferencePair, Rollout, SetAside, held_count
+from genius_lite.records import FailedQuery, PreferencePair, Rollout, held_count
 from genius_lite.results import (
     Quantized,
     Response,
@@ -33,6 +33,7 @@ from genius_lite.rundir.folder import (
     CHECKPOINT,
     EVALUATION,
     EXPORT,
+    FAILED_FILE,
     LEFT_OUT,
     PAIRS,
     POLICY,
@@ -42,7 +43,6 @@ from genius_lite.rundir.folder import (
     RESPONSES,
     ROLLOUTS,
     ROUNDED,
-    SET_ASIDE,
     SIGNALS,
     SOURCE,
     SUMMARY,
@@ -210,9 +210,9 @@ class RoundFolder:
         return growing(self.path / ROLLOUTS, Rollout)
 
     @property
-    def set_aside(self) -> Lines[SetAside]:
+    def failed(self) -> Lines[FailedQuery]:
         """Queries that the sampler does not survive."""
-        return growing(self.path / SET_ASIDE, SetAside)
+        return growing(self.path / FAILED_FILE, FailedQuery)
 
     @property
     def pairs(self) -> Lines[PreferencePair]:
@@ -252,7 +252,7 @@ class RoundFolder:
         return RoundReport(
             self.number,
             rollouts=RolloutFigures.of(rollouts, rate) if rollouts else None,
-            set_aside=len(self.set_aside),
+            failed=len(self.failure),
             pairs=len(pairs) if self.done(Stage.PAIRS) else None,
             pairs_left_out=read_json(self.path / LEFT_OUT) or {},
             training=self.training,

@@ -21,7 +21,7 @@ from genius_lite.data.vocabulary import StepDelimiter, Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.recipe import Server
 from genius_lite.records import Completion, Finish, seed_of
-from genius_lite.sampler.client import SetAsideError
+from genius_lite.sampler.client import QueryFailedError
 from genius_lite.sampler.completions import Completions, connect, request
 from genius_lite.sampler.messages import Sampling, Until
 from genius_lite.sampler.replies import Failure, HiddenToken
@@ -34,13 +34,13 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class _Branch:
-    """What is asked for; `give_up_below` is in nats, of all tokens together."""
+    """What is asked for; `cancel_below` is in nats, of all tokens together."""
 
     path: list[int]
     seed: int
     until: Until
     limit: int
-    give_up_below: float = -math.inf
+    cancel_below: float = -math.inf
 
 
 @dataclass(eq=False)
@@ -82,7 +82,7 @@ class ServerSampler:
     def extend(self, node: Node, n: int, *, until: Until, limit: int) -> list[asyncio.Future[Node]]:
         """See `Sampler.extend`.
 
-        Futures raise SetAsideError if this branch fails again and again, UserError if the server refuses it or does not
+        Futures raise QueryFailedError if this branch fails again and again, UserError if the server refuses it or does not
         answer any more.
         """
         return [self._start(node, _Branch(node.path, seed, until, limit)) for seed in node.seeds(until, n)]
@@ -90,10 +90,10 @@ class ServerSampler:
     def release(self, nodes: Iterable[Node]) -> None:
         """See `Sampler.release`; a server's cache is its own affair."""
 
-    def give_up(self, branch: asyncio.Future[Node], total: float) -> None:
-        """See `Sampler.give_up`."""
+    def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
+        """See `Sampler.cancel_below`."""
         if branch in self._branches:
-            self._branches[branch].give_up_below = total
+            self._branches[branch].cancel_below = total
 
     async def patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """The result of an attempt that may fail `cfg.retries` times before the last.
@@ -144,7 +144,7 @@ class ServerSampler:
                     f"the server at {self.completions.url} {failure}, {tries}; when it does its work, the same command "
                     "goes on from here"
                 ) from None
-            raise SetAsideError(f"the server {failure}, {tries}") from None
+            raise QueryFailedError(f"the server {failure}, {tries}") from None
 
     async def _attempt(self, branch: _Branch) -> Completion:
         growth = _Growth(branch)
@@ -176,7 +176,7 @@ class ServerSampler:
             return "length"
         if branch.until == "step" and self._delimiter.ends_step(token, growth.has_text):
             return "step"
-        if branch.give_up_below > -math.inf and sum(growth.logprobs) < branch.give_up_below:
+        if branch.cancel_below > -math.inf and sum(growth.logprobs) < branch.cancel_below:
             return "dropped"
         return None
 

@@ -19,17 +19,17 @@ class Kept:
 
     def __init__(self, stop: Stop | None = None, stop_after: int | None = None):
         self.done: list[str] = []
-        self.aside: dict[str, str] = {}
+        self.failures: dict[str, str] = {}
         self.said: list[str] = []
         self.stop, self._stop_after = stop or Stop(), stop_after
-        self.handout = Handout(QUERIES, self._finished, self._set_aside, self.said.append, self.stop)
+        self.handout = Handout(QUERIES, self._finished, self._failed, self.said.append, self.stop)
 
     def _finished(self, rollout) -> None:
         self.done.append(rollout.query.id)
         self.stop.asked |= len(self.done) == self._stop_after
 
-    def _set_aside(self, query, reason) -> None:
-        self.aside[query.id] = reason
+    def _failed(self, query, reason) -> None:
+        self.failures[query.id] = reason
 
     def run(self, *hosts: FakeHost, later: dict[float, FakeHost] | None = None, patience: float = 5) -> Kept:
         async def everything():
@@ -58,7 +58,7 @@ class Kept:
 def test_every_query_is_searched_once():
     kept = Kept().run(FakeHost("a"), FakeHost("b", capacity=5))
     assert Counter(kept.done) == Counter(q.id for q in QUERIES)
-    assert kept.aside == {} and kept.said == []
+    assert kept.failures == {} and kept.said == []
 
 
 def test_slow_hosts_get_fewer():
@@ -95,8 +95,8 @@ def test_without_hosts_it_ends_with_a_reason():
 
 def test_a_search_that_is_not_survived_is_set_aside():
     kept = Kept().run(FakeHost("a", poison=frozenset({"q3", "q7"})))
-    assert kept.aside == {"q3": "three times", "q7": "three times"}
-    assert Counter([*kept.done, *kept.aside]) == Counter(q.id for q in QUERIES)
+    assert kept.failures == {"q3": "three times", "q7": "three times"}
+    assert Counter([*kept.done, *kept.failures]) == Counter(q.id for q in QUERIES)
 
 
 def test_a_query_that_takes_every_host_with_it_is_set_aside():
@@ -106,7 +106,7 @@ def test_a_query_that_takes_every_host_with_it_is_set_aside():
             return await super().search(query)
 
     kept = Kept().run(*(Fatal(f"h{n}", 1) for n in range(5)), later={0.5: FakeHost("late")})
-    assert kept.aside == {"q0": "5 hosts were lost while they searched it"}
+    assert kept.failures == {"q0": "5 hosts were lost while they searched it"}
     assert Counter(kept.done) == Counter(q.id for q in QUERIES if q.id != "q0")
 
 

@@ -95,7 +95,7 @@ def rollouts(recipe: Recipe, address: str) -> tuple[dict[str, Rollout], list[str
         assert isinstance(slots, int)
         assert isinstance(parked, int)
         engine = EngineSettings(slots=slots, context=job.context, threads=1, parked=parked)
-        base, tracker = Base(job.source, folder / "master"), Tracker(recipe, folder.path)
+        base, tracker = Base(job.source, folder / "hf-checkpoint"), Tracker(recipe, folder.path)
         r = Session(job, base, engine, folder, progress, Stop(), tracker).round(1)
         sample(r, Policy(job.source.path))
     found = read_records(r.here / "rollouts.jsonl", Rollout)

@@ -27,7 +27,7 @@ MACHINE = Machine(
     memory=8_000_000_000, disk=10**10, gpus=[], device="cpu", learner_memory=8_000_000_000, bf16=False, cores=2
 )
 ENGINE = EngineSettings(slots=8, context=256, threads=2, parked=8, gpu_layers=0)
-TRAINING = learner.Training("fp32", in_bf16=False, tokens=100, counted=60, twice=False)
+TRAINING = learner.Training("fp32", in_bf16=False, tokens=100, counted=60, checkpointing=False)
 
 
 def recipe(**sections) -> Recipe:
@@ -57,7 +57,7 @@ def test_a_models_shape(tiny):
 
 
 def test_the_adapter_is_as_large_as_reckoned(tiny):
-    policy = load_policy(tiny.master, None, Learner(rank=4), "cpu", "fp32", seed=0)
+    policy = load_policy(tiny.hf_checkpoint, None, Learner(rank=4), "cpu", "fp32", seed=0)
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     assert trained == Shape.of(gguf_file.read(tiny.gguf)).adapter_weights(Learner(rank=4))
     assert activation_bytes(policy, 100) == int(HELD * 100 * 2 * (33 * 64 + 16 * 96))
@@ -66,7 +66,7 @@ def test_the_adapter_is_as_large_as_reckoned(tiny):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4"])
 def test_frozen_weights(tiny, precision):
     shape = Shape.of(gguf_file.read(tiny.gguf))
-    base = load_base(tiny.master, "cpu", precision)
+    base = load_base(tiny.hf_checkpoint, "cpu", precision)
     base.get_base_model = lambda: base
     in_bf16 = next(p for n, p in base.named_parameters() if "norm" in n).dtype == torch.bfloat16
     # Besides: rotary frequencies, and the table of NF4's 16 levels.
@@ -78,12 +78,12 @@ def test_what_autograd_keeps():
     assert kept_bytes(100, 2, 64, 96, in_bf16=False) == 100 * 2 * (33 * 64 + 16 * 96)
     assert kept_bytes(100, 2, 64, 96, in_bf16=True) == 100 * 2 * (21 * 64 + 8 * 96)
     # Twice: each layer's input (4 bytes a number) and one layer.
-    assert kept_bytes(100, 2, 64, 96, in_bf16=False, twice=True) == 100 * 2 * 64 * 4 + 100 * (33 * 64 + 16 * 96)
+    assert kept_bytes(100, 2, 64, 96, in_bf16=False, checkpointing=True) == 100 * 2 * 64 * 4 + 100 * (33 * 64 + 16 * 96)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_autograd_keeps_is_what_it_really_keeps(tiny, precision):
-    policy = load_policy(tiny.master, None, Learner(rank=4), "cpu", precision, seed=0).train()
+    policy = load_policy(tiny.hf_checkpoint, None, Learner(rank=4), "cpu", precision, seed=0).train()
     own = {t.untyped_storage().data_ptr() for t in [*policy.parameters(), *policy.buffers()]}
     kept: dict[int, torch.Tensor] = {}
 
@@ -137,8 +137,8 @@ def test_activations_are_computed_twice_where_memory_is_short(tiny_llama):
     frozen = 4 * 78_400  # lie in memory by then
     for free, twice in ((frozen + int(kept / 0.4) + 10, False), (frozen + int(kept / 0.4) - 10, True)):
         machine = Machine(free, 0, [], "cpu", free, False, 1)
-        assert learner.settled(Learner(), shape, machine, 100, 60).twice is twice
-    assert learner.settled(Learner(gradient_checkpointing=True), shape, MACHINE, 100, 60).twice
+        assert learner.settled(Learner(), shape, machine, 100, 60).checkpointing is twice
+    assert learner.settled(Learner(gradient_checkpointing=True), shape, MACHINE, 100, 60).checkpointing
 
 
 def test_a_workers_parts(tiny_llama):

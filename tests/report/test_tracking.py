@@ -40,7 +40,7 @@ def _told(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def _report(number: int, updates: int) -> RoundReport:
     curve = [{"loss": 0.7 - update / 10, "lr": 1e-3} for update in range(updates)]
-    training = replace(TRAINING, curve=curve, updates=updates, parity=None)
+    training = replace(TRAINING, curve=curve, updates=updates, logprob_mismatch=None)
     return replace(REPORT, round=number, training=training, quantized=replace(REPORT.quantized, kept=0.97))
 
 
@@ -65,7 +65,7 @@ def test_interrupted_between_updates_it_repeats_no_step(tmp_path):
     assert [value for _, value in told["train/loss"]] == pytest.approx([0.7, 0.6, 0.5, 0.7, 0.6])
     assert told["round/number"] == [(0, 0), (3, 1), (5, 2)]
     assert told["round/kept"] == [(3, pytest.approx(0.97)), (5, pytest.approx(0.97))]
-    assert "round/parity" not in told
+    assert "round/logprob_mismatch" not in told
 
 
 def test_a_run_that_is_tracked_only_later_tells_what_it_did_before(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genius_lite.errors import UserError
-from genius_lite.records import Query, Rollout, SetAside, query_id
+from genius_lite.records import FailedQuery, Query, Rollout, query_id
 from genius_lite.rundir import lines
 from genius_lite.rundir.lines import Lines, RecordLog, line_bounds, read_records, write_records
 
@@ -55,7 +55,7 @@ def test_the_ids_of_queries_are_read_without_the_rest(tmp_path):
         b'{"query":{"id":"%s" nothing else\n' % ids[0].encode()
         + whole
         + b"\n"
-        + msgspec.json.encode(SetAside(ids[2], "why"))
+        + msgspec.json.encode(FailedQuery(ids[2], "why"))
         + b"\n"
         + b'{ "steps": [],  "query": {"tokens": [], "prompt": "", "id": "%s"}}\n' % ids[3].encode()
     )

@@ -16,8 +16,8 @@ import msgspec
 
 from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.hardware import Device, Precision, give_memory_back, learner_device
-from genius_lite.learner.parity import Sample
-from genius_lite.learner.team import Team, TeamLost
+from genius_lite.learner.logprob_mismatch import Sample
+from genius_lite.learner.process_group import ProcessGroup, ProcessLostError
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
@@ -25,10 +25,10 @@ from genius_lite.rundir.folder import RunDir
 from genius_lite.stopping import Stopped
 
 
-class Order(msgspec.Struct, frozen=True, tag=True):
+class TrainRequest(msgspec.Struct, frozen=True, tag=True):
     """A `Training` for those that train along; `cfg` is JSON as Python writes it, in which infinity is a number."""
 
-    master: str
+    hf_checkpoint: str
     start: str | None
     pairs: list[PreferencePair]
     cfg: str
@@ -39,39 +39,39 @@ class Order(msgspec.Struct, frozen=True, tag=True):
     samples: list[Sample]
 
 
-class End(msgspec.Struct, frozen=True, tag=True):
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """The run is over, and the leading process ends with this code."""
 
     code: int
 
 
 @contextmanager
-def followed(team: Team, job: Training) -> Iterator[None]:
+def with_workers(group: ProcessGroup, job: Training) -> Iterator[None]:
     """Have the others begin the training that the caller begins in the block.
 
     After an error inside they are not told; when the leading process is gone, they notice.
     """
-    if team.size > 1:
+    if group.size > 1:
         # The leading process compares learner and sampler; of a model in parts it cannot make those passes alone.
-        samples = job.samples if team.sharded else []
-        team.send(msgspec.json.encode(_order(job, samples)))
-        team.busy = True
+        samples = job.samples if group.sharded else []
+        group.send(msgspec.json.encode(_request(job, samples)))
+        group.busy = True
     try:
         yield
     except Stopped:  # on which all agree
-        team.busy = False
+        group.busy = False
         raise
-    team.busy = False
+    group.busy = False
 
 
-def dismiss(team: Team, code: int) -> None:
+def shutdown_workers(group: ProcessGroup, code: int) -> None:
     """Let those that wait for work end with this code."""
-    if team.size > 1 and not team.busy:
-        with suppress(TeamLost):
-            team.send(msgspec.json.encode(End(code)))
+    if group.size > 1 and not group.busy:
+        with suppress(ProcessLostError):
+            group.send(msgspec.json.encode(Shutdown(code)))
 
 
-def follow(team: Team) -> int:
+def run_worker(group: ProcessGroup) -> int:
     """Train along whenever the leading process trains, until it ends; returns the code to end with.
 
     Nothing is written, and nothing said: what goes wrong for all, the leading process says.
@@ -79,28 +79,28 @@ def follow(team: Team) -> int:
     Raises:
         UserError: something goes wrong here alone.
     """
-    with suppress(TeamLost, NonFiniteError):
+    with suppress(ProcessLostError, NonFiniteError):
         while True:
-            asked = msgspec.json.decode(team.receive(), type=Order | End)
-            if isinstance(asked, End):
+            asked = msgspec.json.decode(group.receive(), type=TrainRequest | Shutdown)
+            if isinstance(asked, Shutdown):
                 return asked.code
-            _train_along(team, asked)
+            _train(group, asked)
     return 1
 
 
-def _train_along(team: Team, order: Order) -> None:
+def _train(group: ProcessGroup, request: TrainRequest) -> None:
     from accelerate.utils.memory import clear_device_cache
 
-    job = _training(order)
+    job = _training(request)
     with suppress(Stopped):
-        train_adapter(job, job.work / "adapter", team=team)
+        train_adapter(job, job.work / "adapter", group=group)
     clear_device_cache(garbage_collection=True)
     give_memory_back()
 
 
-def _order(job: Training, samples: list[Sample]) -> Order:
-    return Order(
-        master=str(job.master.absolute()),
+def _request(job: Training, samples: list[Sample]) -> TrainRequest:
+    return TrainRequest(
+        hf_checkpoint=str(job.hf_checkpoint.absolute()),
         start=str(job.start.absolute()) if job.start else None,
         pairs=job.pairs,
         cfg=json.dumps(job.cfg.model_dump(mode="json")),
@@ -112,22 +112,22 @@ def _order(job: Training, samples: list[Sample]) -> Order:
     )
 
 
-def _training(order: Order) -> Training:
-    if not Path(order.work).exists():
-        raise UserError(f"{platform.node()} does not see {order.work}; all machines must, under this path")
-    if (device := learner_device()) != order.device:
+def _training(request: TrainRequest) -> Training:
+    if not Path(request.work).exists():
+        raise UserError(f"{platform.node()} does not see {request.work}; all machines must, under this path")
+    if (device := learner_device()) != request.device:
         raise UserError(
-            f"{platform.node()} would train on {device}, the leading process does on {order.device}; set "
+            f"{platform.node()} would train on {device}, the leading process does on {request.device}; set "
             "ACCELERATE_USE_CPU=true for all"
         )
     return Training(
-        master=Path(order.master),
-        start=Path(order.start) if order.start else None,
-        pairs=order.pairs,
-        samples=order.samples,
-        cfg=Learner(**json.loads(order.cfg)),
-        device=order.device,
-        precision=order.precision,
-        key=order.key,
-        work=RunDir(Path(order.work)),
+        hf_checkpoint=Path(request.hf_checkpoint),
+        start=Path(request.start) if request.start else None,
+        pairs=request.pairs,
+        samples=request.samples,
+        cfg=Learner(**json.loads(request.cfg)),
+        device=request.device,
+        precision=request.precision,
+        key=request.key,
+        work=RunDir(Path(request.work)),
     )
