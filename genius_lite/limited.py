@@ -48,7 +48,7 @@ class LimitedProcess:
         self._lock, self._owner = threading.RLock(), os.getpid()
 
     def ask(self, message: Message) -> Message:
-        """The reply to a message.
+        """Return the reply to a message.
 
         Raises:
             LimitError: there is none, and the process is gone; the next message starts another.
@@ -105,7 +105,7 @@ class LimitedProcess:
         raise LimitError(reason)
 
     def _beyond(self, process: psutil.Popen, before: float, waited: float) -> str:
-        """The limit that the process has passed. What it computed counts, so that a busy machine takes nothing away."""
+        """Name the limit that the process has passed. What it computed counts, so a busy machine takes nothing away."""
         with suppress(psutil.NoSuchProcess):  # it ends just now
             if process.memory_info().rss > self._memory:
                 return f"it takes more than {self._memory / 1e6:.0f} MB"
@@ -125,31 +125,27 @@ def serve(start: Callable[[Message], Callable[[Message], Message]]) -> None:
     sys.stdout = sys.stderr  # what the work prints is no reply
     told = json.loads(sys.stdin.readline())
     answer = start(told["opening"])
-    bound = _bounds(told["seconds"], told["memory"])
     _send(replies, {})
     for line in sys.stdin:
-        bound()
+        # Whether its parent looks or has gone. Address space is more than memory: it gets three times as much.
+        limit_this_process(2 * told["seconds"], 3 * told["memory"])
         _send(replies, answer(json.loads(line)))
 
 
-def _bounds(seconds: int, memory: int) -> Callable[[], None]:
-    """What lets the system itself end this process, whether its parent looks or has gone; called before each message.
+def limit_this_process(seconds: int, address_space: int) -> None:
+    """Let the system end this process after so many more seconds of computing, and refuse it more than so many bytes.
 
-    Address space is more than memory: it gets three times as much. Windows has no such limits, macOS none of memory.
+    Windows has no such limits, macOS none of memory.
     """
     try:
         import resource
     except ImportError:
-        return lambda: None
+        return
     with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (3 * memory, 3 * memory))
-
-    def bound() -> None:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 2 * seconds, hard))
-
-    return bound
+        resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + seconds, hard))
 
 
 def _end(process: psutil.Popen, owner: int) -> None:
@@ -168,7 +164,7 @@ def _seconds_used(process: psutil.Popen) -> float:
 
 
 def _read(stream: IO[str], replies: queue.SimpleQueue[str]) -> None:
-    """In a thread of its own; the last reply is empty."""
+    """Read in a thread of its own; the last reply is empty."""
     for line in stream:
         replies.put(line)
     replies.put("")

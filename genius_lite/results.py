@@ -260,8 +260,8 @@ class TrainReport(msgspec.Struct, frozen=True):
     most, drawn from all by the seed, and the same ones in every precision. Policy and base are both computed in fp32
     for it, whatever was trained in. `margin_error` is its standard error, pairs of a question counted as dependent, and
     None of a single question; `accuracy` is the share of these pairs whose margin is positive. `shared_tokens` is the
-    share of tokens that packing did not compute twice, `logprob_mismatch` the mean difference of learner and sampler in nats a
-    token, `curve` a row for each update, in the precision of the training.
+    share of tokens that packing did not compute twice, `logprob_mismatch` the mean difference of learner and sampler in
+    nats a token, `curve` a row for each update, in the precision of the training.
     """
 
     pairs: int

@@ -30,7 +30,7 @@ def main_process() -> Iterator[ProcessGroup]:
         if not group.is_main:
             from genius_lite.learner.worker_loop import run_worker
 
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leading process heeds it, and says what it means
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process heeds it, and says what it means
             raise typer.Exit(run_worker(group))
         with _ending(group):
             require_possible(group)

@@ -1,9 +1,9 @@
 """The processes that train together, where `torchrun` or `accelerate launch` has started several.
 
 Each computes its share of every batch; the gradients of the adapter are summed over them, and all take the same step.
-Each holds the whole model, or, where the launch asks for FSDP, its part of the frozen weights (`sharding.py`). One
-leads: the run is its own, and the others do nothing but train along (`worker_loop.py`). A process alone is a group of one,
-which has nothing to agree on.
+Each holds the whole model, or, where the launch asks for FSDP, its part of the frozen weights (`sharding.py`). The main
+one does the run, and the others do nothing but train along (`worker_loop.py`). A process alone is a group of one, which
+has nothing to agree on.
 
 All that they say to each other goes through gloo and the host's memory, also where they train on GPUs: an adapter's
 gradients are small beside the work of an update, a process that waits takes no core, and one that dies is missed at
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 _BEHIND = timedelta(minutes=30)  # that a process may be behind the others while they start, and within a training
-_IDLE = timedelta(days=365)  # that they wait for work, since the leading one samples between two trainings
+_IDLE = timedelta(days=365)  # that they wait for work, since the main one samples between two trainings
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # by torchrun, and by MPI
 _ENGINES = {"DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
 
@@ -38,11 +38,11 @@ class ProcessLostError(UserError):
 
 @dataclass(eq=False)
 class ProcessGroup:
-    """What one of `size` processes knows of the others; number 0 leads.
+    """What one of `size` processes knows of the others; number 0 is the main one.
 
-    `local_world_size` is how many, with itself, take their memory from where it does; `busy` is whether the others are within a
-    training; `idle` is the group in which they wait for work; `mesh`, if there is one, is torch's DeviceMesh over which
-    the frozen weights are divided.
+    `local_world_size` is how many, with itself, take their memory from where it does; `busy` is whether the others are
+    within a training; `idle` is torch's group in which they wait for work; `mesh`, if there is one, is its DeviceMesh
+    over which the frozen weights are divided.
     """
 
     rank: int = 0
@@ -62,7 +62,7 @@ class ProcessGroup:
         return self.mesh is not None
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Over all processes.
+        """Sum over all processes.
 
         Raises:
             ProcessLostError: as everything here where there are others.
@@ -70,7 +70,7 @@ class ProcessGroup:
         return tensor if self.size == 1 else self._reduced(tensor, "SUM")
 
     def sum_each(self, tensors: Sequence[torch.Tensor | None], sizes: Sequence[int]) -> list[torch.Tensor | None]:
-        """Each tensor over those processes that have it, flat and in fp32; what none has is None.
+        """Sum each tensor over those processes that have it, flat and in fp32; what none has is None.
 
         Args:
             sizes: how many numbers each has, where it is there.
@@ -91,7 +91,7 @@ class ProcessGroup:
             parameter.grad = None if total is None else total.view_as(parameter).to(parameter)
 
     def broadcast_parameters(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Give every process the leading one's values: initial ones may differ between versions and devices."""
+        """Give every process the main one's values: initial ones may differ between versions and devices."""
         import torch
 
         if self.size > 1:
@@ -101,36 +101,36 @@ class ProcessGroup:
                 parameter.data.copy_(values.view_as(parameter))
 
     def min(self, value: int) -> int:
-        """The lowest of what the processes give."""
+        """Return the lowest of what the processes give."""
         import torch
 
         return value if self.size == 1 else int(self._reduced(torch.tensor([int(value)]), "MIN"))
 
     def max(self, value: int) -> int:
-        """The highest of what the processes give."""
+        """Return the highest of what the processes give."""
         return -self.min(-value)
 
     def broadcast(self, value: int) -> int:
-        """What the leading process gives; it returns when all have come here."""
+        """Return what the main process gives, once all have come here."""
         import torch
 
         return value if self.size == 1 else int(self._reduced(torch.tensor([int(value) * self.is_main]), "SUM"))
 
     def on_main(self, work: Callable[[], object]) -> None:
-        """What the leading process alone does; the others wait until it is done."""
+        """Have the main process alone do this; the others wait until it is done."""
         if self.is_main:
             work()
         self.broadcast(0)
 
     def send(self, message: bytes) -> None:
-        """From the leading process to all others, which `receive`."""
+        """Send from the main process to all others, which `receive`."""
         import torch
 
         self._spread(torch.tensor([len(message)]))
         self._spread(torch.frombuffer(bytearray(message), dtype=torch.uint8))
 
     def receive(self) -> bytes:
-        """What the leading process sends; until then this takes no processor time."""
+        """Receive what the main process sends; until then this takes no processor time."""
         import torch
 
         length = int(self._spread(torch.zeros(1, dtype=torch.int64)))
@@ -157,7 +157,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 @contextmanager
 def peer_errors() -> Iterator[None]:
-    """Turns what torch raises when another process cannot be reached into a `ProcessLostError`."""
+    """Turn what torch raises when another process cannot be reached into a `ProcessLostError`."""
     try:
         yield
     except RuntimeError as e:
@@ -173,7 +173,7 @@ def peer_errors() -> Iterator[None]:
 
 
 def join() -> ProcessGroup:
-    """The group that this process was started for; alone, if it was started as usual."""
+    """Join the group that this process was started for; return `SINGLE_PROCESS` if it was started as usual."""
     # Not left to be seen: accelerate would want to wrap the model for it, and transformers to load it for that.
     wants_parts = os.environ.pop("ACCELERATE_USE_FSDP", "").lower() == "true"
     if max(int(os.environ.get(name) or 1) for name in _SIZES) == 1:

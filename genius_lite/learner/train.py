@@ -55,8 +55,8 @@ class Training:
         samples: rollouts on which learner and sampler are compared first; may be empty.
         key: names the generators, (seed, round).
         work: where the state is kept while training goes on.
-        own_weights: whether `hf_checkpoint` has the weights of the GGUF that the first round samples from, and not others
-            that it was made of (`model.weights`).
+        own_weights: whether `hf_checkpoint` has the weights of the GGUF that the first round samples from, and not
+            others that it was made of (`model.weights`).
     """
 
     hf_checkpoint: Path
@@ -88,7 +88,7 @@ def train_adapter(
         say: told in one line what a user should know.
         updated: called with each update's number and its row of the curve; after an interruption with earlier ones too.
         stop: once it is asked for, training ends after the update under way, and its state is kept.
-        group: the processes that train on this together, all with an equal job; one leads, says and writes.
+        group: the processes that train on this together, all with an equal job; the main one says and writes.
 
     Raises:
         NonFiniteError: training diverged: a loss, a gradient or a score is not finite; no adapter is kept.
@@ -149,7 +149,7 @@ def train_adapter(
 
 
 def passes(job: Training) -> tuple[int, int]:
-    """The passes of pairs through the model that a training makes, and how many of them an earlier process made.
+    """Count the passes of pairs through the model that a training makes, and how many an earlier process made.
 
     A pass backward counts as one forward, so that their rate forecasts the end: it computes as many products, as the
     matrices are frozen.
@@ -168,7 +168,7 @@ def _save(policy: Any, work: RunDir, out: Path) -> None:
 def _reference(
     policy: Any, groups: Groups, packer: Packer, job: Training, advance: Callable[[int], None]
 ) -> dict[tuple[str, int], list[float]]:
-    """The base model's score of every pair, and the importance of its columns, computed once and kept."""
+    """Compute the base model's score of every pair, and the importance of its columns, once, and keep them."""
     if not packer.group.broadcast((job.work / "reference").exists()):
         importance = Importance(policy, counts=lambda: not packer.in_dummy_pass)
         with policy.disable_adapter(), importance.watched():
@@ -205,7 +205,7 @@ class _Trainer:
     stop: Stop
 
     def run(self, batches: list[Groups]) -> list[dict[str, float]]:
-        """All updates, or those that a saved state leaves; a row for each."""
+        """Make all updates, or those that a saved state leaves; return a row for each."""
         curve: list[dict[str, float]] = []
         if found := load_state(self.job.work, self.policy, self.optimizer):
             curve, self.packer.limit = found["curve"], found["limit"]
@@ -219,8 +219,8 @@ class _Trainer:
         saved = time.monotonic()
         for update in range(len(curve), len(batches)):
             rate = learning_rate(update, len(batches), self.job.cfg)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            for options in self.optimizer.param_groups:
+                options["lr"] = rate
             curve.append({**self._update(update, batches[update]), "lr": rate})
             self.updated(update, curve[-1])
             due = time.monotonic() - saved >= self.job.cfg.save_every and update + 1 < len(batches)

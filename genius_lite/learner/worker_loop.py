@@ -1,6 +1,6 @@
-"""How a process leads others through the trainings of its run, and how they follow.
+"""How the main process has the others train along, and what these do meanwhile.
 
-Between two trainings they wait, perhaps for hours. The leading process sends each training whole, but for the files
+Between two trainings they wait, perhaps for hours. The main process sends each training whole, but for the files
 that it names: all processes see the same run folder, under the same path.
 """
 
@@ -40,7 +40,7 @@ class TrainRequest(msgspec.Struct, frozen=True, tag=True):
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
-    """The run is over, and the leading process ends with this code."""
+    """The run is over, and the main process ends with this code."""
 
     code: int
 
@@ -49,10 +49,10 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
 def with_workers(group: ProcessGroup, job: Training) -> Iterator[None]:
     """Have the others begin the training that the caller begins in the block.
 
-    After an error inside they are not told; when the leading process is gone, they notice.
+    After an error inside they are not told; when the main process is gone, they notice.
     """
     if group.size > 1:
-        # The leading process compares learner and sampler; of a model in parts it cannot make those passes alone.
+        # The main process compares learner and sampler; of a model in parts it cannot make those passes alone.
         samples = job.samples if group.sharded else []
         group.send(msgspec.json.encode(_request(job, samples)))
         group.busy = True
@@ -72,9 +72,9 @@ def shutdown_workers(group: ProcessGroup, code: int) -> None:
 
 
 def run_worker(group: ProcessGroup) -> int:
-    """Train along whenever the leading process trains, until it ends; returns the code to end with.
+    """Train along whenever the main process trains, until it ends; returns the code to end with.
 
-    Nothing is written, and nothing said: what goes wrong for all, the leading process says.
+    Nothing is written, and nothing said: what goes wrong for all, the main process says.
 
     Raises:
         UserError: something goes wrong here alone.
@@ -117,7 +117,7 @@ def _training(request: TrainRequest) -> Training:
         raise UserError(f"{platform.node()} does not see {request.work}; all machines must, under this path")
     if (device := learner_device()) != request.device:
         raise UserError(
-            f"{platform.node()} would train on {device}, the leading process does on {request.device}; set "
+            f"{platform.node()} would train on {device}, the main process does on {request.device}; set "
             "ACCELERATE_USE_CPU=true for all"
         )
     return Training(

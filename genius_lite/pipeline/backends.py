@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from genius_lite.cluster.host import Work
-from genius_lite.cluster.rollouts import sample_on_cluster
+from genius_lite.cluster.actor import HostSettings
+from genius_lite.cluster.ray import sample_on_cluster
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.pipeline.round import Policy, Round
-from genius_lite.pipeline.server_check import open_server_of
+from genius_lite.pipeline.server_check import open_checked_server
 from genius_lite.progress import Advance
 from genius_lite.records import FailedQuery, Query, Rollout
 from genius_lite.rundir.folder import write_json
@@ -67,7 +67,7 @@ async def search(
         sampling = Sampling.of(cfg)
         if where.server:
             in_flight = searches_in_flight(where.server.in_flight, cfg)
-            async with open_server_of(r, policy, where.server, vocabulary, sampling, queries) as server:
+            async with open_checked_server(r, policy, where.server, vocabulary, sampling, queries) as server:
                 await sample_rollouts(queries, server, cfg, r.key, in_flight, finished, failed, stepped, r.stop)
             return None
         settings, in_flight = policy.settings(r.engine), searches_in_flight(r.engine.slots, cfg)
@@ -91,6 +91,6 @@ async def _on_cluster(
     cfg = r.job.recipe.sampler
     files = {sha256([path]): path for path in (policy.gguf, policy.lora) if path}
     model, lora = [*files, ""][:2]
-    work = Work(model, lora, cfg, r.job.recipe.foresight, r.job.context, r.key, cpus=1)
-    shares = await sample_on_cluster(cfg.cluster, queries, work, files, finished, failed, r.progress.say, r.stop)
+    settings = HostSettings(model, lora, cfg, r.job.recipe.foresight, r.job.context, r.key)
+    shares = await sample_on_cluster(cfg.cluster, queries, settings, files, finished, failed, r.progress.say, r.stop)
     write_json(r.here / HOSTS_FILE, shares)

@@ -3,7 +3,7 @@
 A worker that dies or hangs is replaced, and what it has not answered is asked again: a request holds its whole path and
 its seeds, so the answer is drawn by the same random numbers, and another one only where rounding makes it so. What was
 under way in two such failures is then asked alone, one after the other; whatever fails a third time is the cause, and
-is set aside.
+is given up.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from genius_lite.sampler.tree import Node
 
 _BEAT = 1.0  # seconds; the worker shows a sign of life at least so often between two decodes
 _ISOLATE_AFTER = 2  # failures after which a request is asked alone
-_MOST_CONSECUTIVE = 3  # requests set aside with none answered in between: it is not they that are at fault
+_MOST_CONSECUTIVE = 3  # requests that failed with none answered in between: it is not they that are at fault
 
 
 class QueryFailedError(SamplerError):
@@ -56,7 +56,7 @@ class Sampler(Protocol):
         ...
 
     def release(self, nodes: Iterable[Node]) -> None:
-        """These nodes are not extended again."""
+        """Say that these nodes are not extended again."""
         ...
 
     def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
@@ -114,7 +114,7 @@ class LocalSampler:
         return [self._submit(request, index, node) for index in range(n)]
 
     async def score(self, prompt: list[int], response: list[int]) -> list[float]:
-        """Log-probability (nats) of each response token after the prompt."""
+        """Return the log-probability (nats) of each response token after the prompt."""
         return await self._submit(Score(0, prompt, response), 0, None)
 
     def release(self, nodes: Iterable[Node]) -> None:
@@ -130,7 +130,7 @@ class LocalSampler:
                 return
 
     async def drain(self) -> Stats:
-        """The worker's totals, once it has nothing left to do; of the last worker, if there were several."""
+        """Wait until the worker has nothing left to do; return its totals, of the last one if there were several."""
         if self._broken:
             raise self._broken
         self._idle = asyncio.get_running_loop().create_future()
@@ -231,7 +231,7 @@ class LocalSampler:
     # -- failures ------------------------------------------------------------------------------------------
 
     def _on_worker_failure(self, reason: str) -> None:
-        """Count the failure to whatever was asked, and set aside what failed alone.
+        """Count the failure to whatever was asked, and give up what failed alone.
 
         Raises:
             SamplerError: failures do not depend on what is asked.

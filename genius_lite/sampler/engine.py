@@ -18,7 +18,7 @@ import numpy as np
 
 from genius_lite.data.vocabulary import StepDelimiter, Vocabulary
 from genius_lite.hardware import peak_memory
-from genius_lite.records import Completion, Finish
+from genius_lite.records import Completion
 from genius_lite.sampler.cache import Slot, SlotCache
 from genius_lite.sampler.llama import BATCH, Batch, EngineError, load
 from genius_lite.sampler.messages import (
@@ -33,6 +33,7 @@ from genius_lite.sampler.messages import (
     Stats,
 )
 from genius_lite.sampler.sampling import LogitsError, Rows, uniform
+from genius_lite.sampler.tree import PartialCompletion
 
 _SCORE_ROWS = 64  # rows of logits kept at once while scoring: 40 MB at 152K tokens of vocabulary
 
@@ -56,15 +57,11 @@ class PrefillJob:
 
 
 @dataclass(eq=False)
-class Branch:
-    """A completion in the making."""
+class Branch(PartialCompletion):
+    """A completion in the making, of the `index`-th seed of its request."""
 
-    request: Extend
-    index: int
-    cancel_below: float = -math.inf  # nats, of all tokens together
-    has_text: bool = False
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    request: Extend = field(kw_only=True)
+    index: int = field(kw_only=True)
 
 
 @dataclass(eq=False)
@@ -133,7 +130,7 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether a tick would do anything."""
+        """Whether a decode step would do anything."""
         return bool(self.queue or self.cache.busy)
 
     @property
@@ -210,7 +207,7 @@ class Engine:
         return rows
 
     def _wanted_rows(self, slot: Slot, take: int) -> int:
-        """How many of the chunk's last tokens need logits."""
+        """Count how many of the chunk's last tokens need logits."""
         if isinstance(slot.job, Scoring):
             first = len(slot.job.request.prompt) - 1
             return max(0, len(slot.tokens) + take - max(first, len(slot.tokens)))
@@ -239,24 +236,27 @@ class Engine:
         """Draw the first token of the prefill's branches and give each its slot; those that find none wait."""
         *others, last = prefill.branches
         for n, index in enumerate(others):
-            branch = Branch(prefill.request, index, prefill.cancel_below)
+            branch = self._branch(prefill, index)
             own = self.cache.fork(slot, branch)
             if own is None:
                 self.queue.appendleft(PrefillJob(prefill.request, others[n:], prefill.cancel_below))
                 break
             self._append_token(own, branch, batch, row, replies)
-        slot.job = Branch(prefill.request, last, prefill.cancel_below)
+        slot.job = self._branch(prefill, last)
         self._append_token(slot, slot.job, batch, row, replies)
+
+    def _branch(self, prefill: PrefillJob, index: int) -> Branch:
+        request = prefill.request
+        # The last token of a path is never decoded, so a path may fill the context to the brim.
+        limit = min(request.limit, self.context - len(request.path))
+        return Branch(request.until, limit, prefill.cancel_below, request=request, index=index)
 
     def _append_token(self, slot: Slot, branch: Branch, batch: Rows, row: int, replies: list[Reply]) -> None:
         """Draw the branch's next token, and reply if it is the last."""
         request = branch.request
         token = batch.draw(row, uniform(request.seeds[branch.index], len(branch.tokens)), request.sampling)
-        branch.tokens.append(token)
-        branch.logprobs.append(round(batch.logprob(row, token), 6))
         self.sampled += 1
-        finish = self._finish(branch, token)
-        branch.has_text |= bool(self.delimiter.has_text[token])
+        finish = branch.append(token, batch.logprob(row, token), self.ends, self.delimiter)
         if finish is None:
             slot.pending = [token]
             return
@@ -264,20 +264,6 @@ class Engine:
         keep = len(slot.tokens) if finish == "step" else len(request.path) - 1
         self.cache.free(slot, keep, released=finish != "step" and request.until == "step")
         replies.append(Extended(request.id, branch.index, Completion(branch.tokens, branch.logprobs, finish)))
-
-    def _finish(self, branch: Branch, token: int) -> Finish | None:
-        request = branch.request
-        if self.ends[token] and request.until != "limit":
-            return "end"
-        # The last token of a path is never decoded, so a path may fill the context to the brim.
-        if len(branch.tokens) >= request.limit or len(request.path) + len(branch.tokens) >= self.context:
-            return "length"
-        if request.until == "step" and self.delimiter.ends_step(token, branch.has_text):
-            return "step"
-        # A sum over a hundred tokens or so: only asked of branches that somebody would give up.
-        if branch.cancel_below > -math.inf and sum(branch.logprobs) < branch.cancel_below:
-            return "dropped"
-        return None
 
     def _look_up(self, slot: Slot, job: Scoring, batch: Rows, at: int, count: int, replies: list[Reply]) -> None:
         response = job.request.response
@@ -289,7 +275,7 @@ class Engine:
 
 
 def _named(slot: Slot) -> str:
-    """A slot's job as the log names it."""
+    """Name a slot's job as the log does."""
     job = slot.job
     assert job
     branch = f", branch {job.index}" if isinstance(job, Branch) else ""

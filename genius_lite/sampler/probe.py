@@ -15,9 +15,11 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
+import psutil
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.hardware import cores
+from genius_lite.limited import limit_this_process
 
 REFUSED = 3
 """Exit status for a file that llama.cpp cannot load; the reason is one line on standard output."""
@@ -68,7 +70,8 @@ def main() -> None:
 def examine(path: Path, size: int, *, quantizer: bool) -> None:
     """Take llama.cpp through what it does with a model: load it, spell, decode, and plan to quantize it."""
     llama_cpp.llama_backend_init()
-    _limit(size)
+    space = psutil.Process().memory_info().vms + size + _MEMORY
+    limit_this_process(_SECONDS + size // _BYTES_A_SECOND, space)
     no_devices = (ctypes.c_void_p * 1)(None)
     params = llama_cpp.llama_model_default_params()
     params.devices = ctypes.cast(no_devices, ctypes.c_void_p)  # pyright: ignore[reportAttributeAccessIssue]
@@ -83,23 +86,8 @@ def examine(path: Path, size: int, *, quantizer: bool) -> None:
         _plan_quantizing(path)
 
 
-def _limit(size: int) -> None:
-    """Let the system end this process when it takes too much time or memory; Windows knows neither, macOS no memory."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    import psutil
-
-    seconds = _SECONDS + size // _BYTES_A_SECOND
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    if sys.platform == "linux":
-        space = psutil.Process().memory_info().vms + size + _MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (space, space))
-
-
 def _spell(vocabulary: Vocabulary) -> list[int]:
-    """Every token as text, and text as tokens, which are given back."""
+    """Spell every token as text, and text as tokens, which are given back."""
     tokens = (llama_cpp.llama_token * vocabulary.size)(*range(vocabulary.size))
     for special in (False, True):
         # llama.cpp spells them all, and says with a negative number that there is no room for them.
@@ -115,7 +103,7 @@ def _spell(vocabulary: Vocabulary) -> list[int]:
 
 
 def _decode(model: Any, vocabulary: Vocabulary, tokens: list[int]) -> None:
-    """Two tokens together and one alone: every operation of the model runs once, on all of its weights."""
+    """Decode two tokens together and one alone: every operation of the model runs once, on all of its weights."""
     if not (llama_cpp.llama_model_has_decoder(model) and not llama_cpp.llama_model_has_encoder(model)):
         raise _Refused("it is no model that continues text")
     params = llama_cpp.llama_context_default_params()
@@ -134,7 +122,7 @@ def _decode(model: Any, vocabulary: Vocabulary, tokens: list[int]) -> None:
 
 
 def _plan_quantizing(path: Path) -> None:
-    """Which type every tensor would get; whether that is possible is seen when it is done."""
+    """Plan which type every tensor would get; whether that is possible is seen when it is done."""
     params = llama_cpp.llama_model_quantize_default_params()
     params.dry_run = params.allow_requantize = True
     params.nthread, params.ftype = 1, llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
@@ -142,7 +130,7 @@ def _plan_quantizing(path: Path) -> None:
 
 
 def _reason(what: str, words: list[str]) -> str:
-    """One line: llama.cpp's own words if it said why."""
+    """Give the reason in one line: llama.cpp's own words if it said why."""
     said = (_PREFIX.sub("", word.strip()) for word in words)
     found = next((line for line in said if line and not line.startswith("failed to load model")), what)
     return "".join(c if c.isprintable() else "?" for c in found)[:_LONGEST]

@@ -28,7 +28,6 @@ from genius_lite.weights.meta_model import check_complete, read_config, write_fo
 from genius_lite.weights.source import locate
 
 MAP_FILE = "tensor_map.json"
-
 FULL_PRECISION = "full-precision"  # beside the checkpoint, in a run: `model.weights` as the GGUF that is merged onto
 _LONGEST_NAME = 160  # characters
 # What transformers lists beside causal language models: encoder-decoders, and two sections of its own tables.
@@ -63,7 +62,7 @@ class Base:
 
     @staticmethod
     def of(hf_checkpoint: Path) -> Base:
-        """The base that a checkpoint was imported from.
+        """Find the base that a checkpoint was imported from.
 
         A GGUF that was moved is looked for where the recipe found it, which is right for the hub's cache and for
         packages, and in the run folder. Its hash tells whether it is the one.
@@ -82,8 +81,8 @@ class Base:
             own = locate(Model(gguf=recorded.origin))
         if not own.is_file():
             raise UserError(
-                f"{hf_checkpoint} was imported from {recorded.path}, which is not there any more; put it back, or run the "
-                "recipe with its new path once: the run goes on from there"
+                f"{hf_checkpoint} was imported from {recorded.path}, which is not there any more; put it back, or run "
+                "the recipe with its new path once: the run goes on from there"
             )
         base = Base(gguf_file.read(own), hf_checkpoint)
         base.check()
@@ -200,7 +199,7 @@ def import_checkpoint(source: GGUF, folder: Path, advance: Callable[[int], None]
 
 
 def _load(source: GGUF, folder: Path) -> Any:
-    """The model in transformers, read from a copy that is made for it."""
+    """Load the model in transformers, from a copy that is made for it."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 

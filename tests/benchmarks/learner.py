@@ -1,4 +1,4 @@
-"""The learner against TRL's DPOTrainer: same real pairs, same checkpoint, LoRA and dtype, reference precomputed in both.
+"""The learner against TRL's DPOTrainer: same real pairs, checkpoint, LoRA and dtype, reference precomputed in both.
 
     python -m tests.benchmarks.learner --hf-checkpoint RUN/hf-checkpoint --pairs RUN/round-1/pairs.jsonl
 

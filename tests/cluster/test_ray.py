@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from genius_lite.cluster.ray import connected, places
-from genius_lite.cluster.status import look
+from genius_lite.cluster.ray import connected, node_slots
+from genius_lite.cluster.status import node_statuses
 from genius_lite.errors import UserError
 from genius_lite.pipeline.job import prepare
-from genius_lite.pipeline.round import Policy, Session
+from genius_lite.pipeline.round import Policy, Round
 from genius_lite.pipeline.stages import sample
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler
 from genius_lite.records import Rollout
@@ -47,6 +47,7 @@ def cluster(cache):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setattr("genius_lite.cluster.ray._PART", 50_000)  # bytes: even a tiny model travels in parts
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 << 20}
         found = Cluster(initialize_head=True, head_node_args=head)
         found.add_node(num_cpus=1, object_store_memory=100 << 20)
@@ -96,7 +97,7 @@ def rollouts(recipe: Recipe, address: str) -> tuple[dict[str, Rollout], list[str
         assert isinstance(parked, int)
         engine = EngineSettings(slots=slots, context=job.context, threads=1, parked=parked)
         base, tracker = Base(job.source, folder / "hf-checkpoint"), Tracker(recipe, folder.path)
-        r = Session(job, base, engine, folder, progress, Stop(), tracker).round(1)
+        r = Round(1, job, base, engine, folder, progress, Stop(), tracker)
         sample(r, Policy(job.source.path))
     found = read_records(r.here / "rollouts.jsonl", Rollout)
     assert len({r.query.id for r in found}) == len(found) == 40
@@ -152,15 +153,15 @@ def test_a_model_that_a_node_cannot_load_is_one_line(cluster, recipe):
 
 
 def test_nodes_are_listed_with_their_state(cluster):
-    listed = look(cluster.address)
+    listed = node_statuses(cluster.address)
     assert sorted((node.cpus, node.state) for node in listed if node.state != "gone") == [
         (0, "no CPUs for others"),
         (1, "ready"),
     ]
     with connected(cluster.address) as ray:
-        assert {(place.cpus, place.gpus) for place in places(ray)} == {(1, 0)}
+        assert {(slot.cpus, slot.gpus) for slot in node_slots(ray)} == {(1, 0)}
 
 
 def test_without_a_cluster_it_is_said_how_to_start_one():
     with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*ray start --head"):
-        look("127.0.0.1:1")
+        node_statuses("127.0.0.1:1")

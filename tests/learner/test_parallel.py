@@ -127,7 +127,7 @@ def test_stopped_it_goes_on_with_another_number_of_processes(trained, hf_checkpo
 
 @pytest.mark.parametrize("engine", [{}, FSDP])
 def test_a_process_that_dies_ends_the_training_which_goes_on_alone(hf_checkpoint, tmp_path, engine):
-    """Without a launcher, which would end the leading process by itself: so it is on several machines."""
+    """Without a launcher, which would end the main process by itself: so it is on several machines."""
     command = [sys.executable, *_plan(tmp_path, hf_checkpoint, _training(tmp_path / "a", epochs=2), dies_at=3)]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -227,7 +227,7 @@ def test_a_run_of_two_processes_is_one_run(tiny_llama, tmp_path):
     parts = _launch([*TORCHRUN, *command, "in-parts", "--reuse", "alone"], tmp_path, **FSDP)
     assert parts.returncode == 0, parts.stderr
     assert _difference(one / "round-1/adapter", tmp_path / "in-parts/round-1/adapter") <= 1e-5
-    # A mistake is told once, and the others end as the leading process does.
+    # A mistake is told once, and the others end as the main process does.
     wrong = _launch([*TORCHRUN, "-m", "genius_lite", "run", "nowhere.yaml"], tmp_path)
     assert wrong.returncode != 0
     assert wrong.stderr.count("error: ") == 1

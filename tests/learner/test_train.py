@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given
@@ -411,7 +412,7 @@ def test_a_recurrent_model_says_that_it_takes_rows(tiny_mamba, tmp_path):
 
 def test_the_report_is_json(tiny, tmp_path):
     report = _train(tiny, tmp_path / "a")
-    assert json.loads(json.dumps(report.as_dict()))["curve"][0]["pairs"] == 2
+    assert json.loads(json.dumps(msgspec.to_builtins(report)))["curve"][0]["pairs"] == 2
 
 
 def test_experts_that_get_no_adapter_are_named():

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 import typer
 
@@ -77,7 +78,7 @@ def main() -> None:
                 report = train(
                     Path(plan["hf-checkpoint"]), Path(training["out"]), training["options"], training["stop"], group
                 )
-                Path(f"{training['out']}.json").write_text(json.dumps(report and report.as_dict()))
+                Path(f"{training['out']}.json").write_text(json.dumps(report and msgspec.to_builtins(report)))
     except typer.Exit as e:
         sys.exit(e.exit_code)
     except UserError as e:
