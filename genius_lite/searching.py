@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from genius_lite.cluster.host import Work
-from genius_lite.cluster.rollouts import sample_on_cluster
+from genius_lite.cluster.actor import HostSettings
+from genius_lite.cluster.ray import sample_on_cluster
 from genius_lite.errors import UserError
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.prompts import Vocabulary
@@ -90,6 +90,6 @@ async def _on_cluster(
     cfg = r.job.recipe.sampler
     files = {sha256([path]): path for path in (policy.gguf, policy.lora) if path}
     model, lora = [*files, ""][:2]
-    work = Work(model, lora, cfg, r.job.recipe.foresight, r.job.context, r.key, cpus=1)
-    shares = await sample_on_cluster(cfg.cluster, queries, work, files, finished, set_aside, r.progress.say, r.stop)
+    settings = HostSettings(model, lora, cfg, r.job.recipe.foresight, r.job.context, r.key)
+    shares = await sample_on_cluster(cfg.cluster, queries, settings, files, finished, set_aside, r.progress.say, r.stop)
     write_json(r.here / HOSTS_FILE, shares)

@@ -1,4 +1,8 @@
-"""The driver's side of a Ray cluster: its nodes, their hosts, and the model on its way to them."""
+"""The driver's side of a Ray cluster: its nodes, a host on each of them or of their GPUs, and how the model gets there.
+
+A file travels through Ray's object store in parts. As one object it would be held whole, several gigabytes, by the
+driver and again by every node; of parts a node has one in memory, and the store spills the others to disk.
+"""
 
 from __future__ import annotations
 
@@ -9,58 +13,68 @@ import signal
 import socket
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from genius_lite.cluster.handout import HostLostError
-from genius_lite.cluster.host import NodeHost, Searched, Work, decode_outcome, encode, other_versions
+from genius_lite.cluster.actor import HostActor, HostSettings, version_differences
+from genius_lite.cluster.work_queue import HostLostError, WorkQueue
 from genius_lite.errors import UserError
+from genius_lite.foresight.rollouts import first_of
 from genius_lite.records import Query, Rollout
 from genius_lite.sampler.client import SetAsideError
 from genius_lite.sampler.process import SamplerError
+from genius_lite.stopping import Stop
 
 _PART = 64 << 20  # bytes of a file that travel at once
-_TRIES = 3  # hosts in the same place
+_TRIES = 3  # hosts in the same slot
 _PATIENCE = 10.0  # seconds for a head to answer
-_LOOK = 2.0  # seconds between two looks for nodes that have joined
+_POLL = 2.0  # seconds between two looks for nodes that have joined
 
 
-Doors = defaultdict[str, asyncio.Lock]
-"""One lock for each node: a file travels to a node once, though several GPUs of it ask."""
+async def sample_on_cluster(
+    address: str,
+    queries: Iterable[Query],
+    settings: HostSettings,
+    files: dict[str, Path],
+    finished: Callable[[Rollout], None],
+    failed: Callable[[Query, str], None],
+    say: Callable[[str], None],
+    stop: Stop,
+) -> dict[str, int]:
+    """Search these queries on the nodes of a Ray cluster; return how many each host did.
 
+    Args:
+        address: `auto`, `ray://HOST:PORT` or `HOST:PORT`.
+        files: of the policy, by the hashes that `settings` names.
+        finished, failed, stop: as in `foresight.rollouts.sample_rollouts`.
+        say: told in one line which hosts take part, and which are lost.
 
-@dataclass(frozen=True)
-class Place:
-    """Where one host fits: a node, or one of its GPUs."""
-
-    node: str
-    name: str
-    cpus: int
-    gpus: int
-
-
-class RayHost:
-    """A host on a node, once it is ready to search."""
-
-    def __init__(self, actor: Any, name: str, capacity: int):
-        self.actor, self.name, self.capacity = actor, name, capacity
-
-    async def search(self, query: Query) -> Rollout:
-        """See `handout.Host.search`."""
-        with _losses():
-            outcome = decode_outcome(await self.actor.search.remote(encode(query)))
-        if isinstance(outcome, Searched):
-            return outcome.rollout
-        raise SetAsideError(outcome.reason)
+    Raises:
+        UserError: there is no such cluster, or the model does not load there.
+        SamplerError: no host was there for as long as the recipe's watchdog waits.
+    """
+    queue = WorkQueue(queries, finished, failed, say, stop)
+    with connected(address) as ray:
+        try:
+            async with asyncio.TaskGroup() as group:
+                starting = group.create_task(start_actors(ray, settings, files, say, queue.serve))
+                await queue.join(settings.sampler.watchdog)
+                starting.cancel()
+        except ExceptionGroup as failures:
+            cause = first_of(failures)
+            if isinstance(cause, (UserError, SamplerError)):
+                raise cause from None
+            raise
+    return dict(queue.done)
 
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """Ray, joined to the cluster of this address; `auto` is the one that this machine belongs to.
+    """Join the cluster of this address, and give Ray; `auto` is the cluster that this machine belongs to.
 
     Raises:
         UserError: Ray is not installed, or there is no cluster.
@@ -73,7 +87,7 @@ def connected(address: str) -> Iterator[Any]:
         raise UserError("sampler.cluster needs Ray: pip install 'genius-lite[ray]'") from None
     terminated = signal.getsignal(signal.SIGTERM)
     try:
-        _knock(address)
+        _check_port(address)
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, RuntimeError) as e:
         reason = str(e).strip().split("\n")[0]
@@ -88,132 +102,143 @@ def connected(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """See whether anybody listens: Ray itself would go on trying for minutes.
-
-    Raises:
-        OSError: nobody does.
-    """
+def _check_port(address: str) -> None:
+    """See whether anything listens, since Ray itself would go on trying for minutes. Raises OSError if not."""
     if address != "auto":
         host, _, port = address.removeprefix("ray://").rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
 
 
-def name_of(node: dict[str, Any]) -> str:
-    """A node as people know it."""
+@dataclass(frozen=True)
+class NodeSlot:
+    """Room for one host: a node, or one of its GPUs."""
+
+    node: str
+    name: str
+    cpus: int
+    gpus: int
+
+
+def node_name(node: dict[str, Any]) -> str:
+    """Name a node as people know it."""
     return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
 
 
-def only_on(node: str) -> Any:
-    """Ray's word for where something has to run."""
+def on_node(node: str) -> Any:
+    """Return Ray's scheduling strategy for what has to run on this node."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
-def places(ray: Any) -> list[Place]:
-    """Where hosts fit among the nodes that are there now. A node without CPUs for others, as a mere head, has none."""
-    found = []
+def node_slots(ray: Any) -> list[NodeSlot]:
+    """List the slots of the nodes that are there now. A node without CPUs for others, as a mere head, has none."""
+    slots = []
     for node in ray.nodes():
         cpus, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
-        if not node["Alive"] or not cpus:
-            continue
-        name = name_of(node)
-        for number in range(max(1, gpus)):
-            of = f"{name}, GPU {number}" if gpus > 1 else name
-            found.append(Place(node["NodeID"], of, max(1, cpus // max(1, gpus)), min(1, gpus)))
-    return found
+        if node["Alive"] and cpus:
+            for number in range(max(1, gpus)):
+                name = f"{node_name(node)}, GPU {number}" if gpus > 1 else node_name(node)
+                slots.append(NodeSlot(node["NodeID"], name, max(1, cpus // max(1, gpus)), min(1, gpus)))
+    return slots
 
 
-async def recruit(
+class RayHost:
+    """A host on a node that is ready to search."""
+
+    def __init__(self, actor: Any, name: str, capacity: int):
+        self.actor, self.name, self.capacity = actor, name, capacity
+
+    async def search(self, query: Query) -> Rollout:
+        """See `work_queue.Host.search`."""
+        with _ray_errors():
+            return await self.actor.search.remote(query)
+
+
+async def start_actors(
     ray: Any,
-    work: Work,
+    settings: HostSettings,
     files: dict[str, Path],
     say: Callable[[str], None],
-    employ: Callable[[RayHost], Awaitable[None]],
+    on_ready: Callable[[RayHost], Awaitable[None]],
 ) -> None:
-    """Employ each host as it gets ready, of the nodes that are there and of those that join later; for ever.
+    """Start a host in each slot of the nodes that are there and of those that join later; goes on until cancelled.
 
     Args:
-        files: what `work` names, by its hash.
+        files: what `settings` names, by its hash.
         say: told in one line who takes part, and who cannot.
-        employ: returns when the host is lost; where its node is still there, another one is tried, twice.
+        on_ready: returns when the host is lost; where its node is still there, another one is tried, twice.
 
     Raises:
         UserError: the model does not load with the recipe's settings.
     """
-    shelf = Shelf(ray, files)
-    doors: Doors = defaultdict(asyncio.Lock)
-    employed: set[Place] = set()
-    tries: Counter[Place] = Counter()
+    store = _FileStore(ray, files)
+    taken: set[NodeSlot] = set()
+    tries: Counter[NodeSlot] = Counter()
 
-    async def start(place: Place) -> None:
+    async def start(slot: NodeSlot) -> None:
         try:
-            host = await _started(ray, place, replace(work, cpus=place.cpus), shelf, doors)
+            host = await _start_host(ray, slot, settings, store)
         except SamplerError as e:
-            say(f"warning: {place.name} does not take part: {e}")
+            say(f"warning: {slot.name} does not take part: {e}")
         else:
             say(f"sampling on {host.name}, {host.capacity} searches at once")
-            await employ(host)
-        employed.discard(place)
+            await on_ready(host)
+        taken.discard(slot)
 
     async with asyncio.TaskGroup() as group:
         while True:
-            for place in await asyncio.to_thread(places, ray):  # Ray's own calls block for a moment
-                if place not in employed and tries[place] < _TRIES:
-                    tries[place] += 1
-                    employed.add(place)
-                    group.create_task(start(place))
-            await asyncio.sleep(_LOOK)
+            for slot in await asyncio.to_thread(node_slots, ray):  # Ray's own calls block for a moment
+                if slot not in taken and tries[slot] < _TRIES:
+                    tries[slot] += 1
+                    taken.add(slot)
+                    group.create_task(start(slot))
+            await asyncio.sleep(_POLL)
 
 
-class Shelf:
-    """Files in Ray's object store, in parts; put there when the first node lacks them."""
+async def _start_host(ray: Any, slot: NodeSlot, settings: HostSettings, store: _FileStore) -> RayHost:
+    with _ray_errors():
+        options = {"num_cpus": slot.cpus, "num_gpus": slot.gpus, "max_concurrency": 1000}
+        actor = ray.remote(HostActor).options(**options, scheduling_strategy=on_node(slot.node)).remote()
+        if differences := version_differences(await actor.versions.remote()):
+            raise HostLostError(f"it has {differences}; install the same")
+        await store.send(actor, slot.node)
+        return RayHost(actor, slot.name, await actor.open.remote(replace(settings, cpus=slot.cpus)))
+
+
+class _FileStore:
+    """Files by their hash, put into Ray's object store when the first node lacks them."""
 
     def __init__(self, ray: Any, files: dict[str, Path]):
-        self.files = files
-        self._ray = ray
-        self._parts: dict[str, list[Any]] = {}
+        self._ray, self._files = ray, files
+        self._parts: dict[str, asyncio.Task[list[Any]]] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # a file travels to a node once
 
-    async def parts(self, name: str) -> list[Any]:
-        """References to the parts of the file of this hash, in order."""
-        if name not in self._parts:
-            self._parts[name] = await asyncio.to_thread(self._put, self.files[name])
-        return self._parts[name]
+    async def send(self, actor: Any, node: str) -> None:
+        """Have the files that the node lacks written to its cache."""
+        async with self._locks[node]:
+            for name in await actor.missing.remote([*self._files]):
+                if name not in self._parts:
+                    self._parts[name] = asyncio.create_task(asyncio.to_thread(self._put, self._files[name]))
+                await actor.fetch.remote(name, await self._parts[name])
 
     def _put(self, path: Path) -> list[Any]:
         with path.open("rb") as file:
             return [self._ray.put(part) for part in iter(partial(file.read, _PART), b"")]
 
 
-async def _started(ray: Any, place: Place, work: Work, shelf: Shelf, doors: Doors) -> RayHost:
-    with _losses():
-        options = {"num_cpus": place.cpus, "num_gpus": place.gpus, "max_concurrency": 1000}
-        actor = ray.remote(NodeHost).options(**options, scheduling_strategy=only_on(place.node)).remote()
-        if other := other_versions(await actor.versions.remote()):
-            raise HostLostError(f"it has {other}; install the same")
-        async with doors[place.node]:
-            for name in shelf.files:
-                if not await actor.holds.remote(name):
-                    parts = await shelf.parts(name)
-                    for number, part in enumerate(parts):
-                        last = number == len(parts) - 1
-                        await actor.receive.remote(name, part, first=number == 0, last=last)
-        return RayHost(actor, place.name, await actor.open.remote(work))
-
-
 @contextmanager
-def _losses() -> Iterator[None]:
-    """Ray's words for a host that is gone, as ours; what its own code raised comes out as it is."""
+def _ray_errors() -> Iterator[None]:
+    """Turn Ray's errors for a host that is gone into HostLostError; what its own code raised comes out as it is."""
     from ray.exceptions import RayError, RayTaskError
 
     try:
         yield
     except RayTaskError as e:
+        if isinstance(e.cause, (UserError, SetAsideError)):
+            raise e.cause from None
         if isinstance(e.cause, SamplerError):
             raise HostLostError(str(e.cause)) from None
-        if isinstance(e.cause, UserError):
-            raise e.cause from None
         raise
     except RayError as e:
         raise HostLostError(str(e).strip().split("\n")[0]) from None

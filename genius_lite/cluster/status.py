@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from genius_lite.cluster.host import other_versions, versions
-from genius_lite.cluster.ray import connected, name_of, only_on
+from genius_lite.cluster.actor import version_differences, versions
+from genius_lite.cluster.ray import connected, node_name, on_node
 from genius_lite.visible import visible
 
 _PATIENCE = 30.0  # seconds for a node to say its versions
@@ -26,20 +26,22 @@ class NodeStatus:
     state: str
 
 
-def look(address: str) -> list[NodeStatus]:
-    """Every node of the cluster, those that are gone too.
+def node_statuses(address: str) -> list[NodeStatus]:
+    """Look at every node of the cluster, at those that are gone too.
 
     Raises:
         UserError: as `connected`.
     """
     with connected(address) as ray:
+        task = ray.remote(versions)
         nodes = sorted(ray.nodes(), key=lambda node: node["NodeManagerAddress"])
-        asked = {node["NodeID"]: _ask(ray, node["NodeID"]) for node in nodes if node["Alive"]}
-        return [_status(ray, node, asked.get(node["NodeID"])) for node in nodes]
+        alive = [node["NodeID"] for node in nodes if node["Alive"]]
+        replies = {node: task.options(num_cpus=0, scheduling_strategy=on_node(node)).remote() for node in alive}
+        return [_status(ray, node, replies.get(node["NodeID"])) for node in nodes]
 
 
 def print_status(nodes: list[NodeStatus], console: Console) -> None:
-    """A table, a row for each node."""
+    """Print a table, a row for each node."""
     table = Table("node", "CPUs", "GPUs", "memory", "state")
     for node in nodes:
         row = (node.name, str(node.cpus), str(node.gpus), f"{node.memory / 1e9:.0f} GB", node.state)
@@ -47,25 +49,20 @@ def print_status(nodes: list[NodeStatus], console: Console) -> None:
     console.print(table)
 
 
-def _ask(ray: Any, node: str) -> Any:
-    return ray.remote(versions).options(num_cpus=0, scheduling_strategy=only_on(node)).remote()
+def _status(ray: Any, node: dict[str, Any], reply: Any) -> NodeStatus:
+    cpus, gpus, memory = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU", "memory"))
+    return NodeStatus(node_name(node), cpus, gpus, memory, _state(ray, cpus, reply))
 
 
-def _status(ray: Any, node: dict[str, Any], asked: Any) -> NodeStatus:
-    resources = node["Resources"]
-    cpus, gpus, memory = (int(resources.get(kind, 0)) for kind in ("CPU", "GPU", "memory"))
-    return NodeStatus(name_of(node), cpus, gpus, memory, _state(ray, cpus, asked))
-
-
-def _state(ray: Any, cpus: int, asked: Any) -> str:
+def _state(ray: Any, cpus: int, reply: Any) -> str:
     from ray.exceptions import GetTimeoutError, RayError, TaskUnschedulableError
 
-    if asked is None:
+    if reply is None:
         return "gone"
     if not cpus:
         return "no CPUs for others"
     try:
-        return other_versions(ray.get(asked, timeout=_PATIENCE)) or "ready"
+        return version_differences(ray.get(reply, timeout=_PATIENCE)) or "ready"
     except GetTimeoutError:
         return f"silent for {_PATIENCE:.0f} s"
     except TaskUnschedulableError:

@@ -25,10 +25,9 @@ from typing import Any
 
 import psutil
 
-from genius_lite.cluster.handout import Handout
-from genius_lite.cluster.host import Searched, Work, decode_query, encode
-from genius_lite.cluster.ray import RayHost, connected
-from genius_lite.cluster.rollouts import sample_on_cluster
+from genius_lite.cluster.actor import HostSettings
+from genius_lite.cluster.ray import RayHost, connected, sample_on_cluster
+from genius_lite.cluster.work_queue import WorkQueue
 from genius_lite.prompts import Vocabulary
 from genius_lite.queries import select
 from genius_lite.recipe import Foresight, Model, Queries, Sampler
@@ -49,9 +48,9 @@ class Simulated:
     def __init__(self, seconds: float):
         self._seconds, self._rng = seconds, random.Random(0)
 
-    async def search(self, query: bytes) -> bytes:
+    async def search(self, query: Query) -> Rollout:
         await asyncio.sleep(self._seconds * self._rng.uniform(0.5, 1.5))
-        return encode(Searched(_rollout(decode_query(query))))
+        return _rollout(query)
 
 
 def _rollout(query: Query) -> Rollout:
@@ -74,15 +73,15 @@ async def overhead(ray: Any, workers: int, count: int, seconds: float, log: Reco
             marks["quarter"] = process.memory_info().rss
 
     queries = (Query(f"{n:016x}", f"question {n}", list(range(100))) for n in range(count))
-    handout = Handout(queries, finished, lambda query, reason: None, print, Stop())
+    queue = WorkQueue(queries, finished, lambda query, reason: None, print, Stop())
     actor = ray.remote(Simulated).options(num_cpus=0, max_concurrency=10_000)
     actors = [actor.remote(seconds) for _ in range(_ACTORS)]
     hosts = [RayHost(actors[n % _ACTORS], f"worker {n}", 1) for n in range(workers)]
     await asyncio.gather(*(hosts[n].search(Query("0", "", [])) for n in range(_ACTORS)))
     began, busy = time.perf_counter(), time.process_time()
     async with asyncio.TaskGroup() as group:
-        serving = [group.create_task(handout.serve(host)) for host in hosts]
-        await handout.over(60)
+        serving = [group.create_task(queue.serve(host)) for host in hosts]
+        await queue.join(60)
         for task in serving:
             task.cancel()
     used = time.process_time() - busy
@@ -97,7 +96,7 @@ async def overhead(ray: Any, workers: int, count: int, seconds: float, log: Reco
     }
 
 
-def timed(address: str, queries: list[Query], work: Work, files: dict[str, Path]) -> float:
+def timed(address: str, queries: list[Query], settings: HostSettings, files: dict[str, Path]) -> float:
     """Seconds from when the first node is ready until the last query is done."""
     ready: list[float] = []
 
@@ -108,7 +107,7 @@ def timed(address: str, queries: list[Query], work: Work, files: dict[str, Path]
     def refuse(query: Query, reason: str) -> None:
         raise RuntimeError(reason)
 
-    asyncio.run(sample_on_cluster(address, queries, work, files, lambda rollout: None, refuse, say, Stop()))
+    asyncio.run(sample_on_cluster(address, queries, settings, files, lambda rollout: None, refuse, say, Stop()))
     return time.perf_counter() - ready[0]
 
 
@@ -129,19 +128,19 @@ def main() -> None:
     search = Foresight(beams=2, candidates=4, steps=2, max_tokens=60)
     sampler = Sampler(slots=16, watchdog=120)
     name = sha256([path])
-    work = Work(name, "", sampler, search, 512, (0, 1), cpus=1)
+    settings = HostSettings(name, "", sampler, search, 512, (0, 1))
     result: dict[str, Any] = {"model": path.name, "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         whole = cluster.add_node(num_cpus=2)
-        result["one node of both cores s"] = timed(cluster.address, queries, work, {name: path})
+        result["one node of both cores s"] = timed(cluster.address, queries, settings, {name: path})
         cluster.remove_node(whole)
         cluster.add_node(num_cpus=1)
-        result["one node of a core s"] = timed(cluster.address, queries, work, {name: path})
+        result["one node of a core s"] = timed(cluster.address, queries, settings, {name: path})
         cluster.add_node(num_cpus=1)
-        result["two nodes of a core s"] = timed(cluster.address, queries, work, {name: path})
-        result["joined"] = joined(cluster, queries, work, {name: path})
+        result["two nodes of a core s"] = timed(cluster.address, queries, settings, {name: path})
+        result["joined"] = joined(cluster, queries, settings, {name: path})
         with connected(cluster.address) as ray:
             log = RecordLog(Path(folder) / "log.jsonl", Rollout)
             result["driver"] = asyncio.run(overhead(ray, a.workers, a.queries, a.seconds, log))
@@ -149,7 +148,7 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def joined(cluster: Any, queries: list[Query], work: Work, files: dict[str, Path]) -> dict[str, float]:
+def joined(cluster: Any, queries: list[Query], settings: HostSettings, files: dict[str, Path]) -> dict[str, float]:
     """Seconds after which a node that joins in mid-round samples, and has its first query done."""
     for node in [n for n in cluster.list_all_nodes() if n is not cluster.head_node][1:]:
         cluster.remove_node(node)
@@ -172,7 +171,7 @@ def joined(cluster: Any, queries: list[Query], work: Work, files: dict[str, Path
 
     unique = [Query(f"{n:016x}", q.prompt, q.tokens) for n, q in enumerate(queries)]
     asyncio.run(
-        sample_on_cluster(cluster.address, unique, work, files, finished, lambda query, reason: None, say, Stop())
+        sample_on_cluster(cluster.address, unique, settings, files, finished, lambda query, reason: None, say, Stop())
     )
     for node in nodes:  # `Cluster.add_node` works in the main thread only
         node.terminate()

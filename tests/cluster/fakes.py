@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from genius_lite.cluster.handout import HostLostError
+from genius_lite.cluster.work_queue import HostLostError
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step
 from genius_lite.sampler.client import SetAsideError
 

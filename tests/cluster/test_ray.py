@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from genius_lite.cluster.ray import connected, places
-from genius_lite.cluster.status import look
+from genius_lite.cluster.ray import connected, node_slots
+from genius_lite.cluster.status import node_statuses
 from genius_lite.errors import UserError
 from genius_lite.job import prepare
 from genius_lite.lines import read_records
@@ -152,15 +152,15 @@ def test_a_model_that_a_node_cannot_load_is_one_line(cluster, recipe):
 
 
 def test_nodes_are_listed_with_their_state(cluster):
-    listed = look(cluster.address)
+    listed = node_statuses(cluster.address)
     assert sorted((node.cpus, node.state) for node in listed if node.state != "gone") == [
         (0, "no CPUs for others"),
         (1, "ready"),
     ]
     with connected(cluster.address) as ray:
-        assert {(place.cpus, place.gpus) for place in places(ray)} == {(1, 0)}
+        assert {(slot.cpus, slot.gpus) for slot in node_slots(ray)} == {(1, 0)}
 
 
 def test_without_a_cluster_it_is_said_how_to_start_one():
     with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*ray start --head"):
-        look("127.0.0.1:1")
+        node_statuses("127.0.0.1:1")

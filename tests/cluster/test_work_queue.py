@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from genius_lite.cluster.handout import Handout
+from genius_lite.cluster.work_queue import WorkQueue
 from genius_lite.records import Query
 from genius_lite.sampler.process import SamplerError
 from genius_lite.stopping import Stop
@@ -15,34 +15,34 @@ QUERIES = [Query(f"q{n}", f"question {n}", [n]) for n in range(40)]
 
 
 class Kept:
-    """What came of a handout."""
+    """What came of a queue."""
 
     def __init__(self, stop: Stop | None = None, stop_after: int | None = None):
         self.done: list[str] = []
-        self.aside: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
         self.said: list[str] = []
         self.stop, self._stop_after = stop or Stop(), stop_after
-        self.handout = Handout(QUERIES, self._finished, self._set_aside, self.said.append, self.stop)
+        self.queue = WorkQueue(QUERIES, self._finished, self._failed, self.said.append, self.stop)
 
     def _finished(self, rollout) -> None:
         self.done.append(rollout.query.id)
         self.stop.asked |= len(self.done) == self._stop_after
 
-    def _set_aside(self, query, reason) -> None:
-        self.aside[query.id] = reason
+    def _failed(self, query, reason) -> None:
+        self.failed[query.id] = reason
 
     def run(self, *hosts: FakeHost, later: dict[float, FakeHost] | None = None, patience: float = 5) -> Kept:
         async def everything():
             async with asyncio.TaskGroup() as group:
-                serving = [group.create_task(self.handout.serve(host)) for host in hosts]
+                serving = [group.create_task(self.queue.serve(host)) for host in hosts]
 
                 async def join(after: float, host: FakeHost) -> None:
                     await asyncio.sleep(after)
-                    await self.handout.serve(host)
+                    await self.queue.serve(host)
 
                 serving += [group.create_task(join(after, host)) for after, host in (later or {}).items()]
                 try:
-                    await self.handout.over(patience)
+                    await self.queue.join(patience)
                 finally:
                     for task in serving:
                         task.cancel()
@@ -58,14 +58,14 @@ class Kept:
 def test_every_query_is_searched_once():
     kept = Kept().run(FakeHost("a"), FakeHost("b", capacity=5))
     assert Counter(kept.done) == Counter(q.id for q in QUERIES)
-    assert kept.aside == {} and kept.said == []
+    assert kept.failed == {} and kept.said == []
 
 
 def test_slow_hosts_get_fewer():
     fast, slow = FakeHost("fast", 1, seconds=0.002), FakeHost("slow", 1, seconds=0.05)
     kept = Kept().run(fast, slow)
-    assert kept.handout.done.total() == len(QUERIES)
-    assert kept.handout.done["slow"] < kept.handout.done["fast"] / 2
+    assert kept.queue.done.total() == len(QUERIES)
+    assert kept.queue.done["slow"] < kept.queue.done["fast"] / 2
 
 
 def test_what_a_lost_host_had_is_searched_elsewhere():
@@ -79,34 +79,34 @@ def test_what_a_lost_host_had_is_searched_elsewhere():
 def test_a_host_that_joins_later_takes_part():
     kept = Kept().run(FakeHost("first", 1, seconds=0.02), later={0.1: FakeHost("second", 1, seconds=0.02)})
     assert Counter(kept.done) == Counter(q.id for q in QUERIES)
-    assert kept.handout.done["second"] > 0
+    assert kept.queue.done["second"] > 0
 
 
 def test_a_round_survives_without_any_host_for_a_while():
     kept = Kept().run(FakeHost("dying", 1, dies_at=3), later={0.3: FakeHost("late", 4)})
     assert Counter(kept.done) == Counter(q.id for q in QUERIES)
-    assert kept.handout.done == {"dying": 2, "late": 38}
+    assert kept.queue.done == {"dying": 2, "late": 38}
 
 
 def test_without_hosts_it_ends_with_a_reason():
-    with pytest.raises(SamplerError, match="nobody was there to sample for 1 s"):
+    with pytest.raises(SamplerError, match="no host was there to sample for 1 s"):
         Kept().run(FakeHost("dying", 1, dies_at=1), patience=1)
 
 
-def test_a_search_that_is_not_survived_is_set_aside():
+def test_a_search_that_is_not_survived_fails():
     kept = Kept().run(FakeHost("a", poison=frozenset({"q3", "q7"})))
-    assert kept.aside == {"q3": "three times", "q7": "three times"}
-    assert Counter([*kept.done, *kept.aside]) == Counter(q.id for q in QUERIES)
+    assert kept.failed == {"q3": "three times", "q7": "three times"}
+    assert Counter([*kept.done, *kept.failed]) == Counter(q.id for q in QUERIES)
 
 
-def test_a_query_that_takes_every_host_with_it_is_set_aside():
+def test_a_query_that_takes_every_host_with_it_fails():
     class Fatal(FakeHost):
         async def search(self, query):
             self.dies_at = 1 if query.id == "q0" else None
             return await super().search(query)
 
     kept = Kept().run(*(Fatal(f"h{n}", 1) for n in range(5)), later={0.5: FakeHost("late")})
-    assert kept.aside == {"q0": "5 hosts were lost while they searched it"}
+    assert kept.failed == {"q0": "5 hosts were lost while they searched it"}
     assert Counter(kept.done) == Counter(q.id for q in QUERIES if q.id != "q0")
 
 

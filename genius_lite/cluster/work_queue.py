@@ -1,7 +1,7 @@
-"""Queries handed out to whoever samples, by pull: a host takes another one when it has finished one.
+"""Queries pulled by whoever searches: a host takes the next one when it has finished one, so slow hosts get fewer.
 
-Slow hosts therefore get fewer. Hosts may join at any time; what a lost one had under way is handed out again, and
-comes out the same, because a search's generators are named by its query (see `sampler/tree.py`).
+Hosts may join at any time, which `ray.util.ActorPool` does not know. What a lost host had under way is handed out
+again, and comes out the same, because a search's generators are named by its query (see `sampler/tree.py`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from genius_lite.sampler.client import SetAsideError
 from genius_lite.sampler.process import SamplerError
 from genius_lite.stopping import Stop
 
-_LOOK = 0.5  # seconds between two looks at whether to stop, and whether anybody is left
-_LOSSES = 5  # hosts that a query may lose before it is held to be the cause
+_POLL = 0.5  # seconds between two looks at whether to stop, and whether any host is left
+_MOST_LOSSES = 5  # hosts that a query may lose before it is held to be the cause
 
 
 class HostLostError(SamplerError):
@@ -26,7 +26,7 @@ class HostLostError(SamplerError):
 
 
 class Host(Protocol):
-    """Somebody who searches: `capacity` queries at once."""
+    """A machine, or a GPU of one, that searches `capacity` queries at once."""
 
     @property
     def name(self) -> str: ...
@@ -34,21 +34,21 @@ class Host(Protocol):
     def capacity(self) -> int: ...
 
     async def search(self, query: Query) -> Rollout:
-        """The rollout of a query.
+        """Search one query.
 
         Raises:
-            SetAsideError: the search is not survived.
+            SetAsideError: the host does not survive this search.
             HostLostError: the host is gone.
         """
         ...
 
 
-class Handout:
-    """The queries of a round, and who has which.
+class WorkQueue:
+    """The queries of a round that wait or are under way.
 
     Args:
         finished: called with each rollout.
-        set_aside: called, instead, with each query that nobody survives, and with the reason.
+        failed: called, instead, with each query that no host survives, and with the reason.
         say: told in one line of hosts that are lost.
         stop: once it is asked for, no other query is handed out; those under way go on to their end.
     """
@@ -57,49 +57,49 @@ class Handout:
         self,
         queries: Iterable[Query],
         finished: Callable[[Rollout], None],
-        set_aside: Callable[[Query, str], None],
+        failed: Callable[[Query, str], None],
         say: Callable[[str], None],
         stop: Stop,
     ):
         self._waiting: asyncio.Queue[Query] = asyncio.Queue()
         for query in queries:
             self._waiting.put_nowait(query)
-        self._finished, self._set_aside, self._say, self._stop = finished, set_aside, say, stop
+        self._finished, self._failed, self._say, self._stop = finished, failed, say, stop
         self._under_way = 0
         self._losses: Counter[str] = Counter()
-        self.hosts = 0
+        self._hosts = 0
         self.done: Counter[str] = Counter()
         """Queries by the name of the host that searched them."""
 
     async def serve(self, host: Host) -> None:
         """Let a host search until it is lost; ends by cancellation."""
-        self.hosts += 1
+        self._hosts += 1
         try:
-            async with asyncio.TaskGroup() as lanes:
+            async with asyncio.TaskGroup() as group:
                 for _ in range(host.capacity):
-                    lanes.create_task(self._lane(host))
+                    group.create_task(self._pull(host))
         except* HostLostError as lost:
             self._say(f"warning: {host.name} is lost ({first_of(lost)}); its queries are sampled elsewhere")
         finally:
-            self.hosts -= 1
+            self._hosts -= 1
 
-    async def over(self, patience: float) -> None:
+    async def join(self, patience: float) -> None:
         """Wait until nothing is left to do, or to go on with after a stop.
 
         Args:
-            patience: seconds without any host after which it is given up.
+            patience: seconds without any host after which to give up.
 
         Raises:
-            SamplerError: no host was there for so long.
+            SamplerError: there was no host for so long.
         """
         alone = 0.0
         while self._under_way or not (self._stop.asked or self._waiting.empty()):
-            await asyncio.sleep(_LOOK)
-            alone = 0.0 if self.hosts else alone + _LOOK
+            await asyncio.sleep(_POLL)
+            alone = 0.0 if self._hosts else alone + _POLL
             if alone > patience and not self._stop.asked:
-                raise SamplerError(f"nobody was there to sample for {patience:.0f} s")
+                raise SamplerError(f"no host was there to sample for {patience:.0f} s")
 
-    async def _lane(self, host: Host) -> None:
+    async def _pull(self, host: Host) -> None:
         while True:
             query = await self._waiting.get()
             if self._stop.asked:
@@ -109,9 +109,9 @@ class Handout:
             try:
                 rollout = await host.search(query)
             except SetAsideError as e:
-                self._set_aside(query, str(e))
-            except (HostLostError, asyncio.CancelledError):  # another lane may have learned of the loss first
-                self._again(query)
+                self._failed(query, str(e))
+            except (HostLostError, asyncio.CancelledError):  # another task may have learned of the loss first
+                self._put_back(query)
                 raise
             else:
                 self._finished(rollout)
@@ -119,9 +119,9 @@ class Handout:
             finally:
                 self._under_way -= 1
 
-    def _again(self, query: Query) -> None:
+    def _put_back(self, query: Query) -> None:
         self._losses[query.id] += 1
-        if self._losses[query.id] < _LOSSES:
+        if self._losses[query.id] < _MOST_LOSSES:
             self._waiting.put_nowait(query)
         else:
-            self._set_aside(query, f"{_LOSSES} hosts were lost while they searched it")
+            self._failed(query, f"{_MOST_LOSSES} hosts were lost while they searched it")

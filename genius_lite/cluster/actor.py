@@ -1,0 +1,149 @@
+"""The Ray actor on a node, which hosts the same worker as the embedded sampler.
+
+A whole search runs here, not only its `extend`s: driver and host then exchange one message a query instead of thirty.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import llama_cpp
+import msgspec
+import platformdirs
+from rich.console import Console
+
+from genius_lite import __version__
+from genius_lite.foresight.rollouts import first_of, searches_in_flight
+from genius_lite.foresight.search import foresee
+from genius_lite.hardware import cores
+from genius_lite.recipe import Foresight, Sampler
+from genius_lite.records import Query, Rollout
+from genius_lite.report.progress import Progressor
+from genius_lite.rundir import private
+from genius_lite.sampler.client import LocalSampler, open_sampler
+from genius_lite.sampler.messages import Sampling
+from genius_lite.tuning import engine_settings
+from genius_lite.weights import gguf_file
+from genius_lite.weights.gguf_file import sha256
+
+_CACHED_FILES = 4  # of earlier rounds too
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """What the hosts of a round search with.
+
+    Args:
+        model, lora: files by their hash; `lora` is empty where none is applied.
+        cpus: cores that are the host's.
+    """
+
+    model: str
+    lora: str
+    sampler: Sampler
+    foresight: Foresight
+    context: int
+    key: tuple[int | str, ...]
+    cpus: int = 1
+
+
+def versions() -> dict[str, str]:
+    """Return what must be the same on every node."""
+    return {"genius-lite": __version__, "llama-cpp-python": llama_cpp.__version__}
+
+
+def version_differences(theirs: dict[str, str]) -> str:
+    """Say which of a node's versions differ from those here; empty if none does."""
+    ours = versions()
+    return ", ".join(f"{name} {theirs[name]}, here {ours[name]}" for name in ours if theirs[name] != ours[name])
+
+
+class HostActor:
+    """The actor. Its methods are called from the driver, by Ray."""
+
+    def __init__(self):
+        self._open = AsyncExitStack()
+        self._sampler: LocalSampler | None = None
+        self._settings: HostSettings | None = None
+
+    async def versions(self) -> dict[str, str]:
+        return versions()
+
+    async def missing(self, names: list[str]) -> list[str]:
+        """Return those of these hashes whose file is not in the node's cache, whole."""
+        found = [name for name in names if _cached(name).is_file() and sha256([_cached(name)]) == name]
+        for name in found:
+            _cached(name).touch()  # those that were not used for longest make room
+        return [name for name in names if name not in found]
+
+    async def fetch(self, name: str, parts: list[Any]) -> None:
+        """Write the file of this hash to the node's cache, one part in memory at a time.
+
+        Args:
+            parts: references to its bytes in Ray's object store, in order.
+
+        Raises:
+            ValueError: the whole has another hash.
+        """
+        path = _cached(name)
+        partial = path.with_name(f"{name}.{uuid4().hex}.partial")  # several machines may share a home folder
+        try:
+            with private():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with partial.open("wb") as file:
+                    for part in parts:
+                        file.write(await part)
+            if (found := sha256([partial])) != name:
+                raise ValueError(f"a file arrived as {found}, not as {name}")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        for old in sorted(path.parent.glob("*.gguf"), key=lambda p: p.stat().st_mtime)[:-_CACHED_FILES]:
+            old.unlink(missing_ok=True)
+
+    async def open(self, settings: HostSettings) -> int:
+        """Start the worker; return how many searches it takes at once.
+
+        Raises:
+            UserError: the model does not load with the recipe's settings.
+            SamplerError: the worker ends while it loads the model.
+        """
+        cfg = settings.sampler
+        if cfg.threads == "auto":
+            cfg = cfg.model_copy(update={"threads": min(cores(), settings.cpus)})
+        model = _cached(settings.model)
+        engine = engine_settings(cfg, gguf_file.read(model), settings.context, Progressor(Console(quiet=True)))
+        engine = msgspec.structs.replace(engine, lora=str(_cached(settings.lora)) if settings.lora else "")
+        sampling = Sampling.of(settings.foresight)
+        logs = platformdirs.user_log_path("genius-lite")
+        with private():
+            logs.mkdir(parents=True, exist_ok=True)
+            opened = open_sampler(model, engine, sampling, logs / "node.log", patience=cfg.watchdog, say=print)
+            self._sampler = await self._open.enter_async_context(opened)
+        self._settings = settings
+        return searches_in_flight(engine.slots, settings.foresight)
+
+    async def search(self, query: Query) -> Rollout:
+        """Search one query.
+
+        Raises:
+            SetAsideError: the worker does not survive this search.
+            SamplerError: this node samples no more.
+        """
+        assert self._settings and self._sampler
+        key = (*self._settings.key, query.id)
+        try:
+            return await foresee(query, self._sampler, self._settings.foresight, key)
+        except ExceptionGroup as failures:
+            raise first_of(failures) from None  # SamplerErrors of a task group have nothing to add to the first one
+
+
+def _cached(name: str) -> Path:
+    """Return where the file of this hash lies on this machine. Raises ValueError if it is no hash."""
+    if len(name) != 64 or not set(name) <= set("0123456789abcdef"):
+        raise ValueError(f"{name!r} is no SHA-256")
+    return platformdirs.user_cache_path("genius-lite") / "models" / f"{name}.gguf"
