@@ -15,7 +15,7 @@ from genius_lite.round import Policy, Round
 from genius_lite.rundir import RecordLog, write_json
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import Sampling
-from genius_lite.serving import open_server_of
+from genius_lite.server_check import open_checked_server
 from genius_lite.weights.gguf_file import sha256
 
 HOSTS_FILE = "hosts.json"
@@ -66,7 +66,7 @@ async def search(
         sampling = Sampling.of(cfg)
         if where.server:
             in_flight = searches_in_flight(where.server.in_flight, cfg)
-            async with open_server_of(r, policy, where.server, vocabulary, sampling, queries) as server:
+            async with open_checked_server(r, policy, where.server, vocabulary, sampling, queries) as server:
                 await sample_rollouts(queries, server, cfg, r.key, in_flight, finished, set_aside, stepped, r.stop)
             return None
         settings, in_flight = policy.settings(r.engine), searches_in_flight(r.engine.slots, cfg)

@@ -22,7 +22,7 @@ FLOORS = {
     "policies": 5,
     "searching": 5,
     "answering": 5,
-    "serving": 5,
+    "server_check": 5,
     "shards": 5,
     "round": 5,
     "job": 5,

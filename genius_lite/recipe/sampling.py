@@ -123,7 +123,7 @@ class Foresight(Section):
 
 
 class Server(Section):
-    """A llama-server or vLLM that samples the rollouts; it has to hold the model that the round samples from.
+    """A llama-server that samples the rollouts; it has to hold the model that the round samples from.
 
     Its key, if it wants one, is read from the environment variable `GENIUS_LITE_SERVER_KEY`, and is not for a recipe.
     """

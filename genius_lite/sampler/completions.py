@@ -1,15 +1,11 @@
-"""Completions as llama-server and vLLM serve them over HTTP: token ids in, token ids with log-probabilities out.
+"""Completions as llama-server serves them over HTTP: token ids in, token ids with log-probabilities out.
 
-One end point does for both: `/v1/completions`, streamed. Both take a prompt of ids as it is, and give the logarithm of
-the softmax of the raw logits, whatever the temperature. Each says the ids in its own way, on request:
+`/v1/completions`, streamed, takes a prompt of ids as it is, and gives an `id` and a `logprob` for each token: of the
+softmax of the raw logits, whatever the temperature, unless `post_sampling_probs` is asked for. Its other samplers are
+left out by name (`samplers`), whatever it was started with.
 
-- llama-server: `logprobs.content`, an `id` and a `logprob` each; raw unless `post_sampling_probs` is asked for. Its
-  other samplers are left out by name (`samplers`), whatever it was started with.
-- vLLM (0.10.2 and newer): `token_ids` (`return_token_ids`) beside `logprobs.token_logprobs`, raw in its default
-  `logprobs_mode`. Of several filters together it takes min-p first.
-
-llama-server shows no token at whose end a character of several bytes is unfinished; `timings.predicted_n` counts it all
-the same. Such a gap raises HiddenToken, and `distribution` shows what may stand there.
+No token is shown at whose end a character of several bytes is unfinished; `timings.predicted_n` counts it all the same.
+Such a gap raises HiddenToken, and `distribution` shows what may stand there.
 """
 
 from __future__ import annotations
@@ -39,9 +35,9 @@ T = TypeVar("T")
 
 
 def request(path: list[int], seed: int, limit: int, sampling: Sampling, *, ends: bool = True) -> dict[str, Any]:
-    """The body of a request; with `ends` False it goes on after an end token.
+    """Build the body of a request; with `ends` False it goes on after an end token.
 
-    A server's seed has 32 bits, and to llama-server the highest means any.
+    Its seed has 32 bits, of which the highest means any.
     """
     return {
         "prompt": path,
@@ -54,18 +50,12 @@ def request(path: list[int], seed: int, limit: int, sampling: Sampling, *, ends:
         "ignore_eos": not ends,
         "stream": True,
         "logprobs": 1,
-        # llama-server
         "samplers": ["temperature", "top_k", "top_p", "min_p"],
         "mirostat": 0,
         "dynatemp_range": 0.0,
         "post_sampling_probs": False,
         "cache_prompt": True,
         "timings_per_token": True,
-        # vLLM
-        "return_token_ids": True,
-        "repetition_penalty": 1.0,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
     }
 
 
@@ -89,7 +79,7 @@ class Completions:
             Failure: as `stream`.
             UserError: as `stream`; or there is no such model, or its vocabulary has another size.
         """
-        async with self._asked("GET", "models", None) as (reply, _):
+        async with self._reply("GET", "models", None) as (reply, _):
             body = await beginning(reply)
         try:
             listed = msgspec.json.decode(body, type=Models).data
@@ -139,9 +129,9 @@ class Completions:
         return await self._read(body, use)
 
     async def distribution(self, path: list[int], plain: int) -> np.ndarray:
-        """Log-probabilities (vocabulary,) of the token after `path`, nats; of llama-server only.
+        """Return log-probabilities (vocabulary,) of the token after `path`, nats.
 
-        It shows them beside the token that it samples: `plain`, one that it does show, is forced on it.
+        The server shows them beside the token that it samples: `plain`, one that it does show, is forced on it.
 
         Raises:
             Failure, UserError: as `stream`.
@@ -157,8 +147,8 @@ class Completions:
         return await self._read(body, use)
 
     async def _read(self, body: dict[str, Any], use: Callable[[Chunk, asyncio.Timeout], T | None]) -> T:
-        """The first thing that `use` makes of a part of the stream."""
-        async with self._asked("POST", "completions", body) as (reply, deadline):
+        """Return the first thing that `use` makes of a part of the stream."""
+        async with self._reply("POST", "completions", body) as (reply, deadline):
             async for line in lines(reply):
                 data = line.removeprefix(b"data:").strip()
                 if not line.startswith(b"data:") or data == b"[DONE]":
@@ -168,10 +158,10 @@ class Completions:
         raise Failure("ended its reply in the middle")
 
     @asynccontextmanager
-    async def _asked(
+    async def _reply(
         self, method: str, what: str, body: dict[str, Any] | None
     ) -> AsyncIterator[tuple[httpx2.Response, asyncio.Timeout]]:
-        """A reply that is no refusal, and when it is given up; faults on the way become failures."""
+        """Give a reply that is no refusal, and its deadline; faults on the way become failures."""
         if body and self.model:
             body = {"model": self.model, **body}
         try:
@@ -210,14 +200,13 @@ class Completions:
         return chunk
 
     def _pairs(self, choice: Choice) -> list[tuple[int, float]]:
-        """Token ids and log-probabilities, in whichever way they are said."""
-        ids, said = choice.sampled()
-        if len(ids) != len(said) or (choice.text and not ids):
+        """Return token ids and log-probabilities."""
+        if choice.text and not choice.contents:
             raise UserError(
-                f"the server at {self.url} does not say the ids and log-probabilities of its tokens; llama-server does "
-                "(without speculative decoding), and vLLM from 0.10.2 on"
+                f"the server at {self.url} does not say the ids and log-probabilities of its tokens, as llama-server "
+                "does without speculative decoding"
             )
-        return [(self._token(token), self._logprob(logprob)) for token, logprob in zip(ids, said, strict=True)]
+        return [(self._token(one.id), self._logprob(one.logprob)) for one in choice.contents]
 
     def _token(self, token: int) -> int:
         if not 0 <= token < self.vocabulary:
@@ -230,13 +219,13 @@ class Completions:
         return min(logprob, 0.0)
 
     def _quoted(self, foreign: str) -> str:
-        """What came from elsewhere, fit for a line; a server may repeat the key that it refuses."""
+        """Make foreign text fit for a line; a server may repeat the key that it refuses."""
         return brief(foreign.replace(self._key, "***") if self._key else foreign, 200)
 
 
 @asynccontextmanager
 async def connect(url: str, vocabulary: int, timeout: float) -> AsyncIterator[Completions]:
-    """The server at `url`, with or without `/v1`; nothing is asked of it yet. Redirections are not followed.
+    """Reach the server at `url`, with or without `/v1`; nothing is asked of it yet. Redirections are not followed.
 
     Raises:
         UserError: the key in the environment is none.

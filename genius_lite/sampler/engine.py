@@ -18,7 +18,7 @@ import numpy as np
 
 from genius_lite.hardware import peak_memory
 from genius_lite.prompts import StepDelimiter, Vocabulary
-from genius_lite.records import Completion, Finish
+from genius_lite.records import Completion
 from genius_lite.sampler.cache import Slot, SlotCache
 from genius_lite.sampler.llama import BATCH, Batch, EngineError, load
 from genius_lite.sampler.messages import (
@@ -33,6 +33,7 @@ from genius_lite.sampler.messages import (
     Stats,
 )
 from genius_lite.sampler.sampling import LogitsError, Rows, uniform
+from genius_lite.sampler.tree import PartialCompletion
 
 _SCORE_ROWS = 64  # rows of logits kept at once while scoring: 40 MB at 152K tokens of vocabulary
 
@@ -43,7 +44,7 @@ class Stem:
 
     request: Extend
     branches: list[int]
-    give_up_below: float = -math.inf
+    cancel_below: float = -math.inf
 
     @property
     def path(self) -> list[int]:
@@ -56,15 +57,11 @@ class Stem:
 
 
 @dataclass(eq=False)
-class Branch:
-    """A completion in the making."""
+class Branch(PartialCompletion):
+    """A completion in the making, of the `index`-th seed of its request."""
 
-    request: Extend
-    index: int
-    give_up_below: float = -math.inf  # nats, of all tokens together
-    has_text: bool = False
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    request: Extend = field(kw_only=True)
+    index: int = field(kw_only=True)
 
 
 @dataclass(eq=False)
@@ -121,7 +118,7 @@ class Engine:
         if isinstance(request, GiveUp):
             for job in (*self.queue, *(slot.job for slot in self.cache.busy)):
                 if isinstance(job, (Stem, Branch)) and job.request.id == request.id:
-                    job.give_up_below = request.total
+                    job.cancel_below = request.total
             return
         if isinstance(request, Score):
             job, needed = Scoring(request), len(request.prompt) + len(request.response) - 1
@@ -239,24 +236,27 @@ class Engine:
         """Draw the first token of the stem's branches and give each its slot; those that find none wait."""
         *others, last = stem.branches
         for n, index in enumerate(others):
-            branch = Branch(stem.request, index, stem.give_up_below)
+            branch = self._branch(stem, index)
             own = self.cache.fork(slot, branch)
             if own is None:
-                self.queue.appendleft(Stem(stem.request, others[n:], stem.give_up_below))
+                self.queue.appendleft(Stem(stem.request, others[n:], stem.cancel_below))
                 break
             self._grow(own, branch, batch, row, replies)
-        slot.job = Branch(stem.request, last, stem.give_up_below)
+        slot.job = self._branch(stem, last)
         self._grow(slot, slot.job, batch, row, replies)
+
+    def _branch(self, stem: Stem, index: int) -> Branch:
+        request = stem.request
+        # The last token of a path is never decoded, so a path may fill the context to the brim.
+        limit = min(request.limit, self.context - len(request.path))
+        return Branch(request.until, limit, stem.cancel_below, request=request, index=index)
 
     def _grow(self, slot: Slot, branch: Branch, batch: Rows, row: int, replies: list[Reply]) -> None:
         """Draw the branch's next token, and reply if it is the last."""
         request = branch.request
         token = batch.draw(row, uniform(request.seeds[branch.index], len(branch.tokens)), request.sampling)
-        branch.tokens.append(token)
-        branch.logprobs.append(round(batch.logprob(row, token), 6))
         self.sampled += 1
-        finish = self._finish(branch, token)
-        branch.has_text |= bool(self.delimiter.has_text[token])
+        finish = branch.append(token, batch.logprob(row, token), self.ends, self.delimiter)
         if finish is None:
             slot.pending = [token]
             return
@@ -264,20 +264,6 @@ class Engine:
         keep = len(slot.tokens) if finish == "step" else len(request.path) - 1
         self.cache.vacate(slot, keep, released=finish != "step" and request.until == "step")
         replies.append(Extended(request.id, branch.index, Completion(branch.tokens, branch.logprobs, finish)))
-
-    def _finish(self, branch: Branch, token: int) -> Finish | None:
-        request = branch.request
-        if self.ends[token] and request.until != "limit":
-            return "end"
-        # The last token of a path is never decoded, so a path may fill the context to the brim.
-        if len(branch.tokens) >= request.limit or len(request.path) + len(branch.tokens) >= self.context:
-            return "length"
-        if request.until == "step" and self.delimiter.ends_step(token, branch.has_text):
-            return "step"
-        # A sum over a hundred tokens or so: only asked of branches that somebody would give up.
-        if branch.give_up_below > -math.inf and sum(branch.logprobs) < branch.give_up_below:
-            return "dropped"
-        return None
 
     def _look_up(self, slot: Slot, job: Scoring, batch: Rows, at: int, count: int, replies: list[Reply]) -> None:
         response = job.request.response

@@ -1,4 +1,4 @@
-"""What servers of completions reply, read with care: it comes from elsewhere."""
+"""What a server of completions replies, read with care: it comes from elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class HiddenToken(Exception):
 
 
 class Top(msgspec.Struct):
-    """A token that llama-server shows."""
+    """A token that the server shows."""
 
     id: int = -1
     logprob: float | None = None
@@ -41,10 +41,7 @@ class Content(Top):
 
 
 class Logprobs(msgspec.Struct):
-    """llama-server's kind, and vLLM's."""
-
     content: list[Content] | None = None
-    token_logprobs: list[float | None] | None = None
 
 
 class Choice(msgspec.Struct):
@@ -52,23 +49,16 @@ class Choice(msgspec.Struct):
 
     text: str = ""
     logprobs: Logprobs | None = None
-    token_ids: list[int] | None = None
     finish_reason: str | None = None
 
     @property
     def contents(self) -> list[Content]:
-        """llama-server's tokens, if it is one."""
+        """Its tokens."""
         return (self.logprobs.content if self.logprobs else None) or []
-
-    def sampled(self) -> tuple[list[int], list[float | None]]:
-        """Token ids and log-probabilities, in whichever way they are said; as many of each only if all is well."""
-        if self.token_ids is None:
-            return [one.id for one in self.contents], [one.logprob for one in self.contents]
-        return self.token_ids, (self.logprobs.token_logprobs if self.logprobs else None) or []
 
 
 class Timings(msgspec.Struct):
-    """llama-server's, with the tokens so far, shown or not."""
+    """`predicted_n` counts the tokens so far, shown or not."""
 
     predicted_n: int = 0
 
@@ -82,8 +72,6 @@ class Chunk(msgspec.Struct):
 
 
 class Meta(msgspec.Struct):
-    """llama-server's, of a model."""
-
     n_vocab: int | None = None
 
 
@@ -95,20 +83,18 @@ class Model(msgspec.Struct):
 
 
 class Models(msgspec.Struct):
-    """All of them."""
-
     data: list[Model] = []
 
 
 def message(said: Any) -> str:
-    """What a server gives as the reason, in the ways that are usual."""
+    """Find the reason in what a server says, in the ways that are usual."""
     while isinstance(said, dict):
         said = said.get("error") or said.get("message") or said.get("detail") or ""
     return said if isinstance(said, str) else msgspec.json.encode(said).decode()
 
 
 async def lines(reply: httpx2.Response) -> AsyncIterator[bytes]:
-    """The lines of a reply as they arrive."""
+    """Read the lines of a reply as they arrive."""
     rest = bytearray()
     async for arrived in reply.aiter_raw():
         rest += arrived
@@ -121,7 +107,7 @@ async def lines(reply: httpx2.Response) -> AsyncIterator[bytes]:
 
 
 async def beginning(reply: httpx2.Response) -> bytes:
-    """What is no stream, as far as it is of a sensible length."""
+    """Read what is no stream, as far as it is of a sensible length."""
     body = b""
     async for arrived in reply.aiter_raw():
         body += arrived

@@ -1,14 +1,14 @@
-"""A sampler that is an HTTP server: llama-server or vLLM, on this machine or elsewhere.
+"""A sampler that is an HTTP server: llama-server, on this machine or elsewhere.
 
-A branch is one streamed request with its whole path as token ids. Where a step ends is decided here, token by token and
-by the same rules as in `engine.py`; then the server is hung up on. What fails is asked again after a while, twice as
-long each time; what fails too often is set aside if the server still does other work, and ends the sampling if not.
+A branch is one streamed request with its whole path as token ids. Where it ends is decided here, token by token and by
+the engine's own rules (`tree.PartialCompletion`); then the server is hung up on. What fails is asked again after a
+while, twice as long each time; what fails too often is set aside if the server still does other work, and ends the
+sampling if not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -26,32 +26,23 @@ from genius_lite.sampler.completions import Completions, connect, request
 from genius_lite.sampler.messages import Sampling, Until
 from genius_lite.sampler.replies import Failure, HiddenToken
 from genius_lite.sampler.sampling import Rows, uniform
-from genius_lite.sampler.tree import Node
+from genius_lite.sampler.tree import Node, PartialCompletion
 
 _LONGEST_WAIT = 60.0  # seconds between two tries
 T = TypeVar("T")
 
 
 @dataclass(eq=False)
-class _Branch:
-    """What is asked for; `give_up_below` is in nats, of all tokens together."""
-
-    path: list[int]
-    seed: int
-    until: Until
-    limit: int
-    give_up_below: float = -math.inf
-
-
-@dataclass(eq=False)
-class _Growth:
+class _Branch(PartialCompletion):
     """A completion in the making, and why it ended, once it has."""
 
-    branch: _Branch
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    has_text: bool = False
+    path: list[int] = field(kw_only=True)
+    seed: int = field(kw_only=True)
     finish: Finish | None = None
+
+    def restart(self) -> None:
+        """Forget what was sampled; `cancel_below` stays."""
+        self.tokens, self.logprobs, self.has_text, self.finish = [], [], False, None
 
 
 class ServerSampler:
@@ -74,8 +65,7 @@ class ServerSampler:
         self.completions, self.sampling, self.cfg = completions, sampling, cfg
         self._pieces, self._ends = vocabulary.pieces, vocabulary.ends
         self._delimiter = StepDelimiter(self._pieces)
-        self._probe = _Branch(probe, 0, "end", 1)
-        self._pace, self._jitter = pace, random.Random()
+        self._probe, self._pace, self._jitter = probe, pace, random.Random()
         self._gate = asyncio.Semaphore(cfg.in_flight)
         self._branches: dict[asyncio.Future[Node], _Branch] = {}
 
@@ -85,7 +75,7 @@ class ServerSampler:
         Futures raise SetAsideError if this branch fails again and again, UserError if the server refuses it or does not
         answer any more.
         """
-        return [self._start(node, _Branch(node.path, seed, until, limit)) for seed in node.seeds(until, n)]
+        return [self._start(node, _Branch(until, limit, path=node.path, seed=seed)) for seed in node.seeds(until, n)]
 
     def release(self, nodes: Iterable[Node]) -> None:
         """See `Sampler.release`; a server's cache is its own affair."""
@@ -93,10 +83,10 @@ class ServerSampler:
     def give_up(self, branch: asyncio.Future[Node], total: float) -> None:
         """See `Sampler.give_up`."""
         if branch in self._branches:
-            self._branches[branch].give_up_below = total
+            self._branches[branch].cancel_below = total
 
-    async def patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """The result of an attempt that may fail `cfg.retries` times before the last.
+    async def retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of an attempt that may fail `cfg.retries` times before the last.
 
         Raises:
             Failure: of the last one.
@@ -119,26 +109,24 @@ class ServerSampler:
             task.cancel()
         await asyncio.gather(*self._branches, return_exceptions=True)
 
-    # -- one branch ----------------------------------------------------------------------------------------
-
     def _start(self, node: Node, branch: _Branch) -> asyncio.Future[Node]:
         task = asyncio.create_task(self._sample(node, branch))
         self._branches[task] = branch
-        task.add_done_callback(self._over)
+        task.add_done_callback(self._end)
         return task
 
-    def _over(self, task: asyncio.Future[Node]) -> None:
+    def _end(self, task: asyncio.Future[Node]) -> None:
         del self._branches[task]
         if not task.cancelled():
             task.exception()  # where a search has failed nobody else asks for its other branches
 
     async def _sample(self, node: Node, branch: _Branch) -> Node:
         try:
-            return node.child(await self.patiently(lambda: self._attempt(branch)))
+            return node.child(await self.retried(lambda: self._attempt(branch)))
         except Failure as failure:
             tries = f"{self.cfg.retries + 1} times" if self.cfg.retries else "at the first try"
             try:
-                await self._attempt(self._probe)
+                await self._attempt(_Branch("end", 1, path=self._probe, seed=0))
             except Failure:
                 raise UserError(
                     f"the server at {self.completions.url} {failure}, {tries}; when it does its work, the same command "
@@ -147,60 +135,44 @@ class ServerSampler:
             raise SetAsideError(f"the server {failure}, {tries}") from None
 
     async def _attempt(self, branch: _Branch) -> Completion:
-        growth = _Growth(branch)
-        while growth.finish is None:
-            path, position = branch.path + growth.tokens, len(growth.tokens)
+        def take(token: int, logprob: float) -> bool:
+            branch.finish = branch.append(token, logprob, self._ends, self._delimiter)
+            return branch.finish is not None
+
+        branch.restart()
+        while branch.finish is None:
+            position = len(branch.tokens)
             seed = seed_of(branch.seed, position) if position else branch.seed
-            body = request(path, seed, branch.limit - position, self.sampling, ends=branch.until != "limit")
+            path, left = branch.path + branch.tokens, branch.limit - position
             try:
-                reason = await self.completions.stream(body, lambda *pair: self._take(growth, *pair))
+                reason = await self.completions.stream(
+                    request(path, seed, left, self.sampling, ends=branch.until != "limit"), take
+                )
             except HiddenToken:
-                self._take(growth, *await self._hidden(branch, growth))
+                take(*await self._hidden(branch))
             else:
-                self._check_end(growth, reason)
-        return Completion(growth.tokens, growth.logprobs, growth.finish)
+                self._check_end(branch, reason)
+        return Completion(branch.tokens, branch.logprobs, branch.finish)
 
-    def _take(self, growth: _Growth, token: int, logprob: float) -> bool:
-        """The completion's next token; says whether it is the last."""
-        growth.tokens.append(token)
-        growth.logprobs.append(round(logprob, 6))
-        growth.finish = self._finish(growth, token)
-        growth.has_text |= bool(self._delimiter.has_text[token])
-        return growth.finish is not None
-
-    def _finish(self, growth: _Growth, token: int) -> Finish | None:
-        branch = growth.branch
-        if self._ends[token] and branch.until != "limit":
-            return "end"
-        if len(growth.tokens) >= branch.limit:
-            return "length"
-        if branch.until == "step" and self._delimiter.ends_step(token, growth.has_text):
-            return "step"
-        if branch.give_up_below > -math.inf and sum(growth.logprobs) < branch.give_up_below:
-            return "dropped"
-        return None
-
-    def _check_end(self, growth: _Growth, reason: str) -> None:
-        """What a server that ended a completion by itself is told."""
-        if growth.finish is None and reason == "length":
+    def _check_end(self, branch: _Branch, reason: str) -> None:
+        """Refuse a completion that the server ended by itself, for the reason that it gives."""
+        if branch.finish is None and reason == "length":
             raise UserError(
-                f"the server at {self.completions.url} stopped after {len(growth.branch.path)} + {len(growth.tokens)} "
-                f"tokens, of {growth.branch.limit} that may follow; start it with more context for each branch"
+                f"the server at {self.completions.url} stopped after {len(branch.path)} + {len(branch.tokens)} "
+                f"tokens, of {branch.limit} that may follow; start it with more context for each branch"
             )
-        if growth.finish is None:
+        if branch.finish is None:
             raise Failure(f"ended a completion by itself ({reason})")
 
-    # -- what llama-server hides ---------------------------------------------------------------------------
-
-    async def _hidden(self, branch: _Branch, growth: _Growth) -> tuple[int, float]:
-        """A token drawn from those that the server may have hidden, and its log-probability.
+    async def _hidden(self, branch: _Branch) -> tuple[int, float]:
+        """Draw a token from those that the server may have hidden; return it and its log-probability.
 
         That it hid one is known, so only these are left; among them the draw is as it would have been.
         """
         hidden_V = np.array([_is_unfinished(piece) for piece in self._pieces])
         plain = next(i for i, piece in enumerate(self._pieces) if piece.isalpha() and not self._ends[i])
-        logprobs_V = await self.completions.distribution(branch.path + growth.tokens, plain)
-        at = uniform(branch.seed, len(growth.tokens))
+        logprobs_V = await self.completions.distribution(branch.path + branch.tokens, plain)
+        at = uniform(branch.seed, len(branch.tokens))
         try:
             token = Rows(logprobs_V[None]).draw(0, at, self.sampling, among=hidden_V)
         except IndexError:
@@ -235,7 +207,7 @@ async def open_server_sampler(
     async with connect(cfg.url, vocabulary.size, cfg.timeout) as completions:
         sampler = ServerSampler(completions, vocabulary, sampling, cfg, probe, pace)
         try:
-            await sampler.patiently(lambda: completions.choose(cfg.model))
+            await sampler.retried(lambda: completions.choose(cfg.model))
         except Failure as failure:
             raise UserError(f"the server at {completions.url} {failure}; is it running?") from None
         try:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from genius_lite.records import Completion, seed_of
+from genius_lite.records import Completion, Finish, seed_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from genius_lite.prompts import StepDelimiter
+    from genius_lite.sampler.messages import Until
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,3 +45,38 @@ class Node:
     def seeds(self, label: str, n: int) -> list[int]:
         """Generator seeds of `n` branches that grow here; `label` keeps steps and futures apart."""
         return [seed_of(*self.key, *self.response, label, index) for index in range(n)]
+
+
+@dataclass(eq=False)
+class PartialCompletion:
+    """A completion that grows token by token, in the engine or on a server.
+
+    `limit` is tokens; below `cancel_below`, nats of all tokens together, it ends as `dropped`.
+    """
+
+    until: Until
+    limit: int
+    cancel_below: float = -math.inf
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    has_text: bool = False
+
+    def append(self, token: int, logprob: float, ends: np.ndarray, delimiter: StepDelimiter) -> Finish | None:
+        """Add a sampled token; return why the completion ends with it, or None if it goes on.
+
+        Args:
+            ends: bool (vocabulary,): end tokens.
+        """
+        had_text, self.has_text = self.has_text, self.has_text or bool(delimiter.has_text[token])
+        self.tokens.append(token)
+        self.logprobs.append(round(logprob, 6))
+        if ends[token] and self.until != "limit":
+            return "end"
+        if len(self.tokens) >= self.limit:
+            return "length"
+        if self.until == "step" and delimiter.ends_step(token, had_text):
+            return "step"
+        # A sum over a hundred tokens or so: only asked of branches that somebody would cancel.
+        if self.cancel_below > -math.inf and sum(self.logprobs) < self.cancel_below:
+            return "dropped"
+        return None

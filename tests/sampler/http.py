@@ -30,7 +30,6 @@ class FakeServer:
 
     answer: Callable[[dict[str, Any], int], list[Item] | Status]
     models: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "m", "meta": {"n_vocab": 260}}])
-    style: str = "llama-server"
     finish: str = "length"
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -123,11 +122,7 @@ class FakeServer:
 
     def _event(self, token: tuple[int, float] | None, sampled: int, finish: str | None) -> bytes:
         choice: dict[str, Any] = {"index": 0, "text": "x" if token else "", "finish_reason": finish, "logprobs": None}
-        if self.style == "vLLM":
-            ids, logprobs = ([token[0]], [token[1]]) if token else ([], [])
-            choice |= {"token_ids": ids, "logprobs": {"tokens": ["x"] * len(ids), "token_logprobs": logprobs}}
-            return f"data: {json.dumps({'choices': [choice]})}\n\n".encode()
-        if token and self.style == "llama-server":
+        if token:
             content = {"id": token[0], "token": "x", "bytes": [120], "logprob": token[1]}
             choice["logprobs"] = {"content": [content | {"top_logprobs": []}]}
         return f"data: {json.dumps({'choices': [choice], 'timings': {'predicted_n': sampled}})}\n\n".encode()

@@ -57,7 +57,6 @@ def _sample(fake: FakeServer, gguf: Path, *, n: int = 1, until="step", limit: in
     return asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("style", ["llama-server", "vLLM"])
 @pytest.mark.parametrize(
     ("sent", "until", "limit", "kept", "finish"),
     [
@@ -67,8 +66,8 @@ def _sample(fake: FakeServer, gguf: Path, *, n: int = 1, until="step", limit: in
         ("abcd", "step", 2, "ab", "length"),
     ],
 )
-def test_a_completion_ends_where_the_engine_would_end_it(tiny_llama, style, sent, until, limit, kept, finish):
-    fake = FakeServer(lambda body, number: _tokens(sent), style=style)
+def test_a_completion_ends_where_the_engine_would_end_it(tiny_llama, sent, until, limit, kept, finish):
+    fake = FakeServer(lambda body, number: _tokens(sent))
     (completion,) = _sample(fake, tiny_llama, until=until, limit=limit)
     assert completion == Completion(list(kept.encode()), [-0.25] * len(kept), finish)
 

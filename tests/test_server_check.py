@@ -24,7 +24,6 @@ from genius_lite.report.progress import Progressor
 from genius_lite.round import Policy
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Sampling
-from genius_lite.serving import nearer
 from genius_lite.stages import sample
 from tests.sampler.http import FakeServer
 from tests.sampler.test_engine import extend
@@ -45,7 +44,7 @@ class Behind:
 
 
 @contextmanager
-def serving(gguf: Path) -> Iterator[FakeServer]:
+def listening(gguf: Path) -> Iterator[FakeServer]:
     """Listens in a thread of its own, as the stage has an event loop to itself."""
     fake, ready, over = FakeServer(Behind(gguf)), threading.Event(), asyncio.Event()
 
@@ -90,7 +89,7 @@ def sampled(gguf: Path, url: str, folder: Path, then: Path | None = None) -> tup
 
 
 def test_a_server_with_the_rounds_model_samples_it(tiny_llama, tmp_path):
-    with serving(tiny_llama) as fake:
+    with listening(tiny_llama) as fake:
         found, said = sampled(tiny_llama, fake.url, tmp_path)
     assert len({r.query.id for r in found}) == 6
     (line,) = [line for line in said if "samples" in line]
@@ -102,7 +101,7 @@ def test_a_server_with_the_rounds_model_samples_it(tiny_llama, tmp_path):
 def test_one_with_another_model_is_refused(tiny_llama, tmp_path):
     tiny_gguf(tmp_path / "other.gguf", "llama", seed=8)
     with (
-        serving(tmp_path / "other.gguf") as fake,
+        listening(tmp_path / "other.gguf") as fake,
         pytest.raises(UserError, match=r"holds another model: \d\.\d+ nats .* load .*\.gguf there"),
     ):
         sampled(tiny_llama, fake.url, tmp_path)
@@ -122,9 +121,9 @@ def moved(gguf: Path, out: Path, by: float) -> Path:
 def test_the_model_of_the_round_before_is_refused_however_little_was_learned(tiny_llama, tmp_path):
     tuned = moved(tiny_llama, tmp_path / "tuned.gguf", 0.0003)
     refused = rf"round 2: .* holds {re.escape(str(tiny_llama))} still; load .*policy\.gguf there"
-    with serving(tiny_llama) as fake, pytest.raises(UserError, match=refused):
+    with listening(tiny_llama) as fake, pytest.raises(UserError, match=refused):
         sampled(tiny_llama, fake.url, tmp_path, tuned)
-    with serving(tuned) as fake:
+    with listening(tuned) as fake:
         found, said = sampled(tiny_llama, fake.url, tmp_path, tuned)
     assert len(found) == 6
     assert not [line for line in said if "warning" in line]
@@ -132,17 +131,8 @@ def test_the_model_of_the_round_before_is_refused_however_little_was_learned(tin
 
 def test_where_two_models_cannot_be_told_apart_a_warning_says_which_it_has_to_be(tiny_llama, tmp_path):
     between, tuned = (moved(tiny_llama, tmp_path / f"{by}.gguf", by) for by in (0.00015, 0.0003))
-    with serving(between) as fake:
+    with listening(between) as fake:
         found, said = sampled(tiny_llama, fake.url, tmp_path, tuned)
     assert len(found) == 6
     (line,) = [line for line in said if "warning" in line]
     assert re.search(rf"{re.escape(str(tiny_llama))} cannot be told, .* it has to be .*policy\.gguf$", line)
-
-
-def test_nearer_counts_tokens_in_standard_errors():
-    ours, other = np.zeros(5), np.array([2.0, 2.0, 2.0, 2.0, 0.0])
-    assert nearer(ours, other, ours) == -4 / 4**0.5  # the last token says nothing
-    assert nearer(other, other, ours) == 4 / 4**0.5
-    assert nearer(np.array([-90.0, 1.5, 1.5, 1.5, 0.0]), other, ours) == (3 - 1) / 4**0.5
-    assert nearer(other / 2, other, ours) == 0
-    assert nearer(other, ours, ours) == -np.inf

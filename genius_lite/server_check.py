@@ -1,0 +1,105 @@
+"""Whether a server holds the model that a round samples: it says no hash of it, so log-probabilities are compared."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import numpy as np
+
+from genius_lite.errors import UserError
+from genius_lite.foresight.rollouts import first_of
+from genius_lite.prompts import Vocabulary
+from genius_lite.recipe import Server
+from genius_lite.records import Query
+from genius_lite.round import Policy, Round
+from genius_lite.sampler.client import SetAsideError, open_sampler
+from genius_lite.sampler.messages import Sampling
+from genius_lite.sampler.server import ServerSampler, open_server_sampler
+from genius_lite.sampler.tree import Node
+
+_PROMPTS, _TOKENS = 8, 64  # on whose continuations, of so many tokens each, server and policy are compared
+
+
+@asynccontextmanager
+async def open_checked_server(
+    r: Round, policy: Policy, cfg: Server, vocabulary: Vocabulary, sampling: Sampling, queries: list[Query]
+) -> AsyncIterator[ServerSampler]:
+    """Open the recipe's server, once it has shown that it holds the round's policy.
+
+    Raises:
+        UserError: it cannot be used, or holds another model; or it does not answer any more, which loses nothing.
+    """
+    roots = [Node(None, query.tokens, (*r.key, query.id)) for query in queries[:_PROMPTS]]
+    try:
+        async with open_server_sampler(cfg, vocabulary, sampling, roots[0].tokens) as server:
+            limit = min(_TOKENS, r.job.recipe.foresight.max_tokens)
+            try:
+                nodes = await asyncio.gather(*(server.extend(root, 1, until="end", limit=limit)[0] for root in roots))
+            except SetAsideError as e:
+                raise UserError(str(e)) from None
+            await _check(r, policy, cfg, sampling, nodes)
+            yield server
+    except ExceptionGroup as failures:
+        if refused := failures.subgroup(UserError):
+            raise first_of(refused) from None
+        raise
+
+
+async def _check(r: Round, policy: Policy, cfg: Server, sampling: Sampling, nodes: list[Node]) -> None:
+    """Compare what the server sampled with the policy's scores of it, which are computed here.
+
+    They have to agree as far as llama.cpp agrees with itself: products with quantized weights round activations to 8
+    bits, so that the same file, computed in another order, is 0.002 (F16) to 0.05 (Q4_1 of a 135M model) nats per token
+    off, in absolute value. It is therefore scored in two ways, and twice their difference is allowed for.
+
+    A round may have moved its model by less than that. So the base model scores the same tokens, and more than half of
+    them may not surely (by two standard errors) be nearer to its scores: tokens are counted because rounding alone
+    moves a few of them by half a nat, which would decide any mean.
+
+    Raises:
+        UserError: it is another model, or the base model still.
+    """
+    theirs_T = np.concatenate([node.completion.logprobs for node in nodes if node.completion])
+    ours_T = await _scores(r, policy, sampling, nodes)
+    again_T = await _scores(r, policy, sampling, nodes, reordered=True)
+    apart, rounding = (float(np.abs(other_T - ours_T).mean()) for other_T in (theirs_T, again_T))
+    remedy = f"load {_files(policy)} there and give the same command again"
+    if apart > (allowed := cfg.tolerance + 2 * rounding):
+        raise UserError(
+            f"round {r.number}: the server at {cfg.url} holds another model: {apart:.3f} nats per token from this "
+            f"round's, and {allowed:.3f} is allowed; {remedy}"
+        )
+    base = Policy(policy.gguf if policy.lora else r.job.source.path)
+    if base != policy:
+        base_T = await _scores(r, base, sampling, nodes)
+        nearer, doubt = np.abs(theirs_T - base_T) < np.abs(theirs_T - ours_T), len(ours_T) ** -0.5
+        if nearer.mean() > 0.5 + doubt:
+            raise UserError(f"round {r.number}: the server at {cfg.url} holds {_files(base)} still; {remedy}")
+        if nearer.mean() > 0.5 - doubt:
+            r.progress.say(
+                f"warning: round {r.number}: whether {cfg.url} holds this round's model or {_files(base)} cannot be "
+                f"told, so alike are they; it has to be {_files(policy)}"
+            )
+    r.progress.say(
+        f"round {r.number}: {cfg.url} samples; its log-probabilities are {apart:.4f} nats per token from ours, "
+        f"and ours {rounding:.4f} from each other"
+    )
+
+
+async def _scores(
+    r: Round, policy: Policy, sampling: Sampling, nodes: list[Node], reordered: bool = False
+) -> np.ndarray:
+    """Score the nodes' tokens with a policy here, nats, (tokens,); `reordered`: sums in another order."""
+    settings = msgspec.structs.replace(policy.settings(r.engine), slots=1, parked=0)
+    if reordered:
+        other = settings.flash_attention is False
+        settings = msgspec.structs.replace(settings, flash_attention=other, kv_type="F16")
+    async with open_sampler(policy.gguf, settings, sampling, r.here / "sampler.log") as local:
+        return np.concatenate([await local.score(node.parent.path, node.tokens) for node in nodes if node.parent])
+
+
+def _files(policy: Policy) -> str:
+    return f"{policy.gguf}{f' with the adapter {policy.lora}' if policy.lora else ''}"
