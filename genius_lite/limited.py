@@ -125,31 +125,27 @@ def serve(start: Callable[[Message], Callable[[Message], Message]]) -> None:
     sys.stdout = sys.stderr  # what the work prints is no reply
     told = json.loads(sys.stdin.readline())
     answer = start(told["opening"])
-    bound = _bounds(told["seconds"], told["memory"])
     _send(replies, {})
     for line in sys.stdin:
-        bound()
+        # Whether its parent looks or has gone. Address space is more than memory: it gets three times as much.
+        limit_this_process(2 * told["seconds"], 3 * told["memory"])
         _send(replies, answer(json.loads(line)))
 
 
-def _bounds(seconds: int, memory: int) -> Callable[[], None]:
-    """What lets the system itself end this process, whether its parent looks or has gone; called before each message.
+def limit_this_process(seconds: int, address_space: int) -> None:
+    """Let the system end this process after so many more seconds of computing, and refuse it more than so many bytes.
 
-    Address space is more than memory: it gets three times as much. Windows has no such limits, macOS none of memory.
+    Windows has no such limits, macOS none of memory.
     """
     try:
         import resource
     except ImportError:
-        return lambda: None
+        return
     with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (3 * memory, 3 * memory))
-
-    def bound() -> None:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 2 * seconds, hard))
-
-    return bound
+        resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + seconds, hard))
 
 
 def _end(process: psutil.Popen, owner: int) -> None:

@@ -9,7 +9,7 @@ import llama_cpp
 import pytest
 
 from genius_lite.recipe import Model
-from genius_lite.sampler import amx
+from genius_lite.sampler.llama import amx_broken
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import import_master
 from genius_lite.weights.source import locate
@@ -17,9 +17,9 @@ from genius_lite.weights.source import locate
 
 @pytest.fixture(autouse=True, scope="session")
 def _other_readers_do_without_amx():
-    """`llama_cpp.Llama`, which tests set beside our engine, has no parameter for it: see `amx.broken`."""
+    """`llama_cpp.Llama`, which tests set beside our engine, has no parameter for it: see `llama.amx_broken`."""
     with pytest.MonkeyPatch.context() as patch:
-        if amx.broken():
+        if amx_broken():
             patch.setattr(llama_cpp.llama_cpp, "llama_model_default_params", _without_repacking)
         yield
 

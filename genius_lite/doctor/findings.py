@@ -35,7 +35,7 @@ class Card(msgspec.Struct, frozen=True):
 class Llama(msgspec.Struct, frozen=True):
     """How llama.cpp was built: processor features and libraries by its own names; and the GPUs that it sees.
 
-    `amx_broken`: it has AMX kernels that do not work, see `sampler/amx.py`.
+    `amx_broken`: it has AMX kernels that do not work, see `sampler/llama.py`.
     """
 
     features: list[str]
@@ -128,12 +128,12 @@ def _llama() -> Llama:
     import llama_cpp
 
     from genius_lite.hardware import gpus
-    from genius_lite.sampler import amx
+    from genius_lite.sampler.llama import amx_broken
 
     said = llama_cpp.llama_print_system_info().decode()
     features = re.findall(r"(\w+) = [1-9]\d*", said)
     cards = [Card(gpu.name, gpu.free) for gpu in gpus()]
-    return Llama(features, cards, bool(llama_cpp.llama_supports_gpu_offload()), amx.broken())
+    return Llama(features, cards, bool(llama_cpp.llama_supports_gpu_offload()), amx_broken())
 
 
 def _torch() -> Torch:

@@ -15,8 +15,10 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
+import psutil
 
 from genius_lite.hardware import cores
+from genius_lite.limited import limit_this_process
 from genius_lite.prompts import Vocabulary
 
 REFUSED = 3
@@ -68,7 +70,8 @@ def main() -> None:
 def examine(path: Path, size: int, *, quantizer: bool) -> None:
     """Take llama.cpp through what it does with a model: load it, spell, decode, and plan to quantize it."""
     llama_cpp.llama_backend_init()
-    _limit(size)
+    space = psutil.Process().memory_info().vms + size + _MEMORY
+    limit_this_process(_SECONDS + size // _BYTES_A_SECOND, space)
     no_devices = (ctypes.c_void_p * 1)(None)
     params = llama_cpp.llama_model_default_params()
     params.devices = ctypes.cast(no_devices, ctypes.c_void_p)  # pyright: ignore[reportAttributeAccessIssue]
@@ -81,21 +84,6 @@ def examine(path: Path, size: int, *, quantizer: bool) -> None:
     _decode(model, vocabulary, _spell(vocabulary))
     if quantizer:
         _plan_quantizing(path)
-
-
-def _limit(size: int) -> None:
-    """Let the system end this process when it takes too much time or memory; Windows knows neither, macOS no memory."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    import psutil
-
-    seconds = _SECONDS + size // _BYTES_A_SECOND
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    if sys.platform == "linux":
-        space = psutil.Process().memory_info().vms + size + _MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (space, space))
 
 
 def _spell(vocabulary: Vocabulary) -> list[int]:

@@ -9,38 +9,38 @@ import sys
 import pytest
 
 from genius_lite import measurements
-from genius_lite.sampler import amx
+from genius_lite.sampler import llama
 
 DIES = (sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(signal.SIGTERM)})")
 
 
 def test_a_model_is_tried_in_a_process_of_its_own():
-    command = [sys.executable, "-P", "-m", "genius_lite.sampler.amx"]
+    command = [sys.executable, "-P", "-m", "genius_lite.sampler.llama"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (ended.returncode == 0) != amx.broken(), ended.stderr
+    assert (ended.returncode == 0) != llama.amx_broken(), ended.stderr
 
 
 def test_other_logits_are_not_taken_for_working(monkeypatch):
-    true = amx._logits  # never repacked here: broken kernels would take the tests along
-    monkeypatch.setattr(amx, "_logits", lambda path, *, repack: true(path, repack=False) * (1 + repack / 20))
+    true = llama._logits  # never repacked here: broken kernels would take the tests along
+    monkeypatch.setattr(llama, "_logits", lambda path, *, repack: true(path, repack=False) * (1 + repack / 20))
     with pytest.raises(SystemExit, match="the logits differ"):
-        amx.main()
-    monkeypatch.setattr(amx, "_logits", lambda path, *, repack: true(path, repack=False) / (not repack))
+        llama.main()
+    monkeypatch.setattr(llama, "_logits", lambda path, *, repack: true(path, repack=False) / (not repack))
     with pytest.raises(SystemExit, match="the logits differ"), pytest.warns(RuntimeWarning):
-        amx.main()
+        llama.main()
 
 
 def test_what_dies_is_broken_until_llama_cpp_is_built_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(measurements.platformdirs, "user_cache_path", lambda name: tmp_path / name)
-    monkeypatch.setattr(amx, "_build", lambda: [("libggml-cpu.so", 1_600_000, 1)])
-    assert not amx.works(DIES)
-    assert not amx.works((sys.executable, "-c", "")), "it was tried"
-    monkeypatch.setattr(amx, "_build", lambda: [("libggml-cpu.so", 1_600_000, 2)])
-    assert amx.works((sys.executable, "-c", ""))
-    assert amx.works(DIES), "remembered"
+    monkeypatch.setattr(llama, "_build", lambda: [("libggml-cpu.so", 1_600_000, 1)])
+    assert not llama.amx_works(DIES)
+    assert not llama.amx_works((sys.executable, "-c", "")), "it was tried"
+    monkeypatch.setattr(llama, "_build", lambda: [("libggml-cpu.so", 1_600_000, 2)])
+    assert llama.amx_works((sys.executable, "-c", ""))
+    assert llama.amx_works(DIES), "remembered"
 
-    monkeypatch.setattr(amx.llama_cpp, "llama_print_system_info", lambda: b"CPU : AVX2 = 1 | AMX_INT8 = 1 | ")
-    monkeypatch.setattr(amx, "works", lambda: False)
-    assert amx.broken()
-    monkeypatch.setattr(amx.llama_cpp, "llama_print_system_info", lambda: b"CPU : AVX2 = 1 | ")
-    assert not amx.broken(), "nothing to break"
+    monkeypatch.setattr(llama.llama_cpp, "llama_print_system_info", lambda: b"CPU : AVX2 = 1 | AMX_INT8 = 1 | ")
+    monkeypatch.setattr(llama, "amx_works", lambda: False)
+    assert llama.amx_broken()
+    monkeypatch.setattr(llama.llama_cpp, "llama_print_system_info", lambda: b"CPU : AVX2 = 1 | ")
+    assert not llama.amx_broken(), "nothing to break"
