@@ -86,8 +86,8 @@ def inspect(
 
     from genius_lite.recipe import Model
     from genius_lite.report.console import terminal
-    from genius_lite.report.inspect import compare, describe, print_description, print_difference
     from genius_lite.report.progress import Progressor
+    from genius_lite.weights.inspect import compare, describe, print_description, print_difference
     from genius_lite.weights.source import locate
 
     path, console = locate(Model(gguf=model)), terminal()
