@@ -48,7 +48,7 @@ class LimitedProcess:
         self._lock, self._owner = threading.RLock(), os.getpid()
 
     def ask(self, message: Message) -> Message:
-        """The reply to a message.
+        """Return the reply to a message.
 
         Raises:
             LimitError: there is none, and the process is gone; the next message starts another.
@@ -105,7 +105,7 @@ class LimitedProcess:
         raise LimitError(reason)
 
     def _beyond(self, process: psutil.Popen, before: float, waited: float) -> str:
-        """The limit that the process has passed. What it computed counts, so that a busy machine takes nothing away."""
+        """Name the limit that the process has passed. What it computed counts, so a busy machine takes nothing away."""
         with suppress(psutil.NoSuchProcess):  # it ends just now
             if process.memory_info().rss > self._memory:
                 return f"it takes more than {self._memory / 1e6:.0f} MB"
@@ -164,7 +164,7 @@ def _seconds_used(process: psutil.Popen) -> float:
 
 
 def _read(stream: IO[str], replies: queue.SimpleQueue[str]) -> None:
-    """In a thread of its own; the last reply is empty."""
+    """Read in a thread of its own; the last reply is empty."""
     for line in stream:
         replies.put(line)
     replies.put("")

@@ -24,7 +24,7 @@ Groups = list[list[PreferencePair]]
 
 
 def schedule(groups: Groups, cfg: Learner, rng: np.random.Generator) -> list[list[Groups]]:
-    """For each epoch its updates, and for each of these the pairs that it learns from, by query.
+    """Plan for each epoch its updates, and for each of these the pairs that it learns from, by query.
 
     Every epoch has as many updates, about one for each `batch_pairs` pairs, and shuffles the queries anew. All pairs of
     a query are in one update, so updates have about as many pairs, and none but a few. The one with the longest
@@ -40,7 +40,7 @@ def schedule(groups: Groups, cfg: Learner, rng: np.random.Generator) -> list[lis
 
 
 def _parts(groups: Groups, count: int) -> list[Groups]:
-    """The groups, in order, in so many parts of about as many pairs, none of them empty."""
+    """Split the groups, in order, into so many parts of about as many pairs, none of them empty."""
     ends = np.cumsum([len(group) for group in groups])
     parts, start = list[Groups](), 0
     for part in range(1, count + 1):
@@ -80,7 +80,7 @@ class Packer:
         return packs(groups, self.limit, min(self.limit, self.merged), self.shared)
 
     def largest(self, groups: Groups) -> Pack:
-        """The pack that takes the most memory."""
+        """Return the pack that takes the most memory."""
         return max(self.packs(groups), key=lambda pack: pack.tokens)
 
     def compute(
@@ -89,7 +89,7 @@ class Packer:
         what: Callable[[Pack], torch.Tensor],
         begin: Callable[[], None] = lambda: None,
     ) -> torch.Tensor:
-        """Two numbers of each pair, in the order of the groups, (2, P); each process computes them for its share.
+        """Compute two numbers of each pair, in the order of the groups, (2, P); each process those of its share.
 
         Args:
             what: gives them for a pack's pairs, (pairs, 2).
@@ -114,7 +114,7 @@ class Packer:
                 return self.team.sum(_in_order(groups, parts))
 
     def _keep_pace(self, passes: int) -> None:
-        """Where the model is divided, make those passes that another process makes more than `passes`."""
+        """Make, where the model is divided, those passes that another process makes more than `passes`."""
         if self.team.sharded:
             self.keeping_pace = True
             for _ in range(self.team.highest(passes) - passes):
@@ -151,7 +151,7 @@ class Packer:
 def score(
     policy: Any, groups: Groups, packer: Packer, advance: Callable[[int], None], in_fp32: bool = False
 ) -> dict[tuple[str, int], Any]:
-    """(query id, step) -> summed log-probabilities (chosen, rejected), nats.
+    """Score pairs: (query id, step) -> summed log-probabilities (chosen, rejected), nats.
 
     Args:
         in_fp32: compute in fp32, whatever the weights are in.
@@ -170,7 +170,7 @@ def score(
 
 
 def _in_order(groups: Groups, parts: list[tuple[list[PreferencePair], torch.Tensor]]) -> torch.Tensor:
-    """The parts' numbers in the order of the groups' pairs, (2, P); 0 where no part has a pair."""
+    """Return the parts' numbers in the order of the groups' pairs, (2, P); 0 where no part has a pair."""
     pairs = [pair for group in groups for pair in group]
     place = {(pair.query_id, pair.step): i for i, pair in enumerate(pairs)}
     found_2P = torch.zeros(2, len(pairs))
@@ -189,5 +189,5 @@ def _finite(pair: PreferencePair, logps_2: torch.Tensor) -> list[float]:
 
 
 def _waves(groups: Groups, processes: int) -> list[Groups]:
-    """Groups a few at a time, so that running out of memory repeats little."""
+    """Yield groups a few at a time, so that running out of memory repeats little."""
     return [groups[i : i + 8 * processes] for i in range(0, len(groups), 8 * processes)]

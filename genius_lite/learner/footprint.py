@@ -29,7 +29,7 @@ _SIZE = {"fp32": 4, "bf16": 2}
 
 
 def kept_bytes(tokens: int, layers: int, width: int, inner: int, in_bf16: bool, *, twice: bool = False) -> int:
-    """What the forward pass over so many tokens keeps for the backward pass.
+    """Return what the forward pass over so many tokens keeps for the backward pass.
 
     Args:
         in_bf16: what is computed in, else fp32; NF4 weights are dequantized to it.

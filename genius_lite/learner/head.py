@@ -51,14 +51,14 @@ class Table(nn.Module):
         self.dtype = dtype
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Rows of these tokens, (..., width); of hidden states their logits, (..., vocabulary)."""
+        """Return rows of these tokens, (..., width); of hidden states their logits, (..., vocabulary)."""
         if tokens.is_floating_point():
             starts = range(0, self.shape[0], 8192)
             return torch.cat([tokens @ self.rows(start, start + 8192).T for start in starts], dim=-1)
         return (self.levels_VD[tokens] * self.scale_V[tokens][..., None]).to(self.dtype)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Consecutive rows, (stop - start, width)."""
+        """Return consecutive rows, (stop - start, width)."""
         return (self.levels_VD[start:stop] * self.scale_V[start:stop, None]).to(self.dtype)
 
 
@@ -77,7 +77,7 @@ class Head:
 
     @staticmethod
     def of(base: Any) -> Head:
-        """The head of a transformers causal model."""
+        """Return the head of a transformers causal model."""
         layer: Any = base.get_output_embeddings()
         config = base.config.get_text_config()
         vocabulary, width = layer.shape if isinstance(layer, Table) else layer.weight.shape
@@ -85,16 +85,16 @@ class Head:
         return Head(layer, vocabulary, width, scale, getattr(config, "final_logit_softcapping", None))
 
     def slices(self, positions: int) -> Iterator[tuple[int, int]]:
-        """Ranges of the vocabulary whose logits at so many positions fit the memory allowed."""
+        """Return ranges of the vocabulary whose logits at so many positions fit the memory allowed."""
         step = max(256, SLICE_BYTES // (4 * max(positions, self.width)))
         return ((start, min(start + step, self.vocabulary)) for start in range(0, self.vocabulary, step))
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Rows of the matrix."""
+        """Return rows of the matrix."""
         return self.layer.rows(start, stop) if isinstance(self.layer, Table) else self.layer.weight[start:stop]
 
     def logits(self, hidden_SD: torch.Tensor, rows_CD: torch.Tensor, start: int) -> torch.Tensor:
-        """fp32 logits of a slice, (positions, slice)."""
+        """Return fp32 logits of a slice, (positions, slice)."""
         logits_SC = _product(hidden_SD, rows_CD)
         bias = getattr(self.layer, "bias", None)
         if bias is not None:
@@ -124,12 +124,12 @@ def require_known(base: Any) -> None:
 
 
 def token_logps(head: Head, hidden_SD: torch.Tensor, tokens_S: torch.Tensor) -> torch.Tensor:
-    """Log-probability of each token at its position, nats, (S,); differentiable in `hidden_SD`."""
+    """Return the log-probability of each token at its position, nats, (S,); differentiable in `hidden_SD`."""
     return _TokenLogps.apply(hidden_SD, tokens_S, head)  # pyright: ignore[reportReturnType]
 
 
 def _product(hidden_SD: torch.Tensor, rows_CD: torch.Tensor) -> torch.Tensor:
-    """`hidden @ rows.T` in fp32. CUDA sums 16-bit products so; elsewhere both are widened first, a slice at a time."""
+    """Multiply `hidden @ rows.T` in fp32. CUDA sums 16-bit products so; elsewhere both are widened first, in slices."""
     if hidden_SD.is_cuda and torch.version.cuda and hidden_SD.dtype == rows_CD.dtype != torch.float32:  # not on ROCm
         return torch.mm(hidden_SD, rows_CD.T, out_dtype=torch.float32)
     return hidden_SD.float() @ rows_CD.float().T

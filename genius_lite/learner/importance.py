@@ -56,7 +56,7 @@ class Importance:
         self.tokens = int(team.sum(torch.tensor(self.tokens)))
 
     def save(self, path: Path) -> None:
-        """One float32 vector for each weight, and the number of `tokens` that they are summed over."""
+        """Save one float32 vector for each weight, and the number of `tokens` that they are summed over."""
         tensors = {name: sums.cpu() for name, sums in self.sums.items()}
         save_file({**tensors, "tokens": torch.tensor(self.tokens)}, path)
 

@@ -28,7 +28,7 @@ def margins(
     key: tuple[int | str, ...],
     advance: Callable[[int], None],
 ) -> dict[tuple[str, int], float]:
-    """(query id, step) -> margin, of pairs drawn evenly from all, `SCORED_PAIRS` at most.
+    """Return (query id, step) -> margin, of pairs drawn evenly from all, `SCORED_PAIRS` at most.
 
     Args:
         reference: the base model's scores in fp32, of all pairs; None has them computed.
@@ -46,7 +46,7 @@ def margins(
 
 
 def clustered_error(found: dict[tuple[str, int], float]) -> float | None:
-    """Standard error of the mean margin, nats: what pairs of a question deviate is summed before it is squared.
+    """Estimate the mean margin's standard error, nats: a question's deviations are summed before they are squared.
 
     (Liang and Zeger, 1986, of a mean: sqrt(G / (G - 1) * sum over G questions of their summed deviations squared) / n.)
 

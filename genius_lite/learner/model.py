@@ -36,7 +36,7 @@ def load_policy(
     seed: int,
     at: Device | None = None,
 ) -> Any:
-    """A peft model: the master frozen in `precision`, and a trainable adapter.
+    """Load a peft model: the master frozen in `precision`, and a trainable adapter.
 
     Args:
         adapter: the adapter to go on from; None begins a new one, whose B is zero, so that the policy is the
@@ -61,7 +61,7 @@ def load_policy(
 
 
 def load_base(master: Path, device: Device, precision: Precision, at: Device | None = None) -> Any:
-    """The master as a transformers model in `precision`, frozen.
+    """Load the master as a transformers model in `precision`, frozen.
 
     NF4 is for the matrices between embeddings and head. Those two become a `Table` in 8 bits, unless the family has
     layers of its own kind there: then they keep 16 bits.
@@ -102,7 +102,7 @@ def load_base(master: Path, device: Device, precision: Precision, at: Device | N
 
 
 def weight_bytes(policy: Any) -> int:
-    """Memory of all weights here, the adapter's not counted; shared ones once, and of divided ones this part."""
+    """Return the memory of all weights here, the adapter's not counted; shared ones once, of divided ones this part."""
     tensors = [t for n, t in [*policy.named_parameters(), *policy.named_buffers()] if "lora_" not in n]
     local = [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in local}
@@ -111,7 +111,7 @@ def weight_bytes(policy: Any) -> int:
 
 
 def activation_bytes(policy: Any, tokens: int) -> int:
-    """About what a backward pass over so many tokens needs from the forward pass, in bytes."""
+    """Estimate what a backward pass over so many tokens needs from the forward pass, in bytes."""
     base = policy.get_base_model()
     config = base.config.get_text_config()
     inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
@@ -127,7 +127,7 @@ def compute_activations_twice(policy: Any) -> None:
 
 
 def _prepared(policy: Any) -> Any:
-    """Nothing is dropped by chance while it learns, and what it adds is not rounded away."""
+    """See that nothing is dropped by chance while it learns, and what it adds is not rounded away."""
     for module in policy.modules():
         for name, value in vars(module).items():
             # Of attention it is a number that is passed on; a Dropout calls it p.
@@ -160,7 +160,7 @@ def _shrink_tables(base: Any, compute: torch.dtype) -> None:
 
 
 def target_modules(base: nn.Module, wanted: list[str] | Literal["auto"] = "auto") -> list[str]:
-    """Full names of the linear layers to adapt, of those between the embeddings and the head.
+    """List full names of the linear layers to adapt, of those between the embeddings and the head.
 
     Raises:
         UserError: a wanted name fits none of them.
@@ -179,7 +179,7 @@ def target_modules(base: nn.Module, wanted: list[str] | Literal["auto"] = "auto"
 
 
 def without_adapter(policy: Any) -> list[str]:
-    """Kinds of matrices between embeddings and head that have no adapter, such as `mlp.experts.gate_up_proj`.
+    """List kinds of matrices between embeddings and head that have no adapter, as `mlp.experts.gate_up_proj`.
 
     Experts are stacked in one parameter by transformers 5, which is no linear layer.
     """
@@ -196,7 +196,7 @@ def without_adapter(policy: Any) -> list[str]:
 
 
 def logps_of(policy: Any, inputs: Inputs, in_fp32: bool = False) -> torch.Tensor:
-    """Log-probability of each counted token, nats, (S,), differentiable. The head runs nowhere else.
+    """Return the log-probability of each counted token, nats, (S,), differentiable. The head runs nowhere else.
 
     Args:
         in_fp32: compute in fp32 with the same weights, whatever they are in; without gradients.
@@ -222,7 +222,7 @@ def logps_of(policy: Any, inputs: Inputs, in_fp32: bool = False) -> torch.Tensor
 
 
 def response_logps(policy: Any, inputs: Inputs, in_fp32: bool = False) -> torch.Tensor:
-    """Summed log-probability of each response, nats, (responses,), differentiable; see `logps_of`."""
+    """Return the summed log-probability of each response, nats, (responses,), differentiable; see `logps_of`."""
     logps_S = logps_of(policy, inputs, in_fp32)
     members = np.concatenate(inputs.responses)
     owners = np.repeat(np.arange(len(inputs.responses)), [len(indices) for indices in inputs.responses])
@@ -232,7 +232,7 @@ def response_logps(policy: Any, inputs: Inputs, in_fp32: bool = False) -> torch.
 
 
 def takes_trees(policy: Any, longest: int) -> bool:
-    """Whether the model gives each token of a tree what it gives it alone; tried on two trees side by side.
+    """Try on two trees side by side whether the model gives each token what it gives it alone.
 
     In fp32, where rounding leaves no room for a little that leaks from one branch or tree to another.
 
@@ -261,7 +261,7 @@ def takes_trees(policy: Any, longest: int) -> bool:
 
 
 def _branches(stem: int) -> list[Response]:
-    """Three responses of 24 tokens to a prompt of 16; two of them part only half way."""
+    """Make three responses of 24 tokens to a prompt of 16; two of them part only half way."""
     prompt = [stem + 7 * i % 23 for i in range(16)]
     first, second, other = ([stem + (k * i + k) % 29 for i in range(24)] for k in (3, 5, 8))
     return [(prompt, first), (prompt, first[:12] + second[:12]), (prompt, other)]
@@ -273,14 +273,14 @@ def _compute_dtype(base: Any) -> torch.dtype:
 
 
 def _additive(mask_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """0 where attention is allowed and the dtype's minimum elsewhere, shape (B, 1, T, T)."""
+    """Return 0 where attention is allowed and the dtype's minimum elsewhere, shape (B, 1, T, T)."""
     bias_BTT = torch.zeros(mask_BTT.shape, dtype=dtype, device=mask_BTT.device)
     return bias_BTT.masked_fill(~mask_BTT, torch.finfo(dtype).min)[:, None]
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """torch's initializers know only the global generator: seed it inside, put it back after."""
+    """Seed torch's global generator inside, as its initializers know no other; put it back after."""
     # Of one GPU: on every other one it would take memory, which another process of a team may need.
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else None
     with torch.random.fork_rng(devices):

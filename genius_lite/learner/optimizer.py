@@ -11,7 +11,7 @@ from genius_lite.recipe import Learner
 
 
 def make_optimizer(parameters: list[torch.nn.Parameter], cfg: Learner, device: Device) -> torch.optim.Optimizer:
-    """AdamW, on CUDA the fused one; on request bitsandbytes' paged 8-bit one.
+    """Make AdamW, on CUDA the fused one; on request bitsandbytes' paged 8-bit one.
 
     Its state moves to the host when memory is short, and is rounded to 8 bits. Of an adapter it is a few megabytes, so
     that nothing is saved by either.
@@ -24,7 +24,7 @@ def make_optimizer(parameters: list[torch.nn.Parameter], cfg: Learner, device: D
 
 
 def learning_rate(update: int, updates: int, cfg: Learner) -> float:
-    """Of update number `update` (from 0): a linear rise over the warm-up's share, then the recipe's schedule."""
+    """Return that of update `update` (from 0): a linear rise over the warm-up's share, then the recipe's schedule."""
     warmup = max(1, math.ceil(cfg.warmup * updates))
     if update < warmup:
         return cfg.lr * (update + 1) / warmup

@@ -77,7 +77,7 @@ class _Tree:
             self.responses.append(places[len(prompt) :])
 
     def attention_TT(self) -> np.ndarray:
-        """Each token sees itself and its ancestors."""
+        """Let each token see itself and its ancestors."""
         seen_TT = np.zeros((len(self.tokens_T), len(self.tokens_T)), dtype=bool)
         for t, parent in enumerate(self.parent_T):
             if parent >= 0:
@@ -87,7 +87,7 @@ class _Tree:
 
 
 def trees(groups: Iterable[Iterable[Response]]) -> Inputs:
-    """One row that holds a tree for each group of responses."""
+    """Make one row that holds a tree for each group of responses."""
     forest = _Tree()
     for group in groups:
         forest.grow(group)
@@ -103,7 +103,7 @@ def trees(groups: Iterable[Iterable[Response]]) -> Inputs:
 
 
 def rows(responses: list[Response]) -> Inputs:
-    """A row for each response, padded on the right."""
+    """Make a row for each response, padded on the right."""
     width = max(len(prompt) + len(response) for prompt, response in responses)
     tokens_BT = np.zeros((len(responses), width), dtype=np.int64)
     mask_BT = np.zeros((len(responses), width), dtype=bool)
@@ -121,7 +121,7 @@ def rows(responses: list[Response]) -> Inputs:
 
 
 def by_query(pairs: list[PreferencePair]) -> list[list[PreferencePair]]:
-    """Pairs grouped by query, in the order in which the queries first appear."""
+    """Group pairs by query, in the order in which the queries first appear."""
     groups: dict[str, list[PreferencePair]] = {}
     for pair in pairs:
         groups.setdefault(pair.query_id, []).append(pair)
@@ -129,7 +129,7 @@ def by_query(pairs: list[PreferencePair]) -> list[list[PreferencePair]]:
 
 
 def packs(groups: list[list[PreferencePair]], max_tokens: int, merged: int, shared: bool = True) -> list[Pack]:
-    """Groups in order, as many in a pack as have at most `merged` tokens together.
+    """Pack groups in order, as many in a pack as have at most `merged` tokens together.
 
     A group is larger alone if it must be, up to `max_tokens`; then it is split between pairs. A single pair never is.
 
@@ -146,7 +146,7 @@ def packs(groups: list[list[PreferencePair]], max_tokens: int, merged: int, shar
 
 
 def shares(groups: list[list[PreferencePair]], count: int, shared: bool = True) -> list[list[list[PreferencePair]]]:
-    """The groups in `count` parts of about as many tokens, of which some may be empty; the same wherever it is asked.
+    """Split groups into `count` parts of about as many tokens, some perhaps empty; the same wherever it is asked.
 
     A group that is larger than an even part is split between pairs.
 
@@ -168,7 +168,7 @@ def shares(groups: list[list[PreferencePair]], count: int, shared: bool = True) 
 
 
 def unshared_tokens(pairs: list[PreferencePair]) -> int:
-    """Tokens that the pairs would take one response at a time."""
+    """Count the tokens that the pairs would take one response at a time."""
     return sum(len(prompt) + len(response) for prompt, response in _responses(pairs))
 
 

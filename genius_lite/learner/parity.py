@@ -31,7 +31,7 @@ class Sample:
 
 
 def disagreement(policy: Any, samples: list[Sample]) -> float:
-    """Mean absolute difference of a token's log-probability between the learner and the sampler, nats."""
+    """Return the mean absolute difference of a token's log-probability between learner and sampler, nats."""
     differences = []
     with torch.no_grad(), reaching_the_others():
         for sample in samples:
@@ -41,7 +41,7 @@ def disagreement(policy: Any, samples: list[Sample]) -> float:
 
 
 def limit_of(cfg: Learner, precision: Precision, same_weights: bool) -> float:
-    """`learner.parity_limit` as it comes out, nats a token.
+    """Resolve `learner.parity_limit`, nats a token.
 
     Args:
         same_weights: whether the sampler's file holds the weights that the learner has. Otherwise its rounding is part

@@ -35,7 +35,7 @@ def round_once(policy: Any) -> None:
 
 
 def _adapted(layer: Any, plain: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """`x @ W.T + scale * (x @ A.T) @ B.T + bias`, x of any shape with the width last."""
+    """Compute `x @ W.T + scale * (x @ A.T) @ B.T + bias`, x of any shape with the width last."""
     base = layer.base_layer
     in_bf16 = torch.is_autocast_enabled(x.device.type)
     if layer.disable_adapters or not in_bf16 or type(base) not in (nn.Linear, Linear4bit):
@@ -73,7 +73,7 @@ def _weight(base: Any, dtype: torch.dtype) -> torch.Tensor:
 
 @contextmanager
 def widened(base: Any) -> Iterator[None]:
-    """Passes through a transformers model inside compute in fp32, with the values that its weights have.
+    """Compute passes through a transformers model in fp32 inside, with the values that its weights have.
 
     A layer's weights are widened while the layer computes, so that one layer at a time takes the memory of fp32; 4-bit
     ones are dequantized as always. For passes without gradients: what these would keep is narrow again by then.
@@ -112,7 +112,7 @@ def widened(base: Any) -> Iterator[None]:
 
 
 def _units(module: nn.Module, layers: set[str]) -> Iterator[nn.Module]:
-    """The layers, and what has weights outside of them."""
+    """Yield the layers, and what has weights outside of them."""
     if type(module).__name__ in layers or not any(True for _ in module.children()):
         yield module
     else:

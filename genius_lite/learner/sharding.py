@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def load_in_parts(load: Callable[..., Any], device: Device, team: Team) -> Any:
-    """The policy that `load` gives, each process keeping its part of the layers' weights on `device`.
+    """Load the policy that `load` gives, each process keeping its part of the layers' weights on `device`.
 
     It is loaded into the host's memory, by one process after the other: for a moment one of them holds all of it.
 

@@ -59,7 +59,7 @@ def load_state(work: RunDir, policy: Any, optimizer: torch.optim.Optimizer) -> d
 
 
 def pairs_done(work: RunDir) -> int:
-    """Pairs that the updates of the latest state have learned from."""
+    """Count the pairs that the updates of the latest state have learned from."""
     if not (found := _states(work)):
         return 0
     progress = json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))
@@ -67,7 +67,7 @@ def pairs_done(work: RunDir) -> int:
 
 
 def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """A parameter's state, with what bitsandbytes hides in a dict of its own (from FSDP) beside the rest.
+    """Yield a parameter's state, with what bitsandbytes hides in a dict of its own (from FSDP) beside the rest.
 
     That its `load_state_dict` takes as well.
     """
@@ -76,7 +76,7 @@ def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _states(work: RunDir) -> list[Path]:
-    """The states that are whole, the latest last."""
+    """Return the states that are whole, the latest last."""
     return sorted(p for p in work.path.glob("update-*") if not p.name.endswith(".partial"))
 
 

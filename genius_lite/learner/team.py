@@ -62,7 +62,7 @@ class Team:
         return self.mesh is not None
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Over all processes.
+        """Sum over all processes.
 
         Raises:
             TeamLost: as everything here where there are others.
@@ -70,7 +70,7 @@ class Team:
         return tensor if self.size == 1 else self._reduced(tensor, "SUM")
 
     def sum_each(self, tensors: Sequence[torch.Tensor | None], sizes: Sequence[int]) -> list[torch.Tensor | None]:
-        """Each tensor over those processes that have it, flat and in fp32; what none has is None.
+        """Sum each tensor over those processes that have it, flat and in fp32; what none has is None.
 
         Args:
             sizes: how many numbers each has, where it is there.
@@ -101,36 +101,36 @@ class Team:
                 parameter.data.copy_(values.view_as(parameter))
 
     def lowest(self, value: int) -> int:
-        """The lowest of what the processes give."""
+        """Return the lowest of what the processes give."""
         import torch
 
         return value if self.size == 1 else int(self._reduced(torch.tensor([int(value)]), "MIN"))
 
     def highest(self, value: int) -> int:
-        """The highest of what the processes give."""
+        """Return the highest of what the processes give."""
         return -self.lowest(-value)
 
     def told(self, value: int) -> int:
-        """What the leading process gives; it returns when all have come here."""
+        """Return what the leading process gives, once all have come here."""
         import torch
 
         return value if self.size == 1 else int(self._reduced(torch.tensor([int(value) * self.leads]), "SUM"))
 
     def lead(self, work: Callable[[], object]) -> None:
-        """What the leading process alone does; the others wait until it is done."""
+        """Have the leading process alone do this; the others wait until it is done."""
         if self.leads:
             work()
         self.told(0)
 
     def send(self, message: bytes) -> None:
-        """From the leading process to all others, which `receive`."""
+        """Send from the leading process to all others, which `receive`."""
         import torch
 
         self._spread(torch.tensor([len(message)]))
         self._spread(torch.frombuffer(bytearray(message), dtype=torch.uint8))
 
     def receive(self) -> bytes:
-        """What the leading process sends; until then this takes no processor time."""
+        """Receive what the leading process sends; until then this takes no processor time."""
         import torch
 
         length = int(self._spread(torch.zeros(1, dtype=torch.int64)))
@@ -157,7 +157,7 @@ ALONE = Team()
 
 @contextmanager
 def reaching_the_others() -> Iterator[None]:
-    """Turns what torch raises when another process cannot be reached into a `TeamLost`."""
+    """Turn what torch raises when another process cannot be reached into a `TeamLost`."""
     try:
         yield
     except RuntimeError as e:
@@ -173,7 +173,7 @@ def reaching_the_others() -> Iterator[None]:
 
 
 def join() -> Team:
-    """The team that this process was started for; alone, if it was started as usual."""
+    """Join the team that this process was started for; return `ALONE` if it was started as usual."""
     # Not left to be seen: accelerate would want to wrap the model for it, and transformers to load it for that.
     wants_parts = os.environ.pop("ACCELERATE_USE_FSDP", "").lower() == "true"
     if max(int(os.environ.get(name) or 1) for name in _SIZES) == 1:

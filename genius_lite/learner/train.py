@@ -178,7 +178,7 @@ def train_adapter(
 
 
 def passes(job: Training) -> tuple[int, int]:
-    """The passes of pairs through the model that a training makes, and how many of them an earlier process made.
+    """Count the passes of pairs through the model that a training makes, and how many an earlier process made.
 
     A pass backward counts as one forward, so that their rate forecasts the end: it computes as many products, as the
     matrices are frozen.
@@ -197,7 +197,7 @@ def _save(policy: Any, work: RunDir, out: Path) -> None:
 def _reference(
     policy: Any, groups: Groups, packer: Packer, job: Training, advance: Callable[[int], None]
 ) -> dict[tuple[str, int], list[float]]:
-    """The base model's score of every pair, and the importance of its columns, computed once and kept."""
+    """Compute the base model's score of every pair, and the importance of its columns, once, and keep them."""
     if not packer.team.told((job.work / "reference").exists()):
         importance = Importance(policy, counts=lambda: not packer.keeping_pace)
         with policy.disable_adapter(), importance.watched():
@@ -234,7 +234,7 @@ class _Trainer:
     stop: Stop
 
     def run(self, batches: list[Groups]) -> list[dict[str, float]]:
-        """All updates, or those that a saved state leaves; a row for each."""
+        """Make all updates, or those that a saved state leaves; return a row for each."""
         curve: list[dict[str, float]] = []
         if found := load_state(self.job.work, self.policy, self.optimizer):
             curve, self.packer.limit = found["curve"], found["limit"]
@@ -248,8 +248,8 @@ class _Trainer:
         saved = time.monotonic()
         for update in range(len(curve), len(batches)):
             rate = learning_rate(update, len(batches), self.job.cfg)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            for options in self.optimizer.param_groups:
+                options["lr"] = rate
             curve.append({**self._update(update, batches[update]), "lr": rate})
             self.updated(update, curve[-1])
             due = time.monotonic() - saved >= self.job.cfg.save_every and update + 1 < len(batches)

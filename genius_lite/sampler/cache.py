@@ -53,11 +53,11 @@ class SlotCache:
         return [s for s in self.lanes if not s.idle]
 
     def holds(self, tokens: list[int]) -> bool:
-        """Whether an idle slot holds just these tokens."""
+        """Say whether an idle slot holds just these tokens."""
         return self._exact(tokens, self.slots) is not None
 
     def place(self, path: list[int], reuse: int, job: Any) -> Slot | None:
-        """A lane for `job` with as much of `path[:reuse]` as is cached, the rest pending; None if all are busy."""
+        """Give `job` a lane with as much of `path[:reuse]` as is cached, the rest pending; None if all are busy."""
         wanted = path[:reuse]
         lane = self._exact(wanted, self.lanes)
         if lane is None:
@@ -72,7 +72,7 @@ class SlotCache:
         return lane
 
     def fork(self, source: Slot, job: Any) -> Slot | None:
-        """A second lane with the same contents as `source`, or None if all are busy."""
+        """Give `job` a lane with the same contents as `source`, or None if all are busy."""
         lane = self._idle_lane()
         if lane is None:
             return None
@@ -132,7 +132,7 @@ class SlotCache:
         self._truncate(lane, self._shared(lane, wanted))
 
     def _shared(self, slot: Slot, tokens: list[int]) -> int:
-        """How many leading tokens the slot could serve."""
+        """Count how many leading tokens the slot could serve."""
         shared = _common_prefix(slot.tokens, tokens)
         return shared if self.truncates or shared == len(slot.tokens) else 0
 
@@ -149,12 +149,12 @@ class SlotCache:
 
 
 def _least_missed(slots: list[Slot]) -> Slot | None:
-    """Empty and released slots first, lowest id first; then the longest unused."""
+    """Choose empty and released slots first, lowest id first; then the longest unused."""
     return min(slots, key=lambda s: (not s.released, s.index if s.released else s.last_used), default=None)
 
 
 def _common_prefix(a: list[int], b: list[int]) -> int:
-    """How many leading tokens are equal."""
+    """Count how many leading tokens are equal."""
     n = min(len(a), len(b))
     if a[:n] == b[:n]:
         return n

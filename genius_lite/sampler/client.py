@@ -56,7 +56,7 @@ class Sampler(Protocol):
         ...
 
     def release(self, nodes: Iterable[Node]) -> None:
-        """These nodes are not extended again."""
+        """Say that these nodes are not extended again."""
         ...
 
     def give_up(self, branch: asyncio.Future[Node], total: float) -> None:
@@ -114,7 +114,7 @@ class LocalSampler:
         return [self._owe(request, index, node) for index in range(n)]
 
     async def score(self, prompt: list[int], response: list[int]) -> list[float]:
-        """Log-probability (nats) of each response token after the prompt."""
+        """Return the log-probability (nats) of each response token after the prompt."""
         return await self._owe(Score(0, prompt, response), 0, None)
 
     def release(self, nodes: Iterable[Node]) -> None:
@@ -130,7 +130,7 @@ class LocalSampler:
                 return
 
     async def settled(self) -> Stats:
-        """The worker's totals, once it has nothing left to do; of the last worker, if there were several."""
+        """Wait until the worker has nothing left to do; return its totals, of the last one if there were several."""
         if self._broken:
             raise self._broken
         self._idle = asyncio.get_running_loop().create_future()

@@ -207,7 +207,7 @@ class Engine:
         return rows
 
     def _wanted_rows(self, slot: Slot, take: int) -> int:
-        """How many of the chunk's last tokens need logits."""
+        """Count how many of the chunk's last tokens need logits."""
         if isinstance(slot.job, Scoring):
             first = len(slot.job.request.prompt) - 1
             return max(0, len(slot.tokens) + take - max(first, len(slot.tokens)))
@@ -275,7 +275,7 @@ class Engine:
 
 
 def _named(slot: Slot) -> str:
-    """A slot's job as the log names it."""
+    """Name a slot's job as the log does."""
     job = slot.job
     assert job
     branch = f", branch {job.index}" if isinstance(job, Branch) else ""

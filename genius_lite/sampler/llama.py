@@ -38,7 +38,7 @@ class EngineError(RuntimeError):
 
 
 def load(path: str, settings: EngineSettings, repack: bool | None = None) -> tuple[Any, Any]:
-    """A model and a context for it (`llama_model *`, `llama_context *`).
+    """Load a model and make a context for it (`llama_model *`, `llama_context *`).
 
     Args:
         repack: lay weights out anew for this processor; None: unless that is broken. AVX-512 does without.

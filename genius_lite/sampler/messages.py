@@ -28,7 +28,7 @@ class Sampling(msgspec.Struct, frozen=True):
 
     @staticmethod
     def of(cfg: Foresight) -> Sampling:
-        """As the recipe says for the search."""
+        """Take what the recipe says for the search."""
         return Sampling(cfg.temperature, cfg.top_k, cfg.top_p, cfg.min_p)
 
 
@@ -151,13 +151,13 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def frame(message: Request | Reply) -> bytes:
-    """A message as it is sent."""
+    """Encode a message as it is sent."""
     body = _encoder.encode(message)
     return _LENGTH.pack(len(body)) + body
 
 
 def body_length(header: bytes) -> int:
-    """Bytes of the message that follows this header."""
+    """Return the bytes of the message that follows this header."""
     return _LENGTH.unpack(header)[0]
 
 

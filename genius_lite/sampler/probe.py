@@ -87,7 +87,7 @@ def examine(path: Path, size: int, *, quantizer: bool) -> None:
 
 
 def _spell(vocabulary: Vocabulary) -> list[int]:
-    """Every token as text, and text as tokens, which are given back."""
+    """Spell every token as text, and text as tokens, which are given back."""
     tokens = (llama_cpp.llama_token * vocabulary.size)(*range(vocabulary.size))
     for special in (False, True):
         # llama.cpp spells them all, and says with a negative number that there is no room for them.
@@ -103,7 +103,7 @@ def _spell(vocabulary: Vocabulary) -> list[int]:
 
 
 def _decode(model: Any, vocabulary: Vocabulary, tokens: list[int]) -> None:
-    """Two tokens together and one alone: every operation of the model runs once, on all of its weights."""
+    """Decode two tokens together and one alone: every operation of the model runs once, on all of its weights."""
     if not (llama_cpp.llama_model_has_decoder(model) and not llama_cpp.llama_model_has_encoder(model)):
         raise _Refused("it is no model that continues text")
     params = llama_cpp.llama_context_default_params()
@@ -122,7 +122,7 @@ def _decode(model: Any, vocabulary: Vocabulary, tokens: list[int]) -> None:
 
 
 def _plan_quantizing(path: Path) -> None:
-    """Which type every tensor would get; whether that is possible is seen when it is done."""
+    """Plan which type every tensor would get; whether that is possible is seen when it is done."""
     params = llama_cpp.llama_model_quantize_default_params()
     params.dry_run = params.allow_requantize = True
     params.nthread, params.ftype = 1, llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
@@ -130,7 +130,7 @@ def _plan_quantizing(path: Path) -> None:
 
 
 def _reason(what: str, words: list[str]) -> str:
-    """One line: llama.cpp's own words if it said why."""
+    """Give the reason in one line: llama.cpp's own words if it said why."""
     said = (_PREFIX.sub("", word.strip()) for word in words)
     found = next((line for line in said if line and not line.startswith("failed to load model")), what)
     return "".join(c if c.isprintable() else "?" for c in found)[:_LONGEST]

@@ -57,7 +57,7 @@ class Worker:
 
     @classmethod
     async def start(cls, model: Path, settings: EngineSettings, log: Path) -> Worker:
-        """A worker that has loaded this GGUF. What llama.cpp prints is added to the file `log`.
+        """Start a worker and load this GGUF. What llama.cpp prints is added to the file `log`.
 
         Raises:
             UserError: the model does not load with these settings.
@@ -96,7 +96,7 @@ class Worker:
             self.process.stdin.write(frame(request))
 
     async def read(self) -> Reply:
-        """The next reply.
+        """Wait for the next reply.
 
         Raises:
             asyncio.IncompleteReadError: the process has ended.
@@ -106,14 +106,14 @@ class Worker:
         return decode_reply(await self.process.stdout.readexactly(body_length(header)))
 
     async def fate(self) -> str:
-        """How the process ended, once it has."""
+        """Say how the process ended, once it has."""
         status = await self.process.wait()
         if status == NOT_FINITE:
             return "met logits that are not finite"
         return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
 
     async def stop(self) -> None:
-        """Killed rather than asked: it has nothing to save, and a decode under way may take a while."""
+        """Kill it rather than ask: it has nothing to save, and a decode under way may take a while."""
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
@@ -122,7 +122,7 @@ class Worker:
 
 
 async def started(model: Path, settings: EngineSettings, log: Path, say: Callable[[str], None]) -> Worker:
-    """A worker that has loaded this GGUF; one that is killed meanwhile, as for want of memory, is started again, twice.
+    """Start a worker; one that is killed meanwhile, as for want of memory, is started again, twice.
 
     Args:
         say: told in one line of every failure but the last.

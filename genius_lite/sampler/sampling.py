@@ -50,11 +50,11 @@ class Rows:
         self.log_norm_R = self.top_R + np.log(self._spans[1.0][:, -1])
 
     def logprob(self, row: int, token: int) -> float:
-        """Nats of `token` in the raw distribution of `row`."""
+        """Return nats of `token` in the raw distribution of `row`."""
         return float(self.logits_RV[row, token] - self.log_norm_R[row])
 
     def draw(self, row: int, uniform: float, sampling: Sampling, among: np.ndarray | None = None) -> int:
-        """The token at `uniform` (in [0, 1)) of the row's filtered and tempered distribution.
+        """Draw the token at `uniform` (in [0, 1)) of the row's filtered and tempered distribution.
 
         Filters go by probability after temperature, in the order top-k, top-p, min-p.
 
@@ -85,7 +85,7 @@ class Rows:
         return int(tokens[_passes(cumulative, uniform * cumulative[-1])])
 
     def _first_look(self, block: slice) -> tuple[np.ndarray, np.ndarray]:
-        """The largest logits of a few rows, and their spans at temperature 1: all while they are in the cache."""
+        """Return the largest logits of a few rows, and their spans at temperature 1, while they are in the cache."""
         logits_BV = self.logits_RV[block]
         top_B = logits_BV.max(axis=1)
         if not (finite_B := np.isfinite(top_B)).all():
@@ -93,7 +93,7 @@ class Rows:
         return top_B, _cumulative(logits_BV, top_B, 1.0)
 
     def _spans_at(self, temperature: float) -> np.ndarray:
-        """Of every row the cumulative weight up to the end of each span, (rows, spans); computed once."""
+        """Return every row's cumulative weight up to the end of each span, (rows, spans); computed once."""
         if temperature not in self._spans:
             logits_RV, top_R = self.logits_RV, self.top_R
             found = self._through(lambda block: _cumulative(logits_RV[block], top_R[block], temperature))
@@ -101,7 +101,7 @@ class Rows:
         return self._spans[temperature]
 
     def _through(self, what: Callable[[slice], T]) -> Iterator[T]:
-        """What comes of every block, in order; each thread goes through its part of them in one go."""
+        """Yield what comes of every block, in order; each thread goes through its part of them in one go."""
         rows = len(self.logits_RV)
         blocks = [slice(start, min(start + _BLOCK, rows)) for start in range(0, rows, _BLOCK)]
         part = -(-len(blocks) // self._count)
@@ -111,7 +111,7 @@ class Rows:
 
 
 def _cumulative(logits_BV: np.ndarray, top_B: np.ndarray, temperature: float) -> np.ndarray:
-    """The weight up to the end of each span, (rows, spans), float64."""
+    """Return the weight up to the end of each span, (rows, spans), float64."""
     vocabulary = logits_BV.shape[1]
     spans = -(-vocabulary // _SPAN)
     room_BV = _room(spans * _SPAN)[: len(top_B)]
@@ -121,7 +121,7 @@ def _cumulative(logits_BV: np.ndarray, top_B: np.ndarray, temperature: float) ->
 
 
 def _weigh(logits: np.ndarray, top: np.ndarray, temperature: float, out: np.ndarray | None = None) -> np.ndarray:
-    """Probabilities after temperature, up to a factor: the likeliest token has 1."""
+    """Return probabilities after temperature, up to a factor: the likeliest token has 1."""
     weights = np.subtract(logits, top, out=out)
     if temperature != 1:
         weights /= np.float32(temperature)
@@ -132,19 +132,19 @@ _own = threading.local()
 
 
 def _room(width: int) -> np.ndarray:
-    """A block of this thread's own, (rows, width), kept from call to call; zero where nothing was ever written."""
+    """Return a block of this thread's own, (rows, width), kept between calls; zero where nothing was ever written."""
     if getattr(_own, "room", None) is None or _own.room.shape[1] != width:
         _own.room = np.zeros((_BLOCK, width), dtype=np.float32)
     return _own.room
 
 
 def _passes(cumulative: np.ndarray, at: float) -> int:
-    """Where it first is above `at`; however `at` was rounded, nowhere that adds nothing."""
+    """Find where it first is above `at`; however `at` was rounded, nowhere that adds nothing."""
     return min(int(cumulative.searchsorted(at, side="right")), int(cumulative.searchsorted(cumulative[-1])))
 
 
 def _filter(tokens: np.ndarray, weights: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens that survive, likeliest first; the likeliest always does."""
+    """Keep the tokens that survive, likeliest first; the likeliest always does."""
     if 0 < sampling.top_k < len(weights):
         likely = weights >= np.partition(weights, -sampling.top_k)[-sampling.top_k]  # and others as likely as the last
         tokens, weights = tokens[likely], weights[likely]
@@ -164,7 +164,7 @@ _MASK = (1 << 64) - 1
 
 
 def uniform(seed: int, position: int) -> float:
-    """Number `position` of the generator `seed`, in [0, 1).
+    """Return number `position` of the generator `seed`, in [0, 1).
 
     SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) read by counter: a branch needs no generator state, so one
     that was evicted or moved goes on with the numbers it would have had.

@@ -181,12 +181,12 @@ class ServerSampler:
 
 
 def _is_unfinished(piece: bytes) -> bool:
-    """Whether a character of several bytes begins at the end of these and goes on beyond it."""
+    """Say whether a character of several bytes begins at the end of these and goes on beyond it."""
     return any(back < _length(piece[-back]) for back in range(1, min(3, len(piece)) + 1))
 
 
 def _length(byte: int) -> int:
-    """Bytes of the UTF-8 character that this one begins; 0 if it begins none of several."""
+    """Return the bytes of the UTF-8 character that this one begins; 0 if it begins none of several."""
     return 0 if byte < 0xC0 or byte >= 0xF8 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
 
 
@@ -194,7 +194,7 @@ def _length(byte: int) -> int:
 async def open_server_sampler(
     cfg: Server, vocabulary: Vocabulary, sampling: Sampling, probe: list[int], *, pace: float = 1.0
 ) -> AsyncIterator[ServerSampler]:
-    """The recipe's server as a sampler; hangs up on everything at the end of the block.
+    """Open the recipe's server as a sampler; hangs up on everything at the end of the block.
 
     Args:
         vocabulary: of the model that the server should hold.

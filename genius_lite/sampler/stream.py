@@ -29,7 +29,7 @@ class Stream:
         self._decoded: list[int] = []
 
     def sample(self, path: list[int], sampling: Sampling, seed: int, limit: int) -> Iterator[int]:
-        """The tokens of a response to `path`, `limit` at most, until one ends it, which is not handed over.
+        """Yield the tokens of a response to `path`, `limit` at most, until one ends it, which is not handed over.
 
         Args:
             seed: of the draws, as of a branch of the worker.
@@ -70,7 +70,7 @@ class Stream:
 
 @contextmanager
 def open_stream(model: Path, context: int, threads: int) -> Iterator[Stream]:
-    """A model with room for `context` tokens, all of it on the GPU where llama.cpp has one.
+    """Load a model with room for `context` tokens, all of it on the GPU where llama.cpp has one.
 
     Raises:
         EngineError: the model does not load, or the context does not fit into memory.

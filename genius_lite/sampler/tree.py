@@ -39,11 +39,11 @@ class Node:
         return self.parent.response + self.tokens if self.parent else []
 
     def child(self, completion: Completion) -> Node:
-        """The node of a completion that was sampled after this one."""
+        """Make the node of a completion that was sampled after this one."""
         return Node(self, completion.tokens, self.key, completion)
 
     def seeds(self, label: str, n: int) -> list[int]:
-        """Generator seeds of `n` branches that grow here; `label` keeps steps and futures apart."""
+        """Return the generator seeds of `n` branches that grow here; `label` keeps steps and futures apart."""
         return [seed_of(*self.key, *self.response, label, index) for index in range(n)]
 
 

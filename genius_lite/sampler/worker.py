@@ -81,7 +81,7 @@ def _serve(engine: Engine, inbox: queue.SimpleQueue[Request | None], out: Binary
 
 
 def _arrivals(inbox: queue.SimpleQueue[Request | None], *, block: bool, patience: float) -> Iterator[Request | None]:
-    """What has arrived; waits for the first if there is nothing else to do, or a moment if one is expected.
+    """Yield what has arrived; wait for the first if nothing else is to be done, or a moment if one is expected.
 
     A finished step is mostly answered at once by the request for its future, which then goes on in the step's
     own lane. That is worth a wait of far less than a tick.

@@ -13,7 +13,7 @@ _BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
 def kv_bytes(source: GGUF, kind: KVType) -> int:
-    """KV cache of one token in one layer; too much for models that share or skip it in some layers."""
+    """Return the KV cache of one token in one layer; too much for models that share or skip it in some layers."""
 
     def count(name: str, default: int) -> int:
         found = source.count(f"{source.architecture}.{name}")
@@ -29,7 +29,7 @@ def kv_bytes(source: GGUF, kind: KVType) -> int:
 
 
 def layer_bytes(source: GGUF) -> tuple[int, int, int]:
-    """Number of layers, the weights of the largest, and the weights of everything outside them."""
+    """Return the number of layers, the weights of the largest, and the weights of everything outside them."""
     layers: dict[int, int] = {}
     outside = 0
     for tensor in source.tensors:
@@ -41,7 +41,7 @@ def layer_bytes(source: GGUF) -> tuple[int, int, int]:
 
 
 def layers_that_fit(layers: int, each: int, outside: int, free: int) -> int:
-    """How many layers a GPU with `free` bytes holds; -1 (llama.cpp's word for all) with those outside them too."""
+    """Count the layers that a GPU with `free` bytes holds; -1 (llama.cpp's word for all) with those outside them."""
     if layers * each + outside <= free:
         return -1
     return max(0, min(layers, free // each))

@@ -22,7 +22,7 @@ _LAST_WORDS = re.compile(r"(?:\.\w+:\d+|what\(\)): +(.*)")  # of ggml behind the
 
 
 def read_foreign(path: Path, *, quantizer: bool = False, patience: float = _PATIENCE) -> GGUF:
-    """The header of a model that this program did not make; nothing in this process opens the file before.
+    """Read the header of a model that this program did not make; nothing here opens the file before.
 
     Args:
         quantizer: whether llama.cpp will quantize the model too.

@@ -101,11 +101,11 @@ class Safetensors:
             raise UserError(f"{folder}: its safetensors hold no matrix")
 
     def in_bf16(self, name: str) -> bool:
-        """Whether a matrix is bfloat16, which F16 does not hold at full range; nothing else is written as BF16."""
+        """Say whether a matrix is bfloat16, which F16 does not hold at full range; nothing else is written as BF16."""
         return self._slice(name)[0] == "BF16"
 
     def matrix(self, name: str) -> np.ndarray:
-        """A matrix as float32 (rows, columns)."""
+        """Read a matrix as float32 (rows, columns)."""
         with _open(self.files[name]) as tensors:
             return tensors.get_tensor(name).float().numpy()
 
@@ -120,7 +120,7 @@ class _Index(msgspec.Struct):
 
 
 def _placed(index: Path) -> dict[str, str]:
-    """The file that each tensor is in, by the name in the index."""
+    """Find the file that each tensor is in, by the name in the index."""
     try:
         return msgspec.json.decode(index.read_bytes(), type=_Index).weight_map
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
@@ -142,7 +142,7 @@ def _open(path: Path) -> Iterator[Any]:
 def _order(
     source: GGUF, tensor: Tensor, theirs: np.ndarray, orders: list[np.ndarray], name: str, folder: Path
 ) -> np.ndarray | None:
-    """Which of their rows each row of the GGUF's tensor is; None where they stand in the same order.
+    """Find which of their rows each row of the GGUF's tensor is; None where they stand in the same order.
 
     Args:
         orders: those found before, tried first and added to.
@@ -162,7 +162,7 @@ def _order(
 
 
 def _cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Mean over the rows that are not zero."""
+    """Average over the rows that are not zero."""
     products = (_unit(ours) * _unit(theirs)).sum(1)
     return float(products[np.abs(theirs).sum(1) > 0].mean())
 

@@ -80,7 +80,7 @@ def _check_texts_and_tensors(source: GGUF) -> None:
 
 
 def _is_utf8(text: str) -> bool:
-    """Whether nothing in it stands for a byte that could not be decoded."""
+    """Say whether nothing in it stands for a byte that could not be decoded."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -120,7 +120,7 @@ def _is_usable(name: str, value: float) -> bool:
 
 
 def _check_blocks(source: GGUF) -> None:
-    """The blocks that have tensors must be those that the header counts; prediction layers may be left out."""
+    """See that the blocks with tensors are those that the header counts; prediction layers may be left out."""
     prefix = source.architecture
     count, extra = source.metadata[f"{prefix}.block_count"], source.count(f"{prefix}.nextn_predict_layers") or 0
     last = max((int(found[1]) for t in source.tensors if (found := _BLOCK.match(t.name))), default=-1)

@@ -30,7 +30,7 @@ _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
 def sha256(files: Iterable[Path]) -> str:
-    """The SHA-256 of files one after the other, hexadecimal."""
+    """Return the SHA-256 of files one after the other, hexadecimal."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -67,17 +67,17 @@ class GGUF:
         return sha256(self.files)
 
     def kind(self, key: str) -> int:
-        """The type number of a key's value."""
+        """Return the type number of a key's value."""
         return struct.unpack_from("<I", self.kv, self.value_at[key] - 4)[0]
 
     def array(self, key: str) -> tuple[int, int] | None:
-        """Type number and count of an array's values; None where there is no array under this key."""
+        """Return the type number and count of an array's values; None where there is no array under this key."""
         if key not in self.value_at or self.kind(key) != ARRAY:
             return None
         return struct.unpack_from("<IQ", self.kv, self.value_at[key])
 
     def count(self, key: str) -> int | None:
-        """A count; of an array of counts, as of each layer's heads, the largest."""
+        """Return a count; of an array of counts, as of each layer's heads, the largest."""
         if (array := self.array(key)) is None:
             return self.metadata.get(key)
         kind, length = array
@@ -90,29 +90,29 @@ class GGUF:
         return sum(t.rows * t.columns for t in self.tensors)
 
     def raw(self, tensor: Tensor) -> np.ndarray:
-        """The tensor's bytes, mapped from the file (uint8)."""
+        """Return the tensor's bytes, mapped from the file (uint8)."""
         return np.memmap(tensor.path, np.uint8, "r", offset=tensor.offset, shape=(tensor.nbytes,))
 
     def raw_rows(self, tensor: Tensor, rows: slice) -> np.ndarray:
-        """The bytes of some rows, read from the file (uint8)."""
+        """Return the bytes of some rows, read from the file (uint8)."""
         size = tensor_bytes((tensor.columns,), tensor.type)
         count = (rows.stop - rows.start) * size
         return np.fromfile(tensor.path, np.uint8, count, offset=tensor.offset + rows.start * size)
 
     def raw_blocks(self, tensor: Tensor) -> Iterator[np.ndarray]:
-        """All its bytes, in pieces that are small in memory (uint8)."""
+        """Return all its bytes, in pieces that are small in memory (uint8)."""
         return (self.raw_rows(tensor, rows) for rows in tensor.blocks())
 
     def dequantized(self, tensor: Tensor) -> np.ndarray:
-        """The tensor as float32, in its shape."""
+        """Return the tensor as float32, in its shape."""
         return dequantize(self.raw(tensor), tensor.type).reshape(tensor.shape)
 
     def dequantized_rows(self, tensor: Tensor, rows: slice) -> np.ndarray:
-        """Some rows as float32 (rows, columns)."""
+        """Return some rows as float32 (rows, columns)."""
         return dequantize(self.raw_rows(tensor, rows), tensor.type).reshape(-1, tensor.columns)
 
     def keeping(self, wanted: Callable[[str], bool]) -> GGUF:
-        """The same header with only some of the metadata's keys."""
+        """Return the same header with only some of the metadata's keys."""
         kv, key_at, value_at = bytearray(), {}, {}
         ends = [*self.key_at.values(), len(self.kv)]
         for (key, start), end in zip(self.key_at.items(), ends[1:], strict=True):
@@ -123,7 +123,7 @@ class GGUF:
         return replace(self, metadata=metadata, kv=bytes(kv), kv_count=len(key_at), key_at=key_at, value_at=value_at)
 
     def kv_with(self, replaced: dict[str, int]) -> tuple[bytes, int]:
-        """The key-value section with these uint32 values replaced or, where absent, added; and its count."""
+        """Return the key-value section with these uint32 values replaced or, where absent, added; and its count."""
         kv, count = bytearray(self.kv), self.kv_count
         for key, value in replaced.items():
             if key in self.value_at:
@@ -172,7 +172,7 @@ def _known(file: GGUF) -> GGUF:
 
 
 def shard_names(name: str) -> list[str]:
-    """The names of all files of the model that `name` is a file of; `name` alone if it is no shard."""
+    """Return the names of all files of the model that `name` is a file of; `name` alone if it is no shard."""
     found = _SHARD.fullmatch(name)
     if not found:
         return [name]

@@ -62,19 +62,19 @@ class Tensor:
         return math.prod(self.shape[:-1])
 
     def blocks(self) -> Iterator[slice]:
-        """Its rows, in pieces that are small in memory."""
+        """Split its rows into pieces that are small in memory."""
         size = max(1, BLOCK // max(1, self.columns))
         return (slice(start, min(start + size, self.rows)) for start in range(0, self.rows, size))
 
 
 def tensor_bytes(shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
-    """Size of a tensor of this shape and type."""
+    """Return the size of a tensor of this shape and type."""
     block, block_bytes = GGML_QUANT_SIZES[kind]
     return math.prod(shape) // block * block_bytes
 
 
 def shown(text: str) -> str:
-    """A key or name as it is quoted in a message."""
+    """Quote a key or name in a message."""
     return f"`{brief(text)}`"
 
 
@@ -115,7 +115,7 @@ class Reader:
         return struct.unpack(layout, self.take(struct.calcsize(layout)))
 
     def counts(self) -> tuple[int, int]:
-        """How many tensors and how many keys the header announces."""
+        """Read how many tensors and how many keys the header announces."""
         tensors, keys = self.unpack("<QQ")
         if max(tensors, keys) > _MOST:
             raise self.broken(f"it announces {tensors} tensors and {keys} keys")
@@ -134,7 +134,7 @@ class Reader:
         return key
 
     def value(self, kind: int) -> Any:
-        """A scalar or string; arrays are passed over and give None."""
+        """Read a scalar or string; arrays are passed over and give None."""
         if kind == STRING:
             return self.string()
         if kind in _SCALARS:
@@ -153,7 +153,7 @@ class Reader:
         return None
 
     def tensor(self) -> Tensor:
-        """A tensor's description, with the offset as it stands there: from where all data begin."""
+        """Read a tensor's description, with the offset as it stands there: from where all data begin."""
         name = self.string(_LONGEST_NAME)
         (dims,) = self.unpack("<I")
         if not 1 <= dims <= _MAX_DIMS:

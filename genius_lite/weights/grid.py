@@ -39,15 +39,15 @@ class Grid(ABC):
 
     @abstractmethod
     def values(self, codes: np.ndarray) -> np.ndarray:
-        """The weights that codes stand for, float32 (rows, columns)."""
+        """Return the weights that codes stand for, float32 (rows, columns)."""
 
     @abstractmethod
     def nearest(self, weights: np.ndarray) -> np.ndarray:
-        """The codes of the values that are nearest to some weights; those out of range get the last one."""
+        """Find the codes of the values that are nearest to some weights; those out of range get the last one."""
 
     @abstractmethod
     def encode(self, codes: np.ndarray) -> np.ndarray:
-        """The tensor's bytes (uint8, flat) with these codes and the same scales."""
+        """Encode the tensor's bytes (uint8, flat) with these codes and the same scales."""
 
 
 class _Floats(Grid):
@@ -141,12 +141,12 @@ class _Layout:
 
 
 def has_grid(kind: T) -> bool:
-    """Whether weights of this type lie on a grid that is known here. (IQ1 to IQ3 share codes among weights.)"""
+    """Say whether this type's weights lie on a grid that is known here. (IQ1 to IQ3 share codes among weights.)"""
     return kind in (T.F16, T.BF16) or kind in _LAYOUTS
 
 
 def grid(kind: T, raw: np.ndarray, columns: int) -> Grid:
-    """Some whole rows of a tensor of type `kind`, given as their bytes (uint8).
+    """Read some whole rows of a tensor of type `kind`, given as their bytes (uint8).
 
     Raises:
         KeyError: `has_grid` is False.
@@ -155,12 +155,12 @@ def grid(kind: T, raw: np.ndarray, columns: int) -> Grid:
 
 
 def _half(blocks: np.ndarray, at: int) -> np.ndarray:
-    """A 16-bit float of every block, float32 (N, 1)."""
+    """Read a 16-bit float of every block, float32 (N, 1)."""
     return blocks[:, at : at + 2].copy().view(np.float16).astype(np.float32)
 
 
 def _nibbles(packed: np.ndarray, run: int) -> np.ndarray:
-    """4-bit codes of bytes (N, k): of each `run` bytes first the low halves, then the high ones."""
+    """Read 4-bit codes of bytes (N, k): of each `run` bytes first the low halves, then the high ones."""
     runs = packed.reshape(len(packed), -1, run)
     return np.stack([runs & 15, runs >> 4], axis=2).reshape(len(packed), -1)
 
@@ -171,7 +171,7 @@ def _as_nibbles(codes: np.ndarray, run: int) -> np.ndarray:
 
 
 def _planes(packed: np.ndarray, bits: int, run: int) -> np.ndarray:
-    """Codes of so many bits: of each `run` bytes first the lowest bits, then those above."""
+    """Read codes of so many bits: of each `run` bytes first the lowest bits, then those above."""
     runs = packed.reshape(len(packed), -1, 1, run)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
     return ((runs >> shifts) & ((1 << bits) - 1)).reshape(len(packed), -1)
@@ -184,7 +184,7 @@ def _as_planes(codes: np.ndarray, bits: int, run: int) -> np.ndarray:
 
 
 def _simple(kind: T, zero: int, *, minimum: bool, fifth: bool = False, table: np.ndarray | None = None) -> _Layout:
-    """Blocks of 32 with one scale, perhaps a minimum, perhaps a fifth bit in a word before the other four."""
+    """Read blocks of 32 with one scale, perhaps a minimum, perhaps a fifth bit in a word before the other four."""
     head = 4 if minimum else 2
     at = head + (4 if fifth else 0)
 

@@ -18,7 +18,7 @@ Matrix = dict[str, np.ndarray]
 
 
 def write(sums: Path, tensor_map: TensorMap, dataset: str, out: Path) -> None:
-    """What the learner gathered, as a GGUF that `llama-quantize --imatrix` reads (llama.cpp, tools/imatrix).
+    """Write what the learner gathered as a GGUF that `llama-quantize --imatrix` reads (llama.cpp, tools/imatrix).
 
     Args:
         sums: safetensors with the summed squared inputs by learner name, and how many `tokens` they are of.
@@ -43,7 +43,7 @@ def write(sums: Path, tensor_map: TensorMap, dataset: str, out: Path) -> None:
 
 
 def load(path: Path) -> Matrix:
-    """The importance in such a file, ours or that of llama.cpp's own llama-imatrix."""
+    """Load the importance in such a file, ours or that of llama.cpp's own llama-imatrix."""
     file = gguf_file.read(path)
     values = {t.name: file.dequantized(t) for t in file.tensors}
     return {

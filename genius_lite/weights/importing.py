@@ -63,7 +63,7 @@ class Base:
 
     @staticmethod
     def of(master: Path) -> Base:
-        """The base that a master was imported from.
+        """Find the base that a master was imported from.
 
         A GGUF that was moved is looked for where the recipe found it, which is right for the hub's cache and for
         packages, and in the run folder. Its hash tells whether it is the one.
@@ -200,7 +200,7 @@ def import_master(source: GGUF, folder: Path, advance: Callable[[int], None], or
 
 
 def _load(source: GGUF, folder: Path) -> Any:
-    """The model in transformers, read from a copy that is made for it."""
+    """Load the model in transformers, from a copy that is made for it."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 

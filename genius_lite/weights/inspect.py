@@ -52,7 +52,7 @@ _LARGEST, _LISTED, _LONGEST = 5, 10, 100  # tensors that differ most; rows of a 
 
 
 def describe(path: Path, sha256: bool = False) -> dict[str, Any]:
-    """What a GGUF says of itself; of a model in several files, of all of them.
+    """Describe a GGUF by what it says of itself; a model in several files by all of them.
 
     Sizes are in bytes; what the file does not say in one value is None. `tied_head` tells whether the embeddings are
     the output head too, None for what is no language model; `adapter_rank` lists a LoRA's ranks.
@@ -85,7 +85,7 @@ def describe(path: Path, sha256: bool = False) -> dict[str, Any]:
 
 
 def compare(path: Path, other: Path, advance: Callable[[int], None] = lambda n: None) -> dict[str, Any]:
-    """How `other` differs from `path`: in metadata, chat templates, tensors, and the weights a and b of both.
+    """Compare `other` with `path`: metadata, chat templates, tensors, and the weights a and b of both.
 
     `difference` is ||a - b|| / ||a|| of the dequantized weights, over a group's tensors that have one shape in both
     and are not identical byte for byte; None where that is no number. `not_compared` are tensors of types that gguf
@@ -103,7 +103,7 @@ def compare(path: Path, other: Path, advance: Callable[[int], None] = lambda n: 
 
 
 def print_description(d: dict[str, Any], console: Console, template: bool = False) -> None:
-    """Tables of what `describe` found; `template` prints the chat template in full."""
+    """Print tables of what `describe` found; `template` prints the chat template in full."""
     rows = [(f["name"], f"{f['bytes']:,} bytes") for f in d["files"]]
     facts = {key: d[key] for key in [*_FACTS, "adapter_rank", "tied_head"] if d[key] is not None}
     text = str(facts.pop("chat_template", ""))
@@ -122,7 +122,7 @@ def print_description(d: dict[str, Any], console: Console, template: bool = Fals
 
 
 def print_difference(d: dict[str, Any], console: Console, template: bool = False) -> None:
-    """Tables of what `compare` found; `template` prints the difference of chat templates in full."""
+    """Print tables of what `compare` found; `template` prints the difference of chat templates in full."""
     _print_table(console, ("", ""), [("file", d["file"]), ("other", d["other"])])
     _print_table(console, ("metadata", "file", "other"), [(c["key"], c["file"], c["other"]) for c in d["metadata"]])
     for key, diff in d["templates"].items():
@@ -154,7 +154,7 @@ def _read(path: Path) -> GGUF:
 
 
 def _raw_values(source: GGUF) -> dict[str, bytes]:
-    """Every value's bytes, behind its type (uint32)."""
+    """Return every value's bytes, behind its type (uint32)."""
     at = source.value_at
     keys = sorted(at, key=lambda key: at[key])
     # Before a value stand its key's length (8 bytes), its key, and its type (4 bytes).
@@ -168,7 +168,7 @@ def _group(name: str) -> str:
 
 
 def _sizes(tensors: list[Tensor], key: Callable[[Tensor], str]) -> dict[str, Any]:
-    """The sizes of tensors with the same `key`; groups in their order, types by size."""
+    """Sum the sizes of tensors with the same `key`; groups in their order, types by size."""
     found = {name: [t for t in tensors if key(t) == name] for name in {key(t) for t in tensors}}
     order = {name: (name in _GROUPS and _GROUPS.index(name), -_size(same)["bytes"]) for name, same in found.items()}
     return {name: _size(found[name]) for name in sorted(found, key=lambda name: order[name])}
@@ -182,7 +182,7 @@ def _size(tensors: list[Tensor]) -> dict[str, Any]:
 
 
 def _metadata_difference(a: GGUF, b: GGUF) -> dict[str, Any]:
-    """Values that differ or are in one file only (None in the other); of templates the unified difference."""
+    """Return values that differ or are in one file only (None in the other); of templates the unified difference."""
     ours, theirs, changed, templates = _raw_values(a), _raw_values(b), [], {}
     for key in (k for k in ours | theirs if ours.get(k) != theirs.get(k)):
         one, two = _value(a, key, ours), _value(b, key, theirs)
@@ -198,7 +198,7 @@ def _metadata_difference(a: GGUF, b: GGUF) -> dict[str, Any]:
 
 
 def _value(source: GGUF, key: str, raw: dict[str, bytes]) -> Any:
-    """As JSON has it; of an array what tells it from others, None for a key that is not there."""
+    """Return a value as JSON has it; of an array what tells it from others, None for a key that is not there."""
     kind, items, count = struct.unpack("<IIQ", raw.get(key, b"")[:16].ljust(16, b"\0"))
     if kind == GGUFValueType.ARRAY:
         return f"{count} x {_VALUE_TYPES.get(items, items)}, sha256 {hashlib.sha256(raw[key]).hexdigest()[:8]}"
@@ -236,7 +236,7 @@ def _pair(t: Tensor, u: Tensor) -> dict[str, Any]:
 
 
 def _squares(a: GGUF, t: Tensor, b: GGUF, u: Tensor) -> tuple[float, float] | None:
-    """||a - b||^2 and ||a||^2, of tensors of one shape; None if their bytes are identical."""
+    """Return ||a - b||^2 and ||a||^2, of tensors of one shape; None if their bytes are identical."""
     pieces = zip(_raw(a, t), _raw(b, u), strict=True)
     if 0 in t.shape or (t.type == u.type and all(np.array_equal(x, y) for x, y in pieces)):
         return None
@@ -249,7 +249,7 @@ def _squares(a: GGUF, t: Tensor, b: GGUF, u: Tensor) -> tuple[float, float] | No
 
 
 def _raw(source: GGUF, tensor: Tensor) -> Iterator[np.ndarray]:
-    """The bytes of the tensor's weights in order, `_BLOCK` weights at a time."""
+    """Yield the bytes of the tensor's weights in order, `_BLOCK` weights at a time."""
     weights, size = GGML_QUANT_SIZES[tensor.type]
     raw, step = source.raw(tensor), _BLOCK // weights * size
     yield from (raw[start : start + step] for start in range(0, len(raw), step))
@@ -262,7 +262,7 @@ def _relative(squares: list[tuple[float, float]]) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON has: strings without surrogates, no infinities."""
+    """Return a value that JSON has: strings without surrogates, no infinities."""
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -273,7 +273,7 @@ def _figures(size: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _text(value: Any, whole: bool = False) -> Text:
-    """What may be shown, `whole` with its lines. `Text` has no markup and, unlike `escape` of rich, no emoji names."""
+    """Make text that may be shown, `whole` with its lines; `Text` has no markup and, unlike `escape`, no emoji."""
     from rich.text import Text
 
     text = "absent" if value is None else str(value)
@@ -283,7 +283,7 @@ def _text(value: Any, whole: bool = False) -> Text:
 
 
 def _print_table(console: Console, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    """A table, if it has rows; headings with a # are of numbers."""
+    """Print a table, if it has rows; headings with a # are of numbers."""
     from rich import box
     from rich.table import Table
 

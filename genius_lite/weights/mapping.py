@@ -33,7 +33,7 @@ class TensorMap:
     permutations: list[list[int]]
 
     def rows(self, gguf_name: str) -> list[int] | slice:
-        """An index that brings the rows of a learner tensor into the GGUF's order."""
+        """Return an index that brings the rows of a learner tensor into the GGUF's order."""
         number = self.tensors[gguf_name][1]
         return slice(None) if number is None else self.permutations[number]
 
@@ -47,7 +47,7 @@ class TensorMap:
 
 
 def learner_names(source: GGUF, names: list[str]) -> dict[str, str]:
-    """GGUF name -> learner's name, for the learner's weight matrices that the GGUF has."""
+    """Return GGUF name -> learner's name, for the learner's weight matrices that the GGUF has."""
     arch = next(a for a, name in MODEL_ARCH_NAMES.items() if name == source.architecture)
     name_map = get_tensor_name_map(arch, source.metadata[f"{source.architecture}.block_count"])
     found = {name_map.get_name(name, try_suffixes=(".weight",)): name for name in names}
@@ -101,7 +101,7 @@ def match(
 
 
 def as_float16(weights: np.ndarray) -> np.ndarray:
-    """Weights as the learner's copy has them; what is too large for it becomes infinite."""
+    """Round weights as the learner's copy has them; what is too large for it becomes infinite."""
     with np.errstate(over="ignore"):
         return weights.astype(np.float16)
 
@@ -117,7 +117,7 @@ def check_finite(source: GGUF, tensor: Tensor, weights: np.ndarray) -> None:
 
 
 def _known(ours: np.ndarray, theirs: np.ndarray, permutations: list[np.ndarray]) -> int | None:
-    """The permutation of an earlier tensor that fits this one too."""
+    """Find the permutation of an earlier tensor that fits this one too."""
     for number, order in enumerate(permutations):
         if len(order) == len(ours) and np.array_equal(ours, theirs[order]):
             return number
@@ -125,7 +125,7 @@ def _known(ours: np.ndarray, theirs: np.ndarray, permutations: list[np.ndarray])
 
 
 def _recover(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray | None:
-    """The one order in which their rows are ours; None if rows differ, or if equal rows leave a choice."""
+    """Find the one order in which their rows are ours; None if rows differ, or if equal rows leave a choice."""
     position = {row.tobytes(): i for i, row in enumerate(theirs)}
     order = [position.get(row.tobytes(), -1) for row in ours]
     if len(position) < len(theirs) or sorted(order) != list(range(len(theirs))):

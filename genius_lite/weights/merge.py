@@ -83,13 +83,13 @@ class Adapter:
         return Adapter(factors, alpha, rank, imatrix.load(matters) if matters.exists() else {})
 
     def update(self, name: str, rows: slice) -> np.ndarray:
-        """What the adapter adds to some rows of the GGUF's tensor `name`, float32 (rows, columns)."""
+        """Compute what the adapter adds to some rows of the GGUF's tensor `name`, float32 (rows, columns)."""
         b, a = self.factors[name]
         return (b[rows] * np.float32(self.alpha / self.rank)) @ a
 
 
 def read_factors(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], float, int]:
-    """B and A (float32) of a peft adapter folder by learner tensor name, its alpha, and its rank."""
+    """Read B and A (float32) of a peft adapter folder by learner tensor name, its alpha, and its rank."""
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     weights = load_file(folder / "adapter_model.safetensors")
     start, end = "base_model.model.", ".lora_A.weight"
@@ -129,7 +129,7 @@ class Kept:
         return tuple(map(sum, zip(*self.products.values(), strict=True))) or (0.0, 0.0, 0.0)
 
     def loses(self, keep: float) -> bool:
-        """Whether the file surely keeps less than the share `keep`; nobody can say where hardly a weight moved."""
+        """Say whether the file surely keeps less than the share `keep`; nobody can where hardly a weight moved."""
         return self.share is not None and self.error < _TOLD and self.share + 2 * self.error < keep
 
 
@@ -189,7 +189,7 @@ def requantize(source: GGUF, kind: TargetType, out: Path) -> None:
 
 
 def planned_types(base: Base, adapter: Adapter | None, kind: TargetType, like: GGUF | None = None) -> Types:
-    """The type of each tensor in a file of type `kind`; arguments as of `merge`."""
+    """Choose the type of each tensor in a file of type `kind`; arguments as of `merge`."""
     return adaptable(types_of(like or base.gguf, kind), base.gguf, set(adapter.factors) if adapter else set())
 
 
@@ -230,7 +230,7 @@ def write(
     products: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(3))
 
     def raw(target: Tensor, rows: slice, weights: Callable[[], np.ndarray]) -> np.ndarray:
-        """The base's bytes in the target's type."""
+        """Return the base's bytes in the target's type."""
         if own[target.name].type == target.type:
             return source.raw_rows(own[target.name], rows)
         if rounded and held[target.name].type == target.type:
@@ -267,7 +267,7 @@ def write(
 def _ahead(
     pool: ThreadPoolExecutor, count: int, make: Callable[[slice], _Made], blocks: Iterator[slice]
 ) -> Iterator[_Made]:
-    """What is made of each block, in order, with no more than `count` of them made or under way and not yet taken."""
+    """Yield what is made of each block, in order, with at most `count` of them made or under way and not yet taken."""
     under_way = deque(pool.submit(make, rows) for rows in islice(blocks, count))
     while under_way:
         made = under_way.popleft().result()
@@ -276,5 +276,5 @@ def _ahead(
 
 
 def merged_bytes(source: GGUF) -> int:
-    """Size of the tensors at 16 bits."""
+    """Return the size of the tensors at 16 bits."""
     return 2 * source.parameters

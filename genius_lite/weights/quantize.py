@@ -31,7 +31,7 @@ _quantize_chunk.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int
 
 
 def types_of(source: GGUF, kind: TargetType) -> Types:
-    """The type that llama.cpp's quantizer gives each tensor in a file of type `kind`.
+    """Ask llama.cpp's quantizer which type it gives each tensor in a file of type `kind`.
 
     It is asked for a dry run, and says it in its log; a version that says it in other words is noticed.
 
@@ -64,11 +64,11 @@ def types_of(source: GGUF, kind: TargetType) -> Types:
 
 @llama_cpp.llama_log_callback
 def _ignored(level: int, text: bytes, data: object) -> None:
-    """The engine's processes have a log of their own; here nobody reads what llama.cpp says."""
+    """Ignore what llama.cpp says here, where nobody reads it; the engine's processes have a log of their own."""
 
 
 def adaptable(types: Types, source: GGUF, adapted: set[str]) -> Types:
-    """The same types, but for adapted tensors of one whose grid is not known: they get one of 4 to 5 bits."""
+    """Return the same types, but 4 to 5 bits for adapted tensors of a type whose grid is not known."""
     columns = {t.name: t.columns for t in source.tensors}
     return {
         name: _NEAR[columns[name] % 256 == 0] if name in adapted and not (has_grid(kind) or kind == T.F32) else kind
@@ -77,7 +77,7 @@ def adaptable(types: Types, source: GGUF, adapted: set[str]) -> Types:
 
 
 def quantize_rows(weights: np.ndarray, kind: T, importance: np.ndarray | None = None) -> np.ndarray:
-    """Rows in type `kind`, as llama.cpp quantizes them: bytes (uint8, flat).
+    """Quantize rows to type `kind` as llama.cpp does: bytes (uint8, flat).
 
     Args:
         weights: float32 (rows, columns).
@@ -95,7 +95,7 @@ def quantize_rows(weights: np.ndarray, kind: T, importance: np.ndarray | None = 
 
 
 def file_metadata(source: GGUF, kind: TargetType, types: Types) -> dict[str, int]:
-    """What a file of these types says of itself: `general.file_type`, and a version where anything is quantized."""
+    """Return what a file of these types says of itself: `general.file_type`, and a version where it is quantized."""
     if kind == "source":
         found = {key: source.metadata[key] for key in ("general.file_type",) if key in source.metadata}
     else:
@@ -106,7 +106,7 @@ def file_metadata(source: GGUF, kind: TargetType, types: Types) -> dict[str, int
 
 
 def quantized_twice(source: GGUF, kind: TargetType) -> str | None:
-    """A word of warning where a file of few bits becomes one of another type of few bits; None where it does not.
+    """Warn where a file of few bits becomes one of another type of few bits; None where it does not.
 
     Rounded onto a second coarse grid a model is up to twice as far from itself as on the first one alone, whatever it
     learned (`tests/benchmarks/RESULTS.md`, Q4_0 as Q5_K_M).
@@ -123,7 +123,7 @@ def quantized_twice(source: GGUF, kind: TargetType) -> str | None:
 
 
 def type_name(source: GGUF, kind: TargetType) -> str:
-    """The type as it stands in a file's name: `source` is whatever the source's header says, such as Q4_K_M."""
+    """Name the type as in a file's name: `source` is whatever the source's header says, such as Q4_K_M."""
     if kind != "source":
         return kind
     try:
@@ -133,12 +133,12 @@ def type_name(source: GGUF, kind: TargetType) -> str:
 
 
 def types_bytes(source: GGUF, types: Types) -> int:
-    """Bytes of all tensors in these types."""
+    """Sum the bytes of all tensors in these types."""
     return sum(tensor_bytes(t.shape, types[t.name]) for t in source.tensors)
 
 
 def quantized_bytes(source: GGUF, kind: TargetType) -> int:
-    """About how large a file of this type is: its main type's bits for every weight."""
+    """Estimate how large a file of this type is: its main type's bits for every weight."""
     if kind == "source":
         return sum(t.nbytes for t in source.tensors)
     main = kind.removesuffix("_S").removesuffix("_M").removesuffix("_L")

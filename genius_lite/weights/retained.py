@@ -38,7 +38,7 @@ class Scored(msgspec.Struct, frozen=True):
 
 
 def one_of_each(pairs: Sequence[PreferencePair], count: int = CHECKED) -> list[PreferencePair]:
-    """The first pair of each question, of so many questions, spread evenly. Those of a question are not independent."""
+    """Choose the first pair of each question, of so many questions, spread evenly: pairs of one are not independent."""
     first = list({pair.query_id: pair for pair in reversed(pairs)}.values())[::-1]
     return [first[i] for i in np.unique(np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int))]
 
@@ -59,7 +59,7 @@ def check(
 
 
 def gaps(file: Path, settings: EngineSettings, pairs: Sequence[PreferencePair], log: Path) -> np.ndarray:
-    """Log-probability of the chosen response less that of the rejected one, nats, (pairs,); of `SCORED` tokens."""
+    """Return the chosen response's log-probability less the rejected one's, nats, (pairs,); of `SCORED` tokens."""
 
     async def ask() -> list[list[float]]:
         async with open_sampler(file, settings, Sampling(1.0), log) as sampler:
@@ -70,7 +70,7 @@ def gaps(file: Path, settings: EngineSettings, pairs: Sequence[PreferencePair], 
 
 
 def _parting(pair: PreferencePair) -> list[tuple[list[int], list[int]]]:
-    """What both responses share, prompt included, and what each goes on with; what is shared has no margin."""
+    """Split a pair into what both responses share, prompt included, which has no margin, and what each goes on with."""
     responses = (pair.chosen_tokens, pair.rejected_tokens)
     shorter = min(map(len, responses))  # of two of which one goes on after the other, its last token is scored
     same = next((n for n, (a, b) in enumerate(zip(*responses, strict=False)) if a != b), max(0, shorter - 1))
@@ -78,7 +78,7 @@ def _parting(pair: PreferencePair) -> list[tuple[list[int], list[int]]]:
 
 
 def compare(policy_P: np.ndarray, base_P: np.ndarray, applied_P: np.ndarray) -> Scored:
-    """The margins of some pairs, each of another question: by the file, its base, and the adapter on that base."""
+    """Compare the margins of some pairs, each of another question: by file, base, and the adapter on that base."""
     margin_P, learned_P = policy_P - base_P, applied_P - base_P
     learned, margin = float(learned_P.mean()), float(margin_P.mean())
     kept = margin / learned if learned > 0 else None

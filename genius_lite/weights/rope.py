@@ -49,7 +49,7 @@ def scale_frequencies(source: GGUF, config: Any) -> None:
 
 
 def _llama3(source: GGUF, config: Any, divisors: np.ndarray) -> dict[str, Any]:
-    """Parameters of transformers' `llama3` that give these divisors of the frequencies, one for each pair of axes."""
+    """Find parameters of transformers' `llama3` that give these divisors, one for each pair of axes."""
     pairs = len(divisors)
     if 2 * pairs == (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads):
         base, factor = config.rope_parameters["rope_theta"], float(divisors.max())

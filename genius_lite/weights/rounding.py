@@ -35,7 +35,7 @@ _LEAST = np.float32(1e-6)  # of the greatest importance; less is as good as none
 def round_keeping(
     held: Grid, base: np.ndarray, update: np.ndarray, rng: np.random.Generator, importance: np.ndarray | None = None
 ) -> np.ndarray:
-    """The codes (rows, columns) to write for base + update.
+    """Choose the codes (rows, columns) to write for base + update.
 
     Args:
         held: the grid, with the codes that the base has in the file.
@@ -53,7 +53,7 @@ def round_keeping(
 
 
 def _without_ends(held: Grid, update: np.ndarray) -> np.ndarray:
-    """The update, with what the weights at the ends of their scales cannot follow made up for by others of their row.
+    """Make up for what weights at the ends of their scales cannot follow of the update by others of their row.
 
     Two weights in 32 are at an end, where the scale was made for them: 3 % of an update in four bits.
     """
@@ -69,7 +69,7 @@ def _without_ends(held: Grid, update: np.ndarray) -> np.ndarray:
 
 
 def kept_of(change: np.ndarray, update: np.ndarray) -> np.ndarray:
-    """<V - Q, D>, <D, D>, and the variance of the first, of some rows whose V - Q is `change`; (3,), float64.
+    """Return <V - Q, D>, <D, D>, and the first's variance, of some rows whose V - Q is `change`; (3,), float64.
 
     Each weight moves by chance, apart from the others, so that the sum of squared products estimates the variance.
     """
@@ -78,7 +78,7 @@ def kept_of(change: np.ndarray, update: np.ndarray) -> np.ndarray:
 
 
 def _offsets(held: Grid, codes: np.ndarray, values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far weights are from the values of some codes, in steps towards the next value, and these steps.
+    """Return how far weights are from some codes' values, in steps towards the next value, and these steps.
 
     Both are 0 where there is no next value, or no distance.
     """
@@ -93,7 +93,7 @@ def _offsets(held: Grid, codes: np.ndarray, values: np.ndarray, weights: np.ndar
 def _spread(
     offsets: np.ndarray, steps: np.ndarray, rng: np.random.Generator, importance: np.ndarray | None
 ) -> np.ndarray:
-    """What makes offsets even between -1/2 and 1/2, in their order, when it is added to them.
+    """Return what makes offsets even between -1/2 and 1/2, in their order, when it is added to them.
 
     They are even among weights alike: in columns of about the same importance, with steps of the same power of two. A
     scale unlike its neighbours', and another binade of a float, may have its offsets at places of its own.

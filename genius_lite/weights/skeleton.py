@@ -47,7 +47,7 @@ def write_for_transformers(source: GGUF, out: Path) -> None:
 
 
 def _counts_texts(architecture: str) -> bool:
-    """Whether transformers takes the size of the vocabulary from its texts alone."""
+    """Say whether transformers takes the size of the vocabulary from its texts alone."""
     from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
     from transformers.modeling_gguf_pytorch_utils import GGUF_TO_TRANSFORMERS_MAPPING
 
@@ -56,7 +56,7 @@ def _counts_texts(architecture: str) -> bool:
 
 
 def read_config(source: GGUF, copy: Path) -> Any:
-    """What transformers makes of the header.
+    """Read the config that transformers makes of the header.
 
     Args:
         copy: of `source`, as `write_for_transformers` made it.

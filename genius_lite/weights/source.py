@@ -13,7 +13,7 @@ from genius_lite.weights.gguf_file import shard_names
 
 
 def locate(model: Model) -> Path:
-    """The local file of a recipe's model; hub files are downloaded (and cached) first.
+    """Find the local file of a recipe's model; hub files are downloaded (and cached) first.
 
     Raises:
         UserError: there is no such file, package or repository.
@@ -31,7 +31,7 @@ def locate(model: Model) -> Path:
 
 
 def locate_weights(model: Model) -> Path | None:
-    """The local folder of a recipe's full-precision safetensors, if it names any; those on the hub are downloaded.
+    """Find the local folder of a recipe's full-precision safetensors, if it names any; hub ones are downloaded.
 
     Raises:
         UserError: there is no such folder or repository.
@@ -68,7 +68,7 @@ def _from_hub(model: Model) -> Path:
 
 
 def _stays_inside(name: str) -> bool:
-    """Whether a name that becomes part of a path leads nowhere else."""
+    """Say whether a name that becomes part of a path leads nowhere else."""
     return not {"", ".", ".."} & {*name.replace("\\", "/").split("/")}
 
 
