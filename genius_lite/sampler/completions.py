@@ -11,7 +11,6 @@ Such a gap raises HiddenToken, and `distribution` shows what may stand there.
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -29,7 +28,6 @@ from genius_lite.visible import brief
 KEY = "GENIUS_LITE_SERVER_KEY"
 """The environment variable with the server's key: it stands nowhere else, and is written nowhere."""
 
-_ROUNDING = 1e-3  # nats above 0 that are taken for 0
 _LATER = {408, 425, 429}  # and all from 500 on: the same request may succeed later
 T = TypeVar("T")
 
@@ -139,7 +137,7 @@ class Completions:
 
         def use(chunk: Chunk, deadline: asyncio.Timeout) -> np.ndarray | None:
             for top in (top for choice in chunk.choices[:1] for one in choice.contents for top in one.top_logprobs):
-                logprobs_V[self._token(top.id)] = self._logprob(top.logprob)
+                logprobs_V[self._token(top.id)] = min(top.logprob, 0.0)
             return logprobs_V if np.isfinite(logprobs_V).any() else None
 
         logprobs_V = np.full(self.vocabulary, -np.inf)
@@ -206,17 +204,12 @@ class Completions:
                 f"the server at {self.url} does not say the ids and log-probabilities of its tokens, as llama-server "
                 "does without speculative decoding"
             )
-        return [(self._token(one.id), self._logprob(one.logprob)) for one in choice.contents]
+        return [(self._token(one.id), min(one.logprob, 0.0)) for one in choice.contents]
 
     def _token(self, token: int) -> int:
         if not 0 <= token < self.vocabulary:
             raise Failure(f"sent token {token} of a vocabulary of {self.vocabulary}")
         return token
-
-    def _logprob(self, logprob: float | None) -> float:
-        if logprob is None or not math.isfinite(logprob) or logprob > _ROUNDING:
-            raise Failure(f"sent {logprob} as a log-probability")
-        return min(logprob, 0.0)
 
     def _quoted(self, foreign: str) -> str:
         """Make foreign text fit for a line; a server may repeat the key that it refuses."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 import httpx2
 import msgspec
@@ -30,8 +30,8 @@ class HiddenToken(Exception):
 class Top(msgspec.Struct):
     """A token that the server shows."""
 
-    id: int = -1
-    logprob: float | None = None
+    id: Annotated[int, msgspec.Meta(ge=0)]
+    logprob: Annotated[float, msgspec.Meta(le=1e-3)]  # nats; rounding may lift it above 0
 
 
 class Content(Top):
