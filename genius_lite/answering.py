@@ -10,7 +10,7 @@ from genius_lite.evaluate.measure import Ended, Respondent, answer_tasks, observ
 from genius_lite.evaluate.results import Answers, Response, complaints, mean_score
 from genius_lite.evaluate.signals import Observed
 from genius_lite.recipe import Evaluate
-from genius_lite.records import SetAside
+from genius_lite.records import FailedQuery
 from genius_lite.round import Policy, Round
 from genius_lite.rundir import RecordLog
 
@@ -72,17 +72,17 @@ def _answers(
     return found
 
 
-def answers_to_held_out(r: Round, policy: Policy, ended: Ended) -> tuple[list[Observed], list[SetAside]]:
+def answers_to_held_out(r: Round, policy: Policy, ended: Ended) -> tuple[list[Observed], list[FailedQuery]]:
     """Scored by the base model too; none if no query is held out. What llama.cpp does not survive is set aside."""
     job, samples = r.job, r.job.recipe.evaluate.query_samples
     if not job.watched:
         return [], []
     with r.progress.stage(f"{_who(r)}: held-out queries", len(job.watched) * samples, "responses") as advance:
         base = _respondent(r, r.baseline) if r.number else None
-        seen, aside = observe(_respondent(r, policy), base, job.watched, samples, advance, ended)
-    for one in aside:
-        r.progress.say(f"warning: held-out query {one.query_id} is set aside: {one.reason}")
-    return seen, aside
+        seen, failures = observe(_respondent(r, policy), base, job.watched, samples, advance, ended)
+    for one in failures:
+        r.progress.say(f"warning: held-out query {one.query_id} failed: {one.reason}")
+    return seen, failures
 
 
 def _respondent(r: Round, policy: Policy) -> Respondent:

@@ -14,7 +14,7 @@ import msgspec
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import QuantType
-from genius_lite.sampler.client import SetAsideError, open_sampler
+from genius_lite.sampler.client import QueryFailedError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
 from genius_lite.weights import gguf_file
@@ -85,7 +85,7 @@ def decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]]
     """
     try:
         return asyncio.run(_decode_speed(model, settings, prompts, generated))
-    except SetAsideError as e:
+    except QueryFailedError as e:
         raise UserError(f"{model}: {e}") from None
 
 
@@ -102,12 +102,12 @@ async def _decode_speed(model: Path, settings: EngineSettings, prompts: list[lis
             roots = [Node(None, prompt, ("speed", number)) for number, prompt in enumerate(prompts)]
             warm = [sampler.extend(root, n, until="limit", limit=1) for root, n in zip(roots, shares, strict=True)]
             nodes = await asyncio.gather(*itertools.chain(*warm))
-            before = await sampler.settled()
+            before = await sampler.drain()
             start = time.perf_counter()
             futures = [sampler.extend(node, 1, until="limit", limit=generated)[0] for node in nodes]
             await asyncio.gather(*futures)
             seconds = time.perf_counter() - start
-            after = await sampler.settled()
+            after = await sampler.drain()
     return Speed(
         settings,
         tokens_per_s=settings.slots * generated / seconds,

@@ -106,7 +106,7 @@ class Rollout(msgspec.Struct, frozen=True):
         return sum(len(c.tokens) for s in self.steps for c in s.candidates)
 
 
-class SetAside(msgspec.Struct, frozen=True):
+class FailedQuery(msgspec.Struct, frozen=True):
     """A query whose search the sampler does not survive, and why."""
 
     query_id: str

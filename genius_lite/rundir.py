@@ -26,7 +26,7 @@ from genius_lite.lines import Lines, line_bounds, read_records, write_records
 T = TypeVar("T")
 TRACKING = "tracking"  # in a run: the files of experiment trackers
 ROUNDED, BASELINE = "rounded", "base.gguf"  # in a run: the base model in the types of the rounds, if not its own
-SET_ASIDE = "set-aside.jsonl"  # in a round: queries that the sampler does not survive
+FAILED_FILE = "failed.jsonl"  # in a round: queries that the sampler does not survive
 IMPORTANCE_FILE = "importance.safetensors"  # beside an adapter: squared activations by learner weight
 
 

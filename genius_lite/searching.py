@@ -9,7 +9,7 @@ from genius_lite.cluster.ray import sample_on_cluster
 from genius_lite.errors import UserError
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.prompts import Vocabulary
-from genius_lite.records import Query, Rollout, SetAside
+from genius_lite.records import FailedQuery, Query, Rollout
 from genius_lite.report.progress import Advance
 from genius_lite.round import Policy, Round
 from genius_lite.rundir import RecordLog, write_json
@@ -27,7 +27,7 @@ async def search(
     policy: Policy,
     queries: list[Query],
     log: RecordLog[Rollout],
-    aside: RecordLog[SetAside],
+    failures: RecordLog[FailedQuery],
     advance: Advance,
 ) -> int | None:
     """Search these queries, each into one of the two logs as it ends; the sampler's peak memory (bytes) if it is here.
@@ -45,9 +45,9 @@ async def search(
             advance(1 / cfg.steps)
             r.progress.stepped(so_far, vocabulary.decode)
 
-        def set_aside(query: Query, reason: str) -> None:
-            aside.append(SetAside(query.id, reason))
-            r.progress.say(f"warning: query {query.id} is set aside: {reason}")
+        def failed(query: Query, reason: str) -> None:
+            failures.append(FailedQuery(query.id, reason))
+            r.progress.say(f"warning: query {query.id} failed: {reason}")
 
         def finished(rollout: Rollout) -> None:
             log.append(rollout)
@@ -61,21 +61,21 @@ async def search(
 
         where = r.job.recipe.sampler
         if where.cluster != "local":
-            await _on_cluster(r, policy, queries, finished_elsewhere, set_aside)
+            await _on_cluster(r, policy, queries, finished_elsewhere, failed)
             return None
         sampling = Sampling.of(cfg)
         if where.server:
             in_flight = searches_in_flight(where.server.in_flight, cfg)
             async with open_checked_server(r, policy, where.server, vocabulary, sampling, queries) as server:
-                await sample_rollouts(queries, server, cfg, r.key, in_flight, finished, set_aside, stepped, r.stop)
+                await sample_rollouts(queries, server, cfg, r.key, in_flight, finished, failed, stepped, r.stop)
             return None
         settings, in_flight = policy.settings(r.engine), searches_in_flight(r.engine.slots, cfg)
         log_file, patience = r.here / "sampler.log", where.watchdog
         async with open_sampler(
             policy.gguf, settings, sampling, log_file, patience=patience, say=r.progress.say
         ) as sampler:
-            await sample_rollouts(queries, sampler, cfg, r.key, in_flight, finished, set_aside, stepped, r.stop)
-            return (await sampler.settled()).peak
+            await sample_rollouts(queries, sampler, cfg, r.key, in_flight, finished, failed, stepped, r.stop)
+            return (await sampler.drain()).peak
 
 
 async def _on_cluster(
@@ -83,7 +83,7 @@ async def _on_cluster(
     policy: Policy,
     queries: list[Query],
     finished: Callable[[Rollout], None],
-    set_aside: Callable[[Query, str], None],
+    failed: Callable[[Query, str], None],
 ) -> None:
     if policy.gguf == r.job.source.path and len(r.job.source.files) > 1:
         raise UserError("sampler.cluster takes a model in one file; merge yours with llama-gguf-split --merge")
@@ -91,5 +91,5 @@ async def _on_cluster(
     files = {sha256([path]): path for path in (policy.gguf, policy.lora) if path}
     model, lora = [*files, ""][:2]
     settings = HostSettings(model, lora, cfg, r.job.recipe.foresight, r.job.context, r.key)
-    shares = await sample_on_cluster(cfg.cluster, queries, settings, files, finished, set_aside, r.progress.say, r.stop)
+    shares = await sample_on_cluster(cfg.cluster, queries, settings, files, finished, failed, r.progress.say, r.stop)
     write_json(r.here / HOSTS_FILE, shares)

@@ -15,7 +15,7 @@ from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Server
 from genius_lite.records import Query
 from genius_lite.round import Policy, Round
-from genius_lite.sampler.client import SetAsideError, open_sampler
+from genius_lite.sampler.client import QueryFailedError, open_sampler
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.server import ServerSampler, open_server_sampler
 from genius_lite.sampler.tree import Node
@@ -38,7 +38,7 @@ async def open_checked_server(
             limit = min(_TOKENS, r.job.recipe.foresight.max_tokens)
             try:
                 nodes = await asyncio.gather(*(server.extend(root, 1, until="end", limit=limit)[0] for root in roots))
-            except SetAsideError as e:
+            except QueryFailedError as e:
                 raise UserError(str(e)) from None
             await _check(r, policy, cfg, sampling, nodes)
             yield server

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 from genius_lite.errors import UserError
 from genius_lite.job import prepare
 from genius_lite.recipe import Recipe
-from genius_lite.records import Rollout, SetAside
+from genius_lite.records import FailedQuery, Rollout
 from genius_lite.report.progress import Progressor
 from genius_lite.report.tracking import tracked
 from genius_lite.round import Policy, Round
-from genius_lite.rundir import SET_ASIDE, OpenRun, RecordLog, RunDir, refuse_links
+from genius_lite.rundir import FAILED_FILE, OpenRun, RecordLog, RunDir, refuse_links
 from genius_lite.stages import sample
 from genius_lite.stopping import Stop
 from genius_lite.tuning import engine_settings
@@ -104,15 +104,15 @@ def merge_shards(out: Path, shards: Sequence[Path], say: Callable[[str], None]) 
         if number > 1:
             _require_model(folder, number, where["model"])
         here = folder.sub(f"round-{number}")
-        log, aside = RecordLog(here / _ROLLOUTS, Rollout), RecordLog(here / SET_ASIDE, SetAside)
-        over = {*log.records.query_ids(), *aside.records.query_ids()}
+        log, failures = RecordLog(here / _ROLLOUTS, Rollout), RecordLog(here / FAILED_FILE, FailedQuery)
+        over = {*log.records.query_ids(), *failures.records.query_ids()}
         for shard in shards:
             before = len(over)
             _add(log, shard / f"round-{number}" / _ROLLOUTS, over)
-            _add(aside, shard / f"round-{number}" / SET_ASIDE, over)
+            _add(failures, shard / f"round-{number}" / FAILED_FILE, over)
             say(f"{shard}: {len(over) - before} queries of round {number} are new")
         log.close()
-        aside.close()
+        failures.close()
         return len(over)
 
 

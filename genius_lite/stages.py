@@ -29,10 +29,10 @@ from genius_lite.hardware import Precision, give_memory_back, learner_device, le
 from genius_lite.job import Job
 from genius_lite.policies import baseline, next_policy, to_sample
 from genius_lite.prompts import Vocabulary
-from genius_lite.records import PreferencePair, Rollout, SetAside
+from genius_lite.records import FailedQuery, PreferencePair, Rollout
 from genius_lite.report.progress import Progressor
 from genius_lite.round import Policy, Round, note_time
-from genius_lite.rundir import IMPORTANCE_FILE, SET_ASIDE, RecordLog, RunDir, remove, write_json
+from genius_lite.rundir import FAILED_FILE, IMPORTANCE_FILE, RecordLog, RunDir, remove, write_json
 from genius_lite.sampler.messages import Stats
 from genius_lite.searching import search
 from genius_lite.stopping import Stopped
@@ -76,7 +76,7 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
 
     They are read from their file whenever they are asked for: those of many queries fit into no memory.
 
-    Queries whose search the sampler does not survive are set aside: `set-aside.jsonl` has them with the reason.
+    Queries whose search the sampler does not survive are set aside: `failed.jsonl` has them with the reason.
 
     Raises:
         UserError: no query is left.
@@ -84,19 +84,19 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
     """
     r.enter("rollouts")
     queries, log = r.job.searched, RecordLog(r.here / "rollouts.jsonl", Rollout)
-    aside = RecordLog(r.here / SET_ASIDE, SetAside)
-    over = {*log.records.query_ids(), *aside.records.query_ids()}
+    failures = RecordLog(r.here / FAILED_FILE, FailedQuery)
+    over = {*log.records.query_ids(), *failures.records.query_ids()}
     if missing := [q for q in queries if q.id not in over]:
         r.progress.searched_before(log.records)
         start, before = time.monotonic(), len(log.records)
         with r.progress.stage(f"round {r.number}: rollouts", len(queries), "queries", done=len(over)) as advance:
-            memory = asyncio.run(search(r, policy, missing, log, aside, advance))
+            memory = asyncio.run(search(r, policy, missing, log, failures, advance))
             tokens = sum(rollout.sampled_tokens for rollout in log.records[before:])
             note_time(r.here, "rollouts", time.monotonic() - start, tokens, memory)
-            if len(log.records) + len(aside.records) < len(queries):
+            if len(log.records) + len(failures.records) < len(queries):
                 raise Stopped
     log.close()
-    aside.close()
+    failures.close()
     place = {query: number for number, query in enumerate(log.records.query_ids())}
     if not place:
         raise UserError(f"round {r.number}: the sampler survived no query; {r.here / 'sampler.log'} has its last words")
@@ -195,8 +195,8 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
             note()
             raise
         log.close()
-        seen, aside = answers_to_held_out(r, policy, ended.append)
-        write_evaluation(out, answers, signals(seen) if seen else None, aside)
+        seen, failures = answers_to_held_out(r, policy, ended.append)
+        write_evaluation(out, answers, signals(seen) if seen else None, failures)
         note()
 
     here.build("evaluation", make)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from genius_lite import lines
 from genius_lite.errors import UserError
 from genius_lite.lines import Lines, line_bounds, read_records, write_records
-from genius_lite.records import Query, Rollout, SetAside, query_id
+from genius_lite.records import FailedQuery, Query, Rollout, query_id
 from genius_lite.rundir import RecordLog
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -56,7 +56,7 @@ def test_the_ids_of_queries_are_read_without_the_rest(tmp_path):
         b'{"query":{"id":"%s" nothing else\n' % ids[0].encode()
         + whole
         + b"\n"
-        + msgspec.json.encode(SetAside(ids[2], "why"))
+        + msgspec.json.encode(FailedQuery(ids[2], "why"))
         + b"\n"
         + b'{ "steps": [],  "query": {"tokens": [], "prompt": "", "id": "%s"}}\n' % ids[3].encode()
     )

@@ -131,7 +131,7 @@ class HostActor:
         """Search one query.
 
         Raises:
-            SetAsideError: the worker does not survive this search.
+            QueryFailedError: the worker does not survive this search.
             SamplerError: this node samples no more.
         """
         assert self._settings and self._sampler

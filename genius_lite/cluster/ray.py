@@ -25,7 +25,7 @@ from genius_lite.cluster.work_queue import HostLostError, WorkQueue
 from genius_lite.errors import UserError
 from genius_lite.foresight.rollouts import first_of
 from genius_lite.records import Query, Rollout
-from genius_lite.sampler.client import SetAsideError
+from genius_lite.sampler.client import QueryFailedError
 from genius_lite.sampler.process import SamplerError
 from genius_lite.stopping import Stop
 
@@ -235,7 +235,7 @@ def _ray_errors() -> Iterator[None]:
     try:
         yield
     except RayTaskError as e:
-        if isinstance(e.cause, (UserError, SetAsideError)):
+        if isinstance(e.cause, (UserError, QueryFailedError)):
             raise e.cause from None
         if isinstance(e.cause, SamplerError):
             raise HostLostError(str(e.cause)) from None

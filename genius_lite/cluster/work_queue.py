@@ -13,7 +13,7 @@ from typing import Protocol
 
 from genius_lite.foresight.rollouts import first_of
 from genius_lite.records import Query, Rollout
-from genius_lite.sampler.client import SetAsideError
+from genius_lite.sampler.client import QueryFailedError
 from genius_lite.sampler.process import SamplerError
 from genius_lite.stopping import Stop
 
@@ -37,7 +37,7 @@ class Host(Protocol):
         """Search one query.
 
         Raises:
-            SetAsideError: the host does not survive this search.
+            QueryFailedError: the host does not survive this search.
             HostLostError: the host is gone.
         """
         ...
@@ -108,7 +108,7 @@ class WorkQueue:
             self._under_way += 1
             try:
                 rollout = await host.search(query)
-            except SetAsideError as e:
+            except QueryFailedError as e:
                 self._failed(query, str(e))
             except (HostLostError, asyncio.CancelledError):  # another task may have learned of the loss first
                 self._put_back(query)

@@ -20,9 +20,9 @@ from genius_lite.evaluate.signals import Observed
 from genius_lite.evaluate.tasks import Problem, Task
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Evaluate
-from genius_lite.records import Completion, Query, SetAside
+from genius_lite.records import Completion, FailedQuery, Query
 from genius_lite.rundir import RecordLog
-from genius_lite.sampler.client import LocalSampler, SetAsideError, open_sampler
+from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling, Stats
 from genius_lite.sampler.tree import Node
 from genius_lite.stopping import Stop, Stopped
@@ -131,7 +131,7 @@ def answer_tasks(
                         for problem, query, use in zip(item.task.problems, item.questions, item.uses, strict=True)
                     )
                 )
-                ended(await sampler.settled())
+                ended(await sampler.drain())
 
     try:
         asyncio.run(ask())
@@ -156,7 +156,7 @@ def observe(
     samples: int,
     advance: Advance = lambda n: None,
     ended: Ended = lambda stats: None,
-) -> tuple[list[Observed], list[SetAside]]:
+) -> tuple[list[Observed], list[FailedQuery]]:
     """Responses to held-out queries, sampled at temperature 1, for the label-free signals.
 
     A query that llama.cpp does not survive, answering or scoring, has none, and the reason instead.
@@ -166,7 +166,7 @@ def observe(
         advance: called as responses arrive, `samples` for each query in all.
         ended: told the totals of the sampler that answers.
     """
-    aside = dict[str, str]()
+    failures = dict[str, str]()
 
     async def sample(sampler: LocalSampler, query: Query) -> list[tuple[Query, Completion]]:
         root = Node(None, query.tokens, (who.seed, "observe", query.id))
@@ -175,13 +175,13 @@ def observe(
             future.add_done_callback(lambda _: advance(1))
         nodes, why = await _survivors(futures)
         if why:
-            aside[query.id] = why
+            failures[query.id] = why
         return [(query, _completion(node)) for node in nodes]
 
     async def sample_all() -> list[tuple[Query, Completion]]:
         async with who.sampler(_UNFILTERED) as sampler:
             found = await asyncio.gather(*(sample(sampler, query) for query in queries))
-            ended(await sampler.settled())
+            ended(await sampler.drain())
         return [one for of_query in found for one in of_query]
 
     async def score_all(judge: Respondent) -> list[list[float]]:
@@ -192,7 +192,7 @@ def observe(
     async def score(sampler: LocalSampler, responses: list[tuple[Query, Completion]]) -> list[list[float]]:
         found, why = await _survivors(sampler.score(query.tokens, done.tokens) for query, done in responses)
         if why:
-            aside[responses[0][0].id] = why
+            failures[responses[0][0].id] = why
         return [[] for _ in responses] if why else found
 
     seen = asyncio.run(sample_all())
@@ -208,17 +208,17 @@ def observe(
                 extract_answer(vocabulary.decode(done.tokens)),
             )
             for (query, done), of_base in zip(seen, base_logprobs, strict=True)
-            if query.id not in aside
+            if query.id not in failures
         ]
-    return observed, [SetAside(query, why) for query, why in aside.items()]
+    return observed, [FailedQuery(query, why) for query, why in failures.items()]
 
 
 async def _survivors(requests: Iterable[Awaitable[T]]) -> tuple[list[T], str | None]:
-    """What a problem's requests came to; none, and the reason, if one is set aside: the others are given up then."""
+    """What a problem's requests came to; none, and the reason, if one failed: the others are given up then."""
     asked = [asyncio.ensure_future(request) for request in requests]
     try:
         return list(await asyncio.gather(*asked)), None
-    except SetAsideError as e:
+    except QueryFailedError as e:
         for request in asked:
             request.cancel()
         return [], str(e)

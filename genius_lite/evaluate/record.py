@@ -12,14 +12,14 @@ import msgspec
 from genius_lite.evaluate.best import judged_by
 from genius_lite.evaluate.results import Answers, Response, Scores, TaskResult, choosing_scores, results
 from genius_lite.evaluate.signals import Signals
-from genius_lite.records import SetAside
+from genius_lite.records import FailedQuery
 from genius_lite.rundir import ROUNDED, read_records, write_json, write_records
 
 ANSWERS = "answers.jsonl"
 """Beside the folder while it is made: the answers so far, a line for each problem."""
 COOLED = "cooled.json"
 """Beside the folder of the base model: what it does at other temperatures."""
-RESPONSES, _SIGNALS, _SET_ASIDE = "responses.jsonl", "signals.json", "set-aside.jsonl"
+RESPONSES, _SIGNALS, _FAILED = "responses.jsonl", "signals.json", "failed.jsonl"
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,21 @@ class Evaluation:
 
 
 def write_evaluation(
-    folder: Path, answers: Sequence[Answers], signals: Signals | None, set_aside: Sequence[SetAside] = ()
+    folder: Path, answers: Sequence[Answers], signals: Signals | None, failed: Sequence[FailedQuery] = ()
 ) -> None:
     """Fill a round's folder, which exists.
 
     Args:
-        set_aside: held-out queries that llama.cpp did not survive; problems say it themselves.
+        failed: held-out queries that llama.cpp did not survive; problems say it themselves.
     """
     responses = [response for one in answers for response in one.responses]
     if responses:
         write_records(folder / RESPONSES, responses)
     if signals:
         write_json(folder / _SIGNALS, signals)
-    aside = [SetAside(one.problem, one.set_aside) for one in answers if one.set_aside]
-    if aside or set_aside:
-        write_records(folder / _SET_ASIDE, [*aside, *set_aside])
+    failures = [FailedQuery(one.problem, one.failure) for one in answers if one.failure]
+    if failures or failed:
+        write_records(folder / _FAILED, [*failures, *failed])
 
 
 def read_evaluation(run: Path, number: int, rounds: int = 1) -> Evaluation:

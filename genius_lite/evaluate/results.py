@@ -61,13 +61,13 @@ class Response(msgspec.Struct, frozen=True):
 class Answers(msgspec.Struct, frozen=True):
     """All responses to one problem: the greedy one, if there is one, then the sampled ones.
 
-    None where llama.cpp did not survive the problem, for the reason in `set_aside`.
+    None where llama.cpp did not survive the problem, for the reason in `failure`.
     """
 
     task: str
     problem: str
     responses: list[Response]
-    set_aside: str | None = None
+    failure: str | None = None
 
 
 class TaskResult(msgspec.Struct, frozen=True):
@@ -120,7 +120,7 @@ def results(responses: Sequence[Response], base: Sequence[Response] = (), rounds
 
 def complaints(answers: Sequence[Answers]) -> list[str]:
     """A line for each problem that llama.cpp did not survive, and for each task with responses that took too long."""
-    lines = [f"{one.task}, problem {one.problem} is set aside: {one.set_aside}" for one in answers if one.set_aside]
+    lines = [f"{one.task}, problem {one.problem} failed: {one.failure}" for one in answers if one.failure]
     slow = Counter(one.task for one in answers for response in one.responses if response.timed_out)
     return lines + [
         f"{task}: its checker took too long for {count} responses, which count as wrong" for task, count in slow.items()

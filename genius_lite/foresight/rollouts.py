@@ -8,7 +8,7 @@ from collections.abc import Callable
 from genius_lite.foresight.search import foresee
 from genius_lite.recipe import Foresight
 from genius_lite.records import Query, Rollout
-from genius_lite.sampler.client import Sampler, SetAsideError
+from genius_lite.sampler.client import QueryFailedError, Sampler
 from genius_lite.stopping import Stop
 
 
@@ -24,7 +24,7 @@ async def sample_rollouts(
     key: tuple[int | str, ...],
     in_flight: int,
     finished: Callable[[Rollout], None],
-    set_aside: Callable[[Query, str], None],
+    failed: Callable[[Query, str], None],
     stepped: Callable[[Rollout], None] = lambda so_far: None,
     stop: Stop | None = None,
 ) -> None:
@@ -34,7 +34,7 @@ async def sample_rollouts(
         key: (seed, round); each query adds its id.
         in_flight: searches under way at once. More than the sampler's slots can hold evict each other's cache.
         finished: called with each rollout.
-        set_aside: called, instead, with each query whose search the sampler does not survive, and with the reason.
+        failed: called, instead, with each query whose search the sampler does not survive, and with the reason.
         stepped: called after each step of a search with the rollout so far.
         stop: once it is asked for no other query is begun; those under way go on to their end.
     """
@@ -46,8 +46,8 @@ async def sample_rollouts(
                 return
             try:
                 finished(await foresee(query, sampler, cfg, (*key, query.id), stepped))
-            except* SetAsideError as failures:
-                set_aside(query, str(first_of(failures)))
+            except* QueryFailedError as failures:
+                failed(query, str(first_of(failures)))
 
     async with asyncio.TaskGroup() as group:
         for query in queries:

@@ -194,7 +194,7 @@ class _Race:
 
     def _look(self, future: asyncio.Future[Node]) -> None:
         if self.bound > -np.inf:
-            self.sampler.give_up(future, self.bound * self.running[future])
+            self.sampler.cancel_below(future, self.bound * self.running[future])
 
 
 def _check(node: Node, completion: Completion) -> None:

@@ -70,7 +70,7 @@ class CountingSampler:
     def release(self, nodes: Iterable[Node]) -> None:
         """Nothing is held."""
 
-    def give_up(self, branch: asyncio.Future[Node], total: float) -> None:
+    def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
         """Every branch goes on to its end, so that `drop_below` is counted as if it saved nothing."""
 
     async def serve(self, work: asyncio.Future[Any]) -> None:

@@ -63,11 +63,11 @@ async def _measure_file(
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         async with open_sampler(model, settings, sampling, Path(folder) / "log") as sampler:
-            await sampler.settled()
+            await sampler.drain()
             start = time.perf_counter() - began
             roots = [Node(None, q.tokens, ("plan", q.id)) for q in queries]
             await sampler.extend(Node(None, queries[0].tokens[-2:], ("warm",)), 1, until="limit", limit=2)[0]
-            first = await _spend(sampler, _first_tokens(sampler, roots, settings.slots), await sampler.settled())
+            first = await _spend(sampler, _first_tokens(sampler, roots, settings.slots), await sampler.drain())
             nodes = first.nodes
             few = max(1, settings.slots // _FEW)
             all_busy = await _seconds_of_a_tick(sampler, nodes)
@@ -95,8 +95,13 @@ class _Spent:
 async def _spend(sampler: LocalSampler, futures: list[asyncio.Future[Node]], before: Stats) -> _Spent:
     """Wait for these branches; what the worker did for them, if nothing else was asked meanwhile."""
     nodes = list(await asyncio.gather(*futures))
-    after = await sampler.settled()
-    return _Spent(nodes, after.busy_s - before.busy_s, after.ticks - before.ticks, after.prefilled - before.prefilled)
+    after = await sampler.drain()
+    return _Spent(
+        nodes,
+        after.busy_s - before.busy_s,
+        after.decode_steps - before.decode_steps,
+        after.prefilled - before.prefilled,
+    )
 
 
 def _first_tokens(sampler: LocalSampler, roots: list[Node], slots: int) -> list[asyncio.Future[Node]]:
@@ -112,7 +117,7 @@ def _first_tokens(sampler: LocalSampler, roots: list[Node], slots: int) -> list[
 async def _seconds_of_a_tick(sampler: LocalSampler, nodes: list[Node]) -> float:
     best = float("inf")
     for _ in range(_REPEATS):
-        before = await sampler.settled()
+        before = await sampler.drain()
         futures = [sampler.extend(node, 1, until="limit", limit=_GENERATED)[0] for node in nodes]
         spent = await _spend(sampler, futures, before)
         best = min(best, spent.busy / spent.ticks)
@@ -124,9 +129,9 @@ async def _seconds_of_a_score(sampler: LocalSampler, queries: Sequence[Query], c
     asked = [(q.tokens, q.tokens[: min(_SCORED, context - len(q.tokens))]) for q in queries]
     best = float("inf")
     for _ in range(_REPEATS):
-        before = await sampler.settled()
+        before = await sampler.drain()
         await asyncio.gather(*(sampler.score(prompt, response) for prompt, response in asked))
-        after = await sampler.settled()
+        after = await sampler.drain()
         best = min(best, (after.busy_s - before.busy_s) / sum(len(response) for _, response in asked))
     return best
 

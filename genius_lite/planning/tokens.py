@@ -101,11 +101,11 @@ async def _search(
     sampler, found = CountingSampler(probe, slots), []
     cfg = recipe.foresight
 
-    def set_aside(query: Query, reason: str) -> None:
+    def failed(query: Query, reason: str) -> None:
         raise AssertionError(f"{query.id}: {reason}")
 
     work = asyncio.ensure_future(
-        sample_rollouts(queries, sampler, cfg, _KEY, searches_in_flight(slots, cfg), found.append, set_aside)
+        sample_rollouts(queries, sampler, cfg, _KEY, searches_in_flight(slots, cfg), found.append, failed)
     )
     await sampler.serve(work)
     await work

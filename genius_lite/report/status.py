@@ -20,7 +20,7 @@ from genius_lite.recipe import Evaluate, Guard
 from genius_lite.report.board import LAST_STAGE, Board, Row, Work, guard_lights, round_row
 from genius_lite.report.reading import complete_lines, read_board, read_json, round_folders
 from genius_lite.report.view import MOST_LINES, State, signs_of, view
-from genius_lite.rundir import SET_ASIDE
+from genius_lite.rundir import FAILED_FILE
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -144,7 +144,7 @@ def _place(run: Path, board: Board, recipe: dict[str, Any]) -> tuple[int, str]:
     if not (here / "pairs.jsonl").exists():
         from genius_lite.report.gather import searched_count  # it loads llama.cpp, which is seldom needed here
 
-        done = len(complete_lines(here / "rollouts.jsonl")) + len(complete_lines(here / SET_ASIDE))
+        done = len(complete_lines(here / "rollouts.jsonl")) + len(complete_lines(here / FAILED_FILE))
         board.work = Work("rollouts", "queries", wanted := searched_count(recipe), done)
         return number, "rollouts" if done < wanted else "pairs"
     if not (here / "adapter").exists():

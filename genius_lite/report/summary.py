@@ -21,7 +21,7 @@ from genius_lite.evaluate.results import TaskResult
 from genius_lite.evaluate.statistics import Interval
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.units import percent
-from genius_lite.rundir import SET_ASIDE
+from genius_lite.rundir import FAILED_FILE
 
 
 def round_report(number: int, rollouts: Iterable[Rollout], pairs: list[PreferencePair], folder: Path) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def round_report(number: int, rollouts: Iterable[Rollout], pairs: list[Preferenc
     return {
         "round": number,
         **rollout_figures(rollouts),
-        "set_aside": len(_lines(folder / SET_ASIDE)),
+        "failed": len(_lines(folder / FAILED_FILE)),
         "pairs": len(pairs),
         "pairs_left_out": json.loads((folder / "filtered.json").read_text()),
         # An interrupted stage that was killed outright leaves no time; then there is no rate either.

@@ -28,11 +28,11 @@ class Slot:
 
 
 class SlotCache:
-    """The sequences of a llama.cpp context, found by the tokens they hold: lanes that decode, and parked ones.
+    """The sequences of a llama.cpp context, found by the tokens they hold: slots that decode, and cached ones.
 
     With a KV buffer for each sequence llama.cpp splits a batch wherever sequence ids leave a gap, and every piece
-    reads all weights again (SmolLM2, Q4_0: 24 rows took 73 ms without a gap, 137 ms with eight). So busy lanes are
-    kept side by side, and what must be remembered meanwhile is parked behind them; a copy costs less than a row.
+    reads all weights again (SmolLM2, Q4_0: 24 rows took 73 ms without a gap, 137 ms with eight). So busy slots are
+    kept side by side, and what must be remembered meanwhile is cached behind them; a copy costs less than a row.
 
     Args:
         memory: `llama_get_memory(ctx)`.
@@ -40,48 +40,48 @@ class SlotCache:
             path only if all that it holds is a prefix of it.
     """
 
-    def __init__(self, memory: Any, lanes: int, parked: int, truncates: bool):
+    def __init__(self, memory: Any, slots: int, cached: int, truncates: bool):
         self.memory = memory
         self.truncates = truncates
-        self.slots = [Slot(i) for i in range(lanes + parked)]
-        self.lanes, self.parking = self.slots[:lanes], self.slots[lanes:]
+        self.slots = [Slot(i) for i in range(slots + cached)]
+        self.decoding, self.cached = self.slots[:slots], self.slots[slots:]
         self.clock = 0
 
     @property
     def busy(self) -> list[Slot]:
-        """Lanes with a job, by sequence id."""
-        return [s for s in self.lanes if not s.idle]
+        """Decoding slots with a job, by sequence id."""
+        return [s for s in self.decoding if not s.idle]
 
     def holds(self, tokens: list[int]) -> bool:
         """Say whether an idle slot holds just these tokens."""
         return self._exact(tokens, self.slots) is not None
 
     def place(self, path: list[int], reuse: int, job: Any) -> Slot | None:
-        """Give `job` a lane with as much of `path[:reuse]` as is cached, the rest pending; None if all are busy."""
+        """Give `job` a slot with as much of `path[:reuse]` as is cached, the rest pending; None if all are busy."""
         wanted = path[:reuse]
-        lane = self._exact(wanted, self.lanes)
-        if lane is None:
-            lane = self._idle_lane()
-            if lane is None:
+        slot = self._exact(wanted, self.decoding)
+        if slot is None:
+            slot = self._idle_slot()
+            if slot is None:
                 return None
-            self._fetch(wanted, lane)
+            self._fetch(wanted, slot)
         elif not self.truncates:
-            self._park(lane, sparing=lane)
-        lane.pending = path[len(lane.tokens) :]
-        self._occupy(lane, job)
-        return lane
+            self._cache(slot, sparing=slot)
+        slot.pending = path[len(slot.tokens) :]
+        self._assign(slot, job)
+        return slot
 
     def fork(self, source: Slot, job: Any) -> Slot | None:
-        """Give `job` a lane with the same contents as `source`, or None if all are busy."""
-        lane = self._idle_lane()
-        if lane is None:
+        """Give `job` a slot with the same contents as `source`, or None if all are busy."""
+        slot = self._idle_slot()
+        if slot is None:
             return None
-        self._park(lane, sparing=source)
-        self._copy(source, lane)
-        self._occupy(lane, job)
-        return lane
+        self._cache(slot, sparing=source)
+        self._copy(source, slot)
+        self._assign(slot, job)
+        return slot
 
-    def vacate(self, slot: Slot, keep: int, released: bool = False) -> None:
+    def free(self, slot: Slot, keep: int, released: bool = False) -> None:
         """End the slot's job; its first `keep` tokens stay cached, where the model can go back to them."""
         slot.job, slot.pending, slot.released = None, [], released
         if self.truncates:
@@ -94,42 +94,42 @@ class SlotCache:
             slot.released = True
 
     def compact(self) -> None:
-        """Move busy lanes down over idle ones, so that they stand side by side."""
+        """Move busy slots down over idle ones, so that they stand side by side."""
         while (busy := self.busy) and len(busy) <= busy[-1].index:
-            last, lane = busy[-1], next(s for s in self.lanes if s.idle)
-            self._park(lane, sparing=last)
-            self._copy(last, lane)
-            lane.job, lane.pending, lane.released, lane.last_used = last.job, last.pending, False, last.last_used
+            last, slot = busy[-1], next(s for s in self.decoding if s.idle)
+            self._cache(slot, sparing=last)
+            self._copy(last, slot)
+            slot.job, slot.pending, slot.released, slot.last_used = last.job, last.pending, False, last.last_used
             last.job, last.pending, last.released = None, [], True
             self._truncate(last, 0)
 
-    def _occupy(self, slot: Slot, job: Any) -> None:
+    def _assign(self, slot: Slot, job: Any) -> None:
         self.clock += 1
         slot.job, slot.released, slot.last_used = job, False, self.clock
 
     def _exact(self, tokens: list[int], among: list[Slot]) -> Slot | None:
         return next((s for s in among if s.idle and s.tokens == tokens), None)
 
-    def _idle_lane(self) -> Slot | None:
-        return _least_missed([s for s in self.lanes if s.idle])
+    def _idle_slot(self) -> Slot | None:
+        return _least_missed([s for s in self.decoding if s.idle])
 
-    def _park(self, lane: Slot, sparing: Slot) -> None:
-        """Remember what the lane holds, unless it was released, in the parked slot that is missed least."""
-        target = _least_missed([s for s in self.parking if s is not sparing])
-        if target is not None and not lane.released:
-            self._copy(lane, target)
-            target.released, target.last_used = False, lane.last_used
+    def _cache(self, slot: Slot, sparing: Slot) -> None:
+        """Remember what the slot holds, unless it was released, in the cached slot that is missed least."""
+        target = _least_missed([s for s in self.cached if s is not sparing])
+        if target is not None and not slot.released:
+            self._copy(slot, target)
+            target.released, target.last_used = False, slot.last_used
 
-    def _fetch(self, wanted: list[int], lane: Slot) -> None:
-        """Bring the longest cached prefix of `wanted` into the idle `lane`, whose own contents are parked."""
+    def _fetch(self, wanted: list[int], slot: Slot) -> None:
+        """Bring the longest cached prefix of `wanted` into the idle `slot`, whose own contents are cached."""
         shared = {s: self._shared(s, wanted) for s in self.slots}
-        source = max(self.slots, key=lambda s: (shared[s], s is lane))
-        self._park(lane, sparing=source)
-        if source is not lane and shared[source] >= _WORTH_COPYING:
-            self._copy(source, lane)
-            # What moves back into a lane need not stay parked, if the lane can be cut back to it.
+        source = max(self.slots, key=lambda s: (shared[s], s is slot))
+        self._cache(slot, sparing=source)
+        if source is not slot and shared[source] >= _WORTH_COPYING:
+            self._copy(source, slot)
+            # What moves back into a slot need not stay cached, if the slot can be cut back to it.
             source.released |= source.idle and self.truncates and shared[source] == len(source.tokens)
-        self._truncate(lane, self._shared(lane, wanted))
+        self._truncate(slot, self._shared(slot, wanted))
 
     def _shared(self, slot: Slot, tokens: list[int]) -> int:
         """Count how many leading tokens the slot could serve."""

@@ -1,9 +1,9 @@
 """The sampler as the search sees it: awaitable extensions of a token tree.
 
-A worker that dies or hangs is replaced, and what it still owed is asked again: a request holds its whole path and
+A worker that dies or hangs is replaced, and what it has not answered is asked again: a request holds its whole path and
 its seeds, so the answer is drawn by the same random numbers, and another one only where rounding makes it so. What was
 under way in two such failures is then asked alone, one after the other; whatever fails a third time is the cause, and
-is set aside.
+has failed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import msgspec
 
 from genius_lite.errors import UserError
 from genius_lite.sampler.messages import (
+    CancelBelow,
     EngineSettings,
     Extend,
     Extended,
-    GiveUp,
     Release,
     Reply,
     Sampling,
@@ -37,11 +37,11 @@ from genius_lite.sampler.process import SamplerError, Worker, started
 from genius_lite.sampler.tree import Node
 
 _BEAT = 1.0  # seconds; the worker shows a sign of life at least so often between two decodes
-_SUSPECT = 2  # failures after which a request is asked alone
-_FRUITLESS = 3  # requests set aside with none answered in between: it is not they that are at fault
+_ISOLATE_AFTER = 2  # failures after which a request is asked alone
+_MOST_CONSECUTIVE = 3  # requests that failed with none answered in between: it is not they that are at fault
 
 
-class SetAsideError(SamplerError):
+class QueryFailedError(SamplerError):
     """This request made the worker fail three times, the last time alone."""
 
 
@@ -59,13 +59,13 @@ class Sampler(Protocol):
         """Say that these nodes are not extended again."""
         ...
 
-    def give_up(self, branch: asyncio.Future[Node], total: float) -> None:
+    def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
         """End the branch, as `dropped`, once its summed log-probability is below `total` nats."""
         ...
 
 
 @dataclass(eq=False)
-class _Owed:
+class PendingRequest:
     """A reply that somebody waits for: of one branch (the `index`-th seed of its request), or of a score."""
 
     request: Extend | Score
@@ -90,10 +90,10 @@ class LocalSampler:
         self._start, self._patience, self._say = start, patience, say
         self._worker: Worker | None = None
         self._ids = itertools.count()
-        self._owed: dict[_Owed, None] = {}  # in the order of asking
-        self._asked: dict[tuple[int, int], _Owed] = {}
-        self._suspects: deque[_Owed] = deque()  # while there are some, only the first is asked
-        self._fruitless = 0
+        self._pending: dict[PendingRequest, None] = {}  # in the order of asking
+        self._asked: dict[tuple[int, int], PendingRequest] = {}
+        self._isolated: deque[PendingRequest] = deque()  # while there are some, only the first is asked
+        self._consecutive_failures = 0
         self._idle: asyncio.Future[Stats] | None = None
         self._broken: BaseException | None = None
 
@@ -108,28 +108,28 @@ class LocalSampler:
     ) -> list[asyncio.Future[Node]]:
         """See `Sampler.extend`; `sampling` replaces the session's own for this request.
 
-        Futures raise SetAsideError if this request makes the worker fail, SamplerError if nothing can be sampled.
+        Futures raise QueryFailedError if this request makes the worker fail, SamplerError if nothing can be sampled.
         """
         request = Extend(0, node.path, node.seeds(until, n), until, limit, sampling or self.sampling)
-        return [self._owe(request, index, node) for index in range(n)]
+        return [self._submit(request, index, node) for index in range(n)]
 
     async def score(self, prompt: list[int], response: list[int]) -> list[float]:
         """Return the log-probability (nats) of each response token after the prompt."""
-        return await self._owe(Score(0, prompt, response), 0, None)
+        return await self._submit(Score(0, prompt, response), 0, None)
 
     def release(self, nodes: Iterable[Node]) -> None:
         """See `Sampler.release`."""
         if self._worker and not self._broken:
             self._worker.send(Release([node.path for node in nodes]))
 
-    def give_up(self, branch: asyncio.Future[Node], total: float) -> None:
-        """See `Sampler.give_up`."""
-        for owed in self._owed:
-            if owed.future is branch and owed.key and self._worker:
-                self._worker.send(GiveUp(owed.key[0], total))
+    def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
+        """See `Sampler.cancel_below`."""
+        for pending in self._pending:
+            if pending.future is branch and pending.key and self._worker:
+                self._worker.send(CancelBelow(pending.key[0], total))
                 return
 
-    async def settled(self) -> Stats:
+    async def drain(self) -> Stats:
         """Wait until the worker has nothing left to do; return its totals, of the last one if there were several."""
         if self._broken:
             raise self._broken
@@ -139,28 +139,28 @@ class LocalSampler:
 
     # -- asking --------------------------------------------------------------------------------------------
 
-    def _owe(self, request: Extend | Score, index: int, node: Node | None) -> asyncio.Future[Any]:
+    def _submit(self, request: Extend | Score, index: int, node: Node | None) -> asyncio.Future[Any]:
         if self._broken:
             raise self._broken
-        owed = _Owed(request, index, node, asyncio.get_running_loop().create_future())
-        self._owed[owed] = None
+        pending = PendingRequest(request, index, node, asyncio.get_running_loop().create_future())
+        self._pending[pending] = None
         if isinstance(request, Score) or index == len(request.seeds) - 1:  # with the last branch all are asked at once
             self._ask()
-        return owed.future
+        return pending.future
 
     def _ask(self) -> None:
         """Send what was not sent yet, the branches of one request together; only the first suspect if there are any."""
         if not self._worker:
             return
-        waiting = [self._suspects[0]] if self._suspects else list(self._owed)
+        waiting = [self._isolated[0]] if self._isolated else list(self._pending)
         for _, group in itertools.groupby((o for o in waiting if o.key is None), key=lambda o: id(o.request)):
             branches, number = list(group), next(self._ids)
             request = msgspec.structs.replace(branches[0].request, id=number)
             if isinstance(request, Extend):
                 request = msgspec.structs.replace(request, seeds=[request.seeds[o.index] for o in branches])
-            for place, owed in enumerate(branches):
-                owed.key = (number, place)
-                self._asked[owed.key] = owed
+            for place, pending in enumerate(branches):
+                pending.key = (number, place)
+                self._asked[pending.key] = pending
             self._worker.send(request)
 
     # -- answers -------------------------------------------------------------------------------------------
@@ -178,13 +178,13 @@ class LocalSampler:
                 finally:
                     self._worker = None
                     await worker.stop()
-                self._blame(reason)
+                self._on_worker_failure(reason)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             self._broken = error  # nothing may wait for ever for a reply that no one reads
             idle = [self._idle] if self._idle else []
-            for future in [*(owed.future for owed in self._owed), *idle]:
+            for future in [*(pending.future for pending in self._pending), *idle]:
                 if not future.done():
                     future.set_exception(error)
             if not isinstance(error, (SamplerError, UserError)):
@@ -198,13 +198,13 @@ class LocalSampler:
             while silent < self._patience:
                 done, _ = await asyncio.wait({reading}, timeout=_BEAT)
                 if not done:
-                    silent += _BEAT if self._owed else 0.0
+                    silent += _BEAT if self._pending else 0.0
                     continue
                 silent = 0.0
                 try:
                     self._deliver(reading.result())
                 except asyncio.IncompleteReadError:
-                    return await worker.fate()
+                    return await worker.exit_reason()
                 reading = asyncio.ensure_future(worker.read())
         finally:
             reading.cancel()
@@ -215,43 +215,43 @@ class LocalSampler:
             self._idle.set_result(reply)
         if not isinstance(reply, (Extended, Scored)):
             return
-        owed = self._asked.pop((reply.id, reply.index if isinstance(reply, Extended) else 0))
-        del self._owed[owed]
-        self._fruitless = 0
-        if not owed.future.done():
+        pending = self._asked.pop((reply.id, reply.index if isinstance(reply, Extended) else 0))
+        del self._pending[pending]
+        self._consecutive_failures = 0
+        if not pending.future.done():
             if isinstance(reply, Extended):
-                assert owed.node
-                owed.future.set_result(owed.node.child(reply.completion))
+                assert pending.node
+                pending.future.set_result(pending.node.child(reply.completion))
             else:
-                owed.future.set_result(reply.logprobs)
-        if self._suspects and owed is self._suspects[0]:
-            self._suspects.popleft()
+                pending.future.set_result(reply.logprobs)
+        if self._isolated and pending is self._isolated[0]:
+            self._isolated.popleft()
             self._ask()
 
     # -- failures ------------------------------------------------------------------------------------------
 
-    def _blame(self, reason: str) -> None:
-        """Count the failure to whatever was asked, and set aside what failed alone.
+    def _on_worker_failure(self, reason: str) -> None:
+        """Count the failure to whatever was asked, and give up what failed alone.
 
         Raises:
             SamplerError: failures do not depend on what is asked.
         """
         self.restarts += 1
         self._say(f"warning: the sampler's process {reason}; starting it again (its log has more)")
-        alone = self._suspects[0] if self._suspects else None
-        for owed in [o for o in self._owed if o.future.done()]:
-            del self._owed[owed]  # given up in the meantime
-        for owed in self._owed:
-            owed.failures += owed.key is not None
-            owed.key = None
+        alone = self._isolated[0] if self._isolated else None
+        for pending in [o for o in self._pending if o.future.done()]:
+            del self._pending[pending]  # given up in the meantime
+        for pending in self._pending:
+            pending.failures += pending.key is not None
+            pending.key = None
         self._asked.clear()
-        if alone and alone in self._owed and alone.failures > _SUSPECT:
-            self._fruitless += 1
-            if self._fruitless >= _FRUITLESS:
+        if alone and alone in self._pending and alone.failures > _ISOLATE_AFTER:
+            self._consecutive_failures += 1
+            if self._consecutive_failures >= _MOST_CONSECUTIVE:
                 raise SamplerError(f"the sampler's process {reason}, again and again; see its log")
-            alone.future.set_exception(SetAsideError(f"the sampler's process {reason}, three times"))
-            del self._owed[alone]
-        self._suspects = deque(owed for owed in self._owed if owed.failures >= _SUSPECT)
+            alone.future.set_exception(QueryFailedError(f"the sampler's process {reason}, three times"))
+            del self._pending[alone]
+        self._isolated = deque(pending for pending in self._pending if pending.failures >= _ISOLATE_AFTER)
 
 
 @asynccontextmanager

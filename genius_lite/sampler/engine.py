@@ -1,6 +1,6 @@
-"""llama.cpp as an event loop: every tick decodes one batch for all branches that are under way.
+"""llama.cpp as an event loop: every step decodes one batch for all branches that are under way.
 
-A job fills one slot. A `Stem` decodes a path up to its last token; from the logits there it draws the first
+A job fills one slot. A `PrefillJob` decodes a path up to its last token; from the logits there it draws the first
 token of each branch that grows from it, and every such branch goes on as a `Branch` in a slot of its own. So
 a shared prefix is decoded once, and a finished branch's slot is filled again before the next decode.
 """
@@ -22,10 +22,10 @@ from genius_lite.records import Completion
 from genius_lite.sampler.cache import Slot, SlotCache
 from genius_lite.sampler.llama import BATCH, Batch, EngineError, load
 from genius_lite.sampler.messages import (
+    CancelBelow,
     EngineSettings,
     Extend,
     Extended,
-    GiveUp,
     Release,
     Reply,
     Score,
@@ -39,7 +39,7 @@ _SCORE_ROWS = 64  # rows of logits kept at once while scoring: 40 MB at 152K tok
 
 
 @dataclass(eq=False)
-class Stem:
+class PrefillJob:
     """A path on its way to its last token, and the branches (indices of `request.seeds`) that grow there."""
 
     request: Extend
@@ -101,12 +101,12 @@ class Engine:
         self.context = settings.context
         self.batch = Batch(self.ctx, self.vocabulary.size)
         self.threads = ThreadPoolExecutor(settings.threads)  # idle while llama.cpp's own compute
-        self.queue: deque[Stem | Scoring] = deque()
-        self.sampled = self.prefilled = self.ticks = 0
+        self.queue: deque[PrefillJob | Scoring] = deque()
+        self.sampled = self.prefilled = self.decode_steps = 0
         self.decode_s = self.sampling_s = self.busy_s = 0.0
 
-    def submit(self, request: Extend | Score | GiveUp | Release) -> None:
-        """Take a request; its replies come from later ticks.
+    def submit(self, request: Extend | Score | CancelBelow | Release) -> None:
+        """Take a request; its replies come from later decode steps.
 
         Raises:
             EngineError: the path does not fit the context.
@@ -115,22 +115,22 @@ class Engine:
             for path in request.paths:
                 self.cache.release(path[:-1])
             return
-        if isinstance(request, GiveUp):
+        if isinstance(request, CancelBelow):
             for job in (*self.queue, *(slot.job for slot in self.cache.busy)):
-                if isinstance(job, (Stem, Branch)) and job.request.id == request.id:
+                if isinstance(job, (PrefillJob, Branch)) and job.request.id == request.id:
                     job.cancel_below = request.total
             return
         if isinstance(request, Score):
             job, needed = Scoring(request), len(request.prompt) + len(request.response) - 1
         else:
-            job, needed = Stem(request, list(range(len(request.seeds)))), len(request.path) + 1
+            job, needed = PrefillJob(request, list(range(len(request.seeds)))), len(request.path) + 1
         if needed > self.context:
             raise EngineError(f"{needed} tokens do not fit a context of {self.context}")
         self.queue.append(job)
 
     @property
     def busy(self) -> bool:
-        """Whether a tick would do anything."""
+        """Whether a decode step would do anything."""
         return bool(self.queue or self.cache.busy)
 
     @property
@@ -138,14 +138,14 @@ class Engine:
         return Stats(
             self.sampled,
             self.prefilled,
-            self.ticks,
+            self.decode_steps,
             self.decode_s,
             self.sampling_s,
             self.busy_s,
             peak_memory(),
         )
 
-    def tick(self) -> list[Reply]:
+    def decode_step(self) -> list[Reply]:
         """Admit what fits, decode one batch, draw from it; the completions that this finished."""
         start = time.perf_counter()
         replies: list[Reply] = []
@@ -158,7 +158,7 @@ class Engine:
             self.decode_s += decoded - self.batch.started
             self._draw(rows, logits, replies)
             self.sampling_s += time.perf_counter() - decoded
-            self.ticks += 1
+            self.decode_steps += 1
         self.busy_s += time.perf_counter() - start
         return replies
 
@@ -167,19 +167,19 @@ class Engine:
     def _admit(self) -> None:
         """Give waiting jobs a slot; those whose cache is still there go first, so that it is not evicted.
 
-        A path that another stem is decoding is waited for and then copied, not decoded beside it: an evaluation asks
+        A path that another prefill is decoding is waited for and then copied, not decoded beside it: an evaluation asks
         for the greedy response and for sampled ones at once.
         """
         if not self.queue:
             return
         waiting = sorted(self.queue, key=lambda job: not self.cache.holds(job.path[: job.reuse]))
         self.queue.clear()
-        under_way = [slot.job.path for slot in self.cache.busy if isinstance(slot.job, Stem)]
+        under_way = [slot.job.path for slot in self.cache.busy if isinstance(slot.job, PrefillJob)]
         for job in waiting:
             waits = self.cache.truncates and job.path in under_way
             if waits or self.cache.place(job.path, job.reuse, job) is None:
                 self.queue.append(job)
-            elif isinstance(job, Stem):
+            elif isinstance(job, PrefillJob):
                 under_way.append(job.path)
 
     def _fill_batch(self) -> list[tuple[Slot, int]]:
@@ -224,34 +224,34 @@ class Engine:
         at = 0
         for slot, count in rows:
             if count and batch:
-                if isinstance(slot.job, Stem):
-                    self._sprout(slot, slot.job, batch, at, replies)
+                if isinstance(slot.job, PrefillJob):
+                    self._start_branches(slot, slot.job, batch, at, replies)
                 elif isinstance(slot.job, Branch):
-                    self._grow(slot, slot.job, batch, at, replies)
+                    self._append_token(slot, slot.job, batch, at, replies)
                 else:
                     self._look_up(slot, slot.job, batch, at, count, replies)
             at += count
 
-    def _sprout(self, slot: Slot, stem: Stem, batch: Rows, row: int, replies: list[Reply]) -> None:
-        """Draw the first token of the stem's branches and give each its slot; those that find none wait."""
-        *others, last = stem.branches
+    def _start_branches(self, slot: Slot, prefill: PrefillJob, batch: Rows, row: int, replies: list[Reply]) -> None:
+        """Draw the first token of the prefill's branches and give each its slot; those that find none wait."""
+        *others, last = prefill.branches
         for n, index in enumerate(others):
-            branch = self._branch(stem, index)
+            branch = self._branch(prefill, index)
             own = self.cache.fork(slot, branch)
             if own is None:
-                self.queue.appendleft(Stem(stem.request, others[n:], stem.cancel_below))
+                self.queue.appendleft(PrefillJob(prefill.request, others[n:], prefill.cancel_below))
                 break
-            self._grow(own, branch, batch, row, replies)
-        slot.job = self._branch(stem, last)
-        self._grow(slot, slot.job, batch, row, replies)
+            self._append_token(own, branch, batch, row, replies)
+        slot.job = self._branch(prefill, last)
+        self._append_token(slot, slot.job, batch, row, replies)
 
-    def _branch(self, stem: Stem, index: int) -> Branch:
-        request = stem.request
+    def _branch(self, prefill: PrefillJob, index: int) -> Branch:
+        request = prefill.request
         # The last token of a path is never decoded, so a path may fill the context to the brim.
         limit = min(request.limit, self.context - len(request.path))
-        return Branch(request.until, limit, stem.cancel_below, request=request, index=index)
+        return Branch(request.until, limit, prefill.cancel_below, request=request, index=index)
 
-    def _grow(self, slot: Slot, branch: Branch, batch: Rows, row: int, replies: list[Reply]) -> None:
+    def _append_token(self, slot: Slot, branch: Branch, batch: Rows, row: int, replies: list[Reply]) -> None:
         """Draw the branch's next token, and reply if it is the last."""
         request = branch.request
         token = batch.draw(row, uniform(request.seeds[branch.index], len(branch.tokens)), request.sampling)
@@ -262,7 +262,7 @@ class Engine:
             return
         # A step is what may be extended next; of anything else only what it grew from can be.
         keep = len(slot.tokens) if finish == "step" else len(request.path) - 1
-        self.cache.vacate(slot, keep, released=finish != "step" and request.until == "step")
+        self.cache.free(slot, keep, released=finish != "step" and request.until == "step")
         replies.append(Extended(request.id, branch.index, Completion(branch.tokens, branch.logprobs, finish)))
 
     def _look_up(self, slot: Slot, job: Scoring, batch: Rows, at: int, count: int, replies: list[Reply]) -> None:
@@ -270,7 +270,7 @@ class Engine:
         for row in range(at, at + count):
             job.logprobs.append(batch.logprob(row, response[len(job.logprobs)]))
         if len(job.logprobs) == len(response):
-            self.cache.vacate(slot, len(job.request.prompt) - 1)
+            self.cache.free(slot, len(job.request.prompt) - 1)
             replies.append(Scored(job.request.id, job.logprobs))
 
 

@@ -77,7 +77,7 @@ class Score(msgspec.Struct, frozen=True, tag=True):
     response: list[int]
 
 
-class GiveUp(msgspec.Struct, frozen=True, tag=True):
+class CancelBelow(msgspec.Struct, frozen=True, tag=True):
     """End the branches of `Extend.id` as `dropped` once their summed log-probability is below `total` nats.
 
     A hint: a branch that is finished already stays as it is.
@@ -96,7 +96,7 @@ class Release(msgspec.Struct, frozen=True, tag=True):
 NOT_FINITE = 3
 """Exit status of a worker whose model gave logits that are not finite; its log names the request."""
 
-Request = Open | Extend | Score | GiveUp | Release
+Request = Open | Extend | Score | CancelBelow | Release
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -136,7 +136,7 @@ class Stats(msgspec.Struct, frozen=True, tag=True):
 
     sampled: int = 0
     prefilled: int = 0
-    ticks: int = 0
+    decode_steps: int = 0
     decode_s: float = 0.0
     sampling_s: float = 0.0
     busy_s: float = 0.0

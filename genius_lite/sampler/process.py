@@ -80,7 +80,7 @@ class Worker:
             worker.send(Open(str(model), settings))
             reply = await worker.read()
         except asyncio.IncompleteReadError:
-            raise SamplerError(f"the sampler's process {await worker.fate()}; see {log}") from None
+            raise SamplerError(f"the sampler's process {await worker.exit_reason()}; see {log}") from None
         except BaseException:
             await worker.stop()
             raise
@@ -105,7 +105,7 @@ class Worker:
         header = await self.process.stdout.readexactly(HEADER)
         return decode_reply(await self.process.stdout.readexactly(body_length(header)))
 
-    async def fate(self) -> str:
+    async def exit_reason(self) -> str:
         """Say how the process ended, once it has."""
         status = await self.process.wait()
         if status == NOT_FINITE:

@@ -2,7 +2,7 @@
 
 A branch is one streamed request with its whole path as token ids. Where it ends is decided here, token by token and by
 the engine's own rules (`tree.PartialCompletion`); then the server is hung up on. What fails is asked again after a
-while, twice as long each time; what fails too often is set aside if the server still does other work, and ends the
+while, twice as long each time; what fails too often has failed if the server still does other work, and ends the
 sampling if not.
 """
 
@@ -21,7 +21,7 @@ from genius_lite.errors import UserError
 from genius_lite.prompts import StepDelimiter, Vocabulary
 from genius_lite.recipe import Server
 from genius_lite.records import Completion, Finish, seed_of
-from genius_lite.sampler.client import SetAsideError
+from genius_lite.sampler.client import QueryFailedError
 from genius_lite.sampler.completions import Completions, connect, request
 from genius_lite.sampler.messages import Sampling, Until
 from genius_lite.sampler.replies import Failure, HiddenToken
@@ -72,16 +72,16 @@ class ServerSampler:
     def extend(self, node: Node, n: int, *, until: Until, limit: int) -> list[asyncio.Future[Node]]:
         """See `Sampler.extend`.
 
-        Futures raise SetAsideError if this branch fails again and again, UserError if the server refuses it or does not
-        answer any more.
+        Futures raise QueryFailedError if this branch fails again and again, UserError if the server refuses it or
+        does not answer any more.
         """
         return [self._start(node, _Branch(until, limit, path=node.path, seed=seed)) for seed in node.seeds(until, n)]
 
     def release(self, nodes: Iterable[Node]) -> None:
         """See `Sampler.release`; a server's cache is its own affair."""
 
-    def give_up(self, branch: asyncio.Future[Node], total: float) -> None:
-        """See `Sampler.give_up`."""
+    def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
+        """See `Sampler.cancel_below`."""
         if branch in self._branches:
             self._branches[branch].cancel_below = total
 
@@ -132,7 +132,7 @@ class ServerSampler:
                     f"the server at {self.completions.url} {failure}, {tries}; when it does its work, the same command "
                     "goes on from here"
                 ) from None
-            raise SetAsideError(f"the server {failure}, {tries}") from None
+            raise QueryFailedError(f"the server {failure}, {tries}") from None
 
     async def _attempt(self, branch: _Branch) -> Completion:
         def take(token: int, logprob: float) -> bool:

@@ -69,7 +69,7 @@ def _serve(engine: Engine, inbox: queue.SimpleQueue[Request | None], out: Binary
             if isinstance(request, Open):
                 raise EngineError("a worker loads one model")
             engine.submit(request)
-        replies = engine.tick()
+        replies = engine.decode_step()
         stepped = any(isinstance(r, Extended) and r.completion.finish == "step" for r in replies)
         if not engine.busy:
             replies.append(engine.stats)
@@ -84,7 +84,7 @@ def _arrivals(inbox: queue.SimpleQueue[Request | None], *, block: bool, patience
     """Yield what has arrived; wait for the first if nothing else is to be done, or a moment if one is expected.
 
     A finished step is mostly answered at once by the request for its future, which then goes on in the step's
-    own lane. That is worth a wait of far less than a tick.
+    own slot. That is worth a wait of far less than a decode step.
     """
     try:
         if block:

@@ -91,7 +91,7 @@ async def search(a: argparse.Namespace, queries: list[Query], **cheaper: float) 
             start = time.perf_counter()
             await sample_rollouts(queries, sampler, cfg, (0, 1), a.in_flight, log.append, _refuse)
             seconds = time.perf_counter() - start
-            stats = await sampler.settled()
+            stats = await sampler.drain()
         log.close()
     steps = [step for rollout in log.records for step in rollout.steps]
     return {
@@ -100,7 +100,7 @@ async def search(a: argparse.Namespace, queries: list[Query], **cheaper: float) 
         "seconds": seconds,
         "sampled_tokens": stats.sampled,
         "prefilled_tokens": stats.prefilled,
-        "tokens_per_tick": (stats.sampled + stats.prefilled) / stats.ticks,
+        "tokens_per_decode_step": (stats.sampled + stats.prefilled) / stats.decode_steps,
         "share_decode": stats.decode_s / seconds,
         "share_sampling": stats.sampling_s / seconds,
         "share_other": 1 - (stats.decode_s + stats.sampling_s) / seconds,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from genius_lite.cluster.work_queue import HostLostError
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step
-from genius_lite.sampler.client import SetAsideError
+from genius_lite.sampler.client import QueryFailedError
 
 
 def rollout_of(query: Query) -> Rollout:
@@ -32,5 +32,5 @@ class FakeHost:
             raise HostLostError("power cut")
         await asyncio.sleep(self.seconds)
         if query.id in self.poison:
-            raise SetAsideError("three times")
+            raise QueryFailedError("three times")
         return rollout_of(query)

@@ -97,8 +97,8 @@ def test_the_base_model_scores_what_a_policy_sampled(smollm2, tmp_path):
     with Vocabulary.open(smollm2) as vocabulary:
         queries = [Query("q", "What is 2 + 2?", vocabulary.prompt("What is 2 + 2?"))]
     who = Respondent(smollm2, SETTINGS, max_tokens=24, seed=0, log=tmp_path / "log")
-    seen, aside = observe(who, who, queries, 3)
-    assert aside == []
+    seen, failures = observe(who, who, queries, 3)
+    assert failures == []
     assert [o.query_id for o in seen] == ["q"] * 3
     assert len({tuple(o.tokens) for o in seen}) > 1
     for o in seen:

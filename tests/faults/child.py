@@ -178,7 +178,7 @@ def _sampled(path: Path) -> None:
         engine.submit(Score(2, prompt, prompt[:5]))
         replies = []
         while engine.busy:
-            replies += engine.tick()
+            replies += engine.decode_step()
     except LogitsError as e:
         raise UserError(str(e)) from e
     finally:

@@ -32,7 +32,7 @@ class ScriptedSampler:
             loop.call_later(delay, future.set_result, node.child(completion))
         return futures
 
-    def give_up(self, branch: asyncio.Future[Node], total: float) -> None:
+    def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
         self.given_up.append((branch, total))
 
     def release(self, nodes: Iterable[Node]) -> None:

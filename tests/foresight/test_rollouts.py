@@ -33,12 +33,12 @@ def _sample(folder: Path, in_flight: int, stop: Stop, asked_after: int) -> tuple
     def stepped(so_far: Rollout) -> None:
         told.append((so_far.query.id, len(so_far.steps)))
 
-    def set_aside(query: Query, reason: str) -> None:
+    def failed(query: Query, reason: str) -> None:
         raise AssertionError(reason)
 
     missing = [query for query in QUERIES if query.id not in {rollout.query.id for rollout in log.records}]
     sampler = ScriptedSampler(SCRIPT)
-    asyncio.run(sample_rollouts(missing, sampler, CFG, (0, 1), in_flight, finished, set_aside, stepped, stop))
+    asyncio.run(sample_rollouts(missing, sampler, CFG, (0, 1), in_flight, finished, failed, stepped, stop))
     log.close()
     return [rollout.query.id for rollout in log.records], told
 

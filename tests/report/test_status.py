@@ -88,7 +88,7 @@ def test_the_stage_that_comes_next_is_the_first_that_is_not_there(folder, remove
 def test_once_every_query_that_is_not_held_out_is_searched_pairs_come_next(folder):
     (folder / "round-2/rollouts.jsonl").write_text("".join(f'{{"query": {n}}}\n' for n in range(11)))
     assert look(folder).board.kind == "rollouts"
-    _write(folder / "round-2/set-aside.jsonl", '{"query_id": "11"}\n')
+    _write(folder / "round-2/failed.jsonl", '{"query_id": "11"}\n')
     assert look(folder).board.kind == "pairs"
 
 

@@ -31,7 +31,7 @@ def kv(monkeypatch) -> Kv:
 
 
 def decode(kv: Kv, slot: Slot) -> None:
-    """What a tick does with pending tokens."""
+    """What a decode step does with pending tokens."""
     slot.tokens += slot.pending
     slot.pending = []
     kv.sequences[slot.index] = list(slot.tokens)
@@ -42,12 +42,12 @@ def consistent(kv: Kv, slots: SlotCache) -> bool:
 
 
 def run(kv: Kv, slots: SlotCache, path: list[int], keep: int) -> int:
-    """Place, decode and vacate a path; how many tokens had to be decoded."""
+    """Place, decode and free a path; how many tokens had to be decoded."""
     slot = slots.place(path, len(path) - 1, "job")
     assert slot is not None
     pending = len(slot.pending)
     decode(kv, slot)
-    slots.vacate(slot, keep)
+    slots.free(slot, keep)
     return pending
 
 
@@ -58,31 +58,31 @@ def test_going_on_decodes_only_the_last_token(kv):
     assert consistent(kv, slots)
 
 
-@pytest.mark.parametrize(("parked", "decoded"), [(1, 1), (0, len(PATH))])
-def test_what_was_parked_comes_back_and_the_rest_is_decoded_again(kv, parked, decoded):
-    slots = SlotCache(None, 1, parked, truncates=True)
+@pytest.mark.parametrize(("cached", "decoded"), [(1, 1), (0, len(PATH))])
+def test_what_was_cached_comes_back_and_the_rest_is_decoded_again(kv, cached, decoded):
+    slots = SlotCache(None, 1, cached, truncates=True)
     run(kv, slots, PATH, keep=len(PATH) - 1)
     run(kv, slots, [1, 2, 3], keep=2)
     assert run(kv, slots, PATH, keep=len(PATH) - 1) == decoded
     assert consistent(kv, slots)
 
 
-def test_busy_lanes_move_together_and_lose_nothing(kv):
+def test_busy_slots_move_together_and_lose_nothing(kv):
     slots = SlotCache(None, 4, 2, truncates=True)
     placed = [slots.place([i, 50 + i, 60 + i], 2, f"job {i}") for i in range(4)]
     for slot in placed:
         assert slot is not None
         decode(kv, slot)
-    slots.vacate(slots.lanes[0], keep=3)
-    slots.vacate(slots.lanes[2], keep=3)
+    slots.free(slots.decoding[0], keep=3)
+    slots.free(slots.decoding[2], keep=3)
     slots.compact()
     assert [s.index for s in slots.busy] == [0, 1]
     assert {s.job: s.tokens for s in slots.busy} == {"job 1": [1, 51, 61], "job 3": [3, 53, 63]}
-    assert slots.holds([0, 50, 60]), "what an idle lane remembered is parked, not lost"
+    assert slots.holds([0, 50, 60]), "what an idle slot remembered is cached, not lost"
     assert consistent(kv, slots)
 
 
-def test_all_lanes_busy_is_a_wait(kv):
+def test_all_slots_busy_is_a_wait(kv):
     slots = SlotCache(None, 1, 1, truncates=True)
     slot = slots.place(PATH, 29, "job")
     assert slots.place([1, 2], 1, "other") is None
@@ -96,14 +96,14 @@ def test_a_recurrent_state_is_kept_where_it_forks(kv):
     slot = slots.place(step, 19, "step")
     assert slot is not None
     decode(kv, slot)
-    slots.vacate(slot, keep=19)  # cannot be cut back: it holds the step's last token too
+    slots.free(slot, keep=19)  # cannot be cut back: it holds the step's last token too
     assert slot.tokens == step
     slot = slots.place([*step, 7], 20, "future")
     assert slot is not None
     assert slot.pending == [7]
     slot.pending += future[20:]
     decode(kv, slot)
-    slots.vacate(slot, keep=20)
+    slots.free(slot, keep=20)
     again = slots.place([*step, 8], 20, "next step")
     assert again is not None
     assert again.pending == [8]

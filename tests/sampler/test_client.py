@@ -11,7 +11,7 @@ import pytest
 
 from genius_lite.errors import UserError
 from genius_lite.sampler import process
-from genius_lite.sampler.client import SamplerError, SetAsideError, open_sampler
+from genius_lite.sampler.client import QueryFailedError, SamplerError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
 
@@ -95,12 +95,12 @@ def test_what_fails_three_times_is_set_aside_and_the_rest_goes_on(tiny_llama, tm
             before = sampler.extend(ROOT, 3, until="end", limit=60)
             (poison,) = sampler.extend(POISON, 1, until="end", limit=5)
             after = sampler.extend(ROOT, 2, until="step", limit=20)
-            with pytest.raises(SetAsideError, match=", three times"):
+            with pytest.raises(QueryFailedError, match=", three times"):
                 await poison
             nodes = await asyncio.gather(*before, *after)
             (later,) = sampler.extend(nodes[0], 1, until="end", limit=4)
             await later
-            await sampler.settled()
+            await sampler.drain()
             return [node.completion.finish for node in nodes], sampler.restarts
 
     finishes, restarts = asyncio.run(scenario())
@@ -114,11 +114,11 @@ def test_a_worker_that_can_do_nothing_ends_the_sampling(tiny_llama, tmp_path):
         async with open_sampler(tiny_llama, SETTINGS, SAMPLING, tmp_path / "log") as sampler:
             poison = [sampler.extend(POISON, 1, until="end", limit=5)[0] for _ in range(5)]
             found = await asyncio.gather(*poison, return_exceptions=True)
-            assert {type(e) for e in found} == {SetAsideError, SamplerError}
+            assert {type(e) for e in found} == {QueryFailedError, SamplerError}
             with pytest.raises(SamplerError, match="again and again"):
                 sampler.extend(ROOT, 1, until="end", limit=2)
             with pytest.raises(SamplerError, match="again and again"):
-                await sampler.settled()
+                await sampler.drain()
 
     asyncio.run(scenario())
 

@@ -6,7 +6,7 @@ import torch
 
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.llama import EngineError
-from genius_lite.sampler.messages import EngineSettings, Extend, Extended, GiveUp, Release, Sampling, Score, Scored
+from genius_lite.sampler.messages import CancelBelow, EngineSettings, Extend, Extended, Release, Sampling, Score, Scored
 
 GREEDY = Sampling(1e-4)
 NORMAL = Sampling(0.9)
@@ -19,7 +19,7 @@ def settings(**options) -> EngineSettings:
 def drain(engine: Engine) -> list:
     replies = []
     while engine.busy:
-        replies += engine.tick()
+        replies += engine.decode_step()
     return replies
 
 
@@ -115,7 +115,7 @@ def test_a_branch_is_given_up_once_its_sum_is_too_low(tiny):
     total = sum(whole.logprobs) / 2
     engine.submit(Extend(7, PROMPT, [1], "limit", 40, NORMAL))
     engine.submit(Extend(8, PROMPT, [1], "limit", 40, NORMAL))
-    engine.submit(GiveUp(7, total))
+    engine.submit(CancelBelow(7, total))
     replies = {r.id: r.completion for r in drain(engine) if isinstance(r, Extended)}
     assert replies[8].tokens == whole.tokens
     assert replies[7].finish == "dropped"
@@ -123,7 +123,7 @@ def test_a_branch_is_given_up_once_its_sum_is_too_low(tiny):
     assert replies[7].tokens == whole.tokens[:length]
     sums = np.cumsum(replies[7].logprobs)
     assert sums[-1] < total <= sums[-2]
-    engine.submit(GiveUp(8, total))  # finished long ago
+    engine.submit(CancelBelow(8, total))  # finished long ago
     assert not engine.busy
 
 
@@ -171,8 +171,8 @@ def test_a_broken_model_is_an_error(tmp_path):
 
 def _forget_everything(engine: Engine) -> None:
     """Make the engine drop a slot's cache whenever its job ends."""
-    keep = engine.cache.vacate
-    engine.cache.vacate = lambda slot, n, released=False: keep(slot, 0, released)
+    keep = engine.cache.free
+    engine.cache.free = lambda slot, n, released=False: keep(slot, 0, released)
 
 
 def test_forced_eviction_of_every_node_changes_nothing(tiny):

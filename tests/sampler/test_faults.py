@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from genius_lite.prompts import StepDelimiter, Vocabulary
-from genius_lite.sampler.client import SamplerError, SetAsideError, open_sampler
+from genius_lite.sampler.client import QueryFailedError, SamplerError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.process import Worker
 from genius_lite.sampler.tree import Node
@@ -42,17 +42,17 @@ def test_nan_logits_are_traced_to_their_request_and_only_that_is_set_aside(poiso
         async with open_sampler(poisoned, SETTINGS, SAMPLING, tmp_path / "log", say=said.append) as sampler:
             sound = sampler.extend(Node(None, [257, 72], (0, 1, "sound")), 3, until="limit", limit=12)
             (bad,) = sampler.extend(Node(None, [257, POISONED], (0, 1, "bad")), 1, until="end", limit=5)
-            with pytest.raises(SetAsideError, match="met logits that are not finite, three times"):
+            with pytest.raises(QueryFailedError, match="met logits that are not finite, three times"):
                 await bad
             found = await asyncio.gather(*sound, return_exceptions=True)
-            with pytest.raises(SetAsideError, match="not finite"):
+            with pytest.raises(QueryFailedError, match="not finite"):
                 await sampler.score([257, 72], [65, POISONED, 66])
             return said, found
 
     said, found = asyncio.run(scenario())
     assert {"met logits that are not finite" in line for line in said} == {True}
     # A branch may come upon the token by itself.
-    assert all(isinstance(f, SetAsideError) or np.isfinite(f.completion.logprobs).all() for f in found)
+    assert all(isinstance(f, QueryFailedError) or np.isfinite(f.completion.logprobs).all() for f in found)
     log = (tmp_path / "log").read_text(errors="replace")
     assert "the model gave logits that are not finite after 2 tokens of request " in log
     assert "Traceback" not in log
@@ -66,7 +66,7 @@ def test_a_model_that_computes_nothing_but_nan_ends_the_sampling(poisoned, tmp_p
             return await asyncio.gather(*futures, return_exceptions=True)
 
     found = asyncio.run(scenario())
-    assert {type(e) for e in found} == {SetAsideError, SamplerError}
+    assert {type(e) for e in found} == {QueryFailedError, SamplerError}
     assert "met logits that are not finite, again and again" in str(found[-1])
 
 

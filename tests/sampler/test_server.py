@@ -21,7 +21,7 @@ from genius_lite.errors import UserError
 from genius_lite.prompts import Vocabulary
 from genius_lite.recipe import Server
 from genius_lite.records import Completion
-from genius_lite.sampler.client import SetAsideError, open_sampler
+from genius_lite.sampler.client import QueryFailedError, open_sampler
 from genius_lite.sampler.completions import KEY
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.server import open_server_sampler
@@ -137,7 +137,7 @@ def test_a_branch_is_given_up(tiny_llama):
     async def scenario():
         async with _sampler(fake, tiny_llama) as sampler:
             (branch,) = sampler.extend(ROOT, 1, until="end", limit=30)
-            sampler.give_up(branch, -4.5)
+            sampler.cancel_below(branch, -4.5)
             return (await branch).completion
 
     assert asyncio.run(scenario()) == Completion([97] * 5, [-1.0] * 5, "dropped")
@@ -196,7 +196,7 @@ def test_one_that_fails_again_and_again_is_set_aside_while_the_server_does_other
         return Status(500, "this one never") if body["prompt"] == ROOT.tokens else _tokens("ok\n")
 
     fake = FakeServer(answer)
-    with pytest.raises(SetAsideError, match=r"the server answered 500: this one never, 3 times"):
+    with pytest.raises(QueryFailedError, match=r"the server answered 500: this one never, 3 times"):
         _sample(fake, tiny_llama, retries=2)
     assert len(fake.bodies) == 4, "three tries, and a look at whether it does other work"
 

@@ -56,14 +56,14 @@ def test_what_kills_the_worker_is_set_aside_and_named_and_the_run_ends_well(tiny
     summary = run(recipe, progress)
 
     deadly, lost = query_id(asked[1]), query_id(watched[0])
-    aside = [line for line in said if line.startswith("warning: ") and "set aside" in line]
-    assert sum(f"sums, problem {deadly} is set aside" in line for line in aside) == 3, "the base, its sweep, the round"
-    assert sum(f"held-out query {lost} is set aside" in line for line in aside) == 2
+    failures = [line for line in said if line.startswith("warning: ") and " failed: " in line]
+    assert sum(f"sums, problem {deadly} failed" in line for line in failures) == 3, "the base, its sweep, the round"
+    assert sum(f"held-out query {lost} failed" in line for line in failures) == 2
     for number in (0, 1):
         assert {r.problem for r in read_responses(tmp_path / "run", number)} == {query_id(asked[0]), query_id(asked[2])}
         found = read_evaluation(tmp_path / "run", number)
         assert found.signals and found.signals.responses == 4
         assert found.tasks[0].problems == 2
-        rows = (tmp_path / "run" / f"round-{number}" / "evaluation" / "set-aside.jsonl").read_text().splitlines()
+        rows = (tmp_path / "run" / f"round-{number}" / "evaluation" / "failed.jsonl").read_text().splitlines()
         assert {json.loads(row)["query_id"] for row in rows} == {deadly, lost}
     assert summary["rounds"][0]["evaluation"][0]["judged_gain"] is not None
