@@ -11,7 +11,7 @@ import msgspec
 
 from genius_lite.hardware import peak_memory
 from genius_lite.job import Job
-from genius_lite.learner.team import ALONE, Team
+from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.report.progress import Progressor
 from genius_lite.report.tracking import Tracker
 from genius_lite.rundir import ROUNDED, RunDir, rounded_base
@@ -47,7 +47,7 @@ class Round:
     progress: Progressor
     stop: Stop
     tracker: Tracker
-    team: Team = ALONE
+    group: ProcessGroup = SINGLE_PROCESS
 
     @cached_property
     def here(self) -> RunDir:

@@ -26,7 +26,7 @@ from genius_lite.evaluate.record import Evaluation, read_responses
 from genius_lite.evaluate.results import mean_score
 from genius_lite.export.bundle import export
 from genius_lite.job import Job, prepare
-from genius_lite.learner.team import ALONE, Team
+from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.planning.check import require_room
 from genius_lite.planning.forecast import forecast
 from genius_lite.planning.known import cut_off
@@ -52,7 +52,7 @@ def run(
     stop: Stop | None = None,
     reuse: Path | None = None,
     anyway: bool = False,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, Any]:
     """Self-train the recipe's model; returns the summary that is also in the folder's `summary.json`.
 
@@ -63,7 +63,7 @@ def run(
         stop: may be asked for, from another thread, at any time; the run then ends where it loses nothing.
         reuse: another run's folder, from which the stages are taken that would come out the same.
         anyway: do not refuse what cannot fit this machine's memory or disk.
-        team: the processes that train together; this one leads them.
+        group: the processes that train together; this one leads them.
 
     Raises:
         Stopped: `stop` was asked for.
@@ -100,7 +100,7 @@ def run(
         tracker.base(own)
         progress.finished(Row(0, mean_score(own.scores)), {}, where.best)
         for number in range(1, recipe.rounds + 1):
-            r = Round(number, job, base, engine, folder, progress, stop, tracker, team)
+            r = Round(number, job, base, engine, folder, progress, stop, tracker, group)
             policy, against, standing, report = _round(r, start, policies[where.build_on], reports)
             policies.append(policy)
             standings = [against, *standings[1:], standing]

@@ -130,15 +130,15 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
 def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list[PreferencePair]) -> Path:
     """The cumulative adapter, with the base's hash, the importance matrix and the training's figures beside it."""
     # torch takes seconds to import; nothing before this stage needs it.
-    from genius_lite.learner.following import followed
-    from genius_lite.learner.parity import Sample
+    from genius_lite.learner.logprob_mismatch import Sample
     from genius_lite.learner.train import Training, passes, train_adapter
+    from genius_lite.learner.worker_loop import with_workers
 
     r.enter("train")
 
     def make(out: Path) -> None:
         cfg, began, device = r.job.recipe.learner, time.monotonic(), learner_device()
-        work, sixteen = r.here.sub("training"), merged_bytes(r.job.source) * r.team.beside
+        work, sixteen = r.here.sub("training"), merged_bytes(r.job.source) * r.group.local_world_size
         # A run that goes on elsewhere, or beside other programs, must not choose again.
         precision: Precision = work.build_json(
             "precision.json", lambda: learner_precision(cfg.precision, device, sixteen)
@@ -150,8 +150,8 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         )
         total, done = passes(training)
         stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "passes", done=done)
-        with stage as advance, followed(r.team, training):
-            report = train_adapter(training, out, advance, r.progress.say, r.tracker.update, r.stop, r.team)
+        with stage as advance, with_workers(r.group, training):
+            report = train_adapter(training, out, advance, r.progress.say, r.tracker.update, r.stop, r.group)
         imatrix.write(out / IMPORTANCE_FILE, r.base.tensor_map, f"{len(pairs)} preference pairs", out / IMATRIX_FILE)
         remove(out / IMPORTANCE_FILE)
         write_json(out / BASE_FILE, {"sha256": r.base.sha256})

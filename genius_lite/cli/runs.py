@@ -48,12 +48,12 @@ def run(
     console, command, stop = terminal(), shlex.join(["genius-lite", *sys.argv[1:]]), Stop()
     progress = progressor(console, command)
     own = [f"out={json.dumps(out)}"] * bool(out) + ["quantize.ablate_imatrix=true"] * ablate_imatrix
-    with leading() as team:
+    with leading() as group:
         with heeded(stop, progress) as presses:
             try:
-                summary = run_recipe(load(recipe, [*(settings or []), *own]), progress, stop, reuse, anyway, team)
+                summary = run_recipe(load(recipe, [*(settings or []), *own]), progress, stop, reuse, anyway, group)
             except (Stopped, KeyboardInterrupt):
-                by = " by the launcher, whose report says why" if team.size > 1 and presses.exit_code == 143 else ""
+                by = " by the launcher, whose report says why" if group.size > 1 and presses.exit_code == 143 else ""
                 goes_on = f"what is finished is kept. The same command goes on: {visible(command)}"
                 print(f"stopped{by}; {goes_on}", file=sys.stderr)
                 raise typer.Exit(presses.exit_code) from None

@@ -12,35 +12,35 @@ import typer
 from genius_lite.errors import UserError
 
 if TYPE_CHECKING:
-    from genius_lite.learner.team import Team
+    from genius_lite.learner.process_group import ProcessGroup
 
 
 @contextmanager
-def leading() -> Iterator[Team]:
+def leading() -> Iterator[ProcessGroup]:
     """The block is for the process that leads; the others follow it in here, and end as it ends.
 
     Raises:
         Exit: this process has followed, and is done.
         UserError: what was launched cannot be.
     """
-    from genius_lite.learner.team import join, leave, require_possible
+    from genius_lite.learner.process_group import join, leave, require_possible
 
-    team = join()
+    group = join()
     try:
-        if not team.leads:
-            from genius_lite.learner.following import follow
+        if not group.is_main:
+            from genius_lite.learner.worker_loop import run_worker
 
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leading process heeds it, and says what it means
-            raise typer.Exit(follow(team))
-        with _ending(team):
-            require_possible(team)
-            yield team
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process heeds it, and says what it means
+            raise typer.Exit(run_worker(group))
+        with _ending(group):
+            require_possible(group)
+            yield group
     finally:
-        leave(team)
+        leave(group)
 
 
 @contextmanager
-def _ending(team: Team) -> Iterator[None]:
+def _ending(group: ProcessGroup) -> Iterator[None]:
     """Tell the others how it ended."""
     code = 1
     try:
@@ -53,7 +53,7 @@ def _ending(team: Team) -> Iterator[None]:
         code = 2
         raise
     finally:
-        if team.size > 1:
-            from genius_lite.learner.following import dismiss
+        if group.size > 1:
+            from genius_lite.learner.worker_loop import shutdown_workers
 
-            dismiss(team, code)
+            shutdown_workers(group, code)

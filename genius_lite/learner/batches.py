@@ -14,8 +14,8 @@ from genius_lite.hardware import Device
 from genius_lite.learner.footprint import MERGED_ON_CPU
 from genius_lite.learner.model import response_logps, takes_trees
 from genius_lite.learner.packing import Pack, packs, shares, unshared_tokens
-from genius_lite.learner.sharding import pass_along
-from genius_lite.learner.team import ALONE, Team, reaching_the_others
+from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, peer_errors
+from genius_lite.learner.sharding import dummy_forward
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 
@@ -53,9 +53,9 @@ def _parts(groups: Groups, count: int) -> list[Groups]:
 
 
 class Packer:
-    """Packs of a size that memory allows: halved, for good, when it does not. A team shares them among itself.
+    """Packs of a size that memory allows: halved, for good, when it does not. A group shares them among itself.
 
-    `keeping_pace` is true during passes that are made only because the others of a team need the weights.
+    `in_dummy_pass` is true during passes that are made only because the others of a group need the weights.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class Packer:
         cfg: Learner,
         device: Device,
         say: Callable[[str], None],
-        team: Team = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ):
-        self.policy, self.say, self.team = policy, say, team
-        self.keeping_pace = False
+        self.policy, self.say, self.group = policy, say, group
+        self.in_dummy_pass = False
         self.limit = cfg.max_pack_tokens
         self.merged = MERGED_ON_CPU if device == "cpu" else self.limit
         longest = max(len(p.prompt_tokens) + max(len(p.chosen_tokens), len(p.rejected_tokens)) for p in pairs)
-        self.shared = bool(team.told(takes_trees(policy, longest)))
+        self.shared = bool(group.broadcast(takes_trees(policy, longest)))
         if not self.shared:
             say("this model cannot share prefixes between responses: each takes a padded row of its own")
 
@@ -99,27 +99,27 @@ class Packer:
             UserError: a single pair does not fit; or a pack, where the others cannot be told to begin anew.
         """
         while True:
-            limit, mine = self.limit, shares(groups, self.team.size, self.shared)[self.team.rank]
+            limit, mine = self.limit, shares(groups, self.group.size, self.shared)[self.group.rank]
             packed = self.packs(mine)
             begin()
             try:
-                with reaching_the_others():
+                with peer_errors():
                     self._keep_pace(len(packed))
                     parts = [(pack.pairs, what(pack)) for pack in packed]
             except RuntimeError as e:
                 parts = []
                 self.shrink(mine, e)
-            self.limit = self.team.lowest(self.limit)
+            self.limit = self.group.min(self.limit)
             if self.limit == limit:
-                return self.team.sum(_in_order(groups, parts))
+                return self.group.sum(_in_order(groups, parts))
 
     def _keep_pace(self, passes: int) -> None:
         """Make, where the model is divided, those passes that another process makes more than `passes`."""
-        if self.team.sharded:
-            self.keeping_pace = True
-            for _ in range(self.team.highest(passes) - passes):
-                pass_along(self.policy)
-            self.keeping_pace = False
+        if self.group.sharded:
+            self.in_dummy_pass = True
+            for _ in range(self.group.max(passes) - passes):
+                dummy_forward(self.policy)
+            self.in_dummy_pass = False
 
     def shrink(self, groups: Groups, error: RuntimeError) -> None:
         """Make the packs of these groups smaller, if the error is one of memory and there is something to split.
@@ -138,7 +138,7 @@ class Packer:
                 f"a pair of {largest.tokens} tokens does not fit into memory; set learner.gradient_checkpointing: true "
                 "or lower foresight.max_tokens"
             ) from error
-        if self.team.sharded:
+        if self.group.sharded:
             raise UserError(
                 f"a pack of {largest.tokens} tokens does not fit into memory, and processes that divide the model "
                 f"cannot try again with smaller ones; set learner.max_pack_tokens: {largest.tokens // 2}"
@@ -160,7 +160,7 @@ def score(
         NonFiniteError: one of them is NaN or infinite.
     """
     scores: dict[tuple[str, int], Any] = {}
-    for wave in _waves(groups, packer.team.size):
+    for wave in _waves(groups, packer.group.size):
         with torch.no_grad():
             logps_2P = packer.compute(wave, lambda pack: response_logps(policy, pack.inputs, in_fp32).view(-1, 2))
         pairs = [pair for group in wave for pair in group]

@@ -28,14 +28,14 @@ _KEPT = {"fp32": (33, 16), "bf16": (21, 8)}
 _SIZE = {"fp32": 4, "bf16": 2}
 
 
-def kept_bytes(tokens: int, layers: int, width: int, inner: int, in_bf16: bool, *, twice: bool = False) -> int:
+def kept_bytes(tokens: int, layers: int, width: int, inner: int, in_bf16: bool, *, checkpointing: bool = False) -> int:
     """Return what the forward pass over so many tokens keeps for the backward pass.
 
     Args:
         in_bf16: what is computed in, else fp32; NF4 weights are dequantized to it.
-        twice: activations are computed twice: only each layer's input is kept, and all of one layer.
+        checkpointing: activations are computed twice: only each layer's input is kept, and all of one layer.
     """
     kind = "bf16" if in_bf16 else "fp32"
     per_width, per_inner = _KEPT[kind]
     layer = tokens * (per_width * width + per_inner * inner)
-    return tokens * layers * width * _SIZE[kind] + layer if twice else layers * layer
+    return tokens * layers * width * _SIZE[kind] + layer if checkpointing else layers * layer

@@ -23,7 +23,7 @@ from genius_lite.learner.footprint import SLICE_BYTES
 _LIKE = 0.02  # of their size, that logits may be off: 16 bits make less of it, a factor or a bound more
 
 
-class Table(nn.Module):
+class Int8Embedding(nn.Module):
     """A frozen matrix of token vectors (vocabulary, width) in 8 bits: what is looked up, and multiplied as the head.
 
     Each row is scaled by its largest number. That is a quarter of fp32, and finer than NF4, in which bitsandbytes keeps
@@ -80,7 +80,7 @@ class Head:
         """Return the head of a transformers causal model."""
         layer: Any = base.get_output_embeddings()
         config = base.config.get_text_config()
-        vocabulary, width = layer.shape if isinstance(layer, Table) else layer.weight.shape
+        vocabulary, width = layer.shape if isinstance(layer, Int8Embedding) else layer.weight.shape
         scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
         return Head(layer, vocabulary, width, scale, getattr(config, "final_logit_softcapping", None))
 
@@ -91,7 +91,7 @@ class Head:
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows of the matrix."""
-        return self.layer.rows(start, stop) if isinstance(self.layer, Table) else self.layer.weight[start:stop]
+        return self.layer.rows(start, stop) if isinstance(self.layer, Int8Embedding) else self.layer.weight[start:stop]
 
     def logits(self, hidden_SD: torch.Tensor, rows_CD: torch.Tensor, start: int) -> torch.Tensor:
         """Return fp32 logits of a slice, (positions, slice)."""

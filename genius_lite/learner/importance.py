@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from genius_lite.learner.team import Team
+from genius_lite.learner.process_group import ProcessGroup
 
 
 class Importance:
@@ -49,11 +49,11 @@ class Importance:
             for hook in hooks:
                 hook.remove()
 
-    def gather(self, team: Team) -> None:
-        """Take together what the processes of a team have gathered."""
-        sums = team.sum_each([self.sums.get(name) for name in self.widths], list(self.widths.values()))
+    def gather(self, group: ProcessGroup) -> None:
+        """Take together what the processes of a group have gathered."""
+        sums = group.sum_each([self.sums.get(name) for name in self.widths], list(self.widths.values()))
         self.sums = {name: total for name, total in zip(self.widths, sums, strict=True) if total is not None}
-        self.tokens = int(team.sum(torch.tensor(self.tokens)))
+        self.tokens = int(group.sum(torch.tensor(self.tokens)))
 
     def save(self, path: Path) -> None:
         """Save one float32 vector for each weight, and the number of `tokens` that they are summed over."""

@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from genius_lite.errors import UserError
 from genius_lite.hardware import Device, Precision, compute_in_bf16, spare_memory
 from genius_lite.learner.footprint import HELD, kept_bytes
-from genius_lite.learner.head import Head, Table, require_known, token_logps
+from genius_lite.learner.head import Head, Int8Embedding, require_known, token_logps
 from genius_lite.learner.packing import Inputs, Response, rows, trees
 from genius_lite.learner.rounding import round_once, widened
 from genius_lite.recipe import Learner
@@ -63,7 +63,7 @@ def load_policy(
 def load_base(master: Path, device: Device, precision: Precision, at: Device | None = None) -> Any:
     """Load the master as a transformers model in `precision`, frozen.
 
-    NF4 is for the matrices between embeddings and head. Those two become a `Table` in 8 bits, unless the family has
+    NF4 is for the matrices between embeddings and head. Those two become an `Int8Embedding`, unless the family has
     layers of its own kind there: then they keep 16 bits.
 
     Args:
@@ -120,7 +120,7 @@ def activation_bytes(policy: Any, tokens: int) -> int:
     return int(HELD * kept_bytes(tokens, layers, width, inner, in_bf16))
 
 
-def compute_activations_twice(policy: Any) -> None:
+def enable_gradient_checkpointing(policy: Any) -> None:
     """Keep only each layer's input for the backward pass, and spare memory wherever it can be."""
     spare_memory()
     policy.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
@@ -154,9 +154,9 @@ def _shrink_tables(base: Any, compute: torch.dtype) -> None:
     tied = embeddings.weight is head.weight
     if type(embeddings) is not nn.Embedding or type(head) is not nn.Linear or head.bias is not None:
         return
-    table = Table(embeddings.weight.data, compute)
+    table = Int8Embedding(embeddings.weight.data, compute)
     base.set_input_embeddings(table)
-    base.set_output_embeddings(table if tied else Table(head.weight.data, compute))
+    base.set_output_embeddings(table if tied else Int8Embedding(head.weight.data, compute))
 
 
 def target_modules(base: nn.Module, wanted: list[str] | Literal["auto"] = "auto") -> list[str]:
@@ -269,7 +269,7 @@ def _branches(stem: int) -> list[Response]:
 
 def _compute_dtype(base: Any) -> torch.dtype:
     embeddings = base.get_input_embeddings()
-    return embeddings.dtype if isinstance(embeddings, Table) else embeddings.weight.dtype
+    return embeddings.dtype if isinstance(embeddings, Int8Embedding) else embeddings.weight.dtype
 
 
 def _additive(mask_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -281,7 +281,7 @@ def _additive(mask_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed torch's global generator inside, as its initializers know no other; put it back after."""
-    # Of one GPU: on every other one it would take memory, which another process of a team may need.
+    # Of one GPU: on every other one it would take memory, which another process of a group may need.
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else None
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)

@@ -17,7 +17,7 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
 from torch import nn
 
-from genius_lite.learner.head import Table
+from genius_lite.learner.head import Int8Embedding
 
 
 def round_once(policy: Any) -> None:
@@ -94,7 +94,8 @@ def widened(base: Any) -> Iterator[None]:
     quantized = [(m, m.compute_dtype) for m in base.modules() if isinstance(m, Linear4bit)]
     hooks = []
     for unit in _units(base.get_decoder(), set(base._no_split_modules or ())):
-        if isinstance(unit, nn.Embedding | Table):  # rows are looked up: nothing is lost before they are widened
+        # Rows are looked up: nothing is lost before they are widened.
+        if isinstance(unit, nn.Embedding | Int8Embedding):
             hooks.append(unit.register_forward_hook(lambda module, inputs, rows: rows.float()))
         else:
             hooks.append(unit.register_forward_pre_hook(widen))

@@ -1,8 +1,8 @@
-"""Frozen weights divided among the processes of a team, for a model that is too large for each to hold (FSDP).
+"""Frozen weights divided among the processes of a group, for a model that is too large for each to hold (FSDP).
 
 Only what is frozen is divided, and only within the layers: a layer's weights are gathered when it is passed through,
 forward and backward, and let go of behind it. The adapter stays whole everywhere, so that gradients, optimizer and what
-is saved are those of any team. Gathering is something that all do together: each process must make the same passes.
+is saved are those of any group. Gathering is something that all do together: each process must make the same passes.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from genius_lite.learner.model import response_logps
 from genius_lite.learner.packing import rows
 
 if TYPE_CHECKING:
-    from genius_lite.learner.team import Team
+    from genius_lite.learner.process_group import ProcessGroup
 
 
-def load_in_parts(load: Callable[..., Any], device: Device, team: Team) -> Any:
+def load_in_parts(load: Callable[..., Any], device: Device, group: ProcessGroup) -> Any:
     """Load the policy that `load` gives, each process keeping its part of the layers' weights on `device`.
 
     It is loaded into the host's memory, by one process after the other: for a moment one of them holds all of it.
@@ -31,22 +31,22 @@ def load_in_parts(load: Callable[..., Any], device: Device, team: Team) -> Any:
         UserError: what its layers are is not known.
     """
     policy = None
-    for rank in range(team.size):
-        if rank == team.rank:
+    for rank in range(group.size):
+        if rank == group.rank:
             policy = load(at="cpu")
-            _divide(policy, device, team)
-        team.told(0)
+            _divide(policy, device, group)
+        group.broadcast(0)
     return policy
 
 
-def pass_along(policy: Any) -> None:
+def dummy_forward(policy: Any) -> None:
     """Gather the weights with the others, forward and backward where gradients are on; adds nothing to a gradient."""
     logps_1 = response_logps(policy, rows([([0], [0])]))
     if logps_1.requires_grad:
         (0 * logps_1).sum().backward()
 
 
-def _divide(policy: Any, device: Device, team: Team) -> None:
+def _divide(policy: Any, device: Device, group: ProcessGroup) -> None:
     from torch.distributed.fsdp import fully_shard
 
     base = policy.get_base_model()
@@ -58,7 +58,7 @@ def _divide(policy: Any, device: Device, team: Team) -> None:
         )
     for layer in layers:
         layer.to(device)  # by bitsandbytes' own method, which takes the scales of NF4 along
-        fully_shard(layer, mesh=team.mesh, ignored_params={p for p in layer.parameters() if p.requires_grad})
+        fully_shard(layer, mesh=group.mesh, ignored_params={p for p in layer.parameters() if p.requires_grad})
     # Around all layers, so that the next one's weights are gathered while one computes. It has none of its own to give.
-    fully_shard(decoder, mesh=team.mesh, ignored_params=set(decoder.parameters()))
+    fully_shard(decoder, mesh=group.mesh, ignored_params=set(decoder.parameters()))
     policy.to(device)

@@ -2,7 +2,7 @@
 
 Nothing draws random numbers while training goes on (there is no dropout), and the order of the data comes from the seed
 alone; so the adapter, the optimizer's state and the number of updates done are all that there is. It is the same for
-all processes of a team, so that any number of them can go on from it.
+all processes of a group, so that any number of them can go on from it.
 """
 
 from __future__ import annotations

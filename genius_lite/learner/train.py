@@ -21,11 +21,12 @@ from genius_lite.hardware import Device, Precision, learner_free_memory
 from genius_lite.learner.batches import Groups, Packer, schedule, score
 from genius_lite.learner.footprint import ACTIVATION_SHARE, SCORED_PAIRS
 from genius_lite.learner.importance import Importance
+from genius_lite.learner.logprob_mismatch import Sample, check, logprob_mismatch, mismatch_limit
 from genius_lite.learner.loss import pair_logps, pair_loss
 from genius_lite.learner.margins import clustered_error, margins
 from genius_lite.learner.model import (
     activation_bytes,
-    compute_activations_twice,
+    enable_gradient_checkpointing,
     load_policy,
     response_logps,
     weight_bytes,
@@ -33,10 +34,9 @@ from genius_lite.learner.model import (
 )
 from genius_lite.learner.optimizer import learning_rate, make_optimizer
 from genius_lite.learner.packing import Pack, by_query, unshared_tokens
-from genius_lite.learner.parity import Sample, check, disagreement, limit_of
+from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.learner.sharding import load_in_parts
 from genius_lite.learner.state import load_state, pairs_done, save_state
-from genius_lite.learner.team import ALONE, Team
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair, seed_of
 from genius_lite.rundir import IMPORTANCE_FILE, RunDir, write_json
@@ -54,8 +54,8 @@ class Training:
         samples: rollouts on which learner and sampler are compared first; may be empty.
         key: names the generators, (seed, round).
         work: where the state is kept while training goes on.
-        own_weights: whether `master` has the weights of the GGUF that the first round samples from, and not others
-            that it was made of (`model.weights`).
+        own_weights: whether `master` has the weights of the GGUF that the first round samples from, and not
+            others that it was made of (`model.weights`).
     """
 
     master: Path
@@ -79,8 +79,8 @@ class TrainReport:
     most, drawn from all by the seed, and the same ones in every precision. Policy and base are both computed in fp32
     for it, whatever was trained in. `margin_error` is its standard error, pairs of a question counted as dependent, and
     None of a single question; `accuracy` is the share of these pairs whose margin is positive. `shared_tokens` is the
-    share of tokens that packing did not compute twice, `parity` the mean difference of learner and sampler in nats a
-    token, `curve` a row for each update, in the precision of the training.
+    share of tokens that packing did not compute twice, `logprob_mismatch` the mean difference of learner and sampler in
+    nats a token, `curve` a row for each update, in the precision of the training.
     """
 
     pairs: int
@@ -92,7 +92,7 @@ class TrainReport:
     scored_pairs: int
     scored_questions: int
     shared_tokens: float
-    parity: float | None
+    logprob_mismatch: float | None
     weight_bytes: int
     precision: str
     device: str
@@ -109,7 +109,7 @@ def train_adapter(
     say: Callable[[str], None] = lambda line: None,
     updated: Callable[[int, dict[str, float]], None] = lambda number, row: None,
     stop: Stop | None = None,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> TrainReport:
     """Train on the job's pairs and save the adapter to `out`; goes on from what `job.work` holds.
 
@@ -119,43 +119,43 @@ def train_adapter(
         say: told in one line what a user should know.
         updated: called with each update's number and its row of the curve; after an interruption with earlier ones too.
         stop: once it is asked for, training ends after the update under way, and its state is kept.
-        team: the processes that train on this together, all with an equal job; one leads, says and writes.
+        group: the processes that train on this together, all with an equal job; the main one says and writes.
 
     Raises:
         NonFiniteError: training diverged: a loss, a gradient or a score is not finite; no adapter is kept.
         Stopped: `stop` was asked for.
         UserError: learner and sampler disagree, or not even one pair fits into memory.
-        TeamLost: another process of the team has ended.
+        ProcessLostError: another process of the group has ended.
     """
     from accelerate import Accelerator
 
     cfg, stop = job.cfg, stop or Stop()
     accelerator = Accelerator(cpu=job.device == "cpu", mixed_precision="no")  # the recipe says what is computed in
     load = partial(load_policy, job.master, job.start, cfg, job.device, job.precision, seed_of(*job.key, "adapter"))
-    policy = load_in_parts(load, job.device, team) if team.sharded else load()
+    policy = load_in_parts(load, job.device, group) if group.sharded else load()
     if cfg.targets == "auto" and (left := without_adapter(policy)):
         say(f"these matrices get no adapter and stay as they are: {', '.join(left)}")
     groups = by_query(job.pairs)
-    packer = Packer(policy, job.pairs, cfg, job.device, say, team)
-    if team.highest(_memory_is_short(policy, packer.largest(groups).tokens, job, team.beside)):
-        compute_activations_twice(policy)
+    packer = Packer(policy, job.pairs, cfg, job.device, say, group)
+    if group.max(_memory_is_short(policy, packer.largest(groups).tokens, job, group.local_world_size)):
+        enable_gradient_checkpointing(policy)
         say("activations are computed twice instead of kept (learner.gradient_checkpointing)")
-    parity = disagreement(policy, job.samples) if job.samples else None
-    if parity is not None and team.leads:
-        limit = limit_of(cfg, job.precision, job.own_weights and job.start is None)
-        if word := check(parity, limit, job.precision):
+    mismatch = logprob_mismatch(policy, job.samples) if job.samples else None
+    if mismatch is not None and group.is_main:
+        limit = mismatch_limit(cfg, job.precision, job.own_weights and job.start is None)
+        if word := check(mismatch, limit, job.precision):
             say(word)
     reference = _reference(policy, groups, packer, job, advance)
-    if team.told(stop.asked):
+    if group.broadcast(stop.asked):
         raise Stopped
     epochs = schedule(groups, cfg, np.random.default_rng(seed_of(*job.key, "order")))
     batches = [batch for epoch in epochs for batch in epoch]
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    # Not the policy: what accelerate would put around it for a team takes only passes through its own `forward`.
+    # Not the policy: what accelerate would put around it for a group takes only passes through its own `forward`.
     optimizer = accelerator.prepare(make_optimizer(parameters, cfg, job.device))
     trainer = _Trainer(accelerator, policy, optimizer, parameters, reference, packer, job, advance, updated, stop)
     curve = trainer.run(batches)
-    team.lead(lambda: _save(policy, job.work, out))
+    group.on_main(lambda: _save(policy, job.work, out))
     learned = margins(policy, job.pairs, reference if job.precision == "fp32" else None, packer, job.key, advance)
     epoch = curve[-len(epochs[-1]) :]
     every = packer.packs(groups)
@@ -169,7 +169,7 @@ def train_adapter(
         scored_pairs=len(learned),
         scored_questions=len({question for question, _ in learned}),
         shared_tokens=1 - sum(pack.tokens for pack in every) / unshared_tokens(job.pairs),
-        parity=parity,
+        logprob_mismatch=mismatch,
         weight_bytes=weight_bytes(policy),
         precision=job.precision,
         device=job.device,
@@ -198,26 +198,26 @@ def _reference(
     policy: Any, groups: Groups, packer: Packer, job: Training, advance: Callable[[int], None]
 ) -> dict[tuple[str, int], list[float]]:
     """Compute the base model's score of every pair, and the importance of its columns, once, and keep them."""
-    if not packer.team.told((job.work / "reference").exists()):
-        importance = Importance(policy, counts=lambda: not packer.keeping_pace)
+    if not packer.group.broadcast((job.work / "reference").exists()):
+        importance = Importance(policy, counts=lambda: not packer.in_dummy_pass)
         with policy.disable_adapter(), importance.watched():
             found = score(policy, groups, packer, advance)
-        importance.gather(packer.team)
+        importance.gather(packer.group)
 
         def write(folder: Path) -> None:
             folder.mkdir()
             importance.save(folder / IMPORTANCE_FILE)
             write_json(folder / "logps.json", [[query, step, *logps] for (query, step), logps in found.items()])
 
-        packer.team.lead(lambda: job.work.build("reference", write))
+        packer.group.on_main(lambda: job.work.build("reference", write))
     rows = json.loads((job.work / "reference" / "logps.json").read_text(encoding="utf-8"))
     return {(query, step): [chosen, rejected] for query, step, chosen, rejected in rows}
 
 
-def _memory_is_short(policy: Any, tokens: int, job: Training, beside: int) -> bool:
+def _memory_is_short(policy: Any, tokens: int, job: Training, local_world_size: int) -> bool:
     if job.cfg.gradient_checkpointing != "auto":
         return job.cfg.gradient_checkpointing
-    return activation_bytes(policy, tokens) > ACTIVATION_SHARE * learner_free_memory(job.device) / beside
+    return activation_bytes(policy, tokens) > ACTIVATION_SHARE * learner_free_memory(job.device) / local_world_size
 
 
 @dataclass
@@ -240,10 +240,10 @@ class _Trainer:
             curve, self.packer.limit = found["curve"], found["limit"]
             for number, row in enumerate(curve):
                 self.updated(number, row)
-        team = self.packer.team
-        if len(curve) != team.told(len(curve)):
+        group = self.packer.group
+        if len(curve) != group.broadcast(len(curve)):
             raise UserError(f"{self.job.work.path} has another state here than where the run is led; why?")
-        team.align(self.parameters)
+        group.broadcast_parameters(self.parameters)
         self.policy.train()
         saved = time.monotonic()
         for update in range(len(curve), len(batches)):
@@ -253,10 +253,10 @@ class _Trainer:
             curve.append({**self._update(update, batches[update]), "lr": rate})
             self.updated(update, curve[-1])
             due = time.monotonic() - saved >= self.job.cfg.save_every and update + 1 < len(batches)
-            asked = team.told(self.stop.asked)
-            if asked or team.told(due):
+            asked = group.broadcast(self.stop.asked)
+            if asked or group.broadcast(due):
                 progress = {"curve": curve, "limit": self.packer.limit}
-                team.lead(partial(save_state, self.job.work, update + 1, self.policy, self.optimizer, progress))
+                group.on_main(partial(save_state, self.job.work, update + 1, self.policy, self.optimizer, progress))
                 saved = time.monotonic()
             if asked:
                 raise Stopped
@@ -270,7 +270,7 @@ class _Trainer:
         )
         if not torch.isfinite(loss_P).all():
             self._refuse(number, "the loss", [p for p, ok in zip(pairs, torch.isfinite(loss_P), strict=True) if not ok])
-        self.packer.team.sum_gradients(self.parameters)
+        self.packer.group.sum_gradients(self.parameters)
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.job.cfg.max_grad_norm))
         if not math.isfinite(norm):
             self._refuse(number, "the gradient", pairs)
@@ -288,6 +288,8 @@ class _Trainer:
 
     def _refuse(self, number: int, what: str, pairs: list[PreferencePair]) -> None:
         path = self.job.work / "bad-batch.jsonl"
-        self.packer.team.lead(lambda: path.write_bytes(b"".join(msgspec.json.encode(pair) + b"\n" for pair in pairs)))
+        self.packer.group.on_main(
+            lambda: path.write_bytes(b"".join(msgspec.json.encode(pair) + b"\n" for pair in pairs))
+        )
         named = f"query {pairs[0].query_id}, step {pairs[0].step}"
         raise NonFiniteError(f"update {number}: {what} of {named} is not finite (saved in {path}); lower learner.lr")

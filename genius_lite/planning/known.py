@@ -106,11 +106,22 @@ def learner_rates(source: Source, training: Training) -> tuple[Learn, How]:
     cfg, shape, device = source.job.recipe.learner, source.shape, source.machine.device
     tokens = -(-training.tokens // _ROUNDED) * _ROUNDED
     sizes = (shape.layers, shape.width, shape.inner, shape.vocabulary, shape.tied)
-    key = (sizes, cfg.rank, training.precision, training.in_bf16, training.twice, tokens, device, torch.__version__)
+    key = (
+        sizes,
+        cfg.rank,
+        training.precision,
+        training.in_bf16,
+        training.checkpointing,
+        tokens,
+        device,
+        torch.__version__,
+    )
     found, how = source.ask(
         "learner", key, Learn, lambda: measure_learner(source.job.source, shape, cfg, training, device)
     )
-    return found or reckoned_learn(shape, training.precision, source.machine.cores, twice=training.twice), how
+    return found or reckoned_learn(
+        shape, training.precision, source.machine.cores, checkpointing=training.checkpointing
+    ), how
 
 
 def cut_off(job: Job) -> str | None:

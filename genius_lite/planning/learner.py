@@ -20,14 +20,14 @@ class Training:
     """How a recipe's learner section comes out on a machine.
 
     `in_bf16` is what is computed in, else fp32; `tokens` are those of the largest forward pass, `counted` those of them
-    whose log-probability is wanted; `twice` says that activations are computed twice.
+    whose log-probability is wanted; `checkpointing` says that activations are computed twice.
     """
 
     precision: Precision
     in_bf16: bool
     tokens: int
     counted: int
-    twice: bool
+    checkpointing: bool
 
 
 def settled(cfg: Learner, shape: Shape, machine: Machine, tokens: int, counted: int) -> Training:
@@ -47,13 +47,15 @@ def settled(cfg: Learner, shape: Shape, machine: Machine, tokens: int, counted: 
 
 def parts(cfg: Learner, shape: Shape, training: Training) -> dict[str, int]:
     """Bytes on the learner's device at the fullest moment of an update."""
-    kept = kept_bytes(training.tokens, shape.layers, shape.width, shape.inner, training.in_bf16, twice=training.twice)
+    kept = kept_bytes(
+        training.tokens, shape.layers, shape.width, shape.inner, training.in_bf16, checkpointing=training.checkpointing
+    )
     logits = min(SLICE_BYTES, 4 * training.counted * shape.vocabulary)
     rows = min(SLICE_BYTES, 4 * shape.vocabulary * shape.width)
     trained = shape.adapter_weights(cfg)
     return {
         "weights": weights(shape, training.precision, training.in_bf16),
-        "activations": int(_held(training) * kept) + _COMPUTED_AGAIN * training.twice,
+        "activations": int(_held(training) * kept) + _COMPUTED_AGAIN * training.checkpointing,
         "head": _SLICES * max(logits, rows),
         # The adapter and its gradient in fp32, and Adam's two moments of each number.
         "optimizer": trained * (4 + 4 + (2 if cfg.optimizer == "paged_adamw_8bit" else 8)),
@@ -61,7 +63,7 @@ def parts(cfg: Learner, shape: Shape, training: Training) -> dict[str, int]:
 
 
 def _held(training: Training) -> float:
-    return 1.0 if training.twice else HELD
+    return 1.0 if training.checkpointing else HELD
 
 
 def weights(shape: Shape, precision: Precision, in_bf16: bool) -> int:

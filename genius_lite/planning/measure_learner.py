@@ -26,7 +26,7 @@ _PROMPT, _BRANCHES = 64, 4  # tokens that responses share; responses of a tree
 
 def measure_learner(source: GGUF, shape: Shape, cfg: Learner, training: Training, device: Device) -> Learn:
     """Load, score and differentiate a pack of about as many tokens as the run's."""
-    from genius_lite.learner.model import compute_activations_twice, load_policy
+    from genius_lite.learner.model import enable_gradient_checkpointing, load_policy
 
     with tempfile.TemporaryDirectory(prefix="genius-lite-") as folder:
         _write_stand_in(source, shape, Path(folder))
@@ -34,8 +34,8 @@ def measure_learner(source: GGUF, shape: Shape, cfg: Learner, training: Training
         began = time.perf_counter()
         policy = load_policy(Path(folder), None, anything, device, training.precision, 0)
         loading = time.perf_counter() - began
-        if training.twice:
-            compute_activations_twice(policy)
+        if training.checkpointing:
+            enable_gradient_checkpointing(policy)
         inputs = _pack(training.tokens, shape.vocabulary)
         tokens = inputs.tokens_BT.size
         head_forward, head_update = _head_seconds(policy, inputs, device)

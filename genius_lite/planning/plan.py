@@ -161,7 +161,7 @@ def _assembled(known: _Known) -> Plan:
         slots=found.engine.slots,
         context=job.context,
         precision=found.training.precision,
-        activations_twice=found.training.twice,
+        activations_twice=found.training.checkpointing,
         stages=stages,
         peak=max(ahead or stages, key=lambda stage: stage.memory_total).stage,
         memory=max(stage.memory_total for stage in ahead or stages),

@@ -87,10 +87,10 @@ def reckoned_decode(shape: Shape, file_bytes: int, cores: int) -> Decode:
     )
 
 
-def reckoned_learn(shape: Shape, precision: str, cores: int, *, twice: bool) -> Learn:
+def reckoned_learn(shape: Shape, precision: str, cores: int, *, checkpointing: bool) -> Learn:
     """Without measuring: by the number of parameters."""
     forward = _LEARN[precision] * shape.parameters / cores
-    return Learn(_START + 2 * _READ * 2 * shape.parameters, forward, forward * (1 + _BACKWARD + twice))
+    return Learn(_START + 2 * _READ * 2 * shape.parameters, forward, forward * (1 + _BACKWARD + checkpointing))
 
 
 def reckoned_convert(cores: int) -> Convert:

@@ -75,7 +75,7 @@ def _changes(job: Job, now: Sizes, lacks: list[Lack]) -> Iterator[Settings]:
     """What may help the stages that lack something, mildest first."""
     recipe, stages = job.recipe, {lack.stage for lack in lacks if not lack.on_disk}
     if TRAINING in stages:
-        if not now.training.twice:
+        if not now.training.checkpointing:
             yield {"learner.gradient_checkpointing": True}
         yield from ({"learner.max_pack_tokens": n} for n in _halves(recipe.learner.max_pack_tokens, _FEWEST_PACKED))
         if now.training.precision != "nf4":

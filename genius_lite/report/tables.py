@@ -228,7 +228,7 @@ def learner_table(data: RunData) -> Table:
         _row("Precision", rounds, lambda r: r.training["precision"]),
         _row("Device", rounds, lambda r: r.training["device"]),
         _row("Memory of the weights", rounds, lambda r: size(r.training["weight_bytes"])),
-        _row("Learner and sampler differ, nats per token", rounds, lambda r: number(r.training["parity"], 4)),
+        _row("Learner and sampler differ, nats per token", rounds, lambda r: number(r.training["logprob_mismatch"], 4)),
         _row("Tokens that packing shared", rounds, lambda r: percent(r.training["shared_tokens"])),
         _row("Pairs learned from", rounds, lambda r: number(r.training["pairs"])),
     ]

@@ -139,7 +139,7 @@ def _figures(report: dict[str, Any]) -> dict[str, float]:
         "gguf_bytes",
     )
     found = {f"round/{name}": report[name] for name in names}
-    found |= {f"round/{name}": training[name] for name in ("loss", "margin", "accuracy", "parity")}
+    found |= {f"round/{name}": training[name] for name in ("loss", "margin", "accuracy", "logprob_mismatch")}
     found |= {f"round/{name}": report["watched"][name] for name in ("spread", "length_gap")}
     found |= {"round/kept": quantized["kept"], "round/alarms": len(report["alarms"])}
     found |= _evaluated(

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from genius_lite.errors import UserError
 from genius_lite.learner.packing import shares
-from genius_lite.learner.team import ALONE, Team, join, require_possible
+from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, join, require_possible
 from genius_lite.rundir import IMPORTANCE_FILE
 from tests.learner.together import PAIRS, train
 
@@ -249,16 +249,16 @@ def test_shares_are_even_whole_and_never_beyond_a_pair():
 
 def test_launches_that_cannot_be(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # by one process alone there is nothing to divide
-    assert join() is ALONE
+    assert join() is SINGLE_PROCESS
     assert "ACCELERATE_USE_FSDP" not in os.environ
-    require_possible(ALONE)
+    require_possible(SINGLE_PROCESS)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(UserError, match="this launch asks for DeepSpeed"):
-        require_possible(Team(0, 2))
+        require_possible(ProcessGroup(0, 2))
     monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
-    require_possible(ALONE)
-    require_possible(Team(0, 2))
+    require_possible(SINGLE_PROCESS)
+    require_possible(ProcessGroup(0, 2))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     with pytest.raises(UserError, match="accelerate launch --cpu starts one process"):
-        require_possible(ALONE)
+        require_possible(SINGLE_PROCESS)

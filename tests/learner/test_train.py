@@ -18,12 +18,12 @@ from genius_lite.hardware import Device, Precision
 from genius_lite.learner import batches as batches_module
 from genius_lite.learner import train as train_module
 from genius_lite.learner.batches import schedule
-from genius_lite.learner.head import Table
+from genius_lite.learner.head import Int8Embedding
+from genius_lite.learner.logprob_mismatch import Sample, check, mismatch_limit
 from genius_lite.learner.margins import clustered_error
 from genius_lite.learner.model import load_base, load_policy, response_logps, target_modules, weight_bytes
 from genius_lite.learner.optimizer import learning_rate
 from genius_lite.learner.packing import rows, unshared_tokens
-from genius_lite.learner.parity import Sample, check, limit_of
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
@@ -215,10 +215,10 @@ def test_a_score_that_is_not_finite_names_its_pair(tiny, tmp_path, monkeypatch):
 
 
 def test_the_limit_of_disagreement_goes_by_precision_and_file():
-    found = {p: limit_of(Learner(), p, same_weights=True) for p in ("fp32", "bf16", "nf4")}
+    found = {p: mismatch_limit(Learner(), p, same_weights=True) for p in ("fp32", "bf16", "nf4")}
     assert found == {"fp32": 0.15, "bf16": 0.15, "nf4": 0.6}
-    assert limit_of(Learner(), "bf16", same_weights=False) == 1.0
-    assert limit_of(Learner(parity_limit=0.3), "bf16", same_weights=False) == 0.3
+    assert mismatch_limit(Learner(), "bf16", same_weights=False) == 1.0
+    assert mismatch_limit(Learner(parity_limit=0.3), "bf16", same_weights=False) == 0.3
 
 
 def test_a_disagreement_is_told_before_it_is_too_large():
@@ -284,7 +284,7 @@ def test_parity_is_reported_and_enforced(tiny, tmp_path):
         logits = tiny.model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
     true = [logits[i + 2, token].item() for i, token in enumerate(response)]
     same = _train(tiny, tmp_path / "a", samples=[Sample(prompt, response, true)])
-    assert same.parity == pytest.approx(0, abs=0.01)  # the master is F16
+    assert same.logprob_mismatch == pytest.approx(0, abs=0.01)  # the master is F16
     off = [value - 0.7 for value in true]
     with pytest.raises(UserError, match=r"disagree by 0\.(69|70)\d* nats a token"):
         _train(tiny, tmp_path / "b", samples=[Sample(prompt, response, off)], parity_limit=0.5)
@@ -386,7 +386,7 @@ def test_nf4_weights_are_four_bit_and_tables_eight(tiny):
     weight = base.model.layers[0].self_attn.q_proj.weight
     assert weight.element_size() * weight.numel() == 64 * 64 // 2
     table = base.get_input_embeddings()
-    assert isinstance(table, Table)
+    assert isinstance(table, Int8Embedding)
     assert (base.get_output_embeddings() is table) == (tiny.architecture == "llama")  # tied there
     exact = tiny.model.get_input_embeddings().weight
     assert (table.rows(0, VOCABULARY) - exact).abs().max() <= exact.abs().max() / 127

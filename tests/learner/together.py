@@ -21,9 +21,9 @@ import typer
 from genius_lite.cli.together import leading
 from genius_lite.errors import UserError
 from genius_lite.learner import train as train_module
-from genius_lite.learner.following import followed
-from genius_lite.learner.team import ALONE, Team
+from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.learner.train import Training, TrainReport, train_adapter
+from genius_lite.learner.worker_loop import with_workers
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from genius_lite.rundir import RunDir
@@ -44,7 +44,7 @@ SETTINGS = {"lr": 1e-2, "batch_pairs": 4, "rank": 4, "lora_alpha": 8, "save_ever
 
 
 def train(
-    master: Path, out: Path, options: dict[str, Any], stop_at: int | None = None, team: Team = ALONE
+    master: Path, out: Path, options: dict[str, Any], stop_at: int | None = None, group: ProcessGroup = SINGLE_PROCESS
 ) -> TrainReport | None:
     """Train or go on, in fp32 unless the options say otherwise; None if stopped after the update number `stop_at`."""
     work, stop = out.with_name(f"{out.name}-work"), Stop()
@@ -56,8 +56,8 @@ def train(
     def updated(number: int, row: dict[str, float]) -> None:
         stop.asked = number == stop_at
 
-    with suppress(Stopped), followed(team, job):
-        return train_adapter(job, out, updated=updated, stop=stop, team=team)
+    with suppress(Stopped), with_workers(group, job):
+        return train_adapter(job, out, updated=updated, stop=stop, group=group)
     return None
 
 
@@ -66,10 +66,12 @@ def main() -> None:
     if os.environ["RANK"] == "1":
         _spoil(plan)
     try:
-        with leading() as team:
+        with leading() as group:
             for number, training in enumerate(plan["trainings"]):
                 print(f"training {number}", flush=True)
-                report = train(Path(plan["master"]), Path(training["out"]), training["options"], training["stop"], team)
+                report = train(
+                    Path(plan["master"]), Path(training["out"]), training["options"], training["stop"], group
+                )
                 Path(f"{training['out']}.json").write_text(json.dumps(report and report.as_dict()))
     except typer.Exit as e:
         sys.exit(e.exit_code)

@@ -27,7 +27,7 @@ MACHINE = Machine(
     memory=8_000_000_000, disk=10**10, gpus=[], device="cpu", learner_memory=8_000_000_000, bf16=False, cores=2
 )
 ENGINE = EngineSettings(slots=8, context=256, threads=2, parked=8, gpu_layers=0)
-TRAINING = learner.Training("fp32", in_bf16=False, tokens=100, counted=60, twice=False)
+TRAINING = learner.Training("fp32", in_bf16=False, tokens=100, counted=60, checkpointing=False)
 
 
 def recipe(**sections) -> Recipe:
@@ -78,7 +78,7 @@ def test_what_autograd_keeps():
     assert kept_bytes(100, 2, 64, 96, in_bf16=False) == 100 * 2 * (33 * 64 + 16 * 96)
     assert kept_bytes(100, 2, 64, 96, in_bf16=True) == 100 * 2 * (21 * 64 + 8 * 96)
     # Twice: each layer's input (4 bytes a number) and one layer.
-    assert kept_bytes(100, 2, 64, 96, in_bf16=False, twice=True) == 100 * 2 * 64 * 4 + 100 * (33 * 64 + 16 * 96)
+    assert kept_bytes(100, 2, 64, 96, in_bf16=False, checkpointing=True) == 100 * 2 * 64 * 4 + 100 * (33 * 64 + 16 * 96)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -137,8 +137,8 @@ def test_activations_are_computed_twice_where_memory_is_short(tiny_llama):
     frozen = 4 * 78_400  # lie in memory by then
     for free, twice in ((frozen + int(kept / 0.4) + 10, False), (frozen + int(kept / 0.4) - 10, True)):
         machine = Machine(free, 0, [], "cpu", free, False, 1)
-        assert learner.settled(Learner(), shape, machine, 100, 60).twice is twice
-    assert learner.settled(Learner(gradient_checkpointing=True), shape, MACHINE, 100, 60).twice
+        assert learner.settled(Learner(), shape, machine, 100, 60).checkpointing is twice
+    assert learner.settled(Learner(gradient_checkpointing=True), shape, MACHINE, 100, 60).checkpointing
 
 
 def test_a_workers_parts(tiny_llama):

@@ -54,7 +54,9 @@ def _report(number: int, updates: int) -> dict:
     return {
         **figures, "round": number, "evaluation": [], "alarms": [],
         "watched": {"signals": None, "spread": 0.1, "length_gap": 0.2},
-        "training": {"curve": curve, "updates": updates, "loss": 0.5, "margin": 2.0, "accuracy": 0.9, "parity": None},
+        "training": {
+            "curve": curve, "updates": updates, "loss": 0.5, "margin": 2.0, "accuracy": 0.9, "logprob_mismatch": None,
+        },
         "quantized": {"type": "Q8_0", "kept": 0.97, "keeps": True, "widened": False, "matrices": {}, "scored": None},
     }  # fmt: skip
 
@@ -80,7 +82,7 @@ def test_interrupted_between_updates_it_repeats_no_step(tmp_path):
     assert [value for _, value in told["train/loss"]] == pytest.approx([0.7, 0.6, 0.5, 0.7, 0.6])
     assert told["round/number"] == [(0, 0), (3, 1), (5, 2)]
     assert told["round/kept"] == [(3, pytest.approx(0.97)), (5, pytest.approx(0.97))]
-    assert "round/parity" not in told
+    assert "round/logprob_mismatch" not in told
 
 
 def test_a_run_that_is_tracked_only_later_tells_what_it_did_before(tmp_path):

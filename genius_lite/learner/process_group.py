@@ -1,9 +1,9 @@
 """The processes that train together, where `torchrun` or `accelerate launch` has started several.
 
 Each computes its share of every batch; the gradients of the adapter are summed over them, and all take the same step.
-Each holds the whole model, or, where the launch asks for FSDP, its part of the frozen weights (`sharding.py`). One
-leads: the run is its own, and the others do nothing but train along (`following.py`). A process alone is a team of one,
-which has nothing to agree on.
+Each holds the whole model, or, where the launch asks for FSDP, its part of the frozen weights (`sharding.py`). The main
+one does the run, and the others do nothing but train along (`worker_loop.py`). A process alone is a group of one, which
+has nothing to agree on.
 
 All that they say to each other goes through gloo and the host's memory, also where they train on GPUs: an adapter's
 gradients are small beside the work of an update, a process that waits takes no core, and one that dies is missed at
@@ -27,33 +27,33 @@ if TYPE_CHECKING:
     import torch
 
 _BEHIND = timedelta(minutes=30)  # that a process may be behind the others while they start, and within a training
-_IDLE = timedelta(days=365)  # that they wait for work, since the leading one samples between two trainings
+_IDLE = timedelta(days=365)  # that they wait for work, since the main one samples between two trainings
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # by torchrun, and by MPI
 _ENGINES = {"DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
 
 
-class TeamLost(UserError):
-    """Another process of the team has ended, or cannot be reached any more."""
+class ProcessLostError(UserError):
+    """Another process of the group has ended, or cannot be reached any more."""
 
 
 @dataclass(eq=False)
-class Team:
-    """What one of `size` processes knows of the others; number 0 leads.
+class ProcessGroup:
+    """What one of `size` processes knows of the others; number 0 is the main one.
 
-    `beside` is how many, with itself, take their memory from where it does; `busy` is whether the others are within a
-    training; `idle` is the group in which they wait for work; `mesh`, if there is one, is torch's DeviceMesh over which
-    the frozen weights are divided.
+    `local_world_size` is how many, with itself, take their memory from where it does; `busy` is whether the others are
+    within a training; `idle` is torch's group in which they wait for work; `mesh`, if there is one, is its DeviceMesh
+    over which the frozen weights are divided.
     """
 
     rank: int = 0
     size: int = 1
-    beside: int = 1
+    local_world_size: int = 1
     busy: bool = False
     idle: Any = None
     mesh: Any = None
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     @property
@@ -65,7 +65,7 @@ class Team:
         """Sum over all processes.
 
         Raises:
-            TeamLost: as everything here where there are others.
+            ProcessLostError: as everything here where there are others.
         """
         return tensor if self.size == 1 else self._reduced(tensor, "SUM")
 
@@ -90,47 +90,47 @@ class Team:
         for parameter, total in zip(parameters, sums, strict=True):
             parameter.grad = None if total is None else total.view_as(parameter).to(parameter)
 
-    def align(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Give every process the leading one's values: initial ones may differ between versions and devices."""
+    def broadcast_parameters(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Give every process the main one's values: initial ones may differ between versions and devices."""
         import torch
 
         if self.size > 1:
             flat = torch.cat([p.detach().flatten().float().cpu() for p in parameters])
-            flat = self.sum(flat if self.leads else torch.zeros_like(flat))
+            flat = self.sum(flat if self.is_main else torch.zeros_like(flat))
             for parameter, values in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
                 parameter.data.copy_(values.view_as(parameter))
 
-    def lowest(self, value: int) -> int:
+    def min(self, value: int) -> int:
         """Return the lowest of what the processes give."""
         import torch
 
         return value if self.size == 1 else int(self._reduced(torch.tensor([int(value)]), "MIN"))
 
-    def highest(self, value: int) -> int:
+    def max(self, value: int) -> int:
         """Return the highest of what the processes give."""
-        return -self.lowest(-value)
+        return -self.min(-value)
 
-    def told(self, value: int) -> int:
-        """Return what the leading process gives, once all have come here."""
+    def broadcast(self, value: int) -> int:
+        """Return what the main process gives, once all have come here."""
         import torch
 
-        return value if self.size == 1 else int(self._reduced(torch.tensor([int(value) * self.leads]), "SUM"))
+        return value if self.size == 1 else int(self._reduced(torch.tensor([int(value) * self.is_main]), "SUM"))
 
-    def lead(self, work: Callable[[], object]) -> None:
-        """Have the leading process alone do this; the others wait until it is done."""
-        if self.leads:
+    def on_main(self, work: Callable[[], object]) -> None:
+        """Have the main process alone do this; the others wait until it is done."""
+        if self.is_main:
             work()
-        self.told(0)
+        self.broadcast(0)
 
     def send(self, message: bytes) -> None:
-        """Send from the leading process to all others, which `receive`."""
+        """Send from the main process to all others, which `receive`."""
         import torch
 
         self._spread(torch.tensor([len(message)]))
         self._spread(torch.frombuffer(bytearray(message), dtype=torch.uint8))
 
     def receive(self) -> bytes:
-        """Receive what the leading process sends; until then this takes no processor time."""
+        """Receive what the main process sends; until then this takes no processor time."""
         import torch
 
         length = int(self._spread(torch.zeros(1, dtype=torch.int64)))
@@ -140,24 +140,24 @@ class Team:
         from torch import distributed
 
         result = tensor.detach().to("cpu", copy=True).contiguous()
-        with reaching_the_others():
+        with peer_errors():
             distributed.all_reduce(result, getattr(distributed.ReduceOp, how))
         return result
 
     def _spread(self, tensor: torch.Tensor) -> torch.Tensor:
         from torch import distributed
 
-        with reaching_the_others():
+        with peer_errors():
             distributed.broadcast(tensor, 0, group=self.idle)
         return tensor
 
 
-ALONE = Team()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @contextmanager
-def reaching_the_others() -> Iterator[None]:
-    """Turn what torch raises when another process cannot be reached into a `TeamLost`."""
+def peer_errors() -> Iterator[None]:
+    """Turn what torch raises when another process cannot be reached into a `ProcessLostError`."""
     try:
         yield
     except RuntimeError as e:
@@ -166,18 +166,18 @@ def reaching_the_others() -> Iterator[None]:
         if not isinstance(e, DistError) and "gloo" not in str(e):  # which names its own source file
             raise
         said = re.sub(r"^\[.*?\] ", "", str(e)).partition(". ")[0]  # without the place in gloo's source, and advice
-        raise TeamLost(
+        raise ProcessLostError(
             f"a process that trains along has ended or is out of reach ({said}); its own output says why. What is "
             "finished is kept, and the same command goes on, with any number of processes"
         ) from e
 
 
-def join() -> Team:
-    """Join the team that this process was started for; return `ALONE` if it was started as usual."""
+def join() -> ProcessGroup:
+    """Join the group that this process was started for; return `SINGLE_PROCESS` if it was started as usual."""
     # Not left to be seen: accelerate would want to wrap the model for it, and transformers to load it for that.
     wants_parts = os.environ.pop("ACCELERATE_USE_FSDP", "").lower() == "true"
     if max(int(os.environ.get(name) or 1) for name in _SIZES) == 1:
-        return ALONE
+        return SINGLE_PROCESS
     from accelerate import PartialState
     from torch import distributed
     from torch.distributed.device_mesh import init_device_mesh
@@ -185,20 +185,20 @@ def join() -> Team:
     on_gpu = learner_device() == "cuda"
     state = PartialState(cpu=not on_gpu, backend="gloo", timeout=_BEHIND)  # takes the GPU of its number, too
     idle = distributed.new_group(backend="gloo", timeout=_IDLE)
-    beside = 1 if on_gpu else int(os.environ["LOCAL_WORLD_SIZE"])
+    local_world_size = 1 if on_gpu else int(os.environ["LOCAL_WORLD_SIZE"])
     mesh = init_device_mesh("cuda" if on_gpu else "cpu", (state.num_processes,)) if wants_parts else None
-    return Team(state.process_index, state.num_processes, beside, idle=idle, mesh=mesh)
+    return ProcessGroup(state.process_index, state.num_processes, local_world_size, idle=idle, mesh=mesh)
 
 
-def leave(team: Team) -> None:
+def leave(group: ProcessGroup) -> None:
     """Close what leads to the others; those that still count on this process notice."""
-    if team.size > 1:
+    if group.size > 1:
         from accelerate import PartialState
 
         PartialState().destroy_process_group()
 
 
-def require_possible(team: Team) -> None:
+def require_possible(group: ProcessGroup) -> None:
     """Refuse a launch that cannot do what it was asked for.
 
     Raises:
@@ -211,10 +211,10 @@ def require_possible(team: Team) -> None:
                 f"this launch asks for {engine}, which does not train here; launch it with --multi_gpu, or with "
                 "--use_fsdp where the model is too large for each process to hold, or with torchrun"
             )
-    if team.size == 1 and wanted["CPU"] and "MASTER_ADDR" in os.environ:
+    if group.size == 1 and wanted["CPU"] and "MASTER_ADDR" in os.environ:
         raise UserError(
             "accelerate launch --cpu starts one process, however many it is asked for; use "
             "`torchrun --nproc-per-node 2 -m genius_lite run ...`, or leave --num_processes out"
         )
-    if team.size > 1 and learner_device() == "mps":
+    if group.size > 1 and learner_device() == "mps":
         raise UserError("several processes cannot train on Apple's GPU; set ACCELERATE_USE_CPU=true, or start only one")

@@ -12,7 +12,7 @@ from genius_lite.errors import UserError
 from genius_lite.hardware import Precision
 from genius_lite.learner.model import logps_of
 from genius_lite.learner.packing import rows
-from genius_lite.learner.team import reaching_the_others
+from genius_lite.learner.process_group import peer_errors
 from genius_lite.recipe import Learner
 
 # Of a model that is imported correctly. Measured with SmolLM2-135M: bf16 0.02, beside the sampler's own arithmetic with
@@ -30,17 +30,17 @@ class Sample:
     logprobs: list[float]
 
 
-def disagreement(policy: Any, samples: list[Sample]) -> float:
+def logprob_mismatch(policy: Any, samples: list[Sample]) -> float:
     """Return the mean absolute difference of a token's log-probability between learner and sampler, nats."""
     differences = []
-    with torch.no_grad(), reaching_the_others():
+    with torch.no_grad(), peer_errors():
         for sample in samples:
             logps_S = logps_of(policy, rows([(sample.prompt, sample.response)])).cpu().numpy()
             differences.append(np.abs(logps_S - np.array(sample.logprobs)))
     return float(np.concatenate(differences).mean())
 
 
-def limit_of(cfg: Learner, precision: Precision, same_weights: bool) -> float:
+def mismatch_limit(cfg: Learner, precision: Precision, same_weights: bool) -> float:
     """Resolve `learner.parity_limit`, nats a token.
 
     Args:
