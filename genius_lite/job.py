@@ -16,11 +16,11 @@ from genius_lite.records import Query, seed_of
 from genius_lite.report.tracking import require_trackers
 from genius_lite.tuning import context_for
 from genius_lite.weights import gguf_file
-from genius_lite.weights.foreign import read_foreign
 from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.importing import check_supported
 from genius_lite.weights.quantize import quantized_twice
 from genius_lite.weights.source import locate, locate_weights
+from genius_lite.weights.untrusted import load_untrusted
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def prepare(recipe: Recipe) -> Job:
     require_trackers(recipe)
     path, weights = locate(recipe.model), locate_weights(recipe.model)
     check_supported(gguf_file.read(path))  # what it says is clearer than llama.cpp's "unknown model"
-    source = read_foreign(path, quantizer=True)
+    source = load_untrusted(path, quantizer=True)
     tasks = load_tasks(recipe.evaluate.tasks)
     with Vocabulary.open(source.path) as vocabulary:
         queries, beyond, duplicates = select(recipe.queries, vocabulary, beyond=recipe.evaluate.queries)

@@ -33,7 +33,7 @@ _SAMPLED = ("model", "seed", "foresight", "sampler.kv_type")
 _ROUNDED = (*_BASE, "quantize.type")
 _WHOLE = {
     FULL_PRECISION: _BASE,
-    "master": _BASE,
+    "hf-checkpoint": _BASE,
     _EVALUATION: (*_ANSWERED, "watched"),
     # The base in the types of the rounds; how it was rounded depends a little on what was learned from.
     _ROUNDED_BASE: _ROUNDED,

@@ -24,9 +24,9 @@ from genius_lite.rundir import FAILED_FILE, OpenRun, RecordLog, RunDir, refuse_l
 from genius_lite.stages import sample
 from genius_lite.stopping import Stop
 from genius_lite.tuning import engine_settings
-from genius_lite.weights.foreign import read_foreign
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
+from genius_lite.weights.untrusted import load_untrusted
 
 T = TypeVar("T")
 _ROLLOUTS = "rollouts.jsonl"
@@ -81,9 +81,9 @@ def sample_shard(
     out = Path(f"{recipe.out}-shard-{shard.number}-of-{shard.of}")
     with OpenRun(out, identity) as folder, tracked(_untracked(recipe), folder.path) as tracker:
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
-        nothing_imported = Base(job.source, folder / "master")
+        nothing_imported = Base(job.source, folder / "hf-checkpoint")
         r = Round(number, replace(job, queries=part), nothing_imported, engine, folder, progress, stop, tracker)
-        policy = Policy(read_foreign(model).path if model else job.source.path)
+        policy = Policy(load_untrusted(model).path if model else job.source.path)
         return folder.path, len(sample(r, policy))
 
 

@@ -39,7 +39,7 @@ from genius_lite.stopping import Stopped
 from genius_lite.weights import gguf_file, imatrix
 from genius_lite.weights.full_precision import write_full_precision
 from genius_lite.weights.imatrix import IMATRIX_FILE
-from genius_lite.weights.importing import FULL_PRECISION, Base, import_master
+from genius_lite.weights.importing import FULL_PRECISION, Base, import_checkpoint
 from genius_lite.weights.merge import BASE_FILE, merged_bytes
 
 __all__ = ["baseline", "cool", "evaluate", "import_base", "next_policy", "pair", "sample", "to_sample", "train"]
@@ -55,10 +55,10 @@ def import_base(job: Job, folder: RunDir, progress: Progressor) -> Base:
         with progress.stage("full precision", merged_bytes(job.source), "MB", 1e-6) as advance:
             write_full_precision(job.source, weights, out / job.source.path.name, advance)
 
-    def master(out: Path) -> None:
+    def hf_checkpoint(out: Path) -> None:
         matrices, start = sum(len(t.shape) == 2 for t in source.tensors), time.monotonic()
         with progress.stage("import", matrices, "matrices") as advance:
-            import_master(source, out, advance, job.recipe.model.weights or job.recipe.model.gguf)
+            import_checkpoint(source, out, advance, job.recipe.model.weights or job.recipe.model.gguf)
         give_memory_back()
         note_time(folder, "import", time.monotonic() - start, matrices)
 
@@ -66,7 +66,7 @@ def import_base(job: Job, folder: RunDir, progress: Progressor) -> Base:
     if weights:
         made = folder.build(FULL_PRECISION, lambda out: full_precision(weights, out))
         source = gguf_file.read(made / source.path.name)
-    base = Base(source, folder.build("master", master))
+    base = Base(source, folder.build("hf-checkpoint", hf_checkpoint))
     base.check()  # which notes where the file lies now
     return base
 
@@ -146,7 +146,16 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         compared = rollouts[:: max(1, len(rollouts) // _COMPARED)][:_COMPARED]
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]
         training = Training(
-            r.base.master, start, pairs, samples, cfg, device, precision, r.key, work, own_weights=r.job.weights is None
+            r.base.hf_checkpoint,
+            start,
+            pairs,
+            samples,
+            cfg,
+            device,
+            precision,
+            r.key,
+            work,
+            own_weights=r.job.weights is None,
         )
         total, done = passes(training)
         stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "passes", done=done)

@@ -11,7 +11,7 @@ import pytest
 from genius_lite.recipe import Model
 from genius_lite.sampler.llama import amx_broken
 from genius_lite.weights import gguf_file
-from genius_lite.weights.importing import import_master
+from genius_lite.weights.importing import import_checkpoint
 from genius_lite.weights.source import locate
 
 
@@ -47,14 +47,14 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session", params=["llama", "qwen2"])
 def tiny(request, tmp_path_factory) -> SimpleNamespace:
-    """A tiny random model of each architecture: its GGUF, its torch original, and its imported master."""
+    """A tiny random model of each architecture: its GGUF, its torch original, and its imported checkpoint."""
     from tests.tiny import tiny_gguf
 
     folder = tmp_path_factory.mktemp(request.param)
     path = folder / "tiny.gguf"
     model = tiny_gguf(path, request.param)
-    import_master(gguf_file.read(path), folder / "master", lambda n: None)
-    return SimpleNamespace(architecture=request.param, gguf=path, model=model, master=folder / "master")
+    import_checkpoint(gguf_file.read(path), folder / "hf-checkpoint", lambda n: None)
+    return SimpleNamespace(architecture=request.param, gguf=path, model=model, hf_checkpoint=folder / "hf-checkpoint")
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +79,6 @@ def tiny_mamba(tmp_path_factory) -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def smollm2_master(smollm2, tmp_path_factory) -> Path:
     """The real model, imported."""
-    folder = tmp_path_factory.mktemp("smollm2") / "master"
-    import_master(gguf_file.read(smollm2), folder, lambda n: None)
+    folder = tmp_path_factory.mktemp("smollm2") / "hf-checkpoint"
+    import_checkpoint(gguf_file.read(smollm2), folder, lambda n: None)
     return folder

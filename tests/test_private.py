@@ -164,7 +164,9 @@ def linked(tmp_path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize("name", ["round-1", "master", "round-1/sampler.log", "rollouts.jsonl", "report.html.partial"])
+@pytest.mark.parametrize(
+    "name", ["round-1", "hf-checkpoint", "round-1/sampler.log", "rollouts.jsonl", "report.html.partial"]
+)
 @pytest.mark.parametrize("target", ["elsewhere", "elsewhere/precious", "nothing"])
 def test_a_link_in_a_run_folder_is_not_followed(linked, name, target):
     (linked / name).parent.mkdir(exist_ok=True)

@@ -39,10 +39,15 @@ RESPONSES = [
     for problem in ("one", "two")
     for sample in (GREEDY, 0)
 ]
-MASTER, EVALUATION, ANSWERED, ROLLOUTS = "master", "round-0/evaluation", "answers to the tasks", "rollouts"
+HF_CHECKPOINT, EVALUATION, ANSWERED, ROLLOUTS = (
+    "hf-checkpoint",
+    "round-0/evaluation",
+    "answers to the tasks",
+    "rollouts",
+)
 ROUNDED, AS_ROUNDED = "rounded/base.gguf", "rounded/evaluation"
 FILES = {
-    MASTER: "master/w",
+    HF_CHECKPOINT: "hf-checkpoint/w",
     EVALUATION: "round-0/evaluation/responses.jsonl",
     ROUNDED: "rounded/base.gguf",
     AS_ROUNDED: "rounded/evaluation/responses.jsonl",
@@ -54,9 +59,9 @@ FILES = {
 @pytest.fixture
 def other(tmp_path) -> Path:
     run = tmp_path / "other"
-    for folder in ("master", "round-0/evaluation", "rounded/evaluation", "round-1/adapter"):
+    for folder in ("hf-checkpoint", "round-0/evaluation", "rounded/evaluation", "round-1/adapter"):
         (run / folder).mkdir(parents=True)
-    (run / "master" / "w").write_text("weights")
+    (run / "hf-checkpoint" / "w").write_text("weights")
     (run / "rounded" / "base.gguf").write_text("rounded weights")
     (run / "round-1" / "adapter" / "a").write_text("adapter")
     for base in ("round-0", "rounded"):
@@ -82,21 +87,21 @@ def changed(**sections) -> dict:
 @pytest.mark.parametrize(
     ("identity", "expected"),
     [
-        (changed(), [MASTER, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
-        (changed(learner={"loss": "dpo"}), [MASTER, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
-        (changed(evaluate={"rollback": False}), [MASTER, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
-        (changed(quantize={"keep": 0.5}), [MASTER, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
-        (changed(quantize={"type": "F16"}), [MASTER, EVALUATION, ROLLOUTS]),
-        (changed(evaluate={"samples": 2}), [MASTER, ROUNDED, ROLLOUTS]),
-        (changed(evaluate={"queries": 8}, watched="others"), [MASTER, ROUNDED, ANSWERED, ROLLOUTS]),
-        (changed(foresight={"temperature": 0.6}), [MASTER, EVALUATION, ROUNDED, AS_ROUNDED]),
-        (changed(foresight={"max_tokens": 32}), [MASTER, ROUNDED]),
-        (changed(queries="others", watched="others"), [MASTER, ROUNDED, ANSWERED, ROLLOUTS]),
-        (changed(tasks=["others"]), [MASTER, ROUNDED, ROLLOUTS]),
+        (changed(), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
+        (changed(learner={"loss": "dpo"}), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
+        (changed(evaluate={"rollback": False}), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
+        (changed(quantize={"keep": 0.5}), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
+        (changed(quantize={"type": "F16"}), [HF_CHECKPOINT, EVALUATION, ROLLOUTS]),
+        (changed(evaluate={"samples": 2}), [HF_CHECKPOINT, ROUNDED, ROLLOUTS]),
+        (changed(evaluate={"queries": 8}, watched="others"), [HF_CHECKPOINT, ROUNDED, ANSWERED, ROLLOUTS]),
+        (changed(foresight={"temperature": 0.6}), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED]),
+        (changed(foresight={"max_tokens": 32}), [HF_CHECKPOINT, ROUNDED]),
+        (changed(queries="others", watched="others"), [HF_CHECKPOINT, ROUNDED, ANSWERED, ROLLOUTS]),
+        (changed(tasks=["others"]), [HF_CHECKPOINT, ROUNDED, ROLLOUTS]),
         # Of rollouts the prompts themselves are compared, below.
-        (changed(system="Be brief."), [MASTER, ROUNDED, ROLLOUTS]),
-        (changed(seed=1), [MASTER, ROUNDED]),
-        (changed(sampler={"kv_type": "Q8_0"}), [MASTER, ROUNDED]),
+        (changed(system="Be brief."), [HF_CHECKPOINT, ROUNDED, ROLLOUTS]),
+        (changed(seed=1), [HF_CHECKPOINT, ROUNDED]),
+        (changed(sampler={"kv_type": "Q8_0"}), [HF_CHECKPOINT, ROUNDED]),
         (changed(weights="full"), [EVALUATION, ROLLOUTS]),  # round 1 samples the user's own file
         (changed(model="another"), []),
     ],

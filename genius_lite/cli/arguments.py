@@ -28,14 +28,14 @@ def contestant(model: str, number: int | None) -> Contestant:
     from genius_lite.export.bundle import RunRound
     from genius_lite.recipe import Model
     from genius_lite.trial import Contestant
-    from genius_lite.weights.foreign import read_foreign
     from genius_lite.weights.source import locate
+    from genius_lite.weights.untrusted import load_untrusted
 
     if not Path(model).is_dir():
-        return Contestant(model, read_foreign(locate(Model(gguf=model))).path)
+        return Contestant(model, load_untrusted(locate(Model(gguf=model))).path)
     chosen = RunRound.of(Path(model), number)
     name = f"{model}, round {chosen.number}" if chosen.number else "base model"
-    return Contestant(name, chosen.gguf if chosen.number else read_foreign(chosen.gguf).path)
+    return Contestant(name, chosen.gguf if chosen.number else load_untrusted(chosen.gguf).path)
 
 
 def asked_by(*models: str | None) -> list[Asking]:

@@ -26,11 +26,11 @@ def bench(
     from genius_lite.hardware import cores
     from genius_lite.recipe import Model
     from genius_lite.sampler.messages import EngineSettings
-    from genius_lite.weights.foreign import read_foreign
     from genius_lite.weights.source import locate
+    from genius_lite.weights.untrusted import load_untrusted
 
     kinds = quant_types(quants)
-    path = read_foreign(locate(Model(gguf=model)), quantizer=bool(kinds)).path
+    path = load_untrusted(locate(Model(gguf=model)), quantizer=bool(kinds)).path
     print(HEADING)
     speeds = []
     base = EngineSettings(slots=1, context=256, threads=cores())

@@ -56,7 +56,7 @@ class RunRound:
 
     @cached_property
     def base(self) -> Base:
-        return Base.of(self.run / "master")
+        return Base.of(self.run / "hf-checkpoint")
 
     @cached_property
     def recipe(self) -> dict[str, Any]:

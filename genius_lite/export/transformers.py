@@ -24,20 +24,20 @@ def write_peft(base: Base, adapter: Path, out: Path) -> None:
 
 
 def write_safetensors(base: Base, adapter: Path | None, out: Path) -> None:
-    """Master + adapter in 16 bits, a file at a time, with config and tokenizer: what `from_pretrained` reads."""
+    """Checkpoint + adapter in 16 bits, a file at a time, with config and tokenizer: what `from_pretrained` reads."""
     import torch
     from safetensors.torch import load_file, save_file
 
     factors, alpha, rank = read_factors(adapter) if adapter else ({}, 1.0, 1)
-    for file in sorted(base.master.glob("*.safetensors")):
+    for file in sorted(base.hf_checkpoint.glob("*.safetensors")):
         tensors = load_file(file)
         for name in tensors.keys() & factors.keys():
             b, a = (torch.from_numpy(factor) for factor in factors[name])
             tensors[name] = (tensors[name].float() + (alpha / rank) * (b @ a)).to(tensors[name].dtype)
         save_file(tensors, out / file.name, metadata={"format": "pt"})
     for name in _OF_THE_MODEL:
-        if (base.master / name).exists():
-            shutil.copyfile(base.master / name, out / name)
+        if (base.hf_checkpoint / name).exists():
+            shutil.copyfile(base.hf_checkpoint / name, out / name)
     _write_tokenizer(base, out)
 
 

@@ -28,7 +28,7 @@ _MAMBA_KIND = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
 
 
 def load_policy(
-    master: Path,
+    hf_checkpoint: Path,
     adapter: Path | None,
     cfg: Learner,
     device: Device,
@@ -36,7 +36,7 @@ def load_policy(
     seed: int,
     at: Device | None = None,
 ) -> Any:
-    """Load a peft model: the master frozen in `precision`, and a trainable adapter.
+    """Load a peft model: the checkpoint frozen in `precision`, and a trainable adapter.
 
     Args:
         adapter: the adapter to go on from; None begins a new one, whose B is zero, so that the policy is the
@@ -46,7 +46,7 @@ def load_policy(
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    base = load_base(master, device, precision, at)
+    base = load_base(hf_checkpoint, device, precision, at)
     if adapter:
         return _prepared(PeftModel.from_pretrained(base, adapter, is_trainable=True))
     lora = LoraConfig(
@@ -60,8 +60,8 @@ def load_policy(
         return _prepared(get_peft_model(base, lora))
 
 
-def load_base(master: Path, device: Device, precision: Precision, at: Device | None = None) -> Any:
-    """Load the master as a transformers model in `precision`, frozen.
+def load_base(hf_checkpoint: Path, device: Device, precision: Precision, at: Device | None = None) -> Any:
+    """Load the checkpoint as a transformers model in `precision`, frozen.
 
     NF4 is for the matrices between embeddings and head. Those two become an `Int8Embedding`, unless the family has
     layers of its own kind there: then they keep 16 bits.
@@ -88,7 +88,7 @@ def load_base(master: Path, device: Device, precision: Precision, at: Device | N
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
         )
     options["device_map"] = {"": at or device}
-    base = AutoModelForCausalLM.from_pretrained(master, trust_remote_code=False, **options)
+    base = AutoModelForCausalLM.from_pretrained(hf_checkpoint, trust_remote_code=False, **options)
     if precision == "nf4":
         _keep_layout(base)
         _shrink_tables(base, compute)

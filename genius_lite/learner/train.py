@@ -54,11 +54,11 @@ class Training:
         samples: rollouts on which learner and sampler are compared first; may be empty.
         key: names the generators, (seed, round).
         work: where the state is kept while training goes on.
-        own_weights: whether `master` has the weights of the GGUF that the first round samples from, and not
+        own_weights: whether `hf_checkpoint` has the weights of the GGUF that the first round samples from, and not
             others that it was made of (`model.weights`).
     """
 
-    master: Path
+    hf_checkpoint: Path
     start: Path | None
     pairs: list[PreferencePair]
     samples: list[Sample]
@@ -131,7 +131,9 @@ def train_adapter(
 
     cfg, stop = job.cfg, stop or Stop()
     accelerator = Accelerator(cpu=job.device == "cpu", mixed_precision="no")  # the recipe says what is computed in
-    load = partial(load_policy, job.master, job.start, cfg, job.device, job.precision, seed_of(*job.key, "adapter"))
+    load = partial(
+        load_policy, job.hf_checkpoint, job.start, cfg, job.device, job.precision, seed_of(*job.key, "adapter")
+    )
     policy = load_in_parts(load, job.device, group) if group.sharded else load()
     if cfg.targets == "auto" and (left := without_adapter(policy)):
         say(f"these matrices get no adapter and stay as they are: {', '.join(left)}")

@@ -28,7 +28,7 @@ from genius_lite.stopping import Stopped
 class TrainRequest(msgspec.Struct, frozen=True, tag=True):
     """A `Training` for those that train along; `cfg` is JSON as Python writes it, in which infinity is a number."""
 
-    master: str
+    hf_checkpoint: str
     start: str | None
     pairs: list[PreferencePair]
     cfg: str
@@ -100,7 +100,7 @@ def _train(group: ProcessGroup, request: TrainRequest) -> None:
 
 def _request(job: Training, samples: list[Sample]) -> TrainRequest:
     return TrainRequest(
-        master=str(job.master.absolute()),
+        hf_checkpoint=str(job.hf_checkpoint.absolute()),
         start=str(job.start.absolute()) if job.start else None,
         pairs=job.pairs,
         cfg=json.dumps(job.cfg.model_dump(mode="json")),
@@ -121,7 +121,7 @@ def _training(request: TrainRequest) -> Training:
             "ACCELERATE_USE_CPU=true for all"
         )
     return Training(
-        master=Path(request.master),
+        hf_checkpoint=Path(request.hf_checkpoint),
         start=Path(request.start) if request.start else None,
         pairs=request.pairs,
         samples=request.samples,

@@ -36,7 +36,7 @@ def require_room(job: Job, identity: dict[str, Any], reuse: Path | None = None) 
     if not same_run(out, identity):
         return  # it is refused for that when it is opened
     earlier = look_back(out, job.recipe.rounds)
-    if reuse and (reuse / "master").exists():
+    if reuse and (reuse / "hf-checkpoint").exists():
         earlier = replace(earlier, done=earlier.done | {(IMPORT, 0)})
     with Vocabulary.open(job.source.path) as vocabulary:
         probe = probe_of(out, StepDelimiter(vocabulary.pieces), job.recipe.foresight.candidates) or short(

@@ -54,7 +54,7 @@ def look_back(out: Path, rounds: int) -> Earlier:
     done: set[Stage] = set()
     seconds: dict[str, list[float]] = defaultdict(list)
     tokens, searched = [], {}
-    if (out / "master").exists():
+    if (out / "hf-checkpoint").exists():
         done.add((IMPORT, 0))
         seconds[IMPORT] += _noted(out, "import")
     if (out / "round-0" / "evaluation").exists():

@@ -151,7 +151,7 @@ def _import(use: Use) -> dict[str, int]:
 
 
 def _training(use: Use, main: int) -> Peak:
-    """The fuller one of loading, when the master's file is mapped beside the weights made of it, and an update."""
+    """The fuller one of loading, when the checkpoint's file is mapped beside the weights made of it, and an update."""
     device, cfg = use.machine.device, use.recipe.learner
     update = learner.parts(cfg, use.shape, use.training)
     loading = {"weights": update["weights"], "conversion": 2 * use.shape.parameters}

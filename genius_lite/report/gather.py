@@ -138,11 +138,11 @@ def _gathered(run: Path, queries: int) -> RunData:
         rounds.append(_round(run, number, recipe, base.signals, rounds))
     best = _json(run / "best.json")["round"] if (run / "best.json").exists() else None
     summary = _json(run / "summary.json") if (run / "summary.json").exists() else None
-    master = run / "master" / SOURCE_FILE
+    hf_checkpoint = run / "hf-checkpoint" / SOURCE_FILE
     return RunData(
         name=run.resolve().name,
         recipe=recipe,
-        model=_json(master) if master.exists() else {},
+        model=_json(hf_checkpoint) if hf_checkpoint.exists() else {},
         now=_now(run, recipe, rounds, summary),
         summary=summary,
         best=best,
@@ -239,7 +239,11 @@ def _now(run: Path, recipe: dict[str, Any], rounds: list[RoundData], summary: di
     if summary:
         return f"stopped: {summary['stopped']}" if summary["stopped"] else "finished"
     if not rounds:
-        return "not finished: import" if not (run / "master").exists() else "not finished: evaluation of the base model"
+        return (
+            "not finished: import"
+            if not (run / "hf-checkpoint").exists()
+            else "not finished: evaluation of the base model"
+        )
     last, folder = rounds[-1], run / f"round-{rounds[-1].number}"
     if last.finished:
         return f"not finished: after round {last.number}"

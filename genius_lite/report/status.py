@@ -131,7 +131,7 @@ def _held(run: Path, board: Board | None) -> bool:
 
 def _place(run: Path, board: Board, recipe: dict[str, Any]) -> tuple[int, str]:
     """The round and the stage that comes next; the queries that are searched already become the board's work."""
-    if not (run / "master").exists():
+    if not (run / "hf-checkpoint").exists():
         return 0, "import"
     if not (run / "round-0" / "evaluation").exists():
         return 0, "evaluate"

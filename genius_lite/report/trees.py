@@ -113,7 +113,7 @@ def whole_records(file: Path, kind: type[T]) -> Iterator[T]:
 def _decoder(run: Path) -> Iterator[Decode | None]:
     """Tokens to text by the run's own model; None where no file of it is left."""
     made = sorted([*run.glob("round-*/policy.gguf"), *run.glob("export/*.gguf")])
-    source = run / "master" / SOURCE_FILE
+    source = run / "hf-checkpoint" / SOURCE_FILE
     if source.exists():
         made.append(Path(json.loads(source.read_text(encoding="utf-8"))["path"]))
     file = next((path for path in made if path.is_file()), None)

@@ -3,7 +3,7 @@
 A worker that dies or hangs is replaced, and what it has not answered is asked again: a request holds its whole path and
 its seeds, so the answer is drawn by the same random numbers, and another one only where rounding makes it so. What was
 under way in two such failures is then asked alone, one after the other; whatever fails a third time is the cause, and
-has failed.
+is given up.
 """
 
 from __future__ import annotations

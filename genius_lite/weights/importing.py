@@ -1,4 +1,4 @@
-"""Import a model once: to a 16-bit master that the learner can load in any precision."""
+"""Import a model once: to a 16-bit checkpoint that the learner can load in any precision."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from genius_lite.weights.gguf_checks import check_model
 from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.gguf_header import Tensor, shown
 from genius_lite.weights.mapping import TensorMap
-from genius_lite.weights.skeleton import check_complete, read_config, write_for_transformers
+from genius_lite.weights.meta_model import check_complete, read_config, write_for_transformers
 from genius_lite.weights.source import locate
 
 MAP_FILE = "tensor_map.json"
 SOURCE_FILE = "source.json"
-FULL_PRECISION = "full-precision"  # beside the master, in a run: `model.weights` as the GGUF that is merged onto
+FULL_PRECISION = "full-precision"  # beside the checkpoint, in a run: `model.weights` as the GGUF that is merged onto
 _LONGEST_NAME = 160  # characters
 # What transformers lists beside causal language models: encoder-decoders, and two sections of its own tables.
 _NOT_CAUSAL = {"t5", "umt5", "general", "tokenizer"}
 
 
 class _Recorded(msgspec.Struct, frozen=True):
-    """What a master's `source.json` says of the GGUF that it was imported from.
+    """What a checkpoint's `source.json` says of the GGUF that it was imported from.
 
     `sizes` and `times` (nanoseconds) are of its files, so that the hash is computed anew only where they differ.
     """
@@ -59,11 +59,11 @@ class Base:
     """The model before any round: the GGUF that adapters are merged onto, and the learner's copy of it (a folder)."""
 
     gguf: GGUF
-    master: Path
+    hf_checkpoint: Path
 
     @staticmethod
-    def of(master: Path) -> Base:
-        """Find the base that a master was imported from.
+    def of(hf_checkpoint: Path) -> Base:
+        """Find the base that a checkpoint was imported from.
 
         A GGUF that was moved is looked for where the recipe found it, which is right for the hub's cache and for
         packages, and in the run folder. Its hash tells whether it is the one.
@@ -71,21 +71,21 @@ class Base:
         Raises:
             UserError: nothing is imported there, or the GGUF has gone, or has become another one.
         """
-        if not (master / SOURCE_FILE).is_file():
-            raise UserError(f"{master}: no model is imported here yet; finish the run first")
-        recorded = _read_recorded(master)
+        if not (hf_checkpoint / SOURCE_FILE).is_file():
+            raise UserError(f"{hf_checkpoint}: no model is imported here yet; finish the run first")
+        recorded = _read_recorded(hf_checkpoint)
         own = Path(recorded.path)
-        inside = master.parent / FULL_PRECISION / own.name
+        inside = hf_checkpoint.parent / FULL_PRECISION / own.name
         if not own.is_file() and inside.is_file():
             own = inside
         elif not own.is_file() and recorded.origin.startswith(("hf:", "python:")):
             own = locate(Model(gguf=recorded.origin))
         if not own.is_file():
             raise UserError(
-                f"{master} was imported from {recorded.path}, which is not there any more; put it back, or run the "
-                "recipe with its new path once: the run goes on from there"
+                f"{hf_checkpoint} was imported from {recorded.path}, which is not there any more; put it back, or run "
+                "the recipe with its new path once: the run goes on from there"
             )
-        base = Base(gguf_file.read(own), master)
+        base = Base(gguf_file.read(own), hf_checkpoint)
         base.check()
         return base
 
@@ -97,32 +97,32 @@ class Base:
         Raises:
             UserError: it has become another one.
         """
-        recorded = _read_recorded(self.master)
+        recorded = _read_recorded(self.hf_checkpoint)
         now = _Recorded.of(self.gguf, recorded.sha256, recorded.origin)
         if now == recorded:
             return
         if (digest := sha256(self.gguf.files)) != recorded.sha256:
             raise UserError(
-                f"{self.gguf.path} is not the model that {self.master} was imported from any more (SHA-256 "
+                f"{self.gguf.path} is not the model that {self.hf_checkpoint} was imported from any more (SHA-256 "
                 f"{digest[:12]}..., then {recorded.sha256[:12]}...); put the old file back, or begin a new run"
             )
         with suppress(OSError):  # a folder that may only be read is as good
-            _record(self.master, now)
+            _record(self.hf_checkpoint, now)
 
     @property
     def tensor_map(self) -> TensorMap:
         """Which of its tensors is which of the learner's."""
-        return TensorMap.load(self.master / MAP_FILE)
+        return TensorMap.load(self.hf_checkpoint / MAP_FILE)
 
     @property
     def sha256(self) -> str:
         """Of the GGUF, as it was when it was imported."""
-        return _read_recorded(self.master).sha256
+        return _read_recorded(self.hf_checkpoint).sha256
 
     @property
     def origin(self) -> str:
         """Where the user found it: a path, hf: or python:."""
-        return _read_recorded(self.master).origin or self.gguf.path.name
+        return _read_recorded(self.hf_checkpoint).origin or self.gguf.path.name
 
     @property
     def name(self) -> str:
@@ -136,15 +136,15 @@ class Base:
         return re.sub(r"[^\w.+-]", "_", stem, flags=re.ASCII)[:_LONGEST_NAME]
 
 
-def _read_recorded(master: Path) -> _Recorded:
-    return msgspec.json.decode((master / SOURCE_FILE).read_bytes(), type=_Recorded)
+def _read_recorded(hf_checkpoint: Path) -> _Recorded:
+    return msgspec.json.decode((hf_checkpoint / SOURCE_FILE).read_bytes(), type=_Recorded)
 
 
-def _record(master: Path, recorded: _Recorded) -> None:
-    """Write what a master was imported from, all of it or nothing."""
-    partial = master / f"{SOURCE_FILE}.{os.getpid()}.partial"
+def _record(hf_checkpoint: Path, recorded: _Recorded) -> None:
+    """Write what a checkpoint was imported from, all of it or nothing."""
+    partial = hf_checkpoint / f"{SOURCE_FILE}.{os.getpid()}.partial"
     write_json(partial, recorded)
-    partial.replace(master / SOURCE_FILE)
+    partial.replace(hf_checkpoint / SOURCE_FILE)
 
 
 def check_supported(source: GGUF) -> None:
@@ -172,8 +172,8 @@ def check_supported(source: GGUF) -> None:
             raise UserError(f"{source.path}: {kind}, a type that cannot be imported") from None
 
 
-def import_master(source: GGUF, folder: Path, advance: Callable[[int], None], origin: str = "") -> None:
-    """Write the master to `folder`: safetensors in 16 bit, its config, and the tensor map.
+def import_checkpoint(source: GGUF, folder: Path, advance: Callable[[int], None], origin: str = "") -> None:
+    """Write the checkpoint to `folder`: safetensors in 16 bit, its config, and the tensor map.
 
     The weights are dequantized by transformers (`from_pretrained(gguf_file=...)`).
 

@@ -31,7 +31,7 @@ Candidate = tuple[float, int, int, bool]
 
 
 def main(run: Path) -> None:
-    here, model = run / "round-1", json.loads((run / "master" / "source.json").read_text())["path"]
+    here, model = run / "round-1", json.loads((run / "hf-checkpoint" / "source.json").read_text())["path"]
     rollouts = read_records(here / "rollouts.jsonl", Rollout)
     pairs = read_records(here / "pairs.jsonl", PreferencePair)
     with Vocabulary.open(Path(model)) as vocabulary:

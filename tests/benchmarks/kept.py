@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def table(asked: argparse.Namespace):
-    base = Base.of(asked.run / "master")
+    base = Base.of(asked.run / "hf-checkpoint")
     adapter = Adapter.load(asked.run / "round-1" / "adapter", base)
     pairs = read_records(asked.run / "round-1" / "pairs.jsonl", PreferencePair)
     targets = asked.targets.split(",")

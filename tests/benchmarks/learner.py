@@ -1,6 +1,6 @@
-"""The learner against TRL's DPOTrainer: same real pairs, same master, LoRA and dtype, reference precomputed in both.
+"""The learner against TRL's DPOTrainer: same real pairs, checkpoint, LoRA and dtype, reference precomputed in both.
 
-    python -m tests.benchmarks.learner --master RUN/master --pairs RUN/round-1/pairs.jsonl
+    python -m tests.benchmarks.learner --hf-checkpoint RUN/hf-checkpoint --pairs RUN/round-1/pairs.jsonl
 
 RUN is a run folder; its pairs are in `round-1/pairs.jsonl`. Each measurement is a process of its own, interleaved. It
 gives pairs/s of the updates alone, and the process's peak memory. `trl checkpointing` is TRL with its default, which
@@ -53,7 +53,7 @@ def ours(a: argparse.Namespace, pairs: list[PreferencePair], precision: str) -> 
     with tempfile.TemporaryDirectory() as folder:
         (work := Path(folder) / "work").mkdir()
         cfg = learner(a, gradient_checkpointing=a.checkpointing)
-        job = Training(a.master, None, pairs, [], cfg, a.device, precision, (0, 1), RunDir(work))  # pyright: ignore
+        job = Training(a.hf_checkpoint, None, pairs, [], cfg, a.device, precision, (0, 1), RunDir(work))  # pyright: ignore
         report = train_adapter(job, Path(folder) / "adapter", advance)
         if a.keep:
             (Path(folder) / "adapter").rename(a.keep)
@@ -88,7 +88,7 @@ def trl_trainer(a: argparse.Namespace, pairs: list[PreferencePair], checkpointin
             return dataset
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[a.dtype]
-    model: Any = AutoModelForCausalLM.from_pretrained(a.master, dtype=dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(a.hf_checkpoint, dtype=dtype)
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
     processing = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
     columns = {
@@ -130,7 +130,7 @@ def losses(a: argparse.Namespace, pairs: list[PreferencePair]) -> dict[str, Any]
     rows = [trainer.train_dataset[i] for i in range(len(pairs))]
     with torch.no_grad():
         theirs = float(trainer.compute_loss(trainer.model, trainer.data_collator(rows)))
-    policy = load_policy(a.master, a.keep, learner(a), "cpu", "fp32", 0)
+    policy = load_policy(a.hf_checkpoint, a.keep, learner(a), "cpu", "fp32", 0)
     (pack,) = packs(by_query(pairs), 10**6, 10**6)
     with policy.disable_adapter():
         reference = score(policy, by_query(pairs), Packer(policy, pairs, learner(a), "cpu", print), lambda n: None)
@@ -143,7 +143,7 @@ def losses(a: argparse.Namespace, pairs: list[PreferencePair]) -> dict[str, Any]
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--master", type=Path, required=True)
+    parser.add_argument("--hf-checkpoint", type=Path, required=True)
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=32, help="pairs")
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of both; bf16 where it is native")
@@ -189,7 +189,12 @@ def main() -> None:
                 ratios[f"{mine} / {peer}, memory"] = median[mine]["peak_mb"] / median[peer]["peak_mb"]
     if "losses" in median:
         ratios["loss difference"] = abs(median["losses"]["trl"] - median["losses"]["ours"])
-    settings = {"pairs": a.limit, "dtype": a.dtype, "checkpointing": a.checkpointing, "master": a.master.parent.name}
+    settings = {
+        "pairs": a.limit,
+        "dtype": a.dtype,
+        "checkpointing": a.checkpointing,
+        "hf-checkpoint": a.hf_checkpoint.parent.name,
+    }
     print(json.dumps({"settings": settings, "median": median, "ratios": {k: round(v, 5) for k, v in ratios.items()}}))
 
 

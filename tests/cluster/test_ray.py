@@ -96,7 +96,7 @@ def rollouts(recipe: Recipe, address: str) -> tuple[dict[str, Rollout], list[str
         assert isinstance(slots, int)
         assert isinstance(parked, int)
         engine = EngineSettings(slots=slots, context=job.context, threads=1, parked=parked)
-        base, tracker = Base(job.source, folder / "master"), Tracker(recipe, folder.path)
+        base, tracker = Base(job.source, folder / "hf-checkpoint"), Tracker(recipe, folder.path)
         r = Round(1, job, base, engine, folder, progress, Stop(), tracker)
         sample(r, Policy(job.source.path))
     found = read_records(r.here / "rollouts.jsonl", Rollout)

@@ -90,7 +90,7 @@ def test_every_format_says_the_same(finished, tmp_path):
     export(folder, 2, "peft", [], tmp_path / "p")
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "s", dtype=torch.float32)
     adapted = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(folder / "master", dtype=torch.float32), tmp_path / "p"
+        AutoModelForCausalLM.from_pretrained(folder / "hf-checkpoint", dtype=torch.float32), tmp_path / "p"
     )
     for model in (whole, adapted):
         with torch.no_grad():

@@ -21,7 +21,7 @@ from pathlib import Path
 from unittest import mock
 
 from genius_lite.errors import UserError
-from genius_lite.weights import foreign
+from genius_lite.weights import untrusted
 
 BOUND = 512_000_000  # bytes that a file may take beyond its own size
 _NET = 3_000_000_000  # bytes of address space beyond what the libraries take; one file's work ends there
@@ -35,7 +35,7 @@ class _UnclearError(Exception):
 def main() -> None:
     """Answer until standard input ends."""
     folder, sound = Path(sys.argv[1]), Path(sys.argv[2])
-    foreign._PROBE = "tests.faults.measured_probe"
+    untrusted._PROBE = "tests.faults.measured_probe"
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print
     warm = _examine(sound, sound, folder)
@@ -144,9 +144,9 @@ def _command(path: Path, *arguments: str) -> None:
 
 def _imported(path: Path, work: Path) -> None:
     from genius_lite.weights import gguf_file
-    from genius_lite.weights.importing import import_master
+    from genius_lite.weights.importing import import_checkpoint
 
-    import_master(gguf_file.read(path), work / "master", lambda n: None)
+    import_checkpoint(gguf_file.read(path), work / "hf-checkpoint", lambda n: None)
 
 
 def _quantized(path: Path, work: Path) -> None:
@@ -155,7 +155,7 @@ def _quantized(path: Path, work: Path) -> None:
     from genius_lite.weights.merge import merge
 
     out = work / "policy.gguf"
-    merge(Base(gguf_file.read(path), work / "master"), None, "Q8_0", out)
+    merge(Base(gguf_file.read(path), work / "hf-checkpoint"), None, "Q8_0", out)
     gguf_file.read(out)
 
 

@@ -56,7 +56,7 @@ _SPAN = 5.0  # seconds in which the first run is harmed, after each start
 _WANTED = range(3, 7)  # kills in a run; with fewer or more the next one has a shorter or longer span
 _EARLY = 0.1  # of the starts, that are harmed from the first moment, before anything is under way
 _HARMS = {"run": 6, "sampler": 3, "suspend": 1}  # how often each, to the others
-_BUILT_FROM = ("recipe.json", "master", "round-0")
+_BUILT_FROM = ("recipe.json", "hf-checkpoint", "round-0")
 _SAMPLED = ("rollouts.jsonl", "failed.jsonl", "pairs.jsonl", "filtered.json")
 
 

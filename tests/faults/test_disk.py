@@ -60,7 +60,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(project,
 
 def _fill_while_it_runs(project: Path, disk: Path) -> subprocess.CompletedProcess:
     process = subprocess.Popen(COMMAND, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (disk / "run" / "master").exists():
+    while not (disk / "run" / "hf-checkpoint").exists():
         assert process.poll() is None, process.communicate()
     with (disk / "filler").open("wb", buffering=0) as file:
         try:

@@ -15,7 +15,7 @@ RESPONSES: list[Response] = [([100, 101], [102, 103, 104]), ([100, 101], [105, 1
 @pytest.mark.parametrize("computed_in_bf16", [False, True])
 def test_gradients_reach_every_layer_after_a_pass_without_them(tiny, monkeypatch, computed_in_bf16):
     monkeypatch.setattr("genius_lite.learner.model.compute_in_bf16", lambda device: computed_in_bf16)
-    policy = load_policy(tiny.master, None, Learner(rank=4, lora_alpha=8), "cpu", "nf4", seed=0)
+    policy = load_policy(tiny.hf_checkpoint, None, Learner(rank=4, lora_alpha=8), "cpu", "nf4", seed=0)
     with torch.no_grad():
         before = response_logps(policy, rows(RESPONSES))
     policy.train()

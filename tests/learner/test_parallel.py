@@ -30,15 +30,15 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")
-def master(tmp_path_factory) -> Path:
+def hf_checkpoint(tmp_path_factory) -> Path:
     from genius_lite.weights import gguf_file
-    from genius_lite.weights.importing import import_master
+    from genius_lite.weights.importing import import_checkpoint
     from tests.tiny import tiny_gguf
 
     folder = tmp_path_factory.mktemp("tiny")
     tiny_gguf(folder / "tiny.gguf", "llama")
-    import_master(gguf_file.read(folder / "tiny.gguf"), folder / "master", lambda n: None)
-    return folder / "master"
+    import_checkpoint(gguf_file.read(folder / "tiny.gguf"), folder / "hf-checkpoint", lambda n: None)
+    return folder / "hf-checkpoint"
 
 
 def _launch(command: list[str], cwd: Path, **variables: str) -> subprocess.CompletedProcess:
@@ -47,9 +47,9 @@ def _launch(command: list[str], cwd: Path, **variables: str) -> subprocess.Compl
     )
 
 
-def _plan(folder: Path, master: Path, *trainings: dict[str, Any], **spoiled: int) -> list[str]:
+def _plan(folder: Path, hf_checkpoint: Path, *trainings: dict[str, Any], **spoiled: int) -> list[str]:
     plan = folder / "plan.json"
-    plan.write_text(json.dumps({"master": str(master), "trainings": trainings, **spoiled}))
+    plan.write_text(json.dumps({"hf-checkpoint": str(hf_checkpoint), "trainings": trainings, **spoiled}))
     return ["-m", "tests.learner.together", str(plan)]
 
 
@@ -65,13 +65,13 @@ def _difference(a: Path, b: Path, file: str = "adapter_model.safetensors") -> fl
 
 
 @pytest.fixture(scope="module")
-def trained(master, tmp_path_factory) -> SimpleNamespace:
+def trained(hf_checkpoint, tmp_path_factory) -> SimpleNamespace:
     """Everything that one launch can show: trainings of two processes, one after the other."""
     folder = tmp_path_factory.mktemp("trained")
-    assert train(master, folder / "begun-alone", {"epochs": 2}, stop_at=2) is None
+    assert train(hf_checkpoint, folder / "begun-alone", {"epochs": 2}, stop_at=2) is None
     launched = _launch(
         [*TORCHRUN, *_plan(
-            folder, master,
+            folder, hf_checkpoint,
             _training(folder / "whole", epochs=2),
             _training(folder / "lonely", batch_pairs=1, gradient_checkpointing=True),
             _training(folder / "begun-together", stop=2, epochs=2),
@@ -83,7 +83,7 @@ def trained(master, tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, said=launched.stdout)
 
 
-def test_two_processes_end_where_one_does(trained, master):
+def test_two_processes_end_where_one_does(trained, hf_checkpoint):
     """Also where a batch is too small for both, activations are computed twice, and one runs out of memory."""
     assert trained.said.split("\n") == [*(f"training {number}" for number in range(4)), ""], "only the leading one says"
     for name, options in {
@@ -91,7 +91,7 @@ def test_two_processes_end_where_one_does(trained, master):
         "lonely": {"batch_pairs": 1, "gradient_checkpointing": True},
     }.items():
         alone = trained.folder / f"{name}-alone"
-        expected = train(master, alone, options)
+        expected = train(hf_checkpoint, alone, options)
         assert expected
         assert _difference(alone, trained.folder / name) <= 1e-5
         report = json.loads((trained.folder / f"{name}.json").read_text())
@@ -104,9 +104,9 @@ def test_two_processes_end_where_one_does(trained, master):
         assert ours.keys() == theirs.keys()
 
 
-def test_what_flows_in_is_gathered_from_all(master, trained, tmp_path):
+def test_what_flows_in_is_gathered_from_all(hf_checkpoint, trained, tmp_path):
     """Shares cut some trees in two, and more tokens are computed; their mean square is nearly the same."""
-    train(master, tmp_path / "alone", {})
+    train(hf_checkpoint, tmp_path / "alone", {})
     ours, theirs = (load_file(out / IMPORTANCE_FILE) for out in (trained.folder / "whole", tmp_path / "alone"))
     assert ours["tokens"] >= theirs["tokens"]
     for name in theirs:
@@ -115,10 +115,10 @@ def test_what_flows_in_is_gathered_from_all(master, trained, tmp_path):
             assert mean.item() == pytest.approx(other.item(), rel=0.2)
 
 
-def test_stopped_it_goes_on_with_another_number_of_processes(trained, master):
+def test_stopped_it_goes_on_with_another_number_of_processes(trained, hf_checkpoint):
     whole = trained.folder / "whole"
     assert not (trained.folder / "begun-together").exists()
-    report = train(master, trained.folder / "begun-together", {"epochs": 2})
+    report = train(hf_checkpoint, trained.folder / "begun-together", {"epochs": 2})
     assert report
     assert _difference(whole, trained.folder / "begun-together") <= 1e-5
     assert _difference(whole, trained.folder / "begun-alone") <= 1e-5
@@ -126,9 +126,9 @@ def test_stopped_it_goes_on_with_another_number_of_processes(trained, master):
 
 
 @pytest.mark.parametrize("engine", [{}, FSDP])
-def test_a_process_that_dies_ends_the_training_which_goes_on_alone(master, tmp_path, engine):
-    """Without a launcher, which would end the leading process by itself: so it is on several machines."""
-    command = [sys.executable, *_plan(tmp_path, master, _training(tmp_path / "a", epochs=2), dies_at=3)]
+def test_a_process_that_dies_ends_the_training_which_goes_on_alone(hf_checkpoint, tmp_path, engine):
+    """Without a launcher, which would end the main process by itself: so it is on several machines."""
+    command = [sys.executable, *_plan(tmp_path, hf_checkpoint, _training(tmp_path / "a", epochs=2), dies_at=3)]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -143,7 +143,10 @@ def test_a_process_that_dies_ends_the_training_which_goes_on_alone(master, tmp_p
     assert said.startswith("error: a process that trains along has ended or is out of reach (")
     assert not (tmp_path / "a").exists()
     assert [p.name for p in (tmp_path / "a-work").glob("update-*")] == ["update-000003"]
-    resumed, whole = train(master, tmp_path / "a", {"epochs": 2}), train(master, tmp_path / "b", {"epochs": 2})
+    resumed, whole = (
+        train(hf_checkpoint, tmp_path / "a", {"epochs": 2}),
+        train(hf_checkpoint, tmp_path / "b", {"epochs": 2}),
+    )
     assert resumed
     assert whole
     assert len(resumed.curve) == whole.updates
@@ -151,13 +154,13 @@ def test_a_process_that_dies_ends_the_training_which_goes_on_alone(master, tmp_p
 
 
 @pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True, "batch_pairs": 1}])
-def test_processes_that_divide_the_model_end_where_one_does(master, tmp_path, options):
+def test_processes_that_divide_the_model_end_where_one_does(hf_checkpoint, tmp_path, options):
     """Also where one has nothing to compute of a batch, and only makes the passes of the other."""
     done = {"epochs": 2, **options}
-    expected = train(master, tmp_path / "alone", done)
+    expected = train(hf_checkpoint, tmp_path / "alone", done)
     assert expected
     trainings = [_training(tmp_path / "parts", **done), _training(tmp_path / "begun", stop=2, **done)]
-    launched = _launch([*ACCELERATE, "--use_fsdp", *_plan(tmp_path, master, *trainings)], ROOT)
+    launched = _launch([*ACCELERATE, "--use_fsdp", *_plan(tmp_path, hf_checkpoint, *trainings)], ROOT)
     assert launched.returncode == 0, launched.stderr
     report = json.loads((tmp_path / "parts.json").read_text())
     assert report["margin"] == pytest.approx(expected.margin, abs=1e-4)
@@ -166,16 +169,16 @@ def test_processes_that_divide_the_model_end_where_one_does(master, tmp_path, op
     ours, theirs = (load_file(tmp_path / name / IMPORTANCE_FILE) for name in ("parts", "alone"))
     for name in theirs:
         assert (ours[name] >= 0.999 * theirs[name]).all(), "what is shared may be computed by both"
-    assert train(master, tmp_path / "begun", done)
+    assert train(hf_checkpoint, tmp_path / "begun", done)
     assert _difference(tmp_path / "alone", tmp_path / "begun") <= 1e-5
 
 
-def test_divided_nf4_is_the_same_nf4(master, tmp_path):
+def test_divided_nf4_is_the_same_nf4(hf_checkpoint, tmp_path):
     training = _training(tmp_path / "a", precision="nf4")
-    launched = _launch([*TORCHRUN, *_plan(tmp_path, master, training)], ROOT)
+    launched = _launch([*TORCHRUN, *_plan(tmp_path, hf_checkpoint, training)], ROOT)
     assert launched.returncode == 0, launched.stderr
     parts = _training(tmp_path / "b", precision="nf4")
-    launched = _launch([*TORCHRUN, *_plan(tmp_path, master, parts)], ROOT, **FSDP)
+    launched = _launch([*TORCHRUN, *_plan(tmp_path, hf_checkpoint, parts)], ROOT, **FSDP)
     assert launched.returncode == 0, launched.stderr
     assert _difference(tmp_path / "a", tmp_path / "b") <= 1e-5
     whole, divided = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
@@ -184,8 +187,8 @@ def test_divided_nf4_is_the_same_nf4(master, tmp_path):
     assert divided["weight_bytes"] < 0.8 * whole["weight_bytes"]
 
 
-def test_memory_that_runs_out_where_the_model_is_divided_ends_it(master, tmp_path):
-    launched = _launch([*TORCHRUN, *_plan(tmp_path, master, _training(tmp_path / "a"), memory=30)], ROOT, **FSDP)
+def test_memory_that_runs_out_where_the_model_is_divided_ends_it(hf_checkpoint, tmp_path):
+    launched = _launch([*TORCHRUN, *_plan(tmp_path, hf_checkpoint, _training(tmp_path / "a"), memory=30)], ROOT, **FSDP)
     assert launched.returncode != 0
     assert "processes that divide the model cannot try again with smaller ones; set learner.max_pack" in launched.stderr
     assert launched.stderr.count("Traceback") == 1, "torchrun's own"
@@ -224,7 +227,7 @@ def test_a_run_of_two_processes_is_one_run(tiny_llama, tmp_path):
     parts = _launch([*TORCHRUN, *command, "in-parts", "--reuse", "alone"], tmp_path, **FSDP)
     assert parts.returncode == 0, parts.stderr
     assert _difference(one / "round-1/adapter", tmp_path / "in-parts/round-1/adapter") <= 1e-5
-    # A mistake is told once, and the others end as the leading process does.
+    # A mistake is told once, and the others end as the main process does.
     wrong = _launch([*TORCHRUN, "-m", "genius_lite", "run", "nowhere.yaml"], tmp_path)
     assert wrong.returncode != 0
     assert wrong.stderr.count("error: ") == 1

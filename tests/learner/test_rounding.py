@@ -25,8 +25,8 @@ def small(monkeypatch):
     """Policies whose adapter adds little, as early in a training: a thousandth of what its matrices give."""
     monkeypatch.setattr("genius_lite.learner.model.compute_in_bf16", lambda device: True)
 
-    def load(master, precision):
-        policy = load_policy(master, None, LORA, "cpu", precision, seed=0)
+    def load(hf_checkpoint, precision):
+        policy = load_policy(hf_checkpoint, None, LORA, "cpu", precision, seed=0)
         torch.manual_seed(0)
         with torch.no_grad():
             for name, parameter in policy.named_parameters():
@@ -40,7 +40,7 @@ def small(monkeypatch):
 @pytest.mark.parametrize("precision", ["bf16", "nf4"])
 def test_an_adapted_matrix_adds_all_that_the_adapter_gives(tiny, small, precision):
     """Projected on what the adapter gives; what is rounded twice has lost half of it."""
-    layer = small(tiny.master, precision).get_base_model().model.layers[0].mlp.up_proj
+    layer = small(tiny.hf_checkpoint, precision).get_base_model().model.layers[0].mlp.up_proj
     x = torch.randn(40, 25, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
 
     def seen(forward) -> float:
@@ -76,7 +76,7 @@ def test_the_gradient_is_that_of_the_plain_layer(tiny, small, precision):
         (chosen - rejected).backward()
         return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
 
-    policy = small(tiny.master, precision)
+    policy = small(tiny.hf_checkpoint, precision)
     ours = gradients(policy)
     for module in policy.modules():
         if isinstance(module.forward, partial):
@@ -88,7 +88,7 @@ def test_the_gradient_is_that_of_the_plain_layer(tiny, small, precision):
 
 def test_a_pass_in_fp32_is_that_of_the_model_in_fp32(tiny, small):
     """With the values that 16 bits left of the weights; and they are as they were afterwards."""
-    narrow, wide = small(tiny.master, "bf16"), small(tiny.master, "fp32")
+    narrow, wide = small(tiny.hf_checkpoint, "bf16"), small(tiny.hf_checkpoint, "fp32")
     with torch.no_grad():
         for a, b in zip(wide.parameters(), narrow.parameters(), strict=True):
             a.copy_(b)
@@ -107,7 +107,7 @@ def test_a_pass_in_fp32_is_that_of_the_model_in_fp32(tiny, small):
 
 
 def test_nf4_in_fp32_differs_by_rounding_alone(tiny, small):
-    policy = small(tiny.master, "nf4")
+    policy = small(tiny.hf_checkpoint, "nf4")
     with torch.no_grad():
         plain, wide = (logps_of(policy, rows(RESPONSES), in_fp32) for in_fp32 in (False, True))
         torch.testing.assert_close(wide, plain, atol=0.2, rtol=0)
@@ -116,7 +116,7 @@ def test_nf4_in_fp32_differs_by_rounding_alone(tiny, small):
 
 
 def test_weights_are_narrow_again_after_a_pass_that_fails(tiny, small):
-    policy = small(tiny.master, "bf16")
+    policy = small(tiny.hf_checkpoint, "bf16")
     base = policy.get_base_model()
     base.model.layers[1].mlp.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -125,7 +125,7 @@ def test_weights_are_narrow_again_after_a_pass_that_fails(tiny, small):
 
 
 def test_nothing_is_dropped_while_it_learns(tiny):
-    model = AutoModelForCausalLM.from_pretrained(tiny.master, attention_dropout=0.3, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(tiny.hf_checkpoint, attention_dropout=0.3, dtype=torch.float32)
     assert model.model.layers[0].self_attn.attention_dropout == 0.3
     model.model.norm = torch.nn.Sequential(model.model.norm, torch.nn.Dropout(0.3))
     policy = _prepared(get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))).train()
@@ -134,7 +134,7 @@ def test_nothing_is_dropped_while_it_learns(tiny):
 
 
 def test_a_head_that_does_more_than_is_known_is_refused(tiny, monkeypatch):
-    model = AutoModelForCausalLM.from_pretrained(tiny.master)
+    model = AutoModelForCausalLM.from_pretrained(tiny.hf_checkpoint)
     require_known(model)
     plain = type(model).forward
 
@@ -145,4 +145,4 @@ def test_a_head_that_does_more_than_is_known_is_refused(tiny, monkeypatch):
 
     monkeypatch.setattr(type(model), "forward", scaled)
     with pytest.raises(UserError, match="makes its logits in a way that is not known here"):
-        load_base(tiny.master, "cpu", "fp32")
+        load_base(tiny.hf_checkpoint, "cpu", "fp32")

@@ -14,7 +14,7 @@ from tests.learner.test_train import PAIRS, SMALL, _weights
 def _job(tiny, work) -> Training:
     work.mkdir(exist_ok=True)
     cfg = Learner(**{**SMALL, "epochs": 2, "schedule": "cosine", "save_every": 1e9})
-    return Training(tiny.master, None, PAIRS, [], cfg, "cpu", "fp32", (0, 1), RunDir(work))
+    return Training(tiny.hf_checkpoint, None, PAIRS, [], cfg, "cpu", "fp32", (0, 1), RunDir(work))
 
 
 def test_asked_to_stop_it_keeps_the_update_under_way_and_goes_on_bit_identical(tiny, tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ def _train(
     work = out.with_name(f"{out.name}-work")
     work.mkdir(exist_ok=True)
     cfg = Learner(**SMALL | options)
-    job = Training(tiny.master, start, pairs, list(samples), cfg, device, precision, (seed, 1), RunDir(work))
+    job = Training(tiny.hf_checkpoint, start, pairs, list(samples), cfg, device, precision, (seed, 1), RunDir(work))
     return train_adapter(job, out, say=say, updated=updated, stop=stop)
 
 
@@ -80,7 +80,7 @@ def test_gradients_in_bf16_are_those_in_fp32(tiny, tmp_path):
     _train(tiny, tmp_path / "a", epochs=2)  # a B that is not zero gives A a gradient too
 
     def gradient(precision: Precision) -> torch.Tensor:
-        policy = load_policy(tiny.master, tmp_path / "a", Learner(**SMALL), "cpu", precision, seed=0)
+        policy = load_policy(tiny.hf_checkpoint, tmp_path / "a", Learner(**SMALL), "cpu", precision, seed=0)
         chosen, rejected = response_logps(policy, rows([([10, 11], [20, 21, 22]), ([10, 11], [30, 31])]))
         (chosen - rejected).backward()
         trained = [p.grad for p in policy.parameters() if p.requires_grad and p.grad is not None]
@@ -161,18 +161,18 @@ def test_a_real_kill_between_updates(tiny, tmp_path):
         "from types import SimpleNamespace\n"
         "from genius_lite.learner import state\n"
         "from tests.learner.test_train import _train\n"
-        "master, out, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])\n"
+        "hf_checkpoint, out, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])\n"
         "real, calls = state.save_file, []\n"
         "def save(*a):\n"
         "    calls.append(1)\n"
         "    if len(calls) > count: os._exit(9)\n"
         "    real(*a)\n"
         "state.save_file = save\n"
-        "_train(SimpleNamespace(master=master), out, epochs=2)\n"
+        "_train(SimpleNamespace(hf_checkpoint=hf_checkpoint), out, epochs=2)\n"
     )
     _train(tiny, tmp_path / "whole", epochs=2)
     for _ in range(20):
-        command = [sys.executable, script, tiny.master, tmp_path / "killed", "5"]
+        command = [sys.executable, script, tiny.hf_checkpoint, tmp_path / "killed", "5"]
         code = subprocess.run(list(map(str, command)), cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
         if code == 0:
             break
@@ -284,7 +284,7 @@ def test_parity_is_reported_and_enforced(tiny, tmp_path):
         logits = tiny.model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
     true = [logits[i + 2, token].item() for i, token in enumerate(response)]
     same = _train(tiny, tmp_path / "a", samples=[Sample(prompt, response, true)])
-    assert same.logprob_mismatch == pytest.approx(0, abs=0.01)  # the master is F16
+    assert same.logprob_mismatch == pytest.approx(0, abs=0.01)  # the checkpoint is F16
     off = [value - 0.7 for value in true]
     with pytest.raises(UserError, match=r"disagree by 0\.(69|70)\d* nats a token"):
         _train(tiny, tmp_path / "b", samples=[Sample(prompt, response, off)], parity_limit=0.5)
@@ -372,7 +372,7 @@ def test_the_margins_error_by_hand():
 
 
 def test_embeddings_and_head_are_not_adapted(tiny):
-    base = load_base(tiny.master, "cpu", "fp32")
+    base = load_base(tiny.hf_checkpoint, "cpu", "fp32")
     names = target_modules(base)
     assert len(names) == 2 * 7
     assert all(n.endswith("_proj") for n in names)
@@ -382,7 +382,7 @@ def test_embeddings_and_head_are_not_adapted(tiny):
 
 
 def test_nf4_weights_are_four_bit_and_tables_eight(tiny):
-    base = load_base(tiny.master, "cpu", "nf4")
+    base = load_base(tiny.hf_checkpoint, "cpu", "nf4")
     weight = base.model.layers[0].self_attn.q_proj.weight
     assert weight.element_size() * weight.numel() == 64 * 64 // 2
     table = base.get_input_embeddings()
@@ -391,15 +391,15 @@ def test_nf4_weights_are_four_bit_and_tables_eight(tiny):
     exact = tiny.model.get_input_embeddings().weight
     assert (table.rows(0, VOCABULARY) - exact).abs().max() <= exact.abs().max() / 127
     torch.testing.assert_close(table(torch.tensor([[3, 5]])), table.rows(0, 9)[[3, 5]][None])
-    assert weight_bytes(base) < 0.4 * weight_bytes(load_base(tiny.master, "cpu", "bf16"))
+    assert weight_bytes(base) < 0.4 * weight_bytes(load_base(tiny.hf_checkpoint, "cpu", "bf16"))
 
 
 def test_a_recurrent_model_says_that_it_takes_rows(tiny_mamba, tmp_path):
     from genius_lite.weights import gguf_file
-    from genius_lite.weights.importing import import_master
+    from genius_lite.weights.importing import import_checkpoint
 
-    tiny_mamba.master = tmp_path / "master"
-    import_master(gguf_file.read(tiny_mamba.gguf), tiny_mamba.master, lambda n: None)
+    tiny_mamba.hf_checkpoint = tmp_path / "hf-checkpoint"
+    import_checkpoint(gguf_file.read(tiny_mamba.gguf), tiny_mamba.hf_checkpoint, lambda n: None)
     said: list[str] = []
     report = _train(tiny_mamba, tmp_path / "a", say=said.append, epochs=4)
     bare, rows = said

@@ -44,14 +44,18 @@ SETTINGS = {"lr": 1e-2, "batch_pairs": 4, "rank": 4, "lora_alpha": 8, "save_ever
 
 
 def train(
-    master: Path, out: Path, options: dict[str, Any], stop_at: int | None = None, group: ProcessGroup = SINGLE_PROCESS
+    hf_checkpoint: Path,
+    out: Path,
+    options: dict[str, Any],
+    stop_at: int | None = None,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> TrainReport | None:
     """Train or go on, in fp32 unless the options say otherwise; None if stopped after the update number `stop_at`."""
     work, stop = out.with_name(f"{out.name}-work"), Stop()
     work.mkdir(exist_ok=True)
     cfg = Learner(**SETTINGS | options)
     precision = "fp32" if cfg.precision == "auto" else cfg.precision
-    job = Training(master, None, PAIRS, [], cfg, "cpu", precision, (0, 1), RunDir(work))
+    job = Training(hf_checkpoint, None, PAIRS, [], cfg, "cpu", precision, (0, 1), RunDir(work))
 
     def updated(number: int, row: dict[str, float]) -> None:
         stop.asked = number == stop_at
@@ -70,7 +74,7 @@ def main() -> None:
             for number, training in enumerate(plan["trainings"]):
                 print(f"training {number}", flush=True)
                 report = train(
-                    Path(plan["master"]), Path(training["out"]), training["options"], training["stop"], group
+                    Path(plan["hf-checkpoint"]), Path(training["out"]), training["options"], training["stop"], group
                 )
                 Path(f"{training['out']}.json").write_text(json.dumps(report and report.as_dict()))
     except typer.Exit as e:

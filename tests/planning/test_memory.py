@@ -57,7 +57,7 @@ def test_a_models_shape(tiny):
 
 
 def test_the_adapter_is_as_large_as_reckoned(tiny):
-    policy = load_policy(tiny.master, None, Learner(rank=4), "cpu", "fp32", seed=0)
+    policy = load_policy(tiny.hf_checkpoint, None, Learner(rank=4), "cpu", "fp32", seed=0)
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     assert trained == Shape.of(gguf_file.read(tiny.gguf)).adapter_weights(Learner(rank=4))
     assert activation_bytes(policy, 100) == int(HELD * 100 * 2 * (33 * 64 + 16 * 96))
@@ -66,7 +66,7 @@ def test_the_adapter_is_as_large_as_reckoned(tiny):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4"])
 def test_frozen_weights(tiny, precision):
     shape = Shape.of(gguf_file.read(tiny.gguf))
-    base = load_base(tiny.master, "cpu", precision)
+    base = load_base(tiny.hf_checkpoint, "cpu", precision)
     base.get_base_model = lambda: base
     in_bf16 = next(p for n, p in base.named_parameters() if "norm" in n).dtype == torch.bfloat16
     # Besides: rotary frequencies, and the table of NF4's 16 levels.
@@ -83,7 +83,7 @@ def test_what_autograd_keeps():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_autograd_keeps_is_what_it_really_keeps(tiny, precision):
-    policy = load_policy(tiny.master, None, Learner(rank=4), "cpu", precision, seed=0).train()
+    policy = load_policy(tiny.hf_checkpoint, None, Learner(rank=4), "cpu", precision, seed=0).train()
     own = {t.untyped_storage().data_ptr() for t in [*policy.parameters(), *policy.buffers()]}
     kept: dict[int, torch.Tensor] = {}
 

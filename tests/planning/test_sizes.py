@@ -158,7 +158,7 @@ def test_a_run_folder_says_what_is_done(job, tmp_path):
     assert look_back(tmp_path / "none", 2) == Earlier()
     run = tmp_path / "run"
     (run / "round-1" / "adapter").mkdir(parents=True)
-    (run / "master").mkdir()
+    (run / "hf-checkpoint").mkdir()
     (run / "recipe.json").write_text("{}")
     (run / "timings.jsonl").write_text(json.dumps({"stage": "import", "seconds": 7.5, "amount": 1}) + "\n")
     rows = [{"stage": "rollouts", "seconds": s, "amount": 1} for s in (3.0, 4.0)]  # it was interrupted once

@@ -72,11 +72,11 @@ def write_run(path: Path, model: Path, rollouts: list[Rollout], held_out: int = 
     recipe = Recipe(out=str(path), model=Model(gguf=str(model)), queries=Queries(source="q.jsonl"))
     made = {"model": "0" * 64, "weights": None, "queries": f"{len(rollouts) + held_out}, 00ff", "tasks": []}
     here = path / "round-1"
-    (path / "master").mkdir(parents=True)
+    (path / "hf-checkpoint").mkdir(parents=True)
     here.mkdir()
     (path / "recipe.json").write_text(json.dumps(recipe.identity() | made))
     source = {"path": str(model), "sha256": "0" * 64, "origin": "python:tiny/tiny.gguf"}
-    (path / "master" / "source.json").write_text(json.dumps(source))
+    (path / "hf-checkpoint" / "source.json").write_text(json.dumps(source))
     write_lines(here / "rollouts.jsonl", rollouts)
     write_lines(here / "pairs.jsonl", [pair for r in rollouts for pair in pairs(r)])
     (here / "filtered.json").write_text(json.dumps({"gap": 3, "looping": 0}))

@@ -49,7 +49,7 @@ def test_an_unfinished_run_says_where_it_is(run):
     shutil.rmtree(here)
     assert gather(run).now == "not finished: evaluation of the base model"
     assert "What follows is what there is so far" in outcome(gather(run))
-    shutil.rmtree(run / "master")
+    shutil.rmtree(run / "hf-checkpoint")
     assert gather(run).now == "not finished: import"
 
 
@@ -61,7 +61,7 @@ def test_at_every_stage_a_report_can_be_written(run, tmp_path):
         "timings.jsonl",
         "rollouts.jsonl",
         "../round-1",
-        "../master",
+        "../hf-checkpoint",
     ):
         gone = run / "round-1" / name
         shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ def folder(tmp_path) -> Path:
     held_out = {"learner": {"holdout": 0.1}, "evaluate": {"queries": 16}}
     _write(tmp_path / "recipe.json", {"rounds": 2, "queries": "13, 0123456789abcdef", **held_out})
     _write(tmp_path / "lock", "")
-    (tmp_path / "master").mkdir()
+    (tmp_path / "hf-checkpoint").mkdir()
     (tmp_path / "round-0/evaluation").mkdir(parents=True)
     _write(tmp_path / "round-0/evaluation/signals.json", {**REPORT["watched"]["signals"], "agreement": 0.7})
     first, second = tmp_path / "round-1", tmp_path / "round-2"
@@ -74,7 +74,7 @@ def test_from_the_records_alone(folder):
         ("round-1/adapter", (1, "train")),
         ("round-1/pairs.jsonl", (1, "rollouts")),
         ("round-0/evaluation", (0, "evaluate")),
-        ("master", (0, "import")),
+        ("hf-checkpoint", (0, "import")),
     ],
 )
 def test_the_stage_that_comes_next_is_the_first_that_is_not_there(folder, removed, place):

@@ -30,8 +30,8 @@ def evil(tmp_path, tiny_llama) -> Path:
     recipe["evaluate"]["tasks"] = [{"options": {EVIL: EVIL}}]
     recipe["tasks"] = [EVIL]
     (run / "recipe.json").write_text(json.dumps(recipe))
-    source = json.loads((run / "master" / "source.json").read_text())
-    (run / "master" / "source.json").write_text(json.dumps({**source, "origin": EVIL}))
+    source = json.loads((run / "hf-checkpoint" / "source.json").read_text())
+    (run / "hf-checkpoint" / "source.json").write_text(json.dumps({**source, "origin": EVIL}))
     response = {"task": EVIL, "problem": "p", "sample": -1, "text": EVIL, "tokens": 1, "finish": "end", "score": 1}
     for number in (0, 1):
         folder = run / f"round-{number}" / "evaluation"

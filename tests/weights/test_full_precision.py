@@ -13,7 +13,7 @@ import torch
 from genius_lite.errors import UserError
 from genius_lite.weights import gguf_file
 from genius_lite.weights.full_precision import Safetensors, write_full_precision
-from genius_lite.weights.importing import Base, import_master
+from genius_lite.weights.importing import Base, import_checkpoint
 from genius_lite.weights.merge import Adapter, merge
 from tests.tiny import tiny_gguf
 from tests.weights.test_lora import scored
@@ -44,9 +44,9 @@ def test_the_full_precision_rows_stand_in_the_ggufs_order(both, tmp_path):
         else:
             assert np.array_equal(a, b)
     # As an import of its own, llama.cpp and torch agree far better than through the quantized file.
-    import_master(exact, tmp_path / "master", lambda n: None)
-    policy = random_adapter(tmp_path / "master", tmp_path / "adapter", spread=0.05)
-    base = Base(exact, tmp_path / "master")
+    import_checkpoint(exact, tmp_path / "hf-checkpoint", lambda n: None)
+    policy = random_adapter(tmp_path / "hf-checkpoint", tmp_path / "adapter", spread=0.05)
+    base = Base(exact, tmp_path / "hf-checkpoint")
     merge(base, Adapter.load(tmp_path / "adapter", base), "BF16", tmp_path / "p.gguf")
     prompt, response = [5, 6, 7, 8], [50, 61, 72, 83]
     from tests.sampler.test_engine import PROMPT
@@ -126,8 +126,8 @@ def test_a_model_in_three_files_is_read_as_one(tiny, tmp_path):
         assert [replace(t, offset=0, path=tiny.gguf) for t in sharded.tensors] == [
             replace(t, offset=0, path=tiny.gguf) for t in source.tensors
         ]
-    import_master(sharded, tmp_path / "master", lambda n: None)
-    merge(Base(sharded, tmp_path / "master"), None, "F16", tmp_path / "joined.gguf")
+    import_checkpoint(sharded, tmp_path / "hf-checkpoint", lambda n: None)
+    merge(Base(sharded, tmp_path / "hf-checkpoint"), None, "F16", tmp_path / "joined.gguf")
     assert np.allclose(scored(tmp_path / "joined.gguf"), scored(tiny.gguf), atol=1e-5)
     assert np.allclose(scored(paths[0]), scored(tiny.gguf), atol=1e-5), "llama.cpp must see shards in these files too"
     paths[1].unlink()

@@ -21,7 +21,7 @@ from tests.weights.c_array import as_c_array
 
 
 def test_importance_is_the_mean_square_of_what_flows_in(tiny, tmp_path):
-    policy = load_policy(tiny.master, None, Learner(rank=4), "cpu", "fp32", 0)
+    policy = load_policy(tiny.hf_checkpoint, None, Learner(rank=4), "cpu", "fp32", 0)
     importance, seen = Importance(policy), []
     layer = policy.get_base_model().model.layers[1].mlp.down_proj
     layer.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].detach()))
@@ -29,7 +29,7 @@ def test_importance_is_the_mean_square_of_what_flows_in(tiny, tmp_path):
         response_logps(policy, rows([([5, 6], [7, 8]), ([9, 5], [6, 5])]))
         response_logps(policy, rows([([5], [7])]))
     importance.save(tmp_path / "i.safetensors")
-    tensor_map = TensorMap.load(tiny.master / MAP_FILE)
+    tensor_map = TensorMap.load(tiny.hf_checkpoint / MAP_FILE)
     imatrix.write(tmp_path / "i.safetensors", tensor_map, "responses", tmp_path / "i.gguf")
     matrix = imatrix.load(tmp_path / "i.gguf")
     expected = torch.cat([x.flatten(0, -2) for x in seen]).square().mean(0).numpy()
@@ -42,7 +42,7 @@ def test_importance_is_the_mean_square_of_what_flows_in(tiny, tmp_path):
 
 
 def test_the_file_reads_back_as_an_independent_reader_sees_it(tiny, tmp_path):
-    tensor_map = TensorMap.load(tiny.master / MAP_FILE)
+    tensor_map = TensorMap.load(tiny.hf_checkpoint / MAP_FILE)
     name = tensor_map.tensors["blk.0.attn_k.weight"][0]
     sums = np.arange(1, 65, dtype=np.float32)
     save_file({name: sums, "tokens": np.array(10)}, tmp_path / "sums.safetensors")

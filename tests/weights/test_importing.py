@@ -12,18 +12,18 @@ import pytest
 from genius_lite.errors import UserError
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import sha256
-from genius_lite.weights.importing import FULL_PRECISION, SOURCE_FILE, Base, import_master
+from genius_lite.weights.importing import FULL_PRECISION, SOURCE_FILE, Base, import_checkpoint
 from genius_lite.weights.merge import Adapter, merge, round_base
 from tests.tiny import tiny_gguf
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory) -> Path:
-    """A folder with a model and its master in `run`, to be copied."""
+    """A folder with a model and its hf_checkpoint in `run`, to be copied."""
     folder = tmp_path_factory.mktemp("imported")
     tiny_gguf(folder / "m.gguf", "llama")
     (folder / "run").mkdir()
-    import_master(gguf_file.read(folder / "m.gguf"), folder / "run" / "master", lambda n: None)
+    import_checkpoint(gguf_file.read(folder / "m.gguf"), folder / "run" / "hf-checkpoint", lambda n: None)
     return folder
 
 
@@ -32,16 +32,16 @@ def place(template, tmp_path) -> Path:
     """Such a folder of a test's own, imported where it lies."""
     shutil.copytree(template, tmp_path / "here")
     record(tmp_path / "here", path=str(tmp_path / "here" / "m.gguf"))
-    Base.of(tmp_path / "here" / "run" / "master")  # which notes the time of the copy
+    Base.of(tmp_path / "here" / "run" / "hf-checkpoint")  # which notes the time of the copy
     return tmp_path / "here"
 
 
 def recorded(place: Path) -> dict:
-    return json.loads((place / "run" / "master" / SOURCE_FILE).read_text())
+    return json.loads((place / "run" / "hf-checkpoint" / SOURCE_FILE).read_text())
 
 
 def record(place: Path, **changed) -> None:
-    (place / "run" / "master" / SOURCE_FILE).write_text(json.dumps({**recorded(place), **changed}))
+    (place / "run" / "hf-checkpoint" / SOURCE_FILE).write_text(json.dumps({**recorded(place), **changed}))
 
 
 def overwrite(path: Path) -> None:
@@ -52,7 +52,7 @@ def overwrite(path: Path) -> None:
 
 
 def test_what_is_recorded_is_the_file_as_it_is(place):
-    base, file = Base.of(place / "run" / "master"), place / "m.gguf"
+    base, file = Base.of(place / "run" / "hf-checkpoint"), place / "m.gguf"
     assert base.gguf.path == file
     found = recorded(place)
     assert found["path"] == str(file)
@@ -65,16 +65,16 @@ def test_what_is_recorded_is_the_file_as_it_is(place):
 
 def test_where_nothing_is_imported_it_is_said(tmp_path):
     with pytest.raises(UserError, match="no model is imported here yet"):
-        Base.of(tmp_path / "master")
+        Base.of(tmp_path / "hf-checkpoint")
 
 
 def test_a_file_that_has_gone_is_one_line(place):
     (place / "m.gguf").rename(place / "elsewhere.gguf")
     with pytest.raises(UserError, match=r"m\.gguf, which is not there any more; put it back") as e:
-        Base.of(place / "run" / "master")
+        Base.of(place / "run" / "hf-checkpoint")
     assert "\n" not in str(e.value)
     (place / "elsewhere.gguf").rename(place / "m.gguf")
-    assert Base.of(place / "run" / "master").gguf.path == place / "m.gguf"
+    assert Base.of(place / "run" / "hf-checkpoint").gguf.path == place / "m.gguf"
 
 
 def test_a_file_of_a_package_is_found_where_the_package_is_now(place, tmp_path, monkeypatch):
@@ -84,9 +84,9 @@ def test_a_file_of_a_package_is_found_where_the_package_is_now(place, tmp_path, 
     (place / "m.gguf").rename(package / "m.gguf")
     record(place, origin="python:a_package_of_models/m.gguf")
     with pytest.raises(UserError, match="install `a_package_of_models`"):
-        Base.of(place / "run" / "master")
+        Base.of(place / "run" / "hf-checkpoint")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    base = Base.of(place / "run" / "master")
+    base = Base.of(place / "run" / "hf-checkpoint")
     assert base.gguf.path == package / "m.gguf"
     assert recorded(place)["path"] == str(package / "m.gguf")
     merge(base, None, "source", tmp_path / "p.gguf")
@@ -102,7 +102,7 @@ def test_another_version_of_the_package_is_refused(place, tmp_path, monkeypatch)
     record(place, origin="python:another_package_of_models/m.gguf")
     monkeypatch.syspath_prepend(tmp_path / "site")
     with pytest.raises(UserError, match=r"is not the model that .* was imported from any more"):
-        Base.of(place / "run" / "master")
+        Base.of(place / "run" / "hf-checkpoint")
 
 
 def test_full_precision_weights_move_with_their_run(place, tmp_path):
@@ -111,39 +111,39 @@ def test_full_precision_weights_move_with_their_run(place, tmp_path):
     (place / "m.gguf").rename(inside / "m.gguf")
     record(place, path=str(inside / "m.gguf"))
     moved = (place / "run").rename(tmp_path / "moved")
-    base = Base.of(moved / "master")
+    base = Base.of(moved / "hf-checkpoint")
     assert base.gguf.path == moved / FULL_PRECISION / "m.gguf"
-    assert json.loads((moved / "master" / SOURCE_FILE).read_text())["path"] == str(base.gguf.path)
+    assert json.loads((moved / "hf-checkpoint" / SOURCE_FILE).read_text())["path"] == str(base.gguf.path)
     merge(base, None, "source", tmp_path / "p.gguf")
 
 
 def test_a_touched_file_is_still_the_one_and_its_time_is_noted(place, tmp_path):
-    base = Base.of(place / "run" / "master")
+    base = Base.of(place / "run" / "hf-checkpoint")
     before = recorded(place)
     os.utime(place / "m.gguf", ns=(1_700_000_000_000_000_000, 1_700_000_000_000_000_000))
     merge(base, None, "source", tmp_path / "p.gguf")
     assert recorded(place) == {**before, "times": [1_700_000_000_000_000_000]}
     os.utime(place / "m.gguf", ns=(1_800_000_000_000_000_000, 1_800_000_000_000_000_000))
-    assert Base.of(place / "run" / "master").sha256 == before["sha256"]
+    assert Base.of(place / "run" / "hf-checkpoint").sha256 == before["sha256"]
     assert recorded(place) == {**before, "times": [1_800_000_000_000_000_000]}
-    assert sorted(p.name for p in (place / "run" / "master").glob("source*")) == [SOURCE_FILE]
+    assert sorted(p.name for p in (place / "run" / "hf-checkpoint").glob("source*")) == [SOURCE_FILE]
 
 
 def test_what_an_older_version_recorded_is_enough(place):
     before = recorded(place)
     old = {key: before[key] for key in ("path", "sha256", "origin")}
-    (place / "run" / "master" / SOURCE_FILE).write_text(json.dumps(old))
-    Base.of(place / "run" / "master")
+    (place / "run" / "hf-checkpoint" / SOURCE_FILE).write_text(json.dumps(old))
+    Base.of(place / "run" / "hf-checkpoint")
     assert recorded(place) == before
 
 
 def test_another_model_of_the_same_shape_in_its_place_is_refused_by_one_line(place, tmp_path):
-    base = Base.of(place / "run" / "master")
+    base = Base.of(place / "run" / "hf-checkpoint")
     before = recorded(place)
     overwrite(place / "m.gguf")
     adapter = Adapter({}, 1, 1)
     for use in (
-        lambda: Base.of(place / "run" / "master"),
+        lambda: Base.of(place / "run" / "hf-checkpoint"),
         base.check,
         lambda: merge(base, None, "source", tmp_path / "p.gguf"),
         lambda: merge(base, adapter, "F16", tmp_path / "p.gguf"),
@@ -157,12 +157,12 @@ def test_another_model_of_the_same_shape_in_its_place_is_refused_by_one_line(pla
 
 
 def test_a_file_cut_short_is_refused(place):
-    base = Base.of(place / "run" / "master")
+    base = Base.of(place / "run" / "hf-checkpoint")
     (place / "m.gguf").write_bytes((place / "m.gguf").read_bytes()[:-32])
     with pytest.raises(UserError, match="is not the model that"):
         base.check()
     with pytest.raises(UserError, match="cut short"):
-        Base.of(place / "run" / "master")
+        Base.of(place / "run" / "hf-checkpoint")
 
 
 def test_names_of_models_become_part_of_others(tiny_llama, tmp_path):

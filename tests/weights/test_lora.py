@@ -24,8 +24,8 @@ def scored(path, lora="") -> np.ndarray:
 
 
 def test_llama_cpp_with_the_adapter_equals_torch(tiny, tmp_path):
-    policy = random_adapter(tiny.master, tmp_path / "adapter", spread=0.05)
-    base = Base(gguf_file.read(tiny.gguf), tiny.master)
+    policy = random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=0.05)
+    base = Base(gguf_file.read(tiny.gguf), tiny.hf_checkpoint)
     write_lora(base, tmp_path / "adapter", tmp_path / "lora.gguf")
     expected, plain = torch_scores(policy, PROMPT, RESPONSE), scored(tiny.gguf)
     assert np.abs(scored(tiny.gguf, tmp_path / "lora.gguf") - expected).mean() < 0.01

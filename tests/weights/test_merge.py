@@ -19,7 +19,7 @@ from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Extend, Extended, Sampling, Score
 from genius_lite.weights import gguf_file, imatrix
 from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.importing import Base, import_master
+from genius_lite.weights.importing import Base, import_checkpoint
 from genius_lite.weights.merge import (
     BASE_FILE,
     Adapter,
@@ -38,13 +38,13 @@ QUERIES = Path("recipes/quickstart-queries.jsonl")
 UP, K = "blk.0.ffn_up.weight", "blk.1.attn_k.weight"
 
 
-def random_adapter(master, folder, *, spread: float, rank: int = 4):
+def random_adapter(hf_checkpoint, folder, *, spread: float, rank: int = 4):
     """A peft adapter over every linear layer with random factors, as if it had been trained."""
     from peft import LoraConfig, get_peft_model
 
     from genius_lite.learner.model import target_modules
 
-    base = load_base(master, "cpu", "fp32")
+    base = load_base(hf_checkpoint, "cpu", "fp32")
     targets = target_modules(base)
     lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM")
     policy = get_peft_model(base, lora)
@@ -77,7 +77,7 @@ def torch_scores(policy, prompt, response) -> np.ndarray:
 
 
 def base_of(tiny) -> Base:
-    return Base(gguf_file.read(tiny.gguf), tiny.master)
+    return Base(gguf_file.read(tiny.gguf), tiny.hf_checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,8 @@ def bases(tmp_path_factory) -> dict[T, Base]:
 
 def imported(path: Path) -> Base:
     source = gguf_file.read(path)
-    import_master(source, path.parent / "master", lambda n: None)
-    return Base(source, path.parent / "master")
+    import_checkpoint(source, path.parent / "hf-checkpoint", lambda n: None)
+    return Base(source, path.parent / "hf-checkpoint")
 
 
 def made_up(base: Base, names=(UP, K), size: float = 0.01, importance: imatrix.Matrix | None = None) -> Adapter:
@@ -140,7 +140,7 @@ def test_without_an_adapter_the_types_of_the_source_give_the_source(bases, tmp_p
 
 
 def test_merged_f16_in_llama_cpp_equals_the_adapter_in_torch(tiny, tmp_path):
-    policy = random_adapter(tiny.master, tmp_path / "adapter", spread=0.05)
+    policy = random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=0.05)
     base = base_of(tiny)
     kept = merge(base, Adapter.load(tmp_path / "adapter", base), "F16", tmp_path / "p.gguf")
     assert kept.share == pytest.approx(1, abs=0.01)
@@ -156,7 +156,7 @@ def test_merged_f16_in_llama_cpp_equals_the_adapter_in_torch(tiny, tmp_path):
 
 
 def test_merged_f16_is_torchs_merge_but_for_the_rounding(tiny, tmp_path):
-    policy, base = random_adapter(tiny.master, tmp_path / "adapter", spread=0.05), base_of(tiny)
+    policy, base = random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=0.05), base_of(tiny)
     merge(base, Adapter.load(tmp_path / "adapter", base), "F16", tmp_path / "p.gguf")
     theirs = {name: weight.numpy() for name, weight in policy.merge_and_unload().state_dict().items()}
     written, tensor_map, before = tensors(gguf_file.read(tmp_path / "p.gguf")), base.tensor_map, tensors(base.gguf)
@@ -266,7 +266,7 @@ def test_sixteen_bits_are_those_that_are_asked_for(bases, tmp_path, source, kind
 
 @pytest.mark.parametrize("kind", ["source", "Q8_0", "Q4_0", "Q4_K_M", "F16", "BF16"])
 def test_metadata_template_and_tokenizer_are_kept_byte_for_byte(tiny, tmp_path, kind):
-    random_adapter(tiny.master, tmp_path / "adapter", spread=0.05)
+    random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=0.05)
     base = base_of(tiny)
     source = base.gguf
     merge(base, Adapter.load(tmp_path / "adapter", base), kind, tmp_path / "p.gguf")
@@ -347,7 +347,7 @@ def test_the_types_of_the_source_may_be_those_of_another_file(bases, tmp_path):
 
 @pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_0"])
 def test_the_same_merge_twice_gives_the_same_bytes(tiny, tmp_path, kind):
-    random_adapter(tiny.master, tmp_path / "adapter", spread=0.01)
+    random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=0.01)
     base, told = base_of(tiny), []
     for name in ("first", "again"):
         merge(base, Adapter.load(tmp_path / "adapter", base), kind, tmp_path / name, told.append)
@@ -357,7 +357,7 @@ def test_the_same_merge_twice_gives_the_same_bytes(tiny, tmp_path, kind):
 
 
 def test_an_adapter_of_another_model_is_refused(tiny, tmp_path):
-    random_adapter(tiny.master, tmp_path / "a", spread=0.05)
+    random_adapter(tiny.hf_checkpoint, tmp_path / "a", spread=0.05)
     base = base_of(tiny)
     weights = load_file(tmp_path / "a" / "adapter_model.safetensors")
     key = "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"
@@ -375,7 +375,7 @@ def test_an_adapter_of_another_model_is_refused(tiny, tmp_path):
 
 
 def test_an_adapter_comes_with_the_importance_beside_it(tiny, tmp_path):
-    random_adapter(tiny.master, tmp_path / "a", spread=0.05)
+    random_adapter(tiny.hf_checkpoint, tmp_path / "a", spread=0.05)
     base = base_of(tiny)
     assert Adapter.load(tmp_path / "a", base).importance == {}
     name = base.tensor_map.tensors[UP][0]

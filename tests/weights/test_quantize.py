@@ -11,7 +11,7 @@ from gguf.quants import dequantize
 
 from genius_lite.weights import gguf_file, imatrix
 from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.importing import Base, import_master
+from genius_lite.weights.importing import Base, import_checkpoint
 from genius_lite.weights.merge import Adapter, requantize, round_base
 from genius_lite.weights.quantize import (
     adaptable,
@@ -60,8 +60,8 @@ def base(request, tmp_path_factory) -> Base:
     folder = tmp_path_factory.mktemp(request.param.name)
     tiny_gguf(folder / "m.gguf", "llama", kind=request.param, width=256)
     source = gguf_file.read(folder / "m.gguf")
-    import_master(source, folder / "master", lambda n: None)
-    return Base(source, folder / "master")
+    import_checkpoint(source, folder / "hf-checkpoint", lambda n: None)
+    return Base(source, folder / "hf-checkpoint")
 
 
 @pytest.mark.parametrize("kind", KINDS)

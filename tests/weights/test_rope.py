@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from genius_lite.errors import UserError
 from genius_lite.weights import gguf_file
-from genius_lite.weights.importing import import_master
+from genius_lite.weights.importing import import_checkpoint
 from tests.tiny import tiny_gguf
 from tests.weights.test_merge import sampled_and_scored, torch_scores
 
@@ -42,14 +42,14 @@ def unnamed(writer):
 @pytest.mark.parametrize("more", [llama3, linear, unnamed])
 def test_the_learner_turns_as_llama_cpp_does(more, tmp_path):
     original = tiny_gguf(tmp_path / "m.gguf", "llama", more=more)
-    import_master(gguf_file.read(tmp_path / "m.gguf"), tmp_path / "master", lambda n: None)
-    master = AutoModelForCausalLM.from_pretrained(tmp_path / "master", dtype=torch.float32)
-    apart = {"master": [], "unscaled": []}
+    import_checkpoint(gguf_file.read(tmp_path / "m.gguf"), tmp_path / "hf-checkpoint", lambda n: None)
+    hf_checkpoint = AutoModelForCausalLM.from_pretrained(tmp_path / "hf-checkpoint", dtype=torch.float32)
+    apart = {"hf-checkpoint": [], "unscaled": []}
     responses = sampled_and_scored(tmp_path / "m.gguf", PROMPTS, 40, context=512)
     for prompt, (response, scores) in zip(PROMPTS, responses, strict=True):
-        for name, model in (("master", master), ("unscaled", original.eval())):
+        for name, model in (("hf-checkpoint", hf_checkpoint), ("unscaled", original.eval())):
             apart[name].append(np.abs(torch_scores(model, prompt, response) - scores).mean())
-    assert np.mean(apart["master"]) < 0.01
+    assert np.mean(apart["hf-checkpoint"]) < 0.01
     assert np.mean(apart["unscaled"]) > 0.03, "the scaling must matter for this to show anything"
 
 
@@ -79,11 +79,11 @@ def by_length(writer):
 def test_other_scaling_is_refused(more, tmp_path):
     tiny_gguf(tmp_path / "m.gguf", "llama", more=more)
     with pytest.raises(UserError, match="rotary frequencies"):
-        import_master(gguf_file.read(tmp_path / "m.gguf"), tmp_path / "master", lambda n: None)
+        import_checkpoint(gguf_file.read(tmp_path / "m.gguf"), tmp_path / "hf-checkpoint", lambda n: None)
 
 
 def test_a_factor_of_nothing_is_none(tmp_path):
     tiny_gguf(tmp_path / "m.gguf", "llama", more=lambda writer: writer.add_float32("llama.rope.scaling.factor", 0.0))
-    import_master(gguf_file.read(tmp_path / "m.gguf"), tmp_path / "master", lambda n: None)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "master")
+    import_checkpoint(gguf_file.read(tmp_path / "m.gguf"), tmp_path / "hf-checkpoint", lambda n: None)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "hf-checkpoint")
     assert loaded.config.rope_parameters["rope_type"] == "default"

@@ -74,11 +74,11 @@ def read_config(source: GGUF, copy: Path) -> Any:
         reason = brief(str(e.__cause__ or e), 200)
         raise UserError(f"{source.path}: transformers cannot read its header: {reason}") from None
     scale_frequencies(source, config)
-    _check_skeleton(source, config)
+    _check_meta_model(source, config)
     return config
 
 
-def _check_skeleton(source: GGUF, config: Any) -> None:
+def _check_meta_model(source: GGUF, config: Any) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 

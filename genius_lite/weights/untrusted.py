@@ -21,7 +21,7 @@ _PATIENCE = 600.0  # seconds; a small model takes one, a large one as long as th
 _LAST_WORDS = re.compile(r"(?:\.\w+:\d+|what\(\)): +(.*)")  # of ggml behind the place in its source, or of C++
 
 
-def read_foreign(path: Path, *, quantizer: bool = False, patience: float = _PATIENCE) -> GGUF:
+def load_untrusted(path: Path, *, quantizer: bool = False, patience: float = _PATIENCE) -> GGUF:
     """Read the header of a model that this program did not make; nothing here opens the file before.
 
     Args:
