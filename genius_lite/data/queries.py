@@ -14,7 +14,7 @@ import numpy as np
 
 from genius_lite.data.vocabulary import Vocabulary, check_text
 from genius_lite.errors import UserError
-from genius_lite.recipe import Queries
+from genius_lite.recipe import Prefix, Queries
 from genius_lite.records import Query, held_count, query_id, seed_of
 from genius_lite.text import brief
 
@@ -67,7 +67,7 @@ def read(cfg: Queries) -> list[str]:
     Raises:
         UserError: as `select`.
     """
-    if cfg.source.startswith("hf:"):
+    if cfg.source.startswith(Prefix.HUB):
         return _from_hub(cfg)
     path = Path(cfg.source)
     _check_file(path)
@@ -127,7 +127,7 @@ def _from_hub(cfg: Queries) -> list[str]:
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import HfHubHTTPError
 
-    name = cfg.source.removeprefix("hf:")
+    name = cfg.source.removeprefix(Prefix.HUB)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or {".", ".."} & {*name.split("/")}:  # elsewhere it is a path
         raise UserError(f"{cfg.source}: a hub dataset is written hf:OWNER/DATASET")
     try:

@@ -29,13 +29,17 @@ TO_HALT_FOR = 16
 
 @dataclass(frozen=True)
 class SignalValue:
-    """A signal put as its limits are, and what was `measured` for it. `low`: less is worse."""
+    """A signal put as its limits are, and what was `measured` for it."""
 
     signal: str
     value: float
-    low: bool
     measured: tuple[float, ...]
     line: str  # with {value} and {limit}
+
+    @property
+    def low(self) -> bool:
+        """Whether less is worse."""
+        return Guard.low(self.signal)
 
 
 def round_metrics(
@@ -119,7 +123,6 @@ def _of_training(now: RoundMetrics) -> list[SignalValue]:
         SignalValue(
             "length_gap",
             abs(now.length_gap),
-            False,
             (now.length_gap,),
             f"chosen responses are {than} than rejected ones by {{value:.1%}} of their mean length (limit {{limit:.1%}}"
             "): the policy will learn length instead of content; try pairs.max_length_ratio, or a larger "
@@ -128,7 +131,6 @@ def _of_training(now: RoundMetrics) -> list[SignalValue]:
         SignalValue(
             "accuracy",
             now.accuracy,
-            True,
             (now.accuracy,),
             "after training the policy ranks {value:.1%} of its pairs right (limit {limit:.1%}): it does not learn "
             "what they say; try another learner.lr, or more pairs an update (learner.batch_pairs)",
@@ -136,7 +138,6 @@ def _of_training(now: RoundMetrics) -> list[SignalValue]:
         SignalValue(
             "margin",
             now.margin,
-            True,
             (now.margin,),
             "the learned margin is {value:.3g} nats (limit {limit:.3g}): training went the wrong way; lower learner.lr",
         ),
@@ -150,7 +151,6 @@ def _of_values(now: RoundMetrics, first: RoundMetrics) -> list[SignalValue]:
         SignalValue(
             "value",
             first.value - now.value,
-            False,
             (now.value, first.value),
             "foresight values are {value:.3g} nats per token below round 1's (limit {limit:.3g}): the policy is less "
             "sure of all that it says; lower learner.lr, or train fewer rounds",
@@ -158,7 +158,6 @@ def _of_values(now: RoundMetrics, first: RoundMetrics) -> list[SignalValue]:
         SignalValue(
             "spread",
             _ratio(now.spread, first.spread),
-            True,
             (now.spread, first.spread),
             "the values of a step spread {value:.3g} times as far as in round 1 (limit {limit:.3g}): its candidates "
             "look alike, and pairs tell little; raise foresight.temperature, or train fewer rounds",
@@ -173,7 +172,6 @@ def _of_responses(now: Signals, base: Signals) -> list[SignalValue]:
         SignalValue(
             "entropy",
             _ratio(now.entropy, base.entropy),
-            True,
             (now.entropy, base.entropy),
             "token entropy is {value:.3g} times the base model's (limit {limit:.3g}): the policy hardly varies what it "
             f"says; {_GENTLER}",
@@ -181,7 +179,6 @@ def _of_responses(now: Signals, base: Signals) -> list[SignalValue]:
         SignalValue(
             "distinct",
             _ratio(now.distinct, base.distinct),
-            True,
             (now.distinct, base.distinct),
             "the share of different 2-grams is {value:.3g} times the base model's (limit {limit:.3g}): responses "
             "repeat themselves; try pairs.looping: either, and a lower learner.lr",
@@ -189,7 +186,6 @@ def _of_responses(now: Signals, base: Signals) -> list[SignalValue]:
         SignalValue(
             "loops",
             now.loops - base.loops,
-            False,
             (now.loops, base.loops),
             "{value:.1%} more of all responses than of the base model's end in a repetition (limit {limit:.1%}): "
             "foresight rewards loops; try pairs.looping: either, and a lower learner.lr",
@@ -197,7 +193,6 @@ def _of_responses(now: Signals, base: Signals) -> list[SignalValue]:
         SignalValue(
             "shorter",
             length,
-            True,
             (),  # "longer" says it
             "responses are {value:.3g} times as long as the base model's (limit {limit:.3g}): they leave out the work; "
             "try pairs.max_length_ratio, and a lower learner.lr",
@@ -205,7 +200,6 @@ def _of_responses(now: Signals, base: Signals) -> list[SignalValue]:
         SignalValue(
             "longer",
             length,
-            False,
             (now.length, base.length),
             "responses are {value:.3g} times as long as the base model's (limit {limit:.3g}): they ramble; try "
             "pairs.truncated: chosen, or pairs.max_length_ratio",
@@ -213,7 +207,6 @@ def _of_responses(now: Signals, base: Signals) -> list[SignalValue]:
         SignalValue(
             "ended",
             base.ended - now.ended,
-            False,
             (now.ended, base.ended),
             "{value:.1%} more of all responses than of the base model's come to no end (limit {limit:.1%}): the policy "
             "forgets to stop; try pairs.truncated: chosen, or a larger foresight.max_tokens",
@@ -221,7 +214,6 @@ def _of_responses(now: Signals, base: Signals) -> list[SignalValue]:
         SignalValue(
             "kl",
             now.kl,
-            False,
             (now.kl,),
             "the policy is {value:.3g} nats per token from the base model (limit {limit:.3g}): it drifts from what it "
             "knew; lower learner.lr, raise learner.beta, or train fewer rounds",
@@ -232,7 +224,7 @@ def _of_responses(now: Signals, base: Signals) -> list[SignalValue]:
             "answers to a query are {value:.3g} times as varied as the base model's (limit {limit:.3g}): the policy "
             f"gives one answer, right or wrong; {_GENTLER}"
         )
-        found.insert(-1, SignalValue("unique", _ratio(*varied), True, varied, line))
+        found.insert(-1, SignalValue("unique", _ratio(*varied), varied, line))
     return found
 
 

@@ -15,7 +15,7 @@ from genius_lite.evaluate.measure import EvalModel, answer_tasks, responses_want
 from genius_lite.evaluate.results import complaints, results
 from genius_lite.machine.engine_settings import context_for, engine_settings
 from genius_lite.progress import Progress
-from genius_lite.recipe import Auto, Check, Evaluate, Sampler, TaskSource
+from genius_lite.recipe import Auto, Check, Evaluate, Prefix, Sampler, TaskSource
 from genius_lite.recipe.reader import load
 from genius_lite.results import Response, TaskResult
 from genius_lite.rundir.folder import write_json
@@ -97,7 +97,7 @@ def system_message(ways: Sequence[PromptConfig], given: str | None) -> str | Non
 
 def _task(name: str) -> TaskSource:
     source, colon, check = name.rpartition(":")
-    if not colon or source in ("reasoning_gym", ""):
+    if not source or f"{source}{colon}" == Prefix.REASONING_GYM:
         return TaskSource(source=name)
     if check not in get_args(Check):
         raise UserError(f"{name}: no checker `{check}`; known are {', '.join(get_args(Check))}")
