@@ -16,9 +16,9 @@ RUN apt-get update \
 RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /work
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY genius_lite genius_lite
-RUN pip install --no-cache-dir -c constraints.txt '.[smollm2]'
+RUN pip install --no-cache-dir -c genius_lite/constraints.txt '.[smollm2]'
 COPY recipes recipes
 VOLUME /work/runs
 ENTRYPOINT ["genius-lite"]

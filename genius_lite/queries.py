@@ -14,7 +14,7 @@ import numpy as np
 
 from genius_lite.errors import UserError
 from genius_lite.prompts import Vocabulary, check_text
-from genius_lite.recipe import Queries
+from genius_lite.recipe import Prefix, Queries
 from genius_lite.records import Query, query_id, seed_of
 from genius_lite.visible import brief
 
@@ -72,7 +72,7 @@ def read(cfg: Queries) -> list[str]:
     Raises:
         UserError: as `select`.
     """
-    if cfg.source.startswith("hf:"):
+    if cfg.source.startswith(Prefix.HUB):
         return _from_hub(cfg)
     path = Path(cfg.source)
     _check_file(path)
@@ -132,7 +132,7 @@ def _from_hub(cfg: Queries) -> list[str]:
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import HfHubHTTPError
 
-    name = cfg.source.removeprefix("hf:")
+    name = cfg.source.removeprefix(Prefix.HUB)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or {".", ".."} & {*name.split("/")}:  # elsewhere it is a path
         raise UserError(f"{cfg.source}: a hub dataset is written hf:OWNER/DATASET")
     try:

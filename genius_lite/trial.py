@@ -13,7 +13,7 @@ from genius_lite.evaluate.asking import asked, load_tasks, temperature_of
 from genius_lite.evaluate.measure import Respondent, answer_tasks, responses_wanted
 from genius_lite.evaluate.results import Response, TaskResult, complaints, results
 from genius_lite.prompts import Vocabulary
-from genius_lite.recipe import Auto, Check, Evaluate, Sampler, TaskSource
+from genius_lite.recipe import Auto, Check, Evaluate, Prefix, Sampler, TaskSource
 from genius_lite.recipe.reader import load
 from genius_lite.report.progress import Progressor
 from genius_lite.rundir import write_json, write_records
@@ -95,7 +95,7 @@ def system_message(ways: Sequence[Asking], given: str | None) -> str | None:
 
 def _task(name: str) -> TaskSource:
     source, colon, check = name.rpartition(":")
-    if not colon or source in ("reasoning_gym", ""):
+    if not source or f"{source}{colon}" == Prefix.REASONING_GYM:
         return TaskSource(source=name)
     if check not in get_args(Check):
         raise UserError(f"{name}: no checker `{check}`; known are {', '.join(get_args(Check))}")

@@ -59,7 +59,7 @@ def test_ctrl_c_leaves_nothing(folder):
     process = subprocess.Popen(COMMAND, cwd=folder, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
     os.close(slave)
     try:
-        _read_until(b"(1)", master)
+        _read_until(b"[1]", master)
         # Python does not see a signal that arrives just before it waits for a line: press until it is seen.
         _read_until(b"nothing is written", master, lambda: process.send_signal(signal.SIGINT))
         assert process.wait(timeout=30) == 130

@@ -50,17 +50,14 @@ def doctor(
 
     import msgspec
 
-    from genius_lite.doctor.advice import problems
-    from genius_lite.doctor.findings import look
-    from genius_lite.doctor.show import lines
+    from genius_lite.doctor import examine, report
     from genius_lite.visible import visible
 
-    found = look(Path(out))
-    wrong = problems(found)
+    found = list(examine(Path(out)))
     if as_json:
-        print(json.dumps({"findings": msgspec.to_builtins(found), "problems": msgspec.to_builtins(wrong)}, indent=2))
+        print(json.dumps(msgspec.to_builtins(found), indent=2))
     else:
-        for line in lines(found, wrong):
+        for line in report(found):
             print(visible(line))
-    if any(problem.level == "stops" for problem in wrong):
+    if any(finding.problem and finding.problem.level == "stops" for finding in found):
         raise typer.Exit(1)

@@ -12,9 +12,9 @@ from typing import Literal
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.results import Use
-from genius_lite.evaluate.tasks import REASONING_GYM, Task, from_jsonl, from_reasoning_gym
+from genius_lite.evaluate.tasks import Task, from_jsonl, from_reasoning_gym
 from genius_lite.prompts import Vocabulary
-from genius_lite.recipe import Auto, TaskSource
+from genius_lite.recipe import Auto, Prefix, TaskSource
 from genius_lite.records import Query, seed_of
 from genius_lite.weights.gguf_file import GGUF
 
@@ -50,10 +50,10 @@ def load_task(cfg: TaskSource) -> Task:
     Raises:
         UserError: as `from_jsonl` and `from_reasoning_gym`.
     """
-    if cfg.source.startswith(REASONING_GYM):
+    if cfg.source.startswith(Prefix.REASONING_GYM):
         return from_reasoning_gym(cfg.source, size=cfg.size, seed=cfg.seed, config=cfg.config)
     names = {"prompt": cfg.prompt, "answer": cfg.answer, "choices": cfg.choices}
-    task = from_jsonl(Path(cfg.source), cfg.check, **names, **cfg.options)
+    task = from_jsonl(Path(cfg.source), cfg.check, **names, options=cfg.options)
     return replace(task, problems=task.problems[: cfg.limit])
 
 

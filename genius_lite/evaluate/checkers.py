@@ -22,8 +22,9 @@ from genius_lite.evaluate.answers import (
     unit_number,
     without_markdown,
 )
-from genius_lite.recipe import Check
+from genius_lite.recipe import Check, CheckOptions
 
+DEFAULT_OPTIONS = CheckOptions()
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 NO_MATH_VERIFY = "the math-verify checker needs a package: pip install 'genius-lite[eval]'"
 
@@ -87,14 +88,10 @@ def check(
     kind: Check,
     response: str,
     answer: str,
-    *,
-    ignore_case: bool = False,
-    tolerance: float = 0.0,
+    options: CheckOptions = DEFAULT_OPTIONS,
     choices: Sequence[str] = (),
-    pattern: str | None = None,
-    group: int | str | None = None,
 ) -> float:
-    """1.0 if the response's final answer is `answer`, else 0.0.
+    """1.0 if the response's final answer is `answer`, else 0.0; its `options` are told in the recipe's reference.
 
     exact: the response, or its last marked answer, is the text of the answer; a run of white space is one space.
     numeric: equal, or apart by at most `tolerance` times the answer. 50% equals 50, and 0.5 as well. The answer may be
@@ -110,17 +107,17 @@ def check(
     """
     match kind:
         case "exact":
-            right = any(_equal(text, answer, ignore_case) for text in _texts(response))
+            right = any(_equal(text, answer, options.ignore_case) for text in _texts(response))
         case "numeric":
-            right = _same_number(response, answer, tolerance)
+            right = _same_number(response, answer, options.tolerance)
         case "choice":
             letters = LETTERS[: len(choices)] if choices else LETTERS
             if len(answer) != 1 or answer not in letters:
                 raise UserError(f"the answer {answer!r:.60} is not one of the letters {letters[0]} to {letters[-1]}")
             right = final_choice(response, letters, choices) == answer
         case "regex":
-            found = _last_match(response, pattern, group)
-            right = found is not None and _equal(found, answer, ignore_case)
+            found = _last_match(response, options.pattern, options.group)
+            right = found is not None and _equal(found, answer, options.ignore_case)
         case "math-verify":
             right = same_mathematics(response, parsed_answer(answer))
     return float(right)

@@ -62,13 +62,17 @@ class Alarm(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Reading:
-    """A signal put as its limits are, and what was `measured` for it. `low`: less is worse."""
+    """A signal put as its limits are, and what was `measured` for it."""
 
     signal: str
     value: float
-    low: bool
     measured: tuple[float, ...]
     line: str  # with {value} and {limit}
+
+    @property
+    def low(self) -> bool:
+        """Whether less is worse."""
+        return Guard.low(self.signal)
 
 
 def watch(
@@ -152,7 +156,6 @@ def _of_training(now: Watched) -> list[Reading]:
         Reading(
             "length_gap",
             abs(now.length_gap),
-            False,
             (now.length_gap,),
             f"chosen responses are {than} than rejected ones by {{value:.1%}} of their mean length (limit {{limit:.1%}}"
             "): the policy will learn length instead of content; try pairs.max_length_ratio, or a larger "
@@ -161,7 +164,6 @@ def _of_training(now: Watched) -> list[Reading]:
         Reading(
             "accuracy",
             now.accuracy,
-            True,
             (now.accuracy,),
             "after training the policy ranks {value:.1%} of its pairs right (limit {limit:.1%}): it does not learn "
             "what they say; try another learner.lr, or more pairs an update (learner.batch_pairs)",
@@ -169,7 +171,6 @@ def _of_training(now: Watched) -> list[Reading]:
         Reading(
             "margin",
             now.margin,
-            True,
             (now.margin,),
             "the learned margin is {value:.3g} nats (limit {limit:.3g}): training went the wrong way; lower learner.lr",
         ),
@@ -183,7 +184,6 @@ def _of_values(now: Watched, first: Watched) -> list[Reading]:
         Reading(
             "value",
             first.value - now.value,
-            False,
             (now.value, first.value),
             "foresight values are {value:.3g} nats per token below round 1's (limit {limit:.3g}): the policy is less "
             "sure of all that it says; lower learner.lr, or train fewer rounds",
@@ -191,7 +191,6 @@ def _of_values(now: Watched, first: Watched) -> list[Reading]:
         Reading(
             "spread",
             _ratio(now.spread, first.spread),
-            True,
             (now.spread, first.spread),
             "the values of a step spread {value:.3g} times as far as in round 1 (limit {limit:.3g}): its candidates "
             "look alike, and pairs tell little; raise foresight.temperature, or train fewer rounds",
@@ -206,7 +205,6 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
         Reading(
             "entropy",
             _ratio(now.entropy, base.entropy),
-            True,
             (now.entropy, base.entropy),
             "token entropy is {value:.3g} times the base model's (limit {limit:.3g}): the policy hardly varies what it "
             f"says; {_GENTLER}",
@@ -214,7 +212,6 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
         Reading(
             "distinct",
             _ratio(now.distinct, base.distinct),
-            True,
             (now.distinct, base.distinct),
             "the share of different 2-grams is {value:.3g} times the base model's (limit {limit:.3g}): responses "
             "repeat themselves; try pairs.looping: either, and a lower learner.lr",
@@ -222,7 +219,6 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
         Reading(
             "loops",
             now.loops - base.loops,
-            False,
             (now.loops, base.loops),
             "{value:.1%} more of all responses than of the base model's end in a repetition (limit {limit:.1%}): "
             "foresight rewards loops; try pairs.looping: either, and a lower learner.lr",
@@ -230,7 +226,6 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
         Reading(
             "shorter",
             length,
-            True,
             (),  # "longer" says it
             "responses are {value:.3g} times as long as the base model's (limit {limit:.3g}): they leave out the work; "
             "try pairs.max_length_ratio, and a lower learner.lr",
@@ -238,7 +233,6 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
         Reading(
             "longer",
             length,
-            False,
             (now.length, base.length),
             "responses are {value:.3g} times as long as the base model's (limit {limit:.3g}): they ramble; try "
             "pairs.truncated: chosen, or pairs.max_length_ratio",
@@ -246,7 +240,6 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
         Reading(
             "ended",
             base.ended - now.ended,
-            False,
             (now.ended, base.ended),
             "{value:.1%} more of all responses than of the base model's come to no end (limit {limit:.1%}): the policy "
             "forgets to stop; try pairs.truncated: chosen, or a larger foresight.max_tokens",
@@ -254,7 +247,6 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
         Reading(
             "kl",
             now.kl,
-            False,
             (now.kl,),
             "the policy is {value:.3g} nats per token from the base model (limit {limit:.3g}): it drifts from what it "
             "knew; lower learner.lr, raise learner.beta, or train fewer rounds",
@@ -265,7 +257,7 @@ def _of_responses(now: Signals, base: Signals) -> list[Reading]:
             "answers to a query are {value:.3g} times as varied as the base model's (limit {limit:.3g}): the policy "
             f"gives one answer, right or wrong; {_GENTLER}"
         )
-        found.insert(-1, Reading("unique", _ratio(*varied), True, varied, line))
+        found.insert(-1, Reading("unique", _ratio(*varied), varied, line))
     return found
 
 

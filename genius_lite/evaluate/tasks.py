@@ -6,7 +6,7 @@ import codecs
 import inspect
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,16 +16,13 @@ import msgspec
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.answers import bare, final_number, first_sentence, marked, numbers, strongly_marked
-from genius_lite.evaluate.checkers import LETTERS, check, extract_answer, submitted
+from genius_lite.evaluate.checkers import DEFAULT_OPTIONS, LETTERS, check, extract_answer, submitted
 from genius_lite.evaluate.decoys import fault
 from genius_lite.evaluate.scoring import MathVerify, ReasoningGym, Verdict, as_literal
 from genius_lite.prompts import check_text
-from genius_lite.recipe import Check
+from genius_lite.recipe import Check, CheckOptions, Prefix
 from genius_lite.records import query_id
 from genius_lite.visible import brief
-
-REASONING_GYM = "reasoning_gym:"
-"""What the name of a generated task starts with."""
 
 _CHOICES = "choices"  # in a problem's metadata
 # The package gives a model's text to Python's or SymPy's eval in some scorers.
@@ -67,7 +64,7 @@ def from_jsonl(
     prompt: str = "prompt",
     answer: str = "answer",
     choices: str = "choices",
-    **options: Any,
+    options: CheckOptions = DEFAULT_OPTIONS,
 ) -> Task:
     """A task from a file with one JSON object a line; blank lines are passed over.
 
@@ -75,31 +72,26 @@ def from_jsonl(
     the letter, the option's text, or its index from 0. What else a row holds becomes the problem's metadata.
 
     Args:
-        kind: the checker, with its `options` (`checkers.check`).
+        kind: the checker, with its `options`.
         prompt, answer, choices: the names of the columns.
 
     Raises:
         UserError: the file cannot be read; or, with the line's number, a row or an answer that cannot be used.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such task file")
-    rows = [(number, line) for number, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()]
-    if not rows:
-        raise UserError(f"{path}: no problem in it; one is needed at least")
     mathematics = MathVerify() if kind == "math-verify" else None
 
     def score(problem: Problem, response: str) -> Verdict:
         if mathematics:
             return mathematics.verdict(response, problem.answer)
         try:
-            return Verdict(check(kind, response, problem.answer, choices=problem.metadata.get(_CHOICES, ()), **options))
+            return Verdict(check(kind, response, problem.answer, options, problem.metadata.get(_CHOICES, ())))
         except TimeoutError:
             return Verdict(0.0, timed_out=True)
 
     problems = []
-    for number, line in rows:
+    for number, row in read_rows(path):
         try:
-            problem = _problem(_row(line), prompt, answer, choices if kind == "choice" else None)
+            problem = _problem(row, prompt, answer, choices if kind == "choice" else None)
             # An answer that its checker cannot read would count every response as wrong.
             if mathematics:
                 mathematics.read(problem.answer)
@@ -134,7 +126,7 @@ def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, A
         from reasoning_gym.factory import DATASETS
     except ImportError:
         raise UserError(f"{source}: it needs a package: pip install 'genius-lite[eval]'") from None
-    name = source.removeprefix(REASONING_GYM)
+    name = source.removeprefix(Prefix.REASONING_GYM)
     if name not in DATASETS:
         near = "".join(f"; did you mean {other}?" for other in get_close_matches(name, DATASETS, n=1))
         raise UserError(f"{source}: reasoning-gym has no such data set{near}")
@@ -174,6 +166,25 @@ def _submitted(response: str, known: str) -> str:
     if said is None:
         return response.strip()
     return said.strip() if said.strip() == known.strip() else bare(first_sentence(said))
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read the rows of a task's file, each with the number of its line.
+
+    Raises:
+        UserError: it cannot be read or has none; or, with the line's number, a row is no JSON object.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such task file")
+    lines = [(number, line) for number, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()]
+    if not lines:
+        raise UserError(f"{path}: no problem in it; one is needed at least")
+    for number, line in lines:
+        try:
+            row = _row(line)
+        except UserError as e:
+            raise UserError(f"{path}, line {number}: {e}") from None
+        yield number, row
 
 
 def _row(line: bytes) -> dict[str, Any]:

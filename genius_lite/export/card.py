@@ -10,6 +10,7 @@ import msgspec
 
 from genius_lite import __version__
 from genius_lite.evaluate.cooling import Beside
+from genius_lite.recipe import Prefix
 from genius_lite.report.summary import WIDENED, cooling_lines
 from genius_lite.report.units import percent
 from genius_lite.weights.importing import Base
@@ -87,7 +88,7 @@ def _front_matter(base: Base) -> str:
     lines = ["library_name: genius-lite", "tags: [genius, self-training, gguf]", "pipeline_tag: text-generation"]
     if isinstance(license_name, str):
         lines.append(f"license: {json.dumps(license_name)}")
-    if base.origin.startswith("hf:"):
+    if base.origin.startswith(Prefix.HUB):
         lines.append(f"base_model: {json.dumps('/'.join(base.origin.removeprefix('hf:').split('/')[:2]))}")
     return "---\n" + "\n".join(lines) + "\n---\n"
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from genius_lite.recipe import Prefix
 from genius_lite.rundir import write_text
 from genius_lite.weights.importing import Base
 from genius_lite.weights.merge import read_factors
@@ -18,7 +19,7 @@ def write_peft(base: Base, adapter: Path, out: Path) -> None:
     """The adapter as peft reads it, and the tokenizer; its base is named by where the user found it."""
     shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = base.origin.removeprefix("hf:")
+    config["base_model_name_or_path"] = base.origin.removeprefix(Prefix.HUB)
     write_text(out / "adapter_config.json", json.dumps(config, indent=2))
     _write_tokenizer(base, out)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from genius_lite.recipe.evaluation import CheckOptions, Evaluate, Guard, Limit, TaskSource, Tracking
 from genius_lite.recipe.learning import Learner, Pairs, Quantize
 from genius_lite.recipe.sampling import Foresight, Model, Queries, Sampler, Server, sampler_section
 from genius_lite.recipe.types import (
@@ -16,25 +17,27 @@ from genius_lite.recipe.types import (
     Check,
     KVType,
     Positive,
+    Prefix,
     QuantType,
     Section,
     Seed,
     TargetType,
     Text,
-    is_section,
+    key,
+    section_of,
 )
-from genius_lite.recipe.watching import Evaluate, Guard, Limit, TaskSource, Tracking
 
 __all__ = [
-    "Auto", "Check", "Evaluate", "Foresight", "Guard", "KVType", "Learner", "Limit", "Model", "Pairs", "QuantType",
-    "Quantize", "Queries", "Recipe", "Sampler", "Server", "TargetType", "TaskSource", "Tracking", "answer_tokens",
+    "Auto", "Check", "CheckOptions", "Evaluate", "Foresight", "Guard", "KVType", "Learner", "Limit", "Model", "Pairs",
+    "Prefix", "QuantType", "Quantize", "Queries", "Recipe", "Sampler", "Server", "TargetType", "TaskSource", "Tracking",
+    "answer_tokens",
 ]  # fmt: skip
 
-_OF_THE_MACHINE = {"gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}
+_LEARNER_OF_MACHINE = {"gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}
 
 
 def answer_tokens(wanted: int | Auto, searched: int) -> int:
-    """The longest response to a task, by `evaluate.max_tokens` and `foresight.max_tokens`."""
+    """Return the longest response to a task, by `evaluate.max_tokens` and `foresight.max_tokens`."""
     return searched if wanted == "auto" else wanted
 
 
@@ -44,16 +47,12 @@ class Recipe(Section):
     out: Text = Field(description="Run folder, relative to the working directory; runs/NAME if a recipe does not say")
     model: Model
     queries: Queries
-    seed: Seed = Field(default=0, description="Of every random choice of the run but the shuffling of the queries")
-    rounds: Positive = Field(
-        default=2,
-        description="Self-training iterations: sample, learn, merge, re-quantize",
-        json_schema_extra={"unit": "rounds"},
-    )
-    policy: Literal["merge", "adapter", "auto"] = Field(
-        default="merge",
-        description="What a next round samples from: the merged and quantized model; the base with the adapter applied "
-        "while it runs; auto: whichever is faster here. What is evaluated and exported is always the merged one",
+    seed: Seed = key(0, "Of every random choice of the run but the shuffling of the queries")
+    rounds: Positive = key(2, "Self-training iterations: sample, learn, merge, re-quantize", unit="rounds")
+    policy: Literal["merge", "adapter", "auto"] = key(
+        "merge",
+        "What a next round samples from: the merged and quantized model; the base with the adapter applied while it "
+        "runs; auto: whichever is faster here. What is evaluated and exported is always the merged one",
     )
     foresight: Foresight = Foresight()
     pairs: Pairs = Pairs()
@@ -62,7 +61,7 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     guard: Guard = Guard()
     tracking: Tracking = Tracking()
-    sampler: Annotated[Sampler, BeforeValidator(sampler_section)] = Sampler()
+    sampler: Annotated[Sampler, BeforeValidator(sampler_section, json_schema_input_type=Sampler | Auto)] = Sampler()
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
@@ -93,7 +92,7 @@ class Recipe(Section):
     @classmethod
     def section_names(cls) -> set[str]:
         """The keys that lead to sections."""
-        return {name for name, field in cls.model_fields.items() if is_section(field.annotation)}
+        return {name for name, field in cls.model_fields.items() if section_of(field.annotation)}
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run folder to go on: all but where files lie and what suits the machine.
@@ -105,7 +104,7 @@ class Recipe(Section):
         keys: dict[str, Any] = dict.fromkeys(("out", "model", "queries", "tracking"), True)
         parts = {
             "sampler": set(Sampler.model_fields) - {"kv_type"},
-            "learner": _OF_THE_MACHINE,
+            "learner": _LEARNER_OF_MACHINE,
             "quantize": {"check"},
             "evaluate": {"tasks": {"__all__": {"source"}}},
         }

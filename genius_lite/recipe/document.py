@@ -1,11 +1,12 @@
 """A recipe's YAML as plain data, with the line of every key; what of YAML could surprise is refused.
 
-Read are mappings, lists and plain values. Tags, anchors, merge keys and second documents are refused, so that a file
-says what it seems to say and cannot grow when it is read; dates, and `1:30`, are text.
+Read are mappings, lists and plain values, with the numbers of YAML 1.2. Tags, anchors, aliases and second documents are
+refused, so that a file says what it seems to say and cannot grow when it is read; dates, `1:30` and `<<` are text.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,16 +14,15 @@ from typing import Any
 import yaml
 
 from genius_lite.errors import UserError
-from genius_lite.recipe.yaml_faults import Refused, fault, invisible
 from genius_lite.visible import brief
 
 Where = tuple[str, ...]
 """The keys that lead to a value; of a list's item its index."""
 At = Callable[[int], str]
-"""From the number of a line, first is 1, to its place (`r.yaml:7`)."""
+"""From the number of a line, first is 0, to its place (`r.yaml:7`)."""
 
-_DEPTH = 16  # sections within sections; a recipe has four
-_TEXT_ALL_THE_SAME = {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "value", "merge")}
+_DEPTH = 16  # sections within sections; a recipe has five
+_HINT = "indent with spaces, and put text that has `: ` in it or begins with a sign in single quotes"
 
 
 @dataclass(frozen=True)
@@ -33,29 +33,32 @@ class Document:
     places: dict[Where, str]
     written: dict[Where, str] = field(default_factory=dict)
 
+    def place(self, where: Where) -> str:
+        """Return where a key stands, or the section that it is missing from."""
+        return next(self.places[where[:n]] for n in range(len(where), -1, -1) if where[:n] in self.places)
+
     def over(self, other: Document) -> Document:
-        """This document's keys laid over another's; sections are joined, lists and values replaced."""
-        return Document(_laid(self.data, other.data), other.places | self.places, other.written | self.written)
+        """Lay this document's keys over another's; sections are joined, lists and values replaced."""
+        return Document(_over(self.data, other.data), other.places | self.places, other.written | self.written)
 
 
 def read_document(text: str, name: str) -> Document:
-    """The document of a recipe file; `name` stands in the messages.
+    """Read the document of a recipe file; `name` stands in the messages.
 
     Raises:
         UserError: it is no YAML, or no mapping, or repeats a key, or holds what is refused.
     """
-    root = _compose(text, lambda line: f"{name}:{line}")
-    if not isinstance(root, yaml.MappingNode):
-        seen = "empty" if root is None else "a list" if isinstance(root, yaml.SequenceNode) else "plain text"
-        line = root.start_mark.line + 1 if root else 1
-        raise UserError(f"{name}:{line}: this is {seen}; a recipe is made of keys, and begins such as `model:`")
     document = Document({}, {(): f"{name}:1"})
-    document.data.update(_plain(root, (), document, text, lambda line: f"{name}:{line}"))
+    data = _read(text, (), document, lambda line: f"{name}:{line + 1}")
+    if not isinstance(data, dict):
+        seen = "empty" if data is None else "a list" if isinstance(data, list) else "plain text"
+        raise UserError(f"{document.place(())}: this is {seen}; a recipe is made of keys, and begins such as `model:`")
+    document.data.update(data)
     return document
 
 
 def read_setting(setting: str) -> Document:
-    """`foresight.beams=3` as a document; the value is YAML.
+    """Read `foresight.beams=3` as a document; the value is YAML.
 
     Raises:
         UserError: it is not written so, or the value is no YAML.
@@ -65,109 +68,85 @@ def read_setting(setting: str) -> Document:
     if not equals or not all(where):
         raise UserError(f"{place}: write KEY=VALUE, such as foresight.beams=3")
     document = Document({}, {where[:n]: place for n in range(len(where) + 1)})
-    node = _compose(value, lambda _: place)
-    data: Any = _plain(node, where, document, value, lambda _: place) if node else None
+    data = _read(value, where, document, lambda _: place)
     for part in reversed(where):
         data = {part: data}
     document.data.update(data)
     return document
 
 
-class _Composer(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):
     """PyYAML's own, without what is refused."""
 
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's way to say which plain words are no text
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent):
-            self._refuse(
-                f"`*{event.anchor}` would repeat another value; write it out, or put it in quotes if it is text"
-            )
-        if event.anchor:
-            self._refuse(f"`&{event.anchor}` is not read; take it out, or put it in quotes if it is text")
-        if getattr(event, "tag", None) not in (None, "!"):
-            self._refuse("a word that starts with `!` is not read; take it out, or put it in quotes if it is text")
+        if event.anchor or getattr(event, "tag", None):
+            raise yaml.MarkedYAMLError(problem="anchors, aliases and tags are not read", problem_mark=event.start_mark)
         if self.depth == _DEPTH:
-            self._refuse(f"more than {_DEPTH} sections within each other; a recipe has four at most")
+            problem = f"more than {_DEPTH} sections within each other"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
-    def _refuse(self, problem: str) -> None:
-        raise Refused(problem=problem, problem_mark=self.peek_event().start_mark)
+
+# The numbers of YAML 1.2: 1e-4 is one, 010 is not 8, and 1:30 is not 90.
+for _tag, _pattern, _first in (
+    ("null", r"~|null|", "~nN"),
+    ("bool", r"yes|no|true|false|on|off", "yYnNtTfFoO"),
+    ("int", r"[-+]?(0|[1-9]\d{0,99})", "-+0123456789"),
+    ("float", r"[-+]?((\.\d+|\d+\.\d*)(e[-+]?\d+)?|\d+e[-+]?\d+|\.inf)|\.nan", "-+.0123456789"),
+):
+    _regexp = re.compile(f"(?:{_pattern})$", re.ASCII | re.IGNORECASE)
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _regexp, [*_first, ""])
 
 
-def _compose(text: str, at: At) -> yaml.Node | None:
-    """The only document of `text`, None if it is empty."""
+def _read(text: str, where: Where, document: Document, at: At) -> Any:
+    """The value of a text, None if it is empty, while noting the places of its keys in the document."""
     try:
-        composer = _Composer(text)
+        loader = _Loader(text)
         try:
-            return composer.get_single_node()
+            node = loader.get_single_node()
+            return None if node is None else _plain(loader, node, text, where, document, at)
         finally:
-            composer.dispose()
+            loader.dispose()
     except yaml.MarkedYAMLError as e:
-        line, meaning = fault(e)
-        raise UserError(f"{at(line)}: {meaning}") from None
+        mark, began = e.problem_mark or e.context_mark, e.context_mark
+        problem = " ".join(", ".join(filter(None, (e.context, e.problem))).split())
+        since = f" (it began in line {began.line + 1})" if began and mark and began.line != mark.line else ""
+        raise UserError(f"{at(mark.line if mark else 0)}: {problem}{since}; {_HINT}") from None
     except yaml.reader.ReaderError as e:
-        line, meaning = invisible(e, text)
-        raise UserError(f"{at(line)}: {meaning}") from None
+        line = text.count("\n", 0, e.position)
+        raise UserError(f"{at(line)}: the invisible character U+{e.character:04X} stands here; delete it") from None
 
 
-def _plain(node: yaml.Node, where: Where, document: Document, text: str, at: At) -> Any:
+def _plain(loader: _Loader, node: yaml.Node, text: str, where: Where, document: Document, at: At) -> Any:
     """The node's value, while noting the place of each key and refusing repeated ones."""
-    document.places.setdefault(where, at(node.start_mark.line + 1))
+    document.places.setdefault(where, at(node.start_mark.line))
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            place = at(key_node.start_mark.line + 1)
+        for key_node, value in node.value:
+            place, key = at(key_node.start_mark.line), str(key_node.value)
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"{place}: a key is one word; write KEY: VALUE")
-            key = str(key_node.value)
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                raise UserError(f"{place}: `<<` is not read; write the keys out, or use `extends: OTHER.yaml`")
             if key in result:
                 raise UserError(f"{place}: `{brief(key)}` stands twice in the same section; keep one")
             document.places[(*where, key)] = place
-            result[key] = _plain(value_node, (*where, key), document, text, at)
+            result[key] = _plain(loader, value, text, (*where, key), document, at)
         return result
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(child, (*where, str(i)), document, text, at) for i, child in enumerate(node.value)]
+        return [_plain(loader, item, text, (*where, str(i)), document, at) for i, item in enumerate(node.value)]
     document.written[where] = text[node.start_mark.index : node.end_mark.index]
-    return _scalar(node)
+    return loader.construct_object(node)
 
 
-def _scalar(node: yaml.Node) -> Any:
-    """A YAML 1.1 scalar; also reads 2e-5 as the number that everyone means by it."""
-    value = str(node.value)
-    quoted = isinstance(node, yaml.ScalarNode) and node.style is not None
-    if quoted or node.tag in _TEXT_ALL_THE_SAME or ":" in value:
-        return value
-    loader = yaml.SafeLoader("")
-    try:
-        found = loader.construct_object(node)
-    except ValueError:  # more digits than Python reads
-        return value
-    finally:
-        loader.dispose()
-    return _number(found) if isinstance(found, str) else found
-
-
-def _number(text: str) -> Any:
-    """2e-5 and 1e3, which YAML 1.1 takes for text."""
-    if text.lstrip("+-.")[:1] not in set("0123456789"):  # Python's `nan` and `infinity` are text here
-        return text
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return int(number) if number.is_integer() and "." not in text else number
-
-
-def _laid(upper: dict[str, Any], lower: dict[str, Any]) -> dict[str, Any]:
+def _over(upper: dict[str, Any], lower: dict[str, Any]) -> dict[str, Any]:
     joined = dict(lower)
     for key, value in upper.items():
         below = lower.get(key)
-        joined[key] = _laid(value, below) if isinstance(value, dict) and isinstance(below, dict) else value
+        joined[key] = _over(value, below) if isinstance(value, dict) and isinstance(below, dict) else value
     return joined

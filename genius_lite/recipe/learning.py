@@ -6,18 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from genius_lite.recipe.types import (
-    NATS_PER_TOKEN,
-    SECONDS,
-    SHARE,
-    TOKENS,
-    Auto,
-    Positive,
-    Section,
-    Share,
-    TargetType,
-    Text,
-)
+from genius_lite.recipe.types import AboveZero, Auto, NotNegative, Positive, Section, Share, TargetType, Text, key
 
 _GAP = 0.05  # nats per token
 
@@ -28,39 +17,37 @@ class Pairs(Section):
     A chosen response that a filter leaves out makes way for the next best one, a rejected one for another draw.
     """
 
-    choose: Literal["best", "agreed", "random"] = Field(
-        default="best",
-        description="best: the chosen response has the highest f; agreed: it states the final answer that most of the "
-        "query's responses state, and the rejected one a rarer answer; random: chosen and rejected are any two, the "
-        "control for spurious gains",
+    choose: Literal["best", "agreed", "random"] = key(
+        "best",
+        "best: the chosen response has the highest f; agreed: it states the final answer that most of the query's "
+        "responses state, and the rejected one a rarer answer; random: chosen and rejected are any two, the control "
+        "for spurious gains",
     )
-    negatives: Literal["foresight", "uniform"] = Field(
-        default="uniform",
-        description="Draw the rejected response uniformly (released code), or from F (paper), where it is nearly as "
-        "good as the chosen one",
+    negatives: Literal["foresight", "uniform"] = key(
+        "uniform",
+        "Draw the rejected response uniformly (released code), or from F (paper), where it is nearly as good as the "
+        "chosen one",
     )
-    min_gap: Annotated[float, Field(ge=0)] | Auto = Field(
-        default="auto",
-        description="Least difference of foresight values, chosen - rejected; 0.0: any (paper); auto: 0.05 where the "
-        "best is chosen, else 0.0",
-        json_schema_extra=NATS_PER_TOKEN,
+    min_gap: NotNegative | Auto = key(
+        "auto",
+        "Least difference of foresight values, chosen - rejected; 0.0: any (paper); auto: 0.05 where the best is "
+        "chosen, else 0.0",
+        unit="nats per token",
     )
-    looping: Literal["keep", "chosen", "either"] = Field(
-        default="chosen", description="Leave a pair out if the chosen, or either, response ends in a repetition"
+    looping: Literal["keep", "chosen", "either"] = key(
+        "chosen", "Leave a pair out if the chosen, or either, response ends in a repetition"
     )
-    truncated: Literal["keep", "chosen", "either"] = Field(
-        default="chosen",
-        description="Leave a pair out if the chosen, or either, response was cut off at max_tokens; keep: neither "
-        "(paper)",
+    truncated: Literal["keep", "chosen", "either"] = key(
+        "chosen", "Leave a pair out if the chosen, or either, response was cut off at max_tokens; keep: neither (paper)"
     )
-    max_length_ratio: Annotated[float, Field(gt=1)] | None = Field(
-        default=None, description="Leave a pair out if one response is this many times as long as the other"
+    max_length_ratio: Annotated[float, Field(gt=1)] | None = key(
+        None, "Leave a pair out if one response is this many times as long as the other"
     )
-    agreement: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None,
-        description="Leave a pair out unless at least this share of the query's responses that state a final answer "
-        "give the chosen one's, and the rejected one's differs",
-        json_schema_extra=SHARE,
+    agreement: Annotated[float, Field(gt=0, le=1)] | None = key(
+        None,
+        "Leave a pair out unless at least this share of the query's responses that state a final answer give the "
+        "chosen one's, and the rejected one's differs",
+        unit="share",
     )
 
     @property
@@ -74,85 +61,67 @@ class Pairs(Section):
 class Learner(Section):
     """The adapter and how it is trained."""
 
-    loss: Literal["aco", "dpo", "ipo", "simpo", "ropo", "sft"] = Field(
-        default="aco", description="aco is the method, Eq. 10 to 12; the others are for comparison"
+    loss: Literal["aco", "dpo", "ipo", "simpo", "ropo", "sft"] = key(
+        "aco", "aco is the method, Eq. 10 to 12; the others are for comparison"
     )
-    beta: Annotated[float, Field(gt=0)] | Auto = Field(
-        default="auto",
-        description="How strongly a pair pulls away from the reference: the factor of z in Eq. 10, and the tau of ipo; "
-        "auto: 0.1 where log-probabilities are summed, 2.5 where they are per token (simpo, length_normalize)",
+    beta: AboveZero | Auto = key(
+        "auto",
+        "How strongly a pair pulls away from the reference: the factor of z in Eq. 10, and the tau of ipo; auto: 0.1 "
+        "where log-probabilities are summed, 2.5 where they are per token (simpo, length_normalize)",
     )
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=True)] = Field(
-        default=1.0,
-        description="How gently the calibration of aco acts, Eq. 11; .inf gives dpo",
-        json_schema_extra=NATS_PER_TOKEN,
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=True)] = key(
+        1.0, "How gently the calibration of aco acts, Eq. 11; .inf gives dpo", unit="nats per token"
     )
-    calibration: Literal["cap", "floor"] = Field(
-        default="cap", description="w = min(exp(..), 1) (paper) or max(exp(..), 1) (released code)"
+    calibration: Literal["cap", "floor"] = key("cap", "w = min(exp(..), 1) (paper) or max(exp(..), 1) (released code)")
+    simpo_gamma: NotNegative | Auto = key(
+        "auto", "Target margin of simpo, beta included; auto: 0.4 beta, which is 1.0 of its own beta"
     )
-    simpo_gamma: Annotated[float, Field(ge=0)] | Auto = Field(
-        default="auto",
-        description="Target margin of simpo, beta included; auto: 0.4 beta, which is 1.0 of its own beta",
+    ropo_alpha: Annotated[float, Field(gt=1)] = key(14.0, "Weight of ropo's bounded part")
+    length_normalize: bool = key(False, "Log-probabilities per token instead of summed")
+    sft_weight: NotNegative = key(0.0, "Weight of the SFT loss of the chosen response that is added")
+    precision: Literal["auto", "nf4", "bf16", "fp32"] = key(
+        "auto",
+        "Of the frozen weights; auto: 16 bits (32 on CPUs without bf16) if they take at most 55 % of the free memory, "
+        "else nf4",
     )
-    ropo_alpha: Annotated[float, Field(gt=1)] = Field(default=14.0, description="Weight of ropo's bounded part")
-    length_normalize: bool = Field(default=False, description="Log-probabilities per token instead of summed")
-    sft_weight: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="Weight of the SFT loss of the chosen response that is added"
+    rank: Positive = key(16, "Rank of the LoRA adapter")
+    lora_alpha: Positive = key(32, "The adapter's weight is lora_alpha / rank")
+    targets: Annotated[list[Text], Field(min_length=1)] | Auto = key(
+        "auto", "Layers to adapt, such as [q_proj, v_proj]; auto: all but embeddings and head"
     )
-    precision: Literal["auto", "nf4", "bf16", "fp32"] = Field(
-        default="auto",
-        description="Of the frozen weights; auto: 16 bits (32 on CPUs without bf16) if they take at most 55 % of the "
-        "free memory, else nf4",
+    optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = key("auto", "auto: AdamW, on CUDA the fused one")
+    lr: AboveZero = key(5e-5, "Learning rate of the adapter")
+    schedule: Literal["constant", "linear", "cosine"] = key("constant", "Of the learning rate, after the warm-up")
+    warmup: Share = key(0.1, "Share of the updates in which the learning rate rises", unit="share")
+    weight_decay: NotNegative = key(0.0, "Of AdamW")
+    epochs: Positive = key(1, "Times that each pair is learned from in a round")
+    holdout: Annotated[float, Field(ge=0, lt=1)] = key(
+        0.1,
+        "Share of the queries that is never searched or learned from, but watched by the collapse guard; no more than "
+        "evaluate.queries of them",
+        unit="share",
     )
-    rank: Positive = Field(default=16, description="Rank of the LoRA adapter")
-    lora_alpha: Positive = Field(default=32, description="The adapter's weight is lora_alpha / rank")
-    targets: Annotated[list[Text], Field(min_length=1)] | Auto = Field(
-        default="auto", description="Layers to adapt, such as [q_proj, v_proj]; auto: all but embeddings and head"
+    batch_pairs: Positive = key(
+        16,
+        "Pairs per optimizer update, about: those of a question stay together, and every epoch has as many updates",
+        unit="pairs",
     )
-    optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = Field(
-        default="auto", description="auto: AdamW, on CUDA the fused one"
+    max_pack_tokens: Positive = key(
+        2048, "Distinct tokens of one forward pass, at most; less takes less memory", unit="tokens"
     )
-    lr: Annotated[float, Field(gt=0)] = Field(default=5e-5, description="Learning rate of the adapter")
-    schedule: Literal["constant", "linear", "cosine"] = Field(
-        default="constant", description="Of the learning rate, after the warm-up"
+    max_grad_norm: AboveZero = key(1.0, "Longer gradients are shortened")
+    gradient_checkpointing: bool | Auto = key(
+        "auto", "Compute activations twice instead of keeping them; auto: if memory is short"
     )
-    warmup: Share = Field(
-        default=0.1, description="Share of the updates in which the learning rate rises", json_schema_extra=SHARE
+    save_every: NotNegative = key(
+        60.0, "Time between saved states, from which an interrupted training goes on", unit="seconds"
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="Of AdamW")
-    epochs: Positive = Field(default=1, description="Times that each pair is learned from in a round")
-    holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.1,
-        description="Share of the queries that is never searched or learned from, but watched by the collapse guard; "
-        "no more than evaluate.queries of them",
-        json_schema_extra=SHARE,
-    )
-    batch_pairs: Positive = Field(
-        default=16,
-        description="Pairs per optimizer update, about: those of a question stay together, and every epoch has as many "
-        "updates",
-        json_schema_extra={"unit": "pairs"},
-    )
-    max_pack_tokens: Positive = Field(
-        default=2048,
-        description="Distinct tokens of one forward pass, at most; less takes less memory",
-        json_schema_extra=TOKENS,
-    )
-    max_grad_norm: Annotated[float, Field(gt=0)] = Field(default=1.0, description="Longer gradients are shortened")
-    gradient_checkpointing: bool | Auto = Field(
-        default="auto", description="Compute activations twice instead of keeping them; auto: if memory is short"
-    )
-    save_every: Annotated[float, Field(ge=0)] = Field(
-        default=60.0,
-        description="Time between saved states, from which an interrupted training goes on",
-        json_schema_extra=SECONDS,
-    )
-    parity_limit: Annotated[float, Field(gt=0)] | Auto = Field(
-        default="auto",
-        description="By how much learner and sampler may differ before the run stops; from a third of it on that is "
-        "said. auto: 0.15, of nf4 0.6; 1.0 where the sampler's file is rounded otherwise: of model.weights, and after "
-        "the first round",
-        json_schema_extra=NATS_PER_TOKEN,
+    parity_limit: AboveZero | Auto = key(
+        "auto",
+        "By how much learner and sampler may differ before the run stops; from a third of it on that is said. auto: "
+        "0.15, of nf4 0.6; 1.0 where the sampler's file is rounded otherwise: of model.weights, and after the first "
+        "round",
+        unit="nats per token",
     )
 
     @property
@@ -176,21 +145,21 @@ class Learner(Section):
 class Quantize(Section):
     """The GGUF that the next round samples from, and that is exported."""
 
-    type: TargetType = Field(
-        default="source",
-        description="source: each tensor keeps the type that it has in the model's GGUF, and every weight that is not "
-        "learned its value; the base model is rounded to any other type once, and told against as that",
+    type: TargetType = key(
+        "source",
+        "source: each tensor keeps the type that it has in the model's GGUF, and every weight that is not learned its "
+        "value; the base model is rounded to any other type once, and told against as that",
     )
-    keep: Share = Field(
-        default=0.9,
-        description="Share of the update that the file must keep. A round that keeps less is not sampled from: the "
-        "next one takes the adapter at run time, and the last one a type that keeps it",
-        json_schema_extra=SHARE,
+    keep: Share = key(
+        0.9,
+        "Share of the update that the file must keep. A round that keeps less is not sampled from: the next one takes "
+        "the adapter at run time, and the last one a type that keeps it",
+        unit="share",
     )
-    check: Literal["first", "each", "never"] = Field(
-        default="first",
-        description="After which rounds llama.cpp scores pairs of a few questions with the file, its base, and the "
-        "adapter at run time",
+    check: Literal["first", "each", "never"] = key(
+        "first",
+        "After which rounds llama.cpp scores pairs of a few questions with the file, its base, and the adapter at run "
+        "time",
     )
 
     def checks(self, number: int) -> bool:

@@ -10,12 +10,13 @@ from pydantic import ValidationError
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import Recipe
-from genius_lite.recipe.document import Document, read_document, read_setting
-from genius_lite.recipe.mistakes import explain
+from genius_lite.recipe.document import Document, Where, read_document, read_setting
+from genius_lite.recipe.errors import explain
+from genius_lite.recipe.types import Prefix
 
 _LARGEST = 100_000  # bytes; the largest shipped recipe has two thousand
 _LONGEST_CHAIN = 10
-_ELSEWHERE = ("hf:", "python:", "reasoning_gym:")
+_SOURCES = {("model", "gguf"), ("model", "weights"), ("queries", "source")}
 
 
 def load(path: Path | str, settings: Sequence[str] = ()) -> Recipe:
@@ -36,7 +37,7 @@ def load(path: Path | str, settings: Sequence[str] = ()) -> Recipe:
 
 
 def parse(text: str, name: str = "recipe") -> Recipe:
-    """A recipe from YAML text; `name` stands in error messages. `out` defaults to runs/<name's stem>.
+    """Read a recipe from YAML text; `name` stands in error messages. `out` defaults to runs/<name's stem>.
 
     Raises:
         UserError: as `load`.
@@ -56,7 +57,9 @@ def _recipe(document: Document, name: str) -> Recipe:
 def _extended(path: Path, through: tuple[Path, ...]) -> Document:
     """A file's document over those that it extends."""
     document = read_document(_text(path), str(path))
-    document = Document(_with_files_beside(document, path), document.places, document.written)
+    for where in document.places:
+        if where in _SOURCES or (where[:2] == ("evaluate", "tasks") and where[3:] == ("source",)):
+            _resolve(document, where, path)
     if "extends" not in document.data:
         return document
     parent, place = document.data.pop("extends"), document.places[("extends",)]
@@ -82,8 +85,6 @@ def _text(path: Path) -> str:
         raise UserError(f"{path} is a folder; name the recipe file in it") from None
     except OSError as e:
         raise UserError(f"{path}: cannot be read: {e.strerror}") from None
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path}:1: this is UTF-16 text; save the file as UTF-8")
     if len(raw) > _LARGEST:
         raise UserError(f"{path}: over {_LARGEST // 1000} kB, which is no recipe; name the .yaml file")
     try:
@@ -93,28 +94,18 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}:{line}: this is not UTF-8 text; save the file as UTF-8") from None
 
 
-def _with_files_beside(document: Document, recipe: Path) -> dict[str, Any]:
-    """The same data with local file names taken from the recipe's folder; whatever is no text is left to pydantic."""
-
-    def moved(section: Any, key: str, *where: str) -> Any:
-        if not isinstance(section, dict) or not isinstance(section.get(key), str) or not section[key]:
-            return section
-        return {**section, key: _beside(recipe, section[key], document.places[(*where, key)])}
-
-    data = document.data
-    found = dict(data)
-    found["model"] = moved(moved(data.get("model"), "gguf", "model"), "weights", "model")
-    found["queries"] = moved(data.get("queries"), "source", "queries")
-    evaluate = data.get("evaluate")
-    if isinstance(evaluate, dict) and isinstance(evaluate.get("tasks"), list):
-        tasks = [moved(task, "source", "evaluate", "tasks", str(i)) for i, task in enumerate(evaluate["tasks"])]
-        found["evaluate"] = {**evaluate, "tasks": tasks}
-    return {key: value for key, value in found.items() if key in data}
+def _resolve(document: Document, where: Where, recipe: Path) -> None:
+    """Take a local file from the recipe's folder; whatever is no text is left to pydantic."""
+    section: Any = document.data
+    for part in where[:-1]:
+        section = section[int(part)] if isinstance(section, list) else section[part]
+    if section[where[-1]] and isinstance(section[where[-1]], str):
+        section[where[-1]] = _beside(recipe, section[where[-1]], document.places[where])
 
 
 def _beside(recipe: Path, name: str, place: str) -> str:
     """A local file's path; other sources as they are."""
-    if name.startswith(_ELSEWHERE):
+    if Prefix.starts(name):
         return name
     try:
         return str((recipe.parent / Path(name).expanduser()).resolve())

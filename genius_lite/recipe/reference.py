@@ -7,9 +7,10 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
-from genius_lite.recipe import Evaluate, Guard, Limit, Recipe, Server, TaskSource, schema
+from genius_lite.recipe import Recipe, schema
+from genius_lite.recipe.document import Where
+from genius_lite.recipe.types import Section, section_of
 
 _HEAD = """# Recipes
 
@@ -53,63 +54,46 @@ _RUN_LINE = "# Run: "
 
 
 def reference(recipes: Path | None) -> str:
-    """Every section and key with type, default and unit; of the folder `recipes` also what each recipe is for."""
+    """Return every section and key with type, default and unit; of the folder `recipes` also what each is for."""
     parts = [_HEAD]
     if recipes:
         parts.append(_RECIPES + _table(("recipe", "what it is for", "was it run?"), _shipped(recipes)))
-    parts.append("## Top level\n\n" + _keys(()))
-    for name in schema.keys(()):
-        if name in Recipe.section_names():
-            parts += _section(name, Recipe.model_fields[name].annotation)
-    return "\n".join(parts)
+    return "\n".join([*parts, "## Top level\n\n" + _keys(()), *_sections(Recipe, ())])
 
 
 def schema_text() -> str:
-    """The JSON Schema as it is written to a file."""
+    """Return the JSON Schema as it is written to a file."""
     return json.dumps(schema.editor_schema(), indent=2) + "\n"
 
 
-def _section(name: str, model: Any) -> Iterator[str]:
-    yield f"## `{name}`\n\n{inspect.getdoc(model)}\n\n{_keys((name,))}"
-    if model is Evaluate:
-        yield f"### Each of `evaluate.tasks`\n\n{inspect.getdoc(TaskSource)}\n\n{_keys(('evaluate', 'tasks', '0'))}"
-    if name == "sampler":
-        yield f"### `sampler.server`\n\n{inspect.getdoc(Server)}\n\n{_keys(('sampler', 'server'))}"
-    if model is Guard:
-        first = next(iter(Guard.model_fields))
-        yield f"### Each limit of `guard`\n\n{inspect.getdoc(Limit)}\n\n{_keys(('guard', first))}"
+def _sections(model: type[Section], where: Where) -> Iterator[str]:
+    """The table of each section in a section, and of those in it; sections of one kind have a table together."""
+    named: dict[type[Section], list[str]] = {}
+    for key, field in model.model_fields.items():
+        if section := section_of(field.annotation):
+            named.setdefault(section, []).append(key)
+    for section, keys in named.items():
+        inner = (*where, keys[0])
+        if "items" in schema.at(inner):
+            inner = (*inner, "0")
+        heading = ", ".join(f"`{'.'.join([*(part for part in where if part != '0'), key])}`" for key in keys)
+        yield f"{'###' if where else '##'} {heading}\n\n{inspect.getdoc(section)}\n\n{_keys(inner)}"
+        yield from _sections(section, inner)
 
 
-def _keys(where: tuple[str, ...]) -> str:
+def _keys(where: Where) -> str:
     """The table of a section's keys."""
-    section = schema.at(where)
-    rows = []
+    section, rows = schema.at(where), []
     for key in section["properties"]:
         node = schema.at((*where, key))
-        if not where and key in Recipe.section_names():
-            kind = "a section, see below" + (", or `auto`" if key == "sampler" else "")
-            rows.append((f"`{key}`", kind, "", "", _sentence(node)))
-            continue
-        default = "required" if key in section.get("required", ()) and key != "out" else f"`{_yaml(node)}`"
-        kind = f"`{{{', '.join(inner)}}}`" if (inner := node.get("properties")) else schema.phrase(node, "`{}`".format)
-        rows.append((f"`{key}`", kind, default, node.get("unit", ""), str(node["description"])))
+        inner, default = node.get("properties", ()), node.get("default", "runs/NAME")
+        kind = f"`{{{', '.join(inner)}}}`" if inner and where else schema.phrase(node, "`{}`".format)
+        shown = "" if isinstance(default, dict) and len(default) > 2 else f"`{schema.plain(default)}`"
+        if key in section.get("required", ()) and key != "out":
+            shown = "required"
+        what = " ".join(node["description"].split("\n\n")[0].split()).rstrip(".")
+        rows.append((f"`{key}`", kind, shown, node.get("unit", ""), what))
     return _table(("key", "type", "default", "unit", "what it does"), rows)
-
-
-def _sentence(node: schema.Schema) -> str:
-    return " ".join(str(node["description"]).split("\n\n")[0].split()).rstrip(".")
-
-
-def _yaml(node: schema.Schema) -> str:
-    """A default as a recipe writes it."""
-    default = node.get("default", "runs/NAME")
-    if isinstance(default, dict):
-        return "{" + ", ".join(f"{k}: {_word(v)}" for k, v in default.items()) + "}"
-    return f"[{', '.join(map(_word, default))}]" if isinstance(default, list) else _word(default)
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value).replace("e-0", "e-")
 
 
 def _shipped(folder: Path) -> Iterator[tuple[str, str, str]]:

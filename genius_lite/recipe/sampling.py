@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from genius_lite.recipe.types import NATS_PER_TOKEN, SECONDS, SHARE, TOKENS, Auto, KVType, Positive, Section, Seed, Text
+from genius_lite.recipe.types import AboveZero, Auto, Count, KVType, Positive, Section, Seed, Text, key
 
 MOST_SEQUENCES = 256
 """That llama.cpp holds at once (LLAMA_MAX_SEQ): slots and parked paths together."""
@@ -21,13 +21,13 @@ class Model(Section):
         "the first",
         examples=["hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q8_0.gguf"],
     )
-    revision: Text | None = Field(default=None, description="Commit, tag or branch, for an hf: model")
-    weights: Text | None = Field(
-        default=None,
-        description="Full-precision safetensors of the same model, a folder or hf:OWNER/REPO: learned on and merged "
-        "onto, so that the GGUF only answers the first round",
+    revision: Text | None = key(None, "Commit, tag or branch, for an hf: model")
+    weights: Text | None = key(
+        None,
+        "Full-precision safetensors of the same model, a folder or hf:OWNER/REPO: learned on and merged onto, so that "
+        "the GGUF only answers the first round",
     )
-    weights_revision: Text | None = Field(default=None, description="Commit, tag or branch, for hf: weights")
+    weights_revision: Text | None = key(None, "Commit, tag or branch, for hf: weights")
 
     @model_validator(mode="after")
     def _possible(self) -> Model:
@@ -44,69 +44,56 @@ class Queries(Section):
         "hf:OWNER/DATASET",
         examples=["questions.jsonl"],
     )
-    column: Text = Field(default="prompt", description="Column that holds the question; a .txt has none")
-    subset: Text | None = Field(default=None, description="Configuration, for hub datasets that have several")
-    split: Text = Field(default="train", description="Split, for hub datasets")
-    revision: Text | None = Field(default=None, description="Commit, tag or branch, for hub datasets")
-    limit: Positive | None = Field(
-        default=None, description="Use at most this many, after shuffling", json_schema_extra={"unit": "questions"}
-    )
-    shuffle: bool = Field(default=False, description="Shuffle with `queries.seed` before `limit`")
-    seed: Seed = Field(default=0, description="Of the shuffling")
-    system: str | None = Field(
-        default=None, description="System message of every prompt; null leaves the chat template's own default"
-    )
+    column: Text = key("prompt", "Column that holds the question; a .txt has none")
+    subset: Text | None = key(None, "Configuration, for hub datasets that have several")
+    split: Text = key("train", "Split, for hub datasets")
+    revision: Text | None = key(None, "Commit, tag or branch, for hub datasets")
+    limit: Positive | None = key(None, "Use at most this many, after shuffling", unit="questions")
+    shuffle: bool = key(False, "Shuffle with `queries.seed` before `limit`")
+    seed: Seed = key(0, "Of the shuffling")
+    system: str | None = key(None, "System message of every prompt; null leaves the chat template's own default")
 
 
 class Foresight(Section):
     """Stepwise foresight search, Eq. 1 to 6 of the paper; M, N and K are its `beams`, `candidates`, `steps`."""
 
-    beams: Positive = Field(default=2, description="M: partial responses that are kept at each step")
-    candidates: Positive = Field(default=4, description="N: next steps that are sampled from each beam")
-    steps: Positive = Field(
-        default=4, description="K: steps (lines) that are searched; what follows the last one is its simulated future"
+    beams: Positive = key(2, "M: partial responses that are kept at each step")
+    candidates: Positive = key(4, "N: next steps that are sampled from each beam")
+    steps: Positive = key(4, "K: steps (lines) that are searched; what follows the last one is its simulated future")
+    tau: AboveZero = key(
+        0.1,
+        "Temperature of F = softmax(f / tau), Eq. 2: low draws the best candidates, high any",
+        unit="nats per token",
     )
-    tau: Annotated[float, Field(gt=0)] = Field(
-        default=0.1,
-        description="Temperature of F = softmax(f / tau), Eq. 2: low draws the best candidates, high any",
-        json_schema_extra=NATS_PER_TOKEN,
+    temperature: AboveZero = key(
+        1.0,
+        "Sampling temperature of steps and futures; at 0.6, the paper's, unlikely tokens are not seen, and small "
+        "models learned nothing that showed",
     )
-    temperature: Annotated[float, Field(gt=0)] = Field(
-        default=1.0,
-        description="Sampling temperature of steps and futures; at 0.6, the paper's, unlikely tokens are not seen, and "
-        "small models learned nothing that showed",
+    top_k: Count = key(0, "Sample among so many likeliest tokens; 0: among all", unit="tokens")
+    top_p: Annotated[float, Field(gt=0, le=1)] = key(
+        1.0, "Sample among the likeliest tokens that hold this share of the probability; 1.0: all"
     )
-    top_k: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Sample among so many likeliest tokens; 0: among all", json_schema_extra=TOKENS
+    min_p: Annotated[float, Field(ge=0, lt=1)] = key(
+        0.0, "Sample no token below this share of the likeliest one's probability; 0.0: any"
     )
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=1.0, description="Sample among the likeliest tokens that hold this share of the probability; 1.0: all"
+    max_tokens: Positive = key(512, "Longest response, kept steps included", unit="tokens")
+    skip_agreeing: Annotated[float, Field(gt=0, le=1)] | None = key(
+        None,
+        "Light mode: no foresight where candidate steps share this much of their tokens; null: always",
+        unit="share",
     )
-    min_p: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="Sample no token below this share of the likeliest one's probability; 0.0: any"
-    )
-    max_tokens: Positive = Field(
-        default=512, description="Longest response, kept steps included", json_schema_extra=TOKENS
-    )
-    skip_agreeing: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None,
-        description="Light mode: no foresight where candidate steps share this much of their tokens; null: always",
-        json_schema_extra=SHARE,
-    )
-    future_tokens: Positive | None = Field(
-        default=None, description="Longest simulated future; null: up to max_tokens", json_schema_extra=TOKENS
-    )
-    drop_below: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0,
-        description="Give up futures whose candidate no draw from F can take with this probability; 0.0: none. Needs "
+    future_tokens: Positive | None = key(None, "Longest simulated future; null: up to max_tokens", unit="tokens")
+    drop_below: Annotated[float, Field(ge=0, lt=1)] = key(
+        0.0,
+        "Give up futures whose candidate no draw from F can take with this probability; 0.0: none. Needs "
         "pairs.negatives: foresight and choose: best",
     )
-    value: Literal["future", "step"] = Field(
-        default="future",
-        description="f is the mean log-probability of the simulated future (Eq. 1), or of the step itself",
+    value: Literal["future", "step"] = key(
+        "future", "f is the mean log-probability of the simulated future (Eq. 1), or of the step itself"
     )
-    select: Literal["resample", "greedy"] = Field(
-        default="resample", description="The next beams are drawn from F (Eq. 3), or are those of the highest f"
+    select: Literal["resample", "greedy"] = key(
+        "resample", "The next beams are drawn from F (Eq. 3), or are those of the highest f"
     )
 
     @model_validator(mode="after")
@@ -129,21 +116,15 @@ class Server(Section):
     """
 
     url: Text = Field(description="Where it listens", examples=["http://127.0.0.1:8080"])
-    model: Text | None = Field(default=None, description="Which of its models; null: the first that it lists")
-    in_flight: Positive = Field(
-        default=32, description="Branches that it is asked for at once; as many as it decodes together"
-    )
-    timeout: Annotated[float, Field(gt=0)] = Field(
-        default=300.0, description="Longest wait for the next token", json_schema_extra=SECONDS
-    )
-    retries: Annotated[int, Field(ge=0)] = Field(
-        default=5, description="How often a branch that failed is asked again, after 1, 2, 4, ... seconds"
-    )
-    tolerance: Annotated[float, Field(gt=0)] = Field(
-        default=0.02,
-        description="How far its log-probabilities may be from those of the round's model, on average, beyond what "
-        "rounding does here",
-        json_schema_extra=NATS_PER_TOKEN,
+    model: Text | None = key(None, "Which of its models; null: the first that it lists")
+    in_flight: Positive = key(32, "Branches that it is asked for at once; as many as it decodes together")
+    timeout: AboveZero = key(300.0, "Longest wait for the next token", unit="seconds")
+    retries: Count = key(5, "How often a branch that failed is asked again, after 1, 2, 4, ... seconds")
+    tolerance: AboveZero = key(
+        0.02,
+        "How far its log-probabilities may be from those of the round's model, on average, beyond what rounding does "
+        "here",
+        unit="nats per token",
     )
 
     @model_validator(mode="after")
@@ -159,45 +140,28 @@ class Sampler(Section):
     `sampler: auto` measures slots, kv_unified and threads on this machine, once for each model.
     """
 
-    slots: Annotated[int, Field(ge=1, le=128)] | Auto = Field(
-        default=32, description="Branches decoded together; auto: measured on this machine"
+    slots: Annotated[int, Field(ge=1, le=128)] | Auto = key(
+        32, "Branches decoded together; auto: measured on this machine"
     )
-    kv_unified: bool | Auto = Field(
-        default=False, description="One KV buffer for all branches instead of one each; auto: measured"
+    kv_unified: bool | Auto = key(False, "One KV buffer for all branches instead of one each; auto: measured")
+    threads: Positive | Auto = key("auto", "auto: measured with the other two, else the cores this process may use")
+    parked: Count | Auto = key("auto", "Paths kept in the KV cache beside the slots; auto: as many as slots")
+    context: Positive | Auto = key(
+        "auto", "Room of a branch, prompt and response; auto: what the queries need", unit="tokens"
     )
-    threads: Positive | Auto = Field(
-        default="auto", description="auto: measured with the other two, else the cores this process may use"
+    kv_type: KVType = key("F16", "Type of the KV cache; quantized ones need flash attention")
+    flash_attention: bool | Auto = key("auto", "auto: llama.cpp decides")
+    gpu_layers: Count | Auto = key(
+        "auto", "Layers on the GPU, where llama.cpp has one; auto: as many as fit its memory", unit="layers"
     )
-    parked: Annotated[int, Field(ge=0)] | Auto = Field(
-        default="auto", description="Paths kept in the KV cache beside the slots; auto: as many as slots"
-    )
-    context: Positive | Auto = Field(
-        default="auto",
-        description="Room of a branch, prompt and response; auto: what the queries need",
-        json_schema_extra=TOKENS,
-    )
-    kv_type: KVType = Field(default="F16", description="Type of the KV cache; quantized ones need flash attention")
-    flash_attention: bool | Auto = Field(default="auto", description="auto: llama.cpp decides")
-    gpu_layers: Annotated[int, Field(ge=0)] | Auto = Field(
-        default="auto",
-        description="Layers on the GPU, where llama.cpp has one; auto: as many as fit its memory",
-        json_schema_extra={"unit": "layers"},
-    )
-    prefill_chunk: Positive = Field(
-        default=128, description="Prompt tokens that ride along in one decode", json_schema_extra=TOKENS
-    )
-
-    watchdog: Annotated[float, Field(gt=0)] = Field(
-        default=600.0, description="Seconds without a sign of life after which the sampler's process is replaced"
-    )
-    cluster: str = Field(
-        default="local",
-        description="Who samples rollouts. local: this machine; auto: the nodes of the Ray cluster that it belongs to; "
+    prefill_chunk: Positive = key(128, "Prompt tokens that ride along in one decode", unit="tokens")
+    watchdog: AboveZero = key(600.0, "Seconds without a sign of life after which the sampler's process is replaced")
+    cluster: str = key(
+        "local",
+        "Who samples rollouts. local: this machine; auto: the nodes of the Ray cluster that it belongs to; "
         "ray://HOST:PORT or HOST:PORT: those of another one",
     )
-    server: Server | None = Field(
-        default=None, description="A server that samples the rollouts instead of this machine; all else stays here"
-    )
+    server: Server | None = key(None, "A server that samples the rollouts instead of this machine; all else stays here")
 
     @property
     def measured(self) -> bool:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import cache
 from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema
 
 from genius_lite.recipe import Recipe
 
@@ -12,13 +16,13 @@ Schema = dict[str, Any]
 
 
 def editor_schema() -> Schema:
-    """The JSON Schema of a recipe file: a recipe, or a part of one with `extends`. Editors know Draft 7 best."""
-    schema = _without_titles(Recipe.model_json_schema())
+    """Return the JSON Schema of a recipe, or of a part of one with `extends`. Editors know Draft 7 best."""
+    schema = deepcopy(_schema())
     properties, sections = schema["properties"], schema["$defs"]
-    for name, section in properties.items():
-        if "$ref" in section:  # a section of comments only is null, and means its defaults
-            kinds: list[Schema] = [{"$ref": section.pop("$ref")}, {"type": "null"}]
-            properties[name] = {"anyOf": kinds + [{"const": "auto"}] * (name == "sampler"), **section}
+    for name in Recipe.section_names():  # a section of comments only is null, and means its defaults
+        section = properties[name]
+        kinds = section.pop("anyOf", None) or [{"$ref": section.pop("$ref")}]
+        properties[name] = {"anyOf": [*kinds, {"type": "null"}], **section}
     extends = {"type": "string", "description": "Another recipe, from which all is taken that this one does not say"}
     # What a recipe must say may stand in the one that it extends.
     wanted = {name: {"required": sections[name.title()].pop("required")} for name in ("model", "queries")}
@@ -34,9 +38,9 @@ def editor_schema() -> Schema:
 
 
 def at(where: tuple[str, ...]) -> Schema:
-    """The schema of the value that keys lead to, its reference resolved; empty where anything goes.
+    """Return the schema of the value that keys lead to, its reference resolved; empty where anything goes.
 
-    Of a section that may be left out (null) it is the section's.
+    Of a section that may be written otherwise too (null, auto) it has the section's keys beside the alternatives.
     """
     node = _schema()
     for part in where:
@@ -44,43 +48,55 @@ def at(where: tuple[str, ...]) -> Schema:
         if not inner:
             return {}
         node = inner[0].get("properties", {}).get(part) or inner[0].get("items", {})
-    node = _resolved(node)
     sections = [kind for kind in _kinds(node) if "properties" in kind]
-    return {**sections[0], **{k: v for k, v in node.items() if k != "anyOf"}} if sections else node
+    return {**sections[0], **_resolved(node)} if sections else _resolved(node)
 
 
 def keys(where: tuple[str, ...]) -> list[str]:
-    """The keys that a section knows."""
+    """Return the keys that a section knows."""
     return list(at(where).get("properties", {}))
 
 
-def homes(key: str) -> list[tuple[str, ...]]:
-    """The sections that know a key: `()` is the top level."""
-    found = [()] if key in keys(()) else []
-    return found + [(name,) for name in keys(()) if key in keys((name,))]
-
-
 def phrase(node: Schema, quote: Callable[[str], str] = str) -> str:
-    """What a value is, as "a whole number of at least 1, or auto".
+    """Say what a value is, as "a whole number of at least 1, or auto".
 
     Args:
         quote: marks words that are written as they are.
     """
-    words = [word for kind in _kinds(node) for word in _words(kind, quote)]
-    *others, last = words
-    if not others:
-        return last
-    return f"{', '.join(others)}{',' if ' ' in others[-1] else ''} or {last}"
+    *others, last = [word for kind in _kinds(node) for word in _words(kind, quote)]
+    return f"{', '.join(others)}{',' if ' ' in others[-1] else ''} or {last}" if others else last
 
 
 def choices(node: Schema) -> list[str]:
-    """The words that may be written there."""
+    """Return the words that may be written there."""
     return [str(word) for kind in _kinds(node) for word in kind.get("enum", [kind[c] for c in ("const",) if c in kind])]
 
 
-def kinds(node: Schema) -> set[str]:
-    """The JSON types that a value may have."""
-    return {kind["type"] for kind in _kinds(node) if "type" in kind}
+def takes_text(node: Schema) -> bool:
+    """Whether any text may be written there."""
+    return any(kind.get("type") == "string" and not choices(kind) for kind in _kinds(node))
+
+
+def example(node: Schema) -> str:
+    """Return what may be written there: an example, the default, or the first key that has one; "" if none is known."""
+    if "examples" in node:
+        return plain(node["examples"][0])
+    for kind in _kinds(node):
+        if "properties" in kind:
+            known = {key: example(kind["properties"][key]) for key in [*kind.get("required", ()), *kind["properties"]]}
+            return next((f"{{{key}: {text}}}" for key, text in known.items() if text), "")
+        if "items" in kind and (item := example(kind["items"]) or next(iter(choices(kind["items"])), "")):
+            return f"[{item}]"
+    return plain(node["default"]) if node.get("default") is not None else ""
+
+
+def plain(value: Any) -> str:
+    """Return a value as a recipe writes it in a line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {plain(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(plain, value))}]"
+    return value if isinstance(value, str) else json.dumps(value).replace("e-0", "e-")
 
 
 def _words(kind: Schema, quote: Callable[[str], str]) -> Iterator[str]:
@@ -125,15 +141,13 @@ def _resolved(node: Schema) -> Schema:
     return {**_schema()["$defs"][node["$ref"].rpartition("/")[2]], **{k: v for k, v in node.items() if k != "$ref"}}
 
 
+class _Untitled(GenerateJsonSchema):
+    """pydantic's titles repeat the keys."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
 @cache
 def _schema() -> Schema:
-    return Recipe.model_json_schema()
-
-
-def _without_titles(node: Any) -> Any:
-    """pydantic's titles repeat the keys."""
-    if isinstance(node, list):
-        return [_without_titles(item) for item in node]
-    if isinstance(node, dict):
-        return {k: _without_titles(v) for k, v in node.items() if not (k == "title" and isinstance(v, str))}
-    return node
+    return Recipe.model_json_schema(schema_generator=_Untitled)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from enum import StrEnum
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.config import JsonDict
 
 Positive = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+Seed = Count
+AboveZero = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 Auto = Literal["auto"]
@@ -21,12 +24,27 @@ TargetType = QuantType | Literal["source"]
 Check = Literal["exact", "numeric", "choice", "regex", "math-verify"]
 KVType = Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
 
-# What a number counts; the reference shows it, `Field(json_schema_extra=TOKENS)`.
-TOKENS: JsonDict = {"unit": "tokens"}
-NATS: JsonDict = {"unit": "nats"}
-NATS_PER_TOKEN: JsonDict = {"unit": "nats per token"}
-SECONDS: JsonDict = {"unit": "seconds"}
-SHARE: JsonDict = {"unit": "share"}
+
+class Prefix(StrEnum):
+    """How a source begins that is no local path; every other one is looked for beside the recipe."""
+
+    HUB = "hf:"
+    PACKAGE = "python:"
+    REASONING_GYM = "reasoning_gym:"
+
+    @classmethod
+    def starts(cls, source: str) -> bool:
+        """Whether a source begins with any of them."""
+        return source.startswith(tuple(cls))
+
+
+def key(default: Any, description: str, *, examples: list[Any] | None = None, **notes: Any) -> Any:
+    """Declare a key that need not be written.
+
+    Args:
+        notes: what the schema tells of it too, such as `unit`: what its number counts.
+    """
+    return Field(default, description=description, examples=examples, json_schema_extra=notes or None)
 
 
 class Section(BaseModel):
@@ -37,7 +55,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    @classmethod
+    def extra(cls, key: str) -> dict[str, Any]:
+        """Return what a key's `json_schema_extra` notes about it."""
+        found = cls.model_fields[key].json_schema_extra
+        return found if isinstance(found, dict) else {}
 
-def is_section(annotation: Any) -> bool:
-    """Whether a field's type is a section."""
-    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """Return the section that a field's type is, or that a list or union of it holds."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := section_of(part))), None)

@@ -17,7 +17,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize
 
 from genius_lite.errors import UserError
-from genius_lite.recipe import Model
+from genius_lite.recipe import Model, Prefix
 from genius_lite.rundir import write_json
 from genius_lite.weights import gguf_file, mapping
 from genius_lite.weights.gguf_checks import check_model
@@ -78,7 +78,7 @@ class Base:
         inside = master.parent / FULL_PRECISION / own.name
         if not own.is_file() and inside.is_file():
             own = inside
-        elif not own.is_file() and recorded.origin.startswith(("hf:", "python:")):
+        elif not own.is_file() and recorded.origin.startswith((Prefix.HUB, Prefix.PACKAGE)):
             own = locate(Model(gguf=recorded.origin))
         if not own.is_file():
             raise UserError(

