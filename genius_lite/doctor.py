@@ -34,7 +34,7 @@ _FEATURES = {
     "amx_int8": "AMX_INT8",
     "asimd": "NEON", "asimddp": "DOTPROD", "i8mm": "MATMUL_INT8", "sve": "SVE",
 }  # fmt: skip
-_BACKENDS = {"NVIDIA": "CUDA", "AMD": "HIP", "Apple": "METAL"}  # by who made the GPU
+_BACKENDS = {"NVIDIA": "CUDA", "AMD": "HIP", "Apple": "Metal"}  # by who made the GPU
 _NF4_ERROR = 0.2  # relative; NF4 rounds a normal distribution to within 0.1
 _LEAST_MEMORY, _LEAST_DISK = 2e9, 2e9  # bytes: the quickstart takes as much
 _OTHER_DISK = {
@@ -141,7 +141,7 @@ def llama_cpp(
         wrong.append((what, rebuild(*native)))
     if maker and not offloads:
         what = f"llama.cpp was built without {_BACKENDS[maker]}; this machine has an {maker} GPU"
-        wrong.append((what, rebuild(f"GGML_{_BACKENDS[maker]}=on")))
+        wrong.append((what, rebuild(f"GGML_{_BACKENDS[maker].upper()}=on")))
     elif offloads and not cards:
         wrong.append(("llama.cpp was built for a GPU and sees none", "nvidia-smi"))
     for what, mend in wrong:
@@ -277,9 +277,9 @@ def _try_bitsandbytes(version: str) -> Iterator[Finding]:
     import torch as library
 
     try:
-        import bitsandbytes
+        from bitsandbytes.nn.modules import Linear4bit
 
-        layer = bitsandbytes.nn.Linear4bit(64, 128, bias=False, compute_dtype=library.float32, quant_type="nf4")
+        layer = Linear4bit(64, 128, bias=False, compute_dtype=library.float32, quant_type="nf4")
         generator = library.Generator().manual_seed(0)
         weight = library.randn(128, 64, generator=generator)
         layer.weight.data = weight.clone()

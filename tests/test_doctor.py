@@ -71,7 +71,7 @@ CASES = {
     ),
     "llama.cpp without Metal": (
         llama(maker="Apple"),
-        [("slows", "llama.cpp was built without METAL; this machine has an Apple GPU", rebuild("GGML_METAL=on"))],
+        [("slows", "llama.cpp was built without Metal; this machine has an Apple GPU", rebuild("GGML_METAL=on"))],
     ),
     "llama.cpp with CUDA": (llama(cards=[GPU], maker="NVIDIA", offloads=True), []),
     "llama.cpp with CUDA and a driver that shows no GPU": (

@@ -44,7 +44,10 @@ def answer_tokens(wanted: int | Auto, searched: int) -> int:
 class Recipe(Section):
     """A whole run."""
 
-    out: Text = Field(description="Run folder, relative to the working directory; runs/NAME if a recipe does not say")
+    out: Text = Field(
+        description="Run folder, relative to the working directory; runs/NAME if a recipe does not say",
+        examples=["runs/mine"],
+    )
     model: Model
     queries: Queries
     seed: Seed = key(0, "Of every random choice of the run but the shuffling of the queries")

@@ -22,7 +22,7 @@ At = Callable[[int], str]
 """From the number of a line, first is 0, to its place (`r.yaml:7`)."""
 
 _DEPTH = 16  # sections within sections; a recipe has five
-_HINT = "indent with spaces, and put text that has `: ` in it or begins with a sign in single quotes"
+_HINT = "indent with spaces; text with `: ` in it, or a sign before it, needs single quotes"
 
 
 @dataclass(frozen=True)

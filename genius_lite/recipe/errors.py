@@ -17,7 +17,7 @@ _NEAR = 0.7  # similarity from which a word is taken for a misspelling
 def explain(error: ValidationError, document: Document) -> str:
     """Return one line for the first mistake: file, line, what is wrong, what to write."""
     order = {where: number for number, where in enumerate(document.places)}
-    found = [(_where(e, document), e) for e in error.errors(include_url=False)]
+    found: list[tuple[Where, Any]] = [(_where(e, document), e) for e in error.errors(include_url=False)]
 
     def rank(mistake: tuple[Where, Any]) -> tuple[bool, bool, int]:
         # What is missing is often there, misspelt. A list is wrong only where none of its items is.

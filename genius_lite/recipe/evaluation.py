@@ -29,7 +29,11 @@ class CheckOptions(Section):
 
     ignore_case: bool = key(False, "exact, regex: capital and small letters are equal", checks=["exact", "regex"])
     tolerance: NotNegative = key(
-        0.0, "numeric: how far off a right number may be, of the answer", unit="share", checks=["numeric"]
+        0.0,
+        "numeric: how far off a right number may be, of the answer",
+        unit="share",
+        checks=["numeric"],
+        examples=[0.01],
     )
     pattern: Text | None = key(
         None,
@@ -139,7 +143,9 @@ class Tracking(Section):
     model_config = ConfigDict(validate_by_name=True)  # `with` is no name in Python
 
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
-        [], alias="with", description="Packages to install beside genius-lite; tensorboard's files go to the run folder"
+        default=[],
+        alias="with",
+        description="Packages to install beside genius-lite; tensorboard's files go to the run folder",
     )
     project: Text = key("genius-lite", "Under which the tracker files the run")
     name: Text | None = key(None, "Of the run; null: that of its folder")

@@ -87,7 +87,7 @@ class Learner(Section):
     rank: Positive = key(16, "Rank of the LoRA adapter")
     lora_alpha: Positive = key(32, "The adapter's weight is lora_alpha / rank")
     targets: Annotated[list[Text], Field(min_length=1)] | Auto = key(
-        "auto", "Layers to adapt, such as [q_proj, v_proj]; auto: all but embeddings and head"
+        "auto", "Layers to adapt; auto: all but embeddings and head", examples=[["q_proj", "v_proj"]]
     )
     optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = key("auto", "auto: AdamW, on CUDA the fused one")
     lr: AboveZero = key(5e-5, "Learning rate of the adapter")

@@ -29,8 +29,8 @@ def editor_schema() -> Schema:
     del schema["required"]
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
-        "title": "genius-lite recipe",
         **schema,
+        "title": "genius-lite recipe",
         "properties": {"extends": extends, **properties},
         "if": {"not": {"required": ["extends"]}},
         "then": {"required": list(wanted), "properties": wanted},

@@ -16,7 +16,7 @@ from genius_lite.recipe.reader import load, parse
 
 GOOD = "model: {gguf: m.gguf}\nqueries: {source: q.txt}\n"
 HF = "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q8_0.gguf"
-QUOTE = "indent with spaces, and put text that has `: ` in it or begins with a sign in single quotes"
+QUOTE = "indent with spaces; text with `: ` in it, or a sign before it, needs single quotes"
 
 # What stands in r.yaml, below GOOD where the name starts with "+"; where it is wrong and what is told begins, and ends.
 BROKEN = {
@@ -114,10 +114,14 @@ BROKEN = {
     "+sampler as a word": (
         "sampler: fast\n",
         "r.yaml:3: `sampler` is fast;",
-        "write a section or auto, such as `sampler: {slots: 32}`",
+        "write a section, or auto, such as `sampler: {slots: 32}`",
     ),
-    "+text for a list": ("learner: {targets: q_proj}\n", "r.yaml:3: `learner.targets` is q_proj;", "of text, or auto"),
-    "+empty list": ("learner: {targets: []}\n", "r.yaml:3: `learner.targets` is an empty list;", "of text, or auto"),
+    "+text for a list": (
+        "learner: {targets: q_proj}\n",
+        "r.yaml:3: `learner.targets` is q_proj;",
+        "`targets: [q_proj, v_proj]`",
+    ),
+    "+empty list": ("learner: {targets: []}\n", "r.yaml:3: `learner.targets` is an empty list;", "[q_proj, v_proj]`"),
     "+wrong item of a list": (
         "tracking:\n  with:\n    - tensorboard\n    - trackoi\n",
         "r.yaml:6: `tracking.with.1` is trackoi;",
@@ -128,7 +132,7 @@ BROKEN = {
         "r.yaml:3: `foresight.temperature` is a list;",
         "write a number above 0, such as `temperature: 1.0`",
     ),
-    "+empty text": ("out: ''\n", "r.yaml:3: `out` is '';", "write text"),
+    "+empty text": ("out: ''\n", "r.yaml:3: `out` is '';", "such as `out: runs/mine`"),
     # Tasks.
     "+tasks as text": (
         "evaluate: {tasks: t.jsonl}\n",
@@ -163,7 +167,7 @@ BROKEN = {
     "+tolerance below 0": (
         "evaluate: {tasks: [{source: t.jsonl, check: numeric, options: {tolerance: -1}}]}\n",
         "r.yaml:3: `evaluate.tasks.0.options.tolerance` is -1;",
-        "write a number of at least 0, such as `tolerance: 0.0`",
+        "write a number of at least 0, such as `tolerance: 0.01`",
     ),
     "+regex without pattern": (
         "evaluate: {tasks: [{source: t.jsonl, check: regex}]}\n",
