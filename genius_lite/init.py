@@ -102,7 +102,7 @@ class Given:
     yes: bool = False
 
 
-def write_recipe(given: Given, machine: Machine, out: Path) -> str:
+def recipe_text(given: Given, machine: Machine, out: Path) -> str:
     """Ask for what is not given, and return the text of a recipe for `out`, beside which its files are looked for.
 
     Raises:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from genius_lite import init_questions
 from genius_lite.errors import UserError
-from genius_lite.init import Given, _seconds, _settings, _text, write_recipe
+from genius_lite.init import Given, _seconds, _settings, _text, recipe_text
 from genius_lite.init_questions import (
     Machine,
     find_model,
@@ -42,7 +42,7 @@ def _lines(rows) -> str:
 
 def _asked(answers: str, given: Given, monkeypatch) -> str:
     monkeypatch.setattr("sys.stdin", io.StringIO(answers))
-    return write_recipe(given, LAPTOP, Path("mine.yaml"))
+    return recipe_text(given, LAPTOP, Path("mine.yaml"))
 
 
 def test_what_fits_a_machine():
@@ -165,7 +165,7 @@ def test_without_questions_yes_says_what_to_give(folder, monkeypatch):
 def test_files_are_named_from_the_recipes_folder(folder):
     out = folder / "recipes/mine.yaml"
     out.parent.mkdir()
-    out.write_text(write_recipe(Given(yes=True), LAPTOP, Path("recipes/mine.yaml")))
+    out.write_text(recipe_text(Given(yes=True), LAPTOP, Path("recipes/mine.yaml")))
     assert 'gguf: "../tiny.gguf"' in out.read_text()
     assert Path(load(out).queries.source) == folder / "questions.jsonl"
 

@@ -47,14 +47,14 @@ def init(
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; make it first")
 
-    from genius_lite.init import Given, write_recipe
+    from genius_lite.init import Given, recipe_text
     from genius_lite.init_questions import this_machine
     from genius_lite.recipe.reader import parse
     from genius_lite.rundir import write_text
 
     given = Given(model, queries, column, amount, tasks, kind, yes)
     try:
-        text = write_recipe(given, this_machine(), out)
+        text = recipe_text(given, this_machine(), out)
     except KeyboardInterrupt:
         print("\nnothing is written", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from genius_lite.errors import UserError
-from genius_lite.recipe import Recipe
+from genius_lite.recipe import Prefix, Recipe
 from genius_lite.recipe.reader import load, parse
 
 GOOD = "model: {gguf: m.gguf}\nqueries: {source: q.txt}\n"
@@ -49,6 +49,9 @@ def test_the_papers_settings():
 def test_files_are_beside_the_recipe(tmp_path):
     (tmp_path / "r.yaml").write_text(GOOD)
     assert load(tmp_path / "r.yaml").model.gguf == str(tmp_path / "m.gguf")
+    for prefix in Prefix:
+        (tmp_path / "r.yaml").write_text(GOOD.replace("q.txt", f"'{prefix}x'"))
+        assert load(tmp_path / "r.yaml").queries.source == f"{prefix}x"
 
 
 def test_unreadable_recipes(tmp_path):
