@@ -68,7 +68,7 @@ def _wrong(where: Where, value: Any, written: str) -> str:
     shown = kind if kind and value else f"an empty {kind[2:]}" if kind else brief(written) or "empty"
     if isinstance(value, str) and (near := _near(value, choices)):
         return f"{shown}; did you mean {near}?"
-    if isinstance(value, bool | int | float) and schema.takes_text(node):
+    if isinstance(value, bool | int | float) and schema.is_text(node):
         return f"{shown}; to be text it needs quotes: '{shown}'"
     example, key = schema.example(node), "" if where[-1].isdecimal() else f"{where[-1]}: "
     such = f", such as `{key}{example}`" if example and example not in choices else ""

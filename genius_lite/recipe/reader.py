@@ -15,7 +15,6 @@ from genius_lite.recipe.errors import explain
 from genius_lite.recipe.types import Prefix
 
 _LARGEST = 100_000  # bytes; the largest shipped recipe has two thousand
-_LONGEST_CHAIN = 10
 _SOURCES = {("model", "gguf"), ("model", "weights"), ("queries", "source")}
 
 
@@ -68,8 +67,6 @@ def _extended(path: Path, through: tuple[Path, ...]) -> Document:
     above = Path(_beside(path, parent, place))
     if above in (through := (*through, path.resolve())):
         raise UserError(f"{place}: {parent} extends this recipe in turn; take one `extends` out")
-    if len(through) > _LONGEST_CHAIN:
-        raise UserError(f"{place}: the {_LONGEST_CHAIN}th recipe that extends another one; join some of them")
     if not above.is_file():
         raise UserError(f"{place}: `extends` is {parent}: there is no such recipe beside this one")
     return document.over(_extended(above, through))

@@ -72,9 +72,9 @@ def choices(node: Schema) -> list[str]:
     return [str(word) for kind in _kinds(node) for word in kind.get("enum", [kind[c] for c in ("const",) if c in kind])]
 
 
-def takes_text(node: Schema) -> bool:
-    """Whether any text may be written there."""
-    return any(kind.get("type") == "string" and not choices(kind) for kind in _kinds(node))
+def is_text(node: Schema) -> bool:
+    """Whether text may be written there, and nothing else but null."""
+    return not choices(node) and all(kind.get("type") in ("string", "null") for kind in _kinds(node))
 
 
 def example(node: Schema) -> str:

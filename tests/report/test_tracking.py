@@ -147,7 +147,7 @@ def test_a_tracker_that_is_not_there_is_refused_before_anything_is_done(tmp_path
 
 
 def test_an_unknown_tracker_is_named_with_its_line():
-    with pytest.raises(UserError, match=r"r.yaml:4: `tracking.with.0` is 'tensorbord'"):
+    with pytest.raises(UserError, match=r"r.yaml:4: `tracking.with.0` is tensorbord"):
         parse("model: {gguf: m}\nqueries: {source: q}\ntracking:\n  with: [tensorbord]\n", "r.yaml")
     with pytest.raises(UserError, match="did you mean `project`"):
         parse("model: {gguf: m}\nqueries: {source: q}\ntracking: {projekt: x}\n")
