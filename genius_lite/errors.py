@@ -1,4 +1,8 @@
-"""The exceptions that rooms share."""
+"""The exceptions that rooms share, and how a run is asked to stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
 
 
 class UserError(Exception):
@@ -10,3 +14,23 @@ class UserError(Exception):
 
 class NonFiniteError(RuntimeError):
     """Something computed is NaN or infinite. The message names the record that it belongs to, which is not kept."""
+
+
+class Stopped(Exception):
+    """The run ended early because it was asked to. Whatever was finished or saved is in its folder."""
+
+
+@dataclass
+class Stop:
+    """Whether a run was asked to stop; set from anywhere, looked at between two pieces of work."""
+
+    asked: bool = False
+
+    def check(self) -> None:
+        """End the run here, if it was asked to stop.
+
+        Raises:
+            Stopped: it was.
+        """
+        if self.asked:
+            raise Stopped

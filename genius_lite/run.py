@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from genius_lite.errors import Stop
 from genius_lite.export.bundle import export
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.machine.engine_settings import engine_settings
@@ -32,7 +33,6 @@ from genius_lite.report.tracking import tracked
 from genius_lite.report.write import write_report_if_possible
 from genius_lite.results import Summary
 from genius_lite.rundir.folder import BEST, EXPORT, SUMMARY, OpenRun
-from genius_lite.stopping import Stop
 
 
 def run(

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from genius_lite.errors import Stop, Stopped
 from genius_lite.hardware import gpus
 from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe, Sampler
@@ -21,7 +22,6 @@ from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import Extend, Sampling, Score, Scored
-from genius_lite.stopping import Stop, Stopped
 from genius_lite.weights import gguf_file
 from tests.conftest import SMOLLM2
 from tests.learner.test_train import _train

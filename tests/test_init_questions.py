@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genius_lite import init_questions
 from genius_lite.errors import UserError
-from genius_lite.init import Given, _seconds, _settings, _text, recipe_text
-from genius_lite.init_questions import (
+from genius_lite.init import questions
+from genius_lite.init.questions import (
     Machine,
     find_model,
     find_problems,
@@ -20,6 +19,7 @@ from genius_lite.init_questions import (
     question_files,
     suggest_models,
 )
+from genius_lite.init.recipe import Given, _seconds, _settings, _text, recipe_text
 from genius_lite.recipe import TaskSource
 from genius_lite.recipe.reader import load, parse
 
@@ -29,7 +29,7 @@ LAPTOP = Machine(cores=4, memory=12_000_000_000)
 @pytest.fixture
 def folder(tmp_path, tiny_llama, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(init_questions, "_FOLDERS", (".",))
+    monkeypatch.setattr(questions, "_FOLDERS", (".",))
     (tmp_path / "tiny.gguf").symlink_to(tiny_llama)
     (tmp_path / "questions.jsonl").write_text(_lines({"id": "a", "question": f"What is {n}?"} for n in range(30)))
     (tmp_path / "problems.jsonl").write_text(_lines({"prompt": f"What is {n}?", "answer": str(n)} for n in (1, 99)))
@@ -56,7 +56,7 @@ def test_what_fits_a_machine():
 
 
 def test_models_are_suggested_by_what_is_there_and_fits(folder, monkeypatch):
-    monkeypatch.setattr(init_questions.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(questions.importlib.util, "find_spec", lambda name: None)
     (folder / "mmproj-x.gguf").write_bytes(b"")
     (folder / "big-00002-of-00003.gguf").write_bytes(b"")
     assert suggest_models(LAPTOP)[0] == "tiny.gguf"
@@ -66,7 +66,7 @@ def test_models_are_suggested_by_what_is_there_and_fits(folder, monkeypatch):
     cached = folder / "models--Qwen--Qwen2.5-GGUF/snapshots/abc/q/m.gguf"
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"")
-    monkeypatch.setattr(init_questions, "_FOLDERS", (str(folder / "models--Qwen--Qwen2.5-GGUF"),))
+    monkeypatch.setattr(questions, "_FOLDERS", (str(folder / "models--Qwen--Qwen2.5-GGUF"),))
     assert suggest_models(LAPTOP)[0] == "hf:Qwen/Qwen2.5-GGUF/q/m.gguf"
     assert find_model("hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q8_0.gguf").parameters == 0.5e9
     assert find_model("hf:A/B-GGUF/SmolLM2-135M-Instruct.Q4_1.gguf").parameters == 135e6

@@ -164,12 +164,13 @@ import hashlib
 from rich.console import Console
 from genius_lite.cli import interrupts
 from genius_lite.report.terminal import TerminalProgress
+from genius_lite.progress import Stage
 from genius_lite.stopping import Stop
 
 interrupts._PATIENCE = 0.5
 progress, stop = TerminalProgress(Console()), Stop()
-progress.board.kind = "merge"
-with interrupts.heeded(stop, progress) as presses:
+progress.enter(1, Stage.MERGE)
+with interrupts.handle_interrupts(stop, progress) as presses:
     try:
         print("busy", flush=True)
         hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes within a library, where no Python handler runs

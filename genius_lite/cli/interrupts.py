@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from genius_lite.stopping import Stop
+from genius_lite.errors import Stop
 
 if TYPE_CHECKING:
     from genius_lite.report.terminal import TerminalProgress

@@ -27,11 +27,11 @@ def sample(
 ) -> None:
     """Sample a part of a round's rollouts, to carry to the machine that learns. Run it again to go on."""
     from genius_lite.cli.interrupts import handle_interrupts
+    from genius_lite.errors import Stop, Stopped
     from genius_lite.pipeline.shards import Shard, sample_shard
     from genius_lite.recipe.reader import load
     from genius_lite.report.console import terminal
     from genius_lite.report.terminal import TerminalProgress
-    from genius_lite.stopping import Stop, Stopped
 
     progress, stop = TerminalProgress(terminal()), Stop()
     with handle_interrupts(stop, progress) as presses:

@@ -47,8 +47,8 @@ def init(
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; make it first")
 
-    from genius_lite.init import Given, recipe_text
-    from genius_lite.init_questions import this_machine
+    from genius_lite.init.questions import this_machine
+    from genius_lite.init.recipe import Given, recipe_text
     from genius_lite.recipe.reader import parse
     from genius_lite.rundir.folder import write_text
 

@@ -13,7 +13,7 @@ import typer
 from genius_lite.cli.arguments import RecipeFile, Settings
 from genius_lite.cli.interrupts import handle_interrupts
 from genius_lite.cli.processes import main_process
-from genius_lite.stopping import Stop, Stopped
+from genius_lite.errors import Stop, Stopped
 from genius_lite.text import visible
 
 app = typer.Typer()

@@ -22,12 +22,11 @@ from typing import Any
 
 from genius_lite.cluster.actor import HostActor, HostSettings, version_differences
 from genius_lite.cluster.work_queue import HostLostError, WorkQueue
-from genius_lite.errors import UserError
+from genius_lite.errors import Stop, UserError
 from genius_lite.foresight.rollouts import first_of
 from genius_lite.records import Query, Rollout
 from genius_lite.sampler.client import QueryFailedError
 from genius_lite.sampler.process import SamplerError
-from genius_lite.stopping import Stop
 
 _PART = 64 << 20  # bytes of a file that travel at once
 _TRIES = 3  # hosts in the same slot

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from genius_lite.data.sandbox import LimitedProcess, LimitError, serve
 from genius_lite.errors import UserError
-from genius_lite.limited import LimitedProcess, LimitError, serve
 from genius_lite.text import brief
 
 _SECONDS = 2  # of computing, for one conversation; real templates take a millisecond

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from genius_lite.data.vocabulary import Vocabulary
+from genius_lite.errors import Stop, Stopped
 from genius_lite.evaluate.asking import TokenizedTask
 from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.signals import Observed
@@ -25,7 +26,6 @@ from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling, Stats
 from genius_lite.sampler.tree import Node
-from genius_lite.stopping import Stop, Stopped
 
 _UNFILTERED = Sampling(1.0)
 

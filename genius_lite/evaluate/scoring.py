@@ -17,9 +17,9 @@ from typing import Any
 
 import msgspec
 
+from genius_lite.data.sandbox import LimitedProcess, LimitError, serve
 from genius_lite.errors import UserError
 from genius_lite.evaluate.checkers import NO_MATH_VERIFY, parsed_answer, same_mathematics
-from genius_lite.limited import LimitedProcess, LimitError, serve
 
 _SECONDS = 2  # of computing, for one response; an ordinary one takes milliseconds
 _MEMORY = 1_000_000_000  # bytes; reasoning-gym alone has 120 MB

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from genius_lite.errors import Stop
 from genius_lite.foresight.search import foresee
 from genius_lite.recipe import Foresight
 from genius_lite.records import Query, Rollout
 from genius_lite.sampler.client import QueryFailedError, Sampler
-from genius_lite.stopping import Stop
 
 
 def searches_in_flight(slots: int, cfg: Foresight) -> int:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import torch
 
-from genius_lite.errors import NonFiniteError, UserError
+from genius_lite.errors import NonFiniteError, Stop, Stopped, UserError
 from genius_lite.hardware import Device, Precision, learner_free_memory
 from genius_lite.learner.batches import Groups, Packer, schedule, score
 from genius_lite.learner.footprint import ACTIVATION_SHARE, SCORED_PAIRS
@@ -41,7 +41,6 @@ from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair, seed_of
 from genius_lite.results import TrainReport
 from genius_lite.rundir.folder import IMPORTANCE, RunDir, write_json
-from genius_lite.stopping import Stop, Stopped
 
 _OF_AN_UPDATE = 2  # passes of each pair: forward and backward
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from genius_lite.errors import NonFiniteError, UserError
+from genius_lite.errors import NonFiniteError, Stopped, UserError
 from genius_lite.hardware import Device, Precision, give_memory_back, learner_device
 from genius_lite.learner.logprob_mismatch import Sample
 from genius_lite.learner.process_group import ProcessGroup, ProcessLostError
@@ -22,7 +22,6 @@ from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from genius_lite.rundir.folder import RunDir
-from genius_lite.stopping import Stopped
 
 
 class TrainRequest(msgspec.Struct, frozen=True, tag=True):

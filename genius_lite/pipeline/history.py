@@ -114,7 +114,7 @@ class History:
         return RoundReport(
             r.number,
             made.rollouts,
-            made.failure,
+            made.failed,
             made.pairs,
             made.pairs_left_out,
             made.training,

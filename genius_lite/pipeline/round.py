@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from genius_lite.errors import Stop
 from genius_lite.hardware import peak_memory
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.pipeline.job import Job
@@ -17,7 +18,6 @@ from genius_lite.report.tracking import Tracker
 from genius_lite.rundir.folder import ROUNDED, TIMINGS, RunDir
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.sampler.messages import EngineSettings
-from genius_lite.stopping import Stop
 from genius_lite.weights.importing import Base
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from genius_lite.errors import UserError
+from genius_lite.errors import Stop, UserError
 from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.round import Policy, Session
@@ -35,7 +35,6 @@ from genius_lite.rundir.folder import (
     round_name,
 )
 from genius_lite.rundir.lines import RecordLog
-from genius_lite.stopping import Stop
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
 from genius_lite.weights.untrusted import load_untrusted

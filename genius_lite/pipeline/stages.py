@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from genius_lite.data.vocabulary import Vocabulary
-from genius_lite.errors import UserError
+from genius_lite.errors import Stopped, UserError
 from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.cooling import shares
 from genius_lite.evaluate.record import Evaluation, read_evaluation, read_own, write_evaluation
@@ -45,7 +45,6 @@ from genius_lite.rundir.folder import (
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RoundFolder
 from genius_lite.sampler.messages import Stats
-from genius_lite.stopping import Stopped
 from genius_lite.weights import gguf_file, imatrix
 from genius_lite.weights.full_precision import write_full_precision
 from genius_lite.weights.imatrix import IMATRIX_FILE

@@ -148,7 +148,7 @@ def _place(run: RunFolder, board: RunState) -> tuple[int, Stage]:
     if here.report:
         return (here.number + 1, Stage.ROLLOUTS) if here.number < board.rounds else (here.number, Stage.EXPORT)
     if not here.done(Stage.PAIRS):
-        done = len(here.rollouts) + len(here.failure)
+        done = len(here.rollouts) + len(here.failed)
         board.work = Work("rollouts", "queries", run.searched, done)
         return here.number, Stage.ROLLOUTS if done < run.searched else Stage.PAIRS
     missing = (stage for stage in (Stage.TRAIN, Stage.MERGE) if not here.done(stage))

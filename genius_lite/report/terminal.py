@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from genius_lite.errors import Stopped
 from genius_lite.hardware import memory_held
 from genius_lite.progress import Advance, Stage
 from genius_lite.records import Rollout
@@ -24,7 +25,6 @@ from genius_lite.report.view import duration, rate_of, whole
 from genius_lite.results import RoundReport
 from genius_lite.rundir.folder import PROGRESS, RECIPE
 from genius_lite.rundir.reader import RunFolder
-from genius_lite.stopping import Stopped
 
 _LINE_EVERY = 15.0  # seconds between plain lines of one stage
 _LOOK_EVERY = 0.5  # seconds between two looks at a run
@@ -41,6 +41,7 @@ class TerminalProgress:
     def __init__(self, console: Console, command: str = ""):
         self.console, self.command = console, command
         self.board = RunState()
+        self._run: RunFolder | None = None
         self._meter: Meter | None = None
         self._followed: str | None = None  # the query whose search is shown
         self._seconds: dict[Stage, float] = {}

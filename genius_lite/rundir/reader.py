@@ -252,7 +252,7 @@ class RoundFolder:
         return RoundReport(
             self.number,
             rollouts=RolloutFigures.of(rollouts, rate) if rollouts else None,
-            failed=len(self.failure),
+            failed=len(self.failed),
             pairs=len(pairs) if self.done(Stage.PAIRS) else None,
             pairs_left_out=read_json(self.path / LEFT_OUT) or {},
             training=self.training,

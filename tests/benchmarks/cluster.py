@@ -30,10 +30,10 @@ from genius_lite.cluster.ray import RayHost, connected, sample_on_cluster
 from genius_lite.cluster.work_queue import WorkQueue
 from genius_lite.data.queries import select
 from genius_lite.data.vocabulary import Vocabulary
+from genius_lite.errors import Stop
 from genius_lite.recipe import Foresight, Model, Queries, Sampler
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step
 from genius_lite.rundir.lines import RecordLog
-from genius_lite.stopping import Stop
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.source import locate
 from tests.conftest import SMOLLM2

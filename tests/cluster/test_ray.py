@@ -14,7 +14,7 @@ from rich.console import Console
 
 from genius_lite.cluster.ray import connected, node_slots
 from genius_lite.cluster.status import node_statuses
-from genius_lite.errors import UserError
+from genius_lite.errors import Stop, UserError
 from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.pipeline.stages import sample
@@ -25,7 +25,6 @@ from genius_lite.report.tracking import Tracker
 from genius_lite.rundir.folder import OpenRun
 from genius_lite.rundir.lines import read_records
 from genius_lite.sampler.messages import EngineSettings
-from genius_lite.stopping import Stop
 from genius_lite.weights.importing import Base
 from tests.tiny import ANY_PAIRS, questions
 

@@ -6,7 +6,7 @@ import llama_cpp
 import pytest
 
 from genius_lite.data.vocabulary import Vocabulary
-from genius_lite.errors import UserError
+from genius_lite.errors import Stop, Stopped, UserError
 from genius_lite.evaluate.asking import load_tasks, tokenize_task
 from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.measure import EvalModel, answer_tasks, observe, responses_wanted
@@ -16,7 +16,6 @@ from genius_lite.records import Query
 from genius_lite.results import GREEDY, Answers, Response
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.messages import EngineSettings
-from genius_lite.stopping import Stop, Stopped
 
 SETTINGS = EngineSettings(slots=4, context=256, threads=1)
 

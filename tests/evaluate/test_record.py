@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from genius_lite.errors import Stopped
 from genius_lite.evaluate.record import read_evaluation, read_own, write_evaluation
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.pipeline.stages import evaluate
@@ -21,7 +22,6 @@ from genius_lite.run import open_run
 from genius_lite.rundir.folder import ANSWERS, write_json
 from genius_lite.rundir.lines import read_records
 from genius_lite.rundir.reader import RoundFolder, RunFolder
-from genius_lite.stopping import Stopped
 from tests.tiny import questions
 
 PROBLEMS = 6

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from genius_lite.errors import Stop
 from genius_lite.foresight.rollouts import sample_rollouts
 from genius_lite.recipe import Foresight
 from genius_lite.records import Completion, Query, Rollout
 from genius_lite.rundir.lines import RecordLog
-from genius_lite.stopping import Stop
 from tests.foresight.fake import ScriptedSampler
 
 CFG = Foresight(beams=1, candidates=2, steps=3, max_tokens=50)

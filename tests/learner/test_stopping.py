@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from genius_lite.errors import Stop, Stopped
 from genius_lite.learner import train as train_module
 from genius_lite.learner.train import Training, passes, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.rundir.folder import RunDir
-from genius_lite.stopping import Stop, Stopped
 from tests.learner.test_train import PAIRS, SMALL, _weights
 
 

@@ -20,7 +20,7 @@ import torch
 import typer
 
 from genius_lite.cli.processes import main_process
-from genius_lite.errors import UserError
+from genius_lite.errors import Stop, Stopped, UserError
 from genius_lite.learner import train as train_module
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.learner.train import Training, train_adapter
@@ -29,7 +29,6 @@ from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from genius_lite.results import TrainReport
 from genius_lite.rundir.folder import RunDir
-from genius_lite.stopping import Stop, Stopped
 
 
 def _pair(query: int, step: int) -> PreferencePair:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from genius_lite.api import open_run
 from gguf import GGUFReader
 from rich.console import Console
 
@@ -22,6 +21,7 @@ from genius_lite.pipeline.stages import sample
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler, Server
 from genius_lite.records import Rollout
 from genius_lite.report.terminal import TerminalProgress
+from genius_lite.run import open_run
 from genius_lite.rundir.lines import read_records
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Sampling
@@ -78,12 +78,12 @@ def sampled(gguf: Path, url: str, folder: Path, then: Path | None = None) -> tup
     )
     progress, said = TerminalProgress(Console(quiet=True)), []
     progress.say = said.append
-    with open_run(recipe, progress) as rounds:
-        r = rounds(1)
+    with open_run(recipe, progress) as session:
+        r = session.round(1)
         policy = Policy(r.job.source.path)
         if then:
             shutil.copy(then, r.here / "policy.gguf")
-            r, policy = rounds(2), Policy(r.here / "policy.gguf", r.here / "adapter")
+            r, policy = session.round(2), Policy(r.here / "policy.gguf", r.here / "adapter")
         sample(r, policy)
         return read_records(r.here / "rollouts.jsonl", Rollout), said
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from genius_lite.errors import UserError
+from genius_lite.errors import Stop, Stopped, UserError
 from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.shards import Shard, merge_shards, sample_shard
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler
@@ -13,7 +13,6 @@ from genius_lite.records import Rollout
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
 from genius_lite.rundir.lines import read_records
-from genius_lite.stopping import Stop, Stopped
 from tests.tiny import ANY_PAIRS, questions
 
 
@@ -53,7 +52,7 @@ def test_shards_make_the_run_that_one_machine_would_have_made(recipe, tmp_path):
     whole = recipe.model_copy(update={"out": str(tmp_path / "whole")})
     alone = run(whole)
     merged = run(recipe.model_copy(update={"out": str(tmp_path / "merged")}))
-    assert merged["queries"] == alone["queries"] == 7
+    assert merged.queries == alone.queries == 7
     assert rollouts(tmp_path / "merged").keys() == rollouts(tmp_path / "whole").keys()
     assert [r.query.prompt for r in rollouts(folders[1]).values()] == ["What is 1 and 1?", "What is 4 and 4?"]
 

@@ -111,7 +111,7 @@ def test_the_figures_are_those_of_the_runs_files(run, opened):
     assert found["Of the update it keeps"] == [f"{100 * report['quantized']['kept']:.0f} %" for report in reports]
     guard = rows(view, "guard")
     kl = next(cells for name, cells in guard.items() if name.startswith("kl:"))
-    values = [f"{report['watched']['signals']['kl']:.3g}" for report in reports]
+    values = [f"{report['metrics']['signals']['kl']:.3g}" for report in reports]
     assert [cell.split()[0] for cell in kl[2:]] == values
     pairs = rows(view, "pairs")
     assert pairs["Kept"] == [str(len(lines(run / f"round-{n}" / "pairs.jsonl"))) for n in (1, 2)]

@@ -8,6 +8,7 @@ import threading
 import pytest
 from rich.console import Console
 
+from genius_lite.errors import Stopped
 from genius_lite.progress import Stage
 from genius_lite.report import state as board_module
 from genius_lite.report import terminal as progress_module
@@ -15,7 +16,6 @@ from genius_lite.report.live import LiveProgress, progressor
 from genius_lite.report.status import read_state
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.results import RoundReport
-from genius_lite.stopping import Stopped
 
 
 def _console(**options) -> Console:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from genius_lite.errors import UserError
 from genius_lite.records import FailedQuery, Query, Rollout, query_id
-from genius_lite.rundir.folder import lines
+from genius_lite.rundir import lines
 from genius_lite.rundir.lines import Lines, RecordLog, line_bounds, read_records, write_records
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args
 import typer
 
 from genius_lite.errors import UserError
-from genius_lite.init_questions import (
+from genius_lite.init.questions import (
     Machine,
     find_model,
     find_problems,

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from genius_lite import limited
-from genius_lite.limited import LimitedProcess, LimitError
+from genius_lite.data import sandbox
+from genius_lite.data.sandbox import LimitedProcess, LimitError
 
 PROGRAM = """
 import os, time
@@ -52,7 +52,7 @@ def test_a_process_that_dies_is_replaced(process):
 
 
 def test_a_process_that_stalls_is_replaced(process, monkeypatch):
-    monkeypatch.setattr(limited, "_PATIENCE", 0.25)
+    monkeypatch.setattr(sandbox, "_PATIENCE", 0.25)
     with pytest.raises(LimitError, match="it has stalled for"):
         process.ask({"sleep": 60})
     assert process.ask({"n": 1})["n"] == 1

@@ -1,0 +1,1 @@
+"""Ask for what a recipe needs, and write it: `genius-lite init`."""
