@@ -23,9 +23,9 @@ from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.reuse import copy_stages
 from genius_lite.pipeline.round import Policy, Round, Session
 from genius_lite.pipeline.stages import evaluate, evaluate_base, import_base, next_policy, pair, sample, train
-from genius_lite.planning.check import require_room
-from genius_lite.planning.forecast import forecast
-from genius_lite.planning.known import cut_off
+from genius_lite.plan.history import cut_off, drop_rehearsal
+from genius_lite.plan.plan import forecast
+from genius_lite.plan.suggestions import require_room
 from genius_lite.progress import Progress, Stage
 from genius_lite.recipe import Recipe
 from genius_lite.report.terminal import TerminalProgress
@@ -120,6 +120,7 @@ def open_run(
     """
     job = prepare(recipe)
     identity = job.identity()
+    drop_rehearsal(Path(recipe.out), identity)
     if not force:
         require_room(job, identity, reuse)
     progress, stop = progress or TerminalProgress(Console(quiet=True)), stop or Stop()

@@ -15,9 +15,9 @@ import genius_lite
 
 ROOT = Path(genius_lite.__file__).parent
 LAYERS = (
-    ("errors", "stopping", "records"),
+    ("errors", "records"),
     ("results",),
-    ("progress", "text", "hardware", "limited"),
+    ("progress", "text", "hardware"),
     ("rundir", "recipe"),
     ("data", "measurements"),
     ("sampler", "learner"),
@@ -28,7 +28,7 @@ LAYERS = (
     ("export", "cluster"),
     ("pipeline",),
     ("plan",),
-    ("run", "init", "init_questions", "doctor"),
+    ("run", "init", "doctor"),
     ("cli",),
     ("__main__", "__init__"),
 )

@@ -14,6 +14,7 @@ from genius_lite.foresight.repetition import loops
 from genius_lite.records import Finish
 from genius_lite.results import Signals
 
+MOST_CUT = 0.1  # share of responses that may be cut off: what they miss cannot be learned
 _WINDOW = 32  # 2-grams among which different ones are counted
 _HIGHEST = 100  # of a log-ratio: a token that the policy gives exp(-100) is never drawn
 
@@ -103,3 +104,13 @@ def _divergence(observed: Sequence[Observed]) -> float:
 def _divergence_term(log_ratio: float) -> float:
     # expm1 raises where it overflows; the guard is to see an infinity instead.
     return math.inf if log_ratio > _HIGHEST else math.expm1(log_ratio) - log_ratio
+
+
+def too_short(cut: float, limit: int) -> str | None:
+    """Warn that this share of the base model's responses is cut off, if it is more than a tenth."""
+    if cut <= MOST_CUT:
+        return None
+    return (
+        f"{cut:.0%} of the base model's responses are cut off at {limit} tokens, where a tenth is the most to learn "
+        f"from; write foresight.max_tokens: {2 * limit}, or ask for shorter answers in queries.system"
+    )

@@ -9,9 +9,9 @@ from genius_lite.evaluate.guard import alarms, guard_status, round_metrics
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.evaluate.results import mean_score
 from genius_lite.evaluate.selection import Decision, RoundScore, select_checkpoint
+from genius_lite.evaluate.signals import too_short
 from genius_lite.pipeline.round import Policy, Round, Session
 from genius_lite.pipeline.stages import BaseResult, to_sample
-from genius_lite.planning.probe import too_short
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.summary import cooling_lines, evaluation_lines
 from genius_lite.results import RoundReport

@@ -53,7 +53,7 @@ from genius_lite.weights.merge import BASE_FILE, merged_bytes
 
 __all__ = ["evaluate", "evaluate_base", "import_base", "next_policy", "pair", "sample", "to_sample", "train"]
 
-_COMPARED = 8  # rollouts that learner and sampler both score
+COMPARED = 8  # rollouts that learner and sampler both score
 
 
 def import_base(job: Job, folder: RunDir, progress: Progress) -> Base:
@@ -152,7 +152,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         precision: Precision = work.build_json(
             "precision.json", lambda: learner_precision(cfg.precision, device, sixteen)
         )
-        compared = rollouts[:: max(1, len(rollouts) // _COMPARED)][:_COMPARED]
+        compared = rollouts[:: max(1, len(rollouts) // COMPARED)][:COMPARED]
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]
         training = Training(
             r.base.hf_checkpoint,

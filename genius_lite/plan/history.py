@@ -1,0 +1,134 @@
+"""What a run folder holds already: finished stages, how long they took, and what its rounds sampled."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from genius_lite.data.vocabulary import StepDelimiter, Vocabulary
+from genius_lite.pipeline.job import Job
+from genius_lite.plan.lengths import Lengths, described
+from genius_lite.plan.memory import BASE
+from genius_lite.plan.rates import FOUND, Rates
+from genius_lite.progress import Stage
+from genius_lite.results import Timing
+from genius_lite.rundir.folder import (
+    CHECKPOINT,
+    EXPORT,
+    RECIPE,
+    TIMINGS,
+    OpenRun,
+    remove,
+    round_name,
+    write_json,
+)
+from genius_lite.rundir.reader import RoundFolder, RunFolder
+from genius_lite.weights.importing import FULL_PRECISION
+
+FOLDER = "rehearsal"  # in a run folder, while it is rehearsed
+
+_ROUND = (Stage.ROLLOUTS, Stage.TRAIN, Stage.MERGE, Stage.EVALUATE)
+_DESCRIBED = 64  # rollouts whose lengths stand for all
+
+
+@dataclass(frozen=True)
+class History:
+    """Hold the stages that are `done`, with their rounds: 0 before the first, the last one's number for the export.
+
+    `seconds` are those of the finished stages of each name, `tokens` what each finished round sampled, `bytes` those on
+    disk. `searched` is the number of queries that are done in a round whose rollouts are not finished.
+    """
+
+    done: frozenset[tuple[str, int]] = frozenset()
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    tokens: list[float] = field(default_factory=list)
+    searched: dict[int, int] = field(default_factory=dict)
+    bytes: int = 0
+
+    def mean_seconds(self, stage: str) -> float | None:
+        """Average the rounds so far; None if there is none."""
+        known = self.seconds.get(stage)
+        return sum(known) / len(known) if known else None
+
+
+def look_back(out: Path, rounds: int) -> History:
+    """Read a run folder, which need not exist."""
+    if not (out / RECIPE).is_file():
+        return History()
+    run, seconds = RunFolder(out), defaultdict[str, list[float]](list)
+    done, tokens, searched = set[tuple[str, int]](), list[float](), dict[int, int]()
+
+    def note(stage: str, number: int, found: Timing | None) -> None:
+        done.add((stage, number))
+        seconds[stage] += [found.seconds] if found else []
+
+    if run.imported:
+        note(Stage.IMPORT, 0, total(RoundFolder(0, out), Stage.IMPORT))
+    if run.own.done(Stage.EVALUATE):
+        note(BASE, 0, total(run.own, Stage.EVALUATE))
+    for here in run.rounds:
+        for stage in (stage for stage in _ROUND if here.done(stage)):
+            note(stage, here.number, total(here, stage))
+        sampled = total(here, Stage.ROLLOUTS)
+        if here.done(Stage.ROLLOUTS):
+            tokens += [sampled.amount] if sampled else []
+        else:
+            searched[here.number] = len(here.rollouts)
+    if (out / EXPORT).exists():
+        done.add((Stage.EXPORT, rounds))
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    return History(frozenset(done), dict(seconds), tokens, searched, size)
+
+
+def total(here: RoundFolder, stage: Stage) -> Timing | None:
+    """Find what a stage took, over all interruptions; None if it was never run."""
+    return next((timing for timing in here.totals if timing.stage == stage), None)
+
+
+def same_run(out: Path, identity: dict[str, Any]) -> bool:
+    """Say whether the folder is free, or was made by the recipe with this identity, so that a run goes on in it."""
+    return not (out / RECIPE).is_file() or RunFolder(out).recipe == identity
+
+
+def known_lengths(job: Job, identity: dict[str, Any]) -> Lengths | None:
+    """Look up how long responses are in the run's folder: of its first round, or of a rehearsal."""
+    out = Path(job.recipe.out)
+    if not same_run(out, identity):
+        return None
+    first, candidates = RoundFolder(1, out / round_name(1)), job.recipe.foresight.candidates
+    if not first.done(Stage.PAIRS):
+        rates = Rates.read(out)
+        return rates.lengths if rates else None
+    rollouts = list(islice(first.rollouts, _DESCRIBED))
+    with Vocabulary.open(job.source.path) as vocabulary:
+        return described(rollouts, StepDelimiter(vocabulary.pieces), candidates, "round 1")
+
+
+def cut_off(job: Job) -> str | None:
+    """Warn that too many responses are cut off, by what the run's folder knows of them."""
+    lengths = known_lengths(job, job.identity())
+    return lengths.cut_off(job.recipe.foresight.max_tokens) if lengths else None
+
+
+def drop_rehearsal(out: Path, identity: dict[str, Any]) -> None:
+    """Remove what an interrupted rehearsal left, and rehearsals of other recipes: a plan binds nobody.
+
+    A folder that holds nothing but another recipe's becomes this one's. The import stays if the model is the same.
+
+    Raises:
+        UserError: the folder is in use, or has a link in it.
+    """
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set[str]()
+    imported = {CHECKPOINT, FULL_PRECISION, TIMINGS}
+    same, planned = same_run(out, identity), names & {FOLDER, FOUND}
+    if FOLDER not in names if same else not planned or names - planned - imported - {RECIPE, "lock"}:
+        return
+    recorded = RunFolder(out).recipe
+    another = any(recorded.get(key) != identity[key] for key in ("model", "weights"))
+    with OpenRun(out, recorded) as folder:
+        for name in [FOLDER, *([] if same else [FOUND]), *(imported if another else [])]:
+            remove(folder / name)
+        write_json(folder / RECIPE, identity, indent=2)

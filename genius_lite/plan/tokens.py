@@ -1,0 +1,134 @@
+"""How much a round samples and learns from, in tokens: expected values, from lengths of responses.
+
+Of a search, M beams and N candidates wide, the first step has N candidates and every later one N of each live beam,
+M x N at most. A candidate is a step, and a future unless the step ended the response. One that repeats another has no
+future and counts for neither, a beam whose response has ended is not expanded, and the search ends when none is live or
+after K steps. None of this is written down here: the search runs,
+with the pairs and packs that follow, on a sampler that only counts. It is told how long responses are and where their
+steps end; later rounds are taken to be like the first. Of the recipe's filters the one of truncated responses counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from genius_lite.foresight.pairs import preference_pairs
+from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
+from genius_lite.learner.footprint import MERGED_ON_CPU
+from genius_lite.learner.packing import Pack, by_query, packs
+from genius_lite.plan.counting_sampler import CountingSampler
+from genius_lite.plan.lengths import Lengths
+from genius_lite.recipe import Pairs, Recipe
+from genius_lite.records import PreferencePair, Query, Rollout
+
+ANY_PAIRS = Pairs(min_gap=0.0, looping="keep", truncated="keep")
+"""Responses of which only the length matters: there is nothing to vote on, and no loop to look for."""
+_SEARCHED = 32  # queries; of more, so many stand for all, and fewer are searched that often
+_KEY = (0, "plan")
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a sampler does in one session: tokens that it draws, prompts' that it prefills, and decodes."""
+
+    sampled: float
+    prefilled: float
+    ticks: float
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a training goes through: pairs, and tokens of all their packs.
+
+    `largest` is the biggest pack in tokens, `counted` those of its tokens whose log-probability is wanted.
+    """
+
+    pairs: float
+    tokens: float
+    largest: int
+    counted: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a round is expected to do."""
+
+    rollouts: Sampled
+    learned: Learned
+
+
+def expected_work(
+    recipe: Recipe, queries: Sequence[Query], lengths: Lengths, slots: int, *, trees: bool, on_cpu: bool
+) -> Work:
+    """Search, pair and pack the queries at these lengths.
+
+    Args:
+        trees: responses share prefixes in the learner, else each takes a padded row.
+        on_cpu: the learner's device.
+    """
+    times = max(1, _SEARCHED // len(queries))
+    some = [msgspec.structs.replace(q, id=f"{q.id}, {n}") for n in range(times) for q in queries[:_SEARCHED]]
+    rollouts, counted = asyncio.run(_search(recipe, some, lengths, slots))
+    scale = len(queries) / len(some)
+    drawn = ANY_PAIRS.model_copy(update={"negatives": recipe.pairs.negatives, "truncated": recipe.pairs.truncated})
+    pairs, _ = preference_pairs(rollouts, drawn, recipe.foresight.tau, _KEY, lambda response: None)
+    made = packed(pairs, recipe.learner.max_pack_tokens, recipe.learner.batch_pairs, trees=trees, on_cpu=on_cpu)
+    largest = max(made, key=lambda pack: pack.tokens, default=None)
+    learned = Learned(
+        pairs=scale * len(pairs),
+        tokens=scale * sum(pack.tokens for pack in made),
+        largest=largest.tokens if largest else 0,
+        counted=len(largest.inputs.targets_S) if largest else 0,
+    )
+    return Work(Sampled(scale * counted.sampled, scale * counted.prefilled, scale * counted.ticks), learned)
+
+
+async def _search(
+    recipe: Recipe, queries: list[Query], lengths: Lengths, slots: int
+) -> tuple[list[Rollout], CountingSampler]:
+    sampler, found = CountingSampler(lengths, slots), []
+    cfg = recipe.foresight
+
+    def failed(query: Query, reason: str) -> None:
+        raise AssertionError(f"{query.id}: {reason}")
+
+    work = asyncio.ensure_future(
+        sample_rollouts(queries, sampler, cfg, _KEY, searches_in_flight(slots, cfg), found.append, failed)
+    )
+    await sampler.serve(work)
+    await work
+    return found, sampler
+
+
+def packed(pairs: list[PreferencePair], max_tokens: int, batch_pairs: int, *, trees: bool, on_cpu: bool) -> list[Pack]:
+    """Pack an epoch's pairs: updates take queries until they have their pairs, and pack each batch for itself."""
+    merged = min(max_tokens, MERGED_ON_CPU) if on_cpu else max_tokens
+    found: list[Pack] = []
+    batch: list[list[PreferencePair]] = []
+    groups = by_query(pairs)
+    for group in groups:
+        batch.append(group)
+        if sum(map(len, batch)) >= batch_pairs or group is groups[-1]:
+            found += packs(batch, max_tokens, merged, trees)
+            batch = []
+    return found
+
+
+def answered(prompts: Sequence[int], samples: int, lengths: Lengths, slots: int) -> Sampled:
+    """Count so many responses to each prompt, asked all at once: every slot is busy until the last ones.
+
+    Args:
+        prompts: their lengths in tokens.
+    """
+    sampled = len(prompts) * samples * lengths.mean
+    return Sampled(sampled, sum(prompts), sampled / slots + lengths.mean)
+
+
+def mean_tokens(queries: Sequence[Query]) -> float:
+    """Average the tokens of a prompt."""
+    return statistics.fmean(len(query.tokens) for query in queries)
