@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from genius_lite.job import prepare
-from genius_lite.planning.check import require_room
+from genius_lite.plan.history import drop_rehearsal
+from genius_lite.plan.suggestions import require_room
 from genius_lite.recipe import Recipe
 from genius_lite.report.progress import Progressor
 from genius_lite.report.tracking import tracked
@@ -36,6 +37,7 @@ def open_run(recipe: Recipe, progress: Progressor | None = None) -> Iterator[Cal
     """
     job = prepare(recipe)
     identity = job.identity()
+    drop_rehearsal(Path(recipe.out), identity)
     require_room(job, identity)
     progress = progress or Progressor(Console(quiet=True))
     with OpenRun(Path(recipe.out), identity) as folder, tracked(recipe, folder.path) as tracker:

@@ -27,10 +27,10 @@ from genius_lite.evaluate.results import mean_score
 from genius_lite.export.bundle import export
 from genius_lite.job import Job, prepare
 from genius_lite.learner.team import ALONE, Team
-from genius_lite.planning.check import require_room
-from genius_lite.planning.forecast import forecast
-from genius_lite.planning.known import cut_off
-from genius_lite.planning.probe import too_short
+from genius_lite.plan.history import cut_off, drop_rehearsal
+from genius_lite.plan.lengths import too_short
+from genius_lite.plan.plan import forecast
+from genius_lite.plan.suggestions import require_room
 from genius_lite.recipe import Recipe
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.board import Board, Row, guard_lights, round_row
@@ -72,6 +72,7 @@ def run(
     """
     job = prepare(recipe)
     identity = job.identity()
+    drop_rehearsal(Path(recipe.out), identity)
     if not anyway:
         require_room(job, identity, reuse)
     progress, stop = progress or Progressor(Console(quiet=True)), stop or Stop()

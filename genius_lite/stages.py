@@ -44,7 +44,7 @@ from genius_lite.weights.merge import BASE_FILE, merged_bytes
 
 __all__ = ["baseline", "cool", "evaluate", "import_base", "next_policy", "pair", "sample", "to_sample", "train"]
 
-_COMPARED = 8  # rollouts that learner and sampler both score
+COMPARED = 8  # rollouts that learner and sampler both score
 
 
 def import_base(job: Job, folder: RunDir, progress: Progressor) -> Base:
@@ -143,7 +143,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         precision: Precision = work.build_json(
             "precision.json", lambda: learner_precision(cfg.precision, device, sixteen)
         )
-        compared = rollouts[:: max(1, len(rollouts) // _COMPARED)][:_COMPARED]
+        compared = rollouts[:: max(1, len(rollouts) // COMPARED)][:COMPARED]
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]
         training = Training(
             r.base.master, start, pairs, samples, cfg, device, precision, r.key, work, own_weights=r.job.weights is None

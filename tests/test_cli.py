@@ -227,7 +227,7 @@ def test_a_folder_in_use_and_a_full_disk(project, monkeypatch):
     from genius_lite import rundir
     from genius_lite.errors import UserError
     from genius_lite.job import prepare
-    from genius_lite.planning.check import require_room
+    from genius_lite.plan.suggestions import require_room
     from genius_lite.recipe.reader import load
 
     monkeypatch.chdir(project)

@@ -29,7 +29,7 @@ FLOORS = {
     "reuse": 5,
     "trial": 5,
     "interview": 5,
-    "planning": 5,
+    "plan": 5,
     "doctor": 5,
     "cluster": 4,
     "tuning": 4,

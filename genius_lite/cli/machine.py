@@ -18,22 +18,25 @@ def plan(
     recipe: RecipeFile,
     settings: Settings = None,
     as_json: AsJson = False,
-    measure: Annotated[
-        bool, typer.Option("--measure/--no-measure", help="Measure what is not known of this machine; takes a minute")
+    rehearsal: Annotated[
+        bool, typer.Option(help="Run a small round in the run's folder for the time; takes one to three minutes")
     ] = True,
+    temporary: Annotated[
+        bool, typer.Option("--temporary", help="Rehearse in a temporary folder; a run then imports the model anew")
+    ] = False,
 ) -> None:
     """Show what a run would take, before it does: memory, disk, tokens and time of each stage, and whether it fits."""
     import msgspec
 
     from genius_lite.job import prepare
-    from genius_lite.planning.plan import plan as make_plan
-    from genius_lite.planning.table import print_plan
+    from genius_lite.plan.plan import plan as make_plan
+    from genius_lite.plan.table import print_plan
     from genius_lite.recipe.reader import load
     from genius_lite.report.console import terminal
     from genius_lite.report.progress import Progressor
 
     job = prepare(load(recipe, settings or []))
-    found = make_plan(job, Progressor(terminal(stderr=True)), measure=measure)  # what is printed stays clean
+    found = make_plan(job, Progressor(terminal(stderr=True)), rehearsal=rehearsal, temporary=temporary)
     if as_json:
         print(json.dumps(msgspec.to_builtins(found), indent=2))
     else:

@@ -66,7 +66,7 @@ def run(
 def validate(recipe: RecipeFile, settings: Settings = None) -> None:
     """Check a recipe, its model and its queries; writes nothing."""
     from genius_lite.job import prepare
-    from genius_lite.planning.known import cut_off
+    from genius_lite.plan.history import cut_off
     from genius_lite.recipe.reader import load
 
     job = prepare(load(recipe, settings or []))

@@ -34,7 +34,7 @@ from genius_lite.sampler.messages import (
 )
 from genius_lite.sampler.sampling import LogitsError, Rows, uniform
 
-_SCORE_ROWS = 64  # rows of logits kept at once while scoring: 40 MB at 152K tokens of vocabulary
+SCORE_ROWS = 64  # rows of logits kept at once while scoring: 40 MB at 152K tokens of vocabulary
 
 
 @dataclass(eq=False)
@@ -197,7 +197,7 @@ class Engine:
         for slot in busy:
             take = min(len(slot.pending), 1 + spare)
             if isinstance(slot.job, Scoring):
-                take = min(take, _SCORE_ROWS)
+                take = min(take, SCORE_ROWS)
             spare -= take - 1
             chunk = slot.pending[:take]
             wanted = self._wanted_rows(slot, take)

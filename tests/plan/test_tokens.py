@@ -5,16 +5,15 @@ import asyncio
 import pytest
 
 from genius_lite.foresight.search import foresee
-from genius_lite.planning import probe, tokens
-from genius_lite.planning.counting import CountingSampler
-from genius_lite.planning.probe import Probe, Response
-from genius_lite.prompts import StepDelimiter
+from genius_lite.plan import tokens
+from genius_lite.plan.counting_sampler import CountingSampler
+from genius_lite.plan.lengths import Lengths, Response
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
 from genius_lite.records import Query, Rollout
 
 QUERY = Query("q", "?", [1, 2, 3, 4, 5])
 # Steps end after 10 and 20 of 30 tokens.
-THIRTY = Probe([[Response(30, [10, 20])]], 0.0, "probe")
+THIRTY = Lengths([[Response(30, [10, 20])]], 0.0, "rehearsal")
 
 
 def recipe(**foresight) -> Recipe:
@@ -27,7 +26,7 @@ def recipe(**foresight) -> Recipe:
     )
 
 
-def searched(found: Probe, cfg: Foresight, lanes: int) -> tuple[Rollout, CountingSampler]:
+def searched(found: Lengths, cfg: Foresight, lanes: int) -> tuple[Rollout, CountingSampler]:
     async def search() -> tuple[Rollout, CountingSampler]:
         sampler = CountingSampler(found, lanes)
         work = asyncio.ensure_future(foresee(QUERY, sampler, cfg, (0, 1, "q")))
@@ -52,7 +51,7 @@ def test_a_search_counts_what_it_would_sample():
 
 
 def test_repeats_have_no_future():
-    same = Probe(THIRTY.responses, 1.0, "probe")
+    same = Lengths(THIRTY.responses, 1.0, "rehearsal")
     rollout, sampler = searched(same, recipe(beams=1, candidates=4, steps=1).foresight, lanes=8)
     assert [len(step.candidates) for step in rollout.steps] == [1]
     assert rollout.steps[0].duplicates == 3
@@ -68,63 +67,31 @@ def test_limits_cut_responses():
 
 def test_a_rounds_expectation():
     queries = [Query(f"q{n}", "?", [100 + n, 1, 2, 3]) for n in range(4)]
-    found = tokens.expected(recipe(beams=1, candidates=2, steps=1), queries, THIRTY, 32, trees=True, cpu=True)
+    found = tokens.expected_work(recipe(beams=1, candidates=2, steps=1), queries, THIRTY, 32, trees=True, on_cpu=True)
     assert found.rollouts.sampled == 4 * 2 * 30
     assert found.rollouts.prefilled == 4 * 4
     # One pair a query: a prompt of 4 tokens and two responses of 30 in a tree.
-    assert (found.learned.pairs, found.learned.packs) == (4, 4)
+    assert found.learned.pairs == 4
     assert found.learned.tokens == 4 * 64
     assert (found.learned.largest, found.learned.counted) == (64, 60)
-    apart = tokens.expected(recipe(beams=1, candidates=2, steps=1), queries, THIRTY, 32, trees=False, cpu=True)
+    apart = tokens.expected_work(recipe(beams=1, candidates=2, steps=1), queries, THIRTY, 32, trees=False, on_cpu=True)
     assert apart.learned.tokens == 4 * 2 * 34
 
 
 def test_of_many_queries_some_stand_for_all():
     queries = [Query(f"q{n}", "?", [100 + n, 1]) for n in range(96)]
-    found = tokens.expected(recipe(beams=1, candidates=2, steps=1), queries, THIRTY, 8, trees=True, cpu=True)
+    found = tokens.expected_work(recipe(beams=1, candidates=2, steps=1), queries, THIRTY, 8, trees=True, on_cpu=True)
     assert found.rollouts.sampled == pytest.approx(96 * 60)
     assert found.learned.pairs == 96
 
 
 def test_responses_asked_all_at_once():
-    work = tokens.answered([5, 7], samples=4, probe=THIRTY, slots=4)
+    work = tokens.answered([5, 7], samples=4, lengths=THIRTY, slots=4)
     assert (work.sampled, work.prefilled) == (240, 12)
     assert work.ticks == 240 / 4 + 30
 
 
-def test_steps_of_responses_are_found():
-    delimiter = StepDelimiter([b"a", b"b", b"\n", b".\n"])
-    found = probe.described([[[0, 2, 1, 3, 0], [0, 2, 0, 0, 0]], [[2, 0]]], delimiter, "probe")
-    # A line break ends a step after text only, and never as the last token.
-    assert found.responses[0][0] == Response(5, [2, 4])
-    assert found.responses[1][0] == Response(2, [])
-    # Both begin with a step of `b` and a line break; after that their steps differ.
-    assert (found.repeats, found.later) == (1.0, 0.0)
-    assert found.mean_length == 4
-
-
-def test_repeats_are_counted_by_what_they_have_in_common():
-    delimiter = StepDelimiter([b"a", b"b", b"\n"])
-    row = [[0, 2, 0, 2, 1], [0, 2, 0, 2, 0], [0, 2, 1, 2, 1], [1, 2, 0, 2, 1]]
-    found = probe.described([row], delimiter, "probe")
-    # Of six pairs three share the first step. Of these one shares the second step too, and then not the third.
-    assert found.repeats == 3 / 6
-    assert found.later == 1 / 4
-    # Equal responses have no step after the last one.
-    assert probe.described([[[0, 2, 1], [0, 2, 1]]], delimiter, "probe").later == 1.0
-
-
 def test_later_steps_repeat_by_a_chance_of_their_own():
-    found = Probe(THIRTY.responses, 0.0, "probe", later=1.0)
+    found = Lengths(THIRTY.responses, 0.0, "rehearsal", later=1.0)
     rollout, _ = searched(found, recipe(beams=1, candidates=3, steps=2).foresight, lanes=8)
     assert [(len(step.candidates), step.duplicates) for step in rollout.steps] == [(3, 0), (1, 2)]
-
-
-def test_uncertainty_comes_from_queries_that_differ():
-    alike = Probe([[Response(30, [])]] * 4, 0.0, "probe")
-    mixed = Probe([[Response(n, [])] for n in (10, 50, 10, 50)], 0.0, "probe")
-    # Equal queries leave what rounds differ by; else the standard error of their mean comes in: 23.1 / 2 / 30.
-    assert alike.uncertainty == 0.25
-    assert mixed.uncertainty == pytest.approx((0.25**2 + 0.3849**2) ** 0.5, rel=1e-3)
-    assert probe.assumed(Foresight()).uncertainty == 0.6
-    assert probe.assumed(Foresight(max_tokens=100)).mean_length == 75

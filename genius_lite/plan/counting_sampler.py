@@ -1,4 +1,4 @@
-"""A sampler that only counts: searches run on it as they will, at the lengths of a probe and in no time.
+"""A sampler that only counts: searches run on it as they will, at given lengths of responses and in no time.
 
 So what is expected of a round follows from the search's own code, whatever the recipe changes in it. Its clock ticks as
 the engine does, once for each decode, in which every busy branch gets a token.
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from genius_lite.planning.probe import Probe, Response
+from genius_lite.plan.lengths import Lengths, Response
 from genius_lite.records import Completion, Finish, seed_of
 from genius_lite.sampler.messages import Until
 from genius_lite.sampler.tree import Node
@@ -42,9 +42,9 @@ class CountingSampler:
         lanes: branches that decode together.
     """
 
-    def __init__(self, probe: Probe, lanes: int, seed: int = 0):
+    def __init__(self, lengths: Lengths, lanes: int, seed: int = 0):
         self.sampled = self.prefilled = self.ticks = 0
-        self._probe, self._free, self._rng = probe, lanes, np.random.default_rng(seed)
+        self._lengths, self._free, self._rng = lengths, lanes, np.random.default_rng(seed)
         self._soon: deque[_Branch] = deque()  # futures, which go on in the lane of their step
         self._later: deque[_Branch] = deque()
         self._running: list[_Branch] = []
@@ -55,7 +55,7 @@ class CountingSampler:
         if node.parent is None:
             self.prefilled += len(node.tokens)
         made: list[Completion] = []
-        alike = self._probe.later if node.parent else self._probe.repeats
+        alike = self._lengths.later if node.parent else self._lengths.repeats
         for _ in range(n):
             again = until == "step" and made and self._rng.random() < 1 - (1 - alike) ** len(made)
             made.append(made[0] if again else self._completion(node, until, limit))
@@ -105,9 +105,9 @@ class CountingSampler:
             heapq.heappush(self._running, branch)
 
     def _completion(self, node: Node, until: Until, limit: int) -> Completion:
-        """How the probe's responses to one query, drawn for each search, go on from the node's length."""
+        """Go on as the known responses to one query do, drawn for each search, from the length of the node."""
         start = len(node.response)
-        rows = self._probe.responses
+        rows = self._lengths.responses
         own = rows[seed_of(*node.key) % len(rows)]
         longer = [r for r in own if r.length > start] or [r for row in rows for r in row if r.length > start]
         response = longer[int(self._rng.integers(len(longer)))] if longer else Response(start + 1, [])

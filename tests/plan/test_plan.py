@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from genius_lite import load
 from genius_lite.job import prepare
-from genius_lite.planning.forecast import forecast
-from genius_lite.planning.table import duration
+from genius_lite.plan.plan import forecast
+from genius_lite.plan.rates import BUSY, Rates
 
 RECIPE = """
 model: {gguf: tiny.gguf}
@@ -47,68 +48,105 @@ def planned(*arguments: object, cwd: Path) -> dict:
     return json.loads(result.stdout)
 
 
-def test_a_plan_says_what_the_run_then_takes(project):
+def rollouts(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "round-1" / "rollouts.jsonl").read_text().splitlines()]
+
+
+def test_a_plan_says_what_the_run_then_takes_and_changes_nothing_in_it(project):
     plan = planned(cwd=project)
     assert (plan["queries"], plan["rounds"], plan["slots"], plan["fits"]) == (4, 1, 8, True)
-    assert plan["how"] == {
-        "decoding": "measured", "merging": "measured", "lengths": "measured", "learning": "measured",
-        "importing": "estimated",
-    }  # fmt: skip
     stages = {(s["stage"], s["round"]): s for s in plan["stages"]}
     assert list(stages) == [
         ("import", 0), ("base model", 0), ("rollouts", 1), ("training", 1), ("merge, check", 1), ("evaluation", 1),
         ("export", 1),
     ]  # fmt: skip
-    for stage in plan["stages"]:
-        assert stage["memory_total"] == sum(stage["memory"].values()) > 0
-        assert 0 <= stage["low"] <= stage["seconds"] <= stage["high"]
-    assert plan["memory"] == max(s["memory_total"] for s in plan["stages"])
-    assert plan["seconds"] == pytest.approx(sum(s["seconds"] for s in plan["stages"]))
-    again = planned(cwd=project)
-    assert set(again["how"].values()) == {"remembered", "estimated"}
+    assert [stage for stage, s in stages.items() if s["done"]] == [("import", 0)]
+    assert all(s["seconds"] > 0 and sum(s["peak"]["parts"].values()) > 0 for s in plan["stages"])
+    assert plan["seconds"] == pytest.approx(sum(s["seconds"] for s in plan["stages"] if not s["done"]))
+    assert plan["low"] < plan["seconds"] < plan["high"]
+    assert plan["responses_from"] == "rehearsal"
+    # Nothing outside of the run's folder, and in it no more than the run needs, and what the plan came to.
+    out = project / "runs" / "r"
+    assert sorted(p.name for p in project.iterdir()) == ["q.txt", "r.yaml", "runs", "tiny.gguf"]
+    assert sorted(p.name for p in out.iterdir()) == ["lock", "master", "recipe.json", "rehearsal.json", "timings.jsonl"]
+    master = (out / "master" / "model.safetensors").stat().st_mtime_ns
+    rates = (out / "rehearsal.json").read_bytes()
+    if not json.loads(rates)["others"] > BUSY:
+        planned(cwd=project)
+        assert (out / "rehearsal.json").read_bytes() == rates, "what is known is not rehearsed again"
 
     result = genius("run", "r.yaml", cwd=project)
     assert result.returncode == 0, result.stderr
-    out = project / "runs" / "r"
+    assert (out / "master" / "model.safetensors").stat().st_mtime_ns == master
     report = json.loads((out / "summary.json").read_text())["rounds"][0]
-    shown = {"rollouts": "rollouts", "training": "train", "merge, check": "merge", "evaluation": "evaluate"}
-    expected = {shown[s["stage"]]: s["seconds"] for s in again["stages"] if s["stage"] in shown}
-    board = json.loads((out / "progress.json").read_text())
-    assert board["forecast"] == pytest.approx({"pairs": 0.0, **expected})
     assert 0.4 < stages["rollouts", 1]["tokens"] / report["sampled_tokens"] < 2.5
     noted = [json.loads(line) for line in (out / "round-1" / "timings.jsonl").read_text().splitlines()]
     trained = next(row for row in noted if row["stage"] == "train")
-    assert 0.5 < stages["training", 1]["memory_total"] / trained["peak_bytes"] < 1.5
+    assert 0.5 < sum(stages["training", 1]["peak"]["parts"].values()) / trained["peak_bytes"] < 1.5
     sampled = next(row for row in noted if row["stage"] == "rollouts")
     both = sampled["peak_bytes"] + sampled["sampler_peak_bytes"]
-    assert 0.5 < stages["rollouts", 1]["memory_total"] / both < 1.5
+    assert 0.5 < sum(stages["rollouts", 1]["peak"]["parts"].values()) / both < 1.5
     held = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     assert held < plan["disk"] + 1_000_000
+
+    without = genius("run", "r.yaml", "--out", "runs/without", cwd=project)
+    assert without.returncode == 0, without.stderr
+    assert rollouts(project / "runs" / "without") == rollouts(out)
 
     after = planned(cwd=project)
     assert all(stage["done"] for stage in after["stages"])
     assert (after["seconds"], after["tokens"], after["responses_from"]) == (0, 0, "round 1")
     known = {s["stage"]: s["seconds"] for s in after["stages"]}
     assert known["training"] == pytest.approx(trained["seconds"])
-    # A second round is planned from the first.
-    more = planned("--set", "rounds=2", "--set", "seed=1", cwd=project)
+    more = planned("--set", "seed=1", cwd=project)
     assert "holds a run of another recipe" in more["notes"][0]
+    assert more["seconds"] is None
 
 
-def test_what_was_never_measured_is_not_forecast(project, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(project / "cache"))
+def test_a_rehearsal_elsewhere_leaves_nothing(project):
+    plan = planned("--temporary", cwd=project)
+    assert plan["seconds"] > 0
+    assert not (project / "runs").exists()
+
+
+def test_what_was_rehearsed_is_forecast_but_not_beside_other_programs(project, monkeypatch):
     monkeypatch.chdir(project)
-    assert forecast(prepare(load(Path("r.yaml")))) == {}
+    job = prepare(load(Path("r.yaml")))
+    assert forecast(job) == {}
+    planned(cwd=project)
+    file = project / "runs" / "r" / "rehearsal.json"
+    rates = msgspec.json.decode(file.read_bytes(), type=Rates)
+    for others, known in ((0.0, ["pairs", "rollouts", "train", "merge", "evaluate"]), (0.5, [])):
+        file.write_bytes(msgspec.json.encode(msgspec.structs.replace(rates, others=others)))
+        assert list(forecast(job)) == known
+    table = " ".join(genius("plan", "r.yaml", "--no-rehearsal", cwd=project).stdout.split())
+    assert "Other programs took 50% of the processor during the rehearsal." in table
 
 
-def test_without_measuring_nothing_is_run_and_everything_is_said(project):
-    result = genius("plan", "r.yaml", "--no-measure", cwd=project)
+def test_an_interrupted_rehearsal_is_begun_again(project):
+    out = project / "runs" / "r"
+    planned(cwd=project)
+    (out / "rehearsal.json").unlink()
+    (out / "rehearsal" / "round-1").mkdir(parents=True)
+    (out / "rehearsal" / "round-1" / "rollouts.jsonl").write_text('{"quer')
+    assert planned(cwd=project)["seconds"] > 0
+    assert not (out / "rehearsal").exists()
+
+
+def test_a_changed_recipe_is_planned_and_run_in_the_same_folder(project):
+    planned(cwd=project)
+    result = genius("run", "r.yaml", "--set", "foresight.max_tokens=20", cwd=project)
+    assert result.returncode == 0, result.stderr
+
+
+def test_without_a_rehearsal_nothing_is_run_and_no_time_is_made_up(project):
+    result = genius("plan", "r.yaml", "--no-rehearsal", cwd=project)
     assert result.returncode == 0, result.stderr
     assert max(map(len, result.stdout.splitlines())) <= 80
     words = " ".join(result.stdout.split())
     for said in ("import", "rollouts", "training", "merge, check", "evaluation", "export", "It fits:", "assumed"):
         assert said in words
-    assert "estimated: decoding" in words
+    assert "Nothing tells the time yet" in words
     assert not (project / "runs").exists()
     assert not (project / "cache" / "genius-lite").exists()
 
@@ -116,12 +154,12 @@ def test_without_measuring_nothing_is_run_and_everything_is_said(project):
 def test_what_does_not_fit_is_said_by_plan_and_refused_by_run(project):
     # 128 + 128 branches of 60,000 tokens, 2 layers, 128 bytes: 3.9 TB.
     (project / "r.yaml").write_text(RECIPE.replace("sampler: {slots: 8}", "sampler: {slots: 128, context: 60000000}"))
-    plan = planned("--no-measure", cwd=project)
+    plan = planned("--no-rehearsal", cwd=project)
     assert not plan["fits"]
     assert plan["lacking"][0]["what"] == "memory"
     assert plan["lacking"][0]["wanted"] > 256 * 60_000_000 * 2 * 128
     assert plan["advice"]
-    table = genius("plan", "r.yaml", "--no-measure", cwd=project).stdout
+    table = genius("plan", "r.yaml", "--no-rehearsal", cwd=project).stdout
     assert "It does not fit:" in table
     assert "What helps:" in table
     before = sorted(str(path) for path in project.rglob("*"))
@@ -135,12 +173,7 @@ def test_what_does_not_fit_is_said_by_plan_and_refused_by_run(project):
 
 def test_a_change_that_would_make_it_fit_is_one_that_does(project):
     (project / "r.yaml").write_text(RECIPE.replace("sampler: {slots: 8}", "sampler: {slots: 128, context: 4000000}"))
-    plan = planned("--no-measure", cwd=project)
+    plan = planned("--no-rehearsal", cwd=project)
     assert not plan["fits"]
-    changes = [argument for setting in plan["change"]["settings"] for argument in ("--set", setting)]
-    assert planned("--no-measure", *changes, cwd=project)["fits"] == plan["change"]["fits"]
-
-
-@pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0s"), (59.4, "59s"), (330, "5m30s"), (11_130, "3h05m")])
-def test_durations(seconds, shown):
-    assert duration(seconds) == shown
+    changes = [f"--set={key}={json.dumps(value)}" for key, value in plan["change"]["settings"].items()]
+    assert planned("--no-rehearsal", *changes, cwd=project)["fits"] == (plan["change"]["lacks"] == [])

@@ -14,10 +14,9 @@ from genius_lite.hardware import Gpu
 from genius_lite.learner.footprint import HELD, SLICE_BYTES, kept_bytes
 from genius_lite.learner.model import activation_bytes, load_base, load_policy, response_logps, weight_bytes
 from genius_lite.learner.packing import rows
-from genius_lite.planning import learner, memory
-from genius_lite.planning.machine import Machine
-from genius_lite.planning.shape import Shape
-from genius_lite.recipe import Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler
+from genius_lite.plan import memory
+from genius_lite.plan.shape import Machine, Shape
+from genius_lite.recipe import Learner, Model, Quantize, Queries, Recipe
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_header import Tensor
@@ -27,7 +26,7 @@ MACHINE = Machine(
     memory=8_000_000_000, disk=10**10, gpus=[], device="cpu", learner_memory=8_000_000_000, bf16=False, cores=2
 )
 ENGINE = EngineSettings(slots=8, context=256, threads=2, parked=8, gpu_layers=0)
-TRAINING = learner.Training("fp32", in_bf16=False, tokens=100, counted=60, twice=False)
+TRAINING = memory.Training("fp32", in_bf16=False, tokens=100, counted=60, twice=False)
 
 
 def recipe(**sections) -> Recipe:
@@ -70,7 +69,7 @@ def test_frozen_weights(tiny, precision):
     base.get_base_model = lambda: base
     in_bf16 = next(p for n, p in base.named_parameters() if "norm" in n).dtype == torch.bfloat16
     # Besides: rotary frequencies, and the table of NF4's 16 levels.
-    assert weight_bytes(base) == pytest.approx(learner.weights(shape, precision, in_bf16), rel=0.03)
+    assert weight_bytes(base) == pytest.approx(memory.frozen_bytes(shape, precision, in_bf16), rel=0.03)
 
 
 def test_what_autograd_keeps():
@@ -101,14 +100,14 @@ def test_what_autograd_keeps_is_what_it_really_keeps(tiny, precision):
 
 def test_parts_of_training(tiny_llama):
     shape = Shape.of(gguf_file.read(tiny_llama))
-    parts = learner.parts(Learner(rank=4), shape, TRAINING)
+    parts = memory.training_parts(Learner(rank=4), shape, TRAINING)
     assert parts["weights"] == 4 * 78_400
     assert parts["activations"] == int(2.2 * 100 * 2 * (33 * 64 + 16 * 96))
     # The head's rows are larger than the logits of 60 positions.
     assert parts["head"] == 2 * 4 * 260 * 64
     # The adapter, its gradient and two moments, 4 bytes each.
     assert parts["optimizer"] == 16 * 4 * 2 * 928
-    eight_bit = learner.parts(Learner(rank=4, optimizer="paged_adamw_8bit"), shape, TRAINING)
+    eight_bit = memory.training_parts(Learner(rank=4, optimizer="paged_adamw_8bit"), shape, TRAINING)
     assert eight_bit["optimizer"] == 10 * 4 * 2 * 928
 
 
@@ -117,7 +116,7 @@ def test_the_heads_logits_are_bounded():
     counts = {"tables": 4096 * 150_000, "matrices": 1, "vectors": 1, "adapted": {}, "recurrent": False}
     largest = Tensor("output.weight", (150_000, 4096), GGMLQuantizationType.F16, 0, Path("m.gguf"))
     shape = Shape(**sizes, **counts, largest=largest)
-    parts = learner.parts(Learner(), shape, TRAINING)
+    parts = memory.training_parts(Learner(), shape, TRAINING)
     assert parts["head"] == 2 * SLICE_BYTES
 
 
@@ -128,7 +127,7 @@ def test_the_heads_logits_are_bounded():
 def test_precision_goes_by_free_memory(tiny_llama, free, bf16, expected):
     shape = Shape.of(gguf_file.read(tiny_llama))
     machine = Machine(free, 0, [], "cpu", free, bf16, 1)
-    assert learner.settled(Learner(), shape, machine, 100, 60).precision == expected
+    assert memory.resolve_training(Learner(), shape, machine, 100, 60).precision == expected
 
 
 def test_activations_are_computed_twice_where_memory_is_short(tiny_llama):
@@ -137,8 +136,8 @@ def test_activations_are_computed_twice_where_memory_is_short(tiny_llama):
     frozen = 4 * 78_400  # lie in memory by then
     for free, twice in ((frozen + int(kept / 0.4) + 10, False), (frozen + int(kept / 0.4) - 10, True)):
         machine = Machine(free, 0, [], "cpu", free, False, 1)
-        assert learner.settled(Learner(), shape, machine, 100, 60).twice is twice
-    assert learner.settled(Learner(gradient_checkpointing=True), shape, MACHINE, 100, 60).twice
+        assert memory.resolve_training(Learner(), shape, machine, 100, 60).twice is twice
+    assert memory.resolve_training(Learner(gradient_checkpointing=True), shape, MACHINE, 100, 60).twice
 
 
 def test_a_workers_parts(tiny_llama):
@@ -192,13 +191,3 @@ def test_a_gpu_takes_its_share(tiny_llama):
     rollouts = next(peak for peak in memory.peaks(half, first=True) if peak.stage == "rollouts")
     assert rollouts.gpu["kv"] == rollouts.parts["kv"] == 16 * 256 * 128
     assert "compute" not in rollouts.gpu or rollouts.gpu["compute"] == 0
-
-
-def test_the_fullest_stage_without_queries(tiny_llama):
-    cfg = recipe(foresight=Foresight(max_tokens=200), sampler=Sampler(slots=4), quantize=Quantize(type="Q8_0"))
-    source = gguf_file.read(tiny_llama)
-    small = memory.peak(cfg, source, MACHINE, prompt=50)
-    large = memory.peak(cfg.model_copy(update={"sampler": Sampler(slots=128)}), source, MACHINE, prompt=50)
-    assert large.total > small.total
-    # 250 tokens are padded to 256; with parked paths there are twice as many sequences as slots.
-    assert large.parts["kv"] == 256 * 256 * 2 * 128

@@ -1,12 +1,25 @@
-"""The numbers of a model that memory and time depend on, from its GGUF's header alone."""
+"""The sizes of a model, from its GGUF's header alone, and of this machine, as it is now."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from genius_lite.hardware import (
+    Device,
+    Gpu,
+    compute_in_bf16,
+    cores,
+    free_memory,
+    gpus,
+    learner_device,
+    learner_free_memory,
+    memory_held,
+)
 from genius_lite.recipe import Learner
+from genius_lite.rundir import free_disk
 from genius_lite.weights.footprint import layer_bytes
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor
@@ -21,7 +34,7 @@ _GGUF_NAME = {
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's sizes.
+    """Hold what memory depends on.
 
     `tensor_bytes` is the file's, without its header; `tables` counts the weights of embeddings and head (one matrix
     where they are tied), `matrices` those of all others, `vectors` the rest. `largest` is the one whose conversion
@@ -43,7 +56,7 @@ class Shape:
 
     @staticmethod
     def of(source: GGUF) -> Shape:
-        """Of a model whose header was checked."""
+        """Read a model's sizes; its header was checked before."""
 
         def count(name: str, default: int = 0) -> int:
             return source.count(f"{source.architecture}.{name}") or default
@@ -68,17 +81,17 @@ class Shape:
 
     @property
     def tied(self) -> bool:
-        """Whether the embeddings are the head too."""
+        """Say whether the embeddings are the head too."""
         return self.tables < 2 * self.vocabulary * self.width
 
     def adapter_weights(self, cfg: Learner) -> int:
-        """Trainable numbers: `rank` for each row and each column of an adapted matrix."""
+        """Count the trainable numbers: `rank` for each row and each column of an adapted matrix."""
         wanted = None if cfg.targets == "auto" else {_GGUF_NAME.get(name, name) for name in cfg.targets}
         return cfg.rank * sum(size for name, size in self.adapted.items() if wanted is None or name in wanted)
 
 
 def _inner(count: Callable[[str, int], int]) -> int:
-    """Width of the feed-forward layers that one token goes through; of experts those that are used together."""
+    """Add up the feed-forward layers that one token goes through; of experts those that are used together."""
     dense = count("feed_forward_length", 0)
     if used := count("expert_used_count", 0):
         return used * count("expert_feed_forward_length", dense) + count("expert_shared_feed_forward_length", 0)
@@ -91,3 +104,34 @@ def _adapted(matrices: list[Tensor]) -> dict[str, int]:
         if found := re.fullmatch(r"blk\.\d+\.(\w+)\.weight", tensor.name):
             sizes[found[1]] = sizes.get(found[1], 0) + sum(tensor.shape)
     return sizes
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Hold what there is to be filled, in free bytes, and what decides how it is used.
+
+    `memory` is what a run may take of the main memory: what is free and what this process, which becomes the run, holds
+    already. `learner_memory` is that of the learner's device, and equal to it on a CPU. `bf16` says whether that device
+    multiplies bf16 natively.
+    """
+
+    memory: int
+    disk: int
+    gpus: list[Gpu]
+    device: Device
+    learner_memory: int
+    bf16: bool
+    cores: int
+
+    @staticmethod
+    def here(folder: Path) -> Machine:
+        """Inspect this machine, with the disk that `folder` is or will be on."""
+        device, memory = learner_device(), free_memory() + memory_held()[0]
+        learner_memory = memory if device == "cpu" else learner_free_memory(device)
+        bf16 = compute_in_bf16(device)
+        return Machine(memory, free_disk(folder), gpus(), device, learner_memory, bf16, cores())
+
+    @property
+    def gpu_memory(self) -> int:
+        """Add up the free bytes of all GPUs."""
+        return sum(gpu.free for gpu in self.gpus)

@@ -11,16 +11,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 from gguf.constants import GGMLQuantizationType as T
-from rich.console import Console
 
-from genius_lite.learner.footprint import MERGED_ON_CPU
-from genius_lite.planning import learner
-from genius_lite.planning.machine import Machine
-from genius_lite.planning.shape import Shape
-from genius_lite.recipe import Recipe
-from genius_lite.report.progress import Progressor
+from genius_lite.hardware import Precision, fitting_precision
+from genius_lite.learner.footprint import ACTIVATION_SHARE, HELD, SLICE_BYTES, kept_bytes
+from genius_lite.plan.shape import Machine, Shape
+from genius_lite.recipe import Learner, Recipe
+from genius_lite.sampler.engine import SCORE_ROWS
 from genius_lite.sampler.messages import EngineSettings
-from genius_lite.tuning import CONTEXT_STEP, engine_settings
 from genius_lite.weights.footprint import kv_bytes
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import BLOCK
@@ -40,17 +37,33 @@ _TRAINED = 110e6  # the same, from the first training on
 _STAYS, _STAYS_OF_EACH = 290e6, 3  # what torch and malloc keep then, at most: bytes, and bytes for each parameter
 _WORKER = 65e6  # interpreter, numpy and llama.cpp of the workers of SmolLM2 and Qwen2.5, less all that follows
 _PER_TOKEN = 350  # of a vocabulary in llama.cpp and its pieces in Python: 50 MB of 49,152 tokens, 84 MB of 151,936
-_TYPICAL_SLOTS = 32  # for `auto` that was not measured
-_ROWS_OF_A_SCORE = 64  # of logits, that the engine asks for at once
 _MERGED = 60  # of a weight in a block of rows, while it is rounded; malloc keeps its place while files are scored
 # Bytes that a weight takes while gguf-py dequantizes its tensor and it becomes 16 bits, the mapped file not counted.
 _CONVERTED = {T.F32: 6, T.F16: 6, T.BF16: 6, T.Q8_0: 8}
 _CONVERTED_BLOCKS = 11  # of other types, whose temporaries break the heap into pieces
+_COMPUTED_AGAIN = 150_000_000  # beside what is kept: SmolLM2 0.21, Qwen2.5-0.5B 0.13 GB
+_SLICES = 2  # of the head at once: logits and the rows that they come from, forward; logits and their slopes, backward
+_NF4_BYTES = 0.5 + 4 / 64  # a weight, and the scale of 64 of them
+
+
+@dataclass(frozen=True)
+class Training:
+    """Hold how a recipe's learner section comes out on a machine.
+
+    `in_bf16` is what is computed in, else fp32; `tokens` are those of the largest forward pass, `counted` those of them
+    whose log-probability is wanted; `twice` says that activations are computed twice.
+    """
+
+    precision: Precision
+    in_bf16: bool
+    tokens: int
+    counted: int
+    twice: bool
 
 
 @dataclass(frozen=True)
 class Use:
-    """What a recipe uses memory for on a machine: a model, engine settings, and how training comes out.
+    """Hold what a recipe uses memory for on a machine: a model, engine settings, and how training comes out.
 
     `evaluated` says whether anything is sampled or scored besides the rollouts.
     """
@@ -59,14 +72,14 @@ class Use:
     source: GGUF
     shape: Shape
     engine: EngineSettings
-    training: learner.Training
+    training: Training
     machine: Machine
     evaluated: bool = True
 
 
 @dataclass(frozen=True)
 class Peak:
-    """What a stage holds at its fullest, bytes by part: of main memory, and of the GPU's own."""
+    """Hold what a stage takes at its fullest, bytes by part: of main memory, and of the GPU's own."""
 
     stage: str
     parts: dict[str, int]
@@ -74,15 +87,17 @@ class Peak:
 
     @property
     def total(self) -> int:
+        """Add up the main memory."""
         return sum(self.parts.values())
 
     @property
     def gpu_total(self) -> int:
+        """Add up the GPU's memory."""
         return sum(self.gpu.values())
 
 
 def peaks(use: Use, *, first: bool) -> list[Peak]:
-    """Of every stage, in their order: of the first round, in which nothing was trained before, or of a later one."""
+    """Estimate every stage, in order: of the first round, in which nothing was trained before, or of a later one."""
     untrained = int(_MAIN + _IMPORTED)
     trained = untrained + int(_TRAINED + min(_STAYS, _STAYS_OF_EACH * use.shape.parameters))
     before = untrained if first else trained
@@ -101,7 +116,7 @@ def peaks(use: Use, *, first: bool) -> list[Peak]:
 
 
 def worker(shape: Shape, source: GGUF, engine: EngineSettings, file: int, rows: int) -> dict[str, int]:
-    """What a sampler's process holds, bytes by part.
+    """Estimate what a sampler's process holds, bytes by part.
 
     Args:
         file: bytes of the tensors of the file that it has mapped.
@@ -118,11 +133,11 @@ def worker(shape: Shape, source: GGUF, engine: EngineSettings, file: int, rows: 
 
 
 def _rows_scored(engine: EngineSettings) -> int:
-    return min(engine.slots * _ROWS_OF_A_SCORE, engine.slots + engine.prefill_chunk)
+    return min(engine.slots * SCORE_ROWS, engine.slots + engine.prefill_chunk)
 
 
 def _sampling(use: Use, stage: str, main: int, file: int, engine: EngineSettings, rows: int) -> Peak:
-    """The run beside its sampler, whose layers may be on a GPU."""
+    """Add the run to its sampler, whose layers may be on a GPU."""
     parts = worker(use.shape, use.source, engine, file, rows)
     parts["libraries"] += main
     share = _offloaded(engine, use.shape)
@@ -138,7 +153,7 @@ def _offloaded(engine: EngineSettings, shape: Shape) -> float:
 
 
 def _import(use: Use) -> dict[str, int]:
-    """All weights in 16 bits, while the tensor that takes most for it is dequantized."""
+    """Add up all weights in 16 bits, while the tensor that takes most for it is dequantized."""
     converted = (
         _CONVERTED.get(tensor.type, _CONVERTED_BLOCKS) * tensor.rows * tensor.columns + tensor.nbytes
         for tensor in use.source.tensors
@@ -151,9 +166,9 @@ def _import(use: Use) -> dict[str, int]:
 
 
 def _training(use: Use, main: int) -> Peak:
-    """The fuller one of loading, when the master's file is mapped beside the weights made of it, and an update."""
+    """Take the fuller one of loading, when the master's file is mapped beside the weights made of it, and an update."""
     device, cfg = use.machine.device, use.recipe.learner
-    update = learner.parts(cfg, use.shape, use.training)
+    update = training_parts(cfg, use.shape, use.training)
     loading = {"weights": update["weights"], "conversion": 2 * use.shape.parameters}
     if device == "cuda":
         return Peak(TRAINING, {"libraries": main, "conversion": loading["conversion"]}, update)
@@ -162,7 +177,7 @@ def _training(use: Use, main: int) -> Peak:
 
 
 def _quantizing(use: Use, main: int, made: int) -> Peak:
-    """The fuller one of merging, and of the worker that scores with the file."""
+    """Take the fuller one of merging, and of the worker that scores with the file."""
     largest = use.shape.largest
     factors = 2 * 4 * use.shape.adapter_weights(use.recipe.learner)
     blocks = _MERGED * min(use.machine.cores, THREADS) * min(BLOCK, largest.rows * largest.columns)
@@ -175,18 +190,39 @@ def _quantizing(use: Use, main: int, made: int) -> Peak:
     return max(merging, scoring, key=lambda peak: peak.total)
 
 
-def peak(recipe: Recipe, source: GGUF, machine: Machine, *, prompt: int = 256) -> Peak:
-    """The fullest stage of a recipe whose queries are not known yet.
+def resolve_training(cfg: Learner, shape: Shape, machine: Machine, tokens: int, counted: int) -> Training:
+    """Decide what `auto` comes to, as `learner_precision` and the training itself do."""
+    precision = cfg.precision
+    if precision == "auto":
+        fitting = fitting_precision(machine.bf16, 2 * shape.parameters, machine.learner_memory)
+        precision = fitting or ("bf16" if machine.device == "mps" else "nf4")
+    in_bf16 = precision == "bf16" or (precision == "nf4" and machine.bf16)
+    twice = cfg.gradient_checkpointing
+    if twice == "auto":
+        kept = kept_bytes(tokens, shape.layers, shape.width, shape.inner, in_bf16)
+        left = machine.learner_memory - frozen_bytes(shape, precision, in_bf16)
+        twice = HELD * kept > ACTIVATION_SHARE * left
+    return Training(precision, in_bf16, tokens, counted, twice)
 
-    Args:
-        machine: `machine.look(folder)` for this one; compare with its `memory`.
-        prompt: tokens of the longest query, with its chat template.
-    """
-    shape = Shape.of(source)
-    context = -(-(prompt + recipe.foresight.max_tokens) // CONTEXT_STEP) * CONTEXT_STEP
-    silent = Progressor(Console(quiet=True))
-    engine = engine_settings(recipe.sampler, source, context, silent, unmeasured=_TYPICAL_SLOTS)
-    tokens = min(recipe.learner.max_pack_tokens, max(MERGED_ON_CPU, prompt + 2 * recipe.foresight.max_tokens))
-    training = learner.settled(recipe.learner, shape, machine, tokens, tokens)
-    use = Use(recipe, source, shape, engine, training, machine)
-    return max(peaks(use, first=recipe.rounds == 1), key=lambda found: found.total)
+
+def training_parts(cfg: Learner, shape: Shape, training: Training) -> dict[str, int]:
+    """Estimate the bytes on the learner's device, by part, at the fullest moment of an update."""
+    kept = kept_bytes(training.tokens, shape.layers, shape.width, shape.inner, training.in_bf16, twice=training.twice)
+    logits = min(SLICE_BYTES, 4 * training.counted * shape.vocabulary)
+    rows = min(SLICE_BYTES, 4 * shape.vocabulary * shape.width)
+    trained = shape.adapter_weights(cfg)
+    return {
+        "weights": frozen_bytes(shape, training.precision, training.in_bf16),
+        "activations": int((1.0 if training.twice else HELD) * kept) + _COMPUTED_AGAIN * training.twice,
+        "head": _SLICES * max(logits, rows),
+        # The adapter and its gradient in fp32, and Adam's two moments of each number.
+        "optimizer": trained * (4 + 4 + (2 if cfg.optimizer == "paged_adamw_8bit" else 8)),
+    }
+
+
+def frozen_bytes(shape: Shape, precision: Precision, in_bf16: bool) -> int:
+    """Estimate the bytes of the frozen weights."""
+    if precision != "nf4":
+        return (2 if precision == "bf16" else 4) * shape.parameters
+    scales = 4 * shape.vocabulary * (1 if shape.tied else 2)
+    return int(_NF4_BYTES * shape.matrices) + shape.tables + scales + (2 if in_bf16 else 4) * shape.vectors

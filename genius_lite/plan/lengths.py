@@ -1,0 +1,137 @@
+"""How long responses are, and where their steps end: of some that the base model gave, or assumed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from genius_lite.prompts import StepDelimiter
+from genius_lite.recipe import Foresight
+from genius_lite.records import Rollout, Step
+
+Source = Literal["rehearsal", "round 1", "assumed"]
+_ASSUMED_LENGTH, _ASSUMED_STEP = 0.75, 0.25  # of the token limit; of a response
+_SHORT = 48  # tokens
+_CUT = 0.1  # share of responses that may be cut off
+
+
+class Response(msgspec.Struct, frozen=True):
+    """The length of a response in tokens, and the lengths of it at which a step has just ended."""
+
+    length: int
+    steps: list[int]
+
+
+class Lengths(msgspec.Struct, frozen=True):
+    """Responses to some queries, a list for each, and the chances that two steps from the same place are the same.
+
+    `repeats` is that of first steps, which often begin alike, `later` that of others.
+    """
+
+    responses: list[list[Response]]
+    repeats: float
+    source: Source
+    later: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Average the tokens of a response."""
+        return statistics.fmean(r.length for rows in self.responses for r in rows)
+
+    @property
+    def error(self) -> float:
+        """Estimate the standard error of the mean, over queries, as a share of it; 0.5 where nothing tells it."""
+        means = [statistics.fmean(r.length for r in rows) for rows in self.responses]
+        return min(0.5, statistics.stdev(means) / len(means) ** 0.5 / self.mean) if len(means) > 1 else 0.5
+
+    def cut_off(self, limit: int) -> str | None:
+        """Warn where more than a tenth of the responses run into the limit, which is `foresight.max_tokens`.
+
+        What is cut off teaches a model not to end: it has been seen to learn longer and longer responses.
+        """
+        if self.source == "assumed":
+            return None
+        return too_short(statistics.fmean(r.length >= limit for rows in self.responses for r in rows), limit)
+
+    def extended(self, seen: int, limit: int) -> Lengths:
+        """Extend responses that were cut off at `seen` tokens to what they may have come to, `limit` at most.
+
+        As if a response ended at each token with the same chance: the responses that ended, over all tokens. Those cut
+        off get the quantiles of that distribution, and steps of the mean length.
+        """
+        rows = [r for row in self.responses for r in row]
+        cut = sum(r.length >= seen for r in rows)
+        if seen >= limit or not cut:
+            return self
+        chance = (len(rows) - cut) / sum(r.length for r in rows)
+        step = max(1, round(sum(r.length for r in rows) / sum(len(r.steps) + 1 for r in rows)))
+        longer = iter(
+            min(limit, seen + round(-math.log((n + 0.5) / cut) / chance)) if chance else limit for n in range(cut)
+        )
+
+        def extend(r: Response) -> Response:
+            if r.length < seen:
+                return r
+            end = next(longer)
+            return Response(end, [*r.steps, *range((r.steps or [0])[-1] + step, end, step)])
+
+        return msgspec.structs.replace(self, responses=[[extend(r) for r in row] for row in self.responses])
+
+
+def too_short(cut: float, limit: int) -> str | None:
+    """Warn that this share of the base model's responses is cut off, if it is more than a tenth."""
+    if cut <= _CUT:
+        return None
+    return (
+        f"{cut:.0%} of the base model's responses are cut off at {limit} tokens, where a tenth is the most to learn "
+        f"from; write foresight.max_tokens: {2 * limit}, or ask for shorter answers in queries.system"
+    )
+
+
+def assumed(cfg: Foresight) -> Lengths:
+    """Assume three quarters of the limit, in four steps, without a look at the model."""
+    length = max(1, round(_ASSUMED_LENGTH * cfg.max_tokens))
+    step = max(1, round(_ASSUMED_STEP * length))
+    return Lengths([[Response(length, list(range(step, length, step)))]], 0.0, "assumed")
+
+
+def shortest(cfg: Foresight) -> Lengths:
+    """Assume responses as short as they may well be, for what must not be overestimated."""
+    return Lengths([[Response(min(_SHORT, cfg.max_tokens), [])]], 0.0, "assumed")
+
+
+def described(rollouts: Sequence[Rollout], delimiter: StepDelimiter, candidates: int, source: Source) -> Lengths:
+    """Read lengths off the first steps of rollouts: there the candidates are complete responses.
+
+    Args:
+        candidates: of each beam, the recipe's.
+    """
+    steps = [rollout.steps for rollout in rollouts]
+    return Lengths(
+        [[_response(c.tokens, delimiter) for c in first.candidates] for first, *_ in steps],
+        _repeated([first for first, *_ in steps], candidates),
+        source,
+        _repeated([step for _, *later in steps for step in later], candidates),
+    )
+
+
+def _repeated(steps: Sequence[Step], candidates: int) -> float:
+    """Estimate the chance that two candidates are the same: on average each had (candidates - 1) / 2 to repeat."""
+    repeated = sum(step.duplicates for step in steps)
+    every = repeated + sum(len(step.candidates) for step in steps)
+    return min(1.0, repeated / every / max(0.5, (candidates - 1) / 2)) if every else 0.0
+
+
+def _response(tokens: list[int], delimiter: StepDelimiter) -> Response:
+    steps, has_text = [], False
+    for place, token in enumerate(tokens[:-1], 1):
+        if delimiter.ends_step(token, has_text):
+            steps.append(place)
+            has_text = False
+        else:
+            has_text = has_text or bool(delimiter.has_text[token])
+    return Response(len(tokens), steps)

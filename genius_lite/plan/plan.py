@@ -1,0 +1,191 @@
+"""The plan of a run: memory, disk, tokens and time of each stage, whether it fits, and what would make it fit."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genius_lite.job import Job
+from genius_lite.plan.fit import SILENT, TYPICAL_SLOTS, Shortfall, shortfalls, sizes, stages_of
+from genius_lite.plan.history import History, drop_rehearsal, known_lengths, look_back, same_run
+from genius_lite.plan.lengths import assumed
+from genius_lite.plan.memory import EVALUATION, QUANTIZING, ROLLOUTS, TRAINING, Peak
+from genius_lite.plan.rates import Rates
+from genius_lite.plan.rehearse import rehearse
+from genius_lite.plan.seconds import Known, stage_cost
+from genius_lite.plan.shape import Machine
+from genius_lite.plan.suggestions import Suggestion, advice, suggest
+from genius_lite.report.board import ROUND_STAGES
+from genius_lite.report.progress import Progressor
+from genius_lite.report.reading import stage_seconds
+from genius_lite.rundir import OpenRun
+from genius_lite.tuning import engine_settings
+
+_UNSURE = 0.1  # of a rehearsed time, and by which rounds differ from each other
+_SHOWN = {ROLLOUTS: "rollouts", TRAINING: "train", QUANTIZING: "merge", EVALUATION: "evaluate"}  # on the board
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage of a round; rounds begin at 1, and 0 comes before.
+
+    `disk` is what the run folder holds then, bytes, None where no model is written. `tokens` are sampled, learned from
+    or scored. `seconds` is None where nothing tells them; of what is `done` they are not spent again.
+    """
+
+    stage: str
+    round: int
+    done: bool
+    peak: Peak
+    disk: int | None
+    tokens: float
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take: bytes, tokens and seconds of what is still to be done.
+
+    `seconds` and its bounds are None where nothing tells them. They are those of a machine without other programs,
+    which took the share `others` of its cores during the rehearsal; `high` makes as much allowance for them again.
+    `advice` is empty where the run fits. `response_tokens` and `responses_from` say what lengths were expected.
+    """
+
+    out: str
+    model: str
+    queries: int
+    rounds: int
+    slots: int
+    context: int
+    precision: str
+    activations_twice: bool
+    stages: list[PlannedStage]
+    peak: Peak
+    disk: int
+    free: Machine
+    fits: bool
+    lacking: list[Shortfall]
+    change: Suggestion | None
+    advice: str
+    tokens: float
+    seconds: float | None
+    low: float | None
+    high: float | None
+    others: float
+    response_tokens: float
+    responses_from: str
+    notes: list[str]
+
+
+def plan(job: Job, progress: Progressor, *, rehearsal: bool = True, temporary: bool = False) -> Plan:
+    """Plan a run: rehearse it, if it fits and the run's folder does not tell yet how long it takes.
+
+    Args:
+        rehearsal: else nothing is run, and times are said only as far as the folder knows them.
+        temporary: rehearse in a temporary folder, and leave nothing in the run's.
+
+    Raises:
+        UserError: as `rehearse`; or the run's folder is in use.
+    """
+    identity, out, cfg = job.identity(), Path(job.recipe.out), job.recipe
+    if rehearsal and not temporary:
+        drop_rehearsal(out, identity)
+    own = same_run(out, identity)
+    history, rates = (look_back(out, cfg.rounds), Rates.read(out)) if own else (History(), None)
+    engine = engine_settings(cfg.sampler, job.source, job.context, progress, None if rehearsal else TYPICAL_SLOTS)
+    machine, lengths = Machine.here(out), known_lengths(job, identity) or assumed(cfg.foresight)
+    found = sizes(job, machine, lengths, engine)
+    begun = (ROLLOUTS, 1) in history.done or 1 in history.searched
+    unknown = (own or temporary) and not begun and (rates is None or rates.disturbed > 0)
+    if rehearsal and unknown and not shortfalls(job, found, machine, history):
+        with _folder(out, identity, temporary) as run:
+            rates = rehearse(job, run, engine, progress)
+        history = history if temporary else look_back(out, cfg.rounds)
+        lengths = rates.lengths
+        found = sizes(job, machine, lengths, engine)
+    notes = [] if own else [f"{out} holds a run of another recipe; name another `out`."]
+    return _assembled(Known(job, history, lengths, found, rates), machine, notes)
+
+
+@contextmanager
+def _folder(out: Path, identity: dict[str, Any], temporary: bool) -> Iterator[OpenRun]:
+    """Hold the run's folder, or one that goes again."""
+    with (
+        tempfile.TemporaryDirectory(prefix="genius-lite-") as name,
+        OpenRun(Path(name, "run") if temporary else out, identity) as run,
+    ):
+        yield run
+
+
+def forecast(job: Job) -> dict[str, float]:
+    """Predict the seconds of each stage of a round, by the names on the board; of several rounds the last one's.
+
+    Nothing is measured for it. What no rehearsal has measured, or one beside other programs, is not forecast at all: a
+    wrong hour is worse than none.
+    """
+    out = Path(job.recipe.out)
+    rates = Rates.read(out)
+    if rates is None or rates.disturbed or stage_seconds(out).keys() >= set(ROUND_STAGES):
+        return {}  # the run's own rounds say it all
+    stages = plan(job, SILENT, rehearsal=False).stages
+    return {"pairs": 0.0} | {_SHOWN[s.stage]: s.seconds for s in stages if s.stage in _SHOWN and s.seconds is not None}
+
+
+def _assembled(known: Known, machine: Machine, notes: list[str]) -> Plan:
+    job, history, rates, found = known.job, known.history, known.rates, known.sizes
+    stages = []
+    for name, number in stages_of(job):
+        seconds, tokens = stage_cost(known, name, number)
+        done, peak = (name, number) in history.done, found.peak(name, number)
+        stages.append(PlannedStage(name, number, done, peak, found.disk.get(name), tokens, seconds))
+    ahead = [stage for stage in stages if not stage.done]
+    lacks = shortfalls(job, found, machine, history)
+    change = suggest(job, machine, known.lengths, history) if lacks else None
+    disk = max((stage.disk for stage in ahead if stage.disk is not None), default=history.bytes) - history.bytes
+    times = [stage.seconds for stage in ahead if stage.seconds is not None]
+    seconds = sum(times) if len(times) == len(ahead) else None
+    spread = (_UNSURE**2 + (known.lengths.error**2 if not history.tokens else 0.0)) ** 0.5
+    beside = 1 - rates.disturbed if rates else 1.0
+    return Plan(
+        out=job.recipe.out,
+        model=job.source.path.name,
+        queries=len(job.queries),
+        rounds=job.recipe.rounds,
+        slots=found.engine.slots,
+        context=job.context,
+        precision=found.training.precision,
+        activations_twice=found.training.twice,
+        stages=stages,
+        peak=max((stage.peak for stage in ahead or stages), key=lambda peak: peak.total),
+        disk=disk,
+        free=machine,
+        fits=not lacks,
+        lacking=lacks,
+        change=change,
+        advice=advice(lacks, change) if lacks else "",
+        tokens=sum(stage.tokens for stage in ahead if stage.stage == ROLLOUTS),
+        seconds=seconds,
+        low=None if seconds is None else seconds * (1 - spread) * beside,
+        high=None if seconds is None else seconds * (1 + spread) / beside,
+        others=rates.others if rates else 0.0,
+        response_tokens=known.lengths.mean,
+        responses_from=known.lengths.source,
+        notes=[*notes, *_notes(known)],
+    )
+
+
+def _notes(known: Known) -> Iterator[str]:
+    recipe, rates = known.job.recipe, known.rates
+    if warning := known.lengths.cut_off(recipe.foresight.max_tokens):
+        yield f"{warning}."
+    if rates and rates.disturbed:
+        yield (
+            f"Other programs took {rates.others:.0%} of the processor during the rehearsal. Times are shortened by as "
+            "much; beside them a run takes longer. Plan again when the machine is quiet."
+        )
+    if rates and (recipe.sampler.server or recipe.sampler.cluster != "local"):
+        yield "Rollouts are timed as if this machine sampled them."

@@ -1,0 +1,202 @@
+"""The rehearsal: a run's own stages in small, with its own model, and the rates that their timings come to.
+
+It happens in the run's folder. The run does not import the model again; what else there is goes when the rates are
+known, which stay in `rehearsal.json`. All that the plan knows of the stages, and of how they tell their progress, is
+here.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import psutil
+from rich.console import Console
+
+from genius_lite.bench import file_speed
+from genius_lite.hardware import cores
+from genius_lite.job import Job
+from genius_lite.plan.fit import rounds_base, sizes, with_settings
+from genius_lite.plan.history import FOLDER, timed
+from genius_lite.plan.lengths import Lengths, described
+from genius_lite.plan.rates import FOUND, Decode, Rates, fit_decode, learner_rates
+from genius_lite.plan.shape import Machine
+from genius_lite.plan.tokens import ANY_PAIRS, packed
+from genius_lite.prompts import StepDelimiter, Vocabulary
+from genius_lite.records import PreferencePair, Rollout
+from genius_lite.report.progress import Advance, Progressor
+from genius_lite.report.tracking import tracked
+from genius_lite.round import Policy, Round
+from genius_lite.rundir import ROUNDED, OpenRun, remove
+from genius_lite.sampler.messages import EngineSettings
+from genius_lite.stages import baseline, import_base, next_policy, pair, sample, train
+from genius_lite.stopping import Stop
+from genius_lite.weights.quantize import quantized_bytes
+
+# How much is rehearsed: so many of them, times the model's parameters, and never less or more.
+_RESPONSES, _RESPONSE_TOKENS, _PACK_TOKENS = (2e10, 8, 32), (4e11, 64, 1024), (4e11, 96, 512)
+_LONGEST = 150.0  # seconds, at the end of which no file is merged any more
+_LIBRARIES = 6.0  # seconds of an import, in which torch and transformers are loaded
+_MERGE, _ROUND = 1.0, 0.5  # of an import's time takes a merge, and rounding the base: Qwen2.5-1.5B, to Q8_0
+
+
+def rehearse(job: Job, run: OpenRun, engine: EngineSettings, progress: Progressor) -> Rates:
+    """Import the model into the run's folder, and run a small round beside it.
+
+    Args:
+        engine: the settings that the run samples with.
+
+    Raises:
+        UserError: as the run would: the model cannot be loaded, or its responses are all the same.
+    """
+    began, busy = time.monotonic(), _busy_seconds()
+    remove(run / FOLDER)
+    clock, work = _Clock(progress.console), run.sub(FOLDER)
+    small = _small(job, engine.slots)
+    with tracked(small.recipe, work.path) as tracker:
+        base = import_base(job, run, clock)
+        imported = (timed(run.path, "import") or [0.0])[0]
+        r = Round(1, small, base, engine, work, clock, Stop(), tracker)
+        rollouts = list(sample(r, Policy(job.source.path)))
+        prompts = sum(len(rollout.query.tokens) for rollout in rollouts)
+        decode, lengths = fit_decode(clock.events(rollouts, engine.slots), prompts), _lengths(small, job, rollouts)
+        twice = sizes(job, Machine.here(run.path), lengths, engine).training.twice  # of the run's packs, not of these
+        recipe = with_settings(small.recipe, {"learner.gradient_checkpointing": twice})
+        r = replace(r, job=replace(small, recipe=recipe))
+        pairs = _one_pack(pair(r, rollouts), _amount(_PACK_TOKENS, job))
+        adapter = train(r, None, [], pairs)
+        learn = learner_rates(clock.marks, timed(r.here.path, "train")[0], _tokens(pairs), twice)
+        if time.monotonic() - began + (_MERGE + _ROUND) * imported <= _LONGEST:
+            baseline(r, adapter)
+            made = decode
+            policy = next_policy(r, adapter, pairs)
+            if rounds_base(job):
+                scale = file_speed(job.source.path, engine) / file_speed(policy.gguf, engine)
+                made = Decode(decode.start, decode.tick * scale, decode.sampled * scale)
+            rounded, merged = ((timed(f, "quantize") or [0.0])[0] for f in (work / ROUNDED, r.here.path))
+        else:
+            weights = max(0.0, imported - _LIBRARIES)
+            rounded, merged = _ROUND * weights * rounds_base(job), _MERGE * weights
+            size = quantized_bytes(job.source, job.recipe.quantize.type) / quantized_bytes(job.source, "source")
+            made = Decode(decode.start * max(1.0, size), decode.tick * size, decode.sampled)
+    seconds, (every, own) = time.monotonic() - began, _busy_seconds()
+    others = max(0.0, (every - busy[0]) - (own - busy[1])) / (seconds * cores())
+    found = Rates(decode, made, *learn, imported, rounded, merged, min(0.95, others), lengths)
+    (run / FOUND).write_bytes(msgspec.json.encode(found))
+    remove(work.path)
+    return found
+
+
+class _Clock(Progressor):
+    """Shows a rehearsal, and notes when the work of a stage advanced, and when a search ended."""
+
+    def __init__(self, console: Console):
+        super().__init__(console)
+        self.marks: list[float] = []  # of the latest stage: its beginning, then each advance
+        self._ended: dict[str, float] = {}  # seconds since the beginning, by query
+
+    @contextmanager
+    def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:
+        self.marks = [time.monotonic()]
+        with super().stage(name, total, unit, scale, done) as advance:
+
+            def noted(n: float) -> None:
+                self.marks.append(time.monotonic())
+                advance(n)
+
+            yield noted
+
+    def searched(self, rollout: Rollout) -> None:
+        super().searched(rollout)
+        self._ended[rollout.query.id] = time.monotonic() - self.marks[0]
+
+    def events(self, rollouts: Sequence[Rollout], slots: int) -> list[tuple[float, int, int]]:
+        """List the ends of searches, all asked at once: seconds, and decodes and sampled tokens until then."""
+        free, spans, last = [0] * slots, list[tuple[int, int]](), dict[str, int]()
+        for rollout in rollouts:
+            for candidate in rollout.steps[0].candidates:
+                begin = heapq.heappop(free)
+                heapq.heappush(free, end := begin + len(candidate.tokens))
+                spans.append((begin, end))
+                last[rollout.query.id] = max(end, last.get(rollout.query.id, 0))
+        tokens = {tick: sum(max(0, min(end, tick) - begin) for begin, end in spans) for tick in {*last.values()}}
+        return [(self._ended[query], tick, tokens[tick]) for query, tick in last.items()]
+
+
+def _small(job: Job, slots: int) -> Job:
+    """Make the rehearsal of a job: a round of a few questions, of each some complete responses, nothing evaluated."""
+    wanted = min(_amount(_RESPONSES, job), slots)
+    queries = job.searched[:: max(1, 2 * len(job.searched) // wanted)][: max(1, wanted // 2)]
+    foresight = {
+        "beams": 1,
+        "candidates": max(2, wanted // len(queries)),
+        "steps": 1,
+        "max_tokens": min(job.recipe.foresight.max_tokens, _amount(_RESPONSE_TOKENS, job)),
+        "future_tokens": None,
+        "skip_agreeing": None,
+        "drop_below": 0.0,
+        "value": "future",
+    }
+    changes = {
+        "rounds": 1,
+        "policy": "merge",
+        **{f"foresight.{key}": value for key, value in foresight.items()},
+        "pairs": ANY_PAIRS.model_dump(),
+        "learner.epochs": 2,  # of one update each: the first one is slower
+        "learner.batch_pairs": wanted,
+        "learner.save_every": 1e6,
+        "quantize.keep": 0.0,
+        "quantize.check": "never",
+        "evaluate": {"queries": 0},
+        "tracking": {},
+        "sampler.cluster": "local",
+        "sampler.server": None,
+    }
+    recipe = with_settings(job.recipe, changes)
+    return replace(job, recipe=recipe, queries=queries, held_out=frozenset(), watched=[], tasks=[])
+
+
+def _amount(of: tuple[float, int, int], job: Job) -> int:
+    budget, least, most = of
+    return min(most, max(least, int(budget / job.source.parameters)))
+
+
+def _lengths(small: Job, job: Job, rollouts: Sequence[Rollout]) -> Lengths:
+    with Vocabulary.open(job.source.path) as vocabulary:
+        seen = described(rollouts, StepDelimiter(vocabulary.pieces), small.recipe.foresight.candidates, "rehearsal")
+    return seen.extended(small.recipe.foresight.max_tokens, job.recipe.foresight.max_tokens)
+
+
+def _one_pack(pairs: Sequence[PreferencePair], tokens: int) -> list[PreferencePair]:
+    """Shorten pairs so that some make about so many tokens: of a pair the prompt and both responses take a third."""
+    some: list[PreferencePair] = []
+    for p in pairs:
+        n = max(1, min(tokens // 3, len(p.chosen_tokens), len(p.rejected_tokens)))
+        parts = {"chosen_tokens": p.chosen_tokens[-n:], "rejected_tokens": p.rejected_tokens[-n:]}
+        some.append(msgspec.structs.replace(p, prompt_tokens=p.prompt_tokens[-(tokens // 3) :], **parts))
+        if _tokens(some) >= 0.75 * tokens:
+            break
+    return some
+
+
+def _tokens(pairs: list[PreferencePair]) -> int:
+    return sum(pack.tokens for pack in packed(pairs, 1 << 20, len(pairs), trees=True, on_cpu=False))
+
+
+def _busy_seconds() -> tuple[float, float]:
+    """Read the seconds that this process' cores have worked: for anybody, and for it and its ended children.
+
+    Windows does not tell of children: what they take there counts as other programs'.
+    """
+    every: Any = psutil.cpu_times(percpu=True)
+    if hasattr(os, "sched_getaffinity"):
+        every = [every[n] for n in os.sched_getaffinity(0)]
+    busy = sum(core.user + core.system + getattr(core, "nice", 0) + getattr(core, "steal", 0) for core in every)
+    own = os.times()
+    return busy, own.user + own.system + own.children_user + own.children_system

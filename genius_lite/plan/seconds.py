@@ -1,0 +1,116 @@
+"""How long each stage takes: what it is expected to do at the rates of a rehearsal, or as in the rounds before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from genius_lite.job import Job
+from genius_lite.learner.footprint import SCORED_PAIRS
+from genius_lite.plan.fit import Sizes, rounds_base
+from genius_lite.plan.history import History
+from genius_lite.plan.lengths import Lengths
+from genius_lite.plan.memory import BASE, EVALUATION, EXPORT, IMPORT, QUANTIZING, ROLLOUTS, TRAINING
+from genius_lite.plan.rates import Decode, Rates
+from genius_lite.plan.tokens import Sampled, answered, mean_tokens
+from genius_lite.stages import COMPARED
+from genius_lite.weights.quantize import quantized_bytes
+from genius_lite.weights.retained import CHECKED, SCORED
+
+_FILES = 3  # that the check of a merged file scores pairs with: it, its base, and that with the adapter
+_COPIED = 4e-9  # seconds for a byte of an export: it is copied, and read for its checksum
+
+Cost = tuple[float, float]
+"""Seconds, and tokens that are sampled, learned from or scored."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a plan follows from; `rates` is None where nothing was rehearsed."""
+
+    job: Job
+    history: History
+    lengths: Lengths
+    sizes: Sizes
+    rates: Rates | None
+
+
+def stage_cost(known: Known, stage: str, number: int) -> tuple[float | None, float]:
+    """Estimate the seconds of a stage of a round, None where nothing tells them, and its tokens.
+
+    Of rollouts that an earlier process began, what is left of them. Other programs' share is taken off rehearsed times.
+    """
+    history, left = known.history, 1.0
+    seconds, tokens = None, known.sizes.work.rollouts.sampled if stage == ROLLOUTS else 0.0
+    if known.rates:
+        seconds, tokens = _rehearsed(known, known.rates, stage, number)
+        seconds *= 1 - known.rates.disturbed
+    if stage == ROLLOUTS:
+        left -= history.searched.get(number, 0) / len(known.job.searched)
+        tokens = sum(history.tokens) / len(history.tokens) if history.tokens else tokens
+    seconds = history.mean_seconds(stage) or seconds
+    return None if seconds is None else left * seconds, left * tokens
+
+
+def _rehearsed(known: Known, rates: Rates, stage: str, number: int) -> Cost:
+    rollouts, kind = known.sizes.work.rollouts, known.job.recipe.quantize.type
+    if stage == IMPORT:
+        return rates.imported, 0.0
+    if stage == BASE:
+        return _evaluation(known, rates.base, None)
+    if stage == ROLLOUTS:
+        # With the adapter at run time too, later rounds sample a file of this type: the rounded base.
+        return (rates.base if number == 1 else rates.made).session(rollouts), rollouts.sampled
+    if stage == TRAINING:
+        return _training(known, rates)
+    if stage == QUANTIZING:
+        return _quantizing(known, rates, number)
+    if stage == EVALUATION:
+        parts = [_evaluation(known, rates.made, rates.made)]
+        if number == 1:
+            parts += [_cooling(known, rates), *[_evaluation(known, rates.made, None)] * rounds_base(known.job)]
+        return sum(seconds for seconds, _ in parts), sum(tokens for _, tokens in parts)
+    assert stage == EXPORT, stage
+    return _COPIED * quantized_bytes(known.job.source, kind), 0.0
+
+
+def _training(known: Known, rates: Rates) -> Cost:
+    learned, epochs = known.sizes.work.learned, known.job.recipe.learner.epochs
+    compared = COMPARED * (mean_tokens(known.job.queries) + known.lengths.mean)
+    margin = min(1.0, SCORED_PAIRS / max(1.0, learned.pairs)) * learned.tokens
+    seconds = rates.load + (learned.tokens + compared) * rates.forward + margin * rates.scored
+    return seconds + epochs * learned.tokens * rates.update, epochs * learned.tokens
+
+
+def _quantizing(known: Known, rates: Rates, number: int) -> Cost:
+    """Add up the merged file, before the first the base in its types, and the check."""
+    job, seconds = known.job, rates.merged + (rates.rounded if number == 1 else 0.0)
+    if not job.recipe.quantize.checks(number):
+        return seconds, 0.0
+    pairs = min(CHECKED, known.sizes.work.learned.pairs)
+    scored = 2 * pairs * min(SCORED, known.lengths.mean)
+    return seconds + _FILES * rates.made.session(Sampled(0.0, pairs * mean_tokens(job.queries), 0.0), scored), scored
+
+
+def _cooling(known: Known, rates: Rates) -> Cost:
+    """Let the base model answer at the temperatures of its sweep, the problems that choose."""
+    job, cfg = known.job, known.job.recipe.evaluate
+    temperatures = [t for t in cfg.sweep if t != job.temperature] if cfg.samples else []
+    problems = [len(q.tokens) for item in job.tasks for q in item.choosing().questions]
+    if not problems:
+        return 0.0, 0.0
+    work = answered(problems, cfg.samples, known.lengths, known.sizes.engine.slots)
+    return len(temperatures) * rates.made.session(work), len(temperatures) * work.sampled
+
+
+def _evaluation(known: Known, decode: Decode, judge: Decode | None) -> Cost:
+    """Answer tasks and held-out queries; the judge scores the latter."""
+    job, cfg, seconds, tokens = known.job, known.job.recipe.evaluate, 0.0, 0.0
+    problems = [len(q.tokens) for item in job.tasks for q in item.questions]
+    watched = [len(q.tokens) for q in job.watched]
+    for prompts, samples in ((problems, cfg.samples + cfg.greedy), (watched, cfg.query_samples)):
+        if prompts:
+            work = answered(prompts, samples, known.lengths, known.sizes.engine.slots)
+            seconds, tokens = seconds + decode.session(work), tokens + work.sampled
+            if judge and prompts is watched:
+                seconds += judge.session(Sampled(0.0, work.prefilled, 0.0), work.sampled)
+    return seconds, tokens

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from genius_lite.errors import UserError
+from genius_lite.plan.history import History, drop_rehearsal, look_back
+from genius_lite.rundir import OpenRun
+
+MINE = {"model": "a", "weights": None, "rounds": 1}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder as a plan leaves it."""
+    run = tmp_path / "run"
+    with OpenRun(run, MINE):
+        (run / "master").mkdir()
+        (run / "timings.jsonl").write_text(json.dumps({"stage": "import", "seconds": 7.5, "amount": 1}) + "\n")
+        (run / "rehearsal.json").write_text("{}")
+    return run
+
+
+def test_a_run_folder_says_what_is_done(run):
+    assert look_back(run / "none", 2) == History()
+    (run / "round-1" / "adapter").mkdir(parents=True)
+    rows = [{"stage": "rollouts", "seconds": s, "amount": 4} for s in (3.0, 4.0)]  # it was interrupted once
+    (run / "round-1" / "timings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "round-1" / "pairs.jsonl").write_text("")
+    (run / "round-2").mkdir()
+    (run / "round-2" / "rollouts.jsonl").write_text("{}\n{}\n")
+    found = look_back(run, 2)
+    assert found.done == {("import", 0), ("rollouts", 1), ("training", 1)}
+    assert (found.mean_seconds("import"), found.mean_seconds("rollouts")) == (7.5, 7.0)
+    assert found.mean_seconds("training") is None
+    assert (found.tokens, found.searched) == ([8], {2: 2})
+    assert found.bytes == sum(f.stat().st_size for f in run.rglob("*") if f.is_file())
+
+
+def test_a_plan_binds_nobody(run):
+    changed = {**MINE, "rounds": 2}
+    drop_rehearsal(run, changed)
+    assert json.loads((run / "recipe.json").read_text()) == changed
+    assert (run / "master").is_dir()
+    assert not (run / "rehearsal.json").exists()
+    with OpenRun(run, changed):
+        pass
+
+
+def test_another_model_is_imported_anew(run):
+    drop_rehearsal(run, {**MINE, "model": "b"})
+    assert sorted(path.name for path in run.iterdir()) == ["lock", "recipe.json"]
+
+
+def test_what_an_interrupted_rehearsal_left_goes(run):
+    (run / "rehearsal").mkdir()
+    drop_rehearsal(run, MINE)
+    assert not (run / "rehearsal").exists()
+    assert (run / "rehearsal.json").exists()
+
+
+@pytest.mark.parametrize("made", ["round-0", "best.json", "anything else"])
+def test_a_run_is_no_plan(run, made):
+    (run / made).mkdir()
+    before = sorted(run.iterdir())
+    drop_rehearsal(run, {**MINE, "rounds": 2})
+    assert sorted(run.iterdir()) == before
+    with pytest.raises(UserError, match="was made by another recipe"), OpenRun(run, {**MINE, "rounds": 2}):
+        pass
+
+
+def test_a_folder_in_use_is_left_alone(run):
+    with OpenRun(run, MINE), pytest.raises(UserError, match="in use"):
+        drop_rehearsal(run, {**MINE, "rounds": 2})

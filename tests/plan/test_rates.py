@@ -1,0 +1,142 @@
+"""Seconds by hand, and rates from seconds that are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from genius_lite.job import Job
+from genius_lite.plan.fit import Sizes
+from genius_lite.plan.history import History
+from genius_lite.plan.lengths import Lengths, Response
+from genius_lite.plan.memory import Training
+from genius_lite.plan.rates import FOUND, Decode, Rates, fit_decode, learner_rates
+from genius_lite.plan.seconds import Known, stage_cost
+from genius_lite.plan.tokens import Learned, Sampled, Work
+from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe
+from genius_lite.records import Query
+from genius_lite.sampler.messages import EngineSettings
+from genius_lite.weights import gguf_file
+
+QUERIES = [Query(f"q{n}", "?", [1, 2, 3, 4]) for n in range(10)]
+BASE, MADE = Decode(start=2.0, tick=0.1, sampled=0.01), Decode(start=1.0, tick=0.05, sampled=0.005)
+LENGTHS = Lengths([[Response(50, [])]], 0.0, "rehearsal")
+RATES = Rates(
+    BASE, MADE, load=3.0, forward=0.01, update=0.03, scored=0.04, imported=9.0, rounded=5.0, merged=7.0, others=0.0,
+    lengths=LENGTHS,
+)  # fmt: skip
+WORK = Work(Sampled(1000, 40, 50), Learned(pairs=27, tokens=2000, largest=400, counted=300))
+SIZES = Sizes(
+    {}, {}, {}, WORK, EngineSettings(slots=8, context=256, threads=2), Training("bf16", True, 400, 300, False)
+)
+
+
+@pytest.fixture
+def known(tiny_llama) -> Known:
+    recipe = Recipe(
+        out="runs/r",
+        model=Model(gguf=str(tiny_llama)),
+        queries=Queries(source="q.txt"),
+        foresight=Foresight(max_tokens=100),
+        quantize=Quantize(type="Q8_0"),
+        learner=Learner(epochs=2),
+    )
+    source = gguf_file.read(tiny_llama)
+    job = Job(recipe, source, None, QUERIES, 0, frozenset({"q0"}), QUERIES[:1], [], 0).under(recipe)
+    return Known(job, History(), LENGTHS, SIZES, RATES)
+
+
+def under(known: Known, **sections: object) -> Known:
+    """The same work under a recipe with other settings."""
+    return replace(known, job=known.job.under(known.job.recipe.model_copy(update=sections)))
+
+
+def test_a_session_by_hand():
+    # 50 decodes, 1,000 sampled tokens, 40 of prompts for half as much, 10 scored.
+    assert BASE.session(WORK.rollouts, 10) == pytest.approx(2 + 50 * 0.1 + (1000 + 20 + 10) * 0.01)
+
+
+def test_rates_are_found_again():
+    # Eight searches on 16 slots that end one after the other: 10 decodes each with two branches less.
+    tokens = [sum(10 * (16 - 2 * k) for k in range(n)) for n in range(1, 9)]
+    events = [(3.0 + 0.2 * 10 * n + 0.05 * sampled, 10 * n, sampled) for n, sampled in enumerate(tokens, 1)]
+    found = fit_decode(events, prefilled=40)
+    assert (found.tick, found.sampled) == (pytest.approx(0.2), pytest.approx(0.05))
+    assert found.start == pytest.approx(3.0 - 0.5 * 0.05 * 40)
+    # One search cannot tell what a decode takes by itself.
+    assert fit_decode([(12.0, 10, 40)], prefilled=0) == Decode(0.0, 0.4, 0.2)
+
+
+def test_a_training_is_taken_apart():
+    # Forward takes half an update: 4 s. The first update is the slower one, and both passes of the margin take 10 s.
+    load, forward, update, scored = learner_rates([100.0, 119.0, 129.0, 137.0, 142.0, 147.0], 52.0, 40, twice=False)
+    assert (forward, update, scored) == (0.1, 0.2, 0.25)
+    assert load == 52.0 - 4.0 - 28.0
+    assert learner_rates([0.0, 9.0, 19.0, 31.0, 36.0], 40.0, 10, twice=True)[1:] == (pytest.approx(1 / 3), 1.0, 0.5)
+
+
+def test_rates_of_another_version_are_none(tmp_path):
+    assert Rates.read(tmp_path) is None
+    (tmp_path / FOUND).write_bytes(msgspec.json.encode(RATES))
+    assert Rates.read(tmp_path) == RATES
+    (tmp_path / FOUND).write_text('{"base": 1}')
+    assert Rates.read(tmp_path) is None
+
+
+def test_rollouts_are_sampled_with_the_base_model_first(known):
+    assert stage_cost(known, "rollouts", 1) == (BASE.session(WORK.rollouts), 1000)
+    assert stage_cost(known, "rollouts", 2) == (MADE.session(WORK.rollouts), 1000)
+    # A third of the queries are searched, and a round before sampled 600 tokens in 30 s.
+    begun = replace(known, history=History(tokens=[600], searched={2: 3}, seconds={"rollouts": [30.0]}))
+    assert stage_cost(begun, "rollouts", 2) == (pytest.approx(20.0), pytest.approx(400))
+
+
+def test_training_by_hand(known):
+    # Forward: the reference, 8 responses of 4 + 50 tokens; two epochs of updates; the margin of all 27 pairs.
+    expected = 3.0 + (2000 + 8 * 54) * 0.01 + 2 * 2000 * 0.03 + 2000 * 0.04
+    assert stage_cost(known, "training", 1) == (pytest.approx(expected), 4000)
+
+
+def test_a_merge_and_its_check_by_hand(known):
+    # Of six questions a pair: both responses, by the policy, its base, and that with the adapter.
+    scored = 6 * 2 * 50
+    scoring = 3 * MADE.session(Sampled(0, 6 * 4, 0), scored)
+    assert stage_cost(known, "merge, check", 1) == (pytest.approx(7 + 5 + scoring), scored)
+    # The base is rounded once, and the first file is checked.
+    assert stage_cost(known, "merge, check", 2) == (7, 0)
+    each = under(known, quantize=Quantize(type="Q8_0", check="each"))
+    assert stage_cost(each, "merge, check", 2) == (pytest.approx(7 + scoring), scored)
+    # Of long responses no more than the first 96 tokens after the two of a pair part.
+    long = replace(known, lengths=Lengths([[Response(500, [])]], 0.0, "rehearsal"))
+    assert stage_cost(long, "merge, check", 1)[1] == 6 * 2 * 96
+
+
+def test_evaluation_by_hand(known):
+    # One query is watched: 4 responses of 50 tokens, on 8 slots.
+    work = Sampled(200, 4, 200 / 8 + 50)
+    assert stage_cost(known, "base model", 0) == (pytest.approx(BASE.session(work)), 200)
+    # After a round the base model, in the same types, scores the same tokens; before the first it answers itself.
+    judged = MADE.session(work) + MADE.session(Sampled(0, 4, 0), 200)
+    assert stage_cost(known, "evaluation", 2)[0] == pytest.approx(judged)
+    assert stage_cost(known, "evaluation", 1)[0] == pytest.approx(judged + MADE.session(work))
+    assert stage_cost(under(known, evaluate=Evaluate(queries=0)), "evaluation", 1)[0] == 0
+    # In the types of the user's file there is no other base to evaluate, but beside `model.weights`.
+    own = under(known, quantize=Quantize())
+    assert stage_cost(own, "evaluation", 1) == stage_cost(own, "evaluation", 2)
+    with_weights = replace(own, job=replace(own.job, weights=Path("full")))
+    assert stage_cost(with_weights, "evaluation", 1) > stage_cost(with_weights, "evaluation", 2)
+
+
+def test_other_programs_are_taken_off_and_nothing_is_made_up(known):
+    disturbed = replace(known, rates=msgspec.structs.replace(RATES, others=0.5))
+    assert stage_cost(disturbed, "import", 0)[0] == 4.5
+    hardly = replace(known, rates=msgspec.structs.replace(RATES, others=0.05))
+    assert stage_cost(hardly, "import", 0)[0] == 9.0
+    # What a round took is what it took.
+    earlier = replace(disturbed, history=History(seconds={"training": [100.0, 120.0]}))
+    assert stage_cost(earlier, "training", 3)[0] == 110
+    assert stage_cost(replace(known, rates=None), "training", 1) == (None, 0.0)
+    assert stage_cost(replace(known, rates=None), "rollouts", 1) == (None, 1000)
