@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from genius_lite.plan.lengths import Lengths, Response
-from genius_lite.records import Completion, Finish, seed_of
+from genius_lite.records import Completion, Finish
 from genius_lite.sampler.messages import Until
 from genius_lite.sampler.tree import Node
 
 _QUIET = 12  # turns of the event loop after which every search waits for the sampler
-_MEAN, _SPREAD = -0.6, 0.25  # nats a token, of made-up responses
+_SPREAD = 0.1  # nats a token, by which responses that begin like one differ from it
 
 
 @dataclass(order=True)
@@ -40,11 +40,16 @@ class CountingSampler:
 
     Args:
         lanes: branches that decode together.
+        anew: the share of responses that go on after a step as if they began there, the others by what is left of them.
+            Of three runs (SmolLM2 with 96 tokens, Qwen2.5-0.5B with 256, 1.5B with 384) rollouts took 1.22, 1.14 and
+            1.26 times what was sampled if all did, and 1.05, 0.87 and 0.81 times if none did.
     """
 
-    def __init__(self, lengths: Lengths, lanes: int, seed: int = 0):
+    def __init__(self, lengths: Lengths, lanes: int, seed: int = 0, anew: float = 0.5):
         self.sampled = self.prefilled = self.ticks = 0
+        self._anew = anew
         self._lengths, self._free, self._rng = lengths, lanes, np.random.default_rng(seed)
+        self._rows: dict[tuple[int | str, ...], int] = {}  # of the lengths, by search
         self._soon: deque[_Branch] = deque()  # futures, which go on in the lane of their step
         self._later: deque[_Branch] = deque()
         self._running: list[_Branch] = []
@@ -108,15 +113,23 @@ class CountingSampler:
         """Go on as the known responses to one query do, drawn for each search, from the length of the node."""
         start = len(node.response)
         rows = self._lengths.responses
-        own = rows[seed_of(*node.key) % len(rows)]
-        longer = [r for r in own if r.length > start] or [r for row in rows for r in row if r.length > start]
-        response = longer[int(self._rng.integers(len(longer)))] if longer else Response(start + 1, [])
-        end: int = response.length
+        own = rows[self._rows.setdefault(node.key, len(self._rows)) % len(rows)]
+        shift = start if self._rng.random() < self._anew else 0
+        every = [response for row in rows for response in row]
+        some = _going_on(own, start, shift) or _going_on(every, start, shift)
+        response = some[int(self._rng.integers(len(some)))] if some else Response(start + 1 - shift, [])
+        end: int = shift + response.length
         finish: Finish = "end"
-        if until == "step" and (steps := [step for step in response.steps if step > start]):
+        if until == "step" and (steps := [shift + step for step in response.steps if shift + step > start]):
             end, finish = steps[0], "step"
         if end - start > limit:
             end, finish = start + limit, "length"
         self._tokens += 1  # no two branches say the same, but for repeats
-        mean = min(0.0, float(self._rng.normal(_MEAN, _SPREAD)))
+        mean = min(0.0, float(self._rng.normal(response.value, _SPREAD)))
         return Completion([self._tokens] * (end - start), [mean] * (end - start), finish)
+
+
+def _going_on(row: list[Response], start: int, shift: int) -> list[Response]:
+    """Choose the responses that reach beyond a place; after a step those that have one too, before it or anew."""
+    longer = [r for r in row if shift + r.length > start]
+    return [r for r in longer if r.steps and (shift or r.steps[0] <= start)] if start else longer

@@ -11,7 +11,7 @@ import msgspec
 
 from genius_lite.prompts import StepDelimiter
 from genius_lite.recipe import Foresight
-from genius_lite.records import Rollout, Step
+from genius_lite.records import Candidate, Rollout, Step
 
 Source = Literal["rehearsal", "round 1", "assumed"]
 _ASSUMED_LENGTH, _ASSUMED_STEP = 0.75, 0.25  # of the token limit; of a response
@@ -20,10 +20,14 @@ _CUT = 0.1  # share of responses that may be cut off
 
 
 class Response(msgspec.Struct, frozen=True):
-    """The length of a response in tokens, and the lengths of it at which a step has just ended."""
+    """The length of a response in tokens, the lengths of it at which a step has just ended, and its value.
+
+    The value, nats per token, is what the search prefers beams by: long responses often have a higher one.
+    """
 
     length: int
     steps: list[int]
+    value: float = -0.6
 
 
 class Lengths(msgspec.Struct, frozen=True):
@@ -77,7 +81,7 @@ class Lengths(msgspec.Struct, frozen=True):
             if r.length < seen:
                 return r
             end = next(longer)
-            return Response(end, [*r.steps, *range((r.steps or [0])[-1] + step, end, step)])
+            return Response(end, [*r.steps, *range((r.steps or [0])[-1] + step, end, step)], r.value)
 
         return msgspec.structs.replace(self, responses=[[extend(r) for r in row] for row in self.responses])
 
@@ -112,7 +116,7 @@ def described(rollouts: Sequence[Rollout], delimiter: StepDelimiter, candidates:
     """
     steps = [rollout.steps for rollout in rollouts]
     return Lengths(
-        [[_response(c.tokens, delimiter) for c in first.candidates] for first, *_ in steps],
+        [[_response(c, delimiter) for c in first.candidates] for first, *_ in steps],
         _repeated([first for first, *_ in steps], candidates),
         source,
         _repeated([step for _, *later in steps for step in later], candidates),
@@ -126,12 +130,12 @@ def _repeated(steps: Sequence[Step], candidates: int) -> float:
     return min(1.0, repeated / every / max(0.5, (candidates - 1) / 2)) if every else 0.0
 
 
-def _response(tokens: list[int], delimiter: StepDelimiter) -> Response:
-    steps, has_text = [], False
+def _response(candidate: Candidate, delimiter: StepDelimiter) -> Response:
+    tokens, steps, has_text = candidate.tokens, list[int](), False
     for place, token in enumerate(tokens[:-1], 1):
         if delimiter.ends_step(token, has_text):
             steps.append(place)
             has_text = False
         else:
             has_text = has_text or bool(delimiter.has_text[token])
-    return Response(len(tokens), steps)
+    return Response(len(tokens), steps, candidate.value)

@@ -15,6 +15,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.learner.footprint import MERGED_ON_CPU
@@ -26,7 +28,7 @@ from genius_lite.records import PreferencePair, Query, Rollout
 
 ANY_PAIRS = Pairs(min_gap=0.0, looping="keep", truncated="keep")
 """Responses of which only the length matters: there is nothing to vote on, and no loop to look for."""
-_SEARCHED = 32  # queries; of more, so many are searched and stand for all
+_SEARCHED = 32  # queries; of more, so many stand for all, and fewer are searched that often
 _KEY = (0, "plan")
 
 
@@ -69,7 +71,8 @@ def expected_work(
         trees: responses share prefixes in the learner, else each takes a padded row.
         on_cpu: the learner's device.
     """
-    some = list(queries[:_SEARCHED])
+    times = max(1, _SEARCHED // len(queries))
+    some = [msgspec.structs.replace(q, id=f"{q.id}, {n}") for n in range(times) for q in queries[:_SEARCHED]]
     rollouts, counted = asyncio.run(_search(recipe, some, lengths, slots))
     scale = len(queries) / len(some)
     drawn = ANY_PAIRS.model_copy(update={"negatives": recipe.pairs.negatives})

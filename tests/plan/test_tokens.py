@@ -28,7 +28,7 @@ def recipe(**foresight) -> Recipe:
 
 def searched(found: Lengths, cfg: Foresight, lanes: int) -> tuple[Rollout, CountingSampler]:
     async def search() -> tuple[Rollout, CountingSampler]:
-        sampler = CountingSampler(found, lanes)
+        sampler = CountingSampler(found, lanes, anew=0.0)
         work = asyncio.ensure_future(foresee(QUERY, sampler, cfg, (0, 1, "q")))
         await sampler.serve(work)
         return work.result(), sampler
