@@ -25,6 +25,7 @@ from genius_lite.report.reading import stage_seconds
 from genius_lite.rundir import OpenRun
 from genius_lite.tuning import engine_settings
 
+_BUSY = 0.1  # share of the cores that other programs may take before it is said
 _UNSURE = 0.1  # of a rehearsed time, and by which rounds differ from each other
 _SHOWN = {ROLLOUTS: "rollouts", TRAINING: "train", QUANTIZING: "merge", EVALUATION: "evaluate"}  # on the board
 
@@ -50,8 +51,8 @@ class PlannedStage:
 class Plan:
     """What a run will take: bytes, tokens and seconds of what is still to be done.
 
-    `seconds` and its bounds are None where nothing tells them. They are those of a machine without other programs,
-    which took the share `others` of its cores during the rehearsal; `high` makes as much allowance for them again.
+    `seconds` and its bounds are None where nothing tells them. During the rehearsal other programs took the share
+    `others` of the cores: at `low` all of that slowed it down, at `high` nothing did.
     `advice` is empty where the run fits. `response_tokens` and `responses_from` say what lengths were expected.
     """
 
@@ -124,7 +125,7 @@ def _folder(out: Path, identity: dict[str, Any], temporary: bool) -> Iterator[Op
 def forecast(job: Job) -> dict[str, float]:
     """Predict the seconds of each stage of a round, by the names on the board; of several rounds the last one's.
 
-    Nothing is measured for it. What no rehearsal has measured, or one beside other programs, is not forecast at all: a
+    Nothing is measured for it. What no rehearsal has measured, or one that was slowed down, is not forecast at all: a
     wrong hour is worse than none.
     """
     out = Path(job.recipe.out)
@@ -149,7 +150,7 @@ def _assembled(known: Known, machine: Machine, notes: list[str]) -> Plan:
     times = [stage.seconds for stage in ahead if stage.seconds is not None]
     seconds = sum(times) if len(times) == len(ahead) else None
     spread = (_UNSURE**2 + (known.lengths.error**2 if not history.tokens else 0.0)) ** 0.5
-    beside = 1 - rates.disturbed if rates else 1.0
+    others, beside = (rates.others, 1 - rates.disturbed) if rates else (0.0, 1.0)
     return Plan(
         out=job.recipe.out,
         model=job.source.path.name,
@@ -169,9 +170,9 @@ def _assembled(known: Known, machine: Machine, notes: list[str]) -> Plan:
         advice=advice(lacks, change) if lacks else "",
         tokens=sum(stage.tokens for stage in ahead if stage.stage == ROLLOUTS),
         seconds=seconds,
-        low=None if seconds is None else seconds * (1 - spread) * beside,
+        low=None if seconds is None else seconds * (1 - spread) * ((1 - others) / beside if others > _BUSY else 1),
         high=None if seconds is None else seconds * (1 + spread) / beside,
-        others=rates.others if rates else 0.0,
+        others=others,
         response_tokens=known.lengths.mean,
         responses_from=known.lengths.source,
         notes=[*notes, *_notes(known)],
@@ -182,10 +183,13 @@ def _notes(known: Known) -> Iterator[str]:
     recipe, rates = known.job.recipe, known.rates
     if warning := known.lengths.cut_off(recipe.foresight.max_tokens):
         yield f"{warning}."
-    if rates and rates.disturbed:
+    if rates and rates.others > _BUSY:
+        shortened = (
+            f"Times are shortened by {rates.disturbed:.0%} for it, which is a guess. " if rates.disturbed else ""
+        )
         yield (
-            f"Other programs took {rates.others:.0%} of the processor during the rehearsal. Times are shortened by as "
-            "much; beside them a run takes longer. Plan again when the machine is quiet."
+            f"Other programs took {rates.others:.0%} of the processor during the rehearsal. {shortened}A quiet machine "
+            f"takes up to {rates.others:.0%} less than was measured; plan again on one."
         )
     if rates and (recipe.sampler.server or recipe.sampler.cluster != "local"):
         yield "Rollouts are timed as if this machine sampled them."

@@ -12,7 +12,7 @@ from genius_lite.plan.tokens import Sampled
 
 FOUND = "rehearsal.json"
 """In a run folder: the rates of its rehearsal."""
-BUSY = 0.1  # share of the cores that others may take before a rehearsal's times say little
+_IDLE = 1 / 3  # of the cores leaves a rehearsal to others: SmolLM2 and Qwen2.5-1.5B on two cores
 PREFILL = 0.5  # of a sampled token's time takes a prompt's, whose logits are not wanted
 _RATIOS = (0.0, *(2.0**n for n in range(-1, 8)))  # of a decode's own time to that of a token in it
 _USUAL_RATIO = 2.0
@@ -53,8 +53,11 @@ class Rates(msgspec.Struct, frozen=True):
 
     @property
     def disturbed(self) -> float:
-        """Return the share of other programs, where it is more than times allow for."""
-        return self.others if self.others > BUSY else 0.0
+        """Estimate the share of the rehearsal that was lost to other programs: a third of the cores was free for them.
+
+        The import and loading are done on one core, so that quiet rehearsals leave so much idle.
+        """
+        return max(0.0, 1 - (1 - self.others) / (1 - _IDLE))
 
     @staticmethod
     def read(out: Path) -> Rates | None:

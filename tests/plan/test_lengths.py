@@ -21,7 +21,7 @@ def test_responses_are_those_of_first_steps_with_their_futures():
     later = Step(1, [candidate([0, 2], [0] * 9)], [0], duplicates=3)
     found = described([Rollout(Query("q", "?", [1]), [first, later])], delimiter, candidates=4, source="rehearsal")
     # A line break ends a step after text only, and never as the last token.
-    assert found.responses == [[Response(5, [2, 4]), Response(2, [])]]
+    assert found.responses == [[Response(5, [2, 4], 0.0), Response(2, [], 0.0)]]
     # Two of four candidates repeated another one, of which each had 1.5 to repeat; of later ones three of four.
     assert (found.repeats, found.later) == (pytest.approx(1 / 3), pytest.approx(0.5))
     assert found.mean == 3.5

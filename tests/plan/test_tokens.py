@@ -14,6 +14,7 @@ from genius_lite.records import Query, Rollout
 QUERY = Query("q", "?", [1, 2, 3, 4, 5])
 # Steps end after 10 and 20 of 30 tokens.
 THIRTY = Lengths([[Response(30, [10, 20])]], 0.0, "rehearsal")
+WHOLE = Lengths([[Response(30, [])]], 0.0, "rehearsal")  # in one step
 
 
 def recipe(**foresight) -> Recipe:
@@ -67,20 +68,20 @@ def test_limits_cut_responses():
 
 def test_a_rounds_expectation():
     queries = [Query(f"q{n}", "?", [100 + n, 1, 2, 3]) for n in range(4)]
-    found = tokens.expected_work(recipe(beams=1, candidates=2, steps=1), queries, THIRTY, 32, trees=True, on_cpu=True)
+    found = tokens.expected_work(recipe(beams=1, candidates=2, steps=1), queries, WHOLE, 32, trees=True, on_cpu=True)
     assert found.rollouts.sampled == 4 * 2 * 30
     assert found.rollouts.prefilled == 4 * 4
     # One pair a query: a prompt of 4 tokens and two responses of 30 in a tree.
     assert found.learned.pairs == 4
     assert found.learned.tokens == 4 * 64
     assert (found.learned.largest, found.learned.counted) == (64, 60)
-    apart = tokens.expected_work(recipe(beams=1, candidates=2, steps=1), queries, THIRTY, 32, trees=False, on_cpu=True)
+    apart = tokens.expected_work(recipe(beams=1, candidates=2, steps=1), queries, WHOLE, 32, trees=False, on_cpu=True)
     assert apart.learned.tokens == 4 * 2 * 34
 
 
 def test_of_many_queries_some_stand_for_all():
     queries = [Query(f"q{n}", "?", [100 + n, 1]) for n in range(96)]
-    found = tokens.expected_work(recipe(beams=1, candidates=2, steps=1), queries, THIRTY, 8, trees=True, on_cpu=True)
+    found = tokens.expected_work(recipe(beams=1, candidates=2, steps=1), queries, WHOLE, 8, trees=True, on_cpu=True)
     assert found.rollouts.sampled == pytest.approx(96 * 60)
     assert found.learned.pairs == 96
 
@@ -95,3 +96,24 @@ def test_later_steps_repeat_by_a_chance_of_their_own():
     found = Lengths(THIRTY.responses, 0.0, "rehearsal", later=1.0)
     rollout, _ = searched(found, recipe(beams=1, candidates=3, steps=2).foresight, lanes=8)
     assert [(len(step.candidates), step.duplicates) for step in rollout.steps] == [(3, 0), (1, 2)]
+
+
+def test_after_a_step_some_responses_go_on_as_if_they_began_there():
+    async def search(anew: float) -> int:
+        sampler = CountingSampler(THIRTY, 64, anew=anew)
+        cfg = recipe(beams=1, candidates=2, steps=1).foresight
+        work = asyncio.ensure_future(foresee(QUERY, sampler, cfg, (0, 1, "q")))
+        await sampler.serve(work)
+        return sampler.sampled
+
+    # Two steps of 10 tokens, and what is left of 30, or 30 more.
+    assert asyncio.run(search(0.0)) == 2 * (10 + 20)
+    assert asyncio.run(search(1.0)) == 2 * (10 + 30)
+
+
+def test_beams_go_by_the_values_that_were_seen():
+    good, bad = Response(50, [10], value=-0.1), Response(30, [20], value=-2.0)
+    rollout, _ = searched(Lengths([[good, bad]], 0.0, "rehearsal"), recipe(beams=1, candidates=8, steps=1).foresight, 8)
+    (step,) = rollout.steps
+    (kept,) = step.kept
+    assert len(step.candidates[kept].tokens) == 50
