@@ -122,7 +122,7 @@ class CountingSampler:
         finish: Finish = "end"
         if until == "step" and (steps := [shift + step for step in response.steps if shift + step > start]):
             end, finish = steps[0], "step"
-        if end - start > limit:
+        if end - start >= limit:  # what is as long as the limit was cut off there
             end, finish = start + limit, "length"
         self._tokens += 1  # no two branches say the same, but for repeats
         mean = min(0.0, float(self._rng.normal(response.value, _SPREAD)))

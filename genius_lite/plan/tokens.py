@@ -1,11 +1,11 @@
 """How much a round samples and learns from, in tokens: expected values, from lengths of responses.
 
 Of a search, M beams and N candidates wide, the first step has N candidates and every later one N of each live beam,
-M x N at most. A candidate is a step, and a future unless the step ended the response; futures get shorter as steps are
-kept. A candidate that repeats another has no future and counts for neither, a beam whose response has ended is not
-expanded, and the search ends when none is live or after K steps. None of this is written down here: the search runs,
+M x N at most. A candidate is a step, and a future unless the step ended the response. One that repeats another has no
+future and counts for neither, a beam whose response has ended is not expanded, and the search ends when none is live or
+after K steps. None of this is written down here: the search runs,
 with the pairs and packs that follow, on a sampler that only counts. It is told how long responses are and where their
-steps end; later rounds are taken to be like the first. Pairs are counted before the recipe's filters.
+steps end; later rounds are taken to be like the first. Of the recipe's filters the one of truncated responses counts.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def expected_work(
     some = [msgspec.structs.replace(q, id=f"{q.id}, {n}") for n in range(times) for q in queries[:_SEARCHED]]
     rollouts, counted = asyncio.run(_search(recipe, some, lengths, slots))
     scale = len(queries) / len(some)
-    drawn = ANY_PAIRS.model_copy(update={"negatives": recipe.pairs.negatives})
+    drawn = ANY_PAIRS.model_copy(update={"negatives": recipe.pairs.negatives, "truncated": recipe.pairs.truncated})
     pairs, _ = preference_pairs(rollouts, drawn, recipe.foresight.tau, _KEY, lambda response: None)
     made = packed(pairs, recipe.learner.max_pack_tokens, recipe.learner.batch_pairs, trees=trees, on_cpu=on_cpu)
     largest = max(made, key=lambda pack: pack.tokens, default=None)
