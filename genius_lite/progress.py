@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from genius_lite.records import Rollout
-from genius_lite.results import RoundReport
+from genius_lite.results.rounds import RoundReport
 
 Advance = Callable[[float], None]
 """Counts what a stage has done since it was called last."""

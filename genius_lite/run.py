@@ -31,7 +31,7 @@ from genius_lite.recipe import Recipe
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.tracking import tracked
 from genius_lite.report.write import write_report_if_possible
-from genius_lite.results import Summary
+from genius_lite.results.rounds import Summary
 from genius_lite.rundir.folder import BEST, EXPORT, SUMMARY, OpenRun
 
 

@@ -6,7 +6,7 @@ import math
 import unicodedata
 from typing import Any
 
-from genius_lite.results import Interval
+from genius_lite.results.evaluation import Interval
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (text direction), surrogates, line and paragraph separators
 PROSE = "\n\t\u200c\u200d"

@@ -16,7 +16,7 @@ import pytest
 
 from genius_lite import __version__
 from genius_lite.records import Rollout
-from genius_lite.results import Response
+from genius_lite.results.evaluation import Response
 from genius_lite.rundir.lines import read_records
 from genius_lite.rundir.reader import RunFolder
 from tests.tiny import tiny_gguf
@@ -230,7 +230,7 @@ def test_a_folder_in_use_and_a_full_disk(project, monkeypatch):
     from genius_lite.pipeline.job import prepare
     from genius_lite.plan.suggestions import require_room
     from genius_lite.recipe.reader import load
-    from genius_lite.rundir.folder import folder
+    from genius_lite.rundir import folder
 
     monkeypatch.chdir(project)
     with folder.OpenRun(Path("runs/r"), prepare(load(Path("r.yaml"))).identity()):

@@ -165,7 +165,7 @@ from rich.console import Console
 from genius_lite.cli import interrupts
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.progress import Stage
-from genius_lite.stopping import Stop
+from genius_lite.errors import Stop
 
 interrupts._PATIENCE = 0.5
 progress, stop = TerminalProgress(Console()), Stop()

@@ -18,7 +18,7 @@ from genius_lite.report.status import Status, print_status
 from genius_lite.report.summary import print_summary
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.view import view
-from genius_lite.results import Summary
+from genius_lite.results.rounds import Summary
 from genius_lite.text import PROSE, brief, visible
 
 ESC, OVERRIDE = "\x1b[2J\x1b]0;owned\x07\x9b31m", "\u202egnp.exe\u2066"

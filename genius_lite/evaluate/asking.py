@@ -15,7 +15,7 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate.tasks import Task, from_jsonl, from_reasoning_gym
 from genius_lite.recipe import Auto, Prefix, TaskSource
 from genius_lite.records import Query, seed_of
-from genius_lite.results import Use
+from genius_lite.results.evaluation import Use
 from genius_lite.weights.gguf_file import GGUF
 
 _LEAST = 0.01  # temperature that a recommendation has

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from genius_lite.evaluate.results import RESAMPLING_SEED, mean_score
 from genius_lite.evaluate.statistics import mean_accuracy, paired_difference
-from genius_lite.results import GREEDY, AtBest, Cooled, Response, Scores
+from genius_lite.results.evaluation import GREEDY, AtBest, Cooled, Response, Scores
 
 
 def shares(responses: Sequence[Response], *, choosing: bool) -> dict[float, Scores]:

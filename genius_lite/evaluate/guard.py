@@ -16,7 +16,8 @@ import msgspec
 
 from genius_lite.recipe import Guard, Limit
 from genius_lite.records import PreferencePair, Rollout
-from genius_lite.results import Alarm, RoundMetrics, RoundReport, Signals
+from genius_lite.results.evaluation import Alarm, RoundMetrics, Signals
+from genius_lite.results.rounds import RoundReport
 
 OF_RESPONSES = ("entropy", "distinct", "loops", "shorter", "longer", "ended", "unique", "kl")
 """The limits of signals that responses to held-out queries show; without such a query there are none."""

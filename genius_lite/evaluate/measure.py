@@ -21,7 +21,7 @@ from genius_lite.evaluate.signals import Observed
 from genius_lite.evaluate.tasks import Problem, Task
 from genius_lite.recipe import Evaluate
 from genius_lite.records import Completion, FailedQuery, Query
-from genius_lite.results import GREEDY, Answers, Response, Use
+from genius_lite.results.evaluation import GREEDY, Answers, Response, Use
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling, Stats

@@ -17,7 +17,7 @@ from genius_lite.machine.engine_settings import context_for, engine_settings
 from genius_lite.progress import Progress
 from genius_lite.recipe import Auto, Check, Evaluate, Prefix, Sampler, TaskSource
 from genius_lite.recipe.reader import load
-from genius_lite.results import Response, TaskResult
+from genius_lite.results.evaluation import Response, TaskResult
 from genius_lite.rundir.folder import write_json
 from genius_lite.rundir.lines import write_records
 from genius_lite.weights import gguf_file

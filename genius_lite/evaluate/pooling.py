@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from genius_lite.evaluate.statistics import mean_of, student, student_quantile, variance_of_mean
-from genius_lite.results import Interval
+from genius_lite.results.evaluation import Interval
 
 
 class PooledDifference(Interval, frozen=True):

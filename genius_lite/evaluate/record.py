@@ -9,7 +9,7 @@ from pathlib import Path
 from genius_lite.evaluate.results import choosing_scores, results
 from genius_lite.evaluate.selection import judged_by
 from genius_lite.records import FailedQuery
-from genius_lite.results import Answers, Response, Scores, Signals, TaskResult
+from genius_lite.results.evaluation import Answers, Response, Scores, Signals, TaskResult
 from genius_lite.rundir.folder import FAILED_FILE, RESPONSES, SIGNALS, write_json
 from genius_lite.rundir.lines import write_records
 from genius_lite.rundir.reader import RoundFolder, RunFolder

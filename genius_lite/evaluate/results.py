@@ -9,7 +9,7 @@ from itertools import combinations
 from statistics import fmean
 
 from genius_lite.evaluate.statistics import mcnemar_exact, mean_accuracy, paired_difference, share_among, wilson
-from genius_lite.results import GREEDY, Answers, Interval, Response, Scores, TaskResult
+from genius_lite.results.evaluation import GREEDY, Answers, Interval, Response, Scores, TaskResult
 
 RESAMPLING_SEED = 0  # of the bootstrap: the same figures give the same interval
 _MOST_SUBSETS = 100  # of a problem's samples, whose votes are counted one by one

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from genius_lite.evaluate.statistics import mean_of, paired_difference
 from genius_lite.recipe import Evaluate
-from genius_lite.results import Interval, Scores, Signals
+from genius_lite.results.evaluation import Interval, Scores, Signals
 
 _PARSED = 0.5  # share of the responses that must state a final answer before their agreement says anything
 _HELD_OUT = "held-out queries"

@@ -12,7 +12,7 @@ import msgspec
 
 from genius_lite.foresight.repetition import loops
 from genius_lite.records import Finish
-from genius_lite.results import Signals
+from genius_lite.results.evaluation import Signals
 
 MOST_CUT = 0.1  # share of responses that may be cut off: what they miss cannot be learned
 _WINDOW = 32  # 2-grams among which different ones are counted

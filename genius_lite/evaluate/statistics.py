@@ -19,7 +19,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from genius_lite.results import Interval, McNemar
+from genius_lite.results.evaluation import Interval, McNemar
 
 _SAME = 1e-9  # differences of scores that are one but for rounding
 _CHUNK = 2**22  # problems drawn at once, over all resamples: 32 MiB of counts

@@ -15,7 +15,7 @@ from genius_lite.export.card import model_card
 from genius_lite.export.ollama import modelfile
 from genius_lite.export.transformers import write_peft, write_safetensors
 from genius_lite.recipe import QuantType, answer_tokens
-from genius_lite.results import Quantized, RoundReport
+from genius_lite.results.rounds import Quantized, RoundReport
 from genius_lite.rundir.folder import CHECKPOINT, follow_umask, refuse_links, remove, require_space, write_text
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.weights.gguf_file import sha256

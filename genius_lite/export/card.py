@@ -10,7 +10,8 @@ from genius_lite import __version__
 from genius_lite.recipe import Prefix
 from genius_lite.report.columns import NOTE, SHORT
 from genius_lite.report.summary import WIDENED, cooling_lines
-from genius_lite.results import AtBest, Interval, RoundReport, TaskResult
+from genius_lite.results.evaluation import AtBest, Interval, TaskResult
+from genius_lite.results.rounds import RoundReport
 from genius_lite.text import percent
 from genius_lite.weights.importing import Base
 from genius_lite.weights.merge import Kept

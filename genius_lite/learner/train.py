@@ -39,7 +39,7 @@ from genius_lite.learner.sharding import load_in_parts
 from genius_lite.learner.state import load_state, pairs_done, save_state
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair, seed_of
-from genius_lite.results import TrainReport
+from genius_lite.results.rounds import TrainReport
 from genius_lite.rundir.folder import IMPORTANCE, RunDir, write_json
 
 _OF_AN_UPDATE = 2  # passes of each pair: forward and backward

@@ -12,7 +12,7 @@ from genius_lite.evaluate.signals import Observed
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.recipe import Evaluate
 from genius_lite.records import FailedQuery
-from genius_lite.results import Answers, Cooled, Response
+from genius_lite.results.evaluation import Answers, Cooled, Response
 from genius_lite.rundir.lines import RecordLog
 
 

@@ -14,7 +14,7 @@ from genius_lite.pipeline.round import Policy, Round, Session
 from genius_lite.pipeline.stages import BaseResult, to_sample
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.summary import cooling_lines, evaluation_lines
-from genius_lite.results import RoundReport
+from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.folder import REPORT
 
 

@@ -11,7 +11,7 @@ from genius_lite.progress import Stage
 from genius_lite.recipe import QuantType, TargetType
 from genius_lite.records import PreferencePair
 from genius_lite.report.summary import kept_lines
-from genius_lite.results import Quantized, ScoredMargin
+from genius_lite.results.rounds import Quantized, ScoredMargin
 from genius_lite.rundir.folder import BASELINE, LORA, POLICY, QUANTIZED, remove
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import sha256

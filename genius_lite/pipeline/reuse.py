@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from genius_lite.records import Query, Rollout
-from genius_lite.results import Answers, Response
+from genius_lite.results.evaluation import Answers, Response
 from genius_lite.rundir.folder import (
     ANSWERS,
     BASELINE,

@@ -15,7 +15,7 @@ from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.pipeline.job import Job
 from genius_lite.progress import Progress, Stage
 from genius_lite.report.tracking import Tracker
-from genius_lite.rundir.folder import ROUNDED, TIMINGS, RunDir
+from genius_lite.rundir.folder import BASELINE, ROUNDED, TIMINGS, RunDir
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.importing import Base
@@ -66,7 +66,8 @@ class Session:
     @property
     def baseline(self) -> Policy:
         """The base model that rounds are told against, once `stages.baseline` has seen to it."""
-        return Policy(self.folder.rounded_base or self.base.gguf.path)
+        made = self.run.path / ROUNDED / BASELINE
+        return Policy(made if made.exists() else self.base.gguf.path)
 
     @cached_property
     def rounded(self) -> RunDir:

@@ -25,7 +25,7 @@ from genius_lite.pipeline.policies import baseline, next_policy, to_sample
 from genius_lite.pipeline.round import Policy, Round, Session, note_time
 from genius_lite.progress import Progress, Stage
 from genius_lite.records import FailedQuery, PreferencePair, Rollout
-from genius_lite.results import Answers, Cooled
+from genius_lite.results.evaluation import Answers, Cooled
 from genius_lite.rundir.folder import (
     ADAPTER,
     ANSWERS,

@@ -14,7 +14,7 @@ from genius_lite.plan.lengths import Lengths, described
 from genius_lite.plan.memory import BASE
 from genius_lite.plan.rates import FOUND, Rates
 from genius_lite.progress import Stage
-from genius_lite.results import Timing
+from genius_lite.results.rounds import Timing
 from genius_lite.rundir.folder import (
     CHECKPOINT,
     EXPORT,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from genius_lite.results import RoundReport, TrainReport
+from genius_lite.results.rounds import RoundReport, TrainReport
 from genius_lite.text import NONE, number, percent, size
 
 Value = float | str | None

@@ -17,7 +17,7 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate.pooling import PooledDifference, pooled_difference
 from genius_lite.progress import Stage
 from genius_lite.report.summary import points
-from genius_lite.results import GREEDY, Response
+from genius_lite.results.evaluation import GREEDY, Response
 from genius_lite.rundir.reader import RunFolder
 
 ALL_TASKS = "mean of all tasks"

@@ -14,7 +14,7 @@ from genius_lite.recipe import Guard, Limit
 from genius_lite.report.charts import Gauge, Point, Series, bars, gauge, lines
 from genius_lite.report.gather import RoundData, RunData
 from genius_lite.report.tables import FILTERS, Table, stage_totals
-from genius_lite.results import Interval
+from genius_lite.results.evaluation import Interval
 from genius_lite.text import NONE, duration, figure, prose
 
 _POINTS = 60  # of a training curve; more updates are averaged

@@ -16,7 +16,8 @@ from genius_lite.evaluate.results import mean_score
 from genius_lite.foresight.pairs import calibration_weight
 from genius_lite.progress import Stage
 from genius_lite.report.trees import QUERIES, Explorer, explore
-from genius_lite.results import AtBest, RoundReport, Signals, Summary, TaskResult, Timing
+from genius_lite.results.evaluation import AtBest, Signals, TaskResult
+from genius_lite.results.rounds import RoundReport, Summary, Timing
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 
 

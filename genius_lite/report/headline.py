@@ -7,7 +7,7 @@ from pathlib import Path
 
 from genius_lite.report.gather import RunData
 from genius_lite.report.summary import BASE_EXPORTED, CHOSEN_ON, cooling_lines
-from genius_lite.results import Interval, TaskResult
+from genius_lite.results.evaluation import Interval, TaskResult
 from genius_lite.text import gain, interval, number, percent, prose
 
 _SURER = (

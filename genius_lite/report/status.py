@@ -21,7 +21,7 @@ from genius_lite.recipe import Evaluate, Guard
 from genius_lite.report.columns import values
 from genius_lite.report.state import RunState, Work
 from genius_lite.report.view import MOST_LINES, State, signs_of, view
-from genius_lite.results import RoundReport
+from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.folder import PROGRESS
 from genius_lite.rundir.reader import RunFolder
 

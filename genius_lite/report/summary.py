@@ -11,7 +11,8 @@ from rich.table import Table
 
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.report.columns import NOTE, SHORT
-from genius_lite.results import AtBest, Interval, Quantized, Summary, TaskResult
+from genius_lite.results.evaluation import AtBest, Interval, TaskResult
+from genius_lite.results.rounds import Quantized, Summary
 from genius_lite.text import percent
 
 

@@ -11,7 +11,7 @@ from genius_lite.recipe import Guard, Limit
 from genius_lite.report.columns import COLUMNS, NOTE
 from genius_lite.report.gather import RoundData, RunData
 from genius_lite.report.summary import WIDENED
-from genius_lite.results import Quantized, Timing
+from genius_lite.results.rounds import Quantized, Timing
 from genius_lite.text import NONE, accuracy, duration, figure, gain, number, percent, prose, size
 
 FILTERS = {

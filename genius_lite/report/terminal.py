@@ -22,7 +22,7 @@ from genius_lite.records import Rollout
 from genius_lite.report.columns import values
 from genius_lite.report.state import Memory, Meter, RunState, glimpse, step_values
 from genius_lite.report.view import duration, rate_of, whole
-from genius_lite.results import RoundReport
+from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.folder import PROGRESS, RECIPE
 from genius_lite.rundir.reader import RunFolder
 

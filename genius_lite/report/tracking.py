@@ -22,7 +22,8 @@ from genius_lite.evaluate.record import Evaluation
 from genius_lite.hardware import learner_device
 from genius_lite.recipe import Recipe
 from genius_lite.report.columns import values
-from genius_lite.results import RoundReport, Signals, TaskResult
+from genius_lite.results.evaluation import Signals, TaskResult
+from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.folder import TRACKING, write_json
 
 _MARK_FILE = "tracking.json"

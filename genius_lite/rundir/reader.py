@@ -16,16 +16,8 @@ import msgspec
 from genius_lite.errors import UserError
 from genius_lite.progress import Stage
 from genius_lite.records import FailedQuery, PreferencePair, Rollout, held_count
-from genius_lite.results import (
-    Quantized,
-    Response,
-    RolloutFigures,
-    RoundReport,
-    Signals,
-    Summary,
-    Timing,
-    TrainReport,
-)
+from genius_lite.results.evaluation import Response, Signals
+from genius_lite.results.rounds import Quantized, RolloutFigures, RoundReport, Summary, Timing, TrainReport
 from genius_lite.rundir.folder import (
     ADAPTER,
     BASELINE,

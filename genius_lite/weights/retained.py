@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from genius_lite.records import PreferencePair
-from genius_lite.results import ScoredMargin
+from genius_lite.results.rounds import ScoredMargin
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 

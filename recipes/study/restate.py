@@ -21,7 +21,7 @@ import numpy as np
 from genius_lite.evaluate.pooling import pooled_difference, with_seeds
 from genius_lite.evaluate.statistics import mean_of
 from genius_lite.report.summary import points
-from genius_lite.results import Interval
+from genius_lite.results.evaluation import Interval
 
 RESULTS = Path(__file__).parent / "results"
 TASKS = ("chain_sum", "products", "letter_counting")

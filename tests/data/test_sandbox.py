@@ -11,7 +11,7 @@ from genius_lite.data.sandbox import LimitedProcess, LimitError
 
 PROGRAM = """
 import os, time
-from genius_lite.limited import serve
+from genius_lite.data.sandbox import serve
 
 def start(opening):
     print("hello")  # no reply

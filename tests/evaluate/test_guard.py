@@ -10,7 +10,7 @@ from genius_lite.evaluate.guard import alarms, round_metrics
 from genius_lite.evaluate.signals import Observed, signals
 from genius_lite.recipe import Guard, Limit
 from genius_lite.records import Candidate, Completion, Finish, PreferencePair, Query, Rollout, Step
-from genius_lite.results import RoundMetrics, Signals
+from genius_lite.results.evaluation import RoundMetrics, Signals
 
 PAIRS = [(100, 100), (90, 90)]  # lengths of chosen and rejected
 ENOUGH = 64  # pairs and steps

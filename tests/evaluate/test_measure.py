@@ -13,7 +13,7 @@ from genius_lite.evaluate.measure import EvalModel, answer_tasks, observe, respo
 from genius_lite.evaluate.results import results
 from genius_lite.recipe import Evaluate, TaskSource
 from genius_lite.records import Query
-from genius_lite.results import GREEDY, Answers, Response
+from genius_lite.results.evaluation import GREEDY, Answers, Response
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.messages import EngineSettings
 

@@ -17,7 +17,7 @@ from genius_lite.pipeline.stages import evaluate
 from genius_lite.progress import Advance
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler, TaskSource
 from genius_lite.report.terminal import TerminalProgress
-from genius_lite.results import GREEDY, Answers, Response
+from genius_lite.results.evaluation import GREEDY, Answers, Response
 from genius_lite.run import open_run
 from genius_lite.rundir.folder import ANSWERS, write_json
 from genius_lite.rundir.lines import read_records

@@ -16,7 +16,7 @@ from genius_lite.evaluate.cooling import at_best, best_of, shares
 from genius_lite.evaluate.results import choosing_scores, results
 from genius_lite.evaluate.tasks import Problem, Task, Verdict, from_jsonl
 from genius_lite.records import Finish
-from genius_lite.results import GREEDY, Cooled, Response, Use
+from genius_lite.results.evaluation import GREEDY, Cooled, Response, Use
 from genius_lite.weights import gguf_file
 
 

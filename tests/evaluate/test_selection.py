@@ -9,7 +9,7 @@ from genius_lite.evaluate.selection import Decision, RoundScore, difference, jud
 from genius_lite.evaluate.signals import Observed, signals
 from genius_lite.evaluate.statistics import paired_difference
 from genius_lite.recipe import Evaluate
-from genius_lite.results import Scores
+from genius_lite.results.evaluation import Scores
 
 PROBLEMS = 60
 

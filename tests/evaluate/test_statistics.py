@@ -17,7 +17,7 @@ from genius_lite.evaluate.statistics import (
     student_quantile,
     wilson,
 )
-from genius_lite.results import Interval
+from genius_lite.results.evaluation import Interval
 
 
 @pytest.mark.parametrize(

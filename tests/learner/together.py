@@ -27,7 +27,7 @@ from genius_lite.learner.train import Training, train_adapter
 from genius_lite.learner.worker_loop import with_workers
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
-from genius_lite.results import TrainReport
+from genius_lite.results.rounds import TrainReport
 from genius_lite.rundir.folder import RunDir
 
 

@@ -32,7 +32,7 @@ from genius_lite.recipe import (
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.status import read_state
 from genius_lite.report.terminal import TerminalProgress
-from genius_lite.results import Response
+from genius_lite.results.evaluation import Response
 from genius_lite.run import run
 from genius_lite.rundir.lines import read_records
 from genius_lite.rundir.reader import RunFolder

@@ -13,7 +13,7 @@ from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.reuse import copy_stages
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler, TaskSource
 from genius_lite.records import Query, Rollout
-from genius_lite.results import GREEDY, Answers, Response
+from genius_lite.results.evaluation import GREEDY, Answers, Response
 from genius_lite.run import run
 from genius_lite.rundir.folder import ANSWERS, RunDir
 from genius_lite.rundir.lines import RecordLog, read_records, write_records

@@ -107,17 +107,17 @@ def test_training_by_hand(known):
 
 
 def test_a_merge_and_its_check_by_hand(known):
-    # Of six questions a pair: both responses, by the policy, its base, and that with the adapter.
-    scored = 6 * 2 * 50
-    scoring = 3 * MADE.session(Sampled(0, 6 * 4, 0), scored)
+    # Of four questions a pair: both responses, by the policy, its base, and that with the adapter.
+    scored = 4 * 2 * 48  # of 50 tokens
+    scoring = 3 * MADE.session(Sampled(0, 4 * 4, 0), scored)
     assert stage_cost(known, "merge", 1) == (pytest.approx(7 + 5 + scoring), scored)
     # The base is rounded once, and the first file is checked.
     assert stage_cost(known, "merge", 2) == (7, 0)
     each = under(known, quantize=Quantize(type="Q8_0", check="each"))
     assert stage_cost(each, "merge", 2) == (pytest.approx(7 + scoring), scored)
-    # Of long responses no more than the first 96 tokens after the two of a pair part.
+    # Of long responses no more than the first 48 tokens after the two of a pair part.
     long = replace(known, lengths=Lengths([[Response(500, [])]], 0.0, "rehearsal"))
-    assert stage_cost(long, "merge", 1)[1] == 6 * 2 * 96
+    assert stage_cost(long, "merge", 1)[1] == 4 * 2 * 48
 
 
 def test_evaluation_by_hand(known):

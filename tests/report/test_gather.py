@@ -17,7 +17,8 @@ from genius_lite.report.summary import kept_lines
 from genius_lite.report.tables import kept_table, pairs_table, rounds_table, stages_table, task_tables
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.write import write_report, write_report_if_possible
-from genius_lite.results import GREEDY, Answers, Quantized, Response, RoundReport, Signals
+from genius_lite.results.evaluation import GREEDY, Answers, Response, Signals
+from genius_lite.results.rounds import Quantized, RoundReport
 from genius_lite.text import accuracy
 from tests.report.folder import rollout, write_lines, write_run
 from tests.test_cli import genius

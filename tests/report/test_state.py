@@ -11,7 +11,8 @@ from genius_lite.records import Candidate, Completion, Query, Rollout, Step
 from genius_lite.report import state as board_module
 from genius_lite.report.columns import COLUMNS, SHORT, values
 from genius_lite.report.state import Histogram, Meter, RunState, Work, glimpse, step_values
-from genius_lite.results import Alarm, Quantized, RolloutFigures, RoundMetrics, RoundReport, Signals, TrainReport
+from genius_lite.results.evaluation import Alarm, RoundMetrics, Signals
+from genius_lite.results.rounds import Quantized, RolloutFigures, RoundReport, TrainReport
 
 
 class Clock:

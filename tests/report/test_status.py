@@ -16,7 +16,7 @@ from genius_lite.errors import UserError
 from genius_lite.progress import Stage
 from genius_lite.report.state import RunState, Work
 from genius_lite.report.status import look
-from genius_lite.results import Summary
+from genius_lite.results.rounds import Summary
 from genius_lite.rundir.reader import RunFolder
 from tests.report.test_state import REPORT, SIGNALS, TRAINING
 

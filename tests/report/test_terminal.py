@@ -15,7 +15,7 @@ from genius_lite.report import terminal as progress_module
 from genius_lite.report.live import LiveProgress, progressor
 from genius_lite.report.status import read_state
 from genius_lite.report.terminal import TerminalProgress
-from genius_lite.results import RoundReport
+from genius_lite.results.rounds import RoundReport
 
 
 def _console(**options) -> Console:

@@ -16,7 +16,7 @@ from genius_lite.recipe import Model, Queries, Recipe, Tracking
 from genius_lite.recipe.reader import parse
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.tracking import require_trackers, tracked
-from genius_lite.results import RoundReport
+from genius_lite.results.rounds import RoundReport
 from genius_lite.run import run
 from tests.report.test_state import REPORT, TRAINING
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from genius_lite.results import Interval
+from genius_lite.results.evaluation import Interval
 from genius_lite.text import accuracy, duration, figure, gain, number, percent, size
 
 

@@ -1,0 +1,186 @@
+"""What the stages of a round note, a round's report, and a run's summary, typed."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable
+from statistics import fmean
+
+import msgspec
+
+from genius_lite.records import Rollout
+from genius_lite.results.evaluation import Alarm, AtBest, RoundMetrics, TaskResult
+
+
+class RolloutFigures(msgspec.Struct, frozen=True):
+    """What a round's search sampled.
+
+    `mean_value` is f in nats per token, over all candidates with a future, and `ended_share` the share of their
+    responses that came to an end; `repeated` and `dropped` candidates and `skipped_steps` are not among them.
+    `tokens_per_s` is None where an interrupted stage that was killed outright left no time.
+    """
+
+    queries: int
+    candidates: int
+    repeated: int
+    dropped: int
+    skipped_steps: int
+    sampled_tokens: int
+    mean_value: float
+    ended_share: float
+    tokens_per_s: float | None = None
+
+    @staticmethod
+    def of(rollouts: Iterable[Rollout], tokens_per_s: float | None = None) -> RolloutFigures:
+        """Figures of one rollout at least; they are gone through once, as a long log is read from its file."""
+        counts, values = Counter[str](), array("d")
+        for rollout in rollouts:
+            counts["queries"] += 1
+            counts["tokens"] += rollout.sampled_tokens
+            for step in rollout.steps:
+                counts["repeated"] += step.duplicates
+                counts["skipped"] += not step.foreseen
+                if step.foreseen:
+                    counts["dropped"] += step.dropped
+                    counts["ended"] += sum(c.last.finish == "end" for c in step.candidates)
+                    values.extend(c.value for c in step.candidates)
+        return RolloutFigures(
+            queries=counts["queries"],
+            candidates=len(values),
+            repeated=counts["repeated"],
+            dropped=counts["dropped"],
+            skipped_steps=counts["skipped"],
+            sampled_tokens=counts["tokens"],
+            mean_value=fmean(values),
+            ended_share=counts["ended"] / len(values),
+            tokens_per_s=tokens_per_s,
+        )
+
+
+class TrainReport(msgspec.Struct, frozen=True):
+    """What a round's training did.
+
+    `loss` is the mean over the last epoch's pairs, each before its update. `margin` (nats) is the mean when training
+    has ended, of the policy against the base model, over `scored_pairs` pairs of `scored_questions` questions: 64 at
+    most, drawn from all by the seed, and the same ones in every precision. Policy and base are both computed in fp32
+    for it, whatever was trained in. `margin_error` is its standard error, pairs of a question counted as dependent, and
+    None of a single question; `accuracy` is the share of these pairs whose margin is positive. `shared_tokens` is the
+    share of tokens that packing did not compute twice, `logprob_mismatch` the mean difference of learner and sampler in
+    nats a token, `curve` a row for each update, in the precision of the training.
+    """
+
+    pairs: int
+    updates: int
+    loss: float
+    margin: float
+    margin_error: float | None
+    accuracy: float
+    scored_pairs: int
+    scored_questions: int
+    shared_tokens: float
+    logprob_mismatch: float | None
+    weight_bytes: int
+    precision: str
+    device: str
+    curve: list[dict[str, float]]
+    seconds: float = 0.0
+
+
+class ScoredMargin(msgspec.Struct, frozen=True):
+    """Mean margins over questions, nats, by llama.cpp: `learned` with the adapter at run time, `margin` with the file.
+
+    `kept` is margin / learned, None where nothing was learned; `error` its standard error. Rounding moves each response
+    by chance, so few questions and a small margin tell little.
+    """
+
+    questions: int
+    learned: float
+    margin: float
+    kept: float | None
+    error: float | None
+
+
+class Quantized(msgspec.Struct, frozen=True):
+    """A round's GGUF: its type, and the share of the update that it keeps (None: there is none), by matrix too.
+
+    `keeps` says whether that is enough for the recipe, `widened` that it is of a wider type than the recipe's, which
+    loses too much. `error` is the standard deviation that rounding gives the share. `scored` is llama.cpp's own check,
+    where it was asked.
+    """
+
+    type: str
+    kept: float | None
+    keeps: bool
+    widened: bool
+    error: float
+    matrices: dict[str, float]
+    scored: ScoredMargin | None = None
+    sha256: str = ""
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """What a stage took. Memory in bytes: the most of the run's process so far, and of the stage's own sampler."""
+
+    stage: str
+    seconds: float
+    amount: float
+    peak_bytes: int | None = None
+    sampler_peak_bytes: int | None = None
+
+    def plus(self, other: Timing) -> Timing:
+        """This and a later part of the same stage together."""
+
+        def most(a: int | None, b: int | None) -> int | None:
+            return max((v for v in (a, b) if v is not None), default=None)
+
+        return Timing(
+            self.stage,
+            self.seconds + other.seconds,
+            self.amount + other.amount,
+            most(self.peak_bytes, other.peak_bytes),
+            most(self.sampler_peak_bytes, other.sampler_peak_bytes),
+        )
+
+
+class RoundReport(msgspec.Struct, frozen=True):
+    """The figures of a round, as far as it went; what it did not come to is None or empty.
+
+    `score` and `base_score` are what rounds are compared by: the round's, and that of the base model in its types.
+    """
+
+    round: int
+    rollouts: RolloutFigures | None = None
+    failed: int = 0
+    pairs: int | None = None
+    pairs_left_out: dict[str, int] = {}
+    training: TrainReport | None = None
+    quantized: Quantized | None = None
+    gguf_bytes: int | None = None
+    score: float | None = None
+    base_score: float | None = None
+    evaluation: list[TaskResult] = []
+    at_best: list[AtBest] = []
+    metrics: RoundMetrics | None = None
+    alarms: list[Alarm] = []
+
+    @property
+    def halted(self) -> bool:
+        """Whether the collapse guard ended the run after this round."""
+        return any(alarm.level == "halt" for alarm in self.alarms)
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """A finished run: its folder, the exported model and the round it is of (0: the base model), and every round.
+
+    `stopped` says why it ended early, if it did, and `halted` that this was the collapse guard's doing.
+    """
+
+    out: str
+    exported: str
+    best: int
+    stopped: str | None
+    halted: bool
+    queries: int
+    duplicates_dropped: int
+    rounds: list[RoundReport]
