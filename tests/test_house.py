@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -140,3 +141,15 @@ def test_the_command_line_imports_nothing_heavy():
     code = "import sys, genius_lite.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "llama_cpp", "numpy", "pydantic", "datasets", "rich"} & set(loaded)
+
+
+def test_the_map_has_a_line_for_every_file():
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Two ideas")[0]
+    named, room = set[str](), ""
+    for line in (line for line in tree.splitlines() if line.startswith("    ") and "->" not in line):
+        names = re.findall(r"(?<!\S)[a-z_]+(?:\.py|/)(?!\S)", line)
+        if not line.startswith("      "):
+            room = names[0] if names[0].endswith("/") else ""
+        named |= {f"{room if line.startswith('      ') else ''}{name}" for name in names if name.endswith(".py")}
+    files = {str(file.relative_to(ROOT)) for file in FILES.values() if not file.name.startswith("__")}
+    assert named == files

@@ -168,7 +168,10 @@ def test_the_size_of_a_type_is_about_that_of_its_file(smollm2):
 def test_a_file_of_few_bits_that_is_to_become_another_one_is_warned_of(tmp_path):
     tiny_gguf(tmp_path / "q4.gguf", "llama", kind=T.Q4_0)
     tiny_gguf(tmp_path / "q8.gguf", "llama", kind=T.Q8_0)
-    four, eight = (gguf_file.read(tmp_path / f"{name}.gguf") for name in ("q4", "q8"))
+    tiny_gguf(tmp_path / "q5.gguf", "llama", kind=T.Q5_1)
+    four, five, eight = (gguf_file.read(tmp_path / f"{name}.gguf") for name in ("q4", "q5", "q8"))
+    assert "q5.gguf" in (said := quantized_twice(five, "Q8_0") or "") and "Q8_0 and" not in said
+    assert [quantized_twice(five, kind) for kind in ("source", "BF16")] == [None] * 2
     assert "q4.gguf" in (quantized_twice(four, "Q5_0") or "")
     assert [quantized_twice(four, kind) for kind in ("source", "Q8_0", "F16")] == [None] * 3
     assert [quantized_twice(eight, kind) for kind in ("source", "Q4_0", "Q8_0")] == [None] * 3
