@@ -16,7 +16,7 @@ from genius_lite.cluster.ray import connected, node_slots
 from genius_lite.cluster.status import node_statuses
 from genius_lite.errors import Stop, UserError
 from genius_lite.pipeline.job import prepare
-from genius_lite.pipeline.round import Policy, Round
+from genius_lite.pipeline.round import Policy, Session
 from genius_lite.pipeline.stages import sample
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler
 from genius_lite.records import Rollout
@@ -96,7 +96,7 @@ def rollouts(recipe: Recipe, address: str) -> tuple[dict[str, Rollout], list[str
         assert isinstance(parked, int)
         engine = EngineSettings(slots=slots, context=job.context, threads=1, parked=parked)
         base, tracker = Base(job.source, folder / "hf-checkpoint"), Tracker(recipe, folder.path)
-        r = Round(1, job, base, engine, folder, progress, Stop(), tracker)
+        r = Session(job, base, engine, folder, progress, Stop(), tracker).round(1)
         sample(r, Policy(job.source.path))
     found = read_records(r.here / "rollouts.jsonl", Rollout)
     assert len({r.query.id for r in found}) == len(found) == 40

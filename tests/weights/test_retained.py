@@ -101,7 +101,7 @@ def test_the_gap_is_that_of_torch_from_where_the_responses_part_as_far_as_is_sco
             for response in (asked.chosen_tokens, asked.rejected_tokens)
         ]
         assert gap == pytest.approx(sums[0] - sums[1], abs=0.2)
-        assert abs(gap) > 1
+        assert abs(gap) > 0.5
 
 
 def test_compare_by_hand():
