@@ -48,7 +48,7 @@ def smollm2() -> Path:
 @pytest.fixture(scope="session", params=["llama", "qwen2"])
 def tiny(request, tmp_path_factory) -> SimpleNamespace:
     """A tiny random model of each architecture: its GGUF, its torch original, and its imported checkpoint."""
-    from tests.tiny import tiny_gguf
+    from tests.support.models import tiny_gguf
 
     folder = tmp_path_factory.mktemp(request.param)
     path = folder / "tiny.gguf"
@@ -60,7 +60,7 @@ def tiny(request, tmp_path_factory) -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory) -> Path:
     """A tiny random Llama as a GGUF."""
-    from tests.tiny import tiny_gguf
+    from tests.support.models import tiny_gguf
 
     path = tmp_path_factory.mktemp("tiny-llama") / "tiny.gguf"
     tiny_gguf(path, "llama")
@@ -70,7 +70,7 @@ def tiny_llama(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_mamba(tmp_path_factory) -> SimpleNamespace:
     """A tiny random Mamba, a recurrent model: its GGUF and its torch original."""
-    from tests.tiny import tiny_mamba_gguf
+    from tests.support.models import tiny_mamba_gguf
 
     path = tmp_path_factory.mktemp("mamba") / "tiny.gguf"
     return SimpleNamespace(gguf=path, model=tiny_mamba_gguf(path))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import genius_lite
-from tests.test_cli import RECIPE
+from tests.support.cli import RECIPE
 
 README = Path(__file__).parent.parent / "README.md"
 SECTION = README.read_text(encoding="utf-8").partition("## From Python\n")[2].partition("\n## ")[0]

@@ -13,7 +13,7 @@ from genius_lite.cli.conversation import Speaker, _Words, chat
 from genius_lite.errors import UserError
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.stream import open_stream
-from tests.tiny import tiny_gguf
+from tests.support.models import tiny_gguf
 
 GREEDY, ANY = Sampling(1.0, top_k=1), Sampling(1.0)
 PROMPT = [257, 104, 105, 32, 116, 104, 101, 114, 101]

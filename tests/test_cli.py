@@ -19,22 +19,8 @@ from genius_lite.records import Rollout
 from genius_lite.results.evaluation import Response
 from genius_lite.rundir.lines import read_records
 from genius_lite.rundir.reader import RunFolder
-from tests.tiny import tiny_gguf
-
-RECIPE = """
-model: {gguf: tiny.gguf}
-queries: {source: q.txt}
-rounds: 2
-foresight: {beams: 2, candidates: 2, steps: 2, max_tokens: 24, temperature: 1.5}
-pairs: {truncated: keep, min_gap: 0}
-learner: {rank: 4, lora_alpha: 8, lr: 1e-2, batch_pairs: 2, parity_limit: 5}
-sampler: {slots: 8}
-"""
-
-
-def genius(*arguments, cwd: Path, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from genius_lite.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
+from tests.support.cli import RECIPE, genius
+from tests.support.models import tiny_gguf
 
 
 @pytest.fixture

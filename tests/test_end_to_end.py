@@ -15,7 +15,7 @@ from genius_lite.report.summary import print_summary
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
 from tests.conftest import SMOLLM2
-from tests.tiny import ANY_PAIRS
+from tests.support.models import ANY_PAIRS
 
 
 def test_smollm2_trains_itself_and_answers(smollm2, tmp_path):

@@ -24,9 +24,9 @@ from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import Extend, Sampling, Score, Scored
 from genius_lite.weights import gguf_file
 from tests.conftest import SMOLLM2
-from tests.learner.test_train import _train
-from tests.sampler.test_engine import PROMPT, drain, extend, settings, torch_logprobs
-from tests.tiny import ANY_PAIRS
+from tests.support.engine import PROMPT, drain, extend, settings, torch_logprobs
+from tests.support.models import ANY_PAIRS
+from tests.support.training import train_tiny
 
 pytestmark = [
     pytest.mark.gpu,
@@ -78,12 +78,12 @@ def test_training_prefers_the_chosen_and_goes_on_where_it_was_stopped(tiny, tmp_
     def updated(number, row):
         stop.asked = number == 4
 
-    whole = _train(tiny, tmp_path / "whole", **options)
+    whole = train_tiny(tiny, tmp_path / "whole", **options)
     assert (whole.device, whole.precision) == ("cuda", precision)
     assert whole.margin > 1
     with pytest.raises(Stopped):
-        _train(tiny, tmp_path / "parts", updated=updated, stop=stop, **options)
-    parts = _train(tiny, tmp_path / "parts", **options)
+        train_tiny(tiny, tmp_path / "parts", updated=updated, stop=stop, **options)
+    parts = train_tiny(tiny, tmp_path / "parts", **options)
     assert parts.updates == len(parts.curve) == whole.updates
     # Sums are made in another order each time there: to four digits, not to the bit.
     assert [row["loss"] for row in parts.curve] == pytest.approx([row["loss"] for row in whole.curve], abs=0.02)

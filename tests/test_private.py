@@ -26,8 +26,8 @@ from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.write import write_report
 from genius_lite.run import run
 from genius_lite.rundir.folder import OpenRun, RunDir, private, refuse_links, remove
+from tests.support.models import ANY_PAIRS, tiny_gguf
 from tests.test_visible import ACTING
-from tests.tiny import ANY_PAIRS, tiny_gguf
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")
 QUESTIONS = [

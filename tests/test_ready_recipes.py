@@ -12,7 +12,7 @@ from gguf.constants import GGMLQuantizationType as T
 from genius_lite import load, run
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import sha256
-from tests.tiny import tiny_gguf
+from tests.support.models import tiny_gguf
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 READY = sorted(path.name for path in RECIPES.glob("*.yaml"))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler
 from tests.cluster.test_ray import RAY, rollouts
-from tests.tiny import ANY_PAIRS, tiny_gguf
+from tests.support.models import ANY_PAIRS, tiny_gguf
 
 HEAD, PORT = "10.77.0.1", 6390
 NODES = {"gl1": "10.77.0.2", "gl2": "10.77.0.3", "gl3": "10.77.0.4"}

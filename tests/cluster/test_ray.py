@@ -26,7 +26,7 @@ from genius_lite.rundir.folder import OpenRun
 from genius_lite.rundir.lines import read_records
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.importing import Base
-from tests.tiny import ANY_PAIRS, questions
+from tests.support.models import ANY_PAIRS, questions
 
 pytest.importorskip("ray")
 RAY = str(Path(sys.executable).with_name("ray"))

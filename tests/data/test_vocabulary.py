@@ -130,17 +130,17 @@ def test_a_template_that_changes_the_question_cannot_hold_special_text(templated
 
 
 def test_the_text_of_an_unknown_token_is_text_too(tmp_path, monkeypatch):
-    from tests import tiny
+    from tests.support import models
 
-    original = tiny._add_vocabulary
+    original = models._add_vocabulary
 
     def with_unknown(writer):
         add = writer.add_token_types
         writer.add_token_types = lambda types: add([*types[:257], gguf.TokenType.UNKNOWN, *types[258:]])
         original(writer)
 
-    monkeypatch.setattr(tiny, "_add_vocabulary", with_unknown)
-    tiny.tiny_gguf(tmp_path / "x.gguf", "llama")
+    monkeypatch.setattr(models, "_add_vocabulary", with_unknown)
+    models.tiny_gguf(tmp_path / "x.gguf", "llama")
     with Vocabulary.open(tmp_path / "x.gguf") as opened:
         assert _specials(opened.prompt("<|im_start|>")) == _specials(opened.prompt("x"))
 

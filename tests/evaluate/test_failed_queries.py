@@ -13,7 +13,7 @@ from genius_lite.records import query_id
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
 from genius_lite.rundir.reader import RunFolder
-from tests.tiny import ANY_PAIRS, TEMPLATE
+from tests.support.models import ANY_PAIRS, TEMPLATE
 
 DEADLY = "ZZZZ"
 DIES = f"""

@@ -22,7 +22,7 @@ from genius_lite.run import open_run
 from genius_lite.rundir.folder import ANSWERS, write_json
 from genius_lite.rundir.lines import read_records
 from genius_lite.rundir.reader import RoundFolder, RunFolder
-from tests.tiny import questions
+from tests.support.models import questions
 
 PROBLEMS = 6
 

@@ -20,9 +20,9 @@ from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
 from genius_lite.report.columns import SHORT
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
-from tests.sampler.test_engine import PROMPT
-from tests.tiny import ANY_PAIRS, TEMPLATE, tiny_gguf
-from tests.weights.test_lora import RESPONSE, scored
+from tests.support.engine import PROMPT
+from tests.support.models import ANY_PAIRS, TEMPLATE, tiny_gguf
+from tests.support.scoring import RESPONSE, scored
 
 SYSTEM = "Be brief.\nDon't guess."
 

@@ -34,7 +34,7 @@ from genius_lite.records import PreferencePair, Rollout, query_id
 from genius_lite.report.status import read_state
 from genius_lite.rundir.lines import read_records
 from genius_lite.weights import gguf_file
-from tests.tiny import tiny_gguf
+from tests.support.models import tiny_gguf
 
 RECIPE = """
 model: {gguf: tiny.gguf}

@@ -9,7 +9,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from tests.faults import raw
 from tests.faults.raw import I32, Raw
-from tests.tiny import tiny_gguf
+from tests.support.models import tiny_gguf
 
 SIZES = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
 BASES = ("llama", "qwen2", "quantized", "sharded")

@@ -6,7 +6,7 @@ from genius_lite.foresight.filters import FILTERS, Answer, Vote, refusal
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.recipe import Pairs
 from genius_lite.records import Candidate, Completion, Finish, PreferencePair, Query, Rollout, Step
-from tests.foresight.drawn import last_digit
+from tests.support.rollouts import last_digit
 
 NONE = {"gap": 0, "looping": 0, "truncated": 0, "length": 0, "agreement": 0}
 PLAIN = [50, 3, 71, 8, 24, 66, 91, 17]

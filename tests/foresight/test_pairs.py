@@ -9,7 +9,7 @@ from genius_lite.foresight import pairs as found
 from genius_lite.foresight.resample import foresight_distribution
 from genius_lite.recipe import Pairs
 from genius_lite.records import Candidate, Completion, Finish, PreferencePair, Query, Rollout, Step
-from tests.foresight.drawn import last_digit
+from tests.support.rollouts import last_digit
 
 
 def candidate(token: int, value: float, advantage: float) -> Candidate:

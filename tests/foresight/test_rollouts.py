@@ -10,7 +10,7 @@ from genius_lite.foresight.rollouts import sample_rollouts
 from genius_lite.recipe import Foresight
 from genius_lite.records import Completion, Query, Rollout
 from genius_lite.rundir.lines import RecordLog
-from tests.foresight.fake import ScriptedSampler
+from tests.support.scripted_sampler import ScriptedSampler
 
 CFG = Foresight(beams=1, candidates=2, steps=3, max_tokens=50)
 QUERIES = [Query(f"q{n}", f"question {n}", [n]) for n in range(5)]

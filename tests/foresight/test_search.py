@@ -10,7 +10,7 @@ from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.search import foresee
 from genius_lite.recipe import Foresight, Model, Pairs, Queries, Recipe
 from genius_lite.records import Completion, Finish, Query, Rollout
-from tests.foresight.fake import ScriptedSampler
+from tests.support.scripted_sampler import ScriptedSampler
 
 QUERY = Query("q", "question", [100, 101])
 GREEDY = {"tau": 1e-6}

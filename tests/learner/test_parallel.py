@@ -19,7 +19,7 @@ from genius_lite.errors import UserError
 from genius_lite.learner.packing import shares
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, join, require_possible
 from genius_lite.rundir.folder import IMPORTANCE
-from tests.learner.together import PAIRS, train
+from tests.support.training_processes import PAIRS, train
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -33,7 +33,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 def hf_checkpoint(tmp_path_factory) -> Path:
     from genius_lite.weights import gguf_file
     from genius_lite.weights.importing import import_checkpoint
-    from tests.tiny import tiny_gguf
+    from tests.support.models import tiny_gguf
 
     folder = tmp_path_factory.mktemp("tiny")
     tiny_gguf(folder / "tiny.gguf", "llama")
@@ -50,7 +50,7 @@ def _launch(command: list[str], cwd: Path, **variables: str) -> subprocess.Compl
 def _plan(folder: Path, hf_checkpoint: Path, *trainings: dict[str, Any], **spoiled: int) -> list[str]:
     plan = folder / "plan.json"
     plan.write_text(json.dumps({"hf-checkpoint": str(hf_checkpoint), "trainings": trainings, **spoiled}))
-    return ["-m", "tests.learner.together", str(plan)]
+    return ["-m", "tests.support.training_processes", str(plan)]
 
 
 def _training(out: Path, stop: int | None = None, **options: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from genius_lite.learner import train as train_module
 from genius_lite.learner.train import Training, passes, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.rundir.folder import RunDir
-from tests.learner.test_train import PAIRS, SMALL, _weights
+from tests.support.training import PAIRS, SMALL, weights_of
 
 
 def _job(tiny, work) -> Training:
@@ -44,7 +44,7 @@ def test_asked_to_stop_it_keeps_the_update_under_way_and_goes_on_bit_identical(t
         assert rows == list(enumerate(whole.curve))
         made = 6 + 2 * 2 * 6 + 6  # the reference, two epochs forward and backward, the margin
         assert (total, before + sum(counted)) == (made, made)
-        a, b = _weights(tmp_path / "whole"), _weights(out)
+        a, b = weights_of(tmp_path / "whole"), weights_of(out)
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 

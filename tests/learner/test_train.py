@@ -12,10 +12,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from genius_lite.errors import NonFiniteError, UserError
-from genius_lite.hardware import Device, Precision
+from genius_lite.hardware import Precision
 from genius_lite.learner import batches as batches_module
 from genius_lite.learner import train as train_module
 from genius_lite.learner.batches import schedule
@@ -25,51 +24,18 @@ from genius_lite.learner.margins import clustered_error
 from genius_lite.learner.model import load_base, load_policy, response_logps, target_modules, weight_bytes
 from genius_lite.learner.optimizer import learning_rate
 from genius_lite.learner.packing import rows, unshared_tokens
-from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
-from genius_lite.rundir.folder import RunDir
-from tests.tiny import VOCABULARY
+from tests.support.models import VOCABULARY
+from tests.support.training import PAIRS, SMALL, train_tiny, weights_of
 
 ROOT = Path(__file__).parents[2]
-PAIRS = [
-    PreferencePair(f"q{q}", step, [10 + q, 11], [20 + step, 21, 22], [30, 31 + step], 0.0, -0.1, -0.5, -0.6, True, True)
-    for q in range(3)
-    for step in range(2)
-]
-SMALL = {"lr": 1e-2, "batch_pairs": 2, "rank": 4, "lora_alpha": 8, "save_every": 0}
-
-
-def _train(
-    tiny,
-    out,
-    start=None,
-    *,
-    seed=0,
-    device: Device = "cpu",
-    precision: Precision = "fp32",
-    pairs=PAIRS,
-    samples=(),
-    say=lambda line: None,
-    updated=lambda number, row: None,
-    stop=None,
-    **options,
-):
-    work = out.with_name(f"{out.name}-work")
-    work.mkdir(exist_ok=True)
-    cfg = Learner(**SMALL | options)
-    job = Training(tiny.hf_checkpoint, start, pairs, list(samples), cfg, device, precision, (seed, 1), RunDir(work))
-    return train_adapter(job, out, say=say, updated=updated, stop=stop)
-
-
-def _weights(folder) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter_model.safetensors")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4"])
 def test_training_prefers_the_chosen(tiny, tmp_path, precision):
-    before = _train(tiny, tmp_path / "a", precision=precision, lr=1e-9)
-    after = _train(tiny, tmp_path / "b", tmp_path / "a", precision=precision, epochs=4)
+    before = train_tiny(tiny, tmp_path / "a", precision=precision, lr=1e-9)
+    after = train_tiny(tiny, tmp_path / "b", tmp_path / "a", precision=precision, epochs=4)
     assert before.margin == pytest.approx(0, abs=0.2)
     assert after.margin > before.margin + 1
     assert after.loss < before.loss
@@ -78,7 +44,7 @@ def test_training_prefers_the_chosen(tiny, tmp_path, precision):
 
 
 def test_gradients_in_bf16_are_those_in_fp32(tiny, tmp_path):
-    _train(tiny, tmp_path / "a", epochs=2)  # a B that is not zero gives A a gradient too
+    train_tiny(tiny, tmp_path / "a", epochs=2)  # a B that is not zero gives A a gradient too
 
     def gradient(precision: Precision) -> torch.Tensor:
         policy = load_policy(tiny.hf_checkpoint, tmp_path / "a", Learner(**SMALL), "cpu", precision, seed=0)
@@ -95,24 +61,24 @@ def test_gradients_in_bf16_are_those_in_fp32(tiny, tmp_path):
 
 @pytest.mark.parametrize("loss", ["aco", "dpo", "ipo", "simpo", "ropo", "sft"])
 def test_every_loss_trains(tiny, tmp_path, loss):
-    report = _train(tiny, tmp_path / "a", loss=loss, epochs=6, length_normalize=loss == "ipo", lr=3e-3)
+    report = train_tiny(tiny, tmp_path / "a", loss=loss, epochs=6, length_normalize=loss == "ipo", lr=3e-3)
     first, last = report.curve[0], report.curve[-1]
     assert last["margin"] > first["margin"]
 
 
 def test_a_new_adapter_is_the_base_model(tiny, tmp_path):
-    report = _train(tiny, tmp_path / "a", lr=1e-12, batch_pairs=100)
+    report = train_tiny(tiny, tmp_path / "a", lr=1e-12, batch_pairs=100)
     assert report.margin == pytest.approx(0, abs=1e-4)
     assert report.loss == pytest.approx(0.6931, abs=1e-3)
 
 
 def test_training_is_repeatable_and_goes_on_from_its_start(tiny, tmp_path):
     torch.manual_seed(123)
-    _train(tiny, tmp_path / "a")
+    train_tiny(tiny, tmp_path / "a")
     torch.manual_seed(456)
-    _train(tiny, tmp_path / "b")
-    _train(tiny, tmp_path / "c", tmp_path / "a")
-    a, b, c = (_weights(tmp_path / x) for x in "abc")
+    train_tiny(tiny, tmp_path / "b")
+    train_tiny(tiny, tmp_path / "c", tmp_path / "a")
+    a, b, c = (weights_of(tmp_path / x) for x in "abc")
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not all(torch.equal(a[k], c[k]) for k in a)
 
@@ -122,7 +88,7 @@ def test_training_is_repeatable_and_goes_on_from_its_start(tiny, tmp_path):
 )
 def test_killed_at_any_update_and_resumed_it_ends_bit_identical(tiny, tmp_path, monkeypatch, changed):
     options = {"epochs": 2, "schedule": "cosine", **changed}  # of matrices below 4096 numbers Adam's state has 32 bits
-    whole = _train(tiny, tmp_path / "whole", **options)
+    whole = train_tiny(tiny, tmp_path / "whole", **options)
     assert whole.updates == 6
     update, score = train_module._Trainer._update, train_module.score
     for killed_at in range(6):
@@ -136,16 +102,16 @@ def test_killed_at_any_update_and_resumed_it_ends_bit_identical(tiny, tmp_path, 
         monkeypatch.setattr(train_module._Trainer, "_update", dies)
         monkeypatch.setattr(train_module, "score", score)
         with pytest.raises(KeyboardInterrupt):
-            _train(tiny, out, **options)
+            train_tiny(tiny, out, **options)
         done = []
         monkeypatch.setattr(
             train_module._Trainer, "_update", lambda self, n, b, done=done: done.append(n) or update(self, n, b)
         )
         monkeypatch.setattr(train_module, "score", _known)
-        report = _train(tiny, out, **options)
+        report = train_tiny(tiny, out, **options)
         assert done == list(range(killed_at, 6))
         assert report == whole
-        a, b = _weights(tmp_path / "whole"), _weights(out)
+        a, b = weights_of(tmp_path / "whole"), weights_of(out)
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -161,7 +127,7 @@ def test_a_real_kill_between_updates(tiny, tmp_path):
         "from pathlib import Path\n"
         "from types import SimpleNamespace\n"
         "from genius_lite.learner import state\n"
-        "from tests.learner.test_train import _train\n"
+        "from tests.support.training import train_tiny\n"
         "hf_checkpoint, out, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])\n"
         "real, calls = state.save_file, []\n"
         "def save(*a):\n"
@@ -169,16 +135,16 @@ def test_a_real_kill_between_updates(tiny, tmp_path):
         "    if len(calls) > count: os._exit(9)\n"
         "    real(*a)\n"
         "state.save_file = save\n"
-        "_train(SimpleNamespace(hf_checkpoint=hf_checkpoint), out, epochs=2)\n"
+        "train_tiny(SimpleNamespace(hf_checkpoint=hf_checkpoint), out, epochs=2)\n"
     )
-    _train(tiny, tmp_path / "whole", epochs=2)
+    train_tiny(tiny, tmp_path / "whole", epochs=2)
     for _ in range(20):
         command = [sys.executable, script, tiny.hf_checkpoint, tmp_path / "killed", "5"]
         code = subprocess.run(list(map(str, command)), cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
         if code == 0:
             break
         assert code == 9
-    a, b = _weights(tmp_path / "whole"), _weights(tmp_path / "killed")
+    a, b = weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed")
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -186,14 +152,14 @@ def test_the_global_generator_is_left_alone(tiny, tmp_path):
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    _train(tiny, tmp_path / "a")
+    train_tiny(tiny, tmp_path / "a")
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_divergence_stops_with_the_batch_named_and_saved(tiny, tmp_path):
     pairs = [*PAIRS, PreferencePair("bad", 0, [1], [2], [3], float("nan"), 0.0, -0.5, -0.6, True, True)]
     with pytest.raises(NonFiniteError, match="query bad, step 0") as error:
-        _train(tiny, tmp_path / "a", pairs=pairs, batch_pairs=100)
+        train_tiny(tiny, tmp_path / "a", pairs=pairs, batch_pairs=100)
     assert not (tmp_path / "a").exists()
     saved = tmp_path / "a-work" / "bad-batch.jsonl"
     assert str(saved) in str(error.value)
@@ -211,7 +177,7 @@ def test_a_score_that_is_not_finite_names_its_pair(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(batches_module, "response_logps", broken)
     with pytest.raises(NonFiniteError, match="query q1, step 0: the learner's log-probability"):
-        _train(tiny, tmp_path / "a")
+        train_tiny(tiny, tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
@@ -239,7 +205,7 @@ def test_a_disagreement_that_is_no_number_is_one(tiny):
 
 
 def test_memory_running_out_halves_the_packs_and_changes_nothing_else(tiny, tmp_path, monkeypatch):
-    expected = _train(tiny, tmp_path / "whole", batch_pairs=6)
+    expected = train_tiny(tiny, tmp_path / "whole", batch_pairs=6)
     assert expected.updates == 1
     real, refused, said = train_module.response_logps, [], []
 
@@ -250,31 +216,31 @@ def test_memory_running_out_halves_the_packs_and_changes_nothing_else(tiny, tmp_
         return real(policy, inputs)
 
     monkeypatch.setattr(train_module, "response_logps", short_of_memory)
-    report = _train(tiny, tmp_path / "short", batch_pairs=6, say=said.append)
+    report = train_tiny(tiny, tmp_path / "short", batch_pairs=6, say=said.append)
     assert refused
     assert any("memory ran out" in line for line in said)
     assert report.loss == pytest.approx(expected.loss, abs=1e-5)
-    a, b = _weights(tmp_path / "whole"), _weights(tmp_path / "short")
+    a, b = weights_of(tmp_path / "whole"), weights_of(tmp_path / "short")
     for key in a:
         torch.testing.assert_close(a[key], b[key], atol=1e-4, rtol=1e-3)
     monkeypatch.setattr(
         train_module, "response_logps", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. "))
     )
     with pytest.raises(UserError, match="does not fit into memory"):
-        _train(tiny, tmp_path / "none")
+        train_tiny(tiny, tmp_path / "none")
 
 
 def test_a_faulty_forward_pass_keeps_its_own_error(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "response_logps", lambda *a: (_ for _ in ()).throw(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
-        _train(tiny, tmp_path / "a")
+        train_tiny(tiny, tmp_path / "a")
 
 
 def test_checkpointing_computes_the_same(tiny, tmp_path):
-    plain = _train(tiny, tmp_path / "a", gradient_checkpointing=False)
-    again = _train(tiny, tmp_path / "b", gradient_checkpointing=True)
+    plain = train_tiny(tiny, tmp_path / "a", gradient_checkpointing=False)
+    again = train_tiny(tiny, tmp_path / "b", gradient_checkpointing=True)
     assert again.loss == pytest.approx(plain.loss, abs=1e-6)
-    a, b = _weights(tmp_path / "a"), _weights(tmp_path / "b")
+    a, b = weights_of(tmp_path / "a"), weights_of(tmp_path / "b")
     for key in a:
         torch.testing.assert_close(a[key], b[key], atol=1e-5, rtol=1e-4)
 
@@ -284,11 +250,11 @@ def test_parity_is_reported_and_enforced(tiny, tmp_path):
     with torch.no_grad():
         logits = tiny.model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
     true = [logits[i + 2, token].item() for i, token in enumerate(response)]
-    same = _train(tiny, tmp_path / "a", samples=[Sample(prompt, response, true)])
+    same = train_tiny(tiny, tmp_path / "a", samples=[Sample(prompt, response, true)])
     assert same.logprob_mismatch == pytest.approx(0, abs=0.01)  # the checkpoint is F16
     off = [value - 0.7 for value in true]
     with pytest.raises(UserError, match=r"disagree by 0\.(69|70)\d* nats a token"):
-        _train(tiny, tmp_path / "b", samples=[Sample(prompt, response, off)], parity_limit=0.5)
+        train_tiny(tiny, tmp_path / "b", samples=[Sample(prompt, response, off)], parity_limit=0.5)
     assert not (tmp_path / "b").exists()
 
 
@@ -351,9 +317,9 @@ def test_the_same_64_pairs_are_scored_in_fp32_whatever_was_trained_in(tiny, tmp_
         )
         for i in range(70)
     ]
-    _train(tiny, tmp_path / "start", pairs=many, epochs=2)
+    train_tiny(tiny, tmp_path / "start", pairs=many, epochs=2)
     still = {"lr": 1e-12, "pairs": many, "batch_pairs": 100}
-    reports = [_train(tiny, tmp_path / p, tmp_path / "start", precision=p, **still) for p in ("fp32", "bf16")]
+    reports = [train_tiny(tiny, tmp_path / p, tmp_path / "start", precision=p, **still) for p in ("fp32", "bf16")]
     exact, ours = reports
     assert [(r.scored_pairs, r.pairs) for r in reports] == [(64, 70)] * 2
     assert exact.scored_questions == ours.scored_questions >= 32
@@ -402,7 +368,7 @@ def test_a_recurrent_model_says_that_it_takes_rows(tiny_mamba, tmp_path):
     tiny_mamba.hf_checkpoint = tmp_path / "hf-checkpoint"
     import_checkpoint(gguf_file.read(tiny_mamba.gguf), tiny_mamba.hf_checkpoint, lambda n: None)
     said: list[str] = []
-    report = _train(tiny_mamba, tmp_path / "a", say=said.append, epochs=4)
+    report = train_tiny(tiny_mamba, tmp_path / "a", say=said.append, epochs=4)
     bare, rows = said
     assert bare == "these matrices get no adapter and stay as they are: mixer.A_log, mixer.conv1d, mixer.out_proj"
     assert "this model cannot share prefixes" in rows
@@ -411,7 +377,7 @@ def test_a_recurrent_model_says_that_it_takes_rows(tiny_mamba, tmp_path):
 
 
 def test_the_report_is_json(tiny, tmp_path):
-    report = _train(tiny, tmp_path / "a")
+    report = train_tiny(tiny, tmp_path / "a")
     assert json.loads(json.dumps(msgspec.to_builtins(report)))["curve"][0]["pairs"] == 2
 
 

@@ -40,7 +40,7 @@ from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import sha256
-from tests.tiny import ANY_PAIRS, questions, tiny_gguf
+from tests.support.models import ANY_PAIRS, questions, tiny_gguf
 
 Q = gguf.GGMLQuantizationType
 UNGUARDED = Guard(**dict.fromkeys(Guard.model_fields, Limit()))

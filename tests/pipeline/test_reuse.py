@@ -18,7 +18,7 @@ from genius_lite.run import run
 from genius_lite.rundir.folder import ANSWERS, RunDir
 from genius_lite.rundir.lines import RecordLog, read_records, write_records
 from genius_lite.rundir.reader import RunFolder
-from tests.tiny import ANY_PAIRS, questions
+from tests.support.models import ANY_PAIRS, questions
 
 IDENTITY = {
     "model": "m",

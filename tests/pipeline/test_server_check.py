@@ -25,9 +25,9 @@ from genius_lite.run import open_run
 from genius_lite.rundir.lines import read_records
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Sampling
-from tests.sampler.http import FakeServer
-from tests.sampler.test_engine import extend
-from tests.tiny import ANY_PAIRS, questions, tiny_gguf
+from tests.support.engine import extend
+from tests.support.http import FakeServer
+from tests.support.models import ANY_PAIRS, questions, tiny_gguf
 
 
 class Behind:

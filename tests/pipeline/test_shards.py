@@ -13,7 +13,7 @@ from genius_lite.records import Rollout
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
 from genius_lite.rundir.lines import read_records
-from tests.tiny import ANY_PAIRS, questions
+from tests.support.models import ANY_PAIRS, questions
 
 
 @pytest.fixture

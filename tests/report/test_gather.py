@@ -20,8 +20,8 @@ from genius_lite.report.write import write_report, write_report_if_possible
 from genius_lite.results.evaluation import GREEDY, Answers, Response, Signals
 from genius_lite.results.rounds import Quantized, RoundReport
 from genius_lite.text import accuracy
-from tests.report.folder import rollout, write_lines, write_run
-from tests.test_cli import genius
+from tests.support.cli import genius
+from tests.support.runs import rollout, write_lines, write_run
 
 
 @pytest.fixture

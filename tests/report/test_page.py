@@ -10,7 +10,7 @@ import pytest
 
 from genius_lite.text import PROSE, visible
 from tests.report.conftest import open_all
-from tests.test_cli import genius
+from tests.support.cli import genius
 
 TASK = {"check": "regex", "source": "low.jsonl", "options": {"pattern": r"^(?=[\x00-_])()", "group": 1}}
 RECIPE = """

@@ -18,7 +18,7 @@ from genius_lite.report.state import RunState, Work
 from genius_lite.report.status import look
 from genius_lite.results.rounds import Summary
 from genius_lite.rundir.reader import RunFolder
-from tests.report.test_state import REPORT, SIGNALS, TRAINING
+from tests.support.reports import REPORT, SIGNALS, TRAINING
 
 
 def _write(path: Path, content: object) -> None:

@@ -18,7 +18,7 @@ from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.tracking import require_trackers, tracked
 from genius_lite.results.rounds import RoundReport
 from genius_lite.run import run
-from tests.report.test_state import REPORT, TRAINING
+from tests.support.reports import REPORT, TRAINING
 
 BASE = {"model": Model(gguf="m.gguf"), "queries": Queries(source="q.txt")}
 

@@ -10,7 +10,7 @@ from genius_lite.errors import UserError
 from genius_lite.foresight import pairs as pairs_module
 from genius_lite.report import trees
 from genius_lite.report.gather import gather
-from tests.report.folder import rollout, write_lines, write_run
+from tests.support.runs import rollout, write_lines, write_run
 
 PROMPTS = ["first?", "second?", "third?"]
 
@@ -58,7 +58,7 @@ def test_the_weight_is_the_learners():
 
 
 def trees_pairs():
-    from tests.report.folder import pairs
+    from tests.support.runs import pairs
 
     return pairs(rollout("q"))
 

@@ -16,7 +16,7 @@ from genius_lite.report.gather import gather
 from genius_lite.report.page import embedded, page
 from genius_lite.report.write import write_report
 from tests.report.conftest import open_all
-from tests.report.folder import rollout, write_lines, write_run
+from tests.support.runs import rollout, write_lines, write_run
 
 EVIL = """<script>window.ran=1</script><img src=x onerror="window.ran=2">"onload='window.ran=3' </script> \u202e\x07"""
 SHOWN = EVIL.replace("\u202e\x07", r"\u202e\x07")

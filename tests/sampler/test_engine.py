@@ -6,36 +6,10 @@ import torch
 
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.llama import EngineError
-from genius_lite.sampler.messages import CancelBelow, EngineSettings, Extend, Extended, Release, Sampling, Score, Scored
+from genius_lite.sampler.messages import CancelBelow, Extend, Extended, Release, Sampling, Score, Scored
+from tests.support.engine import NORMAL, PROMPT, drain, extend, settings, torch_logprobs
 
 GREEDY = Sampling(1e-4)
-NORMAL = Sampling(0.9)
-
-
-def settings(**options) -> EngineSettings:
-    return EngineSettings(**{"slots": 4, "context": 256, "threads": 2, "flash_attention": False, **options})
-
-
-def drain(engine: Engine) -> list:
-    replies = []
-    while engine.busy:
-        replies += engine.decode_step()
-    return replies
-
-
-def extend(engine: Engine, path: list[int], seeds: list[int], *, until="end", limit=12, sampling=NORMAL, id=0):
-    engine.submit(Extend(id, path, seeds, until, limit, sampling))
-    found = [r for r in drain(engine) if isinstance(r, Extended) and r.id == id]
-    return [r.completion for r in sorted(found, key=lambda r: r.index)]
-
-
-def torch_logprobs(model, prompt: list[int], response: list[int]) -> np.ndarray:
-    with torch.no_grad():
-        logits = model(torch.tensor([prompt + response])).logits[0].double().log_softmax(-1)
-    return logits[range(len(prompt) - 1, len(prompt) + len(response) - 1), response].numpy()
-
-
-PROMPT = [257, 72, 101, 108, 108, 111, 10, 258]
 
 
 def test_logprobs_are_the_models(tiny):

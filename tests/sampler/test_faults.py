@@ -25,7 +25,7 @@ POISONED = 255  # the token whose embedding is NaN
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory) -> Path:
     """A tiny model that gives NaN after a path with one certain token, and is sound otherwise."""
-    from tests.tiny import tiny_gguf
+    from tests.support.models import tiny_gguf
 
     path = tmp_path_factory.mktemp("poisoned") / "tiny.gguf"
     tiny_gguf(path, "qwen2")

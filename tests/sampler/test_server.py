@@ -26,7 +26,7 @@ from genius_lite.sampler.completions import KEY
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.server import open_server_sampler
 from genius_lite.sampler.tree import Node
-from tests.sampler.http import CUT, HIDDEN, FakeServer, Item, Status
+from tests.support.http import CUT, HIDDEN, FakeServer, Item, Status
 
 ROOT = Node(None, [257, 72, 105, 258], (0, 1, "q"))
 SAMPLING = Sampling(0.8, top_k=50, top_p=0.9, min_p=0.01)

@@ -15,9 +15,9 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.full_precision import Safetensors, write_full_precision
 from genius_lite.weights.importing import Base, import_checkpoint
 from genius_lite.weights.merge import Adapter, merge
-from tests.tiny import tiny_gguf
-from tests.weights.test_lora import scored
-from tests.weights.test_merge import random_adapter, torch_scores
+from tests.support.adapters import random_adapter, torch_scores
+from tests.support.models import tiny_gguf
+from tests.support.scoring import scored
 
 Q = gguf.GGMLQuantizationType
 
@@ -49,8 +49,8 @@ def test_the_full_precision_rows_stand_in_the_ggufs_order(both, tmp_path):
     base = Base(exact, tmp_path / "hf-checkpoint")
     merge(base, Adapter.load(tmp_path / "adapter", base), "BF16", tmp_path / "p.gguf")
     prompt, response = [5, 6, 7, 8], [50, 61, 72, 83]
-    from tests.sampler.test_engine import PROMPT
-    from tests.weights.test_lora import RESPONSE
+    from tests.support.engine import PROMPT
+    from tests.support.scoring import RESPONSE
 
     assert np.abs(scored(tmp_path / "p.gguf") - torch_scores(policy, PROMPT, RESPONSE)).mean() < 0.05
     assert np.abs(torch_scores(model.float(), prompt, response)).mean() > 1

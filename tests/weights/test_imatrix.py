@@ -17,7 +17,7 @@ from genius_lite.recipe import Learner
 from genius_lite.weights import imatrix
 from genius_lite.weights.importing import MAP_FILE
 from genius_lite.weights.mapping import TensorMap
-from tests.weights.c_array import as_c_array
+from tests.support.c_array import as_c_array
 
 
 def test_importance_is_the_mean_square_of_what_flows_in(tiny, tmp_path):

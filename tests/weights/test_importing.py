@@ -15,7 +15,7 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import FULL_PRECISION, Base, import_checkpoint
 from genius_lite.weights.merge import Adapter, merge, round_base
-from tests.tiny import tiny_gguf
+from tests.support.models import tiny_gguf
 
 
 @pytest.fixture(scope="module")

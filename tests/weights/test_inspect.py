@@ -17,7 +17,7 @@ from rich.console import Console
 from genius_lite.errors import UserError
 from genius_lite.weights import inspect
 from genius_lite.weights.inspect import compare, describe, print_description, print_difference
-from tests.tiny import TEMPLATE, tiny_gguf
+from tests.support.models import TEMPLATE, tiny_gguf
 
 HOSTILE = "\x1b]0;owned\x07[red]:smile:[/red]\x9b31m\u202eabc\u2028\r\nend"
 FORBIDDEN = set("\x1b\x07\x9b\u202e\u2028\r")

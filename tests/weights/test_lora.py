@@ -5,22 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.llama import EngineError
-from genius_lite.sampler.messages import EngineSettings, Score
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import Base
 from genius_lite.weights.lora import write_lora
-from tests.sampler.test_engine import PROMPT, drain
-from tests.weights.test_merge import random_adapter, torch_scores
-
-RESPONSE = [50, 61, 72, 83, 94, 105]
-
-
-def scored(path, lora="") -> np.ndarray:
-    engine = Engine(str(path), EngineSettings(slots=2, context=128, threads=2, flash_attention=False, lora=str(lora)))
-    engine.submit(Score(0, PROMPT, RESPONSE))
-    return np.array(drain(engine)[0].logprobs)
+from tests.support.adapters import random_adapter, torch_scores
+from tests.support.engine import PROMPT
+from tests.support.scoring import RESPONSE, scored
 
 
 def test_llama_cpp_with_the_adapter_equals_torch(tiny, tmp_path):

@@ -22,8 +22,8 @@ from genius_lite.weights.quantize import (
     types_bytes,
     types_of,
 )
-from tests.tiny import tiny_gguf
-from tests.weights.c_array import as_c_array
+from tests.support.c_array import as_c_array
+from tests.support.models import tiny_gguf
 
 KINDS = ["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q5_1", "Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "Q3_K_M", "Q2_K"]
 

@@ -19,7 +19,7 @@ from genius_lite.weights.importing import Base
 from genius_lite.weights.lora import write_lora
 from genius_lite.weights.merge import Adapter, merge, requantize, round_base
 from genius_lite.weights.retained import CHECKED, SCORED, check, compare, gaps, one_of_each
-from tests.weights.test_merge import torch_scores
+from tests.support.adapters import torch_scores
 
 SETTINGS = EngineSettings(slots=2, context=256, threads=2, flash_attention=False)
 

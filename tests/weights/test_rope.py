@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 from genius_lite.errors import UserError
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import import_checkpoint
-from tests.tiny import tiny_gguf
-from tests.weights.test_merge import sampled_and_scored, torch_scores
+from tests.support.adapters import sampled_and_scored, torch_scores
+from tests.support.models import tiny_gguf
 
 PROMPTS = [[257, *range(i, i + 180), 258] for i in range(4)]  # long enough for slow frequencies to turn
 

@@ -1,6 +1,6 @@
 """A run folder made by hand: one unfinished round of two queries, whose figures are easy to check.
 
-The model is `tests.tiny`'s, in whose vocabulary a token below 256 is a byte.
+The model is `tests.support.models`'s, in whose vocabulary a token below 256 is a byte.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trainings that several processes are started for: `python -m tests.learner.together PLAN.json`.
+"""Trainings that several processes are started for: `python -m tests.support.training_processes PLAN.json`.
 
 The trainings of the plan are done one after the other; the first process leads, the others follow. What may go wrong in
 the second process alone is in the plan too: at the update number `dies_at` it is killed, and with `memory` a pack of

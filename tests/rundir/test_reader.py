@@ -1,0 +1,76 @@
+"""One reader of run folders: typed, and at ease with a run that grows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from genius_lite.errors import UserError
+from genius_lite.progress import Stage
+from genius_lite.results.rounds import RoundReport
+from genius_lite.rundir.reader import RoundFolder, RunFolder
+from tests.support.runs import rollout, write_run
+
+
+@pytest.fixture
+def run(tmp_path, tiny_llama) -> RunFolder:
+    return RunFolder(write_run(tmp_path / "run", tiny_llama, [rollout(f"question {n}") for n in range(10)], held_out=1))
+
+
+def test_a_folder_without_a_recipe_is_no_run(tmp_path):
+    (tmp_path / "recipe.json").write_text("[1, 2]")
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="is no run folder; name the `out` of a recipe"):
+            RunFolder(path)
+
+
+def test_what_is_there_is_typed_and_what_is_not_there_yet_is_nothing(run):
+    assert (run.imported, run.queries, run.searched, run.best, run.summary, run.exported) == (
+        True,
+        11,
+        10,
+        None,
+        None,
+        [],
+    )
+    (first,) = run.rounds
+    assert (first.number, first.report, first.training, first.quantized, first.responses) == (1, None, None, None, [])
+    assert [first.done(stage) for stage in (Stage.ROLLOUTS, Stage.TRAIN, Stage.EVALUATE)] == [True, False, False]
+    assert run.round(2).made() == RoundReport(2)
+    made = first.made()
+    assert made.rollouts and (made.rollouts.queries, made.rollouts.candidates, made.pairs) == (10, 40, 20)
+    assert made.rollouts.tokens_per_s == pytest.approx(30)
+    assert run.base.path == run.own.path == run.path / "round-0"
+
+
+def test_a_log_that_grows_gives_its_whole_records_one_at_a_time(run):
+    log = run.round(1).path / "rollouts.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole[:-20])
+    assert len(run.round(1).rollouts) == 9
+    assert run.round(1).rollouts[8].query.prompt == "question 8"
+    shutil.rmtree(run.round(1).path)
+    assert (run.rounds, list(RoundFolder(1, run.path / "round-1").rollouts)) == ([], [])
+
+
+def test_parts_of_an_interrupted_stage_are_one(run):
+    with (run.round(1).path / "timings.jsonl").open("a") as file:
+        file.write(json.dumps({"stage": "rollouts", "seconds": 4.0, "amount": 60, "sampler_peak_bytes": 9}) + "\n")
+        file.write('{"stage": "tr')
+    (total,) = run.round(1).totals
+    assert (total.stage, total.seconds, total.amount, total.sampler_peak_bytes) == ("rollouts", 6.0, 120, 9)
+    assert run.stage_seconds() == {Stage.ROLLOUTS: 6.0, Stage.PAIRS: 0.0}
+
+
+@pytest.mark.parametrize("content", ["", "{", "\x00"])
+def test_a_document_that_is_not_whole_is_not_there(run, content):
+    (run.round(1).path / "report.json").write_text(content)
+    assert run.round(1).report is None and run.reports == []
+
+
+def test_a_document_of_another_version_is_named(run):
+    (run.round(1).path / "report.json").write_text('{"round": 1, "training": {"loss": 0.6}}')
+    with pytest.raises(UserError, match=r"report\.json was made by another version of genius-lite, which can read it"):
+        _ = run.reports
