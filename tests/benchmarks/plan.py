@@ -26,9 +26,10 @@ import psutil
 
 STAGES = {
     "import_base": "import",
-    "evaluate": "evaluation",
+    "evaluate": "evaluate",
+    "evaluate_base": "evaluate",
     "sample": "rollouts",
-    "train": "training",
+    "train": "train",
     "next_policy": "merge",
     "export": "export",
 }
@@ -114,9 +115,13 @@ def measured(recipe: Path, settings: list[str], folder: Path) -> list[dict[str, 
         inside = [r for r in watch.rows if row["began"] <= r[0] <= row["ended"]]
         together = max((own + others for _, own, others in inside), default=0)
         row["seconds"], row["peak"] = row["ended"] - row["began"], max(together, row["main"])
-        if row["stage"] == "evaluation" and row["round"] == 0:
+        if row["stage"] == "evaluate" and row["round"] == 0:
             row["stage"] = "base model"
-    return rows
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in rows:  # the base model in the types of the rounds is evaluated in the first of them
+        whole = found.setdefault((row["stage"], row["round"]), {**row, "seconds": 0.0, "peak": 0})
+        whole["seconds"], whole["peak"] = whole["seconds"] + row["seconds"], max(whole["peak"], row["peak"])
+    return list(found.values())
 
 
 def planned(recipe: Path, settings: list[str]) -> dict[str, Any]:
