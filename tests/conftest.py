@@ -30,6 +30,21 @@ def _without_repacking():
     return params
 
 
+_LONG = (  # files that take a minute or more on one core: begun first, so that none is left over at the end
+    "test_end_to_end.py",
+    "test_parallel.py",
+    "test_interrupts.py",
+    "test_cli.py",
+    "test_plan.py",
+    "test_hostile_gguf.py",
+    "test_policies.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
+
 # How long an example takes is the machine's doing.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")

@@ -69,8 +69,8 @@ def test_a_plan_says_what_the_run_then_takes_and_changes_nothing_in_it(project):
     out = project / "runs" / "r"
     assert sorted(p.name for p in project.iterdir() if p.name != "cache") == ["q.txt", "r.yaml", "runs", "tiny.gguf"]
     assert sorted(p.name for p in out.iterdir()) == [
-        "lock",
         "hf-checkpoint",
+        "lock",
         "recipe.json",
         "rehearsal.json",
         "timings.jsonl",
