@@ -37,6 +37,10 @@ async def sample_rollouts(
         failed: called, instead, with each query whose search the sampler does not survive, and with the reason.
         stepped: called after each step of a search with the rollout so far.
         stop: once it is asked for no other query is begun; those under way go on to their end.
+
+    Raises:
+        OSError: `finished` could not write.
+        ExceptionGroup: of other faults.
     """
     gate = asyncio.Semaphore(in_flight)
 
@@ -49,9 +53,14 @@ async def sample_rollouts(
             except* QueryFailedError as failures:
                 failed(query, str(first_of(failures)))
 
-    async with asyncio.TaskGroup() as group:
-        for query in queries:
-            group.create_task(search(query))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for query in queries:
+                group.create_task(search(query))
+    except ExceptionGroup as failures:
+        if failures.split(OSError)[1] is None:  # a full disk, which the command line says in a line
+            raise first_of(failures) from None
+        raise
 
 
 def first_of(group: BaseExceptionGroup) -> BaseException:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,17 @@ def test_asked_to_stop_it_finishes_what_is_under_way_and_begins_no_other(tmp_pat
 
 def test_asked_before_it_began_it_does_nothing(tmp_path):
     assert _sample(tmp_path, 2, Stop(asked=True), asked_after=99) == ([], [])
+
+
+def test_a_log_that_cannot_be_written_is_the_disks_own_error_and_other_faults_stay_a_group():
+    def refused(error: Exception) -> None:
+        def finished(rollout: Rollout) -> None:
+            raise error
+
+        failed = pytest.fail
+        asyncio.run(sample_rollouts(QUERIES, ScriptedSampler(SCRIPT), CFG, (0, 1), 3, finished, failed))
+
+    with pytest.raises(OSError, match="No space left"):
+        refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    with pytest.raises(ExceptionGroup):
+        refused(ValueError("a fault"))
