@@ -22,9 +22,10 @@ from genius_lite.evaluate.tasks import Problem, Task
 from genius_lite.recipe import Evaluate
 from genius_lite.records import Completion, FailedQuery, Query
 from genius_lite.results.evaluation import GREEDY, Answers, Response, Use
+from genius_lite.results.rounds import Stats
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
-from genius_lite.sampler.messages import EngineSettings, Sampling, Stats
+from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
 
 _UNFILTERED = Sampling(1.0)

@@ -13,6 +13,7 @@ from genius_lite.pipeline.round import Policy, Round
 from genius_lite.pipeline.server_check import open_checked_server
 from genius_lite.progress import Advance
 from genius_lite.records import FailedQuery, Query, Rollout
+from genius_lite.results.rounds import Stats
 from genius_lite.rundir.folder import write_json
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import open_sampler
@@ -30,8 +31,8 @@ async def search(
     log: RecordLog[Rollout],
     failures: RecordLog[FailedQuery],
     advance: Advance,
-) -> int | None:
-    """Search these queries, each into one of the two logs as it ends; the sampler's peak memory (bytes) if it is here.
+) -> Stats | None:
+    """Search these queries, each into one of the two logs as it ends; what the sampler did if it is here.
 
     Args:
         advance: called with parts of a query, one for each step.
@@ -76,7 +77,7 @@ async def search(
             policy.gguf, settings, sampling, log_file, patience=patience, say=r.progress.say
         ) as sampler:
             await sample_rollouts(queries, sampler, cfg, r.key, in_flight, finished, failed, stepped, r.stop)
-            return (await sampler.drain()).peak
+            return await sampler.drain()
 
 
 async def _on_cluster(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.pipeline.job import Job
 from genius_lite.progress import Progress, Stage
 from genius_lite.report.tracking import Tracker
+from genius_lite.results.rounds import Stats, Timing
 from genius_lite.rundir.folder import BASELINE, ROUNDED, TIMINGS, RunDir
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.sampler.messages import EngineSettings
@@ -110,12 +110,8 @@ class Round(Session):
         return self.number == self.job.recipe.rounds
 
 
-def note_time(here: RunDir, stage: Stage, seconds: float, amount: float, sampler_peak: int | None = None) -> None:
-    """Add to the timings of a round, or of the run; an interrupted stage that goes on later has several lines.
-
-    Memory is in bytes: the most that this process held so far, and that the stage's own sampler did, if it has one.
-    """
-    memory = {"peak_bytes": peak_memory(), "sampler_peak_bytes": sampler_peak}
-    with (here / TIMINGS).open("a", encoding="utf-8") as file:
-        row = {"stage": stage, "seconds": round(seconds, 3), "amount": amount, **memory}
-        file.write(json.dumps(row, allow_nan=False) + "\n")
+def note_time(here: RunDir, stage: Stage, seconds: float, amount: float, sampler: Stats | None = None) -> None:
+    """Add to the timings of a round, or of the run; an interrupted stage that goes on later has several lines."""
+    timing = Timing(stage, round(seconds, 3), amount, peak_memory(), sampler)
+    with (here / TIMINGS).open("ab") as file:
+        file.write(msgspec.json.encode(timing) + b"\n")

@@ -26,6 +26,7 @@ from genius_lite.pipeline.round import Policy, Round, Session, note_time
 from genius_lite.progress import Progress, Stage
 from genius_lite.records import FailedQuery, PreferencePair, Rollout
 from genius_lite.results.evaluation import Answers, Cooled
+from genius_lite.results.rounds import Stats, total_stats
 from genius_lite.rundir.folder import (
     ADAPTER,
     ANSWERS,
@@ -44,7 +45,6 @@ from genius_lite.rundir.folder import (
 )
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RoundFolder
-from genius_lite.sampler.messages import Stats
 from genius_lite.weights import gguf_file, imatrix
 from genius_lite.weights.full_precision import write_full_precision
 from genius_lite.weights.imatrix import IMATRIX_FILE
@@ -99,9 +99,9 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
         r.progress.searched_before(log.records)
         start, before = time.monotonic(), len(log.records)
         with r.progress.stage(f"round {r.number}: rollouts", len(queries), "queries", done=len(over)) as advance:
-            memory = asyncio.run(search(r, policy, missing, log, failures, advance))
+            stats = asyncio.run(search(r, policy, missing, log, failures, advance))
             tokens = sum(rollout.sampled_tokens for rollout in log.records[before:])
-            note_time(r.here, Stage.ROLLOUTS, time.monotonic() - start, tokens, memory)
+            note_time(r.here, Stage.ROLLOUTS, time.monotonic() - start, tokens, stats)
             if len(log.records) + len(failures.records) < len(queries):
                 raise Stopped
     log.close()
@@ -204,8 +204,7 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
 
         def note() -> None:
             tokens = sum(response.tokens for answers in log.records[known:] for response in answers.responses)
-            peak = max((stats.peak for stats in ended), default=None)
-            note_time(here, Stage.EVALUATE, time.monotonic() - start, tokens, peak)
+            note_time(here, Stage.EVALUATE, time.monotonic() - start, tokens, total_stats(ended))
 
         try:
             answers = answers_to_tasks(r, policy, log, ended.append)

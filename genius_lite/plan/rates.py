@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from genius_lite.plan.lengths import Lengths
 from genius_lite.plan.tokens import Sampled
+from genius_lite.results.rounds import Timing
 
 FOUND = "rehearsal.json"
 """In a run folder: the rates of its rehearsal."""
 _IDLE = 1 / 3  # of the cores leaves a rehearsal to others: SmolLM2 and Qwen2.5-1.5B on two cores
 PREFILL = 0.5  # of a sampled token's time takes a prompt's, whose logits are not wanted
-_RATIOS = (0.0, *(2.0**n for n in range(-1, 8)))  # of a decode's own time to that of a token in it
-_USUAL_RATIO = 2.0
+_USUAL_RATIO = 2.0  # of a decode's own time to that of a token in it
 
 
 class Decode(msgspec.Struct, frozen=True):
@@ -68,28 +67,19 @@ class Rates(msgspec.Struct, frozen=True):
             return None
 
 
-def fit_decode(events: Sequence[tuple[float, int, int]], prefilled: int) -> Decode:
-    """Fit seconds = start + tick x decodes + sampled x tokens, none of the three below 0.
+def decode_rates(session: Timing) -> Decode:
+    """Read a session's rates off what its sampler says of its decode steps, the cost of drawing included.
 
-    Args:
-        events: ends of searches that were all asked at once: seconds, and decodes and sampled tokens until then. Of
-            few a decode takes the usual share.
-        prefilled: tokens of their prompts, which are decoded first, and taken off the start.
+    A line through the steps of branches alone tells what a step takes by itself; without one, it takes what is usual.
     """
-    best: tuple[float, Decode] | None = None
-    for ratio in _RATIOS if len(events) > 3 else (_USUAL_RATIO,):
-        points = [(ratio * ticks + tokens, seconds) for seconds, ticks, tokens in events]
-        x, y = (sum(values) / len(points) for values in zip(*points, strict=True))
-        spread = sum((a - x) ** 2 for a, _ in points)
-        slope = sum((a - x) * (b - y) for a, b in points) / spread if spread else 0.0
-        if slope <= 0 or y < slope * x:
-            slope = sum(a * b for a, b in points) / sum(a * a for a, _ in points)
-        start = max(0.0, y - slope * x)
-        error = sum((start + slope * a - b) ** 2 for a, b in points)
-        if best is None or error < best[0]:
-            best = error, Decode(max(0.0, start - PREFILL * slope * prefilled), ratio * slope, slope)
-    assert best
-    return best[1]
+    stats = session.sampler
+    assert stats
+    step, token = stats.branch_steps.line() or (_USUAL_RATIO, 1.0)
+    if token <= 0:
+        step, token = _USUAL_RATIO, 1.0
+    shape = Decode(max(0.0, session.seconds - stats.busy_s), max(0.0, step) / token, 1.0)
+    units = shape.session(Sampled(stats.sampled, stats.prefilled, stats.decode_steps)) - shape.start
+    return Decode(shape.start, shape.tick * stats.busy_s / units, stats.busy_s / units)
 
 
 def learner_rates(

@@ -7,7 +7,6 @@ here.
 
 from __future__ import annotations
 
-import heapq
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ from genius_lite.pipeline.stages import baseline, import_base, next_policy, pair
 from genius_lite.plan.fit import rounds_base, sizes, with_settings
 from genius_lite.plan.history import FOLDER, total
 from genius_lite.plan.lengths import Lengths, described
-from genius_lite.plan.rates import FOUND, Decode, Rates, fit_decode, learner_rates
+from genius_lite.plan.rates import FOUND, Decode, Rates, decode_rates, learner_rates
 from genius_lite.plan.shape import Machine
 from genius_lite.plan.tokens import ANY_PAIRS, packed
 from genius_lite.progress import Advance, Progress, Silent, Stage
@@ -64,8 +63,9 @@ def rehearse(job: Job, run: OpenRun, engine: EngineSettings, progress: Progress)
         imported = _seconds(run, Stage.IMPORT)
         r = Session(small, base, engine, work, clock, Stop(), tracker).round(1)
         rollouts = list(sample(r, r.own))
-        prompts = sum(len(rollout.query.tokens) for rollout in rollouts)
-        decode, lengths = fit_decode(clock.events(rollouts, engine.slots), prompts), _lengths(small, job, rollouts)
+        searched = total(RoundFolder(1, r.here.path), Stage.ROLLOUTS)
+        assert searched
+        decode, lengths = decode_rates(searched), _lengths(small, job, rollouts)
         checkpointing = sizes(job, Machine.here(run.path), lengths, engine).training.checkpointing  # of the run's packs
         recipe = with_settings(small.recipe, {"learner.gradient_checkpointing": checkpointing})
         r = replace(r, job=replace(small, recipe=recipe))
@@ -100,12 +100,11 @@ def _seconds(folder: RunDir, stage: Stage) -> float:
 
 
 class _Clock(Silent):
-    """Passes on what a rehearsal shows, and notes when the work of a stage advanced, and when a search ended."""
+    """Passes on what a rehearsal shows, and notes when the work of a stage advanced."""
 
     def __init__(self, progress: Progress):
         self.progress = progress
         self.marks: list[float] = []  # of the latest stage: its beginning, then each advance
-        self._ended: dict[str, float] = {}  # seconds since the beginning, by query
 
     @contextmanager
     def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:
@@ -120,21 +119,6 @@ class _Clock(Silent):
 
     def say(self, line: str) -> None:
         self.progress.say(line)
-
-    def searched(self, rollout: Rollout) -> None:
-        self._ended[rollout.query.id] = time.monotonic() - self.marks[0]
-
-    def events(self, rollouts: Sequence[Rollout], slots: int) -> list[tuple[float, int, int]]:
-        """List the ends of searches, all asked at once: seconds, and decodes and sampled tokens until then."""
-        free, spans, last = [0] * slots, list[tuple[int, int]](), dict[str, int]()
-        for rollout in rollouts:
-            for candidate in rollout.steps[0].candidates:
-                begin = heapq.heappop(free)
-                heapq.heappush(free, end := begin + len(candidate.tokens))
-                spans.append((begin, end))
-                last[rollout.query.id] = max(end, last.get(rollout.query.id, 0))
-        tokens = {tick: sum(max(0, min(end, tick) - begin) for begin, end in spans) for tick in {*last.values()}}
-        return [(self._ended[query], tick, tokens[tick]) for query, tick in last.items()]
 
 
 def _small(job: Job, slots: int) -> Job:

@@ -154,7 +154,7 @@ def stages_table(data: RunData) -> Table:
         stage = Stage(timed.stage)
         rate = timed.amount * stage.scale / timed.seconds if timed.seconds else 0.0
         shown = f"{number(rate, 0 if rate >= 10 else 2)} {stage.unit}/s" if rate else NONE
-        memory = [size(timed.peak_bytes), size(timed.sampler_peak_bytes)]
+        memory = [size(timed.peak_bytes), size(timed.sampler and timed.sampler.peak)]
         rows.append([f"{name}: {timed.stage}", duration(timed.seconds), percent(timed.seconds / total), shown, *memory])
     rows.append(["all stages", duration(total if stages else 0), "100 %", NONE, NONE, NONE])
     headings = ["stage", "time", "share", "rate", "memory, run", "memory, sampler"]

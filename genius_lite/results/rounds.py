@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from statistics import fmean
 
 import msgspec
@@ -119,27 +120,84 @@ class Quantized(msgspec.Struct, frozen=True):
     sha256: str = ""
 
 
+class Moments(msgspec.Struct, frozen=True):
+    """Sums over points (x, y), enough to fit a line."""
+
+    count: int = 0
+    x: float = 0.0
+    y: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+
+    def with_point(self, x: float, y: float) -> Moments:
+        """Add a point."""
+        return Moments(self.count + 1, self.x + x, self.y + y, self.xx + x * x, self.xy + x * y)
+
+    def plus(self, other: Moments) -> Moments:
+        """Add the points of another."""
+        mine, theirs = (msgspec.structs.astuple(moments) for moments in (self, other))
+        return Moments(*(a + b for a, b in zip(mine, theirs, strict=True)))
+
+    def line(self) -> tuple[float, float] | None:
+        """Fit y = intercept + slope * x by least squares; None of points that all have the same x."""
+        spread = self.count * self.xx - self.x * self.x
+        if spread <= 1e-9 * self.count * self.xx:
+            return None
+        slope = (self.count * self.xy - self.x * self.y) / spread
+        return (self.y - slope * self.x) / self.count, slope
+
+
+class Stats(msgspec.Struct, frozen=True, tag=True):
+    """Totals of a sampler since its start.
+
+    Tokens that were drawn and tokens of prompts that were decoded; seconds in llama.cpp, in drawing, and altogether
+    busy; peak memory in bytes. `branch_steps` are decode steps of branches alone: how many there were, and seconds.
+    """
+
+    sampled: int = 0
+    prefilled: int = 0
+    decode_steps: int = 0
+    decode_s: float = 0.0
+    sampling_s: float = 0.0
+    busy_s: float = 0.0
+    peak: int = 0
+    branch_steps: Moments = Moments()
+
+
+def total_stats(parts: Sequence[Stats]) -> Stats | None:
+    """Add up samplers that ran one after another; None if there were none."""
+    if not parts:
+        return None
+    return Stats(
+        sum(s.sampled for s in parts),
+        sum(s.prefilled for s in parts),
+        sum(s.decode_steps for s in parts),
+        sum(s.decode_s for s in parts),
+        sum(s.sampling_s for s in parts),
+        sum(s.busy_s for s in parts),
+        max(s.peak for s in parts),
+        reduce(Moments.plus, (s.branch_steps for s in parts)),
+    )
+
+
 class Timing(msgspec.Struct, frozen=True):
-    """What a stage took. Memory in bytes: the most of the run's process so far, and of the stage's own sampler."""
+    """What a stage took; `peak_bytes` is the most memory of the process so far, `sampler` what its sampler did."""
 
     stage: str
     seconds: float
     amount: float
     peak_bytes: int | None = None
-    sampler_peak_bytes: int | None = None
+    sampler: Stats | None = None
 
     def plus(self, other: Timing) -> Timing:
         """This and a later part of the same stage together."""
-
-        def most(a: int | None, b: int | None) -> int | None:
-            return max((v for v in (a, b) if v is not None), default=None)
-
+        peaks = [peak for peak in (self.peak_bytes, other.peak_bytes) if peak is not None]
         return Timing(
             self.stage,
             self.seconds + other.seconds,
             self.amount + other.amount,
-            most(self.peak_bytes, other.peak_bytes),
-            most(self.sampler_peak_bytes, other.sampler_peak_bytes),
+            max(peaks, default=None),
+            total_stats([stats for stats in (self.sampler, other.sampler) if stats]),
         )
 
 

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import msgspec
 
 from genius_lite.errors import UserError
+from genius_lite.results.rounds import Stats
 from genius_lite.sampler.messages import (
     CancelBelow,
     EngineSettings,
@@ -30,7 +31,6 @@ from genius_lite.sampler.messages import (
     Sampling,
     Score,
     Scored,
-    Stats,
     Until,
 )
 from genius_lite.sampler.process import SamplerError, Worker, started

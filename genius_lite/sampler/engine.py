@@ -19,6 +19,7 @@ import numpy as np
 from genius_lite.data.vocabulary import StepDelimiter, Vocabulary
 from genius_lite.hardware import peak_memory
 from genius_lite.records import Completion
+from genius_lite.results.rounds import Moments, Stats
 from genius_lite.sampler.cache import Slot, SlotCache
 from genius_lite.sampler.llama import BATCH, Batch, EngineError, load
 from genius_lite.sampler.messages import (
@@ -30,7 +31,6 @@ from genius_lite.sampler.messages import (
     Reply,
     Score,
     Scored,
-    Stats,
 )
 from genius_lite.sampler.sampling import LogitsError, Rows, uniform
 from genius_lite.sampler.tree import PartialCompletion
@@ -103,6 +103,7 @@ class Engine:
         self.threads = ThreadPoolExecutor(settings.threads)  # idle while llama.cpp's own compute
         self.queue: deque[PrefillJob | Scoring] = deque()
         self.sampled = self.prefilled = self.decode_steps = 0
+        self.branch_steps = Moments()
         self.decode_s = self.sampling_s = self.busy_s = 0.0
 
     def submit(self, request: Extend | Score | CancelBelow | Release) -> None:
@@ -143,6 +144,7 @@ class Engine:
             self.sampling_s,
             self.busy_s,
             peak_memory(),
+            self.branch_steps,
         )
 
     def decode_step(self) -> list[Reply]:
@@ -155,7 +157,10 @@ class Engine:
         if rows:
             logits = self.batch.decode()
             decoded = time.perf_counter()
-            self.decode_s += decoded - self.batch.started
+            seconds = decoded - self.batch.started
+            self.decode_s += seconds
+            if all(isinstance(slot.job, Branch) for slot, _ in rows):
+                self.branch_steps = self.branch_steps.with_point(len(rows), seconds)
             self._draw(rows, logits, replies)
             self.sampling_s += time.perf_counter() - decoded
             self.decode_steps += 1

@@ -13,6 +13,7 @@ import msgspec
 
 from genius_lite.recipe import Foresight, KVType
 from genius_lite.records import Completion
+from genius_lite.results.rounds import Stats
 
 Until = Literal["step", "end", "limit"]
 """Where a branch stops at the latest: a step delimiter, an end token, or only its token limit (for benchmarks)."""
@@ -129,18 +130,6 @@ class Scored(msgspec.Struct, frozen=True, tag=True):
 
 class Alive(msgspec.Struct, frozen=True, tag=True):
     """Nothing to say for a second, but at work."""
-
-
-class Stats(msgspec.Struct, frozen=True, tag=True):
-    """Totals since the start: tokens; seconds in llama.cpp, in sampling and altogether busy; peak memory in bytes."""
-
-    sampled: int = 0
-    prefilled: int = 0
-    decode_steps: int = 0
-    decode_s: float = 0.0
-    sampling_s: float = 0.0
-    busy_s: float = 0.0
-    peak: int = 0
 
 
 Reply = Ready | Failed | Extended | Scored | Alive | Stats

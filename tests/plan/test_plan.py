@@ -90,7 +90,7 @@ def test_a_plan_says_what_the_run_then_takes_and_changes_nothing_in_it(project):
     trained = next(row for row in noted if row["stage"] == "train")
     assert 0.5 < sum(stages["train", 1]["peak"]["parts"].values()) / trained["peak_bytes"] < 1.5
     sampled = next(row for row in noted if row["stage"] == "rollouts")
-    both = sampled["peak_bytes"] + sampled["sampler_peak_bytes"]
+    both = sampled["peak_bytes"] + sampled["sampler"]["peak"]
     assert 0.5 < sum(stages["rollouts", 1]["peak"]["parts"].values()) / both < 1.5
     held = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     assert held < plan["disk"] + 1_000_000

@@ -13,11 +13,12 @@ from genius_lite.plan.fit import Sizes
 from genius_lite.plan.history import History
 from genius_lite.plan.lengths import Lengths, Response
 from genius_lite.plan.memory import Training
-from genius_lite.plan.rates import FOUND, Decode, Rates, fit_decode, learner_rates
+from genius_lite.plan.rates import FOUND, Decode, Rates, decode_rates, learner_rates
 from genius_lite.plan.seconds import Known, stage_cost
 from genius_lite.plan.tokens import Learned, Sampled, Work
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe
 from genius_lite.records import Query
+from genius_lite.results.rounds import Moments, Stats, Timing
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import gguf_file
 
@@ -60,14 +61,20 @@ def test_a_session_by_hand():
 
 
 def test_rates_are_found_again():
-    # Eight searches on 16 slots that end one after the other: 10 decodes each with two branches less.
-    tokens = [sum(10 * (16 - 2 * k) for k in range(n)) for n in range(1, 9)]
-    events = [(3.0 + 0.2 * 10 * n + 0.05 * sampled, 10 * n, sampled) for n, sampled in enumerate(tokens, 1)]
-    found = fit_decode(events, prefilled=40)
-    assert (found.tick, found.sampled) == (pytest.approx(0.2), pytest.approx(0.05))
-    assert found.start == pytest.approx(3.0 - 0.5 * 0.05 * 40)
-    # One search cannot tell what a decode takes by itself.
-    assert fit_decode([(12.0, 10, 40)], prefilled=0) == Decode(0.0, 0.4, 0.2)
+    # Each step takes 0.2 s and 0.05 s more for each branch; of 4 s a quarter is drawing, which goes with both.
+    steps = Moments()
+    for branches in (16, 12, 8, 4):
+        steps = steps.with_point(branches, 0.2 + 0.05 * branches)
+    assert steps.line() == (pytest.approx(0.2), pytest.approx(0.05))
+    stats = Stats(40, 20, 4, 3.0, 1.0, busy_s=4.0, branch_steps=steps)
+    found = decode_rates(Timing("rollouts", 7.0, 40, sampler=stats))
+    assert found.start == 3.0
+    assert found.tick / found.sampled == pytest.approx(0.2 / 0.05)
+    assert found.session(Sampled(40, 20, 4)) == pytest.approx(7.0)
+    # Steps that were all alike cannot tell what a step takes by itself.
+    alike = msgspec.structs.replace(stats, branch_steps=Moments().with_point(8, 1.0).with_point(8, 1.1))
+    found = decode_rates(Timing("rollouts", 7.0, 40, sampler=alike))
+    assert found.tick / found.sampled == 2 and found.session(Sampled(40, 20, 4)) == pytest.approx(7.0)
 
 
 def test_a_training_is_taken_apart():

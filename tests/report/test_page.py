@@ -118,7 +118,7 @@ def test_the_figures_are_those_of_the_runs_files(run, opened):
     stages = rows(view, "stages")
     (timed,) = [line for line in lines(run / "round-1" / "timings.jsonl") if line["stage"] == "rollouts"]
     assert stages["round 1: rollouts"][0] == f"{timed['seconds']:.1f} s"
-    assert stages["round 1: rollouts"][4] == f"{timed['sampler_peak_bytes'] / 1e6:.0f} MB"
+    assert stages["round 1: rollouts"][4] == f"{timed['sampler']['peak'] / 1e6:.0f} MB"
     curve = rows(view, "by-update-loss")
     updates = [row for report in reports for row in report["training"]["curve"]]
     assert [cells[0] for cells in curve.values()] == [f"{row['loss']:.3g}".replace("-", "−") for row in updates]

@@ -57,10 +57,13 @@ def test_a_log_that_grows_gives_its_whole_records_one_at_a_time(run):
 
 def test_parts_of_an_interrupted_stage_are_one(run):
     with (run.round(1).path / "timings.jsonl").open("a") as file:
-        file.write(json.dumps({"stage": "rollouts", "seconds": 4.0, "amount": 60, "sampler_peak_bytes": 9}) + "\n")
+        file.write(
+            json.dumps({"stage": "rollouts", "seconds": 4.0, "amount": 60, "sampler": {"type": "Stats", "peak": 9}})
+            + "\n"
+        )
         file.write('{"stage": "tr')
     (total,) = run.round(1).totals
-    assert (total.stage, total.seconds, total.amount, total.sampler_peak_bytes) == ("rollouts", 6.0, 120, 9)
+    assert (total.stage, total.seconds, total.amount, total.sampler and total.sampler.peak) == ("rollouts", 6.0, 120, 9)
     assert run.stage_seconds() == {Stage.ROLLOUTS: 6.0, Stage.PAIRS: 0.0}
 
 
