@@ -67,7 +67,7 @@ def schema_text() -> str:
 
 
 def _sections(model: type[Section], where: Where) -> Iterator[str]:
-    """The table of each section in a section, and of those in it; sections of one kind have a table together."""
+    """Yield the table of each section in a section, and of those in it; sections of one kind have a table together."""
     named: dict[type[Section], list[str]] = {}
     for key, field in model.model_fields.items():
         if section := section_of(field.annotation):
@@ -82,7 +82,7 @@ def _sections(model: type[Section], where: Where) -> Iterator[str]:
 
 
 def _keys(where: Where) -> str:
-    """The table of a section's keys."""
+    """Return the table of a section's keys."""
     section, rows = schema.at(where), []
     for key in section["properties"]:
         node = schema.at((*where, key))
@@ -97,7 +97,7 @@ def _keys(where: Where) -> str:
 
 
 def _shipped(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Of each recipe its link, its purpose and whether it was run, as the comments at its head say."""
+    """Yield the link of each recipe, its purpose and whether it was run, as the comments at its head say."""
     for path in sorted(folder.rglob("*.yaml"), key=lambda p: (len(p.parts), p.name != "quickstart.yaml", p)):
         name = path.relative_to(folder).as_posix()
         head = [line for line in _comments(path) if not line.startswith(_SCHEMA_LINE)]

@@ -73,7 +73,7 @@ def choices(node: Schema) -> list[str]:
 
 
 def is_text(node: Schema) -> bool:
-    """Whether text may be written there, and nothing else but null."""
+    """Return whether text may be written there, and nothing else but null."""
     return not choices(node) and all(kind.get("type") in ("string", "null") for kind in _kinds(node))
 
 
@@ -130,7 +130,7 @@ def _bounds(kind: Schema) -> str:
 
 
 def _kinds(node: Schema) -> list[Schema]:
-    """The alternatives of a schema, references resolved."""
+    """Return the alternatives of a schema, references resolved."""
     node = _resolved(node)
     return [_resolved(kind) for kind in node["anyOf"]] if "anyOf" in node else [node]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,21 +20,7 @@ QuantType = Literal[
 ]  # fmt: skip
 TargetType = QuantType | Literal["source"]
 """`source`: each tensor keeps the type that it has in the recipe's GGUF."""
-Check = Literal["exact", "numeric", "choice", "regex", "math-verify"]
 KVType = Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
-
-
-class Prefix(StrEnum):
-    """How a source begins that is no local path; every other one is looked for beside the recipe."""
-
-    HUB = "hf:"
-    PACKAGE = "python:"
-    REASONING_GYM = "reasoning_gym:"
-
-    @classmethod
-    def starts(cls, source: str) -> bool:
-        """Whether a source begins with any of them."""
-        return source.startswith(tuple(cls))
 
 
 def key(default: Any, description: str, *, examples: list[Any] | None = None, **notes: Any) -> Any:
