@@ -107,7 +107,7 @@ def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):
         "no column `answer`",
         "soon: write a time, such as 2h or 45m, or a number of questions",
         "x.txt: no such task file",
-        "Q9: no type of that name",
+        "Q9: no quantization type of that name",
         "Its columns of text: question, id",
         "30 questions in `question`",
         "2 problems, `prompt` and `answer`; answers are compared as numeric",
@@ -145,7 +145,7 @@ def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkey
         (Given(column="nothing", yes=True), "no column `nothing`; it has"),
         (Given(amount="0", yes=True), "0: write a time"),
         (Given(tasks="none.jsonl", yes=True), "none.jsonl: no such task file"),
-        (Given(kind="Q9", yes=True), "Q9: no type of that name"),
+        (Given(kind="Q9", yes=True), "Q9: no quantization type of that name"),
     ],
 )
 def test_an_answer_of_the_command_line_is_refused_at_once(given, told, folder, monkeypatch):

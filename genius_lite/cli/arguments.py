@@ -6,11 +6,9 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from genius_lite.errors import UserError
 
 if TYPE_CHECKING:
     from genius_lite.evaluate.models import NamedModel, PromptConfig
@@ -75,9 +73,6 @@ def quant_types(names: str) -> list[QuantType]:
     Raises:
         UserError: there is no type of that name.
     """
-    from genius_lite.recipe import QuantType
+    from genius_lite.recipe import quant_type
 
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if unknown := [name for name in wanted if name not in get_args(QuantType)]:
-        raise UserError(f"{unknown[0]}: no quantization type of that name; known are {', '.join(get_args(QuantType))}")
-    return cast("list[QuantType]", wanted)
+    return [quant_type(name.strip()) for name in names.split(",") if name.strip()]

@@ -16,6 +16,7 @@ import typer
 
 from genius_lite.cli.arguments import command_line
 from genius_lite.errors import Stop, Stopped
+from genius_lite.progress import Stage
 from genius_lite.text import visible
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
 _PATIENCE = 5.0  # seconds that a library's call may take before the process ends without waiting for it
 _FIRST = {
-    "rollouts": "the queries under way are finished, no other is begun",
-    "evaluate": "the problems under way are answered, no other is begun",
-    "train": "the update under way is finished (or the reference pass before them) and kept",
+    Stage.ROLLOUTS: "the queries under way are finished, no other is begun",
+    Stage.EVALUATE: "the problems under way are answered, no other is begun",
+    Stage.TRAIN: "the update under way is finished (or the reference pass before them) and kept",
 }
 
 

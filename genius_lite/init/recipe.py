@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import typer
 
@@ -23,7 +23,7 @@ from genius_lite.init.questions import (
     question_files,
     suggest_models,
 )
-from genius_lite.recipe import Prefix, QuantType, TaskSource
+from genius_lite.recipe import Prefix, TargetType, TaskSource, quant_type
 from genius_lite.text import PROSE, brief, visible
 
 _T = TypeVar("_T")
@@ -208,11 +208,8 @@ def _in_time(seconds: float, each: float) -> int:
     return max(10, int(seconds / each) // 10 * 10)
 
 
-def _kind(answer: str) -> str:
-    known = {kind.casefold(): kind for kind in ("source", *get_args(QuantType))}
-    if answer.casefold() not in known:
-        raise UserError(f"{answer}: no type of that name; known are {', '.join(known.values())}")
-    return known[answer.casefold()]
+def _kind(answer: str) -> TargetType:
+    return "source" if answer.casefold() == "source" else quant_type(answer)
 
 
 def _settings(machine: Machine, parameters: float, questions: int) -> dict[str, Any]:

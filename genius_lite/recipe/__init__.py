@@ -22,13 +22,14 @@ from genius_lite.recipe.types import (
     TargetType,
     Text,
     key,
+    quant_type,
     section_of,
 )
 
 __all__ = [
     "Auto", "Check", "CheckOptions", "Evaluate", "Foresight", "Guard", "KVType", "Learner", "Limit", "Model", "Pairs",
     "Prefix", "QuantType", "Quantize", "Queries", "Recipe", "Sampler", "Server", "TargetType", "TaskSource", "Tracking",
-    "answer_tokens",
+    "answer_tokens", "quant_type",
 ]  # fmt: skip
 
 _LEARNER_OF_MACHINE = {"gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}

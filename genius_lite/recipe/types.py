@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from genius_lite.errors import UserError
+
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Count
@@ -21,6 +23,18 @@ QuantType = Literal[
 TargetType = QuantType | Literal["source"]
 """`source`: each tensor keeps the type that it has in the recipe's GGUF."""
 KVType = Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
+
+
+def quant_type(name: str) -> QuantType:
+    """Return the type of this name, whose letters may be small.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = {kind.casefold(): kind for kind in get_args(QuantType)}
+    if name.casefold() not in known:
+        raise UserError(f"{name}: no quantization type of that name; known are {', '.join(known.values())}")
+    return known[name.casefold()]
 
 
 def key(default: Any, description: str, *, examples: list[Any] | None = None, **notes: Any) -> Any:
