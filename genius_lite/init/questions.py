@@ -140,17 +140,12 @@ def find_questions(source: str, column: str) -> tuple[Queries, list[str] | None]
     return queries, texts
 
 
-def find_problems(source: str) -> tuple[TaskSource | None, list[str]]:
+def find_problems(source: str) -> tuple[TaskSource, list[str]]:
     """Load a task, whose columns and checker are guessed and tried on every problem; return it with its prompts.
-
-    Args:
-        source: as a recipe names it, or none.
 
     Raises:
         UserError: it cannot be read, or has no question or no answer.
     """
-    if source == "none":
-        return None, []
     if source.startswith(Prefix.REASONING_GYM):
         task = TaskSource(source=source)
     else:

@@ -138,7 +138,7 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
     _say(f"   {count} questions, {_duration(count * each)} or so")
 
     question = "4. Problems with answers to measure on? A .jsonl, reasoning_gym:NAME or none"
-    task, prompts = ask("Problems", question, given.tasks, "none", find_problems)
+    task, prompts = ask("Problems", question, given.tasks, "none", _problems)
     if task:
         if task.source.startswith(Prefix.REASONING_GYM):
             compared = "compared by their own scorer"
@@ -206,6 +206,10 @@ def _count(answer: str, each: float, available: int) -> int:
 
 def _in_time(seconds: float, each: float) -> int:
     return max(10, int(seconds / each) // 10 * 10)
+
+
+def _problems(answer: str) -> tuple[TaskSource | None, list[str]]:
+    return (None, []) if answer == "none" else find_problems(answer)
 
 
 def _kind(answer: str) -> TargetType:
