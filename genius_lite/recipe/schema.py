@@ -69,7 +69,7 @@ def phrase(node: Schema, quote: Callable[[str], str] = str) -> str:
 
 def choices(node: Schema) -> list[str]:
     """Return the words that may be written there."""
-    return [str(word) for kind in _kinds(node) for word in kind.get("enum", [kind[c] for c in ("const",) if c in kind])]
+    return [str(word) for kind in _kinds(node) for word in kind.get("enum", [kind["const"]] if "const" in kind else [])]
 
 
 def is_text(node: Schema) -> bool:
