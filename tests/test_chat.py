@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from genius_lite.cli.conversation import Speaker, _Words, chat
+from genius_lite.cli.conversation import _Words, chat
 from genius_lite.errors import UserError
+from genius_lite.evaluate.models import NamedModel
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.stream import open_stream
 from tests.support.models import tiny_gguf
@@ -59,7 +60,7 @@ def _chat(*arguments, cwd: Path, questions: str) -> subprocess.CompletedProcess:
 
 
 def _answers(shown: str, names: list[str]) -> dict[str, list[str]]:
-    """What each speaker said: its headings are lines of their own."""
+    """What each model said: its headings are lines of their own."""
     found: dict[str, list[str]] = {name: [] for name in names}
     said: list[str] = []
     for line in shown.split("\n"):
@@ -88,8 +89,8 @@ def test_two_models_answer_side_by_side_each_as_it_does_alone(models):
 def test_the_same_model_beside_itself_says_the_same(models, capsys, monkeypatch):
     lines = iter(["hello", "and again"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines, None) or (_ for _ in ()).throw(EOFError))
-    speakers = [Speaker(name, models / "a.gguf") for name in ("left", "right")]
-    chat(speakers, system="Be brief.", temperature=1.0, max_tokens=12, context=256, seed=5)
+    both = [NamedModel(name, models / "a.gguf") for name in ("left", "right")]
+    chat(both, system="Be brief.", temperature=1.0, max_tokens=12, context=256, seed=5)
     found = _answers(capsys.readouterr().out, ["left", "right"])
     assert found["left"] == found["right"]
     assert found["left"][0] != found["left"][1]
@@ -110,7 +111,7 @@ def test_what_cannot_be_chatted_with_is_one_line(models):
 
 def test_a_model_that_does_not_fit_says_what_to_do(models):
     with pytest.raises(UserError, match="give --context less"):
-        chat([Speaker("x", models / "none.gguf")], system=None, temperature=1.0, max_tokens=1, context=64, seed=0)
+        chat([NamedModel("x", models / "none.gguf")], system=None, temperature=1.0, max_tokens=1, context=64, seed=0)
 
 
 def test_words_are_not_broken_at_the_terminals_edge(monkeypatch, capsys):

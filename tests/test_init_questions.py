@@ -77,10 +77,11 @@ def test_models_are_suggested_by_what_is_there_and_fits(folder, monkeypatch):
 
 def test_columns_and_checkers_are_detected(folder):
     assert question_columns("questions.jsonl") == ["question", "id"]
-    assert len(find_questions("questions.jsonl", "question").texts) == 30
+    assert len(find_questions("questions.jsonl", "question")[1] or ()) == 30
     assert question_files() == ["questions.jsonl", "problems.jsonl"]
     (folder / "q.txt").write_text("one\ntwo\n\none\n")
-    assert find_questions("q.txt", "text").description == '2 questions in `text`, such as "one"'
+    assert find_questions("q.txt", "text")[1] == ["one", "two"]
+    assert find_questions("hf:A/B", "prompt")[1] is None
     for rows, kind in (
         ([{"question": "a", "answer": "so 2 #### 72"}, {"question": "b", "answer": 3}], "numeric"),
         ([{"question": "a", "answer": "$1,000"}, {"question": "b", "answer": "50 %"}], "numeric"),
@@ -88,9 +89,8 @@ def test_columns_and_checkers_are_detected(folder):
         ([{"question": "a", "answer": "B", "choices": ["x", "y"]}], "choice"),
     ):
         (folder / "t.jsonl").write_text(_lines(rows))
-        source, prompts, description = find_problems("t.jsonl")
-        assert (source.check, source.prompt, len(prompts)) == (kind, "question", len(rows))
-        assert kind in description
+        task, prompts = find_problems("t.jsonl")
+        assert (task.check, task.prompt, len(prompts)) == (kind, "question", len(rows))
     for rows in ([{"question": "a"}], [{"q": "a", "answer": "1"}], [["a"]], []):
         (folder / "t.jsonl").write_text(_lines(rows))
         with pytest.raises(UserError, match=r"t\.jsonl"):
@@ -107,7 +107,7 @@ def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):
         "no column `answer`",
         "soon: write a time, such as 2h or 45m, or a number of questions",
         "x.txt: no such task file",
-        "Q9: no type of that name",
+        "Q9: no quantization type of that name",
         "Its columns of text: question, id",
         "30 questions in `question`",
         "2 problems, `prompt` and `answer`; answers are compared as numeric",
@@ -145,7 +145,7 @@ def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkey
         (Given(column="nothing", yes=True), "no column `nothing`; it has"),
         (Given(amount="0", yes=True), "0: write a time"),
         (Given(tasks="none.jsonl", yes=True), "none.jsonl: no such task file"),
-        (Given(kind="Q9", yes=True), "Q9: no type of that name"),
+        (Given(kind="Q9", yes=True), "Q9: no quantization type of that name"),
     ],
 )
 def test_an_answer_of_the_command_line_is_refused_at_once(given, told, folder, monkeypatch):

@@ -161,21 +161,21 @@ def _plain(written: str) -> str:
 
 BUSY = """
 import hashlib
+import typer
 from rich.console import Console
 from genius_lite.cli import interrupts
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.progress import Stage
-from genius_lite.errors import Stop
 
 interrupts._PATIENCE = 0.5
-progress, stop = TerminalProgress(Console()), Stop()
+progress = TerminalProgress(Console())
 progress.enter(1, Stage.MERGE)
-with interrupts.handle_interrupts(stop, progress) as presses:
-    try:
+try:
+    with interrupts.handle_interrupts(progress):
         print("busy", flush=True)
         hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes within a library, where no Python handler runs
-    except KeyboardInterrupt:
-        raise SystemExit(presses.exit_code)
+except typer.Exit as e:
+    raise SystemExit(e.exit_code)
 """
 
 

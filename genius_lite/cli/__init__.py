@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from genius_lite import __version__
-from genius_lite.cli import machine, many, models, recipes, reports, runs, watching
+from genius_lite.cli import many, models, recipes, runs
 from genius_lite.errors import UserError
 from genius_lite.text import visible
 
@@ -26,13 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(runs.app)
-app.add_typer(watching.app)
-app.add_typer(recipes.app)
-app.add_typer(machine.app)
-app.add_typer(models.app)
-app.add_typer(reports.app)
-app.add_typer(many.app)
+for group in (runs, recipes, models, many):
+    app.add_typer(group.app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -61,7 +56,8 @@ def main() -> None:
     try:
         app()
     except UserError as e:
-        print(f"error: {_in_a_line(e)}", file=sys.stderr)
+        said = visible(str(e).replace("\n", " "))  # it may quote models, queries and paths
+        print(f"error: {said if len(said) <= _LONGEST else f'{said[:_LONGEST]}...'}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as e:
         if e.errno not in _FULL_OR_LOCKED:
@@ -70,9 +66,3 @@ def main() -> None:
         what = (e.strerror or str(e)).lower()
         print(f"error: {what}{named}; mend that, and the same command goes on from what is finished", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def _in_a_line(error: UserError) -> str:
-    """A message may quote models, queries and paths."""
-    said = visible(str(error).replace("\n", " "))
-    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from genius_lite.errors import UserError
 
 if TYPE_CHECKING:
     from genius_lite.evaluate.models import NamedModel, PromptConfig
@@ -18,28 +19,47 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, as foresight.beams=3; repeatable"),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")]
 Round = Annotated[int | None, typer.Option("--round", help="0 is the base model; the best round if not given")]
 ModelOrRun = Annotated[str, typer.Argument(metavar="MODEL|RUN", help="A run folder, or a GGUF: a path, hf: or python:")]
 ModelFile = Annotated[str, typer.Argument(metavar="MODEL", help="A GGUF: a path, hf: or python:")]
 
 
-def named_model(model: str, number: int | None) -> NamedModel:
-    """The model of a command line: a GGUF, or a round of a run folder. What no run made has proved itself first."""
-    from genius_lite.evaluate.models import NamedModel
-    from genius_lite.export.bundle import RunRound
+def command_line() -> str:
+    """Return this command, as it is given again."""
+    return shlex.join(["genius-lite", *sys.argv[1:]])
+
+
+def print_json(found: Any) -> None:
+    """Print records as indented JSON."""
+    import msgspec
+
+    print(json.dumps(msgspec.to_builtins(found), indent=2))
+
+
+def locate_model(model: str) -> Path:
+    """Return the path of a GGUF that is written as in a recipe, downloaded if need be."""
     from genius_lite.recipe import Model
     from genius_lite.weights.source import locate
+
+    return locate(Model(gguf=model))
+
+
+def named_model(model: str, number: int | None) -> NamedModel:
+    """Return the model of a command line: a GGUF, or a round of a run folder. What no run made is checked first."""
+    from genius_lite.evaluate.models import NamedModel
+    from genius_lite.export.bundle import RunRound
     from genius_lite.weights.untrusted import load_untrusted
 
     if not Path(model).is_dir():
-        return NamedModel(model, load_untrusted(locate(Model(gguf=model))).path)
+        return NamedModel(model, load_untrusted(locate_model(model)).path)
     chosen = RunRound.of(Path(model), number)
     name = f"{model}, round {chosen.number}" if chosen.number else "base model"
     return NamedModel(name, chosen.gguf if chosen.number else load_untrusted(chosen.gguf).path)
 
 
 def prompt_configs(*models: str | None) -> list[PromptConfig]:
-    """How the run folders among these models of a command line ask; of a GGUF nothing is known."""
+    """Return how the run folders among these models of a command line ask; of a GGUF nothing is known."""
     from genius_lite.evaluate.models import PromptConfig
     from genius_lite.export.bundle import RunRound
 
@@ -48,10 +68,11 @@ def prompt_configs(*models: str | None) -> list[PromptConfig]:
 
 
 def quant_types(names: str) -> list[QuantType]:
-    """Types from a list with commas."""
-    from genius_lite.recipe import QuantType
+    """Read types from a list with commas.
 
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if unknown := [name for name in wanted if name not in get_args(QuantType)]:
-        raise UserError(f"{unknown[0]}: no quantization type of that name; known are {', '.join(get_args(QuantType))}")
-    return cast("list[QuantType]", wanted)
+    Raises:
+        UserError: there is no type of that name.
+    """
+    from genius_lite.recipe import quant_type
+
+    return [quant_type(name.strip()) for name in names.split(",") if name.strip()]

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from genius_lite.errors import UserError
+from genius_lite.evaluate.models import NamedModel
 from genius_lite.hardware import cores
 from genius_lite.records import seed_of
+from genius_lite.report.console import terminal
 from genius_lite.sampler.llama import EngineError
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.sampling import LogitsError
@@ -25,14 +27,6 @@ _GREEDY = Sampling(1.0, top_k=1)
 
 
 @dataclass(frozen=True)
-class Speaker:
-    """A GGUF to talk to, and the LoRA GGUF that is applied to it, if any."""
-
-    name: str
-    gguf: Path
-
-
-@dataclass(frozen=True)
 class _Conversation:
     """A loaded model, and what was said with it."""
 
@@ -41,7 +35,7 @@ class _Conversation:
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def tokens(self) -> list[int]:
-        """The conversation so far, up to where the answer begins; a model without a template reads its lines."""
+        """Encode the conversation, up to where the answer begins; a model without a template reads its lines."""
         vocabulary = self.stream.vocabulary
         if vocabulary.template:
             return vocabulary.encode_rendered(vocabulary.render(self.messages))
@@ -50,11 +44,11 @@ class _Conversation:
 
 
 def chat(
-    speakers: Sequence[Speaker], *, system: str | None, temperature: float, max_tokens: int, context: int, seed: int
+    models: Sequence[NamedModel], *, system: str | None, temperature: float, max_tokens: int, context: int, seed: int
 ) -> None:
     """Read questions from standard input until it ends, and stream the answers; the conversations are kept.
 
-    Several speakers answer one after the other below headings, which can be read at any width and in a pipe. The
+    Several models answer one after the other below headings, which can be read at any width and in a pipe. The
     same question has the same seed for each, and each goes on from its own answers.
 
     Args:
@@ -68,10 +62,10 @@ def chat(
     opening = [{"role": "system", "content": system}] if system else []
     interactive = sys.stdin.isatty()
     with ExitStack() as stack:
-        conversations = [_Conversation(s.name, _open(s, context, stack), list(opening)) for s in speakers]
+        conversations = [_Conversation(m.name, _open(m.gguf, context, stack), list(opening)) for m in models]
         if interactive:
             told = [f"System message: {visible(system, PROSE)}"] if system else []
-            print(*(visible(s.name) for s in speakers), *told, "End with Ctrl-D.", sep="\n")
+            print(*(visible(m.name) for m in models), *told, "End with Ctrl-D.", sep="\n")
         turn = 0
         while (question := _ask(interactive)) is not None:
             for conversation in conversations:
@@ -81,24 +75,21 @@ def chat(
             turn += 1
 
 
-def _open(speaker: Speaker, context: int, stack: ExitStack) -> Stream:
+def _open(gguf: Path, context: int, stack: ExitStack) -> Stream:
     try:
-        return stack.enter_context(open_stream(speaker.gguf, context, cores()))
+        return stack.enter_context(open_stream(gguf, context, cores()))
     except EngineError:
         raise UserError(
-            f"{speaker.gguf}: llama.cpp cannot load it with room for {context} tokens; give --context less"
+            f"{gguf}: llama.cpp cannot load it with room for {context} tokens; give --context less"
         ) from None
 
 
 def _heading(name: str) -> None:
-    if not sys.stdout.isatty():
+    console = terminal()
+    if console.is_terminal:
+        console.rule(visible(name), align="left")
+    else:
         print(f"\n{visible(name)}:")
-        return
-    from rich.console import Console
-    from rich.rule import Rule
-    from rich.text import Text
-
-    Console().print(Rule(Text(visible(name)), align="left"))
 
 
 def _ask(interactive: bool) -> str | None:

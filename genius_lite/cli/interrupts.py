@@ -12,30 +12,53 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from genius_lite.errors import Stop
+import typer
+
+from genius_lite.cli.arguments import command_line
+from genius_lite.errors import Stop, Stopped
+from genius_lite.progress import Stage
+from genius_lite.text import visible
 
 if TYPE_CHECKING:
     from genius_lite.report.terminal import TerminalProgress
 
 _PATIENCE = 5.0  # seconds that a library's call may take before the process ends without waiting for it
 _FIRST = {
-    "rollouts": "the queries under way are finished, no other is begun",
-    "evaluate": "the problems under way are answered, no other is begun",
-    "train": "the update under way is finished (or the reference pass before them) and kept",
+    Stage.ROLLOUTS: "the queries under way are finished, no other is begun",
+    Stage.EVALUATE: "the problems under way are answered, no other is begun",
+    Stage.TRAIN: "the update under way is finished (or the reference pass before them) and kept",
 }
 
 
 @contextmanager
-def handle_interrupts(stop: Stop, progress: TerminalProgress) -> Iterator[InterruptState]:
-    """Heed SIGINT and SIGTERM while the block runs; the first SIGINT asks `stop`, and says on `progress` what it does.
+def handle_interrupts(progress: TerminalProgress, launched: bool = False) -> Iterator[Stop]:
+    """Heed SIGINT and SIGTERM while the block runs: the first SIGINT asks it to stop, and says what it does.
 
     Any other raises KeyboardInterrupt. If the main thread does not come to that within some seconds, since a library
     keeps it, the process ends as if it were killed, which a run folder is made for. Where a signal is ignored, as in
     the background of a shell, it stays so. On Windows the system's own way is kept: the first press stops at once.
+
+    Args:
+        launched: by a launcher of several processes, which ends them with SIGTERM if one fails.
+
+    Raises:
+        Exit: the run was stopped; standard error says how to go on. 130 after Ctrl-C, 143 after SIGTERM, as in shells.
     """
-    presses = InterruptState(stop, progress)
+    presses = _Interrupts(progress)
+    with _signals_heard(presses):
+        try:
+            yield presses.stop
+        except (Stopped, KeyboardInterrupt):
+            by = " by the launcher, whose report says why" if launched and presses.urgent == signal.SIGTERM else ""
+            goes_on = f"what is finished is kept. The same command goes on: {visible(command_line())}"
+            print(f"stopped{by}; {goes_on}", file=sys.stderr)
+            raise typer.Exit(presses.exit_code) from None
+
+
+@contextmanager
+def _signals_heard(presses: _Interrupts) -> Iterator[None]:
     if os.name != "posix":
-        yield presses
+        yield
         return
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -46,7 +69,7 @@ def handle_interrupts(stop: Stop, progress: TerminalProgress) -> Iterator[Interr
     listener = threading.Thread(target=presses.listen, args=(reader,), daemon=True)
     listener.start()
     try:
-        yield presses
+        yield
     finally:
         signal.set_wakeup_fd(earlier_fd)
         for number, handler in earlier.items():
@@ -57,28 +80,27 @@ def handle_interrupts(stop: Stop, progress: TerminalProgress) -> Iterator[Interr
         reader.close()
 
 
-class InterruptState:
-    """What was pressed; by `handle_interrupts`."""
+class _Interrupts:
+    """The signals that came."""
 
-    def __init__(self, stop: Stop, progress: TerminalProgress):
-        self.stop, self.progress = stop, progress
+    def __init__(self, progress: TerminalProgress):
+        self.stop, self.progress = Stop(), progress
         self.over = threading.Event()
         self.urgent: int | None = None
         self._raised = False
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, 143 after SIGTERM, as shells count."""
         return 128 + (self.urgent or signal.SIGINT)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """In the main thread, as soon as that comes to it."""
+        """Raise KeyboardInterrupt in the main thread, as soon as that comes to it."""
         if self.urgent and not self._raised:
             self._raised = True
             raise KeyboardInterrupt
 
     def listen(self, reader: socket.socket) -> None:
-        """In a thread of its own, at once; each byte is the number of a signal."""
+        """Act at once, in a thread of its own; each byte is the number of a signal."""
         while got := reader.recv(1):
             number = got[0]
             if number == signal.SIGINT and not self.stop.asked and self.progress.board.entered:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from genius_lite.cli.arguments import RecipeFile, Settings
+from genius_lite.cli.interrupts import handle_interrupts
 from genius_lite.text import visible
 
 app = typer.Typer()
@@ -26,20 +27,14 @@ def sample(
     ] = None,
 ) -> None:
     """Sample a part of a round's rollouts, to carry to the machine that learns. Run it again to go on."""
-    from genius_lite.cli.interrupts import handle_interrupts
-    from genius_lite.errors import Stop, Stopped
     from genius_lite.pipeline.shards import Shard, sample_shard
     from genius_lite.recipe.reader import load
     from genius_lite.report.console import terminal
     from genius_lite.report.terminal import TerminalProgress
 
-    progress, stop = TerminalProgress(terminal()), Stop()
-    with handle_interrupts(stop, progress) as presses:
-        try:
-            out, count = sample_shard(load(recipe, settings or []), Shard.parse(shard), number, model, progress, stop)
-        except (Stopped, KeyboardInterrupt):
-            print("stopped; what is finished is kept. The same command goes on")
-            raise typer.Exit(presses.exit_code) from None
+    progress = TerminalProgress(terminal())
+    with handle_interrupts(progress) as stop:
+        out, count = sample_shard(load(recipe, settings or []), Shard.parse(shard), number, model, progress, stop)
     print(f"{count} rollouts in {visible(str(out))}; genius-lite merge-shards takes them into a run")
 
 

@@ -9,7 +9,17 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from genius_lite.cli.arguments import ModelFile, ModelOrRun, Round, named_model, prompt_configs, quant_types
+from genius_lite.cli.arguments import (
+    AsJson,
+    ModelFile,
+    ModelOrRun,
+    Round,
+    locate_model,
+    named_model,
+    print_json,
+    prompt_configs,
+    quant_types,
+)
 from genius_lite.errors import UserError
 from genius_lite.text import visible
 
@@ -24,13 +34,11 @@ def bench(
     """Measure how fast this machine decodes a model, and print the best settings as recipe lines."""
     from genius_lite.hardware import cores
     from genius_lite.machine.bench import HEADING, SLOTS, recipe_lines, row, sweep, sweep_types
-    from genius_lite.recipe import Model
     from genius_lite.sampler.messages import EngineSettings
-    from genius_lite.weights.source import locate
     from genius_lite.weights.untrusted import load_untrusted
 
     kinds = quant_types(quants)
-    path = load_untrusted(locate(Model(gguf=model)), quantizer=bool(kinds)).path
+    path = load_untrusted(locate_model(model), quantizer=bool(kinds)).path
     print(HEADING)
     speeds = []
     base = EngineSettings(slots=1, context=256, threads=cores())
@@ -79,28 +87,24 @@ def inspect(
     other: Annotated[str | None, typer.Argument(help="Another one, to see what differs")] = None,
     template: Annotated[bool, typer.Option("--template", help="Show the chat template in full")] = False,
     with_sha256: Annotated[bool, typer.Option("--sha256", help="Compute the checksum too")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what is in a GGUF: architecture, sizes by type and group, template; or how two files differ."""
-    import json
-
-    from genius_lite.recipe import Model
     from genius_lite.report.console import terminal
     from genius_lite.report.terminal import TerminalProgress
     from genius_lite.weights.inspect import compare, describe, print_description, print_difference
-    from genius_lite.weights.source import locate
 
-    path, console = locate(Model(gguf=model)), terminal()
+    path, console = locate_model(model), terminal()
     if other is None:
         found = describe(path, with_sha256)
     else:
-        second = locate(Model(gguf=other))
+        second = locate_model(other)
         size, _ = (describe(file)["bytes"] for file in (path, second))  # what is refused is refused before the bar
         progress = TerminalProgress(terminal(stderr=True))  # what is printed stays clean
         with progress.stage("compare", size, "MB", 1e-6) as advance:
             found = compare(path, second, advance)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print_json(found)
     elif other is None:
         print_description(found, console, template)
     else:
@@ -141,13 +145,13 @@ def evaluate(
         raise UserError("--temperature: write a number above 0; the likeliest response is asked for anyway")
     if out and out.exists():
         raise UserError(f"{out} exists; name another folder, or delete it")
-    contestants = [named_model(model, number)]
+    compared = [named_model(model, number)]
     if against or Path(model).is_dir():
-        contestants.insert(0, named_model(against, None) if against else named_model(model, 0))
+        compared.insert(0, named_model(against, None) if against else named_model(model, 0))
     console = terminal()
     sources, ways = tasks_named(tasks)
     found, responses = evaluate_models(
-        contestants,
+        compared,
         [t.model_copy(update={"limit": limit, "size": min(limit, t.size)} if limit else {}) for t in sources],
         Evaluate(samples=samples, greedy=greedy),
         prompt_config(ways or prompt_configs(model, against), system, max_tokens, temperature),
@@ -155,8 +159,8 @@ def evaluate(
         progress=TerminalProgress(terminal(stderr=True)),
     )
     if out:
-        write_results(out, contestants, found, responses)
-    print_results([c.name for c in contestants], found, console)
+        write_results(out, compared, found, responses)
+    print_results([c.name for c in compared], found, console)
 
 
 @app.command()
@@ -178,7 +182,6 @@ def chat(
     """Talk to a run's model, or to any GGUF; or to two of them side by side."""
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the worker has it; it is read when llama.cpp is loaded
 
-    from genius_lite.cli.conversation import Speaker
     from genius_lite.cli.conversation import chat as chat_with
     from genius_lite.evaluate.models import system_message
 
@@ -186,15 +189,15 @@ def chat(
         raise UserError("--side-by-side is with the base model, --beside with another one; give one of them")
     if side_by_side and not Path(model).is_dir():
         raise UserError(f"{model} is no run folder; name the other model with --beside")
-    speakers = [named_model(model, number)]
+    chosen = [named_model(model, number)]
     if side_by_side:
-        speakers.insert(0, named_model(model, 0))
-        if speakers[0].gguf == speakers[1].gguf:
+        chosen.insert(0, named_model(model, 0))
+        if chosen[0].gguf == chosen[1].gguf:
             raise UserError(f"the best round of {model} is the base model itself; choose another with --round")
     elif beside:
-        speakers.append(named_model(beside, None))
+        chosen.append(named_model(beside, None))
     chat_with(
-        [Speaker(s.name, s.gguf) for s in speakers],
+        chosen,
         system=system_message(prompt_configs(model, beside), system),
         temperature=temperature,
         max_tokens=max_tokens,

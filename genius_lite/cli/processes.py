@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def main_process() -> Iterator[ProcessGroup]:
-    """The block is for the process that leads; the others follow it in here, and end as it ends.
+    """Run the block in the first process only; the others help it in here, and end as it ends.
 
     Raises:
-        Exit: this process has followed, and is done.
+        Exit: this process has helped, and is done.
         UserError: what was launched cannot be.
     """
     from genius_lite.learner.process_group import join, leave, require_possible
@@ -41,7 +41,7 @@ def main_process() -> Iterator[ProcessGroup]:
 
 @contextmanager
 def _ending(group: ProcessGroup) -> Iterator[None]:
-    """Tell the others how it ended."""
+    """Tell the other processes how the block ended."""
     code = 1
     try:
         yield

@@ -1,4 +1,4 @@
-"""The commands about writing recipes."""
+"""The commands about a recipe before it is run, and about this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, print_json
 from genius_lite.errors import UserError
 from genius_lite.text import visible
 
@@ -61,3 +62,49 @@ def init(
     parse(text, str(out))
     write_text(out, text)
     print(visible(f"{out} is written. Check it: genius-lite validate {out}"))
+
+
+@app.command()
+def plan(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    rehearsal: Annotated[
+        bool, typer.Option(help="Run a small round in the run's folder for the time; takes one to three minutes")
+    ] = True,
+    temporary: Annotated[
+        bool, typer.Option("--temporary", help="Rehearse in a temporary folder; a run then imports the model anew")
+    ] = False,
+) -> None:
+    """Show what a run would take, before it does: memory, disk, tokens and time of each stage, and whether it fits."""
+    from genius_lite.pipeline.job import prepare
+    from genius_lite.plan.plan import plan as make_plan
+    from genius_lite.plan.table import print_plan
+    from genius_lite.recipe.reader import load
+    from genius_lite.report.console import terminal
+    from genius_lite.report.terminal import TerminalProgress
+
+    job = prepare(load(recipe, settings or []))
+    found = make_plan(job, TerminalProgress(terminal(stderr=True)), rehearsal=rehearsal, temporary=temporary)
+    if as_json:
+        print_json(found)
+    else:
+        print_plan(found, terminal())
+
+
+@app.command()
+def doctor(
+    out: Annotated[str, typer.Option(help="The folder that runs are written to")] = "runs",
+    as_json: AsJson = False,
+) -> None:
+    """Show what this machine has for a run, and what is wrong, with the command that mends it."""
+    from genius_lite.doctor import examine, report
+
+    found = list(examine(Path(out)))
+    if as_json:
+        print_json(found)
+    else:
+        for line in report(found):
+            print(visible(line))
+    if any(finding.problem and finding.problem.level == "stops" for finding in found):
+        raise typer.Exit(1)

@@ -1,22 +1,21 @@
-"""The commands about recipes and runs."""
+"""The commands that run a recipe, and those that look at runs."""
 
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from genius_lite.cli.arguments import RecipeFile, Settings
+from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, command_line, print_json
 from genius_lite.cli.interrupts import handle_interrupts
 from genius_lite.cli.processes import main_process
-from genius_lite.errors import Stop, Stopped
+from genius_lite.errors import UserError
 from genius_lite.text import visible
 
 app = typer.Typer()
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: of a run that goes on, or has ended")]
 
 HALTED = 3
 """Exit code of a run that the collapse guard ended."""
@@ -30,9 +29,6 @@ def run(
     reuse: Annotated[
         Path | None, typer.Option(help="Another run's folder; what would come out the same is taken from it")
     ] = None,
-    ablate_imatrix: Annotated[
-        bool, typer.Option("--ablate-imatrix", help="Measure every type without the importance matrix too")
-    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Run even what memory or disk do not suffice for")] = False,
 ) -> None:
     """Self-train: sample, learn, merge, re-quantize, round after round. Run it again to go on.
@@ -45,18 +41,12 @@ def run(
     from genius_lite.report.summary import print_summary
     from genius_lite.run import run as run_recipe
 
-    console, command, stop = terminal(), shlex.join(["genius-lite", *sys.argv[1:]]), Stop()
-    progress = progressor(console, command)
-    own = [f"out={json.dumps(out)}"] * bool(out) + ["quantize.ablate_imatrix=true"] * ablate_imatrix
+    console = terminal()
+    progress = progressor(console, command_line())
+    own = [f"out={json.dumps(out)}"] if out else []
     with main_process() as group:
-        with handle_interrupts(stop, progress) as presses:
-            try:
-                summary = run_recipe(load(recipe, [*(settings or []), *own]), progress, stop, reuse, force, group)
-            except (Stopped, KeyboardInterrupt):
-                by = " by the launcher, whose report says why" if group.size > 1 and presses.exit_code == 143 else ""
-                goes_on = f"what is finished is kept. The same command goes on: {visible(command)}"
-                print(f"stopped{by}; {goes_on}", file=sys.stderr)
-                raise typer.Exit(presses.exit_code) from None
+        with handle_interrupts(progress, launched=group.size > 1) as stop:
+            summary = run_recipe(load(recipe, [*(settings or []), *own]), progress, stop, reuse, force, group)
         print_summary(summary, console)
         if summary.halted:
             raise typer.Exit(HALTED)
@@ -86,16 +76,61 @@ def validate(recipe: RecipeFile, settings: Settings = None) -> None:
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; equal recipes are pooled by seed")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what each run's rounds gained on their tasks, side by side."""
-    import msgspec
-
     from genius_lite.report.compare import compare_runs, print_comparison
     from genius_lite.report.console import terminal
 
     rows = compare_runs(runs)
     if as_json:
-        print(json.dumps(msgspec.to_builtins(rows), indent=2))
+        print_json(rows)
     else:
         print_comparison(rows, terminal())
+
+
+@app.command()
+def status(run: RunFolder, as_json: AsJson = False) -> None:
+    """Say where a run stands: its state, stage, rates, time left, guard, best round and exported model."""
+    from genius_lite.report.console import terminal
+    from genius_lite.report.status import look, print_status
+
+    found = look(run)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        print_status(found, terminal())
+
+
+@app.command()
+def watch(run: RunFolder) -> None:
+    """Show a run live until it ends. Ctrl-C ends the view, and leaves the run alone."""
+    from genius_lite.report.console import terminal
+    from genius_lite.report.live import watch as watch_run
+    from genius_lite.report.status import print_status
+
+    console = terminal()
+    try:
+        found = watch_run(run, console)
+    except KeyboardInterrupt:
+        return
+    print_status(found, console)
+
+
+@app.command()
+def report(
+    run: RunFolder,
+    to: Annotated[Path | None, typer.Option(help="Folder to write to, instead of the run's own")] = None,
+    queries: Annotated[int | None, typer.Option(help="Show the rollout trees of so many queries, if they fit")] = None,
+) -> None:
+    """Write a run's report: report.html, which is complete in itself, and report.md."""
+    from genius_lite.report.trees import QUERIES
+    from genius_lite.report.write import write_report
+
+    try:
+        written = write_report(run, to or run, QUERIES if queries is None else queries)
+    except OSError as e:
+        raise UserError(
+            f"{e.filename or to or run} cannot be written: {e.strerror}; name another folder with --to"
+        ) from None
+    print(*(visible(str(path)) for path in written), sep="\n")

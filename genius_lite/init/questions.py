@@ -57,29 +57,6 @@ class FoundModel(NamedTuple):
     description: str
 
 
-class FoundQuestions(NamedTuple):
-    """The distinct questions of a file, in its order; those of the hub are not looked at, and None."""
-
-    source: str
-    column: str
-    texts: list[str] | None
-
-    @property
-    def description(self) -> str:
-        """What was found."""
-        if self.texts is None:
-            return "downloaded when they are first used"
-        return f'{len(self.texts)} questions in `{self.column}`, such as "{brief(self.texts[0])}"'
-
-
-class FoundProblems(NamedTuple):
-    """A task, the prompts of its problems, and what was found out about it."""
-
-    source: TaskSource
-    prompts: list[str]
-    description: str
-
-
 def this_machine() -> Machine:
     """Look at what this process may use."""
     return Machine(cores(), free_memory(), max((gpu.free for gpu in gpus()), default=0))
@@ -115,7 +92,7 @@ def find_model(gguf: str) -> FoundModel:
 
 
 def _local_models() -> Iterator[str]:
-    """GGUFs in the usual places, those nearby first and the latest of each place first."""
+    """Yield GGUFs in the usual places, those nearby first and the latest of each place first."""
     for name in _FOLDERS:
         files = Path(name).expanduser().glob("*.gguf" if name == "." else "**/*.gguf")
         files = [path for path in files if path.is_file() and not _NO_MODEL.search(path.name)]
@@ -133,14 +110,14 @@ def question_files() -> list[str]:
 
 
 def question_columns(source: str) -> list[str]:
-    """Return the columns that may hold the questions, the likeliest first.
+    """Return the columns that may hold the questions, the likeliest first; what is downloaded is not looked at.
 
     Raises:
         UserError: there is no such file, or no text in it.
     """
-    if source.startswith(Prefix.HUB):
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", source.removeprefix(Prefix.HUB)):
-            raise UserError(f"{source}: a hub dataset is written hf:OWNER/DATASET")
+    if source.startswith(Prefix.HUB) and not re.fullmatch(r"[\w.-]+/[\w.-]+", source.removeprefix(Prefix.HUB)):
+        raise UserError(f"{source}: a hub dataset is written hf:OWNER/DATASET")
+    if Prefix.starts(source):
         return ["prompt"]
     found = text_columns(Path(source).expanduser())
     if not found:
@@ -148,29 +125,29 @@ def question_columns(source: str) -> list[str]:
     return sorted(found, key=lambda name: _QUESTIONS.index(name) if name in _QUESTIONS else len(_QUESTIONS))
 
 
-def find_questions(source: str, column: str) -> FoundQuestions:
-    """Read the questions; those of the hub are not downloaded.
+def find_questions(source: str, column: str) -> tuple[Queries, list[str] | None]:
+    """Return what a recipe says of them, and the distinct questions in their order; None where they are downloaded.
 
     Raises:
         UserError: there is no such column, or a row has no text in it.
     """
-    if source.startswith(Prefix.HUB):
-        return FoundQuestions(source, column, None)
-    path = str(Path(source).expanduser())
-    texts = list(dict.fromkeys(text.strip() for text in read(Queries(source=path, column=column)) if text.strip()))
+    if Prefix.starts(source):
+        return Queries(source=source, column=column), None
+    queries = Queries(source=str(Path(source).expanduser()), column=column)
+    texts = list(dict.fromkeys(text.strip() for text in read(queries) if text.strip()))
     if not texts:
         raise UserError(f"{source}: no question in it; one is needed at least")
-    return FoundQuestions(path, column, texts)
+    return queries, texts
 
 
-def find_problems(source: str) -> FoundProblems:
-    """Load a task, whose columns and checker are guessed, and tried on every problem.
+def find_problems(source: str) -> tuple[TaskSource, list[str]]:
+    """Load a task, whose columns and checker are guessed and tried on every problem; return it with its prompts.
 
     Raises:
         UserError: it cannot be read, or has no question or no answer.
     """
     if source.startswith(Prefix.REASONING_GYM):
-        task, how = TaskSource(source=source), "compared by their own scorer"
+        task = TaskSource(source=source)
     else:
         path = Path(source).expanduser()
         rows = [row for _, row in read_rows(path)]
@@ -178,9 +155,7 @@ def find_problems(source: str) -> FoundProblems:
         numbers = all(_NUMBER.fullmatch(str(row.get(answer, ""))) for row in rows)
         check = "choice" if all("choices" in row for row in rows) else "numeric" if numbers else "exact"
         task = TaskSource(source=str(path), check=check, prompt=prompt, answer=answer)
-        how = f"`{prompt}` and `{answer}`; answers are compared as {check}"
-    prompts = [problem.prompt for problem in load_task(task).problems]
-    return FoundProblems(task, prompts, f"{len(prompts)} problems, {how}")
+    return task, [problem.prompt for problem in load_task(task).problems]
 
 
 def _first_of(names: Iterable[str], row: dict[str, object], path: Path) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import typer
 
@@ -23,8 +23,8 @@ from genius_lite.init.questions import (
     question_files,
     suggest_models,
 )
-from genius_lite.recipe import Prefix, QuantType, TaskSource
-from genius_lite.text import PROSE, visible
+from genius_lite.recipe import Prefix, TargetType, TaskSource, quant_type
+from genius_lite.text import PROSE, brief, visible
 
 _T = TypeVar("_T")
 _EVENING = 3 * 3600  # seconds
@@ -103,7 +103,7 @@ class Given:
 
 
 def recipe_text(given: Given, machine: Machine, out: Path) -> str:
-    """Ask for what is not given, and return the text of a recipe for `out`, beside which its files are looked for.
+    """Ask for what is not given, and return the text of a recipe for `out`, from whose folder its files are named.
 
     Raises:
         UserError: a given answer cannot be used; or one is missing, and the input has ended.
@@ -111,8 +111,7 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
     """
     ask = partial(_ask, yes=given.yes)
     _say(f"This machine: {machine}.")
-    suggested = suggest_models(machine)
-    numbers = {str(number): name for number, name in enumerate(suggested, 1)}
+    numbers = {str(number): name for number, name in enumerate(suggest_models(machine), 1)}
     listed = "".join(f"\n   {number}  {name}" for number, name in numbers.items())
     question = f"1. Which model? A number, or another GGUF: a path, hf:OWNER/REPO/FILE.gguf{listed}"
     model = ask("Model", question, given.model, "1", lambda answer: find_model(numbers.get(answer, answer)))
@@ -125,24 +124,29 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
     source, columns = ask("Questions", question, given.queries, here, lambda answer: (answer, question_columns(answer)))
     column = given.column or (columns[0] if len(columns) == 1 and not Prefix.starts(source) else None)
     question = f"   Its columns of text: {', '.join(columns)}"
-    questions = ask("Column", question, column, columns[0], partial(find_questions, source))
-    _say(f"   {source}: {questions.description}")
+    queries, texts = ask("Column", question, column, columns[0], partial(find_questions, source))
+    if texts is None:
+        _say(f"   {source}: downloaded when they are first used")
+    else:
+        _say(f'   {source}: {len(texts)} questions in `{queries.column}`, such as "{brief(texts[0])}"')
 
     each = _seconds(machine, model.parameters)
-    available = 10**6 if questions.texts is None else len(questions.texts)
+    available = 10**6 if texts is None else len(texts)
     evening = min(_in_time(_EVENING, each), available)
     question = f"3. How long may it take (2h, 45m), or how many questions? An evening has time for {evening} or so here"
     count = ask("Time or number", question, given.amount, f"{evening}", lambda answer: _count(answer, each, available))
     _say(f"   {count} questions, {_duration(count * each)} or so")
 
     question = "4. Problems with answers to measure on? A .jsonl, reasoning_gym:NAME or none"
-    task = ask(
-        "Problems", question, given.tasks, "none", lambda answer: find_problems(answer) if answer != "none" else None
-    )
+    task, prompts = ask("Problems", question, given.tasks, "none", _problems)
     if task:
-        _say(f"   {task.source.source}: {task.description}")
-        if shared := len({prompt.strip() for prompt in task.prompts} & set(questions.texts or ())):
-            _say(f"   {shared} of them are among the questions too: they measure what was practised")
+        if task.source.startswith(Prefix.REASONING_GYM):
+            compared = "compared by their own scorer"
+        else:
+            compared = f"`{task.prompt}` and `{task.answer}`; answers are compared as {task.check}"
+        _say(f"   {task.source}: {len(prompts)} problems, {compared}")
+    if shared := len({prompt.strip() for prompt in prompts} & set(texts or ())):
+        _say(f"   {shared} of them are among the questions too: they measure what was practised")
 
     question = "5. Which type for the result? source: the model's own; nothing changes but what is learned"
     kind = ask("Type", question, given.kind, "source", _kind)
@@ -151,12 +155,12 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
         time=_duration(count * each),
         out=visible(str(out)),
         gguf=_path(model.gguf, out),
-        source=_path(questions.source, out),
-        column=_text(questions.column),
+        source=_path(queries.source, out),
+        column=_text(queries.column),
         limit=count,
-        available="" if questions.texts is None else f"of {available}; ",
+        available="" if texts is None else f"of {available}; ",
         kind=kind,
-        evaluate=_evaluate(task.source, out) if task else _WITHOUT_TASK,
+        evaluate=_evaluate(task, out) if task else _WITHOUT_TASK,
         **_settings(machine, model.parameters, count),
     )
 
@@ -164,7 +168,7 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
 def _ask(
     name: str, question: str, given: str | None, suggested: str | None, check: Callable[[str], _T], *, yes: bool
 ) -> _T:
-    """The checked answer: the given one, the suggested one with `yes`, or what is asked for until it can be used."""
+    """Check the given answer, the suggested one with `yes`, or what is asked for until it can be used."""
     answer = suggested if given is None and yes else given
     if answer is not None:
         return check(answer)
@@ -192,7 +196,7 @@ def _say(line: str) -> None:
 
 
 def _count(answer: str, each: float, available: int) -> int:
-    """The questions that a time is enough for, at `each` seconds, or those that are asked for."""
+    """Return how many questions a time is enough for, at `each` seconds, or the number that is asked for."""
     time = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([hm])[a-z]*", answer)
     if not time and not re.fullmatch(r"[1-9]\d{0,6}", answer):
         raise UserError(f"{answer}: write a time, such as 2h or 45m, or a number of questions, such as 100")
@@ -204,15 +208,16 @@ def _in_time(seconds: float, each: float) -> int:
     return max(10, int(seconds / each) // 10 * 10)
 
 
-def _kind(answer: str) -> str:
-    known = {kind.casefold(): kind for kind in ("source", *get_args(QuantType))}
-    if answer.casefold() not in known:
-        raise UserError(f"{answer}: no type of that name; known are {', '.join(known.values())}")
-    return known[answer.casefold()]
+def _problems(answer: str) -> tuple[TaskSource | None, list[str]]:
+    return (None, []) if answer == "none" else find_problems(answer)
+
+
+def _kind(answer: str) -> TargetType:
+    return "source" if answer.casefold() == "source" else quant_type(answer)
 
 
 def _settings(machine: Machine, parameters: float, questions: int) -> dict[str, Any]:
-    """What fits: smaller models take larger learning rates and shorter searches.
+    """Choose what fits: smaller models take larger learning rates and shorter searches.
 
     The two higher rates gained in `recipes/RESULTS.md` at temperature 1 and at 0.5, where higher ones gained less
     (SmolLM2-135M) or lost greedily (Qwen2.5-Coder-0.5B); larger models were not trained.
@@ -227,7 +232,7 @@ def _settings(machine: Machine, parameters: float, questions: int) -> dict[str, 
 
 
 def _seconds(machine: Machine, parameters: float) -> float:
-    """About how long a question takes in a whole run: two rounds of 2 x 4 candidates a step. `plan` measures it."""
+    """Estimate how long a question takes in a whole run, two rounds of 2 x 4 candidates a step. `plan` measures it."""
     cfg = _settings(machine, parameters, 1)
     tokens = 2 * 2 * 4 * cfg["steps"] * cfg["max_tokens"] * _SAMPLED
     rate = _GPU_RATE if machine.gpu else _CORE_RATE * min(machine.cores, _MOST_CORES)
@@ -246,7 +251,7 @@ def _evaluate(task: TaskSource, out: Path) -> str:
 
 
 def _path(source: str, out: Path) -> str:
-    """A source as the recipe at `out` writes it."""
+    """Return a source as the recipe at `out` writes it."""
     path, folder = Path(source).absolute(), out.parent.absolute()
     if Prefix.starts(source) or not path.is_relative_to(folder.parent):
         return _text(source if Prefix.starts(source) else str(path))
@@ -254,5 +259,5 @@ def _path(source: str, out: Path) -> str:
 
 
 def _text(text: str) -> str:
-    """Text as YAML reads it back: JSON's strings are YAML's."""
+    """Quote text so that YAML reads it back: JSON's strings are YAML's."""
     return json.dumps(text, ensure_ascii=False)

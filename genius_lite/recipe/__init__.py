@@ -9,28 +9,27 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from genius_lite.recipe.evaluation import CheckOptions, Evaluate, Guard, Limit, TaskSource, Tracking
+from genius_lite.recipe.evaluation import Check, CheckOptions, Evaluate, Guard, Limit, TaskSource, Tracking
 from genius_lite.recipe.learning import Learner, Pairs, Quantize
-from genius_lite.recipe.sampling import Foresight, Model, Queries, Sampler, Server, sampler_section
+from genius_lite.recipe.sampling import Foresight, Model, Prefix, Queries, Sampler, Server, sampler_section
 from genius_lite.recipe.types import (
     Auto,
-    Check,
     KVType,
     Positive,
-    Prefix,
     QuantType,
     Section,
     Seed,
     TargetType,
     Text,
     key,
+    quant_type,
     section_of,
 )
 
 __all__ = [
     "Auto", "Check", "CheckOptions", "Evaluate", "Foresight", "Guard", "KVType", "Learner", "Limit", "Model", "Pairs",
     "Prefix", "QuantType", "Quantize", "Queries", "Recipe", "Sampler", "Server", "TargetType", "TaskSource", "Tracking",
-    "answer_tokens",
+    "answer_tokens", "quant_type",
 ]  # fmt: skip
 
 _LEARNER_OF_MACHINE = {"gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}
@@ -94,11 +93,11 @@ class Recipe(Section):
 
     @classmethod
     def section_names(cls) -> set[str]:
-        """The keys that lead to sections."""
+        """Return the keys that lead to sections."""
         return {name for name, field in cls.model_fields.items() if section_of(field.annotation)}
 
     def identity(self) -> dict[str, Any]:
-        """What must be equal for a run folder to go on: all but where files lie and what suits the machine.
+        """Return what must be equal for a run folder to go on: all but where files lie and what suits the machine.
 
         The type of the KV cache and the learner's precision are no such thing: they change what is sampled and learned
         by more than the order of sums does. The model, the queries and the tasks are compared by content instead, when

@@ -106,7 +106,7 @@ for _tag, _pattern, _first in (
 
 
 def _read(text: str, where: Where, document: Document, at: At) -> Any:
-    """The value of a text, None if it is empty, while noting the places of its keys in the document."""
+    """Read the value of a text, None if it is empty, and note the places of its keys in the document."""
     try:
         loader = _Loader(text)
         try:
@@ -125,7 +125,7 @@ def _read(text: str, where: Where, document: Document, at: At) -> Any:
 
 
 def _plain(loader: _Loader, node: yaml.Node, text: str, where: Where, document: Document, at: At) -> Any:
-    """The node's value, while noting the place of each key and refusing repeated ones."""
+    """Return the node's value, note the place of each key, and refuse repeated ones."""
     document.places.setdefault(where, at(node.start_mark.line))
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}

@@ -39,7 +39,7 @@ def explain(error: ValidationError, document: Document) -> str:
 
 
 def _where(detail: Any, document: Document) -> Where:
-    """The keys that lead to a mistake: pydantic also names the type that it tried."""
+    """Return the keys that lead to a mistake: pydantic also names the type that it tried."""
     where: list[str] = []
     value: Any = document.data
     for part in detail["loc"]:
@@ -52,6 +52,7 @@ def _where(detail: Any, document: Document) -> Where:
 
 
 def _known(where: Where) -> str:
+    """Say which key may be meant: a similar one, or one of another section."""
     key, keys = where[-1], schema.keys(where[:-1])
     if near := _near(key, keys):
         return f"did you mean `{near}`?"
@@ -62,7 +63,7 @@ def _known(where: Where) -> str:
 
 
 def _wrong(where: Where, value: Any, written: str) -> str:
-    """What stands there, and what to write instead."""
+    """Say what stands there, and what to write instead."""
     node, choices = schema.at(where), schema.choices(schema.at(where))
     kind = {list: "a list", dict: "a section"}.get(type(value))
     shown = kind if kind and value else f"an empty {kind[2:]}" if kind else brief(written) or "empty"
@@ -76,7 +77,7 @@ def _wrong(where: Where, value: Any, written: str) -> str:
 
 
 def _near(word: str, words: list[str]) -> str | None:
-    """The one of `words` that `word` is a misspelling of, if it is."""
+    """Return the one of `words` that `word` is a misspelling of, if it is."""
     folded = {known.casefold(): known for known in words}
     found = difflib.get_close_matches(word.casefold(), list(folded), n=1, cutoff=_NEAR)
     return folded[found[0]] if found else None

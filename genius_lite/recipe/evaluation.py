@@ -6,45 +6,41 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from genius_lite.recipe.sampling import Prefix
 from genius_lite.recipe.types import (
     AboveZero,
     Auto,
-    Check,
     Count,
     NotNegative,
     Positive,
-    Prefix,
     Section,
     Seed,
     Text,
     key,
 )
 
+Check = Literal["exact", "numeric", "choice", "regex", "math-verify"]
 _FILE_KEYS = ("check", "prompt", "answer", "choices", "options", "limit")
 _GENERATED_KEYS = ("size", "seed", "config")
+
+
+def _option(default: Any, checks: list[Check], description: str, **notes: Any) -> Any:
+    """Declare an option of these checkers."""
+    return key(default, f"{', '.join(checks)}: {description}", **notes, checks=checks)
 
 
 class CheckOptions(Section):
     """What a checker may be told; each takes those that name it."""
 
-    ignore_case: bool = key(False, "exact, regex: capital and small letters are equal", checks=["exact", "regex"])
-    tolerance: NotNegative = key(
-        0.0,
-        "numeric: how far off a right number may be, of the answer",
-        unit="share",
-        checks=["numeric"],
-        examples=[0.01],
+    ignore_case: bool = _option(False, ["exact", "regex"], "capital and small letters are equal")
+    tolerance: NotNegative = _option(
+        0.0, ["numeric"], "how far off a right number may be, of the answer", unit="share", examples=[0.01]
     )
-    pattern: Text | None = key(
-        None,
-        "regex: a regular expression, in single quotes; its last match counts",
-        checks=["regex"],
-        examples=["'is (.*)'"],
+    pattern: Text | None = _option(
+        None, ["regex"], "a regular expression, in single quotes; its last match counts", examples=["'is (.*)'"]
     )
-    group: Count | Text | None = key(
-        None,
-        "regex: number or name of the group that is the answer; null: the first one, or the whole match",
-        checks=["regex"],
+    group: Count | Text | None = _option(
+        None, ["regex"], "number or name of the group that is the answer; null: the first one, or the whole match"
     )
 
 
@@ -72,14 +68,14 @@ class TaskSource(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> TaskSource:
-        said = self.model_dump(exclude_defaults=True)  # so that a recipe that was dumped is one
+        written = self.model_dump(exclude_defaults=True)  # so that a recipe that was dumped is one
         generated = self.source.startswith(Prefix.REASONING_GYM)
         own, others = (_GENERATED_KEYS, _FILE_KEYS) if generated else (_FILE_KEYS, _GENERATED_KEYS)
-        if wrong := [name for name in others if name in said]:
+        if wrong := [name for name in others if name in written]:
             theirs, ours = ("a file", "reasoning_gym") if generated else ("reasoning_gym", "a file")
             raise ValueError(f"{wrong[0]} is for a task from {theirs}; one from {ours} takes {', '.join(own)}")
         taken = [name for name in CheckOptions.model_fields if self.check in CheckOptions.extra(name)["checks"]]
-        if wrong := [name for name in said.get("options", ()) if name not in taken]:
+        if wrong := [name for name in written.get("options", ()) if name not in taken]:
             instead = f"write {' or '.join(taken)}" if taken else "take it out"
             raise ValueError(f"options.{wrong[0]} is no option of check: {self.check}; {instead}")
         if self.check == "regex" and not self.options.pattern:
@@ -161,14 +157,11 @@ class Limit(Section):
     halt: float | None = key(None, "The run ends beyond this; null: never")
 
 
-def _least(warn: float, halt: float | None, description: str, unit: str = "share") -> Any:
-    """Declare the limit of a signal of which less is worse."""
-    return key(Limit(warn=warn, halt=halt), description, unit=unit, worse="less")
-
-
-def _most(warn: float, halt: float | None, description: str, unit: str = "share") -> Any:
-    """Declare the limit of a signal of which more is worse."""
-    return key(Limit(warn=warn, halt=halt), description, unit=unit, worse="more")
+def _limit(
+    worse: Literal["less", "more"], warn: float, halt: float | None, description: str, unit: str = "share"
+) -> Any:
+    """Declare the limit of a signal, and whether less or more of that is worse."""
+    return key(Limit(warn=warn, halt=halt), description, unit=unit, worse=worse)
 
 
 class Guard(Section):
@@ -177,23 +170,23 @@ class Guard(Section):
     "Of the base" are ratios to the base model's value, "over the base" differences from it.
     """
 
-    entropy: Limit = _least(0.5, 0.2, "Token entropy, least share of the base")
-    distinct: Limit = _least(0.7, 0.4, "Distinct 2-grams, least share of the base")
-    loops: Limit = _most(0.1, 0.3, "Looping responses, most over the base")
-    shorter: Limit = _least(0.5, 0.2, "Mean length, least share of the base")
-    longer: Limit = _most(2.0, 4.0, "Mean length, most of the base")
-    ended: Limit = _most(0.2, 0.5, "Ended responses, most below the base")
-    unique: Limit = _least(0.5, 0.3, "Unique answers, least share of the base")
-    kl: Limit = _most(0.5, 2.0, "KL divergence to the base, most", "nats per token")
-    value: Limit = _most(0.5, 1.5, "Mean foresight value, most below round 1", "nats per token")
-    spread: Limit = _least(0.3, 0.1, "Spread of values, least share of round 1")
-    length_gap: Limit = _most(0.3, 0.7, "Chosen - rejected length, most of their mean, either way")
-    accuracy: Limit = _least(0.5, 0.3, "Pairs that training ranks right, least share")
-    margin: Limit = _least(0.0, None, "Learned margin, least", "nats")
+    entropy: Limit = _limit("less", 0.5, 0.2, "Token entropy, least share of the base")
+    distinct: Limit = _limit("less", 0.7, 0.4, "Distinct 2-grams, least share of the base")
+    loops: Limit = _limit("more", 0.1, 0.3, "Looping responses, most over the base")
+    shorter: Limit = _limit("less", 0.5, 0.2, "Mean length, least share of the base")
+    longer: Limit = _limit("more", 2.0, 4.0, "Mean length, most of the base")
+    ended: Limit = _limit("more", 0.2, 0.5, "Ended responses, most below the base")
+    unique: Limit = _limit("less", 0.5, 0.3, "Unique answers, least share of the base")
+    kl: Limit = _limit("more", 0.5, 2.0, "KL divergence to the base, most", "nats per token")
+    value: Limit = _limit("more", 0.5, 1.5, "Mean foresight value, most below round 1", "nats per token")
+    spread: Limit = _limit("less", 0.3, 0.1, "Spread of values, least share of round 1")
+    length_gap: Limit = _limit("more", 0.3, 0.7, "Chosen - rejected length, most of their mean, either way")
+    accuracy: Limit = _limit("less", 0.5, 0.3, "Pairs that training ranks right, least share")
+    margin: Limit = _limit("less", 0.0, None, "Learned margin, least", "nats")
 
     @classmethod
     def low(cls, signal: str) -> bool:
-        """Whether less of a signal is worse."""
+        """Return whether less of a signal is worse."""
         return cls.extra(signal)["worse"] == "less"
 
     @model_validator(mode="after")

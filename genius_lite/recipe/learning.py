@@ -163,5 +163,5 @@ class Quantize(Section):
     )
 
     def checks(self, number: int) -> bool:
-        """Whether the file of a round is scored."""
+        """Return whether the file of a round is scored."""
         return self.check == "each" or (self.check == "first" and number == 1)

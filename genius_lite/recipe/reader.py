@@ -9,10 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from genius_lite.errors import UserError
-from genius_lite.recipe import Recipe
+from genius_lite.recipe import Prefix, Recipe
 from genius_lite.recipe.document import Document, Where, read_document, read_setting
 from genius_lite.recipe.errors import explain
-from genius_lite.recipe.types import Prefix
 
 _LARGEST = 100_000  # bytes; the largest shipped recipe has two thousand
 _SOURCES = {("model", "gguf"), ("model", "weights"), ("queries", "source")}
@@ -46,15 +45,15 @@ def parse(text: str, name: str = "recipe") -> Recipe:
 
 def _recipe(document: Document, name: str) -> Recipe:
     # A section that holds nothing but comments is null.
-    said = {k: v for k, v in document.data.items() if v is not None or k not in Recipe.section_names()}
+    written = {k: v for k, v in document.data.items() if v is not None or k not in Recipe.section_names()}
     try:
-        return Recipe.model_validate({"out": f"runs/{Path(name).stem}", **said})
+        return Recipe.model_validate({"out": f"runs/{Path(name).stem}", **written})
     except ValidationError as e:
         raise UserError(explain(e, document)) from None
 
 
 def _extended(path: Path, through: tuple[Path, ...]) -> Document:
-    """A file's document over those that it extends."""
+    """Read a file, and lay it over the one that it extends."""
     document = read_document(_text(path), str(path))
     for where in document.places:
         if where in _SOURCES or (where[:2] == ("evaluate", "tasks") and where[3:] == ("source",)):
@@ -101,7 +100,7 @@ def _resolve(document: Document, where: Where, recipe: Path) -> None:
 
 
 def _beside(recipe: Path, name: str, place: str) -> str:
-    """A local file's path; other sources as they are."""
+    """Return a local file's path, and other sources as they are."""
     if Prefix.starts(name):
         return name
     try:

@@ -50,7 +50,6 @@ questions were not downloaded. `genius-lite plan RECIPE` reckons for your machin
 
 """
 _SCHEMA_LINE = "# yaml-language-server:"
-_RUN_LINE = "# Run: "
 
 
 def reference(recipes: Path | None) -> str:
@@ -67,7 +66,7 @@ def schema_text() -> str:
 
 
 def _sections(model: type[Section], where: Where) -> Iterator[str]:
-    """The table of each section in a section, and of those in it; sections of one kind have a table together."""
+    """Yield the table of each section in a section, and of those in it; sections of one kind have a table together."""
     named: dict[type[Section], list[str]] = {}
     for key, field in model.model_fields.items():
         if section := section_of(field.annotation):
@@ -82,7 +81,7 @@ def _sections(model: type[Section], where: Where) -> Iterator[str]:
 
 
 def _keys(where: Where) -> str:
-    """The table of a section's keys."""
+    """Return the table of a section's keys."""
     section, rows = schema.at(where), []
     for key in section["properties"]:
         node = schema.at((*where, key))
@@ -97,22 +96,13 @@ def _keys(where: Where) -> str:
 
 
 def _shipped(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Of each recipe its link, its purpose and whether it was run, as the comments at its head say."""
+    """Yield the link of each recipe, its purpose and whether it was run, as the comments at its head say."""
     for path in sorted(folder.rglob("*.yaml"), key=lambda p: (len(p.parts), p.name != "quickstart.yaml", p)):
         name = path.relative_to(folder).as_posix()
-        head = [line for line in _comments(path) if not line.startswith(_SCHEMA_LINE)]
-        said = list(takewhile(lambda line: not line.startswith("# genius-lite ") and line != "#", head))
-        purpose = list(takewhile(lambda line: not line.startswith(_RUN_LINE), said))
-        run = " ".join(line.removeprefix("# ") for line in said[len(purpose) :]).removeprefix("Run: ")
-        what = " ".join(line.removeprefix("# ") for line in purpose)
-        yield f"[`{name}`]({name})", what, run or "see [RESULTS.md](RESULTS.md)"
-
-
-def _comments(path: Path) -> Iterator[str]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            return
-        yield line.rstrip()
+        lines = (line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith(_SCHEMA_LINE))
+        head = takewhile(lambda line: line.startswith("# ") and not line.startswith("# genius-lite "), lines)
+        purpose, _, run = " ".join(line[2:].rstrip() for line in head).partition("Run: ")
+        yield f"[`{name}`]({name})", purpose.rstrip(), run or "see [RESULTS.md](RESULTS.md)"
 
 
 def _table(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

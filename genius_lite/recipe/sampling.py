@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -11,6 +12,19 @@ from genius_lite.recipe.types import AboveZero, Auto, Count, KVType, Positive, S
 
 MOST_SEQUENCES = 256
 """That llama.cpp holds at once (LLAMA_MAX_SEQ): slots and parked paths together."""
+
+
+class Prefix(StrEnum):
+    """How a source begins that is no local path; every other one is looked for beside the recipe."""
+
+    HUB = "hf:"
+    PACKAGE = "python:"
+    REASONING_GYM = "reasoning_gym:"
+
+    @classmethod
+    def starts(cls, source: str) -> bool:
+        """Return whether a source begins with any of them."""
+        return source.startswith(tuple(cls))
 
 
 class Model(Section):
@@ -186,5 +200,5 @@ class Sampler(Section):
 
 
 def sampler_section(value: Any) -> Any:
-    """`sampler: auto` is short for all that can be measured."""
+    """Resolve `sampler: auto`, which is short for all that can be measured."""
     return {"slots": "auto", "kv_unified": "auto", "threads": "auto"} if value == "auto" else value

@@ -69,11 +69,11 @@ def phrase(node: Schema, quote: Callable[[str], str] = str) -> str:
 
 def choices(node: Schema) -> list[str]:
     """Return the words that may be written there."""
-    return [str(word) for kind in _kinds(node) for word in kind.get("enum", [kind[c] for c in ("const",) if c in kind])]
+    return [str(word) for kind in _kinds(node) for word in kind.get("enum", [kind["const"]] if "const" in kind else [])]
 
 
 def is_text(node: Schema) -> bool:
-    """Whether text may be written there, and nothing else but null."""
+    """Return whether text may be written there, and nothing else but null."""
     return not choices(node) and all(kind.get("type") in ("string", "null") for kind in _kinds(node))
 
 
@@ -130,7 +130,7 @@ def _bounds(kind: Schema) -> str:
 
 
 def _kinds(node: Schema) -> list[Schema]:
-    """The alternatives of a schema, references resolved."""
+    """Return the alternatives of a schema, references resolved."""
     node = _resolved(node)
     return [_resolved(kind) for kind in node["anyOf"]] if "anyOf" in node else [node]
 

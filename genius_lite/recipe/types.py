@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from genius_lite.errors import UserError
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -21,21 +22,19 @@ QuantType = Literal[
 ]  # fmt: skip
 TargetType = QuantType | Literal["source"]
 """`source`: each tensor keeps the type that it has in the recipe's GGUF."""
-Check = Literal["exact", "numeric", "choice", "regex", "math-verify"]
 KVType = Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
 
 
-class Prefix(StrEnum):
-    """How a source begins that is no local path; every other one is looked for beside the recipe."""
+def quant_type(name: str) -> QuantType:
+    """Return the type of this name, whose letters may be small.
 
-    HUB = "hf:"
-    PACKAGE = "python:"
-    REASONING_GYM = "reasoning_gym:"
-
-    @classmethod
-    def starts(cls, source: str) -> bool:
-        """Whether a source begins with any of them."""
-        return source.startswith(tuple(cls))
+    Raises:
+        UserError: there is none.
+    """
+    known = {kind.casefold(): kind for kind in get_args(QuantType)}
+    if name.casefold() not in known:
+        raise UserError(f"{name}: no quantization type of that name; known are {', '.join(known.values())}")
+    return known[name.casefold()]
 
 
 def key(default: Any, description: str, *, examples: list[Any] | None = None, **notes: Any) -> Any:
