@@ -32,7 +32,7 @@ from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.tracking import tracked
 from genius_lite.report.write import write_report_if_possible
 from genius_lite.results.rounds import Summary
-from genius_lite.rundir.folder import BEST, EXPORT, SUMMARY, OpenRun
+from genius_lite.rundir.folder import BEST, EXPORT, SUMMARY, open_folder
 
 
 def run(
@@ -126,7 +126,7 @@ def open_run(
     progress, stop = progress or TerminalProgress(Console(quiet=True)), stop or Stop()
     out = Path(recipe.out)
     with (
-        OpenRun(out, identity) as folder,
+        open_folder(out, identity) as folder,
         progress.showing(out, job.source.path.name, len(job.queries), recipe.rounds, forecast(job)),
         tracked(recipe, out) as tracker,
     ):

@@ -28,7 +28,7 @@ from genius_lite.rundir.folder import (
     refuse_links,
     round_name,
 )
-from genius_lite.rundir.lines import Lines, line_bounds, read_records, write_records
+from genius_lite.rundir.lines import Lines, read_records, write_records
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.weights.importing import FULL_PRECISION
 
@@ -124,7 +124,7 @@ def _copy_rollouts(folder: RunDir, queries: Sequence[Query], other: Path) -> int
     if not source.exists() or (folder / _ROLLOUTS).exists():
         return 0
     own = {query.id: query for query in queries}
-    searched = Lines(source, Rollout, line_bounds(source))
+    searched = Lines(source, Rollout)
     shared = [n for n, query in enumerate(searched.query_ids()) if query in own and searched[n].query == own[query]]
     if shared:
         _build(folder, _ROLLOUTS, lambda out: write_records(out, searched.pick(shared)))

@@ -29,7 +29,7 @@ from genius_lite.rundir.folder import (
     POLICY,
     RECIPE,
     ROLLOUTS,
-    OpenRun,
+    open_folder,
     RunDir,
     refuse_links,
     round_name,
@@ -89,7 +89,7 @@ def sample_shard(
     if not part:
         raise UserError(f"shard {shard.number}/{shard.of} is empty: {len(job.searched)} queries are searched")
     out = Path(f"{recipe.out}-shard-{shard.number}-of-{shard.of}")
-    with OpenRun(out, identity) as folder, tracked(_untracked(recipe), folder.path) as tracker:
+    with open_folder(out, identity) as folder, tracked(_untracked(recipe), folder.path) as tracker:
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
         nothing_imported = Base(job.source, folder / CHECKPOINT)
         session = Session(replace(job, queries=part), nothing_imported, engine, folder, progress, stop, tracker)
@@ -110,7 +110,7 @@ def merge_shards(out: Path, shards: Sequence[Path], say: Callable[[str], None]) 
         if _identity_of(shard) != (common, where):
             raise UserError(f"{shard} and {shards[0]} are of different recipes, models or rounds; nothing was merged")
     number = where["round"]
-    with OpenRun(out, common) as folder:
+    with open_folder(out, common) as folder:
         if number > 1:
             _require_model(folder, number, where["model"])
         here = folder.round(number)

@@ -42,7 +42,7 @@ from genius_lite.rundir.folder import (
     remove,
     write_json,
 )
-from genius_lite.rundir.lines import RecordLog
+from genius_lite.rundir.lines import RecordLog, read_records, write_records
 from genius_lite.rundir.reader import RoundFolder
 from genius_lite.sampler.messages import Stats
 from genius_lite.weights import gguf_file, imatrix
@@ -133,7 +133,7 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
             raise UserError(f"round {r.number}: no pair to learn from: {cause}")
         return kept
 
-    return r.here.build_records(PAIRS, make, PreferencePair)
+    return read_records(r.here.build(PAIRS, lambda out: write_records(out, make())), PreferencePair)
 
 
 def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list[PreferencePair]) -> Path:

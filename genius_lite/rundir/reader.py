@@ -6,8 +6,6 @@ The one reader of run folders: reports, views, plans, comparisons and exports al
 from __future__ import annotations
 
 import json
-from array import array
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,7 +40,7 @@ from genius_lite.rundir.folder import (
     TRAINED,
     round_name,
 )
-from genius_lite.rundir.lines import Lines, line_bounds
+from genius_lite.rundir.lines import Lines
 
 T = TypeVar("T")
 
@@ -159,9 +157,9 @@ class RunFolder:
         """What each stage took in the latest round in which it is over; the base model's evaluation may stand in."""
         found: dict[Stage, float] = {}
         for here in (self.own, *self.rounds):
-            seconds = {Stage(timing.stage): timing.seconds for timing in here.totals}
-            found |= {stage: seconds[stage] for stage in _MADE if stage in seconds and here.done(stage)}
-            found |= {Stage.PAIRS: 0.0} if here.done(Stage.PAIRS) else {}
+            found |= {Stage(total.stage): total.seconds for total in here.totals if here.done(Stage(total.stage))}
+            if here.done(Stage.PAIRS):
+                found[Stage.PAIRS] = 0.0
         return found
 
 
@@ -187,7 +185,7 @@ class RoundFolder:
     @property
     def timings(self) -> list[Timing]:
         """A line for each stage; for one that was interrupted a line for each part."""
-        return list(growing(self.path / TIMINGS, Timing))
+        return list(Lines(self.path / TIMINGS, Timing))
 
     @property
     def totals(self) -> list[Timing]:
@@ -197,18 +195,22 @@ class RoundFolder:
             found[timing.stage] = found[timing.stage].plus(timing) if timing.stage in found else timing
         return list(found.values())
 
+    def total(self, stage: Stage) -> Timing | None:
+        """What a stage took, over all interruptions; None if it was never run."""
+        return next((timing for timing in self.totals if timing.stage == stage), None)
+
     @property
     def rollouts(self) -> Lines[Rollout]:
-        return growing(self.path / ROLLOUTS, Rollout)
+        return Lines(self.path / ROLLOUTS, Rollout)
 
     @property
     def failed(self) -> Lines[FailedQuery]:
         """Queries that the sampler does not survive."""
-        return growing(self.path / FAILED_FILE, FailedQuery)
+        return Lines(self.path / FAILED_FILE, FailedQuery)
 
     @property
     def pairs(self) -> Lines[PreferencePair]:
-        return growing(self.path / PAIRS, PreferencePair)
+        return Lines(self.path / PAIRS, PreferencePair)
 
     @property
     def training(self) -> TrainReport | None:
@@ -226,21 +228,17 @@ class RoundFolder:
     @property
     def responses(self) -> list[Response]:
         """To the problems of the tasks; none before they are all there."""
-        return list(growing(self.path / EVALUATION / RESPONSES, Response))
+        return list(Lines(self.path / EVALUATION / RESPONSES, Response))
 
     @property
     def report(self) -> RoundReport | None:
         """The finished round's report."""
         return read_typed(self.path / REPORT, RoundReport)
 
-    def figures(self) -> RoundReport:
-        """The round's report, or what its files say before that is written."""
-        return self.report or self.made()
-
     def made(self) -> RoundReport:
-        """The figures of a round's files, without its evaluation."""
-        rollouts, pairs, seconds = self.rollouts, self.pairs, sum(t.seconds for t in self._sampling)
-        rate = sum(t.amount for t in self._sampling) / seconds if seconds else None
+        """Gather the figures of a round's files, without its evaluation."""
+        rollouts, pairs, sampling = self.rollouts, self.pairs, self.total(Stage.ROLLOUTS)
+        rate = sampling.amount / sampling.seconds if sampling and sampling.seconds else None
         return RoundReport(
             self.number,
             rollouts=RolloutFigures.of(rollouts, rate) if rollouts else None,
@@ -251,10 +249,6 @@ class RoundFolder:
             quantized=self.quantized,
             gguf_bytes=self.policy.stat().st_size if self.policy.exists() else None,
         )
-
-    @cached_property
-    def _sampling(self) -> list[Timing]:
-        return [timing for timing in self.timings if timing.stage == Stage.ROLLOUTS]
 
 
 def read_json(path: Path) -> Any:
@@ -277,8 +271,3 @@ def read_typed(path: Path, kind: type[T]) -> T | None:
         return msgspec.convert(found, kind)
     except msgspec.ValidationError as e:
         raise UserError(f"{path} was made by another version of genius-lite, which can read it: {e}") from None
-
-
-def growing(path: Path, kind: type[T]) -> Lines[T]:
-    """The records of a file, which may be missing, or growing: a last line that is not whole yet is left out."""
-    return Lines(path, kind, line_bounds(path) if path.exists() else array("q", [0]))
