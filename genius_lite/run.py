@@ -81,16 +81,16 @@ def train_round(r: Round, policy: Policy, history: History) -> None:
 def finish(session: Session, history: History) -> Summary:
     """Export the best round, and write the summary and the report."""
     session.stop.check()
-    folder, job = session.run, session.job
+    folder, job, decision = session.run, session.job, history.decision
     session.progress.enter(len(history.reports), Stage.EXPORT)
-    folder.build_json(BEST, lambda: {"round": history.best, "stopped": history.stopped})
-    exported = folder.build(EXPORT, lambda out: export(folder.path, history.best, "gguf", [], out))
+    folder.build_json(BEST, lambda: {"round": decision.best, "stopped": decision.stop})
+    exported = folder.build(EXPORT, lambda out: export(folder.path, decision.best, "gguf", [], out))
     summary = Summary(
         out=str(folder.path),
         exported=str(next(exported.glob("*.gguf"))),
-        best=history.best,
-        stopped=history.stopped,
-        halted=history.halted,
+        best=decision.best,
+        stopped=decision.stop,
+        halted=decision.halted,
         queries=len(job.queries),
         duplicates_dropped=job.duplicates,
         rounds=history.reports,

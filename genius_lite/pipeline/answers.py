@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import msgspec
 
 from genius_lite.evaluate.asking import TokenizedTask
 from genius_lite.evaluate.cooling import best_of, shares
@@ -13,11 +13,12 @@ from genius_lite.pipeline.round import Policy, Round
 from genius_lite.recipe import Evaluate
 from genius_lite.records import FailedQuery
 from genius_lite.results.evaluation import Answers, Cooled, Response
+from genius_lite.rundir.folder import COOLED, remove
 from genius_lite.rundir.lines import RecordLog
 
 
 def answers_to_tasks(r: Round, policy: Policy, log: RecordLog[Answers], ended: Ended) -> list[Answers]:
-    """All of them, those of an earlier, interrupted run included; each problem's go into the log once they are there.
+    """Answer all tasks, but for what an earlier, interrupted run answered; each problem's answers go into the log.
 
     Raises:
         Stopped: before that the run was asked to stop.
@@ -25,32 +26,41 @@ def answers_to_tasks(r: Round, policy: Policy, log: RecordLog[Answers], ended: E
     return _answers(r, policy, r.job.tasks, r.job.recipe.evaluate, r.job.temperature, log, ended)
 
 
-def cooled(r: Round, policy: Policy, known: list[Response], log: Callable[[float], RecordLog[Answers]]) -> Cooled:
-    """The base model at its best temperature: the recipe's, those of its sweep, or 0.
+def cool(r: Round, policy: Policy) -> Cooled | None:
+    """Find what the base model, which was evaluated, does at its best temperature: the recipe's, its sweep's, or 0.
 
-    Args:
-        known: its responses at the recipe's temperature and at 0.
-        log: where answers at a temperature go.
+    None where no problem chooses, or none reports: there is no task, or none that llama.cpp survives.
 
     Raises:
         Stopped: before that the run was asked to stop.
     """
-    cfg = r.job.recipe.evaluate.model_copy(update={"greedy": False})
+    cfg, here = r.job.recipe.evaluate.model_copy(update={"greedy": False}), r.folder_of(policy)
+    known = r.folder.base.responses  # at the recipe's temperature and at 0
+    tried, reported = shares(known, choosing=True), shares(known, choosing=False)
+    if not tried or not reported:
+        return None
 
     def at(temperature: float, tasks: list[TokenizedTask]) -> list[Response]:
-        file = log(temperature)
-        answers = _answers(r, policy, tasks, cfg, temperature, file, lambda stats: None)
-        file.close()
+        log = RecordLog(here / f"cooling-{temperature:g}.jsonl", Answers)
+        answers = _answers(r, policy, tasks, cfg, temperature, log, lambda stats: None)
+        log.close()
         return [response for one in answers for response in one.responses]
 
-    tried = shares(known, choosing=True)
-    for temperature in r.job.recipe.evaluate.sweep if cfg.samples else []:
-        if temperature != r.job.temperature:
-            tried |= shares(at(temperature, [task.choosing() for task in r.job.tasks]), choosing=True)
-    best, reported = best_of(tried), shares(known, choosing=False)
-    if best not in reported:
-        reported = shares(at(best, r.job.tasks), choosing=False)
-    return Cooled(best, {f"{t:g}": mean_score(of) or 0.0 for t, of in sorted(tried.items())}, reported.get(best, {}))
+    def sweep() -> Cooled:
+        by_temperature = dict(tried)
+        for temperature in cfg.sweep if cfg.samples else []:
+            if temperature != r.job.temperature:
+                answered = at(temperature, [task.choosing() for task in r.job.tasks])
+                by_temperature |= shares(answered, choosing=True)
+        best = best_of(by_temperature)
+        of_best = reported if best in reported else shares(at(best, r.job.tasks), choosing=False)
+        means = {f"{t:g}": mean_score(scores) or 0.0 for t, scores in sorted(by_temperature.items())}
+        return Cooled(best, means, of_best.get(best, {}))
+
+    found = msgspec.convert(here.build_json(COOLED, sweep), Cooled)
+    for temperature in cfg.sweep:
+        remove(here / f"cooling-{temperature:g}.jsonl")
+    return found
 
 
 def _answers(
@@ -74,7 +84,7 @@ def _answers(
 
 
 def answers_to_held_out(r: Round, policy: Policy, ended: Ended) -> tuple[list[Observed], list[FailedQuery]]:
-    """Scored by the base model too; none if no query is held out. What llama.cpp does not survive is set aside."""
+    """Answer held-out queries, scored by the base model too. What llama.cpp does not survive is set aside."""
     job, samples = r.job, r.job.recipe.evaluate.query_samples
     if not job.watched:
         return [], []

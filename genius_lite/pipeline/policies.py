@@ -25,15 +25,13 @@ KEEPING: tuple[QuantType, ...] = ("Q8_0", "F16")
 
 
 def baseline(r: Session, adapter: Path) -> Policy:
-    """The base model as `next_policy` rounds it, which is what rounds are told against; written once a run.
+    """Round the base model as `next_policy` rounds, which is what rounds are told against; written once a run.
 
     It is the base's own file where every tensor keeps its type.
     """
-    return r.baseline if (r.rounded / BASELINE).exists() else _baseline(r, Adapter.load(adapter, r.base))
-
-
-def _baseline(r: Session, learned: Adapter) -> Policy:
-    kind, like = r.job.recipe.quantize.type, r.job.source
+    if (r.rounded / BASELINE).exists():
+        return r.baseline
+    kind, like, learned = r.job.recipe.quantize.type, r.job.source, Adapter.load(adapter, r.base)
 
     def make(out: Path) -> None:
         began, size = time.monotonic(), types_bytes(r.base.gguf, types)
@@ -48,7 +46,7 @@ def _baseline(r: Session, learned: Adapter) -> Policy:
 
 
 def next_policy(r: Round, adapter: Path, pairs: list[PreferencePair]) -> Policy:
-    """The policy after this round as one GGUF, which is evaluated, and exported if it is the best.
+    """Merge the policy after this round into one GGUF, which is evaluated, and exported if it is the best.
 
     How much of the update it keeps is known when it is written. In the first round (`quantize.check`) llama.cpp scores
     some pairs with it too.
@@ -61,14 +59,26 @@ def next_policy(r: Round, adapter: Path, pairs: list[PreferencePair]) -> Policy:
 
     def make(out: Path) -> None:
         began, learned = time.monotonic(), Adapter.load(adapter, r.base)
-        name, kept = _merged(r, learned, cfg.type, out)
-        wider = list(KEEPING)
-        while not (keeps := _keeps(r, name, kept)) and wider:
-            name, kept = _merged(r, learned, wider.pop(0), out)
-        scored = _scored(r, out, adapter, pairs) if cfg.checks(r.number) else None
+        rounded = gguf_file.read(baseline(r, adapter).gguf)
+
+        def write(kind: TargetType) -> tuple[str, Kept]:
+            like, name = r.job.source, type_name(r.job.source, kind)
+            size = types_bytes(r.base.gguf, planned_types(r.base, learned, kind, like))
+            with r.progress.stage(f"round {r.number}: {name}", size, "MB", 1e-6) as advance:
+                own = rounded if kind == cfg.type else None
+                return name, merge(r.base, learned, kind, out, advance, like=like, rounded=own)
+
+        wider, (name, kept) = list(KEEPING), write(cfg.type)
+        while loses := kept.loses(cfg.keep):
+            share = f"{kept.share or 0:.1%} of what was learned, less than {cfg.keep:.0%}"
+            r.progress.say(f"warning: {name} keeps {share}")
+            if not wider:
+                break
+            name, kept = write(wider.pop(0))
+        scored = _score(r, out, adapter, pairs) if cfg.checks(r.number) else None
         note_time(r.here, Stage.MERGE, time.monotonic() - began, out.stat().st_size)
         widened, digest = len(wider) < len(KEEPING), sha256([out])
-        found = Quantized(name, kept.share, keeps, widened, kept.error, kept.by_matrix, scored, digest)
+        found = Quantized(name, kept.share, not loses, widened, kept.error, kept.by_matrix, scored, digest)
         # Before the file has its name: what stands there without it was cut off, and is written anew.
         remove(r.here / QUANTIZED)
         r.here.build_json(QUANTIZED, lambda: found)
@@ -78,26 +88,8 @@ def next_policy(r: Round, adapter: Path, pairs: list[PreferencePair]) -> Policy:
     return Policy(r.here.build(POLICY, make), adapter)
 
 
-def _merged(r: Round, learned: Adapter, kind: TargetType, out: Path) -> tuple[str, Kept]:
-    """Write base + adapter in a type; the type's name, and what the file keeps."""
-    like, own = r.job.source, kind == r.job.recipe.quantize.type
-    rounded = gguf_file.read(_baseline(r, learned).gguf) if own else None
-    name, size = type_name(like, kind), types_bytes(r.base.gguf, planned_types(r.base, learned, kind, like))
-    with r.progress.stage(f"round {r.number}: {name}", size, "MB", 1e-6) as advance:
-        return name, merge(r.base, learned, kind, out, advance, like=like, rounded=rounded)
-
-
-def _keeps(r: Round, name: str, kept: Kept) -> bool:
-    """Whether a file keeps as much of the update as the recipe asks for; if not, it is said."""
-    keep = r.job.recipe.quantize.keep
-    if not kept.loses(keep):
-        return True
-    r.progress.say(f"warning: {name} keeps {kept.share or 0:.1%} of what was learned, less than {keep:.0%}")
-    return False
-
-
-def _scored(r: Round, made: Path, adapter: Path, pairs: list[PreferencePair]) -> ScoredMargin | None:
-    """What llama.cpp says of the file, beside its base and the adapter at run time."""
+def _score(r: Round, made: Path, adapter: Path, pairs: list[PreferencePair]) -> ScoredMargin | None:
+    """Let llama.cpp score pairs with the file, with its base, and with the adapter at run time."""
     lora, chosen = r.here / f"{LORA}.partial", one_of_each(pairs)
     write_lora(r.base, adapter, lora)
     with r.progress.stage(f"round {r.number}: check", len(chosen), "questions") as advance:
@@ -108,7 +100,7 @@ def _scored(r: Round, made: Path, adapter: Path, pairs: list[PreferencePair]) ->
 
 
 def to_sample(r: Round, tuned: Policy) -> Policy:
-    """What the next round samples from: the round's GGUF, or its adapter at the side of the base.
+    """Choose what the next round samples from: the round's GGUF, or its adapter at the side of the base.
 
     The recipe's `policy` says which; `auto` takes the faster one, measured after the first round. Where the wanted type
     does not keep what was learned, and a wider file was made, it is the adapter.
@@ -122,15 +114,15 @@ def to_sample(r: Round, tuned: Policy) -> Policy:
         wanted = type_name(r.job.source, r.job.recipe.quantize.type)
         r.progress.say(f"round {r.number + 1} samples with the adapter at run time, as {wanted} loses too much")
     lora = r.here.build(LORA, lambda out: write_lora(r.base, adapter, out))
-    beside = Policy(r.baseline.gguf, adapter, lora)
+    adapted = Policy(r.baseline.gguf, adapter, lora)
     if lost or mode == "adapter":
-        return beside
-    speeds = r.rounded.build_json("speeds.json", lambda: _speeds(r, tuned, beside))
-    return beside if speeds["adapter"] > speeds["merged"] else tuned
+        return adapted
 
+    def measure() -> dict[str, float]:
+        """Tokens a second."""
+        merged, beside = (file_speed(policy.gguf, policy.settings(r.engine)) for policy in (tuned, adapted))
+        r.progress.say(f"{beside:.0f} tokens/s with the adapter at run time, {merged:.0f} merged")
+        return {"merged": merged, "adapter": beside}
 
-def _speeds(r: Round, merged: Policy, beside: Policy) -> dict[str, float]:
-    """Tokens a second of both."""
-    found = {n: file_speed(p.gguf, p.settings(r.engine)) for n, p in (("merged", merged), ("adapter", beside))}
-    r.progress.say(f"{found['adapter']:.0f} tokens/s with the adapter at run time, {found['merged']:.0f} merged")
-    return found
+    speeds = r.rounded.build_json("speeds.json", measure)
+    return adapted if speeds["adapter"] > speeds["merged"] else tuned

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def _copy(folder: RunDir, name: str, other: Path) -> bool:
         else:
             _link(str(source), str(out))
 
-    _build(folder, name, link)
+    folder.build(name, link)
     return True
 
 
@@ -114,7 +114,7 @@ def _copy_answers(folder: RunDir, other: Path) -> bool:
     if responses:
         each = groupby(responses, key=lambda response: (response.task, response.problem))
         answers = (Answers(*asked, [*given]) for asked, given in each)
-        _build(folder, _ANSWERS, lambda out: write_records(out, answers))
+        folder.build(_ANSWERS, lambda out: write_records(out, answers))
     return bool(responses)
 
 
@@ -127,14 +127,8 @@ def _copy_rollouts(folder: RunDir, queries: Sequence[Query], other: Path) -> int
     searched = Lines(source, Rollout)
     shared = [n for n, query in enumerate(searched.query_ids()) if query in own and searched[n].query == own[query]]
     if shared:
-        _build(folder, _ROLLOUTS, lambda out: write_records(out, searched.pick(shared)))
+        folder.build(_ROLLOUTS, lambda out: write_records(out, searched.pick(shared)))
     return len(shared)
-
-
-def _build(folder: RunDir, name: str, fn: Callable[[Path], None]) -> None:
-    """A stage of the run, or of the round that `name` begins with, whose folder is made only now."""
-    room, slash, stage = name.rpartition("/")
-    (folder.sub(room) if slash else folder).build(stage, fn)
 
 
 def _link(source: str, out: str) -> None:

@@ -19,7 +19,7 @@ from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.round import Policy, Session
 from genius_lite.pipeline.stages import sample
 from genius_lite.progress import Progress
-from genius_lite.recipe import Recipe
+from genius_lite.recipe import Recipe, Tracking
 from genius_lite.records import FailedQuery, Rollout
 from genius_lite.report.tracking import tracked
 from genius_lite.rundir.folder import (
@@ -29,12 +29,13 @@ from genius_lite.rundir.folder import (
     POLICY,
     RECIPE,
     ROLLOUTS,
-    open_folder,
     RunDir,
+    open_folder,
     refuse_links,
     round_name,
 )
-from genius_lite.rundir.lines import RecordLog
+from genius_lite.rundir.lines import Lines, RecordLog
+from genius_lite.rundir.reader import RoundFolder
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
 from genius_lite.weights.untrusted import load_untrusted
@@ -89,7 +90,8 @@ def sample_shard(
     if not part:
         raise UserError(f"shard {shard.number}/{shard.of} is empty: {len(job.searched)} queries are searched")
     out = Path(f"{recipe.out}-shard-{shard.number}-of-{shard.of}")
-    with open_folder(out, identity) as folder, tracked(_untracked(recipe), folder.path) as tracker:
+    untracked = recipe.model_copy(update={"tracking": Tracking()})
+    with open_folder(out, identity) as folder, tracked(untracked, folder.path) as tracker:
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
         nothing_imported = Base(job.source, folder / CHECKPOINT)
         session = Session(replace(job, queries=part), nothing_imported, engine, folder, progress, stop, tracker)
@@ -118,26 +120,21 @@ def merge_shards(out: Path, shards: Sequence[Path], say: Callable[[str], None]) 
         over = {*log.records.query_ids(), *failures.records.query_ids()}
         for shard in shards:
             before = len(over)
-            _add(log, shard / round_name(number) / ROLLOUTS, over)
-            _add(failures, shard / round_name(number) / FAILED_FILE, over)
+            there = RoundFolder(number, shard / round_name(number))
+            _add(log, there.rollouts, over)
+            _add(failures, there.failed, over)
             say(f"{shard}: {len(over) - before} queries of round {number} are new")
         log.close()
         failures.close()
         return len(over)
 
 
-def _add(target: RecordLog[T], file: Path, over: set[str]) -> None:
-    """Append the records of a file whose queries are not over yet."""
-    source = RecordLog(file, target.records.kind)
-    for query, record in zip(source.records.query_ids(), source.records, strict=True):
+def _add(log: RecordLog[T], records: Lines[T], over: set[str]) -> None:
+    """Append the records whose queries are not over yet."""
+    for query, record in zip(records.query_ids(), records, strict=True):
         if query not in over:
-            target.append(record)
+            log.append(record)
             over.add(query)
-    source.close()
-
-
-def _untracked(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"tracking": type(recipe.tracking)()})
 
 
 def _identity_of(shard: Path) -> tuple[dict[str, Any], dict[str, Any]]:

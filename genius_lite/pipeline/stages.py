@@ -13,12 +13,11 @@ import msgspec
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stopped, UserError
 from genius_lite.evaluate.checkers import extract_answer
-from genius_lite.evaluate.cooling import shares
 from genius_lite.evaluate.record import Evaluation, read_evaluation, read_own, write_evaluation
 from genius_lite.evaluate.signals import signals
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
-from genius_lite.pipeline.answers import answers_to_held_out, answers_to_tasks, cooled
+from genius_lite.pipeline.answers import answers_to_held_out, answers_to_tasks, cool
 from genius_lite.pipeline.backends import search
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.policies import baseline, next_policy, to_sample
@@ -26,22 +25,8 @@ from genius_lite.pipeline.round import Policy, Round, Session, note_time
 from genius_lite.progress import Progress, Stage
 from genius_lite.records import FailedQuery, PreferencePair, Rollout
 from genius_lite.results.evaluation import Answers, Cooled
-from genius_lite.rundir.folder import (
-    ADAPTER,
-    ANSWERS,
-    CHECKPOINT,
-    COOLED,
-    EVALUATION,
-    FAILED_FILE,
-    IMPORTANCE,
-    LEFT_OUT,
-    PAIRS,
-    ROLLOUTS,
-    TRAINED,
-    RunDir,
-    remove,
-    write_json,
-)
+from genius_lite.rundir import folder
+from genius_lite.rundir.folder import RunDir, remove, write_json
 from genius_lite.rundir.lines import RecordLog, read_records, write_records
 from genius_lite.rundir.reader import RoundFolder
 from genius_lite.sampler.messages import Stats
@@ -56,8 +41,8 @@ __all__ = ["evaluate", "evaluate_base", "import_base", "next_policy", "pair", "s
 COMPARED = 8  # rollouts that learner and sampler both score
 
 
-def import_base(job: Job, folder: RunDir, progress: Progress) -> Base:
-    """The learner's copy of the model: of the GGUF itself, or of full-precision weights in its place."""
+def import_base(job: Job, run: RunDir, progress: Progress) -> Base:
+    """Make the learner's copy of the model: of the GGUF itself, or of full-precision weights in its place."""
 
     def full_precision(weights: Path, out: Path) -> None:
         out.mkdir()
@@ -69,31 +54,33 @@ def import_base(job: Job, folder: RunDir, progress: Progress) -> Base:
         with progress.stage("import", matrices, "matrices") as advance:
             import_checkpoint(source, out, advance, job.recipe.model.weights or job.recipe.model.gguf)
         give_memory_back()
-        note_time(folder, Stage.IMPORT, time.monotonic() - start, matrices)
+        note_time(run, Stage.IMPORT, time.monotonic() - start, matrices)
 
     source, weights = job.source, job.weights
     if weights:
-        made = folder.build(FULL_PRECISION, lambda out: full_precision(weights, out))
+        made = run.build(FULL_PRECISION, lambda out: full_precision(weights, out))
         source = gguf_file.read(made / source.path.name)
-    base = Base(source, folder.build(CHECKPOINT, hf_checkpoint))
+    base = Base(source, run.build(folder.CHECKPOINT, hf_checkpoint))
     base.check()  # which notes where the file lies now
     return base
 
 
 def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
-    """The round's rollouts, in the order of the queries; those of an earlier, interrupted run are kept.
-
-    They are read from their file whenever they are asked for: those of many queries fit into no memory.
+    """Search the round's queries; those of an earlier, interrupted run are kept.
 
     Queries whose search the sampler does not survive are set aside: `failed.jsonl` has them with the reason.
+
+    Returns:
+        The rollouts in the order of the queries, read from their file whenever they are asked for: those of many
+        queries fit into no memory.
 
     Raises:
         UserError: no query is left.
         Stopped: the run was asked to stop.
     """
     r.enter(Stage.ROLLOUTS)
-    queries, log = r.job.searched, RecordLog(r.here / ROLLOUTS, Rollout)
-    failures = RecordLog(r.here / FAILED_FILE, FailedQuery)
+    queries, log = r.job.searched, RecordLog(r.here / folder.ROLLOUTS, Rollout)
+    failures = RecordLog(r.here / folder.FAILED_FILE, FailedQuery)
     over = {*log.records.query_ids(), *failures.records.query_ids()}
     if missing := [q for q in queries if q.id not in over]:
         r.progress.searched_before(log.records)
@@ -113,7 +100,7 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
 
 
 def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
-    """The pairs to learn from; `filtered.json` counts the steps that each of the recipe's filters left without one.
+    """Make the pairs to learn from; `filtered.json` counts the steps that each filter of the recipe left without one.
 
     Raises:
         UserError: none is left.
@@ -121,23 +108,23 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
     r.enter(Stage.PAIRS)
     cfg, tau = r.job.recipe.pairs, r.job.recipe.foresight.tau
 
-    def make() -> list[PreferencePair]:
+    def make(out: Path) -> None:
         with Vocabulary.open(r.job.source.path) as vocabulary:
             kept, left_out = preference_pairs(rollouts, cfg, tau, r.key, lambda t: extract_answer(vocabulary.decode(t)))
-        write_json(r.here / LEFT_OUT, left_out)
+        write_json(r.here / folder.LEFT_OUT, left_out)
         if not kept:
             counted = ", ".join(f"{name} {count}" for name, count in left_out.items() if count)
             cause = "no query gave two different responses; raise foresight.temperature or candidates"
             if counted:
                 cause = f"the filters of `pairs` left none ({counted}); loosen them"
             raise UserError(f"round {r.number}: no pair to learn from: {cause}")
-        return kept
+        write_records(out, kept)
 
-    return read_records(r.here.build(PAIRS, lambda out: write_records(out, make())), PreferencePair)
+    return read_records(r.here.build(folder.PAIRS, make), PreferencePair)
 
 
 def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list[PreferencePair]) -> Path:
-    """The cumulative adapter, with the base's hash, the importance matrix and the training's figures beside it."""
+    """Train the cumulative adapter; the base's hash, the importance matrix and the training's figures are beside it."""
     # torch takes seconds to import; nothing before this stage needs it.
     from genius_lite.learner.logprob_mismatch import Sample
     from genius_lite.learner.train import Training, passes, train_adapter
@@ -154,31 +141,21 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         )
         compared = rollouts[:: max(1, len(rollouts) // COMPARED)][:COMPARED]
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]
-        training = Training(
-            r.base.hf_checkpoint,
-            start,
-            pairs,
-            samples,
-            cfg,
-            device,
-            precision,
-            r.key,
-            work,
-            own_weights=r.job.weights is None,
-        )
+        base, own = r.base.hf_checkpoint, r.job.weights is None
+        training = Training(base, start, pairs, samples, cfg, device, precision, r.key, work, own_weights=own)
         total, done = passes(training)
         stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "passes", done=done)
         with stage as advance, with_workers(r.group, training):
             report = train_adapter(training, out, advance, r.progress.say, r.tracker.update, r.stop, r.group)
-        imatrix.write(out / IMPORTANCE, r.base.tensor_map, f"{len(pairs)} preference pairs", out / IMATRIX_FILE)
-        remove(out / IMPORTANCE)
+        imatrix.write(out / folder.IMPORTANCE, r.base.tensor_map, f"{len(pairs)} preference pairs", out / IMATRIX_FILE)
+        remove(out / folder.IMPORTANCE)
         write_json(out / BASE_FILE, {"sha256": r.base.sha256})
         give_memory_back()
         seconds = time.monotonic() - began
-        write_json(out / TRAINED, msgspec.structs.replace(report, seconds=seconds))
+        write_json(out / folder.TRAINED, msgspec.structs.replace(report, seconds=seconds))
         note_time(r.here, Stage.TRAIN, seconds, total)
 
-    adapter = r.here.build(ADAPTER, make)
+    adapter = r.here.build(folder.ADAPTER, make)
     remove(r.here / "training")
     return adapter
 
@@ -193,13 +170,13 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
         Stopped: the run was asked to stop.
     """
     here = r.folder_of(policy)
-    if r.number or not (here / EVALUATION).exists():  # every round asks for the base's, which is there by then
+    if r.number or not (here / folder.EVALUATION).exists():  # every round asks for the base's, which is there by then
         r.enter(Stage.EVALUATE)
     start, ended = time.monotonic(), list[Stats]()
 
     def make(out: Path) -> None:
         out.mkdir()
-        log = RecordLog(here / ANSWERS, Answers)
+        log = RecordLog(here / folder.ANSWERS, Answers)
         known = len(log.records)
 
         def note() -> None:
@@ -217,8 +194,8 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
         write_evaluation(out, answers, signals(seen) if seen else None, failures)
         note()
 
-    here.build(EVALUATION, make)
-    remove(here / ANSWERS)
+    here.build(folder.EVALUATION, make)
+    remove(here / folder.ANSWERS)
     return read_evaluation(r.folder, r.number, r.job.recipe.rounds) if r.number else read_own(RoundFolder(0, here.path))
 
 
@@ -238,23 +215,3 @@ def evaluate_base(r: Session, adapter: Path) -> BaseResult:
     """
     base, start = baseline(r, adapter), r.round(0)
     return BaseResult(evaluate(start, base), cool(start, base))
-
-
-def cool(start: Round, policy: Policy) -> Cooled | None:
-    """The base model, which was evaluated, at the best temperature of the recipe's sweep; None without a problem.
-
-    Raises:
-        Stopped: the run was asked to stop.
-    """
-    here = start.folder_of(policy)
-
-    def log(temperature: float) -> RecordLog[Answers]:
-        return RecordLog(here / f"cooling-{temperature:g}.jsonl", Answers)
-
-    known = start.folder.base.responses
-    if not shares(known, choosing=True) or not shares(known, choosing=False):
-        return None  # no task, or none that llama.cpp survives
-    found = here.build_json(COOLED, lambda: cooled(start, policy, known, log))
-    for temperature in start.job.recipe.evaluate.sweep:
-        remove(here / f"cooling-{temperature:g}.jsonl")
-    return msgspec.convert(found, Cooled)

@@ -65,17 +65,18 @@ class RunDir:
     def build(self, name: str, fn: Callable[[Path], object]) -> Path:
         """Have `fn(partial_path)` make the stage `name`, a file or a folder, unless it is there already.
 
-        If it raises, the final name does not appear.
+        If it raises, the final name does not appear. A stage of a folder inside this one is `FOLDER/NAME`.
         """
         final, partial = self.path / name, self.path / f"{name}.partial"
         if final.exists():
             return final
+        final.parent.mkdir(exist_ok=True)
         remove(partial)
         fn(partial)
         for file in [*partial.rglob("*"), partial]:
             _sync(file)
         partial.rename(final)
-        _sync(self.path)
+        _sync(final.parent)
         return final
 
     def build_json(self, name: str, fn: Callable[[], Any]) -> Any:
@@ -158,7 +159,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, indent: int = 0) -> None:
-    """Write a JSON document. Infinity, for which JSON has no word, is written as 1e999: Python and JavaScript read that so.
+    """Write a JSON document, with infinity, for which JSON has no word, as 1e999: Python and JavaScript read that so.
 
     Raises:
         NonFiniteError: a number is NaN; where it stands is named.
