@@ -23,9 +23,6 @@ from genius_lite.sampler.client import LocalSampler, Sampler, open_sampler
 from genius_lite.sampler.messages import Sampling
 from genius_lite.weights.gguf_file import sha256
 
-HOSTS_FILE = "hosts.json"
-"""Queries by the name of the host that searched them; of the last process that sampled the round on a cluster."""
-
 
 async def search(
     r: Round,
@@ -83,8 +80,8 @@ async def open_backend(
         async with open_checked_server(r, policy, cfg.server, vocabulary, sampling, queries) as server:
             yield server, cfg.server.in_flight
         return
-    settings, log = policy.settings(r.engine), r.here / "sampler.log"
-    async with open_sampler(policy.gguf, settings, sampling, log, patience=cfg.watchdog, say=r.progress.say) as sampler:
+    settings, say = policy.settings(r.engine), r.progress.say
+    async with open_sampler(policy.gguf, settings, sampling, r.sampler_log, patience=cfg.watchdog, say=say) as sampler:
         yield sampler, r.engine.slots
 
 
@@ -101,5 +98,5 @@ async def _search_on_cluster(
     files = {sha256([path]): path for path in (policy.gguf, policy.lora) if path}
     model, lora = [*files, ""][:2]
     settings = HostSettings(model, lora, cfg, r.job.recipe.foresight, r.job.context, r.key)
-    shares = await sample_on_cluster(cfg.cluster, queries, settings, files, finished, failed, r.progress.say, r.stop)
-    write_json(r.here / HOSTS_FILE, shares)
+    counts = await sample_on_cluster(cfg.cluster, queries, settings, files, finished, failed, r.progress.say, r.stop)
+    write_json(r.here / "hosts.json", counts)  # by host; of the last process that sampled this round

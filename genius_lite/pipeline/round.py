@@ -87,6 +87,11 @@ class Round(Session):
         """The round's own folder."""
         return self.run.round(self.number)
 
+    @property
+    def sampler_log(self) -> Path:
+        """What llama.cpp prints in this round."""
+        return self.here / "sampler.log"
+
     def folder_of(self, policy: Policy) -> RunDir:
         """Return where the policy's evaluation goes; the base model that rounds are told against has its own folder."""
         return self.rounded if self.number == 0 and policy.gguf != self.job.source.path else self.here

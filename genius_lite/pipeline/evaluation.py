@@ -1,29 +1,68 @@
-"""What the policy of a round answers when it is evaluated: to the recipe's tasks, and to the held-out queries."""
+"""The evaluation of a policy: its answers to the recipe's tasks and to the held-out queries, and what they show."""
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import msgspec
 
+from genius_lite.errors import Stopped
 from genius_lite.evaluate.asking import TokenizedTask
 from genius_lite.evaluate.cooling import best_of, shares
 from genius_lite.evaluate.measure import Ended, EvalModel, answer_tasks, observe, responses_wanted
+from genius_lite.evaluate.record import Evaluation, read_evaluation, read_own, write_evaluation
 from genius_lite.evaluate.results import complaints, mean_score
-from genius_lite.evaluate.signals import Observed
-from genius_lite.pipeline.round import Policy, Round
+from genius_lite.evaluate.signals import Observed, signals
+from genius_lite.pipeline.round import Policy, Round, note_time
+from genius_lite.progress import Stage
 from genius_lite.recipe import Evaluate
 from genius_lite.records import FailedQuery
 from genius_lite.results.evaluation import Answers, Cooled, Response
-from genius_lite.rundir.folder import COOLED, remove
+from genius_lite.rundir import folder
+from genius_lite.rundir.folder import remove
 from genius_lite.rundir.lines import RecordLog
+from genius_lite.rundir.reader import RoundFolder
+from genius_lite.sampler.messages import Stats
 
 
-def answers_to_tasks(r: Round, policy: Policy, log: RecordLog[Answers], ended: Ended) -> list[Answers]:
-    """Answer all tasks, but for what an earlier, interrupted run answered; each problem's answers go into the log.
+def evaluate(r: Round, policy: Policy) -> Evaluation:
+    """Let the policy answer the tasks and the held-out queries, beside the base model's answers.
+
+    In round 0 it is the base model: the user's own file, or `baseline`, which is kept apart where it is another file.
+    Answers to the tasks that an earlier, interrupted run has are kept.
 
     Raises:
-        Stopped: before that the run was asked to stop.
+        Stopped: the run was asked to stop.
     """
-    return _answers(r, policy, r.job.tasks, r.job.recipe.evaluate, r.job.temperature, log, ended)
+    here = r.folder_of(policy)
+    if r.number or not (here / folder.EVALUATION).exists():  # every round asks for the base's, which is there by then
+        r.enter(Stage.EVALUATE)
+    start, ended = time.monotonic(), list[Stats]()
+
+    def make(out: Path) -> None:
+        out.mkdir()
+        log = RecordLog(here / folder.ANSWERS, Answers)
+        known = len(log.records)
+
+        def note() -> None:
+            tokens = sum(response.tokens for answers in log.records[known:] for response in answers.responses)
+            peak = max((stats.peak for stats in ended), default=None)
+            note_time(here, Stage.EVALUATE, time.monotonic() - start, tokens, peak)
+
+        try:
+            answers = _answers(r, policy, r.job.tasks, r.job.recipe.evaluate, r.job.temperature, log, ended.append)
+        except Stopped:
+            note()
+            raise
+        log.close()
+        seen, failures = _observe(r, policy, ended.append)
+        write_evaluation(out, answers, signals(seen) if seen else None, failures)
+        note()
+
+    here.build(folder.EVALUATION, make)
+    remove(here / folder.ANSWERS)
+    return read_evaluation(r.folder, r.number, r.job.recipe.rounds) if r.number else read_own(RoundFolder(0, here.path))
 
 
 def cool(r: Round, policy: Policy) -> Cooled | None:
@@ -57,7 +96,7 @@ def cool(r: Round, policy: Policy) -> Cooled | None:
         means = {f"{t:g}": mean_score(scores) or 0.0 for t, scores in sorted(by_temperature.items())}
         return Cooled(best, means, of_best.get(best, {}))
 
-    found = msgspec.convert(here.build_json(COOLED, sweep), Cooled)
+    found = msgspec.convert(here.build_json(folder.COOLED, sweep), Cooled)
     for temperature in cfg.sweep:
         remove(here / f"cooling-{temperature:g}.jsonl")
     return found
@@ -72,6 +111,7 @@ def _answers(
     log: RecordLog[Answers],
     ended: Ended,
 ) -> list[Answers]:
+    """Answer tasks, but for what an earlier, interrupted run answered; each problem's answers go into the log."""
     tasks = [task for task in tasks if task.questions]
     if not tasks:
         return []
@@ -83,7 +123,7 @@ def _answers(
     return found
 
 
-def answers_to_held_out(r: Round, policy: Policy, ended: Ended) -> tuple[list[Observed], list[FailedQuery]]:
+def _observe(r: Round, policy: Policy, ended: Ended) -> tuple[list[Observed], list[FailedQuery]]:
     """Answer held-out queries, scored by the base model too. What llama.cpp does not survive is set aside."""
     job, samples = r.job, r.job.recipe.evaluate.query_samples
     if not job.watched:
@@ -98,7 +138,7 @@ def answers_to_held_out(r: Round, policy: Policy, ended: Ended) -> tuple[list[Ob
 
 def _respondent(r: Round, policy: Policy) -> EvalModel:
     settings = policy.settings(r.engine)
-    return EvalModel(policy.gguf, settings, r.job.recipe.answer_tokens, r.job.recipe.seed, r.here / "sampler.log")
+    return EvalModel(policy.gguf, settings, r.job.recipe.answer_tokens, r.job.recipe.seed, r.sampler_log)
 
 
 def _who(r: Round) -> str:
