@@ -40,7 +40,7 @@ REPORT = "report.json"
 
 
 def round_name(number: int | str) -> str:
-    """The name of a round's folder; round 0 is the base model."""
+    """Name the folder of a round; round 0 is the base model."""
     return f"round-{number}"
 
 
@@ -59,7 +59,7 @@ class RunDir:
         return RunDir(self.path / name)
 
     def round(self, number: int) -> RunDir:
-        """The folder of a round."""
+        """Make the folder of a round."""
         return self.sub(round_name(number))
 
     def build(self, name: str, fn: Callable[[Path], object]) -> Path:

@@ -83,7 +83,7 @@ class RunFolder:
         return [self.round(number) for number in sorted(int(n) for n in found if n.isdecimal()) if number]
 
     def round(self, number: int) -> RoundFolder:
-        """Round `number`, begun or not; 0 is the base model that rounds are told against."""
+        """Return round `number`, begun or not; 0 is the base model that rounds are told against."""
         return RoundFolder(number, self.path / round_name(number)) if number else self.base
 
     @property
@@ -132,7 +132,7 @@ class RunFolder:
         return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
     def stage_seconds(self) -> dict[Stage, float]:
-        """What each stage took in the latest round in which it is over; the base model's evaluation may stand in."""
+        """Say what each stage took in the latest round that finished it; the base model's evaluation may stand in."""
         found: dict[Stage, float] = {}
         for here in (self.own, *self.rounds):
             found |= {Stage(total.stage): total.seconds for total in here.totals if here.done(Stage(total.stage))}
@@ -148,7 +148,7 @@ class RoundFolder:
         self.number, self.path = number, path
 
     def done(self, stage: Stage) -> bool:
-        """Whether a stage of this round is over."""
+        """Say whether a stage of this round is over."""
         return (self.path / _MADE[stage]).exists()
 
     @property
@@ -174,7 +174,7 @@ class RoundFolder:
         return list(found.values())
 
     def total(self, stage: Stage) -> Timing | None:
-        """What a stage took, over all interruptions; None if it was never run."""
+        """Say what a stage took, over all interruptions; None if it was never run."""
         return next((timing for timing in self.totals if timing.stage == stage), None)
 
     @property
@@ -230,7 +230,7 @@ class RoundFolder:
 
 
 def read_json(path: Path) -> Any:
-    """The document; None where it is missing, or not whole."""
+    """Read a document; None where it is missing, or not whole."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -238,7 +238,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_typed(path: Path, kind: type[T]) -> T | None:
-    """The document as a record; None where it is missing, or not whole.
+    """Read a document as a record; None where it is missing, or not whole.
 
     Raises:
         UserError: it is another kind of document.
