@@ -71,7 +71,7 @@ class Job:
         return replace(job, context=context_for(recipe.sampler.context, job.source, uses))
 
     def identity(self) -> dict[str, Any]:
-        """Say what a run folder must share with the run that made it: settings, and model, queries and tasks by content.
+        """Say what a run folder must share with the run that made it: settings; model, queries and tasks by content.
 
         It is all that the folder says of its recipe, so the system message, which the model goes on to need, is there
         in words.
