@@ -66,8 +66,30 @@ class History:
         found: Evaluation,
     ) -> None:
         """Take a trained round: what it learned from, the base model in its types, and the policy that it made."""
-        figures = r.here.build_json(REPORT, lambda: self._report(r, rollouts, pairs, base, found))
-        report = msgspec.convert(figures, RoundReport)
+
+        def make_report() -> RoundReport:
+            """Gather the round's figures, and what the collapse guard says of them; both are shown too."""
+            here = r.folder.round(r.number)
+            made = here.made()
+            assert made.training
+            metrics = round_metrics(found.signals, rollouts, pairs, made.training.accuracy, made.training.margin)
+            first = self.reports[0].metrics if self.reports else None
+            raised = alarms(r.job.recipe.guard, metrics, base.evaluation.signals, first)
+            best = at_best(base.cooled, here.responses, r.job.recipe.rounds) if base.cooled else []
+            alarm_lines = [f"{alarm.level}: {alarm.line}" for alarm in raised]
+            for line in (*evaluation_lines(found), *cooling_lines(best), *alarm_lines):
+                r.progress.say(f"round {r.number}: {line}")
+            return msgspec.structs.replace(
+                made,
+                score=mean_score(found.scores),
+                base_score=mean_score(base.evaluation.scores),
+                evaluation=found.tasks,
+                at_best=best,
+                metrics=metrics,
+                alarms=raised,
+            )
+
+        report = msgspec.convert(r.here.build_json(REPORT, make_report), RoundReport)
         self.reports.append(report)
         self.policies.append(to_sample(r, tuned))
         base_score, score = RoundScore(0, base.evaluation.scores), RoundScore(r.number, found.scores, report.halted)
@@ -79,32 +101,3 @@ class History:
     def _decide(self, scores: list[RoundScore]) -> None:
         recipe, self._scores = self.session.job.recipe, scores
         self.decision = select_checkpoint(recipe.evaluate, recipe.rounds, scores)
-
-    def _report(
-        self,
-        r: Round,
-        rollouts: Sequence[Rollout],
-        pairs: list[PreferencePair],
-        base: BaseResult,
-        found: Evaluation,
-    ) -> RoundReport:
-        """Gather the round's figures, and what the collapse guard says of them; both are shown too."""
-        here = r.folder.round(r.number)
-        made = here.made()
-        assert made.training
-        metrics = round_metrics(found.signals, rollouts, pairs, made.training.accuracy, made.training.margin)
-        first = self.reports[0].metrics if self.reports else None
-        raised = alarms(r.job.recipe.guard, metrics, base.evaluation.signals, first)
-        best = at_best(base.cooled, here.responses, r.job.recipe.rounds) if base.cooled else []
-        alarm_lines = [f"{alarm.level}: {alarm.line}" for alarm in raised]
-        for line in (*evaluation_lines(found), *cooling_lines(best), *alarm_lines):
-            r.progress.say(f"round {r.number}: {line}")
-        return msgspec.structs.replace(
-            made,
-            score=mean_score(found.scores),
-            base_score=mean_score(base.evaluation.scores),
-            evaluation=found.tasks,
-            at_best=best,
-            metrics=metrics,
-            alarms=raised,
-        )
