@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 Device = Literal["cuda", "mps", "cpu"]
 Precision = Literal["nf4", "bf16", "fp32"]
 
@@ -28,32 +30,30 @@ class Gpu:
 
 
 def cores() -> int:
-    """Processor cores that this process may use (a container's limit included, where the kernel tells)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Count the processor cores that this process may use (a container's limit included, where the kernel tells)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_name() -> str:
-    """The processor's brand name where the system tells it, else its architecture."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    """Return the processor's brand name where the system tells it, else its architecture."""
+    return _proc("cpuinfo", "model name") or platform.processor() or platform.machine()
+
+
+def _proc(file: str, name: str) -> str | None:
+    """Look up the first line `NAME: VALUE` of a file in Linux's /proc; None where there is none."""
+    path = Path("/proc", file)
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
 
 
 def free_memory() -> int:
-    """Bytes that can be used without swapping, and without breaking a container's limit."""
-    import psutil
-
+    """Count the bytes that can be used without swapping, and without breaking a container's limit."""
     free, left = psutil.virtual_memory().available, _left_to_container(Path("/sys/fs/cgroup"))
     return free if left is None else min(free, left)
 
 
 def _left_to_container(group: Path) -> int | None:
-    """Bytes that the control group (version 2) at a path may still take; None where nothing limits it."""
+    """Count the bytes that the control group (version 2) at a path may still take; None where nothing limits it."""
     limit, used, stat = (group / f"memory.{name}" for name in ("max", "current", "stat"))
     if not limit.is_file() or not limit.read_text().strip().isdecimal():
         return None
@@ -90,17 +90,12 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def peak_memory() -> int:
-    """The most bytes that this process ever held in memory."""
+    """Return the most bytes that this process ever held in memory."""
     if sys.platform == "win32":
-        import psutil
-
         return psutil.Process().memory_info().peak_wset
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Linux's rusage counts what the parent held when it started this process, too.
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    # Linux's rusage counts what the parent held when it started this process, too.
+    if peak := _proc("self/status", "VmHWM:"):
+        return int(peak.split()[0]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -108,9 +103,7 @@ def peak_memory() -> int:
 
 
 def memory_held() -> tuple[int, int, int]:
-    """Bytes that this process holds in memory now, that its children hold together, and that the machine has."""
-    import psutil
-
+    """Count the bytes that this process holds in memory now, that its children hold together, and that there are."""
     own, children = psutil.Process(), 0
     for child in own.children(recursive=True):
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # it has ended meanwhile
@@ -119,7 +112,7 @@ def memory_held() -> tuple[int, int, int]:
 
 
 def gpus() -> list[Gpu]:
-    """The GPUs that llama.cpp was built for and finds, from ggml's registry of devices."""
+    """List the GPUs that llama.cpp was built for and finds, from ggml's registry of devices."""
     import llama_cpp
     from llama_cpp._ctypes_extensions import load_shared_library
 
@@ -132,9 +125,8 @@ def gpus() -> list[Gpu]:
         function.argtypes = [ctypes.c_void_p]
     base.ggml_backend_dev_description.restype = ctypes.c_char_p
     base.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, *[ctypes.POINTER(ctypes.c_size_t)] * 2]
-    devices = [registry.ggml_backend_dev_get(i) for i in range(registry.ggml_backend_dev_count())]
     found = []
-    for device in devices:
+    for device in map(registry.ggml_backend_dev_get, range(registry.ggml_backend_dev_count())):
         if base.ggml_backend_dev_type(device) in _GPU_TYPES:
             free, total = ctypes.c_size_t(), ctypes.c_size_t()
             base.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
@@ -143,7 +135,7 @@ def gpus() -> list[Gpu]:
 
 
 def learner_device() -> Device:
-    """The device that torch trains on; accelerate's `--cpu`, which is ACCELERATE_USE_CPU=true, asks for the CPU."""
+    """Choose the device that torch trains on; accelerate's `--cpu`, or ACCELERATE_USE_CPU=true, asks for the CPU."""
     import torch
 
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes"):
@@ -153,8 +145,8 @@ def learner_device() -> Device:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def learner_precision(wanted: Literal["auto", "nf4", "bf16", "fp32"], device: Device, sixteen: int) -> Precision:
-    """The precision of the frozen weights: `wanted`, or the most exact one that leaves memory for everything else.
+def learner_precision(wanted: Precision | Literal["auto"], device: Device, sixteen: int) -> Precision:
+    """Choose the precision of the frozen weights: as `wanted`, or the most exact that leaves memory for all else.
 
     NF4 is for what would not fit otherwise, beside activations that are computed twice. It costs speed, as each matrix
     is dequantized again and again (a third of bf16's where that is native, half of fp32's elsewhere), and exactness: of
@@ -173,14 +165,14 @@ def learner_precision(wanted: Literal["auto", "nf4", "bf16", "fp32"], device: De
 
 
 def fitting_precision(in_bf16: bool, sixteen: int, free: int) -> Precision | None:
-    """The precision that a device computes in natively, if frozen weights in it leave memory for everything else."""
+    """Return the precision that a device computes in natively, if frozen weights in it leave memory for all else."""
     if (1 if in_bf16 else 2) * sixteen > _WEIGHTS_SHARE * free:
         return None
     return "bf16" if in_bf16 else "fp32"
 
 
 def learner_free_memory(device: Device) -> int:
-    """Bytes that training may still take on its device."""
+    """Count the bytes that training may still take on its device."""
     import torch
 
     if device == "cuda":
@@ -191,7 +183,7 @@ def learner_free_memory(device: Device) -> int:
 
 
 def compute_in_bf16(device: Device) -> bool:
-    """Whether the device multiplies bf16 matrices natively.
+    """Say whether the device multiplies bf16 matrices natively.
 
     A CPU that does not emulates them: 9 times slower than fp32 on an AVX2 EPYC, 3.5 times on a Xeon with AVX-512 but
     without its BF16 part, which oneDNN's own answer does not ask for.

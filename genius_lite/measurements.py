@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def recall(what: str, key: object, kind: type[T]) -> T | None:
-    """What was measured under this key, on this machine and with these versions; None if nothing was."""
+    """Return what was measured under this key, on this machine and with these versions; None if nothing was."""
     file = _file(what, key)
     if not file.exists():
         return None

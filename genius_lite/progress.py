@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -42,25 +42,22 @@ TIMED_STAGES = (Stage.IMPORT, Stage.ROLLOUTS, Stage.TRAIN, Stage.MERGE, Stage.EV
 
 
 class Progress(Protocol):
-    """Takes what the stages of a run tell."""
+    """Takes what the stages of a run tell; a method that a class does not have its own of does nothing."""
 
     def say(self, line: str) -> None:
         """Take a line for the user."""
-        ...
 
-    def showing(
-        self, out: Path, model: str, queries: int, rounds: int, forecast: dict[Stage, float]
-    ) -> AbstractContextManager[None]:
+    @contextmanager
+    def showing(self, out: Path, model: str, queries: int, rounds: int, forecast: dict[Stage, float]) -> Iterator[None]:
         """Show a run in the folder `out` while the block lasts.
 
         Args:
             forecast: seconds that a stage of a round is expected to take, of those of which it is known.
         """
-        ...
+        yield
 
     def enter(self, number: int, stage: Stage) -> None:
         """Note that a stage of a round begins, whether there is anything left to do in it or not."""
-        ...
 
     def finished(self, report: RoundReport, lights: dict[str, str], best: int) -> None:
         """Take a round that is over (or the base model, round 0), and which one is the best so far.
@@ -68,11 +65,9 @@ class Progress(Protocol):
         Args:
             lights: signal that the guard watches -> ok, warn or halt.
         """
-        ...
 
-    def stage(
-        self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0
-    ) -> AbstractContextManager[Advance]:
+    @contextmanager
+    def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:
         """Count something of `total` steps; gives the function that does.
 
         Args:
@@ -80,49 +75,20 @@ class Progress(Protocol):
             scale: what one step is in that unit (1e-6 for bytes shown as MB).
             done: steps that were done before, by an earlier process.
         """
-        ...
-
-    def searched_before(self, rollouts: Sequence[Rollout]) -> None:
-        """Take the rollouts of this round that an earlier process finished."""
-        ...
-
-    def stepped(self, so_far: Rollout, decode: Callable[[list[int]], str]) -> None:
-        """Take a search that has made a step."""
-        ...
-
-    def searched(self, rollout: Rollout) -> None:
-        """Take a search that has ended."""
-        ...
-
-
-class Silent:
-    """Shows nothing."""
-
-    def say(self, line: str) -> None:
-        pass
-
-    @contextmanager
-    def showing(self, out: Path, model: str, queries: int, rounds: int, forecast: dict[Stage, float]) -> Iterator[None]:
-        yield
-
-    def finished(self, report: RoundReport, lights: dict[str, str], best: int) -> None:
-        pass
-
-    def enter(self, number: int, stage: Stage) -> None:
-        pass
-
-    @contextmanager
-    def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:
         yield lambda steps: None
 
     def searched_before(self, rollouts: Sequence[Rollout]) -> None:
-        pass
+        """Take the rollouts of this round that an earlier process finished."""
 
     def stepped(self, so_far: Rollout, decode: Callable[[list[int]], str]) -> None:
-        pass
+        """Take a search that has made a step."""
 
     def searched(self, rollout: Rollout) -> None:
-        pass
+        """Take a search that has ended."""
 
 
-SILENT: Progress = Silent()
+class Silent(Progress):
+    """Shows nothing."""
+
+
+SILENT = Silent()

@@ -82,7 +82,7 @@ class Rollout(msgspec.Struct, frozen=True):
     steps: list[Step]
 
     def path(self, step: int, candidate: int) -> list[Completion]:
-        """The completed response in pieces: the steps of its beam, the candidate's own, and its future."""
+        """List the completed response in pieces: the steps of its beam, the candidate's own, and its future."""
         chosen = self.steps[step].candidates[candidate]
         pieces = [chosen.step, *([chosen.future] if chosen.future else [])]
         beam = chosen.beam
@@ -93,11 +93,11 @@ class Rollout(msgspec.Struct, frozen=True):
         return pieces
 
     def response(self, step: int, candidate: int) -> list[int]:
-        """Tokens of the completed response."""
+        """Join the tokens of the completed response."""
         return [token for piece in self.path(step, candidate) for token in piece.tokens]
 
     def logprobs(self, step: int, candidate: int) -> list[float]:
-        """The sampler's log-probability of each of them, nats."""
+        """Join the sampler's log-probabilities of them, nats."""
         return [logprob for piece in self.path(step, candidate) for logprob in piece.logprobs]
 
     @property
@@ -133,15 +133,15 @@ class PreferencePair(msgspec.Struct, frozen=True):
 
 
 def query_id(prompt: str) -> str:
-    """The first 16 hexadecimal digits of the prompt's SHA-256."""
+    """Take the first 16 hexadecimal digits of the prompt's SHA-256."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
 def seed_of(*key: int | str) -> int:
-    """A 64-bit seed that depends on every part of `key` and on nothing else."""
+    """Derive a 64-bit seed that depends on every part of `key` and on nothing else."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
 
 
 def held_count(queries: int, share: float, most: int) -> int:
-    """How many of so many queries are held out: one at least where there are ten, and never all of them."""
+    """Count the queries to hold out: one at least where there are ten, and never all of them."""
     return min(max(round(share * queries), 1 if share and queries >= 10 else 0), queries - 1, most)

@@ -32,7 +32,7 @@ from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.tracking import tracked
 from genius_lite.report.write import write_report_if_possible
 from genius_lite.results.rounds import Summary
-from genius_lite.rundir.folder import BEST, EXPORT, SUMMARY, OpenRun
+from genius_lite.rundir.folder import BEST, EXPORT, SUMMARY, open_folder
 
 
 def run(
@@ -81,16 +81,16 @@ def train_round(r: Round, policy: Policy, history: History) -> None:
 def finish(session: Session, history: History) -> Summary:
     """Export the best round, and write the summary and the report."""
     session.stop.check()
-    folder, job = session.run, session.job
+    folder, job, decision = session.run, session.job, history.decision
     session.progress.enter(len(history.reports), Stage.EXPORT)
-    folder.build_json(BEST, lambda: {"round": history.best, "stopped": history.stopped})
-    exported = folder.build(EXPORT, lambda out: export(folder.path, history.best, "gguf", [], out))
+    folder.build_json(BEST, lambda: {"round": decision.best, "stopped": decision.stop})
+    exported = folder.build(EXPORT, lambda out: export(folder.path, decision.best, "gguf", [], out))
     summary = Summary(
         out=str(folder.path),
         exported=str(next(exported.glob("*.gguf"))),
-        best=history.best,
-        stopped=history.stopped,
-        halted=history.halted,
+        best=decision.best,
+        stopped=decision.stop,
+        halted=decision.halted,
         queries=len(job.queries),
         duplicates_dropped=job.duplicates,
         rounds=history.reports,
@@ -126,7 +126,7 @@ def open_run(
     progress, stop = progress or TerminalProgress(Console(quiet=True)), stop or Stop()
     out = Path(recipe.out)
     with (
-        OpenRun(out, identity) as folder,
+        open_folder(out, identity) as folder,
         progress.showing(out, job.source.path.name, len(job.queries), recipe.rounds, forecast(job)),
         tracked(recipe, out) as tracker,
     ):

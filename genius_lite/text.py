@@ -14,7 +14,7 @@ PROSE = "\n\t\u200c\u200d"
 
 
 def visible(text: str, kept: str = "") -> str:
-    """The text with every character that cannot be seen spelled out as Python does, `\\x1b`, but those in `kept`."""
+    """Spell every character that cannot be seen out as Python does, `\\x1b`, but those in `kept`."""
     if text.isprintable():
         return text
     hidden = {c for c in set(text) if c not in kept and unicodedata.category(c) in _HIDDEN}
@@ -22,25 +22,25 @@ def visible(text: str, kept: str = "") -> str:
 
 
 def brief(text: str, longest: int = 60) -> str:
-    """The text in one line of at most about `longest` characters, as a message quotes it."""
+    """Quote the text as a message does, in one line of at most about `longest` characters."""
     beginning = " ".join(text[: 4 * longest].split())
     shown = visible(beginning)
     return shown if len(shown) <= longest and len(text) <= 4 * longest else f"{shown[:longest]}..."
 
 
 def prose(text: str) -> str:
-    """Text of several lines with what cannot be seen spelled out: control characters, turns of direction."""
+    """Spell out what cannot be seen in a text of several lines: control characters, turns of direction."""
     return visible(text, PROSE)
 
 
 def cut(text: str, longest: int) -> str:
-    """At most `longest` characters of the text, and how many more there were."""
+    """Cut the text to at most `longest` characters, and say how many more there were."""
     more = len(text) - longest
     return text if more <= 0 else f"{text[:longest]}… [{more} more characters]"
 
 
 def plain(value: Any) -> Any:
-    """A JSON value whose strings are `visible`, and whose numbers JSON knows: one that is not finite becomes None."""
+    """Make the strings of a JSON value `visible`, and its numbers such as JSON knows: None if not finite."""
     if isinstance(value, str):
         return visible(value, PROSE)
     if isinstance(value, float):
@@ -57,7 +57,7 @@ NONE = "–"
 
 
 def number(value: float | None, digits: int = 2, sign: str = "", unit: str = "") -> str:
-    """`1,234.50 nats`; whole numbers have no decimals. `sign` is "+" where the sign is always shown."""
+    """Write `1,234.50 nats`; whole numbers have no decimals. `sign` is "+" where the sign is always shown."""
     if value is None:
         return NONE
     if not math.isfinite(value):
@@ -67,34 +67,34 @@ def number(value: float | None, digits: int = 2, sign: str = "", unit: str = "")
 
 
 def figure(value: float) -> str:
-    """Three significant digits."""
+    """Write three significant digits."""
     return _minus(f"{value:.3g}") if math.isfinite(value) else "not finite"
 
 
 def percent(value: float | None, digits: int = 0) -> str:
-    """A share as `31 %`."""
+    """Write a share as `31 %`."""
     return NONE if value is None else number(100 * value, digits, unit="%")
 
 
 def accuracy(value: Interval | None) -> str:
-    """`31.2 % [28.0, 34.5]`."""
+    """Write `31.2 % [28.0, 34.5]`."""
     return f"{percent(value.estimate, 1)} {interval(value)}" if value else NONE
 
 
 def interval(value: Interval) -> str:
-    """`[28.0, 34.5]`, in percent."""
+    """Write `[28.0, 34.5]`, in percent."""
     return f"[{100 * value.low:.1f}, {100 * value.high:.1f}]"
 
 
 def gain(value: Interval | None) -> str:
-    """`+3.1 [+0.4, +5.9]`, in percentage points."""
+    """Write `+3.1 [+0.4, +5.9]`, in percentage points."""
     if value is None:
         return NONE
     return _minus(f"{100 * value.estimate:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]")
 
 
 def size(value: float | None) -> str:
-    """Bytes as `145 MB`."""
+    """Write bytes as `145 MB`."""
     if value is None:
         return NONE
     unit, scale = next(((u, s) for u, s in (("GB", 1e9), ("MB", 1e6)) if value >= s), ("kB", 1e3))
@@ -103,7 +103,7 @@ def size(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """`1 h 05 min`, `2 min 03 s`, `4.8 s`."""
+    """Write `1 h 05 min`, `2 min 03 s`, `4.8 s`."""
     if seconds is None:
         return NONE
     if seconds < 59.95:

@@ -37,7 +37,7 @@ _LONG = (  # files that take a minute or more on one core: begun first, so that 
     "test_cli.py",
     "test_plan.py",
     "test_hostile_gguf.py",
-    "test_policies.py",
+    "test_stages.py",
 )
 
 

@@ -219,7 +219,7 @@ def test_a_folder_in_use_and_a_full_disk(project, monkeypatch):
     from genius_lite.rundir import folder
 
     monkeypatch.chdir(project)
-    with folder.OpenRun(Path("runs/r"), prepare(load(Path("r.yaml"))).identity()):
+    with folder.open_folder(Path("runs/r"), prepare(load(Path("r.yaml"))).identity()):
         result = genius("run", "r.yaml", cwd=project)
         assert (result.returncode, "in use by another process" in result.stderr) == (2, True)
     usage = type("usage", (), {"free": 10_000})

@@ -25,7 +25,7 @@ from genius_lite.report.summary import print_summary
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.write import write_report
 from genius_lite.run import run
-from genius_lite.rundir.folder import OpenRun, RunDir, private, refuse_links, remove
+from genius_lite.rundir.folder import RunDir, open_folder, private, refuse_links, remove
 from tests.support.models import ANY_PAIRS, tiny_gguf
 from tests.test_visible import ACTING
 
@@ -129,18 +129,18 @@ def test_private_is_private_under_any_umask(tmp_path, mask):
 
 def test_the_umask_comes_back_whatever_happens(tmp_path):
     with umask(0o027):
-        with OpenRun(tmp_path / "run", {"a": 1}):
+        with open_folder(tmp_path / "run", {"a": 1}):
             assert os.umask(0o077) == 0o077
-        with pytest.raises(UserError, match="another recipe"), OpenRun(tmp_path / "run", {"a": 2}):
+        with pytest.raises(UserError, match="another recipe"), open_folder(tmp_path / "run", {"a": 2}):
             pass
-        with pytest.raises(ZeroDivisionError), OpenRun(tmp_path / "run", {"a": 1}):
+        with pytest.raises(ZeroDivisionError), open_folder(tmp_path / "run", {"a": 1}):
             raise ZeroDivisionError
 
 
 def test_a_folder_that_was_there_keeps_its_mode(tmp_path):
     (tmp_path / "run").mkdir(mode=0o755)
     (tmp_path / "run").chmod(0o755)
-    with OpenRun(tmp_path / "run", {}) as folder:
+    with open_folder(tmp_path / "run", {}) as folder:
         folder.sub("round-1")
     assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o755
     assert stat.S_IMODE((tmp_path / "run" / "round-1").stat().st_mode) == 0o700
@@ -157,7 +157,7 @@ def test_the_cache_of_measurements_is_private(tmp_path, monkeypatch):
 @pytest.fixture
 def linked(tmp_path) -> Path:
     """A run folder with a link in it, and what that leads to."""
-    with OpenRun(tmp_path / "run", {"rounds": 1, "model": "m"}):
+    with open_folder(tmp_path / "run", {"rounds": 1, "model": "m"}):
         pass
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "precious").write_text("x")
@@ -172,7 +172,7 @@ def test_a_link_in_a_run_folder_is_not_followed(linked, name, target):
     (linked / name).parent.mkdir(exist_ok=True)
     (linked / name).symlink_to(linked.parent / target)
     for use in (
-        lambda: OpenRun(linked, {"rounds": 1, "model": "m"}).__enter__(),
+        lambda: open_folder(linked, {"rounds": 1, "model": "m"}).__enter__(),
         lambda: RunRound.of(linked, 0),
         lambda: copy_stages(RunDir(linked.parent / "other"), {"model": "m"}, [], linked),
     ):
@@ -198,7 +198,7 @@ def test_the_folder_itself_may_be_a_link_and_trackers_make_some(linked):
     (linked / "tracking" / "wandb" / "latest-run").symlink_to("run-1")
     (linked.parent / "runs").symlink_to(linked)
     refuse_links(linked.parent / "runs")
-    with OpenRun(linked.parent / "runs", {"rounds": 1, "model": "m"}):
+    with open_folder(linked.parent / "runs", {"rounds": 1, "model": "m"}):
         pass
 
 

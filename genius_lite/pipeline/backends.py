@@ -1,8 +1,12 @@
-"""Who searches the queries of a round: this machine, a server, or the nodes of a cluster."""
+"""The sampler that searches the queries of a round: this machine's, a server, or the nodes of a cluster.
+
+A further backend is a file with a `Sampler`, and a case in `open_backend`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from genius_lite.cluster.actor import HostSettings
 from genius_lite.cluster.ray import sample_on_cluster
@@ -16,12 +20,9 @@ from genius_lite.records import FailedQuery, Query, Rollout
 from genius_lite.results.rounds import Stats
 from genius_lite.rundir.folder import write_json
 from genius_lite.rundir.lines import RecordLog
-from genius_lite.sampler.client import open_sampler
+from genius_lite.sampler.client import LocalSampler, Sampler, open_sampler
 from genius_lite.sampler.messages import Sampling
 from genius_lite.weights.gguf_file import sha256
-
-HOSTS_FILE = "hosts.json"
-"""Queries by the name of the host that searched them; of the last process that sampled the round on a cluster."""
 
 
 async def search(
@@ -38,7 +39,7 @@ async def search(
         advance: called with parts of a query, one for each step.
 
     Raises:
-        UserError: the cluster of the recipe is not there, or cannot take this model.
+        UserError: the server or the cluster of the recipe is not there, or cannot take this model.
     """
     cfg = r.job.recipe.foresight
     with Vocabulary.open(r.job.source.path) as vocabulary:
@@ -61,26 +62,31 @@ async def search(
                 stepped(Rollout(rollout.query, rollout.steps[: made + 1]))
             finished(rollout)
 
-        where = r.job.recipe.sampler
-        if where.cluster != "local":
-            await _on_cluster(r, policy, queries, finished_elsewhere, failed)
+        if r.job.recipe.sampler.cluster != "local":
+            await _search_on_cluster(r, policy, queries, finished_elsewhere, failed)
             return None
-        sampling = Sampling.of(cfg)
-        if where.server:
-            in_flight = searches_in_flight(where.server.in_flight, cfg)
-            async with open_checked_server(r, policy, where.server, vocabulary, sampling, queries) as server:
-                await sample_rollouts(queries, server, cfg, r.key, in_flight, finished, failed, stepped, r.stop)
-            return None
-        settings, in_flight = policy.settings(r.engine), searches_in_flight(r.engine.slots, cfg)
-        log_file, patience = r.here / "sampler.log", where.watchdog
-        async with open_sampler(
-            policy.gguf, settings, sampling, log_file, patience=patience, say=r.progress.say
-        ) as sampler:
+        async with open_backend(r, policy, vocabulary, queries) as (sampler, slots):
+            in_flight = searches_in_flight(slots, cfg)
             await sample_rollouts(queries, sampler, cfg, r.key, in_flight, finished, failed, stepped, r.stop)
-            return await sampler.drain()
+            return await sampler.drain() if isinstance(sampler, LocalSampler) else None
 
 
-async def _on_cluster(
+@asynccontextmanager
+async def open_backend(
+    r: Round, policy: Policy, vocabulary: Vocabulary, queries: list[Query]
+) -> AsyncIterator[tuple[Sampler, int]]:
+    """Open the recipe's sampler with the policy in it; gives it with the number of branches that it decodes at once."""
+    cfg, sampling = r.job.recipe.sampler, Sampling.of(r.job.recipe.foresight)
+    if cfg.server:
+        async with open_checked_server(r, policy, cfg.server, vocabulary, sampling, queries) as server:
+            yield server, cfg.server.in_flight
+        return
+    settings, say = policy.settings(r.engine), r.progress.say
+    async with open_sampler(policy.gguf, settings, sampling, r.sampler_log, patience=cfg.watchdog, say=say) as sampler:
+        yield sampler, r.engine.slots
+
+
+async def _search_on_cluster(
     r: Round,
     policy: Policy,
     queries: list[Query],
@@ -93,5 +99,5 @@ async def _on_cluster(
     files = {sha256([path]): path for path in (policy.gguf, policy.lora) if path}
     model, lora = [*files, ""][:2]
     settings = HostSettings(model, lora, cfg, r.job.recipe.foresight, r.job.context, r.key)
-    shares = await sample_on_cluster(cfg.cluster, queries, settings, files, finished, failed, r.progress.say, r.stop)
-    write_json(r.here / HOSTS_FILE, shares)
+    counts = await sample_on_cluster(cfg.cluster, queries, settings, files, finished, failed, r.progress.say, r.stop)
+    write_json(r.here / "hosts.json", counts)  # by host; of the last process that sampled this round

@@ -1,8 +1,10 @@
-"""What a run has come to: the policy after each round, its figures, and what is decided from them."""
+"""The history of a run: the policy after each round, its figures, and what is decided from them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import msgspec
 
 from genius_lite.evaluate.cooling import at_best
 from genius_lite.evaluate.guard import alarms, guard_status, round_metrics
@@ -19,30 +21,16 @@ from genius_lite.rundir.folder import REPORT
 
 
 class History:
-    """The base model, then a round after the other. What it is told it shows, tracks, and decides by."""
+    """The base model, then a round after the other. Each is shown, tracked, and decides which policy comes next."""
 
     def __init__(self, session: Session):
         self.session = session
         self.policies: list[Policy] = [session.own]
         """What each round leaves to sample from; the first is the user's own file."""
         self.reports: list[RoundReport] = []
-        self._standings: list[RoundScore] = []
-        self._course = Decision(0, 0)
-
-    @property
-    def best(self) -> int:
-        """The round to export; 0 is the base model."""
-        return self._course.best
-
-    @property
-    def stopped(self) -> str | None:
-        """Why the run ends early, if it does."""
-        return self._course.stop
-
-    @property
-    def halted(self) -> bool:
-        """Whether that is the collapse guard's doing."""
-        return self._course.halted
+        self.decision = Decision(0, 0)
+        """The best round, which one to build on, and whether to go on."""
+        self._scores: list[RoundScore] = []
 
     @property
     def next(self) -> int:
@@ -50,12 +38,12 @@ class History:
         return len(self.reports) + 1
 
     def next_policy(self) -> Policy | None:
-        """The policy to sample the next round from; None where there is to be none."""
-        if self.stopped:
-            self.session.progress.say(f"stopped: {self.stopped}")
-        if self.stopped or len(self.reports) == self.session.job.recipe.rounds:
+        """Choose the policy to sample the next round from; None where there is to be none."""
+        if self.decision.stop:
+            self.session.progress.say(f"stopped: {self.decision.stop}")
+        if self.decision.stop or len(self.reports) == self.session.job.recipe.rounds:
             return None
-        return self.policies[self._course.build_on]
+        return self.policies[self.decision.build_on]
 
     def add_base(self, found: Evaluation) -> None:
         """Take the evaluation of the user's own file."""
@@ -66,7 +54,7 @@ class History:
             s.progress.say(f"warning: {note}")
         s.tracker.base(found)
         self._decide([RoundScore(0, found.scores)])
-        s.progress.finished(RoundReport(0, score=mean_score(found.scores)), {}, self.best)
+        s.progress.finished(RoundReport(0, score=mean_score(found.scores)), {}, self.decision.best)
 
     def add(
         self,
@@ -78,52 +66,38 @@ class History:
         found: Evaluation,
     ) -> None:
         """Take a trained round: what it learned from, the base model in its types, and the policy that it made."""
-        r.here.build_json(REPORT, lambda: self._report(r, rollouts, pairs, base, found))
-        report = r.folder.round(r.number).report
-        assert report
+
+        def make_report() -> RoundReport:
+            """Gather the round's figures, and what the collapse guard says of them; both are shown too."""
+            here = r.folder.round(r.number)
+            made = here.made()
+            assert made.training
+            metrics = round_metrics(found.signals, rollouts, pairs, made.training.accuracy, made.training.margin)
+            first = self.reports[0].metrics if self.reports else None
+            raised = alarms(r.job.recipe.guard, metrics, base.evaluation.signals, first)
+            best = at_best(base.cooled, here.responses, r.job.recipe.rounds) if base.cooled else []
+            alarm_lines = [f"{alarm.level}: {alarm.line}" for alarm in raised]
+            for line in (*evaluation_lines(found), *cooling_lines(best), *alarm_lines):
+                r.progress.say(f"round {r.number}: {line}")
+            return msgspec.structs.replace(
+                made,
+                score=mean_score(found.scores),
+                base_score=mean_score(base.evaluation.scores),
+                evaluation=found.tasks,
+                at_best=best,
+                metrics=metrics,
+                alarms=raised,
+            )
+
+        report = msgspec.convert(r.here.build_json(REPORT, make_report), RoundReport)
         self.reports.append(report)
         self.policies.append(to_sample(r, tuned))
-        against, now = RoundScore(0, base.evaluation.scores), RoundScore(r.number, found.scores, report.halted)
-        self._decide([against, *self._standings[1:], now])
+        base_score, score = RoundScore(0, base.evaluation.scores), RoundScore(r.number, found.scores, report.halted)
+        self._decide([base_score, *self._scores[1:], score])
         r.tracker.round(report)
-        r.progress.finished(RoundReport(0, score=report.base_score), {}, self.best)
-        r.progress.finished(report, guard_status(r.job.recipe.guard, report), self.best)
+        r.progress.finished(RoundReport(0, score=report.base_score), {}, self.decision.best)
+        r.progress.finished(report, guard_status(r.job.recipe.guard, report), self.decision.best)
 
-    def _decide(self, standings: list[RoundScore]) -> None:
-        self._standings = standings
-        self._course = select_checkpoint(self.session.job.recipe.evaluate, self.session.job.recipe.rounds, standings)
-
-    def _report(
-        self,
-        r: Round,
-        rollouts: Sequence[Rollout],
-        pairs: list[PreferencePair],
-        base: BaseResult,
-        found: Evaluation,
-    ) -> RoundReport:
-        """The round's figures, and what the collapse guard says of them; both are shown too."""
-        made, here = r.folder.round(r.number).made(), r.folder.round(r.number)
-        assert made.training
-        metrics = round_metrics(found.signals, rollouts, pairs, made.training.accuracy, made.training.margin)
-        first = self.reports[0].metrics if self.reports else None
-        raised = alarms(r.job.recipe.guard, metrics, base.evaluation.signals, first)
-        best = at_best(base.cooled, here.responses, r.job.recipe.rounds) if base.cooled else []
-        said = [*evaluation_lines(found), *cooling_lines(best), *(f"{alarm.level}: {alarm.line}" for alarm in raised)]
-        for line in said:
-            r.progress.say(f"round {r.number}: {line}")
-        return RoundReport(
-            r.number,
-            made.rollouts,
-            made.failed,
-            made.pairs,
-            made.pairs_left_out,
-            made.training,
-            made.quantized,
-            made.gguf_bytes,
-            score=mean_score(found.scores),
-            base_score=mean_score(base.evaluation.scores),
-            evaluation=found.tasks,
-            at_best=best,
-            metrics=metrics,
-            alarms=raised,
-        )
+    def _decide(self, scores: list[RoundScore]) -> None:
+        recipe, self._scores = self.session.job.recipe, scores
+        self.decision = select_checkpoint(recipe.evaluate, recipe.rounds, scores)

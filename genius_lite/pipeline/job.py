@@ -25,7 +25,7 @@ from genius_lite.weights.untrusted import load_untrusted
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe about which nothing can be refused any more.
+    """A recipe with its model, queries and tasks, about which nothing can be refused any more.
 
     Nothing learns from the queries in `held_out` (ids), nor from the tasks; `context` is tokens a branch.
     `watched` are the queries that show the collapse guard how the policy responds: held out, or beyond the limit.
@@ -57,7 +57,7 @@ class Job:
         return None if self.weights else quantized_twice(self.source, self.recipe.quantize.type)
 
     def under(self, recipe: Recipe) -> Job:
-        """The same model, queries and tasks under a recipe that names the same.
+        """Put the same model, queries and tasks under another recipe that names them.
 
         Raises:
             UserError: a query leaves no room for a response.
@@ -71,7 +71,7 @@ class Job:
         return replace(job, context=context_for(recipe.sampler.context, job.source, uses))
 
     def identity(self) -> dict[str, Any]:
-        """What a run folder must share with the run that made it: settings, model, queries and tasks by content.
+        """Say what a run folder must share with the run that made it: settings; model, queries and tasks by content.
 
         It is all that the folder says of its recipe, so the system message, which the model goes on to need, is there
         in words.

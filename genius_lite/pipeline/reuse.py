@@ -9,50 +9,34 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from genius_lite.records import Query, Rollout
 from genius_lite.results.evaluation import Answers, Response
-from genius_lite.rundir.folder import (
-    ANSWERS,
-    BASELINE,
-    CHECKPOINT,
-    EVALUATION,
-    RESPONSES,
-    ROLLOUTS,
-    ROUNDED,
-    RunDir,
-    refuse_links,
-    round_name,
-)
-from genius_lite.rundir.lines import Lines, line_bounds, read_records, write_records
+from genius_lite.rundir import folder
+from genius_lite.rundir.folder import RunDir, refuse_links, round_name
+from genius_lite.rundir.lines import Lines, read_records, write_records
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.weights.importing import FULL_PRECISION
 
-_EVALUATION, _ANSWERS = f"{round_name(0)}/{EVALUATION}", f"{round_name(0)}/{ANSWERS}"
-_ROLLOUTS = f"{round_name(1)}/{ROLLOUTS}"
+_EVALUATION, _ANSWERS = f"{round_name(0)}/{folder.EVALUATION}", f"{round_name(0)}/{folder.ANSWERS}"
+_ROUNDED_BASE, _ROUNDED_EVALUATION = f"{folder.ROUNDED}/{folder.BASELINE}", f"{folder.ROUNDED}/{folder.EVALUATION}"
+_ROLLOUTS = f"{round_name(1)}/{folder.ROLLOUTS}"
 
-_ROUNDED_BASE, _ITS_ANSWERS = f"{ROUNDED}/{BASELINE}", f"{ROUNDED}/{EVALUATION}"
-
+# Keys of the identity that decide what is answered to the tasks, what is evaluated, what is sampled, and so on.
 _BASE = ("model", "weights")
 _ANSWERED = ("model", "seed", "system", "tasks", "foresight.max_tokens", "evaluate", "sampler.kv_type")
+_EVALUATED = (*_ANSWERED, "watched")
 _SAMPLED = ("model", "seed", "foresight", "sampler.kv_type")
-_ROUNDED = (*_BASE, "quantize.type")
-_WHOLE = {
-    FULL_PRECISION: _BASE,
-    CHECKPOINT: _BASE,
-    _EVALUATION: (*_ANSWERED, "watched"),
-    # The base in the types of the rounds; how it was rounded depends a little on what was learned from.
-    _ROUNDED_BASE: _ROUNDED,
-}
-_NO_PART = {"rollback", "patience", "sweep"}  # of `evaluate`: they decide what follows, not what is asked
-_OF_QUERIES = {"queries", "query_samples"}  # of `evaluate`: no part in what the tasks are answered
+_ROUNDED = (*_BASE, "quantize.type")  # how it was rounded depends a little on what was learned from, too
+_DECISIONS = {"rollback", "patience", "sweep"}  # of `evaluate`: they decide what follows, not what is asked
+_QUERIES = {"queries", "query_samples"}  # of `evaluate`: no part in what the tasks are answered
 
 
-def copy_stages(folder: RunDir, identity: dict[str, Any], queries: Sequence[Query], other: Path) -> list[str]:
+def copy_stages(run: RunDir, identity: dict[str, Any], queries: Sequence[Query], other: Path) -> list[str]:
     """Link or copy into a run's folder what `other` has that would come out the same and is not there yet.
 
     Finished files are never written again, so links do; logs are copied, which grow.
@@ -70,76 +54,67 @@ def copy_stages(folder: RunDir, identity: dict[str, Any], queries: Sequence[Quer
     theirs = RunFolder(other).recipe
     refuse_links(other)
 
-    def same(keys: Sequence[str], apart: set[str] = _NO_PART) -> bool:
-        return all(_at(theirs, key, apart) == _at(identity, key, apart) for key in keys)
+    def same(keys: Sequence[str], ignored: set[str] = _DECISIONS) -> bool:
+        return all(_value(theirs, key, ignored) == _value(identity, key, ignored) for key in keys)
 
-    taken = [name for name, keys in _WHOLE.items() if same(keys) and _copy(folder, name, other)]
-    if _ROUNDED_BASE in taken and same((*_ROUNDED, *_ANSWERED, "watched")) and _copy(folder, _ITS_ANSWERS, other):
-        taken.append(_ITS_ANSWERS)  # never beside a base that this run rounded itself
-    if same(_ANSWERED, _NO_PART | _OF_QUERIES) and _copy_answers(folder, other):
+    whole = {FULL_PRECISION: _BASE, folder.CHECKPOINT: _BASE, _EVALUATION: _EVALUATED, _ROUNDED_BASE: _ROUNDED}
+    taken = [name for name, keys in whole.items() if same(keys) and _link_stage(run, name, other)]
+    # An evaluation of the rounded base never comes beside a base that this run rounded itself.
+    if _ROUNDED_BASE in taken and same((*_ROUNDED, *_EVALUATED)) and _link_stage(run, _ROUNDED_EVALUATION, other):
+        taken.append(_ROUNDED_EVALUATION)
+    if same(_ANSWERED, _DECISIONS | _QUERIES) and _copy_answers(run, other):
         taken.append("answers to the tasks")
-    if same(_SAMPLED) and (count := _copy_rollouts(folder, queries, other)):
+    if same(_SAMPLED) and (count := _copy_rollouts(run, queries, other)):
         taken.append("rollouts" if count == len(queries) else f"rollouts of {count} of {len(queries)} queries")
     return taken
 
 
-def _at(identity: dict[str, Any], dotted: str, apart: set[str]) -> Any:
+def _value(identity: dict[str, Any], dotted: str, ignored: set[str]) -> Any:
     found: Any = identity
     for key in dotted.split("."):
         found = (found or {}).get(key)
-    return {key: value for key, value in found.items() if key not in apart} if dotted == "evaluate" else found
+    return {key: value for key, value in found.items() if key not in ignored} if dotted == "evaluate" else found
 
 
-def _copy(folder: RunDir, name: str, other: Path) -> bool:
-    """A finished stage, a file or a folder, by links; whether there was one to bring."""
+def _link_stage(run: RunDir, name: str, other: Path) -> bool:
+    """Link a finished stage, a file or a folder, where it is not there yet; say whether there was one."""
     source = other / name
-    if not source.exists() or (folder / name).exists():
+    if not source.exists() or (run / name).exists():
         return False
-
-    def link(out: Path) -> None:
-        if source.is_dir():
-            shutil.copytree(source, out, copy_function=_link)
-        else:
-            _link(str(source), str(out))
-
-    _build(folder, name, link)
+    if source.is_dir():
+        run.build(name, lambda out: shutil.copytree(source, out, copy_function=_link))
+    else:
+        run.build(name, lambda out: _link(source, out))
     return True
 
 
-def _copy_answers(folder: RunDir, other: Path) -> bool:
-    """The base model's answers, where its evaluation is still to be made; whether there were any to bring."""
-    there = (folder / _EVALUATION).exists() or (folder / _ANSWERS).exists()
-    file = other / _EVALUATION / RESPONSES
-    responses = [] if there or not file.exists() else read_records(file, Response)
-    if responses:
-        each = groupby(responses, key=lambda response: (response.task, response.problem))
-        answers = (Answers(*asked, [*given]) for asked, given in each)
-        _build(folder, _ANSWERS, lambda out: write_records(out, answers))
-    return bool(responses)
-
-
-def _copy_rollouts(folder: RunDir, queries: Sequence[Query], other: Path) -> int:
-    """Those of the queries that `other` searched from the same prompt; how many there were."""
-    source = other / _ROLLOUTS
-    if not source.exists() or (folder / _ROLLOUTS).exists():
-        return 0
-    own = {query.id: query for query in queries}
-    searched = Lines(source, Rollout, line_bounds(source))
-    shared = [n for n, query in enumerate(searched.query_ids()) if query in own and searched[n].query == own[query]]
-    if shared:
-        _build(folder, _ROLLOUTS, lambda out: write_records(out, searched.pick(shared)))
-    return len(shared)
-
-
-def _build(folder: RunDir, name: str, fn: Callable[[Path], None]) -> None:
-    """A stage of the run, or of the round that `name` begins with, whose folder is made only now."""
-    room, slash, stage = name.rpartition("/")
-    (folder.sub(room) if slash else folder).build(stage, fn)
-
-
-def _link(source: str, out: str) -> None:
-    """A second name of the same file, or a copy where the file systems differ or know no links."""
+def _link(source: str | Path, out: str | Path) -> None:
+    """Give a file a second name, or copy it where the file systems differ or know no links."""
     try:
         os.link(source, out)
     except OSError:
         shutil.copyfile(source, out)
+
+
+def _copy_answers(run: RunDir, other: Path) -> bool:
+    """Copy the base model's answers where its evaluation is still to be made; say whether there were any."""
+    file = other / _EVALUATION / folder.RESPONSES
+    if not file.exists() or (run / _EVALUATION).exists() or (run / _ANSWERS).exists():
+        return False
+    responses = read_records(file, Response)
+    if responses:
+        by_problem = groupby(responses, key=lambda response: (response.task, response.problem))
+        answers = (Answers(*problem, [*given]) for problem, given in by_problem)
+        run.build(_ANSWERS, lambda out: write_records(out, answers))
+    return bool(responses)
+
+
+def _copy_rollouts(run: RunDir, queries: Sequence[Query], other: Path) -> int:
+    """Copy those of the queries that `other` searched from the same prompt; return how many there were."""
+    if (run / _ROLLOUTS).exists():
+        return 0
+    own, searched = {query.id: query for query in queries}, Lines(other / _ROLLOUTS, Rollout)
+    shared = [n for n, query in enumerate(searched.query_ids()) if query in own and searched[n].query == own[query]]
+    if shared:
+        run.build(_ROLLOUTS, lambda out: write_records(out, searched.pick(shared)))
+    return len(shared)

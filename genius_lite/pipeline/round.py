@@ -23,7 +23,7 @@ from genius_lite.weights.importing import Base
 
 @dataclass(frozen=True)
 class Policy:
-    """What samples the next round: a GGUF, and the cumulative adapter that it stands for (None: the base model).
+    """The model that samples a round: a GGUF, and the cumulative adapter that it stands for (None: the base model).
 
     Either the adapter was merged into the GGUF, or `lora` is the same adapter for llama.cpp, applied while it runs.
     """
@@ -50,7 +50,7 @@ class Session:
     group: ProcessGroup = SINGLE_PROCESS
 
     def round(self, number: int) -> Round:
-        """What the stages of a round share; round 0 is the base model, only evaluated."""
+        """Return the session at a round, for its stages; round 0 is the base model, only evaluated."""
         return Round(**{field.name: getattr(self, field.name) for field in fields(Session)}, number=number)
 
     @property
@@ -60,7 +60,7 @@ class Session:
 
     @property
     def own(self) -> Policy:
-        """The user's own file, from which the first round is sampled."""
+        """The user's own file, which samples the first round."""
         return Policy(self.job.source.path)
 
     @property
@@ -77,7 +77,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Round(Session):
-    """A session at a round."""
+    """A session at a round: what its stages are given."""
 
     number: int = 0
 
@@ -86,12 +86,17 @@ class Round(Session):
         """The round's own folder."""
         return self.run.round(self.number)
 
+    @property
+    def sampler_log(self) -> Path:
+        """What llama.cpp prints in this round."""
+        return self.here / "sampler.log"
+
     def folder_of(self, policy: Policy) -> RunDir:
-        """Where the policy's evaluation goes: of the base model, that which the rounds are told against is apart."""
+        """Return where the policy's evaluation goes; the base model that rounds are told against has its own folder."""
         return self.rounded if self.number == 0 and policy.gguf != self.job.source.path else self.here
 
     def enter(self, stage: Stage) -> None:
-        """A stage of the round begins.
+        """Begin a stage of the round.
 
         Raises:
             Stopped: the run was asked to stop.
@@ -101,7 +106,7 @@ class Round(Session):
 
     @property
     def key(self) -> tuple[int, int]:
-        """Names the round's generators."""
+        """Of the round's random generators."""
         return (self.job.recipe.seed, self.number)
 
     @property

@@ -97,7 +97,7 @@ async def _scores(
     if reordered:
         other = settings.flash_attention is False
         settings = msgspec.structs.replace(settings, flash_attention=other, kv_type="F16")
-    async with open_sampler(policy.gguf, settings, sampling, r.here / "sampler.log") as local:
+    async with open_sampler(policy.gguf, settings, sampling, r.sampler_log) as local:
         return np.concatenate([await local.score(node.parent.path, node.tokens) for node in nodes if node.parent])
 
 

@@ -6,7 +6,6 @@ generators are named by the query, not by who asks.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.round import Policy, Session
 from genius_lite.pipeline.stages import sample
 from genius_lite.progress import Progress
-from genius_lite.recipe import Recipe
+from genius_lite.recipe import Recipe, Tracking
 from genius_lite.records import FailedQuery, Rollout
 from genius_lite.report.tracking import tracked
 from genius_lite.rundir.folder import (
@@ -29,12 +28,13 @@ from genius_lite.rundir.folder import (
     POLICY,
     RECIPE,
     ROLLOUTS,
-    OpenRun,
     RunDir,
+    open_folder,
     refuse_links,
     round_name,
 )
-from genius_lite.rundir.lines import RecordLog
+from genius_lite.rundir.lines import Lines, RecordLog
+from genius_lite.rundir.reader import RoundFolder, read_json
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
 from genius_lite.weights.untrusted import load_untrusted
@@ -51,7 +51,7 @@ class Shard:
 
     @staticmethod
     def parse(text: str) -> Shard:
-        """Of `2/5`.
+        """Read a part as it is written, `2/5`.
 
         Raises:
             UserError: it is none.
@@ -65,7 +65,7 @@ class Shard:
 def sample_shard(
     recipe: Recipe, shard: Shard, number: int, model: Path | None, progress: Progress, stop: Stop
 ) -> tuple[Path, int]:
-    """Sample a shard of a round; the folder, which goes on after an interruption, and its rollouts.
+    """Sample a shard of a round; return the folder, which goes on after an interruption, and its number of rollouts.
 
     Args:
         number: of the round, from 1.
@@ -75,12 +75,12 @@ def sample_shard(
         Stopped: `stop` was asked for.
         UserError: as `prepare`; a later round without its model; a shard without queries; a folder of another shard.
     """
-    if (number == 1) != (model is None):
+    if number > 1 and not model:
         raise UserError(
             f"round {number} is sampled from what the round before made: name the run's policy.gguf with --model"
-            if model is None
-            else "--model is for rounds after the first, which is sampled from the recipe's own"
         )
+    if number == 1 and model:
+        raise UserError("--model is for rounds after the first, which is sampled from the recipe's own")
     job = prepare(recipe)
     identity = job.identity()
     sampled_from = sha256([model]) if model else identity["model"]
@@ -89,77 +89,72 @@ def sample_shard(
     if not part:
         raise UserError(f"shard {shard.number}/{shard.of} is empty: {len(job.searched)} queries are searched")
     out = Path(f"{recipe.out}-shard-{shard.number}-of-{shard.of}")
-    with OpenRun(out, identity) as folder, tracked(_untracked(recipe), folder.path) as tracker:
+    untracked = recipe.model_copy(update={"tracking": Tracking()})
+    with open_folder(out, identity) as run, tracked(untracked, out) as tracker:
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
-        nothing_imported = Base(job.source, folder / CHECKPOINT)
-        session = Session(replace(job, queries=part), nothing_imported, engine, folder, progress, stop, tracker)
+        nothing_imported = Base(job.source, run / CHECKPOINT)
+        session = Session(replace(job, queries=part), nothing_imported, engine, run, progress, stop, tracker)
         policy = Policy(load_untrusted(model).path if model else job.source.path)
-        return folder.path, len(sample(session.round(number), policy))
+        return out, len(sample(session.round(number), policy))
 
 
 def merge_shards(out: Path, shards: Sequence[Path], say: Callable[[str], None]) -> int:
-    """Add what shards hold to a run, which may be new; its queries of that round that are over then.
+    """Add what shards hold to a run, which may be new; return how many queries of that round are over then.
 
     A query that the run has already stays as it is, so shards may overlap, and be merged twice.
 
     Raises:
         UserError: a folder is no shard, or of another recipe, model or round than the run or the first shard.
     """
-    common, where = _identity_of(shards[0])
+    identity, origin = _identity_of(shards[0])
     for shard in shards:
-        if _identity_of(shard) != (common, where):
+        if _identity_of(shard) != (identity, origin):
             raise UserError(f"{shard} and {shards[0]} are of different recipes, models or rounds; nothing was merged")
-    number = where["round"]
-    with OpenRun(out, common) as folder:
+    number = origin["round"]
+    with open_folder(out, identity) as run:
         if number > 1:
-            _require_model(folder, number, where["model"])
-        here = folder.round(number)
+            _require_model(run, number, origin["model"])
+        here = run.round(number)
         log, failures = RecordLog(here / ROLLOUTS, Rollout), RecordLog(here / FAILED_FILE, FailedQuery)
         over = {*log.records.query_ids(), *failures.records.query_ids()}
         for shard in shards:
-            before = len(over)
-            _add(log, shard / round_name(number) / ROLLOUTS, over)
-            _add(failures, shard / round_name(number) / FAILED_FILE, over)
+            before, there = len(over), RoundFolder(number, shard / round_name(number))
+            _add(log, there.rollouts, over)
+            _add(failures, there.failed, over)
             say(f"{shard}: {len(over) - before} queries of round {number} are new")
         log.close()
         failures.close()
         return len(over)
 
 
-def _add(target: RecordLog[T], file: Path, over: set[str]) -> None:
-    """Append the records of a file whose queries are not over yet."""
-    source = RecordLog(file, target.records.kind)
-    for query, record in zip(source.records.query_ids(), source.records, strict=True):
+def _add(log: RecordLog[T], records: Lines[T], over: set[str]) -> None:
+    """Append the records whose queries are not over yet."""
+    for query, record in zip(records.query_ids(), records, strict=True):
         if query not in over:
-            target.append(record)
+            log.append(record)
             over.add(query)
-    source.close()
-
-
-def _untracked(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"tracking": type(recipe.tracking)()})
 
 
 def _identity_of(shard: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of the run that a shard is for; and the round and the model that it was sampled from, whichever part it is."""
-    recorded = shard / RECIPE
-    identity = json.loads(recorded.read_text(encoding="utf-8")) if recorded.is_file() else {}
+    """Read the identity of the run that a shard is for, and the round and the model that it was sampled from."""
+    identity = read_json(shard / RECIPE) or {}
     if "shard" not in identity:
         raise UserError(f"{shard} is no shard; genius-lite sample RECIPE --shard I/N makes one")
     refuse_links(shard)
-    where = identity.pop("shard")
-    del where["part"]
-    return identity, where
+    origin = identity.pop("shard")
+    del origin["part"]
+    return identity, origin
 
 
-def _require_model(folder: RunDir, number: int, expected: str) -> None:
+def _require_model(run: RunDir, number: int, expected: str) -> None:
     """Refuse rollouts that another policy sampled than the one that the run has made for this round."""
-    made, beside = (folder / round_name(number - 1) / name for name in (POLICY, LORA))
-    if beside.exists():
+    before = run / round_name(number - 1)
+    made = before / POLICY
+    if (before / LORA).exists():
         raise UserError(
-            f"{folder.path} samples round {number} with an adapter at run time, which shards cannot; run it where it is"
+            f"{run.path} samples round {number} with an adapter at run time, which shards cannot; run it where it is"
         )
     if not made.is_file():
-        raise UserError(f"{folder.path} has no model for round {number} yet; merge when round {number - 1} is finished")
+        raise UserError(f"{run.path} has no model for round {number} yet; merge when round {number - 1} is finished")
     if sha256([made]) != expected:
         raise UserError(f"these shards were sampled from another model than {made}; nothing was merged")

@@ -13,51 +13,42 @@ import msgspec
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stopped, UserError
 from genius_lite.evaluate.checkers import extract_answer
-from genius_lite.evaluate.cooling import shares
-from genius_lite.evaluate.record import Evaluation, read_evaluation, read_own, write_evaluation
-from genius_lite.evaluate.signals import signals
+from genius_lite.evaluate.record import Evaluation
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
-from genius_lite.pipeline.answers import answers_to_held_out, answers_to_tasks, cooled
+from genius_lite.machine.bench import file_speed
 from genius_lite.pipeline.backends import search
+from genius_lite.pipeline.evaluation import cool, evaluate
 from genius_lite.pipeline.job import Job
-from genius_lite.pipeline.policies import baseline, next_policy, to_sample
 from genius_lite.pipeline.round import Policy, Round, Session, note_time
 from genius_lite.progress import Progress, Stage
+from genius_lite.recipe import QuantType, TargetType
 from genius_lite.records import FailedQuery, PreferencePair, Rollout
-from genius_lite.results.evaluation import Answers, Cooled
-from genius_lite.results.rounds import Stats, total_stats
-from genius_lite.rundir.folder import (
-    ADAPTER,
-    ANSWERS,
-    CHECKPOINT,
-    COOLED,
-    EVALUATION,
-    FAILED_FILE,
-    IMPORTANCE,
-    LEFT_OUT,
-    PAIRS,
-    ROLLOUTS,
-    TRAINED,
-    RunDir,
-    remove,
-    write_json,
-)
-from genius_lite.rundir.lines import RecordLog
-from genius_lite.rundir.reader import RoundFolder
+from genius_lite.report.summary import kept_lines
+from genius_lite.results.evaluation import Cooled
+from genius_lite.results.rounds import Quantized, ScoredMargin
+from genius_lite.rundir import folder
+from genius_lite.rundir.folder import RunDir, remove, write_json
+from genius_lite.rundir.lines import RecordLog, read_records, write_records
 from genius_lite.weights import gguf_file, imatrix
 from genius_lite.weights.full_precision import write_full_precision
+from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.imatrix import IMATRIX_FILE
 from genius_lite.weights.importing import FULL_PRECISION, Base, import_checkpoint
-from genius_lite.weights.merge import BASE_FILE, merged_bytes
+from genius_lite.weights.lora import write_lora
+from genius_lite.weights.merge import BASE_FILE, Adapter, Kept, merge, merged_bytes, planned_types, round_base
+from genius_lite.weights.quantize import type_name, types_bytes
+from genius_lite.weights.retained import check, one_of_each
 
 __all__ = ["evaluate", "evaluate_base", "import_base", "next_policy", "pair", "sample", "to_sample", "train"]
 
 COMPARED = 8  # rollouts that learner and sampler both score
+KEEPING: tuple[QuantType, ...] = ("Q8_0", "F16")
+"""Types for a round whose own type lost what was learned; of F16 the least update is left."""
 
 
-def import_base(job: Job, folder: RunDir, progress: Progress) -> Base:
-    """The learner's copy of the model: of the GGUF itself, or of full-precision weights in its place."""
+def import_base(job: Job, run: RunDir, progress: Progress) -> Base:
+    """Make the learner's copy of the model: of the GGUF itself, or of full-precision weights in its place."""
 
     def full_precision(weights: Path, out: Path) -> None:
         out.mkdir()
@@ -69,31 +60,33 @@ def import_base(job: Job, folder: RunDir, progress: Progress) -> Base:
         with progress.stage("import", matrices, "matrices") as advance:
             import_checkpoint(source, out, advance, job.recipe.model.weights or job.recipe.model.gguf)
         give_memory_back()
-        note_time(folder, Stage.IMPORT, time.monotonic() - start, matrices)
+        note_time(run, Stage.IMPORT, time.monotonic() - start, matrices)
 
     source, weights = job.source, job.weights
     if weights:
-        made = folder.build(FULL_PRECISION, lambda out: full_precision(weights, out))
+        made = run.build(FULL_PRECISION, lambda out: full_precision(weights, out))
         source = gguf_file.read(made / source.path.name)
-    base = Base(source, folder.build(CHECKPOINT, hf_checkpoint))
+    base = Base(source, run.build(folder.CHECKPOINT, hf_checkpoint))
     base.check()  # which notes where the file lies now
     return base
 
 
 def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
-    """The round's rollouts, in the order of the queries; those of an earlier, interrupted run are kept.
-
-    They are read from their file whenever they are asked for: those of many queries fit into no memory.
+    """Search the round's queries; those of an earlier, interrupted run are kept.
 
     Queries whose search the sampler does not survive are set aside: `failed.jsonl` has them with the reason.
+
+    Returns:
+        The rollouts in the order of the queries, read from their file whenever they are asked for: those of many
+        queries fit into no memory.
 
     Raises:
         UserError: no query is left.
         Stopped: the run was asked to stop.
     """
     r.enter(Stage.ROLLOUTS)
-    queries, log = r.job.searched, RecordLog(r.here / ROLLOUTS, Rollout)
-    failures = RecordLog(r.here / FAILED_FILE, FailedQuery)
+    queries, log = r.job.searched, RecordLog(r.here / folder.ROLLOUTS, Rollout)
+    failures = RecordLog(r.here / folder.FAILED_FILE, FailedQuery)
     over = {*log.records.query_ids(), *failures.records.query_ids()}
     if missing := [q for q in queries if q.id not in over]:
         r.progress.searched_before(log.records)
@@ -108,12 +101,12 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
     failures.close()
     place = {query: number for number, query in enumerate(log.records.query_ids())}
     if not place:
-        raise UserError(f"round {r.number}: the sampler survived no query; {r.here / 'sampler.log'} has its last words")
+        raise UserError(f"round {r.number}: the sampler survived no query; {r.sampler_log} has its last words")
     return log.records.pick(place[q.id] for q in queries if q.id in place)
 
 
 def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
-    """The pairs to learn from; `filtered.json` counts the steps that each of the recipe's filters left without one.
+    """Make the pairs to learn from; `filtered.json` counts the steps that each filter of the recipe left without one.
 
     Raises:
         UserError: none is left.
@@ -121,23 +114,23 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
     r.enter(Stage.PAIRS)
     cfg, tau = r.job.recipe.pairs, r.job.recipe.foresight.tau
 
-    def make() -> list[PreferencePair]:
+    def make(out: Path) -> None:
         with Vocabulary.open(r.job.source.path) as vocabulary:
             kept, left_out = preference_pairs(rollouts, cfg, tau, r.key, lambda t: extract_answer(vocabulary.decode(t)))
-        write_json(r.here / LEFT_OUT, left_out)
+        write_json(r.here / folder.LEFT_OUT, left_out)
         if not kept:
             counted = ", ".join(f"{name} {count}" for name, count in left_out.items() if count)
             cause = "no query gave two different responses; raise foresight.temperature or candidates"
             if counted:
                 cause = f"the filters of `pairs` left none ({counted}); loosen them"
             raise UserError(f"round {r.number}: no pair to learn from: {cause}")
-        return kept
+        write_records(out, kept)
 
-    return r.here.build_records(PAIRS, make, PreferencePair)
+    return read_records(r.here.build(folder.PAIRS, make), PreferencePair)
 
 
 def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list[PreferencePair]) -> Path:
-    """The cumulative adapter, with the base's hash, the importance matrix and the training's figures beside it."""
+    """Train the cumulative adapter; the base's hash, the importance matrix and the training's figures are beside it."""
     # torch takes seconds to import; nothing before this stage needs it.
     from genius_lite.learner.logprob_mismatch import Sample
     from genius_lite.learner.train import Training, passes, train_adapter
@@ -154,71 +147,23 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         )
         compared = rollouts[:: max(1, len(rollouts) // COMPARED)][:COMPARED]
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]
-        training = Training(
-            r.base.hf_checkpoint,
-            start,
-            pairs,
-            samples,
-            cfg,
-            device,
-            precision,
-            r.key,
-            work,
-            own_weights=r.job.weights is None,
-        )
+        base, own = r.base.hf_checkpoint, r.job.weights is None
+        training = Training(base, start, pairs, samples, cfg, device, precision, r.key, work, own_weights=own)
         total, done = passes(training)
         stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "passes", done=done)
         with stage as advance, with_workers(r.group, training):
             report = train_adapter(training, out, advance, r.progress.say, r.tracker.update, r.stop, r.group)
-        imatrix.write(out / IMPORTANCE, r.base.tensor_map, f"{len(pairs)} preference pairs", out / IMATRIX_FILE)
-        remove(out / IMPORTANCE)
+        imatrix.write(out / folder.IMPORTANCE, r.base.tensor_map, f"{len(pairs)} preference pairs", out / IMATRIX_FILE)
+        remove(out / folder.IMPORTANCE)
         write_json(out / BASE_FILE, {"sha256": r.base.sha256})
         give_memory_back()
         seconds = time.monotonic() - began
-        write_json(out / TRAINED, msgspec.structs.replace(report, seconds=seconds))
+        write_json(out / folder.TRAINED, msgspec.structs.replace(report, seconds=seconds))
         note_time(r.here, Stage.TRAIN, seconds, total)
 
-    adapter = r.here.build(ADAPTER, make)
+    adapter = r.here.build(folder.ADAPTER, make)
     remove(r.here / "training")
     return adapter
-
-
-def evaluate(r: Round, policy: Policy) -> Evaluation:
-    """Let the policy answer the tasks and the held-out queries, beside the base model's answers.
-
-    In round 0 it is the base model: the user's own file, or `baseline`, which is kept apart where it is another file.
-    Answers to the tasks that an earlier, interrupted run has are kept.
-
-    Raises:
-        Stopped: the run was asked to stop.
-    """
-    here = r.folder_of(policy)
-    if r.number or not (here / EVALUATION).exists():  # every round asks for the base's, which is there by then
-        r.enter(Stage.EVALUATE)
-    start, ended = time.monotonic(), list[Stats]()
-
-    def make(out: Path) -> None:
-        out.mkdir()
-        log = RecordLog(here / ANSWERS, Answers)
-        known = len(log.records)
-
-        def note() -> None:
-            tokens = sum(response.tokens for answers in log.records[known:] for response in answers.responses)
-            note_time(here, Stage.EVALUATE, time.monotonic() - start, tokens, total_stats(ended))
-
-        try:
-            answers = answers_to_tasks(r, policy, log, ended.append)
-        except Stopped:
-            note()
-            raise
-        log.close()
-        seen, failures = answers_to_held_out(r, policy, ended.append)
-        write_evaluation(out, answers, signals(seen) if seen else None, failures)
-        note()
-
-    here.build(EVALUATION, make)
-    remove(here / ANSWERS)
-    return read_evaluation(r.folder, r.number, r.job.recipe.rounds) if r.number else read_own(RoundFolder(0, here.path))
 
 
 @dataclass(frozen=True)
@@ -239,21 +184,105 @@ def evaluate_base(r: Session, adapter: Path) -> BaseResult:
     return BaseResult(evaluate(start, base), cool(start, base))
 
 
-def cool(start: Round, policy: Policy) -> Cooled | None:
-    """The base model, which was evaluated, at the best temperature of the recipe's sweep; None without a problem.
+def baseline(r: Session, adapter: Path) -> Policy:
+    """Round the base model as `next_policy` rounds, which is what rounds are told against; written once a run.
 
-    Raises:
-        Stopped: the run was asked to stop.
+    It is the base's own file where every tensor keeps its type.
     """
-    here = start.folder_of(policy)
+    if (r.rounded / folder.BASELINE).exists():
+        return r.baseline
+    kind, like, learned = r.job.recipe.quantize.type, r.job.source, Adapter.load(adapter, r.base)
 
-    def log(temperature: float) -> RecordLog[Answers]:
-        return RecordLog(here / f"cooling-{temperature:g}.jsonl", Answers)
+    def make(out: Path) -> None:
+        began, size = time.monotonic(), types_bytes(r.base.gguf, types)
+        with r.progress.stage(f"base model: {type_name(like, kind)}", size, "MB", 1e-6) as advance:
+            round_base(r.base, learned, kind, out, advance, like)
+        note_time(r.rounded, Stage.MERGE, time.monotonic() - began, size)
 
-    known = start.folder.base.responses
-    if not shares(known, choosing=True) or not shares(known, choosing=False):
-        return None  # no task, or none that llama.cpp survives
-    found = here.build_json(COOLED, lambda: cooled(start, policy, known, log))
-    for temperature in start.job.recipe.evaluate.sweep:
-        remove(here / f"cooling-{temperature:g}.jsonl")
-    return msgspec.convert(found, Cooled)
+    types = planned_types(r.base, learned, kind, like)
+    if types != {t.name: t.type for t in r.base.gguf.tensors}:
+        r.rounded.build(folder.BASELINE, make)
+    return r.baseline
+
+
+def next_policy(r: Round, adapter: Path, pairs: list[PreferencePair]) -> Policy:
+    """Merge the policy after this round into one GGUF, which is evaluated, and exported if it is the best.
+
+    How much of the update it keeps is known when it is written. In the first round (`quantize.check`) llama.cpp scores
+    some pairs with it too.
+
+    Args:
+        pairs: of the round.
+    """
+    r.enter(Stage.MERGE)
+    cfg = r.job.recipe.quantize
+
+    def make(out: Path) -> None:
+        began, learned = time.monotonic(), Adapter.load(adapter, r.base)
+        rounded = gguf_file.read(baseline(r, adapter).gguf)
+
+        def write(kind: TargetType) -> tuple[str, Kept]:
+            like, name = r.job.source, type_name(r.job.source, kind)
+            size = types_bytes(r.base.gguf, planned_types(r.base, learned, kind, like))
+            with r.progress.stage(f"round {r.number}: {name}", size, "MB", 1e-6) as advance:
+                own = rounded if kind == cfg.type else None
+                return name, merge(r.base, learned, kind, out, advance, like=like, rounded=own)
+
+        wider, (name, kept) = list(KEEPING), write(cfg.type)
+        while loses := kept.loses(cfg.keep):
+            share = f"{kept.share or 0:.1%} of what was learned, less than {cfg.keep:.0%}"
+            r.progress.say(f"warning: {name} keeps {share}")
+            if not wider:
+                break
+            name, kept = write(wider.pop(0))
+        scored = _score(r, out, adapter, pairs) if cfg.checks(r.number) else None
+        note_time(r.here, Stage.MERGE, time.monotonic() - began, out.stat().st_size)
+        widened, digest = len(wider) < len(KEEPING), sha256([out])
+        found = Quantized(name, kept.share, not loses, widened, kept.error, kept.by_matrix, scored, digest)
+        # Before the file has its name: what stands there without it was cut off, and is written anew.
+        remove(r.here / folder.QUANTIZED)
+        r.here.build_json(folder.QUANTIZED, lambda: found)
+        for line in kept_lines(found):
+            r.progress.say(line)
+
+    return Policy(r.here.build(folder.POLICY, make), adapter)
+
+
+def _score(r: Round, made: Path, adapter: Path, pairs: list[PreferencePair]) -> ScoredMargin | None:
+    """Let llama.cpp score pairs with the file, with its base, and with the adapter at run time."""
+    lora, chosen = r.here / f"{folder.LORA}.partial", one_of_each(pairs)
+    write_lora(r.base, adapter, lora)
+    with r.progress.stage(f"round {r.number}: check", len(chosen), "questions") as advance:
+        found = check(made, r.baseline.gguf, lora, chosen, r.engine, r.sampler_log)
+        advance(len(chosen))
+    remove(lora)
+    return found
+
+
+def to_sample(r: Round, tuned: Policy) -> Policy:
+    """Choose what the next round samples from: the round's GGUF, or its adapter at the side of the base.
+
+    The recipe's `policy` says which; `auto` takes the faster one, measured after the first round. Where the wanted type
+    does not keep what was learned, and a wider file was made, it is the adapter.
+    """
+    assert tuned.adapter
+    adapter, mode, quantized = tuned.adapter, r.job.recipe.policy, r.folder.round(r.number).quantized
+    lost = not quantized or quantized.widened or not quantized.keeps
+    if r.last or (mode == "merge" and not lost):
+        return tuned
+    if lost:
+        wanted = type_name(r.job.source, r.job.recipe.quantize.type)
+        r.progress.say(f"round {r.number + 1} samples with the adapter at run time, as {wanted} loses too much")
+    lora = r.here.build(folder.LORA, lambda out: write_lora(r.base, adapter, out))
+    adapted = Policy(r.baseline.gguf, adapter, lora)
+    if lost or mode == "adapter":
+        return adapted
+
+    def measure() -> dict[str, float]:
+        """Tokens a second."""
+        merged, beside = (file_speed(policy.gguf, policy.settings(r.engine)) for policy in (tuned, adapted))
+        r.progress.say(f"{beside:.0f} tokens/s with the adapter at run time, {merged:.0f} merged")
+        return {"merged": merged, "adapter": beside}
+
+    speeds = r.rounded.build_json("speeds.json", measure)
+    return adapted if speeds["adapter"] > speeds["merged"] else tuned

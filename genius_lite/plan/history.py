@@ -20,7 +20,7 @@ from genius_lite.rundir.folder import (
     EXPORT,
     RECIPE,
     TIMINGS,
-    OpenRun,
+    open_folder,
     remove,
     round_name,
     write_json,
@@ -128,7 +128,7 @@ def drop_rehearsal(out: Path, identity: dict[str, Any]) -> None:
         return
     recorded = RunFolder(out).recipe
     another = any(recorded.get(key) != identity[key] for key in ("model", "weights"))
-    with OpenRun(out, recorded) as folder:
+    with open_folder(out, recorded) as folder:
         for name in [FOLDER, *([] if same else [FOUND]), *(imported if another else [])]:
             remove(folder / name)
         write_json(folder / RECIPE, identity, indent=2)

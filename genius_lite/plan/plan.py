@@ -21,7 +21,7 @@ from genius_lite.plan.seconds import Known, stage_cost
 from genius_lite.plan.shape import Machine
 from genius_lite.plan.suggestions import Suggestion, advice, suggest
 from genius_lite.progress import ROUND_STAGES, SILENT, Progress, Stage
-from genius_lite.rundir.folder import OpenRun
+from genius_lite.rundir.folder import RunDir, open_folder
 from genius_lite.rundir.reader import RunFolder
 
 _BUSY = 0.1  # share of the cores that other programs may take before it is said
@@ -111,11 +111,11 @@ def plan(job: Job, progress: Progress, *, rehearsal: bool = True, temporary: boo
 
 
 @contextmanager
-def _folder(out: Path, identity: dict[str, Any], temporary: bool) -> Iterator[OpenRun]:
+def _folder(out: Path, identity: dict[str, Any], temporary: bool) -> Iterator[RunDir]:
     """Hold the run's folder, or one that goes again."""
     with (
         tempfile.TemporaryDirectory(prefix="genius-lite-") as name,
-        OpenRun(Path(name, "run") if temporary else out, identity) as run,
+        open_folder(Path(name, "run") if temporary else out, identity) as run,
     ):
         yield run
 

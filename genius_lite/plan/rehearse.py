@@ -33,7 +33,7 @@ from genius_lite.plan.tokens import ANY_PAIRS, packed
 from genius_lite.progress import Advance, Progress, Silent, Stage
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.tracking import tracked
-from genius_lite.rundir.folder import OpenRun, RunDir, remove
+from genius_lite.rundir.folder import RunDir, remove
 from genius_lite.rundir.reader import RoundFolder
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.quantize import quantized_bytes
@@ -45,7 +45,7 @@ _LIBRARIES = 6.0  # seconds of an import, in which torch and transformers are lo
 _MERGE, _ROUND = 1.0, 0.5  # of an import's time takes a merge, and rounding the base: Qwen2.5-1.5B, to Q8_0
 
 
-def rehearse(job: Job, run: OpenRun, engine: EngineSettings, progress: Progress) -> Rates:
+def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) -> Rates:
     """Import the model into the run's folder, and run a small round beside it.
 
     Args:

@@ -11,18 +11,14 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import filelock
 import msgspec
 
 from genius_lite.errors import NonFiniteError, UserError
-from genius_lite.rundir.lines import read_records, write_records
-
-T = TypeVar("T")
 
 # A run's files: its identity, the learner's copy of the model (with a note of where that came from), what was chosen,
 # what it came to, the exported model, the files of experiment trackers, and what each stage took.
@@ -44,7 +40,7 @@ REPORT = "report.json"
 
 
 def round_name(number: int | str) -> str:
-    """The name of a round's folder; round 0 is the base model."""
+    """Name the folder of a round; round 0 is the base model."""
     return f"round-{number}"
 
 
@@ -58,43 +54,40 @@ class RunDir:
         return self.path / name
 
     def sub(self, name: str) -> RunDir:
-        """A folder of stages inside this one."""
+        """Make a folder of stages inside this one."""
         (self.path / name).mkdir(exist_ok=True)
         return RunDir(self.path / name)
 
     def round(self, number: int) -> RunDir:
-        """The folder of a round."""
+        """Make the folder of a round."""
         return self.sub(round_name(number))
 
     def build(self, name: str, fn: Callable[[Path], object]) -> Path:
-        """The stage `name`, made by `fn(partial_path)` unless it is there already.
+        """Have `fn(partial_path)` make the stage `name`, a file or a folder, unless it is there already.
 
-        `fn` writes a file or a folder at the path it is given. If it raises, the final name does not appear.
+        If it raises, the final name does not appear. A stage of a folder inside this one is `FOLDER/NAME`.
         """
         final, partial = self.path / name, self.path / f"{name}.partial"
         if final.exists():
             return final
+        final.parent.mkdir(exist_ok=True)
         remove(partial)
         fn(partial)
         for file in [*partial.rglob("*"), partial]:
             _sync(file)
         partial.rename(final)
-        _sync(self.path)
+        _sync(final.parent)
         return final
 
     def build_json(self, name: str, fn: Callable[[], Any]) -> Any:
-        """A stage that is one JSON document; returns the document."""
+        """Make a stage that is one JSON document; return the document."""
         path = self.build(name, lambda p: write_json(p, fn(), indent=2))
         return json.loads(path.read_text(encoding="utf-8"))
 
-    def build_records(self, name: str, fn: Callable[[], list[T]], kind: type[T]) -> list[T]:
-        """A stage that is a list of records, one JSON line each; returns the records."""
 
-        return read_records(self.build(name, lambda path: write_records(path, fn())), kind)
-
-
-class OpenRun(RunDir):
-    """A run folder held by this process: `with OpenRun(path, identity) as folder`.
+@contextmanager
+def open_folder(path: Path, identity: dict[str, Any]) -> Iterator[RunDir]:
+    """Hold a run folder, which may be new, for this process alone.
 
     What is created meanwhile, here or elsewhere, is for its user alone, whatever the umask: questions and responses may
     be personal. A folder that was there before keeps its mode, which somebody chose.
@@ -105,35 +98,21 @@ class OpenRun(RunDir):
     Raises:
         UserError: the folder belongs to another recipe, is in use, is no run folder, or has a link in it.
     """
-
-    def __init__(self, path: Path, identity: dict[str, Any]):
-        super().__init__(path)
-        self.identity = identity
-        self.lock = filelock.FileLock(path / "lock", timeout=0)
-
-    def __enter__(self) -> OpenRun:
-        with ExitStack() as stack:
-            stack.enter_context(private())
-            self._hold(stack)
-            self._held = stack.pop_all()
-        return self
-
-    def _hold(self, stack: ExitStack) -> None:
-        recorded = self.path / RECIPE
-        if self.path.exists() and not recorded.exists() and {p.name for p in self.path.iterdir()} - {"lock"}:
-            raise UserError(f"{self.path} holds other files and is no run folder; name another `out`")
-        self.path.mkdir(parents=True, exist_ok=True)
+    folder = RunDir(path)
+    if path.exists() and not (path / RECIPE).exists() and {p.name for p in path.iterdir()} - {"lock"}:
+        raise UserError(f"{path} holds other files and is no run folder; name another `out`")
+    with private():
+        path.mkdir(parents=True, exist_ok=True)
         try:
-            stack.enter_context(self.lock)
+            lock = filelock.FileLock(path / "lock").acquire(timeout=0)
         except filelock.Timeout:
-            raise UserError(f"{self.path} is in use by another process; wait for it or name another `out`") from None
-        refuse_links(self.path)
-        held = self.build_json(RECIPE, lambda: self.identity)
-        if changed := _difference(held, self.identity):
-            raise UserError(f"{self.path} was made by another recipe ({changed}); name another `out`, or delete it")
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None):
-        self._held.close()
+            raise UserError(f"{path} is in use by another process; wait for it or name another `out`") from None
+        with lock:
+            refuse_links(path)
+            recorded = folder.build_json(RECIPE, lambda: identity)
+            if changed := _difference(recorded, identity):
+                raise UserError(f"{path} was made by another recipe ({changed}); name another `out`, or delete it")
+            yield folder
 
 
 def remove(path: Path) -> None:
@@ -146,7 +125,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def private() -> Iterator[None]:
-    """What this process creates in the block is for its user alone: files 0600, folders 0700, whatever the umask."""
+    """Keep what this process creates in the block for its user alone: files 0600, folders 0700, whatever the umask."""
     earlier = os.umask(0o077)
     try:
         yield
@@ -180,7 +159,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, indent: int = 0) -> None:
-    """A JSON document. Infinity, for which JSON has no word, is written as 1e999: Python and JavaScript read that so.
+    """Write a JSON document, with infinity, for which JSON has no word, as 1e999: Python and JavaScript read that so.
 
     Raises:
         NonFiniteError: a number is NaN; where it stands is named.
@@ -204,7 +183,7 @@ def _for_json(value: Any, where: str) -> Any:
 
 
 def free_disk(folder: Path) -> int:
-    """Free bytes of the disk that a folder is, or will be, on."""
+    """Count the free bytes of the disk that a folder is, or will be, on."""
     existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     return shutil.disk_usage(existing).free
 
@@ -234,9 +213,9 @@ def _sync(path: Path) -> None:
 
 
 def _difference(old: Any, new: Any, at: str = "") -> str:
-    """The first key that differs, as `foresight.beams: 2 there, 3 here`."""
+    """Name the first key that differs, as `foresight.beams: 2 there, 3 here`; empty if none does."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(k for k in new if k not in old)]:
+        for key in {**old, **new}:
             if found := _difference(old.get(key), new.get(key), f"{at}.{key}".lstrip(".")):
                 return found
         return ""

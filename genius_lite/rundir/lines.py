@@ -22,16 +22,20 @@ _ID = re.compile(rb'\{"query(?:_id":|":\{"id":)"([0-9a-f]+)"')
 class Lines(Sequence[T], Generic[T]):
     """The records of a file, each read from it whenever it is asked for; a part of them is such a sequence too.
 
+    The file may be missing, or growing: a last line that is not whole yet is left out.
+
     Args:
-        bounds: where each line begins, and where the last one ends; it may grow.
+        bounds: where each line begins, and where the last one ends, which may grow; those of now if not given.
         places: which lines, by number from 0; all if not given.
 
     Reading raises UserError where a line is damaged; it is named.
     """
 
-    def __init__(self, path: Path, kind: type[T], bounds: array[int], places: Sequence[int] | None = None):
+    def __init__(
+        self, path: Path, kind: type[T], bounds: array[int] | None = None, places: Sequence[int] | None = None
+    ):
         self.path, self.kind = path, kind
-        self._bounds, self._chosen = bounds, places
+        self._bounds, self._chosen = line_bounds(path) if bounds is None else bounds, places
         self._decode = msgspec.json.Decoder(kind).decode
 
     def __len__(self) -> int:
@@ -55,12 +59,12 @@ class Lines(Sequence[T], Generic[T]):
             return self._read(file, self._places[index])
 
     def pick(self, indices: Iterable[int]) -> Lines[T]:
-        """Some of the records, in this order."""
+        """Choose some of the records, in this order."""
         places = self._places
         return Lines(self.path, self.kind, self._bounds, [places[i] for i in indices])
 
     def query_ids(self) -> list[str]:
-        """Of records that begin with a query, or with its id; the rest of the line is not read."""
+        """List the query of each record, which begins with it or with its id; the rest of the line is not read."""
         if not self:
             return []
         ids = []
@@ -91,7 +95,7 @@ class RecordLog(Generic[T]):
 
     def __init__(self, path: Path, kind: type[T]):
         self.path = path
-        self._bounds = line_bounds(path) if path.exists() else array("q", [0])
+        self._bounds = line_bounds(path)
         self.records = Lines(path, kind, self._bounds)
         self._file = path.open("ab", buffering=0)
         self._drop_torn()
@@ -118,8 +122,10 @@ class RecordLog(Generic[T]):
 
 
 def line_bounds(path: Path) -> array[int]:
-    """Where each line of a file begins, and where the last one ends; what follows the last line end is no line."""
+    """Find where each line of a file begins, and where the last one ends; what follows the last line end is no line."""
     bounds, before = array("q", [0]), 0
+    if not path.exists():
+        return bounds
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             at = 0
@@ -130,7 +136,7 @@ def line_bounds(path: Path) -> array[int]:
 
 
 def read_records(path: Path, kind: type[T]) -> list[T]:
-    """The records of a JSON-lines file that genius-lite wrote.
+    """Read all records of a JSON-lines file that genius-lite wrote.
 
     Raises:
         UserError: a line is damaged; it is named.
@@ -141,7 +147,7 @@ def read_records(path: Path, kind: type[T]) -> list[T]:
 
 
 def write_records(path: Path, records: Iterable[Any]) -> None:
-    """One JSON line for each record; of an iterator no more than one is in memory."""
+    """Write a JSON line for each record; of an iterator no more than one is in memory."""
     with path.open("wb") as file:
         file.writelines(msgspec.json.encode(record) + b"\n" for record in records)
 
@@ -154,5 +160,5 @@ def _decoded(decode: Any, line: bytes, path: Path, number: int) -> Any:
 
 
 def _query_id(record: Any) -> str:
-    """Of a line that someone else has written anew, with spaces or other fields first."""
+    """Find the query of a line that someone else has written anew, with spaces or other fields first."""
     return record.query.id if hasattr(record, "query") else record.query_id

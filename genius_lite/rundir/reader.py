@@ -6,8 +6,6 @@ The one reader of run folders: reports, views, plans, comparisons and exports al
 from __future__ import annotations
 
 import json
-from array import array
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,40 +16,18 @@ from genius_lite.progress import Stage
 from genius_lite.records import FailedQuery, PreferencePair, Rollout, held_count
 from genius_lite.results.evaluation import Response, Signals
 from genius_lite.results.rounds import Quantized, RolloutFigures, RoundReport, Summary, Timing, TrainReport
-from genius_lite.rundir.folder import (
-    ADAPTER,
-    BASELINE,
-    BEST,
-    CHECKPOINT,
-    EVALUATION,
-    EXPORT,
-    FAILED_FILE,
-    LEFT_OUT,
-    PAIRS,
-    POLICY,
-    QUANTIZED,
-    RECIPE,
-    REPORT,
-    RESPONSES,
-    ROLLOUTS,
-    ROUNDED,
-    SIGNALS,
-    SOURCE,
-    SUMMARY,
-    TIMINGS,
-    TRAINED,
-    round_name,
-)
-from genius_lite.rundir.lines import Lines, line_bounds
+from genius_lite.rundir import folder
+from genius_lite.rundir.folder import round_name
+from genius_lite.rundir.lines import Lines
 
 T = TypeVar("T")
 
 _MADE = {
-    Stage.ROLLOUTS: PAIRS,
-    Stage.PAIRS: PAIRS,
-    Stage.TRAIN: ADAPTER,
-    Stage.MERGE: POLICY,
-    Stage.EVALUATE: EVALUATION,
+    Stage.ROLLOUTS: folder.PAIRS,
+    Stage.PAIRS: folder.PAIRS,
+    Stage.TRAIN: folder.ADAPTER,
+    Stage.MERGE: folder.POLICY,
+    Stage.EVALUATE: folder.EVALUATION,
 }
 """What is there once a stage of a round is over. Rollouts are when pairs were made of them."""
 
@@ -68,7 +44,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        found = read_json(path / RECIPE)
+        found = read_json(path / folder.RECIPE)
         if not isinstance(found, dict):
             raise UserError(f"{path} is no run folder; name the `out` of a recipe")
         self.recipe: dict[str, Any] = found
@@ -77,12 +53,12 @@ class RunFolder:
     @property
     def imported(self) -> bool:
         """Whether the learner's copy of the model is there."""
-        return (self.path / CHECKPOINT).exists()
+        return (self.path / folder.CHECKPOINT).exists()
 
     @property
     def source(self) -> dict[str, Any]:
         """Where the model came from; empty before it is imported."""
-        return read_json(self.path / CHECKPOINT / SOURCE) or {}
+        return read_json(self.path / folder.CHECKPOINT / folder.SOURCE) or {}
 
     @property
     def queries(self) -> int:
@@ -107,7 +83,7 @@ class RunFolder:
         return [self.round(number) for number in sorted(int(n) for n in found if n.isdecimal()) if number]
 
     def round(self, number: int) -> RoundFolder:
-        """Round `number`, begun or not; 0 is the base model that rounds are told against."""
+        """Return round `number`, begun or not; 0 is the base model that rounds are told against."""
         return RoundFolder(number, self.path / round_name(number)) if number else self.base
 
     @property
@@ -118,13 +94,13 @@ class RunFolder:
     @property
     def base(self) -> RoundFolder:
         """The base model that rounds are told against: in their types, where the user's file has others."""
-        rounded = RoundFolder(0, self.path / ROUNDED)
+        rounded = RoundFolder(0, self.path / folder.ROUNDED)
         return rounded if rounded.done(Stage.EVALUATE) else self.own
 
     @property
     def rounded_base(self) -> Path | None:
         """The base model in the types of the rounds, if the run made a file of it."""
-        made = self.path / ROUNDED / BASELINE
+        made = self.path / folder.ROUNDED / folder.BASELINE
         return made if made.exists() else None
 
     @property
@@ -135,33 +111,33 @@ class RunFolder:
     @property
     def best(self) -> int | None:
         """The round that was chosen; None before it is decided."""
-        found = read_json(self.path / BEST)
+        found = read_json(self.path / folder.BEST)
         return found["round"] if found else None
 
     @property
     def summary(self) -> Summary | None:
         """What the finished run says of itself."""
-        return read_typed(self.path / SUMMARY, Summary)
+        return read_typed(self.path / folder.SUMMARY, Summary)
 
     @property
     def exported(self) -> list[Path]:
         """The GGUFs of its export."""
-        return sorted((self.path / EXPORT).glob("*.gguf"))
+        return sorted((self.path / folder.EXPORT).glob("*.gguf"))
 
     @property
     def checksums(self) -> dict[str, str]:
         """File of the export -> SHA-256."""
-        file = self.path / EXPORT / "SHA256SUMS"
+        file = self.path / folder.EXPORT / "SHA256SUMS"
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
     def stage_seconds(self) -> dict[Stage, float]:
-        """What each stage took in the latest round in which it is over; the base model's evaluation may stand in."""
+        """Say what each stage took in the latest round that finished it; the base model's evaluation may stand in."""
         found: dict[Stage, float] = {}
         for here in (self.own, *self.rounds):
-            seconds = {Stage(timing.stage): timing.seconds for timing in here.totals}
-            found |= {stage: seconds[stage] for stage in _MADE if stage in seconds and here.done(stage)}
-            found |= {Stage.PAIRS: 0.0} if here.done(Stage.PAIRS) else {}
+            found |= {Stage(total.stage): total.seconds for total in here.totals if here.done(Stage(total.stage))}
+            if here.done(Stage.PAIRS):
+                found[Stage.PAIRS] = 0.0
         return found
 
 
@@ -172,22 +148,22 @@ class RoundFolder:
         self.number, self.path = number, path
 
     def done(self, stage: Stage) -> bool:
-        """Whether a stage of this round is over."""
+        """Say whether a stage of this round is over."""
         return (self.path / _MADE[stage]).exists()
 
     @property
     def adapter(self) -> Path:
-        return self.path / ADAPTER
+        return self.path / folder.ADAPTER
 
     @property
     def policy(self) -> Path:
         """The round's GGUF."""
-        return self.path / POLICY
+        return self.path / folder.POLICY
 
     @property
     def timings(self) -> list[Timing]:
         """A line for each stage; for one that was interrupted a line for each part."""
-        return list(growing(self.path / TIMINGS, Timing))
+        return list(Lines(self.path / folder.TIMINGS, Timing))
 
     @property
     def totals(self) -> list[Timing]:
@@ -197,68 +173,64 @@ class RoundFolder:
             found[timing.stage] = found[timing.stage].plus(timing) if timing.stage in found else timing
         return list(found.values())
 
+    def total(self, stage: Stage) -> Timing | None:
+        """Say what a stage took, over all interruptions; None if it was never run."""
+        return next((timing for timing in self.totals if timing.stage == stage), None)
+
     @property
     def rollouts(self) -> Lines[Rollout]:
-        return growing(self.path / ROLLOUTS, Rollout)
+        return Lines(self.path / folder.ROLLOUTS, Rollout)
 
     @property
     def failed(self) -> Lines[FailedQuery]:
         """Queries that the sampler does not survive."""
-        return growing(self.path / FAILED_FILE, FailedQuery)
+        return Lines(self.path / folder.FAILED_FILE, FailedQuery)
 
     @property
     def pairs(self) -> Lines[PreferencePair]:
-        return growing(self.path / PAIRS, PreferencePair)
+        return Lines(self.path / folder.PAIRS, PreferencePair)
 
     @property
     def training(self) -> TrainReport | None:
-        return read_typed(self.path / ADAPTER / TRAINED, TrainReport)
+        return read_typed(self.path / folder.ADAPTER / folder.TRAINED, TrainReport)
 
     @property
     def quantized(self) -> Quantized | None:
-        return read_typed(self.path / QUANTIZED, Quantized)
+        return read_typed(self.path / folder.QUANTIZED, Quantized)
 
     @property
     def signals(self) -> Signals | None:
         """Of the responses to held-out queries; None where there is none."""
-        return read_typed(self.path / EVALUATION / SIGNALS, Signals)
+        return read_typed(self.path / folder.EVALUATION / folder.SIGNALS, Signals)
 
     @property
     def responses(self) -> list[Response]:
         """To the problems of the tasks; none before they are all there."""
-        return list(growing(self.path / EVALUATION / RESPONSES, Response))
+        return list(Lines(self.path / folder.EVALUATION / folder.RESPONSES, Response))
 
     @property
     def report(self) -> RoundReport | None:
         """The finished round's report."""
-        return read_typed(self.path / REPORT, RoundReport)
-
-    def figures(self) -> RoundReport:
-        """The round's report, or what its files say before that is written."""
-        return self.report or self.made()
+        return read_typed(self.path / folder.REPORT, RoundReport)
 
     def made(self) -> RoundReport:
-        """The figures of a round's files, without its evaluation."""
-        rollouts, pairs, seconds = self.rollouts, self.pairs, sum(t.seconds for t in self._sampling)
-        rate = sum(t.amount for t in self._sampling) / seconds if seconds else None
+        """Gather the figures of a round's files, without its evaluation."""
+        rollouts, pairs, sampling = self.rollouts, self.pairs, self.total(Stage.ROLLOUTS)
+        rate = sampling.amount / sampling.seconds if sampling and sampling.seconds else None
         return RoundReport(
             self.number,
             rollouts=RolloutFigures.of(rollouts, rate) if rollouts else None,
             failed=len(self.failed),
             pairs=len(pairs) if self.done(Stage.PAIRS) else None,
-            pairs_left_out=read_json(self.path / LEFT_OUT) or {},
+            pairs_left_out=read_json(self.path / folder.LEFT_OUT) or {},
             training=self.training,
             quantized=self.quantized,
             gguf_bytes=self.policy.stat().st_size if self.policy.exists() else None,
         )
 
-    @cached_property
-    def _sampling(self) -> list[Timing]:
-        return [timing for timing in self.timings if timing.stage == Stage.ROLLOUTS]
-
 
 def read_json(path: Path) -> Any:
-    """The document; None where it is missing, or not whole."""
+    """Read a document; None where it is missing, or not whole."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -266,7 +238,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_typed(path: Path, kind: type[T]) -> T | None:
-    """The document as a record; None where it is missing, or not whole.
+    """Read a document as a record; None where it is missing, or not whole.
 
     Raises:
         UserError: it is another kind of document.
@@ -277,8 +249,3 @@ def read_typed(path: Path, kind: type[T]) -> T | None:
         return msgspec.convert(found, kind)
     except msgspec.ValidationError as e:
         raise UserError(f"{path} was made by another version of genius-lite, which can read it: {e}") from None
-
-
-def growing(path: Path, kind: type[T]) -> Lines[T]:
-    """The records of a file, which may be missing, or growing: a last line that is not whole yet is left out."""
-    return Lines(path, kind, line_bounds(path) if path.exists() else array("q", [0]))

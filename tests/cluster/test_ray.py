@@ -22,7 +22,7 @@ from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Samp
 from genius_lite.records import Rollout
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.tracking import Tracker
-from genius_lite.rundir.folder import OpenRun
+from genius_lite.rundir.folder import open_folder
 from genius_lite.rundir.lines import read_records
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.importing import Base
@@ -90,7 +90,7 @@ def rollouts(recipe: Recipe, address: str) -> tuple[dict[str, Rollout], list[str
     job = prepare(recipe.model_copy(update={"sampler": recipe.sampler.model_copy(update={"cluster": address})}))
     progress, said = TerminalProgress(Console(quiet=True)), []
     progress.say = said.append
-    with OpenRun(Path(recipe.out), job.identity()) as folder:
+    with open_folder(Path(recipe.out), job.identity()) as folder:
         slots, parked = recipe.sampler.slots, recipe.sampler.parked
         assert isinstance(slots, int)
         assert isinstance(parked, int)

@@ -6,7 +6,7 @@ import pytest
 
 from genius_lite.errors import UserError
 from genius_lite.plan.history import History, drop_rehearsal, look_back
-from genius_lite.rundir.folder import OpenRun
+from genius_lite.rundir.folder import open_folder
 
 MINE = {"model": "a", "weights": None, "rounds": 1}
 
@@ -15,7 +15,7 @@ MINE = {"model": "a", "weights": None, "rounds": 1}
 def run(tmp_path):
     """A folder as a plan leaves it."""
     run = tmp_path / "run"
-    with OpenRun(run, MINE):
+    with open_folder(run, MINE):
         (run / "hf-checkpoint").mkdir()
         (run / "timings.jsonl").write_text(json.dumps({"stage": "import", "seconds": 7.5, "amount": 1}) + "\n")
         (run / "rehearsal.json").write_text("{}")
@@ -44,7 +44,7 @@ def test_a_plan_binds_nobody(run):
     assert json.loads((run / "recipe.json").read_text()) == changed
     assert (run / "hf-checkpoint").is_dir()
     assert not (run / "rehearsal.json").exists()
-    with OpenRun(run, changed):
+    with open_folder(run, changed):
         pass
 
 
@@ -66,10 +66,10 @@ def test_a_run_is_no_plan(run, made):
     before = sorted(run.iterdir())
     drop_rehearsal(run, {**MINE, "rounds": 2})
     assert sorted(run.iterdir()) == before
-    with pytest.raises(UserError, match="was made by another recipe"), OpenRun(run, {**MINE, "rounds": 2}):
+    with pytest.raises(UserError, match="was made by another recipe"), open_folder(run, {**MINE, "rounds": 2}):
         pass
 
 
 def test_a_folder_in_use_is_left_alone(run):
-    with OpenRun(run, MINE), pytest.raises(UserError, match="in use"):
+    with open_folder(run, MINE), pytest.raises(UserError, match="in use"):
         drop_rehearsal(run, {**MINE, "rounds": 2})

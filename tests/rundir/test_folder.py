@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.records import Query
-from genius_lite.rundir.folder import OpenRun, RunDir, remove, require_space, write_json, write_text
+from genius_lite.rundir.folder import RunDir, open_folder, remove, require_space, write_json, write_text
 from genius_lite.rundir.lines import RecordLog, read_records
 
 QUERY = Query("id", "text", [1, 2])
@@ -68,25 +68,25 @@ def test_a_damaged_line_is_named(tmp_path):
 
 
 def test_a_folder_refuses_another_recipe_and_names_the_difference(tmp_path):
-    with OpenRun(tmp_path / "run", {"foresight": {"beams": 2}}):
+    with open_folder(tmp_path / "run", {"foresight": {"beams": 2}}):
         pass
     with (
         pytest.raises(UserError, match=r"another recipe \(foresight.beams: 2 there, 3 here\)"),
-        OpenRun(tmp_path / "run", {"foresight": {"beams": 3}}),
+        open_folder(tmp_path / "run", {"foresight": {"beams": 3}}),
     ):
         pass
 
 
 def test_a_folder_in_use_is_refused_and_freed_afterwards(tmp_path):
-    with OpenRun(tmp_path / "run", {}), pytest.raises(UserError, match="in use"), OpenRun(tmp_path / "run", {}):
+    with open_folder(tmp_path / "run", {}), pytest.raises(UserError, match="in use"), open_folder(tmp_path / "run", {}):
         pass
-    with OpenRun(tmp_path / "run", {}):
+    with open_folder(tmp_path / "run", {}):
         pass
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="no run folder"), OpenRun(tmp_path, {}):
+    with pytest.raises(UserError, match="no run folder"), open_folder(tmp_path, {}):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
