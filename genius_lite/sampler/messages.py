@@ -131,7 +131,7 @@ class Alive(msgspec.Struct, frozen=True, tag=True):
     """Nothing to say for a second, but at work."""
 
 
-class Stats(msgspec.Struct, frozen=True, tag=True):
+class Stats(msgspec.Struct, tag=True):
     """Totals since the start: tokens; seconds in llama.cpp, in sampling and altogether busy; peak memory in bytes."""
 
     sampled: int = 0
