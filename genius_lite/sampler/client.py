@@ -99,7 +99,7 @@ class LocalSampler:
 
     @property
     def pid(self) -> int:
-        """Of the worker."""
+        """Return the process id of the worker."""
         assert self._worker
         return self._worker.process.pid
 

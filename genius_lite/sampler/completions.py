@@ -241,7 +241,7 @@ class Completions:
             if len(rest) > _LONGEST_LINE:
                 raise Failure("sent a line without an end")
 
-    def _decoded(self, data: bytes, kind: type[T]) -> T:
+    def _decoded(self, data: bytes | bytearray, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(data, type=kind)
         except (msgspec.DecodeError, RecursionError) as e:
