@@ -19,13 +19,13 @@ from genius_lite.records import Query, held_count, query_id, seed_of
 from genius_lite.text import brief
 
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
-"""Of query files: the suffix, and what Hugging Face datasets calls it."""
+"""Suffixes of query files, and what Hugging Face datasets calls each."""
 
 _BYTE_ORDER_MARK = "\ufeff"
 
 
 class Selected(NamedTuple):
-    """The recipe's queries in order; questions beyond its limit; and how many repeats were dropped."""
+    """Hold the recipe's queries in order; questions beyond its limit; and how many repeats were dropped."""
 
     queries: list[Query]
     beyond: list[Query]
@@ -33,7 +33,7 @@ class Selected(NamedTuple):
 
 
 def select(cfg: Queries, vocabulary: Vocabulary, beyond: int = 0) -> Selected:
-    """The recipe's queries, and the next `beyond` questions of the source at most, which nothing is learned from.
+    """Select the recipe's queries, and up to `beyond` further questions of the source, which nothing is learned from.
 
     Blank questions are dropped; shuffling comes before `limit`.
 
@@ -53,7 +53,7 @@ def select(cfg: Queries, vocabulary: Vocabulary, beyond: int = 0) -> Selected:
 
 
 def hold_out(ids: list[str], share: float, seed: int, most: int) -> frozenset[str]:
-    """About `share` of the queries, the same in every round: they are watched, and nothing learns from them.
+    """Choose about `share` of the queries, the same in every round: they are watched, and nothing learns from them.
 
     One at least where there are ten, and never all of them, nor more than `most`, which are all that is watched.
     """
@@ -62,7 +62,7 @@ def hold_out(ids: list[str], share: float, seed: int, most: int) -> frozenset[st
 
 
 def read(cfg: Queries) -> list[str]:
-    """Every question of the source, in its order.
+    """Return every question of the source, in its order.
 
     Raises:
         UserError: as `select`.
@@ -70,38 +70,33 @@ def read(cfg: Queries) -> list[str]:
     if cfg.source.startswith(Prefix.HUB):
         return _from_hub(cfg)
     path = Path(cfg.source)
-    _check_file(path)
-    with _reading(path) as rows:
-        texts = _column(rows, "text" if FORMATS[path.suffix] == "text" else cfg.column, str(path))
+    with _rows(path) as rows:
+        texts = _column(rows, "text" if path.suffix == ".txt" else cfg.column, str(path))
     return [text.removeprefix(_BYTE_ORDER_MARK) if number == 0 else text for number, text in enumerate(texts)]
 
 
 def text_columns(path: Path) -> dict[str, str]:
-    """The columns of a file that hold text, each with the first row's.
+    """Return the columns of a file that hold text, each with the first row's.
 
     Raises:
         UserError: it cannot be read, or has no row.
     """
-    _check_file(path)
-    with _reading(path) as rows:
+    with _rows(path) as rows:
         first = next(iter(rows), None)
     if first is None:
         raise UserError(f"{path}: no question in it; one is needed at least")
     return {name: value for name, value in first.items() if isinstance(value, str)}
 
 
-def _check_file(path: Path) -> None:
+@contextmanager
+def _rows(path: Path) -> Iterator[Any]:
+    """Open a file as its rows."""
     if not path.is_file():
         raise UserError(f"{path}: no such query file")
     if path.suffix not in FORMATS:
         raise UserError(f"{path}: a query file is one of {' '.join(FORMATS)}")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the query file is empty")
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Any]:
-    """The rows of a file."""
     import datasets
     import pyarrow
     from datasets.exceptions import DatasetGenerationError
@@ -113,12 +108,7 @@ def _reading(path: Path) -> Iterator[Any]:
     try:
         files = glob.escape(str(path))  # it would be a pattern
         yield datasets.load_dataset(kind, data_files=files, split="train", streaming=True, **options)
-    except (
-        DatasetGenerationError,
-        pyarrow.ArrowException,
-        ValueError,
-        UnicodeError,
-    ) as e:
+    except (DatasetGenerationError, pyarrow.ArrowException, ValueError) as e:  # UnicodeError is a ValueError
         raise UserError(f"{path}: cannot be read as {kind}: {_first_line(e)}") from None
 
 

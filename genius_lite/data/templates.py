@@ -8,6 +8,7 @@ the same limits. `python -m genius_lite.data.templates` is that process, told fi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from genius_lite.data.sandbox import LimitedProcess, LimitError, serve
@@ -35,7 +36,7 @@ class Renderer:
         self._process = LimitedProcess("genius_lite.data.templates", opening, seconds=seconds, memory=memory)
 
     def render(self, messages: Sequence[Message], *, generation: bool = True) -> str:
-        """A conversation as the template writes it; `generation` opens the assistant's answer.
+        """Return a conversation as the template writes it; `generation` opens the assistant's answer.
 
         Raises:
             UserError: the template is broken, refuses these messages, or goes beyond a limit.
@@ -53,13 +54,8 @@ class Renderer:
         self._process.close()
 
 
-def _renders(opening: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, str]]:
-    render = _template(opening["template"], opening["variables"])
-    return lambda conversation: _rendered(render, conversation)
-
-
-def _template(template: str, variables: dict[str, str]) -> Callable[..., str]:
-    """A function that renders; the template is compiled when it is first called."""
+def _start(opening: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, str]]:
+    """Return what renders a conversation with the opening's template."""
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -68,36 +64,34 @@ def _template(template: str, variables: dict[str, str]) -> Callable[..., str]:
 
     env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     env.globals["raise_exception"] = refuse
-    compiled: list[jinja2.Template] = []
 
-    def render(messages: list[Message], generation: bool) -> str:
-        if not compiled:
-            compiled.append(env.from_string(template))
-        return compiled[0].render(messages=messages, add_generation_prompt=generation, tools=None, **variables)
+    @cache
+    def compiled() -> jinja2.Template:  # with the first conversation, and thus within its limits
+        return env.from_string(opening["template"])
+
+    def render(conversation: dict[str, Any]) -> dict[str, str]:
+        """Reply with the text or a reason. What else a template may raise ends this process: an answer too."""
+        messages, generation = conversation["messages"], conversation["generation"]
+        try:
+            text = compiled().render(
+                messages=messages, add_generation_prompt=generation, tools=None, **opening["variables"]
+            )
+            text.encode()  # half a character is no text
+        except MemoryError:
+            return {"reason": "it takes too much memory"}
+        except RecursionError:
+            return {"reason": "it calls itself without end"}
+        except (
+            *(jinja2.TemplateError, SyntaxError, TypeError, ValueError, ArithmeticError),
+            *(LookupError, AttributeError, AssertionError, RuntimeError, NameError),
+        ) as e:
+            return {"reason": brief(str(e) or type(e).__name__, 200)}
+        if len(text) > _LONGEST:
+            return {"reason": f"it writes more than {_LONGEST} characters"}
+        return {"text": text}
 
     return render
 
 
-def _rendered(render: Callable[..., str], conversation: dict[str, Any]) -> dict[str, str]:
-    """The reply. What else a template may raise ends this process, which is an answer too."""
-    import jinja2
-
-    try:
-        text = render(conversation["messages"], conversation["generation"])
-        text.encode()  # half a character is no text
-    except MemoryError:
-        return {"reason": "it takes too much memory"}
-    except RecursionError:
-        return {"reason": "it calls itself without end"}
-    except (
-        *(jinja2.TemplateError, SyntaxError, TypeError, ValueError, ArithmeticError),
-        *(LookupError, AttributeError, AssertionError, RuntimeError, NameError),
-    ) as e:
-        return {"reason": brief(str(e) or type(e).__name__, 200)}
-    if len(text) > _LONGEST:
-        return {"reason": f"it writes more than {_LONGEST} characters"}
-    return {"text": text}
-
-
 if __name__ == "__main__":
-    serve(_renders)
+    serve(_start)

@@ -37,7 +37,7 @@ class Vocabulary:
     @classmethod
     @contextmanager
     def open(cls, path: Path) -> Iterator[Vocabulary]:
-        """The vocabulary of a GGUF file, without its weights.
+        """Open the vocabulary of a GGUF file, without its weights.
 
         Raises:
             UserError: llama.cpp cannot read it.
@@ -62,7 +62,7 @@ class Vocabulary:
         return found.decode("utf-8", errors="replace") if found else None
 
     def prompt(self, question: str, system: str | None = None) -> list[int]:
-        """Tokens of a conversation that waits for the assistant's answer to `question`.
+        """Return the tokens of a conversation that waits for the assistant's answer to `question`.
 
         A model without a template gets the question as it is. Text that looks like a special token, or becomes one
         together with what the template writes beside it, is kept as text: the question is then tokenized apart from the
@@ -80,21 +80,23 @@ class Vocabulary:
                 return tokens
         if len(around) < 2:
             raise UserError("the model's chat template changes the question; it cannot hold special-token text")
-        asked, (first, *others) = self.encode(question, special=False), around
-        return self.encode_rendered(first) + [
-            token for text in others for token in (*asked, *self.encode(text, special=True))
-        ]
+        return self._joined(around, self.encode(question, special=False))
 
     def _around(self, system: str | None) -> tuple[list[str], list[int]]:
-        """What the template writes before, between and after the places of a question, and the special tokens there."""
+        """Return what the template writes before, between and after its questions, and the special tokens there."""
         if system not in self._arounds:
-            first, *others = around = self.render(_messages(_PLACEHOLDER, system)).split(_PLACEHOLDER)
-            tokens = self.encode_rendered(first) + [t for text in others for t in self.encode(text, special=True)]
-            self._arounds[system] = around, [token for token in tokens if token in self._specials]
+            around = self.render(_messages(_PLACEHOLDER, system)).split(_PLACEHOLDER)
+            specials = [token for token in self._joined(around, []) if token in self._specials]
+            self._arounds[system] = around, specials
         return self._arounds[system]
 
+    def _joined(self, around: list[str], question: list[int]) -> list[int]:
+        """Return the tokens of what the template writes, with those of the question between."""
+        first, *others = [self.encode_rendered(around[0]), *(self.encode(text, special=True) for text in around[1:])]
+        return first + [token for other in others for token in (*question, *other)]
+
     def render(self, messages: list[dict[str, str]], *, generation: bool = True) -> str:
-        """A conversation as the model's chat template writes it; `generation` opens the assistant's answer.
+        """Return a conversation as the model's chat template writes it; `generation` opens the assistant's answer.
 
         Raises:
             UserError: there is no template, it is broken, or it refuses these messages.
@@ -111,11 +113,11 @@ class Vocabulary:
             self._renderer.close()
 
     def encode_rendered(self, text: str) -> list[int]:
-        """Token ids of a rendered conversation; the model's BOS is added unless the template wrote it."""
+        """Return the token ids of a rendered conversation; the model's BOS is added unless the template wrote it."""
         return self.encode(text, special=True, bos=not text.startswith(self.bos_text or "\0"))
 
     def encode(self, text: str, *, special: bool, bos: bool = False) -> list[int]:
-        """Token ids; `special` reads special-token text as the token, `bos` adds it if the model wants one."""
+        """Return token ids; `special` reads special-token text as the token, `bos` adds it if the model wants one."""
         raw = text.encode()
         room = len(raw) + 8
         buffer = (llama_cpp.llama_token * room)()
@@ -125,7 +127,7 @@ class Vocabulary:
         return list(buffer[:count])
 
     def decode(self, tokens: list[int]) -> str:
-        """Text of tokens; special tokens have none."""
+        """Return the text of tokens; special tokens have none."""
         return b"".join(self.pieces[t] for t in tokens).decode("utf-8", errors="replace")
 
     @cached_property
@@ -138,6 +140,11 @@ class Vocabulary:
         """Which tokens end a response, bool (vocabulary,)."""
         is_end = llama_cpp.llama_vocab_is_eog
         return np.array([is_end(self.handle, token) for token in range(self.size)], dtype=bool)
+
+    @cached_property
+    def delimiter(self) -> StepDelimiter:
+        """What ends a step of a response."""
+        return StepDelimiter(self.pieces)
 
     @property
     def bos_text(self) -> str:
@@ -155,7 +162,7 @@ class Vocabulary:
         return bool(llama_cpp.llama_vocab_get_add_bos(self.handle))
 
     def special_text(self, token: int) -> str:
-        """The text of a token, a special one's too; empty for a negative id, which is none."""
+        """Return the text of a token, a special one's too; empty for a negative id, which is none."""
         return self._piece(token, special=True).decode("utf-8", errors="replace") if token >= 0 else ""
 
     @cached_property
@@ -191,7 +198,7 @@ class StepDelimiter:
         self._text_then_break = np.array([b"\n" in p.lstrip() for p in pieces])
 
     def ends_step(self, token: int, has_text: bool) -> bool:
-        """Whether `token` ends a step whose earlier tokens held non-blank text, or did not."""
+        """Say whether `token` ends a step whose earlier tokens held non-blank text, or did not."""
         return bool(self._text_then_break[token] or (has_text and self._breaks[token]))
 
 

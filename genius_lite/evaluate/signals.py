@@ -10,7 +10,7 @@ from statistics import fmean
 
 import msgspec
 
-from genius_lite.foresight.repetition import loops
+from genius_lite.foresight.filters import loops
 from genius_lite.records import Finish
 from genius_lite.results.evaluation import Signals
 

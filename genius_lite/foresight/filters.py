@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from genius_lite.foresight.repetition import loops
 from genius_lite.recipe import Pairs
 from genius_lite.records import PreferencePair, Rollout
 
 FILTERS = ("gap", "looping", "truncated", "length", "agreement")
 """In the order in which they look at a pair."""
+
+_LONGEST_UNIT = 32  # tokens: a sentence or two
+_REPEATS = 3  # of the unit, the last one perhaps cut off
+_STRETCH = 24  # tokens that the repetition must cover, so that a unit of 6 or fewer is said 4 times at least
 
 Answer = Callable[[list[int]], str | None]
 """The final answer that the tokens of a response state, or None; equal answers are equal strings."""
@@ -28,11 +31,11 @@ class Vote:
         self._rollout, self._answer = rollout, answer
 
     def stated(self, response: list[int]) -> str | None:
-        """The final answer of one of the responses; None without one, and of a response that was cut off."""
+        """Return the final answer of one of the responses; None without one, and of a response that was cut off."""
         return self._stated[tuple(response)]
 
     def votes(self, response: list[int]) -> int:
-        """For its answer, its own included."""
+        """Count the votes for its answer, its own included."""
         stated = self.stated(response)
         return 0 if stated is None else self._votes[stated]
 
@@ -57,7 +60,7 @@ class Vote:
 
 
 def unfit(response: list[int], ended: bool, cfg: Pairs, vote: Vote) -> bool:
-    """Whether a filter refuses every pair with this chosen response, whatever the rejected one is.
+    """Say whether a filter refuses every pair with this chosen response, whatever the rejected one is.
 
     Args:
         ended: whether the response came to its end.
@@ -71,7 +74,7 @@ def unfit(response: list[int], ended: bool, cfg: Pairs, vote: Vote) -> bool:
 
 
 def refusal(pair: PreferencePair, cfg: Pairs, vote: Vote) -> str | None:
-    """The first filter that refuses the pair; None if all let it pass. The costly ones look only if asked for.
+    """Return the first filter that refuses the pair; None if all let it pass. The costly ones look only if asked for.
 
     - gap: f of the chosen response exceeds that of the rejected one by less than `min_gap`, nats per token.
     - looping: the chosen, or either, response ends in a repetition.
@@ -99,16 +102,39 @@ def refusal(pair: PreferencePair, cfg: Pairs, vote: Vote) -> str | None:
 
 
 def _judged(setting: str) -> int:
-    """How many of (chosen, rejected) a filter looks at."""
+    """Count how many of (chosen, rejected) a filter looks at."""
     return {"keep": 0, "chosen": 1, "either": 2}[setting]
 
 
 def _agreed(pair: PreferencePair, share: float, vote: Vote) -> bool:
-    """Whether the vote is for the chosen response's answer, and the rejected one's is another."""
+    """Say whether the vote is for the chosen response's answer, and the rejected one's is another."""
     another = vote.stated(pair.rejected_tokens) not in (None, vote.stated(pair.chosen_tokens))
     return _backed(pair.chosen_tokens, share, vote) and (another or not vote.total)
 
 
 def _backed(response: list[int], share: float, vote: Vote) -> bool:
-    """Whether the response's answer has this share of the votes, if there are any."""
+    """Say whether the response's answer has this share of the votes, if there are any."""
     return not vote.total or vote.votes(response) / vote.total >= share
+
+
+def loops(tokens: Sequence[int]) -> bool:
+    """Say whether a response ends in one unit of up to 32 tokens, said three times or more, over 24 tokens at least.
+
+    Such responses are likely to themselves, so that foresight rewards them. Repeating makes the next repetition
+    likelier (Xu et al., "Learning to Break the Loop", arXiv 2206.02369), so that a loop seldom stops before the token
+    limit, and the stretch can be asked to be long. "1, 1, 1", "ha ha ha", a ruler or a table's separator are shorter; a
+    list whose numbers count on has units that differ. A loop counts wherever the limit cut it, also within a unit; one
+    last token may break it, as the end token does. What was said again and again but left behind does not count. Only
+    the last 97 tokens are looked at.
+    """
+    tail = tokens[-_LONGEST_UNIT * _REPEATS - 1 :]
+    return _ends_in_loop(tail) or _ends_in_loop(tail[:-1])
+
+
+def _ends_in_loop(tokens: Sequence[int]) -> bool:
+    return any(_repeats(tokens, unit) for unit in range(1, _LONGEST_UNIT + 1))
+
+
+def _repeats(tokens: Sequence[int], unit: int) -> bool:
+    stretch = max(_STRETCH, _REPEATS * unit)
+    return len(tokens) >= stretch and all(tokens[-i] == tokens[-i - unit] for i in range(1, stretch - unit + 1))

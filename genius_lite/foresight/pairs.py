@@ -21,7 +21,7 @@ _AGREEING = 2  # votes, at least: a single response agrees with nobody
 def preference_pairs(
     rollouts: Iterable[Rollout], cfg: Pairs, tau: float, key: tuple[int | str, ...], answer: Answer
 ) -> tuple[list[PreferencePair], dict[str, int]]:
-    """The quintuples (x, T_w, A_w, T_l, A_l) of some rollouts, in their order.
+    """Choose the quintuples (x, T_w, A_w, T_l, A_l) of some rollouts, in their order.
 
     - `choose: best`: the chosen response has the highest f of its step. The rejected one is drawn from F without it,
       or uniformly (as the released code does). Where a filter refuses the chosen response itself, the next best one is
@@ -72,7 +72,7 @@ def preference_pairs(
 def _drawn(
     step: Step, responses: list[list[int]], cfg: Pairs, tau: float, vote: Vote, rng: np.random.Generator
 ) -> Iterator[tuple[int, int]]:
-    """Chosen and rejected candidates: what is drawn first, and what would be drawn if all before were impossible."""
+    """Yield chosen and rejected candidates: those drawn first, then those drawn if all before were impossible."""
     values = [c.value for c in step.candidates]
     if cfg.choose == "random":
         # Of equal responses the first one stands for all.
@@ -112,6 +112,6 @@ def _pair(rollout: Rollout, step: Step, responses: list[list[int]], chosen: int,
 
 
 def calibration_weight(pair: PreferencePair, alpha: float | None, calibration: str) -> float:
-    """w of Eq. 11, as `learner.loss.calibration_weight` has it for many pairs in torch; alpha None is infinite."""
+    """Return w of Eq. 11, as `learner.loss.calibration_weight` does for many pairs in torch; alpha None is infinite."""
     exponent = (pair.chosen_advantage - pair.rejected_advantage) / (math.inf if alpha is None else alpha)
     return math.exp(min(exponent, 0.0) if calibration == "cap" else min(max(exponent, 0.0), 700.0))

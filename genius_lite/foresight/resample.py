@@ -9,7 +9,7 @@ import numpy as np
 
 
 def foresight_distribution(values: list[float], tau: float) -> np.ndarray:
-    """F = softmax(f / tau), Eq. 2.
+    """Return F = softmax(f / tau), Eq. 2.
 
     Args:
         values: f of each candidate, nats per token.
@@ -24,7 +24,7 @@ def foresight_distribution(values: list[float], tau: float) -> np.ndarray:
 
 
 def draw_order(values: list[float], tau: float, rng: np.random.Generator) -> list[int]:
-    """All indices as they are drawn from F one after the other, without replacement.
+    """Return all indices as they are drawn from F one after the other, without replacement.
 
     The Gumbel-top-k trick: f / tau + Gumbel noise in descending order is such a draw (Kool, van Hoof and Welling,
     arXiv 1903.06059). It stays exact where F underflows to 0; an infinite tau draws uniformly.
@@ -34,17 +34,17 @@ def draw_order(values: list[float], tau: float, rng: np.random.Generator) -> lis
 
 
 def draw_without_replacement(values: list[float], tau: float, n: int, rng: np.random.Generator) -> list[int]:
-    """Up to `n` distinct indices drawn from F one after the other, Eq. 3, in ascending order."""
+    """Draw up to `n` distinct indices from F one after the other, Eq. 3; return them in ascending order."""
     return sorted(draw_order(values, tau, rng)[:n])
 
 
 def take_highest(values: list[float], n: int) -> list[int]:
-    """The up to `n` indices of highest value, of equal ones the first, in ascending order."""
+    """Return the up to `n` indices of highest value, of equal ones the first, in ascending order."""
     return sorted(np.argsort(-np.asarray(values, dtype=np.float64), kind="stable")[:n].tolist())
 
 
 def drop_bound(values: list[float], tau: float, probability: float, draws: int) -> float:
-    """The f below which a further candidate has less than `probability` in each of `draws` draws from F.
+    """Return the f below which a further candidate has less than `probability` in each of `draws` draws from F.
 
     Candidates are drawn without replacement, so a later draw lacks some of the likeliest: the bound counts only what
     is left without the `draws - 1` best, and of that only what is better than the further candidate. Therefore it

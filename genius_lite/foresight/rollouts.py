@@ -13,7 +13,7 @@ from genius_lite.sampler.client import QueryFailedError, Sampler
 
 
 def searches_in_flight(slots: int, cfg: Foresight) -> int:
-    """Twice the searches that the slots hold: some branches always wait for the rest of their step."""
+    """Return twice the searches that the slots hold: some branches always wait for the rest of their step."""
     return max(1, round(2 * slots / (cfg.beams * cfg.candidates)))
 
 
@@ -64,6 +64,6 @@ async def sample_rollouts(
 
 
 def first_of(group: BaseExceptionGroup) -> BaseException:
-    """The first exception in groups of groups."""
+    """Return the first exception in groups of groups."""
     first = group.exceptions[0]
     return first_of(first) if isinstance(first, BaseExceptionGroup) else first

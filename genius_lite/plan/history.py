@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from genius_lite.data.vocabulary import StepDelimiter, Vocabulary
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.pipeline.job import Job
 from genius_lite.plan.lengths import Lengths, described
 from genius_lite.plan.memory import BASE
@@ -104,7 +104,7 @@ def known_lengths(job: Job, identity: dict[str, Any]) -> Lengths | None:
         return rates.lengths if rates else None
     rollouts = list(islice(first.rollouts, _DESCRIBED))
     with Vocabulary.open(job.source.path) as vocabulary:
-        return described(rollouts, StepDelimiter(vocabulary.pieces), candidates, "round 1")
+        return described(rollouts, vocabulary.delimiter, candidates, "round 1")
 
 
 def cut_off(job: Job) -> str | None:

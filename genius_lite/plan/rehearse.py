@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from genius_lite.data.vocabulary import StepDelimiter, Vocabulary
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop
 from genius_lite.hardware import cores
 from genius_lite.machine.bench import file_speed
@@ -161,7 +161,7 @@ def _amount(of: tuple[float, int, int], job: Job) -> int:
 
 def _lengths(small: Job, job: Job, rollouts: Sequence[Rollout]) -> Lengths:
     with Vocabulary.open(job.source.path) as vocabulary:
-        seen = described(rollouts, StepDelimiter(vocabulary.pieces), small.recipe.foresight.candidates, "rehearsal")
+        seen = described(rollouts, vocabulary.delimiter, small.recipe.foresight.candidates, "rehearsal")
     return seen.extended(small.recipe.foresight.max_tokens, job.recipe.foresight.max_tokens)
 
 

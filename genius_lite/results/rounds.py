@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import reduce
 from statistics import fmean
 
 import msgspec
@@ -120,7 +119,7 @@ class Quantized(msgspec.Struct, frozen=True):
     sha256: str = ""
 
 
-class Moments(msgspec.Struct, frozen=True):
+class Moments(msgspec.Struct):
     """Sums over points (x, y), enough to fit a line."""
 
     count: int = 0
@@ -129,14 +128,13 @@ class Moments(msgspec.Struct, frozen=True):
     xx: float = 0.0
     xy: float = 0.0
 
-    def with_point(self, x: float, y: float) -> Moments:
+    def add(self, x: float, y: float) -> None:
         """Add a point."""
-        return Moments(self.count + 1, self.x + x, self.y + y, self.xx + x * x, self.xy + x * y)
-
-    def plus(self, other: Moments) -> Moments:
-        """Add the points of another."""
-        mine, theirs = (msgspec.structs.astuple(moments) for moments in (self, other))
-        return Moments(*(a + b for a, b in zip(mine, theirs, strict=True)))
+        self.count += 1
+        self.x += x
+        self.y += y
+        self.xx += x * x
+        self.xy += x * y
 
     def line(self) -> tuple[float, float] | None:
         """Fit y = intercept + slope * x by least squares; None of points that all have the same x."""
@@ -147,7 +145,7 @@ class Moments(msgspec.Struct, frozen=True):
         return (self.y - slope * self.x) / self.count, slope
 
 
-class Stats(msgspec.Struct, frozen=True, tag=True):
+class Stats(msgspec.Struct, tag=True):
     """Totals of a sampler since its start.
 
     Tokens that were drawn and tokens of prompts that were decoded; seconds in llama.cpp, in drawing, and altogether
@@ -161,23 +159,16 @@ class Stats(msgspec.Struct, frozen=True, tag=True):
     sampling_s: float = 0.0
     busy_s: float = 0.0
     peak: int = 0
-    branch_steps: Moments = Moments()
+    branch_steps: Moments = msgspec.field(default_factory=Moments)
 
 
 def total_stats(parts: Sequence[Stats]) -> Stats | None:
     """Add up samplers that ran one after another; None if there were none."""
     if not parts:
         return None
-    return Stats(
-        sum(s.sampled for s in parts),
-        sum(s.prefilled for s in parts),
-        sum(s.decode_steps for s in parts),
-        sum(s.decode_s for s in parts),
-        sum(s.sampling_s for s in parts),
-        sum(s.busy_s for s in parts),
-        max(s.peak for s in parts),
-        reduce(Moments.plus, (s.branch_steps for s in parts)),
-    )
+    *sums, _, _ = zip(*map(msgspec.structs.astuple, parts), strict=True)
+    moments = zip(*(msgspec.structs.astuple(stats.branch_steps) for stats in parts), strict=True)
+    return Stats(*map(sum, sums), peak=max(stats.peak for stats in parts), branch_steps=Moments(*map(sum, moments)))
 
 
 class Timing(msgspec.Struct, frozen=True):

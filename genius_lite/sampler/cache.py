@@ -133,7 +133,7 @@ class SlotCache:
 
     def _shared(self, slot: Slot, tokens: list[int]) -> int:
         """Count how many leading tokens the slot could serve."""
-        shared = _common_prefix(slot.tokens, tokens)
+        shared = common_prefix(slot.tokens, tokens)
         return shared if self.truncates or shared == len(slot.tokens) else 0
 
     def _copy(self, source: Slot, target: Slot) -> None:
@@ -153,7 +153,7 @@ def _least_missed(slots: list[Slot]) -> Slot | None:
     return min(slots, key=lambda s: (not s.released, s.index if s.released else s.last_used), default=None)
 
 
-def _common_prefix(a: list[int], b: list[int]) -> int:
+def common_prefix(a: list[int], b: list[int]) -> int:
     """Count how many leading tokens are equal."""
     n = min(len(a), len(b))
     if a[:n] == b[:n]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from genius_lite.sampler.messages import (
     Scored,
     Until,
 )
-from genius_lite.sampler.process import SamplerError, Worker, started
+from genius_lite.sampler.process import SamplerError, Worker, start_worker
 from genius_lite.sampler.tree import Node
 
 _BEAT = 1.0  # seconds; the worker shows a sign of life at least so often between two decodes
@@ -99,7 +99,7 @@ class LocalSampler:
 
     @property
     def pid(self) -> int:
-        """Of the worker."""
+        """Return the process id of the worker."""
         assert self._worker
         return self._worker.process.pid
 
@@ -111,11 +111,12 @@ class LocalSampler:
         Futures raise QueryFailedError if this request makes the worker fail, SamplerError if nothing can be sampled.
         """
         request = Extend(0, node.path, node.seeds(until, n), until, limit, sampling or self.sampling)
-        return [self._submit(request, index, node) for index in range(n)]
+        return self._submit(request, [node] * n)
 
     async def score(self, prompt: list[int], response: list[int]) -> list[float]:
         """Return the log-probability (nats) of each response token after the prompt."""
-        return await self._submit(Score(0, prompt, response), 0, None)
+        (scored,) = self._submit(Score(0, prompt, response), [None])
+        return await scored
 
     def release(self, nodes: Iterable[Node]) -> None:
         """See `Sampler.release`."""
@@ -139,25 +140,27 @@ class LocalSampler:
 
     # -- asking --------------------------------------------------------------------------------------------
 
-    def _submit(self, request: Extend | Score, index: int, node: Node | None) -> asyncio.Future[Any]:
+    def _submit(self, request: Extend | Score, nodes: Sequence[Node | None]) -> list[asyncio.Future[Any]]:
+        """Ask for a reply for each of these nodes: what the request extends, or None for a score."""
         if self._broken:
             raise self._broken
-        pending = PendingRequest(request, index, node, asyncio.get_running_loop().create_future())
-        self._pending[pending] = None
-        if isinstance(request, Score) or index == len(request.seeds) - 1:  # with the last branch all are asked at once
-            self._ask()
-        return pending.future
+        loop = asyncio.get_running_loop()
+        added = [PendingRequest(request, index, node, loop.create_future()) for index, node in enumerate(nodes)]
+        self._pending.update(dict.fromkeys(added))
+        self._ask()
+        return [pending.future for pending in added]
 
     def _ask(self) -> None:
         """Send what was not sent yet, the branches of one request together; only the first suspect if there are any."""
         if not self._worker:
             return
         waiting = [self._isolated[0]] if self._isolated else list(self._pending)
-        for _, group in itertools.groupby((o for o in waiting if o.key is None), key=lambda o: id(o.request)):
+        unsent = (pending for pending in waiting if pending.key is None)
+        for _, group in itertools.groupby(unsent, key=lambda pending: id(pending.request)):
             branches, number = list(group), next(self._ids)
             request = msgspec.structs.replace(branches[0].request, id=number)
             if isinstance(request, Extend):
-                request = msgspec.structs.replace(request, seeds=[request.seeds[o.index] for o in branches])
+                request = msgspec.structs.replace(request, seeds=[request.seeds[branch.index] for branch in branches])
             for place, pending in enumerate(branches):
                 pending.key = (number, place)
                 self._asked[pending.key] = pending
@@ -165,11 +168,11 @@ class LocalSampler:
 
     # -- answers -------------------------------------------------------------------------------------------
 
-    async def serve(self) -> None:
-        """Hand out replies for ever; replaces workers that fail."""
+    async def serve(self, worker: Worker) -> None:
+        """Hand out replies for ever, of this worker and of those that replace it when it fails."""
         try:
             while True:
-                worker = self._worker = await self._start()
+                self._worker = worker
                 self._ask()
                 if self._idle and not self._idle.done():
                     self.release([])
@@ -179,6 +182,7 @@ class LocalSampler:
                     self._worker = None
                     await worker.stop()
                 self._on_worker_failure(reason)
+                worker = await self._start()
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -239,7 +243,7 @@ class LocalSampler:
         self.restarts += 1
         self._say(f"warning: the sampler's process {reason}; starting it again (its log has more)")
         alone = self._isolated[0] if self._isolated else None
-        for pending in [o for o in self._pending if o.future.done()]:
+        for pending in [pending for pending in self._pending if pending.future.done()]:
             del self._pending[pending]  # given up in the meantime
         for pending in self._pending:
             pending.failures += pending.key is not None
@@ -274,20 +278,17 @@ async def open_sampler(
         UserError: the model does not load with these settings.
         SamplerError: the worker ends while it loads the model, three times.
     """
-    first = await started(model, settings, log, say)
-    ready = [first]
 
     async def start() -> Worker:
-        return ready.pop() if ready else await started(model, settings, log, say)
+        return await start_worker(model, settings, log, say)
 
-    sampler = LocalSampler(start, sampling, patience, say)
-    serving = asyncio.create_task(sampler.serve())
+    first, sampler = await start(), LocalSampler(start, sampling, patience, say)
+    serving = asyncio.create_task(sampler.serve(first))
     try:
         yield sampler
     finally:
         serving.cancel()
         await asyncio.wait({serving})
-        if ready:  # the block ended before the task began
-            await first.stop()
+        await first.stop()  # if the block ended before the task began, nobody else has
         if not serving.cancelled():
             serving.result()

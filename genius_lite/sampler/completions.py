@@ -14,7 +14,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import httpx2
 import msgspec
@@ -22,14 +22,84 @@ import numpy as np
 
 from genius_lite.errors import UserError
 from genius_lite.sampler.messages import Sampling
-from genius_lite.sampler.replies import Choice, Chunk, Failure, HiddenToken, Models, beginning, lines, message
 from genius_lite.text import brief
 
 KEY = "GENIUS_LITE_SERVER_KEY"
 """The environment variable with the server's key: it stands nowhere else, and is written nowhere."""
 
 _LATER = {408, 425, 429}  # and all from 500 on: the same request may succeed later
+_LONGEST_LINE = 64_000_000  # bytes; a whole distribution over 152K tokens is 17 MB
+_LONGEST_REPLY = 1_000_000  # bytes of what is no stream
 T = TypeVar("T")
+
+
+class Failure(Exception):
+    """The server did not do what it was asked, and may if it is asked again. The message goes on from "the server".
+
+    `wait` is what it asked to wait, seconds.
+    """
+
+    def __init__(self, reason: str, wait: float = 0.0):
+        super().__init__(reason)
+        self.wait = wait
+
+
+class HiddenToken(Failure):
+    """The next token was sampled, but is not shown."""
+
+
+class Shown(msgspec.Struct):
+    """A token that the server shows."""
+
+    id: Annotated[int, msgspec.Meta(ge=0)]
+    logprob: Annotated[float, msgspec.Meta(le=1e-3)]  # nats; rounding may lift it above 0
+
+
+class Sampled(Shown):
+    """A token that it sampled, and others beside it."""
+
+    top_logprobs: list[Shown] = []
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[Sampled] | None = None
+
+
+class _Choice(msgspec.Struct):
+    """What is new of a completion; `finish_reason` says that it is over, and why."""
+
+    text: str = ""
+    logprobs: _Logprobs | None = None
+    finish_reason: str | None = None
+
+
+class _Timings(msgspec.Struct):
+    """`predicted_n` counts the tokens so far, shown or not."""
+
+    predicted_n: int = 0
+
+
+class _Chunk(msgspec.Struct):
+    """A part of the stream."""
+
+    choices: list[_Choice] = []
+    timings: _Timings | None = None
+    error: Any = None
+
+
+class _Meta(msgspec.Struct):
+    n_vocab: int | None = None
+
+
+class Model(msgspec.Struct):
+    """A model that a server offers."""
+
+    id: str
+    meta: _Meta | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[Model] = []
 
 
 def request(path: list[int], seed: int, limit: int, sampling: Sampling, *, ends: bool = True) -> dict[str, Any]:
@@ -41,10 +111,7 @@ def request(path: list[int], seed: int, limit: int, sampling: Sampling, *, ends:
         "prompt": path,
         "seed": seed % (2**31 - 1),
         "max_tokens": limit,
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-        "min_p": sampling.min_p,
+        **msgspec.structs.asdict(sampling),
         "ignore_eos": not ends,
         "stream": True,
         "logprobs": 1,
@@ -67,36 +134,16 @@ class Completions:
 
     def __init__(self, client: httpx2.AsyncClient, url: str, vocabulary: int, timeout: float, key: str):
         self.url, self.vocabulary, self.timeout = url, vocabulary, timeout
-        self.model: str | None = None
+        self.model = ""
         self._client, self._key = client, key
 
-    async def choose(self, wanted: str | None) -> None:
-        """Ask for this model from now on, or for the first that the server lists.
+    async def models(self) -> list[Model]:
+        """List what the server offers; raises as `stream` does."""
+        async with self._reply("models") as (reply, _):
+            return self._decoded(await _beginning(reply), _Models).data
 
-        Raises:
-            Failure: as `stream`.
-            UserError: as `stream`; or there is no such model, or its vocabulary has another size.
-        """
-        async with self._reply("GET", "models", None) as (reply, _):
-            body = await beginning(reply)
-        try:
-            listed = msgspec.json.decode(body, type=Models).data
-        except (msgspec.DecodeError, RecursionError):
-            raise Failure("lists its models in a way that cannot be read") from None
-        found = next((model for model in listed if wanted in (None, model.id)), None)
-        if not found:
-            named = ", ".join(brief(model.id) for model in listed[:5]) or "none"
-            raise UserError(f"the server at {self.url} does not have the model {wanted or ''}; it has: {named}")
-        size = found.meta.n_vocab if found.meta else None
-        if size is not None and size != self.vocabulary:
-            raise UserError(
-                f"the server at {self.url} holds another model: its vocabulary has {size} tokens, that of the run's "
-                f"model {self.vocabulary}"
-            )
-        self.model = found.id
-
-    async def stream(self, body: dict[str, Any], take: Callable[[int, float], bool]) -> str:
-        """Hand over each sampled token with its log-probability (nats) until `take` says that it was the last.
+    async def stream(self, body: dict[str, Any], take: Callable[[Sampled], bool]) -> str:
+        """Hand over each sampled token until `take` says that it was the last.
 
         Then the server is hung up on, at which it stops sampling.
 
@@ -109,22 +156,24 @@ class Completions:
             UserError: the server refuses the request, or does not say token ids.
         """
         taken = 0
-
-        def use(chunk: Chunk, deadline: asyncio.Timeout) -> str | None:
-            nonlocal taken
-            for choice in chunk.choices[:1]:
-                pairs = self._pairs(choice)
-                if chunk.timings and chunk.timings.predicted_n > taken + len(pairs):
-                    raise HiddenToken
-                taken += len(pairs)
-                if any(take(*pair) for pair in pairs):
+        async with self._reply("completions", {"model": self.model, **body}) as (reply, deadline):
+            async for chunk in self._chunks(reply):
+                if chunk.error is not None:
+                    raise Failure(f"broke off: {self._quoted(_reason(chunk.error))}")
+                if not chunk.choices:
+                    continue
+                choice = chunk.choices[0]
+                tokens = self._tokens(choice)
+                taken += len(tokens)
+                if chunk.timings and chunk.timings.predicted_n > taken:
+                    raise HiddenToken("does not show a token that it sampled")
+                if any(take(token) for token in tokens):
                     return ""
-                if pairs:  # nothing else counts as a sign of life: there may be only so many
+                if tokens:  # nothing else counts as a sign of life: there may be only so many
                     deadline.reschedule(asyncio.get_running_loop().time() + self.timeout)
-                return choice.finish_reason
-            return None
-
-        return await self._read(body, use)
+                if choice.finish_reason is not None:
+                    return choice.finish_reason
+        raise Failure("ended its reply in the middle")
 
     async def distribution(self, path: list[int], plain: int) -> np.ndarray:
         """Return log-probabilities (vocabulary,) of the token after `path`, nats.
@@ -134,38 +183,28 @@ class Completions:
         Raises:
             Failure, UserError: as `stream`.
         """
-
-        def use(chunk: Chunk, deadline: asyncio.Timeout) -> np.ndarray | None:
-            for top in (top for choice in chunk.choices[:1] for one in choice.contents for top in one.top_logprobs):
-                logprobs_V[self._token(top.id)] = min(top.logprob, 0.0)
-            return logprobs_V if np.isfinite(logprobs_V).any() else None
-
         logprobs_V = np.full(self.vocabulary, -np.inf)
-        body = request(path, 0, 1, Sampling(1.0)) | {"logprobs": self.vocabulary, "logit_bias": [[plain, 1e6]]}
-        return await self._read(body, use)
 
-    async def _read(self, body: dict[str, Any], use: Callable[[Chunk, asyncio.Timeout], T | None]) -> T:
-        """Return the first thing that `use` makes of a part of the stream."""
-        async with self._reply("POST", "completions", body) as (reply, deadline):
-            async for line in lines(reply):
-                data = line.removeprefix(b"data:").strip()
-                if not line.startswith(b"data:") or data == b"[DONE]":
-                    continue
-                if (found := use(self._chunk(data), deadline)) is not None:
-                    return found
-        raise Failure("ended its reply in the middle")
+        def take(sampled: Sampled) -> bool:
+            for shown in sampled.top_logprobs:
+                logprobs_V[shown.id] = min(shown.logprob, 0.0)
+            return True
+
+        body = request(path, 0, 1, Sampling(1.0)) | {"logprobs": self.vocabulary, "logit_bias": [[plain, 1e6]]}
+        await self.stream(body, take)
+        if not np.isfinite(logprobs_V).any():
+            raise Failure("does not show what it samples from")
+        return logprobs_V
 
     @asynccontextmanager
     async def _reply(
-        self, method: str, what: str, body: dict[str, Any] | None
+        self, what: str, body: dict[str, Any] | None = None
     ) -> AsyncIterator[tuple[httpx2.Response, asyncio.Timeout]]:
         """Give a reply that is no refusal, and its deadline; faults on the way become failures."""
-        if body and self.model:
-            body = {"model": self.model, **body}
         try:
             async with (
                 asyncio.timeout(self.timeout) as deadline,
-                self._client.stream(method, f"{self.url}/v1/{what}", json=body) as reply,
+                self._client.stream("POST" if body else "GET", f"{self.url}/v1/{what}", json=body) as reply,
             ):
                 if reply.status_code != 200:
                     await self._refuse(reply)
@@ -176,40 +215,50 @@ class Completions:
             raise Failure(f"gave no token for {self.timeout:g} s") from None
 
     async def _refuse(self, reply: httpx2.Response) -> None:
-        body, status = await beginning(reply), reply.status_code
+        body, status = await _beginning(reply), reply.status_code
         try:
             said = msgspec.json.decode(body)
         except (msgspec.DecodeError, RecursionError):
             said = body.decode(errors="replace")
-        reason = f"answered {status}: {self._quoted(message(said)) or reply.reason_phrase}"
+        reason = f"answered {status}: {self._quoted(_reason(said)) or reply.reason_phrase}"
         if status >= 500 or status in _LATER:
             wait = reply.headers.get("retry-after", "")
             raise Failure(reason, float(wait) if wait.isdecimal() and len(wait) < 6 else 0.0)
         hint = f"; its key is read from the environment variable {KEY}" if status in (401, 403) else ""
         raise UserError(f"the server at {self.url} {reason}{hint}")
 
-    def _chunk(self, data: bytes) -> Chunk:
+    async def _chunks(self, reply: httpx2.Response) -> AsyncIterator[_Chunk]:
+        """Read the parts of a stream (`data:` and JSON, a line each) as they arrive."""
+        rest = bytearray()
+        async for arrived in reply.aiter_raw():
+            rest += arrived
+            if b"\n" in arrived:
+                *lines, rest = rest.split(b"\n")
+                for line in lines:
+                    data = line.removeprefix(b"data:").strip()
+                    if line.startswith(b"data:") and data != b"[DONE]":
+                        yield self._decoded(data, _Chunk)
+            if len(rest) > _LONGEST_LINE:
+                raise Failure("sent a line without an end")
+
+    def _decoded(self, data: bytes | bytearray, kind: type[T]) -> T:
         try:
-            chunk = msgspec.json.decode(data, type=Chunk)
+            return msgspec.json.decode(data, type=kind)
         except (msgspec.DecodeError, RecursionError) as e:
             raise Failure(f"sent what cannot be read ({self._quoted(str(e))})") from None
-        if chunk.error is not None:
-            raise Failure(f"broke off: {self._quoted(message(chunk.error))}")
-        return chunk
 
-    def _pairs(self, choice: Choice) -> list[tuple[int, float]]:
-        """Return token ids and log-probabilities."""
-        if choice.text and not choice.contents:
+    def _tokens(self, choice: _Choice) -> list[Sampled]:
+        """Return the tokens of a part, whose ids and those beside them are of the vocabulary."""
+        tokens = (choice.logprobs.content if choice.logprobs else None) or []
+        if choice.text and not tokens:
             raise UserError(
                 f"the server at {self.url} does not say the ids and log-probabilities of its tokens, as llama-server "
                 "does without speculative decoding"
             )
-        return [(self._token(one.id), min(one.logprob, 0.0)) for one in choice.contents]
-
-    def _token(self, token: int) -> int:
-        if not 0 <= token < self.vocabulary:
-            raise Failure(f"sent token {token} of a vocabulary of {self.vocabulary}")
-        return token
+        for shown in (shown for token in tokens for shown in (token, *token.top_logprobs)):
+            if shown.id >= self.vocabulary:
+                raise Failure(f"sent token {shown.id} of a vocabulary of {self.vocabulary}")
+        return tokens
 
     def _quoted(self, foreign: str) -> str:
         """Make foreign text fit for a line; a server may repeat the key that it refuses."""
@@ -231,3 +280,20 @@ async def connect(url: str, vocabulary: int, timeout: float) -> AsyncIterator[Co
     headers["Accept-Encoding"] = "identity"
     async with httpx2.AsyncClient(headers=headers, timeout=None, limits=httpx2.Limits(max_connections=None)) as client:
         yield Completions(client, url.rstrip("/").removesuffix("/v1"), vocabulary, timeout, key)
+
+
+def _reason(said: Any) -> str:
+    """Find the reason in what a server says, in the ways that are usual."""
+    while isinstance(said, dict):
+        said = said.get("error") or said.get("message") or said.get("detail") or ""
+    return said if isinstance(said, str) else msgspec.json.encode(said).decode()
+
+
+async def _beginning(reply: httpx2.Response) -> bytes:
+    """Read what is no stream, as far as it is of a sensible length."""
+    body = b""
+    async for arrived in reply.aiter_raw():
+        body += arrived
+        if len(body) > _LONGEST_REPLY:
+            break
+    return body[:_LONGEST_REPLY]

@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import llama_cpp
+import msgspec
 import numpy as np
 
-from genius_lite.data.vocabulary import StepDelimiter, Vocabulary
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.hardware import peak_memory
 from genius_lite.records import Completion
-from genius_lite.results.rounds import Moments, Stats
+from genius_lite.results.rounds import Stats
 from genius_lite.sampler.cache import Slot, SlotCache
 from genius_lite.sampler.llama import BATCH, Batch, EngineError, load
 from genius_lite.sampler.messages import (
@@ -92,8 +93,6 @@ class Engine:
         self.settings = settings
         self.model, self.ctx = load(model_path, settings)
         self.vocabulary = Vocabulary(self.model)
-        self.delimiter = StepDelimiter(self.vocabulary.pieces)
-        self.ends = self.vocabulary.ends
         recurrent = llama_cpp.llama_model_is_recurrent(self.model) or llama_cpp.llama_model_is_hybrid(self.model)
         memory = llama_cpp.llama_get_memory(self.ctx)
         self.cache = SlotCache(memory, settings.slots, settings.parked, truncates=not recurrent)
@@ -102,9 +101,7 @@ class Engine:
         self.batch = Batch(self.ctx, self.vocabulary.size)
         self.threads = ThreadPoolExecutor(settings.threads)  # idle while llama.cpp's own compute
         self.queue: deque[PrefillJob | Scoring] = deque()
-        self.sampled = self.prefilled = self.decode_steps = 0
-        self.branch_steps = Moments()
-        self.decode_s = self.sampling_s = self.busy_s = 0.0
+        self._totals = Stats()
 
     def submit(self, request: Extend | Score | CancelBelow | Release) -> None:
         """Take a request; its replies come from later decode steps.
@@ -136,16 +133,7 @@ class Engine:
 
     @property
     def stats(self) -> Stats:
-        return Stats(
-            self.sampled,
-            self.prefilled,
-            self.decode_steps,
-            self.decode_s,
-            self.sampling_s,
-            self.busy_s,
-            peak_memory(),
-            self.branch_steps,
-        )
+        return msgspec.structs.replace(self._totals, peak=peak_memory())
 
     def decode_step(self) -> list[Reply]:
         """Admit what fits, decode one batch, draw from it; the completions that this finished."""
@@ -158,13 +146,13 @@ class Engine:
             logits = self.batch.decode()
             decoded = time.perf_counter()
             seconds = decoded - self.batch.started
-            self.decode_s += seconds
+            self._totals.decode_s += seconds
             if all(isinstance(slot.job, Branch) for slot, _ in rows):
-                self.branch_steps = self.branch_steps.with_point(len(rows), seconds)
+                self._totals.branch_steps.add(len(rows), seconds)
             self._draw(rows, logits, replies)
-            self.sampling_s += time.perf_counter() - decoded
-            self.decode_steps += 1
-        self.busy_s += time.perf_counter() - start
+            self._totals.sampling_s += time.perf_counter() - decoded
+            self._totals.decode_steps += 1
+        self._totals.busy_s += time.perf_counter() - start
         return replies
 
     # -- before the decode ---------------------------------------------------------------------------------
@@ -205,7 +193,7 @@ class Engine:
             wanted = self._wanted_rows(slot, take)
             self.batch.add(slot.index, chunk, len(slot.tokens), wanted)
             if not isinstance(slot.job, Branch):
-                self.prefilled += take
+                self._totals.prefilled += take
             slot.tokens += chunk
             del slot.pending[:take]
             rows.append((slot, wanted))
@@ -260,8 +248,8 @@ class Engine:
         """Draw the branch's next token, and reply if it is the last."""
         request = branch.request
         token = batch.draw(row, uniform(request.seeds[branch.index], len(branch.tokens)), request.sampling)
-        self.sampled += 1
-        finish = branch.append(token, batch.logprob(row, token), self.ends, self.delimiter)
+        self._totals.sampled += 1
+        finish = branch.append(token, batch.logprob(row, token), self.vocabulary)
         if finish is None:
             slot.pending = [token]
             return

@@ -50,7 +50,7 @@ class SamplerError(RuntimeError):
 
 
 class Worker:
-    """A running worker process; made by `start`."""
+    """A running worker process; made by `start`, or by `start_worker`."""
 
     def __init__(self, process: asyncio.subprocess.Process):
         self.process = process
@@ -121,7 +121,7 @@ class Worker:
         self.process._transport.close()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-async def started(model: Path, settings: EngineSettings, log: Path, say: Callable[[str], None]) -> Worker:
+async def start_worker(model: Path, settings: EngineSettings, log: Path, say: Callable[[str], None]) -> Worker:
     """Start a worker; one that is killed meanwhile, as for want of memory, is started again, twice.
 
     Args:

@@ -17,16 +17,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from genius_lite.data.vocabulary import StepDelimiter, Vocabulary
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.recipe import Server
 from genius_lite.records import Completion, Finish, seed_of
 from genius_lite.sampler.client import QueryFailedError
-from genius_lite.sampler.completions import Completions, connect, request
+from genius_lite.sampler.completions import Completions, Failure, HiddenToken, Sampled, connect, request
 from genius_lite.sampler.messages import Sampling, Until
-from genius_lite.sampler.replies import Failure, HiddenToken
 from genius_lite.sampler.sampling import Rows, uniform
 from genius_lite.sampler.tree import Node, PartialCompletion
+from genius_lite.text import brief
 
 _LONGEST_WAIT = 60.0  # seconds between two tries
 T = TypeVar("T")
@@ -63,8 +63,7 @@ class ServerSampler:
         pace: float,
     ):
         self.completions, self.sampling, self.cfg = completions, sampling, cfg
-        self._pieces, self._ends = vocabulary.pieces, vocabulary.ends
-        self._delimiter = StepDelimiter(self._pieces)
+        self._vocabulary = vocabulary
         self._probe, self._pace, self._jitter = probe, pace, random.Random()
         self._gate = asyncio.Semaphore(cfg.in_flight)
         self._branches: dict[asyncio.Future[Node], _Branch] = {}
@@ -75,7 +74,14 @@ class ServerSampler:
         Futures raise QueryFailedError if this branch fails again and again, UserError if the server refuses it or
         does not answer any more.
         """
-        return [self._start(node, _Branch(until, limit, path=node.path, seed=seed)) for seed in node.seeds(until, n)]
+        tasks: list[asyncio.Future[Node]] = []
+        for seed in node.seeds(until, n):
+            branch = _Branch(until, limit, path=node.path, seed=seed)
+            task = asyncio.create_task(self._sample(node, branch))
+            self._branches[task] = branch
+            task.add_done_callback(self._end)
+            tasks.append(task)
+        return tasks
 
     def release(self, nodes: Iterable[Node]) -> None:
         """See `Sampler.release`; a server's cache is its own affair."""
@@ -103,17 +109,32 @@ class ServerSampler:
                 await asyncio.sleep(self._pace * min(max(wait, failure.wait), _LONGEST_WAIT))
                 tries += 1
 
+    async def choose_model(self) -> None:
+        """Ask for the recipe's model from now on, or for the first that the server lists.
+
+        Raises:
+            Failure: as `Completions.models`.
+            UserError: as it; or there is no such model, or its vocabulary has another size.
+        """
+        listed = await self.retried(self.completions.models)
+        wanted, url, size = self.cfg.model, self.completions.url, self._vocabulary.size
+        found = next((model for model in listed if wanted in (None, model.id)), None)
+        if not found:
+            named = ", ".join(brief(model.id) for model in listed[:5]) or "none"
+            raise UserError(f"the server at {url} does not have the model {wanted or ''}; it has: {named}")
+        theirs = found.meta.n_vocab if found.meta else None
+        if theirs not in (None, size):
+            raise UserError(
+                f"the server at {url} holds another model: its vocabulary has {theirs} tokens, that of the run's model "
+                f"{size}"
+            )
+        self.completions.model = found.id
+
     async def close(self) -> None:
         """Hang up on every branch that is under way."""
         for task in self._branches:
             task.cancel()
         await asyncio.gather(*self._branches, return_exceptions=True)
-
-    def _start(self, node: Node, branch: _Branch) -> asyncio.Future[Node]:
-        task = asyncio.create_task(self._sample(node, branch))
-        self._branches[task] = branch
-        task.add_done_callback(self._end)
-        return task
 
     def _end(self, task: asyncio.Future[Node]) -> None:
         del self._branches[task]
@@ -135,8 +156,8 @@ class ServerSampler:
             raise QueryFailedError(f"the server {failure}, {tries}") from None
 
     async def _attempt(self, branch: _Branch) -> Completion:
-        def take(token: int, logprob: float) -> bool:
-            branch.finish = branch.append(token, logprob, self._ends, self._delimiter)
+        def take(sampled: Sampled) -> bool:
+            branch.finish = branch.append(sampled.id, min(sampled.logprob, 0.0), self._vocabulary)
             return branch.finish is not None
 
         branch.restart()
@@ -144,40 +165,36 @@ class ServerSampler:
             position = len(branch.tokens)
             seed = seed_of(branch.seed, position) if position else branch.seed
             path, left = branch.path + branch.tokens, branch.limit - position
+            body = request(path, seed, left, self.sampling, ends=branch.until != "limit")
             try:
-                reason = await self.completions.stream(
-                    request(path, seed, left, self.sampling, ends=branch.until != "limit"), take
-                )
+                reason = await self.completions.stream(body, take)
             except HiddenToken:
-                take(*await self._hidden(branch))
-            else:
-                self._check_end(branch, reason)
+                take(await self._hidden(branch))
+                continue
+            if branch.finish is None and reason == "length":
+                raise UserError(
+                    f"the server at {self.completions.url} stopped after {len(branch.path)} + {len(branch.tokens)} "
+                    f"tokens, of {branch.limit} that may follow; start it with more context for each branch"
+                )
+            if branch.finish is None:
+                raise Failure(f"ended a completion by itself ({reason})")
         return Completion(branch.tokens, branch.logprobs, branch.finish)
 
-    def _check_end(self, branch: _Branch, reason: str) -> None:
-        """Refuse a completion that the server ended by itself, for the reason that it gives."""
-        if branch.finish is None and reason == "length":
-            raise UserError(
-                f"the server at {self.completions.url} stopped after {len(branch.path)} + {len(branch.tokens)} "
-                f"tokens, of {branch.limit} that may follow; start it with more context for each branch"
-            )
-        if branch.finish is None:
-            raise Failure(f"ended a completion by itself ({reason})")
-
-    async def _hidden(self, branch: _Branch) -> tuple[int, float]:
-        """Draw a token from those that the server may have hidden; return it and its log-probability.
+    async def _hidden(self, branch: _Branch) -> Sampled:
+        """Draw a token from those that the server may have hidden.
 
         That it hid one is known, so only these are left; among them the draw is as it would have been.
         """
-        hidden_V = np.array([_is_unfinished(piece) for piece in self._pieces])
-        plain = next(i for i, piece in enumerate(self._pieces) if piece.isalpha() and not self._ends[i])
+        pieces, ends = self._vocabulary.pieces, self._vocabulary.ends
+        hidden_V = np.array([_is_unfinished(piece) for piece in pieces])
+        plain = next(i for i, piece in enumerate(pieces) if piece.isalpha() and not ends[i])
         logprobs_V = await self.completions.distribution(branch.path + branch.tokens, plain)
         at = uniform(branch.seed, len(branch.tokens))
         try:
             token = Rows(logprobs_V[None]).draw(0, at, self.sampling, among=hidden_V)
         except IndexError:
             raise Failure("hid a token that it cannot have sampled") from None
-        return token, float(logprobs_V[token])
+        return Sampled(token, float(logprobs_V[token]))
 
 
 def _is_unfinished(piece: bytes) -> bool:
@@ -207,7 +224,7 @@ async def open_server_sampler(
     async with connect(cfg.url, vocabulary.size, cfg.timeout) as completions:
         sampler = ServerSampler(completions, vocabulary, sampling, cfg, probe, pace)
         try:
-            await sampler.retried(lambda: completions.choose(cfg.model))
+            await sampler.choose_model()
         except Failure as failure:
             raise UserError(f"the server at {completions.url} {failure}; is it running?") from None
         try:

@@ -13,6 +13,7 @@ from typing import Any
 import llama_cpp
 
 from genius_lite.data.vocabulary import Vocabulary
+from genius_lite.sampler.cache import common_prefix
 from genius_lite.sampler.llama import BATCH, Batch, load
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.sampling import Rows, uniform
@@ -47,8 +48,7 @@ class Stream:
 
     def _read(self, path: list[int]) -> Rows:
         """Decode what of the path is not decoded yet; the logits after its last token."""
-        pairs = zip(path[:-1], self._decoded, strict=False)
-        shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(path) - 1, len(self._decoded)))
+        shared = min(common_prefix(path, self._decoded), len(path) - 1)  # the last token's logits are needed
         memory: Any = llama_cpp.llama_get_memory(self._ctx)
         if not llama_cpp.llama_memory_seq_rm(memory, 0, shared, -1):  # a recurrent model cannot go back
             llama_cpp.llama_memory_clear(memory, True)

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 from genius_lite.records import Completion, Finish, seed_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from genius_lite.data.vocabulary import StepDelimiter
+    from genius_lite.data.vocabulary import Vocabulary
     from genius_lite.sampler.messages import Until
 
 
@@ -61,16 +59,13 @@ class PartialCompletion:
     logprobs: list[float] = field(default_factory=list)
     has_text: bool = False
 
-    def append(self, token: int, logprob: float, ends: np.ndarray, delimiter: StepDelimiter) -> Finish | None:
-        """Add a sampled token; return why the completion ends with it, or None if it goes on.
-
-        Args:
-            ends: bool (vocabulary,): end tokens.
-        """
+    def append(self, token: int, logprob: float, vocabulary: Vocabulary) -> Finish | None:
+        """Add a sampled token; return why the completion ends with it, or None if it goes on."""
+        delimiter = vocabulary.delimiter
         had_text, self.has_text = self.has_text, self.has_text or bool(delimiter.has_text[token])
         self.tokens.append(token)
         self.logprobs.append(round(logprob, 6))
-        if ends[token] and self.until != "limit":
+        if vocabulary.ends[token] and self.until != "limit":
             return "end"
         if len(self.tokens) >= self.limit:
             return "length"

@@ -134,6 +134,7 @@ filters = st.builds(
     agreement=st.sampled_from([None, 0.25, 0.5, 1.0]),
 )
 OFF = {"min_gap": 0.0, "looping": "keep", "truncated": "keep", "max_length_ratio": None, "agreement": None}
+PAIRWISE_OFF = {"min_gap": 0.0, "max_length_ratio": None}
 
 
 @settings(max_examples=300, deadline=None)
@@ -157,8 +158,12 @@ def test_a_step_has_a_pair_that_passes_or_is_counted(rollout, cfg, seed):
 @settings(max_examples=200, deadline=None)
 @given(rollouts(), filters, seeds)
 def test_a_filter_less_never_gives_fewer_pairs(rollout, cfg, seed):
+    """Of filters that may refuse the chosen response itself this holds for random pairs only.
+
+    Without such a filter another response may be chosen, with which the other filters let no pair pass.
+    """
     steps = {pair.step for pair in pairs_of(rollout, cfg, 0.1, seed)}
-    for name, setting in OFF.items():
+    for name, setting in OFF.items() if cfg.choose == "random" else PAIRWISE_OFF.items():
         assert steps <= {pair.step for pair in pairs_of(rollout, cfg.model_copy(update={name: setting}), 0.1, seed)}
 
 

@@ -64,7 +64,7 @@ def test_rates_are_found_again():
     # Each step takes 0.2 s and 0.05 s more for each branch; of 4 s a quarter is drawing, which goes with both.
     steps = Moments()
     for branches in (16, 12, 8, 4):
-        steps = steps.with_point(branches, 0.2 + 0.05 * branches)
+        steps.add(branches, 0.2 + 0.05 * branches)
     assert steps.line() == (pytest.approx(0.2), pytest.approx(0.05))
     stats = Stats(40, 20, 4, 3.0, 1.0, busy_s=4.0, branch_steps=steps)
     found = decode_rates(Timing("rollouts", 7.0, 40, sampler=stats))
@@ -72,7 +72,10 @@ def test_rates_are_found_again():
     assert found.tick / found.sampled == pytest.approx(0.2 / 0.05)
     assert found.session(Sampled(40, 20, 4)) == pytest.approx(7.0)
     # Steps that were all alike cannot tell what a step takes by itself.
-    alike = msgspec.structs.replace(stats, branch_steps=Moments().with_point(8, 1.0).with_point(8, 1.1))
+    steps = Moments()
+    for seconds in (1.0, 1.1):
+        steps.add(8, seconds)
+    alike = msgspec.structs.replace(stats, branch_steps=steps)
     found = decode_rates(Timing("rollouts", 7.0, 40, sampler=alike))
     assert found.tick / found.sampled == 2 and found.session(Sampled(40, 20, 4)) == pytest.approx(7.0)
 

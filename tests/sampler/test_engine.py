@@ -113,8 +113,8 @@ def test_steps_end_at_a_line_break_and_responses_at_the_end_token(tiny):
             assert text[-1] == b"\n"
             assert b"\n" not in joined[:-1].lstrip()
         elif completion.finish == "end":
-            assert engine.ends[completion.tokens[-1]]
-            assert not engine.ends[completion.tokens[:-1]].any()
+            assert engine.vocabulary.ends[completion.tokens[-1]]
+            assert not engine.vocabulary.ends[completion.tokens[:-1]].any()
         else:
             assert len(completion.tokens) == 40
     assert newline > 0
@@ -200,6 +200,6 @@ def test_greedy_text_is_that_of_llama_on_the_real_model(smollm2):
         theirs = []
         for token in llama.generate(prompt, top_k=1, temp=0.0):
             theirs.append(int(token))
-            if engine.ends[token] or len(theirs) == 48:
+            if engine.vocabulary.ends[token] or len(theirs) == 48:
                 break
         assert ours.tokens == theirs
