@@ -41,12 +41,12 @@ def run(
     """
     from genius_lite.recipe.reader import load
     from genius_lite.report.console import terminal
-    from genius_lite.report.live import progressor
     from genius_lite.report.summary import print_summary
+    from genius_lite.report.terminal import TerminalProgress
     from genius_lite.run import run as run_recipe
 
     console, command, stop = terminal(), shlex.join(["genius-lite", *sys.argv[1:]]), Stop()
-    progress = progressor(console, command)
+    progress = TerminalProgress(console, command)
     own = [f"out={json.dumps(out)}"] * bool(out) + ["quantize.ablate_imatrix=true"] * ablate_imatrix
     with main_process() as group:
         with handle_interrupts(stop, progress) as presses:

@@ -34,8 +34,8 @@ def status(
 def watch(run: RunFolder) -> None:
     """Show a run live until it ends. Ctrl-C ends the view, and leaves the run alone."""
     from genius_lite.report.console import terminal
-    from genius_lite.report.live import watch as watch_run
     from genius_lite.report.status import print_status
+    from genius_lite.report.status import watch as watch_run
 
     console = terminal()
     try:
