@@ -24,7 +24,7 @@ from genius_lite.report.state import RunState, Work
 from genius_lite.report.view import MOST_LINES, State, counted, is_lively, live_lines, view
 from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.folder import PROGRESS
-from genius_lite.rundir.reader import RunFolder
+from genius_lite.rundir.reader import RoundFolder, RunFolder
 
 _WATCHING = "Ctrl-C ends this view, not the run; *: best so far"
 _WATCH_EVERY, _LINE_EVERY = 1.0, 15.0  # seconds
@@ -177,11 +177,19 @@ def _place(run: RunFolder, board: RunState) -> tuple[int, Stage]:
     here = run.rounds[-1] if run.rounds else run.round(1)
     if run.best is not None:
         return here.number, Stage.EXPORT
-    if here.report:
+    stage = next_stage(run, here)
+    if stage is None:
         return (here.number + 1, Stage.ROLLOUTS) if here.number < board.rounds else (here.number, Stage.EXPORT)
     if not here.done(Stage.PAIRS):
-        done = len(here.rollouts) + len(here.failed)
-        board.work = Work("rollouts", "queries", run.searched, done)
-        return here.number, Stage.ROLLOUTS if done < run.searched else Stage.PAIRS
+        board.work = Work("rollouts", "queries", run.searched, len(here.rollouts) + len(here.failed))
+    return here.number, stage
+
+
+def next_stage(run: RunFolder, here: RoundFolder) -> Stage | None:
+    """The first stage of a round that is not over; None of a finished round."""
+    if here.report:
+        return None
+    if not here.done(Stage.PAIRS):
+        return Stage.ROLLOUTS if len(here.rollouts) + len(here.failed) < run.searched else Stage.PAIRS
     missing = (stage for stage in (Stage.TRAIN, Stage.MERGE) if not here.done(stage))
-    return here.number, next(missing, Stage.EVALUATE)
+    return next(missing, Stage.EVALUATE)
