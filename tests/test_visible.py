@@ -98,7 +98,7 @@ def test_hostile_names_act_on_no_terminal(show):
 
 def test_a_hostile_model_keeps_its_line_in_the_view():
     board = RunState(out=HOSTILE, model=HOSTILE, glimpse=SampleRollout(HOSTILE, [(-0.5, HOSTILE)]))
-    for line in view(board, "", 80, 24):
+    for line in view(board, "", terminal(file=io.StringIO(), width=80), 24):
         assert line.cell_len <= 80
         assert line.plain.isprintable()
 

@@ -37,12 +37,12 @@ def run(
     """
     from genius_lite.recipe.reader import load
     from genius_lite.report.console import terminal
-    from genius_lite.report.live import progressor
     from genius_lite.report.summary import print_summary
+    from genius_lite.report.terminal import TerminalProgress
     from genius_lite.run import run as run_recipe
 
     console = terminal()
-    progress = progressor(console, command_line())
+    progress = TerminalProgress(console, command_line())
     own = [f"out={json.dumps(out)}"] if out else []
     with main_process() as group:
         with handle_interrupts(progress, launched=group.size > 1) as stop:
@@ -106,8 +106,8 @@ def status(run: RunFolder, as_json: AsJson = False) -> None:
 def watch(run: RunFolder) -> None:
     """Show a run live until it ends. Ctrl-C ends the view, and leaves the run alone."""
     from genius_lite.report.console import terminal
-    from genius_lite.report.live import watch as watch_run
     from genius_lite.report.status import print_status
+    from genius_lite.report.status import watch as watch_run
 
     console = terminal()
     try:

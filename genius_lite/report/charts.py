@@ -121,27 +121,21 @@ def bars(
     return _svg(drawn, 40 * len(rows) + 8, described)
 
 
-@dataclass(frozen=True)
-class Gauge:
-    """Values of one signal against its limits; `low`: less is worse."""
+def gauge(values: Sequence[float], warn: float | None, halt: float | None, *, low: bool, described: str) -> Markup:
+    """The values of all rounds on one strip, whose zones are coloured; the latest one is filled.
 
-    values: list[float]
-    warn: float | None
-    halt: float | None
-    low: bool
-
-
-def gauge(g: Gauge, described: str) -> Markup:
-    """The values of all rounds on one strip, whose zones are coloured; the latest one is filled."""
-    ends = [v for v in (*g.values, g.warn, g.halt) if v is not None and math.isfinite(v)] or [0.0]
+    Args:
+        low: less is worse.
+    """
+    ends = [v for v in (*values, warn, halt) if v is not None and math.isfinite(v)] or [0.0]
     span = (max(ends) - min(ends)) or abs(max(ends)) or 1.0
     x = Scale(min(ends) - 0.15 * span, max(ends) + 0.15 * span, 4, WIDTH - 4)
-    worst, best = (x.low, x.high) if g.low else (x.high, x.low)
-    warn = worst if g.warn is None else g.warn
-    halt = worst if g.halt is None else g.halt
+    worst, best = (x.low, x.high) if low else (x.high, x.low)
+    warn = worst if warn is None else warn
+    halt = worst if halt is None else halt
     zones = (("ok", best, warn), ("warn", warn, halt), ("halt", halt, worst))
     drawn = [_box(min(x(a), x(b)), 7, abs(x(a) - x(b)), 10, f"zone {kind}") for kind, a, b in zones]
-    shown = [value for value in g.values if math.isfinite(value)]
+    shown = [value for value in values if math.isfinite(value)]
     for n, value in enumerate(shown):
         kind = "now" if n == len(shown) - 1 else "then"
         drawn.append(f'<circle cx="{x(value):g}" cy="12" r="5" class="{kind}"/>')

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from genius_lite.progress import TIMED_STAGES
 from genius_lite.recipe import Guard, Limit
-from genius_lite.report.charts import Gauge, Point, Series, bars, gauge, lines
+from genius_lite.report.charts import Point, Series, bars, gauge, lines
 from genius_lite.report.gather import RoundData, RunData
 from genius_lite.report.tables import FILTERS, Table, stage_totals
 from genius_lite.results.evaluation import Interval
@@ -145,7 +145,7 @@ def lights(data: RunData) -> list[Light]:
         bounds = f"warns at {limit.warn if limit.warn is not None else NONE}, halts at "
         bounds += f"{limit.halt if limit.halt is not None else NONE}"
         described = f"{reading.signal}: {', '.join(map(figure, values))}; {bounds}"
-        svg = gauge(Gauge(values, limit.warn, limit.halt, reading.low), described)
+        svg = gauge(values, limit.warn, limit.halt, low=reading.low, described=described)
         said = Guard.model_fields[reading.signal].description or ""
         found.append(Light(reading.signal, said, figure(reading.value), level, svg))
     return sorted(found, key=lambda light: ["halt", "warn", "ok", "not watched"].index(light.level))

@@ -15,6 +15,7 @@ from genius_lite.evaluate.record import read_evaluation, read_own
 from genius_lite.evaluate.results import mean_score
 from genius_lite.foresight.pairs import calibration_weight
 from genius_lite.progress import Stage
+from genius_lite.report.status import next_stage
 from genius_lite.report.trees import QUERIES, Explorer, explore
 from genius_lite.results.evaluation import AtBest, Signals, TaskResult
 from genius_lite.results.rounds import RoundReport, Summary, Timing
@@ -89,6 +90,15 @@ class RunData:
         return [*([self.own] if self.own else []), *self.policies]
 
     @property
+    def by_task(self) -> dict[str, list[tuple[RoundData, TaskResult]]]:
+        """Each task, with all that answered it and how."""
+        found: dict[str, list[tuple[RoundData, TaskResult]]] = {}
+        for policy in self.measured:
+            for task in policy.tasks:
+                found.setdefault(task.task, []).append((policy, task))
+        return found
+
+    @property
     def shown(self) -> RoundData:
         """The round that is set beside the base model: the best, else the latest that was measured."""
         if self.best:
@@ -115,7 +125,7 @@ def gather(path: Path, queries: int = QUERIES) -> RunData:
         name=path.resolve().name,
         recipe=run.recipe,
         model=run.source,
-        now=_now(run, rounds),
+        now=_now(run),
         summary=run.summary,
         best=run.best,
         own=own,
@@ -159,17 +169,15 @@ def _pair_figures(here: RoundFolder, recipe: dict[str, Any]) -> PairFigures | No
     return PairFigures(fmean(chosen), fmean(rejected), fmean(gap), fmean(weights), fmean(w < 1 for w in weights))
 
 
-def _now(run: RunFolder, rounds: list[RoundData]) -> str:
+def _now(run: RunFolder) -> str:
     """What the run is at."""
     if summary := run.summary:
         return f"stopped: {summary.stopped}" if summary.stopped else "finished"
-    if not rounds:
+    if not run.rounds:
         return f"not finished: {'evaluation of the base model' if run.imported else 'import'}"
-    last, here = rounds[-1], run.rounds[-1]
-    if last.finished:
-        return f"not finished: after round {last.number}"
-    done = last.report.rollouts.queries if last.report.rollouts else 0
-    if done < run.searched:
-        return f"not finished: round {last.number}, rollouts of {done} of {run.searched} queries"
-    missing = (stage for stage in (Stage.PAIRS, Stage.TRAIN, Stage.MERGE) if not here.done(stage))
-    return f"not finished: round {last.number}, {next(missing, Stage.EVALUATE)}"
+    here = run.rounds[-1]
+    stage = next_stage(run, here)
+    if stage is None:
+        return f"not finished: after round {here.number}"
+    of = f" of {len(here.rollouts)} of {run.searched} queries" if stage == Stage.ROLLOUTS else ""
+    return f"not finished: round {here.number}, {stage}{of}"

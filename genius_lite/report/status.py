@@ -1,8 +1,9 @@
-"""Where a run stands, from its folder alone: of one that goes on, was interrupted, or is finished."""
+"""Where a run stands, from its folder alone, once or until it ends: it may go on, be interrupted, or finished."""
 
 from __future__ import annotations
 
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from genius_lite.progress import Stage
 from genius_lite.recipe import Evaluate, Guard
 from genius_lite.report.columns import values
 from genius_lite.report.state import RunState, Work
-from genius_lite.report.view import MOST_LINES, State, signs_of, view
+from genius_lite.report.view import MOST_LINES, State, counted, is_lively, live_lines, view
 from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.folder import PROGRESS
-from genius_lite.rundir.reader import RunFolder
+from genius_lite.rundir.reader import RoundFolder, RunFolder
+
+_WATCHING = "Ctrl-C ends this view, not the run; *: best so far"
+_WATCH_EVERY, _LINE_EVERY = 1.0, 15.0  # seconds
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -77,10 +81,38 @@ def print_status(status: Status, console: Console) -> None:
     """The status as lines."""
     console.print(f"{status.state}: {status.meaning}", markup=False, highlight=False, soft_wrap=True)
     console.print()
-    for line in view(status.board, "*: best so far", console.width, MOST_LINES, signs_of(console), status.state):
+    for line in view(status.board, "*: best so far", console, MOST_LINES, status.state):
         console.print(line, soft_wrap=True)
     if status.exported:
         console.print(f"exported: {status.exported}", markup=False, highlight=False, soft_wrap=True)
+
+
+def watch(run: Path, console: Console) -> Status:
+    """Show a run that another process works on, until it ends; its last status.
+
+    Raises:
+        UserError: this is no run folder.
+    """
+    if not is_lively(console):
+        return _watch_in_lines(run, console)
+    with live_lines(console) as draw:
+        while (status := look(run)).state == "running":
+            draw(view(status.board, _WATCHING, console, console.height - 1))
+            time.sleep(_WATCH_EVERY)
+    return status
+
+
+def _watch_in_lines(run: Path, console: Console) -> Status:
+    shown, last = None, 0.0
+    while (status := look(run)).state == "running":
+        board, now = status.board, time.monotonic()
+        if (board.number, board.kind) != shown or now - last >= _LINE_EVERY:
+            shown, last = (board.number, board.kind), now
+            where = f"round {board.number}: {board.kind}" if board.number else str(board.kind)
+            line = f"{where}: {counted(board.work)}" if board.work else where
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        time.sleep(_WATCH_EVERY)
+    return status
 
 
 def read_state(run: Path) -> RunState | None:
@@ -145,11 +177,19 @@ def _place(run: RunFolder, board: RunState) -> tuple[int, Stage]:
     here = run.rounds[-1] if run.rounds else run.round(1)
     if run.best is not None:
         return here.number, Stage.EXPORT
-    if here.report:
+    stage = next_stage(run, here)
+    if stage is None:
         return (here.number + 1, Stage.ROLLOUTS) if here.number < board.rounds else (here.number, Stage.EXPORT)
     if not here.done(Stage.PAIRS):
-        done = len(here.rollouts) + len(here.failed)
-        board.work = Work("rollouts", "queries", run.searched, done)
-        return here.number, Stage.ROLLOUTS if done < run.searched else Stage.PAIRS
+        board.work = Work("rollouts", "queries", run.searched, len(here.rollouts) + len(here.failed))
+    return here.number, stage
+
+
+def next_stage(run: RunFolder, here: RoundFolder) -> Stage | None:
+    """The first stage of a round that is not over; None of a finished round."""
+    if here.report:
+        return None
+    if not here.done(Stage.PAIRS):
+        return Stage.ROLLOUTS if len(here.rollouts) + len(here.failed) < run.searched else Stage.PAIRS
     missing = (stage for stage in (Stage.TRAIN, Stage.MERGE) if not here.done(stage))
-    return here.number, next(missing, Stage.EVALUATE)
+    return next(missing, Stage.EVALUATE)

@@ -147,4 +147,4 @@ def _outcome(summary: Summary) -> list[str]:
     lines += [f"  {line}" for line in cooling_lines(report.at_best)]
     if any(task.chosen_on for task in report.evaluation) and len(summary.rounds) > 1:
         lines.append(CHOSEN_ON)
-    return [line for line in lines if line]
+    return lines

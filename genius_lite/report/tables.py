@@ -11,6 +11,7 @@ from genius_lite.recipe import Guard, Limit
 from genius_lite.report.columns import COLUMNS, NOTE
 from genius_lite.report.gather import RoundData, RunData
 from genius_lite.report.summary import WIDENED
+from genius_lite.results.evaluation import TaskResult
 from genius_lite.results.rounds import Quantized, Timing
 from genius_lite.text import NONE, accuracy, duration, figure, gain, number, percent, prose, size
 
@@ -39,30 +40,24 @@ class Table:
 def task_tables(data: RunData) -> list[Table]:
     """A table for each task: the base model and every round that answered it."""
     tables = []
-    policies = data.measured
-    for n, name in enumerate(dict.fromkeys(task.task for policy in policies for task in policy.tasks)):
-        rows, marked = [], set()
-        for policy in policies:
-            for task in (task for task in policy.tasks if task.task == name):
-                if policy.number and policy.number == data.best:
-                    marked.add(len(rows))
-                p_value = number(task.mcnemar.p_value, 3) if task.mcnemar else NONE
-                cells = [accuracy(task.sampled), gain(task.sampled_gain), accuracy(task.greedy), gain(task.greedy_gain)]
-                rows.append([policy.name, *cells, p_value, number(task.length, 0), percent(task.cut)])
-        headings = ["policy", "sampled", "gain, points", "greedy", "gain, points", "p", "tokens", "cut off"]
-        tables.append(Table(f"task-{n}", prose(name), headings, rows, marked=frozenset(marked)))
+    headings = ["policy", "sampled", "gain, points", "greedy", "gain, points", "p", "tokens", "cut off"]
+    for n, (name, measured) in enumerate(data.by_task.items()):
+        rows = []
+        for policy, task in measured:
+            p_value = number(task.mcnemar.p_value, 3) if task.mcnemar else NONE
+            cells = [accuracy(task.sampled), gain(task.sampled_gain), accuracy(task.greedy), gain(task.greedy_gain)]
+            rows.append([policy.name, *cells, p_value, number(task.length, 0), percent(task.cut)])
+        marked = frozenset(i for i, (policy, _) in enumerate(measured) if policy.number and policy.number == data.best)
+        tables.append(Table(f"task-{n}", prose(name), headings, rows, marked=marked))
     return tables
 
 
 def beside_tables(data: RunData) -> list[Table]:
     """What else the responses to each task say: several of them together, and those that came to an end."""
-    policies = data.measured
-    names = dict.fromkeys(task.task for policy in policies for task in policy.tasks)
-    return [_beside_table(n, name, policies) for n, name in enumerate(names)]
+    return [_beside_table(n, name, measured) for n, (name, measured) in enumerate(data.by_task.items())]
 
 
-def _beside_table(n: int, name: str, policies: list[RoundData]) -> Table:
-    measured = [(policy, task) for policy in policies for task in policy.tasks if task.task == name]
+def _beside_table(n: int, name: str, measured: list[tuple[RoundData, TaskResult]]) -> Table:
     numbers = list(dict.fromkeys(k for _, task in measured for k in task.most if k != "1"))
     rows = []
     for policy, task in measured:
@@ -92,13 +87,13 @@ def signals_table(data: RunData) -> Table | None:
         _row("Different answers to a query", policies, lambda p: percent(p.signals and p.signals.unique)),
     ]
     note = "Means over the responses to held-out queries, from which nothing learns. They need no label."
-    return Table("signals", "Held-out queries", _headings("", policies), rows, note) if policies else None
+    return Table("signals", "Held-out queries", _headings(policies), rows, note) if policies else None
 
 
 def rounds_table(data: RunData) -> Table:
     """What each round did."""
     rows = [_row(column.title, data.rounds, lambda r, c=column: c.cell(r.report)) for column in COLUMNS]
-    return Table("rounds", "Rounds", _headings("", data.rounds), rows, NOTE)
+    return Table("rounds", "Rounds", _headings(data.rounds), rows, NOTE)
 
 
 def guard_table(data: RunData) -> Table:
@@ -187,7 +182,7 @@ def pairs_table(data: RunData) -> Table:
         _row("Pairs with w below 1", rounds, lambda r: percent(r.pairs and r.pairs.relaxed)),
     ]
     note = "A w below 1 pushes the rejected response down less."
-    return Table("pairs", "Preference pairs", _headings("", rounds), rows, note)
+    return Table("pairs", "Preference pairs", _headings(rounds), rows, note)
 
 
 def learner_table(data: RunData) -> Table:
@@ -200,7 +195,7 @@ def learner_table(data: RunData) -> Table:
         ["Tokens that packing shared", *(percent(t.shared_tokens) for _, t in trained)],
         ["Pairs learned from", *(number(t.pairs) for _, t in trained)],
     ]
-    return Table("learner", "Training", _headings("", [r for r, _ in trained]), rows)
+    return Table("learner", "Training", _headings([r for r, _ in trained]), rows)
 
 
 def identity_table(data: RunData) -> Table:
@@ -222,8 +217,8 @@ def _row(name: str, policies: list[RoundData], cell: Callable[[RoundData], str])
     return [name, *(cell(policy) for policy in policies)]
 
 
-def _headings(first: str, policies: list[RoundData]) -> list[str]:
-    return [first, *(policy.name if policy.finished else f"{policy.name}, not finished" for policy in policies)]
+def _headings(policies: list[RoundData]) -> list[str]:
+    return ["", *(policy.name if policy.finished else f"{policy.name}, not finished" for policy in policies)]
 
 
 def _bound(limit: float | None, low: bool) -> str:

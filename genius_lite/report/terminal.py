@@ -1,4 +1,4 @@
-"""Progress of a run and of its stages: bars with rate and remaining time on a terminal, plain lines elsewhere."""
+"""Progress of a run and of its stages: live or as bars on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from genius_lite.errors import Stopped
@@ -21,11 +21,13 @@ from genius_lite.progress import Advance, Stage
 from genius_lite.records import Rollout
 from genius_lite.report.columns import values
 from genius_lite.report.state import Memory, Meter, RunState, glimpse, step_values
-from genius_lite.report.view import duration, rate_of, whole
+from genius_lite.report.view import counted, duration, is_lively, live_lines, view
 from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.folder import PROGRESS, RECIPE
 from genius_lite.rundir.reader import RunFolder
 
+_RUNNING = "Ctrl-C finishes what is under way, saves and stops; *: best so far"
+_STOPPING = "stopping when that is done; Ctrl-C again stops at once"
 _LINE_EVERY = 15.0  # seconds between plain lines of one stage
 _LOOK_EVERY = 0.5  # seconds between two looks at a run
 _KEEP_EVERY = 2  # looks between two versions of the progress file
@@ -33,6 +35,8 @@ _KEEP_EVERY = 2  # looks between two versions of the progress file
 
 class TerminalProgress:
     """Shows one stage after the other on `console`; of a run, it keeps the board in the run's folder too.
+
+    Where the console can show it, the board of a run stands below the lines that are said, and goes when the run ends.
 
     Args:
         command: what goes on with a run that was interrupted, for whoever looks at it later.
@@ -46,31 +50,33 @@ class TerminalProgress:
         self._followed: str | None = None  # the query whose search is shown
         self._seconds: dict[Stage, float] = {}
         self._lock = threading.Lock()
+        self._draw: Callable[[list[Text]], None] | None = None
+        # A line that is said and a new picture must not mix; a terminal that is held up holds up nothing else.
+        self._screen = threading.RLock()
 
     def say(self, line: str) -> None:
         """Print a line of its own."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        with self._screen:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def showing(self, out: Path, model: str, queries: int, rounds: int, forecast: dict[Stage, float]) -> Iterator[None]:
         """Show a run while the block lasts; `progress.json` in its folder says to other processes where it stands."""
         self._run = RunFolder(out) if (out / RECIPE).is_file() else None
-        self.board, over = (
-            RunState(
-                out=str(out),
-                model=model,
-                queries=queries,
-                rounds=rounds,
-                forecast=forecast,
-                pid=os.getpid(),
-                host=platform.node(),
-                command=self.command,
-                started=time.time(),
-            ),
-            threading.Event(),
+        self.board = RunState(
+            out=str(out),
+            model=model,
+            queries=queries,
+            rounds=rounds,
+            forecast=forecast,
+            pid=os.getpid(),
+            host=platform.node(),
+            command=self.command,
+            started=time.time(),
         )
+        over = threading.Event()
         looker = threading.Thread(target=self._look_until, args=(over,), daemon=True)
-        with self._shown():
+        with live_lines(self.console) if is_lively(self.console) else nullcontext() as self._draw:
             looker.start()
             try:
                 yield
@@ -81,6 +87,7 @@ class TerminalProgress:
                 over.set()
                 looker.join()
                 self._look(keep=True)
+                self._draw = None
 
     def enter(self, number: int, stage: Stage) -> None:
         """Note that a stage of a round begins, whether there is anything left to do in it or not."""
@@ -129,9 +136,11 @@ class TerminalProgress:
             done: steps that were done before, by an earlier process.
         """
         meter = Meter(name, unit, total * scale, done * scale)
+        bars = self.console.is_terminal and not self.console.is_dumb_terminal
+        show = self._in_view if self._draw else self._bar if bars else self._lines
         self._meter = meter
         try:
-            with self._stage(meter) as moved:
+            with show(meter) as moved:
 
                 def advance(n: float) -> None:
                     with self._lock:
@@ -142,29 +151,21 @@ class TerminalProgress:
         finally:
             self._meter = None
 
-    def _shown(self) -> AbstractContextManager[None]:
-        """What is on the screen as long as a run lasts."""
-        return nullcontext()
-
-    def _refresh(self) -> None:
-        """Bring the screen up to date; called twice a second while a run lasts, from a thread of its own."""
-
-    def _stage(self, meter: Meter) -> AbstractContextManager[Callable[[], None]]:
-        """What shows a stage; gives the function that is called whenever the meter has moved."""
-        bars = self.console.is_terminal and not self.console.is_dumb_terminal
-        return self._bar(meter) if bars else self._lines(meter)
+    @contextmanager
+    def _in_view(self, meter: Meter) -> Iterator[Callable[[], None]]:
+        yield lambda: None
+        self.say(f"{meter.name}: {meter.total:.0f} {meter.unit} in {duration(time.monotonic() - meter.start)}")
 
     @contextmanager
     def _bar(self, meter: Meter) -> Iterator[Callable[[], None]]:
         columns = (
             TextColumn("{task.description:<24}", markup=False),
-            BarColumn(bar_width=20),
-            _CountColumn(meter),
-            TimeRemainingColumn(compact=True),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[counted]}", markup=False),
         )
         with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(meter.name, total=meter.total, completed=round(meter.done))
-            yield lambda: progress.update(task, completed=meter.done)
+            task = progress.add_task(meter.name, total=meter.total, completed=meter.done, counted=counted(meter.read()))
+            yield lambda: progress.update(task, completed=meter.done, counted=counted(meter.read()))
             progress.update(task, completed=meter.total)
 
     @contextmanager
@@ -175,10 +176,8 @@ class TerminalProgress:
             nonlocal last
             now = time.monotonic()
             if now - last >= _LINE_EVERY:
-                last, work = now, meter.read()
-                rate = f", {rate_of(work.rate)}" if work.rate else ""
-                left = f", {duration(work.left)} left" if work.left else ""
-                self.say(f"{meter.name}: {whole(work.done)} of {work.total:.0f} {work.unit}{rate}{left}")
+                last = now
+                self.say(f"{meter.name}: {counted(meter.read())}")
 
         before = f", {meter.done:.0f} of them from before" if meter.done else ""
         self.say(f"{meter.name}: {meter.total:.0f} {meter.unit}{before}")
@@ -204,18 +203,15 @@ class TerminalProgress:
                 _write(Path(board.out) / PROGRESS, msgspec.json.encode(board))
         self._refresh()
 
-
-class _CountColumn(ProgressColumn):
-    """`7/12 queries  0.21/s`: fits 80 columns beside the bar."""
-
-    def __init__(self, meter: Meter):
-        super().__init__()
-        self.meter = meter
-
-    def render(self, task: Task) -> Text:
-        work = self.meter.read()
-        rate = f"  {rate_of(work.rate)}" if work.rate else ""
-        return Text(f"{whole(work.done)}/{work.total:.0f} {work.unit}{rate}", no_wrap=True)
+    def _refresh(self) -> None:
+        """Bring the view, if there is one, up to date."""
+        if not (draw := self._draw):
+            return
+        hint = _STOPPING if self.board.stopping else _RUNNING
+        with self._lock:
+            lines = view(self.board, hint, self.console, self.console.height - 1)
+        with self._screen:
+            draw(lines)
 
 
 def _write(path: Path, content: bytes) -> None:

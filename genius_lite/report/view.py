@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-import unicodedata
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.text import Text
 
+from genius_lite import text as texts
 from genius_lite.report.columns import SHORT
 from genius_lite.report.state import RunState, Work
 
@@ -22,41 +24,46 @@ _BARS, _COLUMNS = 40, 60  # characters of a bar and of the histogram, at most
 _LIGHT_STYLES = {"ok": "green", "warn": "bold yellow", "halt": "bold red"}
 
 
-@dataclass(frozen=True)
-class Signs:
-    """What is drawn with. `blocks` go from nothing to full."""
-
-    done: str = "✓"
-    now: str = "▸"
-    later: str = "·"
-    warn: str = "!"
-    halt: str = "✗"
-    bar: str = "━"
-    rest: str = "─"
-    blocks: str = " ▁▂▃▄▅▆▇█"
-    ellipsis: str = "…"
-    line_break: str = "↵"
-    ascii: bool = False
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_MARKS = {"ok": "✓", "warn": "!", "halt": "✗"}
+_ASCII = str.maketrans("✓▸·✗━─…▁▂▃▄▅▆▇█", "+>-X=-~.:-=+*#@")
+_NARROWEST, _LOWEST = 40, 10  # columns and lines of a terminal on which a view is of any use
 
 
-UNICODE = Signs()
-ASCII = Signs("+", ">", "-", "!", "X", "=", "-", " .:-=+*#@", "...", "\\n", ascii=True)
+def is_lively(console: Console) -> bool:
+    """Whether a view can be redrawn on the console, and has room."""
+    redrawn = console.is_terminal and not console.is_dumb_terminal
+    return redrawn and console.width >= _NARROWEST and console.height >= _LOWEST
 
 
-def view(
-    board: RunState, hint: str, width: int, height: int, signs: Signs = UNICODE, state: State = "running"
-) -> list[Text]:
-    """The board in lines of at most `width` columns, no more than fit `height` lines; what matters least goes first.
+@contextmanager
+def live_lines(console: Console) -> Iterator[Callable[[list[Text]], None]]:
+    """Draw lines in the place of those before; those that have not changed are left alone, so that none flickers."""
+    drawn: tuple[list[Text], int] | None = None
+    with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop") as live:
+
+        def draw(lines: list[Text]) -> None:
+            nonlocal drawn
+            if (lines, console.width) != drawn:
+                drawn = lines, console.width
+                live.update(Group(*lines), refresh=True)
+
+        yield draw
+
+
+def view(board: RunState, hint: str, console: Console, height: int, state: State = "running") -> list[Text]:
+    """The board in lines that fit the console's width, no more than `height`; what matters least goes first.
 
     Args:
         hint: the last line.
     """
     running, over = state == "running", state in ("halted", "finished")
+    width, in_ascii = console.width, console.options.ascii_only
     parts = [
-        [(1, _head(board, running, signs)), (1, _place(board, signs, over))],
-        _now(board, width, signs, running),
-        _rollout(board, width, signs),
-        [(3, line) for line in _guard(board, width, signs)],
+        [(1, _head(board, running, in_ascii)), (1, _place(board, over))],
+        _now(board, width, running),
+        _rollout(board, width, in_ascii),
+        [(3, line) for line in _guard(board, width)],
         _table(board),
     ]
     lines = [line for part in parts if part for line in (*part, (9, Text()))]
@@ -64,27 +71,21 @@ def view(
     while len(lines) > min(height, MOST_LINES):
         least = max(range(len(lines)), key=lambda i: (lines[i][0], i))
         del lines[least]
-    return [_cut(line, width, signs) for _, line in lines]
+    shown = [line for _, line in lines]
+    for line in shown:
+        line.no_wrap = True
+        line.rstrip()
+        line.truncate(width, overflow="ellipsis")
+        if in_ascii:
+            line.plain = line.plain.translate(_ASCII)
+    return shown
 
 
-def signs_of(console: Console) -> Signs:
-    """What the console's encoding can show."""
-    return ASCII if console.options.ascii_only else UNICODE
-
-
-def visible(text: str, signs: Signs = UNICODE) -> str:
-    """Text as one line in which nothing acts on a terminal: what is no printable character is spelled out."""
-    shown = []
-    for character in text.strip():
-        if character == "\n":
-            shown.append(signs.line_break)
-        elif unicodedata.category(character) == "Zs":
-            shown.append(" ")
-        elif character.isprintable() and (character.isascii() or not signs.ascii):
-            shown.append(character)
-        else:
-            shown.append(character.encode("unicode_escape").decode())
-    return "".join(shown)
+def one_line(text: str, in_ascii: bool = False) -> str:
+    """Foreign text as one line in which nothing acts on a terminal; what is no printable character is spelled out."""
+    if in_ascii:
+        return texts.visible(text.strip()).encode("ascii", "backslashreplace").decode()
+    return texts.visible(text.strip().replace("\n", "↵"))
 
 
 def duration(seconds: float) -> str:
@@ -114,32 +115,32 @@ def counted(work: Work) -> str:
     return "  ".join(parts)
 
 
-def _head(board: RunState, running: bool, signs: Signs) -> Text:
+def _head(board: RunState, running: bool, in_ascii: bool) -> Text:
     since = duration(board.updated - board.started) if running and board.updated > board.started else ""
-    names = "  ".join(visible(name, signs) for name in (board.model, board.out))
+    names = "  ".join(one_line(name, in_ascii) for name in (board.model, board.out))
     return Text.assemble(("genius-lite", "bold"), f"  {since}" if since else "", f"  {names}")
 
 
-def _place(board: RunState, signs: Signs, over: bool) -> Text:
+def _place(board: RunState, over: bool) -> Text:
     where = f"round {board.number} of {board.rounds}" if board.number else "base model"
     text = Text(f"{where}   ", style="bold")
     stages = board.stages
     at = len(stages) if over else stages.index(board.kind) if board.kind in stages else 0
     for i, kind in enumerate(stages):
-        sign, style = (signs.done, "green") if i < at else (signs.now, "bold cyan") if i == at else (signs.later, "dim")
+        sign, style = ("✓", "green") if i < at else ("▸", "bold cyan") if i == at else ("·", "dim")
         text.append(f"{sign} {kind}  ", style)
     return text
 
 
-def _now(board: RunState, width: int, signs: Signs, running: bool) -> list[tuple[int, Text]]:
+def _now(board: RunState, width: int, running: bool) -> list[tuple[int, Text]]:
     """What is counted, and of a run that goes on the time left and the memory held."""
-    lines = [(0, _work(board, width, signs))] if running or board.work else []
+    lines = [(0, _work(board, width))] if running or board.work else []
     if running:
         lines += [(2, _labelled("run", _run_left(board))), (3, _labelled("memory", _memory(board)))]
     return lines
 
 
-def _work(board: RunState, width: int, signs: Signs) -> Text:
+def _work(board: RunState, width: int) -> Text:
     if not board.work:
         return _labelled(board.kind, duration(max(0.0, time.time() - board.entered)) if board.entered else "")
     name = board.work.name.partition(": ")[2] or board.work.name
@@ -148,8 +149,8 @@ def _work(board: RunState, width: int, signs: Signs) -> Text:
     text = Text(label, style="bold")
     if room >= 8:
         filled = round(room * min(1.0, board.work.done / board.work.total)) if board.work.total else room
-        text.append(signs.bar * filled, "cyan")
-        text.append(signs.rest * (room - filled), "dim")
+        text.append("━" * filled, "cyan")
+        text.append("─" * (room - filled), "dim")
     else:
         after = after.strip()
     return text.append(after, "not bold")
@@ -168,7 +169,7 @@ def _memory(board: RunState) -> str:
     return f"{m.main / 1e9:.2f} GB{workers}, {(m.main + m.workers) / m.machine:.0%} of {m.machine / 1e9:.1f} GB"
 
 
-def _rollout(board: RunState, width: int, signs: Signs) -> list[tuple[int, Text]]:
+def _rollout(board: RunState, width: int, in_ascii: bool) -> list[tuple[int, Text]]:
     """The histogram of this round's values, and the last rollout."""
     lines = []
     if board.values.count:
@@ -176,28 +177,27 @@ def _rollout(board: RunState, width: int, signs: Signs) -> list[tuple[int, Text]
         after *= width >= _LABEL + len(after) + 30
         room = max(1, min(_COLUMNS, width - _LABEL - len(after) - 18, round(3 * board.values.count**0.5)))
         low, high, counts = board.values.columns(room)
-        most, blocks = max(counts), signs.blocks
+        most = max(counts)
         # A part with any value in it shows at least the lowest block.
-        bars = "".join(blocks[-(-n * (len(blocks) - 1) // most)] for n in counts)
+        bars = "".join(_BLOCKS[-(-n * (len(_BLOCKS) - 1) // most)] for n in counts)
         drawn = Text.assemble(f"{low:.2f} ", (bars, "cyan"), f" {high:.2f}", (after, "dim"))
         lines.append((4, _labelled("values", drawn)))
     if board.glimpse:
-        lines.append((5, _labelled("question", visible(board.glimpse.prompt, signs))))
+        lines.append((5, _labelled("question", one_line(board.glimpse.prompt, in_ascii))))
         first = max(0, len(board.glimpse.steps) - _STEPS)
         for number, (value, text) in enumerate(board.glimpse.steps[first:], first + 1):
             shown = "" if value is None else f"{value:.2f}"
-            step = Text.assemble((f"{shown:>7}  ", "dim"), visible(text, signs))
+            step = Text.assemble((f"{shown:>7}  ", "dim"), one_line(text, in_ascii))
             lines.append((6, _labelled(f" step {number}", step)))
     return lines
 
 
-def _guard(board: RunState, width: int, signs: Signs) -> list[Text]:
+def _guard(board: RunState, width: int) -> list[Text]:
     if not board.lights:
         return [_labelled("guard", Text("judges each round when it is evaluated", style="dim"))]
-    marks = {"ok": signs.done, "warn": signs.warn, "halt": signs.halt}
     lines = [_labelled("guard", "")]
     for name, level in board.lights.items():
-        light = f"{marks[level]} {name.replace('_', ' ')}  "
+        light = f"{_MARKS[level]} {name.replace('_', ' ')}  "
         if lines[-1].cell_len + len(light) > width + 2 and lines[-1].cell_len > _LABEL:
             lines.append(_labelled("", ""))
         lines[-1].append(light, _LIGHT_STYLES[level])
@@ -224,12 +224,3 @@ def _table(board: RunState) -> list[tuple[int, Text]]:
 
 def _labelled(label: str, text: str | Text) -> Text:
     return Text.assemble((f"{label:<{_LABEL - 1}} ", "dim"), text)
-
-
-def _cut(line: Text, width: int, signs: Signs) -> Text:
-    line.no_wrap = True
-    line.rstrip()
-    if line.cell_len > width:
-        line.truncate(width - len(signs.ellipsis))
-        line.append(signs.ellipsis)
-    return line

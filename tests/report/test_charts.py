@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from genius_lite.report.charts import Gauge, Point, Scale, Series, bars, gauge, lines, nice_ticks
+from genius_lite.report.charts import Point, Scale, Series, bars, gauge, lines, nice_ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -65,7 +65,7 @@ def test_bars_are_as_long_as_their_amounts():
 )  # fmt: skip
 def test_a_gauge_has_its_zones_in_order_and_the_value_in_the_right_one(low, order):
     limits = (0.5, 0.2) if low else (0.2, 0.5)
-    drawn = parse(gauge(Gauge([0.9, 0.3], *limits, low), "d"))
+    drawn = parse(gauge([0.9, 0.3], *limits, low=low, described="d"))
     zones = {rect.attrib["class"].split()[1]: rect.attrib for rect in drawn.iter(f"{SVG}rect")}
     assert sorted(zones, key=lambda kind: float(zones[kind]["x"])) == order
     (now,) = [circle for circle in drawn.iter(f"{SVG}circle") if circle.attrib["class"] == "now"]
@@ -74,7 +74,7 @@ def test_a_gauge_has_its_zones_in_order_and_the_value_in_the_right_one(low, orde
 
 
 def test_a_gauge_of_what_is_not_finite_has_no_point():
-    drawn = parse(gauge(Gauge([math.inf], None, None, False), "d"))
+    drawn = parse(gauge([math.inf], None, None, low=False, described="d"))
     assert list(drawn.iter(f"{SVG}circle")) == []
 
 
@@ -83,7 +83,7 @@ def test_names_are_escaped():
     drawn = [
         lines([Series(evil, [Point(0, 1)])], unit=evil, ticks=[(0, evil)], described=evil, dividers=[(0, evil)]),
         bars([(evil, [(evil, 1.0)])], kinds=[evil], described=evil, form=lambda n: evil),
-        gauge(Gauge([1.0], None, None, True), evil),
+        gauge([1.0], None, None, low=True, described=evil),
     ]
     for svg in drawn:
         assert "<script" not in svg

@@ -12,9 +12,9 @@ from genius_lite.errors import Stopped
 from genius_lite.progress import Stage
 from genius_lite.report import state as board_module
 from genius_lite.report import terminal as progress_module
-from genius_lite.report.live import LiveProgress, progressor
 from genius_lite.report.status import read_state
 from genius_lite.report.terminal import TerminalProgress
+from genius_lite.report.view import is_lively
 from genius_lite.results.rounds import RoundReport
 
 
@@ -36,14 +36,14 @@ def test_a_pipe_gets_plain_lines(monkeypatch):
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(board_module.Meter.__init__, "__defaults__", (0.0, lambda: now[0]))
     console = _console()
-    with progressor(console).stage("round 1: rollouts", 100, "queries", done=20) as advance:
+    with TerminalProgress(console).stage("round 1: rollouts", 100, "queries", done=20) as advance:
         for _ in range(4):
             now[0] += 10
             advance(10)
     assert _written(console).splitlines() == [
         "round 1: rollouts: 100 queries, 20 of them from before",
-        "round 1: rollouts: 40 of 100 queries, 1.00/s, 1m00s left",
-        "round 1: rollouts: 60 of 100 queries, 1.00/s, 40s left",
+        "round 1: rollouts: 40/100 queries  1.00/s  1m00s left",
+        "round 1: rollouts: 60/100 queries  1.00/s  40s left",
         "round 1: rollouts: done in 40s",
     ]
 
@@ -56,23 +56,23 @@ def test_a_stage_that_fails_is_not_said_to_be_done():
 
 
 def test_what_a_terminal_can_show_decides():
-    assert isinstance(progressor(_terminal()), LiveProgress)
+    assert is_lively(_terminal())
     for plain in (
         _console(),
         _console(force_terminal=True, _environ={"TERM": "dumb"}),
         Console(file=io.StringIO(), force_terminal=True, width=30, height=24),
         Console(file=io.StringIO(), force_terminal=True, width=80, height=5),
     ):
-        assert type(progressor(plain)) is TerminalProgress
+        assert not is_lively(plain)
     dumb = _console(force_terminal=True, _environ={"TERM": "dumb"})
-    with progressor(dumb).stage("import", 5, "matrices"):
+    with TerminalProgress(dumb).stage("import", 5, "matrices"):
         pass
     assert "\x1b" not in _written(dumb)
 
 
 @pytest.mark.parametrize("console", [_terminal(), _console(), _console(quiet=True)])
 def test_the_board_is_kept_while_a_run_goes_on_and_says_why_it_ended(tmp_path, console):
-    progress, threads = progressor(console, "genius-lite run r.yaml"), threading.active_count()
+    progress, threads = TerminalProgress(console, "genius-lite run r.yaml"), threading.active_count()
     with pytest.raises(Stopped), progress.showing(tmp_path, "m.gguf", 4, 2, {}):
         progress.enter(1, Stage.TRAIN)
         with progress.stage("round 1: train (nf4)", 10, "pairs") as advance:
@@ -107,7 +107,7 @@ def test_a_full_disk_or_a_lost_folder_does_not_end_the_run(tmp_path):
 
 def test_the_live_view_stands_below_what_is_said_and_leaves_nothing(tmp_path):
     console = _terminal()
-    progress = progressor(console)
+    progress = TerminalProgress(console)
     with progress.showing(tmp_path, "m.gguf", 4, 2, {}):
         progress.enter(1, Stage.ROLLOUTS)
         with progress.stage("round 1: rollouts", 4, "queries") as advance:
@@ -139,3 +139,10 @@ def _screen(written: str) -> list[str]:
         elif not part.startswith(("\x1b", "\r")):
             lines[row] += part
     return lines
+
+
+def test_a_terminal_that_shows_no_run_gets_a_bar():
+    console = _terminal()
+    with TerminalProgress(console).stage("merge", 4, "MB") as advance:
+        advance(4)
+    assert "4/4 MB" in _written(console)

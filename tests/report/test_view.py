@@ -7,7 +7,7 @@ from rich.console import Console, Group
 
 from genius_lite.progress import Stage
 from genius_lite.report.state import Memory, RunState, SampleRollout, Work
-from genius_lite.report.view import ASCII, UNICODE, duration, view, visible
+from genius_lite.report.view import duration, one_line, view
 
 NASTY = "How\tmany \x1b[31mred\x1b[0m [bold]sheep[/bold]?\n\u202eevil\x9b1A\u200b 数 of " + "sheep " * 50
 LIGHTS = dict.fromkeys(
@@ -30,11 +30,15 @@ def full_board() -> RunState:
     return board
 
 
-def drawn(board: RunState, width: int, height: int = 24, signs=UNICODE, **options) -> list[str]:
-    out = io.StringIO()
-    console = Console(file=out, width=width, height=height, **options)
-    console.print(Group(*view(board, "the hint", width, height, signs)))
-    return out.getvalue().splitlines()
+def console_of(width: int, encoding: str = "utf-8", **options) -> Console:
+    return Console(file=io.TextIOWrapper(io.BytesIO(), encoding), width=width, **options)
+
+
+def drawn(board: RunState, width: int, height: int = 24, **options) -> list[str]:
+    console = console_of(width, height=height, **options)
+    with console.capture() as said:
+        console.print(Group(*view(board, "the hint", console, height)))
+    return said.get().splitlines()
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
@@ -42,7 +46,7 @@ def test_no_line_is_longer_than_the_terminal_is_wide_and_there_are_24_at_most(wi
     for board in (RunState(rounds=1), full_board()):
         lines = drawn(board, width, height=50)
         assert len(lines) <= 24
-        assert len(lines) == len(view(board, "the hint", width, 50))  # none was wrapped
+        assert len(lines) == len(view(board, "the hint", console_of(width), 50))  # none was wrapped
     text = "\n".join(lines)
     for word in ("round 12", "▸ rollouts", "123/500 queries", "margin", "the hint"):
         assert word in text
@@ -64,15 +68,15 @@ def test_what_a_model_writes_does_nothing_to_the_terminal():
     assert "\x9b" not in text and "\u202e" not in text and "\u200b" not in text and "\t" not in text
     assert "\x1b[31m" not in text
     assert r"How\tmany \x1b[31mred\x1b[0m [bold]sheep[/bold]?↵\u202eevil\x9b1A\u200b" in text
-    assert visible(" a\r\nb\u00a0c ") == r"a\r↵b c"
-    assert visible("数\x07", ASCII) == r"\u6570\x07"
+    assert one_line(" a\r\nb ") == r"a\r↵b"
+    assert one_line("数\x07", in_ascii=True) == r"\u6570\x07"
 
 
 def test_an_ascii_terminal_gets_ascii():
-    lines = drawn(full_board(), 80, signs=ASCII)
+    lines = drawn(full_board(), 80, encoding="ascii")
     text = "\n".join(lines)
     assert text.isascii()
-    assert all(sign in text for sign in ("> rollouts", "+ entropy", "! kl", "X margin", "===", "..."))
+    assert all(sign in text for sign in ("> rollouts", "+ entropy", "! kl", "X margin", "===", "~"))
 
 
 def test_without_color_the_lights_still_differ(monkeypatch):
@@ -93,7 +97,7 @@ def test_the_best_round_is_marked_and_the_latest_are_shown():
 
 
 def test_a_run_that_is_over_has_nothing_under_way():
-    over = view(full_board(), "exported", 80, 24, state="finished")
+    over = view(full_board(), "exported", console_of(80), 24, state="finished")
     text = "\n".join(line.plain for line in over)
     assert "▸" not in text and "time left" not in text and "GB" not in text
     assert "✓ export" in text
