@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from genius_lite.evaluate.asking import TokenizedTask
-from genius_lite.evaluate.cooling import best_of, shares
 from genius_lite.evaluate.measure import Ended, EvalModel, answer_tasks, observe, responses_wanted
-from genius_lite.evaluate.results import complaints, mean_score
+from genius_lite.evaluate.results import best_temperature, by_temperature, complaints, mean_score
 from genius_lite.evaluate.signals import Observed
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.recipe import Evaluate
@@ -43,13 +42,13 @@ def cooled(r: Round, policy: Policy, known: list[Response], log: Callable[[float
         file.close()
         return [response for one in answers for response in one.responses]
 
-    tried = shares(known, choosing=True)
+    tried = by_temperature(known, "choose")
     for temperature in r.job.recipe.evaluate.sweep if cfg.samples else []:
         if temperature != r.job.temperature:
-            tried |= shares(at(temperature, [task.choosing() for task in r.job.tasks]), choosing=True)
-    best, reported = best_of(tried), shares(known, choosing=False)
+            tried |= by_temperature(at(temperature, [task.choosing() for task in r.job.tasks]), "choose")
+    best, reported = best_temperature(tried), by_temperature(known, "report")
     if best not in reported:
-        reported = shares(at(best, r.job.tasks), choosing=False)
+        reported = by_temperature(at(best, r.job.tasks), "report")
     return Cooled(best, {f"{t:g}": mean_score(of) or 0.0 for t, of in sorted(tried.items())}, reported.get(best, {}))
 
 

@@ -13,8 +13,8 @@ import msgspec
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stopped, UserError
 from genius_lite.evaluate.checkers import extract_answer
-from genius_lite.evaluate.cooling import shares
 from genius_lite.evaluate.record import Evaluation, read_evaluation, read_own, write_evaluation
+from genius_lite.evaluate.results import by_temperature
 from genius_lite.evaluate.signals import signals
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
@@ -252,7 +252,7 @@ def cool(start: Round, policy: Policy) -> Cooled | None:
         return RecordLog(here / f"cooling-{temperature:g}.jsonl", Answers)
 
     known = start.folder.base.responses
-    if not shares(known, choosing=True) or not shares(known, choosing=False):
+    if not by_temperature(known, "choose") or not by_temperature(known, "report"):
         return None  # no task, or none that llama.cpp survives
     found = here.build_json(COOLED, lambda: cooled(start, policy, known, log))
     for temperature in start.job.recipe.evaluate.sweep:

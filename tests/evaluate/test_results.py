@@ -12,8 +12,7 @@ import pytest
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.evaluate.asking import TokenizedTask, temperature_of, tokenize_task
-from genius_lite.evaluate.cooling import at_best, best_of, shares
-from genius_lite.evaluate.results import choosing_scores, results
+from genius_lite.evaluate.results import at_best, best_temperature, by_temperature, choosing_scores, results
 from genius_lite.evaluate.tasks import Problem, Task, Verdict, from_jsonl
 from genius_lite.records import Finish
 from genius_lite.results.evaluation import GREEDY, Cooled, Response, Use
@@ -190,12 +189,13 @@ def heated(right: dict[float, tuple[bool, bool]]) -> list[Response]:
 
 def test_the_temperature_is_chosen_on_other_problems_than_it_is_told_of():
     base = heated({0.0: (False, True), 0.3: (True, False), 0.7: (False, True)})
-    assert best_of(shares(base, choosing=True)) == 0.3
-    cooled = Cooled(0.3, {}, shares(base, choosing=False)[0.3])
+    assert best_temperature(by_temperature(base, "choose")) == 0.3
+    cooled = Cooled(0.3, {}, by_temperature(base, "report")[0.3])
     (found,) = at_best(cooled, heated({0.0: (False, False), 0.7: (True, True)}), rounds=1)
     assert (found.base_temperature, found.temperature) == (0.3, 0.7)
     assert (found.base.estimate, found.tuned.estimate, found.gain.estimate) == (0.0, 1.0, 1.0)
 
 
 def test_of_equally_good_temperatures_the_highest_is_taken():
-    assert best_of(shares(heated({0.0: (True, True), 0.3: (True, False), 0.7: (False, True)}), choosing=True)) == 0.3
+    tried = heated({0.0: (True, True), 0.3: (True, False), 0.7: (False, True)})
+    assert best_temperature(by_temperature(tried, "choose")) == 0.3
