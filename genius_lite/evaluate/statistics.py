@@ -208,7 +208,7 @@ def pooled_difference(
 
 
 def with_seeds(over_problems: Interval, over_seeds: float, freedom: int, own: float = 1.0) -> Interval:
-    """Widen a difference's 95 % interval by what seeds add: half of one and of the other, as the sides of a right angle.
+    """Widen a difference's interval (95 %) by what seeds add: half of one and of the other as sides of a right angle.
 
     Half of the seeds' own interval is Student's quantile times their standard error. Each part with the quantile of its
     own degrees of freedom: the sum then covers the truth as often as it says or more often, whichever of them is the

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from genius_lite.evaluate.asking import TokenizedTask
 from genius_lite.evaluate.measure import Ended, EvalModel, answer_tasks, observe, responses_wanted
 from genius_lite.evaluate.results import best_temperature, by_temperature, complaints, mean_score
 from genius_lite.evaluate.signals import Observed
+from genius_lite.evaluate.tasks import TokenizedTask
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.recipe import Evaluate
 from genius_lite.records import FailedQuery

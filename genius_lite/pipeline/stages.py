@@ -13,7 +13,7 @@ import msgspec
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stopped, UserError
 from genius_lite.evaluate.checkers import extract_answer
-from genius_lite.evaluate.record import Evaluation, read_evaluation, read_own, write_evaluation
+from genius_lite.evaluate.record import Evaluation, read_evaluation, write_evaluation
 from genius_lite.evaluate.results import by_temperature
 from genius_lite.evaluate.signals import signals
 from genius_lite.foresight.pairs import preference_pairs
@@ -219,7 +219,8 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
 
     here.build(EVALUATION, make)
     remove(here / ANSWERS)
-    return read_evaluation(r.folder, r.number, r.job.recipe.rounds) if r.number else read_own(RoundFolder(0, here.path))
+    base = r.folder.base if r.number else None
+    return read_evaluation(RoundFolder(r.number, here.path), base, r.job.recipe.rounds)
 
 
 @dataclass(frozen=True)
