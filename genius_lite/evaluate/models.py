@@ -76,7 +76,8 @@ def prompt_config(
         UserError: they ask in different ways.
     """
     longest = _agreed(max_tokens, [way.max_tokens for way in ways], "evaluate.max_tokens", "--max-tokens")
-    heat = _agreed(temperature, [way.temperature for way in ways], "evaluate.temperature", "--temperature")
+    heats: list[float | Auto] = [way.temperature for way in ways]
+    heat = _agreed(temperature, heats, "evaluate.temperature", "--temperature")
     return PromptConfig(
         system_message(ways, system), _LONGEST if longest is None else longest, "auto" if heat is None else heat
     )

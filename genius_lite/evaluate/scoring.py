@@ -11,7 +11,7 @@ import ast
 import cmath
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -47,22 +47,16 @@ class Scorer:
     Args:
         made: arguments of the reasoning-gym data set whose `score_answer` it is; None is math-verify, which parses each
             known answer once, however many responses there are to it.
+
+    Raises:
+        UserError: math-verify is missing.
     """
 
-    def __init__(self, made: dict[str, Any] | None):
+    def __init__(self, made: dict[str, Any] | None = None):
+        if not made and find_spec("math_verify") is None:
+            raise UserError("the math-verify checker needs a package: pip install 'genius-lite[eval]'")
         self._process = LimitedProcess("genius_lite.evaluate.scoring", {"made": made}, seconds=_SECONDS, memory=_MEMORY)
         self.close = self._process.close
-
-    @staticmethod
-    def of_mathematics() -> Scorer:
-        """The package math-verify.
-
-        Raises:
-            UserError: it is missing.
-        """
-        if find_spec("math_verify") is None:
-            raise UserError("the math-verify checker needs a package: pip install 'genius-lite[eval]'")
-        return Scorer(None)
 
     def read(self, known: str) -> None:
         """Have math-verify parse a known answer.
@@ -109,16 +103,15 @@ def fault(known: Mapping[str, str | None], is_right: Callable[[str, str], bool])
         right = sum(is_right(problem, decoy) for problem in unlike)
         if right > _MISTAKEN * len(unlike):
             return f"its scorer calls {decoy!r} right in {right} of {len(unlike)} problems where it is wrong"
-    others = {problem: _another(answer, answers.values()) for problem, answer in answers.items()}
+    others = {
+        problem: next((other for other in answers.values() if not _same(other, answer)), None)
+        for problem, answer in answers.items()
+    }
     unlike = {problem: other for problem, other in others.items() if other}
     right = sum(is_right(problem, other) for problem, other in unlike.items())
     if right > max(1, len(unlike) / 2):
         return f"its scorer calls another problem's answer right in {right} of {len(unlike)} problems"
     return ""
-
-
-def _another(answer: str, answers: Iterable[str]) -> str | None:
-    return next((other for other in answers if not _same(other, answer)), None)
 
 
 def _same(text: str, answer: str | None) -> bool:
@@ -168,7 +161,7 @@ def parsed_answer(answer: str) -> list[Any]:
 
     # Without a delimiter the package reads plain numbers only.
     delimited = answer if re.search(r"\$|\\boxed|\\\(|\\\[", answer) else f"${answer}$"
-    parsed = math_verify.parse(delimited, fallback_mode="no_fallback", parsing_timeout=None)
+    parsed = math_verify.parse(delimited, fallback_mode="no_fallback", parsing_timeout=0)
     if not parsed:
         raise UserError(f"the answer {answer!r:.60} cannot be read as mathematics")
     return parsed
@@ -178,7 +171,7 @@ def same_mathematics(response: str, parsed: list[Any]) -> bool:
     """Whether a response's answer equals a parsed one, by math-verify, which knows no Markdown."""
     import math_verify
 
-    given = math_verify.parse(without_markdown(response), parsing_timeout=None)
+    given = math_verify.parse(without_markdown(response), parsing_timeout=0)
     return math_verify.verify(parsed, given, timeout_seconds=None)
 
 

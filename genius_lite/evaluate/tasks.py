@@ -71,7 +71,7 @@ class TokenizedTask:
         """With those problems alone that choose between rounds."""
         taken = [use != "report" for use in self.uses]
         task = replace(self.task, problems=list(compress(self.task.problems, taken)))
-        return TokenizedTask(task, list(compress(self.questions, taken)), list(compress(self.uses, taken)))
+        return TokenizedTask(task, list(compress(self.questions, taken)), [*compress(self.uses, taken)])
 
 
 def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
@@ -106,14 +106,17 @@ def tokenize_task(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary
             depends on the problems alone, so that all seeds and recipes report on the same ones.
     """
     questions = [Query(p.id, p.prompt, vocabulary.prompt(p.prompt, system)) for p in task.problems]
-    if use != "auto" or len(task.problems) < _DIVIDED:
-        return TokenizedTask(task, questions, ["both" if use == "auto" else use] * len(questions))
-    # By prompt: what is asked twice does not do both.
-    drawn = sorted({problem.prompt for problem in task.problems}, key=lambda prompt: seed_of("choose", prompt))
-    choosing = {*drawn[: len(drawn) // 2]}
-    return TokenizedTask(
-        task, questions, ["choose" if problem.prompt in choosing else "report" for problem in task.problems]
-    )
+    uses: list[Use]
+    if use != "auto":
+        uses = [use for _ in questions]
+    elif len(questions) < _DIVIDED:
+        uses = ["both" for _ in questions]
+    else:
+        # By prompt: what is asked twice does not do both.
+        drawn = sorted({problem.prompt for problem in task.problems}, key=lambda prompt: seed_of("choose", prompt))
+        choosing = {*drawn[: len(drawn) // 2]}
+        uses = ["choose" if problem.prompt in choosing else "report" for problem in task.problems]
+    return TokenizedTask(task, questions, uses)
 
 
 def from_jsonl(cfg: TaskSource) -> Task:
@@ -126,7 +129,7 @@ def from_jsonl(cfg: TaskSource) -> Task:
         UserError: the file cannot be read; or, with the line's number, a row or an answer that cannot be used.
     """
     path = Path(cfg.source)
-    mathematics = Scorer.of_mathematics() if cfg.check == "math-verify" else None
+    mathematics = Scorer() if cfg.check == "math-verify" else None
 
     def score(problem: Problem, response: str) -> Verdict:
         if mathematics:
