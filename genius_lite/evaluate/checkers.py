@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.answers import (
@@ -26,7 +25,6 @@ from genius_lite.recipe import Check, CheckOptions
 
 DEFAULT_OPTIONS = CheckOptions()
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-NO_MATH_VERIFY = "the math-verify checker needs a package: pip install 'genius-lite[eval]'"
 
 _SECONDS = 1  # what a regular expression may take of a response
 _WORDS = 5  # a longer answer is prose
@@ -98,11 +96,10 @@ def check(
     a worked solution that ends in `#### 72`.
     choice: the answer is a letter. With `choices` only their letters count, and their texts do too.
     regex: the last match of `pattern`, or its `group` (the first unless given), compared as exact.
-    math-verify: equal as mathematics, by the package of that name. Nothing bounds its time here: tasks ask it in a
-    process with limits (`scoring.MathVerify`).
+    math-verify is not asked here, as nothing would bound its time: `scoring.Scorer`.
 
     Raises:
-        UserError: the answer is not of this kind, the pattern is wrong, or a package is missing.
+        UserError: the answer is not of this kind, or the pattern is wrong.
         TimeoutError: the pattern takes over a second of this response.
     """
     match kind:
@@ -119,7 +116,7 @@ def check(
             found = _last_match(response, options.pattern, options.group)
             right = found is not None and _equal(found, answer, options.ignore_case)
         case "math-verify":
-            right = same_mathematics(response, parsed_answer(answer))
+            raise ValueError("math-verify is asked in a process of its own")
     return float(right)
 
 
@@ -195,32 +192,3 @@ def _last_match(response: str, pattern: str | None, group: int | str | None) -> 
         return found[-1][group] if found else None
     except (regex.error, ValueError, OverflowError, RecursionError) as e:
         raise UserError(f"the pattern {pattern!r:.60} is not a regular expression: {e}") from None
-
-
-def parsed_answer(answer: str) -> list[Any]:
-    """A known answer as math-verify reads it.
-
-    Raises:
-        UserError: it cannot, or is missing.
-    """
-    # Without a delimiter the package reads plain numbers only.
-    delimited = answer if re.search(r"\$|\\boxed|\\\(|\\\[", answer) else f"${answer}$"
-    parsed = _math_verify().parse(delimited, fallback_mode="no_fallback", parsing_timeout=None)
-    if not parsed:
-        raise UserError(f"the answer {answer!r:.60} cannot be read as mathematics")
-    return parsed
-
-
-def same_mathematics(response: str, parsed: list[Any]) -> bool:
-    """Whether a response's answer equals a parsed one, by math-verify, which knows no Markdown."""
-    package = _math_verify()
-    given = package.parse(without_markdown(response), parsing_timeout=None)
-    return package.verify(parsed, given, timeout_seconds=None)
-
-
-def _math_verify() -> Any:
-    try:
-        import math_verify
-    except ImportError:
-        raise UserError(NO_MATH_VERIFY) from None
-    return math_verify

@@ -6,20 +6,20 @@ Every figure of a model comes from the same prompts and the same seeds as the ba
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from genius_lite.data.vocabulary import Vocabulary
-from genius_lite.errors import Stop, Stopped
-from genius_lite.evaluate.asking import TokenizedTask
+from genius_lite.errors import Stop, Stopped, UserError
 from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.signals import Observed
-from genius_lite.evaluate.tasks import Problem, Task
-from genius_lite.recipe import Evaluate
+from genius_lite.evaluate.tasks import Problem, Task, TokenizedTask
+from genius_lite.recipe import Auto, Evaluate
 from genius_lite.records import Completion, FailedQuery, Query
 from genius_lite.results.evaluation import GREEDY, Answers, Response, Use
 from genius_lite.results.rounds import Stats
@@ -27,8 +27,11 @@ from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
+from genius_lite.weights.gguf_file import GGUF
 
-_UNFILTERED = Sampling(1.0)
+_UNFILTERED, _GREEDY = Sampling(1.0), Sampling(1.0, top_k=1)
+_LEAST = 0.01  # temperature that a recommendation has
+_USUAL = 0.7  # temperature, where nothing says
 
 T = TypeVar("T")
 
@@ -52,6 +55,29 @@ class EvalModel:
     def sampler(self, sampling: Sampling) -> AbstractAsyncContextManager[LocalSampler]:
         """The engine that holds it."""
         return open_sampler(self.gguf, self.settings, sampling, self.log)
+
+
+def temperature_of(wanted: float | Auto, model: GGUF, weights: Path | None = None) -> float:
+    """The temperature of later use: as wanted, else what the model's file or its weights' folder recommends, else 0.7.
+
+    GGUFs that llama.cpp converts have `general.sampling.temp` from `generation_config.json`. A recommendation of 0, or
+    hardly more, is none: the likeliest response is measured anyway.
+
+    Raises:
+        UserError: the folder's file is no JSON.
+    """
+    if wanted != "auto":
+        return wanted
+    config = weights / "generation_config.json" if weights else None
+    try:
+        beside = json.loads(config.read_text(encoding="utf-8-sig")) if config and config.is_file() else {}
+    except ValueError as e:
+        raise UserError(f"{config}: not JSON ({e}); mend it, or write evaluate.temperature") from None
+    recommended = beside.get("temperature") if isinstance(beside, dict) else None
+    for found in (recommended, model.metadata.get("general.sampling.temp")):
+        if isinstance(found, int | float) and _LEAST <= found < math.inf:
+            return float(f"{found:.4g}")  # a GGUF's is in float32
+    return _USUAL
 
 
 def answer_tasks(
@@ -78,9 +104,9 @@ def answer_tasks(
     Raises:
         Stopped: before every problem was answered.
     """
-    greedy, each = Sampling(1.0, top_k=1), cfg.samples + cfg.greedy
+    wanted = [(1, _GREEDY)] * cfg.greedy + [(cfg.samples, Sampling(temperature))]
     answered = {(one.task, one.problem): one for one in (kept.records if kept else [])}
-    gate = asyncio.Semaphore(max(1, 2 * who.settings.slots // each))
+    gate = asyncio.Semaphore(max(1, 2 * who.settings.slots // (cfg.samples + cfg.greedy)))
 
     async def answer(
         sampler: LocalSampler, vocabulary: Vocabulary, task: Task, problem: Problem, query: Query, use: Use
@@ -89,17 +115,9 @@ def answer_tasks(
             if (task.name, problem.id) in answered or (stop and stop.asked):
                 return
             root = Node(None, query.tokens, (who.seed, "evaluate", task.name, query.id))
-            futures = []
-            if cfg.greedy:
-                futures += sampler.extend(root, 1, until="end", limit=who.max_tokens, sampling=greedy)
-            if cfg.samples:
-                futures += sampler.extend(root, cfg.samples, until="end", limit=who.max_tokens)
-            for future in futures:
-                future.add_done_callback(lambda _: advance(1))
-            nodes, why = await _survivors(futures)
+            found, why = await _responses(sampler, root, wanted, who.max_tokens, advance)
         responses = []
-        for sample, node in enumerate(nodes, GREEDY if cfg.greedy else 0):
-            done, at = _completion(node), 0.0 if sample == GREEDY else temperature
+        for sample, done in enumerate(found, GREEDY if cfg.greedy else 0):
             text = vocabulary.decode(done.tokens)
             # In a thread: a checker may take a second, and the sampler goes on meanwhile.
             verdict = await asyncio.to_thread(task.check, problem, text)
@@ -115,12 +133,12 @@ def answer_tasks(
                     answer=task.stated(problem, text),
                     timed_out=verdict.timed_out,
                     use=use,
-                    temperature=at,
+                    temperature=0.0 if sample == GREEDY else temperature,
                 )
             )
-        answered[task.name, problem.id] = found = Answers(task.name, problem.id, responses, why)
+        answered[task.name, problem.id] = said = Answers(task.name, problem.id, responses, why)
         if kept:
-            kept.append(found)
+            kept.append(said)
 
     async def ask() -> None:
         with Vocabulary.open(who.gguf) as vocabulary:
@@ -139,10 +157,10 @@ def answer_tasks(
     finally:
         for item in tasks:
             item.task.close()  # a scorer's process idles through no training
-    wanted = [(item.task.name, problem.id) for item in tasks for problem in item.task.problems]
-    if any(one not in answered for one in wanted):
+    asked = [(item.task.name, problem.id) for item in tasks for problem in item.task.problems]
+    if any(one not in answered for one in asked):
         raise Stopped
-    return [answered[one] for one in wanted]
+    return [answered[one] for one in asked]
 
 
 def responses_wanted(tasks: Sequence[TokenizedTask], cfg: Evaluate) -> int:
@@ -169,35 +187,31 @@ def observe(
     """
     failures = dict[str, str]()
 
-    async def sample(sampler: LocalSampler, query: Query) -> list[tuple[Query, Completion]]:
+    async def sample(sampler: LocalSampler, query: Query) -> list[Completion]:
         root = Node(None, query.tokens, (who.seed, "observe", query.id))
-        futures = sampler.extend(root, samples, until="end", limit=who.max_tokens)
-        for future in futures:
-            future.add_done_callback(lambda _: advance(1))
-        nodes, why = await _survivors(futures)
+        found, why = await _responses(sampler, root, [(samples, _UNFILTERED)], who.max_tokens, advance)
         if why:
             failures[query.id] = why
-        return [(query, _completion(node)) for node in nodes]
+        return found
 
-    async def sample_all() -> list[tuple[Query, Completion]]:
+    async def sample_all() -> list[list[Completion]]:
         async with who.sampler(_UNFILTERED) as sampler:
             found = await asyncio.gather(*(sample(sampler, query) for query in queries))
             ended(await sampler.drain())
-        return [one for of_query in found for one in of_query]
+        return found
 
-    async def score_all(judge: EvalModel) -> list[list[float]]:
-        async with judge.sampler(_UNFILTERED) as sampler:
-            found = await asyncio.gather(*(score(sampler, list(of)) for _, of in groupby(seen, lambda one: one[0].id)))
-        return [one for of_query in found for one in of_query]
-
-    async def score(sampler: LocalSampler, responses: list[tuple[Query, Completion]]) -> list[list[float]]:
-        found, why = await _survivors(sampler.score(query.tokens, done.tokens) for query, done in responses)
+    async def score(sampler: LocalSampler, query: Query, responses: list[Completion]) -> list[list[float]]:
+        found, why = await _survivors(sampler.score(query.tokens, done.tokens) for done in responses)
         if why:
-            failures[responses[0][0].id] = why
-        return [[] for _ in responses] if why else found
+            failures[query.id] = why
+        return found
 
-    seen = asyncio.run(sample_all())
-    base_logprobs = asyncio.run(score_all(base)) if base else [[] for _ in seen]
+    async def score_all(judge: EvalModel) -> list[list[list[float]]]:
+        async with judge.sampler(_UNFILTERED) as sampler:
+            return await asyncio.gather(*(score(sampler, *each) for each in zip(queries, sampled, strict=True)))
+
+    sampled = asyncio.run(sample_all())
+    scored = asyncio.run(score_all(base)) if base else [[[] for _ in responses] for responses in sampled]
     with Vocabulary.open(who.gguf) as vocabulary:
         observed = [
             Observed(
@@ -208,10 +222,24 @@ def observe(
                 done.finish,
                 extract_answer(vocabulary.decode(done.tokens)),
             )
-            for (query, done), of_base in zip(seen, base_logprobs, strict=True)
+            for query, responses, base_logprobs in zip(queries, sampled, scored, strict=True)
             if query.id not in failures
+            for done, of_base in zip(responses, base_logprobs, strict=True)
         ]
     return observed, [FailedQuery(query, why) for query, why in failures.items()]
+
+
+async def _responses(
+    sampler: LocalSampler, root: Node, wanted: Sequence[tuple[int, Sampling]], limit: int, advance: Advance
+) -> tuple[list[Completion], str | None]:
+    """So many responses with each sampling; none, and the reason, if llama.cpp does not survive them."""
+    futures = []
+    for count, sampling in wanted:
+        futures += sampler.extend(root, count, until="end", limit=limit, sampling=sampling)
+    for future in futures:
+        future.add_done_callback(lambda _: advance(1))
+    nodes, why = await _survivors(futures)
+    return [cast("Completion", node.completion) for node in nodes], why
 
 
 async def _survivors(requests: Iterable[Awaitable[T]]) -> tuple[list[T], str | None]:
@@ -223,8 +251,3 @@ async def _survivors(requests: Iterable[Awaitable[T]]) -> tuple[list[T], str | N
         for request in asked:
             request.cancel()
         return [], str(e)
-
-
-def _completion(node: Node) -> Completion:
-    assert node.completion
-    return node.completion

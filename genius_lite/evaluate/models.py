@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import TypeVar, cast, get_args
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.evaluate.asking import load_tasks, temperature_of, tokenize_task
-from genius_lite.evaluate.measure import EvalModel, answer_tasks, responses_wanted
+from genius_lite.evaluate.measure import EvalModel, answer_tasks, responses_wanted, temperature_of
 from genius_lite.evaluate.results import complaints, results
+from genius_lite.evaluate.tasks import load_tasks, tokenize_task
 from genius_lite.machine.engine_settings import context_for, engine_settings
 from genius_lite.progress import Progress
 from genius_lite.recipe import Auto, Check, Evaluate, Prefix, Sampler, TaskSource
@@ -23,6 +23,8 @@ from genius_lite.rundir.lines import write_records
 from genius_lite.weights import gguf_file
 
 _LONGEST = 512  # tokens of a response, where no recipe says
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,12 @@ def prompt_config(
     Raises:
         UserError: they ask in different ways.
     """
-    limits = {way.max_tokens for way in ways}
-    if max_tokens is None and len(limits) > 1:
-        raise UserError("the recipes or runs have different evaluate.max_tokens; say which with --max-tokens")
-    if temperature is None and len({way.temperature for way in ways}) > 1:
-        raise UserError("the recipes or runs have different evaluate.temperature; say which with --temperature")
-    longest = max(limits, default=_LONGEST) if max_tokens is None else max_tokens
-    usual = PromptConfig(system_message(ways, system), longest, ways[0].temperature if ways else "auto")
-    return usual if temperature is None else replace(usual, temperature=temperature)
+    longest = _agreed(max_tokens, [way.max_tokens for way in ways], "evaluate.max_tokens", "--max-tokens")
+    heats: list[float | Auto] = [way.temperature for way in ways]
+    heat = _agreed(temperature, heats, "evaluate.temperature", "--temperature")
+    return PromptConfig(
+        system_message(ways, system), _LONGEST if longest is None else longest, "auto" if heat is None else heat
+    )
 
 
 def system_message(ways: Sequence[PromptConfig], given: str | None) -> str | None:
@@ -89,10 +89,13 @@ def system_message(ways: Sequence[PromptConfig], given: str | None) -> str | Non
     Raises:
         UserError: they have different ones.
     """
-    systems = {way.system for way in ways}
-    if given is None and len(systems) > 1:
-        raise UserError("the recipes or runs have different system messages (queries.system); say which with --system")
-    return next(iter(systems), None) if given is None else given
+    return _agreed(given, [way.system for way in ways], "system messages (queries.system)", "--system")
+
+
+def _agreed(given: T | None, named: Sequence[T], what: str, option: str) -> T | None:
+    if given is None and len(set(named)) > 1:
+        raise UserError(f"the recipes or runs have different {what}; say which with {option}")
+    return next(iter(named), None) if given is None else given
 
 
 def _task(name: str) -> TaskSource:

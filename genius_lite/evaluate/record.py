@@ -9,10 +9,10 @@ from pathlib import Path
 from genius_lite.evaluate.results import choosing_scores, results
 from genius_lite.evaluate.selection import judged_by
 from genius_lite.records import FailedQuery
-from genius_lite.results.evaluation import Answers, Response, Scores, Signals, TaskResult
+from genius_lite.results.evaluation import Answers, Scores, Signals, TaskResult
 from genius_lite.rundir.folder import FAILED_FILE, RESPONSES, SIGNALS, write_json
 from genius_lite.rundir.lines import write_records
-from genius_lite.rundir.reader import RoundFolder, RunFolder
+from genius_lite.rundir.reader import RoundFolder
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,12 @@ def write_evaluation(
         write_records(folder / FAILED_FILE, [*failures, *failed])
 
 
-def read_evaluation(run: RunFolder, number: int, rounds: int = 1) -> Evaluation:
-    """Read the evaluation of a run's round, its tasks beside those of the base model, which is round 0.
+def read_evaluation(here: RoundFolder, base: RoundFolder | None = None, rounds: int = 1) -> Evaluation:
+    """Read the evaluation in a round's folder, beside that of the base model, if this is another.
 
     Args:
         rounds: as in `results`.
     """
-    base = run.base
-    return _evaluation(run.round(number), base.responses if number else [], rounds, base.signals)
-
-
-def read_own(here: RoundFolder) -> Evaluation:
-    """Read the evaluation in a round's folder, beside nothing."""
-    return _evaluation(here, [], 1, here.signals)
-
-
-def _evaluation(here: RoundFolder, at_base: list[Response], rounds: int, base: Signals | None) -> Evaluation:
     responses, signals = here.responses, here.signals
-    scores = judged_by(choosing_scores(responses), signals, base)
-    return Evaluation(results(responses, at_base, rounds), signals, scores)
+    scores = judged_by(choosing_scores(responses), signals, base.signals if base else signals)
+    return Evaluation(results(responses, base.responses if base else [], rounds), signals, scores)

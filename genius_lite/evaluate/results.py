@@ -1,18 +1,25 @@
-"""Responses to problems, and what they say of a model: accuracies with intervals, and differences to the base model."""
+"""Responses to problems, and what they say of a model: accuracies with intervals, and differences to the base model.
+
+Would a lower temperature have done it? Sharpening a model and sampling it cooler look alike at temperature 1. So the
+base model is measured at the temperatures of a small sweep too, and what was learned is set beside the best of them.
+Problems that choose between rounds choose the temperature, and the others tell what it is worth.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from statistics import fmean
+from typing import Literal, TypeVar
 
 from genius_lite.evaluate.statistics import mcnemar_exact, mean_accuracy, paired_difference, share_among, wilson
-from genius_lite.results.evaluation import GREEDY, Answers, Interval, Response, Scores, TaskResult
+from genius_lite.results.evaluation import GREEDY, Answers, AtBest, Cooled, Interval, Response, Scores, TaskResult
 
-RESAMPLING_SEED = 0  # of the bootstrap: the same figures give the same interval
 _MOST_SUBSETS = 100  # of a problem's samples, whose votes are counted one by one
+
+K = TypeVar("K")
 
 
 def results(responses: Sequence[Response], base: Sequence[Response] = (), rounds: int = 1) -> list[TaskResult]:
@@ -25,8 +32,8 @@ def results(responses: Sequence[Response], base: Sequence[Response] = (), rounds
         rounds: among which the one with these responses may have been chosen. Where the problems that chose are those
             that report, the intervals of gains are as wide as so many comparisons ask for (Bonferroni).
     """
-    reporting = [r for r in responses if r.use != "choose"]
-    by_task, of_base = _by_task(reporting), _by_task([r for r in base if r.use != "choose"])
+    of_base = _by_task(_used_to("report", base))
+    by_task = _by_task(_used_to("report", responses))
     return [_result(name, rows, of_base.get(name, []), rounds) for name, rows in by_task.items()]
 
 
@@ -46,94 +53,113 @@ def mean_score(scores: Scores) -> float | None:
 
 def choosing_scores(responses: Sequence[Response]) -> Scores:
     """Task -> problem -> score, of the problems that choose between rounds: the mean of greedy and sampled accuracy."""
-    by_task = _by_task([r for r in responses if r.use != "report"])
-    return {name: {p: scores[0] for p, scores in _judged(rows).items()} for name, rows in by_task.items()}
+    return {name: _accuracies(rows)[2] for name, rows in _by_task(_used_to("choose", responses)).items()}
 
 
-def _result(name: str, rows: list[Response], base: list[Response], rounds: int) -> TaskResult:
-    greedy, sampled, judged = _scores(rows, greedy=True), _scores(rows, greedy=False), _judged(rows)
-    base_greedy = _scores(base, greedy=True)
-    both = [problem for problem in greedy if problem in base_greedy]
-    chosen_on = any(row.use == "both" for row in rows)
-    confidence = 1 - 0.05 / rounds if chosen_on else 0.95
-    drawn = _drawn(rows)
-    return TaskResult(
-        task=name,
-        problems=len(judged),
-        samples=max(map(len, drawn.values()), default=0),
-        cut=fmean(row.finish == "length" for row in rows),
-        length=fmean(row.tokens for row in rows),
-        greedy=_accuracy(greedy),
-        sampled=_accuracy(sampled),
-        judged=mean_accuracy(list(judged.values()), RESAMPLING_SEED),
-        of_ended=_of_ended(rows),
-        most=_by_number(drawn, _most),
-        some=_by_number(drawn, _some),
-        temperature=next((row.temperature for row in rows if row.sample != GREEDY), 0.0),
-        timed_out=sum(row.timed_out for row in rows),
-        chosen_on=chosen_on,
-        greedy_gain=_gain(base_greedy, greedy, confidence),
-        sampled_gain=_gain(_scores(base, greedy=False), sampled, confidence),
-        judged_gain=_gain(_judged(base), judged, confidence),
-        mcnemar=mcnemar_exact([base_greedy[p][0] for p in both], [greedy[p][0] for p in both]) if both else None,
-    )
-
-
-def _accuracy(scores: dict[str, list[float]]) -> Interval | None:
-    if not scores:
-        return None
-    first = [samples[0] for samples in scores.values()]
-    if all(len(samples) == 1 for samples in scores.values()):
-        return wilson(sum(first), len(first))
-    return mean_accuracy(list(scores.values()), RESAMPLING_SEED)
-
-
-def _gain(base: dict[str, list[float]], tuned: dict[str, list[float]], confidence: float) -> Interval | None:
+def gain(base: dict[str, float], tuned: dict[str, float], confidence: float) -> Interval | None:
+    """Mean of tuned - base over the problems that both have a score of; None where they share none."""
     both = [problem for problem in tuned if problem in base]
     if not both:
         return None
     return paired_difference([base[p] for p in both], [tuned[p] for p in both], confidence)
 
 
-def _of_ended(rows: list[Response]) -> Interval | None:
-    of = defaultdict[str, list[Response]](list)
-    for row in rows:
-        of[row.problem].append(row)
-    right = [sum(row.right for row in rows if row.finish == "end") for rows in of.values()]
-    ended = [sum(row.finish == "end" for row in rows) for rows in of.values()]
-    return share_among(right, ended, RESAMPLING_SEED) if any(ended) else None
+def by_temperature(responses: Sequence[Response], use: Literal["choose", "report"]) -> dict[float, Scores]:
+    """Temperature -> what was right there, of the problems of this use."""
+    found = _grouped(_used_to(use, responses), lambda r: 0.0 if r.sample == GREEDY else r.temperature)
+    return {at: {task: _right(of) for task, of in _by_task(rows).items()} for at, rows in found.items()}
 
 
-def _scores(rows: Sequence[Response], *, greedy: bool) -> dict[str, list[float]]:
-    """Problem -> 1 or 0 for each of its responses of one kind: partial credit is no right answer."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        if (row.sample == GREEDY) == greedy:
-            found[row.problem].append(float(row.right))
+def best_temperature(tried: dict[float, Scores]) -> float:
+    """The temperature with the highest mean; of equal ones the highest, which gives most variety."""
+    return max(tried, key=lambda at: (mean_score(tried[at]) or 0.0, at))
+
+
+def at_best(cooled: Cooled, responses: Sequence[Response], rounds: int) -> list[AtBest]:
+    """A round's responses beside the cooled base model, a row a task; what only one of them answered is left out.
+
+    Args:
+        rounds: as in `results`.
+    """
+    choosing, reporting = by_temperature(responses, "choose"), by_temperature(responses, "report")
+    if not choosing or not reporting:
+        return []
+    best = best_temperature(choosing)
+    chosen_on = {r.task for r in responses if r.use == "both"}
+    found = []
+    for task, tuned in reporting.get(best, {}).items():
+        base = cooled.scores.get(task, {})
+        if difference := gain(base, tuned, _confidence(rounds, task in chosen_on)):
+            before, after = [base[p] for p in tuned if p in base], [tuned[p] for p in tuned if p in base]
+            accuracies = mean_accuracy(before), mean_accuracy(after)
+            found.append(AtBest(task, cooled.temperature, accuracies[0], best, accuracies[1], difference))
     return found
 
 
-def _judged(rows: Sequence[Response]) -> dict[str, list[float]]:
-    """Problem -> the mean of its greedy and of its sampled accuracy, as a list of one."""
-    kinds = [_scores(rows, greedy=True), _scores(rows, greedy=False)]
+def _result(name: str, rows: list[Response], base: list[Response], rounds: int) -> TaskResult:
+    greedy, sampled, judged = _accuracies(rows)
+    base_greedy, base_sampled, base_judged = _accuracies(base)
+    both = [problem for problem in greedy if problem in base_greedy]
+    chosen_on = any(row.use == "both" for row in rows)
+    confidence = _confidence(rounds, chosen_on)
+    drawn = list(_by_problem(row for row in rows if row.sample != GREEDY).values())
+    samples = max(map(len, drawn), default=0)
+    return TaskResult(
+        task=name,
+        problems=len(judged),
+        samples=samples,
+        cut=fmean(row.finish == "length" for row in rows),
+        length=fmean(row.tokens for row in rows),
+        greedy=_accuracy(greedy, 1),
+        sampled=_accuracy(sampled, samples),
+        judged=mean_accuracy(list(judged.values())),
+        of_ended=_of_ended(rows),
+        most=_by_number(drawn, _most),
+        some=_by_number(drawn, _some),
+        temperature=next((row.temperature for row in rows if row.sample != GREEDY), 0.0),
+        timed_out=sum(row.timed_out for row in rows),
+        chosen_on=chosen_on,
+        greedy_gain=gain(base_greedy, greedy, confidence),
+        sampled_gain=gain(base_sampled, sampled, confidence),
+        judged_gain=gain(base_judged, judged, confidence),
+        mcnemar=mcnemar_exact([base_greedy[p] for p in both], [greedy[p] for p in both]) if both else None,
+    )
+
+
+def _confidence(rounds: int, chosen_on: bool) -> float:
+    return 1 - 0.05 / rounds if chosen_on else 0.95
+
+
+def _accuracies(rows: Sequence[Response]) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Problem -> accuracy of its greedy response, of its sampled ones, and the mean of these two."""
+    greedy = _right(row for row in rows if row.sample == GREEDY)
+    sampled = _right(row for row in rows if row.sample != GREEDY)
     problems = dict.fromkeys(row.problem for row in rows)
-    return {p: [fmean(fmean(kind[p]) for kind in kinds if p in kind)] for p in problems}
+    return greedy, sampled, {p: fmean(kind[p] for kind in (greedy, sampled) if p in kind) for p in problems}
 
 
-def _drawn(rows: Sequence[Response]) -> dict[str, list[Response]]:
-    """Problem -> its sampled responses."""
-    found: dict[str, list[Response]] = defaultdict(list)
-    for row in rows:
-        if row.sample != GREEDY:
-            found[row.problem].append(row)
-    return found
+def _right(rows: Iterable[Response]) -> dict[str, float]:
+    """Problem -> the share of its responses that are right: partial credit is no right answer."""
+    return {problem: fmean(row.right for row in of) for problem, of in _by_problem(rows).items()}
 
 
-def _by_number(drawn: dict[str, list[Response]], of: Callable[[list[Response], int], float]) -> dict[str, Interval]:
+def _accuracy(by_problem: dict[str, float], samples: int) -> Interval | None:
+    if not by_problem:
+        return None
+    scores = list(by_problem.values())
+    return wilson(sum(scores), len(scores)) if samples == 1 else mean_accuracy(scores)
+
+
+def _of_ended(rows: list[Response]) -> Interval | None:
+    ended = [[row.right for row in of if row.finish == "end"] for of in _by_problem(rows).values()]
+    return share_among(list(map(sum, ended)), list(map(len, ended))) if any(ended) else None
+
+
+def _by_number(drawn: list[list[Response]], of: Callable[[list[Response], int], float]) -> dict[str, Interval]:
     """For 1, 2, 4 and so on samples, and for all of them, the mean over problems."""
-    most = min(map(len, drawn.values()), default=0)
+    most = min(map(len, drawn), default=0)
     numbers = sorted({*(2**n for n in range(most.bit_length())), most} - {0})
-    return {str(k): mean_accuracy([[of(rows, k)] for rows in drawn.values()], RESAMPLING_SEED) for k in numbers}
+    return {str(k): mean_accuracy([of(rows, k) for rows in drawn]) for k in numbers}
 
 
 def _some(rows: list[Response], k: int) -> float:
@@ -159,8 +185,20 @@ def _vote(rows: Sequence[Response]) -> float:
     return fmean(fmean(row.right for row in voting if row.answer == answer) for answer in ahead)
 
 
-def _by_task(responses: Sequence[Response]) -> dict[str, list[Response]]:
-    found: dict[str, list[Response]] = defaultdict(list)
+def _used_to(use: Literal["choose", "report"], responses: Iterable[Response]) -> list[Response]:
+    return [response for response in responses if response.use in (use, "both")]
+
+
+def _by_task(responses: Iterable[Response]) -> dict[str, list[Response]]:
+    return _grouped(responses, lambda response: response.task)
+
+
+def _by_problem(responses: Iterable[Response]) -> dict[str, list[Response]]:
+    return _grouped(responses, lambda response: response.problem)
+
+
+def _grouped(responses: Iterable[Response], key: Callable[[Response], K]) -> dict[K, list[Response]]:
+    found: dict[K, list[Response]] = defaultdict(list)
     for response in responses:
-        found[response.task].append(response)
+        found[key(response)].append(response)
     return found

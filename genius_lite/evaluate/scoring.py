@@ -1,4 +1,4 @@
-"""Scorers of other packages, which may take any time or memory, or crash: each in a process of its own, with limits.
+"""Scorers of other packages, which may take any time or memory, crash, or lie: each in a process with limits.
 
 math-verify bounds its time by an alarm signal, which only a main thread has, and by the clock, so that a machine that
 stalls makes an answer wrong; reasoning-gym's scorers are not bounded at all. `python -m genius_lite.evaluate.scoring`
@@ -10,7 +10,8 @@ from __future__ import annotations
 import ast
 import cmath
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -19,10 +20,14 @@ import msgspec
 
 from genius_lite.data.sandbox import LimitedProcess, LimitError, serve
 from genius_lite.errors import UserError
-from genius_lite.evaluate.checkers import NO_MATH_VERIFY, parsed_answer, same_mathematics
+from genius_lite.evaluate.answers import final_number, without_markdown
+
+DECOYS = ("", "I do not know", "nan", "0", "inf", "True")
 
 _SECONDS = 2  # of computing, for one response; an ordinary one takes milliseconds
 _MEMORY = 1_000_000_000  # bytes; reasoning-gym alone has 120 MB
+_ASKED = 20  # problems; a scorer that lies does so on nearly all of them
+_MISTAKEN = 0.1  # the share of problems that a scorer may misjudge: it moves an accuracy by as much
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -36,21 +41,25 @@ class Verdict(msgspec.Struct, frozen=True):
     timed_out: bool = False
 
 
-class MathVerify:
-    """Scores by the package math-verify. It parses each known answer once, however many responses there are to it.
+class Scorer:
+    """One of these packages, by any thread.
+
+    Args:
+        made: arguments of the reasoning-gym data set whose `score_answer` it is; None is math-verify, which parses each
+            known answer once, however many responses there are to it.
 
     Raises:
-        UserError: the package is missing.
+        UserError: math-verify is missing.
     """
 
-    def __init__(self) -> None:
-        if find_spec("math_verify") is None:
-            raise UserError(NO_MATH_VERIFY)
-        self._process = _limited({"scorer": "math-verify"})
+    def __init__(self, made: dict[str, Any] | None = None):
+        if not made and find_spec("math_verify") is None:
+            raise UserError("the math-verify checker needs a package: pip install 'genius-lite[eval]'")
+        self._process = LimitedProcess("genius_lite.evaluate.scoring", {"made": made}, seconds=_SECONDS, memory=_MEMORY)
         self.close = self._process.close
 
     def read(self, known: str) -> None:
-        """Parse a known answer.
+        """Have math-verify parse a known answer.
 
         Raises:
             UserError: it cannot be read as mathematics, or not within the limits.
@@ -63,21 +72,55 @@ class MathVerify:
             raise UserError(refused)
 
     def verdict(self, response: str, known: str) -> Verdict:
-        """Of a response, by any thread."""
-        return _verdict(self._process, {"known": known, "response": response})
+        """Of a response to a problem with this answer; of reasoning-gym's, with this entry (`as_literal`)."""
+        try:
+            return Verdict(self._process.ask({"response": response, "known": known})["score"])
+        except LimitError:
+            return Verdict(0.0, timed_out=True)
 
 
-class ReasoningGym:
-    """Scores by the `score_answer` of one of reasoning-gym's data sets, made with these arguments."""
+def fault(known: Mapping[str, str | None], is_right: Callable[[str, str], bool]) -> str:
+    """Why a scorer cannot measure anything; empty if it can.
 
-    def __init__(self, name: str, *, size: int, seed: int, config: dict[str, Any]) -> None:
-        made = {"name": name, "size": size, "seed": seed, **config}
-        self._process = _limited({"scorer": "reasoning-gym", "made": made})
-        self.close = self._process.close
+    Of up to 20 problems it is asked about the known answer, about `DECOYS`, and about another problem's answer. It may
+    be mistaken about the known answer, and about each decoy, in a tenth of them; a decoy that is the known answer, or
+    the same number, is not asked there. Another problem's answer differs: puzzles have many solutions, and a small one
+    may share them, so that one is refused only where it is right for most problems, and two at least. Of the 96
+    scorers of reasoning-gym 0.1.25 that run no answers, three are refused, with 18 or more of 20; of all others one
+    calls one such answer right.
 
-    def verdict(self, submitted: str, entry: str) -> Verdict:
-        """Of an answer that is submitted to one of the data set's entries (`as_literal`), by any thread."""
-        return _verdict(self._process, {"submitted": submitted, "entry": entry})
+    Args:
+        known: the answer of each problem, by its id; None where only the scorer knows.
+        is_right: whether it calls the answer to the problem of this id right.
+    """
+    asked = {problem: known[problem] for problem in list(known)[:: -(-len(known) // _ASKED) or 1]}
+    answers = {problem: answer for problem, answer in asked.items() if answer}
+    wrong = sum(not is_right(problem, answer) for problem, answer in answers.items())
+    if wrong > _MISTAKEN * len(answers):
+        return f"its scorer calls {wrong} of {len(answers)} right answers wrong"
+    for decoy in DECOYS:
+        unlike = [problem for problem, answer in asked.items() if not _same(decoy, answer)]
+        right = sum(is_right(problem, decoy) for problem in unlike)
+        if right > _MISTAKEN * len(unlike):
+            return f"its scorer calls {decoy!r} right in {right} of {len(unlike)} problems where it is wrong"
+    others = {
+        problem: next((other for other in answers.values() if not _same(other, answer)), None)
+        for problem, answer in answers.items()
+    }
+    unlike = {problem: other for problem, other in others.items() if other}
+    right = sum(is_right(problem, other) for problem, other in unlike.items())
+    if right > max(1, len(unlike) / 2):
+        return f"its scorer calls another problem's answer right in {right} of {len(unlike)} problems"
+    return ""
+
+
+def _same(text: str, answer: str | None) -> bool:
+    if answer is None:
+        return False
+    number, known = final_number(text), final_number(answer)
+    return text.strip().casefold() == answer.strip().casefold() or bool(
+        number and known and number.value == known.value
+    )
 
 
 def as_literal(entry: dict[str, Any]) -> str:
@@ -108,20 +151,33 @@ def _plain(value: Any) -> Any:
             return str(value)
 
 
-def _limited(opening: dict[str, Any]) -> LimitedProcess:
-    return LimitedProcess("genius_lite.evaluate.scoring", opening, seconds=_SECONDS, memory=_MEMORY)
+def parsed_answer(answer: str) -> list[Any]:
+    """A known answer as math-verify reads it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    import math_verify
+
+    # Without a delimiter the package reads plain numbers only.
+    delimited = answer if re.search(r"\$|\\boxed|\\\(|\\\[", answer) else f"${answer}$"
+    parsed = math_verify.parse(delimited, fallback_mode="no_fallback", parsing_timeout=0)
+    if not parsed:
+        raise UserError(f"the answer {answer!r:.60} cannot be read as mathematics")
+    return parsed
 
 
-def _verdict(process: LimitedProcess, message: dict[str, Any]) -> Verdict:
-    try:
-        return Verdict(process.ask(message)["score"])
-    except LimitError:
-        return Verdict(0.0, timed_out=True)
+def same_mathematics(response: str, parsed: list[Any]) -> bool:
+    """Whether a response's answer equals a parsed one, by math-verify, which knows no Markdown."""
+    import math_verify
+
+    given = math_verify.parse(without_markdown(response), parsing_timeout=0)
+    return math_verify.verify(parsed, given, timeout_seconds=None)
 
 
 def _scorer(opening: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """What answers the messages, in the process."""
-    return _by_math_verify() if opening["scorer"] == "math-verify" else _by_reasoning_gym(opening["made"])
+    return _by_reasoning_gym(opening["made"]) if opening["made"] else _by_math_verify()
 
 
 def _by_math_verify() -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -147,7 +203,7 @@ def _by_reasoning_gym(made: dict[str, Any]) -> Callable[[dict[str, Any]], dict[s
 
     def answer(message: dict[str, Any]) -> dict[str, Any]:
         try:
-            score = float(dataset.score_answer(message["submitted"], ast.literal_eval(message["entry"])))
+            score = float(dataset.score_answer(message["response"], ast.literal_eval(message["known"])))
         except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
             # Not all of its scorers look before they parse: prime_factorization calls int() on any text.
             score = 0.0

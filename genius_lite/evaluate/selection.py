@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from genius_lite.evaluate.statistics import mean_of, paired_difference
+from genius_lite.evaluate.results import gain
+from genius_lite.evaluate.statistics import mean_of
 from genius_lite.recipe import Evaluate
 from genius_lite.results.evaluation import Interval, Scores, Signals
 
@@ -56,12 +57,8 @@ def judged_by(tasks: Scores, signals: Signals | None, base: Signals | None) -> S
 
 def difference(before: Scores, after: Scores, confidence: float) -> Interval | None:
     """Mean over tasks of the mean of after - before over the problems that both have; None where they share none."""
-    found = []
-    for task, scores in after.items():
-        both = [problem for problem in scores if problem in before.get(task, {})]
-        if both:
-            was, is_now = ([[of[p]] for p in both] for of in (before[task], scores))
-            found.append(paired_difference(was, is_now, confidence))
+    gains = [gain(before.get(task, {}), scores, confidence) for task, scores in after.items()]
+    found = [each for each in gains if each]
     return mean_of(found) if found else None
 
 

@@ -7,21 +7,23 @@ Intervals of means are percentile bootstraps over problems (Efron and Tibshirani
 and does partial credit and unequal numbers of samples in the same way. Below some 30 problems it is a little too
 narrow. Intervals of differences are Student's.
 
-Seeds of a training are drawn too, and all of them are asked the same problems: `pooling` adds their part.
+Seeds of a training are drawn too, and all of them are asked the same problems: `pooled_difference` adds their part.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from genius_lite.results.evaluation import Interval, McNemar
 
 _SAME = 1e-9  # differences of scores that are one but for rounding
+_SEED, _RESAMPLES = 0, 10_000  # of a bootstrap: the same figures give the same interval
 _CHUNK = 2**22  # problems drawn at once, over all resamples: 32 MiB of counts
 
 
@@ -43,38 +45,65 @@ def wilson(successes: float, trials: int, confidence: float = 0.95) -> Interval:
 
 
 def mean_accuracy(
-    scores: Sequence[Sequence[float]], seed: int, confidence: float = 0.95, resamples: int = 10_000
+    scores: Sequence[float], confidence: float = 0.95, *, seed: int = _SEED, resamples: int = _RESAMPLES
 ) -> Interval:
-    """Mean score over problems, each the mean of its own samples; see the module for the interval.
+    """Mean score over problems, 0 to 1, each the mean of its own samples; see the module for the interval.
 
     For one sample a problem, right or wrong, `wilson` is the better interval.
 
-    Args:
-        scores: for each problem its samples' scores, 0 to 1; one at least.
+    Raises:
+        ValueError: there is no problem.
+    """
+    scores_P = np.array(scores, float)
+    if not scores_P.size:
+        raise ValueError("there must be a problem")
+    estimate = float(scores_P.mean())
+    if np.ptp(scores_P) == 0:
+        return _of_a_constant(estimate, len(scores_P), (0.0, 1.0), confidence)
+
+    def means(drawn: np.ndarray) -> np.ndarray:
+        return scores_P[drawn].mean(axis=1)
+
+    return Interval(estimate, *_bootstrap(means, len(scores_P), confidence, seed, resamples))
+
+
+def share_among(parts: Sequence[float], wholes: Sequence[float]) -> Interval:
+    """Sum of parts / sum of wholes, with a percentile bootstrap over the problems that they are of.
 
     Raises:
-        ValueError: there is no problem, or one without samples.
+        ValueError: not one of each for a problem, a part larger than its whole, or wholes of nothing.
     """
-    return _bootstrap(_means(scores), (0.0, 1.0), seed, confidence, resamples)
+    parts_P, wholes_P = np.array(parts, float), np.array(wholes, float)
+    if parts_P.shape != wholes_P.shape or (parts_P > wholes_P).any() or not wholes_P.sum() > 0:
+        raise ValueError("each problem needs a part and a whole that holds it, and there must be a whole")
+    share = float(parts_P.sum() / wholes_P.sum())
+    if share in (0.0, 1.0):
+        return _of_a_constant(share, int((wholes_P > 0).sum()), (0.0, 1.0), 0.95)
+
+    def shares(drawn: np.ndarray) -> np.ndarray:
+        below = wholes_P[drawn].sum(axis=1)
+        return parts_P[drawn].sum(axis=1)[below > 0] / below[below > 0]
+
+    return Interval(share, *_bootstrap(shares, len(parts_P)))
 
 
-def paired_difference(
-    base: Sequence[Sequence[float]], tuned: Sequence[Sequence[float]], confidence: float = 0.95
-) -> Interval:
+def paired_difference(base: Sequence[float], tuned: Sequence[float], confidence: float = 0.95) -> Interval:
     """Mean of tuned - base over the same problems in the same order, whose difficulty cancels.
 
     Student's interval (Biometrika 6, 1908): differences are not skewed as accuracies are, and a percentile bootstrap
     calls 3 to 4 of 100 unchanged models better where 20 to 50 problems are there, this one at most 2.5.
 
     Args:
-        base, tuned: for each problem its samples' scores, 0 to 1; their numbers may differ.
+        base, tuned: each problem's score, 0 to 1, the mean of its samples, whose numbers may differ.
 
     Raises:
-        ValueError: there is no problem, one without samples, or not the same number of problems.
+        ValueError: there is no problem, or not the same number of problems.
     """
     if len(base) != len(tuned):
         raise ValueError(f"{len(base)} and {len(tuned)} problems cannot be paired")
-    return student(_means(tuned) - _means(base), confidence)
+    if not len(base):
+        raise ValueError("there must be a problem")
+    return _student(np.array(tuned, float) - np.array(base, float), confidence)
 
 
 def mean_of(intervals: Sequence[Interval]) -> Interval:
@@ -123,62 +152,110 @@ def mcnemar_exact(base: Sequence[float], tuned: Sequence[float]) -> McNemar:
     return McNemar(gained, lost, min(1.0, 2 * tail / 2**differing))
 
 
-def share_among(
-    parts: Sequence[float], wholes: Sequence[float], seed: int, confidence: float = 0.95, resamples: int = 10_000
-) -> Interval:
-    """Sum of parts / sum of wholes, with a percentile bootstrap over the problems that they are of.
+class PooledDifference(Interval, frozen=True):
+    """A difference over the seeds of a training and over problems, and the standard error that either draw adds.
+
+    `over_seeds` is None, and the interval over problems only, where no arm has a second seed: it then says nothing of
+    what another seed would have given. Both errors hold what chance adds to one seed's answer to one problem.
+    """
+
+    over_problems: float
+    over_seeds: float | None
+
+
+def pooled_difference(
+    base: Sequence[ArrayLike],
+    tuned: Sequence[ArrayLike],
+    *,
+    paired: bool = True,
+) -> PooledDifference:
+    """Mean of tuned - base over problems and over the seeds of a training; of several tasks the mean of their means.
+
+    `with_seeds` adds what seeds contribute to the interval over problems, less what is in both of them: the chance in
+    each single answer. The result is never narrower than over problems only. In the simulations of its tests it covers
+    the truth in 95 of 100 cases where seeds differ, and in up to 99 where they do not. Satterthwaite's degrees of
+    freedom for the sum of all parts do so in 87 with two seeds, and a bootstrap over seeds and problems in 50 with two
+    and 75 with three where seeds are all that differs: it ends at the worst and the best of them.
+
+    Args:
+        base, tuned: for each task its scores, -1 to 1, float (seeds, problems): both arms' problems in the same order.
+        paired: the two arms' seeds are the same, in the same order: what a seed adds to both cancels. Otherwise they
+            are independent draws of like spread (Student, Biometrika 6, 1908), and their numbers may differ.
 
     Raises:
-        ValueError: not one of each for a problem, a part larger than its whole, or wholes of nothing.
+        ValueError: there is no task, seed or problem, or the arms' problems (paired, their seeds too) do not match.
     """
-    parts_P, wholes_P = np.array(parts, float), np.array(wholes, float)
-    if parts_P.shape != wholes_P.shape or (parts_P > wholes_P).any() or not wholes_P.sum() > 0:
-        raise ValueError("each problem needs a part and a whole that holds it, and there must be a whole")
-    share = float(parts_P.sum() / wholes_P.sum())
-    if share in (0.0, 1.0):
-        return _of_a_constant(share, int((wholes_P > 0).sum()), (0.0, 1.0), confidence)
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(parts_P), size=(resamples, len(parts_P)))
-    below = wholes_P[drawn].sum(axis=1)
-    found = parts_P[drawn].sum(axis=1)[below > 0] / below[below > 0]
-    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(share, float(low), float(high))
+    tasks = [(_scores(before), _scores(after)) for before, after in zip(base, tuned, strict=True)]
+    if not tasks:
+        raise ValueError("there must be a task")
+    for before, after in tasks:
+        if before.shape[1] != after.shape[1] or (paired and len(before) != len(after)):
+            raise ValueError(f"scores of {before.shape} and {after.shape} seeds and problems cannot be paired")
+    # Either one arm of differences or two; everything below is a sum over the arms.
+    arms = [[after - before for before, after in tasks]] if paired else [[-b for b, _ in tasks], [t for _, t in tasks]]
+    by_problem = [np.sum([scores.mean(axis=0) for scores in of_task], axis=0) for of_task in zip(*arms, strict=True)]
+    over_problems = mean_of([_student(v) for v in by_problem])
+    variance = sum(_variance_of_mean(values) for values in by_problem) / len(tasks) ** 2
+    interval, over_seeds = over_problems, None
+    if freedom := sum(len(arm[0]) - 1 for arm in arms):
+        of_seeds = [np.mean([scores.mean(axis=1) for scores in arm], axis=0) for arm in arms]
+        share = sum(1 / len(arm[0]) for arm in arms) / freedom  # of squares within arms, in the variance of the result
+        over_seeds = (share * sum(float(((each - each.mean()) ** 2).sum()) for each in of_seeds)) ** 0.5
+        chance = share * sum(_residual(scores) for arm in arms for scores in arm) / len(tasks) ** 2
+        own = max(0.0, 1 - chance / variance) if variance else 1.0
+        interval = with_seeds(over_problems, over_seeds, freedom, own)
+    return PooledDifference(interval.estimate, interval.low, interval.high, variance**0.5, over_seeds)
 
 
-def _means(scores: Sequence[Sequence[float]]) -> np.ndarray:
-    """Mean score of each problem, float64 (problems,)."""
-    if not len(scores) or not all(len(samples) for samples in scores):
-        raise ValueError("every problem needs a sample, and there must be a problem")
-    return np.array([np.mean(samples) for samples in scores])
+def with_seeds(over_problems: Interval, over_seeds: float, freedom: int, own: float = 1.0) -> Interval:
+    """Widen a difference's interval (95 %) by what seeds add: half of one and of the other as sides of a right angle.
+
+    Half of the seeds' own interval is Student's quantile times their standard error. Each part with the quantile of its
+    own degrees of freedom: the sum then covers the truth as often as it says or more often, whichever of them is the
+    larger (Banerjee, Sankhya 23, 1961; both ends by themselves: Zou and Donner, Stat. Med. 27, 2008).
+
+    Args:
+        over_problems: of the mean over seeds, as if they were fixed.
+        over_seeds: standard error of that mean by its seeds alone, their standard deviation / sqrt(their number).
+        freedom: degrees of freedom of it, the number of seeds less the number of arms.
+        own: the share of the variance over problems that is not chance of single answers, which is in `over_seeds` too.
+            Where it is not known, 1: wider than need be, by a tenth or two where seeds do not differ.
+    """
+    seeds = student_quantile(freedom) * over_seeds
+    below, above = over_problems.estimate - over_problems.low, over_problems.high - over_problems.estimate
+    below, above = (max(half, math.hypot(own**0.5 * half, seeds)) for half in (below, above))
+    # Two seeds have 1 degree of freedom and Student's quantile is 12.7 then, which may well reach too far.
+    low, high = max(-1.0, over_problems.estimate - below), min(1.0, over_problems.estimate + above)
+    return Interval(over_problems.estimate, low, high)
 
 
-def variance_of_mean(values_P: np.ndarray) -> float:
+def _variance_of_mean(values_P: np.ndarray) -> float:
     return float(values_P.var(ddof=1)) / len(values_P) if len(values_P) > 1 else 0.0
 
 
-def student(differences_P: np.ndarray, confidence: float) -> Interval:
+def _student(differences_P: np.ndarray, confidence: float = 0.95) -> Interval:
     problems, estimate = len(differences_P), float(differences_P.mean())
     if np.ptp(differences_P) < _SAME:
         return _of_a_constant(estimate, problems, (-1.0, 1.0), confidence)
-    half = student_quantile(problems - 1, confidence) * variance_of_mean(differences_P) ** 0.5
+    half = student_quantile(problems - 1, confidence) * _variance_of_mean(differences_P) ** 0.5
     return Interval(estimate, max(-1.0, estimate - half), min(1.0, estimate + half))
 
 
 def _bootstrap(
-    values_P: np.ndarray, bounds: tuple[float, float], seed: int, confidence: float, resamples: int
-) -> Interval:
-    problems = len(values_P)
-    estimate = float(values_P.mean())
-    if np.ptp(values_P) == 0:
-        return _of_a_constant(estimate, problems, bounds, confidence)
+    statistic: Callable[[np.ndarray], np.ndarray],
+    problems: int,
+    confidence: float = 0.95,
+    seed: int = _SEED,
+    resamples: int = _RESAMPLES,
+) -> tuple[float, float]:
+    """Percentiles of what the statistic is of problems drawn with replacement: given int (resamples, problems)."""
     rng = np.random.default_rng(seed)
     rows = max(1, _CHUNK // problems)
-    means = []
+    found = []
     for start in range(0, resamples, rows):
-        drawn = rng.integers(problems, size=(min(rows, resamples - start), problems))
-        means.append(values_P[drawn].mean(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(estimate, float(low), float(high))
+        found.append(statistic(rng.integers(problems, size=(min(rows, resamples - start), problems))))
+    low, high = np.quantile(np.concatenate(found), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def _of_a_constant(value: float, problems: int, bounds: tuple[float, float], confidence: float) -> Interval:
@@ -189,3 +266,20 @@ def _of_a_constant(value: float, problems: int, bounds: tuple[float, float], con
     others = wilson(0, problems, confidence).high
     low, high = bounds
     return Interval(value, value - others * (value - low), value + others * (high - value))
+
+
+def _scores(scores: ArrayLike) -> np.ndarray:
+    """Scores of a task, float64 (seeds, problems)."""
+    found = np.asarray(scores, dtype=np.float64)
+    if found.ndim != 2 or not found.size:
+        raise ValueError(f"scores of shape {found.shape} are not those of seeds and problems")
+    return found
+
+
+def _residual(scores_SP: np.ndarray) -> float:
+    """Squares of what neither the seed nor the problem explains, for each seed's mean over its problems."""
+    problems = scores_SP.shape[1]
+    if problems < 2:
+        return 0.0
+    rest = scores_SP - scores_SP.mean(axis=0) - scores_SP.mean(axis=1, keepdims=True) + scores_SP.mean()
+    return float((rest**2).sum()) / (problems - 1) / problems

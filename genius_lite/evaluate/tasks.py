@@ -1,4 +1,4 @@
-"""Problems with known answers: from a JSONL file, or made by the package `reasoning-gym`."""
+"""Problems with known answers, from a JSONL file or made by the package `reasoning-gym`, and what each is for."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import codecs
 import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from genius_lite.data.vocabulary import check_text
+from genius_lite.data.vocabulary import Vocabulary, check_text
 from genius_lite.errors import UserError
 from genius_lite.evaluate.answers import bare, final_number, first_sentence, marked, numbers, strongly_marked
-from genius_lite.evaluate.checkers import DEFAULT_OPTIONS, LETTERS, check, extract_answer, submitted
-from genius_lite.evaluate.decoys import fault
-from genius_lite.evaluate.scoring import MathVerify, ReasoningGym, Verdict, as_literal
-from genius_lite.recipe import Check, CheckOptions, Prefix
-from genius_lite.records import query_id
+from genius_lite.evaluate.checkers import LETTERS, check, extract_answer, submitted
+from genius_lite.evaluate.scoring import Scorer, Verdict, as_literal, fault
+from genius_lite.recipe import Prefix, TaskSource
+from genius_lite.records import Query, query_id, seed_of
+from genius_lite.results.evaluation import Use
 from genius_lite.text import brief
 
 _CHOICES = "choices"  # in a problem's metadata
+_DIVIDED = 40  # problems of a task, at least, of which half can choose and half report
 # The package gives a model's text to Python's or SymPy's eval in some scorers.
 _RUNS_ANSWERS = re.compile(r"(?:\beval|\bexec|\bparse_expr|\bsympify)\(\s*(?!entry\b|metadata\b)")
 
@@ -57,41 +59,93 @@ class Task:
     stated: Callable[[Problem, str], str | None] = lambda problem, response: extract_answer(response)
 
 
-def from_jsonl(
-    path: Path,
-    kind: Check,
-    *,
-    prompt: str = "prompt",
-    answer: str = "answer",
-    choices: str = "choices",
-    options: CheckOptions = DEFAULT_OPTIONS,
-) -> Task:
+@dataclass(frozen=True)
+class TokenizedTask:
+    """A task, the prompt tokens of its problems, in their order, and what each problem is for."""
+
+    task: Task
+    questions: list[Query]
+    uses: Sequence[Use]
+
+    def choosing(self) -> TokenizedTask:
+        """With those problems alone that choose between rounds."""
+        taken = [use != "report" for use in self.uses]
+        task = replace(self.task, problems=list(compress(self.task.problems, taken)))
+        return TokenizedTask(task, list(compress(self.questions, taken)), [*compress(self.uses, taken)])
+
+
+def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
+    """The tasks that a recipe names.
+
+    Raises:
+        UserError: as `load_task`; or two have the same name.
+    """
+    tasks = [load_task(source) for source in sources]
+    if repeated := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
+        raise UserError(f"two tasks are named {repeated[0]}; give their files different names")
+    return tasks
+
+
+def load_task(cfg: TaskSource) -> Task:
+    """One of them.
+
+    Raises:
+        UserError: as `from_jsonl` and `from_reasoning_gym`.
+    """
+    if cfg.source.startswith(Prefix.REASONING_GYM):
+        return from_reasoning_gym(cfg.source, size=cfg.size, seed=cfg.seed, config=cfg.config)
+    task = from_jsonl(cfg)
+    return replace(task, problems=task.problems[: cfg.limit])
+
+
+def tokenize_task(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary, system: str | None) -> TokenizedTask:
+    """The task's problems as the model is given them.
+
+    Args:
+        use: what they are for; `auto`: half of them choose and half report, of fewer than 40 all do both. Which half
+            depends on the problems alone, so that all seeds and recipes report on the same ones.
+    """
+    questions = [Query(p.id, p.prompt, vocabulary.prompt(p.prompt, system)) for p in task.problems]
+    uses: list[Use]
+    if use != "auto":
+        uses = [use for _ in questions]
+    elif len(questions) < _DIVIDED:
+        uses = ["both" for _ in questions]
+    else:
+        # By prompt: what is asked twice does not do both.
+        drawn = sorted({problem.prompt for problem in task.problems}, key=lambda prompt: seed_of("choose", prompt))
+        choosing = {*drawn[: len(drawn) // 2]}
+        uses = ["choose" if problem.prompt in choosing else "report" for problem in task.problems]
+    return TokenizedTask(task, questions, uses)
+
+
+def from_jsonl(cfg: TaskSource) -> Task:
     """A task from a file with one JSON object a line; blank lines are passed over.
 
     With the checker `choice`, a row's list `choices` is appended to the prompt as lettered options, and its answer is
     the letter, the option's text, or its index from 0. What else a row holds becomes the problem's metadata.
 
-    Args:
-        kind: the checker, with its `options`.
-        prompt, answer, choices: the names of the columns.
-
     Raises:
         UserError: the file cannot be read; or, with the line's number, a row or an answer that cannot be used.
     """
-    mathematics = MathVerify() if kind == "math-verify" else None
+    path = Path(cfg.source)
+    mathematics = Scorer() if cfg.check == "math-verify" else None
 
     def score(problem: Problem, response: str) -> Verdict:
         if mathematics:
             return mathematics.verdict(response, problem.answer)
         try:
-            return Verdict(check(kind, response, problem.answer, options, problem.metadata.get(_CHOICES, ())))
+            return Verdict(check(cfg.check, response, problem.answer, cfg.options, problem.metadata.get(_CHOICES, ())))
         except TimeoutError:
             return Verdict(0.0, timed_out=True)
+
+    def stated(problem: Problem, response: str) -> str | None:
+        return submitted(cfg.check, response, problem.metadata.get(_CHOICES, ()))
 
     problems = []
     for number, row in read_rows(path):
         try:
-            problem = _problem(row, prompt, answer, choices if kind == "choice" else None)
+            problem = _problem(row, cfg)
             # An answer that its checker cannot read would count every response as wrong.
             if mathematics:
                 mathematics.read(problem.answer)
@@ -100,26 +154,20 @@ def from_jsonl(
         except UserError as e:
             raise UserError(f"{path}, line {number}: {e}") from None
         problems.append(problem)
-
-    def stated(problem: Problem, response: str) -> str | None:
-        return submitted(kind, response, problem.metadata.get(_CHOICES, ()))
-
     return Task(path.stem, _distinct(problems), score, mathematics.close if mathematics else lambda: None, stated)
 
 
 def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, Any]) -> Task:
     """A task that `reasoning-gym` makes, such as `reasoning_gym:chain_sum`, scored by its own `score_answer`.
 
-    That scorer is given what the response marks as its answer (`answers.marked`); unmarked, the last number where the
-    known answer is one, and the whole response otherwise. Many give partial credit: only a score of 1 is a right
-    answer.
+    Many scorers give partial credit: only a score of 1 is a right answer.
 
     Args:
         config: fields of the data set's configuration, such as `max_terms`.
 
     Raises:
         UserError: the package is missing, has no such data set, or refuses its configuration; or the scorer runs
-            answers as code, or calls wrong ones right (`decoys.fault`).
+            answers as code, or calls wrong ones right (`scoring.fault`).
     """
     try:
         import reasoning_gym
@@ -141,7 +189,7 @@ def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, A
         [Problem(query_id(e["question"]), e["question"], e["answer"] or "", e["metadata"]) for e in entries]
     )
     entry_of = {problem.id: as_literal(entry) for problem, entry in zip(problems, entries, strict=True)}
-    scorer = ReasoningGym(name, size=size, seed=seed, config=config)
+    scorer = Scorer({"name": name, "size": size, "seed": seed, **config})
 
     def score(problem: Problem, response: str) -> Verdict:
         return scorer.verdict(_submitted(response, problem.answer), entry_of[problem.id])
@@ -156,6 +204,7 @@ def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, A
 
 
 def _submitted(response: str, known: str) -> str:
+    """What a response marks as its answer; else its last number, where the known answer is one; else all of it."""
     if strong := strongly_marked(response):
         return strong[0].strip()
     if [number.text for number in numbers(known)] == [known.strip()]:
@@ -181,44 +230,37 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"{path}: no problem in it; one is needed at least")
     for number, line in lines:
         try:
-            row = _row(line)
-        except UserError as e:
-            raise UserError(f"{path}, line {number}: {e}") from None
+            row = msgspec.json.decode(line.removeprefix(codecs.BOM_UTF8))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+            raise UserError(f"{path}, line {number}: not JSON: {e}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: a row is a JSON object, not {row!r:.40}")
         yield number, row
 
 
-def _row(line: bytes) -> dict[str, Any]:
-    try:
-        row = msgspec.json.decode(line.removeprefix(codecs.BOM_UTF8))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise UserError(f"not JSON: {e}") from None
-    if not isinstance(row, dict):
-        raise UserError(f"a row is a JSON object, not {row!r:.40}")
-    return row
-
-
-def _problem(row: dict[str, Any], prompt: str, answer: str, choices: str | None) -> Problem:
-    """The problem of a row; `choices` is the column of its options, where the row may have one."""
-    for column in (prompt, answer):
+def _problem(row: dict[str, Any], cfg: TaskSource) -> Problem:
+    for column in (cfg.prompt, cfg.answer):
         if column not in row:
             known = brief(", ".join(row), 200)
             raise UserError(f"no column `{column}`; it has {known}; name the columns in the recipe")
-    question, known = row[prompt], row[answer]
+    question, known = row[cfg.prompt], row[cfg.answer]
     if not isinstance(question, str) or not question.strip():
-        raise UserError(f"`{prompt}` is {question!r:.40}, not a question")
+        raise UserError(f"`{cfg.prompt}` is {question!r:.40}, not a question")
     check_text(question)
     if isinstance(known, bool) or not isinstance(known, str | int | float):
-        raise UserError(f"`{answer}` is {known!r:.40}, neither text nor a number")
-    rest = {name: value for name, value in row.items() if name not in (prompt, answer, choices)}
-    if choices not in row:
+        raise UserError(f"`{cfg.answer}` is {known!r:.40}, neither text nor a number")
+    lettered = cfg.check == "choice" and cfg.choices in row
+    read = {cfg.prompt, cfg.answer, *([cfg.choices] if lettered else [])}
+    rest = {name: value for name, value in row.items() if name not in read}
+    if not lettered:
         return Problem(query_id(question), question, str(known).strip(), rest)
-    options = row[choices]
+    options = row[cfg.choices]
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        raise UserError(f"`{choices}` is {options!r:.40}, not a list of texts")
+        raise UserError(f"`{cfg.choices}` is {options!r:.40}, not a list of texts")
     if not 2 <= len(options) <= len(LETTERS):
-        raise UserError(f"`{choices}` has {len(options)} options; 2 to {len(LETTERS)} can be lettered")
-    lettered = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
-    text = f"{question}\n\n{lettered}\n\nGive the letter of the right option."
+        raise UserError(f"`{cfg.choices}` has {len(options)} options; 2 to {len(LETTERS)} can be lettered")
+    lines = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+    text = f"{question}\n\n{lines}\n\nGive the letter of the right option."
     return Problem(query_id(text), text, _letter(known, options), rest | {_CHOICES: options})
 
 

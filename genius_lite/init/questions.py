@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from genius_lite.data.queries import FORMATS, read, text_columns
 from genius_lite.errors import UserError
-from genius_lite.evaluate.asking import load_task
-from genius_lite.evaluate.tasks import read_rows
+from genius_lite.evaluate.tasks import load_task, read_rows
 from genius_lite.hardware import cores, free_memory, gpus
 from genius_lite.recipe import Model, Prefix, Queries, TaskSource
 from genius_lite.text import brief

@@ -8,12 +8,11 @@ from pathlib import Path
 import msgspec
 
 from genius_lite.errors import Stopped
-from genius_lite.evaluate.asking import TokenizedTask
-from genius_lite.evaluate.cooling import best_of, shares
 from genius_lite.evaluate.measure import Ended, EvalModel, answer_tasks, observe, responses_wanted
-from genius_lite.evaluate.record import Evaluation, read_evaluation, read_own, write_evaluation
-from genius_lite.evaluate.results import complaints, mean_score
+from genius_lite.evaluate.record import Evaluation, read_evaluation, write_evaluation
+from genius_lite.evaluate.results import best_temperature, by_temperature, complaints, mean_score
 from genius_lite.evaluate.signals import Observed, signals
+from genius_lite.evaluate.tasks import TokenizedTask
 from genius_lite.pipeline.round import Policy, Round, note_time
 from genius_lite.progress import Stage
 from genius_lite.recipe import Evaluate
@@ -61,7 +60,8 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
 
     here.build(folder.EVALUATION, make)
     remove(here / folder.ANSWERS)
-    return read_evaluation(r.folder, r.number, r.job.recipe.rounds) if r.number else read_own(RoundFolder(0, here.path))
+    base = r.folder.base if r.number else None
+    return read_evaluation(RoundFolder(r.number, here.path), base, r.job.recipe.rounds)
 
 
 def cool(r: Round, policy: Policy) -> Cooled | None:
@@ -74,7 +74,7 @@ def cool(r: Round, policy: Policy) -> Cooled | None:
     """
     cfg, here = r.job.recipe.evaluate.model_copy(update={"greedy": False}), r.folder_of(policy)
     known = r.folder.base.responses  # at the recipe's temperature and at 0
-    tried, reported = shares(known, choosing=True), shares(known, choosing=False)
+    tried, reported = by_temperature(known, "choose"), by_temperature(known, "report")
     if not tried or not reported:
         return None
 
@@ -85,14 +85,14 @@ def cool(r: Round, policy: Policy) -> Cooled | None:
         return [response for one in answers for response in one.responses]
 
     def sweep() -> Cooled:
-        by_temperature = dict(tried)
+        every = dict(tried)
         for temperature in cfg.sweep if cfg.samples else []:
             if temperature != r.job.temperature:
                 answered = at(temperature, [task.choosing() for task in r.job.tasks])
-                by_temperature |= shares(answered, choosing=True)
-        best = best_of(by_temperature)
-        of_best = reported if best in reported else shares(at(best, r.job.tasks), choosing=False)
-        means = {f"{t:g}": mean_score(scores) or 0.0 for t, scores in sorted(by_temperature.items())}
+                every |= by_temperature(answered, "choose")
+        best = best_temperature(every)
+        of_best = reported if best in reported else by_temperature(at(best, r.job.tasks), "report")
+        means = {f"{t:g}": mean_score(scores) or 0.0 for t, scores in sorted(every.items())}
         return Cooled(best, means, of_best.get(best, {}))
 
     found = msgspec.convert(here.build_json(folder.COOLED, sweep), Cooled)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from genius_lite.evaluate.cooling import at_best
 from genius_lite.evaluate.guard import alarms, guard_status, round_metrics
 from genius_lite.evaluate.record import Evaluation
-from genius_lite.evaluate.results import mean_score
+from genius_lite.evaluate.results import at_best, mean_score
 from genius_lite.evaluate.selection import Decision, RoundScore, select_checkpoint
 from genius_lite.evaluate.signals import too_short
 from genius_lite.pipeline.round import Policy, Round, Session

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.pooling import PooledDifference, pooled_difference
+from genius_lite.evaluate.statistics import PooledDifference, pooled_difference
 from genius_lite.progress import Stage
 from genius_lite.report.summary import points
 from genius_lite.results.evaluation import GREEDY, Response

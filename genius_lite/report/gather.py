@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from genius_lite.evaluate.guard import SignalValue, signal_values
-from genius_lite.evaluate.record import read_evaluation, read_own
+from genius_lite.evaluate.record import read_evaluation
 from genius_lite.evaluate.results import mean_score
 from genius_lite.foresight.pairs import calibration_weight
 from genius_lite.progress import Stage
@@ -141,7 +141,7 @@ def _base(here: RoundFolder, name: str) -> RoundData:
     """The base model, or the user's own file."""
     if not here.done(Stage.EVALUATE):
         return RoundData(name, RoundReport(0), timings=here.totals)
-    found = read_own(here)
+    found = read_evaluation(here)
     report = RoundReport(0, score=mean_score(found.scores), evaluation=found.tasks)
     return RoundData(name, report, True, found.signals, timings=here.totals)
 
@@ -153,7 +153,7 @@ def _round(run: RunFolder, here: RoundFolder, base: Signals | None, earlier: Seq
         return RoundData(name, report, True, metrics.signals, found, here.totals, pairs)
     report, signals = here.made(), None
     if here.done(Stage.EVALUATE):
-        found = read_evaluation(run, here.number, run.recipe["rounds"])
+        found = read_evaluation(here, run.base, run.recipe["rounds"])
         report, signals = msgspec.structs.replace(report, evaluation=found.tasks), found.signals
     return RoundData(name, report, False, signals, timings=here.totals, pairs=pairs)
 

@@ -129,7 +129,7 @@ def _rows(run: RunFolder, reports: list[RoundReport], board: RunState) -> list[d
     if reports:
         base = [_row(RoundReport(0, score=reports[0].base_score))]
     elif not base and run.base.done(Stage.EVALUATE):
-        base = [_row(RoundReport(0, score=mean_score(read_evaluation(run, 0).scores)))]
+        base = [_row(RoundReport(0, score=mean_score(read_evaluation(run.base).scores)))]
     return base + [_row(report) for report in reports]
 
 
@@ -142,7 +142,9 @@ def _best(run: RunFolder, reports: list[RoundReport], rounds: int) -> int | None
     if not run.base.done(Stage.EVALUATE):
         return None
     found = [(0, False), *((report.round, report.halted) for report in reports)]
-    standings = [RoundScore(number, read_evaluation(run, number).scores, halted) for number, halted in found]
+    standings = [
+        RoundScore(number, read_evaluation(run.round(number), run.base).scores, halted) for number, halted in found
+    ]
     return select_checkpoint(Evaluate(), rounds, standings).best
 
 

@@ -72,8 +72,8 @@ class Answers(msgspec.Struct, frozen=True):
 class TaskResult(msgspec.Struct, frozen=True):
     """Accuracy on a task, the share of wholly right responses: greedy, sampled at `temperature`, and judged.
 
-    Rounds are judged by the mean of the first two of each problem. Beside the base model: the paired difference of
-    each, and McNemar's test of the greedy responses, over the problems that both answered.
+    Judged is the mean of the first two of each problem. Gains are paired differences to the base model, and `mcnemar`
+    tests the greedy responses, over the problems that both answered.
 
     Of the sampled responses, by their number k: `most` is the accuracy of their most frequent answer (self-consistency,
     Wang et al., arXiv 2203.11171), `some` the share of problems that one of them solves (pass@k, Chen et al., arXiv
@@ -141,10 +141,9 @@ class Signals(msgspec.Struct, frozen=True):
     - entropy: nats per token, every token alike. At temperature 1 minus the log-probability of a sampled token is an
       unbiased estimate of the entropy it was drawn with.
     - distinct: share of different token 2-grams among all (distinct-n, Li et al., arXiv 1510.03055). It falls as a
-      text grows, so it is counted in windows of 32 2-grams, and averaged over all windows of a response and then over
-      responses (as the moving-average type-token ratio, Covington and McFall, 2010): a repetition counts wherever it
-      is. A shorter response is one window of what it has; fewer 2-grams repeat less, so that shrinking alone never
-      looks like repetition.
+      text grows, so it is the mean over all windows of 32 2-grams of a response, and then over responses (as the
+      moving-average type-token ratio, Covington and McFall, 2010). A shorter response is one window of what it has:
+      shrinking alone never looks like repetition.
     - loops: share of responses that end in a repetition (`repetition.loops`).
     - length: tokens. ended: share that ended with an end token.
     - parsed: share of the responses that ended which state an answer. One that was cut off has not come to its own.
@@ -190,10 +189,9 @@ class RoundMetrics(msgspec.Struct, frozen=True):
 
 
 class Alarm(msgspec.Struct, frozen=True):
-    """A signal beyond its limit. `line` says it to a person.
+    """A signal beyond its limit in class Guard, whose `value` is put as that limit is. `line` says it to a person.
 
-    `signal` names a limit of class Guard, and `value` is put as that limit is: a share, a difference, or the measure
-    itself. Where something measured is not a finite number, `value` is that and `limit` infinity.
+    Where something measured is not a finite number, `value` is that and `limit` infinity.
     """
 
     signal: str

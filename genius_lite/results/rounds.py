@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
@@ -34,28 +33,20 @@ class RolloutFigures(msgspec.Struct, frozen=True):
     @staticmethod
     def of(rollouts: Iterable[Rollout], tokens_per_s: float | None = None) -> RolloutFigures:
         """Figures of one rollout at least; they are gone through once, as a long log is read from its file."""
-        counts, values = Counter[str](), array("d")
+        queries = repeated = dropped = skipped = tokens = ended = 0
+        values = array("d")
         for rollout in rollouts:
-            counts["queries"] += 1
-            counts["tokens"] += rollout.sampled_tokens
+            queries += 1
+            tokens += rollout.sampled_tokens
             for step in rollout.steps:
-                counts["repeated"] += step.duplicates
-                counts["skipped"] += not step.foreseen
+                repeated += step.duplicates
+                skipped += not step.foreseen
                 if step.foreseen:
-                    counts["dropped"] += step.dropped
-                    counts["ended"] += sum(c.last.finish == "end" for c in step.candidates)
+                    dropped += step.dropped
+                    ended += sum(c.last.finish == "end" for c in step.candidates)
                     values.extend(c.value for c in step.candidates)
-        return RolloutFigures(
-            queries=counts["queries"],
-            candidates=len(values),
-            repeated=counts["repeated"],
-            dropped=counts["dropped"],
-            skipped_steps=counts["skipped"],
-            sampled_tokens=counts["tokens"],
-            mean_value=fmean(values),
-            ended_share=counts["ended"] / len(values),
-            tokens_per_s=tokens_per_s,
-        )
+        mean, share = fmean(values), ended / len(values)
+        return RolloutFigures(queries, len(values), repeated, dropped, skipped, tokens, mean, share, tokens_per_s)
 
 
 class TrainReport(msgspec.Struct, frozen=True):

@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from genius_lite.evaluate.pooling import pooled_difference, with_seeds
-from genius_lite.evaluate.statistics import mean_of
+from genius_lite.evaluate.statistics import mean_of, pooled_difference, with_seeds
 from genius_lite.report.summary import points
 from genius_lite.results.evaluation import Interval
 

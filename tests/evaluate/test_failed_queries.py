@@ -65,7 +65,8 @@ def test_what_kills_the_worker_is_set_aside_and_named_and_the_run_ends_well(tiny
             query_id(asked[0]),
             query_id(asked[2]),
         }
-        found = read_evaluation(RunFolder(tmp_path / "run"), number)
+        folder = RunFolder(tmp_path / "run")
+        found = read_evaluation(folder.round(number), folder.base if number else None)
         assert found.signals and found.signals.responses == 4
         assert found.tasks[0].problems == 2
         rows = (tmp_path / "run" / f"round-{number}" / "evaluation" / "failed.jsonl").read_text().splitlines()

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from genius_lite.errors import Stopped
-from genius_lite.evaluate.record import read_evaluation, read_own, write_evaluation
+from genius_lite.evaluate.record import read_evaluation, write_evaluation
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.pipeline.stages import evaluate
 from genius_lite.progress import Advance
@@ -95,16 +95,17 @@ def test_a_round_is_set_beside_the_base_that_went_through_the_same_rounding(tmp_
         write_evaluation(folder, [Answers("sums", one.problem, [one]) for one in given], None, [])
 
     write_json(tmp_path / "recipe.json", {"rounds": 1})
+    run = RunFolder(tmp_path)
     answered("round-0", 2)
     answered("round-1", 6)
-    gain = read_evaluation(RunFolder(tmp_path), 1).tasks[0].greedy_gain
+    gain = read_evaluation(run.round(1), run.base).tasks[0].greedy_gain
     assert gain and gain.estimate == pytest.approx(0.4), "the user's own file is in the types of the rounds"
     answered("rounded", 3)
-    gain = read_evaluation(RunFolder(tmp_path), 1).tasks[0].greedy_gain
+    gain = read_evaluation(run.round(1), run.base).tasks[0].greedy_gain
     assert gain and gain.estimate == pytest.approx(0.3)
     (base,), (own,) = (
-        read_evaluation(RunFolder(tmp_path), 0).tasks,
-        read_own(RoundFolder(0, tmp_path / "round-0")).tasks,
+        read_evaluation(run.base).tasks,
+        read_evaluation(RoundFolder(0, tmp_path / "round-0")).tasks,
     )
     assert base.greedy and own.greedy
     assert (base.greedy.estimate, own.greedy.estimate) == (0.3, 0.2)

@@ -11,10 +11,11 @@ import pytest
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.evaluate.asking import TokenizedTask, temperature_of, tokenize_task
-from genius_lite.evaluate.cooling import at_best, best_of, shares
-from genius_lite.evaluate.results import choosing_scores, results
-from genius_lite.evaluate.tasks import Problem, Task, Verdict, from_jsonl
+from genius_lite.evaluate.measure import temperature_of
+from genius_lite.evaluate.results import at_best, best_temperature, by_temperature, choosing_scores, results
+from genius_lite.evaluate.scoring import Verdict
+from genius_lite.evaluate.tasks import Problem, Task, TokenizedTask, from_jsonl, tokenize_task
+from genius_lite.recipe import TaskSource
 from genius_lite.records import Finish
 from genius_lite.results.evaluation import GREEDY, Cooled, Response, Use
 from genius_lite.weights import gguf_file
@@ -61,7 +62,7 @@ def test_majority_and_pass_by_hand():
 def test_a_vote_counts_what_the_checker_reads(tmp_path, kind, answer, text, stated):
     """Of one response the vote is then as often right as the response."""
     (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "?", "answer": answer}) + "\n")
-    read = from_jsonl(tmp_path / "t.jsonl", kind)
+    read = from_jsonl(TaskSource(source=str(tmp_path / "t.jsonl"), check=kind))
     assert read.stated(read.problems[0], text) == stated
     assert read.check(read.problems[0], text).score == float(stated == answer)
 
@@ -134,11 +135,8 @@ def test_half_of_the_problems_choose_the_same_ones_whatever_the_seed(tiny_llama)
     assert found.uses.count("choose") == 20 and found.uses.count("report") == 21
     assert found.uses == divided(task(41, "other"), "auto", tiny_llama).uses
     assert found.uses[:20] != ["choose"] * 20, "not the first ones"
-    choosing, reporting = found.choosing(), found.reporting()
+    choosing = found.choosing()
     assert [q.id for q in choosing.questions] == [p.id for p in choosing.task.problems]
-    assert {p.id for p in choosing.task.problems} | {p.id for p in reporting.task.problems} == {
-        f"{n:04x}" for n in range(41)
-    }
     assert len(choosing.questions) == 20 and set(choosing.uses) == {"choose"}
     assert divided(task(39), "auto", tiny_llama).uses == ["both"] * 39
     assert divided(task(2), "report", tiny_llama).uses == ["report"] * 2
@@ -190,12 +188,13 @@ def heated(right: dict[float, tuple[bool, bool]]) -> list[Response]:
 
 def test_the_temperature_is_chosen_on_other_problems_than_it_is_told_of():
     base = heated({0.0: (False, True), 0.3: (True, False), 0.7: (False, True)})
-    assert best_of(shares(base, choosing=True)) == 0.3
-    cooled = Cooled(0.3, {}, shares(base, choosing=False)[0.3])
+    assert best_temperature(by_temperature(base, "choose")) == 0.3
+    cooled = Cooled(0.3, {}, by_temperature(base, "report")[0.3])
     (found,) = at_best(cooled, heated({0.0: (False, False), 0.7: (True, True)}), rounds=1)
     assert (found.base_temperature, found.temperature) == (0.3, 0.7)
     assert (found.base.estimate, found.tuned.estimate, found.gain.estimate) == (0.0, 1.0, 1.0)
 
 
 def test_of_equally_good_temperatures_the_highest_is_taken():
-    assert best_of(shares(heated({0.0: (True, True), 0.3: (True, False), 0.7: (False, True)}), choosing=True)) == 0.3
+    tried = heated({0.0: (True, True), 0.3: (True, False), 0.7: (False, True)})
+    assert best_temperature(by_temperature(tried, "choose")) == 0.3

@@ -120,7 +120,7 @@ def test_a_policy_that_did_not_change_is_seldom_rolled_back_and_seldom_called_be
         standings = [RoundScore(n, {"t": {str(p): x for p, x in enumerate(of)}}) for n, of in enumerate(chosen_on)]
         best = select_checkpoint(Evaluate(), rounds, standings).best
         rolled_back += best != rounds
-        before, after = ([[score] for score in scores[n][choosing:]] for n in (0, best))
+        before, after = (scores[n][choosing:] for n in (0, best))
         told = paired_difference(before, after, 0.95 if choosing else 1 - 0.05 / rounds)
         better += best > 0 and told.low > 0
     assert rolled_back / runs <= 0.05 + 2 * (0.05 * 0.95 / runs) ** 0.5

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genius_lite.evaluate.pooling import pooled_difference, with_seeds
 from genius_lite.evaluate.statistics import (
     mcnemar_exact,
     mean_accuracy,
     mean_of,
     paired_difference,
+    pooled_difference,
     student_quantile,
     wilson,
+    with_seeds,
 )
 from genius_lite.results.evaluation import Interval
 
@@ -71,7 +72,7 @@ def test_mcnemar_of_many_problems():
 
 
 def test_mean_accuracy_weighs_problems_alike():
-    interval = mean_accuracy([[1, 1, 1, 1], [0], [0.5, 0]], seed=0)
+    interval = mean_accuracy([1, 0, 0.25])
     assert interval.estimate == pytest.approx((1 + 0 + 0.25) / 3)
     assert interval.low == 0
     assert interval.high == 1
@@ -79,8 +80,8 @@ def test_mean_accuracy_weighs_problems_alike():
 
 def test_bootstrap_of_two_problems_by_hand():
     # Of two problems, 0 and 1, resamples have the means 0, 1/2 and 1 with 1/4, 1/2 and 1/4.
-    wide = mean_accuracy([[0], [1]], seed=0, confidence=0.6)
-    narrow = mean_accuracy([[0], [1]], seed=0, confidence=0.4)
+    wide = mean_accuracy([0, 1], 0.6)
+    narrow = mean_accuracy([0, 1], 0.4)
     assert (wide.low, wide.high, narrow.low, narrow.high) == (0, 1, 0.5, 0.5)
 
 
@@ -88,7 +89,7 @@ def test_the_bootstrap_agrees_with_the_clustered_standard_error():
     rng = np.random.default_rng(3)
     scores = (rng.random((400, 8)) < rng.random((400, 1))).astype(float)
     half = 1.96 * scores.mean(axis=1).std(ddof=1) / 20
-    interval = mean_accuracy(scores.tolist(), seed=1)
+    interval = mean_accuracy(scores.mean(axis=1), seed=1)
     assert (interval.low, interval.high) == pytest.approx((scores.mean() - half, scores.mean() + half), abs=0.003)
     # Samples of one problem are no new problems: taken for 3,200 trials, the interval is too narrow.
     naive = wilson(float(scores.sum()), scores.size)
@@ -103,9 +104,9 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         skill = rng.beta(1, 2, size=(60, 1))
         base = rng.random((60, 4)) < skill
         tuned = rng.random((60, 4)) < skill + 0.1 * (1 - skill)
-        interval = mean_accuracy(base.tolist(), seed, resamples=1000)
+        interval = mean_accuracy(base.mean(axis=1), seed=seed, resamples=1000)
         covered += interval.low <= 1 / 3 <= interval.high
-        difference = paired_difference(base.tolist(), tuned.tolist())
+        difference = paired_difference(base.mean(axis=1), tuned.mean(axis=1))
         paired += difference.low <= 0.1 * (1 - 1 / 3) <= difference.high
     assert 0.90 <= covered / 300 <= 0.985
     assert 0.90 <= paired / 300 <= 0.985
@@ -161,7 +162,7 @@ def test_pooled_intervals_cover_the_truth(seeds, accuracy, spreads):
         pooled = pooled_difference([base], [tuned])
         covered += pooled.low <= truth <= pooled.high
         if spreads == SEEDS:
-            fixed = paired_difference(base.mean(axis=0)[:, None], tuned.mean(axis=0)[:, None])
+            fixed = paired_difference(base.mean(axis=0), tuned.mean(axis=0))
             over_problems += fixed.low <= truth <= fixed.high
     assert covered / 400 >= 0.93
     assert over_problems / 400 < 0.85, "an interval over problems would do as well: the simulation has nothing to find"
@@ -228,14 +229,14 @@ def test_two_tasks_weigh_alike_and_their_own_spreads_do_not_mix():
 def test_one_seed_is_over_problems_only():
     base, tuned = simulated(np.random.default_rng(1), 1, 0.3, NOTHING)
     pooled = pooled_difference([base], [tuned])
-    alone = paired_difference(base.T, tuned.T)
+    alone = paired_difference(base[0], tuned[0])
     assert (pooled.estimate, pooled.low, pooled.high) == pytest.approx((alone.estimate, alone.low, alone.high))
     assert pooled.over_seeds is None
 
 
 def test_differences_that_are_one_but_for_rounding_prove_nothing():
-    found = paired_difference([[1], [2 / 3]], [[2 / 3], [1 / 3]])
-    same = paired_difference([[1], [0.75]], [[0.75], [0.5]])
+    found = paired_difference([1, 2 / 3], [2 / 3, 1 / 3])
+    same = paired_difference([1, 0.75], [0.75, 0.5])
     assert found.high > 0 and same.high > 0
 
 
@@ -243,7 +244,7 @@ def test_seeds_that_happen_to_agree_do_not_narrow_it():
     problems = np.random.default_rng(5).integers(0, 2, (1, 40)).astype(float)
     base, tuned = np.zeros((3, 40)), np.concatenate([problems, problems[:, ::-1], np.roll(problems, 7)])
     pooled = pooled_difference([base], [tuned])
-    fixed = paired_difference(base.T, tuned.T)
+    fixed = paired_difference(base.mean(axis=0), tuned.mean(axis=0))
     assert pooled.over_seeds == 0
     assert (pooled.low, pooled.high) == pytest.approx((fixed.low, fixed.high))
 
@@ -276,37 +277,37 @@ def test_pairing_removes_the_problems_own_spread():
     base = (rng.random((200, 4)) < rng.integers(0, 2, (200, 1))).astype(float)
     tuned = base.copy()
     tuned[:20, 0] = 1
-    difference = paired_difference(base.tolist(), tuned.tolist())
-    one = mean_accuracy(base.tolist(), seed=0)
+    difference = paired_difference(base.mean(axis=1), tuned.mean(axis=1))
+    one = mean_accuracy(base.mean(axis=1))
     assert difference.estimate == pytest.approx(tuned.mean() - base.mean())
     assert difference.low > 0
     assert difference.high - difference.low < (one.high - one.low) / 4
 
 
 def test_the_difference_turns_its_sign_with_the_models():
-    a, b = [[1], [0], [1], [0.5]], [[1], [1], [1], [1]]
+    a, b = [1, 0, 1, 0.5], [1, 1, 1, 1]
     there, back = paired_difference(a, b), paired_difference(b, a)
     assert (there.estimate, there.low, there.high) == pytest.approx((-back.estimate, -back.high, -back.low))
 
 
 def test_where_no_problem_differs_the_interval_still_has_a_width():
-    assert mean_accuracy([[0, 0]] * 20, seed=0) == wilson(0, 20)
-    assert mean_accuracy([[1, 1]] * 20, seed=0).low == pytest.approx(wilson(20, 20).low)
+    assert mean_accuracy([0] * 20) == wilson(0, 20)
+    assert mean_accuracy([1] * 20).low == pytest.approx(wilson(20, 20).low)
     # Up to 16.11 % of other problems: half solved now, those may be anything from 0 to 1.
-    half = mean_accuracy([[1, 0]] * 20, seed=0)
+    half = mean_accuracy([0.5] * 20)
     assert (half.low, half.high) == pytest.approx((0.5 - 0.1611 / 2, 0.5 + 0.1611 / 2), abs=5e-5)
-    same = paired_difference([[1], [0]] * 10, [[1], [0]] * 10)
+    same = paired_difference([1, 0] * 10, [1, 0] * 10)
     assert (same.estimate, same.low, same.high) == pytest.approx((0, -0.1611, 0.1611), abs=5e-5)
 
 
 def test_a_seed_decides_the_interval():
-    scores = np.random.default_rng(0).random((50, 3)).tolist()
+    scores = np.random.default_rng(0).random(50)
     assert mean_accuracy(scores, seed=1) == mean_accuracy(scores, seed=1)
     assert mean_accuracy(scores, seed=1) != mean_accuracy(scores, seed=2)
 
 
 def test_resamples_in_pieces_are_all_there(monkeypatch):
-    scores = np.random.default_rng(0).random((50, 3)).tolist()
+    scores = np.random.default_rng(0).random(50)
     whole = mean_accuracy(scores, seed=1, resamples=1000)
     monkeypatch.setattr("genius_lite.evaluate.statistics._CHUNK", 50 * 300)
     assert mean_accuracy(scores, seed=1, resamples=1000) == whole
@@ -317,9 +318,9 @@ def test_resamples_in_pieces_are_all_there(monkeypatch):
     [
         (wilson, (1, 0), "1 successes of 0 trials"),
         (wilson, (3, 2), "3 successes of 2 trials"),
-        (mean_accuracy, ([], 0), "there must be a problem"),
-        (mean_accuracy, ([[1], []], 0), "every problem needs a sample"),
-        (paired_difference, ([[1]], [[1], [0]]), "1 and 2 problems cannot be paired"),
+        (mean_accuracy, ([],), "there must be a problem"),
+        (paired_difference, ([], []), "there must be a problem"),
+        (paired_difference, ([1], [1, 0]), "1 and 2 problems cannot be paired"),
         (pooled_difference, ([], []), "there must be a task"),
         (pooled_difference, ([[]], [[]]), "are not those of seeds and problems"),
         (pooled_difference, ([[[1, 0]]], [[[1]]]), "cannot be paired"),

@@ -7,14 +7,16 @@ import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from pathlib import Path
 
 import psutil
 import pytest
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.scoring import as_literal
-from genius_lite.evaluate.tasks import Verdict, from_jsonl, from_reasoning_gym
-from genius_lite.recipe import CheckOptions
+from genius_lite.evaluate import tasks
+from genius_lite.evaluate.scoring import Verdict, as_literal
+from genius_lite.evaluate.tasks import from_reasoning_gym
+from genius_lite.recipe import Check, CheckOptions, TaskSource
 from genius_lite.records import query_id
 
 GSM8K = [
@@ -30,6 +32,10 @@ def _file(folder, *lines: str | bytes):
     path = folder / "maths.jsonl"
     path.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines))
     return path
+
+
+def from_jsonl(path: Path, check: Check, **more):
+    return tasks.from_jsonl(TaskSource(source=str(path), check=check, **more))
 
 
 def test_problems_with_numbers(tmp_path):

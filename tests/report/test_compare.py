@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.pooling import pooled_difference
+from genius_lite.evaluate.statistics import pooled_difference
 from genius_lite.report.compare import ALL_TASKS, compare_runs, print_comparison
 from genius_lite.results.evaluation import GREEDY, Response
 from genius_lite.rundir.lines import read_records, write_records

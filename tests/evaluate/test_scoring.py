@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from genius_lite.evaluate.decoys import fault
+from genius_lite.errors import UserError
+from genius_lite.evaluate.scoring import fault, parsed_answer, same_mathematics
+from tests.evaluate.test_checkers import PIECES
 
 KNOWN = {f"p{n}": str(n + 5) for n in range(40)}  # of which every second is asked about
 
@@ -63,3 +67,43 @@ def test_answers_that_only_the_scorer_knows():
     assert fault(unknown, lambda problem, answer: answer == "") == (
         "its scorer calls '' right in 20 of 20 problems where it is wrong"
     )
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "score"),
+    [
+        (r"so it is $\frac{1}{2}$", "0.5", 1),
+        (r"\boxed{0.5}", r"\frac{1}{2}", 1),
+        (r"$(x-1)(x+1)$", "x^2-1", 1),
+        (r"$(x-1)(x+2)$", "x^2-1", 0),
+        (r"$\{2, 1\}$", r"$\{1, 2\}$", 1),
+        ("She has 72 apples.", "72", 1),
+        ("hello", "72", 0),
+        ("", "72", 0),
+        # Markdown
+        ("The answer is **73**.", "73", 1),
+        ("So it is **73**", "73", 1),
+        ("**The answer is 73.**", "73", 1),
+        ("So *it* is `73`.", "73", 1),
+        ("__So__ it is ***73***!", "73", 1),
+        ("The answer is **73**.", "7", 0),
+        ("$2*3*4$", "24", 1),
+        (r"It is $28\%$.", "28", 1),
+        (r"\boxed{28\%}", r"28\%", 1),
+        ("Answer: 1,234", "1234", 1),
+        (r"\boxed{\frac12}", "0.5", 1),
+    ],
+)
+def test_math_verify(response, answer, score):
+    assert same_mathematics(response, parsed_answer(answer)) == score
+
+
+@settings(deadline=None)  # the first call imports SymPy
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+def test_no_response_makes_math_verify_raise(response):
+    assert same_mathematics(response, parsed_answer("7")) in (False, True)
+
+
+def test_an_answer_that_is_no_mathematics():
+    with pytest.raises(UserError, match="cannot be read as mathematics"):
+        parsed_answer("")
