@@ -104,7 +104,7 @@ class ProcessGroup:
         """Return the lowest of what the processes give."""
         import torch
 
-        return int(self._reduced(torch.tensor([value]), "MIN"))
+        return int(self._reduced(torch.tensor([int(value)]), "MIN"))
 
     def max(self, value: int) -> int:
         """Return the highest of what the processes give."""
@@ -114,7 +114,7 @@ class ProcessGroup:
         """Return what the main process gives, once all have come here."""
         import torch
 
-        return int(self._reduced(torch.tensor([value if self.is_main else 0]), "SUM"))
+        return int(self._reduced(torch.tensor([int(value) if self.is_main else 0]), "SUM"))
 
     def on_main(self, work: Callable[[], object]) -> None:
         """Have the main process alone do this; the others wait until it is done."""
