@@ -1,9 +1,8 @@
 """The processes that train together, where `torchrun` or `accelerate launch` has started several.
 
 Each computes its share of every batch; the gradients of the adapter are summed over them, and all take the same step.
-Each holds the whole model, or, where the launch asks for FSDP, its part of the frozen weights (`sharding.py`). The main
-one does the run, and the others do nothing but train along (`worker_loop.py`). A process alone is a group of one, which
-has nothing to agree on.
+Each holds the whole model, or, where the launch asks for FSDP, its part of the frozen weights. The main one does the
+run, and the others do nothing but train along (`worker_loop.py`). A process alone is a group of one.
 
 All that they say to each other goes through gloo and the host's memory, also where they train on GPUs: an adapter's
 gradients are small beside the work of an update, a process that waits takes no core, and one that dies is missed at

@@ -64,10 +64,7 @@ def pairs_done(work: RunDir) -> int:
 
 
 def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield a parameter's state, with what bitsandbytes hides in a dict of its own (from FSDP) beside the rest.
-
-    That its `load_state_dict` takes as well.
-    """
+    """Yield a parameter's state, with what bitsandbytes hides in a dict of its own beside the rest, as it loads too."""
     for name, value in values.items():
         yield from value.items() if isinstance(value, dict) else [(name, value)]
 

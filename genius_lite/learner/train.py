@@ -161,26 +161,24 @@ def _memory_is_short(policy: Any, tokens: int, job: Training, local_world_size: 
     return activation_bytes(policy, tokens) > ACTIVATION_SHARE * learner_free_memory(job.device) / local_world_size
 
 
+@dataclass
 class _Trainer:
-    """The updates of a training: those that a saved state leaves."""
+    """The updates of a training."""
 
-    def __init__(
-        self,
-        packer: Packer,
-        reference: Scores,
-        job: Training,
-        advance: Callable[[int], None],
-        updated: Callable[[int, dict[str, float]], None],
-        stop: Stop,
-    ):
-        self.packer, self.reference, self.job = packer, reference, job
-        self.policy, self.group = packer.policy, packer.group
-        self.advance, self.updated, self.stop = advance, updated, stop
+    packer: Packer
+    reference: Scores
+    job: Training
+    advance: Callable[[int], None]
+    updated: Callable[[int, dict[str, float]], None]
+    stop: Stop
+
+    def __post_init__(self):
+        self.policy, self.group = self.packer.policy, self.packer.group
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
-        self.optimizer = make_optimizer(self.parameters, job.cfg, job.device)
+        self.optimizer = make_optimizer(self.parameters, self.job.cfg, self.job.device)
 
     def run(self, batches: list[Groups]) -> list[dict[str, float]]:
-        """Make them; return a row of the curve for each, also for those that were made before."""
+        """Make those that a saved state leaves; return a row of the curve for each of all."""
         curve: list[dict[str, float]] = []
         if found := load_state(self.job.work, self.policy, self.optimizer):
             curve, self.packer.limit = found["curve"], found["limit"]
