@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +16,9 @@ import pytest
 from safetensors.torch import load_file
 
 from genius_lite.errors import UserError
-from genius_lite.learner.logprob_mismatch import Sample
 from genius_lite.learner.packing import shares
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, join, require_possible
-from genius_lite.learner.train import Training
-from genius_lite.learner.worker_loop import _receive, _send
-from genius_lite.recipe import Learner
-from genius_lite.rundir.folder import IMPORTANCE, RunDir
+from genius_lite.rundir.folder import IMPORTANCE
 from tests.support.training_processes import PAIRS, train
 
 ROOT = Path(__file__).parents[2]
@@ -238,29 +232,6 @@ def test_a_run_of_two_processes_is_one_run(tiny_llama, tmp_path):
     assert wrong.returncode != 0
     assert wrong.stderr.count("error: ") == 1
     assert wrong.stderr.count("exitcode  : 2") >= 1
-
-
-def test_a_training_arrives_as_it_was_sent(tmp_path, monkeypatch):
-    """With an infinity, which JSON cannot say, and under paths that hold in every process."""
-    sent: list[bytes] = []
-
-    class Looped(ProcessGroup):
-        def send(self, message: bytes) -> None:
-            sent.append(message)
-
-        def receive(self) -> bytes:
-            return sent.pop()
-
-    monkeypatch.chdir(tmp_path)
-    cfg, samples = Learner(alpha=math.inf, targets=["q_proj"]), [Sample([1], [2, 3], [-0.5, -1.0])]
-    job = Training(Path("hf"), None, PAIRS, samples, cfg, "cpu", "nf4", (0, "a"), RunDir(Path("work")))
-    _send(Looped(), job)
-    found = _receive(Looped())
-    assert isinstance(found, Training)
-    assert found.work.path == tmp_path / "work"
-    assert found == replace(job, hf_checkpoint=tmp_path / "hf", work=found.work)
-    _send(Looped(), 2)
-    assert _receive(Looped()) == 2
 
 
 def test_shares_are_even_whole_and_never_beyond_a_pair():
