@@ -55,7 +55,7 @@ def status(
     address: Annotated[str, typer.Option(help="As sampler.cluster: auto, ray://HOST:PORT or HOST:PORT")] = "auto",
 ) -> None:
     """Show the nodes of a Ray cluster, and whether each can take part."""
-    from genius_lite.cluster.status import node_statuses, print_status
+    from genius_lite.cluster.nodes import node_statuses, print_status
     from genius_lite.report.console import terminal
 
     print_status(node_statuses(address), terminal())

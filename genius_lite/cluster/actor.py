@@ -14,16 +14,15 @@ from uuid import uuid4
 import llama_cpp
 import msgspec
 import platformdirs
-from rich.console import Console
 
 from genius_lite import __version__
 from genius_lite.foresight.rollouts import first_of, searches_in_flight
 from genius_lite.foresight.search import foresee
 from genius_lite.hardware import cores
 from genius_lite.machine.engine_settings import engine_settings
+from genius_lite.progress import SILENT
 from genius_lite.recipe import Foresight, Sampler
 from genius_lite.records import Query, Rollout
-from genius_lite.report.terminal import TerminalProgress
 from genius_lite.rundir.folder import private
 from genius_lite.sampler.client import LocalSampler, open_sampler
 from genius_lite.sampler.messages import Sampling
@@ -116,7 +115,7 @@ class HostActor:
         if cfg.threads == "auto":
             cfg = cfg.model_copy(update={"threads": min(cores(), settings.cpus)})
         model = _cached(settings.model)
-        engine = engine_settings(cfg, gguf_file.read(model), settings.context, TerminalProgress(Console(quiet=True)))
+        engine = engine_settings(cfg, gguf_file.read(model), settings.context, SILENT)
         engine = msgspec.structs.replace(engine, lora=str(_cached(settings.lora)) if settings.lora else "")
         sampling = Sampling.of(settings.foresight)
         logs = platformdirs.user_log_path("genius-lite")

@@ -1,4 +1,4 @@
-"""The driver's side of a Ray cluster: its nodes, a host on each of them or of their GPUs, and how the model gets there.
+"""The driver's side of a Ray cluster: a host on each node or on each of its GPUs, and how the model gets there.
 
 A file travels through Ray's object store in parts. As one object it would be held whole, several gigabytes, by the
 driver and again by every node; of parts a node has one in memory, and the store spills the others to disk.
@@ -7,13 +7,8 @@ driver and again by every node; of parts a node has one in memory, and the store
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import signal
-import socket
-import threading
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from genius_lite.cluster.actor import HostActor, HostSettings, version_differences
+from genius_lite.cluster.nodes import NodeSlot, connected, node_slots, on_node
 from genius_lite.cluster.work_queue import HostLostError, WorkQueue
 from genius_lite.errors import Stop, UserError
 from genius_lite.foresight.rollouts import first_of
@@ -30,7 +26,6 @@ from genius_lite.sampler.process import SamplerError
 
 _PART = 64 << 20  # bytes of a file that travel at once
 _TRIES = 3  # hosts in the same slot
-_PATIENCE = 10.0  # seconds for a head to answer
 _POLL = 2.0  # seconds between two looks for nodes that have joined
 
 
@@ -60,7 +55,7 @@ async def sample_on_cluster(
     with connected(address) as ray:
         try:
             async with asyncio.TaskGroup() as group:
-                starting = group.create_task(start_actors(ray, settings, files, say, queue.serve))
+                starting = group.create_task(_start_hosts(ray, settings, files, queue, say))
                 await queue.join(settings.sampler.watchdog)
                 starting.cancel()
         except ExceptionGroup as failures:
@@ -71,82 +66,13 @@ async def sample_on_cluster(
     return dict(queue.done)
 
 
-@contextmanager
-def connected(address: str) -> Iterator[Any]:
-    """Join the cluster of this address, and give Ray; `auto` is the cluster that this machine belongs to.
-
-    Raises:
-        UserError: Ray is not installed, or there is no cluster.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError:
-        raise UserError("sampler.cluster needs Ray: pip install 'genius-lite[ray]'") from None
-    terminated = signal.getsignal(signal.SIGTERM)
-    try:
-        _check_port(address)
-        ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
-    except (OSError, RuntimeError) as e:
-        reason = str(e).strip().split("\n")[0]
-        said = f"no Ray cluster at {address} ({reason})"
-        raise UserError(f"sampler.cluster: {said}; start one with: ray start --head") from e
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminated)  # Ray takes it, and would end a run without its farewell
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _check_port(address: str) -> None:
-    """See whether anything listens, since Ray itself would go on trying for minutes. Raises OSError if not."""
-    if address != "auto":
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
-
-
 @dataclass(frozen=True)
-class NodeSlot:
-    """Room for one host: a node, or one of its GPUs."""
-
-    node: str
-    name: str
-    cpus: int
-    gpus: int
-
-
-def node_name(node: dict[str, Any]) -> str:
-    """Name a node as people know it."""
-    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-
-
-def on_node(node: str) -> Any:
-    """Return Ray's scheduling strategy for what has to run on this node."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return NodeAffinitySchedulingStrategy(node, soft=False)
-
-
-def node_slots(ray: Any) -> list[NodeSlot]:
-    """List the slots of the nodes that are there now. A node without CPUs for others, as a mere head, has none."""
-    slots = []
-    for node in ray.nodes():
-        cpus, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
-        if node["Alive"] and cpus:
-            for number in range(max(1, gpus)):
-                name = f"{node_name(node)}, GPU {number}" if gpus > 1 else node_name(node)
-                slots.append(NodeSlot(node["NodeID"], name, max(1, cpus // max(1, gpus)), min(1, gpus)))
-    return slots
-
-
 class RayHost:
     """A host on a node that is ready to search."""
 
-    def __init__(self, actor: Any, name: str, capacity: int):
-        self.actor, self.name, self.capacity = actor, name, capacity
+    actor: Any
+    name: str
+    capacity: int
 
     async def search(self, query: Query) -> Rollout:
         """See `work_queue.Host.search`."""
@@ -154,22 +80,12 @@ class RayHost:
             return await self.actor.search.remote(query)
 
 
-async def start_actors(
-    ray: Any,
-    settings: HostSettings,
-    files: dict[str, Path],
-    say: Callable[[str], None],
-    on_ready: Callable[[RayHost], Awaitable[None]],
+async def _start_hosts(
+    ray: Any, settings: HostSettings, files: dict[str, Path], queue: WorkQueue, say: Callable[[str], None]
 ) -> None:
     """Start a host in each slot of the nodes that are there and of those that join later; goes on until cancelled.
 
-    Args:
-        files: what `settings` names, by its hash.
-        say: told in one line who takes part, and who cannot.
-        on_ready: returns when the host is lost; where its node is still there, another one is tried, twice.
-
-    Raises:
-        UserError: the model does not load with the recipe's settings.
+    Where a host is lost and its node is still there, another one is tried, twice.
     """
     store = _FileStore(ray, files)
     taken: set[NodeSlot] = set()
@@ -182,7 +98,7 @@ async def start_actors(
             say(f"warning: {slot.name} does not take part: {e}")
         else:
             say(f"sampling on {host.name}, {host.capacity} searches at once")
-            await on_ready(host)
+            await queue.serve(host)
         taken.discard(slot)
 
     async with asyncio.TaskGroup() as group:

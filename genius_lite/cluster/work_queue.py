@@ -47,10 +47,8 @@ class WorkQueue:
     """The queries of a round that wait or are under way.
 
     Args:
-        finished: called with each rollout.
-        failed: called, instead, with each query that no host survives, and with the reason.
+        finished, failed, stop: as in `foresight.rollouts.sample_rollouts`.
         say: told in one line of hosts that are lost.
-        stop: once it is asked for, no other query is handed out; those under way go on to their end.
     """
 
     def __init__(
@@ -111,17 +109,14 @@ class WorkQueue:
             except QueryFailedError as e:
                 self._failed(query, str(e))
             except (HostLostError, asyncio.CancelledError):  # another task may have learned of the loss first
-                self._put_back(query)
+                self._losses[query.id] += 1
+                if self._losses[query.id] < _MOST_LOSSES:
+                    self._waiting.put_nowait(query)
+                else:
+                    self._failed(query, f"{_MOST_LOSSES} hosts were lost while they searched it")
                 raise
             else:
                 self._finished(rollout)
                 self.done[host.name] += 1
             finally:
                 self._under_way -= 1
-
-    def _put_back(self, query: Query) -> None:
-        self._losses[query.id] += 1
-        if self._losses[query.id] < _MOST_LOSSES:
-            self._waiting.put_nowait(query)
-        else:
-            self._failed(query, f"{_MOST_LOSSES} hosts were lost while they searched it")

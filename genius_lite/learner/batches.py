@@ -9,18 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from genius_lite.errors import NonFiniteError, UserError
+from genius_lite.errors import UserError
 from genius_lite.hardware import Device
 from genius_lite.learner.footprint import MERGED_ON_CPU
 from genius_lite.learner.model import response_logps, takes_trees
-from genius_lite.learner.packing import Pack, packs, shares, unshared_tokens
+from genius_lite.learner.packing import Groups, Pack, packs, rows, shares, unshared_tokens
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, peer_errors
-from genius_lite.learner.sharding import dummy_forward
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
-
-Groups = list[list[PreferencePair]]
-"""Pairs by query."""
 
 
 def schedule(groups: Groups, cfg: Learner, rng: np.random.Generator) -> list[list[Groups]]:
@@ -114,11 +110,16 @@ class Packer:
                 return self.group.sum(_in_order(groups, parts))
 
     def _keep_pace(self, passes: int) -> None:
-        """Make, where the model is divided, those passes that another process makes more than `passes`."""
+        """Make, where the model is divided, those passes that another process makes more than `passes`.
+
+        They gather the weights with the others, also backward where gradients are on, to which they add nothing.
+        """
         if self.group.sharded:
             self.in_dummy_pass = True
             for _ in range(self.group.max(passes) - passes):
-                dummy_forward(self.policy)
+                logps_1 = response_logps(self.policy, rows([([0], [0])]))
+                if logps_1.requires_grad:
+                    (0 * logps_1).sum().backward()
             self.in_dummy_pass = False
 
     def shrink(self, groups: Groups, error: RuntimeError) -> None:
@@ -148,27 +149,6 @@ class Packer:
         self.say(f"memory ran out: packs of at most {self.limit} tokens from here on")
 
 
-def score(
-    policy: Any, groups: Groups, packer: Packer, advance: Callable[[int], None], in_fp32: bool = False
-) -> dict[tuple[str, int], Any]:
-    """Score pairs: (query id, step) -> summed log-probabilities (chosen, rejected), nats.
-
-    Args:
-        in_fp32: compute in fp32, whatever the weights are in.
-
-    Raises:
-        NonFiniteError: one of them is NaN or infinite.
-    """
-    scores: dict[tuple[str, int], Any] = {}
-    for wave in _waves(groups, packer.group.size):
-        with torch.no_grad():
-            logps_2P = packer.compute(wave, lambda pack: response_logps(policy, pack.inputs, in_fp32).view(-1, 2))
-        pairs = [pair for group in wave for pair in group]
-        scores |= {(p.query_id, p.step): _finite(p, logps_2P[:, i]) for i, p in enumerate(pairs)}
-        advance(len(pairs))
-    return scores
-
-
 def _in_order(groups: Groups, parts: list[tuple[list[PreferencePair], torch.Tensor]]) -> torch.Tensor:
     """Return the parts' numbers in the order of the groups' pairs, (2, P); 0 where no part has a pair."""
     pairs = [pair for group in groups for pair in group]
@@ -177,17 +157,3 @@ def _in_order(groups: Groups, parts: list[tuple[list[PreferencePair], torch.Tens
     for some, numbers_B2 in parts:
         found_2P[:, [place[pair.query_id, pair.step] for pair in some]] = numbers_B2.T.float().cpu()
     return found_2P
-
-
-def _finite(pair: PreferencePair, logps_2: torch.Tensor) -> list[float]:
-    if not torch.isfinite(logps_2).all():
-        raise NonFiniteError(
-            f"query {pair.query_id}, step {pair.step}: the learner's log-probability of a response is not finite; "
-            "try learner.precision: fp32 or bf16, or a lower learner.lr"
-        )
-    return logps_2.tolist()
-
-
-def _waves(groups: Groups, processes: int) -> list[Groups]:
-    """Yield groups a few at a time, so that running out of memory repeats little."""
-    return [groups[i : i + 8 * processes] for i in range(0, len(groups), 8 * processes)]

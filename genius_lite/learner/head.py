@@ -24,10 +24,9 @@ _LIKE = 0.02  # of their size, that logits may be off: 16 bits make less of it, 
 
 
 class Int8Embedding(nn.Module):
-    """A frozen matrix of token vectors (vocabulary, width) in 8 bits: what is looked up, and multiplied as the head.
+    """A frozen matrix of token vectors (vocabulary, width) in 8 bits, each row scaled by its largest number.
 
-    Each row is scaled by its largest number. That is a quarter of fp32, and finer than NF4, in which bitsandbytes keeps
-    the other matrices.
+    It is looked up as embeddings and multiplied as the head; finer than NF4, which the other matrices are in.
 
     Args:
         dtype: of the rows that it gives.

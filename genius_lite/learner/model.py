@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +55,10 @@ def load_policy(
         target_modules=target_modules(base, cfg.targets),
         task_type="CAUSAL_LM",
     )
-    with _seeded(seed):
+    # peft's initializers know only torch's global generator. It is put back after; of the GPUs only on the current one:
+    # on every other it would take memory, which another process of a group may need.
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else None):
+        torch.manual_seed(seed)
         return _prepared(get_peft_model(base, lora))
 
 
@@ -79,16 +81,19 @@ def load_base(hf_checkpoint: Path, device: Device, precision: Precision, at: Dev
         # NaN where a head's scores are all far below zero, as some of Qwen2.5's are (pytorch issue 196678).
         torch.backends.cuda.enable_cudnn_sdp(False)
     in_bf16 = precision == "bf16" or (precision == "nf4" and compute_in_bf16(device))
-    compute = torch.bfloat16 if in_bf16 else torch.float32
-    options: dict[str, Any] = {"dtype": compute}
+    loaded = compute = torch.bfloat16 if in_bf16 else torch.float32
+    quantization = None
     if precision == "nf4":
         # 16 bits while loading; what stays unquantized and is small is raised to the computing type below.
-        options["dtype"] = torch.bfloat16 if in_bf16 else torch.float16
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
-        )
-    options["device_map"] = {"": at or device}
-    base = AutoModelForCausalLM.from_pretrained(hf_checkpoint, trust_remote_code=False, **options)
+        loaded = torch.bfloat16 if in_bf16 else torch.float16
+        quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+    base = AutoModelForCausalLM.from_pretrained(
+        hf_checkpoint,
+        trust_remote_code=False,
+        dtype=loaded,
+        quantization_config=quantization,
+        device_map={"": at or device},
+    )
     if precision == "nf4":
         _keep_layout(base)
         _shrink_tables(base, compute)
@@ -224,11 +229,10 @@ def logps_of(policy: Any, inputs: Inputs, in_fp32: bool = False) -> torch.Tensor
 def response_logps(policy: Any, inputs: Inputs, in_fp32: bool = False) -> torch.Tensor:
     """Return the summed log-probability of each response, nats, (responses,), differentiable; see `logps_of`."""
     logps_S = logps_of(policy, inputs, in_fp32)
-    members = np.concatenate(inputs.responses)
-    owners = np.repeat(np.arange(len(inputs.responses)), [len(indices) for indices in inputs.responses])
-    summed = torch.zeros(len(inputs.responses), device=logps_S.device)
-    device = logps_S.device
-    return summed.index_add(0, torch.from_numpy(owners).to(device), logps_S[torch.from_numpy(members).to(device)])
+    count, device = len(inputs.responses), logps_S.device
+    owners = torch.from_numpy(np.repeat(np.arange(count), [len(indices) for indices in inputs.responses]))
+    members = torch.from_numpy(np.concatenate(inputs.responses))
+    return torch.zeros(count, device=device).index_add(0, owners.to(device), logps_S[members.to(device)])
 
 
 def takes_trees(policy: Any, longest: int) -> bool:
@@ -276,13 +280,3 @@ def _additive(mask_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return 0 where attention is allowed and the dtype's minimum elsewhere, shape (B, 1, T, T)."""
     bias_BTT = torch.zeros(mask_BTT.shape, dtype=dtype, device=mask_BTT.device)
     return bias_BTT.masked_fill(~mask_BTT, torch.finfo(dtype).min)[:, None]
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generator inside, as its initializers know no other; put it back after."""
-    # Of one GPU: on every other one it would take memory, which another process of a group may need.
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else None
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield

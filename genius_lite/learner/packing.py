@@ -20,6 +20,9 @@ from genius_lite.records import PreferencePair
 Response = tuple[list[int], list[int]]
 """Prompt tokens and response tokens."""
 
+Groups = list[list[PreferencePair]]
+"""Pairs by query."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -52,17 +55,18 @@ class Pack:
         return self.inputs.tokens_BT.size
 
 
-class _Tree:
-    """A forest of tokens, parents before children; `parent_T` is -1 at roots."""
+class _Forest:
+    """A tree of tokens for each group of responses, parents before children; `parent_T` is -1 at roots."""
 
-    def __init__(self):
+    def __init__(self, groups: Iterable[Iterable[Response]]):
         self.tokens_T: list[int] = []
         self.parent_T: list[int] = []
         self.depth_T: list[int] = []
         self.responses: list[list[int]] = []
+        for group in groups:
+            self._grow(group)
 
-    def grow(self, responses: Iterable[Response]) -> None:
-        """Add a tree of its own: nothing is shared with what is there already."""
+    def _grow(self, responses: Iterable[Response]) -> None:
         children: dict[tuple[int, int], int] = {}
         for prompt, response in responses:
             places, at = [], -1
@@ -76,26 +80,19 @@ class _Tree:
                 places.append(at)
             self.responses.append(places[len(prompt) :])
 
-    def attention_TT(self) -> np.ndarray:
-        """Let each token see itself and its ancestors."""
-        seen_TT = np.zeros((len(self.tokens_T), len(self.tokens_T)), dtype=bool)
-        for t, parent in enumerate(self.parent_T):
-            if parent >= 0:
-                seen_TT[t] = seen_TT[parent]
-            seen_TT[t, t] = True
-        return seen_TT
-
 
 def trees(groups: Iterable[Iterable[Response]]) -> Inputs:
-    """Make one row that holds a tree for each group of responses."""
-    forest = _Tree()
-    for group in groups:
-        forest.grow(group)
+    """Make one row that holds a tree for each group of responses; each token sees itself and its ancestors."""
+    forest = _Forest(groups)
+    mask_TT = np.eye(len(forest.tokens_T), dtype=bool)
+    for t, parent in enumerate(forest.parent_T):
+        if parent >= 0:
+            mask_TT[t] |= mask_TT[parent]
     targets_S = np.unique([place for places in forest.responses for place in places])
     return Inputs(
         tokens_BT=np.array([forest.tokens_T]),
         depth_BT=np.array([forest.depth_T]),
-        mask=forest.attention_TT()[None],
+        mask=mask_TT[None],
         targets_S=targets_S,
         parents_S=np.array(forest.parent_T)[targets_S],
         responses=[np.searchsorted(targets_S, places) for places in forest.responses],
@@ -120,7 +117,7 @@ def rows(responses: list[Response]) -> Inputs:
     return Inputs(tokens_BT, depth_BT, mask_BT, targets_S, targets_S - 1, indices)
 
 
-def by_query(pairs: list[PreferencePair]) -> list[list[PreferencePair]]:
+def by_query(pairs: list[PreferencePair]) -> Groups:
     """Group pairs by query, in the order in which the queries first appear."""
     groups: dict[str, list[PreferencePair]] = {}
     for pair in pairs:
@@ -128,7 +125,7 @@ def by_query(pairs: list[PreferencePair]) -> list[list[PreferencePair]]:
     return list(groups.values())
 
 
-def packs(groups: list[list[PreferencePair]], max_tokens: int, merged: int, shared: bool = True) -> list[Pack]:
+def packs(groups: Groups, max_tokens: int, merged: int, shared: bool = True) -> list[Pack]:
     """Pack groups in order, as many in a pack as have at most `merged` tokens together.
 
     A group is larger alone if it must be, up to `max_tokens`; then it is split between pairs. A single pair never is.
@@ -137,7 +134,7 @@ def packs(groups: list[list[PreferencePair]], max_tokens: int, merged: int, shar
         shared: trees, else padded rows.
     """
     parts = [part for group in groups for part in _split(group, max_tokens, shared)]
-    batches: list[list[list[PreferencePair]]] = []
+    batches: list[Groups] = []
     for part in parts:
         if not batches or _size([*batches[-1], part], shared) > merged:
             batches.append([])
@@ -145,7 +142,7 @@ def packs(groups: list[list[PreferencePair]], max_tokens: int, merged: int, shar
     return [_pack(batch, shared) for batch in batches]
 
 
-def shares(groups: list[list[PreferencePair]], count: int, shared: bool = True) -> list[list[list[PreferencePair]]]:
+def shares(groups: Groups, count: int, shared: bool = True) -> list[Groups]:
     """Split groups into `count` parts of about as many tokens, some perhaps empty; the same wherever it is asked.
 
     A group that is larger than an even part is split between pairs.
@@ -158,7 +155,7 @@ def shares(groups: list[list[PreferencePair]], count: int, shared: bool = True) 
     even = math.ceil(sum(_size([group], shared) for group in groups) / count)
     parts = [part for group in groups for part in _split(group, even, shared)]
     sizes = [_size([part], shared) for part in parts]
-    found: list[list[list[PreferencePair]]] = [[] for _ in range(count)]
+    found: list[Groups] = [[] for _ in range(count)]
     taken = [0] * count
     for i in sorted(range(len(parts)), key=lambda i: -sizes[i]):
         least = taken.index(min(taken))
@@ -172,7 +169,7 @@ def unshared_tokens(pairs: list[PreferencePair]) -> int:
     return sum(len(prompt) + len(response) for prompt, response in _responses(pairs))
 
 
-def _pack(groups: list[list[PreferencePair]], shared: bool) -> Pack:
+def _pack(groups: Groups, shared: bool) -> Pack:
     pairs = [pair for group in groups for pair in group]
     return Pack(pairs, trees(map(_responses, groups)) if shared else rows(_responses(pairs)))
 
@@ -181,17 +178,14 @@ def _responses(pairs: list[PreferencePair]) -> list[Response]:
     return [(p.prompt_tokens, tokens) for p in pairs for tokens in (p.chosen_tokens, p.rejected_tokens)]
 
 
-def _size(groups: list[list[PreferencePair]], shared: bool) -> int:
+def _size(groups: Groups, shared: bool) -> int:
     if not shared:
         lengths = [len(prompt) + len(response) for group in groups for prompt, response in _responses(group)]
         return len(lengths) * max(lengths)
-    forest = _Tree()
-    for group in groups:
-        forest.grow(_responses(group))
-    return len(forest.tokens_T)
+    return len(_Forest(map(_responses, groups)).tokens_T)
 
 
-def _split(group: list[PreferencePair], max_tokens: int, shared: bool) -> list[list[PreferencePair]]:
+def _split(group: list[PreferencePair], max_tokens: int, shared: bool) -> Groups:
     if len(group) == 1 or _size([group], shared) <= max_tokens:
         return [group]
     half = len(group) // 2

@@ -1,9 +1,8 @@
 """The processes that train together, where `torchrun` or `accelerate launch` has started several.
 
 Each computes its share of every batch; the gradients of the adapter are summed over them, and all take the same step.
-Each holds the whole model, or, where the launch asks for FSDP, its part of the frozen weights (`sharding.py`). The main
-one does the run, and the others do nothing but train along (`worker_loop.py`). A process alone is a group of one, which
-has nothing to agree on.
+Each holds the whole model, or, where the launch asks for FSDP, its part of the frozen weights. The main one does the
+run, and the others do nothing but train along (`worker_loop.py`). A process alone is a group of one.
 
 All that they say to each other goes through gloo and the host's memory, also where they train on GPUs: an adapter's
 gradients are small beside the work of an update, a process that waits takes no core, and one that dies is missed at
@@ -21,7 +20,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from genius_lite.errors import UserError
-from genius_lite.hardware import learner_device
+from genius_lite.hardware import Device, learner_device
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +66,7 @@ class ProcessGroup:
         Raises:
             ProcessLostError: as everything here where there are others.
         """
-        return tensor if self.size == 1 else self._reduced(tensor, "SUM")
+        return self._reduced(tensor, "SUM")
 
     def sum_each(self, tensors: Sequence[torch.Tensor | None], sizes: Sequence[int]) -> list[torch.Tensor | None]:
         """Sum each tensor over those processes that have it, flat and in fp32; what none has is None.
@@ -104,7 +103,7 @@ class ProcessGroup:
         """Return the lowest of what the processes give."""
         import torch
 
-        return value if self.size == 1 else int(self._reduced(torch.tensor([int(value)]), "MIN"))
+        return int(self._reduced(torch.tensor([int(value)]), "MIN"))
 
     def max(self, value: int) -> int:
         """Return the highest of what the processes give."""
@@ -114,7 +113,7 @@ class ProcessGroup:
         """Return what the main process gives, once all have come here."""
         import torch
 
-        return value if self.size == 1 else int(self._reduced(torch.tensor([int(value) * self.is_main]), "SUM"))
+        return int(self._reduced(torch.tensor([int(value) if self.is_main else 0]), "SUM"))
 
     def on_main(self, work: Callable[[], object]) -> None:
         """Have the main process alone do this; the others wait until it is done."""
@@ -139,6 +138,8 @@ class ProcessGroup:
     def _reduced(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
         from torch import distributed
 
+        if self.size == 1:
+            return tensor
         result = tensor.detach().to("cpu", copy=True).contiguous()
         with peer_errors():
             distributed.all_reduce(result, getattr(distributed.ReduceOp, how))
@@ -218,3 +219,45 @@ def require_possible(group: ProcessGroup) -> None:
         )
     if group.size > 1 and learner_device() == "mps":
         raise UserError("several processes cannot train on Apple's GPU; set ACCELERATE_USE_CPU=true, or start only one")
+
+
+def load_in_parts(load: Callable[..., Any], device: Device, group: ProcessGroup) -> Any:
+    """Load the policy that `load` gives, each process keeping its part of the layers' weights on `device`.
+
+    It is loaded into the host's memory, by one process after the other: for a moment one of them holds all of it.
+
+    Only what is frozen is divided, and only within the layers: a layer's weights are gathered when it is passed
+    through, forward and backward, and let go of behind it. The adapter stays whole everywhere, so that gradients,
+    optimizer and what is saved are those of any group. All processes gather together: each must make the same passes.
+
+    Args:
+        load: takes the device `at` which to put it.
+
+    Raises:
+        UserError: what its layers are is not known.
+    """
+    policy = None
+    for rank in range(group.size):
+        if rank == group.rank:
+            policy = load(at="cpu")
+            _divide(policy, device, group.mesh)
+        group.broadcast(0)
+    return policy
+
+
+def _divide(policy: Any, device: Device, mesh: Any) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    base = policy.get_base_model()
+    decoder = base.get_decoder()
+    layers = [module for module in decoder.modules() if type(module).__name__ in (base._no_split_modules or ())]
+    if not layers:
+        raise UserError(
+            f"transformers does not say what the layers of a {base.config.model_type} are; train without FSDP"
+        )
+    for layer in layers:
+        layer.to(device)  # by bitsandbytes' own method, which takes the scales of NF4 along
+        fully_shard(layer, mesh=mesh, ignored_params={p for p in layer.parameters() if p.requires_grad})
+    # Around all layers, so that the next one's weights are gathered while one computes. It has none of its own to give.
+    fully_shard(decoder, mesh=mesh, ignored_params=set(decoder.parameters()))
+    policy.to(device)

@@ -64,7 +64,6 @@ class _Sum(torch.autograd.Function):
 
 
 def _weight(base: Any, dtype: torch.dtype) -> torch.Tensor:
-
     if not isinstance(base, Linear4bit):
         return base.weight.to(dtype)
     state = getattr(base.weight, "quant_state", None) or base.quant_state

@@ -43,15 +43,14 @@ def save_state(work: RunDir, update: int, policy: Any, optimizer: torch.optim.Op
 
 def load_state(work: RunDir, policy: Any, optimizer: torch.optim.Optimizer) -> dict | None:
     """Put the latest state into policy and optimizer; its progress, or None if there is none."""
-    if not (found := _states(work)):
+    if not (folder := _latest(work)):
         return None
-    progress = json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))
-    adapter = load_file(found[-1] / "adapter.safetensors")
+    adapter, progress = load_file(folder / "adapter.safetensors"), _progress(folder)
     with torch.no_grad():
         for name, parameter in _trainable(policy).items():
             parameter.copy_(adapter[name])
     state: dict[int, dict[str, Any]] = {}
-    for key, value in (load_file(found[-1] / "optimizer.safetensors") | progress["optimizer"]).items():
+    for key, value in (load_file(folder / "optimizer.safetensors") | progress["optimizer"]).items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -60,24 +59,23 @@ def load_state(work: RunDir, policy: Any, optimizer: torch.optim.Optimizer) -> d
 
 def pairs_done(work: RunDir) -> int:
     """Count the pairs that the updates of the latest state have learned from."""
-    if not (found := _states(work)):
-        return 0
-    progress = json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))
-    return int(sum(row["pairs"] for row in progress["curve"]))
+    folder = _latest(work)
+    return int(sum(row["pairs"] for row in _progress(folder)["curve"])) if folder else 0
 
 
 def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield a parameter's state, with what bitsandbytes hides in a dict of its own (from FSDP) beside the rest.
-
-    That its `load_state_dict` takes as well.
-    """
+    """Yield a parameter's state, with what bitsandbytes hides in a dict of its own beside the rest, as it loads too."""
     for name, value in values.items():
         yield from value.items() if isinstance(value, dict) else [(name, value)]
 
 
-def _states(work: RunDir) -> list[Path]:
-    """Return the states that are whole, the latest last."""
-    return sorted(p for p in work.path.glob("update-*") if not p.name.endswith(".partial"))
+def _latest(work: RunDir) -> Path | None:
+    """Return the latest state that is whole."""
+    return max((p for p in work.path.glob("update-*") if p.suffix != ".partial"), default=None)
+
+
+def _progress(folder: Path) -> dict:
+    return json.loads((folder / "progress.json").read_text(encoding="utf-8"))
 
 
 def _trainable(policy: Any) -> dict[str, torch.nn.Parameter]:

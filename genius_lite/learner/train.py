@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -15,15 +14,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from torch.nn.utils import clip_grad_norm_
 
 from genius_lite.errors import NonFiniteError, Stop, Stopped, UserError
 from genius_lite.hardware import Device, Precision, learner_free_memory
-from genius_lite.learner.batches import Groups, Packer, schedule, score
+from genius_lite.learner.batches import Packer, schedule
 from genius_lite.learner.footprint import ACTIVATION_SHARE, SCORED_PAIRS
-from genius_lite.learner.importance import Importance
 from genius_lite.learner.logprob_mismatch import Sample, check, logprob_mismatch, mismatch_limit
 from genius_lite.learner.loss import pair_logps, pair_loss
-from genius_lite.learner.margins import clustered_error, margins
 from genius_lite.learner.model import (
     activation_bytes,
     enable_gradient_checkpointing,
@@ -32,15 +30,15 @@ from genius_lite.learner.model import (
     weight_bytes,
     without_adapter,
 )
-from genius_lite.learner.optimizer import learning_rate, make_optimizer
-from genius_lite.learner.packing import Pack, by_query, unshared_tokens
-from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
-from genius_lite.learner.sharding import load_in_parts
+from genius_lite.learner.packing import Groups, Pack, by_query, unshared_tokens
+from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, load_in_parts
+from genius_lite.learner.reference import REFERENCE, reference_scores
+from genius_lite.learner.scores import Scores, clustered_error, margins
 from genius_lite.learner.state import load_state, pairs_done, save_state
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair, seed_of
 from genius_lite.results.rounds import TrainReport
-from genius_lite.rundir.folder import IMPORTANCE, RunDir, write_json
+from genius_lite.rundir.folder import IMPORTANCE, RunDir
 
 _OF_AN_UPDATE = 2  # passes of each pair: forward and backward
 
@@ -95,10 +93,7 @@ def train_adapter(
         UserError: learner and sampler disagree, or not even one pair fits into memory.
         ProcessLostError: another process of the group has ended.
     """
-    from accelerate import Accelerator
-
     cfg, stop = job.cfg, stop or Stop()
-    accelerator = Accelerator(cpu=job.device == "cpu", mixed_precision="no")  # the recipe says what is computed in
     load = partial(
         load_policy, job.hf_checkpoint, job.start, cfg, job.device, job.precision, seed_of(*job.key, "adapter")
     )
@@ -115,18 +110,19 @@ def train_adapter(
         limit = mismatch_limit(cfg, job.precision, job.own_weights and job.start is None)
         if word := check(mismatch, limit, job.precision):
             say(word)
-    reference = _reference(policy, groups, packer, job, advance)
+    reference = reference_scores(packer, groups, job.work, advance)
     if group.broadcast(stop.asked):
         raise Stopped
     epochs = schedule(groups, cfg, np.random.default_rng(seed_of(*job.key, "order")))
     batches = [batch for epoch in epochs for batch in epoch]
-    parameters = [p for p in policy.parameters() if p.requires_grad]
-    # Not the policy: what accelerate would put around it for a group takes only passes through its own `forward`.
-    optimizer = accelerator.prepare(make_optimizer(parameters, cfg, job.device))
-    trainer = _Trainer(accelerator, policy, optimizer, parameters, reference, packer, job, advance, updated, stop)
-    curve = trainer.run(batches)
-    group.on_main(lambda: _save(policy, job.work, out))
-    learned = margins(policy, job.pairs, reference if job.precision == "fp32" else None, packer, job.key, advance)
+    curve = _Trainer(packer, reference, job, advance, updated, stop).run(batches)
+
+    def save() -> None:
+        policy.save_pretrained(out)
+        shutil.copyfile(job.work / REFERENCE / IMPORTANCE, out / IMPORTANCE)
+
+    group.on_main(save)
+    learned = margins(packer, job.pairs, reference if job.precision == "fp32" else None, job.key, advance)
     epoch = curve[-len(epochs[-1]) :]
     every = packer.packs(groups)
     return TrainReport(
@@ -153,35 +149,10 @@ def passes(job: Training) -> tuple[int, int]:
     A pass backward counts as one forward, so that their rate forecasts the end: it computes as many products, as the
     matrices are frozen.
     """
-    count, known = len(job.pairs), (job.work / "reference").exists()
+    count, known = len(job.pairs), (job.work / REFERENCE).exists()
     scored = min(count, SCORED_PAIRS) * (1 if job.precision == "fp32" else 2)
     total = count * (1 + _OF_AN_UPDATE * job.cfg.epochs) + scored
     return total, count * known + _OF_AN_UPDATE * pairs_done(job.work)
-
-
-def _save(policy: Any, work: RunDir, out: Path) -> None:
-    policy.save_pretrained(out)
-    shutil.copyfile(work / "reference" / IMPORTANCE, out / IMPORTANCE)
-
-
-def _reference(
-    policy: Any, groups: Groups, packer: Packer, job: Training, advance: Callable[[int], None]
-) -> dict[tuple[str, int], list[float]]:
-    """Compute the base model's score of every pair, and the importance of its columns, once, and keep them."""
-    if not packer.group.broadcast((job.work / "reference").exists()):
-        importance = Importance(policy, counts=lambda: not packer.in_dummy_pass)
-        with policy.disable_adapter(), importance.watched():
-            found = score(policy, groups, packer, advance)
-        importance.gather(packer.group)
-
-        def write(folder: Path) -> None:
-            folder.mkdir()
-            importance.save(folder / IMPORTANCE)
-            write_json(folder / "logps.json", [[query, step, *logps] for (query, step), logps in found.items()])
-
-        packer.group.on_main(lambda: job.work.build("reference", write))
-    rows = json.loads((job.work / "reference" / "logps.json").read_text(encoding="utf-8"))
-    return {(query, step): [chosen, rejected] for query, step, chosen, rejected in rows}
 
 
 def _memory_is_short(policy: Any, tokens: int, job: Training, local_world_size: int) -> bool:
@@ -192,28 +163,30 @@ def _memory_is_short(policy: Any, tokens: int, job: Training, local_world_size: 
 
 @dataclass
 class _Trainer:
-    accelerator: Any
-    policy: Any
-    optimizer: Any
-    parameters: list[torch.nn.Parameter]
-    reference: dict[tuple[str, int], list[float]]
+    """The updates of a training."""
+
     packer: Packer
+    reference: Scores
     job: Training
     advance: Callable[[int], None]
     updated: Callable[[int, dict[str, float]], None]
     stop: Stop
 
+    def __post_init__(self):
+        self.policy, self.group = self.packer.policy, self.packer.group
+        self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(self.parameters, self.job.cfg, self.job.device)
+
     def run(self, batches: list[Groups]) -> list[dict[str, float]]:
-        """Make all updates, or those that a saved state leaves; return a row for each."""
+        """Make those that a saved state leaves; return a row of the curve for each of all."""
         curve: list[dict[str, float]] = []
         if found := load_state(self.job.work, self.policy, self.optimizer):
             curve, self.packer.limit = found["curve"], found["limit"]
             for number, row in enumerate(curve):
                 self.updated(number, row)
-        group = self.packer.group
-        if len(curve) != group.broadcast(len(curve)):
+        if len(curve) != self.group.broadcast(len(curve)):
             raise UserError(f"{self.job.work.path} has another state here than where the run is led; why?")
-        group.broadcast_parameters(self.parameters)
+        self.group.broadcast_parameters(self.parameters)
         self.policy.train()
         saved = time.monotonic()
         for update in range(len(curve), len(batches)):
@@ -223,10 +196,12 @@ class _Trainer:
             curve.append({**self._update(update, batches[update]), "lr": rate})
             self.updated(update, curve[-1])
             due = time.monotonic() - saved >= self.job.cfg.save_every and update + 1 < len(batches)
-            asked = group.broadcast(self.stop.asked)
-            if asked or group.broadcast(due):
+            asked = self.group.broadcast(self.stop.asked)
+            if asked or self.group.broadcast(due):
                 progress = {"curve": curve, "limit": self.packer.limit}
-                group.on_main(partial(save_state, self.job.work, update + 1, self.policy, self.optimizer, progress))
+                self.group.on_main(
+                    partial(save_state, self.job.work, update + 1, self.policy, self.optimizer, progress)
+                )
                 saved = time.monotonic()
             if asked:
                 raise Stopped
@@ -240,8 +215,8 @@ class _Trainer:
         )
         if not torch.isfinite(loss_P).all():
             self._refuse(number, "the loss", [p for p, ok in zip(pairs, torch.isfinite(loss_P), strict=True) if not ok])
-        self.packer.group.sum_gradients(self.parameters)
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.job.cfg.max_grad_norm))
+        self.group.sum_gradients(self.parameters)
+        norm = float(clip_grad_norm_(self.parameters, self.job.cfg.max_grad_norm))
         if not math.isfinite(norm):
             self._refuse(number, "the gradient", pairs)
         self.optimizer.step()
@@ -253,13 +228,33 @@ class _Trainer:
         logps_B2 = response_logps(self.policy, pack.inputs).view(-1, 2)
         logps = pair_logps(pack, logps_B2, [self.reference[p.query_id, p.step] for p in pack.pairs], self.job.cfg)
         loss_B = pair_loss(logps, self.job.cfg)
-        self.accelerator.backward(loss_B.sum() / total)
+        (loss_B.sum() / total).backward()
         return torch.stack([loss_B, logps.margin_B], dim=1).detach()
 
     def _refuse(self, number: int, what: str, pairs: list[PreferencePair]) -> None:
         path = self.job.work / "bad-batch.jsonl"
-        self.packer.group.on_main(
-            lambda: path.write_bytes(b"".join(msgspec.json.encode(pair) + b"\n" for pair in pairs))
-        )
+        self.group.on_main(lambda: path.write_bytes(b"".join(msgspec.json.encode(pair) + b"\n" for pair in pairs)))
         named = f"query {pairs[0].query_id}, step {pairs[0].step}"
         raise NonFiniteError(f"update {number}: {what} of {named} is not finite (saved in {path}); lower learner.lr")
+
+
+def make_optimizer(parameters: list[torch.nn.Parameter], cfg: Learner, device: Device) -> torch.optim.Optimizer:
+    """Make AdamW, on CUDA the fused one; on request bitsandbytes' paged 8-bit one.
+
+    Its state moves to the host when memory is short, and is rounded to 8 bits. Of an adapter it is a few megabytes, so
+    that nothing is saved by either.
+    """
+    if cfg.optimizer == "paged_adamw_8bit":
+        from bitsandbytes.optim.adamw import PagedAdamW8bit
+
+        return PagedAdamW8bit(parameters, lr=cfg.lr, weight_decay=cfg.weight_decay)
+    return torch.optim.AdamW(parameters, lr=cfg.lr, weight_decay=cfg.weight_decay, fused=device == "cuda")
+
+
+def learning_rate(update: int, updates: int, cfg: Learner) -> float:
+    """Return that of update `update` (from 0): a linear rise over the warm-up's share, then the recipe's schedule."""
+    warmup = max(1, math.ceil(cfg.warmup * updates))
+    if update < warmup:
+        return cfg.lr * (update + 1) / warmup
+    done = (update - warmup) / max(1, updates - warmup)
+    return cfg.lr * {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[cfg.schedule]

@@ -6,42 +6,21 @@ that it names: all processes see the same run folder, under the same path.
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from genius_lite.errors import NonFiniteError, Stopped, UserError
-from genius_lite.hardware import Device, Precision, give_memory_back, learner_device
-from genius_lite.learner.logprob_mismatch import Sample
+from genius_lite.hardware import give_memory_back, learner_device
 from genius_lite.learner.process_group import ProcessGroup, ProcessLostError
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
-from genius_lite.records import PreferencePair
 from genius_lite.rundir.folder import RunDir
-
-
-class TrainRequest(msgspec.Struct, frozen=True, tag=True):
-    """A `Training` for those that train along; `cfg` is JSON as Python writes it, in which infinity is a number."""
-
-    hf_checkpoint: str
-    start: str | None
-    pairs: list[PreferencePair]
-    cfg: str
-    device: Device
-    precision: Precision
-    key: tuple[int | str, ...]
-    work: str
-    samples: list[Sample]
-
-
-class Shutdown(msgspec.Struct, frozen=True, tag=True):
-    """The run is over, and the main process ends with this code."""
-
-    code: int
 
 
 @contextmanager
@@ -52,8 +31,7 @@ def with_workers(group: ProcessGroup, job: Training) -> Iterator[None]:
     """
     if group.size > 1:
         # The main process compares learner and sampler; of a model in parts it cannot make those passes alone.
-        samples = job.samples if group.sharded else []
-        group.send(msgspec.json.encode(_request(job, samples)))
+        _send(group, job if group.sharded else replace(job, samples=[]))
         group.busy = True
     try:
         yield
@@ -67,7 +45,7 @@ def shutdown_workers(group: ProcessGroup, code: int) -> None:
     """Let those that wait for work end with this code."""
     if group.size > 1 and not group.busy:
         with suppress(ProcessLostError):
-            group.send(msgspec.json.encode(Shutdown(code)))
+            _send(group, code)
 
 
 def run_worker(group: ProcessGroup) -> int:
@@ -79,54 +57,49 @@ def run_worker(group: ProcessGroup) -> int:
         UserError: something goes wrong here alone.
     """
     with suppress(ProcessLostError, NonFiniteError):
-        while True:
-            asked = msgspec.json.decode(group.receive(), type=TrainRequest | Shutdown)
-            if isinstance(asked, Shutdown):
-                return asked.code
-            _train(group, asked)
+        while isinstance(job := _receive(group), Training):
+            _train(group, job)
+        return job
     return 1
 
 
-def _train(group: ProcessGroup, request: TrainRequest) -> None:
+def _train(group: ProcessGroup, job: Training) -> None:
     from accelerate.utils.memory import clear_device_cache
 
-    job = _training(request)
+    if not job.work.path.exists():
+        raise UserError(f"{platform.node()} does not see {job.work.path}; all machines must, under this path")
+    if (device := learner_device()) != job.device:
+        raise UserError(
+            f"{platform.node()} would train on {device}, the main process does on {job.device}; set "
+            "ACCELERATE_USE_CPU=true for all"
+        )
     with suppress(Stopped):
         train_adapter(job, job.work / "adapter", group=group)
     clear_device_cache(garbage_collection=True)
     give_memory_back()
 
 
-def _request(job: Training, samples: list[Sample]) -> TrainRequest:
-    return TrainRequest(
-        hf_checkpoint=str(job.hf_checkpoint.absolute()),
-        start=str(job.start.absolute()) if job.start else None,
-        pairs=job.pairs,
-        cfg=json.dumps(job.cfg.model_dump(mode="json")),
-        device=job.device,
-        precision=job.precision,
-        key=job.key,
-        work=str(job.work.path.absolute()),
-        samples=samples,
-    )
+def _send(group: ProcessGroup, message: Training | int) -> None:
+    group.send(msgspec.msgpack.encode(message, enc_hook=_plain))  # not as JSON, which has no infinity for `Learner`
 
 
-def _training(request: TrainRequest) -> Training:
-    if not Path(request.work).exists():
-        raise UserError(f"{platform.node()} does not see {request.work}; all machines must, under this path")
-    if (device := learner_device()) != request.device:
-        raise UserError(
-            f"{platform.node()} would train on {device}, the main process does on {request.device}; set "
-            "ACCELERATE_USE_CPU=true for all"
-        )
-    return Training(
-        hf_checkpoint=Path(request.hf_checkpoint),
-        start=Path(request.start) if request.start else None,
-        pairs=request.pairs,
-        samples=request.samples,
-        cfg=Learner(**json.loads(request.cfg)),
-        device=request.device,
-        precision=request.precision,
-        key=request.key,
-        work=RunDir(Path(request.work)),
-    )
+def _receive(group: ProcessGroup) -> Training | int:
+    """Receive a training, or the code to end with."""
+    return msgspec.msgpack.decode(group.receive(), type=Training | int, dec_hook=_typed)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Learner():
+            return value.model_dump(mode="json")
+        case RunDir():
+            return str(value.path.absolute())
+        case Path():
+            return str(value.absolute())
+    raise NotImplementedError(f"{type(value)} is not sent")
+
+
+def _typed(kind: type, value: Any) -> Any:
+    if kind is Learner:
+        return Learner(**value)
+    return RunDir(Path(value)) if kind is RunDir else Path(value)

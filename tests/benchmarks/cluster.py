@@ -26,7 +26,8 @@ from typing import Any
 import psutil
 
 from genius_lite.cluster.actor import HostSettings
-from genius_lite.cluster.ray import RayHost, connected, sample_on_cluster
+from genius_lite.cluster.nodes import connected
+from genius_lite.cluster.ray import RayHost, sample_on_cluster
 from genius_lite.cluster.work_queue import WorkQueue
 from genius_lite.data.queries import select
 from genius_lite.data.vocabulary import Vocabulary

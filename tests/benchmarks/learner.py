@@ -25,10 +25,11 @@ from typing import Any
 import torch
 
 from genius_lite.hardware import peak_memory
-from genius_lite.learner.batches import Packer, score
+from genius_lite.learner.batches import Packer
 from genius_lite.learner.loss import dpo, pair_logps, pair_loss
 from genius_lite.learner.model import load_policy
 from genius_lite.learner.packing import by_query, packs
+from genius_lite.learner.scores import score
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
@@ -133,9 +134,10 @@ def losses(a: argparse.Namespace, pairs: list[PreferencePair]) -> dict[str, Any]
         theirs = float(trainer.compute_loss(trainer.model, trainer.data_collator(rows)))
     policy = load_policy(a.hf_checkpoint, a.keep, learner(a), "cpu", "fp32", 0)
     (pack,) = packs(by_query(pairs), 10**6, 10**6)
+    packer = Packer(policy, pairs, learner(a), "cpu", print)
     with policy.disable_adapter():
-        reference = score(policy, by_query(pairs), Packer(policy, pairs, learner(a), "cpu", print), lambda n: None)
-    learned = score(policy, by_query(pairs), Packer(policy, pairs, learner(a), "cpu", print), lambda n: None)
+        reference = score(packer, by_query(pairs), lambda n: None)
+    learned = score(packer, by_query(pairs), lambda n: None)
     logps_B2 = torch.tensor([learned[p.query_id, p.step] for p in pack.pairs])
     logps = pair_logps(pack, logps_B2, [reference[p.query_id, p.step] for p in pack.pairs], learner(a))
     assert torch.allclose(pair_loss(logps, learner(a)), dpo(logps, learner(a)))

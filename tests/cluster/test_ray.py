@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from genius_lite.cluster.ray import connected, node_slots
-from genius_lite.cluster.status import node_statuses
+from genius_lite.cluster.nodes import connected, node_slots, node_statuses
 from genius_lite.errors import Stop, UserError
 from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.round import Policy, Session

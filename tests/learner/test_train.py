@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 
 from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.hardware import Precision
-from genius_lite.learner import batches as batches_module
+from genius_lite.learner import reference as reference_module
+from genius_lite.learner import scores as scores_module
 from genius_lite.learner import train as train_module
 from genius_lite.learner.batches import schedule
 from genius_lite.learner.head import Int8Embedding
 from genius_lite.learner.logprob_mismatch import Sample, check, mismatch_limit
-from genius_lite.learner.margins import clustered_error
 from genius_lite.learner.model import load_base, load_policy, response_logps, target_modules, weight_bytes
-from genius_lite.learner.optimizer import learning_rate
 from genius_lite.learner.packing import rows, unshared_tokens
+from genius_lite.learner.scores import clustered_error
+from genius_lite.learner.train import learning_rate
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from tests.support.models import VOCABULARY
@@ -90,7 +91,7 @@ def test_killed_at_any_update_and_resumed_it_ends_bit_identical(tiny, tmp_path, 
     options = {"epochs": 2, "schedule": "cosine", **changed}  # of matrices below 4096 numbers Adam's state has 32 bits
     whole = train_tiny(tiny, tmp_path / "whole", **options)
     assert whole.updates == 6
-    update, score = train_module._Trainer._update, train_module.score
+    update, score = train_module._Trainer._update, reference_module.score
     for killed_at in range(6):
 
         def dies(self, number, batch, killed_at=killed_at):
@@ -100,14 +101,14 @@ def test_killed_at_any_update_and_resumed_it_ends_bit_identical(tiny, tmp_path, 
 
         out = tmp_path / f"killed-{killed_at}"
         monkeypatch.setattr(train_module._Trainer, "_update", dies)
-        monkeypatch.setattr(train_module, "score", score)
+        monkeypatch.setattr(reference_module, "score", score)
         with pytest.raises(KeyboardInterrupt):
             train_tiny(tiny, out, **options)
         done = []
         monkeypatch.setattr(
             train_module._Trainer, "_update", lambda self, n, b, done=done: done.append(n) or update(self, n, b)
         )
-        monkeypatch.setattr(train_module, "score", _known)
+        monkeypatch.setattr(reference_module, "score", _known)
         report = train_tiny(tiny, out, **options)
         assert done == list(range(killed_at, 6))
         assert report == whole
@@ -168,14 +169,14 @@ def test_divergence_stops_with_the_batch_named_and_saved(tiny, tmp_path):
 
 
 def test_a_score_that_is_not_finite_names_its_pair(tiny, tmp_path, monkeypatch):
-    real = batches_module.response_logps
+    real = scores_module.response_logps
 
     def broken(policy, inputs, in_fp32=False):
         logps_2P = real(policy, inputs, in_fp32).clone()
         logps_2P[5] = float("nan")  # the rejected response of the third pair
         return logps_2P
 
-    monkeypatch.setattr(batches_module, "response_logps", broken)
+    monkeypatch.setattr(scores_module, "response_logps", broken)
     with pytest.raises(NonFiniteError, match="query q1, step 0: the learner's log-probability"):
         train_tiny(tiny, tmp_path / "a")
     assert not (tmp_path / "a").exists()

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from genius_lite.learner.importance import Importance
 from genius_lite.learner.model import load_policy, response_logps
 from genius_lite.learner.packing import rows
+from genius_lite.learner.reference import Importance
 from genius_lite.recipe import Learner
 from genius_lite.weights import imatrix
 from genius_lite.weights.importing import MAP_FILE

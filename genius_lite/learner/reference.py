@@ -1,0 +1,96 @@
+"""The base model's scores of all pairs, and the importance matrix, gathered on the way for a sum of squares.
+
+A quantizer that knows which columns of a matrix meet large activations can spend its precision there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from genius_lite.learner.batches import Packer
+from genius_lite.learner.packing import Groups
+from genius_lite.learner.process_group import ProcessGroup
+from genius_lite.learner.scores import Scores, score
+from genius_lite.rundir.folder import IMPORTANCE, RunDir, write_json
+
+REFERENCE = "reference"
+"""The folder in a training's state that has them."""
+
+
+def reference_scores(packer: Packer, groups: Groups, work: RunDir, advance: Callable[[int], None]) -> Scores:
+    """Score every pair with the base model, once, and keep that and the importance of its columns in `work`."""
+    if not packer.group.broadcast((work / REFERENCE).exists()):
+        importance = Importance(packer.policy, counts=lambda: not packer.in_dummy_pass)
+        with packer.policy.disable_adapter(), importance.watched():
+            scores = score(packer, groups, advance)
+        importance.gather(packer.group)
+
+        def write(folder: Path) -> None:
+            folder.mkdir()
+            importance.save(folder / IMPORTANCE)
+            write_json(folder / "logps.json", [[query, step, *logps] for (query, step), logps in scores.items()])
+
+        packer.group.on_main(lambda: work.build(REFERENCE, write))
+    rows = json.loads((work / REFERENCE / "logps.json").read_text(encoding="utf-8"))
+    return {(query, step): [chosen, rejected] for query, step, chosen, rejected in rows}
+
+
+class Importance:
+    """Sums of squared inputs of every linear layer between embeddings and head, by the name of its weight.
+
+    Args:
+        counts: whether the pass under way is one of those asked for.
+    """
+
+    def __init__(self, policy: Any, counts: Callable[[], bool] = lambda: True):
+        self.counts, self.tokens = counts, 0
+        self.base = policy.get_base_model()
+        head = self.base.get_output_embeddings()
+        self.layers = {
+            f"{name.removesuffix('.base_layer')}.weight": module
+            for name, module in self.base.named_modules()
+            if isinstance(module, nn.Linear) and module is not head and "lora_" not in name
+        }
+        self.sums: dict[str, torch.Tensor] = {}
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Gather from every forward pass inside."""
+        hooks = [module.register_forward_pre_hook(self._adder(name)) for name, module in self.layers.items()]
+        hooks.append(self.base.get_decoder().register_forward_pre_hook(self._count, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def gather(self, group: ProcessGroup) -> None:
+        """Take together what the processes of a group have gathered."""
+        widths = [module.in_features for module in self.layers.values()]
+        sums = group.sum_each([self.sums.get(name) for name in self.layers], widths)
+        self.sums = {name: total for name, total in zip(self.layers, sums, strict=True) if total is not None}
+        self.tokens = int(group.sum(torch.tensor(self.tokens)))
+
+    def save(self, path: Path) -> None:
+        """Save one float32 vector for each weight, and the number of `tokens` that they are summed over."""
+        tensors = {name: sums.cpu() for name, sums in self.sums.items()}
+        save_file({**tensors, "tokens": torch.tensor(self.tokens)}, path)
+
+    def _adder(self, name: str) -> Any:
+        def add(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            if self.counts():
+                squares = inputs[0].float().square().flatten(0, -2).sum(0)
+                self.sums[name] = self.sums[name] + squares if name in self.sums else squares
+
+        return add
+
+    def _count(self, _: nn.Module, __: tuple, kwargs: dict[str, Any]) -> None:
+        self.tokens += kwargs["input_ids"].numel() * self.counts()

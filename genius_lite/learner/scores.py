@@ -1,0 +1,99 @@
+"""Scores of pairs, summed log-probabilities of both responses, and the margin that was learned, in fp32.
+
+The margin of a pair is log pi(T_w|x)/ref(T_w|x) - log pi(T_l|x)/ref(T_l|x), nats: by how much more the policy prefers
+the chosen response than the base model does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from genius_lite.errors import NonFiniteError
+from genius_lite.learner.batches import Packer
+from genius_lite.learner.footprint import SCORED_PAIRS
+from genius_lite.learner.model import response_logps
+from genius_lite.learner.packing import Groups, by_query
+from genius_lite.records import PreferencePair, seed_of
+
+_QUERIES = 8  # that each process scores at once: little is repeated when memory runs out
+
+Scores = dict[tuple[str, int], list[float]]
+"""(query id, step) -> summed log-probabilities (chosen, rejected), nats."""
+
+
+def score(packer: Packer, groups: Groups, advance: Callable[[int], None], in_fp32: bool = False) -> Scores:
+    """Score pairs with the packer's policy.
+
+    Args:
+        in_fp32: compute in fp32, whatever the weights are in.
+
+    Raises:
+        NonFiniteError: one of them is NaN or infinite.
+    """
+    scores: Scores = {}
+    at_once = _QUERIES * packer.group.size
+    for start in range(0, len(groups), at_once):
+        wave = groups[start : start + at_once]
+        with torch.no_grad():
+            logps_2P = packer.compute(
+                wave, lambda pack: response_logps(packer.policy, pack.inputs, in_fp32).view(-1, 2)
+            )
+        pairs = [pair for group in wave for pair in group]
+        for pair, logps_2 in zip(pairs, logps_2P.T, strict=True):
+            if not torch.isfinite(logps_2).all():
+                raise NonFiniteError(
+                    f"query {pair.query_id}, step {pair.step}: the learner's log-probability of a response is not "
+                    "finite; try learner.precision: fp32 or bf16, or a lower learner.lr"
+                )
+            scores[pair.query_id, pair.step] = logps_2.tolist()
+        advance(len(pairs))
+    return scores
+
+
+def margins(
+    packer: Packer,
+    pairs: list[PreferencePair],
+    reference: Scores | None,
+    key: tuple[int | str, ...],
+    advance: Callable[[int], None],
+) -> dict[tuple[str, int], float]:
+    """Return (query id, step) -> margin, of pairs drawn evenly from all, `SCORED_PAIRS` at most.
+
+    Args:
+        reference: the base model's scores in fp32, of all pairs; None has them computed.
+        key: names the generator of the draw, (seed, round): the pairs are the same in every precision.
+        advance: called with the passes of pairs as they are made.
+    """
+    rng = np.random.default_rng(seed_of(*key, "scored"))
+    places = rng.choice(len(pairs), min(len(pairs), SCORED_PAIRS), replace=False)
+    groups = by_query([pairs[i] for i in sorted(places)])
+    after = score(packer, groups, advance, in_fp32=True)
+    if reference is None:
+        with packer.policy.disable_adapter():
+            reference = score(packer, groups, advance, in_fp32=True)
+    found = {}
+    for pair, (chosen, rejected) in after.items():
+        chosen_ref, rejected_ref = reference[pair]
+        found[pair] = (chosen - rejected) - (chosen_ref - rejected_ref)
+    return found
+
+
+def clustered_error(found: dict[tuple[str, int], float]) -> float | None:
+    """Estimate the mean margin's standard error, nats: a question's deviations are summed before they are squared.
+
+    (Liang and Zeger, 1986, of a mean: sqrt(G / (G - 1) * sum over G questions of their summed deviations squared) / n.)
+
+    Returns:
+        None where all pairs are of one question, of which nothing can be said.
+    """
+    mean = float(np.mean(list(found.values())))
+    sums: dict[str, float] = {}
+    for (question, _), nats in found.items():
+        sums[question] = sums.get(question, 0.0) + nats - mean
+    if len(sums) < 2:
+        return None
+    return math.sqrt(len(sums) / (len(sums) - 1) * sum(total**2 for total in sums.values())) / len(found)
