@@ -14,9 +14,9 @@ from genius_lite.report.summary import kept_lines
 from genius_lite.results.rounds import Quantized, ScoredMargin
 from genius_lite.rundir.folder import BASELINE, LORA, POLICY, QUANTIZED, remove
 from genius_lite.weights import gguf_file
+from genius_lite.weights.adapter import Adapter, write_lora
 from genius_lite.weights.gguf_file import sha256
-from genius_lite.weights.lora import write_lora
-from genius_lite.weights.merge import Adapter, Kept, merge, planned_types, round_base
+from genius_lite.weights.merge import Kept, merge, planned_types, round_base
 from genius_lite.weights.quantize import type_name, types_bytes
 from genius_lite.weights.retained import check, one_of_each
 

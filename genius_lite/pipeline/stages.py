@@ -45,11 +45,11 @@ from genius_lite.rundir.folder import (
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RoundFolder
 from genius_lite.sampler.messages import Stats
-from genius_lite.weights import gguf_file, imatrix
+from genius_lite.weights import gguf_file
+from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, write_imatrix
 from genius_lite.weights.full_precision import write_full_precision
-from genius_lite.weights.imatrix import IMATRIX_FILE
 from genius_lite.weights.importing import FULL_PRECISION, Base, import_checkpoint
-from genius_lite.weights.merge import BASE_FILE, merged_bytes
+from genius_lite.weights.quantize import quantized_bytes
 
 __all__ = ["evaluate", "evaluate_base", "import_base", "next_policy", "pair", "sample", "to_sample", "train"]
 
@@ -61,7 +61,7 @@ def import_base(job: Job, folder: RunDir, progress: Progress) -> Base:
 
     def full_precision(weights: Path, out: Path) -> None:
         out.mkdir()
-        with progress.stage("full precision", merged_bytes(job.source), "MB", 1e-6) as advance:
+        with progress.stage("full precision", quantized_bytes(job.source, "F16"), "MB", 1e-6) as advance:
             write_full_precision(job.source, weights, out / job.source.path.name, advance)
 
     def hf_checkpoint(out: Path) -> None:
@@ -147,7 +147,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
 
     def make(out: Path) -> None:
         cfg, began, device = r.job.recipe.learner, time.monotonic(), learner_device()
-        work, sixteen = r.here.sub("training"), merged_bytes(r.job.source) * r.group.local_world_size
+        work, sixteen = r.here.sub("training"), quantized_bytes(r.job.source, "F16") * r.group.local_world_size
         # A run that goes on elsewhere, or beside other programs, must not choose again.
         precision: Precision = work.build_json(
             "precision.json", lambda: learner_precision(cfg.precision, device, sixteen)
@@ -170,7 +170,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "passes", done=done)
         with stage as advance, with_workers(r.group, training):
             report = train_adapter(training, out, advance, r.progress.say, r.tracker.update, r.stop, r.group)
-        imatrix.write(out / IMPORTANCE, r.base.tensor_map, f"{len(pairs)} preference pairs", out / IMATRIX_FILE)
+        write_imatrix(out / IMPORTANCE, r.base.tensor_map, f"{len(pairs)} preference pairs", out / IMATRIX_FILE)
         remove(out / IMPORTANCE)
         write_json(out / BASE_FILE, {"sha256": r.base.sha256})
         give_memory_back()
