@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 
@@ -62,16 +62,17 @@ def export_run(
     number: Round = None,
 ) -> None:
     """Write a round's model to a folder, with a model card and checksums."""
-    from genius_lite.export.bundle import Format, RunRound, export, export_bytes
+    from genius_lite.export.bundle import FORMATS, RunRound, export, export_bytes
     from genius_lite.export.card import commands, export_lines
     from genius_lite.report.console import terminal
     from genius_lite.report.terminal import TerminalProgress
 
-    if to_format not in get_args(Format):
-        raise UserError(f"{to_format}: no format of that name; known are {', '.join(get_args(Format))}")
-    wanted, known = quant_types(kinds), cast("Format", to_format)
-    with TerminalProgress(terminal()).stage("export", export_bytes(run, number, known, wanted), "MB", 1e-6) as advance:
-        kept = export(run, number, known, wanted, to, advance)
+    if to_format not in FORMATS:
+        raise UserError(f"{to_format}: no format of that name; known are {', '.join(FORMATS)}")
+    wanted = quant_types(kinds)
+    size = export_bytes(run, number, to_format, wanted)
+    with TerminalProgress(terminal()).stage("export", size, "MB", 1e-6) as advance:
+        kept = export(run, number, to_format, wanted, to, advance)
     names = sorted(p.name for p in to.iterdir())
     for line in (
         *(f"{to}/{name}" for name in names),

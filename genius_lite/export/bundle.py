@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
@@ -18,13 +17,12 @@ from genius_lite.recipe import QuantType, answer_tokens
 from genius_lite.results.rounds import Quantized, RoundReport
 from genius_lite.rundir.folder import CHECKPOINT, follow_umask, refuse_links, remove, require_space, write_text
 from genius_lite.rundir.reader import RunFolder
+from genius_lite.weights.adapter import Adapter, write_lora
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
-from genius_lite.weights.lora import write_lora
-from genius_lite.weights.merge import Adapter, Kept, merge, merged_bytes
+from genius_lite.weights.merge import Kept, merge
 from genius_lite.weights.quantize import quantized_bytes
 
-Format = Literal["gguf", "ollama", "lora-gguf", "peft", "safetensors"]
 Advance = Callable[[int], None]
 
 
@@ -55,6 +53,11 @@ class RunRound:
     @cached_property
     def base(self) -> Base:
         return Base.of(self.run.path / CHECKPOINT)
+
+    @property
+    def file_name(self) -> str:
+        """What the names of its files begin with."""
+        return f"{self.base.name}.genius"
 
     @property
     def system(self) -> str | None:
@@ -97,7 +100,7 @@ class RunRound:
 def export(
     run: Path,
     number: int | None,
-    to_format: Format,
+    to_format: str,
     kinds: list[QuantType],
     out: Path,
     advance: Advance = lambda n: None,
@@ -107,6 +110,7 @@ def export(
     Its modes follow the umask, unlike those of a run folder: it is made to be given to somebody, where the user says.
 
     Args:
+        to_format: a key of `FORMATS`.
         kinds: quantization types of GGUFs; none takes the one that the run made.
         advance: called with bytes of GGUFs as they are written, `export_bytes` in all (about).
 
@@ -116,20 +120,21 @@ def export(
     Raises:
         UserError: as `RunRound`; or `out` exists, or has no room; or the base model has no adapter to export.
     """
-    chosen = RunRound.of(run, number)
+    chosen, wanted = RunRound.of(run, number), FORMATS[to_format]
     if out.exists():
         raise UserError(f"{out} exists; name another folder, or delete it")
-    if chosen.adapter is None and to_format in ("lora-gguf", "peft"):
+    if chosen.adapter is None and wanted.of_adapter:
         raise UserError(f"{run}: the base model has no adapter; export another --round")
-    if kinds and to_format not in ("gguf", "ollama"):
-        raise UserError(f"--type is for gguf and ollama; {to_format} is not quantized")
+    if kinds and not wanted.of_types:
+        able = " and ".join(name for name, each in FORMATS.items() if each.of_types)
+        raise UserError(f"--type is for {able}; {to_format} is not quantized")
     out.parent.mkdir(parents=True, exist_ok=True)
-    require_space(out.parent, 2 * export_bytes(run, number, to_format, kinds), "the export")
+    require_space(out.parent, 2 * wanted.size(chosen, kinds), "the export")
     partial = out.with_name(f"{out.name}.exporting")
     remove(partial)
     partial.mkdir()
     try:
-        kept = _write(chosen, to_format, kinds, partial, advance)
+        kept = wanted.write(chosen, kinds, partial, advance)
         sums = {p.name: sha256([p]) for p in sorted(partial.iterdir())}
         card = model_card(chosen.base, chosen.number, chosen.reports, chosen.run.recipe, sums, kept)
         write_text(partial / "README.md", card)
@@ -142,49 +147,74 @@ def export(
     return kept
 
 
-def export_bytes(run: Path, number: int | None, to_format: Format, kinds: list[QuantType]) -> int:
+def export_bytes(run: Path, number: int | None, to_format: str, kinds: list[QuantType]) -> int:
     """About how many bytes `export` writes."""
-    chosen = RunRound.of(run, number)
-    if to_format in ("gguf", "ollama"):
-        return sum(quantized_bytes(chosen.base.gguf, kind) for kind in kinds) or chosen.gguf.stat().st_size
-    return merged_bytes(chosen.base.gguf) if to_format == "safetensors" else 0
+    return FORMATS[to_format].size(RunRound.of(run, number), kinds)
 
 
-def _write(chosen: RunRound, to_format: Format, kinds: list[QuantType], out: Path, advance: Advance) -> dict[str, Kept]:
-    name, kept = f"{chosen.base.name}.genius", dict[str, Kept]()
-    if to_format == "safetensors":
-        write_safetensors(chosen.base, chosen.adapter, out)
-    elif to_format == "peft" and chosen.adapter:
-        write_peft(chosen.base, chosen.adapter, out)
-    elif to_format == "lora-gguf" and chosen.adapter:
-        write_lora(chosen.base, chosen.adapter, out / f"{name}-lora.gguf")
-    else:
-        files, kept = _write_ggufs(chosen, kinds, out, name, advance)
-        if to_format == "ollama":
-            for file in files:
-                target = "Modelfile" if len(files) == 1 else f"Modelfile.{file.stem.rpartition('-')[2]}"
-                context = chosen.base.gguf.metadata.get(f"{chosen.base.gguf.architecture}.context_length")
-                with Vocabulary.open(file) as vocabulary:
-                    text = modelfile(vocabulary, file.name, context=context, system=chosen.system)
-                    write_text(out / target, text)
-    return kept
-
-
-def _write_ggufs(
-    chosen: RunRound, kinds: list[QuantType], out: Path, name: str, advance: Advance
-) -> tuple[list[Path], dict[str, Kept]]:
+def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> dict[str, Kept]:
     if not kinds:
-        file = out / f"{name}-{chosen.made.type if chosen.made else 'base'}.gguf"
+        file = out / f"{chosen.file_name}-{chosen.made.type if chosen.made else 'base'}.gguf"
         shutil.copyfile(chosen.gguf, file)
         if chosen.made and sha256([file]) != chosen.made.sha256:
             raise UserError(f"{chosen.gguf} is not the file that was evaluated any more; export it with --type")
         advance(file.stat().st_size)
-        return [file], {}
-    adapter = Adapter.load(chosen.adapter, chosen.base) if chosen.adapter else None
-    files, found = list[Path](), dict[str, Kept]()
+        return {}
+    adapter, found = Adapter.load(chosen.adapter, chosen.base) if chosen.adapter else None, dict[str, Kept]()
     for kind in kinds:
-        files.append(out / f"{name}-{kind}.gguf")
-        found[files[-1].name] = kept = merge(chosen.base, adapter, kind, files[-1], advance)
+        file = out / f"{chosen.file_name}-{kind}.gguf"
+        found[file.name] = kept = merge(chosen.base, adapter, kind, file, advance)
         if kept.loses(chosen.run.recipe["quantize"]["keep"]):
             raise UserError(f"{kind} keeps {kept.share or 0:.1%} of what was learned; export a larger --type, or F16")
-    return files, found
+    return found
+
+
+def _ggufs_bytes(chosen: RunRound, kinds: list[QuantType]) -> int:
+    return sum(quantized_bytes(chosen.base.gguf, kind) for kind in kinds) or chosen.gguf.stat().st_size
+
+
+def _write_ollama(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> dict[str, Kept]:
+    """Write GGUFs with a Modelfile for each, whose name has the type where there are several."""
+    kept = _write_ggufs(chosen, kinds, out, advance)
+    context = chosen.base.gguf.metadata.get(f"{chosen.base.gguf.architecture}.context_length")
+    for file in (files := sorted(out.glob("*.gguf"))):
+        name = "Modelfile" if len(files) == 1 else f"Modelfile.{file.stem.rpartition('-')[2]}"
+        with Vocabulary.open(file) as vocabulary:
+            write_text(out / name, modelfile(vocabulary, file.name, context=context, system=chosen.system))
+    return kept
+
+
+def _write_lora(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> dict[str, Kept]:
+    assert chosen.adapter
+    write_lora(chosen.base, chosen.adapter, out / f"{chosen.file_name}-lora.gguf")
+    return {}
+
+
+def _write_peft(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> dict[str, Kept]:
+    assert chosen.adapter
+    write_peft(chosen.base, chosen.adapter, out)
+    return {}
+
+
+def _write_safetensors(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> dict[str, Kept]:
+    write_safetensors(chosen.base, chosen.adapter, out)
+    return {}
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a round is written into a folder, and about how many bytes that takes (an adapter: next to none)."""
+
+    write: Callable[[RunRound, list[QuantType], Path, Advance], dict[str, Kept]]
+    size: Callable[[RunRound, list[QuantType]], int] = lambda chosen, kinds: 0
+    of_types: bool = False  # the user may choose quantization types
+    of_adapter: bool = False  # the base model has none
+
+
+FORMATS = {
+    "gguf": Format(_write_ggufs, _ggufs_bytes, of_types=True),
+    "ollama": Format(_write_ollama, _ggufs_bytes, of_types=True),
+    "lora-gguf": Format(_write_lora, of_adapter=True),
+    "peft": Format(_write_peft, of_adapter=True),
+    "safetensors": Format(_write_safetensors, lambda chosen, kinds: quantized_bytes(chosen.base.gguf, "F16")),
+}

@@ -9,8 +9,8 @@ from typing import Any
 
 from genius_lite.recipe import Prefix
 from genius_lite.rundir.folder import write_text
+from genius_lite.weights.adapter import read_factors
 from genius_lite.weights.importing import Base
-from genius_lite.weights.merge import read_factors
 
 _OF_THE_MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
 

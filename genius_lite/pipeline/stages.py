@@ -30,14 +30,13 @@ from genius_lite.results.rounds import Quantized, ScoredMargin
 from genius_lite.rundir import folder
 from genius_lite.rundir.folder import RunDir, remove, write_json
 from genius_lite.rundir.lines import RecordLog, read_records, write_records
-from genius_lite.weights import gguf_file, imatrix
+from genius_lite.weights import gguf_file
+from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, write_imatrix, write_lora
 from genius_lite.weights.full_precision import write_full_precision
 from genius_lite.weights.gguf_file import sha256
-from genius_lite.weights.imatrix import IMATRIX_FILE
 from genius_lite.weights.importing import FULL_PRECISION, Base, import_checkpoint
-from genius_lite.weights.lora import write_lora
-from genius_lite.weights.merge import BASE_FILE, Adapter, Kept, merge, merged_bytes, planned_types, round_base
-from genius_lite.weights.quantize import type_name, types_bytes
+from genius_lite.weights.merge import Kept, merge, planned_types, round_base
+from genius_lite.weights.quantize import quantized_bytes, type_name, types_bytes
 from genius_lite.weights.retained import check, one_of_each
 
 __all__ = ["evaluate", "evaluate_base", "import_base", "next_policy", "pair", "sample", "to_sample", "train"]
@@ -52,7 +51,7 @@ def import_base(job: Job, run: RunDir, progress: Progress) -> Base:
 
     def full_precision(weights: Path, out: Path) -> None:
         out.mkdir()
-        with progress.stage("full precision", merged_bytes(job.source), "MB", 1e-6) as advance:
+        with progress.stage("full precision", quantized_bytes(job.source, "F16"), "MB", 1e-6) as advance:
             write_full_precision(job.source, weights, out / job.source.path.name, advance)
 
     def hf_checkpoint(out: Path) -> None:
@@ -140,7 +139,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
 
     def make(out: Path) -> None:
         cfg, began, device = r.job.recipe.learner, time.monotonic(), learner_device()
-        work, sixteen = r.here.sub("training"), merged_bytes(r.job.source) * r.group.local_world_size
+        work, sixteen = r.here.sub("training"), quantized_bytes(r.job.source, "F16") * r.group.local_world_size
         # A run that goes on elsewhere, or beside other programs, must not choose again.
         precision: Precision = work.build_json(
             "precision.json", lambda: learner_precision(cfg.precision, device, sixteen)
@@ -153,7 +152,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "passes", done=done)
         with stage as advance, with_workers(r.group, training):
             report = train_adapter(training, out, advance, r.progress.say, r.tracker.update, r.stop, r.group)
-        imatrix.write(out / folder.IMPORTANCE, r.base.tensor_map, f"{len(pairs)} preference pairs", out / IMATRIX_FILE)
+        write_imatrix(out / folder.IMPORTANCE, r.base.tensor_map, f"{len(pairs)} preference pairs", out / IMATRIX_FILE)
         remove(out / folder.IMPORTANCE)
         write_json(out / BASE_FILE, {"sha256": r.base.sha256})
         give_memory_back()

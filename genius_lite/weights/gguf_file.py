@@ -21,7 +21,7 @@ import numpy as np
 from gguf.quants import dequantize
 
 from genius_lite.errors import UserError
-from genius_lite.weights.gguf_header import ARRAY, INT32, UINT32, Reader, Tensor, shown, tensor_bytes
+from genius_lite.weights.gguf_header import ARRAY, INT32, UINT32, Reader, Tensor, broken, shown, tensor_bytes
 
 _MAGIC = b"GGUF"
 _LARGEST_ALIGNMENT = 1 << 16  # bytes
@@ -143,14 +143,14 @@ def read(path: Path) -> GGUF:
     first = _read_file(path)
     count = first.metadata.get("split.count", 1)
     if type(count) is not int or count < 1:
-        raise UserError(f"{path}: broken GGUF: split.count is {count!r}")
+        raise broken(path, f"split.count is {count!r}")
     if count == 1:
         return _known(first)
     paths = _shards(path, count)
     shards = [first if p == path else _read_file(p) for p in paths]
     for number, shard in enumerate(shards):
         if (shard.metadata.get("split.no"), shard.metadata.get("split.count")) != (number, count):
-            raise UserError(f"{shard.path}: broken GGUF: it does not say that it is file {number + 1} of {count}")
+            raise broken(shard.path, f"it does not say that it is file {number + 1} of {count}")
     tensors = [tensor for shard in shards for tensor in shard.tensors]
     expected = shards[0].metadata.get("split.tensors.count")
     if len({t.name for t in tensors}) != len(tensors) or expected not in (None, len(tensors)):
@@ -165,9 +165,9 @@ def _known(file: GGUF) -> GGUF:
     if name is None and file.metadata.get("general.type") == "imatrix":
         return file
     if name is None or name == "":
-        raise UserError(f"{file.path}: broken GGUF: it names no architecture")
+        raise broken(file.path, "it names no architecture")
     if not isinstance(name, str) or not _ARCHITECTURE.fullmatch(name):
-        raise UserError(f"{file.path}: broken GGUF: its architecture is {shown(str(name))}")
+        raise broken(file.path, f"its architecture is {shown(str(name))}")
     return file
 
 

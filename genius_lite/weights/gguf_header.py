@@ -78,6 +78,11 @@ def shown(text: str) -> str:
     return f"`{brief(text)}`"
 
 
+def broken(path: Path, what: str) -> UserError:
+    """Return the error for a file that contradicts itself."""
+    return UserError(f"{path}: broken GGUF: {what}")
+
+
 @dataclass(frozen=True)
 class Reader:
     """Reads what the format names, from a file of `size` bytes.
@@ -94,7 +99,7 @@ class Reader:
         return self.file.tell()
 
     def broken(self, what: str) -> UserError:
-        return UserError(f"{self.path}: broken GGUF: {what}")
+        return broken(self.path, what)
 
     def take(self, n: int) -> bytes:
         self._need(n)

@@ -159,17 +159,6 @@ def _half(blocks: np.ndarray, at: int) -> np.ndarray:
     return blocks[:, at : at + 2].copy().view(np.float16).astype(np.float32)
 
 
-def _nibbles(packed: np.ndarray, run: int) -> np.ndarray:
-    """Read 4-bit codes of bytes (N, k): of each `run` bytes first the low halves, then the high ones."""
-    runs = packed.reshape(len(packed), -1, run)
-    return np.stack([runs & 15, runs >> 4], axis=2).reshape(len(packed), -1)
-
-
-def _as_nibbles(codes: np.ndarray, run: int) -> np.ndarray:
-    halves = codes.reshape(len(codes), -1, 2, run)
-    return (halves[:, :, 0] | (halves[:, :, 1] << 4)).reshape(len(codes), -1)
-
-
 def _planes(packed: np.ndarray, bits: int, run: int) -> np.ndarray:
     """Read codes of so many bits: of each `run` bytes first the lowest bits, then those above."""
     runs = packed.reshape(len(packed), -1, 1, run)
@@ -189,11 +178,11 @@ def _simple(kind: T, zero: int, *, minimum: bool, fifth: bool = False, table: np
     at = head + (4 if fifth else 0)
 
     def unpack(blocks: np.ndarray) -> np.ndarray:
-        low = _nibbles(blocks[:, at:], 16)
+        low = _planes(blocks[:, at:], 4, 16)
         return low | (np.unpackbits(blocks[:, head:at], axis=1, bitorder="little") << 4) if fifth else low
 
     def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
-        blocks[:, at:] = _as_nibbles(codes & 15, 16)
+        blocks[:, at:] = _as_planes(codes & 15, 4, 16)
         if fifth:
             blocks[:, head:at] = np.packbits(codes >> 4, axis=1, bitorder="little")
 
@@ -240,11 +229,11 @@ def _q45_k(kind: T, *, fifth: bool) -> _Layout:
     at = 48 if fifth else 16
 
     def unpack(blocks: np.ndarray) -> np.ndarray:
-        low = _nibbles(blocks[:, at:], 32)
+        low = _planes(blocks[:, at:], 4, 32)
         return low | (_planes(blocks[:, 16:48], 1, 32) << 4) if fifth else low
 
     def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
-        blocks[:, at:] = _as_nibbles(codes & 15, 32)
+        blocks[:, at:] = _as_planes(codes & 15, 4, 32)
         if fifth:
             blocks[:, 16:48] = _as_planes(codes >> 4, 1, 32)
 
@@ -257,10 +246,10 @@ def _q45_k(kind: T, *, fifth: bool) -> _Layout:
 
 def _q6_k() -> _Layout:
     def unpack(blocks: np.ndarray) -> np.ndarray:
-        return _nibbles(blocks[:, :128], 64) | (_planes(blocks[:, 128:192], 2, 32) << 4)
+        return _planes(blocks[:, :128], 4, 64) | (_planes(blocks[:, 128:192], 2, 32) << 4)
 
     def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
-        blocks[:, :128], blocks[:, 128:192] = _as_nibbles(codes & 15, 64), _as_planes(codes >> 4, 2, 32)
+        blocks[:, :128], blocks[:, 128:192] = _as_planes(codes & 15, 4, 64), _as_planes(codes >> 4, 2, 32)
 
     def scales(blocks: np.ndarray) -> tuple[np.ndarray, None]:
         return _half(blocks, 208) * blocks[:, 192:208].view(np.int8), None
@@ -270,14 +259,14 @@ def _q6_k() -> _Layout:
 
 def _iq4_xs() -> _Layout:
     def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
-        blocks[:, 8:] = _as_nibbles(codes, 16)
+        blocks[:, 8:] = _as_planes(codes, 4, 16)
 
     def scales(blocks: np.ndarray) -> tuple[np.ndarray, None]:
         high = blocks[:, 2:4].copy().view(np.uint16) >> np.arange(0, 16, 2, dtype=np.uint16)
         low = np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], axis=2).reshape(len(blocks), 8)
         return _half(blocks, 0) * ((low | ((high & 3) << 4)).astype(np.float32) - 32), None
 
-    return _Layout(T.IQ4_XS, 16, 0, lambda b: _nibbles(b[:, 8:], 16), pack, scales, _IQ4)
+    return _Layout(T.IQ4_XS, 16, 0, lambda b: _planes(b[:, 8:], 4, 16), pack, scales, _IQ4)
 
 
 _IQ4 = np.array(IQ4_NL.kvalues, dtype=np.float32)

@@ -20,12 +20,12 @@ from genius_lite.errors import UserError
 from genius_lite.recipe import Model, Prefix
 from genius_lite.rundir.folder import SOURCE, write_json
 from genius_lite.weights import gguf_file, mapping
-from genius_lite.weights.gguf_checks import check_model
 from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.gguf_header import Tensor, shown
 from genius_lite.weights.mapping import TensorMap
 from genius_lite.weights.meta_model import check_complete, read_config, write_for_transformers
 from genius_lite.weights.source import locate
+from genius_lite.weights.untrusted import check_model
 
 MAP_FILE = "tensor_map.json"
 FULL_PRECISION = "full-precision"  # beside the checkpoint, in a run: `model.weights` as the GGUF that is merged onto

@@ -10,15 +10,13 @@ import difflib
 import hashlib
 import math
 import re
-import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES, GGUFValueType, LlamaFileType
-from gguf.quants import dequantize
+from gguf.constants import GGUFValueType, LlamaFileType
 
 from genius_lite.errors import UserError
 from genius_lite.text import visible
@@ -47,7 +45,6 @@ _FACTS = {
     "imatrix_chunks": "imatrix.chunk_count", "imatrix_chunk_size": "imatrix.chunk_size",
 }  # fmt: skip
 _VALUE_TYPES = {kind.value: kind.name for kind in GGUFValueType}
-_BLOCK = 1 << 22  # weights in memory at once, whole blocks of every type
 _LARGEST, _LISTED, _LONGEST = 5, 10, 100  # tensors that differ most; rows of a long list; characters of a value
 
 
@@ -155,11 +152,8 @@ def _read(path: Path) -> GGUF:
 
 def _raw_values(source: GGUF) -> dict[str, bytes]:
     """Return every value's bytes, behind its type (uint32)."""
-    at = source.value_at
-    keys = sorted(at, key=lambda key: at[key])
-    # Before a value stand its key's length (8 bytes), its key, and its type (4 bytes).
-    ends = [at[key] - 12 - len(key.encode("utf-8", "surrogateescape")) for key in keys[1:]]
-    return {key: source.kv[at[key] - 4 : end] for key, end in zip(keys, [*ends, len(source.kv)], strict=True)}
+    ends = [*source.key_at.values(), len(source.kv)][1:]
+    return {key: source.kv[at - 4 : end] for (key, at), end in zip(source.value_at.items(), ends, strict=True)}
 
 
 def _group(name: str) -> str:
@@ -199,9 +193,9 @@ def _metadata_difference(a: GGUF, b: GGUF) -> dict[str, Any]:
 
 def _value(source: GGUF, key: str, raw: dict[str, bytes]) -> Any:
     """Return a value as JSON has it; of an array what tells it from others, None for a key that is not there."""
-    kind, items, count = struct.unpack("<IIQ", raw.get(key, b"")[:16].ljust(16, b"\0"))
-    if kind == GGUFValueType.ARRAY:
-        return f"{count} x {_VALUE_TYPES.get(items, items)}, sha256 {hashlib.sha256(raw[key]).hexdigest()[:8]}"
+    if array := source.array(key):
+        kind, count = array
+        return f"{count} x {_VALUE_TYPES[kind]}, sha256 {hashlib.sha256(raw[key]).hexdigest()[:8]}"
     return _plain(source.metadata.get(key))
 
 
@@ -237,22 +231,14 @@ def _pair(t: Tensor, u: Tensor) -> dict[str, Any]:
 
 def _squares(a: GGUF, t: Tensor, b: GGUF, u: Tensor) -> tuple[float, float] | None:
     """Return ||a - b||^2 and ||a||^2, of tensors of one shape; None if their bytes are identical."""
-    pieces = zip(_raw(a, t), _raw(b, u), strict=True)
-    if 0 in t.shape or (t.type == u.type and all(np.array_equal(x, y) for x, y in pieces)):
+    if 0 in t.shape or (t.type == u.type and all(map(np.array_equal, a.raw_blocks(t), b.raw_blocks(u)))):
         return None
     difference = norm = 0.0
     with np.errstate(all="ignore"):
-        for x, y in zip(_raw(a, t), _raw(b, u), strict=True):
-            ours, theirs = (dequantize(raw, kind).astype(np.float64) for raw, kind in ((x, t.type), (y, u.type)))
+        for rows in t.blocks():
+            ours, theirs = (file.dequantized_rows(own, rows).astype(np.float64) for file, own in ((a, t), (b, u)))
             difference, norm = difference + np.square(ours - theirs).sum(), norm + np.square(ours).sum()
     return float(difference), float(norm)
-
-
-def _raw(source: GGUF, tensor: Tensor) -> Iterator[np.ndarray]:
-    """Yield the bytes of the tensor's weights in order, `_BLOCK` weights at a time."""
-    weights, size = GGML_QUANT_SIZES[tensor.type]
-    raw, step = source.raw(tensor), _BLOCK // weights * size
-    yield from (raw[start : start + step] for start in range(0, len(raw), step))
 
 
 def _relative(squares: list[tuple[float, float]]) -> float | None:

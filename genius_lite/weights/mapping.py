@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from gguf.constants import MODEL_ARCH_NAMES
-from gguf.tensor_mapping import get_tensor_name_map
+from gguf.tensor_mapping import TensorNameMap, get_tensor_name_map
 
 from genius_lite.errors import UserError
 from genius_lite.rundir.folder import write_json
@@ -46,11 +46,16 @@ class TensorMap:
         return TensorMap({k: (v[0], v[1]) for k, v in data["tensors"].items()}, data["permutations"])
 
 
+def name_map(source: GGUF) -> TensorNameMap:
+    """Return gguf's map from the learner's names to those of this model's GGUF."""
+    arch = next(a for a, name in MODEL_ARCH_NAMES.items() if name == source.architecture)
+    return get_tensor_name_map(arch, source.metadata[f"{source.architecture}.block_count"])
+
+
 def learner_names(source: GGUF, names: list[str]) -> dict[str, str]:
     """Return GGUF name -> learner's name, for the learner's weight matrices that the GGUF has."""
-    arch = next(a for a, name in MODEL_ARCH_NAMES.items() if name == source.architecture)
-    name_map = get_tensor_name_map(arch, source.metadata[f"{source.architecture}.block_count"])
-    found = {name_map.get_name(name, try_suffixes=(".weight",)): name for name in names}
+    names_of = name_map(source)
+    found = {names_of.get_name(name, try_suffixes=(".weight",)): name for name in names}
     present = {t.name for t in source.tensors if len(t.shape) == 2}
     return {gguf_name: name for gguf_name, name in found.items() if gguf_name in present}
 

@@ -6,27 +6,24 @@ type of the file (`rounding.py`) and written. No 16-bit file stands in between.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as T
-from safetensors.numpy import load_file
 
-from genius_lite.errors import UserError
 from genius_lite.hardware import cores
 from genius_lite.recipe import TargetType
 from genius_lite.records import seed_of
-from genius_lite.weights import gguf_file, imatrix
+from genius_lite.weights import gguf_file
+from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor
 from genius_lite.weights.grid import grid
@@ -34,71 +31,12 @@ from genius_lite.weights.importing import Base
 from genius_lite.weights.quantize import Types, adaptable, file_metadata, quantize_rows, types_of
 from genius_lite.weights.rounding import kept_of, round_keeping
 
-BASE_FILE = "base.json"  # beside an adapter: the SHA-256 of the GGUF that it was trained on
 THREADS = 8  # that work at once; each has some 30 MB in memory
 _LARGEST_F16 = 65504
 _TOLD = 0.25  # an error of a share from which nothing can be told: fewer than some sixteen weights moved
 
 Advance = Callable[[int], None]
-_Made = TypeVar("_Made")
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """LoRA factors by GGUF tensor name, rows in the GGUF's order, and their scale: delta W = alpha / rank * B @ A.
-
-    `importance` has how much each column of a tensor matters, for the quantizer; it may lack some, or all.
-    """
-
-    factors: dict[str, tuple[np.ndarray, np.ndarray]]  # B (rows, rank) and A (rank, columns), float32
-    alpha: float
-    rank: int
-    importance: imatrix.Matrix = field(default_factory=dict)
-
-    @staticmethod
-    def load(folder: Path, base: Base) -> Adapter:
-        """Read a peft adapter (`adapter_model.safetensors`, `adapter_config.json`) of this base.
-
-        Raises:
-            UserError: it was trained on another model: the hash beside it, a name or a shape tells.
-        """
-        recorded = folder / BASE_FILE
-        if recorded.exists() and json.loads(recorded.read_text())["sha256"] != base.sha256:
-            raise UserError(f"{folder} was trained on another model than {base.gguf.path}; it cannot be merged onto it")
-        theirs, alpha, rank = read_factors(folder)
-        tensor_map = base.tensor_map
-        gguf_names = {name: gguf_name for gguf_name, (name, _) in tensor_map.tensors.items()}
-        shapes = {t.name: t.shape for t in base.gguf.tensors}
-        factors = {}
-        for name, (b, a) in theirs.items():
-            gguf_name = gguf_names.get(name)
-            if gguf_name is None:
-                raise UserError(f"{folder} does not belong to {base.gguf.path}, which has no {name}")
-            if (shape := (len(b), a.shape[1])) != shapes[gguf_name]:
-                raise UserError(
-                    f"{folder} does not belong to {base.gguf.path}: it has {name} as {shape}, not {shapes[gguf_name]}"
-                )
-            factors[gguf_name] = (b[tensor_map.rows(gguf_name)], a)
-        matters = folder / imatrix.IMATRIX_FILE
-        return Adapter(factors, alpha, rank, imatrix.load(matters) if matters.exists() else {})
-
-    def update(self, name: str, rows: slice) -> np.ndarray:
-        """Compute what the adapter adds to some rows of the GGUF's tensor `name`, float32 (rows, columns)."""
-        b, a = self.factors[name]
-        return (b[rows] * np.float32(self.alpha / self.rank)) @ a
-
-
-def read_factors(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], float, int]:
-    """Read B and A (float32) of a peft adapter folder by learner tensor name, its alpha, and its rank."""
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    weights = load_file(folder / "adapter_model.safetensors")
-    start, end = "base_model.model.", ".lora_A.weight"
-    factors = {}
-    for key in (key for key in weights if key.endswith(end)):
-        name = key.removeprefix(start).removesuffix(end)
-        b = weights[f"{start}{name}.lora_B.weight"]
-        factors[f"{name}.weight"] = (b.astype(np.float32), weights[key].astype(np.float32))
-    return factors, config["lora_alpha"], config["r"]
+_Block = tuple[np.ndarray, np.ndarray | None]  # bytes of some rows, and what `kept_of` says of an adapted tensor's
 
 
 @dataclass(frozen=True)
@@ -237,7 +175,7 @@ def write(
             return rounded.raw_rows(held[target.name], rows)
         return quantize_rows(weights(), target.type, adapter.importance.get(target.name) if adapter else None)
 
-    def block(target: Tensor, rows: slice) -> tuple[np.ndarray, np.ndarray | None]:
+    def block(target: Tensor, rows: slice) -> _Block:
         if adapter is None or target.name not in adapter.factors:
             return raw(target, rows, lambda: source.dequantized_rows(own[target.name], rows)), None
         weights, update = source.dequantized_rows(own[target.name], rows), adapter.update(target.name, rows)
@@ -265,16 +203,11 @@ def write(
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, count: int, make: Callable[[slice], _Made], blocks: Iterator[slice]
-) -> Iterator[_Made]:
+    pool: ThreadPoolExecutor, count: int, make: Callable[[slice], _Block], blocks: Iterator[slice]
+) -> Iterator[_Block]:
     """Yield what is made of each block, in order, with at most `count` of them made or under way and not yet taken."""
     under_way = deque(pool.submit(make, rows) for rows in islice(blocks, count))
     while under_way:
         made = under_way.popleft().result()
         under_way.extend(pool.submit(make, rows) for rows in islice(blocks, 1))
         yield made
-
-
-def merged_bytes(source: GGUF) -> int:
-    """Return the size of the tensors at 16 bits."""
-    return 2 * source.parameters

@@ -9,21 +9,25 @@ import math
 from pathlib import Path
 from typing import Any
 
-from gguf.constants import MODEL_ARCH_NAMES
-from gguf.tensor_mapping import get_tensor_name_map
+import numpy as np
 
 from genius_lite.errors import UserError
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
-from genius_lite.weights.gguf_checks import EMBEDDINGS
 from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.gguf_header import shown
-from genius_lite.weights.rope import scale_frequencies
+from genius_lite.weights.gguf_header import broken, shown
+from genius_lite.weights.mapping import name_map
+from genius_lite.weights.untrusted import EMBEDDINGS
 
 _KEPT = ("general.architecture", "general.name", "general.alignment")
 _TOKENIZER = "tokenizer.ggml."
 _LONGEST_ARRAY, _LONGEST_TEXT = 4096, 4096  # layers and characters; nothing of the shape is longer
 _SLACK = 1.01  # of the weights: a family may have some small ones that are no tensors of a GGUF
+_DIVISORS = "rope_freqs.weight"
+_BY_LENGTH = ("rope_factors_long.weight", "rope_factors_short.weight")
+# Every Llama with such a tensor was made with these (its config.json); only `factor` is not the same for all.
+_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_TOLERANCE = 1e-3  # of a divisor
 
 
 def write_for_transformers(source: GGUF, out: Path) -> None:
@@ -73,7 +77,7 @@ def read_config(source: GGUF, copy: Path) -> Any:
     except StrictDataclassError as e:
         reason = brief(str(e.__cause__ or e), 200)
         raise UserError(f"{source.path}: transformers cannot read its header: {reason}") from None
-    scale_frequencies(source, config)
+    _scale_frequencies(source, config)
     _check_meta_model(source, config)
     return config
 
@@ -84,8 +88,7 @@ def _check_meta_model(source: GGUF, config: Any) -> None:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    arch = next(a for a, name in MODEL_ARCH_NAMES.items() if name == source.architecture)
-    names = get_tensor_name_map(arch, source.metadata[f"{source.architecture}.block_count"])
+    names = name_map(source)
     shapes, needed = {t.name: t.shape for t in source.tensors}, 0
     for name, parameter in model.named_parameters():
         needed += parameter.numel()
@@ -94,10 +97,61 @@ def _check_meta_model(source: GGUF, config: Any) -> None:
         # An axis of one may be left out in the file.
         if math.prod(shape) != parameter.numel() or len(shape) > parameter.ndim:
             asked = f"and the header asks for {list(parameter.shape)}"
-            raise UserError(f"{source.path}: broken GGUF: {shown(own)} is {list(shape)}, {asked}")
+            raise broken(source.path, f"{shown(own)} is {list(shape)}, {asked}")
     if needed > _SLACK * source.parameters:
         held = f"{needed} weights, and it holds {source.parameters}"
-        raise UserError(f"{source.path}: broken GGUF: its header describes a model of {held}")
+        raise broken(source.path, f"its header describes a model of {held}")
+
+
+def _scale_frequencies(source: GGUF, config: Any) -> None:
+    """Set the config's `rope_parameters` to what llama.cpp reads; transformers reads only the base from a GGUF.
+
+    Llama 3.1 to 3.3 keep their frequencies as a tensor that each is divided by, long-context variants of other models
+    as metadata. Short texts hardly show the difference, so that a parity check on them may pass.
+
+    Args:
+        config: what transformers made of the header; left alone where it knows of more than one base for all layers.
+
+    Raises:
+        UserError: the frequencies are scaled in a way that the learner cannot follow.
+    """
+    found = getattr(config, "rope_parameters", None) or {}
+    if "rope_theta" not in found or found.get("rope_type", "default") != "default":
+        return
+    tensors = {tensor.name: tensor for tensor in source.tensors}
+    kind, factor = (source.metadata.get(f"{source.architecture}.rope.scaling.{key}") for key in ("type", "factor"))
+    if _DIVISORS in tensors:
+        scaled = _llama3(source, config, source.dequantized(tensors[_DIVISORS]).ravel())
+    elif any(name in tensors for name in _BY_LENGTH):
+        raise _unknown_scaling(source, "by tables for short and for long texts")
+    elif kind == "none" or not factor:  # llama.cpp takes 0 for 1, and no type for linear
+        return
+    elif kind in ("linear", None):
+        scaled = {"rope_type": "linear", "factor": float(factor)}
+    else:
+        raise _unknown_scaling(source, f"as {shown(str(kind))}")
+    config.rope_parameters = {**found, **scaled}
+
+
+def _llama3(source: GGUF, config: Any, divisors: np.ndarray) -> dict[str, Any]:
+    """Find parameters of transformers' `llama3` that give these divisors, one for each pair of axes."""
+    pairs = len(divisors)
+    if 2 * pairs == (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads):
+        base, factor = config.rope_parameters["rope_theta"], float(divisors.max())
+        wavelengths = 2 * np.pi * base ** (np.arange(pairs) / pairs)
+        low, high, length = _LLAMA3.values()
+        smooth = np.clip((length / wavelengths - low) / (high - low), 0, 1)
+        with np.errstate(all="ignore"):  # a stranger's file may hold anything
+            apart = np.abs(divisors * ((1 - smooth) / factor + smooth) - 1).max()
+        if apart <= _TOLERANCE:
+            return {"rope_type": "llama3", "factor": factor, **_LLAMA3}
+    raise _unknown_scaling(source, "by a table that is not Llama 3's")
+
+
+def _unknown_scaling(source: GGUF, how: str) -> UserError:
+    return UserError(
+        f"{source.path}: its rotary frequencies are scaled {how}, which the learner cannot follow; use another model"
+    )
 
 
 def check_complete(source: GGUF, model: Any, missing: set[str]) -> None:
@@ -111,4 +165,4 @@ def check_complete(source: GGUF, model: Any, missing: set[str]) -> None:
     """
     if invented := sorted(missing & {name for name, _ in model.named_parameters()}):
         more = f" and {len(invented) - 1} others" * (len(invented) > 1)
-        raise UserError(f"{source.path}: broken GGUF: it has no weights for {shown(invented[0])}{more}")
+        raise broken(source.path, f"it has no weights for {shown(invented[0])}{more}")

@@ -25,9 +25,10 @@ from genius_lite.hardware import cores
 from genius_lite.records import PreferencePair
 from genius_lite.rundir.lines import read_records
 from genius_lite.weights import gguf_file
+from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.importing import Base
-from genius_lite.weights.merge import Adapter, requantize, write
+from genius_lite.weights.merge import requantize, write
 from genius_lite.weights.quantize import file_metadata, types_of
 
 SOURCES = ("F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q4_1")

@@ -20,7 +20,8 @@ import gguf
 import numpy as np
 
 from genius_lite.weights import gguf_file
-from genius_lite.weights.merge import Adapter, write
+from genius_lite.weights.adapter import Adapter
+from genius_lite.weights.merge import write
 
 RANK = 16
 WIDTH, INNER, KEYS, VOCABULARY, LAYERS = 4096, 14336, 1024, 128_256, 32  # Llama 3.1 8B

@@ -8,7 +8,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
-from genius_lite.weights.imatrix import Matrix
+from genius_lite.weights.adapter import Matrix
 
 
 def as_c_array(matrix: Matrix) -> tuple[Any, list[np.ndarray]]:

@@ -12,9 +12,10 @@ import torch
 
 from genius_lite.errors import UserError
 from genius_lite.weights import gguf_file
+from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.full_precision import Safetensors, write_full_precision
 from genius_lite.weights.importing import Base, import_checkpoint
-from genius_lite.weights.merge import Adapter, merge
+from genius_lite.weights.merge import merge
 from tests.support.adapters import random_adapter, torch_scores
 from tests.support.models import tiny_gguf
 from tests.support.scoring import scored

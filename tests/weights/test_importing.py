@@ -12,9 +12,10 @@ import pytest
 from genius_lite.errors import UserError
 from genius_lite.rundir.folder import SOURCE
 from genius_lite.weights import gguf_file
+from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import FULL_PRECISION, Base, import_checkpoint
-from genius_lite.weights.merge import Adapter, merge, round_base
+from genius_lite.weights.merge import merge, round_base
 from tests.support.models import tiny_gguf
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from genius_lite.errors import UserError
-from genius_lite.weights import inspect
+from genius_lite.weights import gguf_header
 from genius_lite.weights.inspect import compare, describe, print_description, print_difference
 from tests.support.models import TEMPLATE, tiny_gguf
 
@@ -166,7 +166,7 @@ def test_hand_computed_differences(tmp_path):
 
 @pytest.mark.parametrize("block", [1 << 22, 1 << 10])
 def test_a_quantized_copy_differs_by_what_quantizing_lost(block, tmp_path, monkeypatch):
-    monkeypatch.setattr(inspect, "_BLOCK", block)
+    monkeypatch.setattr(gguf_header, "BLOCK", block)
     tiny_gguf(tmp_path / "a.gguf", "qwen2")
     tiny_gguf(tmp_path / "b.gguf", "qwen2", kind=Kind.Q8_0)
     found = compare(tmp_path / "a.gguf", tmp_path / "b.gguf")

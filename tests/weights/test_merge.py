@@ -15,20 +15,17 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.learner.model import response_logps
 from genius_lite.learner.packing import trees
-from genius_lite.weights import gguf_file, imatrix
+from genius_lite.weights import gguf_file
+from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, Matrix, read_factors, write_imatrix
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.importing import Base, import_checkpoint
 from genius_lite.weights.merge import (
-    BASE_FILE,
-    Adapter,
     merge,
-    merged_bytes,
     planned_types,
-    read_factors,
     requantize,
     round_base,
 )
-from genius_lite.weights.quantize import types_bytes
+from genius_lite.weights.quantize import quantized_bytes, types_bytes
 from tests.support.adapters import random_adapter, sampled_and_scored, torch_scores
 from tests.support.engine import PROMPT
 from tests.support.models import TEMPLATE, tiny_gguf
@@ -64,7 +61,7 @@ def imported(path: Path) -> Base:
     return Base(source, path.parent / "hf-checkpoint")
 
 
-def made_up(base: Base, names=(UP, K), size: float = 0.01, importance: imatrix.Matrix | None = None) -> Adapter:
+def made_up(base: Base, names=(UP, K), size: float = 0.01, importance: Matrix | None = None) -> Adapter:
     """An adapter of these tensors, whose updates have about this size."""
     rng, shapes = np.random.default_rng(1), {t.name: t.shape for t in base.gguf.tensors}
     factors = {}
@@ -75,7 +72,7 @@ def made_up(base: Base, names=(UP, K), size: float = 0.01, importance: imatrix.M
     return Adapter(factors, 4, 4, importance or {})
 
 
-def importance_of(base: Base, names=(UP, K)) -> imatrix.Matrix:
+def importance_of(base: Base, names=(UP, K)) -> Matrix:
     rng = np.random.default_rng(2)
     columns = {t.name: t.columns for t in base.gguf.tensors}
     return {name: np.exp(rng.standard_normal(columns[name])).astype(np.float32) for name in names}
@@ -222,7 +219,9 @@ def test_sixteen_bits_are_those_that_are_asked_for(bases, tmp_path, source, kind
     assert np.array_equal(
         tensors(written)["blk.0.attn_q.weight"], torch.from_numpy(weights.copy()).to(sixteen).float().numpy()
     )
-    assert types_bytes(base.gguf, planned_types(base, None, kind)) == pytest.approx(merged_bytes(base.gguf), rel=0.05)
+    assert types_bytes(base.gguf, planned_types(base, None, kind)) == pytest.approx(
+        quantized_bytes(base.gguf, "F16"), rel=0.05
+    )
 
 
 @pytest.mark.parametrize("kind", ["source", "Q8_0", "Q4_0", "Q4_K_M", "F16", "BF16"])
@@ -341,7 +340,7 @@ def test_an_adapter_comes_with_the_importance_beside_it(tiny, tmp_path):
     assert Adapter.load(tmp_path / "a", base).importance == {}
     name = base.tensor_map.tensors[UP][0]
     save_file({name: np.arange(64, dtype=np.float32), "tokens": np.array(2)}, tmp_path / "sums")
-    imatrix.write(tmp_path / "sums", base.tensor_map, "pairs", tmp_path / "a" / imatrix.IMATRIX_FILE)
+    write_imatrix(tmp_path / "sums", base.tensor_map, "pairs", tmp_path / "a" / IMATRIX_FILE)
     found = Adapter.load(tmp_path / "a", base).importance
     assert found.keys() == {UP}
     assert np.array_equal(found[UP], np.arange(64, dtype=np.float32) / 2)

@@ -9,10 +9,11 @@ import pytest
 from gguf.constants import GGMLQuantizationType as T
 from gguf.quants import dequantize
 
-from genius_lite.weights import gguf_file, imatrix
+from genius_lite.weights import gguf_file
+from genius_lite.weights.adapter import Adapter, Matrix
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.importing import Base, import_checkpoint
-from genius_lite.weights.merge import Adapter, requantize, round_base
+from genius_lite.weights.merge import requantize, round_base
 from genius_lite.weights.quantize import (
     adaptable,
     quantize_rows,
@@ -28,7 +29,7 @@ from tests.support.models import tiny_gguf
 KINDS = ["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q5_1", "Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "Q3_K_M", "Q2_K"]
 
 
-def llama_quantize(source: Path, kind: str, out: Path, matrix: imatrix.Matrix | None = None) -> GGUF:
+def llama_quantize(source: Path, kind: str, out: Path, matrix: Matrix | None = None) -> GGUF:
     """The file that llama.cpp's own quantizer makes."""
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread, params.allow_requantize = 1, True

@@ -15,9 +15,9 @@ from genius_lite.records import PreferencePair
 from genius_lite.rundir.folder import RunDir
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import gguf_file
+from genius_lite.weights.adapter import Adapter, write_lora
 from genius_lite.weights.importing import Base
-from genius_lite.weights.lora import write_lora
-from genius_lite.weights.merge import Adapter, merge, requantize, round_base
+from genius_lite.weights.merge import merge, requantize, round_base
 from genius_lite.weights.retained import CHECKED, SCORED, check, compare, gaps, one_of_each
 from tests.support.adapters import torch_scores
 

@@ -7,8 +7,8 @@ import pytest
 from genius_lite.errors import UserError
 from genius_lite.weights import gguf_file
 from genius_lite.weights.footprint import kv_bytes
-from genius_lite.weights.gguf_checks import check_model
 from genius_lite.weights.importing import check_supported
+from genius_lite.weights.untrusted import check_model
 from tests.faults import raw
 from tests.faults.raw import ARRAY, BOOL, F32, STRING, U16, U32
 from tests.faults.sound import SIZES

@@ -1,4 +1,4 @@
-"""How much each column matters: from the learner's activations to a file that llama.cpp's tools read too."""
+"""The importance of columns as llama.cpp's tools read it, and the adapter that llama.cpp applies by itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import gguf
 import llama_cpp
 import numpy as np
+import pytest
 import torch
 from safetensors.numpy import save_file
 
@@ -14,10 +15,15 @@ from genius_lite.learner.model import load_policy, response_logps
 from genius_lite.learner.packing import rows
 from genius_lite.learner.reference import Importance
 from genius_lite.recipe import Learner
-from genius_lite.weights import imatrix
-from genius_lite.weights.importing import MAP_FILE
+from genius_lite.sampler.llama import EngineError
+from genius_lite.weights import gguf_file
+from genius_lite.weights.adapter import read_imatrix, write_imatrix, write_lora
+from genius_lite.weights.importing import MAP_FILE, Base
 from genius_lite.weights.mapping import TensorMap
+from tests.support.adapters import random_adapter, torch_scores
 from tests.support.c_array import as_c_array
+from tests.support.engine import PROMPT
+from tests.support.scoring import RESPONSE, scored
 
 
 def test_importance_is_the_mean_square_of_what_flows_in(tiny, tmp_path):
@@ -30,8 +36,8 @@ def test_importance_is_the_mean_square_of_what_flows_in(tiny, tmp_path):
         response_logps(policy, rows([([5], [7])]))
     importance.save(tmp_path / "i.safetensors")
     tensor_map = TensorMap.load(tiny.hf_checkpoint / MAP_FILE)
-    imatrix.write(tmp_path / "i.safetensors", tensor_map, "responses", tmp_path / "i.gguf")
-    matrix = imatrix.load(tmp_path / "i.gguf")
+    write_imatrix(tmp_path / "i.safetensors", tensor_map, "responses", tmp_path / "i.gguf")
+    matrix = read_imatrix(tmp_path / "i.gguf")
     expected = torch.cat([x.flatten(0, -2) for x in seen]).square().mean(0).numpy()
     assert len(torch.cat([x.flatten(0, -2) for x in seen])) == 10
     np.testing.assert_allclose(matrix["blk.1.ffn_down.weight"], expected, rtol=1e-5)
@@ -46,7 +52,7 @@ def test_the_file_reads_back_as_an_independent_reader_sees_it(tiny, tmp_path):
     name = tensor_map.tensors["blk.0.attn_k.weight"][0]
     sums = np.arange(1, 65, dtype=np.float32)
     save_file({name: sums, "tokens": np.array(10)}, tmp_path / "sums.safetensors")
-    imatrix.write(tmp_path / "sums.safetensors", tensor_map, "responses", tmp_path / "i.gguf")
+    write_imatrix(tmp_path / "sums.safetensors", tensor_map, "responses", tmp_path / "i.gguf")
     read = gguf.GGUFReader(tmp_path / "i.gguf")
     assert read.fields["general.type"].contents() == "imatrix"
     assert read.fields["imatrix.datasets"].contents() == ["responses"]
@@ -54,7 +60,7 @@ def test_the_file_reads_back_as_an_independent_reader_sees_it(tiny, tmp_path):
     assert tensors.keys() == {"blk.0.attn_k.weight.in_sum2", "blk.0.attn_k.weight.counts"}
     assert np.array_equal(tensors["blk.0.attn_k.weight.in_sum2"], sums[None])
     assert tensors["blk.0.attn_k.weight.counts"].tolist() == [[10]]
-    ours = imatrix.load(tmp_path / "i.gguf")
+    ours = read_imatrix(tmp_path / "i.gguf")
     assert ours.keys() == {"blk.0.attn_k.weight"}
     np.testing.assert_allclose(ours["blk.0.attn_k.weight"], sums / 10, rtol=1e-6)
 
@@ -68,3 +74,18 @@ def test_the_quantizers_array_ends_with_an_entry_without_a_name():
         assert np.ctypeslib.as_array(
             ctypes.cast(entry.data, ctypes.POINTER(ctypes.c_float)), (entry.size,)
         ).tolist() == (values.tolist())
+
+
+def test_llama_cpp_with_the_adapter_equals_torch(tiny, tmp_path):
+    policy = random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=0.05)
+    base = Base(gguf_file.read(tiny.gguf), tiny.hf_checkpoint)
+    write_lora(base, tmp_path / "adapter", tmp_path / "lora.gguf")
+    expected, plain = torch_scores(policy, PROMPT, RESPONSE), scored(tiny.gguf)
+    assert np.abs(scored(tiny.gguf, tmp_path / "lora.gguf") - expected).mean() < 0.01
+    assert np.abs(plain - expected).mean() > 0.1, "the adapter must matter for this to show anything"
+
+
+def test_an_adapter_that_does_not_fit_is_refused(tiny, tmp_path):
+    (tmp_path / "lora.gguf").write_bytes(tiny.gguf.read_bytes())
+    with pytest.raises(EngineError, match="cannot load the adapter"):
+        scored(tiny.gguf, tmp_path / "lora.gguf")

@@ -1,0 +1,141 @@
+"""A trained adapter: peft's folder with an importance matrix beside it, and the GGUF that llama.cpp applies by itself.
+
+Both GGUFs are those of llama.cpp's own tools: `llama-quantize --imatrix` and `llama-cli --lora` read them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gguf
+import numpy as np
+from safetensors.numpy import load_file
+
+from genius_lite.errors import UserError
+from genius_lite.weights import gguf_file
+from genius_lite.weights.importing import Base
+from genius_lite.weights.mapping import TensorMap
+
+BASE_FILE = "base.json"  # beside an adapter: the SHA-256 of the GGUF that it was trained on
+IMATRIX_FILE = "imatrix.gguf"  # beside an adapter
+_SUM, _COUNT = ".in_sum2", ".counts"
+
+Matrix = dict[str, np.ndarray]
+"""GGUF tensor name -> mean squared input of each column, float32."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """LoRA factors by GGUF tensor name, rows in the GGUF's order, and their scale: delta W = alpha / rank * B @ A.
+
+    `importance` has how much each column of a tensor matters, for the quantizer; it may lack some, or all.
+    """
+
+    factors: dict[str, tuple[np.ndarray, np.ndarray]]  # B (rows, rank) and A (rank, columns), float32
+    alpha: float
+    rank: int
+    importance: Matrix = field(default_factory=dict)
+
+    @staticmethod
+    def load(folder: Path, base: Base) -> Adapter:
+        """Read a peft adapter (`adapter_model.safetensors`, `adapter_config.json`) of this base.
+
+        Raises:
+            UserError: it was trained on another model: the hash beside it, a name or a shape tells.
+        """
+        recorded = folder / BASE_FILE
+        if recorded.exists() and json.loads(recorded.read_text())["sha256"] != base.sha256:
+            raise UserError(f"{folder} was trained on another model than {base.gguf.path}; it cannot be merged onto it")
+        theirs, alpha, rank = read_factors(folder)
+        tensor_map = base.tensor_map
+        gguf_names = {name: gguf_name for gguf_name, (name, _) in tensor_map.tensors.items()}
+        shapes = {t.name: t.shape for t in base.gguf.tensors}
+        factors = {}
+        for name, (b, a) in theirs.items():
+            gguf_name = gguf_names.get(name)
+            if gguf_name is None:
+                raise UserError(f"{folder} does not belong to {base.gguf.path}, which has no {name}")
+            if (shape := (len(b), a.shape[1])) != shapes[gguf_name]:
+                raise UserError(
+                    f"{folder} does not belong to {base.gguf.path}: it has {name} as {shape}, not {shapes[gguf_name]}"
+                )
+            factors[gguf_name] = (b[tensor_map.rows(gguf_name)], a)
+        matrix = folder / IMATRIX_FILE
+        return Adapter(factors, alpha, rank, read_imatrix(matrix) if matrix.exists() else {})
+
+    def update(self, name: str, rows: slice) -> np.ndarray:
+        """Compute what the adapter adds to some rows of the GGUF's tensor `name`, float32 (rows, columns)."""
+        b, a = self.factors[name]
+        return (b[rows] * np.float32(self.alpha / self.rank)) @ a
+
+
+def read_factors(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], float, int]:
+    """Read B and A (float32) of a peft adapter folder by learner tensor name, its alpha, and its rank."""
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    weights = load_file(folder / "adapter_model.safetensors")
+    start, end = "base_model.model.", ".lora_A.weight"
+    factors = {}
+    for key in (key for key in weights if key.endswith(end)):
+        name = key.removeprefix(start).removesuffix(end)
+        b = weights[f"{start}{name}.lora_B.weight"]
+        factors[f"{name}.weight"] = (b.astype(np.float32), weights[key].astype(np.float32))
+    return factors, config["lora_alpha"], config["r"]
+
+
+def write_lora(base: Base, adapter: Path, out: Path) -> None:
+    """Write a peft adapter folder as a LoRA GGUF. The factors are F32; rows of B stand in the GGUF's order.
+
+    Raises:
+        UserError: the adapter was trained on another model.
+    """
+    loaded = Adapter.load(adapter, base)
+    writer = gguf.GGUFWriter(out, base.gguf.architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", float(loaded.alpha))
+    for name, (b, a) in loaded.factors.items():
+        writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(a))
+        writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(b))
+    _finish(writer)
+
+
+def write_imatrix(sums: Path, tensor_map: TensorMap, dataset: str, out: Path) -> None:
+    """Write the importance that the learner gathered as a GGUF (llama.cpp, tools/imatrix).
+
+    Args:
+        sums: safetensors with the summed squared inputs by learner name, and how many `tokens` they are of.
+        dataset: what the tokens were, for whoever looks into the file.
+    """
+    gathered = load_file(sums)
+    tokens = int(gathered.pop("tokens"))
+    writer = gguf.GGUFWriter(out, "imatrix")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", [dataset])
+    writer.add_uint32("imatrix.chunk_count", 1)
+    writer.add_uint32("imatrix.chunk_size", tokens)
+    # Row order does not matter: columns are meant.
+    for gguf_name, (name, _) in sorted(tensor_map.tensors.items()):
+        if name in gathered:
+            writer.add_tensor(f"{gguf_name}{_SUM}", gathered[name].astype(np.float32)[None])
+            writer.add_tensor(f"{gguf_name}{_COUNT}", np.array([[tokens]], dtype=np.float32))
+    _finish(writer)
+
+
+def read_imatrix(path: Path) -> Matrix:
+    """Read the importance in such a file, ours or that of llama.cpp's own llama-imatrix."""
+    file = gguf_file.read(path)
+    values = {t.name: file.dequantized(t) for t in file.tensors}
+    return {
+        name.removesuffix(_SUM): (sums / values[f"{name.removesuffix(_SUM)}{_COUNT}"].reshape(-1, 1)).reshape(-1)
+        for name, sums in values.items()
+        if name.endswith(_SUM)
+    }
+
+
+def _finish(writer: gguf.GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
