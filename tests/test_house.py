@@ -37,7 +37,7 @@ LAYERS = (
 
 LAYER = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 FILES = {".".join(file.relative_to(ROOT.parent).with_suffix("").parts): file for file in sorted(ROOT.rglob("*.py"))}
-DEEPEST = 22  # files from the command line down to one that imports no other
+DEEPEST = 25  # files from the command line down to one that imports no other
 
 
 def _room(name: str) -> str:

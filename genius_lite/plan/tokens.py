@@ -11,9 +11,11 @@ steps end; later rounds are taken to be like the first. Of the recipe's filters 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import msgspec
 
@@ -120,13 +122,17 @@ def packed(pairs: list[PreferencePair], max_tokens: int, batch_pairs: int, *, tr
 
 
 def answered(prompts: Sequence[int], samples: int, lengths: Lengths, slots: int) -> Sampled:
-    """Count so many responses to each prompt, asked all at once: every slot is busy until the last ones.
+    """Count so many responses to each prompt, asked all at once: a slot that is free takes the next.
 
     Args:
         prompts: their lengths in tokens.
     """
-    sampled = len(prompts) * samples * lengths.mean
-    return Sampled(sampled, sum(prompts), sampled / slots + lengths.mean)
+    known = [response.length for row in lengths.responses for response in row]
+    responses = list(islice(cycle(known), len(prompts) * samples))
+    ends = [0] * slots
+    for length in responses:
+        heapq.heappush(ends, heapq.heappop(ends) + length)
+    return Sampled(sum(responses), sum(prompts), max(ends))
 
 
 def mean_tokens(queries: Sequence[Query]) -> float:

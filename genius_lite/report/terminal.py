@@ -164,7 +164,9 @@ class TerminalProgress:
             TextColumn("{task.fields[counted]}", markup=False),
         )
         with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(meter.name, total=meter.total, completed=meter.done, counted=counted(meter.read()))
+            task = progress.add_task(
+                meter.name, total=meter.total, completed=round(meter.done), counted=counted(meter.read())
+            )
             yield lambda: progress.update(task, completed=meter.done, counted=counted(meter.read()))
             progress.update(task, completed=meter.total)
 

@@ -132,7 +132,7 @@ def test_a_merge_and_its_check_by_hand(known):
 
 def test_evaluation_by_hand(known):
     # One query is watched: 4 responses of 50 tokens, on 8 slots.
-    work = Sampled(200, 4, 200 / 8 + 50)
+    work = Sampled(200, 4, 50)
     assert stage_cost(known, "base model", 0) == (pytest.approx(BASE.session(work)), 200)
     # After a round the base model, in the same types, scores the same tokens; before the first it answers itself.
     judged = MADE.session(work) + MADE.session(Sampled(0, 4, 0), 200)

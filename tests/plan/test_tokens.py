@@ -89,7 +89,7 @@ def test_of_many_queries_some_stand_for_all():
 def test_responses_asked_all_at_once():
     work = tokens.answered([5, 7], samples=4, lengths=THIRTY, slots=4)
     assert (work.sampled, work.prefilled) == (240, 12)
-    assert work.ticks == 240 / 4 + 30
+    assert work.ticks == 240 / 4  # every slot has two responses, one after the other
 
 
 def test_later_steps_repeat_by_a_chance_of_their_own():
