@@ -38,6 +38,7 @@ _LONG = (  # files that take a minute or more on one core: begun first, so that 
     "test_plan.py",
     "test_hostile_gguf.py",
     "test_stages.py",
+    "test_in_small.py",
 )
 
 

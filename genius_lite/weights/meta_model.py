@@ -110,18 +110,24 @@ def _scale_frequencies(source: GGUF, config: Any) -> None:
     as metadata. Short texts hardly show the difference, so that a parity check on them may pass.
 
     Args:
-        config: what transformers made of the header; left alone where it knows of more than one base for all layers.
+        config: what transformers made of the header. Where its parameters are by kind of layer, those of full attention
+            are scaled: llama.cpp leaves layers with a window alone, with Gemma 3 and wherever a family says nothing
+            else (`rope_freq_scale_train_swa`).
 
     Raises:
         UserError: the frequencies are scaled in a way that the learner cannot follow.
     """
-    found = getattr(config, "rope_parameters", None) or {}
+    every = getattr(config, "rope_parameters", None) or {}
+    found = every.get("full_attention", every)
     if "rope_theta" not in found or found.get("rope_type", "default") != "default":
         return
     tensors = {tensor.name: tensor for tensor in source.tensors}
-    kind, factor = (source.metadata.get(f"{source.architecture}.rope.scaling.{key}") for key in ("type", "factor"))
+    own = f"{source.architecture}.rope"
+    kind, factor = source.metadata.get(f"{own}.scaling.type"), source.metadata.get(f"{own}.scaling.factor")
+    if factor is None:
+        factor = source.metadata.get(f"{own}.scale_linear")  # its name in older files, which llama.cpp reads as well
     if _DIVISORS in tensors:
-        scaled = _llama3(source, config, source.dequantized(tensors[_DIVISORS]).ravel())
+        scaled = _llama3(source, config, found["rope_theta"], source.dequantized(tensors[_DIVISORS]).ravel())
     elif any(name in tensors for name in _BY_LENGTH):
         raise _unknown_scaling(source, "by tables for short and for long texts")
     elif kind == "none" or not factor:  # llama.cpp takes 0 for 1, and no type for linear
@@ -130,14 +136,15 @@ def _scale_frequencies(source: GGUF, config: Any) -> None:
         scaled = {"rope_type": "linear", "factor": float(factor)}
     else:
         raise _unknown_scaling(source, f"as {shown(str(kind))}")
-    config.rope_parameters = {**found, **scaled}
+    scaled = {**found, **scaled}
+    config.rope_parameters = scaled if found is every else {**every, "full_attention": scaled}
 
 
-def _llama3(source: GGUF, config: Any, divisors: np.ndarray) -> dict[str, Any]:
+def _llama3(source: GGUF, config: Any, base: float, divisors: np.ndarray) -> dict[str, Any]:
     """Find parameters of transformers' `llama3` that give these divisors, one for each pair of axes."""
     pairs = len(divisors)
     if 2 * pairs == (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads):
-        base, factor = config.rope_parameters["rope_theta"], float(divisors.max())
+        factor = float(divisors.max())
         wavelengths = 2 * np.pi * base ** (np.arange(pairs) / pairs)
         low, high, length = _LLAMA3.values()
         smooth = np.clip((length / wavelengths - low) / (high - low), 0, 1)

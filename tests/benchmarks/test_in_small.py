@@ -1,0 +1,65 @@
+"""The benchmarks that the README names, on tiny models: they run to their end and say what they are read for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from genius_lite import run as run_recipe
+from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe
+from tests.support.models import ANY_PAIRS
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_llama, tmp_path_factory) -> Path:
+    """A run of one round on four questions, which the benchmarks take."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    questions = folder / "questions.jsonl"
+    questions.write_text("".join(json.dumps({"prompt": f"What is {n} + {n}?"}) + "\n" for n in range(4)))
+    run_recipe(
+        Recipe(
+            out=str(folder / "run"),
+            model=Model(gguf=str(tiny_llama)),
+            queries=Queries(source=str(questions)),
+            rounds=1,
+            foresight=Foresight(beams=2, candidates=3, steps=2, max_tokens=12),
+            pairs=ANY_PAIRS,
+            learner=Learner(batch_pairs=4, precision="fp32"),
+            evaluate=Evaluate(queries=0),
+        )
+    )
+    return folder / "run"
+
+
+def benchmark(name: str, *arguments: object) -> str:
+    """Run one as the README says, and return what it printed."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+    return done.stdout
+
+
+def test_rollouts_beside_another_way_to_sample(tiny_llama, finished):
+    small = ["--limit", 2, "--slots", 4, "--context", 256, "--steps", 2, "--max-tokens", 8]
+    model = ["--model", tiny_llama, "--queries", finished.parent / "questions.jsonl"]
+    said = json.loads(benchmark("rollouts", *model, *small, "--against", "high-level").splitlines()[-1])
+    assert min(said["median"][name]["tokens_per_s"] for name in ("plain", "search", "high-level")) > 0
+
+
+def test_the_learner_by_itself(finished):
+    files = ["--hf-checkpoint", finished / "hf-checkpoint", "--pairs", finished / "round-1" / "pairs.jsonl"]
+    without = "trl,trl checkpointing,ours nf4,losses"  # TRL is not among the tests' requirements
+    said = json.loads(benchmark("learner", *files, "--limit", 4, "--without", without).splitlines()[-1])
+    assert min(said["median"]["ours"][name] for name in ("pairs_per_s", "peak_mb")) > 0
+
+
+def test_what_files_keep(finished):
+    kinds = ["--sizes", "3e-4", "--sources", "F16,Q8_0", "--targets", "F16,Q8_0", "--texts", 2]
+    rows = [line.split("|") for line in benchmark("kept", finished, *kinds).splitlines() if line.startswith("| 0.0003")]
+    assert [row[2].strip() for row in rows] == ["F16", "Q8_0"]
+    for row in rows:
+        for cell in row[3:-1]:
+            assert 0.9 < float(cell.split(";")[0]) < 1.1
