@@ -1,4 +1,4 @@
-"""llama.cpp's own converter, of the sources of the llama-cpp-python that is installed; fetched once, never committed."""
+"""llama.cpp's own converter, from the sources of the llama-cpp-python that is installed; fetched once."""
 
 from __future__ import annotations
 

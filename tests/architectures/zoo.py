@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.support.models import MERGED, SPECIAL, TEMPLATE, VOCABULARY, tokens
 
-WINDOW = 32  # tokens of a sliding window, where the file has it
+WINDOW = 64  # tokens of a sliding window, where the file has it
 ORIGINAL_CONTEXT = 64  # tokens, before a rotary scaling by length
 TEXT = [(7 * i * i + 11 * i + i // 3) % 256 for i in range(300)]
 """Longer than any window and any original context here."""
@@ -86,7 +86,10 @@ class Architecture:
     predicts_more: bool = False
 
     def build(self, folder: Path) -> None:
-        """Write the model in 16 bits, its config and tokenizer, as a repository on the hub has them."""
+        """Write the model, its config and tokenizer, as a repository on the hub has them.
+
+        Its weights fit into 16 bits and stand in 32: the converter adds one to norms in the type that it finds.
+        """
         from transformers import AutoConfig, AutoModelForCausalLM
 
         config = AutoConfig.for_model(self.model_type, **_SHAPE | self.config)
@@ -98,7 +101,7 @@ class Architecture:
                     parameter += 0.2 * torch.randn(parameter.shape)
                 elif "conv" in name:
                     parameter.normal_()
-        model.half().save_pretrained(folder)
+        model.half().float().save_pretrained(folder)
         path = folder / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | self.published))
         if self.predicts_more:
@@ -107,14 +110,22 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    "llama": Architecture("llama", "llama", {"rope_parameters": _LLAMA3, "tie_word_embeddings": True, "max_position_embeddings": 131072}),
+    "llama": Architecture(
+        "llama", "llama", {"rope_parameters": _LLAMA3, "tie_word_embeddings": True, "max_position_embeddings": 131072}
+    ),
     "mistral": Architecture("llama", "mistral", {"head_dim": 32, "sliding_window": None}),
     "qwen2": Architecture("qwen2", "qwen2"),
     "qwen3": Architecture("qwen3", "qwen3", {"head_dim": 128}),
     "qwen3moe": Architecture(
         "qwen3moe",
         "qwen3_moe",
-        {"head_dim": 32, "moe_intermediate_size": 768, "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True},
+        {
+            "head_dim": 32,
+            "moe_intermediate_size": 768,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+        },
     ),
     "qwen35": Architecture(
         "qwen35",
@@ -132,9 +143,13 @@ ARCHITECTURES = {
         {"mtp_num_hidden_layers": 1},
         predicts_more=True,
     ),
-    "gemma2": Architecture("gemma2", "gemma2", {"head_dim": 256, "sliding_window": WINDOW, "tie_word_embeddings": True}),
+    "gemma2": Architecture(
+        "gemma2", "gemma2", {"head_dim": 256, "sliding_window": WINDOW, "tie_word_embeddings": True}
+    ),
     "gemma3": Architecture(
-        "gemma3", "gemma3_text", {"head_dim": 256, "sliding_window": WINDOW, "num_hidden_layers": 6, "tie_word_embeddings": True}
+        "gemma3",
+        "gemma3_text",
+        {"head_dim": 256, "sliding_window": WINDOW, "num_hidden_layers": 6, "tie_word_embeddings": True},
     ),
     "gemma3-scaled": Architecture(
         "gemma3",
@@ -165,7 +180,9 @@ ARCHITECTURES = {
             "tie_word_embeddings": True,
         },
     ),
-    "phi3": Architecture("phi3", "phi3", {"rope_parameters": _LONGROPE, "original_max_position_embeddings": ORIGINAL_CONTEXT}),
+    "phi3": Architecture(
+        "phi3", "phi3", {"rope_parameters": _LONGROPE, "original_max_position_embeddings": ORIGINAL_CONTEXT}
+    ),
     "smollm3": Architecture("smollm3", "smollm3", {"num_hidden_layers": 4, "tie_word_embeddings": True}),
     "granite": Architecture("granite", "granite", _GRANITE),
     "granite4": Architecture(
@@ -211,6 +228,9 @@ ARCHITECTURES = {
     "olmo2": Architecture("olmo2", "olmo2"),
 }
 
+RECURRENT = {"qwen35", "granitehybrid", "lfm2"}
+"""What a token leaves behind cannot be told apart by branches, nor taken back."""
+
 
 def _add_prediction_block(path: Path) -> None:
     """Add a multi-token-prediction block, which is a layer like the last one between projections of its own."""
@@ -218,9 +238,11 @@ def _add_prediction_block(path: Path) -> None:
     width = _SHAPE["hidden_size"]
     last = f"model.layers.{max(int(name.split('.')[2]) for name in weights if '.layers.' in name)}."
     block = {f"mtp.layers.0.{n.removeprefix(last)}": w.clone() for n, w in weights.items() if n.startswith(last)}
-    norms = {f"mtp.{name}.weight": torch.zeros(width) for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm")}
-    fc = {"mtp.fc.weight": torch.randn(width, 2 * width)}
-    save_file(weights | {name: w.half() for name, w in (block | norms | fc).items()}, path, {"format": "pt"})
+    norms = {
+        f"mtp.{name}.weight": torch.zeros(width) for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm")
+    }
+    fc = {"mtp.fc.weight": torch.ones(width, 2 * width)}
+    save_file(weights | block | norms | fc, path, {"format": "pt"})
 
 
 def _write_tokenizer(folder: Path) -> None:

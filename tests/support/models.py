@@ -138,7 +138,7 @@ def _write(writer: gguf.GGUFWriter) -> None:
 
 
 def tokens() -> list[str]:
-    """One token a byte, in GPT-2's printable alphabet, and the special ones."""
+    """List one token for each byte, in GPT-2's printable alphabet, and the special ones."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
     alphabet = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
