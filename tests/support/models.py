@@ -137,14 +137,18 @@ def _write(writer: gguf.GGUFWriter) -> None:
     writer.close()
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
-    """One token a byte, in GPT-2's printable alphabet, and the special ones."""
+def tokens() -> list[str]:
+    """List one token for each byte, in GPT-2's printable alphabet, and the special ones."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
     alphabet = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
+    return [alphabet[b] for b in range(256)] + SPECIAL + [MERGED]
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([alphabet[b] for b in range(256)] + SPECIAL + [MERGED])
+    writer.add_token_list(tokens())
     normal, control = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL
     writer.add_token_types([normal] * 256 + [control] * len(SPECIAL) + [normal])
     writer.add_token_merges([" ".join(MERGED)])

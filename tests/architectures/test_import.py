@@ -1,0 +1,108 @@
+"""What of each architecture the learner takes today: the model is the sampler's, and a merged adapter is the adapter's.
+
+What it should take besides stands in todo.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from genius_lite.errors import UserError
+from genius_lite.learner.model import load_policy, logps_of, takes_trees, without_adapter
+from genius_lite.learner.packing import rows
+from genius_lite.recipe import Learner
+from genius_lite.sampler.engine import Engine
+from genius_lite.sampler.messages import EngineSettings, Score
+from genius_lite.weights import gguf_file
+from genius_lite.weights.full_precision import write_full_precision
+from genius_lite.weights.importing import Base, check_supported, import_checkpoint
+from genius_lite.weights.merge import Adapter, merge, requantize
+from tests.architectures.zoo import ARCHITECTURES, RECURRENT, TEXT, WINDOW
+from tests.support.adapters import random_adapter
+from tests.support.engine import drain
+
+TAKEN = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "lfm2")
+REFUSED = {
+    "qwen3moe": "architecture `qwen3moe` cannot be trained",
+    "qwen35": "architecture `qwen35` cannot be trained",
+    "gemma4": "transformers cannot read its header",
+    "phi3": "scaled by tables for short and for long texts",
+    "smollm3": "architecture `smollm3` cannot be trained",
+    "granite": "architecture `granite` cannot be trained",
+    "granite4": "architecture `granite` cannot be trained",
+    "granitehybrid": "architecture `granitehybrid` cannot be trained",
+    "gpt-oss": "architecture `gpt-oss` cannot be trained",
+    "olmo2": "architecture `olmo2` cannot be trained",
+}
+AGREE, MERGED, MATTERS = 0.02, 0.01, 0.03  # nats a token
+WITHOUT_ADAPTER = {"lfm2": ["conv.conv"]}  # three numbers for each channel
+
+
+@pytest.fixture(scope="module", params=["gguf", "weights"])
+def source(request) -> str:
+    """Where the learner's weights are from: the GGUF itself, or safetensors beside a quantized one."""
+    return request.param
+
+
+@pytest.fixture(scope="module", params=TAKEN)
+def base(request, source, zoo, tmp_path_factory) -> Base:
+    """A tiny model, imported."""
+    folder, path = tmp_path_factory.mktemp(f"{request.param}-{source}"), zoo / f"{request.param}.gguf"
+    if source == "weights":
+        requantize(gguf_file.read(path), "Q8_0", folder / "quantized.gguf")
+        path = folder / "model.gguf"
+        write_full_precision(gguf_file.read(folder / "quantized.gguf"), zoo / request.param, path, lambda n: None)
+    gguf = gguf_file.read(path)
+    check_supported(gguf)
+    import_checkpoint(gguf, folder / "hf-checkpoint", lambda n: None)
+    return Base(gguf, folder / "hf-checkpoint")
+
+
+def test_learner_and_sampler_agree_and_so_do_adapter_and_merged_file(base, tmp_path):
+    folder = tmp_path / "adapter"
+    random_adapter(base.hf_checkpoint, folder, spread=0.03)
+    adapter = Adapter.load(folder, base)
+    kept = merge(base, adapter, "source", tmp_path / "merged.gguf")
+    assert kept.share == pytest.approx(1, abs=0.01)
+    policy = load_policy(base.hf_checkpoint, folder, Learner(), "cpu", "fp32", seed=0)
+    assert without_adapter(policy) == WITHOUT_ADAPTER.get(base.gguf.architecture, [])
+    with policy.disable_adapter():
+        unchanged = by_learner(policy)
+    changed = by_learner(policy)
+    assert apart(unchanged, by_sampler(base.gguf.path)) < AGREE
+    assert apart(changed, by_sampler(tmp_path / "merged.gguf")) < MERGED
+    assert apart(changed, unchanged) > MATTERS, "the adapter must matter for this to show anything"
+
+
+@pytest.mark.parametrize("name", [name for name, found in ARCHITECTURES.items() if not found.as_llama_cpp])
+def test_the_learner_computes_what_llama_cpp_does_and_takes_trees(zoo, name):
+    """From safetensors, which today only a GGUF's import leads to."""
+    policy = load_policy(zoo / name, None, Learner(), "cpu", "fp32", seed=0)
+    assert apart(by_learner(policy), by_sampler(zoo / f"{name}.gguf")) < AGREE
+    assert takes_trees(policy, WINDOW - 1) == (name not in RECURRENT)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_taken_is_refused_in_a_line(zoo, tmp_path, name):
+    source = gguf_file.read(zoo / f"{name}.gguf")
+    with pytest.raises(UserError, match=REFUSED[name]):
+        check_supported(source)
+        import_checkpoint(source, tmp_path / "hf-checkpoint", lambda n: None)
+
+
+def by_sampler(path) -> np.ndarray:
+    settings = EngineSettings(slots=1, context=512, threads=1, flash_attention=False, kv_type="F32")
+    engine = Engine(str(path), settings)
+    engine.submit(Score(0, TEXT[:1], TEXT[1:]))
+    return np.array(drain(engine)[0].logprobs)
+
+
+def by_learner(policy) -> np.ndarray:
+    with torch.no_grad():
+        return logps_of(policy, rows([(TEXT[:1], TEXT[1:])])).numpy()
+
+
+def apart(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.abs(ours - theirs).mean())
