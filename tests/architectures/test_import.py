@@ -16,14 +16,15 @@ from genius_lite.recipe import Learner
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Score
 from genius_lite.weights import gguf_file
+from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.full_precision import write_full_precision
 from genius_lite.weights.importing import Base, check_supported, import_checkpoint
-from genius_lite.weights.merge import Adapter, merge, requantize
+from genius_lite.weights.merge import merge, requantize
 from tests.architectures.zoo import ARCHITECTURES, RECURRENT, TEXT, WINDOW
 from tests.support.adapters import random_adapter
 from tests.support.engine import drain
 
-TAKEN = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "lfm2")
+TAKEN = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gemma3-scaled", "lfm2")
 REFUSED = {
     "qwen3moe": "architecture `qwen3moe` cannot be trained",
     "qwen35": "architecture `qwen35` cannot be trained",

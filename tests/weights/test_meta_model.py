@@ -39,7 +39,11 @@ def unnamed(writer):
     writer.add_float32("llama.rope.scaling.factor", 4.0)
 
 
-@pytest.mark.parametrize("more", [llama3, linear, unnamed])
+def under_its_older_name(writer):
+    writer.add_float32("llama.rope.scale_linear", 4.0)
+
+
+@pytest.mark.parametrize("more", [llama3, linear, unnamed, under_its_older_name])
 def test_the_learner_turns_as_llama_cpp_does(more, tmp_path):
     original = tiny_gguf(tmp_path / "m.gguf", "llama", more=more)
     import_checkpoint(gguf_file.read(tmp_path / "m.gguf"), tmp_path / "hf-checkpoint", lambda n: None)
