@@ -7,6 +7,7 @@ the same limits. `python -m genius_lite.data.templates` is that process, told fi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -19,7 +20,8 @@ _SECONDS = 2  # of computing, for one conversation; real templates take a millis
 _MEMORY = 256_000_000  # bytes; a process that only holds Jinja has 30 MB
 _LONGEST = 4_000_000  # characters of a rendered conversation
 
-Message = dict[str, str]
+Message = dict[str, Any]
+"""`role`, and `content`: a text, or a list of parts, `{"type": "text", "text": ...}` each."""
 
 
 class Renderer:
@@ -57,13 +59,27 @@ class Renderer:
 def _start(opening: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, str]]:
     """Return what renders a conversation with the opening's template."""
     import jinja2
+    from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}...{% endgeneration %}` marks what an assistant said; here it is what stands between."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     def refuse(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    def tojson(value: Any, ensure_ascii: bool = False, **more: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **more)  # Jinja's own is for HTML
+
+    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
     env.globals["raise_exception"] = refuse
+    env.filters["tojson"] = tojson
 
     @cache
     def compiled() -> jinja2.Template:  # with the first conversation, and thus within its limits

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +18,14 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
-from genius_lite.data.templates import Renderer
+from genius_lite.data.templates import Message, Renderer
 from genius_lite.errors import UserError
 
 _PLACEHOLDER = "\N{OBJECT REPLACEMENT CHARACTER}question\N{OBJECT REPLACEMENT CHARACTER}"
 _LONGEST = 200_000  # characters: some 50,000 tokens, and up to a second of tokenizing
+# llama.cpp cuts text by std::regex, which calls itself for each character of a run: 30,000 letters need some 10 MB.
+_ON_ANY_STACK, _STACK_PER_CHARACTER = 4_000, 2_048  # characters; bytes
+_STACK_UNIT = 1 << 20  # of which systems want a multiple
 
 
 class Vocabulary:
@@ -31,7 +35,6 @@ class Vocabulary:
         self._model = model
         self.handle: Any = llama_cpp.llama_model_get_vocab(model)
         self.size = llama_cpp.llama_vocab_n_tokens(self.handle)
-        self._renderer: Renderer | None = None
         self._arounds: dict[str | None, tuple[list[str], list[int]]] = {}  # by system message
 
     @classmethod
@@ -69,7 +72,7 @@ class Vocabulary:
         template around it. (Tokens that a model's maker added as plain text are no special ones: they are text.)
 
         Raises:
-            UserError: the template cannot be rendered; or it changes a question that needs to be tokenized apart.
+            UserError: the template cannot be rendered, or drops or changes the question.
         """
         if not self.template:
             return self.encode(question, special=False, bos=True)
@@ -78,14 +81,14 @@ class Vocabulary:
             tokens = self.encode_rendered(self.render(_messages(question, system)))
             if [token for token in tokens if token in self._specials] == specials:
                 return tokens
-        if len(around) < 2:
-            raise UserError("the model's chat template changes the question; it cannot hold special-token text")
         return self._joined(around, self.encode(question, special=False))
 
     def _around(self, system: str | None) -> tuple[list[str], list[int]]:
         """Return what the template writes before, between and after its questions, and the special tokens there."""
         if system not in self._arounds:
             around = self.render(_messages(_PLACEHOLDER, system)).split(_PLACEHOLDER)
+            if len(around) < 2:
+                raise UserError("the model's chat template drops or changes the question; use another model")
             specials = [token for token in self._joined(around, []) if token in self._specials]
             self._arounds[system] = around, specials
         return self._arounds[system]
@@ -95,33 +98,56 @@ class Vocabulary:
         first, *others = [self.encode_rendered(around[0]), *(self.encode(text, special=True) for text in around[1:])]
         return first + [token for other in others for token in (*question, *other)]
 
-    def render(self, messages: list[dict[str, str]], *, generation: bool = True) -> str:
+    def render(self, messages: list[Message], *, generation: bool = True) -> str:
         """Return a conversation as the model's chat template writes it; `generation` opens the assistant's answer.
 
         Raises:
             UserError: there is no template, it is broken, or it refuses these messages.
         """
+        return self._renderer.render(_in_parts(messages) if self._takes_parts else messages, generation=generation)
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether the template wants a content in parts, as models that see have it, and finds nothing in a text."""
+        asked = _messages(_PLACEHOLDER, None)
+        if _PLACEHOLDER in self._renderer.render(asked):
+            return False
+        try:
+            return _PLACEHOLDER in self._renderer.render(_in_parts(asked))
+        except UserError:
+            return False
+
+    @cached_property
+    def _renderer(self) -> Renderer:
         if not self.template:
             raise UserError("the model has no chat template")
-        if not self._renderer:
-            self._renderer = Renderer(self.template, {"bos_token": self.bos_text, "eos_token": self.eos_text})
-        return self._renderer.render(messages, generation=generation)
+        return Renderer(self.template, {"bos_token": self.bos_text, "eos_token": self.eos_text})
 
     def close(self) -> None:
         """End the process that renders the chat template, if there is one."""
-        if self._renderer:
+        if "_renderer" in self.__dict__:
             self._renderer.close()
 
     def encode_rendered(self, text: str) -> list[int]:
         """Return the token ids of a rendered conversation; the model's BOS is added unless the template wrote it."""
-        return self.encode(text, special=True, bos=not text.startswith(self.bos_text or "\0"))
+        if self.bos_text and (stripped := text.lstrip()).startswith(self.bos_text):
+            return self.encode(stripped, special=True)  # blank lines before it are the template's layout
+        return self.encode(text, special=True, bos=True)
 
     def encode(self, text: str, *, special: bool, bos: bool = False) -> list[int]:
         """Return token ids; `special` reads special-token text as the token, `bos` adds it if the model wants one."""
+        if len(text) > _ON_ANY_STACK:
+            tokens = _with_stack(_STACK_PER_CHARACTER * len(text), lambda: self._encode(text, special))
+        else:
+            tokens = self._encode(text, special)
+        # llama.cpp's own way to add BOS adds EOS too where the file wants one, which would end a prompt.
+        return [int(llama_cpp.llama_vocab_bos(self.handle))] * (bos and self.adds_bos) + tokens
+
+    def _encode(self, text: str, special: bool) -> list[int]:
         raw = text.encode()
         room = len(raw) + 8
         buffer = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self.handle, raw, len(raw), buffer, room, bos, special)
+        count = llama_cpp.llama_tokenize(self.handle, raw, len(raw), buffer, room, False, special)
         if count < 0:
             raise RuntimeError(f"llama_tokenize wants {-count} tokens for {len(raw)} bytes")
         return list(buffer[:count])
@@ -217,6 +243,23 @@ def check_text(question: str) -> None:
         raise UserError(f"U+{half:04X} is half a character, which no text can hold; write it as UTF-8") from None
 
 
-def _messages(question: str, system: str | None) -> list[dict[str, str]]:
+def _messages(question: str, system: str | None) -> list[Message]:
     opening = [{"role": "system", "content": system}] if system is not None else []
     return [*opening, {"role": "user", "content": question}]
+
+
+def _in_parts(messages: list[Message]) -> list[Message]:
+    return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+
+
+def _with_stack(size: int, work: Callable[[], list[int]]) -> list[int]:
+    """Do some work in a thread with a stack of so many bytes, which take memory only as they are used."""
+    found: list[list[int]] = []
+    before = threading.stack_size(-(-size // _STACK_UNIT) * _STACK_UNIT)
+    try:
+        thread = threading.Thread(target=lambda: found.append(work()))
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    return found[0]

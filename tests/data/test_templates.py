@@ -35,6 +35,15 @@ def test_a_conversation(rendered):
     assert rendered("{{ messages[0]['content'] }}|{{ tools }}|{{ add_generation_prompt }}") == "hi|None|True"
 
 
+def test_what_transformers_adds_to_jinja(rendered):
+    marked = "{% generation %}{{ messages[0].content }}{% if true %}!{% endif %}{% endgeneration %}."
+    assert rendered(marked) == "hi!."
+    assert rendered('{{ {"a": "é & <b>"} | tojson }}') == '{"a": "é & <b>"}'
+    assert rendered('{{ {"b": 1, "a": "é"} | tojson(ensure_ascii=True, indent=1, sort_keys=True) }}') == (
+        '{\n "a": "\\u00e9",\n "b": 1\n}'
+    )
+
+
 def test_one_process_renders_them_all_and_ends():
     before = psutil.Process().children()
     renderer = Renderer(CHAT, {"bos_token": ""})

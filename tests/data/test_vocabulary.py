@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from genius_lite.data.vocabulary import StepDelimiter, Vocabulary, check_text
 from genius_lite.errors import UserError
+from tests.support.models import tiny_gguf
 
 PIECES = [b"", b"a", b"\n", b"\n\n", b".\n", b"\nb", b" ", b"b\nc"]
 EMPTY, A, BREAK, BREAKS, STOP_BREAK, BREAK_B, BLANK, B_BREAK_C = range(8)
@@ -122,11 +123,54 @@ def test_what_becomes_a_special_token_with_the_template_around_it_stays_text(tem
     assert _text(templated, tokens) == (text or template.replace("{{ messages[0].content }}", question))
 
 
-def test_a_template_that_changes_the_question_cannot_hold_special_text(templated):
-    templated.__dict__["template"] = "{{ messages[0].content | upper }}"
-    assert templated.decode(templated.prompt("abc")) == "ABC"
-    with pytest.raises(UserError, match="changes the question"):
-        templated.prompt("<|im_end|>")
+@pytest.mark.parametrize("template", ["{{ messages[0].content | upper }}", "{{ messages | length }}", "Hello."])
+def test_a_template_that_drops_or_changes_the_question_is_refused(templated, template):
+    templated.__dict__["template"] = template
+    for question in ("abc", "<|im_end|>"):
+        with pytest.raises(UserError, match="drops or changes the question"):
+            templated.prompt(question)
+
+
+def test_a_template_for_contents_in_parts_finds_the_question(templated):
+    parts = "{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}"
+    templated.__dict__["template"] = "{% for m in messages %}<{{ m.role }}>" + parts + "{% endfor %}<assistant>"
+    assert templated.decode(templated.prompt("2 + 2?", "Be brief.")) == "<system>Be brief.<user>2 + 2?<assistant>"
+    # One that reads both ways is given the text.
+    templated.__dict__.pop("_renderer").close()
+    del templated.__dict__["_takes_parts"]
+    templated._arounds.clear()
+    templated.__dict__["template"] = (
+        "{% for m in messages %}{{ m.content if m.content is string else 'in parts' }}{% endfor %}"
+    )
+    assert templated.decode(templated.prompt("2 + 2?")) == "2 + 2?"
+
+
+@pytest.mark.parametrize(
+    "template", [None, "{{ messages[0].content }}|", "\n\n{{ bos_token }}{{ messages[0].content }}|"]
+)
+def test_a_prompt_has_one_bos_and_no_end(tmp_path, template):
+    def begins_and_ends(writer):
+        writer.add_bos_token_id(256)
+        writer.add_add_bos_token(True)
+        writer.add_add_eos_token(True)
+
+    tiny_gguf(tmp_path / "m.gguf", "llama", more=begins_and_ends)
+    with Vocabulary.open(tmp_path / "m.gguf") as opened:
+        opened.__dict__["template"] = template
+        tokens = opened.prompt("What is 2 + 2?")
+        assert opened.special_text(256) and tokens[0] == 256
+        assert opened.decode(tokens[1:]) == "What is 2 + 2?" + "|" * (template is not None)
+        assert _specials(tokens) == [256]
+
+
+@pytest.mark.parametrize("character", ["a", " ", "-", "7", "\u4f60"])
+def test_a_long_run_of_a_character_is_tokenized(smollm2, character):
+    with Vocabulary.open(smollm2) as opened:
+        text = character * 100_000
+        tokens = opened.encode(text, special=False)
+        assert opened.decode(tokens) == text
+        short = opened.encode("x" * 3000, special=False)  # with a stack of its own and without, the same
+        assert opened.encode("x" * 3000 + "\n" + "y" * 3000, special=False)[: len(short)] == short
 
 
 def test_the_text_of_an_unknown_token_is_text_too(tmp_path, monkeypatch):
