@@ -64,7 +64,7 @@ def prompt_configs(*models: str | None) -> list[PromptConfig]:
     from genius_lite.export.bundle import RunRound
 
     runs = [RunRound.of(Path(model), 0) for model in models if model and Path(model).is_dir()]
-    return [PromptConfig(run.system, run.answer_tokens, run.temperature) for run in runs]
+    return [PromptConfig(run.system, run.answer_tokens, run.temperature, run.template) for run in runs]
 
 
 def quant_types(names: str) -> list[QuantType]:

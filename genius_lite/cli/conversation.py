@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.models import NamedModel
@@ -44,7 +45,14 @@ class _Conversation:
 
 
 def chat(
-    models: Sequence[NamedModel], *, system: str | None, temperature: float, max_tokens: int, context: int, seed: int
+    models: Sequence[NamedModel],
+    *,
+    system: str | None,
+    template: dict[str, Any],
+    temperature: float,
+    max_tokens: int,
+    context: int,
+    seed: int,
 ) -> None:
     """Read questions from standard input until it ends, and stream the answers; the conversations are kept.
 
@@ -52,6 +60,7 @@ def chat(
     same question has the same seed for each, and each goes on from its own answers.
 
     Args:
+        template: variables of the chat templates.
         temperature: 0 gives the likeliest answer.
 
     Raises:
@@ -62,7 +71,7 @@ def chat(
     opening = [{"role": "system", "content": system}] if system else []
     interactive = sys.stdin.isatty()
     with ExitStack() as stack:
-        conversations = [_Conversation(m.name, _open(m.gguf, context, stack), list(opening)) for m in models]
+        conversations = [_Conversation(m.name, _open(m.gguf, context, template, stack), list(opening)) for m in models]
         if interactive:
             told = [f"System message: {visible(system, PROSE)}"] if system else []
             print(*(visible(m.name) for m in models), *told, "End with Ctrl-D.", sep="\n")
@@ -75,9 +84,9 @@ def chat(
             turn += 1
 
 
-def _open(gguf: Path, context: int, stack: ExitStack) -> Stream:
+def _open(gguf: Path, context: int, template: dict[str, Any], stack: ExitStack) -> Stream:
     try:
-        return stack.enter_context(open_stream(gguf, context, cores()))
+        return stack.enter_context(open_stream(gguf, context, cores(), template))
     except EngineError:
         raise UserError(
             f"{gguf}: llama.cpp cannot load it with room for {context} tokens; give --context less"

@@ -73,11 +73,11 @@ def export_run(
     size = export_bytes(run, number, to_format, wanted)
     with TerminalProgress(terminal()).stage("export", size, "MB", 1e-6) as advance:
         kept = export(run, number, to_format, wanted, to, advance)
-    names = sorted(p.name for p in to.iterdir())
+    names, chosen = sorted(p.name for p in to.iterdir()), RunRound.of(run, number)
     for line in (
         *(f"{to}/{name}" for name in names),
         *export_lines(kept),
-        *commands(names, str(to), RunRound.of(run, number).system),
+        *commands(names, str(to), chosen.system, chosen.template),
     ):
         print(visible(line))
 
@@ -184,7 +184,7 @@ def chat(
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the worker has it; it is read when llama.cpp is loaded
 
     from genius_lite.cli.conversation import chat as chat_with
-    from genius_lite.evaluate.models import system_message
+    from genius_lite.evaluate.models import system_message, template_variables
 
     if beside and side_by_side:
         raise UserError("--side-by-side is with the base model, --beside with another one; give one of them")
@@ -197,9 +197,11 @@ def chat(
             raise UserError(f"the best round of {model} is the base model itself; choose another with --round")
     elif beside:
         chosen.append(named_model(beside, None))
+    ways = prompt_configs(model, beside)
     chat_with(
         chosen,
-        system=system_message(prompt_configs(model, beside), system),
+        system=system_message(ways, system),
+        template=template_variables(ways),
         temperature=temperature,
         max_tokens=max_tokens,
         context=context,

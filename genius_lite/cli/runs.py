@@ -55,6 +55,7 @@ def run(
 @app.command()
 def validate(recipe: RecipeFile, settings: Settings = None) -> None:
     """Check a recipe, its model and its queries; writes nothing."""
+    from genius_lite.data.vocabulary import Vocabulary
     from genius_lite.pipeline.job import prepare
     from genius_lite.plan.history import cut_off
     from genius_lite.recipe.reader import load
@@ -64,6 +65,11 @@ def validate(recipe: RecipeFile, settings: Settings = None) -> None:
     print(f"model    {visible(str(job.source.path))}")
     print(f"         {visible(job.source.architecture)}, {job.source.parameters / 1e6:.0f} M parameters")
     print(f"queries  {len(job.queries)}, the longest of {longest} tokens; {job.duplicates} repeats dropped")
+    with Vocabulary.open(job.source.path) as vocabulary:
+        reads = [*vocabulary.template_reads, *["today"] * vocabulary.asks_for_date]
+    if reads:
+        given = f"; given {json.dumps(job.template, ensure_ascii=False)}" if job.template else ""
+        print(f"template reads {visible(', '.join(reads))} (queries.template){visible(given)}")
     slots = "as many branches as is fastest here" if job.recipe.sampler.slots == "auto" else job.recipe.sampler.slots
     print(f"sampler  {slots} branches of {job.context} tokens")
     print(f"out      {visible(job.recipe.out)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from datetime import date, datetime
 from functools import cache
 from typing import Any
 
@@ -20,6 +21,11 @@ _SECONDS = 2  # of computing, for one conversation; real templates take a millis
 _MEMORY = 256_000_000  # bytes; a process that only holds Jinja has 30 MB
 _LONGEST = 4_000_000  # characters of a rendered conversation
 
+DATE = "strftime_now"
+"""The function by which templates ask for today's date."""
+_GENERATION = "add_generation_prompt"
+_SET = {"messages", "tools", "bos_token", "eos_token", _GENERATION}
+
 Message = dict[str, Any]
 """`role`, and `content`: a text, or a list of parts, `{"type": "text", "text": ...}` each."""
 
@@ -28,12 +34,13 @@ class Renderer:
     """Renders the conversations of one chat template (Jinja), as transformers does.
 
     Args:
-        variables: what the template finds beside the conversation, such as `bos_token`.
+        variables: what the template finds beside the conversation, such as `bos_token`; `today` (YYYY-MM-DD) is the
+            date that `strftime_now` writes, the real one if it is not given.
         seconds: of computing, and
         memory: bytes, that one conversation may take.
     """
 
-    def __init__(self, template: str, variables: dict[str, str], *, seconds: int = _SECONDS, memory: int = _MEMORY):
+    def __init__(self, template: str, variables: dict[str, Any], *, seconds: int = _SECONDS, memory: int = _MEMORY):
         opening = {"template": template, "variables": variables}
         self._process = LimitedProcess("genius_lite.data.templates", opening, seconds=seconds, memory=memory)
 
@@ -43,22 +50,34 @@ class Renderer:
         Raises:
             UserError: the template is broken, refuses these messages, or goes beyond a limit.
         """
+        return self._ask({"messages": list(messages), "generation": generation})["text"]
+
+    def reads(self) -> list[str]:
+        """List the variables that the template reads and nobody sets but the user.
+
+        Raises:
+            UserError: the template is broken, or goes beyond a limit.
+        """
+        return self._ask({"names": True})["names"]
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         try:
-            reply = self._process.ask({"messages": list(messages), "generation": generation})
+            reply = self._process.ask(message)
         except LimitError as e:
             reply = {"reason": str(e)}
-        if "text" not in reply:
+        if "reason" in reply:
             raise UserError(f"the model's chat template cannot render this conversation: {reply['reason']}")
-        return reply["text"]
+        return reply
 
     def close(self) -> None:
         """End the process, if there is one; the next conversation starts another."""
         self._process.close()
 
 
-def _start(opening: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, str]]:
+def _start(opening: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Return what renders a conversation with the opening's template."""
     import jinja2
+    import jinja2.meta
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -80,18 +99,22 @@ def _start(opening: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, str]
     env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
     env.globals["raise_exception"] = refuse
     env.filters["tojson"] = tojson
+    variables = dict(opening["variables"])
+    today = variables.pop("today", None)
+    env.globals[DATE] = lambda form: (date.fromisoformat(today) if today else datetime.now()).strftime(form)
 
     @cache
     def compiled() -> jinja2.Template:  # with the first conversation, and thus within its limits
         return env.from_string(opening["template"])
 
-    def render(conversation: dict[str, Any]) -> dict[str, str]:
+    def render(conversation: dict[str, Any]) -> dict[str, Any]:
         """Reply with the text or a reason. What else a template may raise ends this process: an answer too."""
-        messages, generation = conversation["messages"], conversation["generation"]
         try:
-            text = compiled().render(
-                messages=messages, add_generation_prompt=generation, tools=None, **opening["variables"]
-            )
+            if "names" in conversation:
+                names = jinja2.meta.find_undeclared_variables(env.parse(opening["template"]))
+                return {"names": sorted(names - _SET - {*env.globals})}
+            messages, generation = conversation["messages"], conversation["generation"]
+            text = compiled().render({"tools": None, **variables, "messages": messages, _GENERATION: generation})
             text.encode()  # half a character is no text
         except MemoryError:
             return {"reason": "it takes too much memory"}

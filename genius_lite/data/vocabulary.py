@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
-from genius_lite.data.templates import Message, Renderer
+from genius_lite.data.templates import DATE, Message, Renderer
 from genius_lite.errors import UserError
 
 _PLACEHOLDER = "\N{OBJECT REPLACEMENT CHARACTER}question\N{OBJECT REPLACEMENT CHARACTER}"
@@ -29,17 +29,22 @@ _STACK_UNIT = 1 << 20  # of which systems want a multiple
 
 
 class Vocabulary:
-    """The vocabulary and chat template of a llama.cpp model (`llama_model *`)."""
+    """The vocabulary and chat template of a llama.cpp model (`llama_model *`).
 
-    def __init__(self, model: Any):
+    Args:
+        variables: what the template finds besides the conversation: `queries.template` of a recipe.
+    """
+
+    def __init__(self, model: Any, variables: Mapping[str, Any] | None = None):
         self._model = model
+        self.variables = dict(variables or {})
         self.handle: Any = llama_cpp.llama_model_get_vocab(model)
         self.size = llama_cpp.llama_vocab_n_tokens(self.handle)
         self._arounds: dict[str | None, tuple[list[str], list[int]]] = {}  # by system message
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path) -> Iterator[Vocabulary]:
+    def open(cls, path: Path, variables: Mapping[str, Any] | None = None) -> Iterator[Vocabulary]:
         """Open the vocabulary of a GGUF file, without its weights.
 
         Raises:
@@ -51,7 +56,7 @@ class Vocabulary:
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not model:
             raise UserError(f"{path}: llama.cpp cannot read this file's vocabulary; is it a language model?")
-        vocabulary = cls(model)
+        vocabulary = cls(model, variables)
         try:
             yield vocabulary
         finally:
@@ -121,7 +126,21 @@ class Vocabulary:
     def _renderer(self) -> Renderer:
         if not self.template:
             raise UserError("the model has no chat template")
-        return Renderer(self.template, {"bos_token": self.bos_text, "eos_token": self.eos_text})
+        return Renderer(self.template, {**self.variables, "bos_token": self.bos_text, "eos_token": self.eos_text})
+
+    @property
+    def template_reads(self) -> list[str]:
+        """The names of variables that the chat template reads besides the conversation's own.
+
+        Raises:
+            UserError: the template is broken.
+        """
+        return self._renderer.reads() if self.template else []
+
+    @property
+    def asks_for_date(self) -> bool:
+        """Whether the chat template writes a date."""
+        return DATE in (self.template or "")
 
     def close(self) -> None:
         """End the process that renders the chat template, if there is one."""
@@ -152,9 +171,14 @@ class Vocabulary:
             raise RuntimeError(f"llama_tokenize wants {-count} tokens for {len(raw)} bytes")
         return list(buffer[:count])
 
-    def decode(self, tokens: list[int]) -> str:
+    def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens; special tokens have none."""
         return b"".join(self.pieces[t] for t in tokens).decode("utf-8", errors="replace")
+
+    def ends_with(self, tokens: Sequence[int], texts: Sequence[str]) -> bool:
+        """Say whether a prompt ends with one of these texts, special tokens and white space after it apart."""
+        end = "".join(map(self.special_text, tokens[-16:]))
+        return end.rstrip().endswith(tuple(texts))
 
     @cached_property
     def pieces(self) -> list[bytes]:

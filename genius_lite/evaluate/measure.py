@@ -16,6 +16,7 @@ from typing import TypeVar, cast
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop, Stopped, UserError
+from genius_lite.evaluate.answers import THOUGHT_BEGINS, after_thought
 from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.signals import Observed
 from genius_lite.evaluate.tasks import Problem, Task, TokenizedTask
@@ -119,8 +120,9 @@ def answer_tasks(
         responses = []
         for sample, done in enumerate(found, GREEDY if cfg.greedy else 0):
             text = vocabulary.decode(done.tokens)
+            said = after_thought(text, vocabulary.ends_with(query.tokens, THOUGHT_BEGINS))
             # In a thread: a checker may take a second, and the sampler goes on meanwhile.
-            verdict = await asyncio.to_thread(task.check, problem, text)
+            verdict = await asyncio.to_thread(task.check, problem, said)
             responses.append(
                 Response(
                     task=task.name,
@@ -130,7 +132,7 @@ def answer_tasks(
                     tokens=len(done.tokens),
                     finish=done.finish,
                     score=verdict.score,
-                    answer=task.stated(problem, text),
+                    answer=task.stated(problem, said) if said else None,
                     timed_out=verdict.timed_out,
                     use=use,
                     temperature=0.0 if sample == GREEDY else temperature,
@@ -213,6 +215,7 @@ def observe(
     sampled = asyncio.run(sample_all())
     scored = asyncio.run(score_all(base)) if base else [[[] for _ in responses] for responses in sampled]
     with Vocabulary.open(who.gguf) as vocabulary:
+        opened = bool(queries) and vocabulary.ends_with(queries[0].tokens, THOUGHT_BEGINS)  # all have the same template
         observed = [
             Observed(
                 query.id,
@@ -220,7 +223,7 @@ def observe(
                 done.logprobs,
                 of_base,
                 done.finish,
-                extract_answer(vocabulary.decode(done.tokens)),
+                extract_answer(after_thought(vocabulary.decode(done.tokens), opened)),
             )
             for query, responses, base_logprobs in zip(queries, sampled, scored, strict=True)
             if query.id not in failures

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
@@ -37,11 +37,16 @@ class NamedModel:
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """How a run asks: after which system message (None: the chat template's default), how long a response, how hot."""
+    """How a run asks.
+
+    After which system message (None: the chat template's default), how long a response, how hot, and with which
+    variables of the chat template.
+    """
 
     system: str | None
     max_tokens: int
     temperature: float | Auto = "auto"
+    template: dict[str, Any] = field(default_factory=dict)
 
 
 def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[PromptConfig]]:
@@ -63,7 +68,8 @@ def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[PromptConf
         if not recipe.evaluate.tasks:
             raise UserError(f"{name}: the recipe has no evaluate.tasks")
         tasks += recipe.evaluate.tasks
-        ways.append(PromptConfig(recipe.queries.system, recipe.answer_tokens, recipe.evaluate.temperature))
+        cfg = recipe.queries
+        ways.append(PromptConfig(cfg.system, recipe.answer_tokens, recipe.evaluate.temperature, cfg.template))
     return tasks, ways
 
 
@@ -79,8 +85,22 @@ def prompt_config(
     heats: list[float | Auto] = [way.temperature for way in ways]
     heat = _agreed(temperature, heats, "evaluate.temperature", "--temperature")
     return PromptConfig(
-        system_message(ways, system), _LONGEST if longest is None else longest, "auto" if heat is None else heat
+        system_message(ways, system),
+        _LONGEST if longest is None else longest,
+        "auto" if heat is None else heat,
+        template_variables(ways),
     )
+
+
+def template_variables(ways: Sequence[PromptConfig]) -> dict[str, Any]:
+    """Those of recipes or runs.
+
+    Raises:
+        UserError: they have different ones.
+    """
+    if any(way.template != ways[0].template for way in ways):
+        raise UserError("the recipes or runs have different queries.template; measure them apart")
+    return ways[0].template if ways else {}
 
 
 def system_message(ways: Sequence[PromptConfig], given: str | None) -> str | None:
@@ -129,7 +149,7 @@ def evaluate_models(
     answered: list[list[Response]] = []
     for model in models:
         source = gguf_file.read(model.gguf)
-        with Vocabulary.open(model.gguf) as vocabulary:
+        with Vocabulary.open(model.gguf, how.template) as vocabulary:
             items = [tokenize_task(task, "report", vocabulary, how.system) for task in tasks]
         questions = [question for item in items for question in item.questions]
         context = context_for("auto", source, [("max_tokens", how.max_tokens, questions)])

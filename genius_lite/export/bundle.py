@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
@@ -63,6 +64,11 @@ class RunRound:
     def system(self) -> str | None:
         """The system message before every question; None is the chat template's own default."""
         return self.run.recipe.get("system")
+
+    @property
+    def template(self) -> dict[str, Any]:
+        """Variables of the chat template."""
+        return self.run.recipe.get("template", {})
 
     @property
     def answer_tokens(self) -> int:
@@ -179,7 +185,7 @@ def _write_ollama(chosen: RunRound, kinds: list[QuantType], out: Path, advance: 
     context = chosen.base.gguf.metadata.get(f"{chosen.base.gguf.architecture}.context_length")
     for file in (files := sorted(out.glob("*.gguf"))):
         name = "Modelfile" if len(files) == 1 else f"Modelfile.{file.stem.rpartition('-')[2]}"
-        with Vocabulary.open(file) as vocabulary:
+        with Vocabulary.open(file, chosen.template) as vocabulary:
             write_text(out / name, modelfile(vocabulary, file.name, context=context, system=chosen.system))
     return kept
 

@@ -33,7 +33,7 @@ def model_card(
         sums: file name -> SHA-256, of what stands beside the card.
         kept: file name -> what it keeps of the update, of files that are not the round's own.
     """
-    system = recipe.get("system")
+    system, template = recipe.get("system"), recipe.get("template", {})
     title = f"{base.name}, self-trained" if number else base.name
     parts = [_front_matter(base), f"# {title}\n", _what(base, number, recipe)]
     if reports:
@@ -43,7 +43,7 @@ def model_card(
             "## Measured\n",
             _measured(reports[-1].evaluation, reports[-1].at_best),
         ]
-    parts += ["## Run it\n", _asked_with(system) + _commands(sorted(sums), system)]
+    parts += ["## Run it\n", _asked_with(system, template) + _commands(sorted(sums), system, template)]
     parts += ["## Files\n", "".join(f"- `{name}`: SHA-256 `{digest}`\n" for name, digest in sums.items())]
     parts += [f"- {line}; what is measured above is the round's own file\n" for line in export_lines(kept)]
     parts += ["## Recipe\n", f"```json\n{json.dumps(recipe, indent=2, ensure_ascii=False)}\n```\n"]
@@ -59,16 +59,20 @@ def export_lines(kept: dict[str, Kept]) -> list[str]:
     ]
 
 
-def commands(files: list[str], folder: str, system: str | None) -> list[str]:
+def commands(files: list[str], folder: str, system: str | None, template: dict[str, Any]) -> list[str]:
     """What to paste into a shell for each program that runs the exported files.
 
     Args:
         files: names in the folder.
         folder: where they are.
         system: the message before every question. Ollama has it from the Modelfile, LM Studio takes it in its window.
+        template: variables of the chat template, likewise.
     """
     ggufs = [f for f in files if f.endswith(".gguf")]
     lines, asked = [], f" -sys {shlex.quote(system)}" if system else ""
+    variables = {name: value for name, value in template.items() if name != "today"}
+    if variables:
+        asked += f" --jinja --chat-template-kwargs {shlex.quote(json.dumps(variables))}"
 
     def path(file: str) -> str:
         return shlex.quote(f"{folder}/{file}")
@@ -144,15 +148,17 @@ def _percent(interval: Interval | None, sign: str) -> str:
     return f"{estimate} [{low}, {high}]"
 
 
-def _asked_with(system: str | None) -> str:
+def _asked_with(system: str | None, template: dict[str, Any]) -> str:
+    with_variables = f"The chat template was given `{json.dumps(template)}`.\n\n" if template else ""
     if system is None:
-        return ""
+        return with_variables
     quoted = "\n".join(f"> {line}".rstrip() for line in system.splitlines() or ["(empty)"])
-    return f"Every question was asked after this system message; without it answers may be worse:\n\n{quoted}\n\n"
+    told = "Every question was asked after this system message; without it answers may be worse"
+    return f"{told}:\n\n{quoted}\n\n{with_variables}"
 
 
-def _commands(files: list[str], system: str | None) -> str:
-    found = commands(files, ".", system)
+def _commands(files: list[str], system: str | None, template: dict[str, Any]) -> str:
+    found = commands(files, ".", system, template)
     if any(f == "adapter_config.json" for f in files):
         return "```python\nfrom peft import PeftModel\nmodel = PeftModel.from_pretrained(base_model, FOLDER)\n```\n"
     if not found:

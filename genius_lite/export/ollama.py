@@ -14,7 +14,7 @@ become the same token ids as `Vocabulary.render` and `encode_rendered` give. Out
   function, a comment says so; likewise a template that drops `<think>` reasoning from earlier answers, or has words
   of its own for an empty system message;
 - tools, and text that looks like a special token, which Ollama reads as that token;
-- dates: a template that asks for today's has none here, as in `render_template`, and gets its own default.
+- dates: TEMPLATE has the day that the vocabulary's variables name, a run's own; a comment says so.
 
 BOS is Ollama's to add where the vocabulary says so, and is then not in TEMPLATE.
 
@@ -98,7 +98,8 @@ def chat_template(vocabulary: Vocabulary) -> ChatTemplate:
         turns, system = _turns(vocabulary), _system(vocabulary)
         layout = _layout(turns, system)
         _prove(vocabulary, layout, system)
-        return ChatTemplate(layout, (*_note(system), *_differences(vocabulary, layout, system)))
+        dated = ("The date in TEMPLATE is fixed: the day that the model was trained with.",) * vocabulary.asks_for_date
+        return ChatTemplate(layout, (*_note(system), *_differences(vocabulary, layout, system), *dated))
     except UserError as e:
         reason = " ".join(str(e).split()).removesuffix(".")
         guess = "Ollama guesses one from it; read `ollama show --template` before you rely on it."

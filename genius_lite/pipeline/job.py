@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from genius_lite.machine.engine_settings import context_for
 from genius_lite.recipe import Recipe
 from genius_lite.records import Query, seed_of
 from genius_lite.report.tracking import require_trackers
+from genius_lite.rundir.folder import RECIPE
+from genius_lite.rundir.reader import RunFolder
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.importing import check_supported
@@ -30,6 +33,7 @@ class Job:
 
     Nothing learns from the queries in `held_out` (ids), nor from the tasks; `context` is tokens a branch.
     `watched` are the queries that show the collapse guard how the policy responds: held out, or beyond the limit.
+    `template` are the chat template's variables, with the run's date if it asks for one.
     """
 
     recipe: Recipe
@@ -41,6 +45,7 @@ class Job:
     watched: list[Query]
     tasks: list[TokenizedTask]
     context: int
+    template: dict[str, Any] = field(default_factory=dict)
 
     @property
     def searched(self) -> list[Query]:
@@ -74,8 +79,8 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """Say what a run folder must share with the run that made it: settings; model, queries and tasks by content.
 
-        It is all that the folder says of its recipe, so the system message, which the model goes on to need, is there
-        in words.
+        It is all that the folder says of its recipe, so the system message and the chat template's variables, which the
+        model goes on to need, are there as they are.
         """
         ids = [q.id for q in self.queries]
         identity = self.recipe.identity()
@@ -85,6 +90,7 @@ class Job:
             "model": self.source.sha256,
             "weights": sha256(sorted(self.weights.glob("*.safetensors"))) if self.weights else None,
             "system": self.recipe.queries.system,
+            "template": self.template,
             "queries": f"{len(ids)}, {seed_of(*ids, *self.queries[0].tokens):016x}",
             "watched": f"{len(self.watched)}, {seed_of(*(q.id for q in self.watched)):016x}",
             "tasks": [_identity(item) for item in self.tasks],
@@ -102,7 +108,10 @@ def prepare(recipe: Recipe) -> Job:
     check_supported(gguf_file.read(path))  # what it says is clearer than llama.cpp's "unknown model"
     source = load_untrusted(path, quantizer=True)
     tasks = load_tasks(recipe.evaluate.tasks)
-    with Vocabulary.open(source.path) as vocabulary:
+    with Vocabulary.open(source.path, recipe.queries.template) as vocabulary:
+        if vocabulary.asks_for_date:
+            vocabulary.variables = _begun(recipe) | vocabulary.variables
+        template = vocabulary.variables
         queries, beyond, duplicates = select(recipe.queries, vocabulary, beyond=recipe.evaluate.queries)
         asked_tasks = [
             tokenize_task(task, named.use, vocabulary, recipe.queries.system)
@@ -116,7 +125,17 @@ def prepare(recipe: Recipe) -> Job:
             f"{recipe.queries.source}: evaluate.patience has no queries to judge rounds by: none is held out, and none "
             "lies beyond queries.limit; write a larger learner.holdout, or a smaller limit"
         )
-    return Job(recipe, source, weights, queries, duplicates, held_out, watched, asked_tasks, context=0).under(recipe)
+    job = Job(
+        recipe, source, weights, queries, duplicates, held_out, watched, asked_tasks, context=0, template=template
+    )
+    return job.under(recipe)
+
+
+def _begun(recipe: Recipe) -> dict[str, str]:
+    """Return the date that a run's template is told: the one on which it began."""
+    run = Path(recipe.out)
+    recorded = RunFolder(run).recipe.get("template", {}) if (run / RECIPE).is_file() else {}
+    return {"today": recorded.get("today") or date.today().isoformat()}
 
 
 def _identity(item: TokenizedTask) -> str:

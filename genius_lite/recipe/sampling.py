@@ -66,6 +66,11 @@ class Queries(Section):
     shuffle: bool = key(False, "Shuffle with `queries.seed` before `limit`")
     seed: Seed = key(0, "Of the shuffling")
     system: str | None = key(None, "System message of every prompt; null leaves the chat template's own default")
+    template: dict[str, Any] = key(
+        {},
+        "Variables that the chat template reads, such as `enable_thinking: false`; `validate` lists them. `today` is "
+        "the date (YYYY-MM-DD) that a template which asks for it is told; without it that of the run's beginning",
+    )
 
 
 class Foresight(Section):

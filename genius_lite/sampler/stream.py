@@ -5,7 +5,7 @@ Unlike the worker it runs in the process that asks. Tokens of the sequence that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from genius_lite.sampler.sampling import Rows, uniform
 class Stream:
     """A loaded model with the one sequence. Made by `open_stream`."""
 
-    def __init__(self, model: Any, ctx: Any, context: int):
-        self.vocabulary = Vocabulary(model)
+    def __init__(self, model: Any, ctx: Any, context: int, template: Mapping[str, Any]):
+        self.vocabulary = Vocabulary(model, template)
         self.context = context
         self._ctx = ctx
         self._batch = Batch(ctx, self.vocabulary.size)
@@ -69,14 +69,17 @@ class Stream:
 
 
 @contextmanager
-def open_stream(model: Path, context: int, threads: int) -> Iterator[Stream]:
+def open_stream(model: Path, context: int, threads: int, template: Mapping[str, Any] | None = None) -> Iterator[Stream]:
     """Load a model with room for `context` tokens, all of it on the GPU where llama.cpp has one.
+
+    Args:
+        template: variables of its chat template.
 
     Raises:
         EngineError: the model does not load, or the context does not fit into memory.
     """
     handle, ctx = load(str(model), EngineSettings(slots=1, context=context, threads=threads))
-    stream = Stream(handle, ctx, context)
+    stream = Stream(handle, ctx, context, template or {})
     try:
         yield stream
     finally:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+from datetime import datetime
 
 import psutil
 import pytest
@@ -42,6 +43,19 @@ def test_what_transformers_adds_to_jinja(rendered):
     assert rendered('{{ {"b": 1, "a": "é"} | tojson(ensure_ascii=True, indent=1, sort_keys=True) }}') == (
         '{\n "a": "\\u00e9",\n "b": 1\n}'
     )
+
+
+def test_a_date_and_the_variables_that_a_template_reads():
+    template = (
+        "{{ strftime_now('%d %b %Y') }} {% if enable_thinking is false %}</think>{% endif %}{{ messages[0].role }}"
+    )
+    renderer = Renderer(template, {"today": "2026-07-04", "enable_thinking": False, "bos_token": ""})
+    assert renderer.render(ASKED) == "04 Jul 2026 </think>user"
+    assert renderer.reads() == ["enable_thinking"]
+    renderer.close()
+    renderer = Renderer(template, {})
+    assert renderer.render(ASKED) == f"{datetime.now():%d %b %Y} user"
+    renderer.close()
 
 
 def test_one_process_renders_them_all_and_ends():

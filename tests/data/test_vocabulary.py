@@ -178,10 +178,10 @@ def test_the_text_of_an_unknown_token_is_text_too(tmp_path, monkeypatch):
 
     original = models._add_vocabulary
 
-    def with_unknown(writer):
+    def with_unknown(writer, template):
         add = writer.add_token_types
         writer.add_token_types = lambda types: add([*types[:257], gguf.TokenType.UNKNOWN, *types[258:]])
-        original(writer)
+        original(writer, template)
 
     monkeypatch.setattr(models, "_add_vocabulary", with_unknown)
     models.tiny_gguf(tmp_path / "x.gguf", "llama")

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
+from genius_lite.export.card import commands
+from genius_lite.export.ollama import modelfile
 from genius_lite.pipeline.job import Job, prepare
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe
+from genius_lite.rundir.folder import RECIPE, write_json
+from tests.support.models import tiny_gguf
 
 
 def _job(
@@ -65,3 +72,41 @@ def test_patience_that_nothing_can_judge_by_is_refused(tmp_path, tiny_llama, hel
     assert not _job(tmp_path, tiny_llama, texts, holdout=held).watched
     with pytest.raises(UserError, match=r"q\.txt: evaluate\.patience has no queries to judge"):
         _job(tmp_path, tiny_llama, texts, holdout=held, patience=1)
+
+
+def test_the_chat_templates_variables_belong_to_the_run_and_its_export(tmp_path):
+    thinking = "{% if enable_thinking is false %}</think>{% endif %}"
+    day = "{{ strftime_now('%d %B %Y') }}"
+    turns = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    tiny_gguf(tmp_path / "m.gguf", "llama", template=f"Today: {day}. {turns}[assistant]{thinking}")
+    (tmp_path / "q.txt").write_text("one\ntwo")
+
+    def job(**template) -> Job:
+        return prepare(
+            Recipe(
+                out=str(tmp_path / "run"),
+                model=Model(gguf=str(tmp_path / "m.gguf")),
+                queries=Queries(source=str(tmp_path / "q.txt"), template=template),
+                foresight=Foresight(max_tokens=16),
+            )
+        )
+
+    def asked(of: Job) -> str:
+        with Vocabulary.open(tmp_path / "m.gguf") as vocabulary:
+            return vocabulary.decode(of.queries[0].tokens)
+
+    assert asked(job()) == f"Today: {date.today():%d %B %Y}. [user]one[assistant]"
+    quiet = job(enable_thinking=False, today="2026-07-04")
+    assert asked(quiet) == "Today: 04 July 2026. [user]one[assistant]</think>"
+    assert job().identity() != quiet.identity()
+    # A run that goes on is told the day on which it began.
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run" / RECIPE, job(today="2026-07-04").identity())
+    assert job().identity() == job(today="2026-07-04").identity()
+    with Vocabulary.open(tmp_path / "m.gguf", quiet.template) as vocabulary:
+        assert vocabulary.template_reads == ["enable_thinking"]
+        made = modelfile(vocabulary, "m.gguf")
+        assert "# The date in TEMPLATE is fixed" in made
+        assert "Today: 04 July 2026. " in made and "[assistant]</think>" in made
+    (command, *_) = commands(["m.gguf"], ".", None, quiet.template)
+    assert "--chat-template-kwargs '{\"enable_thinking\": false}'" in command

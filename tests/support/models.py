@@ -41,11 +41,13 @@ def tiny_gguf(
     more: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
     seed: int = 7,
     width: int = 64,
+    template: str = TEMPLATE,
 ) -> Any:
     """Write a random `llama` or `qwen2` model to `path`; returns the torch model that it was made from.
 
     Args:
         width: of its hidden states, a multiple of 64.
+        template: of conversations.
         more: adds what else there is to be in the file, which the torch model knows nothing of.
     """
     torch.manual_seed(seed)
@@ -77,7 +79,7 @@ def tiny_gguf(
     writer.add_rope_freq_base(10000.0)
     writer.add_file_type(1)
     writer.add_string("general.note", "kept: \N{GREEK SMALL LETTER ALPHA}")
-    _add_vocabulary(writer)
+    _add_vocabulary(writer, template)
     more(writer)
     arch = {a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == architecture}.pop()
     names = gguf.get_tensor_name_map(arch, LAYERS)
@@ -145,7 +147,7 @@ def tokens() -> list[str]:
     return [alphabet[b] for b in range(256)] + SPECIAL + [MERGED]
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+def _add_vocabulary(writer: gguf.GGUFWriter, template: str = TEMPLATE) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens())
@@ -154,7 +156,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
     writer.add_token_merges([" ".join(MERGED)])
     writer.add_bos_token_id(257)
     writer.add_eos_token_id(258)
-    writer.add_chat_template(TEMPLATE)
+    writer.add_chat_template(template)
 
 
 def _llama_cpp_order(weight: np.ndarray, heads: int) -> np.ndarray:
