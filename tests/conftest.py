@@ -5,29 +5,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import hypothesis
-import llama_cpp
 import pytest
 
 from genius_lite.recipe import Model
-from genius_lite.sampler.llama import amx_broken
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import import_checkpoint
 from genius_lite.weights.source import locate
+from tests.support.llama import without_broken_amx
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _other_readers_do_without_amx():
-    """`llama_cpp.Llama`, which tests set beside our engine, has no parameter for it: see `llama.amx_broken`."""
-    with pytest.MonkeyPatch.context() as patch:
-        if amx_broken():
-            patch.setattr(llama_cpp.llama_cpp, "llama_model_default_params", _without_repacking)
+    with without_broken_amx():
         yield
-
-
-def _without_repacking():
-    params = llama_cpp.llama_model_default_params()
-    params.use_extra_bufts = False
-    return params
 
 
 _LONG = (  # files that take a minute or more on one core: begun first, so that none is left over at the end

@@ -6,7 +6,7 @@ import codecs
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,11 +48,11 @@ def chat(
     models: Sequence[NamedModel],
     *,
     system: str | None,
-    template: dict[str, Any],
     temperature: float,
     max_tokens: int,
     context: int,
     seed: int,
+    template: Mapping[str, Any] | None = None,
 ) -> None:
     """Read questions from standard input until it ends, and stream the answers; the conversations are kept.
 
@@ -84,7 +84,7 @@ def chat(
             turn += 1
 
 
-def _open(gguf: Path, context: int, template: dict[str, Any], stack: ExitStack) -> Stream:
+def _open(gguf: Path, context: int, template: Mapping[str, Any] | None, stack: ExitStack) -> Stream:
     try:
         return stack.enter_context(open_stream(gguf, context, cores(), template))
     except EngineError:

@@ -40,7 +40,7 @@ from genius_lite.records import PreferencePair, seed_of
 from genius_lite.results.rounds import TrainReport
 from genius_lite.rundir.folder import IMPORTANCE, RunDir
 
-_OF_AN_UPDATE = 2  # passes of each pair: forward and backward
+PASSES_OF_AN_UPDATE = 2  # passes of each pair: forward and backward
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def passes(job: Training) -> tuple[int, int]:
     """
     count, known = len(job.pairs), (job.work / REFERENCE).exists()
     scored = min(count, SCORED_PAIRS) * (1 if job.precision == "fp32" else 2)
-    total = count * (1 + _OF_AN_UPDATE * job.cfg.epochs) + scored
-    return total, count * known + _OF_AN_UPDATE * pairs_done(job.work)
+    total = count * (1 + PASSES_OF_AN_UPDATE * job.cfg.epochs) + scored
+    return total, count * known + PASSES_OF_AN_UPDATE * pairs_done(job.work)
 
 
 def _memory_is_short(policy: Any, tokens: int, job: Training, local_world_size: int) -> bool:
@@ -220,7 +220,7 @@ class _Trainer:
         if not math.isfinite(norm):
             self._refuse(number, "the gradient", pairs)
         self.optimizer.step()
-        self.advance(_OF_AN_UPDATE * total)
+        self.advance(PASSES_OF_AN_UPDATE * total)
         return {"pairs": total, "loss": loss_P.mean().item(), "margin": margin_P.mean().item(), "grad_norm": norm}
 
     def _accumulate(self, pack: Pack, total: int) -> torch.Tensor:

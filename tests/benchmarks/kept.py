@@ -30,6 +30,7 @@ from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.importing import Base
 from genius_lite.weights.merge import requantize, write
 from genius_lite.weights.quantize import file_metadata, types_of
+from tests.support.llama import without_broken_amx
 
 SOURCES = ("F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q4_1")
 TARGETS = ("F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0")
@@ -96,8 +97,9 @@ def main() -> None:
     before = asked.out.read_text(encoding="utf-8").splitlines() if asked.out and asked.out.exists() else []
     done = {tuple(cell.strip() for cell in line.split("|")[1:3]) for line in before}
     out = asked.out.open("a", encoding="utf-8") if asked.out else sys.stdout
-    for line in table(asked, done):
-        print(line, file=out, flush=True)
+    with without_broken_amx():
+        for line in table(asked, done):
+            print(line, file=out, flush=True)
 
 
 def table(asked: argparse.Namespace, done: set[tuple[str, ...]]):

@@ -30,7 +30,7 @@ from genius_lite.learner.loss import dpo, pair_logps, pair_loss
 from genius_lite.learner.model import load_policy
 from genius_lite.learner.packing import by_query, packs
 from genius_lite.learner.scores import score
-from genius_lite.learner.train import Training, train_adapter
+from genius_lite.learner.train import PASSES_OF_AN_UPDATE, Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from genius_lite.rundir.folder import RunDir
@@ -59,7 +59,7 @@ def ours(a: argparse.Namespace, pairs: list[PreferencePair], precision: str) -> 
         report = train_adapter(job, Path(folder) / "adapter", advance)
         if a.keep:
             (Path(folder) / "adapter").rename(a.keep)
-    seconds = marks[2 * len(pairs)] - marks[len(pairs)]
+    seconds = marks[len(pairs) * (1 + PASSES_OF_AN_UPDATE)] - marks[len(pairs)]
     return {
         "pairs_per_s": len(pairs) / seconds,
         "peak_mb": peak_memory() / 1e6,

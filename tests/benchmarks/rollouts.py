@@ -44,6 +44,7 @@ from genius_lite.records import Query, Rollout
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
+from tests.support.llama import without_broken_amx
 
 SETTINGS = ("slots", "parked", "threads", "context", "kv_unified", "in_flight")
 SETTINGS += ("beams", "candidates", "steps", "max_tokens", "repeats")
@@ -93,7 +94,8 @@ async def search(a: argparse.Namespace, queries: list[Query], **cheaper: float) 
             seconds = time.perf_counter() - start
             stats = await sampler.drain()
         log.close()
-    steps = [step for rollout in log.records for step in rollout.steps]
+        rollouts = list(log.records)
+    steps = [step for rollout in rollouts for step in rollout.steps]
     return {
         "tokens_per_s": stats.sampled / seconds,
         "queries_per_minute": 60 * len(queries) / seconds,
@@ -109,7 +111,7 @@ async def search(a: argparse.Namespace, queries: list[Query], **cheaper: float) 
         "steps": len(steps),
         "skipped_steps": sum(not step.foreseen for step in steps),
         "dropped": sum(step.dropped for step in steps),
-        "pairs": len(preference_pairs(log.records, Pairs(), cfg.tau, (0, 1), lambda response: None)[0]),
+        "pairs": len(preference_pairs(rollouts, Pairs(), cfg.tau, (0, 1), lambda response: None)[0]),
     }
 
 
@@ -159,7 +161,8 @@ def high_level(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
     """`llama_cpp.Llama.create_completion` with log-probabilities, one at a time."""
     import llama_cpp
 
-    llama = llama_cpp.Llama(str(a.model), n_ctx=a.context, n_threads=a.threads, logits_all=True, verbose=False)
+    with without_broken_amx():
+        llama = llama_cpp.Llama(str(a.model), n_ctx=a.context, n_threads=a.threads, logits_all=True, verbose=False)
     tokens, start = 0, time.perf_counter()
     for query in queries[:2]:
         out: Any = llama.create_completion(query.tokens, max_tokens=GENERATED // 2, temperature=0.6, logprobs=1)
