@@ -1,4 +1,4 @@
-"""From a question to prompt tokens, and where a step ends.
+"""From a question to prompt tokens.
 
 The model's own file decides both: its chat template is rendered apart (`templates.py`), its vocabulary (through
 llama.cpp, without loading the weights) turns text into tokens.
@@ -18,6 +18,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
+from genius_lite.data.steps import StepDelimiter
 from genius_lite.data.templates import DATE, Message, Renderer
 from genius_lite.errors import UserError
 
@@ -234,22 +235,6 @@ class Vocabulary:
             if length >= 0:
                 return buffer.raw[:length]
             room = -length
-
-
-class StepDelimiter:
-    """Finds the token that ends a step: a line break after non-blank text (PAPER: one query, K steps).
-
-    A step keeps its delimiter and is cut between tokens, so a token such as `.` + line break ends it whole.
-    """
-
-    def __init__(self, pieces: list[bytes]):
-        self.has_text = np.array([bool(p.strip()) for p in pieces])
-        self._breaks = np.array([b"\n" in p for p in pieces])
-        self._text_then_break = np.array([b"\n" in p.lstrip() for p in pieces])
-
-    def ends_step(self, token: int, has_text: bool) -> bool:
-        """Say whether `token` ends a step whose earlier tokens held non-blank text, or did not."""
-        return bool(self._text_then_break[token] or (has_text and self._breaks[token]))
 
 
 def check_text(question: str) -> None:

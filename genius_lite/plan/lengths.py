@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from genius_lite.data.vocabulary import StepDelimiter
+from genius_lite.data.steps import StepDelimiter
 from genius_lite.evaluate.signals import too_short
 from genius_lite.recipe import Foresight
 from genius_lite.records import Candidate, Rollout, Step
@@ -121,11 +121,6 @@ def _repeated(steps: Sequence[Step], candidates: int) -> float:
 
 
 def _response(candidate: Candidate, delimiter: StepDelimiter) -> Response:
-    tokens, steps, has_text = candidate.tokens, list[int](), False
-    for place, token in enumerate(tokens[:-1], 1):
-        if delimiter.ends_step(token, has_text):
-            steps.append(place)
-            has_text = False
-        else:
-            has_text = has_text or bool(delimiter.has_text[token])
+    tokens, step = candidate.tokens, delimiter.begin()
+    steps = [place for place, token in enumerate(tokens[:-1], 1) if step.ends(token)]
     return Response(len(tokens), steps, candidate.value)

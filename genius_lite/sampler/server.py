@@ -41,8 +41,8 @@ class _Branch(PartialCompletion):
     finish: Finish | None = None
 
     def restart(self) -> None:
-        """Forget what was sampled; `cancel_below` stays."""
-        self.tokens, self.logprobs, self.has_text, self.finish = [], [], False, None
+        super().restart()
+        self.finish = None
 
 
 class ServerSampler:

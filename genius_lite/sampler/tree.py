@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from genius_lite.records import Completion, Finish, seed_of
 
 if TYPE_CHECKING:
+    from genius_lite.data.steps import OpenStep
     from genius_lite.data.vocabulary import Vocabulary
     from genius_lite.sampler.messages import Until
 
@@ -57,19 +58,23 @@ class PartialCompletion:
     cancel_below: float = -math.inf
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    has_text: bool = False
+    step: OpenStep | None = None
+
+    def restart(self) -> None:
+        """Forget what was sampled; `cancel_below` stays."""
+        self.tokens, self.logprobs, self.step = [], [], None
 
     def append(self, token: int, logprob: float, vocabulary: Vocabulary) -> Finish | None:
         """Add a sampled token; return why the completion ends with it, or None if it goes on."""
-        delimiter = vocabulary.delimiter
-        had_text, self.has_text = self.has_text, self.has_text or bool(delimiter.has_text[token])
+        self.step = self.step or vocabulary.delimiter.begin()
+        step_ends = self.step.ends(token)
         self.tokens.append(token)
         self.logprobs.append(round(logprob, 6))
         if vocabulary.ends[token] and self.until != "limit":
             return "end"
         if len(self.tokens) >= self.limit:
             return "length"
-        if self.until == "step" and delimiter.ends_step(token, had_text):
+        if self.until == "step" and step_ends:
             return "step"
         # A sum over a hundred tokens or so: only asked of branches that somebody would cancel.
         if self.cancel_below > -math.inf and sum(self.logprobs) < self.cancel_below:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from genius_lite.data.vocabulary import StepDelimiter, Vocabulary, check_text
+from genius_lite.data.steps import StepDelimiter
+from genius_lite.data.vocabulary import Vocabulary, check_text
 from genius_lite.errors import UserError
 from tests.support.models import tiny_gguf
 
@@ -28,11 +29,8 @@ EMPTY, A, BREAK, BREAKS, STOP_BREAK, BREAK_B, BLANK, B_BREAK_C = range(8)
     ],
 )
 def test_a_step_ends_at_a_line_break_after_text(tokens, ends):
-    delimiter, has_text, found = StepDelimiter(PIECES), False, []
-    for token in tokens:
-        found.append(delimiter.ends_step(token, has_text))
-        has_text |= bool(delimiter.has_text[token])
-    assert found == ends
+    step = StepDelimiter(PIECES).begin()
+    assert [step.ends(token) for token in tokens] == ends
 
 
 def test_the_prompt_is_the_models_own_template(tiny_llama):

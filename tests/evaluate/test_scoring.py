@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.scoring import fault, parsed_answer, same_mathematics
+from genius_lite.evaluate.scoring import Scorer, fault, parsed_answer, same_mathematics
 from tests.evaluate.test_checkers import PIECES
 
 KNOWN = {f"p{n}": str(n + 5) for n in range(40)}  # of which every second is asked about
@@ -98,10 +98,25 @@ def test_math_verify(response, answer, score):
     assert same_mathematics(response, parsed_answer(answer)) == score
 
 
+@pytest.fixture(scope="module")
+def mathematics():
+    """math-verify within its limits: SymPy works out a tower of powers for as long as it is let."""
+    scorer = Scorer()
+    yield scorer
+    scorer.close()
+
+
 @settings(deadline=None)  # the first call imports SymPy
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
-def test_no_response_makes_math_verify_raise(response):
-    assert same_mathematics(response, parsed_answer("7")) in (False, True)
+def test_no_response_makes_math_verify_raise(mathematics, response):
+    verdict = mathematics.verdict(response, "7")
+    assert verdict.score in (0.0, 1.0) and not (verdict.score and verdict.timed_out)
+
+
+def test_a_tower_of_powers_is_wrong_and_slow(mathematics):
+    verdict = mathematics.verdict("$9^{9^{9^9}}$", "7")
+    assert (verdict.score, verdict.timed_out) == (0.0, True)
+    assert mathematics.verdict("$7$", "7").score == 1
 
 
 def test_an_answer_that_is_no_mathematics():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
+from typing import get_args
 
 import pytest
 import torch
@@ -153,3 +154,7 @@ def test_extreme_margins_stay_finite(kind):
     for far in (-1e4, 1e4):
         p = PairLogps(**{f.name: torch.tensor([1.0]) for f in fields(PairLogps)} | {"chosen_B": torch.tensor([far])})
         assert torch.isfinite(pair_loss(p, Learner(loss=kind))).all()
+
+
+def test_the_losses_are_those_that_a_recipe_may_name():
+    assert {*LOSSES} == {*get_args(Learner.model_fields["loss"].annotation)}

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from genius_lite.data.vocabulary import StepDelimiter
+from genius_lite.data.steps import StepDelimiter
 from genius_lite.plan.lengths import Lengths, Response, assumed, described, shortest
 from genius_lite.recipe import Foresight
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step

@@ -10,7 +10,8 @@ import numpy as np
 import psutil
 import pytest
 
-from genius_lite.data.vocabulary import StepDelimiter, Vocabulary
+from genius_lite.data.steps import StepDelimiter
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.sampler.client import QueryFailedError, SamplerError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.process import Worker
@@ -90,10 +91,9 @@ def test_a_prompt_that_imitates_steps_changes_no_step(tiny_llama, tmp_path):
 
 def _ends(delimiter: StepDelimiter, tokens: list[int]) -> Iterator[bool]:
     """Whether a step ends after each token, of these tokens alone."""
-    has_text = False
+    step = delimiter.begin()
     for token in tokens:
-        yield delimiter.ends_step(token, has_text)
-        has_text |= bool(delimiter.has_text[token])
+        yield step.ends(token)
 
 
 def test_modules_of_the_working_directory_are_not_run(tiny_llama, tmp_path, monkeypatch):
