@@ -1,6 +1,6 @@
 # CPU:   docker build -t genius-lite .
 # CUDA:  docker build -t genius-lite:cuda --build-arg DEVICE=cuda .
-# Run:   docker run --rm -v "$PWD/runs:/work/runs" genius-lite run recipes/quickstart.yaml   (CUDA: add --gpus all)
+# Run:   docker run --rm -v "$PWD/runs:/genius-lite/runs" genius-lite run recipes/quickstart.yaml   (CUDA: add --gpus all)
 ARG DEVICE=cpu
 
 FROM python:3.11-slim-bookworm AS cpu
@@ -15,11 +15,11 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
-WORKDIR /work
+WORKDIR /genius-lite
 COPY pyproject.toml README.md LICENSE ./
 COPY genius_lite genius_lite
 RUN pip install --no-cache-dir -c genius_lite/constraints.txt '.[smollm2]'
 COPY recipes recipes
-VOLUME /work/runs
+VOLUME /genius-lite/runs
 ENTRYPOINT ["genius-lite"]
 CMD ["--help"]

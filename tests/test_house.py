@@ -153,3 +153,11 @@ def test_the_map_has_a_line_for_every_file():
         named |= {f"{room if line.startswith('      ') else ''}{name}" for name in names if name.endswith(".py")}
     files = {str(file.relative_to(ROOT)) for file in FILES.values() if not file.name.startswith("__")}
     assert named == files
+
+
+def test_no_text_sends_users_to_the_package_index_for_this_project():
+    """There `genius-lite` is a stranger's package."""
+    top = ROOT.parent
+    texts = [top / "README.md", top / "Dockerfile", *ROOT.rglob("*.py"), *(top / "recipes").rglob("*.*")]
+    stranger = re.compile(r"pip install [^\n.]*\bgenius-lite\b")
+    assert [str(file) for file in texts if file.is_file() and stranger.search(file.read_text(encoding="utf-8"))] == []

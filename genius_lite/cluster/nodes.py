@@ -35,7 +35,7 @@ def connected(address: str) -> Iterator[Any]:
     try:
         import ray
     except ImportError:
-        raise UserError("sampler.cluster needs Ray: pip install 'genius-lite[ray]'") from None
+        raise UserError("sampler.cluster needs Ray: pip install 'ray>=2.40'") from None
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         _check_port(address)

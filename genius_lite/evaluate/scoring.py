@@ -54,7 +54,7 @@ class Scorer:
 
     def __init__(self, made: dict[str, Any] | None = None):
         if not made and find_spec("math_verify") is None:
-            raise UserError("the math-verify checker needs a package: pip install 'genius-lite[eval]'")
+            raise UserError("the math-verify checker needs a package: pip install 'math-verify>=0.9'")
         self._process = LimitedProcess("genius_lite.evaluate.scoring", {"made": made}, seconds=_SECONDS, memory=_MEMORY)
         self.close = self._process.close
 

@@ -173,7 +173,7 @@ def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, A
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
     except ImportError:
-        raise UserError(f"{source}: it needs a package: pip install 'genius-lite[eval]'") from None
+        raise UserError(f"{source}: it needs a package: pip install 'reasoning-gym>=0.1.25'") from None
     name = source.removeprefix(Prefix.REASONING_GYM)
     if name not in DATASETS:
         near = "".join(f"; did you mean {other}?" for other in get_close_matches(name, DATASETS, n=1))

@@ -66,13 +66,13 @@ def look_back(out: Path, rounds: int) -> History:
         seconds[stage] += [found.seconds] if found else []
 
     if run.imported:
-        note(Stage.IMPORT, 0, total(RoundFolder(0, out), Stage.IMPORT))
+        note(Stage.IMPORT, 0, RoundFolder(0, out).total(Stage.IMPORT))
     if run.own.done(Stage.EVALUATE):
-        note(BASE, 0, total(run.own, Stage.EVALUATE))
+        note(BASE, 0, run.own.total(Stage.EVALUATE))
     for here in run.rounds:
         for stage in (stage for stage in _ROUND if here.done(stage)):
-            note(stage, here.number, total(here, stage))
-        sampled = total(here, Stage.ROLLOUTS)
+            note(stage, here.number, here.total(stage))
+        sampled = here.total(Stage.ROLLOUTS)
         if here.done(Stage.ROLLOUTS):
             tokens += [sampled.amount] if sampled else []
         else:
@@ -81,11 +81,6 @@ def look_back(out: Path, rounds: int) -> History:
         done.add((Stage.EXPORT, rounds))
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     return History(frozenset(done), dict(seconds), tokens, searched, size)
-
-
-def total(here: RoundFolder, stage: Stage) -> Timing | None:
-    """Find what a stage took, over all interruptions; None if it was never run."""
-    return next((timing for timing in here.totals if timing.stage == stage), None)
 
 
 def same_run(out: Path, identity: dict[str, Any]) -> bool:

@@ -25,7 +25,7 @@ from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Session
 from genius_lite.pipeline.stages import baseline, import_base, next_policy, pair, sample, train
 from genius_lite.plan.fit import rounds_base, sizes, with_settings
-from genius_lite.plan.history import FOLDER, total
+from genius_lite.plan.history import FOLDER
 from genius_lite.plan.lengths import Lengths, described
 from genius_lite.plan.rates import FOUND, Decode, Rates, decode_rates, learner_rates
 from genius_lite.plan.shape import Machine
@@ -63,7 +63,7 @@ def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) 
         imported = _seconds(run, Stage.IMPORT)
         r = Session(small, base, engine, work, clock, Stop(), tracker).round(1)
         rollouts = list(sample(r, r.own))
-        searched = total(RoundFolder(1, r.here.path), Stage.ROLLOUTS)
+        searched = RoundFolder(1, r.here.path).total(Stage.ROLLOUTS)
         assert searched
         decode, lengths = decode_rates(searched), _lengths(small, job, rollouts)
         checkpointing = sizes(job, Machine.here(run.path), lengths, engine).training.checkpointing  # of the run's packs
@@ -95,7 +95,7 @@ def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) 
 
 def _seconds(folder: RunDir, stage: Stage) -> float:
     """Read what a stage took; 0 where it had nothing to do."""
-    found = total(RoundFolder(0, folder.path), stage)
+    found = RoundFolder(0, folder.path).total(stage)
     return found.seconds if found else 0.0
 
 

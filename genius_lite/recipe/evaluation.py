@@ -48,7 +48,7 @@ class TaskSource(Section):
     """Problems with known answers. They measure; nothing learns from them."""
 
     source: Text = Field(
-        description="The problems: a path (.jsonl), or reasoning_gym:NAME (pip install 'genius-lite[eval]')",
+        description="The problems: a path (.jsonl), or reasoning_gym:NAME (pip install 'reasoning-gym>=0.1.25')",
         examples=["held-out.jsonl"],
     )
     check: Check = key("exact", "How a response is compared with the answer of a JSONL problem")

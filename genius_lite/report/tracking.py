@@ -76,7 +76,7 @@ class Tracker:
         files.mkdir(exist_ok=True)
         accelerator = Accelerator(
             cpu=learner_device() == "cpu",
-            mixed_precision="no",  # as the learner's: accelerate takes it once for a process
+            mixed_precision="no",  # nothing is computed through it
             log_with=list(recipe.tracking.trackers),
             project_dir=str(files),
         )

