@@ -48,8 +48,13 @@ def planned(*arguments: object, cwd: Path) -> dict:
     return json.loads(result.stdout)
 
 
-def rollouts(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "round-1" / "rollouts.jsonl").read_text().splitlines()]
+def rollouts(out: Path) -> dict[str, list[list[list[int]]]]:
+    """The tokens of each query's candidates, step by step, in whatever order the searches ended."""
+    lines = [json.loads(line) for line in (out / "round-1" / "rollouts.jsonl").read_text().splitlines()]
+    return {
+        rollout["query"]["id"]: [[c["step"]["tokens"] for c in step["candidates"]] for step in rollout["steps"]]
+        for rollout in lines
+    }
 
 
 def test_a_plan_says_what_the_run_then_takes_and_changes_nothing_in_it(project):
