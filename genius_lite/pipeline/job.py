@@ -20,6 +20,7 @@ from genius_lite.report.tracking import require_trackers
 from genius_lite.rundir.folder import RECIPE
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.weights import gguf_file
+from genius_lite.weights.full_precision import read_config
 from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.importing import check_supported
 from genius_lite.weights.quantize import quantized_twice
@@ -104,8 +105,11 @@ def prepare(recipe: Recipe) -> Job:
         UserError: whatever of the recipe cannot be used.
     """
     require_trackers(recipe)
-    path, weights = locate(recipe.model), locate_weights(recipe.model)
-    check_supported(gguf_file.read(path))  # what it says is clearer than llama.cpp's "unknown model"
+    path = locate(recipe.model)
+    # What it says is clearer than llama.cpp's "unknown model", and nothing else is downloaded yet.
+    check_supported(gguf_file.read(path), with_weights=recipe.model.weights is not None)
+    if weights := locate_weights(recipe.model):
+        read_config(weights)
     source = load_untrusted(path, quantizer=True)
     tasks = load_tasks(recipe.evaluate.tasks)
     with Vocabulary.open(source.path, recipe.queries.template) as vocabulary:
