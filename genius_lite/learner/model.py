@@ -165,13 +165,13 @@ def _shrink_tables(base: Any, compute: torch.dtype) -> None:
 
 
 def target_modules(base: nn.Module, wanted: list[str] | Literal["auto"] = "auto") -> list[str]:
-    """List full names of the linear layers to adapt, of those between the embeddings and the head.
+    """List full names of the linear layers to adapt: those between the embeddings and the head, of what reads text.
 
     Raises:
         UserError: a wanted name fits none of them.
     """
-    head = base.get_output_embeddings()  # pyright: ignore[reportCallIssue]
-    linear = [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    read = set(base.get_decoder().modules())  # pyright: ignore[reportCallIssue]
+    linear = [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and m in read]
     if base.config.model_type in _MAMBA_KIND:  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
         linear = [n for n in linear if not n.endswith(".out_proj")]
     if wanted == "auto":
@@ -191,10 +191,11 @@ def without_adapter(policy: Any) -> list[str]:
     base = policy.get_base_model()
     ends = (base.get_input_embeddings(), base.get_output_embeddings())
     outside = {id(module.weight) for module in ends if hasattr(module, "weight")}
-    adapted = {name.partition(".lora_")[0] for name, _ in base.named_parameters() if ".lora_" in name}
+    read = list(base.get_decoder().named_parameters())
+    adapted = {name.partition(".lora_")[0] for name, _ in read if ".lora_" in name}
     matrices = {
         name.removesuffix(".weight").removesuffix(".base_layer")
-        for name, parameter in base.named_parameters()
+        for name, parameter in read
         if parameter.ndim > 1 and id(parameter) not in outside and ".lora_" not in name
     }
     return sorted({re.sub(r"^.*?\.\d+\.", "", name) for name in matrices - adapted})
