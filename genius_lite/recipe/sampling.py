@@ -38,8 +38,8 @@ class Model(Section):
     revision: Text | None = key(None, "Commit, tag or branch, for an hf: model")
     weights: Text | None = key(
         None,
-        "Full-precision safetensors of the same model, a folder or hf:OWNER/REPO: learned on and merged onto, so that "
-        "the GGUF only answers the first round",
+        "The same model's own safetensors in 16 or 32 bits, a folder or hf:OWNER/REPO, of any architecture that "
+        "transformers knows: learned on and merged onto, so that the GGUF only answers the first round",
     )
     weights_revision: Text | None = key(None, "Commit, tag or branch, for hf: weights")
 
