@@ -13,6 +13,8 @@ from typing import Literal
 
 import psutil
 
+from genius_lite.control_groups import memory_left, processor_share
+
 Device = Literal["cuda", "mps", "cpu"]
 Precision = Literal["nf4", "bf16", "fp32"]
 
@@ -30,8 +32,13 @@ class Gpu:
 
 
 def cores() -> int:
-    """Count the processor cores that this process may use (a container's limit included, where the kernel tells)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Count the processor cores that this process may use; of a container's quota (`docker --cpus`) the whole ones.
+
+    More threads than that are stopped together, many times a second, as soon as they have used it up.
+    """
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = processor_share()
+    return own if share is None else min(own, max(1, int(share)))
 
 
 def cpu_name() -> str:
@@ -48,17 +55,8 @@ def _proc(file: str, name: str) -> str | None:
 
 def free_memory() -> int:
     """Count the bytes that can be used without swapping, and without breaking a container's limit."""
-    free, left = psutil.virtual_memory().available, _left_to_container(Path("/sys/fs/cgroup"))
+    free, left = psutil.virtual_memory().available, memory_left()
     return free if left is None else min(free, left)
-
-
-def _left_to_container(group: Path) -> int | None:
-    """Count the bytes that the control group (version 2) at a path may still take; None where nothing limits it."""
-    limit, used, stat = (group / f"memory.{name}" for name in ("max", "current", "stat"))
-    if not limit.is_file() or not limit.read_text().strip().isdecimal():
-        return None
-    caches = dict(line.split() for line in stat.read_text().splitlines())  # files that can be forgotten are no loss
-    return int(limit.read_text()) - int(used.read_text()) + int(caches["inactive_file"])
 
 
 def spare_memory() -> None:
