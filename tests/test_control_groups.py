@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from genius_lite.control_groups import memory_left, processor_share
+from genius_lite.hardware import memory_left, processor_share
 
 FREE_V1 = 9223372036854771712
 
