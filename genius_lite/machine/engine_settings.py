@@ -42,16 +42,9 @@ def context_for(wanted: int | Auto, source: GGUF, uses: Iterable[tuple[str, int,
         uses: the name of a limit, that limit on a response's tokens, and the queries that it is for.
 
     Raises:
-        UserError: a query leaves no room for a response, or the recipe's context goes beyond a model's short table.
+        UserError: a query leaves no room for a response.
     """
     limit = source.metadata.get(f"{source.architecture}.context_length", 0) if wanted == "auto" else wanted
-    if short := _short_table(source):
-        if wanted != "auto" and wanted > short:
-            raise UserError(
-                f"sampler.context: {source.path} has other rotary frequencies beyond {short} tokens, which llama.cpp "
-                f"chooses by the context and the learner by the text; write {short} or less"
-            )
-        limit = min(limit, short)
     needed = 0
     for name, response, queries in uses:
         for query in queries:
@@ -63,13 +56,6 @@ def context_for(wanted: int | Auto, source: GGUF, uses: Iterable[tuple[str, int,
             needed = max(needed, len(query.tokens) + response)
     padded = -(-needed // CONTEXT_STEP) * CONTEXT_STEP
     return padded if wanted == "auto" else wanted
-
-
-def _short_table(source: GGUF) -> int | None:
-    """Find up to how many tokens a model with two tables of frequencies by length (LongRoPE) has the short one."""
-    if any(tensor.name.startswith("rope_factors_long") for tensor in source.tensors):
-        return source.metadata.get(f"{source.architecture}.rope.scaling.original_context_length")
-    return None
 
 
 def engine_settings(
@@ -85,7 +71,7 @@ def engine_settings(
         context=context,
         threads=cores() if cfg.threads == "auto" else cfg.threads,
         gpu_layers=0,
-        kv_unified=_may_be_unified(cfg, source)[0],
+        kv_unified=False if cfg.kv_unified == "auto" else cfg.kv_unified,
         kv_type=cfg.kv_type,
         flash_attention=None if cfg.flash_attention == "auto" else cfg.flash_attention,
         prefill_chunk=cfg.prefill_chunk,
@@ -96,27 +82,12 @@ def engine_settings(
     return msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings))
 
 
-def _may_be_unified(cfg: Sampler, source: GGUF) -> list[bool]:
-    """List the KV modes to choose from. A unified cache counts as one long context, for LongRoPE's tables too.
-
-    Raises:
-        UserError: the recipe asks for one with such a model.
-    """
-    if not _short_table(source):
-        return [False, True] if cfg.kv_unified == "auto" else [cfg.kv_unified]
-    if cfg.kv_unified is True:
-        raise UserError(
-            "sampler.kv_unified: false, for this model: its rotary frequencies depend on the context's length"
-        )
-    return [False]
-
-
 def _measured(
     cfg: Sampler, source: GGUF, settings: EngineSettings, progress: Progress, unmeasured: int | None
 ) -> EngineSettings:
     """The fastest of the settings that the recipe leaves open, measured once and then remembered."""
     slots = _slots_that_fit(source, settings) if cfg.slots == "auto" else [settings.slots]
-    kv_modes = _may_be_unified(cfg, source)
+    kv_modes = [False, True] if cfg.kv_unified == "auto" else [settings.kv_unified]
     threads = sorted({cores(), max(1, cores() // 2)}, reverse=True) if cfg.threads == "auto" else [settings.threads]
     base = msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings), context=CONTEXT_STEP)
     key = (source.sha256, base, slots, kv_modes, threads)

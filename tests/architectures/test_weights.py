@@ -5,19 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genius_lite.errors import UserError
 from genius_lite.learner.model import load_policy, without_adapter
-from genius_lite.machine.engine_settings import context_for, engine_settings
-from genius_lite.progress import SILENT
-from genius_lite.recipe import Learner, Sampler
-from genius_lite.records import Query
+from genius_lite.recipe import Learner
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.full_precision import load_weights, write_full_precision
 from genius_lite.weights.importing import Base, check_supported, save_checkpoint
 from genius_lite.weights.merge import merge, requantize
 from tests.architectures.test_import import AGREE, MATTERS, MERGED, apart, by_learner, by_sampler
-from tests.architectures.zoo import ARCHITECTURES, ORIGINAL_CONTEXT
+from tests.architectures.zoo import ARCHITECTURES
 from tests.support.adapters import random_adapter
 
 # Stacks of experts and what chooses among them are no linear layers to transformers, nor are convolutions and tables.
@@ -85,17 +81,3 @@ def test_learner_and_sampler_agree_and_so_do_adapter_and_merged_file(name, base,
     assert apart(unchanged, by_sampler(base.gguf.path)) < AGREE
     assert apart(changed, by_sampler(tmp_path / "merged.gguf")) < MERGED
     assert apart(changed, unchanged) > MATTERS, "the adapter must matter for this to show anything"
-
-
-def test_a_model_with_two_tables_of_frequencies_is_sampled_with_the_short_one(zoo):
-    """llama.cpp chooses one by the context that it reserves, transformers by the text."""
-    source = gguf_file.read(zoo / "phi3.gguf")
-    query = Query("q", "one", list(range(20)))
-    assert context_for("auto", source, [("max_tokens", 100, [query])]) == ORIGINAL_CONTEXT
-    with pytest.raises(UserError, match=rf"max_tokens is 300: more than the context of {ORIGINAL_CONTEXT}"):
-        context_for("auto", source, [("max_tokens", 300, [query])])
-    with pytest.raises(UserError, match=rf"write {ORIGINAL_CONTEXT} or less"):
-        context_for(512, source, [("max_tokens", 100, [query])])
-    with pytest.raises(UserError, match=r"sampler\.kv_unified: false, for this model"):
-        engine_settings(Sampler(kv_unified=True), source, 256, SILENT)
-    assert not engine_settings(Sampler(), source, 256, SILENT).kv_unified

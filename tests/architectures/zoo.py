@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tests.support.models import MERGED, SPECIAL, TEMPLATE, VOCABULARY, tokens
 
 WINDOW = 64  # tokens of a sliding window, where the file has it
-ORIGINAL_CONTEXT = 256  # tokens, before a rotary scaling by length
+ORIGINAL_CONTEXT = 64  # tokens, before a rotary scaling by length
 TEXT = [(7 * i * i + 11 * i + i // 3) % 256 for i in range(300)]
 """Longer than any window and any original context here."""
 
