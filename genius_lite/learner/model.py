@@ -24,6 +24,8 @@ _TREE_NATS = 0.02  # that a token of a tree may differ from the same one alone, 
 
 # Their fused kernels multiply by out_proj themselves, past any adapter; peft refuses it too.
 _MAMBA_KIND = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
+# What Gemma 3n and 4 make embeddings for each layer with: llama.cpp applies no adapter to it at run time.
+_OF_EMBEDDINGS = ".per_layer_model_projection"
 
 
 def load_policy(
@@ -172,6 +174,7 @@ def target_modules(base: nn.Module, wanted: list[str] | Literal["auto"] = "auto"
     """
     read = set(base.get_decoder().modules())  # pyright: ignore[reportCallIssue]
     linear = [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and m in read]
+    linear = [n for n in linear if not n.endswith(_OF_EMBEDDINGS)]
     if base.config.model_type in _MAMBA_KIND:  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
         linear = [n for n in linear if not n.endswith(".out_proj")]
     if wanted == "auto":
