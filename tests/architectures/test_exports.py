@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genius_lite.errors import UserError
 from genius_lite.export.transformers import merged_model
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Score
@@ -39,6 +40,12 @@ def test_the_safetensors_are_the_learners_model(model, tmp_path):
     merged_model(model.base, model.adapter).save_pretrained(tmp_path)
     found = by_transformers(tmp_path, {})
     assert apart(found, by_learner(model.policy)) < MERGED
+
+
+def test_no_update_is_left_out_of_the_safetensors(imported):
+    """The files of Gemma 3 with a tower have other names than its parameters, and so has another model."""
+    with pytest.raises(UserError, match=r"does not belong to .*, which has no model\.layers\.0\.self_attn\.q_proj"):
+        merged_model(imported("gemma3-vision").base, imported("llama").adapter)
 
 
 def with_lora(path: Path, lora: Path) -> np.ndarray:

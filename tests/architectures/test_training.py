@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
 from genius_lite.errors import Stop, Stopped
 from genius_lite.learner.batches import Packer
-from genius_lite.learner.model import response_logps
-from genius_lite.learner.packing import by_query, rows
+from genius_lite.learner.model import load_base, logps_of, response_logps
+from genius_lite.learner.packing import Response, by_query, rows
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from genius_lite.rundir.folder import RunDir
-from tests.architectures.zoo import RECURRENT, TEXT
+from genius_lite.sampler.engine import Engine
+from genius_lite.sampler.messages import Score
+from tests.architectures.test_import import AGREE, MATTERS, apart
+from tests.architectures.zoo import ORIGINAL_CONTEXT, RECURRENT, TEXT
+from tests.support.engine import drain, settings
 from tests.support.training import SMALL, weights_of
 
 WINDOWED = {"gemma2", "gemma3", "gemma3-vision", "gemma3-scaled", "gemma4", "gpt-oss"}
@@ -49,6 +56,25 @@ def test_responses_have_together_the_log_probabilities_that_they_have_alone(mode
             alone = torch.cat([response_logps(model.policy, rows([response])) for response in responses])
             for inputs in (pack.inputs, rows(responses)):
                 assert (response_logps(model.policy, inputs) - alone).abs().max() < NATS
+
+
+def test_a_short_text_has_the_tables_for_long_ones_where_a_branch_has_room_for_them(imported):
+    """As llama.cpp has it, which goes by the room; transformers would go by the longest text of a batch."""
+    phi3 = imported("phi3")
+    text, far = (TEXT[:1], TEXT[1:40]), (TEXT[:1], TEXT[1:])
+
+    def by_room(room: int, *others: Response) -> np.ndarray:
+        base = load_base(phi3.base.hf_checkpoint, "cpu", "fp32", room=room)
+        with torch.no_grad():
+            return logps_of(SimpleNamespace(get_base_model=lambda: base), rows([text, *others])).numpy()[:39]
+
+    engine = Engine(str(phi3.base.gguf.path), settings(context=ORIGINAL_CONTEXT, kv_unified=True, kv_type="F32"))
+    engine.submit(Score(0, *text))
+    sampled = drain(engine)[0].logprobs
+    assert engine.settings.room > ORIGINAL_CONTEXT
+    assert apart(by_room(engine.settings.room), sampled) < AGREE
+    assert apart(by_room(engine.settings.room, far), sampled) < AGREE
+    assert apart(by_room(ORIGINAL_CONTEXT), sampled) > MATTERS
 
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_adapter(model, tmp_path):
