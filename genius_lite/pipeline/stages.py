@@ -159,8 +159,8 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         )
         compared = rollouts[:: max(1, len(rollouts) // COMPARED)][:COMPARED]
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]
-        base, own = r.base.hf_checkpoint, r.job.weights is None
-        training = Training(base, start, pairs, samples, cfg, device, precision, r.key, work, own_weights=own)
+        base, own, room = r.base.hf_checkpoint, r.job.weights is None, r.engine.room
+        training = Training(base, start, pairs, samples, cfg, device, precision, r.key, work, own, room)
         total, done = passes(training)
         stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "passes", done=done)
         with stage as advance, with_workers(r.group, training):
