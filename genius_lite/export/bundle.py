@@ -73,8 +73,10 @@ class RunRound:
     @property
     def answer_tokens(self) -> int:
         """The longest response to a task."""
-        recipe = self.run.recipe
-        return answer_tokens(recipe["evaluate"]["max_tokens"], recipe["foresight"]["max_tokens"])
+        recipe, foresight = self.run.recipe, self.run.recipe["foresight"]
+        return answer_tokens(
+            recipe["evaluate"]["max_tokens"], foresight["max_tokens"], foresight.get("thought_tokens", 0)
+        )
 
     @property
     def temperature(self) -> float:

@@ -13,7 +13,7 @@ from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.pipeline.job import Job
 from genius_lite.plan.fit import TYPICAL_SLOTS, Shortfall, shortfalls, sizes, stages_of
 from genius_lite.plan.history import History, drop_rehearsal, known_lengths, look_back, same_run
-from genius_lite.plan.lengths import assumed
+from genius_lite.plan.lengths import Ends, assumed
 from genius_lite.plan.memory import Peak
 from genius_lite.plan.rates import Rates
 from genius_lite.plan.rehearse import rehearse
@@ -51,7 +51,8 @@ class Plan:
 
     `seconds` and its bounds are None where nothing tells them. During the rehearsal other programs took the share
     `others` of the cores: at `low` all of that slowed it down, at `high` nothing did.
-    `advice` is empty where the run fits. `response_tokens` and `responses_from` say what lengths were expected.
+    `advice` is empty where the run fits. `response_tokens` and `responses_from` say what lengths were expected, and
+    `ends` what share of the responses that were seen, and of their thoughts, came to its end; None if none was.
     """
 
     out: str
@@ -77,6 +78,7 @@ class Plan:
     others: float
     response_tokens: float
     responses_from: str
+    ends: Ends | None
     notes: list[str]
 
 
@@ -174,13 +176,14 @@ def _assembled(known: Known, machine: Machine, notes: list[str]) -> Plan:
         others=others,
         response_tokens=known.lengths.mean,
         responses_from=known.lengths.source,
+        ends=known.lengths.ends,
         notes=[*notes, *_notes(known)],
     )
 
 
 def _notes(known: Known) -> Iterator[str]:
     recipe, rates = known.job.recipe, known.rates
-    if warning := known.lengths.cut_off(recipe.foresight.max_tokens):
+    if warning := known.lengths.cut_off(recipe.foresight):
         yield f"{warning}."
     if rates and rates.others > _BUSY:
         shortened = (

@@ -129,7 +129,8 @@ def _small(job: Job, slots: int) -> Job:
         "beams": 1,
         "candidates": max(2, wanted // len(queries)),
         "steps": 1,
-        "max_tokens": min(job.recipe.foresight.max_tokens, _amount(_RESPONSE_TOKENS, job)),
+        "max_tokens": min(job.recipe.foresight.response_tokens, _amount(_RESPONSE_TOKENS, job)),
+        "thought_tokens": 0,
         "future_tokens": None,
         "skip_agreeing": None,
         "drop_below": 0.0,
@@ -161,8 +162,8 @@ def _amount(of: tuple[float, int, int], job: Job) -> int:
 
 def _lengths(small: Job, job: Job, rollouts: Sequence[Rollout]) -> Lengths:
     with Vocabulary.open(job.source.path) as vocabulary:
-        seen = described(rollouts, vocabulary.delimiter, small.recipe.foresight.candidates, "rehearsal")
-    return seen.extended(small.recipe.foresight.max_tokens, job.recipe.foresight.max_tokens)
+        seen = described(rollouts, vocabulary, small.recipe.foresight, "rehearsal")
+    return seen.extended(small.recipe.foresight.response_tokens, job.recipe.foresight.response_tokens)
 
 
 def _one_pack(pairs: Sequence[PreferencePair], tokens: int) -> list[PreferencePair]:
