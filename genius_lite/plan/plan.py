@@ -127,7 +127,7 @@ def _folder(out: Path, identity: dict[str, Any], temporary: bool) -> Iterator[Ru
         yield run
 
 
-def forecast(job: Job) -> dict[Stage, float]:
+def forecast(job: Job, identity: dict[str, Any]) -> dict[Stage, float]:
     """Predict the seconds of each stage of a round, by the names on the board; of several rounds the last one's.
 
     Nothing is measured for it. What no rehearsal has measured, or one that was slowed down, is not forecast at all: a
@@ -137,7 +137,7 @@ def forecast(job: Job) -> dict[Stage, float]:
     rates = Rates.read(out)
     if rates is None or rates.disturbed or RunFolder(out).stage_seconds().keys() >= set(ROUND_STAGES):
         return {}  # the run's own rounds say it all
-    known, found = _known(job, job.identity(), Machine.here(out)), {Stage.PAIRS: 0.0}
+    known, found = _known(job, identity, Machine.here(out)), {Stage.PAIRS: 0.0}
     for stage, number in stages_of(job):
         seconds, _ = stage_cost(known, stage, number)
         if stage in ROUND_STAGES and seconds is not None:
