@@ -102,9 +102,9 @@ def known_lengths(job: Job, identity: dict[str, Any]) -> Lengths | None:
         return described(rollouts, vocabulary, job.recipe.foresight, "round 1")
 
 
-def cut_off(job: Job) -> str | None:
+def cut_off(job: Job, identity: dict[str, Any]) -> str | None:
     """Warn that too many responses are cut off, by what the run's folder knows of them."""
-    lengths = known_lengths(job, job.identity())
+    lengths = known_lengths(job, identity)
     warning = lengths.cut_off(job.recipe.foresight) if lengths else None
     return f"{warning} ({lengths.ends.line})" if warning and lengths and lengths.ends else warning
 

@@ -21,6 +21,7 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop
 from genius_lite.hardware import cores
 from genius_lite.machine.bench import file_speed
+from genius_lite.pipeline.backends import local_settings
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Session
 from genius_lite.pipeline.stages import baseline, import_base, next_policy, pair, sample, train
@@ -148,8 +149,7 @@ def _small(job: Job, slots: int) -> Job:
         "quantize.check": "never",
         "evaluate": {"queries": 0},
         "tracking": {},
-        "sampler.cluster": "local",
-        "sampler.server": None,
+        **local_settings(),
     }
     recipe = with_settings(job.recipe, changes)
     return replace(job, recipe=recipe, queries=queries, held_out=frozenset(), watched=[], tasks=[])

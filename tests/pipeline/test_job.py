@@ -6,7 +6,7 @@ import pytest
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.export.card import commands
+from genius_lite.export.card import llama_options
 from genius_lite.export.ollama import modelfile
 from genius_lite.pipeline.job import Job, prepare
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe
@@ -136,5 +136,4 @@ def test_the_chat_templates_variables_belong_to_the_run_and_its_export(tmp_path)
         made = modelfile(vocabulary, "m.gguf")
         assert "# The date in TEMPLATE is fixed" in made
         assert "Today: 04 July 2026. " in made and "[assistant]</think>" in made
-    (command, *_) = commands(["m.gguf"], ".", None, quiet.template)
-    assert "--chat-template-kwargs '{\"enable_thinking\": false}'" in command
+    assert llama_options(None, quiet.template) == " --jinja --chat-template-kwargs '{\"enable_thinking\": false}'"
