@@ -72,11 +72,11 @@ def export_run(
     wanted = quant_types(kinds)
     size = export_bytes(run, number, to_format, wanted)
     with TerminalProgress(terminal()).stage("export", size, "MB", 1e-6) as advance:
-        kept = export(run, number, to_format, wanted, to, advance)
+        written = export(run, number, to_format, wanted, to, advance)
     names, chosen = sorted(p.name for p in to.iterdir()), RunRound.of(run, number)
     for line in (
         *(f"{to}/{name}" for name in names),
-        *export_lines(kept),
+        *export_lines(written),
         *commands(names, str(to), chosen.system, chosen.template),
     ):
         print(visible(line))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import dataclass, field
 from typing import Any
 
 from genius_lite import __version__
+from genius_lite.export.transformers import BASE_CONFIG, HubSource, base_on_hub
 from genius_lite.recipe import Prefix
 from genius_lite.report.columns import NOTE, SHORT
 from genius_lite.report.summary import WIDENED, cooling_lines
@@ -17,13 +19,24 @@ from genius_lite.weights.importing import Base
 from genius_lite.weights.merge import Kept
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a reader of the exported files should know.
+
+    `kept` is what each file keeps of the update, of those that are not the round's own; `notes` has a line each.
+    """
+
+    kept: dict[str, Kept] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
 def model_card(
     base: Base,
     number: int,
     reports: list[RoundReport],
     recipe: dict[str, Any],
     sums: dict[str, str],
-    kept: dict[str, Kept],
+    written: Written,
 ) -> str:
     """A README.md with front matter that the hub reads.
 
@@ -31,7 +44,6 @@ def model_card(
         reports: of the rounds up to `number`.
         recipe: the run folder's.
         sums: file name -> SHA-256, of what stands beside the card.
-        kept: file name -> what it keeps of the update, of files that are not the round's own.
     """
     system, template = recipe.get("system"), recipe.get("template", {})
     title = f"{base.name}, self-trained" if number else base.name
@@ -43,20 +55,21 @@ def model_card(
             "## Measured\n",
             _measured(reports[-1].evaluation, reports[-1].at_best),
         ]
-    parts += ["## Run it\n", _asked_with(system, template) + _commands(sorted(sums), system, template)]
+    parts += ["## Run it\n", _asked_with(system, template) + _commands(base, sorted(sums), system, template)]
     parts += ["## Files\n", "".join(f"- `{name}`: SHA-256 `{digest}`\n" for name, digest in sums.items())]
-    parts += [f"- {line}; what is measured above is the round's own file\n" for line in export_lines(kept)]
+    parts += [f"- {line}\n" for line in export_lines(written)]
     parts += ["## Recipe\n", f"```json\n{json.dumps(recipe, indent=2, ensure_ascii=False)}\n```\n"]
     return "\n".join(parts)
 
 
-def export_lines(kept: dict[str, Kept]) -> list[str]:
-    """What files of other types than the round's own keep of what was learned, a line each."""
-    return [
-        f"{name} keeps {percent(of.share, 1)} of the update; it was not evaluated"
-        for name, of in kept.items()
+def export_lines(written: Written) -> list[str]:
+    """What files of other types than the round's own keep of what was learned, and the notes, a line each."""
+    kept = [
+        f"{name} keeps {percent(of.share, 1)} of the update; it was not evaluated, the round's own file was"
+        for name, of in written.kept.items()
         if of.share
     ]
+    return [*kept, *written.notes]
 
 
 def commands(files: list[str], folder: str, system: str | None, template: dict[str, Any]) -> list[str]:
@@ -70,8 +83,7 @@ def commands(files: list[str], folder: str, system: str | None, template: dict[s
     """
     ggufs = [f for f in files if f.endswith(".gguf")]
     lines, asked = [], f" -sys {shlex.quote(system)}" if system else ""
-    variables = {name: value for name, value in template.items() if name != "today"}
-    if variables:
+    if variables := _variables(template):
         asked += f" --jinja --chat-template-kwargs {shlex.quote(json.dumps(variables))}"
 
     def path(file: str) -> str:
@@ -87,26 +99,31 @@ def commands(files: list[str], folder: str, system: str | None, template: dict[s
     return lines
 
 
+def _variables(template: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the date, which each program has its own of."""
+    return {name: value for name, value in template.items() if name != "today"}
+
+
 def _front_matter(base: Base) -> str:
     license_name = base.gguf.metadata.get("general.license")
     lines = ["library_name: genius-lite", "tags: [genius, self-training, gguf]", "pipeline_tag: text-generation"]
     if isinstance(license_name, str):
         lines.append(f"license: {json.dumps(license_name)}")
-    if base.origin.startswith(Prefix.HUB):
-        lines.append(f"base_model: {json.dumps('/'.join(base.origin.removeprefix('hf:').split('/')[:2]))}")
+    if hub := HubSource.of(base):
+        lines.append(f"base_model: {json.dumps(hub.repository)}")
     return "---\n" + "\n".join(lines) + "\n---\n"
 
 
 def _what(base: Base, number: int, recipe: dict[str, Any]) -> str:
+    # A path is the user's own affair, and of no use to others.
+    origin = base.origin if base.origin.startswith((Prefix.HUB, Prefix.PACKAGE)) else base.gguf.path.name
     if number == 0:
-        return (
-            f"The base model of a run of genius-lite {__version__}.\n\nBase: {base.origin}, SHA-256 `{base.sha256}`.\n"
-        )
+        return f"The base model of a run of genius-lite {__version__}.\n\nBase: {origin}, SHA-256 `{base.sha256}`.\n"
     return (
         f"Trained for {number} round{'s' * (number > 1)} by genius-lite {__version__} with the method of Genius "
         "([arXiv 2504.08672](https://arxiv.org/abs/2504.08672)): the model's own stepwise foresight rollouts, "
         "preference pairs from them, and an adapter learned with advantage-calibrated optimization. No labels, no "
-        f"reward model and no stronger model were used.\n\nBase: {base.origin}, SHA-256 `{base.sha256}`.\n\n"
+        f"reward model and no stronger model were used.\n\nBase: {origin}, SHA-256 `{base.sha256}`.\n\n"
         f"Queries: {recipe['queries'].split(',')[0]}, unlabelled.\n"
     )
 
@@ -157,11 +174,49 @@ def _asked_with(system: str | None, template: dict[str, Any]) -> str:
     return f"{told}:\n\n{quoted}\n\n{with_variables}"
 
 
-def _commands(files: list[str], system: str | None, template: dict[str, Any]) -> str:
-    found = commands(files, ".", system, template)
-    if any(f == "adapter_config.json" for f in files):
-        return "```python\nfrom peft import PeftModel\nmodel = PeftModel.from_pretrained(base_model, FOLDER)\n```\n"
-    if not found:
-        loading = "from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(FOLDER)"
-        return f"```python\n{loading}\n```\n"
-    return "```sh\n" + "\n".join(found) + "\n```\n"
+def _commands(base: Base, files: list[str], system: str | None, template: dict[str, Any]) -> str:
+    if "tokenizer_config.json" in files:
+        return _in_python(base, "adapter_config.json" in files, system, template)
+    return "```sh\n" + "\n".join(commands(files, ".", system, template)) + "\n```\n"
+
+
+def _in_python(base: Base, adapter: bool, system: str | None, template: dict[str, Any]) -> str:
+    """The lines that load the model, an adapter's onto its base wherever others find that, and ask it as the run did."""
+    hub, told, loaded = base_on_hub(base), "", "AutoModelForCausalLM"
+    lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
+    if adapter and hub and hub.gguf:
+        lines = [
+            "from peft import PeftModel",
+            "from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig",
+            f'config = AutoConfig.from_pretrained(FOLDER + "/{BASE_CONFIG}")',
+            "base = AutoModelForCausalLM.from_pretrained(",
+            f"    {hub.repository!r}, gguf_file={hub.gguf!r}, config=config,",
+            "    quantization_config=GgufConfig(dequantize=True), dtype=config.dtype,",
+            ")",
+            "model = PeftModel.from_pretrained(base, FOLDER)",
+        ]
+    elif adapter:
+        loaded = "AutoPeftModelForCausalLM"
+        lines = ["from peft import AutoPeftModelForCausalLM", "from transformers import AutoTokenizer"]
+        if not hub:
+            told = (
+                f"`adapter_config.json` looks for the base in a folder `{base.name}` of the working directory. From the "
+                f"run it is written by `genius-lite export RUN --round 0 --format safetensors --to {base.name}`.\n\n"
+            )
+    if not lines[-1].startswith("model ="):
+        lines.append(f"model = {loaded}.from_pretrained(FOLDER)")
+    lines.append("tokenizer = AutoTokenizer.from_pretrained(FOLDER)")
+    if "tokenizer.chat_template" in base.gguf.metadata:
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        messages.append({"role": "user", "content": "What is 2 + 2?"})
+        variables = f", **{given!r}" if (given := _variables(template)) else ""
+        lines += [
+            f"messages = {messages!r}",
+            "prompt = tokenizer.apply_chat_template(",
+            f'    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"{variables}',
+            ")",
+        ]
+    else:
+        lines.append('prompt = tokenizer("What is 2 + 2?", return_tensors="pt")')
+    lines.append("print(tokenizer.decode(model.generate(**prompt, max_new_tokens=200)[0]))")
+    return told + "```python\n" + "\n".join(lines) + "\n```\n"

@@ -27,6 +27,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from genius_lite.data.vocabulary import Vocabulary
@@ -34,6 +35,8 @@ from genius_lite.errors import UserError
 from genius_lite.export.go_template import Layout, Messages, Nodes, Show, When
 
 _MAX_CONTEXT = 8192  # Ollama's memory grows with num_ctx; long-context models would not load on a laptop
+_NO_SYSTEM = "No SYSTEM: a Modelfile cannot hold the message that the model was trained with; see README.md."
+_NO_STOP = "No PARAMETER stop for {}: a Modelfile cannot hold it; Ollama ends at the token by itself."
 _ROLES = {"s": "system", "u": "user", "a": "assistant"}
 _CLOSED = re.compile(r'"""\s*[\r\n]')  # ends a string of a Modelfile
 _SHAPES = ("u", "uau", "uauau", "uauauau")
@@ -79,15 +82,23 @@ def modelfile(
     found = chat_template(vocabulary)
     template = found.layout.go() if found.layout else None
     values = ({"num_ctx": min(context, _MAX_CONTEXT)} if context else {}) | dict(parameters or {})
-    lines = [f"# {note}" for note in found.notes]
-    lines.append(f"FROM ./{gguf_name}")
+    stops = _stops(vocabulary, template or vocabulary.template or "")
+    notes = [*found.notes, *(_NO_STOP.format(ascii(stop)) for stop in stops if not _holds(stop))]
+    lines = [f"FROM ./{gguf_name}"]
     if template is not None:
         lines.append(f'TEMPLATE """{template}"""')
-    if system is not None:
-        lines.append(_system_line(system))
-    lines += [f'PARAMETER stop "{stop}"' for stop in _stops(vocabulary, template or vocabulary.template or "")]
+    if system is not None and _holds_message(system):
+        lines.append(f'SYSTEM """{system}"""')
+    elif system is not None:
+        notes.append(_NO_SYSTEM)
+    lines += [f'PARAMETER stop "{stop}"' for stop in stops if _holds(stop)]
     lines += [f"PARAMETER {name} {value}" for name, value in values.items()]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*(f"# {note}" for note in notes), *lines]) + "\n"
+
+
+def comments(modelfile: str) -> list[str]:
+    """List what a Modelfile says to its reader, which stands at its top."""
+    return [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("# "), modelfile.splitlines())]
 
 
 def chat_template(vocabulary: Vocabulary) -> ChatTemplate:
@@ -106,12 +117,15 @@ def chat_template(vocabulary: Vocabulary) -> ChatTemplate:
         return ChatTemplate(None, (f"No TEMPLATE: Go cannot say what the GGUF's chat template does: {reason}.", guess))
 
 
-def _system_line(message: str) -> str:
-    """SYSTEM, or a comment: strings have no escapes there, and Ollama takes an empty one for none."""
+def _holds_message(message: str) -> bool:
+    """Say whether SYSTEM can be this: strings have no escapes there, and Ollama takes an empty one for none."""
     lost = any(not (character.isprintable() or character in "\n\r\t") for character in message)
-    if not message or lost or _CLOSED.search(message):
-        return "# No SYSTEM: a Modelfile cannot hold the message that the model was trained with; see README.md."
-    return f'SYSTEM """{message}"""'
+    return bool(message) and not lost and not _CLOSED.search(message)
+
+
+def _holds(stop: str) -> bool:
+    """Say whether a stop can stand between quotes on one line."""
+    return stop.isprintable() and '"' not in stop
 
 
 def _stops(vocabulary: Vocabulary, template: str) -> list[str]:

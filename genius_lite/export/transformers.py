@@ -1,51 +1,133 @@
-"""Exports for the Python world: a peft adapter, and the merged model as safetensors with its tokenizer."""
+"""Exports for the Python world: a peft adapter, and the merged model as safetensors; each with its tokenizer."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genius_lite.export.tokenizer import write_tokenizer
 from genius_lite.recipe import Prefix
 from genius_lite.rundir.folder import write_text
 from genius_lite.weights.adapter import read_factors
 from genius_lite.weights.importing import Base
+from genius_lite.weights.source import ORIGINAL
 
-_OF_THE_MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
+BASE_CONFIG = "base_config.json"  # of a base that is a GGUF; as config.json transformers would take it for the adapter's
+_CONFIG = "config.json"
+_OTHERS = ("generation_config.json", "model.safetensors.index.json")
+_FIT_FLOAT16 = {"llama", "qwen2"}
+"""Families, by llama.cpp's names, whose activations were seen to stay in float16's range (SmolLM2, Qwen2.5). Those of
+Gemma 2 to 4, GLM-4, Qwen3.5, Qwen3-MoE, gpt-oss are known to leave it: vLLM refuses float16 for some, Unsloth for others."""
 
 
-def write_peft(base: Base, adapter: Path, out: Path) -> None:
-    """The adapter as peft reads it, and the tokenizer; its base is named by where the user found it."""
+@dataclass(frozen=True)
+class HubSource:
+    """Where on the hub a base model is: a repository with safetensors, or one with a GGUF."""
+
+    repository: str
+    gguf: str | None = None
+    revision: str | None = None
+
+    @staticmethod
+    def of(base: Base) -> HubSource | None:
+        """Find where everybody finds it; None of a model that was a local file, or lay in a package."""
+        if not base.origin.startswith(Prefix.HUB):
+            return None
+        name = base.origin.removeprefix(Prefix.HUB)
+        if not name.endswith(".gguf"):
+            repository, _, revision = name.partition("@")
+            return HubSource(repository, revision=revision or None)
+        owner, repository, file = name.split("/", 2)
+        return HubSource(f"{owner}/{repository}", file)
+
+
+def base_on_hub(base: Base) -> HubSource | None:
+    """Find where an adapter's base can be loaded from; not a GGUF in several files, which transformers does not read."""
+    hub = HubSource.of(base)
+    return None if hub and hub.gguf and len(base.gguf.files) > 1 else hub
+
+
+def computing_type(base: Base) -> str:
+    """Choose the dtype that `from_pretrained` computes in: float16 where activations fit, else float32.
+
+    Weights are stored in float16 either way, which keeps an update; that bfloat16 holds every activation does not help,
+    since `from_pretrained` would round the weights to its 8 bits, and of small updates less than half survives that.
+    """
+    original = base.hf_checkpoint / ORIGINAL / _CONFIG
+    made = _dtype(json.loads(original.read_text(encoding="utf-8"))) if original.is_file() else None
+    return "float16" if made == "float16" or base.gguf.architecture in _FIT_FLOAT16 else "float32"
+
+
+def _dtype(config: dict[str, Any]) -> str | None:
+    own = config.get("dtype") or config.get("torch_dtype")
+    return own or (_dtype(config["text_config"]) if "text_config" in config else None)
+
+
+def write_peft(base: Base, adapter: Path, out: Path) -> list[str]:
+    """Write the adapter as peft reads it, with its tokenizer; the base is named as others find it.
+
+    That is a repository of the hub; or, where there is none, a folder beside the export, which round 0 is exported to.
+    Of a GGUF on the hub the base's config is here too: transformers overlooks some of what the header says.
+
+    Returns:
+        What its user should know, a line each.
+    """
     shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = base.origin.removeprefix(Prefix.HUB)
+    if (hub := base_on_hub(base)) and hub.gguf:
+        _write_config(base, out / BASE_CONFIG)
+    config["base_model_name_or_path"] = hub.repository if hub else base.name
+    config["revision"] = hub.revision if hub else None
     write_text(out / "adapter_config.json", json.dumps(config, indent=2))
-    _write_tokenizer(base, out)
+    return write_tokenizer(base.gguf, base.hf_checkpoint / ORIGINAL, out)
 
 
-def write_safetensors(base: Base, adapter: Path | None, out: Path) -> None:
-    """Checkpoint + adapter in 16 bits, a file at a time, with config and tokenizer: what `from_pretrained` reads."""
-    import torch
+def write_safetensors(base: Base, adapter: Path | None, out: Path) -> list[str]:
+    """Write checkpoint + adapter, a file at a time, with config and tokenizer: what `from_pretrained` reads.
+
+    Returns:
+        What its user should know, a line each.
+    """
     from safetensors.torch import load_file, save_file
 
     factors, alpha, rank = read_factors(adapter) if adapter else ({}, 1.0, 1)
     for file in sorted(base.hf_checkpoint.glob("*.safetensors")):
         tensors = load_file(file)
         for name in tensors.keys() & factors.keys():
-            b, a = (torch.from_numpy(factor) for factor in factors[name])
-            tensors[name] = (tensors[name].float() + (alpha / rank) * (b @ a)).to(tensors[name].dtype)
+            tensors[name] = _merged(tensors[name], *factors[name], alpha / rank)
         save_file(tensors, out / file.name, metadata={"format": "pt"})
-    for name in _OF_THE_MODEL:
-        if (base.hf_checkpoint / name).exists():
-            shutil.copyfile(base.hf_checkpoint / name, out / name)
-    _write_tokenizer(base, out)
+    for name in _OTHERS:
+        held = [folder / name for folder in (base.hf_checkpoint / ORIGINAL, base.hf_checkpoint) if (folder / name).exists()]
+        if held:
+            shutil.copyfile(held[0], out / name)
+    _write_config(base, out / _CONFIG)
+    notes = write_tokenizer(base.gguf, base.hf_checkpoint / ORIGINAL, out)
+    if computing_type(base) == "float32":
+        notes.append(
+            "the weights are stored as float16 and loaded as float32, since this family's activations may leave float16's "
+            'range; dtype="bfloat16" takes half the memory, and rounds off some of what was learned'
+        )
+    return notes
 
 
-def _write_tokenizer(base: Base, out: Path) -> None:
-    from transformers import AutoTokenizer
+def _merged(weights: Any, b: Any, a: Any, scale: float) -> Any:
+    """Add an update; in float16, or in float32 where that cannot hold it. bfloat16 would erase what is small."""
+    import torch
 
-    path = base.gguf.path
-    tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
-    tokenizer.chat_template = base.gguf.metadata.get("tokenizer.chat_template")
-    tokenizer.save_pretrained(out)
+    exact = weights.float() + scale * (torch.from_numpy(b) @ torch.from_numpy(a))
+    half = exact.half()
+    return half if weights.dtype != torch.float32 and half.isfinite().all() else exact
+
+
+def _write_config(base: Base, path: Path) -> None:
+    """Write the config, with the type to compute in and without where it was read from."""
+    config = json.loads((base.hf_checkpoint / _CONFIG).read_text(encoding="utf-8"))
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for name in ("torch_dtype", "_name_or_path"):
+            part.pop(name, None)
+        if part is config or "dtype" in part:
+            part["dtype"] = computing_type(base)
+    write_text(path, json.dumps(config, indent=2))

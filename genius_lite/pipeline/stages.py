@@ -39,6 +39,7 @@ from genius_lite.weights.importing import FULL_PRECISION, Base, import_checkpoin
 from genius_lite.weights.merge import Kept, merge, planned_types, round_base
 from genius_lite.weights.quantize import quantized_bytes, type_name, types_bytes
 from genius_lite.weights.retained import check, one_of_each
+from genius_lite.weights.source import ORIGINAL, copy_original, named_origin
 
 __all__ = ["evaluate", "evaluate_base", "import_base", "next_policy", "pair", "sample", "to_sample", "train"]
 
@@ -58,7 +59,9 @@ def import_base(job: Job, run: RunDir, progress: Progress) -> Base:
     def hf_checkpoint(out: Path) -> None:
         matrices, start = sum(len(t.shape) == 2 for t in source.tensors), time.monotonic()
         with progress.stage("import", matrices, "matrices") as advance:
-            import_checkpoint(source, out, advance, job.recipe.model.weights or job.recipe.model.gguf)
+            import_checkpoint(source, out, advance, named_origin(job.recipe.model))
+        if weights:
+            copy_original(weights, out / ORIGINAL)
         give_memory_back()
         note_time(run, Stage.IMPORT, time.monotonic() - start, matrices)
 

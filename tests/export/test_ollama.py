@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import gguf
 import pytest
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.export.ollama import chat_template, modelfile
+from genius_lite.export.ollama import chat_template, comments, modelfile
+from tests.support.vocabularies import write_vocabulary
 
 HERE = Path(__file__).parent
 Messages = list[dict[str, str]]
@@ -91,35 +91,6 @@ def ollama(tmp_path_factory) -> Callable[[str, list[Messages]], dict]:
         return json.loads(done.stdout)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def smollm2_fields(smollm2) -> dict:
-    """The metadata of SmolLM2's file."""
-    return {name: field.contents() for name, field in gguf.GGUFReader(smollm2).fields.items()}
-
-
-def write_vocabulary(path: Path, fields: dict, template: str | None, specials: tuple[str, ...], adds_bos: bool) -> Path:
-    """SmolLM2's vocabulary, as a GGUF without weights, with another template and other special tokens."""
-    tokens = list(fields["tokenizer.ggml.tokens"])
-    places = [t for t, kind in enumerate(fields["tokenizer.ggml.token_type"]) if kind == gguf.TokenType.CONTROL]
-    for place, text in zip(places, specials, strict=False):
-        tokens[place] = text
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(fields["tokenizer.ggml.pre"])
-    writer.add_token_list(tokens)
-    writer.add_token_types(fields["tokenizer.ggml.token_type"])
-    writer.add_token_merges(fields["tokenizer.ggml.merges"])
-    writer.add_bos_token_id(places[0])
-    writer.add_eos_token_id(places[1])
-    writer.add_add_bos_token(adds_bos)
-    if template is not None:
-        writer.add_chat_template(template)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    return path
 
 
 @pytest.fixture
@@ -319,3 +290,23 @@ def test_a_template_that_cannot_be_written_is_left_out(template, reason, with_te
     assert reason in comments[0]
     names = [name for name, _ in ollama(text, [])["commands"]]
     assert names == ["FROM", "stop", "num_ctx"]
+
+
+@pytest.mark.parametrize("stop", ["<end>\n", 'a"b', '"', '"""', "<\x1b>", "\r\n"])
+def test_a_stop_that_no_line_holds_is_left_out_and_said(stop, smollm2_fields, ollama, tmp_path):
+    """An end of a response as a stranger's file may spell it: raw, it would end a line, or a string."""
+    jinja = "{% for m in messages %}<|im_start|>{{ m.content }}{{ eos_token }}{% endfor %}<|im_start|>"
+    path = write_vocabulary(tmp_path / "x.gguf", smollm2_fields, jinja, ("<|endoftext|>", stop, "<|im_start|>"))
+    with Vocabulary.open(path) as vocabulary:
+        assert vocabulary.eos_text == stop
+        text = modelfile(vocabulary, "x.gguf", context=4096)
+        found = ollama(text, [])["commands"]
+    assert [value for name, value in found if name == "stop"] == []
+    assert dict(found)["FROM"] == "./x.gguf" and dict(found)["num_ctx"] == "4096"
+    (said,) = [comment for comment in comments(text) if "stop" in comment]
+    assert said == f"No PARAMETER stop for {ascii(stop)}: a Modelfile cannot hold it; Ollama ends at the token by itself."
+
+
+def test_comments_are_what_stands_at_the_top():
+    assert comments("# a: b\n# c\nFROM ./x\nTEMPLATE \"\"\"x\n# no comment\n\"\"\"\n") == ["a: b", "c"]
+    assert comments("FROM ./x\n") == []
