@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genius_lite import __version__
-from genius_lite.export.transformers import BASE_CONFIG, HubSource, base_on_hub
+from genius_lite.export.transformers import HubSource
 from genius_lite.recipe import Prefix
 from genius_lite.report.columns import NOTE, SHORT
 from genius_lite.report.summary import WIDENED, cooling_lines
-from genius_lite.results.evaluation import AtBest, Interval, TaskResult
+from genius_lite.results.evaluation import AtBest, TaskResult
 from genius_lite.results.rounds import RoundReport
-from genius_lite.text import percent
+from genius_lite.text import accuracy, gain, percent
 from genius_lite.weights.importing import Base
 from genius_lite.weights.merge import Kept
 
@@ -37,6 +37,7 @@ def model_card(
     recipe: dict[str, Any],
     sums: dict[str, str],
     written: Written,
+    usage: str,
 ) -> str:
     """A README.md with front matter that the hub reads.
 
@@ -44,8 +45,8 @@ def model_card(
         reports: of the rounds up to `number`.
         recipe: the run folder's.
         sums: file name -> SHA-256, of what stands beside the card.
+        usage: what runs the files, in Markdown.
     """
-    system, template = recipe.get("system"), recipe.get("template", {})
     title = f"{base.name}, self-trained" if number else base.name
     parts = [_front_matter(base), f"# {title}\n", _what(base, number, recipe)]
     if reports:
@@ -55,7 +56,7 @@ def model_card(
             "## Measured\n",
             _measured(reports[-1].evaluation, reports[-1].at_best),
         ]
-    parts += ["## Run it\n", _asked_with(system, template) + _commands(base, sorted(sums), system, template)]
+    parts += ["## Run it\n", _asked_with(recipe.get("system"), recipe.get("template", {})) + usage]
     parts += ["## Files\n", "".join(f"- `{name}`: SHA-256 `{digest}`\n" for name, digest in sums.items())]
     parts += [f"- {line}\n" for line in export_lines(written)]
     parts += ["## Recipe\n", f"```json\n{json.dumps(recipe, indent=2, ensure_ascii=False)}\n```\n"]
@@ -72,36 +73,17 @@ def export_lines(written: Written) -> list[str]:
     return [*kept, *written.notes]
 
 
-def commands(files: list[str], folder: str, system: str | None, template: dict[str, Any]) -> list[str]:
-    """What to paste into a shell for each program that runs the exported files.
+def llama_options(system: str | None, template: dict[str, Any]) -> str:
+    """What llama-cli is to be told of how the model was asked, ` -sys 'Be brief.'`.
 
     Args:
-        files: names in the folder.
-        folder: where they are.
         system: the message before every question. Ollama has it from the Modelfile, LM Studio takes it in its window.
         template: variables of the chat template, likewise.
     """
-    ggufs = [f for f in files if f.endswith(".gguf")]
-    lines, asked = [], f" -sys {shlex.quote(system)}" if system else ""
-    if variables := _variables(template):
+    asked = f" -sys {shlex.quote(system)}" if system else ""
+    if variables := {name: value for name, value in template.items() if name != "today"}:
         asked += f" --jinja --chat-template-kwargs {shlex.quote(json.dumps(variables))}"
-
-    def path(file: str) -> str:
-        return shlex.quote(f"{folder}/{file}")
-
-    for file in [f for f in ggufs if "-lora" in f][:1]:
-        lines.append(f"llama-cli -m BASE.gguf --lora {path(file)}{asked}")
-    for file in [f for f in ggufs if "-lora" not in f][:1]:
-        lines.append(f"llama-cli -m {path(file)}{asked}")
-        lines.append(f"lms import {path(file)}    # LM Studio")
-    for file in [f for f in files if f.startswith("Modelfile")][:1]:
-        lines.append(f"ollama create genius -f {path(file)} && ollama run genius")
-    return lines
-
-
-def _variables(template: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the date, which each program has its own of."""
-    return {name: value for name, value in template.items() if name != "today"}
+    return asked
 
 
 def _front_matter(base: Base) -> str:
@@ -146,23 +128,14 @@ def _measured(tasks: list[TaskResult], at_best: list[AtBest]) -> str:
     for task in tasks:
         cells = [task.task, task.problems]
         shown = ((task.sampled, task.sampled_gain), (task.greedy, task.greedy_gain), (task.judged, task.judged_gain))
-        for accuracy, gained in shown:
-            cells += [_percent(accuracy, ""), _percent(gained, "+")]
+        for right, gained in shown:
+            cells += [accuracy(right), gain(gained)]
         cells.append(percent(task.cut))
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     chosen_on = any(task.chosen_on for task in tasks)
     chose = "but they chose the round, so that gains are flattered" if chosen_on else "and others chose the round"
-    lines.append(f"\nPercent, with 95 % intervals. Nothing learned from these problems, {chose}.\n")
+    lines.append(f"\nWith 95 % intervals, gains in points. Nothing learned from these problems, {chose}.\n")
     return "\n".join([*lines, *(f"- {line}" for line in cooling_lines(at_best)), ""])
-
-
-def _percent(interval: Interval | None, sign: str) -> str:
-    if interval is None:
-        return "-"
-    estimate, low, high = (
-        format(100 * value, f"{sign}.1f") for value in (interval.estimate, interval.low, interval.high)
-    )
-    return f"{estimate} [{low}, {high}]"
 
 
 def _asked_with(system: str | None, template: dict[str, Any]) -> str:
@@ -172,51 +145,3 @@ def _asked_with(system: str | None, template: dict[str, Any]) -> str:
     quoted = "\n".join(f"> {line}".rstrip() for line in system.splitlines() or ["(empty)"])
     told = "Every question was asked after this system message; without it answers may be worse"
     return f"{told}:\n\n{quoted}\n\n{with_variables}"
-
-
-def _commands(base: Base, files: list[str], system: str | None, template: dict[str, Any]) -> str:
-    if "tokenizer_config.json" in files:
-        return _in_python(base, "adapter_config.json" in files, system, template)
-    return "```sh\n" + "\n".join(commands(files, ".", system, template)) + "\n```\n"
-
-
-def _in_python(base: Base, adapter: bool, system: str | None, template: dict[str, Any]) -> str:
-    """The lines that load the model, an adapter's onto its base wherever others find that, and ask it as the run did."""
-    hub, told, loaded = base_on_hub(base), "", "AutoModelForCausalLM"
-    lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
-    if adapter and hub and hub.gguf:
-        lines = [
-            "from peft import PeftModel",
-            "from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig",
-            f'config = AutoConfig.from_pretrained(FOLDER + "/{BASE_CONFIG}")',
-            "base = AutoModelForCausalLM.from_pretrained(",
-            f"    {hub.repository!r}, gguf_file={hub.gguf!r}, config=config,",
-            "    quantization_config=GgufConfig(dequantize=True), dtype=config.dtype,",
-            ")",
-            "model = PeftModel.from_pretrained(base, FOLDER)",
-        ]
-    elif adapter:
-        loaded = "AutoPeftModelForCausalLM"
-        lines = ["from peft import AutoPeftModelForCausalLM", "from transformers import AutoTokenizer"]
-        if not hub:
-            told = (
-                f"`adapter_config.json` looks for the base in a folder `{base.name}` of the working directory. From the "
-                f"run it is written by `genius-lite export RUN --round 0 --format safetensors --to {base.name}`.\n\n"
-            )
-    if not lines[-1].startswith("model ="):
-        lines.append(f"model = {loaded}.from_pretrained(FOLDER)")
-    lines.append("tokenizer = AutoTokenizer.from_pretrained(FOLDER)")
-    if "tokenizer.chat_template" in base.gguf.metadata:
-        messages = [{"role": "system", "content": system}] if system is not None else []
-        messages.append({"role": "user", "content": "What is 2 + 2?"})
-        variables = f", **{given!r}" if (given := _variables(template)) else ""
-        lines += [
-            f"messages = {messages!r}",
-            "prompt = tokenizer.apply_chat_template(",
-            f'    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"{variables}',
-            ")",
-        ]
-    else:
-        lines.append('prompt = tokenizer("What is 2 + 2?", return_tensors="pt")')
-    lines.append("print(tokenizer.decode(model.generate(**prompt, max_new_tokens=200)[0]))")
-    return told + "```python\n" + "\n".join(lines) + "\n```\n"

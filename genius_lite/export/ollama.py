@@ -25,11 +25,12 @@ with the reason: the GGUF is good, Ollama then goes by its own guess, and the us
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
 
+from genius_lite.data import thoughts
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.export.go_template import Layout, Messages, Nodes, Show, When
@@ -62,7 +63,6 @@ def modelfile(
     gguf_name: str,
     *,
     context: int | None = None,
-    parameters: Mapping[str, float] | None = None,
     system: str | None = None,
 ) -> str:
     """The text of a Modelfile that lies beside the GGUF; write it as UTF-8 with plain line feeds.
@@ -71,7 +71,6 @@ def modelfile(
         vocabulary: the GGUF's.
         gguf_name: its file name.
         context: tokens that the model was trained to read; num_ctx is this, 8192 at most.
-        parameters: PARAMETER lines by Ollama's names, such as {"temperature": 0.6}; num_ctx here wins.
         system: the message that opens every conversation which brings none of its own.
 
     Raises:
@@ -81,7 +80,6 @@ def modelfile(
         raise UserError(f"{gguf_name!r}: a Modelfile cannot name this file; rename it")
     found = chat_template(vocabulary)
     template = found.layout.go() if found.layout else None
-    values = ({"num_ctx": min(context, _MAX_CONTEXT)} if context else {}) | dict(parameters or {})
     stops = _stops(vocabulary, template or vocabulary.template or "")
     notes = [*found.notes, *(_NO_STOP.format(ascii(stop)) for stop in stops if not _holds(stop))]
     lines = [f"FROM ./{gguf_name}"]
@@ -92,7 +90,8 @@ def modelfile(
     elif system is not None:
         notes.append(_NO_SYSTEM)
     lines += [f'PARAMETER stop "{stop}"' for stop in stops if _holds(stop)]
-    lines += [f"PARAMETER {name} {value}" for name, value in values.items()]
+    if context:
+        lines.append(f"PARAMETER num_ctx {min(context, _MAX_CONTEXT)}")
     return "\n".join([*(f"# {note}" for note in notes), *lines]) + "\n"
 
 
@@ -110,7 +109,8 @@ def chat_template(vocabulary: Vocabulary) -> ChatTemplate:
         layout = _layout(turns, system)
         _prove(vocabulary, layout, system)
         dated = ("The date in TEMPLATE is fixed: the day that the model was trained with.",) * vocabulary.asks_for_date
-        return ChatTemplate(layout, (*_note(system), *_differences(vocabulary, layout, system), *dated))
+        notes = (*_note(system), *_differences(vocabulary, layout, system), *dated, *_thinking(vocabulary, layout))
+        return ChatTemplate(layout, notes)
     except UserError as e:
         reason = " ".join(str(e).split()).removesuffix(".")
         guess = "Ollama guesses one from it; read `ollama show --template` before you rely on it."
@@ -262,6 +262,15 @@ def _differences(vocabulary: Vocabulary, layout: Layout, system: _System) -> Ite
     reasoned = _filled("uau", ["7", "<think>\nSeven.\n</think>\n\n7", "8"])
     if layout.text(reasoned) != _render(vocabulary, reasoned):
         yield "The GGUF's chat template changes <think> reasoning in earlier answers; TEMPLATE keeps it."
+
+
+def _thinking(vocabulary: Vocabulary, layout: Layout) -> Iterator[str]:
+    """Whether the model thinks before it answers, and where the answer is."""
+    begun = thoughts.opens(layout.generation)
+    if thoughts.closes(layout.generation):
+        yield "Thoughts are off, as the model was trained: TEMPLATE ends them before the answer begins."
+    elif end := thoughts.end_in(layout.generation if begun else vocabulary.template or ""):
+        yield f"The model {'thinks' if begun else 'may think'} before it answers: the answer is what follows {end}."
 
 
 def _render(vocabulary: Vocabulary, messages: Messages, *, generation: bool = True) -> str:

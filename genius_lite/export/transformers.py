@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genius_lite.errors import UserError
 from genius_lite.export.tokenizer import write_tokenizer
 from genius_lite.recipe import Prefix
 from genius_lite.rundir.folder import write_text
 from genius_lite.weights.adapter import read_factors
+from genius_lite.weights.full_precision import load_weights
 from genius_lite.weights.importing import Base
 from genius_lite.weights.source import ORIGINAL
 
 BASE_CONFIG = "base_config.json"  # of a base that is a GGUF; as config.json transformers would take it for the adapter's
 _CONFIG = "config.json"
-_OTHERS = ("generation_config.json", "model.safetensors.index.json")
 _FIT_FLOAT16 = {"llama", "qwen2"}
 """Families, by llama.cpp's names, whose activations were seen to stay in float16's range (SmolLM2, Qwen2.5). Those of
 Gemma 2 to 4, GLM-4, Qwen3.5, Qwen3-MoE, gpt-oss are known to leave it: vLLM refuses float16 for some, Unsloth for others."""
@@ -78,7 +79,7 @@ def write_peft(base: Base, adapter: Path, out: Path) -> list[str]:
     shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     if (hub := base_on_hub(base)) and hub.gguf:
-        _write_config(base, out / BASE_CONFIG)
+        _write_config(base, base.hf_checkpoint / _CONFIG, out / BASE_CONFIG)
     config["base_model_name_or_path"] = hub.repository if hub else base.name
     config["revision"] = hub.revision if hub else None
     write_text(out / "adapter_config.json", json.dumps(config, indent=2))
@@ -86,45 +87,98 @@ def write_peft(base: Base, adapter: Path, out: Path) -> list[str]:
 
 
 def write_safetensors(base: Base, adapter: Path | None, out: Path) -> list[str]:
-    """Write checkpoint + adapter, a file at a time, with config and tokenizer: what `from_pretrained` reads.
+    """Write checkpoint + adapter, with config and tokenizer: what `from_pretrained` reads.
 
     Returns:
         What its user should know, a line each.
     """
-    from safetensors.torch import load_file, save_file
-
-    factors, alpha, rank = read_factors(adapter) if adapter else ({}, 1.0, 1)
-    for file in sorted(base.hf_checkpoint.glob("*.safetensors")):
-        tensors = load_file(file)
-        for name in tensors.keys() & factors.keys():
-            tensors[name] = _merged(tensors[name], *factors[name], alpha / rank)
-        save_file(tensors, out / file.name, metadata={"format": "pt"})
-    for name in _OTHERS:
-        held = [folder / name for folder in (base.hf_checkpoint / ORIGINAL, base.hf_checkpoint) if (folder / name).exists()]
-        if held:
-            shutil.copyfile(held[0], out / name)
-    _write_config(base, out / _CONFIG)
+    merged_model(base, adapter).save_pretrained(out)
+    _write_config(base, out / _CONFIG, out / _CONFIG)
     notes = write_tokenizer(base.gguf, base.hf_checkpoint / ORIGINAL, out)
     if computing_type(base) == "float32":
         notes.append(
-            "the weights are stored as float16 and loaded as float32, since this family's activations may leave float16's "
-            'range; dtype="bfloat16" takes half the memory, and rounds off some of what was learned'
+            "the weights are stored in 16 bits and loaded as float32, since this family's activations may leave the range of "
+            'float16; dtype="bfloat16" takes half the memory, and rounds off some of what was learned'
         )
     return notes
 
 
-def _merged(weights: Any, b: Any, a: Any, scale: float) -> Any:
-    """Add an update; in float16, or in float32 where that cannot hold it. bfloat16 would erase what is small."""
+def merged_model(base: Base, adapter: Path | None) -> Any:
+    """Load the checkpoint in 16 bits and add the adapter, whose names are those of the model and not of its files.
+
+    What is changed becomes float16, or float32 where that cannot hold it: bfloat16 would erase small updates.
+
+    Raises:
+        UserError: the adapter is another model's.
+    """
     import torch
 
-    exact = weights.float() + scale * (torch.from_numpy(b) @ torch.from_numpy(a))
-    half = exact.half()
-    return half if weights.dtype != torch.float32 and half.isfinite().all() else exact
+    model = load_weights(base.hf_checkpoint)
+    weights = dict(model.named_parameters())
+    factors, alpha, rank = read_factors(adapter) if adapter else ({}, 1.0, 1)
+    for name, (b, a) in factors.items():
+        if name not in weights:
+            raise UserError(f"{adapter} does not belong to {base.hf_checkpoint}, which has no {name}")
+        exact = weights[name].float() + (alpha / rank) * (torch.from_numpy(b) @ torch.from_numpy(a))
+        half = exact.half()
+        weights[name].data = half if half.isfinite().all() else exact
+    return model
 
 
-def _write_config(base: Base, path: Path) -> None:
-    """Write the config, with the type to compute in and without where it was read from."""
-    config = json.loads((base.hf_checkpoint / _CONFIG).read_text(encoding="utf-8"))
+def python_lines(base: Base, adapter: bool, system: str | None, template: dict[str, Any]) -> str:
+    """Python that loads an export, an adapter's base from wherever others find that, and asks it as the run did.
+
+    Args:
+        system: the message before every question.
+        template: variables of the chat template.
+    """
+    hub = base_on_hub(base)
+    if adapter and hub and hub.gguf:
+        lines = [
+            "from peft import PeftModel",
+            "from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig",
+            f'config = AutoConfig.from_pretrained(FOLDER + "/{BASE_CONFIG}")',
+            "base = AutoModelForCausalLM.from_pretrained(",
+            f"    {hub.repository!r}, gguf_file={hub.gguf!r}, config=config,",
+            "    quantization_config=GgufConfig(dequantize=True), dtype=config.dtype,",
+            ")",
+            "model = PeftModel.from_pretrained(base, FOLDER)",
+        ]
+    elif adapter:
+        lines = ["from peft import AutoPeftModelForCausalLM", "from transformers import AutoTokenizer"]
+        if not hub:
+            lines += [
+                f"# Its base is looked for in a folder `{base.name}` of the working directory; the run writes that:",
+                f"# genius-lite export RUN --round 0 --format safetensors --to {base.name}",
+            ]
+        lines.append("model = AutoPeftModelForCausalLM.from_pretrained(FOLDER)")
+    else:
+        lines = [
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "model = AutoModelForCausalLM.from_pretrained(FOLDER)",
+        ]
+    lines.append("tokenizer = AutoTokenizer.from_pretrained(FOLDER)")
+    if "tokenizer.chat_template" in base.gguf.metadata:
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        messages.append({"role": "user", "content": "What is 2 + 2?"})
+        # The date is each program's own.
+        variables = {name: value for name, value in template.items() if name != "today"}
+        told = f", **{variables!r}" if variables else ""
+        lines += [
+            f"messages = {messages!r}",
+            "prompt = tokenizer.apply_chat_template(",
+            f'    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"{told}',
+            ")",
+        ]
+    else:
+        lines.append('prompt = tokenizer("What is 2 + 2?", return_tensors="pt")')
+    lines.append("print(tokenizer.decode(model.generate(**prompt, max_new_tokens=200)[0]))")
+    return "\n".join(lines)
+
+
+def _write_config(base: Base, source: Path, path: Path) -> None:
+    """Write a config with the type to compute in, and without where the model was read from."""
+    config = json.loads(source.read_text(encoding="utf-8"))
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for name in ("torch_dtype", "_name_or_path"):
             part.pop(name, None)

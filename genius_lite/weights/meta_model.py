@@ -161,7 +161,7 @@ def _unknown_scaling(source: GGUF, how: str) -> UserError:
     )
 
 
-def check_complete(source: GGUF, model: Any, missing: set[str]) -> None:
+def check_complete(path: Path, model: Any, missing: set[str]) -> None:
     """Refuse a model of which transformers had to invent weights.
 
     Args:
@@ -172,4 +172,4 @@ def check_complete(source: GGUF, model: Any, missing: set[str]) -> None:
     """
     if invented := sorted(missing & {name for name, _ in model.named_parameters()}):
         more = f" and {len(invented) - 1} others" * (len(invented) > 1)
-        raise broken(source.path, f"it has no weights for {shown(invented[0])}{more}")
+        raise UserError(f"{path}: it has no weights for {shown(invented[0])}{more}")

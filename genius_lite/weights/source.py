@@ -19,8 +19,7 @@ TOKENIZER_FILES = (
     *VOCABULARIES,
     *("merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json", "chat_template.jinja"),
 )
-CONFIG_FILES = ("config.json", "generation_config.json")
-_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json")
 
 
 def locate(model: Model) -> Path:
@@ -55,7 +54,7 @@ def locate_weights(model: Model) -> Path | None:
         from huggingface_hub import snapshot_download
 
         repo = model.weights.removeprefix(Prefix.HUB)
-        wanted, of_others = [*_WEIGHTS, *CONFIG_FILES, *TOKENIZER_FILES], ["*/*"]  # folders have the weights once more, in other forms
+        wanted, of_others = [*_WEIGHTS, *TOKENIZER_FILES], ["*/*"]  # folders have the weights once more, in other forms
         with _hub_errors(model.weights):
             return Path(
                 snapshot_download(
@@ -78,7 +77,7 @@ def named_origin(model: Model) -> str:
 def copy_original(weights: Path, out: Path) -> None:
     """Copy what stands beside full-precision weights into a new folder: config and tokenizer."""
     out.mkdir()
-    for name in (*CONFIG_FILES, *TOKENIZER_FILES):
+    for name in ("config.json", *TOKENIZER_FILES):
         for file in weights.glob(name):
             shutil.copyfile(file, out / file.name)
 

@@ -17,9 +17,8 @@ from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Score
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter
-from genius_lite.weights.full_precision import write_full_precision
 from genius_lite.weights.importing import Base, check_supported, import_checkpoint
-from genius_lite.weights.merge import merge, requantize
+from genius_lite.weights.merge import merge
 from tests.architectures.zoo import ARCHITECTURES, RECURRENT, TEXT, WINDOW
 from tests.support.adapters import random_adapter
 from tests.support.engine import drain
@@ -41,21 +40,11 @@ AGREE, MERGED, MATTERS = 0.02, 0.01, 0.03  # nats a token
 WITHOUT_ADAPTER = {"lfm2": ["conv.conv"]}  # three numbers for each channel
 
 
-@pytest.fixture(scope="module", params=["gguf", "weights"])
-def source(request) -> str:
-    """Where the learner's weights are from: the GGUF itself, or safetensors beside a quantized one."""
-    return request.param
-
-
 @pytest.fixture(scope="module", params=TAKEN)
-def base(request, source, zoo, tmp_path_factory) -> Base:
+def base(request, zoo, tmp_path_factory) -> Base:
     """A tiny model, imported."""
-    folder, path = tmp_path_factory.mktemp(f"{request.param}-{source}"), zoo / f"{request.param}.gguf"
-    if source == "weights":
-        requantize(gguf_file.read(path), "Q8_0", folder / "quantized.gguf")
-        path = folder / "model.gguf"
-        write_full_precision(gguf_file.read(folder / "quantized.gguf"), zoo / request.param, path, lambda n: None)
-    gguf = gguf_file.read(path)
+    folder = tmp_path_factory.mktemp(request.param)
+    gguf = gguf_file.read(zoo / f"{request.param}.gguf")
     check_supported(gguf)
     import_checkpoint(gguf, folder / "hf-checkpoint", lambda n: None)
     return Base(gguf, folder / "hf-checkpoint")

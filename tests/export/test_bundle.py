@@ -113,6 +113,15 @@ def test_every_format_says_the_same(finished, tmp_path):
         assert (tmp_path / name / "tokenizer.json").read_bytes() == original.read_bytes()
 
     export(folder, 2, "ollama", [], tmp_path / "o")
+    asked = f"-sys {shlex.quote(SYSTEM)}"
+    assert (
+        f"```sh\nllama-cli -m BASE.gguf --lora ./{lora.name} {asked}\n```" in (tmp_path / "l" / "README.md").read_text()
+    )
+    assert "```sh\nllama-cli -m ./tiny.genius-F16.gguf" in (tmp_path / "g" / "README.md").read_text()
+    assert (
+        f"{asked}\nlms import ./tiny.genius-Q8_0.gguf    # LM Studio\n"
+        "ollama create genius -f ./Modelfile && ollama run genius\n```"
+    ) in (tmp_path / "o" / "README.md").read_text()
     text = (tmp_path / "o" / "Modelfile").read_text()
     assert "FROM ./tiny.genius-Q8_0.gguf" in text
     assert "TEMPLATE" in text
@@ -131,7 +140,7 @@ def test_the_lines_of_a_card_load_what_lies_beside_it(finished, tmp_path, monkey
     export(folder, 2, "safetensors", [], tmp_path / "whole")
     export(folder, 2, "peft", [], tmp_path / "adapter")
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
-    assert "--round 0 --format safetensors --to tiny`" in (tmp_path / "adapter" / "README.md").read_text()
+    assert "--round 0 --format safetensors --to tiny\n" in (tmp_path / "adapter" / "README.md").read_text()
     export(folder, 0, "safetensors", [], tmp_path / "tiny")
     monkeypatch.chdir(tmp_path)
     loaded = {}

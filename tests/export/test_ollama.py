@@ -156,7 +156,7 @@ def test_smollm2s_own_template_is_reproduced(smollm2, ollama):
 
 def test_a_whole_modelfile(smollm2, ollama):
     with Vocabulary.open(smollm2) as vocabulary:
-        text = modelfile(vocabulary, "my model.gguf", context=131072, parameters={"temperature": 0.6, "top_p": 1.0})
+        text = modelfile(vocabulary, "my model.gguf", context=131072)
     assert text == (
         "FROM ./my model.gguf\n"
         'TEMPLATE """{{ $system := false }}{{ range .Messages }}{{ if eq .Role "system" }}{{ $system = true }}{{ end }}'
@@ -171,8 +171,6 @@ def test_a_whole_modelfile(smollm2, ollama):
         '{{ end }}{{ end }}<|im_start|>assistant\n"""\n'
         'PARAMETER stop "<|im_end|>"\n'
         "PARAMETER num_ctx 8192\n"
-        "PARAMETER temperature 0.6\n"
-        "PARAMETER top_p 1.0\n"
     )
     commands = dict(ollama(text, [])["commands"])
     assert commands["FROM"] == "./my model.gguf"
@@ -183,7 +181,6 @@ def test_a_whole_modelfile(smollm2, ollama):
 def test_the_models_context_is_kept_where_it_is_small(smollm2):
     with Vocabulary.open(smollm2) as vocabulary:
         assert "PARAMETER num_ctx 2048\n" in modelfile(vocabulary, "x.gguf", context=2048)
-        assert "PARAMETER num_ctx 512\n" in modelfile(vocabulary, "x", context=2048, parameters={"num_ctx": 512})
         assert "num_ctx" not in modelfile(vocabulary, "x.gguf")
         with pytest.raises(UserError, match="rename it"):
             modelfile(vocabulary, "a\nb.gguf")
@@ -290,6 +287,55 @@ def test_a_template_that_cannot_be_written_is_left_out(template, reason, with_te
     assert reason in comments[0]
     names = [name for name, _ in ollama(text, [])["commands"]]
     assert names == ["FROM", "stop", "num_ctx"]
+
+
+THOUGHT = ("<|endoftext|>", "<|im_end|>", "<|im_start|>", "<think>", "</think>")
+
+
+@pytest.mark.parametrize(
+    ("variables", "begins", "note"),
+    [
+        ({}, "", "The model may think before it answers: the answer is what follows </think>."),
+        (
+            {"enable_thinking": True},
+            "",
+            "The model may think before it answers: the answer is what follows </think>.",
+        ),
+        (
+            {"enable_thinking": False},
+            "<think>\n\n</think>\n\n",
+            "Thoughts are off, as the model was trained: TEMPLATE ends them before the answer begins.",
+        ),
+    ],
+)
+def test_a_model_that_thinks_or_is_told_not_to(variables, begins, note, ollama, smollm2_fields, tmp_path):
+    """As Qwen3's: what is asked, where the answer is looked for, and what the Modelfile says."""
+    jinja = (HERE / "templates" / "thinking.jinja").read_text()
+    path = write_vocabulary(tmp_path / "x.gguf", smollm2_fields, jinja, THOUGHT, False)
+    with Vocabulary.open(path, variables) as vocabulary:
+        assert vocabulary.template_reads == ["enable_thinking"]
+        asked = vocabulary.prompt("What is 3 + 4?")
+        assert "".join(map(vocabulary.special_text, asked)) == (
+            f"<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n{begins}"
+        )
+        assert vocabulary.closes_thought(asked) == bool(begins)
+        for response, said in (
+            ("7<|im_end|>", ("7", None)),
+            ("<think>\nMaybe 5.\n</think>\n\n7<|im_end|>", ("\n\n7", True)),
+            ("<think>\nMaybe 5.", ("", False)),
+        ):
+            assert vocabulary.said(asked, vocabulary.encode(response, special=True)) == said
+        text = modelfile(vocabulary, "x.gguf")
+        assert comments(text) == [
+            "The GGUF's chat template changes <think> reasoning in earlier answers; TEMPLATE keeps it.",
+            note,
+        ]
+        assert_same_prompts(vocabulary, ollama(text, list(CONVERSATIONS)), list(CONVERSATIONS))
+
+
+def test_a_template_that_begins_the_thought(with_template):
+    text = modelfile(with_template(CHATML.replace("CONTENT", "m.content") + "[THINK]"), "x.gguf")
+    assert "# The model thinks before it answers: the answer is what follows [/THINK]." in text.splitlines()
 
 
 @pytest.mark.parametrize("stop", ["<end>\n", 'a"b', '"', '"""', "<\x1b>", "\r\n"])

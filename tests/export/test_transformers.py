@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from genius_lite.export.card import Written, model_card
-from genius_lite.export.transformers import computing_type, write_peft, write_safetensors
+from genius_lite.export.transformers import computing_type, python_lines, write_peft, write_safetensors
 from genius_lite.rundir.folder import SOURCE
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import Base
@@ -34,13 +32,6 @@ def based(gguf: Path, hf_checkpoint: Path, origin: str = "x.gguf") -> Base:
     """A base that the recipe found at `origin`."""
     (hf_checkpoint / SOURCE).write_text(json.dumps({"path": str(gguf), "sha256": "0" * 64, "origin": origin}))
     return Base(gguf_file.read(gguf), hf_checkpoint)
-
-
-def card_code(base: Base, out: Path) -> str:
-    """The Python lines of the card of what was written."""
-    card = model_card(base, 0, [], {}, {file.name: "" for file in out.iterdir()}, Written())
-    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    return code
 
 
 @pytest.fixture
@@ -64,10 +55,11 @@ def test_gemma_3_answers_when_its_cards_lines_load_it(overflowing, tmp_path, cap
     from transformers import AutoModelForCausalLM
 
     base, prompt = overflowing.base, torch.tensor([PROMPT])
-    (note,) = write_safetensors(base, None, tmp_path / "out") if (tmp_path / "out").mkdir() is None else []
-    assert "stored as float16 and loaded as float32" in note
+    (tmp_path / "out").mkdir()
+    (note,) = write_safetensors(base, None, tmp_path / "out")
+    assert "stored in 16 bits and loaded as float32" in note
     values: dict[str, Any] = {"FOLDER": str(tmp_path / "out")}
-    exec(card_code(base, tmp_path / "out"), values)
+    exec(python_lines(base, False, None, {}), values)
     assert "What is 2 + 2?" in capsys.readouterr().out
     with torch.no_grad():
         found, expected = (model(prompt).logits for model in (values["model"], overflowing.model))
@@ -107,7 +99,7 @@ def test_an_update_survives_in_16_bits(dtype, tiny, tmp_path):
     shutil.copytree(tiny.hf_checkpoint, checkpoint)
     weights = {name: tensor.bfloat16() for name, tensor in load_file(checkpoint / "model.safetensors").items()}
     large = "model.layers.1.mlp.up_proj.weight"
-    weights[large] = 1e5 * torch.ones_like(weights[large]) if dtype != torch.float16 else weights[large]
+    weights[large] = 2.0**17 * torch.ones_like(weights[large]) if dtype != torch.float16 else weights[large]
     save_file({name: tensor.to(dtype) for name, tensor in weights.items()}, checkpoint / "model.safetensors")
     random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=1e-4)
     (tmp_path / "out").mkdir()
@@ -120,7 +112,7 @@ def test_an_update_survives_in_16_bits(dtype, tiny, tmp_path):
     def kept(merged: torch.Tensor) -> float:
         return float(((merged.float() - before) * wanted).sum() / wanted.square().sum())
 
-    assert found[f"{name}.weight"].dtype == (torch.float32 if dtype == torch.float32 else torch.float16)
+    assert found[f"{name}.weight"].dtype == torch.float16
     assert kept(found[f"{name}.weight"]) == pytest.approx(1, abs=0.03)
     rounded = (before + wanted).bfloat16().float() - before
     assert (rounded - wanted).norm() / wanted.norm() > 1, "in bfloat16 there is more of the rounding than of the update"
@@ -150,7 +142,7 @@ def test_an_adapter_finds_its_base_on_the_hub(tiny, tmp_path):
         write_peft(base, tmp_path / "adapter", out)
         config = json.loads((out / "adapter_config.json").read_text())
         assert (config["base_model_name_or_path"], config["revision"]) == [("owner/full", "v1"), ("owner/quantized", None)][number]
-        code += [f"FOLDER = {str(out)!r}", card_code(base, out), "import torch, safetensors.torch"]
+        code += [f"FOLDER = {str(out)!r}", python_lines(base, True, None, {}), "import torch, safetensors.torch"]
         code += [f"with torch.no_grad(): logits = model.float()(torch.tensor([{PROMPT}])).logits"]
         code += [f"safetensors.torch.save_file({{'logits': logits}}, FOLDER + '/logits')"]
     env = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
