@@ -37,7 +37,7 @@ from genius_lite.export.go_template import Layout, Messages, Nodes, Show, When
 
 _MAX_CONTEXT = 8192  # Ollama's memory grows with num_ctx; long-context models would not load on a laptop
 _NO_SYSTEM = "No SYSTEM: a Modelfile cannot hold the message that the model was trained with; see README.md."
-_NO_STOP = "No PARAMETER stop for {}: a Modelfile cannot hold it; Ollama ends at the token by itself."
+_NO_STOP = "No PARAMETER stop for {!a}: a Modelfile cannot hold it; Ollama ends at the token by itself."
 _ROLES = {"s": "system", "u": "user", "a": "assistant"}
 _CLOSED = re.compile(r'"""\s*[\r\n]')  # ends a string of a Modelfile
 _SHAPES = ("u", "uau", "uauau", "uauauau")
@@ -81,7 +81,8 @@ def modelfile(
     found = chat_template(vocabulary)
     template = found.layout.go() if found.layout else None
     stops = _stops(vocabulary, template or vocabulary.template or "")
-    notes = [*found.notes, *(_NO_STOP.format(ascii(stop)) for stop in stops if not _holds(stop))]
+    held = [stop for stop in stops if stop.isprintable() and '"' not in stop]  # between quotes, on one line
+    notes = [*found.notes, *(_NO_STOP.format(stop) for stop in stops if stop not in held)]
     lines = [f"FROM ./{gguf_name}"]
     if template is not None:
         lines.append(f'TEMPLATE """{template}"""')
@@ -89,9 +90,8 @@ def modelfile(
         lines.append(f'SYSTEM """{system}"""')
     elif system is not None:
         notes.append(_NO_SYSTEM)
-    lines += [f'PARAMETER stop "{stop}"' for stop in stops if _holds(stop)]
-    if context:
-        lines.append(f"PARAMETER num_ctx {min(context, _MAX_CONTEXT)}")
+    lines += [f'PARAMETER stop "{stop}"' for stop in held]
+    lines += [f"PARAMETER num_ctx {min(context, _MAX_CONTEXT)}"] if context else []
     return "\n".join([*(f"# {note}" for note in notes), *lines]) + "\n"
 
 
@@ -121,11 +121,6 @@ def _holds_message(message: str) -> bool:
     """Say whether SYSTEM can be this: strings have no escapes there, and Ollama takes an empty one for none."""
     lost = any(not (character.isprintable() or character in "\n\r\t") for character in message)
     return bool(message) and not lost and not _CLOSED.search(message)
-
-
-def _holds(stop: str) -> bool:
-    """Say whether a stop can stand between quotes on one line."""
-    return stop.isprintable() and '"' not in stop
 
 
 def _stops(vocabulary: Vocabulary, template: str) -> list[str]:

@@ -42,15 +42,17 @@ WHOLE_FIRST = {
 _BLANK = "\N{LOWER ONE EIGHTH BLOCK}"  # how sentencepiece writes a space
 
 TEXTS = (
-    *("7", "12", "123", "1234", "12345678", " 42", "x =  12", "a1b22c333", "3.14159", "1,234,567.89", "½ ² ٣٤٥ १२३ 二〇"),
-    *(" ", "  ", "     ", " a", "a ", "a  b   c     d", "\t", "\t\tx", "\n", "\n\n\n1", " \n \n", "\r\n", "a\r\n\r\n  b"),
-    *("    12 apples\n\n  7", "1. one\n2. two\n10. ten\n", "I'll\t\tgo", "don't DON'T we'Re it\u2019s", "naïve e\u0301"),
-    *("中文 123，你好。", "日本語のテキスト、かな", "한국어 텍스트", "Привет, мир!", "שלום עולם", "مرحبا بالعالم", "नमस्ते दुनिया"),
-    *("สวัสดีชาวโลก", "ÄÖÜ ẞ Ǆ ſ", "\u00a0\u2003\u3000x\u200b\ufeffy", "😀😀 👩‍👩‍👧 🇩🇪👍🏽", "a😀b1😀", "\u0000\u0007", "$x^2_{i+1}\\le\\frac{1}{2}$"),
-    *("def f(x):\n        return x+1\n\n\tif x>=10: pass  # 100%", "{{a}} <b>&amp;</b> [1]==[2] !!! ... --- ___", "foo_bar camelCase HTTPServer2"),
-    *("<think>\n2\n</think>", "<|im_start|>user\nHi<|im_end|>\n", "<s>a</s> b", "<start_of_turn>x<end_of_turn>", "[INST] Hi [/INST]"),
-    *("<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>", "<|user|>\n1<|end|>\n<|assistant|>", "word " * 40),
-)  # fmt: skip
+    *("7", "12", "123", "1234", "12345678", " 42", "x =  12", "a1b22c333", "3.14159", "1,234,567.89"),
+    *("½ ² ٣٤٥ १२३ 二〇", "    12 apples\n\n  7", "1. one\n2. two\n10. ten\n", "$x^2_{i+1}\\le\\frac{1}{2}$"),
+    *(" ", "  ", "     ", " a", "a ", "a  b   c     d", "\t", "\t\tx", "\n", "\n\n\n1", " \n \n", "\r\n"),
+    *("a\r\n\r\n  b", "I'll\t\tgo", "don't DON'T we'Re it\u2019s", "\u00a0\u2003\u3000x\u200b\ufeffy", "\u0000\u0007"),
+    *("naïve e\u0301", "ÄÖÜ ẞ Ǆ ſ", "Привет, мир!", "שלום עולם", "مرحبا بالعالم", "नमस्ते दुनिया", "สวัสดีชาวโลก"),
+    *("中文 123，你好。", "日本語のテキスト、かな", "한국어 텍스트", "😀😀 👩‍👩‍👧 🇩🇪👍🏽", "a😀b1😀", "word " * 40),
+    "def f(x):\n        return x+1\n\n\tif x>=10: pass  # 100%",
+    *("{{a}} <b>&amp;</b> [1]==[2] !!! ... --- ___", "foo_bar camelCase HTTPServer2", "<think>\n2\n</think>"),
+    *("<|im_start|>user\nHi<|im_end|>\n", "<s>a</s> b", "<start_of_turn>x<end_of_turn>", "[INST] Hi [/INST]"),
+    *("<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>", "<|user|>\n1<|end|>\n<|assistant|>"),
+)
 """Digits, blanks, scripts, emoji, code, and texts that are special tokens of some family."""
 
 
@@ -157,6 +159,6 @@ def _differences(vocabulary: Vocabulary, encode: Callable[[str], list[int]], *, 
     if not others:
         return []
     return [
-        f"the tokenizer cuts {len(others)} of {len(texts)} test texts otherwise than llama.cpp, with which the model was "
-        f"trained, such as {ascii(others[0][:40])}; such prompts may be answered worse"
+        f"the tokenizer cuts {len(others)} of {len(texts)} test texts otherwise than llama.cpp, with which the model "
+        f"was trained, such as {others[0][:40]!a}; such prompts may be answered worse"
     ]

@@ -17,11 +17,13 @@ from genius_lite.weights.full_precision import load_weights
 from genius_lite.weights.importing import Base
 from genius_lite.weights.source import ORIGINAL
 
-BASE_CONFIG = "base_config.json"  # of a base that is a GGUF; as config.json transformers would take it for the adapter's
+BASE_CONFIG = (
+    "base_config.json"  # of a base that is a GGUF; as config.json transformers would take it for the adapter's
+)
 _CONFIG = "config.json"
 _FIT_FLOAT16 = {"llama", "qwen2"}
 """Families, by llama.cpp's names, whose activations were seen to stay in float16's range (SmolLM2, Qwen2.5). Those of
-Gemma 2 to 4, GLM-4, Qwen3.5, Qwen3-MoE, gpt-oss are known to leave it: vLLM refuses float16 for some, Unsloth for others."""
+Gemma 2 to 4, GLM-4, Qwen3.5, Qwen3-MoE and gpt-oss leave it: vLLM refuses float16 for some, Unsloth for others."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class HubSource:
 
 
 def base_on_hub(base: Base) -> HubSource | None:
-    """Find where an adapter's base can be loaded from; not a GGUF in several files, which transformers does not read."""
+    """Find where an adapter's base is loaded from; not a GGUF in several files, which transformers does not read."""
     hub = HubSource.of(base)
     return None if hub and hub.gguf and len(base.gguf.files) > 1 else hub
 
@@ -97,8 +99,8 @@ def write_safetensors(base: Base, adapter: Path | None, out: Path) -> list[str]:
     notes = write_tokenizer(base.gguf, base.hf_checkpoint / ORIGINAL, out)
     if computing_type(base) == "float32":
         notes.append(
-            "the weights are stored in 16 bits and loaded as float32, since this family's activations may leave the range of "
-            'float16; dtype="bfloat16" takes half the memory, and rounds off some of what was learned'
+            "the weights are stored in 16 bits and loaded as float32, since this family's activations may leave the "
+            'range of float16; dtype="bfloat16" takes half the memory, and rounds off some of what was learned'
         )
     return notes
 

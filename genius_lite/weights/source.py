@@ -68,7 +68,7 @@ def locate_weights(model: Model) -> Path | None:
 
 
 def named_origin(model: Model) -> str:
-    """Return where the model that is learned on comes from, as the recipe names it; of hub weights with the revision."""
+    """Return where the model that is learned on comes from, as a recipe names it; hub weights with their revision."""
     if model.weights and model.weights.startswith(Prefix.HUB) and model.weights_revision:
         return f"{model.weights}@{model.weights_revision}"
     return model.weights or model.gguf

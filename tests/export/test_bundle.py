@@ -97,9 +97,7 @@ def test_every_format_says_the_same(finished, tmp_path):
     adapted = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(folder / "hf-checkpoint", dtype=torch.float32), tmp_path / "p"
     )
-    assert whole.config.dtype == torch.float32 and json.loads(
-        (tmp_path / "s" / "config.json").read_text()
-    )["dtype"] == "float16"  # of this family, and float32 was asked for here
+    assert json.loads((tmp_path / "s" / "config.json").read_text())["dtype"] == "float16"
     for model in (whole, adapted):
         with torch.no_grad():
             logits = model(torch.tensor([PROMPT + RESPONSE])).logits[0].log_softmax(-1)

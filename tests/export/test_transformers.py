@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -36,19 +37,27 @@ def based(gguf: Path, hf_checkpoint: Path, origin: str = "x.gguf") -> Base:
 
 @pytest.fixture
 def overflowing(tmp_path) -> SimpleNamespace:
-    """A tiny Gemma 3 whose activations leave float16's range, as those of the real ones do, in a checkpoint of float16."""
+    """A tiny Gemma 3 whose activations leave float16's range, as those of the real ones do; its checkpoint is float16."""
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
     torch.manual_seed(7)
-    shape = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    shape = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    }
     config = Gemma3TextConfig(vocab_size=VOCABULARY, num_hidden_layers=2, sliding_window=32, **shape)
     model = Gemma3ForCausalLM(config)
     with torch.no_grad():
         for layer in model.model.layers:
             layer.post_feedforward_layernorm.weight.fill_(4e4)
-    model.half().save_pretrained(tmp_path / "hf-checkpoint")
+    copy.deepcopy(model).half().save_pretrained(tmp_path / "hf-checkpoint")
+    for parameter in model.parameters():
+        parameter.data = parameter.half().float()
     base = based(write_bytes(tmp_path / "x.gguf", "gemma3", TEMPLATE), tmp_path / "hf-checkpoint")
-    return SimpleNamespace(base=base, model=model.float())
+    return SimpleNamespace(base=base, model=model)
 
 
 def test_gemma_3_answers_when_its_cards_lines_load_it(overflowing, tmp_path, capsys):
@@ -101,27 +110,29 @@ def test_an_update_survives_in_16_bits(dtype, tiny, tmp_path):
     large = "model.layers.1.mlp.up_proj.weight"
     weights[large] = 2.0**17 * torch.ones_like(weights[large]) if dtype != torch.float16 else weights[large]
     save_file({name: tensor.to(dtype) for name, tensor in weights.items()}, checkpoint / "model.safetensors")
-    random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=1e-4)
+    random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=5e-4)
     (tmp_path / "out").mkdir()
     write_safetensors(based(tiny.gguf, checkpoint), tmp_path / "adapter", tmp_path / "out")
-    found, adapter = load_file(tmp_path / "out" / "model.safetensors"), load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    found, adapter = (
+        load_file(tmp_path / "out" / "model.safetensors"),
+        load_file(tmp_path / "adapter" / "adapter_model.safetensors"),
+    )
     name = "model.layers.0.mlp.up_proj"
     a, b = (adapter[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
     wanted, before = 2 * b @ a, weights[f"{name}.weight"].float()
 
-    def kept(merged: torch.Tensor) -> float:
-        return float(((merged.float() - before) * wanted).sum() / wanted.square().sum())
+    def error(merged: torch.Tensor) -> float:
+        return float((merged.float() - before - wanted).norm() / wanted.norm())
 
     assert found[f"{name}.weight"].dtype == torch.float16
-    assert kept(found[f"{name}.weight"]) == pytest.approx(1, abs=0.03)
-    rounded = (before + wanted).bfloat16().float() - before
-    assert (rounded - wanted).norm() / wanted.norm() > 1, "in bfloat16 there is more of the rounding than of the update"
+    assert error(found[f"{name}.weight"]) < 0.25
+    assert error((before + wanted).bfloat16()) > 0.8, "there is as much of the rounding as of the update"
     if dtype != torch.float16:
         assert found[large].dtype == torch.float32 and found[large].isfinite().all()
 
 
 def test_an_adapter_finds_its_base_on_the_hub(tiny, tmp_path):
-    """Full-precision weights at their revision, or a GGUF; by the card's lines, with nothing of the run but its export."""
+    """Full-precision weights at their revision, or a GGUF; by the card's lines, with nothing of the run but that."""
     policy = random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=0.1)
     with torch.no_grad():
         expected = policy(torch.tensor([PROMPT])).logits
@@ -141,12 +152,17 @@ def test_an_adapter_finds_its_base_on_the_hub(tiny, tmp_path):
         base = based(tiny.gguf, checkpoint, origin)
         write_peft(base, tmp_path / "adapter", out)
         config = json.loads((out / "adapter_config.json").read_text())
-        assert (config["base_model_name_or_path"], config["revision"]) == [("owner/full", "v1"), ("owner/quantized", None)][number]
+        assert (config["base_model_name_or_path"], config["revision"]) == [
+            ("owner/full", "v1"),
+            ("owner/quantized", None),
+        ][number]
         code += [f"FOLDER = {str(out)!r}", python_lines(base, True, None, {}), "import torch, safetensors.torch"]
         code += [f"with torch.no_grad(): logits = model.float()(torch.tensor([{PROMPT}])).logits"]
-        code += [f"safetensors.torch.save_file({{'logits': logits}}, FOLDER + '/logits')"]
+        code += ["safetensors.torch.save_file({'logits': logits}, FOLDER + '/logits')"]
     env = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", "\n".join(code)], env=env, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(code)], env=env, cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     for number in (0, 1):
         found = load_file(tmp_path / f"out-{number}" / "logits")["logits"]

@@ -21,7 +21,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 HELD = (
     *("config.json", "generation_config.json", "model.safetensors.index.json", "model-00001-of-00001.safetensors"),
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "merges.txt", "chat_template.jinja", "o200k.tiktoken"),
+    *(
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "merges.txt",
+        "chat_template.jinja",
+        "o200k.tiktoken",
+    ),
 )
 NOT_WANTED = (
     *("consolidated.safetensors", "pytorch_model.bin", "modeling_own.py", "README.md", "model.gguf"),
@@ -37,14 +44,19 @@ class _Hub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path.startswith("/api/models/owner/full/revision/v1"):
-            listed = [{"rfilename": name} for name in HELD + NOT_WANTED]
-            body = json.dumps({"id": "owner/full", "sha": COMMIT, "siblings": listed}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self._answer_json({"id": "owner/full", "sha": COMMIT})
+        elif self.path.startswith(f"/api/models/owner/full/tree/{COMMIT}"):
+            held = HELD + NOT_WANTED
+            self._answer_json([{"type": "file", "path": name, "size": len(CONTENT), "oid": "0"} for name in held])
         else:
             self._answer(CONTENT)
+
+    def _answer_json(self, found: object) -> None:
+        body = json.dumps(found).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def _answer(self, body: bytes) -> None:
         path = self.path.split("?")[0]
