@@ -44,7 +44,7 @@ def test_the_safetensors_are_the_learners_model(model, tmp_path):
 
 def test_no_update_is_left_out_of_the_safetensors(imported):
     """The files of Gemma 3 with a tower have other names than its parameters, and so has another model."""
-    with pytest.raises(UserError, match=r"does not belong to .*, which has no model\.layers\.0\.self_attn\.q_proj"):
+    with pytest.raises(UserError, match=r"does not belong to .*, which has no model\.layers\.0\."):
         merged_model(imported("gemma3-vision").base, imported("llama").adapter)
 
 
