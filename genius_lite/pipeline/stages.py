@@ -13,7 +13,6 @@ import msgspec
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stopped, UserError
-from genius_lite.evaluate.answers import THOUGHT_BEGINS, after_thought
 from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.foresight.pairs import preference_pairs
@@ -123,10 +122,10 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
 
     def make(out: Path) -> None:
         with Vocabulary.open(r.job.source.path) as vocabulary:
-            opened = vocabulary.ends_with(r.job.queries[0].tokens, THOUGHT_BEGINS)  # all have the same template
+            prompt = r.job.queries[0].tokens  # as every one ends: all have the same template
 
             def stated(tokens: list[int]) -> str | None:
-                return extract_answer(after_thought(vocabulary.decode(tokens), opened))
+                return extract_answer(vocabulary.said(prompt, tokens).answer)
 
             kept, left_out = preference_pairs(rollouts, cfg, tau, r.key, stated)
         write_json(r.here / folder.LEFT_OUT, left_out)

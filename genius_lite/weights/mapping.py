@@ -171,15 +171,16 @@ def match(
 
     ours = [t for t in source.tensors if len(t.shape) in (2, 3) and (t.columns >= _TELLING or t.name in by_name)]
     # What has a name first: where rows leave a choice, the orders of the others decide, and fewer are left to search.
-    named = [t for t in ours if t.name in by_name]
-    left = [t for t in named if not found(t, [by_name[t.name]])]
-    for _ in named:
+    left = []
+    for tensor in (t for t in ours if t.name in by_name):
+        if not found(tensor, [by_name[tensor.name]]):
+            left.append(tensor)
         advance(1)
     for tensor in left:
-        if not found(tensor, [by_name[tensor.name]]):
-            theirs_shape, name = list(theirs[by_name[tensor.name]].shape), by_name[tensor.name]
+        name = by_name[tensor.name]
+        if not found(tensor, [name]):
             raise UserError(
-                f"{where}: the rows of {name} {theirs_shape} are not those of {shown(tensor.name)} "
+                f"{where}: the rows of {name} {list(theirs[name].shape)} are not those of {shown(tensor.name)} "
                 f"{list(tensor.shape)} in {source.path}, in any one order; are they the same model?"
             )
     for tensor in (t for t in ours if t.name not in by_name):
