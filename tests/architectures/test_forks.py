@@ -8,7 +8,7 @@ from genius_lite.sampler.engine import Engine
 from tests.architectures.zoo import RECURRENT, TEXT
 from tests.support.engine import extend, settings
 
-NATS = 1e-4  # a token, in fp32; batches of another shape sum in another order
+NATS = 1e-3  # a token, in fp32; batches of another shape sum in another order
 PREFIX = TEXT[:90]
 SEEDS = [1, 2, 3, 4]
 
