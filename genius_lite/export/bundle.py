@@ -167,10 +167,12 @@ def usage_of(chosen: RunRound, to_format: str, names: Iterable[str], folder: str
     Args:
         names: of the files in the folder.
     """
-    kinds = {"gguf": "*.gguf", "modelfile": "Modelfile*"}
-    files = {kind: shlex.quote(f"{folder}/{first}") for kind, pattern in kinds.items()
-             for first in fnmatch.filter(sorted(names), pattern)[:1]}  # fmt: skip
-    return FORMATS[to_format].usage.format(**files, asked=llama_options(chosen.system, chosen.template))
+
+    def first(pattern: str) -> str:
+        return shlex.quote(f"{folder}/{next(iter(fnmatch.filter(sorted(names), pattern)), '')}")
+
+    asked = llama_options(chosen.system, chosen.template)
+    return FORMATS[to_format].usage.format(gguf=first("*.gguf"), modelfile=first("Modelfile*"), asked=asked)
 
 
 def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> dict[str, Kept]:
