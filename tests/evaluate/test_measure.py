@@ -9,7 +9,7 @@ import pytest
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop, Stopped, UserError
-from genius_lite.evaluate.checkers import extract_answer
+from genius_lite.evaluate.checkers import check, extract_answer
 from genius_lite.evaluate.measure import EvalModel, answer_tasks, observe, responses_wanted
 from genius_lite.evaluate.results import results
 from genius_lite.evaluate.tasks import load_tasks, tokenize_task
@@ -97,7 +97,7 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
 
 def test_a_thought_that_was_cut_off_is_no_answer(smollm2, tmp_path):
     """SmolLM2, whose prompt begins a thought that it never ends, and then one that ends it for it."""
-    (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "What is 2 + 2?", "answer": 4}) + "\n")
+    (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "What is 2 + 2?", "answer": 2}) + "\n")
     (task,) = load_tasks([TaskSource(source=str(tmp_path / "t.jsonl"), check="numeric")])
     who = EvalModel(smollm2, SETTINGS, max_tokens=24, seed=0, log=tmp_path / "log")
     found, seen = {}, {}
@@ -111,8 +111,9 @@ def test_a_thought_that_was_cut_off_is_no_answer(smollm2, tmp_path):
             (found[thought],) = answers.responses
             seen[thought], _ = observe(who, None, asked.questions, 2)
     thinking, answering = found.values()
-    assert extract_answer(thinking.text) and (thinking.score, thinking.answer) == (0, None)
-    assert answering.answer == extract_answer(answering.text) is not None
+    # The last number of the thought, which would be right.
+    assert (check("numeric", thinking.text, "2"), thinking.score, thinking.answer) == (True, 0, None)
+    assert answering.answer is not None
     assert [(o.answer, o.thought_ended) for o in seen["<think>\n"]] == [(None, False)] * 2
     assert [o.thought_ended for o in seen["<think>\n\n</think>\n\n"]] == [None] * 2
 
