@@ -350,9 +350,7 @@ def test_a_stop_that_no_line_holds_is_left_out_and_said(stop, smollm2_fields, ol
     assert [value for name, value in found if name == "stop"] == []
     assert dict(found)["FROM"] == "./x.gguf" and dict(found)["num_ctx"] == "4096"
     (said,) = [comment for comment in comments(text) if "stop" in comment]
-    assert (
-        said == f"No PARAMETER stop for {stop!a}: a Modelfile cannot hold it; Ollama ends at the token by itself."
-    )
+    assert said == f"No PARAMETER stop for {stop!a}: a Modelfile cannot hold it; Ollama ends at the token by itself."
 
 
 def test_comments_are_what_stands_at_the_top():
