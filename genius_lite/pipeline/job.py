@@ -23,7 +23,7 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.importing import check_supported
 from genius_lite.weights.quantize import quantized_twice
-from genius_lite.weights.source import locate, locate_weights
+from genius_lite.weights.source import check_before_download, locate, locate_weights
 from genius_lite.weights.untrusted import load_untrusted
 
 
@@ -104,8 +104,11 @@ def prepare(recipe: Recipe) -> Job:
         UserError: whatever of the recipe cannot be used.
     """
     require_trackers(recipe)
-    path, weights = locate(recipe.model), locate_weights(recipe.model)
-    check_supported(gguf_file.read(path))  # what it says is clearer than llama.cpp's "unknown model"
+    check_before_download(recipe.model)
+    path = locate(recipe.model)
+    # What it says is clearer than llama.cpp's "unknown model".
+    check_supported(gguf_file.read(path), weights=recipe.model.weights is not None)
+    weights = locate_weights(recipe.model)
     source = load_untrusted(path, quantizer=True)
     tasks = load_tasks(recipe.evaluate.tasks)
     with Vocabulary.open(source.path, recipe.queries.template) as vocabulary:

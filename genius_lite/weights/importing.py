@@ -23,15 +23,13 @@ from genius_lite.weights import gguf_file, mapping
 from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.gguf_header import Tensor, shown
 from genius_lite.weights.mapping import TensorMap
-from genius_lite.weights.meta_model import check_complete, read_config, write_for_transformers
+from genius_lite.weights.meta_model import complete, read_config, write_for_transformers
 from genius_lite.weights.source import locate
 from genius_lite.weights.untrusted import check_model
 
 MAP_FILE = "tensor_map.json"
 FULL_PRECISION = "full-precision"  # beside the checkpoint, in a run: `model.weights` as the GGUF that is merged onto
 _LONGEST_NAME = 160  # characters
-# What transformers lists beside causal language models: encoder-decoders, and two sections of its own tables.
-_NOT_CAUSAL = {"t5", "umt5", "general", "tokenizer"}
 
 
 class _Recorded(msgspec.Struct, frozen=True):
@@ -146,22 +144,20 @@ def _record(hf_checkpoint: Path, recorded: _Recorded) -> None:
     partial.replace(hf_checkpoint / SOURCE)
 
 
-def check_supported(source: GGUF) -> None:
+def check_supported(source: GGUF, *, weights: bool = False) -> None:
     """Refuse, before anything is made, what the learner could not import.
 
-    Raises:
-        UserError: it is no sound model, of an architecture that transformers does not read, or of types that gguf does
-            not.
-    """
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+    Args:
+        weights: whether the learner's weights are the original model's safetensors, so that transformers need not read
+            the GGUF.
 
+    Raises:
+        UserError: it is no sound model, one that transformers would not read or misread, or of types that gguf does not
+            read.
+    """
     check_model(source)
-    causal = set(GGUF_SUPPORTED_ARCHITECTURES) - _NOT_CAUSAL
-    if source.architecture not in causal:
-        raise UserError(
-            f"{source.path}: architecture `{source.architecture}` cannot be trained; "
-            f"supported are {', '.join(sorted(causal))}"
-        )
+    if not weights:
+        read_config(source)
     for tensor in {t.type: t for t in source.tensors}.values():
         block_bytes = GGML_QUANT_SIZES[tensor.type][1]
         try:
@@ -203,13 +199,14 @@ def _load(source: GGUF, folder: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
+    config = read_config(source)
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as name:  # inside, so that it goes with a stage that was killed
         copy = Path(name) / "model.gguf"
         write_for_transformers(source, copy)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name,
-            config=read_config(source, copy),
+            config=config,
             gguf_file=copy.name,
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.float16,
@@ -217,7 +214,7 @@ def _load(source: GGUF, folder: Path) -> Any:
             trust_remote_code=False,
         )
     model, found = loaded
-    check_complete(source, model, set(found["missing_keys"]))
+    complete(source, model, set(found["missing_keys"]))
     return model
 
 

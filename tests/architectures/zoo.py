@@ -66,6 +66,16 @@ _GRANITE = {
     "residual_multiplier": 0.5,
     "logits_scaling": 2.0,
 }
+_QWEN35 = {
+    "num_hidden_layers": 4,
+    "head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e7, "mrope_section": [2, 1, 1]},
+    "tie_word_embeddings": True,
+}
 _MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_chunk_size": 32}
 
 
@@ -115,13 +125,23 @@ ARCHITECTURES = {
     ),
     "mistral": Architecture("llama", "mistral", {"head_dim": 32, "sliding_window": None}),
     "qwen2": Architecture("qwen2", "qwen2"),
-    "qwen3": Architecture("qwen3", "qwen3", {"head_dim": 128}),
+    "qwen2moe": Architecture(
+        "qwen2moe",
+        "qwen2_moe",
+        {
+            "moe_intermediate_size": 96,
+            "shared_expert_intermediate_size": 160,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+    ),
+    "qwen3": Architecture("qwen3", "qwen3", {"head_dim": 32}),
     "qwen3moe": Architecture(
         "qwen3moe",
         "qwen3_moe",
         {
             "head_dim": 32,
-            "moe_intermediate_size": 768,
+            "moe_intermediate_size": 96,
             "num_experts": 4,
             "num_experts_per_tok": 2,
             "norm_topk_prob": True,
@@ -130,15 +150,19 @@ ARCHITECTURES = {
     "qwen35": Architecture(
         "qwen35",
         "qwen3_5_text",
-        {
-            "num_hidden_layers": 4,
-            "head_dim": 32,
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-            "linear_key_head_dim": 16,
-            "linear_value_head_dim": 16,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e7, "mrope_section": [2, 1, 1]},
-            "tie_word_embeddings": True,
+        _QWEN35,
+        {"mtp_num_hidden_layers": 1},
+        predicts_more=True,
+    ),
+    "qwen35moe": Architecture(
+        "qwen35moe",
+        "qwen3_5_moe_text",
+        _QWEN35
+        | {
+            "moe_intermediate_size": 96,
+            "shared_expert_intermediate_size": 160,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
         },
         {"mtp_num_hidden_layers": 1},
         predicts_more=True,
@@ -218,6 +242,8 @@ ARCHITECTURES = {
         "gpt-oss",
         "gpt_oss",
         {
+            "head_dim": 32,
+            "sliding_window": WINDOW,
             "num_local_experts": 4,
             "num_experts_per_tok": 2,
             "max_position_embeddings": 131072,
@@ -226,9 +252,27 @@ ARCHITECTURES = {
         as_llama_cpp={"rope_parameters": _YARN | {"truncate": True}},  # llama.cpp always rounds YaRN's bounds
     ),
     "olmo2": Architecture("olmo2", "olmo2"),
+    "starcoder2": Architecture("starcoder2", "starcoder2", {"sliding_window": None}),
+    "stablelm": Architecture("stablelm", "stablelm", {"use_qkv_bias": True}),
+    "falcon": Architecture("falcon", "falcon", {"tie_word_embeddings": True}, {"num_kv_heads": 1}),
+    "nemotron": Architecture("nemotron", "nemotron", {"head_dim": 16}),
+    "gpt2": Architecture("gpt2", "gpt2", {"tie_word_embeddings": True}, {"n_ctx": 512}),
+    "bloom": Architecture("bloom", "bloom", {"tie_word_embeddings": True}),
+    "mamba": Architecture("mamba", "mamba", {"state_size": 16, "tie_word_embeddings": True}),
+    "minimax-m2": Architecture(
+        "minimax-m2",
+        "minimax_m2",
+        {
+            "head_dim": 32,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5},
+        },
+        {"rotary_dim": 16, "scoring_func": "sigmoid"},
+    ),
 }
 
-RECURRENT = {"qwen35", "granitehybrid", "lfm2"}
+RECURRENT = {"qwen35", "qwen35moe", "granitehybrid", "lfm2", "mamba"}
 """What a token leaves behind cannot be told apart by branches, nor taken back."""
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import struct
 import subprocess
 import sys
 import threading
@@ -15,6 +16,9 @@ from genius_lite.weights.source import locate, locate_weights
 from tests.conftest import SMOLLM2
 
 CONTENT = b"GGUF" + bytes(100)
+GRANITE = b"GGUF" + struct.pack("<IQQ", 3, 0, 2)
+for text in ("general.architecture", "granite"):
+    GRANITE += struct.pack("<Q", len(text)) + text.encode() + struct.pack("<I", 8) * text.startswith("general")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -25,7 +29,13 @@ class _Hub(http.server.BaseHTTPRequestHandler):
         self._answer(b"")
 
     def do_GET(self) -> None:
-        self._answer(CONTENT)
+        if self.path == "/owner/repo/resolve/v1/granite.gguf" and self.headers["Range"] == "bytes=0-65535":
+            self.send_response(206)
+            self.send_header("Content-Length", str(len(GRANITE)))
+            self.end_headers()
+            self.wfile.write(GRANITE)
+        else:
+            self._answer(CONTENT)
 
     def _answer(self, body: bytes) -> None:
         known = self.path.split("?")[0] == "/owner/repo/resolve/v1/model.gguf"
@@ -53,12 +63,13 @@ def hub():
     server.server_close()
 
 
-def _locate_with(hub: str, cache, gguf: str) -> subprocess.CompletedProcess:
+def _locate_with(hub: str, cache, gguf: str, **more: str) -> subprocess.CompletedProcess:
     """In a process of its own: huggingface_hub reads its address when it is imported."""
     code = (
-        "import sys; from genius_lite.weights.source import locate; from genius_lite.recipe import Model\n"
-        "from genius_lite.errors import UserError\n"
-        "try: print(locate(Model(gguf=sys.argv[1], revision='v1')))\n"
+        "import sys; from genius_lite.weights.source import check_before_download, locate\n"
+        "from genius_lite.errors import UserError; from genius_lite.recipe import Model\n"
+        f"model = Model(gguf=sys.argv[1], revision='v1', **{more})\n"
+        "try: check_before_download(model); print(locate(model))\n"
         "except UserError as e: sys.exit(str(e))\n"
     )
     env = {"HF_ENDPOINT": hub, "HF_HOME": str(cache), "PATH": "", "HF_HUB_DISABLE_XET": "1"}
@@ -78,6 +89,15 @@ def test_a_hub_file_that_is_not_there_is_one_line(hub, tmp_path):
     result = _locate_with(hub, tmp_path, "hf:owner/repo/other.gguf")
     assert result.returncode == 1
     assert result.stderr.startswith("hf:owner/repo/other.gguf: cannot be downloaded: ")
+
+
+def test_what_cannot_be_trained_is_not_downloaded(hub, tmp_path):
+    result = _locate_with(hub, tmp_path, "hf:owner/repo/granite.gguf")
+    alone = "hf:owner/repo/granite.gguf: architecture `granite` cannot be trained from a GGUF alone; set model.weights"
+    assert result.returncode == 1
+    assert result.stderr.startswith(alone)
+    result = _locate_with(hub, tmp_path, "hf:owner/repo/granite.gguf", weights="hf:owner/original")
+    assert "cannot be downloaded" in result.stderr, "with them it would be, and the hub here has no more than its start"
 
 
 def test_packaged_models():
