@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ Precision = Literal["nf4", "bf16", "fp32"]
 
 _WEIGHTS_SHARE = 0.55  # of the free memory that the learner's frozen weights may take without being quantized
 _M_MMAP_THRESHOLD = -3  # malloc.h
+_UNLIMITED = 1 << 60  # bytes; version 1 of control groups writes the largest number of pages where it has no limit
+_MOUNT, _PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _GPU_TYPES = {1, 2}  # ggml_backend_dev_type: a GPU with memory of its own, one that shares the system's
 
 
@@ -30,8 +33,13 @@ class Gpu:
 
 
 def cores() -> int:
-    """Count the processor cores that this process may use (a container's limit included, where the kernel tells)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Count the processor cores that this process may use; of a container's quota (`docker --cpus`) the whole ones.
+
+    More threads than that are stopped together, many times a second, as soon as they have used it up.
+    """
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = processor_share()
+    return own if share is None else min(own, max(1, int(share)))
 
 
 def cpu_name() -> str:
@@ -48,17 +56,70 @@ def _proc(file: str, name: str) -> str | None:
 
 def free_memory() -> int:
     """Count the bytes that can be used without swapping, and without breaking a container's limit."""
-    free, left = psutil.virtual_memory().available, _left_to_container(Path("/sys/fs/cgroup"))
+    free, left = psutil.virtual_memory().available, memory_left()
     return free if left is None else min(free, left)
 
 
-def _left_to_container(group: Path) -> int | None:
-    """Count the bytes that the control group (version 2) at a path may still take; None where nothing limits it."""
-    limit, used, stat = (group / f"memory.{name}" for name in ("max", "current", "stat"))
-    if not limit.is_file() or not limit.read_text().strip().isdecimal():
-        return None
-    caches = dict(line.split() for line in stat.read_text().splitlines())  # files that can be forgotten are no loss
-    return int(limit.read_text()) - int(used.read_text()) + int(caches["inactive_file"])
+def processor_share(mount: Path = _MOUNT, process: Path = _PROCESS) -> float | None:
+    """Return how many processors' time this process may take; None where nothing limits it.
+
+    Docker, SLURM and systemd limit a control group (Linux, both versions), which may be the process's own or any above
+    it: the tightest quota counts.
+    """
+    shares = []
+    for group in _groups("cpu", mount, process):
+        quota, period = (_numbers(group / "cpu.max") or [None, None])[:2]
+        if period is None:
+            quota, period = (next(iter(_numbers(group / f"cpu.cfs_{name}_us")), None) for name in ("quota", "period"))
+        if quota is not None and period and quota > 0:
+            shares.append(quota / period)
+    return min(shares, default=None)
+
+
+def memory_left(mount: Path = _MOUNT, process: Path = _PROCESS) -> int | None:
+    """Return the bytes that this process may still take by its control groups' limits; None where there is none."""
+    return min(
+        (left for group in _groups("memory", mount, process) if (left := _left(group)) is not None), default=None
+    )
+
+
+def _left(group: Path) -> int | None:
+    for limit, used, caches in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        allowed, taken = _numbers(group / limit), _numbers(group / used)
+        if allowed and taken and allowed[0] is not None and allowed[0] < _UNLIMITED:
+            lines = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
+            # Files that were only read can be forgotten.
+            forgotten = next((int(value) for name, value in lines if name == caches), 0)
+            return allowed[0] - (taken[0] or 0) + forgotten
+    return None
+
+
+def _groups(controller: str, mount: Path, process: Path) -> Iterator[Path]:
+    """Yield the groups that this process is in for a controller: its own and those above, as far as they are seen.
+
+    In a container the path is often that of the host, of which only the container's own group is mounted.
+    """
+    if not process.is_file():
+        return
+    for line in process.read_text().splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            top = mount
+        elif controller in controllers.split(","):
+            top = mount / controller  # a link where several are mounted together, as cpu,cpuacct
+        else:
+            continue
+        own = top / path.lstrip("/")
+        yield from (group for group in (own, *own.parents) if group.is_relative_to(top) and group.is_dir())
+
+
+def _numbers(file: Path) -> list[int | None]:
+    """Read the numbers of a file, None for `max`; nothing where there is no such file."""
+    words = file.read_text().split() if file.is_file() else []
+    return [int(word) if word.lstrip("-").isdecimal() else None for word in words]
 
 
 def spare_memory() -> None:

@@ -127,14 +127,14 @@ def open_run(
     out = Path(recipe.out)
     with (
         open_folder(out, identity) as folder,
-        progress.showing(out, job.source.path.name, len(job.queries), recipe.rounds, forecast(job)),
+        progress.showing(out, job.source.path.name, len(job.queries), recipe.rounds, forecast(job, identity)),
         tracked(recipe, out) as tracker,
     ):
         for name in copy_stages(folder, identity, job.searched, reuse) if reuse else []:
             progress.say(f"taken from {reuse}: {name}")
         progress.enter(0, Stage.IMPORT)
         base = import_base(job, folder, progress)
-        for note in (job.quantized_twice, cut_off(job)):
+        for note in (job.quantized_twice, cut_off(job, identity)):
             if note:
                 progress.say(f"warning: {note}")
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)

@@ -93,6 +93,11 @@ def gain(value: Interval | None) -> str:
     return _minus(f"{100 * value.estimate:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]")
 
 
+def in_ascii(shown: str) -> str:
+    """Write a figure for a terminal, without a blank before %: `-3.1%`."""
+    return shown.replace("\N{MINUS SIGN}", "-").replace(" %", "%")
+
+
 def size(value: float | None) -> str:
     """Write bytes as `145 MB`."""
     if value is None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from genius_lite import hardware
-from genius_lite.hardware import fitting_precision, free_memory
+from genius_lite.hardware import cores, fitting_precision, free_memory
 
 
 @pytest.mark.parametrize(
@@ -18,19 +19,15 @@ def test_the_most_exact_precision_that_fits(in_bf16, sixteen, free, expected):
     assert fitting_precision(in_bf16, sixteen, free) == expected
 
 
-def test_a_containers_limit_counts(tmp_path, monkeypatch):
-    assert hardware._left_to_container(tmp_path) is None
-    (tmp_path / "memory.max").write_text("max\n")
-    assert hardware._left_to_container(tmp_path) is None
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 200\nactive_file 100\n")
-    # Files that were only read can be forgotten.
-    assert hardware._left_to_container(tmp_path) == 500
-    monkeypatch.setattr(hardware, "_left_to_container", lambda group: 500)
+def test_limits_of_a_container_count(monkeypatch):
+    monkeypatch.setattr(hardware, "memory_left", lambda: 500)
     assert free_memory() == 500
-    monkeypatch.setattr(hardware, "_left_to_container", lambda group: None)
+    monkeypatch.setattr(hardware, "memory_left", lambda: None)
     assert free_memory() > 500
+    own = len(os.sched_getaffinity(0))
+    for share, expected in ((None, own), (1000.0, own), (1.9, 1), (0.4, 1)):
+        monkeypatch.setattr(hardware, "processor_share", lambda share=share: share)
+        assert cores() == expected
 
 
 @pytest.mark.skipif(not hardware._glibc(), reason="malloc is not glibc's")
@@ -52,9 +49,9 @@ for _ in range(3):  # teaches malloc to keep blocks of this size
     libc.free(block(30_000_000))
 give_memory_back()
 before = memory_held()[0]
-blocks = [(block(8_000_000), block(1000)) for _ in range(10)]
+blocks = [(block(8_000_000), block(200_000)) for _ in range(10)]
 full = memory_held()[0]
-for large, _ in blocks:
+for large, _ in blocks:  # what stays between them would fit into no hole that was there before
     libc.free(large)
 kept = memory_held()[0]
 give_memory_back()

@@ -5,6 +5,7 @@ import io
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.panel import Panel
 from rich.progress import Progress, TextColumn
 from rich.table import Table
@@ -99,8 +100,9 @@ def test_hostile_names_act_on_no_terminal(show):
 def test_a_hostile_model_keeps_its_line_in_the_view():
     board = RunState(out=HOSTILE, model=HOSTILE, glimpse=SampleRollout(HOSTILE, [(-0.5, HOSTILE)]))
     for line in view(board, "", terminal(file=io.StringIO(), width=80), 24):
-        assert line.cell_len <= 80
-        assert line.plain.isprintable()
+        text = "".join(segment.text for segment in line)
+        assert cell_len(text) <= 80
+        assert text.isprintable()
 
 
 def test_styles_of_our_own_pass():

@@ -21,7 +21,7 @@ from genius_lite.cli.arguments import (
     quant_types,
 )
 from genius_lite.errors import UserError
-from genius_lite.text import visible
+from genius_lite.text import PROSE, visible
 
 app = typer.Typer()
 
@@ -62,8 +62,8 @@ def export_run(
     number: Round = None,
 ) -> None:
     """Write a round's model to a folder, with a model card and checksums."""
-    from genius_lite.export.bundle import FORMATS, RunRound, export, export_bytes
-    from genius_lite.export.card import commands, export_lines
+    from genius_lite.export.bundle import FORMATS, RunRound, export, export_bytes, usage_of
+    from genius_lite.export.card import export_lines
     from genius_lite.report.console import terminal
     from genius_lite.report.terminal import TerminalProgress
 
@@ -73,13 +73,11 @@ def export_run(
     size = export_bytes(run, number, to_format, wanted)
     with TerminalProgress(terminal()).stage("export", size, "MB", 1e-6) as advance:
         kept = export(run, number, to_format, wanted, to, advance)
-    names, chosen = sorted(p.name for p in to.iterdir()), RunRound.of(run, number)
-    for line in (
-        *(f"{to}/{name}" for name in names),
-        *export_lines(kept),
-        *commands(names, str(to), chosen.system, chosen.template),
-    ):
+    names = sorted(p.name for p in to.iterdir())
+    for line in (*(f"{to}/{name}" for name in names), *export_lines(kept)):
         print(visible(line))
+    if FORMATS[to_format].language == "sh":
+        print(visible(usage_of(RunRound.of(run, number), to_format, names, str(to)), PROSE))
 
 
 @app.command()

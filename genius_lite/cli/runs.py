@@ -73,7 +73,7 @@ def validate(recipe: RecipeFile, settings: Settings = None) -> None:
     slots = "as many branches as is fastest here" if job.recipe.sampler.slots == "auto" else job.recipe.sampler.slots
     print(f"sampler  {slots} branches of {job.context} tokens")
     print(f"out      {visible(job.recipe.out)}")
-    for note in (job.quantized_twice, cut_off(job)):
+    for note in (job.quantized_twice, cut_off(job, job.identity())):
         if note:
             print(f"note     {visible(note)}")
     print(f"{visible(str(recipe))} is fine")

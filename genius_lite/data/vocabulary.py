@@ -18,6 +18,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
+from genius_lite.data import thoughts
 from genius_lite.data.steps import StepDelimiter
 from genius_lite.data.templates import DATE, Message, Renderer
 from genius_lite.errors import UserError
@@ -27,6 +28,7 @@ _LONGEST = 200_000  # characters: some 50,000 tokens, and up to a second of toke
 # llama.cpp cuts text by std::regex, which calls itself for each character of a run: 30,000 letters need some 10 MB.
 _ON_ANY_STACK, _STACK_PER_CHARACTER = 4_000, 2_048  # characters; bytes
 _STACK_UNIT = 1 << 20  # of which systems want a multiple
+_LONGEST_MARK = 32  # tokens, where each of its bytes is one, and white space after it
 
 
 class Vocabulary:
@@ -173,18 +175,29 @@ class Vocabulary:
         return list(buffer[:count])
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens; special tokens have none."""
+        """Return the text of tokens; special tokens have none, but for the marks of a thought."""
         return b"".join(self.pieces[t] for t in tokens).decode("utf-8", errors="replace")
 
-    def ends_with(self, tokens: Sequence[int], texts: Sequence[str]) -> bool:
-        """Say whether a prompt ends with one of these texts, special tokens and white space after it apart."""
-        end = "".join(map(self.special_text, tokens[-16:]))
-        return end.rstrip().endswith(tuple(texts))
+    def said(self, prompt: Sequence[int], response: Sequence[int]) -> thoughts.Said:
+        """Read what a response to a prompt says once its thoughts are over."""
+        return thoughts.read(self.decode(response), thoughts.opens(self._end(prompt)))
+
+    def closes_thought(self, prompt: Sequence[int]) -> bool:
+        """Say whether a prompt ends the thought itself, as with `enable_thinking: false`."""
+        return thoughts.closes(self._end(prompt))
+
+    def _end(self, prompt: Sequence[int]) -> str:
+        return "".join(map(self.special_text, prompt[-_LONGEST_MARK:]))
 
     @cached_property
     def pieces(self) -> list[bytes]:
-        """The bytes of every token; empty for special ones."""
-        return [self._piece(token, special=False) for token in range(self.size)]
+        """The bytes of every token; of special ones only those that mark a thought have any."""
+        pieces = (self._piece(token, special=False) for token in range(self.size))
+        return [piece or self._mark(token) for token, piece in enumerate(pieces)]
+
+    def _mark(self, special: int) -> bytes:
+        text = self.special_text(special)
+        return text.encode() if text in thoughts.MARK_TOKENS else b""
 
     @cached_property
     def ends(self) -> np.ndarray:

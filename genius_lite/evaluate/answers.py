@@ -45,23 +45,6 @@ _EMPHASIS = re.compile(r"(?<![\w)\]{}^*\\])(\*{1,3})(?=[^\s*])([^\n*]*[^\s*])\1(
 _IN_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 
 
-_THOUGHTS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thought>", "</thought>"))
-THOUGHT_BEGINS = tuple(opening for opening, _ in _THOUGHTS)
-"""How prompts end that leave the model thinking."""
-
-
-def after_thought(response: str, opened: bool = False) -> str:
-    """Return what follows a response's thoughts; nothing where one was cut off: a thought is no answer.
-
-    Args:
-        opened: the prompt has begun a thought, which the response goes on with.
-    """
-    for _, closing in _THOUGHTS:
-        if closing in response:
-            response, opened = response.rpartition(closing)[2], False
-    return "" if opened or any(opening in response for opening in THOUGHT_BEGINS) else response
-
-
 class Number(NamedTuple):
     """A number as it was written: the text of "$1,234.50" is "1234.50"; the value of "50%" is 50."""
 

@@ -16,7 +16,6 @@ from typing import TypeVar, cast
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop, Stopped, UserError
-from genius_lite.evaluate.answers import THOUGHT_BEGINS, after_thought
 from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.signals import Observed
 from genius_lite.evaluate.tasks import Problem, Task, TokenizedTask
@@ -119,8 +118,7 @@ def answer_tasks(
             found, why = await _responses(sampler, root, wanted, who.max_tokens, advance)
         responses = []
         for sample, done in enumerate(found, GREEDY if cfg.greedy else 0):
-            text = vocabulary.decode(done.tokens)
-            said = after_thought(text, vocabulary.ends_with(query.tokens, THOUGHT_BEGINS))
+            said = vocabulary.said(query.tokens, done.tokens).answer
             # In a thread: a checker may take a second, and the sampler goes on meanwhile.
             verdict = await asyncio.to_thread(task.check, problem, said)
             responses.append(
@@ -128,7 +126,7 @@ def answer_tasks(
                     task=task.name,
                     problem=problem.id,
                     sample=sample,
-                    text=text,
+                    text=vocabulary.decode(done.tokens),
                     tokens=len(done.tokens),
                     finish=done.finish,
                     score=verdict.score,
@@ -215,16 +213,14 @@ def observe(
     sampled = asyncio.run(sample_all())
     scored = asyncio.run(score_all(base)) if base else [[[] for _ in responses] for responses in sampled]
     with Vocabulary.open(who.gguf) as vocabulary:
-        opened = bool(queries) and vocabulary.ends_with(queries[0].tokens, THOUGHT_BEGINS)  # all have the same template
+
+        def look(query: Query, done: Completion, of_base: list[float]) -> Observed:
+            answer, thought_ended = vocabulary.said(query.tokens, done.tokens)
+            stated = extract_answer(answer)
+            return Observed(query.id, done.tokens, done.logprobs, of_base, done.finish, stated, thought_ended)
+
         observed = [
-            Observed(
-                query.id,
-                done.tokens,
-                done.logprobs,
-                of_base,
-                done.finish,
-                extract_answer(after_thought(vocabulary.decode(done.tokens), opened)),
-            )
+            look(query, done, of_base)
             for query, responses, base_logprobs in zip(queries, sampled, scored, strict=True)
             if query.id not in failures
             for done, of_base in zip(responses, base_logprobs, strict=True)

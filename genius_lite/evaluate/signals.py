@@ -23,7 +23,8 @@ class Observed(msgspec.Struct, frozen=True):
     """A response to a held-out query, sampled at temperature 1 from the raw distribution.
 
     `logprobs` are the policy's own, `base_logprobs` the base model's of the same tokens, nats; the latter are empty
-    where the policy is the base model. `answer` is the final answer that it states, if any.
+    where the policy is the base model. `answer` is the final answer that it states, if any; `thought_ended` whether
+    its thought came to its end, None where it has none.
     """
 
     query_id: str
@@ -32,6 +33,7 @@ class Observed(msgspec.Struct, frozen=True):
     base_logprobs: list[float]
     finish: Finish
     answer: str | None
+    thought_ended: bool | None = None
 
 
 def signals(observed: Sequence[Observed]) -> Signals:
@@ -56,6 +58,7 @@ def signals(observed: Sequence[Observed]) -> Signals:
         loops=fmean(loops(response.tokens) for response in observed),
         length=fmean(len(response.tokens) for response in observed),
         ended=fmean(response.finish == "end" for response in observed),
+        thinking=fmean(response.thought_ended is False for response in observed),
         unique=_mean([len({_said(r) for r in responses}) / len(responses) for responses in several.values()]),
         agreement=_mean(list(agreements.values())),
         parsed=fmean(stated) if stated else 0.0,
@@ -106,11 +109,19 @@ def _divergence_term(log_ratio: float) -> float:
     return math.inf if log_ratio > _HIGHEST else math.expm1(log_ratio) - log_ratio
 
 
-def too_short(cut: float, limit: int) -> str | None:
-    """Warn that this share of the base model's responses is cut off, if it is more than a tenth."""
+def too_short(cut: float, limit: int, thought: int | None = None) -> str | None:
+    """Warn that this share of the base model's responses is cut off, if it is more than a tenth.
+
+    Args:
+        limit: the longest response, in tokens.
+        thought: `foresight.thought_tokens`, a part of it; None where the model does not think.
+    """
     if cut <= MOST_CUT:
         return None
+    longer = f"foresight.max_tokens: {2 * limit}, or ask for shorter answers in queries.system"
+    if thought is not None:
+        longer = f"foresight.thought_tokens: {thought + limit}, or switch thoughts off in queries.template"
     return (
         f"{cut:.0%} of the base model's responses are cut off at {limit} tokens, where a tenth is the most to learn "
-        f"from; write foresight.max_tokens: {2 * limit}, or ask for shorter answers in queries.system"
+        f"from; write {longer}"
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
+import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.export.card import model_card
+from genius_lite.export.card import llama_options, model_card
 from genius_lite.export.ollama import modelfile
 from genius_lite.export.transformers import write_peft, write_safetensors
 from genius_lite.recipe import QuantType, answer_tokens
@@ -73,8 +75,10 @@ class RunRound:
     @property
     def answer_tokens(self) -> int:
         """The longest response to a task."""
-        recipe = self.run.recipe
-        return answer_tokens(recipe["evaluate"]["max_tokens"], recipe["foresight"]["max_tokens"])
+        recipe, foresight = self.run.recipe, self.run.recipe["foresight"]
+        return answer_tokens(
+            recipe["evaluate"]["max_tokens"], foresight["max_tokens"], foresight.get("thought_tokens", 0)
+        )
 
     @property
     def temperature(self) -> float:
@@ -142,7 +146,8 @@ def export(
     try:
         kept = wanted.write(chosen, kinds, partial, advance)
         sums = {p.name: sha256([p]) for p in sorted(partial.iterdir())}
-        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.run.recipe, sums, kept)
+        usage = f"```{wanted.language}\n{usage_of(chosen, to_format, sums, '.')}\n```\n"
+        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.run.recipe, sums, kept, usage)
         write_text(partial / "README.md", card)
         sums["README.md"] = sha256([partial / "README.md"])
         write_text(partial / "SHA256SUMS", "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
@@ -156,6 +161,18 @@ def export(
 def export_bytes(run: Path, number: int | None, to_format: str, kinds: list[QuantType]) -> int:
     """About how many bytes `export` writes."""
     return FORMATS[to_format].size(RunRound.of(run, number), kinds)
+
+
+def usage_of(chosen: RunRound, to_format: str, names: Iterable[str], folder: str) -> str:
+    """What to paste into a shell, or into Python (`Format.language`), to run an export; of several types the first.
+
+    Args:
+        names: of the files in the folder.
+    """
+    kinds = {"gguf": "*.gguf", "modelfile": "Modelfile*"}
+    files = {kind: shlex.quote(f"{folder}/{first}") for kind, pattern in kinds.items()
+             for first in fnmatch.filter(sorted(names), pattern)[:1]}  # fmt: skip
+    return FORMATS[to_format].usage.format(**files, asked=llama_options(chosen.system, chosen.template))
 
 
 def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> dict[str, Kept]:
@@ -209,18 +226,34 @@ def _write_safetensors(chosen: RunRound, kinds: list[QuantType], out: Path, adva
 
 @dataclass(frozen=True)
 class Format:
-    """How a round is written into a folder, and about how many bytes that takes (an adapter: next to none)."""
+    """How a round is written into a folder, and about how many bytes that takes (an adapter: next to none).
+
+    `usage` runs it: {gguf} and {modelfile} stand for paths, {asked} for what llama-cli is told of how it was asked.
+    """
 
     write: Callable[[RunRound, list[QuantType], Path, Advance], dict[str, Kept]]
+    usage: str
     size: Callable[[RunRound, list[QuantType]], int] = lambda chosen, kinds: 0
     of_types: bool = False  # the user may choose quantization types
     of_adapter: bool = False  # the base model has none
+    language: str = "sh"  # of `usage`
 
+
+_GGUF = "llama-cli -m {gguf}{asked}\nlms import {gguf}    # LM Studio"
+_OLLAMA = f"{_GGUF}\nollama create genius -f {{modelfile}} && ollama run genius"
+_LORA = "llama-cli -m BASE.gguf --lora {gguf}{asked}"
+_PEFT = "from peft import PeftModel\nmodel = PeftModel.from_pretrained(base_model, FOLDER)"
+_SAFETENSORS = "from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(FOLDER)"
 
 FORMATS = {
-    "gguf": Format(_write_ggufs, _ggufs_bytes, of_types=True),
-    "ollama": Format(_write_ollama, _ggufs_bytes, of_types=True),
-    "lora-gguf": Format(_write_lora, of_adapter=True),
-    "peft": Format(_write_peft, of_adapter=True),
-    "safetensors": Format(_write_safetensors, lambda chosen, kinds: quantized_bytes(chosen.base.gguf, "F16")),
+    "gguf": Format(_write_ggufs, _GGUF, _ggufs_bytes, of_types=True),
+    "ollama": Format(_write_ollama, _OLLAMA, _ggufs_bytes, of_types=True),
+    "lora-gguf": Format(_write_lora, _LORA, of_adapter=True),
+    "peft": Format(_write_peft, _PEFT, of_adapter=True, language="python"),
+    "safetensors": Format(
+        _write_safetensors,
+        _SAFETENSORS,
+        lambda chosen, kinds: quantized_bytes(chosen.base.gguf, "F16"),
+        language="python",
+    ),
 }

@@ -10,9 +10,9 @@ from genius_lite import __version__
 from genius_lite.recipe import Prefix
 from genius_lite.report.columns import NOTE, SHORT
 from genius_lite.report.summary import WIDENED, cooling_lines
-from genius_lite.results.evaluation import AtBest, Interval, TaskResult
+from genius_lite.results.evaluation import AtBest, TaskResult
 from genius_lite.results.rounds import RoundReport
-from genius_lite.text import percent
+from genius_lite.text import accuracy, gain, percent
 from genius_lite.weights.importing import Base
 from genius_lite.weights.merge import Kept
 
@@ -24,6 +24,7 @@ def model_card(
     recipe: dict[str, Any],
     sums: dict[str, str],
     kept: dict[str, Kept],
+    usage: str,
 ) -> str:
     """A README.md with front matter that the hub reads.
 
@@ -32,8 +33,8 @@ def model_card(
         recipe: the run folder's.
         sums: file name -> SHA-256, of what stands beside the card.
         kept: file name -> what it keeps of the update, of files that are not the round's own.
+        usage: what runs the files, in Markdown.
     """
-    system, template = recipe.get("system"), recipe.get("template", {})
     title = f"{base.name}, self-trained" if number else base.name
     parts = [_front_matter(base), f"# {title}\n", _what(base, number, recipe)]
     if reports:
@@ -43,7 +44,7 @@ def model_card(
             "## Measured\n",
             _measured(reports[-1].evaluation, reports[-1].at_best),
         ]
-    parts += ["## Run it\n", _asked_with(system, template) + _commands(sorted(sums), system, template)]
+    parts += ["## Run it\n", _asked_with(recipe.get("system"), recipe.get("template", {})) + usage]
     parts += ["## Files\n", "".join(f"- `{name}`: SHA-256 `{digest}`\n" for name, digest in sums.items())]
     parts += [f"- {line}; what is measured above is the round's own file\n" for line in export_lines(kept)]
     parts += ["## Recipe\n", f"```json\n{json.dumps(recipe, indent=2, ensure_ascii=False)}\n```\n"]
@@ -59,32 +60,17 @@ def export_lines(kept: dict[str, Kept]) -> list[str]:
     ]
 
 
-def commands(files: list[str], folder: str, system: str | None, template: dict[str, Any]) -> list[str]:
-    """What to paste into a shell for each program that runs the exported files.
+def llama_options(system: str | None, template: dict[str, Any]) -> str:
+    """What llama-cli is to be told of how the model was asked, ` -sys 'Be brief.'`.
 
     Args:
-        files: names in the folder.
-        folder: where they are.
         system: the message before every question. Ollama has it from the Modelfile, LM Studio takes it in its window.
         template: variables of the chat template, likewise.
     """
-    ggufs = [f for f in files if f.endswith(".gguf")]
-    lines, asked = [], f" -sys {shlex.quote(system)}" if system else ""
-    variables = {name: value for name, value in template.items() if name != "today"}
-    if variables:
+    asked = f" -sys {shlex.quote(system)}" if system else ""
+    if variables := {name: value for name, value in template.items() if name != "today"}:
         asked += f" --jinja --chat-template-kwargs {shlex.quote(json.dumps(variables))}"
-
-    def path(file: str) -> str:
-        return shlex.quote(f"{folder}/{file}")
-
-    for file in [f for f in ggufs if "-lora" in f][:1]:
-        lines.append(f"llama-cli -m BASE.gguf --lora {path(file)}{asked}")
-    for file in [f for f in ggufs if "-lora" not in f][:1]:
-        lines.append(f"llama-cli -m {path(file)}{asked}")
-        lines.append(f"lms import {path(file)}    # LM Studio")
-    for file in [f for f in files if f.startswith("Modelfile")][:1]:
-        lines.append(f"ollama create genius -f {path(file)} && ollama run genius")
-    return lines
+    return asked
 
 
 def _front_matter(base: Base) -> str:
@@ -129,23 +115,14 @@ def _measured(tasks: list[TaskResult], at_best: list[AtBest]) -> str:
     for task in tasks:
         cells = [task.task, task.problems]
         shown = ((task.sampled, task.sampled_gain), (task.greedy, task.greedy_gain), (task.judged, task.judged_gain))
-        for accuracy, gained in shown:
-            cells += [_percent(accuracy, ""), _percent(gained, "+")]
+        for right, gained in shown:
+            cells += [accuracy(right), gain(gained)]
         cells.append(percent(task.cut))
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     chosen_on = any(task.chosen_on for task in tasks)
     chose = "but they chose the round, so that gains are flattered" if chosen_on else "and others chose the round"
-    lines.append(f"\nPercent, with 95 % intervals. Nothing learned from these problems, {chose}.\n")
+    lines.append(f"\nWith 95 % intervals, gains in points. Nothing learned from these problems, {chose}.\n")
     return "\n".join([*lines, *(f"- {line}" for line in cooling_lines(at_best)), ""])
-
-
-def _percent(interval: Interval | None, sign: str) -> str:
-    if interval is None:
-        return "-"
-    estimate, low, high = (
-        format(100 * value, f"{sign}.1f") for value in (interval.estimate, interval.low, interval.high)
-    )
-    return f"{estimate} [{low}, {high}]"
 
 
 def _asked_with(system: str | None, template: dict[str, Any]) -> str:
@@ -155,13 +132,3 @@ def _asked_with(system: str | None, template: dict[str, Any]) -> str:
     quoted = "\n".join(f"> {line}".rstrip() for line in system.splitlines() or ["(empty)"])
     told = "Every question was asked after this system message; without it answers may be worse"
     return f"{told}:\n\n{quoted}\n\n{with_variables}"
-
-
-def _commands(files: list[str], system: str | None, template: dict[str, Any]) -> str:
-    found = commands(files, ".", system, template)
-    if any(f == "adapter_config.json" for f in files):
-        return "```python\nfrom peft import PeftModel\nmodel = PeftModel.from_pretrained(base_model, FOLDER)\n```\n"
-    if not found:
-        loading = "from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(FOLDER)"
-        return f"```python\n{loading}\n```\n"
-    return "```sh\n" + "\n".join(found) + "\n```\n"

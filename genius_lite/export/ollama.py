@@ -29,6 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from genius_lite.data import thoughts
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.export.go_template import Layout, Messages, Nodes, Show, When
@@ -99,7 +100,8 @@ def chat_template(vocabulary: Vocabulary) -> ChatTemplate:
         layout = _layout(turns, system)
         _prove(vocabulary, layout, system)
         dated = ("The date in TEMPLATE is fixed: the day that the model was trained with.",) * vocabulary.asks_for_date
-        return ChatTemplate(layout, (*_note(system), *_differences(vocabulary, layout, system), *dated))
+        notes = (*_note(system), *_differences(vocabulary, layout, system), *dated, *_thinking(vocabulary, layout))
+        return ChatTemplate(layout, notes)
     except UserError as e:
         reason = " ".join(str(e).split()).removesuffix(".")
         guess = "Ollama guesses one from it; read `ollama show --template` before you rely on it."
@@ -248,6 +250,15 @@ def _differences(vocabulary: Vocabulary, layout: Layout, system: _System) -> Ite
     reasoned = _filled("uau", ["7", "<think>\nSeven.\n</think>\n\n7", "8"])
     if layout.text(reasoned) != _render(vocabulary, reasoned):
         yield "The GGUF's chat template changes <think> reasoning in earlier answers; TEMPLATE keeps it."
+
+
+def _thinking(vocabulary: Vocabulary, layout: Layout) -> Iterator[str]:
+    """Whether the model thinks before it answers, and where the answer is."""
+    begun = thoughts.opens(layout.generation)
+    if thoughts.closes(layout.generation):
+        yield "Thoughts are off, as the model was trained: TEMPLATE ends them before the answer begins."
+    elif end := thoughts.end_in(layout.generation if begun else vocabulary.template or ""):
+        yield f"The model {'thinks' if begun else 'may think'} before it answers: the answer is what follows {end}."
 
 
 def _render(vocabulary: Vocabulary, messages: Messages, *, generation: bool = True) -> str:

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from genius_lite.errors import UserError
 from genius_lite.recipe import Prefix
 from genius_lite.rundir.folder import write_text
 from genius_lite.weights.adapter import read_factors
+from genius_lite.weights.full_precision import load_weights
 from genius_lite.weights.importing import Base
-
-_OF_THE_MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
 
 
 def write_peft(base: Base, adapter: Path, out: Path) -> None:
@@ -25,21 +25,28 @@ def write_peft(base: Base, adapter: Path, out: Path) -> None:
 
 
 def write_safetensors(base: Base, adapter: Path | None, out: Path) -> None:
-    """Checkpoint + adapter in 16 bits, a file at a time, with config and tokenizer: what `from_pretrained` reads."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    factors, alpha, rank = read_factors(adapter) if adapter else ({}, 1.0, 1)
-    for file in sorted(base.hf_checkpoint.glob("*.safetensors")):
-        tensors = load_file(file)
-        for name in tensors.keys() & factors.keys():
-            b, a = (torch.from_numpy(factor) for factor in factors[name])
-            tensors[name] = (tensors[name].float() + (alpha / rank) * (b @ a)).to(tensors[name].dtype)
-        save_file(tensors, out / file.name, metadata={"format": "pt"})
-    for name in _OF_THE_MODEL:
-        if (base.hf_checkpoint / name).exists():
-            shutil.copyfile(base.hf_checkpoint / name, out / name)
+    """Checkpoint + adapter in 16 bits, with config and tokenizer: what `from_pretrained` reads."""
+    merged_model(base, adapter).save_pretrained(out)
     _write_tokenizer(base, out)
+
+
+def merged_model(base: Base, adapter: Path | None) -> Any:
+    """Load the checkpoint in 16 bits and add the adapter, whose names are those of the model and not of its files.
+
+    Raises:
+        UserError: the adapter is another model's.
+    """
+    import torch
+
+    model = load_weights(base.hf_checkpoint)
+    weights = dict(model.named_parameters())
+    factors, alpha, rank = read_factors(adapter) if adapter else ({}, 1.0, 1)
+    for name, (b, a) in factors.items():
+        if name not in weights:
+            raise UserError(f"{adapter} does not belong to {base.hf_checkpoint}, which has no {name}")
+        update = (alpha / rank) * (torch.from_numpy(b) @ torch.from_numpy(a))
+        weights[name].data = (weights[name].float() + update).to(weights[name].dtype)
+    return model
 
 
 def _write_tokenizer(base: Base, out: Path) -> None:

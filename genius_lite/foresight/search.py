@@ -118,7 +118,7 @@ async def _expand(beams: list[Beam], sampler: Sampler, cfg: Foresight) -> Expans
         (beam, branch)
         for beam in beams
         for branch in sampler.extend(
-            beam.node, cfg.candidates, until="step", limit=cfg.max_tokens - len(beam.node.response)
+            beam.node, cfg.candidates, until="step", limit=cfg.response_tokens - len(beam.node.response)
         )
     ]
     foreseen = cfg.skip_agreeing is None or not _agree([await branch for _, branch in branches], cfg)
@@ -174,7 +174,7 @@ class _Race:
 
     async def simulate(self, node: Node) -> Completion:
         """The future of a step's node."""
-        limit = self.cfg.max_tokens - len(node.response)
+        limit = self.cfg.response_tokens - len(node.response)
         limit = min(limit, self.cfg.future_tokens or limit)
         (future,) = self.sampler.extend(node, 1, until="end", limit=limit)
         self.running[future] = limit
@@ -217,4 +217,4 @@ def _agree(nodes: Sequence[Node], cfg: Foresight) -> bool:
 def _is_live(node: Node, cfg: Foresight) -> bool:
     """Whether the response goes on after this step."""
     assert node.completion
-    return node.completion.finish == "step" and len(node.response) < cfg.max_tokens
+    return node.completion.finish == "step" and len(node.response) < cfg.response_tokens

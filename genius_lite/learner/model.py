@@ -24,6 +24,8 @@ _TREE_NATS = 0.02  # that a token of a tree may differ from the same one alone, 
 
 # Their fused kernels multiply by out_proj themselves, past any adapter; peft refuses it too.
 _MAMBA_KIND = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
+# What Gemma 3n and 4 make embeddings for each layer with: llama.cpp applies no adapter to it at run time.
+_OF_EMBEDDINGS = ".per_layer_model_projection"
 
 
 def load_policy(
@@ -34,6 +36,7 @@ def load_policy(
     precision: Precision,
     seed: int,
     at: Device | None = None,
+    room: int = 0,
 ) -> Any:
     """Load a peft model: the checkpoint frozen in `precision`, and a trainable adapter.
 
@@ -41,11 +44,11 @@ def load_policy(
         adapter: the adapter to go on from; None begins a new one, whose B is zero, so that the policy is the
             base model at first.
         seed: of the new adapter's A.
-        at: where it is put, if not on the device that it is for.
+        at, room: see `load_base`.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    base = load_base(hf_checkpoint, device, precision, at)
+    base = load_base(hf_checkpoint, device, precision, at, room)
     if adapter:
         return _prepared(PeftModel.from_pretrained(base, adapter, is_trainable=True))
     lora = LoraConfig(
@@ -62,7 +65,9 @@ def load_policy(
         return _prepared(get_peft_model(base, lora))
 
 
-def load_base(hf_checkpoint: Path, device: Device, precision: Precision, at: Device | None = None) -> Any:
+def load_base(
+    hf_checkpoint: Path, device: Device, precision: Precision, at: Device | None = None, room: int = 0
+) -> Any:
     """Load the checkpoint as a transformers model in `precision`, frozen.
 
     NF4 is for the matrices between embeddings and head. Those two become an `Int8Embedding`, unless the family has
@@ -70,11 +75,12 @@ def load_base(hf_checkpoint: Path, device: Device, precision: Precision, at: Dev
 
     Args:
         at: where it is put, if not on the device that it is for.
+        room: tokens that a branch of the sampler has room for.
 
     Raises:
         UserError: how it makes its logits is not known here.
     """
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     if device == "cuda":
         # torch 2.11 to 2.13 prefer it on Hopper and newer, and with a mask of 128 n + 64 tokens its backward pass gives
@@ -87,8 +93,11 @@ def load_base(hf_checkpoint: Path, device: Device, precision: Precision, at: Dev
         # 16 bits while loading; what stays unquantized and is small is raised to the computing type below.
         loaded = torch.bfloat16 if in_bf16 else torch.float16
         quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+    config = AutoConfig.from_pretrained(hf_checkpoint, trust_remote_code=False)
+    _choose_table(config, room)
     base = AutoModelForCausalLM.from_pretrained(
         hf_checkpoint,
+        config=config,
         trust_remote_code=False,
         dtype=loaded,
         quantization_config=quantization,
@@ -104,6 +113,13 @@ def load_base(hf_checkpoint: Path, device: Device, precision: Precision, at: Dev
     base.config.use_cache = False
     require_known(base)
     return base
+
+
+def _choose_table(config: Any, room: int) -> None:
+    """Scale rotations as llama.cpp does: by the room of a branch, not by the longest text of a batch."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope" and room > rope["original_max_position_embeddings"]:
+        rope["short_factor"] = rope["long_factor"]
 
 
 def weight_bytes(policy: Any) -> int:
@@ -165,13 +181,14 @@ def _shrink_tables(base: Any, compute: torch.dtype) -> None:
 
 
 def target_modules(base: nn.Module, wanted: list[str] | Literal["auto"] = "auto") -> list[str]:
-    """List full names of the linear layers to adapt, of those between the embeddings and the head.
+    """List full names of the linear layers to adapt: those between the embeddings and the head, of what reads text.
 
     Raises:
         UserError: a wanted name fits none of them.
     """
-    head = base.get_output_embeddings()  # pyright: ignore[reportCallIssue]
-    linear = [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    read = set(base.get_decoder().modules())  # pyright: ignore[reportCallIssue]
+    linear = [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and m in read]
+    linear = [n for n in linear if not n.endswith(_OF_EMBEDDINGS)]
     if base.config.model_type in _MAMBA_KIND:  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
         linear = [n for n in linear if not n.endswith(".out_proj")]
     if wanted == "auto":
@@ -191,10 +208,11 @@ def without_adapter(policy: Any) -> list[str]:
     base = policy.get_base_model()
     ends = (base.get_input_embeddings(), base.get_output_embeddings())
     outside = {id(module.weight) for module in ends if hasattr(module, "weight")}
-    adapted = {name.partition(".lora_")[0] for name, _ in base.named_parameters() if ".lora_" in name}
+    read = list(base.get_decoder().named_parameters())
+    adapted = {name.partition(".lora_")[0] for name, _ in read if ".lora_" in name}
     matrices = {
         name.removesuffix(".weight").removesuffix(".base_layer")
-        for name, parameter in base.named_parameters()
+        for name, parameter in read
         if parameter.ndim > 1 and id(parameter) not in outside and ".lora_" not in name
     }
     return sorted({re.sub(r"^.*?\.\d+\.", "", name) for name in matrices - adapted})

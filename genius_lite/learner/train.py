@@ -54,6 +54,7 @@ class Training:
         work: where the state is kept while training goes on.
         own_weights: whether `hf_checkpoint` has the weights of the GGUF that the first round samples from, and not
             others that it was made of (`model.weights`).
+        room: tokens that a branch of the sampler has room for.
     """
 
     hf_checkpoint: Path
@@ -66,6 +67,7 @@ class Training:
     key: tuple[int | str, ...]
     work: RunDir
     own_weights: bool = True
+    room: int = 0
 
 
 def train_adapter(
@@ -95,7 +97,14 @@ def train_adapter(
     """
     cfg, stop = job.cfg, stop or Stop()
     load = partial(
-        load_policy, job.hf_checkpoint, job.start, cfg, job.device, job.precision, seed_of(*job.key, "adapter")
+        load_policy,
+        job.hf_checkpoint,
+        job.start,
+        cfg,
+        job.device,
+        job.precision,
+        seed_of(*job.key, "adapter"),
+        room=job.room,
     )
     policy = load_in_parts(load, job.device, group) if group.sharded else load()
     if cfg.targets == "auto" and (left := without_adapter(policy)):

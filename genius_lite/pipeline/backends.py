@@ -1,12 +1,13 @@
-"""The sampler that searches the queries of a round: this machine's, a server, or the nodes of a cluster.
+"""Who searches the queries of a round: this machine, or what the recipe names in its place.
 
-A further backend is a file with a `Sampler`, and a case in `open_backend`.
+A further backend is a file of its own with a `Sampler`, and here a function that opens it and its key in `REMOTE`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
 
 from genius_lite.cluster.actor import HostSettings
 from genius_lite.cluster.ray import sample_on_cluster
@@ -16,11 +17,12 @@ from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.pipeline.server_check import open_checked_server
 from genius_lite.progress import Advance
+from genius_lite.recipe import Sampler as Section
 from genius_lite.records import FailedQuery, Query, Rollout
 from genius_lite.results.rounds import Stats
 from genius_lite.rundir.folder import write_json
 from genius_lite.rundir.lines import RecordLog
-from genius_lite.sampler.client import LocalSampler, Sampler, open_sampler
+from genius_lite.sampler.client import Sampler, open_sampler
 from genius_lite.sampler.messages import Sampling
 from genius_lite.weights.gguf_file import sha256
 
@@ -33,71 +35,104 @@ async def search(
     failures: RecordLog[FailedQuery],
     advance: Advance,
 ) -> Stats | None:
-    """Search these queries, each into one of the two logs as it ends; what the sampler did if it is here.
+    """Search these queries, each into one of the two logs as it ends; what the sampler did, if that is known.
 
     Args:
         advance: called with parts of a query, one for each step.
 
     Raises:
-        UserError: the server or the cluster of the recipe is not there, or cannot take this model.
+        UserError: the backend of the recipe is not there, or cannot take this model.
     """
-    cfg = r.job.recipe.foresight
     with Vocabulary.open(r.job.source.path) as vocabulary:
-
-        def stepped(so_far: Rollout) -> None:
-            advance(1 / cfg.steps)
-            r.progress.stepped(so_far, vocabulary.decode)
-
-        def failed(query: Query, reason: str) -> None:
-            failures.append(FailedQuery(query.id, reason))
-            r.progress.say(f"warning: query {query.id} failed: {reason}")
-
-        def finished(rollout: Rollout) -> None:
-            log.append(rollout)
-            advance(1 - len(rollout.steps) / cfg.steps)
-            r.progress.searched(rollout)
-
-        def finished_elsewhere(rollout: Rollout) -> None:
-            for made in range(len(rollout.steps)):
-                stepped(Rollout(rollout.query, rollout.steps[: made + 1]))
-            finished(rollout)
-
-        if r.job.recipe.sampler.cluster != "local":
-            await _search_on_cluster(r, policy, queries, finished_elsewhere, failed)
-            return None
-        async with open_backend(r, policy, vocabulary, queries) as (sampler, slots):
-            in_flight = searches_in_flight(slots, cfg)
-            await sample_rollouts(queries, sampler, cfg, r.key, in_flight, finished, failed, stepped, r.stop)
-            return await sampler.drain() if isinstance(sampler, LocalSampler) else None
+        s = Search(r, policy, queries, vocabulary, log, failures, advance)
+        named = remote(r.job.recipe.sampler)
+        return await (REMOTE[named] if named else _here)(s)
 
 
-@asynccontextmanager
-async def open_backend(
-    r: Round, policy: Policy, vocabulary: Vocabulary, queries: list[Query]
-) -> AsyncIterator[tuple[Sampler, int]]:
-    """Open the recipe's sampler with the policy in it; gives it with the number of branches that it decodes at once."""
-    cfg, sampling = r.job.recipe.sampler, Sampling.of(r.job.recipe.foresight)
-    if cfg.server:
-        async with open_checked_server(r, policy, cfg.server, vocabulary, sampling, queries) as server:
-            yield server, cfg.server.in_flight
-        return
-    settings, say = policy.settings(r.engine), r.progress.say
-    async with open_sampler(policy.gguf, settings, sampling, r.sampler_log, patience=cfg.watchdog, say=say) as sampler:
-        yield sampler, r.engine.slots
+@dataclass(frozen=True)
+class Search:
+    """Queries to be searched with a policy, and where their searches go: what a backend is given."""
+
+    r: Round
+    policy: Policy
+    queries: list[Query]
+    vocabulary: Vocabulary
+    log: RecordLog[Rollout]
+    failures: RecordLog[FailedQuery]
+    advance: Advance
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling.of(self.r.job.recipe.foresight)
+
+    async def sample_with(self, sampler: Sampler, slots: int) -> Stats | None:
+        """Search with a sampler that decodes so many branches at once."""
+        r, cfg = self.r, self.r.job.recipe.foresight
+        in_flight = searches_in_flight(slots, cfg)
+        await sample_rollouts(
+            self.queries, sampler, cfg, r.key, in_flight, self.finished, self.failed, self.stepped, r.stop
+        )
+        return await sampler.drain()
+
+    def stepped(self, so_far: Rollout) -> None:
+        """Show a search that has made a step."""
+        self.advance(1 / self.r.job.recipe.foresight.steps)
+        self.r.progress.stepped(so_far, self.vocabulary.decode)
+
+    def finished(self, rollout: Rollout) -> None:
+        """Keep a search that has ended, whose steps were shown."""
+        self.log.append(rollout)
+        self.advance(1 - len(rollout.steps) / self.r.job.recipe.foresight.steps)
+        self.r.progress.searched(rollout)
+
+    def finished_elsewhere(self, rollout: Rollout) -> None:
+        """Keep a search of which nothing was shown."""
+        for made in range(len(rollout.steps)):
+            self.stepped(Rollout(rollout.query, rollout.steps[: made + 1]))
+        self.finished(rollout)
+
+    def failed(self, query: Query, reason: str) -> None:
+        """Set a query aside."""
+        self.failures.append(FailedQuery(query.id, reason))
+        self.r.progress.say(f"warning: query {query.id} failed: {reason}")
 
 
-async def _search_on_cluster(
-    r: Round,
-    policy: Policy,
-    queries: list[Query],
-    finished: Callable[[Rollout], None],
-    failed: Callable[[Query, str], None],
-) -> None:
-    if policy.gguf == r.job.source.path and len(r.job.source.files) > 1:
+async def _here(s: Search) -> Stats | None:
+    r, patience = s.r, s.r.job.recipe.sampler.watchdog
+    settings, say = s.policy.settings(r.engine), r.progress.say
+    async with open_sampler(s.policy.gguf, settings, s.sampling, r.sampler_log, patience=patience, say=say) as sampler:
+        return await s.sample_with(sampler, r.engine.slots)
+
+
+async def _on_server(s: Search) -> Stats | None:
+    cfg = s.r.job.recipe.sampler.server
+    assert cfg
+    async with open_checked_server(s.r, s.policy, cfg, s.vocabulary, s.sampling, s.queries) as server:
+        return await s.sample_with(server, cfg.in_flight)
+
+
+async def _on_cluster(s: Search) -> None:
+    r, cfg = s.r, s.r.job.recipe.sampler
+    if s.policy.gguf == r.job.source.path and len(r.job.source.files) > 1:
         raise UserError("sampler.cluster takes a model in one file; merge yours with llama-gguf-split --merge")
-    cfg = r.job.recipe.sampler
-    files = {sha256([path]): path for path in (policy.gguf, policy.lora) if path}
+    files = {sha256([path]): path for path in (s.policy.gguf, s.policy.lora) if path}
     model, lora = [*files, ""][:2]
     settings = HostSettings(model, lora, cfg, r.job.recipe.foresight, r.job.context, r.key)
-    counts = await sample_on_cluster(cfg.cluster, queries, settings, files, finished, failed, r.progress.say, r.stop)
+    counts = await sample_on_cluster(
+        cfg.cluster, s.queries, settings, files, s.finished_elsewhere, s.failed, r.progress.say, r.stop
+    )
     write_json(r.here / "hosts.json", counts)  # by host; of the last process that sampled this round
+
+
+REMOTE: dict[str, Callable[[Search], Awaitable[Stats | None]]] = {"server": _on_server, "cluster": _on_cluster}
+"""Every backend but this machine, by the key of the recipe's `sampler` that asks for it when it is not its default."""
+
+
+def remote(cfg: Section) -> str | None:
+    """Return the key of `REMOTE` whose backend samples; None where this machine does."""
+    return next((key for key in REMOTE if getattr(cfg, key) != Section.model_fields[key].default), None)
+
+
+def local_settings() -> dict[str, Any]:
+    """Return the settings of a recipe with which this machine samples."""
+    return {f"sampler.{key}": Section.model_fields[key].default for key in REMOTE}

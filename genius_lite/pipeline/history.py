@@ -49,8 +49,10 @@ class History:
         s = self.session
         for line in evaluation_lines(found):
             s.progress.say(f"base model: {line}")
-        if found.signals and (note := too_short(1 - found.signals.ended, s.job.recipe.answer_tokens)):
-            s.progress.say(f"warning: {note}")
+        if seen := found.signals:
+            thought = s.job.recipe.foresight.thought_tokens if seen.thinking else None
+            if note := too_short(1 - seen.ended, s.job.recipe.answer_tokens, thought):
+                s.progress.say(f"warning: {note}")
         s.tracker.base(found)
         self._decide([RoundScore(0, found.scores)])
         s.progress.finished(RoundReport(0, score=mean_score(found.scores)), {}, self.decision.best)

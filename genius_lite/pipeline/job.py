@@ -20,6 +20,7 @@ from genius_lite.report.tracking import require_trackers
 from genius_lite.rundir.folder import RECIPE
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.weights import gguf_file
+from genius_lite.weights.full_precision import read_config
 from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.importing import check_supported
 from genius_lite.weights.quantize import quantized_twice
@@ -70,9 +71,10 @@ class Job:
         """
         job = replace(self, recipe=recipe, watched=self.watched[: recipe.evaluate.queries])
         questions = [question for item in job.tasks for question in item.questions]
+        thought = " + thought_tokens" * (recipe.foresight.thought_tokens > 0)
         uses = [
-            ("foresight.max_tokens", recipe.foresight.max_tokens, job.queries),
-            ("max_tokens", recipe.answer_tokens, questions + job.watched),
+            (f"foresight.max_tokens{thought}", recipe.foresight.response_tokens, job.queries),
+            (f"max_tokens{thought}", recipe.answer_tokens, questions + job.watched),
         ]
         return replace(job, context=context_for(recipe.sampler.context, job.source, uses))
 
@@ -106,9 +108,10 @@ def prepare(recipe: Recipe) -> Job:
     require_trackers(recipe)
     check_before_download(recipe.model)
     path = locate(recipe.model)
-    # What it says is clearer than llama.cpp's "unknown model".
-    check_supported(gguf_file.read(path), weights=recipe.model.weights is not None)
-    weights = locate_weights(recipe.model)
+    # What it says is clearer than llama.cpp's "unknown model", and nothing else is downloaded yet.
+    check_supported(gguf_file.read(path), with_weights=recipe.model.weights is not None)
+    if weights := locate_weights(recipe.model):
+        read_config(weights)
     source = load_untrusted(path, quantizer=True)
     tasks = load_tasks(recipe.evaluate.tasks)
     with Vocabulary.open(source.path, recipe.queries.template) as vocabulary:
@@ -116,6 +119,7 @@ def prepare(recipe: Recipe) -> Job:
             vocabulary.variables = _begun(recipe) | vocabulary.variables
         template = vocabulary.variables
         queries, beyond, duplicates = select(recipe.queries, vocabulary, beyond=recipe.evaluate.queries)
+        _check_thought(recipe, vocabulary, queries[0])
         asked_tasks = [
             tokenize_task(task, named.use, vocabulary, recipe.queries.system)
             for task, named in zip(tasks, recipe.evaluate.tasks, strict=True)
@@ -132,6 +136,17 @@ def prepare(recipe: Recipe) -> Job:
         recipe, source, weights, queries, duplicates, held_out, watched, asked_tasks, context=0, template=template
     )
     return job.under(recipe)
+
+
+def _check_thought(recipe: Recipe, vocabulary: Vocabulary, query: Query) -> None:
+    """Refuse tokens for a thought that the chat template ends before it begins."""
+    if recipe.foresight.thought_tokens and vocabulary.closes_thought(query.tokens):
+        reads = ", ".join(vocabulary.template_reads)
+        switch = f", or switch thoughts on in queries.template (the chat template reads {reads})" if reads else ""
+        raise UserError(
+            f"foresight.thought_tokens is {recipe.foresight.thought_tokens}, and the chat template leaves no thought "
+            f"to the model: its prompt ends it; take the key out{switch}"
+        )
 
 
 def _begun(recipe: Recipe) -> dict[str, str]:

@@ -28,7 +28,8 @@ _ROLLOUTS = f"{round_name(1)}/{folder.ROLLOUTS}"
 
 # Keys of the identity that decide what is answered to the tasks, what is evaluated, what is sampled, and so on.
 _BASE = ("model", "weights")
-_ANSWERED = ("model", "seed", "system", "tasks", "foresight.max_tokens", "evaluate", "sampler.kv_type")
+_LIMITS = ("foresight.max_tokens", "foresight.thought_tokens")
+_ANSWERED = ("model", "seed", "system", "tasks", *_LIMITS, "evaluate", "sampler.kv_type")
 _EVALUATED = (*_ANSWERED, "watched")
 _SAMPLED = ("model", "seed", "foresight", "sampler.kv_type")
 _ROUNDED = (*_BASE, "quantize.type")  # how it was rounded depends a little on what was learned from, too

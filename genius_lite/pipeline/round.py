@@ -69,10 +69,10 @@ class Session:
         made = self.run.path / ROUNDED / BASELINE
         return Policy(made if made.exists() else self.base.gguf.path)
 
-    @cached_property
+    @property
     def rounded(self) -> RunDir:
-        """The folder of the base model in the types of the rounds."""
-        return self.run.sub(ROUNDED)
+        """The folder of the base model in the types of the rounds; there once something is built in it."""
+        return RunDir(self.run.path / ROUNDED)
 
 
 @dataclass(frozen=True)

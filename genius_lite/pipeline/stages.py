@@ -6,13 +6,13 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import msgspec
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stopped, UserError
-from genius_lite.evaluate.answers import THOUGHT_BEGINS, after_thought
 from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.foresight.pairs import preference_pairs
@@ -33,9 +33,10 @@ from genius_lite.rundir.folder import RunDir, remove, write_json
 from genius_lite.rundir.lines import RecordLog, read_records, write_records
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, write_imatrix, write_lora
-from genius_lite.weights.full_precision import write_full_precision
+from genius_lite.weights.full_precision import load_weights, write_full_precision
 from genius_lite.weights.gguf_file import sha256
-from genius_lite.weights.importing import FULL_PRECISION, Base, import_checkpoint
+from genius_lite.weights.importing import FULL_PRECISION, MAP_FILE, Base, import_checkpoint, save_checkpoint
+from genius_lite.weights.mapping import TensorMap
 from genius_lite.weights.merge import Kept, merge, planned_types, round_base
 from genius_lite.weights.quantize import quantized_bytes, type_name, types_bytes
 from genius_lite.weights.retained import check, one_of_each
@@ -50,22 +51,27 @@ KEEPING: tuple[QuantType, ...] = ("Q8_0", "F16")
 def import_base(job: Job, run: RunDir, progress: Progress) -> Base:
     """Make the learner's copy of the model: of the GGUF itself, or of full-precision weights in its place."""
 
-    def full_precision(weights: Path, out: Path) -> None:
+    source, weights, origin = job.source, job.weights, job.recipe.model.weights or job.recipe.model.gguf
+    load = cache(load_weights)  # once, if both are to be made
+
+    def full_precision(out: Path) -> None:
         out.mkdir()
         with progress.stage("full precision", quantized_bytes(job.source, "F16"), "MB", 1e-6) as advance:
-            write_full_precision(job.source, weights, out / job.source.path.name, advance)
+            state, path = load(weights).state_dict(), out / job.source.path.name
+            write_full_precision(job.source, state, weights, path, advance).save(out / MAP_FILE)
 
     def hf_checkpoint(out: Path) -> None:
         matrices, start = sum(len(t.shape) == 2 for t in source.tensors), time.monotonic()
         with progress.stage("import", matrices, "matrices") as advance:
-            import_checkpoint(source, out, advance, job.recipe.model.weights or job.recipe.model.gguf)
+            if weights:
+                save_checkpoint(source, load(weights), TensorMap.load(source.path.parent / MAP_FILE), out, origin)
+            else:
+                import_checkpoint(source, out, advance, origin)
         give_memory_back()
         note_time(run, Stage.IMPORT, time.monotonic() - start, matrices)
 
-    source, weights = job.source, job.weights
     if weights:
-        made = run.build(FULL_PRECISION, lambda out: full_precision(weights, out))
-        source = gguf_file.read(made / source.path.name)
+        source = gguf_file.read(run.build(FULL_PRECISION, full_precision) / source.path.name)
     base = Base(source, run.build(folder.CHECKPOINT, hf_checkpoint))
     base.check()  # which notes where the file lies now
     return base
@@ -116,10 +122,10 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
 
     def make(out: Path) -> None:
         with Vocabulary.open(r.job.source.path) as vocabulary:
-            opened = vocabulary.ends_with(r.job.queries[0].tokens, THOUGHT_BEGINS)  # all have the same template
+            prompt = r.job.queries[0].tokens  # as every one ends: all have the same template
 
             def stated(tokens: list[int]) -> str | None:
-                return extract_answer(after_thought(vocabulary.decode(tokens), opened))
+                return extract_answer(vocabulary.said(prompt, tokens).answer)
 
             kept, left_out = preference_pairs(rollouts, cfg, tau, r.key, stated)
         write_json(r.here / folder.LEFT_OUT, left_out)
@@ -152,8 +158,8 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         )
         compared = rollouts[:: max(1, len(rollouts) // COMPARED)][:COMPARED]
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]
-        base, own = r.base.hf_checkpoint, r.job.weights is None
-        training = Training(base, start, pairs, samples, cfg, device, precision, r.key, work, own_weights=own)
+        base, own, room = r.base.hf_checkpoint, r.job.weights is None, r.engine.room
+        training = Training(base, start, pairs, samples, cfg, device, precision, r.key, work, own, room)
         total, done = passes(training)
         stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "passes", done=done)
         with stage as advance, with_workers(r.group, training):

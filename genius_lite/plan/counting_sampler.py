@@ -78,6 +78,9 @@ class CountingSampler:
     def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
         """Every branch goes on to its end, so that `drop_below` is counted as if it saved nothing."""
 
+    async def drain(self) -> None:
+        """See `Sampler.drain`; there is no time here to tell of."""
+
     async def serve(self, work: asyncio.Future[Any]) -> None:
         """Answer whatever `work` asks for, until it is done."""
         while True:

@@ -93,19 +93,20 @@ def known_lengths(job: Job, identity: dict[str, Any]) -> Lengths | None:
     out = Path(job.recipe.out)
     if not same_run(out, identity):
         return None
-    first, candidates = RoundFolder(1, out / round_name(1)), job.recipe.foresight.candidates
+    first = RoundFolder(1, out / round_name(1))
     if not first.done(Stage.PAIRS):
         rates = Rates.read(out)
         return rates.lengths if rates else None
     rollouts = list(islice(first.rollouts, _DESCRIBED))
     with Vocabulary.open(job.source.path) as vocabulary:
-        return described(rollouts, vocabulary.delimiter, candidates, "round 1")
+        return described(rollouts, vocabulary, job.recipe.foresight, "round 1")
 
 
-def cut_off(job: Job) -> str | None:
+def cut_off(job: Job, identity: dict[str, Any]) -> str | None:
     """Warn that too many responses are cut off, by what the run's folder knows of them."""
-    lengths = known_lengths(job, job.identity())
-    return lengths.cut_off(job.recipe.foresight.max_tokens) if lengths else None
+    lengths = known_lengths(job, identity)
+    warning = lengths.cut_off(job.recipe.foresight) if lengths else None
+    return f"{warning} ({lengths.ends.line})" if warning and lengths and lengths.ends else warning
 
 
 def drop_rehearsal(out: Path, identity: dict[str, Any]) -> None:

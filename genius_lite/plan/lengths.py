@@ -9,10 +9,10 @@ from typing import Literal
 
 import msgspec
 
-from genius_lite.data.steps import StepDelimiter
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.evaluate.signals import too_short
 from genius_lite.recipe import Foresight
-from genius_lite.records import Candidate, Rollout, Step
+from genius_lite.records import Rollout, Step
 
 Source = Literal["rehearsal", "round 1", "assumed"]
 _ASSUMED_LENGTH, _ASSUMED_STEP = 0.75, 0.25  # of the token limit; of a response
@@ -30,16 +30,36 @@ class Response(msgspec.Struct, frozen=True):
     value: float = -0.6
 
 
+class Ends(msgspec.Struct, frozen=True):
+    """How many of some `responses`, of up to `limit` tokens, came to their end, and how many of their thoughts did."""
+
+    limit: int
+    responses: int
+    ended: int
+    thoughts: int
+    thoughts_ended: int
+
+    @property
+    def line(self) -> str:
+        """Say it to a person."""
+        found = f"{self.ended / self.responses:.0%} of {self.responses} responses ended within {self.limit} tokens"
+        if self.thoughts:
+            found += f", and so did {self.thoughts_ended / self.thoughts:.0%} of {self.thoughts} thoughts"
+        return found
+
+
 class Lengths(msgspec.Struct, frozen=True):
     """Responses to some queries, a list for each, and the chances that two steps from the same place are the same.
 
-    `repeats` is that of first steps, which often begin alike, `later` that of others.
+    `repeats` is that of first steps, which often begin alike, `later` that of others. `ends` tells which of the
+    responses came to their end; None where none was seen.
     """
 
     responses: list[list[Response]]
     repeats: float
     source: Source
     later: float = 0.0
+    ends: Ends | None = None
 
     @property
     def mean(self) -> float:
@@ -52,14 +72,16 @@ class Lengths(msgspec.Struct, frozen=True):
         means = [statistics.fmean(r.length for r in rows) for rows in self.responses]
         return min(0.5, statistics.stdev(means) / len(means) ** 0.5 / self.mean) if len(means) > 1 else 0.5
 
-    def cut_off(self, limit: int) -> str | None:
-        """Warn where more than a tenth of the responses run into the limit, which is `foresight.max_tokens`.
+    def cut_off(self, cfg: Foresight) -> str | None:
+        """Warn where more than a tenth of the responses run into the recipe's limit.
 
         What is cut off teaches a model not to end: it has been seen to learn longer and longer responses.
         """
         if self.source == "assumed":
             return None
-        return too_short(statistics.fmean(r.length >= limit for rows in self.responses for r in rows), limit)
+        limit = cfg.response_tokens
+        thought = cfg.thought_tokens if self.ends and self.ends.thoughts_ended < self.ends.thoughts else None
+        return too_short(statistics.fmean(r.length >= limit for rows in self.responses for r in rows), limit, thought)
 
     def extended(self, seen: int, limit: int) -> Lengths:
         """Extend responses that were cut off at `seen` tokens to what they may have come to, `limit` at most.
@@ -88,28 +110,35 @@ class Lengths(msgspec.Struct, frozen=True):
 
 def assumed(cfg: Foresight) -> Lengths:
     """Assume three quarters of the limit, in four steps, without a look at the model."""
-    length = max(1, round(_ASSUMED_LENGTH * cfg.max_tokens))
+    length = max(1, round(_ASSUMED_LENGTH * cfg.response_tokens))
     step = max(1, round(_ASSUMED_STEP * length))
     return Lengths([[Response(length, list(range(step, length, step)))]], 0.0, "assumed")
 
 
 def shortest(cfg: Foresight) -> Lengths:
     """Assume responses as short as they may well be, for what must not be overestimated."""
-    return Lengths([[Response(min(_SHORT, cfg.max_tokens), [])]], 0.0, "assumed")
+    return Lengths([[Response(min(_SHORT, cfg.response_tokens), [])]], 0.0, "assumed")
 
 
-def described(rollouts: Sequence[Rollout], delimiter: StepDelimiter, candidates: int, source: Source) -> Lengths:
+def described(rollouts: Sequence[Rollout], vocabulary: Vocabulary, cfg: Foresight, source: Source) -> Lengths:
     """Read lengths off the first steps of rollouts: there the candidates are complete responses.
 
     Args:
-        candidates: of each beam, the recipe's.
+        cfg: by which the rollouts were searched.
     """
-    steps = [rollout.steps for rollout in rollouts]
+    firsts = [rollout.steps[0] for rollout in rollouts]
+    later = [step for rollout in rollouts for step in rollout.steps[1:]]
+    seen = [(r.query.tokens, c) for r, first in zip(rollouts, firsts, strict=True) for c in first.candidates]
+    whole = [(prompt, c) for prompt, c in seen if c.last.finish != "step"]  # others were not foreseen to their end
+    thoughts = [vocabulary.said(prompt, c.tokens).thought_ended for prompt, c in whole]
+    ended = sum(c.last.finish == "end" for _, c in whole)
+    thinking = [over for over in thoughts if over is not None]
     return Lengths(
-        [[_response(c, delimiter) for c in first.candidates] for first, *_ in steps],
-        _repeated([first for first, *_ in steps], candidates),
+        [[_response(c.tokens, c.value, vocabulary) for c in first.candidates] for first in firsts],
+        _repeated(firsts, cfg.candidates),
         source,
-        _repeated([step for _, *later in steps for step in later], candidates),
+        _repeated(later, cfg.candidates),
+        Ends(cfg.response_tokens, len(whole), ended, len(thinking), sum(thinking)) if whole else None,
     )
 
 
@@ -120,7 +149,7 @@ def _repeated(steps: Sequence[Step], candidates: int) -> float:
     return min(1.0, repeated / every / max(0.5, (candidates - 1) / 2)) if every else 0.0
 
 
-def _response(candidate: Candidate, delimiter: StepDelimiter) -> Response:
-    tokens, step = candidate.tokens, delimiter.begin()
+def _response(tokens: list[int], value: float, vocabulary: Vocabulary) -> Response:
+    step = vocabulary.delimiter.begin()
     steps = [place for place, token in enumerate(tokens[:-1], 1) if step.ends(token)]
-    return Response(len(tokens), steps, candidate.value)
+    return Response(len(tokens), steps, value)

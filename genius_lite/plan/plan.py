@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from genius_lite.machine.engine_settings import engine_settings
+from genius_lite.pipeline.backends import remote
 from genius_lite.pipeline.job import Job
-from genius_lite.plan.fit import TYPICAL_SLOTS, Shortfall, shortfalls, sizes, stages_of
+from genius_lite.plan.fit import Shortfall, shortfalls, sizes, stages_of
 from genius_lite.plan.history import History, drop_rehearsal, known_lengths, look_back, same_run
-from genius_lite.plan.lengths import assumed
+from genius_lite.plan.lengths import Ends, assumed
 from genius_lite.plan.memory import Peak
 from genius_lite.plan.rates import Rates
 from genius_lite.plan.rehearse import rehearse
 from genius_lite.plan.seconds import Known, stage_cost
 from genius_lite.plan.shape import Machine
 from genius_lite.plan.suggestions import Suggestion, advice, suggest
-from genius_lite.progress import ROUND_STAGES, SILENT, Progress, Stage
+from genius_lite.progress import ROUND_STAGES, Progress, Stage
 from genius_lite.rundir.folder import RunDir, open_folder
 from genius_lite.rundir.reader import RunFolder
+from genius_lite.sampler.messages import EngineSettings
 
 _BUSY = 0.1  # share of the cores that other programs may take before it is said
 _UNSURE = 0.1  # of a rehearsed time, and by which rounds differ from each other
@@ -51,7 +53,8 @@ class Plan:
 
     `seconds` and its bounds are None where nothing tells them. During the rehearsal other programs took the share
     `others` of the cores: at `low` all of that slowed it down, at `high` nothing did.
-    `advice` is empty where the run fits. `response_tokens` and `responses_from` say what lengths were expected.
+    `advice` is empty where the run fits. `response_tokens` and `responses_from` say what lengths were expected, and
+    `ends` what share of the responses that were seen, and of their thoughts, came to its end; None if none was.
     """
 
     out: str
@@ -77,6 +80,7 @@ class Plan:
     others: float
     response_tokens: float
     responses_from: str
+    ends: Ends | None
     notes: list[str]
 
 
@@ -93,21 +97,26 @@ def plan(job: Job, progress: Progress, *, rehearsal: bool = True, temporary: boo
     identity, out, cfg = job.identity(), Path(job.recipe.out), job.recipe
     if rehearsal and not temporary:
         drop_rehearsal(out, identity)
-    own = same_run(out, identity)
-    history, rates = (look_back(out, cfg.rounds), Rates.read(out)) if own else (History(), None)
-    engine = engine_settings(cfg.sampler, job.source, job.context, progress, None if rehearsal else TYPICAL_SLOTS)
-    machine, lengths = Machine.here(out), known_lengths(job, identity) or assumed(cfg.foresight)
-    found = sizes(job, machine, lengths, engine)
-    begun = (Stage.ROLLOUTS, 1) in history.done or 1 in history.searched
-    unknown = (own or temporary) and not begun and (rates is None or rates.disturbed > 0)
-    if rehearsal and unknown and not shortfalls(job, found, machine, history):
+    engine = engine_settings(cfg.sampler, job.source, job.context, progress) if rehearsal else None
+    machine, own = Machine.here(out), same_run(out, identity)
+    known = _known(job, identity, machine, engine)
+    begun = (Stage.ROLLOUTS, 1) in known.history.done or 1 in known.history.searched
+    unknown = (own or temporary) and not begun and (known.rates is None or known.rates.disturbed > 0)
+    if engine and unknown and not shortfalls(job, known.sizes, machine, known.history):
         with _folder(out, identity, temporary) as run:
             rates = rehearse(job, run, engine, progress)
-        history = history if temporary else look_back(out, cfg.rounds)
-        lengths = rates.lengths
-        found = sizes(job, machine, lengths, engine)
+        history = known.history if temporary else look_back(out, cfg.rounds)
+        known = Known(job, history, rates.lengths, sizes(job, machine, rates.lengths, engine), rates)
     notes = [] if own else [f"{out} holds a run of another recipe; name another `out`."]
-    return _assembled(Known(job, history, lengths, found, rates), machine, notes)
+    return _assembled(known, machine, notes)
+
+
+def _known(job: Job, identity: dict[str, Any], machine: Machine, engine: EngineSettings | None = None) -> Known:
+    """Gather what the run's folder tells of the run, and what is assumed where it does not."""
+    out, own = Path(job.recipe.out), same_run(Path(job.recipe.out), identity)
+    history, rates = (look_back(out, job.recipe.rounds), Rates.read(out)) if own else (History(), None)
+    lengths = known_lengths(job, identity) or assumed(job.recipe.foresight)
+    return Known(job, history, lengths, sizes(job, machine, lengths, engine), rates)
 
 
 @contextmanager
@@ -120,7 +129,7 @@ def _folder(out: Path, identity: dict[str, Any], temporary: bool) -> Iterator[Ru
         yield run
 
 
-def forecast(job: Job) -> dict[Stage, float]:
+def forecast(job: Job, identity: dict[str, Any]) -> dict[Stage, float]:
     """Predict the seconds of each stage of a round, by the names on the board; of several rounds the last one's.
 
     Nothing is measured for it. What no rehearsal has measured, or one that was slowed down, is not forecast at all: a
@@ -130,9 +139,12 @@ def forecast(job: Job) -> dict[Stage, float]:
     rates = Rates.read(out)
     if rates is None or rates.disturbed or RunFolder(out).stage_seconds().keys() >= set(ROUND_STAGES):
         return {}  # the run's own rounds say it all
-    stages = plan(job, SILENT, rehearsal=False).stages
-    known = {Stage(s.stage): s.seconds for s in stages if s.stage in ROUND_STAGES and s.seconds is not None}
-    return {Stage.PAIRS: 0.0} | known
+    known, found = _known(job, identity, Machine.here(out)), {Stage.PAIRS: 0.0}
+    for stage, number in stages_of(job):
+        seconds, _ = stage_cost(known, stage, number)
+        if stage in ROUND_STAGES and seconds is not None:
+            found[Stage(stage)] = seconds
+    return found
 
 
 def _assembled(known: Known, machine: Machine, notes: list[str]) -> Plan:
@@ -174,13 +186,14 @@ def _assembled(known: Known, machine: Machine, notes: list[str]) -> Plan:
         others=others,
         response_tokens=known.lengths.mean,
         responses_from=known.lengths.source,
+        ends=known.lengths.ends,
         notes=[*notes, *_notes(known)],
     )
 
 
 def _notes(known: Known) -> Iterator[str]:
     recipe, rates = known.job.recipe, known.rates
-    if warning := known.lengths.cut_off(recipe.foresight.max_tokens):
+    if warning := known.lengths.cut_off(recipe.foresight):
         yield f"{warning}."
     if rates and rates.others > _BUSY:
         shortened = (
@@ -190,5 +203,5 @@ def _notes(known: Known) -> Iterator[str]:
             f"Other programs took {rates.others:.0%} of the processor during the rehearsal. {shortened}A quiet machine "
             f"takes up to {rates.others:.0%} less than was measured; plan again on one."
         )
-    if rates and (recipe.sampler.server or recipe.sampler.cluster != "local"):
+    if rates and remote(recipe.sampler):
         yield "Rollouts are timed as if this machine sampled them."

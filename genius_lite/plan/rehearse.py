@@ -21,6 +21,7 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop
 from genius_lite.hardware import cores
 from genius_lite.machine.bench import file_speed
+from genius_lite.pipeline.backends import local_settings
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Session
 from genius_lite.pipeline.stages import baseline, import_base, next_policy, pair, sample, train
@@ -129,7 +130,8 @@ def _small(job: Job, slots: int) -> Job:
         "beams": 1,
         "candidates": max(2, wanted // len(queries)),
         "steps": 1,
-        "max_tokens": min(job.recipe.foresight.max_tokens, _amount(_RESPONSE_TOKENS, job)),
+        "max_tokens": min(job.recipe.foresight.response_tokens, _amount(_RESPONSE_TOKENS, job)),
+        "thought_tokens": 0,
         "future_tokens": None,
         "skip_agreeing": None,
         "drop_below": 0.0,
@@ -147,8 +149,7 @@ def _small(job: Job, slots: int) -> Job:
         "quantize.check": "never",
         "evaluate": {"queries": 0},
         "tracking": {},
-        "sampler.cluster": "local",
-        "sampler.server": None,
+        **local_settings(),
     }
     recipe = with_settings(job.recipe, changes)
     return replace(job, recipe=recipe, queries=queries, held_out=frozenset(), watched=[], tasks=[])
@@ -161,8 +162,8 @@ def _amount(of: tuple[float, int, int], job: Job) -> int:
 
 def _lengths(small: Job, job: Job, rollouts: Sequence[Rollout]) -> Lengths:
     with Vocabulary.open(job.source.path) as vocabulary:
-        seen = described(rollouts, vocabulary.delimiter, small.recipe.foresight.candidates, "rehearsal")
-    return seen.extended(small.recipe.foresight.max_tokens, job.recipe.foresight.max_tokens)
+        seen = described(rollouts, vocabulary, small.recipe.foresight, "rehearsal")
+    return seen.extended(small.recipe.foresight.response_tokens, job.recipe.foresight.response_tokens)
 
 
 def _one_pack(pairs: Sequence[PreferencePair], tokens: int) -> list[PreferencePair]:

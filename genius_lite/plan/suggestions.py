@@ -123,7 +123,8 @@ def _changes(job: Job, now: Sizes, lacks: list[Shortfall]) -> Iterator[Settings]
             yield {"quantize.type": "Q4_K_M"}
         yield from ({"rounds": n} for n in _halves(recipe.rounds, 1))
     if stages - {Stage.IMPORT, Stage.MERGE}:
-        yield from ({"foresight.max_tokens": n} for n in _halves(recipe.foresight.max_tokens, _FEWEST_TOKENS))
+        for key in ("thought_tokens", "max_tokens"):
+            yield from ({f"foresight.{key}": n} for n in _halves(getattr(recipe.foresight, key), _FEWEST_TOKENS))
 
 
 def _halves(value: int, least: int) -> list[int]:

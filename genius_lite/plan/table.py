@@ -76,7 +76,9 @@ def _verdict(plan: Plan) -> Iterator[str]:
         fitting = plan.change and not plan.change.lacks
         shown = f" ({plan.change.memory / 1e9:.2f} GB of memory at its peak)" if plan.change and fitting else ""
         yield f"What helps: {plan.advice}{shown}."
-    lengths = f"Responses of {plan.response_tokens:.0f} tokens, {'' if source == 'assumed' else 'from the '}{source}."
+    ends = f": {plan.ends.line}" if plan.ends else ""
+    known = f"{'' if source == 'assumed' else 'from the '}{source}{ends}"
+    lengths = f"Responses of {plan.response_tokens:.0f} tokens, {known}."
     if plan.low is None or plan.high is None:
         yield f"{lengths} Nothing tells the time yet: a rehearsal would."
     else:

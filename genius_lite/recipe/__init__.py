@@ -35,9 +35,9 @@ __all__ = [
 _LEARNER_OF_MACHINE = {"gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}
 
 
-def answer_tokens(wanted: int | Auto, searched: int) -> int:
-    """Return the longest response to a task, by `evaluate.max_tokens` and `foresight.max_tokens`."""
-    return searched if wanted == "auto" else wanted
+def answer_tokens(wanted: int | Auto, searched: int, thought: int) -> int:
+    """Return the longest response to a task, by `max_tokens` of `evaluate` and of `foresight`, and `thought_tokens`."""
+    return (searched if wanted == "auto" else wanted) + thought
 
 
 class Recipe(Section):
@@ -67,9 +67,9 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
-        context, foresight = self.sampler.context, self.foresight.max_tokens
+        context = self.sampler.context
         if context != "auto":
-            longest = max(foresight, self.answer_tokens)
+            longest = max(self.foresight.response_tokens, self.answer_tokens)
             if context <= longest:
                 raise ValueError(
                     f"sampler.context {context} has no room for a prompt and {longest} tokens of response; write more"
@@ -89,7 +89,7 @@ class Recipe(Section):
     @property
     def answer_tokens(self) -> int:
         """The longest response to a task or a held-out query."""
-        return answer_tokens(self.evaluate.max_tokens, self.foresight.max_tokens)
+        return answer_tokens(self.evaluate.max_tokens, self.foresight.max_tokens, self.foresight.thought_tokens)
 
     @classmethod
     def section_names(cls) -> set[str]:

@@ -38,8 +38,8 @@ class Model(Section):
     revision: Text | None = key(None, "Commit, tag or branch, for an hf: model")
     weights: Text | None = key(
         None,
-        "Full-precision safetensors of the same model, a folder or hf:OWNER/REPO: learned on and merged onto, so that "
-        "the GGUF only answers the first round",
+        "The same model's own safetensors in 16 or 32 bits, a folder or hf:OWNER/REPO, of any architecture that "
+        "transformers knows: learned on and merged onto, so that the GGUF only answers the first round",
     )
     weights_revision: Text | None = key(None, "Commit, tag or branch, for hf: weights")
 
@@ -97,6 +97,12 @@ class Foresight(Section):
         0.0, "Sample no token below this share of the likeliest one's probability; 0.0: any"
     )
     max_tokens: Positive = key(512, "Longest response, kept steps included", unit="tokens")
+    thought_tokens: Count = key(
+        0,
+        "How much longer a response of a model that thinks before it answers may be, to tasks and held-out queries "
+        "too; a thought that is not over by then is no answer",
+        unit="tokens",
+    )
     skip_agreeing: Annotated[float, Field(gt=0, le=1)] | None = key(
         None,
         "Light mode: no foresight where candidate steps share this much of their tokens; null: always",
@@ -123,9 +129,15 @@ class Foresight(Section):
             raise ValueError("drop_below needs value: future and select: resample; leave it at 0 otherwise")
         if self.skip_agreeing is not None and self.value == "step":
             raise ValueError("skip_agreeing saves futures, which value: step does not look at; write one of the two")
-        if self.future_tokens is not None and self.future_tokens > self.max_tokens:
-            raise ValueError(f"future_tokens is more than max_tokens, {self.max_tokens}; write less, or leave it out")
+        if self.future_tokens is not None and self.future_tokens > self.response_tokens:
+            limit = f"max_tokens{' and thought_tokens' if self.thought_tokens else ''}, {self.response_tokens}"
+            raise ValueError(f"future_tokens is more than {limit}; write less, or leave it out")
         return self
+
+    @property
+    def response_tokens(self) -> int:
+        """The longest response, its thought included."""
+        return self.max_tokens + self.thought_tokens
 
 
 class Server(Section):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from genius_lite.results.rounds import RoundReport, TrainReport
-from genius_lite.text import NONE, number, percent, size
+from genius_lite.text import NONE, in_ascii, number, percent, size
 
 Value = float | str | None
+_UNBOUNDED = 10_000  # columns of a terminal, in which any table finds room
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ class Column:
         return NONE if value is None else self.show(value)
 
     def plain(self, value: Value) -> str:
-        """A figure for a terminal, in ASCII and without a blank before %; empty where there is none."""
-        return "" if value is None else self.show(value).replace("\N{MINUS SIGN}", "-").replace(" %", "%")
+        """A figure for a terminal; empty where there is none."""
+        return "" if value is None else in_ascii(self.show(value))
 
 
 def _digits(count: int, sign: str = "") -> Callable[[float], str]:
@@ -89,3 +93,29 @@ NOTE = (
 def values(report: RoundReport) -> dict[str, Value]:
     """Every figure of a round by its key."""
     return {column.key: column.value(report) for column in COLUMNS}
+
+
+def table_row(report: RoundReport) -> dict[str, Any]:
+    """A round as a row of `rounds_table`."""
+    return {"round": report.round, **values(report)}
+
+
+def rounds_table(rows: Sequence[Mapping[str, Any]], best: int | None, console: Console, **look: Any) -> Table:
+    """Tabulate rounds within the console's width: the last figures that find no room go, and an ellipsis says so.
+
+    Args:
+        rows: see `table_row`.
+        best: the round that is marked.
+        look: options of rich's table.
+    """
+    for count in range(len(SHORT), -1, -1):
+        table, left_out = Table(**look), ["…"] * (count < len(SHORT))
+        for heading in ("round", *(column.short for column in SHORT[:count]), *left_out):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for of_round in rows:
+            star, style = ("*", "bold") if of_round["round"] == best else ("", "")
+            cells = (column.plain(of_round.get(column.key)) for column in SHORT[:count])
+            table.add_row(f"{of_round['round']}{star}", *cells, style=style)
+        if console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum <= console.width:
+            break
+    return table

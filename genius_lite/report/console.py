@@ -12,8 +12,8 @@ from genius_lite.text import PROSE, visible
 
 
 def terminal(*, stderr: bool = False, **options: Any) -> Console:
-    """A console without markup and emoji names, on which no text can send control codes or turn its direction."""
-    return _Plain(stderr=stderr, markup=False, emoji=False, **options)
+    """A console that shows text as it is, on which none can send control codes or turn its direction."""
+    return _Plain(stderr=stderr, markup=False, emoji=False, highlight=False, **options)
 
 
 class _Plain(Console):

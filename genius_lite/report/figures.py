@@ -9,6 +9,7 @@ from statistics import fmean
 
 from markupsafe import Markup
 
+from genius_lite.evaluate.guard import guard_status
 from genius_lite.progress import TIMED_STAGES
 from genius_lite.recipe import Guard, Limit
 from genius_lite.report.charts import Point, Series, bars, gauge, lines
@@ -136,12 +137,11 @@ def lights(data: RunData) -> list[Light]:
     """Every signal that was read, with the level of the latest round; the worst first."""
     guard = Guard.model_validate(data.recipe["guard"])
     rounds = [r for r in data.rounds if r.readings]
-    found = []
+    levels, found = guard_status(guard, rounds[-1].report) if rounds else {}, []
     for reading in rounds[-1].readings if rounds else []:
         limit: Limit = getattr(guard, reading.signal)
+        level = levels.get(reading.signal, "not watched")
         values = [x.value for r in rounds for x in r.readings if x.signal == reading.signal]
-        quiet = "ok" if limit != Limit() else "not watched"
-        level = next((alarm.level for alarm in rounds[-1].report.alarms if alarm.signal == reading.signal), quiet)
         bounds = f"warns at {limit.warn if limit.warn is not None else NONE}, halts at "
         bounds += f"{limit.halt if limit.halt is not None else NONE}"
         described = f"{reading.signal}: {', '.join(map(figure, values))}; {bounds}"

@@ -12,6 +12,7 @@ import msgspec
 import psutil
 from pydantic import ValidationError
 from rich.console import Console
+from rich.segment import SegmentLines
 
 from genius_lite.evaluate.guard import guard_status
 from genius_lite.evaluate.record import read_evaluation
@@ -19,7 +20,7 @@ from genius_lite.evaluate.results import mean_score
 from genius_lite.evaluate.selection import RoundScore, select_checkpoint
 from genius_lite.progress import Stage
 from genius_lite.recipe import Evaluate, Guard
-from genius_lite.report.columns import values
+from genius_lite.report.columns import table_row
 from genius_lite.report.state import RunState, Work
 from genius_lite.report.view import MOST_LINES, State, counted, is_lively, live_lines, view
 from genius_lite.results.rounds import RoundReport
@@ -79,12 +80,12 @@ def look(path: Path) -> Status:
 
 def print_status(status: Status, console: Console) -> None:
     """The status as lines."""
-    console.print(f"{status.state}: {status.meaning}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{status.state}: {status.meaning}", soft_wrap=True)
     console.print()
-    for line in view(status.board, "*: best so far", console, MOST_LINES, status.state):
-        console.print(line, soft_wrap=True)
+    lines = view(status.board, "*: best so far", console, MOST_LINES, status.state)
+    console.print(SegmentLines(lines, new_lines=True))
     if status.exported:
-        console.print(f"exported: {status.exported}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"exported: {status.exported}", soft_wrap=True)
 
 
 def watch(run: Path, console: Console) -> Status:
@@ -110,7 +111,7 @@ def _watch_in_lines(run: Path, console: Console) -> Status:
             shown, last = (board.number, board.kind), now
             where = f"round {board.number}: {board.kind}" if board.number else str(board.kind)
             line = f"{where}: {counted(board.work)}" if board.work else where
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
         time.sleep(_WATCH_EVERY)
     return status
 
@@ -125,16 +126,12 @@ def read_state(run: Path) -> RunState | None:
 
 def _rows(run: RunFolder, reports: list[RoundReport], board: RunState) -> list[dict[str, Any]]:
     """The figures of the base model, as far as it is measured, and of the finished rounds."""
-    base = [row for row in board.rows if row["round"] == 0]
+    base = [kept for kept in board.rows if kept["round"] == 0]
     if reports:
-        base = [_row(RoundReport(0, score=reports[0].base_score))]
+        base = [table_row(RoundReport(0, score=reports[0].base_score))]
     elif not base and run.base.done(Stage.EVALUATE):
-        base = [_row(RoundReport(0, score=mean_score(read_evaluation(run.base).scores)))]
-    return base + [_row(report) for report in reports]
-
-
-def _row(report: RoundReport) -> dict[str, Any]:
-    return {"round": report.round, **values(report)}
+        base = [table_row(RoundReport(0, score=mean_score(read_evaluation(run.base).scores)))]
+    return base + [table_row(report) for report in reports]
 
 
 def _best(run: RunFolder, reports: list[RoundReport], rounds: int) -> int | None:

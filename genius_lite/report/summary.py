@@ -9,11 +9,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from genius_lite import text as texts
 from genius_lite.evaluate.record import Evaluation
-from genius_lite.report.columns import NOTE, SHORT
+from genius_lite.report.columns import NOTE, rounds_table, table_row
 from genius_lite.results.evaluation import AtBest, Interval, TaskResult
 from genius_lite.results.rounds import Quantized, Summary
-from genius_lite.text import percent
+from genius_lite.text import in_ascii, percent
 
 
 def evaluation_lines(found: Evaluation) -> list[str]:
@@ -73,13 +74,13 @@ def _measures(task: TaskResult) -> list[tuple[str, Interval, Interval | None]]:
 
 
 def share(accuracy: Interval) -> str:
-    """`31.2 % [28.0, 34.5]`."""
-    return f"{accuracy.estimate:.1%} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"
+    """`31.2% [28.0, 34.5]`."""
+    return in_ascii(texts.accuracy(accuracy))
 
 
 def points(gain: Interval) -> str:
     """`+3.1 [0.4, 5.9] points`."""
-    return f"{100 * gain.estimate:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] points"
+    return f"{in_ascii(texts.gain(gain))} points"
 
 
 WIDENED = (
@@ -117,20 +118,16 @@ CHOSEN_ON = (
 def print_summary(summary: Summary, console: Console) -> None:
     """The closing table, the exported file and how to talk to it."""
     title = f"{summary.queries} queries, {summary.duplicates_dropped} repeats dropped"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("round", *(column.short for column in SHORT)):
-        table.add_column(heading, justify="right")
-    for report in summary.rounds:
-        table.add_row(str(report.round), *(column.plain(column.value(report)) for column in SHORT))
-    console.print(table)
+    rows = [table_row(report) for report in summary.rounds]
+    console.print(rounds_table(rows, None, console, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)))
     console.print(NOTE)
     for line in _outcome(summary):
-        console.print(line, highlight=False)
+        console.print(line)
     name = "Tuned model" if summary.best else "Base model"
-    console.print(f"{name}: {summary.exported}", soft_wrap=True, highlight=False)
-    console.print(f"Talk to it:  genius-lite chat {summary.out}", soft_wrap=True, highlight=False)
+    console.print(f"{name}: {summary.exported}", soft_wrap=True)
+    console.print(f"Talk to it:  genius-lite chat {summary.out}", soft_wrap=True)
     if (page := Path(summary.out) / "report.html").exists():
-        console.print(f"Report:      {page}", soft_wrap=True, highlight=False)
+        console.print(f"Report:      {page}", soft_wrap=True)
 
 
 def _outcome(summary: Summary) -> list[str]:

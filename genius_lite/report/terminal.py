@@ -8,20 +8,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from copy import deepcopy
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.text import Text
 
 from genius_lite.errors import Stopped
 from genius_lite.hardware import memory_held
 from genius_lite.progress import Advance, Stage
 from genius_lite.records import Rollout
-from genius_lite.report.columns import values
+from genius_lite.report.columns import table_row
 from genius_lite.report.state import Memory, Meter, RunState, glimpse, step_values
-from genius_lite.report.view import counted, duration, is_lively, live_lines, view
+from genius_lite.report.view import Line, counted, duration, is_lively, live_lines, view
 from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.folder import PROGRESS, RECIPE
 from genius_lite.rundir.reader import RunFolder
@@ -50,7 +50,7 @@ class TerminalProgress:
         self._followed: str | None = None  # the query whose search is shown
         self._seconds: dict[Stage, float] = {}
         self._lock = threading.Lock()
-        self._draw: Callable[[list[Text]], None] | None = None
+        self._draw: Callable[[list[Line]], None] | None = None
         # A line that is said and a new picture must not mix; a terminal that is held up holds up nothing else.
         self._screen = threading.RLock()
 
@@ -116,8 +116,7 @@ class TerminalProgress:
     def finished(self, report: RoundReport, lights: dict[str, str], best: int) -> None:
         """Take a round that is over (or the base model, round 0), and which one is the best so far."""
         with self._lock:
-            row = {"round": report.round, **values(report)}
-            self.board.rows = [*(r for r in self.board.rows if r["round"] != report.round), row]
+            self.board.rows = [*(r for r in self.board.rows if r["round"] != report.round), table_row(report)]
             self.board.rows.sort(key=lambda r: r["round"])
             self.board.lights, self.board.best = lights, best
 
@@ -136,8 +135,7 @@ class TerminalProgress:
             done: steps that were done before, by an earlier process.
         """
         meter = Meter(name, unit, total * scale, done * scale)
-        bars = self.console.is_terminal and not self.console.is_dumb_terminal
-        show = self._in_view if self._draw else self._bar if bars else self._lines
+        show = self._in_view if self._draw else self._bar if self.console.is_interactive else self._lines
         self._meter = meter
         try:
             with show(meter) as moved:
@@ -211,9 +209,9 @@ class TerminalProgress:
             return
         hint = _STOPPING if self.board.stopping else _RUNNING
         with self._lock:
-            lines = view(self.board, hint, self.console, self.console.height - 1)
+            board = deepcopy(self.board)
         with self._screen:
-            draw(lines)
+            draw(view(board, hint, self.console, self.console.height - 1))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -4,81 +4,88 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
-from rich.console import Console, Group
+from rich.columns import Columns
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
+from rich.measure import Measurement
+from rich.progress_bar import ProgressBar
+from rich.segment import Segment, SegmentLines
+from rich.table import Column, Table
 from rich.text import Text
 
 from genius_lite import text as texts
-from genius_lite.report.columns import SHORT
-from genius_lite.report.state import RunState, Work
+from genius_lite.report.columns import rounds_table
+from genius_lite.report.state import Histogram, RunState, Work
 
 State = Literal["running", "interrupted", "halted", "finished"]
+Line = list[Segment]
+Part = tuple[Sequence[float], RenderableType]
+"""What is drawn, and how little each of its lines matters; the last figure is for all further ones too."""
+
 MOST_LINES = 24
-_LABEL = 10  # columns
+_LABEL = 9  # columns
 _STEPS, _ROWS = 3, 4  # lines of a rollout, and of the table
 _BARS, _COLUMNS = 40, 60  # characters of a bar and of the histogram, at most
 _LIGHT_STYLES = {"ok": "green", "warn": "bold yellow", "halt": "bold red"}
-
-
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _MARKS = {"ok": "✓", "warn": "!", "halt": "✗"}
-_ASCII = str.maketrans("✓▸·✗━─…▁▂▃▄▅▆▇█", "+>-X=-~.:-=+*#@")
+_ASCII = str.maketrans("✓▸·✗…▁▂▃▄▅▆▇█", "+>-X~.:-=+*#@")
 _NARROWEST, _LOWEST = 40, 10  # columns and lines of a terminal on which a view is of any use
 
 
 def is_lively(console: Console) -> bool:
     """Whether a view can be redrawn on the console, and has room."""
-    redrawn = console.is_terminal and not console.is_dumb_terminal
-    return redrawn and console.width >= _NARROWEST and console.height >= _LOWEST
+    return console.is_interactive and console.width >= _NARROWEST and console.height >= _LOWEST
 
 
 @contextmanager
-def live_lines(console: Console) -> Iterator[Callable[[list[Text]], None]]:
-    """Draw lines in the place of those before; those that have not changed are left alone, so that none flickers."""
-    drawn: tuple[list[Text], int] | None = None
+def live_lines(console: Console) -> Iterator[Callable[[list[Line]], None]]:
+    """Draw lines in the place of those before; the same ones are not drawn again, so that nothing flickers."""
+    drawn: tuple[list[Line], int] | None = None
     with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop") as live:
 
-        def draw(lines: list[Text]) -> None:
+        def draw(lines: list[Line]) -> None:
             nonlocal drawn
             if (lines, console.width) != drawn:
                 drawn = lines, console.width
-                live.update(Group(*lines), refresh=True)
+                live.update(SegmentLines(lines, new_lines=True), refresh=True)
 
         yield draw
 
 
-def view(board: RunState, hint: str, console: Console, height: int, state: State = "running") -> list[Text]:
+def view(board: RunState, hint: str, console: Console, height: int, state: State = "running") -> list[Line]:
     """The board in lines that fit the console's width, no more than `height`; what matters least goes first.
+
+    Drawing takes the console's lock, which is kept while a terminal that is held up is written to.
 
     Args:
         hint: the last line.
     """
     running, over = state == "running", state in ("halted", "finished")
-    width, in_ascii = console.width, console.options.ascii_only
-    parts = [
-        [(1, _head(board, running, in_ascii)), (1, _place(board, over))],
-        _now(board, width, running),
-        _rollout(board, width, in_ascii),
-        [(3, line) for line in _guard(board, width)],
-        _table(board),
+    in_ascii = console.options.ascii_only
+    blocks: list[list[Part]] = [
+        [((1,), _head(board, running, in_ascii)), ((1,), _place(board, over))],
+        _now(board, running),
+        _rollout(board, in_ascii),
+        [((3,), _guard(board))],
+        _rounds(board, console),
     ]
-    lines = [line for part in parts if part for line in (*part, (9, Text()))]
-    lines[-1:] = [(8, Text(hint, style="bold yellow" if board.stopping else "dim"))]
+    parts = [part for block in blocks if block for part in (*block, ((9,), Text()))]
+    parts[-1] = ((8,), Text(hint, style="bold yellow" if board.stopping else "dim"))
+    options, lines = console.options.update(no_wrap=True, overflow="ellipsis"), list[tuple[float, Line]]()
+    for ranks, drawn in parts:
+        for n, line in enumerate(console.render_lines(drawn, options, pad=False)):
+            lines.append((ranks[min(n, len(ranks) - 1)], line))
     while len(lines) > min(height, MOST_LINES):
         least = max(range(len(lines)), key=lambda i: (lines[i][0], i))
         del lines[least]
-    shown = [line for _, line in lines]
-    for line in shown:
-        line.no_wrap = True
-        line.rstrip()
-        line.truncate(width, overflow="ellipsis")
-        if in_ascii:
-            line.plain = line.plain.translate(_ASCII)
-    return shown
+    signs = _ASCII if in_ascii else {}
+    return [[Segment(text.translate(signs), style) for text, style, _ in line] for _, line in lines]
 
 
 def one_line(text: str, in_ascii: bool = False) -> str:
@@ -97,20 +104,11 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
-def rate_of(rate: float) -> str:
-    """`12/s`, `0.21/s`."""
-    return f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2f}/s"
-
-
-def whole(done: float) -> int:
-    """What is done wholly; thirds that add up to one are one."""
-    return math.floor(done + 1e-6)
-
-
 def counted(work: Work) -> str:
-    """`7/12 queries  0.21/s  24s left`."""
-    parts = [f"{whole(work.done)}/{work.total:.0f} {work.unit}"]
-    parts += [rate_of(work.rate)] if work.rate else []
+    """`7/12 queries  0.21/s  24s left`; thirds that add up to one are one."""
+    parts = [f"{math.floor(work.done + 1e-6)}/{work.total:.0f} {work.unit}"]
+    if work.rate:
+        parts.append(f"{work.rate:.0f}/s" if work.rate >= 10 else f"{work.rate:.2f}/s")
     parts += [f"{duration(work.left)} left"] if work.left else []
     return "  ".join(parts)
 
@@ -132,28 +130,21 @@ def _place(board: RunState, over: bool) -> Text:
     return text
 
 
-def _now(board: RunState, width: int, running: bool) -> list[tuple[int, Text]]:
+def _now(board: RunState, running: bool) -> list[Part]:
     """What is counted, and of a run that goes on the time left and the memory held."""
-    lines = [(0, _work(board, width))] if running or board.work else []
+    parts: list[Part] = [((0,), _work(board))] if running or board.work else []
     if running:
-        lines += [(2, _labelled("run", _run_left(board))), (3, _labelled("memory", _memory(board)))]
-    return lines
+        parts += [((2,), _row("run", _run_left(board))), ((3,), _row("memory", _memory(board)))]
+    return parts
 
 
-def _work(board: RunState, width: int) -> Text:
-    if not board.work:
-        return _labelled(board.kind, duration(max(0.0, time.time() - board.entered)) if board.entered else "")
-    name = board.work.name.partition(": ")[2] or board.work.name
-    label, after = f"{name:<{_LABEL - 1}} ", f"  {counted(board.work)}"
-    room = min(_BARS, width - len(label) - len(after))
-    text = Text(label, style="bold")
-    if room >= 8:
-        filled = round(room * min(1.0, board.work.done / board.work.total)) if board.work.total else room
-        text.append("━" * filled, "cyan")
-        text.append("─" * (room - filled), "dim")
-    else:
-        after = after.strip()
-    return text.append(after, "not bold")
+def _work(board: RunState) -> Table:
+    if not (work := board.work):
+        return _row(board.kind, duration(max(0.0, time.time() - board.entered)) if board.entered else "")
+    bar = ProgressBar(work.total, work.done, width=_BARS, style="dim", complete_style="cyan", finished_style="cyan")
+    shown = Table.grid(Column(), Column(no_wrap=True), padding=(0, 1))  # the bar gives way
+    shown.add_row(bar, counted(work))
+    return _row(Text(work.name.partition(": ")[2] or work.name, style="not dim bold"), shown)
 
 
 def _run_left(board: RunState) -> str:
@@ -169,58 +160,63 @@ def _memory(board: RunState) -> str:
     return f"{m.main / 1e9:.2f} GB{workers}, {(m.main + m.workers) / m.machine:.0%} of {m.machine / 1e9:.1f} GB"
 
 
-def _rollout(board: RunState, width: int, in_ascii: bool) -> list[tuple[int, Text]]:
+def _rollout(board: RunState, in_ascii: bool) -> list[Part]:
     """The histogram of this round's values, and the last rollout."""
-    lines = []
-    if board.values.count:
-        after = f"  of {board.values.count}, mean {board.values.mean:.2f} nats/token"
-        after *= width >= _LABEL + len(after) + 30
-        room = max(1, min(_COLUMNS, width - _LABEL - len(after) - 18, round(3 * board.values.count**0.5)))
-        low, high, counts = board.values.columns(room)
-        most = max(counts)
-        # A part with any value in it shows at least the lowest block.
-        bars = "".join(_BLOCKS[-(-n * (len(_BLOCKS) - 1) // most)] for n in counts)
-        drawn = Text.assemble(f"{low:.2f} ", (bars, "cyan"), f" {high:.2f}", (after, "dim"))
-        lines.append((4, _labelled("values", drawn)))
+    parts: list[Part] = []
+    if values := board.values.count:
+        low, high, _ = board.values.columns(1)
+        after = Text(f" mean {board.values.mean:.2f} nats/token of {values}", style="dim", no_wrap=True)
+        parts.append(((4,), _row("values", f"{low:.2f}", _Blocks(board.values), f"{high:.2f}", after)))
     if board.glimpse:
-        lines.append((5, _labelled("question", one_line(board.glimpse.prompt, in_ascii))))
-        first = max(0, len(board.glimpse.steps) - _STEPS)
-        for number, (value, text) in enumerate(board.glimpse.steps[first:], first + 1):
-            shown = "" if value is None else f"{value:.2f}"
-            step = Text.assemble((f"{shown:>7}  ", "dim"), one_line(text, in_ascii))
-            lines.append((6, _labelled(f" step {number}", step)))
-    return lines
+        parts.append(((5,), _row("question", one_line(board.glimpse.prompt, in_ascii))))
+        steps = len(board.glimpse.steps)
+        for number, (value, text) in list(enumerate(board.glimpse.steps, 1))[-_STEPS:]:
+            shown = Text("" if value is None else f"{value:.2f}", style="dim", justify="right")
+            row = _row(f" step {number}", shown, one_line(text, in_ascii))
+            row.columns[1].min_width = 7
+            parts.append(((6 + (steps - number) / 10,), row))
+    return parts
 
 
-def _guard(board: RunState, width: int) -> list[Text]:
+@dataclass(frozen=True)
+class _Blocks:
+    """A histogram as a line of blocks, as long as there is room for; few values fill few."""
+
+    values: Histogram
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        most = min(_COLUMNS, round(3 * self.values.count**0.5), options.max_width)
+        return Measurement(1, len(self.values.columns(max(1, most))[2]))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        _, _, counts = self.values.columns(max(1, options.max_width))
+        # A part with any value in it shows at least the lowest block.
+        yield Text("".join(_BLOCKS[-(-n * (len(_BLOCKS) - 1) // max(counts))] for n in counts), style="cyan")
+
+
+def _guard(board: RunState) -> Table:
     if not board.lights:
-        return [_labelled("guard", Text("judges each round when it is evaluated", style="dim"))]
-    lines = [_labelled("guard", "")]
-    for name, level in board.lights.items():
-        light = f"{_MARKS[level]} {name.replace('_', ' ')}  "
-        if lines[-1].cell_len + len(light) > width + 2 and lines[-1].cell_len > _LABEL:
-            lines.append(_labelled("", ""))
-        lines[-1].append(light, _LIGHT_STYLES[level])
-    return lines
+        return _row("guard", Text("judges each round when it is evaluated", style="dim", no_wrap=True))
+    lights = (
+        Text(f"{_MARKS[level]} {name.replace('_', ' ')}", style=_LIGHT_STYLES[level])
+        for name, level in board.lights.items()
+    )
+    return _row("guard", Columns(lights, padding=(0, 2)))
 
 
-def _table(board: RunState) -> list[tuple[int, Text]]:
-    """The latest rounds, as columns that are as wide as what stands in them."""
+def _rounds(board: RunState, console: Console) -> list[Part]:
+    """The latest rounds; of them the oldest goes first."""
     rows = board.rows[-_ROWS:]
-    if not rows:
-        return []
-    cells = [["round", *(column.short for column in SHORT)]]
-    for row in rows:
-        best = "*" if row["round"] == board.best else ""
-        cells.append([f"{row['round']}{best}", *(column.plain(row.get(column.key)) for column in SHORT)])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
-    found = [(4, Text(f"  {lines[0]}", style="dim"))]
-    for age, (row, line) in enumerate(zip(reversed(rows), reversed(lines[1:]), strict=True)):
-        style = "bold" if row["round"] == board.best else ""
-        found.insert(1, (5 + (age > 0), Text(f"  {line}", style=style)))
-    return found
+    table = rounds_table(rows, board.best, console, box=None, padding=(0, 0, 0, 2), header_style="dim")
+    ages = range(len(rows) - 1, 0, -1)
+    return [((4, *(6 + age / 10 for age in ages), 5), table)] if rows else []
 
 
-def _labelled(label: str, text: str | Text) -> Text:
-    return Text.assemble((f"{label:<{_LABEL - 1}} ", "dim"), text)
+def _row(label: str | Text, *cells: RenderableType) -> Table:
+    """A label, and what stands beside it; where that finds no room, the widest of it is cut."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(min_width=_LABEL, style="dim", no_wrap=True)
+    for _ in cells:
+        grid.add_column()
+    grid.add_row(label, *(Text(cell, no_wrap=True) if isinstance(cell, str) else cell for cell in cells))
+    return grid

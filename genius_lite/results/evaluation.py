@@ -146,6 +146,7 @@ class Signals(msgspec.Struct, frozen=True):
       shrinking alone never looks like repetition.
     - loops: share of responses that end in a repetition (`repetition.loops`).
     - length: tokens. ended: share that ended with an end token.
+    - thinking: share whose thought did not come to its end.
     - parsed: share of the responses that ended which state an answer. One that was cut off has not come to its own.
     - unique: different answers to a query per response that ended; one that states none counts by its tokens.
     - agreement: share of a query's responses that give its most frequent answer (self-consistency, Wang et al., arXiv
@@ -167,6 +168,7 @@ class Signals(msgspec.Struct, frozen=True):
     kl: float
     responses: int
     agreements: dict[str, float] = {}
+    thinking: float = 0.0
 
 
 class RoundMetrics(msgspec.Struct, frozen=True):

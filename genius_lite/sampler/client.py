@@ -63,6 +63,10 @@ class Sampler(Protocol):
         """End the branch, as `dropped`, once its summed log-probability is below `total` nats."""
         ...
 
+    async def drain(self) -> Stats | None:
+        """Return what was done in all, once nothing is left to do; None where a sampler does not tell."""
+        ...
+
 
 @dataclass(eq=False)
 class PendingRequest:

@@ -51,6 +51,11 @@ class EngineSettings(msgspec.Struct, frozen=True):
     kv_type: KVType = "F16"
     lora: str = ""
 
+    @property
+    def room(self) -> int:
+        """Tokens that a branch has room for, as llama.cpp sees it: of one KV buffer for all of them the whole."""
+        return self.context * (self.slots + self.parked if self.kv_unified else 1)
+
 
 class Open(msgspec.Struct, frozen=True, tag=True):
     """First request of a session: load this model."""

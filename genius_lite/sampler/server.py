@@ -91,6 +91,9 @@ class ServerSampler:
         if branch in self._branches:
             self._branches[branch].cancel_below = total
 
+    async def drain(self) -> None:
+        """See `Sampler.drain`; a server does not say what it did."""
+
     async def retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Return the result of an attempt that may fail `cfg.retries` times before the last.
 

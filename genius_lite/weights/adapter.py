@@ -50,18 +50,20 @@ class Adapter:
             raise UserError(f"{folder} was trained on another model than {base.gguf.path}; it cannot be merged onto it")
         theirs, alpha, rank = read_factors(folder)
         tensor_map = base.tensor_map
-        gguf_names = {name: gguf_name for gguf_name, (name, _) in tensor_map.tensors.items()}
         shapes = {t.name: t.shape for t in base.gguf.tensors}
         factors = {}
         for name, (b, a) in theirs.items():
-            gguf_name = gguf_names.get(name)
-            if gguf_name is None:
+            if name not in tensor_map.of_learner:
                 raise UserError(f"{folder} does not belong to {base.gguf.path}, which has no {name}")
-            if (shape := (len(b), a.shape[1])) != shapes[gguf_name]:
-                raise UserError(
-                    f"{folder} does not belong to {base.gguf.path}: it has {name} as {shape}, not {shapes[gguf_name]}"
-                )
-            factors[gguf_name] = (b[tensor_map.rows(gguf_name)], a)
+            for gguf_name in tensor_map.of_learner[name]:
+                rows, columns = tensor_map.rows(gguf_name), tensor_map.columns(gguf_name)
+                part = b[rows], a[:, columns]
+                if (shape := (len(part[0]), a.shape[1])) != shapes[gguf_name]:
+                    raise UserError(
+                        f"{folder} does not belong to {base.gguf.path}: it has {name} as {shape}, "
+                        f"not {shapes[gguf_name]}"
+                    )
+                factors[gguf_name] = part
         matrix = folder / IMATRIX_FILE
         return Adapter(factors, alpha, rank, read_imatrix(matrix) if matrix.exists() else {})
 
@@ -115,10 +117,10 @@ def write_imatrix(sums: Path, tensor_map: TensorMap, dataset: str, out: Path) ->
     writer.add_array("imatrix.datasets", [dataset])
     writer.add_uint32("imatrix.chunk_count", 1)
     writer.add_uint32("imatrix.chunk_size", tokens)
-    # Row order does not matter: columns are meant.
-    for gguf_name, (name, _) in sorted(tensor_map.tensors.items()):
-        if name in gathered:
-            writer.add_tensor(f"{gguf_name}{_SUM}", gathered[name].astype(np.float32)[None])
+    for gguf_name, place in sorted(tensor_map.tensors.items()):
+        if place.name in gathered:
+            sums_C = gathered[place.name].astype(np.float32)[tensor_map.columns(gguf_name)]
+            writer.add_tensor(f"{gguf_name}{_SUM}", sums_C[None])
             writer.add_tensor(f"{gguf_name}{_COUNT}", np.array([[tokens]], dtype=np.float32))
     _finish(writer)
 

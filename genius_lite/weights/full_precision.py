@@ -1,14 +1,17 @@
-"""Full-precision weights for a quantized GGUF: safetensors, written as a GGUF with the metadata of the quantized one.
+"""A model's own weights (`model.weights`), in any architecture that transformers knows.
 
-From there on it is an import like any other. Names come from gguf-py's own map. The rows of a quantized tensor are
-the full-precision rows with rounding on them, so that their order is found by similarity.
+The learner's copy is loaded from them, and the GGUF is written anew with them, under the metadata of the quantized one.
+
+The rows of a quantized tensor are the full-precision rows with rounding on them, so that each is found by similarity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,101 +21,158 @@ from gguf.constants import GGMLQuantizationType as T
 from gguf.quants import quantize
 
 from genius_lite.errors import UserError
+from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor
-from genius_lite.weights.mapping import learner_names
+from genius_lite.weights.mapping import Rounded, TensorMap, check_finite, match
+from genius_lite.weights.meta_model import check_complete
 
-_ALIKE = 0.7  # cosine of a row with itself after rounding; Q2_K leaves 0.95, other rows are near 0
-_SAMPLED_ROWS = 512
 _FILE_TYPE = {T.F16: 1, T.BF16: 32}  # llama_ftype: mostly F16, mostly BF16
+_SLACK = 1.01  # of the weights: small ones may be made and not stored
 
 
-def write_full_precision(source: GGUF, folder: Path, out: Path, advance: Callable[[int], None]) -> None:
-    """Write the matrices of `folder` (safetensors) under the GGUF's names, everything else from `source`.
-
-    Stacked experts and vectors stay those of `source`; vectors are not quantized in a GGUF.
-
-    Args:
-        advance: called with bytes as they are written.
+def read_config(folder: Path) -> Any:
+    """Read the config beside a model's weights, and see that transformers knows such a model; loads no weights.
 
     Raises:
-        UserError: the safetensors are of another model: no matrix fits, or a name, a shape or the rows differ.
+        UserError: there is none, or no causal language model of transformers has it; the weights are quantized
+            themselves; or they are fewer than such a model has.
     """
-    weights = Safetensors(folder)
-    names = learner_names(source, weights.matrices)
-    if not names:
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as e:
+        reason = brief(str(e.__cause__ or e).strip().split("\n")[0], 200)
+        raise UserError(f"{folder}: transformers cannot read its config.json: {reason}") from None
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(f"{folder}: transformers has no causal language model of type `{config.model_type}`")
+    if getattr(config, "quantization_config", None):
+        raise UserError(f"{folder}: its weights are quantized; model.weights takes those of 16 or 32 bits")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    needed, held = sum(p.numel() for p in model.parameters()), Safetensors(folder).weights
+    if needed > _SLACK * held:
+        raise UserError(f"{folder}: its config.json describes {needed} weights, and its safetensors hold {held}")
+    _follow_llama_cpp(config)
+    return config
+
+
+def _follow_llama_cpp(config: Any) -> None:
+    """Round YaRN's bounds to whole dimensions, as llama.cpp always does; gpt-oss was made without."""
+    every = getattr(config, "rope_parameters", None) or {}
+    for rope in (every, *(part for part in every.values() if isinstance(part, dict))):
+        if rope.get("rope_type") == "yarn":
+            rope["truncate"] = True
+
+
+def load_weights(folder: Path) -> Any:
+    """Load the model on the CPU, its matrices in 16 bits: bfloat16 where that is what they are, else float16.
+
+    Raises:
+        UserError: see `read_config`; or some weights are missing, or are no safetensors.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config, stored = read_config(folder), Safetensors(folder)
+    dtype = {"BF16": torch.bfloat16, "F16": torch.float16}.get(stored.dtype, torch.float32)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )
+    model, found = loaded
+    check_complete(folder, model, set(found["missing_keys"]))
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and parameter.dtype == torch.float32:
+            short = parameter.data.bfloat16()
+            parameter.data = short if torch.equal(short.float(), parameter.data) else parameter.data.half()
+    return model
+
+
+def write_full_precision(
+    source: GGUF, weights: Mapping[str, Any], folder: Path, out: Path, advance: Callable[[int], None]
+) -> TensorMap:
+    """Write the learner's matrices under the GGUF's names, everything else from `source`.
+
+    Vectors are not quantized in a GGUF; a block that the learner does not have (one more token's) stays as it is.
+
+    Args:
+        weights: learner's name -> torch tensor, matrices in 16 bits.
+        folder: what they are from, for messages.
+        advance: called with bytes as they are written.
+
+    Returns:
+        Where each tensor stands among the weights.
+
+    Raises:
+        UserError: they are of another model: none of them fits, or a shape or the rows differ.
+    """
+    import torch
+
+    found = match(source, weights, Rounded(), folder)
+    if not found.tensors:
         raise UserError(f"{folder}: none of its tensors is one of {source.path}; are they the same model?")
-    orders: list[np.ndarray] = []
+
+    def wanted(tensor: Tensor) -> T:
+        if tensor.type == T.F32 or tensor.name not in found.tensors:
+            return tensor.type
+        return T.BF16 if weights[found.tensors[tensor.name].name].dtype == torch.bfloat16 else T.F16
 
     def data(target: Tensor) -> Iterator[np.ndarray]:
         tensor = by_name[target.name]
-        if target.name not in names:
+        if target.type == T.F32 or target.name not in found.tensors:
             for rows in tensor.blocks():
-                same = tensor.type == target.type
-                yield (
-                    source.raw_rows(tensor, rows)
-                    if same
-                    else quantize(source.dequantized_rows(tensor, rows), target.type)
-                )
+                check_finite(source, tensor, source.dequantized_rows(tensor, rows))
+                yield source.raw_rows(tensor, rows)
             return
-        theirs = weights.matrix(names[target.name])
-        if theirs.shape != tensor.shape:
-            raise UserError(
-                f"{folder}: {names[target.name]} is {theirs.shape}, {target.name} of {source.path} {tensor.shape}"
-            )
-        order = _order(source, tensor, theirs, orders, names[target.name], folder)
+        theirs = found.take(target.name, weights[found.tensors[target.name].name]).reshape(-1, tensor.columns)
         for rows in tensor.blocks():
-            yield quantize(theirs[rows] if order is None else theirs[order[rows]], target.type)
+            yield quantize(theirs[rows].float().numpy(), target.type)
 
     by_name = {t.name: t for t in source.tensors}
-    types = {name: T.BF16 if weights.in_bf16(theirs) else T.F16 for name, theirs in names.items()}
-    most = T.BF16 if T.BF16 in types.values() else T.F16
-
-    def wanted(t: Tensor) -> T:
-        return t.type if len(t.shape) == 1 or t.type == T.F32 else types.get(t.name, most)
-
     targets = [replace(t, type=wanted(t)) for t in source.tensors]
+    most = T.BF16 if T.BF16 in {t.type for t in targets} else T.F16
     gguf_file.write(out, source, targets, data, {"general.file_type": _FILE_TYPE[most]}, advance)
+    return found
 
 
 class Safetensors:
-    """The matrices of a model's safetensors, in one file or several with an index.
+    """What the safetensors of a folder hold, in one file or several with an index.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or they are broken.
     """
 
     def __init__(self, folder: Path):
         index = folder / "model.safetensors.index.json"
         single = folder / "model.safetensors"
         if index.is_file():
-            # Names in the index come from somebody else's file; only those beside it are meant.
-            self.files = {name: folder / Path(file).name for name, file in _placed(index).items()}
+            names = set(_placed(index).values())
+            if outside := sorted(name for name in names if not (folder / Path(name).name).is_file() or "/" in name):
+                raise UserError(f"{folder}: the index names {outside[0]}, which is not there")
+            self.files = [folder / name for name in sorted(names)]
         elif single.is_file():
-            with _open(single) as tensors:
-                self.files = dict.fromkeys(tensors.keys(), single)
+            self.files = [single]
         else:
             raise UserError(f"{folder}: no model.safetensors here, and no model.safetensors.index.json")
-        if missing := sorted({path.name for path in self.files.values() if not path.is_file()}):
-            raise UserError(f"{folder}: the index names {missing[0]}, which is not there")
-        self.matrices = [name for name in self.files if name.endswith(".weight") and len(self._slice(name)[1]) == 2]
-        if not self.matrices:
+        self.headers = {name: header for file in self.files for name, header in _headers(file).items()}
+        if not any(len(shape) > 1 for _, shape in self.headers.values()):
             raise UserError(f"{folder}: its safetensors hold no matrix")
 
-    def in_bf16(self, name: str) -> bool:
-        """Say whether a matrix is bfloat16, which F16 does not hold at full range; nothing else is written as BF16."""
-        return self._slice(name)[0] == "BF16"
+    @property
+    def weights(self) -> int:
+        """How many numbers they hold."""
+        return sum(prod(shape) for _, shape in self.headers.values())
 
-    def matrix(self, name: str) -> np.ndarray:
-        """Read a matrix as float32 (rows, columns)."""
-        with _open(self.files[name]) as tensors:
-            return tensors.get_tensor(name).float().numpy()
-
-    def _slice(self, name: str) -> tuple[str, list[int]]:
-        with _open(self.files[name]) as tensors:
-            found = tensors.get_slice(name)
-            return found.get_dtype(), found.get_shape()
+    @cached_property
+    def dtype(self) -> str | None:
+        """Of all matrices (BF16, F16, F32); None if they differ."""
+        kinds = {kind for kind, shape in self.headers.values() if len(shape) > 1}
+        return kinds.pop() if len(kinds) == 1 else None
 
 
 class _Index(msgspec.Struct):
@@ -127,9 +187,15 @@ def _placed(index: Path) -> dict[str, str]:
         raise UserError(f"{index}: no index of safetensors: {e}") from None
 
 
+def _headers(path: Path) -> dict[str, tuple[str, list[int]]]:
+    """Read the dtype and shape of each tensor in a file."""
+    with _open(path) as tensors:
+        found = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
+        return {name: (part.get_dtype(), part.get_shape()) for name, part in found.items()}
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    # numpy knows no bfloat16; torch does.
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -137,35 +203,3 @@ def _open(path: Path) -> Iterator[Any]:
             yield tensors
     except (SafetensorError, OSError) as e:
         raise UserError(f"{path}: no safetensors file, or a broken one: {e}") from None
-
-
-def _order(
-    source: GGUF, tensor: Tensor, theirs: np.ndarray, orders: list[np.ndarray], name: str, folder: Path
-) -> np.ndarray | None:
-    """Find which of their rows each row of the GGUF's tensor is; None where they stand in the same order.
-
-    Args:
-        orders: those found before, tried first and added to.
-    """
-    sample = np.linspace(0, tensor.rows - 1, min(_SAMPLED_ROWS, tensor.rows)).astype(int)
-    ours = np.concatenate([source.dequantized_rows(tensor, slice(row, row + 1)) for row in sample])
-    if _cosine(ours, theirs[sample]) > _ALIKE:
-        return None
-    for order in orders:
-        if len(order) == tensor.rows and _cosine(ours, theirs[order[sample]]) > _ALIKE:
-            return order
-    found = (_unit(source.dequantized(tensor)) @ _unit(theirs).T).argmax(1)
-    if len(set(found.tolist())) < len(found) or _cosine(ours, theirs[found[sample]]) <= _ALIKE:
-        raise UserError(f"{folder}: the rows of {name} are not those of {tensor.name} in {source.path}")
-    orders.append(found)
-    return found
-
-
-def _cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Average over the rows that are not zero."""
-    products = (_unit(ours) * _unit(theirs)).sum(1)
-    return float(products[np.abs(theirs).sum(1) > 0].mean())
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-20)

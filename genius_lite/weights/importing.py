@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +13,17 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES
+from gguf.constants import GGML_QUANT_SIZES, MODEL_ARCH_NAMES
 from gguf.quants import dequantize
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import Model, Prefix
 from genius_lite.rundir.folder import SOURCE, write_json
-from genius_lite.weights import gguf_file, mapping
+from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF, sha256
-from genius_lite.weights.gguf_header import Tensor, shown
-from genius_lite.weights.mapping import TensorMap
-from genius_lite.weights.meta_model import complete, read_config, write_for_transformers
+from genius_lite.weights.gguf_header import shown
+from genius_lite.weights.mapping import Identical, TensorMap, as_float16, check_finite, match
+from genius_lite.weights.meta_model import check_complete, fill_in, read_config, write_for_transformers
 from genius_lite.weights.source import locate
 from genius_lite.weights.untrusted import check_model
 
@@ -144,20 +144,23 @@ def _record(hf_checkpoint: Path, recorded: _Recorded) -> None:
     partial.replace(hf_checkpoint / SOURCE)
 
 
-def check_supported(source: GGUF, *, weights: bool = False) -> None:
+def check_supported(source: GGUF, with_weights: bool = False) -> None:
     """Refuse, before anything is made, what the learner could not import.
 
     Args:
-        weights: whether the learner's weights are the original model's safetensors, so that transformers need not read
-            the GGUF.
+        with_weights: the learner takes the model's own weights, and nothing but names and rows from the GGUF.
 
     Raises:
-        UserError: it is no sound model, one that transformers would not read or misread, or of types that gguf does not
+        UserError: it is no sound model, one that transformers does not read or misreads, or of types that gguf does not
             read.
     """
     check_model(source)
-    if not weights:
+    if not with_weights:
         read_config(source)
+    elif source.architecture not in MODEL_ARCH_NAMES.values():
+        raise UserError(
+            f"{source.path}: architecture `{source.architecture}` cannot be trained: gguf has no names for it"
+        )
     for tensor in {t.type: t for t in source.tensors}.values():
         block_bytes = GGML_QUANT_SIZES[tensor.type][1]
         try:
@@ -185,11 +188,16 @@ def import_checkpoint(source: GGUF, folder: Path, advance: Callable[[int], None]
     model.is_quantized = False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    found = match(source, model.state_dict(), Identical(), source.path, advance)
+    for tensor in (t for t in source.tensors if t.name not in found.tensors):
+        for rows in tensor.blocks():
+            check_finite(source, tensor, as_float16(source.dequantized_rows(tensor, rows)))
+    save_checkpoint(source, model, found, folder, origin)
+
+
+def save_checkpoint(source: GGUF, model: Any, found: TensorMap, folder: Path, origin: str = "") -> None:
+    """Write the learner's copy of `source`, whose matrices were found in the model's state."""
     model.save_pretrained(folder)
-    weights = model.state_dict()
-    names = mapping.learner_names(source, [n for n in weights if n.endswith(".weight") and weights[n].ndim == 2])
-    found = mapping.match(source, names, lambda name: weights[name].numpy().view(np.uint16), advance)
-    _check_finite(source, (t for t in source.tensors if t.name not in found.tensors))
     found.save(folder / MAP_FILE)
     _record(folder, _Recorded.of(source, sha256(source.files), origin))
 
@@ -214,11 +222,5 @@ def _load(source: GGUF, folder: Path) -> Any:
             trust_remote_code=False,
         )
     model, found = loaded
-    complete(source, model, set(found["missing_keys"]))
+    check_complete(source.path, model, fill_in(source, model, set(found["missing_keys"])))
     return model
-
-
-def _check_finite(source: GGUF, tensors: Iterable[Tensor]) -> None:
-    for tensor in tensors:
-        for rows in tensor.blocks():
-            mapping.check_finite(source, tensor, mapping.as_float16(source.dequantized_rows(tensor, rows)))

@@ -39,7 +39,6 @@ _ONE_ROW = "ffn_gate_inp_shexp.weight"
 _UNSCALED = ("rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved")
 # What transformers overlooks in the header of a family: llama.cpp's key, and the attribute of the config.
 _OVERLOOKED = {
-    "gpt2": {"context_length": "n_positions"},
     "qwen2moe": {
         "expert_feed_forward_length": "moe_intermediate_size",
         "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
@@ -245,26 +244,39 @@ def _unknown_scaling(source: GGUF, how: str) -> UserError:
     return needs_weights(source.path, f"its rotary frequencies are scaled {how}, which is not read from a GGUF")
 
 
-def complete(source: GGUF, model: Any, missing: set[str]) -> None:
-    """Read what transformers overlooks among the weights, and refuse a model of which it had to invent some.
+def fill_in(source: GGUF, model: Any, missing: set[str]) -> set[str]:
+    """Read the weights whose names in a GGUF transformers does not know: GPT-OSS's experts and sinks.
+
+    Args:
+        missing: names that it found nothing for.
+
+    Returns:
+        Those that are missing still.
+    """
+    import torch
+
+    if source.architecture != "gpt-oss":
+        return missing
+    names, tensors = name_map(source), {t.name: t for t in source.tensors}
+    for name in missing.copy():
+        parts = [source.dequantized(tensors[part]) for part in _parts(names, name) if part in tensors]
+        if parts:  # transformers' experts are transposed, and gate and up take turns in them
+            turned = [part.swapaxes(1, 2) if part.ndim == 3 else part for part in parts]
+            parameter = model.get_parameter(name)
+            parameter.data.copy_(torch.from_numpy(np.stack(turned, -1).reshape(parameter.shape)))
+            missing = missing - {name}
+    return missing
+
+
+def check_complete(path: Path, model: Any, missing: set[str]) -> None:
+    """Refuse a model of which transformers had to invent weights.
 
     Args:
         missing: names that it found nothing for.
 
     Raises:
-        UserError: one of them is a weight that the file does not have.
+        UserError: one of them is a weight.
     """
-    import torch
-
-    parameters, tensors = dict(model.named_parameters()), {t.name: t for t in source.tensors}
-    names, invented = name_map(source), sorted(missing & parameters.keys())
-    for name in [name for name in invented if source.architecture == "gpt-oss"]:
-        parts = [source.dequantized(tensors[part]) for part in _parts(names, name) if part in tensors]
-        if parts:  # the rows of gate and up take turns, and those of experts are transformers' columns
-            transposed = [part.swapaxes(1, 2) if part.ndim == 3 else part for part in parts]
-            whole = np.stack(transposed, -1).reshape(parameters[name].shape)
-            parameters[name].data.copy_(torch.from_numpy(whole))
-            invented.remove(name)
-    if invented:
+    if invented := sorted(missing & {name for name, _ in model.named_parameters()}):
         more = f" and {len(invented) - 1} others" * (len(invented) > 1)
-        raise broken(source.path, f"it has no weights for {shown(invented[0])}{more}")
+        raise UserError(f"{path}: it has no weights for {shown(invented[0])}{more}")

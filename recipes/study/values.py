@@ -21,6 +21,7 @@ from prepare import gsm8k_test, reasoning_tasks
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.evaluate.checkers import check, extract_answer
+from genius_lite.evaluate.scoring import Verdict
 from genius_lite.evaluate.tasks import Problem, Task
 from genius_lite.foresight.filters import Vote
 from genius_lite.records import PreferencePair, Rollout, query_id
@@ -41,7 +42,7 @@ def main(run: Path) -> None:
 
 def gsm8k() -> Task:
     problems = [Problem(query_id(d["question"]), d["question"], d["short_answer"]) for d in gsm8k_test()]
-    return Task("gsm8k", problems, lambda problem, response: check("numeric", response, problem.answer))
+    return Task("gsm8k", problems, lambda problem, response: Verdict(check("numeric", response, problem.answer)))
 
 
 def measured(
@@ -51,7 +52,7 @@ def measured(
     problems = {problem.id: problem for problem in task.problems}
 
     def right(query: str, tokens: list[int]) -> bool:
-        return task.check(problems[query], decode(tokens)) == 1
+        return task.check(problems[query], decode(tokens)).score == 1
 
     steps: list[list[Candidate]] = []
     for rollout in rollouts:

@@ -5,9 +5,22 @@ from __future__ import annotations
 from tests.architectures.zoo import ARCHITECTURES
 
 TAKEN = (
-    *("llama", "mistral", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "qwen35", "qwen35moe", "gemma2", "gemma3"),
-    *("gemma3-scaled", "phi3", "lfm2", "gpt-oss", "starcoder2", "stablelm", "falcon", "nemotron", "minimax-m2"),
-    *("mamba", "bloom", "gpt2"),
+    *("llama", "mistral", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "qwen35", "qwen35-vision", "qwen35moe"),
+    *(
+        "gemma2",
+        "gemma3",
+        "gemma3-scaled",
+        "gemma3-vision",
+        "phi3",
+        "lfm2",
+        "gpt-oss",
+        "starcoder2",
+        "stablelm",
+        "falcon",
+        "nemotron",
+        "minimax-m2",
+    ),
+    *("mamba", "bloom"),
 )
 """With nothing but their GGUF."""
 
@@ -22,8 +35,8 @@ REFUSED = {
 }
 """With nothing but their GGUF, and why."""
 
-WITH_WEIGHTS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gemma3-scaled", "lfm2")
-"""With `model.weights` beside it."""
+WITH_WEIGHTS = tuple(ARCHITECTURES)
+"""With `model.weights` beside it; the fixture `model` goes through them."""
 
 FAMILIES = {
     "Llama 3, SmolLM2": ("llama",),
@@ -32,10 +45,10 @@ FAMILIES = {
     "Qwen1.5-MoE, Qwen2-MoE": ("qwen2moe",),
     "Qwen3": ("qwen3",),
     "Qwen3-MoE": ("qwen3moe",),
-    "Qwen3.5": ("qwen35",),
+    "Qwen3.5": ("qwen35", "qwen35-vision"),
     "Qwen3.5-MoE": ("qwen35moe",),
     "Gemma 2": ("gemma2",),
-    "Gemma 3": ("gemma3", "gemma3-scaled"),
+    "Gemma 3": ("gemma3", "gemma3-scaled", "gemma3-vision"),
     "Gemma 4": ("gemma4",),
     "Phi-3, Phi-4": ("phi3",),
     "SmolLM3": ("smollm3",),
@@ -51,7 +64,6 @@ FAMILIES = {
     "MiniMax-M2": ("minimax-m2",),
     "Mamba": ("mamba",),
     "BLOOM": ("bloom",),
-    "GPT-2": ("gpt2",),
 }
 """As people name them, and the tiny models that stand for each."""
 

@@ -17,29 +17,35 @@ from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Score
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter
-from genius_lite.weights.full_precision import write_full_precision
 from genius_lite.weights.importing import Base, check_supported, import_checkpoint
-from genius_lite.weights.merge import merge, requantize
-from tests.architectures.table import FAMILIES, REFUSED, TAKEN, WITH_WEIGHTS, markdown
+from genius_lite.weights.merge import merge
+from tests.architectures.table import FAMILIES, REFUSED, TAKEN, markdown
 from tests.architectures.zoo import ARCHITECTURES, RECURRENT, TEXT, WINDOW
 from tests.support.adapters import random_adapter
 from tests.support.engine import drain
 
 AGREE, MERGED, MATTERS = 0.02, 0.01, 0.03  # nats a token
-WITHOUT_ADAPTER = {"lfm2": ["conv.conv"]}  # three numbers for each channel
-FROM = [*((name, False) for name in TAKEN), *((name, True) for name in WITH_WEIGHTS)]
+_EXPERTS = ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]
+WITHOUT_ADAPTER = {
+    "lfm2": ["conv.conv"],  # three numbers for each channel
+    "qwen35": ["linear_attn.conv1d"],
+    "qwen2moe": [*_EXPERTS, "mlp.gate"],
+    "qwen3moe": [*_EXPERTS, "mlp.gate"],
+    "qwen35moe": ["linear_attn.conv1d", *_EXPERTS, "mlp.gate"],
+    "minimax-m2": [*_EXPERTS, "mlp.gate"],
+    "gpt-oss": [
+        *("mlp.experts.down_proj", "mlp.experts.down_proj_bias"),
+        *("mlp.experts.gate_up_proj", "mlp.experts.gate_up_proj_bias", "mlp.router"),
+    ],
+    "mamba": ["mixer.A_log", "mixer.conv1d", "mixer.out_proj"],
+}
 
 
-@pytest.fixture(scope="module", params=FROM, ids=lambda param: f"{param[0]}-{'weights' if param[1] else 'gguf'}")
+@pytest.fixture(scope="module", params=TAKEN)
 def base(request, zoo, tmp_path_factory) -> Base:
-    """A tiny model, imported from the GGUF itself, or from the safetensors beside a quantized one."""
-    name, weights = request.param
-    folder, path = tmp_path_factory.mktemp(name), zoo / f"{name}.gguf"
-    if weights:
-        requantize(gguf_file.read(path), "Q8_0", folder / "quantized.gguf")
-        path = folder / "model.gguf"
-        write_full_precision(gguf_file.read(folder / "quantized.gguf"), zoo / name, path, lambda n: None)
-    gguf = gguf_file.read(path)
+    """A tiny model, imported."""
+    folder = tmp_path_factory.mktemp(request.param)
+    gguf = gguf_file.read(zoo / f"{request.param}.gguf")
     check_supported(gguf)
     import_checkpoint(gguf, folder / "hf-checkpoint", lambda n: None)
     return Base(gguf, folder / "hf-checkpoint")
@@ -76,7 +82,7 @@ def test_what_is_not_taken_is_refused_in_a_line_that_says_what_would_be(zoo, tmp
         with pytest.raises(UserError, match=r"from a GGUF .*; set model\.weights to the original model's safetensors"):
             refused(source)
     assert not (tmp_path / "none").exists()
-    check_supported(source, weights=True)
+    check_supported(source, with_weights=True)
 
 
 def test_every_model_is_in_the_table():
@@ -84,7 +90,7 @@ def test_every_model_is_in_the_table():
     assert not set(TAKEN) & set(REFUSED)
     table = markdown().splitlines()
     assert "| Gemma 3 | `gemma3` | yes | yes |  |" in table
-    assert f"| Granite 4 | `granite`, `granitehybrid` | no | no | {REFUSED['granite4']} |" in table
+    assert f"| Granite 4 | `granite`, `granitehybrid` | no | yes | {REFUSED['granite4']} |" in table
 
 
 def by_sampler(path) -> np.ndarray:

@@ -7,6 +7,7 @@ A model is one line of `ARCHITECTURES`. What transformers does not read from a G
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,6 @@ _YARN = {
     "original_max_position_embeddings": 4096,
 }
 _GEMMA3_ROPE = {"sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
-_GRANITE = {
-    "embedding_multiplier": 3.0,
-    "attention_multiplier": 0.2,
-    "residual_multiplier": 0.5,
-    "logits_scaling": 2.0,
-}
 _QWEN35 = {
     "num_hidden_layers": 4,
     "head_dim": 32,
@@ -76,6 +71,13 @@ _QWEN35 = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e7, "mrope_section": [2, 1, 1]},
     "tie_word_embeddings": True,
 }
+_EYES = {"hidden_size": 32, "intermediate_size": 64, "patch_size": 14}
+_GRANITE = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.5,
+    "logits_scaling": 2.0,
+}
 _MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_chunk_size": 32}
 
 
@@ -85,7 +87,8 @@ class Architecture:
 
     `gguf` is llama.cpp's name. `published` replaces what transformers would write into config.json, where the
     converter knows only the maker's words; `as_llama_cpp` what transformers would make of it and llama.cpp does not.
-    `predicts_more`: with a block for one more token, which transformers skips.
+    `predicts_more`: with a block for one more token, which transformers skips. `sees` is the config of a vision tower,
+    if the makers publish the model with one, which its GGUF leaves out; the rest is that of `text_config` then.
     """
 
     gguf: str
@@ -94,17 +97,18 @@ class Architecture:
     published: dict[str, Any] = field(default_factory=dict)
     as_llama_cpp: dict[str, Any] = field(default_factory=dict)
     predicts_more: bool = False
+    sees: dict[str, Any] = field(default_factory=dict)
 
     def build(self, folder: Path) -> None:
         """Write the model, its config and tokenizer, as a repository on the hub has them.
 
         Its weights fit into 16 bits and stand in 32: the converter adds one to norms in the type that it finds.
         """
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-        config = AutoConfig.for_model(self.model_type, **_SHAPE | self.config)
+        config = AutoConfig.for_model(self.model_type, **self._described(_SHAPE | self.config, self.sees))
         torch.manual_seed(7)
-        model = AutoModelForCausalLM.from_config(config)
+        model = (AutoModelForImageTextToText if self.sees else AutoModelForCausalLM).from_config(config)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.ndim == 1:  # norms, biases and gates, which begin as all ones or zeros
@@ -113,10 +117,15 @@ class Architecture:
                     parameter.normal_()
         model.half().float().save_pretrained(folder)
         path = folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | self.published))
+        written = json.loads(path.read_text())
+        text = written["text_config"] if self.sees else written
+        path.write_text(json.dumps(written | self._described(text | self.published, written.get("vision_config"))))
         if self.predicts_more:
             _add_prediction_block(folder / "model.safetensors")
         _write_tokenizer(folder)
+
+    def _described(self, text: dict[str, Any], vision: dict[str, Any] | None) -> dict[str, Any]:
+        return {"text_config": text, "vision_config": vision} if self.sees else text
 
 
 ARCHITECTURES = {
@@ -147,12 +156,14 @@ ARCHITECTURES = {
             "norm_topk_prob": True,
         },
     ),
-    "qwen35": Architecture(
+    "qwen35": Architecture("qwen35", "qwen3_5_text", _QWEN35, {"mtp_num_hidden_layers": 1}, predicts_more=True),
+    "qwen35-vision": Architecture(
         "qwen35",
-        "qwen3_5_text",
+        "qwen3_5",
         _QWEN35,
         {"mtp_num_hidden_layers": 1},
         predicts_more=True,
+        sees=_EYES | {"depth": 1, "num_heads": 2, "out_hidden_size": 64, "num_position_embeddings": 16},
     ),
     "qwen35moe": Architecture(
         "qwen35moe",
@@ -174,6 +185,12 @@ ARCHITECTURES = {
         "gemma3",
         "gemma3_text",
         {"head_dim": 256, "sliding_window": WINDOW, "num_hidden_layers": 6, "tie_word_embeddings": True},
+    ),
+    "gemma3-vision": Architecture(
+        "gemma3",
+        "gemma3",
+        {"head_dim": 256, "sliding_window": WINDOW, "num_hidden_layers": 6, "tie_word_embeddings": True},
+        sees=_EYES | {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28},
     ),
     "gemma3-scaled": Architecture(
         "gemma3",
@@ -256,7 +273,6 @@ ARCHITECTURES = {
     "stablelm": Architecture("stablelm", "stablelm", {"use_qkv_bias": True}),
     "falcon": Architecture("falcon", "falcon", {"tie_word_embeddings": True}, {"num_kv_heads": 1}),
     "nemotron": Architecture("nemotron", "nemotron", {"head_dim": 16}),
-    "gpt2": Architecture("gpt2", "gpt2", {"tie_word_embeddings": True}, {"n_ctx": 512}),
     "bloom": Architecture("bloom", "bloom", {"tie_word_embeddings": True}),
     "mamba": Architecture("mamba", "mamba", {"state_size": 16, "tie_word_embeddings": True}),
     "minimax-m2": Architecture(
@@ -272,7 +288,7 @@ ARCHITECTURES = {
     ),
 }
 
-RECURRENT = {"qwen35", "qwen35moe", "granitehybrid", "lfm2", "mamba"}
+RECURRENT = {"qwen35", "qwen35-vision", "qwen35moe", "granitehybrid", "lfm2", "mamba"}
 """What a token leaves behind cannot be told apart by branches, nor taken back."""
 
 
@@ -280,7 +296,7 @@ def _add_prediction_block(path: Path) -> None:
     """Add a multi-token-prediction block, which is a layer like the last one between projections of its own."""
     weights = load_file(path)
     width = _SHAPE["hidden_size"]
-    last = f"model.layers.{max(int(name.split('.')[2]) for name in weights if '.layers.' in name)}."
+    last = max(re.findall(r"^(.*\.layers\.(\d+)\.)", "\n".join(weights), re.MULTILINE), key=lambda at: int(at[1]))[0]
     block = {f"mtp.layers.0.{n.removeprefix(last)}": w.clone() for n, w in weights.items() if n.startswith(last)}
     norms = {
         f"mtp.{name}.weight": torch.zeros(width) for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm")

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import llama_cpp
+import msgspec
 import pytest
 
 from genius_lite.data.vocabulary import Vocabulary
@@ -91,6 +93,28 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
     assert answers(kept=kept) == first
     assert len(arrived) == 3
     assert [one.responses for one in kept.records] == [first[:3], first[3:]]
+
+
+def test_a_thought_that_was_cut_off_is_no_answer(smollm2, tmp_path):
+    """SmolLM2, whose prompt begins a thought that it never ends, and then one that ends it for it."""
+    (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "What is 2 + 2?", "answer": 4}) + "\n")
+    (task,) = load_tasks([TaskSource(source=str(tmp_path / "t.jsonl"), check="numeric")])
+    who = EvalModel(smollm2, SETTINGS, max_tokens=24, seed=0, log=tmp_path / "log")
+    found, seen = {}, {}
+    with Vocabulary.open(smollm2) as vocabulary:
+        item = tokenize_task(task, "auto", vocabulary, None)
+        (question,) = item.questions
+        for thought in ("<think>\n", "<think>\n\n</think>\n\n"):
+            tokens = question.tokens + vocabulary.encode(thought, special=True)
+            asked = replace(item, questions=[msgspec.structs.replace(question, tokens=tokens)])
+            (answers,) = answer_tasks(who, [asked], Evaluate(samples=0), 1.0)
+            (found[thought],) = answers.responses
+            seen[thought], _ = observe(who, None, asked.questions, 2)
+    thinking, answering = found.values()
+    assert extract_answer(thinking.text) and (thinking.score, thinking.answer) == (0, None)
+    assert answering.answer == extract_answer(answering.text) is not None
+    assert [(o.answer, o.thought_ended) for o in seen["<think>\n"]] == [(None, False)] * 2
+    assert [o.thought_ended for o in seen["<think>\n\n</think>\n\n"]] == [None] * 2
 
 
 def test_the_base_model_scores_what_a_policy_sampled(smollm2, tmp_path):

@@ -49,6 +49,7 @@ def test_every_signal_of_a_few_responses():
             "parsed": 2 / 3,
             "kl": (0.5 - 1 + math.log(2)) / 34,
             "responses": 4,
+            "thinking": 0.0,
         }
     )
 
@@ -61,6 +62,12 @@ def test_what_was_cut_off_has_not_stated_its_answer():
     found = signals([*cut, said(1, 2, answer="4"), said(1, 3, answer="4"), said(1, 4, answer="5")])
     assert (found.agreement, found.unique) == (2 / 3, 2 / 3)
     assert signals(cut).parsed == 0.0
+
+
+def test_a_thought_that_did_not_end_is_counted():
+    thoughts = (None, True, False, False)
+    found = signals([msgspec.structs.replace(said(1, 2), thought_ended=over) for over in thoughts])
+    assert found.thinking == 1 / 2
 
 
 def test_the_base_model_is_not_away_from_itself():

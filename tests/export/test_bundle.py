@@ -99,8 +99,19 @@ def test_every_format_says_the_same(finished, tmp_path):
         found = logits[range(len(PROMPT) - 1, len(PROMPT) + len(RESPONSE) - 1), RESPONSE].numpy()
         assert np.abs(found - expected).mean() < 0.02
     assert AutoTokenizer.from_pretrained(tmp_path / "s").chat_template == TEMPLATE
+    assert "```python\nfrom peft import PeftModel\nmodel = PeftModel" in (tmp_path / "p" / "README.md").read_text()
+    assert "```python\nfrom transformers import Auto" in (tmp_path / "s" / "README.md").read_text()
 
     export(folder, 2, "ollama", [], tmp_path / "o")
+    asked = f"-sys {shlex.quote(SYSTEM)}"
+    assert (
+        f"```sh\nllama-cli -m BASE.gguf --lora ./{lora.name} {asked}\n```" in (tmp_path / "l" / "README.md").read_text()
+    )
+    assert "```sh\nllama-cli -m ./tiny.genius-F16.gguf" in (tmp_path / "g" / "README.md").read_text()
+    assert (
+        f"{asked}\nlms import ./tiny.genius-Q8_0.gguf    # LM Studio\n"
+        "ollama create genius -f ./Modelfile && ollama run genius\n```"
+    ) in (tmp_path / "o" / "README.md").read_text()
     text = (tmp_path / "o" / "Modelfile").read_text()
     assert "FROM ./tiny.genius-Q8_0.gguf" in text
     assert "TEMPLATE" in text

@@ -319,3 +319,53 @@ def test_a_template_that_cannot_be_written_is_left_out(template, reason, with_te
     assert reason in comments[0]
     names = [name for name, _ in ollama(text, [])["commands"]]
     assert names == ["FROM", "stop", "num_ctx"]
+
+
+THOUGHT = ("<|endoftext|>", "<|im_end|>", "<|im_start|>", "<think>", "</think>")
+
+
+@pytest.mark.parametrize(
+    ("variables", "begins", "note"),
+    [
+        ({}, "", "# The model may think before it answers: the answer is what follows </think>."),
+        (
+            {"enable_thinking": True},
+            "",
+            "# The model may think before it answers: the answer is what follows </think>.",
+        ),
+        (
+            {"enable_thinking": False},
+            "<think>\n\n</think>\n\n",
+            "# Thoughts are off, as the model was trained: TEMPLATE ends them before the answer begins.",
+        ),
+    ],
+)
+def test_a_model_that_thinks_or_is_told_not_to(variables, begins, note, ollama, smollm2_fields, tmp_path):
+    """As Qwen3's: what is asked, where the answer is looked for, and what the Modelfile says."""
+    jinja = (HERE / "templates" / "thinking.jinja").read_text()
+    path = write_vocabulary(tmp_path / "x.gguf", smollm2_fields, jinja, THOUGHT, False)
+    with Vocabulary.open(path, variables) as vocabulary:
+        assert vocabulary.template_reads == ["enable_thinking"]
+        asked = vocabulary.prompt("What is 3 + 4?")
+        assert "".join(map(vocabulary.special_text, asked)) == (
+            f"<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n{begins}"
+        )
+        assert vocabulary.closes_thought(asked) == bool(begins)
+        for response, said in (
+            ("7<|im_end|>", ("7", None)),
+            ("<think>\nMaybe 5.\n</think>\n\n7<|im_end|>", ("\n\n7", True)),
+            ("<think>\nMaybe 5.", ("", False)),
+        ):
+            assert vocabulary.said(asked, vocabulary.encode(response, special=True)) == said
+        text = modelfile(vocabulary, "x.gguf")
+        comments = [line for line in text.splitlines() if line.startswith("#")]
+        assert comments == [
+            "# The GGUF's chat template changes <think> reasoning in earlier answers; TEMPLATE keeps it.",
+            note,
+        ]
+        assert_same_prompts(vocabulary, ollama(text, list(CONVERSATIONS)), list(CONVERSATIONS))
+
+
+def test_a_template_that_begins_the_thought(with_template):
+    text = modelfile(with_template(CHATML.replace("CONTENT", "m.content") + "[THINK]"), "x.gguf")
+    assert "# The model thinks before it answers: the answer is what follows [/THINK]." in text.splitlines()

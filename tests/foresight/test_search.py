@@ -171,6 +171,13 @@ def test_a_skipped_step_leaves_q_to_the_next_and_makes_no_pair():
     assert [p.step for p in preference_pairs([rollout], Pairs(), 0.1, (0,), lambda response: None)[0]] == [0, 2]
 
 
+def test_a_thought_has_tokens_of_its_own():
+    sampler = ScriptedSampler(AGREEING)
+    search(sampler, beams=1, candidates=3, steps=1, max_tokens=50, thought_tokens=30)
+    limits = {call[0]: call[3] for call in sampler.calls}
+    assert limits == {"step": 80, "end": 80 - len(sampler.calls[-1][1])}
+
+
 def test_futures_are_capped():
     sampler = ScriptedSampler(AGREEING)
     search(sampler, beams=1, candidates=3, steps=1, max_tokens=50, future_tokens=7)

@@ -6,7 +6,7 @@ import pytest
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.export.card import commands
+from genius_lite.export.card import llama_options
 from genius_lite.export.ollama import modelfile
 from genius_lite.pipeline.job import Job, prepare
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe
@@ -74,6 +74,34 @@ def test_patience_that_nothing_can_judge_by_is_refused(tmp_path, tiny_llama, hel
         _job(tmp_path, tiny_llama, texts, holdout=held, patience=1)
 
 
+def test_a_thought_has_tokens_of_its_own_unless_the_template_ends_it(tmp_path):
+    thinking = "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    tiny_gguf(tmp_path / "m.gguf", "llama", template="{{ messages[0].content }}[assistant]" + thinking)
+    (tmp_path / "q.txt").write_text("one\ntwo")
+
+    def job(thought: int, most: int = 16, **template) -> Job:
+        return prepare(
+            Recipe(
+                out=str(tmp_path / "run"),
+                model=Model(gguf=str(tmp_path / "m.gguf")),
+                queries=Queries(source=str(tmp_path / "q.txt"), template=template),
+                foresight=Foresight(max_tokens=16, thought_tokens=thought),
+                evaluate=Evaluate(max_tokens=most),
+            )
+        )
+
+    assert job(0).recipe.answer_tokens == 16
+    assert job(300).recipe.foresight.response_tokens == job(300).recipe.answer_tokens == 316
+    assert job(300, most=64).recipe.answer_tokens == 364
+    assert job(300).context - job(0).context >= 256
+    assert job(300).identity() != job(0).identity()
+    assert job(0, enable_thinking=False).context == job(0).context
+    with pytest.raises(UserError, match=r"take the key out, or switch thoughts on .* reads enable_thinking"):
+        job(300, enable_thinking=False)
+    with pytest.raises(UserError, match=r"foresight\.max_tokens \+ thought_tokens is 616"):
+        job(600)
+
+
 def test_the_chat_templates_variables_belong_to_the_run_and_its_export(tmp_path):
     thinking = "{% if enable_thinking is false %}</think>{% endif %}"
     day = "{{ strftime_now('%d %B %Y') }}"
@@ -108,5 +136,4 @@ def test_the_chat_templates_variables_belong_to_the_run_and_its_export(tmp_path)
         made = modelfile(vocabulary, "m.gguf")
         assert "# The date in TEMPLATE is fixed" in made
         assert "Today: 04 July 2026. " in made and "[assistant]</think>" in made
-    (command, *_) = commands(["m.gguf"], ".", None, quiet.template)
-    assert "--chat-template-kwargs '{\"enable_thinking\": false}'" in command
+    assert llama_options(None, quiet.template) == " --jinja --chat-template-kwargs '{\"enable_thinking\": false}'"

@@ -98,6 +98,7 @@ def changed(**sections) -> dict:
         (changed(evaluate={"queries": 8}, watched="others"), [HF_CHECKPOINT, ROUNDED, ANSWERED, ROLLOUTS]),
         (changed(foresight={"temperature": 0.6}), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED]),
         (changed(foresight={"max_tokens": 32}), [HF_CHECKPOINT, ROUNDED]),
+        (changed(foresight={"thought_tokens": 32}), [HF_CHECKPOINT, ROUNDED]),
         (changed(queries="others", watched="others"), [HF_CHECKPOINT, ROUNDED, ANSWERED, ROLLOUTS]),
         (changed(tasks=["others"]), [HF_CHECKPOINT, ROUNDED, ROLLOUTS]),
         # Of rollouts the prompts themselves are compared, below.

@@ -142,6 +142,7 @@ def test_the_file_that_was_evaluated_is_the_one_that_is_exported(tmp_path, kind,
     source, base = tmp_path / "tiny.gguf", RunRound.of(made.folder, 0).gguf
     assert base == (made.folder / "rounded" / "base.gguf" if kind == "Q8_0" else source)
     assert RunFolder(made.folder).base.path == made.folder / ("rounded" if kind == "Q8_0" else "round-0")
+    assert (made.folder / "rounded").exists() == (kind == "Q8_0")
     assert sha256([exported(made.folder, 0, tmp_path / "base")]) == sha256([base])
     assert answers(base, made.recipe, tmp_path / "log") == RunFolder(made.folder).round(0).responses
     first = read_records(made.folder / "round-0" / "evaluation" / "responses.jsonl", Response)

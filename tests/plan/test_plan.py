@@ -15,6 +15,7 @@ from genius_lite import load
 from genius_lite.pipeline.job import prepare
 from genius_lite.plan.plan import forecast
 from genius_lite.plan.rates import Rates
+from tests.support.models import tiny_gguf
 
 RECIPE = """
 model: {gguf: tiny.gguf}
@@ -70,6 +71,7 @@ def test_a_plan_says_what_the_run_then_takes_and_changes_nothing_in_it(project):
     assert plan["seconds"] == pytest.approx(sum(s["seconds"] for s in plan["stages"] if not s["done"]))
     assert plan["low"] < plan["seconds"] < plan["high"]
     assert plan["responses_from"] == "rehearsal"
+    assert (plan["ends"]["limit"], plan["ends"]["responses"] > 0, plan["ends"]["thoughts"]) == (24, True, 0)
     # Nothing outside of the run's folder, and in it no more than the run needs, and what the plan came to.
     out = project / "runs" / "r"
     assert sorted(p.name for p in project.iterdir() if p.name != "cache") == ["q.txt", "r.yaml", "runs", "tiny.gguf"]
@@ -114,6 +116,21 @@ def test_a_plan_says_what_the_run_then_takes_and_changes_nothing_in_it(project):
     assert more["seconds"] is None
 
 
+def test_a_plan_and_a_run_say_what_share_of_responses_and_thoughts_came_to_its_end(project):
+    template = "{% for m in messages %}{{ m.content }}\n{% endfor %}<think>\n"
+    (project / "tiny.gguf").unlink()
+    tiny_gguf(project / "tiny.gguf", "llama", template=template)  # a random model, whose thoughts have no end
+    more = ("--set", "foresight.thought_tokens=8")
+    ends = planned(*more, cwd=project)["ends"]
+    assert (ends["limit"], ends["thoughts"], ends["thoughts_ended"]) == (32, ends["responses"], 0)
+    share = f"{ends['ended'] / ends['responses']:.0%} of {ends['responses']} responses ended within 32 tokens"
+    line = f"{share}, and so did 0% of {ends['thoughts']} thoughts"
+    table = " ".join(genius("plan", "r.yaml", "--no-rehearsal", *more, cwd=project).stdout.split())
+    assert f"from the rehearsal: {line}. " in table
+    checked = genius("validate", "r.yaml", *more, cwd=project).stdout
+    assert f"write foresight.thought_tokens: 40, or switch thoughts off in queries.template ({line})" in checked
+
+
 def test_a_rehearsal_elsewhere_leaves_nothing(project):
     plan = planned("--temporary", cwd=project)
     assert plan["seconds"] > 0
@@ -123,13 +140,13 @@ def test_a_rehearsal_elsewhere_leaves_nothing(project):
 def test_what_was_rehearsed_is_forecast_but_not_beside_other_programs(project, monkeypatch):
     monkeypatch.chdir(project)
     job = prepare(load(Path("r.yaml")))
-    assert forecast(job) == {}
+    assert forecast(job, job.identity()) == {}
     planned(cwd=project)
     file = project / "runs" / "r" / "rehearsal.json"
     rates = msgspec.json.decode(file.read_bytes(), type=Rates)
     for others, known in ((0.0, ["pairs", "rollouts", "train", "merge", "evaluate"]), (0.5, [])):
         file.write_bytes(msgspec.json.encode(msgspec.structs.replace(rates, others=others)))
-        assert list(forecast(job)) == known
+        assert list(forecast(job, job.identity())) == known
     table = " ".join(genius("plan", "r.yaml", "--no-rehearsal", cwd=project).stdout.split())
     assert "Other programs took 50% of the processor during the rehearsal." in table
 

@@ -3,9 +3,12 @@ from __future__ import annotations
 import io
 
 import pytest
-from rich.console import Console, Group
+from rich.console import Console
+from rich.segment import SegmentLines
 
 from genius_lite.progress import Stage
+from genius_lite.report import columns
+from genius_lite.report.columns import Column
 from genius_lite.report.state import Memory, RunState, SampleRollout, Work
 from genius_lite.report.view import duration, one_line, view
 
@@ -37,7 +40,7 @@ def console_of(width: int, encoding: str = "utf-8", **options) -> Console:
 def drawn(board: RunState, width: int, height: int = 24, **options) -> list[str]:
     console = console_of(width, height=height, **options)
     with console.capture() as said:
-        console.print(Group(*view(board, "the hint", console, height)))
+        console.print(SegmentLines(view(board, "the hint", console, height), new_lines=True))
     return said.get().splitlines()
 
 
@@ -57,6 +60,9 @@ def test_what_matters_least_goes_first(height):
     lines = drawn(full_board(), 80, height)
     assert len(lines) <= height
     assert any("123/500" in line for line in lines)
+    if height == 16:
+        assert any("fourth" in line for line in lines), "the latest step"
+        assert [line.split()[0] for line in lines if "Q8_0" in line] == ["9", "10", "11*"], "and the latest rounds"
     if height >= 10:
         assert any("time" in line or "about 2h30m left" in line for line in lines)
         assert any("✗ margin" in line for line in lines)
@@ -76,7 +82,7 @@ def test_an_ascii_terminal_gets_ascii():
     lines = drawn(full_board(), 80, encoding="ascii")
     text = "\n".join(lines)
     assert text.isascii()
-    assert all(sign in text for sign in ("> rollouts", "+ entropy", "! kl", "X margin", "===", "~"))
+    assert all(sign in text for sign in ("> rollouts", "+ entropy", "! kl", "X margin", "---", "~"))
 
 
 def test_without_color_the_lights_still_differ(monkeypatch):
@@ -96,9 +102,33 @@ def test_the_best_round_is_marked_and_the_latest_are_shown():
     assert rows[-1][1:] == ["30.0%", "999,999", "197", "-0.600", "10", "0.6900", "+10.60", "Q8_0", "90%"]
 
 
+def test_columns_that_find_no_room_go_and_what_is_shown_is_whole(monkeypatch):
+    (whole,) = (line for line in drawn(full_board(), 80) if "11*" in line)
+    more = tuple(Column(f"new_{n}", "A new figure", lambda report: None, short=f"new{n}") for n in (1, 2))
+    monkeypatch.setattr(columns, "SHORT", (*columns.SHORT[:-1], *more, columns.SHORT[-1]))
+    board = full_board()
+    board.rows = [{**row, "new_1": 12345.25, "new_2": 0.5} for row in board.rows]
+    lines = drawn(board, 80)
+    (heading,) = (line for line in lines if "tok/s" in line)
+    (best,) = (line for line in lines if "11*" in line)
+    assert max(map(len, lines)) <= 80
+    assert heading.split() == ["round", "score", "tokens", "tok/s", "value", "pairs", "loss", "margin", "type", "…"]
+    assert best.split() == whole.split()[:-1]
+    (best,) = (line for line in drawn(board, 120) if "11*" in line)
+    assert best.split()[-3:] == ["12,345.25", "0.50", "90%"]
+
+
+def test_the_bar_is_as_long_as_what_is_done():
+    board = full_board()
+    bars = {width: next(line for line in drawn(board, width) if "123/500" in line) for width in (60, 80, 120)}
+    assert {width: line.count("━") for width, line in bars.items()} == {60: 3, 80: 8, 120: 9}
+
+
 def test_a_run_that_is_over_has_nothing_under_way():
-    over = view(full_board(), "exported", console_of(80), 24, state="finished")
-    text = "\n".join(line.plain for line in over)
+    console = console_of(80)
+    with console.capture() as said:
+        console.print(SegmentLines(view(full_board(), "exported", console, 24, state="finished"), new_lines=True))
+    text = said.get()
     assert "▸" not in text and "time left" not in text and "GB" not in text
     assert "✓ export" in text
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,13 @@ def tiny_mamba_gguf(path: Path) -> Any:
     return model
 
 
+def tiny_vocabulary(path: Path, specials: Sequence[str], template: str = TEMPLATE) -> None:
+    """Write the vocabulary of a model alone: the bytes, and these special tokens, which begin with SPECIAL."""
+    writer = gguf.GGUFWriter(path, "llama")
+    _add_vocabulary(writer, template, specials)
+    _write(writer)
+
+
 def questions(folder: Path, count: int) -> str:
     """Write so many queries; the file's name, for `queries.source`."""
     path = folder / "queries.jsonl"
@@ -139,20 +146,20 @@ def _write(writer: gguf.GGUFWriter) -> None:
     writer.close()
 
 
-def tokens() -> list[str]:
+def tokens(specials: Sequence[str] = SPECIAL) -> list[str]:
     """List one token for each byte, in GPT-2's printable alphabet, and the special ones."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
     alphabet = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
-    return [alphabet[b] for b in range(256)] + SPECIAL + [MERGED]
+    return [alphabet[b] for b in range(256)] + [*specials, MERGED]
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, template: str = TEMPLATE) -> None:
+def _add_vocabulary(writer: gguf.GGUFWriter, template: str = TEMPLATE, specials: Sequence[str] = SPECIAL) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens())
+    writer.add_token_list(tokens(specials))
     normal, control = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL
-    writer.add_token_types([normal] * 256 + [control] * len(SPECIAL) + [normal])
+    writer.add_token_types([normal] * 256 + [control] * len(specials) + [normal])
     writer.add_token_merges([" ".join(MERGED)])
     writer.add_bos_token_id(257)
     writer.add_eos_token_id(258)

@@ -37,3 +37,6 @@ class ScriptedSampler:
 
     def release(self, nodes: Iterable[Node]) -> None:
         self.released += [node.response for node in nodes]
+
+    async def drain(self) -> None:
+        pass

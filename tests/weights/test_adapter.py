@@ -49,7 +49,7 @@ def test_importance_is_the_mean_square_of_what_flows_in(tiny, tmp_path):
 
 def test_the_file_reads_back_as_an_independent_reader_sees_it(tiny, tmp_path):
     tensor_map = TensorMap.load(tiny.hf_checkpoint / MAP_FILE)
-    name = tensor_map.tensors["blk.0.attn_k.weight"][0]
+    name = tensor_map.tensors["blk.0.attn_k.weight"].name
     sums = np.arange(1, 65, dtype=np.float32)
     save_file({name: sums, "tokens": np.array(10)}, tmp_path / "sums.safetensors")
     write_imatrix(tmp_path / "sums.safetensors", tensor_map, "responses", tmp_path / "i.gguf")

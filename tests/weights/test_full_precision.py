@@ -13,8 +13,9 @@ import torch
 from genius_lite.errors import UserError
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter
-from genius_lite.weights.full_precision import Safetensors, write_full_precision
-from genius_lite.weights.importing import Base, import_checkpoint
+from genius_lite.weights.full_precision import Safetensors, load_weights, read_config, write_full_precision
+from genius_lite.weights.importing import Base, import_checkpoint, save_checkpoint
+from genius_lite.weights.mapping import Identical, Rounded, match
 from genius_lite.weights.merge import merge
 from tests.support.adapters import random_adapter, torch_scores
 from tests.support.models import tiny_gguf
@@ -31,11 +32,17 @@ def both(request, tmp_path):
     return gguf_file.read(tmp_path / "q.gguf"), tmp_path / "full", model
 
 
+def written(quantized, folder, out):
+    """The GGUF with a folder's weights, the model loaded from it, and where its tensors were found."""
+    model = load_weights(folder)
+    found = write_full_precision(quantized, model.state_dict(), folder, out, lambda n: None)
+    return gguf_file.read(out), model, found
+
+
 def test_the_full_precision_rows_stand_in_the_ggufs_order(both, tmp_path):
     quantized, full, model = both
     assert (full / "model.safetensors.index.json").exists()
-    write_full_precision(quantized, full, tmp_path / "full.gguf", lambda n: None)
-    exact = gguf_file.read(tmp_path / "full.gguf")
+    exact, learner, found = written(quantized, full, tmp_path / "full.gguf")
     assert exact.metadata == quantized.metadata | {"general.file_type": 32}
     for ours, theirs in zip(exact.tensors, quantized.tensors, strict=True):
         a, b = exact.dequantized(ours), quantized.dequantized(theirs)
@@ -44,8 +51,8 @@ def test_the_full_precision_rows_stand_in_the_ggufs_order(both, tmp_path):
             assert 0 < np.abs(a - b).max() < 0.2, "rounding, and nothing but rounding, must be between them"
         else:
             assert np.array_equal(a, b)
-    # As an import of its own, llama.cpp and torch agree far better than through the quantized file.
-    import_checkpoint(exact, tmp_path / "hf-checkpoint", lambda n: None)
+    # llama.cpp and torch agree far better than through the quantized file.
+    save_checkpoint(exact, learner, found, tmp_path / "hf-checkpoint")
     policy = random_adapter(tmp_path / "hf-checkpoint", tmp_path / "adapter", spread=0.05)
     base = Base(exact, tmp_path / "hf-checkpoint")
     merge(base, Adapter.load(tmp_path / "adapter", base), "BF16", tmp_path / "p.gguf")
@@ -58,19 +65,23 @@ def test_the_full_precision_rows_stand_in_the_ggufs_order(both, tmp_path):
 
 
 def test_each_matrix_is_written_in_its_own_16_bits(both, tmp_path):
+    """bfloat16 has its range; what has more digits than it holds is float16."""
     from safetensors.torch import save_file
 
-    quantized, _full, model = both
-    kinds = {"up_proj": torch.float16, "down_proj": torch.float32}
-    weights = {
-        name: weight.to(next((kind for part, kind in kinds.items() if part in name), torch.bfloat16)).contiguous()
-        for name, weight in model.float().state_dict().items()
-    }
+    quantized, full, model = both
+    rng = torch.Generator().manual_seed(2)
+    weights = {}
+    for name, weight in model.float().state_dict().items():
+        kind = next((k for part, k in (("up_proj", torch.float16), ("down_proj", torch.float32)) if part in name), None)
+        finer = weight + 1e-3 * torch.randn(weight.shape, generator=rng) if kind else weight
+        weights[name] = finer.to(kind or torch.bfloat16).contiguous()
+    if model.config.tie_word_embeddings:
+        del weights["lm_head.weight"]
     for folder, held in (("mixed", weights), ("half", {name: w.half() for name, w in weights.items()})):
         (tmp_path / folder).mkdir()
-        save_file(held, tmp_path / folder / "model.safetensors")
-        write_full_precision(quantized, tmp_path / folder, tmp_path / f"{folder}.gguf", lambda n: None)
-    mixed, half = (gguf_file.read(tmp_path / f"{name}.gguf") for name in ("mixed", "half"))
+        save_file(held, tmp_path / folder / "model.safetensors", {"format": "pt"})
+        (tmp_path / folder / "config.json").write_bytes((full / "config.json").read_bytes())
+    mixed, half = (written(quantized, tmp_path / name, tmp_path / f"{name}.gguf")[0] for name in ("mixed", "half"))
     for tensor in mixed.tensors:
         if len(tensor.shape) == 2:
             sixteen = "ffn_up" in tensor.name or "ffn_down" in tensor.name
@@ -92,9 +103,63 @@ def test_weights_of_another_model_are_refused(both, tmp_path):
             parameter.data = torch.randn_like(parameter)
     model.save_pretrained(tmp_path / "other")
     with pytest.raises(UserError, match=r"the rows of model\.layers\.1\.mlp\.up_proj"):
-        write_full_precision(quantized, tmp_path / "other", tmp_path / "x.gguf", lambda n: None)
-    with pytest.raises(UserError, match=r"no model\.safetensors"):
-        write_full_precision(quantized, tmp_path, tmp_path / "x.gguf", lambda n: None)
+        written(quantized, tmp_path / "other", tmp_path / "x.gguf")
+
+
+def change(config: dict, key: str, value) -> dict:
+    return {k: v for k, v in config.items() if k != key} if value is None else config | {key: value}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model_type", "unheard-of", "transformers cannot read its config.json: .*unheard-of"),
+        ("model_type", None, "transformers cannot read its config.json"),
+        ("model_type", "vit", "transformers has no causal language model of type `vit`"),
+        ("quantization_config", {"quant_method": "gptq", "bits": 4}, "its weights are quantized"),
+        ("intermediate_size", 100_000, r"its config.json describes \d+ weights, and its safetensors hold \d+"),
+        ("hidden_size", "many", "transformers cannot read its config.json"),
+    ],
+)
+def test_weights_that_cannot_be_taken_are_refused_before_they_are_loaded(both, tmp_path, key, value, message):
+    _quantized, full, _model = both
+    config = json.loads((full / "config.json").read_text())
+    (full / "config.json").write_text(json.dumps(change(config, key, value)))
+    with pytest.raises(UserError, match=message) as e:
+        read_config(full)
+    assert "\n" not in str(e.value)
+
+
+def test_a_part_and_turned_matrices_are_found(tmp_path):
+    """Fused rows one behind the other and in turns, stacks that stand the other way, and columns in another order."""
+    rng = torch.Generator().manual_seed(5)
+    stack, fused = torch.randn(3, 64, 48, generator=rng), torch.randn(96, 64, generator=rng)
+    order = torch.randperm(64, generator=rng)
+    weights = {"a": fused, "b": stack, "c": torch.randn(32, 64, generator=rng)}
+    ours = {
+        "gate": fused[:48],
+        "up": fused[48:],
+        "even": stack.mT[:, ::2],
+        "odd": stack.mT[:, 1::2],
+        "out": weights["c"][:, order],
+    }
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_block_count(1)
+    for name, tensor in ours.items():
+        writer.add_tensor(f"blk.0.{name}.weight", tensor.half().contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    source = gguf_file.read(tmp_path / "m.gguf")
+    for like, held in ((Rounded(), weights), (Identical(), {name: w.half() for name, w in weights.items()})):
+        found = match(source, held, like, tmp_path)
+        assert {t.removeprefix("blk.0.").removesuffix(".weight"): p.name for t, p in found.tensors.items()} == {
+            "gate": "a", "up": "a", "even": "b", "odd": "b", "out": "c",
+        }  # fmt: skip
+        for tensor in source.tensors:
+            taken = found.take(tensor.name, held[found.tensors[tensor.name].name])
+            assert np.array_equal(source.dequantized(tensor), taken.half().float().numpy())
 
 
 def split(source: gguf_file.GGUF, folder, count: int) -> list:
@@ -149,7 +214,10 @@ def test_names_in_an_index_stay_beside_it(tmp_path):
             Safetensors(tmp_path / "full")
     save_file(matrix, tmp_path / "full" / "inside.safetensors")
     index.write_text(json.dumps({"weight_map": {"a.weight": "../inside.safetensors"}}))
-    assert Safetensors(tmp_path / "full").matrix("a.weight").tolist() == [[1, 1, 1]] * 2
+    with pytest.raises(UserError, match=r"the index names .*, which is not there"):
+        Safetensors(tmp_path / "full")
+    index.write_text(json.dumps({"weight_map": {"a.weight": "inside.safetensors"}}))
+    assert Safetensors(tmp_path / "full").headers == {"a.weight": ("F32", [2, 3])}
 
 
 @pytest.mark.parametrize(
@@ -159,7 +227,6 @@ def test_names_in_an_index_stay_beside_it(tmp_path):
         ("model.safetensors.index.json", b"{}", "no index of safetensors"),
         ("model.safetensors.index.json", b'{"weight_map": {"a.weight": 3}}', "no index of safetensors"),
         ("model.safetensors.index.json", b'{"weight_map":' + b"[" * 100_000, "no index of safetensors"),
-        ("model.safetensors.index.json", b'{"weight_map": {"b.weight": "sound"}}', "broken one: .*b.weight"),
         ("model.safetensors", b"", "no safetensors file, or a broken one"),
         ("model.safetensors", b"\xff" * 100, "no safetensors file, or a broken one"),
         ("model.safetensors", (1 << 40).to_bytes(8, "little") + b"{}", "no safetensors file, or a broken one"),

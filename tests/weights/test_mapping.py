@@ -10,12 +10,12 @@ from genius_lite.weights.mapping import TensorMap
 
 def test_row_order_is_recovered(tiny):
     tensor_map = TensorMap.load(tiny.hf_checkpoint / MAP_FILE)
-    permuted = {name for name, (_, number) in tensor_map.tensors.items() if number is not None}
+    permuted = {name for name, place in tensor_map.tensors.items() if place.rows is not None}
     q_and_k = {f"blk.{i}.attn_{x}.weight" for i in range(2) for x in "qk"}
     assert permuted == (q_and_k if tiny.architecture == "llama" else set())
-    assert len(tensor_map.permutations) == (2 if tiny.architecture == "llama" else 0)
+    assert len(tensor_map.orders) == (2 if tiny.architecture == "llama" else 0)
     source, hf_checkpoint = gguf_file.read(tiny.gguf), load_file(tiny.hf_checkpoint / "model.safetensors")
     for tensor in source.tensors:
-        if tensor.name in tensor_map.tensors and tensor_map.tensors[tensor.name][0] in hf_checkpoint:
-            ours = hf_checkpoint[tensor_map.tensors[tensor.name][0]][tensor_map.rows(tensor.name)]
+        if tensor.name in tensor_map.tensors and tensor_map.tensors[tensor.name].name in hf_checkpoint:
+            ours = tensor_map.take(tensor.name, hf_checkpoint[tensor_map.tensors[tensor.name].name])
             assert np.array_equal(ours, source.dequantized(tensor).astype(np.float16))

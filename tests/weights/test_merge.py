@@ -119,8 +119,8 @@ def test_merged_f16_is_torchs_merge_but_for_the_rounding(tiny, tmp_path):
     theirs = {name: weight.numpy() for name, weight in policy.merge_and_unload().state_dict().items()}
     written, tensor_map, before = tensors(gguf_file.read(tmp_path / "p.gguf")), base.tensor_map, tensors(base.gguf)
     changed = 0
-    for name, (theirs_name, _) in tensor_map.tensors.items():
-        expected = theirs[theirs_name][tensor_map.rows(name)]
+    for name, place in tensor_map.tensors.items():
+        expected = tensor_map.take(name, theirs[place.name])
         steps = np.spacing(np.abs(expected).astype(np.float16)).astype(np.float32)
         off = (written[name] - expected) / steps
         assert np.abs(off).max() <= 1.01, "a neighbour on the grid"
@@ -338,7 +338,7 @@ def test_an_adapter_comes_with_the_importance_beside_it(tiny, tmp_path):
     random_adapter(tiny.hf_checkpoint, tmp_path / "a", spread=0.05)
     base = base_of(tiny)
     assert Adapter.load(tmp_path / "a", base).importance == {}
-    name = base.tensor_map.tensors[UP][0]
+    name = base.tensor_map.tensors[UP].name
     save_file({name: np.arange(64, dtype=np.float32), "tokens": np.array(2)}, tmp_path / "sums")
     write_imatrix(tmp_path / "sums", base.tensor_map, "pairs", tmp_path / "a" / IMATRIX_FILE)
     found = Adapter.load(tmp_path / "a", base).importance

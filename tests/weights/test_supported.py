@@ -49,4 +49,4 @@ def test_a_tensor_that_transformers_would_leave_out_is_not_left_out(tmp_path):
     source = gguf_file.read(tmp_path / "m.gguf")
     with pytest.raises(UserError, match=r"would leave out `blk\.1\.attn_q\.bias`; set model\.weights"):
         check_supported(source)
-    check_supported(source, weights=True)
+    check_supported(source, with_weights=True)

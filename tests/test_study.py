@@ -1,0 +1,25 @@
+"""The study's own scripts: what they measure is what a task of the package says."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from genius_lite.records import Candidate, Completion, PreferencePair, Query, Rollout, Step, query_id
+
+
+def test_a_right_answer_of_a_problem_is_right(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "recipes" / "study")
+    values = importlib.import_module("values")
+    document = {"question": "What is 3 + 4?", "short_answer": "7"}
+    monkeypatch.setattr(values, "gsm8k_test", lambda: [document])
+    query = query_id(document["question"])
+    candidates = [
+        Candidate(0, Completion([token], [value], "end"), None, value, value)
+        for token, value in ((7, -0.25), (8, -0.5))
+    ]
+    rollout = Rollout(Query(query, document["question"], [1]), [Step(0, candidates, [0], 0)])
+    pair = PreferencePair(query, 0, [1], [7], [8], -0.25, -0.5, -0.25, -0.5, True, True)
+    second = Rollout(rollout.query, [Step(0, candidates[::-1], [0], 0)])
+    found = values.measured(values.gsm8k(), [rollout, second], [pair], lambda tokens: f"#### {tokens[-1]}")
+    assert (found["right"], found["chosen_right"], found["rejected_right"], found["auc"]) == (0.5, 1.0, 0.0, 1.0)
