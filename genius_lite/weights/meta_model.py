@@ -203,7 +203,7 @@ def _scaling(source: GGUF, config: Any, base: float) -> dict[str, Any]:
     said = {key.removeprefix(f"{own}.scaling."): value for key, value in source.metadata.items()}
     kind = said.get("type")
     factor = said.get("factor", source.metadata.get(f"{own}.scale_linear"))  # its name in older files
-    original = said.get("original_context_length", source.metadata[f"{source.architecture}.context_length"])
+    original = said.get("original_context_length") or source.metadata[f"{source.architecture}.context_length"]
     if _DIVISORS in tensors:
         return _llama3(source, config, base, source.dequantized(tensors[_DIVISORS]).ravel())
     if tables := [source.dequantized(tensors[name]).tolist() for name in _BY_LENGTH if name in tensors]:

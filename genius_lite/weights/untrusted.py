@@ -42,7 +42,7 @@ _COUNTS = {
     "attention.sliding_window": 0,
     "attention.value_length": 0,
     "rope.dimension_count": 0,
-    "rope.scaling.original_context_length": 1,
+    "rope.scaling.original_context_length": 0,
     "nextn_predict_layers": 0,
 }
 _NEEDED = ("block_count", "context_length", "embedding_length")

@@ -20,7 +20,6 @@ TAKEN = (
         "nemotron",
         "minimax-m2",
     ),
-    *("mamba", "bloom"),
 )
 """With nothing but their GGUF."""
 
@@ -62,8 +61,6 @@ FAMILIES = {
     "Falcon": ("falcon",),
     "Nemotron": ("nemotron",),
     "MiniMax-M2": ("minimax-m2",),
-    "Mamba": ("mamba",),
-    "BLOOM": ("bloom",),
 }
 """As people name them, and the tiny models that stand for each."""
 

@@ -20,25 +20,11 @@ from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.importing import Base, check_supported, import_checkpoint
 from genius_lite.weights.merge import merge
 from tests.architectures.table import FAMILIES, REFUSED, TAKEN, markdown
-from tests.architectures.zoo import ARCHITECTURES, RECURRENT, TEXT, WINDOW
+from tests.architectures.zoo import ARCHITECTURES, RECURRENT, TEXT, WINDOW, WITHOUT_ADAPTER
 from tests.support.adapters import random_adapter
 from tests.support.engine import drain
 
 AGREE, MERGED, MATTERS = 0.02, 0.01, 0.03  # nats a token
-_EXPERTS = ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]
-WITHOUT_ADAPTER = {
-    "lfm2": ["conv.conv"],  # three numbers for each channel
-    "qwen35": ["linear_attn.conv1d"],
-    "qwen2moe": [*_EXPERTS, "mlp.gate"],
-    "qwen3moe": [*_EXPERTS, "mlp.gate"],
-    "qwen35moe": ["linear_attn.conv1d", *_EXPERTS, "mlp.gate"],
-    "minimax-m2": [*_EXPERTS, "mlp.gate"],
-    "gpt-oss": [
-        *("mlp.experts.down_proj", "mlp.experts.down_proj_bias"),
-        *("mlp.experts.gate_up_proj", "mlp.experts.gate_up_proj_bias", "mlp.router"),
-    ],
-    "mamba": ["mixer.A_log", "mixer.conv1d", "mixer.out_proj"],
-}
 
 
 @pytest.fixture(scope="module", params=TAKEN)

@@ -150,7 +150,7 @@ ARCHITECTURES = {
         "qwen3_moe",
         {
             "head_dim": 32,
-            "moe_intermediate_size": 96,
+            "moe_intermediate_size": 192,
             "num_experts": 4,
             "num_experts_per_tok": 2,
             "norm_topk_prob": True,
@@ -173,7 +173,7 @@ ARCHITECTURES = {
             "moe_intermediate_size": 96,
             "shared_expert_intermediate_size": 160,
             "num_experts": 4,
-            "num_experts_per_tok": 2,
+            "num_experts_per_tok": 4,  # all of them, as near ties leave the choice to chance
         },
         {"mtp_num_hidden_layers": 1},
         predicts_more=True,
@@ -273,8 +273,6 @@ ARCHITECTURES = {
     "stablelm": Architecture("stablelm", "stablelm", {"use_qkv_bias": True}),
     "falcon": Architecture("falcon", "falcon", {"tie_word_embeddings": True}, {"num_kv_heads": 1}),
     "nemotron": Architecture("nemotron", "nemotron", {"head_dim": 16}),
-    "bloom": Architecture("bloom", "bloom", {"tie_word_embeddings": True}),
-    "mamba": Architecture("mamba", "mamba", {"state_size": 16, "tie_word_embeddings": True}),
     "minimax-m2": Architecture(
         "minimax-m2",
         "minimax_m2",
@@ -288,8 +286,29 @@ ARCHITECTURES = {
     ),
 }
 
-RECURRENT = {"qwen35", "qwen35-vision", "qwen35moe", "granitehybrid", "lfm2", "mamba"}
+RECURRENT = {"qwen35", "qwen35-vision", "qwen35moe", "granitehybrid", "lfm2"}
 """What a token leaves behind cannot be told apart by branches, nor taken back."""
+
+_STACKS = ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]
+_BIASED_STACKS = [f"{name}{part}" for name in _STACKS for part in ("", "_bias")]
+WITHOUT_ADAPTER = {
+    "qwen2moe": [*_STACKS, "mlp.gate"],
+    "qwen3moe": [*_STACKS, "mlp.gate"],
+    "qwen35": ["linear_attn.conv1d"],
+    "qwen35moe": ["linear_attn.conv1d", *_STACKS, "mlp.gate"],
+    "gemma4": ["embed_tokens_per_layer", "per_layer_model_projection"],
+    "granitehybrid": [
+        "block_sparse_moe.experts.down_proj",
+        "block_sparse_moe.experts.gate_up_proj",
+        "block_sparse_moe.router",
+        "mamba.conv1d",
+    ],
+    "lfm2": ["conv.conv"],
+    "gpt-oss": [*_BIASED_STACKS, "mlp.router"],
+    "minimax-m2": [*_STACKS, "mlp.gate"],
+}
+"""Of llama.cpp's families: stacks of experts and what chooses among them are no linear layers to transformers, nor are
+convolutions and tables."""
 
 
 def _add_prediction_block(path: Path) -> None:
