@@ -22,8 +22,8 @@ from genius_lite.recipe import Learner
 
 _TREE_NATS = 0.02  # that a token of a tree may differ from the same one alone, in fp32
 
-# They multiply by out_proj themselves, the first Mamba by dt_proj too, past any adapter; peft refuses the former.
-_MAMBA_KIND = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
+# They multiply by out_proj themselves, some by dt_proj too, past any adapter; peft refuses out_proj of some.
+_MAMBA_KIND = {"bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "mamba", "mamba2", "nemotron_h"}
 # What Gemma 3n and 4 make embeddings for each layer with: llama.cpp applies no adapter to it at run time.
 _OF_EMBEDDINGS = ".per_layer_model_projection"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,15 @@ from genius_lite.weights.gguf_header import Reader
 from genius_lite.weights.supported import check_architecture
 
 _START = 1 << 16  # bytes of a GGUF; its architecture is the first that converters write
+
+ORIGINAL = "original"
+"""In a checkpoint that was made of `model.weights`: what stood beside them, for exports."""
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "tekken.json", "*.tiktoken")
+TOKENIZER_FILES = (
+    *VOCABULARIES,
+    *("merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json", "chat_template.jinja"),
+)
+_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json")
 
 
 def locate(model: Model) -> Path:
@@ -47,13 +57,32 @@ def locate_weights(model: Model) -> Path | None:
         from huggingface_hub import snapshot_download
 
         repo = model.weights.removeprefix(Prefix.HUB)
-        files = ["*.safetensors", "*.json"]
+        wanted, of_others = [*_WEIGHTS, *TOKENIZER_FILES], ["*/*"]  # folders have the weights once more, in other forms
         with _hub_errors(model.weights):
-            return Path(snapshot_download(repo, revision=model.weights_revision, allow_patterns=files))
+            return Path(
+                snapshot_download(
+                    repo, revision=model.weights_revision, allow_patterns=wanted, ignore_patterns=of_others
+                )
+            )
     path = Path(model.weights)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder of safetensors")
     return path
+
+
+def named_origin(model: Model) -> str:
+    """Return where the model that is learned on comes from, as a recipe names it; hub weights with their revision."""
+    if model.weights and model.weights.startswith(Prefix.HUB) and model.weights_revision:
+        return f"{model.weights}@{model.weights_revision}"
+    return model.weights or model.gguf
+
+
+def copy_original(weights: Path, out: Path) -> None:
+    """Copy what stands beside full-precision weights into a new folder: config and tokenizer."""
+    out.mkdir()
+    for name in ("config.json", *TOKENIZER_FILES):
+        for file in weights.glob(name):
+            shutil.copyfile(file, out / file.name)
 
 
 def check_before_download(model: Model) -> None:
