@@ -37,6 +37,28 @@ REFUSED = {
 WITH_WEIGHTS = tuple(ARCHITECTURES)
 """With `model.weights` beside it; the fixture `model` goes through them."""
 
+_STACKS = ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]
+_BIASED_STACKS = [f"{name}{part}" for name in _STACKS for part in ("", "_bias")]
+WITHOUT_ADAPTER = {
+    "qwen2moe": [*_STACKS, "mlp.gate"],
+    "qwen3moe": [*_STACKS, "mlp.gate"],
+    "qwen35": ["linear_attn.conv1d"],
+    "qwen35moe": ["linear_attn.conv1d", *_STACKS, "mlp.gate"],
+    "gemma4": ["embed_tokens_per_layer", "per_layer_model_projection"],
+    "granitehybrid": [
+        "block_sparse_moe.experts.down_proj",
+        "block_sparse_moe.experts.gate_up_proj",
+        "block_sparse_moe.router",
+        "mamba.conv1d",
+        "mamba.out_proj",
+    ],
+    "lfm2": ["conv.conv"],
+    "gpt-oss": [*_BIASED_STACKS, "mlp.router"],
+    "minimax-m2": [*_STACKS, "mlp.gate"],
+}
+"""Of llama.cpp's families: stacks of experts and what chooses among them are no linear layers to transformers, nor are
+convolutions and tables."""
+
 FAMILIES = {
     "Llama 3, SmolLM2": ("llama",),
     "Mistral": ("mistral",),

@@ -19,8 +19,8 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.importing import Base, check_supported, import_checkpoint
 from genius_lite.weights.merge import merge
-from tests.architectures.table import FAMILIES, REFUSED, TAKEN, markdown
-from tests.architectures.zoo import ARCHITECTURES, RECURRENT, TEXT, WINDOW, WITHOUT_ADAPTER
+from tests.architectures.table import FAMILIES, REFUSED, TAKEN, WITHOUT_ADAPTER, markdown
+from tests.architectures.zoo import ARCHITECTURES, RECURRENT, TEXT, WINDOW
 from tests.support.adapters import random_adapter
 from tests.support.engine import drain
 

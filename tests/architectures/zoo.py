@@ -7,15 +7,14 @@ A model is one line of `ARCHITECTURES`. What transformers does not read from a G
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from tests.support.models import MERGED, SPECIAL, TEMPLATE, VOCABULARY, tokens
+from tests.architectures.published import add_prediction_block, write_tokenizer
+from tests.support.models import VOCABULARY
 
 WINDOW = 64  # tokens of a sliding window, where the file has it
 ORIGINAL_CONTEXT = 64  # tokens, before a rotary scaling by length
@@ -121,8 +120,8 @@ class Architecture:
         text = written["text_config"] if self.sees else written
         path.write_text(json.dumps(written | self._described(text | self.published, written.get("vision_config"))))
         if self.predicts_more:
-            _add_prediction_block(folder / "model.safetensors")
-        _write_tokenizer(folder)
+            add_prediction_block(folder / "model.safetensors", _SHAPE["hidden_size"])
+        write_tokenizer(folder)
 
     def _described(self, text: dict[str, Any], vision: dict[str, Any] | None) -> dict[str, Any]:
         return {"text_config": text, "vision_config": vision} if self.sees else text
@@ -288,53 +287,3 @@ ARCHITECTURES = {
 
 RECURRENT = {"qwen35", "qwen35-vision", "qwen35moe", "granitehybrid", "lfm2"}
 """What a token leaves behind cannot be told apart by branches, nor taken back."""
-
-_STACKS = ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]
-_BIASED_STACKS = [f"{name}{part}" for name in _STACKS for part in ("", "_bias")]
-WITHOUT_ADAPTER = {
-    "qwen2moe": [*_STACKS, "mlp.gate"],
-    "qwen3moe": [*_STACKS, "mlp.gate"],
-    "qwen35": ["linear_attn.conv1d"],
-    "qwen35moe": ["linear_attn.conv1d", *_STACKS, "mlp.gate"],
-    "gemma4": ["embed_tokens_per_layer", "per_layer_model_projection"],
-    "granitehybrid": [
-        "block_sparse_moe.experts.down_proj",
-        "block_sparse_moe.experts.gate_up_proj",
-        "block_sparse_moe.router",
-        "mamba.conv1d",
-        "mamba.out_proj",
-    ],
-    "lfm2": ["conv.conv"],
-    "gpt-oss": [*_BIASED_STACKS, "mlp.router"],
-    "minimax-m2": [*_STACKS, "mlp.gate"],
-}
-"""Of llama.cpp's families: stacks of experts and what chooses among them are no linear layers to transformers, nor are
-convolutions and tables."""
-
-
-def _add_prediction_block(path: Path) -> None:
-    """Add a multi-token-prediction block, which is a layer like the last one between projections of its own."""
-    weights = load_file(path)
-    width = _SHAPE["hidden_size"]
-    last = max(re.findall(r"^(.*\.layers\.(\d+)\.)", "\n".join(weights), re.MULTILINE), key=lambda at: int(at[1]))[0]
-    block = {f"mtp.layers.0.{n.removeprefix(last)}": w.clone() for n, w in weights.items() if n.startswith(last)}
-    norms = {
-        f"mtp.{name}.weight": torch.zeros(width) for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm")
-    }
-    fc = {"mtp.fc.weight": torch.ones(width, 2 * width)}
-    save_file(weights | block | norms | fc, path, {"format": "pt"})
-
-
-def _write_tokenizer(folder: Path) -> None:
-    """Write a tokenizer of bytes."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {token: number for number, token in enumerate(tokens())}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [tuple(MERGED)]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    end, start, turn = SPECIAL
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=start, eos_token=turn, pad_token=end)
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder)
