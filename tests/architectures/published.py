@@ -1,4 +1,4 @@
-"""What makers publish beside a model's weights and config: a tokenizer, and at times a block that transformers skips."""
+"""What makers publish beside a model's weights: a config, a tokenizer, and at times a block that transformers skips."""
 
 from __future__ import annotations
 
