@@ -72,9 +72,9 @@ def export_run(
     wanted = quant_types(kinds)
     size = export_bytes(run, number, to_format, wanted)
     with TerminalProgress(terminal()).stage("export", size, "MB", 1e-6) as advance:
-        kept = export(run, number, to_format, wanted, to, advance)
+        written = export(run, number, to_format, wanted, to, advance)
     names = sorted(p.name for p in to.iterdir())
-    for line in (*(f"{to}/{name}" for name in names), *export_lines(kept)):
+    for line in (*(f"{to}/{name}" for name in names), *export_lines(written)):
         print(visible(line))
     if FORMATS[to_format].language == "sh":
         print(visible(usage_of(RunRound.of(run, number), to_format, names, str(to)), PROSE))

@@ -13,9 +13,9 @@ from typing import Any
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.export.card import llama_options, model_card
-from genius_lite.export.ollama import modelfile
-from genius_lite.export.transformers import write_peft, write_safetensors
+from genius_lite.export.card import Written, llama_options, model_card
+from genius_lite.export.ollama import comments, modelfile
+from genius_lite.export.transformers import python_lines, write_peft, write_safetensors
 from genius_lite.recipe import QuantType, answer_tokens
 from genius_lite.results.rounds import Quantized, RoundReport
 from genius_lite.rundir.folder import CHECKPOINT, follow_umask, refuse_links, remove, require_space, write_text
@@ -114,7 +114,7 @@ def export(
     kinds: list[QuantType],
     out: Path,
     advance: Advance = lambda n: None,
-) -> dict[str, Kept]:
+) -> Written:
     """Write a folder with a round's model, its card (README.md) and SHA256SUMS.
 
     Its modes follow the umask, unlike those of a run folder: it is made to be given to somebody, where the user says.
@@ -125,7 +125,7 @@ def export(
         advance: called with bytes of GGUFs as they are written, `export_bytes` in all (about).
 
     Returns:
-        File name -> what it keeps of the update, of those whose types were asked for.
+        What files keep of the update, of those whose types were asked for; and notes.
 
     Raises:
         UserError: as `RunRound`; or `out` exists, or has no room; or the base model has no adapter to export.
@@ -144,10 +144,10 @@ def export(
     remove(partial)
     partial.mkdir()
     try:
-        kept = wanted.write(chosen, kinds, partial, advance)
+        written = wanted.write(chosen, kinds, partial, advance)
         sums = {p.name: sha256([p]) for p in sorted(partial.iterdir())}
         usage = f"```{wanted.language}\n{usage_of(chosen, to_format, sums, '.')}\n```\n"
-        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.run.recipe, sums, kept, usage)
+        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.run.recipe, sums, written, usage)
         write_text(partial / "README.md", card)
         sums["README.md"] = sha256([partial / "README.md"])
         write_text(partial / "SHA256SUMS", "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
@@ -155,7 +155,7 @@ def export(
         partial.rename(out)
     finally:
         remove(partial)
-    return kept
+    return written
 
 
 def export_bytes(run: Path, number: int | None, to_format: str, kinds: list[QuantType]) -> int:
@@ -169,69 +169,77 @@ def usage_of(chosen: RunRound, to_format: str, names: Iterable[str], folder: str
     Args:
         names: of the files in the folder.
     """
-    kinds = {"gguf": "*.gguf", "modelfile": "Modelfile*"}
-    files = {kind: shlex.quote(f"{folder}/{first}") for kind, pattern in kinds.items()
-             for first in fnmatch.filter(sorted(names), pattern)[:1]}  # fmt: skip
-    return FORMATS[to_format].usage.format(**files, asked=llama_options(chosen.system, chosen.template))
+
+    def first(pattern: str) -> str:
+        return shlex.quote(f"{folder}/{next(iter(fnmatch.filter(sorted(names), pattern)), '')}")
+
+    wanted = FORMATS[to_format]
+    return wanted.usage.format(
+        gguf=first("*.gguf"),
+        modelfile=first("Modelfile*"),
+        asked=llama_options(chosen.system, chosen.template),
+        python=python_lines(chosen.base, wanted.of_adapter, chosen.system, chosen.template),
+    )
 
 
-def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> dict[str, Kept]:
+def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> Written:
     if not kinds:
         file = out / f"{chosen.file_name}-{chosen.made.type if chosen.made else 'base'}.gguf"
         shutil.copyfile(chosen.gguf, file)
         if chosen.made and sha256([file]) != chosen.made.sha256:
             raise UserError(f"{chosen.gguf} is not the file that was evaluated any more; export it with --type")
         advance(file.stat().st_size)
-        return {}
+        return Written()
     adapter, found = Adapter.load(chosen.adapter, chosen.base) if chosen.adapter else None, dict[str, Kept]()
     for kind in kinds:
         file = out / f"{chosen.file_name}-{kind}.gguf"
         found[file.name] = kept = merge(chosen.base, adapter, kind, file, advance)
         if kept.loses(chosen.run.recipe["quantize"]["keep"]):
             raise UserError(f"{kind} keeps {kept.share or 0:.1%} of what was learned; export a larger --type, or F16")
-    return found
+    return Written(found)
 
 
 def _ggufs_bytes(chosen: RunRound, kinds: list[QuantType]) -> int:
     return sum(quantized_bytes(chosen.base.gguf, kind) for kind in kinds) or chosen.gguf.stat().st_size
 
 
-def _write_ollama(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> dict[str, Kept]:
+def _write_ollama(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> Written:
     """Write GGUFs with a Modelfile for each, whose name has the type where there are several."""
-    kept = _write_ggufs(chosen, kinds, out, advance)
+    written = _write_ggufs(chosen, kinds, out, advance)
     context = chosen.base.gguf.metadata.get(f"{chosen.base.gguf.architecture}.context_length")
     for file in (files := sorted(out.glob("*.gguf"))):
         name = "Modelfile" if len(files) == 1 else f"Modelfile.{file.stem.rpartition('-')[2]}"
         with Vocabulary.open(file, chosen.template) as vocabulary:
-            write_text(out / name, modelfile(vocabulary, file.name, context=context, system=chosen.system))
-    return kept
+            text = modelfile(vocabulary, file.name, context=context, system=chosen.system)
+        write_text(out / name, text)
+        written.notes.extend(f"{name}: {comment}" for comment in comments(text))
+    return written
 
 
-def _write_lora(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> dict[str, Kept]:
+def _write_lora(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> Written:
     assert chosen.adapter
     write_lora(chosen.base, chosen.adapter, out / f"{chosen.file_name}-lora.gguf")
-    return {}
+    return Written()
 
 
-def _write_peft(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> dict[str, Kept]:
+def _write_peft(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> Written:
     assert chosen.adapter
-    write_peft(chosen.base, chosen.adapter, out)
-    return {}
+    return Written(notes=write_peft(chosen.base, chosen.adapter, out))
 
 
-def _write_safetensors(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> dict[str, Kept]:
-    write_safetensors(chosen.base, chosen.adapter, out)
-    return {}
+def _write_safetensors(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> Written:
+    return Written(notes=write_safetensors(chosen.base, chosen.adapter, out))
 
 
 @dataclass(frozen=True)
 class Format:
     """How a round is written into a folder, and about how many bytes that takes (an adapter: next to none).
 
-    `usage` runs it: {gguf} and {modelfile} stand for paths, {asked} for what llama-cli is told of how it was asked.
+    `usage` runs it: {gguf} and {modelfile} stand for paths, {asked} for what llama-cli is told of how it was asked,
+    {python} for lines that load it with transformers.
     """
 
-    write: Callable[[RunRound, list[QuantType], Path, Advance], dict[str, Kept]]
+    write: Callable[[RunRound, list[QuantType], Path, Advance], Written]
     usage: str
     size: Callable[[RunRound, list[QuantType]], int] = lambda chosen, kinds: 0
     of_types: bool = False  # the user may choose quantization types
@@ -242,17 +250,15 @@ class Format:
 _GGUF = "llama-cli -m {gguf}{asked}\nlms import {gguf}    # LM Studio"
 _OLLAMA = f"{_GGUF}\nollama create genius -f {{modelfile}} && ollama run genius"
 _LORA = "llama-cli -m BASE.gguf --lora {gguf}{asked}"
-_PEFT = "from peft import PeftModel\nmodel = PeftModel.from_pretrained(base_model, FOLDER)"
-_SAFETENSORS = "from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(FOLDER)"
 
 FORMATS = {
     "gguf": Format(_write_ggufs, _GGUF, _ggufs_bytes, of_types=True),
     "ollama": Format(_write_ollama, _OLLAMA, _ggufs_bytes, of_types=True),
     "lora-gguf": Format(_write_lora, _LORA, of_adapter=True),
-    "peft": Format(_write_peft, _PEFT, of_adapter=True, language="python"),
+    "peft": Format(_write_peft, "{python}", of_adapter=True, language="python"),
     "safetensors": Format(
         _write_safetensors,
-        _SAFETENSORS,
+        "{python}",
         lambda chosen, kinds: quantized_bytes(chosen.base.gguf, "F16"),
         language="python",
     ),

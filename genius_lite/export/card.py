@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import dataclass, field
 from typing import Any
 
 from genius_lite import __version__
+from genius_lite.export.transformers import HubSource
 from genius_lite.recipe import Prefix
 from genius_lite.report.columns import NOTE, SHORT
 from genius_lite.report.summary import WIDENED, cooling_lines
@@ -17,13 +19,24 @@ from genius_lite.weights.importing import Base
 from genius_lite.weights.merge import Kept
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a reader of the exported files should know.
+
+    `kept` is what each file keeps of the update, of those that are not the round's own; `notes` has a line each.
+    """
+
+    kept: dict[str, Kept] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
 def model_card(
     base: Base,
     number: int,
     reports: list[RoundReport],
     recipe: dict[str, Any],
     sums: dict[str, str],
-    kept: dict[str, Kept],
+    written: Written,
     usage: str,
 ) -> str:
     """A README.md with front matter that the hub reads.
@@ -32,7 +45,6 @@ def model_card(
         reports: of the rounds up to `number`.
         recipe: the run folder's.
         sums: file name -> SHA-256, of what stands beside the card.
-        kept: file name -> what it keeps of the update, of files that are not the round's own.
         usage: what runs the files, in Markdown.
     """
     title = f"{base.name}, self-trained" if number else base.name
@@ -46,18 +58,19 @@ def model_card(
         ]
     parts += ["## Run it\n", _asked_with(recipe.get("system"), recipe.get("template", {})) + usage]
     parts += ["## Files\n", "".join(f"- `{name}`: SHA-256 `{digest}`\n" for name, digest in sums.items())]
-    parts += [f"- {line}; what is measured above is the round's own file\n" for line in export_lines(kept)]
+    parts += [f"- {line}\n" for line in export_lines(written)]
     parts += ["## Recipe\n", f"```json\n{json.dumps(recipe, indent=2, ensure_ascii=False)}\n```\n"]
     return "\n".join(parts)
 
 
-def export_lines(kept: dict[str, Kept]) -> list[str]:
-    """What files of other types than the round's own keep of what was learned, a line each."""
-    return [
-        f"{name} keeps {percent(of.share, 1)} of the update; it was not evaluated"
-        for name, of in kept.items()
+def export_lines(written: Written) -> list[str]:
+    """What files of other types than the round's own keep of what was learned, and the notes, a line each."""
+    kept = [
+        f"{name} keeps {percent(of.share, 1)} of the update; it was not evaluated, the round's own file was"
+        for name, of in written.kept.items()
         if of.share
     ]
+    return [*kept, *written.notes]
 
 
 def llama_options(system: str | None, template: dict[str, Any]) -> str:
@@ -78,21 +91,21 @@ def _front_matter(base: Base) -> str:
     lines = ["library_name: genius-lite", "tags: [genius, self-training, gguf]", "pipeline_tag: text-generation"]
     if isinstance(license_name, str):
         lines.append(f"license: {json.dumps(license_name)}")
-    if base.origin.startswith(Prefix.HUB):
-        lines.append(f"base_model: {json.dumps('/'.join(base.origin.removeprefix('hf:').split('/')[:2]))}")
+    if hub := HubSource.of(base):
+        lines.append(f"base_model: {json.dumps(hub.repository)}")
     return "---\n" + "\n".join(lines) + "\n---\n"
 
 
 def _what(base: Base, number: int, recipe: dict[str, Any]) -> str:
+    # A path is the user's own affair, and of no use to others.
+    origin = base.origin if base.origin.startswith((Prefix.HUB, Prefix.PACKAGE)) else base.gguf.path.name
     if number == 0:
-        return (
-            f"The base model of a run of genius-lite {__version__}.\n\nBase: {base.origin}, SHA-256 `{base.sha256}`.\n"
-        )
+        return f"The base model of a run of genius-lite {__version__}.\n\nBase: {origin}, SHA-256 `{base.sha256}`.\n"
     return (
         f"Trained for {number} round{'s' * (number > 1)} by genius-lite {__version__} with the method of Genius "
         "([arXiv 2504.08672](https://arxiv.org/abs/2504.08672)): the model's own stepwise foresight rollouts, "
         "preference pairs from them, and an adapter learned with advantage-calibrated optimization. No labels, no "
-        f"reward model and no stronger model were used.\n\nBase: {base.origin}, SHA-256 `{base.sha256}`.\n\n"
+        f"reward model and no stronger model were used.\n\nBase: {origin}, SHA-256 `{base.sha256}`.\n\n"
         f"Queries: {recipe['queries'].split(',')[0]}, unlabelled.\n"
     )
 

@@ -25,8 +25,9 @@ with the reason: the GGUF is good, Ollama then goes by its own guess, and the us
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from genius_lite.data import thoughts
@@ -35,6 +36,8 @@ from genius_lite.errors import UserError
 from genius_lite.export.go_template import Layout, Messages, Nodes, Show, When
 
 _MAX_CONTEXT = 8192  # Ollama's memory grows with num_ctx; long-context models would not load on a laptop
+_NO_SYSTEM = "No SYSTEM: a Modelfile cannot hold the message that the model was trained with; see README.md."
+_NO_STOP = "No PARAMETER stop for {!a}: a Modelfile cannot hold it; Ollama ends at the token by itself."
 _ROLES = {"s": "system", "u": "user", "a": "assistant"}
 _CLOSED = re.compile(r'"""\s*[\r\n]')  # ends a string of a Modelfile
 _SHAPES = ("u", "uau", "uauau", "uauauau")
@@ -60,7 +63,6 @@ def modelfile(
     gguf_name: str,
     *,
     context: int | None = None,
-    parameters: Mapping[str, float] | None = None,
     system: str | None = None,
 ) -> str:
     """The text of a Modelfile that lies beside the GGUF; write it as UTF-8 with plain line feeds.
@@ -69,7 +71,6 @@ def modelfile(
         vocabulary: the GGUF's.
         gguf_name: its file name.
         context: tokens that the model was trained to read; num_ctx is this, 8192 at most.
-        parameters: PARAMETER lines by Ollama's names, such as {"temperature": 0.6}; num_ctx here wins.
         system: the message that opens every conversation which brings none of its own.
 
     Raises:
@@ -79,16 +80,24 @@ def modelfile(
         raise UserError(f"{gguf_name!r}: a Modelfile cannot name this file; rename it")
     found = chat_template(vocabulary)
     template = found.layout.go() if found.layout else None
-    values = ({"num_ctx": min(context, _MAX_CONTEXT)} if context else {}) | dict(parameters or {})
-    lines = [f"# {note}" for note in found.notes]
-    lines.append(f"FROM ./{gguf_name}")
+    stops = _stops(vocabulary, template or vocabulary.template or "")
+    held = [stop for stop in stops if stop.isprintable() and '"' not in stop]  # between quotes, on one line
+    notes = [*found.notes, *(_NO_STOP.format(stop) for stop in stops if stop not in held)]
+    lines = [f"FROM ./{gguf_name}"]
     if template is not None:
         lines.append(f'TEMPLATE """{template}"""')
-    if system is not None:
-        lines.append(_system_line(system))
-    lines += [f'PARAMETER stop "{stop}"' for stop in _stops(vocabulary, template or vocabulary.template or "")]
-    lines += [f"PARAMETER {name} {value}" for name, value in values.items()]
-    return "\n".join(lines) + "\n"
+    if system is not None and _holds_message(system):
+        lines.append(f'SYSTEM """{system}"""')
+    elif system is not None:
+        notes.append(_NO_SYSTEM)
+    lines += [f'PARAMETER stop "{stop}"' for stop in held]
+    lines += [f"PARAMETER num_ctx {min(context, _MAX_CONTEXT)}"] if context else []
+    return "\n".join([*(f"# {note}" for note in notes), *lines]) + "\n"
+
+
+def comments(modelfile: str) -> list[str]:
+    """List what a Modelfile says to its reader, which stands at its top."""
+    return [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("# "), modelfile.splitlines())]
 
 
 def chat_template(vocabulary: Vocabulary) -> ChatTemplate:
@@ -108,12 +117,10 @@ def chat_template(vocabulary: Vocabulary) -> ChatTemplate:
         return ChatTemplate(None, (f"No TEMPLATE: Go cannot say what the GGUF's chat template does: {reason}.", guess))
 
 
-def _system_line(message: str) -> str:
-    """SYSTEM, or a comment: strings have no escapes there, and Ollama takes an empty one for none."""
+def _holds_message(message: str) -> bool:
+    """Say whether SYSTEM can be this: strings have no escapes there, and Ollama takes an empty one for none."""
     lost = any(not (character.isprintable() or character in "\n\r\t") for character in message)
-    if not message or lost or _CLOSED.search(message):
-        return "# No SYSTEM: a Modelfile cannot hold the message that the model was trained with; see README.md."
-    return f'SYSTEM """{message}"""'
+    return bool(message) and not lost and not _CLOSED.search(message)
 
 
 def _stops(vocabulary: Vocabulary, template: str) -> list[str]:

@@ -1,37 +1,114 @@
-"""Exports for the Python world: a peft adapter, and the merged model as safetensors with its tokenizer."""
+"""Exports for the Python world: a peft adapter, and the merged model as safetensors; each with its tokenizer."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from genius_lite.errors import UserError
+from genius_lite.export.tokenizer import write_tokenizer
 from genius_lite.recipe import Prefix
 from genius_lite.rundir.folder import write_text
 from genius_lite.weights.adapter import read_factors
 from genius_lite.weights.full_precision import load_weights
 from genius_lite.weights.importing import Base
+from genius_lite.weights.source import ORIGINAL
+
+BASE_CONFIG = (
+    "base_config.json"  # of a base that is a GGUF; as config.json transformers would take it for the adapter's
+)
+_CONFIG = "config.json"
+_FIT_FLOAT16 = {"llama", "qwen2"}
+"""Families, by llama.cpp's names, whose activations were seen to stay in float16's range (SmolLM2, Qwen2.5). Those of
+Gemma 2 to 4, GLM-4, Qwen3.5, Qwen3-MoE and gpt-oss leave it: vLLM refuses float16 for some, Unsloth for others."""
 
 
-def write_peft(base: Base, adapter: Path, out: Path) -> None:
-    """The adapter as peft reads it, and the tokenizer; its base is named by where the user found it."""
+@dataclass(frozen=True)
+class HubSource:
+    """Where on the hub a base model is: a repository with safetensors, or one with a GGUF."""
+
+    repository: str
+    gguf: str | None = None
+    revision: str | None = None
+
+    @staticmethod
+    def of(base: Base) -> HubSource | None:
+        """Find where everybody finds it; None of a model that was a local file, or lay in a package."""
+        if not base.origin.startswith(Prefix.HUB):
+            return None
+        name = base.origin.removeprefix(Prefix.HUB)
+        if not name.endswith(".gguf"):
+            repository, _, revision = name.partition("@")
+            return HubSource(repository, revision=revision or None)
+        owner, repository, file = name.split("/", 2)
+        return HubSource(f"{owner}/{repository}", file)
+
+
+def base_on_hub(base: Base) -> HubSource | None:
+    """Find where an adapter's base is loaded from; not a GGUF in several files, which transformers does not read."""
+    hub = HubSource.of(base)
+    return None if hub and hub.gguf and len(base.gguf.files) > 1 else hub
+
+
+def computing_type(base: Base) -> str:
+    """Choose the dtype that `from_pretrained` computes in: float16 where activations fit, else float32.
+
+    Weights are stored in float16 either way, which keeps an update; that bfloat16 holds every activation does not help,
+    since `from_pretrained` would round the weights to its 8 bits, and of small updates less than half survives that.
+    """
+    original = base.hf_checkpoint / ORIGINAL / _CONFIG
+    made = _dtype(json.loads(original.read_text(encoding="utf-8"))) if original.is_file() else None
+    return "float16" if made == "float16" or base.gguf.architecture in _FIT_FLOAT16 else "float32"
+
+
+def _dtype(config: dict[str, Any]) -> str | None:
+    own = config.get("dtype") or config.get("torch_dtype")
+    return own or (_dtype(config["text_config"]) if "text_config" in config else None)
+
+
+def write_peft(base: Base, adapter: Path, out: Path) -> list[str]:
+    """Write the adapter as peft reads it, with its tokenizer; the base is named as others find it.
+
+    That is a repository of the hub; or, where there is none, a folder beside the export, which round 0 is exported to.
+    Of a GGUF on the hub the base's config is here too: transformers overlooks some of what the header says.
+
+    Returns:
+        What its user should know, a line each.
+    """
     shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = base.origin.removeprefix(Prefix.HUB)
+    if (hub := base_on_hub(base)) and hub.gguf:
+        _write_config(base, base.hf_checkpoint / _CONFIG, out / BASE_CONFIG)
+    config["base_model_name_or_path"] = hub.repository if hub else base.name
+    config["revision"] = hub.revision if hub else None
     write_text(out / "adapter_config.json", json.dumps(config, indent=2))
-    _write_tokenizer(base, out)
+    return write_tokenizer(base.gguf, base.hf_checkpoint / ORIGINAL, out)
 
 
-def write_safetensors(base: Base, adapter: Path | None, out: Path) -> None:
-    """Checkpoint + adapter in 16 bits, with config and tokenizer: what `from_pretrained` reads."""
+def write_safetensors(base: Base, adapter: Path | None, out: Path) -> list[str]:
+    """Write checkpoint + adapter, with config and tokenizer: what `from_pretrained` reads.
+
+    Returns:
+        What its user should know, a line each.
+    """
     merged_model(base, adapter).save_pretrained(out)
-    _write_tokenizer(base, out)
+    _write_config(base, out / _CONFIG, out / _CONFIG)
+    notes = write_tokenizer(base.gguf, base.hf_checkpoint / ORIGINAL, out)
+    if computing_type(base) == "float32":
+        notes.append(
+            "the weights are stored in 16 bits and loaded as float32, since this family's activations may leave the "
+            'range of float16; dtype="bfloat16" takes half the memory, and rounds off some of what was learned'
+        )
+    return notes
 
 
 def merged_model(base: Base, adapter: Path | None) -> Any:
     """Load the checkpoint in 16 bits and add the adapter, whose names are those of the model and not of its files.
+
+    What is changed becomes float16, or float32 where that cannot hold it: bfloat16 would erase small updates.
 
     Raises:
         UserError: the adapter is another model's.
@@ -44,15 +121,69 @@ def merged_model(base: Base, adapter: Path | None) -> Any:
     for name, (b, a) in factors.items():
         if name not in weights:
             raise UserError(f"{adapter} does not belong to {base.hf_checkpoint}, which has no {name}")
-        update = (alpha / rank) * (torch.from_numpy(b) @ torch.from_numpy(a))
-        weights[name].data = (weights[name].float() + update).to(weights[name].dtype)
+        exact = weights[name].float() + (alpha / rank) * (torch.from_numpy(b) @ torch.from_numpy(a))
+        half = exact.half()
+        weights[name].data = half if half.isfinite().all() else exact
     return model
 
 
-def _write_tokenizer(base: Base, out: Path) -> None:
-    from transformers import AutoTokenizer
+def python_lines(base: Base, adapter: bool, system: str | None, template: dict[str, Any]) -> str:
+    """Python that loads an export, an adapter's base from wherever others find that, and asks it as the run did.
 
-    path = base.gguf.path
-    tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
-    tokenizer.chat_template = base.gguf.metadata.get("tokenizer.chat_template")
-    tokenizer.save_pretrained(out)
+    Args:
+        system: the message before every question.
+        template: variables of the chat template.
+    """
+    hub = base_on_hub(base)
+    if adapter and hub and hub.gguf:
+        lines = [
+            "from peft import PeftModel",
+            "from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig",
+            f'config = AutoConfig.from_pretrained(FOLDER + "/{BASE_CONFIG}")',
+            "base = AutoModelForCausalLM.from_pretrained(",
+            f"    {hub.repository!r}, gguf_file={hub.gguf!r}, config=config,",
+            "    quantization_config=GgufConfig(dequantize=True), dtype=config.dtype,",
+            ")",
+            "model = PeftModel.from_pretrained(base, FOLDER)",
+        ]
+    elif adapter:
+        lines = ["from peft import AutoPeftModelForCausalLM", "from transformers import AutoTokenizer"]
+        if not hub:
+            lines += [
+                f"# Its base is looked for in a folder `{base.name}` of the working directory; the run writes that:",
+                f"# genius-lite export RUN --round 0 --format safetensors --to {base.name}",
+            ]
+        lines.append("model = AutoPeftModelForCausalLM.from_pretrained(FOLDER)")
+    else:
+        lines = [
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "model = AutoModelForCausalLM.from_pretrained(FOLDER)",
+        ]
+    lines.append("tokenizer = AutoTokenizer.from_pretrained(FOLDER)")
+    if "tokenizer.chat_template" in base.gguf.metadata:
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        messages.append({"role": "user", "content": "What is 2 + 2?"})
+        # The date is each program's own.
+        variables = {name: value for name, value in template.items() if name != "today"}
+        told = f", **{variables!r}" if variables else ""
+        lines += [
+            f"messages = {messages!r}",
+            "prompt = tokenizer.apply_chat_template(",
+            f'    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"{told}',
+            ")",
+        ]
+    else:
+        lines.append('prompt = tokenizer("What is 2 + 2?", return_tensors="pt")')
+    lines.append("print(tokenizer.decode(model.generate(**prompt, max_new_tokens=200)[0]))")
+    return "\n".join(lines)
+
+
+def _write_config(base: Base, source: Path, path: Path) -> None:
+    """Write a config with the type to compute in, and without where the model was read from."""
+    config = json.loads(source.read_text(encoding="utf-8"))
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for name in ("torch_dtype", "_name_or_path"):
+            part.pop(name, None)
+        if part is config or "dtype" in part:
+            part["dtype"] = computing_type(base)
+    write_text(path, json.dumps(config, indent=2))

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import msgspec
@@ -40,6 +40,7 @@ from genius_lite.weights.mapping import TensorMap
 from genius_lite.weights.merge import Kept, merge, planned_types, round_base
 from genius_lite.weights.quantize import quantized_bytes, type_name, types_bytes
 from genius_lite.weights.retained import check, one_of_each
+from genius_lite.weights.source import ORIGINAL, copy_original, named_origin
 
 __all__ = ["evaluate", "evaluate_base", "import_base", "next_policy", "pair", "sample", "to_sample", "train"]
 
@@ -50,11 +51,10 @@ KEEPING: tuple[QuantType, ...] = ("Q8_0", "F16")
 
 def import_base(job: Job, run: RunDir, progress: Progress) -> Base:
     """Make the learner's copy of the model: of the GGUF itself, or of full-precision weights in its place."""
-
-    source, weights, origin = job.source, job.weights, job.recipe.model.weights or job.recipe.model.gguf
+    source, weights, origin = job.source, job.weights, named_origin(job.recipe.model)
     load = cache(load_weights)  # once, if both are to be made
 
-    def full_precision(out: Path) -> None:
+    def full_precision(weights: Path, out: Path) -> None:
         out.mkdir()
         with progress.stage("full precision", quantized_bytes(job.source, "F16"), "MB", 1e-6) as advance:
             state, path = load(weights).state_dict(), out / job.source.path.name
@@ -65,13 +65,14 @@ def import_base(job: Job, run: RunDir, progress: Progress) -> Base:
         with progress.stage("import", matrices, "matrices") as advance:
             if weights:
                 save_checkpoint(source, load(weights), TensorMap.load(source.path.parent / MAP_FILE), out, origin)
+                copy_original(weights, out / ORIGINAL)
             else:
                 import_checkpoint(source, out, advance, origin)
         give_memory_back()
         note_time(run, Stage.IMPORT, time.monotonic() - start, matrices)
 
     if weights:
-        source = gguf_file.read(run.build(FULL_PRECISION, full_precision) / source.path.name)
+        source = gguf_file.read(run.build(FULL_PRECISION, partial(full_precision, weights)) / source.path.name)
     base = Base(source, run.build(folder.CHECKPOINT, hf_checkpoint))
     base.check()  # which notes where the file lies now
     return base

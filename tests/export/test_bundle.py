@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -16,10 +17,12 @@ import torch
 
 from genius_lite.errors import UserError
 from genius_lite.export.bundle import RunRound, export
+from genius_lite.export.tokenizer import write_tokenizer
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
 from genius_lite.report.columns import SHORT
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
+from genius_lite.weights import gguf_file
 from tests.support.engine import PROMPT
 from tests.support.models import ANY_PAIRS, TEMPLATE, tiny_gguf
 from tests.support.scoring import RESPONSE, scored
@@ -40,6 +43,7 @@ def finished(request, tmp_path_factory):
     kind = gguf.GGMLQuantizationType.Q8_0
     model = tiny_gguf(folder / "tiny.Q8_0.gguf", "llama", kind=kind, more=says_its_type)
     model.save_pretrained(folder / "full")
+    write_tokenizer(gguf_file.read(folder / "tiny.Q8_0.gguf"), folder / "none", folder / "full")
     (folder / "q.txt").write_text("one\ntwo\nthree\n")
     recipe = Recipe(
         out=str(folder / "run"),
@@ -93,14 +97,18 @@ def test_every_format_says_the_same(finished, tmp_path):
     adapted = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(folder / "hf-checkpoint", dtype=torch.float32), tmp_path / "p"
     )
+    assert json.loads((tmp_path / "s" / "config.json").read_text())["dtype"] == "float16"
     for model in (whole, adapted):
         with torch.no_grad():
             logits = model(torch.tensor([PROMPT + RESPONSE])).logits[0].log_softmax(-1)
         found = logits[range(len(PROMPT) - 1, len(PROMPT) + len(RESPONSE) - 1), RESPONSE].numpy()
         assert np.abs(found - expected).mean() < 0.02
-    assert AutoTokenizer.from_pretrained(tmp_path / "s").chat_template == TEMPLATE
-    assert "```python\nfrom peft import PeftModel\nmodel = PeftModel" in (tmp_path / "p" / "README.md").read_text()
-    assert "```python\nfrom transformers import Auto" in (tmp_path / "s" / "README.md").read_text()
+    for name in ("s", "p"):
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / name)
+        assert tokenizer.chat_template == TEMPLATE
+        assert tokenizer("<|im_start|>12")["input_ids"] == [257, 49, 50]
+        original = folder.parent / "full" / "tokenizer.json"
+        assert (tmp_path / name / "tokenizer.json").read_bytes() == original.read_bytes()
 
     export(folder, 2, "ollama", [], tmp_path / "o")
     asked = f"-sys {shlex.quote(SYSTEM)}"
@@ -116,6 +124,41 @@ def test_every_format_says_the_same(finished, tmp_path):
     assert "FROM ./tiny.genius-Q8_0.gguf" in text
     assert "TEMPLATE" in text
     assert f'SYSTEM """{SYSTEM}"""\n' in text, "what it was asked after in training"
+
+
+def card_code(folder: Path) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    return code
+
+
+@pytest.mark.parametrize("finished", ["adapter"], indirect=True)
+def test_the_lines_of_a_card_load_what_lies_beside_it(finished, tmp_path, monkeypatch, capsys):
+    """Of a base that was a local file, too, once it is exported where the adapter looks for it."""
+    folder, _, _ = finished
+    export(folder, 2, "safetensors", [], tmp_path / "whole")
+    export(folder, 2, "peft", [], tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
+    assert "--round 0 --format safetensors --to tiny\n" in (tmp_path / "adapter" / "README.md").read_text()
+    export(folder, 0, "safetensors", [], tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    loaded = {}
+    for name in ("whole", "adapter", "tiny"):
+        values = {"FOLDER": name}
+        exec(card_code(tmp_path / name), values)
+        assert "What is 2 + 2?" in capsys.readouterr().out
+        with torch.no_grad():
+            loaded[name] = values["model"].float()(torch.tensor([PROMPT])).logits
+    assert (loaded["whole"] - loaded["adapter"]).abs().max() < 0.02
+    assert (loaded["whole"] - loaded["tiny"]).abs().max() > 0.2, "the adapter must matter"
+
+
+@pytest.mark.parametrize("finished", ["adapter"], indirect=True)
+@pytest.mark.parametrize("to_format", ["gguf", "ollama", "lora-gguf", "peft", "safetensors"])
+def test_nothing_that_may_be_uploaded_has_a_path_of_the_user(finished, to_format, tmp_path):
+    folder, _, _ = finished
+    export(folder, 2, to_format, [], tmp_path / "out")
+    for file in (tmp_path / "out").iterdir():
+        assert str(folder.parent).encode() not in file.read_bytes(), file.name
 
 
 @pytest.mark.parametrize("finished", ["merge"], indirect=True)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import gguf
 import pytest
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.export.ollama import chat_template, modelfile
+from genius_lite.export.ollama import chat_template, comments, modelfile
+from tests.support.vocabularies import write_vocabulary
 
 HERE = Path(__file__).parent
 Messages = list[dict[str, str]]
@@ -93,35 +93,6 @@ def ollama(tmp_path_factory) -> Callable[[str, list[Messages]], dict]:
     return run
 
 
-@pytest.fixture(scope="session")
-def smollm2_fields(smollm2) -> dict:
-    """The metadata of SmolLM2's file."""
-    return {name: field.contents() for name, field in gguf.GGUFReader(smollm2).fields.items()}
-
-
-def write_vocabulary(path: Path, fields: dict, template: str | None, specials: tuple[str, ...], adds_bos: bool) -> Path:
-    """SmolLM2's vocabulary, as a GGUF without weights, with another template and other special tokens."""
-    tokens = list(fields["tokenizer.ggml.tokens"])
-    places = [t for t, kind in enumerate(fields["tokenizer.ggml.token_type"]) if kind == gguf.TokenType.CONTROL]
-    for place, text in zip(places, specials, strict=False):
-        tokens[place] = text
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(fields["tokenizer.ggml.pre"])
-    writer.add_token_list(tokens)
-    writer.add_token_types(fields["tokenizer.ggml.token_type"])
-    writer.add_token_merges(fields["tokenizer.ggml.merges"])
-    writer.add_bos_token_id(places[0])
-    writer.add_eos_token_id(places[1])
-    writer.add_add_bos_token(adds_bos)
-    if template is not None:
-        writer.add_chat_template(template)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    return path
-
-
 @pytest.fixture
 def with_template(smollm2_fields, tmp_path) -> Iterator[Callable[[str | None], Vocabulary]]:
     """Opens SmolLM2's vocabulary with a template of the test's own."""
@@ -185,7 +156,7 @@ def test_smollm2s_own_template_is_reproduced(smollm2, ollama):
 
 def test_a_whole_modelfile(smollm2, ollama):
     with Vocabulary.open(smollm2) as vocabulary:
-        text = modelfile(vocabulary, "my model.gguf", context=131072, parameters={"temperature": 0.6, "top_p": 1.0})
+        text = modelfile(vocabulary, "my model.gguf", context=131072)
     assert text == (
         "FROM ./my model.gguf\n"
         'TEMPLATE """{{ $system := false }}{{ range .Messages }}{{ if eq .Role "system" }}{{ $system = true }}{{ end }}'
@@ -200,8 +171,6 @@ def test_a_whole_modelfile(smollm2, ollama):
         '{{ end }}{{ end }}<|im_start|>assistant\n"""\n'
         'PARAMETER stop "<|im_end|>"\n'
         "PARAMETER num_ctx 8192\n"
-        "PARAMETER temperature 0.6\n"
-        "PARAMETER top_p 1.0\n"
     )
     commands = dict(ollama(text, [])["commands"])
     assert commands["FROM"] == "./my model.gguf"
@@ -212,7 +181,6 @@ def test_a_whole_modelfile(smollm2, ollama):
 def test_the_models_context_is_kept_where_it_is_small(smollm2):
     with Vocabulary.open(smollm2) as vocabulary:
         assert "PARAMETER num_ctx 2048\n" in modelfile(vocabulary, "x.gguf", context=2048)
-        assert "PARAMETER num_ctx 512\n" in modelfile(vocabulary, "x", context=2048, parameters={"num_ctx": 512})
         assert "num_ctx" not in modelfile(vocabulary, "x.gguf")
         with pytest.raises(UserError, match="rename it"):
             modelfile(vocabulary, "a\nb.gguf")
@@ -327,16 +295,16 @@ THOUGHT = ("<|endoftext|>", "<|im_end|>", "<|im_start|>", "<think>", "</think>")
 @pytest.mark.parametrize(
     ("variables", "begins", "note"),
     [
-        ({}, "", "# The model may think before it answers: the answer is what follows </think>."),
+        ({}, "", "The model may think before it answers: the answer is what follows </think>."),
         (
             {"enable_thinking": True},
             "",
-            "# The model may think before it answers: the answer is what follows </think>.",
+            "The model may think before it answers: the answer is what follows </think>.",
         ),
         (
             {"enable_thinking": False},
             "<think>\n\n</think>\n\n",
-            "# Thoughts are off, as the model was trained: TEMPLATE ends them before the answer begins.",
+            "Thoughts are off, as the model was trained: TEMPLATE ends them before the answer begins.",
         ),
     ],
 )
@@ -358,9 +326,8 @@ def test_a_model_that_thinks_or_is_told_not_to(variables, begins, note, ollama, 
         ):
             assert vocabulary.said(asked, vocabulary.encode(response, special=True)) == said
         text = modelfile(vocabulary, "x.gguf")
-        comments = [line for line in text.splitlines() if line.startswith("#")]
-        assert comments == [
-            "# The GGUF's chat template changes <think> reasoning in earlier answers; TEMPLATE keeps it.",
+        assert comments(text) == [
+            "The GGUF's chat template changes <think> reasoning in earlier answers; TEMPLATE keeps it.",
             note,
         ]
         assert_same_prompts(vocabulary, ollama(text, list(CONVERSATIONS)), list(CONVERSATIONS))
@@ -369,3 +336,23 @@ def test_a_model_that_thinks_or_is_told_not_to(variables, begins, note, ollama, 
 def test_a_template_that_begins_the_thought(with_template):
     text = modelfile(with_template(CHATML.replace("CONTENT", "m.content") + "[THINK]"), "x.gguf")
     assert "# The model thinks before it answers: the answer is what follows [/THINK]." in text.splitlines()
+
+
+@pytest.mark.parametrize("stop", ["<end>\n", 'a"b', '"', '"""', "<\x1b>", "\r\n"])
+def test_a_stop_that_no_line_holds_is_left_out_and_said(stop, smollm2_fields, ollama, tmp_path):
+    """An end of a response as a stranger's file may spell it: raw, it would end a line, or a string."""
+    jinja = "{% for m in messages %}<|im_start|>{{ m.content }}{{ eos_token }}{% endfor %}<|im_start|>"
+    path = write_vocabulary(tmp_path / "x.gguf", smollm2_fields, jinja, ("<|endoftext|>", stop, "<|im_start|>"))
+    with Vocabulary.open(path) as vocabulary:
+        assert vocabulary.eos_text == stop
+        text = modelfile(vocabulary, "x.gguf", context=4096)
+        found = ollama(text, [])["commands"]
+    assert [value for name, value in found if name == "stop"] == []
+    assert dict(found)["FROM"] == "./x.gguf" and dict(found)["num_ctx"] == "4096"
+    (said,) = [comment for comment in comments(text) if "stop" in comment]
+    assert said == f"No PARAMETER stop for {stop!a}: a Modelfile cannot hold it; Ollama ends at the token by itself."
+
+
+def test_comments_are_what_stands_at_the_top():
+    assert comments('# a: b\n# c\nFROM ./x\nTEMPLATE """x\n# no comment\n"""\n') == ["a: b", "c"]
+    assert comments("FROM ./x\n") == []

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import json
+import struct
 import subprocess
 import sys
 import threading
@@ -11,24 +13,62 @@ import pytest
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import Model
-from genius_lite.weights.source import locate, locate_weights
+from genius_lite.weights.source import copy_original, locate, locate_weights, named_origin
 from tests.conftest import SMOLLM2
 
 CONTENT = b"GGUF" + bytes(100)
+GRANITE = b"GGUF" + struct.pack("<IQQ", 3, 0, 2)
+for text in ("general.architecture", "granite"):
+    GRANITE += struct.pack("<Q", len(text)) + text.encode() + struct.pack("<I", 8) * text.startswith("general")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
+HELD = (
+    *("config.json", "generation_config.json", "model.safetensors.index.json", "model-00001-of-00001.safetensors"),
+    *(
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "merges.txt",
+        "chat_template.jinja",
+        "o200k.tiktoken",
+    ),
+)
+NOT_WANTED = (
+    *("consolidated.safetensors", "pytorch_model.bin", "modeling_own.py", "README.md", "model.gguf"),
+    *("metal/model.safetensors", "original/tokenizer.model", "onnx/config.json"),
+)
+
+
 class _Hub(http.server.BaseHTTPRequestHandler):
-    """What huggingface_hub asks of the hub to download one file."""
+    """What huggingface_hub asks of the hub to download one file, or those of a repository."""
 
     def do_HEAD(self) -> None:
         self._answer(b"")
 
     def do_GET(self) -> None:
-        self._answer(CONTENT)
+        if self.path == "/owner/repo/resolve/v1/granite.gguf" and self.headers["Range"] == "bytes=0-65535":
+            self._answer_with(GRANITE, 206)
+        elif self.path.startswith("/api/models/owner/full/revision/v1"):
+            self._answer_json({"id": "owner/full", "sha": COMMIT})
+        elif self.path.startswith(f"/api/models/owner/full/tree/{COMMIT}"):
+            held = HELD + NOT_WANTED
+            self._answer_json([{"type": "file", "path": name, "size": len(CONTENT), "oid": "0"} for name in held])
+        else:
+            self._answer(CONTENT)
+
+    def _answer_json(self, found: object) -> None:
+        self._answer_with(json.dumps(found).encode(), 200)
+
+    def _answer_with(self, body: bytes, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def _answer(self, body: bytes) -> None:
-        known = self.path.split("?")[0] == "/owner/repo/resolve/v1/model.gguf"
+        path = self.path.split("?")[0]
+        known = path == "/owner/repo/resolve/v1/model.gguf" or path.startswith(f"/owner/full/resolve/{COMMIT}/")
         self.send_response(200 if known else 404)
         if known:
             self.send_header("X-Repo-Commit", COMMIT)
@@ -53,12 +93,17 @@ def hub():
     server.server_close()
 
 
-def _locate_with(hub: str, cache, gguf: str) -> subprocess.CompletedProcess:
+LOCATE = "locate(Model(gguf=sys.argv[1], revision='v1'))"
+CHECK = f"check_before_download(Model(gguf=sys.argv[1], revision='v1')) or {LOCATE}"
+LOCATE_WEIGHTS = "locate_weights(Model(gguf='x.gguf', weights=sys.argv[1], weights_revision='v1'))"
+
+
+def _locate_with(hub: str, cache, gguf: str, how: str = LOCATE) -> subprocess.CompletedProcess:
     """In a process of its own: huggingface_hub reads its address when it is imported."""
     code = (
-        "import sys; from genius_lite.weights.source import locate; from genius_lite.recipe import Model\n"
+        "import sys; from genius_lite.weights.source import *; from genius_lite.recipe import Model\n"
         "from genius_lite.errors import UserError\n"
-        "try: print(locate(Model(gguf=sys.argv[1], revision='v1')))\n"
+        f"try: print({how})\n"
         "except UserError as e: sys.exit(str(e))\n"
     )
     env = {"HF_ENDPOINT": hub, "HF_HOME": str(cache), "PATH": "", "HF_HUB_DISABLE_XET": "1"}
@@ -78,6 +123,43 @@ def test_a_hub_file_that_is_not_there_is_one_line(hub, tmp_path):
     result = _locate_with(hub, tmp_path, "hf:owner/repo/other.gguf")
     assert result.returncode == 1
     assert result.stderr.startswith("hf:owner/repo/other.gguf: cannot be downloaded: ")
+
+
+def test_what_cannot_be_trained_is_not_downloaded(hub, tmp_path):
+    """The hub here has no more than its first bytes."""
+    result = _locate_with(hub, tmp_path, "hf:owner/repo/granite.gguf", CHECK)
+    alone = "hf:owner/repo/granite.gguf: architecture `granite` cannot be trained from a GGUF alone; set model.weights"
+    assert result.returncode == 1
+    assert result.stderr.startswith(alone)
+    with_weights = CHECK.replace("'v1'", "'v1', weights='hf:owner/original'")
+    assert "cannot be downloaded" in _locate_with(hub, tmp_path, "hf:owner/repo/granite.gguf", with_weights).stderr
+
+
+def test_of_full_precision_weights_each_file_comes_once(hub, tmp_path):
+    """And what belongs to them; no weights in another form, no code."""
+    result = _locate_with(hub, tmp_path, "hf:owner/full", LOCATE_WEIGHTS)
+    assert result.returncode == 0, result.stderr
+    folder = Path(result.stdout.strip())
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()} == set(HELD)
+
+
+def test_what_stands_beside_weights_is_copied_and_nothing_else(tmp_path):
+    for name in HELD + NOT_WANTED:
+        (tmp_path / "weights" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "weights" / name).write_text(name)
+    copy_original(tmp_path / "weights", tmp_path / "copy")
+    kept = {name for name in HELD if not name.startswith(("model", "generation"))}
+    assert {path.name: path.read_text() for path in (tmp_path / "copy").iterdir()} == {name: name for name in kept}
+
+
+def test_where_a_model_comes_from():
+    for given, origin in (
+        ({"gguf": "hf:o/r/x.gguf", "revision": "v1"}, "hf:o/r/x.gguf"),
+        ({"gguf": "x.gguf", "weights": "hf:o/r"}, "hf:o/r"),
+        ({"gguf": "x.gguf", "weights": "hf:o/r", "weights_revision": "v1"}, "hf:o/r@v1"),
+        ({"gguf": "x.gguf", "weights": "full"}, "full"),
+    ):
+        assert named_origin(Model(**given)) == origin
 
 
 def test_packaged_models():

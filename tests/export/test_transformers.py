@@ -1,0 +1,169 @@
+"""Exports for transformers, loaded as their cards say: from the hub, and in a type that holds the activations."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from genius_lite.export.transformers import computing_type, python_lines, write_peft, write_safetensors
+from genius_lite.rundir.folder import SOURCE
+from genius_lite.weights import gguf_file
+from genius_lite.weights.importing import Base
+from genius_lite.weights.source import ORIGINAL
+from tests.support.adapters import random_adapter
+from tests.support.engine import PROMPT
+from tests.support.models import TEMPLATE, VOCABULARY
+from tests.support.vocabularies import write_bytes
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def based(gguf: Path, hf_checkpoint: Path, origin: str = "x.gguf") -> Base:
+    """A base that the recipe found at `origin`."""
+    (hf_checkpoint / SOURCE).write_text(json.dumps({"path": str(gguf), "sha256": "0" * 64, "origin": origin}))
+    return Base(gguf_file.read(gguf), hf_checkpoint)
+
+
+@pytest.fixture
+def overflowing(tmp_path) -> SimpleNamespace:
+    """A tiny Gemma 3 in float16, whose activations leave that type's range, as those of the real ones do."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(7)
+    shape = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    }
+    config = Gemma3TextConfig(vocab_size=VOCABULARY, num_hidden_layers=2, sliding_window=32, **shape)
+    model = Gemma3ForCausalLM(config)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.post_feedforward_layernorm.weight.fill_(4e4)
+    copy.deepcopy(model).half().save_pretrained(tmp_path / "hf-checkpoint")
+    for parameter in model.parameters():
+        parameter.data = parameter.half().float()
+    base = based(write_bytes(tmp_path / "x.gguf", "gemma3", TEMPLATE), tmp_path / "hf-checkpoint")
+    return SimpleNamespace(base=base, model=model)
+
+
+def test_gemma_3_answers_when_its_cards_lines_load_it(overflowing, tmp_path, capsys):
+    from transformers import AutoModelForCausalLM
+
+    base, prompt = overflowing.base, torch.tensor([PROMPT])
+    (tmp_path / "out").mkdir()
+    (note,) = write_safetensors(base, None, tmp_path / "out")
+    assert "stored in 16 bits and loaded as float32" in note
+    values: dict[str, Any] = {"FOLDER": str(tmp_path / "out")}
+    exec(python_lines(base, False, None, {}), values)
+    assert "What is 2 + 2?" in capsys.readouterr().out
+    with torch.no_grad():
+        found, expected = (model(prompt).logits for model in (values["model"], overflowing.model))
+        half = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="float16")(prompt).logits
+    assert torch.equal(found, expected)
+    assert not half.isfinite().all(), "as the export's own line gave it when config.json said float16"
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "original", "expected"),
+    [
+        ("llama", None, "float16"),
+        ("qwen2", {"torch_dtype": "bfloat16"}, "float16"),
+        ("gemma2", None, "float32"),
+        ("gemma3n", {"dtype": "bfloat16"}, "float32"),
+        ("granite", {"dtype": "float32"}, "float32"),
+        ("granite", {"dtype": "float16"}, "float16"),
+        ("gemma4", {"text_config": {"dtype": "float16"}}, "float16"),
+        ("gemma4", {"text_config": {}}, "float32"),
+        ("some-new-one", None, "float32"),
+    ],
+)
+def test_float16_is_for_families_that_are_known_to_fit(architecture, original, expected, tmp_path):
+    base = based(write_bytes(tmp_path / "x.gguf", architecture, TEMPLATE), tmp_path)
+    if original is not None:
+        (tmp_path / ORIGINAL).mkdir()
+        (tmp_path / ORIGINAL / "config.json").write_text(json.dumps(original))
+    assert computing_type(base) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_an_update_survives_in_16_bits(dtype, tiny, tmp_path):
+    """Whatever the checkpoint is: bfloat16 would round half of it off; what float16 cannot hold goes into float32."""
+    checkpoint = tmp_path / "hf-checkpoint"
+    shutil.copytree(tiny.hf_checkpoint, checkpoint)
+    weights = {name: tensor.bfloat16() for name, tensor in load_file(checkpoint / "model.safetensors").items()}
+    large = "model.layers.1.mlp.up_proj.weight"
+    weights[large] = 2.0**17 * torch.ones_like(weights[large]) if dtype != torch.float16 else weights[large]
+    save_file({name: tensor.to(dtype) for name, tensor in weights.items()}, checkpoint / "model.safetensors")
+    random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=5e-4)
+    (tmp_path / "out").mkdir()
+    write_safetensors(based(tiny.gguf, checkpoint), tmp_path / "adapter", tmp_path / "out")
+    found, adapter = (
+        load_file(tmp_path / "out" / "model.safetensors"),
+        load_file(tmp_path / "adapter" / "adapter_model.safetensors"),
+    )
+    name = "model.layers.0.mlp.up_proj"
+    a, b = (adapter[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
+    wanted, before = 2 * b @ a, weights[f"{name}.weight"].float()
+
+    def error(merged: torch.Tensor) -> float:
+        return float((merged.float() - before - wanted).norm() / wanted.norm())
+
+    assert found[f"{name}.weight"].dtype == torch.float16
+    assert error(found[f"{name}.weight"]) < 0.25
+    assert error((before + wanted).bfloat16()) > 0.8, "there is as much of the rounding as of the update"
+    if dtype != torch.float16:
+        assert found[large].dtype == torch.float32 and found[large].isfinite().all()
+
+
+def test_an_adapter_finds_its_base_on_the_hub(tiny, tmp_path):
+    """Full-precision weights at their revision, or a GGUF; by the card's lines, with nothing of the run but that."""
+    policy = random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=0.1)
+    with torch.no_grad():
+        expected = policy(torch.tensor([PROMPT])).logits
+    full = tmp_path / "hub" / "models--owner--full"
+    quantized = tmp_path / "hub" / "models--owner--quantized"
+    tiny.model.half().float().save_pretrained(full / "snapshots" / COMMIT)
+    (quantized / "snapshots" / COMMIT / "sub").mkdir(parents=True)
+    shutil.copyfile(tiny.gguf, quantized / "snapshots" / COMMIT / "sub" / "tiny.gguf")
+    for repository, name in ((full, "v1"), (quantized, "main")):
+        (repository / "refs").mkdir()
+        (repository / "refs" / name).write_text(COMMIT)
+    code = []
+    for number, origin in enumerate(("hf:owner/full@v1", "hf:owner/quantized/sub/tiny.gguf")):
+        checkpoint, out = tmp_path / f"run-{number}", tmp_path / f"out-{number}"
+        shutil.copytree(tiny.hf_checkpoint, checkpoint)
+        out.mkdir()
+        base = based(tiny.gguf, checkpoint, origin)
+        write_peft(base, tmp_path / "adapter", out)
+        config = json.loads((out / "adapter_config.json").read_text())
+        assert (config["base_model_name_or_path"], config["revision"]) == [
+            ("owner/full", "v1"),
+            ("owner/quantized", None),
+        ][number]
+        code += [f"FOLDER = {str(out)!r}", python_lines(base, True, None, {}), "import torch, safetensors.torch"]
+        code += [f"with torch.no_grad(): logits = model.float()(torch.tensor([{PROMPT}])).logits"]
+        code += ["safetensors.torch.save_file({'logits': logits}, FOLDER + '/logits')"]
+    env = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(code)], env=env, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for number in (0, 1):
+        found = load_file(tmp_path / f"out-{number}" / "logits")["logits"]
+        assert (found - expected).abs().max() < 0.05
