@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from genius_lite.errors import UserError
-from genius_lite.export.transformers import merged_model
+from genius_lite.export.transformers import merged_model, write_safetensors
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Score
 from genius_lite.weights.adapter import Adapter, write_lora
@@ -38,7 +38,7 @@ def test_the_adapter_at_run_time_is_the_merged_file(model, tmp_path):
 
 
 def test_the_safetensors_are_the_learners_model(model, tmp_path):
-    merged_model(model.base, model.adapter).save_pretrained(tmp_path)
+    write_safetensors(model.base, model.adapter, tmp_path)
     found = by_transformers(tmp_path, {})
     assert mostly_apart(found, by_learner(model.policy)) < MERGED
 
