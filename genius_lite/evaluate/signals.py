@@ -109,18 +109,19 @@ def _divergence_term(log_ratio: float) -> float:
     return math.inf if log_ratio > _HIGHEST else math.expm1(log_ratio) - log_ratio
 
 
-def too_short(cut: float, limit: int, thought: int | None = None) -> str | None:
+def too_short(cut: float, limit: int, thought: int, *, thinking: bool) -> str | None:
     """Warn that this share of the base model's responses is cut off, if it is more than a tenth.
 
     Args:
-        limit: the longest response, in tokens.
-        thought: `foresight.thought_tokens`, a part of it; None where the model does not think.
+        limit: the longest response, in tokens; of them
+        thought: are `foresight.thought_tokens`.
+        thinking: some are cut off in their thoughts.
     """
     if cut <= MOST_CUT:
         return None
-    longer = f"foresight.max_tokens: {2 * limit}, or ask for shorter answers in queries.system"
-    if thought is not None:
-        longer = f"foresight.thought_tokens: {thought + limit}, or switch thoughts off in queries.template"
+    longer = f"foresight.max_tokens: {2 * limit - thought}, or ask for shorter answers in queries.system"
+    if thinking:
+        longer = f"foresight.thought_tokens: {limit + thought}, or switch thoughts off in queries.template"
     return (
         f"{cut:.0%} of the base model's responses are cut off at {limit} tokens, where a tenth is the most to learn "
         f"from; write {longer}"

@@ -169,11 +169,17 @@ def usage_of(chosen: RunRound, to_format: str, names: Iterable[str], folder: str
     Args:
         names: of the files in the folder.
     """
-    kinds, wanted = {"gguf": "*.gguf", "modelfile": "Modelfile*"}, FORMATS[to_format]
-    files = {kind: shlex.quote(f"{folder}/{first}") for kind, pattern in kinds.items()
-             for first in fnmatch.filter(sorted(names), pattern)[:1]}  # fmt: skip
-    python = python_lines(chosen.base, wanted.of_adapter, chosen.system, chosen.template)
-    return wanted.usage.format(**files, asked=llama_options(chosen.system, chosen.template), python=python)
+
+    def first(pattern: str) -> str:
+        return shlex.quote(f"{folder}/{next(iter(fnmatch.filter(sorted(names), pattern)), '')}")
+
+    wanted = FORMATS[to_format]
+    return wanted.usage.format(
+        gguf=first("*.gguf"),
+        modelfile=first("Modelfile*"),
+        asked=llama_options(chosen.system, chosen.template),
+        python=python_lines(chosen.base, wanted.of_adapter, chosen.system, chosen.template),
+    )
 
 
 def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> Written:

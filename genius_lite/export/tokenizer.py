@@ -87,7 +87,7 @@ def write_tokenizer(source: GGUF, original: Path, out: Path) -> list[str]:
 def _write_made(source: GGUF, out: Path) -> None:
     """Write what transformers makes of the GGUF, with llama.cpp's rules where it overlooks them."""
     from transformers import PreTrainedTokenizerFast
-    from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer, get_gguf_tokenizer
 
     architecture, described, names = get_gguf_tokenizer(str(source.path))
     try:

@@ -22,8 +22,8 @@ from genius_lite.recipe import Learner
 
 _TREE_NATS = 0.02  # that a token of a tree may differ from the same one alone, in fp32
 
-# Their fused kernels multiply by out_proj themselves, past any adapter; peft refuses it too.
-_MAMBA_KIND = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
+# Their fused kernels multiply by out_proj themselves, past any adapter; peft refuses it of some too.
+_MAMBA_KIND = {"bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "mamba", "mamba2", "nemotron_h"}
 # What Gemma 3n and 4 make embeddings for each layer with: llama.cpp applies no adapter to it at run time.
 _OF_EMBEDDINGS = ".per_layer_model_projection"
 

@@ -61,10 +61,6 @@ class Search:
     failures: RecordLog[FailedQuery]
     advance: Advance
 
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling.of(self.r.job.recipe.foresight)
-
     async def sample_with(self, sampler: Sampler, slots: int) -> Stats | None:
         """Search with a sampler that decodes so many branches at once."""
         r, cfg = self.r, self.r.job.recipe.foresight
@@ -99,15 +95,15 @@ class Search:
 
 async def _here(s: Search) -> Stats | None:
     r, patience = s.r, s.r.job.recipe.sampler.watchdog
-    settings, say = s.policy.settings(r.engine), r.progress.say
-    async with open_sampler(s.policy.gguf, settings, s.sampling, r.sampler_log, patience=patience, say=say) as sampler:
+    settings, sampling, say = s.policy.settings(r.engine), Sampling.of(r.job.recipe.foresight), r.progress.say
+    async with open_sampler(s.policy.gguf, settings, sampling, r.sampler_log, patience=patience, say=say) as sampler:
         return await s.sample_with(sampler, r.engine.slots)
 
 
 async def _on_server(s: Search) -> Stats | None:
-    cfg = s.r.job.recipe.sampler.server
+    cfg, sampling = s.r.job.recipe.sampler.server, Sampling.of(s.r.job.recipe.foresight)
     assert cfg
-    async with open_checked_server(s.r, s.policy, cfg, s.vocabulary, s.sampling, s.queries) as server:
+    async with open_checked_server(s.r, s.policy, cfg, s.vocabulary, sampling, s.queries) as server:
         return await s.sample_with(server, cfg.in_flight)
 
 

@@ -50,8 +50,9 @@ class History:
         for line in evaluation_lines(found):
             s.progress.say(f"base model: {line}")
         if seen := found.signals:
-            thought = s.job.recipe.foresight.thought_tokens if seen.thinking else None
-            if note := too_short(1 - seen.ended, s.job.recipe.answer_tokens, thought):
+            recipe, thinking = s.job.recipe, seen.thinking > 0
+            note = too_short(1 - seen.ended, recipe.answer_tokens, recipe.foresight.thought_tokens, thinking=thinking)
+            if note:
                 s.progress.say(f"warning: {note}")
         s.tracker.base(found)
         self._decide([RoundScore(0, found.scores)])

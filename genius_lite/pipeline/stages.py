@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import msgspec
@@ -54,7 +54,7 @@ def import_base(job: Job, run: RunDir, progress: Progress) -> Base:
     source, weights, origin = job.source, job.weights, named_origin(job.recipe.model)
     load = cache(load_weights)  # once, if both are to be made
 
-    def full_precision(out: Path) -> None:
+    def full_precision(weights: Path, out: Path) -> None:
         out.mkdir()
         with progress.stage("full precision", quantized_bytes(job.source, "F16"), "MB", 1e-6) as advance:
             state, path = load(weights).state_dict(), out / job.source.path.name
@@ -72,7 +72,7 @@ def import_base(job: Job, run: RunDir, progress: Progress) -> Base:
         note_time(run, Stage.IMPORT, time.monotonic() - start, matrices)
 
     if weights:
-        source = gguf_file.read(run.build(FULL_PRECISION, full_precision) / source.path.name)
+        source = gguf_file.read(run.build(FULL_PRECISION, partial(full_precision, weights)) / source.path.name)
     base = Base(source, run.build(folder.CHECKPOINT, hf_checkpoint))
     base.check()  # which notes where the file lies now
     return base

@@ -79,9 +79,10 @@ class Lengths(msgspec.Struct, frozen=True):
         """
         if self.source == "assumed":
             return None
-        limit = cfg.response_tokens
-        thought = cfg.thought_tokens if self.ends and self.ends.thoughts_ended < self.ends.thoughts else None
-        return too_short(statistics.fmean(r.length >= limit for rows in self.responses for r in rows), limit, thought)
+        limit, ends = cfg.response_tokens, self.ends
+        cut = statistics.fmean(r.length >= limit for rows in self.responses for r in rows)
+        thinking = ends is not None and ends.thoughts_ended < ends.thoughts
+        return too_short(cut, limit, cfg.thought_tokens, thinking=thinking)
 
     def extended(self, seen: int, limit: int) -> Lengths:
         """Extend responses that were cut off at `seen` tokens to what they may have come to, `limit` at most.

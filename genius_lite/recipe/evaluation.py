@@ -100,7 +100,9 @@ class Evaluate(Section):
         [0.3, 0.7, 1.0],
         "Temperatures at which the base model is measured beside, so that it can be shown at its best; []: at none",
     )
-    max_tokens: Positive | Auto = key("auto", "Longest response; auto: foresight.max_tokens", unit="tokens")
+    max_tokens: Positive | Auto = key(
+        "auto", "Longest response, beside foresight.thought_tokens; auto: foresight.max_tokens", unit="tokens"
+    )
     queries: Count = key(
         16,
         "Queries, at most, that the collapse guard watches: those held out, then such as follow in the source beyond "

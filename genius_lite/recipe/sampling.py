@@ -99,8 +99,8 @@ class Foresight(Section):
     max_tokens: Positive = key(512, "Longest response, kept steps included", unit="tokens")
     thought_tokens: Count = key(
         0,
-        "How much longer a response of a model that thinks before it answers may be, to tasks and held-out queries "
-        "too; a thought that is not over by then is no answer",
+        "For a thought, beside max_tokens, in rollouts and evaluation; a response that still thinks when both are used "
+        "up is cut off, and has no answer",
         unit="tokens",
     )
     skip_agreeing: Annotated[float, Field(gt=0, le=1)] | None = key(

@@ -108,14 +108,16 @@ def rounds_table(rows: Sequence[Mapping[str, Any]], best: int | None, console: C
         best: the round that is marked.
         look: options of rich's table.
     """
-    for count in range(len(SHORT), -1, -1):
-        table, left_out = Table(**look), ["…"] * (count < len(SHORT))
-        for heading in ("round", *(column.short for column in SHORT[:count]), *left_out):
+    shown = SHORT
+    while True:
+        table, left_out = Table(**look), ["…"] * (shown != SHORT)
+        for heading in ("round", *(column.short for column in shown), *left_out):
             table.add_column(heading, justify="right", no_wrap=True)
         for of_round in rows:
             star, style = ("*", "bold") if of_round["round"] == best else ("", "")
-            cells = (column.plain(of_round.get(column.key)) for column in SHORT[:count])
+            cells = (column.plain(of_round.get(column.key)) for column in shown)
             table.add_row(f"{of_round['round']}{star}", *cells, style=style)
-        if console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum <= console.width:
-            break
-    return table
+        wide = console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum
+        if wide <= console.width or not shown:
+            return table
+        shown = shown[:-1]

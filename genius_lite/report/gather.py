@@ -173,11 +173,6 @@ def _now(run: RunFolder) -> str:
     """What the run is at."""
     if summary := run.summary:
         return f"stopped: {summary.stopped}" if summary.stopped else "finished"
-    if not run.rounds:
-        return f"not finished: {'evaluation of the base model' if run.imported else 'import'}"
-    here = run.rounds[-1]
-    stage = next_stage(run, here)
-    if stage is None:
-        return f"not finished: after round {here.number}"
-    of = f" of {len(here.rollouts)} of {run.searched} queries" if stage == Stage.ROLLOUTS else ""
-    return f"not finished: round {here.number}, {stage}{of}"
+    number, stage = next_stage(run)
+    of = f" of {len(run.round(number).rollouts)} of {run.searched} queries" if stage == Stage.ROLLOUTS else ""
+    return f"not finished: {f'round {number}' if number else 'base model'}, {stage}{of}"

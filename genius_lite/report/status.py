@@ -25,7 +25,7 @@ from genius_lite.report.state import RunState, Work
 from genius_lite.report.view import MOST_LINES, State, counted, is_lively, live_lines, view
 from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.folder import PROGRESS
-from genius_lite.rundir.reader import RoundFolder, RunFolder
+from genius_lite.rundir.reader import RunFolder
 
 _WATCHING = "Ctrl-C ends this view, not the run; *: best so far"
 _WATCH_EVERY, _LINE_EVERY = 1.0, 15.0  # seconds
@@ -66,7 +66,10 @@ def look(path: Path) -> Status:
         board.work = board.memory = board.run_left = None
         board.stopping = False
     if not going_on or not kept:
-        board.number, board.kind = _place(run, board)
+        board.number, board.kind = next_stage(run)
+        if board.kind in (Stage.ROLLOUTS, Stage.PAIRS):
+            here = run.round(board.number)
+            board.work = Work("rollouts", "queries", run.searched, len(here.rollouts) + len(here.failed))
         board.best = _best(run, reports, board.rounds)
     exported = next(map(str, run.exported), None)
     if not going_on and (summary := run.summary):
@@ -167,28 +170,18 @@ def _held(run: Path, board: RunState | None) -> bool:
         return board is not None
 
 
-def _place(run: RunFolder, board: RunState) -> tuple[int, Stage]:
-    """The round and the stage that comes next; the queries that are searched already become the board's work."""
+def next_stage(run: RunFolder) -> tuple[int, Stage]:
+    """The round and the stage that comes next, of a run that is not finished."""
     if not run.imported:
         return 0, Stage.IMPORT
     if not run.own.done(Stage.EVALUATE):
         return 0, Stage.EVALUATE
     here = run.rounds[-1] if run.rounds else run.round(1)
-    if run.best is not None:
+    if here.report and run.best is None and here.number < run.recipe["rounds"]:
+        return here.number + 1, Stage.ROLLOUTS
+    if here.report or run.best is not None:
         return here.number, Stage.EXPORT
-    stage = next_stage(run, here)
-    if stage is None:
-        return (here.number + 1, Stage.ROLLOUTS) if here.number < board.rounds else (here.number, Stage.EXPORT)
     if not here.done(Stage.PAIRS):
-        board.work = Work("rollouts", "queries", run.searched, len(here.rollouts) + len(here.failed))
-    return here.number, stage
-
-
-def next_stage(run: RunFolder, here: RoundFolder) -> Stage | None:
-    """The first stage of a round that is not over; None of a finished round."""
-    if here.report:
-        return None
-    if not here.done(Stage.PAIRS):
-        return Stage.ROLLOUTS if len(here.rollouts) + len(here.failed) < run.searched else Stage.PAIRS
+        return here.number, Stage.ROLLOUTS if len(here.rollouts) + len(here.failed) < run.searched else Stage.PAIRS
     missing = (stage for stage in (Stage.TRAIN, Stage.MERGE) if not here.done(stage))
-    return next(missing, Stage.EVALUATE)
+    return here.number, next(missing, Stage.EVALUATE)

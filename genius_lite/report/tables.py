@@ -11,7 +11,6 @@ from genius_lite.recipe import Guard, Limit
 from genius_lite.report.columns import COLUMNS, NOTE
 from genius_lite.report.gather import RoundData, RunData
 from genius_lite.report.summary import WIDENED
-from genius_lite.results.evaluation import TaskResult
 from genius_lite.results.rounds import Quantized, Timing
 from genius_lite.text import NONE, accuracy, duration, figure, gain, number, percent, prose, size
 
@@ -23,6 +22,10 @@ FILTERS = {
     "agreement": "answers do not agree",
 }
 """Pair filters of the recipe, and what each looks at."""
+_JUDGED = (
+    "Rounds are judged by the mean of sampled and greedy accuracy. maj@k: accuracy of the most frequent answer of k "
+    "responses; pass@k: problems that one of k solves."
+)
 
 
 @dataclass(frozen=True)
@@ -54,22 +57,17 @@ def task_tables(data: RunData) -> list[Table]:
 
 def beside_tables(data: RunData) -> list[Table]:
     """What else the responses to each task say: several of them together, and those that came to an end."""
-    return [_beside_table(n, name, measured) for n, (name, measured) in enumerate(data.by_task.items())]
-
-
-def _beside_table(n: int, name: str, measured: list[tuple[RoundData, TaskResult]]) -> Table:
-    numbers = list(dict.fromkeys(k for _, task in measured for k in task.most if k != "1"))
-    rows = []
-    for policy, task in measured:
-        together = [accuracy(task.most.get(k)) for k in numbers] + [accuracy(task.some.get(k)) for k in numbers]
-        rows.append([policy.name, accuracy(task.judged), gain(task.judged_gain), *together, accuracy(task.of_ended)])
-    headings = ["policy", "mean of both", "gain, points", *(f"maj@{k}" for k in numbers)]
-    headings += [*(f"pass@{k}" for k in numbers), "of those that ended"]
-    note = (
-        "Rounds are judged by the mean of sampled and greedy accuracy. maj@k: accuracy of the most frequent answer of "
-        "k responses; pass@k: problems that one of k solves."
-    )
-    return Table(f"beside-{n}", prose(name), headings, rows, note)
+    tables = []
+    for n, (name, measured) in enumerate(data.by_task.items()):
+        numbers = list(dict.fromkeys(k for _, task in measured for k in task.most if k != "1"))
+        rows = []
+        for policy, task in measured:
+            together = [accuracy(found.get(k)) for found in (task.most, task.some) for k in numbers]
+            judged = [accuracy(task.judged), gain(task.judged_gain)]
+            rows.append([policy.name, *judged, *together, accuracy(task.of_ended)])
+        headings = ["policy", "mean of both", "gain, points", *(f"{of}@{k}" for of in ("maj", "pass") for k in numbers)]
+        tables.append(Table(f"beside-{n}", prose(name), [*headings, "of those that ended"], rows, _JUDGED))
+    return tables
 
 
 def signals_table(data: RunData) -> Table | None:
@@ -103,12 +101,10 @@ def guard_table(data: RunData) -> Table:
     rows = []
     for signal, described in Guard.model_fields.items():
         limit: Limit = getattr(guard, signal)
-        cells, low = [], False
-        for r in rounds:
-            level = next((alarm.level for alarm in r.report.alarms if alarm.signal == signal), "")
-            reading = next((reading for reading in r.readings if reading.signal == signal), None)
-            low = reading.low if reading else low
-            cells.append(f"{figure(reading.value)} {level}".rstrip() if reading else NONE)
+        read = [next((reading for reading in r.readings if reading.signal == signal), None) for r in rounds]
+        raised = [next((alarm.level for alarm in r.report.alarms if alarm.signal == signal), "") for r in rounds]
+        cells = [f"{figure(x.value)} {level}".rstrip() if x else NONE for x, level in zip(read, raised, strict=True)]
+        low = any(reading and reading.low for reading in read)
         rows.append([f"{signal}: {described.description}", _bound(limit.warn, low), _bound(limit.halt, low), *cells])
     headings = ["signal", "warns", "halts", *(r.name for r in rounds)]
     return Table("guard", "Collapse guard", headings, rows)

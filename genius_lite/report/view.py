@@ -97,11 +97,8 @@ def one_line(text: str, in_ascii: bool = False) -> str:
 
 def duration(seconds: float) -> str:
     """`45s`, `3m20s`, `2h05m`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+    whole = round(seconds)
+    return f"{whole}s" if whole < 60 else texts.duration(whole).replace("min", "m").replace(" ", "")
 
 
 def counted(work: Work) -> str:

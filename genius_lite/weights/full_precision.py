@@ -80,7 +80,7 @@ def load_weights(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     config, stored = read_config(folder), Safetensors(folder)
-    dtype = {"BF16": torch.bfloat16, "F16": torch.float16}.get(stored.dtype, torch.float32)
+    dtype = {"BF16": torch.bfloat16, "F16": torch.float16}.get(stored.dtype or "", torch.float32)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )

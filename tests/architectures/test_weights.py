@@ -21,6 +21,7 @@ WITHOUT_ADAPTER = {
         "block_sparse_moe.experts.gate_up_proj",
         "block_sparse_moe.router",
         "mamba.conv1d",
+        "mamba.out_proj",
     ],
     "lfm2": ["conv.conv"],
     "gpt-oss": [

@@ -37,7 +37,7 @@ def based(gguf: Path, hf_checkpoint: Path, origin: str = "x.gguf") -> Base:
 
 @pytest.fixture
 def overflowing(tmp_path) -> SimpleNamespace:
-    """A tiny Gemma 3 whose activations leave the range of float16, as the real ones' do; its checkpoint is float16."""
+    """A tiny Gemma 3 in float16, whose activations leave that type's range, as those of the real ones do."""
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
     torch.manual_seed(7)

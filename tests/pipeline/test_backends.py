@@ -20,7 +20,7 @@ from genius_lite.run import open_run
 from genius_lite.rundir.reader import RoundFolder
 from genius_lite.sampler import client
 from genius_lite.sampler.client import open_sampler
-from genius_lite.sampler.messages import Until
+from genius_lite.sampler.messages import Sampling, Until
 from genius_lite.sampler.tree import Node
 from tests.support.models import ANY_PAIRS, questions
 
@@ -51,7 +51,8 @@ def lent(monkeypatch) -> list[Wrapped]:
     opened = []
 
     async def on_wrapped(s: Search) -> Stats | None:
-        async with open_sampler(s.policy.gguf, s.policy.settings(s.r.engine), s.sampling, s.r.sampler_log) as inner:
+        settings, sampling = s.policy.settings(s.r.engine), Sampling.of(s.r.job.recipe.foresight)
+        async with open_sampler(s.policy.gguf, settings, sampling, s.r.sampler_log) as inner:
             opened.append(Wrapped(inner))
             return await s.sample_with(opened[-1], 2)
 

@@ -34,7 +34,8 @@ def rows(table) -> dict[str, list[str]]:
 
 
 def test_an_unfinished_run_says_where_it_is(run):
-    here = run / "round-1"
+    here, base = run / "round-1", run / "round-0" / "evaluation"
+    base.mkdir(parents=True)
     stages = [("pairs.jsonl", "train"), ("adapter", "merge"), ("policy.gguf", "evaluate")]
     assert gather(run).now == "not finished: round 1, train"
     for name, following in stages[1:]:
@@ -47,10 +48,12 @@ def test_an_unfinished_run_says_where_it_is(run):
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:3]))
     assert gather(run).now == "not finished: round 1, rollouts of 3 of 10 queries"
     shutil.rmtree(here)
-    assert gather(run).now == "not finished: evaluation of the base model"
+    assert gather(run).now == "not finished: round 1, rollouts of 0 of 10 queries"
+    base.rmdir()
+    assert gather(run).now == "not finished: base model, evaluate"
     assert "What follows is what there is so far" in outcome(gather(run))
     shutil.rmtree(run / "hf-checkpoint")
-    assert gather(run).now == "not finished: import"
+    assert gather(run).now == "not finished: base model, import"
 
 
 def test_at_every_stage_a_report_can_be_written(run, tmp_path):
