@@ -22,7 +22,7 @@ from genius_lite.recipe import Learner
 
 _TREE_NATS = 0.02  # that a token of a tree may differ from the same one alone, in fp32
 
-# Their fused kernels multiply by out_proj themselves, past any adapter; peft refuses it of some too.
+# They multiply by out_proj themselves, some by dt_proj too, past any adapter; peft refuses out_proj of some.
 _MAMBA_KIND = {"bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "mamba", "mamba2", "nemotron_h"}
 # What Gemma 3n and 4 make embeddings for each layer with: llama.cpp applies no adapter to it at run time.
 _OF_EMBEDDINGS = ".per_layer_model_projection"
@@ -190,7 +190,7 @@ def target_modules(base: nn.Module, wanted: list[str] | Literal["auto"] = "auto"
     linear = [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and m in read]
     linear = [n for n in linear if not n.endswith(_OF_EMBEDDINGS)]
     if base.config.model_type in _MAMBA_KIND:  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
-        linear = [n for n in linear if not n.endswith(".out_proj")]
+        linear = [n for n in linear if not n.endswith((".out_proj", ".dt_proj"))]
     if wanted == "auto":
         return linear
     for name in wanted:

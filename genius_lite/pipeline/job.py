@@ -24,7 +24,7 @@ from genius_lite.weights.full_precision import read_config
 from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.importing import check_supported
 from genius_lite.weights.quantize import quantized_twice
-from genius_lite.weights.source import locate, locate_weights
+from genius_lite.weights.source import check_before_download, locate, locate_weights
 from genius_lite.weights.untrusted import load_untrusted
 
 
@@ -106,6 +106,7 @@ def prepare(recipe: Recipe) -> Job:
         UserError: whatever of the recipe cannot be used.
     """
     require_trackers(recipe)
+    check_before_download(recipe.model)
     path = locate(recipe.model)
     # What it says is clearer than llama.cpp's "unknown model", and nothing else is downloaded yet.
     check_supported(gguf_file.read(path), with_weights=recipe.model.weights is not None)

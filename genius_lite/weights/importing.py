@@ -23,15 +23,13 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.gguf_header import shown
 from genius_lite.weights.mapping import Identical, TensorMap, as_float16, check_finite, match
-from genius_lite.weights.meta_model import check_complete, read_config, write_for_transformers
+from genius_lite.weights.meta_model import check_complete, fill_in, read_config, write_for_transformers
 from genius_lite.weights.source import locate
 from genius_lite.weights.untrusted import check_model
 
 MAP_FILE = "tensor_map.json"
 FULL_PRECISION = "full-precision"  # beside the checkpoint, in a run: `model.weights` as the GGUF that is merged onto
 _LONGEST_NAME = 160  # characters
-# What transformers lists beside causal language models: encoder-decoders, and two sections of its own tables.
-_NOT_CAUSAL = {"t5", "umt5", "general", "tokenizer"}
 
 
 class _Recorded(msgspec.Struct, frozen=True):
@@ -153,17 +151,15 @@ def check_supported(source: GGUF, with_weights: bool = False) -> None:
         with_weights: the learner takes the model's own weights, and nothing but names and rows from the GGUF.
 
     Raises:
-        UserError: it is no sound model, of an architecture that transformers does not read, or of types that gguf does
-            not.
+        UserError: it is no sound model, one that transformers does not read or misreads, or of types that gguf does not
+            read.
     """
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
-
     check_model(source)
-    causal = set(GGUF_SUPPORTED_ARCHITECTURES) - _NOT_CAUSAL
-    if source.architecture not in (MODEL_ARCH_NAMES.values() if with_weights else causal):
+    if not with_weights:
+        read_config(source)
+    elif source.architecture not in MODEL_ARCH_NAMES.values():
         raise UserError(
-            f"{source.path}: architecture `{source.architecture}` cannot be trained; "
-            f"supported are {', '.join(sorted(causal))}"
+            f"{source.path}: architecture `{source.architecture}` cannot be trained: gguf has no names for it"
         )
     for tensor in {t.type: t for t in source.tensors}.values():
         block_bytes = GGML_QUANT_SIZES[tensor.type][1]
@@ -211,13 +207,14 @@ def _load(source: GGUF, folder: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
+    config = read_config(source)
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as name:  # inside, so that it goes with a stage that was killed
         copy = Path(name) / "model.gguf"
         write_for_transformers(source, copy)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name,
-            config=read_config(source, copy),
+            config=config,
             gguf_file=copy.name,
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.float16,
@@ -225,5 +222,5 @@ def _load(source: GGUF, folder: Path) -> Any:
             trust_remote_code=False,
         )
     model, found = loaded
-    check_complete(source.path, model, set(found["missing_keys"]))
+    check_complete(source.path, model, fill_in(source, model, set(found["missing_keys"])))
     return model

@@ -1,15 +1,21 @@
-"""The model that transformers builds from a GGUF's header, without weights: it must be the one whose weights are there.
+"""The model that transformers builds from a GGUF alone: it must be the one whose header and weights are there.
 
-transformers fills in at random what a file lacks, and takes the memory for it.
+transformers fills in at random what a file lacks, takes the memory for it, and overlooks some of what a file has. That
+is read here; a file with more that it would overlook is refused.
 """
 
 from __future__ import annotations
 
 import math
+import re
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf.constants import GGMLQuantizationType
+from gguf.tensor_mapping import TensorNameMap
 
 from genius_lite.errors import UserError
 from genius_lite.text import brief
@@ -17,6 +23,7 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import broken, shown
 from genius_lite.weights.mapping import name_map
+from genius_lite.weights.supported import check_architecture, needs_weights, plain
 from genius_lite.weights.untrusted import EMBEDDINGS
 
 _KEPT = ("general.architecture", "general.name", "general.alignment")
@@ -28,13 +35,38 @@ _BY_LENGTH = ("rope_factors_long.weight", "rope_factors_short.weight")
 # Every Llama with such a tensor was made with these (its config.json); only `factor` is not the same for all.
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 _TOLERANCE = 1e-3  # of a divisor
+_ONE_ROW = "ffn_gate_inp_shexp.weight"
+_UNSCALED = ("rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved")
+# What transformers overlooks in the header of a family: llama.cpp's key, and the attribute of the config.
+_OVERLOOKED = {
+    "qwen2moe": {
+        "expert_feed_forward_length": "moe_intermediate_size",
+        "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+    },
+    "qwen3": {"attention.key_length": "head_dim"},
+    "qwen3moe": {"expert_feed_forward_length": "moe_intermediate_size"},
+    "gpt-oss": {"attention.key_length": "head_dim", "attention.sliding_window": "sliding_window"},
+}
+# The parts of a learner's parameter that are tensors of their own in a GGUF, in a block.
+_PARTS = {
+    "mlp.experts.gate_up_proj": ("ffn_gate_exps.weight", "ffn_up_exps.weight"),
+    "mlp.experts.gate_up_proj_bias": ("ffn_gate_exps.bias", "ffn_up_exps.bias"),
+    "mlp.experts.down_proj": ("ffn_down_exps.weight",),
+    "mlp.experts.down_proj_bias": ("ffn_down_exps.bias",),
+    "mlp.e_score_correction_bias": ("exp_probs_b.bias",),
+    "self_attn.sinks": ("attn_sinks.weight",),
+    "linear_attn.dt_bias": ("ssm_dt.bias",),
+}
 
 
-def write_for_transformers(source: GGUF, out: Path) -> None:
+def write_for_transformers(source: GGUF, out: Path, tensors: bool = True) -> None:
     """Write the model's tensors with what describes its shape and special tokens, and no vocabulary.
 
     transformers wants one file. It parses a vocabulary of 150 thousand tokens three times, which takes several seconds
     and some hundred MB each time, and uses no more than its size.
+
+    Args:
+        tensors: whether they are written; a config is made of no more than their names.
     """
     own = f"{source.architecture}."
     tokens = next(t.shape[0] for t in source.tensors if t.name == EMBEDDINGS)
@@ -44,10 +76,19 @@ def write_for_transformers(source: GGUF, out: Path) -> None:
         array, value = source.array(key), source.metadata[key]
         if key.startswith(_TOKENIZER):
             return 0 <= value < tokens if key.endswith("_token_id") and type(value) is int else not replaced
+        if key.startswith(f"{own}rope.scaling."):  # of GPT-OSS's, transformers takes the keys' lengths for values
+            return False
         short = array[1] <= _LONGEST_ARRAY if array else not isinstance(value, str) or len(value) <= _LONGEST_TEXT
         return short and key not in replaced and (key in _KEPT or key.startswith(own))
 
-    gguf_file.write(out, source.keeping(wanted), source.tensors, source.raw_blocks, replaced)
+    header = source.keeping(wanted)
+    if tensors:
+        # transformers adds an axis to it, even where there are two.
+        one_axis = [replace(t, shape=t.shape[-1:]) if t.name.endswith(_ONE_ROW) else t for t in source.tensors]
+        gguf_file.write(out, header, one_axis, source.raw_blocks, replaced)
+    else:
+        names = [replace(t, shape=(1,), type=GGMLQuantizationType.F32) for t in source.tensors]
+        gguf_file.write(out, header, names, lambda t: [np.zeros(t.shape, np.float32)], replaced)
 
 
 def _counts_texts(architecture: str) -> bool:
@@ -55,29 +96,37 @@ def _counts_texts(architecture: str) -> bool:
     from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
     from transformers.modeling_gguf_pytorch_utils import GGUF_TO_TRANSFORMERS_MAPPING
 
-    known = GGUF_TO_TRANSFORMERS_MAPPING["config"]
-    return architecture in GGUF_CONFIG_ARCHS or "vocab_size" not in known[architecture]
+    known = {plain(name): keys for name, keys in GGUF_TO_TRANSFORMERS_MAPPING["config"].items()}
+    return architecture in GGUF_CONFIG_ARCHS or "vocab_size" not in known[plain(architecture)]
 
 
-def read_config(source: GGUF, copy: Path) -> Any:
-    """Read the config that transformers makes of the header.
-
-    Args:
-        copy: of `source`, as `write_for_transformers` made it.
+def read_config(source: GGUF) -> Any:
+    """Read the config that the header describes: what transformers makes of it, and what it overlooks.
 
     Raises:
-        UserError: it wants other types; rotary frequencies are scaled in an unknown way; a tensor has another size than
-            the header says; or the model would have more weights than the file.
+        UserError: transformers does not read the architecture; the header lacks a key, or one is of another type;
+            rotary frequencies are scaled in an unknown way; a tensor has another size than the header says, or is none
+            of the model's; or the model would have more weights than the file.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
-    try:
-        config = AutoConfig.from_pretrained(copy.parent, gguf_file=copy.name, trust_remote_code=False)
-    except StrictDataclassError as e:
-        reason = brief(str(e.__cause__ or e), 200)
-        raise UserError(f"{source.path}: transformers cannot read its header: {reason}") from None
-    _scale_frequencies(source, config)
+    check_architecture(source.architecture, source.path)
+    overlooked = {
+        attribute: value
+        for key, attribute in _OVERLOOKED.get(source.architecture, {}).items()
+        if (value := source.count(f"{source.architecture}.{key}"))
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        write_for_transformers(source, Path(folder) / "header.gguf", tensors=False)
+        try:
+            config = AutoConfig.from_pretrained(folder, gguf_file="header.gguf", trust_remote_code=False, **overlooked)
+            _scale_frequencies(source, config)
+        except KeyError as e:
+            raise broken(source.path, f"there is no {shown(str(e.args[0]))}") from None
+        except StrictDataclassError as e:
+            reason = brief(str(e.__cause__ or e), 200)
+            raise UserError(f"{source.path}: transformers cannot read its header: {reason}") from None
     _check_meta_model(source, config)
     return config
 
@@ -89,22 +138,39 @@ def _check_meta_model(source: GGUF, config: Any) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     names = name_map(source)
-    shapes, needed = {t.name: t.shape for t in source.tensors}, 0
-    for name, parameter in model.named_parameters():
-        needed += parameter.numel()
-        stem, _, suffix = name.rpartition(".")
-        shape = shapes.get(own := f"{names.get_name(stem)}.{suffix}", tuple(parameter.shape))
+    shapes, used = {t.name: t.shape for t in source.tensors}, {_DIVISORS, *_BY_LENGTH}
+    for name, weights in model.state_dict().items():
+        parts = [part for part in _parts(names, name) if part in shapes]
+        used.update(parts)
+        found = [shapes[part] for part in parts]
         # An axis of one may be left out in the file.
-        if math.prod(shape) != parameter.numel() or len(shape) > parameter.ndim:
-            asked = f"and the header asks for {list(parameter.shape)}"
-            raise broken(source.path, f"{shown(own)} is {list(shape)}, {asked}")
+        if found and (sum(map(math.prod, found)) != weights.numel() or max(map(len, found)) > weights.ndim):
+            asked = f"and the header asks for {list(weights.shape)}"
+            raise broken(source.path, f"{shown(parts[0])} is {list(found[0])}, {asked}")
+    needed = sum(parameter.numel() for parameter in model.parameters())
     if needed > _SLACK * source.parameters:
         held = f"{needed} weights, and it holds {source.parameters}"
         raise broken(source.path, f"its header describes a model of {held}")
+    layers = config.num_hidden_layers
+    for name in shapes:
+        block = re.match(r"blk\.(\d+)\.", name)
+        if name not in used and not (block and int(block[1]) >= layers):  # those beyond predict more than one token
+            raise needs_weights(source.path, f"transformers would leave out {shown(name)}")
+
+
+def _parts(names: TensorNameMap, name: str) -> list[str]:
+    """List the names that the tensors may have in a GGUF which a learner's parameter is made of."""
+    layer, _, own = name.partition(".layers.")[2].partition(".")
+    if own in _PARTS:
+        return [f"blk.{layer}.{part}" for part in _PARTS[own]]
+    for known in (name, name.partition(".")[2]):  # gguf lists some families without what wraps them
+        if found := names.get_name(known, try_suffixes=(".weight", ".bias")):
+            return [found, f"{found}.weight", f"{found}.bias"]  # a parameter of no layer has either or none
+    return []
 
 
 def _scale_frequencies(source: GGUF, config: Any) -> None:
-    """Set the config's `rope_parameters` to what llama.cpp reads; transformers reads only the base from a GGUF.
+    """Set the config's `rope_parameters` to what llama.cpp reads; transformers reads little but the base from a GGUF.
 
     Llama 3.1 to 3.3 keep their frequencies as a tensor that each is divided by, long-context variants of other models
     as metadata. Short texts hardly show the difference, so that a parity check on them may pass.
@@ -119,31 +185,50 @@ def _scale_frequencies(source: GGUF, config: Any) -> None:
     """
     every = getattr(config, "rope_parameters", None) or {}
     found = every.get("full_attention", every)
-    if "rope_theta" not in found or found.get("rope_type", "default") != "default":
+    if "rope_theta" not in found:
         return
+    found = {key: value for key, value in found.items() if key in _UNSCALED} | {"rope_type": "default"}
+    if "partial_rotary_factor" in found:
+        width = _head_width(config)
+        turned = source.metadata.get(f"{source.architecture}.rope.dimension_count", width)
+        found["partial_rotary_factor"] = turned / width
+    scaled = {**found, **_scaling(source, config, found["rope_theta"])}
+    config.rope_parameters = {**every, "full_attention": scaled} if "full_attention" in every else scaled
+
+
+def _scaling(source: GGUF, config: Any, base: float) -> dict[str, Any]:
+    """Return what is to be added to a config's `rope_parameters`; nothing where nothing is scaled."""
     tensors = {tensor.name: tensor for tensor in source.tensors}
     own = f"{source.architecture}.rope"
-    kind, factor = source.metadata.get(f"{own}.scaling.type"), source.metadata.get(f"{own}.scaling.factor")
-    if factor is None:
-        factor = source.metadata.get(f"{own}.scale_linear")  # its name in older files, which llama.cpp reads as well
+    said = {key.removeprefix(f"{own}.scaling."): value for key, value in source.metadata.items()}
+    kind = said.get("type")
+    factor = said.get("factor", source.metadata.get(f"{own}.scale_linear"))  # its name in older files
+    original = said.get("original_context_length") or source.metadata[f"{source.architecture}.context_length"]
     if _DIVISORS in tensors:
-        scaled = _llama3(source, config, found["rope_theta"], source.dequantized(tensors[_DIVISORS]).ravel())
-    elif any(name in tensors for name in _BY_LENGTH):
-        raise _unknown_scaling(source, "by tables for short and for long texts")
-    elif kind == "none" or not factor:  # llama.cpp takes 0 for 1, and no type for linear
-        return
-    elif kind in ("linear", None):
-        scaled = {"rope_type": "linear", "factor": float(factor)}
-    else:
+        return _llama3(source, config, base, source.dequantized(tensors[_DIVISORS]).ravel())
+    if tables := [source.dequantized(tensors[name]).tolist() for name in _BY_LENGTH if name in tensors]:
+        if source.architecture != "phi3" or len(tables) != len(_BY_LENGTH) or factor:
+            raise _unknown_scaling(source, "by tables for short and for long texts")
+        config.original_max_position_embeddings = original
+        longrope = {"rope_type": "longrope", "attention_factor": float(said.get("attn_factor", 1))}
+        return {**longrope, "long_factor": tables[0], "short_factor": tables[1]}
+    if kind == "none" or not factor:  # llama.cpp takes 0 for 1, and no type for linear
+        return {}
+    if source.architecture == "phi3" or kind not in ("linear", "yarn", None):
         raise _unknown_scaling(source, f"as {shown(str(kind))}")
-    scaled = {**found, **scaled}
-    config.rope_parameters = scaled if found is every else {**every, "full_attention": scaled}
+    if kind == "yarn":
+        return {"rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": original}
+    return {"rope_type": "linear", "factor": float(factor)}
+
+
+def _head_width(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _llama3(source: GGUF, config: Any, base: float, divisors: np.ndarray) -> dict[str, Any]:
     """Find parameters of transformers' `llama3` that give these divisors, one for each pair of axes."""
     pairs = len(divisors)
-    if 2 * pairs == (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads):
+    if 2 * pairs == _head_width(config):
         factor = float(divisors.max())
         wavelengths = 2 * np.pi * base ** (np.arange(pairs) / pairs)
         low, high, length = _LLAMA3.values()
@@ -156,9 +241,31 @@ def _llama3(source: GGUF, config: Any, base: float, divisors: np.ndarray) -> dic
 
 
 def _unknown_scaling(source: GGUF, how: str) -> UserError:
-    return UserError(
-        f"{source.path}: its rotary frequencies are scaled {how}, which the learner cannot follow; use another model"
-    )
+    return needs_weights(source.path, f"its rotary frequencies are scaled {how}, which is not read from a GGUF")
+
+
+def fill_in(source: GGUF, model: Any, missing: set[str]) -> set[str]:
+    """Read the weights whose names in a GGUF transformers does not know: GPT-OSS's experts and sinks.
+
+    Args:
+        missing: names that it found nothing for.
+
+    Returns:
+        Those that are missing still.
+    """
+    import torch
+
+    if source.architecture != "gpt-oss":
+        return missing
+    names, tensors = name_map(source), {t.name: t for t in source.tensors}
+    for name in missing.copy():
+        parts = [source.dequantized(tensors[part]) for part in _parts(names, name) if part in tensors]
+        if parts:  # transformers' experts are transposed, and gate and up take turns in them
+            turned = [part.swapaxes(1, 2) if part.ndim == 3 else part for part in parts]
+            parameter = model.get_parameter(name)
+            parameter.data.copy_(torch.from_numpy(np.stack(turned, -1).reshape(parameter.shape)))
+            missing = missing - {name}
+    return missing
 
 
 def check_complete(path: Path, model: Any, missing: set[str]) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import Model, Prefix
 from genius_lite.weights.gguf_file import shard_names
+from genius_lite.weights.gguf_header import Reader
+from genius_lite.weights.supported import check_architecture
+
+_START = 1 << 16  # bytes of a GGUF; its architecture is the first that converters write
 
 ORIGINAL = "original"
 """In a checkpoint that was made of `model.weights`: what stood beside them, for exports."""
@@ -28,8 +33,6 @@ def locate(model: Model) -> Path:
     Raises:
         UserError: there is no such file, package or repository.
     """
-    if model.revision is not None and not _stays_inside(model.revision):
-        raise UserError(f"model.revision: {model.revision} is no commit, tag or branch")
     if model.gguf.startswith(Prefix.HUB):
         return _from_hub(model)
     if model.gguf.startswith(Prefix.PACKAGE):
@@ -82,18 +85,64 @@ def copy_original(weights: Path, out: Path) -> None:
             shutil.copyfile(file, out / file.name)
 
 
+def check_before_download(model: Model) -> None:
+    """Refuse a hub's GGUF of which the learner cannot make its model, by its first bytes, unless it is here already.
+
+    Raises:
+        UserError: transformers does not read such an architecture from a GGUF.
+    """
+    if model.weights is not None or not model.gguf.startswith(Prefix.HUB):
+        return
+    import httpx2
+    from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import build_hf_headers
+
+    repo, names = _hub_files(model)
+    if isinstance(try_to_load_from_cache(repo, names[0], revision=model.revision), str):
+        return
+    url, start = hf_hub_url(repo, names[0], revision=model.revision), b""
+    headers = {**build_hf_headers(), "Range": f"bytes=0-{_START - 1}"}
+    with (
+        suppress(httpx2.HTTPError, OSError),  # the download meets the same, and has words for it
+        get_session().stream("GET", url, headers=headers, follow_redirects=True) as response,
+    ):
+        start = next(response.iter_bytes(_START), b"") if response.is_success else b""
+    if architecture := _architecture_in(start):
+        check_architecture(architecture, model.gguf)
+
+
+def _architecture_in(start: bytes) -> str | None:
+    """Find what the first bytes of a GGUF say that it is; None if they do not."""
+    reader = Reader(io.BytesIO(start), len(start), Path())
+    with suppress(UserError):  # too few bytes, or no GGUF
+        reader.take(8)  # magic and version
+        for _ in range(reader.counts()[1]):
+            key = reader.key()
+            value = reader.value(*reader.unpack("<I"))
+            if key == "general.architecture" and isinstance(value, str):
+                return value
+    return None
+
+
 def _from_hub(model: Model) -> Path:
     from huggingface_hub import hf_hub_download
 
+    repo, names = _hub_files(model)
+    with _hub_errors(model.gguf):
+        paths = [Path(hf_hub_download(repo, name, revision=model.revision)) for name in names]
+    return paths[0]
+
+
+def _hub_files(model: Model) -> tuple[str, list[str]]:
+    """Return a hub model's repository, and its files there."""
+    if model.revision is not None and not _stays_inside(model.revision):
+        raise UserError(f"model.revision: {model.revision} is no commit, tag or branch")
     owner, _, rest = model.gguf.removeprefix(Prefix.HUB).partition("/")
     repo, _, name = rest.partition("/")
     if not (owner and repo and name.endswith(".gguf") and _stays_inside(name)):
         raise UserError(f"{model.gguf}: a hub model is written hf:OWNER/REPO/FILE.gguf")
     folder, _, file = name.rpartition("/")
-    wanted = [f"{folder}/{shard}".lstrip("/") for shard in shard_names(file)]
-    with _hub_errors(model.gguf):
-        paths = [Path(hf_hub_download(f"{owner}/{repo}", shard, revision=model.revision)) for shard in wanted]
-    return paths[0]
+    return f"{owner}/{repo}", [f"{folder}/{shard}".lstrip("/") for shard in shard_names(file)]
 
 
 def _stays_inside(name: str) -> bool:

@@ -31,12 +31,18 @@ _COUNTS = {
     "context_length": 1,
     "embedding_length": 1,
     "vocab_size": 1,
+    "expert_count": 0,
+    "expert_used_count": 0,
+    "expert_feed_forward_length": 0,
+    "expert_shared_feed_forward_length": 0,
     "feed_forward_length": 0,
     "attention.head_count": 0,
     "attention.head_count_kv": 0,
     "attention.key_length": 0,
+    "attention.sliding_window": 0,
     "attention.value_length": 0,
     "rope.dimension_count": 0,
+    "rope.scaling.original_context_length": 0,
     "nextn_predict_layers": 0,
 }
 _NEEDED = ("block_count", "context_length", "embedding_length")

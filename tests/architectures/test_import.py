@@ -19,25 +19,12 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.importing import Base, check_supported, import_checkpoint
 from genius_lite.weights.merge import merge
+from tests.architectures.table import FAMILIES, REFUSED, TAKEN, WITHOUT_ADAPTER, markdown
 from tests.architectures.zoo import ARCHITECTURES, RECURRENT, TEXT, WINDOW
 from tests.support.adapters import random_adapter
 from tests.support.engine import drain
 
-TAKEN = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gemma3-scaled", "lfm2")
-REFUSED = {
-    "qwen3moe": "architecture `qwen3moe` cannot be trained",
-    "qwen35": "architecture `qwen35` cannot be trained",
-    "gemma4": "transformers cannot read its header",
-    "phi3": "scaled by tables for short and for long texts",
-    "smollm3": "architecture `smollm3` cannot be trained",
-    "granite": "architecture `granite` cannot be trained",
-    "granite4": "architecture `granite` cannot be trained",
-    "granitehybrid": "architecture `granitehybrid` cannot be trained",
-    "gpt-oss": "architecture `gpt-oss` cannot be trained",
-    "olmo2": "architecture `olmo2` cannot be trained",
-}
 AGREE, MERGED, MATTERS = 0.02, 0.01, 0.03  # nats a token
-WITHOUT_ADAPTER = {"lfm2": ["conv.conv"]}  # three numbers for each channel
 
 
 @pytest.fixture(scope="module", params=TAKEN)
@@ -75,11 +62,21 @@ def test_the_learner_computes_what_llama_cpp_does_and_takes_trees(zoo, name):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_taken_is_refused_in_a_line(zoo, tmp_path, name):
+def test_what_is_not_taken_is_refused_in_a_line_that_says_what_would_be(zoo, tmp_path, name):
     source = gguf_file.read(zoo / f"{name}.gguf")
-    with pytest.raises(UserError, match=REFUSED[name]):
-        check_supported(source)
-        import_checkpoint(source, tmp_path / "hf-checkpoint", lambda n: None)
+    for refused in (check_supported, lambda source: import_checkpoint(source, tmp_path / "none", lambda n: None)):
+        with pytest.raises(UserError, match=r"from a GGUF .*; set model\.weights to the original model's safetensors"):
+            refused(source)
+    assert not (tmp_path / "none").exists()
+    check_supported(source, with_weights=True)
+
+
+def test_every_model_is_in_the_table():
+    assert set(TAKEN) | set(REFUSED) == {name for names in FAMILIES.values() for name in names} == set(ARCHITECTURES)
+    assert not set(TAKEN) & set(REFUSED)
+    table = markdown().splitlines()
+    assert "| Gemma 3 | `gemma3` | yes | yes |  |" in table
+    assert f"| Granite 4 | `granite`, `granitehybrid` | no | yes | {REFUSED['granite4']} |" in table
 
 
 def by_sampler(path) -> np.ndarray:

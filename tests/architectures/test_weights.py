@@ -7,31 +7,10 @@ import pytest
 
 from genius_lite.learner.model import without_adapter
 from genius_lite.weights import gguf_file
+from tests.architectures.table import WITHOUT_ADAPTER
 from tests.architectures.test_import import AGREE, MATTERS, MERGED, apart, by_learner, by_sampler
 from tests.architectures.zoo import ARCHITECTURES
 
-# Stacks of experts and what chooses among them are no linear layers to transformers, nor are convolutions and tables.
-WITHOUT_ADAPTER = {
-    "qwen3moe": ["mlp.experts.down_proj", "mlp.experts.gate_up_proj", "mlp.gate"],
-    "qwen35": ["linear_attn.conv1d"],
-    "qwen35-vision": ["linear_attn.conv1d"],
-    "gemma4": ["embed_tokens_per_layer", "per_layer_model_projection"],
-    "granitehybrid": [
-        "block_sparse_moe.experts.down_proj",
-        "block_sparse_moe.experts.gate_up_proj",
-        "block_sparse_moe.router",
-        "mamba.conv1d",
-        "mamba.out_proj",
-    ],
-    "lfm2": ["conv.conv"],
-    "gpt-oss": [
-        "mlp.experts.down_proj",
-        "mlp.experts.down_proj_bias",
-        "mlp.experts.gate_up_proj",
-        "mlp.experts.gate_up_proj_bias",
-        "mlp.router",
-    ],
-}
 PREDICTS_MORE = "blk.4."  # the block of qwen35 for one more token, which the learner does not have
 
 
@@ -47,7 +26,7 @@ def test_no_matrix_is_left_from_the_quantized_file(model):
 def test_learner_and_sampler_agree_and_so_do_adapter_and_merged_file(model):
     policy, (merged, kept) = model.policy, model.merged
     assert kept.share == pytest.approx(1, abs=0.01)
-    assert without_adapter(policy) == WITHOUT_ADAPTER.get(model.name, [])
+    assert without_adapter(policy) == WITHOUT_ADAPTER.get(ARCHITECTURES[model.name].gguf, [])
     with policy.disable_adapter():
         unchanged = by_learner(policy)
     changed = by_learner(policy)

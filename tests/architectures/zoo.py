@@ -7,15 +7,14 @@ A model is one line of `ARCHITECTURES`. What transformers does not read from a G
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from tests.support.models import MERGED, SPECIAL, TEMPLATE, VOCABULARY, tokens
+from tests.architectures.published import add_prediction_block, write_tokenizer
+from tests.support.models import VOCABULARY
 
 WINDOW = 64  # tokens of a sliding window, where the file has it
 ORIGINAL_CONTEXT = 64  # tokens, before a rotary scaling by length
@@ -121,8 +120,8 @@ class Architecture:
         text = written["text_config"] if self.sees else written
         path.write_text(json.dumps(written | self._described(text | self.published, written.get("vision_config"))))
         if self.predicts_more:
-            _add_prediction_block(folder / "model.safetensors")
-        _write_tokenizer(folder)
+            add_prediction_block(folder / "model.safetensors", _SHAPE["hidden_size"])
+        write_tokenizer(folder)
 
     def _described(self, text: dict[str, Any], vision: dict[str, Any] | None) -> dict[str, Any]:
         return {"text_config": text, "vision_config": vision} if self.sees else text
@@ -134,13 +133,23 @@ ARCHITECTURES = {
     ),
     "mistral": Architecture("llama", "mistral", {"head_dim": 32, "sliding_window": None}),
     "qwen2": Architecture("qwen2", "qwen2"),
-    "qwen3": Architecture("qwen3", "qwen3", {"head_dim": 128}),
+    "qwen2moe": Architecture(
+        "qwen2moe",
+        "qwen2_moe",
+        {
+            "moe_intermediate_size": 96,
+            "shared_expert_intermediate_size": 160,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+    ),
+    "qwen3": Architecture("qwen3", "qwen3", {"head_dim": 32}),
     "qwen3moe": Architecture(
         "qwen3moe",
         "qwen3_moe",
         {
             "head_dim": 32,
-            "moe_intermediate_size": 768,
+            "moe_intermediate_size": 192,
             "num_experts": 4,
             "num_experts_per_tok": 2,
             "norm_topk_prob": True,
@@ -154,6 +163,19 @@ ARCHITECTURES = {
         {"mtp_num_hidden_layers": 1},
         predicts_more=True,
         sees=_EYES | {"depth": 1, "num_heads": 2, "out_hidden_size": 64, "num_position_embeddings": 16},
+    ),
+    "qwen35moe": Architecture(
+        "qwen35moe",
+        "qwen3_5_moe_text",
+        _QWEN35
+        | {
+            "moe_intermediate_size": 96,
+            "shared_expert_intermediate_size": 160,
+            "num_experts": 4,
+            "num_experts_per_tok": 4,  # all of them, as near ties leave the choice to chance
+        },
+        {"mtp_num_hidden_layers": 1},
+        predicts_more=True,
     ),
     "gemma2": Architecture(
         "gemma2", "gemma2", {"head_dim": 256, "sliding_window": WINDOW, "tie_word_embeddings": True}
@@ -236,6 +258,8 @@ ARCHITECTURES = {
         "gpt-oss",
         "gpt_oss",
         {
+            "head_dim": 32,
+            "sliding_window": WINDOW,
             "num_local_experts": 4,
             "num_experts_per_tok": 2,
             "max_position_embeddings": 131072,
@@ -244,35 +268,22 @@ ARCHITECTURES = {
         as_llama_cpp={"rope_parameters": _YARN | {"truncate": True}},  # llama.cpp always rounds YaRN's bounds
     ),
     "olmo2": Architecture("olmo2", "olmo2"),
+    "starcoder2": Architecture("starcoder2", "starcoder2", {"sliding_window": None}),
+    "stablelm": Architecture("stablelm", "stablelm", {"use_qkv_bias": True}),
+    "falcon": Architecture("falcon", "falcon", {"tie_word_embeddings": True}, {"num_kv_heads": 1}),
+    "nemotron": Architecture("nemotron", "nemotron", {"head_dim": 16}),
+    "minimax-m2": Architecture(
+        "minimax-m2",
+        "minimax_m2",
+        {
+            "head_dim": 32,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5},
+        },
+        {"rotary_dim": 16, "scoring_func": "sigmoid"},
+    ),
 }
 
-RECURRENT = {"qwen35", "qwen35-vision", "granitehybrid", "lfm2"}
+RECURRENT = {"qwen35", "qwen35-vision", "qwen35moe", "granitehybrid", "lfm2"}
 """What a token leaves behind cannot be told apart by branches, nor taken back."""
-
-
-def _add_prediction_block(path: Path) -> None:
-    """Add a multi-token-prediction block, which is a layer like the last one between projections of its own."""
-    weights = load_file(path)
-    width = _SHAPE["hidden_size"]
-    last = max(re.findall(r"^(.*\.layers\.(\d+)\.)", "\n".join(weights), re.MULTILINE), key=lambda at: int(at[1]))[0]
-    block = {f"mtp.layers.0.{n.removeprefix(last)}": w.clone() for n, w in weights.items() if n.startswith(last)}
-    norms = {
-        f"mtp.{name}.weight": torch.zeros(width) for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm")
-    }
-    fc = {"mtp.fc.weight": torch.ones(width, 2 * width)}
-    save_file(weights | block | norms | fc, path, {"format": "pt"})
-
-
-def _write_tokenizer(folder: Path) -> None:
-    """Write a tokenizer of bytes."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {token: number for number, token in enumerate(tokens())}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [tuple(MERGED)]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    end, start, turn = SPECIAL
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=start, eos_token=turn, pad_token=end)
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder)

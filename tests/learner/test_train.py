@@ -371,7 +371,8 @@ def test_a_recurrent_model_says_that_it_takes_rows(tiny_mamba, tmp_path):
     said: list[str] = []
     report = train_tiny(tiny_mamba, tmp_path / "a", say=said.append, epochs=4)
     bare, rows = said
-    assert bare == "these matrices get no adapter and stay as they are: mixer.A_log, mixer.conv1d, mixer.out_proj"
+    left = "mixer.A_log, mixer.conv1d, mixer.dt_proj, mixer.out_proj"
+    assert bare == f"these matrices get no adapter and stay as they are: {left}"
     assert "this model cannot share prefixes" in rows
     assert report.margin > 0
     assert report.shared_tokens <= 0

@@ -43,7 +43,13 @@ def under_its_older_name(writer):
     writer.add_float32("llama.rope.scale_linear", 4.0)
 
 
-@pytest.mark.parametrize("more", [llama3, linear, unnamed, under_its_older_name])
+def yarn(writer):
+    writer.add_string("llama.rope.scaling.type", "yarn")
+    writer.add_float32("llama.rope.scaling.factor", 4.0)
+    writer.add_uint32("llama.rope.scaling.original_context_length", 64)
+
+
+@pytest.mark.parametrize("more", [llama3, linear, unnamed, under_its_older_name, yarn])
 def test_the_learner_turns_as_llama_cpp_does(more, tmp_path):
     original = tiny_gguf(tmp_path / "m.gguf", "llama", more=more)
     import_checkpoint(gguf_file.read(tmp_path / "m.gguf"), tmp_path / "hf-checkpoint", lambda n: None)
@@ -69,8 +75,8 @@ def no_entry(writer):
     writer.add_tensor("rope_freqs.weight", np.zeros(0, np.float32))
 
 
-def yarn(writer):
-    writer.add_string("llama.rope.scaling.type", "yarn")
+def dynamic(writer):
+    writer.add_string("llama.rope.scaling.type", "dynamic")
     writer.add_float32("llama.rope.scaling.factor", 4.0)
 
 
@@ -79,7 +85,7 @@ def by_length(writer):
         writer.add_tensor(f"rope_factors_{name}.weight", np.ones(8, np.float32))
 
 
-@pytest.mark.parametrize("more", [no_llama, no_number, no_entry, yarn, by_length])
+@pytest.mark.parametrize("more", [no_llama, no_number, no_entry, dynamic, by_length])
 def test_other_scaling_is_refused(more, tmp_path):
     tiny_gguf(tmp_path / "m.gguf", "llama", more=more)
     with pytest.raises(UserError, match="rotary frequencies"):

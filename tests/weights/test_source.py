@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import struct
 import subprocess
 import sys
 import threading
@@ -16,6 +17,9 @@ from genius_lite.weights.source import copy_original, locate, locate_weights, na
 from tests.conftest import SMOLLM2
 
 CONTENT = b"GGUF" + bytes(100)
+GRANITE = b"GGUF" + struct.pack("<IQQ", 3, 0, 2)
+for text in ("general.architecture", "granite"):
+    GRANITE += struct.pack("<Q", len(text)) + text.encode() + struct.pack("<I", 8) * text.startswith("general")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -43,7 +47,9 @@ class _Hub(http.server.BaseHTTPRequestHandler):
         self._answer(b"")
 
     def do_GET(self) -> None:
-        if self.path.startswith("/api/models/owner/full/revision/v1"):
+        if self.path == "/owner/repo/resolve/v1/granite.gguf" and self.headers["Range"] == "bytes=0-65535":
+            self._answer_with(GRANITE, 206)
+        elif self.path.startswith("/api/models/owner/full/revision/v1"):
             self._answer_json({"id": "owner/full", "sha": COMMIT})
         elif self.path.startswith(f"/api/models/owner/full/tree/{COMMIT}"):
             held = HELD + NOT_WANTED
@@ -52,8 +58,10 @@ class _Hub(http.server.BaseHTTPRequestHandler):
             self._answer(CONTENT)
 
     def _answer_json(self, found: object) -> None:
-        body = json.dumps(found).encode()
-        self.send_response(200)
+        self._answer_with(json.dumps(found).encode(), 200)
+
+    def _answer_with(self, body: bytes, status: int) -> None:
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -86,6 +94,7 @@ def hub():
 
 
 LOCATE = "locate(Model(gguf=sys.argv[1], revision='v1'))"
+CHECK = f"check_before_download(Model(gguf=sys.argv[1], revision='v1')) or {LOCATE}"
 LOCATE_WEIGHTS = "locate_weights(Model(gguf='x.gguf', weights=sys.argv[1], weights_revision='v1'))"
 
 
@@ -114,6 +123,16 @@ def test_a_hub_file_that_is_not_there_is_one_line(hub, tmp_path):
     result = _locate_with(hub, tmp_path, "hf:owner/repo/other.gguf")
     assert result.returncode == 1
     assert result.stderr.startswith("hf:owner/repo/other.gguf: cannot be downloaded: ")
+
+
+def test_what_cannot_be_trained_is_not_downloaded(hub, tmp_path):
+    """The hub here has no more than its first bytes."""
+    result = _locate_with(hub, tmp_path, "hf:owner/repo/granite.gguf", CHECK)
+    alone = "hf:owner/repo/granite.gguf: architecture `granite` cannot be trained from a GGUF alone; set model.weights"
+    assert result.returncode == 1
+    assert result.stderr.startswith(alone)
+    with_weights = CHECK.replace("'v1'", "'v1', weights='hf:owner/original'")
+    assert "cannot be downloaded" in _locate_with(hub, tmp_path, "hf:owner/repo/granite.gguf", with_weights).stderr
 
 
 def test_of_full_precision_weights_each_file_comes_once(hub, tmp_path):

@@ -1,0 +1,78 @@
+"""Which families can be trained with nothing but a GGUF, and which others with `model.weights`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from genius_lite.errors import UserError
+
+_REMEDY = "set model.weights to the original model's safetensors (a folder, or hf:OWNER/REPO)"
+# Families that transformers lists for GGUFs, and makes another model of: what it overlooks.
+_MISREAD = {"gemma4": "its embeddings for each layer, keys that layers share, and the widths of its kinds of layers"}
+# Of families that transformers and llama.cpp do not spell alike (hyphens and underscores apart), one of transformers'.
+_SPELLED = {
+    "chatglm": "glm",
+    "command-r": "cohere",
+    "deepseek2": "deepseek_v3",
+    "glm-dsa": "glm_moe_dsa",
+    "granitehybrid": "granitemoehybrid",
+    "hunyuan-dense": "hunyuan_v1_dense",
+    "hunyuan-moe": "hunyuan_v1_moe",
+    "mistral3": "ministral3",
+    "nemotron_h_moe": "nemotron_h",
+    "phi2": "phi",
+    "starcoder": "gpt_bigcode",
+}
+
+
+def check_architecture(architecture: str, named: Path | str) -> None:
+    """Refuse what transformers does not read from a GGUF, or misreads.
+
+    Args:
+        architecture: as llama.cpp spells it.
+        named: what the message calls the model.
+
+    Raises:
+        UserError: it says whether `model.weights` would do.
+    """
+    if architecture in _MISREAD:
+        raise needs_weights(named, f"transformers reads `{architecture}` from a GGUF without {_MISREAD[architecture]}")
+    read = readable()
+    if plain(architecture) in {plain(name) for name in read}:
+        return
+    if _is_known(architecture):
+        raise needs_weights(named, f"architecture `{architecture}` cannot be trained from a GGUF alone")
+    raise UserError(
+        f"{named}: architecture `{architecture}` cannot be trained: transformers has no such language model; of a GGUF "
+        f"alone it reads {', '.join(sorted(read))}"
+    )
+
+
+def needs_weights(named: Path | str, why: str) -> UserError:
+    """Return the error for a model that cannot be trained with nothing but its GGUF."""
+    return UserError(f"{named}: {why}; {_REMEDY}")
+
+
+def plain(name: str) -> str:
+    """Return the name of a family as both transformers (`qwen3_moe`) and llama.cpp (`qwen3moe`) would spell it."""
+    return re.sub("[-_]", "", name)
+
+
+def readable() -> set[str]:
+    """Return transformers' names of the causal language models that it reads from a GGUF, and reads rightly."""
+    from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    # Its table also has encoder-decoders, sections that are no model, and Deci, which it cannot build.
+    listed = {name for name in GGUF_SUPPORTED_ARCHITECTURES if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
+    return (listed | set(GGUF_CONFIG_ARCHS)) - set(_MISREAD)
+
+
+def _is_known(architecture: str) -> bool:
+    """Say whether transformers has the family, from safetensors at least."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    known = {plain(name) for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
+    return plain(_SPELLED.get(architecture, architecture)) in known
