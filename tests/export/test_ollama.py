@@ -338,7 +338,7 @@ def test_a_template_that_begins_the_thought(with_template):
     assert "# The model thinks before it answers: the answer is what follows [/THINK]." in text.splitlines()
 
 
-@pytest.mark.parametrize("stop", ["<end>\n", 'a"b', '"', '"""', "<\x1b>", "\r\n"])
+@pytest.mark.parametrize("stop", ["<end>\n", 'a"b', '"end"', '"""end', "<\x1b>", "<\r\n>"])
 def test_a_stop_that_no_line_holds_is_left_out_and_said(stop, smollm2_fields, ollama, tmp_path):
     """An end of a response as a stranger's file may spell it: raw, it would end a line, or a string."""
     jinja = "{% for m in messages %}<|im_start|>{{ m.content }}{{ eos_token }}{% endfor %}<|im_start|>"

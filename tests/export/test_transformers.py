@@ -110,7 +110,7 @@ def test_an_update_survives_in_16_bits(dtype, tiny, tmp_path):
     large = "model.layers.1.mlp.up_proj.weight"
     weights[large] = 2.0**17 * torch.ones_like(weights[large]) if dtype != torch.float16 else weights[large]
     save_file({name: tensor.to(dtype) for name, tensor in weights.items()}, checkpoint / "model.safetensors")
-    random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=5e-4)
+    random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=1e-3)
     (tmp_path / "out").mkdir()
     write_safetensors(based(tiny.gguf, checkpoint), tmp_path / "adapter", tmp_path / "out")
     found, adapter = (
@@ -125,8 +125,8 @@ def test_an_update_survives_in_16_bits(dtype, tiny, tmp_path):
         return float((merged.float() - before - wanted).norm() / wanted.norm())
 
     assert found[f"{name}.weight"].dtype == torch.float16
-    assert error(found[f"{name}.weight"]) < 0.25
-    assert error((before + wanted).bfloat16()) > 0.8, "there is as much of the rounding as of the update"
+    assert error(found[f"{name}.weight"]) < 0.2
+    assert error((before + wanted).bfloat16()) > 0.5, "half as much of the rounding as of the update"
     if dtype != torch.float16:
         assert found[large].dtype == torch.float32 and found[large].isfinite().all()
 
