@@ -184,10 +184,10 @@ def _scale_frequencies(source: GGUF, config: Any) -> None:
         UserError: the frequencies are scaled in a way that the learner cannot follow.
     """
     every = getattr(config, "rope_parameters", None) or {}
-    found = every.get("full_attention", every)
-    if "rope_theta" not in found:
+    stated = every.get("full_attention", every)
+    if "rope_theta" not in stated:
         return
-    found = {key: value for key, value in found.items() if key in _UNSCALED} | {"rope_type": "default"}
+    found: dict[str, Any] = {**{key: stated[key] for key in _UNSCALED if key in stated}, "rope_type": "default"}
     if "partial_rotary_factor" in found:
         width = _head_width(config)
         turned = source.metadata.get(f"{source.architecture}.rope.dimension_count", width)

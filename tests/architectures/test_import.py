@@ -1,7 +1,4 @@
-"""What of each architecture the learner takes today: the model is the sampler's, and a merged adapter is the adapter's.
-
-What it should take besides stands in todo.md.
-"""
+"""With nothing but a GGUF: the learner's model is the sampler's, and a merged adapter is the adapter's; or why not."""
 
 from __future__ import annotations
 
@@ -55,7 +52,6 @@ def test_learner_and_sampler_agree_and_so_do_adapter_and_merged_file(base, tmp_p
 
 @pytest.mark.parametrize("name", [name for name, found in ARCHITECTURES.items() if not found.as_llama_cpp])
 def test_the_learner_computes_what_llama_cpp_does_and_takes_trees(zoo, name):
-    """From safetensors, which today only a GGUF's import leads to."""
     policy = load_policy(zoo / name, None, Learner(), "cpu", "fp32", seed=0)
     assert apart(by_learner(policy), by_sampler(zoo / f"{name}.gguf")) < AGREE
     assert takes_trees(policy, WINDOW - 1) == (name not in RECURRENT)
