@@ -184,13 +184,18 @@ def target_modules(base: nn.Module, wanted: list[str] | Literal["auto"] = "auto"
     """List full names of the linear layers to adapt: those between the embeddings and the head, of what reads text.
 
     Raises:
-        UserError: a wanted name fits none of them.
+        UserError: there is none, or a wanted name fits none of them.
     """
     read = set(base.get_decoder().modules())  # pyright: ignore[reportCallIssue]
     linear = [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and m in read]
     linear = [n for n in linear if not n.endswith(_OF_EMBEDDINGS)]
     if base.config.model_type in _MAMBA_KIND:  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
         linear = [n for n in linear if not n.endswith((".out_proj", ".dt_proj"))]
+    if not linear:
+        kind = base.config.model_type  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+        raise UserError(
+            f"models of type `{kind}` have no linear layer that an adapter could be put on; use another model"
+        )
     if wanted == "auto":
         return linear
     for name in wanted:

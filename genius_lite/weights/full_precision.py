@@ -74,7 +74,7 @@ def load_weights(folder: Path) -> Any:
     """Load the model on the CPU, its matrices in 16 bits: bfloat16 where that is what they are, else float16.
 
     Raises:
-        UserError: see `read_config`; or some weights are missing, or are no safetensors.
+        UserError: see `read_config`; or some weights are missing, are no safetensors, or no finite 16-bit numbers.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -86,10 +86,12 @@ def load_weights(folder: Path) -> Any:
     )
     model, found = loaded
     check_complete(folder, model, set(found["missing_keys"]))
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.ndim > 1 and parameter.dtype == torch.float32:
             short = parameter.data.bfloat16()
             parameter.data = short if torch.equal(short.float(), parameter.data) else parameter.data.half()
+        if not parameter.isfinite().all():
+            raise UserError(f"{folder}: {name} holds a weight that is no finite 16-bit number")
     return model
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,7 @@ def test_what_is_not_taken_is_refused_in_a_line_that_says_what_would_be(zoo, tmp
 def test_every_model_is_in_the_table():
     assert set(TAKEN) | set(REFUSED) == {name for names in FAMILIES.values() for name in names} == set(ARCHITECTURES)
     assert not set(TAKEN) & set(REFUSED)
+    assert markdown() in Path("README.md").read_text()
     table = markdown().splitlines()
     assert "| Gemma 3 | `gemma3` | yes | yes |  |" in table
     assert f"| Granite 4 | `granite`, `granitehybrid` | no | yes | {REFUSED['granite4']} |" in table
