@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from genius_lite.recipe import schema
 from genius_lite.recipe.document import Document, Where
-from genius_lite.text import brief
+from genius_lite.text import brief, visible
 
 _NEAR = 0.7  # similarity from which a word is taken for a misspelling
 
@@ -28,7 +28,7 @@ def explain(error: ValidationError, document: Document) -> str:
     where, detail = min(found, key=rank)
     if detail["type"] == "value_error":  # of a section: the message starts with the key that it is about
         key, _, message = str(detail["ctx"]["error"]).partition(" ")
-        where = (*where, *key.split("."))
+        where, message = (*where, *key.split(".")), visible(message)
     elif detail["type"] == "missing":
         message = f"is missing; write `{where[-1]}: {schema.example(schema.at(where))}`, or what yours is called"
     elif detail["type"] == "extra_forbidden":
