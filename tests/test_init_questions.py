@@ -103,10 +103,10 @@ def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):
     shown = capsys.readouterr().out
     for told in (
         "7: no such GGUF file",
-        "none.csv: no such query file",
+        "none.csv: no such file",
         "no column `answer`",
         "soon: write a time, such as 2h or 45m, or a number of questions",
-        "x.txt: no such task file",
+        "x.txt: no such file",
         "Q9: no quantization type of that name",
         "Its columns of text: question, id",
         "30 questions in `question`",
@@ -141,10 +141,10 @@ def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkey
         (Given(), "the input ended before `Model`"),
         (Given(model="tiny.gguf", queries="questions.jsonl"), "the input ended before `Column`"),
         (Given(model="none.gguf", yes=True), "none.gguf: no such GGUF file"),
-        (Given(queries="none.txt", yes=True), "none.txt: no such query file"),
+        (Given(queries="none.txt", yes=True), "none.txt: no such file"),
         (Given(column="nothing", yes=True), "no column `nothing`; it has"),
         (Given(amount="0", yes=True), "0: write a time"),
-        (Given(tasks="none.jsonl", yes=True), "none.jsonl: no such task file"),
+        (Given(tasks="none.jsonl", yes=True), "none.jsonl: no such file"),
         (Given(kind="Q9", yes=True), "Q9: no quantization type of that name"),
     ],
 )
