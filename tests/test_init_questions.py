@@ -116,7 +116,7 @@ def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):
         assert told in shown
     (folder / "mine.yaml").write_text(text)
     recipe = load("mine.yaml")
-    assert Path(recipe.model.gguf) == (folder / "tiny.gguf").resolve()
+    assert Path(recipe.model.gguf) == folder / "tiny.gguf", "a link keeps its name"
     assert (recipe.queries.column, recipe.queries.limit, recipe.quantize.type) == ("question", 20, "Q4_K_M")
     assert recipe.evaluate.tasks[0] == TaskSource(source=str(folder / "problems.jsonl"), check="numeric", limit=100)
     assert recipe.sampler.slots == "auto"

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import STDIN
@@ -100,7 +100,7 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
     """
     if str(path) == STDIN and sys.stdin.closed:
         raise UserError(f"{path}: standard input was read before; write it to a file")
-    with sys.stdin.buffer if str(path) == STDIN else path.open("rb") as raw:
+    with cast("io.BufferedReader", sys.stdin.buffer) if str(path) == STDIN else path.open("rb") as raw:
         head = raw.peek(4)[:4]
         if not head:
             raise UserError(f"{path}: the file is empty")

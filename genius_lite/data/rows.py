@@ -225,13 +225,14 @@ def _refuse_bomb(path: Path, metadata: Any, columns: Sequence[str]) -> None:
 
 def _hub_rows(source: str, wanted: Sequence[Columns], hub: HubSet, few: bool) -> Iterator[Row]:
     import datasets
+    from datasets import config
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
     from huggingface_hub.errors import HfHubHTTPError
 
     name = source.removeprefix(Prefix.HUB)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or {".", ".."} & {*name.split("/")}:  # elsewhere it is a path
         raise UserError(f"{source}: a hub dataset is written hf:OWNER/DATASET")
-    streaming = few and not datasets.config.HF_HUB_OFFLINE  # what was downloaded before is there in whole
+    streaming = few and not config.HF_HUB_OFFLINE  # what was downloaded before is there in whole
     try:
         rows = datasets.load_dataset(name, hub.subset, split=hub.split, revision=hub.revision, streaming=streaming)
         if names := rows.column_names:

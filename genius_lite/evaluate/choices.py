@@ -80,11 +80,12 @@ def number_of(known: str | float) -> int | None:
     return int(known) if known == int(known) else None
 
 
-def counts_from(answers: Iterable[tuple[str | float, Options]], written: int | None) -> int | None:
+def counts_from(answers: Iterable[tuple[str | float, Options]], written: int | None, name: str) -> int | None:
     """Find whether the numbers of options begin at 0 or at 1, by those of all problems; None if there are none.
 
     Args:
         written: what the recipe says.
+        name: of the problems, for an error.
 
     Raises:
         UserError: as many of them would do from 0 as from 1.
@@ -92,11 +93,13 @@ def counts_from(answers: Iterable[tuple[str | float, Options]], written: int | N
     numbered = [
         (number, len(options.texts))
         for known, options in answers
-        if (number := number_of(known)) is not None and not options.labels and str(known).strip() not in options.texts
+        if (number := number_of(known)) is not None
+        and not (options.labels or str(known).strip() in options.texts)
+        and 0 <= number <= len(options.texts)
     ]
     if written is not None or not numbered:
         return written
     wrong = [sum(not 0 <= number - first < count for number, count in numbered) for first in (0, 1)]
     if wrong[0] == wrong[1]:
-        raise UserError("the answers number the options, from 0 or from 1; write count_from: 0, or count_from: 1")
+        raise UserError(f"{name}: the answers number the options, from 0 or from 1; write count_from: 0 or 1")
     return wrong.index(min(wrong))

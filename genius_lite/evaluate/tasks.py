@@ -151,7 +151,7 @@ def from_rows(cfg: TaskSource) -> Task:
 
     aside, forms = SetAside(), set[str]()
     read = [*islice(_read(cfg, aside), cfg.limit)]
-    first = counts_from([(known, options) for _, _, known, options in read if options], cfg.count_from)
+    first = counts_from([(known, options) for _, _, known, options in read if options], cfg.count_from, cfg.source)
     problems = list[Problem]()
     for place, question, known, options in read:
         try:

@@ -4,6 +4,7 @@ import io
 import json
 import struct
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -51,6 +52,9 @@ def test_selection(tmp_path, tiny_llama):
         queries, _, duplicates, *_ = select(_cfg(path), vocabulary)
         assert ([q.prompt for q in queries], duplicates) == (["a", "b", "c", "d"], 2)
         shuffled, *_ = select(_cfg(path, shuffle=True, seed=3), vocabulary)
+        expected = ["a", "b", "c", "d"]
+        np.random.default_rng(3).shuffle(expected)
+        assert [q.prompt for q in shuffled] == expected, "the order of earlier runs"
         limited, beyond, *_ = select(_cfg(path, shuffle=True, seed=3, limit=2), vocabulary, beyond=1)
         assert (limited, beyond) == (shuffled[:2], shuffled[2:3])
         assert sorted(q.prompt for q in shuffled) == ["a", "b", "c", "d"]
@@ -235,6 +239,7 @@ def test_a_hub_dataset_has_splits_and_columns(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = Queries(source="hf:owner/set", column="q")
     assert read(cfg) == ["one", "two"]
+    assert read(cfg.model_copy(update={"limit": 1})) == ["one", "two"], "streamed; who selects stops"
     with pytest.raises(UserError, match="cannot be loaded"):
         read(cfg.model_copy(update={"split": "nope"}))
     with pytest.raises(UserError, match="no column `prompt`; it has q"):

@@ -110,8 +110,8 @@ def test_options_of_a_table_are_json():
 
 def test_one_number_beyond_the_options_does_not_move_the_others():
     four = Options(ANIMALS)
-    assert counts_from([(0, four), (1, four), (3, four), (0, four), (4, four)], None) == 0
-    assert counts_from([("B", four)], None) is None
+    assert counts_from([(0, four), (1, four), (3, four), (0, four), (4, four)], None, "t") == 0
+    assert counts_from([("B", four), (7, four)], None, "t") is None
 
 
 def test_a_conversation_as_a_problem(tmp_path):

@@ -106,7 +106,7 @@ GOOD = '{"prompt": "x", "answer": "1"}'
         ),
         ("choice", '{"prompt": "x", "answer": "Paris"}', "'Paris' is not one of the letters"),
         ("choice", CHOICES.format('"D"'), "the answer 'D' is none of the 3 options"),
-        ("choice", CHOICES.format("7"), "the answers number the options, from 0 or from 1"),
+        ("choice", CHOICES.format("7"), "the answer 7 is none of the 3 options"),
         ("choice", '{"prompt": "x", "answer": "2", "choices": ["2", "1", "0"]}', "is more than one of the 3 options"),
         ("choice", '{"prompt": "x", "answer": "A", "choices": ["1"]}', "`choices` has 1 options; 2 to 26"),
         ("choice", '{"prompt": "x", "answer": "A", "choices": "1 2"}', "`choices` is '1 2', not a list of texts"),
