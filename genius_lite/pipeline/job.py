@@ -76,7 +76,7 @@ class Job:
         notes = [*(f"rows are read as {form}" for form in self.forms), *self.set_aside]
         if self.overlong:
             limit = self.recipe.queries.max_tokens
-            notes.append(f"{self.overlong} questions are left out, of more than {limit} tokens (queries.max_tokens)")
+            notes.append(f"left out for more than {limit} tokens (queries.max_tokens): {self.overlong} questions")
         second, longest = sorted([0, *(len(query.tokens) for query in self.queries)])[-2:]
         if longest > 2 * second and longest > _LONG:
             notes.append(
