@@ -134,6 +134,8 @@ def open_run(
             progress.say(f"taken from {reuse}: {name}")
         progress.enter(0, Stage.IMPORT)
         base = import_base(job, folder, progress)
+        for note in job.notes:
+            progress.say(note)
         for note in (job.quantized_twice, cut_off(job, identity)):
             if note:
                 progress.say(f"warning: {note}")

@@ -192,7 +192,7 @@ BAD = {
     "missing model": (lambda f: (f / "tiny.gguf").unlink(), "no such GGUF file"),
     "truncated model": (_truncated, "cut short"),
     "unsupported architecture": (_unsupported, "`lloma` cannot be trained"),
-    "empty queries": (lambda f: (f / "q.txt").write_text(""), "the query file is empty"),
+    "empty queries": (lambda f: (f / "q.txt").write_text(""), "the file is empty"),
     "long query": (lambda f: (f / "q.txt").write_text("x" * 600), "more than the context of 512"),
     "another recipe's folder": (_other_run_folder, "made by another recipe"),
     "no recipe": (lambda f: (f / "r.yaml").unlink(), "no such recipe"),
@@ -237,6 +237,21 @@ def test_validate_and_help(project):
     assert genius("--version", cwd=project).stdout.strip() == f"genius-lite {__version__}"
     assert "validate" in genius("--help", cwd=project).stdout
     assert genius("run", cwd=project).returncode == 2
+
+
+def test_validate_says_how_rows_are_read_and_which_are_set_aside(project):
+    rows = [json.dumps({"messages": [{"role": "user", "content": f"What is {n}?"}]}) for n in range(20)]
+    rows[3] = '{"messages": "'
+    (project / "q.jsonl").write_text("\n".join(rows))
+    shown = genius("validate", "r.yaml", "--set", "queries.source=q.jsonl", cwd=project).stdout
+    assert "queries  19, the longest of" in shown
+    assert "note     rows are read as conversations (OpenAI's `messages`)\n" in shown
+    assert "note     1 row is set aside; q.jsonl:4: not JSON: " in shown
+    strict = genius("validate", "r.yaml", "--strict", "--set", "queries.source=q.jsonl", cwd=project)
+    assert strict.returncode == 2
+    assert "1 row is set aside; q.jsonl:4: not JSON: " in strict.stderr
+    piped = genius("validate", "r.yaml", "--set", 'queries.source="-"', cwd=project, input="\n".join(rows))
+    assert "queries  19, the longest of" in piped.stdout
 
 
 def test_a_quantized_qwen2_goes_through_too(project):

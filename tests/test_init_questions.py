@@ -103,10 +103,10 @@ def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):
     shown = capsys.readouterr().out
     for told in (
         "7: no such GGUF file",
-        "none.csv: no such query file",
+        "none.csv: no such file",
         "no column `answer`",
         "soon: write a time, such as 2h or 45m, or a number of questions",
-        "x.txt: no such task file",
+        "x.txt: no such file",
         "Q9: no quantization type of that name",
         "Its columns of text: question, id",
         "30 questions in `question`",
@@ -116,7 +116,7 @@ def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):
         assert told in shown
     (folder / "mine.yaml").write_text(text)
     recipe = load("mine.yaml")
-    assert Path(recipe.model.gguf) == (folder / "tiny.gguf").resolve()
+    assert Path(recipe.model.gguf) == folder / "tiny.gguf", "a link keeps its name"
     assert (recipe.queries.column, recipe.queries.limit, recipe.quantize.type) == ("question", 20, "Q4_K_M")
     assert recipe.evaluate.tasks[0] == TaskSource(source=str(folder / "problems.jsonl"), check="numeric", limit=100)
     assert recipe.sampler.slots == "auto"
@@ -141,10 +141,10 @@ def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkey
         (Given(), "the input ended before `Model`"),
         (Given(model="tiny.gguf", queries="questions.jsonl"), "the input ended before `Column`"),
         (Given(model="none.gguf", yes=True), "none.gguf: no such GGUF file"),
-        (Given(queries="none.txt", yes=True), "none.txt: no such query file"),
+        (Given(queries="none.txt", yes=True), "none.txt: no such file"),
         (Given(column="nothing", yes=True), "no column `nothing`; it has"),
         (Given(amount="0", yes=True), "0: write a time"),
-        (Given(tasks="none.jsonl", yes=True), "none.jsonl: no such task file"),
+        (Given(tasks="none.jsonl", yes=True), "none.jsonl: no such file"),
         (Given(kind="Q9", yes=True), "Q9: no quantization type of that name"),
     ],
 )

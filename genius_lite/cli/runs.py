@@ -53,7 +53,11 @@ def run(
 
 
 @app.command()
-def validate(recipe: RecipeFile, settings: Settings = None) -> None:
+def validate(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse sources with rows that cannot be used")] = False,
+) -> None:
     """Check a recipe, its model and its queries; writes nothing."""
     from genius_lite.data.vocabulary import Vocabulary
     from genius_lite.pipeline.job import prepare
@@ -61,6 +65,8 @@ def validate(recipe: RecipeFile, settings: Settings = None) -> None:
     from genius_lite.recipe.reader import load
 
     job = prepare(load(recipe, settings or []))
+    if strict and job.set_aside:
+        raise UserError(f"{job.set_aside[0]}; mend it, or validate without --strict")
     longest = max(len(q.tokens) for q in job.queries)
     print(f"model    {visible(str(job.source.path))}")
     print(f"         {visible(job.source.architecture)}, {job.source.parameters / 1e6:.0f} M parameters")
@@ -73,7 +79,7 @@ def validate(recipe: RecipeFile, settings: Settings = None) -> None:
     slots = "as many branches as is fastest here" if job.recipe.sampler.slots == "auto" else job.recipe.sampler.slots
     print(f"sampler  {slots} branches of {job.context} tokens")
     print(f"out      {visible(job.recipe.out)}")
-    for note in (job.quantized_twice, cut_off(job, job.identity())):
+    for note in (*job.notes, job.quantized_twice, cut_off(job, job.identity())):
         if note:
             print(f"note     {visible(note)}")
     print(f"{visible(str(recipe))} is fine")

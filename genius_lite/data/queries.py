@@ -1,55 +1,112 @@
-"""Where the questions come from: a local file or a hub dataset, one column of it."""
+"""The questions of a run: distinct ones of its source, as the model is given them."""
 
 from __future__ import annotations
 
-import glob
-import logging
-import re
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from genius_lite.data.vocabulary import Vocabulary, check_text
+from genius_lite.data.files import Fault
+from genius_lite.data.questions import COLUMN, Question, columns_for, question_of
+from genius_lite.data.rows import HubSet, SetAside, read_rows
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.recipe import Prefix, Queries
-from genius_lite.records import Query, held_count, query_id, seed_of
-from genius_lite.text import brief
-
-FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
-"""Suffixes of query files, and what Hugging Face datasets calls each."""
-
-_BYTE_ORDER_MARK = "\ufeff"
+from genius_lite.recipe import Queries
+from genius_lite.records import Query, held_count, seed_of
 
 
 class Selected(NamedTuple):
-    """Hold the recipe's queries in order; questions beyond its limit; and how many repeats were dropped."""
+    """Hold the recipe's queries in order; questions beyond its limit; and what was left out.
+
+    That are repeats, questions of too many tokens, and rows that cannot be used (in a line, empty if there are none).
+    `form` says how the rows were read, if that was recognized.
+    """
 
     queries: list[Query]
     beyond: list[Query]
     duplicates: int
+    overlong: int
+    set_aside: str
+    form: str
+
+
+class Questions:
+    """The distinct questions of a recipe's source, read as they are asked for, and what was left out until then."""
+
+    def __init__(self, cfg: Queries):
+        self.cfg, self.aside = cfg, SetAside()
+        self.found, self.duplicates, self.forms = 0, 0, Counter[str]()
+
+    def __iter__(self) -> Iterator[tuple[str, Question]]:
+        """Yield each question with its place; blank ones and repeats are left out.
+
+        Raises:
+            UserError: as `read_rows`; or there is no question, or more rows without one than with one.
+        """
+        cfg, seen = self.cfg, set[str]()
+        wanted, few = columns_for(cfg.column, cfg.prompt), cfg.limit is not None and not cfg.shuffle
+        for row in read_rows(cfg.source, wanted, HubSet(cfg.subset, cfg.split, cfg.revision), few=few):
+            if isinstance(row.values, Fault):
+                self.aside.add(row.place, row.values, self.found)
+                continue
+            try:
+                question = question_of(row.values, cfg.column, cfg.prompt)
+            except UserError as e:
+                self.aside.add(row.place, str(e), self.found)
+                continue
+            if not (text := question.text.strip()):
+                continue
+            self.found += 1
+            question = question._replace(text=text)
+            if question.id in seen:
+                self.duplicates += 1
+                continue
+            seen.add(question.id)
+            self.forms[question.form] += 1
+            yield row.place, question
+        self.aside.check(self.found)
+        if not self.found:
+            raise UserError(f"{cfg.source}: no question in it; one is needed at least")
 
 
 def select(cfg: Queries, vocabulary: Vocabulary, beyond: int = 0) -> Selected:
     """Select the recipe's queries, and up to `beyond` further questions of the source, which nothing is learned from.
 
-    Blank questions are dropped; shuffling comes before `limit`.
+    Shuffling comes before `limit`; without it nothing is read beyond what is selected.
 
     Raises:
         UserError: the source cannot be read, lacks the column, or holds no question.
     """
-    texts = [text.strip() for text in read(cfg) if text.strip()]
-    distinct = list(dict.fromkeys(texts))
-    if not distinct:
-        raise UserError(f"{cfg.source}: no question in it; one is needed at least")
+    source, overlong, queries = Questions(cfg), 0, list[Query]()
+    questions: Any = source
     if cfg.shuffle:
-        np.random.default_rng(cfg.seed).shuffle(distinct)
-    limit = len(distinct) if cfg.limit is None else cfg.limit
-    wanted = distinct[: limit + beyond]
-    queries = [Query(query_id(text), text, vocabulary.prompt(text, cfg.system)) for text in wanted]
-    return Selected(queries[:limit], queries[limit:], len(texts) - len(distinct))
+        questions = [*source]
+        np.random.default_rng(cfg.seed).shuffle(questions)
+    for place, question in questions:
+        try:
+            tokens = vocabulary.prompt(question.text, cfg.system, question.before)
+        except UserError as e:
+            if not question.before:  # else it is this conversation that the template refuses
+                raise
+            source.found -= 1
+            source.aside.add(place, str(e), source.found)
+            continue
+        if cfg.max_tokens and len(tokens) > cfg.max_tokens:
+            overlong += 1
+            continue
+        queries.append(Query(question.id, question.text, tokens))
+        if cfg.limit and len(queries) == cfg.limit + beyond:
+            break
+    source.aside.check(source.found)
+    if not queries:
+        raise UserError(f"{cfg.source}: every question has more than {cfg.max_tokens} tokens; raise queries.max_tokens")
+    form = " and ".join(sorted(filter(None, source.forms)))
+    return Selected(
+        queries[: cfg.limit], queries[cfg.limit :] if cfg.limit else [], source.duplicates, overlong,
+        str(source.aside), form,
+    )  # fmt: skip
 
 
 def hold_out(ids: list[str], share: float, seed: int, most: int) -> frozenset[str]:
@@ -61,88 +118,20 @@ def hold_out(ids: list[str], share: float, seed: int, most: int) -> frozenset[st
     return frozenset(sorted(ids, key=lambda query: seed_of(seed, "holdout", query))[:count])
 
 
-def read(cfg: Queries) -> list[str]:
-    """Return every question of the source, in its order.
+def text_columns(source: str) -> dict[str, str]:
+    """Return the columns of a source that hold text, each with the first row's; `text` where there are no columns.
 
-    Raises:
-        UserError: as `select`.
-    """
-    if cfg.source.startswith(Prefix.HUB):
-        return _from_hub(cfg)
-    path = Path(cfg.source)
-    with _rows(path) as rows:
-        texts = _column(rows, "text" if path.suffix == ".txt" else cfg.column, str(path))
-    return [text.removeprefix(_BYTE_ORDER_MARK) if number == 0 else text for number, text in enumerate(texts)]
-
-
-def text_columns(path: Path) -> dict[str, str]:
-    """Return the columns of a file that hold text, each with the first row's.
+    Where a form of conversation is recognized, `prompt` stands before them.
 
     Raises:
         UserError: it cannot be read, or has no row.
     """
-    with _rows(path) as rows:
-        first = next(iter(rows), None)
-    if first is None:
-        raise UserError(f"{path}: no question in it; one is needed at least")
-    return {name: value for name, value in first.items() if isinstance(value, str)}
-
-
-@contextmanager
-def _rows(path: Path) -> Iterator[Any]:
-    """Open a file as its rows."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such query file")
-    if path.suffix not in FORMATS:
-        raise UserError(f"{path}: a query file is one of {' '.join(FORMATS)}")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the query file is empty")
-    import datasets
-    import pyarrow
-    from datasets.exceptions import DatasetGenerationError
-
-    kind = FORMATS[path.suffix]
-    options: dict[str, Any] = {"keep_default_na": False} if kind == "csv" else {}  # the question "None" is a text
-    logging.getLogger("datasets").setLevel(logging.CRITICAL + 1)  # it says on its own what it raises
-    # Streaming reads the file in place; the other way copies it into a cache first.
-    try:
-        files = glob.escape(str(path))  # it would be a pattern
-        yield datasets.load_dataset(kind, data_files=files, split="train", streaming=True, **options)
-    except (DatasetGenerationError, pyarrow.ArrowException, ValueError) as e:  # UnicodeError is a ValueError
-        raise UserError(f"{path}: cannot be read as {kind}: {_first_line(e)}") from None
-
-
-def _from_hub(cfg: Queries) -> list[str]:
-    import datasets
-    from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub.errors import HfHubHTTPError
-
-    name = cfg.source.removeprefix(Prefix.HUB)
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or {".", ".."} & {*name.split("/")}:  # elsewhere it is a path
-        raise UserError(f"{cfg.source}: a hub dataset is written hf:OWNER/DATASET")
-    try:
-        rows = datasets.load_dataset(name, cfg.subset, split=cfg.split, revision=cfg.revision)
-    except (DatasetNotFoundError, HfHubHTTPError, ValueError, OSError, RuntimeError) as e:  # the last: a script
-        hint = "; set queries.subset" if "Config name is missing" in str(e) else ""
-        raise UserError(f"{cfg.source}: the hub dataset cannot be loaded: {_first_line(e)}{hint}") from None
-    return _column(rows, cfg.column, cfg.source)
-
-
-def _column(rows: Any, column: str, source: str) -> list[str]:
-    texts = []
-    for number, row in enumerate(rows, 1):
-        if column not in row:
-            raise UserError(f"{source}: no column `{column}`; it has {brief(', '.join(row), 200)}; set queries.column")
-        if not isinstance(row[column], str):
-            raise UserError(f"{source}, row {number}: `{column}` is {brief(repr(row[column]))}, not text")
-        try:
-            check_text(row[column])
-        except UserError as e:
-            raise UserError(f"{source}, row {number}: {e}") from None
-        texts.append(row[column])
-    return texts
-
-
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return brief((str(cause).strip() or type(cause).__name__).splitlines()[0], 200)
+    for row in read_rows(source, ()):
+        if isinstance(row.values, Fault):
+            raise UserError(f"{row.place}: {row.values}")
+        values = {"text": row.values} if isinstance(row.values, str) else row.values
+        texts = {name: value for name, value in values.items() if isinstance(value, str)}
+        if any(each.among([*values]) for each in columns_for(COLUMN)):
+            texts = {COLUMN: question_of(values, COLUMN).text} | texts
+        return texts
+    raise UserError(f"{source}: no question in it; one is needed at least")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,8 @@ from genius_lite.data.steps import StepDelimiter
 from genius_lite.data.templates import DATE, Message, Renderer
 from genius_lite.errors import UserError
 
-_PLACEHOLDER = "\N{OBJECT REPLACEMENT CHARACTER}question\N{OBJECT REPLACEMENT CHARACTER}"
+_MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+_PLACEHOLDERS = re.compile(rf"{_MARK}text(\d+){_MARK}")
 _LONGEST = 200_000  # characters: some 50,000 tokens, and up to a second of tokenizing
 # llama.cpp cuts text by std::regex, which calls itself for each character of a run: 30,000 letters need some 10 MB.
 _ON_ANY_STACK, _STACK_PER_CHARACTER = 4_000, 2_048  # characters; bytes
@@ -43,7 +45,8 @@ class Vocabulary:
         self.variables = dict(variables or {})
         self.handle: Any = llama_cpp.llama_model_get_vocab(model)
         self.size = llama_cpp.llama_vocab_n_tokens(self.handle)
-        self._arounds: dict[str | None, tuple[list[str], list[int]]] = {}  # by system message
+        # By system message, and by the roles of what a question's row says.
+        self._arounds: dict[tuple[str | None, tuple[str, ...]], tuple[list[str], list[int]]] = {}
 
     @classmethod
     @contextmanager
@@ -72,39 +75,55 @@ class Vocabulary:
         found = llama_cpp.llama_model_chat_template(self._model, None)
         return found.decode("utf-8", errors="replace") if found else None
 
-    def prompt(self, question: str, system: str | None = None) -> list[int]:
+    def prompt(self, question: str, system: str | None = None, before: Sequence[Message] = ()) -> list[int]:
         """Return the tokens of a conversation that waits for the assistant's answer to `question`.
 
         A model without a template gets the question as it is. Text that looks like a special token, or becomes one
         together with what the template writes beside it, is kept as text: the question is then tokenized apart from the
         template around it. (Tokens that a model's maker added as plain text are no special ones: they are text.)
 
+        Args:
+            system: the recipe's system message; a question's own stands in its place.
+            before: what was said before the question, as much a stranger's text as that.
+
         Raises:
-            UserError: the template cannot be rendered, or drops or changes the question.
+            UserError: the template cannot be rendered, or drops or changes the question, or what stands before it; or
+                there is none, and something does.
         """
+        if not self.template and before:
+            raise UserError("the model has no chat template, which a question with a conversation before it needs")
         if not self.template:
             return self.encode(question, special=False, bos=True)
-        around, specials = self._around(system)
-        if not any(special in question for special in self._special_texts):
-            tokens = self.encode_rendered(self.render(_messages(question, system)))
+        if before and before[0]["role"] == "system":
+            system = None
+        turns = [*before, {"role": "user", "content": question}]
+        texts = [turn["content"] for turn in turns]
+        around, specials = self._around(system, tuple(turn["role"] for turn in turns))
+        if not any(special in text for text in texts for special in self._special_texts):
+            tokens = self.encode_rendered(self.render([*_opening(system), *turns]))
             if [token for token in tokens if token in self._specials] == specials:
                 return tokens
-        return self._joined(around, self.encode(question, special=False))
+        return self._joined(around, [self.encode(text, special=False) for text in texts])
 
-    def _around(self, system: str | None) -> tuple[list[str], list[int]]:
-        """Return what the template writes before, between and after its questions, and the special tokens there."""
-        if system not in self._arounds:
-            around = self.render(_messages(_PLACEHOLDER, system)).split(_PLACEHOLDER)
-            if len(around) < 2:
-                raise UserError("the model's chat template drops or changes the question; use another model")
-            specials = [token for token in self._joined(around, []) if token in self._specials]
-            self._arounds[system] = around, specials
-        return self._arounds[system]
+    def _around(self, system: str | None, roles: tuple[str, ...]) -> tuple[list[str], list[int]]:
+        """Return what the template writes, with the numbers of turns between, and the special tokens there."""
+        if (system, roles) not in self._arounds:
+            turns = [{"role": role, "content": _placeholder(number)} for number, role in enumerate(roles)]
+            around = _PLACEHOLDERS.split(self.render([*_opening(system), *turns]))
+            missing = {*range(len(roles))} - {int(number) for number in around[1::2]}
+            if missing:
+                which = "the question" if len(roles) - 1 in missing else f"a message of the {roles[min(missing)]}"
+                raise UserError(f"the model's chat template drops or changes {which}; use another model")
+            specials = [token for token in self._joined(around, [[]] * len(roles)) if token in self._specials]
+            self._arounds[system, roles] = around, specials
+        return self._arounds[system, roles]
 
-    def _joined(self, around: list[str], question: list[int]) -> list[int]:
-        """Return the tokens of what the template writes, with those of the question between."""
-        first, *others = [self.encode_rendered(around[0]), *(self.encode(text, special=True) for text in around[1:])]
-        return first + [token for other in others for token in (*question, *other)]
+    def _joined(self, around: list[str], texts: list[list[int]]) -> list[int]:
+        """Return the tokens of what the template writes, with those of the turns between."""
+        tokens = self.encode_rendered(around[0])
+        for number, after in zip(around[1::2], around[2::2], strict=True):
+            tokens += texts[int(number)] + self.encode(after, special=True)
+        return tokens
 
     def render(self, messages: list[Message], *, generation: bool = True) -> str:
         """Return a conversation as the model's chat template writes it; `generation` opens the assistant's answer.
@@ -117,11 +136,11 @@ class Vocabulary:
     @cached_property
     def _takes_parts(self) -> bool:
         """Whether the template wants a content in parts, as models that see have it, and finds nothing in a text."""
-        asked = _messages(_PLACEHOLDER, None)
-        if _PLACEHOLDER in self._renderer.render(asked):
+        asked = [{"role": "user", "content": _placeholder(0)}]
+        if _placeholder(0) in self._renderer.render(asked):
             return False
         try:
-            return _PLACEHOLDER in self._renderer.render(_in_parts(asked))
+            return _placeholder(0) in self._renderer.render(_in_parts(asked))
         except UserError:
             return False
 
@@ -262,12 +281,19 @@ def check_text(question: str) -> None:
         question.encode()
     except UnicodeEncodeError as e:
         half = ord(question[e.start])
+        if 0xDC80 <= half <= 0xDCFF:  # what `files.decoded` makes of such bytes
+            raise UserError(
+                f"the byte {half - 0xDC00:02X} is no UTF-8 where it stands; save the file as UTF-8"
+            ) from None
         raise UserError(f"U+{half:04X} is half a character, which no text can hold; write it as UTF-8") from None
 
 
-def _messages(question: str, system: str | None) -> list[Message]:
-    opening = [{"role": "system", "content": system}] if system is not None else []
-    return [*opening, {"role": "user", "content": question}]
+def _placeholder(number: int) -> str:
+    return f"{_MARK}text{number}{_MARK}"
+
+
+def _opening(system: str | None) -> list[Message]:
+    return [{"role": "system", "content": system}] if system is not None else []
 
 
 def _in_parts(messages: list[Message]) -> list[Message]:

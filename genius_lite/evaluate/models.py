@@ -145,6 +145,9 @@ def evaluate_models(
         UserError: a task or a model cannot be used.
     """
     tasks = load_tasks(sources)
+    for task in tasks:
+        for note in filter(None, (task.form and f"{task.name}: rows are read as {task.form}", task.set_aside)):
+            progress.say(note)
     temperature = temperature_of(how.temperature, gguf_file.read(models[0].gguf))
     answered: list[list[Response]] = []
     for model in models:

@@ -1,24 +1,28 @@
-"""Problems with known answers, from a JSONL file or made by the package `reasoning-gym`, and what each is for."""
+"""Problems with known answers, read from a source or made by the package `reasoning-gym`, and what each is for."""
 
 from __future__ import annotations
 
-import codecs
 import inspect
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from itertools import compress
-from pathlib import Path
+from itertools import compress, islice
 from typing import Any, Literal
 
 import msgspec
 
-from genius_lite.data.vocabulary import Vocabulary, check_text
+from genius_lite.data.files import Fault, stem_of
+from genius_lite.data.questions import COLUMN, Question, columns_for, question_of
+from genius_lite.data.rows import Columns, HubSet, SetAside, read_rows
+from genius_lite.data.templates import Message
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.evaluate.answers import bare, final_number, first_sentence, marked, numbers, strongly_marked
-from genius_lite.evaluate.checkers import LETTERS, check, extract_answer, submitted
+from genius_lite.evaluate.checkers import check, extract_answer, submitted
+from genius_lite.evaluate.choices import Options, counts_from, read_options
 from genius_lite.evaluate.scoring import Scorer, Verdict, as_literal, fault
 from genius_lite.recipe import Prefix, TaskSource
 from genius_lite.records import Query, query_id, seed_of
@@ -34,13 +38,15 @@ _RUNS_ANSWERS = re.compile(r"(?:\beval|\bexec|\bparse_expr|\bsympify)\(\s*(?!ent
 class Problem(msgspec.Struct, frozen=True):
     """A question and its answer, empty where only the task's checker can tell.
 
-    `id` depends on the prompt alone, so that models and rounds can be paired; a repeated prompt's has its number.
+    `id` depends on what is asked alone, so that models and rounds can be paired; a repeated one's has its number.
+    `before` is what was said before the prompt.
     """
 
     id: str
     prompt: str
     answer: str
     metadata: dict[str, Any] = {}
+    before: list[Message] = []
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ class Task:
 
     `check` raises nothing for a response's sake, takes seconds at most, and may be called from any thread. `close` ends
     the process that it may have started for this; the next `check` starts another. `stated` is the answer that it
-    reads, which votes among responses count.
+    reads, which votes among responses count. `set_aside` says in a line which rows cannot be used, if there are such,
+    and `form` how the rows were read, if that was recognized.
     """
 
     name: str
@@ -57,6 +64,8 @@ class Task:
     check: Callable[[Problem, str], Verdict]
     close: Callable[[], None] = lambda: None
     stated: Callable[[Problem, str], str | None] = lambda problem, response: extract_answer(response)
+    set_aside: str = ""
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,12 +99,11 @@ def load_task(cfg: TaskSource) -> Task:
     """One of them.
 
     Raises:
-        UserError: as `from_jsonl` and `from_reasoning_gym`.
+        UserError: as `from_rows` and `from_reasoning_gym`.
     """
     if cfg.source.startswith(Prefix.REASONING_GYM):
         return from_reasoning_gym(cfg.source, size=cfg.size, seed=cfg.seed, config=cfg.config)
-    task = from_jsonl(cfg)
-    return replace(task, problems=task.problems[: cfg.limit])
+    return from_rows(cfg)
 
 
 def tokenize_task(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary, system: str | None) -> TokenizedTask:
@@ -105,7 +113,7 @@ def tokenize_task(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary
         use: what they are for; `auto`: half of them choose and half report, of fewer than 40 all do both. Which half
             depends on the problems alone, so that all seeds and recipes report on the same ones.
     """
-    questions = [Query(p.id, p.prompt, vocabulary.prompt(p.prompt, system)) for p in task.problems]
+    questions = [Query(p.id, p.prompt, vocabulary.prompt(p.prompt, system, p.before)) for p in task.problems]
     uses: list[Use]
     if use != "auto":
         uses = [use for _ in questions]
@@ -119,16 +127,15 @@ def tokenize_task(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary
     return TokenizedTask(task, questions, uses)
 
 
-def from_jsonl(cfg: TaskSource) -> Task:
-    """A task from a file with one JSON object a line; blank lines are passed over.
+def from_rows(cfg: TaskSource) -> Task:
+    """A task from the rows of a source (`data.rows`); those that cannot be used are set aside.
 
-    With the checker `choice`, a row's list `choices` is appended to the prompt as lettered options, and its answer is
-    the letter, the option's text, or its index from 0. What else a row holds becomes the problem's metadata.
+    With the checker `choice`, a row's options are appended to the prompt, lettered (`choices.py`).
 
     Raises:
-        UserError: the file cannot be read; or, with the line's number, a row or an answer that cannot be used.
+        UserError: the source cannot be read; or, with the first one's place, no more rows can be used than cannot; or
+            its answers number options, and it is not clear from where.
     """
-    path = Path(cfg.source)
     mathematics = Scorer() if cfg.check == "math-verify" else None
 
     def score(problem: Problem, response: str) -> Verdict:
@@ -142,19 +149,69 @@ def from_jsonl(cfg: TaskSource) -> Task:
     def stated(problem: Problem, response: str) -> str | None:
         return submitted(cfg.check, response, problem.metadata.get(_CHOICES, ()))
 
-    problems = []
-    for number, row in read_rows(path):
+    aside, forms = SetAside(), set[str]()
+    read = [*islice(_read(cfg, aside), cfg.limit)]
+    first = counts_from([(known, options) for _, _, known, options in read if options], cfg.count_from, cfg.source)
+    problems = list[Problem]()
+    for place, question, known, options in read:
         try:
-            problem = _problem(row, cfg)
+            problem = _problem(question, known, options, first)
             # An answer that its checker cannot read would count every response as wrong.
             if mathematics:
                 mathematics.read(problem.answer)
             else:
                 score(problem, "")
         except UserError as e:
-            raise UserError(f"{path}, line {number}: {e}") from None
+            aside.add(place, str(e), len(read))
+            continue
         problems.append(problem)
-    return Task(path.stem, _distinct(problems), score, mathematics.close if mathematics else lambda: None, stated)
+        forms.add(question.form)
+    aside.check(len(problems))
+    if not problems:
+        raise UserError(f"{cfg.source}: no problem in it; one is needed at least")
+    close = mathematics.close if mathematics else lambda: None
+    name = cfg.source if cfg.source.startswith(Prefix.HUB) else stem_of(cfg.source)
+    form = " and ".join(sorted(filter(None, forms)))
+    return Task(name, _distinct(problems), score, close, stated, str(aside), form)
+
+
+_Read = tuple[str, Question, str | int | float, Options | None]
+"""The place of a row, and what is in it."""
+
+
+def _read(cfg: TaskSource, aside: SetAside) -> Iterator[_Read]:
+    """Read the rows of a task that have a question and an answer, and set the others aside."""
+    column, template = (COLUMN, cfg.prompt) if "{" in cfg.prompt else (cfg.prompt, None)
+    more = (cfg.choices,) if cfg.check == "choice" else ()
+    wanted = [Columns((*c.needed, cfg.answer), (*c.optional, *more)) for c in columns_for(column, template)]
+    hub, used = HubSet(cfg.subset, cfg.split, cfg.revision), 0
+    for row in read_rows(cfg.source, wanted, hub, few=cfg.limit is not None):
+        try:
+            if isinstance(row.values, Fault):
+                raise UserError(row.values)
+            if isinstance(row.values, str):
+                raise UserError(f"a row of a task is a JSON object, not {brief(row.values)!r}")
+            question, known = question_of(row.values, column, template), row.values[cfg.answer]
+            if not question.text.strip():
+                raise UserError(f"`{cfg.prompt}` is {question.text!r:.40}, not a question")
+            finite = isinstance(known, str) or (isinstance(known, int | float) and math.isfinite(known))
+            if not finite or isinstance(known, bool):
+                raise UserError(f"`{cfg.answer}` is {brief(repr(known))}, neither text nor a number")
+            lettered = cfg.check == "choice" and cfg.choices in row.values
+            options = read_options(row.values[cfg.choices], cfg.choices) if lettered else None
+        except UserError as e:
+            aside.add(row.place, str(e), used)
+            continue
+        used += 1
+        yield row.place, question, known, options
+
+
+def _problem(question: Question, known: str | float, options: Options | None, first: int | None) -> Problem:
+    before = list(question.before)
+    if not options:
+        return Problem(question.id, question.text, str(known).strip(), before=before)
+    asked = question._replace(text=f"{question.text}\n\n{options}\n\nGive the letter of the right option.")
+    return Problem(asked.id, asked.text, options.letter(known, first), {_CHOICES: options.texts}, before)
 
 
 def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, Any]) -> Task:
@@ -215,68 +272,6 @@ def _submitted(response: str, known: str) -> str:
     if said is None:
         return response.strip()
     return said.strip() if said.strip() == known.strip() else bare(first_sentence(said))
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read the rows of a task's file, each with the number of its line.
-
-    Raises:
-        UserError: it cannot be read or has none; or, with the line's number, a row is no JSON object.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such task file")
-    lines = [(number, line) for number, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()]
-    if not lines:
-        raise UserError(f"{path}: no problem in it; one is needed at least")
-    for number, line in lines:
-        try:
-            row = msgspec.json.decode(line.removeprefix(codecs.BOM_UTF8))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-            raise UserError(f"{path}, line {number}: not JSON: {e}") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: a row is a JSON object, not {row!r:.40}")
-        yield number, row
-
-
-def _problem(row: dict[str, Any], cfg: TaskSource) -> Problem:
-    for column in (cfg.prompt, cfg.answer):
-        if column not in row:
-            known = brief(", ".join(row), 200)
-            raise UserError(f"no column `{column}`; it has {known}; name the columns in the recipe")
-    question, known = row[cfg.prompt], row[cfg.answer]
-    if not isinstance(question, str) or not question.strip():
-        raise UserError(f"`{cfg.prompt}` is {question!r:.40}, not a question")
-    check_text(question)
-    if isinstance(known, bool) or not isinstance(known, str | int | float):
-        raise UserError(f"`{cfg.answer}` is {known!r:.40}, neither text nor a number")
-    lettered = cfg.check == "choice" and cfg.choices in row
-    read = {cfg.prompt, cfg.answer, *([cfg.choices] if lettered else [])}
-    rest = {name: value for name, value in row.items() if name not in read}
-    if not lettered:
-        return Problem(query_id(question), question, str(known).strip(), rest)
-    options = row[cfg.choices]
-    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        raise UserError(f"`{cfg.choices}` is {options!r:.40}, not a list of texts")
-    if not 2 <= len(options) <= len(LETTERS):
-        raise UserError(f"`{cfg.choices}` has {len(options)} options; 2 to {len(LETTERS)} can be lettered")
-    lines = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
-    text = f"{question}\n\n{lines}\n\nGive the letter of the right option."
-    return Problem(query_id(text), text, _letter(known, options), rest | {_CHOICES: options})
-
-
-def _letter(known: str | int | float, options: list[str]) -> str:
-    letters = LETTERS[: len(options)]
-    if isinstance(known, str):
-        wanted = known.strip()
-        meant = {letters[i] for i, option in enumerate(options) if wanted in (letters[i], str(i), option.strip())}
-    else:
-        meant = {letters[i] for i in range(len(options)) if i == known}
-    if len(meant) != 1:
-        wrong = "more than one" if meant else "none"
-        raise UserError(
-            f"the answer {known!r:.60} is {wrong} of the {len(options)} options; give the letter, or the index from 0"
-        )
-    return meant.pop()
 
 
 def _distinct(problems: list[Problem]) -> list[Problem]:

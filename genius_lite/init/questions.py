@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from genius_lite.data.queries import FORMATS, read, text_columns
+from genius_lite.data.files import FORMATS, suffix_of
+from genius_lite.data.queries import Questions, text_columns
+from genius_lite.data.rows import read_rows
 from genius_lite.errors import UserError
-from genius_lite.evaluate.tasks import load_task, read_rows
+from genius_lite.evaluate.tasks import load_task
 from genius_lite.hardware import cores, free_memory, gpus
 from genius_lite.recipe import Model, Prefix, Queries, TaskSource
 from genius_lite.text import brief
@@ -103,8 +105,8 @@ def _local_models() -> Iterator[str]:
 def question_files() -> list[str]:
     """Return the files of the working directory that may hold questions, the likeliest first."""
     likely = re.compile("quer|quest|prompt", re.IGNORECASE)
-    found = [p for p in Path().iterdir() if p.suffix in FORMATS and p.is_file() and not p.name.startswith(".")]
-    found = [p for p in found if p.suffix in (".jsonl", ".csv", ".parquet") or likely.search(p.name)]
+    found = [p for p in Path().iterdir() if suffix_of(p) in FORMATS and p.is_file() and not p.name.startswith(".")]
+    found = [p for p in found if suffix_of(p) not in (".json", ".txt") or likely.search(p.name)]
     return [str(p) for p in sorted(found, key=lambda p: (not likely.search(p.name), p.name))]
 
 
@@ -118,7 +120,7 @@ def question_columns(source: str) -> list[str]:
         raise UserError(f"{source}: a hub dataset is written hf:OWNER/DATASET")
     if Prefix.starts(source):
         return ["prompt"]
-    found = text_columns(Path(source).expanduser())
+    found = text_columns(str(Path(source).expanduser()))
     if not found:
         raise UserError(f"{source}: no column of text in its first row")
     return sorted(found, key=lambda name: _QUESTIONS.index(name) if name in _QUESTIONS else len(_QUESTIONS))
@@ -133,10 +135,7 @@ def find_questions(source: str, column: str) -> tuple[Queries, list[str] | None]
     if Prefix.starts(source):
         return Queries(source=source, column=column), None
     queries = Queries(source=str(Path(source).expanduser()), column=column)
-    texts = list(dict.fromkeys(text.strip() for text in read(queries) if text.strip()))
-    if not texts:
-        raise UserError(f"{source}: no question in it; one is needed at least")
-    return queries, texts
+    return queries, [question.text for _, question in Questions(queries)]
 
 
 def find_problems(source: str) -> tuple[TaskSource, list[str]]:
@@ -148,16 +147,18 @@ def find_problems(source: str) -> tuple[TaskSource, list[str]]:
     if source.startswith(Prefix.REASONING_GYM):
         task = TaskSource(source=source)
     else:
-        path = Path(source).expanduser()
-        rows = [row for _, row in read_rows(path)]
+        path = str(Path(source).expanduser())
+        rows = [row.values for row in read_rows(path, ()) if isinstance(row.values, dict)]
+        if not rows:
+            raise UserError(f"{path}: no problem in it; one is needed at least")
         prompt, answer = _first_of(_QUESTIONS, rows[0], path), _first_of(_ANSWERS, rows[0], path)
         numbers = all(_NUMBER.fullmatch(str(row.get(answer, ""))) for row in rows)
         check = "choice" if all("choices" in row for row in rows) else "numeric" if numbers else "exact"
-        task = TaskSource(source=str(path), check=check, prompt=prompt, answer=answer)
+        task = TaskSource(source=path, check=check, prompt=prompt, answer=answer)
     return task, [problem.prompt for problem in load_task(task).problems]
 
 
-def _first_of(names: Iterable[str], row: dict[str, object], path: Path) -> str:
+def _first_of(names: Iterable[str], row: dict[str, object], path: str) -> str:
     found = [name for name in names if name in row]
     if not found:
         known = brief(", ".join(row), 200)

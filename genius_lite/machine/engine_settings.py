@@ -51,7 +51,8 @@ def context_for(wanted: int | Auto, source: GGUF, uses: Iterable[tuple[str, int,
             if len(query.tokens) + response > limit:
                 raise UserError(
                     f"query `{brief(query.prompt, 40)}` takes {len(query.tokens)} tokens and {name} is {response}: "
-                    f"more than the context of {limit}; shorten one of them"
+                    f"more than the context of {limit}; shorten one of them, or leave such queries out "
+                    "(queries.max_tokens)"
                 )
             needed = max(needed, len(query.tokens) + response)
     padded = -(-needed // CONTEXT_STEP) * CONTEXT_STEP

@@ -27,6 +27,8 @@ from genius_lite.weights.quantize import quantized_twice
 from genius_lite.weights.source import check_before_download, locate, locate_weights
 from genius_lite.weights.untrusted import load_untrusted
 
+_LONG = 256  # tokens of a question, at least, of which it is said that it alone sets the context
+
 
 @dataclass(frozen=True)
 class Job:
@@ -34,7 +36,9 @@ class Job:
 
     Nothing learns from the queries in `held_out` (ids), nor from the tasks; `context` is tokens a branch.
     `watched` are the queries that show the collapse guard how the policy responds: held out, or beyond the limit.
-    `template` are the chat template's variables, with the run's date if it asks for one.
+    `template` are the chat template's variables, with the run's date if it asks for one. `set_aside` says of each
+    source which rows cannot be used, and `forms` how its rows are read where that was recognized; `overlong` questions
+    have more tokens than the recipe takes.
     """
 
     recipe: Recipe
@@ -47,6 +51,9 @@ class Job:
     tasks: list[TokenizedTask]
     context: int
     template: dict[str, Any] = field(default_factory=dict)
+    set_aside: list[str] = field(default_factory=list)
+    forms: list[str] = field(default_factory=list)
+    overlong: int = 0
 
     @property
     def searched(self) -> list[Query]:
@@ -62,6 +69,20 @@ class Job:
     def quantized_twice(self) -> str | None:
         """A word of warning, if the recipe makes one file of few bits from another one."""
         return None if self.weights else quantized_twice(self.source, self.recipe.quantize.type)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the queries and tasks before they are used."""
+        notes = [*(f"rows are read as {form}" for form in self.forms), *self.set_aside]
+        if self.overlong:
+            limit = self.recipe.queries.max_tokens
+            notes.append(f"left out for more than {limit} tokens (queries.max_tokens): {self.overlong} questions")
+        second, longest = sorted([0, *(len(query.tokens) for query in self.queries)])[-2:]
+        if longest > 2 * second and longest > _LONG:
+            notes.append(
+                f"one question of {longest} tokens sets the context of every branch; queries.max_tokens leaves it out"
+            )
+        return notes
 
     def under(self, recipe: Recipe) -> Job:
         """Put the same model, queries and tasks under another recipe that names them.
@@ -118,12 +139,13 @@ def prepare(recipe: Recipe) -> Job:
         if vocabulary.asks_for_date:
             vocabulary.variables = _begun(recipe) | vocabulary.variables
         template = vocabulary.variables
-        queries, beyond, duplicates = select(recipe.queries, vocabulary, beyond=recipe.evaluate.queries)
-        _check_thought(recipe, vocabulary, queries[0])
+        found = select(recipe.queries, vocabulary, beyond=recipe.evaluate.queries)
+        _check_thought(recipe, vocabulary, found.queries[0])
         asked_tasks = [
             tokenize_task(task, named.use, vocabulary, recipe.queries.system)
             for task, named in zip(tasks, recipe.evaluate.tasks, strict=True)
         ]
+    queries, beyond = found.queries, found.beyond
     held_out = hold_out([q.id for q in queries], recipe.learner.holdout, recipe.seed, recipe.evaluate.queries)
     longest = max(len(q.tokens) for q in queries)  # none that was not asked for needs a larger context
     watched = [q for q in queries if q.id in held_out] + [q for q in beyond if len(q.tokens) <= longest]
@@ -133,8 +155,10 @@ def prepare(recipe: Recipe) -> Job:
             "lies beyond queries.limit; write a larger learner.holdout, or a smaller limit"
         )
     job = Job(
-        recipe, source, weights, queries, duplicates, held_out, watched, asked_tasks, context=0, template=template
-    )
+        recipe, source, weights, queries, found.duplicates, held_out, watched, asked_tasks, context=0,
+        template=template, set_aside=[each for each in (found.set_aside, *(task.set_aside for task in tasks)) if each],
+        forms=[each for each in (found.form, *(task.form for task in tasks)) if each], overlong=found.overlong,
+    )  # fmt: skip
     return job.under(recipe)
 
 

@@ -11,7 +11,17 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from genius_lite.recipe.evaluation import Check, CheckOptions, Evaluate, Guard, Limit, TaskSource, Tracking
 from genius_lite.recipe.learning import Learner, Pairs, Quantize
-from genius_lite.recipe.sampling import Foresight, Model, Prefix, Queries, Sampler, Server, sampler_section
+from genius_lite.recipe.sampling import (
+    STDIN,
+    Foresight,
+    Model,
+    Prefix,
+    Queries,
+    Sampler,
+    Server,
+    columns_of,
+    sampler_section,
+)
 from genius_lite.recipe.types import (
     Auto,
     KVType,
@@ -27,9 +37,9 @@ from genius_lite.recipe.types import (
 )
 
 __all__ = [
-    "Auto", "Check", "CheckOptions", "Evaluate", "Foresight", "Guard", "KVType", "Learner", "Limit", "Model", "Pairs",
-    "Prefix", "QuantType", "Quantize", "Queries", "Recipe", "Sampler", "Server", "TargetType", "TaskSource", "Tracking",
-    "answer_tokens", "quant_type",
+    "STDIN", "Auto", "Check", "CheckOptions", "Evaluate", "Foresight", "Guard", "KVType", "Learner", "Limit", "Model",
+    "Pairs", "Prefix", "QuantType", "Quantize", "Queries", "Recipe", "Sampler", "Server", "TargetType", "TaskSource",
+    "Tracking", "answer_tokens", "columns_of", "quant_type",
 ]  # fmt: skip
 
 _LEARNER_OF_MACHINE = {"gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}
@@ -108,6 +118,6 @@ class Recipe(Section):
             "sampler": set(Sampler.model_fields) - {"kv_type"},
             "learner": _LEARNER_OF_MACHINE,
             "quantize": {"check"},
-            "evaluate": {"tasks": {"__all__": {"source"}}},
+            "evaluate": {"tasks": {"__all__": {"source", "subset", "split", "revision", "count_from"}}},
         }
         return self.model_dump(mode="json", exclude=keys | parts)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from genius_lite.recipe.sampling import Prefix
+from genius_lite.recipe.sampling import Prefix, columns_of
 from genius_lite.recipe.types import (
     AboveZero,
     Auto,
@@ -20,7 +20,10 @@ from genius_lite.recipe.types import (
 )
 
 Check = Literal["exact", "numeric", "choice", "regex", "math-verify"]
-_FILE_KEYS = ("check", "prompt", "answer", "choices", "options", "limit")
+_FILE_KEYS = (
+    *("check", "prompt", "answer", "choices", "count_from", "options"),
+    *("limit", "subset", "split", "revision"),
+)
 _GENERATED_KEYS = ("size", "seed", "config")
 
 
@@ -48,13 +51,17 @@ class TaskSource(Section):
     """Problems with known answers. They measure; nothing learns from them."""
 
     source: Text = Field(
-        description="The problems: a path (.jsonl), or reasoning_gym:NAME (pip install 'reasoning-gym>=0.1.25')",
+        description="The problems: whatever queries.source may be, or reasoning_gym:NAME (pip install "
+        "'reasoning-gym>=0.1.25')",
         examples=["held-out.jsonl"],
     )
-    check: Check = key("exact", "How a response is compared with the answer of a JSONL problem")
-    prompt: Text = key("prompt", "Column of the question")
+    check: Check = key("exact", "How a response is compared with the answer")
+    prompt: Text = key("prompt", "Column of the question, or several, such as '{context} {question}'")
     answer: Text = key("answer", "Column of the answer")
-    choices: Text = key("choices", "Column of the options, for check: choice")
+    choices: Text = key("choices", "Column of the options, for check: choice: a list of texts, or `text` and `label`")
+    count_from: Literal[0, 1] | None = key(
+        None, "The first option's number, where answers are numbers; null: found from those of all problems"
+    )
     options: CheckOptions = key(CheckOptions(), "Of the checker")
     use: Literal["auto", "choose", "report", "both"] = key(
         "auto",
@@ -65,6 +72,9 @@ class TaskSource(Section):
     size: Positive = key(100, "Problems that reasoning-gym makes", unit="problems")
     seed: Seed = key(0, "Of reasoning-gym")
     config: dict[str, Any] = key({}, "Of the reasoning-gym data set, such as {max_terms: 2}")
+    subset: Text | None = key(None, "Configuration, for hub datasets that have several")
+    split: Text = key("test", "Split, for hub datasets")
+    revision: Text | None = key(None, "Commit, tag or branch, for hub datasets")
 
     @model_validator(mode="after")
     def _possible(self) -> TaskSource:
@@ -74,6 +84,8 @@ class TaskSource(Section):
         if wrong := [name for name in others if name in written]:
             theirs, ours = ("a file", "reasoning_gym") if generated else ("reasoning_gym", "a file")
             raise ValueError(f"{wrong[0]} is for a task from {theirs}; one from {ours} takes {', '.join(own)}")
+        if "{" in self.prompt:
+            columns_of(self.prompt)
         taken = [name for name in CheckOptions.model_fields if self.check in CheckOptions.extra(name)["checks"]]
         if wrong := [name for name in written.get("options", ()) if name not in taken]:
             instead = f"write {' or '.join(taken)}" if taken else "take it out"

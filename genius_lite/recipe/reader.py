@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from genius_lite.errors import UserError
-from genius_lite.recipe import Prefix, Recipe
+from genius_lite.recipe import STDIN, Prefix, Recipe
 from genius_lite.recipe.document import Document, Where, read_document, read_setting
 from genius_lite.recipe.errors import explain
 
@@ -101,9 +101,12 @@ def _resolve(document: Document, where: Where, recipe: Path) -> None:
 
 def _beside(recipe: Path, name: str, place: str) -> str:
     """Return a local file's path, and other sources as they are."""
-    if Prefix.starts(name):
+    if name == STDIN or Prefix.starts(name):
         return name
     try:
-        return str((recipe.parent / Path(name).expanduser()).resolve())
+        path = recipe.parent / Path(name).expanduser()
+        path.resolve()  # so that what cannot be a name is told
+        # A link's own name says what the file is: those of the hub's cache lead to hashes.
+        return str(path.parent.resolve() / path.name)
     except (OSError, RuntimeError, ValueError):  # a loop of links, ~NOBODY, a character that no file name has
         raise UserError(f"{place}: {name!r:.60} cannot be the name of a file; write another one") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -12,6 +13,26 @@ from genius_lite.recipe.types import AboveZero, Auto, Count, KVType, Positive, S
 
 MOST_SEQUENCES = 256
 """That llama.cpp holds at once (LLAMA_MAX_SEQ): slots and parked paths together."""
+
+
+STDIN = "-"
+"""The source that is read from standard input."""
+
+
+def columns_of(template: str) -> list[str]:
+    """Return the columns that a template such as `{context} {question}` names.
+
+    Raises:
+        ValueError: it names none, or has a brace that belongs to no name; `{{` is one that is written.
+    """
+    names = list[str]()
+    for _, name, form, conversion in Formatter().parse(template):
+        if name == "" or form or conversion:
+            raise ValueError(f"prompt {template!r} has braces without the name of a column; write {{column}}, or {{{{")
+        names += [name] if name else []
+    if not names:
+        raise ValueError(f"prompt {template!r} names no column; write '{{context}} {{question}}', or use `column`")
+    return list(dict.fromkeys(names))
 
 
 class Prefix(StrEnum):
@@ -54,15 +75,28 @@ class Queries(Section):
     """Which unlabelled questions are answered. Repeats and blank ones are dropped."""
 
     source: Text = Field(
-        description="The questions: a path (.jsonl .json .csv .parquet .txt, the last with a question a line), or "
+        description="The questions: a path (.jsonl .ndjson .json .csv .tsv .parquet .txt, the last with a question a "
+        "line; .gz and .zst of them), a folder of them, a pattern such as 'data/*.jsonl', '-' for standard input, or "
         "hf:OWNER/DATASET",
         examples=["questions.jsonl"],
     )
-    column: Text = key("prompt", "Column that holds the question; a .txt has none")
+    column: Text = key(
+        "prompt",
+        "Column that holds the question, a text or a conversation; a .txt has none. Where there is no `prompt`, "
+        "conversations (`messages`, `conversations`) and `instruction` with `input` are recognized",
+    )
+    prompt: Text | None = key(
+        None,
+        "The question put together of several columns, instead of `column`",
+        examples=["'{context}\\n\\n{question}'"],
+    )
     subset: Text | None = key(None, "Configuration, for hub datasets that have several")
     split: Text = key("train", "Split, for hub datasets")
     revision: Text | None = key(None, "Commit, tag or branch, for hub datasets")
     limit: Positive | None = key(None, "Use at most this many, after shuffling", unit="questions")
+    max_tokens: Positive | None = key(
+        None, "Leave out questions whose prompt has more tokens than that; null: none", unit="tokens"
+    )
     shuffle: bool = key(False, "Shuffle with `queries.seed` before `limit`")
     seed: Seed = key(0, "Of the shuffling")
     system: str | None = key(None, "System message of every prompt; null leaves the chat template's own default")
@@ -71,6 +105,12 @@ class Queries(Section):
         "Variables that the chat template reads, such as `enable_thinking: false`; `validate` lists them. `today` is "
         "the date (YYYY-MM-DD) that a template which asks for it is told; without it that of the run's beginning",
     )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Queries:
+        if self.prompt:
+            columns_of(self.prompt)
+        return self
 
 
 class Foresight(Section):

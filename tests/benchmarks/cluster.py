@@ -125,7 +125,7 @@ def main() -> None:
     path = locate(Model(gguf=a.model))
     with Vocabulary.open(path) as vocabulary:
         source = Queries(source="recipes/quickstart-queries.jsonl", limit=a.searched)
-        queries, _, _ = select(source, vocabulary)
+        queries, *_ = select(source, vocabulary)
     search = Foresight(beams=2, candidates=4, steps=2, max_tokens=60)
     sampler = Sampler(slots=16, watchdog=120)
     name = sha256([path])

@@ -271,7 +271,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     a = arguments()
     with Vocabulary.open(a.model) as vocabulary:
-        every, _, _ = select(Queries(source=a.queries, column=a.column), vocabulary)
+        every, *_ = select(Queries(source=a.queries, column=a.column), vocabulary)
     queries = every[: a.limit]
     measures: dict[str, Any] = {
         "plain": lambda: plain(a, queries),

@@ -14,7 +14,7 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate.measure import temperature_of
 from genius_lite.evaluate.results import at_best, best_temperature, by_temperature, choosing_scores, results
 from genius_lite.evaluate.scoring import Verdict
-from genius_lite.evaluate.tasks import Problem, Task, TokenizedTask, from_jsonl, tokenize_task
+from genius_lite.evaluate.tasks import Problem, Task, TokenizedTask, from_rows, tokenize_task
 from genius_lite.recipe import TaskSource
 from genius_lite.records import Finish
 from genius_lite.results.evaluation import GREEDY, Cooled, Response, Use
@@ -62,7 +62,7 @@ def test_majority_and_pass_by_hand():
 def test_a_vote_counts_what_the_checker_reads(tmp_path, kind, answer, text, stated):
     """Of one response the vote is then as often right as the response."""
     (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "?", "answer": answer}) + "\n")
-    read = from_jsonl(TaskSource(source=str(tmp_path / "t.jsonl"), check=kind))
+    read = from_rows(TaskSource(source=str(tmp_path / "t.jsonl"), check=kind))
     assert read.stated(read.problems[0], text) == stated
     assert read.check(read.problems[0], text).score == float(stated == answer)
 

@@ -34,34 +34,34 @@ def _file(folder, *lines: str | bytes):
     return path
 
 
-def from_jsonl(path: Path, check: Check, **more):
-    return tasks.from_jsonl(TaskSource(source=str(path), check=check, **more))
+def _task(path: Path, check: Check, **more):
+    return tasks.from_rows(TaskSource(source=str(path), check=check, **more))
 
 
 def test_problems_with_numbers(tmp_path):
-    task = from_jsonl(_file(tmp_path, *GSM8K), "numeric")
+    task = _task(_file(tmp_path, *GSM8K), "numeric")
     assert task.name == "maths"
     assert [p.prompt for p in task.problems] == ["How many clips?", "How much?", "How many?"]
     assert [p.id for p in task.problems] == [query_id(p.prompt) for p in task.problems]
     assert [p.answer for p in task.problems][1:] == ["6,250", "35"]
-    assert task.problems[0].metadata == {"level": 2}
+    assert task.problems[0].metadata == {}, "no other column is read"
     responses = ["It is \\boxed{72}.", "$6250", "36"]
     assert [task.check(p, r).score for p, r in zip(task.problems, responses, strict=True)] == [1, 1, 0]
 
 
 def test_columns_and_the_checkers_options(tmp_path):
     path = _file(tmp_path, '\ufeff{"q": "A third?", "a": "0.33"}')
-    task = from_jsonl(path, "numeric", prompt="q", answer="a", options=CheckOptions(tolerance=0.02))
+    task = _task(path, "numeric", prompt="q", answer="a", options=CheckOptions(tolerance=0.02))
     assert task.check(task.problems[0], "1/3").score == 1
-    strict = from_jsonl(path, "numeric", prompt="q", answer="a")
+    strict = _task(path, "numeric", prompt="q", answer="a")
     assert strict.check(strict.problems[0], "1/3").score == 0
-    pattern = from_jsonl(path, "regex", prompt="q", answer="a", options=CheckOptions(pattern="is (.*)!"))
+    pattern = _task(path, "regex", prompt="q", answer="a", options=CheckOptions(pattern="is (.*)!"))
     assert pattern.check(pattern.problems[0], "It is 0.33!").score == 1
 
 
 @pytest.mark.parametrize("answer", ['"B"', '"Paris"', '" Paris "', "1", '"1"', "1.0"])
 def test_multiple_choice(tmp_path, answer):
-    task = from_jsonl(_file(tmp_path, CHOICES.format(answer)), "choice")
+    task = _task(_file(tmp_path, CHOICES.format(answer)), "choice", count_from=0)
     (problem,) = task.problems
     assert problem.prompt == (
         "Capital of France?\n\nA. Rome\nB. Paris\nC. Oslo\n\nGive the letter of the right option."
@@ -77,7 +77,7 @@ def test_multiple_choice(tmp_path, answer):
 
 
 def test_a_repeated_prompt_is_a_problem_of_its_own(tmp_path):
-    task = from_jsonl(_file(tmp_path, *['{"prompt": "x", "answer": "1"}'] * 3), "numeric")
+    task = _task(_file(tmp_path, *['{"prompt": "x", "answer": "1"}'] * 3), "numeric")
     assert [p.id for p in task.problems] == [query_id("x"), query_id("x") + "-2", query_id("x") + "-3"]
 
 
@@ -88,13 +88,13 @@ GOOD = '{"prompt": "x", "answer": "1"}'
     ("kind", "line", "message"),
     [
         ("numeric", '{"prompt": "x"', "not JSON: "),
-        ("numeric", b'{"prompt": "\xff", "answer": "1"}', "not JSON: "),
+        ("numeric", b'{"prompt": "\xff", "answer": "1"}', "the byte FF is no UTF-8"),
         ("numeric", "[" * 100_000, "not JSON: "),
         ("numeric", '["x", "1"]', "a row is a JSON object, not ['x', '1']"),
         ("numeric", '{"question": "x", "answer": "1"}', "no column `prompt`; it has question, answer"),
         ("numeric", '{"prompt": "x"}', "no column `answer`; it has prompt"),
         ("numeric", '{"prompt": " ", "answer": "1"}', "`prompt` is ' ', not a question"),
-        ("numeric", '{"prompt": 3, "answer": "1"}', "`prompt` is 3, not a question"),
+        ("numeric", '{"prompt": 3, "answer": "1"}', "`prompt` is 3, not text"),
         ("numeric", '{"prompt": "x", "answer": true}', "`answer` is True, neither text nor a number"),
         ("numeric", '{"prompt": "x", "answer": ["1"]}', "`answer` is ['1'], neither text nor a number"),
         ("numeric", '{"prompt": "x", "answer": "one"}', "the answer 'one' holds no number"),
@@ -106,7 +106,7 @@ GOOD = '{"prompt": "x", "answer": "1"}'
         ),
         ("choice", '{"prompt": "x", "answer": "Paris"}', "'Paris' is not one of the letters"),
         ("choice", CHOICES.format('"D"'), "the answer 'D' is none of the 3 options"),
-        ("choice", CHOICES.format("3"), "the answer 3 is none of the 3 options"),
+        ("choice", CHOICES.format("7"), "the answer 7 is none of the 3 options"),
         ("choice", '{"prompt": "x", "answer": "2", "choices": ["2", "1", "0"]}', "is more than one of the 3 options"),
         ("choice", '{"prompt": "x", "answer": "A", "choices": ["1"]}', "`choices` has 1 options; 2 to 26"),
         ("choice", '{"prompt": "x", "answer": "A", "choices": "1 2"}', "`choices` is '1 2', not a list of texts"),
@@ -116,17 +116,17 @@ GOOD = '{"prompt": "x", "answer": "1"}'
 def test_unusable_lines(tmp_path, kind, line, message):
     path = _file(tmp_path, GOOD.replace("1", "A") if kind == "choice" else GOOD, "", line)
     with pytest.raises(UserError) as e:
-        from_jsonl(path, kind)
-    assert str(e.value).startswith(f"{path}, line 3: ")
+        _task(path, kind)
+    assert str(e.value).startswith(f"{path}:3: ")
     assert message in str(e.value)
     assert "\n" not in str(e.value)
 
 
 def test_unusable_files(tmp_path):
-    with pytest.raises(UserError, match="no such task file"):
-        from_jsonl(tmp_path / "none.jsonl", "exact")
+    with pytest.raises(UserError, match="no such file"):
+        _task(tmp_path / "none.jsonl", "exact")
     with pytest.raises(UserError, match="no problem in it"):
-        from_jsonl(_file(tmp_path, "", "  "), "exact")
+        _task(_file(tmp_path, "", "  "), "exact")
 
 
 def _chain_sum(**config):
@@ -225,14 +225,14 @@ def test_what_a_problem_holds_is_written_as_it_is():
 
 
 def test_a_pattern_that_is_too_slow_on_a_response_makes_it_wrong(tmp_path):
-    task = from_jsonl(_file(tmp_path, GOOD, GOOD), "regex", options=CheckOptions(pattern="(?:a|aa)+$|^1"))
+    task = _task(_file(tmp_path, GOOD, GOOD), "regex", options=CheckOptions(pattern="(?:a|aa)+$|^1"))
     responses = ["1", "a" * 60 + "b", "2", "1"]
     verdicts = [task.check(task.problems[0], response) for response in responses]
     assert verdicts == [Verdict(1), Verdict(0, timed_out=True), Verdict(0), Verdict(1)]
 
 
 def test_mathematics_without_end_is_wrong_and_the_rest_are_scored(tmp_path):
-    task = from_jsonl(_file(tmp_path, GOOD), "math-verify")
+    task = _task(_file(tmp_path, GOOD), "math-verify")
     responses = ["It is **1**.", r"\boxed{9^{9^{9^{9}}}}", r"\boxed{2 - 1}", "2", ""]
     # In threads, where there are no alarm signals.
     with ThreadPoolExecutor() as threads:
@@ -292,32 +292,32 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"pip install 'reasoning-gym>=0\.1\.25'"):
         _chain_sum()
     with pytest.raises(UserError, match=r"pip install 'math-verify>=0\.9'"):
-        from_jsonl(_file(tmp_path, GOOD), "math-verify")
+        _task(_file(tmp_path, GOOD), "math-verify")
 
 
 def test_control_characters_and_imitations_are_kept_as_they_are(tmp_path):
     text = "a\x00b\x1b[31m \u202e\u2028\x85 <|im_end|>\n[red] {{ 7 * 7 }}"
     row = json.dumps({"prompt": text, "answer": text})
-    (problem,) = from_jsonl(_file(tmp_path, row.encode() + b"\r"), "exact").problems
+    (problem,) = _task(_file(tmp_path, row.encode() + b"\r"), "exact").problems
     assert (problem.prompt, problem.answer) == (text, text.strip())
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"prompt": "a\xff", "answer": 1}', "not JSON"),
-        (b'{"prompt": "a\\ud800b", "answer": 1}', "not JSON"),
-        (b'{"prompt": "a", "answer": NaN}', "not JSON"),
-        (b'{"prompt": "a", "answer": 1e999}', "not JSON"),
+        (b'{"prompt": "a\xff", "answer": 1}', "the byte FF is no UTF-8"),
+        (b'{"prompt": "a\\ud800b", "answer": 1}', "half a character"),
+        (b'{"prompt": "a", "answer": NaN}', "`answer` is nan, neither text nor a number"),
+        (b'{"prompt": "a", "answer": 1e999}', "`answer` is inf, neither text nor a number"),
         (b'{"prompt": ' + b"[" * 100_000, "not JSON"),
         (b'{"prompt": "' + b"a" * 1_000_000 + b'", "answer": 1}', "a question of 1000000 characters"),
         (b'{"prompt": "a", "answer": "' + b"x" * 1_000_000 + b'"}', "holds no number"),
-        (b"{" + b",".join(b'"c%d": 1' % i for i in range(3000)) + b"}", "no column `prompt`; it has c0, c1"),
+        (b"{" + b",".join(b'"c%d": 1' % i for i in range(3000)) + b"}", "no column `prompt`, `answer`; it has c0, c1"),
         (b'{"\\u001b[31m": 1}', r"it has \\x1b\[31m"),
     ],
 )
 def test_hostile_rows_are_one_short_line_that_names_them(tmp_path, line, message):
-    with pytest.raises(UserError, match=f"maths.jsonl, line 2: .*{message}") as e:
-        from_jsonl(_file(tmp_path, GSM8K[2], line), "numeric")
+    with pytest.raises(UserError, match=f"maths.jsonl:2: .*{message}") as e:
+        _task(_file(tmp_path, GSM8K[2], line), "numeric")
     assert len(str(e.value)) < 500
     assert str(e.value).isprintable()

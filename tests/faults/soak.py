@@ -62,7 +62,7 @@ async def soak(model: Path, seconds: float, every: float, threads: int) -> list[
     """Search until the time is over; what was seen meanwhile."""
     cfg = Foresight(beams=2, candidates=4, steps=3, max_tokens=96, temperature=1.0)
     with Vocabulary.open(model) as vocabulary:
-        queries, _, _ = select(Queries(source="recipes/quickstart-queries.jsonl"), vocabulary)
+        queries, *_ = select(Queries(source="recipes/quickstart-queries.jsonl"), vocabulary)
     settings = EngineSettings(slots=16, parked=16, context=512, threads=threads)
     looks: list[Look] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -54,6 +54,14 @@ def test_what_was_not_asked_for_needs_no_larger_context(tmp_path, tiny_llama):
     assert job.context == _job(tmp_path, tiny_llama, short).context
 
 
+def test_one_long_question_that_sets_the_context_is_told(tmp_path, tiny_llama):
+    short = [chr(ord("a") + n) for n in range(9)]
+    assert _job(tmp_path, tiny_llama, short).notes == []
+    (note,) = _job(tmp_path, tiny_llama, [*short, "x" * 450]).notes
+    assert note.startswith("one question of ")
+    assert note.endswith("tokens sets the context of every branch; queries.max_tokens leaves it out")
+
+
 def test_another_question_that_is_watched_is_another_run(tmp_path, tiny_llama):
     texts = [chr(ord("a") + n) for n in range(11)]
     before, after = (_job(tmp_path, tiny_llama, [*texts, last]).identity() for last in "xy")

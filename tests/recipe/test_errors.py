@@ -149,7 +149,7 @@ BROKEN = {
     "+size of a file": (
         "evaluate: {tasks: [{source: t.jsonl, size: 3}]}\n",
         "r.yaml:3: `evaluate.tasks.0.size`",
-        "choices, options, limit",
+        "options, limit, subset, split, revision",
     ),
     "+check of reasoning_gym": (
         "evaluate: {tasks: [{source: 'reasoning_gym:chain_sum', check: numeric}]}\n",

@@ -1,0 +1,168 @@
+"""Files as their text: those that a source means, decompressed and decoded, a bounded line at a time."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO, cast
+
+from genius_lite.errors import UserError
+from genius_lite.recipe import STDIN
+from genius_lite.text import brief
+
+FORMATS = {
+    ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "table", ".tsv": "table", ".txt": "text",
+    ".parquet": "parquet",
+}  # fmt: skip
+"""Suffixes of files of questions, and how each is read; `.gz` or `.zst` may follow."""
+_COMPRESSED = (".gz", ".zst")
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # how they begin, and no UTF-8 text does
+_MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+SUFFIXES = f"{' '.join(FORMATS)}, or one of them with {' or '.join(_COMPRESSED)} after it"
+
+LONGEST = 8_000_000
+"""Characters of a row, all its columns together."""
+_MOST = 20_000_000_000  # characters of a file, unpacked: some minutes
+
+Fits = Callable[[Sequence[str]], bool]
+"""Whether the columns of these names suffice."""
+
+
+class Fault(str):
+    """What is wrong with a row."""
+
+
+Numbered = Iterator[tuple[int, dict[str, Any] | str | Fault]]
+"""Rows, each with the number of the line on which it begins: by column, a text, or what is wrong."""
+TOO_LONG = Fault(f"a row of more than {LONGEST:,} characters")
+
+
+def suffix_of(path: Path) -> str:
+    """Return how a file's name ends, in small letters and without what says that it is compressed."""
+    ends = [suffix.lower() for suffix in path.suffixes]
+    while ends and ends[-1] in _COMPRESSED:
+        ends.pop()
+    return ends[-1] if ends else ""
+
+
+def stem_of(source: str) -> str:
+    """Return a source's name without folders, and without the suffixes of a file of questions."""
+    path = Path(source)
+    while path.suffix.lower() in (*FORMATS, *_COMPRESSED):
+        path = path.with_suffix("")
+    return path.name
+
+
+def files_of(source: str) -> list[Path]:
+    """List the files of a path, a folder (with those below it) or a pattern, by name.
+
+    Raises:
+        UserError: there is none, or they are of several kinds.
+    """
+    path = Path(source)
+    if source == STDIN:
+        return [path]
+    if path.is_dir():
+        found = [file for file in path.rglob("*") if suffix_of(file) in FORMATS and not _hidden(file, path)]
+        if not found:
+            raise UserError(f"{source}: no file of questions in this folder; one ends in {SUFFIXES}")
+    elif path.exists():
+        return [path]
+    else:
+        matching = glob.glob(source, recursive=True) if glob.has_magic(source) else []  # noqa: PTH207
+        found = [*map(Path, matching)]
+    found = sorted(file for file in found if file.is_file())
+    if not found:
+        raise UserError(f"{source}: no such file")
+    kinds = {FORMATS.get(suffix_of(file), suffix_of(file)): file for file in found}
+    if len(kinds) > 1:
+        kinds_found = " and ".join(file.name for file in kinds.values())
+        raise UserError(f"{source}: files of several kinds, such as {kinds_found}; write a pattern, such as *.jsonl")
+    return found
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a file, or standard input; what is compressed comes out unpacked, whatever its name is.
+
+    Raises:
+        UserError: it is empty, or compressed by what is not installed here.
+    """
+    if str(path) == STDIN and sys.stdin.closed:
+        raise UserError(f"{path}: standard input was read before; write it to a file")
+    with cast("io.BufferedReader", sys.stdin.buffer) if str(path) == STDIN else path.open("rb") as raw:
+        head = raw.peek(4)[:4]
+        if not head:
+            raise UserError(f"{path}: the file is empty")
+        if head.startswith(_GZIP):
+            yield io.BufferedReader(gzip.GzipFile(fileobj=raw))  # type: ignore[arg-type]
+        elif head == _ZSTD:
+            import pyarrow
+
+            if not pyarrow.Codec.is_available("zstd"):
+                raise UserError(f"{path}: pyarrow was built without Zstandard here; unpack it with `zstd -d {path}`")
+            yield io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"))
+        else:
+            yield raw
+
+
+def decoded(stream: io.BufferedReader, *, newline: str | None = None) -> TextIO:
+    """Decode a file as its byte order mark says, else as UTF-8; bytes that are none become half characters.
+
+    Those stand in the way of nothing but a column that is asked for (`check_text`).
+    """
+    head = stream.peek(4)[:4]
+    encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+    if encoding:
+        return io.TextIOWrapper(stream, encoding, newline=newline)
+    return io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline=newline)
+
+
+def lines_of(text: TextIO, name: Path) -> Iterator[str]:
+    """Yield the lines; of one that is too long its beginning, of `LONGEST` characters.
+
+    Raises:
+        UserError: the file is too large.
+    """
+    length = 0
+    while line := text.readline(LONGEST):
+        length += len(line)
+        yield line
+        while len(line) == LONGEST and line[-1] not in "\r\n" and (rest := text.readline(LONGEST)):
+            length += len(rest)
+            line = rest if len(rest) == LONGEST else ""
+            if length > _MOST:
+                break
+        if length > _MOST:
+            raise UserError(f"{name}: over {_MOST // 10**9} GB; write queries.limit, or use a part of it")
+
+
+@contextmanager
+def seekable(stream: io.BufferedReader, path: Path) -> Iterator[BinaryIO]:
+    """Return a stream in which one can go back, if need be by a temporary copy."""
+    if stream.seekable() and not isinstance(stream.raw, gzip.GzipFile):
+        yield stream
+        return
+    with tempfile.TemporaryFile() as copy:
+        while chunk := stream.read(1 << 20):
+            if copy.tell() > _MOST // 10:
+                raise UserError(f"{path}: unpacks to over {_MOST // 10**10} GB; unpack it, and use a part of it")
+            copy.write(chunk)
+        copy.seek(0)
+        yield copy
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error, or its cause, says."""
+    cause = error.__cause__ or error
+    return brief((str(cause).strip() or type(cause).__name__).splitlines()[0], 200)

@@ -1,0 +1,130 @@
+"""From a row to a question: a column of text, several by a template, or the last turn of a conversation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from string import Formatter
+from typing import Any, NamedTuple
+
+from genius_lite.data.rows import Columns
+from genius_lite.data.templates import Message
+from genius_lite.data.vocabulary import check_text
+from genius_lite.errors import UserError
+from genius_lite.recipe import columns_of
+from genius_lite.records import query_id
+from genius_lite.text import brief
+
+COLUMN = "prompt"
+"""The column that is asked for where nobody says which: where it lacks, a row's form is recognized."""
+_CONVERSATIONS = {"messages": "OpenAI", "conversations": "ShareGPT", "conversation": "ShareGPT"}
+_SYSTEM = "system"
+_ROLES = {
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("system", "developer"), _SYSTEM),
+    **dict.fromkeys(("assistant", "gpt", "model", "chatgpt", "bot"), "assistant"),
+}
+
+
+class Question(NamedTuple):
+    """What is asked; what was said before it, oldest first; and the form of the row, where that was recognized."""
+
+    text: str
+    before: tuple[Message, ...] = ()
+    form: str = ""
+
+    @property
+    def id(self) -> str:
+        """Identify it by all that is asked."""
+        return query_id(json.dumps([*self.before, self.text]) if self.before else self.text)
+
+
+def columns_for(column: str, template: str | None = None) -> list[Columns]:
+    """Return the columns that a question is made of, the likeliest first."""
+    if template:
+        return [Columns(tuple(columns_of(template)))]
+    if column != COLUMN:
+        return [Columns((column,))]
+    conversations = [Columns((name,), (_SYSTEM,)) for name in _CONVERSATIONS]
+    return [Columns((column,)), *conversations, Columns(("instruction",), ("input", _SYSTEM))]
+
+
+def question_of(row: Mapping[str, Any] | str, column: str, template: str | None = None) -> Question:
+    """Read the question of a row that has the columns for it.
+
+    Raises:
+        UserError: it holds no text, or what no model can be asked; or no user speaks in a conversation.
+    """
+    if isinstance(row, str):
+        return Question(_checked(row))
+    if template:
+        return Question(_checked(_filled(row, template)))
+    if column in row:
+        if isinstance(row[column], str):
+            return Question(_checked(row[column]))
+        if column not in _CONVERSATIONS and not _is_conversation(row[column]):
+            raise UserError(f"`{column}` is {brief(repr(row[column]))}, not text")
+        return _last_turn(row[column], column, None)
+    if name := next((name for name in _CONVERSATIONS if name in row), None):
+        return _last_turn(row[name], name, row.get(_SYSTEM))
+    given = _text(row, "input") if row.get("input") else ""
+    text = "\n\n".join(part for part in (_text(row, "instruction"), given) if part.strip())
+    return Question(_checked(text), _opening(row.get(_SYSTEM)), "Alpaca (`instruction` and `input`)")
+
+
+def _filled(row: Mapping[str, Any], template: str) -> str:
+    parts = Formatter().parse(template)
+    return "".join(literal + (_text(row, name, numbers=True) if name else "") for literal, name, _, _ in parts)
+
+
+def _text(row: Mapping[str, Any], name: str, *, numbers: bool = False) -> str:
+    value = row[name]
+    if isinstance(value, str) or (numbers and isinstance(value, int | float) and not isinstance(value, bool)):
+        return str(value)
+    raise UserError(f"`{name}` is {brief(repr(value))}, not text")
+
+
+def _checked(text: str) -> str:
+    check_text(text)
+    return text
+
+
+def _opening(system: Any) -> tuple[Message, ...]:
+    if system is None or (isinstance(system, str) and not system.strip()):
+        return ()
+    return ({"role": _SYSTEM, "content": _text({_SYSTEM: system}, _SYSTEM)},)
+
+
+def _is_conversation(value: Any) -> bool:
+    return isinstance(value, Sequence) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
+
+
+def _last_turn(turns: Any, name: str, system: Any) -> Question:
+    """Read a conversation up to the last turn of its user; in a table it stands as JSON."""
+    if isinstance(turns, str):
+        try:
+            turns = json.loads(turns)
+        except (ValueError, RecursionError):
+            raise UserError(f"`{name}` is {brief(repr(turns))}, no conversation in JSON") from None
+    if not _is_conversation(turns):
+        raise UserError(f"`{name}` is {brief(repr(turns))}, no list of messages")
+    messages = [_message(turn, name) for turn in turns]
+    last = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=None)
+    if last is None:
+        raise UserError(f"`{name}` has no message of a user")
+    opening = () if messages[0]["role"] == _SYSTEM else _opening(system)
+    before = tuple(message for message in messages[:last] if message["content"].strip())
+    for message in (*opening, *before):
+        check_text(message["content"])
+    kind = _CONVERSATIONS.get(name, "OpenAI")
+    return Question(_checked(messages[last]["content"]), (*opening, *before), f"conversations ({kind}'s `{name}`)")
+
+
+def _message(turn: Mapping[str, Any], name: str) -> Message:
+    role = turn.get("role", turn.get("from"))
+    content = turn.get("content", turn.get("value"))
+    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if role not in _ROLES or not isinstance(content, str):
+        raise UserError(f"`{name}` has a message of `{brief(str(role))}` that is {brief(repr(content))}")
+    return {"role": _ROLES[role], "content": content}

@@ -1,0 +1,249 @@
+"""The one reader of questions and of problems: a source becomes rows, one after the other, each with its place.
+
+A row is decoded when it is asked for, and of it only what is asked for; nothing is written, and no type is guessed.
+What cannot be read of a row is said of that row alone.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from genius_lite.data.files import (
+    FORMATS,
+    LONGEST,
+    SUFFIXES,
+    TOO_LONG,
+    Fault,
+    Numbered,
+    decoded,
+    files_of,
+    first_line,
+    lines_of,
+    opened,
+    seekable,
+    suffix_of,
+)
+from genius_lite.data.json_rows import json_rows
+from genius_lite.data.tables import headers, table_rows
+from genius_lite.errors import UserError
+from genius_lite.recipe import Prefix
+from genius_lite.text import brief
+
+_MOST_ROWS = 20_000_000
+_EARLY = 1_000  # rows that cannot be used, after which a source is not read to its end if most are such
+_PARQUET = b"PAR1"
+_BATCH = 64  # rows of Parquet that are decoded together
+# A column's chunk of so many bytes, and so many times what it takes in the file, is a bomb: text packs to a tenth.
+_CHUNK, _PACKED = 64_000_000, 200
+
+
+class Columns(NamedTuple):
+    """Columns that are read together: those that must be there, and those that may be."""
+
+    needed: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    def among(self, names: Sequence[str]) -> list[str]:
+        """Return those that are there; none if one is missing that is needed."""
+        return [name for name in (*self.needed, *self.optional) if name in names] if {*self.needed} <= {*names} else []
+
+
+class HubSet(NamedTuple):
+    """Which part of a hub data set is read."""
+
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+class Row(NamedTuple):
+    """A row: where it stands, and its values by column, its text where there are no columns, or what is wrong."""
+
+    place: str
+    values: dict[str, Any] | str | Fault
+
+
+class SetAside:
+    """The rows of a source that cannot be used: how many, and what is wrong with the first."""
+
+    def __init__(self) -> None:
+        self.count, self._first = 0, ""
+
+    def add(self, place: str, fault: str, used: int) -> None:
+        """Set one aside.
+
+        Raises:
+            UserError: there are too many beside those that are `used`.
+        """
+        self._first = self._first or f"{place}: {fault}"
+        self.count += 1
+        if self.count >= _EARLY:
+            self.check(used)
+
+    def check(self, used: int) -> None:
+        """Refuse a source of which no more rows can be used than cannot.
+
+        Raises:
+            UserError: that is so; it names the first of those that cannot.
+        """
+        if self.count >= max(used, 1):
+            raise UserError(self._first + (f" (and {self.count - 1} more like it)" if self.count > 1 else ""))
+
+    def __str__(self) -> str:
+        """Say how many, and what is wrong with the first; empty if there are none."""
+        rows = "row is" if self.count == 1 else "rows are"
+        return f"{self.count} {rows} set aside; {self._first}" if self.count else ""
+
+
+def _missing(wanted: Sequence[Columns], names: Sequence[str]) -> str:
+    """Say which columns are not among `names`."""
+    lacking = ", ".join(f"`{name}`" for name in wanted[0].needed if name not in names)
+    return f"no column {lacking}; it has {brief(', '.join(names), 200)}; say which in the recipe"
+
+
+def _fits(wanted: Sequence[Columns], names: Sequence[str]) -> list[str]:
+    """Return the columns of these names that are read, if they suffice."""
+    if not wanted:
+        return [*names]
+    return next((found for each in wanted if (found := each.among(names))), [])
+
+
+def read_rows(source: str, wanted: Sequence[Columns], hub: HubSet | None = None, *, few: bool = False) -> Iterator[Row]:
+    """Read a source: a file, a folder, a pattern of files, standard input (`-`), or a data set of the hub (`hf:`).
+
+    Args:
+        wanted: the columns that are asked for: the first of these that are there are read, and a row without any of
+            them has that for its fault; with nothing here, all are read.
+        few: not all are needed, so that of a hub data set only what is read is to be downloaded.
+
+    Raises:
+        UserError: there is no such source, or it cannot be read as what it is; or a table lacks the columns.
+    """
+    rows = (
+        _hub_rows(source, wanted, hub or HubSet(), few)
+        if source.startswith(Prefix.HUB)
+        else _local_rows(source, wanted)
+    )
+    for number, row in enumerate(rows, 1):
+        if number > _MOST_ROWS:
+            raise UserError(f"{source}: over {_MOST_ROWS // 10**6} million rows; write a limit, or use a part of it")
+        if isinstance(row.values, dict) and not _fits(wanted, [*row.values]):
+            row = row._replace(values=Fault(_missing(wanted, [*row.values])))
+        yield row
+
+
+def _local_rows(source: str, wanted: Sequence[Columns]) -> Iterator[Row]:
+    for path in files_of(source):
+        try:
+            with opened(path) as stream:
+                yield from _file_rows(path, stream, wanted)
+        except (OSError, EOFError, UnicodeError, zlib.error) as e:
+            raise UserError(f"{path}: cannot be read: {first_line(e)}") from None
+
+
+def _file_rows(path: Path, stream: io.BufferedReader, wanted: Sequence[Columns]) -> Iterator[Row]:
+    def fits(names: Sequence[str]) -> bool:
+        return bool(_fits(wanted, names))
+
+    kind = FORMATS.get(suffix_of(path)) or _kind(path, stream)
+    if kind == "parquet":
+        yield from _parquet_rows(path, stream, wanted)
+        return
+    text = decoded(stream, newline=None if kind == "json" else "")
+    rows: Numbered
+    if kind == "json":
+        rows = json_rows(text, path, fits)
+    else:
+        lines = lines_of(text, path)
+        if kind == "unknown":
+            first = next(lines, "")
+            kind, lines = "table" if any(map(fits, headers(first))) else "text", chain([first], lines)
+        rows = table_rows(lines, fits) if kind == "table" else _text_rows(lines)
+    for number, row in rows:
+        yield Row(f"{path}:{number}", row)
+
+
+def _kind(path: Path, stream: io.BufferedReader) -> str:
+    """Tell by its beginning what a file is whose name does not say it."""
+    head = stream.peek(4)
+    if head.startswith(_PARQUET):
+        return "parquet"
+    if path.suffix:
+        raise UserError(f"{path}: a file of questions is one of {SUFFIXES}")
+    return "json" if head.lstrip(b"\xef\xbb\xbf\xff\xfe \r\n\t\0")[:1] in (b"{", b"[") else "unknown"
+
+
+def _text_rows(lines: Iterator[str]) -> Numbered:
+    for number, line in enumerate(lines, 1):
+        yield number, TOO_LONG if len(line) >= LONGEST else line.rstrip("\r\n")
+
+
+def _parquet_rows(path: Path, stream: io.BufferedReader, wanted: Sequence[Columns]) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow import parquet, types
+
+    with seekable(stream, path) as file:
+        try:
+            schema = (opened := parquet.ParquetFile(file)).schema_arrow
+            columns = _fits(wanted, schema.names)
+            if not columns:
+                raise UserError(f"{path}: {_missing(wanted, schema.names)}")
+            _refuse_bomb(path, opened.metadata, columns)
+            # What is written once and stands in many rows is decoded once.
+            shared = [name for name in columns if types.is_string(schema.field(name).type)]
+            opened = parquet.ParquetFile(file, metadata=opened.metadata, read_dictionary=shared)
+            number = 0
+            for batch in opened.iter_batches(_BATCH, columns=columns, use_threads=False):
+                for index in range(batch.num_rows):
+                    number += 1
+                    yield Row(f"{path}, row {number}", _parquet_row(batch, index))
+        except pyarrow.ArrowException as e:
+            raise UserError(f"{path}: cannot be read as Parquet: {first_line(e)}") from None
+
+
+def _parquet_row(batch: Any, index: int) -> dict[str, Any] | Fault:
+    try:
+        return {name: batch.column(name)[index].as_py() for name in batch.schema.names}
+    except UnicodeError as e:
+        return Fault(f"not UTF-8: {first_line(e)}")
+
+
+def _refuse_bomb(path: Path, metadata: Any, columns: Sequence[str]) -> None:
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(number)
+            size, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
+            if chunk.path_in_schema.split(".")[0] in columns and size > max(_CHUNK, _PACKED * packed):
+                raise UserError(f"{path}: {packed:,} bytes of it unpack to {size:,}: no file of questions is like that")
+
+
+def _hub_rows(source: str, wanted: Sequence[Columns], hub: HubSet, few: bool) -> Iterator[Row]:
+    import datasets
+    from datasets import config
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    name = source.removeprefix(Prefix.HUB)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or {".", ".."} & {*name.split("/")}:  # elsewhere it is a path
+        raise UserError(f"{source}: a hub dataset is written hf:OWNER/DATASET")
+    streaming = few and not config.HF_HUB_OFFLINE  # what was downloaded before is there in whole
+    try:
+        rows = datasets.load_dataset(name, hub.subset, split=hub.split, revision=hub.revision, streaming=streaming)
+        if names := rows.column_names:
+            if not (columns := _fits(wanted, names)):
+                raise UserError(f"{source}: {_missing(wanted, names)}")
+            rows = rows.select_columns(columns)
+        for number, row in enumerate(rows, 1):
+            yield Row(f"{source}, row {number}", row)
+    except (
+        *(DatasetNotFoundError, DatasetGenerationError, HfHubHTTPError),
+        *(ValueError, TypeError, OSError, RuntimeError),  # the last: a script
+    ) as e:
+        hint = "; name its subset in the recipe" if "Config name is missing" in str(e) else ""
+        raise UserError(f"{source}: the hub dataset cannot be loaded: {first_line(e)}{hint}") from None

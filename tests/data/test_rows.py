@@ -1,0 +1,373 @@
+"""Sources as people have them: how files are written, named, packed and broken."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import csv as arrow_csv
+from pyarrow import parquet
+
+from genius_lite.data.files import Fault, stem_of
+from genius_lite.data.queries import Questions
+from genius_lite.data.rows import Columns, read_rows
+from genius_lite.errors import UserError
+from genius_lite.recipe import Queries
+from genius_lite.recipe.reader import load
+
+TWO = ["What is 2 + 2?", "What is 3 + 4?"]
+LINES = b"".join(json.dumps({"prompt": text}).encode() + b"\n" for text in TWO)
+
+
+def _read(source: Path | str, **more) -> list[str]:
+    return [question.text for _, question in Questions(Queries(source=str(source), **more))]
+
+
+def _zst(raw: bytes) -> bytes:
+    out = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(out, "zstd") as stream:
+        stream.write(raw)
+    return out.getvalue().to_pybytes()
+
+
+def _parquet(table: pyarrow.Table, **more) -> bytes:
+    out = pyarrow.BufferOutputStream()
+    parquet.write_table(table, out, **more)
+    return out.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "questions"),
+    [
+        # One column: a comma belongs to the text.
+        ("prompt\nHow many legs have three cats, if each has 4?\nWhat is 7 + 5?\n", 2),
+        ("prompt\nA box, how many?\nWhat is 9 * 3?\nTwo boxes; how many, then?\n", 3),
+        ('prompt\n"Wie viel ist 2 + 2?"\n"Wie viel ist 2,5\n+ 1?"\n', 2),
+        ("prompt,\nWhat is 2?,\nWhat is 3?,\n", 2),  # Excel's empty column
+        ('\ufeffprompt;level\n"Wie viel ist 2 + 2?";leicht\n"Wie viel ist 2,5 + 1?";schwer\n', 2),
+        ("sep=;\nprompt;level\nWhat is 2, or 3?;1\n", 1),
+        ("id\tprompt\n1\tHe said, \"no\"; why?\n2\t\"Why\" is what?\n", 2),
+        ("level, prompt\neasy,  What is 2?\n", 1),
+        ('prompt,level\n"He said \\"no, no\\", why?",easy\nWhat is 2?,hard\n', 2),
+        ("'prompt','level'\n'What is 2, or 3?','it''s'\n", 1),
+        ("prompt,level\r\nWhat is 2?,easy\r\n\r\nWhat is 3?,\r\n", 2),
+        ("prompt,level\rWhat is 2?,easy\rWhat is 3?,hard\r", 2),
+    ],
+)  # fmt: skip
+def test_tables_as_people_write_them(tmp_path, content, questions):
+    (tmp_path / "q.csv").write_bytes(content.encode())
+    found = _read(tmp_path / "q.csv")
+    assert len(found) == questions
+    assert all(text[:1].isalpha() or text[0] == '"' for text in found), "none is a fragment"
+    assert all(text[-1] == "?" for text in found)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("How many, if each has 4?,easy", "3 fields, and the header has 2; a text with ',' in it stands in quotes"),
+        ('"Why is it, easy', "a quote that does not end"),
+        ('"Why" is it, or not,"easy"', "a quote"),
+    ],
+)
+@pytest.mark.parametrize("at", [0, 1, 999])
+def test_a_broken_row_of_a_table_takes_no_other_with_it(tmp_path, row, told, at):
+    rows = [f'"What is {n}, plus 1?",easy' for n in range(1000)]
+    expected = [f"What is {n}, plus 1?" for n in range(1000) if n != at]
+    rows[at] = row
+    (tmp_path / "q.csv").write_text("prompt,level\n" + "\n".join(rows) + "\n")
+    questions = Questions(Queries(source=str(tmp_path / "q.csv")))
+    assert [question.text for _, question in questions] == expected
+    assert str(questions.aside).startswith(f"1 row is set aside; {tmp_path / 'q.csv'}:{at + 2}: ")
+    assert told in str(questions.aside)
+
+
+def test_a_table_whose_texts_are_all_cut_is_refused(tmp_path):
+    (tmp_path / "q.csv").write_text("id,prompt\n" + "".join(f"{n},One, or {n}?\n" for n in range(9)))
+    with pytest.raises(UserError, match=r"q\.csv:2: 3 fields, and the header has 2.*8 more like it"):
+        _read(tmp_path / "q.csv")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Q.JSONL", "q.ndjson", "q.json", "q.jsonl.gz", "q.JSONL.GZ", "q.jsonl.zst", "no-suffix", "q[1].jsonl"],
+)
+def test_suffixes(tmp_path, name):
+    pack = gzip.compress if name.lower().endswith("gz") else _zst if name.endswith("zst") else bytes
+    (tmp_path / name).write_bytes(pack(LINES))
+    assert _read(tmp_path / name) == TWO
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("q.tsv", b"prompt\tlevel\n" + b"\teasy\n".join(text.encode() for text in TWO) + b"\teasy\n"),
+        ("q.csv.gz", gzip.compress(b"prompt\n" + "\n".join(TWO).encode())),
+        ("q.txt.zst", _zst("\r\n".join(TWO).encode("utf-8-sig"))),
+        ("q.parquet.gz", gzip.compress(_parquet(pyarrow.table({"prompt": TWO})))),
+        ("Q.PARQUET", _parquet(pyarrow.table({"prompt": TWO}))),
+        ("stored", _parquet(pyarrow.table({"prompt": TWO}))),
+        ("q.json", json.dumps([{"prompt": text} for text in TWO], indent=2).encode()),
+        ("q.json", "".join(json.dumps({"prompt": text}, indent=1) for text in TWO).encode()),
+        ("q.json", json.dumps({"version": 1, "data": [{"prompt": text} for text in TWO]}).encode()),
+        ("q.json", json.dumps({"prompt": {"0": TWO[0], "1": TWO[1]}, "level": {"0": 1, "1": 2}}).encode()),
+        ("q.json", json.dumps({"prompt": TWO, "level": [1, 2]}, indent=1).encode()),
+        ("q.json", json.dumps(TWO).encode()),
+        ("q.json", LINES.decode().encode("utf-16")),
+        ("q.tsv", ("prompt\tlevel\r\n" + "".join(f"{text}\teasy\r\n" for text in TWO)).encode("utf-16")),  # Excel's
+        ("table", b"level;prompt\n" + "".join(f"easy;{text}\n" for text in TWO).encode()),
+        ("lines", "\n".join(TWO).encode()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_formats_by_name_and_by_content(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert _read(tmp_path / name) == TWO
+
+
+def test_folders_patterns_and_links(tmp_path):
+    for number, text in enumerate(TWO):
+        (tmp_path / f"part-{number}.jsonl.gz").write_bytes(gzip.compress(json.dumps({"prompt": text}).encode()))
+    (tmp_path / "README.md").write_text("Questions.")
+    (tmp_path / "._part-0.jsonl").write_bytes(b"\0")
+    assert _read(tmp_path) == _read(tmp_path / "part-*.gz") == TWO
+    (tmp_path / "q.csv").write_text("prompt\nWhy?\n")
+    with pytest.raises(UserError, match=r"files of several kinds, such as .*; write a pattern"):
+        _read(tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        _read(tmp_path / "*.tsv")
+    # The hub's cache: names that lead to hashes.
+    blob, name = tmp_path / "blobs" / "1111", tmp_path / "snapshots" / "abc" / "q.jsonl"
+    for path in (blob, name):
+        path.parent.mkdir(parents=True)
+    blob.write_bytes(LINES)
+    name.symlink_to("../../blobs/1111")
+    (tmp_path / "r.yaml").write_text(f"model: {{gguf: {name}}}\nqueries: {{source: {name}}}\n")
+    recipe = load(tmp_path / "r.yaml")
+    assert recipe.model.gguf == recipe.queries.source == str(name)
+    assert _read(recipe.queries.source) == _read(blob) == TWO
+
+
+def test_names_of_tasks():
+    names = ("a/b.jsonl", "gsm8k.test.csv.gz", "Q.PARQUET", "folder", "-")
+    assert [stem_of(name) for name in names] == ["b", "gsm8k.test", "Q", "folder", "-"]
+
+
+@pytest.mark.parametrize("content", [LINES, gzip.compress(LINES), b"prompt\n" + "\n".join(TWO).encode()])
+def test_standard_input_needs_no_cache_and_no_home(content, tmp_path):
+    code = (
+        "import sys; from genius_lite.data.queries import Questions; from genius_lite.recipe import Queries\n"
+        "print([q.text for _, q in Questions(Queries(source='-'))], 'datasets' in sys.modules, 'pandas' in sys.modules)"
+    )
+    nowhere = {"HOME": "/proc/nobody", "HF_HOME": "/proc/hf", "XDG_CACHE_HOME": "", "PYTHONPATH": str(Path.cwd())}
+    ended = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, env=nowhere, check=True)
+    assert ended.stdout.decode() == f"{TWO} False False\n"
+
+
+def test_types_are_not_guessed_and_other_columns_not_looked_at(tmp_path):
+    with (tmp_path / "q.jsonl").open("w") as file:
+        for number in range(24_000):
+            note, key = ("seen", f"x{number}") if number >= 23_900 else (None, number)
+            file.write(json.dumps({"prompt": f"What is {number}? {'x' * 400}", "note": note, "id": key}) + "\n")
+    assert len(_read(tmp_path / "q.jsonl")) == 24_000
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "id": "q1",
+            "source": "homework",
+            "model": "none",
+            "system_prompt": "Be brief.",
+            "messages": [{"role": "user"}],
+        },
+        {"type": "question", "id": "q1", "version": 1, "cwd": "/w"},
+        {"other": float("nan"), "more": [1, {"a": []}], "nothing": None, "large": 10**400},
+    ],
+)
+def test_other_columns_are_of_no_matter(tmp_path, row):
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps({**row, "prompt": text}) + "\n" for text in TWO))
+    assert _read(tmp_path / "q.jsonl") == TWO
+
+
+def test_bytes_of_another_encoding_matter_where_they_are_asked_for(tmp_path):
+    (tmp_path / "q.csv").write_bytes("prompt,note\nWhat is 2?,caf\xe9\n".encode("latin-1"))
+    assert _read(tmp_path / "q.csv") == ["What is 2?"]
+    with pytest.raises(UserError, match=r"q\.csv:2: the byte E9 is no UTF-8 where it stands; save the file as UTF-8"):
+        _read(tmp_path / "q.csv", column="note")
+
+
+def test_one_bad_row_of_thousands_is_set_aside_and_named(tmp_path):
+    rows = [json.dumps({"prompt": f"What is {number}?"}) for number in range(3000)]
+    for number, bad in ((17, '{"prompt": "x'), (20, '{"question": "x"}'), (2000, '{"prompt": 7}'), (2001, '["x"]')):
+        rows[number] = bad
+    (tmp_path / "q.jsonl").write_text("\n".join(rows))
+    questions = Questions(Queries(source=str(tmp_path / "q.jsonl")))
+    assert len([*questions]) == 2996
+    assert str(questions.aside).startswith(f"4 rows are set aside; {tmp_path / 'q.jsonl'}:18: not JSON: ")
+
+
+def test_a_million_rows_of_the_wrong_kind_are_not_read_to_their_end(tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"question": "x"}\n' * 1_000_000)
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=r"q\.jsonl:1: no column `prompt`; it has question.*999 more like it"):
+        _read(tmp_path / "q.jsonl")
+    assert time.monotonic() - begun < 1
+
+
+def test_a_million_rows_with_a_limit_take_neither_time_nor_memory(tmp_path):
+    table = pyarrow.table({"prompt": [f"What is {n} + {n}?" for n in range(1_000_000)]})
+    parquet.write_table(table, tmp_path / "q.parquet", row_group_size=1_000_000)
+    arrow_csv.write_csv(table, tmp_path / "q.csv")
+    with (tmp_path / "q.jsonl").open("w") as lines, (tmp_path / "q.json").open("w") as array:
+        rows = [f'{{"prompt": "What is {n} + {n}?"}}' for n in range(1_000_000)]
+        lines.writelines(f"{row}\n" for row in rows)
+        array.write(f"[{', '.join(rows)}]")
+    code = (
+        "import resource, sys, time; from itertools import islice\n"
+        "from genius_lite.data.rows import Columns, read_rows\n"
+        "if sys.argv[1].endswith('parquet'): import pyarrow.parquet\n"
+        "before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()\n"
+        "found = [*islice(read_rows(sys.argv[1], [Columns(('prompt',))]), 5)]\n"
+        "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "print(len(found), time.monotonic() - begun, (after - before) / 1000)"
+    )
+    for name in ("q.parquet", "q.csv", "q.jsonl", "q.json"):
+        told = subprocess.run([sys.executable, "-c", code, tmp_path / name], capture_output=True, check=True, text=True)
+        count, seconds, megabytes = map(float, told.stdout.split())
+        assert count == 5
+        assert seconds < 1, name
+        assert megabytes < 60, name
+
+
+def test_two_kilobytes_do_not_become_gigabytes(tmp_path):
+    wide = _parquet(pyarrow.table({"prompt": ["a" * 100_000_000]}), compression="zstd", use_dictionary=False)
+    assert len(wide) < 50_000
+    (tmp_path / "wide.parquet").write_bytes(wide)
+    with pytest.raises(UserError, match=r"bytes of it unpack to 100,\d+,\d+: no file of questions is like that"):
+        _read(tmp_path / "wide.parquet")
+    # Written once, in a hundred thousand rows.
+    often = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 100_000, pyarrow.int32()), ["b" * 900_000])
+    (tmp_path / "often.parquet").write_bytes(_parquet(pyarrow.table({"prompt": often}), compression="zstd"))
+    with pytest.raises(
+        UserError, match=r"row 1: a question of 900000 characters; 200000 is the most.*999 more like it"
+    ):
+        _read(tmp_path / "often.parquet")
+    (tmp_path / "line.txt.gz").write_bytes(gzip.compress(b"c" * 50_000_000 + b"\nWhy?\nHow?\n"))
+    assert _read(tmp_path / "line.txt.gz") == ["Why?", "How?"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("q.jsonl.gz", gzip.compress(LINES * 99)[:-9], "cannot be read"),
+        ("q.jsonl.zst", _zst(LINES * 99)[:9], "cannot be read"),
+        ("q.jsonl.bz2", bz2.compress(LINES), "a file of questions is one of .jsonl"),
+        ("q.json", b'[{"prompt": "a"}, {"prompt": ', "q.json:1: not JSON"),
+        ("q.json", b'[{"prompt": "a"}]\n[{"prompt": "b"}]', "text behind the end of an array"),
+        ("q.json", b'[\n{"prompt": "a"}\n', "q.json:3: not JSON: the array does not end"),
+        ("q.parquet", _parquet(pyarrow.table({"text": TWO})), "no column `prompt`; it has text"),
+        ("q.csv", b"question,level\na,b\n", "no column `prompt`; it has question, level"),
+        ("q.json", "{'prompt': 'a'}".encode("utf-16")[:-1], "cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path, name, content, told):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as e:
+        _read(tmp_path / name)
+    assert told in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_only_columns_that_are_asked_for_are_decoded(tmp_path):
+    table = pyarrow.table({"prompt": TWO, "image": [b"\0" * 100, b"\1" * 100], "answer": ["4", "7"]})
+    parquet.write_table(table, tmp_path / "q.parquet")
+    rows = [row.values for row in read_rows(str(tmp_path / "q.parquet"), [Columns(("prompt",), ("answer",))])]
+    assert rows == [{"prompt": TWO[0], "answer": "4"}, {"prompt": TWO[1], "answer": "7"}]
+    assert not any(isinstance(row, Fault) for row in rows)
+
+
+# What csv, json and pyarrow may write. Left out is what no reader can tell: a backslash where one escapes quotes.
+letters = st.sampled_from("abc XYZ 019 ,,;\t\"'éß漢😀\n?.|{}[]:\u2028\x85")
+texts = st.text(letters, min_size=1, max_size=25).map(str.strip).filter(bool)
+tables = st.lists(texts, min_size=1, max_size=12, unique=True)
+
+
+@st.composite
+def files(draw):
+    """Draw the name of a file, its bytes, and the questions in it."""
+    questions = draw(tables)
+    others = draw(st.lists(st.sampled_from(["id", "level", "note"]), max_size=3, unique=True))
+    names = draw(st.permutations(["prompt", *others]))
+    rows = [{name: text if name == "prompt" else draw(texts) for name in names} for text in questions]
+    kind = draw(st.sampled_from(["csv", "json", "parquet", "arrow-csv"]))
+    if kind == "parquet":
+        column = pyarrow.array(questions, draw(st.sampled_from([pyarrow.string(), pyarrow.large_string()])))
+        table = pyarrow.Table.from_pylist(rows).set_column(names.index("prompt"), "prompt", column)
+        options = {
+            "compression": draw(st.sampled_from(["none", "snappy", "gzip", "zstd", "brotli", "lz4"])),
+            "use_dictionary": draw(st.booleans()), "version": draw(st.sampled_from(["1.0", "2.4", "2.6"])),
+            "data_page_version": draw(st.sampled_from(["1.0", "2.0"])), "row_group_size": draw(st.integers(1, 5)),
+        }  # fmt: skip
+        return "q.parquet", _parquet(table, **options), questions
+    encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+    if kind == "arrow-csv":
+        out, encoding = pyarrow.BufferOutputStream(), "utf-8"
+        options = {
+            "delimiter": draw(st.sampled_from(",;\t")),
+            "quoting_style": draw(st.sampled_from(["needed", "all_valid"])),
+        }
+        arrow_csv.write_csv(pyarrow.Table.from_pylist(rows), out, arrow_csv.WriteOptions(**options))
+        name, content = "q.csv", out.getvalue().to_pybytes().decode()
+    elif kind == "csv":
+        out = io.StringIO(newline="")
+        options = draw(
+            st.sampled_from([
+                {"quoting": csv.QUOTE_MINIMAL}, {"quoting": csv.QUOTE_ALL}, {"quoting": csv.QUOTE_NONNUMERIC},
+                {"quoting": csv.QUOTE_ALL, "quotechar": "'"},
+                {"quoting": csv.QUOTE_ALL, "doublequote": False, "escapechar": "\\"},
+            ])
+        )  # fmt: skip
+        if "escapechar" in options and any(text[0] in ",;\t" for row in rows for text in row.values()):
+            options = {"quoting": csv.QUOTE_ALL}  # after a text that ends in a quote it would be a field's end
+        # Where lines end in \r alone, csv leaves a \n in a text without quotes.
+        ends = draw(st.sampled_from(["\n", "\r\n", *(["\r"] if options["quoting"] else [])]))
+        writer = csv.DictWriter(out, names, delimiter=draw(st.sampled_from(",;\t")), lineterminator=ends, **options)
+        writer.writeheader()
+        writer.writerows(rows)
+        name, content = draw(st.sampled_from(["q.csv", "Q.TSV"])), out.getvalue()
+    else:
+        how = {"ensure_ascii": draw(st.booleans()), "indent": draw(st.sampled_from([None, None, 0, 2, "\t"]))}
+        shape = draw(st.sampled_from(["lines", "array", "one after another", "data", "columns"]))
+        if shape == "lines":
+            content = "".join(json.dumps(row, ensure_ascii=how["ensure_ascii"]) + "\n" for row in rows)
+        elif shape == "one after another":
+            content = draw(st.sampled_from(["\n", "", " "])).join(json.dumps(row, **how) for row in rows)
+        else:
+            whole = {"array": rows, "data": {"data": rows}, "columns": {n: [row[n] for row in rows] for n in names}}
+            content = json.dumps(whole[shape], **how)
+        name = draw(st.sampled_from(["q.json", "q.jsonl", "Q.NDJSON"]))
+    raw = content.encode(encoding)
+    suffix, pack = draw(st.sampled_from([("", bytes), (".gz", gzip.compress), (".zst", _zst)]))
+    return name + suffix, pack(raw), questions
+
+
+@settings(max_examples=50, deadline=None)
+@given(files())
+def test_fifty_files_in_the_odd_ways_of_their_writers(tmp_path_factory, drawn):
+    name, content, questions = drawn
+    path = tmp_path_factory.mktemp("drawn") / name
+    path.write_bytes(content)
+    assert _read(path) == questions
