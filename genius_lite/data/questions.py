@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from genius_lite.data.rows import Columns
 from genius_lite.data.templates import Message
-from genius_lite.data.vocabulary import check_text
 from genius_lite.errors import UserError
 from genius_lite.recipe import columns_of
 from genius_lite.records import query_id
@@ -24,6 +23,7 @@ _ROLES = {
     **dict.fromkeys(("system", "developer"), _SYSTEM),
     **dict.fromkeys(("assistant", "gpt", "model", "chatgpt", "bot"), "assistant"),
 }
+_LONGEST = 200_000  # characters: some 50,000 tokens, and up to a second of tokenizing
 
 
 class Question(NamedTuple):
@@ -128,3 +128,22 @@ def _message(turn: Mapping[str, Any], name: str) -> Message:
     if role not in _ROLES or not isinstance(content, str):
         raise UserError(f"`{name}` has a message of `{brief(str(role))}` that is {brief(repr(content))}")
     return {"role": _ROLES[role], "content": content}
+
+
+def check_text(question: str) -> None:
+    """Refuse what no model can be asked, before time is spent on it.
+
+    Raises:
+        UserError: it is too long, or no text (lone surrogates, which JSON can write); whose it is stands not in it.
+    """
+    if len(question) > _LONGEST:
+        raise UserError(f"a question of {len(question)} characters; {_LONGEST} is the most, leave it out")
+    try:
+        question.encode()
+    except UnicodeEncodeError as e:
+        half = ord(question[e.start])
+        if 0xDC80 <= half <= 0xDCFF:  # what `files.decoded` makes of such bytes
+            raise UserError(
+                f"the byte {half - 0xDC00:02X} is no UTF-8 where it stands; save the file as UTF-8"
+            ) from None
+        raise UserError(f"U+{half:04X} is half a character, which no text can hold; write it as UTF-8") from None

@@ -26,7 +26,6 @@ from genius_lite.errors import UserError
 
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
 _PLACEHOLDERS = re.compile(rf"{_MARK}text(\d+){_MARK}")
-_LONGEST = 200_000  # characters: some 50,000 tokens, and up to a second of tokenizing
 # llama.cpp cuts text by std::regex, which calls itself for each character of a run: 30,000 letters need some 10 MB.
 _ON_ANY_STACK, _STACK_PER_CHARACTER = 4_000, 2_048  # characters; bytes
 _STACK_UNIT = 1 << 20  # of which systems want a multiple
@@ -267,25 +266,6 @@ class Vocabulary:
             if length >= 0:
                 return buffer.raw[:length]
             room = -length
-
-
-def check_text(question: str) -> None:
-    """Refuse what no model can be asked, before time is spent on it.
-
-    Raises:
-        UserError: it is too long, or no text (lone surrogates, which JSON can write); whose it is stands not in it.
-    """
-    if len(question) > _LONGEST:
-        raise UserError(f"a question of {len(question)} characters; {_LONGEST} is the most, leave it out")
-    try:
-        question.encode()
-    except UnicodeEncodeError as e:
-        half = ord(question[e.start])
-        if 0xDC80 <= half <= 0xDCFF:  # what `files.decoded` makes of such bytes
-            raise UserError(
-                f"the byte {half - 0xDC00:02X} is no UTF-8 where it stands; save the file as UTF-8"
-            ) from None
-        raise UserError(f"U+{half:04X} is half a character, which no text can hold; write it as UTF-8") from None
 
 
 def _placeholder(number: int) -> str:

@@ -28,13 +28,13 @@ from genius_lite.learner.model import (
     load_policy,
     response_logps,
     weight_bytes,
-    without_adapter,
 )
 from genius_lite.learner.packing import Groups, Pack, by_query, unshared_tokens
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, load_in_parts
 from genius_lite.learner.reference import REFERENCE, reference_scores
 from genius_lite.learner.scores import Scores, clustered_error, margins
 from genius_lite.learner.state import load_state, pairs_done, save_state
+from genius_lite.learner.targets import without_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair, seed_of
 from genius_lite.results.rounds import TrainReport

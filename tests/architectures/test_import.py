@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from genius_lite.errors import UserError
-from genius_lite.learner.model import load_policy, logps_of, takes_trees, without_adapter
+from genius_lite.learner.model import load_policy, logps_of, takes_trees
 from genius_lite.learner.packing import rows
+from genius_lite.learner.targets import without_adapter
 from genius_lite.recipe import Learner
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Score

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genius_lite.learner.model import without_adapter
+from genius_lite.learner.targets import without_adapter
 from genius_lite.weights import gguf_file
 from tests.architectures.table import WITHOUT_ADAPTER
 from tests.architectures.test_import import AGREE, MATTERS, MERGED, apart, by_learner, by_sampler

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from genius_lite.data.questions import check_text
 from genius_lite.data.steps import StepDelimiter
-from genius_lite.data.vocabulary import Vocabulary, check_text
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from tests.support.models import tiny_gguf
 

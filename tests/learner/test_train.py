@@ -21,9 +21,10 @@ from genius_lite.learner import train as train_module
 from genius_lite.learner.batches import schedule
 from genius_lite.learner.head import Int8Embedding
 from genius_lite.learner.logprob_mismatch import Sample, check, mismatch_limit
-from genius_lite.learner.model import load_base, load_policy, response_logps, target_modules, weight_bytes
+from genius_lite.learner.model import load_base, load_policy, response_logps, weight_bytes
 from genius_lite.learner.packing import rows, unshared_tokens
 from genius_lite.learner.scores import clustered_error
+from genius_lite.learner.targets import target_modules
 from genius_lite.learner.train import learning_rate
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
@@ -387,7 +388,7 @@ def test_experts_that_get_no_adapter_are_named():
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
-    from genius_lite.learner.model import target_modules, without_adapter
+    from genius_lite.learner.targets import target_modules, without_adapter
 
     config = Qwen3MoeConfig(
         vocab_size=260, hidden_size=64, intermediate_size=96, moe_intermediate_size=32, num_hidden_layers=2,

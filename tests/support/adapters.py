@@ -15,7 +15,7 @@ def random_adapter(hf_checkpoint, folder, *, spread: float, rank: int = 4):
     """A peft adapter over every linear layer with random factors, as if it had been trained."""
     from peft import LoraConfig, get_peft_model
 
-    from genius_lite.learner.model import target_modules
+    from genius_lite.learner.targets import target_modules
 
     base = load_base(hf_checkpoint, "cpu", "fp32")
     targets = target_modules(base)
