@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import broken, shown
 from genius_lite.weights.mapping import name_map
+from genius_lite.weights.rope import BY_LENGTH, DIVISORS, scale_frequencies
 from genius_lite.weights.supported import check_architecture, needs_weights, plain
 from genius_lite.weights.untrusted import EMBEDDINGS
 
@@ -30,13 +33,7 @@ _KEPT = ("general.architecture", "general.name", "general.alignment")
 _TOKENIZER = "tokenizer.ggml."
 _LONGEST_ARRAY, _LONGEST_TEXT = 4096, 4096  # layers and characters; nothing of the shape is longer
 _SLACK = 1.01  # of the weights: a family may have some small ones that are no tensors of a GGUF
-_DIVISORS = "rope_freqs.weight"
-_BY_LENGTH = ("rope_factors_long.weight", "rope_factors_short.weight")
-# Every Llama with such a tensor was made with these (its config.json); only `factor` is not the same for all.
-_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-_TOLERANCE = 1e-3  # of a divisor
 _ONE_ROW = "ffn_gate_inp_shexp.weight"
-_UNSCALED = ("rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved")
 # What transformers overlooks in the header of a family: llama.cpp's key, and the attribute of the config.
 _OVERLOOKED = {
     "qwen2moe": {
@@ -108,7 +105,6 @@ def read_config(source: GGUF) -> Any:
             rotary frequencies are scaled in an unknown way; a tensor has another size than the header says, or is none
             of the model's; or the model would have more weights than the file.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     check_architecture(source.architecture, source.path)
@@ -120,25 +116,48 @@ def read_config(source: GGUF) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         write_for_transformers(source, Path(folder) / "header.gguf", tensors=False)
         try:
-            config = AutoConfig.from_pretrained(folder, gguf_file="header.gguf", trust_remote_code=False, **overlooked)
-            _scale_frequencies(source, config)
+            with _on_foreign_header(source.path):
+                config = AutoConfig.from_pretrained(
+                    folder, gguf_file="header.gguf", trust_remote_code=False, **overlooked
+                )
+            scale_frequencies(source, config)
         except KeyError as e:
             raise broken(source.path, f"there is no {shown(str(e.args[0]))}") from None
-        except StrictDataclassError as e:
-            reason = brief(str(e.__cause__ or e), 200)
-            raise UserError(f"{source.path}: transformers cannot read its header: {reason}") from None
     _check_meta_model(source, config)
     return config
+
+
+@contextmanager
+def _on_foreign_header(path: Path) -> Iterator[None]:
+    """Say in a line what transformers makes of a header that nobody checks for it: it divides, asserts and looks up."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except (
+        StrictDataclassError,
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        IndexError,
+        TypeError,
+        ValueError,
+    ) as e:
+        reason = brief(str(e.__cause__ or e), 200)
+        raise UserError(f"{path}: transformers cannot read its header: {reason}") from None
 
 
 def _check_meta_model(source: GGUF, config: Any) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    try:
+        with torch.device("meta"), _on_foreign_header(source.path):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except KeyError as e:
+        raise broken(source.path, f"its header asks for an unknown {shown(str(e.args[0]))}") from None
     names = name_map(source)
-    shapes, used = {t.name: t.shape for t in source.tensors}, {_DIVISORS, *_BY_LENGTH}
+    shapes, used = {t.name: t.shape for t in source.tensors}, {DIVISORS, *BY_LENGTH}
     for name, weights in model.state_dict().items():
         parts = [part for part in _parts(names, name) if part in shapes]
         used.update(parts)
@@ -167,81 +186,6 @@ def _parts(names: TensorNameMap, name: str) -> list[str]:
         if found := names.get_name(known, try_suffixes=(".weight", ".bias")):
             return [found, f"{found}.weight", f"{found}.bias"]  # a parameter of no layer has either or none
     return []
-
-
-def _scale_frequencies(source: GGUF, config: Any) -> None:
-    """Set the config's `rope_parameters` to what llama.cpp reads; transformers reads little but the base from a GGUF.
-
-    Llama 3.1 to 3.3 keep their frequencies as a tensor that each is divided by, long-context variants of other models
-    as metadata. Short texts hardly show the difference, so that a parity check on them may pass.
-
-    Args:
-        config: what transformers made of the header. Where its parameters are by kind of layer, those of full attention
-            are scaled: llama.cpp leaves layers with a window alone, with Gemma 3 and wherever a family says nothing
-            else (`rope_freq_scale_train_swa`).
-
-    Raises:
-        UserError: the frequencies are scaled in a way that the learner cannot follow.
-    """
-    every = getattr(config, "rope_parameters", None) or {}
-    stated = every.get("full_attention", every)
-    if "rope_theta" not in stated:
-        return
-    found: dict[str, Any] = {**{key: stated[key] for key in _UNSCALED if key in stated}, "rope_type": "default"}
-    if "partial_rotary_factor" in found:
-        width = _head_width(config)
-        turned = source.metadata.get(f"{source.architecture}.rope.dimension_count", width)
-        found["partial_rotary_factor"] = turned / width
-    scaled = {**found, **_scaling(source, config, found["rope_theta"])}
-    config.rope_parameters = {**every, "full_attention": scaled} if "full_attention" in every else scaled
-
-
-def _scaling(source: GGUF, config: Any, base: float) -> dict[str, Any]:
-    """Return what is to be added to a config's `rope_parameters`; nothing where nothing is scaled."""
-    tensors = {tensor.name: tensor for tensor in source.tensors}
-    own = f"{source.architecture}.rope"
-    said = {key.removeprefix(f"{own}.scaling."): value for key, value in source.metadata.items()}
-    kind = said.get("type")
-    factor = said.get("factor", source.metadata.get(f"{own}.scale_linear"))  # its name in older files
-    original = said.get("original_context_length") or source.metadata[f"{source.architecture}.context_length"]
-    if _DIVISORS in tensors:
-        return _llama3(source, config, base, source.dequantized(tensors[_DIVISORS]).ravel())
-    if tables := [source.dequantized(tensors[name]).tolist() for name in _BY_LENGTH if name in tensors]:
-        if source.architecture != "phi3" or len(tables) != len(_BY_LENGTH) or factor:
-            raise _unknown_scaling(source, "by tables for short and for long texts")
-        config.original_max_position_embeddings = original
-        longrope = {"rope_type": "longrope", "attention_factor": float(said.get("attn_factor", 1))}
-        return {**longrope, "long_factor": tables[0], "short_factor": tables[1]}
-    if kind == "none" or not factor:  # llama.cpp takes 0 for 1, and no type for linear
-        return {}
-    if source.architecture == "phi3" or kind not in ("linear", "yarn", None):
-        raise _unknown_scaling(source, f"as {shown(str(kind))}")
-    if kind == "yarn":
-        return {"rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": original}
-    return {"rope_type": "linear", "factor": float(factor)}
-
-
-def _head_width(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
-def _llama3(source: GGUF, config: Any, base: float, divisors: np.ndarray) -> dict[str, Any]:
-    """Find parameters of transformers' `llama3` that give these divisors, one for each pair of axes."""
-    pairs = len(divisors)
-    if 2 * pairs == _head_width(config):
-        factor = float(divisors.max())
-        wavelengths = 2 * np.pi * base ** (np.arange(pairs) / pairs)
-        low, high, length = _LLAMA3.values()
-        smooth = np.clip((length / wavelengths - low) / (high - low), 0, 1)
-        with np.errstate(all="ignore"):  # a stranger's file may hold anything
-            apart = np.abs(divisors * ((1 - smooth) / factor + smooth) - 1).max()
-        if apart <= _TOLERANCE:
-            return {"rope_type": "llama3", "factor": factor, **_LLAMA3}
-    raise _unknown_scaling(source, "by a table that is not Llama 3's")
-
-
-def _unknown_scaling(source: GGUF, how: str) -> UserError:
-    return needs_weights(source.path, f"its rotary frequencies are scaled {how}, which is not read from a GGUF")
 
 
 def fill_in(source: GGUF, model: Any, missing: set[str]) -> set[str]:
