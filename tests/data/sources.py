@@ -59,7 +59,7 @@ FILES = {
     "TSV, also in UTF-16 with its mark": ("q.tsv", _table("\t", "utf-16")),
     "text, a question a line": ("q.txt", "\n".join(ASKED).encode()),
     "Parquet": ("q.parquet", _parquet()),
-    "gzip of any of them": ("q.csv.gz", gzip.compress(_table(","))),
+    "gzip of any of them": ("q.csv.gz", gzip.compress(_table(","), mtime=0)),
     "Zstandard of any of them": ("q.jsonl.zst", _zst(_lines(ROWS))),
     "no suffix: by what is in it": ("questions", _lines(ROWS)),
 }

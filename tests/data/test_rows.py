@@ -113,9 +113,9 @@ def test_suffixes(tmp_path, name):
     ("name", "content"),
     [
         ("q.tsv", b"prompt\tlevel\n" + b"\teasy\n".join(text.encode() for text in TWO) + b"\teasy\n"),
-        ("q.csv.gz", gzip.compress(b"prompt\n" + "\n".join(TWO).encode())),
+        ("q.csv.gz", gzip.compress(b"prompt\n" + "\n".join(TWO).encode(), mtime=0)),
         ("q.txt.zst", _zst("\r\n".join(TWO).encode("utf-8-sig"))),
-        ("q.parquet.gz", gzip.compress(_parquet(pyarrow.table({"prompt": TWO})))),
+        ("q.parquet.gz", gzip.compress(_parquet(pyarrow.table({"prompt": TWO})), mtime=0)),
         ("Q.PARQUET", _parquet(pyarrow.table({"prompt": TWO}))),
         ("stored", _parquet(pyarrow.table({"prompt": TWO}))),
         ("q.json", json.dumps([{"prompt": text} for text in TWO], indent=2).encode()),
@@ -138,7 +138,9 @@ def test_formats_by_name_and_by_content(tmp_path, name, content):
 
 def test_folders_patterns_and_links(tmp_path):
     for number, text in enumerate(TWO):
-        (tmp_path / f"part-{number}.jsonl.gz").write_bytes(gzip.compress(json.dumps({"prompt": text}).encode()))
+        (tmp_path / f"part-{number}.jsonl.gz").write_bytes(
+            gzip.compress(json.dumps({"prompt": text}).encode(), mtime=0)
+        )
     (tmp_path / "README.md").write_text("Questions.")
     (tmp_path / "._part-0.jsonl").write_bytes(b"\0")
     assert _read(tmp_path) == _read(tmp_path / "part-*.gz") == TWO
@@ -164,7 +166,7 @@ def test_names_of_tasks():
     assert [stem_of(name) for name in names] == ["b", "gsm8k.test", "Q", "folder", "-"]
 
 
-@pytest.mark.parametrize("content", [LINES, gzip.compress(LINES), b"prompt\n" + "\n".join(TWO).encode()])
+@pytest.mark.parametrize("content", [LINES, gzip.compress(LINES, mtime=0), b"prompt\n" + "\n".join(TWO).encode()])
 def test_standard_input_needs_no_cache_and_no_home(content, tmp_path):
     code = (
         "import sys; from genius_lite.data.queries import Questions; from genius_lite.recipe import Queries\n"
@@ -265,14 +267,14 @@ def test_two_kilobytes_do_not_become_gigabytes(tmp_path):
         UserError, match=r"row 1: a question of 900000 characters; 200000 is the most.*999 more like it"
     ):
         _read(tmp_path / "often.parquet")
-    (tmp_path / "line.txt.gz").write_bytes(gzip.compress(b"c" * 50_000_000 + b"\nWhy?\nHow?\n"))
+    (tmp_path / "line.txt.gz").write_bytes(gzip.compress(b"c" * 50_000_000 + b"\nWhy?\nHow?\n", mtime=0))
     assert _read(tmp_path / "line.txt.gz") == ["Why?", "How?"]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("q.jsonl.gz", gzip.compress(LINES * 99)[:-9], "cannot be read"),
+        ("q.jsonl.gz", gzip.compress(LINES * 99, mtime=0)[:-9], "cannot be read"),
         ("q.jsonl.zst", _zst(LINES * 99)[:9], "cannot be read"),
         ("q.jsonl.bz2", bz2.compress(LINES), "a file of questions is one of .jsonl"),
         ("q.json", b'[{"prompt": "a"}, {"prompt": ', "q.json:1: not JSON"),
