@@ -21,12 +21,11 @@ from gguf.constants import GGMLQuantizationType as T
 from gguf.quants import quantize
 
 from genius_lite.errors import UserError
-from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor
 from genius_lite.weights.mapping import Rounded, TensorMap, check_finite, match
-from genius_lite.weights.meta_model import check_complete
+from genius_lite.weights.meta_model import check_complete, reading_foreign
 
 _FILE_TYPE = {T.F16: 1, T.BF16: 32}  # llama_ftype: mostly F16, mostly BF16
 _SLACK = 1.01  # of the weights: small ones may be made and not stored
@@ -40,20 +39,16 @@ def read_config(folder: Path) -> Any:
             themselves; or they are fewer than such a model has.
     """
     import torch
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    try:
+    with reading_foreign(folder, "config.json", KeyError, OSError):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as e:
-        reason = brief(str(e.__cause__ or e).strip().split("\n")[0], 200)
-        raise UserError(f"{folder}: transformers cannot read its config.json: {reason}") from None
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(f"{folder}: transformers has no causal language model of type `{config.model_type}`")
     if getattr(config, "quantization_config", None):
         raise UserError(f"{folder}: its weights are quantized; model.weights takes those of 16 or 32 bits")
-    with torch.device("meta"):
+    with torch.device("meta"), reading_foreign(folder, "config.json", KeyError):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     needed, held = sum(p.numel() for p in model.parameters()), Safetensors(folder).weights
     if needed > _SLACK * held:

@@ -116,7 +116,7 @@ def read_config(source: GGUF) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         write_for_transformers(source, Path(folder) / "header.gguf", tensors=False)
         try:
-            with _on_foreign_header(source.path):
+            with reading_foreign(source.path, "header"):
                 config = AutoConfig.from_pretrained(
                     folder, gguf_file="header.gguf", trust_remote_code=False, **overlooked
                 )
@@ -128,23 +128,21 @@ def read_config(source: GGUF) -> Any:
 
 
 @contextmanager
-def _on_foreign_header(path: Path) -> Iterator[None]:
-    """Say in a line what transformers makes of a header that nobody checks for it: it divides, asserts and looks up."""
+def reading_foreign(path: Path, what: str, *more: type[Exception]) -> Iterator[None]:
+    """Say in a line what transformers makes of a description that nobody checks for it: it divides, asserts, looks up.
+
+    Args:
+        what: it reads there, the header or the config.
+        more: exceptions that tell of it too.
+    """
     from huggingface_hub.errors import StrictDataclassError
 
+    found = (ArithmeticError, AssertionError, AttributeError, IndexError, StrictDataclassError, TypeError, ValueError)
     try:
         yield
-    except (
-        StrictDataclassError,
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        IndexError,
-        TypeError,
-        ValueError,
-    ) as e:
-        reason = brief(str(e.__cause__ or e), 200)
-        raise UserError(f"{path}: transformers cannot read its header: {reason}") from None
+    except (*found, *more) as e:
+        reason = brief(str(e.__cause__ or e).strip().split("\n")[0], 200)
+        raise UserError(f"{path}: transformers cannot read its {what}: {reason}") from None
 
 
 def _check_meta_model(source: GGUF, config: Any) -> None:
@@ -152,7 +150,7 @@ def _check_meta_model(source: GGUF, config: Any) -> None:
     from transformers import AutoModelForCausalLM
 
     try:
-        with torch.device("meta"), _on_foreign_header(source.path):
+        with torch.device("meta"), reading_foreign(source.path, "header"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except KeyError as e:
         raise broken(source.path, f"its header asks for an unknown {shown(str(e.args[0]))}") from None

@@ -119,6 +119,9 @@ def change(config: dict, key: str, value) -> dict:
         ("quantization_config", {"quant_method": "gptq", "bits": 4}, "its weights are quantized"),
         ("intermediate_size", 100_000, r"its config.json describes \d+ weights, and its safetensors hold \d+"),
         ("hidden_size", "many", "transformers cannot read its config.json"),
+        ("num_attention_heads", 0, "transformers cannot read its config.json"),
+        ("pad_token_id", 10**6, "transformers cannot read its config.json"),
+        ("hidden_act", "unheard-of", "transformers cannot read its config.json: .*unheard-of"),
     ],
 )
 def test_weights_that_cannot_be_taken_are_refused_before_they_are_loaded(both, tmp_path, key, value, message):
