@@ -1,4 +1,4 @@
-"""The library: what the README shows is run as it stands there."""
+"""The library: what docs/python.md shows is run as it stands there."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 import genius_lite
-from tests.support.cli import RECIPE
+from tests.support.cli import RECIPE, genius
 
-README = Path(__file__).parent.parent / "README.md"
-SECTION = README.read_text(encoding="utf-8").partition("## From Python\n")[2].partition("\n## ")[0]
-EXAMPLES = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+PAGE = Path(__file__).parent.parent / "docs" / "python.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +31,18 @@ def project(tmp_path_factory, tiny_llama) -> Path:
     return folder
 
 
-def test_the_readmes_examples_run_and_say_nothing_but_what_they_print(project, monkeypatch, capfd):
+def test_the_pages_examples_run_and_say_nothing_but_what_they_print(project, monkeypatch, capfd):
     monkeypatch.chdir(project)
     assert len(EXAMPLES) == 2
     whole: dict = {}
-    exec(compile(EXAMPLES[0], "README.md", "exec"), whole)
+    exec(compile(EXAMPLES[0], "python.md", "exec"), whole)
     shown = capfd.readouterr().out.splitlines()
     assert shown == [f"{whole['summary'].best} {whole['summary'].exported}"]
     assert Path(whole["summary"].exported).is_file()
     assert len(whole["summary"].rounds) == 1
 
     stages: dict = {}
-    exec(compile(EXAMPLES[1], "README.md", "exec"), stages)
+    exec(compile(EXAMPLES[1], "python.md", "exec"), stages)
     assert len(capfd.readouterr().out.splitlines()) == 1
     assert [r.query.prompt for r in stages["rollouts"]] == ["one", "two", "three", "four"]
     assert stages["pairs"]
@@ -61,18 +60,14 @@ def test_the_readmes_examples_run_and_say_nothing_but_what_they_print(project, m
 def test_base_and_tuned_answer_side_by_side(project, monkeypatch):
     monkeypatch.chdir(project)
     genius_lite.run(genius_lite.load("mine.yaml", ["rounds=1"]))  # nothing is left to do if the example above ran
-    command = [sys.executable, "-c", "from genius_lite.cli import main; main()"]
-    chat = ["chat", "runs/mine", "--round", "1", "--side-by-side", "--max-tokens", "8", "--context", "128"]
-    result = subprocess.run([*command, *chat], cwd=project, input=b"hello\n", capture_output=True, timeout=120)
+    chat = ["chat", "runs/mine", "--round", 1, "--side-by-side", "--max-tokens", 8, "--context", 128]
+    result = genius(*chat, cwd=project, given="hello\n")
     assert result.returncode == 0, result.stderr
-    shown = result.stdout.decode(errors="replace")
-    assert shown.startswith("\nbase model:\n")
-    assert "\n\nruns/mine, round 1:\n" in shown
-    refused = subprocess.run(
-        [*command, "chat", "runs/mine", "--round", "0", "--side-by-side"], cwd=project, capture_output=True, timeout=120
-    )
+    assert result.stdout.startswith("\nbase model:\n")
+    assert "\n\nruns/mine, round 1:\n" in result.stdout
+    refused = genius("chat", "runs/mine", "--round", 0, "--side-by-side", cwd=project)
     assert refused.returncode == 2
-    assert b"is the base model itself; choose another with --round" in refused.stderr
+    assert "is the base model itself; choose another with --round" in refused.stderr
 
 
 def test_a_recipe_may_be_made_in_python(project):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
@@ -14,11 +14,11 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate.models import NamedModel
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.stream import open_stream
+from tests.support.cli import genius
 from tests.support.models import tiny_gguf
 
 GREEDY, ANY = Sampling(1.0, top_k=1), Sampling(1.0)
 PROMPT = [257, 104, 105, 32, 116, 104, 101, 114, 101]
-COMMAND = [sys.executable, "-c", "from genius_lite.cli import main; main()", "chat"]
 
 
 def test_a_stream_takes_the_likeliest_tokens_of_the_torch_model(tiny):
@@ -52,11 +52,8 @@ def models(tmp_path, tiny_llama) -> Path:
     return tmp_path
 
 
-def _chat(*arguments, cwd: Path, questions: str) -> subprocess.CompletedProcess:
-    options = ("--max-tokens", "12", "--context", "256")
-    return subprocess.run(
-        [*COMMAND, *arguments, *options], cwd=cwd, input=questions.encode(), capture_output=True, timeout=120
-    )
+def _chat(*arguments, cwd: Path, questions: str) -> CompletedProcess[str]:
+    return genius("chat", *arguments, "--max-tokens", 12, "--context", 256, cwd=cwd, given=questions)
 
 
 def _answers(shown: str, names: list[str]) -> dict[str, list[str]]:
@@ -77,11 +74,11 @@ def test_two_models_answer_side_by_side_each_as_it_does_alone(models):
     alone = [_chat(name, cwd=models, questions=questions) for name in ("a.gguf", "b.gguf")]
     both = _chat("a.gguf", "--beside", "b.gguf", cwd=models, questions=questions)
     assert [r.returncode for r in (*alone, both)] == [0, 0, 0], both.stderr
-    found = _answers(both.stdout.decode(), ["a.gguf", "b.gguf"])
+    found = _answers(both.stdout, ["a.gguf", "b.gguf"])
     for name, single in zip(("a.gguf", "b.gguf"), alone, strict=True):
         assert len(found[name]) == 2
         joined = "\n".join(found[name])
-        assert joined.split() == single.stdout.decode().split(), "its own conversation, with the same seeds"
+        assert joined.split() == single.stdout.split(), "its own conversation, with the same seeds"
     assert found["a.gguf"] != found["b.gguf"]
     assert b"\x1b" not in both.stdout, "no colours in a pipe"
 
@@ -105,8 +102,8 @@ def test_what_cannot_be_chatted_with_is_one_line(models):
     ):
         refused = _chat(*arguments, cwd=models, questions=questions)
         assert refused.returncode == 2, refused.stderr
-        assert told in refused.stderr.decode()
-        assert refused.stderr.count(b"\n") == 1
+        assert told in refused.stderr
+        assert refused.stderr.count("\n") == 1
 
 
 def test_a_model_that_does_not_fit_says_what_to_do(models):

@@ -62,7 +62,7 @@ def test_a_whole_run_its_export_and_chat(project):
         assert f"llama-cli -m x{kind}/{file.name}" in result.stdout
     assert genius("export", "runs/r", "--to", "x1", cwd=project).returncode == 2
     for model in ("runs/r", "tiny.gguf"):
-        chat = genius("chat", model, "--max-tokens", 5, "--context", 128, cwd=project, input="hello\nand again\n")
+        chat = genius("chat", model, "--max-tokens", 5, "--context", 128, cwd=project, given="hello\nand again\n")
         assert chat.returncode == 0, chat.stderr
         assert len(chat.stdout.encode()) >= 2
 
@@ -122,7 +122,7 @@ def test_tasks_are_measured_each_round_compared_and_measured_again_alone(project
             ]
             assert list(alone) == of_run
     chats = [
-        genius("chat", *which, "--temperature", 0, "--max-tokens", 12, cwd=project, input="one\n").stdout
+        genius("chat", *which, "--temperature", 0, "--max-tokens", 12, cwd=project, given="one\n").stdout
         for which in (("runs/s0", "--round", 0), ("tiny.gguf", "--system", "Be brief."), ("tiny.gguf",))
     ]
     assert chats[0] == chats[1] != chats[2], "a run's model is talked to as it was asked"
@@ -250,7 +250,7 @@ def test_validate_says_how_rows_are_read_and_which_are_set_aside(project):
     strict = genius("validate", "r.yaml", "--strict", "--set", "queries.source=q.jsonl", cwd=project)
     assert strict.returncode == 2
     assert "1 row is set aside; q.jsonl:4: not JSON: " in strict.stderr
-    piped = genius("validate", "r.yaml", "--set", 'queries.source="-"', cwd=project, input="\n".join(rows))
+    piped = genius("validate", "r.yaml", "--set", 'queries.source="-"', cwd=project, given="\n".join(rows))
     assert "queries  19, the longest of" in piped.stdout
 
 

@@ -158,6 +158,12 @@ def test_the_map_has_a_line_for_every_file():
 def test_no_text_sends_users_to_the_package_index_for_this_project():
     """There `genius-lite` is a stranger's package."""
     top = ROOT.parent
-    texts = [top / "README.md", top / "Dockerfile", *ROOT.rglob("*.py"), *(top / "recipes").rglob("*.*")]
+    texts = [
+        top / "README.md",
+        top / "Dockerfile",
+        *(top / "docs").rglob("*.md"),
+        *ROOT.rglob("*.py"),
+        *(top / "recipes").rglob("*.*"),
+    ]
     stranger = re.compile(r"pip install [^\n.]*\bgenius-lite\b")
     assert [str(file) for file in texts if file.is_file() and stranger.search(file.read_text(encoding="utf-8"))] == []

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from genius_lite.recipe.reader import load
+from tests.support.cli import genius
 
 COMMAND = [sys.executable, "-c", "from genius_lite.cli import main; main()", "init"]
 
@@ -26,8 +27,8 @@ def folder(tmp_path, tiny_llama) -> Path:
     return tmp_path
 
 
-def _init(*arguments, cwd: Path, answers: str = "") -> subprocess.CompletedProcess:
-    return subprocess.run([*COMMAND, *arguments], cwd=cwd, input=answers, capture_output=True, text=True, timeout=120)
+def _init(*arguments, cwd: Path, answers: str = "") -> subprocess.CompletedProcess[str]:
+    return genius("init", *arguments, cwd=cwd, given=answers)
 
 
 def test_answers_in_a_pipe_and_nothing_is_overwritten(folder):

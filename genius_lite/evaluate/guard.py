@@ -53,7 +53,8 @@ OF_PAIRS = {
     "length_gap": Signal(
         "size",
         "chosen responses are {than} than rejected ones by {value:.1%} of their mean length (limit {limit:.1%}): the "
-        "policy will learn length instead of content; try pairs.max_length_ratio, or a larger foresight.max_tokens",
+        "policy will learn length instead of content; try pairs.max_length_ratio, or more room (foresight.max_tokens, "
+        "thought_tokens)",
     ),
     "accuracy": Signal(
         "itself",
@@ -108,7 +109,8 @@ OF_RESPONSES = {
     "ended": Signal(
         "fall",
         "{value:.1%} more of all responses than of the base model's come to no end (limit {limit:.1%}): the policy "
-        "forgets to stop; try pairs.truncated: chosen, or a larger foresight.max_tokens",
+        "forgets to stop; try pairs.truncated: chosen, or more room (foresight.max_tokens, "
+        "thought_tokens)",
     ),
     "unique": Signal(
         "ratio",

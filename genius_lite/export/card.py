@@ -11,6 +11,7 @@ from genius_lite import __version__
 from genius_lite.export.transformers import HubSource
 from genius_lite.recipe import Prefix
 from genius_lite.report.columns import NOTE, SHORT
+from genius_lite.report.markdown import escaped
 from genius_lite.report.summary import WIDENED, cooling_lines
 from genius_lite.results.evaluation import AtBest, TaskResult
 from genius_lite.results.rounds import RoundReport
@@ -126,7 +127,7 @@ def _measured(tasks: list[TaskResult], at_best: list[AtBest]) -> str:
     headings = "task | problems | sampled | gain over the base | greedy | gain | mean of both | gain | cut off"
     lines = [f"| {headings} |", "|" + "---|" * 9]
     for task in tasks:
-        cells = [task.task, task.problems]
+        cells = [escaped(task.task), task.problems]
         shown = ((task.sampled, task.sampled_gain), (task.greedy, task.greedy_gain), (task.judged, task.judged_gain))
         for right, gained in shown:
             cells += [accuracy(right), gain(gained)]

@@ -15,7 +15,7 @@ from genius_lite.rundir.folder import write_text
 from genius_lite.weights.adapter import read_factors
 from genius_lite.weights.full_precision import load_weights
 from genius_lite.weights.importing import Base
-from genius_lite.weights.source import ORIGINAL
+from genius_lite.weights.source import ORIGINAL, split_origin
 
 BASE_CONFIG = (
     "base_config.json"  # of a base that is a GGUF; as config.json transformers would take it for the adapter's
@@ -39,12 +39,9 @@ class HubSource:
         """Find where everybody finds it; None of a model that was a local file, or lay in a package."""
         if not base.origin.startswith(Prefix.HUB):
             return None
-        name = base.origin.removeprefix(Prefix.HUB)
-        if not name.endswith(".gguf"):
-            repository, _, revision = name.partition("@")
-            return HubSource(repository, revision=revision or None)
-        owner, repository, file = name.split("/", 2)
-        return HubSource(f"{owner}/{repository}", file)
+        named, revision = split_origin(base.origin)
+        owner, repository, *file = named.removeprefix(Prefix.HUB).split("/", 2)
+        return HubSource(f"{owner}/{repository}", file[0] if file else None, revision)
 
 
 def base_on_hub(base: Base) -> HubSource | None:
@@ -141,7 +138,7 @@ def python_lines(base: Base, adapter: bool, system: str | None, template: dict[s
             "from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig",
             f'config = AutoConfig.from_pretrained(FOLDER + "/{BASE_CONFIG}")',
             "base = AutoModelForCausalLM.from_pretrained(",
-            f"    {hub.repository!r}, gguf_file={hub.gguf!r}, config=config,",
+            f"    {hub.repository!r}, gguf_file={hub.gguf!r}, revision={hub.revision!r}, config=config,",
             "    quantization_config=GgufConfig(dequantize=True), dtype=config.dtype,",
             ")",
             "model = PeftModel.from_pretrained(base, FOLDER)",

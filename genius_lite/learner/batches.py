@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class Packer:
     def __init__(
         self,
         policy: Any,
-        pairs: list[PreferencePair],
+        pairs: Iterable[PreferencePair],
         cfg: Learner,
         device: Device,
         say: Callable[[str], None],

@@ -10,18 +10,20 @@ A model that cannot take such a mask (a recurrent one, say) gets a padded row fo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from genius_lite.records import PreferencePair
+from genius_lite.rundir.lines import Lines
 
 Response = tuple[list[int], list[int]]
 """Prompt tokens and response tokens."""
 
-Groups = list[list[PreferencePair]]
-"""Pairs by query."""
+Groups = list[Sequence[PreferencePair]]
+"""Pairs by query; of a file they are read whenever they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,22 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Pack:
-    """Pairs that share a forward pass; their responses stand in it chosen and rejected in turn."""
+    """Pairs that share a forward pass, which computes so many `tokens`; as trees if `shared`, else as padded rows."""
 
-    pairs: list[PreferencePair]
-    inputs: Inputs
+    groups: Groups
+    tokens: int
+    shared: bool
 
-    @property
-    def tokens(self) -> int:
-        """Tokens that the pass computes."""
-        return self.inputs.tokens_BT.size
+    @cached_property
+    def pairs(self) -> list[PreferencePair]:
+        return [pair for group in self.groups for pair in group]
+
+    def inputs(self) -> Inputs:
+        """Make what the pass needs; the responses stand in it chosen and rejected in turn.
+
+        Not kept: its mask has a byte for each two tokens.
+        """
+        return trees(map(_responses, self.groups)) if self.shared else rows(_responses(self.pairs))
 
 
 class _Forest:
@@ -117,12 +126,13 @@ def rows(responses: list[Response]) -> Inputs:
     return Inputs(tokens_BT, depth_BT, mask_BT, targets_S, targets_S - 1, indices)
 
 
-def by_query(pairs: list[PreferencePair]) -> Groups:
+def by_query(pairs: Sequence[PreferencePair]) -> Groups:
     """Group pairs by query, in the order in which the queries first appear."""
-    groups: dict[str, list[PreferencePair]] = {}
-    for pair in pairs:
-        groups.setdefault(pair.query_id, []).append(pair)
-    return list(groups.values())
+    in_file = isinstance(pairs, Lines)
+    places: dict[str, list[int]] = {}
+    for place, query in enumerate(pairs.query_ids() if in_file else [pair.query_id for pair in pairs]):
+        places.setdefault(query, []).append(place)
+    return [pairs.pick(some) if in_file else [pairs[i] for i in some] for some in places.values()]
 
 
 def packs(groups: Groups, max_tokens: int, merged: int, shared: bool = True) -> list[Pack]:
@@ -133,13 +143,18 @@ def packs(groups: Groups, max_tokens: int, merged: int, shared: bool = True) -> 
     Args:
         shared: trees, else padded rows.
     """
-    parts = [part for group in groups for part in _split(group, max_tokens, shared)]
-    batches: list[Groups] = []
-    for part in parts:
-        if not batches or _size([*batches[-1], part], shared) > merged:
-            batches.append([])
-        batches[-1].append(part)
-    return [_pack(batch, shared) for batch in batches]
+    made: list[Pack] = []
+    extent = _Extent(0, 0)
+    for group in groups:
+        for part, own in _split(group, max_tokens, shared):
+            together = extent.beside(own, shared)
+            if made and together.tokens <= merged:
+                made[-1] = Pack([*made[-1].groups, part], together.tokens, shared)
+                extent = together
+            else:
+                made.append(Pack([part], own.tokens, shared))
+                extent = own
+    return made
 
 
 def shares(groups: Groups, count: int, shared: bool = True) -> list[Groups]:
@@ -152,41 +167,56 @@ def shares(groups: Groups, count: int, shared: bool = True) -> list[Groups]:
     """
     if count == 1:
         return [groups]
-    even = math.ceil(sum(_size([group], shared) for group in groups) / count)
+    even = math.ceil(sum(_extent(group, shared).tokens for group in groups) / count)
     parts = [part for group in groups for part in _split(group, even, shared)]
-    sizes = [_size([part], shared) for part in parts]
     found: list[Groups] = [[] for _ in range(count)]
     taken = [0] * count
-    for i in sorted(range(len(parts)), key=lambda i: -sizes[i]):
+    for part, extent in sorted(parts, key=lambda part: -part[1].tokens):
         least = taken.index(min(taken))
-        found[least].append(parts[i])
-        taken[least] += sizes[i]
+        found[least].append(part)
+        taken[least] += extent.tokens
     return found
 
 
-def unshared_tokens(pairs: list[PreferencePair]) -> int:
+def unshared_tokens(pairs: Iterable[PreferencePair]) -> int:
     """Count the tokens that the pairs would take one response at a time."""
     return sum(len(prompt) + len(response) for prompt, response in _responses(pairs))
 
 
-def _pack(groups: Groups, shared: bool) -> Pack:
-    pairs = [pair for group in groups for pair in group]
-    return Pack(pairs, trees(map(_responses, groups)) if shared else rows(_responses(pairs)))
-
-
-def _responses(pairs: list[PreferencePair]) -> list[Response]:
+def _responses(pairs: Iterable[PreferencePair]) -> list[Response]:
     return [(p.prompt_tokens, tokens) for p in pairs for tokens in (p.chosen_tokens, p.rejected_tokens)]
 
 
-def _size(groups: Groups, shared: bool) -> int:
-    if not shared:
-        lengths = [len(prompt) + len(response) for group in groups for prompt, response in _responses(group)]
-        return len(lengths) * max(lengths)
-    return len(_Forest(map(_responses, groups)).tokens_T)
+@dataclass(frozen=True)
+class _Extent:
+    """Rows of one width, in tokens, that pairs take; trees stand in one row."""
+
+    rows: int
+    width: int
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.width
+
+    def beside(self, other: _Extent, shared: bool) -> _Extent:
+        if shared:
+            return _Extent(1, self.width + other.width)
+        return _Extent(self.rows + other.rows, max(self.width, other.width))
 
 
-def _split(group: list[PreferencePair], max_tokens: int, shared: bool) -> Groups:
-    if len(group) == 1 or _size([group], shared) <= max_tokens:
-        return [group]
+def _extent(group: Iterable[PreferencePair], shared: bool) -> _Extent:
+    responses = _responses(group)
+    if shared:
+        return _Extent(1, len(_Forest([responses]).tokens_T))
+    return _Extent(len(responses), max(len(prompt) + len(response) for prompt, response in responses))
+
+
+def _split(
+    group: Sequence[PreferencePair], max_tokens: int, shared: bool
+) -> list[tuple[Sequence[PreferencePair], _Extent]]:
+    """Halve a group until each part has at most so many tokens, or is a single pair; return how large parts are."""
+    extent = _extent(group, shared)
+    if len(group) == 1 or extent.tokens <= max_tokens:
+        return [(group, extent)]
     half = len(group) // 2
     return _split(group[:half], max_tokens, shared) + _split(group[half:], max_tokens, shared)

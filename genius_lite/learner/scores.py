@@ -7,7 +7,7 @@ the chosen response than the base model does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ def score(packer: Packer, groups: Groups, advance: Callable[[int], None], in_fp3
         wave = groups[start : start + at_once]
         with torch.no_grad():
             logps_2P = packer.compute(
-                wave, lambda pack: response_logps(packer.policy, pack.inputs, in_fp32).view(-1, 2)
+                wave, lambda pack: response_logps(packer.policy, pack.inputs(), in_fp32).view(-1, 2)
             )
         pairs = [pair for group in wave for pair in group]
         for pair, logps_2 in zip(pairs, logps_2P.T, strict=True):
@@ -56,7 +56,7 @@ def score(packer: Packer, groups: Groups, advance: Callable[[int], None], in_fp3
 
 def margins(
     packer: Packer,
-    pairs: list[PreferencePair],
+    pairs: Sequence[PreferencePair],
     reference: Scores | None,
     key: tuple[int | str, ...],
     advance: Callable[[int], None],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -59,7 +59,7 @@ class Training:
 
     hf_checkpoint: Path
     start: Path | None
-    pairs: list[PreferencePair]
+    pairs: Sequence[PreferencePair]
     samples: list[Sample]
     cfg: Learner
     device: Device
@@ -111,7 +111,8 @@ def train_adapter(
         say(f"these matrices get no adapter and stay as they are: {', '.join(left)}")
     groups = by_query(job.pairs)
     packer = Packer(policy, job.pairs, cfg, job.device, say, group)
-    if group.max(_memory_is_short(policy, packer.largest(groups).tokens, job, group.local_world_size)):
+    sizes = [pack.tokens for pack in packer.packs(groups)]
+    if group.max(_memory_is_short(policy, max(sizes), job, group.local_world_size)):
         enable_gradient_checkpointing(policy)
         say("activations are computed twice instead of kept (learner.gradient_checkpointing)")
     mismatch = logprob_mismatch(policy, job.samples) if job.samples else None
@@ -133,7 +134,6 @@ def train_adapter(
     group.on_main(save)
     learned = margins(packer, job.pairs, reference if job.precision == "fp32" else None, job.key, advance)
     epoch = curve[-len(epochs[-1]) :]
-    every = packer.packs(groups)
     return TrainReport(
         pairs=len(job.pairs),
         updates=len(batches),
@@ -143,7 +143,7 @@ def train_adapter(
         accuracy=float(np.mean([nats > 0 for nats in learned.values()])),
         scored_pairs=len(learned),
         scored_questions=len({question for question, _ in learned}),
-        shared_tokens=1 - sum(pack.tokens for pack in every) / unshared_tokens(job.pairs),
+        shared_tokens=1 - sum(sizes) / unshared_tokens(job.pairs),
         logprob_mismatch=mismatch,
         weight_bytes=weight_bytes(policy),
         precision=job.precision,
@@ -234,7 +234,7 @@ class _Trainer:
 
     def _accumulate(self, pack: Pack, total: int) -> torch.Tensor:
         """Add the pack's part of the batch's mean loss to the gradient; loss and margin of each pair, (pairs, 2)."""
-        logps_B2 = response_logps(self.policy, pack.inputs).view(-1, 2)
+        logps_B2 = response_logps(self.policy, pack.inputs()).view(-1, 2)
         logps = pair_logps(pack, logps_B2, [self.reference[p.query_id, p.step] for p in pack.pairs], self.job.cfg)
         loss_B = pair_loss(logps, self.job.cfg)
         (loss_B.sum() / total).backward()

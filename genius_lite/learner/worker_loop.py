@@ -21,6 +21,7 @@ from genius_lite.learner.process_group import ProcessGroup, ProcessLostError
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.rundir.folder import RunDir
+from genius_lite.rundir.lines import Lines
 
 
 @contextmanager
@@ -92,6 +93,8 @@ def _plain(value: Any) -> Any:
     match value:
         case Learner():
             return value.model_dump(mode="json")
+        case Lines():
+            return [*value]
         case RunDir():
             return str(value.path.absolute())
         case Path():

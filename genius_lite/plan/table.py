@@ -25,7 +25,6 @@ def print_plan(plan: Plan, console: Console) -> None:
     console.print(
         f"{plan.model}: {plan.queries} queries, {plan.rounds} rounds; {plan.slots} branches of {plan.context} tokens; "
         f"learner in {plan.precision}{twice}",
-        highlight=False,
     )
     memory, gpu = (_table(title, "stage", *_PARTS.values(), "all") for title in ("Peak memory, MB", "On the GPU, MB"))
     time = _table(None, "stage", "rounds", "tokens", "time", "disk, MB")

@@ -22,7 +22,7 @@ import msgspec
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.learner.footprint import MERGED_ON_CPU
-from genius_lite.learner.packing import Pack, by_query, packs
+from genius_lite.learner.packing import Groups, Pack, by_query, packs
 from genius_lite.plan.counting_sampler import CountingSampler
 from genius_lite.plan.lengths import Lengths
 from genius_lite.recipe import Pairs, Recipe
@@ -85,7 +85,7 @@ def expected_work(
         pairs=scale * len(pairs),
         tokens=scale * sum(pack.tokens for pack in made),
         largest=largest.tokens if largest else 0,
-        counted=len(largest.inputs.targets_S) if largest else 0,
+        counted=len(largest.inputs().targets_S) if largest else 0,
     )
     return Work(Sampled(scale * counted.sampled, scale * counted.prefilled, scale * counted.ticks), learned)
 
@@ -111,7 +111,7 @@ def packed(pairs: list[PreferencePair], max_tokens: int, batch_pairs: int, *, tr
     """Pack an epoch's pairs: updates take queries until they have their pairs, and pack each batch for itself."""
     merged = min(max_tokens, MERGED_ON_CPU) if on_cpu else max_tokens
     found: list[Pack] = []
-    batch: list[list[PreferencePair]] = []
+    batch: Groups = []
     groups = by_query(pairs)
     for group in groups:
         batch.append(group)

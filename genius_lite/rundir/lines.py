@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar, overload
 
@@ -36,7 +37,7 @@ class Lines(Sequence[T], Generic[T]):
     ):
         self.path, self.kind = path, kind
         self._bounds, self._chosen = line_bounds(path) if bounds is None else bounds, places
-        self._decode = msgspec.json.Decoder(kind).decode
+        self._decode = _decoder(kind)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -141,7 +142,7 @@ def read_records(path: Path, kind: type[T]) -> list[T]:
     Raises:
         UserError: a line is damaged; it is named.
     """
-    decode = msgspec.json.Decoder(kind).decode
+    decode = _decoder(kind)
     with path.open("rb") as file:
         return [_decoded(decode, line, path, number) for number, line in enumerate(file, 1)]
 
@@ -150,6 +151,11 @@ def write_records(path: Path, records: Iterable[Any]) -> None:
     """Write a JSON line for each record; of an iterator no more than one is in memory."""
     with path.open("wb") as file:
         file.writelines(msgspec.json.encode(record) + b"\n" for record in records)
+
+
+@cache
+def _decoder(kind: type) -> Callable[[bytes], Any]:
+    return msgspec.json.Decoder(kind).decode
 
 
 def _decoded(decode: Any, line: bytes, path: Path, number: int) -> Any:

@@ -24,7 +24,7 @@ from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.gguf_header import shown
 from genius_lite.weights.mapping import Identical, TensorMap, as_float16, check_finite, match
 from genius_lite.weights.meta_model import check_complete, fill_in, read_config, write_for_transformers
-from genius_lite.weights.source import locate
+from genius_lite.weights.source import locate, split_origin
 from genius_lite.weights.untrusted import check_model
 
 MAP_FILE = "tensor_map.json"
@@ -75,8 +75,9 @@ class Base:
         inside = hf_checkpoint.parent / FULL_PRECISION / own.name
         if not own.is_file() and inside.is_file():
             own = inside
-        elif not own.is_file() and recorded.origin.startswith((Prefix.HUB, Prefix.PACKAGE)):
-            own = locate(Model(gguf=recorded.origin))
+        named, revision = split_origin(recorded.origin)
+        if not own.is_file() and named.startswith((Prefix.HUB, Prefix.PACKAGE)) and named.endswith(".gguf"):
+            own = locate(Model(gguf=named, revision=revision))
         if not own.is_file():
             raise UserError(
                 f"{hf_checkpoint} was imported from {recorded.path}, which is not there any more; put it back, or run "

@@ -71,10 +71,17 @@ def locate_weights(model: Model) -> Path | None:
 
 
 def named_origin(model: Model) -> str:
-    """Return where the model that is learned on comes from, as a recipe names it; hub weights with their revision."""
-    if model.weights and model.weights.startswith(Prefix.HUB) and model.weights_revision:
-        return f"{model.weights}@{model.weights_revision}"
-    return model.weights or model.gguf
+    """Return where the model that is learned on comes from, as a recipe names it; of the hub, with its revision."""
+    named, revision = (model.weights, model.weights_revision) if model.weights else (model.gguf, model.revision)
+    return f"{named}@{revision}" if revision and named.startswith(Prefix.HUB) else named
+
+
+def split_origin(origin: str) -> tuple[str, str | None]:
+    """Split what `named_origin` returned into the recipe's own name and the hub's revision."""
+    if not origin.startswith(Prefix.HUB):
+        return origin, None
+    named, _, revision = origin.partition("@")
+    return named, revision or None
 
 
 def copy_original(weights: Path, out: Path) -> None:

@@ -1,4 +1,7 @@
-"""Which families can be trained, as the tests assert it: `python -m tests.architectures.table` prints the README's."""
+"""Which families can be trained, as the tests assert it.
+
+`python -m tests.architectures.table` prints the table of docs/models.md, and the README's.
+"""
 
 from __future__ import annotations
 
@@ -89,9 +92,23 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
+def summary() -> str:
+    """Return the README's: the families by what they need."""
+    alone = [family for family, names in FAMILIES.items() if all(name in TAKEN for name in names)]
+    others = [family for family in FAMILIES if family not in alone]
+    return "\n".join(
+        [
+            "| with | |",
+            "|---|---|",
+            f"| nothing but the GGUF | {', '.join(alone)} |",
+            f"| the original weights beside it (`model.weights`) | {', '.join(others)}, and all of the above |",
+        ]
+    )
+
+
 def _said(taken: bool) -> str:
     return "yes" if taken else "no"
 
 
 if __name__ == "__main__":
-    print(markdown())
+    print(markdown(), summary(), sep="\n\n")

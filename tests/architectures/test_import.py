@@ -19,7 +19,7 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.importing import Base, check_supported, import_checkpoint
 from genius_lite.weights.merge import merge
-from tests.architectures.table import FAMILIES, REFUSED, TAKEN, WITHOUT_ADAPTER, markdown
+from tests.architectures.table import FAMILIES, REFUSED, TAKEN, WITHOUT_ADAPTER, markdown, summary
 from tests.architectures.zoo import ARCHITECTURES, RECURRENT, TEXT, WINDOW
 from tests.support.adapters import random_adapter
 from tests.support.engine import drain
@@ -73,7 +73,8 @@ def test_what_is_not_taken_is_refused_in_a_line_that_says_what_would_be(zoo, tmp
 def test_every_model_is_in_the_table():
     assert set(TAKEN) | set(REFUSED) == {name for names in FAMILIES.values() for name in names} == set(ARCHITECTURES)
     assert not set(TAKEN) & set(REFUSED)
-    assert markdown() in Path("README.md").read_text()
+    assert markdown() in Path("docs/models.md").read_text(encoding="utf-8")
+    assert summary() in Path("README.md").read_text(encoding="utf-8")
     table = markdown().splitlines()
     assert "| Gemma 3 | `gemma3` | yes | yes |  |" in table
     assert f"| Granite 4 | `granite`, `granitehybrid` | no | yes | {REFUSED['granite4']} |" in table

@@ -54,7 +54,7 @@ def test_responses_have_together_the_log_probabilities_that_they_have_alone(mode
         responses = [(p.prompt_tokens, r) for p in pack.pairs for r in (p.chosen_tokens, p.rejected_tokens)]
         with torch.no_grad():
             alone = torch.cat([response_logps(model.policy, rows([response])) for response in responses])
-            for inputs in (pack.inputs, rows(responses)):
+            for inputs in (pack.inputs(), rows(responses)):
                 assert (response_logps(model.policy, inputs) - alone).abs().max() < NATS
 
 

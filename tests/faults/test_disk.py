@@ -13,6 +13,7 @@ import pytest
 from genius_lite.records import Rollout
 from genius_lite.rundir.lines import read_records
 from tests.faults.kills import QUERIES, RECIPE, SEARCHED
+from tests.support.cli import genius
 
 COMMAND = [sys.executable, "-c", "from genius_lite.cli import main; main()", "run", "r.yaml", "--out", "disk/run"]
 
@@ -40,8 +41,8 @@ def project(tmp_path, tiny_llama) -> Path:
     return tmp_path
 
 
-def _run(project: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(COMMAND, cwd=project, capture_output=True, text=True, timeout=300)
+def _run(project: Path) -> subprocess.CompletedProcess[str]:
+    return genius("run", "r.yaml", "--out", "disk/run", cwd=project)
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(project, disk):

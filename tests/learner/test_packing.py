@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from genius_lite.learner.model import response_logps, takes_trees
 from genius_lite.learner.packing import Pack, by_query, packs, rows, trees, unshared_tokens
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
+from genius_lite.rundir.lines import Lines, write_records
 
 short = st.lists(st.integers(0, 3), min_size=1, max_size=6)
 drawn_pairs = st.lists(st.tuples(st.sampled_from("ab"), short, short), min_size=1, max_size=5)
@@ -57,10 +60,44 @@ def test_packs_hold_every_pair_once_and_read_back(drawn, max_tokens, merged, sha
     for pack in made:
         assert pack.tokens <= max_tokens or len(pack.pairs) == 1
         wanted = [tokens for p in pack.pairs for tokens in (p.chosen_tokens, p.rejected_tokens)]
-        flat = pack.inputs.tokens_BT.reshape(-1)[pack.inputs.targets_S]
-        assert [flat[indices].tolist() for indices in pack.inputs.responses] == wanted
+        inputs = pack.inputs()
+        assert inputs.tokens_BT.size == pack.tokens
+        flat = inputs.tokens_BT.reshape(-1)[inputs.targets_S]
+        assert [flat[indices].tolist() for indices in inputs.responses] == wanted
         if shared:
             assert pack.tokens <= unshared_tokens(pack.pairs)
+
+
+@given(drawn_pairs, st.integers(1, 40))
+def test_pairs_in_a_file_are_packed_as_those_in_memory(tmp_path_factory, drawn, max_tokens):
+    pairs, path = made_of(drawn), tmp_path_factory.getbasetemp() / "pairs.jsonl"
+    write_records(path, pairs)
+    made, read = (packs(by_query(some), max_tokens, max_tokens) for some in (pairs, Lines(path, PreferencePair)))
+    assert [pack.pairs for pack in made] == [pack.pairs for pack in read]
+    assert [pack.tokens for pack in made] == [pack.tokens for pack in read]
+
+
+def test_many_pairs_in_a_file_are_packed_in_the_memory_of_few(tmp_path):
+    """Neither their tokens nor masks are held: a pack's are made when it is computed."""
+
+    def peak(count: int) -> int:
+        path = tmp_path / f"{count}.jsonl"
+        prompt, response = [*range(100)], [*range(100, 400)]
+        write_records(
+            path, (
+                PreferencePair(f"{n:06x}", step, prompt, [n, *response], [n, 1, *response], 0, 0, 0, 0, True, True)
+                for n in range(count)
+                for step in range(2)
+            ),
+        )  # fmt: skip
+        tracemalloc.start()
+        made = packs(by_query(Lines(path, PreferencePair)), 4096, 4096)
+        assert max(pack.inputs().mask.shape[1] for pack in made) > 3000
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(200) < 1.05 * peak(20)
 
 
 class _Policy:
@@ -96,7 +133,7 @@ def test_trees_and_rows_equal_one_at_a_time(tiny, drawn):
     expected = _loss(tree, alone)
     gradients = torch.autograd.grad(expected, weights)
     for pack in (tree, padded):
-        logps = response_logps(_Policy(model), pack.inputs)
+        logps = response_logps(_Policy(model), pack.inputs())
         torch.testing.assert_close(logps, alone, atol=1e-4, rtol=1e-5)
         loss = _loss(pack, logps)
         torch.testing.assert_close(loss, expected, atol=1e-5, rtol=0)

@@ -153,38 +153,48 @@ def test_a_process_that_dies_ends_the_training_which_goes_on_alone(hf_checkpoint
     assert _difference(tmp_path / "a", tmp_path / "b") <= 1e-5
 
 
-@pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True, "batch_pairs": 1}])
-def test_processes_that_divide_the_model_end_where_one_does(hf_checkpoint, tmp_path, options):
+IN_PARTS = {"plain": {}, "twice": {"gradient_checkpointing": True, "batch_pairs": 1}}  # computed twice, and one idle
+
+
+@pytest.fixture(scope="module")
+def divided(hf_checkpoint, tmp_path_factory) -> Path:
+    """Everything that one launch can show of two processes that divide the model."""
+    folder = tmp_path_factory.mktemp("divided")
+    trainings = [_training(folder / "nf4", precision="nf4")]
+    for name, options in IN_PARTS.items():
+        done = {"epochs": 2, **options}
+        trainings += [_training(folder / name, **done), _training(folder / f"{name}-begun", stop=2, **done)]
+    launched = _launch([*ACCELERATE, "--use_fsdp", *_plan(folder, hf_checkpoint, *trainings)], ROOT)
+    assert launched.returncode == 0, launched.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", IN_PARTS)
+def test_processes_that_divide_the_model_end_where_one_does(hf_checkpoint, divided, tmp_path, name):
     """Also where one has nothing to compute of a batch, and only makes the passes of the other."""
-    done = {"epochs": 2, **options}
+    done = {"epochs": 2, **IN_PARTS[name]}
     expected = train(hf_checkpoint, tmp_path / "alone", done)
     assert expected
-    trainings = [_training(tmp_path / "parts", **done), _training(tmp_path / "begun", stop=2, **done)]
-    launched = _launch([*ACCELERATE, "--use_fsdp", *_plan(tmp_path, hf_checkpoint, *trainings)], ROOT)
-    assert launched.returncode == 0, launched.stderr
-    report = json.loads((tmp_path / "parts.json").read_text())
+    report = json.loads((divided / f"{name}.json").read_text())
     assert report["margin"] == pytest.approx(expected.margin, abs=1e-4)
     assert 0.4 * expected.weight_bytes < report["weight_bytes"] < 0.8 * expected.weight_bytes
-    assert _difference(tmp_path / "alone", tmp_path / "parts") <= 1e-5
-    ours, theirs = (load_file(tmp_path / name / IMPORTANCE) for name in ("parts", "alone"))
-    for name in theirs:
-        assert (ours[name] >= 0.999 * theirs[name]).all(), "what is shared may be computed by both"
-    assert train(hf_checkpoint, tmp_path / "begun", done)
-    assert _difference(tmp_path / "alone", tmp_path / "begun") <= 1e-5
+    assert _difference(tmp_path / "alone", divided / name) <= 1e-5
+    ours, theirs = (load_file(folder / IMPORTANCE) for folder in (divided / name, tmp_path / "alone"))
+    for key in theirs:
+        assert (ours[key] >= 0.999 * theirs[key]).all(), "what is shared may be computed by both"
+    assert train(hf_checkpoint, divided / f"{name}-begun", done)
+    assert _difference(tmp_path / "alone", divided / f"{name}-begun") <= 1e-5
 
 
-def test_divided_nf4_is_the_same_nf4(hf_checkpoint, tmp_path):
-    training = _training(tmp_path / "a", precision="nf4")
+def test_divided_nf4_is_the_same_nf4(hf_checkpoint, divided, tmp_path):
+    training = _training(tmp_path / "whole", precision="nf4")
     launched = _launch([*TORCHRUN, *_plan(tmp_path, hf_checkpoint, training)], ROOT)
     assert launched.returncode == 0, launched.stderr
-    parts = _training(tmp_path / "b", precision="nf4")
-    launched = _launch([*TORCHRUN, *_plan(tmp_path, hf_checkpoint, parts)], ROOT, **FSDP)
-    assert launched.returncode == 0, launched.stderr
-    assert _difference(tmp_path / "a", tmp_path / "b") <= 1e-5
-    whole, divided = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
-    assert divided["curve"] == whole["curve"]
-    assert divided["margin"] == pytest.approx(whole["margin"], abs=1e-4), "scored in fp32, layer by layer"
-    assert divided["weight_bytes"] < 0.8 * whole["weight_bytes"]
+    assert _difference(tmp_path / "whole", divided / "nf4") <= 1e-5
+    whole, parts = (json.loads(file.read_text()) for file in (tmp_path / "whole.json", divided / "nf4.json"))
+    assert parts["curve"] == whole["curve"]
+    assert parts["margin"] == pytest.approx(whole["margin"], abs=1e-4), "scored in fp32, layer by layer"
+    assert parts["weight_bytes"] < 0.8 * whole["weight_bytes"]
 
 
 def test_memory_that_runs_out_where_the_model_is_divided_ends_it(hf_checkpoint, tmp_path):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import msgspec
 import pytest
@@ -15,6 +14,7 @@ from genius_lite import load
 from genius_lite.pipeline.job import prepare
 from genius_lite.plan.plan import forecast
 from genius_lite.plan.rates import Rates
+from tests.support import cli
 from tests.support.models import tiny_gguf
 
 RECIPE = """
@@ -36,11 +36,9 @@ def project(tmp_path, tiny_llama) -> Path:
     return tmp_path
 
 
-def genius(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+def genius(*arguments: object, cwd: Path) -> CompletedProcess[str]:
     """A command, with a cache of its own, so that nothing is remembered from elsewhere."""
-    command = [sys.executable, "-c", "from genius_lite.cli import main; main()", *map(str, arguments)]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cwd / "cache"), "COLUMNS": "80"}
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment)
+    return cli.genius(*arguments, cwd=cwd, env={**os.environ, "XDG_CACHE_HOME": str(cwd / "cache"), "COLUMNS": "80"})
 
 
 def planned(*arguments: object, cwd: Path) -> dict:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from pathlib import Path
+from subprocess import CompletedProcess
+
+from tests.support import warm
 
 RECIPE = """
 model: {gguf: tiny.gguf}
@@ -17,6 +19,11 @@ sampler: {slots: 8}
 """
 
 
-def genius(*arguments, cwd: Path, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from genius_lite.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
+def genius(*arguments: object, cwd: Path, env: dict[str, str] | None = None, given: str = "") -> CompletedProcess[str]:
+    """Run a command to its end.
+
+    Args:
+        env: its environment, if it is to have another one than this process.
+        given: its standard input.
+    """
+    return warm.run([*map(str, arguments)], cwd, {**os.environ} if env is None else env, given)

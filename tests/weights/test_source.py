@@ -13,7 +13,7 @@ import pytest
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import Model
-from genius_lite.weights.source import copy_original, locate, locate_weights, named_origin
+from genius_lite.weights.source import copy_original, locate, locate_weights, named_origin, split_origin
 from tests.conftest import SMOLLM2
 
 CONTENT = b"GGUF" + bytes(100)
@@ -154,12 +154,17 @@ def test_what_stands_beside_weights_is_copied_and_nothing_else(tmp_path):
 
 def test_where_a_model_comes_from():
     for given, origin in (
-        ({"gguf": "hf:o/r/x.gguf", "revision": "v1"}, "hf:o/r/x.gguf"),
+        ({"gguf": "hf:o/r/x.gguf", "revision": "v1"}, "hf:o/r/x.gguf@v1"),
+        ({"gguf": "hf:o/r/f/x.gguf"}, "hf:o/r/f/x.gguf"),
+        ({"gguf": "a@b.gguf"}, "a@b.gguf"),
         ({"gguf": "x.gguf", "weights": "hf:o/r"}, "hf:o/r"),
         ({"gguf": "x.gguf", "weights": "hf:o/r", "weights_revision": "v1"}, "hf:o/r@v1"),
         ({"gguf": "x.gguf", "weights": "full"}, "full"),
     ):
-        assert named_origin(Model(**given)) == origin
+        model = Model(**given)
+        assert named_origin(model) == origin
+        revision = model.weights_revision if model.weights else model.revision
+        assert split_origin(origin) == (model.weights or model.gguf, revision)
 
 
 def test_packaged_models():
