@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
+from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe
 from genius_lite.report.summary import print_summary
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
@@ -27,6 +27,7 @@ def test_smollm2_trains_itself_and_answers(smollm2, tmp_path):
         foresight=Foresight(candidates=2, steps=2, max_tokens=40),
         pairs=ANY_PAIRS,
         learner=Learner(lr=2e-4, batch_pairs=1),
+        evaluate=Evaluate(queries=2, query_samples=2),
     )
     shown = io.StringIO()
     console = Console(file=shown, width=100)
