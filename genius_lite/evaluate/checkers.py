@@ -1,8 +1,15 @@
 """Is a response right? Each checker finds the final answer in free text and compares it with the known one.
 
-Marked answers (`answers.marked`) come first; without a mark counts the last number (numeric), the last mention of a
-letter (choice), or the whole response (exact). A mark that holds nothing of the checker's kind is passed over. Number
-words ("seven") and decimal commas ("3,5") are not read as numbers.
+What follows a thought alone is looked at. Marked answers (`answers.marked`: "the answer is", "Antwort:", "答案是") come
+first; without a mark counts the last number (numeric), the last mention of a letter (choice), or the whole response
+(exact). A mark that holds nothing of the checker's kind is passed over.
+
+Numbers, in digits of any script: separators of thousands are commas, apostrophes, thin and no-break spaces; 3,5 and
+1.234 are a half more than three and more than a thousand only where a task's options say `decimal: ','`, 1.234,5 and
+1,234.5 in any case. Percent and currency signs are read, and percent in words. Scale words from thousand to trillion
+count (5 million, 2 Mrd., 3万5000; a billion is 10^9), "5k" does not. A unit is passed over, and not converted: 5 km
+and 5km are 5. Number words (seventy-two; zweiundsiebzig; 七十二) are read where a marked answer begins with them, or a
+short response without digits, in the languages of `words.COUNTED`; nowhere else, as "one" is seldom a number.
 """
 
 from __future__ import annotations
@@ -10,76 +17,112 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from unicodedata import normalize
 
+from genius_lite.data import thoughts
 from genius_lite.errors import UserError
 from genius_lite.evaluate.answers import (
+    WORDS,
     bare,
+    count_words,
     final_number,
     first_sentence,
     marked,
     stated_number,
-    unit_number,
     without_markdown,
+    without_verb,
 )
+from genius_lite.evaluate.numbers import plain, unit_number
+from genius_lite.evaluate.words import WORD, every
 from genius_lite.recipe import Check, CheckOptions
 
 DEFAULT_OPTIONS = CheckOptions()
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _SECONDS = 1  # what a regular expression may take of a response
-_WORDS = 5  # a longer answer is prose
-_LEAD = r"(?:[\s*_`\"'$:=]|\\[a-z]+(?=\{))*+(?:(?:option|choice|letter|answer)\b[\s*_`:]*+)?"
+_APART = rf"(?!{WORD}|')"
+_NAMED = rf"(?:{every('option')}|{every('answer')})"
+# "the option B", "la C", "l'option C"; an article before anything else may be the letter itself: a, l, o.
+_ARTICLE = rf"(?:{every('article')}['\u0020]\s*(?={_NAMED}|[(\[*]*[A-Za-z]{_APART}))?"
+_MARKUP = r"(?:[\s*_`\"'$:=]|\\[a-z]+(?=\{))*+"
+_LEAD = rf"{_MARKUP}(?:{every('adverb')},?{_MARKUP})?{_ARTICLE}(?:{_NAMED}[\s*_`:]*+)?"
 _START = re.compile(
-    rf"(?i:{_LEAD})(?P<open>[(\[{{]?)[\s*_]*+(?P<letter>[A-Za-z])(?![\w'’])(?P<rest>.*)",
+    rf"(?i:{_LEAD})(?P<open>[(\[{{]?)[\s*_]*+(?P<letter>[A-Za-z]){_APART}(?P<rest>.*)",
     re.DOTALL,
 )
-_HEDGE = re.compile(r"[\s)\]}*_]*+(?:,|/|&|and\b|or\b)\s*(?:option\s*)?[(\[*]*(?P<other>[A-Za-z])(?![\w'’])")
+_OR = rf"(?:[,、/&]|{every('either')})"
+_HEDGE = re.compile(rf"[\s)\]}}*_]*+{_OR}\s*(?:{every('option')}\s*)?[(\[*]*(?P<other>[A-Za-z]){_APART}")
+_BETWEEN = re.compile(rf"[\s*]*+{_OR}[\s*]*+")
 _MENTION = re.compile(
-    r"\(([A-Z])\)|\*\*\(?([A-Z])(?:[).:]|\*\*)|\b(?i:option|choice)\s+\W{0,3}([A-Z])\b"
-    r"|^[ \t]*([A-Z])[.):](?=\s)|^[ \t*_]*([A-Z])[ \t*_.]*$",
+    rf"\(([A-Z])\)|\*\*\(?([A-Z])(?:[).:]|\*\*)|(?i:{every('option')})\s*\W{{0,3}}([A-Z]){_APART}"
+    r"|^[ \t]*([A-Z])[.):](?=\s)|^[ \t*_]*([A-Z])[ \t*_.。]*$",
     re.MULTILINE,
 )
+_AT_END = re.compile(rf"(?<!{WORD})(?<!['-])([A-Z])$")
+_UNLIKE = re.compile(every("unlike"))
+_DENIED = re.compile(rf"{every('unlike')}\s*$")
+_NEAR = 14  # characters: "n'est pas (C)"
+_AMBIGUOUS = re.compile(r"\D*[0-9]+,(?![0-9]{3}(?![0-9]))[0-9]+\D*")
 
 
 def extract_answer(response: str) -> str | None:
-    """The final answer of a response, in a form that can be compared with another's; None if none is found.
+    """Return the final answer of a response, such that equal answers are equal strings; None if none is found.
 
     The last marked answer counts: its number if it is one with a unit at most, its text if that is short, the number
     that it states otherwise. Without a mark a response is an answer only where it is nothing else: a few words with one
     number ("so 1000 in all"), or what such words equal ("2 + 3 = 5"), or a single word. The last number of an open text
-    may be anything, and responses that happen to share it do not agree. "1,000.0", "$1000" and "1e3" are all "1000".
+    may be anything, and responses that happen to share it do not agree. "1,000.0", "$1000" and "1e3" are all "1000",
+    "(b)" and "B) Paris" are "B", and "Yes" is "yes".
     """
+    response = thoughts.read(response).answer
     for segment in marked(response):
-        text = bare(first_sentence(segment))
-        number = unit_number(text) or (stated_number(text) if len(text.split()) > _WORDS else None)
+        text = without_verb(bare(first_sentence(segment)))
+        words = count_words(text, WORDS)
+        number = unit_number(text) or (stated_number(text) if words > WORDS else None)
         if number:
             return number.canonical
-        if 0 < len(text.split()) <= _WORDS:
-            return " ".join(text.split())
-    if len(response.split()) > _WORDS:
+        if 0 < words <= WORDS:
+            return _text_answer(text)
+    if count_words(response, WORDS) > WORDS:
         return None
     number = unit_number(without_markdown(response).rpartition("=")[2])
     words = bare(response).split()
-    return number.canonical if number else words[0] if len(words) == 1 else None
+    return number.canonical if number else _text_answer(words[0]) if len(words) == 1 else _letter_answer(response)
+
+
+def _text_answer(text: str) -> str:
+    return _letter_answer(text) or _one_form(text, ignore_case=True)
+
+
+def _letter_answer(text: str) -> str | None:
+    letter = _starting_letter(plain(text), LETTERS, apart=True)
+    return letter if letter and letter in LETTERS else None
 
 
 def final_choice(response: str, letters: str = LETTERS, choices: Sequence[str] = ()) -> str | None:
-    r"""The letter that a response settles on, upper case, one of `letters`; None without one, or if it hedges (A or B).
+    r"""Return the letter that a response settles on, upper case, one of `letters`; None without one, or if it hedges.
 
-    In this order: a marked answer that starts with a letter (`B`, `(B)`, `**B**`, `B) Paris`, `option B`, `\text{B}`)
-    or is the text of a choice; a response that starts so with a letter set apart, or is such a text; the last mention,
-    which is `(B)`, `**B**`, `option B`, `B)` or `B.` at the start of a line, or a letter alone on its line. Lower case
-    counts in brackets, before `.`, `)` or `:`, and alone: "a dog" is not A.
+    In this order: a marked answer that starts with a letter (`B`, `(B)`, `**B**`, `B) Paris`, `option B`, `la B`,
+    `\text{B}`) or is the text of a choice; a response that starts so with a letter set apart, or is such a text; the
+    last mention, which is `(B)`, `**B**`, `option B`, `B)` or `B.` at the start of a line, or a letter alone on its
+    line; a capital at the end of the response. Lower case counts in brackets, before `.`, `)` or `:`, and alone: "a
+    dog" is not A. "A or B" is a hedge.
     """
-    by_text = {bare(choice).casefold(): letter for letter, choice in zip(letters, choices, strict=False)}
+    response = plain(response)
+    by_text = {_key(choice): letter for letter, choice in zip(letters, choices, strict=False) if _key(choice)}
     for segment in marked(response):
-        named = by_text.get(bare(segment).casefold()) or by_text.get(bare(first_sentence(segment)).casefold())
+        sentence = first_sentence(segment)
+        named = next(filter(None, map(by_text.get, map(_key, (segment, sentence, without_verb(bare(sentence)))))), None)
         if found := named or _starting_letter(segment, letters):
             return found if found in letters else None
-    found = by_text.get(bare(response).casefold()) or _starting_letter(response, letters, apart=True)
+    found = by_text.get(_key(response)) or _starting_letter(response, letters, apart=True)
     if found:
         return found if found in letters else None
     return _last_mention(response, letters)
+
+
+def _key(text: str) -> str:
+    return _one_form(bare(text), ignore_case=True)
 
 
 def check(
@@ -89,11 +132,13 @@ def check(
     options: CheckOptions = DEFAULT_OPTIONS,
     choices: Sequence[str] = (),
 ) -> float:
-    """1.0 if the response's final answer is `answer`, else 0.0; its `options` are told in the recipe's reference.
+    """Return 1.0 if the response's final answer is `answer`, else 0.0; `options` are told in the recipe's reference.
 
-    exact: the response, or its last marked answer, is the text of the answer; a run of white space is one space.
-    numeric: equal, or apart by at most `tolerance` times the answer. 50% equals 50, and 0.5 as well. The answer may be
-    a worked solution that ends in `#### 72`.
+    exact: the response, or its last marked answer, is the text of the answer. A run of white space is one space, and
+    full-width characters are as narrow ones.
+    numeric: equal, or apart by at most `tolerance` times the answer. 50% equals 50, and 0.5 as well, and 5 million
+    equals 5, as what is asked for may be a percentage or millions. The answer may be a worked solution that ends in
+    `#### 72`.
     choice: the answer is a letter. With `choices` only their letters count, and their texts do too.
     regex: the last match of `pattern`, or its `group` (the first unless given), compared as exact.
     math-verify is not asked here, as nothing would bound its time: `scoring.Scorer`.
@@ -102,48 +147,75 @@ def check(
         UserError: the answer is not of this kind, or the pattern is wrong.
         TimeoutError: the pattern takes over a second of this response.
     """
+    response = thoughts.read(response).answer
     match kind:
         case "exact":
-            right = any(_equal(text, answer, options.ignore_case) for text in _texts(response))
+            known = _one_form(answer, options.ignore_case)
+            right = any(_one_form(text, options.ignore_case) == known for text in _texts(response))
         case "numeric":
-            right = _same_number(response, answer, options.tolerance)
+            right = _same_number(response, answer, options)
         case "choice":
             letters = LETTERS[: len(choices)] if choices else LETTERS
             if len(answer) != 1 or answer not in letters:
                 raise UserError(f"the answer {answer!r:.60} is not one of the letters {letters[0]} to {letters[-1]}")
             right = final_choice(response, letters, choices) == answer
         case "regex":
-            found = _last_match(response, options.pattern, options.group)
-            right = found is not None and _equal(found, answer, options.ignore_case)
+            found = _last_match(response, options)
+            right = found is not None and _one_form(found, options.ignore_case) == _one_form(
+                answer, options.ignore_case
+            )
         case "math-verify":
             raise ValueError("math-verify is asked in a process of its own")
     return float(right)
 
 
-def submitted(kind: Check, response: str, choices: Sequence[str] = ()) -> str | None:
-    """The answer that a checker reads in a response, None if there is none: what a vote among responses counts."""
+def submitted(
+    kind: Check, response: str, choices: Sequence[str] = (), options: CheckOptions = DEFAULT_OPTIONS
+) -> str | None:
+    """Return the answer that a checker reads in a response, None if there is none: what a vote among responses counts.
+
+    Raises:
+        UserError: the pattern is wrong.
+    """
+    response = thoughts.read(response).answer
     match kind:
         case "numeric":
-            number = final_number(response)
+            number = final_number(response, options.decimal)
             return str(number.value) if number else None
         case "choice":
-            return final_choice(response, LETTERS[: len(choices)] if choices else LETTERS)
-        case _:
+            return final_choice(response, LETTERS[: len(choices)] if choices else LETTERS, choices)
+        case "exact":
+            *_, whole, sentence = _texts(response)
+            return _one_form(sentence if count_words(sentence, WORDS) <= WORDS else whole, options.ignore_case) or None
+        case "regex":
+            try:
+                found = _last_match(response, options)
+            except TimeoutError:
+                return None
+            return found and _one_form(found, options.ignore_case)
+        case "math-verify":
             return extract_answer(response)
 
 
 def _texts(response: str) -> Iterator[str]:
+    """Yield what may be meant, in shorter and shorter forms."""
     segment = next(marked(response), response)
-    yield from (response, segment, bare(segment), bare(first_sentence(segment)))
+    sentence = bare(first_sentence(segment))
+    yield from (response, segment, sentence)
+    if segment is not response:
+        segment, sentence = without_verb(bare(segment)), without_verb(sentence)
+    yield from (bare(segment), sentence)
 
 
-def _equal(text: str, answer: str, ignore_case: bool) -> bool:
-    a, b = (" ".join(t.split()) for t in (text, answer))
-    return a.casefold() == b.casefold() if ignore_case else a == b
+def _one_form(text: str, ignore_case: bool) -> str:
+    text = " ".join(normalize("NFC", plain(text)).split())
+    return text.casefold() if ignore_case else text
 
 
-def _same_number(response: str, answer: str, tolerance: float) -> bool:
-    right, given = final_number(answer), final_number(response)
+def _same_number(response: str, answer: str, options: CheckOptions) -> bool:
+    if options.decimal == "." and _AMBIGUOUS.fullmatch(answer):
+        raise UserError(f"the answer {answer!r:.60} has a decimal comma; write options: {{decimal: ','}} for this task")
+    right, given = final_number(answer, options.decimal), final_number(response, options.decimal)
     if right is None:
         raise UserError(f"the answer {answer!r:.60} holds no number; give one, or take another checker than numeric")
     if given is None:
@@ -151,16 +223,22 @@ def _same_number(response: str, answer: str, tolerance: float) -> bool:
     readings = [(given.value, right.value)]
     if given.percent != right.percent:
         readings.append((given.value / (100 if given.percent else 1), right.value / (100 if right.percent else 1)))
-    return any(abs(a - b) <= Fraction(tolerance) * abs(b) for a, b in readings)
+    if (given.scale == 1) != (right.scale == 1):
+        readings.append((given.value / given.scale, right.value / right.scale))
+    return any(abs(a - b) <= Fraction(options.tolerance) * abs(b) for a, b in readings)
 
 
 def _starting_letter(text: str, letters: str, apart: bool = False) -> str | None:
-    """The letter that a text starts with, "?" if it hedges; `apart`: only one that is set apart from what follows."""
+    """Return the letter that a text starts with, "?" if it hedges.
+
+    Args:
+        apart: only one that is set apart from what follows.
+    """
     found = _START.match(text)
     if not found or found["letter"].upper() not in letters:
         return None
     rest = found["rest"].lstrip("*_`\"'$")
-    is_apart = bool(found["open"] or not rest.strip() or rest[0] in ").:]},\r\n")
+    is_apart = bool(found["open"] or not rest.strip() or rest[0] in ").:]},\r\n。、")
     if not is_apart and (apart or found["letter"].islower()):
         return None
     other = _HEDGE.match(rest)
@@ -169,17 +247,23 @@ def _starting_letter(text: str, letters: str, apart: bool = False) -> str | None
 
 def _last_mention(text: str, letters: str) -> str | None:
     found = [(m.start(), m.end(), m[m.lastindex or 0]) for m in _MENTION.finditer(text)]
-    found = [mention for mention in found if mention[2] in letters]
+    found = [mention for mention in found if mention[2] in letters and not _is_denied(text, mention[0])]
     if not found:
-        return None
+        end = _AT_END.search(text.rstrip(" \t\r\n.。!！)]*_`\"'")[-_NEAR:])
+        return end[1] if end and end[1] in letters and not _UNLIKE.search(end.string) else None
     between = text[found[-2][1] : found[-1][0]] if len(found) > 1 else ""
-    return None if re.fullmatch(r"[\s*]*+(?:,|/|&|and|or)[\s*]*+", between) else found[-1][2]
+    return None if _BETWEEN.fullmatch(between) else found[-1][2]
 
 
-def _last_match(response: str, pattern: str | None, group: int | str | None) -> str | None:
+def _is_denied(text: str, at: int) -> bool:
+    return bool(_DENIED.search(text[max(at - _NEAR, 0) : at]))
+
+
+def _last_match(response: str, options: CheckOptions) -> str | None:
     # Unlike `re`, this package can stop a pattern that backtracks without end.
     import regex
 
+    pattern, group = options.pattern, options.group
     if not pattern:
         raise UserError("the regex checker needs a pattern")
     try:

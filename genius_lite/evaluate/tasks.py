@@ -147,7 +147,7 @@ def from_rows(cfg: TaskSource) -> Task:
             return Verdict(0.0, timed_out=True)
 
     def stated(problem: Problem, response: str) -> str | None:
-        return submitted(cfg.check, response, problem.metadata.get(_CHOICES, ()))
+        return submitted(cfg.check, response, problem.metadata.get(_CHOICES, ()), cfg.options)
 
     aside, forms = SetAside(), set[str]()
     read = [*islice(_read(cfg, aside), cfg.limit)]

@@ -39,6 +39,11 @@ class CheckOptions(Section):
     tolerance: NotNegative = _option(
         0.0, ["numeric"], "how far off a right number may be, of the answer", unit="share", examples=[0.01]
     )
+    decimal: Literal[".", ","] = _option(
+        ".",
+        ["numeric"],
+        "the mark before decimals, in answers and responses; ',': 3,5 is three and a half, 1.234 is 1234",
+    )
     pattern: Text | None = _option(
         None, ["regex"], "a regular expression, in single quotes; its last match counts", examples=["'is (.*)'"]
     )

@@ -63,3 +63,29 @@ def test_what_files_keep(finished):
     for row in rows:
         for cell in row[3:-1]:
             assert 0.9 < float(cell.split(";")[0]) < 1.1
+
+
+def test_checkers_beside_those_of_lm_evaluation_harness(tiny_llama, tmp_path):
+    pytest.importorskip("lm_eval")
+    for name, answer in (("gsm8k", "1,072"), ("arc", "B")):
+        rows = [{"prompt": f"What is {n}?", "answer": answer} for n in range(2)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written = [
+        ("gsm8k", "1072", "It is 1072.\n#### 1,072"),
+        ("gsm8k", "1072", "The answer is 1072, and not 5."),
+        ("gsm8k", "5", "The answer is 1072, and not 5."),
+        ("arc_challenge_chat", "B", "Thus. The best answer is B."),
+        ("arc_challenge_chat", "B", "The best answer is (C), not B"),
+    ]
+    folder = tmp_path / "responses"
+    folder.mkdir()
+    rows = [{"model": "written", "task": task, "answer": answer, "text": text} for task, answer, text in written]
+    (folder / "written.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = ["--gsm8k", tmp_path / "gsm8k.jsonl", "--arc", tmp_path / "arc.jsonl", "--models", tiny_llama]
+    said = benchmark("agreement", folder, *files).splitlines()
+    counted = {tuple(row.split(" | ")[:2]): row.split(" | ")[2:7] for row in said if row.startswith("| ")}
+    assert counted["| written", "gsm8k, strict-match"] == ["3", "1", "1", "0", "1"]
+    assert counted["| written", "gsm8k, flexible-extract"] == ["3", "1", "1", "1", "0"]
+    assert counted["| written", "arc_challenge_chat, remove_whitespace"] == ["2", "1", "0", "0", "1"]
+    assert counted[f"| {tiny_llama.stem}", "arc_challenge_chat, remove_whitespace"][0] == "2"
+    assert "3 differences" in "\n".join(said)
