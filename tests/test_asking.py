@@ -102,15 +102,15 @@ def test_what_is_left_out_is_counted():
 
 
 def test_a_model_that_asks_nothing_leaves_no_file(folder, tiny_llama, tmp_path):
-    how = Asking(each=1, passage_tokens=400, max_tokens=8, temperature=0.7, limit=1, seed=0)
+    how = Asking(each=1, passage_tokens=64, max_tokens=8, temperature=0.7, limit=1, seed=0)
     with pytest.raises(UserError, match=r"no question is left \(.*: 1\); a larger model"):
         questions_from(folder, tmp_path / "q.jsonl", tiny_llama, how, SILENT)
     assert [file.name for file in tmp_path.iterdir()] == ["q.jsonl.asked"]
 
 
 def test_passages_that_no_model_of_that_context_takes(folder, tiny_llama, tmp_path):
-    how = Asking(each=1, passage_tokens=10**6, max_tokens=8, temperature=0.7, limit=None, seed=0)
-    with pytest.raises(UserError, match="--passage-tokens and --max-tokens are too many for a model of"):
+    how = Asking(each=1, passage_tokens=32, max_tokens=8000, temperature=0.7, limit=None, seed=0)
+    with pytest.raises(UserError, match=r"take \d+ tokens, of 512; give fewer --passage-tokens"):
         questions_from(folder, tmp_path / "q.jsonl", tiny_llama, how, SILENT)
 
 

@@ -40,7 +40,6 @@ Write one question that this part answers. Whoever is asked sees neither the doc
 must say by name what it is about. Write only the question."""
 _FILTERS = {"top_k": 40, "top_p": 0.95, "min_p": 0.05}  # as llama.cpp's own programs have them
 _SHOWN = 20  # files that were set aside
-_LEAST_CONTEXT = 512  # tokens, for a passage and what stands around it
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -94,9 +93,6 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
         UserError: there is no document, or no passage or question in any; or a passage does not fit the model.
     """
     model = gguf_file.read(gguf)
-    room = _LEAST_CONTEXT + how.passage_tokens + how.max_tokens
-    if room > (most := model.metadata.get(f"{model.architecture}.context_length", room)):
-        raise UserError(f"--passage-tokens and --max-tokens are too many for a model of {most} tokens; give fewer")
     with Vocabulary.open(gguf, how.template) as vocabulary:
 
         def count(text: str) -> int:
@@ -110,7 +106,10 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
         prompts = [vocabulary.prompt(_request(vocabulary, passage)) for passage in passages]
         identity = (model.sha256, how.each, how.max_tokens, repr(how.temperature), how.seed)
         keys = [f"{seed_of(*identity, *prompt):016x}" for prompt in prompts]
-        context = -(-(max(map(len, prompts)) + how.max_tokens) // CONTEXT_STEP) * CONTEXT_STEP
+        needed = max(map(len, prompts)) + how.max_tokens
+        if needed > (most := model.metadata.get(f"{model.architecture}.context_length", needed)):
+            raise UserError(f"a passage and its question take {needed} tokens, of {most}; give fewer --passage-tokens")
+        context = -(-needed // CONTEXT_STEP) * CONTEXT_STEP
         settings = engine_settings(Sampler(), model, context, progress, unmeasured=how.each)
         settings = msgspec.structs.replace(settings, slots=how.each, parked=0)
         log = RecordLog(out.with_name(f"{out.name}.asked"), Asked)

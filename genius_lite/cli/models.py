@@ -215,7 +215,7 @@ def questions(
     number: Round = None,
     each: Annotated[int, typer.Option(min=1, max=64, help="Questions that are asked about a passage")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask about so many passages, chosen by the seed")] = None,
-    passage_tokens: Annotated[int, typer.Option(min=32, help="Tokens of a passage, at most")] = 300,
+    passage_tokens: Annotated[int, typer.Option(min=32, max=8192, help="Tokens of a passage, at most")] = 300,
     max_tokens: Annotated[int, typer.Option(min=8, help="Tokens of a question, a thought included")] = 96,
     temperature: Annotated[float, typer.Option(min=0.01, max=10)] = 0.7,
     seed: int = 0,

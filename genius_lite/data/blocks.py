@@ -58,7 +58,8 @@ def _start(opening: Message) -> Callable[[Message], Message]:
 
     def read(message: Message) -> Message:
         try:
-            blocks = [block for block in readers[message["kind"]](Path(message["path"])) if block.text]
+            found = readers[message["kind"]](Path(message["path"]))
+            blocks = [block._replace(text=text) for block in found if (text := _whole(block.text))]
             if not any(block.level == 0 for block in blocks):
                 raise _UnreadableError("no text in it")
         except MemoryError:
@@ -68,6 +69,11 @@ def _start(opening: Message) -> Callable[[Message], Message]:
         return {"blocks": blocks}
 
     return read
+
+
+def _whole(text: str) -> str:
+    """Replace half characters, and leave out NUL: both come out of some PDFs, and no tokenizer takes them."""
+    return text.encode(errors="replace").decode().replace("\0", "").strip("\n")
 
 
 def _bounded(text: str) -> str:

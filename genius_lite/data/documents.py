@@ -141,7 +141,7 @@ def cut(file: str, blocks: list[Block], count: Callable[[str], int], most: int) 
         size = 0
 
     for block in blocks:
-        heading = 0 < block.level and len(block.text) <= _LONGEST_HEADING
+        heading = block.level > 0 and len(block.text) <= _LONGEST_HEADING
         if heading:
             if size >= _SHORTEST * most:
                 yield from flush()

@@ -56,14 +56,14 @@ _PRONOUN = re.compile(r"\b(?:it|they|them|he|she|him)\b", re.I)
 _POSSESSIVE = re.compile(r"\b(?:its|their|his|her|theirs)\b", re.I)
 _POINTING = re.compile(r"\b(?:this|these|those)\b", re.I)
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
-_FUNCTION = frozenset(
+_LITTLE = (
     "a an and any are as at be been but by can could did do does done for from had has have i if in into is it its may "
     "me might my no not of on or our shall should so some such than that the their them then there they to too us was "
-    "we were will with would you your".split()
+    "we were will with would you your"
 )
-_ASKING = frozenset(
-    "about happen happened happens how many mean means much use used what when where which who whom whose why".split()
-)
+_ASKED_WITH = "about happen happened happens how many mean means much use used what when where which who whom whose why"
+_FUNCTION = frozenset(_LITTLE.split())  # words that tell no two questions apart
+_NAMELESS = _FUNCTION | {*_ASKED_WITH.split()}  # words that name nothing
 
 
 def fault(question: str, was_cut: bool = False) -> str | None:
@@ -95,7 +95,7 @@ def _nameless(question: str) -> bool:
 
 
 def _names(text: str) -> bool:
-    return any(word.casefold() not in _FUNCTION | _ASKING for word in _WORD.findall(text))
+    return any(word.casefold() not in _NAMELESS for word in _WORD.findall(text))
 
 
 class Before:

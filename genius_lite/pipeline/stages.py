@@ -114,10 +114,7 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
 
 
 def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
-    """Make the pairs to learn from; `filtered.json` counts the steps that each filter of the recipe left without one.
-
-    Returns:
-        The pairs, read from their file whenever they are asked for.
+    """Make the pairs to learn from, which stay in their file; `filtered.json` counts what each filter left without one.
 
     Raises:
         UserError: none is left.
@@ -132,8 +129,7 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
             def stated(tokens: list[int]) -> str | None:
                 return extract_answer(vocabulary.said(prompt, tokens).answer)
 
-            left_out = Counter[str]()
-            write_records(out, draw_pairs(rollouts, cfg, tau, r.key, stated, left_out))
+            write_records(out, draw_pairs(rollouts, cfg, tau, r.key, stated, left_out := Counter[str]()))
         write_json(r.here / folder.LEFT_OUT, dict(left_out))
         if not out.stat().st_size:
             counted = ", ".join(f"{name} {count}" for name, count in left_out.items() if count)

@@ -20,13 +20,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.evaluate.guard import round_metrics
 from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.round import Round
 from genius_lite.pipeline.stages import pair, sample
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler
-from genius_lite.records import Candidate, Completion, Finish, Rollout, Step
+from genius_lite.records import Candidate, Completion, Finish, Step
 from genius_lite.report.status import look
 from genius_lite.report.write import write_report
 from genius_lite.run import open_run

@@ -331,8 +331,8 @@ def parquet_files(draw, questions):
     kind, plain = draw(st.sampled_from(kinds)), draw(st.booleans())
     table = pyarrow.table({name: pyarrow.array([row[name] for row in rows], kind) for name in names})
     if draw(st.booleans()):
-        lists = [[{"k": 1}, None]] * len(rows)
-        table = table.append_column("nested", pyarrow.array(lists)).append_column("raw", pyarrow.array([b"\xff"] * len(rows)))
+        table = table.append_column("nested", pyarrow.array([[{"k": 1}, None]] * len(rows)))
+        table = table.append_column("raw", pyarrow.array([b"\xff"] * len(rows)))
     options = {
         "compression": draw(st.sampled_from(["none", "snappy", "gzip", "zstd", "brotli", "lz4"])),
         "version": draw(st.sampled_from(["1.0", "2.4", "2.6"])), "row_group_size": draw(st.integers(1, 5)),
@@ -358,7 +358,7 @@ def csv_files(draw, questions):
         ])
     )  # fmt: skip
     cells = [text for row in rows for text in row.values() if text]
-    if options["quoting"] == csv.QUOTE_NONE and (len(names) == 1 or any({*text} & {*"\"\n"} for text in cells)):
+    if options["quoting"] == csv.QUOTE_NONE and (len(names) == 1 or any({*text} & {*'"\n'} for text in cells)):
         options = {"quoting": csv.QUOTE_ALL}
     if "doublequote" in options and any(text[0] in ",;\t" for text in cells):
         options = {"quoting": csv.QUOTE_ALL}  # after a text that ends in a quote it would be a field's end
@@ -385,9 +385,10 @@ def arrow_csv_files(draw, questions):
 
 @st.composite
 def json_files(draw, questions):
-    names, rows = draw(rows_of(questions, nested))
     how = {"ensure_ascii": draw(st.booleans()), "indent": draw(st.sampled_from([None, None, 0, 2, "\t"]))}
     shape = draw(st.sampled_from(["lines", "array", "one after another", "data", "columns"]))
+    # An object of objects may be what pandas writes by columns, with a row's number before each cell.
+    names, rows = draw(rows_of(questions, texts if shape == "columns" else nested))
     if shape == "lines":
         ends = st.sampled_from(["\n", "\n", "\r\n", " \n", "\n\n", "\n \n"])
         content = "".join(json.dumps(row, ensure_ascii=how["ensure_ascii"]) + draw(ends) for row in rows)
