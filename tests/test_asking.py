@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from genius_lite.cli.asking import Asked, Asking, questions_from, select, summary_lines
-from genius_lite.data.documents import Passage
+from genius_lite.cli.asking import Asked, Asking, Found, questions_from, select, summary_lines
+from genius_lite.data.documents import Passage, Read
 from genius_lite.data.queries import Questions
 from genius_lite.errors import UserError
 from genius_lite.progress import SILENT, Advance, Progress
@@ -101,10 +102,15 @@ def test_what_is_left_out_is_counted():
     assert left_out == {"lost": 1, "cut off": 1, "no question": 1, "repeat": 1}
 
 
-def test_a_model_that_asks_nothing_leaves_no_file(folder, tiny_llama, tmp_path):
-    how = Asking(each=1, passage_tokens=64, max_tokens=8, temperature=0.7, limit=1, seed=0)
-    with pytest.raises(UserError, match=r"no question is left \(.*: 1\); a larger model"):
-        questions_from(folder, tmp_path / "q.jsonl", tiny_llama, how, SILENT)
+def test_the_examples_are_no_questions_of_the_documents():
+    said = "How many hairs has a sea otter on a square centimetre?"
+    assert select([(Passage("a.md", 1, "A", "text"), Asked("1", [(said, False)]))]) == ([], {"repeat": 1})
+
+
+def test_a_model_that_asks_nothing_leaves_no_file(folder, smollm2, tmp_path):
+    how = Asking(each=1, passage_tokens=64, max_tokens=1, temperature=0.7, limit=1, seed=0)
+    with pytest.raises(UserError, match=r"no question is left \(no question within --max-tokens: 1\); a larger model"):
+        questions_from(folder, tmp_path / "q.jsonl", smollm2, how, SILENT)
     assert [file.name for file in tmp_path.iterdir()] == ["q.jsonl.asked"]
 
 
@@ -133,12 +139,7 @@ def test_unusable_options(folder, tmp_path, options, told):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_lines_of_the_summary_name_only_some_files(folder):
-    from collections import Counter
-
-    from genius_lite.cli.asking import Found
-    from genius_lite.data.documents import Read
-
+def test_lines_of_the_summary_name_only_some_files():
     read = Read(1, [Passage("a.md", 1, "", "x")], [f"{n}.pdf: broken" for n in range(30)], 2)
     lines = summary_lines(Found(read, 1, [], Counter({"short": 2})))
     assert lines[0] == "1 documents, 30 set aside, 2 files of other kinds"

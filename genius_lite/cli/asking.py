@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from genius_lite.data import thoughts
 from genius_lite.data.documents import Passage, Read, files_in, read_documents
 from genius_lite.data.standalone import RULES, Before, fault, question_in
 from genius_lite.data.vocabulary import Vocabulary
@@ -31,13 +32,19 @@ from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.tree import Node
 from genius_lite.weights import gguf_file
 
-_ASK = """\
-Here is a part of a document{where}:
-
-{text}
-
-Write one question that this part answers. Whoever is asked sees neither the document nor this part, so the question \
-must say by name what it is about. Write only the question."""
+_ASK = "{text}\n\nWrite one question about this text. Name what it is about: whoever answers does not see the text."
+_EXAMPLES = (
+    (
+        "Animals > Sea otters\n\nSea otters live along the coasts of the northern Pacific. Their fur is the densest of "
+        "all animals, with up to 150,000 hairs on a square centimetre.",
+        "How many hairs has a sea otter on a square centimetre?",
+    ),
+    (
+        "Options of orbit\n\n--jobs N\n\nBuild so many files at once. The default is the number of cores.",
+        "How many files does orbit build at once if --jobs is not given?",
+    ),
+)
+"""Passages, and a question about each, which small models need to see what is wanted."""
 _FILTERS = {"top_k": 40, "top_p": 0.95, "min_p": 0.05}  # as llama.cpp's own programs have them
 _SHOWN = 20  # files that were set aside
 
@@ -103,7 +110,7 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
         if not read.passages:
             raise UserError(f"{source}: no document that can be read; {read.set_aside[0]}")
         passages = _chosen(read.passages, how)
-        prompts = [vocabulary.prompt(_request(vocabulary, passage)) for passage in passages]
+        prompts = [_prompt(vocabulary, passage) for passage in passages]
         identity = (model.sha256, how.each, how.max_tokens, repr(how.temperature), how.seed)
         keys = [f"{seed_of(*identity, *prompt):016x}" for prompt in prompts]
         needed = max(map(len, prompts)) + how.max_tokens
@@ -162,18 +169,24 @@ def _chosen(passages: list[Passage], how: Asking) -> list[Passage]:
     return [passages[place] for place in sorted(places.tolist())]
 
 
-def _request(vocabulary: Vocabulary, passage: Passage) -> str:
-    where = f" ({passage.below})" if passage.below else f" ({passage.file})"
-    asked = _ASK.format(where=where, text=passage.text)
-    return asked if vocabulary.template else f"{asked}\n\nQuestion:"
+def _prompt(vocabulary: Vocabulary, passage: Passage) -> list[int]:
+    asked = _ASK.format(text=f"{passage.below or passage.file}\n\n{passage.text}")
+    examples = [(_ASK.format(text=text), question) for text, question in _EXAMPLES]
+    if not vocabulary.template:
+        shown = "".join(f"{text}\n\nQuestion: {question}\n\n\n" for text, question in examples)
+        return vocabulary.prompt(f"{shown}{asked}\n\nQuestion:")
+    turns = [({"role": "user", "content": text}, {"role": "assistant", "content": said}) for text, said in examples]
+    return vocabulary.prompt(asked, before=[message for turn in turns for message in turn])
 
 
 async def _responses(
     sampler: LocalSampler, vocabulary: Vocabulary, prompt: list[int], how: Asking
 ) -> list[tuple[str, bool]]:
     root = Node(None, prompt, (how.seed, "questions", seed_of(*prompt)))
+    thinks = thoughts.end_in(vocabulary.template or "") and not vocabulary.closes_thought(prompt)
+    until = "end" if thinks else "step"  # a line is enough
     try:
-        nodes = await asyncio.gather(*sampler.extend(root, how.each, until="end", limit=how.max_tokens))
+        nodes = await asyncio.gather(*sampler.extend(root, how.each, until=until, limit=how.max_tokens))
     except QueryFailedError:
         return []
     said = []
@@ -188,6 +201,8 @@ async def _responses(
 def select(asked: Sequence[tuple[Passage, Asked]]) -> tuple[list[Row], Counter[str]]:
     """Return the questions that stand alone, each once, and how many were left out by which of `RULES`."""
     rows, left_out, before = list[Row](), Counter[str](), Before()
+    for _, question in _EXAMPLES:
+        before.repeats(question)  # small models say them again
     for passage, answered in asked:
         left_out["lost"] += not answered.responses
         for response, was_cut in answered.responses:

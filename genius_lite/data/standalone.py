@@ -40,7 +40,7 @@ def question_in(response: str) -> str:
     return " ".join(line.split())
 
 
-_TEXTS = r"(?:text|passage|document|paragraph|excerpt|article|section|chapter|snippet|author|writer)"
+_TEXTS = r"(?:text|passage|part|document|paragraph|excerpt|article|section|chapter|snippet|author|writer)"
 _OF_ITS_TEXT = re.compile(
     rf"\b(?:the|this|that|these|given|provided|above|following|our)\s+(?:\w+\s+)?{_TEXTS}s?\b"
     r"|\b(?:mentioned|described|discussed|shown|listed|stated|above|below)\s*(?:here|above|below)?\s*\?"

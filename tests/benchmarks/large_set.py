@@ -24,7 +24,7 @@ from genius_lite.evaluate.guard import round_metrics
 from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.round import Round
 from genius_lite.pipeline.stages import pair, sample
-from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler
+from genius_lite.recipe import Foresight, Model, Queries, Recipe, Sampler
 from genius_lite.records import Candidate, Completion, Finish, Step
 from genius_lite.report.status import look
 from genius_lite.report.write import write_report
@@ -142,7 +142,6 @@ def _recipe(folder: Path) -> Recipe:
         rounds=1,
         foresight=Foresight(beams=2, candidates=4, steps=4, max_tokens=24),
         sampler=Sampler(slots=8, context=512),
-        evaluate=Evaluate(patience=0),
     )
 
 

@@ -104,16 +104,17 @@ def test_tables_lists_and_code_of_markdown(tmp_path):
 
 def test_passages_follow_headings():
     blocks = [
-        Block("Otters", 1), Block("They swim and swim all day."), Block("Fur", 2), Block("It is dense. " * 5), Block("Food", 2),
-        Block("They eat fish. " * 6), Block("Herons", 1), Block("Not a mammal."), Block("Last, without text", 2),
+        Block("Otters", 1), Block("They swim all day long."), Block("Fur", 2), Block("It is dense. " * 5),
+        Block("Food", 2), Block("They eat fish. " * 6), Block("Herons", 1),
+        Block("Not a mammal."), Block("Last, without text", 2),
     ]  # fmt: skip
     found = [*cut("a.md", blocks, words, 20)]
     assert [(p.number, p.below) for p in found] == [
         (1, "Otters"), (2, "Otters > Fur"), (3, "Otters > Food"), (4, "Herons"),
     ]  # fmt: skip
-    assert found[0].text == "They swim and swim all day.", "a heading stands above what follows it"
+    assert found[0].text == "They swim all day long.", "a heading stands above what follows it"
     together = [*cut("a.md", blocks[:4], words, 40)]
-    assert [p.text.split("\n\n")[:2] for p in together] == [["They swim and swim all day.", "Fur"]], (
+    assert [p.text.split("\n\n")[:2] for p in together] == [["They swim all day long.", "Fur"]], (
         "a short section is not alone"
     )
 
