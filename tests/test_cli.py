@@ -239,6 +239,14 @@ def test_validate_and_help(project):
     assert genius("run", cwd=project).returncode == 2
 
 
+def test_validate_needs_no_cache_and_leaves_nothing(project):
+    before = sorted(project.rglob("*"))
+    env = {**os.environ, "HOME": "/proc/nobody", "HF_HOME": "/proc/hf", "XDG_CACHE_HOME": ""}
+    result = genius("validate", "r.yaml", cwd=project, env=env)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert sorted(project.rglob("*")) == before
+
+
 def test_validate_says_how_rows_are_read_and_which_are_set_aside(project):
     rows = [json.dumps({"messages": [{"role": "user", "content": f"What is {n}?"}]}) for n in range(20)]
     rows[3] = '{"messages": "'

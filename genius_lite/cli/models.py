@@ -205,3 +205,47 @@ def chat(
         context=context,
         seed=seed,
     )
+
+
+@app.command()
+def questions(
+    documents: Annotated[Path, typer.Argument(metavar="FOLDER", help="Documents: Markdown, HTML, text, PDF; or one")],
+    model: Annotated[str, typer.Option(metavar="MODEL|RUN|RECIPE", help="Who asks: a GGUF, a run's, or a recipe's")],
+    out: Annotated[Path, typer.Option(metavar="OUT.jsonl", help="The file to write, for queries.source of a recipe")],
+    number: Round = None,
+    each: Annotated[int, typer.Option(min=1, max=64, help="Questions that are asked about a passage")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask about so many passages, chosen by the seed")] = None,
+    passage_tokens: Annotated[int, typer.Option(min=32, max=8192, help="Tokens of a passage, at most")] = 300,
+    max_tokens: Annotated[int, typer.Option(min=8, help="Tokens of a question, a thought included")] = 96,
+    temperature: Annotated[float, typer.Option(min=0.01, max=10)] = 0.7,
+    seed: int = 0,
+) -> None:
+    """Let a model ask questions about your documents, which a recipe can learn from. Run it again to go on."""
+    from genius_lite.cli.asking import Asking, questions_from, summary_lines
+    from genius_lite.cli.interrupts import handle_interrupts
+    from genius_lite.evaluate.models import template_variables
+    from genius_lite.recipe.reader import load
+    from genius_lite.report.console import terminal
+    from genius_lite.report.terminal import TerminalProgress
+    from genius_lite.weights.source import locate
+    from genius_lite.weights.untrusted import load_untrusted
+
+    if out.suffix != ".jsonl":
+        raise UserError(f"{out}: the name of a file of questions ends in .jsonl")
+    if out.exists():
+        raise UserError(f"{out} exists; name another file, or delete it")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such folder; make it first")
+    if Path(model).suffix in (".yaml", ".yml"):
+        recipe = load(Path(model))
+        template = recipe.queries.template
+        gguf = load_untrusted(locate(recipe.model)).path
+    else:
+        template, gguf = template_variables(prompt_configs(model)), named_model(model, number).gguf
+    how = Asking(each, passage_tokens, max_tokens, temperature, limit, seed, template)
+    progress = TerminalProgress(terminal(stderr=True))
+    with handle_interrupts(progress):
+        found = questions_from(documents, out, gguf, how, progress)
+    for line in summary_lines(found):
+        print(visible(line))
+    print(visible(f"{out} is written; in a recipe: queries: {{source: {out}}}"))

@@ -79,7 +79,7 @@ def select(cfg: Queries, vocabulary: Vocabulary, beyond: int = 0) -> Selected:
     Raises:
         UserError: the source cannot be read, lacks the column, or holds no question.
     """
-    source, overlong, queries = Questions(cfg), 0, list[Query]()
+    source, overlong, queries, numbers = Questions(cfg), 0, list[Query](), dict[int, int]()
     questions: Any = source
     if cfg.shuffle:
         questions = [*source]
@@ -96,7 +96,8 @@ def select(cfg: Queries, vocabulary: Vocabulary, beyond: int = 0) -> Selected:
         if cfg.max_tokens and len(tokens) > cfg.max_tokens:
             overlong += 1
             continue
-        queries.append(Query(question.id, question.text, tokens))
+        # A Python number takes 28 bytes, and those of many questions are the same few.
+        queries.append(Query(question.id, question.text, [*map(numbers.setdefault, tokens, tokens)]))
         if cfg.limit and len(queries) == cfg.limit + beyond:
             break
     source.aside.check(source.found)

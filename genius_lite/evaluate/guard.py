@@ -7,6 +7,7 @@ responses that never end or hardly begin, or far from the model that it was. Eac
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -154,13 +155,19 @@ def round_metrics(
     Steps without foresight are left out, as they have no values of their own. The spread is that of a sample (n - 1),
     so that it does not shrink where a step has fewer distinct candidates; a single candidate has none.
     """
-    steps = [[c.value for c in step.candidates] for r in rollouts for step in r.steps if step.foreseen]
-    values = [value for step in steps for value in step]
-    spreads = [_deviation(step) for step in steps if len(step) > 1]
-    chosen, rejected = sum(len(p.chosen_tokens) for p in pairs), sum(len(p.rejected_tokens) for p in pairs)
+    values, spreads, steps, chosen, rejected = array("d"), array("d"), 0, 0, 0
+    for step in (step for rollout in rollouts for step in rollout.steps if step.foreseen):
+        found = [candidate.value for candidate in step.candidates]
+        steps += 1
+        values.extend(found)
+        if len(found) > 1:
+            spreads.append(_deviation(found))
+    for pair in pairs:
+        chosen += len(pair.chosen_tokens)
+        rejected += len(pair.rejected_tokens)
     gap = 2 * (chosen - rejected) / (chosen + rejected) if chosen + rejected else 0.0
     value, spread = fmean(values) if values else 0.0, fmean(spreads) if spreads else 0.0
-    return RoundMetrics(seen, value, spread, gap, accuracy, margin, len(pairs), len(steps))
+    return RoundMetrics(seen, value, spread, gap, accuracy, margin, len(pairs), steps)
 
 
 def _deviation(values: list[float]) -> float:

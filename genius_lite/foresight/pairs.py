@@ -21,6 +21,19 @@ _AGREEING = 2  # votes, at least: a single response agrees with nobody
 def preference_pairs(
     rollouts: Iterable[Rollout], cfg: Pairs, tau: float, key: tuple[int | str, ...], answer: Answer
 ) -> tuple[list[PreferencePair], dict[str, int]]:
+    """Choose the pairs of some rollouts as `draw_pairs` does; return them, and what each filter left without one."""
+    left_out = Counter[str]()
+    return [*draw_pairs(rollouts, cfg, tau, key, answer, left_out)], dict(left_out)
+
+
+def draw_pairs(
+    rollouts: Iterable[Rollout],
+    cfg: Pairs,
+    tau: float,
+    key: tuple[int | str, ...],
+    answer: Answer,
+    left_out: Counter[str],
+) -> Iterator[PreferencePair]:
     """Choose the quintuples (x, T_w, A_w, T_l, A_l) of some rollouts, in their order.
 
     - `choose: best`: the chosen response has the highest f of its step. The rejected one is drawn from F without it,
@@ -40,15 +53,16 @@ def preference_pairs(
         tau: temperature of F, nats per token.
         key: names the generator of these draws: (seed, round).
         answer: is asked only where the vote has to decide.
+        left_out: gets for each of `FILTERS` the steps that it left without a pair, a step being counted by the filter
+            that refused what was drawn first. `agreement` counts the steps too that `choose: agreed` finds undecided.
 
-    Returns:
-        The pairs; and for each of `FILTERS` the steps that it left without one, a step being counted by the filter that
-        refused what was drawn first. `agreement` counts the steps too that `choose: agreed` finds undecided.
+    Yields:
+        The pairs, of one rollout after the other, so that those of many take no memory.
 
     Raises:
         NonFiniteError: a value is NaN or infinite.
     """
-    pairs, left_out = [], Counter[str]()
+    left_out.update(dict.fromkeys(FILTERS, 0))
     for rollout in rollouts:
         rng = np.random.default_rng(seed_of(*key, rollout.query.id, "pairs"))
         vote = Vote(rollout, answer)
@@ -60,13 +74,12 @@ def preference_pairs(
             for two in _drawn(step, responses, cfg, tau, vote, rng):
                 pair = _pair(rollout, step, responses, *two)
                 if not (refused := refusal(pair, cfg, vote)):
-                    pairs.append(pair)
+                    yield pair
                     break
                 refusals.append(refused)
             else:
                 undecided = ["agreement"] if cfg.choose == "agreed" else []  # the vote sets no two responses apart
                 left_out.update(refusals[:1] or undecided)
-    return pairs, {name: left_out[name] for name in FILTERS}
 
 
 def _drawn(

@@ -42,21 +42,24 @@ async def sample_rollouts(
         OSError: `finished` could not write.
         ExceptionGroup: of other faults.
     """
-    gate = asyncio.Semaphore(in_flight)
+    waiting = iter(queries)
 
     async def search(query: Query) -> None:
-        async with gate:
+        try:
+            finished(await foresee(query, sampler, cfg, (*key, query.id), stepped))
+        except* QueryFailedError as failures:
+            failed(query, str(first_of(failures)))
+
+    async def search_on() -> None:
+        for query in waiting:  # which the others take from, too: no task waits for its turn
             if stop and stop.asked:
                 return
-            try:
-                finished(await foresee(query, sampler, cfg, (*key, query.id), stepped))
-            except* QueryFailedError as failures:
-                failed(query, str(first_of(failures)))
+            await search(query)
 
     try:
         async with asyncio.TaskGroup() as group:
-            for query in queries:
-                group.create_task(search(query))
+            for _ in range(min(in_flight, len(queries))):
+                group.create_task(search_on())
     except ExceptionGroup as failures:
         if failures.split(OSError)[1] is None:  # a full disk, which the command line says in a line
             raise first_of(failures) from None

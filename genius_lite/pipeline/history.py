@@ -62,7 +62,7 @@ class History:
         self,
         r: Round,
         rollouts: Sequence[Rollout],
-        pairs: list[PreferencePair],
+        pairs: Sequence[PreferencePair],
         base: BaseResult,
         tuned: Policy,
         found: Evaluation,

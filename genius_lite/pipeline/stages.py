@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -15,7 +16,7 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stopped, UserError
 from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.record import Evaluation
-from genius_lite.foresight.pairs import preference_pairs
+from genius_lite.foresight.pairs import draw_pairs
 from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
 from genius_lite.machine.bench import file_speed
 from genius_lite.pipeline.backends import search
@@ -30,7 +31,7 @@ from genius_lite.results.evaluation import Cooled
 from genius_lite.results.rounds import Quantized, ScoredMargin
 from genius_lite.rundir import folder
 from genius_lite.rundir.folder import RunDir, remove, write_json
-from genius_lite.rundir.lines import RecordLog, read_records, write_records
+from genius_lite.rundir.lines import Lines, RecordLog, write_records
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, write_imatrix, write_lora
 from genius_lite.weights.full_precision import load_weights, write_full_precision
@@ -112,8 +113,8 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
     return log.records.pick(place[q.id] for q in queries if q.id in place)
 
 
-def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
-    """Make the pairs to learn from; `filtered.json` counts the steps that each filter of the recipe left without one.
+def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
+    """Make the pairs to learn from, which stay in their file; `filtered.json` counts what each filter left without one.
 
     Raises:
         UserError: none is left.
@@ -128,20 +129,19 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
             def stated(tokens: list[int]) -> str | None:
                 return extract_answer(vocabulary.said(prompt, tokens).answer)
 
-            kept, left_out = preference_pairs(rollouts, cfg, tau, r.key, stated)
-        write_json(r.here / folder.LEFT_OUT, left_out)
-        if not kept:
+            write_records(out, draw_pairs(rollouts, cfg, tau, r.key, stated, left_out := Counter[str]()))
+        write_json(r.here / folder.LEFT_OUT, dict(left_out))
+        if not out.stat().st_size:
             counted = ", ".join(f"{name} {count}" for name, count in left_out.items() if count)
             cause = "no query gave two different responses; raise foresight.temperature or candidates"
             if counted:
                 cause = f"the filters of `pairs` left none ({counted}); loosen them"
             raise UserError(f"round {r.number}: no pair to learn from: {cause}")
-        write_records(out, kept)
 
-    return read_records(r.here.build(folder.PAIRS, make), PreferencePair)
+    return Lines(r.here.build(folder.PAIRS, make), PreferencePair)
 
 
-def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list[PreferencePair]) -> Path:
+def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: Sequence[PreferencePair]) -> Path:
     """Train the cumulative adapter; the base's hash, the importance matrix and the training's figures are beside it."""
     # torch takes seconds to import; nothing before this stage needs it.
     from genius_lite.learner.logprob_mismatch import Sample
@@ -160,7 +160,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: list
         compared = rollouts[:: max(1, len(rollouts) // COMPARED)][:COMPARED]
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]
         base, own, room = r.base.hf_checkpoint, r.job.weights is None, r.engine.room
-        training = Training(base, start, pairs, samples, cfg, device, precision, r.key, work, own, room)
+        training = Training(base, start, [*pairs], samples, cfg, device, precision, r.key, work, own, room)
         total, done = passes(training)
         stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "passes", done=done)
         with stage as advance, with_workers(r.group, training):
@@ -217,7 +217,7 @@ def baseline(r: Session, adapter: Path) -> Policy:
     return r.baseline
 
 
-def next_policy(r: Round, adapter: Path, pairs: list[PreferencePair]) -> Policy:
+def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Policy:
     """Merge the policy after this round into one GGUF, which is evaluated, and exported if it is the best.
 
     How much of the update it keeps is known when it is written. In the first round (`quantize.check`) llama.cpp scores
@@ -260,7 +260,7 @@ def next_policy(r: Round, adapter: Path, pairs: list[PreferencePair]) -> Policy:
     return Policy(r.here.build(folder.POLICY, make), adapter)
 
 
-def _score(r: Round, made: Path, adapter: Path, pairs: list[PreferencePair]) -> ScoredMargin | None:
+def _score(r: Round, made: Path, adapter: Path, pairs: Sequence[PreferencePair]) -> ScoredMargin | None:
     """Let llama.cpp score pairs with the file, with its base, and with the adapter at run time."""
     lora, chosen = r.here / f"{folder.LORA}.partial", one_of_each(pairs)
     write_lora(r.base, adapter, lora)

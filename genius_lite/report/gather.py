@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,13 +160,15 @@ def _round(run: RunFolder, here: RoundFolder, base: Signals | None, earlier: Seq
 
 
 def _pair_figures(here: RoundFolder, recipe: dict[str, Any]) -> PairFigures | None:
-    learner, rows = recipe["learner"], []
+    learner = recipe["learner"]
+    chosen, rejected, gap, weights = (array("d") for _ in range(4))
     for p in here.pairs:
-        weight = calibration_weight(p, learner["alpha"], learner["calibration"])
-        rows.append((len(p.chosen_tokens), len(p.rejected_tokens), p.chosen_value - p.rejected_value, weight))
-    if not rows:
+        chosen.append(len(p.chosen_tokens))
+        rejected.append(len(p.rejected_tokens))
+        gap.append(p.chosen_value - p.rejected_value)
+        weights.append(calibration_weight(p, learner["alpha"], learner["calibration"]))
+    if not weights:
         return None
-    chosen, rejected, gap, weights = zip(*rows, strict=True)
     return PairFigures(fmean(chosen), fmean(rejected), fmean(gap), fmean(weights), fmean(w < 1 for w in weights))
 
 

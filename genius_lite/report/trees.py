@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.foresight.pairs import calibration_weight
 from genius_lite.foresight.resample import foresight_distribution
 from genius_lite.records import PreferencePair, Query, Rollout, Step
+from genius_lite.rundir.lines import Lines
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.text import cut, plain, prose
 
@@ -21,6 +22,8 @@ QUERIES = 200
 
 _BYTES = 10_000_000  # of all trees together, as JSON
 _PROMPT, _PIECE = 2000, 600  # characters of a prompt, and of a step or a future
+
+T = TypeVar("T")
 
 Decode = Callable[[list[int]], str]
 
@@ -79,8 +82,11 @@ def _decoder(run: RunFolder) -> Iterator[Decode | None]:
 def _trees(
     here: RoundFolder, chosen: set[str], recipe: dict[str, Any], decode: Decode | None
 ) -> Iterator[tuple[Rollout, dict[str, Any]]]:
-    pairs, rollouts = {(p.query_id, p.step): p for p in here.pairs}, here.rollouts
-    for rollout in rollouts.pick(n for n, query in enumerate(rollouts.query_ids()) if query in chosen):
+    def of_chosen(lines: Lines[T]) -> Lines[T]:
+        return lines.pick(n for n, query in enumerate(lines.query_ids()) if query in chosen)
+
+    pairs = {(pair.query_id, pair.step): pair for pair in of_chosen(here.pairs)}
+    for rollout in of_chosen(here.rollouts):
         yield rollout, _tree(rollout, pairs, recipe, decode)
 
 

@@ -38,6 +38,9 @@ ANSWERS = "answers.jsonl"  # beside it while it is made: the answers so far, a l
 COOLED = "cooled.json"  # of the base model: what it does at other temperatures
 REPORT = "report.json"
 
+_OF_SYSTEMS = ("lost+found", ".DS_Store", ".Trashes", ".fseventsd", ".Spotlight-V100", "Thumbs.db", "desktop.ini")
+"""What file systems and their windows leave in a folder that is empty to its user."""
+
 
 def round_name(number: int | str) -> str:
     """Name the folder of a round; round 0 is the base model."""
@@ -99,8 +102,10 @@ def open_folder(path: Path, identity: dict[str, Any]) -> Iterator[RunDir]:
         UserError: the folder belongs to another recipe, is in use, is no run folder, or has a link in it.
     """
     folder = RunDir(path)
-    if path.exists() and not (path / RECIPE).exists() and {p.name for p in path.iterdir()} - {"lock"}:
-        raise UserError(f"{path} holds other files and is no run folder; name another `out`")
+    if path.exists() and not (path / RECIPE).exists():
+        others = (p.name for p in path.iterdir() if p.name not in ("lock", *_OF_SYSTEMS))
+        if other := next(others, None):
+            raise UserError(f"{path} holds other files, as {other}, and is no run folder; name another `out`")
     with private():
         path.mkdir(parents=True, exist_ok=True)
         try:

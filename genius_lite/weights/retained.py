@@ -26,8 +26,12 @@ SCORING_SLOTS = 4  # branches that a file's scores are asked on
 
 def one_of_each(pairs: Sequence[PreferencePair], count: int = CHECKED) -> list[PreferencePair]:
     """Choose the first pair of each question, of so many questions, spread evenly: pairs of one are not independent."""
-    first = list({pair.query_id: pair for pair in reversed(pairs)}.values())[::-1]
-    return [first[i] for i in np.unique(np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int))]
+    firsts = dict[str, int]()
+    for place, pair in enumerate(pairs):
+        firsts.setdefault(pair.query_id, place)
+    places = [*firsts.values()]
+    spread = np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int))
+    return [pairs[places[i]] for i in spread]
 
 
 def check(

@@ -46,6 +46,18 @@ def test_a_failed_stage_leaves_no_result_and_starts_clean(tmp_path):
     assert list(built.iterdir()) == []
 
 
+def test_a_fresh_volume_is_taken_and_a_folder_of_others_is_not(tmp_path):
+    for name in ("volume", "theirs"):
+        (tmp_path / name / "lost+found").mkdir(parents=True)
+        (tmp_path / name / ".DS_Store").touch()
+    with open_folder(tmp_path / "volume", {"seed": 0}) as folder:
+        assert folder.path == tmp_path / "volume"
+    (tmp_path / "theirs" / "notes.txt").touch()
+    told = r"theirs holds other files, as notes\.txt, and is no run folder"
+    with pytest.raises(UserError, match=told), open_folder(tmp_path / "theirs", {"seed": 0}):
+        pass
+
+
 def test_a_torn_last_line_is_dropped(tmp_path):
     path = tmp_path / "log.jsonl"
     log = RecordLog(path, Query)

@@ -304,6 +304,14 @@ def test_shards_are_one_model(tmp_path):
     assert len({f["sha256"] for f in found["files"]}) == 3
     whole = compare(written(tmp_path / "b.gguf", tensors), tmp_path / "a-00001-of-00003.gguf")
     assert (whole["common"], whole["identical"]) == (5, 5)
+    # The hub's cache: the names of the parts lead to hashes.
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    for number, part in enumerate(sorted(tmp_path.glob("a-*.gguf"))):
+        part.rename(tmp_path / "blobs" / f"{number}{number}")
+        (tmp_path / "snapshot" / part.name).symlink_to(f"../blobs/{number}{number}")
+    linked = describe(tmp_path / "snapshot" / "a-00001-of-00003.gguf", sha256=True)
+    assert linked["files"] == found["files"]
 
 
 def test_what_is_no_gguf_is_one_clear_line(tmp_path):

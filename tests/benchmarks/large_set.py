@@ -1,0 +1,191 @@
+"""What a run of many questions takes to start, to go on and to be looked at: `python -m tests.benchmarks.large_set`.
+
+Rollouts of all questions but a few are written as a search makes them, with `M=2 N=4 K=4`. Then each thing that a run
+does with them, but training, is done in a process of its own, whose time and greatest memory are measured. Ends with a
+line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from genius_lite.evaluate.guard import round_metrics
+from genius_lite.pipeline.job import prepare
+from genius_lite.pipeline.round import Round
+from genius_lite.pipeline.stages import pair, sample
+from genius_lite.recipe import Foresight, Model, Queries, Recipe, Sampler
+from genius_lite.records import Candidate, Completion, Finish, Step
+from genius_lite.report.status import look
+from genius_lite.report.write import write_report
+from genius_lite.run import open_run
+from genius_lite.rundir.reader import RunFolder
+from genius_lite.weights.retained import one_of_each
+
+_MISSING = 4  # questions that are still to be searched when the run goes on
+_DIFFERENT = 50  # searches that are made; the rest repeats them about other questions
+_CHARACTERS = (32, 127)  # the tokens of the tiny model that are read as text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--queries", type=int, nargs="+", default=[100, 25_000])
+    parser.add_argument("--characters", type=int, default=120, help="of a question, each a token")
+    parser.add_argument("--step-tokens", type=int, default=25, help="mean")
+    parser.add_argument("--future-tokens", type=int, default=60, help="mean, of the first step's")
+    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    parser.add_argument("--together", action="store_true", help="do all in one process")
+    parser.add_argument("--phase", choices=[*PHASES, "all"], help="do this in the folder, and print what it took")
+    args = parser.parse_args()
+    if args.phase:
+        print(json.dumps(measured(PHASES.get(args.phase, _all), args.folder)))
+        return
+    found, phases = {}, ["all"] if args.together else [*PHASES]
+    for count in args.queries:
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            write(Path(folder), count, args)
+            found[count] = {name: _in_a_process(name, Path(folder)) for name in phases}
+    print(f"{'':12}" + "".join(f"{count:>12,} questions" for count in found))
+    for name in phases:
+        figures = (found[count][name] for count in found)
+        print(f"{name:12}" + "".join(f"{f['seconds']:>12.1f} s {f['mb']:>5.0f} MB" for f in figures))
+    print(json.dumps(found))
+
+
+def measured(phase: Callable[[Path], None], folder: Path) -> dict[str, float]:
+    """Seconds of a phase, and the most that its process has held, MB."""
+    start = time.perf_counter()
+    phase(folder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return {"seconds": round(time.perf_counter() - start, 2), "mb": round(peak, 1)}
+
+
+def _in_a_process(name: str, folder: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.benchmarks.large_set", "--phase", name, "--folder", str(folder)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+
+
+# -- what is measured --------------------------------------------------------------------------------------
+
+
+def _start(folder: Path) -> None:
+    with open_run(_recipe(folder)):
+        pass
+
+
+def _go_on(folder: Path) -> None:
+    with open_run(_recipe(folder)) as session:
+        r = session.round(1)
+        assert len(sample(r, session.own)) == len(r.job.searched)
+
+
+def _pairs(folder: Path) -> None:
+    with open_run(_recipe(folder)) as session:
+        _paired(session.round(1))
+
+
+def _again(folder: Path) -> None:
+    """As a run that goes on after its pairs were made, up to where training begins."""
+    with open_run(_recipe(folder)) as session:
+        assert _paired(session.round(1)) > 0
+
+
+def _paired(r: Round) -> int:
+    return len(pair(r, sample(r, r.own)))
+
+
+def _figures(folder: Path) -> None:
+    """As at the end of a round."""
+    here = RunFolder(folder / "run").round(1)
+    here.made()
+    round_metrics(None, here.rollouts, here.pairs, 0.5, 0.0)
+    one_of_each(here.pairs)
+
+
+def _status(folder: Path) -> None:
+    look(folder / "run")
+
+
+def _report(folder: Path) -> None:
+    write_report(folder / "run", folder / "run")
+
+
+def _all(folder: Path) -> None:
+    for phase in PHASES.values():
+        phase(folder)
+
+
+PHASES = {
+    "start": _start, "go on": _go_on, "pairs": _pairs, "start again": _again, "figures": _figures, "status": _status,
+    "report": _report,
+}  # fmt: skip
+
+
+# -- the run that they are given ---------------------------------------------------------------------------
+
+
+def _recipe(folder: Path) -> Recipe:
+    return Recipe(
+        out=str(folder / "run"),
+        model=Model(gguf=str(folder / "tiny.gguf")),
+        queries=Queries(source=str(folder / "questions.jsonl")),
+        rounds=1,
+        foresight=Foresight(beams=2, candidates=4, steps=4, max_tokens=24),
+        sampler=Sampler(slots=8, context=512),
+    )
+
+
+def write(folder: Path, count: int, args: argparse.Namespace) -> None:
+    """A tiny model, so many questions, and the log of the searches of all of them but a few."""
+    from tests.support.models import tiny_gguf
+
+    tiny_gguf(folder / "tiny.gguf", "llama")
+    rng = np.random.default_rng(0)
+    with (folder / "questions.jsonl").open("w") as file:
+        for number in range(count):
+            text = f"Question {number}: {_text(rng, args.characters)}"[: args.characters]
+            file.write(json.dumps({"prompt": text}) + "\n")
+    job = prepare(_recipe(folder))
+    trees = [msgspec.json.encode(steps(rng, args)) for _ in range(_DIFFERENT)]
+    (folder / "run").mkdir()
+    with open_run(_recipe(folder)) as session, (session.round(1).here / "rollouts.jsonl").open("wb") as log:
+        for number, query in enumerate(job.searched[:-_MISSING]):
+            log.write(b'{"query":%s,"steps":%s}\n' % (msgspec.json.encode(query), trees[number % _DIFFERENT]))
+
+
+def _text(rng: np.random.Generator, characters: int) -> str:
+    return "".join(chr(c) for c in rng.integers(*_CHARACTERS, characters))
+
+
+def steps(rng: np.random.Generator, args: argparse.Namespace) -> list[Step]:
+    """A search whose beams live until its last step; later steps leave shorter futures."""
+
+    def completion(mean: float, finish: Finish) -> Completion:
+        tokens = rng.integers(*_CHARACTERS, 1 + rng.poisson(mean)).tolist()
+        return Completion(tokens, [round(-float(x), 6) for x in rng.exponential(0.4, len(tokens))], finish)
+
+    def candidate(beam: int, index: int) -> Candidate:
+        future = completion(args.future_tokens * (1 - index / 4), "end")
+        value = future.mean_logprob
+        return Candidate(beam, completion(args.step_tokens, "step"), future, value, value - float(rng.normal()))
+
+    made, kept = list[Step](), [0]
+    for index in range(4):
+        found = [candidate(beam, index) for beam in range(len(kept)) for _ in range(4)]
+        kept = sorted(rng.permutation(len(found))[:2].tolist())
+        made.append(Step(index, found, kept, 0))
+    return made
+
+
+if __name__ == "__main__":
+    main()
