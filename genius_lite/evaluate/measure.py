@@ -43,7 +43,7 @@ Ended = Callable[[Stats], None]
 class EvalModel:
     """A model that is to answer, and how: at most `max_tokens` a response, with the random numbers of `seed`.
 
-    llama.cpp's messages go to the file `log`.
+    llama.cpp's messages go to the file `log`; `say` is told in one line of every failure of its process.
     """
 
     gguf: Path
@@ -51,10 +51,11 @@ class EvalModel:
     max_tokens: int
     seed: int
     log: Path
+    say: Callable[[str], None] = lambda line: None
 
     def sampler(self, sampling: Sampling) -> AbstractAsyncContextManager[LocalSampler]:
         """The engine that holds it."""
-        return open_sampler(self.gguf, self.settings, sampling, self.log)
+        return open_sampler(self.gguf, self.settings, sampling, self.log, say=self.say)
 
 
 def temperature_of(wanted: float | Auto, model: GGUF, weights: Path | None = None) -> float:

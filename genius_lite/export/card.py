@@ -97,8 +97,7 @@ def _front_matter(base: Base) -> str:
 
 
 def _what(base: Base, number: int, recipe: dict[str, Any]) -> str:
-    # A path is the user's own affair, and of no use to others.
-    origin = base.origin if base.origin.startswith((Prefix.HUB, Prefix.PACKAGE)) else base.gguf.path.name
+    origin = Prefix.public(base.origin)
     if number == 0:
         return f"The base model of a run of genius-lite {__version__}.\n\nBase: {origin}, SHA-256 `{base.sha256}`.\n"
     return (

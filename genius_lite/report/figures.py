@@ -15,6 +15,7 @@ from genius_lite.recipe import Guard, Limit
 from genius_lite.report.charts import Point, Series, bars, gauge, lines
 from genius_lite.report.gather import RoundData, RunData
 from genius_lite.report.tables import FILTERS, Table, stage_totals
+from genius_lite.report.status import recorded_guard
 from genius_lite.results.evaluation import Interval
 from genius_lite.text import NONE, duration, figure, prose
 
@@ -135,7 +136,7 @@ class Light:
 
 def lights(data: RunData) -> list[Light]:
     """Every signal that was read, with the level of the latest round; the worst first."""
-    guard = Guard.model_validate(data.recipe["guard"])
+    guard = recorded_guard(data.recipe)
     rounds = [r for r in data.rounds if r.readings]
     levels, found = guard_status(guard, rounds[-1].report) if rounds else {}, []
     for reading in rounds[-1].readings if rounds else []:

@@ -54,13 +54,14 @@ def look(path: Path) -> Status:
         UserError: this is no run folder, or another version's.
     """
     run = RunFolder(path)
+    run.require("rounds")
     kept = read_state(path)
     board = kept or RunState()
     board.out, board.rounds, board.queries = str(path), run.recipe["rounds"], run.queries
     reports = run.reports
     board.rows = _rows(run, reports, board)
     if reports:
-        board.lights = guard_status(_guard(run.recipe), reports[-1])
+        board.lights = guard_status(recorded_guard(run.recipe), reports[-1])
     going_on = _held(path, kept)
     if not going_on:
         board.work = board.memory = board.run_left = None
@@ -123,7 +124,7 @@ def read_state(run: Path) -> RunState | None:
     """What the run's process has left; None where there is nothing, or another version's."""
     try:
         return msgspec.json.decode((run / PROGRESS).read_bytes(), type=RunState)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, RecursionError):
         return None
 
 
@@ -148,7 +149,8 @@ def _best(run: RunFolder, reports: list[RoundReport], rounds: int) -> int | None
     return select_checkpoint(Evaluate(), rounds, standings).best
 
 
-def _guard(recipe: dict[str, Any]) -> Guard:
+def recorded_guard(recipe: dict[str, Any]) -> Guard:
+    """Read the guard's limits; the usual ones where another version wrote them."""
     try:
         return Guard.model_validate(recipe.get("guard", {}))
     except ValidationError:  # of another version

@@ -155,7 +155,7 @@ def write_records(path: Path, records: Iterable[Any]) -> None:
 def _decoded(decode: Any, line: bytes, path: Path, number: int) -> Any:
     try:
         return decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise UserError(f"{path}:{number}: damaged record ({e}); delete the line to sample it again") from None
 
 

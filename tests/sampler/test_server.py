@@ -22,7 +22,7 @@ from genius_lite.errors import UserError
 from genius_lite.recipe import Server
 from genius_lite.records import Completion
 from genius_lite.sampler.client import QueryFailedError, open_sampler
-from genius_lite.sampler.completions import KEY
+from genius_lite.sampler.server_key import HOLDER, KEY
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.server import open_server_sampler
 from genius_lite.sampler.tree import Node
