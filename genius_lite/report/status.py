@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,13 @@ _WATCH_EVERY, _LINE_EVERY = 1.0, 15.0  # seconds
 
 
 class Status(msgspec.Struct, frozen=True):
-    """A run's state and what that means, what it shows, and the exported model, if there is one."""
+    """A run's state and what that means, what it shows, the exported model if there is one, and damaged files."""
 
     state: State
     meaning: str
     exported: str | None
     board: RunState
+    damaged: list[str] = []
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; the board's parts stand beside the state, and of the values their number and mean."""
@@ -72,14 +74,24 @@ def look(path: Path) -> Status:
             here = run.round(board.number)
             board.work = Work("rollouts", "queries", run.searched, len(here.rollouts) + len(here.failed))
         board.best = _best(run, reports, board.rounds)
-    exported = next(map(str, run.exported), None)
+    exported, damaged = next(map(str, run.exported), None), run.damaged
     if not going_on and (summary := run.summary):
-        return Status("halted" if summary.halted else "finished", summary.stopped or "all is done", exported, board)
+        state, meaning = "halted" if summary.halted else "finished", summary.stopped or "all is done"
+        return Status(state, meaning, exported, board, damaged)
     if going_on:
-        return Status("running", "it stops soon" if board.stopping else "it goes on", exported, board)
+        return Status("running", "it stops soon" if board.stopping else "it goes on", exported, board, damaged)
     why = board.ended or "its process is gone"
-    how = f": {board.command}" if board.command else ""
-    return Status("interrupted", f"{why}; the same command goes on from here{how}", exported, board)
+    how = f": {board.command}" if _is_ours(board.command) else ""
+    return Status("interrupted", f"{why}; the same command goes on from here{how}", exported, board, damaged)
+
+
+def _is_ours(command: str) -> bool:
+    """Say whether a command is this program's and no more: a stranger's folder may name another one for pasting."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return False
+    return words[:1] == ["genius-lite"] and shlex.join(words) == command
 
 
 def print_status(status: Status, console: Console) -> None:
@@ -90,6 +102,8 @@ def print_status(status: Status, console: Console) -> None:
     console.print(SegmentLines(lines, new_lines=True))
     if status.exported:
         console.print(f"exported: {status.exported}", soft_wrap=True)
+    if status.damaged:
+        console.print(f"damaged, and passed over: {', '.join(status.damaged)}", soft_wrap=True)
 
 
 def watch(run: Path, console: Console) -> Status:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -11,6 +12,7 @@ import msgspec
 from genius_lite.errors import UserError
 
 T = TypeVar("T")
+_LARGEST = 1e30  # of what is measured; bytes and nats are far below
 
 
 class _Foresight(msgspec.Struct):
@@ -68,9 +70,16 @@ class RecordedBest(msgspec.Struct):
 def read_json(path: Path) -> Any:
     """Read a document; None where it is missing, or not whole."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
+        return json.loads(path.read_text(encoding="utf-8"), parse_float=_float, parse_constant=_refused)
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def _float(digits: str) -> float:
+    """Read a number that something was measured as, or infinity, which is written as 1e999."""
+    if _LARGEST < abs(number := float(digits)) < math.inf:
+        raise ValueError(f"{digits[:20]} is no figure of a run")
+    return number
 
 
 def _refused(constant: str) -> None:

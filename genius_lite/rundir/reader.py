@@ -149,6 +149,14 @@ class RunFolder:
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
+    @property
+    def damaged(self) -> list[str]:
+        """Documents that are there and cannot be read; all that reads the folder passes them over."""
+        places = [self.path, *(here.path for here in (self.own, RoundFolder(0, self.path / folder.ROUNDED), *self.rounds))]
+        places += [place / name for place in places for name in (folder.ADAPTER, folder.EVALUATION)]
+        found = (file for place in places for file in sorted(place.glob("*.json")))
+        return [str(file.relative_to(self.path)) for file in found if read_json(file) is None]
+
     def stage_seconds(self) -> dict[Stage, float]:
         """Say what each stage took in the latest round that finished it; the base model's evaluation may stand in."""
         found, known = dict[Stage, float](), {stage.value: stage for stage in _MADE}

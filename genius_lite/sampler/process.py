@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from genius_lite.data.sandbox import environment
@@ -32,6 +33,7 @@ from genius_lite.sampler.messages import (
 _SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
 _STARTS = 3
 _BEAT = 1.0  # seconds; the worker shows a sign of life at least so often between two decodes
+_DYING = 10.0  # seconds for a process that was killed to be gone
 _LARGEST_LOG = 4_000_000  # bytes; then it becomes NAME.1, in place of an older one
 
 
@@ -90,7 +92,6 @@ class Worker:
             while isinstance(reply, Alive):
                 reply = await worker.reply_within(settings.watchdog)
             if reply is None:
-                await worker.stop()
                 raise SamplerError(f"the sampler's process {silence(settings.watchdog)} while it loaded; see {log}")
         except asyncio.IncompleteReadError:
             raise SamplerError(f"the sampler's process {await worker.exit_reason()}; see {log}") from None
@@ -139,7 +140,10 @@ class Worker:
 
     async def exit_reason(self) -> str:
         """Say how the process ended, once it has."""
-        status = await self.process.wait()
+        try:
+            status = await asyncio.wait_for(self.process.wait(), _DYING)
+        except TimeoutError:
+            return "closed its output, and did not end"
         if status == NOT_FINITE:
             return "met logits that are not finite"
         return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
@@ -148,7 +152,9 @@ class Worker:
         """Kill it rather than ask: it has nothing to save, and a decode under way may take a while."""
         if self.process.returncode is None:
             self.process.kill()
-        await self.process.wait()
+        # One that waits for a disk or a driver may not die before that answers; nothing waits for it any more.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.process.wait(), _DYING)
         # Without this the transport closes itself after the event loop has ended, and complains.
         self.process._transport.close()  # pyright: ignore[reportAttributeAccessIssue]
 
