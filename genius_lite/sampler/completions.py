@@ -26,7 +26,7 @@ from genius_lite.text import brief
 
 _LATER = {408, 425, 429}  # and all from 500 on: the same request may succeed later
 _LONGEST_LINE = 64_000_000  # bytes; a whole distribution over 152K tokens is 17 MB
-_LONGEST_REPLY = 1_000_000  # bytes of what is no stream
+_LONGEST_REPLY = 1_000_000  # bytes of what is no stream, or of a token
 T = TypeVar("T")
 
 
@@ -154,7 +154,7 @@ class Completions:
         """
         taken = 0
         async with self._reply("completions", {"model": self.model, **body}) as (reply, deadline):
-            async for chunk in self._chunks(reply):
+            async for chunk in self._chunks(reply, _LONGEST_LINE if body["logprobs"] > 1 else _LONGEST_REPLY):
                 if chunk.error is not None:
                     raise Failure(f"broke off: {self._quoted(_reason(chunk.error))}")
                 if not chunk.choices:
@@ -224,8 +224,8 @@ class Completions:
         hint = f"; its key is read from the environment variable {KEY}" if status in (401, 403) else ""
         raise UserError(f"the server at {self.url} {reason}{hint}")
 
-    async def _chunks(self, reply: httpx2.Response) -> AsyncIterator[_Chunk]:
-        """Read the parts of a stream (`data:` and JSON, a line each) as they arrive."""
+    async def _chunks(self, reply: httpx2.Response, longest: int) -> AsyncIterator[_Chunk]:
+        """Read the parts of a stream (`data:` and JSON, a line each of so many bytes at most) as they arrive."""
         rest = bytearray()
         async for arrived in reply.aiter_raw():
             rest += arrived
@@ -235,7 +235,7 @@ class Completions:
                     data = line.removeprefix(b"data:").strip()
                     if line.startswith(b"data:") and data != b"[DONE]":
                         yield self._decoded(data, _Chunk)
-            if len(rest) > _LONGEST_LINE:
+            if len(rest) > longest:
                 raise Failure("sent a line without an end")
 
     def _decoded(self, data: bytes | bytearray, kind: type[T]) -> T:

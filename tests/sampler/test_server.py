@@ -172,6 +172,14 @@ def test_what_fails_once_is_asked_again(tiny_llama, fault):
     assert [body["seed"] for body in fake.bodies] == [fake.bodies[0]["seed"]] * 2
 
 
+def test_a_token_is_no_megabyte(tiny_llama):
+    huge: list[Item] = [b'data: {"choices": [' + b"{}," * 700_000 + b"{}]}\n\n"]
+    fake = FakeServer(lambda body, number: _tokens("ok\n") if number else huge)
+    (completion,) = _sample(fake, tiny_llama, timeout=10.0)
+    assert bytes(completion.tokens) == b"ok\n"
+    assert len(fake.bodies) == 2
+
+
 def test_waits_double(tiny_llama, monkeypatch):
     waits = []
 
