@@ -52,9 +52,7 @@ def test_what_is_decoded_already_changes_nothing(kind, tiny_llama, tiny_mamba, t
     path = tiny_llama if kind == "llama" else tiny_mamba.gguf
     (first,) = streamed(path, tmp_path, (PROMPT, ANY, 1, 8))
     longer = PROMPT + first + PROMPT * 70  # more than a batch
-    again, after, other = streamed(
-        path, tmp_path, (PROMPT, ANY, 1, 8), (longer, ANY, 2, 8), (PROMPT[:-1], ANY, 3, 8)
-    )
+    again, after, other = streamed(path, tmp_path, (PROMPT, ANY, 1, 8), (longer, ANY, 2, 8), (PROMPT[:-1], ANY, 3, 8))
     assert again == first
     assert other != first
     whole, full = streamed(path, tmp_path, (longer, ANY, 2, 8), (longer, ANY, 2, 10_000))

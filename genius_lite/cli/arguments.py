@@ -46,7 +46,7 @@ def locate_model(model: str) -> Path:
 
 
 def named_model(model: str, number: int | None) -> NamedModel:
-    """Return the model of a command line: a GGUF, or a round of a run folder. It is checked first, as a stranger may have made it."""
+    """Return the model of a command line: a GGUF, or a round of a run folder; checked, as a stranger's may be."""
     from genius_lite.evaluate.models import NamedModel
     from genius_lite.export.bundle import RunRound
     from genius_lite.weights.untrusted import load_untrusted, prove

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from genius_lite.data.vocabulary import Vocabulary
-
 from genius_lite.errors import UserError
 from genius_lite.evaluate.models import NamedModel
 from genius_lite.hardware import cores

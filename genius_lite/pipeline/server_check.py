@@ -17,9 +17,9 @@ from genius_lite.pipeline.round import Policy, Round
 from genius_lite.recipe import Server
 from genius_lite.records import Query
 from genius_lite.sampler.client import QueryFailedError, open_sampler
-from genius_lite.sampler.server_key import is_open
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.server import ServerSampler, open_server_sampler
+from genius_lite.sampler.server_key import is_open
 from genius_lite.sampler.tree import Node
 
 _PROMPTS, _TOKENS = 8, 64  # on whose continuations, of so many tokens each, server and policy are compared

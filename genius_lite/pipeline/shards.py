@@ -23,6 +23,8 @@ from genius_lite.progress import Progress
 from genius_lite.recipe import Recipe, Tracking
 from genius_lite.records import FailedQuery, Rollout
 from genius_lite.report.tracking import tracked
+from genius_lite.rundir.checks import check_rollouts
+from genius_lite.rundir.documents import as_typed
 from genius_lite.rundir.folder import (
     CHECKPOINT,
     FAILED_FILE,
@@ -34,8 +36,6 @@ from genius_lite.rundir.folder import (
     open_folder,
     round_name,
 )
-from genius_lite.rundir.checks import check_rollouts
-from genius_lite.rundir.documents import as_typed
 from genius_lite.rundir.lines import Lines, RecordLog
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.weights.gguf_file import sha256

@@ -49,7 +49,9 @@ def trust_policy(made: Path, base: Base) -> None:
     theirs, own = ({t.name: t.shape for t in file.tensors} for file in (gguf_file.read(made), base.gguf))
     if theirs != own:
         name = next(name for name in {**theirs, **own} if theirs.get(name) != own.get(name))
-        raise UserError(f"{made} was not made of {base.gguf.path}: {shown(name)} differs; delete it to have it made anew")
+        raise UserError(
+            f"{made} was not made of {base.gguf.path}: {shown(name)} differs; delete it to have it made anew"
+        )
 
 
 def trust_checkpoint(base: Base) -> None:

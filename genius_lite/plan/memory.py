@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import msgspec
 from gguf.constants import GGMLQuantizationType as T
 
 from genius_lite.hardware import Precision, fitting_precision

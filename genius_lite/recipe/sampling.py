@@ -188,8 +188,8 @@ class Foresight(Section):
 class Server(Section):
     """A llama-server that samples the rollouts; it has to hold the model that the round samples from.
 
-    Its key, if it wants one, is read from the environment variable `GENIUS_LITE_SERVER_KEY`, and goes to the server that
-    `GENIUS_LITE_SERVER_URL` names: neither is for a recipe. No proxy is asked.
+    Its key, if it wants one, is read from the environment variable `GENIUS_LITE_SERVER_KEY`, and goes to the server
+    that `GENIUS_LITE_SERVER_URL` names: neither is for a recipe. No proxy is asked.
     """
 
     url: Text = Field(description="Where it listens", examples=["http://127.0.0.1:8080"])

@@ -14,8 +14,8 @@ from genius_lite.progress import TIMED_STAGES
 from genius_lite.recipe import Guard, Limit
 from genius_lite.report.charts import Point, Series, bars, gauge, lines
 from genius_lite.report.gather import RoundData, RunData
-from genius_lite.report.tables import FILTERS, Table, stage_totals
 from genius_lite.report.status import recorded_guard
+from genius_lite.report.tables import FILTERS, Table, stage_totals
 from genius_lite.results.evaluation import Interval
 from genius_lite.text import NONE, duration, figure, prose
 

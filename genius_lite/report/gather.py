@@ -22,7 +22,6 @@ from genius_lite.results.rounds import RoundReport, Summary, Timing
 from genius_lite.rundir.documents import RecordedSource
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 
-
 _NEEDED = (
     *("rounds", "queries", "model", "tasks", "foresight.tau", "learner.holdout", "learner.alpha"),
     *("learner.calibration", "evaluate.queries", "quantize.keep"),

@@ -10,8 +10,8 @@ from genius_lite.progress import Stage
 from genius_lite.recipe import Guard, Limit, Prefix
 from genius_lite.report.columns import COLUMNS, NOTE
 from genius_lite.report.gather import RoundData, RunData
-from genius_lite.report.summary import WIDENED
 from genius_lite.report.status import recorded_guard
+from genius_lite.report.summary import WIDENED
 from genius_lite.results.rounds import Quantized, Timing
 from genius_lite.text import NONE, accuracy, duration, figure, gain, number, percent, prose, size
 

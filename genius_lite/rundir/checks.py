@@ -100,7 +100,7 @@ def _completion_faults(part: Completion, vocabulary: int | None) -> Iterator[str
         yield "a completion is empty, or not of this vocabulary"
     if len(part.tokens) != len(part.logprobs):
         yield f"{len(part.tokens)} tokens have {len(part.logprobs)} log-probabilities"
-    if part.logprobs and not (_LEAST <= min(part.logprobs) and max(part.logprobs) <= _MOST):
+    if part.logprobs and not (min(part.logprobs) >= _LEAST and max(part.logprobs) <= _MOST):
         yield "a log-probability is out of range"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -29,8 +29,8 @@ class _Learner(msgspec.Struct):
 
 class _Evaluate(msgspec.Struct):
     queries: Annotated[int, msgspec.Meta(ge=0)] | msgspec.UnsetType = msgspec.UNSET
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    temperature: Annotated[float, msgspec.Meta(gt=0)] | msgspec.UnsetType = msgspec.UNSET
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | Literal["auto"] | None = None
+    temperature: Annotated[float, msgspec.Meta(gt=0)] | Literal["auto"] | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Quantize(msgspec.Struct):

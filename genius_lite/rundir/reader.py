@@ -72,9 +72,7 @@ class RunFolder:
             for part in key.split("."):
                 found = found.get(part, msgspec.UNSET) if isinstance(found, dict) else msgspec.UNSET
             if found is msgspec.UNSET:
-                raise UserError(
-                    f"{self.path / folder.RECIPE} has no {key}: another version of genius-lite made it, which can read it"
-                )
+                raise UserError(f"{self.path / folder.RECIPE} has no {key}: another version of genius-lite made it")
 
     @property
     def queries(self) -> int:
@@ -152,7 +150,10 @@ class RunFolder:
     @property
     def damaged(self) -> list[str]:
         """Documents that are there and cannot be read; all that reads the folder passes them over."""
-        places = [self.path, *(here.path for here in (self.own, RoundFolder(0, self.path / folder.ROUNDED), *self.rounds))]
+        places = [
+            self.path,
+            *(here.path for here in (self.own, RoundFolder(0, self.path / folder.ROUNDED), *self.rounds)),
+        ]
         places += [place / name for place in places for name in (folder.ADAPTER, folder.EVALUATION)]
         found = (file for place in places for file in sorted(place.glob("*.json")))
         return [str(file.relative_to(self.path)) for file in found if read_json(file) is None]

@@ -66,7 +66,9 @@ def _refuse_code(config: Any, folder: Path) -> None:
         if isinstance(value, dict):
             _refuse_code(value, folder)
         elif key.endswith("_implementation") and isinstance(value, str) and "/" in value:
-            raise UserError(f"{folder}: its config.json asks for code of the hub ({key}: {brief(value)}); take that out")
+            raise UserError(
+                f"{folder}: its config.json asks for code of the hub ({key}: {brief(value)}); take that out"
+            )
 
 
 def _follow_llama_cpp(config: Any) -> None:

@@ -136,7 +136,9 @@ class Base:
 
 def _read_recorded(hf_checkpoint: Path) -> _Recorded:
     if not (recorded := read_typed(hf_checkpoint / SOURCE, _Recorded)):
-        raise UserError(f"{hf_checkpoint / SOURCE} is missing, or cut off; delete {hf_checkpoint} to import the model anew")
+        raise UserError(
+            f"{hf_checkpoint / SOURCE} is missing, or cut off; delete {hf_checkpoint} to import the model anew"
+        )
     return recorded
 
 

@@ -203,7 +203,7 @@ def write(
 
 
 def _public(source: GGUF) -> GGUF:
-    """Leave out where whoever quantized the source had an importance matrix: a path may hold a name, and is of no use."""
+    """Leave out where whoever quantized the source had an importance matrix: a path may hold a name."""
     places = ("quantize.imatrix.file", "quantize.imatrix.dataset")
     named = [key for key in places if {"/", "\\"} & {*str(source.metadata.get(key, ""))}]
     return source.keeping(lambda key: key not in named) if named else source

@@ -30,7 +30,9 @@ def main() -> None:
         runs, files = pool.submit(many_runs, a.kills, a.seed), pool.submit(many_files, a.files, a.seed)
         killed, tried = runs.result(), files.result()
     broken = many_files(a.folders, a.seed, folders=True)
-    tried = {name: max(tried[name], broken[name]) if name == "megabytes" else tried[name] + broken[name] for name in tried}
+    tried = {
+        name: max(tried[name], broken[name]) if name == "megabytes" else tried[name] + broken[name] for name in tried
+    }
     survived = killed["kills"] + killed["sampler_kills"]
     found = {**killed, **tried, "kills survived": survived, "restarts": survived, "files tried": tried["tried"]}
     found["seconds"] = max(killed["seconds"], tried["seconds"])

@@ -150,7 +150,15 @@ def _file(path: Path, rng: Random) -> None:
 
 def _beside(path: Path, rng: Random) -> None:
     """Another folder beside it, of a name that people or programs give."""
-    names = ("round-1 (copy)", "round-", "round-0x1", "round-\u0663", "round-99999999999999999999", "round-3", "round-007")
+    names = (
+        "round-1 (copy)",
+        "round-",
+        "round-0x1",
+        "round-\u0663",
+        "round-99999999999999999999",
+        "round-3",
+        "round-007",
+    )
     shutil.copytree(path, path.parent / rng.choice(names))
 
 
@@ -176,7 +184,9 @@ def _rubbish(path: Path, rng: Random) -> None:
 
 def _more(path: Path, rng: Random) -> None:
     with path.open("ab") as file:
-        file.write(rng.choice((b"\n\n", b"{}\n", b"null\n", b'{"query"', b"\xff\xfe\n", rng.randbytes(100), b"[" * 99_999)))
+        file.write(
+            rng.choice((b"\n\n", b"{}\n", b"null\n", b'{"query"', b"\xff\xfe\n", rng.randbytes(100), b"[" * 99_999))
+        )
 
 
 def _json(path: Path, rng: Random) -> None:

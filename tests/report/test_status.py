@@ -208,7 +208,9 @@ def test_what_is_no_document_is_no_run_folder(folder, text):
         look(folder)
 
 
-@pytest.mark.parametrize("command", ["genius-lite run r.yaml; rm -rf ~", "rm -rf ~", "genius-lite 'run", "genius-lite $(x)"])
+@pytest.mark.parametrize(
+    "command", ["genius-lite run r.yaml; rm -rf ~", "rm -rf ~", "genius-lite 'run", "genius-lite $(x)"]
+)
 def test_a_strangers_command_is_not_given_for_pasting(folder, command):
     _leave_board(folder, command=command)
     assert look(folder).meaning == "its process is gone; the same command goes on from here"

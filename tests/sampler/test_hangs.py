@@ -1,4 +1,4 @@
-"""Workers that hang: while they load, while they settle, while they score, while they stream; and what they are told."""
+"""Workers that hang: while they load, settle, score or stream; and what of the environment they are told."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ def test_one_that_stands_still_while_it_settles_is_replaced(tiny_llama, tmp_path
         said: list[str] = []
         async with open_sampler(tiny_llama, SETTINGS, SAMPLING, tmp_path / "log", say=said.append) as sampler:
             await sampler.score(ROOT.tokens, [1, 2])
+            await sampler.drain()
             os.kill(sampler.pid, signal.SIGSTOP)
             return await sampler.drain(), sampler.restarts, said
 
@@ -219,4 +220,3 @@ def test_a_sandboxed_process_gets_none_either(monkeypatch):
     assert process
     assert "HF_TOKEN" not in psutil.Process(process.pid).environ()
     renderer.close()
-

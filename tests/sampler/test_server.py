@@ -323,7 +323,14 @@ def test_ways_to_write_the_same_server(held_by, url, holder):
 
 def test_a_key_on_an_open_way_is_told(held_by):
     held_by("k", "x")
-    ways = ("http://h", "https://h", "http://127.0.0.1:8", "http://localhost", "http://[::1]:8", "http://127.0.0.1.evil")
+    ways = (
+        "http://h",
+        "https://h",
+        "http://127.0.0.1:8",
+        "http://localhost",
+        "http://[::1]:8",
+        "http://127.0.0.1.evil",
+    )
     assert [is_open(url) for url in ways] == [True, False, False, False, False, True]
     held_by("", "x")
     assert not is_open("http://h")
