@@ -39,8 +39,8 @@ class Figure:
 def task_figures(data: RunData) -> list[Figure]:
     """Accuracy of the base model and every round, for each task in order."""
     found = []
-    for name in dict.fromkeys(task.task for policy in data.policies for task in policy.tasks):
-        of_task = [(p.number, next(t for t in p.tasks if t.task == name)) for p in data.policies if p.tasks]
+    for name, measured in data.by_task.items():
+        of_task = [(policy.number, task) for policy, task in measured if policy is not data.own]
         series = []
         for kind in ("sampled", "greedy"):
             points = [_interval(n, i) for n, task in of_task if (i := getattr(task, kind))]

@@ -98,11 +98,12 @@ class RunData:
 
     @property
     def by_task(self) -> dict[str, list[tuple[RoundData, TaskResult]]]:
-        """Each task, with all that answered it and how."""
-        found: dict[str, list[tuple[RoundData, TaskResult]]] = {}
+        """Each task that the base model or a round answered, with all that answered it and how."""
+        names = dict.fromkeys(task.task for policy in self.policies for task in policy.tasks)
+        found: dict[str, list[tuple[RoundData, TaskResult]]] = {name: [] for name in names}
         for policy in self.measured:
-            for task in policy.tasks:
-                found.setdefault(task.task, []).append((policy, task))
+            for task in (task for task in policy.tasks if task.task in found):
+                found[task.task].append((policy, task))
         return found
 
     @property

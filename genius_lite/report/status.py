@@ -175,7 +175,7 @@ def _held(run: Path, board: RunState | None) -> bool:
     """Whether a process works on the run: the one of the board is alive, and the lock is held."""
     if board and board.host == platform.node() and not psutil.pid_exists(board.pid):
         return False
-    if not (run / "lock").exists():
+    if not (run / "lock").is_file():
         return False
     try:
         with filelock.FileLock(run / "lock", timeout=0):

@@ -177,7 +177,8 @@ class RoundFolder:
 
     def done(self, stage: Stage) -> bool:
         """Say whether a stage of this round is over."""
-        return (self.path / _MADE[stage]).exists()
+        made = self.path / _MADE[stage]
+        return made.is_dir() if stage in (Stage.TRAIN, Stage.EVALUATE) else made.is_file()
 
     @property
     def adapter(self) -> Path:

@@ -58,11 +58,11 @@ def _arguments(name: str, run: Path, work: Path, project: Path) -> tuple[str, ..
         "watch": ("watch", str(run)),
         "report": ("report", str(run), "--to", new),
         "compare": ("compare", str(run), str(project / "run")),
-        "run": ("run", str(project / "r.yaml"), "--out", str(run), "--anyway"),
+        "run": ("run", str(project / "r.yaml"), "--out", str(run), "--force"),
         "chat": ("chat", str(run), "--max-tokens", "4", "--context", "256"),
         "eval": ("eval", str(run), "--tasks", f"{project / 't.jsonl'}:exact", "--samples", "0", "--max-tokens", "4"),
         "merge-shards": ("merge-shards", str(run), "--out", new),
-        "reuse": ("run", str(project / "r.yaml"), "--out", new, "--reuse", str(run), "--set", "rounds=1", "--anyway"),
+        "reuse": ("run", str(project / "r.yaml"), "--out", new, "--reuse", str(run), "--set", "rounds=1", "--force"),
     }
     return commands.get(name) or ("export", str(run), "--to", new, "--format", name.split()[1])
 
