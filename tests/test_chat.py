@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import subprocess
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -12,8 +15,9 @@ import torch
 from genius_lite.cli.conversation import _Words, chat
 from genius_lite.errors import UserError
 from genius_lite.evaluate.models import NamedModel
-from genius_lite.sampler.messages import Sampling
-from genius_lite.sampler.stream import open_stream
+from genius_lite.sampler.client import open_sampler
+from genius_lite.sampler.messages import EngineSettings, Sampling
+from genius_lite.sampler.tree import Node
 from tests.support.cli import genius
 from tests.support.models import tiny_gguf
 
@@ -21,28 +25,62 @@ GREEDY, ANY = Sampling(1.0, top_k=1), Sampling(1.0)
 PROMPT = [257, 104, 105, 32, 116, 104, 101, 114, 101]
 
 
-def test_a_stream_takes_the_likeliest_tokens_of_the_torch_model(tiny):
-    with open_stream(tiny.gguf, 256, threads=1) as stream:
-        found = list(stream.sample(PROMPT, GREEDY, seed=0, limit=12))
-        assert len(found) == 12
-        with torch.no_grad():
-            for i, token in enumerate(found):
-                logits_V = tiny.model(torch.tensor([PROMPT + found[:i]])).logits[0, -1]
-                assert logits_V[token] >= logits_V.max() - 0.05
+def streamed(path: Path, folder: Path, *asked: tuple[list[int], Sampling, int, int], context: int = 1024) -> list:
+    """The responses of one worker to paths, one after the other, each with its sampling, seed and limit."""
+
+    async def ask() -> list[list[int]]:
+        settings = EngineSettings(slots=1, context=context, threads=1, prefill_chunk=512)
+        async with open_sampler(path, settings, ANY, folder / "log") as sampler:
+            return [
+                [token async for token in sampler.stream(Node(None, path, (seed,)), limit=limit, sampling=sampling)]
+                for path, sampling, seed, limit in asked
+            ]
+
+    return asyncio.run(ask())
+
+
+def test_a_stream_takes_the_likeliest_tokens_of_the_torch_model(tiny, tmp_path):
+    (found,) = streamed(tiny.gguf, tmp_path, (PROMPT, GREEDY, 0, 12), context=256)
+    assert len(found) == 12
+    with torch.no_grad():
+        for i, token in enumerate(found):
+            logits_V = tiny.model(torch.tensor([PROMPT + found[:i]])).logits[0, -1]
+            assert logits_V[token] >= logits_V.max() - 0.05
 
 
 @pytest.mark.parametrize("kind", ["llama", "mamba"])
-def test_what_is_decoded_already_changes_nothing(kind, tiny_llama, tiny_mamba):
+def test_what_is_decoded_already_changes_nothing(kind, tiny_llama, tiny_mamba, tmp_path):
     path = tiny_llama if kind == "llama" else tiny_mamba.gguf
-    with open_stream(path, 1024, threads=1) as stream:
-        first = list(stream.sample(PROMPT, ANY, seed=1, limit=8))
-        assert list(stream.sample(PROMPT, ANY, seed=1, limit=8)) == first
-        longer = PROMPT + first + PROMPT * 70  # more than a batch
-        after = list(stream.sample(longer, ANY, seed=2, limit=8))
-        assert list(stream.sample(PROMPT[:-1], ANY, seed=3, limit=8)) != first
-    with open_stream(path, 1024, threads=1) as stream:
-        assert list(stream.sample(longer, ANY, seed=2, limit=8)) == after
-        assert len(list(stream.sample(longer, ANY, seed=2, limit=10_000))) <= 1024 - len(longer)
+    (first,) = streamed(path, tmp_path, (PROMPT, ANY, 1, 8))
+    longer = PROMPT + first + PROMPT * 70  # more than a batch
+    again, after, other = streamed(path, tmp_path, (PROMPT, ANY, 1, 8), (longer, ANY, 2, 8), (PROMPT[:-1], ANY, 3, 8))
+    assert again == first
+    assert other != first
+    whole, full = streamed(path, tmp_path, (longer, ANY, 2, 8), (longer, ANY, 2, 10_000))
+    assert whole == after
+    assert len(full) <= 1024 - len(longer)
+
+
+def test_a_question_that_llama_cpp_does_not_survive_is_set_aside_and_named(models, tmp_path, monkeypatch):
+    dies = (
+        "import os, sys\n"
+        "if 'genius_lite.sampler.worker' in sys.orig_argv:\n"
+        "    from genius_lite.sampler.engine import Engine\n"
+        "    submit = Engine.submit\n"
+        "    def dying(self, request):\n"
+        "        if b'ZZZZ' in bytes(token for token in getattr(request, 'path', []) if token < 256):\n"
+        "            os.abort()\n"
+        "        submit(self, request)\n"
+        "    Engine.submit = dying\n"
+    )
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(dies)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
+    found = _chat("a.gguf", cwd=models, questions="is it ZZZZ?\nhello\n")
+    assert found.returncode == 0, found.stderr
+    assert b"Traceback" not in found.stderr
+    assert b"warning: a.gguf: the question is set aside: the sampler's process was killed by SIGABRT" in found.stderr
+    assert found.stdout.strip(), "the second question is answered"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import pytest
 
 from genius_lite import measurements
 from genius_lite.errors import UserError
-from genius_lite.export.bundle import RunRound, export
+from genius_lite.export.bundle import FORMATS, RunRound, export
 from genius_lite.pipeline.reuse import copy_stages
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe, Sampler, TaskSource
 from genius_lite.records import Query
@@ -117,6 +118,22 @@ def test_an_export_and_a_report_elsewhere_follow_the_umask(finished, tmp_path):
     for folder in ("out", "full", "report"):
         assert modes(tmp_path / folder) == {"file": {"0o644"}, "folder": {"0o755"}}
     assert modes(finished.run) == {"file": {"0o600"}, "folder": {"0o700"}}
+
+
+def test_nothing_that_is_given_away_says_where_it_was_made(finished, tmp_path):
+    for form in FORMATS:
+        export(finished.run, 1, form, [], tmp_path / form)
+    write_report(finished.run, tmp_path / "report")
+    shutil.copytree(finished.run / "export", tmp_path / "export")
+    places = [str(finished.folder.parent).encode(), b"hostile0", str(Path.home()).encode() + b"/"]
+    found = [
+        (path.relative_to(tmp_path), place)
+        for path in tmp_path.rglob("*")
+        if path.is_file()
+        for place in places
+        if place in path.read_bytes()
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize("mask", [0, 0o022, 0o777])

@@ -59,6 +59,13 @@ def main() -> None:
         said = visible(str(e).replace("\n", " "))  # it may quote models, queries and paths
         print(f"error: {said if len(said) <= _LONGEST else f'{said[:_LONGEST]}...'}", file=sys.stderr)
         raise SystemExit(2) from None
+    except RuntimeError as e:
+        from genius_lite.sampler.process import SamplerError
+
+        if not isinstance(e, SamplerError):
+            raise
+        print(f"error: {visible(str(e))}; the same command goes on from what is finished", file=sys.stderr)
+        raise SystemExit(2) from None
     except OSError as e:
         if e.errno not in _FULL_OR_LOCKED:
             raise

@@ -46,16 +46,17 @@ def locate_model(model: str) -> Path:
 
 
 def named_model(model: str, number: int | None) -> NamedModel:
-    """Return the model of a command line: a GGUF, or a round of a run folder. What no run made is checked first."""
+    """Return the model of a command line: a GGUF, or a round of a run folder; checked, as a stranger's may be."""
     from genius_lite.evaluate.models import NamedModel
     from genius_lite.export.bundle import RunRound
-    from genius_lite.weights.untrusted import load_untrusted
+    from genius_lite.weights.untrusted import load_untrusted, prove
 
     if not Path(model).is_dir():
         return NamedModel(model, load_untrusted(locate_model(model)).path)
     chosen = RunRound.of(Path(model), number)
     name = f"{model}, round {chosen.number}" if chosen.number else "base model"
-    return NamedModel(name, chosen.gguf if chosen.number else load_untrusted(chosen.gguf).path)
+    prove(chosen.gguf)
+    return NamedModel(name, chosen.gguf)
 
 
 def prompt_configs(*models: str | None) -> list[PromptConfig]:

@@ -1,30 +1,34 @@
-"""Talk to GGUFs in the terminal, each through its own chat template; two answer every question side by side."""
+"""Talk to GGUFs in the terminal, each through its own chat template; two answer every question side by side.
+
+Each model is held by a worker of its own, as in a run: a question that llama.cpp does not survive is set aside.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import codecs
-import logging
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.evaluate.models import NamedModel
 from genius_lite.hardware import cores
-from genius_lite.records import seed_of
 from genius_lite.report.console import terminal
-from genius_lite.sampler.llama import EngineError
-from genius_lite.sampler.messages import Sampling
-from genius_lite.sampler.sampling import LogitsError
-from genius_lite.sampler.stream import Stream, open_stream
+from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
+from genius_lite.sampler.messages import EngineSettings, Sampling
+from genius_lite.sampler.tree import Node
 from genius_lite.text import PROSE, visible
 
 _FILTERS = {"top_k": 40, "top_p": 0.95, "min_p": 0.05}  # as llama.cpp's own programs have them
 _GREEDY = Sampling(1.0, top_k=1)
+_CHUNK = 512  # tokens of a conversation that are read together
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,14 @@ class _Conversation:
     """A loaded model, and what was said with it."""
 
     name: str
-    stream: Stream
+    vocabulary: Vocabulary
+    sampler: LocalSampler
+    context: int
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def tokens(self) -> list[int]:
         """Encode the conversation, up to where the answer begins; a model without a template reads its lines."""
-        vocabulary = self.stream.vocabulary
+        vocabulary = self.vocabulary
         if vocabulary.template:
             return vocabulary.encode_rendered(vocabulary.render(self.messages))
         text = "".join(f"{message['content']}\n" for message in self.messages)
@@ -65,32 +71,50 @@ def chat(
 
     Raises:
         UserError: a model cannot be loaded, or a conversation is longer than the context.
+        SamplerError: llama.cpp survives nothing.
     """
-    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)
     sampling = Sampling(temperature, **_FILTERS) if temperature > 0 else _GREEDY
     opening = [{"role": "system", "content": system}] if system else []
     interactive = sys.stdin.isatty()
-    with ExitStack() as stack:
-        conversations = [_Conversation(m.name, _open(m.gguf, context, template, stack), list(opening)) for m in models]
-        if interactive:
-            told = [f"System message: {visible(system, PROSE)}"] if system else []
-            print(*(visible(m.name) for m in models), *told, "End with Ctrl-D.", sep="\n")
-        turn = 0
-        while (question := _ask(interactive)) is not None:
-            for conversation in conversations:
-                if len(conversations) > 1:
-                    _heading(conversation.name)
-                _answer(conversation, question, sampling, seed_of(seed, "chat", turn), max_tokens)
-            turn += 1
+    # Its event loop stands still while a question is typed.
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        try:
+            conversations = [
+                _Conversation(*runner.run(_open(model, context, template, stack)), context, list(opening))
+                for model in models
+            ]
+            if interactive:
+                told = [f"System message: {visible(system, PROSE)}"] if system else []
+                print(*(visible(m.name) for m in models), *told, "End with Ctrl-D.", sep="\n")
+            turn = 0
+            while (question := _ask(interactive)) is not None:
+                for conversation in conversations:
+                    if len(conversations) > 1:
+                        _heading(conversation.name)
+                    runner.run(_answer(conversation, question, sampling, (seed, "chat", turn), max_tokens))
+                turn += 1
+        finally:
+            runner.run(stack.aclose())
 
 
-def _open(gguf: Path, context: int, template: Mapping[str, Any] | None, stack: ExitStack) -> Stream:
+async def _open(
+    model: NamedModel, context: int, template: Mapping[str, Any] | None, stack: AsyncExitStack
+) -> tuple[str, Vocabulary, LocalSampler]:
+    settings = EngineSettings(slots=1, context=context, threads=cores(), prefill_chunk=_CHUNK)
+    log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "sampler.log"
+    opening = open_sampler(model.gguf, settings, _GREEDY, log, say=_complain)
     try:
-        return stack.enter_context(open_stream(gguf, context, cores(), template))
-    except EngineError:
+        sampler = await stack.enter_async_context(opening)
+    except UserError:
         raise UserError(
-            f"{gguf}: llama.cpp cannot load it with room for {context} tokens; give --context less"
+            f"{model.gguf}: llama.cpp cannot load it with room for {context} tokens; give --context less"
         ) from None
+    return model.name, stack.enter_context(Vocabulary.open(model.gguf, template)), sampler
+
+
+def _complain(line: str) -> None:
+    print(f"\n{visible(line)}", file=sys.stderr, flush=True)
 
 
 def _heading(name: str) -> None:
@@ -111,23 +135,28 @@ def _ask(interactive: bool) -> str | None:
             return line
 
 
-def _answer(conversation: _Conversation, question: str, sampling: Sampling, seed: int, max_tokens: int) -> None:
-    """Print the answer as it comes, and keep it."""
+async def _answer(
+    conversation: _Conversation, question: str, sampling: Sampling, key: tuple[int | str, ...], max_tokens: int
+) -> None:
+    """Print the answer as it comes, and keep it; a question that llama.cpp does not survive is taken back."""
     conversation.messages.append({"role": "user", "content": question})
-    path, stream = conversation.tokens(), conversation.stream
-    if len(path) >= stream.context:
+    path, vocabulary = conversation.tokens(), conversation.vocabulary
+    if len(path) >= conversation.context:
         raise UserError(
             f"the conversation with {conversation.name} takes {len(path)} tokens, more than the context of "
-            f"{stream.context}; start again, or give a larger --context"
+            f"{conversation.context}; start again, or give a larger --context"
         )
     characters, words = codecs.getincrementaldecoder("utf-8")("replace"), _Words()
     parts = []
     try:
-        for token in stream.sample(path, sampling, seed, max_tokens):
-            parts.append(characters.decode(stream.vocabulary.pieces[token]))
-            words.write(parts[-1])
-    except LogitsError as e:
-        raise UserError(f"{conversation.name}: {e}") from None
+        async for token in conversation.sampler.stream(Node(None, path, key), limit=max_tokens, sampling=sampling):
+            if not vocabulary.ends[token]:
+                parts.append(characters.decode(vocabulary.pieces[token]))
+                words.write(parts[-1])
+    except QueryFailedError as e:
+        conversation.messages.pop()
+        _complain(f"warning: {conversation.name}: the question is set aside: {e}")
+        return
     parts.append(characters.decode(b"", final=True))
     words.write(f"{parts[-1]}\n")
     conversation.messages.append({"role": "assistant", "content": "".join(parts)})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -179,8 +178,6 @@ def chat(
     seed: int = 0,
 ) -> None:
     """Talk to a run's model, or to any GGUF; or to two of them side by side."""
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the worker has it; it is read when llama.cpp is loaded
-
     from genius_lite.cli.conversation import chat as chat_with
     from genius_lite.evaluate.models import system_message, template_variables
 

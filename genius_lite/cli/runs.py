@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -138,6 +139,7 @@ def report(
     """Write a run's report: report.html, which is complete in itself, and report.md."""
     from genius_lite.report.trees import QUERIES
     from genius_lite.report.write import write_report
+    from genius_lite.rundir.reader import RunFolder as RunFolderOnDisk
 
     try:
         written = write_report(run, to or run, QUERIES if queries is None else queries)
@@ -146,3 +148,5 @@ def report(
             f"{e.filename or to or run} cannot be written: {e.strerror}; name another folder with --to"
         ) from None
     print(*(visible(str(path)) for path in written), sep="\n")
+    if damaged := RunFolderOnDisk(run).damaged:
+        print(f"note: damaged, and passed over: {visible(', '.join(damaged))}", file=sys.stderr)

@@ -16,6 +16,7 @@ import msgspec
 import platformdirs
 
 from genius_lite import __version__
+from genius_lite.data.sandbox import forget_secrets
 from genius_lite.foresight.rollouts import first_of, searches_in_flight
 from genius_lite.foresight.search import foresee
 from genius_lite.hardware import cores
@@ -65,6 +66,7 @@ class HostActor:
     """The actor. Its methods are called from the driver, by Ray."""
 
     def __init__(self):
+        forget_secrets()
         self._open = AsyncExitStack()
         self._sampler: LocalSampler | None = None
         self._settings: HostSettings | None = None
@@ -121,7 +123,7 @@ class HostActor:
         logs = platformdirs.user_log_path("genius-lite")
         with private():
             logs.mkdir(parents=True, exist_ok=True)
-            opened = open_sampler(model, engine, sampling, logs / "node.log", patience=cfg.watchdog, say=print)
+            opened = open_sampler(model, engine, sampling, logs / "node.log", say=print)
             self._sampler = await self._open.enter_async_context(opened)
         self._settings = settings
         return searches_in_flight(engine.slots, settings.foresight)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -23,8 +24,30 @@ import psutil
 _LOOK_EVERY = 0.02  # seconds between two looks at a process that has not answered yet
 _PATIENCE = 10  # times its seconds of computing: what passes on the clock until a process counts as stalled
 
+# What a helper process is told of the environment: where programs, libraries and temporary files are, the language, and
+# how the libraries compute. Whatever sounds like a secret is none of it, as llama.cpp's own LLAMA_API_KEY.
+_TOLD = re.compile(
+    r"PATH|HOME|TMPDIR|TEMP|TMP|LANG|LANGUAGE|TZ|VIRTUAL_ENV|SYSTEMROOT|WINDIR|COMSPEC|PATHEXT|USERPROFILE|APPDATA|"
+    r"LOCALAPPDATA|(LC|XDG|LD|DYLD|PYTHON|OMP|GOMP|KMP|MKL|OPENBLAS|GGML|LLAMA|CUDA|NVIDIA|HIP|ROCR|HSA|GPU|VK|ONEAPI|"
+    r"SYCL|ZE)_?\w*",
+    re.IGNORECASE,
+)
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|COOKIE", re.IGNORECASE)
+
 Message = dict[str, Any]
 """A JSON object."""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return what a helper process gets of this one's environment, and more: no key, no token, no proxy's password."""
+    told = {name: value for name, value in os.environ.items() if _TOLD.fullmatch(name) and not _SECRET.search(name)}
+    return {**more, **told}
+
+
+def forget_secrets() -> None:
+    """Take what sounds like a secret out of this process's environment: it is a helper's that others have started."""
+    for name in [name for name in os.environ if _SECRET.search(name) and not name.startswith("RAY_")]:
+        del os.environ[name]
 
 
 class LimitError(Exception):
@@ -79,6 +102,7 @@ class LimitedProcess:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="ascii",
+            env=environment(),
             start_new_session=os.name == "posix",  # Ctrl-C is for whoever waits for it
         )
         weakref.finalize(self, _end, process, self._owner)  # where nobody closes it

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ Ended = Callable[[Stats], None]
 class EvalModel:
     """A model that is to answer, and how: at most `max_tokens` a response, with the random numbers of `seed`.
 
-    llama.cpp's messages go to the file `log`.
+    llama.cpp's messages go to the file `log`; `say` is told in one line of every failure of its process.
     """
 
     gguf: Path
@@ -51,10 +51,11 @@ class EvalModel:
     max_tokens: int
     seed: int
     log: Path
+    say: Callable[[str], None] = lambda line: None
 
     def sampler(self, sampling: Sampling) -> AbstractAsyncContextManager[LocalSampler]:
         """The engine that holds it."""
-        return open_sampler(self.gguf, self.settings, sampling, self.log)
+        return open_sampler(self.gguf, self.settings, sampling, self.log, say=self.say)
 
 
 def temperature_of(wanted: float | Auto, model: GGUF, weights: Path | None = None) -> float:
@@ -103,9 +104,10 @@ def answer_tasks(
 
     Raises:
         Stopped: before every problem was answered.
+        UserError: what is known is not what is asked for.
     """
     wanted = [(1, _GREEDY)] * cfg.greedy + [(cfg.samples, Sampling(temperature))]
-    answered = {(one.task, one.problem): one for one in (kept.records if kept else [])}
+    answered = {(one.task, one.problem): one for one in (_checked(kept, tasks, cfg) if kept else [])}
     gate = asyncio.Semaphore(max(1, 2 * who.settings.slots // (cfg.samples + cfg.greedy)))
 
     async def answer(
@@ -161,6 +163,24 @@ def answer_tasks(
     if any(one not in answered for one in asked):
         raise Stopped
     return [answered[one] for one in asked]
+
+
+def _checked(kept: RecordLog[Answers], tasks: Sequence[TokenizedTask], cfg: Evaluate) -> Iterator[Answers]:
+    """Yield what is known of these tasks; each must be whole. A sweep's log has what only its second half asks, too.
+
+    Raises:
+        UserError: one is not, which is named.
+    """
+    asked = {(item.task.name, problem.id) for item in tasks for problem in item.task.problems}
+    samples = [*range(GREEDY if cfg.greedy else 0, cfg.samples)]
+    for number, one in enumerate(kept.records, 1):
+        owners = {(response.task, response.problem) for response in one.responses}
+        whole = [response.sample for response in one.responses] == ([] if one.failure else samples)
+        if (one.task, one.problem) not in asked:
+            continue
+        if not whole or not owners <= {(one.task, one.problem)}:
+            raise UserError(f"{kept.path}:{number}: these are not the responses that are asked for; delete the line")
+        yield one
 
 
 def responses_wanted(tasks: Sequence[TokenizedTask], cfg: Evaluate) -> int:

@@ -158,7 +158,7 @@ def evaluate_models(
         context = context_for("auto", source, [("max_tokens", how.max_tokens, questions)])
         settings = engine_settings(Sampler(), source, context, progress)
         with tempfile.TemporaryDirectory() as folder:
-            who = EvalModel(model.gguf, settings, how.max_tokens, seed, Path(folder) / "sampler.log")
+            who = EvalModel(model.gguf, settings, how.max_tokens, seed, Path(folder) / "sampler.log", progress.say)
             with progress.stage(model.name, responses_wanted(items, cfg), "responses") as advance:
                 answers = answer_tasks(who, items, cfg, temperature, advance)
         for line in complaints(answers):

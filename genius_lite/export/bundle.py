@@ -18,13 +18,14 @@ from genius_lite.export.ollama import comments, modelfile
 from genius_lite.export.transformers import python_lines, write_peft, write_safetensors
 from genius_lite.recipe import QuantType, answer_tokens
 from genius_lite.results.rounds import Quantized, RoundReport
-from genius_lite.rundir.folder import CHECKPOINT, follow_umask, refuse_links, remove, require_space, write_text
+from genius_lite.rundir.folder import CHECKPOINT, follow_umask, remove, require_space, write_text
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.weights.adapter import Adapter, write_lora
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
 from genius_lite.weights.merge import Kept, merge
 from genius_lite.weights.quantize import quantized_bytes
+from genius_lite.weights.untrusted import prove
 
 Advance = Callable[[int], None]
 
@@ -44,7 +45,7 @@ class RunRound:
             UserError: not a run folder, or one with a link in it; or the round is not finished.
         """
         run = RunFolder(path)
-        refuse_links(path)
+        run.require("foresight.max_tokens", "evaluate.temperature", "quantize.keep")
         finished = [0, *(report.round for report in run.reports)]
         if number is None:
             number = finished[-1] if run.best is None else run.best
@@ -55,7 +56,9 @@ class RunRound:
 
     @cached_property
     def base(self) -> Base:
-        return Base.of(self.run.path / CHECKPOINT)
+        base = Base.of(self.run.path / CHECKPOINT)
+        prove(base.gguf.path)
+        return base
 
     @property
     def file_name(self) -> str:
@@ -77,7 +80,7 @@ class RunRound:
         """The longest response to a task."""
         recipe, foresight = self.run.recipe, self.run.recipe["foresight"]
         return answer_tokens(
-            recipe["evaluate"]["max_tokens"], foresight["max_tokens"], foresight.get("thought_tokens", 0)
+            recipe["evaluate"].get("max_tokens"), foresight["max_tokens"], foresight.get("thought_tokens", 0)
         )
 
     @property
@@ -184,6 +187,7 @@ def usage_of(chosen: RunRound, to_format: str, names: Iterable[str], folder: str
 
 def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> Written:
     if not kinds:
+        prove(chosen.gguf)
         file = out / f"{chosen.file_name}-{chosen.made.type if chosen.made else 'base'}.gguf"
         shutil.copyfile(chosen.gguf, file)
         if chosen.made and sha256([file]) != chosen.made.sha256:

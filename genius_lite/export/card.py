@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shlex
 from dataclasses import dataclass, field
@@ -98,8 +99,7 @@ def _front_matter(base: Base) -> str:
 
 
 def _what(base: Base, number: int, recipe: dict[str, Any]) -> str:
-    # A path is the user's own affair, and of no use to others.
-    origin = base.origin if base.origin.startswith((Prefix.HUB, Prefix.PACKAGE)) else base.gguf.path.name
+    origin = f"`{Prefix.public(base.origin).replace('`', '')}`"  # its text is no Markdown, and no HTML
     if number == 0:
         return f"The base model of a run of genius-lite {__version__}.\n\nBase: {origin}, SHA-256 `{base.sha256}`.\n"
     return (
@@ -143,6 +143,6 @@ def _asked_with(system: str | None, template: dict[str, Any]) -> str:
     with_variables = f"The chat template was given `{json.dumps(template)}`.\n\n" if template else ""
     if system is None:
         return with_variables
-    quoted = "\n".join(f"> {line}".rstrip() for line in system.splitlines() or ["(empty)"])
+    quoted = "\n".join(f"> {html.escape(line, quote=False)}".rstrip() for line in system.splitlines() or ["(empty)"])
     told = "Every question was asked after this system message; without it answers may be worse"
     return f"{told}:\n\n{quoted}\n\n{with_variables}"

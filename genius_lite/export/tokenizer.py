@@ -74,6 +74,10 @@ def write_tokenizer(source: GGUF, original: Path, out: Path) -> list[str]:
     if given := any(file for name in VOCABULARIES for file in original.glob(name)):
         for file in (file for name in TOKENIZER_FILES for file in original.glob(name)):
             shutil.copyfile(file, out / file.name)
+        if (config := out / "tokenizer_config.json").is_file():  # it may say where its maker had it
+            named = json.loads(config.read_text(encoding="utf-8"))
+            kept = {key: value for key, value in named.items() if key not in ("name_or_path", "_name_or_path")}
+            write_text(config, json.dumps(kept, indent=2, ensure_ascii=False))
     else:
         _write_made(source, out)
     if template := source.metadata.get("tokenizer.chat_template"):

@@ -9,7 +9,8 @@ from genius_lite.errors import Stop
 from genius_lite.foresight.search import foresee
 from genius_lite.recipe import Foresight
 from genius_lite.records import Query, Rollout
-from genius_lite.sampler.client import QueryFailedError, Sampler
+from genius_lite.sampler.interface import QueryFailedError, Sampler
+from genius_lite.sampler.process import SamplerError
 
 
 def searches_in_flight(slots: int, cfg: Foresight) -> int:
@@ -40,6 +41,7 @@ async def sample_rollouts(
 
     Raises:
         OSError: `finished` could not write.
+        SamplerError: the sampler does nothing any more.
         ExceptionGroup: of other faults.
     """
     waiting = iter(queries)
@@ -61,7 +63,8 @@ async def sample_rollouts(
             for _ in range(min(in_flight, len(queries))):
                 group.create_task(search_on())
     except ExceptionGroup as failures:
-        if failures.split(OSError)[1] is None:  # a full disk, which the command line says in a line
+        # A full disk, and a sampler that does nothing any more, are said in a line by the command line.
+        if failures.split((OSError, SamplerError))[1] is None:
             raise first_of(failures) from None
         raise
 

@@ -45,7 +45,7 @@ from genius_lite.errors import NonFiniteError
 from genius_lite.foresight.resample import draw_without_replacement, drop_bound, take_highest
 from genius_lite.recipe import Foresight
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step, seed_of
-from genius_lite.sampler.client import Sampler
+from genius_lite.sampler.interface import Sampler
 from genius_lite.sampler.tree import Node
 
 

@@ -76,6 +76,7 @@ def engine_settings(
         kv_type=cfg.kv_type,
         flash_attention=None if cfg.flash_attention == "auto" else cfg.flash_attention,
         prefill_chunk=cfg.prefill_chunk,
+        watchdog=cfg.watchdog,
     )
     if cfg.measured:
         settings = _measured(cfg, source, settings, progress, unmeasured)
@@ -91,7 +92,7 @@ def _measured(
     kv_modes = [False, True] if cfg.kv_unified == "auto" else [settings.kv_unified]
     threads = sorted({cores(), max(1, cores() // 2)}, reverse=True) if cfg.threads == "auto" else [settings.threads]
     base = msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings), context=CONTEXT_STEP)
-    key = (source.sha256, base, slots, kv_modes, threads)
+    key = (source.sha256, msgspec.structs.replace(base, watchdog=0.0), slots, kv_modes, threads)
     found = recall("sampler", key, _Fastest)
     if found is None and unmeasured is not None:
         return msgspec.structs.replace(settings, slots=min(slots, key=lambda fitting: abs(fitting - unmeasured)))

@@ -22,7 +22,8 @@ from genius_lite.records import FailedQuery, Query, Rollout
 from genius_lite.results.rounds import Stats
 from genius_lite.rundir.folder import write_json
 from genius_lite.rundir.lines import RecordLog
-from genius_lite.sampler.client import Sampler, open_sampler
+from genius_lite.sampler.client import open_sampler
+from genius_lite.sampler.interface import Sampler
 from genius_lite.sampler.messages import Sampling
 from genius_lite.weights.gguf_file import sha256
 
@@ -94,9 +95,8 @@ class Search:
 
 
 async def _here(s: Search) -> Stats | None:
-    r, patience = s.r, s.r.job.recipe.sampler.watchdog
-    settings, sampling, say = s.policy.settings(r.engine), Sampling.of(r.job.recipe.foresight), r.progress.say
-    async with open_sampler(s.policy.gguf, settings, sampling, r.sampler_log, patience=patience, say=say) as sampler:
+    r, settings, sampling = s.r, s.policy.settings(s.r.engine), Sampling.of(s.r.job.recipe.foresight)
+    async with open_sampler(s.policy.gguf, settings, sampling, r.sampler_log, say=r.progress.say) as sampler:
         return await s.sample_with(sampler, r.engine.slots)
 
 
@@ -109,6 +109,7 @@ async def _on_server(s: Search) -> Stats | None:
 
 async def _on_cluster(s: Search) -> None:
     r, cfg = s.r, s.r.job.recipe.sampler
+    s.policy.settings(r.engine)  # which proves it: nodes do not
     if s.policy.gguf == r.job.source.path and len(r.job.source.files) > 1:
         raise UserError("sampler.cluster takes a model in one file; merge yours with llama-gguf-split --merge")
     files = {sha256([path]): path for path in (s.policy.gguf, s.policy.lora) if path}

@@ -136,8 +136,8 @@ def _observe(r: Round, policy: Policy, ended: Ended) -> tuple[list[Observed], li
 
 
 def _respondent(r: Round, policy: Policy) -> EvalModel:
-    settings = policy.settings(r.engine)
-    return EvalModel(policy.gguf, settings, r.job.recipe.answer_tokens, r.job.recipe.seed, r.sampler_log)
+    recipe, settings = r.job.recipe, policy.settings(r.engine)
+    return EvalModel(policy.gguf, settings, recipe.answer_tokens, recipe.seed, r.sampler_log, r.progress.say)
 
 
 def _who(r: Round) -> str:

@@ -19,6 +19,7 @@ from genius_lite.rundir.folder import BASELINE, ROUNDED, TIMINGS, RunDir
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.importing import Base
+from genius_lite.weights.untrusted import prove
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,12 @@ class Policy:
     lora: Path | None = None
 
     def settings(self, engine: EngineSettings) -> EngineSettings:
+        """Set up a sampler for it, once llama.cpp is known to survive its file.
+
+        Raises:
+            UserError: it does not: the file is not as this program made it.
+        """
+        prove(self.gguf)
         return msgspec.structs.replace(engine, lora=str(self.lora or ""))
 
 

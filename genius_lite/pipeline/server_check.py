@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -18,6 +19,7 @@ from genius_lite.records import Query
 from genius_lite.sampler.client import QueryFailedError, open_sampler
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.server import ServerSampler, open_server_sampler
+from genius_lite.sampler.server_key import is_open
 from genius_lite.sampler.tree import Node
 
 _PROMPTS, _TOKENS = 8, 64  # on whose continuations, of so many tokens each, server and policy are compared
@@ -36,10 +38,10 @@ async def open_checked_server(
     try:
         async with open_server_sampler(cfg, vocabulary, sampling, roots[0].tokens) as server:
             limit = min(_TOKENS, r.job.recipe.foresight.max_tokens)
-            try:
-                nodes = await asyncio.gather(*(server.extend(root, 1, until="end", limit=limit)[0] for root in roots))
-            except QueryFailedError as e:
-                raise UserError(str(e)) from None
+            if is_open(cfg.url):
+                r.progress.say(f"warning: the key goes to {cfg.url} without encryption; take https, or a tunnel")
+            asked = [server.extend(root, 1, until="end", limit=limit)[0] for root in roots]
+            nodes = await _answered(asked, queries, r.progress.say)
             await _check(r, policy, cfg, sampling, nodes)
             yield server
     except ExceptionGroup as failures:
@@ -62,10 +64,13 @@ async def _check(r: Round, policy: Policy, cfg: Server, sampling: Sampling, node
     Raises:
         UserError: it is another model, or the base model still.
     """
-    theirs_T = np.concatenate([node.completion.logprobs for node in nodes if node.completion])
     ours_T = await _scores(r, policy, sampling, nodes)
     again_T = await _scores(r, policy, sampling, nodes, reordered=True)
-    apart, rounding = (float(np.abs(other_T - ours_T).mean()) for other_T in (theirs_T, again_T))
+    theirs_T = np.concatenate([node.completion.logprobs for node in nodes if node.completion])
+    known_T = np.isfinite(ours_T) & np.isfinite(again_T)
+    if not known_T.any():
+        raise UserError(f"round {r.number}: llama.cpp survives none of what {cfg.url} sampled; see {r.sampler_log}")
+    apart, rounding = (float(np.abs(other_T - ours_T)[known_T].mean()) for other_T in (theirs_T, again_T))
     remedy = f"load {_files(policy)} there and give the same command again"
     if apart > (allowed := cfg.tolerance + 2 * rounding):
         raise UserError(
@@ -75,7 +80,8 @@ async def _check(r: Round, policy: Policy, cfg: Server, sampling: Sampling, node
     base = Policy(policy.gguf if policy.lora else r.job.source.path)
     if base != policy:
         base_T = await _scores(r, base, sampling, nodes)
-        nearer, doubt = np.abs(theirs_T - base_T) < np.abs(theirs_T - ours_T), len(ours_T) ** -0.5
+        known_T &= np.isfinite(base_T)
+        nearer, doubt = (np.abs(theirs_T - base_T) < np.abs(theirs_T - ours_T))[known_T], known_T.sum() ** -0.5
         if nearer.mean() > 0.5 + doubt:
             raise UserError(f"round {r.number}: the server at {cfg.url} holds {_files(base)} still; {remedy}")
         if nearer.mean() > 0.5 - doubt:
@@ -92,13 +98,44 @@ async def _check(r: Round, policy: Policy, cfg: Server, sampling: Sampling, node
 async def _scores(
     r: Round, policy: Policy, sampling: Sampling, nodes: list[Node], reordered: bool = False
 ) -> np.ndarray:
-    """Score the nodes' tokens with a policy here, nats, (tokens,); `reordered`: sums in another order."""
-    settings = msgspec.structs.replace(policy.settings(r.engine), slots=1, parked=0)
+    """Score the nodes' tokens with a policy here, nats, (tokens,); `reordered`: sums in another order.
+
+    Those of a node that llama.cpp does not survive are NaN.
+    """
+    settings = policy.settings(r.engine).with_slots(1)
     if reordered:
         other = settings.flash_attention is False
         settings = msgspec.structs.replace(settings, flash_attention=other, kv_type="F16")
-    async with open_sampler(policy.gguf, settings, sampling, r.sampler_log) as local:
-        return np.concatenate([await local.score(node.parent.path, node.tokens) for node in nodes if node.parent])
+    scored: list[list[float]] = []
+    async with open_sampler(policy.gguf, settings, sampling, r.sampler_log, say=r.progress.say) as local:
+        for parent, node in ((node.parent, node) for node in nodes if node.parent):
+            try:
+                scored.append(await local.score(parent.path, node.tokens))
+            except QueryFailedError as e:
+                r.progress.say(f"warning: round {r.number}: a response to {parent.key[-1]} is not compared: {e}")
+                scored.append([math.nan] * len(node.tokens))
+    return np.concatenate(scored)
+
+
+async def _answered(
+    asked: Sequence[Awaitable[Node]], queries: Sequence[Query], say: Callable[[str], None]
+) -> list[Node]:
+    """Wait for what the server answers; questions that it does not survive are left out, and named.
+
+    Raises:
+        UserError: it survives none; or as `ServerSampler.extend`.
+    """
+    found, nodes = await asyncio.gather(*asked, return_exceptions=True), list[Node]()
+    for query, node in zip(queries, found, strict=False):
+        if isinstance(node, Node):
+            nodes.append(node)
+        elif not isinstance(node, QueryFailedError):
+            raise node
+        else:
+            say(f"warning: query {query.id} is not compared: {node}")
+    if not nodes:
+        raise UserError(str(found[0]))
+    return nodes
 
 
 def _files(policy: Policy) -> str:

@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+import msgspec
 
 from genius_lite.errors import Stop, UserError
 from genius_lite.machine.engine_settings import engine_settings
@@ -21,6 +23,8 @@ from genius_lite.progress import Progress
 from genius_lite.recipe import Recipe, Tracking
 from genius_lite.records import FailedQuery, Rollout
 from genius_lite.report.tracking import tracked
+from genius_lite.rundir.checks import check_rollouts
+from genius_lite.rundir.documents import as_typed
 from genius_lite.rundir.folder import (
     CHECKPOINT,
     FAILED_FILE,
@@ -30,16 +34,23 @@ from genius_lite.rundir.folder import (
     ROLLOUTS,
     RunDir,
     open_folder,
-    refuse_links,
     round_name,
 )
 from genius_lite.rundir.lines import Lines, RecordLog
-from genius_lite.rundir.reader import RoundFolder, read_json
+from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
 from genius_lite.weights.untrusted import load_untrusted
 
 T = TypeVar("T")
+
+
+class _Origin(msgspec.Struct):
+    """What a shard's identity says of it."""
+
+    part: str
+    round: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    model: str
 
 
 @dataclass(frozen=True)
@@ -111,14 +122,17 @@ def merge_shards(out: Path, shards: Sequence[Path], say: Callable[[str], None]) 
         if _identity_of(shard) != (identity, origin):
             raise UserError(f"{shard} and {shards[0]} are of different recipes, models or rounds; nothing was merged")
     number = origin["round"]
+    parts = [RoundFolder(number, shard / round_name(number)) for shard in shards]
+    for part in parts:
+        check_rollouts(part.rollouts)
     with open_folder(out, identity) as run:
         if number > 1:
             _require_model(run, number, origin["model"])
         here = run.round(number)
         log, failures = RecordLog(here / ROLLOUTS, Rollout), RecordLog(here / FAILED_FILE, FailedQuery)
         over = {*log.records.query_ids(), *failures.records.query_ids()}
-        for shard in shards:
-            before, there = len(over), RoundFolder(number, shard / round_name(number))
+        for shard, there in zip(shards, parts, strict=True):
+            before = len(over)
             _add(log, there.rollouts, over)
             _add(failures, there.failed, over)
             say(f"{shard}: {len(over) - before} queries of round {number} are new")
@@ -137,13 +151,11 @@ def _add(log: RecordLog[T], records: Lines[T], over: set[str]) -> None:
 
 def _identity_of(shard: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the identity of the run that a shard is for, and the round and the model that it was sampled from."""
-    identity = read_json(shard / RECIPE) or {}
+    identity = dict(RunFolder(shard).recipe)
     if "shard" not in identity:
         raise UserError(f"{shard} is no shard; genius-lite sample RECIPE --shard I/N makes one")
-    refuse_links(shard)
-    origin = identity.pop("shard")
-    del origin["part"]
-    return identity, origin
+    origin = as_typed(identity.pop("shard"), _Origin, shard / RECIPE)
+    return identity, {"round": origin.round, "model": origin.model}
 
 
 def _require_model(run: RunDir, number: int, expected: str) -> None:

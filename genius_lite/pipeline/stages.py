@@ -18,11 +18,12 @@ from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.foresight.pairs import draw_pairs
 from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
-from genius_lite.machine.bench import file_speed
+from genius_lite.pipeline.adapted import to_sample
 from genius_lite.pipeline.backends import search
 from genius_lite.pipeline.evaluation import cool, evaluate
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Policy, Round, Session, note_time
+from genius_lite.pipeline.trust import trust_checkpoint, trust_pairs, trust_policy, trust_rollouts
 from genius_lite.progress import Progress, Stage
 from genius_lite.recipe import QuantType, TargetType
 from genius_lite.records import FailedQuery, PreferencePair, Rollout
@@ -42,6 +43,7 @@ from genius_lite.weights.merge import Kept, merge, planned_types, round_base
 from genius_lite.weights.quantize import quantized_bytes, type_name, types_bytes
 from genius_lite.weights.retained import check, one_of_each
 from genius_lite.weights.source import ORIGINAL, copy_original, named_origin
+from genius_lite.weights.untrusted import vouch
 
 __all__ = ["evaluate", "evaluate_base", "import_base", "next_policy", "pair", "sample", "to_sample", "train"]
 
@@ -69,6 +71,7 @@ def import_base(job: Job, run: RunDir, progress: Progress) -> Base:
                 copy_original(weights, out / ORIGINAL)
             else:
                 import_checkpoint(source, out, advance, origin)
+        vouch(out / "config.json")
         give_memory_back()
         note_time(run, Stage.IMPORT, time.monotonic() - start, matrices)
 
@@ -95,6 +98,7 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
     r.enter(Stage.ROLLOUTS)
     queries, log = r.job.searched, RecordLog(r.here / folder.ROLLOUTS, Rollout)
     failures = RecordLog(r.here / folder.FAILED_FILE, FailedQuery)
+    trust_rollouts(r, log.records)
     over = {*log.records.query_ids(), *failures.records.query_ids()}
     if missing := [q for q in queries if q.id not in over]:
         r.progress.searched_before(log.records)
@@ -103,7 +107,8 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
             stats = asyncio.run(search(r, policy, missing, log, failures, advance))
             tokens = sum(rollout.sampled_tokens for rollout in log.records[before:])
             note_time(r.here, Stage.ROLLOUTS, time.monotonic() - start, tokens, stats)
-            if len(log.records) + len(failures.records) < len(queries):
+            over = {*log.records.query_ids(), *failures.records.query_ids()}
+            if any(q.id not in over for q in queries):
                 raise Stopped
     log.close()
     failures.close()
@@ -138,7 +143,9 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
                 cause = f"the filters of `pairs` left none ({counted}); loosen them"
             raise UserError(f"round {r.number}: no pair to learn from: {cause}")
 
-    return Lines(r.here.build(folder.PAIRS, make), PreferencePair)
+    made = r.here.build(folder.PAIRS, make)
+    trust_pairs(r, made)
+    return Lines(made, PreferencePair)
 
 
 def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: Sequence[PreferencePair]) -> Path:
@@ -151,6 +158,9 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: Sequ
     r.enter(Stage.TRAIN)
 
     def make(out: Path) -> None:
+        trust_checkpoint(r.base)
+        if start:
+            Adapter.load(start, r.base)  # which sees that it belongs to the base
         cfg, began, device = r.job.recipe.learner, time.monotonic(), learner_device()
         work, sixteen = r.here.sub("training"), quantized_bytes(r.job.source, "F16") * r.group.local_world_size
         # A run that goes on elsewhere, or beside other programs, must not choose again.
@@ -160,7 +170,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: Sequ
         compared = rollouts[:: max(1, len(rollouts) // COMPARED)][:COMPARED]
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]
         base, own, room = r.base.hf_checkpoint, r.job.weights is None, r.engine.room
-        training = Training(base, start, [*pairs], samples, cfg, device, precision, r.key, work, own, room)
+        training = Training(base, start, pairs, samples, cfg, device, precision, r.key, work, own, room)
         total, done = passes(training)
         stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "passes", done=done)
         with stage as advance, with_workers(r.group, training):
@@ -209,6 +219,7 @@ def baseline(r: Session, adapter: Path) -> Policy:
         began, size = time.monotonic(), types_bytes(r.base.gguf, types)
         with r.progress.stage(f"base model: {type_name(like, kind)}", size, "MB", 1e-6) as advance:
             round_base(r.base, learned, kind, out, advance, like)
+        vouch(out)
         note_time(r.rounded, Stage.MERGE, time.monotonic() - began, size)
 
     types = planned_types(r.base, learned, kind, like)
@@ -254,10 +265,13 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
         # Before the file has its name: what stands there without it was cut off, and is written anew.
         remove(r.here / folder.QUANTIZED)
         r.here.build_json(folder.QUANTIZED, lambda: found)
+        vouch(out)
         for line in kept_lines(found):
             r.progress.say(line)
 
-    return Policy(r.here.build(folder.POLICY, make), adapter)
+    made = r.here.build(folder.POLICY, make)
+    trust_policy(made, r.base)
+    return Policy(made, adapter)
 
 
 def _score(r: Round, made: Path, adapter: Path, pairs: Sequence[PreferencePair]) -> ScoredMargin | None:
@@ -265,36 +279,7 @@ def _score(r: Round, made: Path, adapter: Path, pairs: Sequence[PreferencePair])
     lora, chosen = r.here / f"{folder.LORA}.partial", one_of_each(pairs)
     write_lora(r.base, adapter, lora)
     with r.progress.stage(f"round {r.number}: check", len(chosen), "questions") as advance:
-        found = check(made, r.baseline.gguf, lora, chosen, r.engine, r.sampler_log)
+        found = check(made, r.baseline.gguf, lora, chosen, r.engine, r.sampler_log, r.progress.say)
         advance(len(chosen))
     remove(lora)
     return found
-
-
-def to_sample(r: Round, tuned: Policy) -> Policy:
-    """Choose what the next round samples from: the round's GGUF, or its adapter at the side of the base.
-
-    The recipe's `policy` says which; `auto` takes the faster one, measured after the first round. Where the wanted type
-    does not keep what was learned, and a wider file was made, it is the adapter.
-    """
-    assert tuned.adapter
-    adapter, mode, quantized = tuned.adapter, r.job.recipe.policy, r.folder.round(r.number).quantized
-    lost = not quantized or quantized.widened or not quantized.keeps
-    if r.last or (mode == "merge" and not lost):
-        return tuned
-    if lost:
-        wanted = type_name(r.job.source, r.job.recipe.quantize.type)
-        r.progress.say(f"round {r.number + 1} samples with the adapter at run time, as {wanted} loses too much")
-    lora = r.here.build(folder.LORA, lambda out: write_lora(r.base, adapter, out))
-    adapted = Policy(r.baseline.gguf, adapter, lora)
-    if lost or mode == "adapter":
-        return adapted
-
-    def measure() -> dict[str, float]:
-        """Tokens a second."""
-        merged, beside = (file_speed(policy.gguf, policy.settings(r.engine)) for policy in (tuned, adapted))
-        r.progress.say(f"{beside:.0f} tokens/s with the adapter at run time, {merged:.0f} merged")
-        return {"merged": merged, "adapter": beside}
-
-    speeds = r.rounded.build_json("speeds.json", measure)
-    return adapted if speeds["adapter"] > speeds["merged"] else tuned

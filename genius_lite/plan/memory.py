@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import msgspec
 from gguf.constants import GGMLQuantizationType as T
 
 from genius_lite.hardware import Precision, fitting_precision
@@ -184,7 +183,7 @@ def _quantizing(use: Use, main: int, made: int) -> Peak:
     merging = Peak(Stage.MERGE, {"libraries": main, "optimizer": factors, "conversion": blocks})
     if use.recipe.quantize.check == "never":
         return merging
-    engine = msgspec.structs.replace(use.engine, slots=SCORING_SLOTS, parked=0)
+    engine = use.engine.with_slots(SCORING_SLOTS)
     scoring = _sampling(use, Stage.MERGE, main, made, engine, _rows_scored(engine))
     scoring.parts["conversion"] = blocks
     return max(merging, scoring, key=lambda peak: peak.total)

@@ -47,6 +47,11 @@ class Prefix(StrEnum):
         """Return whether a source begins with any of them."""
         return source.startswith(tuple(cls))
 
+    @classmethod
+    def public(cls, source: str) -> str:
+        """Return a source as others may see it: of a local path, which may name its owner, the last part."""
+        return source if cls.starts(source) else re.split(r"[/\\]", source.rstrip("/\\"))[-1]
+
 
 class Model(Section):
     """Which GGUF is trained."""
@@ -183,7 +188,8 @@ class Foresight(Section):
 class Server(Section):
     """A llama-server that samples the rollouts; it has to hold the model that the round samples from.
 
-    Its key, if it wants one, is read from the environment variable `GENIUS_LITE_SERVER_KEY`, and is not for a recipe.
+    Its key, if it wants one, is read from the environment variable `GENIUS_LITE_SERVER_KEY`, and goes to the server
+    that `GENIUS_LITE_SERVER_URL` names: neither is for a recipe. No proxy is asked.
     """
 
     url: Text = Field(description="Where it listens", examples=["http://127.0.0.1:8080"])

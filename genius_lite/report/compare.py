@@ -187,6 +187,7 @@ def _arms(paths: Sequence[Path]) -> Iterator[_Arm]:
     """Runs by what their recipes say beside the seed, read one arm after the other; named after its first run."""
     by_recipe: dict[str, list[RunFolder]] = defaultdict(list)
     for run in map(RunFolder, paths):
+        run.require("seed")
         common = {key: value for key, value in run.recipe.items() if key not in _SEED_KEYS}
         by_recipe[json.dumps(common, sort_keys=True)].append(run)
     return map(_arm, by_recipe.values())

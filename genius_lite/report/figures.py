@@ -14,6 +14,7 @@ from genius_lite.progress import TIMED_STAGES
 from genius_lite.recipe import Guard, Limit
 from genius_lite.report.charts import Point, Series, bars, gauge, lines
 from genius_lite.report.gather import RoundData, RunData
+from genius_lite.report.status import recorded_guard
 from genius_lite.report.tables import FILTERS, Table, stage_totals
 from genius_lite.results.evaluation import Interval
 from genius_lite.text import NONE, duration, figure, prose
@@ -38,8 +39,8 @@ class Figure:
 def task_figures(data: RunData) -> list[Figure]:
     """Accuracy of the base model and every round, for each task in order."""
     found = []
-    for name in dict.fromkeys(task.task for policy in data.policies for task in policy.tasks):
-        of_task = [(p.number, next(t for t in p.tasks if t.task == name)) for p in data.policies if p.tasks]
+    for name, measured in data.by_task.items():
+        of_task = [(policy.number, task) for policy, task in measured if policy is not data.own]
         series = []
         for kind in ("sampled", "greedy"):
             points = [_interval(n, i) for n, task in of_task if (i := getattr(task, kind))]
@@ -135,7 +136,7 @@ class Light:
 
 def lights(data: RunData) -> list[Light]:
     """Every signal that was read, with the level of the latest round; the worst first."""
-    guard = Guard.model_validate(data.recipe["guard"])
+    guard = recorded_guard(data.recipe)
     rounds = [r for r in data.rounds if r.readings]
     levels, found = guard_status(guard, rounds[-1].report) if rounds else {}, []
     for reading in rounds[-1].readings if rounds else []:

@@ -20,7 +20,14 @@ from genius_lite.report.status import next_stage
 from genius_lite.report.trees import QUERIES, Explorer, explore
 from genius_lite.results.evaluation import AtBest, Signals, TaskResult
 from genius_lite.results.rounds import RoundReport, Summary, Timing
+from genius_lite.rundir.documents import RecordedSource
 from genius_lite.rundir.reader import RoundFolder, RunFolder
+
+_NEEDED = (
+    *("rounds", "queries", "model", "tasks", "foresight.tau", "learner.holdout", "learner.alpha"),
+    *("learner.calibration", "evaluate.queries", "quantize.keep"),
+)
+"""Of the recipe; `weights` and `guard` may be missing."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class RunData:
 
     name: str
     recipe: dict[str, Any]
-    model: dict[str, Any]
+    model: RecordedSource
     now: str
     summary: Summary | None
     best: int | None
@@ -92,18 +99,19 @@ class RunData:
 
     @property
     def by_task(self) -> dict[str, list[tuple[RoundData, TaskResult]]]:
-        """Each task, with all that answered it and how."""
-        found: dict[str, list[tuple[RoundData, TaskResult]]] = {}
+        """Each task that the base model or a round answered, with all that answered it and how."""
+        names = dict.fromkeys(task.task for policy in self.policies for task in policy.tasks)
+        found: dict[str, list[tuple[RoundData, TaskResult]]] = {name: [] for name in names}
         for policy in self.measured:
-            for task in policy.tasks:
-                found.setdefault(task.task, []).append((policy, task))
+            for task in (task for task in policy.tasks if task.task in found):
+                found[task.task].append((policy, task))
         return found
 
     @property
     def shown(self) -> RoundData:
         """The round that is set beside the base model: the best, else the latest that was measured."""
-        if self.best:
-            return self.rounds[self.best - 1]
+        if chosen := [r for r in self.rounds if r.number == self.best]:
+            return chosen[0]
         measured = [r for r in self.rounds if r.tasks or r.signals]
         return measured[-1] if measured else self.base
 
@@ -118,6 +126,7 @@ def gather(path: Path, queries: int = QUERIES) -> RunData:
         UserError: it is no run folder, a file in it is damaged, or another version wrote it.
     """
     run, rounds = RunFolder(path), list[RoundData]()
+    run.require(*_NEEDED)
     base = _base(run.base, "base model")
     own = None if run.base.path == run.own.path else _base(run.own, "your file")
     for here in run.rounds:

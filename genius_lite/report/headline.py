@@ -61,9 +61,10 @@ def outcome(data: RunData) -> str:
 def task_changes(data: RunData) -> list[TaskChange]:
     """Every task before and after; only before where no round has answered it yet."""
     after = {task.task: task for task in data.shown.tasks}
+    before = {task.task: task for task in data.base.tasks}
+    first = {name: before.get(name, measured[0][1]) for name, measured in data.by_task.items()}
     return [
-        TaskChange(prose(task.task), task.problems, _changes(task, after.get(task.task, task)))
-        for task in data.base.tasks
+        TaskChange(prose(name), task.problems, _changes(task, after.get(name, task))) for name, task in first.items()
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,13 @@ _WATCH_EVERY, _LINE_EVERY = 1.0, 15.0  # seconds
 
 
 class Status(msgspec.Struct, frozen=True):
-    """A run's state and what that means, what it shows, and the exported model, if there is one."""
+    """A run's state and what that means, what it shows, the exported model if there is one, and damaged files."""
 
     state: State
     meaning: str
     exported: str | None
     board: RunState
+    damaged: list[str] = []
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; the board's parts stand beside the state, and of the values their number and mean."""
@@ -54,13 +56,14 @@ def look(path: Path) -> Status:
         UserError: this is no run folder, or another version's.
     """
     run = RunFolder(path)
+    run.require("rounds")
     kept = read_state(path)
     board = kept or RunState()
     board.out, board.rounds, board.queries = str(path), run.recipe["rounds"], run.queries
     reports = run.reports
     board.rows = _rows(run, reports, board)
     if reports:
-        board.lights = guard_status(_guard(run.recipe), reports[-1])
+        board.lights = guard_status(recorded_guard(run.recipe), reports[-1])
     going_on = _held(path, kept)
     if not going_on:
         board.work = board.memory = board.run_left = None
@@ -71,14 +74,24 @@ def look(path: Path) -> Status:
             here = run.round(board.number)
             board.work = Work("rollouts", "queries", run.searched, len(here.rollouts) + len(here.failed))
         board.best = _best(run, reports, board.rounds)
-    exported = next(map(str, run.exported), None)
+    exported, damaged = next(map(str, run.exported), None), run.damaged
     if not going_on and (summary := run.summary):
-        return Status("halted" if summary.halted else "finished", summary.stopped or "all is done", exported, board)
+        state, meaning = "halted" if summary.halted else "finished", summary.stopped or "all is done"
+        return Status(state, meaning, exported, board, damaged)
     if going_on:
-        return Status("running", "it stops soon" if board.stopping else "it goes on", exported, board)
+        return Status("running", "it stops soon" if board.stopping else "it goes on", exported, board, damaged)
     why = board.ended or "its process is gone"
-    how = f": {board.command}" if board.command else ""
-    return Status("interrupted", f"{why}; the same command goes on from here{how}", exported, board)
+    how = f": {board.command}" if _is_ours(board.command) else ""
+    return Status("interrupted", f"{why}; the same command goes on from here{how}", exported, board, damaged)
+
+
+def _is_ours(command: str) -> bool:
+    """Say whether a command is this program's and no more: a stranger's folder may name another one for pasting."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return False
+    return words[:1] == ["genius-lite"] and shlex.join(words) == command
 
 
 def print_status(status: Status, console: Console) -> None:
@@ -89,6 +102,8 @@ def print_status(status: Status, console: Console) -> None:
     console.print(SegmentLines(lines, new_lines=True))
     if status.exported:
         console.print(f"exported: {status.exported}", soft_wrap=True)
+    if status.damaged:
+        console.print(f"damaged, and passed over: {', '.join(status.damaged)}", soft_wrap=True)
 
 
 def watch(run: Path, console: Console) -> Status:
@@ -123,7 +138,7 @@ def read_state(run: Path) -> RunState | None:
     """What the run's process has left; None where there is nothing, or another version's."""
     try:
         return msgspec.json.decode((run / PROGRESS).read_bytes(), type=RunState)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, RecursionError):
         return None
 
 
@@ -148,7 +163,8 @@ def _best(run: RunFolder, reports: list[RoundReport], rounds: int) -> int | None
     return select_checkpoint(Evaluate(), rounds, standings).best
 
 
-def _guard(recipe: dict[str, Any]) -> Guard:
+def recorded_guard(recipe: dict[str, Any]) -> Guard:
+    """Read the guard's limits; the usual ones where another version wrote them."""
     try:
         return Guard.model_validate(recipe.get("guard", {}))
     except ValidationError:  # of another version
@@ -159,7 +175,7 @@ def _held(run: Path, board: RunState | None) -> bool:
     """Whether a process works on the run: the one of the board is alive, and the lock is held."""
     if board and board.host == platform.node() and not psutil.pid_exists(board.pid):
         return False
-    if not (run / "lock").exists():
+    if not (run / "lock").is_file():
         return False
     try:
         with filelock.FileLock(run / "lock", timeout=0):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from genius_lite import __version__
 from genius_lite.progress import Stage
-from genius_lite.recipe import Guard, Limit
+from genius_lite.recipe import Guard, Limit, Prefix
 from genius_lite.report.columns import COLUMNS, NOTE
 from genius_lite.report.gather import RoundData, RunData
+from genius_lite.report.status import recorded_guard
 from genius_lite.report.summary import WIDENED
 from genius_lite.results.rounds import Quantized, Timing
 from genius_lite.text import NONE, accuracy, duration, figure, gain, number, percent, prose, size
@@ -96,7 +97,7 @@ def rounds_table(data: RunData) -> Table:
 
 def guard_table(data: RunData) -> Table:
     """Every signal against its limits."""
-    guard = Guard.model_validate(data.recipe["guard"])
+    guard = recorded_guard(data.recipe)
     rounds = [r for r in data.rounds if r.readings]
     rows = []
     for signal, described in Guard.model_fields.items():
@@ -198,9 +199,9 @@ def identity_table(data: RunData) -> Table:
     """What the run was made from and what it made, by content."""
     recipe = data.recipe
     rows = [
-        ["Model", prose(data.model.get("origin") or data.model.get("path", NONE))],
+        ["Model", prose(Prefix.public(data.model.origin or data.model.path) or NONE)],
         ["SHA-256 of the model", recipe["model"]],
-        *([["SHA-256 of the full-precision weights", recipe["weights"]]] if recipe["weights"] else []),
+        *([["SHA-256 of the full-precision weights", recipe["weights"]]] if recipe.get("weights") else []),
         ["Queries: number, hash", prose(recipe["queries"])],
         *(["Task: problems, hash", prose(task)] for task in recipe["tasks"]),
         *([f"SHA-256 of {prose(name)}", digest] for name, digest in data.exported.items()),

@@ -20,13 +20,14 @@ import msgspec
 from genius_lite.errors import UserError
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.hardware import learner_device
-from genius_lite.recipe import Recipe
+from genius_lite.recipe import Prefix, Recipe
 from genius_lite.report.columns import values
 from genius_lite.results.evaluation import Signals, TaskResult
 from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.folder import TRACKING, write_json
 
 _MARK_FILE = "tracking.json"
+_PLACES, _SOURCES = {"out", "server", "cluster"}, {"gguf", "weights", "source"}  # keys of the recipe
 _NOTHING_TOLD = {"update": 0, "round": -1}
 
 
@@ -83,7 +84,7 @@ class Tracker:
         hosted = {"name": recipe.tracking.name or folder.name, "resume": "allow"}
         accelerator.init_trackers(
             recipe.tracking.project,
-            config=None if begun else _flat(recipe.model_dump(mode="json", by_alias=True)),
+            config=None if begun else _flat(_public(recipe.model_dump(mode="json", by_alias=True))),
             init_kwargs={"wandb": {**hosted, "id": self._mark["id"], "dir": str(files)}, "trackio": hosted},
         )
         self._accelerator = accelerator
@@ -136,6 +137,17 @@ def _evaluated(tasks: list[TaskResult], signals: Signals | None) -> dict[str, fl
             shown[f"tasks/{task.task}/{kind}"] = accuracy.estimate
     seen = msgspec.structs.asdict(signals) if signals else {}
     return shown | {f"signals/{name}": value for name, value in seen.items() if isinstance(value, int | float)}
+
+
+def _public(value: Any) -> Any:
+    """The settings as others may see them: without places of this machine, and without its user's name in paths."""
+    if isinstance(value, list):
+        return [_public(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _public(item) for key, item in value.items() if key not in _PLACES}
+    paths = {key: Prefix.public(item) for key, item in kept.items() if key in _SOURCES and isinstance(item, str)}
+    return kept | paths
 
 
 def _flat(values: dict[str, Any], above: str = "") -> dict[str, str | int | float | bool]:

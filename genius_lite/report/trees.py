@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from genius_lite.data.vocabulary import Vocabulary
+from genius_lite.errors import UserError
 from genius_lite.foresight.pairs import calibration_weight
 from genius_lite.foresight.resample import foresight_distribution
 from genius_lite.records import PreferencePair, Query, Rollout, Step
+from genius_lite.rundir.checks import check_rollouts
 from genius_lite.rundir.lines import Lines
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.text import cut, plain, prose
+from genius_lite.weights.untrusted import prove
 
 QUERIES = 200
 """Queries whose trees are shown, at most."""
@@ -63,20 +66,29 @@ def explore(run: RunFolder, most: int = QUERIES) -> Explorer:
                 trees[rollout.query.id] = tree
                 queries.setdefault(rollout.query.id, _query(rollout.query))
             rounds.append({"round": here.number, "of": len(ids[here.number]), "trees": trees})
-        unread = "" if decode else " The model's file is not there any more, so that tokens cannot be shown as text."
+    unread = "" if decode else " No file of the model is there that llama.cpp reads; so tokens are not shown as text."
     return Explorer(list(queries.values()), rounds, _note(len(queries), len(every)) + unread)
 
 
 @contextmanager
 def _decoder(run: RunFolder) -> Iterator[Decode | None]:
     """Tokens to text by the run's own model; None where no file of it is left."""
-    made = [*(here.policy for here in run.rounds), *run.exported, *map(Path, filter(None, [run.source.get("path")]))]
-    file = next((path for path in made if path.is_file()), None)
+    made = [*(here.policy for here in run.rounds), *run.exported, *map(Path, filter(None, [run.source.path]))]
+    file = next((path for path in made if path.is_file() and _is_readable(path)), None)
     if file is None:
         yield None
         return
     with Vocabulary.open(file) as vocabulary:
-        yield vocabulary.decode
+        yield lambda tokens: vocabulary.decode([token for token in tokens if token < vocabulary.size])
+
+
+def _is_readable(path: Path) -> bool:
+    """Say whether llama.cpp survives a file's vocabulary; a report can do without."""
+    try:
+        prove(path, vocabulary_only=True)
+    except UserError:
+        return False
+    return True
 
 
 def _trees(
@@ -86,8 +98,15 @@ def _trees(
         return lines.pick(n for n, query in enumerate(lines.query_ids()) if query in chosen)
 
     pairs = {(pair.query_id, pair.step): pair for pair in of_chosen(here.pairs)}
-    for rollout in of_chosen(here.rollouts):
-        yield rollout, _tree(rollout, pairs, recipe, decode)
+    rollouts = of_chosen(here.rollouts)
+    check_rollouts(rollouts)
+    for rollout in rollouts:
+        try:
+            yield rollout, _tree(rollout, pairs, recipe, decode)
+        except StopIteration:
+            raise UserError(
+                f"{here.pairs.path}: a pair of query {rollout.query.id} is none of its rollout's responses"
+            ) from None
 
 
 def _query(query: Query) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from genius_lite.report.gather import gather
 from genius_lite.report.markdown import markdown
 from genius_lite.report.page import page
 from genius_lite.report.trees import QUERIES
-from genius_lite.rundir.folder import private, refuse_links, write_text
+from genius_lite.rundir.folder import private, refuse_links
 
 REPORT_FILES = ("report.html", "report.md")
 
@@ -36,7 +36,9 @@ def write_report(run: Path, to: Path, queries: int = QUERIES) -> list[Path]:
     with private() if to.samefile(run) else nullcontext():
         for name, text in zip(REPORT_FILES, (page(data), markdown(data)), strict=True):
             partial = to / f"{name}.partial"
-            write_text(partial, text)
+            partial.unlink(missing_ok=True)
+            with partial.open("x", encoding="utf-8") as file:  # which follows no link
+                file.write(text)
             written.append(partial.replace(to / name))
     return written
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -41,15 +41,15 @@ class Response(msgspec.Struct, frozen=True):
 
     task: str
     problem: str
-    sample: int
+    sample: Annotated[int, msgspec.Meta(ge=GREEDY, le=1 << 30)]
     text: str
-    tokens: int
+    tokens: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
     finish: Finish
     score: float
     answer: str | None = None
     timed_out: bool = False
     use: Use = "both"
-    temperature: float = 1.0
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 1.0
 
     @property
     def right(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from statistics import fmean
+from typing import Annotated
 
 import msgspec
 
@@ -100,7 +101,7 @@ class Quantized(msgspec.Struct, frozen=True):
     where it was asked.
     """
 
-    type: str
+    type: Annotated[str, msgspec.Meta(pattern=r"^\w{1,30}$")]  # part of names of files
     kept: float | None
     keeps: bool
     widened: bool

@@ -149,12 +149,14 @@ def refuse_links(run: Path) -> None:
     """Refuse a run folder that leads out of itself, as one from an archive may. Only experiment trackers make links.
 
     Raises:
-        UserError: there is a symbolic link in it.
+        UserError: there is a symbolic link in it, or what is neither file nor folder: a pipe that is read has no end.
     """
     for folder, folders, files in os.walk(run):
         for name in (*folders, *files):
             if (path := Path(folder, name)).is_symlink():
                 raise UserError(f"{path} is a link; a run folder holds none: put in its place what it points to")
+            if name in files and path.exists() and not path.is_file():
+                raise UserError(f"{path} is neither file nor folder; a run folder holds no such thing: delete it")
         if Path(folder) == run and TRACKING in folders:
             folders.remove(TRACKING)
 

@@ -161,7 +161,7 @@ def _decoder(kind: type) -> Callable[[bytes], Any]:
 def _decoded(decode: Any, line: bytes, path: Path, number: int) -> Any:
     try:
         return decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise UserError(f"{path}:{number}: damaged record ({e}); delete the line to sample it again") from None
 
 

@@ -5,9 +5,8 @@ The one reader of run folders: reports, views, plans, comparisons and exports al
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -17,10 +16,9 @@ from genius_lite.records import FailedQuery, PreferencePair, Rollout, held_count
 from genius_lite.results.evaluation import Response, Signals
 from genius_lite.results.rounds import Quantized, RolloutFigures, RoundReport, Summary, Timing, TrainReport
 from genius_lite.rundir import folder
-from genius_lite.rundir.folder import round_name
+from genius_lite.rundir.documents import RecordedBest, RecordedRecipe, RecordedSource, as_typed, read_json, read_typed
+from genius_lite.rundir.folder import refuse_links, round_name
 from genius_lite.rundir.lines import Lines
-
-T = TypeVar("T")
 
 _MADE = {
     Stage.ROLLOUTS: folder.PAIRS,
@@ -39,14 +37,17 @@ class RunFolder:
         path: the `out` of a recipe.
 
     Raises:
-        UserError: it is no run folder. What is asked of it later raises UserError where another version wrote it.
+        UserError: it is no run folder, or holds a link or a pipe. What is asked of it later raises UserError where
+            another version wrote it.
     """
 
     def __init__(self, path: Path):
         self.path = path
+        refuse_links(path)
         found = read_json(path / folder.RECIPE)
         if not isinstance(found, dict):
             raise UserError(f"{path} is no run folder; name the `out` of a recipe")
+        as_typed(found, RecordedRecipe, path / folder.RECIPE)
         self.recipe: dict[str, Any] = found
         """The identity of the run: its recipe, with model, queries and tasks by content."""
 
@@ -56,18 +57,33 @@ class RunFolder:
         return (self.path / folder.CHECKPOINT).exists()
 
     @property
-    def source(self) -> dict[str, Any]:
+    def source(self) -> RecordedSource:
         """Where the model came from; empty before it is imported."""
-        return read_json(self.path / folder.CHECKPOINT / folder.SOURCE) or {}
+        return read_typed(self.path / folder.CHECKPOINT / folder.SOURCE, RecordedSource) or RecordedSource()
+
+    def require(self, *keys: str) -> None:
+        """Refuse a folder whose recipe lacks one of these keys (`foresight.tau`).
+
+        Raises:
+            UserError: the first of them is named.
+        """
+        for key in keys:
+            found: Any = self.recipe
+            for part in key.split("."):
+                found = found.get(part, msgspec.UNSET) if isinstance(found, dict) else msgspec.UNSET
+            if found is msgspec.UNSET:
+                raise UserError(f"{self.path / folder.RECIPE} has no {key}: another version of genius-lite made it")
 
     @property
     def queries(self) -> int:
         """How many queries the recipe has."""
+        self.require("queries")
         return int(self.recipe["queries"].partition(",")[0])
 
     @property
     def searched(self) -> int:
         """How many of them a round searches; the others are held out."""
+        self.require("learner.holdout", "evaluate.queries")
         held = held_count(self.queries, self.recipe["learner"]["holdout"], self.recipe["evaluate"]["queries"])
         return self.queries - held
 
@@ -111,8 +127,8 @@ class RunFolder:
     @property
     def best(self) -> int | None:
         """The round that was chosen; None before it is decided."""
-        found = read_json(self.path / folder.BEST)
-        return found["round"] if found else None
+        found = read_typed(self.path / folder.BEST, RecordedBest)
+        return found.round if found else None
 
     @property
     def summary(self) -> Summary | None:
@@ -131,11 +147,23 @@ class RunFolder:
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
+    @property
+    def damaged(self) -> list[str]:
+        """Documents that are there and cannot be read; all that reads the folder passes them over."""
+        places = [
+            self.path,
+            *(here.path for here in (self.own, RoundFolder(0, self.path / folder.ROUNDED), *self.rounds)),
+        ]
+        places += [place / name for place in places for name in (folder.ADAPTER, folder.EVALUATION)]
+        found = (file for place in places for file in sorted(place.glob("*.json")))
+        return [str(file.relative_to(self.path)) for file in found if read_json(file) is None]
+
     def stage_seconds(self) -> dict[Stage, float]:
         """Say what each stage took in the latest round that finished it; the base model's evaluation may stand in."""
-        found: dict[Stage, float] = {}
+        found, known = dict[Stage, float](), {stage.value: stage for stage in _MADE}
         for here in (self.own, *self.rounds):
-            found |= {Stage(total.stage): total.seconds for total in here.totals if here.done(Stage(total.stage))}
+            totals = {known[total.stage]: total.seconds for total in here.totals if total.stage in known}
+            found |= {stage: seconds for stage, seconds in totals.items() if here.done(stage)}
             if here.done(Stage.PAIRS):
                 found[Stage.PAIRS] = 0.0
         return found
@@ -149,7 +177,8 @@ class RoundFolder:
 
     def done(self, stage: Stage) -> bool:
         """Say whether a stage of this round is over."""
-        return (self.path / _MADE[stage]).exists()
+        made = self.path / _MADE[stage]
+        return made.is_dir() if stage in (Stage.TRAIN, Stage.EVALUATE) else made.is_file()
 
     @property
     def adapter(self) -> Path:
@@ -222,30 +251,8 @@ class RoundFolder:
             rollouts=RolloutFigures.of(rollouts, rate) if rollouts else None,
             failed=len(self.failed),
             pairs=len(pairs) if self.done(Stage.PAIRS) else None,
-            pairs_left_out=read_json(self.path / folder.LEFT_OUT) or {},
+            pairs_left_out=read_typed(self.path / folder.LEFT_OUT, dict[str, int]) or {},
             training=self.training,
             quantized=self.quantized,
             gguf_bytes=self.policy.stat().st_size if self.policy.exists() else None,
         )
-
-
-def read_json(path: Path) -> Any:
-    """Read a document; None where it is missing, or not whole."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def read_typed(path: Path, kind: type[T]) -> T | None:
-    """Read a document as a record; None where it is missing, or not whole.
-
-    Raises:
-        UserError: it is another kind of document.
-    """
-    if (found := read_json(path)) is None:  # by json, as msgspec reads no infinity
-        return None
-    try:
-        return msgspec.convert(found, kind)
-    except msgspec.ValidationError as e:
-        raise UserError(f"{path} was made by another version of genius-lite, which can read it: {e}") from None

@@ -15,14 +15,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from genius_lite.errors import UserError
 from genius_lite.results.rounds import Stats
+from genius_lite.sampler.interface import QueryFailedError
 from genius_lite.sampler.messages import (
     CancelBelow,
+    Drawn,
     EngineSettings,
     Extend,
     Extended,
@@ -33,39 +35,11 @@ from genius_lite.sampler.messages import (
     Scored,
     Until,
 )
-from genius_lite.sampler.process import SamplerError, Worker, start_worker
+from genius_lite.sampler.process import SamplerError, Worker, silence, start_worker
 from genius_lite.sampler.tree import Node
 
-_BEAT = 1.0  # seconds; the worker shows a sign of life at least so often between two decodes
 _ISOLATE_AFTER = 2  # failures after which a request is asked alone
 _MOST_CONSECUTIVE = 3  # requests that failed with none answered in between: it is not they that are at fault
-
-
-class QueryFailedError(SamplerError):
-    """This request made the worker fail three times, the last time alone."""
-
-
-class Sampler(Protocol):
-    """What the foresight search needs of a sampler, wherever it runs."""
-
-    def extend(self, node: Node, n: int, *, until: Until, limit: int) -> list[asyncio.Future[Node]]:
-        """Sample `n` continuations of a node, up to a step delimiter or to the end, `limit` tokens at most.
-
-        Returns at once; each future gives its node as soon as that branch is finished.
-        """
-        ...
-
-    def release(self, nodes: Iterable[Node]) -> None:
-        """Say that these nodes are not extended again."""
-        ...
-
-    def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
-        """End the branch, as `dropped`, once its summed log-probability is below `total` nats."""
-        ...
-
-    async def drain(self) -> Stats | None:
-        """Return what was done in all, once nothing is left to do; None where a sampler does not tell."""
-        ...
 
 
 @dataclass(eq=False)
@@ -76,6 +50,7 @@ class PendingRequest:
     index: int
     node: Node | None
     future: asyncio.Future[Any]
+    heard: Callable[[Drawn], None] = lambda drawn: None
     failures: int = 0
     key: tuple[int, int] | None = None  # under which the worker answers; None while it was not asked
 
@@ -117,6 +92,28 @@ class LocalSampler:
         request = Extend(0, node.path, node.seeds(until, n), until, limit, sampling or self.sampling)
         return self._submit(request, [node] * n)
 
+    async def stream(self, node: Node, *, limit: int, sampling: Sampling) -> AsyncIterator[int]:
+        """Yield the tokens of a response as they are drawn, an end token too.
+
+        Raises:
+            QueryFailedError, SamplerError: as the futures of `extend`.
+        """
+        drawn: asyncio.Queue[int | None] = asyncio.Queue()
+        told = 0
+
+        def heard(one: Drawn) -> None:
+            nonlocal told
+            if one.position == told:  # a worker that replaces another one begins anew
+                drawn.put_nowait(one.token)
+                told += 1
+
+        request = Extend(0, node.path, node.seeds("end", 1), "end", limit, sampling, streamed=True)
+        (done,) = self._submit(request, [node], heard)
+        done.add_done_callback(lambda _: drawn.put_nowait(None))
+        while (token := await drawn.get()) is not None:
+            yield token
+        done.result()
+
     async def score(self, prompt: list[int], response: list[int]) -> list[float]:
         """Return the log-probability (nats) of each response token after the prompt."""
         (scored,) = self._submit(Score(0, prompt, response), [None])
@@ -144,12 +141,17 @@ class LocalSampler:
 
     # -- asking --------------------------------------------------------------------------------------------
 
-    def _submit(self, request: Extend | Score, nodes: Sequence[Node | None]) -> list[asyncio.Future[Any]]:
+    def _submit(
+        self,
+        request: Extend | Score,
+        nodes: Sequence[Node | None],
+        heard: Callable[[Drawn], None] = lambda drawn: None,
+    ) -> list[asyncio.Future[Any]]:
         """Ask for a reply for each of these nodes: what the request extends, or None for a score."""
         if self._broken:
             raise self._broken
         loop = asyncio.get_running_loop()
-        added = [PendingRequest(request, index, node, loop.create_future()) for index, node in enumerate(nodes)]
+        added = [PendingRequest(request, index, node, loop.create_future(), heard) for index, node in enumerate(nodes)]
         self._pending.update(dict.fromkeys(added))
         self._ask()
         return [pending.future for pending in added]
@@ -200,27 +202,22 @@ class LocalSampler:
 
     async def _receive(self, worker: Worker) -> str:
         """Deliver replies until the worker ends or falls silent; says which."""
-        reading, silent = asyncio.ensure_future(worker.read()), 0.0
         try:
-            # Beats are counted, not the clock read: if this process was suspended, the worker is not to blame.
-            while silent < self._patience:
-                done, _ = await asyncio.wait({reading}, timeout=_BEAT)
-                if not done:
-                    silent += _BEAT if self._pending else 0.0
-                    continue
-                silent = 0.0
-                try:
-                    self._deliver(reading.result())
-                except asyncio.IncompleteReadError:
-                    return await worker.exit_reason()
-                reading = asyncio.ensure_future(worker.read())
-        finally:
-            reading.cancel()
-        return f"showed no sign of life for {self._patience:.0f} s"
+            while reply := await worker.reply_within(self._patience, self._is_owed):
+                self._deliver(reply)
+        except asyncio.IncompleteReadError:
+            return await worker.exit_reason()
+        return silence(self._patience)
+
+    def _is_owed(self) -> bool:
+        """Say whether the worker owes a reply, or its totals."""
+        return bool(self._pending or (self._idle and not self._idle.done()))
 
     def _deliver(self, reply: Reply) -> None:
         if isinstance(reply, Stats) and self._idle and not self._idle.done():
             self._idle.set_result(reply)
+        if isinstance(reply, Drawn):
+            self._asked[reply.id, reply.index].heard(reply)
         if not isinstance(reply, (Extended, Scored)):
             return
         pending = self._asked.pop((reply.id, reply.index if isinstance(reply, Extended) else 0))
@@ -253,10 +250,13 @@ class LocalSampler:
             pending.failures += pending.key is not None
             pending.key = None
         self._asked.clear()
-        if alone and alone in self._pending and alone.failures > _ISOLATE_AFTER:
+        if alone and (alone not in self._pending or alone.failures <= _ISOLATE_AFTER):
+            alone = None
+        if alone or not self._pending:  # with nothing asked of it, it only had to say what it did
             self._consecutive_failures += 1
-            if self._consecutive_failures >= _MOST_CONSECUTIVE:
-                raise SamplerError(f"the sampler's process {reason}, again and again; see its log")
+        if self._consecutive_failures >= _MOST_CONSECUTIVE:
+            raise SamplerError(f"the sampler's process {reason}, again and again; see its log")
+        if alone:
             alone.future.set_exception(QueryFailedError(f"the sampler's process {reason}, three times"))
             del self._pending[alone]
         self._isolated = deque(pending for pending in self._pending if pending.failures >= _ISOLATE_AFTER)
@@ -269,24 +269,22 @@ async def open_sampler(
     sampling: Sampling,
     log: Path,
     *,
-    patience: float = 600.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> AsyncIterator[LocalSampler]:
     """Start a worker with this GGUF; it ends with the block. What llama.cpp prints goes to the file `log`.
 
     Args:
-        patience: seconds without a sign of life after which a worker that owes replies is replaced.
         say: told in one line of every failure.
 
     Raises:
         UserError: the model does not load with these settings.
-        SamplerError: the worker ends while it loads the model, three times.
+        SamplerError: the worker ends, or hangs, while it loads the model, three times.
     """
 
     async def start() -> Worker:
         return await start_worker(model, settings, log, say)
 
-    first, sampler = await start(), LocalSampler(start, sampling, patience, say)
+    first, sampler = await start(), LocalSampler(start, sampling, settings.watchdog, say)
     serving = asyncio.create_task(sampler.serve(first))
     try:
         yield sampler

@@ -11,7 +11,6 @@ Such a gap raises HiddenToken, and `distribution` shows what may stand there.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
@@ -22,14 +21,12 @@ import numpy as np
 
 from genius_lite.errors import UserError
 from genius_lite.sampler.messages import Sampling
+from genius_lite.sampler.server_key import KEY, key_for
 from genius_lite.text import brief
-
-KEY = "GENIUS_LITE_SERVER_KEY"
-"""The environment variable with the server's key: it stands nowhere else, and is written nowhere."""
 
 _LATER = {408, 425, 429}  # and all from 500 on: the same request may succeed later
 _LONGEST_LINE = 64_000_000  # bytes; a whole distribution over 152K tokens is 17 MB
-_LONGEST_REPLY = 1_000_000  # bytes of what is no stream
+_LONGEST_REPLY = 1_000_000  # bytes of what is no stream, or of a token
 T = TypeVar("T")
 
 
@@ -157,7 +154,7 @@ class Completions:
         """
         taken = 0
         async with self._reply("completions", {"model": self.model, **body}) as (reply, deadline):
-            async for chunk in self._chunks(reply):
+            async for chunk in self._chunks(reply, _LONGEST_LINE if body["logprobs"] > 1 else _LONGEST_REPLY):
                 if chunk.error is not None:
                     raise Failure(f"broke off: {self._quoted(_reason(chunk.error))}")
                 if not chunk.choices:
@@ -227,8 +224,8 @@ class Completions:
         hint = f"; its key is read from the environment variable {KEY}" if status in (401, 403) else ""
         raise UserError(f"the server at {self.url} {reason}{hint}")
 
-    async def _chunks(self, reply: httpx2.Response) -> AsyncIterator[_Chunk]:
-        """Read the parts of a stream (`data:` and JSON, a line each) as they arrive."""
+    async def _chunks(self, reply: httpx2.Response, longest: int) -> AsyncIterator[_Chunk]:
+        """Read the parts of a stream (`data:` and JSON, a line each of so many bytes at most) as they arrive."""
         rest = bytearray()
         async for arrived in reply.aiter_raw():
             rest += arrived
@@ -238,7 +235,7 @@ class Completions:
                     data = line.removeprefix(b"data:").strip()
                     if line.startswith(b"data:") and data != b"[DONE]":
                         yield self._decoded(data, _Chunk)
-            if len(rest) > _LONGEST_LINE:
+            if len(rest) > longest:
                 raise Failure("sent a line without an end")
 
     def _decoded(self, data: bytes | bytearray, kind: type[T]) -> T:
@@ -267,18 +264,19 @@ class Completions:
 
 @asynccontextmanager
 async def connect(url: str, vocabulary: int, timeout: float) -> AsyncIterator[Completions]:
-    """Reach the server at `url`, with or without `/v1`; nothing is asked of it yet. Redirections are not followed.
+    """Reach the server at `url`, with or without `/v1`; nothing is asked of it yet.
+
+    Redirections are not followed, and proxies of the environment are not asked: prompts and key are for the server.
 
     Raises:
-        UserError: the key in the environment is none.
+        UserError: the key in the environment is none, or is for another server.
     """
-    key = os.environ.get(KEY, "").strip()
-    if not (key.isascii() and key.replace(" ", "").isprintable()):
-        raise UserError(f"the environment variable {KEY} holds characters that no key has")
+    key = key_for(url)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     # Uncompressed: what is read is then as much as was sent. How many requests there are, the caller decides.
     headers["Accept-Encoding"] = "identity"
-    async with httpx2.AsyncClient(headers=headers, timeout=None, limits=httpx2.Limits(max_connections=None)) as client:
+    limits = httpx2.Limits(max_connections=None)
+    async with httpx2.AsyncClient(headers=headers, timeout=None, limits=limits, trust_env=False) as client:
         yield Completions(client, url.rstrip("/").removesuffix("/v1"), vocabulary, timeout, key)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ from genius_lite.sampler.cache import Slot, SlotCache
 from genius_lite.sampler.llama import BATCH, Batch, EngineError, load
 from genius_lite.sampler.messages import (
     CancelBelow,
+    Drawn,
     EngineSettings,
     Extend,
     Extended,
@@ -85,13 +87,16 @@ class Scoring:
 class Engine:
     """A llama.cpp context and the requests in it.
 
+    Args:
+        loading: called again and again while the model loads.
+
     Raises:
         EngineError: the model does not load, or the context does not fit.
     """
 
-    def __init__(self, model_path: str, settings: EngineSettings):
+    def __init__(self, model_path: str, settings: EngineSettings, loading: Callable[[], None] = lambda: None):
         self.settings = settings
-        self.model, self.ctx = load(model_path, settings)
+        self.model, self.ctx = load(model_path, settings, loading=loading)
         self.vocabulary = Vocabulary(self.model)
         recurrent = llama_cpp.llama_model_is_recurrent(self.model) or llama_cpp.llama_model_is_hybrid(self.model)
         memory = llama_cpp.llama_get_memory(self.ctx)
@@ -249,12 +254,14 @@ class Engine:
         request = branch.request
         token = batch.draw(row, uniform(request.seeds[branch.index], len(branch.tokens)), request.sampling)
         self._totals.sampled += 1
+        if request.streamed:
+            replies.append(Drawn(request.id, branch.index, len(branch.tokens), token))
         finish = branch.append(token, batch.logprob(row, token), self.vocabulary)
         if finish is None:
             slot.pending = [token]
             return
-        # A step is what may be extended next; of anything else only what it grew from can be.
-        keep = len(slot.tokens) if finish == "step" else len(request.path) - 1
+        # A step, or what a conversation said, may be extended next; of anything else only what it grew from can be.
+        keep = len(slot.tokens) if finish == "step" or request.streamed else len(request.path) - 1
         self.cache.free(slot, keep, released=finish != "step" and request.until == "step")
         replies.append(Extended(request.id, branch.index, Completion(branch.tokens, branch.logprobs, finish)))
 

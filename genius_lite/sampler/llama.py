@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,17 +37,27 @@ class EngineError(RuntimeError):
     """llama.cpp could not load the model, or could not decode."""
 
 
-def load(path: str, settings: EngineSettings, repack: bool | None = None) -> tuple[Any, Any]:
+def load(
+    path: str, settings: EngineSettings, repack: bool | None = None, loading: Callable[[], None] = lambda: None
+) -> tuple[Any, Any]:
     """Load a model and make a context for it (`llama_model *`, `llama_context *`).
 
     Args:
+        loading: called again and again while weights are read.
         repack: lay weights out anew for this processor; None: unless that is broken. AVX-512 does without.
 
     Raises:
         EngineError: the file does not load, or the context does not fit into memory.
     """
+
+    @llama_cpp.llama_progress_callback
+    def read(share: float, data: Any) -> bool:
+        loading()
+        return True
+
     llama_cpp.llama_backend_init()
     model_params = llama_cpp.llama_model_default_params()
+    model_params.progress_callback = read
     if settings.gpu_layers >= 0:
         model_params.n_gpu_layers = settings.gpu_layers
     model_params.use_extra_bufts = not amx_broken() if repack is None else repack

@@ -37,7 +37,8 @@ class EngineSettings(msgspec.Struct, frozen=True):
     """How llama.cpp is set up.
 
     `slots` branches decode together, `parked` more paths stay cached; `context` is tokens for each of either;
-    `gpu_layers` -1 is all of them; `lora` is the path of a LoRA GGUF that is applied, or empty.
+    `gpu_layers` -1 is all of them; `lora` is the path of a LoRA GGUF that is applied, or empty. After `watchdog`
+    seconds without a sign of life a worker that loads, or owes replies or its totals, is replaced.
     """
 
     slots: int
@@ -50,6 +51,14 @@ class EngineSettings(msgspec.Struct, frozen=True):
     prefill_chunk: int = 128
     kv_type: KVType = "F16"
     lora: str = ""
+    watchdog: float = 600.0
+
+    def with_slots(self, slots: int) -> EngineSettings:
+        """Decode so many branches together, each with the same `room`: by that llama.cpp chooses LongRoPE's table."""
+        if not self.kv_unified:
+            return msgspec.structs.replace(self, slots=slots, parked=0)
+        slots, both = min(slots, self.slots + self.parked), self.slots + self.parked
+        return msgspec.structs.replace(self, slots=slots, parked=both - slots)
 
     @property
     def room(self) -> int:
@@ -65,7 +74,10 @@ class Open(msgspec.Struct, frozen=True, tag=True):
 
 
 class Extend(msgspec.Struct, frozen=True, tag=True):
-    """Sample one completion per seed after `path`, each at most `limit` tokens long."""
+    """Sample one completion per seed after `path`, each at most `limit` tokens long.
+
+    With `streamed` each token is told when it is drawn, and a finished path stays cached, as a conversation goes on.
+    """
 
     id: int
     path: list[int]
@@ -73,6 +85,7 @@ class Extend(msgspec.Struct, frozen=True, tag=True):
     until: Until
     limit: int
     sampling: Sampling
+    streamed: bool = False
 
 
 class Score(msgspec.Struct, frozen=True, tag=True):
@@ -118,6 +131,15 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
+class Drawn(msgspec.Struct, frozen=True, tag=True):
+    """A token of the completion of `Extend.seeds[index]`, which is `streamed`; the first has position 0."""
+
+    id: int
+    index: int
+    position: int
+    token: int
+
+
 class Extended(msgspec.Struct, frozen=True, tag=True):
     """The completion of `Extend.seeds[index]`."""
 
@@ -137,7 +159,7 @@ class Alive(msgspec.Struct, frozen=True, tag=True):
     """Nothing to say for a second, but at work."""
 
 
-Reply = Ready | Failed | Extended | Scored | Alive | Stats
+Reply = Ready | Failed | Drawn | Extended | Scored | Alive | Stats
 
 _LENGTH = struct.Struct("<I")
 HEADER = _LENGTH.size

@@ -1,4 +1,4 @@
-"""Let llama.cpp try a file in a process of its own: `python -m genius_lite.sampler.probe FILE BYTES [quantize]`.
+"""Let llama.cpp try a file in a process of its own: `python -m genius_lite.sampler.probe FILE BYTES [HOW...]`.
 
 llama.cpp aborts, crashes or never ends on some files that are broken. Here it only takes this process with it; the run,
 which opens the same file afterwards, reads the exit status. The file is read once, which hashing it does too.
@@ -61,13 +61,14 @@ def main() -> None:
     os.dup2(2, 1)
     llama_cpp.llama_log_set(heard, ctypes.c_void_p(0))
     try:
-        examine(Path(sys.argv[1]), int(sys.argv[2]), quantizer="quantize" in sys.argv[3:])
+        path, size, *ways = sys.argv[1:]
+        examine(Path(path), int(size), quantizer="quantize" in ways, vocabulary_only="vocabulary" in ways)
     except (_Refused, MemoryError) as refused:
         print(_reason(str(refused) or "it takes too much memory", words), file=out, flush=True)
         raise SystemExit(REFUSED) from None
 
 
-def examine(path: Path, size: int, *, quantizer: bool) -> None:
+def examine(path: Path, size: int, *, quantizer: bool, vocabulary_only: bool) -> None:
     """Take llama.cpp through what it does with a model: load it, spell, decode, and plan to quantize it."""
     llama_cpp.llama_backend_init()
     space = psutil.Process().memory_info().vms + size + _MEMORY
@@ -77,11 +78,14 @@ def examine(path: Path, size: int, *, quantizer: bool) -> None:
     params.devices = ctypes.cast(no_devices, ctypes.c_void_p)  # pyright: ignore[reportAttributeAccessIssue]
     # The weights stay in the file, from where the system takes them page by page and gives them back when it likes.
     params.n_gpu_layers, params.load_mode, params.use_extra_bufts = 0, llama_cpp.LLAMA_LOAD_MODE_MMAP, False
+    params.vocab_only = vocabulary_only
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise _Refused("it does not load")
     vocabulary = Vocabulary(model)
-    _decode(model, vocabulary, _spell(vocabulary))
+    tokens = _spell(vocabulary)
+    if not vocabulary_only:
+        _decode(model, vocabulary, tokens)
     if quantizer:
         _plan_quantizing(path)
 

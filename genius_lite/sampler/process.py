@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from genius_lite.data.sandbox import environment
 from genius_lite.errors import UserError
 from genius_lite.sampler.messages import (
     HEADER,
     NOT_FINITE,
+    Alive,
     EngineSettings,
     Failed,
     Open,
@@ -29,6 +32,8 @@ from genius_lite.sampler.messages import (
 # a short spin it keeps 45 %, and loses nothing on a quiet machine. Whoever sets it outside decides.
 _SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
 _STARTS = 3
+_BEAT = 1.0  # seconds; the worker shows a sign of life at least so often between two decodes
+_DYING = 10.0  # seconds for a process that was killed to be gone
 _LARGEST_LOG = 4_000_000  # bytes; then it becomes NAME.1, in place of an older one
 
 
@@ -41,8 +46,13 @@ def attempt(command: Sequence[str], patience: float) -> subprocess.CompletedProc
     Raises:
         subprocess.TimeoutExpired: it took longer.
     """
-    env = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # with it, llama.cpp starts no debugger when it aborts
+    env = environment() | {"GGML_NO_BACKTRACE": "1"}  # with it, llama.cpp starts no debugger when it aborts
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=patience)
+
+
+def silence(patience: float) -> str:
+    """Say why a worker is replaced that owed a sign of life for so many seconds."""
+    return f"showed no sign of life for {patience:.0f} s"
 
 
 class SamplerError(RuntimeError):
@@ -61,7 +71,7 @@ class Worker:
 
         Raises:
             UserError: the model does not load with these settings.
-            SamplerError: the process ended while it loaded the model.
+            SamplerError: the process ended while it loaded the model, or gave no sign of life.
         """
         if log.exists() and log.stat().st_size > _LARGEST_LOG:
             log.replace(log.with_name(f"{log.name}.1"))
@@ -72,13 +82,17 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env={**_SHORT_SPIN, **os.environ},
+                env=environment(**_SHORT_SPIN),
                 start_new_session=os.name == "posix",  # Ctrl-C is for the run, which then closes the worker
             )
         worker = cls(process)
         try:
             worker.send(Open(str(model), settings))
-            reply = await worker.read()
+            reply = await worker.reply_within(settings.watchdog)
+            while isinstance(reply, Alive):
+                reply = await worker.reply_within(settings.watchdog)
+            if reply is None:
+                raise SamplerError(f"the sampler's process {silence(settings.watchdog)} while it loaded; see {log}")
         except asyncio.IncompleteReadError:
             raise SamplerError(f"the sampler's process {await worker.exit_reason()}; see {log}") from None
         except BaseException:
@@ -105,9 +119,31 @@ class Worker:
         header = await self.process.stdout.readexactly(HEADER)
         return decode_reply(await self.process.stdout.readexactly(body_length(header)))
 
+    async def reply_within(self, patience: float, owes: Callable[[], bool] = lambda: True) -> Reply | None:
+        """Wait for the next reply; None if there was none for `patience` seconds in which the worker owed one.
+
+        Beats are counted, not the clock read: if this process was suspended, the worker is not to blame.
+
+        Raises:
+            asyncio.IncompleteReadError: the process has ended.
+        """
+        reading, silent = asyncio.ensure_future(self.read()), 0.0
+        try:
+            while silent < patience:
+                done, _ = await asyncio.wait({reading}, timeout=_BEAT)
+                if done:
+                    return reading.result()
+                silent += _BEAT if owes() else 0.0
+            return None
+        finally:
+            reading.cancel()
+
     async def exit_reason(self) -> str:
         """Say how the process ended, once it has."""
-        status = await self.process.wait()
+        try:
+            status = await asyncio.wait_for(self.process.wait(), _DYING)
+        except TimeoutError:
+            return "closed its output, and did not end"
         if status == NOT_FINITE:
             return "met logits that are not finite"
         return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
@@ -116,13 +152,15 @@ class Worker:
         """Kill it rather than ask: it has nothing to save, and a decode under way may take a while."""
         if self.process.returncode is None:
             self.process.kill()
-        await self.process.wait()
+        # One that waits for a disk or a driver may not die before that answers; nothing waits for it any more.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.process.wait(), _DYING)
         # Without this the transport closes itself after the event loop has ended, and complains.
         self.process._transport.close()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 async def start_worker(model: Path, settings: EngineSettings, log: Path, say: Callable[[str], None]) -> Worker:
-    """Start a worker; one that is killed meanwhile, as for want of memory, is started again, twice.
+    """Start a worker; one that is killed or hangs meanwhile, as for want of memory, is started again, twice.
 
     Args:
         say: told in one line of every failure but the last.

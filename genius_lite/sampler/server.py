@@ -21,8 +21,8 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.recipe import Server
 from genius_lite.records import Completion, Finish, seed_of
-from genius_lite.sampler.client import QueryFailedError
 from genius_lite.sampler.completions import Completions, Failure, HiddenToken, Sampled, connect, request
+from genius_lite.sampler.interface import QueryFailedError
 from genius_lite.sampler.messages import Sampling, Until
 from genius_lite.sampler.sampling import Rows, uniform
 from genius_lite.sampler.tree import Node, PartialCompletion

@@ -47,8 +47,16 @@ def main() -> None:
     first = inbox.get()
     if not isinstance(first, Open):
         return
+    spoke = time.monotonic()
+
+    def loading() -> None:
+        nonlocal spoke
+        if time.monotonic() - spoke > _SILENCE:
+            _send(out, [Alive()])
+            spoke = time.monotonic()
+
     try:
-        engine = Engine(first.model, first.settings)
+        engine = Engine(first.model, first.settings, loading)
     except EngineError as e:
         _send(out, [Failed(str(e))])
         return

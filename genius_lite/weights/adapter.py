@@ -5,15 +5,19 @@ Both GGUFs are those of llama.cpp's own tools: `llama-quantize --imatrix` and `l
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import gguf
+import msgspec
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from genius_lite.errors import UserError
+from genius_lite.rundir.documents import read_typed
+from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import Base
 from genius_lite.weights.mapping import TensorMap
@@ -24,6 +28,17 @@ _SUM, _COUNT = ".in_sum2", ".counts"
 
 Matrix = dict[str, np.ndarray]
 """GGUF tensor name -> mean squared input of each column, float32."""
+
+
+class _Config(msgspec.Struct):
+    """What is read of peft's config."""
+
+    r: Annotated[int, msgspec.Meta(ge=1)]
+    lora_alpha: float
+
+
+class _Trained(msgspec.Struct):
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -45,8 +60,8 @@ class Adapter:
         Raises:
             UserError: it was trained on another model: the hash beside it, a name or a shape tells.
         """
-        recorded = folder / BASE_FILE
-        if recorded.exists() and json.loads(recorded.read_text())["sha256"] != base.sha256:
+        recorded = read_typed(folder / BASE_FILE, _Trained)
+        if recorded and recorded.sha256 != base.sha256:
             raise UserError(f"{folder} was trained on another model than {base.gguf.path}; it cannot be merged onto it")
         theirs, alpha, rank = read_factors(folder)
         tensor_map = base.tensor_map
@@ -56,8 +71,10 @@ class Adapter:
             if name not in tensor_map.of_learner:
                 raise UserError(f"{folder} does not belong to {base.gguf.path}, which has no {name}")
             for gguf_name in tensor_map.of_learner[name]:
-                rows, columns = tensor_map.rows(gguf_name), tensor_map.columns(gguf_name)
-                part = b[rows], a[:, columns]
+                try:
+                    part = b[tensor_map.rows(gguf_name)], a[:, tensor_map.columns(gguf_name)]
+                except IndexError as e:
+                    raise UserError(f"{folder} does not belong to {base.gguf.path}: {name}: {e}") from None
                 if (shape := (len(part[0]), a.shape[1])) != shapes[gguf_name]:
                     raise UserError(
                         f"{folder} does not belong to {base.gguf.path}: it has {name} as {shape}, "
@@ -74,16 +91,30 @@ class Adapter:
 
 
 def read_factors(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], float, int]:
-    """Read B and A (float32) of a peft adapter folder by learner tensor name, its alpha, and its rank."""
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    weights = load_file(folder / "adapter_model.safetensors")
+    """Read B and A (float32) of a peft adapter folder by learner tensor name, its alpha, and its rank.
+
+    Raises:
+        UserError: it is none, or has a factor that is not finite, or of another rank.
+    """
+    config = read_typed(folder / "adapter_config.json", _Config)
+    if not config:
+        raise UserError(f"{folder} is no adapter: adapter_config.json is missing, or cut off")
+    try:
+        weights = load_file(folder / "adapter_model.safetensors")
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as e:
+        raise UserError(f"{folder}/adapter_model.safetensors cannot be read ({brief(str(e), 200)})") from None
     start, end = "base_model.model.", ".lora_A.weight"
     factors = {}
     for key in (key for key in weights if key.endswith(end)):
         name = key.removeprefix(start).removesuffix(end)
-        b = weights[f"{start}{name}.lora_B.weight"]
-        factors[f"{name}.weight"] = (b.astype(np.float32), weights[key].astype(np.float32))
-    return factors, config["lora_alpha"], config["r"]
+        a, b = weights[key], weights.get(f"{start}{name}.lora_B.weight", weights[key])
+        if (a.ndim, b.ndim) != (2, 2) or not a.shape[0] == b.shape[1] == config.r:
+            raise UserError(f"{folder}: {brief(name, 100)} is not of rank {config.r}: {a.shape} and {b.shape}")
+        a, b = a.astype(np.float32), b.astype(np.float32)
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise UserError(f"{folder}: {brief(name, 100)} has numbers that are not finite")
+        factors[f"{name}.weight"] = b, a
+    return factors, config.lora_alpha, config.r
 
 
 def write_lora(base: Base, adapter: Path, out: Path) -> None:
@@ -128,12 +159,14 @@ def write_imatrix(sums: Path, tensor_map: TensorMap, dataset: str, out: Path) ->
 def read_imatrix(path: Path) -> Matrix:
     """Read the importance in such a file, ours or that of llama.cpp's own llama-imatrix."""
     file = gguf_file.read(path)
-    values = {t.name: file.dequantized(t) for t in file.tensors}
-    return {
-        name.removesuffix(_SUM): (sums / values[f"{name.removesuffix(_SUM)}{_COUNT}"].reshape(-1, 1)).reshape(-1)
-        for name, sums in values.items()
-        if name.endswith(_SUM)
-    }
+    values, found = {t.name: file.dequantized(t) for t in file.tensors}, Matrix()
+    for key, sums in ((key, sums) for key, sums in values.items() if key.endswith(_SUM)):
+        name = key.removesuffix(_SUM)
+        counts = values.get(f"{name}{_COUNT}")
+        if counts is None or counts.size != 1 or not (sums >= 0).all() or not 0 < counts.item() < np.inf:
+            raise UserError(f"{path}: {brief(name, 100)} has no importance: its sums or their count cannot be")
+        found[name] = (sums / counts.item()).reshape(-1)
+    return found
 
 
 def _finish(writer: gguf.GGUFWriter) -> None:

@@ -21,6 +21,8 @@ from gguf.constants import GGMLQuantizationType as T
 from gguf.quants import quantize
 
 from genius_lite.errors import UserError
+from genius_lite.rundir.documents import read_json
+from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor
@@ -42,6 +44,7 @@ def read_config(folder: Path) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+    _refuse_code(read_json(folder / "config.json"), folder)
     with reading_foreign(folder, "config.json", KeyError, OSError):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -55,6 +58,17 @@ def read_config(folder: Path) -> Any:
         raise UserError(f"{folder}: its config.json describes {needed} weights, and its safetensors hold {held}")
     _follow_llama_cpp(config)
     return config
+
+
+def _refuse_code(config: Any, folder: Path) -> None:
+    """Refuse a config that names a kernel of the hub, which transformers would fetch and run."""
+    for key, value in config.items() if isinstance(config, dict) else ():
+        if isinstance(value, dict):
+            _refuse_code(value, folder)
+        elif key.endswith("_implementation") and isinstance(value, str) and "/" in value:
+            raise UserError(
+                f"{folder}: its config.json asks for code of the hub ({key}: {brief(value)}); take that out"
+            )
 
 
 def _follow_llama_cpp(config: Any) -> None:

@@ -18,6 +18,7 @@ from gguf.quants import dequantize
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import Model, Prefix
+from genius_lite.rundir.documents import read_typed
 from genius_lite.rundir.folder import SOURCE, write_json
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF, sha256
@@ -135,7 +136,11 @@ class Base:
 
 
 def _read_recorded(hf_checkpoint: Path) -> _Recorded:
-    return msgspec.json.decode((hf_checkpoint / SOURCE).read_bytes(), type=_Recorded)
+    if not (recorded := read_typed(hf_checkpoint / SOURCE, _Recorded)):
+        raise UserError(
+            f"{hf_checkpoint / SOURCE} is missing, or cut off; delete {hf_checkpoint} to import the model anew"
+        )
+    return recorded
 
 
 def _record(hf_checkpoint: Path, recorded: _Recorded) -> None:

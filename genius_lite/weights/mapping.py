@@ -19,6 +19,7 @@ from gguf.constants import MODEL_ARCH_NAMES
 from gguf.tensor_mapping import TensorNameMap, get_tensor_name_map
 
 from genius_lite.errors import UserError
+from genius_lite.rundir.documents import read_typed
 from genius_lite.rundir.folder import write_json
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor, shown
@@ -78,7 +79,14 @@ class TensorMap(msgspec.Struct, frozen=True, dict=True):
 
     @staticmethod
     def load(path: Path) -> TensorMap:
-        return msgspec.json.decode(path.read_bytes(), type=TensorMap)
+        """Read a map that `save` wrote.
+
+        Raises:
+            UserError: it is none.
+        """
+        if found := read_typed(path, TensorMap):
+            return found
+        raise UserError(f"{path} is missing, or cut off; delete {path.parent} to import the model anew")
 
 
 def name_map(source: GGUF) -> TensorNameMap:

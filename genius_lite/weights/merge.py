@@ -198,8 +198,15 @@ def write(
                 yield made
 
         targets = [replace(t, type=types[t.name]) for t in source.tensors]
-        gguf_file.write(out, source, targets, data, metadata, advance)
+        gguf_file.write(out, _public(source), targets, data, metadata, advance)
     return Kept({name: tuple(found.tolist()) for name, found in products.items()})
+
+
+def _public(source: GGUF) -> GGUF:
+    """Leave out where whoever quantized the source had an importance matrix: a path may hold a name."""
+    places = ("quantize.imatrix.file", "quantize.imatrix.dataset")
+    named = [key for key in places if {"/", "\\"} & {*str(source.metadata.get(key, ""))}]
+    return source.keeping(lambda key: key not in named) if named else source
 
 
 def _ahead(

@@ -8,7 +8,8 @@ the same rounding, beside what the adapter does to that base at run time, where 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ import numpy as np
 
 from genius_lite.records import PreferencePair
 from genius_lite.results.rounds import ScoredMargin
-from genius_lite.sampler.client import open_sampler
+from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 
 CHECKED = 4  # questions, of each of which one pair is scored
@@ -35,29 +36,59 @@ def one_of_each(pairs: Sequence[PreferencePair], count: int = CHECKED) -> list[P
 
 
 def check(
-    policy: Path, base: Path, adapter: Path, pairs: Sequence[PreferencePair], settings: EngineSettings, log: Path
-) -> ScoredMargin:
+    policy: Path,
+    base: Path,
+    adapter: Path,
+    pairs: Sequence[PreferencePair],
+    settings: EngineSettings,
+    log: Path,
+    say: Callable[[str], None] = lambda line: None,
+) -> ScoredMargin | None:
     """Score the pairs with a policy's file, its base, and that base with the adapter (a LoRA GGUF) applied.
+
+    Pairs that llama.cpp does not survive are left out; None where it survives none.
 
     Args:
         settings: of the sampler that scores them, as it samples.
         log: llama.cpp's messages go there.
+        say: told of failures, a line each.
     """
-    plain = msgspec.structs.replace(settings, slots=SCORING_SLOTS, parked=0, lora="")
+    plain = msgspec.structs.replace(settings.with_slots(SCORING_SLOTS), lora="")
     applied = msgspec.structs.replace(plain, lora=str(adapter))
-    found = [gaps(*way, pairs, log) for way in ((policy, plain), (base, plain), (base, applied))]
-    return compare(*found)
+    found_3P = np.array([gaps(*way, pairs, log, say) for way in ((policy, plain), (base, plain), (base, applied))])
+    survived_P = np.isfinite(found_3P).all(axis=0)
+    return compare(*found_3P[:, survived_P]) if survived_P.any() else None
 
 
-def gaps(file: Path, settings: EngineSettings, pairs: Sequence[PreferencePair], log: Path) -> np.ndarray:
-    """Return the chosen response's log-probability less the rejected one's, nats, (pairs,); of `SCORED` tokens."""
+def gaps(
+    file: Path,
+    settings: EngineSettings,
+    pairs: Sequence[PreferencePair],
+    log: Path,
+    say: Callable[[str], None] = lambda line: None,
+) -> np.ndarray:
+    """Return the chosen response's log-probability less the rejected one's, nats, (pairs,); of `SCORED` tokens.
 
-    async def ask() -> list[list[float]]:
-        async with open_sampler(file, settings, Sampling(1.0), log) as sampler:
-            return await asyncio.gather(*(sampler.score(*part) for pair in pairs for part in _parting(pair)))
+    NaN stands for a pair that llama.cpp does not survive, which `say` is told.
+    """
 
-    summed_P2 = np.array([sum(logprobs) for logprobs in asyncio.run(ask())]).reshape(-1, 2)
-    return summed_P2[:, 0] - summed_P2[:, 1]
+    async def gap(sampler: LocalSampler, pair: PreferencePair) -> float:
+        scored = await asyncio.gather(*(sampler.score(*part) for part in _parting(pair)), return_exceptions=True)
+        summed = []
+        for logprobs in scored:
+            if isinstance(logprobs, QueryFailedError):
+                say(f"warning: query {pair.query_id} is not scored with {file.name}: {logprobs}")
+                return math.nan
+            if isinstance(logprobs, BaseException):
+                raise logprobs
+            summed.append(sum(logprobs))
+        return summed[0] - summed[1]
+
+    async def ask() -> list[float]:
+        async with open_sampler(file, settings, Sampling(1.0), log, say=say) as sampler:
+            return await asyncio.gather(*(gap(sampler, pair) for pair in pairs))
+
+    return np.array(asyncio.run(ask()))
 
 
 def _parting(pair: PreferencePair) -> list[tuple[list[int], list[int]]]:

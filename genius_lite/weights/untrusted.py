@@ -57,11 +57,47 @@ _PATIENCE = 600.0  # seconds; a small model takes one, a large one as long as th
 _LAST_WORDS = re.compile(r"(?:\.\w+:\d+|what\(\)): +(.*)")  # of ggml behind the place in its source, or of C++
 
 
-def load_untrusted(path: Path, *, quantizer: bool = False, patience: float = _PATIENCE) -> GGUF:
+_vouched: set[tuple[int, int, int, int]] = set()  # files that this process made, or that llama.cpp survived
+
+
+def vouch(path: Path) -> None:
+    """Say that this process has just made a file: `prove` takes it as it is."""
+    _vouched.add(_file(path))
+
+
+def is_vouched(path: Path) -> bool:
+    """Say whether this process has made a file, or seen llama.cpp survive it, and nobody has changed it since."""
+    return _file(path) in _vouched
+
+
+def prove(path: Path, *, vocabulary_only: bool = False) -> None:
+    """Refuse a file of a run folder that llama.cpp does not survive, unless it was this process that made it.
+
+    A run folder may come from an archive: its models are strangers' as any other.
+
+    Args:
+        vocabulary_only: no more than the vocabulary will be used.
+
+    Raises:
+        UserError: as `load_untrusted`.
+    """
+    if not is_vouched(path):
+        load_untrusted(path, vocabulary_only=vocabulary_only)
+
+
+def _file(path: Path) -> tuple[int, int, int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def load_untrusted(
+    path: Path, *, quantizer: bool = False, vocabulary_only: bool = False, patience: float = _PATIENCE
+) -> GGUF:
     """Read the header of a model that this program did not make; nothing here opens the file before.
 
     Args:
         quantizer: whether llama.cpp will quantize the model too.
+        vocabulary_only: whether nothing else of it will be used; its weights are not read then.
         patience: seconds that llama.cpp may take.
 
     Raises:
@@ -69,14 +105,17 @@ def load_untrusted(path: Path, *, quantizer: bool = False, patience: float = _PA
     """
     source = gguf_file.read(path)
     check_model(source)
-    _probe(source.path, sum(file.stat().st_size for file in source.files), quantizer, patience)
+    ways = ["quantize"] * quantizer + ["vocabulary"] * vocabulary_only
+    _probe(source.path, sum(file.stat().st_size for file in source.files), ways, patience)
+    if not vocabulary_only:
+        vouch(source.path)
     return source
 
 
-def _probe(path: Path, size: int, quantizer: bool, patience: float) -> None:
+def _probe(path: Path, size: int, ways: list[str], patience: float) -> None:
     """See what becomes of llama.cpp when it loads the file and decodes, in a process of its own."""
     try:
-        command = [sys.executable, "-P", "-m", _PROBE, str(path), str(size), *["quantize"] * quantizer]
+        command = [sys.executable, "-P", "-m", _PROBE, str(path), str(size), *ways]
         ended = attempt(command, patience)
     except subprocess.TimeoutExpired:
         raise UserError(f"{path}: llama.cpp does not finish loading it within {patience:.0f} s") from None

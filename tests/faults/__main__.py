@@ -1,6 +1,6 @@
 """The long form of the fault tests: runs killed and files broken at random, side by side.
 
-    python -m tests.faults [--kills 200] [--files 2000] [--seed 0]
+    python -m tests.faults [--kills 200] [--files 2000] [--folders 1000] [--seed 0]
 
 It takes an hour or two on two cores. The last line is one JSON object; the exit code is 1 if anything was lost, damaged
 or crashed.
@@ -23,11 +23,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--folders", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
     with ThreadPoolExecutor() as pool:
         runs, files = pool.submit(many_runs, a.kills, a.seed), pool.submit(many_files, a.files, a.seed)
         killed, tried = runs.result(), files.result()
+    broken = many_files(a.folders, a.seed, folders=True)
+    tried = {
+        name: max(tried[name], broken[name]) if name == "megabytes" else tried[name] + broken[name] for name in tried
+    }
     survived = killed["kills"] + killed["sampler_kills"]
     found = {**killed, **tried, "kills survived": survived, "restarts": survived, "files tried": tried["tried"]}
     found["seconds"] = max(killed["seconds"], tried["seconds"])

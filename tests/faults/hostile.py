@@ -1,5 +1,7 @@
 """Broken GGUFs by the thousand through everything that opens a model: `python -m tests.faults.hostile --count 2000`.
 
+With `--folders` it is run folders and shards, through every command that takes one.
+
 No process of the program may end, wait for ever or take much memory; a file is refused in one clear line, or works.
 Ends with one line of JSON; what went wrong is printed before, with the seed that makes the file again.
 """
@@ -22,6 +24,7 @@ from pathlib import Path
 
 from tests.faults.mutate import Mutant, mutant
 from tests.faults.raw import Raw
+from tests.faults.run_folders import BrokenFolder, broken_folder, sound_run
 from tests.faults.sound import bases
 
 _ROOT = Path(__file__).parents[2]
@@ -30,19 +33,19 @@ _READY = 600.0  # seconds until the libraries are loaded
 
 
 class Child:
-    """A process that takes broken files; replaced when one ends it."""
+    """A process that takes broken files, or folders (`module`); replaced when one ends it."""
 
-    def __init__(self, folder: Path, sound: Path):
-        self._command = [sys.executable, "-m", "tests.faults.child", str(folder), str(sound)]
+    def __init__(self, folder: Path, sound: Path, module: str = "tests.faults.child"):
+        self._command = [sys.executable, "-m", module, str(folder), str(sound)]
         self._log = folder / "child.log"
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def examine(self, path: Path) -> dict:
-        """What became of a file: `outcome` is refused, accepted, unclear or crash."""
+    def examine(self, asked: Path | str) -> dict:
+        """What became of a file, or of what is asked: `outcome` is refused, accepted, unclear or crash."""
         process = self._process or self._start()
         assert process.stdin
-        process.stdin.write(f"{path}\n")
+        process.stdin.write(f"{asked}\n")
         process.stdin.flush()
         try:
             line = self._lines.get(timeout=PATIENCE)
@@ -100,24 +103,45 @@ def examined(mutants: Iterable[Mutant], sound: dict[str, list[Raw]], folder: Pat
         child.close()
 
 
+def examined_folders(seeds: Iterable[int], folder: Path) -> Iterator[tuple[BrokenFolder, dict]]:
+    """Each broken run folder or shard, and what became of it."""
+    project, work = folder / "project", folder / "work"
+    project.mkdir()
+    work.mkdir()
+    sound_run(project)
+    child = Child(work, project, "tests.faults.folder_child")
+    try:
+        for seed in seeds:
+            (place := folder / "broken").mkdir()
+            broken = broken_folder(seed, project, place / "run")
+            yield broken, child.examine(json.dumps({"path": str(broken.path), "deed": broken.deed}))
+            shutil.rmtree(place)
+            for made in work.glob("out-*"):
+                shutil.rmtree(made)
+    finally:
+        child.close()
+
+
 def main() -> None:
     """Try them, and say what became of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--folders", action="store_true", help="run folders and shards instead of GGUFs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", action="store_true", help="print every file's outcome")
     a = parser.parse_args()
-    summary = many_files(a.count, a.seed, verbose=a.verbose)
+    summary = many_files(a.count, a.seed, verbose=a.verbose, folders=a.folders)
     print(json.dumps(summary))
     raise SystemExit(1 if summary["crashes"] or summary["unclear"] else 0)
 
 
-def many_files(count: int, seed: int, *, verbose: bool = False) -> dict[str, int]:
-    """What became of so many files; those that went wrong are printed."""
-    start, outcomes, largest = time.monotonic(), Counter(), 0
+def many_files(count: int, seed: int, *, verbose: bool = False, folders: bool = False) -> dict[str, int]:
+    """What became of so many files, or run folders; those that went wrong are printed."""
+    start, outcomes, largest, seeds = time.monotonic(), Counter(), 0, range(seed, seed + count)
     with tempfile.TemporaryDirectory() as name:
-        sound = bases(Path(name))
-        for broken, found in examined((mutant(n, sound) for n in range(seed, seed + count)), sound, Path(name)):
+        sound = {} if folders else bases(Path(name))
+        of_files = examined((mutant(n, sound) for n in seeds), sound, Path(name))
+        for broken, found in examined_folders(seeds, Path(name)) if folders else of_files:
             outcomes[found["outcome"]] += 1
             largest = max(largest, found.get("megabytes", 0))
             if not outcomes.total() % 200:

@@ -49,6 +49,13 @@ def _tokens_of_rwkv(part: Raw) -> None:
     part.put("tokenizer.ggml.model", STRING, raw.text("rwkv"))
 
 
+def _tokens_of_one_text(part: Raw) -> None:
+    found = part.entry("tokenizer.ggml.tokens")
+    assert found
+    tokens = raw.strings(found.value)
+    found.value = raw.array(STRING, [*tokens[:-1], tokens[65]])
+
+
 def _nan(info: Info) -> None:
     info.data = b"\x00\x00\xc0\x7f" + info.data[4:]
 
@@ -74,6 +81,11 @@ CASES: dict[str, tuple[str, Change, str]] = {
     # name: (the sound model, what is changed, a part of the line)
     "llama.cpp aborts when it maps tensors that are not aligned": ("llama", _aligned_to_16, "alignment 16"),
     "llama.cpp tokenizes for ever": ("llama", _tokens_of_rwkv, "llama.cpp dies of it (SIGABRT"),
+    "llama.cpp asserts that no two tokens have one text": (
+        "llama",
+        _tokens_of_one_text,
+        "llama.cpp dies of it (SIGABRT, GGML_ASSERT",
+    ),
     "llama.cpp reads scores beyond their end": (
         "llama",
         _set("tokenizer.ggml.scores", ARRAY, raw.array(F32, [0.0])),

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -123,3 +126,54 @@ def test_parts_that_are_none(text):
 def test_more_parts_than_queries(recipe):
     with pytest.raises(UserError, match="shard 9/9 is empty: 7 queries are searched"):
         shard(recipe, "9/9")
+
+
+def test_a_shard_is_only_read(recipe, tmp_path):
+    mine = shard(recipe, "1/2")
+    log = mine / "round-1" / "rollouts.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole + b'{"query": {"id": "half')  # as one that is still sampled has it
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in mine.rglob("*")}
+    mine.chmod(0o500)
+    try:
+        assert merge_shards(tmp_path / "merged", [mine], print) == 4
+    finally:
+        mine.chmod(0o700)
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in mine.rglob("*")} == before
+
+
+def test_a_shard_that_was_stopped_before_its_round_began_has_nothing(recipe, tmp_path):
+    first, second = shard(recipe, "1/2"), shard(recipe, "2/2")
+    shutil.rmtree(second / "round-1")
+    said: list[str] = []
+    assert merge_shards(tmp_path / "merged", [first, second], said.append) == 4
+    assert said[1] == f"{second}: 0 queries of round 1 are new"
+
+
+def test_records_that_cannot_be_are_named_and_nothing_is_merged(recipe, tmp_path):
+    first, second = shard(recipe, "1/2"), shard(recipe, "2/2")
+    log = second / "round-1" / "rollouts.jsonl"
+    lines = log.read_text().splitlines()
+    sound = json.loads(lines[1])
+    sound["steps"][0]["kept"] = [99]
+    log.write_text("\n".join([lines[0], json.dumps(sound), *lines[2:]]) + "\n")
+    with pytest.raises(UserError, match=r"rollouts\.jsonl:2: step 0: it keeps one of 2 candidates that is not there"):
+        merge_shards(tmp_path / "merged", [first, second], print)
+    assert not (tmp_path / "merged").exists()
+    sound["steps"][0]["kept"] = [0]
+    sound["query"]["tokens"] = [1, 2]
+    log.write_text("\n".join([lines[0], json.dumps(sound), *lines[2:]]) + "\n")
+    merge_shards(tmp_path / "run", [first, second], print)
+    with pytest.raises(UserError, match=r"query \w+ is asked otherwise; it was not sampled here"):
+        run(recipe)
+
+
+@pytest.mark.parametrize("name", ["lock", "round-1", "round-1/rollouts.jsonl", "recipe.json"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_nothing_leads_out_of_a_shard_or_never_ends(recipe, tmp_path, name, kind):
+    mine, elsewhere = shard(recipe, "1/2"), tmp_path / "elsewhere"
+    (mine / name).rename(elsewhere)
+    os.mkfifo(mine / name) if kind == "pipe" else (mine / name).symlink_to(elsewhere)
+    with pytest.raises(UserError, match=f"{name} is {'neither file nor folder' if kind == 'pipe' else 'a link'}"):
+        merge_shards(tmp_path / "merged", [mine], print)
+    assert not (tmp_path / "merged").exists()

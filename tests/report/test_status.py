@@ -137,6 +137,7 @@ def test_files_that_are_not_whole_say_nothing(folder, content):
         (folder / name).write_bytes(content.encode("latin-1"))
     found = look(folder)
     assert (found.state, found.board.kind) == ("interrupted", "rollouts")
+    assert found.damaged == ["progress.json", "summary.json", "round-1/quantized.json", "round-1/adapter/train.json"]
     assert RunFolder(folder).stage_seconds()["merge"] == 7.0
     (folder / "progress.json").write_text('{"rows": 3}')  # of another version
     assert look(folder).board.kind == "rollouts"
@@ -168,3 +169,56 @@ def test_it_is_printed_in_80_columns(folder, capsys):
     assert lines[0].startswith("interrupted: its process is gone")
     assert any("2/12 queries" in line for line in lines)
     assert max(map(len, lines[1:])) <= 80
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"rounds": "2"}, "Expected `int`, got `str` - at `$.rounds`"),
+        ({"rounds": None}, "Expected `int`"),
+        ({"queries": "many"}, "at `$.queries`"),
+        ({"learner": 3}, "at `$.learner`"),
+        ({"learner": {}}, "has no learner.holdout"),
+        ({"evaluate": {"queries": -1}}, "at `$.evaluate.queries`"),
+    ],
+)
+def test_a_recipe_of_another_version_or_hand_is_one_line(folder, changed, line):
+    recipe = json.loads((folder / "recipe.json").read_text())
+    _write(folder / "recipe.json", recipe | changed)
+    with pytest.raises(UserError) as e:
+        look(folder)
+    assert line in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_what_a_recipe_lacks_is_named(folder):
+    for name in ("rounds", "queries"):
+        recipe = json.loads((folder / "recipe.json").read_text())
+        kept = recipe.pop(name)
+        _write(folder / "recipe.json", recipe)
+        with pytest.raises(UserError, match=f"has no {name}: another version"):
+            look(folder)
+        _write(folder / "recipe.json", recipe | {name: kept})
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, '{"rounds": NaN}', "9" * 6000, "null", "[]"])
+def test_what_is_no_document_is_no_run_folder(folder, text):
+    (folder / "recipe.json").write_text(text)
+    with pytest.raises(UserError, match="is no run folder"):
+        look(folder)
+
+
+@pytest.mark.parametrize(
+    "command", ["genius-lite run r.yaml; rm -rf ~", "rm -rf ~", "genius-lite 'run", "genius-lite $(x)"]
+)
+def test_a_strangers_command_is_not_given_for_pasting(folder, command):
+    _leave_board(folder, command=command)
+    assert look(folder).meaning == "its process is gone; the same command goes on from here"
+
+
+@pytest.mark.parametrize("name", ["progress.json", "round-1/report.json", "lock"])
+def test_a_pipe_is_a_line_and_no_wait(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match=f"{name} is neither file nor folder"):
+        look(folder)

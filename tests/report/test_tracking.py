@@ -109,6 +109,7 @@ def test_a_real_run_is_in_its_event_files_and_its_recipe_beside_them(tmp_path, t
     assert [step for step, _ in told["tasks/t/sampled"]] == [step for step, _ in told["signals/kl"]] == [0, last]
     (config,) = (tmp_path / "run/tracking/genius-lite").glob("*/hparams.yml")
     assert "foresight.beams: 2" in config.read_text()
+    assert str(tmp_path) not in config.read_text(), "what is told others names no place of this machine"
     before = json.loads((tmp_path / "run/tracking.json").read_text())
     assert run(recipe, TerminalProgress(Console(quiet=True))) == summary
     assert json.loads((tmp_path / "run/tracking.json").read_text()) == before

@@ -55,8 +55,8 @@ async def _sample(path, log, *, harm=None, patience=60.0):
     said = []
     roots = [Node(None, [257, 72, 105 + i, 258], (0, 1, f"q{i}")) for i in range(3)]
     # One branch at a time: in company llama.cpp rounds otherwise, and where two tokens meet a draw may change.
-    alone = msgspec.structs.replace(SETTINGS, slots=1)
-    async with open_sampler(path, alone, SAMPLING, log, patience=patience, say=said.append) as sampler:
+    alone = msgspec.structs.replace(SETTINGS, slots=1, watchdog=patience)
+    async with open_sampler(path, alone, SAMPLING, log, say=said.append) as sampler:
         await sampler.score(ROOT.tokens, [1, 2])
         if harm:
             os.kill(sampler.pid, signal.SIGSTOP)  # so that it cannot be done before it is harmed
@@ -125,7 +125,8 @@ def test_a_worker_that_can_do_nothing_ends_the_sampling(tiny_llama, tmp_path):
 
 def test_time_that_this_process_did_not_run_is_not_held_against_the_worker(tiny_llama, tmp_path):
     async def scenario():
-        async with open_sampler(tiny_llama, SETTINGS, SAMPLING, tmp_path / "log", patience=3.0) as sampler:
+        watched = msgspec.structs.replace(SETTINGS, watchdog=3.0)
+        async with open_sampler(tiny_llama, watched, SAMPLING, tmp_path / "log") as sampler:
             await sampler.score(ROOT.tokens, [1])
             os.kill(sampler.pid, signal.SIGSTOP)
             futures = sampler.extend(ROOT, 2, until="end", limit=5)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import math
+import re
 import shutil
 import socket
 import subprocess
@@ -22,9 +23,9 @@ from genius_lite.errors import UserError
 from genius_lite.recipe import Server
 from genius_lite.records import Completion
 from genius_lite.sampler.client import QueryFailedError, open_sampler
-from genius_lite.sampler.completions import KEY
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.server import open_server_sampler
+from genius_lite.sampler.server_key import HOLDER, KEY, is_open, key_for
 from genius_lite.sampler.tree import Node
 from tests.support.http import CUT, HIDDEN, FakeServer, Item, Status
 
@@ -171,6 +172,14 @@ def test_what_fails_once_is_asked_again(tiny_llama, fault):
     assert [body["seed"] for body in fake.bodies] == [fake.bodies[0]["seed"]] * 2
 
 
+def test_a_token_is_no_megabyte(tiny_llama):
+    huge: list[Item] = [b'data: {"choices": [' + b"{}," * 700_000 + b"{}]}\n\n"]
+    fake = FakeServer(lambda body, number: _tokens("ok\n") if number else huge)
+    (completion,) = _sample(fake, tiny_llama, timeout=10.0)
+    assert bytes(completion.tokens) == b"ok\n"
+    assert len(fake.bodies) == 2
+
+
 def test_waits_double(tiny_llama, monkeypatch):
     waits = []
 
@@ -245,11 +254,30 @@ def test_no_server_is_one_line(tiny_llama):
         asyncio.run(scenario())
 
 
-def test_the_key_goes_to_the_server_and_nowhere_else(tiny_llama, monkeypatch, caplog, capfd):
+@pytest.fixture
+def held_by(monkeypatch):
+    """Set a key, and the server that it is for."""
+
+    def hold(key: str, url: str) -> None:
+        monkeypatch.setenv(KEY, key)
+        monkeypatch.setenv(HOLDER, url)
+
+    return hold
+
+
+def test_the_key_goes_to_the_server_and_nowhere_else(tiny_llama, held_by, monkeypatch, caplog, capfd):
     key = "sk-very-secret-123"
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setenv(KEY, f"{key}\n")
     fake = FakeServer(lambda body, number: Status(500 if number < 2 else 401, f"Bearer {key} is no good"))
+    listening = fake.listening
+
+    @asynccontextmanager
+    async def bound():
+        async with listening():
+            held_by(f"{key}\n", f"{fake.url}/v1/")
+            yield fake
+
+    monkeypatch.setattr(fake, "listening", bound)
     with pytest.raises(UserError, match=r"answered 401: Bearer \*\*\* is no good") as e:
         _sample(fake, tiny_llama)
     assert set(fake.keys) == {f"bearer {key}"}
@@ -257,6 +285,76 @@ def test_the_key_goes_to_the_server_and_nowhere_else(tiny_llama, monkeypatch, ca
     output = capfd.readouterr()
     assert key not in str(e.value) + caplog.text + output.out + output.err
     assert key not in repr(Server(url=fake.url).model_dump())
+
+
+@pytest.mark.parametrize(
+    ("holder", "said"),
+    [
+        ("", "is for no server yet"),
+        ("https://127.0.0.1", "is for the server at https://127.0.0.1"),
+        ("http://127.0.0.1:1", "is for the server at http://127.0.0.1:1"),
+        ("http://elsewhere.example:80", "is for the server at http://elsewhere.example:80"),
+        ("http://[", "is no address"),
+    ],
+)
+def test_a_recipe_does_not_say_who_gets_the_key(tiny_llama, held_by, holder, said):
+    held_by("sk-very-secret-123", holder)
+    fake = FakeServer(lambda body, number: [*_tokens("ab")])
+    with pytest.raises(UserError, match=re.escape(said)) as e:
+        _sample(fake, tiny_llama)
+    assert fake.keys == []
+    assert "secret" not in str(e.value)
+    assert f"set {HOLDER}=http://127.0.0.1:" in str(e.value) or "no address" in said
+
+
+@pytest.mark.parametrize(
+    ("url", "holder"),
+    [
+        ("http://h:8080", "http://h:8080/"),
+        ("http://h:8080/v1", "h:8080"),
+        ("https://h", "https://H:443"),
+        ("http://[::1]:9", "http://[::1]:9/v1"),
+    ],
+)
+def test_ways_to_write_the_same_server(held_by, url, holder):
+    held_by("k", holder)
+    assert key_for(url) == "k"
+
+
+def test_a_key_on_an_open_way_is_told(held_by):
+    held_by("k", "x")
+    ways = (
+        "http://h",
+        "https://h",
+        "http://127.0.0.1:8",
+        "http://localhost",
+        "http://[::1]:8",
+        "http://127.0.0.1.evil",
+    )
+    assert [is_open(url) for url in ways] == [True, False, False, False, False, True]
+    held_by("", "x")
+    assert not is_open("http://h")
+
+
+def test_no_proxy_is_asked(tiny_llama, held_by, monkeypatch):
+    asked = []
+    proxy = FakeServer(lambda body, number: Status(502, "proxy"))
+    fake = FakeServer(lambda body, number: [*_tokens("ab\n")])
+
+    async def scenario():
+        async with proxy.listening(), fake.listening():
+            for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
+                monkeypatch.setenv(name, proxy.url)
+            held_by("k", fake.url)
+            with Vocabulary.open(tiny_llama) as vocabulary:
+                async with open_server_sampler(Server(url=fake.url, retries=0), vocabulary, Sampling(1.0), [65]) as s:
+                    (branch,) = s.extend(Node(None, [65], (0,)), 1, until="step", limit=3)
+                    asked.append((await branch).tokens)
+
+    asyncio.run(scenario())
+    assert len(asked) == 1
+    assert proxy.keys == []
+    assert set(fake.keys) == {"bearer k"}
 
 
 def test_a_key_that_is_none_is_not_shown(tiny_llama, monkeypatch):
@@ -333,6 +431,7 @@ def test_llama_server_agrees_with_the_embedded_sampler(tiny_llama, tmp_path, mon
         return nodes, scores
 
     with _llama_server(tiny_llama, "--api-key", "sesame") as url:
+        monkeypatch.setenv(HOLDER, url)
         nodes, scores = asyncio.run(scenario(url))
     apart = np.concatenate([np.abs(np.subtract(n.completion.logprobs, s)) for n, s in zip(nodes, scores, strict=True)])
     assert len(apart) > 100

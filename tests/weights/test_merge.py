@@ -26,6 +26,8 @@ from genius_lite.weights.merge import (
     round_base,
 )
 from genius_lite.weights.quantize import quantized_bytes, types_bytes
+from tests.faults import raw
+from tests.faults.sound import SIZES
 from tests.support.adapters import random_adapter, sampled_and_scored, torch_scores
 from tests.support.engine import PROMPT
 from tests.support.models import TEMPLATE, tiny_gguf
@@ -396,3 +398,15 @@ def test_a_few_tensors_of_a_real_model_are_merged_in_its_own_types_and_it_still_
     answer = llama.create_chat_completion(question, max_tokens=48, temperature=0)
     assert "4" in answer["choices"][0]["message"]["content"]
     assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+def test_where_somebody_had_an_importance_matrix_is_not_written(tiny, tmp_path):
+    part = raw.parse(tiny.gguf, SIZES)
+    for name, value in (("file", "/home/alice/imatrix.dat"), ("dataset", "C:\\alice\\text.txt"), ("entries", "7")):
+        part.put(f"quantize.imatrix.{name}", raw.STRING, raw.text(value))
+    (tmp_path / "named.gguf").write_bytes(part.encode())
+    requantize(gguf_file.read(tmp_path / "named.gguf"), "Q8_0", tmp_path / "out.gguf")
+    made = gguf_file.read(tmp_path / "out.gguf")
+    assert b"alice" not in (tmp_path / "out.gguf").read_bytes()
+    assert made.metadata["quantize.imatrix.entries"] == "7"
+    assert made.array("tokenizer.ggml.tokens") == gguf_file.read(tiny.gguf).array("tokenizer.ggml.tokens")

@@ -1,0 +1,75 @@
+"""What stages find in the run's folder already: another process made it, or a stranger, so it is checked before use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from genius_lite.errors import UserError
+from genius_lite.pipeline.round import Round
+from genius_lite.records import PreferencePair, Rollout
+from genius_lite.rundir import folder
+from genius_lite.rundir.checks import check_pairs, check_rollouts
+from genius_lite.rundir.folder import remove
+from genius_lite.rundir.lines import Lines
+from genius_lite.weights import gguf_file
+from genius_lite.weights.full_precision import read_config
+from genius_lite.weights.gguf_header import shown
+from genius_lite.weights.importing import Base
+from genius_lite.weights.untrusted import EMBEDDINGS, is_vouched
+
+
+def trust_rollouts(r: Round, rollouts: Lines[Rollout]) -> None:
+    """Check rollouts as long as they are to be learned from; the adapter has learned from them, or not.
+
+    Raises:
+        UserError: one is not of this run.
+    """
+    if not (r.here / folder.ADAPTER).exists():
+        check_rollouts(rollouts, {q.id: q for q in r.job.searched}, _vocabulary(r))
+
+
+def trust_pairs(r: Round, pairs: Path) -> None:
+    """Check pairs as long as they are to be learned from.
+
+    Raises:
+        UserError: one is not of this run.
+    """
+    if not (r.here / folder.ADAPTER).exists():
+        check_pairs(Lines(pairs, PreferencePair), {q.id: q for q in r.job.searched}, _vocabulary(r))
+
+
+def trust_policy(made: Path, base: Base) -> None:
+    """Refuse a policy's file that has other tensors than the base. That llama.cpp survives it shows when it is used.
+
+    Raises:
+        UserError: a tensor differs, which is named.
+    """
+    if is_vouched(made):
+        return
+    theirs, own = ({t.name: t.shape for t in file.tensors} for file in (gguf_file.read(made), base.gguf))
+    if theirs != own:
+        name = next(name for name in {**theirs, **own} if theirs.get(name) != own.get(name))
+        raise UserError(
+            f"{made} was not made of {base.gguf.path}: {shown(name)} differs; delete it to have it made anew"
+        )
+
+
+def trust_checkpoint(base: Base) -> None:
+    """Refuse a learner's copy of the model that transformers cannot load, or that asks for code.
+
+    Raises:
+        UserError: its config or its weights cannot be.
+    """
+    if not is_vouched(base.hf_checkpoint / "config.json"):
+        read_config(base.hf_checkpoint)
+
+
+def drop_foreign(made: Path) -> None:
+    """Delete a file that this process did not make, where making it anew takes less than proving it."""
+    if made.exists() and not is_vouched(made):
+        remove(made)
+
+
+def _vocabulary(r: Round) -> int:
+    """Count the tokens of the run's model."""
+    return next(t.shape[0] for t in r.job.source.tensors if t.name == EMBEDDINGS)

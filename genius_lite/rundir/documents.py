@@ -1,0 +1,108 @@
+"""The JSON documents of a run folder, and what is read of a recipe's identity, typed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from genius_lite.errors import UserError
+
+T = TypeVar("T")
+_LARGEST = 1e30  # of what is measured; bytes and nats are far below
+
+
+class _Foresight(msgspec.Struct):
+    tau: Annotated[float, msgspec.Meta(gt=0)] | msgspec.UnsetType = msgspec.UNSET
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType = msgspec.UNSET
+    thought_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class _Learner(msgspec.Struct):
+    holdout: Annotated[float, msgspec.Meta(ge=0, le=1)] | msgspec.UnsetType = msgspec.UNSET
+    alpha: float | msgspec.UnsetType = msgspec.UNSET
+    calibration: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Evaluate(msgspec.Struct):
+    queries: Annotated[int, msgspec.Meta(ge=0)] | msgspec.UnsetType = msgspec.UNSET
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | Literal["auto"] | None = None
+    temperature: Annotated[float, msgspec.Meta(gt=0)] | Literal["auto"] | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Quantize(msgspec.Struct):
+    keep: float | msgspec.UnsetType = msgspec.UNSET
+
+
+class RecordedRecipe(msgspec.Struct):
+    """What is read of a run's identity. Another version may have had less."""
+
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | msgspec.UnsetType = msgspec.UNSET
+    seed: int | msgspec.UnsetType = msgspec.UNSET
+    queries: Annotated[str, msgspec.Meta(pattern=r"^\d{1,9}, [0-9a-f]{16}$")] | msgspec.UnsetType = msgspec.UNSET
+    model: str | msgspec.UnsetType = msgspec.UNSET
+    weights: str | None = None
+    tasks: list[str] | msgspec.UnsetType = msgspec.UNSET
+    system: str | None = None
+    template: dict[str, Any] = {}
+    guard: dict[str, Any] = {}
+    foresight: _Foresight | msgspec.UnsetType = msgspec.UNSET
+    learner: _Learner | msgspec.UnsetType = msgspec.UNSET
+    evaluate: _Evaluate | msgspec.UnsetType = msgspec.UNSET
+    quantize: _Quantize | msgspec.UnsetType = msgspec.UNSET
+
+
+class RecordedSource(msgspec.Struct):
+    """Where a run's model came from."""
+
+    path: str = ""
+    sha256: str = ""
+    origin: str = ""
+
+
+class RecordedBest(msgspec.Struct):
+    round: Annotated[int, msgspec.Meta(ge=0)]
+
+
+def read_json(path: Path) -> Any:
+    """Read a document; None where it is missing, or not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_float=_float, parse_constant=_refused)
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _float(digits: str) -> float:
+    """Read a number that something was measured as, or infinity, which is written as 1e999."""
+    if _LARGEST < abs(number := float(digits)) < math.inf:
+        raise ValueError(f"{digits[:20]} is no figure of a run")
+    return number
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is none of JSON, and never written")
+
+
+def read_typed(path: Path, kind: type[T]) -> T | None:
+    """Read a document as a record; None where it is missing, or not whole.
+
+    Raises:
+        UserError: it is another kind of document.
+    """
+    found = read_json(path)  # by json, as msgspec reads no infinity
+    return None if found is None else as_typed(found, kind, path)
+
+
+def as_typed(found: Any, kind: type[T], path: Path) -> T:
+    """Read what a document at `path` holds as a record.
+
+    Raises:
+        UserError: it is another kind of document.
+    """
+    try:
+        return msgspec.convert(found, kind)
+    except (msgspec.ValidationError, RecursionError) as e:
+        raise UserError(f"{path} was made by another version of genius-lite, which can read it: {e}") from None

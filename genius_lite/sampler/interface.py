@@ -1,0 +1,39 @@
+"""What the foresight search needs of a sampler, wherever it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Protocol
+
+from genius_lite.results.rounds import Stats
+from genius_lite.sampler.messages import Until
+from genius_lite.sampler.process import SamplerError
+from genius_lite.sampler.tree import Node
+
+
+class QueryFailedError(SamplerError):
+    """This request made the worker fail three times, the last time alone."""
+
+
+class Sampler(Protocol):
+    """What the foresight search needs of a sampler, wherever it runs."""
+
+    def extend(self, node: Node, n: int, *, until: Until, limit: int) -> list[asyncio.Future[Node]]:
+        """Sample `n` continuations of a node, up to a step delimiter or to the end, `limit` tokens at most.
+
+        Returns at once; each future gives its node as soon as that branch is finished.
+        """
+        ...
+
+    def release(self, nodes: Iterable[Node]) -> None:
+        """Say that these nodes are not extended again."""
+        ...
+
+    def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
+        """End the branch, as `dropped`, once its summed log-probability is below `total` nats."""
+        ...
+
+    async def drain(self) -> Stats | None:
+        """Return what was done in all, once nothing is left to do; None where a sampler does not tell."""
+        ...

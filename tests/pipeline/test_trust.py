@@ -1,0 +1,132 @@
+"""A run folder that another process made: what llama.cpp or transformers would open is checked first."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from genius_lite.cli.arguments import named_model
+from genius_lite.errors import UserError
+from genius_lite.export.bundle import export
+from genius_lite.recipe.reader import load
+from genius_lite.report.write import write_report
+from genius_lite.run import run
+from tests.faults import raw
+from tests.faults.raw import U32
+from tests.faults.run_folders import sound_run
+from tests.faults.sound import SIZES
+
+END = ("summary.json", "best.json", "export", "round-2")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    sound_run(folder)
+    return folder
+
+
+@pytest.fixture
+def copied(project, tmp_path) -> Callable[..., Path]:
+    """A copy of the run, without some of its files."""
+
+    def copy(*without: str) -> Path:
+        shutil.copytree(project / "run", tmp_path / "run")
+        for name in without:
+            path = tmp_path / "run" / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return tmp_path / "run"
+
+    return copy
+
+
+def go_on(project: Path, folder: Path) -> None:
+    run(load(project / "r.yaml", [f"out={folder}", "rounds=2"]))
+
+
+def deadly(path: Path) -> None:
+    """Put a model of the same tensors there, of which llama.cpp dies."""
+    part = raw.parse(path, SIZES)
+    part.put("llama.expert_count", U32, raw.number(U32, 8))
+    path.write_bytes(part.encode())
+
+
+def test_a_policy_of_which_llama_cpp_dies_is_a_line_wherever_it_is_opened(project, copied, tmp_path):
+    folder = copied(*END, "round-1/report.json", "round-1/evaluation")
+    deadly(folder / "round-1" / "policy.gguf")
+    (folder / "round-1" / "report.json").write_bytes((project / "run/round-1/report.json").read_bytes())
+    for use in (
+        lambda: named_model(str(folder), 1),
+        lambda: export(folder, 1, "ollama", [], tmp_path / "out"),
+        lambda: export(folder, 1, "gguf", [], tmp_path / "out"),
+    ):
+        with pytest.raises(UserError, match=r"policy\.gguf: broken GGUF: llama\.cpp dies of it"):
+            use()
+    assert not (tmp_path / "out").exists()
+    html, _ = write_report(folder, tmp_path / "report")
+    assert "hf-checkpoint" not in html.read_text()
+    (folder / "round-1" / "report.json").unlink()
+    with pytest.raises(UserError, match=r"policy\.gguf: broken GGUF: llama\.cpp dies of it"):
+        go_on(project, folder)
+
+
+def test_a_report_does_without_a_model_that_llama_cpp_does_not_survive(copied, tmp_path):
+    folder = copied("export", "round-2")
+    deadly(folder / "round-1" / "policy.gguf")
+    source = folder / "hf-checkpoint" / "source.json"
+    source.write_text(json.dumps(json.loads(source.read_text()) | {"path": str(tmp_path / "gone.gguf")}))
+    html, _ = write_report(folder, tmp_path / "report")
+    assert "No file of the model is there that llama.cpp reads" in html.read_text()
+
+
+def test_a_policy_of_another_model_is_a_line(project, copied):
+    folder = copied(*END, "round-1/report.json", "round-1/evaluation")
+    part = raw.parse(folder / "round-1" / "policy.gguf", SIZES)
+    part.tensors = part.tensors[:-1]
+    part.place()
+    (folder / "round-1" / "policy.gguf").write_bytes(part.encode())
+    with pytest.raises(UserError, match=r"policy\.gguf was not made of .* differs; delete it to have it made anew"):
+        go_on(project, folder)
+
+
+def test_an_adapter_with_numbers_that_are_not_finite_is_a_line(project, copied):
+    folder = copied(*END, "round-1/report.json", "round-1/evaluation", "round-1/policy.gguf")
+    file = folder / "round-1" / "adapter" / "adapter_model.safetensors"
+    weights = load_file(file)
+    name = min(weights)
+    weights[name] = np.full_like(weights[name], np.nan)
+    save_file(weights, file)
+    with pytest.raises(UserError, match="has numbers that are not finite"):
+        go_on(project, folder)
+
+
+def test_an_adapter_for_run_time_is_made_anew_and_not_opened(project, copied):
+    folder = copied(*END)
+    file = folder / "round-1" / "adapter.gguf"
+    sound = file.read_bytes()
+    file.write_bytes(b"GGUF" + b"\xff" * 400)
+    go_on(project, folder)
+    assert file.read_bytes() == sound
+
+
+def test_a_config_that_asks_for_code_of_the_hub_is_a_line(project, copied):
+    folder = copied(*END, "round-1")
+    config = folder / "hf-checkpoint" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"attn_implementation": "evil/kernel"}))
+    with pytest.raises(UserError, match=r"asks for code of the hub \(attn_implementation: evil/kernel\)"):
+        go_on(project, folder)
+
+
+def test_a_type_that_leads_out_of_the_export_is_a_line(copied, tmp_path):
+    folder = copied()
+    file = folder / "round-1" / "quantized.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"type": "../../../evil"}))
+    with pytest.raises(UserError, match=r"quantized\.json was made by another version"):
+        export(folder, 1, "gguf", [], tmp_path / "to" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
