@@ -25,7 +25,8 @@ from genius_lite.report.summary import print_summary
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.write import write_report
 from genius_lite.run import run
-from genius_lite.rundir.folder import RunDir, open_folder, private, refuse_links, remove
+from genius_lite.rundir.disk import remove
+from genius_lite.rundir.folder import RunDir, open_folder, private, refuse_links
 from tests.support.models import ANY_PAIRS, tiny_gguf
 from tests.test_visible import ACTING
 

@@ -29,7 +29,8 @@ from genius_lite.report.summary import kept_lines
 from genius_lite.results.evaluation import Cooled
 from genius_lite.results.rounds import Quantized, ScoredMargin
 from genius_lite.rundir import folder
-from genius_lite.rundir.folder import RunDir, remove, write_json
+from genius_lite.rundir.disk import remove
+from genius_lite.rundir.folder import RunDir, write_json
 from genius_lite.rundir.lines import RecordLog, read_records, write_records
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, write_imatrix, write_lora
@@ -129,7 +130,7 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> list[PreferencePair]:
                 return extract_answer(vocabulary.said(prompt, tokens).answer)
 
             kept, left_out = preference_pairs(rollouts, cfg, tau, r.key, stated)
-        write_json(r.here / folder.LEFT_OUT, left_out)
+        r.here.put_json(folder.LEFT_OUT, left_out)
         if not kept:
             counted = ", ".join(f"{name} {count}" for name, count in left_out.items() if count)
             cause = "no query gave two different responses; raise foresight.temperature or candidates"
@@ -251,12 +252,12 @@ def next_policy(r: Round, adapter: Path, pairs: list[PreferencePair]) -> Policy:
         note_time(r.here, Stage.MERGE, time.monotonic() - began, out.stat().st_size)
         widened, digest = len(wider) < len(KEEPING), sha256([out])
         found = Quantized(name, kept.share, not loses, widened, kept.error, kept.by_matrix, scored, digest)
-        # Before the file has its name: what stands there without it was cut off, and is written anew.
-        remove(r.here / folder.QUANTIZED)
-        r.here.build_json(folder.QUANTIZED, lambda: found)
+        r.here.put_json(folder.QUANTIZED, found)  # before the file has its name
         for line in kept_lines(found):
             r.progress.say(line)
 
+    if not r.folder.round(r.number).quantized:  # a power cut may leave a file's name without what stood in it
+        remove(r.here / folder.POLICY)
     return Policy(r.here.build(folder.POLICY, make), adapter)
 
 

@@ -6,6 +6,7 @@ The one reader of run folders: reports, views, plans, comparisons and exports al
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from genius_lite.results.evaluation import Response, Signals
 from genius_lite.results.rounds import Quantized, RolloutFigures, RoundReport, Summary, Timing, TrainReport
 from genius_lite.rundir import folder
 from genius_lite.rundir.folder import round_name
-from genius_lite.rundir.lines import Lines
+from genius_lite.rundir.lines import Lines, sound_records
 
 T = TypeVar("T")
 
@@ -45,6 +46,10 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         found = read_json(path / folder.RECIPE)
+        if found is None and not os.access(path if path.is_dir() else path.parent, os.R_OK | os.X_OK):
+            raise UserError(
+                f"{path}: permission denied; it is for its owner alone, who may give it to others with chmod"
+            )
         if not isinstance(found, dict):
             raise UserError(f"{path} is no run folder; name the `out` of a recipe")
         self.recipe: dict[str, Any] = found
@@ -163,7 +168,7 @@ class RoundFolder:
     @property
     def timings(self) -> list[Timing]:
         """A line for each stage; for one that was interrupted a line for each part."""
-        return list(Lines(self.path / folder.TIMINGS, Timing))
+        return sound_records(self.path / folder.TIMINGS, Timing)
 
     @property
     def totals(self) -> list[Timing]:

@@ -1,18 +1,28 @@
-"""A disk that is full, or cannot be written: one line, and the run goes on once there is room."""
+"""A disk that is full, or cannot be written, in any stage: one line, and the run goes on once there is room."""
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
+import numpy as np
+import psutil
+import pyarrow
 import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
+from genius_lite.cli.faults import fault_line
 from genius_lite.records import Rollout
 from genius_lite.rundir.lines import read_records
-from tests.faults.kills import QUERIES, RECIPE, SEARCHED
+from tests.faults.kills import QUERIES, RECIPE, SEARCHED, START, Process
 
 COMMAND = [sys.executable, "-c", "from genius_lite.cli import main; main()", "run", "r.yaml", "--out", "disk/run"]
 
@@ -81,3 +91,67 @@ def test_a_disk_that_cannot_be_written_is_one_line(project, disk):
     assert result.stderr.count("\n") == 1, result.stderr
     assert result.stderr.startswith("error: ")
     assert "read-only" in result.stderr.lower()
+
+
+STAGES = ("0 import", "0 evaluate", "1 rollouts", "1 pairs", "1 train", "1 merge", "1 evaluate", "1 export")
+
+
+def test_a_disk_that_is_full_is_one_line_in_every_stage(project):
+    """No file may grow any more from the beginning of a stage on, which needs neither root nor a disk of its own."""
+    ended = dict[str, str]()
+    for stage in STAGES:
+        process = Process(project)
+        assert process.reach(stage, [START, *STAGES]) == stage
+        psutil.Process(process.popen.pid).rlimit(psutil.RLIMIT_FSIZE, (1, psutil.RLIM_INFINITY))
+        assert process.end() == 2, process.said
+        ended[stage] = process.said[-1]
+        assert "Traceback" not in "".join(process.said)
+    assert all(line.startswith("error: file too large") for line in ended.values()), ended
+    process = Process(project)
+    assert process.end() == 0, process.said
+    rollouts = read_records(project / "run" / "round-1" / "rollouts.jsonl", Rollout)
+    assert sorted(r.query.prompt for r in rollouts) == sorted(SEARCHED)
+    assert not [p for p in (project / "run").rglob("*") if ".partial" in p.name or "tmp" in p.name]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file: save_file({"x": torch.zeros(10_000)}, file),
+        lambda file: np.zeros(10_000).tofile(file),
+        lambda file: Path(file).write_bytes(bytes(10_000)),
+        lambda file: pyarrow.OSFile(file, "wb").write(bytes(10_000)),
+        lambda file: _gguf(file),
+        lambda file: Tokenizer(WordLevel({"a": 0}, "a")).save(file),
+    ],
+    ids=["safetensors", "numpy", "Python", "pyarrow", "gguf", "tokenizers"],
+)
+def test_what_libraries_say_of_a_full_disk_is_understood(write):
+    with pytest.raises(Exception) as raised:
+        write("/dev/full")
+    line = fault_line(ExceptionGroup("of a task group", [ValueError("x"), ExceptionGroup("inner", [raised.value])]))
+    assert line
+    assert line.startswith("no space left on device")
+    assert "make room, and the same command goes on" in line
+
+
+def test_other_exceptions_are_none_of_the_machine():
+    for fault in (
+        ValueError("x"),
+        FileNotFoundError(errno.ENOENT, "x"),
+        RuntimeError("os error of a kind"),
+        KeyError(28),
+    ):
+        assert fault_line(fault) is None
+        assert fault_line(ExceptionGroup("x", [fault])) is None
+    assert fault_line(MemoryError())
+
+
+def _gguf(file: str) -> None:
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_tensor("x", np.zeros((100, 100), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
