@@ -149,7 +149,7 @@ def test_a_folder_that_was_there_keeps_its_mode(tmp_path):
 
 
 def test_the_cache_of_measurements_is_private(tmp_path, monkeypatch):
-    monkeypatch.setattr(measurements.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
     with umask(0):
         measurements.remember("x", 1, Query("a", "b", []))
     assert modes(tmp_path / "genius-lite") == {"file": {"0o600"}, "folder": {"0o700"}}

@@ -29,8 +29,7 @@ from genius_lite.report.summary import kept_lines
 from genius_lite.results.evaluation import Cooled
 from genius_lite.results.rounds import Quantized, ScoredMargin
 from genius_lite.rundir import folder
-from genius_lite.rundir.disk import remove
-from genius_lite.rundir.folder import RunDir, write_json
+from genius_lite.rundir.folder import RunDir, remove, write_json
 from genius_lite.rundir.lines import RecordLog, read_records, write_records
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, write_imatrix, write_lora

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
@@ -14,7 +13,11 @@ from types import SimpleNamespace
 import pytest
 
 import genius_lite
+from genius_lite.data.rows import Columns, read_rows
+from genius_lite.errors import UserError
+from genius_lite.recipe.reader import load, parse
 from genius_lite.records import Rollout
+from genius_lite.report.console import terminal
 from genius_lite.rundir.lines import read_records
 from tests.faults.kills import QUERIES, RECIPE, SEARCHED
 from tests.faults.refusals import REFUSALS, refusing
@@ -22,6 +25,7 @@ from tests.faults.refusals import REFUSALS, refusing
 MAIN = "from genius_lite.cli import main\nmain()\n"
 PACKAGE = str(Path(genius_lite.__file__).parent.parent)
 NO_PLACE = {"HOME": "/proc/nobody", "XDG_CACHE_HOME": "/proc/cache", "HF_HOME": "/proc/hf", "TMPDIR": "/proc/tmp"}
+SHORT = ("--set", "queries.limit=4", "--set", "learner.epochs=1", "--set", "evaluate.queries=0")
 
 
 def genius(
@@ -30,9 +34,8 @@ def genius(
     """A command, with code that comes first, and other variables of the environment (None: without it)."""
     changed = {**os.environ, "PYTHONPATH": PACKAGE, "OMP_NUM_THREADS": "1", **(env or {})}
     own = {name: value for name, value in changed.items() if value is not None}
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     command = [sys.executable, "-c", f"{before}\n{MAIN}", *arguments]
-    return subprocess.run(command, cwd=cwd, env=own, text=True, timeout=300, **streams)
+    return subprocess.run(command, cwd=cwd, env=own, capture_output=True, text=True, timeout=300, **options)
 
 
 def lay_out(project: Path, model: Path) -> Path:
@@ -64,24 +67,19 @@ def test_a_run_goes_on_where_everything_is_refused_that_may_be(finished):
     rollouts = read_records(run / "round-1" / "rollouts.jsonl", Rollout)
     assert sorted(r.query.prompt for r in rollouts) == sorted(SEARCHED)
     assert [*(run / "export").glob("*.gguf")]
-    assert not [p for p in run.rglob("*") if ".partial" in p.name or "tmp" in p.name or p.name == "lock.held"]
+    assert not [p for p in run.rglob("*") if ".partial" in p.name or "-tmp" in p.name or p.name == "lock.held"]
     assert {p.name for p in finished.project.iterdir()} == {"tiny.gguf", "q.txt", "r.yaml", "run"}
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        ("status", "run"),
         ("report", "run", "--to", "report"),
-        ("export", "run", "--to", "gguf"),
         ("export", "run", "--to", "types", "--type", "Q8_0,F16"),
-        ("export", "run", "--to", "peft", "--format", "peft", "--round", "1"),
         ("plan", "r.yaml", "--temporary"),
-        ("validate", "r.yaml"),
         ("run", "r.yaml", "--out", "again", "--reuse", "run"),
-        ("bench", "tiny.gguf", "--quants", "Q8_0"),
     ],
-    ids=lambda command: " ".join(command[:1] + command[4:]),
+    ids=lambda command: command[0],
 )
 def test_so_does_what_comes_after_it(finished, command):
     ended = genius(*command, cwd=finished.project, before=refusing(*REFUSALS), env={**NO_PLACE})
@@ -93,101 +91,72 @@ def test_so_does_what_comes_after_it(finished, command):
 def test_without_a_home_nothing_is_named_after_it(project):
     """cron and containers: no HOME, and a user whom the system does not know."""
     before = "import pwd\ndef unknown(uid):\n    raise KeyError(uid)\npwd.getpwuid = unknown"
-    for cache in (None, ""):
-        env = {"HOME": None, "HF_HOME": None, "XDG_CACHE_HOME": cache}
-        for command in (("validate", "r.yaml"), ("doctor", "--json"), ("plan", "r.yaml", "--no-rehearsal")):
-            ended = genius(*command, cwd=project, before=before, env=env)
-            assert ended.returncode == 0, ended.stderr
-            assert "Traceback" not in ended.stderr
-        assert {p.name for p in project.iterdir()} == {"tiny.gguf", "q.txt", "r.yaml"}
+    env = {"HOME": None, "HF_HOME": None, "XDG_CACHE_HOME": ""}
+    for command in (("validate", "r.yaml"), ("plan", "r.yaml", "--no-rehearsal")):
+        ended = genius(*command, cwd=project, before=before, env=env)
+        assert (ended.returncode, ended.stderr) == (0, "")
+    assert {p.name for p in project.iterdir()} == {"tiny.gguf", "q.txt", "r.yaml"}
 
 
-def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, project):
-    home = tmp_path / "home"
-    shutil.copytree(project, home, symlinks=True)
-    (home / "r.yaml").write_text(RECIPE.replace("tiny.gguf", "~/tiny.gguf").replace("q.txt", "~/q.txt"))
-    elsewhere = tmp_path / "elsewhere"
+def test_a_tilde_is_the_home_folder_in_every_path_and_names_are_as_long_as_the_system_takes(tmp_path, project):
+    """An export was written beside itself: of a name with 255 bytes none was left for that."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    project.rename(home)
     elsewhere.mkdir()
-    short = ("--set", "learner.epochs=1", "--set", "evaluate.queries=0", "--set", "queries.limit=4")
+    (home / "tiny.gguf").rename(home / f"{'m' * 250}.gguf")
+    (home / "r.yaml").write_text(RECIPE.replace("tiny.gguf", f"~/{'m' * 250}.gguf").replace("q.txt", "~/q.txt"))
+    run, export = f"~/{'n' * 255}", f"~/{'x' * 255}"
     for command in (
-        ("validate", "~/r.yaml", "--set", "model.gguf=~/tiny.gguf", "--set", "queries.source=~/q.txt"),
-        ("run", "~/r.yaml", "--out=~/runs/one", *short),
-        ("run", "~/r.yaml", "--set", "out=~/runs/two", "--reuse=~/runs/one", *short),
-        ("status", "~/runs/one"),
-        ("report", "~/runs/one", "--to=~/report"),
-        ("export", "~/runs/two", "--to=~/export"),
-        ("inspect", "~/tiny.gguf", "~/tiny.gguf"),
+        ("run", "~/r.yaml", f"--out={run}", "--set", "queries.source=~/q.txt", *SHORT),
+        ("status", run),
+        ("export", run, f"--to={export}"),
     ):
         ended = genius(*command, cwd=elsewhere, env={"HOME": str(home)})
         assert ended.returncode == 0, ended.stderr
     assert [*elsewhere.iterdir()] == []
-    assert {"runs", "report", "export"} <= {p.name for p in home.iterdir()}
-    for name in ("model.gguf", "queries.source", "out"):
-        ended = genius(
-            "validate", "~/r.yaml", "--set", f"{name}=~nobody-of-that-name/x", cwd=home, env={"HOME": str(home)}
-        )
-        assert (ended.returncode, ended.stdout) == (2, "")
-        assert "begins with a home folder that is not there" in ended.stderr
+    assert {"n" * 255, "x" * 255} <= {p.name for p in home.iterdir()}
+    ended = genius("run", "~/r.yaml", f"--out={run}n", cwd=elsewhere, env={"HOME": str(home)})
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert ended.stderr.startswith("error: file name too long")
+
+
+@pytest.mark.parametrize("key", ["out: ~{}/run", "model: {{gguf: ~{}/m.gguf}}", "model: {{gguf: a, weights: ~{}/w}}"])
+def test_a_home_that_is_not_there_is_one_line(key):
+    rest = "queries: {source: a}\n" + ("" if key.startswith("model") else "model: {gguf: a}\n")
+    with pytest.raises(UserError, match=r"recipe:\d+: `[\w.]+` is .* begins with a home folder that is not there"):
+        parse(key.format("nobody-of-that-name") + "\n" + rest)
 
 
 def test_a_name_that_is_not_utf_8_is_one_line(project, tmp_path):
     odd = tmp_path / os.fsdecode(b"caf\xe9")
-    shutil.copytree(project, odd, symlinks=True)
-    for command, cwd in (
-        (("validate", "r.yaml"), odd),
-        (("validate", f"{odd}/r.yaml"), tmp_path),
-        (("run", "r.yaml", f"--out={odd}/run"), project),
-        (("inspect", f"{odd}/tiny.gguf"), project),
-        (("status", str(odd)), project),
-        (("export", str(odd), "--to", "x"), project),
-    ):
-        ended = genius(*command, cwd=cwd)
+    project.rename(odd)
+    with pytest.raises(UserError, match="has a name in it that is not UTF-8; rename that"):
+        load(odd / "r.yaml")
+    for command in (("validate", "r.yaml"), ("status", str(odd))):
+        ended = genius(*command, cwd=odd)
         assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
         assert "Traceback" not in ended.stderr
         assert "not UTF-8; rename" in " ".join(ended.stderr.replace("│", "").split())
 
 
-def test_names_of_files_of_questions_may_be_anything(project):
-    (project / "questions").mkdir()
-    (project / "questions" / os.fsdecode(b"caf\xe9.txt")).write_text("What is 2 + 2?\nName a colour.\n")
-    ended = genius("validate", "r.yaml", "--set", f"queries.source={project}/questions", cwd=project)
-    assert ended.returncode == 0, ended.stderr
-    assert "queries  2," in ended.stdout
+def test_names_of_files_of_questions_may_be_anything(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text('{"prompt": "What is 2 + 2?"}\n')
+    (row,) = read_rows(str(tmp_path), [Columns(("prompt",))])
+    assert row.values == {"prompt": "What is 2 + 2?"}
 
 
-def test_names_may_be_as_long_as_the_system_takes_them(project):
-    """An export is written beside itself: of a name with 255 bytes none was left for that."""
-    long = "n" * 255
-    (project / "tiny.gguf").rename(project / f"{'m' * 250}.gguf")
-    recipe = RECIPE.replace("tiny.gguf", f"{'m' * 250}.gguf").replace("epochs: 3", "epochs: 1")
-    (project / "r.yaml").write_text(recipe)
-    ended = genius("run", "r.yaml", "--out", long, "--set", "queries.limit=4", cwd=project)
-    assert ended.returncode == 0, ended.stderr
-    ended = genius("export", long, "--to", "x" * 255, cwd=project)
-    assert ended.returncode == 0, ended.stderr
-    ended = genius("run", "r.yaml", "--out", "n" * 256, cwd=project)
-    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
-    assert ended.stderr.startswith("error: file name too long")
+def _limited(kind: int, amount: int):
+    return lambda: resource.setrlimit(kind, (amount, amount))
 
 
-def limited(kind: int, amount: int):
-    def limit() -> None:
-        resource.setrlimit(kind, (amount, amount))
-
-    return limit
-
-
-@pytest.mark.parametrize(
-    ("kind", "amount"), [("NOFILE", 48), ("NOFILE", 12), ("AS", 1_200_000_000), ("FSIZE", 200_000)]
-)
-def test_a_low_limit_is_kept_or_one_line(project, kind, amount):
-    limit = limited(getattr(resource, f"RLIMIT_{kind}"), amount)
-    ended = genius("run", "r.yaml", "--out", "run", cwd=project, preexec_fn=limit)
-    assert ended.returncode in (0, 2), ended.stderr
-    assert "Traceback" not in ended.stderr
-    if ended.returncode:
-        assert ended.stderr.startswith("error: ")
-        ended = genius("run", "r.yaml", "--out", "run", cwd=project)
+def test_a_low_limit_is_one_line_and_the_run_goes_on_without_it(project):
+    command = ("run", "r.yaml", "--out", "run")
+    for name, amount in (("NOFILE", 12), ("AS", 1_200_000_000), ("FSIZE", 100_000)):
+        limit = _limited(getattr(resource, f"RLIMIT_{name}"), amount)
+        ended = genius(*command, cwd=project, preexec_fn=limit)
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), (name, ended.stderr)
+        assert ended.stderr.startswith("error: "), name
+    ended = genius(*command, cwd=project, preexec_fn=_limited(resource.RLIMIT_NOFILE, 64))
     assert ended.returncode == 0, ended.stderr
 
 
@@ -207,11 +176,11 @@ def test_a_process_that_may_have_no_more_threads_says_so(project):
     assert "error: out of memory, or of processes" in ended.stderr
 
 
-def shell(line: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+def shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
     """A line of bash, in which `genius-lite` is ours."""
     command = f"{sys.executable} -c 'from genius_lite.cli import main; main()'"
     text = f'genius-lite() {{ {command} "$@"; }}; {line}'
-    own = {**os.environ, "PYTHONPATH": PACKAGE, **(env or {})}
+    own = {**os.environ, "PYTHONPATH": PACKAGE, **env}
     return subprocess.run(["bash", "-c", text], cwd=cwd, env=own, capture_output=True, text=True, timeout=300)
 
 
@@ -219,16 +188,10 @@ def shell(line: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess
     "line",
     [
         "genius-lite status run | head -1",
-        "genius-lite plan r.yaml --no-rehearsal | head -1",
-        "genius-lite reference | head -1",
         "genius-lite reference | true",
-        "genius-lite doctor | head -1",
         "genius-lite inspect tiny.gguf --json | head -1",
-        "genius-lite status run >&-",
         "genius-lite status run <&- | head -1",
-        "genius-lite status run 2>&- | head -1",
         "genius-lite status run >&- 2>&- <&-",
-        "genius-lite validate r.yaml <&- >&- 2>&-",
         "genius-lite status run > /dev/full",
     ],
 )
@@ -243,37 +206,34 @@ def test_whoever_reads_may_go(finished, line):
 def test_a_run_whose_reader_goes_ends_and_goes_on(project):
     ended = shell("genius-lite run r.yaml --out run | head -1", project)
     assert "Traceback" not in ended.stderr, ended.stderr
-    assert "Exception ignored" not in ended.stderr
+    assert "ignored" not in ended.stderr
     ended = shell("genius-lite run r.yaml --out run >&- 2>&-", project)
     assert ended.returncode == 0
     assert [*(project / "run" / "export").glob("*.gguf")]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_terminal_that_lacks_signs_has_them_spelled_out(finished, encoding):
-    for line in (
-        "genius-lite status run",
-        "genius-lite plan r.yaml --no-rehearsal",
-        "echo Grüße 日本 | genius-lite chat run",
-    ):
-        ended = shell(line, finished.project, {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"})
-        assert (ended.returncode, ended.stderr) == (0, "")
-        assert ended.stdout
+@pytest.mark.parametrize("line", ["genius-lite status run", "echo Grüße 日本 | genius-lite chat run"])
+def test_a_terminal_that_lacks_signs_has_them_spelled_out(finished, line):
+    ended = shell(line, finished.project, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout
 
 
-@pytest.mark.parametrize("columns", [0, 1, 10, 20, 40, 400])
-@pytest.mark.parametrize("command", ["plan r.yaml --no-rehearsal", "status run", "inspect tiny.gguf", "doctor"])
-def test_a_terminal_of_any_width_shows_something(finished, columns, command):
-    """On terminals of their own, and by COLUMNS; `stty cols 0` is what some of them say."""
-    on_terminal = f"script -qec 'stty cols {columns}; {sys.executable} -m genius_lite {command}' /dev/null"
-    for line, env in ((f"genius-lite {command}", {"COLUMNS": str(columns)}), (on_terminal, {})):
-        if line == on_terminal and not shutil.which("script"):
-            continue
-        ended = shell(line, finished.project, {"TERM": "xterm", **env})
-        assert "Traceback" not in ended.stdout + ended.stderr
-        letters = [c for c in ended.stdout if c.isalpha()]
-        assert len(letters) > 100, ended.stdout
+@pytest.mark.parametrize("columns", [0, 1, 10, 19, 400])
+def test_a_console_of_any_width_has_room_for_a_word(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert terminal().width == max(columns or 80, 20)
+
+
+@pytest.mark.skipif(not shutil.which("script"), reason="needs `script`, which makes terminals")
+@pytest.mark.parametrize("columns", [0, 10])
+def test_a_terminal_of_any_width_shows_something(finished, columns):
+    """`stty cols 0` is what some of them say."""
+    command = f"script -qec 'stty cols {columns}; {sys.executable} -m genius_lite status run' /dev/null"
+    ended = shell(command, finished.project, TERM="xterm")
     assert ended.returncode == 0
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert len([c for c in ended.stdout if c.isalpha()]) > 50, ended.stdout
 
 
 NAMES = ("yaml", "torch", "numpy", "llama_cpp", "typer", "click", "rich", "psutil", "jinja2", "gguf", "safetensors",
@@ -285,21 +245,16 @@ def test_no_code_of_the_working_directory_is_run(project):
     for name in NAMES:
         (project / f"{name}.py").write_text(f"open('{project}/ran', 'a').write('{name} ')\nraise SystemExit(9)\n")
     env = {**os.environ, "PYTHONPATH": PACKAGE, "OMP_NUM_THREADS": "1"}
-    short = ["--set", "learner.epochs=1", "--set", "queries.limit=4", "--set", "sampler.slots=auto"]
-    for command in (["validate", "r.yaml"], ["run", "r.yaml", "--out", "run", *short], ["status", "run"]):
-        module = [sys.executable, "-m", "genius_lite", *command]
-        ended = subprocess.run(module, cwd=project, env=env, capture_output=True, text=True)
-        assert ended.returncode == 0, ended.stderr
+    command = [sys.executable, "-m", "genius_lite", "run", "r.yaml", "--out", "run", *SHORT]
+    ended = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
     assert not (project / "ran").exists()
-
-
-SMALL = ("filtered.json", "quantized.json", "timings.jsonl", "report.json")
 
 
 def test_a_run_goes_on_from_small_files_that_a_power_cut_emptied(finished, tmp_path):
     """ext4 may leave the name of a file that was not flushed, and nothing in it."""
     project = tmp_path / "project"
-    shutil.copytree(finished.project, project, symlinks=True)
+    shutil.copytree(finished.project, project, symlinks=True, ignore=lambda folder, names: {"again"} & {*names})
     run = project / "run"
     for name in ("summary.json", "best.json", "export", "round-1/report.json"):
         path = run / name
@@ -309,18 +264,39 @@ def test_a_run_goes_on_from_small_files_that_a_power_cut_emptied(finished, tmp_p
     for name in ("timings.jsonl", "round-1/timings.jsonl", "round-0/timings.jsonl"):
         (run / name).write_bytes(b'{"stage": "train", "seconds"' + (run / name).read_bytes() + b'{"stage": "mer')
     (run / "progress.json").write_bytes(b'{"out')
-    for command in (("status", "run"), ("plan", "r.yaml", "--set", "out=run"), ("run", "r.yaml", "--out", "run")):
+    for command in (("status", "run"), ("run", "r.yaml", "--out", "run")):
         ended = genius(*command, cwd=project)
-        assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
-    assert json.loads((run / "round-1" / "quantized.json").read_text())["share"] is not None
-    timings = (run / "round-1" / "timings.jsonl").read_bytes()
-    assert timings.endswith(b"}\n"), "the torn line is gone"
+        assert (ended.returncode, ended.stderr) == (0, "")
+    assert b'"share"' in (run / "round-1" / "quantized.json").read_bytes()
+    assert (run / "round-1" / "timings.jsonl").read_bytes().endswith(b"}\n"), "the torn line is gone"
 
 
-@pytest.mark.parametrize("partial", ["recipe.json.partial", "lock.held.partial"])
-def test_a_run_goes_on_that_was_killed_with_its_first_file(project, partial):
-    (project / "run").mkdir()
-    (project / "run" / partial).write_bytes(b'{"mod')
-    (project / "run" / "lock").write_bytes(b"")
-    ended = genius("run", "r.yaml", "--out", "run", "--set", "queries.limit=4", cwd=project)
-    assert ended.returncode == 0, ended.stderr
+_MADE = {
+    "0 import": "hf-checkpoint", "0 evaluate": "round-0", "1 rollouts": "round-1", "1 pairs": "round-1/pairs.jsonl",
+    "1 train": "round-1/adapter", "1 merge": "round-1/policy.gguf", "1 evaluate": "round-1/evaluation",
+    "1 export": "export",
+}  # fmt: skip
+"""Stages by their order, and what is there once they are over."""
+FULL = """
+import resource
+from genius_lite.report.terminal import TerminalProgress
+enter = TerminalProgress.enter
+def until(self, number, stage):
+    if f"{{number}} {{stage}}" == "{stage}":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+    enter(self, number, stage)
+TerminalProgress.enter = until
+"""
+
+
+@pytest.mark.parametrize("stage", _MADE)
+def test_a_disk_that_is_full_is_one_line_in_every_stage(finished, tmp_path, stage):
+    """No file may grow any more from the beginning of a stage on, which needs neither root nor a disk of its own."""
+    project, later = tmp_path / "project", [*_MADE][[*_MADE].index(stage) :]
+    shutil.copytree(finished.project, project, symlinks=True, ignore=lambda folder, names: {"again"} & {*names})
+    for made in ("summary.json", "best.json", "round-1/report.json", *(_MADE[name] for name in later)):
+        path = project / "run" / made
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    ended = genius("run", "r.yaml", "--out", "run", cwd=project, before=FULL.format(stage=stage))
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert ended.stderr.startswith("error: file too large")

@@ -51,7 +51,7 @@ def test_gpu_layers_go_by_free_memory(tiny, monkeypatch):
 
 
 def test_auto_measures_once_and_remembers(tiny_llama, tmp_path, monkeypatch):
-    monkeypatch.setattr(measurements.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
     monkeypatch.setattr(engine_settings, "SLOTS", (2, 4))
     recipe = parse("model: {gguf: x.gguf}\nqueries: {source: q.txt}\nsampler: auto")
     assert recipe.sampler.measured
