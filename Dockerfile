@@ -1,6 +1,7 @@
 # CPU:   docker build -t genius-lite .
 # CUDA:  docker build -t genius-lite:cuda --build-arg DEVICE=cuda .
-# Run:   docker run --rm -v "$PWD/runs:/genius-lite/runs" genius-lite run recipes/quickstart.yaml   (CUDA: add --gpus all)
+# Run:   mkdir -p runs && docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/runs:/genius-lite/runs" genius-lite run recipes/quickstart.yaml
+#        (CUDA: add --gpus all). Without --user what it writes is root's, and for root alone.
 ARG DEVICE=cpu
 
 FROM python:3.11-slim-bookworm AS cpu
@@ -20,6 +21,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY genius_lite genius_lite
 RUN pip install --no-cache-dir -c genius_lite/constraints.txt '.[smollm2]'
 COPY recipes recipes
+# Whoever runs it has a home: of --user, Docker knows none.
+RUN mkdir -m 1777 /home/genius-lite runs
+ENV HOME=/home/genius-lite
 VOLUME /genius-lite/runs
 ENTRYPOINT ["genius-lite"]
 CMD ["--help"]

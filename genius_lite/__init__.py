@@ -10,7 +10,6 @@ The names below are looked up when they are first used, so that importing the pa
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 __version__ = "0.1.0"
 
@@ -25,7 +24,7 @@ _HOMES = {
 """Where each name of the library lives; `__init__.pyi` says the same to type checkers."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
@@ -38,7 +37,7 @@ def __dir__() -> list[str]:
 class _Package(ModuleType):
     """A package whose `run` is the function: Python puts a submodule there as soon as it is imported."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 

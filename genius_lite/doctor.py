@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import platformdirs
 import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -22,7 +21,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from genius_lite.hardware import Gpu, compute_in_bf16, cores, cpu_name, free_memory, gpus, learner_device
-from genius_lite.rundir.folder import free_disk
+from genius_lite.rundir.disk import UNTOLD, cache_folder, can_write, free_disk
 
 Level = Literal["stops", "slows", "note"]
 _HEADS: dict[Level, str] = {"stops": "prevents a run", "slows": "costs speed or room", "note": "good to know"}
@@ -70,10 +69,9 @@ def examine(run_folder: Path) -> Iterator[Finding]:
     yield Finding("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
     yield Finding("CPU", f"{cpu_name()}, {cores()} cores")
     yield from memory(free_memory(), psutil.virtual_memory().total)
-    hub = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    cache, temporary = platformdirs.user_cache_path("genius-lite"), Path(tempfile.gettempdir())
-    for use, folder in zip(_OTHER_DISK, (run_folder, cache, temporary, hub), strict=True):
-        yield from disk(use, folder, free_disk(folder))
+    hub = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    for use, folder in zip(_OTHER_DISK, (run_folder, cache_folder(), Path(tempfile.gettempdir()), hub), strict=True):
+        yield from disk(use, folder, free_disk(folder), can_write(folder))
     required = requirements()
     installed = {name: _installed(name) for name in required}
     if version := installed.get("llama-cpp-python"):
@@ -108,11 +106,13 @@ def memory(free: int, total: int) -> Iterator[Finding]:
     yield Finding("memory", f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free", problem if short else None)
 
 
-def disk(use: str, folder: Path, free: int) -> Iterator[Finding]:
-    """Judge the free bytes of the disk that a folder is on."""
-    what = f"{free / 1e9:.1f} GB are free for {use} in {folder}"
+def disk(use: str, folder: Path, free: int, writable: bool = True) -> Iterator[Finding]:
+    """Judge the free bytes of the disk that a folder is on, and whether files can be put there."""
+    amount = "an untold amount" if free == UNTOLD else f"{free / 1e9:.1f} GB"
+    what = f"{amount} are free for {use} in {folder}" if writable else f"{folder}, for {use}, cannot be written"
     problem = Problem("stops" if use == "runs" else "slows", what, _OTHER_DISK[use])
-    yield Finding("disk", f"{free / 1e9:.1f} GB free for {use} ({folder})", problem if free < _LEAST_DISK else None)
+    wrong = free < _LEAST_DISK or not writable
+    yield Finding("disk", f"{amount} free for {use} ({folder})", problem if wrong else None)
 
 
 def llama_cpp(

@@ -65,7 +65,7 @@ def run(
         history.add_base(evaluate(session.round(0), session.own))
         while policy := history.next_policy():
             train_round(session.round(history.next), policy, history)
-        return finish(session, history)
+        return finish(session, history, force)
 
 
 def train_round(r: Round, policy: Policy, history: History) -> None:
@@ -78,13 +78,13 @@ def train_round(r: Round, policy: Policy, history: History) -> None:
     history.add(r, rollouts, pairs, base, tuned, evaluate(r, tuned))
 
 
-def finish(session: Session, history: History) -> Summary:
-    """Export the best round, and write the summary and the report."""
+def finish(session: Session, history: History, force: bool = False) -> Summary:
+    """Export the best round, and write the summary and the report; `force` as of `run`."""
     session.stop.check()
     folder, job, decision = session.run, session.job, history.decision
     session.progress.enter(len(history.reports), Stage.EXPORT)
     folder.build_json(BEST, lambda: {"round": decision.best, "stopped": decision.stop})
-    exported = folder.build(EXPORT, lambda out: export(folder.path, decision.best, "gguf", [], out))
+    exported = folder.build(EXPORT, lambda out: export(folder.path, decision.best, "gguf", [], out, force=force))
     summary = Summary(
         out=str(folder.path),
         exported=str(next(exported.glob("*.gguf"))),

@@ -204,3 +204,27 @@ def test_where_interrupts_are_ignored_they_stay_so():
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 143
         assert process.stderr and "stopping" not in process.stderr.read()
+
+
+def test_a_terminal_that_goes_ends_a_run_as_sigterm_does_and_nohup_keeps_it():
+    with _busy() as process:
+        assert process.stderr
+        process.stderr.close()  # what is said then reaches nobody
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 129
+    with _busy(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as process:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+
+
+def test_a_run_whose_terminal_goes_says_where_it_stands_and_goes_on(project):
+    terminal = Terminal("run", "r.yaml", "--out", "run", cwd=project)
+    terminal.wait_for(lambda: _lines(project / "run/round-1/rollouts.jsonl") >= 3)
+    os.close(terminal.fd)  # as when a window is closed, or ssh lost
+    assert terminal.process.wait(60) == 129
+    assert genius("status", "run", cwd=project).stdout.startswith("interrupted: stopped on request")
+    result = genius("run", "r.yaml", "--out", "run", "--set", "learner.epochs=20", cwd=project)
+    assert result.returncode == 0, result.stderr

@@ -7,7 +7,7 @@ from genius_lite.plan.rates import Decode
 
 
 def test_measurements_are_remembered_by_key(tmp_path, monkeypatch):
-    monkeypatch.setattr(measurements.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
     assert measurements.recall("learner", ("a", 1), Decode) is None
     measurements.remember("learner", ("a", 1), Decode(1.0, 2.0, 3.0))
     assert measurements.recall("learner", ("a", 1), Decode) == Decode(1.0, 2.0, 3.0)

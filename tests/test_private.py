@@ -26,7 +26,8 @@ from genius_lite.report.summary import print_summary
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.write import write_report
 from genius_lite.run import run
-from genius_lite.rundir.folder import RunDir, open_folder, private, refuse_links, remove
+from genius_lite.rundir.disk import remove
+from genius_lite.rundir.folder import RunDir, open_folder, private, refuse_links
 from tests.support.models import ANY_PAIRS, tiny_gguf
 from tests.test_visible import ACTING
 
@@ -165,7 +166,7 @@ def test_a_folder_that_was_there_keeps_its_mode(tmp_path):
 
 
 def test_the_cache_of_measurements_is_private(tmp_path, monkeypatch):
-    monkeypatch.setattr(measurements.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
     with umask(0):
         measurements.remember("x", 1, Query("a", "b", []))
     assert modes(tmp_path / "genius-lite") == {"file": {"0o600"}, "folder": {"0o700"}}

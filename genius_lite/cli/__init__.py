@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
 import warnings
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, NoReturn
 
 import typer
 
 from genius_lite import __version__
 from genius_lite.cli import many, models, recipes, runs
+from genius_lite.cli.faults import fault_line
+from genius_lite.cli.surroundings import drop_output, settle
 from genius_lite.errors import UserError
 from genius_lite.text import visible
 
-_FULL_OR_LOCKED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _LONGEST = 2000  # characters of a message, whatever is quoted in it
 
 app = typer.Typer(
@@ -47,29 +48,38 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: a mistake in what was given is one line and exit code 2; faults keep their traceback."""
+    """Entry point: a mistake in what was given, and what the machine refuses, is one line and exit code 2.
+
+    Faults of the program keep their traceback.
+    """
+    settle()
     os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' own bars would break into ours
     # Deprecations inside transformers and peft are for their authors, not for whoever runs this.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
     # It asks for a kernel of the hub that only inference would use.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where it can still be said that nobody takes it
     except UserError as e:
-        said = visible(str(e).replace("\n", " "))  # it may quote models, queries and paths
-        print(f"error: {said if len(said) <= _LONGEST else f'{said[:_LONGEST]}...'}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except RuntimeError as e:
-        from genius_lite.sampler.process import SamplerError
+        _refuse(str(e))
+    except BrokenPipeError:  # `| head`: whoever read has what they wanted
+        drop_output()
+        raise SystemExit(1) from None
+    except Exception as e:
+        if not (line := fault_line(e)):
+            raise
+        _refuse(line)
 
-        if not isinstance(e, SamplerError):
-            raise
-        print(f"error: {visible(str(e))}; the same command goes on from what is finished", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as e:
-        if e.errno not in _FULL_OR_LOCKED:
-            raise
-        named = f" ({visible(str(e.filename))})" if e.filename else ""
-        what = (e.strerror or str(e)).lower()
-        print(f"error: {what}{named}; mend that, and the same command goes on from what is finished", file=sys.stderr)
-        raise SystemExit(2) from None
+
+def _refuse(line: str) -> NoReturn:
+    said = visible(line.replace("\n", " "))  # it may quote models, queries and paths
+    with suppress(OSError):  # the terminal, or whoever read this, may have gone
+        print(f"error: {said if len(said) <= _LONGEST else f'{said[:_LONGEST]}...'}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop_output()
+    raise SystemExit(2) from None

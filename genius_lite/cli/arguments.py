@@ -14,15 +14,32 @@ if TYPE_CHECKING:
     from genius_lite.evaluate.models import NamedModel, PromptConfig
     from genius_lite.recipe import QuantType
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.yaml")]
+
+def source(text: str) -> str:
+    """Read what may be a path as a recipe does: shells write `~` out at a word's beginning, and not in --out=~/run."""
+    from genius_lite.recipe.types import at_home
+
+    return at_home(text)
+
+
+def path(text: str | Path) -> Path:
+    """Read a path, or take an option's default."""
+    return Path(source(str(text)))
+
+
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", parser=path, help="A recipe, such as recipes/quickstart.yaml")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, as foresight.beams=3; repeatable"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")]
 Round = Annotated[int | None, typer.Option("--round", help="0 is the base model; the best round if not given")]
-ModelOrRun = Annotated[str, typer.Argument(metavar="MODEL|RUN", help="A run folder, or a GGUF: a path, hf: or python:")]
-ModelFile = Annotated[str, typer.Argument(metavar="MODEL", help="A GGUF: a path, hf: or python:")]
+ModelOrRun = Annotated[
+    str, typer.Argument(metavar="MODEL|RUN", parser=source, help="A run folder, or a GGUF: a path, hf: or python:")
+]
+ModelFile = Annotated[str, typer.Argument(metavar="MODEL", parser=source, help="A GGUF: a path, hf: or python:")]
 
 
 def command_line() -> str:

@@ -1,4 +1,7 @@
-"""Ctrl-C: the first press lets a run finish what is under way, the second one stops it at once."""
+"""Ctrl-C: the first press lets a run finish what is under way, the second one stops it at once, as SIGTERM does.
+
+SIGHUP, which tells that the terminal has gone, is heeded as SIGTERM.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from genius_lite.report.terminal import TerminalProgress
 
 _PATIENCE = 5.0  # seconds that a library's call may take before the process ends without waiting for it
+_AT_ONCE = (signal.SIGTERM, signal.SIGHUP) if os.name == "posix" else ()
 _FIRST = {
     Stage.ROLLOUTS: "the queries under way are finished, no other is begun",
     Stage.EVALUATE: "the problems under way are answered, no other is begun",
@@ -32,7 +36,7 @@ _FIRST = {
 
 @contextmanager
 def handle_interrupts(progress: TerminalProgress, launched: bool = False) -> Iterator[Stop]:
-    """Heed SIGINT and SIGTERM while the block runs: the first SIGINT asks it to stop, and says what it does.
+    """Heed SIGINT, SIGTERM and SIGHUP in the block: the first SIGINT asks it to stop, and says what it does.
 
     Any other raises KeyboardInterrupt. If the main thread does not come to that within some seconds, since a library
     keeps it, the process ends as if it were killed, which a run folder is made for. Where a signal is ignored, as in
@@ -42,7 +46,8 @@ def handle_interrupts(progress: TerminalProgress, launched: bool = False) -> Ite
         launched: by a launcher of several processes, which ends them with SIGTERM if one fails.
 
     Raises:
-        Exit: the run was stopped; standard error says how to go on. 130 after Ctrl-C, 143 after SIGTERM, as in shells.
+        Exit: the run was stopped; standard error says how to go on. 130 after Ctrl-C, 143 after SIGTERM, 129 after
+            SIGHUP, as in shells.
     """
     presses = _Interrupts(progress)
     with _signals_heard(presses):
@@ -51,7 +56,8 @@ def handle_interrupts(progress: TerminalProgress, launched: bool = False) -> Ite
         except (Stopped, KeyboardInterrupt):
             by = " by the launcher, whose report says why" if launched and presses.urgent == signal.SIGTERM else ""
             goes_on = f"what is finished is kept. The same command goes on: {visible(command_line())}"
-            print(f"stopped{by}; {goes_on}", file=sys.stderr)
+            with suppress(OSError):  # the terminal may have gone
+                print(f"stopped{by}; {goes_on}", file=sys.stderr)
             raise typer.Exit(presses.exit_code) from None
 
 
@@ -62,7 +68,7 @@ def _signals_heard(presses: _Interrupts) -> Iterator[None]:
         return
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    heard = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+    heard = [s for s in (signal.SIGINT, *_AT_ONCE) if signal.getsignal(s) is not signal.SIG_IGN]
     earlier = {s: signal.signal(s, presses.handle) for s in heard}
     # Python runs a handler only between two steps of the main thread, which may be within a library for minutes.
     earlier_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
@@ -107,7 +113,7 @@ class _Interrupts:
                 self.stop.asked = True
                 first = _FIRST.get(self.progress.board.kind, "this stage is finished")
                 self._say(f"stopping: {first}; press Ctrl-C again to stop at once")
-            elif number in (signal.SIGINT, signal.SIGTERM):
+            elif number in (signal.SIGINT, *_AT_ONCE):
                 self._end(number)
                 return
 
@@ -123,4 +129,5 @@ class _Interrupts:
             self.progress.stopping(line)
         else:
             self.progress.board.stopping = True
-            print(line, file=sys.stderr, flush=True)
+            with suppress(OSError):
+                print(line, file=sys.stderr, flush=True)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from genius_lite.cli.arguments import RecipeFile, Settings
+from genius_lite.cli.arguments import RecipeFile, Settings, path
 from genius_lite.cli.interrupts import handle_interrupts
+from genius_lite.errors import UserError
 from genius_lite.text import visible
 
 app = typer.Typer()
@@ -23,7 +24,7 @@ def sample(
     settings: Settings = None,
     number: Annotated[int, typer.Option("--round", min=1, help="The round to sample")] = 1,
     model: Annotated[
-        Path | None, typer.Option(help="Of a later round: the policy.gguf that the run made for it", exists=True)
+        Path | None, typer.Option(parser=path, help="Of a later round: the policy.gguf that the run made for it")
     ] = None,
 ) -> None:
     """Sample a part of a round's rollouts, to carry to the machine that learns. Run it again to go on."""
@@ -32,6 +33,8 @@ def sample(
     from genius_lite.report.console import terminal
     from genius_lite.report.terminal import TerminalProgress
 
+    if model and not model.is_file():
+        raise UserError(f"--model {model}: no such file; name the run's policy.gguf")
     progress = TerminalProgress(terminal())
     with handle_interrupts(progress) as stop:
         out, count = sample_shard(load(recipe, settings or []), Shard.parse(shard), number, model, progress, stop)
@@ -40,8 +43,8 @@ def sample(
 
 @app.command("merge-shards")
 def merge_shards(
-    shards: Annotated[list[Path], typer.Argument(metavar="SHARD...", help="Folders that `sample` made")],
-    out: Annotated[Path, typer.Option(help="The run folder, new or not")],
+    shards: Annotated[list[Path], typer.Argument(metavar="SHARD...", parser=path, help="Folders that `sample` made")],
+    out: Annotated[Path, typer.Option(parser=path, help="The run folder, new or not")],
 ) -> None:
     """Take the rollouts of shards into a run, which samples only what is missing."""
     from genius_lite.pipeline.shards import merge_shards as merge

@@ -15,9 +15,11 @@ from genius_lite.cli.arguments import (
     Round,
     locate_model,
     named_model,
+    path,
     print_json,
     prompt_configs,
     quant_types,
+    source,
 )
 from genius_lite.errors import UserError
 from genius_lite.text import PROSE, visible
@@ -54,11 +56,12 @@ def bench(
 
 @app.command("export")
 def export_run(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder")],
-    to: Annotated[Path, typer.Option(help="Folder to write")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", parser=path, help="A run folder")],
+    to: Annotated[Path, typer.Option(parser=path, help="Folder to write")],
     to_format: Annotated[str, typer.Option("--format", help="gguf, ollama, lora-gguf, peft or safetensors")] = "gguf",
     kinds: Annotated[str, typer.Option("--type", help="Quantization types, such as Q4_K_M,Q8_0; else the run's")] = "",
     number: Round = None,
+    force: Annotated[bool, typer.Option("--force", help="Try it even where the disk does not suffice")] = False,
 ) -> None:
     """Write a round's model to a folder, with a model card and checksums."""
     from genius_lite.export.bundle import FORMATS, RunRound, export, export_bytes, usage_of
@@ -71,7 +74,7 @@ def export_run(
     wanted = quant_types(kinds)
     size = export_bytes(run, number, to_format, wanted)
     with TerminalProgress(terminal()).stage("export", size, "MB", 1e-6) as advance:
-        written = export(run, number, to_format, wanted, to, advance)
+        written = export(run, number, to_format, wanted, to, advance, force=force)
     names = sorted(p.name for p in to.iterdir())
     for line in (*(f"{to}/{name}" for name in names), *export_lines(written)):
         print(visible(line))
@@ -82,7 +85,7 @@ def export_run(
 @app.command()
 def inspect(
     model: ModelFile,
-    other: Annotated[str | None, typer.Argument(help="Another one, to see what differs")] = None,
+    other: Annotated[str | None, typer.Argument(parser=source, help="Another one, to see what differs")] = None,
     template: Annotated[bool, typer.Option("--template", help="Show the chat template in full")] = False,
     with_sha256: Annotated[bool, typer.Option("--sha256", help="Compute the checksum too")] = False,
     as_json: AsJson = False,
@@ -113,9 +116,14 @@ def inspect(
 def evaluate(
     model: ModelOrRun,
     tasks: Annotated[
-        list[str], typer.Option(help="FILE.jsonl:CHECK, reasoning_gym:NAME, or a recipe that names some; repeatable")
+        list[str],
+        typer.Option(
+            parser=source, help="FILE.jsonl:CHECK, reasoning_gym:NAME, or a recipe that names some; repeatable"
+        ),
     ],
-    against: Annotated[str | None, typer.Option(help="Another model; of a run, its base model if not given")] = None,
+    against: Annotated[
+        str | None, typer.Option(parser=source, help="Another model; of a run, its base model if not given")
+    ] = None,
     number: Round = None,
     samples: Annotated[int, typer.Option(min=0, help="Responses to each problem at the temperature")] = 4,
     temperature: Annotated[
@@ -128,7 +136,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many problems of each task")] = None,
     system: Annotated[str | None, typer.Option(help="System message; if not given, as the recipe or run asks")] = None,
     seed: int = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results and every response")] = None,
+    out: Annotated[Path | None, typer.Option(parser=path, help="Folder for the results and every response")] = None,
 ) -> None:
     """Measure a model on problems with known answers, beside another one."""
     from genius_lite.evaluate.models import evaluate_models, prompt_config, tasks_named, write_results
@@ -166,7 +174,8 @@ def chat(
     model: ModelOrRun,
     number: Round = None,
     beside: Annotated[
-        str | None, typer.Option(metavar="MODEL|RUN", help="Another model that answers every question too")
+        str | None,
+        typer.Option(metavar="MODEL|RUN", parser=source, help="Another model that answers every question too"),
     ] = None,
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="The same with a run's base model")] = False,
     system: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, print_json
+from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, path, print_json
 from genius_lite.errors import UserError
 from genius_lite.text import visible
 
@@ -18,7 +18,7 @@ app = typer.Typer()
 @app.command()
 def reference(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema that editors use instead")] = False,
-    recipes: Annotated[Path | None, typer.Option(help="A folder of recipes that is listed too")] = None,
+    recipes: Annotated[Path | None, typer.Option(parser=path, help="A folder of recipes that is listed too")] = None,
 ) -> None:
     """Print every key of a recipe: its type, default and unit, and what it does."""
     from genius_lite.recipe import reference as written
@@ -30,7 +30,9 @@ def reference(
 
 @app.command()
 def init(
-    out: Annotated[Path, typer.Argument(metavar="[OUT.yaml]", help="The recipe to write")] = Path("mine.yaml"),
+    out: Annotated[Path, typer.Argument(metavar="[OUT.yaml]", parser=path, help="The recipe to write")] = Path(
+        "mine.yaml"
+    ),
     model: Annotated[str | None, typer.Option(help="A GGUF: a path, hf: or python:")] = None,
     queries: Annotated[str | None, typer.Option("--queries", "--questions", help="A file of questions, or hf:")] = None,
     column: Annotated[str | None, typer.Option(help="Column that holds the questions")] = None,
@@ -94,13 +96,13 @@ def plan(
 
 @app.command()
 def doctor(
-    out: Annotated[str, typer.Option(help="The folder that runs are written to")] = "runs",
+    out: Annotated[Path, typer.Option(parser=path, help="The folder that runs are written to")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Show what this machine has for a run, and what is wrong, with the command that mends it."""
     from genius_lite.doctor import examine, report
 
-    found = list(examine(Path(out)))
+    found = list(examine(out))
     if as_json:
         print_json(found)
     else:

@@ -9,14 +9,16 @@ from typing import Annotated
 
 import typer
 
-from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, command_line, print_json
+from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, command_line, path, print_json
 from genius_lite.cli.interrupts import handle_interrupts
 from genius_lite.cli.processes import main_process
 from genius_lite.errors import UserError
 from genius_lite.text import visible
 
 app = typer.Typer()
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: of a run that goes on, or has ended")]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", parser=path, help="A run folder: of a run that goes on, or has ended")
+]
 
 HALTED = 3
 """Exit code of a run that the collapse guard ended."""
@@ -28,7 +30,8 @@ def run(
     settings: Settings = None,
     out: Annotated[str | None, typer.Option(help="Run folder, instead of the recipe's")] = None,
     reuse: Annotated[
-        Path | None, typer.Option(help="Another run's folder; what would come out the same is taken from it")
+        Path | None,
+        typer.Option(parser=path, help="Another run's folder; what would come out the same is taken from it"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run even what memory or disk do not suffice for")] = False,
 ) -> None:
@@ -88,7 +91,9 @@ def validate(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; equal recipes are pooled by seed")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", parser=path, help="Run folders; equal recipes are pooled by seed")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Show what each run's rounds gained on their tasks, side by side."""
@@ -133,7 +138,7 @@ def watch(run: RunFolder) -> None:
 @app.command()
 def report(
     run: RunFolder,
-    to: Annotated[Path | None, typer.Option(help="Folder to write to, instead of the run's own")] = None,
+    to: Annotated[Path | None, typer.Option(parser=path, help="Folder to write to, instead of the run's own")] = None,
     queries: Annotated[int | None, typer.Option(help="Show the rollout trees of so many queries, if they fit")] = None,
 ) -> None:
     """Write a run's report: report.html, which is complete in itself, and report.md."""

@@ -5,15 +5,13 @@ A whole search runs here, not only its `extend`s: driver and host then exchange 
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import llama_cpp
 import msgspec
-import platformdirs
 
 from genius_lite import __version__
 from genius_lite.data.sandbox import forget_secrets
@@ -24,6 +22,7 @@ from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.progress import SILENT
 from genius_lite.recipe import Foresight, Sampler
 from genius_lite.records import Query, Rollout
+from genius_lite.rundir.disk import cache_folder, scratch
 from genius_lite.rundir.folder import private
 from genius_lite.sampler.client import LocalSampler, open_sampler
 from genius_lite.sampler.messages import Sampling
@@ -91,20 +90,17 @@ class HostActor:
             ValueError: the whole has another hash.
         """
         path = _cached(name)
-        partial = path.with_name(f"{name}.{uuid4().hex}.partial")  # several machines may share a home folder
-        try:
-            with private():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with partial.open("wb") as file:
-                    for part in parts:
-                        file.write(await part)
-            if (found := sha256([partial])) != name:
+        with private():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch(path.parent) as folder:  # several machines may share a home folder
+            arriving = folder / path.name
+            with private(), arriving.open("wb") as file:
+                for part in parts:
+                    file.write(await part)
+            if (found := sha256([arriving])) != name:
                 raise ValueError(f"a file arrived as {found}, not as {name}")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        for old in sorted(path.parent.glob("*.gguf"), key=lambda p: p.stat().st_mtime)[:-_CACHED_FILES]:
-            old.unlink(missing_ok=True)
+            arriving.replace(path)
+        _make_room(path.parent)
 
     async def open(self, settings: HostSettings) -> int:
         """Start the worker; return how many searches it takes at once.
@@ -120,7 +116,7 @@ class HostActor:
         engine = engine_settings(cfg, gguf_file.read(model), settings.context, SILENT)
         engine = msgspec.structs.replace(engine, lora=str(_cached(settings.lora)) if settings.lora else "")
         sampling = Sampling.of(settings.foresight)
-        logs = platformdirs.user_log_path("genius-lite")
+        logs = cache_folder() / "log"
         with private():
             logs.mkdir(parents=True, exist_ok=True)
             opened = open_sampler(model, engine, sampling, logs / "node.log", say=print)
@@ -143,8 +139,18 @@ class HostActor:
             raise first_of(failures) from None  # SamplerErrors of a task group have nothing to add to the first one
 
 
+def _make_room(folder: Path) -> None:
+    """Delete the models that were not used for longest; other nodes may do the same in the same folder."""
+    used: dict[Path, float] = {}
+    for file in folder.glob("*.gguf"):
+        with suppress(FileNotFoundError):
+            used[file] = file.stat().st_mtime
+    for file in sorted(used, key=lambda file: used[file])[:-_CACHED_FILES]:
+        file.unlink(missing_ok=True)
+
+
 def _cached(name: str) -> Path:
     """Return where the file of this hash lies on this machine. Raises ValueError if it is no hash."""
     if len(name) != 64 or not set(name) <= set("0123456789abcdef"):
         raise ValueError(f"{name!r} is no SHA-256")
-    return platformdirs.user_cache_path("genius-lite") / "models" / f"{name}.gguf"
+    return cache_folder() / "models" / f"{name}.gguf"

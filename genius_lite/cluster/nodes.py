@@ -36,10 +36,19 @@ def connected(address: str) -> Iterator[Any]:
         import ray
     except ImportError:
         raise UserError("sampler.cluster needs Ray: pip install 'ray>=2.40'") from None
+    from ray.job_config import JobConfig
+
+    class NoFolders(JobConfig):
+        """Keeps the working directory, in which anything may lie, off the path of the nodes' modules."""
+
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         _check_port(address)
-        ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+        config = None if address.startswith("ray://") else NoFolders()  # its server is the driver, elsewhere
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, job_config=config)
     except (OSError, RuntimeError) as e:
         reason = str(e).strip().split("\n")[0]
         said = f"no Ray cluster at {address} ({reason})"

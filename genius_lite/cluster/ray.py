@@ -26,6 +26,7 @@ from genius_lite.sampler.process import SamplerError
 
 _PART = 64 << 20  # bytes of a file that travel at once
 _TRIES = 3  # hosts in the same slot
+_BUSY = 20.0  # seconds after which it is said what a node is waited for
 _POLL = 2.0  # seconds between two looks for nodes that have joined
 
 
@@ -48,7 +49,7 @@ async def sample_on_cluster(
         say: told in one line which hosts take part, and which are lost.
 
     Raises:
-        UserError: there is no such cluster, or the model does not load there.
+        UserError: there is no such cluster, or the model loads on none of its nodes.
         SamplerError: no host was there for as long as the recipe's watchdog waits.
     """
     queue = WorkQueue(queries, finished, failed, say, stop)
@@ -93,8 +94,10 @@ async def _start_hosts(
 
     async def start(slot: NodeSlot) -> None:
         try:
-            host = await _start_host(ray, slot, settings, store)
-        except SamplerError as e:
+            host = await _start_host(ray, slot, settings, store, queue, say)
+        except (SamplerError, UserError) as e:
+            if isinstance(e, UserError) and not queue.served:  # no node can load it
+                raise
             say(f"warning: {slot.name} does not take part: {e}")
         else:
             say(f"sampling on {host.name}, {host.capacity} searches at once")
@@ -111,14 +114,35 @@ async def _start_hosts(
             await asyncio.sleep(_POLL)
 
 
-async def _start_host(ray: Any, slot: NodeSlot, settings: HostSettings, store: _FileStore) -> RayHost:
-    with _ray_errors():
+async def _start_host(
+    ray: Any,
+    slot: NodeSlot,
+    settings: HostSettings,
+    store: _FileStore,
+    queue: WorkQueue,
+    say: Callable[[str], None],
+) -> RayHost:
+    """Start a host.
+
+    Raises:
+        UserError: the model does not load with the recipe's settings.
+        HostLostError: this node cannot take part, whatever it is: a full disk, other versions, a file that arrives
+            damaged.
+    """
+    with _ray_errors(starting=True):
         options = {"num_cpus": slot.cpus, "num_gpus": slot.gpus, "max_concurrency": 1000}
         actor = ray.remote(HostActor).options(**options, scheduling_strategy=on_node(slot.node)).remote()
-        if differences := version_differences(await actor.versions.remote()):
+        theirs = asyncio.ensure_future(actor.versions.remote())
+        _, pending = await asyncio.wait([theirs], timeout=_BUSY)
+        if pending:
+            wanted = f"{slot.cpus} CPUs" + (f" and {slot.gpus} GPU" if slot.gpus else "")
+            say(f"waiting for {wanted} of {slot.name}, which others hold; `ray status` shows them")
+        if differences := version_differences(await theirs):
             raise HostLostError(f"it has {differences}; install the same")
-        await store.send(actor, slot.node)
-        return RayHost(actor, slot.name, await actor.open.remote(replace(settings, cpus=slot.cpus)))
+        with queue.expecting():  # a large model takes a slow network its time
+            await store.send(actor, slot.node)
+            capacity = await actor.open.remote(replace(settings, cpus=slot.cpus))
+        return RayHost(actor, slot.name, capacity)
 
 
 class _FileStore:
@@ -143,8 +167,12 @@ class _FileStore:
 
 
 @contextmanager
-def _ray_errors() -> Iterator[None]:
-    """Turn Ray's errors for a host that is gone into HostLostError; what its own code raised comes out as it is."""
+def _ray_errors(*, starting: bool = False) -> Iterator[None]:
+    """Turn Ray's errors for a host that is gone into HostLostError; what its own code raised comes out as it is.
+
+    Args:
+        starting: whatever goes wrong there is the node's own, until it has shown that it can search.
+    """
     from ray.exceptions import RayError, RayTaskError
 
     try:
@@ -152,8 +180,9 @@ def _ray_errors() -> Iterator[None]:
     except RayTaskError as e:
         if isinstance(e.cause, (UserError, QueryFailedError)):
             raise e.cause from None
-        if isinstance(e.cause, SamplerError):
-            raise HostLostError(str(e.cause)) from None
+        if starting or isinstance(e.cause, (SamplerError, OSError, MemoryError)):
+            reason = str(e.cause).strip() or type(e.cause).__name__
+            raise HostLostError(reason.split("\n")[0]) from None
         raise
     except RayError as e:
         raise HostLostError(str(e).strip().split("\n")[0]) from None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from genius_lite.errors import Stop
@@ -65,7 +66,7 @@ class WorkQueue:
         self._finished, self._failed, self._say, self._stop = finished, failed, say, stop
         self._under_way = 0
         self._losses: Counter[str] = Counter()
-        self._hosts = 0
+        self._hosts = 0  # that search, or will
         self.done: Counter[str] = Counter()
         """Queries by the name of the host that searched them."""
 
@@ -78,6 +79,20 @@ class WorkQueue:
                     group.create_task(self._pull(host))
         except* HostLostError as lost:
             self._say(f"warning: {host.name} is lost ({first_of(lost)}); its queries are sampled elsewhere")
+        finally:
+            self._hosts -= 1
+
+    @property
+    def served(self) -> bool:
+        """Whether a host is there or expected, or was there."""
+        return self._hosts > 0 or bool(self.done)
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Count a host as there while it is made ready."""
+        self._hosts += 1
+        try:
+            yield
         finally:
             self._hosts -= 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from genius_lite.progress import Progress
 from genius_lite.recipe import Auto, Check, Evaluate, Prefix, Sampler, TaskSource
 from genius_lite.recipe.reader import load
 from genius_lite.results.evaluation import Response, TaskResult
+from genius_lite.rundir.disk import scratch
 from genius_lite.rundir.folder import write_json
 from genius_lite.rundir.lines import write_records
 from genius_lite.weights import gguf_file
@@ -157,8 +157,8 @@ def evaluate_models(
         questions = [question for item in items for question in item.questions]
         context = context_for("auto", source, [("max_tokens", how.max_tokens, questions)])
         settings = engine_settings(Sampler(), source, context, progress)
-        with tempfile.TemporaryDirectory() as folder:
-            who = EvalModel(model.gguf, settings, how.max_tokens, seed, Path(folder) / "sampler.log", progress.say)
+        with scratch() as folder:
+            who = EvalModel(model.gguf, settings, how.max_tokens, seed, folder / "sampler.log", progress.say)
             with progress.stage(model.name, responses_wanted(items, cfg), "responses") as advance:
                 answers = answer_tasks(who, items, cfg, temperature, advance)
         for line in complaints(answers):

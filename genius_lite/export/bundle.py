@@ -18,7 +18,8 @@ from genius_lite.export.ollama import comments, modelfile
 from genius_lite.export.transformers import python_lines, write_peft, write_safetensors
 from genius_lite.recipe import QuantType, answer_tokens
 from genius_lite.results.rounds import Quantized, RoundReport
-from genius_lite.rundir.folder import CHECKPOINT, follow_umask, remove, require_space, write_text
+from genius_lite.rundir.disk import scratch, sync
+from genius_lite.rundir.folder import CHECKPOINT, follow_umask, write_text
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.weights.adapter import Adapter, write_lora
 from genius_lite.weights.gguf_file import sha256
@@ -117,6 +118,8 @@ def export(
     kinds: list[QuantType],
     out: Path,
     advance: Advance = lambda n: None,
+    *,
+    force: bool = False,
 ) -> Written:
     """Write a folder with a round's model, its card (README.md) and SHA256SUMS.
 
@@ -126,6 +129,7 @@ def export(
         to_format: a key of `FORMATS`.
         kinds: quantization types of GGUFs; none takes the one that the run made.
         advance: called with bytes of GGUFs as they are written, `export_bytes` in all (about).
+        force: try it even where the disk says that it has no room.
 
     Returns:
         What files keep of the update, of those whose types were asked for; and notes.
@@ -142,11 +146,10 @@ def export(
         able = " and ".join(name for name, each in FORMATS.items() if each.of_types)
         raise UserError(f"--type is for {able}; {to_format} is not quantized")
     out.parent.mkdir(parents=True, exist_ok=True)
-    require_space(out.parent, 2 * wanted.size(chosen, kinds), "the export")
-    partial = out.with_name(f"{out.name}.exporting")
-    remove(partial)
-    partial.mkdir()
-    try:
+    needed = 0 if force else wanted.size(chosen, kinds)
+    with scratch(out.parent, needed, "the export") as folder:
+        partial = folder / "export"
+        partial.mkdir()
         written = wanted.write(chosen, kinds, partial, advance)
         sums = {p.name: sha256([p]) for p in sorted(partial.iterdir())}
         usage = f"```{wanted.language}\n{usage_of(chosen, to_format, sums, '.')}\n```\n"
@@ -155,9 +158,10 @@ def export(
         sums["README.md"] = sha256([partial / "README.md"])
         write_text(partial / "SHA256SUMS", "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
         follow_umask(partial)
+        for file in [*partial.iterdir(), partial]:
+            sync(file)
         partial.rename(out)
-    finally:
-        remove(partial)
+        sync(out.parent)
     return written
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate.tasks import load_task
 from genius_lite.hardware import cores, free_memory, gpus
 from genius_lite.recipe import Model, Prefix, Queries, TaskSource
+from genius_lite.recipe.types import at_home
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import check_supported
@@ -84,7 +86,7 @@ def find_model(gguf: str) -> FoundModel:
         parameters = float(size[1]) * (1e9 if size[2].upper() == "B" else 1e6) if size else _UNKNOWN_SIZE
         return FoundModel(gguf, parameters, "downloaded when it is first used, if it is not yet")
     if not Prefix.starts(gguf):
-        gguf = str(Path(gguf).expanduser())
+        gguf = _at_home(gguf)
     source = gguf_file.read(locate(Model(gguf=gguf)))
     check_supported(source)
     megabytes = sum(path.stat().st_size for path in source.files) / 1e6
@@ -92,10 +94,17 @@ def find_model(gguf: str) -> FoundModel:
     return FoundModel(gguf, source.parameters, described)
 
 
+def _at_home(path: str) -> str:
+    try:
+        return at_home(path)
+    except ValueError as e:
+        raise UserError(str(e)) from None
+
+
 def _local_models() -> Iterator[str]:
     """Yield GGUFs in the usual places, those nearby first and the latest of each place first."""
     for name in _FOLDERS:
-        files = Path(name).expanduser().glob("*.gguf" if name == "." else "**/*.gguf")
+        files = Path(os.path.expanduser(name)).glob("*.gguf" if name == "." else "**/*.gguf")  # noqa: PTH111 - no home
         files = [path for path in files if path.is_file() and not _NO_MODEL.search(path.name)]
         for path in sorted(files, key=lambda path: -path.stat().st_mtime):
             cached = re.search(r"/models--([^/]+?)--([^/]+)/snapshots/[^/]+/(.+)", path.as_posix())
@@ -120,7 +129,7 @@ def question_columns(source: str) -> list[str]:
         raise UserError(f"{source}: a hub dataset is written hf:OWNER/DATASET")
     if Prefix.starts(source):
         return ["prompt"]
-    found = text_columns(str(Path(source).expanduser()))
+    found = text_columns(_at_home(source))
     if not found:
         raise UserError(f"{source}: no column of text in its first row")
     return sorted(found, key=lambda name: _QUESTIONS.index(name) if name in _QUESTIONS else len(_QUESTIONS))
@@ -134,7 +143,7 @@ def find_questions(source: str, column: str) -> tuple[Queries, list[str] | None]
     """
     if Prefix.starts(source):
         return Queries(source=source, column=column), None
-    queries = Queries(source=str(Path(source).expanduser()), column=column)
+    queries = Queries(source=_at_home(source), column=column)
     return queries, [question.text for _, question in Questions(queries)]
 
 
@@ -147,7 +156,7 @@ def find_problems(source: str) -> tuple[TaskSource, list[str]]:
     if source.startswith(Prefix.REASONING_GYM):
         task = TaskSource(source=source)
     else:
-        path = str(Path(source).expanduser())
+        path = _at_home(source)
         rows = [row.values for row in read_rows(path, ()) if isinstance(row.values, dict)]
         if not rows:
             raise UserError(f"{path}: no problem in it; one is needed at least")

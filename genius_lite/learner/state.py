@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from genius_lite.rundir.folder import RunDir, remove, write_json
+from genius_lite.rundir.disk import remove
+from genius_lite.rundir.folder import RunDir, write_json
 
 
 def save_state(work: RunDir, update: int, policy: Any, optimizer: torch.optim.Optimizer, progress: dict) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,11 +13,13 @@ import msgspec
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import QuantType
+from genius_lite.rundir.disk import scratch
 from genius_lite.sampler.client import QueryFailedError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
 from genius_lite.weights import gguf_file
 from genius_lite.weights.merge import requantize
+from genius_lite.weights.quantize import quantized_bytes
 
 SLOTS = (8, 16, 32, 64)
 _PROMPT = 64  # tokens; short, and the ranking holds
@@ -65,11 +66,16 @@ def sweep(
 
 
 def sweep_types(model: Path, kinds: list[QuantType], settings: EngineSettings) -> Iterator[tuple[QuantType, Speed]]:
-    """Measure the model at other quantization types, made from it in a temporary folder."""
+    """Measure the model at other quantization types, made from it in a temporary folder.
+
+    Raises:
+        UserError: there is no room for the largest of these files; or the model does not survive it.
+    """
     source = gguf_file.read(model)
     prompts = [_prompt(number) for number in range(-(-settings.slots // _BRANCHES))]
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "quantized.gguf"
+    largest = max((quantized_bytes(source, kind) for kind in kinds), default=0)
+    with scratch(needed=largest, what="the model in another type") as folder:
+        target = folder / "quantized.gguf"
         for kind in kinds:
             requantize(source, kind, target)
             yield kind, decode_speed(target, settings, prompts, _LONG)
@@ -96,8 +102,8 @@ def file_speed(model: Path, settings: EngineSettings) -> float:
 
 
 async def _decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]], generated: int) -> Speed:
-    with tempfile.TemporaryDirectory() as folder:
-        async with open_sampler(model, settings, Sampling(0.6), Path(folder) / "log") as sampler:
+    with scratch() as folder:
+        async with open_sampler(model, settings, Sampling(0.6), folder / "log") as sampler:
             shares = [len(range(i, settings.slots, len(prompts))) for i in range(len(prompts))]
             roots = [Node(None, prompt, ("speed", number)) for number, prompt in enumerate(prompts)]
             warm = [sampler.extend(root, n, until="limit", limit=1) for root, n in zip(roots, shares, strict=True)]

@@ -20,7 +20,6 @@ from genius_lite.progress import Advance
 from genius_lite.recipe import Sampler as Section
 from genius_lite.records import FailedQuery, Query, Rollout
 from genius_lite.results.rounds import Stats
-from genius_lite.rundir.folder import write_json
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.interface import Sampler
@@ -118,7 +117,7 @@ async def _on_cluster(s: Search) -> None:
     counts = await sample_on_cluster(
         cfg.cluster, s.queries, settings, files, s.finished_elsewhere, s.failed, r.progress.say, r.stop
     )
-    write_json(r.here / "hosts.json", counts)  # by host; of the last process that sampled this round
+    r.here.put_json("hosts.json", counts)  # by host; of the last process that sampled this round
 
 
 REMOTE: dict[str, Callable[[Search], Awaitable[Stats | None]]] = {"server": _on_server, "cluster": _on_cluster}

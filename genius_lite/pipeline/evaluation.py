@@ -20,7 +20,7 @@ from genius_lite.records import FailedQuery
 from genius_lite.results.evaluation import Answers, Cooled, Response
 from genius_lite.results.rounds import Stats, total_stats
 from genius_lite.rundir import folder
-from genius_lite.rundir.folder import remove
+from genius_lite.rundir.disk import remove
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RoundFolder
 

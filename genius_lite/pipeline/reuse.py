@@ -7,7 +7,6 @@ more questions takes the rollouts of those that were searched already.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from itertools import groupby
@@ -82,17 +81,22 @@ def _link_stage(run: RunDir, name: str, other: Path) -> bool:
     source = other / name
     if not source.exists() or (run / name).exists():
         return False
-    if source.is_dir():
-        run.build(name, lambda out: shutil.copytree(source, out, copy_function=_link))
-    else:
-        run.build(name, lambda out: _link(source, out))
+    run.build(name, lambda out: _link(source, out))
     return True
 
 
-def _link(source: str | Path, out: str | Path) -> None:
-    """Give a file a second name, or copy it where the file systems differ or know no links."""
+def _link(source: Path, out: Path) -> None:
+    """Give a file, or those of a folder, a second name, or copy it where the file systems differ or know no links.
+
+    Modes are not copied: some file systems have none.
+    """
+    if source.is_dir():
+        out.mkdir()
+        for each in source.iterdir():
+            _link(each, out / each.name)
+        return
     try:
-        os.link(source, out)
+        out.hardlink_to(source)
     except OSError:
         shutil.copyfile(source, out)
 

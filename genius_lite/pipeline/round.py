@@ -16,6 +16,7 @@ from genius_lite.progress import Progress, Stage
 from genius_lite.report.tracking import Tracker
 from genius_lite.results.rounds import Stats, Timing
 from genius_lite.rundir.folder import BASELINE, ROUNDED, TIMINGS, RunDir
+from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.importing import Base
@@ -124,6 +125,6 @@ class Round(Session):
 
 def note_time(here: RunDir, stage: Stage, seconds: float, amount: float, sampler: Stats | None = None) -> None:
     """Add to the timings of a round, or of the run; an interrupted stage that goes on later has several lines."""
-    timing = Timing(stage, round(seconds, 3), amount, peak_memory(), sampler)
-    with (here / TIMINGS).open("ab") as file:
-        file.write(msgspec.json.encode(timing) + b"\n")
+    log = RecordLog(here / TIMINGS, Timing)
+    log.append(Timing(stage, round(seconds, 3), amount, peak_memory(), sampler))
+    log.close()

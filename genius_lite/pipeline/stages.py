@@ -135,7 +135,7 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
                 return extract_answer(vocabulary.said(prompt, tokens).answer)
 
             write_records(out, draw_pairs(rollouts, cfg, tau, r.key, stated, left_out := Counter[str]()))
-        write_json(r.here / folder.LEFT_OUT, dict(left_out))
+        r.here.put_json(folder.LEFT_OUT, dict(left_out))
         if not out.stat().st_size:
             counted = ", ".join(f"{name} {count}" for name, count in left_out.items() if count)
             cause = "no query gave two different responses; raise foresight.temperature or candidates"
@@ -262,13 +262,13 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
         note_time(r.here, Stage.MERGE, time.monotonic() - began, out.stat().st_size)
         widened, digest = len(wider) < len(KEEPING), sha256([out])
         found = Quantized(name, kept.share, not loses, widened, kept.error, kept.by_matrix, scored, digest)
-        # Before the file has its name: what stands there without it was cut off, and is written anew.
-        remove(r.here / folder.QUANTIZED)
-        r.here.build_json(folder.QUANTIZED, lambda: found)
+        r.here.put_json(folder.QUANTIZED, found)  # before the file has its name
         vouch(out)
         for line in kept_lines(found):
             r.progress.say(line)
 
+    if not r.folder.round(r.number).quantized:  # a power cut may leave a file's name without what stood in it
+        remove(r.here / folder.POLICY)
     made = r.here.build(folder.POLICY, make)
     trust_policy(made, r.base)
     return Policy(made, adapter)

@@ -15,15 +15,15 @@ from genius_lite.plan.memory import BASE
 from genius_lite.plan.rates import FOUND, Rates
 from genius_lite.progress import Stage
 from genius_lite.results.rounds import Timing
+from genius_lite.rundir.disk import remove
 from genius_lite.rundir.folder import (
     CHECKPOINT,
     EXPORT,
     RECIPE,
     TIMINGS,
+    foreign_names,
     open_folder,
-    remove,
     round_name,
-    write_json,
 )
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.weights.importing import FULL_PRECISION
@@ -117,14 +117,14 @@ def drop_rehearsal(out: Path, identity: dict[str, Any]) -> None:
     Raises:
         UserError: the folder is in use, or has a link in it.
     """
-    names = {path.name for path in out.iterdir()} if out.is_dir() else set[str]()
+    names = foreign_names(out) if out.is_dir() else set[str]()
     imported = {CHECKPOINT, FULL_PRECISION, TIMINGS}
     same, planned = same_run(out, identity), names & {FOLDER, FOUND}
-    if FOLDER not in names if same else not planned or names - planned - imported - {RECIPE, "lock"}:
+    if FOLDER not in names if same else not planned or names - planned - imported - {RECIPE}:
         return
     recorded = RunFolder(out).recipe
     another = any(recorded.get(key) != identity[key] for key in ("model", "weights"))
     with open_folder(out, recorded) as folder:
         for name in [FOLDER, *([] if same else [FOUND]), *(imported if another else [])]:
             remove(folder / name)
-        write_json(folder / RECIPE, identity, indent=2)
+        folder.put_json(RECIPE, identity)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from genius_lite.plan.seconds import Known, stage_cost
 from genius_lite.plan.shape import Machine
 from genius_lite.plan.suggestions import Suggestion, advice, suggest
 from genius_lite.progress import ROUND_STAGES, Progress, Stage
+from genius_lite.rundir.disk import scratch
 from genius_lite.rundir.folder import RunDir, open_folder
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.sampler.messages import EngineSettings
@@ -121,10 +121,10 @@ def _known(job: Job, identity: dict[str, Any], machine: Machine, engine: EngineS
 
 @contextmanager
 def _folder(out: Path, identity: dict[str, Any], temporary: bool) -> Iterator[RunDir]:
-    """Hold the run's folder, or one that goes again."""
+    """Hold the run's folder, or one beside it that goes again."""
     with (
-        tempfile.TemporaryDirectory(prefix="genius-lite-") as name,
-        open_folder(Path(name, "run") if temporary else out, identity) as run,
+        scratch(out.parent) if temporary else nullcontext(out.parent) as beside,
+        open_folder(beside / "run" if temporary else out, identity) as run,
     ):
         yield run
 

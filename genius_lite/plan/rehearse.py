@@ -34,7 +34,8 @@ from genius_lite.plan.tokens import ANY_PAIRS, packed
 from genius_lite.progress import Advance, Progress, Silent, Stage
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.tracking import tracked
-from genius_lite.rundir.folder import RunDir, remove
+from genius_lite.rundir.disk import put, remove
+from genius_lite.rundir.folder import RunDir
 from genius_lite.rundir.reader import RoundFolder
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.quantize import quantized_bytes
@@ -89,7 +90,7 @@ def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) 
     seconds, (every, own) = time.monotonic() - began, _busy_seconds()
     others = max(0.0, (every - busy[0]) - (own - busy[1])) / (seconds * cores())
     found = Rates(decode, made, *learn, imported, rounded, merged, min(0.95, others), lengths)
-    (run / FOUND).write_bytes(msgspec.json.encode(found))
+    put(run / FOUND, msgspec.json.encode(found))
     remove(work.path)
     return found
 

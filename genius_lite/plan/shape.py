@@ -19,7 +19,7 @@ from genius_lite.hardware import (
     memory_held,
 )
 from genius_lite.recipe import Learner
-from genius_lite.rundir.folder import free_disk
+from genius_lite.rundir.disk import free_disk
 from genius_lite.weights.footprint import layer_bytes
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor

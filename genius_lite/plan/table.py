@@ -11,6 +11,7 @@ from rich.table import Table
 from genius_lite.plan.memory import STAGES
 from genius_lite.plan.plan import Plan, PlannedStage
 from genius_lite.report.view import duration
+from genius_lite.rundir.disk import UNTOLD
 
 _PARTS = {
     "weights": "weights", "kv": "KV", "compute": "logits", "activations": "activ.", "head": "head",
@@ -66,7 +67,8 @@ def _time(stages: list[PlannedStage]) -> Iterator[str]:
 def _verdict(plan: Plan) -> Iterator[str]:
     free, source = plan.free, plan.responses_from
     gpu = f", {free.gpu_memory / 1e9:.1f} GB of GPU memory" if free.gpus and free.device != "mps" else ""
-    room = f"Free: {free.memory / 1e9:.1f} GB of memory{gpu}, {free.disk / 1e9:.1f} GB of disk."
+    disk = "an untold amount" if free.disk == UNTOLD else f"{free.disk / 1e9:.1f} GB"
+    room = f"Free: {free.memory / 1e9:.1f} GB of memory{gpu}, {disk} of disk."
     if plan.fits:
         yield f"It fits: {plan.peak.total / 1e9:.2f} GB at its peak, in {plan.peak.stage}. {room}"
     for s in plan.lacking:

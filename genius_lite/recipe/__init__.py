@@ -25,12 +25,12 @@ from genius_lite.recipe.sampling import (
 from genius_lite.recipe.types import (
     Auto,
     KVType,
+    LocalPath,
     Positive,
     QuantType,
     Section,
     Seed,
     TargetType,
-    Text,
     key,
     quant_type,
     section_of,
@@ -53,7 +53,7 @@ def answer_tokens(wanted: int | Auto, searched: int, thought: int) -> int:
 class Recipe(Section):
     """A whole run."""
 
-    out: Text = Field(
+    out: LocalPath = Field(
         description="Run folder, relative to the working directory; runs/NAME if a recipe does not say",
         examples=["runs/mine"],
     )

@@ -29,6 +29,8 @@ def explain(error: ValidationError, document: Document) -> str:
     if detail["type"] == "value_error":  # of a section: the message starts with the key that it is about
         key, _, message = str(detail["ctx"]["error"]).partition(" ")
         where, message = (*where, *key.split(".")), visible(message)
+    elif detail["type"] == "path":
+        message = visible(f"is {detail['msg']}")
     elif detail["type"] == "missing":
         message = f"is missing; write `{where[-1]}: {schema.example(schema.at(where))}`, or what yours is called"
     elif detail["type"] == "extra_forbidden":

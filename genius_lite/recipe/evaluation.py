@@ -11,6 +11,7 @@ from genius_lite.recipe.types import (
     AboveZero,
     Auto,
     Count,
+    LocalPath,
     NotNegative,
     Positive,
     Section,
@@ -55,7 +56,7 @@ class CheckOptions(Section):
 class TaskSource(Section):
     """Problems with known answers. They measure; nothing learns from them."""
 
-    source: Text = Field(
+    source: LocalPath = Field(
         description="The problems: whatever queries.source may be, or reasoning_gym:NAME (pip install "
         "'reasoning-gym>=0.1.25')",
         examples=["held-out.jsonl"],

@@ -12,6 +12,7 @@ from genius_lite.errors import UserError
 from genius_lite.recipe import STDIN, Prefix, Recipe
 from genius_lite.recipe.document import Document, Where, read_document, read_setting
 from genius_lite.recipe.errors import explain
+from genius_lite.recipe.types import at_home
 
 _LARGEST = 100_000  # bytes; the largest shipped recipe has two thousand
 _SOURCES = {("model", "gguf"), ("model", "weights"), ("queries", "source")}
@@ -107,6 +108,10 @@ def _beside(recipe: Path, name: str, place: str) -> str:
         path = recipe.parent / Path(name).expanduser()
         path.resolve()  # so that what cannot be a name is told
         # A link's own name says what the file is: those of the hub's cache lead to hashes.
-        return str(path.parent.resolve() / path.name)
+        found = str(path.parent.resolve() / path.name)
     except (OSError, RuntimeError, ValueError):  # a loop of links, ~NOBODY, a character that no file name has
         raise UserError(f"{place}: {name!r:.60} cannot be the name of a file; write another one") from None
+    try:
+        return at_home(found)
+    except ValueError as e:
+        raise UserError(f"{place}: {e}") from None

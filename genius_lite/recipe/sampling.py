@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from genius_lite.recipe.types import AboveZero, Auto, Count, KVType, Positive, Section, Seed, Text, key
+from genius_lite.recipe.types import AboveZero, Auto, Count, KVType, LocalPath, Positive, Section, Seed, Text, key
 
 MOST_SEQUENCES = 256
 """That llama.cpp holds at once (LLAMA_MAX_SEQ): slots and parked paths together."""
@@ -56,13 +56,13 @@ class Prefix(StrEnum):
 class Model(Section):
     """Which GGUF is trained."""
 
-    gguf: Text = Field(
+    gguf: LocalPath = Field(
         description="The model: a path, hf:OWNER/REPO/FILE.gguf, or python:PACKAGE/FILE.gguf. Of one in several files, "
         "the first",
         examples=["hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q8_0.gguf"],
     )
     revision: Text | None = key(None, "Commit, tag or branch, for an hf: model")
-    weights: Text | None = key(
+    weights: LocalPath | None = key(
         None,
         "The same model's own safetensors in 16 or 32 bits, a folder or hf:OWNER/REPO, of any architecture that "
         "transformers knows: learned on and merged onto, so that the GGUF only answers the first round",
@@ -79,7 +79,7 @@ class Model(Section):
 class Queries(Section):
     """Which unlabelled questions are answered. Repeats and blank ones are dropped."""
 
-    source: Text = Field(
+    source: LocalPath = Field(
         description="The questions: a path (.jsonl .ndjson .json .csv .tsv .parquet .txt, the last with a question a "
         "line; .gz and .zst of them), a folder of them, a pattern such as 'data/*.jsonl', '-' for standard input, or "
         "hf:OWNER/DATASET",

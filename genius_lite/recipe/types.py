@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from genius_lite.errors import UserError
 
@@ -15,6 +17,27 @@ AboveZero = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
+
+
+def at_home(path: str) -> str:
+    """Write out `~` and `~USER` at the beginning of a path, as shells do for a word alone.
+
+    Raises:
+        ValueError: there is no such home, or the name is not UTF-8, in which llama.cpp and JSON take names.
+    """
+    try:
+        path.encode()
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except UnicodeEncodeError:
+        why = "has a name in it that is not UTF-8; rename that"
+    except RuntimeError:
+        why = "begins with a home folder that is not there; write the whole path"
+    raise PydanticCustomError("path", "{path} {why}", {"path": repr(path)[:200], "why": why})
+
+
+LocalPath = Annotated[Text, AfterValidator(at_home)]
+"""A path, or a source of another kind."""
+
 Auto = Literal["auto"]
 QuantType = Literal[
     "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_0", "Q5_1", "Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from genius_lite.text import PROSE, visible
+
+_NARROWEST = 20  # columns; in fewer, tables are nothing but dots
 
 
 def terminal(*, stderr: bool = False, **options: Any) -> Console:
@@ -18,6 +20,16 @@ def terminal(*, stderr: bool = False, **options: Any) -> Console:
 
 class _Plain(Console):
     """rich's own cursor movements and styles pass: they are no text."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """What a terminal says of itself, which may be next to nothing: then its lines are broken there."""
+        width, height = super().size
+        return ConsoleDimensions(max(width, _NARROWEST), height)
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

@@ -78,9 +78,9 @@ class Histogram(msgspec.Struct):
 class RunState(msgspec.Struct):
     """A run, its stage under way (`kind`, of round `number`; round 0 is the base model), and what it has shown so far.
 
-    Times are seconds since the epoch. `forecast` has the seconds that each stage of a round is expected to take, as far
-    as that is known; `run_left` is None until every stage is forecast or measured. `ended` says why a run that is not
-    finished ended.
+    Times are seconds of a clock that nobody sets, of use only to see how far apart they are. `forecast` has the seconds
+    that each stage of a round is expected to take, as far as that is known; `run_left` is None until every stage is
+    forecast or measured. `ended` says why a run that is not finished ended.
     """
 
     out: str = ""
@@ -117,7 +117,7 @@ class RunState(msgspec.Struct):
         """A stage begins."""
         if number != self.number:
             self.values, self.glimpse = Histogram(), None
-        self.number, self.kind, self.entered, self.work = number, kind, time.time(), None
+        self.number, self.kind, self.entered, self.work = number, kind, time.monotonic(), None
 
     def left(self, seconds: dict[Stage, float]) -> float | None:
         """Seconds until the run ends, if all its rounds are run; None where that rests on a stage never measured.
@@ -125,7 +125,7 @@ class RunState(msgspec.Struct):
         Args:
             seconds: what each stage of a whole round took; it counts before the forecast.
         """
-        known, spent = self.forecast | seconds, time.time() - self.entered
+        known, spent = self.forecast | seconds, time.monotonic() - self.entered
         here = self.work.left if self.work else None
         if self.kind in seconds:
             here = max(here or 0.0, seconds[self.kind] - spent)

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import filelock
 import msgspec
 import psutil
 from pydantic import ValidationError
@@ -26,6 +25,7 @@ from genius_lite.report.state import RunState, Work
 from genius_lite.report.view import MOST_LINES, State, counted, is_lively, live_lines, view
 from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.folder import PROGRESS
+from genius_lite.rundir.lock import in_use
 from genius_lite.rundir.reader import RunFolder
 
 _WATCHING = "Ctrl-C ends this view, not the run; *: best so far"
@@ -175,13 +175,8 @@ def _held(run: Path, board: RunState | None) -> bool:
     """Whether a process works on the run: the one of the board is alive, and the lock is held."""
     if board and board.host == platform.node() and not psutil.pid_exists(board.pid):
         return False
-    if not (run / "lock").is_file():
-        return False
     try:
-        with filelock.FileLock(run / "lock", timeout=0):
-            return False
-    except filelock.Timeout:
-        return True
+        return in_use(run)
     except PermissionError:  # somebody else's run, which only its process can tell of
         return board is not None
 

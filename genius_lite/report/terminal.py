@@ -72,7 +72,7 @@ class TerminalProgress:
             pid=os.getpid(),
             host=platform.node(),
             command=self.command,
-            started=time.time(),
+            started=time.monotonic(),
         )
         over = threading.Event()
         looker = threading.Thread(target=self._look_until, args=(over,), daemon=True)
@@ -195,7 +195,7 @@ class TerminalProgress:
         """Measure what changes by itself, show it, and keep it."""
         with self._lock:
             board = self.board
-            board.updated = time.time()
+            board.updated = time.monotonic()
             board.work = self._meter.read() if self._meter else None
             board.run_left = board.left(self._seconds)
             if keep:

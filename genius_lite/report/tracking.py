@@ -24,7 +24,9 @@ from genius_lite.recipe import Prefix, Recipe
 from genius_lite.report.columns import values
 from genius_lite.results.evaluation import Signals, TaskResult
 from genius_lite.results.rounds import RoundReport
-from genius_lite.rundir.folder import TRACKING, write_json
+from genius_lite.rundir.disk import put
+from genius_lite.rundir.folder import TRACKING, json_bytes
+from genius_lite.rundir.reader import read_json
 
 _MARK_FILE = "tracking.json"
 _PLACES, _SOURCES = {"out", "server", "cluster"}, {"gguf", "weights", "source"}  # keys of the recipe
@@ -71,8 +73,8 @@ class Tracker:
             return
         from accelerate import Accelerator
 
-        begun = self._mark_file.exists()
-        self._mark = json.loads(self._mark_file.read_text()) if begun else _NOTHING_TOLD | {"id": uuid.uuid4().hex[:8]}
+        begun = read_json(self._mark_file)
+        self._mark = begun or _NOTHING_TOLD | {"id": uuid.uuid4().hex[:8]}
         files = folder / TRACKING
         files.mkdir(exist_ok=True)
         accelerator = Accelerator(
@@ -123,9 +125,7 @@ class Tracker:
 
     def _told(self, **upto: int) -> None:
         self._mark |= upto
-        partial = self._mark_file.with_suffix(".new")
-        write_json(partial, self._mark)
-        partial.replace(self._mark_file)
+        put(self._mark_file, json_bytes(self._mark, _MARK_FILE))
 
 
 def _evaluated(tasks: list[TaskResult], signals: Signals | None) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,7 +136,7 @@ def _now(board: RunState, running: bool) -> list[Part]:
 
 def _work(board: RunState) -> Table:
     if not (work := board.work):
-        return _row(board.kind, duration(max(0.0, time.time() - board.entered)) if board.entered else "")
+        return _row(board.kind, duration(max(0.0, board.updated - board.entered)) if board.entered else "")
     bar = ProgressBar(work.total, work.done, width=_BARS, style="dim", complete_style="cyan", finished_style="cyan")
     shown = Table.grid(Column(), Column(no_wrap=True), padding=(0, 1))  # the bar gives way
     shown.add_row(bar, counted(work))

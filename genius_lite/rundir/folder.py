@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import filelock
 import msgspec
 
 from genius_lite.errors import NonFiniteError, UserError
+from genius_lite.rundir.disk import put, remove, sync, writing_to
+from genius_lite.rundir.lock import LOCK, MARKER, hold
 
 # A run's files: its identity, the learner's copy of the model (with a note of where that came from), what was chosen,
 # what it came to, the exported model, the files of experiment trackers, and what each stage took.
@@ -38,8 +39,12 @@ ANSWERS = "answers.jsonl"  # beside it while it is made: the answers so far, a l
 COOLED = "cooled.json"  # of the base model: what it does at other temperatures
 REPORT = "report.json"
 
-_OF_SYSTEMS = ("lost+found", ".DS_Store", ".Trashes", ".fseventsd", ".Spotlight-V100", "Thumbs.db", "desktop.ini")
-"""What file systems and their windows leave in a folder that is empty to its user."""
+_AT_BIRTH = {LOCK, MARKER, f"{MARKER}.partial", f"{RECIPE}.partial"}  # what a run that was killed at once leaves
+_OF_SYSTEMS = (
+    *("lost+found", ".DS_Store", "._*", ".Trash*", ".fseventsd", ".Spotlight-V100", ".TemporaryItems", ".nfs*"),
+    *(".snapshot*", "Thumbs.db", "desktop.ini", "System Volume Information", "$RECYCLE.BIN"),
+)
+"""Names that file systems and desktops put into every folder, or volume."""
 
 
 def round_name(number: int | str) -> str:
@@ -58,7 +63,7 @@ class RunDir:
 
     def sub(self, name: str) -> RunDir:
         """Make a folder of stages inside this one."""
-        (self.path / name).mkdir(exist_ok=True)
+        _make(self.path / name)
         return RunDir(self.path / name)
 
     def round(self, number: int) -> RunDir:
@@ -69,23 +74,32 @@ class RunDir:
         """Have `fn(partial_path)` make the stage `name`, a file or a folder, unless it is there already.
 
         If it raises, the final name does not appear. A stage of a folder inside this one is `FOLDER/NAME`.
+
+        Raises:
+            OSError: the disk takes no more, in whatever words a library says so.
         """
         final, partial = self.path / name, self.path / f"{name}.partial"
         if final.exists():
             return final
-        final.parent.mkdir(exist_ok=True)
-        remove(partial)
-        fn(partial)
-        for file in [*partial.rglob("*"), partial]:
-            _sync(file)
-        partial.rename(final)
-        _sync(final.parent)
+        _make(final.parent)
+        with writing_to(final.parent):
+            remove(partial)
+            fn(partial)
+            for file in [*partial.rglob("*"), partial]:
+                sync(file)
+            partial.rename(final)
+            sync(final.parent)
         return final
 
     def build_json(self, name: str, fn: Callable[[], Any]) -> Any:
         """Make a stage that is one JSON document; return the document."""
         path = self.build(name, lambda p: write_json(p, fn(), indent=2))
         return json.loads(path.read_text(encoding="utf-8"))
+
+    def put_json(self, name: str, value: Any) -> None:
+        """Write a JSON document beside a stage, in place of an older one: either is there, whole."""
+        with writing_to(self.path):
+            put(self.path / name, json_bytes(value, name, indent=2))
 
 
 @contextmanager
@@ -102,17 +116,16 @@ def open_folder(path: Path, identity: dict[str, Any]) -> Iterator[RunDir]:
         UserError: the folder belongs to another recipe, is in use, is no run folder, or has a link in it.
     """
     folder = RunDir(path)
-    if path.exists() and not (path / RECIPE).exists():
-        others = (p.name for p in path.iterdir() if p.name not in ("lock", *_OF_SYSTEMS))
-        if other := next(others, None):
-            raise UserError(f"{path} holds other files, as {other}, and is no run folder; name another `out`")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file; name another `out`")
+    if path.exists() and not (path / RECIPE).exists() and (others := foreign_names(path)):
+        named = f"{min(others)} and {len(others) - 1} more" if len(others) > 1 else min(others)
+        raise UserError(f"{path} holds other files ({named}) and is no run folder; name another `out`")
     with private():
-        path.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = filelock.FileLock(path / "lock").acquire(timeout=0)
-        except filelock.Timeout:
-            raise UserError(f"{path} is in use by another process; wait for it or name another `out`") from None
-        with lock:
+        if not path.exists():
+            path.mkdir(parents=True, exist_ok=True)
+            sync(path.parent)
+        with hold(path):
             refuse_links(path)
             recorded = folder.build_json(RECIPE, lambda: identity)
             if changed := _difference(recorded, identity):
@@ -120,12 +133,10 @@ def open_folder(path: Path, identity: dict[str, Any]) -> Iterator[RunDir]:
             yield folder
 
 
-def remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there; a link itself, never what it points to."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def foreign_names(path: Path) -> set[str]:
+    """Return the names in a folder, beyond what a run begins with, that the system does not put there."""
+    names = {file.name for file in path.iterdir()} - _AT_BIRTH
+    return {name for name in names if not any(fnmatch(name, pattern) for pattern in _OF_SYSTEMS)}
 
 
 @contextmanager
@@ -142,7 +153,8 @@ def follow_umask(folder: Path) -> None:
     """Give the files in a folder the mode that the umask asks for; safetensors are written 0600 under any."""
     os.umask(mask := os.umask(0o077))
     for file in (p for p in folder.iterdir() if p.is_file() and not p.is_symlink()):
-        file.chmod(0o666 & ~mask)
+        with suppress(PermissionError, NotImplementedError):  # FAT and CIFS have no modes of their own
+            file.chmod(0o666 & ~mask)
 
 
 def refuse_links(run: Path) -> None:
@@ -171,8 +183,13 @@ def write_json(path: Path, value: Any, indent: int = 0) -> None:
     Raises:
         NonFiniteError: a number is NaN; where it stands is named.
     """
-    encoded = msgspec.json.encode(_for_json(msgspec.to_builtins(value), path.name.removesuffix(".partial")))
-    path.write_bytes(msgspec.json.format(encoded, indent=indent) + b"\n")
+    path.write_bytes(json_bytes(value, path.name.removesuffix(".partial"), indent))
+
+
+def json_bytes(value: Any, name: str, indent: int = 0) -> bytes:
+    """Encode a document as `write_json` writes it; `name` stands in its error."""
+    encoded = msgspec.json.encode(_for_json(msgspec.to_builtins(value), name))
+    return msgspec.json.format(encoded, indent=indent) + b"\n"
 
 
 def _for_json(value: Any, where: str) -> Any:
@@ -189,34 +206,11 @@ def _for_json(value: Any, where: str) -> Any:
     return value
 
 
-def free_disk(folder: Path) -> int:
-    """Count the free bytes of the disk that a folder is, or will be, on."""
-    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    return shutil.disk_usage(existing).free
-
-
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse to begin what the disk cannot hold; `needed` in bytes.
-
-    Raises:
-        UserError: too little space is free.
-    """
-    free = free_disk(folder)
-    if free < needed:
-        raise UserError(
-            f"{what} needs {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free; make room or move `out`"
-        )
-
-
-def _sync(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to disk. Windows cannot open folders and does not need to."""
-    if path.is_dir() and os.name == "nt":
-        return
-    fd = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _make(folder: Path) -> None:
+    """Make a folder whose name a power cut does not take away again."""
+    if not folder.is_dir():
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
 
 
 def _difference(old: Any, new: Any, at: str = "") -> str:

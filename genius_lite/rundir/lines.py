@@ -6,6 +6,7 @@ import os
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar, overload
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO, Generic, TypeVar, overload
 import msgspec
 
 from genius_lite.errors import UserError
+from genius_lite.rundir.disk import sync, sync_descriptor
 
 T = TypeVar("T")
 _BLOCK = 1 << 18  # bytes read at once while line ends are looked for
@@ -98,7 +100,10 @@ class RecordLog(Generic[T]):
         self.path = path
         self._bounds = line_bounds(path)
         self.records = Lines(path, kind, self._bounds)
+        begun = path.exists()
         self._file = path.open("ab", buffering=0)
+        if not begun:
+            sync(path.parent)
         self._drop_torn()
 
     def append(self, record: T) -> None:
@@ -108,7 +113,7 @@ class RecordLog(Generic[T]):
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
+            sync_descriptor(self._file.fileno())
         except BaseException:
             self._drop_torn()
             raise
@@ -145,6 +150,17 @@ def read_records(path: Path, kind: type[T]) -> list[T]:
     decode = _decoder(kind)
     with path.open("rb") as file:
         return [_decoded(decode, line, path, number) for number, line in enumerate(file, 1)]
+
+
+def sound_records(path: Path, kind: type[T]) -> list[T]:
+    """Read the records of a file of which nothing but figures for people depends: damaged lines are passed over."""
+    found, decode = list[T](), msgspec.json.Decoder(kind).decode
+    if path.exists():
+        with path.open("rb") as file:
+            for line in file:
+                with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                    found.append(decode(line))
+    return found
 
 
 def write_records(path: Path, records: Iterable[Any]) -> None:

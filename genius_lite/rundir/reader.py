@@ -5,6 +5,7 @@ The one reader of run folders: reports, views, plans, comparisons and exports al
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from genius_lite.results.rounds import Quantized, RolloutFigures, RoundReport, S
 from genius_lite.rundir import folder
 from genius_lite.rundir.documents import RecordedBest, RecordedRecipe, RecordedSource, as_typed, read_json, read_typed
 from genius_lite.rundir.folder import refuse_links, round_name
-from genius_lite.rundir.lines import Lines
+from genius_lite.rundir.lines import Lines, sound_records
 
 _MADE = {
     Stage.ROLLOUTS: folder.PAIRS,
@@ -45,6 +46,10 @@ class RunFolder:
         self.path = path
         refuse_links(path)
         found = read_json(path / folder.RECIPE)
+        if found is None and not os.access(path if path.is_dir() else path.parent, os.R_OK | os.X_OK):
+            raise UserError(
+                f"{path}: permission denied; it is for its owner alone, who may give it to others with chmod"
+            )
         if not isinstance(found, dict):
             raise UserError(f"{path} is no run folder; name the `out` of a recipe")
         as_typed(found, RecordedRecipe, path / folder.RECIPE)
@@ -192,7 +197,7 @@ class RoundFolder:
     @property
     def timings(self) -> list[Timing]:
         """A line for each stage; for one that was interrupted a line for each part."""
-        return list(Lines(self.path / folder.TIMINGS, Timing))
+        return sound_records(self.path / folder.TIMINGS, Timing)
 
     @property
     def totals(self) -> list[Timing]:

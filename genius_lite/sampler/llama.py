@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +166,7 @@ def amx_works(command: Sequence[str] = (sys.executable, "-P", "-m", "genius_lite
     except subprocess.TimeoutExpired:
         return False  # a busy machine may have been the reason, so it is tried again
     found = _Tried(ended.returncode == 0)
-    with suppress(OSError):  # without a cache that can be written, each process tries for itself
-        remember("amx", key, found)
+    remember("amx", key, found)
     return found.works
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Callable
@@ -18,8 +17,9 @@ from gguf.quants import dequantize
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import Model, Prefix
+from genius_lite.rundir.disk import put
 from genius_lite.rundir.documents import read_typed
-from genius_lite.rundir.folder import SOURCE, write_json
+from genius_lite.rundir.folder import SOURCE, json_bytes
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.gguf_header import shown
@@ -145,9 +145,7 @@ def _read_recorded(hf_checkpoint: Path) -> _Recorded:
 
 def _record(hf_checkpoint: Path, recorded: _Recorded) -> None:
     """Write what a checkpoint was imported from, all of it or nothing."""
-    partial = hf_checkpoint / f"{SOURCE}.{os.getpid()}.partial"
-    write_json(partial, recorded)
-    partial.replace(hf_checkpoint / SOURCE)
+    put(hf_checkpoint / SOURCE, json_bytes(recorded, SOURCE), shared=True)  # chat and export look too
 
 
 def check_supported(source: GGUF, with_weights: bool = False) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +19,7 @@ from gguf.constants import GGMLQuantizationType
 from gguf.tensor_mapping import TensorNameMap
 
 from genius_lite.errors import UserError
+from genius_lite.rundir.disk import scratch
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
@@ -113,8 +113,8 @@ def read_config(source: GGUF) -> Any:
         for key, attribute in _OVERLOOKED.get(source.architecture, {}).items()
         if (value := source.count(f"{source.architecture}.{key}"))
     }
-    with tempfile.TemporaryDirectory() as folder:
-        write_for_transformers(source, Path(folder) / "header.gguf", tensors=False)
+    with scratch() as folder:
+        write_for_transformers(source, folder / "header.gguf", tensors=False)
         try:
             with reading_foreign(source.path, "header"):
                 config = AutoConfig.from_pretrained(

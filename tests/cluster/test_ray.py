@@ -163,3 +163,41 @@ def test_nodes_are_listed_with_their_state(cluster):
 def test_without_a_cluster_it_is_said_how_to_start_one():
     with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*ray start --head"):
         node_statuses("127.0.0.1:1")
+
+
+def test_a_busy_node_is_said_to_be_waited_for(cluster, recipe, monkeypatch):
+    """Case 46: nothing was printed for as long as others held the node's CPUs."""
+    monkeypatch.setattr("genius_lite.cluster.ray._BUSY", 1.0)
+    holder = [
+        sys.executable, "-c", f"import ray, time\nray.init('{cluster.address}')\n"
+        "@ray.remote(num_cpus=1)\ndef hold(): time.sleep(8)\nheld = hold.remote()\nprint(flush=True)\nray.get(held)",
+    ]  # fmt: skip
+    with subprocess.Popen(holder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout
+        process.stdout.readline()
+        time.sleep(2)
+        found, said = rollouts(recipe, cluster.address)
+    assert len(found) == 40
+    assert [line for line in said if line.startswith("waiting for 1 CPUs of ")]
+
+
+def test_a_node_without_room_for_the_model_costs_only_itself(cluster, recipe):
+    node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20, env_vars={"XDG_CACHE_HOME": "/proc/nothing"})
+    cluster.wait_for_nodes()
+    try:
+        found, said = rollouts(recipe, cluster.address)
+    finally:
+        cluster.remove_node(node)
+    assert len(found) == 40
+    refused = [line for line in said if "does not take part" in line]
+    assert refused
+    assert len([line for line in said if line.startswith("sampling on ")]) == 1
+
+
+def test_nodes_run_no_code_of_the_working_directory(cluster, recipe, tmp_path, monkeypatch):
+    for name in ("platformdirs", "msgspec", "llama_cpp", "gguf", "numpy", "pydantic"):
+        (tmp_path / f"{name}.py").write_text(f"open('{tmp_path}/ran', 'a').write('{name} ')\n")
+    monkeypatch.chdir(tmp_path)
+    found, _ = rollouts(recipe, cluster.address)
+    assert len(found) == 40
+    assert not (tmp_path / "ran").exists()

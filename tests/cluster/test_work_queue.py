@@ -120,3 +120,21 @@ def test_asked_to_stop_what_is_under_way_goes_on_to_its_end():
 
 def test_asked_before_it_began_it_does_nothing():
     assert Kept(Stop(asked=True)).run(FakeHost("a")).done == []
+
+
+def test_a_host_that_is_made_ready_is_waited_for():
+    """A model of some gigabytes takes a slow network longer than the watchdog waits for a host."""
+    kept = Kept()
+
+    async def arriving():
+        with kept.queue.expecting():
+            await asyncio.sleep(2.0)
+        await kept.queue.serve(FakeHost("slow"))
+
+    async def everything():
+        hosting = asyncio.create_task(arriving())
+        await kept.queue.join(1.0)
+        hosting.cancel()
+
+    asyncio.run(everything())
+    assert Counter(kept.done) == Counter(q.id for q in QUERIES)

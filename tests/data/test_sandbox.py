@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -76,3 +78,14 @@ def test_a_fork_has_a_process_of_its_own(process):
         os._exit(theirs != mine and psutil.pid_exists(mine))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     assert process.ask({})["by"] == mine
+
+
+def test_a_limit_that_is_there_already_stays():
+    """As `ulimit -t` sets one: a process may lower it and not raise it."""
+    code = (
+        "import resource\nfrom genius_lite.data.sandbox import limit_this_process\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (5, 5))\n"
+        "limit_this_process(1000, 1 << 34)\nprint(*resource.getrlimit(resource.RLIMIT_CPU))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("5 5\n", "")

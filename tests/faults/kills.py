@@ -1,24 +1,29 @@
-"""Kill a run at random moments until it is done, again and again; then look at what it left behind.
+"""Kill a run in each of its stages until it is done, again and again; then look at what it left behind.
 
     python -m tests.faults.kills --kills 200 --seed 0
 
-Each run of a tiny model is started, killed after a random time (SIGKILL to the run itself, or to its sampler, which it
-has to survive), or suspended for a moment, and started again until it ends by itself. Then every query has one rollout,
-and those that are held out have none; records are whole, nothing half built is left, and the adapter is bit for bit
-what uninterrupted training makes of the same rollouts. Random times follow the machine, so that a run is harmed a few
-times. The last line is one JSON object; `stages` says where the run stood when it or its sampler was killed.
+Each run of a tiny model is harmed in the stage that was harmed least so far, after a random part of the time that the
+stage takes here: the run itself is killed (SIGKILL), or its sampler, which it has to survive; it is suspended for a
+moment; or no file may grow any more, as on a full disk. Every second run has a file system that refuses what some do:
+hard links, locks, modes, `fsync` of folders, free bytes. It is started again until it ends by itself. Then every query
+has one rollout, and those that are held out have none; records are whole, nothing half built is left, and the adapter
+is bit for bit what uninterrupted training makes of the same rollouts. The last line is one JSON object; `stages` says
+where harm struck.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import queue
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -31,9 +36,9 @@ from genius_lite.data.queries import hold_out
 from genius_lite.errors import UserError
 from genius_lite.recipe.reader import parse
 from genius_lite.records import PreferencePair, Rollout, query_id
-from genius_lite.report.status import read_state
 from genius_lite.rundir.lines import read_records
 from genius_lite.weights import gguf_file
+from tests.faults.refusals import REFUSALS, refusing
 from tests.support.models import tiny_gguf
 
 RECIPE = """
@@ -52,10 +57,20 @@ _CFG = parse(RECIPE)
 HELD_OUT = hold_out([query_id(q) for q in QUERIES], _CFG.learner.holdout, _CFG.seed, _CFG.evaluate.queries)
 SEARCHED = {query for query in QUERIES if query_id(query) not in HELD_OUT}
 COMMAND = [sys.executable, "-c", "from genius_lite.cli import main; main()", "run", "r.yaml", "--out", "run"]
-_SPAN = 5.0  # seconds in which the first run is harmed, after each start
-_WANTED = range(3, 7)  # kills in a run; with fewer or more the next one has a shorter or longer span
-_EARLY = 0.1  # of the starts, that are harmed from the first moment, before anything is under way
-_HARMS = {"run": 6, "sampler": 3, "suspend": 1}  # how often each, to the others
+_TELLING = """
+from genius_lite.report.terminal import TerminalProgress
+enter = TerminalProgress.enter
+def told(self, number, stage):
+    print(f"STAGE {number} {stage}", flush=True)
+    enter(self, number, stage)
+TerminalProgress.enter = told
+from genius_lite.cli import main
+main()
+"""
+START = "start"
+_MOST = 20  # harms to one run, then it is let alone
+_HARMS = {"run": 6, "sampler": 2, "suspend": 1, "disk": 3}  # how often each, to the others
+_SAMPLING = ("evaluate", "rollouts")  # stages with a sampler
 _BUILT_FROM = ("recipe.json", "hf-checkpoint", "round-0")
 _SAMPLED = ("rollouts.jsonl", "failed.jsonl", "pairs.jsonl", "filtered.json")
 
@@ -67,22 +82,27 @@ class Tally:
     kills: int = 0
     sampler_kills: int = 0
     suspensions: int = 0
+    full_disks: int = 0
+    refusing: int = 0
     runs: int = 0
     records_lost: int = 0
     records_doubled: int = 0
     damaged: int = 0
     adapters_that_differ: int = 0
     unexpected_ends: int = 0
+    tracebacks: int = 0
     stages: dict[str, int] = field(default_factory=dict)
 
     @property
-    def killed(self) -> int:
-        """Runs and samplers."""
-        return self.kills + self.sampler_kills
+    def harmed(self) -> int:
+        """Runs and samplers that were killed, and disks that were full."""
+        return self.kills + self.sampler_kills + self.full_disks
 
-    def struck(self, stage: str) -> None:
-        """Count where a kill struck."""
-        self.stages[stage] = self.stages.get(stage, 0) + 1
+    @property
+    def wrong(self) -> int:
+        """What there must be none of."""
+        found = (self.records_lost, self.records_doubled, self.damaged, self.adapters_that_differ)
+        return sum(found) + self.unexpected_ends + self.tracebacks
 
 
 def main() -> None:
@@ -94,32 +114,100 @@ def main() -> None:
 
 
 def many_runs(kills: int, seed: int) -> dict[str, Any]:
-    """Runs one after the other until so many were killed, or had their sampler killed; all that was counted."""
-    tally, draw, span, start = Tally(), random.Random(seed), _SPAN, time.monotonic()
-    while tally.killed < kills:
-        before = tally.killed
+    """Runs one after the other until so many harms were done; all that was counted."""
+    tally, draw, start = Tally(), random.Random(seed), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = stage_seconds(Path(folder))
+    while tally.harmed < kills:
         with tempfile.TemporaryDirectory() as folder:
-            one_run(Path(folder), draw, tally, span)
-        harmed = tally.killed - before
-        span *= 0.9 if harmed < _WANTED.start else 1.1 if harmed >= _WANTED.stop else 1
+            one_run(Path(folder), draw, tally, seconds, refuse=tally.runs % 2 == 1)
         print(json.dumps(asdict(tally)), flush=True)
     return {**asdict(tally), "seconds": round(time.monotonic() - start)}
 
 
-def one_run(project: Path, draw: random.Random, tally: Tally, span: float, at_most: int = 20) -> None:
-    """One run through all its kills (`at_most` so many, then it is let alone), and the look at what it left."""
+class Process:
+    """A run that tells which stage it is in."""
+
+    def __init__(self, project: Path, refused: str = ""):
+        self.stage, self.said = START, list[str]()
+        self.told: queue.SimpleQueue[tuple[str, float]] = queue.SimpleQueue()
+        command = [*COMMAND[:1], "-c", f"{refused}\n{_TELLING}", *COMMAND[3:]]
+        self.popen = subprocess.Popen(
+            command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stdout
+        for line in self.popen.stdout:
+            if line.startswith("STAGE "):
+                self.stage = line.removeprefix("STAGE ").strip()
+                self.told.put((self.stage, time.monotonic()))
+            else:
+                self.said.append(line)
+        self.told.put(("", time.monotonic()))
+
+    def reach(self, wanted: str, stages: list[str]) -> str:
+        """Wait for a stage, or for one behind it where it was over before; which that is, empty if the run ends."""
+        stage = START
+        while stage and stages.index(stage) < stages.index(wanted):
+            stage = self.told.get()[0]
+        return stage if self.popen.poll() is None else ""
+
+    def end(self) -> int:
+        code = self.popen.wait()
+        self._reader.join()
+        return code
+
+
+def stage_seconds(project: Path) -> dict[str, float]:
+    """Measure how long each stage takes in a run that is let alone."""
     lay_out(project)
-    for attempt in range(at_most + 1):
-        process = subprocess.Popen(COMMAND, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if attempt < at_most:
-            _harm(process, project, draw, span, tally)
-        said, _ = process.communicate()
-        if process.returncode == -signal.SIGKILL:
-            continue
-        if process.returncode:
+    begun, process = time.monotonic(), Process(project)
+    assert process.end() == 0, process.said
+    seconds, last = dict[str, float](), (START, begun)
+    while not process.told.empty():
+        stage, at = process.told.get()
+        seconds[last[0]] = seconds.get(last[0], 0.0) + at - last[1]
+        last = (stage, at)
+    return seconds
+
+
+def one_run(
+    project: Path,
+    draw: random.Random,
+    tally: Tally,
+    seconds: dict[str, float],
+    *,
+    refuse: bool = False,
+    at_most: int = _MOST,
+) -> None:
+    """One run through all its harms (`at_most` so many, then it is let alone), and the look at what it left.
+
+    Args:
+        seconds: that each stage takes, in their order.
+        refuse: give it a file system that refuses what some do.
+    """
+    lay_out(project)
+    refused, stages, ahead, harms, ended = refusing(*REFUSALS) if refuse else "", list(seconds), 0, 0, True
+    tally.refusing += refuse
+    while ended:
+        process, ended = Process(project, refused), False
+        while harms < at_most and not ended:
+            wanted = min(stages[ahead:], key=lambda stage: tally.stages.get(stage, 0))
+            if not (stage := process.reach(wanted, stages)):
+                break
+            ahead, harms = stages.index(stage), harms + 1
+            ended = _harm(process, draw, tally, stage, seconds[stage])
+        code, said = process.end(), "".join(process.said)
+        of_harm = ended and (code == -signal.SIGKILL or (code == 2 and "error: file too large" in said))
+        if code and not of_harm:
+            tally.tracebacks += "Traceback" in said
             tally.unexpected_ends += 1
-            print(said, file=sys.stderr)
-        break
+            print(f"ended with {code}: {said}", file=sys.stderr)
+            return
+        ended = code != 0
     tally.runs += 1
     look(project, tally)
 
@@ -131,40 +219,35 @@ def lay_out(project: Path) -> None:
     (project / "r.yaml").write_text(RECIPE)
 
 
-def _harm(process: subprocess.Popen[str], project: Path, draw: random.Random, span: float, tally: Tally) -> None:
-    """After random times kill the sampler that the run has just then, or suspend the run, until it is killed itself."""
-    early = draw.random() < _EARLY
-    while not early and process.poll() is None and not _stage(process, project / "run"):
-        time.sleep(0.05)
-    while True:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(draw.uniform(0, span))
-            return
-        (kind,) = draw.choices([*_HARMS], [*_HARMS.values()])
-        with suppress(psutil.NoSuchProcess):
-            run = psutil.Process(process.pid)
-            stage = _stage(process, project / "run") or "start"
-            samplers = [p for p in run.children(recursive=True) if "genius_lite.sampler.worker" in p.cmdline()]
-            if kind == "run":
-                run.kill()
-                tally.kills += 1
-                tally.struck(stage)
-                return
-            if kind == "sampler" and samplers:
-                samplers[0].kill()
-                tally.sampler_kills += 1
-                tally.struck(stage)
-            elif kind == "suspend":
-                run.suspend()
-                time.sleep(1)
-                run.resume()
-                tally.suspensions += 1
-
-
-def _stage(process: subprocess.Popen[str], run: Path) -> str:
-    """The stage that this process is in; empty while it has shown none."""
-    board = read_state(run)
-    return board.kind if board and board.pid == process.pid else ""
+def _harm(process: Process, draw: random.Random, tally: Tally, stage: str, seconds: float) -> bool:
+    """Do some harm to a run within the time that its stage takes; say whether it ends by that."""
+    time.sleep(draw.uniform(0, seconds))
+    (kind,) = draw.choices([*_HARMS], [*_HARMS.values()])
+    with suppress(psutil.NoSuchProcess):
+        if process.popen.poll() is not None:
+            return False
+        run = psutil.Process(process.popen.pid)
+        samplers = [p for p in run.children(recursive=True) if "genius_lite.sampler.worker" in p.cmdline()]
+        if kind == "suspend":
+            run.suspend()
+            time.sleep(1)
+            run.resume()
+            tally.suspensions += 1
+            return False
+        struck, ends = process.stage, True
+        if kind == "disk":
+            run.rlimit(psutil.RLIMIT_FSIZE, (1, psutil.RLIM_INFINITY))
+            tally.full_disks += 1
+        elif kind == "sampler" and stage.endswith(_SAMPLING) and samplers:
+            samplers[0].kill()
+            tally.sampler_kills += 1
+            ends = False
+        else:
+            run.kill()
+            tally.kills += 1
+        tally.stages[struck] = tally.stages.get(struck, 0) + 1
+        return ends
+    return False
 
 
 def look(project: Path, tally: Tally) -> None:
@@ -182,7 +265,7 @@ def look(project: Path, tally: Tally) -> None:
         tally.damaged += 1
         print(f"damaged: {e!r}", file=sys.stderr)
         return
-    left = [p for p in run.rglob("*") if ".partial" in p.name]
+    left = [p for p in run.rglob("*") if ".partial" in p.name or ".genius-lite-tmp" in p.name]
     tally.damaged += bool(left)
     if left:
         print(f"left behind: {left}", file=sys.stderr)

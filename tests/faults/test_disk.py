@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
+import numpy as np
+import pyarrow
 import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
+from genius_lite.cli.faults import fault_line
 from genius_lite.records import Rollout
 from genius_lite.rundir.lines import read_records
 from tests.faults.kills import QUERIES, RECIPE, SEARCHED
@@ -82,3 +91,46 @@ def test_a_disk_that_cannot_be_written_is_one_line(project, disk):
     assert result.stderr.count("\n") == 1, result.stderr
     assert result.stderr.startswith("error: ")
     assert "read-only" in result.stderr.lower()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file: save_file({"x": torch.zeros(10_000)}, file),
+        lambda file: np.zeros(10_000).tofile(file),
+        lambda file: Path(file).write_bytes(bytes(10_000)),
+        lambda file: pyarrow.OSFile(file, "wb").write(bytes(10_000)),
+        lambda file: _gguf(file),
+        lambda file: Tokenizer(WordLevel({"a": 0}, "a")).save(file),
+    ],
+    ids=["safetensors", "numpy", "Python", "pyarrow", "gguf", "tokenizers"],
+)
+def test_what_libraries_say_of_a_full_disk_is_understood(write):
+    with pytest.raises(Exception) as raised:
+        write("/dev/full")
+    line = fault_line(ExceptionGroup("of a task group", [ValueError("x"), ExceptionGroup("inner", [raised.value])]))
+    assert line
+    assert line.startswith("no space left on device")
+    assert "make room, and the same command goes on" in line
+
+
+def test_other_exceptions_are_none_of_the_machine():
+    for fault in (
+        ValueError("x"),
+        FileNotFoundError(errno.ENOENT, "x"),
+        RuntimeError("os error of a kind"),
+        KeyError(28),
+    ):
+        assert fault_line(fault) is None
+        assert fault_line(ExceptionGroup("x", [fault])) is None
+    assert fault_line(MemoryError())
+
+
+def _gguf(file: str) -> None:
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_tensor("x", np.zeros((100, 100), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

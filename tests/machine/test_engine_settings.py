@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from genius_lite import measurements
 from genius_lite.errors import UserError
 from genius_lite.hardware import Gpu, cores, gpus, peak_memory
 from genius_lite.machine import engine_settings
@@ -51,7 +50,7 @@ def test_gpu_layers_go_by_free_memory(tiny, monkeypatch):
 
 
 def test_auto_measures_once_and_remembers(tiny_llama, tmp_path, monkeypatch):
-    monkeypatch.setattr(measurements.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
     monkeypatch.setattr(engine_settings, "SLOTS", (2, 4))
     recipe = parse("model: {gguf: x.gguf}\nqueries: {source: q.txt}\nsampler: auto")
     assert recipe.sampler.measured

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,8 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.records import Query
-from genius_lite.rundir.folder import RunDir, open_folder, remove, require_space, write_json, write_text
+from genius_lite.rundir.disk import remove, require_space
+from genius_lite.rundir.folder import RunDir, open_folder, write_json, write_text
 from genius_lite.rundir.lines import RecordLog, read_records
+from tests.support.faults import refuse
 
 QUERY = Query("id", "text", [1, 2])
 codec = st.characters(codec="utf-8")
@@ -199,3 +203,39 @@ class RunFolder(RuleBasedStateMachine):
 
 TestRunFolder = RunFolder.TestCase
 TestRunFolder.settings = settings(max_examples=100, stateful_step_count=15, deadline=None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lost+found",
+        ".DS_Store",
+        "._x",
+        ".Trash-1000",
+        ".nfs00ab",
+        "System Volume Information",
+        "lock.held",
+        "recipe.json.partial",
+    ],
+)
+def test_what_the_system_puts_into_a_folder_is_no_stranger(tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_bytes(b"{")
+    for _ in range(2):
+        with open_folder(tmp_path / "run", {"a": 1}):
+            pass
+
+
+def test_a_file_in_the_place_of_a_run_folder_is_one_line(tmp_path):
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(UserError, match="is a file; name another `out`"), open_folder(tmp_path / "run", {}):
+        pass
+
+
+def test_a_document_beside_a_stage_is_the_old_or_the_new_one(tmp_path, monkeypatch):
+    folder = RunDir(tmp_path)
+    folder.put_json("x.json", {"a": 1})
+    monkeypatch.setattr(os, "fsync", refuse(errno.ENOSPC))
+    with pytest.raises(OSError, match="of the test"):
+        folder.put_json("x.json", {"a": 2})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}

@@ -143,3 +143,19 @@ def test_a_log_keeps_what_was_appended_and_drops_a_torn_last_line(tmp_path_facto
         assert list(log.records) == model
         assert path.read_bytes() == b"".join(msgspec.json.encode(r) + b"\n" for r in model)
     log.close()
+
+
+def test_lines_that_only_tell_of_time_are_passed_over_where_they_are_damaged(tmp_path):
+    path = tmp_path / "timings.jsonl"
+    assert lines.sound_records(path, FailedQuery) == []
+    whole = FailedQuery("a", "b")
+    torn = [
+        b'{"query_id": "a", "rea',
+        b'{"query_id": "a"{"query_id": "a", "reason": "b"}\n',
+        b"\xff\n",
+        b"\0\0\0\n",
+        b"\n",
+    ]
+    good = msgspec.json.encode(whole) + b"\n"
+    path.write_bytes(b"".join(part + good if part.endswith(b"\n") else good for part in torn) + torn[0])
+    assert lines.sound_records(path, FailedQuery) == [whole] * len(torn)

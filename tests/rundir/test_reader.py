@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -77,3 +78,10 @@ def test_a_document_of_another_version_is_named(run):
     (run.round(1).path / "report.json").write_text('{"round": 1, "training": {"loss": 0.6}}')
     with pytest.raises(UserError, match=r"report\.json was made by another version of genius-lite, which can read it"):
         _ = run.reports
+
+
+def test_a_folder_of_somebody_else_is_named_as_such(tmp_path, monkeypatch):
+    """Docker's root makes folders that the host's user may not look into."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="permission denied; it is for its owner alone"):
+        RunFolder(tmp_path)

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from genius_lite import measurements
 from genius_lite.sampler import llama
 
 DIES = (sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(signal.SIGTERM)})")
@@ -31,7 +30,7 @@ def test_other_logits_are_not_taken_for_working(monkeypatch):
 
 
 def test_what_dies_is_broken_until_llama_cpp_is_built_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(measurements.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
     monkeypatch.setattr(llama, "_build", lambda: [("libggml-cpu.so", 1_600_000, 1)])
     assert not llama.amx_works(DIES)
     assert not llama.amx_works((sys.executable, "-c", "")), "it was tried"

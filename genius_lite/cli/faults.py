@@ -1,0 +1,73 @@
+"""What the machine refuses, in one line: full disks, limits of processes, files that nobody may read.
+
+It may come out of task groups, and out of libraries that have exceptions of their own for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+_GOES_ON = "the same command goes on from what is finished"
+_MEND = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "mend that"),
+    errno.EFBIG: "no file may be so large here: see `ulimit -f`, or take a disk that is not FAT",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise `ulimit -n`"),
+    errno.EAGAIN: "raise `ulimit -u`, or close other programs",
+    errno.ENOMEM: "close other programs, or raise `ulimit -v`; genius-lite plan says what a run takes",
+    errno.ENAMETOOLONG: "take shorter names",
+    **dict.fromkeys(
+        (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT),
+        "see that the disk, or the network that it is on, works",
+    ),
+}
+"""What to do about errors of the system that are no faults of this program."""
+# What libraries in Rust (safetensors, tokenizers) make of an error's number; what numpy says of an array that it could
+# not write whole, and Python where the system has no room for a thread.
+_NUMBERED = re.compile(r"\(os error (\d+)\)")
+_WORDS = (
+    (re.compile(r"\d+ requested and \d+ written"), OSError(errno.ENOSPC, "No space left on device")),
+    (re.compile(r"can't (start new thread|allocate)|[Uu]nable to mmap|[Cc]annot allocate memory"), MemoryError()),
+    (re.compile("No usable temporary directory"), OSError(errno.EACCES, "no temporary files can be written", "TMPDIR")),
+)
+
+
+def fault_line(error: BaseException) -> str | None:
+    """Say what the machine refused, or why llama.cpp was lost, and what to do; None of any other error."""
+    from genius_lite.sampler.process import SamplerError
+
+    if isinstance(error, SamplerError):
+        return f"{error}; {_GOES_ON}"
+    found = next((refused for cause in _causes(error) if (refused := _refused(cause))), None)
+    if found is None:
+        return None
+    number = found.errno if isinstance(found, OSError) and found.errno else errno.ENOMEM
+    named = f" ({found.filename})" if isinstance(found, OSError) and found.filename else ""
+    what = (found.strerror or str(found)).lower() if isinstance(found, OSError) else "out of memory, or of processes"
+    return f"{what}{named}; {_MEND[number]}, and {_GOES_ON}"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, those of its group, and what it was raised from."""
+    seen: BaseException | None = error
+    while seen:
+        yield seen
+        if isinstance(seen, BaseExceptionGroup):
+            for one in seen.exceptions:
+                yield from _causes(one)
+        seen = seen.__cause__
+
+
+def _refused(error: BaseException) -> OSError | MemoryError | None:
+    """Return the error of the system that an exception stands for."""
+    if isinstance(error, MemoryError):
+        return error
+    if isinstance(error, OSError) and error.errno in _MEND:
+        return error
+    said = str(error)
+    if (numbered := _NUMBERED.search(said)) and int(numbered[1]) in _MEND:
+        return OSError(int(numbered[1]), os.strerror(int(numbered[1])))
+    return next((refused for words, refused in _WORDS if words.search(said)), None)

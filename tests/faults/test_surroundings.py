@@ -1,0 +1,302 @@
+"""Whole commands on machines as they are: file systems that refuse, no home, few resources, streams that are closed."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import genius_lite
+from genius_lite.data.rows import Columns, read_rows
+from genius_lite.errors import UserError
+from genius_lite.recipe.reader import load, parse
+from genius_lite.records import Rollout
+from genius_lite.report.console import terminal
+from genius_lite.rundir.lines import read_records
+from tests.faults.kills import QUERIES, RECIPE, SEARCHED
+from tests.faults.refusals import REFUSALS, refusing
+
+MAIN = "from genius_lite.cli import main\nmain()\n"
+PACKAGE = str(Path(genius_lite.__file__).parent.parent)
+NO_PLACE = {"HOME": "/proc/nobody", "XDG_CACHE_HOME": "/proc/cache", "HF_HOME": "/proc/hf", "TMPDIR": "/proc/tmp"}
+SHORT = ("--set", "queries.limit=4", "--set", "learner.epochs=1", "--set", "evaluate.queries=0")
+
+
+def genius(
+    *arguments: str, cwd: Path, before: str = "", env: dict[str, str | None] | None = None, **options
+) -> subprocess.CompletedProcess:
+    """A command, with code that comes first, and other variables of the environment (None: without it)."""
+    changed = {**os.environ, "PYTHONPATH": PACKAGE, "OMP_NUM_THREADS": "1", **(env or {})}
+    own = {name: value for name, value in changed.items() if value is not None}
+    command = [sys.executable, "-c", f"{before}\n{MAIN}", *arguments]
+    return subprocess.run(command, cwd=cwd, env=own, capture_output=True, text=True, timeout=300, **options)
+
+
+def lay_out(project: Path, model: Path) -> Path:
+    project.mkdir(exist_ok=True)
+    (project / "tiny.gguf").symlink_to(model)
+    (project / "q.txt").write_text("\n".join(QUERIES))
+    (project / "r.yaml").write_text(RECIPE)
+    return project
+
+
+@pytest.fixture
+def project(tmp_path, tiny_llama) -> Path:
+    return lay_out(tmp_path / "project", tiny_llama)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_llama) -> SimpleNamespace:
+    """A run where everything is refused that may be, as if on a volume of its own; and what it said."""
+    project = lay_out(tmp_path_factory.mktemp("refusing") / "project", tiny_llama)
+    (project / "run" / "lost+found").mkdir(parents=True)
+    (project / "run" / ".DS_Store").write_bytes(b"x")
+    ended = genius("run", "r.yaml", "--out", "run", cwd=project, before=refusing(*REFUSALS), env={**NO_PLACE})
+    return SimpleNamespace(project=project, ended=ended)
+
+
+def test_a_run_goes_on_where_everything_is_refused_that_may_be(finished):
+    assert (finished.ended.returncode, finished.ended.stderr) == (0, "")
+    run = finished.project / "run"
+    rollouts = read_records(run / "round-1" / "rollouts.jsonl", Rollout)
+    assert sorted(r.query.prompt for r in rollouts) == sorted(SEARCHED)
+    assert [*(run / "export").glob("*.gguf")]
+    assert not [p for p in run.rglob("*") if ".partial" in p.name or "-tmp" in p.name or p.name == "lock.held"]
+    assert {p.name for p in finished.project.iterdir()} == {"tiny.gguf", "q.txt", "r.yaml", "run"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("report", "run", "--to", "report"),
+        ("export", "run", "--to", "types", "--type", "Q8_0,F16"),
+        ("plan", "r.yaml", "--temporary"),
+        ("run", "r.yaml", "--out", "again", "--reuse", "run"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_so_does_what_comes_after_it(finished, command):
+    ended = genius(*command, cwd=finished.project, before=refusing(*REFUSALS), env={**NO_PLACE})
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not [*finished.project.glob(".genius-lite-tmp*")]
+
+
+def test_without_a_home_nothing_is_named_after_it(project):
+    """cron and containers: no HOME, and a user whom the system does not know."""
+    before = "import pwd\ndef unknown(uid):\n    raise KeyError(uid)\npwd.getpwuid = unknown"
+    env = {"HOME": None, "HF_HOME": None, "XDG_CACHE_HOME": ""}
+    for command in (("validate", "r.yaml"), ("plan", "r.yaml", "--no-rehearsal")):
+        ended = genius(*command, cwd=project, before=before, env=env)
+        assert (ended.returncode, ended.stderr) == (0, "")
+    assert {p.name for p in project.iterdir()} == {"tiny.gguf", "q.txt", "r.yaml"}
+
+
+def test_a_tilde_is_the_home_folder_in_every_path_and_names_are_as_long_as_the_system_takes(tmp_path, project):
+    """An export was written beside itself: of a name with 255 bytes none was left for that."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    project.rename(home)
+    elsewhere.mkdir()
+    (home / "tiny.gguf").rename(home / f"{'m' * 250}.gguf")
+    (home / "r.yaml").write_text(RECIPE.replace("tiny.gguf", f"~/{'m' * 250}.gguf").replace("q.txt", "~/q.txt"))
+    run, export = f"~/{'n' * 255}", f"~/{'x' * 255}"
+    for command in (
+        ("run", "~/r.yaml", f"--out={run}", "--set", "queries.source=~/q.txt", *SHORT),
+        ("status", run),
+        ("export", run, f"--to={export}"),
+    ):
+        ended = genius(*command, cwd=elsewhere, env={"HOME": str(home)})
+        assert ended.returncode == 0, ended.stderr
+    assert [*elsewhere.iterdir()] == []
+    assert {"n" * 255, "x" * 255} <= {p.name for p in home.iterdir()}
+    ended = genius("run", "~/r.yaml", f"--out={run}n", cwd=elsewhere, env={"HOME": str(home)})
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert ended.stderr.startswith("error: file name too long")
+
+
+@pytest.mark.parametrize("key", ["out: ~{}/run", "model: {{gguf: ~{}/m.gguf}}", "model: {{gguf: a, weights: ~{}/w}}"])
+def test_a_home_that_is_not_there_is_one_line(key):
+    rest = "queries: {source: a}\n" + ("" if key.startswith("model") else "model: {gguf: a}\n")
+    with pytest.raises(UserError, match=r"recipe:\d+: `[\w.]+` is .* begins with a home folder that is not there"):
+        parse(key.format("nobody-of-that-name") + "\n" + rest)
+
+
+def test_a_name_that_is_not_utf_8_is_one_line(project, tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    project.rename(odd)
+    with pytest.raises(UserError, match="has a name in it that is not UTF-8; rename that"):
+        load(odd / "r.yaml")
+    for command in (("validate", "r.yaml"), ("status", str(odd))):
+        ended = genius(*command, cwd=odd)
+        assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
+        assert "Traceback" not in ended.stderr
+        assert "not UTF-8; rename" in " ".join(ended.stderr.replace("│", "").split())
+
+
+def test_names_of_files_of_questions_may_be_anything(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text('{"prompt": "What is 2 + 2?"}\n')
+    (row,) = read_rows(str(tmp_path), [Columns(("prompt",))])
+    assert row.values == {"prompt": "What is 2 + 2?"}
+
+
+def _limited(kind: int, amount: int):
+    return lambda: resource.setrlimit(kind, (amount, amount))
+
+
+def test_a_low_limit_is_one_line_and_the_run_goes_on_without_it(project):
+    command = ("run", "r.yaml", "--out", "run")
+    for name, amount in (("NOFILE", 12), ("AS", 1_200_000_000), ("FSIZE", 100_000)):
+        limit = _limited(getattr(resource, f"RLIMIT_{name}"), amount)
+        ended = genius(*command, cwd=project, preexec_fn=limit)
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), (name, ended.stderr)
+        assert ended.stderr.startswith("error: "), name
+    ended = genius(*command, cwd=project, preexec_fn=_limited(resource.RLIMIT_NOFILE, 64))
+    assert ended.returncode == 0, ended.stderr
+
+
+NO_THREADS = """
+import threading
+def start(self):
+    raise RuntimeError("can't start new thread")
+import genius_lite.report.terminal
+threading.Thread.start = start
+"""
+
+
+def test_a_process_that_may_have_no_more_threads_says_so(project):
+    """As `ulimit -u` does to all but root."""
+    ended = genius("run", "r.yaml", "--out", "run", cwd=project, before=NO_THREADS)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert "error: out of memory, or of processes" in ended.stderr
+
+
+def shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
+    """A line of bash, in which `genius-lite` is ours."""
+    command = f"{sys.executable} -c 'from genius_lite.cli import main; main()'"
+    text = f'genius-lite() {{ {command} "$@"; }}; {line}'
+    own = {**os.environ, "PYTHONPATH": PACKAGE, **env}
+    return subprocess.run(["bash", "-c", text], cwd=cwd, env=own, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "genius-lite status run | head -1",
+        "genius-lite reference | true",
+        "genius-lite inspect tiny.gguf --json | head -1",
+        "genius-lite status run <&- | head -1",
+        "genius-lite status run >&- 2>&- <&-",
+        "genius-lite status run > /dev/full",
+    ],
+)
+def test_whoever_reads_may_go(finished, line):
+    ended = shell(line, finished.project)
+    if "/dev/full" in line:
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    else:
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_run_whose_reader_goes_ends_and_goes_on(project):
+    ended = shell("genius-lite run r.yaml --out run | head -1", project)
+    assert "Traceback" not in ended.stderr, ended.stderr
+    assert "ignored" not in ended.stderr
+    ended = shell("genius-lite run r.yaml --out run >&- 2>&-", project)
+    assert ended.returncode == 0
+    assert [*(project / "run" / "export").glob("*.gguf")]
+
+
+@pytest.mark.parametrize("line", ["genius-lite status run", "echo Grüße 日本 | genius-lite chat run"])
+def test_a_terminal_that_lacks_signs_has_them_spelled_out(finished, line):
+    ended = shell(line, finished.project, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout
+
+
+@pytest.mark.parametrize("columns", [0, 1, 10, 19, 400])
+def test_a_console_of_any_width_has_room_for_a_word(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert terminal().width == max(columns or 80, 20)
+
+
+@pytest.mark.skipif(not shutil.which("script"), reason="needs `script`, which makes terminals")
+@pytest.mark.parametrize("columns", [0, 10])
+def test_a_terminal_of_any_width_shows_something(finished, columns):
+    """`stty cols 0` is what some of them say."""
+    command = f"script -qec 'stty cols {columns}; {sys.executable} -m genius_lite status run' /dev/null"
+    ended = shell(command, finished.project, TERM="xterm")
+    assert ended.returncode == 0
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert len([c for c in ended.stdout if c.isalpha()]) > 50, ended.stdout
+
+
+NAMES = ("yaml", "torch", "numpy", "llama_cpp", "typer", "click", "rich", "psutil", "jinja2", "gguf", "safetensors",
+         "transformers", "peft", "pydantic", "msgspec", "regex", "json", "logging", "tempfile", "random")  # fmt: skip
+
+
+def test_no_code_of_the_working_directory_is_run(project):
+    """A `yaml.py` may lie beside somebody's recipe; launchers start `python -m genius_lite`."""
+    for name in NAMES:
+        (project / f"{name}.py").write_text(f"open('{project}/ran', 'a').write('{name} ')\nraise SystemExit(9)\n")
+    env = {**os.environ, "PYTHONPATH": PACKAGE, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "genius_lite", "run", "r.yaml", "--out", "run", *SHORT]
+    ended = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert not (project / "ran").exists()
+
+
+def test_a_run_goes_on_from_small_files_that_a_power_cut_emptied(finished, tmp_path):
+    """ext4 may leave the name of a file that was not flushed, and nothing in it."""
+    project = tmp_path / "project"
+    shutil.copytree(finished.project, project, symlinks=True, ignore=lambda folder, names: {"again"} & {*names})
+    run = project / "run"
+    for name in ("summary.json", "best.json", "export", "round-1/report.json"):
+        path = run / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name in ("filtered.json", "quantized.json"):
+        (run / "round-1" / name).write_bytes(b"")
+    for name in ("timings.jsonl", "round-1/timings.jsonl", "round-0/timings.jsonl"):
+        (run / name).write_bytes(b'{"stage": "train", "seconds"' + (run / name).read_bytes() + b'{"stage": "mer')
+    (run / "progress.json").write_bytes(b'{"out')
+    for command in (("status", "run"), ("run", "r.yaml", "--out", "run")):
+        ended = genius(*command, cwd=project)
+        assert (ended.returncode, ended.stderr) == (0, "")
+    assert b'"share"' in (run / "round-1" / "quantized.json").read_bytes()
+    assert (run / "round-1" / "timings.jsonl").read_bytes().endswith(b"}\n"), "the torn line is gone"
+
+
+_MADE = {
+    "0 import": "hf-checkpoint", "0 evaluate": "round-0", "1 rollouts": "round-1", "1 pairs": "round-1/pairs.jsonl",
+    "1 train": "round-1/adapter", "1 merge": "round-1/policy.gguf", "1 evaluate": "round-1/evaluation",
+    "1 export": "export",
+}  # fmt: skip
+"""Stages by their order, and what is there once they are over."""
+FULL = """
+import resource
+from genius_lite.report.terminal import TerminalProgress
+enter = TerminalProgress.enter
+def until(self, number, stage):
+    if f"{{number}} {{stage}}" == "{stage}":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+    enter(self, number, stage)
+TerminalProgress.enter = until
+"""
+
+
+@pytest.mark.parametrize("stage", _MADE)
+def test_a_disk_that_is_full_is_one_line_in_every_stage(finished, tmp_path, stage):
+    """No file may grow any more from the beginning of a stage on, which needs neither root nor a disk of its own."""
+    project, later = tmp_path / "project", [*_MADE][[*_MADE].index(stage) :]
+    shutil.copytree(finished.project, project, symlinks=True, ignore=lambda folder, names: {"again"} & {*names})
+    for made in ("summary.json", "best.json", "round-1/report.json", *(_MADE[name] for name in later)):
+        path = project / "run" / made
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    ended = genius("run", "r.yaml", "--out", "run", cwd=project, before=FULL.format(stage=stage))
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert ended.stderr.startswith("error: file too large")
