@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
@@ -29,7 +30,7 @@ def settle() -> None:
                 os.close(fd)
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if os.environ.get("XDG_CACHE_HOME") == "":
         del os.environ["XDG_CACHE_HOME"]  # as if it were not set, says its specification; some take it for the folder

@@ -47,8 +47,9 @@ def connected(address: str) -> Iterator[Any]:
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         _check_port(address)
-        config = None if address.startswith("ray://") else NoFolders()  # its server is the driver, elsewhere
-        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, job_config=config)
+        # Of ray:// its server is the driver, elsewhere.
+        config = {} if address.startswith("ray://") else {"job_config": NoFolders()}
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **config)
     except (OSError, RuntimeError) as e:
         reason = str(e).strip().split("\n")[0]
         said = f"no Ray cluster at {address} ({reason})"

@@ -128,11 +128,13 @@ def rows(responses: list[Response]) -> Inputs:
 
 def by_query(pairs: Sequence[PreferencePair]) -> Groups:
     """Group pairs by query, in the order in which the queries first appear."""
-    in_file = isinstance(pairs, Lines)
     places: dict[str, list[int]] = {}
-    for place, query in enumerate(pairs.query_ids() if in_file else [pair.query_id for pair in pairs]):
+    queries = pairs.query_ids() if isinstance(pairs, Lines) else [pair.query_id for pair in pairs]
+    for place, query in enumerate(queries):
         places.setdefault(query, []).append(place)
-    return [pairs.pick(some) if in_file else [pairs[i] for i in some] for some in places.values()]
+    if isinstance(pairs, Lines):
+        return [pairs.pick(some) for some in places.values()]
+    return [[pairs[place] for place in some] for some in places.values()]
 
 
 def packs(groups: Groups, max_tokens: int, merged: int, shared: bool = True) -> list[Pack]:
