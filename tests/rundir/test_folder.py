@@ -57,7 +57,7 @@ def test_a_fresh_volume_is_taken_and_a_folder_of_others_is_not(tmp_path):
     with open_folder(tmp_path / "volume", {"seed": 0}) as folder:
         assert folder.path == tmp_path / "volume"
     (tmp_path / "theirs" / "notes.txt").touch()
-    told = r"theirs holds other files, as notes\.txt, and is no run folder"
+    told = r"theirs holds other files \(notes\.txt\) and is no run folder"
     with pytest.raises(UserError, match=told), open_folder(tmp_path / "theirs", {"seed": 0}):
         pass
 
