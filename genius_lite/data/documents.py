@@ -116,7 +116,7 @@ def _blocks_of(process: LimitedProcess, file: Path) -> list[Block]:
     try:
         reply = process.ask({"path": str(file), "kind": KINDS[file.suffix.lower()]})
     except LimitError as e:
-        reply = {"reason": str(e)}
+        raise UserError(str(e)) from None
     if "reason" in reply:
         raise UserError(reply["reason"])
     return [Block(*block) for block in reply["blocks"]]
