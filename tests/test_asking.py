@@ -78,7 +78,12 @@ def test_the_file_is_what_a_recipe_reads(asked):
     assert [file.name for file in asked.parent.iterdir()] == ["q.jsonl"], "nothing is left beside it"
 
 
-def test_after_an_interruption_the_same_file_comes_out(asked, folder, smollm2, tmp_path):
+def test_the_same_seed_gives_the_same_file(asked, folder, smollm2, tmp_path):
+    questions_from(folder, tmp_path / "q.jsonl", smollm2, HOW, SILENT)
+    assert (tmp_path / "q.jsonl").read_bytes() == asked.read_bytes()
+
+
+def test_after_an_interruption_it_goes_on(asked, folder, smollm2, tmp_path):
     out = tmp_path / "q.jsonl"
     with pytest.raises(KeyboardInterrupt):
         questions_from(folder, out, smollm2, HOW, Interrupted())
@@ -86,7 +91,11 @@ def test_after_an_interruption_the_same_file_comes_out(asked, folder, smollm2, t
     kept = read_records(tmp_path / "q.jsonl.asked", Asked)
     assert [len(record.responses) for record in kept] == [2]
     found = questions_from(folder, out, smollm2, HOW, SILENT)
-    assert out.read_bytes() == asked.read_bytes()
+    # What was asked before is as it was; of the rest, rounding may let the model draw another word.
+    first, again = (
+        [line for line in file.read_text().splitlines() if json.loads(line)["passage"] == 1] for file in (asked, out)
+    )
+    assert first == again
     assert found.passages == 3
     assert len(found.rows) + sum(found.left_out.values()) == 6
     assert not (tmp_path / "q.jsonl.asked").exists()

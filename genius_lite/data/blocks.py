@@ -121,7 +121,8 @@ def _html(path: Path) -> Iterator[Block]:
 
 def _elements(markup: str | bytes) -> Iterator[Block]:
     """Read the strings of HTML, joined as far as they stand in the same element."""
-    from bs4 import BeautifulSoup, NavigableString, Tag
+    from bs4 import BeautifulSoup
+    from bs4.element import NavigableString, Tag
 
     soup = BeautifulSoup(markup, "html.parser")
     for away in soup(_LEFT_OUT):

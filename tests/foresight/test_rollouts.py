@@ -71,3 +71,18 @@ def test_a_log_that_cannot_be_written_is_the_disks_own_error_and_other_faults_st
         refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     with pytest.raises(ExceptionGroup):
         refused(ValueError("a fault"))
+
+
+def test_of_many_questions_no_more_are_begun_than_are_under_way():
+    many, tasks, done = [Query(f"q{n}", "question", [n]) for n in range(300)], [], []
+
+    def finished(rollout: Rollout) -> None:
+        done.append(rollout.query.id)
+        tasks.append(len(asyncio.all_tasks()))
+
+    def failed(query: Query, reason: str) -> None:
+        raise AssertionError(reason)
+
+    asyncio.run(sample_rollouts(many, ScriptedSampler(SCRIPT), CFG, (0, 1), 2, finished, failed))
+    assert sorted(done) == sorted(query.id for query in many)
+    assert max(tasks) < 20, "a task takes kilobytes"
