@@ -16,7 +16,7 @@ from genius_lite.cli import many, models, recipes, runs
 from genius_lite.errors import UserError
 from genius_lite.text import visible
 
-_FULL_OR_LOCKED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_FULL_OR_LOCKED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR}
 _LONGEST = 2000  # characters of a message, whatever is quoted in it
 
 app = typer.Typer(
