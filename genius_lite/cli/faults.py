@@ -13,7 +13,7 @@ from collections.abc import Iterator
 _GOES_ON = "the same command goes on from what is finished"
 _MEND = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "mend that"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR), "mend that"),
     errno.EFBIG: "no file may be so large here: see `ulimit -f`, or take a disk that is not FAT",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise `ulimit -n`"),
     errno.EAGAIN: "raise `ulimit -u`, or close other programs",

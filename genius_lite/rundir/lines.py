@@ -132,6 +132,8 @@ def line_bounds(path: Path) -> array[int]:
     bounds, before = array("q", [0]), 0
     if not path.exists():
         return bounds
+    if path.is_dir():
+        raise UserError(f"{path} is a folder where a file of records belongs; put the file back, or delete the folder")
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             at = 0

@@ -1,6 +1,6 @@
 """Broken run folders and shards from sound ones: a seed says which file is broken, how, and what is then done with it.
 
-Every file of a finished run has its turn as seeds count up. JSON is broken as JSON too: other types, numbers that are
+JSON is broken as JSON too: other types, numbers that are
 none or too large, depth, keys that are there twice or not at all; safetensors and GGUFs in their headers as well.
 """
 

@@ -19,6 +19,7 @@ from genius_lite.report.write import write_report
 from genius_lite.run import run
 from tests.faults import raw
 from tests.faults.raw import U32
+from tests.faults.regressions import CASES
 from tests.faults.run_folders import sound_run
 from tests.faults.sound import SIZES
 
@@ -78,7 +79,9 @@ def test_a_policy_of_which_llama_cpp_dies_is_a_line_wherever_it_is_opened(projec
 
 def test_a_report_does_without_a_model_that_llama_cpp_does_not_survive(copied, tmp_path):
     folder = copied("export", "round-2")
-    deadly(folder / "round-1" / "policy.gguf")
+    part = raw.parse(folder / "round-1" / "policy.gguf", SIZES)
+    CASES["llama.cpp asserts that no two tokens have one text"][1](part)
+    (folder / "round-1" / "policy.gguf").write_bytes(part.encode())
     source = folder / "hf-checkpoint" / "source.json"
     source.write_text(json.dumps(json.loads(source.read_text()) | {"path": str(tmp_path / "gone.gguf")}))
     html, _ = write_report(folder, tmp_path / "report")
