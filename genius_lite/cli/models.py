@@ -114,7 +114,10 @@ def inspect(
 def evaluate(
     model: ModelOrRun,
     tasks: Annotated[
-        list[str], typer.Option(help="FILE.jsonl:CHECK, reasoning_gym:NAME, or a recipe that names some; repeatable")
+        list[str],
+        typer.Option(
+            help="FILE.jsonl:CHECK, a benchmark (gsm8k), reasoning_gym:NAME, or a recipe that names some; repeatable"
+        ),
     ],
     against: Annotated[str | None, typer.Option(help="Another model; of a run, its base model if not given")] = None,
     number: Round = None,

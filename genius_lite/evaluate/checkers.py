@@ -127,7 +127,7 @@ def submitted(kind: Check, response: str, choices: Sequence[str] = ()) -> str | 
             number = final_number(response)
             return str(number.value) if number else None
         case "choice":
-            return final_choice(response, LETTERS[: len(choices)] if choices else LETTERS)
+            return final_choice(response, LETTERS[: len(choices)] if choices else LETTERS, choices)
         case _:
             return extract_answer(response)
 
