@@ -10,8 +10,10 @@ import pytest
 from gguf.constants import GGMLQuantizationType as T
 
 from genius_lite import load, run
+from genius_lite.recipe import TaskSource
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import sha256
+from tests.evaluate.benchmarks import write_punkt, write_rows
 from tests.support.models import tiny_gguf
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -27,6 +29,9 @@ def _small(name: str, folder: Path) -> dict[str, object]:
     tiny_gguf(folder / "model.gguf", "llama", kind=T[named[1].upper()], width=512)
     rows = [json.dumps({recipe.queries.column: f"What is {n} and {n}?"}) + "\n" for n in range(16)]
     (folder / "questions.jsonl").write_text("".join(rows))
+    asked = [
+        {**task.model_dump(exclude_defaults=True), "source": _made_up(task, folder)} for task in recipe.evaluate.tasks
+    ]
     return {
         "out": str(folder / "run"),
         "model.gguf": str(folder / "model.gguf"),
@@ -35,6 +40,8 @@ def _small(name: str, folder: Path) -> dict[str, object]:
         "queries.limit": 16,
         "rounds": 1,
         "foresight.max_tokens": 16,
+        "evaluate.tasks": json.dumps(asked),
+        "evaluate.max_tokens": 16,
         "sampler": "{slots: 8, threads: 1}",
         # Random models say nothing of sense, and end no response.
         "pairs.truncated": "keep",
@@ -45,8 +52,14 @@ def _small(name: str, folder: Path) -> dict[str, object]:
     }
 
 
+def _made_up(task: TaskSource, folder: Path) -> str:
+    assert task.benchmark
+    return str(write_rows(folder, task.benchmark))
+
+
 @pytest.mark.parametrize("name", READY)
-def test_a_ready_recipe_leads_to_a_file_that_keeps_what_was_learned(name, tmp_path):
+def test_a_ready_recipe_leads_to_a_file_that_keeps_what_was_learned(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("NLTK_DATA", str(write_punkt(tmp_path / "nltk")))
     recipe = load(RECIPES / name, [f"{key}={value}" for key, value in _small(name, tmp_path).items()])
     summary = run(recipe)
     made = summary.rounds[0].quantized

@@ -118,7 +118,8 @@ def evaluate(
     tasks: Annotated[
         list[str],
         typer.Option(
-            parser=source, help="FILE.jsonl:CHECK, reasoning_gym:NAME, or a recipe that names some; repeatable"
+            parser=source,
+            help="FILE.jsonl:CHECK, a benchmark (gsm8k), reasoning_gym:NAME, or a recipe that names some; repeatable",
         ),
     ],
     against: Annotated[

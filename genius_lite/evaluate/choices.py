@@ -37,7 +37,7 @@ class Options(NamedTuple):
             named = [] if self.labels else [*LETTERS[:count]]
             begins = () if self.labels else (0, 1) if first is None else (first,)
             meant = {at for at, text in enumerate(self.texts) if text.strip() == wanted}
-            meant |= {at for at, letter in enumerate(named) if letter == wanted}
+            meant |= {at for at, letter in enumerate(named) if letter == wanted.upper()}
             meant |= {number - begin for begin in begins if number is not None and 0 <= number - begin < count}
         if len(meant) != 1:
             wrong = "more than one" if meant else "none"
@@ -49,7 +49,9 @@ class Options(NamedTuple):
 
 
 def read_options(value: Any, column: str) -> Options:
-    """Read a row's options: a list of texts, or texts and labels (a list of both, or two lists); in a table, as JSON.
+    """Read a row's options: a list of texts, or texts and labels: a list of both, two lists, or a text by each label.
+
+    In a table they are JSON.
 
     Raises:
         UserError: it is nothing of that, or too few or too many.
@@ -62,6 +64,8 @@ def read_options(value: Any, column: str) -> Options:
             found = value
     if isinstance(found, list) and found and all(isinstance(option, dict) for option in found):
         found = {name: [option.get(name) for option in found] for name in ("text", "label")}
+    if isinstance(found, dict) and found and all(isinstance(text, str) for text in found.values()):
+        found = {"text": [*found.values()], "label": [*found]}
     if isinstance(found, dict):
         found, labels = found.get("text"), (*(str(label).strip() for label in found.get("label") or ()),)
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):

@@ -9,12 +9,13 @@ from typing import Any, TypeVar, cast, get_args
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
+from genius_lite.evaluate.benchmarks import load_tasks
 from genius_lite.evaluate.measure import EvalModel, answer_tasks, responses_wanted, temperature_of
 from genius_lite.evaluate.results import complaints, results
-from genius_lite.evaluate.tasks import load_tasks, tokenize_task
+from genius_lite.evaluate.tasks import tokenize_task
 from genius_lite.machine.engine_settings import context_for, engine_settings
 from genius_lite.progress import Progress
-from genius_lite.recipe import Auto, Check, Evaluate, Prefix, Sampler, TaskSource
+from genius_lite.recipe import Auto, Check, Evaluate, Prefix, Sampler, TaskSource, benchmark_named
 from genius_lite.recipe.reader import load
 from genius_lite.results.evaluation import Response, TaskResult
 from genius_lite.rundir.disk import scratch
@@ -53,8 +54,8 @@ def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[PromptConf
     """The tasks that a command line means, and how the recipes among its names ask.
 
     Args:
-        names: a recipe (.yaml), whose tasks are taken; or a source, with a checker behind a colon
-            (`held-out.jsonl:numeric`).
+        names: a recipe (.yaml), whose tasks are taken; or a benchmark (`gsm8k`); or a source, with a checker behind
+            a colon (`held-out.jsonl:numeric`).
 
     Raises:
         UserError: a recipe cannot be read or has no task; or there is no such checker.
@@ -119,6 +120,8 @@ def _agreed(given: T | None, named: Sequence[T], what: str, option: str) -> T | 
 
 
 def _task(name: str) -> TaskSource:
+    if (known := benchmark_named(name)) and not Path(name).exists():
+        return TaskSource.model_validate({"benchmark": known})
     source, colon, check = name.rpartition(":")
     if not source or f"{source}{colon}" == Prefix.REASONING_GYM:
         return TaskSource(source=name)

@@ -11,7 +11,7 @@ import ast
 import cmath
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -79,10 +79,10 @@ class Scorer:
             return Verdict(0.0, timed_out=True)
 
 
-def fault(known: Mapping[str, str | None], is_right: Callable[[str, str], bool]) -> str:
+def fault(known: Mapping[str, str | None], is_right: Callable[[str, str], bool], decoys: Sequence[str] = DECOYS) -> str:
     """Why a scorer cannot measure anything; empty if it can.
 
-    Of up to 20 problems it is asked about the known answer, about `DECOYS`, and about another problem's answer. It may
+    Of up to 20 problems it is asked about the known answer, about `decoys`, and about another problem's answer. It may
     be mistaken about the known answer, and about each decoy, in a tenth of them; a decoy that is the known answer, or
     the same number, is not asked there. Another problem's answer differs: puzzles have many solutions, and a small one
     may share them, so that one is refused only where it is right for most problems, and two at least. Of the 96
@@ -92,13 +92,14 @@ def fault(known: Mapping[str, str | None], is_right: Callable[[str, str], bool])
     Args:
         known: the answer of each problem, by its id; None where only the scorer knows.
         is_right: whether it calls the answer to the problem of this id right.
+        decoys: what is hardly the answer to any of them.
     """
     asked = {problem: known[problem] for problem in list(known)[:: -(-len(known) // _ASKED) or 1]}
     answers = {problem: answer for problem, answer in asked.items() if answer}
     wrong = sum(not is_right(problem, answer) for problem, answer in answers.items())
     if wrong > _MISTAKEN * len(answers):
         return f"its scorer calls {wrong} of {len(answers)} right answers wrong"
-    for decoy in DECOYS:
+    for decoy in decoys:
         unlike = [problem for problem, answer in asked.items() if not _same(decoy, answer)]
         right = sum(is_right(problem, decoy) for problem in unlike)
         if right > _MISTAKEN * len(unlike):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import compress, islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -24,13 +24,15 @@ from genius_lite.evaluate.answers import bare, final_number, first_sentence, mar
 from genius_lite.evaluate.checkers import check, extract_answer, submitted
 from genius_lite.evaluate.choices import Options, counts_from, read_options
 from genius_lite.evaluate.scoring import Scorer, Verdict, as_literal, fault
-from genius_lite.recipe import Prefix, TaskSource
+from genius_lite.recipe import Prefix, TaskSource, columns_of
 from genius_lite.records import Query, query_id, seed_of
 from genius_lite.results.evaluation import Use
 from genius_lite.text import brief
 
-_CHOICES = "choices"  # in a problem's metadata
+CHOICES = "choices"  # in a problem's metadata
 _DIVIDED = 40  # problems of a task, at least, of which half can choose and half report
+T = TypeVar("T")
+
 # The package gives a model's text to Python's or SymPy's eval in some scorers.
 _RUNS_ANSWERS = re.compile(r"(?:\beval|\bexec|\bparse_expr|\bsympify)\(\s*(?!entry\b|metadata\b)")
 
@@ -83,27 +85,10 @@ class TokenizedTask:
         return TokenizedTask(task, list(compress(self.questions, taken)), [*compress(self.uses, taken)])
 
 
-def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
-    """The tasks that a recipe names.
-
-    Raises:
-        UserError: as `load_task`; or two have the same name.
-    """
-    tasks = [load_task(source) for source in sources]
-    if repeated := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
-        raise UserError(f"two tasks are named {repeated[0]}; give their files different names")
-    return tasks
-
-
-def load_task(cfg: TaskSource) -> Task:
-    """One of them.
-
-    Raises:
-        UserError: as `from_rows` and `from_reasoning_gym`.
-    """
-    if cfg.source.startswith(Prefix.REASONING_GYM):
-        return from_reasoning_gym(cfg.source, size=cfg.size, seed=cfg.seed, config=cfg.config)
-    return from_rows(cfg)
+def evenly(items: list[T], limit: int | None) -> list[T]:
+    """Return so many of them, from the first to the last, where benchmarks stand in the order of their subjects."""
+    count = len(items) if limit is None else min(limit, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 def tokenize_task(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary, system: str | None) -> TokenizedTask:
@@ -142,15 +127,16 @@ def from_rows(cfg: TaskSource) -> Task:
         if mathematics:
             return mathematics.verdict(response, problem.answer)
         try:
-            return Verdict(check(cfg.check, response, problem.answer, cfg.options, problem.metadata.get(_CHOICES, ())))
+            return Verdict(check(cfg.check, response, problem.answer, cfg.options, problem.metadata.get(CHOICES, ())))
         except TimeoutError:
             return Verdict(0.0, timed_out=True)
 
     def stated(problem: Problem, response: str) -> str | None:
-        return submitted(cfg.check, response, problem.metadata.get(_CHOICES, ()), cfg.options)
+        return submitted(cfg.check, response, problem.metadata.get(CHOICES, ()), cfg.options)
 
     aside, forms = SetAside(), set[str]()
-    read = [*islice(_read(cfg, aside), cfg.limit)]
+    read = [*islice(_read(cfg, aside), None if cfg.benchmark else cfg.limit)]
+    read = evenly(read, cfg.limit)
     first = counts_from([(known, options) for _, _, known, options in read if options], cfg.count_from, cfg.source)
     problems = list[Problem]()
     for place, question, known, options in read:
@@ -170,9 +156,9 @@ def from_rows(cfg: TaskSource) -> Task:
     if not problems:
         raise UserError(f"{cfg.source}: no problem in it; one is needed at least")
     close = mathematics.close if mathematics else lambda: None
-    name = cfg.source if cfg.source.startswith(Prefix.HUB) else stem_of(cfg.source)
+    name = cfg.benchmark or (cfg.source if cfg.source.startswith(Prefix.HUB) else stem_of(cfg.source))
     form = " and ".join(sorted(filter(None, forms)))
-    return Task(name, _distinct(problems), score, close, stated, str(aside), form)
+    return Task(name, distinct(problems), score, close, stated, str(aside), form)
 
 
 _Read = tuple[str, Question, str | int | float, Options | None]
@@ -182,10 +168,12 @@ _Read = tuple[str, Question, str | int | float, Options | None]
 def _read(cfg: TaskSource, aside: SetAside) -> Iterator[_Read]:
     """Read the rows of a task that have a question and an answer, and set the others aside."""
     column, template = (COLUMN, cfg.prompt) if "{" in cfg.prompt else (cfg.prompt, None)
-    more = (cfg.choices,) if cfg.check == "choice" else ()
-    wanted = [Columns((*c.needed, cfg.answer), (*c.optional, *more)) for c in columns_for(column, template)]
+    several = cfg.check == "choice" and "{" in cfg.choices
+    named = columns_of(cfg.choices) if several else [cfg.choices] if cfg.check == "choice" else []
+    needed, more = ([cfg.answer, *named], []) if several else ([cfg.answer], named)
+    wanted = [Columns((*c.needed, *needed), (*c.optional, *more)) for c in columns_for(column, template)]
     hub, used = HubSet(cfg.subset, cfg.split, cfg.revision), 0
-    for row in read_rows(cfg.source, wanted, hub, few=cfg.limit is not None):
+    for row in read_rows(cfg.source, wanted, hub, few=cfg.limit is not None and not cfg.benchmark):
         try:
             if isinstance(row.values, Fault):
                 raise UserError(row.values)
@@ -194,11 +182,13 @@ def _read(cfg: TaskSource, aside: SetAside) -> Iterator[_Read]:
             question, known = question_of(row.values, column, template), row.values[cfg.answer]
             if not question.text.strip():
                 raise UserError(f"`{cfg.prompt}` is {question.text!r:.40}, not a question")
+            given = [row.values[name] for name in named if name in row.values]
+            options = read_options(given if several else given[0], cfg.choices) if given else None
+            if cfg.check == "choice" and not options and isinstance(known, bool):
+                known, options = ("yes" if known else "no"), Options(["yes", "no"])
             finite = isinstance(known, str) or (isinstance(known, int | float) and math.isfinite(known))
             if not finite or isinstance(known, bool):
                 raise UserError(f"`{cfg.answer}` is {brief(repr(known))}, neither text nor a number")
-            lettered = cfg.check == "choice" and cfg.choices in row.values
-            options = read_options(row.values[cfg.choices], cfg.choices) if lettered else None
         except UserError as e:
             aside.add(row.place, str(e), used)
             continue
@@ -211,7 +201,7 @@ def _problem(question: Question, known: str | float, options: Options | None, fi
     if not options:
         return Problem(question.id, question.text, str(known).strip(), before=before)
     asked = question._replace(text=f"{question.text}\n\n{options}\n\nGive the letter of the right option.")
-    return Problem(asked.id, asked.text, options.letter(known, first), {_CHOICES: options.texts}, before)
+    return Problem(asked.id, asked.text, options.letter(known, first), {CHOICES: options.texts}, before)
 
 
 def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, Any]) -> Task:
@@ -242,7 +232,7 @@ def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, A
     except (TypeError, ValueError, AssertionError) as e:
         raise UserError(f"{source}: reasoning-gym refuses this configuration: {e}") from None
     entries = list(dataset)
-    problems = _distinct(
+    problems = distinct(
         [Problem(query_id(e["question"]), e["question"], e["answer"] or "", e["metadata"]) for e in entries]
     )
     entry_of = {problem.id: as_literal(entry) for problem, entry in zip(problems, entries, strict=True)}
@@ -274,12 +264,12 @@ def _submitted(response: str, known: str) -> str:
     return said.strip() if said.strip() == known.strip() else bare(first_sentence(said))
 
 
-def _distinct(problems: list[Problem]) -> list[Problem]:
+def distinct(problems: list[Problem]) -> list[Problem]:
     """The same problems with an id each: the second of a prompt ends in -2."""
     seen: Counter[str] = Counter()
-    distinct = []
+    named = []
     for problem in problems:
         seen[problem.id] += 1
         count = seen[problem.id]
-        distinct.append(problem if count == 1 else msgspec.structs.replace(problem, id=f"{problem.id}-{count}"))
-    return distinct
+        named.append(problem if count == 1 else msgspec.structs.replace(problem, id=f"{problem.id}-{count}"))
+    return named

@@ -13,7 +13,7 @@ from genius_lite.data.files import FORMATS, suffix_of
 from genius_lite.data.queries import Questions, text_columns
 from genius_lite.data.rows import read_rows
 from genius_lite.errors import UserError
-from genius_lite.evaluate.tasks import load_task
+from genius_lite.evaluate.benchmarks import load_task
 from genius_lite.hardware import cores, free_memory, gpus
 from genius_lite.recipe import Model, Prefix, Queries, TaskSource
 from genius_lite.recipe.types import at_home

@@ -11,8 +11,9 @@ from typing import Any
 from genius_lite.data.queries import hold_out, select
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
+from genius_lite.evaluate.benchmarks import load_tasks
 from genius_lite.evaluate.measure import temperature_of
-from genius_lite.evaluate.tasks import TokenizedTask, load_tasks, tokenize_task
+from genius_lite.evaluate.tasks import TokenizedTask, tokenize_task
 from genius_lite.machine.engine_settings import context_for
 from genius_lite.recipe import Recipe
 from genius_lite.records import Query, seed_of

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from genius_lite.recipe.benchmarks import BENCHMARKS, BenchmarkName, benchmark_named
 from genius_lite.recipe.evaluation import Check, CheckOptions, Evaluate, Guard, Limit, TaskSource, Tracking
 from genius_lite.recipe.learning import Learner, Pairs, Quantize
 from genius_lite.recipe.sampling import (
@@ -37,9 +38,9 @@ from genius_lite.recipe.types import (
 )
 
 __all__ = [
-    "STDIN", "Auto", "Check", "CheckOptions", "Evaluate", "Foresight", "Guard", "KVType", "Learner", "Limit", "Model",
-    "Pairs", "Prefix", "QuantType", "Quantize", "Queries", "Recipe", "Sampler", "Server", "TargetType", "TaskSource",
-    "Tracking", "answer_tokens", "columns_of", "quant_type",
+    "BENCHMARKS", "STDIN", "Auto", "BenchmarkName", "Check", "CheckOptions", "Evaluate", "Foresight", "Guard", "KVType",
+    "Learner", "Limit", "Model", "Pairs", "Prefix", "QuantType", "Quantize", "Queries", "Recipe", "Sampler", "Server",
+    "TargetType", "TaskSource", "Tracking", "answer_tokens", "benchmark_named", "columns_of", "quant_type",
 ]  # fmt: skip
 
 _LEARNER_OF_MACHINE = {"gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}
@@ -118,6 +119,6 @@ class Recipe(Section):
             "sampler": set(Sampler.model_fields) - {"kv_type"},
             "learner": _LEARNER_OF_MACHINE,
             "quantize": {"check"},
-            "evaluate": {"tasks": {"__all__": {"source", "subset", "split", "revision", "count_from"}}},
+            "evaluate": {"tasks": {"__all__": {"benchmark", "source", "subset", "split", "revision", "count_from"}}},
         }
         return self.model_dump(mode="json", exclude=keys | parts)

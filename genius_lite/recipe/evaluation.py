@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from genius_lite.recipe.benchmarks import BENCHMARKS, BenchmarkName, completed
 from genius_lite.recipe.sampling import Prefix, columns_of
 from genius_lite.recipe.types import (
     AboveZero,
@@ -26,6 +27,7 @@ _FILE_KEYS = (
     *("limit", "subset", "split", "revision"),
 )
 _GENERATED_KEYS = ("size", "seed", "config")
+_LAID_DOWN = ("check", "prompt", "answer", "choices", "count_from", "options")  # by a definition of another package
 
 
 def _option(default: Any, checks: list[Check], description: str, **notes: Any) -> Any:
@@ -58,13 +60,22 @@ class TaskSource(Section):
 
     source: LocalPath = Field(
         description="The problems: whatever queries.source may be, or reasoning_gym:NAME (pip install "
-        "'reasoning-gym>=0.1.25')",
+        "'reasoning-gym>=0.1.25'); of a benchmark, its own or one with the same columns",
         examples=["held-out.jsonl"],
+    )
+    benchmark: BenchmarkName | None = key(
+        None, "A benchmark of the field, by its name, which says all but `use` and `limit` itself: docs/benchmarks.md"
     )
     check: Check = key("exact", "How a response is compared with the answer")
     prompt: Text = key("prompt", "Column of the question, or several, such as '{context} {question}'")
-    answer: Text = key("answer", "Column of the answer")
-    choices: Text = key("choices", "Column of the options, for check: choice: a list of texts, or `text` and `label`")
+    answer: Text = key(
+        "answer", "Column of the answer; for check: choice an option's letter, number, label or text, or true and false"
+    )
+    choices: Text = key(
+        "choices",
+        "Column of the options, for check: choice: a list of texts, or `text` and `label`; or a column for each, such "
+        "as '{A} {B} {C} {D}'",
+    )
     count_from: Literal[0, 1] | None = key(
         None, "The first option's number, where answers are numbers; null: found from those of all problems"
     )
@@ -74,13 +85,22 @@ class TaskSource(Section):
         "What the problems are for: to choose the best round, to report on it, or both, with wider intervals; auto: "
         "half of them choose and half report, of fewer than 40 all do both",
     )
-    limit: Positive | None = key(None, "Use the first so many problems of a file; null: all", unit="problems")
+    limit: Positive | None = key(
+        None,
+        "Use the first so many problems of a file, or so many from the whole of a benchmark, evenly; null: all",
+        unit="problems",
+    )
     size: Positive = key(100, "Problems that reasoning-gym makes", unit="problems")
     seed: Seed = key(0, "Of reasoning-gym")
     config: dict[str, Any] = key({}, "Of the reasoning-gym data set, such as {max_terms: 2}")
     subset: Text | None = key(None, "Configuration, for hub datasets that have several")
     split: Text = key("test", "Split, for hub datasets")
     revision: Text | None = key(None, "Commit, tag or branch, for hub datasets")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_benchmark(cls, written: Any) -> Any:
+        return completed(written) if isinstance(written, dict) else written
 
     @model_validator(mode="after")
     def _possible(self) -> TaskSource:
@@ -90,8 +110,14 @@ class TaskSource(Section):
         if wrong := [name for name in others if name in written]:
             theirs, ours = ("a file", "reasoning_gym") if generated else ("reasoning_gym", "a file")
             raise ValueError(f"{wrong[0]} is for a task from {theirs}; one from {ours} takes {', '.join(own)}")
-        if "{" in self.prompt:
-            columns_of(self.prompt)
+        if generated and self.benchmark:
+            raise ValueError("source is reasoning_gym's, and a benchmark is named too; take one of the two out")
+        fixed = _LAID_DOWN if self.benchmark and "check" not in BENCHMARKS[self.benchmark] else ()
+        if wrong := [name for name in fixed if name in written]:
+            raise ValueError(f"{wrong[0]} is laid down by benchmark: {self.benchmark}; take it out")
+        for name in ("prompt", "choices"):
+            if "{" in getattr(self, name):
+                columns_of(getattr(self, name), name)
         taken = [name for name in CheckOptions.model_fields if self.check in CheckOptions.extra(name)["checks"]]
         if wrong := [name for name in written.get("options", ()) if name not in taken]:
             instead = f"write {' or '.join(taken)}" if taken else "take it out"

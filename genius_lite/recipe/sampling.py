@@ -19,8 +19,8 @@ STDIN = "-"
 """The source that is read from standard input."""
 
 
-def columns_of(template: str) -> list[str]:
-    """Return the columns that a template such as `{context} {question}` names.
+def columns_of(template: str, key: str = "prompt") -> list[str]:
+    """Return the columns that a template such as `{context} {question}` names, which stands under this key.
 
     Raises:
         ValueError: it names none, or has a brace that belongs to no name; `{{` is one that is written.
@@ -28,10 +28,10 @@ def columns_of(template: str) -> list[str]:
     names = list[str]()
     for _, name, form, conversion in Formatter().parse(template):
         if name == "" or form or conversion:
-            raise ValueError(f"prompt {template!r} has braces without the name of a column; write {{column}}, or {{{{")
+            raise ValueError(f"{key} {template!r} has braces without the name of a column; write {{column}}, or {{{{")
         names += [name] if name else []
     if not names:
-        raise ValueError(f"prompt {template!r} names no column; write '{{context}} {{question}}', or use `column`")
+        raise ValueError(f"{key} {template!r} names no column; write '{{context}} {{question}}', or use `column`")
     return list(dict.fromkeys(names))
 
 

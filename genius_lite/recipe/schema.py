@@ -19,6 +19,8 @@ def editor_schema() -> Schema:
     """Return the JSON Schema of a recipe, or of a part of one with `extends`. Editors know Draft 7 best."""
     schema = deepcopy(_schema())
     properties, sections = schema["properties"], schema["$defs"]
+    named = sections["TaskSource"].pop("required")
+    sections["TaskSource"]["anyOf"] = [{"required": named}, {"required": ["benchmark"]}]  # whose source is known
     for name in Recipe.section_names():  # a section of comments only is null, and means its defaults
         section = properties[name]
         kinds = section.pop("anyOf", None) or [{"$ref": section.pop("$ref")}]

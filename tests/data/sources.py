@@ -35,7 +35,7 @@ def _table(separator: str, encoding: str = "utf-8") -> bytes:
 
 def _parquet() -> bytes:
     out = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.table({"prompt": ASKED}), out)
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), out)
     return out.getvalue().to_pybytes()
 
 
@@ -52,7 +52,10 @@ FILES = {
     "the same, by another name": ("Q.NDJSON", _lines(ROWS)),
     "JSON, an array": ("q.json", json.dumps(ROWS, indent=1).encode()),
     "JSON, rows in an object": ("q.json", json.dumps({"version": 1, "data": ROWS}).encode()),
-    "JSON, by columns (pandas)": ("q.json", json.dumps({"prompt": dict(enumerate(ASKED))}).encode()),
+    "JSON, by columns (pandas)": (
+        "q.json",
+        json.dumps({name: {n: row[name] for n, row in enumerate(ROWS)} for name in ROWS[0]}).encode(),
+    ),
     "CSV": ("q.csv", _table(",")),
     "CSV of Excel in much of Europe": ("q.csv", _table(";", "utf-8-sig")),
     "CSV of one column, without quotes": ("q.csv", "\r\n".join(["prompt", *ASKED]).encode()),

@@ -31,6 +31,7 @@ def _answers(tmp_path, *rows: tuple[object, object], **more) -> list[str]:
         ([1, "3", 4], "ACD"),
         (["2", "4", "B"], "BDB"),
         (["otter", 0, "C"], "CAC"),
+        (["a", "C", " d"], "ACD"),
         ([4], "D"),
     ],
 )
@@ -57,6 +58,7 @@ def test_labels_are_read_as_they_are_meant(tmp_path, labels, answer, paired):
     whole = {"text": ANIMALS, "label": [*labels]}
     pairs = [{"label": label, "text": text} for label, text in zip(labels, ANIMALS, strict=True)]
     assert _answers(tmp_path, (pairs if paired else whole, answer)) == ["C"]
+    assert _answers(tmp_path, (dict(zip(labels, ANIMALS, strict=True)), answer)) == ["C"]
 
 
 def test_arc_as_the_hub_has_it(tmp_path):
@@ -77,6 +79,7 @@ def test_arc_as_the_hub_has_it(tmp_path):
         (["2", "1", "0"], (), "2", None),
         (["2", "1", "0"], (), "2", 0),
         (["B", "A"], (), "A", None),
+        (["b", "a"], (), "a", None),
         (ANIMALS, (), "E", None),
         (ANIMALS, (), 4, 0),
         (ANIMALS, (), 0, 1),
@@ -104,8 +107,23 @@ def test_what_is_no_list_of_options(value, told):
         read_options(value, "choices")
 
 
+def test_true_and_false_are_yes_and_no(tmp_path):
+    rows = [{"question": "Could an otter drown?", "answer": True}, {"question": "Could a trout?", "answer": False}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet")
+    task = from_rows(TaskSource(source=str(tmp_path / "t.parquet"), check="choice", prompt="question"))
+    assert [problem.answer for problem in task.problems] == ["A", "B"]
+    assert task.problems[1].prompt == "Could a trout?\n\nA. yes\nB. no\n\nGive the letter of the right option."
+    assert [task.check(task.problems[1], said).score for said in ("B", "No.", "The answer is no", "yes")] == [
+        1,
+        1,
+        1,
+        0,
+    ]
+
+
 def test_options_of_a_table_are_json():
     assert read_options('["a", "b"]', "choices") == Options(["a", "b"])
+    assert read_options('{"1": "a", "2": "b"}', "choices") == Options(["a", "b"], ("1", "2"))
 
 
 def test_one_number_beyond_the_options_does_not_move_the_others():
@@ -133,3 +151,16 @@ def test_a_problem_that_cannot_be_used_is_set_aside_and_counted(tmp_path):
     assert [problem.prompt for problem in task.problems] == [f"Two. {n}?" for n in range(9)]
     assert task.set_aside.startswith(f"1 row is set aside; {tmp_path / 't.jsonl'}:10: no column `context`")
     assert len(from_rows(source.model_copy(update={"limit": 3})).problems) == 3
+
+
+def test_options_in_columns_of_their_own(tmp_path):
+    (tmp_path / "c.csv").write_text(
+        "question,A,B,C,D,answer\n哪一个是哺乳动物？,鳟鱼,麻雀,水獭,蝾螈,C\n", encoding="utf-8"
+    )
+    source = TaskSource(source=str(tmp_path / "c.csv"), check="choice", prompt="question", choices="{A} {B} {C} {D}")
+    task = from_rows(source)
+    (problem,) = task.problems
+    assert problem.answer == "C"
+    assert "\n\nA. 鳟鱼\nB. 麻雀\nC. 水獭\nD. 蝾螈\n\n" in problem.prompt
+    with pytest.raises(ValueError, match=r"choices '\{A\} \{\}' has braces without the name of a column"):
+        TaskSource(source="c.csv", check="choice", choices="{A} {}")

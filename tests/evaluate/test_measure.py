@@ -9,10 +9,11 @@ import pytest
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop, Stopped, UserError
+from genius_lite.evaluate.benchmarks import load_tasks
 from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.measure import EvalModel, answer_tasks, observe, responses_wanted
 from genius_lite.evaluate.results import results
-from genius_lite.evaluate.tasks import load_tasks, tokenize_task
+from genius_lite.evaluate.tasks import tokenize_task
 from genius_lite.recipe import Evaluate, TaskSource
 from genius_lite.records import Query
 from genius_lite.results.evaluation import GREEDY, Answers, Response

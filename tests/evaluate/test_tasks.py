@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
+import datasets
 import psutil
 import pytest
 
@@ -18,6 +19,7 @@ from genius_lite.evaluate.scoring import Verdict, as_literal
 from genius_lite.evaluate.tasks import from_reasoning_gym
 from genius_lite.recipe import Check, CheckOptions, TaskSource
 from genius_lite.records import query_id
+from tests.data.sources import ASKED, FILES
 
 GSM8K = [
     '{"prompt": "How many clips?", "answer": "48/2 = <<48/2=24>>24\\nTogether 48+24 = 72.\\n#### 72", "level": 2}',
@@ -74,6 +76,36 @@ def test_multiple_choice(tmp_path, answer):
         1,
         0,
     ]
+
+
+TABLES = [what for what in FILES if what not in ("CSV of one column, without quotes", "text, a question a line")]
+
+
+@pytest.mark.parametrize("what", TABLES)
+def test_every_source_of_questions_is_one_of_problems(tmp_path, what):
+    name, content = FILES[what]
+    (tmp_path / name).write_bytes(content)
+    folder = [tmp_path] if "." in name else []
+    for source in (tmp_path / name, *folder, tmp_path / "[qQ]*"):
+        task = tasks.from_rows(TaskSource(source=str(source), answer="level"))
+        assert [problem.prompt for problem in task.problems] == ASKED
+        assert {problem.answer for problem in task.problems} < {"1", "easy"}
+
+
+def test_a_data_set_of_the_hub_is_a_source_of_problems(monkeypatch):
+    asked = list[dict]()
+
+    def load_dataset(*named, **more):
+        asked.append({"name": named, **more})
+        return datasets.Dataset.from_list([{"question": "2 + 2?", "target": n, "other": b"\xff"} for n in (4, 5)])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    source = TaskSource(
+        source="hf:me/sums", subset="small", check="numeric", prompt="question", answer="target", limit=1
+    )
+    task = tasks.from_rows(source)
+    assert (task.name, [p.answer for p in task.problems]) == ("hf:me/sums", ["4"])
+    assert asked == [{"name": ("me/sums", "small"), "split": "test", "revision": None, "streaming": True}]
 
 
 def test_a_repeated_prompt_is_a_problem_of_its_own(tmp_path):

@@ -1,0 +1,145 @@
+"""Tasks as a recipe names them: rows, generated problems, and benchmarks that lm-evaluation-harness defines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from genius_lite.data.files import Fault
+from genius_lite.data.questions import check_text
+from genius_lite.data.rows import Columns, HubSet, SetAside, read_rows
+from genius_lite.errors import UserError
+from genius_lite.evaluate.checkers import check, submitted
+from genius_lite.evaluate.choices import read_options
+from genius_lite.evaluate.harness import Definition, Harness
+from genius_lite.evaluate.scoring import DECOYS, Verdict, as_literal, fault
+from genius_lite.evaluate.tasks import CHOICES, Problem, Task, distinct, evenly, from_reasoning_gym, from_rows
+from genius_lite.recipe import BenchmarkName, Prefix, TaskSource
+from genius_lite.records import query_id
+from genius_lite.text import brief
+
+DEFINITIONS: dict[BenchmarkName, Definition] = {
+    "gsm8k": Definition(
+        *("gsm8k", "gsm8k_cot_llama", ("question", "answer")),
+        *("flexible-extract", "exact_match", "The final answer is {}"),
+    ),
+    # For the next two the package compares likelihoods, or reads a letter in a set place. Here a model may reason.
+    "logiqa": Definition("agieval", "agieval_logiqa_en", ("query", "choices", "gold")),
+    "gpqa": Definition(
+        "gpqa",
+        "gpqa_main_cot_zeroshot",
+        ("Question", "Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3))),
+        shuffled=True,
+    ),
+    "mmlu-pro": Definition(
+        *("mmlu_pro", "mmlu_pro_{category}", ("question", "options", "answer", "category")),
+        *("custom-extract", "exact_match", "The answer is ({})"),
+    ),
+    "ifeval": Definition(
+        *("ifeval", "ifeval", ("key", "prompt", "instruction_id_list", "kwargs")), "none", "prompt_level_strict_acc"
+    ),
+}
+"""Those that lm-evaluation-harness asks and judges; the recipe says of the others how that is done."""
+
+
+def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
+    """The tasks that a recipe names.
+
+    Raises:
+        UserError: as `load_task`; or two have the same name.
+    """
+    tasks = [load_task(source) for source in sources]
+    if repeated := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
+        raise UserError(f"two tasks are named {repeated[0]}; give their files different names")
+    return tasks
+
+
+def load_task(cfg: TaskSource) -> Task:
+    """One of them.
+
+    Raises:
+        UserError: as `from_rows`, `from_harness` and `from_reasoning_gym`.
+    """
+    if cfg.source.startswith(Prefix.REASONING_GYM):
+        return from_reasoning_gym(cfg.source, size=cfg.size, seed=cfg.seed, config=cfg.config)
+    if cfg.benchmark and cfg.benchmark in DEFINITIONS:
+        return from_harness(cfg, cfg.benchmark)
+    return from_rows(cfg)
+
+
+def from_harness(cfg: TaskSource, name: BenchmarkName) -> Task:
+    """A benchmark as lm-evaluation-harness asks it, without examples; its rows are those of `cfg`.
+
+    What a model answers is judged by the package too, or as the letter of an option (`final_choice`).
+
+    Raises:
+        UserError: the package is missing, or the rows cannot be read, or no more of them can be used than cannot; or
+            the package's metric calls wrong answers right, or right ones wrong (`scoring.fault`).
+    """
+    definition, aside = DEFINITIONS[name], SetAside()
+    rows = evenly([*_rows(cfg, definition, aside)], cfg.limit)
+    harness = Harness(definition, name)
+    problems, written = list[Problem](), list[str]()
+    for place, row in rows:
+        literal = as_literal(row)
+        try:
+            problems.append(_problem(harness, definition, literal))
+            written.append(literal)
+        except UserError as e:
+            aside.add(place, str(e), len(rows))
+    aside.check(len(problems))
+    if not problems:
+        raise UserError(f"{cfg.source}: no problem in it; one is needed at least")
+    problems = distinct(problems)
+    if not definition.metric:
+        harness.close()
+        return Task(name, problems, _by_letter, stated=_letter, set_aside=str(aside))
+    row_of = {problem.id: literal for problem, literal in zip(problems, written, strict=True)}
+
+    def is_right(problem: str, response: str) -> bool:
+        return harness.judged(row_of[problem], response)[0].score == 1
+
+    known = {problem.id: definition.told.format(problem.answer) if definition.told else None for problem in problems}
+    # Instructions may well be followed by "0".
+    found = fault(known, is_right, DECOYS if definition.told else DECOYS[:1])
+    harness.close()  # it idles through no training
+    if found:
+        raise UserError(f"benchmark {name}: {found}; another version of lm-eval may not")
+    return Task(
+        name,
+        problems,
+        lambda problem, response: harness.judged(row_of[problem.id], response)[0],
+        harness.close,
+        lambda problem, response: harness.judged(row_of[problem.id], response)[1],
+        str(aside),
+    )
+
+
+def _rows(cfg: TaskSource, definition: Definition, aside: SetAside) -> Iterator[tuple[str, dict[str, Any]]]:
+    used = 0
+    for row in read_rows(cfg.source, [Columns(definition.columns)], HubSet(cfg.subset, cfg.split, cfg.revision)):
+        if isinstance(row.values, Fault | str):
+            told = row.values if isinstance(row.values, Fault) else f"a row is an object, not {brief(row.values)!r}"
+            aside.add(row.place, told, used)
+            continue
+        used += 1
+        yield row.place, row.values
+
+
+def _problem(harness: Harness, definition: Definition, literal: str) -> Problem:
+    asked, answer, options = harness.asked(literal)
+    check_text(asked)
+    if definition.metric:
+        return Problem(query_id(asked), asked, answer if definition.told else "")
+    problem = Problem(query_id(asked), asked, answer, {CHOICES: read_options(options, "choices").texts})
+    _by_letter(problem, "")  # an answer that is no letter would count every response as wrong
+    return problem
+
+
+def _by_letter(problem: Problem, response: str) -> Verdict:
+    return Verdict(check("choice", response, problem.answer, choices=problem.metadata[CHOICES]))
+
+
+def _letter(problem: Problem, response: str) -> str | None:
+    return submitted("choice", response, problem.metadata[CHOICES])
