@@ -104,9 +104,9 @@ def final_choice(response: str, letters: str = LETTERS, choices: Sequence[str] =
 
     In this order: a marked answer that starts with a letter (`B`, `(B)`, `**B**`, `B) Paris`, `option B`, `la B`,
     `\text{B}`) or is the text of a choice; a response that starts so with a letter set apart, or is such a text; the
-    last mention, which is `(B)`, `**B**`, `option B`, `B)` or `B.` at the start of a line (unless several letters
-    are, as in a list of the options), or a letter alone on its line; a capital at the end of the response. Lower case counts in brackets, before `.`, `)` or `:`, and alone: "a
-    dog" is not A. "A or B" is a hedge.
+    last mention, which is `(B)`, `**B**`, `option B`, `B)` or `B.` at the start of a line (unless several letters are,
+    as in a list of the options), or a letter alone on its line; a capital at the end of the response. Lower case counts
+    in brackets, before `.`, `)` or `:`, and alone: "a dog" is not A. "A or B" is a hedge.
     """
     response = plain(response)
     by_text = {_key(choice): letter for letter, choice in zip(letters, choices, strict=False) if _key(choice)}
