@@ -104,9 +104,9 @@ def final_choice(response: str, letters: str = LETTERS, choices: Sequence[str] =
 
     In this order: a marked answer that starts with a letter (`B`, `(B)`, `**B**`, `B) Paris`, `option B`, `la B`,
     `\text{B}`) or is the text of a choice; a response that starts so with a letter set apart, or is such a text; the
-    last mention, which is `(B)`, `**B**`, `option B`, `B)` or `B.` at the start of a line, or a letter alone on its
-    line; a capital at the end of the response. Lower case counts in brackets, before `.`, `)` or `:`, and alone: "a
-    dog" is not A. "A or B" is a hedge.
+    last mention, which is `(B)`, `**B**`, `option B`, `B)` or `B.` at the start of a line (unless several letters are,
+    as in a list of the options), or a letter alone on its line; a capital at the end of the response. Lower case counts
+    in brackets, before `.`, `)` or `:`, and alone: "a dog" is not A. "A or B" is a hedge.
     """
     response = plain(response)
     by_text = {_key(choice): letter for letter, choice in zip(letters, choices, strict=False) if _key(choice)}
@@ -246,8 +246,11 @@ def _starting_letter(text: str, letters: str, apart: bool = False) -> str | None
 
 
 def _last_mention(text: str, letters: str) -> str | None:
-    found = [(m.start(), m.end(), m[m.lastindex or 0]) for m in _MENTION.finditer(text)]
-    found = [mention for mention in found if mention[2] in letters and not _is_denied(text, mention[0])]
+    mentions = [m for m in _MENTION.finditer(text) if not _is_denied(text, m.start())]
+    # Several letters in front of lines are the options, gone through one by one, and none of them is chosen so.
+    listed = len({m[4] for m in mentions if m[4] and m[4] in letters}) > 1
+    found = [(m.start(), m.end(), m[m.lastindex or 0]) for m in mentions if not (listed and m[4])]
+    found = [mention for mention in found if mention[2] in letters]
     if not found:
         end = _AT_END.search(text.rstrip(" \t\r\n.。!！)]*_`\"'")[-_NEAR:])
         return end[1] if end and end[1] in letters and not _UNLIKE.search(end.string) else None

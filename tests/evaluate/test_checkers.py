@@ -179,6 +179,8 @@ CHOICE = [
     ("Let me think.\nB", "B"),
     ("It cannot be Rome.\nD. New York", "D"),
     ("The answer is A. No: the answer is B.", "B"),
+    ("Let us see.\nA. Rome: in Italy.\nB. Paris: in", None),
+    ("Let us see.\nA. Rome: in Italy.\nB. Paris: in France.\nSo option B", "B"),
     ("The answer is not A. Option B it is", "B"),
     ("A dog is an animal", None),
     ("A train leaves at 5", None),

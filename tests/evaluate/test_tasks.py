@@ -129,7 +129,7 @@ GOOD = '{"prompt": "x", "answer": "1"}'
         ("numeric", '{"prompt": 3, "answer": "1"}', "`prompt` is 3, not text"),
         ("numeric", '{"prompt": "x", "answer": true}', "`answer` is True, neither text nor a number"),
         ("numeric", '{"prompt": "x", "answer": ["1"]}', "`answer` is ['1'], neither text nor a number"),
-        ("numeric", '{"prompt": "x", "answer": "one"}', "the answer 'one' holds no number"),
+        ("numeric", '{"prompt": "x", "answer": "many"}', "the answer 'many' holds no number"),
         ("math-verify", '{"prompt": "x", "answer": "\\\\("}', "cannot be read as mathematics"),
         (
             "math-verify",
