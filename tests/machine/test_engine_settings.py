@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from genius_lite import measurements
 from genius_lite.errors import UserError
 from genius_lite.hardware import Gpu, cores, gpus, peak_memory
 from genius_lite.machine import engine_settings

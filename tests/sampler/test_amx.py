@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from genius_lite import measurements
 from genius_lite.sampler import llama
 
 DIES = (sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(signal.SIGTERM)})")
