@@ -326,7 +326,8 @@ def test_a_thought_is_no_answer():
     assert extract_answer(cut) is None
     assert check("numeric", cut, "12") == 0
     assert submitted("numeric", cut) is None
-    for kind, answer in (("numeric", "7"), ("choice", "C"), ("exact", "Paris")):
+    cases: list[tuple[Check, str]] = [("numeric", "7"), ("choice", "C"), ("exact", "Paris")]
+    for kind, answer in cases:
         assert check(kind, whole.replace("{}", answer), answer) == 1
         assert submitted(kind, whole.replace("{}", answer)) == answer
 
