@@ -44,19 +44,18 @@ def main() -> None:
     parser.add_argument("--step-tokens", type=int, default=25, help="mean")
     parser.add_argument("--future-tokens", type=int, default=60, help="mean, of the first step's")
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
-    parser.add_argument("--together", action="store_true", help="do all in one process")
-    parser.add_argument("--phase", choices=[*PHASES, "all"], help="do this in the folder, and print what it took")
+    parser.add_argument("--phase", choices=[*PHASES], help="do this in the folder, and print what it took")
     args = parser.parse_args()
     if args.phase:
-        print(json.dumps(measured(PHASES.get(args.phase, _all), args.folder)))
+        print(json.dumps(measured(PHASES[args.phase], args.folder)))
         return
-    found, phases = {}, ["all"] if args.together else [*PHASES]
+    found = {}
     for count in args.queries:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             write(Path(folder), count, args)
-            found[count] = {name: _in_a_process(name, Path(folder)) for name in phases}
+            found[count] = {name: _in_a_process(name, Path(folder)) for name in PHASES}
     print(f"{'':12}" + "".join(f"{count:>12,} questions" for count in found))
-    for name in phases:
+    for name in PHASES:
         figures = (found[count][name] for count in found)
         print(f"{name:12}" + "".join(f"{f['seconds']:>12.1f} s {f['mb']:>5.0f} MB" for f in figures))
     print(json.dumps(found))
@@ -118,11 +117,6 @@ def _status(folder: Path) -> None:
 
 def _report(folder: Path) -> None:
     write_report(folder / "run", folder / "run")
-
-
-def _all(folder: Path) -> None:
-    for phase in PHASES.values():
-        phase(folder)
 
 
 PHASES = {
