@@ -66,7 +66,8 @@ def explore(run: RunFolder, most: int = QUERIES) -> Explorer:
                 trees[rollout.query.id] = tree
                 queries.setdefault(rollout.query.id, _query(rollout.query))
             rounds.append({"round": here.number, "of": len(ids[here.number]), "trees": trees})
-    unread = "" if decode else " No file of the model is there that llama.cpp reads; so tokens are not shown as text."
+    lost = " The model's file is not there any more, or llama.cpp does not survive it: tokens have no text."
+    unread = "" if decode else lost
     return Explorer(list(queries.values()), rounds, _note(len(queries), len(every)) + unread)
 
 

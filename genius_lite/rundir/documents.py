@@ -42,7 +42,7 @@ class RecordedRecipe(msgspec.Struct):
 
     rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | msgspec.UnsetType = msgspec.UNSET
     seed: int | msgspec.UnsetType = msgspec.UNSET
-    queries: Annotated[str, msgspec.Meta(pattern=r"^\d{1,9}, [0-9a-f]{16}$")] | msgspec.UnsetType = msgspec.UNSET
+    queries: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(, [\w ]{0,100})?$")] | msgspec.UnsetType = msgspec.UNSET
     model: str | msgspec.UnsetType = msgspec.UNSET
     weights: str | None = None
     tasks: list[str] | msgspec.UnsetType = msgspec.UNSET
