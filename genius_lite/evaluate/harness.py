@@ -106,7 +106,7 @@ def _start(opening: Message) -> Callable[[Message], Message]:
         import langdetect
 
         langdetect.DetectorFactory.seed = 0
-    definition = Definition(**opening | {"columns": tuple(opening["columns"])})
+    definition = Definition(**opening)
     folder = Path(tasks.__file__).parent / definition.folder
     manager = tasks.TaskManager(include_path=str(folder), include_defaults=False)
     known = dict[str, Any]()
