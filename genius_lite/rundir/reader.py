@@ -183,7 +183,7 @@ class RoundFolder:
     def done(self, stage: Stage) -> bool:
         """Say whether a stage of this round is over."""
         made = self.path / _MADE[stage]
-        return made.is_dir() if stage in (Stage.TRAIN, Stage.EVALUATE) else made.is_file()
+        return made.is_dir() if stage in (Stage.TRAIN, Stage.EVALUATE) else made.exists()
 
     @property
     def adapter(self) -> Path:
