@@ -5,6 +5,7 @@ SIGHUP, which tells that the terminal has gone, is heeded as SIGTERM.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -59,6 +60,10 @@ def handle_interrupts(progress: TerminalProgress, launched: bool = False) -> Ite
             with suppress(OSError):  # the terminal may have gone
                 print(f"stopped{by}; {goes_on}", file=sys.stderr)
             raise typer.Exit(presses.exit_code) from None
+        except OSError as e:
+            if e.errno != errno.EIO or not presses.hung_up():
+                raise
+            raise typer.Exit(presses.exit_code) from None  # a terminal that has gone takes no line
 
 
 @contextmanager
@@ -91,13 +96,19 @@ class _Interrupts:
 
     def __init__(self, progress: TerminalProgress):
         self.stop, self.progress = Stop(), progress
-        self.over = threading.Event()
+        self.over, self._ending = threading.Event(), threading.Event()
         self.urgent: int | None = None
         self._raised = False
 
     @property
     def exit_code(self) -> int:
         return 128 + (self.urgent or signal.SIGINT)
+
+    def hung_up(self) -> bool:
+        """Say whether the terminal has gone; its signal may come a moment after a write has failed."""
+        with suppress(KeyboardInterrupt):
+            self._ending.wait(1)
+        return self.urgent is not None and self.urgent == getattr(signal, "SIGHUP", None)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Raise KeyboardInterrupt in the main thread, as soon as that comes to it."""
@@ -119,6 +130,7 @@ class _Interrupts:
 
     def _end(self, number: int) -> None:
         self.urgent = number
+        self._ending.set()
         signal.pthread_kill(threading.main_thread().ident or 0, number)  # whatever it waits for, it wakes
         if not self.over.wait(_PATIENCE):
             self.progress.console.show_cursor()

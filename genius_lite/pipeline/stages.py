@@ -31,6 +31,7 @@ from genius_lite.report.summary import kept_lines
 from genius_lite.results.evaluation import Cooled
 from genius_lite.results.rounds import Quantized, ScoredMargin
 from genius_lite.rundir import folder
+from genius_lite.rundir.documents import read_typed
 from genius_lite.rundir.folder import RunDir, remove, write_json
 from genius_lite.rundir.lines import Lines, RecordLog, write_records
 from genius_lite.weights import gguf_file
@@ -267,7 +268,7 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
         for line in kept_lines(found):
             r.progress.say(line)
 
-    if not r.folder.round(r.number).quantized:  # a power cut may leave a file's name without what stood in it
+    if not read_typed(r.here / folder.QUANTIZED, Quantized):  # a power cut may leave a file's name without what stood in it
         remove(r.here / folder.POLICY)
     made = r.here.build(folder.POLICY, make)
     trust_policy(made, r.base)
