@@ -268,7 +268,8 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
         for line in kept_lines(found):
             r.progress.say(line)
 
-    if not read_typed(r.here / folder.QUANTIZED, Quantized):  # a power cut may leave a file's name without what stood in it
+    # A power cut may leave a file's name without what stood in it.
+    if not read_typed(r.here / folder.QUANTIZED, Quantized):
         remove(r.here / folder.POLICY)
     made = r.here.build(folder.POLICY, make)
     trust_policy(made, r.base)
