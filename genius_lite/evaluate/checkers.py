@@ -59,6 +59,7 @@ _MENTION = re.compile(
     re.MULTILINE,
 )
 _AT_END = re.compile(rf"(?<!{WORD})(?<!['-])([A-Z])$")
+_OR_BEFORE = re.compile(rf"(?<!{WORD})[A-Z][)\]*_,\s]*?{_BETWEEN.pattern}[(\[*]*+$")
 _UNLIKE = re.compile(every("unlike"))
 _DENIED = re.compile(rf"{every('unlike')}\s*$")
 _NEAR = 14  # characters: "n'est pas (C)"
@@ -253,7 +254,9 @@ def _last_mention(text: str, letters: str) -> str | None:
     found = [mention for mention in found if mention[2] in letters]
     if not found:
         end = _AT_END.search(text.rstrip(" \t\r\n.。!！)]*_`\"'")[-_NEAR:])
-        return end[1] if end and end[1] in letters and not _UNLIKE.search(end.string) else None
+        if not end or _UNLIKE.search(end.string) or _OR_BEFORE.search(end.string[: end.start()]):
+            return None
+        return end[1] if end[1] in letters else None
     between = text[found[-2][1] : found[-1][0]] if len(found) > 1 else ""
     return None if _BETWEEN.fullmatch(between) else found[-1][2]
 
