@@ -77,8 +77,8 @@ def test_a_question_that_llama_cpp_does_not_survive_is_set_aside_and_named(model
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
     found = _chat("a.gguf", cwd=models, questions="is it ZZZZ?\nhello\n")
     assert found.returncode == 0, found.stderr
-    assert b"Traceback" not in found.stderr
-    assert b"warning: a.gguf: the question is set aside: the sampler's process was killed by SIGABRT" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert "warning: a.gguf: the question is set aside: the sampler's process was killed by SIGABRT" in found.stderr
     assert found.stdout.strip(), "the second question is answered"
 
 
