@@ -117,7 +117,7 @@ def test_two_models_answer_side_by_side_each_as_it_does_alone(models):
         joined = "\n".join(found[name])
         assert joined.split() == single.stdout.split(), "its own conversation, with the same seeds"
     assert found["a.gguf"] != found["b.gguf"]
-    assert b"\x1b" not in both.stdout, "no colours in a pipe"
+    assert "\x1b" not in both.stdout, "no colours in a pipe"
 
 
 def test_the_same_model_beside_itself_says_the_same(models, capsys, monkeypatch):

@@ -24,7 +24,7 @@ IDENTITY = {
     "model": "m",
     "weights": None,
     "system": None,
-    "queries": "q",
+    "queries": "4, q",
     "watched": "w",
     "seed": 0,
     "tasks": ["t"],
@@ -99,7 +99,7 @@ def changed(**sections) -> dict:
         (changed(foresight={"temperature": 0.6}), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED]),
         (changed(foresight={"max_tokens": 32}), [HF_CHECKPOINT, ROUNDED]),
         (changed(foresight={"thought_tokens": 32}), [HF_CHECKPOINT, ROUNDED]),
-        (changed(queries="others", watched="others"), [HF_CHECKPOINT, ROUNDED, ANSWERED, ROLLOUTS]),
+        (changed(queries="4, others", watched="others"), [HF_CHECKPOINT, ROUNDED, ANSWERED, ROLLOUTS]),
         (changed(tasks=["others"]), [HF_CHECKPOINT, ROUNDED, ROLLOUTS]),
         # Of rollouts the prompts themselves are compared, below.
         (changed(system="Be brief."), [HF_CHECKPOINT, ROUNDED, ROLLOUTS]),
