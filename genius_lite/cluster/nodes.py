@@ -48,7 +48,7 @@ def connected(address: str) -> Iterator[Any]:
     try:
         _check_port(address)
         # Of ray:// its server is the driver, elsewhere.
-        config = {} if address.startswith("ray://") else {"job_config": NoFolders()}
+        config: dict[str, Any] = {} if address.startswith("ray://") else {"job_config": NoFolders()}
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **config)
     except (OSError, RuntimeError) as e:
         reason = str(e).strip().split("\n")[0]
