@@ -39,7 +39,7 @@ def disk(tmp_path) -> Iterator[Path]:
     if sys.platform != "linux" or os.geteuid() or _mount("size=20m", where).returncode:
         pytest.skip("needs root on Linux, and a system that lets it mount")
     yield where
-    subprocess.run(["umount", where], check=True)
+    subprocess.run(["umount", "--lazy", where], check=True)  # a failed writer may hold a file open
 
 
 @pytest.fixture
