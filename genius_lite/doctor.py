@@ -23,6 +23,7 @@ from packaging.version import Version
 from genius_lite.hardware import Gpu, compute_in_bf16, cores, cpu_name, free_memory, gpus, learner_device
 from genius_lite.rundir.disk import UNTOLD, cache_folder, can_write, free_disk
 
+_OWN = "genius-lite-gguf"  # the distribution
 Level = Literal["stops", "slows", "note"]
 _HEADS: dict[Level, str] = {"stops": "prevents a run", "slows": "costs speed or room", "note": "good to know"}
 
@@ -223,7 +224,7 @@ def pins() -> dict[str, str]:
 
 def requirements() -> dict[str, str]:
     """Return what genius-lite asks for, without extras, as `>=2.10`; nothing where it is not installed itself."""
-    lines = metadata.requires("genius-lite") if _installed("genius-lite") else None
+    lines = metadata.requires(_OWN) if _installed(_OWN) else None
     return {canonicalize_name(r.name): str(r.specifier) for r in map(Requirement, lines or []) if not r.marker}
 
 
