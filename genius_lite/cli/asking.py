@@ -6,7 +6,6 @@ What it asked is kept beside the file until that is whole, so that the same comm
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from genius_lite.cli.conversation import FILTERS
 from genius_lite.data import thoughts
 from genius_lite.data.documents import Passage, Read, files_in, read_documents
 from genius_lite.data.standalone import RULES, Before, fault, question_in
@@ -25,6 +25,7 @@ from genius_lite.machine.engine_settings import CONTEXT_STEP, engine_settings
 from genius_lite.progress import Progress
 from genius_lite.recipe import Sampler
 from genius_lite.records import seed_of
+from genius_lite.rundir.disk import scratch
 from genius_lite.rundir.folder import RunDir, remove
 from genius_lite.rundir.lines import RecordLog, write_records
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
@@ -45,7 +46,6 @@ _EXAMPLES = (
     ),
 )
 """Passages, and a question about each, which small models need to see what is wanted."""
-_FILTERS = {"top_k": 40, "top_p": 0.95, "min_p": 0.05}  # as llama.cpp's own programs have them
 _SHOWN = 20  # files that were set aside
 
 
@@ -124,9 +124,9 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
         missing = [(key, prompt) for key, prompt in zip(keys, prompts, strict=True) if key not in known]
 
         async def ask() -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                sampling = Sampling(how.temperature, **_FILTERS)
-                log_file = Path(folder) / "sampler.log"
+            with scratch() as folder:
+                sampling = Sampling(how.temperature, **FILTERS)
+                log_file = folder / "sampler.log"
                 async with open_sampler(gguf, settings, sampling, log_file, say=progress.say) as sampler:
                     # One after the other: in another company, rounding may let the model draw other words.
                     for key, prompt in missing:

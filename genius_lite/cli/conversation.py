@@ -9,11 +9,9 @@ import asyncio
 import codecs
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from genius_lite.data.vocabulary import Vocabulary
@@ -21,12 +19,13 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate.models import NamedModel
 from genius_lite.hardware import cores
 from genius_lite.report.console import terminal
+from genius_lite.rundir.disk import scratch
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
 from genius_lite.text import PROSE, visible
 
-_FILTERS = {"top_k": 40, "top_p": 0.95, "min_p": 0.05}  # as llama.cpp's own programs have them
+FILTERS = {"top_k": 40, "top_p": 0.95, "min_p": 0.05}  # as llama.cpp's own programs have them
 _GREEDY = Sampling(1.0, top_k=1)
 _CHUNK = 512  # tokens of a conversation that are read together
 
@@ -73,7 +72,7 @@ def chat(
         UserError: a model cannot be loaded, or a conversation is longer than the context.
         SamplerError: llama.cpp survives nothing.
     """
-    sampling = Sampling(temperature, **_FILTERS) if temperature > 0 else _GREEDY
+    sampling = Sampling(temperature, **FILTERS) if temperature > 0 else _GREEDY
     opening = [{"role": "system", "content": system}] if system else []
     interactive = sys.stdin.isatty()
     # Its event loop stands still while a question is typed.
@@ -102,7 +101,7 @@ async def _open(
     model: NamedModel, context: int, template: Mapping[str, Any] | None, stack: AsyncExitStack
 ) -> tuple[str, Vocabulary, LocalSampler]:
     settings = EngineSettings(slots=1, context=context, threads=cores(), prefill_chunk=_CHUNK)
-    log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "sampler.log"
+    log = stack.enter_context(scratch()) / "sampler.log"
     opening = open_sampler(model.gguf, settings, _GREEDY, log, say=_complain)
     try:
         sampler = await stack.enter_async_context(opening)

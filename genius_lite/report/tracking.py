@@ -25,8 +25,8 @@ from genius_lite.report.columns import values
 from genius_lite.results.evaluation import Signals, TaskResult
 from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.disk import put
+from genius_lite.rundir.documents import read_json
 from genius_lite.rundir.folder import TRACKING, json_bytes
-from genius_lite.rundir.reader import read_json
 
 _MARK_FILE = "tracking.json"
 _PLACES, _SOURCES = {"out", "server", "cluster"}, {"gguf", "weights", "source"}  # keys of the recipe

@@ -119,13 +119,18 @@ def _stage(work: Callable[[], None]) -> tuple[str, str]:
     return "accepted", ""
 
 
-def _command(path: Path, *arguments: str) -> None:
-    """A command as it is typed; a refusal must be one line that names the file, and exit code 2."""
+def typed(*arguments: str, given: str = "") -> tuple[object, str, str]:
+    """Run a command as it is typed, in this process; return its exit code, and what it printed and complained of.
+
+    Args:
+        given: its standard input.
+    """
     from genius_lite.cli import main as genius_lite
 
     said, wrong, code = io.StringIO(), io.StringIO(), 0
     with (
         mock.patch.object(sys, "argv", ["genius-lite", *arguments]),
+        mock.patch.object(sys, "stdin", io.StringIO(given)),
         contextlib.redirect_stdout(said),
         contextlib.redirect_stderr(wrong),
     ):
@@ -133,13 +138,19 @@ def _command(path: Path, *arguments: str) -> None:
             genius_lite()
         except SystemExit as e:
             code = e.code or 0
-    lines = wrong.getvalue().splitlines()
+    return code, said.getvalue(), wrong.getvalue()
+
+
+def _command(path: Path, *arguments: str) -> None:
+    """A command; a refusal must be one line that names the file, and exit code 2."""
+    code, said, wrong = typed(*arguments)
+    lines = wrong.splitlines()
     if code == 2 and len(lines) == 1 and lines[0].startswith("error: "):
         raise UserError(lines[0])
     if code:
-        raise _UnclearError(f"{arguments[0]}: exit code {code}: {wrong.getvalue()}")
+        raise _UnclearError(f"{arguments[0]}: exit code {code}: {wrong}")
     if "--json" in arguments:
-        json.loads(said.getvalue())
+        json.loads(said)
 
 
 def _imported(path: Path, work: Path) -> None:

@@ -6,17 +6,14 @@ run as they are typed, in this process: whoever reads the lines learns from a mi
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import sys
 import time
 import traceback
 from pathlib import Path
-from unittest import mock
 
-from tests.faults.child import memory
+from tests.faults.child import memory, typed
 from tests.faults.run_folders import LOOKS
 
 _LONGEST = 700  # characters of a clear line
@@ -69,27 +66,16 @@ def _arguments(name: str, run: Path, work: Path, project: Path) -> tuple[str, ..
 
 def _command(*arguments: str) -> tuple[str, str]:
     """Run a command as it is typed: accepted; refused in one line, with exit code 2 (or halted: 3); or unclear."""
-    from genius_lite.cli import main as genius_lite
-
-    said, wrong, code = io.StringIO(), io.StringIO(), 0
-    with (
-        mock.patch.object(sys, "argv", ["genius-lite", *arguments]),
-        mock.patch.object(sys, "stdin", io.StringIO("hello\n")),
-        contextlib.redirect_stdout(said),
-        contextlib.redirect_stderr(wrong),
-    ):
-        try:
-            genius_lite()
-        except SystemExit as e:
-            code = e.code or 0
-        except BaseException:  # noqa: BLE001 - whatever it is, it is what this looks for
-            return "unclear", traceback.format_exc()
-    lines = [line for line in wrong.getvalue().splitlines() if line.strip()]
+    try:
+        code, _, wrong = typed(*arguments, given="hello\n")
+    except BaseException:  # noqa: BLE001 - whatever it is, it is what this looks for
+        return "unclear", traceback.format_exc()
+    lines = [line for line in wrong.splitlines() if line.strip()]
     if code in (0, 3):
         return "accepted", ""
     if code == 2 and lines and lines[-1].startswith("error: ") and len(lines[-1]) < _LONGEST:
         return "refused", lines[-1]
-    return "unclear", f"exit code {code}: {wrong.getvalue()}"
+    return "unclear", f"exit code {code}: {wrong}"
 
 
 if __name__ == "__main__":
