@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -42,6 +42,19 @@ def environment(**more: str) -> dict[str, str]:
     """Return what a helper process gets of this one's environment, and more: no key, no token, no proxy's password."""
     told = {name: value for name, value in os.environ.items() if _TOLD.fullmatch(name) and not _SECRET.search(name)}
     return {**more, **told}
+
+
+def attempt(command: Sequence[str], patience: float) -> subprocess.CompletedProcess[bytes]:
+    """Run a command that lets llama.cpp try something of which it may die.
+
+    Args:
+        patience: seconds that it may take.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer.
+    """
+    env = environment() | {"GGML_NO_BACKTRACE": "1"}  # with it, llama.cpp starts no debugger when it aborts
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=patience)
 
 
 def forget_secrets() -> None:

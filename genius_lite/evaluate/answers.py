@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator
+from functools import cache
 
 from genius_lite.evaluate.numbers import Decimal, Number, numbers, plain, spelled
 from genius_lite.evaluate.words import GLUED, LANGUAGES, WORD, Language, any_of, begins, every, phrases
@@ -22,9 +23,13 @@ def _said(of: Language) -> str:
     return rf"{any_of(of.answer)}(?:{behind}{joined}|{within}{{0,{min(of.gap + 18, 60)}}}?[:=]){denied}"
 
 
-_MARKS = "|".join(map(_said, LANGUAGES.values()))
-_SAID = re.compile(rf"{begins(*(of.answer for of in LANGUAGES.values()))}(?:{_MARKS})[\s:=*_`\"、,]*", re.IGNORECASE)
-# A mark in words: "the answer is", "Antwort:", "答案是"; what follows is the answer.
+@cache  # half a second to compile, which no command should wait for that reads no response
+def _mark() -> re.Pattern[str]:
+    """Return a mark in words: "the answer is", "Antwort:", "答案是"; what follows is the answer."""
+    marks = "|".join(map(_said, LANGUAGES.values()))
+    first = begins(*(of.answer for of in LANGUAGES.values()))
+    return re.compile(rf"{first}(?:{marks})[\s:=*_`\"、,]*", re.IGNORECASE)
+
 
 _BRACES = re.compile(r"\\[{}]|(?P<box>\\(?:boxed|fbox)\s*\{)|[{}]")
 _HASHES = re.compile(r"(?<!#)####(?!#)\s*([^\n]*)")
@@ -73,7 +78,7 @@ def marked(text: str) -> Iterator[str]:
     """
     yield from strongly_marked(text)
     limit = len(text)
-    for said in reversed(list(_SAID.finditer(plain(text)))):
+    for said in reversed(list(_mark().finditer(plain(text)))):
         end = text.find("\n", said.end(), limit)
         yield text[said.end() : end if end >= 0 else limit]
         limit = said.start()

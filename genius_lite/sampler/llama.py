@@ -21,9 +21,9 @@ import llama_cpp
 import msgspec
 import numpy as np
 
+from genius_lite.data.sandbox import attempt
 from genius_lite.measurements import recall, remember
 from genius_lite.sampler.messages import EngineSettings
-from genius_lite.sampler.process import attempt
 
 BATCH = 512  # tokens of one llama_decode, at most
 _PATIENCE = 60.0  # seconds; to try AMX takes one

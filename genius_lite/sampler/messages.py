@@ -7,13 +7,15 @@ and a sampler elsewhere (another machine, a server) needs no more than these mes
 from __future__ import annotations
 
 import struct
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from genius_lite.recipe import Foresight, KVType
 from genius_lite.records import Completion
 from genius_lite.results.rounds import Stats
+
+if TYPE_CHECKING:  # the worker does without the recipe and its library, half of what it took to start
+    from genius_lite.recipe import Foresight
 
 Until = Literal["step", "end", "limit"]
 """Where a branch stops at the latest: a step delimiter, an end token, or only its token limit (for benchmarks)."""
@@ -49,7 +51,7 @@ class EngineSettings(msgspec.Struct, frozen=True):
     kv_unified: bool = False
     flash_attention: bool | None = None
     prefill_chunk: int = 128
-    kv_type: KVType = "F16"
+    kv_type: str = "F16"
     lora: str = ""
     watchdog: float = 600.0
 

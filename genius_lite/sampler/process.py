@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,19 +35,6 @@ _STARTS = 3
 _BEAT = 1.0  # seconds; the worker shows a sign of life at least so often between two decodes
 _DYING = 10.0  # seconds for a process that was killed to be gone
 _LARGEST_LOG = 4_000_000  # bytes; then it becomes NAME.1, in place of an older one
-
-
-def attempt(command: Sequence[str], patience: float) -> subprocess.CompletedProcess[bytes]:
-    """Run a command that lets llama.cpp try something of which it may die.
-
-    Args:
-        patience: seconds that it may take.
-
-    Raises:
-        subprocess.TimeoutExpired: it took longer.
-    """
-    env = environment() | {"GGML_NO_BACKTRACE": "1"}  # with it, llama.cpp starts no debugger when it aborts
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=patience)
 
 
 def silence(patience: float) -> str:

@@ -6,13 +6,12 @@ import re
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from genius_lite.recipe import KVType
 from genius_lite.weights.gguf_file import GGUF
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
-def kv_bytes(source: GGUF, kind: KVType) -> int:
+def kv_bytes(source: GGUF, kind: str) -> int:
     """Return the KV cache of one token in one layer; too much for models that share or skip it in some layers."""
 
     def count(name: str, default: int) -> int:

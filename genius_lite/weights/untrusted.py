@@ -13,9 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from genius_lite.data.sandbox import attempt
 from genius_lite.errors import UserError
 from genius_lite.sampler.probe import REFUSED
-from genius_lite.sampler.process import attempt
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -144,8 +145,13 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
         load(tmp_path, "ifeval")
 
 
-def test_nothing_of_the_package_is_loaded_beside_its_process():
-    assert "lm_eval" not in sys.modules
+def test_nothing_of_the_package_is_loaded_beside_its_process(tmp_path):
+    program = (
+        "import sys, pathlib, tests.evaluate.benchmarks as b; "
+        "task = b.load(pathlib.Path(sys.argv[1]), 'gsm8k'); task.close(); print('lm_eval' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_names_in_recipes_and_commands(tmp_path, monkeypatch):
