@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from genius_lite.records import Rollout
 from genius_lite.results.evaluation import Response
 from genius_lite.rundir.lines import read_records
 from genius_lite.rundir.reader import RunFolder
+from tests.support import forked, warm
 from tests.support.cli import RECIPE, genius
 from tests.support.models import tiny_gguf
 
@@ -141,23 +141,18 @@ def test_tasks_are_measured_each_round_compared_and_measured_again_alone(project
         assert refused.stderr.count("\n") == 1
 
 
-def _wait_for(condition, process, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened"
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("stage", ["recipe.json", "round-1/rollouts.jsonl", "round-1/pairs.jsonl", "round-2"])
 def test_killed_anywhere_it_goes_on_and_repeats_no_finished_query(project, stage):
-    command = [sys.executable, "-c", "from genius_lite.cli import main; main()", "run", "r.yaml"]
-    process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out = project / "runs" / "r"
     path = out / stage
-    _wait_for(lambda: path.exists() and (path.suffix != ".jsonl" or path.stat().st_size), process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    asked = forked.Asked("genius_lite", ["run", "r.yaml"], str(project), {**os.environ})
+    with (project / "log").open("wb") as log, forked.ask(warm.server(), asked, [log.fileno()] * 3) as command:
+        deadline = time.monotonic() + 120
+        while not (path.exists() and (path.suffix != ".jsonl" or path.stat().st_size)):
+            assert time.monotonic() < deadline, (project / "log").read_text()
+            time.sleep(0.02)
+        os.kill(command.pid, signal.SIGKILL)
+        assert command.wait() == -signal.SIGKILL
     kept = {p: p.read_bytes() for p in out.rglob("rollouts.jsonl")}
     result = genius("run", "r.yaml", cwd=project)
     assert result.returncode == 0, result.stderr

@@ -18,6 +18,7 @@ import pytest
 
 from genius_lite.records import Rollout
 from genius_lite.rundir.lines import read_records
+from tests.support import cli
 
 RECIPE = """
 model: {gguf: tiny.gguf}
@@ -80,7 +81,7 @@ def _own_terminal() -> None:
 
 
 def genius(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    return cli.genius(*arguments, cwd=cwd, env=ENVIRONMENT)
 
 
 @pytest.fixture

@@ -22,9 +22,10 @@ from genius_lite.cli.faults import fault_line
 from genius_lite.records import Rollout
 from genius_lite.rundir.lines import read_records
 from tests.faults.kills import QUERIES, RECIPE, SEARCHED
+from tests.support import forked, warm
 from tests.support.cli import genius
 
-COMMAND = [sys.executable, "-c", "from genius_lite.cli import main; main()", "run", "r.yaml", "--out", "disk/run"]
+COMMAND = ("run", "r.yaml", "--out", "disk/run")
 
 
 def _mount(options: str, where: Path) -> subprocess.CompletedProcess:
@@ -51,7 +52,7 @@ def project(tmp_path, tiny_llama) -> Path:
 
 
 def _run(project: Path) -> subprocess.CompletedProcess[str]:
-    return genius("run", "r.yaml", "--out", "disk/run", cwd=project)
+    return genius(*COMMAND, cwd=project)
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(project, disk):
@@ -69,14 +70,15 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(project,
 
 
 def _fill_while_it_runs(project: Path, disk: Path) -> subprocess.CompletedProcess:
-    process = subprocess.Popen(COMMAND, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = forked.command(warm.server(), "genius_lite", *COMMAND)
+    process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (disk / "run" / "hf-checkpoint").exists():
         assert process.poll() is None, process.communicate()
     _fill(disk)
     out, err = process.communicate(timeout=300)
     assert err.count("\n") == 1, err
     assert err.startswith("error: no space left")
-    return subprocess.CompletedProcess(COMMAND, process.returncode, out, err)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def _fill(disk: Path) -> None:

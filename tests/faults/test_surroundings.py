@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +21,9 @@ from genius_lite.report.console import terminal
 from genius_lite.rundir.lines import read_records
 from tests.faults.kills import QUERIES, RECIPE, SEARCHED
 from tests.faults.refusals import REFUSALS, refusing
+from tests.support import forked as forks
+from tests.support import warm
+from tests.support.cli import genius as forked
 
 MAIN = "from genius_lite.cli import main\nmain()\n"
 PACKAGE = str(Path(genius_lite.__file__).parent.parent)
@@ -29,13 +32,13 @@ SHORT = ("--set", "queries.limit=4", "--set", "learner.epochs=1", "--set", "eval
 
 
 def genius(
-    *arguments: str, cwd: Path, before: str = "", env: dict[str, str | None] | None = None, **options
+    *arguments: str, cwd: Path, before: str = "", env: dict[str, str | None] | None = None
 ) -> subprocess.CompletedProcess:
-    """A command, with code that comes first, and other variables of the environment (None: without it)."""
+    """A command in an interpreter of its own, with code that comes first; variables that are None are taken away."""
     changed = {**os.environ, "PYTHONPATH": PACKAGE, "OMP_NUM_THREADS": "1", **(env or {})}
     own = {name: value for name, value in changed.items() if value is not None}
     command = [sys.executable, "-c", f"{before}\n{MAIN}", *arguments]
-    return subprocess.run(command, cwd=cwd, env=own, capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(command, cwd=cwd, env=own, capture_output=True, text=True, timeout=300)
 
 
 def lay_out(project: Path, model: Path) -> Path:
@@ -111,11 +114,11 @@ def test_a_tilde_is_the_home_folder_in_every_path_and_names_are_as_long_as_the_s
         ("status", run),
         ("export", run, f"--to={export}"),
     ):
-        ended = genius(*command, cwd=elsewhere, env={"HOME": str(home)})
+        ended = forked(*command, cwd=elsewhere, env={**os.environ, "HOME": str(home)})
         assert ended.returncode == 0, ended.stderr
     assert [*elsewhere.iterdir()] == []
     assert {"n" * 255, "x" * 255} <= {p.name for p in home.iterdir()}
-    ended = genius("run", "~/r.yaml", f"--out={run}n", cwd=elsewhere, env={"HOME": str(home)})
+    ended = forked("run", "~/r.yaml", f"--out={run}n", cwd=elsewhere, env={**os.environ, "HOME": str(home)})
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
     assert ended.stderr.startswith("error: file name too long")
 
@@ -145,18 +148,21 @@ def test_names_of_files_of_questions_may_be_anything(tmp_path):
     assert row.values == {"prompt": "What is 2 + 2?"}
 
 
-def _limited(kind: int, amount: int):
-    return lambda: resource.setrlimit(kind, (amount, amount))
+def _limited(kind: str, amount: int) -> str:
+    return f"import resource\nresource.setrlimit(resource.RLIMIT_{kind}, ({amount}, {amount}))"
 
 
 def test_a_low_limit_is_one_line_and_the_run_goes_on_without_it(project):
     command = ("run", "r.yaml", "--out", "run")
-    for name, amount in (("NOFILE", 12), ("AS", 1_200_000_000), ("FSIZE", 50_000)):
-        limit = _limited(getattr(resource, f"RLIMIT_{name}"), amount)
-        ended = genius(*command, cwd=project, preexec_fn=limit)
-        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), (name, ended.stderr)
-        assert ended.stderr.startswith("error: "), name
-    ended = genius(*command, cwd=project, preexec_fn=_limited(resource.RLIMIT_NOFILE, 64))
+    for start, limit in (
+        (forked, _limited("NOFILE", 12)),
+        (genius, _limited("AS", 1_200_000_000)),
+        (forked, _limited("FSIZE", 50_000)),
+    ):
+        ended = start(*command, cwd=project, before=limit)
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), (limit, ended.stderr)
+        assert ended.stderr.startswith("error: "), limit
+    ended = forked(*command, cwd=project, before=_limited("NOFILE", 64))
     assert ended.returncode == 0, ended.stderr
 
 
@@ -171,15 +177,16 @@ threading.Thread.start = start
 
 def test_a_process_that_may_have_no_more_threads_says_so(project):
     """As `ulimit -u` does to all but root."""
-    ended = genius("run", "r.yaml", "--out", "run", cwd=project, before=NO_THREADS)
+    ended = forked("run", "r.yaml", "--out", "run", cwd=project, before=NO_THREADS)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
     assert "error: out of memory, or of processes" in ended.stderr
 
 
 def shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
-    """A line of bash, in which `genius-lite` is ours."""
-    command = f"{sys.executable} -c 'from genius_lite.cli import main; main()'"
-    text = f'genius-lite() {{ {command} "$@"; }}; {line}'
+    """A line of bash, in which `genius-lite` is ours; it is an interpreter of its own where that makes the streams."""
+    own_interpreter = "&-" in line or "PYTHONIOENCODING" in env
+    command = [sys.executable, "-m", "genius_lite"] if own_interpreter else forks.command(warm.server(), "genius_lite")
+    text = f'genius-lite() {{ {shlex.join(command)} "$@"; }}; {line}'
     own = {**os.environ, "PYTHONPATH": PACKAGE, **env}
     return subprocess.run(["bash", "-c", text], cwd=cwd, env=own, capture_output=True, text=True, timeout=300)
 
@@ -231,8 +238,8 @@ def test_a_console_of_any_width_has_room_for_a_word(monkeypatch, columns):
 @pytest.mark.parametrize("columns", [0, 10])
 def test_a_terminal_of_any_width_shows_something(finished, columns):
     """`stty cols 0` is what some of them say."""
-    command = f"script -qec 'stty cols {columns}; {sys.executable} -m genius_lite status run' /dev/null"
-    ended = shell(command, finished.project, TERM="xterm")
+    status = shlex.join(forks.command(warm.server(), "genius_lite", "status", "run"))
+    ended = shell(f"script -qec 'stty cols {columns}; {status}' /dev/null", finished.project, TERM="xterm")
     assert ended.returncode == 0
     assert "Traceback" not in ended.stdout + ended.stderr
     assert len([c for c in ended.stdout if c.isalpha()]) > 50, ended.stdout
@@ -267,7 +274,7 @@ def test_a_run_goes_on_from_small_files_that_a_power_cut_emptied(finished, tmp_p
         (run / name).write_bytes(b'{"stage": "train", "seconds"' + (run / name).read_bytes() + b'{"stage": "mer')
     (run / "progress.json").write_bytes(b'{"out')
     for command in (("status", "run"), ("run", "r.yaml", "--out", "run")):
-        ended = genius(*command, cwd=project)
+        ended = forked(*command, cwd=project)
         assert (ended.returncode, ended.stderr) == (0, "")
     assert b'"kept"' in (run / "round-1" / "quantized.json").read_bytes()
     assert (run / "round-1" / "timings.jsonl").read_bytes().endswith(b"}\n"), "the torn line is gone"
@@ -299,6 +306,6 @@ def test_a_disk_that_is_full_is_one_line_in_every_stage(finished, tmp_path, stag
     for made in ("summary.json", "best.json", "round-1/report.json", *(_MADE[name] for name in later)):
         path = project / "run" / made
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    ended = genius("run", "r.yaml", "--out", "run", cwd=project, before=FULL.format(stage=stage))
+    ended = forked("run", "r.yaml", "--out", "run", cwd=project, before=FULL.format(stage=stage))
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
     assert ended.stderr.startswith("error: file too large")

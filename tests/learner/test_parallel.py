@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +18,12 @@ from genius_lite.errors import UserError
 from genius_lite.learner.packing import shares
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, join, require_possible
 from genius_lite.rundir.folder import IMPORTANCE
+from tests.support import forked, warm
 from tests.support.training_processes import PAIRS, train
 
 ROOT = Path(__file__).parents[2]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+ACCELERATE = ["accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0", "--no_python"]
 # What `accelerate launch --use_fsdp` sets, for other launchers.
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -41,16 +41,16 @@ def hf_checkpoint(tmp_path_factory) -> Path:
     return folder / "hf-checkpoint"
 
 
-def _launch(command: list[str], cwd: Path, **variables: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command, cwd=cwd, env=ENVIRONMENT | variables, capture_output=True, text=True, timeout=500, check=False
-    )
+def _launch(launcher: list[str], command: list[str], cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a module and its arguments, as a launcher starts it."""
+    module, *arguments = [*launcher, *(forked.command(warm.server(), *command) if launcher else command)]
+    return warm.run(arguments, cwd, ENVIRONMENT | variables, module=module, timeout=500)
 
 
 def _plan(folder: Path, hf_checkpoint: Path, *trainings: dict[str, Any], **spoiled: int) -> list[str]:
     plan = folder / "plan.json"
     plan.write_text(json.dumps({"hf-checkpoint": str(hf_checkpoint), "trainings": trainings, **spoiled}))
-    return ["-m", "tests.support.training_processes", str(plan)]
+    return ["tests.support.training_processes", str(plan)]
 
 
 def _training(out: Path, stop: int | None = None, **options: Any) -> dict[str, Any]:
@@ -70,15 +70,18 @@ def trained(hf_checkpoint, tmp_path_factory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("trained")
     assert train(hf_checkpoint, folder / "begun-alone", {"epochs": 2}, stop_at=2) is None
     launched = _launch(
-        [*TORCHRUN, *_plan(
-            folder, hf_checkpoint,
+        TORCHRUN,
+        _plan(
+            folder,
+            hf_checkpoint,
             _training(folder / "whole", epochs=2),
             _training(folder / "lonely", batch_pairs=1, gradient_checkpointing=True),
             _training(folder / "begun-together", stop=2, epochs=2),
             _training(folder / "begun-alone", epochs=2),
             memory=30,
-        )], ROOT,
-    )  # fmt: skip
+        ),
+        ROOT,
+    )
     assert launched.returncode == 0, launched.stderr
     return SimpleNamespace(folder=folder, said=launched.stdout)
 
@@ -128,7 +131,8 @@ def test_stopped_it_goes_on_with_another_number_of_processes(trained, hf_checkpo
 @pytest.mark.parametrize("engine", [{}, FSDP])
 def test_a_process_that_dies_ends_the_training_which_goes_on_alone(hf_checkpoint, tmp_path, engine):
     """Without a launcher, which would end the main process by itself: so it is on several machines."""
-    command = [sys.executable, *_plan(tmp_path, hf_checkpoint, _training(tmp_path / "a", epochs=2), dies_at=3)]
+    plan = _plan(tmp_path, hf_checkpoint, _training(tmp_path / "a", epochs=2), dies_at=3)
+    command = forked.command(warm.server(), *plan)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -164,7 +168,7 @@ def divided(hf_checkpoint, tmp_path_factory) -> Path:
     for name, options in IN_PARTS.items():
         done = {"epochs": 2, **options}
         trainings += [_training(folder / name, **done), _training(folder / f"{name}-begun", stop=2, **done)]
-    launched = _launch([*ACCELERATE, "--use_fsdp", *_plan(folder, hf_checkpoint, *trainings)], ROOT)
+    launched = _launch([*ACCELERATE, "--use_fsdp"], _plan(folder, hf_checkpoint, *trainings), ROOT)
     assert launched.returncode == 0, launched.stderr
     return folder
 
@@ -188,7 +192,7 @@ def test_processes_that_divide_the_model_end_where_one_does(hf_checkpoint, divid
 
 def test_divided_nf4_is_the_same_nf4(hf_checkpoint, divided, tmp_path):
     training = _training(tmp_path / "whole", precision="nf4")
-    launched = _launch([*TORCHRUN, *_plan(tmp_path, hf_checkpoint, training)], ROOT)
+    launched = _launch(TORCHRUN, _plan(tmp_path, hf_checkpoint, training), ROOT)
     assert launched.returncode == 0, launched.stderr
     assert _difference(tmp_path / "whole", divided / "nf4") <= 1e-5
     whole, parts = (json.loads(file.read_text()) for file in (tmp_path / "whole.json", divided / "nf4.json"))
@@ -198,7 +202,7 @@ def test_divided_nf4_is_the_same_nf4(hf_checkpoint, divided, tmp_path):
 
 
 def test_memory_that_runs_out_where_the_model_is_divided_ends_it(hf_checkpoint, tmp_path):
-    launched = _launch([*TORCHRUN, *_plan(tmp_path, hf_checkpoint, _training(tmp_path / "a"), memory=30)], ROOT, **FSDP)
+    launched = _launch(TORCHRUN, _plan(tmp_path, hf_checkpoint, _training(tmp_path / "a"), memory=30), ROOT, **FSDP)
     assert launched.returncode != 0
     assert "processes that divide the model cannot try again with smaller ones; set learner.max_pack" in launched.stderr
     assert launched.stderr.count("Traceback") == 1, "torchrun's own"
@@ -224,21 +228,21 @@ def test_a_run_of_two_processes_is_one_run(tiny_llama, tmp_path):
     # question begins as another does.
     (tmp_path / "q.txt").write_text("".join(f"{letter} and {letter}?\n" for letter in "abcdef"))
     (tmp_path / "r.yaml").write_text(RECIPE)
-    command = ["-m", "genius_lite", "run", "r.yaml", "--out"]
-    alone = _launch([sys.executable, *command, "alone"], tmp_path)
+    command = ["genius_lite", "run", "r.yaml", "--out"]
+    alone = _launch([], [*command, "alone"], tmp_path)
     assert alone.returncode == 0, alone.stderr
-    both = _launch([*TORCHRUN, *command, "together"], tmp_path)
+    both = _launch(TORCHRUN, [*command, "together"], tmp_path)
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("Tuned model:") == alone.stdout.count("Tuned model:") == 1
     one, two = tmp_path / "alone", tmp_path / "together"
     assert {p.relative_to(one) for p in one.rglob("*.json*")} == {p.relative_to(two) for p in two.rglob("*.json*")}
     assert (one / "round-1/pairs.jsonl").read_bytes() == (two / "round-1/pairs.jsonl").read_bytes()
     assert _difference(one / "round-1/adapter", two / "round-1/adapter") <= 1e-5
-    parts = _launch([*TORCHRUN, *command, "in-parts", "--reuse", "alone"], tmp_path, **FSDP)
+    parts = _launch(TORCHRUN, [*command, "in-parts", "--reuse", "alone"], tmp_path, **FSDP)
     assert parts.returncode == 0, parts.stderr
     assert _difference(one / "round-1/adapter", tmp_path / "in-parts/round-1/adapter") <= 1e-5
     # A mistake is told once, and the others end as the main process does.
-    wrong = _launch([*TORCHRUN, "-m", "genius_lite", "run", "nowhere.yaml"], tmp_path)
+    wrong = _launch(TORCHRUN, ["genius_lite", "run", "nowhere.yaml"], tmp_path)
     assert wrong.returncode != 0
     assert wrong.stderr.count("error: ") == 1
     assert wrong.stderr.count("exitcode  : 2") >= 1

@@ -19,11 +19,14 @@ sampler: {slots: 8}
 """
 
 
-def genius(*arguments: object, cwd: Path, env: dict[str, str] | None = None, given: str = "") -> CompletedProcess[str]:
+def genius(
+    *arguments: object, cwd: Path, env: dict[str, str] | None = None, given: str = "", before: str = ""
+) -> CompletedProcess[str]:
     """Run a command to its end.
 
     Args:
         env: its environment, if it is to have another one than this process.
         given: its standard input.
+        before: Python that its process runs first.
     """
-    return warm.run([*map(str, arguments)], cwd, {**os.environ} if env is None else env, given)
+    return warm.run([*map(str, arguments)], cwd, {**os.environ} if env is None else env, given=given, before=before)

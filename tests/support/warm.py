@@ -1,29 +1,32 @@
-"""Commands of genius-lite without the seconds that its libraries take to import: `python -m tests.support.warm FD`.
+"""Commands without the seconds that their libraries take to import: `python -m tests.support.warm FD PATH`.
 
-A process that has imported them forks for each command, which runs `main` with its own arguments, folder, environment
-and files, and ends as an interpreter ends. Half of what the suite's commands took was these imports.
+A process that has imported them forks for each command, which runs a module with its own arguments, folder, environment
+and files, and ends as an interpreter ends. Half of what the suite's commands took was these imports. It listens at a
+socket, to this file's `run` and to `tests/support/forked.py`, which stands for a command where one has to be started.
 """
 
 from __future__ import annotations
 
 import atexit
 import gc
-import json
 import os
+import runpy
+import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import IO
 
-_READY = b"+"
+from tests.support import forked
+
 _SLOW = (  # to import
     "genius_lite.learner.train",
     "genius_lite.run",
@@ -36,116 +39,122 @@ _SLOW = (  # to import
 
 
 def run(
-    arguments: list[str], cwd: Path, env: dict[str, str], given: str = "", timeout: float = 300
+    arguments: list[str],
+    cwd: Path,
+    env: dict[str, str],
+    *,
+    module: str = "genius_lite",
+    given: str = "",
+    before: str = "",
+    timeout: float = 300,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, as `subprocess.run` does with `capture_output`.
+    """Run a module to its end, as `subprocess.run` does with `capture_output`.
 
     Args:
         given: its standard input.
+        before: Python that its process runs first.
         timeout: seconds; then it is killed.
 
     Raises:
         TimeoutError: it took longer.
     """
-    asked = json.dumps({"arguments": arguments, "cwd": str(cwd), "env": env})
-    with _holding(asked) as request, _holding(given) as stdin, _holding("") as stdout, _holding("") as stderr:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            handed = [file.fileno() for file in (request, stdin, stdout, stderr, theirs)]
-            socket.send_fds(_server(), [_READY], handed)
-            theirs.close()
-            ours.settimeout(timeout)
-            with ours.makefile() as lines:
-                pid = int(lines.readline())
-                try:
-                    status = int(lines.readline())
-                except TimeoutError:
-                    os.kill(pid, signal.SIGKILL)
-                    raise
-        said = [_read(file) for file in (stdout, stderr)]
-    return subprocess.CompletedProcess(["genius-lite", *arguments], os.waitstatus_to_exitcode(status), *said)
-
-
-@contextmanager
-def _holding(text: str) -> Iterator[IO[bytes]]:
-    with tempfile.TemporaryFile() as file:
-        file.write(text.encode())
-        file.seek(0)
-        yield file
-
-
-def _read(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read().decode().replace("\r\n", "\n")
+    (out, stdout), (err, stderr) = os.pipe(), os.pipe()
+    with tempfile.TemporaryFile() as stdin, ThreadPoolExecutor(2) as readers:
+        stdin.write(given.encode())
+        stdin.seek(0)
+        said = [readers.submit(_read, end) for end in (out, err)]
+        asked = forked.Asked(module, arguments, str(cwd), env, before)
+        with forked.ask(server(), asked, [stdin.fileno(), stdout, stderr]) as command:
+            os.close(stdout)
+            os.close(stderr)
+            status = command.wait(timeout)
+    return subprocess.CompletedProcess([module, *arguments], status, *(text.result() for text in said))
 
 
 @cache
-def _server() -> socket.socket:
-    """The socket of a process that ends when this one does. It is no child: tests look whether one is left behind."""
-    ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "tests.support.warm", str(theirs.fileno())]
-    subprocess.run(["sh", "-c", '"$@" &', "sh", *command], pass_fds=[theirs.fileno()], check=True)
+def server() -> str:
+    """Return where the process listens. It ends when this one does, and is no child: tests look for what is left."""
+    folder = tempfile.mkdtemp(prefix="warm-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path, (ours, theirs) = f"{folder}/socket", socket.socketpair()
+    command = [sys.executable, "-m", "tests.support.warm", str(theirs.fileno()), path]
+    env = {**os.environ, "TQDM_DISABLE": "1"}  # which the libraries read when they are imported
+    subprocess.run(["sh", "-c", '"$@" &', "sh", *command], pass_fds=[theirs.fileno()], env=env, check=True)
     theirs.close()
-    return ours
+    assert ours.recv(1), "it has not started"
+    atexit.register(ours.close)
+    return path
 
 
-def _serve(server: socket.socket) -> None:
+def _read(end: int) -> str:
+    with open(end) as file:
+        return file.read()
+
+
+def _serve(owner: socket.socket, path: str) -> None:
     for module in _SLOW:
         import_module(module)
     gc.freeze()  # a collection in a fork would copy every page
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for keepers
-    while True:
-        asked, files, _, _ = socket.recv_fds(server, 1, 5)
-        if not asked:
-            return
-        if os.fork() == 0:
-            server.close()
-            _keep(files)
-            return
-        for file in files:
-            os.close(file)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        owner.sendall(b"+")
+        while owner not in select.select([owner, listening], [], [])[0]:
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                listening.close()
+                owner.close()
+                _keep(connection)
+                return
+            connection.close()
 
 
-def _keep(files: list[int]) -> None:
-    """Start the command, say its number and how it ended; in the command itself, return when it is to end."""
+def _keep(connection: socket.socket) -> None:
+    """Start the command, say its number and how it ended; in the command itself, return when it has no end yet."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    request, *standard, status = files
+    asked, standard = forked.asked(connection)
     command = os.fork()
     if command:
-        os.write(status, f"{command}\n".encode())
+        for file in standard:
+            os.close(file)
+        connection.sendall(f"{command}\n".encode())
         ended = os.waitpid(command, 0)[1]
-        os.write(status, f"{ended}\n".encode())
+        connection.sendall(f"{os.waitstatus_to_exitcode(ended)}\n".encode())
         os._exit(0)
+    connection.close()
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells have what runs in the background ignore
-    with os.fdopen(request) as file:
-        asked = json.load(file)
     for number, file in enumerate(standard):
         os.dup2(file, number)
-    for file in (*standard, status):
         os.close(file)
-    os.chdir(asked["cwd"])
+    sys.stdin, sys.stdout, sys.stderr = _stream(0, "r"), _stream(1, "w"), _stream(2, "w", "backslashreplace")
+    os.chdir(asked.cwd)
     os.environ.clear()
-    os.environ.update(asked["env"])
-    sys.argv = ["genius-lite", *asked["arguments"]]
-    from genius_lite.cli import main
-
+    os.environ.update(asked.env)
+    sys.argv = [asked.module, *asked.arguments]
+    exec(asked.before, {})
     try:
-        main()
+        runpy.run_module(asked.module, run_name="__main__")
     except SystemExit as end:
-        _end(end)
+        if end.code is not None and not isinstance(end.code, int):
+            raise
+        _end(end.code or 0)
+    _end(0)
 
 
-def _end(end: SystemExit) -> None:
+def _stream(number: int, mode: str, errors: str = "strict") -> IO[str]:
+    return open(number, mode, buffering=1, errors=errors, closefd=False)
+
+
+def _end(code: int) -> None:
     """End as an interpreter does, but for taking the libraries apart, which takes a fork four seconds."""
-    if end.code is not None and not isinstance(end.code, int):
-        raise end
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(end.code or 0)
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
