@@ -24,6 +24,7 @@ from genius_lite.weights.importing import FULL_PRECISION
 _EVALUATION, _ANSWERS = f"{round_name(0)}/{folder.EVALUATION}", f"{round_name(0)}/{folder.ANSWERS}"
 _ROUNDED_BASE, _ROUNDED_EVALUATION = f"{folder.ROUNDED}/{folder.BASELINE}", f"{folder.ROUNDED}/{folder.EVALUATION}"
 _ROLLOUTS = f"{round_name(1)}/{folder.ROLLOUTS}"
+_LEFT_OUT, _PAIRS, _ADAPTER = (f"{round_name(1)}/{name}" for name in (folder.LEFT_OUT, folder.PAIRS, folder.ADAPTER))
 
 # Keys of the identity that decide what is answered to the tasks, what is evaluated, what is sampled, and so on.
 _BASE = ("model", "weights")
@@ -31,6 +32,8 @@ _LIMITS = ("foresight.max_tokens", "foresight.thought_tokens")
 _ANSWERED = ("model", "seed", "system", "tasks", *_LIMITS, "evaluate", "sampler.kv_type")
 _EVALUATED = (*_ANSWERED, "watched")
 _SAMPLED = ("model", "seed", "foresight", "sampler.kv_type")
+# What the first round learns from, and how. What is watched is part of it: that is held out.
+_TRAINED = (*_SAMPLED, *_BASE, "system", "template", "queries", "watched", "pairs", "learner")
 _ROUNDED = (*_BASE, "quantize.type")  # how it was rounded depends a little on what was learned from, too
 _DECISIONS = {"rollback", "patience", "sweep"}  # of `evaluate`: they decide what follows, not what is asked
 _QUERIES = {"queries", "query_samples"}  # of `evaluate`: no part in what the tasks are answered
@@ -66,6 +69,9 @@ def copy_stages(run: RunDir, identity: dict[str, Any], queries: Sequence[Query],
         taken.append("answers to the tasks")
     if same(_SAMPLED) and (count := _copy_rollouts(run, queries, other)):
         taken.append("rollouts" if count == len(queries) else f"rollouts of {count} of {len(queries)} queries")
+        if count == len(queries) and same(_TRAINED) and (other / _ADAPTER).exists():
+            # The adapter last: as long as it is missing, pairs are still to be learned from.
+            taken += [name for name in (_LEFT_OUT, _PAIRS, _ADAPTER) if _link_stage(run, name, other)]
     return taken
 
 
@@ -119,7 +125,7 @@ def _copy_rollouts(run: RunDir, queries: Sequence[Query], other: Path) -> int:
     if (run / _ROLLOUTS).exists():
         return 0
     own, searched = {query.id: query for query in queries}, Lines(other / _ROLLOUTS, Rollout)
-    shared = [n for n, query in enumerate(searched.query_ids()) if query in own and searched[n].query == own[query]]
+    shared = [n for n, rollout in enumerate(searched) if rollout.query == own.get(rollout.query.id)]
     if shared:
         run.build(_ROLLOUTS, lambda out: write_records(out, searched.pick(shared)))
     return len(shared)

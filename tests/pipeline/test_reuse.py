@@ -41,11 +41,12 @@ RESPONSES = [
     for problem in ("one", "two")
     for sample in (GREEDY, 0)
 ]
-HF_CHECKPOINT, EVALUATION, ANSWERED, ROLLOUTS = (
+HF_CHECKPOINT, EVALUATION, ANSWERED, ROLLOUTS, ADAPTER = (
     "hf-checkpoint",
     "round-0/evaluation",
     "answers to the tasks",
     "rollouts",
+    "round-1/adapter",
 )
 ROUNDED, AS_ROUNDED = "rounded/base.gguf", "rounded/evaluation"
 FILES = {
@@ -55,6 +56,7 @@ FILES = {
     AS_ROUNDED: "rounded/evaluation/responses.jsonl",
     ANSWERED: "round-0/answers.jsonl",
     ROLLOUTS: "round-1/rollouts.jsonl",
+    ADAPTER: "round-1/adapter/a",
 }
 
 
@@ -89,18 +91,18 @@ def changed(**sections) -> dict:
 @pytest.mark.parametrize(
     ("identity", "expected"),
     [
-        (changed(), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
+        (changed(), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS, ADAPTER]),
         (changed(learner={"loss": "dpo"}), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
-        (changed(evaluate={"rollback": False}), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
-        (changed(quantize={"keep": 0.5}), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
-        (changed(quantize={"type": "F16"}), [HF_CHECKPOINT, EVALUATION, ROLLOUTS]),
-        (changed(evaluate={"samples": 2}), [HF_CHECKPOINT, ROUNDED, ROLLOUTS]),
+        (changed(evaluate={"rollback": False}), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS, ADAPTER]),
+        (changed(quantize={"keep": 0.5}), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS, ADAPTER]),
+        (changed(quantize={"type": "F16"}), [HF_CHECKPOINT, EVALUATION, ROLLOUTS, ADAPTER]),
+        (changed(evaluate={"samples": 2}), [HF_CHECKPOINT, ROUNDED, ROLLOUTS, ADAPTER]),
         (changed(evaluate={"queries": 8}, watched="others"), [HF_CHECKPOINT, ROUNDED, ANSWERED, ROLLOUTS]),
         (changed(foresight={"temperature": 0.6}), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED]),
         (changed(foresight={"max_tokens": 32}), [HF_CHECKPOINT, ROUNDED]),
         (changed(foresight={"thought_tokens": 32}), [HF_CHECKPOINT, ROUNDED]),
         (changed(queries="4, others", watched="others"), [HF_CHECKPOINT, ROUNDED, ANSWERED, ROLLOUTS]),
-        (changed(tasks=["others"]), [HF_CHECKPOINT, ROUNDED, ROLLOUTS]),
+        (changed(tasks=["others"]), [HF_CHECKPOINT, ROUNDED, ROLLOUTS, ADAPTER]),
         # Of rollouts the prompts themselves are compared, below.
         (changed(system="Be brief."), [HF_CHECKPOINT, ROUNDED, ROLLOUTS]),
         (changed(seed=1), [HF_CHECKPOINT, ROUNDED]),
@@ -161,6 +163,23 @@ def test_the_log_is_a_copy_that_can_grow(own, other):
     copy_stages(own, IDENTITY, QUERIES, other)
     RecordLog(own / "round-1" / "rollouts.jsonl", Rollout).append(Rollout(QUERIES[3], []))
     assert read_records(other / "round-1" / "rollouts.jsonl", Rollout) == SEARCHED
+
+
+def test_pairs_come_with_what_was_learned_from_them(own, other):
+    for name in ("filtered.json", "pairs.jsonl"):
+        (other / "round-1" / name).write_text(name)
+    copy_stages(own, changed(quantize={"type": "F16"}), QUERIES[:3], other)
+    assert {p.name for p in (own / "round-1").iterdir()} == {
+        "rollouts.jsonl",
+        "filtered.json",
+        "pairs.jsonl",
+        "adapter",
+    }
+
+
+def test_no_adapter_is_taken_that_learned_from_fewer_questions(own, other):
+    copy_stages(own, IDENTITY, QUERIES, other)
+    assert not (own / "round-1" / "adapter").exists()
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
