@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +35,10 @@ _LONG = (  # files that take a minute or more on one core: begun first, so that 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # each collection, of which a run makes several on purpose, would look at all that libraries hold
 
 
 # How long an example takes is the machine's doing.
