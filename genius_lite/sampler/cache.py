@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import llama_cpp
-import numpy as np
 
 _WORTH_COPYING = 16  # shared tokens from which copying a sequence beats decoding them again
 
@@ -52,9 +51,9 @@ class SlotCache:
         """Decoding slots with a job, by sequence id."""
         return [s for s in self.decoding if not s.idle]
 
-    def holds(self, tokens: list[int]) -> bool:
-        """Say whether an idle slot holds just these tokens."""
-        return self._exact(tokens, self.slots) is not None
+    def held(self) -> set[tuple[int, ...]]:
+        """Return what idle slots hold."""
+        return {tuple(s.tokens) for s in self.slots if s.idle}
 
     def place(self, path: list[int], reuse: int, job: Any) -> Slot | None:
         """Give `job` a slot with as much of `path[:reuse]` as is cached, the rest pending; None if all are busy."""
@@ -122,13 +121,15 @@ class SlotCache:
 
     def _fetch(self, wanted: list[int], slot: Slot) -> None:
         """Bring the longest cached prefix of `wanted` into the idle `slot`, whose own contents are cached."""
-        shared = {s: self._shared(s, wanted) for s in self.slots}
-        source = max(self.slots, key=lambda s: (shared[s], s is slot))
+        source, shared = slot, self._shared(slot, wanted)
+        for other in self.slots:
+            if other.tokens[: shared + 1] == wanted[: shared + 1] and (more := self._shared(other, wanted)) > shared:
+                source, shared = other, more
         self._cache(slot, sparing=source)
-        if source is not slot and shared[source] >= _WORTH_COPYING:
+        if source is not slot and shared >= _WORTH_COPYING:
             self._copy(source, slot)
             # What moves back into a slot need not stay cached, if the slot can be cut back to it.
-            source.released |= source.idle and self.truncates and shared[source] == len(source.tokens)
+            source.released |= source.idle and self.truncates and shared == len(source.tokens)
         self._truncate(slot, self._shared(slot, wanted))
 
     def _shared(self, slot: Slot, tokens: list[int]) -> int:
@@ -155,7 +156,11 @@ def _least_missed(slots: list[Slot]) -> Slot | None:
 
 def common_prefix(a: list[int], b: list[int]) -> int:
     """Count how many leading tokens are equal."""
-    n = min(len(a), len(b))
-    if a[:n] == b[:n]:
-        return n
-    return int(np.argmax(np.array(a[:n]) != np.array(b[:n])))
+    shared, most = 0, min(len(a), len(b))
+    while shared < most:  # by halves: slices are compared in C
+        middle = (shared + most + 1) // 2
+        if a[shared:middle] == b[shared:middle]:
+            shared = middle
+        else:
+            most = middle - 1
+    return shared

@@ -168,16 +168,20 @@ class Engine:
         A path that another prefill is decoding is waited for and then copied, not decoded beside it: an evaluation asks
         for the greedy response and for sampled ones at once.
         """
-        if not self.queue:
+        room = self.settings.slots - len(self.cache.busy)
+        if not (self.queue and room):
             return
-        waiting = sorted(self.queue, key=lambda job: not self.cache.holds(job.path[: job.reuse]))
+        held = self.cache.held()
+        waiting = sorted(self.queue, key=lambda job: tuple(job.path[: job.reuse]) not in held)
         self.queue.clear()
         under_way = [slot.job.path for slot in self.cache.busy if isinstance(slot.job, PrefillJob)]
         for job in waiting:
-            waits = self.cache.truncates and job.path in under_way
-            if waits or self.cache.place(job.path, job.reuse, job) is None:
+            if not room or (self.cache.truncates and job.path in under_way):
                 self.queue.append(job)
-            elif isinstance(job, PrefillJob):
+                continue
+            self.cache.place(job.path, job.reuse, job)
+            room -= 1
+            if isinstance(job, PrefillJob):
                 under_way.append(job.path)
 
     def _fill_batch(self) -> list[tuple[Slot, int]]:
