@@ -97,6 +97,13 @@ def test_columns_and_checkers_are_detected(folder):
             find_problems("t.jsonl")
 
 
+def test_a_benchmark_is_named_and_not_downloaded(folder, monkeypatch, capsys):
+    given = Given(model="tiny.gguf", queries="questions.jsonl", tasks="MATH-500", yes=True)
+    recipe = parse(_asked("", given, monkeypatch), "mine.yaml")
+    assert recipe.evaluate.tasks == [TaskSource.model_validate({"benchmark": "math-500", "limit": 100})]
+    assert "math-500: downloaded when it is first used" in capsys.readouterr().out
+
+
 def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):
     answers = "7\ntiny.gguf\nnone.csv\nquestions.jsonl\nanswer\nquestion\nsoon\n20\nx.txt\nproblems.jsonl\nQ9\nq4_k_m\n"
     text = _asked(answers, Given(), monkeypatch)

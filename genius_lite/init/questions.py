@@ -15,7 +15,7 @@ from genius_lite.data.rows import read_rows
 from genius_lite.errors import UserError
 from genius_lite.evaluate.benchmarks import load_task
 from genius_lite.hardware import cores, free_memory, gpus
-from genius_lite.recipe import Model, Prefix, Queries, TaskSource
+from genius_lite.recipe import Model, Prefix, Queries, TaskSource, benchmark_named
 from genius_lite.recipe.types import at_home
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
@@ -150,9 +150,13 @@ def find_questions(source: str, column: str) -> tuple[Queries, list[str] | None]
 def find_problems(source: str) -> tuple[TaskSource, list[str]]:
     """Load a task, whose columns and checker are guessed and tried on every problem; return it with its prompts.
 
+    A benchmark's are not known yet, as they are downloaded.
+
     Raises:
         UserError: it cannot be read, or has no question or no answer.
     """
+    if (benchmark := benchmark_named(source)) and not Path(source).exists():
+        return TaskSource.model_validate({"benchmark": benchmark}), []
     if source.startswith(Prefix.REASONING_GYM):
         task = TaskSource(source=source)
     else:
