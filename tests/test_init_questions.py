@@ -87,6 +87,7 @@ def test_columns_and_checkers_are_detected(folder):
         ([{"question": "a", "answer": "$1,000"}, {"question": "b", "answer": "50 %"}], "numeric"),
         ([{"question": "a", "answer": "in 1999"}, {"question": "b", "answer": "7"}], "exact"),
         ([{"question": "a", "answer": "B", "choices": ["x", "y"]}], "choice"),
+        ([{"question": "a: A. x B. y", "answer": "B"}, {"question": "b: A. x B. y", "answer": "A"}], "choice"),
     ):
         (folder / "t.jsonl").write_text(_lines(rows))
         task, prompts = find_problems("t.jsonl")

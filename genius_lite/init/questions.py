@@ -165,8 +165,10 @@ def find_problems(source: str) -> tuple[TaskSource, list[str]]:
         if not rows:
             raise UserError(f"{path}: no problem in it; one is needed at least")
         prompt, answer = _first_of(_QUESTIONS, rows[0], path), _first_of(_ANSWERS, rows[0], path)
-        numbers = all(_NUMBER.fullmatch(str(row.get(answer, ""))) for row in rows)
-        check = "choice" if all("choices" in row for row in rows) else "numeric" if numbers else "exact"
+        known = [str(row[answer]) for row in rows if row.get(answer) not in (None, "")]
+        numbers, letters = all(map(_NUMBER.fullmatch, known)), all(re.fullmatch("[A-J]", text) for text in known)
+        choice = all("choices" in row for row in rows) or letters
+        check = "choice" if choice else "numeric" if numbers else "exact"
         task = TaskSource(source=path, check=check, prompt=prompt, answer=answer)
     return task, [problem.prompt for problem in load_task(task).problems]
 
