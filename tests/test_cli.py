@@ -108,7 +108,11 @@ def test_tasks_are_measured_each_round_compared_and_measured_again_alone(project
                    cwd=project)  # fmt: skip
     assert again.returncode == 0, again.stderr
     assert "3 problems" in again.stdout
-    assert len([file for file in (project / "e").rglob("*") if file.is_file()]) >= 2
+    assert {file.name for file in (project / "e").iterdir()} == {
+        "results.json",
+        "responses-0.jsonl",
+        "responses-1.jsonl",
+    }
 
     # Tasks are asked as the run asked: after the same system message, for as long a response; so are a recipe's.
     for model, tasks, rounds in (("runs/s0", "t.jsonl:exact", (0, 1)), ("tiny.gguf", "s0.yaml", (0,))):

@@ -87,6 +87,7 @@ def test_columns_and_checkers_are_detected(folder):
         ([{"question": "a", "answer": "$1,000"}, {"question": "b", "answer": "50 %"}], "numeric"),
         ([{"question": "a", "answer": "in 1999"}, {"question": "b", "answer": "7"}], "exact"),
         ([{"question": "a", "answer": "B", "choices": ["x", "y"]}], "choice"),
+        ([{"question": "a: A. x B. y", "answer": "B"}, {"question": "b: A. x B. y", "answer": "A"}], "choice"),
     ):
         (folder / "t.jsonl").write_text(_lines(rows))
         task, prompts = find_problems("t.jsonl")
@@ -95,6 +96,13 @@ def test_columns_and_checkers_are_detected(folder):
         (folder / "t.jsonl").write_text(_lines(rows))
         with pytest.raises(UserError, match=r"t\.jsonl"):
             find_problems("t.jsonl")
+
+
+def test_a_benchmark_is_named_and_not_downloaded(folder, monkeypatch, capsys):
+    given = Given(model="tiny.gguf", queries="questions.jsonl", tasks="MATH-500", yes=True)
+    recipe = parse(_asked("", given, monkeypatch), "mine.yaml")
+    assert recipe.evaluate.tasks == [TaskSource.model_validate({"benchmark": "math-500", "limit": 100})]
+    assert "math-500: downloaded when it is first used" in capsys.readouterr().out
 
 
 def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):

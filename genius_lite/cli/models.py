@@ -134,7 +134,10 @@ def evaluate(
     max_tokens: Annotated[
         int | None, typer.Option(help="Longest response; if not given, as the recipe or run asks, or 512")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many problems of each task")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Use so many problems of each task: the first of a file, of a benchmark evenly"),
+    ] = None,
     system: Annotated[str | None, typer.Option(help="System message; if not given, as the recipe or run asks")] = None,
     seed: int = 0,
     out: Annotated[Path | None, typer.Option(parser=path, help="Folder for the results and every response")] = None,
@@ -152,6 +155,8 @@ def evaluate(
         raise UserError("--temperature: write a number above 0; the likeliest response is asked for anyway")
     if out and out.exists():
         raise UserError(f"{out} exists; name another folder, or delete it")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written is found out before it is measured
     compared = [named_model(model, number)]
     if against or Path(model).is_dir():
         compared.insert(0, named_model(against, None) if against else named_model(model, 0))
@@ -216,9 +221,15 @@ def chat(
 
 @app.command()
 def questions(
-    documents: Annotated[Path, typer.Argument(metavar="FOLDER", help="Documents: Markdown, HTML, text, PDF; or one")],
-    model: Annotated[str, typer.Option(metavar="MODEL|RUN|RECIPE", help="Who asks: a GGUF, a run's, or a recipe's")],
-    out: Annotated[Path, typer.Option(metavar="OUT.jsonl", help="The file to write, for queries.source of a recipe")],
+    documents: Annotated[
+        Path, typer.Argument(metavar="FOLDER", parser=path, help="Documents: Markdown, HTML, text, PDF; or one")
+    ],
+    model: Annotated[
+        str, typer.Option(metavar="MODEL|RUN|RECIPE", parser=source, help="Who asks: a GGUF, a run's, or a recipe's")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="OUT.jsonl", parser=path, help="The file to write, for queries.source of a recipe")
+    ],
     number: Round = None,
     each: Annotated[int, typer.Option(min=1, max=64, help="Questions that are asked about a passage")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask about so many passages, chosen by the seed")] = None,

@@ -37,7 +37,9 @@ def init(
     queries: Annotated[str | None, typer.Option("--queries", "--questions", help="A file of questions, or hf:")] = None,
     column: Annotated[str | None, typer.Option(help="Column that holds the questions")] = None,
     amount: Annotated[str | None, typer.Option(help="A time, as 2h or 45m, or a number of questions")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Problems with answers: .jsonl, reasoning_gym:NAME or none")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Problems with answers: .jsonl, a benchmark (gsm8k), reasoning_gym:NAME or none")
+    ] = None,
     kind: Annotated[str | None, typer.Option("--type", help="Type of the result, or source: as the model")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: take what is suggested for the rest")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the recipe if it exists")] = False,

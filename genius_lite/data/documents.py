@@ -51,15 +51,15 @@ def read_documents(source: Path, count: Callable[[str], int], most: int, advance
     Raises:
         UserError: there is no document, or the library that reads it is not installed.
     """
-    files, others = files_in(source)
+    files, others, unread = files_in(source)
     for kind in sorted({KINDS[file.suffix.lower()] for file in files}):
         require_libraries(kind)
     base = source if source.is_dir() else source.parent
-    passages, set_aside, documents = list[Passage](), list[str](), 0
+    passages, set_aside, documents = list[Passage](), unread, 0
     process = LimitedProcess("genius_lite.data.blocks", {}, seconds=_SECONDS, memory=_MEMORY)
     try:
         for file in files:
-            name = file.relative_to(base).as_posix()
+            name = os.fsencode(file.relative_to(base).as_posix()).decode(errors="replace")  # as text can hold it
             try:
                 found = [*cut(name, _blocks_of(process, file), count, most)]
                 documents += 1
@@ -72,8 +72,8 @@ def read_documents(source: Path, count: Callable[[str], int], most: int, advance
     return Read(documents, passages, set_aside, others)
 
 
-def files_in(source: Path) -> tuple[list[Path], int]:
-    """List the documents of a folder by name, and count the files of other kinds.
+def files_in(source: Path) -> tuple[list[Path], int, list[str]]:
+    """List the documents of a folder by name, count the files of other kinds, and tell of folders that nobody can read.
 
     Raises:
         UserError: there is no such folder, or no document in it.
@@ -82,11 +82,15 @@ def files_in(source: Path) -> tuple[list[Path], int]:
     if source.is_file():
         if source.suffix.lower() not in KINDS:
             raise UserError(f"{source}: a document is one of {kinds}")
-        return [source], 0
+        return [source], 0, []
     if not source.is_dir():
         raise UserError(f"{source}: no such folder, and no such document")
-    found, others = list[Path](), 0
-    for folder, below, names in os.walk(source):  # which follows no link to a folder
+    found, others, unread = list[Path](), 0, list[str]()
+
+    def refused(error: OSError) -> None:
+        unread.append(f"{error.filename}: {error.strerror}")
+
+    for folder, below, names in os.walk(source, onerror=refused):  # which follows no link to a folder
         below[:] = [name for name in below if not name.startswith(".")]
         for name in (name for name in names if not name.startswith(".")):
             if Path(name).suffix.lower() in KINDS:
@@ -94,8 +98,10 @@ def files_in(source: Path) -> tuple[list[Path], int]:
             else:
                 others += 1
     if not found:
-        raise UserError(f"{source}: no document in this folder; one ends in {kinds}")
-    return sorted(found), others
+        raise UserError(
+            f"{source}: no document in this folder; one ends in {kinds}{''.join(f'; {of}' for of in unread)}"
+        )
+    return sorted(found), others, unread
 
 
 def require_libraries(kind: str) -> None:

@@ -23,6 +23,7 @@ FORMATS = {
 """Suffixes of files of questions, and how each is read; `.gz` or `.zst` may follow."""
 _COMPRESSED = (".gz", ".zst")
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # how they begin, and no UTF-8 text does
+_LFS = b"version https://git-lfs.github.com/spec/"  # what git leaves in a file's place without its Large File Storage
 _MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 SUFFIXES = f"{' '.join(FORMATS)}, or one of them with {' or '.join(_COMPRESSED)} after it"
 
@@ -78,6 +79,7 @@ def files_of(source: str) -> list[Path]:
         matching = glob.glob(source, recursive=True) if glob.has_magic(source) else []  # noqa: PTH207
         found = [*map(Path, matching)]
     found = sorted(file for file in found if file.is_file())
+    found = [file for file in found if file.stat().st_size] or found  # a part that is empty, as Spark writes them
     if not found:
         raise UserError(f"{source}: no such file")
     kinds = {FORMATS.get(suffix_of(file), suffix_of(file)): file for file in found}
@@ -101,9 +103,12 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
     if str(path) == STDIN and sys.stdin.closed:
         raise UserError(f"{path}: standard input was read before; write it to a file")
     with cast("io.BufferedReader", sys.stdin.buffer) if str(path) == STDIN else path.open("rb") as raw:
-        head = raw.peek(4)[:4]
+        begin = raw.peek(len(_LFS))
+        head = begin[:4]
         if not head:
             raise UserError(f"{path}: the file is empty")
+        if begin.startswith(_LFS):
+            raise UserError(f"{path}: a pointer of Git LFS, not the file itself; fetch that with `git lfs pull`")
         if head.startswith(_GZIP):
             yield io.BufferedReader(gzip.GzipFile(fileobj=raw))  # type: ignore[arg-type]
         elif head == _ZSTD:
@@ -137,7 +142,7 @@ def lines_of(text: TextIO, name: Path) -> Iterator[str]:
     length = 0
     while line := text.readline(LONGEST):
         length += len(line)
-        yield line
+        yield line.removeprefix("\ufeff")  # of a file that another one was put before
         while len(line) == LONGEST and line[-1] not in "\r\n" and (rest := text.readline(LONGEST)):
             length += len(rest)
             line = rest if len(rest) == LONGEST else ""

@@ -52,7 +52,7 @@ def _json_lines(lines: Iterable[tuple[int, str]]) -> Numbered:
             yield number, TOO_LONG
         elif line.strip():
             try:
-                yield number, _json_row(json.loads(line.removeprefix("\ufeff")))
+                yield number, _json_row(json.loads(line))
             except (ValueError, RecursionError) as e:
                 yield number, Fault(f"not JSON: {first_line(e)}")
 

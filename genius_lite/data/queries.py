@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.recipe import Queries
 from genius_lite.records import Query, held_count, seed_of
+
+_IN_MEMORY = 64_000_000  # bytes of questions that are shuffled
 
 
 class Selected(NamedTuple):
@@ -80,11 +84,7 @@ def select(cfg: Queries, vocabulary: Vocabulary, beyond: int = 0) -> Selected:
         UserError: the source cannot be read, lacks the column, or holds no question.
     """
     source, overlong, queries, numbers = Questions(cfg), 0, list[Query](), dict[int, int]()
-    questions: Any = source
-    if cfg.shuffle:
-        questions = [*source]
-        np.random.default_rng(cfg.seed).shuffle(questions)
-    for place, question in questions:
+    for place, question in _shuffled(source, cfg.seed) if cfg.shuffle else source:
         try:
             tokens = vocabulary.prompt(question.text, cfg.system, question.before)
         except UserError as e:
@@ -108,6 +108,20 @@ def select(cfg: Queries, vocabulary: Vocabulary, beyond: int = 0) -> Selected:
         queries[: cfg.limit], queries[cfg.limit :] if cfg.limit else [], source.duplicates, overlong,
         str(source.aside), form,
     )  # fmt: skip
+
+
+def _shuffled(questions: Iterable[tuple[str, Question]], seed: int) -> Iterator[tuple[str, Question]]:
+    """Yield them in another order; where they are many they lie in a temporary file meanwhile."""
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as held:
+        order = list[int]()
+        for found in questions:
+            order.append(held.tell())
+            held.write(json.dumps(found).encode() + b"\n")
+        np.random.default_rng(seed).shuffle(order)
+        for offset in order:
+            held.seek(offset)
+            place, (text, before, form) = json.loads(held.readline())
+            yield place, Question(text, tuple(before), form)
 
 
 def hold_out(ids: list[str], share: float, seed: int, most: int) -> frozenset[str]:

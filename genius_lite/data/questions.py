@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from string import Formatter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from genius_lite.data.rows import Columns
 from genius_lite.data.templates import Message
@@ -17,7 +19,7 @@ from genius_lite.text import brief
 COLUMN = "prompt"
 """The column that is asked for where nobody says which: where it lacks, a row's form is recognized."""
 _CONVERSATIONS = {"messages": "OpenAI", "conversations": "ShareGPT", "conversation": "ShareGPT"}
-_SYSTEM = "system"
+_SYSTEM, _INSTRUCTION = "system", "instruction"
 _ROLES = {
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("system", "developer"), _SYSTEM),
@@ -43,10 +45,10 @@ def columns_for(column: str, template: str | None = None) -> list[Columns]:
     """Return the columns that a question is made of, the likeliest first."""
     if template:
         return [Columns(tuple(columns_of(template)))]
+    forms = [Columns((name,), (_SYSTEM,)) for name in _CONVERSATIONS] + [Columns((_INSTRUCTION,), ("input", _SYSTEM))]
     if column != COLUMN:
-        return [Columns((column,))]
-    conversations = [Columns((name,), (_SYSTEM,)) for name in _CONVERSATIONS]
-    return [Columns((column,)), *conversations, Columns(("instruction",), ("input", _SYSTEM))]
+        return [next((form for form in forms if form.needed == (column,)), Columns((column,)))]
+    return [Columns((column,)), *forms]
 
 
 def question_of(row: Mapping[str, Any] | str, column: str, template: str | None = None) -> Question:
@@ -59,16 +61,16 @@ def question_of(row: Mapping[str, Any] | str, column: str, template: str | None 
         return Question(_checked(row))
     if template:
         return Question(_checked(_filled(row, template)))
-    if column in row:
+    if column in row and column not in (*_CONVERSATIONS, _INSTRUCTION):
         if isinstance(row[column], str):
             return Question(_checked(row[column]))
-        if column not in _CONVERSATIONS and not _is_conversation(row[column]):
+        if not _is_conversation(row[column]):
             raise UserError(f"`{column}` is {brief(repr(row[column]))}, not text")
         return _last_turn(row[column], column, None)
-    if name := next((name for name in _CONVERSATIONS if name in row), None):
+    if name := next((name for name in _CONVERSATIONS if name in row and column in (name, COLUMN)), None):
         return _last_turn(row[name], name, row.get(_SYSTEM))
     given = _text(row, "input") if row.get("input") else ""
-    text = "\n\n".join(part for part in (_text(row, "instruction"), given) if part.strip())
+    text = "\n\n".join(part for part in (_text(row, _INSTRUCTION), given) if part.strip())
     return Question(_checked(text), _opening(row.get(_SYSTEM)), "Alpaca (`instruction` and `input`)")
 
 
@@ -79,9 +81,23 @@ def _filled(row: Mapping[str, Any], template: str) -> str:
 
 def _text(row: Mapping[str, Any], name: str, *, numbers: bool = False) -> str:
     value = row[name]
-    if isinstance(value, str) or (numbers and isinstance(value, int | float) and not isinstance(value, bool)):
-        return str(value)
+    if isinstance(value, str):
+        return value
+    if numbers and is_number(value):
+        return written(value)
     raise UserError(f"`{name}` is {brief(repr(value))}, not text")
+
+
+def is_number(value: Any) -> TypeGuard[float | Decimal]:
+    """Say whether a value is a number, and neither true or false nor what tables have where there is none (NaN)."""
+    if isinstance(value, float | Decimal):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def written(number: float | Decimal) -> str:
+    """Write a number as a person does: pandas makes 5.0 of each 5 in a column in which one is missing."""
+    return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
 
 
 def _checked(text: str) -> str:
@@ -108,9 +124,9 @@ def _last_turn(turns: Any, name: str, system: Any) -> Question:
             raise UserError(f"`{name}` is {brief(repr(turns))}, no conversation in JSON") from None
     if not _is_conversation(turns):
         raise UserError(f"`{name}` is {brief(repr(turns))}, no list of messages")
-    messages = [_message(turn, name) for turn in turns]
-    last = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=None)
-    if last is None:
+    last = max((at for at, turn in enumerate(turns) if _ROLES.get(str(_role(turn))) == "user"), default=len(turns))
+    messages = [_message(turn, name) for turn in turns[: last + 1]]  # what follows, as calls of tools, is not read
+    if last == len(turns):
         raise UserError(f"`{name}` has no message of a user")
     opening = () if messages[0]["role"] == _SYSTEM else _opening(system)
     before = tuple(message for message in messages[:last] if message["content"].strip())
@@ -120,8 +136,12 @@ def _last_turn(turns: Any, name: str, system: Any) -> Question:
     return Question(_checked(messages[last]["content"]), (*opening, *before), f"conversations ({kind}'s `{name}`)")
 
 
+def _role(turn: Mapping[str, Any]) -> Any:
+    return turn.get("role", turn.get("from"))
+
+
 def _message(turn: Mapping[str, Any], name: str) -> Message:
-    role = turn.get("role", turn.get("from"))
+    role = _role(turn)
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
         content = "".join(str(part.get("text", "")) for part in content)
@@ -134,10 +154,12 @@ def check_text(question: str) -> None:
     """Refuse what no model can be asked, before time is spent on it.
 
     Raises:
-        UserError: it is too long, or no text (lone surrogates, which JSON can write); whose it is stands not in it.
+        UserError: it is too long, or no text (NUL; half characters, which JSON can write); where it stands is not told.
     """
     if len(question) > _LONGEST:
         raise UserError(f"a question of {len(question)} characters; {_LONGEST} is the most, leave it out")
+    if "\0" in question:
+        raise UserError("a NUL in it, as in UTF-16 without its mark; save the file as UTF-8")
     try:
         question.encode()
     except UnicodeEncodeError as e:

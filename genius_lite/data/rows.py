@@ -30,7 +30,7 @@ from genius_lite.data.files import (
     suffix_of,
 )
 from genius_lite.data.json_rows import json_rows
-from genius_lite.data.tables import headers, table_rows
+from genius_lite.data.tables import headers, table_rows, told_apart
 from genius_lite.errors import UserError
 from genius_lite.recipe import Prefix
 from genius_lite.text import brief
@@ -103,7 +103,8 @@ class SetAside:
 
 def _missing(wanted: Sequence[Columns], names: Sequence[str]) -> str:
     """Say which columns are not among `names`."""
-    lacking = ", ".join(f"`{name}`" for name in wanted[0].needed if name not in names)
+    needed = wanted[0].needed if wanted else ()
+    lacking = ", ".join(f"`{name}`" for name in needed if name not in names) or "of a name that no other has"
     return f"no column {lacking}; it has {brief(', '.join(names), 200)}; say which in the recipe"
 
 
@@ -191,9 +192,10 @@ def _parquet_rows(path: Path, stream: io.BufferedReader, wanted: Sequence[Column
     with seekable(stream, path) as file:
         try:
             schema = (opened := parquet.ParquetFile(file)).schema_arrow
-            columns = _fits(wanted, schema.names)
+            names = told_apart(schema.names)
+            columns = [name for name in _fits(wanted, names) if name in schema.names]
             if not columns:
-                raise UserError(f"{path}: {_missing(wanted, schema.names)}")
+                raise UserError(f"{path}: {_missing(wanted, names)}")
             _refuse_bomb(path, opened.metadata, columns)
             # What is written once and stands in many rows is decoded once.
             shared = [name for name in columns if types.is_string(schema.field(name).type)]
@@ -209,9 +211,18 @@ def _parquet_rows(path: Path, stream: io.BufferedReader, wanted: Sequence[Column
 
 def _parquet_row(batch: Any, index: int) -> dict[str, Any] | Fault:
     try:
-        return {name: batch.column(name)[index].as_py() for name in batch.schema.names}
+        return {name: _value(batch.column(name)[index]) for name in batch.schema.names}
     except UnicodeError as e:
         return Fault(f"not UTF-8: {first_line(e)}")
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeError:
+        raise
+    except (ValueError, OverflowError, LookupError):  # times that Python has none for; zones that this machine lacks
+        return scalar
 
 
 def _refuse_bomb(path: Path, metadata: Any, columns: Sequence[str]) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterator
 from itertools import chain, islice, product
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from genius_lite.errors import UserError
 csv.field_size_limit(LONGEST)  # of this process; the module's own is less than a question may have
 
 _ALONE = "\x1f"  # in a table of one column nothing separates: a comma belongs to the text
-_SEPARATORS = (",", ";", "\t", _ALONE)
+_SEPARATORS = (_ALONE, ",", ";", "\t")
 _TRIED = 500  # rows
 _PARSED_AGAIN = 4 * LONGEST  # characters, at most, behind quotes that do not end
 _NAMED = re.compile(r"sep=(.)\r?\n?")  # a first line of Excel's
@@ -31,17 +31,21 @@ class Way(NamedTuple):
     separator: str
     quote: str | None
     escape: str | None
+    spaced: bool = False
+    """Spaces stand between a separator and a quote."""
 
     @property
     def options(self) -> dict[str, Any]:
         """As the module csv takes it."""
         quoting = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
         options = {"delimiter": self.separator, "quoting": quoting, "escapechar": self.escape, "strict": True}
+        options["skipinitialspace"] = self.spaced
         return {**options, "quotechar": self.quote, "doublequote": not self.escape} if self.quote else options
 
 
 _QUOTES = (('"', None), ('"', "\\"), ("'", None), (None, None), (None, "\\"))
 _WAYS = [Way(separator, *quotes) for quotes, separator in product(_QUOTES, _SEPARATORS)]
+_WAYS += [Way(separator, '"', None, spaced=True) for separator in _SEPARATORS[1:]]
 
 
 def table_rows(lines: Iterator[str], fits: Fits) -> Iterator[tuple[int, dict[str, str] | Fault]]:
@@ -83,31 +87,60 @@ class _Kept:
             at += 1
 
 
-def _quality(lines: Iterable[str], way: Way, fits: Fits) -> tuple[bool, bool, bool, int]:
+def _quality(lines: _Kept, way: Way, fits: Fits) -> tuple[bool, bool, bool, int]:
+    # Here csv takes a quote within a field for its end, and what follows for more of it, over lines: no fault shows.
+    if way.quote and way.escape and not any(way.escape + way.quote in line for line in lines.lines):
+        return False, False, False, 0
     try:
-        header = next(_records(iter(lines), way), (1, None))[1] or []
-        faults = sum(isinstance(row, Fault) for _, row in islice(_rows(iter(lines), way), _TRIED))
+        header = _header(_records(iter(lines), way))
+        faults = sum(_is_fault(row, way) for _, row in islice(_rows(iter(lines), way), _TRIED))
     except UserError:
         return False, False, False, 0
-    fitting = fits(_names(header))
-    return fitting, not faults, len(header) > 1, -faults
+    return fits(header), not faults, len(header) > 1, -faults
+
+
+def _is_fault(row: dict[str, str] | Fault, way: Way) -> bool:
+    """Say whether a row is not read as it was meant: quotes around a text are no part of it."""
+    if isinstance(row, Fault):
+        return True
+    return way.quote != '"' and any(len(text) > 1 and text[0] == text[-1] == '"' for text in row.values())
 
 
 def _names(header: list[str]) -> list[str]:
-    return [name.strip() for name in header]
+    return told_apart([name.strip() for name in header])
+
+
+def told_apart(names: list[str]) -> list[str]:
+    """Number the columns that have the same name: who asks for it has to say which one is meant."""
+    count, seen = Counter(names), Counter[str]()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(f"{name} ({seen[name]} of {count[name]})" if name and count[name] > 1 else name)
+    return found
+
+
+def _header(records: Iterator[tuple[int, list[str] | None]]) -> list[str]:
+    return _names(next((record or [] for _, record in records if record != []), []))
 
 
 def _rows(lines: Iterator[str], way: Way) -> Iterator[tuple[int, dict[str, str] | Fault]]:
     records = _records(lines, way)
-    header = _names(next(((record or []) for _, record in records if record != []), []))
+    header = _header(records)
     for number, record in records:
         if record is None:
             yield number, Fault("a quote that does not end, or text behind one; a quote in a text is written twice")
-        elif any(record[len(header) :]) or (len(header) == 1 < len(record)):
+        elif _is_cut(record, len(header), way):
             counts = f"{len(record)} fields, and the header has {len(header)}"
             yield number, Fault(f"{counts}; a text with {way.separator!r} in it stands in quotes")
         elif any(record):
             yield number, dict(zip(header, record, strict=False))
+
+
+def _is_cut(record: list[str], most: int, way: Way) -> bool:
+    """Say whether a row has more fields than the header; empty ones are none, unless a space shows a comma of prose."""
+    more = record[most:]
+    return any(more) or bool(more and (most == 1 or way.spaced or any(field[:1] == " " for field in record[1:])))
 
 
 def _records(lines: Iterator[str], way: Way) -> Iterator[tuple[int, list[str] | None]]:

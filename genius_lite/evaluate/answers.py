@@ -44,7 +44,7 @@ _WORD = re.compile(rf"[{GLUED}]{{1,2}}|[^\s{GLUED}]+")
 
 
 def final_number(text: str, decimal: Decimal = ".") -> Number | None:
-    """Return the number after the last mark that holds one, else the last number of the text.
+    """Return the number after the last mark that holds one, else the last number of the text that it does not deny.
 
     Of a marked sentence what follows its last `=` comes first, and there the first number: "The answer is 5 apples for
     3 children." is 5, "The answer is 2 + 3 = 5" too. Words count where a mark or a short text begins with them.
@@ -52,7 +52,7 @@ def final_number(text: str, decimal: Decimal = ".") -> Number | None:
     for segment in marked(text):
         if (number := stated_number(segment, decimal)) is not None:
             return number
-    last = deque(numbers(text, decimal), maxlen=1)
+    last = deque(numbers(text, decimal, denied=False), maxlen=1)
     return last[0] if last else _said_in_words(text)
 
 
@@ -62,6 +62,13 @@ def stated_number(segment: str, decimal: Decimal = ".") -> Number | None:
     parts = (re.split(r"=|≈|\\approx", sentence)[-1], sentence)
     found = next((number for part in parts for number in numbers(part, decimal)), None)
     return found or _said_in_words(sentence)
+
+
+def is_several(answer: str, decimal: Decimal = ".") -> bool:
+    """Say whether a short answer holds more than one number (5 to 6, 7:30, a date), and says not which one is meant."""
+    if count_words(answer, WORDS) > WORDS or "=" in answer or any(marked(answer)):
+        return False
+    return len([*numbers(answer, decimal)]) > 1
 
 
 def _said_in_words(text: str) -> Number | None:

@@ -27,6 +27,7 @@ from genius_lite.evaluate.answers import (
     count_words,
     final_number,
     first_sentence,
+    is_several,
     marked,
     stated_number,
     without_markdown,
@@ -58,10 +59,11 @@ _MENTION = re.compile(
     r"|^[ \t]*([A-Z])[.):](?=\s)|^[ \t*_]*([A-Z])[ \t*_.。]*$",
     re.MULTILINE,
 )
+_OPTION = re.compile(r"^[ \t]*(?:\*\*)?\(?([A-Z])[.):](?:\*\*)?[ \t]+[^\s*]", re.MULTILINE)  # and a text behind it
 _AT_END = re.compile(rf"(?<!{WORD})(?<!['-])([A-Z])$")
 _OR_BEFORE = re.compile(rf"(?<!{WORD})[A-Z][)\]*_,\s]*?{_BETWEEN.pattern}[(\[*]*+$")
-_UNLIKE = re.compile(every("unlike"))
-_DENIED = re.compile(rf"{every('unlike')}\s*$")
+_UNLIKE = re.compile(every("unlike"), re.IGNORECASE)
+_DENIED = re.compile(rf"{every('unlike')}\s*$", re.IGNORECASE)
 _NEAR = 14  # characters: "n'est pas (C)"
 _AMBIGUOUS = re.compile(r"\D*[0-9]+,(?![0-9]{3}(?![0-9]))[0-9]+\D*")
 
@@ -76,7 +78,8 @@ def extract_answer(response: str) -> str | None:
     "(b)" and "B) Paris" are "B", and "Yes" is "yes".
     """
     response = thoughts.read(response).answer
-    for segment in marked(response):
+    segments = [*marked(response)]
+    for segment in segments:
         text = without_verb(bare(first_sentence(segment)))
         words = count_words(text, WORDS)
         number = unit_number(text) or (stated_number(text) if words > WORDS else None)
@@ -84,10 +87,11 @@ def extract_answer(response: str) -> str | None:
             return number.canonical
         if 0 < words <= WORDS:
             return _text_answer(text)
-    if count_words(response, WORDS) > WORDS:
+    words = bare(response).split()
+    # A mark that holds nothing answers nothing, nor does "it is not 5"; a single "no" does.
+    if segments or count_words(response, WORDS) > WORDS or (len(words) > 1 and _UNLIKE.search(response)):
         return None
     number = unit_number(without_markdown(response).rpartition("=")[2])
-    words = bare(response).split()
     return number.canonical if number else _text_answer(words[0]) if len(words) == 1 else _letter_answer(response)
 
 
@@ -105,9 +109,9 @@ def final_choice(response: str, letters: str = LETTERS, choices: Sequence[str] =
 
     In this order: a marked answer that starts with a letter (`B`, `(B)`, `**B**`, `B) Paris`, `option B`, `la B`,
     `\text{B}`) or is the text of a choice; a response that starts so with a letter set apart, or is such a text; the
-    last mention, which is `(B)`, `**B**`, `option B`, `B)` or `B.` at the start of a line (unless several letters are,
-    as in a list of the options), or a letter alone on its line; a capital at the end of the response. Lower case counts
-    in brackets, before `.`, `)` or `:`, and alone: "a dog" is not A. "A or B" is a hedge.
+    last mention, which is `(B)`, `**B**`, `option B`, `B)` or `B.` at the start of a line, or a letter alone on its
+    line; a capital at the end of the response. Lower case counts in brackets, before `.`, `)` or `:`, and alone: "a
+    dog" is not A. "A or B" is a hedge, and a list of the options, also at the very start, chooses none of them.
     """
     response = plain(response)
     by_text = {_key(choice): letter for letter, choice in zip(letters, choices, strict=False) if _key(choice)}
@@ -116,7 +120,9 @@ def final_choice(response: str, letters: str = LETTERS, choices: Sequence[str] =
         named = next(filter(None, map(by_text.get, map(_key, (segment, sentence, without_verb(bare(sentence)))))), None)
         if found := named or _starting_letter(segment, letters):
             return found if found in letters else None
-    found = by_text.get(_key(response)) or _starting_letter(response, letters, apart=True)
+    found = by_text.get(_key(response))
+    if not found and not _lists_options(response):
+        found = _starting_letter(response, letters, apart=True)
     if found:
         return found if found in letters else None
     return _last_mention(response, letters)
@@ -195,7 +201,7 @@ def submitted(
                 return None
             return found and _one_form(found, options.ignore_case)
         case "math-verify":
-            return extract_answer(response)
+            raise ValueError("math-verify is asked in a process of its own")
 
 
 def _texts(response: str) -> Iterator[str]:
@@ -216,6 +222,8 @@ def _one_form(text: str, ignore_case: bool) -> str:
 def _same_number(response: str, answer: str, options: CheckOptions) -> bool:
     if options.decimal == "." and _AMBIGUOUS.fullmatch(answer):
         raise UserError(f"the answer {answer!r:.60} has a decimal comma; write options: {{decimal: ','}} for this task")
+    if is_several(answer, options.decimal):
+        raise UserError(f"the answer {answer!r:.60} holds several numbers; write the one that is right")
     right, given = final_number(answer, options.decimal), final_number(response, options.decimal)
     if right is None:
         raise UserError(f"the answer {answer!r:.60} holds no number; give one, or take another checker than numeric")
@@ -249,8 +257,9 @@ def _starting_letter(text: str, letters: str, apart: bool = False) -> str | None
 def _last_mention(text: str, letters: str) -> str | None:
     mentions = [m for m in _MENTION.finditer(text) if not _is_denied(text, m.start())]
     # Several letters in front of lines are the options, gone through one by one, and none of them is chosen so.
-    listed = len({m[4] for m in mentions if m[4] and m[4] in letters}) > 1
-    found = [(m.start(), m.end(), m[m.lastindex or 0]) for m in mentions if not (listed and m[4])]
+    lines = {m.start(1): m[1] for m in _OPTION.finditer(text) if m[1] in letters}
+    listed = lines if len({*lines.values()}) > 1 else {}
+    found = [(m.start(), m.end(), m[i]) for m in mentions if m.start(i := m.lastindex or 0) not in listed]
     found = [mention for mention in found if mention[2] in letters]
     if not found:
         end = _AT_END.search(text.rstrip(" \t\r\n.。!！)]*_`\"'")[-_NEAR:])
@@ -259,6 +268,12 @@ def _last_mention(text: str, letters: str) -> str | None:
         return end[1] if end[1] in letters else None
     between = text[found[-2][1] : found[-1][0]] if len(found) > 1 else ""
     return None if _BETWEEN.fullmatch(between) else found[-1][2]
+
+
+def _lists_options(text: str) -> bool:
+    """Say whether a text begins with the options, from the first one on: saying them again chooses none."""
+    begins = _OPTION.match(text)
+    return bool(begins and begins[1] == LETTERS[0]) and any(m[1] == LETTERS[1] for m in _OPTION.finditer(text))
 
 
 def _is_denied(text: str, at: int) -> bool:

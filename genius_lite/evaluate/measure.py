@@ -123,6 +123,7 @@ def answer_tasks(
             said = vocabulary.said(query.tokens, done.tokens).answer
             # In a thread: a checker may take a second, and the sampler goes on meanwhile.
             verdict = await asyncio.to_thread(task.check, problem, said)
+            answer = await asyncio.to_thread(task.stated, problem, said) if said else None
             responses.append(
                 Response(
                     task=task.name,
@@ -132,7 +133,7 @@ def answer_tasks(
                     tokens=len(done.tokens),
                     finish=done.finish,
                     score=verdict.score,
-                    answer=task.stated(problem, said) if said else None,
+                    answer=answer,
                     timed_out=verdict.timed_out,
                     use=use,
                     temperature=0.0 if sample == GREEDY else temperature,

@@ -19,7 +19,7 @@ from genius_lite.recipe import Auto, Check, Evaluate, Prefix, Sampler, TaskSourc
 from genius_lite.recipe.reader import load
 from genius_lite.results.evaluation import Response, TaskResult
 from genius_lite.rundir.disk import scratch
-from genius_lite.rundir.folder import write_json
+from genius_lite.rundir.folder import RunDir, write_json
 from genius_lite.rundir.lines import write_records
 from genius_lite.weights import gguf_file
 
@@ -179,12 +179,16 @@ def write_results(
     found: Sequence[Sequence[TaskResult]],
     responses: Sequence[Sequence[Response]],
 ) -> None:
-    """Write `results.json`, and a file of responses for each model.
+    """Write `results.json`, and a file of responses for each model, to a folder that is there in whole or not at all.
 
     Modes follow the umask, unlike those of a run folder: the user names the place, and whom it is for.
     """
-    folder.mkdir(parents=True)
     summary = [{"model": c.name, "tasks": rows} for c, rows in zip(models, found, strict=True)]
-    write_json(folder / "results.json", summary, indent=2)
-    for number, rows in enumerate(responses):
-        write_records(folder / f"responses-{number}.jsonl", rows)
+
+    def write(partial: Path) -> None:
+        partial.mkdir()
+        write_json(partial / "results.json", summary, indent=2)
+        for number, rows in enumerate(responses):
+            write_records(partial / f"responses-{number}.jsonl", rows)
+
+    RunDir(folder.parent).build(folder.name, write)

@@ -90,8 +90,8 @@ def _number(decimal: Decimal) -> re.Pattern[str]:
         (?:\\?[$£¥฿\u20a0-\u20bf]\s?(?P<inner>[-–+])?)?
         (?P<body>
             (?:(?P<whole>[0-9]++)\s?)? \\[dt]?frac\s?
-                (?:\{{\s?(?P<top>{number})\s?\}}|(?P<top1>[0-9]))\s?
-                (?:\{{\s?(?P<bottom>{number})\s?\}}|(?P<bottom1>[0-9]))
+                (?:\{{\s?(?P<above>[-–])?(?P<top>{number})\s?\}}|(?P<top1>[0-9]))\s?
+                (?:\{{\s?(?P<below>[-–])?(?P<bottom>{number})\s?\}}|(?P<bottom1>[0-9]))
           | (?<!/) (?:(?P<whole2>[0-9]++)[ ])? (?P<top2>{number})\s?/\s?(?P<bottom2>{number}) (?!\s?/)
           | {_TEN_TO}(?P<ten>[+-]?[0-9]{{1,2}})(?![0-9])\}}?
           | (?P<plain>{number}) (?:
@@ -109,6 +109,11 @@ _NUMBER = {decimal: _number(decimal) for decimal in (".", ",")}
 _DECIMALS = {decimal: re.compile(_decimals(decimal), re.VERBOSE) for decimal in (".", ",")}
 _UNIT = re.compile(rf"0\s?(?:{UNITS})(?:\^?\{{?[23]\}}?|[²³])?(?:/(?:{UNITS}))?(?![A-Za-z])")
 _NOT_ALONE = re.compile(r"[-+*/^=<>\\(]|0[A-Za-z]")
+
+
+# "No 5" and "si 5" say more in other languages than those in which they deny.
+_DENIED = re.compile(rf"(?<!{WORD})(?!(?:no|si)(?!{WORD})){every('unlike')}[\s*_($]*$", re.IGNORECASE)
+_NEAR = 16  # characters in front of a number that may deny it
 
 
 class Number(NamedTuple):
@@ -136,7 +141,7 @@ def plain(text: str) -> str:
     return _OTHER_DIGIT.sub(lambda digit: str(int(digit[0])), text.translate(_PLAIN))
 
 
-def numbers(text: str, decimal: Decimal = ".") -> Iterator[Number]:
+def numbers(text: str, decimal: Decimal = ".", *, denied: bool = True) -> Iterator[Number]:
     """Yield the numbers of a text that are in digits, in order; those that are too long are none.
 
     With thousands separators, currency or percent; fractions (1/2, 2 1/2, LaTeX's); powers of ten (1e5, 3 x 10^5,
@@ -146,8 +151,11 @@ def numbers(text: str, decimal: Decimal = ".") -> Iterator[Number]:
         decimal: the mark before decimals. Where "." is it, "," parts thousands and the other way round; thin and
             no-break spaces and apostrophes do so in both, and plain spaces where "," is it. What can only be meant in
             the other way (1.234,5) is read so.
+        denied: also those of which the text says that they are not meant: "not 5".
     """
     for found in _NUMBER[decimal].finditer(plain(text).translate(_FRACTIONS)):
+        if not denied and _DENIED.search(found.string[max(found.start() - _NEAR, 0) : found.start()]):
+            continue
         if len(found[0]) > _LONGEST or (value := _value(found, decimal)) is None:
             continue
         minus = any(sign in "-–" for sign in (found["sign"], found["inner"]) if sign)
@@ -220,7 +228,8 @@ def _value(found: re.Match[str], decimal: Decimal) -> Fraction | None:
     if not bottom:
         return None
     whole = found["whole"] or found["whole2"] or "0"
-    return int(whole) + _decimal(found["top"] or found["top1"] or found["top2"], decimal) / bottom
+    part = _decimal(found["top"] or found["top1"] or found["top2"], decimal) / bottom
+    return int(whole) + (-part if bool(found["above"]) != bool(found["below"]) else part)
 
 
 def _decimal(text: str, decimal: Decimal) -> Fraction:

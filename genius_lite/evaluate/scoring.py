@@ -78,6 +78,13 @@ class Scorer:
         except LimitError:
             return Verdict(0.0, timed_out=True)
 
+    def stated(self, response: str) -> str | None:
+        """Return what math-verify reads in a response, equal numbers in one spelling; None if that is nothing."""
+        try:
+            return self._process.ask({"response": response})["stated"]
+        except LimitError:
+            return None
+
 
 def fault(known: Mapping[str, str | None], is_right: Callable[[str, str], bool], decoys: Sequence[str] = DECOYS) -> str:
     """Why a scorer cannot measure anything; empty if it can.
@@ -176,6 +183,19 @@ def same_mathematics(response: str, parsed: list[Any]) -> bool:
     return math_verify.verify(parsed, given, timeout_seconds=None)
 
 
+def stated_mathematics(response: str) -> str | None:
+    """Return what math-verify reads in a response, equal numbers in one spelling; None if that is nothing."""
+    import math_verify
+    import sympy
+
+    given = math_verify.parse(without_markdown(response), parsing_timeout=0)
+    if not given:
+        return None
+    value = given[0].rhs if isinstance(given[0], sympy.Eq) else given[0]
+    is_number = isinstance(value, sympy.Expr) and value.is_number and value.is_extended_real
+    return f"{float(value):.10g}" if is_number and math.isfinite(float(value)) else str(value)
+
+
 def _scorer(opening: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """What answers the messages, in the process."""
     return _by_reasoning_gym(opening["made"]) if opening["made"] else _by_math_verify()
@@ -186,6 +206,8 @@ def _by_math_verify() -> Callable[[dict[str, Any]], dict[str, Any]]:
     same_mathematics("1", known_answer("1"))  # loads the package, and what it puts off until its first use
 
     def answer(message: dict[str, Any]) -> dict[str, Any]:
+        if "known" not in message:
+            return {"stated": stated_mathematics(message["response"])}
         if "response" in message:
             return {"score": float(same_mathematics(message["response"], known_answer(message["known"])))}
         try:

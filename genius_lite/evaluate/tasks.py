@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from difflib import get_close_matches
 from itertools import compress, islice
 from typing import Any, Literal, TypeVar
@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from genius_lite.data.files import Fault, stem_of
-from genius_lite.data.questions import COLUMN, Question, columns_for, question_of
+from genius_lite.data.questions import COLUMN, Question, columns_for, is_number, question_of, written
 from genius_lite.data.rows import Columns, HubSet, SetAside, read_rows
 from genius_lite.data.templates import Message
 from genius_lite.data.vocabulary import Vocabulary
@@ -132,6 +132,8 @@ def from_rows(cfg: TaskSource) -> Task:
             return Verdict(0.0, timed_out=True)
 
     def stated(problem: Problem, response: str) -> str | None:
+        if mathematics:
+            return mathematics.stated(response)
         return submitted(cfg.check, response, problem.metadata.get(CHOICES, ()), cfg.options)
 
     aside, forms = SetAside(), set[str]()
@@ -183,12 +185,17 @@ def _read(cfg: TaskSource, aside: SetAside) -> Iterator[_Read]:
             if not question.text.strip():
                 raise UserError(f"`{cfg.prompt}` is {question.text!r:.40}, not a question")
             given = [row.values[name] for name in named if name in row.values]
+            while several and given and given[-1] in ("", None):  # some problems have fewer options than others
+                given.pop()
             options = read_options(given if several else given[0], cfg.choices) if given else None
             if cfg.check == "choice" and not options and isinstance(known, bool):
                 known, options = ("yes" if known else "no"), Options(["yes", "no"])
-            finite = isinstance(known, str) or (isinstance(known, int | float) and math.isfinite(known))
-            if not finite or isinstance(known, bool):
-                raise UserError(f"`{cfg.answer}` is {brief(repr(known))}, neither text nor a number")
+            if not isinstance(known, str):
+                if not is_number(known):
+                    raise UserError(f"`{cfg.answer}` is {brief(repr(known))}, neither text nor a number")
+                known = str(known) if isinstance(known, Decimal) else known
+            elif not known.strip():
+                raise UserError(f"`{cfg.answer}` is empty")
         except UserError as e:
             aside.add(row.place, str(e), used)
             continue
@@ -199,7 +206,8 @@ def _read(cfg: TaskSource, aside: SetAside) -> Iterator[_Read]:
 def _problem(question: Question, known: str | float, options: Options | None, first: int | None) -> Problem:
     before = list(question.before)
     if not options:
-        return Problem(question.id, question.text, str(known).strip(), before=before)
+        answer = known.strip() if isinstance(known, str) else written(known)
+        return Problem(question.id, question.text, answer, before=before)
     asked = question._replace(text=f"{question.text}\n\n{options}\n\nGive the letter of the right option.")
     return Problem(asked.id, asked.text, options.letter(known, first), {CHOICES: options.texts}, before)
 

@@ -47,7 +47,7 @@ LANGUAGES = {
     "English": Language(
         "answer, answers, correct option, right option, best option, correct choice, right choice, best choice",
         "is, would be, should be, must be, equals, equal",
-        unlike="not",
+        unlike="not, isn't, cannot, can't, neither, nor, except, all but",
         option="option, choice, letter",
         article="the",
         adverb="therefore, thus, hence, then, most likely, likely, probably, clearly, definitely, indeed, actually",
@@ -270,7 +270,6 @@ UNITS = "km|cm|mm|mi|m|ft|in|kg|mg|g|lbs|lb|oz|ml|mL|l|L|hrs|hr|h|min|sec|ms|s|m
 """Units that may stand right behind digits: 5km is 5, 5x is none."""
 COUNTERS = "个個名人元块塊本只隻条條张張次天年月岁歲枚円日件台辆輛页頁分秒点點倍つ"
 """What follows a number in Han characters: before others they may be part of a word."""
-
 
 _DASHES = "—–-"  # before digits, one is a minus
 

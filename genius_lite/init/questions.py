@@ -15,7 +15,7 @@ from genius_lite.data.rows import read_rows
 from genius_lite.errors import UserError
 from genius_lite.evaluate.benchmarks import load_task
 from genius_lite.hardware import cores, free_memory, gpus
-from genius_lite.recipe import Model, Prefix, Queries, TaskSource
+from genius_lite.recipe import Model, Prefix, Queries, TaskSource, benchmark_named
 from genius_lite.recipe.types import at_home
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
@@ -150,9 +150,13 @@ def find_questions(source: str, column: str) -> tuple[Queries, list[str] | None]
 def find_problems(source: str) -> tuple[TaskSource, list[str]]:
     """Load a task, whose columns and checker are guessed and tried on every problem; return it with its prompts.
 
+    A benchmark's are not known yet, as they are downloaded.
+
     Raises:
         UserError: it cannot be read, or has no question or no answer.
     """
+    if (benchmark := benchmark_named(source)) and not Path(source).exists():
+        return TaskSource.model_validate({"benchmark": benchmark}), []
     if source.startswith(Prefix.REASONING_GYM):
         task = TaskSource(source=source)
     else:
@@ -161,8 +165,10 @@ def find_problems(source: str) -> tuple[TaskSource, list[str]]:
         if not rows:
             raise UserError(f"{path}: no problem in it; one is needed at least")
         prompt, answer = _first_of(_QUESTIONS, rows[0], path), _first_of(_ANSWERS, rows[0], path)
-        numbers = all(_NUMBER.fullmatch(str(row.get(answer, ""))) for row in rows)
-        check = "choice" if all("choices" in row for row in rows) else "numeric" if numbers else "exact"
+        known = [str(row[answer]) for row in rows if row.get(answer) not in (None, "")]
+        numbers, letters = all(map(_NUMBER.fullmatch, known)), all(re.fullmatch("[A-J]", text) for text in known)
+        choice = all("choices" in row for row in rows) or letters
+        check = "choice" if choice else "numeric" if numbers else "exact"
         task = TaskSource(source=path, check=check, prompt=prompt, answer=answer)
     return task, [problem.prompt for problem in load_task(task).problems]
 

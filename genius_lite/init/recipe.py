@@ -83,7 +83,7 @@ _WITHOUT_TASK = """\
 _WITH_TASK = """\
 evaluate:
   tasks:   # the base model and every round answer them; nothing learns from them
-    - source: {source}{keys}
+    - {source}{keys}
       {amount}: 100   # problems; more tell smaller differences, and take longer
   samples: 2    # responses to each at the temperature of later use, beside the likeliest one
   patience: 1   # stop after a round that is worse, by the interval of the difference"""
@@ -137,14 +137,17 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
     count = ask("Time or number", question, given.amount, f"{evening}", lambda answer: _count(answer, each, available))
     _say(f"   {count} questions, {_duration(count * each)} or so")
 
-    question = "4. Problems with answers to measure on? A .jsonl, reasoning_gym:NAME or none"
+    question = "4. Problems with answers to measure on? A .jsonl, a benchmark (gsm8k), reasoning_gym:NAME or none"
     task, prompts = ask("Problems", question, given.tasks, "none", _problems)
     if task:
-        if task.source.startswith(Prefix.REASONING_GYM):
-            compared = "compared by their own scorer"
+        if task.benchmark:
+            told = f"{task.benchmark}: downloaded when it is first used, and asked as docs/benchmarks.md says"
+        elif task.source.startswith(Prefix.REASONING_GYM):
+            told = f"{task.source}: {len(prompts)} problems, compared by their own scorer"
         else:
             compared = f"`{task.prompt}` and `{task.answer}`; answers are compared as {task.check}"
-        _say(f"   {task.source}: {len(prompts)} problems, {compared}")
+            told = f"{task.source}: {len(prompts)} problems, {compared}"
+        _say(f"   {told}")
     if shared := len({prompt.strip() for prompt in prompts} & set(texts or ())):
         _say(f"   {shared} of them are among the questions too: they measure what was practised")
 
@@ -244,10 +247,12 @@ def _duration(seconds: float) -> str:
 
 
 def _evaluate(task: TaskSource, out: Path) -> str:
+    if task.benchmark:
+        return _WITH_TASK.format(source=f"benchmark: {task.benchmark}", keys="", amount="limit")
     said = task.model_dump(exclude_defaults=True, exclude={"source"})
     keys = "".join(f"\n      {key}: {_text(value)}" for key, value in said.items())
     amount = "size" if task.source.startswith(Prefix.REASONING_GYM) else "limit"
-    return _WITH_TASK.format(source=_path(task.source, out), keys=keys, amount=amount)
+    return _WITH_TASK.format(source=f"source: {_path(task.source, out)}", keys=keys, amount=amount)
 
 
 def _path(source: str, out: Path) -> str:

@@ -87,8 +87,8 @@ class Queries(Section):
     )
     column: Text = key(
         "prompt",
-        "Column that holds the question, a text or a conversation; a .txt has none. Where there is no `prompt`, "
-        "conversations (`messages`, `conversations`) and `instruction` with `input` are recognized",
+        "Column that holds the question, a text or a conversation; a .txt has none. Where there is no `prompt`, or one "
+        "of them is named, conversations (`messages`, `conversations`) and `instruction` with `input` are recognized",
     )
     prompt: Text | None = key(
         None,

@@ -75,6 +75,8 @@ FORMS = {
     "OpenAI's messages": ({"messages": _SAID}, {}),
     "ShareGPT's conversations": ({"conversations": [{"from": "human", "value": ASKED[0]}]}, {}),
     "Alpaca": ({"instruction": "What is", "input": "2 + 2?", "output": "4"}, {}),
+    "the same, where the column is named": ({"instruction": "What is", "input": "2 + 2?"}, {"column": "instruction"}),
+    "its instruction alone": ({"instruction": "What is it?", "input": ""}, {"prompt": "{instruction}"}),
 }  # fmt: skip
 """What a row is: the row, and what a recipe's `queries` says of it."""
 

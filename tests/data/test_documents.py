@@ -176,6 +176,24 @@ def test_what_cannot_be_read_is_set_aside_and_named(tmp_path):
     assert reasons == {}
 
 
+def test_names_that_are_no_text_and_folders_that_nobody_can_read(tmp_path, monkeypatch):
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("It is open at nine.")
+    (tmp_path / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("locked"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = read(tmp_path)
+    assert [passage.file for passage in found.passages] == ["caf\N{REPLACEMENT CHARACTER}.txt"]
+    assert found.set_aside == [f"{tmp_path / 'locked'}: Permission denied"]
+    with pytest.raises(UserError, match=r"no document in this folder; .*locked: Permission denied"):
+        read(tmp_path / "locked")
+
+
 def test_a_document_without_end_is_set_aside_and_the_next_one_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "_SECONDS", 1)
     (tmp_path / "a.html").write_text("<div>" * 60_000 + "x <br>" * 30_000)

@@ -9,6 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from genius_lite.data import queries
 from genius_lite.data.queries import Questions, hold_out, select, text_columns
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
@@ -38,6 +39,17 @@ def _write(folder, kind):
         frame = table.to_pandas()
         frame.to_csv(path, index=False) if kind == "csv" else frame.to_json(path, orient="records", lines=True)
     return path
+
+
+def test_many_questions_are_shuffled_on_the_disk(tmp_path, tiny_llama, monkeypatch):
+    path = tmp_path / "q.jsonl"
+    turns = [{"role": "system", "content": "Be \xe4."}, {"role": "user", "content": "Why?\nAnd how?"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in ({"prompt": "a"}, {"messages": turns}, {"prompt": "c"})))
+    with Vocabulary.open(tiny_llama) as vocabulary:
+        expected = select(_cfg(path, shuffle=True), vocabulary)
+        monkeypatch.setattr(queries, "_IN_MEMORY", 1)
+        assert select(_cfg(path, shuffle=True), vocabulary) == expected
+    assert sorted(query.prompt for query in expected.queries) == ["Why?\nAnd how?", "a", "c"]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "txt"])

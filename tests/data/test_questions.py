@@ -59,6 +59,31 @@ def test_forms_are_recognized_and_said(tmp_path, row, text, before, form):
     assert next(iter(text_columns(str(tmp_path / "q.jsonl")).items())) == ("prompt", text)
 
 
+TOOLS = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": None, "tool_calls": [{}]}]
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "text", "before"),
+    [
+        ({"instruction": "Add.", "input": "2 and 2"}, "instruction", "Add.\n\n2 and 2", []),
+        ({"conversations": _turns("Hi?"), "system": "Be brief."}, "conversations", "Hi?", ["system"]),
+        ({"messages": [*TOOLS, {"role": "tool", "content": "4"}]}, "messages", "Hi?", []),
+        ({"messages": [*TOOLS, {"role": "tool", "content": "4"}]}, "prompt", "Hi?", []),
+        ({"instruction": "Add.", "messages": _turns("Hi?")}, "instruction", "Add.", []),
+    ],
+)  # fmt: skip
+def test_a_column_that_is_named_is_read_as_one_that_is_recognized(tmp_path, row, column, text, before):
+    ((_, question),) = Questions(Queries(source=_write(tmp_path, row), column=column))
+    assert (question.text, [message["role"] for message in question.before]) == (text, before)
+
+
+def test_numbers_in_a_template_are_written_as_people_do(tmp_path):
+    rows = [{"n": n, "question": "What?"} for n in (1998.0, 2.5, 7, float("nan"))]
+    questions = Questions(Queries(source=_write(tmp_path, *rows), prompt="{n}: {question}"))
+    assert [question.text for _, question in questions] == ["1998: What?", "2.5: What?", "7: What?"]
+    assert str(questions.aside).endswith("q.jsonl:4: `n` is nan, not text")
+
+
 def test_ids_are_those_of_the_text_and_of_all_that_is_asked():
     plain = question_of({"prompt": "And 3 + 4?"}, "prompt")
     assert plain.id == query_id("And 3 + 4?") == question_of({"messages": _turns("And 3 + 4?")}, "prompt").id

@@ -20,13 +20,14 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from genius_lite.data.files import Fault, stem_of
-from genius_lite.data.queries import Questions
+from genius_lite.data.queries import Questions, text_columns
 from genius_lite.data.rows import Columns, read_rows
 from genius_lite.errors import UserError
 from genius_lite.recipe import Queries
 from genius_lite.recipe.reader import load
 
 TWO = ["What is 2 + 2?", "What is 3 + 4?"]
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
 LINES = b"".join(json.dumps({"prompt": text}).encode() + b"\n" for text in TWO)
 
 
@@ -63,6 +64,13 @@ def _parquet(table: pyarrow.Table, **more) -> bytes:
         ("'prompt','level'\n'What is 2, or 3?','it''s'\n", 1),
         ("prompt,level\r\nWhat is 2?,easy\r\n\r\nWhat is 3?,\r\n", 2),
         ("prompt,level\rWhat is 2?,easy\rWhat is 3?,hard\r", 2),
+        ("prompt\n" + "".join(f"What is {n}?\n" for n in range(600)) + "And this, what is it?\n", 601),
+        ('id, prompt\n1, "What is 2, or 3?"\n2, "How?"\n', 2),
+        ("\n\nprompt,level\nWhat is 2?,easy\n", 1),
+        ("id,prompt\n" + "".join(f'{n},"What is {n}?"\n' for n in range(9)) + '9,"He said "no", why?"\n', 9),
+        # Quotes that stand for themselves, which no row takes others with it for.
+        ("id,prompt\n" + "".join(f'{n},"Why" is {n} what?\n' for n in range(9)), 9),
+        ("id,prompt\n" + "".join(f'{n},"Why is {n}?\n' for n in range(9)), 9),
     ],
 )  # fmt: skip
 def test_tables_as_people_write_them(tmp_path, content, questions):
@@ -93,10 +101,31 @@ def test_a_broken_row_of_a_table_takes_no_other_with_it(tmp_path, row, told, at)
     assert told in str(questions.aside)
 
 
-def test_a_table_whose_texts_are_all_cut_is_refused(tmp_path):
-    (tmp_path / "q.csv").write_text("id,prompt\n" + "".join(f"{n},One, or {n}?\n" for n in range(9)))
+@pytest.mark.parametrize(("header", "row"), [("id,prompt", "{n},One, or {n}?"), ("prompt,answer", "One, or {n}?,")])
+def test_a_table_whose_texts_are_all_cut_is_refused(tmp_path, header, row):
+    (tmp_path / "q.csv").write_text(f"{header}\n" + "".join(row.format(n=n) + "\n" for n in range(9)))
     with pytest.raises(UserError, match=r"q\.csv:2: 3 fields, and the header has 2.*8 more like it"):
         _read(tmp_path / "q.csv")
+
+
+def test_two_columns_of_one_name_are_told_apart(tmp_path):
+    (tmp_path / "q.csv").write_text("prompt,level,prompt,x,x\nWhy?,1,How?,2,3\n")
+    table = pyarrow.Table.from_arrays(
+        [pyarrow.array([text]) for text in ("Why?", "1", "How?")], ["prompt", "x", "prompt"]
+    )
+    parquet.write_table(table, tmp_path / "q.parquet")
+    for name in ("q.csv", "q.parquet"):
+        with pytest.raises(UserError, match=r"no column `prompt`; it has prompt \(1 of 2\), .*, prompt \(2 of 2\)"):
+            _read(tmp_path / name)
+    assert _read(tmp_path / "q.csv", column="prompt (2 of 2)") == ["How?"]
+    assert _read(tmp_path / "q.csv", column="level") == _read(tmp_path / "q.parquet", column="x") == ["1"]
+
+
+def test_times_that_python_has_none_for_are_of_no_matter(tmp_path):
+    times = pyarrow.array([2**62], pyarrow.timestamp("us")), pyarrow.array([1], pyarrow.timestamp("us", tz="No/Where"))
+    table = pyarrow.table({"prompt": ["Why?"], "late": times[0], "nowhere": times[1]})
+    parquet.write_table(table, tmp_path / "q.parquet")
+    assert text_columns(str(tmp_path / "q.parquet")) == {"prompt": "Why?"}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +157,7 @@ def test_suffixes(tmp_path, name):
         ("q.tsv", ("prompt\tlevel\r\n" + "".join(f"{text}\teasy\r\n" for text in TWO)).encode("utf-16")),  # Excel's
         ("table", b"level;prompt\n" + "".join(f"easy;{text}\n" for text in TWO).encode()),
         ("lines", "\n".join(TWO).encode()),
+        ("q.txt", "\n".join(f"\ufeff{text}" for text in TWO).encode()),  # files with marks, put together
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -142,6 +172,7 @@ def test_folders_patterns_and_links(tmp_path):
             gzip.compress(json.dumps({"prompt": text}).encode(), mtime=0)
         )
     (tmp_path / "README.md").write_text("Questions.")
+    (tmp_path / "part-2.jsonl.gz").touch()
     (tmp_path / "._part-0.jsonl").write_bytes(b"\0")
     assert _read(tmp_path) == _read(tmp_path / "part-*.gz") == TWO
     (tmp_path / "q.csv").write_text("prompt\nWhy?\n")
@@ -283,6 +314,8 @@ def test_two_kilobytes_do_not_become_gigabytes(tmp_path):
         ("q.parquet", _parquet(pyarrow.table({"text": TWO})), "no column `prompt`; it has text"),
         ("q.csv", b"question,level\na,b\n", "no column `prompt`; it has question, level"),
         ("q.json", "{'prompt': 'a'}".encode("utf-16")[:-1], "cannot be read"),
+        ("q.txt", "Why?\nHow?\n".encode("utf-16-le"), "q.txt:1: a NUL in it, as in UTF-16 without its mark"),
+        *((f"q.{kind}", LFS, "a pointer of Git LFS, not the file itself") for kind in ("txt", "jsonl", "parquet")),
     ],
 )
 def test_what_cannot_be_read_is_one_line(tmp_path, name, content, told):

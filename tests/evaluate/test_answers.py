@@ -335,11 +335,11 @@ def test_a_thought_is_no_answer():
 @given(texts)
 def test_a_vote_counts_what_the_checker_reads(response):
     options = CheckOptions(pattern=r"([0-9]+)")
-    for kind in get_args(Check):
+    for kind in {*get_args(Check)} - {"math-verify"}:  # which is asked in its own process
         stated = submitted(kind, response, CITIES, options)
         if kind == "choice":
             assert [check(kind, response, letter, CITIES) == 1 for letter in "ABCD"] == [
                 letter == stated for letter in "ABCD"
             ]
-        elif kind != "math-verify" and stated is not None and len(stated) < 60:
+        elif stated is not None and len(stated) < 60:
             assert check(kind, response, stated, pattern=options.pattern) == 1

@@ -6,12 +6,15 @@ import json
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
 import datasets
 import psutil
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate import tasks
@@ -113,6 +116,22 @@ def test_a_repeated_prompt_is_a_problem_of_its_own(tmp_path):
     assert [p.id for p in task.problems] == [query_id("x"), query_id("x") + "-2", query_id("x") + "-3"]
 
 
+def test_numbers_of_tables_are_answers(tmp_path):
+    prices = [Decimal("2.50"), Decimal("3.00"), None]
+    table = pyarrow.table({"prompt": ["a", "b", "c"], "answer": [5.0, None, 0.5], "price": prices})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    for answer, known in (("answer", ["5", "0.5"]), ("price", ["2.50", "3.00"])):
+        task = tasks.from_rows(TaskSource(source=str(tmp_path / "t.parquet"), answer=answer))
+        assert [problem.answer for problem in task.problems] == known
+
+
+def test_a_problem_may_have_fewer_options_than_others(tmp_path):
+    rows = ["prompt,A,B,C,D,answer", "x,red,green,blue,grey,D", "y,red,green,,,B", "z,red,,blue,,A"]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    task = tasks.from_rows(TaskSource(source=str(tmp_path / "t.csv"), check="choice", choices="{A} {B} {C} {D}"))
+    assert [len(problem.metadata["choices"]) for problem in task.problems] == [4, 2, 3]
+
+
 GOOD = '{"prompt": "x", "answer": "1"}'
 
 
@@ -130,6 +149,10 @@ GOOD = '{"prompt": "x", "answer": "1"}'
         ("numeric", '{"prompt": "x", "answer": true}', "`answer` is True, neither text nor a number"),
         ("numeric", '{"prompt": "x", "answer": ["1"]}', "`answer` is ['1'], neither text nor a number"),
         ("numeric", '{"prompt": "x", "answer": "many"}', "the answer 'many' holds no number"),
+        ("numeric", '{"prompt": "x", "answer": "5 to 6"}', "the answer '5 to 6' holds several numbers; write the one"),
+        ("numeric", '{"prompt": "x", "answer": "7:30"}', "the answer '7:30' holds several numbers"),
+        ("exact", '{"prompt": "x", "answer": " "}', "`answer` is empty"),
+        ("numeric", '{"prompt": "x", "answer": 1%s}' % ("0" * 400), "holds no number"),
         ("math-verify", '{"prompt": "x", "answer": "\\\\("}', "cannot be read as mathematics"),
         (
             "math-verify",
@@ -270,6 +293,8 @@ def test_mathematics_without_end_is_wrong_and_the_rest_are_scored(tmp_path):
     with ThreadPoolExecutor() as threads:
         verdicts = list(threads.map(lambda response: task.check(task.problems[0], response), responses))
     assert verdicts == [Verdict(1), Verdict(0, timed_out=True), Verdict(1), Verdict(0), Verdict(0)]
+    stated = [task.stated(task.problems[0], response) for response in (*responses, r"\boxed{\frac{2}{2}}")]
+    assert stated == ["1", None, "1", "2", None, "1"], "a vote counts what it reads"
     task.close()
     assert not _scorers()
 
