@@ -76,7 +76,7 @@ def validate(
     print(f"         {visible(job.source.architecture)}, {job.source.parameters / 1e6:.0f} M parameters")
     print(f"queries  {len(job.queries)}, the longest of {longest} tokens; {job.duplicates} repeats dropped")
     with Vocabulary.open(job.source.path) as vocabulary:
-        reads = [*vocabulary.template_reads, *["today"] * vocabulary.asks_for_date]
+        reads = vocabulary.template_reads
     if reads:
         given = f"; given {json.dumps(job.template, ensure_ascii=False)}" if job.template else ""
         print(f"template reads {visible(', '.join(reads))} (queries.template){visible(given)}")

@@ -89,7 +89,7 @@ def select(cfg: Queries, vocabulary: Vocabulary, beyond: int = 0) -> Selected:
             tokens = vocabulary.prompt(question.text, cfg.system, question.before)
         except UserError as e:
             if not question.before:  # else it is this conversation that the template refuses
-                raise
+                raise UserError(f"{place}: {e}") from None
             source.found -= 1
             source.aside.add(place, str(e), source.found)
             continue

@@ -30,6 +30,16 @@ Message = dict[str, Any]
 """`role`, and `content`: a text, or a list of parts, `{"type": "text", "text": ...}` each."""
 
 
+def opening(system: str | None) -> list[Message]:
+    """Begin a conversation with a system message, if there is one."""
+    return [{"role": "system", "content": system}] if system is not None else []
+
+
+def in_parts(messages: list[Message]) -> list[Message]:
+    """Give each message a content in parts, as models that see have it."""
+    return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+
+
 class Renderer:
     """Renders the conversations of one chat template (Jinja), as transformers does.
 

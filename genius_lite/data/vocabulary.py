@@ -21,8 +21,9 @@ import numpy as np
 
 from genius_lite.data import thoughts
 from genius_lite.data.steps import StepDelimiter
-from genius_lite.data.templates import DATE, Message, Renderer
+from genius_lite.data.templates import DATE, Message, Renderer, in_parts, opening
 from genius_lite.errors import UserError
+from genius_lite.text import brief
 
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
 _PLACEHOLDERS = re.compile(rf"{_MARK}text(\d+){_MARK}")
@@ -93,36 +94,48 @@ class Vocabulary:
             raise UserError("the model has no chat template, which a question with a conversation before it needs")
         if not self.template:
             return self.encode(question, special=False, bos=True)
-        if before and before[0]["role"] == "system":
-            system = None
+        system = None if before and before[0]["role"] == "system" else system
         turns = [*before, {"role": "user", "content": question}]
-        texts = [turn["content"] for turn in turns]
-        around, specials = self._around(system, tuple(turn["role"] for turn in turns))
+        texts, roles = [turn["content"] for turn in turns], tuple(turn["role"] for turn in turns)
+        around, specials = self._around(system, roles)
         if not any(special in text for text in texts for special in self._special_texts):
-            tokens = self.encode_rendered(self.render([*_opening(system), *turns]))
+            rendered = self.render([*opening(system), *turns])
+            # One that writes a mark may drop, cut or escape other texts. Of earlier answers makers drop the thoughts.
+            for role, text in zip(roles, texts, strict=True):
+                if role == "user" and text.strip() not in rendered:
+                    raise UserError(f"the model's chat template drops or changes the question `{brief(text)}`")
+            tokens = self.encode_rendered(rendered)
             if [token for token in tokens if token in self._specials] == specials:
                 return tokens
-        return self._joined(around, [self.encode(text, special=False) for text in texts])
+        return self._joined(around, texts)
 
     def _around(self, system: str | None, roles: tuple[str, ...]) -> tuple[list[str], list[int]]:
         """Return what the template writes, with the numbers of turns between, and the special tokens there."""
         if (system, roles) not in self._arounds:
             turns = [{"role": role, "content": _placeholder(number)} for number, role in enumerate(roles)]
-            around = _PLACEHOLDERS.split(self.render([*_opening(system), *turns]))
+            around = _PLACEHOLDERS.split(self.render([*opening(system), *turns]))
             missing = {*range(len(roles))} - {int(number) for number in around[1::2]}
             if missing:
                 which = "the question" if len(roles) - 1 in missing else f"a message of the {roles[min(missing)]}"
                 raise UserError(f"the model's chat template drops or changes {which}; use another model")
-            specials = [token for token in self._joined(around, [[]] * len(roles)) if token in self._specials]
+            specials = [token for token in self._joined(around, [""] * len(roles)) if token in self._specials]
             self._arounds[system, roles] = around, specials
         return self._arounds[system, roles]
 
-    def _joined(self, around: list[str], texts: list[list[int]]) -> list[int]:
-        """Return the tokens of what the template writes, with those of the turns between."""
+    def _joined(self, around: list[str], texts: list[str]) -> list[int]:
+        """Return the tokens of what the template writes, with those of the turns between, each tokenized apart."""
         tokens = self.encode_rendered(around[0])
         for number, after in zip(around[1::2], around[2::2], strict=True):
-            tokens += texts[int(number)] + self.encode(after, special=True)
+            for text, special in ((texts[int(number)], False), (after, True)):
+                line = self._line if tokens[-1:] and tokens[-1] not in self._specials else []
+                found = self.encode("\n" * bool(line) + text, special=special)
+                tokens += found[len(line) :] if found[: len(line)] == line else self.encode(text, special=special)
         return tokens
+
+    @cached_property
+    def _line(self) -> list[int]:
+        """A line feed, behind which a text begins without the space that sentencepieces begin with; else nothing."""
+        return self.encode("\n", special=False) if self.decode(self.encode("a", special=False)) == " a" else []
 
     def render(self, messages: list[Message], *, generation: bool = True) -> str:
         """Return a conversation as the model's chat template writes it; `generation` opens the assistant's answer.
@@ -130,18 +143,20 @@ class Vocabulary:
         Raises:
             UserError: there is no template, it is broken, or it refuses these messages.
         """
-        return self._renderer.render(_in_parts(messages) if self._takes_parts else messages, generation=generation)
+        return self._renderer.render(in_parts(messages) if self.takes_parts else messages, generation=generation)
 
     @cached_property
-    def _takes_parts(self) -> bool:
+    def takes_parts(self) -> bool:
         """Whether the template wants a content in parts, as models that see have it, and finds nothing in a text."""
         asked = [{"role": "user", "content": _placeholder(0)}]
-        if _placeholder(0) in self._renderer.render(asked):
-            return False
-        try:
-            return _placeholder(0) in self._renderer.render(_in_parts(asked))
-        except UserError:
-            return False
+
+        def finds(messages: list[Message]) -> bool:
+            try:
+                return _placeholder(0) in self._renderer.render(messages)
+            except UserError:
+                return False
+
+        return not finds(asked) and finds(in_parts(asked))
 
     @cached_property
     def _renderer(self) -> Renderer:
@@ -151,12 +166,12 @@ class Vocabulary:
 
     @property
     def template_reads(self) -> list[str]:
-        """The names of variables that the chat template reads besides the conversation's own.
+        """The names of variables that the chat template reads besides the conversation's own; `today` for a date.
 
         Raises:
             UserError: the template is broken.
         """
-        return self._renderer.reads() if self.template else []
+        return [*self._renderer.reads(), *["today"] * self.asks_for_date] if self.template else []
 
     @property
     def asks_for_date(self) -> bool:
@@ -270,14 +285,6 @@ class Vocabulary:
 
 def _placeholder(number: int) -> str:
     return f"{_MARK}text{number}{_MARK}"
-
-
-def _opening(system: str | None) -> list[Message]:
-    return [{"role": "system", "content": system}] if system is not None else []
-
-
-def _in_parts(messages: list[Message]) -> list[Message]:
-    return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
 
 
 def _with_stack(size: int, work: Callable[[], list[int]]) -> list[int]:

@@ -59,7 +59,8 @@ TEXTS = (
 def write_tokenizer(source: GGUF, original: Path, out: Path) -> list[str]:
     """Write the tokenizer of `model.weights`, or else one that is made of the GGUF; with the GGUF's chat template.
 
-    The template is the one by which the run asked, whatever stands beside the weights.
+    The template is the one by which the run asked, whatever stands beside the weights. It writes BOS itself where
+    llama.cpp added that: transformers adds nothing to a conversation.
 
     Args:
         original: a folder with what stood beside the weights; it, or a tokenizer in it, may not be there.
@@ -80,12 +81,23 @@ def write_tokenizer(source: GGUF, original: Path, out: Path) -> list[str]:
             write_text(config, json.dumps(kept, indent=2, ensure_ascii=False))
     else:
         _write_made(source, out)
-    if template := source.metadata.get("tokenizer.chat_template"):
-        write_text(out / "chat_template.jinja", template)
     with Vocabulary.open(source.path) as vocabulary:
+        if template := source.metadata.get("tokenizer.chat_template"):
+            write_text(out / "chat_template.jinja", _bos(vocabulary) + template)
         if given:
             return _original_differences(vocabulary, out)
         return _differences(vocabulary, _loaded(out), bos=True)
+
+
+def _bos(vocabulary: Vocabulary) -> str:
+    """Return what a chat template lacks to begin as llama.cpp began the run's prompts."""
+    if not vocabulary.adds_bos:
+        return ""
+    try:
+        begun = vocabulary.render([{"role": "user", "content": "x"}]).lstrip().startswith(vocabulary.bos_text)
+    except UserError:  # it wants more than a question, and whoever has that sees to BOS as well
+        return ""
+    return "" if begun else f"{{{{ {json.dumps(vocabulary.bos_text, ensure_ascii=False)} }}}}"
 
 
 def _write_made(source: GGUF, out: Path) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genius_lite.data.templates import in_parts, opening
+from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.export.tokenizer import write_tokenizer
 from genius_lite.recipe import Prefix
@@ -91,7 +93,11 @@ def write_safetensors(base: Base, adapter: Path | None, out: Path) -> list[str]:
     Returns:
         What its user should know, a line each.
     """
-    merged_model(base, adapter).save_pretrained(out)
+    model = merged_model(base, adapter)
+    # transformers reads one token of a GGUF that ends a response: of Gemma 3 or Phi-3 not the one that ends a turn.
+    with Vocabulary.open(base.gguf.path) as vocabulary:
+        model.generation_config.eos_token_id = _ends(vocabulary)
+    model.save_pretrained(out)
     _write_config(base, out / _CONFIG, out / _CONFIG)
     notes = write_tokenizer(base.gguf, base.hf_checkpoint / ORIGINAL, out)
     if computing_type(base) == "float32":
@@ -157,9 +163,11 @@ def python_lines(base: Base, adapter: bool, system: str | None, template: dict[s
             "model = AutoModelForCausalLM.from_pretrained(FOLDER)",
         ]
     lines.append("tokenizer = AutoTokenizer.from_pretrained(FOLDER)")
+    with Vocabulary.open(base.gguf.path, template) as vocabulary:
+        stop = f", eos_token_id={_ends(vocabulary)}" * adapter  # beside an adapter nothing else says it
+        shown = in_parts if vocabulary.template and vocabulary.takes_parts else list
     if "tokenizer.chat_template" in base.gguf.metadata:
-        messages = [{"role": "system", "content": system}] if system is not None else []
-        messages.append({"role": "user", "content": "What is 2 + 2?"})
+        messages = shown([*opening(system), {"role": "user", "content": "What is 2 + 2?"}])
         # The date is each program's own.
         variables = {name: value for name, value in template.items() if name != "today"}
         told = f", **{variables!r}" if variables else ""
@@ -171,8 +179,13 @@ def python_lines(base: Base, adapter: bool, system: str | None, template: dict[s
         ]
     else:
         lines.append('prompt = tokenizer("What is 2 + 2?", return_tensors="pt")')
-    lines.append("print(tokenizer.decode(model.generate(**prompt, max_new_tokens=200)[0]))")
+    lines.append(f"print(tokenizer.decode(model.generate(**prompt, max_new_tokens=200{stop})[0]))")
     return "\n".join(lines)
+
+
+def _ends(vocabulary: Vocabulary) -> list[int] | None:
+    """List the tokens that ended a response in the run."""
+    return vocabulary.ends.nonzero()[0].tolist() or None
 
 
 def _write_config(base: Base, source: Path, path: Path) -> None:

@@ -20,6 +20,7 @@ from genius_lite.records import Query, seed_of
 from genius_lite.report.tracking import require_trackers
 from genius_lite.rundir.folder import RECIPE
 from genius_lite.rundir.reader import RunFolder
+from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.full_precision import read_config
 from genius_lite.weights.gguf_file import GGUF, sha256
@@ -137,6 +138,7 @@ def prepare(recipe: Recipe) -> Job:
     source = load_untrusted(path, quantizer=True)
     tasks = load_tasks(recipe.evaluate.tasks)
     with Vocabulary.open(source.path, recipe.queries.template) as vocabulary:
+        _check_variables(vocabulary)
         if vocabulary.asks_for_date:
             vocabulary.variables = _begun(recipe) | vocabulary.variables
         template = vocabulary.variables
@@ -161,6 +163,14 @@ def prepare(recipe: Recipe) -> Job:
         forms=[each for each in (found.form, *(task.form for task in tasks)) if each], overlong=found.overlong,
     )  # fmt: skip
     return job.under(recipe)
+
+
+def _check_variables(vocabulary: Vocabulary) -> None:
+    """Refuse a variable that the chat template does not read: misspelled, it would switch nothing."""
+    reads = vocabulary.template_reads if vocabulary.variables else []
+    if unread := [name for name in vocabulary.variables if name not in reads]:
+        known = f"it reads {', '.join(reads)}" if reads else "it reads none"
+        raise UserError(f"queries.template: the model's chat template does not read `{brief(unread[0])}`; {known}")
 
 
 def _check_thought(recipe: Recipe, vocabulary: Vocabulary, query: Query) -> None:

@@ -56,7 +56,7 @@ KEEPING: tuple[QuantType, ...] = ("Q8_0", "F16")
 def import_base(job: Job, run: RunDir, progress: Progress) -> Base:
     """Make the learner's copy of the model: of the GGUF itself, or of full-precision weights in its place."""
     source, weights, origin = job.source, job.weights, named_origin(job.recipe.model)
-    load = cache(load_weights)  # once, if both are to be made
+    load = cache(lambda folder: load_weights(folder, job.source))  # once, if both are to be made
 
     def full_precision(weights: Path, out: Path) -> None:
         out.mkdir()

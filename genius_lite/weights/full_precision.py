@@ -25,11 +25,14 @@ from genius_lite.rundir.documents import read_json
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.gguf_header import Tensor
-from genius_lite.weights.mapping import Rounded, TensorMap, check_finite, match
+from genius_lite.weights.gguf_header import Tensor, shown
+from genius_lite.weights.mapping import TELLING, Rounded, TensorMap, check_finite, layer_of, match, name_map
 from genius_lite.weights.meta_model import check_complete, reading_foreign
+from genius_lite.weights.rope import rope_base
+from genius_lite.weights.untrusted import EMBEDDINGS
 
 _FILE_TYPE = {T.F16: 1, T.BF16: 32}  # llama_ftype: mostly F16, mostly BF16
+_ROUNDED = 2**-8  # of a vector's numbers, where a converter had them in bfloat16
 _SLACK = 1.01  # of the weights: small ones may be made and not stored
 
 
@@ -79,8 +82,29 @@ def _follow_llama_cpp(config: Any) -> None:
             rope["truncate"] = True
 
 
-def load_weights(folder: Path) -> Any:
+def _attend_alike(config: Any, source: GGUF) -> None:
+    """Set what llama.cpp takes from the GGUF, or leaves out, and transformers takes from the config.
+
+    The base of rotary frequencies, where both mean the same by it; and every layer sees the whole text where llama.cpp
+    lets it: of Mistral, Qwen2, StarCoder2 and Phi-3 in any case.
+    """
+    text, own = config.get_text_config(), source.architecture
+    every = getattr(text, "rope_parameters", None) or {}
+    full = every.get("full_attention", every)
+    if full.get("rope_type") in ("default", "linear", "yarn", "llama3") and "rope_theta" in full:
+        full["rope_theta"] = rope_base(source)
+    windowed = own == "gemma2" or (own != "phi3" and source.count(f"{own}.attention.sliding_window"))
+    if getattr(text, "sliding_window", None) and not windowed:
+        text.sliding_window = None
+        if kinds := getattr(text, "layer_types", None):
+            text.layer_types = ["full_attention" if kind == "sliding_attention" else kind for kind in kinds]
+
+
+def load_weights(folder: Path, source: GGUF | None = None) -> Any:
     """Load the model on the CPU, its matrices in 16 bits: bfloat16 where that is what they are, else float16.
+
+    Args:
+        source: the GGUF that the sampler has of it, if they are its maker's: the learner attends as that one does.
 
     Raises:
         UserError: see `read_config`; or some weights are missing, are no safetensors, or no finite 16-bit numbers.
@@ -89,6 +113,8 @@ def load_weights(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     config, stored = read_config(folder), Safetensors(folder)
+    if source:
+        _attend_alike(config, source)
     dtype = {"BF16": torch.bfloat16, "F16": torch.float16}.get(stored.dtype or "", torch.float32)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
@@ -109,7 +135,8 @@ def write_full_precision(
 ) -> TensorMap:
     """Write the learner's matrices under the GGUF's names, everything else from `source`.
 
-    Vectors are not quantized in a GGUF; a block that the learner does not have (one more token's) stays as it is.
+    Vectors are not quantized in a GGUF, and must be the weights' own; a block that the learner does not have (one more
+    token's) stays as it is.
 
     Args:
         weights: learner's name -> torch tensor, matrices in 16 bits.
@@ -120,13 +147,15 @@ def write_full_precision(
         Where each tensor stands among the weights.
 
     Raises:
-        UserError: they are of another model: none of them fits, or a shape or the rows differ.
+        UserError: they are of another model: none of them fits, a shape, the rows or a vector differ, or the GGUF lacks
+            a matrix.
     """
     import torch
 
     found = match(source, weights, Rounded(), folder)
     if not found.tensors:
         raise UserError(f"{folder}: none of its tensors is one of {source.path}; are they the same model?")
+    _check_rest(source, weights, found, folder)
 
     def wanted(tensor: Tensor) -> T:
         if tensor.type == T.F32 or tensor.name not in found.tensors:
@@ -149,6 +178,41 @@ def write_full_precision(
     most = T.BF16 if T.BF16 in {t.type for t in targets} else T.F16
     gguf_file.write(out, source, targets, data, {"general.file_type": _FILE_TYPE[most]}, advance)
     return found
+
+
+def _check_rest(source: GGUF, weights: Mapping[str, Any], found: TensorMap, folder: Path) -> None:
+    """Refuse weights with which the learner's model would be another one than the GGUF's without a word.
+
+    What the GGUF has beyond the learner's model is left alone: a block for one more token, keys that no layer reads.
+    """
+    import torch
+
+    own = {t.name: t for t in source.tensors}
+    names = name_map(source, 1 + max(int(layer_of(name) or 0) for name in weights))
+    tables = [weights[place.name] for name, place in found.tensors.items() if name == EMBEDDINGS]
+    for name, weight in weights.items():
+        ours = names.get_name(name, try_suffixes=(".weight", ".bias")) if name.endswith((".weight", ".bias")) else None
+        wrong = ""
+        if weight.ndim == 1 and ours in own and own[ours].shape == tuple(weight.shape):
+            like = _is_of(weight.float().numpy(), source.dequantized(own[ours]))
+            wrong = "" if like else f"{name} is not {shown(ours)}"
+        elif weight.ndim == 2 and ours and ours not in own and name not in found.of_learner:
+            tied = any(torch.equal(weight, table) for table in tables)
+            wrong = "" if tied else f"{name} would be {shown(ours)}, which is not there"
+        elif weight.ndim == 3 and len(weight) > 1 and min(weight.shape[1:]) >= TELLING:  # experts
+            parts = sum(own[part].rows * own[part].columns for part in found.of_learner.get(name, []))
+            wrong = "" if parts == weight.numel() else f"{name} is not there, or has other rows"
+        if wrong:
+            raise UserError(f"{folder} and {source.path}: {wrong}; are they the same model?")
+
+
+def _is_of(theirs: np.ndarray, ours: np.ndarray) -> bool:
+    """Say whether a GGUF's vector is this one: some are turned as rows are, of some families one is added."""
+    for a, b in ((theirs, ours), (np.sort(theirs), np.sort(ours))):
+        shifted = a + np.median(b - a)
+        if np.allclose(shifted, b, rtol=_ROUNDED, atol=_ROUNDED * np.abs(b).mean()):
+            return True
+    return False
 
 
 class Safetensors:

@@ -24,8 +24,9 @@ from genius_lite.rundir.folder import write_json
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor, shown
 
-_TELLING = 16  # columns from which a row is told from others by its numbers
+TELLING = 16  # columns from which a row is told from others by its numbers
 _ALIKE = 0.7  # cosine of a row with itself after rounding; Q2_K leaves 0.95, other rows are near 0
+_AS_LONG = 0.4  # by which the logarithm of a row's length may differ after rounding
 _ODD = 0.02  # of the rows that may be less alike: those that rounding leaves nothing of
 _SAMPLED_ROWS = 512
 _BLOCK = 1024  # rows that are compared with all others at once
@@ -89,10 +90,10 @@ class TensorMap(msgspec.Struct, frozen=True, dict=True):
         raise UserError(f"{path} is missing, or cut off; delete {path.parent} to import the model anew")
 
 
-def name_map(source: GGUF) -> TensorNameMap:
-    """Return gguf's map from the learner's names to those of this model's GGUF."""
+def name_map(source: GGUF, blocks: int = 0) -> TensorNameMap:
+    """Return gguf's map from the learner's names to those of this model's GGUF, or of one with more blocks."""
     arch = next(a for a, name in MODEL_ARCH_NAMES.items() if name == source.architecture)
-    return get_tensor_name_map(arch, source.metadata[f"{source.architecture}.block_count"])
+    return get_tensor_name_map(arch, max(blocks, source.metadata[f"{source.architecture}.block_count"]))
 
 
 class Likeness(Protocol):
@@ -126,9 +127,12 @@ class Rounded:
 
     def same(self, ours: Any, theirs: Any, order: np.ndarray | None) -> bool:
         sample = np.linspace(0, len(ours) - 1, min(_SAMPLED_ROWS, len(ours))).astype(int)
-        mine, other = _unit(ours[sample]), _unit(theirs[sample if order is None else order[sample]])
+        mine, other = ours[sample].float(), theirs[sample if order is None else order[sample]].float()
         held = mine.any(1)
-        return bool(((mine * other).sum(1)[held] <= _ALIKE).float().mean() <= _ODD) and bool(held.any())
+        alike = (_unit(mine) * _unit(other)).sum(1) > _ALIKE
+        # Of Falcon-H1's kind converters multiply the weights: with the original ones a file would be another model.
+        alike &= (mine.norm(dim=1) / other.norm(dim=1)).log().abs() < _AS_LONG
+        return bool((~alike[held]).float().mean() <= _ODD) and bool(held.any())
 
     def order(self, ours: Any, theirs: Any) -> np.ndarray | None:
         import torch
@@ -177,7 +181,7 @@ def match(
                 return True
         return False
 
-    ours = [t for t in source.tensors if len(t.shape) in (2, 3) and (t.columns >= _TELLING or t.name in by_name)]
+    ours = [t for t in source.tensors if len(t.shape) in (2, 3) and (t.columns >= TELLING or t.name in by_name)]
     # What has a name first: where rows leave a choice, the orders of the others decide, and fewer are left to search.
     left = []
     for tensor in (t for t in ours if t.name in by_name):
@@ -193,7 +197,7 @@ def match(
             )
     for tensor in (t for t in ours if t.name not in by_name):
         free = [name for name in theirs if claimed[name] < theirs[name].numel()]
-        found(tensor, sorted(free, key=lambda name: _layer(name) != _layer(tensor.name)))
+        found(tensor, sorted(free, key=lambda name: layer_of(name) != layer_of(tensor.name)))
         advance(1)
     return TensorMap(tensors, [order.tolist() for order in orders])
 
@@ -206,7 +210,8 @@ def _by_name(source: GGUF, names: list[str]) -> dict[str, str]:
     return {gguf_name: name for gguf_name, name in found.items() if gguf_name in present}
 
 
-def _layer(name: str) -> str:
+def layer_of(name: str) -> str:
+    """Return the number of the layer that a tensor of either is in, as it is written; empty if in none."""
     return next((part for part in name.split(".") if part.isdigit()), "")
 
 

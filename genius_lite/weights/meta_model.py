@@ -33,6 +33,7 @@ _KEPT = ("general.architecture", "general.name", "general.alignment")
 _TOKENIZER = "tokenizer.ggml."
 _LONGEST_ARRAY, _LONGEST_TEXT = 4096, 4096  # layers and characters; nothing of the shape is longer
 _SLACK = 1.01  # of the weights: a family may have some small ones that are no tensors of a GGUF
+_HEADS = "attention.head_count"
 _ONE_ROW = "ffn_gate_inp_shexp.weight"
 # What transformers overlooks in the header of a family: llama.cpp's key, and the attribute of the config.
 _OVERLOOKED = {
@@ -41,9 +42,19 @@ _OVERLOOKED = {
         "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
     },
     "qwen3": {"attention.key_length": "head_dim"},
+    "gemma2": {
+        "attention.key_length": "query_pre_attn_scalar",
+        "attn_logit_softcapping": "attn_logit_softcapping",
+        "final_logit_softcapping": "final_logit_softcapping",
+    },
+    "gemma3": {"attention.key_length": "query_pre_attn_scalar"},
+    "nemotron": {"attention.key_length": "head_dim", "attention.layer_norm_epsilon": "norm_eps"},
+    "falcon": {"attention.layer_norm_epsilon": "layer_norm_epsilon"},
     "qwen3moe": {"expert_feed_forward_length": "moe_intermediate_size"},
     "gpt-oss": {"attention.key_length": "head_dim", "attention.sliding_window": "sliding_window"},
 }
+_27B = {"gemma2": 46, "gemma3": 62}
+"""Layers by which llama.cpp knows the 27B models, whose queries it scales by hidden size over heads."""
 # The parts of a learner's parameter that are tensors of their own in a GGUF, in a block.
 _PARTS = {
     "mlp.experts.gate_up_proj": ("ffn_gate_exps.weight", "ffn_up_exps.weight"),
@@ -113,6 +124,9 @@ def read_config(source: GGUF) -> Any:
         for key, attribute in _OVERLOOKED.get(source.architecture, {}).items()
         if (value := source.count(f"{source.architecture}.{key}"))
     }
+    if source.count(f"{source.architecture}.block_count") == _27B.get(source.architecture, 0):
+        width, heads = (source.count(f"{source.architecture}.{key}") for key in ("embedding_length", _HEADS))
+        overlooked["query_pre_attn_scalar"] = (width or 0) // (heads or 1)
     with scratch() as folder:
         write_for_transformers(source, folder / "header.gguf", tensors=False)
         try:

@@ -16,12 +16,13 @@ BY_LENGTH = ("rope_factors_long.weight", "rope_factors_short.weight")
 """Tensors of frequencies: what each is divided by, for all texts, or for long and for short ones."""
 # Every Llama with such a tensor was made with these (its config.json); only `factor` is not the same for all.
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_BASE = 10000.0  # llama.cpp's, where a file names none
 _TOLERANCE = 1e-3  # of a divisor
 _UNSCALED = ("rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved")
 
 
 def scale_frequencies(source: GGUF, config: Any) -> None:
-    """Set the config's `rope_parameters` to what llama.cpp reads; transformers reads little but the base from a GGUF.
+    """Set the config's `rope_parameters` to what llama.cpp reads; transformers reads little from a GGUF, or nothing.
 
     Llama 3.1 to 3.3 keep their frequencies as a tensor that each is divided by, long-context variants of other models
     as metadata. Short texts hardly show the difference, so that a parity check on them may pass.
@@ -39,12 +40,22 @@ def scale_frequencies(source: GGUF, config: Any) -> None:
     if "rope_theta" not in stated:
         return
     found: dict[str, Any] = {**{key: stated[key] for key in _UNSCALED if key in stated}, "rope_type": "default"}
+    found["rope_theta"] = rope_base(source)
     if "partial_rotary_factor" in found:
         width = _head_width(config)
         turned = source.metadata.get(f"{source.architecture}.rope.dimension_count", width)
         found["partial_rotary_factor"] = turned / width
     scaled = {**found, **_scaling(source, config, found["rope_theta"])}
-    config.rope_parameters = {**every, "full_attention": scaled} if "full_attention" in every else scaled
+    if "full_attention" in every:
+        sliding = {**every["sliding_attention"], "rope_theta": rope_base(source, "freq_base_swa")}
+        scaled = {**every, "full_attention": scaled, "sliding_attention": sliding}
+    config.rope_parameters = scaled
+
+
+def rope_base(source: GGUF, key: str = "freq_base") -> float:
+    """Return the base of the rotary frequencies as llama.cpp reads it."""
+    found = source.metadata.get(f"{source.architecture}.rope.{key}")
+    return found if isinstance(found, float) else _BASE  # of another type llama.cpp takes none
 
 
 def _scaling(source: GGUF, config: Any, base: float) -> dict[str, Any]:

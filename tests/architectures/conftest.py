@@ -41,7 +41,7 @@ class Imported:
         requantize(gguf_file.read(self.zoo / f"{self.name}.gguf"), "Q8_0", self.folder / "quantized.gguf")
         quantized = gguf_file.read(self.folder / "quantized.gguf")
         check_supported(quantized, with_weights=True)
-        model, made = load_weights(self.zoo / self.name), self.folder / "model.gguf"
+        model, made = load_weights(self.zoo / self.name, quantized), self.folder / "model.gguf"
         found = write_full_precision(quantized, model.state_dict(), self.zoo / self.name, made, lambda n: None)
         save_checkpoint(gguf_file.read(made), model, found, self.folder / "hf-checkpoint")
         return Base(gguf_file.read(made), self.folder / "hf-checkpoint")

@@ -22,6 +22,7 @@ REFUSED = {
     "granite4": _UNREAD,
     "granitehybrid": _UNREAD,
     "olmo2": _UNREAD,
+    "olmo3": _UNREAD,
 }
 """With nothing but their GGUF, and why."""
 
@@ -68,7 +69,7 @@ FAMILIES = {
     "Granite 4": ("granite4", "granitehybrid"),
     "LFM2": ("lfm2",),
     "gpt-oss": ("gpt-oss",),
-    "OLMo 2, OLMo 3": ("olmo2",),
+    "OLMo 2, OLMo 3": ("olmo2", "olmo3"),
     "StarCoder2": ("starcoder2",),
     "StableLM 2": ("stablelm",),
     "Falcon": ("falcon",),

@@ -70,6 +70,7 @@ _QWEN35 = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e7, "mrope_section": [2, 1, 1]},
     "tie_word_embeddings": True,
 }
+_STABLE_CODE = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.25}
 _EYES = {"hidden_size": 32, "intermediate_size": 64, "patch_size": 14}
 _GRANITE = {
     "embedding_multiplier": 3.0,
@@ -131,7 +132,9 @@ ARCHITECTURES = {
     "llama": Architecture(
         "llama", "llama", {"rope_parameters": _LLAMA3, "tie_word_embeddings": True, "max_position_embeddings": 131072}
     ),
-    "mistral": Architecture("llama", "mistral", {"head_dim": 32, "sliding_window": None}),
+    "mistral": Architecture(
+        "llama", "mistral", {"head_dim": 32, "sliding_window": WINDOW}, as_llama_cpp={"sliding_window": None}
+    ),
     "qwen2": Architecture("qwen2", "qwen2"),
     "qwen2moe": Architecture(
         "qwen2moe",
@@ -178,12 +181,27 @@ ARCHITECTURES = {
         predicts_more=True,
     ),
     "gemma2": Architecture(
-        "gemma2", "gemma2", {"head_dim": 256, "sliding_window": WINDOW, "tie_word_embeddings": True}
+        "gemma2",
+        "gemma2",
+        {
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "attn_logit_softcapping": 20.0,
+            "final_logit_softcapping": 10.0,
+            "sliding_window": WINDOW,
+            "tie_word_embeddings": True,
+        },
     ),
     "gemma3": Architecture(
         "gemma3",
         "gemma3_text",
-        {"head_dim": 256, "sliding_window": WINDOW, "num_hidden_layers": 6, "tie_word_embeddings": True},
+        {
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": WINDOW,
+            "num_hidden_layers": 6,
+            "tie_word_embeddings": True,
+        },
     ),
     "gemma3-vision": Architecture(
         "gemma3",
@@ -268,8 +286,19 @@ ARCHITECTURES = {
         as_llama_cpp={"rope_parameters": _YARN | {"truncate": True}},  # llama.cpp always rounds YaRN's bounds
     ),
     "olmo2": Architecture("olmo2", "olmo2"),
-    "starcoder2": Architecture("starcoder2", "starcoder2", {"sliding_window": None}),
-    "stablelm": Architecture("stablelm", "stablelm", {"use_qkv_bias": True}),
+    "olmo3": Architecture("olmo2", "olmo3", {"num_hidden_layers": 4, "sliding_window": WINDOW}),
+    "starcoder2": Architecture(
+        "starcoder2",
+        "starcoder2",
+        {"sliding_window": WINDOW, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+        as_llama_cpp={"sliding_window": None},
+    ),
+    "stablelm": Architecture(
+        "stablelm",
+        "stablelm",
+        {"use_qkv_bias": True, "rope_parameters": _STABLE_CODE},
+        as_llama_cpp={"rope_parameters": _STABLE_CODE | {"rope_theta": 1e4}},  # whose converter leaves it out
+    ),
     "falcon": Architecture("falcon", "falcon", {"tie_word_embeddings": True}, {"num_kv_heads": 1}),
     "nemotron": Architecture("nemotron", "nemotron", {"head_dim": 16}),
     "minimax-m2": Architecture(

@@ -272,3 +272,12 @@ def test_columns_of_text_are_those_of_the_first_row(tmp_path):
         (tmp_path / name).write_text(content)
         with pytest.raises(UserError, match=told):
             text_columns(str(tmp_path / name))
+
+
+def test_a_question_that_the_template_changes_is_named_with_its_place(tmp_path, tiny_llama):
+    path = tmp_path / "q.txt"
+    path.write_text("a\nb is 1 < 2\nc\n")
+    with Vocabulary.open(tiny_llama) as vocabulary:
+        vocabulary.__dict__["template"] = "{{ messages[0].content | e }}"
+        with pytest.raises(UserError, match=r"q\.txt:2: .* drops or changes the question `b is 1 < 2`"):
+            select(_cfg(path), vocabulary)

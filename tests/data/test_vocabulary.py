@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,13 +131,43 @@ def test_a_template_that_drops_or_changes_the_question_is_refused(templated, tem
             templated.prompt(question)
 
 
+@pytest.mark.parametrize(
+    ("said", "question"),
+    [
+        ("messages[0].content if 'foo' not in messages[0].content", "Is it a foo?"),
+        ("messages[0].content[:30]", "What is the sum of 12 and 35 and 99999?"),
+        ("messages[0].content | tojson", 'He said "2".'),
+        ("messages[0].content | e", "1 < 2?"),
+        ("messages[0].content.split('</think>')[-1]", "What does </think> mean?"),
+    ],
+)
+def test_a_template_that_drops_or_changes_some_questions_is_refused_with_them(templated, said, question):
+    templated.__dict__["template"] = f"[{{{{ {said} }}}}]"
+    assert "What is 2 + 2?" in templated.decode(templated.prompt("What is 2 + 2?"))
+    with pytest.raises(UserError, match=f"drops or changes the question `{re.escape(question)}`"):
+        templated.prompt(question)
+
+
+def test_a_template_may_trim_a_question(templated):
+    templated.__dict__["template"] = "{{ messages[0].content | trim }}|"
+    assert templated.decode(templated.prompt(" 2 + 2?\n")) == "2 + 2?|"
+
+
+def test_a_template_that_refuses_a_text_is_given_parts(templated):
+    templated.__dict__["template"] = (
+        "{% if messages[0].content is string %}{{ raise_exception('a list!') }}{% endif %}"
+        "{{ messages[0].content[0].text }}"
+    )
+    assert templated.decode(templated.prompt("2 + 2?")) == "2 + 2?"
+
+
 def test_a_template_for_contents_in_parts_finds_the_question(templated):
     parts = "{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}"
     templated.__dict__["template"] = "{% for m in messages %}<{{ m.role }}>" + parts + "{% endfor %}<assistant>"
     assert templated.decode(templated.prompt("2 + 2?", "Be brief.")) == "<system>Be brief.<user>2 + 2?<assistant>"
     # One that reads both ways is given the text.
     templated.__dict__.pop("_renderer").close()
-    del templated.__dict__["_takes_parts"]
+    del templated.__dict__["takes_parts"]
     templated._arounds.clear()
     templated.__dict__["template"] = (
         "{% for m in messages %}{{ m.content if m.content is string else 'in parts' }}{% endfor %}"

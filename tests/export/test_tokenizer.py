@@ -62,7 +62,21 @@ def test_every_way_to_cut_text_gives_llama_cpps_ids(pre, smollm2_fields, config,
     notes, tokenizer = written(path, tmp_path / "out", config)
     assert differing(path, tokenizer) == []
     assert notes == []
-    assert tokenizer.chat_template == TEMPLATE
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+@pytest.mark.parametrize("template", [TEMPLATE, "{{ bos_token }}" + TEMPLATE, '{{ raise_exception("never") }}'])
+def test_a_conversation_is_the_runs(adds_bos, template, smollm2_fields, config, tmp_path):
+    """transformers adds no BOS to one, llama.cpp did."""
+    path = write_vocabulary(tmp_path / "x.gguf", smollm2_fields, template, adds_bos=adds_bos, size=8000)
+    _, tokenizer = written(path, tmp_path / "out", config)
+    if "never" in template:
+        assert tokenizer.chat_template == template
+        return
+    with Vocabulary.open(path) as vocabulary:
+        asked = vocabulary.prompt("What is 2 + 2?", "Be brief.")
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 2?"}]
+    assert tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"] == asked
 
 
 @pytest.mark.parametrize("prefixed", [True, False])
@@ -76,6 +90,14 @@ def test_a_sentencepiece_vocabulary_gives_llama_cpps_ids(prefixed, smollm2_field
     assert differing(path, tokenizer) == []
     assert notes == []
     assert tokenizer.decode(tokenizer("a  b 12")["input_ids"], skip_special_tokens=True) == "a  b 12"
+
+
+def test_a_question_that_is_tokenized_apart_has_no_more_spaces(smollm2_fields, tmp_path):
+    path = write_sentencepiece(tmp_path / "x.gguf", smollm2_fields, True)
+    with Vocabulary.open(path) as opened:
+        opened.__dict__["template"] = "{{ bos_token }}[INST] {{ messages[0].content }} [/INST]\n<|user|>a"
+        for question in ("Is 2 < 3?", "Is <s> a tag?"):
+            assert opened.decode(opened.prompt(question)) == f" [INST] {question} [/INST]\n a"
 
 
 def test_smollm2s_own_tokenizer(smollm2, config, tmp_path):

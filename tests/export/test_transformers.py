@@ -77,6 +77,8 @@ def test_gemma_3_answers_when_its_cards_lines_load_it(overflowing, tmp_path, cap
     assert not half.isfinite().all(), "as the export's own line gave it when config.json said float16"
     stored = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    ends = json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"]
+    assert ends == [256, 258], "every token at which llama.cpp ends, not only the EOS of the file"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +101,14 @@ def test_float16_is_for_families_that_are_known_to_fit(architecture, original, e
         (tmp_path / ORIGINAL).mkdir()
         (tmp_path / ORIGINAL / "config.json").write_text(json.dumps(original))
     assert computing_type(base) == expected
+
+
+def test_the_lines_ask_in_parts_and_stop_as_the_run_did(tmp_path):
+    parts = "{% for p in messages[0].content %}{{ p.text }}{% endfor %}"
+    for template, asked in ((TEMPLATE, "'content': 'What"), (parts, "'content': [{'type': 'text', 'text': 'What")):
+        base = based(write_bytes(tmp_path / "x.gguf", "llama", template), tmp_path)
+        assert asked in python_lines(base, False, None, {})
+        assert "eos_token_id=[256, 258]" in python_lines(base, True, None, {})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

@@ -135,12 +135,15 @@ def test_the_chat_templates_variables_belong_to_the_run_and_its_export(tmp_path)
     quiet = job(enable_thinking=False, today="2026-07-04")
     assert asked(quiet) == "Today: 04 July 2026. [user]one[assistant]</think>"
     assert job().identity() != quiet.identity()
+    for name in ("enable_thinkin", "bos_token", "messages"):  # it would switch nothing
+        with pytest.raises(UserError, match=f"does not read `{name}`; it reads enable_thinking, today"):
+            job(**{name: False})
     # A run that goes on is told the day on which it began.
     (tmp_path / "run").mkdir()
     write_json(tmp_path / "run" / RECIPE, job(today="2026-07-04").identity())
     assert job().identity() == job(today="2026-07-04").identity()
     with Vocabulary.open(tmp_path / "m.gguf", quiet.template) as vocabulary:
-        assert vocabulary.template_reads == ["enable_thinking"]
+        assert vocabulary.template_reads == ["enable_thinking", "today"]
         made = modelfile(vocabulary, "m.gguf")
         assert "# The date in TEMPLATE is fixed" in made
         assert "Today: 04 July 2026. " in made and "[assistant]</think>" in made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
@@ -104,6 +105,50 @@ def test_weights_of_another_model_are_refused(both, tmp_path):
     model.save_pretrained(tmp_path / "other")
     with pytest.raises(UserError, match=r"the rows of model\.layers\.1\.mlp\.up_proj"):
         written(quantized, tmp_path / "other", tmp_path / "x.gguf")
+
+
+def scaled(model):
+    """As the makers of Falcon-H1 have a factor beside some matrices, which converters multiply into them."""
+    model.model.layers[1].mlp.up_proj.weight.data *= 4
+
+
+def finetuned(model):
+    """A vector is all that tells another training of the same model, where matrices hide it in their rounding."""
+    model.model.layers[1].input_layernorm.weight.data *= 1 + 0.03 * torch.randn(64)
+
+
+def deeper(model):
+    model.model.layers.append(copy.deepcopy(model.model.layers[1]))
+    model.config.num_hidden_layers = 3
+    if hasattr(model.config, "layer_types"):
+        model.config.layer_types *= 2
+        model.config.layer_types.pop()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (scaled, r"the rows of model\.layers\.1\.mlp\.up_proj\.weight"),
+        (finetuned, r"model\.layers\.1\.input_layernorm\.weight is not `blk\.1\.attn_norm\.weight`; are they the same"),
+        (deeper, r"model\.layers\.2\.[a-z_.]+ would be `blk\.2\.[a-z_]+\.weight`, which is not there"),
+    ],
+)
+def test_what_only_rounding_would_hide_is_refused(both, tmp_path, changed, message):
+    quantized, _full, model = both
+    changed(model)
+    model.save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match=message):
+        written(quantized, tmp_path / "other", tmp_path / "x.gguf")
+    assert not (tmp_path / "x.gguf").exists()
+
+
+def test_a_head_that_the_gguf_lacks_is_refused(tmp_path):
+    model = tiny_gguf(tmp_path / "q.gguf", "llama", kind=Q.Q4_0)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    model.save_pretrained(tmp_path / "full")
+    with pytest.raises(UserError, match=r"lm_head\.weight would be `output\.weight`, which is not there"):
+        written(gguf_file.read(tmp_path / "q.gguf"), tmp_path / "full", tmp_path / "x.gguf")
 
 
 def change(config: dict, key: str, value) -> dict:
