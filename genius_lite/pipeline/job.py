@@ -39,7 +39,7 @@ class Job:
     `watched` are the queries that show the collapse guard how the policy responds: held out, or beyond the limit.
     `template` are the chat template's variables, with the run's date if it asks for one. `set_aside` says of each
     source which rows cannot be used, and `forms` how its rows are read where that was recognized; `overlong` questions
-    have more tokens than the recipe takes.
+    have more tokens than the recipe takes. `unread` says which of the recipe's variables the chat template leaves alone.
     """
 
     recipe: Recipe
@@ -55,6 +55,7 @@ class Job:
     set_aside: list[str] = field(default_factory=list)
     forms: list[str] = field(default_factory=list)
     overlong: int = 0
+    unread: str = ""
 
     @property
     def searched(self) -> list[Query]:
@@ -78,6 +79,8 @@ class Job:
         if self.overlong:
             limit = self.recipe.queries.max_tokens
             notes.append(f"left out for more than {limit} tokens (queries.max_tokens): {self.overlong} questions")
+        if self.unread:
+            notes.append(self.unread)
         second, longest = sorted([0, *(len(query.tokens) for query in self.queries)])[-2:]
         if longest > 2 * second and longest > _LONG:
             notes.append(
@@ -139,7 +142,7 @@ def prepare(recipe: Recipe) -> Job:
     with Vocabulary.open(source.path, recipe.queries.template) as vocabulary:
         if vocabulary.asks_for_date:
             vocabulary.variables = _begun(recipe) | vocabulary.variables
-        template = vocabulary.variables
+        template, unread = vocabulary.variables, _unread(recipe, vocabulary)
         found = select(recipe.queries, vocabulary, beyond=recipe.evaluate.queries)
         _check_thought(recipe, vocabulary, found.queries[0])
         asked_tasks = [
@@ -159,6 +162,7 @@ def prepare(recipe: Recipe) -> Job:
         recipe, source, weights, queries, found.duplicates, held_out, watched, asked_tasks, context=0,
         template=template, set_aside=[each for each in (found.set_aside, *(task.set_aside for task in tasks)) if each],
         forms=[each for each in (found.form, *(task.form for task in tasks)) if each], overlong=found.overlong,
+        unread=unread,
     )  # fmt: skip
     return job.under(recipe)
 
@@ -172,6 +176,14 @@ def _check_thought(recipe: Recipe, vocabulary: Vocabulary, query: Query) -> None
             f"foresight.thought_tokens is {recipe.foresight.thought_tokens}, and the chat template leaves no thought "
             f"to the model: its prompt ends it; take the key out{switch}"
         )
+
+
+def _unread(recipe: Recipe, vocabulary: Vocabulary) -> str:
+    """Say which variables of the recipe change nothing, as when they are misspelt; empty if there are none."""
+    reads = [*vocabulary.template_reads, *["today"] * vocabulary.asks_for_date]
+    unread = ", ".join(name for name in recipe.queries.template if name not in reads)
+    known = ", ".join(reads) or "nothing but the conversation"
+    return unread and f"the chat template does not read {unread} (queries.template); it reads {known}"
 
 
 def _begun(recipe: Recipe) -> dict[str, str]:

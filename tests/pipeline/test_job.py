@@ -135,6 +135,9 @@ def test_the_chat_templates_variables_belong_to_the_run_and_its_export(tmp_path)
     quiet = job(enable_thinking=False, today="2026-07-04")
     assert asked(quiet) == "Today: 04 July 2026. [user]one[assistant]</think>"
     assert job().identity() != quiet.identity()
+    assert not quiet.notes
+    misspelt = "the chat template does not read enable_thought (queries.template); it reads enable_thinking, today"
+    assert job(enable_thought=False).notes == [misspelt]
     # A run that goes on is told the day on which it began.
     (tmp_path / "run").mkdir()
     write_json(tmp_path / "run" / RECIPE, job(today="2026-07-04").identity())
