@@ -42,7 +42,7 @@ class Question(NamedTuple):
 def columns_for(column: str, template: str | None = None) -> list[Columns]:
     """Return the columns that a question is made of, the likeliest first."""
     if template:
-        return [Columns(tuple(columns_of(template)))]
+        return [Columns(tuple(columns_of(template)), help="name others in queries.prompt")]
     if column != COLUMN:
         return [Columns((column,))]
     conversations = [Columns((name,), (_SYSTEM,)) for name in _CONVERSATIONS]

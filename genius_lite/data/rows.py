@@ -44,10 +44,11 @@ _CHUNK, _PACKED = 64_000_000, 200
 
 
 class Columns(NamedTuple):
-    """Columns that are read together: those that must be there, and those that may be."""
+    """Columns that are read together: those that must be there, and those that may be; `help` where they are not."""
 
     needed: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    help: str = "say which in queries.column"
 
     def among(self, names: Sequence[str]) -> list[str]:
         """Return those that are there; none if one is missing that is needed."""
@@ -102,9 +103,9 @@ class SetAside:
 
 
 def _missing(wanted: Sequence[Columns], names: Sequence[str]) -> str:
-    """Say which columns are not among `names`."""
+    """Say which columns are not among `names`, and what helps."""
     lacking = ", ".join(f"`{name}`" for name in wanted[0].needed if name not in names)
-    return f"no column {lacking}; it has {brief(', '.join(names), 200)}; say which in the recipe"
+    return f"no column {lacking}; it has {brief(', '.join(names), 200)}; {wanted[0].help}"
 
 
 def _fits(wanted: Sequence[Columns], names: Sequence[str]) -> list[str]:
