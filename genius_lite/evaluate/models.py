@@ -160,6 +160,8 @@ def evaluate_models(
         source = gguf_file.read(model.gguf)
         with Vocabulary.open(model.gguf, how.template) as vocabulary:
             items = [tokenize_task(task, "report", vocabulary, how.system) for task in tasks]
+            if note := vocabulary.untemplated:
+                progress.say(f"{model.name}: {note}" + (", without a system message" if how.system else ""))
         questions = [question for item in items for question in item.questions]
         context = context_for("auto", source, [("max_tokens", how.max_tokens, questions)])
         settings = engine_settings(Sampler(), source, context, progress)

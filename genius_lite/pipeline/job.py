@@ -39,7 +39,7 @@ class Job:
     `watched` are the queries that show the collapse guard how the policy responds: held out, or beyond the limit.
     `template` are the chat template's variables, with the run's date if it asks for one. `set_aside` says of each
     source which rows cannot be used, and `forms` how its rows are read where that was recognized; `overlong` questions
-    have more tokens than the recipe takes. `unread` says which of the recipe's variables the chat template leaves alone.
+    have more tokens than the recipe takes. `unread` says what of the recipe no prompt shows.
     """
 
     recipe: Recipe
@@ -179,7 +179,10 @@ def _check_thought(recipe: Recipe, vocabulary: Vocabulary, query: Query) -> None
 
 
 def _unread(recipe: Recipe, vocabulary: Vocabulary) -> str:
-    """Say which variables of the recipe change nothing, as when they are misspelt; empty if there are none."""
+    """Say what of the recipe no prompt shows: misspelt variables, all where there is no chat template; else empty."""
+    if not vocabulary.template:
+        lost = " and ".join(f"queries.{key}" for key in ("system", "template") if getattr(recipe.queries, key))
+        return vocabulary.untemplated + (f", without {lost}" if lost else "")
     reads = [*vocabulary.template_reads, *["today"] * vocabulary.asks_for_date]
     unread = ", ".join(name for name in recipe.queries.template if name not in reads)
     known = ", ".join(reads) or "nothing but the conversation"
