@@ -83,6 +83,9 @@ def chat(
                 _Conversation(*runner.run(_open(model, context, template, stack)), context, list(opening))
                 for model in models
             ]
+            for conversation in conversations:
+                if note := conversation.vocabulary.untemplated:
+                    _complain(f"{conversation.name}: {note}")
             if interactive:
                 told = [f"System message: {visible(system, PROSE)}"] if system else []
                 print(*(visible(m.name) for m in models), *told, "End with Ctrl-D.", sep="\n")

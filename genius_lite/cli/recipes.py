@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -65,7 +66,7 @@ def init(
         raise typer.Exit(130) from None
     parse(text, str(out))
     write_text(out, text)
-    print(visible(f"{out} is written. Check it: genius-lite validate {out}"))
+    print(visible(f"{out} is written. Check it: genius-lite validate {shlex.quote(str(out))}"))
 
 
 @app.command()

@@ -44,7 +44,7 @@ class Question(NamedTuple):
 def columns_for(column: str, template: str | None = None) -> list[Columns]:
     """Return the columns that a question is made of, the likeliest first."""
     if template:
-        return [Columns(tuple(columns_of(template)))]
+        return [Columns(tuple(columns_of(template)), help="name others in queries.prompt")]
     forms = [Columns((name,), (_SYSTEM,)) for name in _CONVERSATIONS] + [Columns((_INSTRUCTION,), ("input", _SYSTEM))]
     if column != COLUMN:
         return [next((form for form in forms if form.needed == (column,)), Columns((column,)))]

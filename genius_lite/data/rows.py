@@ -44,10 +44,11 @@ _CHUNK, _PACKED = 64_000_000, 200
 
 
 class Columns(NamedTuple):
-    """Columns that are read together: those that must be there, and those that may be."""
+    """Columns that are read together: those that must be there, and those that may be; `help` where they are not."""
 
     needed: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    help: str = "say which in queries.column"
 
     def among(self, names: Sequence[str]) -> list[str]:
         """Return those that are there; none if one is missing that is needed."""
@@ -102,10 +103,11 @@ class SetAside:
 
 
 def _missing(wanted: Sequence[Columns], names: Sequence[str]) -> str:
-    """Say which columns are not among `names`."""
+    """Say which columns are not among `names`, and what helps."""
     needed = wanted[0].needed if wanted else ()
     lacking = ", ".join(f"`{name}`" for name in needed if name not in names) or "of a name that no other has"
-    return f"no column {lacking}; it has {brief(', '.join(names), 200)}; say which in the recipe"
+    said = wanted[0].help if wanted else "say which in the recipe"
+    return f"no column {lacking}; it has {brief(', '.join(names), 200)}; {said}"
 
 
 def _fits(wanted: Sequence[Columns], names: Sequence[str]) -> list[str]:

@@ -165,6 +165,11 @@ class Vocabulary:
         return Renderer(self.template, {**self.variables, "bos_token": self.bos_text, "eos_token": self.eos_text})
 
     @property
+    def untemplated(self) -> str:
+        """What is to be told of a model that has no chat template; empty if it has one."""
+        return "" if self.template else "the model has no chat template: it goes on from a question as it stands"
+
+    @property
     def template_reads(self) -> list[str]:
         """The names of variables that the chat template reads besides the conversation's own; `today` for a date.
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from functools import cache
 
 from genius_lite.evaluate.numbers import Decimal, Number, numbers, plain, spelled
-from genius_lite.evaluate.words import GLUED, LANGUAGES, WORD, Language, any_of, begins, every, phrases
+from genius_lite.evaluate.words import GLUED, LANGUAGES, LETTER, WORD, Language, any_of, begins, every, phrases
 
 WORDS = 5  # a longer answer is prose
+_BEHIND = rf"\s+(?=[(\[*\"'$-]{{0,4}}(?-i:[A-Z](?!{WORD})|[0-9]))"  # a letter or a number
 
 
 def _said(of: Language) -> str:
@@ -18,16 +19,20 @@ def _said(of: Language) -> str:
     unlike, equals = any_of(of.unlike), any_of(of.equals)
     within = rf"(?:(?!{unlike}\s*{equals})[^\n.:=。])" if of.unlike else r"[^\n.:=。]"
     joined = rf"{within}{{0,{of.gap}}}?[*_\s]{{0,3}}{equals}(?!\s*{unlike})" if of.equals else "(?!)"
-    behind = rf"\s+(?=[(\[*\"'$-]{{0,4}}(?-i:[A-Z](?!{WORD})|[0-9]))|" if of.bare else ""
+    behind = rf"{_BEHIND}|" if of.bare else ""
     denied = rf"(?![^\n。]{{0,20}}?(?:{'|'.join(phrases([of.denied]))}))" if of.denied else ""
-    return rf"{any_of(of.answer)}(?:{behind}{joined}|{within}{{0,{min(of.gap + 18, 60)}}}?[:=]){denied}"
+    said = rf"{any_of(of.answer)}(?:{behind}{joined}|{within}{{0,{min(of.gap + 18, 60)}}}?[:=]){denied}"
+    if not of.wrong:
+        return said
+    first = rf"{equals}(?:\s+{LETTER}{{1,20}}){{0,3}}?\s+{any_of(of.answer)}{_BEHIND}"
+    return rf"{first}(?![(*]*\w+[)*]*\s+{any_of(of.wrong)})|{said}"
 
 
 @cache  # half a second to compile, which no command should wait for that reads no response
 def _mark() -> re.Pattern[str]:
     """Return a mark in words: "the answer is", "Antwort:", "答案是"; what follows is the answer."""
     marks = "|".join(map(_said, LANGUAGES.values()))
-    first = begins(*(of.answer for of in LANGUAGES.values()))
+    first = begins(*(of.answer for of in LANGUAGES.values()), *(of.equals for of in LANGUAGES.values() if of.wrong))
     return re.compile(rf"{first}(?:{marks})[\s:=*_`\"、,]*", re.IGNORECASE)
 
 

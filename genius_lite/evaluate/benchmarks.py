@@ -117,8 +117,8 @@ def from_harness(cfg: TaskSource, name: BenchmarkName) -> Task:
 
 
 def _rows(cfg: TaskSource, definition: Definition, aside: SetAside) -> Iterator[tuple[str, dict[str, Any]]]:
-    used = 0
-    for row in read_rows(cfg.source, [Columns(definition.columns)], HubSet(cfg.subset, cfg.split, cfg.revision)):
+    used, wanted = 0, Columns(definition.columns, help=f"{cfg.benchmark} is asked of its own columns")
+    for row in read_rows(cfg.source, [wanted], HubSet(cfg.subset, cfg.split, cfg.revision)):
         if isinstance(row.values, Fault | str):
             told = row.values if isinstance(row.values, Fault) else f"a row is an object, not {brief(row.values)!r}"
             aside.add(row.place, told, used)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
@@ -15,7 +16,7 @@ from genius_lite.evaluate.results import complaints, results
 from genius_lite.evaluate.tasks import tokenize_task
 from genius_lite.machine.engine_settings import context_for, engine_settings
 from genius_lite.progress import Progress
-from genius_lite.recipe import Auto, Check, Evaluate, Prefix, Sampler, TaskSource, benchmark_named
+from genius_lite.recipe import Auto, BenchmarkName, Check, Evaluate, Prefix, Sampler, TaskSource, benchmark_named
 from genius_lite.recipe.reader import load
 from genius_lite.results.evaluation import Response, TaskResult
 from genius_lite.rundir.disk import scratch
@@ -122,6 +123,8 @@ def _agreed(given: T | None, named: Sequence[T], what: str, option: str) -> T | 
 def _task(name: str) -> TaskSource:
     if (known := benchmark_named(name)) and not Path(name).exists():
         return TaskSource.model_validate({"benchmark": known})
+    if not Path(name).exists() and (near := get_close_matches(name, get_args(BenchmarkName), n=1, cutoff=0.75)):
+        raise UserError(f"{name}: no such file; did you mean the benchmark {near[0]}?")
     source, colon, check = name.rpartition(":")
     if not source or f"{source}{colon}" == Prefix.REASONING_GYM:
         return TaskSource(source=name)
@@ -157,6 +160,8 @@ def evaluate_models(
         source = gguf_file.read(model.gguf)
         with Vocabulary.open(model.gguf, how.template) as vocabulary:
             items = [tokenize_task(task, "report", vocabulary, how.system) for task in tasks]
+            if note := vocabulary.untemplated:
+                progress.say(f"{model.name}: {note}" + (", without a system message" if how.system else ""))
         questions = [question for item in items for question in item.questions]
         context = context_for("auto", source, [("max_tokens", how.max_tokens, questions)])
         settings = engine_settings(Sampler(), source, context, progress)

@@ -173,7 +173,10 @@ def _read(cfg: TaskSource, aside: SetAside) -> Iterator[_Read]:
     several = cfg.check == "choice" and "{" in cfg.choices
     named = columns_of(cfg.choices) if several else [cfg.choices] if cfg.check == "choice" else []
     needed, more = ([cfg.answer, *named], []) if several else ([cfg.answer], named)
-    wanted = [Columns((*c.needed, *needed), (*c.optional, *more)) for c in columns_for(column, template)]
+    keys = " and ".join(["prompt", "answer", *["choices"] * (cfg.check == "choice")])
+    told = cfg.benchmark and f"{cfg.benchmark} is asked of its own columns"
+    told = told or f"say which in a recipe's evaluate.tasks ({keys})"
+    wanted = [Columns((*c.needed, *needed), (*c.optional, *more), told) for c in columns_for(column, template)]
     hub, used = HubSet(cfg.subset, cfg.split, cfg.revision), 0
     for row in read_rows(cfg.source, wanted, hub, few=cfg.limit is not None and not cfg.benchmark):
         try:

@@ -41,6 +41,8 @@ class Language(NamedTuple):
     gap: int = 60
     bare: bool = False
     """The noun alone marks a letter or number behind it."""
+    wrong: str = ""
+    """What calls it wrong, where verbs may come first: "daher ist die Antwort B", but not "ist Antwort B falsch"."""
 
 
 LANGUAGES = {
@@ -65,11 +67,10 @@ LANGUAGES = {
         either="oder, und",
         percent="Prozent",
         minus="minus",
+        wrong="falsch, nicht, inkorrekt, unmöglich, ausgeschlossen",
     ),
     "French": Language(
-        "réponse, réponses, bonne option, option correcte",
-        "est, sont, serait, sera, vaut, égale",
-        unlike="pas",
+        *("réponse, réponses, bonne option, option correcte", "est, sont, serait, sera, vaut, égale", "pas"),
         option="option, choix, lettre, proposition",
         article="la, le, l",
         adverb="donc, alors, ainsi, probablement",
@@ -78,9 +79,7 @@ LANGUAGES = {
         minus="moins",
     ),
     "Spanish": Language(
-        "respuesta, respuestas, opción correcta, alternativa correcta",
-        "es, son, sería, será",
-        unlike="no",
+        *("respuesta, respuestas, opción correcta, alternativa correcta", "es, son, sería, será", "no"),
         option="opción, alternativa, letra",
         article="la, el",
         adverb="entonces, por lo tanto, por tanto, pues, probablemente",
@@ -89,9 +88,7 @@ LANGUAGES = {
         minus="menos",
     ),
     "Portuguese": Language(
-        "resposta, respostas, opção correta, alternativa correta",
-        "é, são, seria, será",
-        unlike="não",
+        *("resposta, respostas, opção correta, alternativa correta", "é, são, seria, será", "não"),
         option="opção, alternativa, letra",
         article="a, o",
         adverb="portanto, então, provavelmente",
@@ -100,9 +97,7 @@ LANGUAGES = {
         minus="menos",
     ),
     "Italian": Language(
-        "risposta, risposte, opzione corretta",
-        "è, sono, sarebbe, sarà",
-        unlike="non",
+        *("risposta, risposte, opzione corretta", "è, sono, sarebbe, sarà", "non"),
         option="opzione, alternativa, lettera",
         article="la, il, lo, l",
         adverb="quindi, dunque, probabilmente",
@@ -111,10 +106,18 @@ LANGUAGES = {
         minus="meno",
     ),
     "Dutch, Afrikaans": Language(
-        "antwoord", "is, luidt", "niet, nie", option="optie, opsie, keuze", article="de, het, die", either="of, en"
+        *("antwoord", "is, luidt", "niet, nie"),
+        option="optie, opsie, keuze",
+        article="de, het, die",
+        either="of, en",
+        wrong="fout, onjuist, verkeerd, niet, nie",
     ),
     "Swedish, Danish, Norwegian": Language(
-        "svar, svaret", "är, er, blir", "inte, ikke", option="alternativ", either="eller, och, og", percent="procent"
+        *("svar, svaret", "är, er, blir", "inte, ikke"),
+        option="alternativ",
+        either="eller, och, og",
+        percent="procent",
+        wrong="fel, felaktigt, inte, ikke, feil, forkert",
     ),
     "Finnish": Language("vastaus", "on", option="vaihtoehto", either="tai, ja", percent="prosenttia"),
     "Polish": Language(
@@ -140,9 +143,7 @@ LANGUAGES = {
         minus="минус",
     ),
     "Ukrainian": Language(
-        "відповідь",
-        "це, є, буде, —, –, -",
-        "не",
+        *("відповідь", "це, є, буде, —, –, -", "не"),
         option="варіант",
         either="або, чи",
         percent="відсотків",
@@ -161,9 +162,7 @@ LANGUAGES = {
     "Telugu": Language("సమాధానం", bare=True),
     "Tamil": Language("விடை, பதில்", bare=True),
     "Indonesian, Malay": Language(
-        "jawaban, jawabannya, jawapan",
-        "adalah, ialah",
-        "bukan",
+        *("jawaban, jawabannya, jawapan", "adalah, ialah", "bukan"),
         option="opsi, pilihan",
         either="atau",
         percent="persen",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -156,7 +157,7 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
     return _RECIPE.format(
         machine=machine,
         time=_duration(count * each),
-        out=visible(str(out)),
+        out=visible(shlex.quote(str(out))),
         gguf=_path(model.gguf, out),
         source=_path(queries.source, out),
         column=_text(queries.column),

@@ -68,7 +68,8 @@ def read_setting(setting: str) -> Document:
     if not equals or not all(where):
         raise UserError(f"{place}: write KEY=VALUE, such as foresight.beams=3")
     document = Document({}, {where[:n]: place for n in range(len(where) + 1)})
-    data = _read(value, where, document, lambda _: place)
+    # In a file, too, a dash alone is standard input; as YAML it is a list of nothing.
+    data = value.strip() if value.strip() == "-" else _read(value, where, document, lambda _: place)
     for part in reversed(where):
         data = {part: data}
     document.data.update(data)

@@ -59,6 +59,7 @@ def look(path: Path) -> Status:
     run.require("rounds")
     kept = read_state(path)
     board = kept or RunState()
+    moved = Path(board.out).absolute() != path.absolute()
     board.out, board.rounds, board.queries = str(path), run.recipe["rounds"], run.queries
     reports = run.reports
     board.rows = _rows(run, reports, board)
@@ -81,7 +82,9 @@ def look(path: Path) -> Status:
     if going_on:
         return Status("running", "it stops soon" if board.stopping else "it goes on", exported, board, damaged)
     why = board.ended or "its process is gone"
-    how = f": {board.command}" if _is_ours(board.command) else ""
+    # Without it the command would begin anew where the folder lay then; of two the last one counts.
+    here_now = f" --out {shlex.quote(str(path))}" if moved else ""
+    how = f": {board.command}{here_now}" if _is_ours(board.command) else ""
     return Status("interrupted", f"{why}; the same command goes on from here{how}", exported, board, damaged)
 
 

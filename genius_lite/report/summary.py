@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         console.print(line)
     name = "Tuned model" if summary.best else "Base model"
     console.print(f"{name}: {summary.exported}", soft_wrap=True)
-    console.print(f"Talk to it:  genius-lite chat {summary.out}", soft_wrap=True)
+    console.print(f"Talk to it:  genius-lite chat {shlex.quote(summary.out)}", soft_wrap=True)
     if (page := Path(summary.out) / "report.html").exists():
         console.print(f"Report:      {page}", soft_wrap=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -48,4 +49,4 @@ def write_report_if_possible(run: Path, progress: Progress) -> None:
     try:
         write_report(run, run)
     except (UserError, OSError) as e:
-        progress.say(f"warning: no report ({e}); genius-lite report {run} tries again")
+        progress.say(f"warning: no report ({e}); genius-lite report {shlex.quote(str(run))} tries again")

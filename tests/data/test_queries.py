@@ -107,7 +107,7 @@ def test_other_seeds_hold_out_others():
     [
         ("q.jsonl", b"", "is empty"),
         ("q.txt", b"\n  \n", "no question"),
-        ("q.jsonl", b'{"question": "x"}\n', "no column `prompt`; it has question"),
+        ("q.jsonl", b'{"question": "x"}\n', "no column `prompt`; it has question; say which in queries.column"),
         ("q.jsonl", b'{"prompt": 3}\n', "q.jsonl:1: `prompt` is 3, not text"),
         ("q.jsonl", b'{"prompt": "x"\n{', "q.jsonl:1: not JSON"),
         ("q.txt", b"\xff\xfe\xff", "cannot be read"),

@@ -148,3 +148,16 @@ def test_the_chat_templates_variables_belong_to_the_run_and_its_export(tmp_path)
         assert "# The date in TEMPLATE is fixed" in made
         assert "Today: 04 July 2026. " in made and "[assistant]</think>" in made
     assert llama_options(None, quiet.template) == " --jinja --chat-template-kwargs '{\"enable_thinking\": false}'"
+
+
+def test_a_model_without_a_chat_template_and_what_it_leaves_out_are_told(tmp_path):
+    tiny_gguf(tmp_path / "m.gguf", "llama", template="")
+    (tmp_path / "q.txt").write_text("one\ntwo")
+
+    def notes(**queries) -> list[str]:
+        asked = Queries(source=str(tmp_path / "q.txt"), **queries)
+        return prepare(Recipe(model=Model(gguf=str(tmp_path / "m.gguf")), queries=asked)).notes
+
+    told = "the model has no chat template: it goes on from a question as it stands"
+    assert notes() == [told]
+    assert notes(system="Be brief.", template={"a": 1}) == [f"{told}, without queries.system and queries.template"]

@@ -99,6 +99,7 @@ def test_a_recipe_extends_another_and_settings_replace_both(tmp_path):
     assert (recipe.guard.kl.warn, recipe.guard.kl.halt, recipe.guard.entropy.warn) == (None, 9, 0.5)
     assert recipe.queries.source == str(tmp_path / "q.txt"), "relative to the file that says it"
     assert recipe.evaluate.tasks[0].source == str(tmp_path / "t.jsonl")
+    assert load(tmp_path / "base.yaml", ["queries.source=-"]).queries.source == "-", "standard input, and no list"
 
 
 def test_a_recipe_that_was_dumped_is_one():

@@ -114,10 +114,12 @@ def test_it_goes_on_where_its_process_lives_and_holds_the_lock(folder):
         assert look(folder).state == "interrupted"
         _leave_board(folder, pid=int(gone.stdout), host="another")
         assert look(folder).state == "running"
-    _leave_board(folder, ended="stopped on request", command="genius-lite run r.yaml")
+    _leave_board(folder, ended="stopped on request", command="genius-lite run r.yaml", out=str(folder))
     found = look(folder)
     assert found.meaning == "stopped on request; the same command goes on from here: genius-lite run r.yaml"
     assert json.loads(json.dumps(found.as_dict()))["state"] == "interrupted"
+    moved = folder.rename(folder.with_name("the moved"))  # the command alone would begin a run where it was
+    assert look(moved).meaning.endswith(f"from here: genius-lite run r.yaml --out '{moved}'")
 
 
 def test_looking_does_not_keep_a_run_from_starting_and_changes_nothing(folder):
