@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import mmap
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,16 @@ class Vocabulary:
 
         Raises:
             UserError: llama.cpp cannot read it.
+            OSError: this process gets no memory for it.
         """
         logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = True
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not model:
+            # Of a process that may have no more memory llama.cpp says no more than that; the system says why.
+            with path.open("rb") as file, suppress(ValueError, FileNotFoundError):  # of an empty one
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ).close()
             raise UserError(f"{path}: llama.cpp cannot read this file's vocabulary; is it a language model?")
         vocabulary = cls(model, variables)
         try:

@@ -217,9 +217,12 @@ class TerminalProgress:
 def _write(path: Path, content: bytes) -> None:
     """Put a file in place in one piece; a full disk is for the stage to notice, nothing depends on this file."""
     partial = path.with_name(f"{path.name}.new")
-    with suppress(OSError):
+    try:
         partial.write_bytes(content)
         partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _reason(error: BaseException) -> str:

@@ -38,9 +38,13 @@ def write_report(run: Path, to: Path, queries: int = QUERIES) -> list[Path]:
         for name, text in zip(REPORT_FILES, (page(data), markdown(data)), strict=True):
             partial = to / f"{name}.partial"
             partial.unlink(missing_ok=True)
-            with partial.open("x", encoding="utf-8") as file:  # which follows no link
-                file.write(text)
-            written.append(partial.replace(to / name))
+            try:
+                with partial.open("x", encoding="utf-8") as file:  # which follows no link
+                    file.write(text)
+                written.append(partial.replace(to / name))
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
     return written
 
 

@@ -1,14 +1,15 @@
 """What a run of many questions takes to start, to go on and to be looked at: `python -m tests.benchmarks.large_set`.
 
 Rollouts of all questions but a few are written as a search makes them, with `M=2 N=4 K=4`. Then each thing that a run
-does with them, but training, is done in a process of its own, whose time and greatest memory are measured. Ends with a
-line of JSON.
+does with them, but training, is done in a process of its own, whose time and greatest memory are measured; and so is
+each command (`--commands`), of which `run` is ended when it has begun to train. Ends with a line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -19,12 +20,14 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 
 from genius_lite.evaluate.guard import round_metrics
 from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.round import Round
 from genius_lite.pipeline.stages import pair, sample
-from genius_lite.recipe import Foresight, Model, Queries, Recipe, Sampler
+from genius_lite.recipe import Recipe
+from genius_lite.recipe.reader import load
 from genius_lite.records import Candidate, Completion, Finish, Step
 from genius_lite.report.status import look
 from genius_lite.report.write import write_report
@@ -44,6 +47,9 @@ def main() -> None:
     parser.add_argument("--step-tokens", type=int, default=25, help="mean")
     parser.add_argument("--future-tokens", type=int, default=60, help="mean, of the first step's")
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    parser.add_argument(
+        "--commands", action="store_true", help="instead of what a run does, commands as they are typed"
+    )
     parser.add_argument("--phase", choices=[*PHASES], help="do this in the folder, and print what it took")
     args = parser.parse_args()
     if args.phase:
@@ -53,9 +59,12 @@ def main() -> None:
     for count in args.queries:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             write(Path(folder), count, args)
-            found[count] = {name: _in_a_process(name, Path(folder)) for name in PHASES}
+            if args.commands:
+                found[count] = {name: _typed(name, Path(folder)) for name in COMMANDS}
+            else:
+                found[count] = {name: _in_a_process(name, Path(folder)) for name in PHASES}
     print(f"{'':12}" + "".join(f"{count:>12,} questions" for count in found))
-    for name in PHASES:
+    for name in found[args.queries[0]]:
         figures = (found[count][name] for count in found)
         print(f"{name:12}" + "".join(f"{f['seconds']:>12.1f} s {f['mb']:>5.0f} MB" for f in figures))
     print(json.dumps(found))
@@ -65,13 +74,39 @@ def measured(phase: Callable[[Path], None], folder: Path) -> dict[str, float]:
     """Seconds of a phase, and the most that its process has held, MB."""
     start = time.perf_counter()
     phase(folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return _took(start, resource.getrusage(resource.RUSAGE_SELF))
+
+
+def _took(start: float, usage: resource.struct_rusage) -> dict[str, float]:
+    peak = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
     return {"seconds": round(time.perf_counter() - start, 2), "mb": round(peak, 1)}
 
 
 def _in_a_process(name: str, folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "tests.benchmarks.large_set", "--phase", name, "--folder", str(folder)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+
+
+def _typed(name: str, folder: Path) -> dict[str, float]:
+    """Run a command in the folder; the figures of its process, or of a child of it that took more memory."""
+    start, arguments = time.perf_counter(), COMMANDS[name]
+    command = [sys.executable, *(("-m", "genius_lite", *arguments) if arguments else ("-c", _LEARNER))]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with (folder / "said").open("w+") as said:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        while (
+            name == "run"
+            and process.returncode is None
+            and not (folder / "run/round-1/training/precision.json").exists()
+        ):
+            time.sleep(0.1)
+            assert psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE, (folder / "said").read_text()
+        if name == "run":
+            process.terminate()
+        _, status, usage = os.wait4(process.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        assert code == (143 if name == "run" else 0), (code, (folder / "said").read_text())
+    return _took(start, usage)
 
 
 # -- what is measured --------------------------------------------------------------------------------------
@@ -119,6 +154,13 @@ def _report(folder: Path) -> None:
     write_report(folder / "run", folder / "run")
 
 
+_LEARNER = "import genius_lite.run, genius_lite.learner.train, transformers.models.llama.modeling_llama"
+COMMANDS = {
+    "the learner": (), "validate": ("validate", "r.yaml"), "plan": ("plan", "r.yaml", "--temporary"),
+    "run": ("run", "r.yaml"), "status": ("status", "run"), "watch": ("watch", "run"),
+    "report": ("report", "run", "--to", "shown"), "compare": ("compare", "run", "run"),
+}  # fmt: skip
+"""What is typed; the learner is what its libraries take alone."""
 PHASES = {
     "start": _start, "go on": _go_on, "pairs": _pairs, "start again": _again, "figures": _figures, "status": _status,
     "report": _report,
@@ -128,15 +170,18 @@ PHASES = {
 # -- the run that they are given ---------------------------------------------------------------------------
 
 
+_RECIPE = """
+out: {folder}/run
+model: {{gguf: {folder}/tiny.gguf}}
+queries: {{source: {folder}/questions.jsonl}}
+rounds: 1
+foresight: {{beams: 2, candidates: 4, steps: 4, max_tokens: 24}}
+sampler: {{slots: 8, context: 512}}
+"""
+
+
 def _recipe(folder: Path) -> Recipe:
-    return Recipe(
-        out=str(folder / "run"),
-        model=Model(gguf=str(folder / "tiny.gguf")),
-        queries=Queries(source=str(folder / "questions.jsonl")),
-        rounds=1,
-        foresight=Foresight(beams=2, candidates=4, steps=4, max_tokens=24),
-        sampler=Sampler(slots=8, context=512),
-    )
+    return load(folder / "r.yaml")
 
 
 def write(folder: Path, count: int, args: argparse.Namespace) -> None:
@@ -144,6 +189,7 @@ def write(folder: Path, count: int, args: argparse.Namespace) -> None:
     from tests.support.models import tiny_gguf
 
     tiny_gguf(folder / "tiny.gguf", "llama")
+    (folder / "r.yaml").write_text(_RECIPE.format(folder=folder))
     rng = np.random.default_rng(0)
     with (folder / "questions.jsonl").open("w") as file:
         for number in range(count):

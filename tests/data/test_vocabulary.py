@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from genius_lite.data.questions import check_text
 from genius_lite.data.steps import StepDelimiter
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
+from tests.support.faults import refuse
 from tests.support.models import tiny_gguf
 
 PIECES = [b"", b"a", b"\n", b"\n\n", b".\n", b"\nb", b" ", b"b\nc"]
@@ -248,4 +250,11 @@ def test_smollm2_prompt_equals_transformers_template(smollm2):
 def test_a_file_without_vocabulary_is_refused(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(60))
     with pytest.raises(UserError, match="cannot read this file's vocabulary"), Vocabulary.open(tmp_path / "x.gguf"):
+        pass
+
+
+def test_a_file_that_no_memory_is_left_for_is_not_called_broken(tmp_path, monkeypatch):
+    (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(60))
+    monkeypatch.setattr("genius_lite.data.vocabulary.mmap.mmap", refuse(errno.ENOMEM))
+    with pytest.raises(OSError, match="of the test"), Vocabulary.open(tmp_path / "x.gguf"):
         pass

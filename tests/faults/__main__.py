@@ -12,8 +12,8 @@ import argparse
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.faults.hostile import many_files
-from tests.faults.kills import many_runs
+from tests.faults.hostile import added, many_files
+from tests.faults.kills import Tally, many_runs
 
 _WRONG = (
     *("records_lost", "records_doubled", "damaged", "adapters_that_differ", "unexpected_ends", "tracebacks"),
@@ -33,10 +33,8 @@ def main() -> None:
         runs, files = pool.submit(many_runs, a.kills, a.seed), pool.submit(many_files, a.files, a.seed)
         killed, tried = runs.result(), files.result()
     broken = many_files(a.folders, a.seed, folders=True)
-    tried = {
-        name: max(tried[name], broken[name]) if name == "megabytes" else tried[name] + broken[name] for name in tried
-    }
-    survived = killed["kills"] + killed["sampler_kills"] + killed["full_disks"]
+    tried = added(tried, broken)
+    survived = Tally(**killed).harmed
     found = {**killed, **tried, "kills survived": survived, "restarts": survived, "files tried": tried["tried"]}
     found["seconds"] = max(killed["seconds"], tried["seconds"])
     del found["tried"]

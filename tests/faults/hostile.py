@@ -1,6 +1,6 @@
 """Broken GGUFs by the thousand through everything that opens a model: `python -m tests.faults.hostile --count 2000`.
 
-With `--folders` it is run folders and shards, through every command that takes one.
+With `--folders` it is run folders, adapters in them, and shards, through every command that takes one.
 
 No process of the program may end, wait for ever or take much memory; a file is refused in one clear line, or works.
 Ends with one line of JSON; what went wrong is printed before, with the seed that makes the file again.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import queue
 import shutil
@@ -20,7 +21,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from tests.faults.mutate import Mutant, mutant
 from tests.faults.raw import Raw
@@ -129,20 +132,31 @@ def main() -> None:
     parser.add_argument("--folders", action="store_true", help="run folders and shards instead of GGUFs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", action="store_true", help="print every file's outcome")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no other file after so long")
+    parser.add_argument("--counts", type=Path, help="a file that has the counts in the end, and is gone on from")
     a = parser.parse_args()
-    summary = many_files(a.count, a.seed, verbose=a.verbose, folders=a.folders)
+    before = json.loads(a.counts.read_text()) if a.counts and a.counts.exists() else {}
+    left, first = a.count - before.get("tried", 0), a.seed + before.get("tried", 0)
+    summary = added(many_files(left, first, verbose=a.verbose, folders=a.folders, minutes=a.minutes), before)
     print(json.dumps(summary))
+    if a.counts:
+        a.counts.write_text(json.dumps(summary) + "\n")
     raise SystemExit(1 if summary["crashes"] or summary["unclear"] else 0)
 
 
-def many_files(count: int, seed: int, *, verbose: bool = False, folders: bool = False) -> dict[str, int]:
+def many_files(
+    count: int, seed: int, *, verbose: bool = False, folders: bool = False, minutes: float = math.inf
+) -> dict[str, Any]:
     """What became of so many files, or run folders; those that went wrong are printed."""
     start, outcomes, largest, seeds = time.monotonic(), Counter(), 0, range(seed, seed + count)
+    kinds = Counter[str]()
+    in_time = takewhile(lambda seed: time.monotonic() - start < minutes * 60, seeds)
     with tempfile.TemporaryDirectory() as name:
         sound = {} if folders else bases(Path(name))
-        of_files = examined((mutant(n, sound) for n in seeds), sound, Path(name))
-        for broken, found in examined_folders(seeds, Path(name)) if folders else of_files:
+        of_files = examined((mutant(n, sound) for n in in_time), sound, Path(name))
+        for broken, found in examined_folders(in_time, Path(name)) if folders else of_files:
             outcomes[found["outcome"]] += 1
+            kinds[_kind(broken)] += 1
             largest = max(largest, found.get("megabytes", 0))
             if not outcomes.total() % 200:
                 print(dict(outcomes), flush=True)
@@ -150,14 +164,31 @@ def many_files(count: int, seed: int, *, verbose: bool = False, folders: bool = 
                 line = f"{broken.seed} [{broken.what}] {found['outcome']} {found['stage']}: {found['reason']}"
                 print(line, found.get("seconds"), "s", found.get("megabytes"), "MB", flush=True)
     return {
-        "tried": sum(outcomes.values()),
+        "tried": outcomes.total(),
         "refused": outcomes["refused"],
         "accepted": outcomes["accepted"],
         "crashes": outcomes["crash"],
         "unclear": outcomes["unclear"],
+        "kinds": kinds,
         "megabytes": largest,
         "seconds": round(time.monotonic() - start),
     }
+
+
+def added(found: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """Both together; of memory the most."""
+    if not others:
+        return found
+    together = {name: value + others[name] for name, value in found.items() if name != "kinds"}
+    most = max(found["megabytes"], others["megabytes"])
+    return {**together, "kinds": Counter(found["kinds"]) + Counter(others["kinds"]), "megabytes": most}
+
+
+def _kind(broken: Mutant | BrokenFolder) -> str:
+    if isinstance(broken, Mutant):
+        return "GGUF"
+    kind, _, what = broken.what.partition(": ")
+    return "adapter" if "adapter" in what.rpartition(", ")[2] else kind
 
 
 if __name__ == "__main__":

@@ -1,29 +1,27 @@
 """Kill a run in each of its stages until it is done, again and again; then look at what it left behind.
 
-    python -m tests.faults.kills --kills 200 --seed 0
+    python -m tests.faults.kills --kills 500 --seed 0 [--counts F.json --minutes 3]
 
-Each run of a tiny model is harmed in the stage that was harmed least so far, after a random part of the time that the
-stage takes here: the run itself is killed (SIGKILL), or its sampler, which it has to survive; it is suspended for a
-moment; or no file may grow any more, as on a full disk. Every second run has a file system that refuses what some do:
-hard links, locks, modes, `fsync` of folders, free bytes. It is started again until it ends by itself. Then every query
-has one rollout, and those that are held out have none; records are whole, nothing half built is left, and the adapter
-is bit for bit what uninterrupted training makes of the same rollouts. The last line is one JSON object; `stages` says
-where harm struck.
+Each run of a tiny model is harmed as often in every stage, after a random part of the time that the stage takes here:
+the run itself is killed (SIGKILL), or its sampler, which it has to survive; it is suspended for a moment; or no file
+may grow any more, as on a full disk. Every second run has a file system that refuses what some do: hard links, locks,
+modes, `fsync` of folders, free bytes. It is started again until it ends by itself. Then every query has one rollout,
+and those that are held out have none; records are whole, nothing half built is left, and the adapter is bit for bit
+what uninterrupted training makes of the same rollouts. The last line is one JSON object; `stages` says where harm
+struck.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import queue
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -39,6 +37,8 @@ from genius_lite.records import PreferencePair, Rollout, query_id
 from genius_lite.rundir.lines import read_records
 from genius_lite.weights import gguf_file
 from tests.faults.refusals import REFUSALS, refusing
+from tests.faults.stages import COMMAND, HANGS, Process, stage_seconds
+from tests.support import warm
 from tests.support.models import tiny_gguf
 
 RECIPE = """
@@ -47,7 +47,7 @@ queries: {source: q.txt}
 rounds: 1
 foresight: {beams: 2, candidates: 2, steps: 2, max_tokens: 24, temperature: 1.5}
 pairs: {truncated: keep, min_gap: 0}
-learner: {rank: 4, lora_alpha: 8, lr: 1e-3, batch_pairs: 1, epochs: 3, parity_limit: 5, precision: fp32, save_every: 0}
+learner: {rank: 4, lora_alpha: 8, lr: 1e-3, batch_pairs: 2, epochs: 2, parity_limit: 5, precision: fp32, save_every: 0}
 quantize: {type: Q8_0}
 sampler: {slots: 8, threads: 1}
 evaluate: {queries: 4, query_samples: 2}
@@ -56,21 +56,12 @@ QUERIES = [f"question {n}" for n in range(24)]
 _CFG = parse(RECIPE)
 HELD_OUT = hold_out([query_id(q) for q in QUERIES], _CFG.learner.holdout, _CFG.seed, _CFG.evaluate.queries)
 SEARCHED = {query for query in QUERIES if query_id(query) not in HELD_OUT}
-COMMAND = [sys.executable, "-c", "from genius_lite.cli import main; main()", "run", "r.yaml", "--out", "run"]
-_TELLING = """
-from genius_lite.report.terminal import TerminalProgress
-enter = TerminalProgress.enter
-def told(self, number, stage):
-    print(f"STAGE {number} {stage}", flush=True)
-    enter(self, number, stage)
-TerminalProgress.enter = told
-from genius_lite.cli import main
-main()
-"""
-START = "start"
-_MOST = 20  # harms to one run, then it is let alone
-_HARMS = {"run": 6, "sampler": 2, "suspend": 1, "disk": 3}  # how often each, to the others
+_EARLY = 0.3  # of a stage's time, in which every second harm is done: after it the stage may be over
+_MOST = 60  # harms to one run, then it is let alone
+_EACH = 3  # harms to each stage of one run
+_HARMS = {"kill": 5, "disk": 3, "sampler": 2, "suspend": 1}  # how often each, to the others
 _SAMPLING = ("evaluate", "rollouts")  # stages with a sampler
+_NOT_TO_STAY = (".partial", ".new", ".genius-lite-tmp", "lock.held")
 _BUILT_FROM = ("recipe.json", "hf-checkpoint", "round-0")
 _SAMPLED = ("rollouts.jsonl", "failed.jsonl", "pairs.jsonl", "filtered.json")
 
@@ -80,9 +71,9 @@ class Tally:
     """What was done, and what was found wrong."""
 
     kills: int = 0
+    full_disks: int = 0
     sampler_kills: int = 0
     suspensions: int = 0
-    full_disks: int = 0
     refusing: int = 0
     runs: int = 0
     records_lost: int = 0
@@ -91,7 +82,9 @@ class Tally:
     adapters_that_differ: int = 0
     unexpected_ends: int = 0
     tracebacks: int = 0
+    seconds: float = 0.0
     stages: dict[str, int] = field(default_factory=dict)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def harmed(self) -> int:
@@ -105,73 +98,40 @@ class Tally:
         return sum(found) + self.unexpected_ends + self.tracebacks
 
 
+_COUNTED = {"kill": "kills", "disk": "full_disks", "sampler": "sampler_kills"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no other run after so long")
+    parser.add_argument("--counts", type=Path, help="a file that has the counts after every run, and is gone on from")
     a = parser.parse_args()
-    print(json.dumps(many_runs(a.kills, a.seed)))
+    found = many_runs(a.kills, a.seed, a.minutes, a.counts)
+    print(json.dumps(found))
 
 
-def many_runs(kills: int, seed: int) -> dict[str, Any]:
+def many_runs(kills: int, seed: int, minutes: float = math.inf, counts: Path | None = None) -> dict[str, Any]:
     """Runs one after the other until so many harms were done; all that was counted."""
-    tally, draw, start = Tally(), random.Random(seed), time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        seconds = stage_seconds(Path(folder))
-    while tally.harmed < kills:
+    tally, start = Tally(), time.monotonic()
+    if counts and counts.exists():
+        tally = Tally(**json.loads(counts.read_text()))
+    before = tally.seconds
+    if not tally.stage_seconds:
         with tempfile.TemporaryDirectory() as folder:
-            one_run(Path(folder), draw, tally, seconds, refuse=tally.runs % 2 == 1)
+            lay_out(Path(folder))
+            tally.stage_seconds = stage_seconds(Path(folder))
+    while tally.harmed < kills and time.monotonic() - start < minutes * 60:
+        with tempfile.TemporaryDirectory() as folder:
+            draw = random.Random(f"{seed} {tally.runs}")
+            each = min((tally.runs + 1) * _EACH, math.ceil(kills / len(tally.stage_seconds)))
+            one_run(Path(folder), draw, tally, tally.stage_seconds, each, refuse=tally.runs % 2 == 1)
+        tally.seconds = round(before + time.monotonic() - start)
         print(json.dumps(asdict(tally)), flush=True)
-    return {**asdict(tally), "seconds": round(time.monotonic() - start)}
-
-
-class Process:
-    """A run that tells which stage it is in."""
-
-    def __init__(self, project: Path, refused: str = ""):
-        self.stage, self.said = START, list[str]()
-        self.told: queue.SimpleQueue[tuple[str, float]] = queue.SimpleQueue()
-        command = [*COMMAND[:1], "-c", f"{refused}\n{_TELLING}", *COMMAND[3:]]
-        self.popen = subprocess.Popen(
-            command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.popen.stdout
-        for line in self.popen.stdout:
-            if line.startswith("STAGE "):
-                self.stage = line.removeprefix("STAGE ").strip()
-                self.told.put((self.stage, time.monotonic()))
-            else:
-                self.said.append(line)
-        self.told.put(("", time.monotonic()))
-
-    def reach(self, wanted: str, stages: list[str]) -> str:
-        """Wait for a stage, or for one behind it where it was over before; which that is, empty if the run ends."""
-        stage = START
-        while stage and stages.index(stage) < stages.index(wanted):
-            stage = self.told.get()[0]
-        return stage if self.popen.poll() is None else ""
-
-    def end(self) -> int:
-        code = self.popen.wait()
-        self._reader.join()
-        return code
-
-
-def stage_seconds(project: Path) -> dict[str, float]:
-    """Measure how long each stage takes in a run that is let alone."""
-    lay_out(project)
-    begun, process = time.monotonic(), Process(project)
-    assert process.end() == 0, process.said
-    seconds, last = dict[str, float](), (START, begun)
-    while not process.told.empty():
-        stage, at = process.told.get()
-        seconds[last[0]] = seconds.get(last[0], 0.0) + at - last[1]
-        last = (stage, at)
-    return seconds
+        if counts:
+            counts.write_text(json.dumps(asdict(tally)) + "\n")
+    return asdict(tally)
 
 
 def one_run(
@@ -179,6 +139,7 @@ def one_run(
     draw: random.Random,
     tally: Tally,
     seconds: dict[str, float],
+    each: int,
     *,
     refuse: bool = False,
     at_most: int = _MOST,
@@ -187,29 +148,60 @@ def one_run(
 
     Args:
         seconds: that each stage takes, in their order.
+        each: stages that were harmed so often are let alone.
         refuse: give it a file system that refuses what some do.
     """
     lay_out(project)
-    refused, stages, ahead, harms, ended = refusing(*REFUSALS) if refuse else "", list(seconds), 0, 0, True
+    refused, stages, ahead, harms, harm = refusing(*REFUSALS) if refuse else "", list(seconds), 0, 0, None
     tally.refusing += refuse
-    while ended:
-        process, ended = Process(project, refused), False
-        while harms < at_most and not ended:
-            wanted = min(stages[ahead:], key=lambda stage: tally.stages.get(stage, 0))
-            if not (stage := process.reach(wanted, stages)):
+    while True:
+        process, harm = Process(project, refused), None
+        while harms < at_most and (harm is None or not harm.ends):
+            wanted = next((stage for stage in stages[ahead:] if tally.stages.get(stage, 0) < each), None)
+            if not wanted or not (reached := process.reach(wanted, stages)):
                 break
-            ahead, harms = stages.index(stage), harms + 1
-            ended = _harm(process, draw, tally, stage, seconds[stage])
+            harm = _harm(process, draw, reached, seconds[reached])
+            ahead, harms = stages.index(harm.stage), harms + 1
+            if harm.kind == "sampler":
+                _count(tally, harm)
+            tally.suspensions += harm.kind == "suspend"
         code, said = process.end(), "".join(process.said)
-        of_harm = ended and (code == -signal.SIGKILL or (code == 2 and "error: file too large" in said))
-        if code and not of_harm:
+        if not code:
+            break
+        if not harm or not _is_of(harm, code, said):
             tally.tracebacks += "Traceback" in said
             tally.unexpected_ends += 1
-            print(f"ended with {code}: {said}", file=sys.stderr)
+            print(f"ended with {code} after {harm}: {said}", file=sys.stderr)
             return
-        ended = code != 0
+        _count(tally, harm)
     tally.runs += 1
     look(project, tally)
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What was done to a run, and where it stood; of no kind if it had ended. `ends` says whether it ends by that."""
+
+    kind: str
+    stage: str
+
+    @property
+    def ends(self) -> bool:
+        return self.kind in ("kill", "disk")
+
+
+def _count(tally: Tally, harm: Harm) -> None:
+    name = _COUNTED[harm.kind]
+    setattr(tally, name, getattr(tally, name) + 1)
+    tally.stages[harm.stage] = tally.stages.get(harm.stage, 0) + 1
+
+
+def _is_of(harm: Harm, code: int, said: str) -> bool:
+    """Say whether a run ended as one does that was harmed like this: without a word, or with one line."""
+    if harm.kind == "kill":
+        return code == -signal.SIGKILL and HANGS not in said
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    return code == 2 and len(lines) == 1 and lines[0].startswith("error: file too large") and "Traceback" not in said
 
 
 def lay_out(project: Path) -> None:
@@ -219,35 +211,26 @@ def lay_out(project: Path) -> None:
     (project / "r.yaml").write_text(RECIPE)
 
 
-def _harm(process: Process, draw: random.Random, tally: Tally, stage: str, seconds: float) -> bool:
-    """Do some harm to a run within the time that its stage takes; say whether it ends by that."""
-    time.sleep(draw.uniform(0, seconds))
+def _harm(process: Process, draw: random.Random, stage: str, seconds: float) -> Harm:
+    """Do some harm to a run within the time that its stage takes."""
     (kind,) = draw.choices([*_HARMS], [*_HARMS.values()])
     with suppress(psutil.NoSuchProcess):
-        if process.popen.poll() is not None:
-            return False
-        run = psutil.Process(process.popen.pid)
-        samplers = [p for p in run.children(recursive=True) if "genius_lite.sampler.worker" in p.cmdline()]
+        run = psutil.Process(process.pid)
+        time.sleep(draw.uniform(0, seconds) * draw.choice((_EARLY, 1)))
+        struck = process.stage
         if kind == "suspend":
             run.suspend()
-            time.sleep(1)
+            time.sleep(0.5)
             run.resume()
-            tally.suspensions += 1
-            return False
-        struck, ends = process.stage, True
-        if kind == "disk":
+        elif kind == "disk":
             run.rlimit(psutil.RLIMIT_FSIZE, (1, psutil.RLIM_INFINITY))
-            tally.full_disks += 1
-        elif kind == "sampler" and stage.endswith(_SAMPLING) and samplers:
+        elif kind == "sampler" and struck.endswith(_SAMPLING) and (samplers := run.children()):
             samplers[0].kill()
-            tally.sampler_kills += 1
-            ends = False
         else:
+            kind = "kill"
             run.kill()
-            tally.kills += 1
-        tally.stages[struck] = tally.stages.get(struck, 0) + 1
-        return ends
-    return False
+        return Harm(kind, struck)
+    return Harm("", stage)
 
 
 def look(project: Path, tally: Tally) -> None:
@@ -265,7 +248,7 @@ def look(project: Path, tally: Tally) -> None:
         tally.damaged += 1
         print(f"damaged: {e!r}", file=sys.stderr)
         return
-    left = [p for p in run.rglob("*") if ".partial" in p.name or ".genius-lite-tmp" in p.name]
+    left = [p for p in run.rglob("*") if any(word in p.name for word in _NOT_TO_STAY)]
     tally.damaged += bool(left)
     if left:
         print(f"left behind: {left}", file=sys.stderr)
@@ -280,7 +263,8 @@ def look(project: Path, tally: Tally) -> None:
     for name in _SAMPLED:
         if (here / name).exists():
             shutil.copyfile(here / name, project / "whole" / "round-1" / name)
-    subprocess.run([*COMMAND[:-1], "whole"], cwd=project, check=True, capture_output=True)
+    ended = warm.run([*COMMAND[:-1], "whole"], project, {**os.environ})
+    assert ended.returncode == 0, ended.stderr
     adapter = Path("round-1", "adapter", "adapter_model.safetensors")
     tally.adapters_that_differ += (run / adapter).read_bytes() != (project / "whole" / adapter).read_bytes()
 

@@ -95,6 +95,13 @@ def test_a_report_that_fails_is_no_fault_of_the_run(run):
     assert f"genius-lite report {run} tries again" in said.getvalue()
 
 
+def test_a_report_that_a_full_disk_cuts_short_leaves_nothing(run):
+    full = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))"
+    refused = genius("report", run, cwd=run.parent, before=full)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert not [*run.rglob("*.partial")]
+
+
 def test_the_figures_of_an_unfinished_round(run):
     data = gather(run)
     found = rows(rounds_table(data))

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
 import threading
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -16,6 +18,7 @@ from genius_lite.report.status import read_state
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.view import is_lively
 from genius_lite.results.rounds import RoundReport
+from tests.support.faults import refuse
 
 
 def _console(**options) -> Console:
@@ -101,6 +104,13 @@ def test_a_fault_is_named(tmp_path):
 
 def test_a_full_disk_or_a_lost_folder_does_not_end_the_run(tmp_path):
     with TerminalProgress(_console()).showing(tmp_path / "gone", "m.gguf", 4, 2, {}):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_board_that_a_full_disk_cuts_short_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "replace", refuse(errno.ENOSPC))
+    with TerminalProgress(_console()).showing(tmp_path, "m.gguf", 4, 2, {}):
         pass
     assert list(tmp_path.iterdir()) == []
 

@@ -94,6 +94,7 @@ def _read(end: int) -> str:
 def _serve(owner: socket.socket, path: str) -> None:
     for module in _SLOW:
         import_module(module)
+    import_module("genius_lite.evaluate.checkers").extract_answer("")  # which compiles patterns for two seconds
     gc.freeze()  # a collection in a fork would copy every page
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for keepers
     with socket.socket(socket.AF_UNIX) as listening:
