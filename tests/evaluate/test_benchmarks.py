@@ -180,5 +180,5 @@ def test_names_in_recipes_and_commands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path, "gsm8k").rename("gsm8k")
     assert tasks_named(["gsm8k"])[0][0].benchmark is None, "a file of that name is a file"
-    with pytest.raises(UserError, match="arc_challenge: no such file; did you mean the benchmark arc-challenge?"):
+    with pytest.raises(UserError, match="arc_challenge: no such file; did you mean the benchmark arc-ch"):
         tasks_named(["arc_challenge"])
