@@ -40,7 +40,7 @@ class Job:
     `watched` are the queries that show the collapse guard how the policy responds: held out, or beyond the limit.
     `template` are the chat template's variables, with the run's date if it asks for one. `set_aside` says of each
     source which rows cannot be used, and `forms` how its rows are read where that was recognized; `overlong` questions
-    have more tokens than the recipe takes. `unread` says what of the recipe no prompt shows.
+    have more tokens than the recipe takes. `untemplated` says so where the model has no chat template.
     """
 
     recipe: Recipe
@@ -56,7 +56,7 @@ class Job:
     set_aside: list[str] = field(default_factory=list)
     forms: list[str] = field(default_factory=list)
     overlong: int = 0
-    unread: str = ""
+    untemplated: str = ""
 
     @property
     def searched(self) -> list[Query]:
@@ -80,8 +80,8 @@ class Job:
         if self.overlong:
             limit = self.recipe.queries.max_tokens
             notes.append(f"left out for more than {limit} tokens (queries.max_tokens): {self.overlong} questions")
-        if self.unread:
-            notes.append(self.unread)
+        if self.untemplated:
+            notes.append(self.untemplated)
         second, longest = sorted([0, *(len(query.tokens) for query in self.queries)])[-2:]
         if longest > 2 * second and longest > _LONG:
             notes.append(
@@ -144,7 +144,7 @@ def prepare(recipe: Recipe) -> Job:
         _check_variables(vocabulary)
         if vocabulary.asks_for_date:
             vocabulary.variables = _begun(recipe) | vocabulary.variables
-        template, unread = vocabulary.variables, _unread(recipe, vocabulary)
+        template, untemplated = vocabulary.variables, _untemplated(recipe, vocabulary)
         found = select(recipe.queries, vocabulary, beyond=recipe.evaluate.queries)
         _check_thought(recipe, vocabulary, found.queries[0])
         asked_tasks = [
@@ -164,7 +164,7 @@ def prepare(recipe: Recipe) -> Job:
         recipe, source, weights, queries, found.duplicates, held_out, watched, asked_tasks, context=0,
         template=template, set_aside=[each for each in (found.set_aside, *(task.set_aside for task in tasks)) if each],
         forms=[each for each in (found.form, *(task.form for task in tasks)) if each], overlong=found.overlong,
-        unread=unread,
+        untemplated=untemplated,
     )  # fmt: skip
     return job.under(recipe)
 
@@ -188,15 +188,11 @@ def _check_thought(recipe: Recipe, vocabulary: Vocabulary, query: Query) -> None
         )
 
 
-def _unread(recipe: Recipe, vocabulary: Vocabulary) -> str:
-    """Say what of the recipe no prompt shows: misspelt variables, all where there is no chat template; else empty."""
-    if not vocabulary.template:
-        lost = " and ".join(f"queries.{key}" for key in ("system", "template") if getattr(recipe.queries, key))
-        return vocabulary.untemplated + (f", without {lost}" if lost else "")
-    reads = [*vocabulary.template_reads, *["today"] * vocabulary.asks_for_date]
-    unread = ", ".join(name for name in recipe.queries.template if name not in reads)
-    known = ", ".join(reads) or "nothing but the conversation"
-    return unread and f"the chat template does not read {unread} (queries.template); it reads {known}"
+def _untemplated(recipe: Recipe, vocabulary: Vocabulary) -> str:
+    """Say that the model has no chat template, and what that takes; empty if it has one."""
+    if vocabulary.template:
+        return ""
+    return vocabulary.untemplated + (", without queries.system" if recipe.queries.system else "")
 
 
 def _begun(recipe: Recipe) -> dict[str, str]:

@@ -155,9 +155,12 @@ def test_a_model_without_a_chat_template_and_what_it_leaves_out_are_told(tmp_pat
     (tmp_path / "q.txt").write_text("one\ntwo")
 
     def notes(**queries) -> list[str]:
-        asked = Queries(source=str(tmp_path / "q.txt"), **queries)
-        return prepare(Recipe(model=Model(gguf=str(tmp_path / "m.gguf")), queries=asked)).notes
+        asked, short = Queries(source=str(tmp_path / "q.txt"), **queries), Foresight(max_tokens=16)
+        model = Model(gguf=str(tmp_path / "m.gguf"))
+        return prepare(Recipe(out=str(tmp_path / "run"), model=model, queries=asked, foresight=short)).notes
 
     told = "the model has no chat template: it goes on from a question as it stands"
     assert notes() == [told]
-    assert notes(system="Be brief.", template={"a": 1}) == [f"{told}, without queries.system and queries.template"]
+    assert notes(system="Be brief.") == [f"{told}, without queries.system"]
+    with pytest.raises(UserError, match="does not read `a`; it reads none"):
+        notes(template={"a": 1})
