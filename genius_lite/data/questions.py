@@ -154,7 +154,7 @@ def check_text(question: str) -> None:
     """Refuse what no model can be asked, before time is spent on it.
 
     Raises:
-        UserError: it is too long, or no text (NULs; half characters, which JSON can write); where it stands is not told.
+        UserError: it is too long, or no text (NULs; half characters, which JSON can write); its place is not told.
     """
     if len(question) > _LONGEST:
         raise UserError(f"a question of {len(question)} characters; {_LONGEST} is the most, leave it out")
