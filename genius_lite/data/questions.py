@@ -154,12 +154,12 @@ def check_text(question: str) -> None:
     """Refuse what no model can be asked, before time is spent on it.
 
     Raises:
-        UserError: it is too long, or no text (NUL; half characters, which JSON can write); where it stands is not told.
+        UserError: it is too long, or no text (NULs; half characters, which JSON can write); its place is not told.
     """
     if len(question) > _LONGEST:
         raise UserError(f"a question of {len(question)} characters; {_LONGEST} is the most, leave it out")
-    if "\0" in question:
-        raise UserError("a NUL in it, as in UTF-16 without its mark; save the file as UTF-8")
+    if question.count("\0") > len(question) // 3:
+        raise UserError("NUL after NUL, as in UTF-16 without its mark; save the file as UTF-8")
     try:
         question.encode()
     except UnicodeEncodeError as e:

@@ -191,7 +191,7 @@ def stated_mathematics(response: str) -> str | None:
     given = math_verify.parse(without_markdown(response), parsing_timeout=0)
     if not given:
         return None
-    value = given[0].rhs if isinstance(given[0], sympy.Eq) else given[0]
+    value: Any = given[0].rhs if isinstance(given[0], sympy.Eq) else given[0]
     is_number = isinstance(value, sympy.Expr) and value.is_number and value.is_extended_real
     return f"{float(value):.10g}" if is_number and math.isfinite(float(value)) else str(value)
 

@@ -314,7 +314,7 @@ def test_two_kilobytes_do_not_become_gigabytes(tmp_path):
         ("q.parquet", _parquet(pyarrow.table({"text": TWO})), "no column `prompt`; it has text"),
         ("q.csv", b"question,level\na,b\n", "no column `prompt`; it has question, level"),
         ("q.json", "{'prompt': 'a'}".encode("utf-16")[:-1], "cannot be read"),
-        ("q.txt", "Why?\nHow?\n".encode("utf-16-le"), "q.txt:1: a NUL in it, as in UTF-16 without its mark"),
+        ("q.txt", "Why?\nHow?\n".encode("utf-16-le"), "q.txt:1: NUL after NUL, as in UTF-16 without its mark"),
         *((f"q.{kind}", LFS, "a pointer of Git LFS, not the file itself") for kind in ("txt", "jsonl", "parquet")),
     ],
 )
