@@ -6,18 +6,21 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import psutil
 
+T = TypeVar("T")
 Device = Literal["cuda", "mps", "cpu"]
 Precision = Literal["nf4", "bf16", "fp32"]
 
 _WEIGHTS_SHARE = 0.55  # of the free memory that the learner's frozen weights may take without being quantized
+_STACK_UNIT = 1 << 20  # bytes, of which systems want a multiple
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _UNLIMITED = 1 << 60  # bytes; version 1 of control groups writes the largest number of pages where it has no limit
 _MOUNT, _PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -255,3 +258,16 @@ def compute_in_bf16(device: Device) -> bool:
         return True
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     return torch.ops.mkldnn._is_mkldnn_bf16_supported() and (not x86 or torch.cpu._is_avx512_bf16_supported())
+
+
+def with_stack(size: int, work: Callable[[], T]) -> T:
+    """Do some work in a thread with a stack of so many bytes, which take memory only as they are used."""
+    found = list[T]()
+    before = threading.stack_size(-(-size // _STACK_UNIT) * _STACK_UNIT)
+    try:
+        thread = threading.Thread(target=lambda: found.append(work()))
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    return found[0]

@@ -10,8 +10,7 @@ import ctypes
 import logging
 import mmap
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -24,13 +23,13 @@ from genius_lite.data import thoughts
 from genius_lite.data.steps import StepDelimiter
 from genius_lite.data.templates import DATE, Message, Renderer, in_parts, opening
 from genius_lite.errors import UserError
+from genius_lite.hardware import with_stack
 from genius_lite.text import brief
 
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
 _PLACEHOLDERS = re.compile(rf"{_MARK}text(\d+){_MARK}")
 # llama.cpp cuts text by std::regex, which calls itself for each character of a run: 30,000 letters need some 10 MB.
 _ON_ANY_STACK, _STACK_PER_CHARACTER = 4_000, 2_048  # characters; bytes
-_STACK_UNIT = 1 << 20  # of which systems want a multiple
 _LONGEST_MARK = 32  # tokens, where each of its bytes is one, and white space after it
 
 
@@ -202,7 +201,7 @@ class Vocabulary:
     def encode(self, text: str, *, special: bool, bos: bool = False) -> list[int]:
         """Return token ids; `special` reads special-token text as the token, `bos` adds it if the model wants one."""
         if len(text) > _ON_ANY_STACK:
-            tokens = _with_stack(_STACK_PER_CHARACTER * len(text), lambda: self._encode(text, special))
+            tokens = with_stack(_STACK_PER_CHARACTER * len(text), lambda: self._encode(text, special))
         else:
             tokens = self._encode(text, special)
         # llama.cpp's own way to add BOS adds EOS too where the file wants one, which would end a prompt.
@@ -295,16 +294,3 @@ class Vocabulary:
 
 def _placeholder(number: int) -> str:
     return f"{_MARK}text{number}{_MARK}"
-
-
-def _with_stack(size: int, work: Callable[[], list[int]]) -> list[int]:
-    """Do some work in a thread with a stack of so many bytes, which take memory only as they are used."""
-    found: list[list[int]] = []
-    before = threading.stack_size(-(-size // _STACK_UNIT) * _STACK_UNIT)
-    try:
-        thread = threading.Thread(target=lambda: found.append(work()))
-        thread.start()
-    finally:
-        threading.stack_size(before)
-    thread.join()
-    return found[0]

@@ -69,7 +69,7 @@ def read_setting(setting: str) -> Document:
         raise UserError(f"{place}: write KEY=VALUE, such as foresight.beams=3")
     document = Document({}, {where[:n]: place for n in range(len(where) + 1)})
     # In a file, too, a dash alone is standard input; as YAML it is a list of nothing.
-    data = value.strip() if value.strip() == "-" else _read(value, where, document, lambda _: place)
+    data: Any = value.strip() if value.strip() == "-" else _read(value, where, document, lambda _: place)
     for part in reversed(where):
         data = {part: data}
     document.data.update(data)
