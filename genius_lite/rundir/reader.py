@@ -149,7 +149,7 @@ class RunFolder:
     def checksums(self) -> dict[str, str]:
         """File of the export -> SHA-256."""
         file = self.path / folder.EXPORT / "SHA256SUMS"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
         return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
     @property

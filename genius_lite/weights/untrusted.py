@@ -53,6 +53,7 @@ _TEMPLATE = re.compile(r"tokenizer\.chat_template(\..+)?")
 _LONGEST_TEMPLATE = 1 << 20  # characters
 _BLOCK = re.compile(r"(?:enc\.|dec\.)?blk\.(\d{1,9})\.")
 _PROBE = "genius_lite.sampler.probe"
+_KILLED = 9  # SIGKILL, which Windows has none of
 _PATIENCE = 600.0  # seconds; a small model takes one, a large one as long as the disk takes to read it
 _LAST_WORDS = re.compile(r"(?:\.\w+:\d+|what\(\)): +(.*)")  # of ggml behind the place in its source, or of C++
 
@@ -117,6 +118,8 @@ def _probe(path: Path, size: int, ways: list[str], patience: float) -> None:
     try:
         command = [sys.executable, "-P", "-m", _PROBE, str(path), str(size), *ways]
         ended = attempt(command, patience)
+        if ended.returncode == -_KILLED:  # for want of memory, or by a person: no fault of the file
+            ended = attempt(command, patience)
     except subprocess.TimeoutExpired:
         raise UserError(f"{path}: llama.cpp does not finish loading it within {patience:.0f} s") from None
     if ended.returncode == 0:
@@ -125,6 +128,11 @@ def _probe(path: Path, size: int, ways: list[str], patience: float) -> None:
     if ended.returncode == REFUSED:
         reason = ended.stdout.decode("utf-8", errors="replace").strip()
         raise UserError(f"{path}: llama.cpp does not take it: {reason}")
+    if ended.returncode == -_KILLED:
+        raise UserError(
+            f"{path}: the process in which llama.cpp tries it was killed twice (SIGKILL), as for want of memory; close "
+            "other programs, or raise the memory limit, and try again"
+        )
     if ended.returncode < 0:
         words = f", {brief(found[1], 200)}" if (found := _LAST_WORDS.search(said)) else ""
         fate = signal.Signals(-ended.returncode).name + words

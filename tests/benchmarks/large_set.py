@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import psutil
 
 from genius_lite.evaluate.guard import round_metrics
 from genius_lite.pipeline.job import prepare
@@ -37,6 +35,8 @@ from genius_lite.weights.retained import one_of_each
 
 _MISSING = 4  # questions that are still to be searched when the run goes on
 _DIFFERENT = 50  # searches that are made; the rest repeats them about other questions
+_TRAINS = "run/round-1/training/precision.json"  # which is there when a run has begun to
+_LOOK_EVERY = 0.02  # seconds
 _CHARACTERS = (32, 127)  # the tokens of the tiny model that are read as text
 
 
@@ -74,12 +74,17 @@ def measured(phase: Callable[[Path], None], folder: Path) -> dict[str, float]:
     """Seconds of a phase, and the most that its process has held, MB."""
     start = time.perf_counter()
     phase(folder)
-    return _took(start, resource.getrusage(resource.RUSAGE_SELF))
+    return _took(start, _peak("self"))
 
 
-def _took(start: float, usage: resource.struct_rusage) -> dict[str, float]:
-    peak = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+def _took(start: float, peak: float) -> dict[str, float]:
     return {"seconds": round(time.perf_counter() - start, 2), "mb": round(peak, 1)}
+
+
+def _peak(process: int | str) -> float:
+    """MB that a process has held at most, 0 of one that has ended; what its parent held is in `ru_maxrss`."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next((int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 def _in_a_process(name: str, folder: Path) -> dict[str, float]:
@@ -88,25 +93,19 @@ def _in_a_process(name: str, folder: Path) -> dict[str, float]:
 
 
 def _typed(name: str, folder: Path) -> dict[str, float]:
-    """Run a command in the folder; the figures of its process, or of a child of it that took more memory."""
-    start, arguments = time.perf_counter(), COMMANDS[name]
+    """Run a command in the folder; the figures of its own process. A run is ended once it trains."""
+    start, arguments, peak = time.perf_counter(), COMMANDS[name], 0.0
     command = [sys.executable, *(("-m", "genius_lite", *arguments) if arguments else ("-c", _LEARNER))]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment, trains = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, folder / _TRAINS
     with (folder / "said").open("w+") as said:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT)
-        while (
-            name == "run"
-            and process.returncode is None
-            and not (folder / "run/round-1/training/precision.json").exists()
-        ):
-            time.sleep(0.1)
-            assert psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE, (folder / "said").read_text()
-        if name == "run":
-            process.terminate()
-        _, status, usage = os.wait4(process.pid, 0)
-        code = os.waitstatus_to_exitcode(status)
-        assert code == (143 if name == "run" else 0), (code, (folder / "said").read_text())
-    return _took(start, usage)
+        while process.poll() is None:
+            peak = max(peak, _peak(process.pid))
+            if name == "run" and trains.exists():
+                process.terminate()
+            time.sleep(_LOOK_EVERY)
+    assert process.returncode == (143 if name == "run" else 0), (process.returncode, (folder / "said").read_text())
+    return _took(start, peak)
 
 
 # -- what is measured --------------------------------------------------------------------------------------
@@ -158,7 +157,7 @@ _LEARNER = "import genius_lite.run, genius_lite.learner.train, transformers.mode
 COMMANDS = {
     "the learner": (), "validate": ("validate", "r.yaml"), "plan": ("plan", "r.yaml", "--temporary"),
     "run": ("run", "r.yaml"), "status": ("status", "run"), "watch": ("watch", "run"),
-    "report": ("report", "run", "--to", "shown"), "compare": ("compare", "run", "run"),
+    "report": ("report", "run", "--to", "shown"),
 }  # fmt: skip
 """What is typed; the learner is what its libraries take alone."""
 PHASES = {

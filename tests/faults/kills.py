@@ -3,12 +3,12 @@
     python -m tests.faults.kills --kills 500 --seed 0 [--counts F.json --minutes 3]
 
 Each run of a tiny model is harmed as often in every stage, after a random part of the time that the stage takes here:
-the run itself is killed (SIGKILL), or its sampler, which it has to survive; it is suspended for a moment; or no file
-may grow any more, as on a full disk. Every second run has a file system that refuses what some do: hard links, locks,
-modes, `fsync` of folders, free bytes. It is started again until it ends by itself. Then every query has one rollout,
-and those that are held out have none; records are whole, nothing half built is left, and the adapter is bit for bit
-what uninterrupted training makes of the same rollouts. The last line is one JSON object; `stages` says where harm
-struck.
+the run itself is killed (SIGKILL), or a helper (its sampler), which it has to survive; it is suspended for a moment; or
+no file may grow any more, as on a full disk. Every second run has a file system that refuses what some do: hard links,
+locks, modes, `fsync` of folders, free bytes. It is started again until it ends by itself. Then every query has one
+rollout, and those that are held out have none; records are whole, nothing half built is left, and the adapter is bit
+for bit what uninterrupted training makes of the same rollouts. The last line is one JSON object; `stages` says where
+harm struck.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ _EARLY = 0.3  # of a stage's time, in which every second harm is done: after it 
 _MOST = 60  # harms to one run, then it is let alone
 _EACH = 3  # harms to each stage of one run
 _HARMS = {"kill": 5, "disk": 3, "sampler": 2, "suspend": 1}  # how often each, to the others
-_SAMPLING = ("evaluate", "rollouts")  # stages with a sampler
+_SAMPLING = ("evaluate", "rollouts")  # stages with helpers: the sampler, and what tries a file before it does
+_FULL = ("error: file too large", "0.0 GB are free: make room")
 _NOT_TO_STAY = (".partial", ".new", ".genius-lite-tmp", "lock.held")
 _BUILT_FROM = ("recipe.json", "hf-checkpoint", "round-0")
 _SAMPLED = ("rollouts.jsonl", "failed.jsonl", "pairs.jsonl", "filtered.json")
@@ -201,7 +202,8 @@ def _is_of(harm: Harm, code: int, said: str) -> bool:
     if harm.kind == "kill":
         return code == -signal.SIGKILL and HANGS not in said
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
-    return code == 2 and len(lines) == 1 and lines[0].startswith("error: file too large") and "Traceback" not in said
+    full = [line for line in lines if any(words in line for words in _FULL)]
+    return code == 2 and len(lines) == len(full) == 1 and "Traceback" not in said
 
 
 def lay_out(project: Path) -> None:
@@ -224,8 +226,8 @@ def _harm(process: Process, draw: random.Random, stage: str, seconds: float) -> 
             run.resume()
         elif kind == "disk":
             run.rlimit(psutil.RLIMIT_FSIZE, (1, psutil.RLIM_INFINITY))
-        elif kind == "sampler" and struck.endswith(_SAMPLING) and (samplers := run.children()):
-            samplers[0].kill()
+        elif kind == "sampler" and struck.endswith(_SAMPLING) and (helpers := run.children()):
+            helpers[0].kill()
         else:
             kind = "kill"
             run.kill()

@@ -27,6 +27,12 @@ def test_a_folder_without_a_recipe_is_no_run(tmp_path):
             RunFolder(path)
 
 
+def test_checksums_that_are_no_text_are_nobodys(run):
+    (run.path / "export").mkdir()
+    (run.path / "export" / "SHA256SUMS").write_bytes(b"12ab  m.gguf\n\xec\xff\n")
+    assert run.checksums["m.gguf"] == "12ab"
+
+
 def test_what_is_there_is_typed_and_what_is_not_there_yet_is_nothing(run):
     assert (run.imported, run.queries, run.searched, run.best, run.summary, run.exported) == (
         True,

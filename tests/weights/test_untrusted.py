@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 
 import pytest
 
 from genius_lite.errors import UserError
-from genius_lite.weights import gguf_file
+from genius_lite.weights import gguf_file, untrusted
 from genius_lite.weights.footprint import kv_bytes
 from genius_lite.weights.importing import check_supported
 from genius_lite.weights.untrusted import check_model
@@ -81,3 +82,21 @@ def test_a_header_without_some_keys_is_still_one(tiny_llama, tmp_path):
     }
     assert found.array("tokenizer.ggml.token_type") == (raw.I32, 260)
     assert found.array("tokenizer.ggml.tokens") is None
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_trial_that_the_system_ends_is_no_fault_of_the_file(tiny_llama, monkeypatch, kills):
+    """As it does for want of memory."""
+    tried = []
+
+    def ended(command, patience):
+        tried.append(command)
+        return subprocess.CompletedProcess(command, -9 if len(tried) <= kills else 0, b"", b"")
+
+    monkeypatch.setattr(untrusted, "attempt", ended)
+    if kills == 1:
+        untrusted.load_untrusted(tiny_llama)
+    else:
+        with pytest.raises(UserError, match=r"was killed twice \(SIGKILL\), as for want of memory"):
+            untrusted.load_untrusted(tiny_llama)
+    assert len(tried) == 2
