@@ -76,7 +76,11 @@ def write_peft(base: Base, adapter: Path, out: Path) -> list[str]:
 
     Returns:
         What its user should know, a line each.
+
+    Raises:
+        UserError: the adapter is damaged.
     """
+    read_factors(adapter)  # which looks at all of it
     shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     if (hub := base_on_hub(base)) and hub.gguf:

@@ -94,18 +94,20 @@ def _in_a_process(name: str, folder: Path) -> dict[str, float]:
 
 def _typed(name: str, folder: Path) -> dict[str, float]:
     """Run a command in the folder; the figures of its own process. A run is ended once it trains."""
-    start, arguments, peak = time.perf_counter(), COMMANDS[name], 0.0
+    start, arguments, peak, stopped = time.perf_counter(), COMMANDS[name], 0.0, False
     command = [sys.executable, *(("-m", "genius_lite", *arguments) if arguments else ("-c", _LEARNER))]
     environment, trains = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, folder / _TRAINS
     with (folder / "said").open("w+") as said:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT)
         while process.poll() is None:
             peak = max(peak, _peak(process.pid))
-            if name == "run" and trains.exists():
+            if name == "run" and not stopped and trains.exists():
                 process.terminate()
+                stopped = True
             time.sleep(_LOOK_EVERY)
-    assert process.returncode == (143 if name == "run" else 0), (process.returncode, (folder / "said").read_text())
-    return _took(start, peak)
+    assert process.returncode == (143 if stopped else 0), (process.returncode, (folder / "said").read_text())
+    print(name, took := _took(start, peak), flush=True)
+    return took
 
 
 # -- what is measured --------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from genius_lite.errors import UserError
 from genius_lite.export.transformers import computing_type, python_lines, write_peft, write_safetensors
 from genius_lite.rundir.folder import SOURCE
 from genius_lite.weights import gguf_file
@@ -139,6 +140,17 @@ def test_an_update_survives_in_16_bits(dtype, tiny, tmp_path):
     assert error((before + wanted).bfloat16()) > 0.5, "half as much of the rounding as of the update"
     if dtype != torch.float16:
         assert found[large].dtype == torch.float32 and found[large].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("content", [None, b"[]", b'{"r": 1'])
+def test_a_damaged_adapter_is_one_line(tiny, tmp_path, name, content):
+    random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=0.1)
+    file, out = tmp_path / "adapter" / name, tmp_path / "out"
+    file.unlink() if content is None else file.write_bytes(content)
+    out.mkdir()
+    with pytest.raises(UserError, match="adapter"):
+        write_peft(based(tiny.gguf, tiny.hf_checkpoint, ""), tmp_path / "adapter", out)
 
 
 def test_an_adapter_finds_its_base_on_the_hub(tiny, tmp_path):

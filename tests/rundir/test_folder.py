@@ -37,6 +37,12 @@ def test_a_stage_is_built_once(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["stage"]
 
 
+def test_a_file_where_a_folder_belongs_is_one_line(tmp_path):
+    (tmp_path / "round-0").write_bytes(b"x")
+    with pytest.raises(UserError, match="round-0 is a file where a folder belongs"):
+        RunDir(tmp_path).round(0)
+
+
 def test_a_failed_stage_leaves_no_result_and_starts_clean(tmp_path):
     def fail(path):
         path.mkdir()
