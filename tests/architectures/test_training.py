@@ -23,7 +23,7 @@ from tests.architectures.zoo import ORIGINAL_CONTEXT, RECURRENT, TEXT
 from tests.support.engine import drain, settings
 from tests.support.training import SMALL, weights_of
 
-WINDOWED = {"gemma2", "gemma3", "gemma3-vision", "gemma3-scaled", "gemma4", "gpt-oss"}
+WINDOWED = {"gemma2", "gemma3", "gemma3-vision", "gemma3-scaled", "gemma4", "gpt-oss", "olmo3"}
 """Beyond whose window the mask of a tree would be wrong."""
 
 NATS = 0.01  # a response
