@@ -197,7 +197,7 @@ def _read(cfg: TaskSource, aside: SetAside) -> Iterator[_Read]:
                 if not is_number(known):
                     raise UserError(f"`{cfg.answer}` is {brief(repr(known))}, neither text nor a number")
                 known = str(known) if isinstance(known, Decimal) else known
-            elif not known.strip():
+            elif not known.strip() and cfg.check != "regex":  # whose group may be empty, and is then right
                 raise UserError(f"`{cfg.answer}` is empty")
         except UserError as e:
             aside.add(row.place, str(e), used)
