@@ -78,7 +78,7 @@ def main() -> None:
 
 async def harmed(seconds: float, share: float, watchdog: float, seed: int, out: Path | None = None) -> Tally:
     """Search until the time is over; what was counted."""
-    tally, draw, start = Tally(), random.Random(seed), time.monotonic()
+    tally, draw, start, before = Tally(), random.Random(seed), time.monotonic(), _cpu()
     settings = EngineSettings(slots=1, context=256, threads=1, watchdog=watchdog)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -98,10 +98,10 @@ async def harmed(seconds: float, share: float, watchdog: float, seed: int, out: 
                     harming.result()
                 compare(expected, found, tally)
                 tally.cycles, tally.restarts = tally.cycles + 1, other.restarts
-                tally.share, tally.minutes = _cpu() / spent if spent else 0.0, spent / 60
+                tally.share, tally.minutes = (_cpu() - before) / spent if spent else 0.0, spent / 60
                 if out:
                     out.write_text(json.dumps(asdict(tally)) + "\n")
-                await asyncio.sleep(max(0.0, _cpu() / share - (time.monotonic() - start)))
+                await asyncio.sleep(max(0.0, (_cpu() - before) / share - (time.monotonic() - start)))
     return tally
 
 
