@@ -190,9 +190,8 @@ def _check_thought(recipe: Recipe, vocabulary: Vocabulary, query: Query) -> None
 
 def _untemplated(recipe: Recipe, vocabulary: Vocabulary) -> str:
     """Say that the model has no chat template, and what that takes; empty if it has one."""
-    if vocabulary.template:
-        return ""
-    return vocabulary.untemplated + (", without queries.system" if recipe.queries.system else "")
+    told = vocabulary.untemplated
+    return f"{told}, without queries.system" if told and recipe.queries.system else told
 
 
 def _begun(recipe: Recipe) -> dict[str, str]:
