@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -44,16 +45,17 @@ def sweep(
     slots: Iterable[int],
     kv_modes: Iterable[bool],
     threads: Iterable[int],
+    draws: Iterable[Literal["host", "device"]] = (),
     *,
     brief: bool = False,
 ) -> Iterator[Speed]:
-    """Measure settings one after the other, each from the best so far: slots, then KV mode, then threads.
+    """Measure settings one after the other, each from the best so far: slots, KV mode, threads, where to draw.
 
     Nothing else should run meanwhile. Each measurement is a process of its own and takes some seconds.
     """
     best: Speed | None = None
     tried: set[EngineSettings] = set()
-    for key, values in (("slots", slots), ("kv_unified", kv_modes), ("threads", threads)):
+    for key, values in (("slots", slots), ("kv_unified", kv_modes), ("threads", threads), ("draw", draws)):
         settings = best.settings if best else base
         for value in values:
             option = msgspec.structs.replace(settings, **{key: value})
@@ -128,14 +130,14 @@ def _prompt(number: int) -> list[int]:
     return [(number * 31 + i * 7) % 200 + 20 for i in range(_PROMPT)]
 
 
-HEADING = "".join(f"{name:>10}" for name in ("type", "slots", "KV", "threads", "tokens/s", "sampling", "MB"))
+HEADING = "".join(f"{name:>10}" for name in ("type", "slots", "KV", "threads", "draw", "tokens/s", "sampling", "MB"))
 
 
 def row(kind: str, speed: Speed) -> str:
     """A measurement as a line below `HEADING`."""
     s = speed.settings
     kv = "unified" if s.kv_unified else "split"
-    cells = (kind, s.slots, kv, s.threads, f"{speed.tokens_per_s:.0f}", f"{speed.sampling:.0%}")
+    cells = (kind, s.slots, kv, s.threads, s.draw, f"{speed.tokens_per_s:.0f}", f"{speed.sampling:.0%}")
     return "".join(f"{cell!s:>10}" for cell in (*cells, f"{speed.peak / 1e6:.0f}"))
 
 

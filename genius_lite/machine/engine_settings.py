@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import msgspec
 
@@ -13,7 +14,7 @@ from genius_lite.measurements import recall, remember
 from genius_lite.progress import Progress
 from genius_lite.recipe import Auto, Sampler
 from genius_lite.records import Query
-from genius_lite.sampler.llama import BATCH
+from genius_lite.sampler.llama import logits_rows
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.text import brief
 from genius_lite.weights.footprint import kv_bytes, layer_bytes, layers_that_fit
@@ -22,6 +23,7 @@ from genius_lite.weights.gguf_file import GGUF
 CONTEXT_STEP = 256  # llama.cpp pads the context of a sequence to this
 _GPU_SHARE = 0.9  # of the free memory; the display and other programs want some
 _GPU_SCRATCH = 256e6  # bytes of intermediate results beside the logits
+_DRAWN_FROM = 6  # tensors as large as the logits, while the device draws from them
 _KV_SHARE = 0.5  # of the free memory that measured slots may take for their KV cache
 
 
@@ -31,6 +33,7 @@ class _Fastest(msgspec.Struct, frozen=True):
     slots: int
     kv_unified: bool
     threads: int
+    draw: Literal["host", "device"]
     tokens_per_s: int
 
 
@@ -67,6 +70,9 @@ def engine_settings(
     Args:
         unmeasured: do not measure; take so many slots for `auto` where no measurement is remembered.
     """
+    draws: list[Literal["host", "device"]] = ["host"] if cfg.draw == "auto" else [cfg.draw]
+    if cfg.draw == "auto" and cfg.gpu_layers != 0 and gpus():
+        draws = ["host", "device"]
     settings = EngineSettings(
         slots=SLOTS[0] if cfg.slots == "auto" else cfg.slots,
         context=context,
@@ -77,39 +83,48 @@ def engine_settings(
         flash_attention=None if cfg.flash_attention == "auto" else cfg.flash_attention,
         prefill_chunk=cfg.prefill_chunk,
         watchdog=cfg.watchdog,
+        draw=draws[0],
     )
-    if cfg.measured:
-        settings = _measured(cfg, source, settings, progress, unmeasured)
+    if cfg.measured or len(draws) > 1:
+        settings = _measured(cfg, source, settings, draws, progress, unmeasured)
     settings = msgspec.structs.replace(settings, parked=settings.slots if cfg.parked == "auto" else cfg.parked)
     return msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings))
 
 
 def _measured(
-    cfg: Sampler, source: GGUF, settings: EngineSettings, progress: Progress, unmeasured: int | None
+    cfg: Sampler,
+    source: GGUF,
+    settings: EngineSettings,
+    draws: list[Literal["host", "device"]],
+    progress: Progress,
+    unmeasured: int | None,
 ) -> EngineSettings:
     """The fastest of the settings that the recipe leaves open, measured once and then remembered."""
     slots = _slots_that_fit(source, settings) if cfg.slots == "auto" else [settings.slots]
     kv_modes = [False, True] if cfg.kv_unified == "auto" else [settings.kv_unified]
     threads = sorted({cores(), max(1, cores() // 2)}, reverse=True) if cfg.threads == "auto" else [settings.threads]
-    base = msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings), context=CONTEXT_STEP)
-    key = (source.sha256, msgspec.structs.replace(base, watchdog=0.0), slots, kv_modes, threads)
+    layers = _gpu_layers(cfg, source, msgspec.structs.replace(settings, draw=draws[-1]))
+    base = msgspec.structs.replace(settings, gpu_layers=layers, context=CONTEXT_STEP)
+    key = (source.sha256, msgspec.structs.replace(base, watchdog=0.0), slots, kv_modes, threads, draws)
     found = recall("sampler", key, _Fastest)
     if found is None and unmeasured is not None:
         return msgspec.structs.replace(settings, slots=min(slots, key=lambda fitting: abs(fitting - unmeasured)))
     if found is None:
         speeds = []
-        count = len(slots) + len(kv_modes) + len(threads) - 2  # one option of each list is the best so far
+        count = len(slots) + len(kv_modes) + len(threads) + len(draws) - 3  # one option of each list is the best so far
         with progress.stage("measure this machine", count, "settings") as advance:
-            for speed in sweep(source.path, base, slots, kv_modes, threads, brief=True):
+            for speed in sweep(source.path, base, slots, kv_modes, threads, draws, brief=True):
                 speeds.append(speed)
                 advance(1)
         best = max(speeds, key=lambda speed: speed.tokens_per_s)
         chosen = best.settings
-        found = _Fastest(chosen.slots, chosen.kv_unified, chosen.threads, round(best.tokens_per_s))
+        found = _Fastest(chosen.slots, chosen.kv_unified, chosen.threads, chosen.draw, round(best.tokens_per_s))
         remember("sampler", key, found)
     if unmeasured is None:
         progress.say("sampler: " + ", ".join(f"{key} {value}" for key, value in msgspec.structs.asdict(found).items()))
-    return msgspec.structs.replace(settings, slots=found.slots, kv_unified=found.kv_unified, threads=found.threads)
+    return msgspec.structs.replace(
+        settings, slots=found.slots, kv_unified=found.kv_unified, threads=found.threads, draw=found.draw
+    )
 
 
 def _slots_that_fit(source: GGUF, settings: EngineSettings) -> list[int]:
@@ -128,6 +143,6 @@ def _gpu_layers(cfg: Sampler, source: GGUF, settings: EngineSettings) -> int:
     layers, each, outside = layer_bytes(source)
     tokens = settings.context * (settings.slots + settings.parked)
     vocabulary = max(t.shape[0] for t in source.tensors if t.name in ("token_embd.weight", "output.weight"))
-    logits = 4 * BATCH * vocabulary
+    logits = 4 * logits_rows(settings) * vocabulary * (_DRAWN_FROM if settings.draw == "device" else 1)
     free = sum(_GPU_SHARE * gpu.free - _GPU_SCRATCH - logits for gpu in gpus())
     return layers_that_fit(layers, each + tokens * kv_bytes(source, settings.kv_type), outside, int(free))

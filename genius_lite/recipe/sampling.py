@@ -231,6 +231,11 @@ class Sampler(Section):
     gpu_layers: Count | Auto = key(
         "auto", "Layers on the GPU, where llama.cpp has one; auto: as many as fit its memory", unit="layers"
     )
+    draw: Literal["auto", "host", "device"] = key(
+        "auto",
+        "Where tokens are drawn. host: from logits in this machine's memory; device: by llama.cpp, where the logits "
+        "are; auto: with a GPU what is measured to be faster, else host",
+    )
     prefill_chunk: Positive = key(128, "Prompt tokens that ride along in one decode", unit="tokens")
     watchdog: AboveZero = key(600.0, "Seconds without a sign of life after which the sampler's process is replaced")
     cluster: str = key(

@@ -112,7 +112,8 @@ def pairs_figure(data: RunData) -> Figure | None:
     rows = []
     for r in (r for r in data.rounds if r.pairs):
         parts = [("learned from", float(r.report.pairs or 0))]
-        parts += [(FILTERS[key], float(count)) for key, count in r.report.pairs_left_out.items() if count]
+        left_out = r.report.pairs_left_out
+        parts += [(why, float(left_out[key])) for key, why in FILTERS.items() if left_out.get(key)]
         rows.append((r.name, parts))
     if not rows:
         return None

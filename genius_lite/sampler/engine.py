@@ -8,6 +8,7 @@ a shared prefix is decoded once, and a finished branch's slot is filled again be
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,13 +17,13 @@ from dataclasses import dataclass, field
 
 import llama_cpp
 import msgspec
-import numpy as np
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.hardware import peak_memory
 from genius_lite.records import Completion
 from genius_lite.results.rounds import Stats
 from genius_lite.sampler.cache import Slot, SlotCache
+from genius_lite.sampler.device import DeviceError, OnDevice
 from genius_lite.sampler.llama import BATCH, Batch, EngineError, load
 from genius_lite.sampler.messages import (
     CancelBelow,
@@ -35,7 +36,7 @@ from genius_lite.sampler.messages import (
     Score,
     Scored,
 )
-from genius_lite.sampler.sampling import LogitsError, Rows, uniform
+from genius_lite.sampler.sampling import Asked, LogitsError, OnHost, Sampled, uniform
 from genius_lite.sampler.tree import PartialCompletion
 
 SCORE_ROWS = 64  # rows of logits kept at once while scoring: 40 MB at 152K tokens of vocabulary
@@ -99,14 +100,23 @@ class Engine:
         self.model, self.ctx = load(model_path, settings, loading=loading)
         self.vocabulary = Vocabulary(self.model)
         recurrent = llama_cpp.llama_model_is_recurrent(self.model) or llama_cpp.llama_model_is_hybrid(self.model)
-        memory = llama_cpp.llama_get_memory(self.ctx)
-        self.cache = SlotCache(memory, settings.slots, settings.parked, truncates=not recurrent)
+        memory, truncates = llama_cpp.llama_get_memory(self.ctx), not recurrent
+        self.cache = SlotCache(memory, settings.slots, settings.parked, truncates)
         # llama.cpp pads the context, and a unified cache would let one branch take everybody's cells.
         self.context = settings.context
         self.batch = Batch(self.ctx, self.vocabulary.size)
-        self.threads = ThreadPoolExecutor(settings.threads)  # idle while llama.cpp's own compute
+        self.drawing = self._drawing()
         self.queue: deque[PrefillJob | Scoring] = deque()
         self._totals = Stats()
+
+    def _drawing(self) -> OnHost | OnDevice:
+        if self.settings.draw == "device":
+            try:
+                return OnDevice(self.ctx, self.settings.slots, self.vocabulary.size)
+            except DeviceError as e:
+                print(f"tokens are drawn on the host: {e}", file=sys.stderr)
+        threads = ThreadPoolExecutor(self.settings.threads)  # idle while llama.cpp's own compute
+        return OnHost(self.batch.logits, threads, self.settings.threads)
 
     def submit(self, request: Extend | Score | CancelBelow | Release) -> None:
         """Take a request; its replies come from later decode steps.
@@ -148,13 +158,16 @@ class Engine:
         self.cache.compact()
         rows = self._fill_batch()
         if rows:
-            logits = self.batch.decode()
+            asked = [row for _, rows_of_slot in rows for row in rows_of_slot]
+            self.drawing.ask(asked)
+            self.batch.decode()
             decoded = time.perf_counter()
             seconds = decoded - self.batch.started
             self._totals.decode_s += seconds
             if all(isinstance(slot.job, Branch) for slot, _ in rows):
                 self._totals.branch_steps.add(len(rows), seconds)
-            self._draw(rows, logits, replies)
+            if asked:
+                self._draw(rows, asked, replies)
             self._totals.sampling_s += time.perf_counter() - decoded
             self._totals.decode_steps += 1
         self._totals.busy_s += time.perf_counter() - start
@@ -184,10 +197,10 @@ class Engine:
             if isinstance(job, PrefillJob):
                 under_way.append(job.path)
 
-    def _fill_batch(self) -> list[tuple[Slot, int]]:
+    def _fill_batch(self) -> list[tuple[Slot, list[Asked]]]:
         """Put pending tokens into the batch: one of each branch, and chunks of longer prefills beside them.
 
-        Returns the slots in batch order, each with the number of logits rows that it asked for.
+        Returns the slots in batch order, each with what it asks of the logits of its last tokens.
         """
         busy = self.cache.busy
         spare = min(self.settings.prefill_chunk, BATCH - len(busy))
@@ -199,53 +212,59 @@ class Engine:
                 take = min(take, SCORE_ROWS)
             spare -= take - 1
             chunk = slot.pending[:take]
-            wanted = self._wanted_rows(slot, take)
-            self.batch.add(slot.index, chunk, len(slot.tokens), wanted)
+            asked = self._ask(slot, take)
+            self.batch.add(slot.index, chunk, len(slot.tokens), len(asked))
             if not isinstance(slot.job, Branch):
                 self._totals.prefilled += take
             slot.tokens += chunk
             del slot.pending[:take]
-            rows.append((slot, wanted))
+            rows.append((slot, asked))
         return rows
 
-    def _wanted_rows(self, slot: Slot, take: int) -> int:
-        """Count how many of the chunk's last tokens need logits."""
-        if isinstance(slot.job, Scoring):
-            first = len(slot.job.request.prompt) - 1
-            return max(0, len(slot.tokens) + take - max(first, len(slot.tokens)))
-        return int(take == len(slot.pending))
+    def _ask(self, slot: Slot, take: int) -> list[Asked]:
+        """Say what is asked of the logits of the chunk's last tokens."""
+        job = slot.job
+        if isinstance(job, Scoring):
+            first = len(job.request.prompt) - 1
+            known, rows = len(job.logprobs), max(0, len(slot.tokens) + take - max(first, len(slot.tokens)))
+            return [Asked(slot.index, given=token) for token in job.request.response[known : known + rows]]
+        if take < len(slot.pending):
+            return []
+        request = job.request
+        if isinstance(job, Branch):
+            return [Asked(slot.index, request.sampling, [uniform(request.seeds[job.index], len(job.tokens))])]
+        starting = job.branches[: min(1 + self.settings.slots - len(self.cache.busy), self.drawing.most)]
+        return [Asked(slot.index, request.sampling, [uniform(request.seeds[index], 0) for index in starting])]
 
     # -- after the decode ----------------------------------------------------------------------------------
 
-    def _draw(self, rows: list[tuple[Slot, int]], logits_RV: np.ndarray, replies: list[Reply]) -> None:
+    def _draw(self, rows: list[tuple[Slot, list[Asked]]], asked: list[Asked], replies: list[Reply]) -> None:
         try:
-            batch = Rows(logits_RV, self.threads, self.settings.threads) if len(logits_RV) else None
+            drawn = iter(self.drawing.read(asked))
         except LogitsError as e:
-            owners = [slot for slot, count in rows for _ in range(count)]
-            raise LogitsError(e.row, f" after {_named(owners[e.row])}") from None
-        at = 0
-        for slot, count in rows:
-            if count and batch:
-                if isinstance(slot.job, PrefillJob):
-                    self._start_branches(slot, slot.job, batch, at, replies)
-                elif isinstance(slot.job, Branch):
-                    self._append_token(slot, slot.job, batch, at, replies)
-                else:
-                    self._look_up(slot, slot.job, batch, at, count, replies)
-            at += count
+            raise LogitsError(e.row, f" after {_named(self.cache.slots[asked[e.row].sequence])}") from None
+        for slot, asked_of in rows:
+            found = [token for _ in asked_of for token in next(drawn)]
+            if found and isinstance(slot.job, PrefillJob):
+                self._start_branches(slot, slot.job, found, replies)
+            elif found and isinstance(slot.job, Branch):
+                self._append_token(slot, slot.job, found[0], replies)
+            elif found:
+                self._look_up(slot, slot.job, found, replies)
 
-    def _start_branches(self, slot: Slot, prefill: PrefillJob, batch: Rows, row: int, replies: list[Reply]) -> None:
-        """Draw the first token of the prefill's branches and give each its slot; those that find none wait."""
-        *others, last = prefill.branches
-        for n, index in enumerate(others):
+    def _start_branches(self, slot: Slot, prefill: PrefillJob, drawn: list[Sampled], replies: list[Reply]) -> None:
+        """Give each of the prefill's branches its slot and first token; those that find none wait."""
+        started, waiting = prefill.branches[: len(drawn)], prefill.branches[len(drawn) :]
+        for index, token in zip(started[:-1], drawn, strict=False):
             branch = self._branch(prefill, index)
-            own = self.cache.fork(slot, branch)
-            if own is None:
-                self.queue.appendleft(PrefillJob(prefill.request, others[n:], prefill.cancel_below))
-                break
-            self._append_token(own, branch, batch, row, replies)
-        slot.job = self._branch(prefill, last)
-        self._append_token(slot, slot.job, batch, row, replies)
+            if own := self.cache.fork(slot, branch):
+                self._append_token(own, branch, token, replies)
+            else:
+                waiting.append(index)  # another prefill of this decode took the slot
+        if waiting:
+            self.queue.appendleft(PrefillJob(prefill.request, waiting, prefill.cancel_below))
+        slot.job = self._branch(prefill, started[-1])
+        self._append_token(slot, slot.job, drawn[-1], replies)
 
     def _branch(self, prefill: PrefillJob, index: int) -> Branch:
         request = prefill.request
@@ -253,14 +272,13 @@ class Engine:
         limit = min(request.limit, self.context - len(request.path))
         return Branch(request.until, limit, prefill.cancel_below, request=request, index=index)
 
-    def _append_token(self, slot: Slot, branch: Branch, batch: Rows, row: int, replies: list[Reply]) -> None:
-        """Draw the branch's next token, and reply if it is the last."""
-        request = branch.request
-        token = batch.draw(row, uniform(request.seeds[branch.index], len(branch.tokens)), request.sampling)
+    def _append_token(self, slot: Slot, branch: Branch, drawn: Sampled, replies: list[Reply]) -> None:
+        """Take the branch's next token, and reply if it is the last."""
+        request, (token, logprob) = branch.request, drawn
         self._totals.sampled += 1
         if request.streamed:
             replies.append(Drawn(request.id, branch.index, len(branch.tokens), token))
-        finish = branch.append(token, batch.logprob(row, token), self.vocabulary)
+        finish = branch.append(token, logprob, self.vocabulary)
         if finish is None:
             slot.pending = [token]
             return
@@ -269,18 +287,14 @@ class Engine:
         self.cache.free(slot, keep, released=finish != "step" and request.until == "step")
         replies.append(Extended(request.id, branch.index, Completion(branch.tokens, branch.logprobs, finish)))
 
-    def _look_up(self, slot: Slot, job: Scoring, batch: Rows, at: int, count: int, replies: list[Reply]) -> None:
-        response = job.request.response
-        for row in range(at, at + count):
-            job.logprobs.append(batch.logprob(row, response[len(job.logprobs)]))
-        if len(job.logprobs) == len(response):
+    def _look_up(self, slot: Slot, job: Scoring, drawn: list[Sampled], replies: list[Reply]) -> None:
+        job.logprobs += [logprob for _, logprob in drawn]
+        if len(job.logprobs) == len(job.request.response):
             self.cache.free(slot, len(job.request.prompt) - 1)
             replies.append(Scored(job.request.id, job.logprobs))
 
 
 def _named(slot: Slot) -> str:
     """Name a slot's job as the log does."""
-    job = slot.job
-    assert job
-    branch = f", branch {job.index}" if isinstance(job, Branch) else ""
-    return f"{len(slot.tokens)} tokens of request {job.request.id}{branch}"
+    branch = f", branch {slot.job.index}" if isinstance(slot.job, Branch) else ""
+    return f"{len(slot.tokens)} tokens of request {slot.job.request.id}{branch}"

@@ -68,6 +68,7 @@ def load(
     params.kv_unified = settings.kv_unified
     params.n_ctx = settings.context * (settings.slots + settings.parked)
     params.n_batch = params.n_ubatch = BATCH
+    params.n_outputs_max = params.n_outputs_max_per_seq = logits_rows(settings)
     params.n_threads = params.n_threads_batch = settings.threads
     params.no_perf = True
     if settings.flash_attention is not None:
@@ -82,6 +83,11 @@ def load(
     if settings.lora:
         _apply(model, ctx, settings.lora)
     return model, ctx
+
+
+def logits_rows(settings: EngineSettings) -> int:
+    """Count the rows of logits that one decode may ask for, at most; llama.cpp wants one for each sequence, too."""
+    return min(BATCH, settings.slots + max(settings.prefill_chunk, settings.parked))
 
 
 def _apply(model: Any, ctx: Any, path: str) -> None:
@@ -102,7 +108,7 @@ class Batch:
         self.vocabulary = vocabulary
         self.token, self.pos, self.seq = (np.zeros(BATCH, dtype=np.int32) for _ in range(3))
         self.n_seq = np.ones(BATCH, dtype=np.int32)
-        self.logits = np.zeros(BATCH, dtype=np.int8)
+        self.wanted = np.zeros(BATCH, dtype=np.int8)
         # seq_id is an array of pointers; each points to its own element of `seq`.
         self.seq_pointers = self.seq.ctypes.data + np.arange(BATCH, dtype=np.uintp) * self.seq.itemsize
         self.struct = llama_cpp.llama_batch(
@@ -111,7 +117,7 @@ class Batch:
             pos=_pointer(self.pos, llama_cpp.llama_pos),
             n_seq_id=_pointer(self.n_seq, ctypes.c_int32),
             seq_id=_pointer(self.seq_pointers, ctypes.POINTER(llama_cpp.llama_seq_id)),
-            logits=_pointer(self.logits, ctypes.c_int8),
+            logits=_pointer(self.wanted, ctypes.c_int8),
         )
         self.clear()
 
@@ -124,18 +130,20 @@ class Batch:
         self.token[self.size : end] = tokens
         self.pos[self.size : end] = np.arange(position, position + len(tokens))
         self.seq[self.size : end] = seq
-        self.logits[self.size : end] = 0
-        self.logits[end - wanted : end] = 1
+        self.wanted[self.size : end] = 0
+        self.wanted[end - wanted : end] = 1
         self.size, self.rows = end, self.rows + wanted
 
-    def decode(self) -> np.ndarray:
-        """Run llama.cpp; logits (rows, vocabulary), valid until the next decode."""
+    def decode(self) -> None:
+        """Run llama.cpp, to the end also where a GPU computes."""
         self.started = time.perf_counter()
         self.struct.n_tokens = self.size
         if code := llama_cpp.llama_decode(self.ctx, self.struct):
             raise EngineError(f"llama_decode failed with code {code} on {self.size} tokens")
-        if not self.rows:
-            return np.empty((0, self.vocabulary), dtype=np.float32)
+        llama_cpp.llama_synchronize(self.ctx)
+
+    def logits(self) -> np.ndarray:
+        """Return what was decoded, (rows, vocabulary), valid until the next decode."""
         return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self.ctx), shape=(self.rows, self.vocabulary))
 
 
@@ -217,7 +225,8 @@ def _logits(path: Path, *, repack: bool) -> np.ndarray:
     _, context = load(str(path), EngineSettings(slots=1, context=_WIDTH, threads=2, gpu_layers=0), repack=repack)
     batch = Batch(context, _WIDTH)
     batch.add(0, list(range(_TOKENS)), 0, _TOKENS)
-    return batch.decode().copy()
+    batch.decode()
+    return batch.logits().copy()
 
 
 if __name__ == "__main__":

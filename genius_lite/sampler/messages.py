@@ -40,7 +40,8 @@ class EngineSettings(msgspec.Struct, frozen=True):
 
     `slots` branches decode together, `parked` more paths stay cached; `context` is tokens for each of either;
     `gpu_layers` -1 is all of them; `lora` is the path of a LoRA GGUF that is applied, or empty. After `watchdog`
-    seconds without a sign of life a worker that loads, or owes replies or its totals, is replaced.
+    seconds without a sign of life a worker that loads, or owes replies or its totals, is replaced. `draw` says where
+    tokens are drawn: from logits on the host, or by the device that computed them.
     """
 
     slots: int
@@ -54,6 +55,7 @@ class EngineSettings(msgspec.Struct, frozen=True):
     kv_type: str = "F16"
     lora: str = ""
     watchdog: float = 600.0
+    draw: Literal["host", "device"] = "host"
 
     def with_slots(self, slots: int) -> EngineSettings:
         """Decode so many branches together, each with the same `room`: by that llama.cpp chooses LongRoPE's table."""

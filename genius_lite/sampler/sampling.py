@@ -7,9 +7,11 @@ the vocabulary and then within one span, so that nothing as long as the vocabula
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TypeVar
 
@@ -23,6 +25,20 @@ _SPAN = 512  # tokens
 
 T = TypeVar("T")
 
+_RAW = Sampling(1.0)
+Sampled = tuple[int, float]
+"""A token, and its log-probability in the raw distribution, nats."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a row of logits of a `sequence`: a token for each uniform number, or what one `given` has."""
+
+    sequence: int
+    sampling: Sampling = _RAW
+    uniforms: list[float] = field(default_factory=list)
+    given: int | None = None
+
 
 class LogitsError(RuntimeError):
     """The model's logits are not finite: NaN, or an infinity as the largest one. `row` is the first such."""
@@ -30,6 +46,40 @@ class LogitsError(RuntimeError):
     def __init__(self, row: int, whose: str = ""):
         super().__init__(f"the model gave logits that are not finite{whose}; its file or its settings are broken")
         self.row = row
+
+
+class OnHost:
+    """Draws from logits in this machine's memory.
+
+    Args:
+        logits: those of the last decode, (rows, vocabulary).
+        threads: go through the rows together, `count` of them.
+    """
+
+    most = sys.maxsize
+    """Tokens that one row may be asked for."""
+
+    def __init__(self, logits: Callable[[], np.ndarray], threads: Executor, count: int):
+        self._logits, self._threads, self._count = logits, threads, count
+
+    def ask(self, asked: list[Asked]) -> None:
+        """Take what the rows of the next decode are asked: here nothing needs to be known before."""
+
+    def read(self, asked: list[Asked]) -> list[list[Sampled]]:
+        """Return what is drawn for these rows, or the token that is given, with log-probabilities.
+
+        Raises:
+            LogitsError: a row's logits are not finite.
+        """
+        rows = Rows(self._logits(), self._threads, self._count)
+        drawn = []
+        for number, row in enumerate(asked):
+            if row.given is not None:
+                tokens = [row.given]
+            else:
+                tokens = [rows.draw(number, uniform, row.sampling) for uniform in row.uniforms]
+            drawn.append([(token, rows.logprob(number, token)) for token in tokens])
+        return drawn
 
 
 class Rows:

@@ -29,7 +29,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -37,7 +37,7 @@ from genius_lite.data.queries import select
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
-from genius_lite.hardware import cores
+from genius_lite.hardware import cores, gpus
 from genius_lite.machine.bench import decode_speed
 from genius_lite.recipe import Foresight, Pairs, Queries
 from genius_lite.records import Query, Rollout
@@ -46,9 +46,10 @@ from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from tests.support.llama import without_broken_amx
 
-SETTINGS = ("slots", "parked", "threads", "context", "kv_unified", "in_flight")
+SETTINGS = ("slots", "parked", "threads", "context", "kv_unified", "in_flight", "draws")
 SETTINGS += ("beams", "candidates", "steps", "max_tokens", "repeats")
 GENERATED = 96  # tokens a branch of the plain measurements, as long as the search's responses
+Draw = Literal["host", "device"]
 CHEAPER = {"skip_agreeing": 0.5, "future_tokens": 48, "drop_below": 0.01}
 
 
@@ -64,17 +65,21 @@ def peak_mb(pid: int) -> float:
     return psutil.Process(pid).memory_info().rss / 1e6
 
 
-def settings(a: argparse.Namespace) -> EngineSettings:
-    return EngineSettings(slots=a.slots, parked=a.parked, context=a.context, threads=a.threads, kv_unified=a.kv_unified)
+def settings(a: argparse.Namespace, draw: Draw) -> EngineSettings:
+    return EngineSettings(
+        slots=a.slots, parked=a.parked, context=a.context, threads=a.threads, kv_unified=a.kv_unified, draw=draw
+    )
 
 
 def foresight(a: argparse.Namespace) -> Foresight:
     return Foresight(beams=a.beams, candidates=a.candidates, steps=a.steps, max_tokens=a.max_tokens)
 
 
-def plain(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
+def plain(a: argparse.Namespace, queries: list[Query], draw: Draw = "host") -> dict[str, Any]:
     """Every slot decodes `GENERATED` tokens after a prompt that was prefilled before: what `bench` does too."""
-    speed = decode_speed(a.model, settings(a), [queries[i % len(queries)].tokens for i in range(a.slots)], GENERATED)
+    speed = decode_speed(
+        a.model, settings(a, draw), [queries[i % len(queries)].tokens for i in range(a.slots)], GENERATED
+    )
     return {
         "tokens_per_s": speed.tokens_per_s,
         "share_decode": speed.decode,
@@ -83,12 +88,12 @@ def plain(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
     }
 
 
-async def search(a: argparse.Namespace, queries: list[Query], **cheaper: float) -> dict[str, Any]:
+async def search(a: argparse.Namespace, queries: list[Query], draw: Draw = "host", **cheaper: float) -> dict[str, Any]:
     """The complete search, as `genius-lite run` does it."""
     cfg = foresight(a).model_copy(update=cheaper)
     with tempfile.TemporaryDirectory() as folder:
         log = RecordLog(Path(folder) / "rollouts.jsonl", Rollout)
-        async with open_sampler(a.model, settings(a), Sampling(cfg.temperature), Path(folder) / "log") as sampler:
+        async with open_sampler(a.model, settings(a, draw), Sampling(cfg.temperature), Path(folder) / "log") as sampler:
             start = time.perf_counter()
             await sample_rollouts(queries, sampler, cfg, (0, 1), a.in_flight, log.append, _refuse)
             seconds = time.perf_counter() - start
@@ -124,7 +129,9 @@ async def soak(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
     cfg = foresight(a)
     samples: list[tuple[float, float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        async with open_sampler(a.model, settings(a), Sampling(cfg.temperature), Path(folder) / "log") as sampler:
+        async with open_sampler(
+            a.model, settings(a, a.draws[0]), Sampling(cfg.temperature), Path(folder) / "log"
+        ) as sampler:
             start, rounds = time.perf_counter(), 0
             while (at := time.perf_counter() - start) < 60 * a.soak:
                 log = RecordLog(Path(folder) / f"{rounds}.jsonl", Rollout)
@@ -152,6 +159,7 @@ def batched_bench(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]
     command = [program, "-m", a.model, "-c", a.context * a.slots, "-b", 512, "-ub", 512, "-t", a.threads]
     command += ["-npp", prompt, "-ntg", GENERATED, "-npl", a.slots, "--output-format", "jsonl"]
     command += ["-kvu"] if a.kv_unified else ["-no-kvu"]
+    command += ["-ngl", 999] if gpus() else []
     result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
     row = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))
     return {"tokens_per_s": row["speed_tg"], "prefill_tokens_per_s": row["speed_pp"]}
@@ -255,6 +263,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--context", type=int, default=512, help="tokens a branch")
     parser.add_argument("--kv-unified", action="store_true")
+    parser.add_argument("--draws", default="host", help="where tokens are drawn: host, device, or both")
     parser.add_argument("--in-flight", type=int, default=0, help="searches at once; 0: as `run` chooses")
     parser.add_argument("--beams", type=int, default=2)
     parser.add_argument("--candidates", type=int, default=4)
@@ -263,6 +272,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batched-bench", help="path of llama-batched-bench")
     parser.add_argument("--server", help="path of llama-server")
     a = parser.parse_args()
+    a.draws = a.draws.split(",")
     a.in_flight = a.in_flight or searches_in_flight(a.slots, foresight(a))
     a.parked = a.slots if a.parked < 0 else a.parked
     return a
@@ -273,10 +283,11 @@ def main() -> None:
     with Vocabulary.open(a.model) as vocabulary:
         every, *_ = select(Queries(source=a.queries, column=a.column), vocabulary)
     queries = every[: a.limit]
-    measures: dict[str, Any] = {
-        "plain": lambda: plain(a, queries),
-        "search": lambda: asyncio.run(search(a, queries)),
-    }
+    measures: dict[str, Any] = {}
+    for draw in a.draws:
+        drawn = "" if draw == "host" else f", drawn on the {draw}"
+        measures[f"plain{drawn}"] = lambda draw=draw: plain(a, queries, draw)
+        measures[f"search{drawn}"] = lambda draw=draw: asyncio.run(search(a, queries, draw))
     sizes = [int(size) for size in a.sizes.split(",") if size]
     if sizes or a.soak:
         measures = {}
@@ -305,10 +316,11 @@ def main() -> None:
         if rows
     }
     ratios = {}
-    if "search" in median:
-        peers = {name: median[name]["tokens_per_s"] for name in ("plain", *PEERS) if name in median}
-        ratios = {f"search / {name}": median["search"]["tokens_per_s"] / speed for name, speed in peers.items()}
-        ratios |= {"plain / bench": peers["plain"] / peers["bench"]} if "bench" in peers else {}
+    peers = {name: median[name]["tokens_per_s"] for name in ("plain", *PEERS) if name in median}
+    for ours in (name for name in median if name.startswith(("search", "plain"))):
+        speed = median[ours]["tokens_per_s"]
+        against = {peer: rate for peer, rate in peers.items() if ours.startswith("search") or peer == "bench"}
+        ratios |= {f"{ours} / {peer}": speed / rate for peer, rate in against.items()}
     cost = {name: row["seconds_per_query"] for name, row in median.items() if "seconds_per_query" in row}
     first = next(iter(cost), "")
     ratios |= {f"seconds a query, {name} / {first}": cost[name] / cost[first] for name in cost if name != first}

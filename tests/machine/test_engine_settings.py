@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
@@ -40,13 +41,13 @@ def test_layers_that_fit(free, expected):
 
 def test_gpu_layers_go_by_free_memory(tiny, monkeypatch):
     source = gguf_file.read(tiny.gguf)
-    section, context = Sampler(slots=4), 256
+    section, context = Sampler(slots=4, draw="host"), 256
     assert engine_settings.engine_settings(section, source, context, SILENT).gpu_layers == (-1 if gpus() else 0)
     monkeypatch.setattr(engine_settings, "gpus", lambda: [Gpu("a", int(8e9))])
     assert engine_settings.engine_settings(section, source, context, SILENT).gpu_layers == -1
     monkeypatch.setattr(engine_settings, "gpus", lambda: [Gpu("a", int(1e8))])
     assert engine_settings.engine_settings(section, source, context, SILENT).gpu_layers == 0
-    assert engine_settings.engine_settings(Sampler(gpu_layers=3), source, context, SILENT).gpu_layers == 3
+    assert engine_settings.engine_settings(Sampler(gpu_layers=3, draw="host"), source, context, SILENT).gpu_layers == 3
 
 
 def test_auto_measures_once_and_remembers(tiny_llama, tmp_path, monkeypatch):
@@ -71,10 +72,31 @@ def test_auto_measures_once_and_remembers(tiny_llama, tmp_path, monkeypatch):
     assert (fixed.threads, fixed.kv_unified) == (1, False)
 
 
-def _only(model, base, slots, kv_modes, threads, *, brief):
+def test_with_a_gpu_it_is_measured_where_to_draw(tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setattr(engine_settings, "gpus", lambda: [Gpu("a", int(8e9))])
+    source, asked = gguf_file.read(tiny_llama), []
+
+    def measured(model, base, slots, kv_modes, threads, draws, *, brief):
+        from genius_lite.machine.bench import Speed
+
+        for draw in draws:
+            asked.append(draw)
+            yield Speed(msgspec.structs.replace(base, draw=draw), 9.0 if draw == "device" else 5.0, 1.0, 0.0, 0)
+
+    monkeypatch.setattr(engine_settings, "sweep", measured)
+    assert engine_settings.engine_settings(Sampler(slots=4), source, 256, SILENT).draw == "device"
+    assert asked == ["host", "device"]
+    assert engine_settings.engine_settings(Sampler(slots=4), source, 256, SILENT).draw == "device"
+    assert engine_settings.engine_settings(Sampler(slots=4, draw="host"), source, 256, SILENT).draw == "host"
+    assert engine_settings.engine_settings(Sampler(slots=4, gpu_layers=0), source, 256, SILENT).draw == "host"
+    assert asked == ["host", "device"]  # remembered, or said
+
+
+def _only(model, base, slots, kv_modes, threads, draws, *, brief):
     from genius_lite.machine.bench import Speed
 
-    assert (kv_modes, threads) == ([False], [1])
+    assert (kv_modes, threads, draws) == ([False], [1], ["host"])
     yield Speed(base, 1.0, 1.0, 0.0, 0)
 
 

@@ -99,3 +99,11 @@ class _Elements(HTMLParser):
 
     def handle_endtag(self, tag):
         self._inside = None
+
+
+def test_pairs_left_out_for_an_unknown_reason_are_no_fault(evil):
+    """A folder of another version, or of somebody's making."""
+    (evil / "round-1" / "filtered.json").write_text(json.dumps({"twice": 2, "gap": 1}))
+    html = page(gather(evil))
+    assert "values too close" in html
+    assert "twice" not in html

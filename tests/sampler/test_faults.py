@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -16,25 +15,10 @@ from genius_lite.sampler.client import QueryFailedError, SamplerError, open_samp
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.process import Worker
 from genius_lite.sampler.tree import Node
-from genius_lite.weights import gguf_file
+from tests.sampler.conftest import POISONED
 
 SETTINGS = EngineSettings(slots=4, context=256, threads=1)
 SAMPLING = Sampling(0.9)
-POISONED = 255  # the token whose embedding is NaN
-
-
-@pytest.fixture(scope="module")
-def poisoned(tmp_path_factory) -> Path:
-    """A tiny model that gives NaN after a path with one certain token, and is sound otherwise."""
-    from tests.support.models import tiny_gguf
-
-    path = tmp_path_factory.mktemp("poisoned") / "tiny.gguf"
-    tiny_gguf(path, "qwen2")
-    (embeddings,) = [t for t in gguf_file.read(path).tensors if t.name == "token_embd.weight"]
-    raw = np.memmap(path, np.float16, "r+", offset=embeddings.offset, shape=embeddings.shape)
-    raw[POISONED] = np.nan
-    raw.flush()
-    return path
 
 
 def test_nan_logits_are_traced_to_their_request_and_only_that_is_set_aside(poisoned, tmp_path):

@@ -1,4 +1,4 @@
-"""On an NVIDIA GPU, with torch and llama.cpp built for it: `pytest -m gpu -n 0 tests/test_gpu.py`.
+"""On an NVIDIA GPU, with torch and llama.cpp built for it: `pytest -m gpu -n 0 tests/gpu`.
 
 What is computed there is what the CPU computes, and what training keeps of itself is enough to go on from.
 """

@@ -1,0 +1,295 @@
+"""Drawing where the model is: llama.cpp's backend sampling, so that the vocabulary's logits never leave the device.
+
+llama.cpp asks the sampler of each sequence to add to the graph of a decode (`llama_set_sampler`). Ours add one graph
+for the rows of all sequences together: an operation over (rows, vocabulary) instead of hundreds of small ones. What a
+row's draws depend on (temperature, filters, uniform numbers) are inputs, so that the graph is built anew only when
+llama.cpp builds its own. What is computed is what `sampling.Rows` computes, in float32.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import defaultdict, deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+from genius_lite.sampler.ggml import F32, I32, DeviceError, Ggml, Tensor
+from genius_lite.sampler.messages import Sampling
+from genius_lite.sampler.sampling import Asked, LogitsError, Sampled
+
+DRAWS = 8
+"""Tokens that one row may be asked for: the branches of a prefill start from the same row."""
+_SPAN = 512  # tokens whose weights are summed together, as in `sampling`: float32 sums of few numbers are exact enough
+_BELOW_ONE = 1 - 2.0**-20  # factor that keeps a rounded sum below the sum that it is searched in
+_DESCENDING = 1  # ggml_sort_order
+_COLUMNS = 7  # of a row's inputs, before its uniform numbers
+_NODES = 2048
+
+
+class OnDevice:
+    """Draws from what a context decodes, on the device that computes its logits. Made before its first decode.
+
+    Args:
+        sequences: that may be drawn for, counted from 0.
+        vocabulary: tokens.
+
+    Raises:
+        DeviceError: this build or this device cannot.
+    """
+
+    most = DRAWS
+
+    def __init__(self, ctx: Any, sequences: int, vocabulary: int):
+        self.ctx, self.sequences, self.vocabulary = ctx, sequences, vocabulary
+        self.ggml = Ggml()
+        self._sorted = False
+        self._building: _Graph | None = None
+        self._graph: _Graph | None = None  # the last with rows that ask; llama.cpp keeps one without beside it
+        self._waiting: dict[int, deque[Asked]] = defaultdict(deque)
+        self._fault: BaseException | None = None
+        self._kept: list[Any] = []  # what C code holds pointers to
+        self._unsupported = ""
+        self._attach()
+
+    def ask(self, asked: list[Asked]) -> None:
+        """Take what the rows of the next decode are asked, in the order of its batch."""
+        if self._sorted != (wanted := any(_filtered(row.sampling) for row in asked)):
+            self._sorted = wanted
+            self._attach()
+        self._waiting.clear()
+        for row in asked:
+            self._waiting[row.sequence].append(row)
+
+    def read(self, asked: list[Asked]) -> list[list[Sampled]]:
+        """Return what the last decode drew for these rows.
+
+        Raises:
+            LogitsError: a row's logits are not finite.
+        """
+        if self._fault:
+            raise self._fault
+        first = llama_cpp.llama_get_sampled_logits_ith(self.ctx, -len(asked))
+        # llama.cpp gives each row room for a vocabulary; ours are the tokens and their log-probabilities.
+        every = np.ctypeslib.as_array(first, shape=((len(asked) - 1) * self.vocabulary + 2 * DRAWS,))
+        strides = (self.vocabulary * every.itemsize, every.itemsize)
+        found_RD = np.lib.stride_tricks.as_strided(every, (len(asked), 2 * DRAWS), strides).tolist()
+        drawn = []
+        for number, (row, found) in enumerate(zip(asked, found_RD, strict=True)):
+            count = 1 if row.given is not None else len(row.uniforms)
+            if any(logprob != logprob for logprob in found[DRAWS : DRAWS + count]):
+                raise LogitsError(number)
+            drawn.append([(int(token), logprob) for token, logprob in zip(found[:count], found[DRAWS:], strict=False)])
+        return drawn
+
+    # -- what llama.cpp calls ------------------------------------------------------------------------------
+
+    def _attach(self) -> None:
+        """Give each sequence a sampler; llama.cpp reserves its memory anew before the next decode."""
+        kept: list[Any] = []
+        for sequence in range(self.sequences):
+            interface = llama_cpp.llama_sampler_i(
+                name=_callback("name", lambda _: b"genius-lite"),
+                apply=_callback("apply", lambda *_: None),
+                backend_init=_callback("backend_init", self._guarded(self._supported, False)),
+                backend_apply=_callback("backend_apply", self._guarded(partial(self._add, sequence))),
+                backend_set_input=_callback("backend_set_input", self._guarded(partial(self._fill, sequence))),
+            )
+            if not sequence:  # of all samplers the first is asked to forget its graph, and the first to build
+                interface.backend_reset = _callback("backend_reset", self._guarded(self._forget))
+            chained = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+            own = llama_cpp.llama_sampler_init(ctypes.byref(interface), None)
+            llama_cpp.llama_sampler_chain_add(chained, own)
+            kept.append((interface, chained))
+            attached = llama_cpp.llama_set_sampler(self.ctx, sequence, chained)
+            if self._fault or not attached or self._unsupported:
+                for before in range(sequence + 1):
+                    llama_cpp.llama_set_sampler(self.ctx, before, None)
+                self._kept += kept
+                raise self._fault or DeviceError(self._unsupported or "llama.cpp takes no samplers on this device")
+        self._kept = kept
+
+    def _guarded(self, called: Callable[..., Any], otherwise: Any = None) -> Callable[..., Any]:
+        """Remember what is raised in a function that C code calls: `read` raises it again."""
+
+        def guarded(_: Any, *arguments: Any) -> Any:
+            try:
+                return called(*arguments)
+            except BaseException as e:  # noqa: BLE001 (nothing may pass through C code; `read` raises it)
+                self._fault = self._fault or e
+                return otherwise
+
+        return guarded
+
+    def _supported(self, buffer_type: Any, _: int) -> bool:
+        """Say whether the device has every operation of the graph."""
+        ggml = self.ggml
+        device = ggml.backend_buft_get_device(buffer_type)
+        if not device or self._unsupported:
+            return not self._unsupported
+        context = ggml.scratch()
+        rows = _Graph(ggml, context, ggml.new_tensor_2d(context, F32, self.vocabulary, 3), self._sorted)
+        nodes = ggml.new_graph_custom(context, _NODES, False)
+        ggml.build_forward_expand(nodes, rows.results)
+        for node in (ggml.graph_node(nodes, n) for n in range(ggml.graph_n_nodes(nodes))):
+            if not ggml.backend_dev_supports_op(device, node):
+                self._unsupported = f"this device lacks ggml's operation {Tensor.from_address(node).op}"
+        ggml.free(context)
+        return not self._unsupported
+
+    def _forget(self) -> None:
+        self._building = None
+
+    def _add(self, sequence: int, context: Any, _: Any, data: Any) -> None:
+        """Add the graph of all rows, unless it is there, and point at the results of one of them."""
+        row = data.contents.logits
+        view = Tensor.from_address(row)
+        if self._building is None:
+            self._building = _Graph(self.ggml, context, view.view_src or row, self._sorted)
+            self._graph = self._building if self._building.asks else self._graph
+        graph = self._building
+        at = view.view_offs // Tensor.from_address(view.view_src).nb[1] if view.view_src else 0
+        graph.rows[sequence].append(at)
+        data.contents.logits = self.ggml.view_1d(context, graph.results, 2 * DRAWS, at * 2 * DRAWS * 4)
+
+    def _fill(self, sequence: int) -> None:
+        """Set the inputs of the rows that this sequence has in the graph."""
+        graph, waiting = self._graph, self._waiting[sequence]
+        assert graph
+        for row in graph.rows[sequence]:
+            graph.values_RC[row] = _inputs(waiting.popleft())
+        values = graph.values_RC
+        self.ggml.backend_tensor_set(graph.inputs, values.ctypes.data, 0, values.nbytes)
+
+
+class _Graph:
+    """The tensors of one graph. `results` is float32 (rows, 2 x DRAWS): tokens, then their log-probabilities.
+
+    llama.cpp has one row more than tokens ask for, which a sequence that asks for none points at.
+    """
+
+    def __init__(self, ggml: Ggml, context: Any, logits: int, in_order: bool):
+        self.ggml, self.context = ggml, context
+        vocabulary, count, *_ = Tensor.from_address(logits).ne
+        self.asks = count > 1
+        self.rows: dict[int, list[int]] = defaultdict(list)
+        self.values_RC = np.zeros((count, _COLUMNS + DRAWS), dtype=np.float32)
+        self.inputs = ggml.new_tensor_2d(context, F32, _COLUMNS + DRAWS, count)
+        ggml.set_input(self.inputs)
+        self.results = self._build(ggml.reshape_2d(context, logits, vocabulary, count), vocabulary, count, in_order)
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        """Return ggml's function, which makes a tensor in this graph's context."""
+        return partial(getattr(self.ggml, name), self.context)
+
+    def _column(self, first: int, count: int, width: int = 1) -> int:
+        """Return an input of every row, (width, rows)."""
+        stride = (_COLUMNS + DRAWS) * 4
+        return self.cont(self.view_2d(self.inputs, width, count, stride, first * 4))
+
+    def _build(self, logits: int, vocabulary: int, count: int, in_order: bool) -> int:
+        cooler, greedy, given, filtered, top_k, top_p, min_p = (self._column(n, count) for n in range(_COLUMNS))
+        at = self._column(_COLUMNS, count, DRAWS)
+        likeliest = self.argmax(logits)
+        weights = self.soft_max(self.mul(logits, cooler))
+        tokens = self._search(weights, at, vocabulary, count)
+        if in_order:  # a row without a filter keeps its draw: what others ask for must not change it
+            order = self.argsort(weights, _DESCENDING)
+            weights = self._picked(weights, order, vocabulary, vocabulary, count)
+            found = self._search(self._filter(weights, top_k, top_p, min_p, vocabulary, count), at, vocabulary, count)
+            likely = self.get_rows(self.reshape_3d(order, 1, vocabulary, count), self.cast(found, I32))
+            likely = self.cast(self.reshape_2d(likely, DRAWS, count), F32)
+            tokens = self.add(tokens, self.mul(self.sub(likely, tokens), filtered))
+        # Where a row is greedy or its token is given (in the place of a uniform number), that one.
+        top = self.cast(self.reshape_2d(likeliest, 1, count), F32)
+        tokens = self.add(tokens, self.mul(self.sub(self.repeat_4d(top, DRAWS, count, 1, 1), tokens), greedy))
+        tokens = self.add(tokens, self.mul(self.sub(at, tokens), given))
+        # log p(token) = logit(token) - logit(top) + log p(top): no probability is too small for it.
+        own = self._picked(logits, self.cast(tokens, I32), vocabulary, DRAWS, count)
+        its_top = self.reshape_2d(likeliest, 1, count)
+        above = self.sub(own, self._picked(logits, its_top, vocabulary, 1, count))
+        highest = self.log(self._picked(self.soft_max(logits), its_top, vocabulary, 1, count))
+        return self.concat(tokens, self.add(above, highest), 0)
+
+    def _picked(self, values: int, indices: int, width: int, picked: int, count: int) -> int:
+        """Return of each row of `values` (width, rows) those at `indices` (picked, rows)."""
+        return self.reshape_2d(self.get_rows(self.reshape_3d(values, 1, width, count), indices), picked, count)
+
+    def _search(self, weights: int, at: int, width: int, count: int) -> int:
+        """Return where the cumulative weight first is above `at` (DRAWS, rows) of its sum, as float32 (DRAWS, rows).
+
+        First among spans, then within one.
+        """
+        spans = -(-width // _SPAN)
+        if spans * _SPAN > width:
+            weights = self.pad(weights, spans * _SPAN - width, 0, 0, 0)
+        weights = self.reshape_3d(weights, _SPAN, spans, count)
+        upto = self.cumsum(self.reshape_2d(self.sum_rows(weights), spans, count))
+        at = self.mul(self.scale(at, _BELOW_ONE), self._last(upto, spans, count, spans))
+        span = self._passed(upto, at, spans, count)
+        chosen = self.cast(span, I32)
+        begins = self._front(upto, spans, count)
+        before = self._picked(begins, chosen, spans + 1, DRAWS, count)
+        weighs = self.sub(self._picked(upto, chosen, spans, DRAWS, count), before)
+        within = self.cumsum(self.get_rows(weights, chosen))  # (span, draws, rows)
+        rows = DRAWS * count
+        whole = self._last(within, _SPAN, rows, _SPAN)
+        share = self.reshape_2d(self.scale(self.div(self.sub(at, before), weighs), _BELOW_ONE), 1, rows)
+        inner = self._above(self.reshape_2d(within, _SPAN, rows), self.mul(share, whole), _SPAN)
+        inner = self.clamp(inner, 0.0, _SPAN - 1.0)
+        index = self.add(self.scale(span, float(_SPAN)), self.reshape_2d(inner, DRAWS, count))
+        return self.clamp(index, 0.0, width - 1.0)
+
+    def _front(self, upto: int, spans: int, count: int) -> int:
+        """Return the cumulative weight before each span, (spans + 1, rows)."""
+        zero = self.scale(self.cont(self.view_2d(upto, 1, count, spans * 4, 0)), 0.0)
+        return self.concat(zero, upto, 0)
+
+    def _last(self, values: int, width: int, count: int, stride: int) -> int:
+        """Return the last of each row of `values` (width, rows), (1, rows)."""
+        return self.cont(self.view_2d(values, 1, count, stride * 4, (width - 1) * 4))
+
+    def _passed(self, upto: int, at: int, spans: int, count: int) -> int:
+        """Return for each draw how many spans end at or before `at`, (DRAWS, rows)."""
+        each = self.reshape_3d(upto, spans, 1, count)
+        each = self.reshape_2d(self.repeat_4d(each, spans, DRAWS, count, 1), spans, DRAWS * count)
+        passed = self._above(each, self.reshape_2d(at, 1, DRAWS * count), spans)
+        return self.reshape_2d(self.clamp(passed, 0.0, spans - 1.0), DRAWS, count)
+
+    def _above(self, cumulative: int, at: int, width: int) -> int:
+        """Return for each row the first index at which `cumulative` (width, rows) is above `at` (1, rows)."""
+        return self.scale_bias(self.sum_rows(self.step(self.sub(cumulative, at))), -1.0, float(width))
+
+    def _filter(self, weights: int, top_k: int, top_p: int, min_p: int, width: int, count: int) -> int:
+        """Return the weights (width, rows), likeliest first, with zeros where a filter cuts off."""
+        # A filter of one is a factor: 1 where step's argument is positive.
+        rank = self.scale_bias(self.cumsum(self.scale_bias(weights, 0.0, 1.0)), 1.0, -1.0)
+        kept = self.mul(weights, self.step(self.neg(self.sub(rank, top_k))))
+        upto = self.cumsum(kept)
+        before = self.sub(upto, kept)
+        enough = self.mul(top_p, self._last(upto, width, count, width))
+        first = self.cont(self.view_2d(weights, 1, count, width * 4, 0))
+        likely = self.step(self.sub(weights, self.scale(self.mul(min_p, first), _BELOW_ONE)))
+        return self.mul(self.mul(kept, self.step(self.neg(self.sub(before, enough)))), likely)
+
+
+def _inputs(asked: Asked) -> list[float]:
+    """Return a row's inputs: 1 / temperature, whether greedy, given and filtered, top-k, top-p, min-p; its draws."""
+    if asked.given is not None:
+        return [1.0, 0.0, 1.0, 0.0, 1.0, 2.0, 0.0, float(asked.given)] + [0.0] * (DRAWS - 1)
+    how = asked.sampling
+    uniforms = [*asked.uniforms, *[0.0] * (DRAWS - len(asked.uniforms))]
+    top_k, top_p = how.top_k or float("inf"), how.top_p if how.top_p < 1 else 2.0
+    return [1 / how.temperature, float(how.top_k == 1), 0.0, float(_filtered(how)), top_k, top_p, how.min_p, *uniforms]
+
+
+def _filtered(sampling: Sampling) -> bool:
+    return sampling.top_k > 1 or sampling.top_p < 1 or sampling.min_p > 0
+
+
+def _callback(name: str, called: Callable[..., Any]) -> Any:
+    kind = dict(llama_cpp.llama_sampler_i._fields_)[name]
+    return kind(called)
