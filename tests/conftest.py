@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import os
 from pathlib import Path
 from types import SimpleNamespace
+
+# Two workers with two threads each share two cores: threads that spin while they wait take them from the others. Read
+# when OpenMP's library is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import hypothesis
 import pytest

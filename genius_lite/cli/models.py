@@ -33,7 +33,7 @@ def bench(
     quants: Annotated[str, typer.Option(help="Types to measure too, such as Q4_0,Q8_0")] = "",
 ) -> None:
     """Measure how fast this machine decodes a model, and print the best settings as recipe lines."""
-    from genius_lite.hardware import cores
+    from genius_lite.hardware import cores, gpus
     from genius_lite.machine.bench import HEADING, SLOTS, recipe_lines, row, sweep, sweep_types
     from genius_lite.sampler.messages import EngineSettings
     from genius_lite.weights.untrusted import load_untrusted
@@ -43,7 +43,8 @@ def bench(
     print(HEADING)
     speeds = []
     base = EngineSettings(slots=1, context=256, threads=cores())
-    for speed in sweep(path, base, SLOTS, [False, True], {cores(), max(1, cores() // 2)}):
+    threads, draws = {cores(), max(1, cores() // 2)}, ["host", "device"] if gpus() else ["host"]
+    for speed in sweep(path, base, SLOTS, [False, True], threads, draws):
         print(row("as it is", speed), flush=True)
         speeds.append(speed)
     best, best_kind = max(speeds, key=lambda speed: speed.tokens_per_s), None

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -45,7 +44,7 @@ def sweep(
     slots: Iterable[int],
     kv_modes: Iterable[bool],
     threads: Iterable[int],
-    draws: Iterable[Literal["host", "device"]] = (),
+    draws: Iterable[str],
     *,
     brief: bool = False,
 ) -> Iterator[Speed]:
@@ -145,4 +144,5 @@ def recipe_lines(best: Speed, kind: QuantType | None) -> str:
     """The settings as a recipe writes them."""
     s = best.settings
     lines = ["sampler:", f"  slots: {s.slots}", f"  threads: {s.threads}", f"  kv_unified: {str(s.kv_unified).lower()}"]
+    lines += [f"  draw: {s.draw}"] if s.draw == "device" else []
     return "\n".join(lines + (["quantize:", f"  type: {kind}"] if kind else []))

@@ -193,7 +193,9 @@ class _Graph:
     def _build(self, logits: int, vocabulary: int, count: int, in_order: bool) -> int:
         cooler, greedy, given, filtered, top_k, top_p, min_p = (self._column(n, count) for n in range(_COLUMNS))
         at = self._column(_COLUMNS, count, DRAWS)
-        likeliest = self.argmax(logits)
+        # Within bounds also where all logits are NaN, of which CUDA's says -1.
+        top = self.clamp(self.cast(self.reshape_2d(self.argmax(logits), 1, count), F32), 0.0, vocabulary - 1.0)
+        likeliest = self.cast(top, I32)
         weights = self.soft_max(self.mul(logits, cooler))
         tokens = self._search(weights, at, vocabulary, count)
         if in_order:  # a row without a filter keeps its draw: what others ask for must not change it
@@ -204,14 +206,12 @@ class _Graph:
             likely = self.cast(self.reshape_2d(likely, DRAWS, count), F32)
             tokens = self.add(tokens, self.mul(self.sub(likely, tokens), filtered))
         # Where a row is greedy or its token is given (in the place of a uniform number), that one.
-        top = self.cast(self.reshape_2d(likeliest, 1, count), F32)
         tokens = self.add(tokens, self.mul(self.sub(self.repeat_4d(top, DRAWS, count, 1, 1), tokens), greedy))
         tokens = self.add(tokens, self.mul(self.sub(at, tokens), given))
         # log p(token) = logit(token) - logit(top) + log p(top): no probability is too small for it.
         own = self._picked(logits, self.cast(tokens, I32), vocabulary, DRAWS, count)
-        its_top = self.reshape_2d(likeliest, 1, count)
-        above = self.sub(own, self._picked(logits, its_top, vocabulary, 1, count))
-        highest = self.log(self._picked(self.soft_max(logits), its_top, vocabulary, 1, count))
+        above = self.sub(own, self._picked(logits, likeliest, vocabulary, 1, count))
+        highest = self.log(self._picked(self.soft_max(logits), likeliest, vocabulary, 1, count))
         return self.concat(tokens, self.add(above, highest), 0)
 
     def _picked(self, values: int, indices: int, width: int, picked: int, count: int) -> int:
