@@ -50,7 +50,8 @@ def mutant(seed: int, sound: dict[str, list[Raw]]) -> Mutant:
     part = parts[0] if rng.random() < 0.7 else rng.choice(parts)
     other: bytes | None = None
     for name in (first, *more):
-        other = other or MUTATIONS[name](part, rng)
+        if part.tensors and part.entries:  # else another one left nothing to change
+            other = other or MUTATIONS[name](part, rng)
     # What a file of one part is called does not matter, of several it does.
     called = [f"m-{n:05}-of-{len(parts):05}.gguf" if len(parts) > 1 else "m.gguf" for n in range(1, len(parts) + 1)]
     files = {
