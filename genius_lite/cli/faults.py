@@ -10,6 +10,8 @@ import os
 import re
 from collections.abc import Iterator
 
+from genius_lite.errors import NonFiniteError
+
 _GOES_ON = "the same command goes on from what is finished"
 _MEND = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
@@ -36,11 +38,13 @@ _WORDS = (
 
 
 def fault_line(error: BaseException) -> str | None:
-    """Say what the machine refused, or why llama.cpp was lost, and what to do; None of any other error."""
+    """Say what the machine refused, what is not finite, or why llama.cpp was lost, and what to do; None of others."""
     from genius_lite.sampler.process import SamplerError
 
     if isinstance(error, SamplerError):
         return f"{error}; {_GOES_ON}"
+    if diverged := next((cause for cause in _causes(error) if isinstance(cause, NonFiniteError)), None):
+        return str(diverged)
     found = next((refused for cause in _causes(error) if (refused := _refused(cause))), None)
     if found is None:
         return None

@@ -166,7 +166,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: Sequ
         work, sixteen = r.here.sub("training"), quantized_bytes(r.job.source, "F16") * r.group.local_world_size
         # A run that goes on elsewhere, or beside other programs, must not choose again.
         precision: Precision = work.build_json(
-            "precision.json", lambda: learner_precision(cfg.precision, device, sixteen)
+            "precision.json", lambda: learner_precision(cfg.precision, device, sixteen), Precision
         )
         compared = rollouts[:: max(1, len(rollouts) // COMPARED)][:COMPARED]
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]

@@ -6,7 +6,6 @@ done. Running the same recipe again therefore goes on where the last run stopped
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import msgspec
 
 from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.rundir.disk import put, remove, sync, writing_to
+from genius_lite.rundir.documents import read_typed
 from genius_lite.rundir.lock import LOCK, MARKER, hold
 
 # A run's files: its identity, the learner's copy of the model (with a note of where that came from), what was chosen,
@@ -91,10 +91,16 @@ class RunDir:
             sync(final.parent)
         return final
 
-    def build_json(self, name: str, fn: Callable[[], Any]) -> Any:
-        """Make a stage that is one JSON document; return the document."""
+    def build_json(self, name: str, fn: Callable[[], Any], kind: Any = Any) -> Any:
+        """Make a stage that is one JSON document; return the document, as a record of this kind.
+
+        Raises:
+            UserError: what is there already is damaged, or another kind of document.
+        """
         path = self.build(name, lambda p: write_json(p, fn(), indent=2))
-        return json.loads(path.read_text(encoding="utf-8"))
+        if (found := read_typed(path, kind)) is None:
+            raise UserError(f"{path} is damaged; delete it to have it made anew")
+        return found
 
     def put_json(self, name: str, value: Any) -> None:
         """Write a JSON document beside a stage, in place of an older one: either is there, whole."""

@@ -31,6 +31,7 @@ from genius_lite.weights.meta_model import check_complete, reading_foreign
 from genius_lite.weights.rope import rope_base
 from genius_lite.weights.untrusted import EMBEDDINGS
 
+ADAPTER_CONFIG = "adapter_config.json"
 _FILE_TYPE = {T.F16: 1, T.BF16: 32}  # llama_ftype: mostly F16, mostly BF16
 _ROUNDED = 2**-8  # of a vector's numbers, where a converter had them in bfloat16
 _SLACK = 1.01  # of the weights: small ones may be made and not stored
@@ -48,6 +49,11 @@ def read_config(folder: Path) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     _refuse_code(read_json(folder / "config.json"), folder)
+    if (folder / ADAPTER_CONFIG).exists():
+        raise UserError(
+            f"{folder}: {ADAPTER_CONFIG} lies beside the weights, and transformers would load the model that it names; "
+            "move it away"
+        )
     with reading_foreign(folder, "config.json", KeyError, OSError):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -17,6 +17,7 @@ from genius_lite.export.bundle import export
 from genius_lite.recipe.reader import load
 from genius_lite.report.write import write_report
 from genius_lite.run import run
+from genius_lite.weights.adapter import read_factors
 from tests.faults import raw
 from tests.faults.raw import U32
 from tests.faults.regressions import CASES
@@ -124,6 +125,38 @@ def test_a_config_that_asks_for_code_of_the_hub_is_a_line(project, copied):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"attn_implementation": "evil/kernel"}))
     with pytest.raises(UserError, match=r"asks for code of the hub \(attn_implementation: evil/kernel\)"):
         go_on(project, folder)
+
+
+def test_an_adapter_beside_the_weights_which_leads_to_another_model_is_a_line(project, copied, tmp_path):
+    """transformers took the model that it names, from the hub if it is there."""
+    folder = copied(*END, "round-1")
+    (folder / "hf-checkpoint" / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(tmp_path / "elsewhere")})
+    )
+    with pytest.raises(UserError, match=r"adapter_config\.json lies beside the weights, and transformers would load"):
+        go_on(project, folder)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"alpha_pattern": {".*": 64}},
+        {"use_rslora": True},
+        {"init_lora_weights": "pissa"},
+        {"peft_type": "IA3"},
+        {"target_modules": "(a+)+$"},
+        {"modules_to_save": ["lm_head"]},
+        {"lora_alpha": 1e29},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_an_adapter_that_peft_would_read_otherwise_than_it_is_merged_is_a_line(copied, changed):
+    adapter = copied() / "round-1" / "adapter"
+    file = adapter / "adapter_config.json"
+    read_factors(adapter)
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(UserError, match=r"adapter_config\.json(: \w+ is .*, which no run makes| was made by another)"):
+        read_factors(adapter)
 
 
 def test_a_type_that_leads_out_of_the_export_is_a_line(copied, tmp_path):
