@@ -21,6 +21,7 @@ _MEND = {
     errno.EAGAIN: "raise `ulimit -u`, or close other programs",
     errno.ENOMEM: "close other programs, or raise `ulimit -v`; genius-lite plan says what a run takes",
     errno.ENAMETOOLONG: "take shorter names",
+    errno.ENOENT: "it was there before: put it back",
     **dict.fromkeys(
         (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT),
         "see that the disk, or the network that it is on, works",
@@ -69,7 +70,7 @@ def _refused(error: BaseException) -> OSError | MemoryError | None:
     """Return the error of the system that an exception stands for."""
     if isinstance(error, MemoryError):
         return error
-    if isinstance(error, OSError) and error.errno in _MEND:
+    if isinstance(error, OSError) and error.errno in _MEND and (error.errno != errno.ENOENT or error.filename):
         return error
     said = str(error)
     if (numbered := _NUMBERED.search(said)) and int(numbered[1]) in _MEND:

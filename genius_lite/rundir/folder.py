@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from genius_lite.errors import NonFiniteError, UserError
+from genius_lite.errors import NonFiniteError, Stopped, UserError
 from genius_lite.rundir.disk import put, remove, sync, writing_to
 from genius_lite.rundir.documents import read_typed
 from genius_lite.rundir.lock import LOCK, MARKER, hold
@@ -119,7 +119,8 @@ def open_folder(path: Path, identity: dict[str, Any]) -> Iterator[RunDir]:
         identity: what a later run must share with the one that made the folder.
 
     Raises:
-        UserError: the folder belongs to another recipe, is in use, is no run folder, or has a link in it.
+        UserError: the folder belongs to another recipe, is in use, is no run folder, has a link in it, or is moved away
+            while it is held.
     """
     folder = RunDir(path)
     if path.exists() and not path.is_dir():
@@ -136,7 +137,15 @@ def open_folder(path: Path, identity: dict[str, Any]) -> Iterator[RunDir]:
             recorded = folder.build_json(RECIPE, lambda: identity)
             if changed := _difference(recorded, identity):
                 raise UserError(f"{path} was made by another recipe ({changed}); name another `out`, or delete it")
-            yield folder
+            try:
+                yield folder
+            except Exception as e:
+                if isinstance(e, (UserError, Stopped)) or (path / RECIPE).exists():
+                    raise
+                raise UserError(
+                    f"{path} is not there any more: it was moved or deleted while this went on; the same command goes "
+                    "on with its new place as `out`"
+                ) from e
 
 
 def foreign_names(path: Path) -> set[str]:

@@ -90,7 +90,8 @@ FOREIGN = {
     "no progress": ("update-000003/progress.json", lambda path: path.write_text("[]")),
     "more updates than there are": (
         "update-000003/progress.json", _document(lambda found: found["curve"].extend(found["curve"] * 9))),
-    "updates of other pairs": ("update-000003/progress.json", _document(lambda found: found["curve"][0].update(pairs=7))),
+    "updates of other pairs": (
+        "update-000003/progress.json", _document(lambda found: found["curve"][0].update(pairs=7))),
     "no figures": ("update-000003/progress.json", _document(lambda found: found["curve"][0].pop("loss") and None)),
     "packs of nothing": ("update-000003/progress.json", _document(lambda found: found.update(limit=0))),
     "no tensors": ("update-000003/adapter.safetensors", lambda path: path.write_bytes(b"\x80\x04K\x01.")),
@@ -100,9 +101,9 @@ FOREIGN = {
     "an adapter of no numbers": (
         "update-000003/adapter.safetensors", _tensors(lambda found, name: found[name].fill_(torch.nan))),
     "an optimizer of other parameters": (
-        "update-000003/optimizer.safetensors", _tensors(lambda found, name: found.update({"999.step": torch.ones(1)}))),
+        "update-000003/optimizer.safetensors", _tensors(lambda found, _: found.update({"999.step": torch.ones(1)}))),
     "an optimizer of another shape": (
-        "update-000003/optimizer.safetensors", _tensors(lambda found, name: found.update({"0.exp_avg": torch.ones(1)}))),
+        "update-000003/optimizer.safetensors", _tensors(lambda found, _: found.update({"0.exp_avg": torch.ones(1)}))),
     "a folder for a file": ("update-000003/optimizer.safetensors", lambda path: (path.unlink(), path.mkdir())),
     "a file for a folder": ("update-000003", lambda path: (shutil.rmtree(path), path.write_bytes(b"x"))),
 }  # fmt: skip
@@ -123,7 +124,7 @@ def test_a_state_that_cannot_be_of_this_training_is_one_line(tiny, tmp_path):
         shutil.copytree(tmp_path / "work", work)
         change(work / name)
         with pytest.raises(
-            UserError, match="(cannot be gone on from: .*; delete .* to train this round)|other kind|another version"
+            UserError, match=r"(cannot be gone on from: .*; delete .* to train this round)|other kind|another version"
         ):
             job = _job(tiny, work)
             passes(job)
