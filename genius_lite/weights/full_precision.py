@@ -21,7 +21,7 @@ from gguf.constants import GGMLQuantizationType as T
 from gguf.quants import quantize
 
 from genius_lite.errors import UserError
-from genius_lite.rundir.documents import read_json
+from genius_lite.rundir.documents import read_object
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
@@ -48,7 +48,7 @@ def read_config(folder: Path) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    _refuse_code(read_json(folder / "config.json"), folder)
+    _refuse_code(read_object(folder / "config.json"), folder)
     if (folder / ADAPTER_CONFIG).exists():
         raise UserError(
             f"{folder}: {ADAPTER_CONFIG} lies beside the weights, and transformers would load the model that it names; "
@@ -69,14 +69,19 @@ def read_config(folder: Path) -> Any:
     return config
 
 
-def _refuse_code(config: Any, folder: Path) -> None:
-    """Refuse a config that names a kernel of the hub, which transformers would fetch and run."""
-    for key, value in config.items() if isinstance(config, dict) else ():
-        if isinstance(value, dict):
-            _refuse_code(value, folder)
-        elif key.endswith("_implementation") and isinstance(value, str) and "/" in value:
+def _refuse_code(config: Any, folder: Path, asks: str = "") -> None:
+    """Refuse a config that names a kernel of the hub, which transformers would fetch and run.
+
+    Args:
+        asks: the key of an implementation that this part of it is below; of a dictionary transformers takes a part.
+    """
+    for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+        below = asks or (key if isinstance(key, str) and key.endswith("_implementation") else "")
+        if isinstance(value, (dict, list)):
+            _refuse_code(value, folder, below)
+        elif below and isinstance(value, str) and "/" in value:
             raise UserError(
-                f"{folder}: its config.json asks for code of the hub ({key}: {brief(value)}); take that out"
+                f"{folder}: its config.json asks for code of the hub ({below}: {brief(value)}); take that out"
             )
 
 
