@@ -182,6 +182,12 @@ def test_a_process_that_may_have_no_more_threads_says_so(project):
     assert "error: out of memory, or of processes" in ended.stderr
 
 
+def test_ctrl_c_before_a_command_has_begun_is_no_traceback(project):
+    before = "import genius_lite.cli\ndef app():\n    raise KeyboardInterrupt\ngenius_lite.cli.app = app"
+    ended = forked("doctor", cwd=project, before=before)
+    assert (ended.returncode, ended.stderr) == (130, "")
+
+
 def shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
     """A line of bash, in which `genius-lite` is ours; it is an interpreter of its own where that makes the streams."""
     own_interpreter = "&-" in line or "PYTHONIOENCODING" in env
