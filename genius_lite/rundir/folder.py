@@ -132,8 +132,8 @@ def open_folder(path: Path, identity: dict[str, Any]) -> Iterator[RunDir]:
         if not path.exists():
             path.mkdir(parents=True, exist_ok=True)
             sync(path.parent)
+        refuse_links(path)  # of which the lock may be one
         with hold(path):
-            refuse_links(path)
             recorded = folder.build_json(RECIPE, lambda: identity)
             if changed := _difference(recorded, identity):
                 raise UserError(f"{path} was made by another recipe ({changed}); name another `out`, or delete it")

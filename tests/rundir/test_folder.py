@@ -107,6 +107,17 @@ def test_a_folder_in_use_is_refused_and_freed_afterwards(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("name", ["lock", "lock.held", "recipe.json.partial"])
+def test_a_link_in_a_folder_that_holds_nothing_else_is_a_line(tmp_path, name):
+    """Of the lock it was a traceback."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "precious").write_text("x")
+    (tmp_path / "run" / name).symlink_to("../precious")
+    with pytest.raises(UserError, match=f"{name} is a link"), open_folder(tmp_path / "run", {}):
+        pass
+    assert (tmp_path / "precious").read_text() == "x"
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="no run folder"), open_folder(tmp_path, {}):
