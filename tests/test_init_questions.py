@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,7 @@ def test_models_are_suggested_by_what_is_there_and_fits(folder, monkeypatch):
 def test_columns_and_checkers_are_detected(folder):
     assert question_columns("questions.jsonl") == ["question", "id"]
     assert len(find_questions("questions.jsonl", "question")[1] or ()) == 30
+    Path(os.fsdecode(b"question\xe9.jsonl")).write_text("x")  # which a recipe could not name
     assert question_files() == ["questions.jsonl", "problems.jsonl"]
     (folder / "q.txt").write_text("one\ntwo\n\none\n")
     assert find_questions("q.txt", "text")[1] == ["one", "two"]

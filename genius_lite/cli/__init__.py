@@ -65,6 +65,8 @@ def main() -> None:
             sys.stdout.flush()  # here, where it can still be said that nobody takes it
     except UserError as e:
         _refuse(str(e))
+    except KeyboardInterrupt:  # while modules are imported; later each command has its own answer
+        raise SystemExit(130) from None
     except BrokenPipeError:  # `| head`: whoever read has what they wanted
         drop_output()
         raise SystemExit(1) from None

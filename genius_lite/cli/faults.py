@@ -10,6 +10,8 @@ import os
 import re
 from collections.abc import Iterator
 
+from genius_lite.errors import NonFiniteError
+
 _GOES_ON = "the same command goes on from what is finished"
 _MEND = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
@@ -19,6 +21,7 @@ _MEND = {
     errno.EAGAIN: "raise `ulimit -u`, or close other programs",
     errno.ENOMEM: "close other programs, or raise `ulimit -v`; genius-lite plan says what a run takes",
     errno.ENAMETOOLONG: "take shorter names",
+    errno.ENOENT: "it was there before: put it back",
     **dict.fromkeys(
         (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT),
         "see that the disk, or the network that it is on, works",
@@ -36,11 +39,13 @@ _WORDS = (
 
 
 def fault_line(error: BaseException) -> str | None:
-    """Say what the machine refused, or why llama.cpp was lost, and what to do; None of any other error."""
+    """Say what the machine refused, what is not finite, or why llama.cpp was lost, and what to do; None of others."""
     from genius_lite.sampler.process import SamplerError
 
     if isinstance(error, SamplerError):
         return f"{error}; {_GOES_ON}"
+    if diverged := next((cause for cause in _causes(error) if isinstance(cause, NonFiniteError)), None):
+        return str(diverged)
     found = next((refused for cause in _causes(error) if (refused := _refused(cause))), None)
     if found is None:
         return None
@@ -65,7 +70,7 @@ def _refused(error: BaseException) -> OSError | MemoryError | None:
     """Return the error of the system that an exception stands for."""
     if isinstance(error, MemoryError):
         return error
-    if isinstance(error, OSError) and error.errno in _MEND:
+    if isinstance(error, OSError) and error.errno in _MEND and (error.errno != errno.ENOENT or error.filename):
         return error
     said = str(error)
     if (numbered := _NUMBERED.search(said)) and int(numbered[1]) in _MEND:

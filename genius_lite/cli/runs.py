@@ -146,12 +146,7 @@ def report(
     from genius_lite.report.write import write_report
     from genius_lite.rundir.reader import RunFolder as RunFolderOnDisk
 
-    try:
-        written = write_report(run, to or run, QUERIES if queries is None else queries)
-    except OSError as e:
-        raise UserError(
-            f"{e.filename or to or run} cannot be written: {e.strerror}; name another folder with --to"
-        ) from None
+    written = write_report(run, to or run, QUERIES if queries is None else queries)
     print(*(visible(str(path)) for path in written), sep="\n")
     if damaged := RunFolderOnDisk(run).damaged:
         print(f"note: damaged, and passed over: {visible(', '.join(damaged))}", file=sys.stderr)

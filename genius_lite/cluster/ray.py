@@ -159,7 +159,12 @@ class _FileStore:
             for name in await actor.missing.remote([*self._files]):
                 if name not in self._parts:
                     self._parts[name] = asyncio.create_task(asyncio.to_thread(self._put, self._files[name]))
-                await actor.fetch.remote(name, await self._parts[name])
+                try:
+                    parts = await self._parts[name]
+                except Exception:  # the store may be full for a while: the next node tries anew
+                    self._parts.pop(name, None)
+                    raise
+                await actor.fetch.remote(name, parts)
 
     def _put(self, path: Path) -> list[Any]:
         with path.open("rb") as file:

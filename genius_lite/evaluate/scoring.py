@@ -230,7 +230,7 @@ def _by_reasoning_gym(made: dict[str, Any]) -> Callable[[dict[str, Any]], dict[s
         except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
             # Not all of its scorers look before they parse: prime_factorization calls int() on any text.
             score = 0.0
-        return {"score": score if math.isfinite(score) else 0.0}
+        return {"score": min(max(score, 0.0), 1.0) if math.isfinite(score) else 0.0}
 
     return answer
 

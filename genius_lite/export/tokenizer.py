@@ -10,7 +10,9 @@ from typing import Any
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
+from genius_lite.rundir.documents import read_object
 from genius_lite.rundir.folder import write_text
+from genius_lite.text import brief
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.source import TOKENIZER_FILES, VOCABULARIES
 
@@ -76,7 +78,7 @@ def write_tokenizer(source: GGUF, original: Path, out: Path) -> list[str]:
         for file in (file for name in TOKENIZER_FILES for file in original.glob(name)):
             shutil.copyfile(file, out / file.name)
         if (config := out / "tokenizer_config.json").is_file():  # it may say where its maker had it
-            named = json.loads(config.read_text(encoding="utf-8"))
+            named = read_object(config)
             kept = {key: value for key, value in named.items() if key not in ("name_or_path", "_name_or_path")}
             write_text(config, json.dumps(kept, indent=2, ensure_ascii=False))
     else:
@@ -164,7 +166,13 @@ def _original_differences(vocabulary: Vocabulary, out: Path) -> list[str]:
 
     if not (out / "tokenizer.json").is_file():
         return ["the tokenizer is the original one; it has no tokenizer.json and was not compared with llama.cpp's"]
-    original = Tokenizer.from_file(str(out / "tokenizer.json"))
+    try:
+        original = Tokenizer.from_file(str(out / "tokenizer.json"))
+    except Exception as e:  # of no kind of its own
+        raise UserError(
+            f"tokenizer.json of the model's weights cannot be read ({brief(str(e), 100)}); put the maker's own in its "
+            "place, in `original` of the run's hf-checkpoint"
+        ) from e
     return _differences(vocabulary, lambda text: original.encode(text, add_special_tokens=False).ids, bos=False)
 
 

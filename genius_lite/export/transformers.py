@@ -13,9 +13,10 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.export.tokenizer import write_tokenizer
 from genius_lite.recipe import Prefix
+from genius_lite.rundir.documents import read_object
 from genius_lite.rundir.folder import write_text
 from genius_lite.weights.adapter import read_factors
-from genius_lite.weights.full_precision import load_weights
+from genius_lite.weights.full_precision import ADAPTER_CONFIG, load_weights
 from genius_lite.weights.importing import Base
 from genius_lite.weights.source import ORIGINAL, split_origin
 
@@ -59,13 +60,13 @@ def computing_type(base: Base) -> str:
     since `from_pretrained` would round the weights to its 8 bits, and of small updates less than half survives that.
     """
     original = base.hf_checkpoint / ORIGINAL / _CONFIG
-    made = _dtype(json.loads(original.read_text(encoding="utf-8"))) if original.is_file() else None
+    made = _dtype(read_object(original)) if original.is_file() else None
     return "float16" if made == "float16" or base.gguf.architecture in _FIT_FLOAT16 else "float32"
 
 
 def _dtype(config: dict[str, Any]) -> str | None:
-    own = config.get("dtype") or config.get("torch_dtype")
-    return own or (_dtype(config["text_config"]) if "text_config" in config else None)
+    own, text = config.get("dtype") or config.get("torch_dtype"), config.get("text_config")
+    return own or (_dtype(text) if isinstance(text, dict) else None)
 
 
 def write_peft(base: Base, adapter: Path, out: Path) -> list[str]:
@@ -82,12 +83,12 @@ def write_peft(base: Base, adapter: Path, out: Path) -> list[str]:
     """
     read_factors(adapter)  # which looks at all of it
     shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config = read_object(adapter / ADAPTER_CONFIG)
     if (hub := base_on_hub(base)) and hub.gguf:
         _write_config(base, base.hf_checkpoint / _CONFIG, out / BASE_CONFIG)
     config["base_model_name_or_path"] = hub.repository if hub else base.name
     config["revision"] = hub.revision if hub else None
-    write_text(out / "adapter_config.json", json.dumps(config, indent=2))
+    write_text(out / ADAPTER_CONFIG, json.dumps(config, indent=2))
     return write_tokenizer(base.gguf, base.hf_checkpoint / ORIGINAL, out)
 
 
@@ -194,7 +195,7 @@ def _ends(vocabulary: Vocabulary) -> list[int] | None:
 
 def _write_config(base: Base, source: Path, path: Path) -> None:
     """Write a config with the type to compute in, and without where the model was read from."""
-    config = json.loads(source.read_text(encoding="utf-8"))
+    config = read_object(source)
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for name in ("torch_dtype", "_name_or_path"):
             part.pop(name, None)

@@ -105,17 +105,22 @@ def _local_models() -> Iterator[str]:
     """Yield GGUFs in the usual places, those nearby first and the latest of each place first."""
     for name in _FOLDERS:
         files = Path(os.path.expanduser(name)).glob("*.gguf" if name == "." else "**/*.gguf")  # noqa: PTH111 - no home
-        files = [path for path in files if path.is_file() and not _NO_MODEL.search(path.name)]
+        files = [path for path in files if path.is_file() and _has_text(path) and not _NO_MODEL.search(path.name)]
         for path in sorted(files, key=lambda path: -path.stat().st_mtime):
             cached = re.search(r"/models--([^/]+?)--([^/]+)/snapshots/[^/]+/(.+)", path.as_posix())
             yield f"{Prefix.HUB}{cached[1]}/{cached[2]}/{cached[3]}" if cached else str(path)
+
+
+def _has_text(path: Path) -> bool:
+    """Say whether a path is UTF-8, as everything in a recipe."""
+    return str(path).encode(errors="surrogateescape") == str(path).encode(errors="replace")
 
 
 def question_files() -> list[str]:
     """Return the files of the working directory that may hold questions, the likeliest first."""
     likely = re.compile("quer|quest|prompt", re.IGNORECASE)
     found = [p for p in Path().iterdir() if suffix_of(p) in FORMATS and p.is_file() and not p.name.startswith(".")]
-    found = [p for p in found if suffix_of(p) not in (".json", ".txt") or likely.search(p.name)]
+    found = [p for p in found if _has_text(p) and (suffix_of(p) not in (".json", ".txt") or likely.search(p.name))]
     return [str(p) for p in sorted(found, key=lambda p: (not likely.search(p.name), p.name))]
 
 

@@ -5,7 +5,7 @@ A quantizer that knows which columns of a matrix meet large activations can spen
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +19,8 @@ from genius_lite.learner.batches import Packer
 from genius_lite.learner.packing import Groups
 from genius_lite.learner.process_group import ProcessGroup
 from genius_lite.learner.scores import Scores, score
+from genius_lite.learner.state import no_state, read_tensors
+from genius_lite.rundir.documents import read_typed
 from genius_lite.rundir.folder import IMPORTANCE, RunDir, write_json
 
 REFERENCE = "reference"
@@ -39,8 +41,27 @@ def reference_scores(packer: Packer, groups: Groups, work: RunDir, advance: Call
             write_json(folder / "logps.json", [[query, step, *logps] for (query, step), logps in scores.items()])
 
         packer.group.on_main(lambda: work.build(REFERENCE, write))
-    rows = json.loads((work / REFERENCE / "logps.json").read_text(encoding="utf-8"))
-    return {(query, step): [chosen, rejected] for query, step, chosen, rejected in rows}
+    return _kept(work / REFERENCE, packer, groups)
+
+
+def _kept(folder: Path, packer: Packer, groups: Groups) -> Scores:
+    """Read what is kept, which another process may have made.
+
+    Raises:
+        UserError: it is not of these pairs and this model.
+    """
+    rows = read_typed(folder / "logps.json", list[tuple[str, int, float, float]]) or []
+    scores = {(query, step): [*logps] for query, step, *logps in rows}
+    if scores.keys() != {(pair.query_id, pair.step) for group in groups for pair in group}:
+        raise no_state(folder, "logps.json is missing, or of other pairs")
+    if not all(math.isfinite(logp) for logps in scores.values() for logp in logps):
+        raise no_state(folder, "a score is not finite")
+    tensors = read_tensors(folder / IMPORTANCE)
+    widths = {name: (module.in_features,) for name, module in Importance(packer.policy).layers.items()}
+    tokens = tensors.pop("tokens", torch.zeros(0))
+    if tokens.numel() != 1 or tokens < 1 or any(widths.get(name) != sums.shape for name, sums in tensors.items()):
+        raise no_state(folder, f"{IMPORTANCE} is of another model")
+    return scores
 
 
 class Importance:

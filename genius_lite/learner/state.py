@@ -7,24 +7,37 @@ all processes of a group, so that any number of them can go on from it.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from genius_lite.errors import UserError
 from genius_lite.rundir.disk import remove
+from genius_lite.rundir.documents import read_typed
 from genius_lite.rundir.folder import RunDir, write_json
+from genius_lite.text import brief
+
+_CURVE = {"pairs", "loss", "margin", "grad_norm", "lr"}  # what a row of it has
+_BLOCK = 256  # numbers that share a scale in bitsandbytes' 8 bits
 
 
-def save_state(work: RunDir, update: int, policy: Any, optimizer: torch.optim.Optimizer, progress: dict) -> None:
-    """Keep the state after `update` updates; the one before is deleted when this one is on disk.
+class Progress(msgspec.Struct):
+    """What a state has beside tensors: a row of the curve for each update, and the largest pack, tokens."""
 
-    Args:
-        progress: what else is needed to go on, as JSON.
-    """
+    curve: list[dict[str, int | float]]
+    limit: Annotated[int, msgspec.Meta(ge=1)]
+    optimizer: dict[str, int | float] = {}
+
+
+def save_state(work: RunDir, policy: Any, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Keep the state after the updates of the curve; the one before is deleted when this one is on disk."""
     state = {f"{i}.{k}": v for i, values in optimizer.state_dict()["state"].items() for k, v in _flat(values)}
     tensors = {name: v for name, v in state.items() if torch.is_tensor(v)}
     numbers = {name: v for name, v in state.items() if name not in tensors}
@@ -34,34 +47,54 @@ def save_state(work: RunDir, update: int, policy: Any, optimizer: torch.optim.Op
         save_file({n: p.detach().contiguous() for n, p in _trainable(policy).items()}, folder / "adapter.safetensors")
         # Copies: bitsandbytes' table of the 256 values of 8 bits is one tensor for all parameters.
         save_file({name: v.contiguous().clone() for name, v in tensors.items()}, folder / "optimizer.safetensors")
-        write_json(folder / "progress.json", {"update": update, "optimizer": numbers, **progress})
+        write_json(folder / "progress.json", msgspec.structs.replace(progress, optimizer=numbers))
 
-    kept = work.build(f"update-{update:06d}", write)
+    kept = work.build(f"update-{len(progress.curve):06d}", write)
     for other in work.path.glob("update-*"):
         if other != kept:
             remove(other)
 
 
-def load_state(work: RunDir, policy: Any, optimizer: torch.optim.Optimizer) -> dict | None:
-    """Put the latest state into policy and optimizer; its progress, or None if there is none."""
+def load_state(work: RunDir, policy: Any, optimizer: torch.optim.Optimizer, updates: Sequence[int]) -> Progress | None:
+    """Put the latest state into policy and optimizer; what it has beside tensors, or None if there is none.
+
+    Args:
+        updates: how many pairs each update of this training learns from.
+
+    Raises:
+        UserError: it cannot be one of this training: it was damaged, or another's, or put there by somebody.
+    """
     if not (folder := _latest(work)):
         return None
-    adapter, progress = load_file(folder / "adapter.safetensors"), _progress(folder)
-    with torch.no_grad():
-        for name, parameter in _trainable(policy).items():
-            parameter.copy_(adapter[name])
+    progress, parameters = _progress(folder), _trainable(policy)
+    adapter, kept = (read_tensors(folder / f"{name}.safetensors") for name in ("adapter", "optimizer"))
+    if [row["pairs"] for row in progress.curve] != [*updates[: len(progress.curve)]]:
+        raise no_state(folder, "its updates learned from other pairs")
+    if {name: p.shape for name, p in parameters.items()} != {name: tensor.shape for name, tensor in adapter.items()}:
+        raise no_state(folder, "it is of another adapter")
     state: dict[int, dict[str, Any]] = {}
-    for key, value in (load_file(folder / "optimizer.safetensors") | progress["optimizer"]).items():
+    for key, value in (kept | progress.optimizer).items():
         index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+        state.setdefault(int(index) if index.isdecimal() else -1, {})[name] = value
+    sizes = [p.numel() for p in optimizer.param_groups[0]["params"]]
+    if not all(0 <= index < len(sizes) and _fits(values, sizes[index]) for index, values in state.items()):
+        raise no_state(folder, "it is of another optimizer")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(adapter[name])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
+
+
+def no_state(folder: Path, why: str) -> UserError:
+    """Say that a folder of a training's state is none of this training's, and what to do."""
+    return UserError(f"{folder} cannot be gone on from: {why}; delete {folder.parent} to train this round anew")
 
 
 def pairs_done(work: RunDir) -> int:
     """Count the pairs that the updates of the latest state have learned from."""
     folder = _latest(work)
-    return int(sum(row["pairs"] for row in _progress(folder)["curve"])) if folder else 0
+    return int(sum(row["pairs"] for row in _progress(folder).curve)) if folder else 0
 
 
 def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -70,13 +103,45 @@ def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield from value.items() if isinstance(value, dict) else [(name, value)]
 
 
+def _fits(values: dict[str, Any], size: int) -> bool:
+    """Say whether this can be the state of a parameter of so many numbers, of AdamW or of bitsandbytes' 8-bit one."""
+    sizes = {"step": 1, "exp_avg": size, "exp_avg_sq": size}
+    if "state1" in values:
+        eight = getattr(values["state1"], "dtype", None) == torch.uint8
+        in_8_bits = {"qmap1": 256, "qmap2": 256, "absmax1": -(-size // _BLOCK), "absmax2": -(-size // _BLOCK)}
+        sizes = {"step": 1, "state1": size, "state2": size, **(in_8_bits if eight else {})}
+    found = {name: value.numel() if torch.is_tensor(value) else 1 for name, value in values.items()}
+    return found == sizes
+
+
 def _latest(work: RunDir) -> Path | None:
     """Return the latest state that is whole."""
-    return max((p for p in work.path.glob("update-*") if p.suffix != ".partial"), default=None)
+    found = {int(name[1]): p for p in work.path.glob("update-*") if (name := re.fullmatch(r"update-(\d{1,9})", p.name))}
+    return found[max(found)] if found else None
 
 
-def _progress(folder: Path) -> dict:
-    return json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+def _progress(folder: Path) -> Progress:
+    found = read_typed(folder / "progress.json", Progress)
+    if not found:
+        raise no_state(folder, "progress.json is missing, or damaged")
+    if not all(row.keys() >= _CURVE and all(map(math.isfinite, row.values())) for row in found.curve):
+        raise no_state(folder, "its curve lacks figures, or has some that are not finite")
+    return found
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read finite tensors.
+
+    Raises:
+        UserError: the file is none of safetensors, or a number is not finite.
+    """
+    try:
+        found = load_file(path)
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as e:
+        raise no_state(path.parent, f"{path.name} cannot be read ({brief(str(e), 200)})") from None
+    if bad := next((name for name, tensor in found.items() if not tensor.isfinite().all()), None):
+        raise no_state(path.parent, f"{path.name}: {brief(bad, 100)} is not finite")
+    return found
 
 
 def _trainable(policy: Any) -> dict[str, torch.nn.Parameter]:

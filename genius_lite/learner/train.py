@@ -33,7 +33,7 @@ from genius_lite.learner.packing import Groups, Pack, by_query, unshared_tokens
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, load_in_parts
 from genius_lite.learner.reference import REFERENCE, reference_scores
 from genius_lite.learner.scores import Scores, clustered_error, margins
-from genius_lite.learner.state import load_state, pairs_done, save_state
+from genius_lite.learner.state import Progress, load_state, pairs_done, save_state
 from genius_lite.learner.targets import without_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair, seed_of
@@ -189,8 +189,9 @@ class _Trainer:
     def run(self, batches: list[Groups]) -> list[dict[str, float]]:
         """Make those that a saved state leaves; return a row of the curve for each of all."""
         curve: list[dict[str, float]] = []
-        if found := load_state(self.job.work, self.policy, self.optimizer):
-            curve, self.packer.limit = found["curve"], found["limit"]
+        updates = [sum(map(len, batch)) for batch in batches]
+        if found := load_state(self.job.work, self.policy, self.optimizer, updates):
+            curve, self.packer.limit = found.curve, found.limit
             for number, row in enumerate(curve):
                 self.updated(number, row)
         if len(curve) != self.group.broadcast(len(curve)):
@@ -207,10 +208,8 @@ class _Trainer:
             due = time.monotonic() - saved >= self.job.cfg.save_every and update + 1 < len(batches)
             asked = self.group.broadcast(self.stop.asked)
             if asked or self.group.broadcast(due):
-                progress = {"curve": curve, "limit": self.packer.limit}
-                self.group.on_main(
-                    partial(save_state, self.job.work, update + 1, self.policy, self.optimizer, progress)
-                )
+                progress = Progress(curve, self.packer.limit)
+                self.group.on_main(partial(save_state, self.job.work, self.policy, self.optimizer, progress))
                 saved = time.monotonic()
             if asked:
                 raise Stopped

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from genius_lite.machine.bench import file_speed
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.pipeline.trust import drop_foreign
@@ -11,6 +13,13 @@ from genius_lite.rundir import folder
 from genius_lite.weights.adapter import write_lora
 from genius_lite.weights.quantize import type_name
 from genius_lite.weights.untrusted import vouch
+
+
+class _Speeds(msgspec.Struct):
+    """Tokens a second."""
+
+    merged: float
+    adapter: float
 
 
 def to_sample(r: Round, tuned: Policy) -> Policy:
@@ -38,11 +47,10 @@ def to_sample(r: Round, tuned: Policy) -> Policy:
     if lost or mode == "adapter":
         return adapted
 
-    def measure() -> dict[str, float]:
-        """Tokens a second."""
+    def measure() -> _Speeds:
         merged, beside = (file_speed(policy.gguf, policy.settings(r.engine)) for policy in (tuned, adapted))
         r.progress.say(f"{beside:.0f} tokens/s with the adapter at run time, {merged:.0f} merged")
-        return {"merged": merged, "adapter": beside}
+        return _Speeds(merged, beside)
 
-    speeds = r.rounded.build_json("speeds.json", measure)
-    return adapted if speeds["adapter"] > speeds["merged"] else tuned
+    speeds: _Speeds = r.rounded.build_json("speeds.json", measure, _Speeds)
+    return adapted if speeds.adapter > speeds.merged else tuned

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import msgspec
-
 from genius_lite.errors import Stopped
 from genius_lite.evaluate.measure import Ended, EvalModel, answer_tasks, observe, responses_wanted
 from genius_lite.evaluate.record import Evaluation, read_evaluation, write_evaluation
@@ -95,7 +93,7 @@ def cool(r: Round, policy: Policy) -> Cooled | None:
         means = {f"{t:g}": mean_score(scores) or 0.0 for t, scores in sorted(every.items())}
         return Cooled(best, means, of_best.get(best, {}))
 
-    found = msgspec.convert(here.build_json(folder.COOLED, sweep), Cooled)
+    found: Cooled = here.build_json(folder.COOLED, sweep, Cooled)
     for temperature in cfg.sweep:
         remove(here / f"cooling-{temperature:g}.jsonl")
     return found

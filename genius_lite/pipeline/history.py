@@ -91,7 +91,7 @@ class History:
                 alarms=raised,
             )
 
-        report = msgspec.convert(r.here.build_json(REPORT, make_report), RoundReport)
+        report: RoundReport = r.here.build_json(REPORT, make_report, RoundReport)
         self.reports.append(report)
         self.policies.append(to_sample(r, tuned))
         base_score, score = RoundScore(0, base.evaluation.scores), RoundScore(r.number, found.scores, report.halted)

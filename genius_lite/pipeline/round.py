@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from genius_lite.errors import Stop
+from genius_lite.errors import Stop, UserError
 from genius_lite.hardware import peak_memory
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.pipeline.job import Job
@@ -108,9 +108,15 @@ class Round(Session):
 
         Raises:
             Stopped: the run was asked to stop.
+            UserError: the model has gone.
         """
         self.stop.check()
         self.progress.enter(self.number, stage)
+        if gone := next((file for file in self.job.source.files if not file.exists()), None):
+            raise UserError(
+                f"{gone} is not there any more: the model was moved or deleted while the run went on; put it back, and "
+                "the same command goes on"
+            )
 
     @property
     def key(self) -> tuple[int, int]:

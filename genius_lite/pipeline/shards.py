@@ -43,6 +43,7 @@ from genius_lite.weights.importing import Base
 from genius_lite.weights.untrusted import load_untrusted
 
 T = TypeVar("T")
+_AT_ONCE = 32  # records for which the disk is waited for once
 
 
 class _Origin(msgspec.Struct):
@@ -130,23 +131,28 @@ def merge_shards(out: Path, shards: Sequence[Path], say: Callable[[str], None]) 
             _require_model(run, number, origin["model"])
         here = run.round(number)
         log, failures = RecordLog(here / ROLLOUTS, Rollout), RecordLog(here / FAILED_FILE, FailedQuery)
-        over = {*log.records.query_ids(), *failures.records.query_ids()}
-        for shard, there in zip(shards, parts, strict=True):
-            before = len(over)
-            _add(log, there.rollouts, over)
-            _add(failures, there.failed, over)
-            say(f"{shard}: {len(over) - before} queries of round {number} are new")
+        over, new = {*log.records.query_ids(), *failures.records.query_ids()}, [0] * len(shards)
+        for n, part in enumerate(parts):
+            new[n] += _add(log, part.rollouts, over)
+        for n, part in enumerate(parts):  # last: what one machine did not survive, another one may have searched
+            new[n] += _add(failures, part.failed, over)
+        for shard, count in zip(shards, new, strict=True):
+            say(f"{shard}: {count} queries of round {number} are new")
         log.close()
         failures.close()
         return len(over)
 
 
-def _add(log: RecordLog[T], records: Lines[T], over: set[str]) -> None:
-    """Append the records whose queries are not over yet."""
-    for query, record in zip(records.query_ids(), records, strict=True):
+def _add(log: RecordLog[T], records: Lines[T], over: set[str]) -> int:
+    """Append the records whose queries are not over yet; return how many these are."""
+    new = list[int]()
+    for number, query in enumerate(records.query_ids()):
         if query not in over:
-            log.append(record)
             over.add(query)
+            new.append(number)
+    for start in range(0, len(new), _AT_ONCE):
+        log.append(*records.pick(new[start : start + _AT_ONCE]))
+    return len(new)
 
 
 def _identity_of(shard: Path) -> tuple[dict[str, Any], dict[str, Any]]:

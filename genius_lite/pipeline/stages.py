@@ -23,7 +23,7 @@ from genius_lite.pipeline.backends import search
 from genius_lite.pipeline.evaluation import cool, evaluate
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Policy, Round, Session, note_time
-from genius_lite.pipeline.trust import trust_checkpoint, trust_pairs, trust_policy, trust_rollouts
+from genius_lite.pipeline.trust import trust_checkpoint, trust_failures, trust_pairs, trust_policy, trust_rollouts
 from genius_lite.progress import Progress, Stage
 from genius_lite.recipe import QuantType, TargetType
 from genius_lite.records import FailedQuery, PreferencePair, Rollout
@@ -100,6 +100,7 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
     queries, log = r.job.searched, RecordLog(r.here / folder.ROLLOUTS, Rollout)
     failures = RecordLog(r.here / folder.FAILED_FILE, FailedQuery)
     trust_rollouts(r, log.records)
+    trust_failures(r, failures.records)
     over = {*log.records.query_ids(), *failures.records.query_ids()}
     if missing := [q for q in queries if q.id not in over]:
         r.progress.searched_before(log.records)
@@ -166,7 +167,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: Sequ
         work, sixteen = r.here.sub("training"), quantized_bytes(r.job.source, "F16") * r.group.local_world_size
         # A run that goes on elsewhere, or beside other programs, must not choose again.
         precision: Precision = work.build_json(
-            "precision.json", lambda: learner_precision(cfg.precision, device, sixteen)
+            "precision.json", lambda: learner_precision(cfg.precision, device, sixteen), Precision
         )
         compared = rollouts[:: max(1, len(rollouts) // COMPARED)][:COMPARED]
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]

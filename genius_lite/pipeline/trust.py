@@ -6,11 +6,12 @@ from pathlib import Path
 
 from genius_lite.errors import UserError
 from genius_lite.pipeline.round import Round
-from genius_lite.records import PreferencePair, Rollout
+from genius_lite.records import FailedQuery, PreferencePair, Rollout
 from genius_lite.rundir import folder
 from genius_lite.rundir.checks import check_pairs, check_rollouts
 from genius_lite.rundir.folder import remove
 from genius_lite.rundir.lines import Lines
+from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.full_precision import read_config
 from genius_lite.weights.gguf_header import shown
@@ -26,6 +27,24 @@ def trust_rollouts(r: Round, rollouts: Lines[Rollout]) -> None:
     """
     if not (r.here / folder.ADAPTER).exists():
         check_rollouts(rollouts, {q.id: q for q in r.job.searched}, _vocabulary(r))
+
+
+def trust_failures(r: Round, failures: Lines[FailedQuery]) -> None:
+    """Check which queries were set aside, and say how many: from them nothing is learned.
+
+    Raises:
+        UserError: one is not of this run.
+    """
+    own = {q.id for q in r.job.searched}
+    if (r.here / folder.ADAPTER).exists() or not failures:
+        return
+    for number, query in enumerate(failures.query_ids(), 1):
+        if query not in own:
+            raise UserError(f"{failures.path}:{number}: query {brief(query)} is not this run's: delete the line")
+    r.progress.say(
+        f"warning: {len(failures)} of {len(own)} queries were set aside before; {failures.path} says why, and without "
+        "their lines they are sampled again"
+    )
 
 
 def trust_pairs(r: Round, pairs: Path) -> None:

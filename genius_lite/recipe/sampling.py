@@ -6,6 +6,7 @@ import re
 from enum import StrEnum
 from string import Formatter
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -206,7 +207,12 @@ class Server(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Server:
-        if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", self.url):
+        try:
+            there = urlsplit(self.url)
+            is_address = bool(there.hostname) and there.port != 0
+        except ValueError:  # brackets or a port that are none
+            is_address = False
+        if not is_address or not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", self.url):
             raise ValueError("url is no address such as http://127.0.0.1:8080; write one, without a key or a password")
         return self
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 from pydantic import ValidationError
 from rich.console import Console
 from rich.segment import SegmentLines
@@ -24,6 +23,7 @@ from genius_lite.report.columns import table_row
 from genius_lite.report.state import RunState, Work
 from genius_lite.report.view import MOST_LINES, State, counted, is_lively, live_lines, view
 from genius_lite.results.rounds import RoundReport
+from genius_lite.rundir.disk import is_alive
 from genius_lite.rundir.folder import PROGRESS
 from genius_lite.rundir.lock import in_use
 from genius_lite.rundir.reader import RunFolder
@@ -147,7 +147,8 @@ def read_state(run: Path) -> RunState | None:
 
 def _rows(run: RunFolder, reports: list[RoundReport], board: RunState) -> list[dict[str, Any]]:
     """The figures of the base model, as far as it is measured, and of the finished rounds."""
-    base = [kept for kept in board.rows if kept["round"] == 0]
+    kept = (row.get("score") for row in board.rows if row.get("round") == 0)  # as its process, or somebody, left it
+    base = [table_row(RoundReport(0, score=score)) for score in kept if isinstance(score, int | float | None)]
     if reports:
         base = [table_row(RoundReport(0, score=reports[0].base_score))]
     elif not base and run.base.done(Stage.EVALUATE):
@@ -176,7 +177,7 @@ def recorded_guard(recipe: dict[str, Any]) -> Guard:
 
 def _held(run: Path, board: RunState | None) -> bool:
     """Whether a process works on the run: the one of the board is alive, and the lock is held."""
-    if board and board.host == platform.node() and not psutil.pid_exists(board.pid):
+    if board and board.host == platform.node() and not is_alive(board.pid):
         return False
     try:
         return in_use(run)

@@ -27,15 +27,24 @@ def write_report(run: Path, to: Path, queries: int = QUERIES) -> list[Path]:
         queries: whose rollout trees the page holds, at most.
 
     Raises:
-        UserError: `run` is no run folder, a file in it is damaged, or a link; nothing is written then.
-        OSError: `to` cannot be written.
+        UserError: `run` is no run folder, or a file in it is damaged, or a link, and nothing is written then; or `to`
+            cannot be written.
+        OSError: a file of the run cannot be read.
     """
     data = gather(run, queries)
     refuse_links(run)
+    texts = page(data), markdown(data)
+    try:
+        return _write(texts, run, to)
+    except OSError as e:
+        raise UserError(f"{e.filename or to} cannot be written: {e.strerror}; name another folder with --to") from None
+
+
+def _write(texts: tuple[str, ...], run: Path, to: Path) -> list[Path]:
     to.mkdir(parents=True, exist_ok=True)
     written = []
     with private() if to.samefile(run) else nullcontext():
-        for name, text in zip(REPORT_FILES, (page(data), markdown(data)), strict=True):
+        for name, text in zip(REPORT_FILES, texts, strict=True):
             partial = to / f"{name}.partial"
             partial.unlink(missing_ok=True)
             try:

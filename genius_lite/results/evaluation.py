@@ -45,7 +45,7 @@ class Response(msgspec.Struct, frozen=True):
     text: str
     tokens: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)]
     finish: Finish
-    score: float
+    score: Annotated[float, msgspec.Meta(ge=0, le=1)]
     answer: str | None = None
     timed_out: bool = False
     use: Use = "both"

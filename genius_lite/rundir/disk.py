@@ -170,7 +170,7 @@ def scratch(where: Path | None = None, needed: int = 0, what: str = "this") -> I
     host = re.sub(r"\W", "_", platform.node())[:64]
     for left in folder.glob(f"{_SCRATCH}-{host}-*"):
         process = left.name.split("-")[-2]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
+        if process.isdecimal() and not is_alive(int(process)):
             shutil.rmtree(left, ignore_errors=True)  # it may be another user's
     if needed:
         require_space(folder, needed, what)
@@ -180,6 +180,13 @@ def scratch(where: Path | None = None, needed: int = 0, what: str = "this") -> I
             yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def is_alive(process: int) -> bool:
+    """Say whether there is a process of this number, which somebody may have made up."""
+    with suppress(OverflowError):
+        return psutil.pid_exists(process)
+    return False
 
 
 def _temporary(needed: int) -> Path:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from genius_lite.errors import UserError
+from genius_lite.text import brief
 
 T = TypeVar("T")
 _LARGEST = 1e30  # of what is measured; bytes and nats are far below
@@ -73,6 +74,21 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"), parse_float=_float, parse_constant=_refused)
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a document of a model's maker as transformers will: it may hold numbers that no document of a run has.
+
+    Raises:
+        UserError: it is missing, or no JSON object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise UserError(f"{path} cannot be read ({brief(str(e), 100)}); put its maker's own in its place") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no JSON object; put its maker's own in its place")
+    return found
 
 
 def _float(digits: str) -> float:

@@ -6,7 +6,6 @@ done. Running the same recipe again therefore goes on where the last run stopped
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -17,8 +16,9 @@ from typing import Any
 
 import msgspec
 
-from genius_lite.errors import NonFiniteError, UserError
+from genius_lite.errors import NonFiniteError, Stopped, UserError
 from genius_lite.rundir.disk import put, remove, sync, writing_to
+from genius_lite.rundir.documents import read_typed
 from genius_lite.rundir.lock import LOCK, MARKER, hold
 
 # A run's files: its identity, the learner's copy of the model (with a note of where that came from), what was chosen,
@@ -91,10 +91,16 @@ class RunDir:
             sync(final.parent)
         return final
 
-    def build_json(self, name: str, fn: Callable[[], Any]) -> Any:
-        """Make a stage that is one JSON document; return the document."""
+    def build_json(self, name: str, fn: Callable[[], Any], kind: Any = Any) -> Any:
+        """Make a stage that is one JSON document; return the document, as a record of this kind.
+
+        Raises:
+            UserError: what is there already is damaged, or another kind of document.
+        """
         path = self.build(name, lambda p: write_json(p, fn(), indent=2))
-        return json.loads(path.read_text(encoding="utf-8"))
+        if (found := read_typed(path, kind)) is None:
+            raise UserError(f"{path} is damaged; delete it to have it made anew")
+        return found
 
     def put_json(self, name: str, value: Any) -> None:
         """Write a JSON document beside a stage, in place of an older one: either is there, whole."""
@@ -113,7 +119,8 @@ def open_folder(path: Path, identity: dict[str, Any]) -> Iterator[RunDir]:
         identity: what a later run must share with the one that made the folder.
 
     Raises:
-        UserError: the folder belongs to another recipe, is in use, is no run folder, or has a link in it.
+        UserError: the folder belongs to another recipe, is in use, is no run folder, has a link in it, or is moved away
+            while it is held.
     """
     folder = RunDir(path)
     if path.exists() and not path.is_dir():
@@ -125,12 +132,20 @@ def open_folder(path: Path, identity: dict[str, Any]) -> Iterator[RunDir]:
         if not path.exists():
             path.mkdir(parents=True, exist_ok=True)
             sync(path.parent)
+        refuse_links(path)  # of which the lock may be one
         with hold(path):
-            refuse_links(path)
             recorded = folder.build_json(RECIPE, lambda: identity)
             if changed := _difference(recorded, identity):
                 raise UserError(f"{path} was made by another recipe ({changed}); name another `out`, or delete it")
-            yield folder
+            try:
+                yield folder
+            except Exception as e:
+                if isinstance(e, (UserError, Stopped)) or (path / RECIPE).exists():
+                    raise
+                raise UserError(
+                    f"{path} is not there any more: it was moved or deleted while this went on; the same command goes "
+                    "on with its new place as `out`"
+                ) from e
 
 
 def foreign_names(path: Path) -> set[str]:

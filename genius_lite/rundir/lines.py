@@ -106,10 +106,10 @@ class RecordLog(Generic[T]):
             sync(path.parent)
         self._drop_torn()
 
-    def append(self, record: T) -> None:
-        """Write one record and wait until the disk has it; one that the disk does not take whole is taken back."""
-        line = msgspec.json.encode(record) + b"\n"
-        rest = memoryview(line)
+    def append(self, *records: T) -> None:
+        """Write records and wait until the disk has them; if it does not take all of them whole, none is kept."""
+        lines = [msgspec.json.encode(record) + b"\n" for record in records]
+        rest = memoryview(b"".join(lines))
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
@@ -117,7 +117,8 @@ class RecordLog(Generic[T]):
         except BaseException:
             self._drop_torn()
             raise
-        self._bounds.append(self._bounds[-1] + len(line))
+        for line in lines:
+            self._bounds.append(self._bounds[-1] + len(line))
 
     def close(self) -> None:
         self._file.close()

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import filelock
 import msgspec
-import psutil
 
 from genius_lite.errors import UserError
-from genius_lite.rundir.disk import NOT_OFFERED, put, sync_descriptor
+from genius_lite.rundir.disk import NOT_OFFERED, is_alive, put, sync_descriptor
 
 LOCK, MARKER = "lock", "lock.held"
 """The file that is locked; and, where none can be, one that says by its being there that the folder is in use."""
@@ -135,4 +134,4 @@ def _has_ended(holder: _Holder, marker: Path) -> bool:
         return False
     if holder.process == os.getpid():
         return marker.absolute() not in _marked_here
-    return not psutil.pid_exists(holder.process)
+    return not is_alive(holder.process)

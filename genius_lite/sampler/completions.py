@@ -206,7 +206,7 @@ class Completions:
                 if reply.status_code != 200:
                     await self._refuse(reply)
                 yield reply, deadline
-        except httpx2.HTTPError as e:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as e:
             raise Failure(f"cannot be reached ({self._quoted(str(e)) or type(e).__name__})") from None
         except TimeoutError:
             raise Failure(f"gave no token for {self.timeout:g} s") from None

@@ -16,14 +16,23 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from genius_lite.errors import UserError
-from genius_lite.rundir.documents import read_typed
+from genius_lite.rundir.documents import as_typed, read_json, read_typed
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
+from genius_lite.weights.full_precision import ADAPTER_CONFIG
 from genius_lite.weights.importing import Base
 from genius_lite.weights.mapping import TensorMap
 
 BASE_FILE = "base.json"  # beside an adapter: the SHA-256 of the GGUF that it was trained on
 IMATRIX_FILE = "imatrix.gguf"  # beside an adapter
+_PLAIN = {
+    **{"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "init_lora_weights": True},
+    **dict.fromkeys(("alpha_pattern", "rank_pattern", "use_rslora", "use_dora", "use_qalora", "lora_bias"), False),
+    **dict.fromkeys(("modules_to_save", "layer_replication", "target_parameters", "trainable_token_indices"), False),
+    **dict.fromkeys(("exclude_modules", "layers_to_transform", "fan_in_fan_out", "megatron_config"), False),
+    **dict.fromkeys(("auto_mapping", "alora_invocation_tokens", "arrow_config"), False),
+}
+"""What must be so in peft's config, lest the learner have another model than is merged; False stands for nothing."""
 _SUM, _COUNT = ".in_sum2", ".counts"
 
 Matrix = dict[str, np.ndarray]
@@ -34,7 +43,8 @@ class _Config(msgspec.Struct):
     """What is read of peft's config."""
 
     r: Annotated[int, msgspec.Meta(ge=1)]
-    lora_alpha: float
+    lora_alpha: Annotated[float, msgspec.Meta(gt=-1e9, lt=1e9)]
+    target_modules: list[str] = []
 
 
 class _Trained(msgspec.Struct):
@@ -96,9 +106,12 @@ def read_factors(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]]
     Raises:
         UserError: it is none, or has a factor that is not finite, or of another rank.
     """
-    config = read_typed(folder / "adapter_config.json", _Config)
-    if not config:
-        raise UserError(f"{folder} is no adapter: adapter_config.json is missing, or cut off")
+    found = read_json(folder / ADAPTER_CONFIG)
+    if not isinstance(found, dict):
+        raise UserError(f"{folder} is no adapter: {ADAPTER_CONFIG} is missing, or cut off")
+    config = as_typed(found, _Config, folder / ADAPTER_CONFIG)
+    if odd := next((key for key, plain in _PLAIN.items() if (found.get(key, plain) or False) != plain), None):
+        raise UserError(f"{folder / ADAPTER_CONFIG}: {odd} is {brief(str(found[odd]), 100)}, which no run makes")
     try:
         weights = load_file(folder / "adapter_model.safetensors")
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as e:

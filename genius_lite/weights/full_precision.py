@@ -21,7 +21,7 @@ from gguf.constants import GGMLQuantizationType as T
 from gguf.quants import quantize
 
 from genius_lite.errors import UserError
-from genius_lite.rundir.documents import read_json
+from genius_lite.rundir.documents import read_object
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
@@ -31,6 +31,7 @@ from genius_lite.weights.meta_model import check_complete, reading_foreign
 from genius_lite.weights.rope import rope_base
 from genius_lite.weights.untrusted import EMBEDDINGS
 
+ADAPTER_CONFIG = "adapter_config.json"
 _FILE_TYPE = {T.F16: 1, T.BF16: 32}  # llama_ftype: mostly F16, mostly BF16
 _ROUNDED = 2**-8  # of a vector's numbers, where a converter had them in bfloat16
 _SLACK = 1.01  # of the weights: small ones may be made and not stored
@@ -47,7 +48,12 @@ def read_config(folder: Path) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    _refuse_code(read_json(folder / "config.json"), folder)
+    _refuse_code(read_object(folder / "config.json"), folder)
+    if (folder / ADAPTER_CONFIG).exists():
+        raise UserError(
+            f"{folder}: {ADAPTER_CONFIG} lies beside the weights, and transformers would load the model that it names; "
+            "move it away"
+        )
     with reading_foreign(folder, "config.json", KeyError, OSError):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -63,14 +69,19 @@ def read_config(folder: Path) -> Any:
     return config
 
 
-def _refuse_code(config: Any, folder: Path) -> None:
-    """Refuse a config that names a kernel of the hub, which transformers would fetch and run."""
-    for key, value in config.items() if isinstance(config, dict) else ():
-        if isinstance(value, dict):
-            _refuse_code(value, folder)
-        elif key.endswith("_implementation") and isinstance(value, str) and "/" in value:
+def _refuse_code(config: Any, folder: Path, asks: str = "") -> None:
+    """Refuse a config that names a kernel of the hub, which transformers would fetch and run.
+
+    Args:
+        asks: the key of an implementation that this part of it is below; of a dictionary transformers takes a part.
+    """
+    for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+        below = asks or (key if isinstance(key, str) and key.endswith("_implementation") else "")
+        if isinstance(value, (dict, list)):
+            _refuse_code(value, folder, below)
+        elif below and isinstance(value, str) and "/" in value:
             raise UserError(
-                f"{folder}: its config.json asks for code of the hub ({key}: {brief(value)}); take that out"
+                f"{folder}: its config.json asks for code of the hub ({below}: {brief(value)}); take that out"
             )
 
 

@@ -75,6 +75,12 @@ class TensorMap(msgspec.Struct, frozen=True, dict=True):
     def _order(self, number: int | None) -> list[int] | slice:
         return slice(None) if number is None else self.orders[number]
 
+    def _is_sound(self) -> bool:
+        """Say whether every order is there, and has each row once; Python would count a negative one from the end."""
+        used = {n for place in self.tensors.values() for n in (place.rows, place.columns) if n is not None}
+        sound = all(min(order, default=0) >= 0 and len({*order}) == len(order) for order in self.orders)
+        return sound and used <= {*range(len(self.orders))}
+
     def save(self, path: Path) -> None:
         write_json(path, self)
 
@@ -85,9 +91,9 @@ class TensorMap(msgspec.Struct, frozen=True, dict=True):
         Raises:
             UserError: it is none.
         """
-        if found := read_typed(path, TensorMap):
+        if (found := read_typed(path, TensorMap)) and found._is_sound():
             return found
-        raise UserError(f"{path} is missing, or cut off; delete {path.parent} to import the model anew")
+        raise UserError(f"{path} is missing, or damaged; delete {path.parent} to import the model anew")
 
 
 def name_map(source: GGUF, blocks: int = 0) -> TensorNameMap:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from genius_lite.cluster.nodes import connected, node_slots, node_statuses
+from genius_lite.cluster.ray import _FileStore
 from genius_lite.errors import Stop, UserError
 from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.round import Policy, Session
@@ -201,3 +204,32 @@ def test_nodes_run_no_code_of_the_working_directory(cluster, recipe, tmp_path, m
     found, _ = rollouts(recipe, cluster.address)
     assert len(found) == 40
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_that_the_store_did_not_take_is_put_there_for_the_next_node(tmp_path):
+    """The failure was kept, and every later node failed of it."""
+    (tmp_path / "m.gguf").write_bytes(b"x" * 10)
+    full, arrived = [OSError("the object store is full")], []
+
+    def put(part: bytes) -> bytes:
+        if full:
+            raise full.pop()
+        return part
+
+    async def lacks(names: list[str]) -> list[str]:
+        return names
+
+    async def fetch(name: str, parts: list[bytes]) -> None:
+        arrived.append((name, b"".join(parts)))
+
+    remote = lambda method: SimpleNamespace(remote=method)  # noqa: E731
+    store = _FileStore(SimpleNamespace(put=put), {"m": tmp_path / "m.gguf"})
+    actor = SimpleNamespace(missing=remote(lacks), fetch=remote(fetch))
+
+    async def two_nodes() -> None:
+        with pytest.raises(OSError, match="full"):
+            await store.send(actor, "first")
+        await store.send(actor, "second")
+
+    asyncio.run(two_nodes())
+    assert arrived == [("m", b"x" * 10)]

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from genius_lite.cli.faults import fault_line
+from genius_lite.errors import NonFiniteError
 from genius_lite.records import Rollout
 from genius_lite.rundir.lines import read_records
 from tests.faults.kills import QUERIES, RECIPE, SEARCHED
@@ -131,6 +132,12 @@ def test_other_exceptions_are_none_of_the_machine():
         assert fault_line(fault) is None
         assert fault_line(ExceptionGroup("x", [fault])) is None
     assert fault_line(MemoryError())
+
+
+def test_training_that_diverged_is_a_line_as_the_documentation_says():
+    """It was a traceback."""
+    diverged = NonFiniteError("update 3: the loss of query q1, step 0 is not finite; lower learner.lr")
+    assert fault_line(diverged) == fault_line(ExceptionGroup("of a task group", [diverged])) == str(diverged)
 
 
 def _gguf(file: str) -> None:

@@ -182,6 +182,12 @@ def test_a_process_that_may_have_no_more_threads_says_so(project):
     assert "error: out of memory, or of processes" in ended.stderr
 
 
+def test_ctrl_c_before_a_command_has_begun_is_no_traceback(project):
+    before = "import genius_lite.cli\ndef app():\n    raise KeyboardInterrupt\ngenius_lite.cli.app = app"
+    ended = forked("doctor", cwd=project, before=before)
+    assert (ended.returncode, ended.stderr) == (130, "")
+
+
 def shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
     """A line of bash, in which `genius-lite` is ours; it is an interpreter of its own where that makes the streams."""
     own_interpreter = "&-" in line or "PYTHONIOENCODING" in env
@@ -309,3 +315,40 @@ def test_a_disk_that_is_full_is_one_line_in_every_stage(finished, tmp_path, stag
     ended = forked("run", "r.yaml", "--out", "run", cwd=project, before=FULL.format(stage=stage))
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
     assert ended.stderr.startswith("error: file too large")
+
+
+AWAY = """
+import os
+from genius_lite.report.terminal import TerminalProgress
+enter = TerminalProgress.enter
+def until(self, number, stage):
+    if f"{{number}} {{stage}}" == "{stage}":
+        os.rename("{what}", "away")
+    enter(self, number, stage)
+TerminalProgress.enter = until
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "stage", "said"),
+    [
+        ("run", "1 pairs", "error: run is not there any more: it was moved or deleted while this went on"),
+        ("run", "1 evaluate", "error: run is not there any more"),
+        ("tiny.gguf", "1 merge", "error: "),
+        ("run/hf-checkpoint", "1 train", "error: no such file or directory (run/hf-checkpoint/"),
+        (
+            "run/round-1/rollouts.jsonl",
+            "1 pairs",
+            "error: no such file or directory (run/round-1/rollouts.jsonl); it was",
+        ),
+    ],
+)
+def test_what_is_moved_away_while_a_run_goes_on_is_one_line_and_it_goes_on(project, what, stage, said):
+    """Each was a traceback."""
+    ended = forked("run", "r.yaml", "--out", "run", *SHORT, cwd=project, before=AWAY.format(stage=stage, what=what))
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert ended.stderr.startswith(said)
+    assert what in ended.stderr
+    (project / "away").rename(project / what)
+    ended = forked("run", "r.yaml", "--out", "run", *SHORT, cwd=project)
+    assert (ended.returncode, ended.stderr) == (0, "")

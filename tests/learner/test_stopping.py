@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from genius_lite.errors import Stop, Stopped
+from genius_lite.errors import Stop, Stopped, UserError
 from genius_lite.learner import train as train_module
 from genius_lite.learner.train import Training, passes, train_adapter
 from genius_lite.recipe import Learner
@@ -54,3 +58,77 @@ def test_asked_before_the_first_update_it_keeps_the_reference(tiny, tmp_path):
     with pytest.raises(Stopped):
         train_adapter(job, tmp_path / "out", stop=Stop(asked=True))
     assert passes(job) == (36, 6)
+
+
+def _document(change):
+    def write(path):
+        document = json.loads(path.read_text())
+        path.write_text(json.dumps(change(document) or document))
+
+    return write
+
+
+def _tensors(change):
+    def write(path):
+        tensors = load_file(path)
+        change(tensors, next(iter(tensors)))
+        save_file(tensors, path)
+
+    return write
+
+
+FOREIGN = {
+    "no scores": ("reference/logps.json", lambda path: path.unlink()),
+    "scores of another form": ("reference/logps.json", lambda path: path.write_text('[["q0", 0, 1.0]]')),
+    "scores of other pairs": ("reference/logps.json", _document(lambda rows: rows.pop() and None)),
+    "scores beyond numbers": ("reference/logps.json", lambda path: path.write_text(
+        path.read_text().replace(json.dumps(json.loads(path.read_text())[0][2]), "1e999"))),
+    "importance of another width": (
+        "reference/importance.safetensors", _tensors(lambda found, name: found.update({name: torch.ones(3)}))),
+    "importance of nothing": ("reference/importance.safetensors", _tensors(lambda found, name: found.pop("tokens"))),
+    "progress cut off": ("update-000003/progress.json", lambda path: path.write_text('{"curve": [')),
+    "no progress": ("update-000003/progress.json", lambda path: path.write_text("[]")),
+    "more updates than there are": (
+        "update-000003/progress.json", _document(lambda found: found["curve"].extend(found["curve"] * 9))),
+    "updates of other pairs": (
+        "update-000003/progress.json", _document(lambda found: found["curve"][0].update(pairs=7))),
+    "no figures": ("update-000003/progress.json", _document(lambda found: found["curve"][0].pop("loss") and None)),
+    "packs of nothing": ("update-000003/progress.json", _document(lambda found: found.update(limit=0))),
+    "no tensors": ("update-000003/adapter.safetensors", lambda path: path.write_bytes(b"\x80\x04K\x01.")),
+    "an adapter of other names": ("update-000003/adapter.safetensors", _tensors(lambda found, name: found.pop(name))),
+    "an adapter of another shape": (
+        "update-000003/adapter.safetensors", _tensors(lambda found, name: found.update({name: torch.ones(2, 2)}))),
+    "an adapter of no numbers": (
+        "update-000003/adapter.safetensors", _tensors(lambda found, name: found[name].fill_(torch.nan))),
+    "an optimizer of other parameters": (
+        "update-000003/optimizer.safetensors", _tensors(lambda found, _: found.update({"999.step": torch.ones(1)}))),
+    "an optimizer of another shape": (
+        "update-000003/optimizer.safetensors", _tensors(lambda found, _: found.update({"0.exp_avg": torch.ones(1)}))),
+    "a folder for a file": ("update-000003/optimizer.safetensors", lambda path: (path.unlink(), path.mkdir())),
+    "a file for a folder": ("update-000003", lambda path: (shutil.rmtree(path), path.write_bytes(b"x"))),
+}  # fmt: skip
+
+
+def test_a_state_that_cannot_be_of_this_training_is_one_line(tiny, tmp_path):
+    """It may have been damaged, or put there by somebody. It was read as it stood, and ended in tracebacks."""
+    with pytest.raises(Stopped):
+        stop = Stop()
+        train_adapter(
+            _job(tiny, tmp_path / "work"),
+            tmp_path / "out",
+            updated=lambda number, row: setattr(stop, "asked", number == 2),
+            stop=stop,
+        )
+    for what, (name, change) in FOREIGN.items():
+        work = tmp_path / what
+        shutil.copytree(tmp_path / "work", work)
+        change(work / name)
+        with pytest.raises(
+            UserError, match=r"(cannot be gone on from: .*; delete .* to train this round)|other kind|another version"
+        ):
+            job = _job(tiny, work)
+            passes(job)
+            train_adapter(job, tmp_path / "again")
+            pytest.fail(f"{what}: it was gone on from")
+    (tmp_path / "work" / "update-zzz").mkdir()
+    train_adapter(_job(tiny, tmp_path / "work"), tmp_path / "again")

@@ -168,6 +168,40 @@ def test_records_that_cannot_be_are_named_and_nothing_is_merged(recipe, tmp_path
         run(recipe)
 
 
+def test_a_query_that_one_machine_did_not_survive_is_taken_from_another(recipe, tmp_path):
+    """Whichever shard is named first; and a line about a query that is none of the run's is no reason to leave it."""
+    first, second = shard(recipe, "1/2"), shard(recipe, "2/2")
+    there = rollouts(second)
+    lost, kept = [*there][:2]
+    log = second / "round-1" / "rollouts.jsonl"
+    log.write_text("".join(line for line in log.read_text().splitlines(True) if lost not in line[:60]))
+    failed = first / "round-1" / "failed.jsonl"
+    failed.write_text("".join(json.dumps({"query_id": q, "reason": "killed"}) + "\n" for q in (lost, kept)))
+    said: list[str] = []
+    assert merge_shards(tmp_path / "run", [first, second], said.append) == 7
+    assert [line.rpartition(": ")[2] for line in said] == [
+        "5 queries of round 1 are new",
+        "2 queries of round 1 are new",
+    ]
+    assert rollouts(tmp_path / "run")[kept] == there[kept]
+    progress, told = TerminalProgress(Console(quiet=True)), []
+    progress.say = told.append
+    sampled = recipe.model_copy(update={"rounds": 1})
+    run(sampled, progress)
+    assert [line for line in told if "1 of 7 queries were set aside before; " in line]
+    assert lost not in rollouts(tmp_path / "run")
+
+
+def test_a_failed_query_that_is_none_of_the_runs_is_a_line(recipe, tmp_path):
+    mine = shard(recipe, "1/2")
+    (mine / "round-1" / "failed.jsonl").write_text(
+        '{"query_id": "\x1b[2J", "reason": "x"}\n'.replace("\x1b", "\\u001b")
+    )
+    merge_shards(tmp_path / "run", [mine], print)
+    with pytest.raises(UserError, match=r"failed\.jsonl:1: query .* is not this run's: delete the line"):
+        run(recipe)
+
+
 @pytest.mark.parametrize("name", ["lock", "round-1", "round-1/rollouts.jsonl", "recipe.json"])
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_nothing_leads_out_of_a_shard_or_never_ends(recipe, tmp_path, name, kind):

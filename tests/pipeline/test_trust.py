@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from genius_lite.export.bundle import export
 from genius_lite.recipe.reader import load
 from genius_lite.report.write import write_report
 from genius_lite.run import run
+from genius_lite.weights.adapter import read_factors
+from genius_lite.weights.full_precision import read_config
 from tests.faults import raw
 from tests.faults.raw import U32
 from tests.faults.regressions import CASES
@@ -118,12 +121,82 @@ def test_an_adapter_for_run_time_is_made_anew_and_not_opened(project, copied):
     assert file.read_bytes() == sound
 
 
-def test_a_config_that_asks_for_code_of_the_hub_is_a_line(project, copied):
-    folder = copied(*END, "round-1")
-    config = folder / "hf-checkpoint" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"attn_implementation": "evil/kernel"}))
+@pytest.mark.parametrize(
+    "asks",
+    [
+        {"attn_implementation": "evil/kernel"},
+        {"attn_implementation": {"": "evil/kernel"}},
+        {"attn_implementation": "evil/kernel", "x": math.nan},
+        {"x": [1e31, {"attn_implementation": ["evil/kernel"]}]},
+    ],
+)
+def test_a_config_that_asks_for_code_of_the_hub_is_a_line(copied, asks):
+    """One with a number that no document of a run has was not looked at, nor was a part of a dictionary."""
+    checkpoint = copied() / "hf-checkpoint"
+    config = checkpoint / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | asks))
     with pytest.raises(UserError, match=r"asks for code of the hub \(attn_implementation: evil/kernel\)"):
+        read_config(checkpoint)
+
+
+def test_a_config_of_a_stranger_is_looked_at_before_the_learner_loads_it(project, copied):
+    folder = copied(*END, "round-1")
+    (folder / "hf-checkpoint" / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"config\.json cannot be read .*; put its maker's own in its place"):
         go_on(project, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "to_format"),
+    [
+        ("tokenizer.json", "version https://git-lfs.github.com/spec/v1", "peft"),
+        ("tokenizer.json", "{}", "safetensors"),
+        ("tokenizer_config.json", "[]", "peft"),
+        ("config.json", "{", "safetensors"),
+        ("config.json", '{"text_config": 3', "safetensors"),
+    ],
+)
+def test_what_lies_beside_the_original_weights_and_is_damaged_is_a_line(copied, tmp_path, name, content, to_format):
+    """Each was a traceback, after the training; a clone without Git LFS has such files."""
+    folder = copied()
+    original = folder / "hf-checkpoint" / "original"
+    original.mkdir()
+    (original / "tokenizer.json").write_text("{}")
+    (original / name).write_text(content)
+    with pytest.raises(UserError, match=rf"{name} .*; put (its|the) maker's own in its place"):
+        export(folder, 1, to_format, [], tmp_path / "out")
+
+
+def test_an_adapter_beside_the_weights_which_leads_to_another_model_is_a_line(project, copied, tmp_path):
+    """transformers took the model that it names, from the hub if it is there."""
+    folder = copied(*END, "round-1")
+    (folder / "hf-checkpoint" / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(tmp_path / "elsewhere")})
+    )
+    with pytest.raises(UserError, match=r"adapter_config\.json lies beside the weights, and transformers would load"):
+        go_on(project, folder)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"alpha_pattern": {".*": 64}},
+        {"use_rslora": True},
+        {"init_lora_weights": "pissa"},
+        {"peft_type": "IA3"},
+        {"target_modules": "(a+)+$"},
+        {"modules_to_save": ["lm_head"]},
+        {"lora_alpha": 1e29},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_an_adapter_that_peft_would_read_otherwise_than_it_is_merged_is_a_line(copied, changed):
+    adapter = copied() / "round-1" / "adapter"
+    file = adapter / "adapter_config.json"
+    read_factors(adapter)
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(UserError, match=r"adapter_config\.json(: \w+ is .*, which no run makes| was made by another)"):
+        read_factors(adapter)
 
 
 def test_a_type_that_leads_out_of_the_export_is_a_line(copied, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import shutil
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.record import write_evaluation
+from genius_lite.report import write
 from genius_lite.report.gather import RoundData, gather
 from genius_lite.report.headline import notes, outcome, signal_changes, task_changes
 from genius_lite.report.summary import kept_lines
@@ -262,3 +264,16 @@ def test_a_gain_that_a_lower_temperature_might_give_is_called_one(run, sampled, 
     write_report(run, run)
     for name in ("report.md", "report.html"):
         assert ("lower temperature" in (run / name).read_text(encoding="utf-8")) == warned
+
+
+def test_what_cannot_be_read_is_not_said_to_be_unwritable(run, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=r"file cannot be written: .*; name another folder with --to"):
+        write_report(run, tmp_path / "file")
+
+    def refused(path: Path, queries: int):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path / "pairs.jsonl"))
+
+    monkeypatch.setattr(write, "gather", refused)
+    with pytest.raises(PermissionError):
+        write_report(run, tmp_path / "out")

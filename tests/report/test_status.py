@@ -15,7 +15,7 @@ from rich.console import Console
 from genius_lite.errors import UserError
 from genius_lite.progress import Stage
 from genius_lite.report.state import RunState, Work
-from genius_lite.report.status import look
+from genius_lite.report.status import look, print_status
 from genius_lite.results.rounds import Summary
 from genius_lite.rundir.reader import RunFolder
 from tests.support.reports import REPORT, SIGNALS, TRAINING
@@ -143,6 +143,19 @@ def test_files_that_are_not_whole_say_nothing(folder, content):
     assert RunFolder(folder).stage_seconds()["merge"] == 7.0
     (folder / "progress.json").write_text('{"rows": 3}')  # of another version
     assert look(folder).board.kind == "rollouts"
+
+
+@pytest.mark.parametrize(
+    "left", [{"rows": [{}]}, {"rows": [{"round": 0, "score": "x"}]}, {"rows": [{"round": "x"}]}, {"pid": 10**30}]
+)
+def test_what_no_process_of_a_run_leaves_behind_says_nothing(folder, left, capsys):
+    """Each was a traceback."""
+    _leave_board(folder)
+    board = json.loads((folder / "progress.json").read_text())
+    (folder / "progress.json").write_text(json.dumps(board | left))
+    found = look(folder)
+    print_status(found, Console(width=80))
+    assert (found.state, found.board.rows[-1]["round"]) == ("interrupted", 1)
 
 
 def test_a_finished_run_names_its_model(folder):

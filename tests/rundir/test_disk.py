@@ -113,6 +113,16 @@ def test_temporary_space_goes_with_the_block_and_after_a_kill(tmp_path):
     assert [*tmp_path.iterdir()] == [others], "a process of another machine may go on"
 
 
+def test_a_temporary_folder_with_the_number_of_no_process_is_cleared_away(tmp_path):
+    """Whoever may write to /tmp could end every run with one; it was an OverflowError."""
+    with scratch(tmp_path) as made:
+        name = made.name
+    left = tmp_path / name.replace(f"-{os.getpid()}-", f"-{'9' * 30}-")
+    left.mkdir()
+    with scratch(tmp_path):
+        assert not left.exists()
+
+
 def test_temporary_space_is_reckoned_beforehand(tmp_path):
     with pytest.raises(UserError, match=r"the plan needs 1000000\.0 GB"), scratch(tmp_path, 10**15, "the plan"):
         pass

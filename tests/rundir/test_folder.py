@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,6 +107,17 @@ def test_a_folder_in_use_is_refused_and_freed_afterwards(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("name", ["lock", "lock.held", "recipe.json.partial"])
+def test_a_link_in_a_folder_that_holds_nothing_else_is_a_line(tmp_path, name):
+    """Of the lock it was a traceback."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "precious").write_text("x")
+    (tmp_path / "run" / name).symlink_to("../precious")
+    with pytest.raises(UserError, match=f"{name} is a link"), open_folder(tmp_path / "run", {}):
+        pass
+    assert (tmp_path / "precious").read_text() == "x"
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="no run folder"), open_folder(tmp_path, {}):
@@ -130,6 +142,18 @@ def test_json_has_no_word_that_is_no_json(tmp_path):
     with pytest.raises(NonFiniteError, match=r"report\.json, value: not a number"):
         RunDir(tmp_path).build_json("report.json", lambda: {"value": math.nan})
     assert not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff", b'{"number": "x"}', b"[]"])
+def test_a_document_that_is_there_and_damaged_is_a_line(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.json (is damaged; delete it to have it made anew|was made by another)"):
+        RunDir(tmp_path).build_json("x.json", lambda: {"number": 1}, _Number)
+    assert RunDir(tmp_path).build_json("y.json", lambda: {"number": 1}, _Number) == _Number(1)
+
+
+class _Number(msgspec.Struct):
+    number: int
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(codec), nested))

@@ -159,3 +159,19 @@ def test_lines_that_only_tell_of_time_are_passed_over_where_they_are_damaged(tmp
     good = msgspec.json.encode(whole) + b"\n"
     path.write_bytes(b"".join(part + good if part.endswith(b"\n") else good for part in torn) + torn[0])
     assert lines.sound_records(path, FailedQuery) == [whole] * len(torn)
+
+
+def test_several_records_are_all_kept_or_none_and_the_disk_is_waited_for_once(tmp_path, monkeypatch):
+    records, waited = [Query(query_id(str(n)), str(n), [n]) for n in range(5)], []
+    monkeypatch.setattr(lines, "sync_descriptor", waited.append)
+    log = RecordLog(tmp_path / "r.jsonl", Query)
+    log.append(*records[:3])
+    assert (len(waited), list(log.records)) == (1, records[:3])
+
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lines, "sync_descriptor", full)
+    with pytest.raises(OSError, match="No space"):
+        log.append(*records[3:])
+    assert read_records(tmp_path / "r.jsonl", Query) == [*log.records] == records[:3]

@@ -79,7 +79,8 @@ def test_without_locks_a_file_says_who_is_there(tmp_path, no_locks):
 
 
 def test_without_locks_a_process_of_this_machine_that_was_killed_is_followed(tmp_path, no_locks):
-    for process in (GONE, os.getpid()):  # the latter in a container, where numbers are the same each time
+    # The last one in a container, where numbers are the same each time; no process has the second.
+    for process in (GONE, 10**18, os.getpid()):
         mark(tmp_path, platform.node(), process)
         assert not in_use(tmp_path)
         with hold(tmp_path):

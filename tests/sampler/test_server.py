@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx2
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
@@ -334,6 +335,25 @@ def test_a_key_on_an_open_way_is_told(held_by):
     assert [is_open(url) for url in ways] == [True, False, False, False, False, True]
     held_by("", "x")
     assert not is_open("http://h")
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://h:99999", "http://h:0", "http://:80", "http://[v1.x"])
+def test_an_address_that_is_none_is_refused_with_the_recipe(url):
+    with pytest.raises(ValidationError, match="no address such as"):
+        Server(url=url)
+
+
+def test_a_name_that_no_server_can_have_is_one_line(tiny_llama):
+    """httpx2 calls it neither an error of HTTP nor one of values."""
+
+    async def scenario():
+        with Vocabulary.open(tiny_llama) as vocabulary:
+            cfg = Server(url="http://xn--\N{LATIN SMALL LETTER E WITH ACUTE}", retries=0)
+            async with open_server_sampler(cfg, vocabulary, Sampling(1.0), [65]):
+                pytest.fail("there is no such server")
+
+    with pytest.raises(UserError, match=r"cannot be reached \(Invalid IDNA hostname"):
+        asyncio.run(scenario())
 
 
 def test_no_proxy_is_asked(tiny_llama, held_by, monkeypatch):
