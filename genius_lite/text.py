@@ -28,6 +28,12 @@ def brief(text: str, longest: int = 60) -> str:
     return shown if len(shown) <= longest and len(text) <= 4 * longest else f"{shown[:longest]}..."
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error, or its cause, says."""
+    cause = error.__cause__ or error
+    return brief((str(cause).strip() or type(cause).__name__).splitlines()[0], 200)
+
+
 def prose(text: str) -> str:
     """Spell out what cannot be seen in a text of several lines: control characters, turns of direction."""
     return visible(text, PROSE)

@@ -105,7 +105,7 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
         def count(text: str) -> int:
             return len(vocabulary.encode(text, special=False))
 
-        with progress.stage("documents", len(files_in(source)[0]), "files") as advance:
+        with progress.stage("documents", len(files_in(source).documents), "files") as advance:
             read = read_documents(source, count, how.passage_tokens, advance)
         if not read.passages:
             raise UserError(f"{source}: no document that can be read; {read.set_aside[0]}")

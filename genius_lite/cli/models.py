@@ -167,7 +167,9 @@ def evaluate(
         compared,
         [t.model_copy(update={"limit": limit, "size": min(limit, t.size)} if limit else {}) for t in sources],
         Evaluate(samples=samples, greedy=greedy),
-        prompt_config(ways or prompt_configs(model, against), system, max_tokens, temperature),
+        prompt_config(
+            ways or prompt_configs(model, against), system=system, max_tokens=max_tokens, temperature=temperature
+        ),
         seed=seed,
         progress=TerminalProgress(terminal(stderr=True)),
     )
@@ -195,7 +197,7 @@ def chat(
 ) -> None:
     """Talk to a run's model, or to any GGUF; or to two of them side by side."""
     from genius_lite.cli.conversation import chat as chat_with
-    from genius_lite.evaluate.models import system_message, template_variables
+    from genius_lite.evaluate.models import prompt_config
 
     if beside and side_by_side:
         raise UserError("--side-by-side is with the base model, --beside with another one; give one of them")
@@ -208,11 +210,11 @@ def chat(
             raise UserError(f"the best round of {model} is the base model itself; choose another with --round")
     elif beside:
         chosen.append(named_model(beside, None))
-    ways = prompt_configs(model, beside)
+    how = prompt_config(prompt_configs(model, beside), system=system, max_tokens=max_tokens, temperature=temperature)
     chat_with(
         chosen,
-        system=system_message(ways, system),
-        template=template_variables(ways),
+        system=how.system,
+        template=how.template,
         temperature=temperature,
         max_tokens=max_tokens,
         context=context,
@@ -242,7 +244,7 @@ def questions(
     """Let a model ask questions about your documents, which a recipe can learn from. Run it again to go on."""
     from genius_lite.cli.asking import Asking, questions_from, summary_lines
     from genius_lite.cli.interrupts import handle_interrupts
-    from genius_lite.evaluate.models import template_variables
+    from genius_lite.evaluate.models import prompt_config
     from genius_lite.recipe.reader import load
     from genius_lite.report.console import terminal
     from genius_lite.report.terminal import TerminalProgress
@@ -260,7 +262,7 @@ def questions(
         template = recipe.queries.template
         gguf = load_untrusted(locate(recipe.model)).path
     else:
-        template, gguf = template_variables(prompt_configs(model)), named_model(model, number).gguf
+        template, gguf = prompt_config(prompt_configs(model)).template, named_model(model, number).gguf
     how = Asking(each, passage_tokens, max_tokens, temperature, limit, seed, template)
     progress = TerminalProgress(terminal(stderr=True))
     with handle_interrupts(progress):

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from genius_lite.cluster.actor import version_differences, versions
 from genius_lite.errors import UserError
-from genius_lite.text import visible
+from genius_lite.text import first_line, visible
 
 _ANSWERS = 10.0  # seconds for a head to take a connection
 _SILENT = 30.0  # seconds for a node to say its versions
@@ -51,8 +51,7 @@ def connected(address: str) -> Iterator[Any]:
         config: dict[str, Any] = {} if address.startswith("ray://") else {"job_config": NoFolders()}
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **config)
     except (OSError, RuntimeError) as e:
-        reason = str(e).strip().split("\n")[0]
-        said = f"no Ray cluster at {address} ({reason})"
+        said = f"no Ray cluster at {address} ({first_line(e)})"
         raise UserError(f"sampler.cluster: {said}; start one with: ray start --head") from e
     finally:
         if threading.current_thread() is threading.main_thread():

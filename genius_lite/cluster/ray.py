@@ -23,6 +23,7 @@ from genius_lite.foresight.rollouts import first_of
 from genius_lite.records import Query, Rollout
 from genius_lite.sampler.client import QueryFailedError
 from genius_lite.sampler.process import SamplerError
+from genius_lite.text import first_line
 
 _PART = 64 << 20  # bytes of a file that travel at once
 _TRIES = 3  # hosts in the same slot
@@ -186,8 +187,7 @@ def _ray_errors(*, starting: bool = False) -> Iterator[None]:
         if isinstance(e.cause, (UserError, QueryFailedError)):
             raise e.cause from None
         if starting or isinstance(e.cause, (SamplerError, OSError, MemoryError)):
-            reason = str(e.cause).strip() or type(e.cause).__name__
-            raise HostLostError(reason.split("\n")[0]) from None
+            raise HostLostError(first_line(e.cause)) from None
         raise
     except RayError as e:
-        raise HostLostError(str(e).strip().split("\n")[0]) from None
+        raise HostLostError(first_line(e)) from None

@@ -14,8 +14,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from genius_lite.data.files import decoded, first_line
+from genius_lite.data.files import decoded
 from genius_lite.data.sandbox import Message, serve
+from genius_lite.errors import UserError
+from genius_lite.text import first_line
 
 KINDS = {
     ".md": "Markdown", ".markdown": "Markdown", ".html": "HTML", ".htm": "HTML", ".xhtml": "HTML", ".txt": "text",
@@ -48,10 +50,6 @@ class Block(NamedTuple):
     page: int | None = None
 
 
-class _UnreadableError(Exception):
-    """There is no text in a document, or none that can be read; why."""
-
-
 def _start(opening: Message) -> Callable[[Message], Message]:
     """Return what reads a document. What its library raises beside its own errors ends this process, an answer too."""
     readers = {"Markdown": _markdown, "HTML": _html, "text": _text, "PDF": _pdf}
@@ -60,12 +58,10 @@ def _start(opening: Message) -> Callable[[Message], Message]:
         try:
             found = readers[message["kind"]](Path(message["path"]))
             blocks = [block._replace(text=text) for block in found if (text := _whole(block.text))]
-            if not any(block.level == 0 for block in blocks):
-                raise _UnreadableError("no text in it")
-        except MemoryError:
-            return {"reason": "it takes too much memory"}
-        except (OSError, RecursionError, UnicodeError, _UnreadableError) as e:
-            return {"reason": first_line(e)}
+        except (OSError, RecursionError, UnicodeError) as e:
+            raise UserError(first_line(e)) from None
+        if not any(block.level == 0 for block in blocks):
+            raise UserError("no text in it")
         return {"blocks": blocks}
 
     return read
@@ -78,7 +74,7 @@ def _whole(text: str) -> str:
 
 def _bounded(text: str) -> str:
     if len(text) > _LONGEST:
-        raise _UnreadableError(f"more than {_LONGEST:,} characters; split it")
+        raise UserError(f"more than {_LONGEST:,} characters; split it")
     return text
 
 
@@ -87,11 +83,11 @@ def _content(path: Path) -> str:
     with path.open("rb") as file:
         text = _bounded(decoded(file).read(_LONGEST + 1))
     if "\0" in text:
-        raise _UnreadableError("no text, but binary data")
+        raise UserError("no text, but binary data")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _UnreadableError("no UTF-8; save it as UTF-8") from None
+        raise UserError("no UTF-8; save it as UTF-8") from None
     return text
 
 
@@ -112,10 +108,10 @@ def _markdown(path: Path) -> Iterator[Block]:
 
 def _html(path: Path) -> Iterator[Block]:
     if path.stat().st_size > 4 * _LONGEST:
-        raise _UnreadableError(f"more than {4 * _LONGEST:,} bytes; split it")
+        raise UserError(f"more than {4 * _LONGEST:,} bytes; split it")
     raw = path.read_bytes()
     if b"\0" in raw and raw[:2] not in (b"\xff\xfe", b"\xfe\xff"):
-        raise _UnreadableError("no text, but binary data")
+        raise UserError("no text, but binary data")
     return _elements(raw)
 
 
@@ -154,21 +150,21 @@ def _pdf(path: Path) -> Iterator[Block]:
     try:
         reader = pypdf.PdfReader(io.BytesIO(path.read_bytes()))
         if reader.is_encrypted and not reader.decrypt(""):
-            raise _UnreadableError("it wants a password")
+            raise UserError("it wants a password")
         for number, page in enumerate(reader.pages, 1):
             text = re.sub(r"(?<=\w)-\n(?=[^\W\d_])", "", page.extract_text())  # words cut at a line's end
             length += len(text)
             if length > _LONGEST:
-                raise _UnreadableError(f"more than {_LONGEST:,} characters; split it")
+                raise UserError(f"more than {_LONGEST:,} characters; split it")
             for paragraph in re.split(r"\n\s*\n", text):
                 yield Block(paragraph.strip(), page=number)
     except (
         *(PyPdfError, DependencyError, LookupError, ValueError, TypeError),
         *(AttributeError, ArithmeticError, AssertionError, NotImplementedError),  # "might cause other exceptions"
     ) as e:
-        raise _UnreadableError(f"not a PDF that can be read: {first_line(e)}") from None
+        raise UserError(f"not a PDF that can be read: {first_line(e)}") from None
     if not length:
-        raise _UnreadableError("no text in it; are its pages pictures?")
+        raise UserError("no text in it; are its pages pictures?")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from genius_lite.data.blocks import KINDS, PACKAGES, Block
-from genius_lite.data.sandbox import LimitedProcess, LimitError
+from genius_lite.data.sandbox import LimitedProcess
 from genius_lite.errors import UserError
 
 _SECONDS, _MEMORY = 60, 1_000_000_000  # of computing and bytes, for a document
@@ -27,6 +27,14 @@ class Passage(NamedTuple):
     number: int
     below: str
     text: str
+
+
+class Listed(NamedTuple):
+    """Hold the documents of a folder, by name; how many files are of other kinds; and why a part cannot be read."""
+
+    documents: list[Path]
+    others: int
+    unread: list[str]
 
 
 class Read(NamedTuple):
@@ -46,16 +54,16 @@ def read_documents(source: Path, count: Callable[[str], int], most: int, advance
     Args:
         count: the tokens of a text.
         most: tokens of a passage.
-        advance: called as files are read, as many as `files_in` lists.
+        advance: called as documents are read, as many as `files_in` lists.
 
     Raises:
         UserError: there is no document, or the library that reads it is not installed.
     """
-    files, others, unread = files_in(source)
+    files, others, set_aside = files_in(source)
     for kind in sorted({KINDS[file.suffix.lower()] for file in files}):
         require_libraries(kind)
     base = source if source.is_dir() else source.parent
-    passages, set_aside, documents = list[Passage](), unread, 0
+    passages, documents = list[Passage](), 0
     process = LimitedProcess("genius_lite.data.blocks", {}, seconds=_SECONDS, memory=_MEMORY)
     try:
         for file in files:
@@ -72,8 +80,8 @@ def read_documents(source: Path, count: Callable[[str], int], most: int, advance
     return Read(documents, passages, set_aside, others)
 
 
-def files_in(source: Path) -> tuple[list[Path], int, list[str]]:
-    """List the documents of a folder by name, count the files of other kinds, and tell of folders that nobody can read.
+def files_in(source: Path) -> Listed:
+    """List the documents of a folder and of those below it, or a single one.
 
     Raises:
         UserError: there is no such folder, or no document in it.
@@ -82,7 +90,7 @@ def files_in(source: Path) -> tuple[list[Path], int, list[str]]:
     if source.is_file():
         if source.suffix.lower() not in KINDS:
             raise UserError(f"{source}: a document is one of {kinds}")
-        return [source], 0, []
+        return Listed([source], 0, [])
     if not source.is_dir():
         raise UserError(f"{source}: no such folder, and no such document")
     found, others, unread = list[Path](), 0, list[str]()
@@ -98,10 +106,8 @@ def files_in(source: Path) -> tuple[list[Path], int, list[str]]:
             else:
                 others += 1
     if not found:
-        raise UserError(
-            f"{source}: no document in this folder; one ends in {kinds}{''.join(f'; {of}' for of in unread)}"
-        )
-    return sorted(found), others, unread
+        raise UserError("; ".join([f"{source}: no document in this folder; one ends in {kinds}", *unread]))
+    return Listed(sorted(found), others, unread)
 
 
 def require_libraries(kind: str) -> None:
@@ -119,12 +125,7 @@ def require_libraries(kind: str) -> None:
 def _blocks_of(process: LimitedProcess, file: Path) -> list[Block]:
     if not file.is_file():
         raise UserError("no file that can be read (a link to nowhere, a device)")
-    try:
-        reply = process.ask({"path": str(file), "kind": KINDS[file.suffix.lower()]})
-    except LimitError as e:
-        raise UserError(str(e)) from None
-    if "reason" in reply:
-        raise UserError(reply["reason"])
+    reply = process.ask({"path": str(file), "kind": KINDS[file.suffix.lower()]})
     return [Block(*block) for block in reply["blocks"]]
 
 

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, TextIO, cast
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import STDIN
-from genius_lite.text import brief
 
 FORMATS = {
     ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "table", ".tsv": "table", ".txt": "text",
@@ -124,7 +123,7 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 def decoded(stream: io.BufferedReader, *, newline: str | None = None) -> TextIO:
     """Decode a file as its byte order mark says, else as UTF-8; bytes that are none become half characters.
 
-    Those stand in the way of nothing but a column that is asked for (`check_text`).
+    Those stand in the way of nothing but a column that is asked for (`questions.checked`).
     """
     head = stream.peek(4)[:4]
     encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
@@ -165,9 +164,3 @@ def seekable(stream: io.BufferedReader, path: Path) -> Iterator[BinaryIO]:
             copy.write(chunk)
         copy.seek(0)
         yield copy
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error, or its cause, says."""
-    cause = error.__cause__ or error
-    return brief((str(cause).strip() or type(cause).__name__).splitlines()[0], 200)

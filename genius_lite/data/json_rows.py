@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from genius_lite.data.files import LONGEST, TOO_LONG, Fault, Fits, Numbered, first_line, lines_of
+from genius_lite.data.files import LONGEST, TOO_LONG, Fault, Fits, Numbered, lines_of
 from genius_lite.errors import UserError
-from genius_lite.text import brief
+from genius_lite.text import brief, first_line
 
 _DOCUMENT = 100_000_000  # characters of a file that is one object
 _CHARACTERS = 1 << 16  # that are read at once
@@ -38,6 +39,18 @@ def json_rows(text: TextIO, path: Path, fits: Fits) -> Numbered:
     yield from rows
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Fault:
+    """Make an object of its keys and values; of one that says a key twice nobody knows which value is meant."""
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+    return Fault(f"the key `{brief(twice)}` stands twice in it")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
 def _is_json(line: str) -> bool:
     try:
         json.loads(line)
@@ -52,7 +65,7 @@ def _json_lines(lines: Iterable[tuple[int, str]]) -> Numbered:
             yield number, TOO_LONG
         elif line.strip():
             try:
-                yield number, _json_row(json.loads(line))
+                yield number, _json_row(_DECODER.decode(line))
             except (ValueError, RecursionError) as e:
                 yield number, Fault(f"not JSON: {first_line(e)}")
 
@@ -63,7 +76,7 @@ def _json_row(value: Any) -> dict[str, Any] | str | Fault:
 
 def _json_values(text: TextIO, buffer: str, path: Path) -> Numbered:
     """Read what stands one after another, or in an array, with the line on which each begins."""
-    decode, line, at = json.JSONDecoder().raw_decode, 1, 0
+    line, at = 1, 0
     array = buffer.lstrip()[:1] == "["
     if array:
         at = buffer.index("[") + 1
@@ -86,7 +99,7 @@ def _json_values(text: TextIO, buffer: str, path: Path) -> Numbered:
                 raise UserError(f"{path}:{line}: not JSON: text behind the end of an array")
             return
         try:
-            value, end = decode(buffer, at)
+            value, end = _DECODER.raw_decode(buffer, at)
         except (ValueError, RecursionError) as e:
             size = len(buffer) - at
             more = text.read(max(size, _CHARACTERS)) if size < most else ""

@@ -6,13 +6,14 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from genius_lite.data.files import Fault
 from genius_lite.data.questions import COLUMN, Question, columns_for, question_of
-from genius_lite.data.rows import HubSet, SetAside, read_rows
+from genius_lite.data.rows import UsableRows, read_rows
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.recipe import Queries
@@ -24,7 +25,8 @@ _IN_MEMORY = 64_000_000  # bytes of questions that are shuffled
 class Selected(NamedTuple):
     """Hold the recipe's queries in order; questions beyond its limit; and what was left out.
 
-    That are repeats, questions of too many tokens, and rows that cannot be used (in a line, empty if there are none).
+    That are repeats, questions of too many tokens, and rows that are blank or cannot be used (in a line, empty if there
+    are none).
     `form` says how the rows were read, if that was recognized.
     """
 
@@ -40,8 +42,8 @@ class Questions:
     """The distinct questions of a recipe's source, read as they are asked for, and what was left out until then."""
 
     def __init__(self, cfg: Queries):
-        self.cfg, self.aside = cfg, SetAside()
-        self.found, self.duplicates, self.forms = 0, 0, Counter[str]()
+        self.cfg, self.rows = cfg, UsableRows(cfg.source, "question")
+        self.duplicates, self.forms = 0, Counter[str]()
 
     def __iter__(self) -> Iterator[tuple[str, Question]]:
         """Yield each question with its place; blank ones and repeats are left out.
@@ -51,28 +53,19 @@ class Questions:
         """
         cfg, seen = self.cfg, set[str]()
         wanted, few = columns_for(cfg.column, cfg.prompt), cfg.limit is not None and not cfg.shuffle
-        for row in read_rows(cfg.source, wanted, HubSet(cfg.subset, cfg.split, cfg.revision), few=few):
-            if isinstance(row.values, Fault):
-                self.aside.add(row.place, row.values, self.found)
-                continue
-            try:
-                question = question_of(row.values, cfg.column, cfg.prompt)
-            except UserError as e:
-                self.aside.add(row.place, str(e), self.found)
-                continue
+        made = partial(question_of, column=cfg.column, template=cfg.prompt)
+        for place, question in self.rows.read(read_rows(cfg.source, wanted, cfg, few=few), made):
             if not (text := question.text.strip()):
+                self.rows.drop_blank(place)
                 continue
-            self.found += 1
             question = question._replace(text=text)
             if question.id in seen:
                 self.duplicates += 1
                 continue
             seen.add(question.id)
             self.forms[question.form] += 1
-            yield row.place, question
-        self.aside.check(self.found)
-        if not self.found:
-            raise UserError(f"{cfg.source}: no question in it; one is needed at least")
+            yield place, question
+        self.rows.check()
 
 
 def select(cfg: Queries, vocabulary: Vocabulary, beyond: int = 0) -> Selected:
@@ -90,8 +83,7 @@ def select(cfg: Queries, vocabulary: Vocabulary, beyond: int = 0) -> Selected:
         except UserError as e:
             if not question.before:  # else it is this conversation that the template refuses
                 raise UserError(f"{place}: {e}") from None
-            source.found -= 1
-            source.aside.add(place, str(e), source.found)
+            source.rows.drop(place, str(e))
             continue
         if cfg.max_tokens and len(tokens) > cfg.max_tokens:
             overlong += 1
@@ -100,13 +92,13 @@ def select(cfg: Queries, vocabulary: Vocabulary, beyond: int = 0) -> Selected:
         queries.append(Query(question.id, question.text, [*map(numbers.setdefault, tokens, tokens)]))
         if cfg.limit and len(queries) == cfg.limit + beyond:
             break
-    source.aside.check(source.found)
+    source.rows.check()
     if not queries:
         raise UserError(f"{cfg.source}: every question has more than {cfg.max_tokens} tokens; raise queries.max_tokens")
     form = " and ".join(sorted(filter(None, source.forms)))
     return Selected(
         queries[: cfg.limit], queries[cfg.limit :] if cfg.limit else [], source.duplicates, overlong,
-        str(source.aside), form,
+        str(source.rows), form,
     )  # fmt: skip
 
 

@@ -58,12 +58,12 @@ def question_of(row: Mapping[str, Any] | str, column: str, template: str | None 
         UserError: it holds no text, or what no model can be asked; or no user speaks in a conversation.
     """
     if isinstance(row, str):
-        return Question(_checked(row))
+        return Question(checked(row))
     if template:
-        return Question(_checked(_filled(row, template)))
+        return Question(checked(_filled(row, template)))
     if column in row and column not in (*_CONVERSATIONS, _INSTRUCTION):
         if isinstance(row[column], str):
-            return Question(_checked(row[column]))
+            return Question(checked(row[column]))
         if not _is_conversation(row[column]):
             raise UserError(f"`{column}` is {brief(repr(row[column]))}, not text")
         return _last_turn(row[column], column, None)
@@ -71,7 +71,7 @@ def question_of(row: Mapping[str, Any] | str, column: str, template: str | None 
         return _last_turn(row[name], name, row.get(_SYSTEM))
     given = _text(row, "input") if row.get("input") else ""
     text = "\n\n".join(part for part in (_text(row, _INSTRUCTION), given) if part.strip())
-    return Question(_checked(text), _opening(row.get(_SYSTEM)), "Alpaca (`instruction` and `input`)")
+    return Question(checked(text), _opening(row.get(_SYSTEM)), "Alpaca (`instruction` and `input`)")
 
 
 def _filled(row: Mapping[str, Any], template: str) -> str:
@@ -100,11 +100,6 @@ def written(number: float | Decimal) -> str:
     return str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
 
 
-def _checked(text: str) -> str:
-    check_text(text)
-    return text
-
-
 def _opening(system: Any) -> tuple[Message, ...]:
     if system is None or (isinstance(system, str) and not system.strip()):
         return ()
@@ -124,20 +119,20 @@ def _last_turn(turns: Any, name: str, system: Any) -> Question:
             raise UserError(f"`{name}` is {brief(repr(turns))}, no conversation in JSON") from None
     if not _is_conversation(turns):
         raise UserError(f"`{name}` is {brief(repr(turns))}, no list of messages")
-    last = max((at for at, turn in enumerate(turns) if _ROLES.get(str(_role(turn))) == "user"), default=len(turns))
+    last = max((at for at, turn in enumerate(turns) if _role(turn) == "user"), default=len(turns))
     messages = [_message(turn, name) for turn in turns[: last + 1]]  # what follows, as calls of tools, is not read
     if last == len(turns):
         raise UserError(f"`{name}` has no message of a user")
     opening = () if messages[0]["role"] == _SYSTEM else _opening(system)
     before = tuple(message for message in messages[:last] if message["content"].strip())
     for message in (*opening, *before):
-        check_text(message["content"])
+        checked(message["content"])
     kind = _CONVERSATIONS.get(name, "OpenAI")
-    return Question(_checked(messages[last]["content"]), (*opening, *before), f"conversations ({kind}'s `{name}`)")
+    return Question(checked(messages[last]["content"]), (*opening, *before), f"conversations ({kind}'s `{name}`)")
 
 
-def _role(turn: Mapping[str, Any]) -> Any:
-    return turn.get("role", turn.get("from"))
+def _role(turn: Mapping[str, Any]) -> str | None:
+    return _ROLES.get(str(turn.get("role", turn.get("from"))).casefold())
 
 
 def _message(turn: Mapping[str, Any], name: str) -> Message:
@@ -145,13 +140,14 @@ def _message(turn: Mapping[str, Any], name: str) -> Message:
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
         content = "".join(str(part.get("text", "")) for part in content)
-    if role not in _ROLES or not isinstance(content, str):
-        raise UserError(f"`{name}` has a message of `{brief(str(role))}` that is {brief(repr(content))}")
-    return {"role": _ROLES[role], "content": content}
+    if not role or not isinstance(content, str):
+        speaker = brief(str(turn.get("role", turn.get("from"))))
+        raise UserError(f"`{name}` has a message of `{speaker}` that is {brief(repr(content))}")
+    return {"role": role, "content": content}
 
 
-def check_text(question: str) -> None:
-    """Refuse what no model can be asked, before time is spent on it.
+def checked(question: str) -> str:
+    """Return a text that a model can be asked; what none can is refused before time is spent on it.
 
     Raises:
         UserError: it is too long, or no text (NULs; half characters, which JSON can write); its place is not told.
@@ -169,3 +165,4 @@ def check_text(question: str) -> None:
                 f"the byte {half - 0xDC00:02X} is no UTF-8 where it stands; save the file as UTF-8"
             ) from None
         raise UserError(f"U+{half:04X} is half a character, which no text can hold; write it as UTF-8") from None
+    return question

@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from genius_lite.data.files import (
     FORMATS,
@@ -23,7 +23,6 @@ from genius_lite.data.files import (
     Numbered,
     decoded,
     files_of,
-    first_line,
     lines_of,
     opened,
     seekable,
@@ -32,8 +31,8 @@ from genius_lite.data.files import (
 from genius_lite.data.json_rows import json_rows
 from genius_lite.data.tables import headers, table_rows, told_apart
 from genius_lite.errors import UserError
-from genius_lite.recipe import Prefix
-from genius_lite.text import brief
+from genius_lite.recipe import Prefix, Queries, TaskSource
+from genius_lite.text import brief, first_line
 
 _MOST_ROWS = 20_000_000
 _EARLY = 1_000  # rows that cannot be used, after which a source is not read to its end if most are such
@@ -41,6 +40,8 @@ _PARQUET = b"PAR1"
 _BATCH = 64  # rows of Parquet that are decoded together
 # A column's chunk of so many bytes, and so many times what it takes in the file, is a bomb: text packs to a tenth.
 _CHUNK, _PACKED = 64_000_000, 200
+
+T = TypeVar("T")
 
 
 class Columns(NamedTuple):
@@ -55,14 +56,6 @@ class Columns(NamedTuple):
         return [name for name in (*self.needed, *self.optional) if name in names] if {*self.needed} <= {*names} else []
 
 
-class HubSet(NamedTuple):
-    """Which part of a hub data set is read."""
-
-    subset: str | None = None
-    split: str = "train"
-    revision: str | None = None
-
-
 class Row(NamedTuple):
     """A row: where it stands, and its values by column, its text where there are no columns, or what is wrong."""
 
@@ -70,36 +63,74 @@ class Row(NamedTuple):
     values: dict[str, Any] | str | Fault
 
 
-class SetAside:
-    """The rows of a source that cannot be used: how many, and what is wrong with the first."""
+class UsableRows:
+    """The rows of a source that can be used; the others are set aside, with what is wrong with the first.
 
-    def __init__(self) -> None:
-        self.count, self._first = 0, ""
+    `used` counts them so far. `kind` is what a row is to be, for messages: a question, a problem.
+    """
 
-    def add(self, place: str, fault: str, used: int) -> None:
-        """Set one aside.
+    def __init__(self, source: str, kind: str):
+        self.used, self._source, self._kind = 0, source, kind
+        self._aside, self._first, self._blank, self._first_blank = 0, "", 0, ""
+
+    def read(self, rows: Iterable[Row], make: Callable[[dict[str, Any] | str], T]) -> Iterator[tuple[str, T]]:
+        """Yield what is made of each row, with its place.
+
+        Args:
+            make: raises a UserError where nothing can be made of a row's values.
 
         Raises:
-            UserError: there are too many beside those that are `used`.
+            UserError: most of the first thousand rows cannot be used.
         """
-        self._first = self._first or f"{place}: {fault}"
-        self.count += 1
-        if self.count >= _EARLY:
-            self.check(used)
+        for row in rows:
+            self.used += 1
+            try:
+                if isinstance(row.values, Fault):
+                    raise UserError(row.values)
+                made = make(row.values)
+            except UserError as e:
+                self.drop(row.place, str(e))
+                continue
+            yield row.place, made
 
-    def check(self, used: int) -> None:
+    def drop(self, place: str, fault: str) -> None:
+        """Set one of the rows aside that were used so far.
+
+        Raises:
+            UserError: as `read`.
+        """
+        self.used -= 1
+        self._aside += 1
+        self._first = self._first or f"{place}: {fault}"
+        if self._aside >= _EARLY:
+            self.check()
+
+    def drop_blank(self, place: str) -> None:
+        """Leave one of them out in which nothing stands; that is no fault of the source."""
+        self.used -= 1
+        self._blank += 1
+        self._first_blank = self._first_blank or place
+
+    def check(self) -> None:
         """Refuse a source of which no more rows can be used than cannot.
 
         Raises:
             UserError: that is so; it names the first of those that cannot.
         """
-        if self.count >= max(used, 1):
-            raise UserError(self._first + (f" (and {self.count - 1} more like it)" if self.count > 1 else ""))
+        if self._aside >= max(self.used, 1):
+            raise UserError(self._first + (f" (and {self._aside - 1} more like it)" if self._aside > 1 else ""))
+        if not self.used:
+            raise UserError(f"{self._source}: no {self._kind} in it; one is needed at least")
 
     def __str__(self) -> str:
-        """Say how many, and what is wrong with the first; empty if there are none."""
-        rows = "row is" if self.count == 1 else "rows are"
-        return f"{self.count} {rows} set aside; {self._first}" if self.count else ""
+        """Say how many are set aside or blank, and what is wrong with the first; empty if there are none."""
+        aside = f"{_rows_are(self._aside)} set aside; {self._first}" if self._aside else ""
+        blank = f"{_rows_are(self._blank)} blank; the first is {self._first_blank}" if self._blank else ""
+        return "; ".join(filter(None, (aside, blank)))
+
+
+def _rows_are(count: int) -> str:
+    return "1 row is" if count == 1 else f"{count} rows are"
 
 
 def _missing(wanted: Sequence[Columns], names: Sequence[str]) -> str:
@@ -117,19 +148,22 @@ def _fits(wanted: Sequence[Columns], names: Sequence[str]) -> list[str]:
     return next((found for each in wanted if (found := each.among(names))), [])
 
 
-def read_rows(source: str, wanted: Sequence[Columns], hub: HubSet | None = None, *, few: bool = False) -> Iterator[Row]:
+def read_rows(
+    source: str, wanted: Sequence[Columns], hub: Queries | TaskSource | None = None, *, few: bool = False
+) -> Iterator[Row]:
     """Read a source: a file, a folder, a pattern of files, standard input (`-`), or a data set of the hub (`hf:`).
 
     Args:
         wanted: the columns that are asked for: the first of these that are there are read, and a row without any of
             them has that for its fault; with nothing here, all are read.
+        hub: says which part of a hub data set is read; otherwise `train`.
         few: not all are needed, so that of a hub data set only what is read is to be downloaded.
 
     Raises:
         UserError: there is no such source, or it cannot be read as what it is; or a table lacks the columns.
     """
     rows = (
-        _hub_rows(source, wanted, hub or HubSet(), few)
+        _hub_rows(source, wanted, hub or Queries(source=source), few)
         if source.startswith(Prefix.HUB)
         else _local_rows(source, wanted)
     )
@@ -184,7 +218,8 @@ def _kind(path: Path, stream: io.BufferedReader) -> str:
 
 def _text_rows(lines: Iterator[str]) -> Numbered:
     for number, line in enumerate(lines, 1):
-        yield number, TOO_LONG if len(line) >= LONGEST else line.rstrip("\r\n")
+        if line.strip():
+            yield number, TOO_LONG if len(line) >= LONGEST else line.rstrip("\r\n")
 
 
 def _parquet_rows(path: Path, stream: io.BufferedReader, wanted: Sequence[Columns]) -> Iterator[Row]:
@@ -236,7 +271,7 @@ def _refuse_bomb(path: Path, metadata: Any, columns: Sequence[str]) -> None:
                 raise UserError(f"{path}: {packed:,} bytes of it unpack to {size:,}: no file of questions is like that")
 
 
-def _hub_rows(source: str, wanted: Sequence[Columns], hub: HubSet, few: bool) -> Iterator[Row]:
+def _hub_rows(source: str, wanted: Sequence[Columns], hub: Queries | TaskSource, few: bool) -> Iterator[Row]:
     import datasets
     from datasets import config
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError

@@ -21,6 +21,8 @@ from typing import IO, Any
 
 import psutil
 
+from genius_lite.errors import UserError
+
 _LOOK_EVERY = 0.02  # seconds between two looks at a process that has not answered yet
 _PATIENCE = 10  # times its seconds of computing: what passes on the clock until a process counts as stalled
 
@@ -36,6 +38,7 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|COOKIE", re.IGNOREC
 
 Message = dict[str, Any]
 """A JSON object."""
+_REFUSED = "refused"  # under which a reply says why there is no other
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -63,7 +66,7 @@ def forget_secrets() -> None:
         del os.environ[name]
 
 
-class LimitError(Exception):
+class LimitError(UserError):
     """The process went beyond a limit, or ended by itself; the text says which, as in "it takes more than 2 s"."""
 
 
@@ -88,13 +91,17 @@ class LimitedProcess:
 
         Raises:
             LimitError: there is none, and the process is gone; the next message starts another.
+            UserError: the program refuses the message; the text says why.
         """
         if self._owner != os.getpid():  # after a fork: the process, and a lock that is held, are the parent's
             self._process, self._lock, self._owner = None, threading.RLock(), os.getpid()
         with self._lock:
             process = self._process or self._start()
             _send(process.stdin, message)
-            return self._reply(process)
+            reply = self._reply(process)
+        if _REFUSED in reply:
+            raise UserError(reply[_REFUSED])
+        return reply
 
     def close(self) -> None:
         """End the process, if there is one; the next message starts another."""
@@ -155,8 +162,8 @@ def serve(start: Callable[[Message], Callable[[Message], Message]]) -> None:
     """Answer messages until standard input ends: the whole of such a program.
 
     Args:
-        start: is given the opening, and gives what answers a message. What that raises ends the process, which is an
-            answer too.
+        start: is given the opening, and gives what answers a message. It refuses one by a UserError; what else it
+            raises ends the process, which is an answer too.
     """
     replies = sys.stdout
     sys.stdout = sys.stderr  # what the work prints is no reply
@@ -166,7 +173,13 @@ def serve(start: Callable[[Message], Callable[[Message], Message]]) -> None:
     for line in sys.stdin:
         # Whether its parent looks or has gone. Address space is more than memory: it gets three times as much.
         limit_this_process(2 * told["seconds"], 3 * told["memory"])
-        _send(replies, answer(json.loads(line)))
+        try:
+            reply = answer(json.loads(line))
+        except UserError as e:
+            reply = {_REFUSED: str(e)}
+        except MemoryError:
+            reply = {_REFUSED: "it takes too much memory"}
+        _send(replies, reply)
 
 
 def limit_this_process(seconds: int, address_space: int) -> None:

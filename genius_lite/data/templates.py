@@ -13,7 +13,7 @@ from datetime import date, datetime
 from functools import cache
 from typing import Any
 
-from genius_lite.data.sandbox import LimitedProcess, LimitError, serve
+from genius_lite.data.sandbox import LimitedProcess, serve
 from genius_lite.errors import UserError
 from genius_lite.text import brief
 
@@ -53,6 +53,7 @@ class Renderer:
     def __init__(self, template: str, variables: dict[str, Any], *, seconds: int = _SECONDS, memory: int = _MEMORY):
         opening = {"template": template, "variables": variables}
         self._process = LimitedProcess("genius_lite.data.templates", opening, seconds=seconds, memory=memory)
+        self.close = self._process.close
 
     def render(self, messages: Sequence[Message], *, generation: bool = True) -> str:
         """Return a conversation as the template writes it; `generation` opens the assistant's answer.
@@ -72,16 +73,9 @@ class Renderer:
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         try:
-            reply = self._process.ask(message)
-        except LimitError as e:
-            reply = {"reason": str(e)}
-        if "reason" in reply:
-            raise UserError(f"the model's chat template cannot render this conversation: {reply['reason']}")
-        return reply
-
-    def close(self) -> None:
-        """End the process, if there is one; the next conversation starts another."""
-        self._process.close()
+            return self._process.ask(message)
+        except UserError as e:
+            raise UserError(f"the model's chat template cannot render this conversation: {e}") from None
 
 
 def _start(opening: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -118,7 +112,7 @@ def _start(opening: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]
         return env.from_string(opening["template"])
 
     def render(conversation: dict[str, Any]) -> dict[str, Any]:
-        """Reply with the text or a reason. What else a template may raise ends this process: an answer too."""
+        """Reply with the text. What a template raises beside the exceptions here ends this process: an answer too."""
         try:
             if "names" in conversation:
                 names = jinja2.meta.find_undeclared_variables(env.parse(opening["template"]))
@@ -126,17 +120,15 @@ def _start(opening: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]
             messages, generation = conversation["messages"], conversation["generation"]
             text = compiled().render({"tools": None, **variables, "messages": messages, _GENERATION: generation})
             text.encode()  # half a character is no text
-        except MemoryError:
-            return {"reason": "it takes too much memory"}
         except RecursionError:
-            return {"reason": "it calls itself without end"}
+            raise UserError("it calls itself without end") from None
         except (
             *(jinja2.TemplateError, SyntaxError, TypeError, ValueError, ArithmeticError),
             *(LookupError, AttributeError, AssertionError, RuntimeError, NameError),
         ) as e:
-            return {"reason": brief(str(e) or type(e).__name__, 200)}
+            raise UserError(brief(str(e) or type(e).__name__, 200)) from None
         if len(text) > _LONGEST:
-            return {"reason": f"it writes more than {_LONGEST} characters"}
+            raise UserError(f"it writes more than {_LONGEST} characters")
         return {"text": text}
 
     return render

@@ -6,6 +6,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 
 from genius_lite.evaluate.numbers import Decimal, Number, numbers, plain, spelled
 from genius_lite.evaluate.words import GLUED, LANGUAGES, LETTER, WORD, Language, any_of, begins, every, phrases
@@ -52,21 +53,35 @@ def final_number(text: str, decimal: Decimal = ".") -> Number | None:
     """Return the number after the last mark that holds one, else the last number of the text that it does not deny.
 
     Of a marked sentence what follows its last `=` comes first, and there the first number: "The answer is 5 apples for
-    3 children." is 5, "The answer is 2 + 3 = 5" too. Words count where a mark or a short text begins with them.
+    3 children." is 5, "The answer is 2 + 3 = 5" too. Words count where a mark or a short text begins with them. Of "5
+    or 6" none is the answer.
     """
     for segment in marked(text):
-        if (number := stated_number(segment, decimal)) is not None:
-            return number
-    last = deque(numbers(text, decimal, denied=False), maxlen=1)
-    return last[0] if last else _said_in_words(text)
+        if found := _stated(segment, decimal):
+            return None if _is_open(found) else found[0]
+    last = [*deque(numbers(text, decimal, denied=False), maxlen=2)]
+    return None if _is_open(last) else last[-1] if last else _said_in_words(text)
 
 
 def stated_number(segment: str, decimal: Decimal = ".") -> Number | None:
     """Return the number that the first sentence of a marked answer states."""
+    found = _stated(segment, decimal)
+    return found[0] if found and not _is_open(found) else None
+
+
+def _stated(segment: str, decimal: Decimal) -> list[Number]:
+    """List the number that the first sentence of a marked answer states, and the next one."""
     sentence = _MINUS.sub(r"\1-", plain(first_sentence(segment)))
-    parts = (re.split(r"=|≈|\\approx", sentence)[-1], sentence)
-    found = next((number for part in parts for number in numbers(part, decimal)), None)
-    return found or _said_in_words(sentence)
+    for part in (re.split(r"=|≈|\\approx", sentence)[-1], sentence):
+        if found := [*islice(numbers(part, decimal), 2)]:
+            return found
+    said = _said_in_words(sentence)
+    return [said] if said else []
+
+
+def _is_open(found: list[Number]) -> bool:
+    """Say whether these are two numbers of which the text says "or"."""
+    return len(found) > 1 and found[1].joined and not found[0].is_like(found[1])
 
 
 def is_several(answer: str, decimal: Decimal = ".") -> bool:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from genius_lite.data.files import Fault
-from genius_lite.data.questions import check_text
-from genius_lite.data.rows import Columns, HubSet, SetAside, read_rows
+from genius_lite.data.questions import checked
+from genius_lite.data.rows import Columns, UsableRows, read_rows
 from genius_lite.errors import UserError
 from genius_lite.evaluate.checkers import check, submitted
 from genius_lite.evaluate.choices import read_options
 from genius_lite.evaluate.harness import Definition, Harness
 from genius_lite.evaluate.scoring import DECOYS, Verdict, as_literal, fault
-from genius_lite.evaluate.tasks import CHOICES, Problem, Task, distinct, evenly, from_reasoning_gym, from_rows
+from genius_lite.evaluate.tasks import Problem, Task, evenly, from_reasoning_gym, from_rows, problems_of, row_object
 from genius_lite.recipe import BenchmarkName, Prefix, TaskSource
 from genius_lite.records import query_id
-from genius_lite.text import brief
 
 DEFINITIONS: dict[BenchmarkName, Definition] = {
     "gsm8k": Definition(
@@ -77,24 +75,21 @@ def from_harness(cfg: TaskSource, name: BenchmarkName) -> Task:
         UserError: the package is missing, or the rows cannot be read, or no more of them can be used than cannot; or
             the package's metric calls wrong answers right, or right ones wrong (`scoring.fault`).
     """
-    definition, aside = DEFINITIONS[name], SetAside()
-    rows = evenly([*_rows(cfg, definition, aside)], cfg.limit)
+    definition, rows, written = DEFINITIONS[name], UsableRows(cfg.source, "problem"), list[str]()
+    wanted = Columns(definition.columns, help=f"{name} is asked of its own columns")
+    found = evenly([*rows.read(read_rows(cfg.source, [wanted], cfg), row_object)], cfg.limit)
     harness = Harness(definition, name)
-    problems, written = list[Problem](), list[str]()
-    for place, row in rows:
+
+    def problem(row: dict[str, Any]) -> Problem:
         literal = as_literal(row)
-        try:
-            problems.append(_problem(harness, definition, literal))
-            written.append(literal)
-        except UserError as e:
-            aside.add(place, str(e), len(rows))
-    aside.check(len(problems))
-    if not problems:
-        raise UserError(f"{cfg.source}: no problem in it; one is needed at least")
-    problems = distinct(problems)
+        made = _problem(harness, definition, literal)
+        written.append(literal)
+        return made
+
+    problems = problems_of(rows, found, problem)
     if not definition.metric:
         harness.close()
-        return Task(name, problems, _by_letter, stated=_letter, set_aside=str(aside))
+        return Task(name, problems, _by_letter, stated=_letter, set_aside=str(rows))
     row_of = {problem.id: literal for problem, literal in zip(problems, written, strict=True)}
 
     def is_right(problem: str, response: str) -> bool:
@@ -112,34 +107,22 @@ def from_harness(cfg: TaskSource, name: BenchmarkName) -> Task:
         lambda problem, response: harness.judged(row_of[problem.id], response)[0],
         harness.close,
         lambda problem, response: harness.judged(row_of[problem.id], response)[1],
-        str(aside),
+        str(rows),
     )
-
-
-def _rows(cfg: TaskSource, definition: Definition, aside: SetAside) -> Iterator[tuple[str, dict[str, Any]]]:
-    used, wanted = 0, Columns(definition.columns, help=f"{cfg.benchmark} is asked of its own columns")
-    for row in read_rows(cfg.source, [wanted], HubSet(cfg.subset, cfg.split, cfg.revision)):
-        if isinstance(row.values, Fault | str):
-            told = row.values if isinstance(row.values, Fault) else f"a row is an object, not {brief(row.values)!r}"
-            aside.add(row.place, told, used)
-            continue
-        used += 1
-        yield row.place, row.values
 
 
 def _problem(harness: Harness, definition: Definition, literal: str) -> Problem:
     asked, answer, options = harness.asked(literal)
-    check_text(asked)
     if definition.metric:
-        return Problem(query_id(asked), asked, answer if definition.told else "")
-    problem = Problem(query_id(asked), asked, answer, {CHOICES: read_options(options, "choices").texts})
+        return Problem(query_id(asked), checked(asked), answer if definition.told else "")
+    problem = Problem(query_id(asked), checked(asked), answer, read_options(options, "choices").texts)
     _by_letter(problem, "")  # an answer that is no letter would count every response as wrong
     return problem
 
 
 def _by_letter(problem: Problem, response: str) -> Verdict:
-    return Verdict(check("choice", response, problem.answer, choices=problem.metadata[CHOICES]))
+    return Verdict(check("choice", response, problem.answer, choices=problem.choices))
 
 
 def _letter(problem: Problem, response: str) -> str | None:
-    return submitted("choice", response, problem.metadata[CHOICES])
+    return submitted("choice", response, problem.choices)

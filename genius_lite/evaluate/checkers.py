@@ -51,9 +51,9 @@ _START = re.compile(
     rf"(?i:{_LEAD})(?P<open>[(\[{{]?)[\s*_]*+(?P<letter>[A-Za-z]){_APART}(?P<rest>.*)",
     re.DOTALL,
 )
-_OR = rf"(?:[,、/&]|{every('either')})"
-_HEDGE = re.compile(rf"[\s)\]}}*_]*+{_OR}\s*(?:{every('option')}\s*)?[(\[*]*(?P<other>[A-Za-z]){_APART}")
-_BETWEEN = re.compile(rf"[\s*]*+{_OR}[\s*]*+")
+_OR = rf"(?:(?:[,、/&]\s*)?{every('either', 'both')}(?:[\s*_]*{every('maybe')})?|[,、/&])"
+_HEDGE = re.compile(rf"[\s()\]}}*_]*+{_OR}\s*(?:{every('option')}\s*)?[(\[*]*(?P<other>[A-Za-z]){_APART}")
+_BETWEEN = re.compile(rf"[\s*(]*+{_OR}[\s*]*+")
 _MENTION = re.compile(
     rf"\(([A-Z])\)|\*\*\(?([A-Z])(?:[).:]|\*\*)|(?i:{every('option')})\s*\W{{0,3}}([A-Z]){_APART}"
     r"|^[ \t]*([A-Z])[.):](?=\s)|^[ \t*_]*([A-Z])[ \t*_.。]*$",
@@ -65,6 +65,7 @@ _OR_BEFORE = re.compile(rf"(?<!{WORD})[A-Z][)\]*_,\s]*?{_BETWEEN.pattern}[(\[*]*
 _UNLIKE = re.compile(every("unlike"), re.IGNORECASE)
 _DENIED = re.compile(rf"{every('unlike')}\s*$", re.IGNORECASE)
 _NEAR = 14  # characters: "n'est pas (C)"
+_NOT_ELSE = re.compile(rf"(?<=\S)(?:\s*[,;(]|\s+{every('both')})\s*{every('unlike')}.*", re.IGNORECASE | re.DOTALL)
 _AMBIGUOUS = re.compile(r"\D*[0-9]+,(?![0-9]{3}(?![0-9]))[0-9]+\D*")
 
 
@@ -82,7 +83,7 @@ def extract_answer(response: str) -> str | None:
     for segment in segments:
         text = without_verb(bare(first_sentence(segment)))
         words = count_words(text, WORDS)
-        number = unit_number(text) or (stated_number(text) if words > WORDS else None)
+        number = unit_number(_NOT_ELSE.sub("", text)) or (stated_number(text) if words > WORDS else None)
         if number:
             return number.canonical
         if 0 < words <= WORDS:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
-from genius_lite.data.sandbox import LimitedProcess, LimitError, Message, serve
+from genius_lite.data.sandbox import LimitedProcess, Message, serve
 from genius_lite.errors import UserError
 from genius_lite.evaluate.checkers import LETTERS
 from genius_lite.evaluate.scoring import Verdict
@@ -64,7 +64,7 @@ class Harness:
             "genius_lite.evaluate.harness", definition._asdict(), seconds=_SECONDS, memory=_MEMORY
         )
         self.close = self._process.close
-        self._judged = lru_cache(256)(self._judge)
+        self.judged = lru_cache(256)(self._judge)
         if lacking := self._process.ask({})["lacking"]:
             self.close()
             raise UserError(f"benchmark {name}: it needs data of NLTK: python -m nltk.downloader {lacking}")
@@ -77,20 +77,15 @@ class Harness:
         """
         try:
             reply = self._process.ask({"row": row})
-        except LimitError as e:
+        except UserError as e:
             raise UserError(f"lm-evaluation-harness cannot read it: {e}") from None
-        if refused := reply.get("refused"):
-            raise UserError(f"lm-evaluation-harness cannot read it: {brief(refused, 200)}")
         return reply["asked"], reply["answer"], reply["options"]
 
-    def judged(self, row: str, response: str) -> tuple[Verdict, str | None]:
-        """Say what a response to a row is worth, and the answer that the task's filter finds in it."""
-        return self._judged(row, response)
-
     def _judge(self, row: str, response: str) -> tuple[Verdict, str | None]:
+        """Say what a response to a row is worth, and the answer that the task's filter finds in it."""
         try:
             reply = self._process.ask({"row": row, "response": response})
-        except LimitError:
+        except UserError:
             return Verdict(0.0, timed_out=True), None
         return Verdict(reply["score"]), reply["stated"]
 
@@ -160,7 +155,9 @@ def _start(opening: Message) -> Callable[[Message], Message]:
         try:
             return judge(row, message["response"]) if "response" in message else ask(row)
         except _UNUSABLE as e:
-            return {"refused": f"{type(e).__name__}: {e}", "score": 0.0, "stated": None}
+            if "response" in message:
+                return {"score": 0.0, "stated": None}
+            raise UserError(brief(f"{type(e).__name__}: {e}", 200)) from None
 
     return reply
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, cast, get_args
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
@@ -23,10 +23,6 @@ from genius_lite.rundir.disk import scratch
 from genius_lite.rundir.folder import RunDir, write_json
 from genius_lite.rundir.lines import write_records
 from genius_lite.weights import gguf_file
-
-_LONGEST = 512  # tokens of a response, where no recipe says
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,10 +41,19 @@ class PromptConfig:
     variables of the chat template.
     """
 
-    system: str | None
-    max_tokens: int
+    system: str | None = None
+    max_tokens: int = 512
     temperature: float | Auto = "auto"
     template: dict[str, Any] = field(default_factory=dict)
+
+
+_ASKED = {
+    "system": ("system messages (queries.system)", "say which with --system"),
+    "max_tokens": ("evaluate.max_tokens", "say which with --max-tokens"),
+    "temperature": ("evaluate.temperature", "say which with --temperature"),
+    "template": ("queries.template", "measure them apart"),
+}
+"""A field of `PromptConfig` -> its key in a recipe, and what to do where recipes differ in it."""
 
 
 def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[PromptConfig]]:
@@ -75,49 +80,20 @@ def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[PromptConf
     return tasks, ways
 
 
-def prompt_config(
-    ways: Sequence[PromptConfig], system: str | None, max_tokens: int | None, temperature: float | None = None
-) -> PromptConfig:
-    """What is given of it, and the rest as recipes or runs ask.
+def prompt_config(ways: Sequence[PromptConfig], **given: Any) -> PromptConfig:
+    """What is given of it, and the rest as recipes or runs ask, if there are any.
+
+    Args:
+        given: fields of `PromptConfig`; None is not given.
 
     Raises:
         UserError: they ask in different ways.
     """
-    longest = _agreed(max_tokens, [way.max_tokens for way in ways], "evaluate.max_tokens", "--max-tokens")
-    heats: list[float | Auto] = [way.temperature for way in ways]
-    heat = _agreed(temperature, heats, "evaluate.temperature", "--temperature")
-    return PromptConfig(
-        system_message(ways, system),
-        _LONGEST if longest is None else longest,
-        "auto" if heat is None else heat,
-        template_variables(ways),
-    )
-
-
-def template_variables(ways: Sequence[PromptConfig]) -> dict[str, Any]:
-    """Those of recipes or runs.
-
-    Raises:
-        UserError: they have different ones.
-    """
-    if any(way.template != ways[0].template for way in ways):
-        raise UserError("the recipes or runs have different queries.template; measure them apart")
-    return ways[0].template if ways else {}
-
-
-def system_message(ways: Sequence[PromptConfig], given: str | None) -> str | None:
-    """The one that is given, else that of recipes or runs.
-
-    Raises:
-        UserError: they have different ones.
-    """
-    return _agreed(given, [way.system for way in ways], "system messages (queries.system)", "--system")
-
-
-def _agreed(given: T | None, named: Sequence[T], what: str, option: str) -> T | None:
-    if given is None and len(set(named)) > 1:
-        raise UserError(f"the recipes or runs have different {what}; say which with {option}")
-    return next(iter(named), None) if given is None else given
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, (key, option) in _ASKED.items():
+        if name not in given and any(getattr(way, name) != getattr(ways[0], name) for way in ways):
+            raise UserError(f"the recipes or runs have different {key}; {option}")
+    return replace(ways[0] if ways else PromptConfig(), **given)
 
 
 def _task(name: str) -> TaskSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -84,7 +85,7 @@ def _number(decimal: Decimal) -> re.Pattern[str]:
     # The digits of a name (x2), an exponent (m^2, x^{2}) or a version (1.2.3) are no numbers of their own; a minus
     # right after an operand is a subtraction.
     return re.compile(
-        rf"""(?=[-–+0-9.,\\$£¥฿\u20a0-\u20bf百]) (?<![A-Za-z0-9_^]) (?<![\^_]\{{) (?<![0-9]\.)
+        rf"""(?=[-–+0-9.,√\\$£¥฿\u20a0-\u20bf百]) (?<![A-Za-z0-9_^]) (?<![\^_]\{{) (?<![0-9]\.)
         (?P<hundredths>百分之\s?)?
         (?P<sign>(?<!{WORD})(?<![)\]}}%$])[-–+])?
         (?:\\?[$£¥฿\u20a0-\u20bf]\s?(?P<inner>[-–+])?)?
@@ -93,6 +94,9 @@ def _number(decimal: Decimal) -> re.Pattern[str]:
                 (?:\{{\s?(?P<above>[-–])?(?P<top>{number})\s?\}}|(?P<top1>[0-9]))\s?
                 (?:\{{\s?(?P<below>[-–])?(?P<bottom>{number})\s?\}}|(?P<bottom1>[0-9]))
           | (?<!/) (?:(?P<whole2>[0-9]++)[ ])? (?P<top2>{number})\s?/\s?(?P<bottom2>{number}) (?!\s?/)
+          | (?:(?P<factor>{number})\s?(?:\\cdot\s?|[*·×]\s?)?)?
+                (?:\\sqrt(?:\[(?P<index>[2-9])\])?\s?|√\s?) (?:[{{(]\s?(?P<root>{number})\s?[}})]|(?P<root1>{number}))
+          | (?P<of_pi>{number})\s?(?:\\pi(?![A-Za-z])|π)
           | {_TEN_TO}(?P<ten>[+-]?[0-9]{{1,2}})(?![0-9])\}}?
           | (?P<plain>{number}) (?:
                 [eE](?P<e>[+-]?[0-9]{{1,2}})(?![0-9A-Za-z])
@@ -114,24 +118,35 @@ _NOT_ALONE = re.compile(r"[-+*/^=<>\\(]|0[A-Za-z]")
 # "No 5" and "si 5" say more in other languages than those in which they deny.
 _DENIED = re.compile(rf"(?<!{WORD})(?!(?:no|si)(?!{WORD})){every('unlike')}[\s*_($]*$", re.IGNORECASE)
 _NEAR = 16  # characters in front of a number that may deny it
+# "5 or 6", "5 km or perhaps 6 km"; "of" is Dutch for it, but "5 of 6" is English too.
+_OR = re.compile(
+    rf"(?:\s*[^\W\d]++)?[\s,*_]*(?!of\s){every('either')}[\s*_]*(?:{every('maybe')}[\s*_]*)?", re.IGNORECASE
+)
 
 
 class Number(NamedTuple):
     """A number as it was written: the text of "$1,234.50" is "1234.50"; the value of "50%" is 50.
 
-    `scale` is what words multiply it by; the value of "5 million" is 5,000,000.
+    `scale` is what words multiply it by; the value of "5 million" is 5,000,000. `joined`: an "or" stands between the
+    number before and it.
     """
 
     value: Fraction
     percent: bool
     text: str
     scale: int = 1
+    joined: bool = False
 
     @property
     def canonical(self) -> str:
         """One spelling for equal values, to ten digits where it is not whole."""
         whole = self.value.denominator == 1
         return str(self.value.numerator) if whole else f"{float(self.value):.10g}"
+
+    def is_like(self, other: Number) -> bool:
+        """Say whether two numbers may mean the same: 50% is 50 as well as 0.5."""
+        own, theirs = ({n.value, n.value / 100 if n.percent else n.value} for n in (self, other))
+        return bool(own & theirs)
 
 
 def plain(text: str) -> str:
@@ -145,7 +160,8 @@ def numbers(text: str, decimal: Decimal = ".", *, denied: bool = True) -> Iterat
     """Yield the numbers of a text that are in digits, in order; those that are too long are none.
 
     With thousands separators, currency or percent; fractions (1/2, 2 1/2, LaTeX's); powers of ten (1e5, 3 x 10^5,
-    10^5); scale words (5 million, 3万5000). A division by zero is no number, nor are digits without end.
+    10^5); multiples of a root or of pi (2\\sqrt{3}, 2π); scale words (5 million, 3万5000). A division by zero is no
+    number, nor are digits without end.
 
     Args:
         decimal: the mark before decimals. Where "." is it, "," parts thousands and the other way round; thin and
@@ -153,7 +169,9 @@ def numbers(text: str, decimal: Decimal = ".", *, denied: bool = True) -> Iterat
             the other way (1.234,5) is read so.
         denied: also those of which the text says that they are not meant: "not 5".
     """
+    end = 0
     for found in _NUMBER[decimal].finditer(plain(text).translate(_FRACTIONS)):
+        joined, end = bool(end and _OR.fullmatch(found.string, end, found.start())), found.end()
         if not denied and _DENIED.search(found.string[max(found.start() - _NEAR, 0) : found.start()]):
             continue
         if len(found[0]) > _LONGEST or (value := _value(found, decimal)) is None:
@@ -162,17 +180,17 @@ def numbers(text: str, decimal: Decimal = ".", *, denied: bool = True) -> Iterat
         scale = int(value / _decimal(found["plain"], decimal)) if found["scale"] and value else 1
         body = _DECIMALS[decimal].sub(lambda part: _ungrouped(part[0], decimal), found["body"])
         percent = bool(found["percent"] or found["hundredths"])
-        yield Number(-value if minus else value, percent, "-" * minus + body, scale)
+        yield Number(-value if minus else value, percent, "-" * minus + body, scale, joined)
 
 
-def unit_number(text: str, decimal: Decimal = ".") -> Number | None:
+def unit_number(text: str) -> Number | None:
     """Return the number of a text that is one with a unit at most: "18 dollars", and neither "x + 1" nor "2x"."""
     text = plain(text).replace("**", "")
-    found = list(numbers(text, decimal))
+    found = list(numbers(text))
     if not found:
         said = spelled(text)
         return said[0] if said and len(said[1].split()) <= 1 else None
-    around = _UNIT.sub("0", _NUMBER[decimal].sub("0", text))
+    around = _UNIT.sub("0", _NUMBER["."].sub("0", text))
     return found[0] if len(found) == 1 and not _NOT_ALONE.search(around) else None
 
 
@@ -216,6 +234,11 @@ def _composed(parts: Iterable[tuple[Fraction, bool]]) -> Fraction:
 
 
 def _value(found: re.Match[str], decimal: Decimal) -> Fraction | None:
+    if found["of_pi"]:
+        return _decimal(found["of_pi"], decimal) * Fraction(math.pi)
+    if inside := found["root"] or found["root1"]:
+        root = round(float(_decimal(inside, decimal)) ** (1 / int(found["index"] or 2)), 12)
+        return _decimal(found["factor"] or "1", decimal) * Fraction(root)
     if found["ten"]:
         return Fraction(10) ** int(found["ten"])
     if found["scale"]:
@@ -252,8 +275,8 @@ def _ungrouped(text: str, decimal: Decimal) -> str:
 
 def _counted() -> dict[str, int]:
     found = {word.lower(): value for value, listed in HUNDREDS.items() for word in phrases([listed])}
-    for units, tens in COUNTED:
-        values = [*enumerate(units.split(",")), *((10 * n, words) for n, words in enumerate(tens.split(","), 2))]
+    for of in COUNTED:
+        values = [*enumerate(of.ones.split(",")), *((10 * n, words) for n, words in enumerate(of.tens.split(","), 2))]
         found |= {word.lower(): value for value, words in values for word in phrases(words.split("/"))}
     return found
 

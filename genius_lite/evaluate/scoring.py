@@ -65,24 +65,22 @@ class Scorer:
             UserError: it cannot be read as mathematics, or not within the limits.
         """
         try:
-            refused = self._process.ask({"known": known})["refused"]
+            self._process.ask({"known": known})
         except LimitError as e:
-            refused = f"the answer {known!r:.60} cannot be read as mathematics: {e}"
-        if refused:
-            raise UserError(refused)
+            raise UserError(f"the answer {known!r:.60} cannot be read as mathematics: {e}") from None
 
     def verdict(self, response: str, known: str) -> Verdict:
         """Of a response to a problem with this answer; of reasoning-gym's, with this entry (`as_literal`)."""
         try:
             return Verdict(self._process.ask({"response": response, "known": known})["score"])
-        except LimitError:
+        except UserError:
             return Verdict(0.0, timed_out=True)
 
     def stated(self, response: str) -> str | None:
         """Return what math-verify reads in a response, equal numbers in one spelling; None if that is nothing."""
         try:
             return self._process.ask({"response": response})["stated"]
-        except LimitError:
+        except UserError:
             return None
 
 
@@ -210,11 +208,8 @@ def _by_math_verify() -> Callable[[dict[str, Any]], dict[str, Any]]:
             return {"stated": stated_mathematics(message["response"])}
         if "response" in message:
             return {"score": float(same_mathematics(message["response"], known_answer(message["known"])))}
-        try:
-            known_answer(message["known"])
-        except UserError as e:
-            return {"refused": str(e)}
-        return {"refused": ""}
+        known_answer(message["known"])
+        return {}
 
     return answer
 

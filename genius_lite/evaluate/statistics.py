@@ -146,7 +146,7 @@ def mcnemar_exact(base: Sequence[float], tuned: Sequence[float]) -> McNemar:
     gained = sum(b < t for b, t in zip(base, tuned, strict=True))
     lost = sum(b > t for b, t in zip(base, tuned, strict=True))
     differing, term, tail = gained + lost, 1, 0
-    for k in range(min(gained, lost) + 1):
+    for k in range(min(gained, lost) + 1):  # binomial coefficients: `math.comb` would begin anew for each
         tail += term
         term = term * (differing - k) // (k + 1)
     return McNemar(gained, lost, min(1.0, 2 * tail / 2**differing))

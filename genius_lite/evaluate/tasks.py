@@ -14,9 +14,9 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from genius_lite.data.files import Fault, stem_of
+from genius_lite.data.files import stem_of
 from genius_lite.data.questions import COLUMN, Question, columns_for, is_number, question_of, written
-from genius_lite.data.rows import Columns, HubSet, SetAside, read_rows
+from genius_lite.data.rows import Columns, UsableRows, read_rows
 from genius_lite.data.templates import Message
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
@@ -29,7 +29,6 @@ from genius_lite.records import Query, query_id, seed_of
 from genius_lite.results.evaluation import Use
 from genius_lite.text import brief
 
-CHOICES = "choices"  # in a problem's metadata
 _DIVIDED = 40  # problems of a task, at least, of which half can choose and half report
 T = TypeVar("T")
 
@@ -41,13 +40,13 @@ class Problem(msgspec.Struct, frozen=True):
     """A question and its answer, empty where only the task's checker can tell.
 
     `id` depends on what is asked alone, so that models and rounds can be paired; a repeated one's has its number.
-    `before` is what was said before the prompt.
+    `choices` are the texts of its options, if it has some; `before` is what was said before the prompt.
     """
 
     id: str
     prompt: str
     answer: str
-    metadata: dict[str, Any] = {}
+    choices: list[str] = []
     before: list[Message] = []
 
 
@@ -127,47 +126,69 @@ def from_rows(cfg: TaskSource) -> Task:
         if mathematics:
             return mathematics.verdict(response, problem.answer)
         try:
-            return Verdict(check(cfg.check, response, problem.answer, cfg.options, problem.metadata.get(CHOICES, ())))
+            return Verdict(check(cfg.check, response, problem.answer, cfg.options, problem.choices))
         except TimeoutError:
             return Verdict(0.0, timed_out=True)
 
     def stated(problem: Problem, response: str) -> str | None:
         if mathematics:
             return mathematics.stated(response)
-        return submitted(cfg.check, response, problem.metadata.get(CHOICES, ()), cfg.options)
+        return submitted(cfg.check, response, problem.choices, cfg.options)
 
-    aside, forms = SetAside(), set[str]()
-    read = [*islice(_read(cfg, aside), None if cfg.benchmark else cfg.limit)]
-    read = evenly(read, cfg.limit)
-    first = counts_from([(known, options) for _, _, known, options in read if options], cfg.count_from, cfg.source)
-    problems = list[Problem]()
-    for place, question, known, options in read:
-        try:
-            problem = _problem(question, known, options, first)
-            # An answer that its checker cannot read would count every response as wrong.
-            if mathematics:
-                mathematics.read(problem.answer)
-            else:
-                score(problem, "")
-        except UserError as e:
-            aside.add(place, str(e), len(read))
-            continue
-        problems.append(problem)
-        forms.add(question.form)
-    aside.check(len(problems))
-    if not problems:
-        raise UserError(f"{cfg.source}: no problem in it; one is needed at least")
+    rows, forms = UsableRows(cfg.source, "problem"), set[str]()
+    found = evenly([*islice(_read(cfg, rows), None if cfg.benchmark else cfg.limit)], cfg.limit)
+    numbered = [(known, options) for _, (_, known, options) in found if options]
+    first = counts_from(numbered, cfg.count_from, cfg.source)
+
+    def problem(read: _Read) -> Problem:
+        made = _problem(*read, first)
+        # An answer that its checker cannot read would count every response as wrong.
+        if mathematics:
+            mathematics.read(made.answer)
+        else:
+            score(made, "")
+        forms.add(read[0].form)
+        return made
+
+    problems = problems_of(rows, found, problem)
     close = mathematics.close if mathematics else lambda: None
     name = cfg.benchmark or (cfg.source if cfg.source.startswith(Prefix.HUB) else stem_of(cfg.source))
     form = " and ".join(sorted(filter(None, forms)))
-    return Task(name, distinct(problems), score, close, stated, str(aside), form)
+    return Task(name, problems, score, close, stated, str(rows), form)
 
 
-_Read = tuple[str, Question, str | int | float, Options | None]
-"""The place of a row, and what is in it."""
+def problems_of(rows: UsableRows, found: list[tuple[str, T]], make: Callable[[T], Problem]) -> list[Problem]:
+    """Make problems of what was read of some rows, each with its place; those that cannot be made are set aside.
+
+    Raises:
+        UserError: no more can be made than not.
+    """
+    rows.used, problems = len(found), list[Problem]()
+    for place, read in found:
+        try:
+            problems.append(make(read))
+        except UserError as e:
+            rows.drop(place, str(e))
+    rows.check()
+    return distinct(problems)
 
 
-def _read(cfg: TaskSource, aside: SetAside) -> Iterator[_Read]:
+def row_object(values: dict[str, Any] | str) -> dict[str, Any]:
+    """Return a row's values by column.
+
+    Raises:
+        UserError: it has no columns.
+    """
+    if isinstance(values, str):
+        raise UserError(f"a row of a task is a JSON object, not {brief(values)!r}")
+    return values
+
+
+_Read = tuple[Question, str | int | float, Options | None]
+"""What is in a row: the question, its answer, and the options if it has some."""
+
+
+def _read(cfg: TaskSource, rows: UsableRows) -> Iterator[tuple[str, _Read]]:
     """Read the rows of a task that have a question and an answer, and set the others aside."""
     column, template = (COLUMN, cfg.prompt) if "{" in cfg.prompt else (cfg.prompt, None)
     several = cfg.check == "choice" and "{" in cfg.choices
@@ -177,33 +198,27 @@ def _read(cfg: TaskSource, aside: SetAside) -> Iterator[_Read]:
     told = cfg.benchmark and f"{cfg.benchmark} is asked of its own columns"
     told = told or f"say which in a recipe's evaluate.tasks ({keys})"
     wanted = [Columns((*c.needed, *needed), (*c.optional, *more), told) for c in columns_for(column, template)]
-    hub, used = HubSet(cfg.subset, cfg.split, cfg.revision), 0
-    for row in read_rows(cfg.source, wanted, hub, few=cfg.limit is not None and not cfg.benchmark):
-        try:
-            if isinstance(row.values, Fault):
-                raise UserError(row.values)
-            if isinstance(row.values, str):
-                raise UserError(f"a row of a task is a JSON object, not {brief(row.values)!r}")
-            question, known = question_of(row.values, column, template), row.values[cfg.answer]
-            if not question.text.strip():
-                raise UserError(f"`{cfg.prompt}` is {question.text!r:.40}, not a question")
-            given = [row.values[name] for name in named if name in row.values]
-            while several and given and given[-1] in ("", None):  # some problems have fewer options than others
-                given.pop()
-            options = read_options(given if several else given[0], cfg.choices) if given else None
-            if cfg.check == "choice" and not options and isinstance(known, bool):
-                known, options = ("yes" if known else "no"), Options(["yes", "no"])
-            if not isinstance(known, str):
-                if not is_number(known):
-                    raise UserError(f"`{cfg.answer}` is {brief(repr(known))}, neither text nor a number")
-                known = str(known) if isinstance(known, Decimal) else known
-            elif not known.strip() and cfg.check != "regex":  # whose group may be empty, and is then right
-                raise UserError(f"`{cfg.answer}` is empty")
-        except UserError as e:
-            aside.add(row.place, str(e), used)
-            continue
-        used += 1
-        yield row.place, question, known, options
+
+    def read(values: dict[str, Any] | str) -> _Read:
+        row = row_object(values)
+        question, known = question_of(row, column, template), row[cfg.answer]
+        if not question.text.strip():
+            raise UserError(f"`{cfg.prompt}` is {question.text!r:.40}, not a question")
+        given = [row[name] for name in named if name in row]
+        while several and given and given[-1] in ("", None):  # some problems have fewer options than others
+            given.pop()
+        options = read_options(given if several else given[0], cfg.choices) if given else None
+        if cfg.check == "choice" and not options and isinstance(known, bool):
+            known, options = ("yes" if known else "no"), Options(["yes", "no"])
+        if not isinstance(known, str):
+            if not is_number(known):
+                raise UserError(f"`{cfg.answer}` is {brief(repr(known))}, neither text nor a number")
+            known = str(known) if isinstance(known, Decimal) else known
+        elif not known.strip() and cfg.check != "regex":  # whose group may be empty, and is then right
+            raise UserError(f"`{cfg.answer}` is empty")
+        return question, known, options
+
+    return rows.read(read_rows(cfg.source, wanted, cfg, few=cfg.limit is not None and not cfg.benchmark), read)
 
 
 def _problem(question: Question, known: str | float, options: Options | None, first: int | None) -> Problem:
@@ -212,7 +227,7 @@ def _problem(question: Question, known: str | float, options: Options | None, fi
         answer = known.strip() if isinstance(known, str) else written(known)
         return Problem(question.id, question.text, answer, before=before)
     asked = question._replace(text=f"{question.text}\n\n{options}\n\nGive the letter of the right option.")
-    return Problem(asked.id, asked.text, options.letter(known, first), {CHOICES: options.texts}, before)
+    return Problem(asked.id, asked.text, options.letter(known, first), options.texts, before)
 
 
 def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, Any]) -> Task:
@@ -243,9 +258,7 @@ def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, A
     except (TypeError, ValueError, AssertionError) as e:
         raise UserError(f"{source}: reasoning-gym refuses this configuration: {e}") from None
     entries = list(dataset)
-    problems = distinct(
-        [Problem(query_id(e["question"]), e["question"], e["answer"] or "", e["metadata"]) for e in entries]
-    )
+    problems = distinct([Problem(query_id(e["question"]), e["question"], e["answer"] or "") for e in entries])
     entry_of = {problem.id: as_literal(entry) for problem, entry in zip(problems, entries, strict=True)}
     scorer = Scorer({"name": name, "size": size, "seed": seed, **config})
 

@@ -27,14 +27,13 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor, shown
 from genius_lite.weights.mapping import TELLING, Rounded, TensorMap, check_finite, layer_of, match, name_map
-from genius_lite.weights.meta_model import check_complete, reading_foreign
+from genius_lite.weights.meta_model import check_complete, described_model, reading_foreign
 from genius_lite.weights.rope import rope_base
 from genius_lite.weights.untrusted import EMBEDDINGS
 
 ADAPTER_CONFIG = "adapter_config.json"
 _FILE_TYPE = {T.F16: 1, T.BF16: 32}  # llama_ftype: mostly F16, mostly BF16
 _ROUNDED = 2**-8  # of a vector's numbers, where a converter had them in bfloat16
-_SLACK = 1.01  # of the weights: small ones may be made and not stored
 
 
 def read_config(folder: Path) -> Any:
@@ -44,8 +43,7 @@ def read_config(folder: Path) -> Any:
         UserError: there is none, or no causal language model of transformers has it; the weights are quantized
             themselves; or they are fewer than such a model has.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     _refuse_code(read_object(folder / "config.json"), folder)
@@ -60,11 +58,7 @@ def read_config(folder: Path) -> Any:
         raise UserError(f"{folder}: transformers has no causal language model of type `{config.model_type}`")
     if getattr(config, "quantization_config", None):
         raise UserError(f"{folder}: its weights are quantized; model.weights takes those of 16 or 32 bits")
-    with torch.device("meta"), reading_foreign(folder, "config.json", KeyError):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    needed, held = sum(p.numel() for p in model.parameters()), Safetensors(folder).weights
-    if needed > _SLACK * held:
-        raise UserError(f"{folder}: its config.json describes {needed} weights, and its safetensors hold {held}")
+    described_model(config, folder, "config.json", Safetensors(folder).weights)
     _follow_llama_cpp(config)
     return config
 

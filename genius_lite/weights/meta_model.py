@@ -20,7 +20,7 @@ from gguf.tensor_mapping import TensorNameMap
 
 from genius_lite.errors import UserError
 from genius_lite.rundir.disk import scratch
-from genius_lite.text import brief
+from genius_lite.text import first_line
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import broken, shown
@@ -32,7 +32,7 @@ from genius_lite.weights.untrusted import EMBEDDINGS
 _KEPT = ("general.architecture", "general.name", "general.alignment")
 _TOKENIZER = "tokenizer.ggml."
 _LONGEST_ARRAY, _LONGEST_TEXT = 4096, 4096  # layers and characters; nothing of the shape is longer
-_SLACK = 1.01  # of the weights: a family may have some small ones that are no tensors of a GGUF
+_SLACK = 1.01  # of the weights
 _HEADS = "attention.head_count"
 _ONE_ROW = "ffn_gate_inp_shexp.weight"
 # What transformers overlooks in the header of a family: llama.cpp's key, and the attribute of the config.
@@ -137,7 +137,7 @@ def read_config(source: GGUF) -> Any:
             scale_frequencies(source, config)
         except KeyError as e:
             raise broken(source.path, f"there is no {shown(str(e.args[0]))}") from None
-    _check_meta_model(source, config)
+    _check_tensors(source, config)
     return config
 
 
@@ -155,19 +155,33 @@ def reading_foreign(path: Path, what: str, *more: type[Exception]) -> Iterator[N
     try:
         yield
     except (*found, *more) as e:
-        reason = brief(str(e.__cause__ or e).strip().split("\n")[0], 200)
-        raise UserError(f"{path}: transformers cannot read its {what}: {reason}") from None
+        raise UserError(f"{path}: transformers cannot read its {what}: {first_line(e)}") from None
 
 
-def _check_meta_model(source: GGUF, config: Any) -> None:
+def described_model(config: Any, path: Path, what: str, held: int) -> Any:
+    """Build the model of a description without its weights, on torch's device `meta`.
+
+    Args:
+        path, what: where the description is, as in `reading_foreign`.
+        held: weights that are there; the model may have a hundredth more, of small ones that are made and not stored.
+
+    Raises:
+        UserError: transformers cannot build it, or it would have more weights.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    try:
-        with torch.device("meta"), reading_foreign(source.path, "header"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except KeyError as e:
-        raise broken(source.path, f"its header asks for an unknown {shown(str(e.args[0]))}") from None
+    with torch.device("meta"), reading_foreign(path, what, KeyError):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    needed = sum(parameter.numel() for parameter in model.parameters())
+    if needed > _SLACK * held:
+        raise UserError(f"{path}: its {what} describes a model of {needed} weights, and {held} are there")
+    return model
+
+
+def _check_tensors(source: GGUF, config: Any) -> None:
+    """Refuse a tensor of another size than the config says, or one that is none of its model's."""
+    model = described_model(config, source.path, "header", source.parameters)
     names = name_map(source)
     shapes, used = {t.name: t.shape for t in source.tensors}, {DIVISORS, *BY_LENGTH}
     for name, weights in model.state_dict().items():
@@ -178,10 +192,6 @@ def _check_meta_model(source: GGUF, config: Any) -> None:
         if found and (sum(map(math.prod, found)) != weights.numel() or max(map(len, found)) > weights.ndim):
             asked = f"and the header asks for {list(weights.shape)}"
             raise broken(source.path, f"{shown(parts[0])} is {list(found[0])}, {asked}")
-    needed = sum(parameter.numel() for parameter in model.parameters())
-    if needed > _SLACK * source.parameters:
-        held = f"{needed} weights, and it holds {source.parameters}"
-        raise broken(source.path, f"its header describes a model of {held}")
     layers = config.num_hidden_layers
     for name in shapes:
         block = re.match(r"blk\.(\d+)\.", name)

@@ -91,15 +91,12 @@ def _file(path: Path) -> tuple[int, int, int, int]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def load_untrusted(
-    path: Path, *, quantizer: bool = False, vocabulary_only: bool = False, patience: float = _PATIENCE
-) -> GGUF:
+def load_untrusted(path: Path, *, quantizer: bool = False, vocabulary_only: bool = False) -> GGUF:
     """Read the header of a model that this program did not make; nothing here opens the file before.
 
     Args:
         quantizer: whether llama.cpp will quantize the model too.
         vocabulary_only: whether nothing else of it will be used; its weights are not read then.
-        patience: seconds that llama.cpp may take.
 
     Raises:
         UserError: no GGUF, no language model, one that contradicts itself, or one that llama.cpp does not take.
@@ -107,21 +104,21 @@ def load_untrusted(
     source = gguf_file.read(path)
     check_model(source)
     ways = ["quantize"] * quantizer + ["vocabulary"] * vocabulary_only
-    _probe(source.path, sum(file.stat().st_size for file in source.files), ways, patience)
+    _probe(source.path, sum(file.stat().st_size for file in source.files), ways)
     if not vocabulary_only:
         vouch(source.path)
     return source
 
 
-def _probe(path: Path, size: int, ways: list[str], patience: float) -> None:
+def _probe(path: Path, size: int, ways: list[str]) -> None:
     """See what becomes of llama.cpp when it loads the file and decodes, in a process of its own."""
     try:
         command = [sys.executable, "-P", "-m", _PROBE, str(path), str(size), *ways]
-        ended = attempt(command, patience)
+        ended = attempt(command, _PATIENCE)
         if ended.returncode == -_KILLED:  # for want of memory, or by a person: no fault of the file
-            ended = attempt(command, patience)
+            ended = attempt(command, _PATIENCE)
     except subprocess.TimeoutExpired:
-        raise UserError(f"{path}: llama.cpp does not finish loading it within {patience:.0f} s") from None
+        raise UserError(f"{path}: llama.cpp does not finish loading it within {_PATIENCE:.0f} s") from None
     if ended.returncode == 0:
         return
     said = ended.stderr.decode("utf-8", errors="replace")

@@ -81,7 +81,7 @@ def test_numbers_in_a_template_are_written_as_people_do(tmp_path):
     rows = [{"n": n, "question": "What?"} for n in (1998.0, 2.5, 7, float("nan"))]
     questions = Questions(Queries(source=_write(tmp_path, *rows), prompt="{n}: {question}"))
     assert [question.text for _, question in questions] == ["1998: What?", "2.5: What?", "7: What?"]
-    assert str(questions.aside).endswith("q.jsonl:4: `n` is nan, not text")
+    assert str(questions.rows).endswith("q.jsonl:4: `n` is nan, not text")
 
 
 def test_ids_are_those_of_the_text_and_of_all_that_is_asked():
@@ -160,6 +160,21 @@ def test_a_conversation_that_the_template_does_not_take_is_set_aside(tmp_path, t
         assert told in found.set_aside
         with pytest.raises(UserError, match=r"q\.jsonl:1: "):
             select(Queries(source=_write(tmp_path, OPENAI)), vocabulary)
+
+
+def test_blank_questions_are_left_out_and_counted(tmp_path, tiny_llama):
+    source = _write(tmp_path, {"prompt": " "}, {"prompt": ""}, {"prompt": "a"}, {"prompt": "\n"})
+    with Vocabulary.open(tiny_llama) as vocabulary:
+        found = select(Queries(source=source), vocabulary)
+    assert [query.prompt for query in found.queries] == ["a"]
+    assert found.set_aside == f"3 rows are blank; the first is {source}:1"
+
+
+@pytest.mark.parametrize("role", ["User", "HUMAN"])
+def test_a_role_in_capitals_is_the_same_role(tmp_path, role):
+    row = {"messages": [{"role": "Assistant", "content": "Hi"}, {"role": role, "content": "Why?"}]}
+    ((_, question),) = Questions(Queries(source=_write(tmp_path, row)))
+    assert (question.text, question.before) == ("Why?", ({"role": "assistant", "content": "Hi"},))
 
 
 def test_long_questions_are_left_out_and_counted(tmp_path, tiny_llama):

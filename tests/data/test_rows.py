@@ -97,8 +97,8 @@ def test_a_broken_row_of_a_table_takes_no_other_with_it(tmp_path, row, told, at)
     (tmp_path / "q.csv").write_text("prompt,level\n" + "\n".join(rows) + "\n")
     questions = Questions(Queries(source=str(tmp_path / "q.csv")))
     assert [question.text for _, question in questions] == expected
-    assert str(questions.aside).startswith(f"1 row is set aside; {tmp_path / 'q.csv'}:{at + 2}: ")
-    assert told in str(questions.aside)
+    assert str(questions.rows).startswith(f"1 row is set aside; {tmp_path / 'q.csv'}:{at + 2}: ")
+    assert told in str(questions.rows)
 
 
 @pytest.mark.parametrize(("header", "row"), [("id,prompt", "{n},One, or {n}?"), ("prompt,answer", "One, or {n}?,")])
@@ -242,6 +242,15 @@ def test_bytes_of_another_encoding_matter_where_they_are_asked_for(tmp_path):
         _read(tmp_path / "q.csv", column="note")
 
 
+@pytest.mark.parametrize("form", ["{0}\n{1}\n{1}\n", "[{0},\n{1},\n{1}]"])
+def test_a_row_that_says_a_key_twice_is_set_aside(tmp_path, form):
+    path = tmp_path / "q.json"
+    path.write_text(form.format('{"prompt": "a", "prompt": "b"}', '{"prompt": "c", "n": {"m": 1, "m": 2}}'))
+    questions = Questions(Queries(source=str(path)))
+    assert [question.text for _, question in questions] == ["c"]
+    assert str(questions.rows) == f"1 row is set aside; {path}:1: the key `prompt` stands twice in it"
+
+
 def test_one_bad_row_of_thousands_is_set_aside_and_named(tmp_path):
     rows = [json.dumps({"prompt": f"What is {number}?"}) for number in range(3000)]
     for number, bad in ((17, '{"prompt": "x'), (20, '{"question": "x"}'), (2000, '{"prompt": 7}'), (2001, '["x"]')):
@@ -249,7 +258,7 @@ def test_one_bad_row_of_thousands_is_set_aside_and_named(tmp_path):
     (tmp_path / "q.jsonl").write_text("\n".join(rows))
     questions = Questions(Queries(source=str(tmp_path / "q.jsonl")))
     assert len([*questions]) == 2996
-    assert str(questions.aside).startswith(f"4 rows are set aside; {tmp_path / 'q.jsonl'}:18: not JSON: ")
+    assert str(questions.rows).startswith(f"4 rows are set aside; {tmp_path / 'q.jsonl'}:18: not JSON: ")
 
 
 def test_a_million_rows_of_the_wrong_kind_are_not_read_to_their_end(tmp_path):

@@ -10,16 +10,22 @@ import pytest
 
 from genius_lite.data import sandbox
 from genius_lite.data.sandbox import LimitedProcess, LimitError
+from genius_lite.errors import UserError
 
 PROGRAM = """
 import os, time
 from genius_lite.data.sandbox import serve
+from genius_lite.errors import UserError
 
 def start(opening):
     print("hello")  # no reply
     def answer(message):
         print("one", message)
         time.sleep(message.get("sleep", 0))
+        if message.get("refuse"):
+            raise UserError("not this one")
+        if message.get("hoard"):
+            raise MemoryError
         if message.get("die"):
             os.abort()
         return {"of": opening["name"], "by": os.getpid(), **message}
@@ -51,6 +57,14 @@ def test_a_process_that_dies_is_replaced(process):
         with pytest.raises(LimitError, match="it ended its process"):
             process.ask({"die": True})
     assert process.ask({})["by"] != first
+
+
+def test_a_message_that_is_refused_says_why_and_the_process_goes_on(process):
+    first = process.ask({})["by"]
+    for message, why in (({"refuse": True}, "not this one"), ({"hoard": True}, "it takes too much memory")):
+        with pytest.raises(UserError, match=why):
+            process.ask(message)
+    assert process.ask({})["by"] == first
 
 
 def test_a_process_that_stalls_is_replaced(process, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from genius_lite.data.questions import check_text
+from genius_lite.data.questions import checked
 from genius_lite.data.steps import StepDelimiter
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
@@ -236,7 +236,7 @@ def test_a_hostile_template_is_one_line(templated):
 )
 def test_what_no_model_can_be_asked(question, message):
     with pytest.raises(UserError, match=message):
-        check_text(question)
+        checked(question)
 
 
 def test_smollm2_prompt_equals_transformers_template(smollm2):

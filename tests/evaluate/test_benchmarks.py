@@ -12,6 +12,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from genius_lite.data.sandbox import LimitError
 from genius_lite.errors import UserError
 from genius_lite.evaluate import harness
 from genius_lite.evaluate.benchmarks import DEFINITIONS, load_task
@@ -111,7 +112,7 @@ def test_a_file_of_other_columns_is_one_line(tmp_path):
 
 
 def test_a_metric_that_lies_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(harness.Harness, "judged", lambda self, row, response: (Verdict(1.0), None))
+    monkeypatch.setattr(harness.Harness, "_judge", lambda self, row, response: (Verdict(1.0), None))
     with pytest.raises(UserError, match="benchmark gsm8k: its scorer calls '' right in 3 of 3 problems"):
         load(tmp_path, "gsm8k")
     with pytest.raises(UserError, match="benchmark ifeval: its scorer calls '' right in 2 of 2 problems"):
@@ -126,7 +127,7 @@ def test_a_process_that_dies_makes_a_response_wrong(tmp_path, monkeypatch):
 
 
 def _dies():
-    raise harness.LimitError("it takes more than 10 s")
+    raise LimitError("it takes more than 10 s")
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):

@@ -49,7 +49,7 @@ def test_problems_with_numbers(tmp_path):
     assert [p.prompt for p in task.problems] == ["How many clips?", "How much?", "How many?"]
     assert [p.id for p in task.problems] == [query_id(p.prompt) for p in task.problems]
     assert [p.answer for p in task.problems][1:] == ["6,250", "35"]
-    assert task.problems[0].metadata == {}, "no other column is read"
+    assert task.problems[0].choices == [], "no other column is read"
     responses = ["It is \\boxed{72}.", "$6250", "36"]
     assert [task.check(p, r).score for p, r in zip(task.problems, responses, strict=True)] == [1, 1, 0]
 
@@ -129,7 +129,7 @@ def test_a_problem_may_have_fewer_options_than_others(tmp_path):
     rows = ["prompt,A,B,C,D,answer", "x,red,green,blue,grey,D", "y,red,green,,,B", "z,red,,blue,,A"]
     (tmp_path / "t.csv").write_text("\n".join(rows))
     task = tasks.from_rows(TaskSource(source=str(tmp_path / "t.csv"), check="choice", choices="{A} {B} {C} {D}"))
-    assert [len(problem.metadata["choices"]) for problem in task.problems] == [4, 2, 3]
+    assert [len(problem.choices) for problem in task.problems] == [4, 2, 3]
 
 
 GOOD = '{"prompt": "x", "answer": "1"}'

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from genius_lite.errors import UserError
+from genius_lite.weights import untrusted
 from genius_lite.weights.untrusted import load_untrusted
 from tests.faults.hostile import Child, examined
 from tests.faults.mutate import MUTATIONS, mutant
@@ -59,9 +60,10 @@ def test_a_file_that_llama_cpp_dies_of_is_one_line_and_exit_code_2(sound, tmp_pa
     assert result.stderr.count("\n") == 1
 
 
-def test_what_llama_cpp_takes_too_long_for_is_refused(tiny_llama):
+def test_what_llama_cpp_takes_too_long_for_is_refused(tiny_llama, monkeypatch):
+    monkeypatch.setattr(untrusted, "_PATIENCE", 0.01)
     with pytest.raises(UserError, match=r"llama\.cpp does not finish loading it within 0 s"):
-        load_untrusted(tiny_llama, patience=0.01)
+        load_untrusted(tiny_llama)
 
 
 def test_a_crash_is_put_down_to_its_file_and_the_rest_goes_on(tmp_path, monkeypatch):
