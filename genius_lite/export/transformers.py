@@ -19,9 +19,8 @@ from genius_lite.weights.full_precision import load_weights
 from genius_lite.weights.importing import Base
 from genius_lite.weights.source import ORIGINAL, split_origin
 
-BASE_CONFIG = (
-    "base_config.json"  # of a base that is a GGUF; as config.json transformers would take it for the adapter's
-)
+BASE_CONFIG = "base_config.json"
+"""Of a base that is a GGUF; as config.json transformers would take it for the adapter's."""
 _CONFIG = "config.json"
 _FIT_FLOAT16 = {"llama", "qwen2"}
 """Families, by llama.cpp's names, whose activations were seen to stay in float16's range (SmolLM2, Qwen2.5). Those of

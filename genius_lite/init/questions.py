@@ -17,7 +17,7 @@ from genius_lite.evaluate.benchmarks import load_task
 from genius_lite.hardware import cores, free_memory, gpus
 from genius_lite.recipe import Model, Prefix, Queries, TaskSource, benchmark_named
 from genius_lite.recipe.types import at_home
-from genius_lite.text import brief
+from genius_lite.text import amount, brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import check_supported
 from genius_lite.weights.source import locate
@@ -49,7 +49,7 @@ class Machine(NamedTuple):
 
     def __str__(self) -> str:
         gpu = f"a GPU with {self.gpu / 1e9:.0f} GB free" if self.gpu else "no GPU that llama.cpp sees"
-        return f"{self.cores} cores, {self.memory / 1e9:.0f} GB of free memory, {gpu}"
+        return f"{amount(self.cores, 'cores')}, {self.memory / 1e9:.0f} GB of free memory, {gpu}"
 
 
 class FoundModel(NamedTuple):

@@ -134,7 +134,10 @@ def gauge(values: Sequence[float], warn: float | None, halt: float | None, *, lo
     warn = worst if warn is None else warn
     halt = worst if halt is None else halt
     zones = (("ok", best, warn), ("warn", warn, halt), ("halt", halt, worst))
-    drawn = [_box(min(x(a), x(b)), 7, abs(x(a) - x(b)), 10, f"zone {kind}") for kind, a, b in zones]
+    drawn = [
+        f'<rect x="{min(x(a), x(b)):g}" y="7" width="{abs(x(a) - x(b)):g}" height="10" class="zone {kind}"/>'
+        for kind, a, b in zones
+    ]
     shown = [value for value in values if math.isfinite(value)]
     for n, value in enumerate(shown):
         kind = "now" if n == len(shown) - 1 else "then"
@@ -142,11 +145,11 @@ def gauge(values: Sequence[float], warn: float | None, halt: float | None, *, lo
     return _svg(drawn, 24, described)
 
 
-def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers from at most `low` to at least `high`, some `about` + 1 of them."""
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Find some five round numbers from at most `low` to at least `high`."""
     if low == high:
         low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
-    raw = (high - low) / about
+    raw = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -205,10 +208,6 @@ def _svg(parts: Sequence[str], height: float, described: str) -> Markup:
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     return f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" class="{kind}"/>'
-
-
-def _box(x: float, y: float, width: float, height: float, kind: str) -> str:
-    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" class="{kind}"/>'
 
 
 def _text(x: float, y: float, text: str, kind: str) -> str:

@@ -18,10 +18,11 @@ from genius_lite.foresight.pairs import calibration_weight
 from genius_lite.progress import Stage
 from genius_lite.report.status import next_stage
 from genius_lite.report.trees import QUERIES, Explorer, explore
-from genius_lite.results.evaluation import AtBest, Signals, TaskResult
+from genius_lite.results.evaluation import Alarm, Signals, TaskResult
 from genius_lite.results.rounds import RoundReport, Summary, Timing
 from genius_lite.rundir.documents import RecordedSource
 from genius_lite.rundir.reader import RoundFolder, RunFolder
+from genius_lite.text import amount
 
 _NEEDED = (
     *("rounds", "queries", "model", "tasks", "foresight.tau", "learner.holdout", "learner.alpha"),
@@ -83,11 +84,6 @@ class RunData:
     explorer: Explorer
 
     @property
-    def at_best(self) -> list[AtBest]:
-        """The round that is shown beside the base model, each at its best temperature."""
-        return self.shown.report.at_best
-
-    @property
     def policies(self) -> list[RoundData]:
         """The base model and the rounds."""
         return [self.base, *self.rounds]
@@ -106,6 +102,11 @@ class RunData:
             for task in (task for task in policy.tasks if task.task in found):
                 found[task.task].append((policy, task))
         return found
+
+    @property
+    def alarms(self) -> list[tuple[str, Alarm]]:
+        """Each alarm of the guard, behind its round's name."""
+        return [(r.name, alarm) for r in self.rounds for alarm in r.report.alarms]
 
     @property
     def shown(self) -> RoundData:
@@ -186,5 +187,7 @@ def _now(run: RunFolder) -> str:
     if summary := run.summary:
         return f"stopped: {summary.stopped}" if summary.stopped else "finished"
     number, stage = next_stage(run)
-    of = f" of {len(run.round(number).rollouts)} of {run.searched} queries" if stage == Stage.ROLLOUTS else ""
+    of = (
+        f" of {len(run.round(number).rollouts)} of {amount(run.searched, 'queries')}" if stage == Stage.ROLLOUTS else ""
+    )
     return f"not finished: {f'round {number}' if number else 'base model'}, {stage}{of}"

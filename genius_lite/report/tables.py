@@ -182,19 +182,6 @@ def pairs_table(data: RunData) -> Table:
     return Table("pairs", "Preference pairs", _headings(rounds), rows, note)
 
 
-def learner_table(data: RunData) -> Table:
-    """How each round was trained."""
-    trained = [(r, training) for r in data.rounds if (training := r.report.training)]
-    rows = [
-        ["Precision", *(t.precision for _, t in trained)],
-        ["Device", *(t.device for _, t in trained)],
-        ["Memory of the weights", *(size(t.weight_bytes) for _, t in trained)],
-        ["Tokens that packing shared", *(percent(t.shared_tokens) for _, t in trained)],
-        ["Pairs learned from", *(number(t.pairs) for _, t in trained)],
-    ]
-    return Table("learner", "Training", _headings([r for r, _ in trained]), rows)
-
-
 def identity_table(data: RunData) -> Table:
     """What the run was made from and what it made, by content."""
     recipe = data.recipe

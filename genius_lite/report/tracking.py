@@ -10,8 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +46,13 @@ def require_trackers(recipe: Recipe) -> None:
             raise UserError(f"tracking.with: {name} is not installed; pip install {name}, or take it out")
 
 
-@contextmanager
-def tracked(recipe: Recipe, folder: Path) -> Iterator[Tracker]:
-    """What takes the run's figures while the block lasts.
+def tracked(recipe: Recipe, folder: Path) -> closing[Tracker]:
+    """Take the run's figures while a block lasts.
 
     Args:
         folder: the run's, where TensorBoard's files go too.
     """
-    tracker = Tracker(recipe, folder)
-    try:
-        yield tracker
-    finally:
-        tracker.close()
+    return closing(Tracker(recipe, folder))
 
 
 class Tracker:

@@ -17,7 +17,7 @@ from genius_lite.records import PreferencePair, Query, Rollout, Step
 from genius_lite.rundir.checks import check_rollouts
 from genius_lite.rundir.lines import Lines
 from genius_lite.rundir.reader import RoundFolder, RunFolder
-from genius_lite.text import cut, plain, prose
+from genius_lite.text import amount, cut, plain, prose
 from genius_lite.weights.untrusted import prove
 
 QUERIES = 200
@@ -166,7 +166,7 @@ def _round(value: float) -> float:
 
 def _note(shown: int, of: int) -> str:
     if shown == of:
-        return f"The trees of all {of} queries. Texts of more than {_PIECE} characters are cut."
+        return f"The trees of all {amount(of, 'queries')}. Texts of more than {_PIECE} characters are cut."
     return (
         f"The trees of {shown} of {of} queries, chosen by their ids and thus at random. "
         f"Texts of more than {_PIECE} characters are cut."
