@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from genius_lite.hardware import Gpu, compute_in_bf16, cores, cpu_name, free_memory, gpus, learner_device
-from genius_lite.rundir.disk import UNTOLD, cache_folder, can_write, free_disk
+from genius_lite.rundir.disk import cache_folder, can_write, free_disk, told
 from genius_lite.text import amount
 
 _OWN = "genius-lite-gguf"  # the distribution
@@ -110,11 +110,10 @@ def memory(free: int, total: int) -> Iterator[Finding]:
 
 def disk(use: str, folder: Path, free: int, writable: bool = True) -> Iterator[Finding]:
     """Judge the free bytes of the disk that a folder is on, and whether files can be put there."""
-    amount = "an untold amount" if free == UNTOLD else f"{free / 1e9:.1f} GB"
-    what = f"{amount} are free for {use} in {folder}" if writable else f"{folder}, for {use}, cannot be written"
+    what = f"{told(free)} are free for {use} in {folder}" if writable else f"{folder}, for {use}, cannot be written"
     problem = Problem("stops" if use == "runs" else "slows", what, _OTHER_DISK[use])
     wrong = free < _LEAST_DISK or not writable
-    yield Finding("disk", f"{amount} free for {use} ({folder})", problem if wrong else None)
+    yield Finding("disk", f"{told(free)} free for {use} ({folder})", problem if wrong else None)
 
 
 def llama_cpp(

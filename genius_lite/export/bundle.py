@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
+from genius_lite.evaluate.models import PromptConfig
 from genius_lite.export import FormatName
 from genius_lite.export.card import llama_options, model_card
 from genius_lite.export.ollama import comments, modelfile
@@ -41,7 +41,7 @@ class RunRound:
 
     @staticmethod
     def of(path: Path, number: int | None) -> RunRound:
-        """Round `number`; if not given the best one, or the last finished one of a run that goes on.
+        """Choose round `number`; if not given the best one, or the last finished one of a run that goes on.
 
         Raises:
             UserError: not a run folder, or one with a link in it; or the round is not finished.
@@ -68,27 +68,11 @@ class RunRound:
         return f"{self.base.name}.genius"
 
     @property
-    def system(self) -> str | None:
-        """The system message before every question; None is the chat template's own default."""
-        return self.run.recipe.get("system")
-
-    @property
-    def template(self) -> dict[str, Any]:
-        """Variables of the chat template."""
-        return self.run.recipe.get("template", {})
-
-    @property
-    def answer_tokens(self) -> int:
-        """The longest response to a task."""
-        recipe, foresight = self.run.recipe, self.run.recipe["foresight"]
-        return answer_tokens(
-            recipe["evaluate"].get("max_tokens"), foresight["max_tokens"], foresight.get("thought_tokens", 0)
-        )
-
-    @property
-    def temperature(self) -> float:
-        """At which it answered tasks, beside the likeliest response."""
-        return self.run.recipe["evaluate"]["temperature"]
+    def asked(self) -> PromptConfig:
+        """How the run asked."""
+        recipe, cfg, foresight = self.run.recipe, self.run.recipe["evaluate"], self.run.recipe["foresight"]
+        longest = answer_tokens(cfg.get("max_tokens"), foresight["max_tokens"], foresight.get("thought_tokens", 0))
+        return PromptConfig(recipe.get("system"), longest, cfg["temperature"], recipe.get("template", {}))
 
     @property
     def adapter(self) -> Path | None:
@@ -168,7 +152,7 @@ def export(
 
 
 def usage_of(chosen: RunRound, to_format: FormatName, names: Iterable[str], folder: str) -> str:
-    """What to paste into a shell, or into Python (`Format.language`), to run an export; of several types the first.
+    """Write what runs an export in a shell, or in Python (`Format.language`); of several types the first.
 
     Args:
         names: of the files in the folder.
@@ -177,13 +161,10 @@ def usage_of(chosen: RunRound, to_format: FormatName, names: Iterable[str], fold
     def first(pattern: str) -> str:
         return shlex.quote(f"{folder}/{next(iter(fnmatch.filter(sorted(names), pattern)), '')}")
 
-    wanted = FORMATS[to_format]
-    return wanted.usage.format(
-        gguf=first("*.gguf"),
-        modelfile=first("Modelfile*"),
-        asked=llama_options(chosen.system, chosen.template),
-        python=python_lines(chosen.base, wanted.of_adapter, chosen.system, chosen.template),
-    )
+    wanted, asked = FORMATS[to_format], (chosen.asked.system, chosen.asked.template)
+    if wanted.language == "python":
+        return python_lines(chosen.base, wanted.of_adapter, *asked)
+    return wanted.usage.format(gguf=first("*.gguf"), modelfile=first("Modelfile*"), asked=llama_options(*asked))
 
 
 def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> list[str]:
@@ -217,8 +198,8 @@ def _write_ollama(chosen: RunRound, kinds: list[QuantType], out: Path, advance: 
     context = chosen.base.gguf.metadata.get(f"{chosen.base.gguf.architecture}.context_length")
     for file in (files := sorted(out.glob("*.gguf"))):
         name = "Modelfile" if len(files) == 1 else f"Modelfile.{file.stem.rpartition('-')[2]}"
-        with Vocabulary.open(file, chosen.template) as vocabulary:
-            text = modelfile(vocabulary, file.name, context=context, system=chosen.system)
+        with Vocabulary.open(file, chosen.asked.template) as vocabulary:
+            text = modelfile(vocabulary, file.name, context=context, system=chosen.asked.system)
         write_text(out / name, text)
         notes += [f"{name}: {comment}" for comment in comments(text)]
     return notes
@@ -243,16 +224,16 @@ def _write_safetensors(chosen: RunRound, kinds: list[QuantType], out: Path, adva
 class Format:
     """How a round is written into a folder, and about how many bytes that takes (an adapter: next to none).
 
-    `usage` runs it: {gguf} and {modelfile} stand for paths, {asked} for what llama-cli is told of how it was asked,
-    {python} for lines that load it with transformers.
+    `usage` runs it in a shell: {gguf} and {modelfile} stand for paths, {asked} for what llama-cli is told of how it was
+    asked. In Python `python_lines` do.
     """
 
     write: Callable[[RunRound, list[QuantType], Path, Advance], list[str]]
-    usage: str
+    usage: str = ""
     size: Callable[[RunRound, list[QuantType]], int] = lambda chosen, kinds: 0
     of_types: bool = False  # the user may choose quantization types
     of_adapter: bool = False  # the base model has none
-    language: str = "sh"  # of `usage`
+    language: str = "sh"  # of what runs it
 
 
 _GGUF = "llama-cli -m {gguf}{asked}\nlms import {gguf}    # LM Studio"
@@ -263,11 +244,8 @@ FORMATS: dict[FormatName, Format] = {
     "gguf": Format(_write_ggufs, _GGUF, _ggufs_bytes, of_types=True),
     "ollama": Format(_write_ollama, _OLLAMA, _ggufs_bytes, of_types=True),
     "lora-gguf": Format(_write_lora, _LORA, of_adapter=True),
-    "peft": Format(_write_peft, "{python}", of_adapter=True, language="python"),
+    "peft": Format(_write_peft, of_adapter=True, language="python"),
     "safetensors": Format(
-        _write_safetensors,
-        "{python}",
-        lambda chosen, kinds: quantized_bytes(chosen.base.gguf, "F16"),
-        language="python",
+        _write_safetensors, size=lambda chosen, kinds: quantized_bytes(chosen.base.gguf, "F16"), language="python"
     ),
 }

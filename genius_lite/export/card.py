@@ -29,7 +29,7 @@ def model_card(
     notes: list[str],
     usage: str,
 ) -> str:
-    """A README.md with front matter that the hub reads.
+    """Write a README.md with front matter that the hub reads.
 
     Args:
         reports: of the rounds up to `number`.
@@ -50,7 +50,7 @@ def model_card(
 
 
 def llama_options(system: str | None, template: dict[str, Any]) -> str:
-    """What llama-cli is to be told of how the model was asked, ` -sys 'Be brief.'`.
+    """Write what llama-cli is to be told of how the model was asked, ` -sys 'Be brief.'`.
 
     Args:
         system: the message before every question. Ollama has it from the Modelfile, LM Studio takes it in its window.
@@ -94,21 +94,10 @@ def _rounds(reports: list[RoundReport]) -> str:
 
 
 def _measured(tasks: list[TaskResult], at_best: list[AtBest]) -> str:
-    """Accuracy on the recipe's tasks, beside the base model's."""
+    """Tabulate accuracy on the recipe's tasks, beside the base model's."""
     if not tasks:
         return "## Measured\n\nNo task was measured.\n"
-    headings = [
-        "task",
-        "problems",
-        "sampled",
-        "gain over the base",
-        "greedy",
-        "gain",
-        "mean of both",
-        "gain",
-        "cut off",
-    ]
-    rows = []
+    kinds, rows = ("sampled", "gain over the base", "greedy", "gain", "mean of both", "gain"), []
     for t in tasks:
         measured = ((t.sampled, t.sampled_gain), (t.greedy, t.greedy_gain), (t.judged, t.judged_gain))
         cells = [shown for right, gained in measured for shown in (accuracy(right), gain(gained))]
@@ -116,7 +105,7 @@ def _measured(tasks: list[TaskResult], at_best: list[AtBest]) -> str:
     chosen_on = any(task.chosen_on for task in tasks)
     chose = "but they chose the round, so that gains are flattered" if chosen_on else "and others chose the round"
     note = f"With 95 % intervals, gains in points. Nothing learned from these problems, {chose}."
-    table = in_markdown(Table("measured", "Measured", headings, rows, note))
+    table = in_markdown(Table("measured", "Measured", ["task", "problems", *kinds, "cut off"], rows, note))
     return "\n".join([table, "", *(f"- {line}" for line in cooling_lines(at_best)), ""])
 
 

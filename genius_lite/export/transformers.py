@@ -134,7 +134,7 @@ def merged_model(base: Base, adapter: Path | None) -> Any:
 
 
 def python_lines(base: Base, adapter: bool, system: str | None, template: dict[str, Any]) -> str:
-    """Python that loads an export, an adapter's base from wherever others find that, and asks it as the run did.
+    """Write Python that loads an export, an adapter's base from where others find that, and asks as the run did.
 
     Args:
         system: the message before every question.

@@ -147,14 +147,16 @@ def find_questions(source: str, column: str) -> tuple[Queries, list[str] | None]
     return queries, [question.text for _, question in Questions(queries)]
 
 
-def find_problems(source: str) -> tuple[TaskSource, list[str]]:
+def find_problems(source: str) -> tuple[TaskSource | None, list[str]]:
     """Load a task, whose columns and checker are guessed and tried on every problem; return it with its prompts.
 
-    A benchmark's are not known yet, as they are downloaded.
+    A benchmark's are not known yet, as they are downloaded. The source "none" is no task.
 
     Raises:
         UserError: it cannot be read, or has no question or no answer.
     """
+    if source == "none":
+        return None, []
     if (benchmark := benchmark_named(source)) and not Path(source).exists():
         return TaskSource.model_validate({"benchmark": benchmark}), []
     if source.startswith(Prefix.REASONING_GYM):

@@ -139,7 +139,7 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
     _say(f"   {amount(count, 'questions')}, {_duration(count * each)} or so")
 
     question = "4. Problems with answers to measure on? A .jsonl, a benchmark (gsm8k), reasoning_gym:NAME or none"
-    task, prompts = ask("Problems", question, given.tasks, "none", _problems)
+    task, prompts = ask("Problems", question, given.tasks, "none", find_problems)
     if task:
         if task.benchmark:
             told = f"{task.benchmark}: downloaded when it is first used, and asked as docs/benchmarks.md says"
@@ -210,10 +210,6 @@ def _count(answer: str, each: float, available: int) -> int:
 
 def _in_time(seconds: float, each: float) -> int:
     return max(10, int(seconds / each) // 10 * 10)
-
-
-def _problems(answer: str) -> tuple[TaskSource | None, list[str]]:
-    return (None, []) if answer == "none" else find_problems(answer)
 
 
 def _kind(answer: str) -> TargetType:

@@ -11,7 +11,7 @@ from rich.table import Table
 from genius_lite.plan.memory import STAGES
 from genius_lite.plan.plan import Plan, PlannedStage
 from genius_lite.report.view import duration
-from genius_lite.rundir.disk import UNTOLD
+from genius_lite.rundir.disk import told
 from genius_lite.text import amount
 
 _PARTS = {
@@ -68,8 +68,7 @@ def _time(stages: list[PlannedStage]) -> Iterator[str]:
 def _verdict(plan: Plan) -> Iterator[str]:
     free, source = plan.free, plan.responses_from
     gpu = f", {free.gpu_memory / 1e9:.1f} GB of GPU memory" if free.gpus and free.device != "mps" else ""
-    disk = "an untold amount" if free.disk == UNTOLD else f"{free.disk / 1e9:.1f} GB"
-    room = f"Free: {free.memory / 1e9:.1f} GB of memory{gpu}, {disk} of disk."
+    room = f"Free: {free.memory / 1e9:.1f} GB of memory{gpu}, {told(free.disk)} of disk."
     if plan.fits:
         yield f"It fits: {plan.peak.total / 1e9:.2f} GB at its peak, in {plan.peak.stage}. {room}"
     for s in plan.lacking:

@@ -62,7 +62,7 @@ def lines(
     dividers: Sequence[tuple[float, str]] = (),
     within: tuple[float, float] = (-math.inf, math.inf),
 ) -> Markup:
-    """Lines over a common axis.
+    """Draw lines over a common axis.
 
     Args:
         unit: what the vertical axis counts, above it.
@@ -97,7 +97,7 @@ def bars(
     described: str,
     form: Callable[[float], str],
 ) -> Markup:
-    """A horizontal bar a row, stacked of (kind, amount).
+    """Draw a horizontal bar a row, stacked of (kind, amount).
 
     Args:
         kinds: all there are, in the order of their colours.
@@ -122,7 +122,7 @@ def bars(
 
 
 def gauge(values: Sequence[float], warn: float | None, halt: float | None, *, low: bool, described: str) -> Markup:
-    """The values of all rounds on one strip, whose zones are coloured; the latest one is filled.
+    """Draw the values of all rounds on one strip, whose zones are coloured; the latest one is filled.
 
     Args:
         low: less is worse.
@@ -173,7 +173,7 @@ def _series(s: Series, n: int, x: Scale, y: Scale) -> str:
 
 
 def _aside(s: Series, n: int) -> float:
-    """Whiskers of several lines stand beside each other."""
+    """Set the whiskers of several lines beside each other."""
     return 7.0 * n if any(p.low is not None for p in s.points) and not s.band else 0.0
 
 
@@ -183,7 +183,7 @@ def _whisker(x: float, low: float, high: float, n: int) -> str:
 
 
 def _dot(x: float, y: float, n: int) -> str:
-    """A disc for the first series, a diamond for the second: colour is not all that tells them apart."""
+    """Draw a disc for the first series, a diamond for the second: colour is not all that tells them apart."""
     if n == 0:
         return f'<circle cx="{x:g}" cy="{y:g}" r="4.5" class="dot s0"/>'
     return f'<path d="M{x:g} {y - 5.5:g}l5.5 5.5l-5.5 5.5l-5.5 -5.5z" class="dot s{n}"/>'

@@ -31,12 +31,12 @@ class Column:
     short: str = ""
 
     def cell(self, report: RoundReport) -> str:
-        """The round's figure as text."""
+        """Write the round's figure as text."""
         value = self.value(report)
         return NONE if value is None else self.show(value)
 
     def plain(self, value: Value) -> str:
-        """A figure for a terminal; empty where there is none."""
+        """Write a figure for a terminal; nothing where there is none."""
         return "" if value is None else in_ascii(self.show(value))
 
 
@@ -95,12 +95,12 @@ NOTE = (
 
 
 def values(report: RoundReport) -> dict[str, Value]:
-    """Every figure of a round by its key."""
+    """Look up every figure of a round by its key."""
     return {column.key: column.value(report) for column in COLUMNS}
 
 
 def table_row(report: RoundReport) -> dict[str, Any]:
-    """A round as a row of `rounds_table`."""
+    """Make a row of `rounds_table`."""
     return {"round": report.round, **values(report)}
 
 

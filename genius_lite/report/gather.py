@@ -149,7 +149,7 @@ def gather(path: Path, queries: int = QUERIES) -> RunData:
 
 
 def _base(here: RoundFolder, name: str) -> RoundData:
-    """The base model, or the user's own file."""
+    """Read the base model, or the user's own file."""
     if not here.done(Stage.EVALUATE):
         return RoundData(name, RoundReport(0), timings=here.totals)
     found = read_evaluation(here)
@@ -183,7 +183,7 @@ def _pair_figures(here: RoundFolder, recipe: dict[str, Any]) -> PairFigures | No
 
 
 def _now(run: RunFolder) -> str:
-    """What the run is at."""
+    """Say what the run is at."""
     if summary := run.summary:
         return f"stopped: {summary.stopped}" if summary.stopped else "finished"
     number, stage = next_stage(run)

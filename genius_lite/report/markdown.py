@@ -15,34 +15,27 @@ _MEANS_SOMETHING = re.compile(r"\[[\d.,+\N{MINUS SIGN} ]+\](?![(\[:])|([\\`*_\[\
 
 
 def markdown(data: RunData) -> str:
-    """The Markdown of a run's report."""
+    """Write a run's report."""
     parts = [f"# {escaped(prose(data.name))}: genius-lite run report", escaped(headline.outcome(data))]
-    for task in headline.task_changes(data):
-        parts += [
-            f"## {escaped(task.task)}: {amount(task.problems, 'problems')}",
-            "\n".join(map(_change, task.changes)),
-        ]
-        shown = [*tables.task_tables(data), *tables.beside_tables(data)]
-        parts += [in_markdown(table, 3) for table in shown if table.title == task.task]
+    by_task = headline.task_changes(data), tables.task_tables(data), tables.beside_tables(data)
+    for task, *shown in zip(*by_task, strict=True):
+        parts.append(f"## {escaped(task.task)}: {amount(task.problems, 'problems')}")
+        parts.append("\n".join(map(_change, task.changes)))
+        parts += [in_markdown(table, 3) for table in shown]
     parts += map(escaped, headline.notes(data))
     if signals := tables.signals_table(data):
         parts.append(in_markdown(signals))
     parts.append(in_markdown(tables.rounds_table(data)))
     raised = [f"- {name}, {alarm.level}: {escaped(prose(alarm.line))}" for name, alarm in data.alarms]
     parts += ["\n".join(["## Alarms\n", *raised])] * bool(raised)
-    parts.append(in_markdown(tables.guard_table(data)))
-    parts += map(in_markdown, tables.kept_tables(data))
-    parts += [
-        in_markdown(tables.stages_table(data)),
-        in_markdown(tables.pairs_table(data)),
-        in_markdown(tables.identity_table(data)),
-    ]
+    after = [tables.guard_table(data), *tables.kept_tables(data), tables.stages_table(data)]
+    parts += map(in_markdown, [*after, tables.pairs_table(data), tables.identity_table(data)])
     parts.append(f"## Recipe\n\n{_fenced(recipe_text(data))}")
     return "\n\n".join(parts) + "\n"
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown takes for text, on one line."""
+    """Write text that Markdown takes for text, on one line."""
     one_line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MEANS_SOMETHING.sub(lambda m: f"\\{m[1]}" if m[1] else m[0], one_line)
 

@@ -50,13 +50,13 @@ def page(data: RunData) -> str:
 
 
 def embedded(value: Any) -> str:
-    """JSON that can stand inside a script element: nothing in it ends the element or begins a comment."""
+    """Write JSON that can stand inside a script element: nothing in it ends the element or begins a comment."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def recipe_text(data: RunData) -> str:
-    """The recipe as YAML."""
+    """Write the recipe as YAML."""
     import yaml
 
     return yaml.safe_dump(plain(data.recipe), sort_keys=False, allow_unicode=True, width=100)

@@ -20,7 +20,7 @@ from genius_lite.text import amount, in_ascii, percent
 
 
 def evaluation_lines(found: Evaluation) -> list[str]:
-    """A line for each task, and one for the signals."""
+    """Write a line for each task, and one for the signals."""
     lines = []
     for task in found.tasks:
         parts = []
@@ -38,7 +38,7 @@ def evaluation_lines(found: Evaluation) -> list[str]:
 
 
 def cooling_lines(rows: Sequence[AtBest]) -> list[str]:
-    """A line for each task: the base model and a round, each at its best temperature."""
+    """Write a line for each task: the base model and a round, each at its best temperature."""
     return [
         f"{row.task}: at temperature {row.temperature:g} {share(row.tuned)}, the base at its best, "
         f"{row.base_temperature:g}, {share(row.base)}: {points(row.gain)}"
@@ -90,12 +90,12 @@ def _measures(task: TaskResult) -> list[tuple[str, Interval, Interval | None]]:
 
 
 def share(accuracy: Interval) -> str:
-    """`31.2% [28.0, 34.5]`."""
+    """Write `31.2% [28.0, 34.5]`."""
     return in_ascii(texts.accuracy(accuracy))
 
 
 def points(gain: Interval) -> str:
-    """`+3.1 [0.4, 5.9] points`."""
+    """Write `+3.1 [+0.4, +5.9] points`."""
     return f"{in_ascii(texts.gain(gain))} points"
 
 
@@ -106,7 +106,7 @@ WIDENED = (
 
 
 def kept_lines(made: Quantized) -> list[str]:
-    """What a round's GGUF keeps of the update, and what llama.cpp says of it if it was asked."""
+    """Say what a round's GGUF keeps of the update, and what llama.cpp says of it if it was asked."""
     if made.kept is None:
         return [f"{made.type}: there is no update to keep"]
     if made.error > 1:
@@ -131,7 +131,7 @@ CHOSEN_ON = (
 
 
 def print_summary(summary: Summary, console: Console) -> None:
-    """The closing table, the exported file and how to talk to it."""
+    """Print the closing table, the exported file and how to talk to it."""
     title = f"{amount(summary.queries, 'queries')}, {amount(summary.duplicates_dropped, 'repeats')} dropped"
     rows = [table_row(report) for report in summary.rounds]
     console.print(rounds_table(rows, None, console, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)))

@@ -207,7 +207,7 @@ class TerminalProgress(Progress):
 
 
 def _reason(error: BaseException) -> str:
-    """Why a run ended, in one line."""
+    """Say in one line why a run ended."""
     if isinstance(error, (Stopped, KeyboardInterrupt)):
         return "stopped on request"
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -87,18 +87,18 @@ class Tracker:
         self._told()
 
     def base(self, found: Evaluation) -> None:
-        """The figures of the user's own file, before the first update."""
+        """Tell the figures of the user's own file, before the first update."""
         self._round(0, _evaluated(found.tasks, found.signals))
 
     def update(self, number: int, row: dict[str, float]) -> None:
-        """An update of the round's training: its number in the round, from 0, and its row of the curve."""
+        """Tell an update of the round's training: its number in the round, from 0, and its row of the curve."""
         step = self._before + number + 1
         if self._accelerator and step > self._mark["update"]:
             self._accelerator.log({f"train/{name}": value for name, value in row.items()}, step=step)
             self._told(update=step)
 
     def round(self, report: RoundReport) -> None:
-        """A finished round's report, and the updates of its training that were not told yet."""
+        """Tell a finished round's report, and the updates of its training that were not told yet."""
         if training := report.training:
             for number, row in enumerate(training.curve):
                 self.update(number, row)
@@ -123,7 +123,7 @@ class Tracker:
 
 
 def _evaluated(tasks: list[TaskResult], signals: Signals | None) -> dict[str, float]:
-    """The accuracies on the tasks, and the signals of the held-out queries."""
+    """Name the accuracies on the tasks, and the signals of the held-out queries."""
     shown: dict[str, float] = {}
     for task in tasks:
         shown[f"tasks/{task.task}/judged"] = task.judged.estimate
@@ -134,7 +134,7 @@ def _evaluated(tasks: list[TaskResult], signals: Signals | None) -> dict[str, fl
 
 
 def _public(value: Any) -> Any:
-    """The settings as others may see them: without places of this machine, and without its user's name in paths."""
+    """Leave out what others may not see: places of this machine, and its user's name in paths."""
     if isinstance(value, list):
         return [_public(item) for item in value]
     if not isinstance(value, dict):
@@ -145,7 +145,7 @@ def _public(value: Any) -> Any:
 
 
 def _flat(values: dict[str, Any], above: str = "") -> dict[str, str | int | float | bool]:
-    """`foresight.beams: 2`: sections become parts of the names, lists text."""
+    """Flatten to `foresight.beams: 2`: sections become parts of the names, lists text."""
     found: dict[str, str | int | float | bool] = {}
     for name, value in values.items():
         if isinstance(value, dict):

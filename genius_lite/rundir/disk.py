@@ -120,6 +120,11 @@ def free_disk(folder: Path) -> int:
     return 0 if _refusal(existing) else UNTOLD
 
 
+def told(free: int) -> str:
+    """Write the free bytes of a disk as `12.3 GB`, if it told them."""
+    return "an untold amount" if free == UNTOLD else f"{free / 1e9:.1f} GB"
+
+
 def existing_parent(folder: Path) -> Path:
     """Return the folder that another is, or will be, made in: itself, or the nearest above it that is there."""
     return next(p for p in [folder, *folder.absolute().parents] if p.exists())
