@@ -21,7 +21,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from genius_lite.hardware import Gpu, compute_in_bf16, cores, cpu_name, free_memory, gpus, learner_device
-from genius_lite.rundir.disk import UNTOLD, cache_folder, can_write, free_disk
+from genius_lite.rundir.disk import cache_folder, can_write, free_disk, told
+from genius_lite.text import amount
 
 _OWN = "genius-lite-gguf"  # the distribution
 Level = Literal["stops", "slows", "note"]
@@ -68,7 +69,7 @@ def examine(run_folder: Path) -> Iterator[Finding]:
     """Look at this machine, and at the disks that a run with this folder would fill; 4-bit training is tried."""
     maker = _gpu_maker()
     yield Finding("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
-    yield Finding("CPU", f"{cpu_name()}, {cores()} cores")
+    yield Finding("CPU", f"{cpu_name()}, {amount(cores(), 'cores')}")
     yield from memory(free_memory(), psutil.virtual_memory().total)
     hub = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
     for use, folder in zip(_OTHER_DISK, (run_folder, cache_folder(), Path(tempfile.gettempdir()), hub), strict=True):
@@ -109,11 +110,10 @@ def memory(free: int, total: int) -> Iterator[Finding]:
 
 def disk(use: str, folder: Path, free: int, writable: bool = True) -> Iterator[Finding]:
     """Judge the free bytes of the disk that a folder is on, and whether files can be put there."""
-    amount = "an untold amount" if free == UNTOLD else f"{free / 1e9:.1f} GB"
-    what = f"{amount} are free for {use} in {folder}" if writable else f"{folder}, for {use}, cannot be written"
+    what = f"{told(free)} are free for {use} in {folder}" if writable else f"{folder}, for {use}, cannot be written"
     problem = Problem("stops" if use == "runs" else "slows", what, _OTHER_DISK[use])
     wrong = free < _LEAST_DISK or not writable
-    yield Finding("disk", f"{amount} free for {use} ({folder})", problem if wrong else None)
+    yield Finding("disk", f"{told(free)} free for {use} ({folder})", problem if wrong else None)
 
 
 def llama_cpp(
@@ -134,19 +134,17 @@ def llama_cpp(
         # 0.3.36 computes attention in half precision, heads of 64 number by number.
         wanted = [f"GGML_{name}=on" for flag, name in _FEATURES.items() if flag in cpu]
         native = ["GGML_NATIVE=off", *wanted, "GGML_AMX_TILE=on", "CMAKE_CXX_FLAGS=-fno-dse"]
-    wrong = []
     if missing := [name for flag, name in _FEATURES.items() if flag in cpu and name not in features]:
-        wrong.append((f"llama.cpp was built without {', '.join(missing)}, which this CPU has", rebuild(*native)))
+        what = f"llama.cpp was built without {', '.join(missing)}, which this CPU has"
+        yield Finding("llama.cpp", "", Problem("slows", what, rebuild(*native)))
     if amx_broken:
         what = "llama.cpp's AMX kernels were broken by the compiler: they are not used, and weights are not repacked"
-        wrong.append((what, rebuild(*native)))
+        yield Finding("llama.cpp", "", Problem("slows", what, rebuild(*native)))
     if maker and not offloads:
         what = f"llama.cpp was built without {_BACKENDS[maker]}; this machine has an {maker} GPU"
-        wrong.append((what, rebuild(f"GGML_{_BACKENDS[maker].upper()}=on")))
+        yield Finding("llama.cpp", "", Problem("slows", what, rebuild(f"GGML_{_BACKENDS[maker].upper()}=on")))
     elif offloads and not cards:
-        wrong.append(("llama.cpp was built for a GPU and sees none", "nvidia-smi"))
-    for what, mend in wrong:
-        yield Finding("llama.cpp", "", Problem("slows", what, mend))
+        yield Finding("llama.cpp", "", Problem("slows", "llama.cpp was built for a GPU and sees none", "nvidia-smi"))
 
 
 def rebuild(*options: str) -> str:
@@ -208,7 +206,7 @@ def threads(environment: Mapping[str, str], available: int) -> Iterator[Finding]
     yield Finding("threads", " ".join(f"{name}={environment[name]}" for name in names) or "nothing set")
     for name in ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "MKL_NUM_THREADS"):
         if (value := environment.get(name, "")).isdecimal() and 0 < int(value) < available:
-            what = f"{name}={value} keeps the learner from {available} cores"
+            what = f"{name}={value} keeps the learner from {amount(available, 'cores')}"
             yield Finding("threads", "", Problem("slows", what, f"unset {name}"))
     if environment.get("OMP_WAIT_POLICY", "").lower() == "active":
         what = "OMP_WAIT_POLICY=active lets threads spin, which starves them as soon as another program runs"

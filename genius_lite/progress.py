@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
 
 from genius_lite.records import Rollout
 from genius_lite.results.rounds import RoundReport
@@ -41,8 +40,8 @@ TIMED_STAGES = (Stage.IMPORT, Stage.ROLLOUTS, Stage.TRAIN, Stage.MERGE, Stage.EV
 """Those that `timings.jsonl` has."""
 
 
-class Progress(Protocol):
-    """Takes what the stages of a run tell; a method that a class does not have its own of does nothing."""
+class Progress:
+    """Takes what the stages of a run tell, and does nothing with it; whoever shows it has methods of their own."""
 
     def say(self, line: str) -> None:
         """Take a line for the user."""
@@ -87,8 +86,4 @@ class Progress(Protocol):
         """Take a search that has ended."""
 
 
-class Silent(Progress):
-    """Shows nothing."""
-
-
-SILENT = Silent()
+SILENT = Progress()

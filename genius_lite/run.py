@@ -136,7 +136,8 @@ def open_run(
         base = import_base(job, folder, progress)
         for note in job.notes:
             progress.say(note)
-        for note in (job.quantized_twice, cut_off(job, identity)):
+        # Where the base model answers held-out queries, these answers tell how many are cut off (`History.add_base`).
+        for note in (job.quantized_twice, None if job.watched else cut_off(job, identity)):
             if note:
                 progress.say(f"warning: {note}")
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)

@@ -72,6 +72,15 @@ def number(value: float | None, digits: int = 2, sign: str = "", unit: str = "")
     return f"{_minus(shown)} {unit}".rstrip()
 
 
+_ENDINGS = (("ies", "y"), ("ches", "ch"), ("sses", "ss"), ("ices", "ix"), ("s", ""))  # of many, and of one
+
+
+def amount(count: float, units: str) -> str:
+    """Write `12 queries`, `1 query`; the units are given as of many."""
+    one = next((units.removesuffix(many) + one for many, one in _ENDINGS if units.endswith(many)), units)
+    return f"{count:,.0f} {one if round(count) == 1 else units}"
+
+
 def figure(value: float) -> str:
     """Write three significant digits."""
     return _minus(f"{value:.3g}") if math.isfinite(value) else "not finite"

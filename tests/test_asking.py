@@ -63,7 +63,7 @@ def asked(folder, smollm2, tmp_path_factory) -> Path:
     options = ["--each", 2, "--passage-tokens", 60, "--max-tokens", 32, "--seed", 3, "--out", out]
     done = genius("questions", folder, "--model", smollm2, *options, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "1 documents, 1 set aside\n  set aside: empty.txt: no text in it\n3 of 3 passages" in done.stdout
+    assert "1 document, 1 set aside\n  set aside: empty.txt: no text in it\n3 of 3 passages" in done.stdout
     return out
 
 
@@ -151,7 +151,7 @@ def test_unusable_options(folder, tmp_path, options, told):
 def test_lines_of_the_summary_name_only_some_files():
     read = Read(1, [Passage("a.md", 1, "", "x")], [f"{n}.pdf: broken" for n in range(30)], 2)
     lines = summary_lines(Found(read, 1, [], Counter({"short": 2})))
-    assert lines[0] == "1 documents, 30 set aside, 2 files of other kinds"
+    assert lines[0] == "1 document, 30 set aside, 2 files of other kinds"
     assert lines[21:] == [
         "  and 10 more",
         "1 of 1 passages were asked about: 0 questions",

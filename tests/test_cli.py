@@ -108,6 +108,7 @@ def test_tasks_are_measured_each_round_compared_and_measured_again_alone(project
                    cwd=project)  # fmt: skip
     assert again.returncode == 0, again.stderr
     assert "3 problems" in again.stdout
+    assert "t.jsonl: answers are compared by the checker `exact`." in again.stdout
     assert {file.name for file in (project / "e").iterdir()} == {
         "results.json",
         "responses-0.jsonl",

@@ -48,7 +48,7 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: a mistake in what was given, and what the machine refuses, is one line and exit code 2.
+    """Run a command: a mistake in what was given, and what the machine refuses, is one line and exit code 2.
 
     Faults of the program keep their traceback.
     """

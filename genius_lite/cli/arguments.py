@@ -78,11 +78,9 @@ def named_model(model: str, number: int | None) -> NamedModel:
 
 def prompt_configs(*models: str | None) -> list[PromptConfig]:
     """Return how the run folders among these models of a command line ask; of a GGUF nothing is known."""
-    from genius_lite.evaluate.models import PromptConfig
     from genius_lite.export.bundle import RunRound
 
-    runs = [RunRound.of(Path(model), 0) for model in models if model and Path(model).is_dir()]
-    return [PromptConfig(run.system, run.answer_tokens, run.temperature, run.template) for run in runs]
+    return [RunRound.of(Path(model), 0).asked for model in models if model and Path(model).is_dir()]
 
 
 def quant_types(names: str) -> list[QuantType]:

@@ -31,6 +31,7 @@ from genius_lite.rundir.lines import RecordLog, write_records
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.tree import Node
+from genius_lite.text import amount
 from genius_lite.weights import gguf_file
 
 _ASK = "{text}\n\nWrite one question about this text. Name what it is about: whoever answers does not see the text."
@@ -153,12 +154,14 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
 def summary_lines(found: Found) -> list[str]:
     """Say what was read, set aside, asked, and left out."""
     read, lines = found.read, list[str]()
-    others = f", {read.others} files of other kinds" if read.others else ""
-    lines.append(f"{read.documents} documents, {len(read.set_aside)} set aside{others}")
+    others = f", {amount(read.others, 'files')} of other kinds" if read.others else ""
+    lines.append(f"{amount(read.documents, 'documents')}, {len(read.set_aside)} set aside{others}")
     lines += [f"  set aside: {file}" for file in read.set_aside[:_SHOWN]]
     if len(read.set_aside) > _SHOWN:
         lines.append(f"  and {len(read.set_aside) - _SHOWN} more")
-    lines.append(f"{found.passages} of {len(read.passages)} passages were asked about: {len(found.rows)} questions")
+    lines.append(
+        f"{found.passages} of {len(read.passages)} passages were asked about: {amount(len(found.rows), 'questions')}"
+    )
     return lines + [f"  left out: {number} ({RULES[rule]})" for rule, number in found.left_out.items()]
 
 

@@ -79,11 +79,9 @@ def chat(
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         try:
-            conversations = [
-                _Conversation(*runner.run(_open(model, context, template, stack)), context, list(opening))
-                for model in models
-            ]
+            conversations = [runner.run(_open(model, context, template, stack)) for model in models]
             for conversation in conversations:
+                conversation.messages.extend(opening)
                 if note := conversation.vocabulary.untemplated:
                     _complain(f"{conversation.name}: {note}")
             if interactive:
@@ -102,7 +100,7 @@ def chat(
 
 async def _open(
     model: NamedModel, context: int, template: Mapping[str, Any] | None, stack: AsyncExitStack
-) -> tuple[str, Vocabulary, LocalSampler]:
+) -> _Conversation:
     settings = EngineSettings(slots=1, context=context, threads=cores(), prefill_chunk=_CHUNK)
     log = stack.enter_context(scratch()) / "sampler.log"
     opening = open_sampler(model.gguf, settings, _GREEDY, log, say=_complain)
@@ -112,7 +110,7 @@ async def _open(
         raise UserError(
             f"{model.gguf}: llama.cpp cannot load it with room for {context} tokens; give --context less"
         ) from None
-    return model.name, stack.enter_context(Vocabulary.open(model.gguf, template)), sampler
+    return _Conversation(model.name, stack.enter_context(Vocabulary.open(model.gguf, template)), sampler, context)
 
 
 def _complain(line: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from genius_lite.errors import NonFiniteError
 
 _GOES_ON = "the same command goes on from what is finished"
-_MEND = {
+_MEND: dict[int | None, str] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR), "mend that"),
     errno.EFBIG: "no file may be so large here: see `ulimit -f`, or take a disk that is not FAT",
@@ -28,12 +28,13 @@ _MEND = {
     ),
 }
 """What to do about errors of the system that are no faults of this program."""
+_NO_MEMORY = OSError(errno.ENOMEM, "out of memory, or of processes")
 # What libraries in Rust (safetensors, tokenizers) make of an error's number; what numpy says of an array that it could
 # not write whole, and Python where the system has no room for a thread.
 _NUMBERED = re.compile(r"\(os error (\d+)\)")
 _WORDS = (
     (re.compile(r"\d+ requested and \d+ written"), OSError(errno.ENOSPC, "No space left on device")),
-    (re.compile(r"can't (start new thread|allocate)|[Uu]nable to mmap|[Cc]annot allocate memory"), MemoryError()),
+    (re.compile(r"can't (start new thread|allocate)|[Uu]nable to mmap|[Cc]annot allocate memory"), _NO_MEMORY),
     (re.compile("No usable temporary directory"), OSError(errno.EACCES, "no temporary files can be written", "TMPDIR")),
 )
 
@@ -49,10 +50,8 @@ def fault_line(error: BaseException) -> str | None:
     found = next((refused for cause in _causes(error) if (refused := _refused(cause))), None)
     if found is None:
         return None
-    number = found.errno if isinstance(found, OSError) and found.errno else errno.ENOMEM
-    named = f" ({found.filename})" if isinstance(found, OSError) and found.filename else ""
-    what = (found.strerror or str(found)).lower() if isinstance(found, OSError) else "out of memory, or of processes"
-    return f"{what}{named}; {_MEND[number]}, and {_GOES_ON}"
+    named = f" ({found.filename})" if found.filename else ""
+    return f"{(found.strerror or str(found)).lower()}{named}; {_MEND[found.errno]}, and {_GOES_ON}"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -66,10 +65,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__
 
 
-def _refused(error: BaseException) -> OSError | MemoryError | None:
+def _refused(error: BaseException) -> OSError | None:
     """Return the error of the system that an exception stands for."""
     if isinstance(error, MemoryError):
-        return error
+        return _NO_MEMORY
     if isinstance(error, OSError) and error.errno in _MEND and (error.errno != errno.ENOENT or error.filename):
         return error
     said = str(error)

@@ -10,7 +10,7 @@ import typer
 from genius_lite.cli.arguments import RecipeFile, Settings, path
 from genius_lite.cli.interrupts import handle_interrupts
 from genius_lite.errors import UserError
-from genius_lite.text import visible
+from genius_lite.text import amount, visible
 
 app = typer.Typer()
 cluster = typer.Typer(help="Look at a Ray cluster.", no_args_is_help=True)
@@ -38,7 +38,7 @@ def sample(
     progress = TerminalProgress(terminal())
     with handle_interrupts(progress) as stop:
         out, count = sample_shard(load(recipe, settings or []), Shard.parse(shard), number, model, progress, stop)
-    print(f"{count} rollouts in {visible(str(out))}; genius-lite merge-shards takes them into a run")
+    print(f"{amount(count, 'rollouts')} in {visible(str(out))}; genius-lite merge-shards takes them into a run")
 
 
 @app.command("merge-shards")
@@ -50,7 +50,8 @@ def merge_shards(
     from genius_lite.pipeline.shards import merge_shards as merge
 
     over = merge(out, shards, lambda line: print(visible(line)))
-    print(f"{visible(str(out))} has {over} queries; genius-lite run RECIPE --out {visible(str(out))} goes on with them")
+    run = visible(str(out))
+    print(f"{run} has {amount(over, 'queries')}; genius-lite run RECIPE --out {run} goes on with them")
 
 
 @cluster.command()

@@ -22,6 +22,7 @@ from genius_lite.cli.arguments import (
     source,
 )
 from genius_lite.errors import UserError
+from genius_lite.export import FormatName
 from genius_lite.text import PROSE, visible
 
 app = typer.Typer()
@@ -59,25 +60,20 @@ def bench(
 def export_run(
     run: Annotated[Path, typer.Argument(metavar="RUN", parser=path, help="A run folder")],
     to: Annotated[Path, typer.Option(parser=path, help="Folder to write")],
-    to_format: Annotated[str, typer.Option("--format", help="gguf, ollama, lora-gguf, peft or safetensors")] = "gguf",
+    to_format: Annotated[FormatName, typer.Option("--format", help="How the model is written")] = "gguf",
     kinds: Annotated[str, typer.Option("--type", help="Quantization types, such as Q4_K_M,Q8_0; else the run's")] = "",
     number: Round = None,
     force: Annotated[bool, typer.Option("--force", help="Try it even where the disk does not suffice")] = False,
 ) -> None:
     """Write a round's model to a folder, with a model card and checksums."""
-    from genius_lite.export.bundle import FORMATS, RunRound, export, export_bytes, usage_of
-    from genius_lite.export.card import export_lines
+    from genius_lite.export.bundle import FORMATS, RunRound, export, usage_of
     from genius_lite.report.console import terminal
     from genius_lite.report.terminal import TerminalProgress
 
-    if to_format not in FORMATS:
-        raise UserError(f"{to_format}: no format of that name; known are {', '.join(FORMATS)}")
-    wanted = quant_types(kinds)
-    size = export_bytes(run, number, to_format, wanted)
-    with TerminalProgress(terminal()).stage("export", size, "MB", 1e-6) as advance:
-        written = export(run, number, to_format, wanted, to, advance, force=force)
+    progress = TerminalProgress(terminal())
+    notes = export(run, number, to_format, quant_types(kinds), to, progress, force=force)
     names = sorted(p.name for p in to.iterdir())
-    for line in (*(f"{to}/{name}" for name in names), *export_lines(written)):
+    for line in (*(f"{to}/{name}" for name in names), *notes):
         print(visible(line))
     if FORMATS[to_format].language == "sh":
         print(visible(usage_of(RunRound.of(run, number), to_format, names, str(to)), PROSE))
@@ -161,7 +157,6 @@ def evaluate(
     compared = [named_model(model, number)]
     if against or Path(model).is_dir():
         compared.insert(0, named_model(against, None) if against else named_model(model, 0))
-    console = terminal()
     sources, ways = tasks_named(tasks)
     found, responses = evaluate_models(
         compared,
@@ -175,7 +170,7 @@ def evaluate(
     )
     if out:
         write_results(out, compared, found, responses)
-    print_results([c.name for c in compared], found, console)
+    print_results([c.name for c in compared], found, sources, terminal())
 
 
 @app.command()

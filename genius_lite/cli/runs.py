@@ -13,7 +13,7 @@ from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, command_line
 from genius_lite.cli.interrupts import handle_interrupts
 from genius_lite.cli.processes import main_process
 from genius_lite.errors import UserError
-from genius_lite.text import visible
+from genius_lite.text import amount, visible
 
 app = typer.Typer()
 RunFolder = Annotated[
@@ -74,7 +74,8 @@ def validate(
     longest = max(len(q.tokens) for q in job.queries)
     print(f"model    {visible(str(job.source.path))}")
     print(f"         {visible(job.source.architecture)}, {job.source.parameters / 1e6:.0f} M parameters")
-    print(f"queries  {len(job.queries)}, the longest of {longest} tokens; {job.duplicates} repeats dropped")
+    longest, repeats = amount(longest, "tokens"), amount(job.duplicates, "repeats")
+    print(f"queries  {len(job.queries)}, the longest of {longest}; {repeats} dropped")
     with Vocabulary.open(job.source.path) as vocabulary:
         reads = vocabulary.template_reads
     if reads:

@@ -9,26 +9,27 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.export.card import Written, llama_options, model_card
+from genius_lite.evaluate.models import PromptConfig
+from genius_lite.export import FormatName
+from genius_lite.export.card import llama_options, model_card
 from genius_lite.export.ollama import comments, modelfile
 from genius_lite.export.transformers import python_lines, write_peft, write_safetensors
+from genius_lite.progress import SILENT, Advance, Progress
 from genius_lite.recipe import QuantType, answer_tokens
 from genius_lite.results.rounds import Quantized, RoundReport
 from genius_lite.rundir.disk import scratch, sync
 from genius_lite.rundir.folder import CHECKPOINT, follow_umask, write_text
 from genius_lite.rundir.reader import RunFolder
+from genius_lite.text import percent
 from genius_lite.weights.adapter import Adapter, write_lora
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
-from genius_lite.weights.merge import Kept, merge
+from genius_lite.weights.merge import merge
 from genius_lite.weights.quantize import quantized_bytes
 from genius_lite.weights.untrusted import prove
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class RunRound:
 
     @staticmethod
     def of(path: Path, number: int | None) -> RunRound:
-        """Round `number`; if not given the best one, or the last finished one of a run that goes on.
+        """Choose round `number`; if not given the best one, or the last finished one of a run that goes on.
 
         Raises:
             UserError: not a run folder, or one with a link in it; or the round is not finished.
@@ -67,27 +68,11 @@ class RunRound:
         return f"{self.base.name}.genius"
 
     @property
-    def system(self) -> str | None:
-        """The system message before every question; None is the chat template's own default."""
-        return self.run.recipe.get("system")
-
-    @property
-    def template(self) -> dict[str, Any]:
-        """Variables of the chat template."""
-        return self.run.recipe.get("template", {})
-
-    @property
-    def answer_tokens(self) -> int:
-        """The longest response to a task."""
-        recipe, foresight = self.run.recipe, self.run.recipe["foresight"]
-        return answer_tokens(
-            recipe["evaluate"].get("max_tokens"), foresight["max_tokens"], foresight.get("thought_tokens", 0)
-        )
-
-    @property
-    def temperature(self) -> float:
-        """At which it answered tasks, beside the likeliest response."""
-        return self.run.recipe["evaluate"]["temperature"]
+    def asked(self) -> PromptConfig:
+        """How the run asked."""
+        recipe, cfg, foresight = self.run.recipe, self.run.recipe["evaluate"], self.run.recipe["foresight"]
+        longest = answer_tokens(cfg.get("max_tokens"), foresight["max_tokens"], foresight.get("thought_tokens", 0))
+        return PromptConfig(recipe.get("system"), longest, cfg["temperature"], recipe.get("template", {}))
 
     @property
     def adapter(self) -> Path | None:
@@ -114,25 +99,23 @@ class RunRound:
 def export(
     run: Path,
     number: int | None,
-    to_format: str,
+    to_format: FormatName,
     kinds: list[QuantType],
     out: Path,
-    advance: Advance = lambda n: None,
+    progress: Progress = SILENT,
     *,
     force: bool = False,
-) -> Written:
+) -> list[str]:
     """Write a folder with a round's model, its card (README.md) and SHA256SUMS.
 
     Its modes follow the umask, unlike those of a run folder: it is made to be given to somebody, where the user says.
 
     Args:
-        to_format: a key of `FORMATS`.
         kinds: quantization types of GGUFs; none takes the one that the run made.
-        advance: called with bytes of GGUFs as they are written, `export_bytes` in all (about).
         force: try it even where the disk says that it has no room.
 
     Returns:
-        What files keep of the update, of those whose types were asked for; and notes.
+        What a reader of the files should know, a line each.
 
     Raises:
         UserError: as `RunRound`; or `out` exists, or has no room; or the base model has no adapter to export.
@@ -146,14 +129,17 @@ def export(
         able = " and ".join(name for name, each in FORMATS.items() if each.of_types)
         raise UserError(f"--type is for {able}; {to_format} is not quantized")
     out.parent.mkdir(parents=True, exist_ok=True)
-    needed = 0 if force else wanted.size(chosen, kinds)
-    with scratch(out.parent, needed, "the export") as folder:
+    size = wanted.size(chosen, kinds)
+    with (
+        scratch(out.parent, 0 if force else size, "the export") as folder,
+        progress.stage("export", size, "MB", 1e-6) as advance,
+    ):
         partial = folder / "export"
         partial.mkdir()
-        written = wanted.write(chosen, kinds, partial, advance)
+        notes = wanted.write(chosen, kinds, partial, advance)
         sums = {p.name: sha256([p]) for p in sorted(partial.iterdir())}
         usage = f"```{wanted.language}\n{usage_of(chosen, to_format, sums, '.')}\n```\n"
-        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.run.recipe, sums, written, usage)
+        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.run.recipe, sums, notes, usage)
         write_text(partial / "README.md", card)
         sums["README.md"] = sha256([partial / "README.md"])
         write_text(partial / "SHA256SUMS", "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
@@ -162,16 +148,11 @@ def export(
             sync(file)
         partial.rename(out)
         sync(out.parent)
-    return written
+    return notes
 
 
-def export_bytes(run: Path, number: int | None, to_format: str, kinds: list[QuantType]) -> int:
-    """About how many bytes `export` writes."""
-    return FORMATS[to_format].size(RunRound.of(run, number), kinds)
-
-
-def usage_of(chosen: RunRound, to_format: str, names: Iterable[str], folder: str) -> str:
-    """What to paste into a shell, or into Python (`Format.language`), to run an export; of several types the first.
+def usage_of(chosen: RunRound, to_format: FormatName, names: Iterable[str], folder: str) -> str:
+    """Write what runs an export in a shell, or in Python (`Format.language`); of several types the first.
 
     Args:
         names: of the files in the folder.
@@ -180,16 +161,13 @@ def usage_of(chosen: RunRound, to_format: str, names: Iterable[str], folder: str
     def first(pattern: str) -> str:
         return shlex.quote(f"{folder}/{next(iter(fnmatch.filter(sorted(names), pattern)), '')}")
 
-    wanted = FORMATS[to_format]
-    return wanted.usage.format(
-        gguf=first("*.gguf"),
-        modelfile=first("Modelfile*"),
-        asked=llama_options(chosen.system, chosen.template),
-        python=python_lines(chosen.base, wanted.of_adapter, chosen.system, chosen.template),
-    )
+    wanted, asked = FORMATS[to_format], (chosen.asked.system, chosen.asked.template)
+    if wanted.language == "python":
+        return python_lines(chosen.base, wanted.of_adapter, *asked)
+    return wanted.usage.format(gguf=first("*.gguf"), modelfile=first("Modelfile*"), asked=llama_options(*asked))
 
 
-def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> Written:
+def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> list[str]:
     if not kinds:
         prove(chosen.gguf)
         file = out / f"{chosen.file_name}-{chosen.made.type if chosen.made else 'base'}.gguf"
@@ -197,77 +175,77 @@ def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: A
         if chosen.made and sha256([file]) != chosen.made.sha256:
             raise UserError(f"{chosen.gguf} is not the file that was evaluated any more; export it with --type")
         advance(file.stat().st_size)
-        return Written()
-    adapter, found = Adapter.load(chosen.adapter, chosen.base) if chosen.adapter else None, dict[str, Kept]()
+        return []
+    adapter, notes = Adapter.load(chosen.adapter, chosen.base) if chosen.adapter else None, list[str]()
     for kind in kinds:
         file = out / f"{chosen.file_name}-{kind}.gguf"
-        found[file.name] = kept = merge(chosen.base, adapter, kind, file, advance)
+        kept = merge(chosen.base, adapter, kind, file, advance)
         if kept.loses(chosen.run.recipe["quantize"]["keep"]):
             raise UserError(f"{kind} keeps {kept.share or 0:.1%} of what was learned; export a larger --type, or F16")
-    return Written(found)
+        if kept.share:
+            share = f"{file.name} keeps {percent(kept.share, 1)} of the update"
+            notes.append(f"{share}; it was not evaluated, the round's own file was")
+    return notes
 
 
 def _ggufs_bytes(chosen: RunRound, kinds: list[QuantType]) -> int:
     return sum(quantized_bytes(chosen.base.gguf, kind) for kind in kinds) or chosen.gguf.stat().st_size
 
 
-def _write_ollama(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> Written:
+def _write_ollama(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> list[str]:
     """Write GGUFs with a Modelfile for each, whose name has the type where there are several."""
-    written = _write_ggufs(chosen, kinds, out, advance)
+    notes = _write_ggufs(chosen, kinds, out, advance)
     context = chosen.base.gguf.metadata.get(f"{chosen.base.gguf.architecture}.context_length")
     for file in (files := sorted(out.glob("*.gguf"))):
         name = "Modelfile" if len(files) == 1 else f"Modelfile.{file.stem.rpartition('-')[2]}"
-        with Vocabulary.open(file, chosen.template) as vocabulary:
-            text = modelfile(vocabulary, file.name, context=context, system=chosen.system)
+        with Vocabulary.open(file, chosen.asked.template) as vocabulary:
+            text = modelfile(vocabulary, file.name, context=context, system=chosen.asked.system)
         write_text(out / name, text)
-        written.notes.extend(f"{name}: {comment}" for comment in comments(text))
-    return written
+        notes += [f"{name}: {comment}" for comment in comments(text)]
+    return notes
 
 
-def _write_lora(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> Written:
+def _write_lora(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> list[str]:
     assert chosen.adapter
     write_lora(chosen.base, chosen.adapter, out / f"{chosen.file_name}-lora.gguf")
-    return Written()
+    return []
 
 
-def _write_peft(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> Written:
+def _write_peft(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> list[str]:
     assert chosen.adapter
-    return Written(notes=write_peft(chosen.base, chosen.adapter, out))
+    return write_peft(chosen.base, chosen.adapter, out)
 
 
-def _write_safetensors(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> Written:
-    return Written(notes=write_safetensors(chosen.base, chosen.adapter, out))
+def _write_safetensors(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> list[str]:
+    return write_safetensors(chosen.base, chosen.adapter, out)
 
 
 @dataclass(frozen=True)
 class Format:
     """How a round is written into a folder, and about how many bytes that takes (an adapter: next to none).
 
-    `usage` runs it: {gguf} and {modelfile} stand for paths, {asked} for what llama-cli is told of how it was asked,
-    {python} for lines that load it with transformers.
+    `usage` runs it in a shell: {gguf} and {modelfile} stand for paths, {asked} for what llama-cli is told of how it was
+    asked. In Python `python_lines` do.
     """
 
-    write: Callable[[RunRound, list[QuantType], Path, Advance], Written]
-    usage: str
+    write: Callable[[RunRound, list[QuantType], Path, Advance], list[str]]
+    usage: str = ""
     size: Callable[[RunRound, list[QuantType]], int] = lambda chosen, kinds: 0
     of_types: bool = False  # the user may choose quantization types
     of_adapter: bool = False  # the base model has none
-    language: str = "sh"  # of `usage`
+    language: str = "sh"  # of what runs it
 
 
 _GGUF = "llama-cli -m {gguf}{asked}\nlms import {gguf}    # LM Studio"
 _OLLAMA = f"{_GGUF}\nollama create genius -f {{modelfile}} && ollama run genius"
 _LORA = "llama-cli -m BASE.gguf --lora {gguf}{asked}"
 
-FORMATS = {
+FORMATS: dict[FormatName, Format] = {
     "gguf": Format(_write_ggufs, _GGUF, _ggufs_bytes, of_types=True),
     "ollama": Format(_write_ollama, _OLLAMA, _ggufs_bytes, of_types=True),
     "lora-gguf": Format(_write_lora, _LORA, of_adapter=True),
-    "peft": Format(_write_peft, "{python}", of_adapter=True, language="python"),
+    "peft": Format(_write_peft, of_adapter=True, language="python"),
     "safetensors": Format(
-        _write_safetensors,
-        "{python}",
-        lambda chosen, kinds: quantized_bytes(chosen.base.gguf, "F16"),
-        language="python",
+        _write_safetensors, size=lambda chosen, kinds: quantized_bytes(chosen.base.gguf, "F16"), language="python"
     ),
 }

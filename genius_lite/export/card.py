@@ -5,31 +5,19 @@ from __future__ import annotations
 import html
 import json
 import shlex
-from dataclasses import dataclass, field
 from typing import Any
 
 from genius_lite import __version__
 from genius_lite.export.transformers import HubSource
 from genius_lite.recipe import Prefix
 from genius_lite.report.columns import NOTE, SHORT
-from genius_lite.report.markdown import escaped
+from genius_lite.report.markdown import in_markdown
 from genius_lite.report.summary import WIDENED, cooling_lines
+from genius_lite.report.tables import Table
 from genius_lite.results.evaluation import AtBest, TaskResult
 from genius_lite.results.rounds import RoundReport
-from genius_lite.text import accuracy, gain, percent
+from genius_lite.text import accuracy, amount, gain, percent
 from genius_lite.weights.importing import Base
-from genius_lite.weights.merge import Kept
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a reader of the exported files should know.
-
-    `kept` is what each file keeps of the update, of those that are not the round's own; `notes` has a line each.
-    """
-
-    kept: dict[str, Kept] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 def model_card(
@@ -38,45 +26,31 @@ def model_card(
     reports: list[RoundReport],
     recipe: dict[str, Any],
     sums: dict[str, str],
-    written: Written,
+    notes: list[str],
     usage: str,
 ) -> str:
-    """A README.md with front matter that the hub reads.
+    """Write a README.md with front matter that the hub reads.
 
     Args:
         reports: of the rounds up to `number`.
         recipe: the run folder's.
         sums: file name -> SHA-256, of what stands beside the card.
+        notes: what a reader of these files should know.
         usage: what runs the files, in Markdown.
     """
     title = f"{base.name}, self-trained" if number else base.name
     parts = [_front_matter(base), f"# {title}\n", _what(base, number, recipe)]
     if reports:
-        parts += [
-            "## Rounds\n",
-            _rounds(reports),
-            "## Measured\n",
-            _measured(reports[-1].evaluation, reports[-1].at_best),
-        ]
+        parts += [_rounds(reports), _measured(reports[-1].evaluation, reports[-1].at_best)]
     parts += ["## Run it\n", _asked_with(recipe.get("system"), recipe.get("template", {})) + usage]
     parts += ["## Files\n", "".join(f"- `{name}`: SHA-256 `{digest}`\n" for name, digest in sums.items())]
-    parts += [f"- {line}\n" for line in export_lines(written)]
+    parts += [f"- {note}\n" for note in notes]
     parts += ["## Recipe\n", f"```json\n{json.dumps(recipe, indent=2, ensure_ascii=False)}\n```\n"]
     return "\n".join(parts)
 
 
-def export_lines(written: Written) -> list[str]:
-    """What files of other types than the round's own keep of what was learned, and the notes, a line each."""
-    kept = [
-        f"{name} keeps {percent(of.share, 1)} of the update; it was not evaluated, the round's own file was"
-        for name, of in written.kept.items()
-        if of.share
-    ]
-    return [*kept, *written.notes]
-
-
 def llama_options(system: str | None, template: dict[str, Any]) -> str:
-    """What llama-cli is to be told of how the model was asked, ` -sys 'Be brief.'`.
+    """Write what llama-cli is to be told of how the model was asked, ` -sys 'Be brief.'`.
 
     Args:
         system: the message before every question. Ollama has it from the Modelfile, LM Studio takes it in its window.
@@ -103,7 +77,7 @@ def _what(base: Base, number: int, recipe: dict[str, Any]) -> str:
     if number == 0:
         return f"The base model of a run of genius-lite {__version__}.\n\nBase: {origin}, SHA-256 `{base.sha256}`.\n"
     return (
-        f"Trained for {number} round{'s' * (number > 1)} by genius-lite {__version__} with the method of Genius "
+        f"Trained for {amount(number, 'rounds')} by genius-lite {__version__} with the method of Genius "
         "([arXiv 2504.08672](https://arxiv.org/abs/2504.08672)): the model's own stepwise foresight rollouts, "
         "preference pairs from them, and an adapter learned with advantage-calibrated optimization. No labels, no "
         f"reward model and no stronger model were used.\n\nBase: {origin}, SHA-256 `{base.sha256}`.\n\n"
@@ -112,31 +86,27 @@ def _what(base: Base, number: int, recipe: dict[str, Any]) -> str:
 
 
 def _rounds(reports: list[RoundReport]) -> str:
-    lines = [f"| round | {' | '.join(column.short for column in SHORT)} |", "|" + "---|" * (len(SHORT) + 1)]
-    lines += [f"| {report.round} | {' | '.join(column.cell(report) for column in SHORT)} |" for report in reports]
-    lines.append(f"\n{NOTE}\n")
-    if (made := reports[-1].quantized) and made.widened:
-        lines.append(f"The file of this round is {WIDENED}.\n")
-    return "\n".join(lines)
+    headings = ["round", *(column.short for column in SHORT)]
+    rows = [[str(report.round), *(column.cell(report) for column in SHORT)] for report in reports]
+    made = reports[-1].quantized
+    widened = f" The file of this round is {WIDENED}." if made and made.widened else ""
+    return in_markdown(Table("rounds", "Rounds", headings, rows, NOTE + widened)) + "\n"
 
 
 def _measured(tasks: list[TaskResult], at_best: list[AtBest]) -> str:
-    """Accuracy on the recipe's tasks, beside the base model's."""
+    """Tabulate accuracy on the recipe's tasks, beside the base model's."""
     if not tasks:
-        return "No task was measured.\n"
-    headings = "task | problems | sampled | gain over the base | greedy | gain | mean of both | gain | cut off"
-    lines = [f"| {headings} |", "|" + "---|" * 9]
-    for task in tasks:
-        cells = [escaped(task.task), task.problems]
-        shown = ((task.sampled, task.sampled_gain), (task.greedy, task.greedy_gain), (task.judged, task.judged_gain))
-        for right, gained in shown:
-            cells += [accuracy(right), gain(gained)]
-        cells.append(percent(task.cut))
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        return "## Measured\n\nNo task was measured.\n"
+    kinds, rows = ("sampled", "gain over the base", "greedy", "gain", "mean of both", "gain"), []
+    for t in tasks:
+        measured = ((t.sampled, t.sampled_gain), (t.greedy, t.greedy_gain), (t.judged, t.judged_gain))
+        cells = [shown for right, gained in measured for shown in (accuracy(right), gain(gained))]
+        rows.append([t.task, str(t.problems), *cells, percent(t.cut)])
     chosen_on = any(task.chosen_on for task in tasks)
     chose = "but they chose the round, so that gains are flattered" if chosen_on else "and others chose the round"
-    lines.append(f"\nWith 95 % intervals, gains in points. Nothing learned from these problems, {chose}.\n")
-    return "\n".join([*lines, *(f"- {line}" for line in cooling_lines(at_best)), ""])
+    note = f"With 95 % intervals, gains in points. Nothing learned from these problems, {chose}."
+    table = in_markdown(Table("measured", "Measured", ["task", "problems", *kinds, "cut off"], rows, note))
+    return "\n".join([table, "", *(f"- {line}" for line in cooling_lines(at_best)), ""])
 
 
 def _asked_with(system: str | None, template: dict[str, Any]) -> str:

@@ -53,7 +53,7 @@ class Layout:
     generation: str
 
     def text(self, messages: Messages) -> str:
-        """The prompt of messages that Ollama has collated: no two neighbours have one role."""
+        """Write the prompt of messages that Ollama has collated: no two neighbours have one role."""
         systems = [m["content"] for m in messages if m["role"] == "system"]
         state: dict[str, str | bool] = {"system": "\n\n".join(systems), "has_system": bool(systems), "first": True}
         parts = [_text(self.opening, state)]
@@ -64,7 +64,7 @@ class Layout:
         return "".join(parts) + self.generation
 
     def go(self) -> str:
-        """The same as a template of Go's text/template, for Ollama's `.Messages` and `.System`."""
+        """Write the same as a template of Go's text/template, for Ollama's `.Messages` and `.System`."""
         opening, user = _go(self.opening), _go(self.user)
         if "$first" in user:
             opening = f"{{{{ $first := true }}}}{opening}"
@@ -109,7 +109,7 @@ def _go_when(node: When) -> str:
 
 
 def _literal(text: str) -> str:
-    """Text as a Go template in a Modelfile holds it.
+    """Write text as a Go template in a Modelfile holds it.
 
     Braces could begin an action and three quotes could end the value; characters that are not printable the
     Modelfile's parser drops, but for line feeds and tabs. They become Go strings in actions.

@@ -65,7 +65,7 @@ def modelfile(
     context: int | None = None,
     system: str | None = None,
 ) -> str:
-    """The text of a Modelfile that lies beside the GGUF; write it as UTF-8 with plain line feeds.
+    """Write the text of a Modelfile that lies beside the GGUF, to be saved as UTF-8 with plain line feeds.
 
     Args:
         vocabulary: the GGUF's.
@@ -101,7 +101,7 @@ def comments(modelfile: str) -> list[str]:
 
 
 def chat_template(vocabulary: Vocabulary) -> ChatTemplate:
-    """What the GGUF's chat template writes, proven over probe conversations."""
+    """Find what the GGUF's chat template writes, and prove it over probe conversations."""
     if not vocabulary.template:
         return ChatTemplate(None, ("No TEMPLATE: the model has no chat template; it continues the text it is given.",))
     try:
@@ -124,7 +124,7 @@ def _holds_message(message: str) -> bool:
 
 
 def _stops(vocabulary: Vocabulary, template: str) -> list[str]:
-    """Of the tokens that end a response, those in the template, and EOS; Ollama ends at the others by itself."""
+    """List the tokens that end a response and are in the template, and EOS; Ollama ends at others by itself."""
     ends = [vocabulary.special_text(int(token)) for token in vocabulary.ends.nonzero()[0]]
     return [text for text in dict.fromkeys(ends) if text and (text in template or text == vocabulary.eos_text)]
 
@@ -167,7 +167,7 @@ def _turns(vocabulary: Vocabulary) -> _Turns:
 
 
 def _after_last(vocabulary: Vocabulary, shape: str, *gaps: str) -> str:
-    """What ends the last message of a conversation, if every gap after such a message begins with it."""
+    """Find what ends the last message of a conversation, if every gap after such a message begins with it."""
     after = _render(vocabulary, _marked(shape), generation=False).rpartition(_marks(shape)[-1])[2]
     endings = (after, after.removesuffix(vocabulary.eos_text))  # some templates end a whole conversation with EOS
     return next((e for e in endings if all(gap.startswith(e) for gap in gaps)), "")
@@ -192,7 +192,7 @@ def _system(vocabulary: Vocabulary) -> _System:
 
 
 def _layout(turns: _Turns, system: _System) -> Layout:
-    """A layout that writes what the probes showed; whether it writes the rest, `_prove` says."""
+    """Make a layout that writes what the probes showed; whether it writes the rest, `_prove` says."""
     before_user: Nodes = (turns.before_user,)
     opening: Nodes = ()
     of_system: Nodes = ()
@@ -225,7 +225,7 @@ def _layout(turns: _Turns, system: _System) -> Layout:
 
 
 def _prove(vocabulary: Vocabulary, layout: Layout, system: _System) -> None:
-    """Raises UserError: for a probe conversation, `layout` and the chat template write different prompts."""
+    """Raise UserError if the layout and the chat template write a probe conversation differently."""
     shapes = _SHAPES if system.place == "refused" else [*_SHAPES, *(f"s{shape}" for shape in _SHAPES)]
     probes = [_filled(shape, (_TEXTS * 3)[k:]) for shape in shapes for k in range(len(_TEXTS))]
     if any(layout.text(probe) != _render(vocabulary, probe) for probe in probes):
@@ -240,7 +240,7 @@ def _note(system: _System) -> Iterator[str]:
 
 
 def _differences(vocabulary: Vocabulary, layout: Layout, system: _System) -> Iterator[str]:
-    """What the chat template does beside the promise; UserError if that is more than trimming."""
+    """Say what the chat template does beside the promise; raise UserError if that is more than trimming."""
     shape = "uauau" if system.place == "refused" else "suauau"
     trimmed = []
     for role in dict.fromkeys(shape):
@@ -260,7 +260,7 @@ def _differences(vocabulary: Vocabulary, layout: Layout, system: _System) -> Ite
 
 
 def _thinking(vocabulary: Vocabulary, layout: Layout) -> Iterator[str]:
-    """Whether the model thinks before it answers, and where the answer is."""
+    """Say whether the model thinks before it answers, and where the answer is."""
     begun = thoughts.opens(layout.generation)
     if thoughts.closes(layout.generation):
         yield "Thoughts are off, as the model was trained: TEMPLATE ends them before the answer begins."
@@ -269,13 +269,13 @@ def _thinking(vocabulary: Vocabulary, layout: Layout) -> Iterator[str]:
 
 
 def _render(vocabulary: Vocabulary, messages: Messages, *, generation: bool = True) -> str:
-    """The chat template's prompt, without a BOS that Ollama will add."""
+    """Render the chat template's prompt, without a BOS that Ollama will add."""
     text = vocabulary.render(messages, generation=generation)
     return text.removeprefix(vocabulary.bos_text) if vocabulary.adds_bos else text
 
 
 def _between(text: str, marks: list[str]) -> list[str]:
-    """What stands before, between and after the marks, each of which stands there once and in this order."""
+    """Cut out what stands before, between and after the marks, each of which is there once, in this order."""
     pattern = "|".join(map(re.escape, marks))
     if re.findall(pattern, text) != marks:
         raise UserError("it changes, repeats or reorders messages")
@@ -295,5 +295,5 @@ def _marked(shape: str) -> Messages:
 
 
 def _filled(shape: str, texts: Sequence[str]) -> Messages:
-    """Messages of the roles in `shape`, such as "suau", with the first of `texts`."""
+    """Fill messages of the roles in `shape`, such as "suau", with the first of `texts`."""
     return [{"role": _ROLES[role], "content": text} for role, text in zip(shape, texts, strict=False)]

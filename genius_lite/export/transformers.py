@@ -20,9 +20,8 @@ from genius_lite.weights.full_precision import ADAPTER_CONFIG, load_weights
 from genius_lite.weights.importing import Base
 from genius_lite.weights.source import ORIGINAL, split_origin
 
-BASE_CONFIG = (
-    "base_config.json"  # of a base that is a GGUF; as config.json transformers would take it for the adapter's
-)
+BASE_CONFIG = "base_config.json"
+"""Of a base that is a GGUF; as config.json transformers would take it for the adapter's."""
 _CONFIG = "config.json"
 _FIT_FLOAT16 = {"llama", "qwen2"}
 """Families, by llama.cpp's names, whose activations were seen to stay in float16's range (SmolLM2, Qwen2.5). Those of
@@ -136,7 +135,7 @@ def merged_model(base: Base, adapter: Path | None) -> Any:
 
 
 def python_lines(base: Base, adapter: bool, system: str | None, template: dict[str, Any]) -> str:
-    """Python that loads an export, an adapter's base from wherever others find that, and asks it as the run did.
+    """Write Python that loads an export, an adapter's base from where others find that, and asks as the run did.
 
     Args:
         system: the message before every question.

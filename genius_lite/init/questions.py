@@ -17,7 +17,7 @@ from genius_lite.evaluate.benchmarks import load_task
 from genius_lite.hardware import cores, free_memory, gpus
 from genius_lite.recipe import Model, Prefix, Queries, TaskSource, benchmark_named
 from genius_lite.recipe.types import at_home
-from genius_lite.text import brief
+from genius_lite.text import amount, brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import check_supported
 from genius_lite.weights.source import locate
@@ -49,7 +49,7 @@ class Machine(NamedTuple):
 
     def __str__(self) -> str:
         gpu = f"a GPU with {self.gpu / 1e9:.0f} GB free" if self.gpu else "no GPU that llama.cpp sees"
-        return f"{self.cores} cores, {self.memory / 1e9:.0f} GB of free memory, {gpu}"
+        return f"{amount(self.cores, 'cores')}, {self.memory / 1e9:.0f} GB of free memory, {gpu}"
 
 
 class FoundModel(NamedTuple):
@@ -152,14 +152,16 @@ def find_questions(source: str, column: str) -> tuple[Queries, list[str] | None]
     return queries, [question.text for _, question in Questions(queries)]
 
 
-def find_problems(source: str) -> tuple[TaskSource, list[str]]:
+def find_problems(source: str) -> tuple[TaskSource | None, list[str]]:
     """Load a task, whose columns and checker are guessed and tried on every problem; return it with its prompts.
 
-    A benchmark's are not known yet, as they are downloaded.
+    A benchmark's are not known yet, as they are downloaded. The source "none" is no task.
 
     Raises:
         UserError: it cannot be read, or has no question or no answer.
     """
+    if source == "none":
+        return None, []
     if (benchmark := benchmark_named(source)) and not Path(source).exists():
         return TaskSource.model_validate({"benchmark": benchmark}), []
     if source.startswith(Prefix.REASONING_GYM):

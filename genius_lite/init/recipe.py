@@ -25,7 +25,7 @@ from genius_lite.init.questions import (
     suggest_models,
 )
 from genius_lite.recipe import Prefix, TargetType, TaskSource, quant_type
-from genius_lite.text import PROSE, brief, visible
+from genius_lite.text import PROSE, amount, brief, visible
 
 _T = TypeVar("_T")
 _EVENING = 3 * 3600  # seconds
@@ -85,7 +85,7 @@ _WITH_TASK = """\
 evaluate:
   tasks:   # the base model and every round answer them; nothing learns from them
     - {source}{keys}
-      {amount}: 100   # problems; more tell smaller differences, and take longer
+      {bound}: 100   # problems; more tell smaller differences, and take longer
   samples: 2    # responses to each at the temperature of later use, beside the likeliest one
   patience: 1   # stop after a round that is worse, by the interval of the difference"""
 
@@ -129,25 +129,25 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
     if texts is None:
         _say(f"   {source}: downloaded when they are first used")
     else:
-        _say(f'   {source}: {len(texts)} questions in `{queries.column}`, such as "{brief(texts[0])}"')
+        _say(f'   {source}: {amount(len(texts), "questions")} in `{queries.column}`, such as "{brief(texts[0])}"')
 
     each = _seconds(machine, model.parameters)
     available = 10**6 if texts is None else len(texts)
     evening = min(_in_time(_EVENING, each), available)
     question = f"3. How long may it take (2h, 45m), or how many questions? An evening has time for {evening} or so here"
     count = ask("Time or number", question, given.amount, f"{evening}", lambda answer: _count(answer, each, available))
-    _say(f"   {count} questions, {_duration(count * each)} or so")
+    _say(f"   {amount(count, 'questions')}, {_duration(count * each)} or so")
 
     question = "4. Problems with answers to measure on? A .jsonl, a benchmark (gsm8k), reasoning_gym:NAME or none"
-    task, prompts = ask("Problems", question, given.tasks, "none", _problems)
+    task, prompts = ask("Problems", question, given.tasks, "none", find_problems)
     if task:
         if task.benchmark:
             told = f"{task.benchmark}: downloaded when it is first used, and asked as docs/benchmarks.md says"
         elif task.source.startswith(Prefix.REASONING_GYM):
-            told = f"{task.source}: {len(prompts)} problems, compared by their own scorer"
+            told = f"{task.source}: {amount(len(prompts), 'problems')}, compared by their own scorer"
         else:
             compared = f"`{task.prompt}` and `{task.answer}`; answers are compared as {task.check}"
-            told = f"{task.source}: {len(prompts)} problems, {compared}"
+            told = f"{task.source}: {amount(len(prompts), 'problems')}, {compared}"
         _say(f"   {told}")
     if shared := len({prompt.strip() for prompt in prompts} & set(texts or ())):
         _say(f"   {shared} of them are among the questions too: they measure what was practised")
@@ -212,10 +212,6 @@ def _in_time(seconds: float, each: float) -> int:
     return max(10, int(seconds / each) // 10 * 10)
 
 
-def _problems(answer: str) -> tuple[TaskSource | None, list[str]]:
-    return (None, []) if answer == "none" else find_problems(answer)
-
-
 def _kind(answer: str) -> TargetType:
     return "source" if answer.casefold() == "source" else quant_type(answer)
 
@@ -244,16 +240,16 @@ def _seconds(machine: Machine, parameters: float) -> float:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.0f} hours" if seconds > 2 * 3600 else f"{max(1, seconds / 60):.0f} minutes"
+    return amount(seconds / 3600, "hours") if seconds > 2 * 3600 else amount(max(1, seconds / 60), "minutes")
 
 
 def _evaluate(task: TaskSource, out: Path) -> str:
     if task.benchmark:
-        return _WITH_TASK.format(source=f"benchmark: {task.benchmark}", keys="", amount="limit")
+        return _WITH_TASK.format(source=f"benchmark: {task.benchmark}", keys="", bound="limit")
     said = task.model_dump(exclude_defaults=True, exclude={"source"})
     keys = "".join(f"\n      {key}: {_text(value)}" for key, value in said.items())
-    amount = "size" if task.source.startswith(Prefix.REASONING_GYM) else "limit"
-    return _WITH_TASK.format(source=f"source: {_path(task.source, out)}", keys=keys, amount=amount)
+    bound = "size" if task.source.startswith(Prefix.REASONING_GYM) else "limit"
+    return _WITH_TASK.format(source=f"source: {_path(task.source, out)}", keys=keys, bound=bound)
 
 
 def _path(source: str, out: Path) -> str:

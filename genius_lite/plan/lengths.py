@@ -13,6 +13,7 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.evaluate.signals import too_short
 from genius_lite.recipe import Foresight
 from genius_lite.records import Rollout, Step
+from genius_lite.text import amount
 
 Source = Literal["rehearsal", "round 1", "assumed"]
 _ASSUMED_LENGTH, _ASSUMED_STEP = 0.75, 0.25  # of the token limit; of a response
@@ -42,9 +43,10 @@ class Ends(msgspec.Struct, frozen=True):
     @property
     def line(self) -> str:
         """Say it to a person."""
-        found = f"{self.ended / self.responses:.0%} of {self.responses} responses ended within {self.limit} tokens"
+        of_all = f"{self.ended / self.responses:.0%} of {amount(self.responses, 'responses')}"
+        found = f"{of_all} ended within {self.limit} tokens"
         if self.thoughts:
-            found += f", and so did {self.thoughts_ended / self.thoughts:.0%} of {self.thoughts} thoughts"
+            found += f", and so did {self.thoughts_ended / self.thoughts:.0%} of {amount(self.thoughts, 'thoughts')}"
         return found
 
 

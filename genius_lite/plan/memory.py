@@ -139,16 +139,12 @@ def _sampling(use: Use, stage: str, main: int, file: int, engine: EngineSettings
     """Add the run to its sampler, whose layers may be on a GPU."""
     parts = worker(use.shape, use.source, engine, file, rows)
     parts["libraries"] += main
-    share = _offloaded(engine, use.shape)
+    share = 1.0 if engine.gpu_layers < 0 else min(1.0, engine.gpu_layers / use.shape.layers)
     if not share or not use.machine.gpus or use.machine.device == "mps":  # Apple's GPU takes the main memory
         return Peak(stage, parts)
     moved = {"weights": share, "kv": share, "compute": float(engine.gpu_layers < 0)}
     gpu = {part: int(of_it * parts[part]) for part, of_it in moved.items()}
     return Peak(stage, {part: size - gpu.get(part, 0) for part, size in parts.items()}, gpu)
-
-
-def _offloaded(engine: EngineSettings, shape: Shape) -> float:
-    return 1.0 if engine.gpu_layers < 0 else min(1.0, engine.gpu_layers / shape.layers)
 
 
 def _import(use: Use) -> dict[str, int]:

@@ -98,8 +98,7 @@ def learner_rates(
     """
     reference, first, second, end = *marks[1:4], marks[-1]
     update = min(first - reference, second - first) / tokens
-    forward = update / (
-        3 if checkpointing else 2
-    )  # the matrices are frozen: backward takes as many products as forward
+    # The matrices are frozen: backward takes as many products as forward.
+    forward = update / (3 if checkpointing else 2)
     load = seconds - forward * tokens - (end - reference)
     return max(0.0, load), forward, update, (end - second) / tokens

@@ -31,7 +31,7 @@ from genius_lite.plan.lengths import Lengths, described
 from genius_lite.plan.rates import FOUND, Decode, Rates, decode_rates, learner_rates
 from genius_lite.plan.shape import Machine
 from genius_lite.plan.tokens import ANY_PAIRS, packed
-from genius_lite.progress import Advance, Progress, Silent, Stage
+from genius_lite.progress import Advance, Progress, Stage
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.tracking import tracked
 from genius_lite.rundir.disk import put, remove
@@ -101,7 +101,7 @@ def _seconds(folder: RunDir, stage: Stage) -> float:
     return found.seconds if found else 0.0
 
 
-class _Clock(Silent):
+class _Clock(Progress):
     """Passes on what a rehearsal shows, and notes when the work of a stage advanced."""
 
     def __init__(self, progress: Progress):

@@ -11,7 +11,8 @@ from rich.table import Table
 from genius_lite.plan.memory import STAGES
 from genius_lite.plan.plan import Plan, PlannedStage
 from genius_lite.report.view import duration
-from genius_lite.rundir.disk import UNTOLD
+from genius_lite.rundir.disk import told
+from genius_lite.text import amount
 
 _PARTS = {
     "weights": "weights", "kv": "KV", "compute": "logits", "activations": "activ.", "head": "head",
@@ -24,8 +25,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     """Print memory by part and stage, then time and disk, then whether it fits and how that is known."""
     twice = ", activations computed twice" if plan.activations_twice else ""
     console.print(
-        f"{plan.model}: {plan.queries} queries, {plan.rounds} rounds; {plan.slots} branches of {plan.context} tokens; "
-        f"learner in {plan.precision}{twice}",
+        f"{plan.model}: {amount(plan.queries, 'queries')}, {amount(plan.rounds, 'rounds')}; "
+        f"{amount(plan.slots, 'branches')} of {plan.context} tokens; learner in {plan.precision}{twice}",
     )
     memory, gpu = (_table(title, "stage", *_PARTS.values(), "all") for title in ("Peak memory, MB", "On the GPU, MB"))
     time = _table(None, "stage", "rounds", "tokens", "time", "disk, MB")
@@ -67,8 +68,7 @@ def _time(stages: list[PlannedStage]) -> Iterator[str]:
 def _verdict(plan: Plan) -> Iterator[str]:
     free, source = plan.free, plan.responses_from
     gpu = f", {free.gpu_memory / 1e9:.1f} GB of GPU memory" if free.gpus and free.device != "mps" else ""
-    disk = "an untold amount" if free.disk == UNTOLD else f"{free.disk / 1e9:.1f} GB"
-    room = f"Free: {free.memory / 1e9:.1f} GB of memory{gpu}, {disk} of disk."
+    room = f"Free: {free.memory / 1e9:.1f} GB of memory{gpu}, {told(free.disk)} of disk."
     if plan.fits:
         yield f"It fits: {plan.peak.total / 1e9:.2f} GB at its peak, in {plan.peak.stage}. {room}"
     for s in plan.lacking:

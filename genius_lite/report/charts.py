@@ -62,7 +62,7 @@ def lines(
     dividers: Sequence[tuple[float, str]] = (),
     within: tuple[float, float] = (-math.inf, math.inf),
 ) -> Markup:
-    """Lines over a common axis.
+    """Draw lines over a common axis.
 
     Args:
         unit: what the vertical axis counts, above it.
@@ -97,7 +97,7 @@ def bars(
     described: str,
     form: Callable[[float], str],
 ) -> Markup:
-    """A horizontal bar a row, stacked of (kind, amount).
+    """Draw a horizontal bar a row, stacked of (kind, amount).
 
     Args:
         kinds: all there are, in the order of their colours.
@@ -122,7 +122,7 @@ def bars(
 
 
 def gauge(values: Sequence[float], warn: float | None, halt: float | None, *, low: bool, described: str) -> Markup:
-    """The values of all rounds on one strip, whose zones are coloured; the latest one is filled.
+    """Draw the values of all rounds on one strip, whose zones are coloured; the latest one is filled.
 
     Args:
         low: less is worse.
@@ -134,7 +134,10 @@ def gauge(values: Sequence[float], warn: float | None, halt: float | None, *, lo
     warn = worst if warn is None else warn
     halt = worst if halt is None else halt
     zones = (("ok", best, warn), ("warn", warn, halt), ("halt", halt, worst))
-    drawn = [_box(min(x(a), x(b)), 7, abs(x(a) - x(b)), 10, f"zone {kind}") for kind, a, b in zones]
+    drawn = [
+        f'<rect x="{min(x(a), x(b)):g}" y="7" width="{abs(x(a) - x(b)):g}" height="10" class="zone {kind}"/>'
+        for kind, a, b in zones
+    ]
     shown = [value for value in values if math.isfinite(value)]
     for n, value in enumerate(shown):
         kind = "now" if n == len(shown) - 1 else "then"
@@ -142,11 +145,11 @@ def gauge(values: Sequence[float], warn: float | None, halt: float | None, *, lo
     return _svg(drawn, 24, described)
 
 
-def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers from at most `low` to at least `high`, some `about` + 1 of them."""
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Find some five round numbers from at most `low` to at least `high`."""
     if low == high:
         low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
-    raw = (high - low) / about
+    raw = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -170,7 +173,7 @@ def _series(s: Series, n: int, x: Scale, y: Scale) -> str:
 
 
 def _aside(s: Series, n: int) -> float:
-    """Whiskers of several lines stand beside each other."""
+    """Set the whiskers of several lines beside each other."""
     return 7.0 * n if any(p.low is not None for p in s.points) and not s.band else 0.0
 
 
@@ -180,7 +183,7 @@ def _whisker(x: float, low: float, high: float, n: int) -> str:
 
 
 def _dot(x: float, y: float, n: int) -> str:
-    """A disc for the first series, a diamond for the second: colour is not all that tells them apart."""
+    """Draw a disc for the first series, a diamond for the second: colour is not all that tells them apart."""
     if n == 0:
         return f'<circle cx="{x:g}" cy="{y:g}" r="4.5" class="dot s0"/>'
     return f'<path d="M{x:g} {y - 5.5:g}l5.5 5.5l-5.5 5.5l-5.5 -5.5z" class="dot s{n}"/>'
@@ -205,10 +208,6 @@ def _svg(parts: Sequence[str], height: float, described: str) -> Markup:
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     return f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" class="{kind}"/>'
-
-
-def _box(x: float, y: float, width: float, height: float, kind: str) -> str:
-    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" class="{kind}"/>'
 
 
 def _text(x: float, y: float, text: str, kind: str) -> str:

@@ -31,12 +31,12 @@ class Column:
     short: str = ""
 
     def cell(self, report: RoundReport) -> str:
-        """The round's figure as text."""
+        """Write the round's figure as text."""
         value = self.value(report)
         return NONE if value is None else self.show(value)
 
     def plain(self, value: Value) -> str:
-        """A figure for a terminal; empty where there is none."""
+        """Write a figure for a terminal; nothing where there is none."""
         return "" if value is None else in_ascii(self.show(value))
 
 
@@ -75,6 +75,10 @@ COLUMNS = (
         _trained(lambda t: t.logprob_mismatch),
         _digits(4),
     ),
+    Column("precision", "Precision of the frozen weights", _trained(lambda t: t.precision), str),
+    Column("device", "Device of the learner", _trained(lambda t: t.device), str),
+    Column("weight_bytes", "Memory of the frozen weights", _trained(lambda t: t.weight_bytes), size),
+    Column("shared_tokens", "Tokens that packing shared", _trained(lambda t: t.shared_tokens), percent),
     Column("spread", "Spread of a step's values", lambda r: r.metrics and r.metrics.spread, _digits(3)),
     Column("length_gap", "Chosen longer than rejected by", lambda r: r.metrics and r.metrics.length_gap, percent),
     Column("type", "Type of the GGUF", lambda r: r.quantized and r.quantized.type, str, "type"),
@@ -91,12 +95,12 @@ NOTE = (
 
 
 def values(report: RoundReport) -> dict[str, Value]:
-    """Every figure of a round by its key."""
+    """Look up every figure of a round by its key."""
     return {column.key: column.value(report) for column in COLUMNS}
 
 
 def table_row(report: RoundReport) -> dict[str, Any]:
-    """A round as a row of `rounds_table`."""
+    """Make a row of `rounds_table`."""
     return {"round": report.round, **values(report)}
 
 

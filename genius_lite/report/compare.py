@@ -50,7 +50,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def compare_runs(runs: Sequence[Path]) -> list[Row]:
-    """A row for each task, arm and round, and where an arm has several tasks, one for their mean.
+    """Make a row for each task, arm and round, and where an arm has several tasks, one for their mean.
 
     Raises:
         UserError: a folder is no run, or its rounds were not measured on any task.
@@ -82,7 +82,7 @@ def compare_runs(runs: Sequence[Path]) -> list[Row]:
 
 
 def print_comparison(rows: Sequence[Row], console: Console) -> None:
-    """A table for each task, the mean of all tasks last."""
+    """Print a table for each task, the mean of all tasks last."""
     by_task: dict[str, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.task == ALL_TASKS):
         by_task[row.task].append(row)
@@ -110,7 +110,7 @@ def print_comparison(rows: Sequence[Row], console: Console) -> None:
 
 
 def _in_lines(gain: PooledDifference | None) -> str:
-    """As three intervals do not fit beside each other into 80 columns."""
+    """Write a gain in lines: three intervals do not fit beside each other into 80 columns."""
     if not gain:
         return ""
     lines = points(gain).removesuffix(" points").replace(" [", "\n[")
@@ -126,7 +126,7 @@ class _Answers(msgspec.Struct, frozen=True):
     of_tasks: list[list[ScoresOfSeed]]
 
     def accuracy(self) -> float | None:
-        """Mean over the tasks, on the problems that all seeds have; None where a task has none."""
+        """Average over the tasks, on the problems that all seeds have; None where a task has none."""
         shared = [_shared(of_seeds) for of_seeds in self.of_tasks]
         if not all(shared):
             return None
@@ -143,14 +143,14 @@ class _Arm(msgspec.Struct, frozen=True):
     best: set[int | None]
 
     def groups_of_tasks(self) -> Iterator[tuple[str, ...]]:
-        """Each task, and if there are several, all of them."""
+        """Yield each task, and if there are several, all of them."""
         tasks = tuple(dict.fromkeys(r.task for r in self.responses[0][0] if r.use != "choose"))
         yield from ((task,) for task in tasks)
         if len(tasks) > 1:
             yield tasks
 
     def rounds(self) -> list[int]:
-        """Those that every seed has."""
+        """List the rounds that every seed has."""
         return sorted(set.intersection(*(set(of_seed) for of_seed in self.responses)) - {0})
 
     def answers(self, number: int, tasks: tuple[str, ...], *, greedy: bool) -> _Answers:
@@ -167,12 +167,12 @@ def _scores(responses: list[Response], task: str, *, greedy: bool) -> ScoresOfSe
 
 
 def _shared(of_seeds: list[ScoresOfSeed]) -> list[str]:
-    """The problems that all of them have."""
+    """List the problems that all of them have."""
     return [problem for problem in of_seeds[0] if all(problem in scores for scores in of_seeds)]
 
 
 def _difference(before: _Answers, after: _Answers) -> PooledDifference | None:
-    """On the problems that both have; None where there is none of a task."""
+    """Compare on the problems that both have; None where there is none of a task."""
     problems = [_shared([*b, *a]) for b, a in zip(before.of_tasks, after.of_tasks, strict=True)]
     if not all(problems):
         return None
@@ -184,7 +184,7 @@ def _difference(before: _Answers, after: _Answers) -> PooledDifference | None:
 
 
 def _arms(paths: Sequence[Path]) -> Iterator[_Arm]:
-    """Runs by what their recipes say beside the seed, read one arm after the other; named after its first run."""
+    """Group runs by what recipes say beside the seed; an arm is read when its turn comes, and named after its first."""
     by_recipe: dict[str, list[RunFolder]] = defaultdict(list)
     for run in map(RunFolder, paths):
         run.require("seed")

@@ -14,7 +14,7 @@ _UNTOLD, _NARROWEST = 80, 20  # columns of a terminal that says 0; in fewer than
 
 
 def terminal(*, stderr: bool = False, **options: Any) -> Console:
-    """A console that shows text as it is, on which none can send control codes or turn its direction."""
+    """Open a console that shows text as it is, on which none can send control codes or turn its direction."""
     return _Plain(stderr=stderr, markup=False, emoji=False, highlight=False, **options)
 
 

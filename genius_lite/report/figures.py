@@ -16,7 +16,6 @@ from genius_lite.report.charts import Point, Series, bars, gauge, lines
 from genius_lite.report.gather import RoundData, RunData
 from genius_lite.report.status import recorded_guard
 from genius_lite.report.tables import FILTERS, Table, stage_totals
-from genius_lite.results.evaluation import Interval
 from genius_lite.text import NONE, duration, figure, prose
 
 _POINTS = 60  # of a training curve; more updates are averaged
@@ -37,13 +36,14 @@ class Figure:
 
 
 def task_figures(data: RunData) -> list[Figure]:
-    """Accuracy of the base model and every round, for each task in order."""
+    """Draw the accuracy of the base model and every round, for each task in order."""
     found = []
     for name, measured in data.by_task.items():
         of_task = [(policy.number, task) for policy, task in measured if policy is not data.own]
         series = []
         for kind in ("sampled", "greedy"):
-            points = [_interval(n, i) for n, task in of_task if (i := getattr(task, kind))]
+            measured = [(n, accuracy) for n, task in of_task if (accuracy := getattr(task, kind))]
+            points = [Point(n, 100 * a.estimate, 100 * a.low, 100 * a.high) for n, a in measured]
             series += [Series(kind, points)] if points else []
         described = f"{prose(name)}: " + "; ".join(
             f"{s.name} {', '.join(f'{p.y:.1f} %' for p in s.points)}" for s in series
@@ -55,7 +55,7 @@ def task_figures(data: RunData) -> list[Figure]:
 
 
 def round_figures(data: RunData) -> list[Figure]:
-    """Curves over rounds."""
+    """Draw curves over rounds."""
     rows: list[tuple[str, str, Callable[[RoundData], float | None]]] = [
         ("Foresight value", "nats per token", lambda r: r.report.rollouts and r.report.rollouts.mean_value),
         ("Learned margin", "nats", lambda r: r.report.training and r.report.training.margin),
@@ -80,7 +80,7 @@ def round_figures(data: RunData) -> list[Figure]:
 
 
 def training_figures(data: RunData) -> list[Figure]:
-    """Loss, margin and gradient by update, the rounds one after the other."""
+    """Draw loss, margin and gradient by update, the rounds one after the other."""
     rounds = [(r.name, training.curve) for r in data.rounds if (training := r.report.training) and training.curve]
     if not rounds:
         return []
@@ -92,7 +92,7 @@ def training_figures(data: RunData) -> list[Figure]:
 
 
 def time_figure(data: RunData) -> Figure | None:
-    """Where the time went."""
+    """Draw where the time went."""
     rows: dict[str, list[tuple[str, float]]] = {}
     for name, timed in stage_totals(data):
         rows.setdefault(name, []).append((timed.stage, timed.seconds))
@@ -108,7 +108,7 @@ def time_figure(data: RunData) -> Figure | None:
 
 
 def pairs_figure(data: RunData) -> Figure | None:
-    """What became of each round's pairs."""
+    """Draw what became of each round's pairs."""
     rows = []
     for r in (r for r in data.rounds if r.pairs):
         parts = [("learned from", float(r.report.pairs or 0))]
@@ -136,11 +136,13 @@ class Light:
 
 
 def lights(data: RunData) -> list[Light]:
-    """Every signal that was read, with the level of the latest round; the worst first."""
+    """List every signal that was read, with the level of the latest round; the worst first."""
     guard = recorded_guard(data.recipe)
     rounds = [r for r in data.rounds if r.readings]
-    levels, found = guard_status(guard, rounds[-1].report) if rounds else {}, []
-    for reading in rounds[-1].readings if rounds else []:
+    if not rounds:
+        return []
+    levels, found = guard_status(guard, rounds[-1].report), []
+    for reading in rounds[-1].readings:
         limit: Limit = getattr(guard, reading.signal)
         level = levels.get(reading.signal, "not watched")
         values = [x.value for r in rounds for x in r.readings if x.signal == reading.signal]
@@ -176,15 +178,11 @@ def _curve(rounds: list[tuple[str, list[dict[str, float]]]], title: str, key: st
 
 
 def _averaged(values: list[float], start: int, most: int) -> Iterator[Point]:
-    """At most `most` means of neighbouring values, with the range of each."""
+    """Yield at most `most` means of neighbouring values, with the range of each."""
     width = math.ceil(len(values) / most)
     for at in range(0, len(values), width):
         part = values[at : at + width]
         yield Point(start + at + (len(part) - 1) / 2, fmean(part), min(part), max(part))
-
-
-def _interval(x: float, interval: Interval) -> Point:
-    return Point(x, 100 * interval.estimate, 100 * interval.low, 100 * interval.high)
 
 
 def _ticks(data: RunData, *, base: bool) -> list[tuple[float, str]]:

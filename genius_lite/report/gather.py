@@ -18,10 +18,11 @@ from genius_lite.foresight.pairs import calibration_weight
 from genius_lite.progress import Stage
 from genius_lite.report.status import next_stage
 from genius_lite.report.trees import QUERIES, Explorer, explore
-from genius_lite.results.evaluation import AtBest, Signals, TaskResult
+from genius_lite.results.evaluation import Alarm, Signals, TaskResult
 from genius_lite.results.rounds import RoundReport, Summary, Timing
 from genius_lite.rundir.documents import RecordedSource
 from genius_lite.rundir.reader import RoundFolder, RunFolder
+from genius_lite.text import amount
 
 _NEEDED = (
     *("rounds", "queries", "model", "tasks", "foresight.tau", "learner.holdout", "learner.alpha"),
@@ -83,11 +84,6 @@ class RunData:
     explorer: Explorer
 
     @property
-    def at_best(self) -> list[AtBest]:
-        """The round that is shown beside the base model, each at its best temperature."""
-        return self.shown.report.at_best
-
-    @property
     def policies(self) -> list[RoundData]:
         """The base model and the rounds."""
         return [self.base, *self.rounds]
@@ -106,6 +102,11 @@ class RunData:
             for task in (task for task in policy.tasks if task.task in found):
                 found[task.task].append((policy, task))
         return found
+
+    @property
+    def alarms(self) -> list[tuple[str, Alarm]]:
+        """Each alarm of the guard, behind its round's name."""
+        return [(r.name, alarm) for r in self.rounds for alarm in r.report.alarms]
 
     @property
     def shown(self) -> RoundData:
@@ -148,7 +149,7 @@ def gather(path: Path, queries: int = QUERIES) -> RunData:
 
 
 def _base(here: RoundFolder, name: str) -> RoundData:
-    """The base model, or the user's own file."""
+    """Read the base model, or the user's own file."""
     if not here.done(Stage.EVALUATE):
         return RoundData(name, RoundReport(0), timings=here.totals)
     found = read_evaluation(here)
@@ -182,9 +183,11 @@ def _pair_figures(here: RoundFolder, recipe: dict[str, Any]) -> PairFigures | No
 
 
 def _now(run: RunFolder) -> str:
-    """What the run is at."""
+    """Say what the run is at."""
     if summary := run.summary:
         return f"stopped: {summary.stopped}" if summary.stopped else "finished"
     number, stage = next_stage(run)
-    of = f" of {len(run.round(number).rollouts)} of {run.searched} queries" if stage == Stage.ROLLOUTS else ""
+    of = (
+        f" of {len(run.round(number).rollouts)} of {amount(run.searched, 'queries')}" if stage == Stage.ROLLOUTS else ""
+    )
     return f"not finished: {f'round {number}' if number else 'base model'}, {stage}{of}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genius_lite.report.gather import RunData
-from genius_lite.report.summary import BASE_EXPORTED, CHOSEN_ON, cooling_lines
+from genius_lite.report.summary import CHOSEN_ON, choice_lines, cooling_lines
 from genius_lite.results.evaluation import Interval, TaskResult
 from genius_lite.text import gain, interval, number, percent, prose
 
@@ -43,23 +43,14 @@ class TaskChange:
 
 
 def outcome(data: RunData) -> str:
-    """The run in a sentence or two."""
+    """Sum the run up in a sentence or two."""
     if data.summary is None:
         return f"This run is {data.now}. What follows is what there is so far."
-    stopped = f" The run stopped early: {prose(data.summary.stopped)}." if data.summary.stopped else ""
-    file = prose(Path(data.summary.exported).name)
-    if not data.best:
-        return f"{BASE_EXPORTED.removesuffix('.')} ({file}).{stopped}"
-    which = (
-        f"Round {data.best} of {len(data.rounds)} is the latest that is not worse than another"
-        if len(data.rounds) > 1
-        else "There is one round"
-    )
-    return f"{which}; it was exported as {file}.{stopped}"
+    return prose(" ".join([*choice_lines(data.summary), f"Exported: {Path(data.summary.exported).name}."]))
 
 
 def task_changes(data: RunData) -> list[TaskChange]:
-    """Every task before and after; only before where no round has answered it yet."""
+    """Compare every task before and after; with itself where no round has answered it yet."""
     after = {task.task: task for task in data.shown.tasks}
     before = {task.task: task for task in data.base.tasks}
     first = {name: before.get(name, measured[0][1]) for name, measured in data.by_task.items()}
@@ -69,10 +60,10 @@ def task_changes(data: RunData) -> list[TaskChange]:
 
 
 def notes(data: RunData) -> list[str]:
-    """What the figures of the tasks do not say by themselves."""
+    """Say what the figures of the tasks do not by themselves."""
     flattered = data.best and len(data.rounds) > 1 and any(task.chosen_on for task in data.base.tasks)
     found = [CHOSEN_ON] if flattered else []
-    found += [f"Each at its best temperature: {prose(line)}." for line in cooling_lines(data.at_best)]
+    found += [f"Each at its best temperature: {prose(line)}." for line in cooling_lines(data.shown.report.at_best)]
     before, after = data.base.signals, data.shown.signals
     if before and after and after.entropy < _FELL * before.entropy and any(map(_only_sampled, data.shown.tasks)):
         found.append(_SURER)
@@ -80,7 +71,7 @@ def notes(data: RunData) -> list[str]:
 
 
 def signal_changes(data: RunData) -> list[Change]:
-    """The label-free signals before and after."""
+    """Compare the label-free signals before and after."""
     before, after = data.base.signals, data.shown.signals
     if not before or not after:
         return []
@@ -112,7 +103,7 @@ def _changes(before: TaskResult, after: TaskResult) -> list[Change]:
 
 
 def _only_sampled(task: TaskResult) -> bool:
-    """Whether sampled answers surely became better, and greedy ones did not."""
+    """Say whether sampled answers surely became better, and greedy ones did not."""
     sampled, greedy = task.sampled_gain, task.greedy_gain
     return bool(sampled and greedy and sampled.low > 0 >= greedy.low)
 

@@ -19,19 +19,19 @@ from markupsafe import Markup
 from genius_lite import __version__
 from genius_lite.report import figures, headline, tables
 from genius_lite.report.gather import RunData
-from genius_lite.text import number, percent, plain, prose
+from genius_lite.text import amount, plain, prose
 
 _ASSETS = files("genius_lite.report") / "assets"
 
 
 def page(data: RunData) -> str:
-    """The HTML of a run's report."""
+    """Fill the template, which asks `headline`, `tables` and `figures` for what it shows."""
     import jinja2
 
     env = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
     )
-    env.filters |= {"percent": percent, "number": number, "visible": prose}
+    env.filters |= {"amount": amount, "visible": prose}
     style, script = _asset("report.css"), _asset("report.js")
     return env.from_string(_asset("report.html")).render(
         data=data,
@@ -43,53 +43,23 @@ def page(data: RunData) -> str:
         script_hash=_hash(script),
         trees=Markup(embedded(data.explorer.as_dict())),
         recipe=recipe_text(data),
-        **_shown(data),
+        figures=figures,
+        headline=headline,
+        tables=tables,
     )
 
 
 def embedded(value: Any) -> str:
-    """JSON that can stand inside a script element: nothing in it ends the element or begins a comment."""
+    """Write JSON that can stand inside a script element: nothing in it ends the element or begins a comment."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def recipe_text(data: RunData) -> str:
-    """The recipe as YAML."""
+    """Write the recipe as YAML."""
     import yaml
 
     return yaml.safe_dump(plain(data.recipe), sort_keys=False, allow_unicode=True, width=100)
-
-
-def _shown(data: RunData) -> dict[str, Any]:
-    """What the template puts in its places."""
-    return {
-        "outcome": headline.outcome(data),
-        "tasks": list(
-            zip(
-                headline.task_changes(data),
-                figures.task_figures(data),
-                tables.task_tables(data),
-                tables.beside_tables(data),
-                strict=True,
-            )
-        ),
-        "notes": headline.notes(data),
-        "changes": headline.signal_changes(data),
-        "signals": tables.signals_table(data),
-        "curves": figures.round_figures(data),
-        "rounds": tables.rounds_table(data),
-        "training": figures.training_figures(data),
-        "learner": tables.learner_table(data),
-        "alarms": [(r, alarm, prose(alarm.line)) for r in data.rounds for alarm in r.report.alarms],
-        "lights": figures.lights(data),
-        "guard": tables.guard_table(data),
-        "kept": tables.kept_tables(data),
-        "time": figures.time_figure(data),
-        "stages": tables.stages_table(data),
-        "pairs_figure": figures.pairs_figure(data),
-        "pairs": tables.pairs_table(data),
-        "identity": tables.identity_table(data),
-    }
 
 
 def _asset(name: str) -> str:

@@ -66,7 +66,7 @@ class Histogram(msgspec.Struct):
         return _BIN * sum(place * n for place, n in self.bins.items()) / self.count
 
     def columns(self, width: int) -> tuple[float, float, list[int]]:
-        """The lowest and the highest value, and how many are in each of at most `width` equal parts from there."""
+        """Find the lowest and the highest value, and how many are in each of at most `width` equal parts of that."""
         low, high = min(self.bins), max(self.bins)
         wide = -(-(high - low + 1) // width)  # bins of a part
         counts = [0] * ((high - low) // wide + 1)
@@ -114,7 +114,7 @@ class RunState(msgspec.Struct):
         return (*stages, Stage.EXPORT) if self.kind == Stage.EXPORT or self.number == self.rounds else stages
 
     def enter(self, number: int, kind: Stage) -> None:
-        """A stage begins."""
+        """Begin a stage."""
         if number != self.number:
             self.values, self.glimpse = Histogram(), None
         self.number, self.kind, self.entered, self.work = number, kind, time.monotonic(), None
@@ -157,7 +157,7 @@ class Meter:
             self._marks.append((self._last, self.done))
 
     def read(self) -> Work:
-        """How far it is. The end is forecast from what was done here, not from what an earlier process had done."""
+        """Say how far it is. The end is forecast from what was done here, not by an earlier process."""
         (since, done), now = self._marks[0], self.clock()
         rate = left = None
         if self.done > done and self._last > since:
@@ -173,12 +173,12 @@ class Meter:
 
 
 def step_values(step: Step) -> list[float]:
-    """The foresight values of a step's candidates; none where no future was simulated."""
+    """List the foresight values of a step's candidates; none where no future was simulated."""
     return [candidate.value for candidate in step.candidates] if step.foreseen else []
 
 
 def glimpse(rollout: Rollout, decode: Callable[[list[int]], str]) -> SampleRollout:
-    """The steps, so far, of the rollout's best kept response, best by the value of its last one."""
+    """Show the steps, so far, of the rollout's best kept response, best by the value of its last one."""
     last = rollout.steps[-1]
     place = max(last.kept, key=lambda i: last.candidates[i].value)
     steps = []

@@ -42,7 +42,7 @@ class Status(msgspec.Struct, frozen=True):
     damaged: list[str] = []
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; the board's parts stand beside the state, and of the values their number and mean."""
+        """Make a dict for JSON: the board's parts stand beside the state, and of the values their number and mean."""
         found = msgspec.to_builtins(self)
         board, shown = found.pop("board"), self.board.values
         del board["values"], board["ended"]
@@ -50,7 +50,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def look(path: Path) -> Status:
-    """The run's status now; nothing of it is changed, and what is being written is left out.
+    """Read where the run stands now; nothing of it is changed, and what is being written is left out.
 
     Raises:
         UserError: this is no run folder, or another version's.
@@ -98,7 +98,7 @@ def _is_ours(command: str) -> bool:
 
 
 def print_status(status: Status, console: Console) -> None:
-    """The status as lines."""
+    """Print the status as lines."""
     console.print(f"{status.state}: {status.meaning}", soft_wrap=True)
     console.print()
     lines = view(status.board, "*: best so far", console, MOST_LINES, status.state)
@@ -138,7 +138,7 @@ def _watch_in_lines(run: Path, console: Console) -> Status:
 
 
 def read_state(run: Path) -> RunState | None:
-    """What the run's process has left; None where there is nothing, or another version's."""
+    """Read what the run's process has left; None where there is nothing, or another version's."""
     try:
         return msgspec.json.decode((run / PROGRESS).read_bytes(), type=RunState)
     except (OSError, msgspec.DecodeError, RecursionError):
@@ -146,7 +146,7 @@ def read_state(run: Path) -> RunState | None:
 
 
 def _rows(run: RunFolder, reports: list[RoundReport], board: RunState) -> list[dict[str, Any]]:
-    """The figures of the base model, as far as it is measured, and of the finished rounds."""
+    """Gather the figures of the base model, as far as it is measured, and of the finished rounds."""
     kept = (row.get("score") for row in board.rows if row.get("round") == 0)  # as its process, or somebody, left it
     base = [table_row(RoundReport(0, score=score)) for score in kept if isinstance(score, int | float | None)]
     if reports:
@@ -157,7 +157,7 @@ def _rows(run: RunFolder, reports: list[RoundReport], board: RunState) -> list[d
 
 
 def _best(run: RunFolder, reports: list[RoundReport], rounds: int) -> int | None:
-    """The best round by the files of those that are finished; what a run that was killed did not come to say."""
+    """Choose the best round by the files of those that are finished: a run that was killed did not come to say."""
     if not run.base.done(Stage.EVALUATE):
         return None
     found = [(0, False), *((report.round, report.halted) for report in reports)]
@@ -176,7 +176,7 @@ def recorded_guard(recipe: dict[str, Any]) -> Guard:
 
 
 def _held(run: Path, board: RunState | None) -> bool:
-    """Whether a process works on the run: the one of the board is alive, and the lock is held."""
+    """Say whether a process works on the run: the one of the board is alive, and the lock is held."""
     if board and board.host == platform.node() and not is_alive(board.pid):
         return False
     try:
@@ -186,7 +186,7 @@ def _held(run: Path, board: RunState | None) -> bool:
 
 
 def next_stage(run: RunFolder) -> tuple[int, Stage]:
-    """The round and the stage that comes next, of a run that is not finished."""
+    """Find the round and the stage that comes next, of a run that is not finished."""
     if not run.imported:
         return 0, Stage.IMPORT
     if not run.own.done(Stage.EVALUATE):

@@ -12,14 +12,15 @@ from rich.table import Table
 
 from genius_lite import text as texts
 from genius_lite.evaluate.record import Evaluation
+from genius_lite.recipe import Prefix, TaskSource
 from genius_lite.report.columns import NOTE, rounds_table, table_row
 from genius_lite.results.evaluation import AtBest, Interval, TaskResult
 from genius_lite.results.rounds import Quantized, Summary
-from genius_lite.text import in_ascii, percent
+from genius_lite.text import amount, in_ascii, percent
 
 
 def evaluation_lines(found: Evaluation) -> list[str]:
-    """A line for each task, and one for the signals."""
+    """Write a line for each task, and one for the signals."""
     lines = []
     for task in found.tasks:
         parts = []
@@ -37,7 +38,7 @@ def evaluation_lines(found: Evaluation) -> list[str]:
 
 
 def cooling_lines(rows: Sequence[AtBest]) -> list[str]:
-    """A line for each task: the base model and a round, each at its best temperature."""
+    """Write a line for each task: the base model and a round, each at its best temperature."""
     return [
         f"{row.task}: at temperature {row.temperature:g} {share(row.tuned)}, the base at its best, "
         f"{row.base_temperature:g}, {share(row.base)}: {points(row.gain)}"
@@ -45,10 +46,21 @@ def cooling_lines(rows: Sequence[AtBest]) -> list[str]:
     ]
 
 
-def print_results(names: list[str], found: list[list[TaskResult]], console: Console) -> None:
-    """A table for each task, with what each model that answered it was measured by."""
+def print_results(
+    names: list[str], found: list[list[TaskResult]], sources: Sequence[TaskSource], console: Console
+) -> None:
+    """Print a table for each task, with what each model that answered it was measured by.
+
+    Args:
+        names: of the models; a path is cut to its last part, if that tells them apart.
+        found: what each came to.
+        sources: of the tasks.
+    """
+    last = [Path(name).name for name in names]
+    names = last if len({*last}) == len(names) else names
     for first in found[0]:
-        table = Table(title=f"{first.task}: {first.problems} problems", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        title = f"{first.task}: {amount(first.problems, 'problems')}"
+        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("model", overflow="fold")
         for heading in ("measure", "accuracy", "to the first"):
             table.add_column(heading, justify="left" if heading == "measure" else "right", no_wrap=True)
@@ -64,6 +76,9 @@ def print_results(names: list[str], found: list[list[TaskResult]], console: Cons
         f"Sampled at temperature {found[0][0].temperature:g}. 95 % intervals. maj@k: the most frequent answer of k; "
         "pass@k: one of k is right. p: McNemar's exact test. cut off: responses that ran into --max-tokens."
     )
+    for task in sources:
+        if not task.benchmark and not task.source.startswith(Prefix.REASONING_GYM):
+            console.print(f"{task.source}: answers are compared by the checker `{task.check}`.")
 
 
 def _measures(task: TaskResult) -> list[tuple[str, Interval, Interval | None]]:
@@ -75,12 +90,12 @@ def _measures(task: TaskResult) -> list[tuple[str, Interval, Interval | None]]:
 
 
 def share(accuracy: Interval) -> str:
-    """`31.2% [28.0, 34.5]`."""
+    """Write `31.2% [28.0, 34.5]`."""
     return in_ascii(texts.accuracy(accuracy))
 
 
 def points(gain: Interval) -> str:
-    """`+3.1 [0.4, 5.9] points`."""
+    """Write `+3.1 [+0.4, +5.9] points`."""
     return f"{in_ascii(texts.gain(gain))} points"
 
 
@@ -91,7 +106,7 @@ WIDENED = (
 
 
 def kept_lines(made: Quantized) -> list[str]:
-    """What a round's GGUF keeps of the update, and what llama.cpp says of it if it was asked."""
+    """Say what a round's GGUF keeps of the update, and what llama.cpp says of it if it was asked."""
     if made.kept is None:
         return [f"{made.type}: there is no update to keep"]
     if made.error > 1:
@@ -104,12 +119,11 @@ def kept_lines(made: Quantized) -> list[str]:
         error = "" if scored.error is None else f" +- {scored.error:.0%}"
         lines.append(
             f"{made.type}: llama.cpp sees a margin of {scored.margin:+.2f} nats, with the adapter at run time "
-            f"{scored.learned:+.2f}: {scored.kept:.0%}{error}, on {scored.questions} questions"
+            f"{scored.learned:+.2f}: {scored.kept:.0%}{error}, on {amount(scored.questions, 'questions')}"
         )
     return lines
 
 
-BASE_EXPORTED = "No round was let pass that is not worse than the base model, which is what was exported."
 CHOSEN_ON = (
     "The problems that chose the round are those that report on it, as there are few: the intervals are wider by "
     "what choosing between so many rounds asks for (Bonferroni), and the gains themselves are flattered."
@@ -117,8 +131,8 @@ CHOSEN_ON = (
 
 
 def print_summary(summary: Summary, console: Console) -> None:
-    """The closing table, the exported file and how to talk to it."""
-    title = f"{summary.queries} queries, {summary.duplicates_dropped} repeats dropped"
+    """Print the closing table, the exported file and how to talk to it."""
+    title = f"{amount(summary.queries, 'queries')}, {amount(summary.duplicates_dropped, 'repeats')} dropped"
     rows = [table_row(report) for report in summary.rounds]
     console.print(rounds_table(rows, None, console, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)))
     console.print(NOTE)
@@ -131,13 +145,21 @@ def print_summary(summary: Summary, console: Console) -> None:
         console.print(f"Report:      {page}", soft_wrap=True)
 
 
-def _outcome(summary: Summary) -> list[str]:
-    """Which round was the best, what it gained on each task, and why the run ended early, if it did."""
+def choice_lines(summary: Summary) -> list[str]:
+    """Say why the run ended early, if it did, and which of its models is the best."""
     lines = [f"Stopped: {summary.stopped}."] if summary.stopped else []
     if not summary.best:
-        return [*lines, BASE_EXPORTED]
-    if len(summary.rounds) > 1:
-        lines.append(f"Round {summary.best} of {len(summary.rounds)}: the latest that is not worse than one before it.")
+        lines.append("No round was let pass that is not worse than the base model, which is what was exported.")
+    elif (rounds := len(summary.rounds)) > 1:
+        lines.append(f"Round {summary.best} of {rounds} is the latest that is not worse than one before it.")
+    return lines
+
+
+def _outcome(summary: Summary) -> list[str]:
+    """Say which model is the best, and what a round gained on each task."""
+    lines = choice_lines(summary)
+    if not summary.best:
+        return lines
     report = summary.rounds[summary.best - 1]
     for task in report.evaluation:
         shown = ", ".join(f"{name} {points(gain)}" for name, _, gain in task.accuracies if gain)

@@ -42,7 +42,7 @@ class Table:
 
 
 def task_tables(data: RunData) -> list[Table]:
-    """A table for each task: the base model and every round that answered it."""
+    """Tabulate each task: the base model and every round that answered it."""
     tables = []
     headings = ["policy", "sampled", "gain, points", "greedy", "gain, points", "p", "tokens", "cut off"]
     for n, (name, measured) in enumerate(data.by_task.items()):
@@ -57,7 +57,7 @@ def task_tables(data: RunData) -> list[Table]:
 
 
 def beside_tables(data: RunData) -> list[Table]:
-    """What else the responses to each task say: several of them together, and those that came to an end."""
+    """Tabulate what else the responses to each task say: several together, and those that came to an end."""
     tables = []
     for n, (name, measured) in enumerate(data.by_task.items()):
         numbers = list(dict.fromkeys(k for _, task in measured for k in task.most if k != "1"))
@@ -72,7 +72,7 @@ def beside_tables(data: RunData) -> list[Table]:
 
 
 def signals_table(data: RunData) -> Table | None:
-    """What the responses to held-out queries show without any label."""
+    """Tabulate what the responses to held-out queries show without any label."""
     policies = [policy for policy in data.measured if policy.signals]
     rows = [
         _row("Agreement of answers to a query", policies, lambda p: percent(p.signals and p.signals.agreement)),
@@ -90,13 +90,13 @@ def signals_table(data: RunData) -> Table | None:
 
 
 def rounds_table(data: RunData) -> Table:
-    """What each round did."""
+    """Tabulate what each round did."""
     rows = [_row(column.title, data.rounds, lambda r, c=column: c.cell(r.report)) for column in COLUMNS]
     return Table("rounds", "Rounds", _headings(data.rounds), rows, NOTE)
 
 
 def guard_table(data: RunData) -> Table:
-    """Every signal against its limits."""
+    """Tabulate every signal against its limits."""
     guard = recorded_guard(data.recipe)
     rounds = [r for r in data.rounds if r.readings]
     rows = []
@@ -112,7 +112,7 @@ def guard_table(data: RunData) -> Table:
 
 
 def kept_table(r: RoundData, made: Quantized, keep: float) -> Table:
-    """What the round's GGUF keeps of the update: known from its weights, and seen by llama.cpp."""
+    """Tabulate what the round's GGUF keeps of the update: known from its weights, and seen by llama.cpp."""
     rows = [["Share of the update, all matrices", percent(made.kept)]]
     if made.matrices:
         least = min(made.matrices, key=made.matrices.__getitem__)
@@ -132,13 +132,13 @@ def kept_table(r: RoundData, made: Quantized, keep: float) -> Table:
 
 
 def kept_tables(data: RunData) -> list[Table]:
-    """One for each round that has made a GGUF."""
+    """Make a table for each round that has made a GGUF."""
     keep = data.recipe["quantize"]["keep"]
     return [kept_table(r, made, keep) for r in data.rounds if (made := r.report.quantized)]
 
 
 def stages_table(data: RunData) -> Table:
-    """Time and memory of every stage."""
+    """Tabulate time and memory of every stage."""
     stages = stage_totals(data)
     total = sum(timed.seconds for _, timed in stages) or 1.0
     rows = []
@@ -161,7 +161,7 @@ def stage_totals(data: RunData) -> list[tuple[str, Timing]]:
 
 
 def pairs_table(data: RunData) -> Table:
-    """How many pairs there were, which were left out and why, and what they are like."""
+    """Tabulate how many pairs there were, which were left out and why, and what they are like."""
     rounds = [r for r in data.rounds if r.report.pairs is not None]
 
     def left_out(r: RoundData) -> dict[str, int]:
@@ -182,21 +182,8 @@ def pairs_table(data: RunData) -> Table:
     return Table("pairs", "Preference pairs", _headings(rounds), rows, note)
 
 
-def learner_table(data: RunData) -> Table:
-    """How each round was trained."""
-    trained = [(r, training) for r in data.rounds if (training := r.report.training)]
-    rows = [
-        ["Precision", *(t.precision for _, t in trained)],
-        ["Device", *(t.device for _, t in trained)],
-        ["Memory of the weights", *(size(t.weight_bytes) for _, t in trained)],
-        ["Tokens that packing shared", *(percent(t.shared_tokens) for _, t in trained)],
-        ["Pairs learned from", *(number(t.pairs) for _, t in trained)],
-    ]
-    return Table("learner", "Training", _headings([r for r, _ in trained]), rows)
-
-
 def identity_table(data: RunData) -> Table:
-    """What the run was made from and what it made, by content."""
+    """Tabulate what the run was made from and what it made, by content."""
     recipe = data.recipe
     rows = [
         ["Model", prose(Prefix.public(data.model.origin or data.model.path) or NONE)],

@@ -13,18 +13,21 @@ from pathlib import Path
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
 
 from genius_lite.errors import Stopped
 from genius_lite.hardware import memory_held
-from genius_lite.progress import Advance, Stage
+from genius_lite.progress import Advance, Progress, Stage
 from genius_lite.records import Rollout
 from genius_lite.report.columns import table_row
 from genius_lite.report.state import Memory, Meter, RunState, glimpse, step_values
 from genius_lite.report.view import Line, counted, duration, is_lively, live_lines, view
 from genius_lite.results.rounds import RoundReport
+from genius_lite.rundir.disk import put
 from genius_lite.rundir.folder import PROGRESS, RECIPE
 from genius_lite.rundir.reader import RunFolder
+from genius_lite.text import amount
 
 _RUNNING = "Ctrl-C finishes what is under way, saves and stops; *: best so far"
 _STOPPING = "stopping when that is done; Ctrl-C again stops at once"
@@ -33,7 +36,7 @@ _LOOK_EVERY = 0.5  # seconds between two looks at a run
 _KEEP_EVERY = 2  # looks between two versions of the progress file
 
 
-class TerminalProgress:
+class TerminalProgress(Progress):
     """Shows one stage after the other on `console`; of a run, it keeps the board in the run's folder too.
 
     Where the console can show it, the board of a run stands below the lines that are said, and goes when the run ends.
@@ -55,13 +58,12 @@ class TerminalProgress:
         self._screen = threading.RLock()
 
     def say(self, line: str) -> None:
-        """Print a line of its own."""
         with self._screen:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def showing(self, out: Path, model: str, queries: int, rounds: int, forecast: dict[Stage, float]) -> Iterator[None]:
-        """Show a run while the block lasts; `progress.json` in its folder says to other processes where it stands."""
+        """Show a run; `progress.json` in its folder says to other processes where it stands."""
         self._run = RunFolder(out) if (out / RECIPE).is_file() else None
         self.board = RunState(
             out=str(out),
@@ -90,50 +92,39 @@ class TerminalProgress:
                 self._draw = None
 
     def enter(self, number: int, stage: Stage) -> None:
-        """Note that a stage of a round begins, whether there is anything left to do in it or not."""
         with self._lock:
             self.board.enter(number, stage)
             self._seconds = self._run.stage_seconds() if self._run else {}
 
     def searched_before(self, rollouts: Sequence[Rollout]) -> None:
-        """Rollouts of this round that an earlier process finished."""
         with self._lock:
             for step in (step for rollout in rollouts for step in rollout.steps):
                 self.board.values.add(step_values(step))
 
     def stepped(self, so_far: Rollout, decode: Callable[[list[int]], str]) -> None:
-        """A search has made a step. One search is followed to its end, then the next one that makes a step."""
+        """Show a step of one search, which is followed to its end; then of the next one that makes a step."""
         with self._lock:
             self.board.values.add(step_values(so_far.steps[-1]))
             if self._followed in (None, so_far.query.id):
                 self._followed, self.board.glimpse = so_far.query.id, glimpse(so_far, decode)
 
     def searched(self, rollout: Rollout) -> None:
-        """A search has ended."""
         if self._followed == rollout.query.id:
             self._followed = None
 
     def finished(self, report: RoundReport, lights: dict[str, str], best: int) -> None:
-        """Take a round that is over (or the base model, round 0), and which one is the best so far."""
         with self._lock:
             self.board.rows = [*(r for r in self.board.rows if r["round"] != report.round), table_row(report)]
             self.board.rows.sort(key=lambda r: r["round"])
             self.board.lights, self.board.best = lights, best
 
     def stopping(self, line: str) -> None:
-        """The run was asked to stop and finishes what is under way."""
+        """Say that the run was asked to stop; it finishes what is under way."""
         self.board.stopping = True
         self.say(line)
 
     @contextmanager
     def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:
-        """Show a stage of `total` steps; yields the function that counts them.
-
-        Args:
-            unit: what is counted, as it stands behind a rate: "queries", "MB".
-            scale: what one step is in that unit (1e-6 for bytes shown as MB).
-            done: steps that were done before, by an earlier process.
-        """
         meter = Meter(name, unit, total * scale, done * scale)
         show = self._in_view if self._draw else self._bar if self.console.is_interactive else self._lines
         self._meter = meter
@@ -152,7 +143,7 @@ class TerminalProgress:
     @contextmanager
     def _in_view(self, meter: Meter) -> Iterator[Callable[[], None]]:
         yield lambda: None
-        self.say(f"{meter.name}: {meter.total:.0f} {meter.unit} in {duration(time.monotonic() - meter.start)}")
+        self.say(f"{meter.name}: {amount(meter.total, meter.unit)} in {duration(time.monotonic() - meter.start)}")
 
     @contextmanager
     def _bar(self, meter: Meter) -> Iterator[Callable[[], None]]:
@@ -161,12 +152,12 @@ class TerminalProgress:
             BarColumn(bar_width=16),
             TextColumn("{task.fields[counted]}", markup=False),
         )
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(
+        with Bars(*columns, console=self.console) as bars:
+            task = bars.add_task(
                 meter.name, total=meter.total, completed=round(meter.done), counted=counted(meter.read())
             )
-            yield lambda: progress.update(task, completed=meter.done, counted=counted(meter.read()))
-            progress.update(task, completed=meter.total)
+            yield lambda: bars.update(task, completed=meter.done, counted=counted(meter.read()))
+            bars.update(task, completed=meter.total)
 
     @contextmanager
     def _lines(self, meter: Meter) -> Iterator[Callable[[], None]]:
@@ -180,7 +171,7 @@ class TerminalProgress:
                 self.say(f"{meter.name}: {counted(meter.read())}")
 
         before = f", {meter.done:.0f} of them from before" if meter.done else ""
-        self.say(f"{meter.name}: {meter.total:.0f} {meter.unit}{before}")
+        self.say(f"{meter.name}: {amount(meter.total, meter.unit)}{before}")
         yield moved
         self.say(f"{meter.name}: done in {duration(time.monotonic() - meter.start)}")
 
@@ -200,7 +191,8 @@ class TerminalProgress:
             board.run_left = board.left(self._seconds)
             if keep:
                 board.memory = Memory(*memory_held())
-                _write(Path(board.out) / PROGRESS, msgspec.json.encode(board))
+                with suppress(OSError):  # a full disk is for the stage to notice; nothing depends on this file
+                    put(Path(board.out) / PROGRESS, msgspec.json.encode(board), flush=False)
         self._refresh()
 
     def _refresh(self) -> None:
@@ -214,19 +206,8 @@ class TerminalProgress:
             draw(view(board, hint, self.console, self.console.height - 1))
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Put a file in place in one piece; a full disk is for the stage to notice, nothing depends on this file."""
-    partial = path.with_name(f"{path.name}.new")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()
-
-
 def _reason(error: BaseException) -> str:
-    """Why a run ended, in one line."""
+    """Say in one line why a run ended."""
     if isinstance(error, (Stopped, KeyboardInterrupt)):
         return "stopped on request"
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -10,8 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +46,13 @@ def require_trackers(recipe: Recipe) -> None:
             raise UserError(f"tracking.with: {name} is not installed; pip install {name}, or take it out")
 
 
-@contextmanager
-def tracked(recipe: Recipe, folder: Path) -> Iterator[Tracker]:
-    """What takes the run's figures while the block lasts.
+def tracked(recipe: Recipe, folder: Path) -> closing[Tracker]:
+    """Take the run's figures while a block lasts.
 
     Args:
         folder: the run's, where TensorBoard's files go too.
     """
-    tracker = Tracker(recipe, folder)
-    try:
-        yield tracker
-    finally:
-        tracker.close()
+    return closing(Tracker(recipe, folder))
 
 
 class Tracker:
@@ -93,18 +87,18 @@ class Tracker:
         self._told()
 
     def base(self, found: Evaluation) -> None:
-        """The figures of the user's own file, before the first update."""
+        """Tell the figures of the user's own file, before the first update."""
         self._round(0, _evaluated(found.tasks, found.signals))
 
     def update(self, number: int, row: dict[str, float]) -> None:
-        """An update of the round's training: its number in the round, from 0, and its row of the curve."""
+        """Tell an update of the round's training: its number in the round, from 0, and its row of the curve."""
         step = self._before + number + 1
         if self._accelerator and step > self._mark["update"]:
             self._accelerator.log({f"train/{name}": value for name, value in row.items()}, step=step)
             self._told(update=step)
 
     def round(self, report: RoundReport) -> None:
-        """A finished round's report, and the updates of its training that were not told yet."""
+        """Tell a finished round's report, and the updates of its training that were not told yet."""
         if training := report.training:
             for number, row in enumerate(training.curve):
                 self.update(number, row)
@@ -129,7 +123,7 @@ class Tracker:
 
 
 def _evaluated(tasks: list[TaskResult], signals: Signals | None) -> dict[str, float]:
-    """The accuracies on the tasks, and the signals of the held-out queries."""
+    """Name the accuracies on the tasks, and the signals of the held-out queries."""
     shown: dict[str, float] = {}
     for task in tasks:
         shown[f"tasks/{task.task}/judged"] = task.judged.estimate
@@ -140,7 +134,7 @@ def _evaluated(tasks: list[TaskResult], signals: Signals | None) -> dict[str, fl
 
 
 def _public(value: Any) -> Any:
-    """The settings as others may see them: without places of this machine, and without its user's name in paths."""
+    """Leave out what others may not see: places of this machine, and its user's name in paths."""
     if isinstance(value, list):
         return [_public(item) for item in value]
     if not isinstance(value, dict):
@@ -151,7 +145,7 @@ def _public(value: Any) -> Any:
 
 
 def _flat(values: dict[str, Any], above: str = "") -> dict[str, str | int | float | bool]:
-    """`foresight.beams: 2`: sections become parts of the names, lists text."""
+    """Flatten to `foresight.beams: 2`: sections become parts of the names, lists text."""
     found: dict[str, str | int | float | bool] = {}
     for name, value in values.items():
         if isinstance(value, dict):

@@ -13,11 +13,11 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.foresight.pairs import calibration_weight
 from genius_lite.foresight.resample import foresight_distribution
-from genius_lite.records import PreferencePair, Query, Rollout, Step
+from genius_lite.records import PreferencePair, Rollout, Step
 from genius_lite.rundir.checks import check_rollouts
 from genius_lite.rundir.lines import Lines
 from genius_lite.rundir.reader import RoundFolder, RunFolder
-from genius_lite.text import cut, plain, prose
+from genius_lite.text import amount, cut, plain, prose
 from genius_lite.weights.untrusted import prove
 
 QUERIES = 200
@@ -48,7 +48,7 @@ class Explorer:
 
 
 def explore(run: RunFolder, most: int = QUERIES) -> Explorer:
-    """The trees of the `most` queries of lowest id, the same in every round, as far as they fit."""
+    """Read the trees of the `most` queries of lowest id, the same in every round, as far as they fit."""
     # Ids are hashes, so that the lowest are a random choice; the order of the log favours short responses.
     ids = {here.number: here.rollouts.query_ids() for here in run.rounds}
     every = list(dict.fromkeys(query for of_round in ids.values() for query in of_round))
@@ -64,7 +64,9 @@ def explore(run: RunFolder, most: int = QUERIES) -> Explorer:
                 if left < 0:
                     break
                 trees[rollout.query.id] = tree
-                queries.setdefault(rollout.query.id, _query(rollout.query))
+                text = cut(prose(rollout.query.prompt), _PROMPT)
+                asked = {"id": rollout.query.id, "prompt": text, "tokens": len(rollout.query.tokens)}
+                queries.setdefault(rollout.query.id, asked)
             rounds.append({"round": here.number, "of": len(ids[here.number]), "trees": trees})
     lost = " The model's file is not there any more, or llama.cpp does not survive it: tokens have no text."
     unread = "" if decode else lost
@@ -73,7 +75,7 @@ def explore(run: RunFolder, most: int = QUERIES) -> Explorer:
 
 @contextmanager
 def _decoder(run: RunFolder) -> Iterator[Decode | None]:
-    """Tokens to text by the run's own model; None where no file of it is left."""
+    """Decode tokens by the run's own model; None where no file of it is left."""
     made = [*(here.policy for here in run.rounds), *run.exported, *map(Path, filter(None, [run.source.path]))]
     file = next((path for path in made if path.is_file() and _is_readable(path)), None)
     if file is None:
@@ -103,23 +105,12 @@ def _trees(
     check_rollouts(rollouts)
     for rollout in rollouts:
         try:
-            yield rollout, _tree(rollout, pairs, recipe, decode)
+            steps = [_step(rollout, s, pairs.get((rollout.query.id, s.index)), recipe, decode) for s in rollout.steps]
+            yield rollout, {"sampled": rollout.sampled_tokens, "steps": steps}
         except StopIteration:
             raise UserError(
                 f"{here.pairs.path}: a pair of query {rollout.query.id} is none of its rollout's responses"
             ) from None
-
-
-def _query(query: Query) -> dict[str, Any]:
-    text = cut(prose(query.prompt), _PROMPT)
-    return {"id": query.id, "prompt": text, "tokens": len(query.tokens)}
-
-
-def _tree(
-    rollout: Rollout, pairs: dict[tuple[str, int], PreferencePair], recipe: dict[str, Any], decode: Decode | None
-) -> dict[str, Any]:
-    steps = [_step(rollout, step, pairs.get((rollout.query.id, step.index)), recipe, decode) for step in rollout.steps]
-    return {"sampled": rollout.sampled_tokens, "steps": steps}
 
 
 def _step(
@@ -166,7 +157,7 @@ def _round(value: float) -> float:
 
 def _note(shown: int, of: int) -> str:
     if shown == of:
-        return f"The trees of all {of} queries. Texts of more than {_PIECE} characters are cut."
+        return f"The trees of all {amount(of, 'queries')}. Texts of more than {_PIECE} characters are cut."
     return (
         f"The trees of {shown} of {of} queries, chosen by their ids and thus at random. "
         f"Texts of more than {_PIECE} characters are cut."

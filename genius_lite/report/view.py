@@ -38,7 +38,7 @@ _NARROWEST, _LOWEST = 40, 10  # columns and lines of a terminal on which a view 
 
 
 def is_lively(console: Console) -> bool:
-    """Whether a view can be redrawn on the console, and has room."""
+    """Say whether a view can be redrawn on the console, and has room."""
     return console.is_interactive and console.width >= _NARROWEST and console.height >= _LOWEST
 
 
@@ -58,7 +58,7 @@ def live_lines(console: Console) -> Iterator[Callable[[list[Line]], None]]:
 
 
 def view(board: RunState, hint: str, console: Console, height: int, state: State = "running") -> list[Line]:
-    """The board in lines that fit the console's width, no more than `height`; what matters least goes first.
+    """Lay the board out in lines that fit the console, no more than `height`; what matters least goes first.
 
     Drawing takes the console's lock, which is kept while a terminal that is held up is written to.
 
@@ -88,20 +88,20 @@ def view(board: RunState, hint: str, console: Console, height: int, state: State
 
 
 def one_line(text: str, in_ascii: bool = False) -> str:
-    """Foreign text as one line in which nothing acts on a terminal; what is no printable character is spelled out."""
+    """Write foreign text as one line in which nothing acts on a terminal; what cannot be printed is spelled out."""
     if in_ascii:
         return texts.visible(text.strip()).encode("ascii", "backslashreplace").decode()
     return texts.visible(text.strip().replace("\n", "↵"))
 
 
 def duration(seconds: float) -> str:
-    """`45s`, `3m20s`, `2h05m`."""
+    """Write `45s`, `3m20s`, `2h05m`."""
     whole = round(seconds)
     return f"{whole}s" if whole < 60 else texts.duration(whole).replace("min", "m").replace(" ", "")
 
 
 def counted(work: Work) -> str:
-    """`7/12 queries  0.21/s  24s left`; thirds that add up to one are one."""
+    """Write `7/12 queries  0.21/s  24s left`; thirds that add up to one are one."""
     parts = [f"{math.floor(work.done + 1e-6)}/{work.total:.0f} {work.unit}"]
     if work.rate:
         parts.append(f"{work.rate:.0f}/s" if work.rate >= 10 else f"{work.rate:.2f}/s")
@@ -127,7 +127,7 @@ def _place(board: RunState, over: bool) -> Text:
 
 
 def _now(board: RunState, running: bool) -> list[Part]:
-    """What is counted, and of a run that goes on the time left and the memory held."""
+    """Show what is counted, and of a run that goes on the time left and the memory held."""
     parts: list[Part] = [((0,), _work(board))] if running or board.work else []
     if running:
         parts += [((2,), _row("run", _run_left(board))), ((3,), _row("memory", _memory(board)))]
@@ -157,7 +157,7 @@ def _memory(board: RunState) -> str:
 
 
 def _rollout(board: RunState, in_ascii: bool) -> list[Part]:
-    """The histogram of this round's values, and the last rollout."""
+    """Show the histogram of this round's values, and the last rollout."""
     parts: list[Part] = []
     if values := board.values.count:
         low, high, _ = board.values.columns(1)
@@ -201,7 +201,7 @@ def _guard(board: RunState) -> Table:
 
 
 def _rounds(board: RunState, console: Console) -> list[Part]:
-    """The latest rounds; of them the oldest goes first."""
+    """Show the latest rounds; of them the oldest goes first."""
     rows = board.rows[-_ROWS:]
     table = rounds_table(rows, board.best, console, box=None, padding=(0, 0, 0, 2), header_style="dim")
     ages = range(len(rows) - 1, 0, -1)
@@ -209,7 +209,7 @@ def _rounds(board: RunState, console: Console) -> list[Part]:
 
 
 def _row(label: str | Text, *cells: RenderableType) -> Table:
-    """A label, and what stands beside it; where that finds no room, the widest of it is cut."""
+    """Show a label, and what stands beside it; where that finds no room, the widest of it is cut."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(min_width=_LABEL, style="dim", no_wrap=True)
     for _ in cells:

@@ -12,9 +12,8 @@ from genius_lite.report.gather import gather
 from genius_lite.report.markdown import markdown
 from genius_lite.report.page import page
 from genius_lite.report.trees import QUERIES
+from genius_lite.rundir.disk import put
 from genius_lite.rundir.folder import private, refuse_links
-
-REPORT_FILES = ("report.html", "report.md")
 
 
 def write_report(run: Path, to: Path, queries: int = QUERIES) -> list[Path]:
@@ -33,28 +32,15 @@ def write_report(run: Path, to: Path, queries: int = QUERIES) -> list[Path]:
     """
     data = gather(run, queries)
     refuse_links(run)
-    texts = page(data), markdown(data)
+    texts = {"report.html": page(data), "report.md": markdown(data)}
     try:
-        return _write(texts, run, to)
+        to.mkdir(parents=True, exist_ok=True)
+        with private() if to.samefile(run) else nullcontext():
+            for name, text in texts.items():
+                put(to / name, text.encode())
     except OSError as e:
         raise UserError(f"{e.filename or to} cannot be written: {e.strerror}; name another folder with --to") from None
-
-
-def _write(texts: tuple[str, ...], run: Path, to: Path) -> list[Path]:
-    to.mkdir(parents=True, exist_ok=True)
-    written = []
-    with private() if to.samefile(run) else nullcontext():
-        for name, text in zip(REPORT_FILES, texts, strict=True):
-            partial = to / f"{name}.partial"
-            partial.unlink(missing_ok=True)
-            try:
-                with partial.open("x", encoding="utf-8") as file:  # which follows no link
-                    file.write(text)
-                written.append(partial.replace(to / name))
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
-    return written
+    return [to / name for name in texts]
 
 
 def write_report_if_possible(run: Path, progress: Progress) -> None:

@@ -33,7 +33,7 @@ class RolloutFigures(msgspec.Struct, frozen=True):
 
     @staticmethod
     def of(rollouts: Iterable[Rollout], tokens_per_s: float | None = None) -> RolloutFigures:
-        """Figures of one rollout at least; they are gone through once, as a long log is read from its file."""
+        """Count over one rollout at least; they are gone through once, as a long log is read from its file."""
         queries = repeated = dropped = skipped = tokens = ended = 0
         values = array("d")
         for rollout in rollouts:
@@ -173,7 +173,7 @@ class Timing(msgspec.Struct, frozen=True):
     sampler: Stats | None = None
 
     def plus(self, other: Timing) -> Timing:
-        """This and a later part of the same stage together."""
+        """Add a later part of the same stage."""
         peaks = [peak for peak in (self.peak_bytes, other.peak_bytes) if peak is not None]
         return Timing(
             self.stage,

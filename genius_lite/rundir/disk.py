@@ -50,17 +50,27 @@ def sync_descriptor(fd: int) -> None:
             raise
 
 
-def put(path: Path, content: bytes, *, shared: bool = False) -> None:
+def put(path: Path, content: bytes, *, shared: bool = False, flush: bool = True) -> None:
     """Write a file, new or not, that is the old or the new one whatever happens meanwhile.
 
     Args:
         shared: several processes may write it at once.
+        flush: wait until the disk has it; else a power cut may take it.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial" if shared else f"{path.name}.partial")
-    partial.write_bytes(content)
-    sync(partial)
-    partial.replace(path)
-    sync(path.parent)
+    partial.unlink(missing_ok=True)
+    try:
+        with partial.open("xb") as file:  # which follows no link
+            file.write(content)
+        if flush:
+            sync(partial)
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    if flush:
+        sync(path.parent)
 
 
 def remove(path: Path) -> None:
@@ -108,6 +118,11 @@ def free_disk(folder: Path) -> int:
     if free := shutil.disk_usage(existing).free:
         return free
     return 0 if _refusal(existing) else UNTOLD
+
+
+def told(free: int) -> str:
+    """Write the free bytes of a disk as `12.3 GB`, if it told them."""
+    return "an untold amount" if free == UNTOLD else f"{free / 1e9:.1f} GB"
 
 
 def existing_parent(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from genius_lite.export.bundle import RunRound, export
 from genius_lite.export.tokenizer import write_tokenizer
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
 from genius_lite.report.columns import SHORT
+from genius_lite.report.markdown import escaped
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
 from genius_lite.weights import gguf_file
@@ -166,8 +167,8 @@ def test_the_card_tells_what_was_measured(finished, tmp_path):
     folder, _, summary = finished
     card = (folder / "export" / "README.md").read_text()
     for report in summary.rounds:
-        assert f"| {report.round} | {' | '.join(column.cell(report) for column in SHORT)} |\n" in card
-        assert f"| Q8_0 | {100 * report.quantized.kept:.0f} % |\n" in card
+        assert f"| {report.round} | {' | '.join(escaped(column.cell(report)) for column in SHORT)} |\n" in card
+        assert f"| Q8\\_0 | {100 * report.quantized.kept:.0f} % |\n" in card
     sums = (folder / "export" / "SHA256SUMS").read_text().split()
     assert sums[0] in card
     assert "this system message" in card and "\n> Be brief.\n> Don't guess.\n" in card

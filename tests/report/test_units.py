@@ -5,7 +5,7 @@ import math
 import pytest
 
 from genius_lite.results.evaluation import Interval
-from genius_lite.text import accuracy, duration, figure, gain, number, percent, size
+from genius_lite.text import accuracy, amount, duration, figure, gain, number, percent, size
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,14 @@ from genius_lite.text import accuracy, duration, figure, gain, number, percent, 
         (duration(59.96), "1 min 00 s"),
         (duration(123.4), "2 min 03 s"),
         (duration(3900), "1 h 05 min"),
+        (amount(0, "questions"), "0 questions"),
+        (amount(1, "queries"), "1 query"),
+        (amount(1.2, "minutes"), "1 minute"),
+        (amount(1, "branches"), "1 branch"),
+        (amount(1, "passes"), "1 pass"),
+        (amount(1, "matrices"), "1 matrix"),
+        (amount(1, "MB"), "1 MB"),
+        (amount(1319, "problems"), "1,319 problems"),
     ],
 )
 def test_figures_are_written_with_their_units(shown, wanted):

@@ -35,7 +35,7 @@ def test_a_disk_that_fails_to_flush_is_not(tmp_path, monkeypatch, number):
     monkeypatch.setattr(os, "fsync", refuse(number))
     with pytest.raises(OSError, match="of the test"):
         put(tmp_path / "x", b"1")
-    assert not (tmp_path / "x").exists()
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_what_is_put_is_flushed_before_it_has_its_name(tmp_path, monkeypatch):
