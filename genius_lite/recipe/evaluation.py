@@ -154,6 +154,11 @@ class Evaluate(Section):
         unit="questions",
     )
     query_samples: Annotated[int, Field(ge=2)] = key(4, "Responses to each of those queries", unit="responses")
+    remember: bool = key(
+        True,
+        "Take what the model's own file answers from an earlier run on this machine that asked it the same in the same "
+        "way, and keep it for later ones; false asks again",
+    )
     rollback: bool = key(
         True,
         "A round is not built upon where it is worse than the base model or the best so far, by the interval of the "

@@ -164,13 +164,17 @@ def total_stats(parts: Sequence[Stats]) -> Stats | None:
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """What a stage took; `peak_bytes` is the most memory of the process so far, `sampler` what its sampler did."""
+    """What a stage took; `peak_bytes` is the most memory of the process so far, `sampler` what its sampler did.
+
+    `parts` are seconds of what the stage consists of, where that is told apart.
+    """
 
     stage: str
     seconds: float
     amount: float
     peak_bytes: int | None = None
     sampler: Stats | None = None
+    parts: dict[str, float] = {}
 
     def plus(self, other: Timing) -> Timing:
         """This and a later part of the same stage together."""
@@ -181,6 +185,7 @@ class Timing(msgspec.Struct, frozen=True):
             self.amount + other.amount,
             max(peaks, default=None),
             total_stats([stats for stats in (self.sampler, other.sampler) if stats]),
+            {name: self.parts.get(name, 0.0) + other.parts.get(name, 0.0) for name in self.parts | other.parts},
         )
 
 
