@@ -28,6 +28,7 @@ from genius_lite.pipeline.round import Policy, Round, note_time
 from genius_lite.pipeline.trust import drop_foreign
 from genius_lite.progress import Stage
 from genius_lite.recipe import QuantType
+from genius_lite.results.rounds import Sampled
 from genius_lite.rundir import folder
 from genius_lite.rundir.disk import free_disk
 from genius_lite.rundir.folder import remove
@@ -47,13 +48,6 @@ _SAMPLED = 0.3  # of the most tokens that a search may sample: responses end, an
 _CLEARLY = 0.95  # of the time: less is won by chance, as short as the measurements are
 _AGREED = 0.02  # nats per token that two files of one model may be apart, beyond what rounding does to either
 _ROOM = 1.1  # of a file's bytes that the disk must have left
-
-
-class Sampled(msgspec.Struct, frozen=True):
-    """What a round was sampled from, and the speeds that decided, by file."""
-
-    file: str
-    tokens_per_s: dict[str, float]
 
 
 class _Speed(msgspec.Struct, frozen=True):

@@ -96,5 +96,5 @@ def test_where_the_time_of_a_run_goes(finished):
     said = json.loads(lines[-1])
     assert {"import", "sampling", "pairs", "training", "files: file", "files: check"} <= said["seconds"].keys()
     assert 0 < said["overhead_s"] < sum(said["seconds"].values()) <= said["whole_s"]
-    shares = [float(line.split("|")[3].strip(" %")) for line in lines if line.startswith("| ")][1:]
+    shares = [float(line.split("|")[3].strip(" %")) for line in lines if line.endswith("% |")]
     assert sum(shares[:-1]) == pytest.approx(100, abs=1) and shares[-1] == 100
