@@ -31,6 +31,7 @@ from genius_lite.recipe import QuantType
 from genius_lite.results.rounds import Sampled
 from genius_lite.rundir import folder
 from genius_lite.rundir.disk import free_disk
+from genius_lite.rundir.documents import as_typed
 from genius_lite.rundir.folder import remove
 from genius_lite.sampler.client import QueryFailedError, open_sampler
 from genius_lite.sampler.messages import Sampling
@@ -89,16 +90,17 @@ def stand_in(r: Round, policy: Policy, share: float = 1.0) -> Policy:
         return policy
     drop_foreign(r.here / folder.STAND_IN)
     files = _files(r, policy)
-    chosen = msgspec.convert(r.here.build_json(folder.SAMPLED, lambda: _choose(r, policy, files, expected)), Sampled)
+    found = r.here.build_json(folder.SAMPLED, lambda: _choose(r, policy, files, expected))
+    chosen = as_typed(found, Sampled, r.here / folder.SAMPLED)
     speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in chosen.tokens_per_s.items())
     r.progress.say(f"round {r.number} is sampled from {chosen.file}; tokens/s here: {speeds}")
-    found, size = policy, 0
+    sampled, size = policy, 0
     if file := files.get(chosen.file):
         made = r.here.build(folder.STAND_IN, file.write)
-        found, size = file.policy(made), made.stat().st_size
+        sampled, size = file.policy(made), made.stat().st_size
     seconds = time.monotonic() - start
     note_time(r.here, Stage.MERGE, seconds, size, parts={"to sample from": seconds})
-    return found
+    return sampled
 
 
 def _expected(r: Round) -> float:
