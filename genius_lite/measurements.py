@@ -1,8 +1,9 @@
-"""Measurements of this machine, remembered in the user's cache."""
+"""What was found out on this machine, remembered in the user's cache: measurements, and what a model answered."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -19,19 +20,40 @@ T = TypeVar("T")
 
 
 def recall(what: str, key: object, kind: type[T]) -> T | None:
-    """Return what was measured under this key, on this machine and with these versions; None if nothing was."""
-    try:
-        return msgspec.json.decode(_file(what, key).read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError):
-        return None  # there is none, nobody may read it, or it is another version's: it is measured again
-
-
-def remember(what: str, key: object, found: msgspec.Struct) -> None:
-    """Keep a measurement, where there is a cache that can be written: without one each process measures for itself."""
+    """Return what was found under this key, on this machine and with these versions; None if nothing was."""
     file = _file(what, key)
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError):
+        return None  # there is none, nobody may read it, or it is another version's: it is found out again
+    with suppress(OSError):
+        file.touch()  # what is used stays the longest
+    return found
+
+
+def remember(what: str, key: object, found: msgspec.Struct, most: int | None = None) -> None:
+    """Keep a finding, where there is a cache that can be written: without one each process finds out for itself.
+
+    Args:
+        most: bytes that all findings of this name may take; those that were not used for longest go first.
+    """
+    file, content = _file(what, key), msgspec.json.encode(found)
+    if most is not None and len(content) > most:
+        return
     with private(), suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        put(file, msgspec.json.encode(found), shared=True)
+        put(file, content, shared=True)
+        if most is not None:
+            _limit(file.parent.glob(f"{what}-*.json"), most)
+
+
+def _limit(files: Iterable[Path], most: int) -> None:
+    found = sorted(((file.stat(), file) for file in files), key=lambda one: one[0].st_mtime_ns, reverse=True)
+    total = 0
+    for known, file in found:
+        total += known.st_size
+        if total > most:
+            file.unlink(missing_ok=True)
 
 
 def _file(what: str, key: object) -> Path:

@@ -36,7 +36,7 @@ class Stage(StrEnum):
 
 BASE_STAGES = (Stage.IMPORT, Stage.EVALUATE)
 ROUND_STAGES = (Stage.ROLLOUTS, Stage.PAIRS, Stage.TRAIN, Stage.MERGE, Stage.EVALUATE)
-TIMED_STAGES = (Stage.IMPORT, Stage.ROLLOUTS, Stage.TRAIN, Stage.MERGE, Stage.EVALUATE)
+TIMED_STAGES = (Stage.IMPORT, Stage.ROLLOUTS, Stage.TRAIN, Stage.MERGE, Stage.EVALUATE, Stage.PAIRS)
 """Those that `timings.jsonl` has."""
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import msgspec
 
 from genius_lite import measurements
@@ -16,3 +18,20 @@ def test_measurements_are_remembered_by_key(tmp_path, monkeypatch):
     (file,) = (tmp_path / "genius-lite" / "measurements").iterdir()
     file.write_bytes(msgspec.json.encode({"load": "soon"}))
     assert measurements.recall("learner", ("a", 1), Decode) is None, "a record of another shape is measured again"
+
+
+def test_what_was_not_used_for_longest_goes_where_much_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
+    folder, found = tmp_path / "genius-lite" / "measurements", Decode(1.0, 2.0, 3.0)
+    size = len(msgspec.json.encode(found))
+    measurements.remember("other", 0, found)
+    for number in (1, 2, 3):
+        measurements.remember("answers", number, found, most=2 * size)
+        for file in folder.iterdir():  # as if an hour had passed
+            os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns - 3600 * 10**9))
+        measurements.recall("answers", 1, Decode)
+    assert [measurements.recall("answers", number, Decode) for number in (1, 2, 3)] == [found, None, found]
+    assert measurements.recall("other", 0, Decode) == found, "of another name"
+    measurements.remember("answers", 4, found, most=size - 1)
+    assert measurements.recall("answers", 4, Decode) is None
+    assert {file.stat().st_mode & 0o077 for file in folder.iterdir()} == {0}

@@ -9,7 +9,7 @@ import asyncio
 import json
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -29,7 +29,7 @@ from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
 from genius_lite.weights.gguf_file import GGUF
 
-_UNFILTERED, _GREEDY = Sampling(1.0), Sampling(1.0, top_k=1)
+UNFILTERED, _GREEDY = Sampling(1.0), Sampling(1.0, top_k=1)
 _LEAST = 0.01  # temperature that a recommendation has
 _USUAL = 0.7  # temperature, where nothing says
 
@@ -90,6 +90,7 @@ def answer_tasks(
     ended: Ended = lambda stats: None,
     kept: RecordLog[Answers] | None = None,
     stop: Stop | None = None,
+    remembered: dict[tuple[str, str], list[Completion]] | None = None,
 ) -> list[Answers]:
     """Every response to every problem: the greedy one and `cfg.samples` at the temperature, scored.
 
@@ -101,23 +102,34 @@ def answer_tasks(
         kept: answers of an earlier, interrupted call, whose problems are not asked again; those to each other problem
             are appended as soon as they are there.
         stop: once it is asked for no other problem is begun; those under way go on to their end.
+        remembered: responses by task and problem, which are scored and not sampled again; those that are sampled are
+            added.
 
     Raises:
         Stopped: before every problem was answered.
         UserError: what is known is not what is asked for.
     """
-    wanted = [(1, _GREEDY)] * cfg.greedy + [(cfg.samples, Sampling(temperature))]
+    wanted, known = ways_asked(cfg, temperature), {} if remembered is None else remembered
     answered = {(one.task, one.problem): one for one in (_checked(kept, tasks, cfg) if kept else [])}
+    asked = [(item.task.name, problem.id) for item in tasks for problem in item.task.problems]
+    idle = all(one in answered or one in known for one in asked)
     gate = asyncio.Semaphore(max(1, 2 * who.settings.slots // (cfg.samples + cfg.greedy)))
 
     async def answer(
-        sampler: LocalSampler, vocabulary: Vocabulary, task: Task, problem: Problem, query: Query, use: Use
+        sampler: LocalSampler | None, vocabulary: Vocabulary, task: Task, problem: Problem, query: Query, use: Use
     ) -> None:
+        one, why = (task.name, problem.id), None
         async with gate:
-            if (task.name, problem.id) in answered or (stop and stop.asked):
+            if one in answered or (stop and stop.asked):
                 return
-            root = Node(None, query.tokens, (who.seed, "evaluate", task.name, query.id))
-            found, why = await _responses(sampler, root, wanted, who.max_tokens, advance)
+            if (found := known.get(one)) is not None:
+                advance(len(found))
+            else:
+                assert sampler
+                root = Node(None, query.tokens, (who.seed, "evaluate", task.name, query.id))
+                found, why = await _responses(sampler, root, wanted, who.max_tokens, advance)
+                if not why:
+                    known[one] = found
         responses = []
         for sample, done in enumerate(found, GREEDY if cfg.greedy else 0):
             said = vocabulary.said(query.tokens, done.tokens).answer
@@ -139,13 +151,13 @@ def answer_tasks(
                     temperature=0.0 if sample == GREEDY else temperature,
                 )
             )
-        answered[task.name, problem.id] = said = Answers(task.name, problem.id, responses, why)
+        answered[one] = Answers(*one, responses, why)
         if kept:
-            kept.append(said)
+            kept.append(answered[one])
 
     async def ask() -> None:
         with Vocabulary.open(who.gguf) as vocabulary:
-            async with who.sampler(Sampling(temperature)) as sampler:
+            async with nullcontext() if idle else who.sampler(Sampling(temperature)) as sampler:
                 await asyncio.gather(
                     *(
                         answer(sampler, vocabulary, item.task, problem, query, use)
@@ -153,14 +165,14 @@ def answer_tasks(
                         for problem, query, use in zip(item.task.problems, item.questions, item.uses, strict=True)
                     )
                 )
-                ended(await sampler.drain())
+                if sampler:
+                    ended(await sampler.drain())
 
     try:
         asyncio.run(ask())
     finally:
         for item in tasks:
             item.task.close()  # a scorer's process idles through no training
-    asked = [(item.task.name, problem.id) for item in tasks for problem in item.task.problems]
     if any(one not in answered for one in asked):
         raise Stopped
     return [answered[one] for one in asked]
@@ -184,6 +196,11 @@ def _checked(kept: RecordLog[Answers], tasks: Sequence[TokenizedTask], cfg: Eval
         yield one
 
 
+def ways_asked(cfg: Evaluate, temperature: float) -> list[tuple[int, Sampling]]:
+    """How a problem is asked: so many responses with each sampling, the greedy one first."""
+    return [(1, _GREEDY)] * cfg.greedy + [(cfg.samples, Sampling(temperature))]
+
+
 def responses_wanted(tasks: Sequence[TokenizedTask], cfg: Evaluate) -> int:
     """How many responses `answer_tasks` samples."""
     return sum(len(item.questions) for item in tasks) * (cfg.samples + cfg.greedy)
@@ -196,6 +213,7 @@ def observe(
     samples: int,
     advance: Advance = lambda n: None,
     ended: Ended = lambda stats: None,
+    remembered: dict[str, list[Completion]] | None = None,
 ) -> tuple[list[Observed], list[FailedQuery]]:
     """Responses to held-out queries, sampled at temperature 1, for the label-free signals.
 
@@ -205,21 +223,22 @@ def observe(
         base: the base model, which scores the same tokens; None where it is the one that answers.
         advance: called as responses arrive, `samples` for each query in all.
         ended: told the totals of the sampler that answers.
+        remembered: responses by query, which are not sampled again; those that are sampled are added.
     """
-    failures = dict[str, str]()
+    failures, known = dict[str, str](), {} if remembered is None else remembered
 
-    async def sample(sampler: LocalSampler, query: Query) -> list[Completion]:
+    async def sample(sampler: LocalSampler, query: Query) -> None:
         root = Node(None, query.tokens, (who.seed, "observe", query.id))
-        found, why = await _responses(sampler, root, [(samples, _UNFILTERED)], who.max_tokens, advance)
+        found, why = await _responses(sampler, root, [(samples, UNFILTERED)], who.max_tokens, advance)
         if why:
             failures[query.id] = why
-        return found
+        else:
+            known[query.id] = found
 
-    async def sample_all() -> list[list[Completion]]:
-        async with who.sampler(_UNFILTERED) as sampler:
-            found = await asyncio.gather(*(sample(sampler, query) for query in queries))
+    async def sample_all(unknown: list[Query]) -> None:
+        async with who.sampler(UNFILTERED) as sampler:
+            await asyncio.gather(*(sample(sampler, query) for query in unknown))
             ended(await sampler.drain())
-        return found
 
     async def score(sampler: LocalSampler, query: Query, responses: list[Completion]) -> list[list[float]]:
         found, why = await _survivors(sampler.score(query.tokens, done.tokens) for done in responses)
@@ -228,10 +247,14 @@ def observe(
         return found
 
     async def score_all(judge: EvalModel) -> list[list[list[float]]]:
-        async with judge.sampler(_UNFILTERED) as sampler:
+        async with judge.sampler(UNFILTERED) as sampler:
             return await asyncio.gather(*(score(sampler, *each) for each in zip(queries, sampled, strict=True)))
 
-    sampled = asyncio.run(sample_all())
+    unknown = [query for query in queries if query.id not in known]
+    advance(samples * (len(queries) - len(unknown)))
+    if unknown:
+        asyncio.run(sample_all(unknown))
+    sampled = [known.get(query.id, []) for query in queries]
     scored = asyncio.run(score_all(base)) if base else [[[] for _ in responses] for responses in sampled]
     with Vocabulary.open(who.gguf) as vocabulary:
 

@@ -24,6 +24,7 @@ CONTEXT_STEP = 256  # llama.cpp pads the context of a sequence to this
 _GPU_SHARE = 0.9  # of the free memory; the display and other programs want some
 _GPU_SCRATCH = 256e6  # bytes of intermediate results beside the logits
 _DRAWN_FROM = 6  # tensors as large as the logits, while the device draws from them
+_MEMORY_SHARE = 0.8  # of the free memory, for a file that is sampled from by choice
 _KV_SHARE = 0.5  # of the free memory that measured slots may take for their KV cache
 
 
@@ -89,6 +90,20 @@ def engine_settings(
         settings = _measured(cfg, source, settings, draws, progress, unmeasured)
     settings = msgspec.structs.replace(settings, parked=settings.slots if cfg.parked == "auto" else cfg.parked)
     return msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings))
+
+
+def fits(source: GGUF, size: int, engine: EngineSettings) -> bool:
+    """Say whether another file of the model, with `size` bytes of tensors, can be sampled from with these settings.
+
+    Where layers are on a GPU, all of them have to fit there: what moves back to the processor is slower.
+    """
+    layers, _, _ = layer_bytes(source)
+    tokens = engine.context * (engine.slots + engine.parked)
+    devices = gpus() if engine.gpu_layers else []
+    if devices and 0 < engine.gpu_layers < layers:
+        return False
+    free = sum(_GPU_SHARE * gpu.free - _GPU_SCRATCH for gpu in devices) if devices else _MEMORY_SHARE * free_memory()
+    return size + tokens * layers * kv_bytes(source, engine.kv_type) <= free
 
 
 def _measured(

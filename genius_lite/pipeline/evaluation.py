@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from genius_lite.errors import Stopped
-from genius_lite.evaluate.measure import Ended, EvalModel, answer_tasks, observe, responses_wanted
+from genius_lite.evaluate.measure import UNFILTERED, EvalModel, answer_tasks, observe, responses_wanted, ways_asked
 from genius_lite.evaluate.record import Evaluation, read_evaluation, write_evaluation
+from genius_lite.evaluate.remembered import WORTH, Asked
 from genius_lite.evaluate.results import best_temperature, by_temperature, complaints, mean_score
 from genius_lite.evaluate.signals import Observed, signals
 from genius_lite.evaluate.tasks import TokenizedTask
 from genius_lite.pipeline.round import Policy, Round, note_time
 from genius_lite.progress import Stage
 from genius_lite.recipe import Evaluate
-from genius_lite.records import FailedQuery
+from genius_lite.records import Completion, FailedQuery, Query
 from genius_lite.results.evaluation import Answers, Cooled, Response
 from genius_lite.results.rounds import Stats, total_stats
 from genius_lite.rundir import folder
 from genius_lite.rundir.disk import remove
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RoundFolder
+from genius_lite.sampler.messages import Sampling
 
 
 def evaluate(r: Round, policy: Policy) -> Evaluation:
@@ -35,26 +38,13 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
     here = r.folder_of(policy)
     if r.number or not (here / folder.EVALUATION).exists():  # every round asks for the base's, which is there by then
         r.enter(Stage.EVALUATE)
-    start, ended = time.monotonic(), list[Stats]()
 
     def make(out: Path) -> None:
         out.mkdir()
-        log = RecordLog(here / folder.ANSWERS, Answers)
-        known = len(log.records)
-
-        def note() -> None:
-            tokens = sum(response.tokens for answers in log.records[known:] for response in answers.responses)
-            note_time(here, Stage.EVALUATE, time.monotonic() - start, tokens, total_stats(ended))
-
-        try:
-            answers = _answers(r, policy, r.job.tasks, r.job.recipe.evaluate, r.job.temperature, log, ended.append)
-        except Stopped:
-            note()
-            raise
-        log.close()
-        seen, failures = _observe(r, policy, ended.append)
+        file = here / folder.ANSWERS
+        answers = _answers(r, policy, r.job.tasks, r.job.recipe.evaluate, r.job.temperature, file, "tasks")
+        seen, failures = _observe(r, policy)
         write_evaluation(out, answers, signals(seen) if seen else None, failures)
-        note()
 
     here.build(folder.EVALUATION, make)
     remove(here / folder.ANSWERS)
@@ -77,9 +67,8 @@ def cool(r: Round, policy: Policy) -> Cooled | None:
         return None
 
     def at(temperature: float, tasks: list[TokenizedTask]) -> list[Response]:
-        log = RecordLog(here / f"cooling-{temperature:g}.jsonl", Answers)
-        answers = _answers(r, policy, tasks, cfg, temperature, log, lambda stats: None)
-        log.close()
+        file = here / f"cooling-{temperature:g}.jsonl"
+        answers = _answers(r, policy, tasks, cfg, temperature, file, "other temperatures")
         return [response for one in answers for response in one.responses]
 
     def sweep() -> Cooled:
@@ -100,37 +89,93 @@ def cool(r: Round, policy: Policy) -> Cooled | None:
 
 
 def _answers(
-    r: Round,
-    policy: Policy,
-    tasks: list[TokenizedTask],
-    cfg: Evaluate,
-    temperature: float,
-    log: RecordLog[Answers],
-    ended: Ended,
+    r: Round, policy: Policy, tasks: list[TokenizedTask], cfg: Evaluate, temperature: float, file: Path, part: str
 ) -> list[Answers]:
-    """Answer tasks, but for what an earlier, interrupted run answered; each problem's answers go into the log."""
-    tasks = [task for task in tasks if task.questions]
+    """Answer tasks, but for what an earlier, interrupted run answered, or any earlier run of the same base model.
+
+    Args:
+        file: each problem's answers go there.
+        part: of the stage, which the time is noted for.
+    """
+    tasks, start, ended = [task for task in tasks if task.questions], time.monotonic(), list[Stats]()
     if not tasks:
         return []
+    ways = ways_asked(cfg, temperature)
+    asked = {item.task.name: _asked(r, policy, item.task.name, item.questions, ways) for item in tasks}
+    recalled = {name: _recall(r, one) for name, one in asked.items()}
+    said = {(name, query): found for name, each in recalled.items() for query, found in each.items()}
+    log, known, who = RecordLog(file, Answers), {*said}, _who(r)
+    begun = len(log.records)
+
+    def note() -> None:
+        sampled = (one for one in log.records[begun:] if (one.task, one.problem) not in known)
+        tokens = sum(response.tokens for one in sampled for response in one.responses)
+        seconds = time.monotonic() - start
+        note_time(r.folder_of(policy), Stage.EVALUATE, seconds, tokens, total_stats(ended), {part: seconds})
+
     done, what = sum(len(answers.responses) for answers in log.records), "" if cfg.greedy else f" at {temperature:g}"
-    with r.progress.stage(f"{_who(r)}: tasks{what}", responses_wanted(tasks, cfg), "responses", done=done) as advance:
-        found = answer_tasks(_respondent(r, policy), tasks, cfg, temperature, advance, ended, log, r.stop)
+    try:
+        with r.progress.stage(f"{who}: tasks{what}", responses_wanted(tasks, cfg), "responses", done=done) as advance:
+            found = answer_tasks(
+                _respondent(r, policy), tasks, cfg, temperature, advance, ended.append, log, r.stop, said
+            )
+    except Stopped:
+        note()
+        raise
+    note()
+    log.close()
+    for name, one in asked.items():
+        if not recalled[name]:
+            _remember(
+                one, {query: each for (task, query), each in said.items() if task == name}, time.monotonic() - start
+            )
     for line in complaints(found):
         r.progress.say(f"warning: {line}")
     return found
 
 
-def _observe(r: Round, policy: Policy, ended: Ended) -> tuple[list[Observed], list[FailedQuery]]:
+def _observe(r: Round, policy: Policy) -> tuple[list[Observed], list[FailedQuery]]:
     """Answer held-out queries, scored by the base model too. What llama.cpp does not survive is set aside."""
-    job, samples = r.job, r.job.recipe.evaluate.query_samples
+    job, samples, start, ended = r.job, r.job.recipe.evaluate.query_samples, time.monotonic(), list[Stats]()
     if not job.watched:
         return [], []
+    asked = _asked(r, policy, "", job.watched, [(samples, UNFILTERED)])
+    recalled = _recall(r, asked)
+    said = dict(recalled)
     with r.progress.stage(f"{_who(r)}: held-out queries", len(job.watched) * samples, "responses") as advance:
         base = _respondent(r, r.baseline) if r.number else None
-        seen, failures = observe(_respondent(r, policy), base, job.watched, samples, advance, ended)
+        seen, failures = observe(_respondent(r, policy), base, job.watched, samples, advance, ended.append, said)
     for one in failures:
         r.progress.say(f"warning: held-out query {one.query_id} failed: {one.reason}")
+    seconds = time.monotonic() - start
+    tokens = 0 if recalled else sum(len(one.tokens) for one in seen)
+    parts = {"held-out queries": seconds}
+    note_time(r.folder_of(policy), Stage.EVALUATE, seconds, tokens, total_stats(ended), parts)
+    if not recalled:
+        _remember(asked, said, seconds)
     return seen, failures
+
+
+def _asked(
+    r: Round, policy: Policy, name: str, queries: Sequence[Query], sampling: Sequence[tuple[int, Sampling]]
+) -> Asked | None:
+    """How the user's own file is asked; None of other models, which no later run has again, or if that is unwanted."""
+    recipe = r.job.recipe
+    if r.number or policy != r.own or not recipe.evaluate.remember:
+        return None
+    return Asked(r.job.source, r.engine, name, queries, sampling, recipe.answer_tokens, recipe.seed)
+
+
+def _recall(r: Round, asked: Asked | None) -> dict[str, list[Completion]]:
+    if found := asked.recall() if asked else {}:
+        what = f"answers to {asked.name}" if asked and asked.name else "answers to held-out queries"
+        r.progress.say(f"base model: its {what} are those of an earlier run here (evaluate.remember: false asks again)")
+    return found
+
+
+def _remember(asked: Asked | None, said: dict[str, list[Completion]], seconds: float) -> None:
+    if asked and seconds >= WORTH:
+        asked.remember(said)
 
 
 def _respondent(r: Round, policy: Policy) -> EvalModel:

@@ -29,6 +29,7 @@ from genius_lite.weights.quantize import quantized_twice
 from genius_lite.weights.source import check_before_download, locate, locate_weights
 from genius_lite.weights.untrusted import load_untrusted
 
+_MANY = 1 << 20  # queries, of which as many are watched as ever
 _LONG = 256  # tokens of a question, at least, of which it is said that it alone sets the context
 
 
@@ -95,7 +96,7 @@ class Job:
         Raises:
             UserError: a query leaves no room for a response.
         """
-        job = replace(self, recipe=recipe, watched=self.watched[: recipe.evaluate.queries])
+        job = replace(self, recipe=recipe, watched=self.watched[: recipe.evaluate.watched(len(self.queries))])
         questions = [question for item in job.tasks for question in item.questions]
         thought = " + thought_tokens" * (recipe.foresight.thought_tokens > 0)
         uses = [
@@ -145,14 +146,16 @@ def prepare(recipe: Recipe) -> Job:
         if vocabulary.asks_for_date:
             vocabulary.variables = _begun(recipe) | vocabulary.variables
         template, untemplated = vocabulary.variables, _untemplated(recipe, vocabulary)
-        found = select(recipe.queries, vocabulary, beyond=recipe.evaluate.queries)
+        found = select(recipe.queries, vocabulary, beyond=recipe.evaluate.watched(_MANY))
         _check_thought(recipe, vocabulary, found.queries[0])
         asked_tasks = [
             tokenize_task(task, named.use, vocabulary, recipe.queries.system)
             for task, named in zip(tasks, recipe.evaluate.tasks, strict=True)
         ]
     queries, beyond = found.queries, found.beyond
-    held_out = hold_out([q.id for q in queries], recipe.learner.holdout, recipe.seed, recipe.evaluate.queries)
+    watching = recipe.evaluate.watched(len(queries))
+    recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"queries": watching})})
+    held_out = hold_out([q.id for q in queries], recipe.learner.holdout, recipe.seed, watching)
     longest = max(len(q.tokens) for q in queries)  # none that was not asked for needs a larger context
     watched = [q for q in queries if q.id in held_out] + [q for q in beyond if len(q.tokens) <= longest]
     if recipe.evaluate.patience and not tasks and not watched:

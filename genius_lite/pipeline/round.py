@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -129,8 +132,26 @@ class Round(Session):
         return self.number == self.job.recipe.rounds
 
 
-def note_time(here: RunDir, stage: Stage, seconds: float, amount: float, sampler: Stats | None = None) -> None:
+@contextmanager
+def timed(parts: dict[str, float], name: str) -> Iterator[None]:
+    """Add the seconds that the block takes to the part `name` of a stage."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        parts[name] = parts.get(name, 0.0) + time.monotonic() - start
+
+
+def note_time(
+    here: RunDir,
+    stage: Stage,
+    seconds: float,
+    amount: float,
+    sampler: Stats | None = None,
+    parts: dict[str, float] | None = None,
+) -> None:
     """Add to the timings of a round, or of the run; an interrupted stage that goes on later has several lines."""
     log = RecordLog(here / TIMINGS, Timing)
-    log.append(Timing(stage, round(seconds, 3), amount, peak_memory(), sampler))
+    rounded = {name: round(part, 3) for name, part in (parts or {}).items()}
+    log.append(Timing(stage, round(seconds, 3), amount, peak_memory(), sampler, rounded))
     log.close()

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
-import msgspec
 import numpy as np
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.foresight.rollouts import first_of
+from genius_lite.pipeline.agreement import PROMPTS, TOKENS, scores
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.recipe import Server
 from genius_lite.records import Query
-from genius_lite.sampler.client import QueryFailedError, open_sampler
+from genius_lite.sampler.client import QueryFailedError
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.server import ServerSampler, open_server_sampler
 from genius_lite.sampler.server_key import is_open
 from genius_lite.sampler.tree import Node
-
-_PROMPTS, _TOKENS = 8, 64  # on whose continuations, of so many tokens each, server and policy are compared
 
 
 @asynccontextmanager
@@ -34,15 +31,15 @@ async def open_checked_server(
     Raises:
         UserError: it cannot be used, or holds another model; or it does not answer any more, which loses nothing.
     """
-    roots = [Node(None, query.tokens, (*r.key, query.id)) for query in queries[:_PROMPTS]]
+    roots = [Node(None, query.tokens, (*r.key, query.id)) for query in queries[:PROMPTS]]
     try:
         async with open_server_sampler(cfg, vocabulary, sampling, roots[0].tokens) as server:
-            limit = min(_TOKENS, r.job.recipe.foresight.max_tokens)
+            limit = min(TOKENS, r.job.recipe.foresight.max_tokens)
             if is_open(cfg.url):
                 r.progress.say(f"warning: the key goes to {cfg.url} without encryption; take https, or a tunnel")
             asked = [server.extend(root, 1, until="end", limit=limit)[0] for root in roots]
             nodes = await _answered(asked, queries, r.progress.say)
-            await _check(r, policy, cfg, sampling, nodes)
+            await _check(r, policy, cfg, nodes)
             yield server
     except ExceptionGroup as failures:
         if refused := failures.subgroup(UserError):
@@ -50,7 +47,7 @@ async def open_checked_server(
         raise
 
 
-async def _check(r: Round, policy: Policy, cfg: Server, sampling: Sampling, nodes: list[Node]) -> None:
+async def _check(r: Round, policy: Policy, cfg: Server, nodes: list[Node]) -> None:
     """Compare what the server sampled with the policy's scores of it, which are computed here.
 
     They have to agree as far as llama.cpp agrees with itself: products with quantized weights round activations to 8
@@ -64,8 +61,12 @@ async def _check(r: Round, policy: Policy, cfg: Server, sampling: Sampling, node
     Raises:
         UserError: it is another model, or the base model still.
     """
-    ours_T = await _scores(r, policy, sampling, nodes)
-    again_T = await _scores(r, policy, sampling, nodes, reordered=True)
+
+    async def scored(which: Policy, *, reordered: bool = False) -> np.ndarray:
+        settings, say = which.settings(r.engine), r.progress.say
+        return await scores(which.gguf, settings, nodes, r.sampler_log, say, reordered=reordered)
+
+    ours_T, again_T = await scored(policy), await scored(policy, reordered=True)
     theirs_T = np.concatenate([node.completion.logprobs for node in nodes if node.completion])
     known_T = np.isfinite(ours_T) & np.isfinite(again_T)
     if not known_T.any():
@@ -79,7 +80,7 @@ async def _check(r: Round, policy: Policy, cfg: Server, sampling: Sampling, node
         )
     base = Policy(policy.gguf if policy.lora else r.job.source.path)
     if base != policy:
-        base_T = await _scores(r, base, sampling, nodes)
+        base_T = await scored(base)
         known_T &= np.isfinite(base_T)
         nearer, doubt = (np.abs(theirs_T - base_T) < np.abs(theirs_T - ours_T))[known_T], known_T.sum() ** -0.5
         if nearer.mean() > 0.5 + doubt:
@@ -93,28 +94,6 @@ async def _check(r: Round, policy: Policy, cfg: Server, sampling: Sampling, node
         f"round {r.number}: {cfg.url} samples; its log-probabilities are {apart:.4f} nats per token from ours, "
         f"and ours {rounding:.4f} from each other"
     )
-
-
-async def _scores(
-    r: Round, policy: Policy, sampling: Sampling, nodes: list[Node], reordered: bool = False
-) -> np.ndarray:
-    """Score the nodes' tokens with a policy here, nats, (tokens,); `reordered`: sums in another order.
-
-    Those of a node that llama.cpp does not survive are NaN.
-    """
-    settings = policy.settings(r.engine).with_slots(1)
-    if reordered:
-        other = settings.flash_attention is False
-        settings = msgspec.structs.replace(settings, flash_attention=other, kv_type="F16")
-    scored: list[list[float]] = []
-    async with open_sampler(policy.gguf, settings, sampling, r.sampler_log, say=r.progress.say) as local:
-        for parent, node in ((node.parent, node) for node in nodes if node.parent):
-            try:
-                scored.append(await local.score(parent.path, node.tokens))
-            except QueryFailedError as e:
-                r.progress.say(f"warning: round {r.number}: a response to {parent.key[-1]} is not compared: {e}")
-                scored.append([math.nan] * len(node.tokens))
-    return np.concatenate(scored)
 
 
 async def _answered(

@@ -19,10 +19,11 @@ from genius_lite.evaluate.record import Evaluation
 from genius_lite.foresight.pairs import draw_pairs
 from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
 from genius_lite.pipeline.adapted import to_sample
-from genius_lite.pipeline.backends import search
+from genius_lite.pipeline.backends import remote, search
 from genius_lite.pipeline.evaluation import cool, evaluate
 from genius_lite.pipeline.job import Job
-from genius_lite.pipeline.round import Policy, Round, Session, note_time
+from genius_lite.pipeline.round import Policy, Round, Session, note_time, timed
+from genius_lite.pipeline.stand_in import stand_in
 from genius_lite.pipeline.trust import trust_checkpoint, trust_failures, trust_pairs, trust_policy, trust_rollouts
 from genius_lite.progress import Progress, Stage
 from genius_lite.recipe import QuantType, TargetType
@@ -103,6 +104,8 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
     trust_failures(r, failures.records)
     over = {*log.records.query_ids(), *failures.records.query_ids()}
     if missing := [q for q in queries if q.id not in over]:
+        if not remote(r.job.recipe.sampler):
+            policy = stand_in(r, policy, len(missing) / len(queries))
         r.progress.searched_before(log.records)
         start, before = time.monotonic(), len(log.records)
         with r.progress.stage(f"round {r.number}: rollouts", len(queries), "queries", done=len(over)) as advance:
@@ -114,6 +117,7 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
                 raise Stopped
     log.close()
     failures.close()
+    remove(r.here / folder.STAND_IN)
     place = {query: number for number, query in enumerate(log.records.query_ids())}
     if not place:
         raise UserError(f"round {r.number}: the sampler survived no query; {r.sampler_log} has its last words")
@@ -127,7 +131,7 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
         UserError: none is left.
     """
     r.enter(Stage.PAIRS)
-    cfg, tau = r.job.recipe.pairs, r.job.recipe.foresight.tau
+    cfg, tau, began = r.job.recipe.pairs, r.job.recipe.foresight.tau, time.monotonic()
 
     def make(out: Path) -> None:
         with Vocabulary.open(r.job.source.path) as vocabulary:
@@ -144,6 +148,7 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
             if counted:
                 cause = f"the filters of `pairs` left none ({counted}); loosen them"
             raise UserError(f"round {r.number}: no pair to learn from: {cause}")
+        note_time(r.here, Stage.PAIRS, time.monotonic() - began, len(Lines(out, PreferencePair)))
 
     made = r.here.build(folder.PAIRS, make)
     trust_pairs(r, made)
@@ -222,7 +227,8 @@ def baseline(r: Session, adapter: Path) -> Policy:
         with r.progress.stage(f"base model: {type_name(like, kind)}", size, "MB", 1e-6) as advance:
             round_base(r.base, learned, kind, out, advance, like)
         vouch(out)
-        note_time(r.rounded, Stage.MERGE, time.monotonic() - began, size)
+        seconds = time.monotonic() - began
+        note_time(r.rounded, Stage.MERGE, seconds, size, parts={"base": seconds})
 
     types = planned_types(r.base, learned, kind, like)
     if types != {t.name: t.type for t in r.base.gguf.tensors}:
@@ -243,13 +249,15 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
     cfg = r.job.recipe.quantize
 
     def make(out: Path) -> None:
-        began, learned = time.monotonic(), Adapter.load(adapter, r.base)
+        began, parts = time.monotonic(), dict[str, float]()
+        learned = Adapter.load(adapter, r.base)
         rounded = gguf_file.read(baseline(r, adapter).gguf)
 
         def write(kind: TargetType) -> tuple[str, Kept]:
             like, name = r.job.source, type_name(r.job.source, kind)
             size = types_bytes(r.base.gguf, planned_types(r.base, learned, kind, like))
-            with r.progress.stage(f"round {r.number}: {name}", size, "MB", 1e-6) as advance:
+            stage = r.progress.stage(f"round {r.number}: {name}", size, "MB", 1e-6)
+            with timed(parts, "file"), stage as advance:
                 own = rounded if kind == cfg.type else None
                 return name, merge(r.base, learned, kind, out, advance, like=like, rounded=own)
 
@@ -260,8 +268,9 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
             if not wider:
                 break
             name, kept = write(wider.pop(0))
-        scored = _score(r, out, adapter, pairs) if cfg.checks(r.number) else None
-        note_time(r.here, Stage.MERGE, time.monotonic() - began, out.stat().st_size)
+        with timed(parts, "check"):
+            scored = _score(r, out, adapter, pairs) if cfg.checks(r.number) else None
+        note_time(r.here, Stage.MERGE, time.monotonic() - began, out.stat().st_size, parts=parts)
         widened, digest = len(wider) < len(KEEPING), sha256([out])
         found = Quantized(name, kept.share, not loses, widened, kept.error, kept.by_matrix, scored, digest)
         r.here.put_json(folder.QUANTIZED, found)  # before the file has its name

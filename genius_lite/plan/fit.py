@@ -102,7 +102,7 @@ def disk_bytes(job: Job, shape: Shape, sampled: float) -> dict[str, int]:
         Stage.ROLLOUTS: int(_SAMPLED * sampled) + _SMALL,
         Stage.TRAIN: adapter,
         # An adapter at run time stands beside the merged file.
-        Stage.MERGE: made + (recipe.policy != "merge") * adapter,
+        Stage.MERGE: made + (recipe.policy == "adapter") * adapter,
         Stage.EXPORT: made,
     }
     # A state holds the adapter and two moments of each number, and the one before it goes when it is there.

@@ -64,8 +64,9 @@ class Recipe(Section):
     rounds: Positive = key(2, "Self-training iterations: sample, learn, merge, re-quantize", unit="rounds")
     policy: Literal["merge", "adapter", "auto"] = key(
         "merge",
-        "What a next round samples from: the merged and quantized model; the base with the adapter applied while it "
-        "runs; auto: whichever is faster here. What is evaluated and exported is always the merged one",
+        "What a round samples from: the merged and quantized model; the base with the adapter applied while it runs; "
+        "auto: whichever of these and of the same model in 16 bits is the fastest here, which `sampler: auto` asks for "
+        "too. What is evaluated and exported is always the merged and quantized one",
     )
     foresight: Foresight = Foresight()
     pairs: Pairs = Pairs()
@@ -75,6 +76,14 @@ class Recipe(Section):
     guard: Guard = Guard()
     tracking: Tracking = Tracking()
     sampler: Annotated[Sampler, BeforeValidator(sampler_section, json_schema_input_type=Sampler | Auto)] = Sampler()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _measured(cls, written: Any) -> Any:
+        """Resolve `sampler: auto`, which is short for all that can be measured."""
+        return (
+            {"policy": "auto", **written} if isinstance(written, dict) and written.get("sampler") == "auto" else written
+        )
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
@@ -119,6 +128,9 @@ class Recipe(Section):
             "sampler": set(Sampler.model_fields) - {"kv_type"},
             "learner": _LEARNER_OF_MACHINE,
             "quantize": {"check"},
-            "evaluate": {"tasks": {"__all__": {"benchmark", "source", "subset", "split", "revision", "count_from"}}},
+            "evaluate": {
+                "tasks": {"__all__": {"benchmark", "source", "subset", "split", "revision", "count_from"}},
+                "remember": True,
+            },
         }
         return self.model_dump(mode="json", exclude=keys | parts)

@@ -21,6 +21,8 @@ from genius_lite.recipe.types import (
     key,
 )
 
+MOST_WATCHED, _LEAST_WATCHED = 16, 4
+"""Queries that the collapse guard watches, where a recipe does not say: fewer than are searched, as they cost as much."""
 Check = Literal["exact", "numeric", "choice", "regex", "math-verify"]
 _FILE_KEYS = (
     *("check", "prompt", "answer", "choices", "count_from", "options"),
@@ -147,19 +149,30 @@ class Evaluate(Section):
     max_tokens: Positive | Auto = key(
         "auto", "Longest response, beside foresight.thought_tokens; auto: foresight.max_tokens", unit="tokens"
     )
-    queries: Count = key(
-        16,
+    queries: Count | Auto = key(
+        "auto",
         "Queries, at most, that the collapse guard watches: those held out, then such as follow in the source beyond "
-        "queries.limit; 0: none",
+        "queries.limit; 0: none; auto: a quarter of the run's, but 4 at least and 16 at most",
         unit="questions",
     )
     query_samples: Annotated[int, Field(ge=2)] = key(4, "Responses to each of those queries", unit="responses")
+    remember: bool = key(
+        True,
+        "Take what the model's own file answers from an earlier run on this machine that asked it the same in the same "
+        "way, and keep it for later ones; false asks again",
+    )
     rollback: bool = key(
         True,
         "A round is not built upon where it is worse than the base model or the best so far, by the interval of the "
         "difference",
     )
     patience: Positive | None = key(None, "Stop after so many such rounds in a row; null: never", unit="rounds")
+
+    def watched(self, queries: int) -> int:
+        """Return how many queries are watched, at most, in a run of so many: `queries` as it comes out."""
+        if self.queries != "auto":
+            return self.queries
+        return min(MOST_WATCHED, max(_LEAST_WATCHED, queries // 4))
 
     @model_validator(mode="after")
     def _possible(self) -> Evaluate:

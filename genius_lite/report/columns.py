@@ -59,6 +59,7 @@ COLUMNS = (
     Column("candidates", "Candidates", _sampled("candidates")),
     Column("sampled_tokens", "Sampled tokens", _sampled("sampled_tokens"), short="tokens"),
     Column("tokens_per_s", "Tokens per second", _sampled("tokens_per_s"), _digits(0), "tok/s"),
+    Column("sampled_from", "Sampled from the file", lambda r: r.sampled_from, str),
     Column("mean_value", "Mean foresight value, nats per token", _sampled("mean_value"), _digits(3), "value"),
     Column("ended_share", "Candidates whose response ended", _sampled("ended_share"), percent),
     Column("pairs", "Pairs", lambda r: r.pairs, short="pairs"),

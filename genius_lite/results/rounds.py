@@ -111,6 +111,13 @@ class Quantized(msgspec.Struct, frozen=True):
     sha256: str = ""
 
 
+class Sampled(msgspec.Struct, frozen=True):
+    """Which file a round was sampled from, and the speeds that decided, by file (`policy: auto`)."""
+
+    file: Annotated[str, msgspec.Meta(pattern=r"^[\w ,()']{1,80}$")]
+    tokens_per_s: dict[str, float]
+
+
 class Moments(msgspec.Struct):
     """Sums over points (x, y), enough to fit a line."""
 
@@ -164,13 +171,17 @@ def total_stats(parts: Sequence[Stats]) -> Stats | None:
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """What a stage took; `peak_bytes` is the most memory of the process so far, `sampler` what its sampler did."""
+    """What a stage took; `peak_bytes` is the most memory of the process so far, `sampler` what its sampler did.
+
+    `parts` are seconds of what the stage consists of, where that is told apart.
+    """
 
     stage: str
     seconds: float
     amount: float
     peak_bytes: int | None = None
     sampler: Stats | None = None
+    parts: dict[str, float] = {}
 
     def plus(self, other: Timing) -> Timing:
         """Add a later part of the same stage."""
@@ -181,17 +192,20 @@ class Timing(msgspec.Struct, frozen=True):
             self.amount + other.amount,
             max(peaks, default=None),
             total_stats([stats for stats in (self.sampler, other.sampler) if stats]),
+            {name: self.parts.get(name, 0.0) + other.parts.get(name, 0.0) for name in self.parts | other.parts},
         )
 
 
 class RoundReport(msgspec.Struct, frozen=True):
     """The figures of a round, as far as it went; what it did not come to is None or empty.
 
-    `score` and `base_score` are what rounds are compared by: the round's, and that of the base model in its types.
+    `sampled_from` is the file that was chosen by measurement, if that was asked for. `score` and `base_score` are what
+    rounds are compared by: the round's, and that of the base model in its types.
     """
 
     round: int
     rollouts: RolloutFigures | None = None
+    sampled_from: str | None = None
     failed: int = 0
     pairs: int | None = None
     pairs_left_out: dict[str, int] = {}

@@ -92,10 +92,11 @@ def _step_faults(step: Step, number: int, beams: int, vocabulary: int | None) ->
         if not (_LEAST <= candidate.value <= _MOST and abs(candidate.advantage) <= -2 * _LEAST):
             yield "a value is out of range"
         for part in filter(None, (candidate.step, candidate.future)):
-            yield from _completion_faults(part, vocabulary)
+            yield from completion_faults(part, vocabulary)
 
 
-def _completion_faults(part: Completion, vocabulary: int | None) -> Iterator[str]:
+def completion_faults(part: Completion, vocabulary: int | None) -> Iterator[str]:
+    """Yield why this cannot be a completion."""
     if not _are_tokens(part.tokens, vocabulary):
         yield "a completion is empty, or not of this vocabulary"
     if len(part.tokens) != len(part.logprobs):

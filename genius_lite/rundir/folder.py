@@ -34,6 +34,7 @@ PAIRS, LEFT_OUT = "pairs.jsonl", "filtered.json"
 ADAPTER, TRAINED = "adapter", "train.json"  # the latter in the former, as is:
 IMPORTANCE = "importance.safetensors"  # squared activations by learner weight
 POLICY, QUANTIZED, LORA = "policy.gguf", "quantized.json", "adapter.gguf"
+SAMPLED, STAND_IN = "sampled.json", "stand-in.gguf"  # what it samples from, if another file is faster, and that file
 EVALUATION, RESPONSES, SIGNALS = "evaluation", "responses.jsonl", "signals.json"  # the latter two in the first
 ANSWERS = "answers.jsonl"  # beside it while it is made: the answers so far, a line for each problem
 COOLED = "cooled.json"  # of the base model: what it does at other temperatures

@@ -203,7 +203,7 @@ def save_checkpoint(source: GGUF, model: Any, found: TensorMap, folder: Path, or
     """Write the learner's copy of `source`, whose matrices were found in the model's state."""
     model.save_pretrained(folder)
     found.save(folder / MAP_FILE)
-    _record(folder, _Recorded.of(source, sha256(source.files), origin))
+    _record(folder, _Recorded.of(source, source.sha256, origin))
 
 
 def _load(source: GGUF, folder: Path) -> Any:

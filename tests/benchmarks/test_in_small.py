@@ -89,3 +89,12 @@ def test_checkers_beside_those_of_lm_evaluation_harness(tiny_llama, tmp_path):
     assert counted["| written", "arc_challenge_chat, remove_whitespace"] == ["2", "1", "0", "0", "1"]
     assert counted[f"| {tiny_llama.stem}", "arc_challenge_chat, remove_whitespace"][0] == "2"
     assert "3 differences" in "\n".join(said)
+
+
+def test_where_the_time_of_a_run_goes(finished):
+    lines = benchmark("breakdown", finished).splitlines()
+    said = json.loads(lines[-1])
+    assert {"import", "sampling", "pairs", "training", "files: file", "files: check"} <= said["seconds"].keys()
+    assert 0 < said["overhead_s"] < sum(said["seconds"].values()) <= said["whole_s"]
+    shares = [float(line.split("|")[3].strip(" %")) for line in lines if line.endswith("% |")]
+    assert sum(shares[:-1]) == pytest.approx(100, abs=1) and shares[-1] == 100

@@ -31,7 +31,7 @@ from tests.support.scoring import RESPONSE, scored
 SYSTEM = "Be brief.\nDon't guess."
 
 
-@pytest.fixture(scope="module", params=["merge", "adapter", "auto"])
+@pytest.fixture(scope="module", params=["merge", "adapter"])
 def finished(request, tmp_path_factory):
     """A run of two rounds, from full-precision weights beside a quantized GGUF."""
     from rich.console import Console
@@ -65,7 +65,6 @@ def test_what_rounds_leave_is_what_the_recipe_says(finished):
     assert [report.quantized.type for report in summary.rounds] == ["Q8_0", "Q8_0"]
     assert (folder / "round-1" / "adapter.gguf").exists() == (mode != "merge")
     assert not (folder / "round-2" / "adapter.gguf").exists(), "no round follows"
-    assert (folder / "rounded" / "speeds.json").exists() == (mode == "auto")
     made = [folder / "rounded" / "base.gguf", *(folder / f"round-{number}" / "policy.gguf" for number in (1, 2))]
     assert [RunRound.of(folder, number).gguf for number in (0, 1, 2)] == made
     assert RunRound.of(folder, None).number == 2

@@ -134,3 +134,20 @@ def test_a_query_that_leaves_no_room_is_named_in_one_short_line(tiny):
     ) as e:
         engine_settings.context_for("auto", source, [("max_tokens", 5, [short, long])])
     assert len(str(e.value)) < 200
+
+
+def test_a_file_fits_by_the_memory_that_is_free(tiny_llama, monkeypatch):
+    source = gguf_file.read(tiny_llama)
+    monkeypatch.setattr(engine_settings, "gpus", lambda: [])
+    engine = engine_settings.engine_settings(Sampler(slots=2), source, 512, SILENT)
+    cache = 4 * 512 * 2 * kv_bytes(source, "F16")  # two slots, two parked paths, two layers
+    monkeypatch.setattr(engine_settings, "free_memory", lambda: 1000 + 1.25 * cache)
+    assert engine_settings.fits(source, 800, engine)
+    assert not engine_settings.fits(source, 801, engine)
+    on_gpu = msgspec.structs.replace(engine, gpu_layers=-1)
+    assert not engine_settings.fits(source, 801, on_gpu), "llama.cpp has no GPU here"
+    monkeypatch.setattr(engine_settings, "gpus", lambda: [Gpu("a", int((800 + cache + 256e6) / 0.9) + 1)])
+    assert engine_settings.fits(source, 800, on_gpu)
+    assert not engine_settings.fits(source, 802, on_gpu)
+    assert not engine_settings.fits(source, 1, msgspec.structs.replace(engine, gpu_layers=1)), "half of its layers"
+    assert engine_settings.fits(source, 800, engine), "none of them"

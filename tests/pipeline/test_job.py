@@ -9,13 +9,13 @@ from genius_lite.errors import UserError
 from genius_lite.export.card import llama_options
 from genius_lite.export.ollama import modelfile
 from genius_lite.pipeline.job import Job, prepare
-from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe
+from genius_lite.recipe import Auto, Evaluate, Foresight, Learner, Model, Queries, Recipe
 from genius_lite.rundir.folder import RECIPE, write_json
 from tests.support.models import tiny_gguf
 
 
 def _job(
-    tmp_path, model, questions: list[str], watched: int = 16, holdout: float = 0.1, patience: int | None = None
+    tmp_path, model, questions: list[str], watched: int | Auto = 16, holdout: float = 0.1, patience: int | None = None
 ) -> Job:
     source = tmp_path / "q.txt"
     source.write_text("\n".join(questions))
@@ -45,6 +45,14 @@ def test_the_guard_watches_the_held_out_and_then_what_lies_beyond_the_limit(tmp_
     assert (unwatched.watched, unwatched.held_out) == ([], frozenset())
     assert unwatched.searched == unwatched.queries, "what nobody watches is learned from"
     assert [q.prompt for q in _job(tmp_path, tiny_llama, texts, holdout=0.0).watched] == texts[10:]
+
+
+def test_a_small_run_watches_fewer_queries_than_it_searches(tmp_path, tiny_llama):
+    texts = [f"{n}?" for n in range(40)]
+    job = _job(tmp_path, tiny_llama, texts, watched="auto", holdout=0.5)
+    assert (len(job.watched), len(job.held_out), len(job.searched)) == (4, 4, 6)
+    assert job.identity()["evaluate"]["queries"] == 4, "what a run folder says is a number"
+    assert [Evaluate().watched(queries) for queries in (1, 16, 40, 64, 5000)] == [4, 4, 10, 16, 16]
 
 
 def test_what_was_not_asked_for_needs_no_larger_context(tmp_path, tiny_llama):

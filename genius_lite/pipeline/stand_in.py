@@ -1,0 +1,261 @@
+"""A faster file of the same model, which a round samples from in its policy's place (`policy: auto`).
+
+With many branches decoding is bound by arithmetic, and weights of few bits have to be unpacked for it: 16 bits are
+often the fastest (`tests/benchmarks/RESULTS.md`), and nearest to what the learner computes with. So the files that a
+policy can be sampled from are measured here, once for a model and its settings, and the one that takes the least time,
+its writing included, samples the round. It is gone when the round is sampled: what is evaluated, reported and exported
+is the policy itself, in the type that the recipe names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from genius_lite.errors import UserError
+from genius_lite.machine.bench import file_speed
+from genius_lite.machine.engine_settings import fits
+from genius_lite.measurements import recall, remember
+from genius_lite.pipeline.agreement import PROMPTS, TOKENS, scores
+from genius_lite.pipeline.round import Policy, Round, note_time
+from genius_lite.pipeline.trust import drop_foreign
+from genius_lite.progress import Stage
+from genius_lite.recipe import QuantType
+from genius_lite.results.rounds import Sampled
+from genius_lite.rundir import folder
+from genius_lite.rundir.disk import free_disk
+from genius_lite.rundir.documents import as_typed
+from genius_lite.rundir.folder import remove
+from genius_lite.sampler.client import QueryFailedError, open_sampler
+from genius_lite.sampler.messages import Sampling
+from genius_lite.sampler.process import SamplerError
+from genius_lite.sampler.tree import Node
+from genius_lite.weights import gguf_file
+from genius_lite.weights.adapter import Adapter, write_lora
+from genius_lite.weights.merge import Kept, merge, requantize
+from genius_lite.weights.quantize import type_name, types_bytes, types_of
+from genius_lite.weights.untrusted import vouch
+
+WORTH = 50_000  # tokens of a round; what measuring takes is not won back by fewer
+_SIXTEEN: tuple[QuantType, ...] = ("BF16", "F16")
+_SAMPLED = 0.3  # of the most tokens that a search may sample: responses end, and candidates repeat
+_CLEARLY = 0.95  # of the time: less is won by chance, as short as the measurements are
+_AGREED = 0.02  # nats per token that two files of one model may be apart, beyond what rounding does to either
+_ROOM = 1.1  # of a file's bytes that the disk must have left
+
+
+class _Speed(msgspec.Struct, frozen=True):
+    """What was measured of a file: tokens a second, and the seconds that it took to write (0: it is there)."""
+
+    tokens_per_s: float
+    written_s: float = 0.0
+
+
+class _Agreement(msgspec.Struct, frozen=True):
+    """How far two files' log-probabilities are apart, and one file's from its own in another order of sums.
+
+    Means of absolute differences, nats per token.
+    """
+
+    apart: float
+    rounding: float
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file that the policy can be sampled from: how it is written, and what it is then.
+
+    `write` returns what the file keeps of the update, None where it has nothing to lose.
+    """
+
+    write: Callable[[Path], Kept | None]
+    policy: Callable[[Path], Policy]
+
+
+def stand_in(r: Round, policy: Policy, share: float = 1.0) -> Policy:
+    """Return the file that samples the round on this machine the soonest: the policy's own, or one made for it.
+
+    Args:
+        share: of the round's queries that are still to be searched.
+    """
+    recipe, start = r.job.recipe, time.monotonic()
+    if recipe.policy != "auto" or (expected := share * _expected(r)) < WORTH:
+        return policy
+    drop_foreign(r.here / folder.STAND_IN)
+    files = _files(r, policy)
+    found = r.here.build_json(folder.SAMPLED, lambda: _choose(r, policy, files, expected))
+    chosen = as_typed(found, Sampled, r.here / folder.SAMPLED)
+    speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in chosen.tokens_per_s.items())
+    r.progress.say(f"round {r.number} is sampled from {chosen.file}; tokens/s here: {speeds}")
+    sampled, size = policy, 0
+    if file := files.get(chosen.file):
+        made = r.here.build(folder.STAND_IN, file.write)
+        sampled, size = file.policy(made), made.stat().st_size
+    seconds = time.monotonic() - start
+    note_time(r.here, Stage.MERGE, seconds, size, parts={"to sample from": seconds})
+    return sampled
+
+
+def _expected(r: Round) -> float:
+    """Estimate the tokens that the round samples: as many as the one before, or by the recipe."""
+    before = [here.total(Stage.ROLLOUTS) for here in r.folder.rounds if here.number < r.number]
+    if known := [timing.amount for timing in before if timing]:
+        return known[-1]
+    cfg = r.job.recipe.foresight
+    return _SAMPLED * len(r.job.searched) * cfg.beams * cfg.candidates * cfg.steps * cfg.response_tokens
+
+
+def _files(r: Round, policy: Policy) -> dict[str, _File]:
+    """Return what can be sampled from in the policy's place, and fits memory and disk, by name."""
+    source, own, adapter = r.job.source, gguf_file.read(policy.gguf), policy.adapter
+    found = dict[str, _File]()
+
+    def sixteen(kind: QuantType, out: Path) -> Kept | None:
+        kept = None
+        if adapter:
+            kept = merge(r.base, Adapter.load(adapter, r.base), kind, out, like=source)
+        else:
+            requantize(own, kind, out)
+        vouch(out)
+        return kept
+
+    def beside(out: Path) -> None:
+        assert adapter
+        write_lora(r.base, adapter, out)
+        vouch(out)
+
+    for kind in _SIXTEEN:
+        size = types_bytes(source, types := types_of(source, kind))
+        room = free_disk(r.here.path) > _ROOM * size
+        if types != {t.name: t.type for t in own.tensors} and room and fits(source, size, r.engine):
+            found[kind] = _File(partial(sixteen, kind), lambda made: Policy(made, adapter))
+    # The base in the types of the rounds is no faster than a round's file; the user's own may be.
+    if adapter and not r.job.weights and type_name(source, "source") != type_name(own, "source"):
+        name = f"the model's file ({type_name(source, 'source')}, with the adapter)"
+        found[name] = _File(beside, lambda made: Policy(source.path, adapter, made))
+    return found
+
+
+def _choose(r: Round, policy: Policy, files: dict[str, _File], expected: float) -> Sampled:
+    """Measure what is not known yet, and choose; what is chosen and was to be written stands in the round's folder."""
+    own, trial = _name(policy), _Trial(r, files)
+    engine = msgspec.structs.replace(r.engine, context=0, parked=0, watchdog=0.0)
+    learner = r.job.recipe.learner
+
+    def speed(name: str) -> _Speed:
+        key = (r.job.source.sha256, name, policy.adapter is not None, learner.rank, learner.targets, engine)
+        if found := recall("file", key, _Speed):
+            return found
+        try:
+            found = trial.speed(name) if name in files else _Speed(file_speed(policy.gguf, policy.settings(r.engine)))
+        except (UserError, SamplerError) as e:
+            r.progress.say(f"warning: {name} cannot be sampled from here: {e}")
+            return _Speed(0.0)
+        remember("file", key, found)
+        return found
+
+    with r.progress.stage(f"round {r.number}: measure files", 1 + len(files), "files") as advance:
+        speeds = dict[str, _Speed]()
+        for name in (own, *files):
+            speeds[name] = speed(name)
+            advance(1)
+
+    def seconds(name: str) -> float:
+        rate = speeds[name].tokens_per_s
+        return expected / rate + speeds[name].written_s if rate else float("inf")
+
+    chosen = own
+    for name in sorted(files, key=seconds):
+        if seconds(name) > _CLEARLY * seconds(own):
+            break
+        if trial.is_the_policy(name, policy):
+            chosen = name
+            break
+    trial.keep_only(chosen)
+    return Sampled(chosen, {name: round(found.tokens_per_s, 1) for name, found in speeds.items()})
+
+
+class _Trial:
+    """The round's place for a file to sample from, where one after the other is written and tried."""
+
+    def __init__(self, r: Round, files: dict[str, _File]):
+        self.r, self.files = r, files
+        self.written: str | None = None
+        self._kept: Kept | None = None
+
+    def speed(self, name: str) -> _Speed:
+        start = time.monotonic()
+        made = self._write(name)
+        written = time.monotonic() - start
+        return _Speed(file_speed(made.gguf, made.settings(self.r.engine)), written)
+
+    def is_the_policy(self, name: str, policy: Policy) -> bool:
+        """Say whether a file speaks of the same model: a merged one by what it keeps, the base's by what it says."""
+        made = self._write(name)
+        if policy.adapter:
+            return self._kept is None or not self._kept.loses(self.r.job.recipe.quantize.keep)
+        key = (self.r.job.source.sha256, name, msgspec.structs.replace(self.r.engine, watchdog=0.0))
+        if not (found := recall("agreement", key, _Agreement)):
+            if not (found := asyncio.run(_compare(self.r, policy, made))):
+                return False
+            remember("agreement", key, found)
+        agrees = found.apart <= _AGREED + 2 * found.rounding
+        if not agrees:
+            self.r.progress.say(
+                f"{name} is not sampled from: its log-probabilities are {found.apart:.3f} nats per token from the "
+                f"model's own, which are {found.rounding:.3f} from each other"
+            )
+        return agrees
+
+    def keep_only(self, name: str) -> None:
+        if self.written != name:
+            remove(self.r.here / folder.STAND_IN)
+
+    def _write(self, name: str) -> Policy:
+        path, file = self.r.here / folder.STAND_IN, self.files[name]
+        if self.written != name:
+            remove(path)
+            self.written = None
+            self.r.here.build(folder.STAND_IN, partial(self._make, file))
+            self.written = name
+        return file.policy(path)
+
+    def _make(self, file: _File, out: Path) -> None:
+        self._kept = file.write(out)
+
+
+def _name(policy: Policy) -> str:
+    kind = type_name(gguf_file.read(policy.gguf), "source")
+    return f"its own file ({kind}{', with the adapter' if policy.lora else ''})"
+
+
+async def _compare(r: Round, policy: Policy, other: Policy) -> _Agreement | None:
+    """Let both score what the policy says to a few queries; None where llama.cpp survives none of them."""
+    sampling, limit = Sampling.of(r.job.recipe.foresight), min(TOKENS, r.job.recipe.foresight.max_tokens)
+    roots = [Node(None, query.tokens, (*r.key, query.id)) for query in r.job.searched[:PROMPTS]]
+    async with open_sampler(policy.gguf, policy.settings(r.engine), sampling, r.sampler_log) as sampler:
+        asked = [sampler.extend(root, 1, until="end", limit=limit)[0] for root in roots]
+        said = await asyncio.gather(*asked, return_exceptions=True)
+    nodes = [node for node in said if isinstance(node, Node)]
+    if faults := [e for e in said if isinstance(e, BaseException) and not isinstance(e, QueryFailedError)]:
+        raise faults[0]
+    if not nodes:
+        return None
+
+    async def scored(which: Policy, *, reordered: bool = False) -> np.ndarray:
+        settings, say = which.settings(r.engine), r.progress.say
+        return await scores(which.gguf, settings, nodes, r.sampler_log, say, reordered=reordered)
+
+    ours_T, again_T, theirs_T = await scored(policy), await scored(policy, reordered=True), await scored(other)
+    known_T = np.isfinite(ours_T) & np.isfinite(again_T) & np.isfinite(theirs_T)
+    if not known_T.any():
+        return None
+    apart, rounding = (float(np.abs(each_T - ours_T)[known_T].mean()) for each_T in (theirs_T, again_T))
+    return _Agreement(apart, rounding)
