@@ -158,7 +158,7 @@ def _limited(kind: str, amount: int) -> str:
 
 
 def test_a_low_limit_is_one_line_and_the_run_goes_on_without_it(project):
-    command = ("run", "r.yaml", "--out", "run", *SHORT)
+    command = ("run", "r.yaml", "--out", "run")
     for start, limit in (
         (forked, _limited("NOFILE", 12)),
         (genius, _limited("AS", 1_200_000_000)),
