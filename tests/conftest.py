@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,12 +56,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
 
 
-gc.disable()  # while libraries and tests are read: nothing of that is garbage
-
-
-def pytest_collection_finish() -> None:
-    gc.enable()
-    gc.freeze()  # each collection, of which a run makes several on purpose, would look at all that libraries hold
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    gc.disable()  # nothing of what libraries and tests make while they are read is garbage
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()  # each collection, of which a run makes several on purpose, would look at all that libraries hold
 
 
 # How long an example takes is the machine's doing.

@@ -121,9 +121,11 @@ def _keep(connection: socket.socket) -> None:
     if command:
         for file in standard:
             os.close(file)
-        threading.Thread(target=_end_without, args=(connection, command), daemon=True).start()
+        over = threading.Event()
+        threading.Thread(target=_end_without, args=(connection, command, over), daemon=True).start()
         connection.sendall(f"{command}\n".encode())
         ended = os.waitpid(command, 0)[1]
+        over.set()
         connection.sendall(f"{os.waitstatus_to_exitcode(ended)}\n".encode())
         os._exit(0)
     connection.close()
@@ -151,11 +153,12 @@ def _keep(connection: socket.socket) -> None:
     _end(0)
 
 
-def _end_without(asker: socket.socket, command: int) -> None:
-    """Kill a command once whoever asked for it has gone, as with what a process starts itself it could."""
-    if not asker.recv(1):
-        with suppress(ProcessLookupError):
-            os.kill(command, signal.SIGKILL)
+def _end_without(asker: socket.socket, command: int, over: threading.Event) -> None:
+    """Kill a command that is not over when whoever asked for it has gone: nobody else could."""
+    with suppress(ConnectionResetError):
+        asker.recv(1)
+    if not over.is_set():
+        os.kill(command, signal.SIGKILL)
 
 
 def _stream(number: int, mode: str) -> IO[str]:
