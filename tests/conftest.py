@@ -3,8 +3,11 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+from collections.abc import Callable, Generator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 # Two workers with two threads each share two cores: threads that spin while they wait take them from the others. Read
 # when OpenMP's library is loaded.
@@ -38,12 +41,34 @@ _LONG = (  # files that take a minute or more on one core: begun first, so that 
 )
 
 
+_TOGETHER = "tests/architectures/"  # whose models are made once, for all its files
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        """Give a process whole files, and one folder whole."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            return _TOGETHER if nodeid.startswith(_TOGETHER) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
 
 
-def pytest_collection_finish() -> None:
-    gc.freeze()  # each collection, of which a run makes several on purpose, would look at all that libraries hold
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    gc.disable()  # nothing of what libraries and tests make while they are read is garbage
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()  # each collection, of which a run makes several on purpose, would look at all that libraries hold
 
 
 # How long an example takes is the machine's doing.
@@ -61,16 +86,30 @@ def smollm2() -> Path:
     return locate(Model(gguf=SMOLLM2, revision=None))
 
 
-@pytest.fixture(scope="session", params=["llama", "qwen2"])
-def tiny(request, tmp_path_factory) -> SimpleNamespace:
-    """A tiny random model of each architecture: its GGUF, its torch original, and its imported checkpoint."""
+@pytest.fixture(scope="session")
+def tinies(tmp_path_factory) -> Callable[[str], SimpleNamespace]:
+    """A tiny random model by its architecture, made once: its GGUF, its torch original, and its imported checkpoint."""
     from tests.support.models import tiny_gguf
 
-    folder = tmp_path_factory.mktemp(request.param)
-    path = folder / "tiny.gguf"
-    model = tiny_gguf(path, request.param)
-    import_checkpoint(gguf_file.read(path), folder / "hf-checkpoint", lambda n: None)
-    return SimpleNamespace(architecture=request.param, gguf=path, model=model, hf_checkpoint=folder / "hf-checkpoint")
+    @cache
+    def made(architecture: str) -> SimpleNamespace:
+        folder = tmp_path_factory.mktemp(architecture)
+        path, hf_checkpoint = folder / "tiny.gguf", folder / "hf-checkpoint"
+        model = tiny_gguf(path, architecture)
+        import_checkpoint(gguf_file.read(path), hf_checkpoint, lambda n: None)
+        return SimpleNamespace(architecture=architecture, gguf=path, model=model, hf_checkpoint=hf_checkpoint)
+
+    return made
+
+
+@pytest.fixture(scope="session", params=["llama", "qwen2"])
+def tiny(request, tinies) -> SimpleNamespace:
+    """A tiny random model of each architecture."""
+    return tinies(request.param)
+
+
+ONE_ARCHITECTURE = pytest.mark.parametrize("tiny", ["llama"], indirect=True)
+"""For what is done alike with every model."""
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import pytest
 
 from genius_lite.records import Rollout
 from genius_lite.rundir.lines import read_records
-from tests.support import cli
+from tests.support import cli, forked, warm
 
 RECIPE = """
 model: {gguf: tiny.gguf}
@@ -30,9 +30,14 @@ learner: {rank: 4, lora_alpha: 8, lr: 1e-3, batch_pairs: 1, epochs: 20, parity_l
 evaluate: {queries: 8}
 sampler: {slots: 4, threads: 1}
 """
-COMMAND = [sys.executable, "-c", "from genius_lite.cli import main; main()"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
 QUERIES, SEARCHED = 24, 22  # a tenth is held out
+
+
+OWN_TERMINAL = """
+import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C typed there becomes a signal to this process
+"""
 
 
 class Terminal:
@@ -40,10 +45,8 @@ class Terminal:
 
     def __init__(self, *arguments: str, cwd: Path):
         self.fd, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            [*COMMAND, *arguments], cwd=cwd, stdin=slave, stdout=slave, stderr=slave, env=ENVIRONMENT,
-            start_new_session=True, preexec_fn=_own_terminal,
-        )  # fmt: skip
+        asked = forked.Asked("genius_lite", [*arguments], str(cwd), ENVIRONMENT, OWN_TERMINAL)
+        self.process = forked.ask(warm.server(), asked, [slave] * 3)
         os.close(slave)
         self.written = ""
 
@@ -70,14 +73,8 @@ class Terminal:
         while self.read():
             pass
         os.close(self.fd)
-        return self.process.wait(60)
-
-
-def _own_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C typed there becomes a signal to this process
+        with self.process:
+            return self.process.wait(60)
 
 
 def genius(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -123,15 +120,14 @@ def test_stopped_again_and_again_a_run_loses_nothing(project):
     # Once, while it trains: the update under way is kept. Others look on, and their Ctrl-C is their own.
     terminal = Terminal(*command, cwd=project)
     terminal.wait_for(lambda: _trained(run) > 50)
-    terminal.process.send_signal(signal.SIGSTOP)  # so that it is not over before all have looked
+    os.kill(terminal.process.pid, signal.SIGSTOP)  # so that it is not over before all have looked
     seen = json.loads(genius("status", "run", "--json", cwd=project).stdout)
     assert (seen["state"], seen["kind"], seen["pid"]) == ("running", "train", terminal.process.pid)
     onlooker = Terminal("watch", "run", cwd=project)
     onlooker.wait_for(lambda: "▸ train" in onlooker.written and "Ctrl-C ends this view" in onlooker.written)
     onlooker.press("\x03")
     assert onlooker.end() == 0
-    assert terminal.process.poll() is None
-    terminal.process.send_signal(signal.SIGCONT)
+    os.kill(terminal.process.pid, signal.SIGCONT)  # it is still there
     terminal.press("\x03")
     assert terminal.end() == 130
     (state,) = (run / "round-1/training").glob("update-*")
@@ -225,7 +221,8 @@ def test_a_run_whose_terminal_goes_says_where_it_stands_and_goes_on(project):
     terminal = Terminal("run", "r.yaml", "--out", "run", cwd=project)
     terminal.wait_for(lambda: _lines(project / "run/round-1/rollouts.jsonl") >= 3)
     os.close(terminal.fd)  # as when a window is closed, or ssh lost
-    assert terminal.process.wait(60) == 129
+    with terminal.process as command:
+        assert command.wait(60) == 129
     assert genius("status", "run", cwd=project).stdout.startswith("interrupted: stopped on request")
     result = genius("run", "r.yaml", "--out", "run", "--set", "learner.epochs=20", cwd=project)
     assert result.returncode == 0, result.stderr

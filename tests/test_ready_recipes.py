@@ -27,7 +27,7 @@ def _small(name: str, folder: Path) -> dict[str, object]:
     named = re.search(r"(Q\d_\w)\W", recipe.model.gguf, re.IGNORECASE)
     assert named, recipe.model.gguf
     tiny_gguf(folder / "model.gguf", "llama", kind=T[named[1].upper()], width=512)
-    rows = [json.dumps({recipe.queries.column: f"What is {n} and {n}?"}) + "\n" for n in range(16)]
+    rows = [json.dumps({recipe.queries.column: f"What is {n} and {n}?"}) + "\n" for n in range(8)]
     (folder / "questions.jsonl").write_text("".join(rows))
     asked = [
         {**task.model_dump(exclude_defaults=True), "source": _made_up(task, folder)} for task in recipe.evaluate.tasks
@@ -37,7 +37,7 @@ def _small(name: str, folder: Path) -> dict[str, object]:
         "model.gguf": str(folder / "model.gguf"),
         "queries.source": str(folder / "questions.jsonl"),
         "queries.subset": "null",
-        "queries.limit": 16,
+        "queries.limit": 8,
         "rounds": 1,
         "foresight.max_tokens": 16,
         "evaluate.tasks": json.dumps(asked),

@@ -59,6 +59,7 @@ _LAST_WORDS = re.compile(r"(?:\.\w+:\d+|what\(\)): +(.*)")  # of ggml behind the
 
 
 _vouched: set[tuple[int, int, int, int]] = set()  # files that this process made, or that llama.cpp survived
+_survived: set[tuple[tuple[int, int, int, int] | str, ...]] = set()  # files of a model, and the ways it was tried in
 
 
 def vouch(path: Path) -> None:
@@ -104,7 +105,10 @@ def load_untrusted(path: Path, *, quantizer: bool = False, vocabulary_only: bool
     source = gguf_file.read(path)
     check_model(source)
     ways = ["quantize"] * quantizer + ["vocabulary"] * vocabulary_only
-    _probe(source.path, sum(file.stat().st_size for file in source.files), ways)
+    tried = (*map(_file, source.files), *ways)
+    if tried not in _survived:
+        _probe(source.path, sum(file.stat().st_size for file in source.files), ways)
+        _survived.add(tried)
     if not vocabulary_only:
         vouch(source.path)
     return source

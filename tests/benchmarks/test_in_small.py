@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
 
 from genius_lite import run as run_recipe
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe
+from tests.support import warm
 from tests.support.models import ANY_PAIRS
 
 
@@ -37,8 +37,8 @@ def finished(tiny_llama, tmp_path_factory) -> Path:
 
 def benchmark(name: str, *arguments: object) -> str:
     """Run one as the README says, and return what it printed."""
-    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+    done = warm.run([*map(str, arguments)], Path.cwd(), {**os.environ}, module=f"tests.benchmarks.{name}")
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -87,11 +88,13 @@ def recipe(tiny_llama, tmp_path) -> Recipe:
     )
 
 
-def rollouts(recipe: Recipe, address: str) -> tuple[dict[str, Rollout], list[str]]:
-    """Of the first round, as they are in its log, and what was said meanwhile."""
+def rollouts(
+    recipe: Recipe, address: str, heard: Callable[[str], None] = lambda line: None
+) -> tuple[dict[str, Rollout], list[str]]:
+    """Of the first round, as they are in its log, and what was said meanwhile, which `heard` is told at once."""
     job = prepare(recipe.model_copy(update={"sampler": recipe.sampler.model_copy(update={"cluster": address})}))
     progress, said = TerminalProgress(Console(quiet=True)), []
-    progress.say = said.append
+    progress.say = lambda line: (said.append(line), heard(line))
     with open_folder(Path(recipe.out), job.identity()) as folder:
         slots, parked = recipe.sampler.slots, recipe.sampler.parked
         assert isinstance(slots, int)
@@ -168,20 +171,40 @@ def test_without_a_cluster_it_is_said_how_to_start_one():
         node_statuses("127.0.0.1:1")
 
 
-def test_a_busy_node_is_said_to_be_waited_for(cluster, recipe, monkeypatch):
+HOLDER = """
+import sys, time
+from pathlib import Path
+import ray
+
+@ray.remote(num_cpus=1)
+def hold(folder):
+    (folder / "held").touch()
+    for _ in range(600):
+        if (folder / "released").exists():
+            break
+        time.sleep(0.05)
+
+ray.init(sys.argv[1])
+ray.get(hold.remote(Path(sys.argv[2])))
+"""
+
+
+def test_a_busy_node_is_said_to_be_waited_for(cluster, recipe, tmp_path, monkeypatch):
     """Case 46: nothing was printed for as long as others held the node's CPUs."""
     monkeypatch.setattr("genius_lite.cluster.ray._BUSY", 1.0)
-    holder = [
-        sys.executable, "-c", f"import ray, time\nray.init('{cluster.address}')\n"
-        "@ray.remote(num_cpus=1)\ndef hold(): time.sleep(8)\nheld = hold.remote()\nprint(flush=True)\nray.get(held)",
-    ]  # fmt: skip
-    with subprocess.Popen(holder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout
-        process.stdout.readline()
-        time.sleep(2)
-        found, said = rollouts(recipe, cluster.address)
+
+    def release(line: str) -> None:
+        if line.startswith("waiting for 1 CPUs of "):
+            (tmp_path / "released").touch()
+
+    holder = [sys.executable, "-c", HOLDER, cluster.address, str(tmp_path)]
+    with subprocess.Popen(holder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not (tmp_path / "held").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        found, _ = rollouts(recipe, cluster.address, release)
     assert len(found) == 40
-    assert [line for line in said if line.startswith("waiting for 1 CPUs of ")]
+    assert (tmp_path / "released").exists()
 
 
 def test_a_node_without_room_for_the_model_costs_only_itself(cluster, recipe):

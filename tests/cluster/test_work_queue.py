@@ -14,6 +14,11 @@ from tests.support.hosts import FakeHost
 QUERIES = [Query(f"q{n}", f"question {n}", [n]) for n in range(40)]
 
 
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch):
+    monkeypatch.setattr("genius_lite.cluster.work_queue._POLL", 0.02)
+
+
 class Kept:
     """What came of a queue."""
 
@@ -128,12 +133,12 @@ def test_a_host_that_is_made_ready_is_waited_for():
 
     async def arriving():
         with kept.queue.expecting():
-            await asyncio.sleep(2.0)
+            await asyncio.sleep(0.5)
         await kept.queue.serve(FakeHost("slow"))
 
     async def everything():
         hosting = asyncio.create_task(arriving())
-        await kept.queue.join(1.0)
+        await kept.queue.join(0.2)
         hosting.cancel()
 
     asyncio.run(everything())

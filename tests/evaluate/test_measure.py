@@ -66,7 +66,7 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
         items = [tokenize_task(task, "auto", vocabulary, None) for task in tasks]
     # One branch at a time and a KV cache of 32 bits: where two words are nearly as likely, rounding decides.
     settings = EngineSettings(slots=1, context=256, threads=1, kv_type="F32")
-    who = EvalModel(smollm2, settings, max_tokens=32, seed=0, log=tmp_path / "log")
+    who = EvalModel(smollm2, settings, max_tokens=16, seed=0, log=tmp_path / "log")
     cfg, arrived = Evaluate(samples=2), []
 
     def answers(advance=arrived.append, **more):
@@ -100,7 +100,7 @@ def test_a_thought_that_was_cut_off_is_no_answer(smollm2, tmp_path):
     """SmolLM2, whose prompt begins a thought that it never ends, and then one that ends it for it."""
     (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "What is 2 + 2?", "answer": 4}) + "\n")
     (task,) = load_tasks([TaskSource(source=str(tmp_path / "t.jsonl"), check="numeric")])
-    who = EvalModel(smollm2, SETTINGS, max_tokens=24, seed=0, log=tmp_path / "log")
+    who = EvalModel(smollm2, SETTINGS, max_tokens=12, seed=0, log=tmp_path / "log")
     found, seen = {}, {}
     with Vocabulary.open(smollm2) as vocabulary:
         item = tokenize_task(task, "auto", vocabulary, None)
@@ -122,7 +122,7 @@ def test_a_thought_that_was_cut_off_is_no_answer(smollm2, tmp_path):
 def test_the_base_model_scores_what_a_policy_sampled(smollm2, tmp_path):
     with Vocabulary.open(smollm2) as vocabulary:
         queries = [Query("q", "What is 2 + 2?", vocabulary.prompt("What is 2 + 2?"))]
-    who = EvalModel(smollm2, SETTINGS, max_tokens=24, seed=0, log=tmp_path / "log")
+    who = EvalModel(smollm2, SETTINGS, max_tokens=12, seed=0, log=tmp_path / "log")
     seen, failures = observe(who, who, queries, 3)
     assert failures == []
     assert [o.query_id for o in seen] == ["q"] * 3

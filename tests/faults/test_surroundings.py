@@ -31,14 +31,18 @@ NO_PLACE = {"HOME": "/proc/nobody", "XDG_CACHE_HOME": "/proc/cache", "HF_HOME": 
 SHORT = ("--set", "queries.limit=4", "--set", "learner.epochs=1", "--set", "evaluate.queries=0")
 
 
+def environment(**changed: str | None) -> dict[str, str]:
+    """This one with changes; variables that are None are taken away."""
+    told = {**os.environ, "PYTHONPATH": PACKAGE, "OMP_NUM_THREADS": "1", **changed}
+    return {name: value for name, value in told.items() if value is not None}
+
+
 def genius(
-    *arguments: str, cwd: Path, before: str = "", env: dict[str, str | None] | None = None
+    *arguments: str, cwd: Path, before: str = "", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess:
-    """A command in an interpreter of its own, with code that comes first; variables that are None are taken away."""
-    changed = {**os.environ, "PYTHONPATH": PACKAGE, "OMP_NUM_THREADS": "1", **(env or {})}
-    own = {name: value for name, value in changed.items() if value is not None}
+    """A command in an interpreter of its own, which imports every library, with code that comes first."""
     command = [sys.executable, "-c", f"{before}\n{MAIN}", *arguments]
-    return subprocess.run(command, cwd=cwd, env=own, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=cwd, env=env or environment(), capture_output=True, text=True, timeout=300)
 
 
 def lay_out(project: Path, model: Path) -> Path:
@@ -60,7 +64,8 @@ def finished(tmp_path_factory, tiny_llama) -> SimpleNamespace:
     project = lay_out(tmp_path_factory.mktemp("refusing") / "project", tiny_llama)
     (project / "run" / "lost+found").mkdir(parents=True)
     (project / "run" / ".DS_Store").write_bytes(b"x")
-    ended = genius("run", "r.yaml", "--out", "run", cwd=project, before=refusing(*REFUSALS), env={**NO_PLACE})
+    env = environment(**NO_PLACE)
+    ended = genius("run", "r.yaml", "--out", "run", cwd=project, before=refusing(*REFUSALS), env=env)
     return SimpleNamespace(project=project, ended=ended)
 
 
@@ -85,7 +90,7 @@ def test_a_run_goes_on_where_everything_is_refused_that_may_be(finished):
     ids=lambda command: command[0],
 )
 def test_so_does_what_comes_after_it(finished, command):
-    ended = genius(*command, cwd=finished.project, before=refusing(*REFUSALS), env={**NO_PLACE})
+    ended = forked(*command, cwd=finished.project, before=refusing(*REFUSALS), env=environment(**NO_PLACE))
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
     assert not [*finished.project.glob(".genius-lite-tmp*")]
@@ -94,9 +99,9 @@ def test_so_does_what_comes_after_it(finished, command):
 def test_without_a_home_nothing_is_named_after_it(project):
     """cron and containers: no HOME, and a user whom the system does not know."""
     before = "import pwd\ndef unknown(uid):\n    raise KeyError(uid)\npwd.getpwuid = unknown"
-    env = {"HOME": None, "HF_HOME": None, "XDG_CACHE_HOME": ""}
-    for command in (("validate", "r.yaml"), ("plan", "r.yaml", "--no-rehearsal")):
-        ended = genius(*command, cwd=project, before=before, env=env)
+    env = environment(HOME=None, HF_HOME=None, XDG_CACHE_HOME="")
+    for start, *command in ((forked, "validate", "r.yaml"), (genius, "plan", "r.yaml", "--no-rehearsal")):
+        ended = start(*command, cwd=project, before=before, env=env)
         assert (ended.returncode, ended.stderr) == (0, "")
     assert {p.name for p in project.iterdir()} == {"tiny.gguf", "q.txt", "r.yaml"}
 
@@ -219,10 +224,11 @@ def test_whoever_reads_may_go(finished, line):
 
 
 def test_a_run_whose_reader_goes_ends_and_goes_on(project):
-    ended = shell("genius-lite run r.yaml --out run | head -1", project)
+    line = shlex.join(["genius-lite", "run", "r.yaml", "--out", "run", *SHORT])
+    ended = shell(f"{line} | head -1", project)
     assert "Traceback" not in ended.stderr, ended.stderr
     assert "ignored" not in ended.stderr
-    ended = shell("genius-lite run r.yaml --out run >&- 2>&-", project)
+    ended = shell(f"{line} >&- 2>&-", project)
     assert ended.returncode == 0
     assert [*(project / "run" / "export").glob("*.gguf")]
 

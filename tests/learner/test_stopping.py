@@ -12,6 +12,7 @@ from genius_lite.learner import train as train_module
 from genius_lite.learner.train import Training, passes, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.rundir.folder import RunDir
+from tests.conftest import ONE_ARCHITECTURE
 from tests.support.training import PAIRS, SMALL, weights_of
 
 
@@ -21,6 +22,7 @@ def _job(tiny, work) -> Training:
     return Training(tiny.hf_checkpoint, None, PAIRS, [], cfg, "cpu", "fp32", (0, 1), RunDir(work))
 
 
+@ONE_ARCHITECTURE
 def test_asked_to_stop_it_keeps_the_update_under_way_and_goes_on_bit_identical(tiny, tmp_path, monkeypatch):
     whole = train_adapter(_job(tiny, tmp_path / "whole-work"), tmp_path / "whole")
     update = train_module._Trainer._update
@@ -52,6 +54,7 @@ def test_asked_to_stop_it_keeps_the_update_under_way_and_goes_on_bit_identical(t
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+@ONE_ARCHITECTURE
 def test_asked_before_the_first_update_it_keeps_the_reference(tiny, tmp_path):
     job = _job(tiny, tmp_path / "work")
     assert passes(job) == (36, 0)

@@ -3,9 +3,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -28,10 +25,12 @@ from genius_lite.learner.targets import target_modules
 from genius_lite.learner.train import learning_rate
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
+from tests.conftest import ONE_ARCHITECTURE
+from tests.support import warm
 from tests.support.models import VOCABULARY
 from tests.support.training import PAIRS, SMALL, train_tiny, weights_of
 
-ROOT = Path(__file__).parents[2]
+TRAINING = "tests.support.training"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4"])
@@ -61,6 +60,7 @@ def test_gradients_in_bf16_are_those_in_fp32(tiny, tmp_path):
     assert (ours - exact).norm() < 0.05 * exact.norm()
 
 
+@ONE_ARCHITECTURE
 @pytest.mark.parametrize("loss", ["aco", "dpo", "ipo", "simpo", "ropo", "sft"])
 def test_every_loss_trains(tiny, tmp_path, loss):
     report = train_tiny(tiny, tmp_path / "a", loss=loss, epochs=6, length_normalize=loss == "ipo", lr=3e-3)
@@ -74,6 +74,7 @@ def test_a_new_adapter_is_the_base_model(tiny, tmp_path):
     assert report.loss == pytest.approx(0.6931, abs=1e-3)
 
 
+@ONE_ARCHITECTURE
 def test_training_is_repeatable_and_goes_on_from_its_start(tiny, tmp_path):
     torch.manual_seed(123)
     train_tiny(tiny, tmp_path / "a")
@@ -85,6 +86,7 @@ def test_training_is_repeatable_and_goes_on_from_its_start(tiny, tmp_path):
     assert not all(torch.equal(a[k], c[k]) for k in a)
 
 
+@ONE_ARCHITECTURE
 @pytest.mark.parametrize(
     "changed", [{"precision": "fp32"}, {"precision": "nf4"}, {"optimizer": "paged_adamw_8bit", "rank": 64}], ids=str
 )
@@ -121,35 +123,33 @@ def _known(*arguments):
     raise AssertionError("the reference is kept: it is not scored again after a restart")
 
 
+DIES_AT_THE_SIXTH = """
+import os
+from genius_lite.learner import state
+real, calls = state.save_file, []
+def save(*a):
+    calls.append(1)
+    if len(calls) > 5:
+        os._exit(9)
+    real(*a)
+state.save_file = save
+"""
+
+
+@ONE_ARCHITECTURE
 def test_a_real_kill_between_updates(tiny, tmp_path):
     """The process dies without warning while states are written, again and again; the end is the same."""
-    script = tmp_path / "train.py"
-    script.write_text(
-        "import os, sys\n"
-        "from pathlib import Path\n"
-        "from types import SimpleNamespace\n"
-        "from genius_lite.learner import state\n"
-        "from tests.support.training import train_tiny\n"
-        "hf_checkpoint, out, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])\n"
-        "real, calls = state.save_file, []\n"
-        "def save(*a):\n"
-        "    calls.append(1)\n"
-        "    if len(calls) > count: os._exit(9)\n"
-        "    real(*a)\n"
-        "state.save_file = save\n"
-        "train_tiny(SimpleNamespace(hf_checkpoint=hf_checkpoint), out, epochs=2)\n"
-    )
     train_tiny(tiny, tmp_path / "whole", epochs=2)
-    for _ in range(20):
-        command = [sys.executable, script, tiny.hf_checkpoint, tmp_path / "killed", "5"]
-        code = subprocess.run(list(map(str, command)), cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
-        if code == 0:
-            break
-        assert code == 9
+    arguments, codes = [str(tiny.hf_checkpoint), str(tmp_path / "killed")], []
+    while len(codes) < 20 and 0 not in codes:
+        ended = warm.run(arguments, tmp_path, {**os.environ}, module=TRAINING, before=DIES_AT_THE_SIXTH)
+        codes.append(ended.returncode)
+    assert {*codes} == {9, 0}
     a, b = weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed")
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+@ONE_ARCHITECTURE
 def test_the_global_generator_is_left_alone(tiny, tmp_path):
     torch.manual_seed(1)
     expected = torch.rand(1)
@@ -158,6 +158,7 @@ def test_the_global_generator_is_left_alone(tiny, tmp_path):
     assert torch.equal(torch.rand(1), expected)
 
 
+@ONE_ARCHITECTURE
 def test_divergence_stops_with_the_batch_named_and_saved(tiny, tmp_path):
     pairs = [*PAIRS, PreferencePair("bad", 0, [1], [2], [3], float("nan"), 0.0, -0.5, -0.6, True, True)]
     with pytest.raises(NonFiniteError, match="query bad, step 0") as error:
@@ -169,6 +170,7 @@ def test_divergence_stops_with_the_batch_named_and_saved(tiny, tmp_path):
     assert b'"bad"' in saved.read_bytes()
 
 
+@ONE_ARCHITECTURE
 def test_a_score_that_is_not_finite_names_its_pair(tiny, tmp_path, monkeypatch):
     real = scores_module.response_logps
 
@@ -199,13 +201,14 @@ def test_a_disagreement_is_told_before_it_is_too_large():
         check(0.42, 0.15, "bf16")
 
 
-def test_a_disagreement_that_is_no_number_is_one(tiny):
+def test_a_disagreement_that_is_no_number_is_one():
     check(0.1, limit=0.1, precision="fp32")
     for nats in (0.2, float("inf"), float("nan")):
         with pytest.raises(UserError, match="the learner and the sampler disagree by"):
             check(nats, limit=0.1, precision="fp32")
 
 
+@ONE_ARCHITECTURE
 def test_memory_running_out_halves_the_packs_and_changes_nothing_else(tiny, tmp_path, monkeypatch):
     expected = train_tiny(tiny, tmp_path / "whole", batch_pairs=6)
     assert expected.updates == 1
@@ -232,6 +235,7 @@ def test_memory_running_out_halves_the_packs_and_changes_nothing_else(tiny, tmp_
         train_tiny(tiny, tmp_path / "none")
 
 
+@ONE_ARCHITECTURE
 def test_a_faulty_forward_pass_keeps_its_own_error(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "response_logps", lambda *a: (_ for _ in ()).throw(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
@@ -311,6 +315,7 @@ def test_every_epoch_has_as_many_updates_of_about_as_many_pairs(sizes, batch_pai
             assert max(each) <= even + max(sizes)
 
 
+@ONE_ARCHITECTURE
 def test_the_same_64_pairs_are_scored_in_fp32_whatever_was_trained_in(tiny, tmp_path):
     """The margin of the same adapter, as bf16 and as fp32 weights see it, within what bf16 changes of the weights."""
     many = [
@@ -379,6 +384,7 @@ def test_a_recurrent_model_says_that_it_takes_rows(tiny_mamba, tmp_path):
     assert report.shared_tokens <= 0
 
 
+@ONE_ARCHITECTURE
 def test_the_report_is_json(tiny, tmp_path):
     report = train_tiny(tiny, tmp_path / "a")
     assert json.loads(json.dumps(msgspec.to_builtins(report)))["curve"][0]["pairs"] == 2

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from genius_lite.evaluate.measure import EvalModel, answer_tasks
 from genius_lite.export.bundle import RunRound, export
-from genius_lite.pipeline.job import prepare
+from genius_lite.pipeline.job import Job, prepare
 from genius_lite.recipe import (
     Evaluate,
     Foresight,
@@ -106,9 +106,9 @@ def done(
     return Done(recipe, folder / "run", said)
 
 
-def answers(model: Path, recipe: Recipe, log: Path) -> list[Response]:
+def answers(model: Path, job: Job, log: Path) -> list[Response]:
     """What a file answers to the recipe's task, asked apart from any run."""
-    job = prepare(recipe)
+    recipe = job.recipe
     settings = EngineSettings(slots=1, context=job.context, threads=1)
     who = EvalModel(model, settings, recipe.answer_tokens, recipe.seed, log)
     found = answer_tasks(who, job.tasks, recipe.evaluate, job.temperature)
@@ -121,17 +121,20 @@ def exported(run: Path, number: int | None, out: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("policy", ["merge", "adapter"])
-@pytest.mark.parametrize("kind", ["source", "Q8_0", "F16"])
+@pytest.mark.parametrize(
+    ("kind", "policy"),
+    [("source", "merge"), ("source", "adapter"), ("Q8_0", "merge"), ("Q8_0", "adapter"), ("F16", "merge")],
+)
 def test_the_file_that_was_evaluated_is_the_one_that_is_exported(tmp_path, kind, policy):
     made = done(tmp_path, Quantize(type=kind, check="never"), policy=policy)
+    job = prepare(made.recipe)
     assert (made.round(1) / "adapter.gguf").exists() == (policy == "adapter")
     for number in (1, 2):
         file = exported(made.folder, number, tmp_path / f"exported-{number}")
         digest = sha256([file])
         assert digest == sha256([made.round(number) / "policy.gguf"]) == made.quantized(number)["sha256"]
         assert f"{digest}  {file.name}" in (file.parent / "SHA256SUMS").read_text()
-        assert answers(file, made.recipe, tmp_path / "log") == RunFolder(made.folder).round(number).responses
+        assert answers(file, job, tmp_path / "log") == RunFolder(made.folder).round(number).responses
     board = read_state(made.folder)
     assert board and board.values.count, "what the last round's search showed stays on the board"
     best = RunRound.of(made.folder, None)
@@ -144,9 +147,9 @@ def test_the_file_that_was_evaluated_is_the_one_that_is_exported(tmp_path, kind,
     assert RunFolder(made.folder).base.path == made.folder / ("rounded" if kind == "Q8_0" else "round-0")
     assert (made.folder / "rounded").exists() == (kind == "Q8_0")
     assert sha256([exported(made.folder, 0, tmp_path / "base")]) == sha256([base])
-    assert answers(base, made.recipe, tmp_path / "log") == RunFolder(made.folder).round(0).responses
+    assert answers(base, job, tmp_path / "log") == RunFolder(made.folder).round(0).responses
     first = read_records(made.folder / "round-0" / "evaluation" / "responses.jsonl", Response)
-    assert answers(source, made.recipe, tmp_path / "log") == first
+    assert answers(source, job, tmp_path / "log") == first
     if kind == "Q8_0":
         assert first != RunFolder(made.folder).round(0).responses, "rounding must be seen in these answers"
 
@@ -167,12 +170,11 @@ def test_held_out_queries_are_watched_and_nothing_else(tmp_path):
         assert signals["responses"] == 2 * 2
 
 
-@pytest.mark.parametrize("kind", [Q.Q8_0, Q.Q4_0])
-def test_from_full_precision_weights_nothing_is_gained_where_nothing_was_learned(tmp_path, kind):
+def test_from_full_precision_weights_nothing_is_gained_where_nothing_was_learned(tmp_path):
     """The user's file was rounded without an importance matrix: that rounds do it better is no gain of theirs."""
     tasks = [TaskSource(source=str(tmp_path / "problems.jsonl"))]
     watched = Evaluate(tasks=tasks, samples=1, queries=2, query_samples=2)
-    made = done(tmp_path, Quantize(keep=0.0), kind=kind, full=True, lr=1e-12, holdout=0.1, rounds=1, evaluate=watched)
+    made = done(tmp_path, Quantize(keep=0.0), kind=Q.Q4_0, full=True, lr=1e-12, holdout=0.1, rounds=1, evaluate=watched)
     assert RunFolder(made.folder).round(1).responses == RunFolder(made.folder).round(0).responses
     (task,) = json.loads((made.round(1) / "report.json").read_text())["evaluation"]
     assert (task["sampled_gain"]["estimate"], task["greedy_gain"]["estimate"]) == (0, 0)

@@ -125,13 +125,13 @@ def test_a_worker_that_can_do_nothing_ends_the_sampling(tiny_llama, tmp_path):
 
 def test_time_that_this_process_did_not_run_is_not_held_against_the_worker(tiny_llama, tmp_path):
     async def scenario():
-        watched = msgspec.structs.replace(SETTINGS, watchdog=3.0)
+        watched = msgspec.structs.replace(SETTINGS, watchdog=2.0)
         async with open_sampler(tiny_llama, watched, SAMPLING, tmp_path / "log") as sampler:
             await sampler.score(ROOT.tokens, [1])
             os.kill(sampler.pid, signal.SIGSTOP)
             futures = sampler.extend(ROOT, 2, until="end", limit=5)
             await asyncio.sleep(0.1)
-            time.sleep(5)  # as if it were suspended: the event loop stands still
+            time.sleep(3)  # as if it were suspended: the event loop stands still
             os.kill(sampler.pid, signal.SIGCONT)
             await asyncio.gather(*futures)
             return sampler.restarts

@@ -20,7 +20,7 @@ from genius_lite.sampler.process import SamplerError
 from genius_lite.sampler.tree import Node
 from genius_lite.weights.retained import gaps
 
-SETTINGS = EngineSettings(slots=2, context=256, threads=1, watchdog=4.0)
+SETTINGS = EngineSettings(slots=2, context=256, threads=1, watchdog=2.0)
 SAMPLING = Sampling(0.9)
 ROOT = Node(None, [257, 72, 105, 258], (0, 1, "q"))
 DEADLY = 90  # a token at which the worker stands still
@@ -66,7 +66,7 @@ def test_one_that_stands_still_while_it_settles_is_replaced(tiny_llama, tmp_path
 
     stats, restarts, said = asyncio.run(asyncio.wait_for(scenario(), 60))
     assert (isinstance(stats, Stats), restarts) == (True, 1)
-    assert "showed no sign of life for 4 s" in said[0]
+    assert "showed no sign of life for 2 s" in said[0]
     assert psutil.Process().children() == []
 
 
@@ -80,7 +80,7 @@ def test_one_that_never_settles_ends_the_sampling(tiny_llama, tmp_path, worker):
         async with open_sampler(tiny_llama, SETTINGS, SAMPLING, tmp_path / "log") as sampler:
             await sampler.drain()
 
-    with pytest.raises(SamplerError, match=r"no sign of life for 4 s, again and again"):
+    with pytest.raises(SamplerError, match=r"no sign of life for 2 s, again and again"):
         asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
@@ -101,10 +101,10 @@ def test_one_that_stands_still_while_it_loads_is_replaced_twice(tiny_llama, tmp_
     if times == 1:
         assert len(asyncio.run(asyncio.wait_for(scenario(), 60))) == 1
     else:
-        with pytest.raises(SamplerError, match="no sign of life for 4 s while it loaded"):
+        with pytest.raises(SamplerError, match="no sign of life for 2 s while it loaded"):
             asyncio.run(asyncio.wait_for(scenario(), 60))
     assert len(said) == min(times, 2)
-    assert "no sign of life for 4 s while it loaded" in said[0]
+    assert "no sign of life for 2 s while it loaded" in said[0]
     assert psutil.Process().children() == []
 
 
@@ -112,7 +112,7 @@ def test_loading_slowly_is_no_standing_still(tiny_llama, tmp_path, worker):
     worker(
         "load = engine.load\n"
         "    def slowly(*a, loading, **k):\n"
-        "        for _ in range(15):\n"
+        "        for _ in range(10):\n"
         "            time.sleep(0.4)\n"
         "            loading()\n"
         "        return load(*a, loading=loading, **k)\n"
@@ -121,7 +121,8 @@ def test_loading_slowly_is_no_standing_still(tiny_llama, tmp_path, worker):
 
     async def scenario() -> list[str]:
         said: list[str] = []
-        async with open_sampler(tiny_llama, SETTINGS, SAMPLING, tmp_path / "log", say=said.append) as sampler:
+        watched = msgspec.structs.replace(SETTINGS, watchdog=3.0)
+        async with open_sampler(tiny_llama, watched, SAMPLING, tmp_path / "log", say=said.append) as sampler:
             await sampler.score(ROOT.tokens, [1])
         return said
 
@@ -131,14 +132,13 @@ def test_loading_slowly_is_no_standing_still(tiny_llama, tmp_path, worker):
 def test_what_it_stands_still_at_is_set_aside_in_evaluation_too(tiny_llama, tmp_path, worker):
     worker(HANGS_AT)
     said: list[str] = []
-    quick = msgspec.structs.replace(SETTINGS, watchdog=4.0)
-    who = EvalModel(tiny_llama, quick, 4, 0, tmp_path / "log", said.append)
+    who = EvalModel(tiny_llama, SETTINGS, 4, 0, tmp_path / "log", said.append)
 
     async def scenario():
         async with who.sampler(SAMPLING) as sampler:
             (bad,) = sampler.extend(Node(None, [257, DEADLY], (0, "bad")), 1, until="end", limit=3)
             (good,) = sampler.extend(ROOT, 1, until="end", limit=3)
-            with pytest.raises(QueryFailedError, match="no sign of life for 4 s, three times"):
+            with pytest.raises(QueryFailedError, match="no sign of life for 2 s, three times"):
                 await sampler.score([257, 72], [65, DEADLY, 66])
             with pytest.raises(QueryFailedError, match="no sign of life"):
                 await bad
@@ -155,9 +155,9 @@ def test_a_pair_that_it_stands_still_at_is_left_out_of_the_check_and_named(tiny_
         return PreferencePair(query, 0, [257, 72], [50, 51], [60, token], 0.0, 0.0, 0.0, 0.0, True, True)
 
     said: list[str] = []
-    pairs, quick = [pair("sound", 61), pair("deadly", DEADLY)], msgspec.structs.replace(SETTINGS, watchdog=4.0)
-    found = gaps(tiny_llama, quick, pairs, tmp_path / "log", said.append)
-    alone = gaps(tiny_llama, quick, pairs[:1], tmp_path / "log")
+    pairs = [pair("sound", 61), pair("deadly", DEADLY)]
+    found = gaps(tiny_llama, SETTINGS, pairs, tmp_path / "log", said.append)
+    alone = gaps(tiny_llama, SETTINGS, pairs[:1], tmp_path / "log")
     assert found[0] == pytest.approx(alone[0], abs=1e-3)
     assert found[1] != found[1]
     assert [line for line in said if "query deadly is not scored" in line and "no sign of life" in line]

@@ -1,6 +1,10 @@
-"""A small training of a few pairs."""
+"""A small training of a few pairs; `python -m tests.support.training HF-CHECKPOINT OUT` is one of two epochs."""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from safetensors.torch import load_file
@@ -45,3 +49,7 @@ def train_tiny(
 
 def weights_of(folder) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
+
+
+if __name__ == "__main__":
+    train_tiny(SimpleNamespace(hf_checkpoint=Path(sys.argv[1])), Path(sys.argv[2]), epochs=2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import os
 import runpy
 import select
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -119,8 +121,11 @@ def _keep(connection: socket.socket) -> None:
     if command:
         for file in standard:
             os.close(file)
+        over = threading.Event()
+        threading.Thread(target=_end_without, args=(connection, command, over), daemon=True).start()
         connection.sendall(f"{command}\n".encode())
         ended = os.waitpid(command, 0)[1]
+        over.set()
         connection.sendall(f"{os.waitstatus_to_exitcode(ended)}\n".encode())
         os._exit(0)
     connection.close()
@@ -129,11 +134,15 @@ def _keep(connection: socket.socket) -> None:
     for number, file in enumerate(standard):
         os.dup2(file, number)
         os.close(file)
-    sys.stdin, sys.stdout, sys.stderr = _stream(0, "r"), _stream(1, "w"), _stream(2, "w", "backslashreplace")
+    sys.stdin, sys.stdout = _stream(0, "r"), _stream(1, "w")
+    # Without a buffer, as an interpreter has it: what could not be written is not tried again at the end.
+    unbuffered = io.FileIO(2, "w", closefd=False)
+    sys.stderr = io.TextIOWrapper(unbuffered, errors="backslashreplace", line_buffering=True, write_through=True)
     os.chdir(asked.cwd)
     os.environ.clear()
     os.environ.update(asked.env)
     sys.argv = [asked.module, *asked.arguments]
+    tempfile.tempdir = None  # it is found anew, in this environment
     exec(asked.before, {})
     try:
         runpy.run_module(asked.module, run_name="__main__")
@@ -144,8 +153,16 @@ def _keep(connection: socket.socket) -> None:
     _end(0)
 
 
-def _stream(number: int, mode: str, errors: str = "strict") -> IO[str]:
-    return open(number, mode, buffering=1, errors=errors, closefd=False)
+def _end_without(asker: socket.socket, command: int, over: threading.Event) -> None:
+    """Kill a command that is not over when whoever asked for it has gone: nobody else could."""
+    with suppress(ConnectionResetError):
+        asker.recv(1)
+    if not over.is_set():
+        os.kill(command, signal.SIGKILL)
+
+
+def _stream(number: int, mode: str) -> IO[str]:
+    return open(number, mode, buffering=1, closefd=False)
 
 
 def _end(code: int) -> None:

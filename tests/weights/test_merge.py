@@ -363,11 +363,11 @@ def test_smollm2_merged_f16_agrees_with_torch_on_real_responses(smollm2, smollm2
     base = Base(gguf_file.read(smollm2), smollm2_master)
     policy = random_adapter(smollm2_master, tmp_path / "adapter", spread=0.03, rank=8)
     merge(base, Adapter.load(tmp_path / "adapter", base), "F16", tmp_path / "p.gguf")
-    questions = [json.loads(line)["prompt"] for line in QUERIES.read_text().splitlines()[:6]]
+    questions = [json.loads(line)["prompt"] for line in QUERIES.read_text().splitlines()[:2]]
     with Vocabulary.open(smollm2) as vocabulary:
         prompts = [vocabulary.prompt(question) for question in questions]
     worst, change = 0.0, 0.0
-    for prompt, (response, scores) in zip(prompts, sampled_and_scored(tmp_path / "p.gguf", prompts, 24), strict=True):
+    for prompt, (response, scores) in zip(prompts, sampled_and_scored(tmp_path / "p.gguf", prompts, 16), strict=True):
         expected = torch_scores(policy, prompt, response)
         worst = max(worst, np.abs(expected - scores).mean())
         with policy.disable_adapter():
