@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from genius_lite.errors import UserError
 from genius_lite.evaluate.guard import alarms, guard_status, round_metrics
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.evaluate.results import at_best, mean_score
@@ -73,7 +74,8 @@ class History:
             """Gather the round's figures, and what the collapse guard says of them; both are shown too."""
             here = r.folder.round(r.number)
             made = here.made()
-            assert made.training
+            if not made.training:
+                raise UserError(f"{here.adapter} has no figures of its training; delete {here.path} to have it made anew")
             metrics = round_metrics(found.signals, rollouts, pairs, made.training.accuracy, made.training.margin)
             first = self.reports[0].metrics if self.reports else None
             raised = alarms(r.job.recipe.guard, metrics, base.evaluation.signals, first)

@@ -197,7 +197,7 @@ class RoundFolder:
     @property
     def timings(self) -> list[Timing]:
         """A line for each stage; for one that was interrupted a line for each part."""
-        return sound_records(self.path / folder.TIMINGS, Timing)
+        return [timing for timing in sound_records(self.path / folder.TIMINGS, Timing) if timing.stage in {*Stage}]
 
     @property
     def totals(self) -> list[Timing]:

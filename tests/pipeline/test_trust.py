@@ -101,6 +101,13 @@ def test_a_policy_of_another_model_is_a_line(project, copied):
         go_on(project, folder)
 
 
+def test_a_round_without_figures_of_its_training_is_a_line(project, copied):
+    folder = copied(*END, "round-1/report.json", "round-1/evaluation", "round-1/adapter")
+    (folder / "round-1" / "adapter").write_text("no folder")
+    with pytest.raises(UserError, match=r"adapter has no figures of its training; delete .*round-1 to have it made"):
+        go_on(project, folder)
+
+
 def test_an_adapter_with_numbers_that_are_not_finite_is_a_line(project, copied):
     folder = copied(*END, "round-1/report.json", "round-1/evaluation", "round-1/policy.gguf")
     file = folder / "round-1" / "adapter" / "adapter_model.safetensors"

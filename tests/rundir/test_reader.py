@@ -68,6 +68,7 @@ def test_parts_of_an_interrupted_stage_are_one(run):
             json.dumps({"stage": "rollouts", "seconds": 4.0, "amount": 60, "sampler": {"type": "Stats", "peak": 9}})
             + "\n"
         )
+        file.write('{"stage": "rollguts", "seconds": 4.0, "amount": 60}\n')  # of nobody's making
         file.write('{"stage": "tr')
     (total,) = run.round(1).totals
     assert (total.stage, total.seconds, total.amount, total.sampler and total.sampler.peak) == ("rollouts", 6.0, 120, 9)
