@@ -29,11 +29,16 @@ _MEND = {
 }
 """What to do about errors of the system that are no faults of this program."""
 # What libraries in Rust (safetensors, tokenizers) make of an error's number; what numpy says of an array that it could
-# not write whole, and Python where the system has no room for a thread.
+# not write whole, and Python where the system has no room for a thread, or a library.
 _NUMBERED = re.compile(r"\(os error (\d+)\)")
 _WORDS = (
     (re.compile(r"\d+ requested and \d+ written"), OSError(errno.ENOSPC, "No space left on device")),
-    (re.compile(r"can't (start new thread|allocate)|[Uu]nable to mmap|[Cc]annot allocate memory"), MemoryError()),
+    (
+        re.compile(
+            r"can't (start new thread|allocate)|[Uu]nable to mmap|[Cc]annot allocate memory|failed to map segment"
+        ),
+        MemoryError(),
+    ),
     (re.compile("No usable temporary directory"), OSError(errno.EACCES, "no temporary files can be written", "TMPDIR")),
 )
 
