@@ -93,13 +93,16 @@ def test_a_report_does_without_a_model_that_llama_cpp_does_not_survive(copied, t
     assert "or llama.cpp does not survive it: tokens have no text" in html.read_text()
 
 
-def test_a_policy_of_another_model_is_a_line(project, copied):
-    folder = copied(*END, "round-1/report.json", "round-1/evaluation")
-    part = raw.parse(folder / "round-1" / "policy.gguf", SIZES)
+@pytest.mark.parametrize(
+    ("name", "without"), [("round-1/policy.gguf", ()), ("rounded/base.gguf", ("round-1/policy.gguf",))]
+)
+def test_a_file_of_another_model_is_a_line(project, copied, name, without):
+    folder = copied(*END, "round-1/report.json", "round-1/evaluation", *without)
+    part = raw.parse(folder / name, SIZES)
     part.tensors = part.tensors[:-1]
     part.place()
-    (folder / "round-1" / "policy.gguf").write_bytes(part.encode())
-    with pytest.raises(UserError, match=r"policy\.gguf was not made of .* differs; delete it to have it made anew"):
+    (folder / name).write_bytes(part.encode())
+    with pytest.raises(UserError, match=rf"{name} was not made of .* differs; delete it to have it made anew"):
         go_on(project, folder)
 
 
