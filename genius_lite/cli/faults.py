@@ -30,11 +30,16 @@ _MEND: dict[int | None, str] = {
 """What to do about errors of the system that are no faults of this program."""
 _NO_MEMORY = OSError(errno.ENOMEM, "out of memory, or of processes")
 # What libraries in Rust (safetensors, tokenizers) make of an error's number; what numpy says of an array that it could
-# not write whole, and Python where the system has no room for a thread.
+# not write whole, and Python where the system has no room for a thread, or a library.
 _NUMBERED = re.compile(r"\(os error (\d+)\)")
 _WORDS = (
     (re.compile(r"\d+ requested and \d+ written"), OSError(errno.ENOSPC, "No space left on device")),
-    (re.compile(r"can't (start new thread|allocate)|[Uu]nable to mmap|[Cc]annot allocate memory"), _NO_MEMORY),
+    (
+        re.compile(
+            r"can't (start new thread|allocate)|[Uu]nable to mmap|[Cc]annot allocate memory|failed to map segment"
+        ),
+        _NO_MEMORY,
+    ),
     (re.compile("No usable temporary directory"), OSError(errno.EACCES, "no temporary files can be written", "TMPDIR")),
 )
 

@@ -75,7 +75,9 @@ class History:
             here = r.folder.round(r.number)
             made = here.made()
             if not made.training:
-                raise UserError(f"{here.adapter} has no figures of its training; delete {here.path} to have it made anew")
+                raise UserError(
+                    f"{here.adapter} has no figures of its training; delete {here.path} to have it made anew"
+                )
             metrics = round_metrics(found.signals, rollouts, pairs, made.training.accuracy, made.training.margin)
             first = self.reports[0].metrics if self.reports else None
             raised = alarms(r.job.recipe.guard, metrics, base.evaluation.signals, first)

@@ -219,6 +219,7 @@ def baseline(r: Session, adapter: Path) -> Policy:
     It is the base's own file where every tensor keeps its type.
     """
     if (r.rounded / folder.BASELINE).exists():
+        trust_policy(r.rounded / folder.BASELINE, r.base)
         return r.baseline
     kind, like, learned = r.job.recipe.quantize.type, r.job.source, Adapter.load(adapter, r.base)
 

@@ -91,8 +91,13 @@ class Adapter:
                         f"not {shapes[gguf_name]}"
                     )
                 factors[gguf_name] = part
-        matrix = folder / IMATRIX_FILE
-        return Adapter(factors, alpha, rank, read_imatrix(matrix) if matrix.exists() else {})
+        matrix, columns = folder / IMATRIX_FILE, {t.name: t.columns for t in base.gguf.tensors}
+        importance = read_imatrix(matrix) if matrix.exists() else {}
+        for name, of_columns in importance.items():
+            if len(of_columns) != columns.get(name, len(of_columns)):  # llama.cpp would read beyond its end
+                whose = f"{base.gguf.path}, whose {name} has {columns[name]} columns"
+                raise UserError(f"{matrix} does not belong to {whose}")
+        return Adapter(factors, alpha, rank, importance)
 
     def update(self, name: str, rows: slice) -> np.ndarray:
         """Compute what the adapter adds to some rows of the GGUF's tensor `name`, float32 (rows, columns)."""
@@ -176,7 +181,8 @@ def read_imatrix(path: Path) -> Matrix:
     for key, sums in ((key, sums) for key, sums in values.items() if key.endswith(_SUM)):
         name = key.removesuffix(_SUM)
         counts = values.get(f"{name}{_COUNT}")
-        if counts is None or counts.size != 1 or not (sums >= 0).all() or not 0 < counts.item() < np.inf:
+        sound = ((sums >= 0) & (sums < np.inf)).all()
+        if counts is None or counts.size != 1 or not sound or not 0 < counts.item() < np.inf:
             raise UserError(f"{path}: {brief(name, 100)} has no importance: its sums or their count cannot be")
         found[name] = (sums / counts.item()).reshape(-1)
     return found

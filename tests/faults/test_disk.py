@@ -134,6 +134,12 @@ def test_other_exceptions_are_none_of_the_machine():
     assert fault_line(MemoryError())
 
 
+def test_a_library_that_finds_no_memory_is_of_the_machine():
+    """As torch's under `ulimit -v 500000`; it was a traceback."""
+    fault = ImportError("libtorch_cpu.so: failed to map segment from shared object")
+    assert "raise `ulimit -v`" in (fault_line(fault) or "")
+
+
 def test_training_that_diverged_is_a_line_as_the_documentation_says():
     """It was a traceback."""
     diverged = NonFiniteError("update 3: the loss of query q1, step 0 is not finite; lower learner.lr")

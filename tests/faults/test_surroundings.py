@@ -223,6 +223,18 @@ def test_whoever_reads_may_go(finished, line):
         assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_file_that_does_not_take_all_that_is_printed_is_one_line(tmp_path, unbuffered):
+    """With PYTHONUNBUFFERED, as in containers, the rest was lost without a word."""
+    env = {"PYTHONUNBUFFERED": unbuffered}
+    with (tmp_path / "out").open("w") as out:
+        own = {**os.environ, "PYTHONPATH": PACKAGE, **env}
+        command = [sys.executable, "-c", f"{_limited('FSIZE', 1000)}\n{MAIN}", "reference"]
+        ended = subprocess.run(command, env=own, stdout=out, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert ended.stderr.startswith("error: file too large")
+
+
 def test_a_run_whose_reader_goes_ends_and_goes_on(project):
     line = shlex.join(["genius-lite", "run", "r.yaml", "--out", "run", *SHORT])
     ended = shell(f"{line} | head -1", project)

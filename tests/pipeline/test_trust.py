@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -18,8 +19,9 @@ from genius_lite.export.bundle import export
 from genius_lite.recipe.reader import load
 from genius_lite.report.write import write_report
 from genius_lite.run import run
-from genius_lite.weights.adapter import read_factors
+from genius_lite.weights.adapter import Adapter, read_factors
 from genius_lite.weights.full_precision import read_config
+from genius_lite.weights.importing import Base
 from tests.faults import raw
 from tests.faults.raw import U32
 from tests.faults.regressions import CASES
@@ -91,13 +93,16 @@ def test_a_report_does_without_a_model_that_llama_cpp_does_not_survive(copied, t
     assert "or llama.cpp does not survive it: tokens have no text" in html.read_text()
 
 
-def test_a_policy_of_another_model_is_a_line(project, copied):
-    folder = copied(*END, "round-1/report.json", "round-1/evaluation")
-    part = raw.parse(folder / "round-1" / "policy.gguf", SIZES)
+@pytest.mark.parametrize(
+    ("name", "without"), [("round-1/policy.gguf", ()), ("rounded/base.gguf", ("round-1/policy.gguf",))]
+)
+def test_a_file_of_another_model_is_a_line(project, copied, name, without):
+    folder = copied(*END, "round-1/report.json", "round-1/evaluation", *without)
+    part = raw.parse(folder / name, SIZES)
     part.tensors = part.tensors[:-1]
     part.place()
-    (folder / "round-1" / "policy.gguf").write_bytes(part.encode())
-    with pytest.raises(UserError, match=r"policy\.gguf was not made of .* differs; delete it to have it made anew"):
+    (folder / name).write_bytes(part.encode())
+    with pytest.raises(UserError, match=rf"{name} was not made of .* differs; delete it to have it made anew"):
         go_on(project, folder)
 
 
@@ -182,6 +187,29 @@ def test_an_adapter_beside_the_weights_which_leads_to_another_model_is_a_line(pr
     )
     with pytest.raises(UserError, match=r"adapter_config\.json lies beside the weights, and transformers would load"):
         go_on(project, folder)
+
+
+@pytest.mark.parametrize(
+    ("sums", "line"),
+    [
+        (np.ones((1, 3)), r"whose blk\.0\.attn_q\.weight has 64 columns"),
+        (np.full((1, 64), np.inf), "has no importance"),
+        (np.full((1, 64), -1.0), "has no importance"),
+    ],
+)
+def test_importance_of_another_model_is_a_line(copied, sums, line):
+    """With a shorter one llama.cpp read beyond its end."""
+    folder = copied()
+    (folder / "round-1" / "adapter" / "imatrix.gguf").unlink()
+    writer = gguf.GGUFWriter(folder / "round-1" / "adapter" / "imatrix.gguf", "imatrix")
+    writer.add_type("imatrix")
+    writer.add_tensor("blk.0.attn_q.weight.in_sum2", sums.astype(np.float32))
+    writer.add_tensor("blk.0.attn_q.weight.counts", np.ones((1, 1), np.float32))
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    with pytest.raises(UserError, match=line):
+        Adapter.load(folder / "round-1" / "adapter", Base.of(folder / "hf-checkpoint"))
 
 
 @pytest.mark.parametrize(
