@@ -22,7 +22,7 @@ from genius_lite.recipe.types import (
 )
 
 MOST_WATCHED, _LEAST_WATCHED = 16, 4
-"""Queries that the collapse guard watches, where a recipe does not say: fewer than are searched, as they cost as much."""
+"""Queries that the guard watches where a recipe does not say: fewer than are searched, as each costs about as much."""
 Check = Literal["exact", "numeric", "choice", "regex", "math-verify"]
 _FILE_KEYS = (
     *("check", "prompt", "answer", "choices", "count_from", "options"),
