@@ -218,11 +218,12 @@ def test_a_terminal_that_goes_ends_a_run_as_sigterm_does_and_nohup_keeps_it():
 
 
 def test_a_run_whose_terminal_goes_says_where_it_stands_and_goes_on(project):
-    terminal = Terminal("run", "r.yaml", "--out", "run", cwd=project)
+    command = ("run", "r.yaml", "--out", "run", "--set", "learner.epochs=1")
+    terminal = Terminal(*command, cwd=project)
     terminal.wait_for(lambda: _lines(project / "run/round-1/rollouts.jsonl") >= 3)
     os.close(terminal.fd)  # as when a window is closed, or ssh lost
-    with terminal.process as command:
-        assert command.wait(60) == 129
+    with terminal.process:
+        assert terminal.process.wait(60) == 129
     assert genius("status", "run", cwd=project).stdout.startswith("interrupted: stopped on request")
-    result = genius("run", "r.yaml", "--out", "run", "--set", "learner.epochs=20", cwd=project)
+    result = genius(*command, cwd=project)
     assert result.returncode == 0, result.stderr

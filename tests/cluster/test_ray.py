@@ -93,8 +93,13 @@ def rollouts(
 ) -> tuple[dict[str, Rollout], list[str]]:
     """Of the first round, as they are in its log, and what was said meanwhile, which `heard` is told at once."""
     job = prepare(recipe.model_copy(update={"sampler": recipe.sampler.model_copy(update={"cluster": address})}))
-    progress, said = TerminalProgress(Console(quiet=True)), []
-    progress.say = lambda line: (said.append(line), heard(line))
+    progress, said = TerminalProgress(Console(quiet=True)), list[str]()
+
+    def say(line: str) -> None:
+        said.append(line)
+        heard(line)
+
+    progress.say = say
     with open_folder(Path(recipe.out), job.identity()) as folder:
         slots, parked = recipe.sampler.slots, recipe.sampler.parked
         assert isinstance(slots, int)
