@@ -8,13 +8,12 @@ from typing import Annotated
 import typer
 
 from genius_lite.cli.arguments import RecipeFile, Settings, path
-from genius_lite.cli.help import Commands
 from genius_lite.cli.interrupts import handle_interrupts
 from genius_lite.errors import UserError
 from genius_lite.text import visible
 
 app = typer.Typer()
-cluster = typer.Typer(cls=Commands, help="Look at a Ray cluster.", no_args_is_help=True)
+cluster = typer.Typer(help="Look at a Ray cluster.", no_args_is_help=True)
 app.add_typer(cluster, name="cluster")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ def _in_one_line(repository: str, outcome: str, refused: str | None = None) -> I
     """Say what the hub, or the way to it, refuses, and what that leaves there.
 
     Args:
-        refused: what it leaves where the hub has answered, if that is more certain than `outcome`.
+        refused: what it leaves where the hub has said no, if that is more certain than `outcome`.
 
     Raises:
         UserError: the hub refuses, or cannot be reached.
@@ -175,12 +176,14 @@ def _in_one_line(repository: str, outcome: str, refused: str | None = None) -> I
         raise Stopped(f"interrupted; hf:{repository}: {outcome}") from None
     except (httpx2.HTTPError, OSError, OIDCError, ValueError, RuntimeError) as e:
         error = e.__cause__ if type(e) is RuntimeError and e.__cause__ else e  # "Error while uploading", says what not
+        words, left = " ".join(str(error).split()) or type(error).__name__, outcome
         if isinstance(error, HfHubHTTPError):
-            raise UserError(f"hf:{repository}: {_said(error)}; {refused or outcome}") from None
-        words = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, httpx2.HTTPError | ConnectionError):
-            raise UserError(f"hf:{repository}: the hub cannot be reached ({words}); {outcome}") from None
-        raise UserError(f"hf:{repository}: {words}; {outcome}") from None
+            words, left = _said(error), (refused or outcome) if error.response.is_client_error else outcome
+        elif isinstance(error, httpx2.HTTPError | ConnectionError):
+            words = f"the hub cannot be reached ({words})"
+        elif isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+            left = refused or outcome  # huggingface_hub's own checks, before it sends anything
+        raise UserError(f"hf:{repository}: {words}; {left}") from None
 
 
 def _said(error: HfHubHTTPError) -> str:

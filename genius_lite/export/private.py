@@ -40,9 +40,10 @@ class _Wanted:
         places += [place.resolve() for place in places]
         written = {form for place in places for form in (str(place), place.as_posix(), json.dumps(str(place))[1:-1])}
         anywhere = "|".join(re.escape(form) for form in sorted(written, key=len, reverse=True))
-        names = {name for name in (account, home.name) if name and not name.isdecimal()}
+        # Whoever is called as the repository's owner has said so already.
         said = {word.casefold() for word in re.split(r"[/_.-]", repository)} | {repository.partition("/")[0].casefold()}
-        words = {n for n in names if len(n) >= _SHORTEST and n.casefold() not in _ANYBODY | said}
+        names = {n for n in (account, home.name) if n and not n.isdecimal() and n.casefold() not in said}
+        words = {n for n in names if len(n) >= _SHORTEST and n.casefold() not in _ANYBODY}
         in_context = "|".join(rf"[/\\]{n}[/\\]|~{n}\b|\b{n}@\w" for n in map(re.escape, sorted(names)))
         alone = "|".join(rf"(?<!\w){n}(?!\w)" for n in map(re.escape, sorted(words)))
         self.path = re.compile(rf"(?<!\w)(?:{anywhere})(?![\w-])" if anywhere else r"(?!)")

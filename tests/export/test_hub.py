@@ -87,7 +87,7 @@ REFUSED = {
     "POST /api/validate-yaml": [(400, "Invalid metadata in README.md"), (401, "401, .*does not take the token")],
     f"POST /api/models/{REPOSITORY}/preupload": [(403, "403, ")],
     "PUT /lfs/": [(403, "403, ")],
-    f"POST /api/models/{REPOSITORY}/commit": [(403, "403, "), (412, "changed meanwhile"), (507, "507, .*try again later")],
+    f"POST /api/models/{REPOSITORY}/commit": [(403, "403, "), (412, "changed meanwhile")],
 }
 
 
@@ -98,6 +98,12 @@ def test_what_the_hub_refuses_is_one_line_and_leaves_nothing(hub, folder, asked,
         push(folder)
     assert "\n" not in str(e.value)
     assert all(len(repository.commits) == 1 for repository in hub.repositories.values())
+
+
+def test_a_commit_that_was_not_confirmed_may_be_there(hub, folder):
+    hub.refuses[f"POST /api/models/{REPOSITORY}/commit"] = (507, "full")
+    with pytest.raises(UserError, match=r"507, full; try again later; it did not confirm the commit: look there"):
+        push(folder)
 
 
 def test_tokens_that_will_not_do_are_told_before_anything_is_made(hub, monkeypatch):
