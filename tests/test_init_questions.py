@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,24 @@ def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):
     assert (recipe.queries.column, recipe.queries.limit, recipe.quantize.type) == ("question", 20, "Q4_K_M")
     assert recipe.evaluate.tasks[0] == TaskSource(source=str(folder / "problems.jsonl"), check="numeric", limit=100)
     assert recipe.sampler.slots == "auto"
+
+
+def test_it_says_how_long_a_round_takes_and_when_questions_are_too_few(folder, monkeypatch, capsys):
+    _asked("", Given(model="tiny.gguf", queries="questions.jsonl", amount="4", yes=True), monkeypatch)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "4 questions, 1 minutes or so so few show that it works, and are too few to learn from: 32" in shown
+    assert "the study used 108 of one kind" in shown
+    (folder / "questions.jsonl").write_text(_lines({"question": f"What is {n}?"} for n in range(40)))
+    answers = "1\nquestions.jsonl\n32\nnone\nsource\n"
+    _asked(answers, Given(), monkeypatch)
+    shown = capsys.readouterr().out
+    assert "too few" not in shown
+    # One of two rounds with 108 questions: 2 x 4 x 3 x 192 tokens, of which 35 % are sampled, 2.2 times that.
+    hours = 108 * 8 * 3 * 192 * 0.35 * 2.2 / (48e9 / 1.5e9) / 3600
+    assert hours == pytest.approx(3.3, abs=0.05)
+    assert "qwen2.5-1.5b-instruct-q8_0.gguf   (about 3 hours a round of 108 questions here)\n" in shown
+    assert "   1  tiny.gguf\n" in shown, "its name says no size"
+    assert re.search(r"   tiny\.gguf: llama, .* MB   \(about 1 minutes a round", shown)
 
 
 def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkeypatch, capsys):

@@ -14,6 +14,7 @@ import typer
 from genius_lite import __version__
 from genius_lite.cli import many, models, recipes, runs
 from genius_lite.cli.faults import fault_line
+from genius_lite.cli.help import Commands
 from genius_lite.cli.surroundings import drop_output, settle
 from genius_lite.errors import UserError
 from genius_lite.text import visible
@@ -21,6 +22,7 @@ from genius_lite.text import visible
 _LONGEST = 2000  # characters of a message, whatever is quoted in it
 
 app = typer.Typer(
+    cls=Commands,
     help="Self-train a quantized GGUF model on unlabelled questions.",
     no_args_is_help=True,
     add_completion=False,

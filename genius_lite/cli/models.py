@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from genius_lite import __version__
 from genius_lite.cli.arguments import (
     AsJson,
     ModelFile,
@@ -21,6 +22,7 @@ from genius_lite.cli.arguments import (
     quant_types,
     source,
 )
+from genius_lite.cli.giving import Create, DryRun, Giving, Public, Push
 from genius_lite.errors import UserError
 from genius_lite.export import FormatName
 from genius_lite.text import PROSE, visible
@@ -59,24 +61,32 @@ def bench(
 @app.command("export")
 def export_run(
     run: Annotated[Path, typer.Argument(metavar="RUN", parser=path, help="A run folder")],
-    to: Annotated[Path, typer.Option(parser=path, help="Folder to write")],
+    to: Annotated[Path | None, typer.Option(parser=path, help="Folder to write")] = None,
     to_format: Annotated[FormatName, typer.Option("--format", help="How the model is written")] = "gguf",
     kinds: Annotated[str, typer.Option("--type", help="Quantization types, such as Q4_K_M,Q8_0; else the run's")] = "",
     number: Round = None,
+    push: Push = None,
+    public: Public = False,
+    dry_run: DryRun = False,
+    create: Create = None,
     force: Annotated[bool, typer.Option("--force", help="Try it even where the disk does not suffice")] = False,
 ) -> None:
-    """Write a round's model to a folder, with a model card and checksums."""
+    """Write a round's model to a folder, with a model card and checksums; to the hub or into Ollama, too."""
     from genius_lite.export.bundle import FORMATS, RunRound, export, usage_of
     from genius_lite.report.console import terminal
     from genius_lite.report.terminal import TerminalProgress
 
-    progress = TerminalProgress(terminal())
-    notes = export(run, number, to_format, quant_types(kinds), to, progress, force=force)
-    names = sorted(p.name for p in to.iterdir())
-    for line in (*(f"{to}/{name}" for name in names), *notes):
-        print(visible(line))
-    if FORMATS[to_format].language == "sh":
-        print(visible(usage_of(RunRound.of(run, number), to_format, names, str(to)), PROSE))
+    wanted, progress = quant_types(kinds), TerminalProgress(terminal())
+    giving = Giving.asked(to, push, public, dry_run, create, to_format, len(wanted))
+    with giving.folder() as out:
+        notes = export(run, number, to_format, wanted, out, progress, force=force)
+        names = sorted(p.name for p in out.iterdir())
+        for line in (*(f"{to}/{name}" for name in names if to), *notes):
+            print(visible(line))
+        chosen = RunRound.of(run, number)
+        if to and FORMATS[to_format].language == "sh":
+            print(visible(usage_of(chosen, to_format, names, str(to)), PROSE))
+        giving.give(out, run, f"{to_format} of round {chosen.number}, by genius-lite {__version__}", progress)
 
 
 @app.command()

@@ -8,7 +8,7 @@ import shlex
 from typing import Any
 
 from genius_lite import __version__
-from genius_lite.export.transformers import HubSource
+from genius_lite.export.front_matter import front_matter
 from genius_lite.recipe import Prefix
 from genius_lite.report.columns import NOTE, SHORT
 from genius_lite.report.markdown import in_markdown
@@ -39,7 +39,7 @@ def model_card(
         usage: what runs the files, in Markdown.
     """
     title = f"{base.name}, self-trained" if number else base.name
-    parts = [_front_matter(base), f"# {title}\n", _what(base, number, recipe)]
+    parts = [front_matter(base, reports), f"# {title}\n", _what(base, number, recipe)]
     if reports:
         parts += [_rounds(reports), _measured(reports[-1].evaluation, reports[-1].at_best)]
     parts += ["## Run it\n", _asked_with(recipe.get("system"), recipe.get("template", {})) + usage]
@@ -60,16 +60,6 @@ def llama_options(system: str | None, template: dict[str, Any]) -> str:
     if variables := {name: value for name, value in template.items() if name != "today"}:
         asked += f" --jinja --chat-template-kwargs {shlex.quote(json.dumps(variables))}"
     return asked
-
-
-def _front_matter(base: Base) -> str:
-    license_name = base.gguf.metadata.get("general.license")
-    lines = ["library_name: genius-lite", "tags: [genius, self-training, gguf]", "pipeline_tag: text-generation"]
-    if isinstance(license_name, str):
-        lines.append(f"license: {json.dumps(license_name)}")
-    if hub := HubSource.of(base):
-        lines.append(f"base_model: {json.dumps(hub.repository)}")
-    return "---\n" + "\n".join(lines) + "\n---\n"
 
 
 def _what(base: Base, number: int, recipe: dict[str, Any]) -> str:

@@ -82,9 +82,7 @@ def find_model(gguf: str) -> FoundModel:
     if gguf.startswith(Prefix.HUB):
         if not re.fullmatch(r"[\w.-]+/[\w.-]+/.+\.gguf", gguf.removeprefix(Prefix.HUB)):
             raise UserError(f"{gguf}: a hub model is written hf:OWNER/REPO/FILE.gguf")
-        size = _SIZE.search(gguf.rpartition("/")[2])  # 0.5b, 135M
-        parameters = float(size[1]) * (1e9 if size[2].upper() == "B" else 1e6) if size else _UNKNOWN_SIZE
-        return FoundModel(gguf, parameters, "downloaded when it is first used, if it is not yet")
+        return FoundModel(gguf, size_named(gguf) or _UNKNOWN_SIZE, "downloaded when it is first used, if it is not yet")
     if not Prefix.starts(gguf):
         gguf = _at_home(gguf)
     source = gguf_file.read(locate(Model(gguf=gguf)))
@@ -92,6 +90,12 @@ def find_model(gguf: str) -> FoundModel:
     megabytes = sum(path.stat().st_size for path in source.files) / 1e6
     described = f"{source.architecture}, {source.parameters / 1e6:.0f} M parameters, {megabytes:.0f} MB"
     return FoundModel(gguf, source.parameters, described)
+
+
+def size_named(gguf: str) -> float | None:
+    """Read the parameters in the name of a file, such as 0.5b or 135M; None if there are none."""
+    size = _SIZE.search(gguf.rpartition("/")[2])
+    return float(size[1]) * (1e9 if size[2].upper() == "B" else 1e6) if size else None
 
 
 def _at_home(path: str) -> str:

@@ -22,6 +22,7 @@ from genius_lite.init.questions import (
     find_questions,
     question_columns,
     question_files,
+    size_named,
     suggest_models,
 )
 from genius_lite.recipe import Prefix, TargetType, TaskSource, quant_type
@@ -33,6 +34,7 @@ _EVENING = 3 * 3600  # seconds
 # than 8 wait for memory. GPUs were not measured; this is far below what llama-batched-bench reports for small cards.
 _CORE_RATE, _MOST_CORES, _GPU_RATE = 12e9, 8, 1e12
 _SAMPLED = 0.35  # of the most tokens that a search may sample; responses end, and candidates repeat
+_LEAST, _STUDY = 32, 108  # questions of the smallest gain in recipes/RESULTS.md, and of the one shown over three seeds
 _OTHER_STAGES = 2.2  # a round's time over that of its rollouts: learning, merging, measuring
 
 _RECIPE = """\
@@ -113,10 +115,10 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
     ask = partial(_ask, yes=given.yes)
     _say(f"This machine: {machine}.")
     numbers = {str(number): name for number, name in enumerate(suggest_models(machine), 1)}
-    listed = "".join(f"\n   {number}  {name}" for number, name in numbers.items())
+    listed = "".join(f"\n   {number}  {name}{_pace(machine, size_named(name))}" for number, name in numbers.items())
     question = f"1. Which model? A number, or another GGUF: a path, hf:OWNER/REPO/FILE.gguf{listed}"
     model = ask("Model", question, given.model, "1", lambda answer: find_model(numbers.get(answer, answer)))
-    _say(f"   {model.gguf}: {model.description}")
+    _say(f"   {model.gguf}: {model.description}{_pace(machine, model.parameters)}")
     if model.parameters * 2 > machine.memory:  # in 16 bits, once, while it is imported
         _say(f"   its import takes some {model.parameters * 2 / 1e9:.0f} GB of memory, more than is free now")
 
@@ -137,6 +139,9 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
     question = f"3. How long may it take (2h, 45m), or how many questions? An evening has time for {evening} or so here"
     count = ask("Time or number", question, given.amount, f"{evening}", lambda answer: _count(answer, each, available))
     _say(f"   {amount(count, 'questions')}, {_duration(count * each)} or so")
+    if count < _LEAST:
+        _say(f"   so few show that it works, and are too few to learn from: {_LEAST} is the fewest that any gain was")
+        _say(f"   measured with, and the study used {_STUDY} of one kind (recipes/RESULTS.md)")
 
     question = "4. Problems with answers to measure on? A .jsonl, a benchmark (gsm8k), reasoning_gym:NAME or none"
     task, prompts = ask("Problems", question, given.tasks, "none", find_problems)
@@ -237,6 +242,13 @@ def _seconds(machine: Machine, parameters: float) -> float:
     tokens = 2 * 2 * 4 * cfg["steps"] * cfg["max_tokens"] * _SAMPLED
     rate = _GPU_RATE if machine.gpu else _CORE_RATE * min(machine.cores, _MOST_CORES)
     return tokens * _OTHER_STAGES * parameters / rate
+
+
+def _pace(machine: Machine, parameters: float | None) -> str:
+    """Say how long a round takes here with as many questions as the study used; nothing of a model of unknown size."""
+    if parameters is None:
+        return ""
+    return f"   (about {_duration(_seconds(machine, parameters) / 2 * _STUDY)} a round of {_STUDY} questions here)"
 
 
 def _duration(seconds: float) -> str:

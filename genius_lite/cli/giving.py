@@ -1,0 +1,157 @@
+"""Where an export goes beside a folder: to a repository of the hub, and into Ollama."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genius_lite.errors import Stopped, UserError
+from genius_lite.text import visible
+
+if TYPE_CHECKING:
+    from genius_lite.progress import Progress
+
+Push = Annotated[
+    str | None,
+    typer.Option(metavar="hf:OWNER/REPO", help="Upload it to a repository of the hub, which is made if need be"),
+]
+Public = Annotated[bool, typer.Option("--public", help="Show what --push uploads to everybody, not to you alone")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List what --push would upload, and upload nothing")]
+Create = Annotated[
+    str | None, typer.Option(metavar="NAME", help="With --format ollama: call `ollama create` for it, under this name")
+]
+
+
+@dataclass(frozen=True)
+class Giving:
+    """Where an export goes: into the folder `to`, to a repository `OWNER/REPO` of the hub, into Ollama as `create`."""
+
+    to: Path | None
+    repository: str | None
+    public: bool
+    dry_run: bool
+    create: str | None
+
+    @staticmethod
+    def asked(
+        to: Path | None, push: str | None, public: bool, dry_run: bool, create: str | None, to_format: str, kinds: int
+    ) -> Giving:
+        """Check what a command line asks for, before anything is made for it.
+
+        Args:
+            kinds: how many quantization types are asked for.
+
+        Raises:
+            UserError: it cannot be done: options that do not go together, no token, a public repository, no Ollama.
+        """
+        from genius_lite.export import create as ollama
+        from genius_lite.export import hub
+
+        if not (to or push or create):
+            raise UserError("say where it goes: --to FOLDER, or --push hf:OWNER/REPO")
+        if (public or dry_run) and not push:
+            raise UserError("--public and --dry-run are for --push hf:OWNER/REPO")
+        if create is not None:
+            if to_format != "ollama":
+                raise UserError("--create is for --format ollama")
+            if dry_run:
+                raise UserError("--dry-run makes nothing; leave --create out")
+            ollama.check_name(create, kinds)
+            if not to and not ollama.is_here():
+                later = f"ollama create {shlex.quote(create)} -f FOLDER/Modelfile"
+                raise UserError(
+                    f"ollama is not installed here; write a folder with --to, and where it is, type: {later}"
+                )
+        repository = hub.repository_named(push) if push else None
+        if repository and not dry_run:
+            hub.require_token(repository)
+            hub.require_privacy(hub.look(repository), repository, public)
+        return Giving(to, repository, public, dry_run, create)
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """Give the folder to write to; one that nobody named goes with the block."""
+        from genius_lite.rundir.disk import scratch
+
+        if self.to:
+            yield self.to
+        else:
+            with scratch() as temporary:
+                yield temporary / "export"
+
+    def give(self, folder: Path, run: Path, message: str, progress: Progress) -> None:
+        """Give away what was written: first to Ollama, which is on this machine.
+
+        Args:
+            message: of the commit.
+
+        Raises:
+            UserError: something of it failed; the message says what is where.
+        """
+        from genius_lite.export import create as ollama
+
+        kept = f"; {self.to} is written" if self.to else ""
+        try:
+            if self.create:
+                for name in ollama.create(self.create, folder):
+                    print(visible(f"in Ollama: ollama run {shlex.quote(name)}"))
+            if self.repository:
+                self._push(self.repository, folder, run, message, progress)
+        except UserError as e:
+            raise UserError(f"{e}{kept}") from None
+
+    def _push(self, repository: str, folder: Path, run: Path, message: str, progress: Progress) -> None:
+        from genius_lite.export import hub
+        from genius_lite.export.private import refuse_private
+
+        refuse_private(folder, run, repository)
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        size = sum(path.stat().st_size for path in files)
+        if self.dry_run:
+            for line in _would_go(repository, self.public, files, size):
+                print(visible(line))
+            return
+        try:
+            with progress.stage("upload", size, "MB", 1e-6) as advance:
+                address = hub.push(folder, repository, message, public=self.public, advance=advance)
+        except Stopped as e:
+            print(visible(str(e)), file=sys.stderr)
+            raise typer.Exit(130) from None
+        print(visible(f"pushed: {address}"))
+
+
+def _would_go(repository: str, public: bool, files: list[Path], size: int) -> Iterator[str]:
+    """Yield what a push would do: the repository, and each file with its bytes; nothing of it needs the hub."""
+    from genius_lite.export import hub
+
+    try:
+        remote, unknown = hub.look(repository), None
+    except UserError as e:
+        remote, unknown = None, str(e)
+    if unknown:
+        yield f"hf:{repository}: whether it is there is not known: {unknown}"
+    elif remote is None:
+        yield f"hf:{repository}: not there, as far as the token sees; it would be made, {_seen(not public)}"
+    else:
+        yield f"hf:{repository}: there already, {_seen(remote.private)}"
+        if not remote.private and not public:
+            yield "it is public, so that it takes --public too"
+    for file in files:
+        there = remote.digests.get(file.name, "") if remote else ""
+        note = "" if there == "" else "  there already" if remote and remote.holds(file) else "  replaces another one"
+        yield f"  {file.name}  {file.stat().st_size:,} bytes{note}"
+    stays = sorted(set(remote.digests) - {file.name for file in files} - {".gitattributes"}) if remote else []
+    if stays:
+        yield f"what else is there stays: {', '.join(stays)}"
+    yield f"{len(files)} files, {size:,} bytes; nothing private was found in them, and nothing is uploaded (--dry-run)"
+
+
+def _seen(private: bool) -> str:
+    return "private" if private else "public"

@@ -1,0 +1,111 @@
+"""What is nobody else's business in an export: paths of this machine, its user's name, keys of the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from genius_lite.errors import UserError
+from genius_lite.text import brief
+from genius_lite.weights import gguf_file
+
+_ABSOLUTE = re.compile(r"(?<![\w/.:])(?:[A-Za-z]:[\\/]+|/)[\w.+@-]{1,200}(?:[\\/]+[\w.+@-]{1,200})+")
+_SYSTEM = {"usr", "bin", "sbin", "etc", "dev", "proc", "sys", "lib", "lib64", "boot", "Windows"}
+"""Folders that are on every machine."""
+_KEY = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
+_VOCABULARY = {"tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json"}
+"""Files that list the words of a language, so that a user's name may well be among them."""
+_ANYBODY = {
+    *("root", "user", "users", "admin", "administrator", "ubuntu", "debian", "fedora", "centos", "vagrant", "docker"),
+    *("runner", "jovyan", "nobody", "guest", "build", "builder", "python", "node", "model", "models", "data", "home"),
+    *("work", "worker", "test", "tester", "coder", "developer", "student", "teacher", "default", "genius", "system"),
+}
+"""Accounts that are nobody's name, and words that a card may well have in it."""
+_SHORTEST = 4  # letters of a name that is looked for as a word; shorter ones are syllables and units
+
+
+class _Wanted:
+    """What to look for: patterns that are private anywhere, and those that are so outside of vocabularies."""
+
+    def __init__(self, run: Path, repository: str) -> None:
+        account, home = psutil.Process().username().rpartition("\\")[2], Path.home()
+        # Of a home such as /root, or a folder such as /data, the name alone says nothing.
+        places = [place for place in (home, Path.cwd(), run.absolute().parent) if len(place.parts) > 2]
+        places += [place.resolve() for place in places]
+        written = {form for place in places for form in (str(place), place.as_posix(), json.dumps(str(place))[1:-1])}
+        anywhere = "|".join(re.escape(form) for form in sorted(written, key=len, reverse=True))
+        # Whoever is called as the repository's owner has said so already.
+        said = {word.casefold() for word in re.split(r"[/_.-]", repository)} | {repository.partition("/")[0].casefold()}
+        names = {n for n in (account, home.name) if n and not n.isdecimal() and n.casefold() not in said}
+        words = {n for n in names if len(n) >= _SHORTEST and n.casefold() not in _ANYBODY}
+        in_context = "|".join(rf"[/\\]{n}[/\\]|~{n}\b|\b{n}@\w" for n in map(re.escape, sorted(names)))
+        alone = "|".join(rf"(?<!\w){n}(?!\w)" for n in map(re.escape, sorted(words)))
+        self.path = re.compile(rf"(?<!\w)(?:{anywhere})(?![\w-])" if anywhere else r"(?!)")
+        self.account = re.compile(in_context or r"(?!)")
+        self.name = re.compile(alone or r"(?!)", re.IGNORECASE)
+
+    def in_text(self, text: str, *, words: bool) -> str | None:
+        """Say what of it is in a text; None if nothing is.
+
+        Args:
+            words: whether the text lists a language's words.
+        """
+        if _KEY.search(text):
+            return "a key of the hub"  # which no message repeats
+        if found := self.path.search(text):
+            return f"`{brief(found[0])}`, a path of this machine"
+        if not words and (here := next(filter(_is_here, _ABSOLUTE.findall(text)), None)):
+            return f"`{brief(here)}`, a path of this machine"
+        if found := not words and (self.account.search(text) or self.name.search(text)):
+            return f"`{brief(found[0])}`, a user's name"
+        return None
+
+
+def _is_here(path: str) -> bool:
+    """Say whether a path begins with a folder of this machine, of those that not every machine has."""
+    parts = Path(path).parts
+    return len(parts) > 2 and parts[1] not in _SYSTEM and os.path.exists(Path(*parts[:3]))  # noqa: PTH110 - never raises
+
+
+def refuse_private(folder: Path, run: Path, repository: str) -> None:
+    """Look through an export before it is given away: all text, and the metadata of GGUFs and safetensors.
+
+    Args:
+        run: the run's folder.
+        repository: whose owner's name the user has chosen to give.
+
+    Raises:
+        UserError: something in it is private; the message names the file.
+    """
+    wanted = _Wanted(run, repository)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for where, text in _texts(file):
+            if found := wanted.in_text(text, words=file.name in _VOCABULARY or where.startswith("tokenizer.ggml.")):
+                at = f" ({where})" if where else ""
+                raise UserError(
+                    f"{file.name}{at} has {found} in it; nothing is uploaded: change it where it comes from (the recipe, "
+                    "or the base model's metadata), or write the folder with --to, change it there and upload that"
+                )
+
+
+def _texts(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield what a person can read in a file, and where it stands: a key of its metadata, or nothing."""
+    if file.suffix == ".gguf":
+        header = gguf_file.read(file)
+        starts = sorted(header.value_at.items(), key=lambda item: item[1])
+        ends = [*sorted(header.key_at.values())[1:], len(header.kv)]
+        for (key, start), end in zip(starts, ends, strict=True):
+            yield key, key + "\n" + header.kv[start:end].decode("utf-8", "replace")
+        yield "tensors", "\n".join(tensor.name for tensor in header.tensors)
+    elif file.suffix == ".safetensors":
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            yield "metadata", opened.read(min(length, file.stat().st_size)).decode("utf-8", "replace")
+    else:
+        yield "", file.read_bytes().decode("utf-8", "replace")
