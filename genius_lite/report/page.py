@@ -24,26 +24,49 @@ from genius_lite.text import number, percent, plain, prose
 _ASSETS = files("genius_lite.report") / "assets"
 
 
-def page(data: RunData) -> str:
-    """The HTML of a run's report."""
+def page(data: RunData, live: Markup | None = None) -> str:
+    """The HTML of a run's report; of one that a server keeps up to date, with `live` before the report."""
+    shown = _shown(data) | {"trees": Markup(embedded(data.explorer.as_dict())), "recipe": recipe_text(data)}
+    return _page(data.name, live, data=data, **shown)
+
+
+def page_without_report(name: str, live: Markup) -> str:
+    """The HTML of a run whose report is not there yet, or cannot be made."""
+    return _page(name, live, data=None)
+
+
+def policy(live: bool) -> str:
+    """The Content-Security-Policy of a page; one that is live may ask its own server."""
+    script, style = (_hash(_assets(kind, live)) for kind in ("js", "css"))
+    asks = "connect-src 'self'; " if live else ""
+    return (
+        f"default-src 'none'; script-src '{script}'; style-src '{style}'; {asks}img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def fill(template: str, **values: Any) -> Markup:
+    """The HTML of a template among the assets."""
     import jinja2
 
     env = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
     )
     env.filters |= {"percent": percent, "number": number, "visible": prose}
-    style, script = _asset("report.css"), _asset("report.js")
-    return env.from_string(_asset("report.html")).render(
-        data=data,
+    return Markup(env.from_string(_asset(template)).render(**values))
+
+
+def _page(name: str, live: Markup | None, **shown: Any) -> str:
+    return fill(
+        "report.html",
+        name=name,
+        live=live,
         version=__version__,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        style=Markup(style),
-        script=Markup(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        trees=Markup(embedded(data.explorer.as_dict())),
-        recipe=recipe_text(data),
-        **_shown(data),
+        policy=Markup(policy(live is not None)),
+        style=Markup(_assets("css", live is not None)),
+        script=Markup(_assets("js", live is not None)),
+        **shown,
     )
 
 
@@ -90,6 +113,11 @@ def _shown(data: RunData) -> dict[str, Any]:
         "pairs": tables.pairs_table(data),
         "identity": tables.identity_table(data),
     }
+
+
+def _assets(kind: str, live: bool) -> str:
+    """The page's whole script (`js`), or its style (`css`)."""
+    return "".join(_asset(f"{name}.{kind}") for name in ("report", "live")[: 1 + live])
 
 
 def _asset(name: str) -> str:
