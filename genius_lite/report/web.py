@@ -1,9 +1,7 @@
 """A run, or a folder of runs, live in a browser: the report's page, below a part that says what goes on.
 
 It is read-only, and for whoever knows the token of its address on this machine. Folders are strangers', as for a
-report: nothing is written, no lock is taken, no link is followed, and no file is handed out as it is. Where a run
-stands is read at most every two seconds. Its report, for which whole logs are read, is made in a thread of its own, when
-a stage has ended or a log has grown by a tenth. Neither is while nobody looks.
+report: nothing is written, no lock is taken, no link is followed, and no file is handed out as it is.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ import math
 import os
 import secrets
 import socket
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
