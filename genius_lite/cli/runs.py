@@ -122,14 +122,27 @@ def status(run: RunFolder, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def watch(run: RunFolder) -> None:
+def watch(
+    run: RunFolder,
+    web: Annotated[
+        bool, typer.Option("--web", help="As a page for a browser on this machine; RUN may be a folder of runs, too")
+    ] = False,
+    port: Annotated[int | None, typer.Option(help="With --web: a port of this machine, instead of a free one")] = None,
+) -> None:
     """Show a run live until it ends. Ctrl-C ends the view, and leaves the run alone."""
     from genius_lite.report.console import terminal
     from genius_lite.report.status import print_status
     from genius_lite.report.status import watch as watch_run
 
+    if port is not None and not web:
+        raise UserError("--port is for --web; give both, or neither")
     console = terminal()
     try:
+        if web:
+            from genius_lite.report.web import serve
+
+            serve(run, port or 0, lambda address: print(address, flush=True))
+            return
         found = watch_run(run, console)
     except KeyboardInterrupt:
         return

@@ -24,28 +24,54 @@ from genius_lite.text import amount, plain, prose
 _ASSETS = files("genius_lite.report") / "assets"
 
 
-def page(data: RunData) -> str:
-    """Fill the template, which asks `headline`, `tables` and `figures` for what it shows."""
+def page(data: RunData, live: Markup | None = None) -> str:
+    """Fill the template, which asks `headline`, `tables` and `figures` for what it shows.
+
+    Args:
+        live: what a server that keeps the page up to date puts before the report.
+    """
+    trees, recipe = Markup(embedded(data.explorer.as_dict())), recipe_text(data)
+    modules = {"figures": figures, "headline": headline, "tables": tables}
+    return _page(data.name, live, data=data, trees=trees, recipe=recipe, **modules)
+
+
+def page_without_report(name: str, live: Markup) -> str:
+    """Make the page of a run whose report is not there yet, or cannot be made."""
+    return _page(name, live, data=None)
+
+
+def policy(live: bool) -> str:
+    """Return the Content-Security-Policy of a page; one that is live may ask its own server."""
+    script, style = (_hash(_assets(kind, live)) for kind in ("js", "css"))
+    asks = "connect-src 'self'; " if live else ""
+    return (
+        f"default-src 'none'; script-src '{script}'; style-src '{style}'; {asks}img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def fill(template: str, **values: Any) -> Markup:
+    """Fill a template among the assets."""
     import jinja2
 
     env = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
     )
-    env.filters |= {"amount": amount, "visible": prose}
-    style, script = _asset("report.css"), _asset("report.js")
-    return env.from_string(_asset("report.html")).render(
-        data=data,
+    env.filters |= {"amount": amount, "percent": percent, "number": number, "visible": prose}
+    return Markup(env.from_string(_asset(template)).render(**values))
+
+
+def _page(name: str, live: Markup | None, **shown: Any) -> str:
+    return fill(
+        "report.html",
+        name=name,
+        live=live,
         version=__version__,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        style=Markup(style),
-        script=Markup(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        trees=Markup(embedded(data.explorer.as_dict())),
-        recipe=recipe_text(data),
-        figures=figures,
-        headline=headline,
-        tables=tables,
+        policy=Markup(policy(live is not None)),
+        style=Markup(_assets("css", live is not None)),
+        script=Markup(_assets("js", live is not None)),
+        **shown,
     )
 
 
@@ -60,6 +86,11 @@ def recipe_text(data: RunData) -> str:
     import yaml
 
     return yaml.safe_dump(plain(data.recipe), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _assets(kind: str, live: bool) -> str:
+    """Return the page's whole script (`js`), or its style (`css`)."""
+    return "".join(_asset(f"{name}.{kind}") for name in ("report", "live")[: 1 + live])
 
 
 def _asset(name: str) -> str:

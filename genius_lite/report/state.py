@@ -6,14 +6,16 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from genius_lite.progress import BASE_STAGES, ROUND_STAGES, Stage
 from genius_lite.records import Rollout, Step
 
 _BIN = 0.01  # nats per token
+_MOST = 10**15  # bins, and values in one; a stranger's file could have any number
 _FORECAST_FROM = 0.05  # share of a stage that must be done before its end is forecast
 _SHOWN = 400  # characters of a question or a step; no terminal's line shows more
 _MARKS, _MARK_EVERY = 60, 1.0  # what a rate goes by: so many marks, so many seconds apart at least
@@ -35,7 +37,7 @@ class Memory(msgspec.Struct, frozen=True):
 
     main: int
     workers: int
-    machine: int
+    machine: Annotated[int, Meta(gt=0)]
 
 
 class SampleRollout(msgspec.Struct, frozen=True):
@@ -48,7 +50,7 @@ class SampleRollout(msgspec.Struct, frozen=True):
 class Histogram(msgspec.Struct):
     """How often each value came, in bins of 0.01 nats per token; those that are no finite numbers are left out."""
 
-    bins: dict[int, int] = {}
+    bins: dict[Annotated[int, Meta(ge=-_MOST, le=_MOST)], Annotated[int, Meta(ge=1, le=_MOST)]] = {}
 
     def add(self, values: Iterable[float]) -> None:
         for value in values:

@@ -130,7 +130,7 @@ def _now(board: RunState, running: bool) -> list[Part]:
     """Show what is counted, and of a run that goes on the time left and the memory held."""
     parts: list[Part] = [((0,), _work(board))] if running or board.work else []
     if running:
-        parts += [((2,), _row("run", _run_left(board))), ((3,), _row("memory", _memory(board)))]
+        parts += [((2,), _row("run", run_left(board))), ((3,), _row("memory", memory_line(board)))]
     return parts
 
 
@@ -143,13 +143,13 @@ def _work(board: RunState) -> Table:
     return _row(Text(work.name.partition(": ")[2] or work.name, style="not dim bold"), shown)
 
 
-def _run_left(board: RunState) -> str:
+def run_left(board: RunState) -> str:
     if board.run_left is not None:
         return f"about {duration(board.run_left)} left"
     return "known once a round was measured, or genius-lite plan was run"
 
 
-def _memory(board: RunState) -> str:
+def memory_line(board: RunState) -> str:
     if not (m := board.memory):
         return ""
     workers = f" + {m.workers / 1e9:.2f} GB in workers" if m.workers else ""

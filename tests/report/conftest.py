@@ -36,10 +36,10 @@ def browser(chromium):
 
 @pytest.fixture
 def opened(browser):
-    """Opens a file; complaints of the page, and requests that leave the machine, fail the test."""
+    """Opens a file, or an address; complaints of the page, and requests beyond it, fail the test."""
     complaints, contexts = [], []
 
-    def open_page(file: Path, width: int = 1280, scheme: str = "light", **options):
+    def open_page(place: Path | str, width: int = 1280, scheme: str = "light", **options):
         context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, **options)
         contexts.append(context)
         opened = context.new_page()
@@ -47,8 +47,10 @@ def opened(browser):
         opened.on("console", lambda message: complaints.append(message.text))
         opened.on("pageerror", lambda error: complaints.append(str(error)))
         opened.on("dialog", lambda dialog: complaints.append(dialog.message))
-        opened.on("request", lambda r: r.url.startswith(("file:", "data:")) or complaints.append(r.url))
-        opened.goto(file.as_uri())
+        address = place if isinstance(place, str) else place.as_uri()
+        own = ("data:", address if isinstance(place, str) else "file:")
+        opened.on("request", lambda r: r.url.startswith(own) or complaints.append(r.url))
+        opened.goto(address)
         return opened
 
     yield open_page

@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
-  const data = JSON.parse(byId("trees-data").textContent);
+  let data = { queries: [], rounds: [] };
   const SVG = "http://www.w3.org/2000/svg";
 
   // What a model said only ever becomes the text of a node.
@@ -67,11 +67,14 @@
       return trees[query.id] && words.every((word) => text.includes(word)) && (!test || test(trees[query.id], query));
     });
     const shown = Object.keys(trees).length;
-    byId("count").textContent =
+    const said =
       `${count(found.length, "query", "queries")} of ${shown} shown here; the round has ${data.rounds[state.round].of}.`;
+    // What is said again to who listens is what has changed.
+    if (byId("count").textContent !== said) byId("count").textContent = said;
+    const held = byId("queries").contains(document.activeElement);
     byId("queries").replaceChildren(...found.map(option));
     if (!found.some((query) => query.id === state.query)) state.query = found.length ? found[0].id : null;
-    select(state.query);
+    select(state.query, held);
   }
   function option(query) {
     const item = make("li", { role: "option", id: `q-${query.id}`, "aria-selected": "false", tabindex: "-1" }, query.prompt);
@@ -97,8 +100,22 @@
     select(items[to].id.slice(2), true);
   }
 
+  let drawn = { key: null, tree: null };
+  // A tree that has grown keeps what the reader has opened in it.
   function show() {
+    const key = `${state.round} ${state.query}`;
+    const text = state.query ? JSON.stringify(tree()) : "";
+    const same = key === drawn.key;
+    if (same && text === drawn.tree) return;
     const place = byId("tree");
+    const opened = same ? [...place.querySelectorAll("details[open]")].map((candidate) => candidate.id) : [];
+    const held = same && place.contains(document.activeElement) ? document.activeElement.closest("details")?.id : null;
+    drawn = { key, tree: text };
+    picture(place);
+    for (const id of opened) if (byId(id)) byId(id).open = true;
+    if (held) byId(held)?.firstElementChild.focus({ preventScroll: true });
+  }
+  function picture(place) {
     if (!state.query) {
       place.replaceChildren(make("p", {}, "No query matches."));
       return;
@@ -243,13 +260,22 @@
     return make("p", { class: "note" }, text);
   }
 
+  function read() {
+    data = JSON.parse(byId("trees-data").textContent);
+    byId("explorer").hidden = !data.queries.length;
+    if (!data.queries.length) return;
+    const rounds = byId("round");
+    const latest = data.rounds.findLastIndex((r) => Object.keys(r.trees).length);
+    const chosen = rounds.options.length ? rounds.value : String(latest);
+    rounds.replaceChildren(...data.rounds.map((r, n) => make("option", { value: n }, String(r.round))));
+    rounds.value = chosen;
+    state.round = Number(chosen);
+    list();
+  }
+
   theme();
+  if (!byId("trees-data")) return;
   byId("unscripted").hidden = true;
-  if (!data.queries.length) return;
-  data.rounds.forEach((r, n) => byId("round").append(make("option", { value: n }, String(r.round))));
-  state.round = data.rounds.findLastIndex((r) => Object.keys(r.trees).length);
-  byId("round").value = String(state.round);
-  byId("explorer").hidden = false;
   byId("round").addEventListener("change", (event) => {
     state.round = Number(event.target.value);
     list();
@@ -257,5 +283,6 @@
   byId("only").addEventListener("change", list);
   byId("search").addEventListener("input", list);
   byId("queries").addEventListener("keydown", move);
-  list();
+  document.addEventListener("trees", read);
+  read();
 })();

@@ -1,0 +1,213 @@
+"""A run, or a folder of runs, live in a browser: the report's page, below a part that says what goes on.
+
+It is read-only, and for whoever knows the token of its address on this machine. Folders are strangers', as for a
+report: nothing is written, no lock is taken, no link is followed, and no file is handed out as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from genius_lite.errors import UserError
+from genius_lite.report.live import EVERY, MARK, Look, Report, beside, changed, entries, standing
+from genius_lite.report.page import fill, page_without_report, policy
+from genius_lite.report.status import Status
+from genius_lite.rundir import folder
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.applications import Starlette
+
+HOST = "127.0.0.1"
+_NAMES = (HOST, "localhost")
+"""What a browser may call this machine: a stranger's page that has its own name resolve to it (DNS rebinding) does not."""
+_LISTED = 200  # runs of a folder that are shown, those last
+_PAGES = 4  # reports that are kept
+_OF_WORK = (folder.RECIPE, folder.PROGRESS)
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def serve(path: Path, port: int, say: Callable[[str], None]) -> None:
+    """Serve the page of a run, or of each run of a folder, on this machine until Ctrl-C.
+
+    Args:
+        port: 0 for one that is free.
+        say: is told the address.
+
+    Raises:
+        UserError: there is no run, the port is not to be had, or a package is missing.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    with listening(path, port) as (server, here, address):
+        say(address)
+        server.run([here])
+
+
+@contextmanager
+def listening(path: Path, port: int) -> Iterator[tuple[uvicorn.Server, socket.socket, str]]:
+    """Hold a port while the block lasts; yields a server that answers at it once it is run, and its address."""
+    try:
+        import uvicorn
+
+        token = secrets.token_urlsafe(24)
+        app = application(path, token)
+    except ModuleNotFoundError as e:
+        if e.name not in ("starlette", "uvicorn"):
+            raise
+        raise UserError("watch --web needs packages: pip install 'starlette>=1.0' 'uvicorn>=0.40'") from None
+    with socket.socket() as here:
+        if os.name == "posix":  # elsewhere it would let two programs have one port
+            here.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            here.bind((HOST, port))
+        except (OSError, OverflowError) as e:
+            why = e.strerror if isinstance(e, OSError) else "there is no such port"
+            raise UserError(f"port {port} is not to be had ({why}); name another one, or leave --port out") from None
+        quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
+        config = uvicorn.Config(app, lifespan="off", ws="none", http="h11", timeout_graceful_shutdown=1, **quiet)
+        yield uvicorn.Server(config), here, f"http://{HOST}:{here.getsockname()[1]}/{token}/"
+
+
+def application(path: Path, token: str) -> Starlette:
+    """The server's answers: `/TOKEN/` leads to the run that was last at work, `/TOKEN/NAME/` is a run's page.
+
+    Raises:
+        UserError: the folder is no run, and holds none.
+    """
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import Request
+    from starlette.responses import RedirectResponse, Response
+    from starlette.routing import Route
+
+    shelf = _Shelf(path)
+    if not shelf.runs():
+        raise UserError(f"{path} is no run folder, and none is in it; name the `out` of a recipe")
+
+    # Plain functions, which starlette runs in threads.
+    def root(request: Request) -> Response:
+        for name in shelf.runs():
+            return RedirectResponse(f"{quote(name, safe='')}/")
+        raise HTTPException(404)
+
+    def whole(request: Request) -> Response:
+        return html(shelf.page(**named(request)))
+
+    def live(request: Request) -> Response:
+        text = shelf.live(**named(request))
+        tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+        return Response(status_code=304) if request.headers.get("if-none-match") == tag else html(text, {"ETag": tag})
+
+    def html(text: str, headers: dict[str, str] | None = None) -> Response:
+        allowed = {"Content-Security-Policy": f"{policy(live=True)}; frame-ancestors 'none'"}
+        return Response(text, headers=allowed | (headers or {}), media_type="text/html")
+
+    def named(request: Request) -> dict[str, Any]:
+        name, runs = request.path_params["run"], shelf.runs()
+        if name not in runs:
+            raise HTTPException(404)
+        return {"name": name, "runs": runs}
+
+    class Guarded:
+        """Answers GET and HEAD below the token; to who does not know it, nothing is there."""
+
+        def __init__(self, app: Any):
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def sent(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    message["headers"] += [(k.lower().encode(), v.encode()) for k, v in _HEADERS.items()]
+                await send(message)
+
+            given = scope["path"].removeprefix("/").partition("/")[0].encode()
+            refused = None if secrets.compare_digest(given, token.encode()) else Response("Not Found", 404)
+            if not refused and scope["method"] not in ("GET", "HEAD"):
+                refused = Response("Method Not Allowed", 405, {"Allow": "GET, HEAD"})
+            await (refused or self.app)(scope, receive, sent)
+
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=list(_NAMES), www_redirect=False)
+    app = Starlette(
+        routes=[Route("/{_}/", root), Route("/{_}/{run}/", whole), Route("/{_}/{run}/live", live)],
+        middleware=[hosts, Middleware(Guarded)],
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+class _Shelf:
+    """A folder of runs, or the one run that it is, by the names that addresses have for them."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = threading.Lock()
+        self._looks: dict[str, Look] = {}
+        self._reports: dict[str, Report] = {}
+        self._found: dict[str, Path] = {}
+        self._scanned = -math.inf
+
+    def runs(self) -> dict[str, Path]:
+        """All runs, those first that were last at work."""
+        with self._lock:
+            if (now := time.monotonic()) - self._scanned >= EVERY:
+                self._scanned = now
+                found = [(self.path.resolve().name, self.path)]
+                if not changed(self.path / folder.RECIPE):
+                    inside = (e for e in entries(self.path) if e.is_dir(follow_symlinks=False))
+                    found = [(e.name, Path(e.path)) for e in inside if changed(Path(e.path, folder.RECIPE))]
+                found.sort(key=lambda run: max(changed(run[1] / n) for n in _OF_WORK), reverse=True)
+                self._found = {name.encode("utf-8", "replace").decode(): path for name, path in found}
+            return self._found
+
+    def page(self, name: str, runs: dict[str, Path]) -> str:
+        """A run's page."""
+        part = Markup(self.live(name, runs))
+        made = self._report(name, runs[name]).page
+        return made.replace(MARK, part, 1) if made else page_without_report(name, part)
+
+    def live(self, name: str, runs: dict[str, Path]) -> str:
+        """The part of it that says what goes on."""
+        report = self._report(name, runs[name])
+        report.bring_up_to_date()
+        shown = dict.fromkeys([*list(runs)[:_LISTED], name]) if len(runs) > 1 else {}
+        return fill(
+            "live.html",
+            report=report.version,
+            problem=report.problem,
+            others=[beside(other, self._look(other, runs[other]), here=other == name) for other in shown],
+            left_out=len(runs) - len(shown),
+            **standing(self._look(name, runs[name])),
+        )
+
+    def _look(self, name: str, path: Path) -> Status | str:
+        with self._lock:
+            found = self._looks.setdefault(name, Look(path))
+        return found()
+
+    def _report(self, name: str, path: Path) -> Report:
+        with self._lock:
+            self._reports[name] = self._reports.pop(name, None) or Report(path)  # the last one
+            for idle in list(self._reports)[:-_PAGES]:
+                del self._reports[idle]
+            return self._reports[name]
