@@ -5,12 +5,12 @@ A quantizer that knows which columns of a matrix meet large activations can spen
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -18,29 +18,33 @@ from torch import nn
 from genius_lite.learner.batches import Packer
 from genius_lite.learner.packing import Groups
 from genius_lite.learner.process_group import ProcessGroup
-from genius_lite.learner.scores import Scores, score
-from genius_lite.rundir.folder import IMPORTANCE, RunDir, write_json
+from genius_lite.learner.scores import score
+from genius_lite.rundir.folder import IMPORTANCE, RunDir
 
-REFERENCE = "reference"
+REFERENCE = "base-scores"
 """The folder in a training's state that has them."""
+_LOGPS = "logps.npy"
 
 
-def reference_scores(packer: Packer, groups: Groups, work: RunDir, advance: Callable[[int], None]) -> Scores:
-    """Score every pair with the base model, once, and keep that and the importance of its columns in `work`."""
+def reference_scores(packer: Packer, groups: Groups, work: RunDir, advance: Callable[[int], None]) -> np.ndarray:
+    """Score every pair with the base model, once, and keep that and the importance of its columns in `work`.
+
+    Returns:
+        Summed log-probabilities (chosen, rejected) in the order of the groups' own pairs, nats, float32 (P, 2).
+    """
     if not packer.group.broadcast((work / REFERENCE).exists()):
         importance = Importance(packer.policy, counts=lambda: not packer.in_dummy_pass)
         with packer.policy.disable_adapter(), importance.watched():
-            scores = score(packer, groups, advance)
+            scores_P2 = score(packer, groups, advance)
         importance.gather(packer.group)
 
         def write(folder: Path) -> None:
             folder.mkdir()
             importance.save(folder / IMPORTANCE)
-            write_json(folder / "logps.json", [[query, step, *logps] for (query, step), logps in scores.items()])
+            np.save(folder / _LOGPS, scores_P2)
 
         packer.group.on_main(lambda: work.build(REFERENCE, write))
-    rows = json.loads((work / REFERENCE / "logps.json").read_text(encoding="utf-8"))
-    return {(query, step): [chosen, rejected] for query, step, chosen, rejected in rows}
+    return np.load(work / REFERENCE / _LOGPS)
 
 
 class Importance:
