@@ -12,13 +12,12 @@ with 16,384.
 """
 
 MERGED_ON_CPU = 512
-"""Tokens of a pass over several queries: enough for a CPU's products, and more only makes attention across trees."""
+"""Tokens of a pass over several queries: enough for a CPU's products, and more only takes memory."""
 
 ACTIVATION_SHARE = 0.75
-"""Of the free memory that activations may take before they are computed twice instead of kept."""
+"""Of the free memory that activations may take, with what comes with them (`HELD`), before some are computed twice."""
 
-_SCORED = (16, 64)
-_SCORED_SHARE = 1 / 16
+_SCORED, _SCORED_SHARE = (16, 64), 1 / 16
 
 HELD = 2.2
 """What the process holds for each byte that autograd keeps: intermediate results pass, and malloc keeps their place.
@@ -37,8 +36,8 @@ _SIZE = {"fp32": 4, "bf16": 2}
 def scored_pairs(pairs: int) -> int:
     """Return of how many of so many pairs the final margin is taken.
 
-    They are scored in fp32, with the adapter, and without unless training was in fp32. In bf16 a pass over a pair takes
-    less than half as long, and a training three of each: so the margin is a tenth of it, or all of a small one.
+    They are scored in fp32, with the adapter, and without unless training was in fp32. Where bf16 is native, a pass
+    takes less than half as long in it, and a training makes three of each pair: of 256 and more the margin is a tenth.
     """
     least, most = _SCORED
     return min(pairs, most, max(least, int(_SCORED_SHARE * pairs)))

@@ -168,8 +168,8 @@ class _TokenLogps(torch.autograd.Function):
 
         d logp(token) / d hidden = row(token) - sum of softmax * row
 
-    The sum is taken slice by slice, as the normalizer is, to the largest logit so far; both are scaled down when a larger
-    one is met.
+    The sum is taken slice by slice, as the normalizer is, to the largest logit so far; both are scaled down when a
+    larger one is met.
     """
 
     @staticmethod

@@ -67,12 +67,12 @@ class Groups(Sequence[Group]):
 class Inputs:
     """What one forward pass needs, and which of its tokens count.
 
-    B rows of T tokens; a *place* is an index into the rows laid end to end. In a row of `trees`, which are told by where
-    they begin and end, a token sees itself and its ancestors: what follows from one stands right behind it (preorder),
-    and `end_BT` says where that ends, so that token t sees a if a <= t < end[a]. Where there are no trees it sees all
-    before it in its row, and where rows are padded `end_BT` is 0. `targets_S` are the places of the S tokens that some
-    response counts, `parents_S` the places that predict them, and `responses` has for each response the indices, into
-    those S, of its tokens.
+    B rows of T tokens; a *place* is an index into the rows laid end to end. In a row of `trees`, which are told by
+    where they begin and end, a token sees itself and its ancestors: what follows from one stands right behind it
+    (preorder), and `end_BT` says where that ends, so that token t sees a if a <= t < end[a]. Where there are no trees
+    it sees all before it in its row, and where rows are padded `end_BT` is 0. `targets_S` are the places of the S
+    tokens that some response counts, `parents_S` the places that predict them, and `responses` has for each response
+    the indices, into those S, of its tokens.
     """
 
     tokens_BT: np.ndarray
@@ -119,7 +119,7 @@ def trees(groups: Iterable[Iterable[Response]]) -> Inputs:
             close(path[known:])
             new = range(len(tokens), len(tokens) + len(whole) - known)
             parents += [path[known - 1] if known else -1, *new][: len(new)]
-            path = path[:known] + [*new]
+            path = [*path[:known], *new]
             tokens += whole[known:]
             depths += range(known, len(whole))
             ends += new

@@ -33,9 +33,9 @@ class Rates(msgspec.Struct, frozen=True):
     """Seconds that a rehearsal took.
 
     `base` is the user's file, `made` one that a round makes. The learner takes `load` once, `forward` for a token in a
-    pass, and `scored` for one of the final margin's, in all of its passes. `imported`, `rounded` (the base, in the types
-    of the rounds) and `merged` are for the whole model. `others` is the share of this process' cores that other programs
-    took meanwhile.
+    pass, and `scored` for one of the final margin's, in all of its passes. `imported`, `rounded` (the base, in the
+    types of the rounds) and `merged` are for the whole model. `others` is the share of this process' cores that other
+    programs took meanwhile.
     """
 
     base: Decode

@@ -5,12 +5,12 @@
 RUN is a run folder; its pairs are in `round-1/pairs.jsonl`. Each measurement is a process of its own, interleaved. It
 gives pairs/s of the updates alone, and the process's peak memory. `trl checkpointing` is TRL with its default, which
 computes activations twice; `trl` keeps them. `ours nf4` shows the precision that a run would choose where memory is
-short. Then the DPO loss of one trained adapter (alpha infinite) on the same pairs is computed by both in fp32. TRL comes
-with `pip install 'trl>=1.16'`.
+short. Then the DPO loss of one trained adapter (alpha infinite) on the same pairs is computed by both in fp32. TRL
+comes with `pip install 'trl>=1.16'`.
 
-`share` is how much of the machine's own matrix product our updates reach: products with the frozen matrices, forward and
-backward, and with the head at the tokens that count, by the time of the updates; over that of a product of 512 tokens with
-the largest matrix of a layer, in the same type and process. The last line is one JSON object.
+`share` is how much of the machine's own matrix product our updates reach: products with the frozen matrices, forward
+and backward, and with the head at the tokens that count, by the time of the updates; over that of a product of 512
+tokens with the largest matrix of a layer, in the same type and process. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def _share(a: argparse.Namespace, pairs: list[PreferencePair], tokens: float, se
     reached = 2 * 2 * (sum(w.numel() for w in inside) * tokens + head.numel() * counted) / seconds
     largest = max(inside, key=torch.Tensor.numel)
     dtype = torch.float32 if a.dtype == "fp32" else torch.bfloat16
-    x, weight = (torch.randn(*shape, dtype=dtype, device=a.device) for shape in ((512, largest.shape[1]), largest.shape))
+    x, weight = (
+        torch.randn(*shape, dtype=dtype, device=a.device) for shape in ((512, largest.shape[1]), largest.shape)
+    )
     rates = []
     for _ in range(8):
         began = time.perf_counter()

@@ -1,9 +1,9 @@
 """What a training takes in memory, by the number of its questions: `python -m tests.benchmarks.training_memory`.
 
-A tiny model learns from synthetic pairs, which lie in a file as a run keeps them, by all that a training does: they are
-read, packed, ordered, scored by the base model and learned from, and the margin is taken. Each number of questions is a
-process of its own, whose greatest memory is measured. Questions differ in length, but those of many no more than those of
-few. `--updates 50` ends each training after so many. Ends with a line of JSON.
+A tiny model learns from synthetic pairs, which lie in a file as a run keeps them, by all that a training does: they
+are read, packed, ordered, scored by the base model and learned from, and the margin is taken. Each number of questions
+is a process of its own, whose greatest memory is measured. Questions differ in length, but those of many no more than
+those of few. `--updates 50` ends each training after so many. Ends with a line of JSON.
 """
 
 from __future__ import annotations
@@ -101,9 +101,7 @@ def _pairs(count: int, each: int, tokens: int) -> Iterator[PreferencePair]:
         known: list[int] = []
         for step in range(each):
             chosen, rejected = ([*known, *response] for response in responses[2 * step : 2 * step + 2])
-            yield PreferencePair(
-                f"{number:016x}", step, prompt, chosen, rejected, 0.1, 0.0, -0.5, -0.6, True, True
-            )
+            yield PreferencePair(f"{number:016x}", step, prompt, chosen, rejected, 0.1, 0.0, -0.5, -0.6, True, True)
             known = chosen[: len(chosen) // 2]
 
 
