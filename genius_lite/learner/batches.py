@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from genius_lite.errors import UserError
 from genius_lite.hardware import Device
 from genius_lite.learner.footprint import MERGED_ON_CPU
 from genius_lite.learner.model import response_logps, takes_trees
-from genius_lite.learner.packing import Groups, Pack, packs, rows, shares, unshared_tokens
+from genius_lite.learner.packing import Group, Groups, Pack, packs, rows, shares, unshared_tokens
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, peer_errors
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
@@ -26,9 +26,9 @@ def schedule(groups: Groups, cfg: Learner, rng: np.random.Generator) -> list[lis
     a query are in one update, so updates have about as many pairs, and none but a few. The one with the longest
     responses comes first of all, so that memory that does not suffice shows at once.
     """
-    pairs = sum(map(len, groups))
+    pairs = int(groups.sizes_G.sum())
     count = min(len(groups), max(1, math.floor(pairs / cfg.batch_pairs + 0.5)))
-    epochs = [_parts([groups[i] for i in rng.permutation(len(groups))], count) for _ in range(cfg.epochs)]
+    epochs = [_parts(groups.pick(rng.permutation(len(groups))), count) for _ in range(cfg.epochs)]
     first = epochs[0]
     longest = max(range(count), key=lambda i: max(unshared_tokens(group) for group in first[i]))
     first.insert(0, first.pop(longest))
@@ -37,7 +37,7 @@ def schedule(groups: Groups, cfg: Learner, rng: np.random.Generator) -> list[lis
 
 def _parts(groups: Groups, count: int) -> list[Groups]:
     """Split the groups, in order, into so many parts of about as many pairs, none of them empty."""
-    ends = np.cumsum([len(group) for group in groups])
+    ends = np.cumsum(groups.sizes_G)
     parts, start = list[Groups](), 0
     for part in range(1, count + 1):
         # After the group whose end is nearest to where the part would end; each later part keeps a group.
@@ -72,16 +72,12 @@ class Packer:
         if not self.shared:
             say("this model cannot share prefixes between responses: each takes a padded row of its own")
 
-    def packs(self, groups: Groups) -> list[Pack]:
+    def packs(self, groups: Iterable[Group]) -> Iterator[Pack]:
         return packs(groups, self.limit, min(self.limit, self.merged), self.shared)
-
-    def largest(self, groups: Groups) -> Pack:
-        """Return the pack that takes the most memory."""
-        return max(self.packs(groups), key=lambda pack: pack.tokens)
 
     def compute(
         self,
-        groups: Groups,
+        groups: Sequence[Group],
         what: Callable[[Pack], torch.Tensor],
         begin: Callable[[], None] = lambda: None,
     ) -> torch.Tensor:
@@ -96,7 +92,7 @@ class Packer:
         """
         while True:
             limit, mine = self.limit, shares(groups, self.group.size, self.shared)[self.group.rank]
-            packed = self.packs(mine)
+            packed = list(self.packs(mine))
             begin()
             try:
                 with peer_errors():
@@ -122,7 +118,7 @@ class Packer:
                     (0 * logps_1).sum().backward()
             self.in_dummy_pass = False
 
-    def shrink(self, groups: Groups, error: RuntimeError) -> None:
+    def shrink(self, groups: Sequence[Group], error: RuntimeError) -> None:
         """Make the packs of these groups smaller, if the error is one of memory and there is something to split.
 
         Raises:
@@ -133,7 +129,7 @@ class Packer:
 
         if not should_reduce_batch_size(error):
             raise error
-        largest = self.largest(groups)
+        largest = max(self.packs(groups), key=lambda pack: pack.tokens)
         if len(largest.pairs) == 1:
             raise UserError(
                 f"a pair of {largest.tokens} tokens does not fit into memory; set learner.gradient_checkpointing: true "
@@ -149,7 +145,7 @@ class Packer:
         self.say(f"memory ran out: packs of at most {self.limit} tokens from here on")
 
 
-def _in_order(groups: Groups, parts: list[tuple[list[PreferencePair], torch.Tensor]]) -> torch.Tensor:
+def _in_order(groups: Sequence[Group], parts: list[tuple[list[PreferencePair], torch.Tensor]]) -> torch.Tensor:
     """Return the parts' numbers in the order of the groups' pairs, (2, P); 0 where no part has a pair."""
     pairs = [pair for group in groups for pair in group]
     place = {(pair.query_id, pair.step): i for i, pair in enumerate(pairs)}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-SLICE_BYTES = 48_000_000
-"""Of the head's logits in fp32, and of its rows, that are in memory at once."""
+import math
+
+SLICE_BYTES = {"cpu": 6_000_000, "cuda": 48_000_000, "mps": 48_000_000}
+"""Of the head's logits in fp32, and of its rows, that are in memory at once, by device.
+
+On a CPU they stay in its caches: of 364 positions, products with 8,192 rows take 30 ms with slices of 4,096 rows and 63
+with 16,384.
+"""
 
 MERGED_ON_CPU = 512
-"""Tokens of a pass over several queries: enough for a CPU's products, and more only makes attention across trees."""
+"""Tokens of a pass over several queries: enough for a CPU's products, and more only takes memory."""
 
-ACTIVATION_SHARE = 0.4
-"""Of the free memory that activations may take before they are computed twice instead of kept."""
+ACTIVATION_SHARE = 0.75
+"""Of the free memory that activations may take, with what comes with them (`HELD`), before some are computed twice."""
 
-SCORED_PAIRS = 64
-"""Of which the final margin is taken, at most: in fp32, with the adapter, and without unless training was in fp32."""
+_SCORED, _SCORED_SHARE = (16, 64), 1 / 16
 
 HELD = 2.2
 """What the process holds for each byte that autograd keeps: intermediate results pass, and malloc keeps their place.
@@ -28,14 +33,38 @@ _KEPT = {"fp32": (33, 16), "bf16": (21, 8)}
 _SIZE = {"fp32": 4, "bf16": 2}
 
 
-def kept_bytes(tokens: int, layers: int, width: int, inner: int, in_bf16: bool, *, checkpointing: bool = False) -> int:
+def scored_pairs(pairs: int) -> int:
+    """Return of how many of so many pairs the final margin is taken.
+
+    They are scored in fp32, with the adapter, and without unless training was in fp32. Where bf16 is native, a pass
+    takes less than half as long in it, and a training makes three of each pair: of 256 and more the margin is a tenth.
+    """
+    least, most = _SCORED
+    return min(pairs, most, max(least, int(_SCORED_SHARE * pairs)))
+
+
+def layers_twice(tokens: int, free: int, layers: int, width: int, inner: int, in_bf16: bool) -> int:
+    """Return of how many layers, the first ones, a pass over so many tokens computes the activations twice.
+
+    Those of the others are kept, and fit into memory.
+
+    Args:
+        free: bytes, the weights loaded already.
+        layers, width, inner, in_bf16: see `kept_bytes`.
+    """
+    every, one_less = (kept_bytes(tokens, layers, width, inner, in_bf16, twice=twice) for twice in (0, 1))
+    excess = every - ACTIVATION_SHARE * free / HELD
+    return 0 if excess <= 0 else min(layers, math.ceil(excess / (every - one_less))) if layers > 1 else layers
+
+
+def kept_bytes(tokens: int, layers: int, width: int, inner: int, in_bf16: bool, *, twice: int = 0) -> int:
     """Return what the forward pass over so many tokens keeps for the backward pass.
 
     Args:
         in_bf16: what is computed in, else fp32; NF4 weights are dequantized to it.
-        checkpointing: activations are computed twice: only each layer's input is kept, and all of one layer.
+        twice: of how many layers the activations are computed twice: their inputs are kept, and all of one of them.
     """
     kind = "bf16" if in_bf16 else "fp32"
     per_width, per_inner = _KEPT[kind]
     layer = tokens * (per_width * width + per_inner * inner)
-    return tokens * layers * width * _SIZE[kind] + layer if checkpointing else layers * layer
+    return twice * tokens * width * _SIZE[kind] + max(1, layers - twice) * layer

@@ -1,8 +1,8 @@
 """The output layer: log-probabilities of given tokens, with never more than a slice of the logits in memory.
 
 Logits of a few hundred positions over 152K tokens are hundreds of megabytes, and a loss keeps several copies. Only one
-number of each row is wanted, so the vocabulary is walked in slices, forward to gather the normalizer and backward
-to compute the slices again (the idea of Cut Cross-Entropy, Wijmans et al., arXiv 2411.09009).
+number of each row is wanted, and its gradient, so the vocabulary is walked in slices (the idea of Cut Cross-Entropy,
+Wijmans et al., arXiv 2411.09009), once for both.
 
 Logits are summed up and kept in fp32 whatever the weights are in. Rounded to bf16, those of 16 to 32 nats lie 0.125
 apart, and a preference that is learned moves them by less.
@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from genius_lite.errors import UserError
+from genius_lite.hardware import compute_in_bf16
 from genius_lite.learner.footprint import SLICE_BYTES
 
 _LIKE = 0.02  # of their size, that logits may be off: 16 bits make less of it, a factor or a bound more
@@ -85,12 +87,21 @@ class Head:
 
     def slices(self, positions: int) -> Iterator[tuple[int, int]]:
         """Return ranges of the vocabulary whose logits at so many positions fit the memory allowed."""
-        step = max(256, SLICE_BYTES // (4 * max(positions, self.width)))
+        matrix = self.layer.levels_VD if isinstance(self.layer, Int8Embedding) else self.layer.weight
+        step = max(256, SLICE_BYTES[matrix.device.type] // (4 * max(positions, self.width)))
         return ((start, min(start + step, self.vocabulary)) for start in range(0, self.vocabulary, step))
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows of the matrix."""
         return self.layer.rows(start, stop) if isinstance(self.layer, Int8Embedding) else self.layer.weight[start:stop]
+
+    def rows_of(self, tokens_S: torch.Tensor) -> torch.Tensor:
+        """Return the rows of some tokens."""
+        return self.layer(tokens_S) if isinstance(self.layer, Int8Embedding) else self.layer.weight[tokens_S]
+
+    def slope(self, logits: torch.Tensor) -> torch.Tensor | None:
+        """Return the slope of the bound at such logits; None where there is no bound."""
+        return 1 - (logits / self.cap) ** 2 if self.cap else None
 
     def logits(self, hidden_SD: torch.Tensor, rows_CD: torch.Tensor, start: int) -> torch.Tensor:
         """Return fp32 logits of a slice, (positions, slice)."""
@@ -124,48 +135,70 @@ def require_known(base: Any) -> None:
 
 def token_logps(head: Head, hidden_SD: torch.Tensor, tokens_S: torch.Tensor) -> torch.Tensor:
     """Return the log-probability of each token at its position, nats, (S,); differentiable in `hidden_SD`."""
-    return _TokenLogps.apply(hidden_SD, tokens_S, head)  # pyright: ignore[reportReturnType]
+    wanted = hidden_SD.requires_grad and torch.is_grad_enabled()
+    return _TokenLogps.apply(hidden_SD, tokens_S, head, wanted)  # pyright: ignore[reportReturnType]
 
 
 def _product(hidden_SD: torch.Tensor, rows_CD: torch.Tensor) -> torch.Tensor:
-    """Multiply `hidden @ rows.T` in fp32. CUDA sums 16-bit products so; elsewhere both are widened first, in slices."""
-    if hidden_SD.is_cuda and torch.version.cuda and hidden_SD.dtype == rows_CD.dtype != torch.float32:  # not on ROCm
-        return torch.mm(hidden_SD, rows_CD.T, out_dtype=torch.float32)
+    """Multiply `hidden @ rows.T` in fp32, whatever both are in; in slices, if they must be widened for it."""
+    if hidden_SD.dtype == rows_CD.dtype != torch.float32:
+        if hidden_SD.is_cuda and torch.version.cuda:  # not on ROCm
+            return torch.mm(hidden_SD, rows_CD.T, out_dtype=torch.float32)
+        if hidden_SD.device.type == "cpu" and hidden_SD.dtype == torch.bfloat16 and _rounds_once():
+            # What the rounding of a product has taken away is the same product, less itself. With AMX that takes a
+            # fifth of the time of one in fp32.
+            near_SC = hidden_SD @ rows_CD.T
+            return near_SC.float().sub_(torch.addmm(near_SC, -hidden_SD, rows_CD.T))
     return hidden_SD.float() @ rows_CD.float().T
 
 
+@cache
+def _rounds_once() -> bool:
+    """Try whether this CPU multiplies bf16 natively, and adds to a product what is given before it is rounded."""
+    if not compute_in_bf16("cpu"):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(64, 256, generator=generator).bfloat16() for _ in range(2))
+    exact, near = a.double() @ b.double().T, a @ b.T
+    return bool((torch.addmm(near, -a, b.T) - (near - exact)).abs().max() < 0.01 * (near - exact).abs().max())
+
+
 class _TokenLogps(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden_SD: torch.Tensor, tokens_S: torch.Tensor, head: Head) -> torch.Tensor:
-        norm_S = torch.full((len(hidden_SD),), -torch.inf, device=hidden_SD.device)
-        found_S = torch.zeros_like(norm_S)
-        for start, stop in head.slices(len(hidden_SD)):
-            logits_SC = head.logits(hidden_SD, head.rows(start, stop), start)
-            here = (tokens_S >= start) & (tokens_S < stop)
-            found_S[here] = logits_SC[here, tokens_S[here] - start]
-            top_S = logits_SC.amax(dim=1)
-            sum_S = logits_SC.sub_(top_S[:, None]).exp_().sum(dim=1)
-            norm_S = torch.logaddexp(norm_S, top_S + sum_S.log())
-        ctx.save_for_backward(hidden_SD, tokens_S, norm_S)
-        ctx.head = head
-        return found_S - norm_S
+    """The gradient of each log-probability is found along with it, as only a factor is unknown before.
+
+        d logp(token) / d hidden = row(token) - sum of softmax * row
+
+    The sum is taken slice by slice, as the normalizer is, to the largest logit so far; both are scaled down when a
+    larger one is met.
+    """
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        hidden_SD, tokens_S, norm_S = ctx.saved_tensors
-        head, (gradient_S,) = ctx.head, gradients
-        result_SD = torch.zeros(hidden_SD.shape, device=hidden_SD.device)
+    def forward(ctx: Any, hidden_SD: torch.Tensor, tokens_S: torch.Tensor, head: Head, wanted: bool) -> torch.Tensor:
+        top_S = torch.full((len(hidden_SD),), -torch.inf, device=hidden_SD.device)
+        sum_S, found_S = torch.zeros_like(top_S), torch.zeros_like(top_S)
+        mean_SD = torch.zeros(hidden_SD.shape, device=hidden_SD.device) if wanted else None
         for start, stop in head.slices(len(hidden_SD)):
             rows_CD = head.rows(start, stop)
             logits_SC = head.logits(hidden_SD, rows_CD, start)
-            slope_SC = 1 - (logits_SC / head.cap) ** 2 if head.cap else None
-            # d logp(token) / d logits = one at the token - softmax
             here = ((tokens_S >= start) & (tokens_S < stop)).nonzero()[:, 0]
-            delta_SC = logits_SC.sub_(norm_S[:, None]).exp_().neg_()
-            delta_SC[here, tokens_S[here] - start] += 1
-            delta_SC *= head.scale * gradient_S[:, None]
-            if slope_SC is not None:
-                delta_SC *= slope_SC
-            # Rounded with the weights' type: that makes a gradient a little noisier, and hides nothing from it.
-            result_SD += (delta_SC.to(rows_CD.dtype) @ rows_CD).float()
-        return result_SD.to(hidden_SD.dtype), None, None
+            found_S[here] = logits_SC[here, tokens_S[here] - start]
+            larger_S = torch.maximum(top_S, logits_SC.amax(dim=1))
+            slope_SC = head.slope(logits_SC) if wanted else None
+            weight_SC, scale_S = logits_SC.sub_(larger_S[:, None]).exp_(), (top_S - larger_S).exp_()
+            sum_S = sum_S * scale_S + weight_SC.sum(dim=1)
+            if mean_SD is not None:
+                if slope_SC is not None:
+                    weight_SC *= slope_SC
+                # Rounded with the weights' type: that makes a gradient a little noisier, and hides nothing from it.
+                mean_SD.mul_(scale_S[:, None]).add_(weight_SC.to(rows_CD.dtype) @ rows_CD)
+            top_S = larger_S
+        if mean_SD is not None:
+            slope_S, rows_SD = head.slope(found_S), head.rows_of(tokens_S).float()
+            gradient_SD = rows_SD if slope_S is None else rows_SD * slope_S[:, None]
+            ctx.save_for_backward((gradient_SD - mean_SD.div_(sum_S[:, None])).mul_(head.scale).to(hidden_SD.dtype))
+        return found_S - top_S - sum_S.log()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (gradient_SD,) = ctx.saved_tensors
+        return (gradient_SD * gradients[0][:, None]).to(gradient_SD.dtype), None, None, None

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from genius_lite.hardware import Device, Precision, compute_in_bf16, spare_memory
-from genius_lite.learner.footprint import HELD, kept_bytes
+from genius_lite.hardware import Device, Precision, compute_in_bf16
+from genius_lite.learner.attention import mark
 from genius_lite.learner.head import Head, Int8Embedding, require_known, token_logps
 from genius_lite.learner.packing import Inputs, Response, rows, trees
 from genius_lite.learner.rounding import round_once, widened
@@ -125,22 +125,6 @@ def weight_bytes(policy: Any) -> int:
     return sum(storages.values()) + sum(state.absmax.nbytes + state.code.nbytes for state in states)
 
 
-def activation_bytes(policy: Any, tokens: int) -> int:
-    """Estimate what a backward pass over so many tokens needs from the forward pass, in bytes."""
-    base = policy.get_base_model()
-    config = base.config.get_text_config()
-    inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
-    in_bf16 = _compute_dtype(base) == torch.bfloat16
-    layers, width = config.num_hidden_layers, config.hidden_size
-    return int(HELD * kept_bytes(tokens, layers, width, inner, in_bf16))
-
-
-def enable_gradient_checkpointing(policy: Any) -> None:
-    """Keep only each layer's input for the backward pass, and spare memory wherever it can be."""
-    spare_memory()
-    policy.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
-
-
 def _prepared(policy: Any) -> Any:
     """See that nothing is dropped by chance while it learns, and what it adds is not rounded away."""
     for module in policy.modules():
@@ -181,8 +165,10 @@ def logps_of(policy: Any, inputs: Inputs, in_fp32: bool = False) -> torch.Tensor
         in_fp32: compute in fp32 with the same weights, whatever they are in; without gradients.
     """
     base = policy.get_base_model()
-    device, dtype = base.device, torch.float32 if in_fp32 else _compute_dtype(base)
-    mask = torch.from_numpy(inputs.mask).to(device)
+    device, dtype = base.device, torch.float32 if in_fp32 else compute_dtype(base)
+    end_BT = torch.from_numpy(inputs.end_BT).to(device)
+    # Of four axes it is taken as it is, of two as the marks of padding.
+    mask = mark(_additive(_seen(end_BT), dtype), inputs.trees) if inputs.trees else (end_BT > 0).long()
     # The adapter's fp32 matrices are rounded for each pass, which is little beside casting what goes through them.
     with (
         widened(base) if in_fp32 else nullcontext(),
@@ -190,8 +176,7 @@ def logps_of(policy: Any, inputs: Inputs, in_fp32: bool = False) -> torch.Tensor
     ):
         hidden_BTD = base.get_decoder()(
             input_ids=torch.from_numpy(inputs.tokens_BT).to(device),
-            # Of four axes it is taken as it is, of two as the marks of padding.
-            attention_mask=_additive(mask, dtype) if mask.ndim == 3 else mask.long(),
+            attention_mask=mask,
             position_ids=torch.from_numpy(inputs.depth_BT).to(device),
             use_cache=False,
         ).last_hidden_state
@@ -245,9 +230,16 @@ def _branches(stem: int) -> list[Response]:
     return [(prompt, first), (prompt, first[:12] + second[:12]), (prompt, other)]
 
 
-def _compute_dtype(base: Any) -> torch.dtype:
+def compute_dtype(base: Any) -> torch.dtype:
+    """Return what a transformers model computes in."""
     embeddings = base.get_input_embeddings()
     return embeddings.dtype if isinstance(embeddings, Int8Embedding) else embeddings.weight.dtype
+
+
+def _seen(end_BT: torch.Tensor) -> torch.Tensor:
+    """Say which token (row) sees which (column), bool (B, T, T): see `Inputs`."""
+    place_T = torch.arange(end_BT.shape[1], device=end_BT.device)
+    return (place_T <= place_T[:, None]) & (place_T[:, None] < end_BT[:, None])
 
 
 def _additive(mask_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -10,9 +10,10 @@ A model that cannot take such a mask (a recurrent one, say) gets a padded row fo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import overload
 
 import numpy as np
 
@@ -22,23 +23,62 @@ from genius_lite.rundir.lines import Lines
 Response = tuple[list[int], list[int]]
 """Prompt tokens and response tokens."""
 
-Groups = list[Sequence[PreferencePair]]
-"""Pairs by query; of a file they are read whenever they are asked for."""
+Group = Sequence[PreferencePair]
+"""A query's pairs, or some of them."""
+
+
+class Groups(Sequence[Group]):
+    """Pairs by query; each group is made of its pairs, which may lie in a file, when it is asked for.
+
+    Args:
+        places_P: numbers of the pairs, a group's one after the other.
+        sizes_G: how many pairs each group has.
+    """
+
+    def __init__(self, pairs: Sequence[PreferencePair], places_P: np.ndarray, sizes_G: np.ndarray):
+        self.pairs, self.places_P, self.sizes_G = pairs, places_P, sizes_G
+        self._ends_G = np.cumsum(sizes_G)
+
+    def __len__(self) -> int:
+        return len(self.sizes_G)
+
+    @overload
+    def __getitem__(self, index: int) -> Group: ...
+    @overload
+    def __getitem__(self, index: slice) -> Groups: ...
+    def __getitem__(self, index: int | slice) -> Group | Groups:
+        if isinstance(index, slice):
+            return self.pick(np.arange(len(self))[index])
+        places = self.places_of(index).tolist()
+        return self.pairs.pick(places) if isinstance(self.pairs, Lines) else [self.pairs[place] for place in places]
+
+    def pick(self, numbers_G: np.ndarray) -> Groups:
+        """Choose some of the groups, in this order."""
+        places = [self.places_of(number) for number in numbers_G]
+        return Groups(self.pairs, np.concatenate([self.places_P[:0], *places]), self.sizes_G[numbers_G])
+
+    def places_of(self, number: int) -> np.ndarray:
+        """Return the numbers of a group's pairs among all."""
+        end = self._ends_G[number]
+        return self.places_P[end - self.sizes_G[number] : end]
 
 
 @dataclass(frozen=True)
 class Inputs:
     """What one forward pass needs, and which of its tokens count.
 
-    B rows of T tokens; a *place* is an index into the rows laid end to end. `mask` is (B, T, T) where rows are trees
-    and says which token (row) sees which (column); it is (B, T), False where padded, where they are plain.
-    `targets_S` are the places of the S tokens that some response counts, `parents_S` the places that predict them,
-    and `responses` has for each response the indices, into those S, of its tokens.
+    B rows of T tokens; a *place* is an index into the rows laid end to end. In a row of `trees`, which are told by
+    where they begin and end, a token sees itself and its ancestors: what follows from one stands right behind it
+    (preorder), and `end_BT` says where that ends, so that token t sees a if a <= t < end[a]. Where there are no trees
+    it sees all before it in its row, and where rows are padded `end_BT` is 0. `targets_S` are the places of the S
+    tokens that some response counts, `parents_S` the places that predict them, and `responses` has for each response
+    the indices, into those S, of its tokens.
     """
 
     tokens_BT: np.ndarray
     depth_BT: np.ndarray
-    mask: np.ndarray
+    end_BT: np.ndarray
+    trees: list[tuple[int, int]]
     targets_S: np.ndarray
     parents_S: np.ndarray
     responses: list[np.ndarray]
@@ -48,7 +88,7 @@ class Inputs:
 class Pack:
     """Pairs that share a forward pass, which computes so many `tokens`; as trees if `shared`, else as padded rows."""
 
-    groups: Groups
+    groups: list[Group]
     tokens: int
     shared: bool
 
@@ -57,87 +97,90 @@ class Pack:
         return [pair for group in self.groups for pair in group]
 
     def inputs(self) -> Inputs:
-        """Make what the pass needs; the responses stand in it chosen and rejected in turn.
-
-        Not kept: its mask has a byte for each two tokens.
-        """
-        return trees(map(_responses, self.groups)) if self.shared else rows(_responses(self.pairs))
-
-
-class _Forest:
-    """A tree of tokens for each group of responses, parents before children; `parent_T` is -1 at roots."""
-
-    def __init__(self, groups: Iterable[Iterable[Response]]):
-        self.tokens_T: list[int] = []
-        self.parent_T: list[int] = []
-        self.depth_T: list[int] = []
-        self.responses: list[list[int]] = []
-        for group in groups:
-            self._grow(group)
-
-    def _grow(self, responses: Iterable[Response]) -> None:
-        children: dict[tuple[int, int], int] = {}
-        for prompt, response in responses:
-            places, at = [], -1
-            for token in prompt + response:
-                if (at, token) not in children:
-                    children[at, token] = len(self.tokens_T)
-                    self.tokens_T.append(token)
-                    self.depth_T.append(self.depth_T[at] + 1 if at >= 0 else 0)
-                    self.parent_T.append(at)
-                at = children[at, token]
-                places.append(at)
-            self.responses.append(places[len(prompt) :])
+        """Make what the pass needs; the responses stand in it chosen and rejected in turn."""
+        return trees(map(_responses, self.groups)) if self.shared else rows([*_responses(self.pairs)])
 
 
 def trees(groups: Iterable[Iterable[Response]]) -> Inputs:
     """Make one row that holds a tree for each group of responses; each token sees itself and its ancestors."""
-    forest = _Forest(groups)
-    mask_TT = np.eye(len(forest.tokens_T), dtype=bool)
-    for t, parent in enumerate(forest.parent_T):
-        if parent >= 0:
-            mask_TT[t] |= mask_TT[parent]
-    targets_S = np.unique([place for places in forest.responses for place in places])
+    tokens, depths, parents, ends = (list[int]() for _ in range(4))
+    paths: list[list[int]] = []  # of each response, the places of its tokens
+    places: list[tuple[int, int]] = []
+
+    def close(path: list[int]) -> None:
+        """Note that nothing more follows from these."""
+        for place in path:
+            ends[place] = len(tokens)
+
+    for group in groups:
+        start, responses, path = len(tokens), list(group), list[int]()
+        found = [path] * len(responses)
+        for number, whole, known in _in_preorder(responses):
+            close(path[known:])
+            new = range(len(tokens), len(tokens) + len(whole) - known)
+            parents += [path[known - 1] if known else -1, *new][: len(new)]
+            path = [*path[:known], *new]
+            tokens += whole[known:]
+            depths += range(known, len(whole))
+            ends += new
+            found[number] = path[len(responses[number][0]) :]
+        close(path)
+        paths += found
+        places.append((start, len(tokens)))
+    targets_S = np.unique(np.concatenate(paths))
     return Inputs(
-        tokens_BT=np.array([forest.tokens_T]),
-        depth_BT=np.array([forest.depth_T]),
-        mask=mask_TT[None],
+        tokens_BT=np.array([tokens]),
+        depth_BT=np.array([depths]),
+        end_BT=np.array([ends]),
+        trees=places,
         targets_S=targets_S,
-        parents_S=np.array(forest.parent_T)[targets_S],
-        responses=[np.searchsorted(targets_S, places) for places in forest.responses],
+        parents_S=np.array(parents)[targets_S],
+        responses=[np.searchsorted(targets_S, path) for path in paths],
     )
+
+
+def _in_preorder(responses: Sequence[Response]) -> Iterator[tuple[int, list[int], int]]:
+    """Yield responses as their tree is walked: the number of each, its tokens and the prompt's, and how many are known.
+
+    Those are what it begins with as the one before did: none of the others, in this order, has more in common with it.
+    """
+    tokens = [prompt + response for prompt, response in responses]
+    before = list[int]()
+    for number in sorted(range(len(tokens)), key=tokens.__getitem__):
+        whole = tokens[number]
+        both = min(len(before), len(whole))
+        differs = np.flatnonzero(np.array(before[:both]) != np.array(whole[:both]))
+        yield number, whole, int(differs[0]) if len(differs) else both
+        before = whole
 
 
 def rows(responses: list[Response]) -> Inputs:
     """Make a row for each response, padded on the right."""
     width = max(len(prompt) + len(response) for prompt, response in responses)
     tokens_BT = np.zeros((len(responses), width), dtype=np.int64)
-    mask_BT = np.zeros((len(responses), width), dtype=bool)
+    end_BT = np.zeros((len(responses), width), dtype=np.int64)
     targets, indices, count = [], [], 0
     for b, (prompt, response) in enumerate(responses):
         end = len(prompt) + len(response)
         tokens_BT[b, :end] = prompt + response
-        mask_BT[b, :end] = True
+        end_BT[b, :end] = end
         targets.append(b * width + np.arange(len(prompt), end))
         indices.append(np.arange(count, count + len(response)))
         count += len(response)
     targets_S = np.concatenate(targets)
     depth_BT = np.tile(np.arange(width), (len(responses), 1))
-    return Inputs(tokens_BT, depth_BT, mask_BT, targets_S, targets_S - 1, indices)
+    return Inputs(tokens_BT, depth_BT, end_BT, [], targets_S, targets_S - 1, indices)
 
 
 def by_query(pairs: Sequence[PreferencePair]) -> Groups:
     """Group pairs by query, in the order in which the queries first appear."""
-    places: dict[str, list[int]] = {}
-    queries = pairs.query_ids() if isinstance(pairs, Lines) else [pair.query_id for pair in pairs]
-    for place, query in enumerate(queries):
-        places.setdefault(query, []).append(place)
-    if isinstance(pairs, Lines):
-        return [pairs.pick(some) for some in places.values()]
-    return [[pairs[place] for place in some] for some in places.values()]
+    numbers: dict[str, int] = {}
+    queries = pairs.query_ids() if isinstance(pairs, Lines) else (pair.query_id for pair in pairs)
+    group_P = np.fromiter((numbers.setdefault(query, len(numbers)) for query in queries), np.int64, len(pairs))
+    return Groups(pairs, np.argsort(group_P, kind="stable"), np.bincount(group_P, minlength=len(numbers)))
 
 
-def packs(groups: Groups, max_tokens: int, merged: int, shared: bool = True) -> list[Pack]:
+def packs(groups: Iterable[Group], max_tokens: int, merged: int, shared: bool = True) -> Iterator[Pack]:
     """Pack groups in order, as many in a pack as have at most `merged` tokens together.
 
     A group is larger alone if it must be, up to `max_tokens`; then it is split between pairs. A single pair never is.
@@ -145,21 +188,20 @@ def packs(groups: Groups, max_tokens: int, merged: int, shared: bool = True) -> 
     Args:
         shared: trees, else padded rows.
     """
-    made: list[Pack] = []
-    extent = _Extent(0, 0)
+    held, extent = list[Group](), _Extent(0, 0)
     for group in groups:
         for part, own in _split(group, max_tokens, shared):
             together = extent.beside(own, shared)
-            if made and together.tokens <= merged:
-                made[-1] = Pack([*made[-1].groups, part], together.tokens, shared)
-                extent = together
-            else:
-                made.append(Pack([part], own.tokens, shared))
-                extent = own
-    return made
+            if held and together.tokens > merged:
+                yield Pack(held, extent.tokens, shared)
+                held, together = [], own
+            held.append(part)
+            extent = together
+    if held:
+        yield Pack(held, extent.tokens, shared)
 
 
-def shares(groups: Groups, count: int, shared: bool = True) -> list[Groups]:
+def shares(groups: Sequence[Group], count: int, shared: bool = True) -> list[Sequence[Group]]:
     """Split groups into `count` parts of about as many tokens, some perhaps empty; the same wherever it is asked.
 
     A group that is larger than an even part is split between pairs.
@@ -171,13 +213,13 @@ def shares(groups: Groups, count: int, shared: bool = True) -> list[Groups]:
         return [groups]
     even = math.ceil(sum(_extent(group, shared).tokens for group in groups) / count)
     parts = [part for group in groups for part in _split(group, even, shared)]
-    found: list[Groups] = [[] for _ in range(count)]
+    found: list[list[Group]] = [[] for _ in range(count)]
     taken = [0] * count
     for part, extent in sorted(parts, key=lambda part: -part[1].tokens):
         least = taken.index(min(taken))
         found[least].append(part)
         taken[least] += extent.tokens
-    return found
+    return [*found]
 
 
 def unshared_tokens(pairs: Iterable[PreferencePair]) -> int:
@@ -185,8 +227,8 @@ def unshared_tokens(pairs: Iterable[PreferencePair]) -> int:
     return sum(len(prompt) + len(response) for prompt, response in _responses(pairs))
 
 
-def _responses(pairs: Iterable[PreferencePair]) -> list[Response]:
-    return [(p.prompt_tokens, tokens) for p in pairs for tokens in (p.chosen_tokens, p.rejected_tokens)]
+def _responses(pairs: Iterable[PreferencePair]) -> Iterator[Response]:
+    return ((p.prompt_tokens, tokens) for p in pairs for tokens in (p.chosen_tokens, p.rejected_tokens))
 
 
 @dataclass(frozen=True)
@@ -207,15 +249,13 @@ class _Extent:
 
 
 def _extent(group: Iterable[PreferencePair], shared: bool) -> _Extent:
-    responses = _responses(group)
+    responses = [*_responses(group)]
     if shared:
-        return _Extent(1, len(_Forest([responses]).tokens_T))
+        return _Extent(1, sum(len(whole) - known for _, whole, known in _in_preorder(responses)))
     return _Extent(len(responses), max(len(prompt) + len(response) for prompt, response in responses))
 
 
-def _split(
-    group: Sequence[PreferencePair], max_tokens: int, shared: bool
-) -> list[tuple[Sequence[PreferencePair], _Extent]]:
+def _split(group: Group, max_tokens: int, shared: bool) -> list[tuple[Group, _Extent]]:
     """Halve a group until each part has at most so many tokens, or is a single pair; return how large parts are."""
     extent = _extent(group, shared)
     if len(group) == 1 or extent.tokens <= max_tokens:

@@ -5,12 +5,12 @@ A quantizer that knows which columns of a matrix meet large activations can spen
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -18,50 +18,56 @@ from torch import nn
 from genius_lite.learner.batches import Packer
 from genius_lite.learner.packing import Groups
 from genius_lite.learner.process_group import ProcessGroup
-from genius_lite.learner.scores import Scores, score
+from genius_lite.learner.scores import score
 from genius_lite.learner.state import no_state, read_tensors
-from genius_lite.rundir.documents import read_typed
-from genius_lite.rundir.folder import IMPORTANCE, RunDir, write_json
+from genius_lite.rundir.folder import IMPORTANCE, RunDir
 
-REFERENCE = "reference"
+REFERENCE = "base-scores"
 """The folder in a training's state that has them."""
+_LOGPS = "logps.npy"
 
 
-def reference_scores(packer: Packer, groups: Groups, work: RunDir, advance: Callable[[int], None]) -> Scores:
-    """Score every pair with the base model, once, and keep that and the importance of its columns in `work`."""
+def reference_scores(packer: Packer, groups: Groups, work: RunDir, advance: Callable[[int], None]) -> np.ndarray:
+    """Score every pair with the base model, once, and keep that and the importance of its columns in `work`.
+
+    Returns:
+        Summed log-probabilities (chosen, rejected) in the order of the groups' own pairs, nats, float32 (P, 2).
+    """
     if not packer.group.broadcast((work / REFERENCE).exists()):
         importance = Importance(packer.policy, counts=lambda: not packer.in_dummy_pass)
         with packer.policy.disable_adapter(), importance.watched():
-            scores = score(packer, groups, advance)
+            scores_P2 = score(packer, groups, advance)
         importance.gather(packer.group)
 
         def write(folder: Path) -> None:
             folder.mkdir()
             importance.save(folder / IMPORTANCE)
-            write_json(folder / "logps.json", [[query, step, *logps] for (query, step), logps in scores.items()])
+            np.save(folder / _LOGPS, scores_P2)
 
         packer.group.on_main(lambda: work.build(REFERENCE, write))
     return _kept(work / REFERENCE, packer, groups)
 
 
-def _kept(folder: Path, packer: Packer, groups: Groups) -> Scores:
+def _kept(folder: Path, packer: Packer, groups: Groups) -> np.ndarray:
     """Read what is kept, which another process may have made.
 
     Raises:
         UserError: it is not of these pairs and this model.
     """
-    rows = read_typed(folder / "logps.json", list[tuple[str, int, float, float]]) or []
-    scores = {(query, step): [*logps] for query, step, *logps in rows}
-    if scores.keys() != {(pair.query_id, pair.step) for group in groups for pair in group}:
-        raise no_state(folder, "logps.json is missing, or of other pairs")
-    if not all(math.isfinite(logp) for logps in scores.values() for logp in logps):
+    try:
+        scores_P2 = np.load(folder / _LOGPS)
+    except (OSError, EOFError, ValueError) as e:
+        raise no_state(folder, f"{_LOGPS} is missing or damaged") from e
+    if scores_P2.shape != (groups.sizes_G.sum(), 2) or scores_P2.dtype != np.float32:
+        raise no_state(folder, f"{_LOGPS} is of other pairs")
+    if not np.isfinite(scores_P2).all():
         raise no_state(folder, "a score is not finite")
     tensors = read_tensors(folder / IMPORTANCE)
     widths = {name: (module.in_features,) for name, module in Importance(packer.policy).layers.items()}
     tokens = tensors.pop("tokens", torch.zeros(0))
     if tokens.numel() != 1 or tokens < 1 or any(widths.get(name) != sums.shape for name, sums in tensors.items()):
         raise no_state(folder, f"{IMPORTANCE} is of another model")
-    return scores
+    return scores_P2
 
 
 class Importance:

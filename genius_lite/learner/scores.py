@@ -14,72 +14,73 @@ import torch
 
 from genius_lite.errors import NonFiniteError
 from genius_lite.learner.batches import Packer
-from genius_lite.learner.footprint import SCORED_PAIRS
+from genius_lite.learner.footprint import scored_pairs
 from genius_lite.learner.model import response_logps
 from genius_lite.learner.packing import Groups, by_query
 from genius_lite.records import PreferencePair, seed_of
 
 _QUERIES = 8  # that each process scores at once: little is repeated when memory runs out
 
-Scores = dict[tuple[str, int], list[float]]
-"""(query id, step) -> summed log-probabilities (chosen, rejected), nats."""
 
-
-def score(packer: Packer, groups: Groups, advance: Callable[[int], None], in_fp32: bool = False) -> Scores:
+def score(packer: Packer, groups: Groups, advance: Callable[[int], None], in_fp32: bool = False) -> np.ndarray:
     """Score pairs with the packer's policy.
 
     Args:
         in_fp32: compute in fp32, whatever the weights are in.
 
+    Returns:
+        Summed log-probabilities (chosen, rejected) in the order of the groups' own pairs, nats, float32 (P, 2).
+
     Raises:
         NonFiniteError: one of them is NaN or infinite.
     """
-    scores: Scores = {}
+    scores_P2 = np.empty((len(groups.places_P), 2), dtype=np.float32)
     at_once = _QUERIES * packer.group.size
     for start in range(0, len(groups), at_once):
-        wave = groups[start : start + at_once]
+        some = groups[start : start + at_once]
+        wave = [[*group] for group in some]
         with torch.no_grad():
             logps_2P = packer.compute(
                 wave, lambda pack: response_logps(packer.policy, pack.inputs(), in_fp32).view(-1, 2)
             )
-        pairs = [pair for group in wave for pair in group]
-        for pair, logps_2 in zip(pairs, logps_2P.T, strict=True):
+        for pair, logps_2 in zip((pair for group in wave for pair in group), logps_2P.T, strict=True):
             if not torch.isfinite(logps_2).all():
                 raise NonFiniteError(
                     f"query {pair.query_id}, step {pair.step}: the learner's log-probability of a response is not "
                     "finite; try learner.precision: fp32 or bf16, or a lower learner.lr"
                 )
-            scores[pair.query_id, pair.step] = logps_2.tolist()
-        advance(len(pairs))
-    return scores
+        scores_P2[some.places_P] = logps_2P.T.numpy()
+        advance(len(some.places_P))
+    return scores_P2
 
 
 def margins(
     packer: Packer,
     pairs: Sequence[PreferencePair],
-    reference: Scores | None,
+    reference_P2: np.ndarray | None,
     key: tuple[int | str, ...],
     advance: Callable[[int], None],
 ) -> dict[tuple[str, int], float]:
-    """Return (query id, step) -> margin, of pairs drawn evenly from all, `SCORED_PAIRS` at most.
+    """Return (query id, step) -> margin, of some pairs that are drawn evenly from all: see `scored_pairs`.
 
     Args:
-        reference: the base model's scores in fp32, of all pairs; None has them computed.
+        reference_P2: the base model's scores in fp32, of all pairs; None has them computed.
         key: names the generator of the draw, (seed, round): the pairs are the same in every precision.
         advance: called with the passes of pairs as they are made.
     """
     rng = np.random.default_rng(seed_of(*key, "scored"))
-    places = rng.choice(len(pairs), min(len(pairs), SCORED_PAIRS), replace=False)
-    groups = by_query([pairs[i] for i in sorted(places)])
-    after = score(packer, groups, advance, in_fp32=True)
-    if reference is None:
+    places = np.sort(rng.choice(len(pairs), scored_pairs(len(pairs)), replace=False))
+    drawn = [pairs[place] for place in places.tolist()]
+    groups = by_query(drawn)
+    after_P2 = score(packer, groups, advance, in_fp32=True)
+    if reference_P2 is None:
         with packer.policy.disable_adapter():
-            reference = score(packer, groups, advance, in_fp32=True)
-    found = {}
-    for pair, (chosen, rejected) in after.items():
-        chosen_ref, rejected_ref = reference[pair]
-        found[pair] = (chosen - rejected) - (chosen_ref - rejected_ref)
-    return found
+            before_P2 = score(packer, groups, advance, in_fp32=True)
+    else:
+        before_P2 = reference_P2[places]
+    gains_P2 = after_P2.astype(np.float64) - before_P2
+    found_P = (gains_P2[:, 0] - gains_P2[:, 1]).tolist()
+    return {(pair.query_id, pair.step): nats for pair, nats in zip(drawn, found_P, strict=True)}
 
 
 def clustered_error(found: dict[tuple[str, int], float]) -> float | None:

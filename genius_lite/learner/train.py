@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,22 +17,17 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from genius_lite.errors import NonFiniteError, Stop, Stopped, UserError
-from genius_lite.hardware import Device, Precision, learner_free_memory
+from genius_lite.hardware import Device, Precision, learner_free_memory, spare_memory
+from genius_lite.learner.activations import Activations
 from genius_lite.learner.batches import Packer, schedule
-from genius_lite.learner.footprint import ACTIVATION_SHARE, SCORED_PAIRS
+from genius_lite.learner.footprint import scored_pairs
 from genius_lite.learner.logprob_mismatch import Sample, check, logprob_mismatch, mismatch_limit
 from genius_lite.learner.loss import pair_logps, pair_loss
-from genius_lite.learner.model import (
-    activation_bytes,
-    enable_gradient_checkpointing,
-    load_policy,
-    response_logps,
-    weight_bytes,
-)
+from genius_lite.learner.model import load_policy, response_logps, weight_bytes
 from genius_lite.learner.packing import Groups, Pack, by_query, unshared_tokens
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, load_in_parts
 from genius_lite.learner.reference import REFERENCE, reference_scores
-from genius_lite.learner.scores import Scores, clustered_error, margins
+from genius_lite.learner.scores import clustered_error, margins
 from genius_lite.learner.state import Progress, load_state, pairs_done, save_state
 from genius_lite.learner.targets import without_adapter
 from genius_lite.recipe import Learner
@@ -111,10 +106,15 @@ def train_adapter(
         say(f"these matrices get no adapter and stay as they are: {', '.join(left)}")
     groups = by_query(job.pairs)
     packer = Packer(policy, job.pairs, cfg, job.device, say, group)
-    sizes = [pack.tokens for pack in packer.packs(groups)]
-    if group.max(_memory_is_short(policy, max(sizes), job, group.local_world_size)):
-        enable_gradient_checkpointing(policy)
-        say("activations are computed twice instead of kept (learner.gradient_checkpointing)")
+    sizes = array("l", (pack.tokens for pack in packer.packs(groups)))
+    free = learner_free_memory(job.device) // group.local_world_size
+    activations = Activations(policy, cfg.gradient_checkpointing, free, max(sizes))
+    if activations.most:
+        spare_memory()
+        say(
+            f"activations of {activations.most} of {activations.layers} layers are computed twice instead of kept "
+            "(learner.gradient_checkpointing)"
+        )
     mismatch = logprob_mismatch(policy, job.samples) if job.samples else None
     if mismatch is not None and group.is_main:
         limit = mismatch_limit(cfg, job.precision, job.own_weights and job.start is None)
@@ -125,7 +125,7 @@ def train_adapter(
         raise Stopped
     epochs = schedule(groups, cfg, np.random.default_rng(seed_of(*job.key, "order")))
     batches = [batch for epoch in epochs for batch in epoch]
-    curve = _Trainer(packer, reference, job, advance, updated, stop).run(batches)
+    curve = _Trainer(packer, reference, activations, job, advance, updated, stop).run(batches)
 
     def save() -> None:
         policy.save_pretrained(out)
@@ -159,15 +159,9 @@ def passes(job: Training) -> tuple[int, int]:
     matrices are frozen.
     """
     count, known = len(job.pairs), (job.work / REFERENCE).exists()
-    scored = min(count, SCORED_PAIRS) * (1 if job.precision == "fp32" else 2)
+    scored = scored_pairs(count) * (1 if job.precision == "fp32" else 2)
     total = count * (1 + PASSES_OF_AN_UPDATE * job.cfg.epochs) + scored
     return total, count * known + PASSES_OF_AN_UPDATE * pairs_done(job.work)
-
-
-def _memory_is_short(policy: Any, tokens: int, job: Training, local_world_size: int) -> bool:
-    if job.cfg.gradient_checkpointing != "auto":
-        return job.cfg.gradient_checkpointing
-    return activation_bytes(policy, tokens) > ACTIVATION_SHARE * learner_free_memory(job.device) / local_world_size
 
 
 @dataclass
@@ -175,7 +169,8 @@ class _Trainer:
     """The updates of a training."""
 
     packer: Packer
-    reference: Scores
+    reference_P2: np.ndarray
+    activations: Activations
     job: Training
     advance: Callable[[int], None]
     updated: Callable[[int, dict[str, float]], None]
@@ -216,10 +211,12 @@ class _Trainer:
         return curve
 
     def _update(self, number: int, batch: Groups) -> dict[str, float]:
-        pairs = [pair for group in batch for pair in group]
-        total = len(pairs)
+        groups = [[*group] for group in batch]
+        pairs = [pair for group in groups for pair in group]
+        total, scores = len(pairs), self.reference_P2[batch.places_P].tolist()
+        reference = {(pair.query_id, pair.step): found for pair, found in zip(pairs, scores, strict=True)}
         loss_P, margin_P = self.packer.compute(
-            batch, lambda pack: self._accumulate(pack, total), self.optimizer.zero_grad
+            groups, lambda pack: self._accumulate(pack, reference, total), self.optimizer.zero_grad
         )
         if not torch.isfinite(loss_P).all():
             self._refuse(number, "the loss", [p for p, ok in zip(pairs, torch.isfinite(loss_P), strict=True) if not ok])
@@ -231,10 +228,11 @@ class _Trainer:
         self.advance(PASSES_OF_AN_UPDATE * total)
         return {"pairs": total, "loss": loss_P.mean().item(), "margin": margin_P.mean().item(), "grad_norm": norm}
 
-    def _accumulate(self, pack: Pack, total: int) -> torch.Tensor:
+    def _accumulate(self, pack: Pack, reference: dict[tuple[str, int], list[float]], total: int) -> torch.Tensor:
         """Add the pack's part of the batch's mean loss to the gradient; loss and margin of each pair, (pairs, 2)."""
+        self.activations.keep_for(pack.tokens)
         logps_B2 = response_logps(self.policy, pack.inputs()).view(-1, 2)
-        logps = pair_logps(pack, logps_B2, [self.reference[p.query_id, p.step] for p in pack.pairs], self.job.cfg)
+        logps = pair_logps(pack, logps_B2, [reference[p.query_id, p.step] for p in pack.pairs], self.job.cfg)
         loss_B = pair_loss(logps, self.job.cfg)
         (loss_B.sum() / total).backward()
         return torch.stack([loss_B, logps.margin_B], dim=1).detach()
@@ -247,7 +245,7 @@ class _Trainer:
 
 
 def make_optimizer(parameters: list[torch.nn.Parameter], cfg: Learner, device: Device) -> torch.optim.Optimizer:
-    """Make AdamW, on CUDA the fused one; on request bitsandbytes' paged 8-bit one.
+    """Make AdamW, the fused one where there is one; on request bitsandbytes' paged 8-bit one.
 
     Its state moves to the host when memory is short, and is rounded to 8 bits. Of an adapter it is a few megabytes, so
     that nothing is saved by either.
@@ -256,7 +254,7 @@ def make_optimizer(parameters: list[torch.nn.Parameter], cfg: Learner, device: D
         from bitsandbytes.optim.adamw import PagedAdamW8bit
 
         return PagedAdamW8bit(parameters, lr=cfg.lr, weight_decay=cfg.weight_decay)
-    return torch.optim.AdamW(parameters, lr=cfg.lr, weight_decay=cfg.weight_decay, fused=device == "cuda")
+    return torch.optim.AdamW(parameters, lr=cfg.lr, weight_decay=cfg.weight_decay, fused=device != "mps")
 
 
 def learning_rate(update: int, updates: int, cfg: Learner) -> float:

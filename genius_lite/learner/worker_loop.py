@@ -1,7 +1,7 @@
 """How the main process has the others train along, and what these do meanwhile.
 
 Between two trainings they wait, perhaps for hours. The main process sends each training whole, but for the files
-that it names: all processes see the same run folder, under the same path.
+that it names, of pairs too: all processes see the same run folder, under the same path.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ from genius_lite.hardware import give_memory_back, learner_device
 from genius_lite.learner.process_group import ProcessGroup, ProcessLostError
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
+from genius_lite.records import PreferencePair
 from genius_lite.rundir.folder import RunDir
 from genius_lite.rundir.lines import Lines
+
+_Message = tuple[Training, Path | None] | int
+"""A training, with the file of its pairs if they are in one, or the code to end with."""
 
 
 @contextmanager
@@ -32,7 +36,9 @@ def with_workers(group: ProcessGroup, job: Training) -> Iterator[None]:
     """
     if group.size > 1:
         # The main process compares learner and sampler; of a model in parts it cannot make those passes alone.
-        _send(group, job if group.sharded else replace(job, samples=[]))
+        sent = job if group.sharded else replace(job, samples=[])
+        file = job.pairs.path if isinstance(job.pairs, Lines) and job.pairs.whole else None
+        _send(group, (sent if file is None else replace(sent, pairs=[]), file))
         group.busy = True
     try:
         yield
@@ -58,9 +64,10 @@ def run_worker(group: ProcessGroup) -> int:
         UserError: something goes wrong here alone.
     """
     with suppress(ProcessLostError, NonFiniteError):
-        while isinstance(job := _receive(group), Training):
-            _train(group, job)
-        return job
+        while not isinstance(message := _receive(group), int):
+            job, file = message
+            _train(group, job if file is None else replace(job, pairs=Lines(file, PreferencePair)))
+        return message
     return 1
 
 
@@ -80,13 +87,12 @@ def _train(group: ProcessGroup, job: Training) -> None:
     give_memory_back()
 
 
-def _send(group: ProcessGroup, message: Training | int) -> None:
+def _send(group: ProcessGroup, message: _Message) -> None:
     group.send(msgspec.msgpack.encode(message, enc_hook=_plain))  # not as JSON, which has no infinity for `Learner`
 
 
-def _receive(group: ProcessGroup) -> Training | int:
-    """Receive a training, or the code to end with."""
-    return msgspec.msgpack.decode(group.receive(), type=Training | int, dec_hook=_typed)
+def _receive(group: ProcessGroup) -> _Message:
+    return msgspec.msgpack.decode(group.receive(), type=_Message, dec_hook=_typed)
 
 
 def _plain(value: Any) -> Any:

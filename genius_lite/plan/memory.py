@@ -7,12 +7,13 @@ memory together; pages that both map count twice. Constants that are no arithmet
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gguf.constants import GGMLQuantizationType as T
 
-from genius_lite.hardware import Precision, fitting_precision
-from genius_lite.learner.footprint import ACTIVATION_SHARE, HELD, SLICE_BYTES, kept_bytes
+from genius_lite.hardware import Device, Precision, fitting_precision
+from genius_lite.learner.footprint import HELD, SLICE_BYTES, kept_bytes, layers_twice
 from genius_lite.plan.shape import Machine, Shape
 from genius_lite.progress import Stage
 from genius_lite.recipe import Learner, Recipe
@@ -50,14 +51,16 @@ class Training:
     """Hold how a recipe's learner section comes out on a machine.
 
     `in_bf16` is what is computed in, else fp32; `tokens` are those of the largest forward pass, `counted` those of them
-    whose log-probability is wanted; `checkpointing` says that activations are computed twice.
+    whose log-probability is wanted, and `twice` the layers whose activations it computes twice. `again` is how much of
+    another forward pass that makes, over all tokens.
     """
 
     precision: Precision
     in_bf16: bool
     tokens: int
     counted: int
-    checkpointing: bool
+    twice: int
+    again: float
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ def _import(use: Use) -> dict[str, int]:
 def _training(use: Use, main: int) -> Peak:
     """Take the fuller one of an update and of loading, when the checkpoint is mapped beside the weights made of it."""
     device, cfg = use.machine.device, use.recipe.learner
-    update = training_parts(cfg, use.shape, use.training)
+    update = training_parts(cfg, use.shape, use.training, device)
     loading = {"weights": update["weights"], "conversion": 2 * use.shape.parameters}
     if device == "cuda":
         return Peak(Stage.TRAIN, {"libraries": main, "conversion": loading["conversion"]}, update)
@@ -185,32 +188,41 @@ def _quantizing(use: Use, main: int, made: int) -> Peak:
     return max(merging, scoring, key=lambda peak: peak.total)
 
 
-def resolve_training(cfg: Learner, shape: Shape, machine: Machine, tokens: int, counted: int) -> Training:
-    """Decide what `auto` comes to, as `learner_precision` and the training itself do."""
+def resolve_training(cfg: Learner, shape: Shape, machine: Machine, passes: Sequence[int], counted: int) -> Training:
+    """Decide what `auto` comes to, as `learner_precision` and the training itself do.
+
+    Args:
+        passes: tokens of each forward pass.
+        counted: those of the largest whose log-probability is wanted.
+    """
     precision = cfg.precision
     if precision == "auto":
         fitting = fitting_precision(machine.bf16, 2 * shape.parameters, machine.learner_memory)
         precision = fitting or ("bf16" if machine.device == "mps" else "nf4")
     in_bf16 = precision == "bf16" or (precision == "nf4" and machine.bf16)
-    twice = cfg.gradient_checkpointing
-    if twice == "auto":
-        kept = kept_bytes(tokens, shape.layers, shape.width, shape.inner, in_bf16)
-        left = machine.learner_memory - frozen_bytes(shape, precision, in_bf16)
-        twice = HELD * kept > ACTIVATION_SHARE * left
-    return Training(precision, in_bf16, tokens, counted, twice)
+    left = machine.learner_memory - frozen_bytes(shape, precision, in_bf16)
+
+    def twice(tokens: int) -> int:
+        if cfg.gradient_checkpointing != "auto":
+            return shape.layers if cfg.gradient_checkpointing else 0
+        return layers_twice(tokens, left, shape.layers, shape.width, shape.inner, in_bf16)
+
+    largest, every = max(passes, default=0), max(1, shape.layers * sum(passes))
+    again = sum(tokens * twice(tokens) for tokens in passes) / every
+    return Training(precision, in_bf16, largest, counted, twice(largest), again)
 
 
-def training_parts(cfg: Learner, shape: Shape, training: Training) -> dict[str, int]:
+def training_parts(cfg: Learner, shape: Shape, training: Training, device: Device) -> dict[str, int]:
     """Estimate the bytes on the learner's device, by part, at the fullest moment of an update."""
-    kept = kept_bytes(
-        training.tokens, shape.layers, shape.width, shape.inner, training.in_bf16, checkpointing=training.checkpointing
-    )
-    logits = min(SLICE_BYTES, 4 * training.counted * shape.vocabulary)
-    rows = min(SLICE_BYTES, 4 * shape.vocabulary * shape.width)
+    sizes = shape.layers, shape.width, shape.inner
+    kept = kept_bytes(training.tokens, *sizes, training.in_bf16, twice=training.twice)
+    held = 1.0 if training.twice == shape.layers else HELD
+    logits = min(SLICE_BYTES[device], 4 * training.counted * shape.vocabulary)
+    rows = min(SLICE_BYTES[device], 4 * shape.vocabulary * shape.width)
     trained = shape.adapter_weights(cfg)
     return {
         "weights": frozen_bytes(shape, training.precision, training.in_bf16),
-        "activations": int((1.0 if training.checkpointing else HELD) * kept) + _COMPUTED_AGAIN * training.checkpointing,
+        "activations": int(held * kept) + _COMPUTED_AGAIN * (training.twice > 0),
         "head": _SLICES * max(logits, rows),
         # The adapter and its gradient in fp32, and Adam's two moments of each number.
         "optimizer": trained * (4 + 4 + (2 if cfg.optimizer == "paged_adamw_8bit" else 8)),

@@ -170,7 +170,7 @@ def _assembled(known: Known, machine: Machine, notes: list[str]) -> Plan:
         slots=found.engine.slots,
         context=job.context,
         precision=found.training.precision,
-        activations_twice=found.training.checkpointing,
+        activations_twice=found.training.twice > 0,
         stages=stages,
         peak=max((stage.peak for stage in ahead or stages), key=lambda peak: peak.total),
         disk=disk,

@@ -32,8 +32,8 @@ class Decode(msgspec.Struct, frozen=True):
 class Rates(msgspec.Struct, frozen=True):
     """Seconds that a rehearsal took.
 
-    `base` is the user's file, `made` one that a round makes. The learner takes `load` once, `forward` and `update` for
-    a token, and `scored` for one of the final margin's, in all of its passes. `imported`, `rounded` (the base, in the
+    `base` is the user's file, `made` one that a round makes. The learner takes `load` once, `forward` for a token in a
+    pass, and `scored` for one of the final margin's, in all of its passes. `imported`, `rounded` (the base, in the
     types of the rounds) and `merged` are for the whole model. `others` is the share of this process' cores that other
     programs took meanwhile.
     """
@@ -42,7 +42,6 @@ class Rates(msgspec.Struct, frozen=True):
     made: Decode
     load: float
     forward: float
-    update: float
     scored: float
     imported: float
     rounded: float
@@ -82,9 +81,7 @@ def decode_rates(session: Timing) -> Decode:
     return Decode(shape.start, shape.tick * stats.busy_s / units, stats.busy_s / units)
 
 
-def learner_rates(
-    marks: list[float], seconds: float, tokens: int, checkpointing: bool
-) -> tuple[float, float, float, float]:
+def learner_rates(marks: list[float], seconds: float, tokens: int, checkpointing: bool) -> tuple[float, float, float]:
     """Take a training of two updates apart, both of all its pairs.
 
     Args:
@@ -94,11 +91,10 @@ def learner_rates(
         checkpointing: whether activations are computed twice.
 
     Returns:
-        Seconds to load; for a token forward, in an update, and in all passes of the final margin.
+        Seconds to load; for a token forward, and in all passes of the final margin.
     """
     reference, first, second, end = *marks[1:4], marks[-1]
-    update = min(first - reference, second - first) / tokens
     # The matrices are frozen: backward takes as many products as forward.
-    forward = update / (3 if checkpointing else 2)
+    forward = min(first - reference, second - first) / tokens / (3 if checkpointing else 2)
     load = seconds - forward * tokens - (end - reference)
-    return max(0.0, load), forward, update, (end - second) / tokens
+    return max(0.0, load), forward, (end - second) / tokens

@@ -68,12 +68,12 @@ def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) 
         searched = RoundFolder(1, r.here.path).total(Stage.ROLLOUTS)
         assert searched
         decode, lengths = decode_rates(searched), _lengths(small, job, rollouts)
-        checkpointing = sizes(job, Machine.here(run.path), lengths, engine).training.checkpointing  # of the run's packs
-        recipe = with_settings(small.recipe, {"learner.gradient_checkpointing": checkpointing})
+        twice = sizes(job, Machine.here(run.path), lengths, engine).training.twice > 0  # as by the run's largest packs
+        recipe = with_settings(small.recipe, {"learner.gradient_checkpointing": twice})
         r = replace(r, job=replace(small, recipe=recipe))
         pairs = _one_pack(pair(r, rollouts), _amount(_PACK_TOKENS, job))
         adapter = train(r, None, [], pairs)
-        learn = learner_rates(clock.marks, _seconds(r.here, Stage.TRAIN), _tokens(pairs), checkpointing)
+        learn = learner_rates(clock.marks, _seconds(r.here, Stage.TRAIN), _tokens(pairs), twice)
         if time.monotonic() - began + (_MERGE + _ROUND) * imported <= _LONGEST:
             baseline(r, adapter)
             made = decode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from genius_lite.learner.footprint import SCORED_PAIRS
+from genius_lite.learner.footprint import scored_pairs
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.stages import COMPARED
 from genius_lite.plan.fit import Sizes, rounds_base
@@ -77,9 +77,11 @@ def _rehearsed(known: Known, rates: Rates, stage: str, number: int) -> Cost:
 def _training(known: Known, rates: Rates) -> Cost:
     learned, epochs = known.sizes.work.learned, known.job.recipe.learner.epochs
     compared = COMPARED * (mean_tokens(known.job.queries) + known.lengths.mean)
-    margin = min(1.0, SCORED_PAIRS / max(1.0, learned.pairs)) * learned.tokens
-    seconds = rates.load + (learned.tokens + compared) * rates.forward + margin * rates.scored
-    return seconds + epochs * learned.tokens * rates.update, epochs * learned.tokens
+    margin = scored_pairs(round(learned.pairs)) / max(1.0, learned.pairs) * learned.tokens
+    # The matrices are frozen: backward takes as many products as forward.
+    passes = 1 + epochs * (2 + known.sizes.training.again)
+    seconds = rates.load + (passes * learned.tokens + compared) * rates.forward + margin * rates.scored
+    return seconds, epochs * learned.tokens
 
 
 def _quantizing(known: Known, rates: Rates, number: int) -> Cost:

@@ -105,7 +105,7 @@ def _changes(job: Job, now: Sizes, lacks: list[Shortfall]) -> Iterator[Settings]
     """Go through what may help the stages that lack something, mildest first."""
     recipe, stages = job.recipe, {lack.stage for lack in lacks if not lack.on_disk}
     if Stage.TRAIN in stages:
-        if not now.training.checkpointing:
+        if recipe.learner.gradient_checkpointing is not True:
             yield {"learner.gradient_checkpointing": True}
         yield from ({"learner.max_pack_tokens": n} for n in _halves(recipe.learner.max_pack_tokens, _FEWEST_PACKED))
         if now.training.precision != "nf4":

@@ -22,7 +22,7 @@ import msgspec
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.learner.footprint import MERGED_ON_CPU
-from genius_lite.learner.packing import Groups, Pack, by_query, packs
+from genius_lite.learner.packing import Group, Pack, by_query, packs
 from genius_lite.plan.counting_sampler import CountingSampler
 from genius_lite.plan.lengths import Lengths
 from genius_lite.recipe import Pairs, Recipe
@@ -47,12 +47,12 @@ class Sampled:
 class Learned:
     """What a training goes through: pairs, and tokens of all their packs.
 
-    `largest` is the biggest pack in tokens, `counted` those of its tokens whose log-probability is wanted.
+    `passes` are tokens of each pack of some pairs, `counted` those of the largest whose log-probability is wanted.
     """
 
     pairs: float
     tokens: float
-    largest: int
+    passes: list[int]
     counted: int
 
 
@@ -84,7 +84,7 @@ def expected_work(
     learned = Learned(
         pairs=scale * len(pairs),
         tokens=scale * sum(pack.tokens for pack in made),
-        largest=largest.tokens if largest else 0,
+        passes=[pack.tokens for pack in made],
         counted=len(largest.inputs().targets_S) if largest else 0,
     )
     return Work(Sampled(scale * counted.sampled, scale * counted.prefilled, scale * counted.ticks), learned)
@@ -111,14 +111,13 @@ def packed(pairs: list[PreferencePair], max_tokens: int, batch_pairs: int, *, tr
     """Pack an epoch's pairs: updates take queries until they have their pairs, and pack each batch for itself."""
     merged = min(max_tokens, MERGED_ON_CPU) if on_cpu else max_tokens
     found: list[Pack] = []
-    batch: Groups = []
-    groups = by_query(pairs)
-    for group in groups:
+    batch = list[Group]()
+    for group in by_query(pairs):
         batch.append(group)
-        if sum(map(len, batch)) >= batch_pairs or group is groups[-1]:
+        if sum(map(len, batch)) >= batch_pairs:
             found += packs(batch, max_tokens, merged, trees)
             batch = []
-    return found
+    return [*found, *packs(batch, max_tokens, merged, trees)]
 
 
 def answered(prompts: Sequence[int], samples: int, lengths: Lengths, slots: int) -> Sampled:

@@ -89,7 +89,7 @@ class Learner(Section):
     targets: Annotated[list[Text], Field(min_length=1)] | Auto = key(
         "auto", "Layers to adapt; auto: all but embeddings and head", examples=[["q_proj", "v_proj"]]
     )
-    optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = key("auto", "auto: AdamW, on CUDA the fused one")
+    optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = key("auto", "auto: AdamW")
     lr: AboveZero = key(5e-5, "Learning rate of the adapter")
     schedule: Literal["constant", "linear", "cosine"] = key("constant", "Of the learning rate, after the warm-up")
     warmup: Share = key(0.1, "Share of the updates in which the learning rate rises", unit="share")
@@ -111,7 +111,7 @@ class Learner(Section):
     )
     max_grad_norm: AboveZero = key(1.0, "Longer gradients are shortened")
     gradient_checkpointing: bool | Auto = key(
-        "auto", "Compute activations twice instead of keeping them; auto: if memory is short"
+        "auto", "Compute activations twice instead of keeping them; auto: of as many layers as memory asks for"
     )
     save_every: NotNegative = key(
         60.0, "Time between saved states, from which an interrupted training goes on", unit="seconds"

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from genius_lite import __version__
 from genius_lite.report import figures, headline, tables
 from genius_lite.report.gather import RunData
-from genius_lite.text import amount, plain, prose
+from genius_lite.text import amount, number, percent, plain, prose
 
 _ASSETS = files("genius_lite.report") / "assets"
 

@@ -54,12 +54,12 @@ class TrainReport(msgspec.Struct, frozen=True):
     """What a round's training did.
 
     `loss` is the mean over the last epoch's pairs, each before its update. `margin` (nats) is the mean when training
-    has ended, of the policy against the base model, over `scored_pairs` pairs of `scored_questions` questions: 64 at
-    most, drawn from all by the seed, and the same ones in every precision. Policy and base are both computed in fp32
-    for it, whatever was trained in. `margin_error` is its standard error, pairs of a question counted as dependent, and
-    None of a single question; `accuracy` is the share of these pairs whose margin is positive. `shared_tokens` is the
-    share of tokens that packing did not compute twice, `logprob_mismatch` the mean difference of learner and sampler in
-    nats a token, `curve` a row for each update, in the precision of the training.
+    has ended, of the policy against the base model, over `scored_pairs` pairs of `scored_questions` questions: one of
+    16, but 16 at least and 64 at most, drawn from all by the seed, and the same ones in every precision. Policy and
+    base are both computed in fp32 for it, whatever was trained in. `margin_error` is its standard error, pairs of a
+    question counted as dependent, and None of a single question; `accuracy` is the share of these pairs whose margin is
+    positive. `shared_tokens` is the share of tokens that packing did not compute twice, `logprob_mismatch` the mean
+    difference of learner and sampler in nats a token, `curve` a row for each update, in the precision of the training.
     """
 
     pairs: int

@@ -66,6 +66,11 @@ class Lines(Sequence[T], Generic[T]):
         places = self._places
         return Lines(self.path, self.kind, self._bounds, [places[i] for i in indices])
 
+    @property
+    def whole(self) -> bool:
+        """Whether these are all records of the file."""
+        return self._chosen is None
+
     def query_ids(self) -> list[str]:
         """List the query of each record, which begins with it or with its id; the rest of the line is not read."""
         if not self:

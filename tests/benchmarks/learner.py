@@ -4,9 +4,13 @@
 
 RUN is a run folder; its pairs are in `round-1/pairs.jsonl`. Each measurement is a process of its own, interleaved. It
 gives pairs/s of the updates alone, and the process's peak memory. `trl checkpointing` is TRL with its default, which
-computes activations twice; `trl` keeps them. `ours nf4` shows the precision that a run would choose on a CPU. Then the
-DPO loss of one trained adapter (alpha infinite) on the same pairs is computed by both in fp32. TRL comes with
-`pip install 'trl>=1.16'`. The last line is one JSON object.
+computes activations twice; `trl` keeps them. `ours nf4` shows the precision that a run would choose where memory is
+short. Then the DPO loss of one trained adapter (alpha infinite) on the same pairs is computed by both in fp32. TRL
+comes with `pip install 'trl>=1.16'`.
+
+`share` is how much of the machine's own matrix product our updates reach: products with the frozen matrices, forward
+and backward, and with the head at the tokens that count, by the time of the updates; over that of a product of 512
+tokens with the largest matrix of a layer, in the same type and process. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -19,16 +23,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from genius_lite.hardware import peak_memory
+from genius_lite.hardware import cores, cpu_name, peak_memory
 from genius_lite.learner.batches import Packer
 from genius_lite.learner.loss import dpo, pair_logps, pair_loss
 from genius_lite.learner.model import load_policy
-from genius_lite.learner.packing import by_query, packs
+from genius_lite.learner.packing import by_query, packs, unshared_tokens
 from genius_lite.learner.scores import score
 from genius_lite.learner.train import PASSES_OF_AN_UPDATE, Training, train_adapter
 from genius_lite.recipe import Learner
@@ -65,7 +71,35 @@ def ours(a: argparse.Namespace, pairs: list[PreferencePair], precision: str) -> 
         "peak_mb": peak_memory() / 1e6,
         "weights_mb": report.weight_bytes / 1e6,
         "shared_tokens": report.shared_tokens,
+        **_share(a, pairs, (1 - report.shared_tokens) * unshared_tokens(pairs), seconds),
     }
+
+
+def _share(a: argparse.Namespace, pairs: list[PreferencePair], tokens: float, seconds: float) -> dict[str, float]:
+    """What updates on so many packed tokens computed, and this machine's own matrix product, GFLOPS; their ratio."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(a.hf_checkpoint)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    inside = [m.weight for m in model.get_decoder().modules() if isinstance(m, torch.nn.Linear)]
+    head = model.get_output_embeddings().weight
+    counted = sum(len(pack.inputs().targets_S) for pack in packs(by_query(pairs), 10**6, 1))
+    reached = 2 * 2 * (sum(w.numel() for w in inside) * tokens + head.numel() * counted) / seconds
+    largest = max(inside, key=torch.Tensor.numel)
+    dtype = torch.float32 if a.dtype == "fp32" else torch.bfloat16
+    x, weight = (
+        torch.randn(*shape, dtype=dtype, device=a.device) for shape in ((512, largest.shape[1]), largest.shape)
+    )
+    rates = []
+    for _ in range(8):
+        began = time.perf_counter()
+        for _ in range(16):
+            result = x @ weight.T
+        float(result[0, 0])  # which waits for a GPU
+        rates.append(16 * 2 * len(x) * weight.numel() / (time.perf_counter() - began))
+    best = statistics.median(rates)
+    return {"gflops": reached / 1e9, "matmul_gflops": best / 1e9, "share": reached / best}
 
 
 def trl(a: argparse.Namespace, pairs: list[PreferencePair], checkpointing: bool) -> dict[str, Any]:
@@ -138,8 +172,8 @@ def losses(a: argparse.Namespace, pairs: list[PreferencePair]) -> dict[str, Any]
     with policy.disable_adapter():
         reference = score(packer, by_query(pairs), lambda n: None)
     learned = score(packer, by_query(pairs), lambda n: None)
-    logps_B2 = torch.tensor([learned[p.query_id, p.step] for p in pack.pairs])
-    logps = pair_logps(pack, logps_B2, [reference[p.query_id, p.step] for p in pack.pairs], learner(a))
+    order = by_query(pairs).places_P
+    logps = pair_logps(pack, torch.from_numpy(learned[order]), reference[order].tolist(), learner(a))
     assert torch.allclose(pair_loss(logps, learner(a)), dpo(logps, learner(a)))
     return {"trl": theirs, "ours": pair_loss(logps, learner(a)).mean().item()}
 
@@ -198,7 +232,16 @@ def main() -> None:
         "checkpointing": a.checkpointing,
         "hf-checkpoint": a.hf_checkpoint.parent.name,
     }
-    print(json.dumps({"settings": settings, "median": median, "ratios": {k: round(v, 5) for k, v in ratios.items()}}))
+    rounded = {k: round(v, 5) for k, v in ratios.items()}
+    print(json.dumps({"machine": _machine(a), "settings": settings, "median": median, "ratios": rounded}))
+
+
+def _machine(a: argparse.Namespace) -> dict[str, Any]:
+    device = torch.cuda.get_device_name() if a.device == "cuda" else cpu_name()
+    versions = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
+    if find_spec("trl"):
+        versions["trl"] = metadata.version("trl")
+    return {"device": device, "cores": cores(), "threads": torch.get_num_threads(), **versions}
 
 
 if __name__ == "__main__":

@@ -56,6 +56,13 @@ def test_the_learner_by_itself(finished):
     assert min(said["median"]["ours"][name] for name in ("pairs_per_s", "peak_mb")) > 0
 
 
+def test_many_questions_train_in_the_memory_of_few():
+    sizes = benchmark("training_memory", "--questions", 10, 400)
+    few, many = json.loads(sizes.splitlines()[-1])["questions"].values()
+    assert few["updates"] == 1 and many["updates"] == 50
+    assert many["peak_mb"] < 1.05 * few["peak_mb"]
+
+
 def test_what_files_keep(finished):
     kinds = ["--sizes", "3e-4", "--sources", "F16,Q8_0", "--targets", "F16,Q8_0", "--texts", 2]
     rows = [line.split("|") for line in benchmark("kept", finished, *kinds).splitlines() if line.startswith("| 0.0003")]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genius_lite.learner.loss import pair_logps, pair_loss
-from genius_lite.learner.model import response_logps, takes_trees
+from genius_lite.learner.model import _seen, response_logps, takes_trees
 from genius_lite.learner.packing import Pack, by_query, packs, rows, trees, unshared_tokens
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
@@ -34,7 +34,7 @@ def test_a_tree_by_hand():
     assert inputs.targets_S.tolist() == [2, 3, 4]
     assert inputs.parents_S.tolist() == [1, 2, 2]
     assert [indices.tolist() for indices in inputs.responses] == [[0, 1], [0, 2]]
-    assert inputs.mask[0].astype(int).tolist() == [
+    assert _seen(torch.from_numpy(inputs.end_BT))[0].int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 1, 1, 0, 0],
@@ -46,7 +46,7 @@ def test_a_tree_by_hand():
 def test_rows_by_hand():
     inputs = rows([([7, 8], [1, 2]), ([7], [3])])
     assert inputs.tokens_BT.tolist() == [[7, 8, 1, 2], [7, 3, 0, 0]]
-    assert inputs.mask.astype(int).tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert (inputs.end_BT > 0).astype(int).tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert inputs.targets_S.tolist() == [2, 3, 5]
     assert inputs.parents_S.tolist() == [1, 2, 4]
     assert [indices.tolist() for indices in inputs.responses] == [[0, 1], [2]]
@@ -55,7 +55,7 @@ def test_rows_by_hand():
 @given(drawn_pairs, st.integers(1, 40), st.integers(1, 40), st.booleans())
 def test_packs_hold_every_pair_once_and_read_back(drawn, max_tokens, merged, shared):
     pairs = made_of(drawn)
-    made = packs(by_query(pairs), max_tokens, min(merged, max_tokens), shared)
+    made = list(packs(by_query(pairs), max_tokens, min(merged, max_tokens), shared))
     assert [p for pack in made for p in pack.pairs] == [p for group in by_query(pairs) for p in group]
     for pack in made:
         assert pack.tokens <= max_tokens or len(pack.pairs) == 1
@@ -68,11 +68,26 @@ def test_packs_hold_every_pair_once_and_read_back(drawn, max_tokens, merged, sha
             assert pack.tokens <= unshared_tokens(pack.pairs)
 
 
+@given(st.lists(st.lists(st.tuples(short, short), min_size=1, max_size=6), min_size=1, max_size=3))
+def test_a_token_of_a_tree_sees_itself_and_what_comes_before_it_in_its_response(groups):
+    inputs = trees(groups)
+    (tokens,), (depth,), (seen,) = inputs.tokens_BT, inputs.depth_BT, _seen(torch.from_numpy(inputs.end_BT))
+    for t in range(len(tokens)):
+        ancestors = seen[t].nonzero()[:, 0].tolist()
+        assert depth[ancestors].tolist() == list(range(depth[t] + 1))
+    for (prompt, response), indices in zip((r for group in groups for r in group), inputs.responses, strict=True):
+        places, parents = inputs.targets_S[indices], inputs.parents_S[indices]
+        assert tokens[seen[places[-1]].numpy()].tolist() == prompt + response
+        assert [*places[:-1]] == [*parents[1:]]
+    paths = [{tuple((p + r)[: n + 1]) for p, r in group for n in range(len(p + r))} for group in groups]
+    assert len(tokens) == sum(map(len, paths)), "each beginning is computed once"
+
+
 @given(drawn_pairs, st.integers(1, 40))
 def test_pairs_in_a_file_are_packed_as_those_in_memory(tmp_path_factory, drawn, max_tokens):
     pairs, path = made_of(drawn), tmp_path_factory.getbasetemp() / "pairs.jsonl"
     write_records(path, pairs)
-    made, read = (packs(by_query(some), max_tokens, max_tokens) for some in (pairs, Lines(path, PreferencePair)))
+    made, read = (list(packs(by_query(some), max_tokens, max_tokens)) for some in (pairs, Lines(path, PreferencePair)))
     assert [pack.pairs for pack in made] == [pack.pairs for pack in read]
     assert [pack.tokens for pack in made] == [pack.tokens for pack in read]
 
@@ -92,7 +107,7 @@ def test_many_pairs_in_a_file_are_packed_in_the_memory_of_few(tmp_path):
         )  # fmt: skip
         tracemalloc.start()
         made = packs(by_query(Lines(path, PreferencePair)), 4096, 4096)
-        assert max(pack.inputs().mask.shape[1] for pack in made) > 3000
+        assert max(pack.inputs().tokens_BT.shape[1] for pack in made) > 3000
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most
@@ -163,6 +178,7 @@ def test_a_leak_between_branches_or_trees_is_seen(tiny, monkeypatch, of):
         return bias
 
     additive = model._additive
+    monkeypatch.setattr(model, "mark", lambda mask, trees: mask)  # else other trees are not looked at in any case
     assert takes_trees(_Policy(tiny.model), longest=100)
     monkeypatch.setattr(model, "_additive", leaks)
     assert not takes_trees(_Policy(tiny.model), longest=100)
@@ -187,7 +203,7 @@ def test_the_head_in_slices_is_the_whole_head(scale, cap, monkeypatch):
     logits = layer(hidden) * scale
     logits = cap * torch.tanh(logits / cap) if cap else logits
     expected = logits.log_softmax(-1)[range(7), tokens]
-    monkeypatch.setattr(module, "SLICE_BYTES", 1)
+    monkeypatch.setitem(module.SLICE_BYTES, "cpu", 1)
     head = Head(layer, 1000, 8, scale, cap)
     assert len(list(head.slices(7))) == 4
     got = token_logps(head, hidden, tokens)

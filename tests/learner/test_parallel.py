@@ -251,7 +251,7 @@ def test_a_run_of_two_processes_is_one_run(tiny_llama, tmp_path):
 def test_shares_are_even_whole_and_never_beyond_a_pair():
     from genius_lite.learner.packing import by_query, packs
 
-    groups = by_query(PAIRS)
+    groups = list(by_query(PAIRS))
     assert shares(groups, 1) == [groups]
     for count in (2, 3, 40):
         found = shares(groups, count)

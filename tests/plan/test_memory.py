@@ -11,8 +11,9 @@ import torch
 from gguf.constants import GGMLQuantizationType
 
 from genius_lite.hardware import Gpu
-from genius_lite.learner.footprint import HELD, SLICE_BYTES, kept_bytes
-from genius_lite.learner.model import activation_bytes, load_base, load_policy, response_logps, weight_bytes
+from genius_lite.learner.activations import Activations
+from genius_lite.learner.footprint import SLICE_BYTES, kept_bytes, layers_twice
+from genius_lite.learner.model import load_base, load_policy, response_logps, weight_bytes
 from genius_lite.learner.packing import rows
 from genius_lite.plan import memory
 from genius_lite.plan.shape import Machine, Shape
@@ -26,7 +27,7 @@ MACHINE = Machine(
     memory=8_000_000_000, disk=10**10, gpus=[], device="cpu", learner_memory=8_000_000_000, bf16=False, cores=2
 )
 ENGINE = EngineSettings(slots=8, context=256, threads=2, parked=8, gpu_layers=0)
-TRAINING = memory.Training("fp32", in_bf16=False, tokens=100, counted=60, checkpointing=False)
+TRAINING = memory.Training("fp32", in_bf16=False, tokens=100, counted=60, twice=0, again=0.0)
 
 
 def recipe(**sections) -> Recipe:
@@ -59,7 +60,19 @@ def test_the_adapter_is_as_large_as_reckoned(tiny):
     policy = load_policy(tiny.hf_checkpoint, None, Learner(rank=4), "cpu", "fp32", seed=0)
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     assert trained == Shape.of(gguf_file.read(tiny.gguf)).adapter_weights(Learner(rank=4))
-    assert activation_bytes(policy, 100) == int(HELD * 100 * 2 * (33 * 64 + 16 * 96))
+
+
+def test_the_learner_computes_as_much_twice_as_reckoned(tiny):
+    shape = Shape.of(gguf_file.read(tiny.gguf))
+    policy = load_policy(tiny.hf_checkpoint, None, Learner(rank=4), "cpu", "fp32", seed=0)
+    layers = policy.get_base_model().model.layers
+    for free, expected in ((10**9, 0), (1_300_000, 1), (100_000, 2)):
+        activations = Activations(policy, "auto", free, largest=100)
+        assert activations.most == expected == layers_twice(100, free, shape.layers, shape.width, shape.inner, False)
+        activations.keep_for(100)
+        assert [layer.gradient_checkpointing for layer in layers] == [n < expected for n in range(2)]
+        activations.keep_for(1)
+        assert not any(layer.gradient_checkpointing for layer in layers)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4"])
@@ -77,7 +90,9 @@ def test_what_autograd_keeps():
     assert kept_bytes(100, 2, 64, 96, in_bf16=False) == 100 * 2 * (33 * 64 + 16 * 96)
     assert kept_bytes(100, 2, 64, 96, in_bf16=True) == 100 * 2 * (21 * 64 + 8 * 96)
     # Twice: each layer's input (4 bytes a number) and one layer.
-    assert kept_bytes(100, 2, 64, 96, in_bf16=False, checkpointing=True) == 100 * 2 * 64 * 4 + 100 * (33 * 64 + 16 * 96)
+    assert kept_bytes(100, 2, 64, 96, in_bf16=False, twice=2) == 100 * 2 * 64 * 4 + 100 * (33 * 64 + 16 * 96)
+    # Of the first layer only its input, of the two others all.
+    assert kept_bytes(100, 3, 64, 96, in_bf16=False, twice=1) == 100 * 64 * 4 + 2 * 100 * (33 * 64 + 16 * 96)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -100,14 +115,14 @@ def test_what_autograd_keeps_is_what_it_really_keeps(tiny, precision):
 
 def test_parts_of_training(tiny_llama):
     shape = Shape.of(gguf_file.read(tiny_llama))
-    parts = memory.training_parts(Learner(rank=4), shape, TRAINING)
+    parts = memory.training_parts(Learner(rank=4), shape, TRAINING, "cpu")
     assert parts["weights"] == 4 * 78_400
     assert parts["activations"] == int(2.2 * 100 * 2 * (33 * 64 + 16 * 96))
     # The head's rows are larger than the logits of 60 positions.
     assert parts["head"] == 2 * 4 * 260 * 64
     # The adapter, its gradient and two moments, 4 bytes each.
     assert parts["optimizer"] == 16 * 4 * 2 * 928
-    eight_bit = memory.training_parts(Learner(rank=4, optimizer="paged_adamw_8bit"), shape, TRAINING)
+    eight_bit = memory.training_parts(Learner(rank=4, optimizer="paged_adamw_8bit"), shape, TRAINING, "cpu")
     assert eight_bit["optimizer"] == 10 * 4 * 2 * 928
 
 
@@ -116,8 +131,8 @@ def test_the_heads_logits_are_bounded():
     counts = {"tables": 4096 * 150_000, "matrices": 1, "vectors": 1, "adapted": {}, "recurrent": False}
     largest = Tensor("output.weight", (150_000, 4096), GGMLQuantizationType.F16, 0, Path("m.gguf"))
     shape = Shape(**sizes, **counts, largest=largest)
-    parts = memory.training_parts(Learner(), shape, TRAINING)
-    assert parts["head"] == 2 * SLICE_BYTES
+    for device, size in SLICE_BYTES.items():
+        assert memory.training_parts(Learner(), shape, TRAINING, device)["head"] == 2 * size
 
 
 @pytest.mark.parametrize(
@@ -127,17 +142,22 @@ def test_the_heads_logits_are_bounded():
 def test_precision_goes_by_free_memory(tiny_llama, free, bf16, expected):
     shape = Shape.of(gguf_file.read(tiny_llama))
     machine = Machine(free, 0, [], "cpu", free, bf16, 1)
-    assert memory.resolve_training(Learner(), shape, machine, 100, 60).precision == expected
+    assert memory.resolve_training(Learner(), shape, machine, [100], 60).precision == expected
 
 
 def test_activations_are_computed_twice_where_memory_is_short(tiny_llama):
     shape = Shape.of(gguf_file.read(tiny_llama))
-    kept = int(2.2 * 100 * 2 * (33 * 64 + 16 * 96))
+    layer = 100 * (33 * 64 + 16 * 96)
     frozen = 4 * 78_400  # lie in memory by then
-    for free, twice in ((frozen + int(kept / 0.4) + 10, False), (frozen + int(kept / 0.4) - 10, True)):
+    for kept, twice in ((2 * layer, 0), (2 * layer - 20, 1), (layer + 100 * 64 * 4, 1), (layer, 2)):
+        free = frozen + int(2.2 * kept / 0.75) + 2
         machine = Machine(free, 0, [], "cpu", free, False, 1)
-        assert memory.resolve_training(Learner(), shape, machine, 100, 60).checkpointing is twice
-    assert memory.resolve_training(Learner(gradient_checkpointing=True), shape, MACHINE, 100, 60).checkpointing
+        found = memory.resolve_training(Learner(), shape, machine, [100, 50, 50], 60)
+        assert (found.tokens, found.twice) == (100, twice)
+        # Passes of half as many tokens keep theirs.
+        assert found.again == 0.5 * twice / 2
+    every = memory.resolve_training(Learner(gradient_checkpointing=True), shape, MACHINE, [100, 50], 60)
+    assert (every.twice, every.again) == (2, 1.0)
 
 
 def test_a_workers_parts(tiny_llama):

@@ -26,12 +26,12 @@ QUERIES = [Query(f"q{n}", "?", [1, 2, 3, 4]) for n in range(10)]
 BASE, MADE = Decode(start=2.0, tick=0.1, sampled=0.01), Decode(start=1.0, tick=0.05, sampled=0.005)
 LENGTHS = Lengths([[Response(50, [])]], 0.0, "rehearsal")
 RATES = Rates(
-    BASE, MADE, load=3.0, forward=0.01, update=0.03, scored=0.04, imported=9.0, rounded=5.0, merged=7.0, others=0.0,
+    BASE, MADE, load=3.0, forward=0.01, scored=0.04, imported=9.0, rounded=5.0, merged=7.0, others=0.0,
     lengths=LENGTHS,
 )  # fmt: skip
-WORK = Work(Sampled(1000, 40, 50), Learned(pairs=27, tokens=2000, largest=400, counted=300))
+WORK = Work(Sampled(1000, 40, 50), Learned(pairs=27, tokens=2000, passes=[400], counted=300))
 SIZES = Sizes(
-    {}, {}, {}, WORK, EngineSettings(slots=8, context=256, threads=2), Training("bf16", True, 400, 300, False)
+    {}, {}, {}, WORK, EngineSettings(slots=8, context=256, threads=2), Training("bf16", True, 400, 300, 15, 0.5)
 )
 
 
@@ -82,14 +82,11 @@ def test_rates_are_found_again():
 
 def test_a_training_is_taken_apart():
     # Forward takes half an update: 4 s. The first update is the slower one, and both passes of the margin take 10 s.
-    load, forward, update, scored = learner_rates(
-        [100.0, 119.0, 129.0, 137.0, 142.0, 147.0], 52.0, 40, checkpointing=False
-    )
-    assert (forward, update, scored) == (0.1, 0.2, 0.25)
+    load, forward, scored = learner_rates([100.0, 119.0, 129.0, 137.0, 142.0, 147.0], 52.0, 40, checkpointing=False)
+    assert (forward, scored) == (0.1, 0.25)
     assert load == 52.0 - 4.0 - 28.0
     assert learner_rates([0.0, 9.0, 19.0, 31.0, 36.0], 40.0, 10, checkpointing=True)[1:] == (
         pytest.approx(1 / 3),
-        1.0,
         0.5,
     )
 
@@ -111,8 +108,9 @@ def test_rollouts_are_sampled_with_the_base_model_first(known):
 
 
 def test_training_by_hand(known):
-    # Forward: the reference, 8 responses of 4 + 50 tokens; two epochs of updates; the margin of all 27 pairs.
-    expected = 3.0 + (2000 + 8 * 54) * 0.01 + 2 * 2000 * 0.03 + 2000 * 0.04
+    # Forward: the reference, 8 responses of 4 + 50 tokens, two epochs of updates whose passes are made forward, half of
+    # it again, and backward; the margin of 16 of the 27 pairs.
+    expected = 3.0 + (2000 + 8 * 54) * 0.01 + 2 * 2.5 * 2000 * 0.01 + 16 / 27 * 2000 * 0.04
     assert stage_cost(known, "train", 1) == (pytest.approx(expected), 4000)
 
 

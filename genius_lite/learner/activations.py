@@ -1,0 +1,50 @@
+"""Which activations are kept for the backward pass, and which are computed again in it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from genius_lite.learner.footprint import layers_twice
+from genius_lite.learner.model import compute_dtype
+
+
+class Activations:
+    """The activations of passes: of the last layers they are kept, as far as memory allows.
+
+    `most` is of how many layers they are computed twice in a pass over the most tokens.
+
+    Args:
+        twice: whether those of all layers are computed twice; `auto`: of as many as memory asks for.
+        free: bytes that training may still take, the weights loaded already.
+        largest: tokens of the largest pass.
+    """
+
+    def __init__(self, policy: Any, twice: bool | Literal["auto"], free: int, largest: int):
+        base = policy.get_base_model()
+        config = base.config.get_text_config()
+        self.layers, self.width = config.num_hidden_layers, config.hidden_size
+        self.inner = getattr(config, "intermediate_size", 4 * self.width)
+        self.in_bf16 = compute_dtype(base) == torch.bfloat16
+        self.twice, self.free = twice, free
+        self.most = self.twice_for(largest)
+        self._switches: list[Any] = []
+        if self.most:
+            base.activation_checkpointing_enable({"use_reentrant": False})
+            self._switches = [m for m in base.modules() if getattr(m, "gradient_checkpointing", False)]
+
+    def twice_for(self, tokens: int) -> int:
+        """Return of how many layers a pass over so many tokens computes them twice."""
+        if self.twice != "auto":
+            return self.layers if self.twice else 0
+        return layers_twice(tokens, self.free, self.layers, self.width, self.inner, self.in_bf16)
+
+    def keep_for(self, tokens: int) -> None:
+        """Have the next passes, of up to so many tokens, keep what fits into memory."""
+        count, passed = self.twice_for(tokens), 0
+        for module in self._switches:
+            # A family that has no layers of this kind computes all of them twice, or none.
+            module.gradient_checkpointing = passed < count
+            passed += isinstance(module, GradientCheckpointingLayer)

@@ -1,0 +1,77 @@
+"""Attention tree by tree, beside torch's own."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from genius_lite.learner import attention
+from genius_lite.learner.attention import attend, mark
+from genius_lite.learner.model import _additive, _seen, takes_trees
+from genius_lite.learner.packing import trees
+from tests.learner.test_packing import _Policy
+
+FOREST = trees(
+    [
+        [([1, 2, 3], [4, 5, 6, 7]), ([1, 2, 3], [4, 5, 8]), ([1, 2, 3], [9])],
+        [([5], [6])],
+        [([1, 2], [3, 4, 5, 6, 7, 8, 9]), ([1, 2], [3, 4, 1, 1, 1, 1])],
+    ]
+)
+
+
+def both(dtype: torch.dtype, heads: int, shared: int) -> list[list[torch.Tensor]]:
+    """What attention gives, and its gradients, ours and then torch's."""
+    generator, count = torch.Generator().manual_seed(0), FOREST.tokens_BT.size
+    inputs = [torch.randn(1, n, count, 16, generator=generator).bfloat16().to(dtype) for n in (heads, shared, shared)]
+    given = torch.randn(1, count, heads, 16, generator=generator)
+    module: Any = SimpleNamespace(num_key_value_groups=heads // shared)
+    mask = _additive(_seen(torch.from_numpy(FOREST.end_BT)), dtype)
+    found = []
+    for function, seen in ((attend, mark(mask.clone(), FOREST.trees)), (sdpa_attention_forward, mask)):
+        own = [x.clone().requires_grad_() for x in inputs]
+        result, _ = function(module, *own, seen, scaling=0.3)
+        (result.float() * given).sum().backward()
+        found.append([result.detach(), *(x.grad for x in own if x.grad is not None)])
+    return found
+
+
+@pytest.mark.parametrize(("heads", "shared"), [(4, 4), (6, 2), (3, 1)])
+def test_it_is_the_attention_of_torch(heads, shared):
+    ours, theirs = both(torch.float32, heads, shared)
+    assert [x.shape for x in ours] == [x.shape for x in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_in_bf16_it_is_no_further_from_the_exact_one_than_torch_is():
+    exact, _ = both(torch.float32, 6, 2)
+    ours, theirs = both(torch.bfloat16, 6, 2)
+    for one, other, true in zip(ours, theirs, exact, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert (one - true).norm() < 1.1 * (other - true).norm()
+
+
+def test_masks_that_are_not_marked_are_left_to_torch():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 5, 16, generator=generator) for _ in range(3))
+    module: Any = SimpleNamespace(is_causal=True)
+    ours, theirs = attend(module, q, k, v, None), sdpa_attention_forward(module, q, k, v, None)
+    assert torch.equal(ours[0], theirs[0])
+
+
+def test_models_attend_tree_by_tree(tiny, monkeypatch):
+    asked = []
+    real = attention.scaled_dot_product_attention
+
+    def noted(query, *arguments, **options):
+        asked.append(query.shape[2])
+        return real(query, *arguments, **options)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", noted)
+    assert takes_trees(_Policy(tiny.model), longest=100)
+    assert asked == [16 + 24 + 12 + 24] * 2 * tiny.model.config.num_hidden_layers
