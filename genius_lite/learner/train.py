@@ -184,7 +184,7 @@ class _Trainer:
     def run(self, batches: list[Groups]) -> list[dict[str, float]]:
         """Make those that a saved state leaves; return a row of the curve for each of all."""
         curve: list[dict[str, float]] = []
-        updates = [sum(map(len, batch)) for batch in batches]
+        updates = [int(batch.sizes_G.sum()) for batch in batches]
         if found := load_state(self.job.work, self.policy, self.optimizer, updates):
             curve, self.packer.limit = found.curve, found.limit
             for number, row in enumerate(curve):

@@ -38,8 +38,8 @@ from genius_lite.recipe.types import (
 )
 
 __all__ = [
-    "BENCHMARKS", "HARNESS", "STDIN", "Auto", "BenchmarkName", "Check", "CheckOptions", "Evaluate", "Foresight", "Guard",
-    "KVType", "Learner", "Limit", "Model", "Pairs", "Prefix", "QuantType", "Quantize", "Queries", "Recipe", "Sampler",
+    "BENCHMARKS", "HARNESS", "STDIN", "Auto", "BenchmarkName", "Check", "CheckOptions", "Evaluate", "Foresight",
+    "Guard", "KVType", "Learner", "Limit", "Model", "Pairs", "Prefix", "QuantType", "Quantize", "Queries", "Recipe", "Sampler",
     "Server", "TargetType", "TaskSource", "Tracking", "answer_tokens", "benchmark_named", "columns_of", "quant_type",
 ]  # fmt: skip
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 _NAMES = (HOST, "localhost")
-"""What a browser may call this machine: a stranger's page that has its own name resolve to it (DNS rebinding) does not."""
+"""What a browser may call this machine: a stranger's page whose own name resolves to it (DNS rebinding) does not."""
 _LISTED = 200  # runs of a folder that are shown, those last
 _PAGES = 4  # reports that are kept
 _OF_WORK = (folder.RECIPE, folder.PROGRESS)

@@ -1,4 +1,4 @@
-"""`genius-lite export` beyond a folder: the hub (a stand-in), Ollama (a stand-in), and what a card says was measured."""
+"""`genius-lite export` beyond a folder: the hub and Ollama (stand-ins), and what a card says was measured."""
 
 from __future__ import annotations
 

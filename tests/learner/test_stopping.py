@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -81,14 +82,14 @@ def _tensors(change):
 
 
 FOREIGN = {
-    "no scores": ("reference/logps.json", lambda path: path.unlink()),
-    "scores of another form": ("reference/logps.json", lambda path: path.write_text('[["q0", 0, 1.0]]')),
-    "scores of other pairs": ("reference/logps.json", _document(lambda rows: rows.pop() and None)),
-    "scores beyond numbers": ("reference/logps.json", lambda path: path.write_text(
-        path.read_text().replace(json.dumps(json.loads(path.read_text())[0][2]), "1e999"))),
+    "no scores": ("base-scores/logps.npy", lambda path: path.unlink()),
+    "scores of another form": ("base-scores/logps.npy", lambda path: path.write_text('[["q0", 0, 1.0]]')),
+    "scores that are code": ("base-scores/logps.npy", lambda path: path.write_bytes(b"\x80\x04K\x01.")),
+    "scores of other pairs": ("base-scores/logps.npy", lambda path: np.save(path, np.load(path)[1:])),
+    "scores beyond numbers": ("base-scores/logps.npy", lambda path: np.save(path, np.load(path) + np.float32(np.inf))),
     "importance of another width": (
-        "reference/importance.safetensors", _tensors(lambda found, name: found.update({name: torch.ones(3)}))),
-    "importance of nothing": ("reference/importance.safetensors", _tensors(lambda found, name: found.pop("tokens"))),
+        "base-scores/importance.safetensors", _tensors(lambda found, name: found.update({name: torch.ones(3)}))),
+    "importance of nothing": ("base-scores/importance.safetensors", _tensors(lambda found, name: found.pop("tokens"))),
     "progress cut off": ("update-000003/progress.json", lambda path: path.write_text('{"curve": [')),
     "no progress": ("update-000003/progress.json", lambda path: path.write_text("[]")),
     "more updates than there are": (
