@@ -119,9 +119,7 @@ _NOT_ALONE = re.compile(r"[-+*/^=<>\\(]|0[A-Za-z]")
 _DENIED = re.compile(rf"(?<!{WORD})(?!(?:no|si)(?!{WORD})){every('unlike')}[\s*_($]*$", re.IGNORECASE)
 _NEAR = 16  # characters in front of a number that may deny it
 # "5 or 6", "5 km or perhaps 6 km"; "of" is Dutch for it, but "5 of 6" is English too.
-_OR = re.compile(
-    rf"(?:\s*[^\W\d]++)?[\s,*_]*(?!of\s){every('either')}[\s*_]*(?:{every('maybe')}[\s*_]*)?", re.IGNORECASE
-)
+_OR = re.compile(rf"(?:\s*[^\W\d]++)?[\s,*_]*(?!of\s){every('either')}[\s*_]*(?:{every('maybe')}[\s*_]*)?", re.I)
 
 
 class Number(NamedTuple):
@@ -145,8 +143,8 @@ class Number(NamedTuple):
 
     def is_like(self, other: Number) -> bool:
         """Say whether two numbers may mean the same: 50% is 50 as well as 0.5."""
-        own, theirs = ({n.value, n.value / 100 if n.percent else n.value} for n in (self, other))
-        return bool(own & theirs)
+        own, theirs = ({n.value, n.value / (100 if n.percent else 1)} for n in (self, other))
+        return not own.isdisjoint(theirs)
 
 
 def plain(text: str) -> str:
@@ -160,8 +158,7 @@ def numbers(text: str, decimal: Decimal = ".", *, denied: bool = True) -> Iterat
     """Yield the numbers of a text that are in digits, in order; those that are too long are none.
 
     With thousands separators, currency or percent; fractions (1/2, 2 1/2, LaTeX's); powers of ten (1e5, 3 x 10^5,
-    10^5); multiples of a root or of pi (2\\sqrt{3}, 2π); scale words (5 million, 3万5000). A division by zero is no
-    number, nor are digits without end.
+    10^5); multiples of a root or of pi (2\\sqrt{3}, 2π); scale words (5 million, 3万5000). No division by zero is one.
 
     Args:
         decimal: the mark before decimals. Where "." is it, "," parts thousands and the other way round; thin and
