@@ -12,7 +12,7 @@ import ctypes
 from collections import defaultdict, deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import llama_cpp
 import numpy as np
@@ -26,6 +26,7 @@ DRAWS = 8
 _SPAN = 512  # tokens whose weights are summed together, as in `sampling`: float32 sums of few numbers are exact enough
 _BELOW_ONE = 1 - 2.0**-20  # factor that keeps a rounded sum below the sum that it is searched in
 _DESCENDING = 1  # ggml_sort_order
+_NO_SAMPLER: Any = None
 _COLUMNS = 7  # of a row's inputs, before its uniform numbers
 _NODES = 2048
 
@@ -101,13 +102,13 @@ class OnDevice:
             if not sequence:  # of all samplers the first is asked to forget its graph, and the first to build
                 interface.backend_reset = _callback("backend_reset", self._guarded(self._forget))
             chained = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-            own = llama_cpp.llama_sampler_init(ctypes.byref(interface), None)
+            own = llama_cpp.llama_sampler_init(ctypes.byref(interface), ctypes.c_void_p())
             llama_cpp.llama_sampler_chain_add(chained, own)
             kept.append((interface, chained))
             attached = llama_cpp.llama_set_sampler(self.ctx, sequence, chained)
             if self._fault or not attached or self._unsupported:
                 for before in range(sequence + 1):
-                    llama_cpp.llama_set_sampler(self.ctx, before, None)
+                    llama_cpp.llama_set_sampler(self.ctx, before, _NO_SAMPLER)
                 self._kept += kept
                 raise self._fault or DeviceError(self._unsupported or "llama.cpp takes no samplers on this device")
         self._kept = kept
@@ -291,5 +292,5 @@ def _filtered(sampling: Sampling) -> bool:
 
 
 def _callback(name: str, called: Callable[..., Any]) -> Any:
-    kind = dict(llama_cpp.llama_sampler_i._fields_)[name]
-    return kind(called)
+    (kind,) = (field[1] for field in llama_cpp.llama_sampler_i._fields_ if field[0] == name)
+    return cast(Any, kind)(called)

@@ -126,7 +126,8 @@ def _keep(connection: socket.socket) -> None:
         connection.sendall(f"{command}\n".encode())
         ended = os.waitpid(command, 0)[1]
         over.set()
-        connection.sendall(f"{os.waitstatus_to_exitcode(ended)}\n".encode())
+        with suppress(BrokenPipeError):  # whoever asked has gone
+            connection.sendall(f"{os.waitstatus_to_exitcode(ended)}\n".encode())
         os._exit(0)
     connection.close()
     os.setsid()
