@@ -114,7 +114,7 @@ class Before:
             if theirs == words:
                 return "repeat"
             alike = len(telling & their_telling) >= _ALIKE * len(telling | their_telling)
-            if alike and not any(map(_has_digit, telling ^ their_telling)):
+            if alike and not any(char.isdigit() for word in telling ^ their_telling for char in word):
                 return "near repeat"
         for word in telling:
             self._with[word].append(len(self._all))
@@ -126,7 +126,3 @@ class Before:
         rarest = sorted(telling, key=lambda word: (len(self._with.get(word, ())), word))
         for word in rarest[: 1 + int(len(rarest) * (1 - _ALIKE))]:
             yield from self._with.get(word, ())
-
-
-def _has_digit(word: str) -> bool:
-    return any(map(str.isdigit, word))

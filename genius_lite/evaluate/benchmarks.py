@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from genius_lite.data.questions import checked
 from genius_lite.data.rows import Columns, UsableRows, read_rows
 from genius_lite.errors import UserError
@@ -14,31 +16,11 @@ from genius_lite.evaluate.choices import read_options
 from genius_lite.evaluate.harness import Definition, Harness
 from genius_lite.evaluate.scoring import DECOYS, Verdict, as_literal, fault
 from genius_lite.evaluate.tasks import Problem, Task, evenly, from_reasoning_gym, from_rows, problems_of, row_object
-from genius_lite.recipe import BenchmarkName, Prefix, TaskSource
+from genius_lite.recipe import HARNESS, BenchmarkName, Prefix, TaskSource
 from genius_lite.records import query_id
 
-DEFINITIONS: dict[BenchmarkName, Definition] = {
-    "gsm8k": Definition(
-        *("gsm8k", "gsm8k_cot_llama", ("question", "answer")),
-        *("flexible-extract", "exact_match", "The final answer is {}"),
-    ),
-    # For the next two the package compares likelihoods, or reads a letter in a set place. Here a model may reason.
-    "logiqa": Definition("agieval", "agieval_logiqa_en", ("query", "choices", "gold")),
-    "gpqa": Definition(
-        "gpqa",
-        "gpqa_main_cot_zeroshot",
-        ("Question", "Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3))),
-        shuffled=True,
-    ),
-    "mmlu-pro": Definition(
-        *("mmlu_pro", "mmlu_pro_{category}", ("question", "options", "answer", "category")),
-        *("custom-extract", "exact_match", "The answer is ({})"),
-    ),
-    "ifeval": Definition(
-        *("ifeval", "ifeval", ("key", "prompt", "instruction_id_list", "kwargs")), "none", "prompt_level_strict_acc"
-    ),
-}
-"""Those that lm-evaluation-harness asks and judges; the recipe says of the others how that is done."""
+DEFINITIONS = msgspec.convert(HARNESS, dict[str, Definition])
+"""Those that lm-evaluation-harness asks and judges."""
 
 
 def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:

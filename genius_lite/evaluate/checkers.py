@@ -256,7 +256,7 @@ def _starting_letter(text: str, letters: str, apart: bool = False) -> str | None
 
 
 def _last_mention(text: str, letters: str) -> str | None:
-    mentions = [m for m in _MENTION.finditer(text) if not _is_denied(text, m.start())]
+    mentions = [m for m in _MENTION.finditer(text) if not _DENIED.search(text[max(m.start() - _NEAR, 0) : m.start()])]
     # Several letters in front of lines are the options, gone through one by one, and none of them is chosen so.
     lines = {m.start(1): m[1] for m in _OPTION.finditer(text) if m[1] in letters}
     listed = lines if len({*lines.values()}) > 1 else {}
@@ -275,10 +275,6 @@ def _lists_options(text: str) -> bool:
     """Say whether a text begins with the options, from the first one on: saying them again chooses none."""
     begins = _OPTION.match(text)
     return bool(begins and begins[1] == LETTERS[0]) and any(m[1] == LETTERS[1] for m in _OPTION.finditer(text))
-
-
-def _is_denied(text: str, at: int) -> bool:
-    return bool(_DENIED.search(text[max(at - _NEAR, 0) : at]))
 
 
 def _last_match(response: str, options: CheckOptions) -> str | None:

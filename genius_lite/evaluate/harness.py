@@ -15,8 +15,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 from jinja2 import TemplateError
 
 from genius_lite.data.sandbox import LimitedProcess, Message, serve
@@ -31,7 +32,7 @@ _UNUSABLE = (AssertionError, AttributeError, LookupError, TypeError, ValueError,
 _NONE = "[invalid]"  # what filters give where they find no answer
 
 
-class Definition(NamedTuple):
+class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A task of the package: its folder and name there, which may have a column's value in it.
 
     `columns` are those that it reads. `filter` and `metric` score a response, where they are given; `told` is then how
@@ -60,9 +61,8 @@ class Harness:
         if any(find_spec(package) is None for package in needed):
             part = "[ifeval]" if len(needed) > 1 else ""
             raise UserError(f"benchmark {name}: it needs a package: pip install 'lm-eval{part}>=0.4.13'")
-        self._process = LimitedProcess(
-            "genius_lite.evaluate.harness", definition._asdict(), seconds=_SECONDS, memory=_MEMORY
-        )
+        opening = msgspec.structs.asdict(definition)
+        self._process = LimitedProcess("genius_lite.evaluate.harness", opening, seconds=_SECONDS, memory=_MEMORY)
         self.close = self._process.close
         self.judged = lru_cache(256)(self._judge)
         if lacking := self._process.ask({})["lacking"]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from genius_lite.recipe.benchmarks import BENCHMARKS, BenchmarkName, benchmark_named
+from genius_lite.recipe.benchmarks import BENCHMARKS, HARNESS, BenchmarkName, benchmark_named
 from genius_lite.recipe.evaluation import Check, CheckOptions, Evaluate, Guard, Limit, TaskSource, Tracking
 from genius_lite.recipe.learning import Learner, Pairs, Quantize
 from genius_lite.recipe.sampling import (
@@ -38,9 +38,9 @@ from genius_lite.recipe.types import (
 )
 
 __all__ = [
-    "BENCHMARKS", "STDIN", "Auto", "BenchmarkName", "Check", "CheckOptions", "Evaluate", "Foresight", "Guard", "KVType",
-    "Learner", "Limit", "Model", "Pairs", "Prefix", "QuantType", "Quantize", "Queries", "Recipe", "Sampler", "Server",
-    "TargetType", "TaskSource", "Tracking", "answer_tokens", "benchmark_named", "columns_of", "quant_type",
+    "BENCHMARKS", "HARNESS", "STDIN", "Auto", "BenchmarkName", "Check", "CheckOptions", "Evaluate", "Foresight", "Guard",
+    "KVType", "Learner", "Limit", "Model", "Pairs", "Prefix", "QuantType", "Quantize", "Queries", "Recipe", "Sampler",
+    "Server", "TargetType", "TaskSource", "Tracking", "answer_tokens", "benchmark_named", "columns_of", "quant_type",
 ]  # fmt: skip
 
 _LEARNER_OF_MACHINE = {"gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}

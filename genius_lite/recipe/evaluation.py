@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from genius_lite.recipe.benchmarks import BENCHMARKS, BenchmarkName, completed
+from genius_lite.recipe.benchmarks import HARNESS, BenchmarkName, completed
 from genius_lite.recipe.sampling import Prefix, columns_of
 from genius_lite.recipe.types import (
     AboveZero,
@@ -112,7 +112,7 @@ class TaskSource(Section):
             raise ValueError(f"{wrong[0]} is for a task from {theirs}; one from {ours} takes {', '.join(own)}")
         if generated and self.benchmark:
             raise ValueError("source is reasoning_gym's, and a benchmark is named too; take one of the two out")
-        fixed = _LAID_DOWN if self.benchmark and "check" not in BENCHMARKS[self.benchmark] else ()
+        fixed = _LAID_DOWN if self.benchmark in HARNESS else ()
         if wrong := [name for name in fixed if name in written]:
             raise ValueError(f"{wrong[0]} is laid down by benchmark: {self.benchmark}; take it out")
         for name in ("prompt", "choices"):
