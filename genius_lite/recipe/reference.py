@@ -12,37 +12,7 @@ from genius_lite.recipe import Recipe, schema
 from genius_lite.recipe.document import Where
 from genius_lite.recipe.types import Section, section_of
 
-_HEAD = """# Recipes
-
-A recipe is a YAML file. `genius-lite init` writes one that fits this machine, `genius-lite validate RECIPE` checks one,
-and `genius-lite run RECIPE` runs it. Below: how a recipe is written, the recipes here, and every key.
-
-This file is made by `genius-lite reference --recipes recipes`, and `recipe.schema.json` by
-`genius-lite reference --schema`. With the first line `# yaml-language-server: $schema=recipe.schema.json` an editor
-that knows YAML (VS Code with its YAML extension, Neovim, JetBrains) completes keys and marks mistakes.
-
-## How a recipe is written
-
-`model.gguf` and `queries.source` must be said, everything else has a default:
-
-```yaml
-model: {gguf: smollm2.gguf}
-queries: {source: questions.jsonl}
-```
-
-- Files are looked for beside the recipe; `out`, the run folder, in the working directory.
-- An unknown key, a value of another type and settings that do not go together are errors, with their line.
-- `--set KEY=VALUE` replaces a setting for one run: `genius-lite run mine.yaml --set rounds=3 --set learner.lr=1e-4`.
-  The value is YAML, and a key in a section has a dot. It may stand several times, and counts more than the file.
-- `extends: OTHER.yaml` takes everything from another recipe that this one does not say: sections are joined key by
-  key, lists and values replaced. File names in the other recipe stay relative to it.
-- A section with nothing but comments below it has its defaults.
-- Anchors, aliases, merge keys (`<<`) and tags of YAML are not read. A date is text, `yes` and `no` are true and false,
-  and `1e-4` is a number.
-- A run goes on with the recipe that it was begun with. Only what suits the machine may change: `out`, `sampler` (but
-  its `kv_type`), `tracking`, where files lie, `quantize.check`, and of `learner`: `gradient_checkpointing`,
-  `max_pack_tokens`, `save_every`, `parity_limit`.
-"""
+_HEAD = Path(__file__).with_suffix(".md")  # what stands before the tables
 _RECIPES = """## The recipes here
 
 What was not run was only loaded and checked: whether it fits and how long it takes is reckoned, and its model and
@@ -54,7 +24,7 @@ _SCHEMA_LINE = "# yaml-language-server:"
 
 def reference(recipes: Path | None) -> str:
     """Return every section and key with type, default and unit; of the folder `recipes` also what each is for."""
-    parts = [_HEAD]
+    parts = [_HEAD.read_text(encoding="utf-8")]
     if recipes:
         parts.append(_RECIPES + _table(("recipe", "what it is for", "was it run?"), _shipped(recipes)))
     return "\n".join([*parts, "## Top level\n\n" + _keys(()), *_sections(Recipe, ())])

@@ -65,7 +65,6 @@ class Adapter:
             raise UserError(f"{folder} was trained on another model than {base.gguf.path}; it cannot be merged onto it")
         theirs, alpha, rank = read_factors(folder)
         tensor_map = base.tensor_map
-        shapes = {t.name: t.shape for t in base.gguf.tensors}
         factors = {}
         for name, (b, a) in theirs.items():
             if name not in tensor_map.of_learner:
@@ -75,10 +74,10 @@ class Adapter:
                     part = b[tensor_map.rows(gguf_name)], a[:, tensor_map.columns(gguf_name)]
                 except IndexError as e:
                     raise UserError(f"{folder} does not belong to {base.gguf.path}: {name}: {e}") from None
-                if (shape := (len(part[0]), a.shape[1])) != shapes[gguf_name]:
+                shape, wanted = (len(part[0]), a.shape[1]), base.gguf.by_name[gguf_name].shape
+                if shape != wanted:
                     raise UserError(
-                        f"{folder} does not belong to {base.gguf.path}: it has {name} as {shape}, "
-                        f"not {shapes[gguf_name]}"
+                        f"{folder} does not belong to {base.gguf.path}: it has {name} as {shape}, not {wanted}"
                     )
                 factors[gguf_name] = part
         matrix = folder / IMATRIX_FILE

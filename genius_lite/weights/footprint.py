@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from genius_lite.weights.gguf_file import GGUF
-
-_BLOCK = re.compile(r"blk\.(\d+)\.")
+from genius_lite.weights.gguf_header import block_of
 
 
 def kv_bytes(source: GGUF, kind: str) -> int:
@@ -29,14 +28,11 @@ def kv_bytes(source: GGUF, kind: str) -> int:
 
 def layer_bytes(source: GGUF) -> tuple[int, int, int]:
     """Return the number of layers, the weights of the largest, and the weights of everything outside them."""
-    layers: dict[int, int] = {}
-    outside = 0
+    sizes = Counter[int | None]()
     for tensor in source.tensors:
-        if found := _BLOCK.match(tensor.name):
-            layers[int(found[1])] = layers.get(int(found[1]), 0) + tensor.nbytes
-        else:
-            outside += tensor.nbytes
-    return len(layers), max(layers.values()), outside
+        sizes[block_of(tensor.name)] += tensor.nbytes
+    outside = sizes.pop(None, 0)
+    return len(sizes), max(sizes.values()), outside
 
 
 def layers_that_fit(layers: int, each: int, outside: int, free: int) -> int:

@@ -157,7 +157,7 @@ def write_full_precision(
         return T.BF16 if weights[found.tensors[tensor.name].name].dtype == torch.bfloat16 else T.F16
 
     def data(target: Tensor) -> Iterator[np.ndarray]:
-        tensor = by_name[target.name]
+        tensor = source.by_name[target.name]
         if target.type == T.F32 or target.name not in found.tensors:
             for rows in tensor.blocks():
                 check_finite(source, tensor, source.dequantized_rows(tensor, rows))
@@ -167,7 +167,6 @@ def write_full_precision(
         for rows in tensor.blocks():
             yield quantize(theirs[rows].float().numpy(), target.type)
 
-    by_name = {t.name: t for t in source.tensors}
     targets = [replace(t, type=wanted(t)) for t in source.tensors]
     most = T.BF16 if T.BF16 in {t.type for t in targets} else T.F16
     gguf_file.write(out, source, targets, data, {"general.file_type": _FILE_TYPE[most]}, advance)
@@ -181,7 +180,7 @@ def _check_rest(source: GGUF, weights: Mapping[str, Any], found: TensorMap, fold
     """
     import torch
 
-    own = {t.name: t for t in source.tensors}
+    own = source.by_name
     names = name_map(source, 1 + max(int(layer_of(name) or 0) for name in weights))
     tables = [weights[place.name] for name, place in found.tensors.items() if name == EMBEDDINGS]
     for name, weight in weights.items():

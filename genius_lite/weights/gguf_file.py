@@ -66,6 +66,11 @@ class GGUF:
         """Of its files, which are read when it is first asked for: gigabytes."""
         return sha256(self.files)
 
+    @cached_property
+    def by_name(self) -> dict[str, Tensor]:
+        """The tensors by their names, of which none is there twice."""
+        return {t.name: t for t in self.tensors}
+
     def kind(self, key: str) -> int:
         """Return the type number of a key's value."""
         return struct.unpack_from("<I", self.kv, self.value_at[key] - 4)[0]

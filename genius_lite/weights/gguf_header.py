@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ _MAX_DIMS, _LONGEST_AXIS = 4, (1 << 63) - 1
 _LARGEST = 1 << 26  # bytes of a header
 _LONGEST_KEY, _LONGEST_NAME, _LONGEST_TEXT = 65_535, 255, 1 << 25  # bytes
 _MOST = 1 << 16  # keys; tensors
+_BLOCK_NAME = re.compile(r"(?:enc\.|dec\.)?blk\.(\d{1,9})\.")
 BLOCK = 1 << 19  # weights that are in memory at once: 2 MB in float32, which stay in the cache
 
 
@@ -71,6 +73,12 @@ def tensor_bytes(shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
     """Return the size of a tensor of this shape and type."""
     block, block_bytes = GGML_QUANT_SIZES[kind]
     return math.prod(shape) // block * block_bytes
+
+
+def block_of(name: str) -> int | None:
+    """Return the number of the block that a tensor of this name belongs to; None if to none."""
+    found = _BLOCK_NAME.match(name)
+    return int(found[1]) if found else None
 
 
 def shown(text: str) -> str:

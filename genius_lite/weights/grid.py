@@ -17,7 +17,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as T
 from gguf.quants import IQ4_NL, Q4_K
 
-_LARGEST_F16 = np.float32(65504)
+LARGEST_F16 = np.float32(65504)
 
 
 class Grid(ABC):
@@ -71,7 +71,7 @@ class _Floats(Grid):
             bits = np.ascontiguousarray(weights, np.float32).view(np.uint32)
             found = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.int32)  # to the even one of two
         else:
-            half = np.clip(weights, -_LARGEST_F16, _LARGEST_F16).astype(np.float16)
+            half = np.clip(weights, -LARGEST_F16, LARGEST_F16).astype(np.float16)
             found = half.view(np.uint16).astype(np.int32)
         magnitude = found & 0x7FFF
         return np.clip(np.where(found & 0x8000, -magnitude, magnitude), self.lowest, self.highest)

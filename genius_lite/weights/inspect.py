@@ -60,8 +60,8 @@ def describe(path: Path, sha256: bool = False) -> dict[str, Any]:
     source = _read(path)
     facts = {name: source.metadata.get(key.format(source.architecture)) for name, key in _FACTS.items()}
     kind, file_type = facts["kind"] or "model", facts["file_type"]
-    shapes = {t.name: t.shape for t in source.tensors}
-    rows = shapes.get("token_embd.weight", [None])[0]  # llama.cpp has as many tokens as embeddings
+    table = source.by_name.get("token_embd.weight")
+    rows = table.shape[0] if table else None  # llama.cpp has as many tokens as embeddings
     files = dict.fromkeys([source.path, *(t.path for t in source.tensors)])
     return {
         "files": [
@@ -72,7 +72,7 @@ def describe(path: Path, sha256: bool = False) -> dict[str, Any]:
         "kind": _plain(kind),
         "file_type": next((t.name for t in LlamaFileType if t == file_type), _plain(file_type)),
         "vocabulary": rows or _plain(facts["vocabulary"]),
-        "tied_head": "output.weight" not in shapes if kind == "model" and rows else None,
+        "tied_head": "output.weight" not in source.by_name if kind == "model" and rows else None,
         # B is (rows, rank); its product with A is scaled by alpha / rank.
         "adapter_rank": sorted({t.shape[-1] for t in source.tensors if t.name.endswith(".lora_b")}) or None,
         **_size(source.tensors),
@@ -200,7 +200,7 @@ def _value(source: GGUF, key: str, raw: dict[str, bytes]) -> Any:
 
 
 def _tensor_difference(a: GGUF, b: GGUF, advance: Callable[[int], None]) -> dict[str, Any]:
-    ours, theirs = ({t.name: t for t in source.tensors} for source in (a, b))
+    ours, theirs = a.by_name, b.by_name
     pairs = [(t, theirs[name]) for name, t in ours.items() if name in theirs]
     compared, not_compared, groups = [], [], {}
     for t, u in pairs:

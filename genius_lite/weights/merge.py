@@ -26,13 +26,12 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor
-from genius_lite.weights.grid import grid
+from genius_lite.weights.grid import LARGEST_F16, grid
 from genius_lite.weights.importing import Base
 from genius_lite.weights.quantize import Types, adaptable, file_metadata, quantize_rows, types_of
 from genius_lite.weights.rounding import kept_of, round_keeping
 
 THREADS = 8  # that work at once; each has some 30 MB in memory
-_LARGEST_F16 = 65504
 _TOLD = 0.25  # an error of a share from which nothing can be told: fewer than some sixteen weights moved
 
 Advance = Callable[[int], None]
@@ -163,16 +162,15 @@ def write(
     Args:
         metadata: uint32 values that replace the source's.
     """
-    own = {t.name: t for t in source.tensors}
-    held = {t.name: t for t in rounded.tensors} if rounded else {}
+    own = source.by_name
     products: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(3))
 
     def raw(target: Tensor, rows: slice, weights: Callable[[], np.ndarray]) -> np.ndarray:
         """Return the base's bytes in the target's type."""
         if own[target.name].type == target.type:
             return source.raw_rows(own[target.name], rows)
-        if rounded and held[target.name].type == target.type:
-            return rounded.raw_rows(held[target.name], rows)
+        if rounded and rounded.by_name[target.name].type == target.type:
+            return rounded.raw_rows(rounded.by_name[target.name], rows)
         return quantize_rows(weights(), target.type, adapter.importance.get(target.name) if adapter else None)
 
     def block(target: Tensor, rows: slice) -> _Block:
@@ -181,7 +179,7 @@ def write(
         weights, update = source.dequantized_rows(own[target.name], rows), adapter.update(target.name, rows)
         if target.type == T.F32:
             return (merged := weights + update), kept_of(merged - weights, update)
-        if target.type == T.F16 and np.abs(weights + update).max() > _LARGEST_F16:
+        if target.type == T.F16 and np.abs(weights + update).max() > LARGEST_F16:
             raise _TooLargeError(target.name)
         on = grid(target.type, raw(target, rows, lambda: weights), target.columns)
         rng = np.random.default_rng(seed_of("round", target.name, rows.start))

@@ -7,7 +7,6 @@ is read here; a file with more that it would overlook is refused.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,48 +22,17 @@ from genius_lite.rundir.disk import scratch
 from genius_lite.text import first_line
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.gguf_header import broken, shown
+from genius_lite.weights.gguf_header import block_of, broken, shown
 from genius_lite.weights.mapping import name_map
 from genius_lite.weights.rope import BY_LENGTH, DIVISORS, scale_frequencies
-from genius_lite.weights.supported import check_architecture, needs_weights, plain
-from genius_lite.weights.untrusted import EMBEDDINGS
+from genius_lite.weights.supported import FAMILIES, check_architecture, needs_weights, plain
+from genius_lite.weights.untrusted import EMBEDDINGS, TOKENIZER
 
 _KEPT = ("general.architecture", "general.name", "general.alignment")
-_TOKENIZER = "tokenizer.ggml."
 _LONGEST_ARRAY, _LONGEST_TEXT = 4096, 4096  # layers and characters; nothing of the shape is longer
 _SLACK = 1.01  # of the weights
 _HEADS = "attention.head_count"
 _ONE_ROW = "ffn_gate_inp_shexp.weight"
-# What transformers overlooks in the header of a family: llama.cpp's key, and the attribute of the config.
-_OVERLOOKED = {
-    "qwen2moe": {
-        "expert_feed_forward_length": "moe_intermediate_size",
-        "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
-    },
-    "qwen3": {"attention.key_length": "head_dim"},
-    "gemma2": {
-        "attention.key_length": "query_pre_attn_scalar",
-        "attn_logit_softcapping": "attn_logit_softcapping",
-        "final_logit_softcapping": "final_logit_softcapping",
-    },
-    "gemma3": {"attention.key_length": "query_pre_attn_scalar"},
-    "nemotron": {"attention.key_length": "head_dim", "attention.layer_norm_epsilon": "norm_eps"},
-    "falcon": {"attention.layer_norm_epsilon": "layer_norm_epsilon"},
-    "qwen3moe": {"expert_feed_forward_length": "moe_intermediate_size"},
-    "gpt-oss": {"attention.key_length": "head_dim", "attention.sliding_window": "sliding_window"},
-}
-_27B = {"gemma2": 46, "gemma3": 62}
-"""Layers by which llama.cpp knows the 27B models, whose queries it scales by hidden size over heads."""
-# The parts of a learner's parameter that are tensors of their own in a GGUF, in a block.
-_PARTS = {
-    "mlp.experts.gate_up_proj": ("ffn_gate_exps.weight", "ffn_up_exps.weight"),
-    "mlp.experts.gate_up_proj_bias": ("ffn_gate_exps.bias", "ffn_up_exps.bias"),
-    "mlp.experts.down_proj": ("ffn_down_exps.weight",),
-    "mlp.experts.down_proj_bias": ("ffn_down_exps.bias",),
-    "mlp.e_score_correction_bias": ("exp_probs_b.bias",),
-    "self_attn.sinks": ("attn_sinks.weight",),
-    "linear_attn.dt_bias": ("ssm_dt.bias",),
-}
 
 
 def write_for_transformers(source: GGUF, out: Path, tensors: bool = True) -> None:
@@ -77,12 +45,12 @@ def write_for_transformers(source: GGUF, out: Path, tensors: bool = True) -> Non
         tensors: whether they are written; a config is made of no more than their names.
     """
     own = f"{source.architecture}."
-    tokens = next(t.shape[0] for t in source.tensors if t.name == EMBEDDINGS)
+    tokens = source.by_name[EMBEDDINGS].rows
     replaced = {} if _counts_texts(source.architecture) else {f"{own}vocab_size": tokens}
 
     def wanted(key: str) -> bool:
         array, value = source.array(key), source.metadata[key]
-        if key.startswith(_TOKENIZER):
+        if key.startswith(TOKENIZER):
             return 0 <= value < tokens if key.endswith("_token_id") and type(value) is int else not replaced
         if key.startswith(f"{own}rope.scaling."):  # of GPT-OSS's, transformers takes the keys' lengths for values
             return False
@@ -121,10 +89,10 @@ def read_config(source: GGUF) -> Any:
     check_architecture(source.architecture, source.path)
     overlooked = {
         attribute: value
-        for key, attribute in _OVERLOOKED.get(source.architecture, {}).items()
+        for key, attribute in FAMILIES["overlooked"].get(source.architecture, {}).items()
         if (value := source.count(f"{source.architecture}.{key}"))
     }
-    if source.count(f"{source.architecture}.block_count") == _27B.get(source.architecture, 0):
+    if source.count(f"{source.architecture}.block_count") == FAMILIES["layers_of_27b"].get(source.architecture, 0):
         width, heads = (source.count(f"{source.architecture}.{key}") for key in ("embedding_length", _HEADS))
         overlooked["query_pre_attn_scalar"] = (width or 0) // (heads or 1)
     with scratch() as folder:
@@ -183,27 +151,26 @@ def _check_tensors(source: GGUF, config: Any) -> None:
     """Refuse a tensor of another size than the config says, or one that is none of its model's."""
     model = described_model(config, source.path, "header", source.parameters)
     names = name_map(source)
-    shapes, used = {t.name: t.shape for t in source.tensors}, {DIVISORS, *BY_LENGTH}
+    used = {DIVISORS, *BY_LENGTH}
     for name, weights in model.state_dict().items():
-        parts = [part for part in _parts(names, name) if part in shapes]
+        parts = [part for part in _parts(names, name) if part in source.by_name]
         used.update(parts)
-        found = [shapes[part] for part in parts]
+        found = [source.by_name[part].shape for part in parts]
         # An axis of one may be left out in the file.
         if found and (sum(map(math.prod, found)) != weights.numel() or max(map(len, found)) > weights.ndim):
             asked = f"and the header asks for {list(weights.shape)}"
             raise broken(source.path, f"{shown(parts[0])} is {list(found[0])}, {asked}")
     layers = config.num_hidden_layers
-    for name in shapes:
-        block = re.match(r"blk\.(\d+)\.", name)
-        if name not in used and not (block and int(block[1]) >= layers):  # those beyond predict more than one token
+    for name in source.by_name:
+        if name not in used and (block_of(name) or 0) < layers:  # those beyond predict more than one token
             raise needs_weights(source.path, f"transformers would leave out {shown(name)}")
 
 
 def _parts(names: TensorNameMap, name: str) -> list[str]:
     """List the names that the tensors may have in a GGUF which a learner's parameter is made of."""
     layer, _, own = name.partition(".layers.")[2].partition(".")
-    if own in _PARTS:
-        return [f"blk.{layer}.{part}" for part in _PARTS[own]]
+    if own in FAMILIES["parts"]:
+        return [f"blk.{layer}.{part}" for part in FAMILIES["parts"][own]]
     for known in (name, name.partition(".")[2]):  # gguf lists some families without what wraps them
         if found := names.get_name(known, try_suffixes=(".weight", ".bias")):
             return [found, f"{found}.weight", f"{found}.bias"]  # a parameter of no layer has either or none
@@ -223,7 +190,7 @@ def fill_in(source: GGUF, model: Any, missing: set[str]) -> set[str]:
 
     if source.architecture != "gpt-oss":
         return missing
-    names, tensors = name_map(source), {t.name: t for t in source.tensors}
+    names, tensors = name_map(source), source.by_name
     for name in missing.copy():
         parts = [source.dequantized(tensors[part]) for part in _parts(names, name) if part in tensors]
         if parts:  # transformers' experts are transposed, and gate and up take turns in them

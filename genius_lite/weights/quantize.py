@@ -69,11 +69,12 @@ def _ignored(level: int, text: bytes, data: object) -> None:
 
 def adaptable(types: Types, source: GGUF, adapted: set[str]) -> Types:
     """Return the same types, but 4 to 5 bits for adapted tensors of a type whose grid is not known."""
-    columns = {t.name: t.columns for t in source.tensors}
-    return {
-        name: _NEAR[columns[name] % 256 == 0] if name in adapted and not (has_grid(kind) or kind == T.F32) else kind
-        for name, kind in types.items()
-    }
+
+    def near(name: str, kind: T) -> T:
+        known = name not in adapted or has_grid(kind) or kind == T.F32
+        return kind if known else _NEAR[source.by_name[name].columns % 256 == 0]
+
+    return {name: near(name, kind) for name, kind in types.items()}
 
 
 def quantize_rows(weights: np.ndarray, kind: T, importance: np.ndarray | None = None) -> np.ndarray:

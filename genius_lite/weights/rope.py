@@ -60,7 +60,7 @@ def rope_base(source: GGUF, key: str = "freq_base") -> float:
 
 def _scaling(source: GGUF, config: Any, base: float) -> dict[str, Any]:
     """Return what is to be added to a config's `rope_parameters`; nothing where nothing is scaled."""
-    tensors = {tensor.name: tensor for tensor in source.tensors}
+    tensors = source.by_name
     own = f"{source.architecture}.rope"
     said = {key.removeprefix(f"{own}.scaling."): value for key, value in source.metadata.items()}
     kind = said.get("type")

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 from genius_lite.errors import UserError
 
 _REMEDY = "set model.weights to the original model's safetensors (a folder, or hf:OWNER/REPO)"
-# Families that transformers lists for GGUFs, and makes another model of: what it overlooks.
-_MISREAD = {"gemma4": "its embeddings for each layer, keys that layers share, and the widths of its kinds of layers"}
-# Of families that transformers and llama.cpp do not spell alike (hyphens and underscores apart), one of transformers'.
-_SPELLED = {
-    "chatglm": "glm",
-    "command-r": "cohere",
-    "deepseek2": "deepseek_v3",
-    "glm-dsa": "glm_moe_dsa",
-    "granitehybrid": "granitemoehybrid",
-    "hunyuan-dense": "hunyuan_v1_dense",
-    "hunyuan-moe": "hunyuan_v1_moe",
-    "mistral3": "ministral3",
-    "nemotron_h_moe": "nemotron_h",
-    "phi2": "phi",
-    "starcoder": "gpt_bigcode",
-}
+FAMILIES = tomllib.loads(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))
+"""What is special about some families; the file says of each table what it is."""
+_MISREAD: dict[str, str] = FAMILIES["misread"]
 
 
 def check_architecture(architecture: str, named: Path | str) -> None:
@@ -75,4 +63,4 @@ def _is_known(architecture: str) -> bool:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     known = {plain(name) for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
-    return plain(_SPELLED.get(architecture, architecture)) in known
+    return plain(FAMILIES["spelled"].get(architecture, architecture)) in known

@@ -19,10 +19,10 @@ from genius_lite.sampler.probe import REFUSED
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.gguf_header import FLOAT32, INT32, STRING, UINT32, broken, shown
+from genius_lite.weights.gguf_header import FLOAT32, INT32, STRING, UINT32, block_of, broken, shown
 
 EMBEDDINGS = "token_embd.weight"
-_TOKENIZER = "tokenizer.ggml."
+TOKENIZER = "tokenizer.ggml."
 _LARGEST = (1 << 31) - 1  # llama.cpp's int32_t
 _ALIGNMENT = 32  # bytes; llama.cpp aborts at tensors that are aligned to less
 # Counts under the architecture's name, and the least that each may be; a recurrent model has no heads.
@@ -51,7 +51,6 @@ _POSITIVE = ("rope.freq_base",)
 _NOT_NEGATIVE = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "rope.scaling.factor")
 _TEMPLATE = re.compile(r"tokenizer\.chat_template(\..+)?")
 _LONGEST_TEMPLATE = 1 << 20  # characters
-_BLOCK = re.compile(r"(?:enc\.|dec\.)?blk\.(\d{1,9})\.")
 _PROBE = "genius_lite.sampler.probe"
 _KILLED = 9  # SIGKILL, which Windows has none of
 _PATIENCE = 600.0  # seconds; a small model takes one, a large one as long as the disk takes to read it
@@ -216,29 +215,29 @@ def _check_blocks(source: GGUF) -> None:
     """See that the blocks with tensors are those that the header counts; prediction layers may be left out."""
     prefix = source.architecture
     count, extra = source.metadata[f"{prefix}.block_count"], source.count(f"{prefix}.nextn_predict_layers") or 0
-    last = max((int(found[1]) for t in source.tensors if (found := _BLOCK.match(t.name))), default=-1)
+    last = max((block for t in source.tensors if (block := block_of(t.name)) is not None), default=-1)
     if not count - extra <= last + 1 <= count:
         raise broken(source.path, f"{prefix}.block_count is {count}, the tensors are of {last + 1} blocks")
 
 
 def _check_vocabulary(source: GGUF) -> None:
-    shape = next((t.shape for t in source.tensors if t.name == EMBEDDINGS), ())
-    if len(shape) != 2:
+    table = source.by_name.get(EMBEDDINGS)
+    if not table or len(table.shape) != 2:
         raise broken(source.path, f"there is no matrix {EMBEDDINGS}")
-    model = source.metadata.get(f"{_TOKENIZER}model")
+    model = source.metadata.get(f"{TOKENIZER}model")
     if not isinstance(model, str) or model in ("", "none", "no_vocab"):
         raise broken(source.path, "it names no tokenizer")
-    rows, tokens = shape[0], source.array(f"{_TOKENIZER}tokens")
+    rows, tokens = table.rows, source.array(f"{TOKENIZER}tokens")
     if tokens != (STRING, rows):
         raise broken(source.path, f"it has embeddings of {rows} tokens, but not as many texts of tokens")
     for name, kinds in (("scores", (FLOAT32,)), ("token_type", (INT32, UINT32))):
-        key = _TOKENIZER + name
+        key = TOKENIZER + name
         if key in source.value_at and source.array(key) not in [(kind, rows) for kind in kinds]:
             raise broken(source.path, f"{key} is no array of {rows} numbers")
-    merges = source.array(f"{_TOKENIZER}merges")
-    if f"{_TOKENIZER}merges" in source.value_at and (not merges or merges[0] != STRING):
-        raise broken(source.path, f"{_TOKENIZER}merges is no array of texts")
+    merges = source.array(f"{TOKENIZER}merges")
+    if f"{TOKENIZER}merges" in source.value_at and (not merges or merges[0] != STRING):
+        raise broken(source.path, f"{TOKENIZER}merges is no array of texts")
     for name in ("bos", "eos", "eot"):
-        value = source.metadata.get(key := f"{_TOKENIZER}{name}_token_id", 0)
+        value = source.metadata.get(key := f"{TOKENIZER}{name}_token_id", 0)
         if type(value) is not int or not 0 <= value < rows:
             raise broken(source.path, f"{key} is {_said(value)}, and there are {rows} tokens")
