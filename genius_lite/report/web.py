@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 _NAMES = (HOST, "localhost")
-"""What a browser may call this machine: a stranger's page whose own name resolves to it (DNS rebinding) does not."""
+"""What a browser may call this machine; a stranger's name that leads here (DNS rebinding) is none of them."""
 _LISTED = 200  # runs of a folder that are shown, those last
 _PAGES = 4  # reports that are kept
 _OF_WORK = (folder.RECIPE, folder.PROGRESS)
@@ -82,7 +82,8 @@ def listening(path: Path, port: int) -> Iterator[tuple[uvicorn.Server, socket.so
         except (OSError, OverflowError) as e:
             why = e.strerror if isinstance(e, OSError) else "there is no such port"
             raise UserError(f"port {port} is not to be had ({why}); name another one, or leave --port out") from None
-        quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
+        quiet: dict[str, Any] = {"log_level": "warning", "access_log": False}
+        quiet |= {"server_header": False, "proxy_headers": False}
         config = uvicorn.Config(app, lifespan="off", ws="none", http="h11", timeout_graceful_shutdown=1, **quiet)
         yield uvicorn.Server(config), here, f"http://{HOST}:{here.getsockname()[1]}/{token}/"
 
