@@ -70,7 +70,10 @@ class Giving:
         repository = hub.repository_named(push) if push else None
         if repository and not dry_run:
             hub.require_token(repository)
-            hub.require_privacy(hub.look(repository), repository, public)
+            remote = hub.look(repository)
+            hub.require_privacy(remote, repository, public)
+            if public and remote and remote.private:
+                print(visible(f"hf:{repository} is there and private, and stays so; its settings on the hub change that"))
         return Giving(to, repository, public, dry_run, create)
 
     @contextmanager
