@@ -70,7 +70,7 @@ class _Wanted:
 def _is_here(path: str) -> bool:
     """Say whether a path begins with a folder of this machine, of those that not every machine has."""
     parts = Path(path).parts
-    return len(parts) > 2 and parts[1] not in _SYSTEM and os.path.exists(Path(*parts[:3]))  # noqa: PTH110 - never raises
+    return len(parts) > 2 and parts[1] not in _SYSTEM and os.path.exists(Path(*parts[:3]))  # noqa: PTH110 - no error
 
 
 def refuse_private(folder: Path, run: Path, repository: str) -> None:
@@ -89,8 +89,8 @@ def refuse_private(folder: Path, run: Path, repository: str) -> None:
             if found := wanted.in_text(text, words=file.name in _VOCABULARY or where.startswith("tokenizer.ggml.")):
                 at = f" ({where})" if where else ""
                 raise UserError(
-                    f"{file.name}{at} has {found} in it; nothing is uploaded: change it where it comes from (the recipe, "
-                    "or the base model's metadata), or write the folder with --to, change it there and upload that"
+                    f"{file.name}{at} has {found} in it; nothing is uploaded: change it where it comes from (the "
+                    "recipe, or the base model's metadata), or write the folder with --to, change it there and upload that"
                 )
 
 
