@@ -90,7 +90,7 @@ def refuse_private(folder: Path, run: Path, repository: str) -> None:
                 at = f" ({where})" if where else ""
                 raise UserError(
                     f"{file.name}{at} has {found} in it; nothing is uploaded: change it where it comes from (the "
-                    "recipe, or the base model's metadata), or write the folder with --to, change it there and upload that"
+                    "recipe, or the base model's metadata), or write a folder with --to, change that and upload it"
                 )
 
 
