@@ -41,7 +41,13 @@ class Giving:
 
     @staticmethod
     def asked(
-        to: Path | None, push: str | None, public: bool, dry_run: bool, create: str | None, to_format: str, kinds: int
+        to: Path | None,
+        push: str | None,
+        public: bool,
+        dry_run: bool,
+        create: str | None,
+        to_format: str,
+        kinds: int,
     ) -> Giving:
         """Check what a command line asks for, before anything is made for it.
 
@@ -66,13 +72,14 @@ class Giving:
             ollama.check_name(create, kinds)
             if not to and not ollama.is_here():
                 later = f"ollama create {shlex.quote(create)} -f FOLDER/Modelfile"
-                raise UserError(
-                    f"ollama is not installed here; write a folder with --to, and where it is, type: {later}"
-                )
+                raise UserError(f"ollama is not installed; write a folder with --to, and where it is, type: {later}")
         repository = hub.repository_named(push) if push else None
         if repository and not dry_run:
             hub.require_token(repository)
-            hub.require_privacy(hub.look(repository), repository, public)
+            remote = hub.look(repository)
+            hub.require_privacy(remote, repository, public)
+            if public and remote and remote.private:
+                print(visible(f"hf:{repository} is there and private, and stays so; its settings there change that"))
         return Giving(to, repository, public, dry_run, create)
 
     @contextmanager

@@ -193,7 +193,7 @@ def _said(error: HfHubHTTPError) -> str:
         401: f"the hub does not take the token: {_LOG_IN}",
         403: f"the token may not write there: {_LOG_IN}",
         404: "there is no such repository that the token may see",
-        409: "there is such a repository that the token may not see, or it is being changed: again, or name another",
+        409: "there is such a repository that the token may not see, or it is just changed: try again, or another name",
         412: "it was changed meanwhile: give the command again",
     }
     return f"{code}{f', {told}' if told else ''}; {mend.get(code, 'try again later')}"

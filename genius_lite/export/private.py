@@ -70,7 +70,7 @@ class _Wanted:
 def _is_here(path: str) -> bool:
     """Say whether a path begins with a folder of this machine, of those that not every machine has."""
     parts = Path(path).parts
-    return len(parts) > 2 and parts[1] not in _SYSTEM and os.path.exists(Path(*parts[:3]))  # noqa: PTH110 - never raises
+    return len(parts) > 2 and parts[1] not in _SYSTEM and os.path.exists(Path(*parts[:3]))  # noqa: PTH110 - no error
 
 
 def refuse_private(folder: Path, run: Path, repository: str) -> None:
@@ -90,7 +90,7 @@ def refuse_private(folder: Path, run: Path, repository: str) -> None:
                 at = f" ({where})" if where else ""
                 raise UserError(
                     f"{file.name}{at} has {found} in it; nothing is uploaded: change it where it comes from (the "
-                    "recipe, or the base model's metadata), or write the folder with --to, change that and upload it"
+                    "recipe, or the base model's metadata), or write a folder with --to, change that and upload it"
                 )
 
 

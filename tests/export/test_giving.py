@@ -1,4 +1,4 @@
-"""`genius-lite export` beyond a folder: the hub and Ollama (stand-ins), and what a card says was measured."""
+"""`genius-lite export` beyond a folder: the hub (a stand-in), Ollama (a stand-in), and what a card has measured."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from genius_lite.results.evaluation import Interval, TaskResult
 from tests.support.cli import RECIPE, genius
 from tests.support.hub import TOKEN, Hub
 
-TASKS = (
-    "evaluate: {samples: 2, tasks: [{source: t.jsonl, check: exact, use: report}, {source: u.jsonl, check: exact}]}\n"
-)
+TASKS = """
+evaluate:
+  samples: 2
+  tasks: [{source: t.jsonl, check: exact, use: report}, {source: u.jsonl, check: exact}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +34,8 @@ def project(tmp_path_factory) -> Path:
     tiny_gguf(folder / "tiny.gguf", "llama")
     (folder / "q.txt").write_text("one\ntwo\nthree\n")
     for name in ("t", "u"):
-        (folder / f"{name}.jsonl").write_text(
-            '{"prompt": "one", "answer": "one"}\n{"prompt": "two", "answer": "two"}\n'
-        )
+        problems = ['{"prompt": "one", "answer": "one"}\n', '{"prompt": "two", "answer": "two"}\n']
+        (folder / f"{name}.jsonl").write_text("".join(problems))
     (folder / "r.yaml").write_text(RECIPE.replace("rounds: 2", "rounds: 1") + TASKS)
     done = genius("run", "r.yaml", cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -144,9 +145,7 @@ def test_ollama_takes_an_export_in(project, tmp_path):
 
 
 def test_ollamas_own_words_are_told_where_it_fails(project, tmp_path):
-    env = ollama(
-        tmp_path, "printf '\\033[?25lpulling\\rError: could not connect to ollama app\\n\\033[?25h' >&2; exit 1"
-    )
+    env = ollama(tmp_path, "printf '\\033[?25lwait\\rError: could not connect to ollama app\\n\\033[?25h' >&2; exit 1")
     to = tmp_path / "out"
     done = genius("export", "runs/r", "--format", "ollama", "--create", "tiny", "--to", to, cwd=project, env=env)
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""An export goes to a stand-in hub by the real huggingface_hub, whole or not at all, with nothing private."""
+"""An export goes to a stand-in hub by the real huggingface_hub, whole or not at all, and nothing private."""
 
 from __future__ import annotations
 
@@ -82,10 +82,7 @@ def test_nothing_becomes_public_unasked(hub, folder):
 
 
 REFUSED = {
-    "POST /api/repos/create": [
-        (403, "403, You don't have the rights.*may not write there"),
-        (409, "409, .*another name"),
-    ],
+    "POST /api/repos/create": [(403, "403, You don't have the rights.*may not write"), (409, "409, .*another name")],
     "GET /api/models": [(403, "403, .*may not write there"), (404, "404, ")],
     "POST /api/validate-yaml": [(400, "Invalid metadata in README.md"), (401, "401, .*does not take the token")],
     f"POST /api/models/{REPOSITORY}/preupload": [(403, "403, ")],
@@ -144,9 +141,7 @@ def test_what_is_not_whole_afterwards_is_not_called_done(hub, folder):
         push(folder)
 
 
-@pytest.mark.parametrize(
-    "text", ["anna/tiny", "hf:tiny", "hf:anna/tiny/file.gguf", "hf:an na/tiny", "hf:../tiny", "hf:"]
-)
+@pytest.mark.parametrize("text", ["anna/tiny", "hf:tiny", "hf:anna/tiny/x.gguf", "hf:an na/tiny", "hf:../tiny", "hf:"])
 def test_a_repository_is_written_as_one(text):
     with pytest.raises(UserError, match="a repository is written hf:OWNER/REPO"):
         exporting.repository_named(text)

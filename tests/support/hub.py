@@ -161,15 +161,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 found |= {"blobId": "0" * 40, "lfs": {"sha256": digest, "size": len(content), "pointerSize": 130}}
             siblings.append(found)
         private, sha = repository.private, repository.sha(number)
-        return {
-            "id": name,
-            "sha": sha,
-            "private": private,
-            "siblings": siblings,
-            "tags": [],
-            "downloads": 0,
-            "likes": 0,
-        }
+        return {"id": name, "sha": sha, "private": private, "siblings": siblings, "tags": []}
 
     def _answer(self, found: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
         body = json.dumps(found).encode()
