@@ -49,6 +49,14 @@ def test_what_is_put_is_flushed_before_it_has_its_name(tmp_path, monkeypatch):
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("x", b"new")]
 
 
+def test_what_is_put_goes_through_no_link(tmp_path):
+    (tmp_path / "precious").write_bytes(b"x")
+    (tmp_path / "new.partial").symlink_to(tmp_path / "precious")
+    put(tmp_path / "new", b"1")
+    assert (tmp_path / "precious").read_bytes() == b"x"
+    assert (tmp_path / "new").read_bytes() == b"1" and not (tmp_path / "new").is_symlink()
+
+
 def test_a_disk_that_says_nothing_of_its_free_bytes_is_tried(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage._replace(free=0))
