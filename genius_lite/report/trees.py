@@ -50,13 +50,14 @@ class Explorer:
 def explore(run: RunFolder, most: int = QUERIES) -> Explorer:
     """Read the trees of the `most` queries of lowest id, the same in every round, as far as they fit."""
     # Ids are hashes, so that the lowest are a random choice; the order of the log favours short responses.
-    ids = {here.number: here.rollouts.query_ids() for here in run.rounds}
+    begun = run.rounds  # once: another one may begin meanwhile
+    ids = {here.number: here.rollouts.query_ids() for here in begun}
     every = list(dict.fromkeys(query for of_round in ids.values() for query in of_round))
     chosen = sorted(every)[:most]
     queries: dict[str, dict[str, Any]] = {}
     rounds = []
     with _decoder(run) as decode:
-        for here in run.rounds:
+        for here in begun:
             trees: dict[str, Any] = {}
             left = _BYTES // len(ids)
             for rollout, tree in _trees(here, set(chosen), run.recipe, decode):

@@ -71,7 +71,7 @@ def listening(path: Path, port: int) -> Iterator[tuple[uvicorn.Server, socket.so
         token = secrets.token_urlsafe(24)
         app = application(path, token)
     except ModuleNotFoundError as e:
-        if e.name not in ("starlette", "uvicorn"):
+        if (e.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
             raise
         raise UserError("watch --web needs packages: pip install 'starlette>=1.0' 'uvicorn>=0.40'") from None
     with socket.socket() as here:
@@ -79,6 +79,7 @@ def listening(path: Path, port: int) -> Iterator[tuple[uvicorn.Server, socket.so
             here.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             here.bind((HOST, port))
+            here.listen()  # so that whoever is told the address is not refused
         except (OSError, OverflowError) as e:
             why = e.strerror if isinstance(e, OSError) else "there is no such port"
             raise UserError(f"port {port} is not to be had ({why}); name another one, or leave --port out") from None
