@@ -70,9 +70,7 @@ def test_a_run_goes_to_the_hub_from_a_process_of_its_own(project):
 def test_a_dry_run_lists_what_would_go_in_every_format(project, tmp_path, to_format):
     kept = tmp_path / to_format
     with Hub().listening() as hub:
-        done = pushed(
-            hub.url, "--format", to_format, "--push", "hf:anna/tiny", "--dry-run", "--to", kept, cwd=project
-        )
+        done = pushed(hub.url, "--format", to_format, "--push", "hf:anna/tiny", "--dry-run", "--to", kept, cwd=project)
     assert done.returncode == 0, done.stderr
     assert "hf:anna/tiny: not there, as far as the token sees; it would be made, private" in done.stdout
     sizes = {path.name: path.stat().st_size for path in kept.iterdir()}
