@@ -11,7 +11,7 @@ from rich.console import Console
 from genius_lite.evaluate.measure import EvalModel
 from genius_lite.pipeline import evaluation
 from genius_lite.pipeline.stages import evaluate
-from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler, TaskSource
+from genius_lite.recipe import Check, Evaluate, Foresight, Model, Queries, Recipe, Sampler, TaskSource
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import open_run
 from genius_lite.rundir.reader import RunFolder
@@ -27,7 +27,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "genius-lite" / "measurements"
 
 
-def measured(gguf: Path, folder: Path, out: str, check: str = "exact", **changes: object) -> list[str]:
+def measured(gguf: Path, folder: Path, out: str, check: Check = "exact", **changes: object) -> list[str]:
     """Evaluate the base model in a run folder of its own; what was said of remembered answers."""
     tasks = folder / "tasks.jsonl"
     rows = ({"prompt": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(PROBLEMS))
@@ -44,7 +44,7 @@ def measured(gguf: Path, folder: Path, out: str, check: str = "exact", **changes
     if "remember" in changes:
         recipe = recipe.model_copy(update={"evaluate": cfg.model_copy(update={"remember": changes["remember"]})})
     progress, said = TerminalProgress(Console(quiet=True)), list[str]()
-    progress.say = said.append
+    progress.say = said.append  # pyright: ignore[reportAttributeAccessIssue]
     with open_run(recipe, progress) as session:
         evaluate(session.round(0), session.own)
     return [line for line in said if "earlier run" in line]

@@ -10,7 +10,7 @@ import pytest
 
 from genius_lite.export.bundle import export
 from genius_lite.pipeline import stand_in
-from genius_lite.recipe import Evaluate, Quantize
+from genius_lite.recipe import Evaluate, Quantize, TargetType
 from genius_lite.recipe.reader import parse
 from genius_lite.records import Rollout
 from genius_lite.rundir.lines import read_records
@@ -45,7 +45,7 @@ def chosen(made: Done, number: int) -> str:
     return json.loads((made.round(number) / "sampled.json").read_text())["file"]
 
 
-def unevaluated(folder: Path, kind: str = "source", **sections: Any) -> Done:
+def unevaluated(folder: Path, kind: TargetType = "source", **sections: Any) -> Done:
     folder.mkdir(exist_ok=True)
     more = {"evaluate": Evaluate(queries=0), "policy": "auto", "rounds": 1, **sections}
     return done(folder, Quantize(type=kind, check="never"), kind=Q.Q8_0, **more)

@@ -74,7 +74,9 @@ def write_run(path: Path, model: Path, rollouts: list[Rollout], held_out: int = 
     here = path / "round-1"
     (path / "hf-checkpoint").mkdir(parents=True)
     here.mkdir()
-    (path / "recipe.json").write_text(json.dumps(recipe.identity() | made))
+    identity = recipe.identity() | made
+    identity["evaluate"]["queries"] = recipe.evaluate.watched(64)  # a run writes how many these are
+    (path / "recipe.json").write_text(json.dumps(identity))
     source = {"path": str(model), "sha256": "0" * 64, "origin": "python:tiny/tiny.gguf"}
     (path / "hf-checkpoint" / "source.json").write_text(json.dumps(source))
     write_lines(here / "rollouts.jsonl", rollouts)
