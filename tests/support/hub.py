@@ -152,7 +152,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return self._answer({"commitUrl": f"{self.hub.url}/{name}/commit/{oid}", "commitOid": oid})
 
     def _described(self, name: str, repository: Repository, path: str) -> dict[str, Any]:
-        number = int(path.rpartition("/")[2], 16) - 1 if "/revision/" in path else -1
+        revision = path.partition("/revision/")[2]
+        number = -1 if revision in ("", "main") else int(revision, 16) - 1
         siblings = []
         for file, content in repository.commits[number].items():
             found: dict[str, Any] = {"rfilename": file, "size": len(content), "blobId": git_hash(content)}
