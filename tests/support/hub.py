@@ -107,7 +107,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if path == "/api/validate-yaml":
             assert json.loads(body)["content"].startswith("---\n")
             return self._answer({"errors": [], "warnings": []})
-        given = json.loads(body) if path.endswith(("create", "main", "batch")) and "commit" not in path else {}
+        given = json.loads(body) if body and path.endswith(("create", "main", "batch")) and "commit" not in path else {}
         if path == "/api/repos/create":
             name = f"{given['organization']}/{given['name']}"
             if name in hub.repositories:
