@@ -111,7 +111,7 @@ def test_tokens_that_will_not_do_are_told_before_anything_is_made(hub, monkeypat
     with pytest.raises(UserError, match="the token may only read; set HF_TOKEN, or log in"):
         exporting.require_token(REPOSITORY)
     monkeypatch.setenv("HF_TOKEN", "hf_another")
-    with pytest.raises(UserError, match=r"401, .*does not take the token"):
+    with pytest.raises(UserError, match="401; the hub does not take the token"):
         exporting.require_token(REPOSITORY)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match="there is no token for the hub; set HF_TOKEN, or log in"):

@@ -107,7 +107,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if path == "/api/validate-yaml":
             assert json.loads(body)["content"].startswith("---\n")
             return self._answer({"errors": [], "warnings": []})
-        given = json.loads(body) if path.endswith(("create", "main", "batch")) and "commit" not in path else {}
+        given = json.loads(body) if body and path.endswith(("create", "main", "batch")) and "commit" not in path else {}
         if path == "/api/repos/create":
             name = f"{given['organization']}/{given['name']}"
             if name in hub.repositories:
@@ -152,7 +152,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return self._answer({"commitUrl": f"{self.hub.url}/{name}/commit/{oid}", "commitOid": oid})
 
     def _described(self, name: str, repository: Repository, path: str) -> dict[str, Any]:
-        number = int(path.rpartition("/")[2], 16) - 1 if "/revision/" in path else -1
+        revision = path.partition("/revision/")[2]
+        number = -1 if revision in ("", "main") else int(revision, 16) - 1
         siblings = []
         for file, content in repository.commits[number].items():
             found: dict[str, Any] = {"rfilename": file, "size": len(content), "blobId": git_hash(content)}
