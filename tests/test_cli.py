@@ -279,7 +279,7 @@ def test_bench_measures_and_prints_recipe_lines(project):
     assert result.returncode == 0, result.stderr
     table, _, lines = result.stdout.partition("sampler:")
     rows = [line.split() for line in table.splitlines()[1:]]
-    assert {row[-7] for row in rows} >= {"is", "Q4_0", "F16"}
+    assert {row[-8] for row in rows} >= {"is", "Q4_0", "F16"}
     assert all(float(row[-3]) > 0 for row in rows)
     best = max(rows, key=lambda row: float(row[-3]))
     settings = parse("model: {gguf: m}\nqueries: {source: q}\nsampler:" + lines).sampler
