@@ -283,7 +283,7 @@ def test_bench_measures_and_prints_recipe_lines(project):
     assert all(float(row[-3]) > 0 for row in rows)
     best = max(rows, key=lambda row: float(row[-3]))
     settings = parse("model: {gguf: m}\nqueries: {source: q}\nsampler:" + lines).sampler
-    assert str(settings.slots) == best[-6]
+    assert str(settings.slots) == best[-7]
     assert genius("bench", "tiny.gguf", "--quants", "Q9", cwd=project).returncode == 2
 
 
