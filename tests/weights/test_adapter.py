@@ -31,7 +31,7 @@ def test_importance_is_the_mean_square_of_what_flows_in(tiny, tmp_path):
     importance, seen = Importance(policy), []
     layer = policy.get_base_model().model.layers[1].mlp.down_proj
     layer.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].detach()))
-    with torch.no_grad(), importance.watched():
+    with torch.no_grad(), policy.disable_adapter(), importance.watched():
         response_logps(policy, rows([([5, 6], [7, 8]), ([9, 5], [6, 5])]))
         response_logps(policy, rows([([5], [7])]))
     importance.save(tmp_path / "i.safetensors")
