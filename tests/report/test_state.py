@@ -147,7 +147,7 @@ def test_every_column_has_a_figure_of_a_finished_round_and_none_of_one_that_did_
     assert [found[key] for key in ("score", "sampled_tokens", "tokens_per_s", "type", "kept", "alarms")] == [
         0.6, 1000, None, "Q4_0", 0.8, 2,
     ]  # fmt: skip
-    assert {key for key, value in found.items() if value is None} == {"tokens_per_s"}
+    assert {key for key, value in found.items() if value is None} == {"tokens_per_s", "sampled_from"}
     assert set(values(RoundReport(1)).values()) == {None}
     assert len({column.key for column in COLUMNS}) == len(COLUMNS)
     assert [column.plain(column.value(REPORT)) for column in SHORT] == [
