@@ -136,7 +136,7 @@ def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):
 def test_it_says_how_long_a_round_takes_and_when_questions_are_too_few(folder, monkeypatch, capsys):
     _asked("", Given(model="tiny.gguf", queries="questions.jsonl", amount="4", yes=True), monkeypatch)
     shown = " ".join(capsys.readouterr().out.split())
-    assert "4 questions, 1 minutes or so so few show that it works, and are too few to learn from: 32" in shown
+    assert "4 questions, 1 minute or so so few show that it works, and are too few to learn from: 32" in shown
     assert "the study used 108 of one kind" in shown
     (folder / "questions.jsonl").write_text(_lines({"question": f"What is {n}?"} for n in range(40)))
     answers = "1\nquestions.jsonl\n32\nnone\nsource\n"
@@ -148,7 +148,7 @@ def test_it_says_how_long_a_round_takes_and_when_questions_are_too_few(folder, m
     assert hours == pytest.approx(3.3, abs=0.05)
     assert "qwen2.5-1.5b-instruct-q8_0.gguf   (about 3 hours a round of 108 questions here)\n" in shown
     assert "   1  tiny.gguf\n" in shown, "its name says no size"
-    assert re.search(r"   tiny\.gguf: llama, .* MB   \(about 1 minutes a round", shown)
+    assert re.search(r"   tiny\.gguf: llama, .* MB   \(about 1 minute a round", shown)
 
 
 def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkeypatch, capsys):

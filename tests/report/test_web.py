@@ -210,7 +210,7 @@ def test_a_run_that_grows_is_followed_to_its_end(run):
         text = until(lambda: version(address) and shown(address))
         assert 'data-said="finished: all is done"' in text
         assert "Nothing works on this run now." in text
-        assert "it was exported as m.gguf" in ask(address, page_of(address))[2]
+        assert "Exported: m.gguf." in ask(address, page_of(address))[2]
 
 
 def test_nothing_is_read_or_sent_again_where_nothing_has_changed(run, monkeypatch):
@@ -357,7 +357,7 @@ def test_a_real_run_is_seen_from_its_beginning_to_its_end(tmp_path, tiny_llama, 
         assert {said for said in seen if not said.startswith(("running: ", "finished: ", "interrupted: "))} == set()
         until(lambda: 'data-said="finished: all is done"' in shown(address, "real"))
         assert ask(address)[1]["location"] == "real/", "that which was last at work"
-        until(lambda: "exported" in ask(address, page_of(address, "real"))[2])
+        until(lambda: "Exported: " in ask(address, page_of(address, "real"))[2])
         assert "a run" in shown(address, "real")
 
 
