@@ -32,7 +32,7 @@ def settle() -> None:
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
     for name in ("stdout", "stderr"):
         if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
-            if isinstance(stream.buffer, io.RawIOBase):
+            if name == "stdout" and isinstance(stream.buffer, io.RawIOBase):
                 # With PYTHONUNBUFFERED, which containers set, Python forgets what a full disk did not take of a text.
                 encoding = stream.encoding
                 stream = io.TextIOWrapper(io.BufferedWriter(stream.detach()), encoding, line_buffering=True)
