@@ -155,8 +155,9 @@ def test_a_damaged_adapter_is_one_line(tiny, tmp_path, name, content):
     file, out = tmp_path / "adapter" / name, tmp_path / "out"
     file.unlink() if content is None else file.write_bytes(content)
     out.mkdir()
+    checkpoint = shutil.copytree(tiny.hf_checkpoint, tmp_path / "hf-checkpoint")
     with pytest.raises(UserError, match="adapter"):
-        write_peft(based(tiny.gguf, tiny.hf_checkpoint, ""), tmp_path / "adapter", out)
+        write_peft(based(tiny.gguf, checkpoint, ""), tmp_path / "adapter", out)
 
 
 def test_an_adapter_finds_its_base_on_the_hub(tinies, tmp_path):
