@@ -400,6 +400,7 @@ def test_what_is_new_comes_without_moving_what_the_reader_holds(run, opened):
         assert view.locator("#queries [aria-selected='true']").inner_text() == chosen
         assert view.locator("#search").input_value() == "question"
         assert view.evaluate("spoken") == [], "figures are not said"
+        view.close()  # it would ask a server that has ended
 
 
 @pytest.mark.browser
@@ -443,3 +444,4 @@ def test_no_fault_of_access_and_no_sideways_scrolling(run, tiny_llama, opened, s
             assert view.evaluate("document.documentElement.scrollWidth") <= width
             found = Axe().run(view).response["violations"]
             assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
+            view.close()  # it would ask a server that has ended
