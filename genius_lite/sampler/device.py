@@ -18,7 +18,6 @@ import llama_cpp
 import numpy as np
 
 from genius_lite.sampler.ggml import F32, I32, DeviceError, Ggml, Tensor
-from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.sampling import Asked, LogitsError, Sampled
 
 DRAWS = 8
@@ -58,7 +57,7 @@ class OnDevice:
 
     def ask(self, asked: list[Asked]) -> None:
         """Take what the rows of the next decode are asked, in the order of its batch."""
-        if self._sorted != (wanted := any(_filtered(row.sampling) for row in asked)):
+        if self._sorted != (wanted := any(row.sampling.filtered and row.sampling.top_k != 1 for row in asked)):
             self._sorted = wanted
             self._attach()
         self._waiting.clear()
@@ -229,7 +228,7 @@ class _Graph:
             weights = self.pad(weights, spans * _SPAN - width, 0, 0, 0)
         weights = self.reshape_3d(weights, _SPAN, spans, count)
         upto = self.cumsum(self.reshape_2d(self.sum_rows(weights), spans, count))
-        at = self.mul(self.scale(at, _BELOW_ONE), self._last(upto, spans, count, spans))
+        at = self.mul(self.scale(at, _BELOW_ONE), self._place(upto, spans - 1, spans, count))
         span = self._passed(upto, at, spans, count)
         chosen = self.cast(span, I32)
         begins = self._front(upto, spans, count)
@@ -237,7 +236,7 @@ class _Graph:
         weighs = self.sub(self._picked(upto, chosen, spans, DRAWS, count), before)
         within = self.cumsum(self.get_rows(weights, chosen))  # (span, draws, rows)
         rows = DRAWS * count
-        whole = self._last(within, _SPAN, rows, _SPAN)
+        whole = self._place(within, _SPAN - 1, _SPAN, rows)
         share = self.reshape_2d(self.scale(self.div(self.sub(at, before), weighs), _BELOW_ONE), 1, rows)
         inner = self._above(self.reshape_2d(within, _SPAN, rows), self.mul(share, whole), _SPAN)
         inner = self.clamp(inner, 0.0, _SPAN - 1.0)
@@ -246,12 +245,12 @@ class _Graph:
 
     def _front(self, upto: int, spans: int, count: int) -> int:
         """Return the cumulative weight before each span, (spans + 1, rows)."""
-        zero = self.scale(self.cont(self.view_2d(upto, 1, count, spans * 4, 0)), 0.0)
+        zero = self.scale(self._place(upto, 0, spans, count), 0.0)
         return self.concat(zero, upto, 0)
 
-    def _last(self, values: int, width: int, count: int, stride: int) -> int:
-        """Return the last of each row of `values` (width, rows), (1, rows)."""
-        return self.cont(self.view_2d(values, 1, count, stride * 4, (width - 1) * 4))
+    def _place(self, values: int, place: int, width: int, count: int) -> int:
+        """Return one place of each row of `values` (width, rows), (1, rows)."""
+        return self.cont(self.view_2d(values, 1, count, width * 4, place * 4))
 
     def _passed(self, upto: int, at: int, spans: int, count: int) -> int:
         """Return for each draw how many spans end at or before `at`, (DRAWS, rows)."""
@@ -271,8 +270,8 @@ class _Graph:
         kept = self.mul(weights, self.step(self.neg(self.sub(rank, top_k))))
         upto = self.cumsum(kept)
         before = self.sub(upto, kept)
-        enough = self.mul(top_p, self._last(upto, width, count, width))
-        first = self.cont(self.view_2d(weights, 1, count, width * 4, 0))
+        enough = self.mul(top_p, self._place(upto, width - 1, width, count))
+        first = self._place(weights, 0, width, count)
         likely = self.step(self.sub(weights, self.scale(self.mul(min_p, first), _BELOW_ONE)))
         return self.mul(self.mul(kept, self.step(self.neg(self.sub(before, enough)))), likely)
 
@@ -284,11 +283,7 @@ def _inputs(asked: Asked) -> list[float]:
     how = asked.sampling
     uniforms = [*asked.uniforms, *[0.0] * (DRAWS - len(asked.uniforms))]
     top_k, top_p = how.top_k or float("inf"), how.top_p if how.top_p < 1 else 2.0
-    return [1 / how.temperature, float(how.top_k == 1), 0.0, float(_filtered(how)), top_k, top_p, how.min_p, *uniforms]
-
-
-def _filtered(sampling: Sampling) -> bool:
-    return sampling.top_k > 1 or sampling.top_p < 1 or sampling.min_p > 0
+    return [1 / how.temperature, float(how.top_k == 1), 0.0, float(how.filtered), top_k, top_p, how.min_p, *uniforms]
 
 
 def _callback(name: str, called: Callable[..., Any]) -> Any:

@@ -29,6 +29,11 @@ class Sampling(msgspec.Struct, frozen=True):
     top_p: float = 1.0
     min_p: float = 0.0
 
+    @property
+    def filtered(self) -> bool:
+        """Whether some tokens are never drawn."""
+        return bool(self.top_k) or self.top_p < 1 or self.min_p > 0
+
     @staticmethod
     def of(cfg: Foresight) -> Sampling:
         """Take what the recipe says for the search."""

@@ -117,8 +117,7 @@ class Rows:
         logits_V, top, temperature = self.logits_RV[row], self.top_R[row], sampling.temperature
         if sampling.top_k == 1 and among is None:
             return int(logits_V.argmax())
-        filtered = sampling.top_k or sampling.top_p < 1 or sampling.min_p > 0
-        if not filtered and among is None:
+        if not sampling.filtered and among is None:
             spans = self._spans_at(temperature)[row]
             at = uniform * spans[-1]
             span = _passes(spans, at)
@@ -127,7 +126,7 @@ class Rows:
             return start + _passes(weights.cumsum(dtype=np.float64), at - before)
         tokens = np.flatnonzero(logits_V >= top - _TAIL * temperature)
         weights = _weigh(logits_V[tokens], top, temperature)
-        if filtered:
+        if sampling.filtered:
             tokens, weights = _filter(tokens, weights, sampling)
         if among is not None:
             tokens, weights = tokens[among[tokens]], weights[among[tokens]]

@@ -16,7 +16,7 @@ SECONDS = {
 
 def test_a_run_survives_being_harmed_in_its_stages_and_loses_nothing(tmp_path):
     tally = Tally()
-    one_run(tmp_path, random.Random(3), tally, SECONDS, each=1, refuse=True, at_most=4)
-    assert tally.harmed + tally.suspensions >= 2
+    one_run(tmp_path, random.Random(3), tally, SECONDS, each=1, refuse=True, at_most=6)
+    assert tally.harmed >= 2
     assert len(tally.stages) >= 2
     assert tally.wrong == 0, tally
