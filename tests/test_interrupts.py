@@ -19,6 +19,7 @@ import pytest
 from genius_lite.records import Rollout
 from genius_lite.rundir.lines import read_records
 from tests.support import cli, forked, warm
+from tests.support.stopped import stop
 
 RECIPE = """
 model: {gguf: tiny.gguf}
@@ -120,7 +121,7 @@ def test_stopped_again_and_again_a_run_loses_nothing(project):
     # Once, while it trains: the update under way is kept. Others look on, and their Ctrl-C is their own.
     terminal = Terminal(*command, cwd=project)
     terminal.wait_for(lambda: _trained(run) > 50)
-    os.kill(terminal.process.pid, signal.SIGSTOP)  # so that it is not over before all have looked
+    stop(terminal.process.pid)  # so that it is not over before all have looked
     seen = json.loads(genius("status", "run", "--json", cwd=project).stdout)
     assert (seen["state"], seen["kind"], seen["pid"]) == ("running", "train", terminal.process.pid)
     onlooker = Terminal("watch", "run", cwd=project)

@@ -14,6 +14,7 @@ from genius_lite.sampler import process
 from genius_lite.sampler.client import QueryFailedError, SamplerError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
+from tests.support.stopped import stop
 
 SETTINGS = EngineSettings(slots=4, context=256, threads=1)
 SAMPLING = Sampling(0.9)
@@ -59,7 +60,7 @@ async def _sample(path, log, *, harm=None, patience=60.0):
     async with open_sampler(path, alone, SAMPLING, log, say=said.append) as sampler:
         await sampler.score(ROOT.tokens, [1, 2])
         if harm:
-            os.kill(sampler.pid, signal.SIGSTOP)  # so that it cannot be done before it is harmed
+            stop(sampler.pid)  # so that it cannot be done before it is harmed
         futures = [f for root in roots for f in sampler.extend(root, 4, until="end", limit=40)]
         score = asyncio.ensure_future(sampler.score(ROOT.tokens, [1, 2, 3]))
         if harm:
@@ -128,7 +129,7 @@ def test_time_that_this_process_did_not_run_is_not_held_against_the_worker(tiny_
         watched = msgspec.structs.replace(SETTINGS, watchdog=2.0)
         async with open_sampler(tiny_llama, watched, SAMPLING, tmp_path / "log") as sampler:
             await sampler.score(ROOT.tokens, [1])
-            os.kill(sampler.pid, signal.SIGSTOP)
+            stop(sampler.pid)
             futures = sampler.extend(ROOT, 2, until="end", limit=5)
             await asyncio.sleep(0.1)
             time.sleep(3)  # as if it were suspended: the event loop stands still

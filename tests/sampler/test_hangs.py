@@ -19,6 +19,7 @@ from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.process import SamplerError
 from genius_lite.sampler.tree import Node
 from genius_lite.weights.retained import gaps
+from tests.support.stopped import stop
 
 SETTINGS = EngineSettings(slots=2, context=256, threads=1, watchdog=2.0)
 SAMPLING = Sampling(0.9)
@@ -61,7 +62,7 @@ def test_one_that_stands_still_while_it_settles_is_replaced(tiny_llama, tmp_path
         async with open_sampler(tiny_llama, SETTINGS, SAMPLING, tmp_path / "log", say=said.append) as sampler:
             await sampler.score(ROOT.tokens, [1, 2])
             await sampler.drain()
-            os.kill(sampler.pid, signal.SIGSTOP)
+            stop(sampler.pid)
             return await sampler.drain(), sampler.restarts, said
 
     stats, restarts, said = asyncio.run(asyncio.wait_for(scenario(), 60))
