@@ -43,6 +43,7 @@ from genius_lite.recipe import Foresight, Pairs, Queries
 from genius_lite.records import Query, Rollout
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import open_sampler
+from genius_lite.sampler.llama import amx_broken
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from tests.support.llama import without_broken_amx
 
@@ -160,6 +161,7 @@ def batched_bench(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]
     command += ["-npp", prompt, "-ntg", GENERATED, "-npl", a.slots, "--output-format", "jsonl"]
     command += ["-kvu"] if a.kv_unified else ["-no-kvu"]
     command += ["-ngl", 999] if gpus() else []
+    command += ["--no-repack"] if amx_broken() else []  # as our engine does without
     result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
     row = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))
     return {"tokens_per_s": row["speed_tg"], "prefill_tokens_per_s": row["speed_pp"]}
@@ -187,6 +189,7 @@ def server(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [program, "-m", a.model, "-c", a.context * a.slots, "-np", a.slots, "-t", a.threads, "--port", port]
+    command += ["--no-repack"] if amx_broken() else []
     process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
