@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,11 @@ def _small(name: str, folder: Path) -> dict[str, object]:
 
 
 def _made_up(task: TaskSource, folder: Path) -> str:
-    assert task.benchmark
-    return str(write_rows(folder, task.benchmark))
+    if task.benchmark:
+        return str(write_rows(folder, task.benchmark))
+    rows = [json.dumps({"prompt": f"{n} + {n}?", "answer": 2 * n}) + "\n" for n in range(4)]
+    (folder / "problems.jsonl").write_text("".join(rows))
+    return str(folder / "problems.jsonl")
 
 
 @pytest.mark.parametrize("name", READY)
@@ -70,3 +74,18 @@ def test_a_ready_recipe_leads_to_a_file_that_keeps_what_was_learned(name, tmp_pa
     assert types == expected
     if summary.best:
         assert sha256([Path(summary.exported)]) == sha256([policy]) == made.sha256
+
+
+def test_the_quickstarts_problems_are_right_and_none_is_learned_from():
+    written = [_read(RECIPES / f"quickstart-{name}.jsonl") for name in ("queries", "problems")]
+    made = runpy.run_path(str(RECIPES / "quickstart.py"))
+    rows = made["problems"](0)
+    assert [*written[0], *written[1]] == [*({"prompt": r["prompt"]} for r in rows[:40]), *rows[40:]]
+    numbers = [tuple(int(n) for n in re.findall(r"\d+", row["prompt"])) for row in rows]
+    assert [str(sum(pair)) for pair in numbers] == [row["answer"] for row in rows]
+    assert len(set(numbers)) == len(rows) == 100
+    assert made["problems"](1) != rows
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
