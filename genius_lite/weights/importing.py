@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gguf
 import msgspec
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, MODEL_ARCH_NAMES
@@ -206,6 +208,18 @@ def save_checkpoint(source: GGUF, model: Any, found: TensorMap, folder: Path, or
     _record(folder, _Recorded.of(source, source.sha256, origin))
 
 
+@contextmanager
+def _one_name_map() -> Iterator[None]:
+    """Keep llama.cpp's table of tensor names: transformers 5.23 makes it anew for each module of the model, which took
+    half of the time of an import (`get_gguf_hf_weights_map`)."""
+    made = gguf.get_tensor_name_map
+    gguf.get_tensor_name_map = cache(made)
+    try:
+        yield
+    finally:
+        gguf.get_tensor_name_map = made
+
+
 def _load(source: GGUF, folder: Path) -> Any:
     """Load the model in transformers, from a copy that is made for it."""
     import torch
@@ -216,15 +230,16 @@ def _load(source: GGUF, folder: Path) -> Any:
     with tempfile.TemporaryDirectory(dir=folder) as name:  # inside, so that it goes with a stage that was killed
         copy = Path(name) / "model.gguf"
         write_for_transformers(source, copy)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name,
-            config=config,
-            gguf_file=copy.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float16,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
+        with _one_name_map():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name,
+                config=config,
+                gguf_file=copy.name,
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=torch.float16,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
     model, found = loaded
     check_complete(source.path, model, fill_in(source, model, set(found["missing_keys"])))
     return model
