@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -236,6 +237,16 @@ def test_what_is_asked_for_is_pinned_and_the_pins_are_in_the_wheel():
     assert asked <= set(pins())
     assert set(examine.requirements()) <= asked
     assert "constraints.txt" in project["tool"]["setuptools"]["package-data"]["genius_lite"]
+
+
+def test_the_files_of_wheels_take_the_pinned_versions_and_one_cuda():
+    files = {file.stem: file.read_text().split() for file in (ROOT / "wheels").glob("*.txt")}
+    assert set(files) == {"cpu", "cuda"}
+    for words in files.values():
+        assert (ROOT / "wheels" / words[words.index("-c") + 1]).samefile(ROOT / "genius_lite" / "constraints.txt")
+    (wheels,) = [word for word in files["cuda"] if "/whl/" in word]
+    (torch,) = [finding.problem for finding in examine.torch("2.13.0", None, [], "NVIDIA") if finding.problem]
+    assert re.findall(r"/whl/(cu\d+)", wheels) == re.findall(r"/whl/(cu\d+)", torch.mend) == ["cu130"]
 
 
 def test_instruction_sets_are_read(tmp_path):
