@@ -42,6 +42,7 @@ _WORDS = (
     ),
     (re.compile("No usable temporary directory"), OSError(errno.EACCES, "no temporary files can be written", "TMPDIR")),
 )
+_UNLOADABLE = re.compile(r"Failed to load shared library|Shared library with base name")  # says llama-cpp-python
 
 
 def fault_line(error: BaseException) -> str | None:
@@ -50,6 +51,8 @@ def fault_line(error: BaseException) -> str | None:
 
     if isinstance(error, SamplerError):
         return f"{error}; {_GOES_ON}"
+    if lost := next((str(cause) for cause in _causes(error) if _UNLOADABLE.match(str(cause))), None):
+        return f"llama.cpp does not load ({lost}); genius-lite doctor says what mends that"
     if diverged := next((cause for cause in _causes(error) if isinstance(cause, NonFiniteError)), None):
         return str(diverged)
     found = next((refused for cause in _causes(error) if (refused := _refused(cause))), None)

@@ -103,7 +103,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Show what this machine has for a run, and what is wrong, with the command that mends it."""
-    from genius_lite.doctor import examine, report
+    from genius_lite.doctor.examine import examine, report
 
     found = list(examine(out))
     if as_json:

@@ -179,8 +179,10 @@ def amx_works(command: Sequence[str] = (sys.executable, "-P", "-m", "genius_lite
 
 
 def _build() -> list[tuple[str, int, int]]:
-    """Describe llama.cpp's libraries as they are now: one that is compiled anew has the same version."""
-    files = sorted(Path(llama_cpp.__file__).parent.glob("lib/*"))
+    """Describe llama.cpp's libraries as they are now, wherever LLAMA_CPP_LIB_PATH has them: a new one's version may be
+    the same.
+    """
+    files = sorted(Path(llama_cpp.llama_cpp._base_path).glob("*"))
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 

@@ -49,6 +49,17 @@ def test_rollouts_beside_another_way_to_sample(tiny_llama, finished):
     assert min(said["median"][name]["tokens_per_s"] for name in ("plain", "search", "high-level")) > 0
 
 
+def test_builds_of_llama_cpp_side_by_side(tiny_llama, finished):
+    import llama_cpp
+
+    folder = Path(llama_cpp.__file__).parent / "lib"
+    small = ["--limit", 2, "--slots", 4, "--context", 256, "--steps", 2, "--max-tokens", 8]
+    model = ["--model", tiny_llama, "--queries", finished.parent / "questions.jsonl"]
+    said = json.loads(benchmark("builds", f"one={folder}", f"two={folder}", *model, *small).splitlines()[-1])
+    assert said["features"]["one"] == said["features"]["two"]
+    assert min(said["ratios"][f"{what}, one / two"] for what in ("search", "plain")) > 0
+
+
 def test_the_learner_by_itself(finished):
     files = ["--hf-checkpoint", finished / "hf-checkpoint", "--pairs", finished / "round-1" / "pairs.jsonl"]
     without = "trl,trl checkpointing,ours nf4,losses"  # TRL is not among the tests' requirements

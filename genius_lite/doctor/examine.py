@@ -1,41 +1,30 @@
-"""`genius-lite doctor`: what this machine has for a run, and the command that mends what is wrong."""
+"""What this machine has for a run: every part of it that is looked at, and the problems in the end."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
-import msgspec
 import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from genius_lite.hardware import Gpu, compute_in_bf16, cores, cpu_name, free_memory, gpus, learner_device
+from genius_lite.doctor.build import listed, look_at_llama
+from genius_lite.doctor.findings import Finding, Level, Problem, install, pins
+from genius_lite.hardware import Gpu, compute_in_bf16, cores, cpu_name, free_memory, learner_device
 from genius_lite.rundir.disk import cache_folder, can_write, free_disk, told
 from genius_lite.text import amount
 
 _OWN = "genius-lite-gguf"  # the distribution
-Level = Literal["stops", "slows", "note"]
 _HEADS: dict[Level, str] = {"stops": "prevents a run", "slows": "costs speed or room", "note": "good to know"}
-
-# Linux's name of an instruction set -> llama.cpp's.
-_FEATURES = {
-    "avx": "AVX", "avx2": "AVX2", "fma": "FMA", "f16c": "F16C", "bmi2": "BMI2", "avx_vnni": "AVX_VNNI",
-    "avx512f": "AVX512", "avx512vbmi": "AVX512_VBMI", "avx512_vnni": "AVX512_VNNI", "avx512_bf16": "AVX512_BF16",
-    "amx_int8": "AMX_INT8",
-    "asimd": "NEON", "asimddp": "DOTPROD", "i8mm": "MATMUL_INT8", "sve": "SVE",
-}  # fmt: skip
-_BACKENDS = {"NVIDIA": "CUDA", "AMD": "HIP", "Apple": "Metal"}  # by who made the GPU
 _NF4_ERROR = 0.2  # relative; NF4 rounds a normal distribution to within 0.1
 _LEAST_MEMORY, _LEAST_DISK = 2e9, 2e9  # bytes: the quickstart takes as much
 _OTHER_DISK = {
@@ -44,25 +33,6 @@ _OTHER_DISK = {
     "temporary files": "export TMPDIR=/another/disk/tmp",
     "hub downloads": "export HF_HOME=/another/disk/huggingface",
 }
-
-
-class Problem(msgspec.Struct, frozen=True):
-    """What is wrong, and a shell command that mends it (or a sentence, where none does).
-
-    `stops`: a run cannot work; `slows`: it can, but with less speed or room; `note`: good to know.
-    """
-
-    level: Level
-    what: str
-    mend: str
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """A line about a part of this machine, empty where there is nothing to say but a problem."""
-
-    label: str
-    line: str
-    problem: Problem | None = None
 
 
 def examine(run_folder: Path) -> Iterator[Finding]:
@@ -77,7 +47,7 @@ def examine(run_folder: Path) -> Iterator[Finding]:
     required = requirements()
     installed = {name: _installed(name) for name in required}
     if version := installed.get("llama-cpp-python"):
-        yield from _look_at_llama(version, maker)
+        yield from look_at_llama(version, maker)
     if version := installed.get("torch"):
         yield from _look_at_torch(version, maker)
     if version and (version := installed.get("bitsandbytes")):
@@ -116,50 +86,12 @@ def disk(use: str, folder: Path, free: int, writable: bool = True) -> Iterator[F
     yield Finding("disk", f"{told(free)} free for {use} ({folder})", problem if wrong else None)
 
 
-def llama_cpp(
-    version: str, features: Sequence[str], cpu: Sequence[str], cards: Sequence[Gpu], maker: str, offloads: bool,
-    amx_broken: bool = False,
-) -> Iterator[Finding]:  # fmt: skip
-    """Judge how llama.cpp was built: with which features, by its own names, and whether for some GPU (`offloads`).
-
-    Args:
-        cpu: instruction sets of the processor, as Linux names them.
-        maker: of the machine's GPU, "" without one.
-        amx_broken: it has AMX kernels that do not work, see `sampler/amx.py`.
-    """
-    yield Finding("llama.cpp", f"{version}, built with {' '.join(features)}; {_listed(cards) or 'no GPU'}")
-    native = ["GGML_NATIVE=on"]
-    if "amx_int8" in cpu:
-        # GCC 12 breaks AMX kernels unless it is told not to; and `native` takes AVX512-FP16 too, with which llama.cpp
-        # 0.3.36 computes attention in half precision, heads of 64 number by number.
-        wanted = [f"GGML_{name}=on" for flag, name in _FEATURES.items() if flag in cpu]
-        native = ["GGML_NATIVE=off", *wanted, "GGML_AMX_TILE=on", "CMAKE_CXX_FLAGS=-fno-dse"]
-    if missing := [name for flag, name in _FEATURES.items() if flag in cpu and name not in features]:
-        what = f"llama.cpp was built without {', '.join(missing)}, which this CPU has"
-        yield Finding("llama.cpp", "", Problem("slows", what, rebuild(*native)))
-    if amx_broken:
-        what = "llama.cpp's AMX kernels were broken by the compiler: they are not used, and weights are not repacked"
-        yield Finding("llama.cpp", "", Problem("slows", what, rebuild(*native)))
-    if maker and not offloads:
-        what = f"llama.cpp was built without {_BACKENDS[maker]}; this machine has an {maker} GPU"
-        yield Finding("llama.cpp", "", Problem("slows", what, rebuild(f"GGML_{_BACKENDS[maker].upper()}=on")))
-    elif offloads and not cards:
-        yield Finding("llama.cpp", "", Problem("slows", "llama.cpp was built for a GPU and sees none", "nvidia-smi"))
-
-
-def rebuild(*options: str) -> str:
-    """Return the command that compiles the tested llama-cpp-python anew."""
-    cmake, package = " ".join(f"-D{option}" for option in options), f"llama-cpp-python=={pins()['llama-cpp-python']}"
-    flags = "--force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python"
-    return f"CMAKE_ARGS=\"{cmake}\" pip install {flags} '{package}'"
-
-
 def torch(version: str, cuda: str | None, cards: Sequence[Gpu], maker: str, rest: str = "") -> Iterator[Finding]:
     """Judge how torch was built: for which version of CUDA, and which GPUs it sees."""
     problem = None
     if maker == "NVIDIA" and cuda is None:
-        index = "https://download.pytorch.org/whl/cu128"
-        mend = f"pip install --force-reinstall 'torch=={pins()['torch']}' --index-url {index}"
+        index = "https://download.pytorch.org/whl/cu130"
+        mend = install(f"--force-reinstall torch=={pins()['torch']} --index-url {index}")
         problem = Problem("slows", "torch was built without CUDA; this machine has an NVIDIA GPU", mend)
     elif cuda and not cards:
         what = f"torch was built for CUDA {cuda} and sees no GPU"
@@ -169,7 +101,7 @@ def torch(version: str, cuda: str | None, cards: Sequence[Gpu], maker: str, rest
 
 def four_bit(version: str, fault: str, error: float, gradient: bool) -> Iterator[Finding]:
     """Judge bitsandbytes by an NF4 layer: what it raised, how far its product was off, whether it gave a gradient."""
-    mend = f"pip install --force-reinstall --no-deps 'bitsandbytes=={pins()['bitsandbytes']}'"
+    mend = install(f"--force-reinstall --no-deps bitsandbytes=={pins()['bitsandbytes']}")
     line, problem = fault or f"an NF4 product is off by {error:.0%}, {'a' if gradient else 'no'} gradient passes", None
     if fault:
         problem = Problem("slows", f"NF4 does not work ({fault}); until then: learner.precision: bf16", mend)
@@ -189,7 +121,7 @@ def libraries(
     line = f"{len(required) - len(others) - missing} of {len(required)} are the tested versions"
     yield Finding("libraries", line + (f"; others: {', '.join(others)}" if others else ""))
     for name, specifier in required.items():
-        there, mend, problem = installed[name], f"pip install '{name}=={tested[name]}'", None
+        there, mend, problem = installed[name], install(f"{name}=={tested[name]}"), None
         if there is None:
             problem = Problem("stops", f"{name} is not installed", mend)
         elif not SpecifierSet(specifier).contains(there, prereleases=True):
@@ -213,13 +145,6 @@ def threads(environment: Mapping[str, str], available: int) -> Iterator[Finding]
         yield Finding("threads", "", Problem("slows", what, "unset OMP_WAIT_POLICY"))
 
 
-def pins() -> dict[str, str]:
-    """Return the versions that everything was tested with, of constraints.txt."""
-    lines = resources.files("genius_lite").joinpath("constraints.txt").read_text(encoding="utf-8").splitlines()
-    pinned = (line.partition("==") for line in lines if not line.startswith("#"))
-    return {canonicalize_name(name): version for name, _, version in pinned}
-
-
 def requirements() -> dict[str, str]:
     """Return what genius-lite asks for, without extras, as `>=2.10`; nothing where it is not installed itself."""
     lines = metadata.requires(_OWN) if _installed(_OWN) else None
@@ -238,34 +163,13 @@ def _gpu_maker() -> str:
     return "AMD" if Path("/dev/kfd").exists() else "Apple" if apple else ""
 
 
-def cpu_flags(cpuinfo: Path) -> list[str]:
-    """Return the instruction sets as Linux names them; elsewhere none are known."""
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    found = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return found.partition(":")[2].split()
-
-
-def _listed(cards: Sequence[Gpu]) -> str:
-    return ", ".join(f"{card.name} ({card.free / 1e9:.1f} GB free)" for card in cards)
-
-
-def _look_at_llama(version: str, maker: str) -> Iterator[Finding]:
-    import llama_cpp as library
-
-    from genius_lite.sampler.llama import amx_broken
-
-    features = re.findall(r"(\w+) = [1-9]\d*", library.llama_print_system_info().decode())
-    flags, offloads = cpu_flags(Path("/proc/cpuinfo")), bool(library.llama_supports_gpu_offload())
-    return llama_cpp(version, features, flags, gpus(), maker, offloads, amx_broken())
-
-
 def _look_at_torch(version: str, maker: str) -> Iterator[Finding]:
     import torch as library
 
     cuda, cards = library.cuda, []
     if cuda.is_available():
         cards = [Gpu(cuda.get_device_name(n), cuda.mem_get_info(n)[0]) for n in range(cuda.device_count())]
-    devices = _listed(cards) or ("Metal" if library.backends.mps.is_available() else "no GPU")
+    devices = listed(cards) or ("Metal" if library.backends.mps.is_available() else "no GPU")
     native = "native" if compute_in_bf16(learner_device()) else "emulated, so that fp32 is computed in"
     rest = f"{library.get_num_threads()} threads; {devices}; bf16 is {native}"
     return torch(version, library.version.cuda, cards, maker, rest)

@@ -1,0 +1,1 @@
+"""What this machine has for a run, and the command that mends what is wrong: `genius-lite doctor`."""
