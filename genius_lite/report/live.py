@@ -35,7 +35,9 @@ _PASSED_OVER = (folder.PROGRESS, folder.ANSWERS, folder.TRACKING, "training")  #
 _COLUMNS, _HIGH = 60, 40  # of the histogram
 _TONES = {"running": "going live", "finished": "done", "halted": "rejected", "interrupted": "going"}
 _UNREADABLE = {"state": "unreadable", "tone": "rejected"}
-_NOTHING: dict[str, Any] = dict.fromkeys(("where", "stages", "work", "counted", "facts", "lights", "values", "glimpse"))
+_NOTHING: dict[str, Any] = dict.fromkeys(
+    ("verdict", "where", "stages", "work", "counted", "facts", "lights", "values", "glimpse")
+)
 
 
 class Look:
@@ -124,6 +126,7 @@ def standing(status: Status | str) -> dict[str, Any]:
         "state": status.state,
         "tone": _TONES[status.state],
         "meaning": status.meaning,
+        "verdict": status.verdict,
         "idle": not running,
         "said": f"{status.state}: {status.meaning if over else _place(board)}",
         "where": f"{_round(board.number)} of {board.rounds}" if board.number else _round(0),

@@ -155,7 +155,7 @@ def test_the_headline_sets_a_round_beside_the_base(run):
     assert [change.verdict for change in task.changes] == ["Measured before training only, so far."] * 3
     answer(run / "round-1", 30)
     (task,) = task_changes(gather(run))
-    sampled, greedy, judged = task.changes
+    judged, sampled, greedy = task.changes
     assert (task.task, task.problems) == ("sums", 40)
     assert (greedy.before, greedy.after, greedy.tone) == ("10.0 %", "75.0 %", "better")
     assert greedy.gain.startswith("+65.0 [+")
@@ -178,7 +178,7 @@ def test_rounds_are_told_against_the_base_in_their_types_and_the_users_file_stan
         "round 1": accuracy(data.rounds[0].tasks[0].greedy),
     }
     (task,) = task_changes(data)
-    _, greedy, _ = task.changes
+    _, _, greedy = task.changes
     assert (greedy.before, greedy.after) == ("20.0 %", "75.0 %")
     assert greedy.gain.startswith("+55.0 [+")
     assert rows(stages_table(data))["base model: merge"][0] == "3.0 s"
