@@ -108,6 +108,11 @@ def gain(value: Interval | None) -> str:
     return _minus(f"{100 * value.estimate:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]")
 
 
+def unbroken(shown: str) -> str:
+    """Keep a line from ending within a figure: `31.2 % [28.0, 34.5]` stays together."""
+    return shown.replace(" %", "\N{NO-BREAK SPACE}%").replace(" [", "\N{NO-BREAK SPACE}[")
+
+
 def in_ascii(shown: str) -> str:
     """Write a figure for a terminal, without a blank before %: `-3.1%`."""
     return shown.replace("\N{MINUS SIGN}", "-").replace(" %", "%")

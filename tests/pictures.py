@@ -28,8 +28,8 @@ from tests.support import browser
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 COLUMNS = 100  # of the terminal
-SCREEN = {"width": 1000, "height": 640}  # of the browser, in CSS pixels
-SHARPER = 1.5  # pixels to a CSS pixel
+SCREEN = {"width": 960, "height": 600}  # of the browser, in CSS pixels
+SHARPER = 1.25  # pixels to a CSS pixel
 LIGHT = TerminalTheme(
     (251, 250, 248),
     (29, 35, 41),

@@ -19,9 +19,9 @@ _FELL = 0.8  # of the base model's entropy
 
 @dataclass(frozen=True)
 class Change:
-    """Before and after of one figure, with what stands small beside each: an interval, or a unit.
+    """Before and after of one figure, with what stands small beside each, an interval.
 
-    `verdict` says what may be concluded, `tone` is better, worse or same.
+    `after` is empty where there is nothing yet; `verdict` says what may be concluded, `tone` is better, worse or same.
     """
 
     name: str
@@ -51,13 +51,13 @@ def outcome(data: RunData) -> str:
 
 
 def task_changes(data: RunData) -> list[TaskChange]:
-    """Compare every task before and after; with itself where no round has answered it yet."""
+    """Compare every task before and after; nothing is after where no round has answered it yet."""
     after = {task.task: task for task in data.shown.tasks}
     before = {task.task: task for task in data.base.tasks}
     first = {name: before.get(name, measured[0][1]) for name, measured in data.by_task.items()}
     cooled = {row.task: row for row in data.shown.report.at_best}
     return [
-        TaskChange(prose(name), task.problems, _changes(task, after.get(name, task), cooled.get(name)))
+        TaskChange(prose(name), task.problems, _changes(task, after.get(name), cooled.get(name)))
         for name, task in first.items()
     ]
 
@@ -79,22 +79,22 @@ def signal_changes(data: RunData) -> list[Change]:
         return []
     return [
         Change("Agreement of answers", percent(before.agreement), percent(after.agreement)),
-        Change("Token entropy", number(before.entropy), number(after.entropy), ("", "nats/token")),
-        Change("Length of responses", number(before.length, 0), number(after.length, 0), ("", "tokens")),
+        Change("Token entropy, nats/token", number(before.entropy), number(after.entropy)),
+        Change("Length, tokens", number(before.length, 0), number(after.length, 0)),
         Change("Responses that end", percent(before.ended), percent(after.ended)),
-        Change("KL to the base", "0", number(after.kl, 3), ("", "nats/token")),
+        Change("KL to the base, nats/token", "0", number(after.kl, 3)),
     ]
 
 
-def _changes(before: TaskResult, after: TaskResult, cooled: AtBest | None) -> list[Change]:
+def _changes(before: TaskResult, after: TaskResult | None, cooled: AtBest | None) -> list[Change]:
     """List what was measured of a task; what rounds are judged by comes first."""
     names = {
         "sampled": f"sampled at {before.temperature:g}, {before.samples} a problem",
-        "mean of both": "mean of sampled and greedy, which rounds are judged by",
+        "mean of both": "mean of sampled and greedy",
     }
-    now = {kind: (accuracy, difference) for kind, accuracy, difference in after.accuracies}
-    found = [(names.get(kind, kind), old, *now[kind]) for kind, old, _ in before.accuracies if kind in now]
-    found = found[2:] + found[:2]
+    now = {kind: (accuracy, difference) for kind, accuracy, difference in after.accuracies} if after else {}
+    was = [(kind, old) for kind, old, _ in before.accuracies if kind in now or not after]
+    found = [(names.get(kind, kind), old, *now.get(kind, (None, None))) for kind, old in was[2:] + was[:2]]
     if cooled:
         name = f"each at its best temperature, {cooled.base_temperature:g} and {cooled.temperature:g}"
         found.append((name, cooled.base, cooled.tuned, cooled.gain))
@@ -102,8 +102,8 @@ def _changes(before: TaskResult, after: TaskResult, cooled: AtBest | None) -> li
         Change(
             name,
             percent(old.estimate, 1),
-            percent(new.estimate, 1),
-            (interval(old), interval(new)),
+            percent(new.estimate, 1) if new else "",
+            (interval(old), interval(new) if new else ""),
             f"{gain(difference)} points" if difference else "",
             *_told(difference),
         )

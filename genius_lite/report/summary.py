@@ -152,18 +152,27 @@ def verdict(summary: Summary) -> str:
     """Say in one sentence whether the best round answers better than the base model; "" where that is the best."""
     if not summary.best:
         return ""
-    told: dict[str, list[str]] = {how: [] for how in _TOLD}
+    told: dict[str, list[TaskResult]] = {how: [] for how in _TOLD}
     for task in summary.rounds[summary.best - 1].evaluation:
         if gain := task.judged_gain:
             how = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not told apart"
-            right = texts.percent(task.judged.estimate, 1)
-            told[how].append(f"{task.task} ({right} right, {texts.gain(gain)} points)")
-    found = [(how, ", ".join(tasks)) for how, tasks in told.items() if tasks]
+            told[how].append(task)
+    brief = any(told[how] for how in ("better", "worse"))  # figures of tasks that tell nothing would hide the others
+    found = [
+        (how, ", ".join(task.task if brief and how == "not told apart" else _told(task) for task in tasks))
+        for how, tasks in told.items()
+        if tasks
+    ]
     if not found:
         return "Whether answers became better was not measured; problems with known answers tell it (evaluate.tasks)."
     (how, tasks), *others = found
     first = f"{how.capitalize()} {_TOLD[how]} the base model on {tasks}"
     return "; ".join([first, *(f"{how} on {tasks}" for how, tasks in others)]) + "."
+
+
+def _told(task: TaskResult) -> str:
+    right = texts.percent(task.judged.estimate, 1)
+    return f"{task.task} ({right} right, {texts.gain(task.judged_gain)} points)"
 
 
 def choice_lines(summary: Summary) -> list[str]:

@@ -54,7 +54,7 @@ BETTER, WORSE, SAME = Interval(0.2, 0.1, 0.3), Interval(-0.2, -0.3, -0.1), Inter
             "Better than the base model on t1 (50.0 % right, +20.0 [+10.0, +30.0] points), "
             "t3 (50.0 % right, +20.0 [+10.0, +30.0] points); "
             "worse on t2 (50.0 % right, −20.0 [−30.0, −10.0] points); "
-            "not told apart on t0 (50.0 % right, +1.0 [−10.0, +10.0] points).",
+            "not told apart on t0.",
         ),
         ([], "Whether answers became better was not measured; problems with known answers tell it (evaluate.tasks)."),
     ],
