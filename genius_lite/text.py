@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from typing import Any
 
@@ -110,7 +111,7 @@ def gain(value: Interval | None) -> str:
 
 def unbroken(shown: str) -> str:
     """Keep a line from ending within a figure: `31.2 % [28.0, 34.5]` stays together."""
-    return shown.replace(" %", "\N{NO-BREAK SPACE}%").replace(" [", "\N{NO-BREAK SPACE}[")
+    return re.sub(r" (?=[%[])|(?<=\d,) (?=[\d+\N{MINUS SIGN}])", "\N{NO-BREAK SPACE}", shown)
 
 
 def in_ascii(shown: str) -> str:

@@ -55,6 +55,7 @@ def live_view(status: Status, theme: str) -> str:
     lines = view(board, RUNNING, console, MOST_LINES, status.state)
     console.print(SegmentLines(lines, new_lines=True))
     svg = console.export_svg(title="genius-lite run", theme=THEMES[theme], unique_id=f"live-{theme}")
+    svg = svg.replace("rgba(255,255,255,0.35)", "#8888")  # the window's edge, on paper too
     svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
     return svg.replace("Fira Code", "ui-monospace, Menlo, Consolas, DejaVu Sans Mono")
 

@@ -15,6 +15,7 @@ from genius_lite.evaluate.record import write_evaluation
 from genius_lite.report import write
 from genius_lite.report.gather import RoundData, gather
 from genius_lite.report.headline import notes, outcome, signal_changes, task_changes
+from genius_lite.report.markdown import markdown
 from genius_lite.report.summary import kept_lines
 from genius_lite.report.tables import kept_table, pairs_table, rounds_table, stages_table, task_tables
 from genius_lite.report.terminal import TerminalProgress
@@ -153,6 +154,10 @@ def test_the_headline_sets_a_round_beside_the_base(run):
     answer(run / "round-0", 4)
     (task,) = task_changes(gather(run))
     assert [change.verdict for change in task.changes] == ["Measured before training only, so far."] * 3
+    assert [(change.before, change.after) for change in task.changes] == [("55.0 %", ""), ("100.0 %", ""), ("10.0 %", "")]
+    told = [line for line in markdown(gather(run)).splitlines() if line.startswith("- ")]
+    assert [line.partition(": ")[2].partition(" [")[0] for line in told] == ["55.0 %", "100.0 %", "10.0 %"]
+    assert not any(" to " in line for line in told)
     answer(run / "round-1", 30)
     (task,) = task_changes(gather(run))
     judged, sampled, greedy = task.changes
