@@ -52,7 +52,7 @@ def outcome(data: RunData) -> str:
 
 def task_changes(data: RunData) -> list[TaskChange]:
     """Compare every task before and after; nothing is after where no round has answered it yet."""
-    after = {task.task: task for task in data.shown.tasks}
+    after = {task.task: task for task in data.shown.tasks if data.shown.number}
     before = {task.task: task for task in data.base.tasks}
     first = {name: before.get(name, measured[0][1]) for name, measured in data.by_task.items()}
     cooled = {row.task: row for row in data.shown.report.at_best}

@@ -150,10 +150,11 @@ _TOLD = {"better": "than", "worse": "than", "not told apart": "from"}
 
 def verdict(summary: Summary) -> str:
     """Say in one sentence whether the best round answers better than the base model; "" where that is the best."""
-    if not summary.best:
+    best = next((report for report in summary.rounds if report.round == summary.best), None)
+    if not best:  # the base model, or a stranger's folder, whose files may not go together
         return ""
     told: dict[str, list[TaskResult]] = {how: [] for how in _TOLD}
-    for task in summary.rounds[summary.best - 1].evaluation:
+    for task in best.evaluation:
         if gain := task.judged_gain:
             how = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not told apart"
             told[how].append(task)
