@@ -139,7 +139,7 @@ def _would_go(repository: str, public: bool, files: list[Path], size: int) -> It
     from genius_lite.export import hub
 
     try:
-        remote, unknown = hub.look(repository), None
+        remote, unknown = hub.look(repository, outcome="what would go is listed all the same"), None
     except UserError as e:
         remote, unknown = None, str(e)
     if unknown:

@@ -79,7 +79,7 @@ def lines(
     places = [p.x for s in series for p in s.points] + [place for place, _ in (*ticks, *dividers)]
     inset = 14 if any(s.dots for s in series) else 0
     x = Scale(min(places), max(places), _LEFT + inset, WIDTH - _RIGHT - inset)
-    parts = [_grid(y, y_ticks), _text(4, 12, unit, "unit")]
+    parts = [_grid(y, y_ticks), _text(4, 9, unit, "unit")]
     for place, label in dividers:
         parts.append(_line(x(place), _TOP, x(place), HEIGHT - _BOTTOM, "divider"))
         parts.append(_text(x(place) + 3, _TOP + 9, label, "tick"))

@@ -121,7 +121,7 @@ def rounds_table(rows: Sequence[Mapping[str, Any]], best: int | None, console: C
         for of_round in rows:
             star, style = ("*", "bold") if of_round["round"] == best else ("", "")
             cells = (column.plain(of_round.get(column.key)) for column in shown)
-            table.add_row(f"{of_round['round']}{star}", *cells, style=style)
+            table.add_row(f"{of_round['round'] or 'base'}{star}", *cells, style=style)
         wide = console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum
         if wide <= console.width or not shown:
             return table

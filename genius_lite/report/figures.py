@@ -55,7 +55,7 @@ def task_figures(data: RunData) -> list[Figure]:
 
 
 def round_figures(data: RunData) -> list[Figure]:
-    """Draw curves over rounds."""
+    """Draw curves over rounds; a single point, which the table below says too, is none."""
     rows: list[tuple[str, str, Callable[[RoundData], float | None]]] = [
         ("Foresight value", "nats per token", lambda r: r.report.rollouts and r.report.rollouts.mean_value),
         ("Learned margin", "nats", lambda r: r.report.training and r.report.training.margin),
@@ -67,7 +67,7 @@ def round_figures(data: RunData) -> list[Figure]:
     found = []
     for title, unit, of in rows:
         shown = [(policy, value) for policy in data.policies if (value := of(policy)) is not None]
-        if not shown:
+        if len(shown) < 2:
             continue
         described = f"{title}, {unit}: " + ", ".join(f"{policy.name} {figure(value)}" for policy, value in shown)
         points = [Point(policy.number, value) for policy, value in shown]

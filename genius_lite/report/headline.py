@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genius_lite.report.gather import RunData
-from genius_lite.report.summary import CHOSEN_ON, choice_lines, cooling_lines
-from genius_lite.results.evaluation import Interval, TaskResult
+from genius_lite.report.summary import CHOSEN_ON, choice_lines, verdict
+from genius_lite.results.evaluation import AtBest, Interval, TaskResult
 from genius_lite.text import gain, interval, number, percent, prose
 
 _SURER = (
@@ -19,9 +19,9 @@ _FELL = 0.8  # of the base model's entropy
 
 @dataclass(frozen=True)
 class Change:
-    """Before and after of one figure, with what stands small beside each: an interval, or a unit.
+    """Before and after of one figure, with what stands small beside each, an interval.
 
-    `verdict` says what may be concluded, `tone` is better, worse or same.
+    `after` is empty where there is nothing yet; `verdict` says what may be concluded, `tone` is better, worse or same.
     """
 
     name: str
@@ -43,19 +43,22 @@ class TaskChange:
 
 
 def outcome(data: RunData) -> str:
-    """Sum the run up in a sentence or two."""
+    """Sum the run up: first of all whether answers became better."""
     if data.summary is None:
         return f"This run is {data.now}. What follows is what there is so far."
-    return prose(" ".join([*choice_lines(data.summary), f"Exported: {Path(data.summary.exported).name}."]))
+    told = [verdict(data.summary), *choice_lines(data.summary), f"Exported: {Path(data.summary.exported).name}."]
+    return prose(" ".join(filter(None, told)))
 
 
 def task_changes(data: RunData) -> list[TaskChange]:
-    """Compare every task before and after; with itself where no round has answered it yet."""
-    after = {task.task: task for task in data.shown.tasks}
+    """Compare every task before and after; nothing is after where no round has answered it yet."""
+    after = {task.task: task for task in data.shown.tasks if data.shown.number}
     before = {task.task: task for task in data.base.tasks}
     first = {name: before.get(name, measured[0][1]) for name, measured in data.by_task.items()}
+    cooled = {row.task: row for row in data.shown.report.at_best}
     return [
-        TaskChange(prose(name), task.problems, _changes(task, after.get(name, task))) for name, task in first.items()
+        TaskChange(prose(name), task.problems, _changes(task, after.get(name), cooled.get(name)))
+        for name, task in first.items()
     ]
 
 
@@ -63,7 +66,6 @@ def notes(data: RunData) -> list[str]:
     """Say what the figures of the tasks do not by themselves."""
     flattered = data.best and len(data.rounds) > 1 and any(task.chosen_on for task in data.base.tasks)
     found = [CHOSEN_ON] if flattered else []
-    found += [f"Each at its best temperature: {prose(line)}." for line in cooling_lines(data.shown.report.at_best)]
     before, after = data.base.signals, data.shown.signals
     if before and after and after.entropy < _FELL * before.entropy and any(map(_only_sampled, data.shown.tasks)):
         found.append(_SURER)
@@ -77,29 +79,36 @@ def signal_changes(data: RunData) -> list[Change]:
         return []
     return [
         Change("Agreement of answers", percent(before.agreement), percent(after.agreement)),
-        Change("Token entropy", number(before.entropy), number(after.entropy), ("", "nats/token")),
-        Change("Length of responses", number(before.length, 0), number(after.length, 0), ("", "tokens")),
+        Change("Token entropy, nats/token", number(before.entropy), number(after.entropy)),
+        Change("Length, tokens", number(before.length, 0), number(after.length, 0)),
         Change("Responses that end", percent(before.ended), percent(after.ended)),
-        Change("KL to the base", "0", number(after.kl, 3), ("", "nats/token")),
+        Change("KL to the base, nats/token", "0", number(after.kl, 3)),
     ]
 
 
-def _changes(before: TaskResult, after: TaskResult) -> list[Change]:
+def _changes(before: TaskResult, after: TaskResult | None, cooled: AtBest | None) -> list[Change]:
+    """List what was measured of a task; what rounds are judged by comes first."""
     names = {
         "sampled": f"sampled at {before.temperature:g}, {before.samples} a problem",
-        "mean of both": "mean of both, which rounds are judged by",
+        "mean of both": "mean of sampled and greedy",
     }
-    now = {kind: (accuracy, difference) for kind, accuracy, difference in after.accuracies}
-    found = []
-    for kind, old, _ in before.accuracies:
-        if kind in now:
-            new, difference = now[kind]
-            shown = f"{gain(difference)} points" if difference else ""
-            values = percent(old.estimate, 1), percent(new.estimate, 1)
-            found.append(
-                Change(names.get(kind, kind), *values, (interval(old), interval(new)), shown, *_verdict(difference))
-            )
-    return found
+    now = {kind: (accuracy, difference) for kind, accuracy, difference in after.accuracies} if after else {}
+    was = [(kind, old) for kind, old, _ in before.accuracies if kind in now or not after]
+    found = [(names.get(kind, kind), old, *now.get(kind, (None, None))) for kind, old in was[2:] + was[:2]]
+    if cooled:
+        name = f"each at its best temperature, {cooled.base_temperature:g} and {cooled.temperature:g}"
+        found.append((name, cooled.base, cooled.tuned, cooled.gain))
+    return [
+        Change(
+            name,
+            percent(old.estimate, 1),
+            percent(new.estimate, 1) if new else "",
+            (interval(old), interval(new) if new else ""),
+            f"{gain(difference)} points" if difference else "",
+            *_told(difference),
+        )
+        for name, old, new, difference in found
+    ]
 
 
 def _only_sampled(task: TaskResult) -> bool:
@@ -108,11 +117,12 @@ def _only_sampled(task: TaskResult) -> bool:
     return bool(sampled and greedy and sampled.low > 0 >= greedy.low)
 
 
-def _verdict(difference: Interval | None) -> tuple[str, str]:
+def _told(difference: Interval | None) -> tuple[str, str]:
+    """What may be concluded, and its tone."""
     if difference is None:
         return "Measured before training only, so far.", "same"
     if difference.low > 0:
-        return "Better: the interval of the gain lies above 0.", "better"
+        return "Better.", "better"
     if difference.high < 0:
-        return "Worse: the interval of the gain lies below 0.", "worse"
-    return "Not told apart: the interval of the gain holds 0.", "same"
+        return "Worse.", "worse"
+    return "Not told apart.", "same"

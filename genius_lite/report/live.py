@@ -33,9 +33,11 @@ MARK = Markup("<!--live-->")  # where the live part stands in a page; no text of
 _GROWING = (folder.ROLLOUTS, folder.FAILED_FILE)
 _PASSED_OVER = (folder.PROGRESS, folder.ANSWERS, folder.TRACKING, "training")  # no report is made of them
 _COLUMNS, _HIGH = 60, 40  # of the histogram
-_TONES = {"running": "going live", "finished": "done", "halted": "rejected", "interrupted": "going"}
+_TONES = {"running": "live", "finished": "done", "halted": "rejected", "interrupted": "going"}
 _UNREADABLE = {"state": "unreadable", "tone": "rejected"}
-_NOTHING: dict[str, Any] = dict.fromkeys(("where", "stages", "work", "counted", "facts", "lights", "values", "glimpse"))
+_NOTHING: dict[str, Any] = dict.fromkeys(
+    ("verdict", "where", "stages", "work", "counted", "facts", "lights", "values", "glimpse")
+)
 
 
 class Look:
@@ -123,13 +125,14 @@ def standing(status: Status | str) -> dict[str, Any]:
     return _NOTHING | {
         "state": status.state,
         "tone": _TONES[status.state],
-        "meaning": status.meaning,
+        "meaning": "" if running and not board.stopping else status.meaning,
+        "verdict": status.verdict,
         "idle": not running,
         "said": f"{status.state}: {status.meaning if over else _place(board)}",
         "where": f"{_round(board.number)} of {board.rounds}" if board.number else _round(0),
         "stages": [(stage, "done" if i < at else "now" if i == at else "next") for i, stage in enumerate(board.stages)],
         "work": None if over else board.work,
-        "counted": counted(board.work) if board.work else "",
+        "counted": counted(board.work).replace("  ", " · ") if board.work else "",
         "facts": {name: value for name, value in facts.items() if value},
         "lights": board.lights,
         "values": _histogram(board.values),

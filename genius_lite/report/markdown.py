@@ -41,9 +41,10 @@ def escaped(text: str) -> str:
 
 
 def _change(change: headline.Change) -> str:
-    before, after = (f"{change.before} {change.beside[0]}", f"{change.after} {change.beside[1]}")
+    before = f"{change.before} {change.beside[0]}"
+    after = f" to {escaped(f'{change.after} {change.beside[1]}')}" if change.after else ""
     gain = f"{escaped(change.gain)}. " if change.gain else ""
-    return f"- {escaped(change.name)}: {escaped(before)} to {escaped(after)}. {gain}{change.verdict}"
+    return f"- {escaped(change.name)}: {escaped(before)}{after}. {gain}{change.verdict}"
 
 
 def in_markdown(table: Table, level: int = 2) -> str:

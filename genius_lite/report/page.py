@@ -19,7 +19,7 @@ from markupsafe import Markup
 from genius_lite import __version__
 from genius_lite.report import figures, headline, tables
 from genius_lite.report.gather import RunData
-from genius_lite.text import amount, number, percent, plain, prose
+from genius_lite.text import amount, number, percent, plain, prose, unbroken
 
 _ASSETS = files("genius_lite.report") / "assets"
 
@@ -57,7 +57,7 @@ def fill(template: str, **values: Any) -> Markup:
     env = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
     )
-    env.filters |= {"amount": amount, "percent": percent, "number": number, "visible": prose}
+    env.filters |= {"amount": amount, "percent": percent, "number": number, "visible": prose, "unbroken": unbroken}
     return Markup(env.from_string(_asset(template)).render(**values))
 
 

@@ -21,25 +21,31 @@ from genius_lite.progress import Stage
 from genius_lite.recipe import Evaluate, Guard
 from genius_lite.report.columns import table_row
 from genius_lite.report.state import RunState, Work
+from genius_lite.report.summary import verdict
 from genius_lite.report.view import MOST_LINES, State, counted, is_lively, live_lines, view
 from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.disk import is_alive
 from genius_lite.rundir.folder import PROGRESS
 from genius_lite.rundir.lock import in_use
 from genius_lite.rundir.reader import RunFolder
+from genius_lite.text import in_ascii
 
 _WATCHING = "Ctrl-C ends this view, not the run; *: best so far"
 _WATCH_EVERY, _LINE_EVERY = 1.0, 15.0  # seconds
 
 
 class Status(msgspec.Struct, frozen=True):
-    """A run's state and what that means, what it shows, the exported model if there is one, and damaged files."""
+    """A run's state and what that means, what it shows, the exported model if there is one, and damaged files.
+
+    `verdict` says of a run that has ended whether its answers became better.
+    """
 
     state: State
     meaning: str
     exported: str | None
     board: RunState
     damaged: list[str] = []
+    verdict: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Make a dict for JSON: the board's parts stand beside the state, and of the values their number and mean."""
@@ -78,7 +84,7 @@ def look(path: Path) -> Status:
     exported, damaged = next(map(str, run.exported), None), run.damaged
     if not going_on and (summary := run.summary):
         state, meaning = "halted" if summary.halted else "finished", summary.stopped or "all is done"
-        return Status(state, meaning, exported, board, damaged)
+        return Status(state, meaning, exported, board, damaged, verdict(summary))
     if going_on:
         return Status("running", "it stops soon" if board.stopping else "it goes on", exported, board, damaged)
     why = board.ended or "its process is gone"
@@ -100,6 +106,8 @@ def _is_ours(command: str) -> bool:
 def print_status(status: Status, console: Console) -> None:
     """Print the status as lines."""
     console.print(f"{status.state}: {status.meaning}", soft_wrap=True)
+    if status.verdict:
+        console.print(in_ascii(status.verdict), soft_wrap=True)
     console.print()
     lines = view(status.board, "*: best so far", console, MOST_LINES, status.state)
     console.print(SegmentLines(lines, new_lines=True))

@@ -145,6 +145,37 @@ def print_summary(summary: Summary, console: Console) -> None:
         console.print(f"Report:      {page}", soft_wrap=True)
 
 
+_TOLD = {"better": "than", "worse": "than", "not told apart": "from"}
+
+
+def verdict(summary: Summary) -> str:
+    """Say in one sentence whether the best round answers better than the base model; "" where that is the best."""
+    best = next((report for report in summary.rounds if report.round == summary.best), None)
+    if not best:  # the base model, or a stranger's folder, whose files may not go together
+        return ""
+    told: dict[str, list[TaskResult]] = {how: [] for how in _TOLD}
+    for task in best.evaluation:
+        if gain := task.judged_gain:
+            how = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not told apart"
+            told[how].append(task)
+    brief = any(told[how] for how in ("better", "worse"))  # figures of tasks that tell nothing would hide the others
+    found = [
+        (how, ", ".join(task.task if brief and how == "not told apart" else _told(task) for task in tasks))
+        for how, tasks in told.items()
+        if tasks
+    ]
+    if not found:
+        return "Whether answers became better was not measured; problems with known answers tell it (evaluate.tasks)."
+    (how, tasks), *others = found
+    first = f"{how.capitalize()} {_TOLD[how]} the base model on {tasks}"
+    return "; ".join([first, *(f"{how} on {tasks}" for how, tasks in others)]) + "."
+
+
+def _told(task: TaskResult) -> str:
+    right = texts.percent(task.judged.estimate, 1)
+    return f"{task.task} ({right} right, {texts.gain(task.judged_gain)} points)"
+
+
 def choice_lines(summary: Summary) -> list[str]:
     """Say why the run ended early, if it did, and which of its models is the best."""
     lines = [f"Stopped: {summary.stopped}."] if summary.stopped else []
@@ -160,6 +191,7 @@ def _outcome(summary: Summary) -> list[str]:
     lines = choice_lines(summary)
     if not summary.best:
         return lines
+    lines.append(in_ascii(verdict(summary)))
     report = summary.rounds[summary.best - 1]
     for task in report.evaluation:
         shown = ", ".join(f"{name} {points(gain)}" for name, _, gain in task.accuracies if gain)

@@ -29,7 +29,7 @@ from genius_lite.rundir.folder import PROGRESS, RECIPE
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.text import amount
 
-_RUNNING = "Ctrl-C finishes what is under way, saves and stops; *: best so far"
+RUNNING = "Ctrl-C finishes what is under way, saves and stops; *: best so far"
 _STOPPING = "stopping when that is done; Ctrl-C again stops at once"
 _LINE_EVERY = 15.0  # seconds between plain lines of one stage
 _LOOK_EVERY = 0.5  # seconds between two looks at a run
@@ -199,7 +199,7 @@ class TerminalProgress(Progress):
         """Bring the view, if there is one, up to date."""
         if not (draw := self._draw):
             return
-        hint = _STOPPING if self.board.stopping else _RUNNING
+        hint = _STOPPING if self.board.stopping else RUNNING
         with self._lock:
             board = deepcopy(self.board)
         with self._screen:

@@ -117,7 +117,7 @@ def _head(board: RunState, running: bool, in_ascii: bool) -> Text:
 
 def _place(board: RunState, over: bool) -> Text:
     where = f"round {board.number} of {board.rounds}" if board.number else "base model"
-    text = Text(f"{where}   ", style="bold")
+    text = Text.assemble((f"{where}   ", "bold"))
     stages = board.stages
     at = len(stages) if over else stages.index(board.kind) if board.kind in stages else 0
     for i, kind in enumerate(stages):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
+
+from tests.support import browser as browsers
 
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Where this machine's Chromium is."""
-    mac = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", mac)
-    found = next((path for name in names if (path := shutil.which(name))), None)
+    found = browsers.chromium()
     if found is None:
         pytest.skip("no Chromium or Chrome on this machine; apt-get install chromium")
     return found
@@ -22,16 +20,8 @@ def chromium() -> str:
 
 @pytest.fixture(scope="module")
 def browser(chromium):
-    """While it is open, an event loop runs in this thread: nothing else may call asyncio.run()."""
-    from playwright.sync_api import sync_playwright
-
-    # As root it needs the first; a container's shared memory may be too small for it without the second.
-    root = hasattr(os, "geteuid") and os.geteuid() == 0
-    arguments = ["--no-sandbox"] * root + ["--disable-dev-shm-usage"]
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=arguments)
+    with browsers.launched(chromium) as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from genius_lite.evaluate.record import write_evaluation
 from genius_lite.report import write
 from genius_lite.report.gather import RoundData, gather
 from genius_lite.report.headline import notes, outcome, signal_changes, task_changes
+from genius_lite.report.markdown import markdown
 from genius_lite.report.summary import kept_lines
 from genius_lite.report.tables import kept_table, pairs_table, rounds_table, stages_table, task_tables
 from genius_lite.report.terminal import TerminalProgress
@@ -153,9 +154,14 @@ def test_the_headline_sets_a_round_beside_the_base(run):
     answer(run / "round-0", 4)
     (task,) = task_changes(gather(run))
     assert [change.verdict for change in task.changes] == ["Measured before training only, so far."] * 3
+    assert [change.before for change in task.changes] == ["55.0 %", "100.0 %", "10.0 %"]
+    assert [change.after for change in task.changes] == [""] * 3
+    told = [line for line in markdown(gather(run)).splitlines() if line.startswith("- ")]
+    assert [line.partition(": ")[2].partition(" [")[0] for line in told] == ["55.0 %", "100.0 %", "10.0 %"]
+    assert not any(" to " in line for line in told)
     answer(run / "round-1", 30)
     (task,) = task_changes(gather(run))
-    sampled, greedy, judged = task.changes
+    judged, sampled, greedy = task.changes
     assert (task.task, task.problems) == ("sums", 40)
     assert (greedy.before, greedy.after, greedy.tone) == ("10.0 %", "75.0 %", "better")
     assert greedy.gain.startswith("+65.0 [+")
@@ -178,7 +184,7 @@ def test_rounds_are_told_against_the_base_in_their_types_and_the_users_file_stan
         "round 1": accuracy(data.rounds[0].tasks[0].greedy),
     }
     (task,) = task_changes(data)
-    _, greedy, _ = task.changes
+    _, _, greedy = task.changes
     assert (greedy.before, greedy.after) == ("20.0 %", "75.0 %")
     assert greedy.gain.startswith("+55.0 [+")
     assert rows(stages_table(data))["base model: merge"][0] == "3.0 s"

@@ -88,7 +88,7 @@ def test_the_figures_are_those_of_the_runs_files(run, opened):
     (measured,) = compared["evaluation"]
     after, gain = measured["sampled"], measured["sampled_gain"]
     assert 0 < after["estimate"] < 1, "a task that says nothing shows nothing"
-    change = view.locator("#result .change").first
+    change = view.locator("#result .change", has_text="sampled at").first
     assert change.locator(".after").inner_text().split() == [
         f"{100 * after['estimate']:.1f}", "%", *around(after).split()
     ]  # fmt: skip

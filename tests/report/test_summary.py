@@ -1,4 +1,4 @@
-"""What `genius-lite eval` tells."""
+"""What `genius-lite eval` tells, and a run at its end."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from genius_lite.recipe import TaskSource
-from genius_lite.report.summary import print_results
+from genius_lite.report.summary import print_results, print_summary, verdict
 from genius_lite.results.evaluation import Interval, TaskResult
+from genius_lite.results.rounds import RoundReport, Summary
 
 SURE = Interval(1.0, 0.2, 1.0)
 RESULT = TaskResult("t", 1, 0, 0.0, 5.0, SURE, None, SURE)
@@ -29,3 +30,42 @@ def test_models_are_told_apart_in_a_line_each_and_checkers_are_named(names, show
     assert of_models == shown
     assert "t.jsonl: answers are compared by the checker `exact`." in out
     assert "reasoning_gym" not in out, "it has its own"
+
+
+def _run(*gains: Interval, best: int = 1) -> Summary:
+    """A run of one round, with a task for each gain."""
+    tasks = [
+        TaskResult(f"t{n}", 50, 1, 0.0, 5.0, SURE, SURE, Interval(0.5, 0.4, 0.6), judged_gain=gain)
+        for n, gain in enumerate(gains)
+    ]
+    return Summary("runs/r", "runs/r/export/m.gguf", best, None, False, 9, 0, [RoundReport(1, evaluation=tasks)])
+
+
+BETTER, WORSE, SAME = Interval(0.2, 0.1, 0.3), Interval(-0.2, -0.3, -0.1), Interval(0.01, -0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("gains", "sentence"),
+    [
+        ([BETTER], "Better than the base model on t0 (50.0 % right, +20.0 [+10.0, +30.0] points)."),
+        ([SAME], "Not told apart from the base model on t0 (50.0 % right, +1.0 [−10.0, +10.0] points)."),
+        (
+            [SAME, BETTER, WORSE, BETTER],
+            "Better than the base model on t1 (50.0 % right, +20.0 [+10.0, +30.0] points), "
+            "t3 (50.0 % right, +20.0 [+10.0, +30.0] points); "
+            "worse on t2 (50.0 % right, −20.0 [−30.0, −10.0] points); "
+            "not told apart on t0.",
+        ),
+        ([], "Whether answers became better was not measured; problems with known answers tell it (evaluate.tasks)."),
+    ],
+)
+def test_one_sentence_says_whether_answers_became_better(gains, sentence, capsys):
+    assert verdict(_run(*gains)) == sentence
+    print_summary(_run(*gains), Console(width=1000))
+    assert sentence.replace("−", "-").replace(" %", "%") in capsys.readouterr().out.splitlines()
+
+
+def test_where_the_base_model_is_the_best_nothing_is_said_of_a_round(capsys):
+    assert verdict(_run(BETTER, best=0)) == ""
+    print_summary(_run(BETTER, best=0), Console(width=1000))
+    assert "No round was let pass that is not worse than the base model" in capsys.readouterr().out

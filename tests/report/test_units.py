@@ -5,7 +5,7 @@ import math
 import pytest
 
 from genius_lite.results.evaluation import Interval
-from genius_lite.text import accuracy, amount, duration, figure, gain, number, percent, size
+from genius_lite.text import accuracy, amount, duration, figure, gain, number, percent, size, unbroken
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,7 @@ from genius_lite.text import accuracy, amount, duration, figure, gain, number, p
 )
 def test_figures_are_written_with_their_units(shown, wanted):
     assert shown == wanted
+
+
+def test_a_figure_stays_on_its_line():
+    assert unbroken("31.2 % right [28.0, 34.5] so").split(" ") == ["31.2\xa0%", "right\xa0[28.0,\xa034.5]", "so"]
