@@ -145,33 +145,46 @@ def print_summary(summary: Summary, console: Console) -> None:
         console.print(f"Report:      {page}", soft_wrap=True)
 
 
-_TOLD = {"better": "than", "worse": "than", "not told apart": "from"}
+_TOLD = {"better": "than", "better when sampled": "than", "worse": "than", "not told apart": "from"}
 
 
 def verdict(summary: Summary) -> str:
-    """Say in one sentence whether the best round answers better than the base model; "" where that is the best."""
+    """Say in one sentence whether the best round answers better than the base model; "" where that is the best.
+
+    By the mean of sampled and greedy accuracy; where that tells nothing, by the sampled one, beside the greedy one.
+    """
     best = next((report for report in summary.rounds if report.round == summary.best), None)
     if not best:  # the base model, or a stranger's folder, whose files may not go together
         return ""
     told: dict[str, list[TaskResult]] = {how: [] for how in _TOLD}
     for task in best.evaluation:
-        if gain := task.judged_gain:
-            how = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not told apart"
-            told[how].append(task)
-    brief = any(told[how] for how in ("better", "worse"))  # figures of tasks that tell nothing would hide the others
+        if task.judged_gain:
+            told[_how(task, task.judged_gain)].append(task)
+    brief = any(tasks for how, tasks in told.items() if how != "not told apart")  # what tells nothing hides the others
     found = [
-        (how, ", ".join(task.task if brief and how == "not told apart" else _told(task) for task in tasks))
+        (how, ", ".join(task.task if brief and how == "not told apart" else _told(task, how) for task in tasks))
         for how, tasks in told.items()
         if tasks
     ]
     if not found:
         return "Whether answers became better was not measured; problems with known answers tell it (evaluate.tasks)."
     (how, tasks), *others = found
-    first = f"{how.capitalize()} {_TOLD[how]} the base model on {tasks}"
+    better, _, when = how.partition(" when ")
+    first = f"{better.capitalize()} {_TOLD[how]} the base model{when and f' when {when}'} on {tasks}"
     return "; ".join([first, *(f"{how} on {tasks}" for how, tasks in others)]) + "."
 
 
-def _told(task: TaskResult) -> str:
+def _how(task: TaskResult, gain: Interval) -> str:
+    if gain.low > 0 or gain.high < 0:
+        return "better" if gain.low > 0 else "worse"
+    sampled, greedy = task.sampled_gain, task.greedy_gain
+    return "better when sampled" if sampled and greedy and sampled.low > 0 <= greedy.high else "not told apart"
+
+
+def _told(task: TaskResult, how: str) -> str:
+    if how == "better when sampled" and task.sampled:
+        right = f"{texts.percent(task.sampled.estimate, 1)} right at temperature {task.temperature:g}"
+        return f"{task.task} ({right}, {texts.gain(task.sampled_gain)} points; greedily {texts.gain(task.greedy_gain)})"
     right = texts.percent(task.judged.estimate, 1)
     return f"{task.task} ({right} right, {texts.gain(task.judged_gain)} points)"
 

@@ -69,3 +69,23 @@ def test_where_the_base_model_is_the_best_nothing_is_said_of_a_round(capsys):
     assert verdict(_run(BETTER, best=0)) == ""
     print_summary(_run(BETTER, best=0), Console(width=1000))
     assert "No round was let pass that is not worse than the base model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("sampled", "greedy", "judged", "begins"),
+    [
+        (BETTER, SAME, SAME, "Better than the base model when sampled on t ("),
+        (BETTER, WORSE, SAME, "Not told apart from"),  # a part of the answers became worse
+        (BETTER, SAME, BETTER, "Better than the base model on t ("),
+        (SAME, BETTER, SAME, "Not told apart from"),
+        (BETTER, WORSE, WORSE, "Worse than"),
+    ],
+)
+def test_what_only_sampled_answers_show_is_said_so_beside_the_greedy_ones(sampled, greedy, judged, begins):
+    of_kinds = {"sampled_gain": sampled, "greedy_gain": greedy, "judged_gain": judged}
+    task = TaskResult("t", 50, 4, 0.0, 5.0, SURE, Interval(0.3, 0.2, 0.4), Interval(0.5, 0.4, 0.6), **of_kinds)
+    run = Summary("runs/r", "m.gguf", 1, None, False, 9, 0, [RoundReport(1, evaluation=[task])])
+    assert verdict(run).startswith(begins)
+    if "when sampled" in begins:
+        figures = "(30.0 % right at temperature 1, +20.0 [+10.0, +30.0] points; greedily +1.0 [−10.0, +10.0])"
+        assert verdict(run) == f"Better than the base model when sampled on t {figures}."
