@@ -1,8 +1,8 @@
 """Tests of real models and real processes.
 
-Of several test processes (pytest-xdist) each keeps to a core of its own, with all that it starts: OpenMP's threads
-spin, and two programs that share cores are many times slower than one after the other. It has to be done before
-anything counts cores.
+Of several test processes (pytest-xdist) each keeps to one core, with all that it starts: OpenMP's threads spin, and
+programs of two threads each that share cores are many times slower than one after the other. Of four on two cores two
+share one, for they often wait. It has to be done before anything counts cores.
 """
 
 import os
