@@ -133,6 +133,11 @@ def _probe(path: Path, size: int, ways: list[str]) -> None:
             f"{path}: the process in which llama.cpp tries it was killed twice (SIGKILL), as for want of memory; close "
             "other programs, or raise the memory limit, and try again"
         )
+    if ended.returncode == -signal.SIGILL:
+        raise UserError(
+            "llama.cpp was compiled for another processor: it comes to an instruction that this one does not have; "
+            "genius-lite doctor prints the command that compiles it for this one"
+        )
     if ended.returncode < 0:
         words = f", {brief(found[1], 200)}" if (found := _LAST_WORDS.search(said)) else ""
         fate = signal.Signals(-ended.returncode).name + words

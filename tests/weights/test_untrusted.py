@@ -3,7 +3,9 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +86,21 @@ def test_a_header_without_some_keys_is_still_one(tiny_llama, tmp_path):
     }
     assert found.array("tokenizer.ggml.token_type") == (raw.I32, 260)
     assert found.array("tokenizer.ggml.tokens") is None
+
+
+def test_of_a_llama_cpp_for_another_processor_a_file_is_not_guilty(tiny_llama, tmp_path):
+    own = shutil.copyfile(tiny_llama, tmp_path / "own.gguf")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError) as refused:
+        patch.setattr(untrusted.sys, "executable", _dies_of(tmp_path, signal.SIGILL))
+        untrusted.load_untrusted(own)
+    assert "compiled for another processor" in str(refused.value) and "broken" not in str(refused.value)
+
+
+def _dies_of(folder: Path, fate: signal.Signals) -> str:
+    program = folder / "dies"
+    program.write_text(f"#!/bin/sh\nkill -{fate.value} $$\n")
+    program.chmod(0o755)
+    return str(program)
 
 
 @pytest.mark.parametrize("kills", [1, 2])
