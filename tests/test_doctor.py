@@ -49,6 +49,16 @@ CASES = {
         examine.libraries(*TORCH, {"torch": "2.8.0+cpu"}),
         [("note", "torch 2.8.0+cpu is older than 2.13.0, which is what was tested", install("torch==2.13.0"))],
     ),
+    "nothing that says what is asked for": (
+        examine.libraries({}, {}, {}),
+        [
+            (
+                "note",
+                "genius-lite-gguf is not installed: llama.cpp, torch and libraries are not looked at",
+                f"in a clone of its repository: {install('.')}",
+            )
+        ],
+    ),
     "a newer library": (examine.libraries(*TORCH, {"torch": "3.0"}), []),
     "a build of the tested version": (examine.libraries(*TORCH, {"torch": "2.13.0+cpu"}), []),
     "a sound build": (llama(), []),
