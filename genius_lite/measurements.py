@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ def recall(what: str, key: object, kind: type[T]) -> T | None:
     """Return what was found under this key, on this machine and with these versions; None if nothing was."""
     file = _file(what, key)
     try:
+        if os.name == "posix" and file.stat().st_uid != os.geteuid():
+            return None  # below a folder for all, such as the system's temporary one, anybody may have put it there
         found = msgspec.json.decode(file.read_bytes(), type=kind)
     except (OSError, msgspec.DecodeError):
         return None  # there is none, nobody may read it, or it is another version's: it is found out again
@@ -58,7 +61,15 @@ def _limit(files: Iterable[Path], most: int) -> None:
 
 def _file(what: str, key: object) -> Path:
     machine = (cpu_name(), cores(), [gpu.name for gpu in gpus()])
-    llama = (llama_cpp.__version__, llama_cpp.llama_print_system_info())  # and how it was compiled
+    llama = (llama_cpp.__version__, llama_cpp.llama_print_system_info(), _build())  # and how it was compiled
     whole = repr((what, key, machine, llama, __version__))
     name = hashlib.sha256(whole.encode()).hexdigest()[:16]
     return cache_folder() / "measurements" / f"{what}-{name}.json"
+
+
+def _build() -> list[tuple[str, int, int]]:
+    """Describe llama.cpp's libraries as they are now, wherever LLAMA_CPP_LIB_PATH has them: a new one's version may be
+    the same.
+    """
+    files = sorted(Path(llama_cpp.llama_cpp._base_path).glob("*"))
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 
 import msgspec
+import pytest
 
 from genius_lite import measurements
 from genius_lite.plan.rates import Decode
@@ -18,6 +19,29 @@ def test_measurements_are_remembered_by_key(tmp_path, monkeypatch):
     (file,) = (tmp_path / "genius-lite" / "measurements").iterdir()
     file.write_bytes(msgspec.json.encode({"load": "soon"}))
     assert measurements.recall("learner", ("a", 1), Decode) is None, "a record of another shape is measured again"
+
+
+def test_another_build_of_llama_cpp_finds_out_for_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setattr(measurements.llama_cpp.llama_cpp, "_base_path", tmp_path / "lib")
+    library = tmp_path / "lib" / "libllama.so"
+    library.parent.mkdir()
+    library.write_bytes(b"one")
+    measurements.remember("answers", "a", Decode(1.0, 2.0, 3.0))
+    assert measurements.recall("answers", "a", Decode)
+    library.write_bytes(b"another of the same version")
+    assert measurements.recall("answers", "a", Decode) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have no owners by number")
+def test_what_somebody_else_left_is_not_believed(tmp_path, monkeypatch):
+    """In a container without a home the cache is below /tmp, where anybody may make it first."""
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
+    measurements.remember("answers", "a", Decode(1.0, 2.0, 3.0))
+    own = os.geteuid()
+    monkeypatch.setattr(measurements, "cache_folder", lambda: tmp_path / "genius-lite")
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+    assert measurements.recall("answers", "a", Decode) is None
 
 
 def test_what_was_not_used_for_longest_goes_where_much_is_kept(tmp_path, monkeypatch):

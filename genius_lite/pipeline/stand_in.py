@@ -61,11 +61,12 @@ class _Speed(msgspec.Struct, frozen=True):
 class _Agreement(msgspec.Struct, frozen=True):
     """How far two files' log-probabilities are apart, and one file's from its own in another order of sums.
 
-    Means of absolute differences, nats per token.
+    Means of absolute differences, nats per token. `survives` is false where llama.cpp scores less with the other file.
     """
 
     apart: float
     rounding: float
+    survives: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,29 @@ class _File:
 def stand_in(r: Round, policy: Policy, share: float = 1.0) -> Policy:
     """Return the file that samples the round on this machine the soonest: the policy's own, or one made for it.
 
+    A round that goes on is sampled to its end from what it began with.
+
     Args:
         share: of the round's queries that are still to be searched.
     """
     recipe, start = r.job.recipe, time.monotonic()
-    if recipe.policy != "auto" or (expected := share * _expected(r)) < WORTH:
+    if recipe.policy != "auto":
+        return policy
+    expected = share * _expected(r)
+    if expected < WORTH and not (r.here / folder.SAMPLED).exists():
         return policy
     drop_foreign(r.here / folder.STAND_IN)
     files = _files(r, policy)
     found = r.here.build_json(folder.SAMPLED, lambda: _choose(r, policy, files, expected))
     chosen = as_typed(found, Sampled, r.here / folder.SAMPLED)
     speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in chosen.tokens_per_s.items())
-    r.progress.say(f"round {r.number} is sampled from {chosen.file}; tokens/s here: {speeds}")
+    if chosen.file in files or chosen.file == _name(policy):
+        r.progress.say(f"round {r.number} is sampled from {chosen.file}; tokens/s here: {speeds}")
+    else:
+        r.progress.say(
+            f"warning: round {r.number} was sampled from {chosen.file}, which does not fit any more; the rest is from "
+            f"{_name(policy)}"
+        )
     sampled, size = policy, 0
     if file := files.get(chosen.file):
         made = r.here.build(folder.STAND_IN, file.write)
@@ -197,22 +209,28 @@ class _Trial:
         return _Speed(file_speed(made.gguf, made.settings(self.r.engine)), written)
 
     def is_the_policy(self, name: str, policy: Policy) -> bool:
-        """Say whether a file speaks of the same model: a merged one by what it keeps, the base's by what it says."""
-        made = self._write(name)
-        if policy.adapter:
-            return self._kept is None or not self._kept.loses(self.r.job.recipe.quantize.keep)
+        """Say whether a file speaks of the same model: the base's by what it says, a merged one by what it keeps.
+
+        What the base's file of this type said counts for a merged one too: llama.cpp computes with both alike.
+        """
         key = (self.r.job.source.sha256, name, msgspec.structs.replace(self.r.engine, watchdog=0.0))
-        if not (found := recall("agreement", key, _Agreement)):
-            if not (found := asyncio.run(_compare(self.r, policy, made))):
-                return False
+        made, found = self._write(name), recall("agreement", key, _Agreement)
+        if policy.adapter and self._kept and self._kept.loses(self.r.job.recipe.quantize.keep):
+            return False
+        if not found and not policy.adapter and (found := asyncio.run(_compare(self.r, policy, made))):
             remember("agreement", key, found)
-        agrees = found.apart <= _AGREED + 2 * found.rounding
-        if not agrees:
+        if not found:
+            return policy.adapter is not None
+        if not found.survives:
+            self.r.progress.say(f"{name} is not sampled from: llama.cpp does not survive all of it")
+        elif found.apart > _AGREED + 2 * found.rounding:
             self.r.progress.say(
                 f"{name} is not sampled from: its log-probabilities are {found.apart:.3f} nats per token from the "
                 f"model's own, which are {found.rounding:.3f} from each other"
             )
-        return agrees
+        else:
+            return True
+        return False
 
     def keep_only(self, name: str) -> None:
         if self.written != name:
@@ -254,8 +272,10 @@ async def _compare(r: Round, policy: Policy, other: Policy) -> _Agreement | None
         return await scores(which.gguf, settings, nodes, r.sampler_log, say, reordered=reordered)
 
     ours_T, again_T, theirs_T = await scored(policy), await scored(policy, reordered=True), await scored(other)
-    known_T = np.isfinite(ours_T) & np.isfinite(again_T) & np.isfinite(theirs_T)
+    known_T = np.isfinite(ours_T) & np.isfinite(again_T)
     if not known_T.any():
         return None
+    if not np.isfinite(theirs_T[known_T]).all():
+        return _Agreement(0.0, 0.0, survives=False)
     apart, rounding = (float(np.abs(each_T - ours_T)[known_T].mean()) for each_T in (theirs_T, again_T))
     return _Agreement(apart, rounding)

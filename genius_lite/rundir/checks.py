@@ -43,14 +43,18 @@ def check_rollouts(
 
 
 def check_pairs(pairs: Lines[PreferencePair], queries: Mapping[str, Query], vocabulary: int) -> None:
-    """See that each pair can be one of these queries.
+    """See that each pair can be one of these queries, of another step each.
 
     Raises:
         UserError: the first that cannot is named.
     """
+    seen = set[tuple[str, int]]()
 
     def fault(pair: PreferencePair) -> str:
-        query = queries.get(pair.query_id)
+        query, known = queries.get(pair.query_id), (pair.query_id, pair.step)
+        if known in seen:
+            return f"query {pair.query_id} has a pair of step {pair.step} before"
+        seen.add(known)
         if not query or query.tokens != pair.prompt_tokens:
             return f"query {pair.query_id} is not this run's, or asked otherwise"
         numbers = (pair.chosen_advantage, pair.rejected_advantage, pair.chosen_value, pair.rejected_value)

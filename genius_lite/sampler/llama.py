@@ -161,29 +161,20 @@ def amx_broken() -> bool:
 
 
 def amx_works(command: Sequence[str] = (sys.executable, "-P", "-m", "genius_lite.sampler.llama")) -> bool:
-    """Say whether AMX gives the logits that llama.cpp gives without; remembered for as it is built now.
+    """Say whether AMX gives the logits that llama.cpp gives without; remembered.
 
     Args:
         command: tries it, and ends with 0 if so.
     """
-    key = _build()
-    if found := recall("amx", key, _Tried):
+    if found := recall("amx", (), _Tried):
         return found.works
     try:
         ended = attempt(command, _PATIENCE)
     except subprocess.TimeoutExpired:
         return False  # a busy machine may have been the reason, so it is tried again
     found = _Tried(ended.returncode == 0)
-    remember("amx", key, found)
+    remember("amx", (), found)
     return found.works
-
-
-def _build() -> list[tuple[str, int, int]]:
-    """Describe llama.cpp's libraries as they are now, wherever LLAMA_CPP_LIB_PATH has them: a new one's version may be
-    the same.
-    """
-    files = sorted(Path(llama_cpp.llama_cpp._base_path).glob("*"))
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def main() -> None:

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from genius_lite.errors import Stopped
 from genius_lite.export.bundle import export
-from genius_lite.pipeline import stand_in
+from genius_lite.pipeline import stages, stand_in
+from genius_lite.pipeline.round import Policy, Round
 from genius_lite.recipe import Evaluate, Quantize, TargetType
 from genius_lite.recipe.reader import parse
 from genius_lite.records import Rollout
@@ -93,12 +96,51 @@ def test_the_users_file_with_the_adapter_is_tried_where_rounds_have_another_type
 def test_a_copy_that_speaks_of_another_model_is_not_sampled_from(tmp_path, monkeypatch):
     are_fast(monkeypatch, Q8_0=60, BF16=70, F16=83)
     monkeypatch.setattr(stand_in, "_AGREED", -1.0)
-    made = unevaluated(tmp_path)
-    assert chosen(made, 1) == "its own file (F16)"
+    made = unevaluated(tmp_path, rounds=2)
+    assert [chosen(made, number) for number in (1, 2)] == ["its own file (F16)"] * 2, "nor what is merged in such types"
     said = [line for line in made.said if "is not sampled from: its log-probabilities are 0.0" in line]
-    assert [line.split()[0] for line in said] == ["F16", "BF16"]
+    assert [line.split()[0] for line in said] == ["F16", "BF16"] * 2
     sampled = read_records(made.round(1) / "rollouts.jsonl", Rollout)[:6]
     assert far_from_sampled(sampled, tmp_path / "tiny.gguf", PLAIN, tmp_path / "log") < 1e-3
+
+
+def test_a_copy_that_llama_cpp_does_not_survive_is_not_sampled_from(tmp_path, monkeypatch):
+    """As with weights or products beyond the range of F16, which only some tokens meet."""
+    are_fast(monkeypatch, Q8_0=60, BF16=70, F16=83)
+    true = stand_in.scores
+
+    async def partly(model: Path, *arguments: Any, **options: Any) -> np.ndarray:
+        found_T = await true(model, *arguments, **options)
+        overflows = gguf_file.read(model).by_name["blk.0.ffn_up.weight"].type == Q.F16
+        return np.where(overflows & (np.arange(len(found_T)) < 3), np.nan, found_T)
+
+    monkeypatch.setattr(stand_in, "scores", partly)
+    made = unevaluated(tmp_path, rounds=2)
+    assert [chosen(made, number) for number in (1, 2)] == ["BF16"] * 2
+    assert made.said.count("F16 is not sampled from: llama.cpp does not survive all of it") == 2
+
+
+def test_a_round_that_goes_on_is_sampled_from_what_it_began_with(tmp_path, monkeypatch):
+    are_fast(monkeypatch, Q8_0=60, BF16=70, F16=83)
+    true, sampled = stages.search, list[str]()
+
+    async def search(r: Round, policy: Policy, queries: list, *others: Any) -> Any:
+        sampled.append(policy.gguf.name)
+        if len(sampled) > 2:
+            return await true(r, policy, queries, *others)
+        await true(r, policy, queries[:1], *others)
+        raise Stopped
+
+    monkeypatch.setattr(stages, "search", search)
+    for worth in (0, 1e9):
+        monkeypatch.setattr(stand_in, "WORTH", worth)
+        with pytest.raises(Stopped):
+            unevaluated(tmp_path)
+    monkeypatch.setattr(stand_in, "free_disk", lambda folder: 100_000)
+    made = unevaluated(tmp_path)
+    assert sampled == ["stand-in.gguf", "stand-in.gguf", "tiny.gguf"]
+    said = "warning: round 1 was sampled from F16, which does not fit any more; the rest is from its own file (F16)"
+    assert said in made.said
 
 
 @pytest.mark.parametrize("lacks", ["memory", "disk", "tokens"])

@@ -92,3 +92,10 @@ def test_what_cannot_be_a_pair(tmp_path, name, value, complaint):
     write_records(file, [sound[0], changed(sound[1], name, to=value)])
     with pytest.raises(UserError, match=rf"pairs\.jsonl:2: .*{complaint}"):
         check_pairs(Lines(file, PreferencePair), QUERIES, VOCABULARY)
+
+
+def test_a_step_has_one_pair(tmp_path):
+    """By query and step the learner finds a pair's place and its reference: two of one would share them."""
+    write_records(tmp_path / "pairs.jsonl", [*pairs(SOUND), pairs(SOUND)[0]])
+    with pytest.raises(UserError, match=r"pairs\.jsonl:3: query .* has a pair of step 0 before"):
+        check_pairs(Lines(tmp_path / "pairs.jsonl", PreferencePair), QUERIES, VOCABULARY)

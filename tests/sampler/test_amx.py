@@ -31,10 +31,10 @@ def test_other_logits_are_not_taken_for_working(monkeypatch):
 
 def test_what_dies_is_broken_until_llama_cpp_is_built_anew(tmp_path, monkeypatch):
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
-    monkeypatch.setattr(llama, "_build", lambda: [("libggml-cpu.so", 1_600_000, 1)])
+    monkeypatch.setattr("genius_lite.measurements._build", lambda: [("libggml-cpu.so", 1_600_000, 1)])
     assert not llama.amx_works(DIES)
     assert not llama.amx_works((sys.executable, "-c", "")), "it was tried"
-    monkeypatch.setattr(llama, "_build", lambda: [("libggml-cpu.so", 1_600_000, 2)])
+    monkeypatch.setattr("genius_lite.measurements._build", lambda: [("libggml-cpu.so", 1_600_000, 2)])
     assert llama.amx_works((sys.executable, "-c", ""))
     assert llama.amx_works(DIES), "remembered"
 
