@@ -1,7 +1,7 @@
 """Write the quickstart's questions: `python recipes/quickstart.py [--seed N] [--out FOLDER]`.
 
 Addition in a sentence: questions without answers to learn from, and others of the same kind with answers to measure by.
-No two of them add the same numbers. The files beside this one are those of seed 0.
+No two of them add the same numbers in the same order. The files beside this one are those of seed 0.
 """
 
 import argparse

@@ -223,6 +223,20 @@ def test_a_llama_that_takes_its_process_along_is_told_of():
     assert build.unloadable((sys.executable, "-c", "raise SystemExit(3)")) == "exit code 3"
 
 
+def test_a_foreign_llama_is_one_line_too(tmp_path, monkeypatch):
+    (tmp_path / "llama_cpp.py").write_text("def llama_print_system_info(): return b'AVX2 = 1'\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (found,) = build.look_at_llama("0.1.0", "")
+    assert found.problem and found.problem.what.endswith("has no attribute 'llama_supports_gpu_offload'")
+
+
+def test_what_is_built_anew_works_on_a_processor_with_amx_and_nothing_is_where_it_would_not_be_read(tmp_path):
+    (anew,) = build.broken("0.3.36", "ImportError", "", tmp_path, ["avx2", "amx_int8"])
+    assert anew.problem and "-DGGML_AMX_TILE=on;-DCMAKE_CXX_FLAGS=-fno-dse" in anew.problem.mend
+    (elsewhere,) = build.broken("0.3.36", "FileNotFoundError", "", tmp_path, elsewhere=True)
+    assert elsewhere.problem and elsewhere.problem.mend == "unset LLAMA_CPP_LIB_PATH"
+
+
 def test_a_llama_that_does_not_load_is_one_line(tiny_llama, tmp_path):
     """Of `doctor`, which knows what mends it, and of every other command."""
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from genius_lite.records import Candidate, Completion, PreferencePair, Query, Rollout, Step, query_id
 
@@ -23,3 +26,22 @@ def test_a_right_answer_of_a_problem_is_right(monkeypatch):
     second = Rollout(rollout.query, [Step(0, candidates[::-1], [0], 0)])
     found = values.measured(values.gsm8k(), [rollout, second], [pair], lambda tokens: f"#### {tokens[-1]}")
     assert (found["right"], found["chosen_right"], found["rejected_right"], found["auc"]) == (0.5, 1.0, 0.0, 1.0)
+
+
+def test_a_seed_that_is_halted_ends_no_others_and_no_old_recipe_counts_as_this_one(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "recipes" / "study")
+    seeds = importlib.import_module("quickstart_seeds")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "summary.json").write_text("{}")  # of whichever recipe: the program looks at it
+    code, asked = 3, []
+
+    def called(command, check):
+        asked.append("genius_lite" in command)
+        return subprocess.CompletedProcess(command, code if asked[-1] else 0)
+
+    monkeypatch.setattr(seeds.subprocess, "run", called)
+    seeds.run(tmp_path, 0)
+    assert asked == [False, True]
+    code = 2
+    with pytest.raises(subprocess.CalledProcessError):
+        seeds.run(tmp_path, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -21,22 +22,25 @@ _FEATURES = {
     "amx_int8": "AMX_INT8",
     "asimd": "NEON", "asimddp": "DOTPROD", "i8mm": "MATMUL_INT8", "sve": "SVE",
 }  # fmt: skip
+_CPU = Path("/proc/cpuinfo")
 _BACKENDS = {"NVIDIA": "CUDA", "AMD": "HIP", "Apple": "Metal"}  # by who made the GPU
 _PATIENCE = 120  # seconds that llama.cpp may take to load
-_LOAD = (sys.executable, "-P", "-c", "import llama_cpp; llama_cpp.llama_print_system_info()")
+_ASKED = "import llama_cpp as l; l.llama_print_system_info(); l.llama_supports_gpu_offload()"  # all that is asked below
+_LOAD = (sys.executable, "-P", "-c", _ASKED)
+_ELSEWHERE = "LLAMA_CPP_LIB_PATH"  # where llama-cpp-python takes its libraries from, if not from its own folder
 _ILLEGAL = (-signal.SIGILL, 0xC000001D)  # how a process ends that comes to an instruction the processor has not
 
 
 def look_at_llama(version: str, maker: str) -> Iterator[Finding]:
     """Judge the llama.cpp that is installed, on a machine with a GPU of some maker ("" without one)."""
     if fault := unloadable():
-        return broken(version, fault, maker, Path(sysconfig.get_path("purelib")))
+        return broken(version, fault, maker, Path(sysconfig.get_path("purelib")), cpu_flags(_CPU), _ELSEWHERE in os.environ)
     import llama_cpp as library
 
     from genius_lite.sampler.llama import amx_broken
 
     features = re.findall(r"(\w+) = [1-9]\d*", library.llama_print_system_info().decode())
-    flags, offloads = cpu_flags(Path("/proc/cpuinfo")), bool(library.llama_supports_gpu_offload())
+    flags, offloads = cpu_flags(_CPU), bool(library.llama_supports_gpu_offload())
     return llama_cpp(version, features, flags, gpus(), maker, offloads, amx_broken())
 
 
@@ -52,13 +56,17 @@ def unloadable(command: Sequence[str] = _LOAD) -> str:
     return "" if ended.returncode == 0 else said[-1] if said else f"exit code {ended.returncode}"
 
 
-def broken(version: str, fault: str, maker: str, packages: Path) -> Iterator[Finding]:
+def broken(
+    version: str, fault: str, maker: str, packages: Path, cpu: Sequence[str] = (), elsewhere: bool = False
+) -> Iterator[Finding]:
     """Judge a llama.cpp that does not load.
 
     Args:
         packages: where Python's packages lie. Torch's bring CUDA's libraries along, where the loader does not look.
+        cpu: as for `llama_cpp`.
+        elsewhere: its libraries are taken from where a variable says, which no other build of it changes.
     """
-    mend = rebuild("GGML_NATIVE=on", *_for_gpu(maker))
+    mend = f"unset {_ELSEWHERE}" if elsewhere else rebuild(*_for_cpu(cpu), *_for_gpu(maker))
     lost = re.search(r"(\S+\.so[.\d]*): cannot open shared object file", fault)
     if lost and (found := sorted({str(file.parent) for file in packages.glob(f"nvidia/*/lib/{lost[1]}")})):
         folders = dict.fromkeys([*found, *map(str, sorted(packages.glob("nvidia/*/lib")))])
@@ -78,13 +86,7 @@ def llama_cpp(
         amx_broken: it has AMX kernels that do not work, see `sampler/amx.py`.
     """
     yield Finding("llama.cpp", f"{version}, built with {' '.join(features)}; {listed(cards) or 'no GPU'}")
-    native = ["GGML_NATIVE=on"]
-    if "amx_int8" in cpu:
-        # GCC 12 breaks AMX kernels unless it is told not to; and `native` takes AVX512-FP16 too, with which llama.cpp
-        # 0.3.36 computes attention in half precision, heads of 64 number by number.
-        wanted = [f"GGML_{name}=on" for flag, name in _FEATURES.items() if flag in cpu]
-        native = ["GGML_NATIVE=off", *wanted, "GGML_AMX_TILE=on", "CMAKE_CXX_FLAGS=-fno-dse"]
-    mend = rebuild(*native, *_for_gpu(maker))
+    mend = rebuild(*_for_cpu(cpu), *_for_gpu(maker))
     if missing := [name for flag, name in _FEATURES.items() if flag in cpu and name not in features]:
         what = f"llama.cpp was built without {', '.join(missing)}, which this CPU has"
         yield Finding("llama.cpp", "", Problem("slows", what, mend))
@@ -106,6 +108,15 @@ def rebuild(*options: str) -> str:
     flags = "--force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python"
     cmake = ";".join(f"-D{option}" for option in options)
     return install(f'{flags} -C cmake.args="{cmake}" llama-cpp-python=={pins()["llama-cpp-python"]}')
+
+
+def _for_cpu(cpu: Sequence[str]) -> list[str]:
+    if "amx_int8" not in cpu:
+        return ["GGML_NATIVE=on"]
+    # GCC 12 breaks AMX kernels unless it is told not to; and `native` takes AVX512-FP16 too, with which llama.cpp
+    # 0.3.36 computes attention in half precision, heads of 64 number by number.
+    wanted = [f"GGML_{name}=on" for flag, name in _FEATURES.items() if flag in cpu]
+    return ["GGML_NATIVE=off", *wanted, "GGML_AMX_TILE=on", "CMAKE_CXX_FLAGS=-fno-dse"]
 
 
 def _for_gpu(maker: str) -> list[str]:

@@ -51,6 +51,10 @@ def read_evaluation(here: RoundFolder, base: RoundFolder | None = None, rounds: 
     Args:
         rounds: as in `results`.
     """
-    responses, signals = here.responses, here.signals
-    scores = judged_by(choosing_scores(responses), signals, base.signals if base else signals)
-    return Evaluation(results(responses, base.responses if base else [], rounds), signals, scores)
+    found = results(here.responses, base.responses if base else [], rounds)
+    return Evaluation(found, here.signals, read_scores(here, base))
+
+
+def read_scores(here: RoundFolder, base: RoundFolder | None = None) -> Scores:
+    """Read the `scores` of `read_evaluation` alone, without its intervals, which take seconds of many problems."""
+    return judged_by(choosing_scores(here.responses), here.signals, (base or here).signals)

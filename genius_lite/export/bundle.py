@@ -139,7 +139,9 @@ def export(
         notes = wanted.write(chosen, kinds, partial, advance)
         sums = {p.name: sha256([p]) for p in sorted(partial.iterdir())}
         usage = f"```{wanted.language}\n{usage_of(chosen, to_format, sums, '.')}\n```\n"
-        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.run.recipe, sums, notes, usage)
+        # Every other type, and an adapter beside another file, may answer otherwise.
+        other = f"the run's own {chosen.made.type} file" if chosen.made and (kinds or not wanted.of_types) else ""
+        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.run.recipe, sums, notes, usage, other)
         write_text(partial / "README.md", card)
         sums["README.md"] = sha256([partial / "README.md"])
         write_text(partial / "SHA256SUMS", "".join(f"{digest}  {name}\n" for name, digest in sums.items()))

@@ -28,6 +28,7 @@ def model_card(
     sums: dict[str, str],
     notes: list[str],
     usage: str,
+    measured: str = "",
 ) -> str:
     """Write a README.md with front matter that the hub reads.
 
@@ -37,11 +38,12 @@ def model_card(
         sums: file name -> SHA-256, of what stands beside the card.
         notes: what a reader of these files should know.
         usage: what runs the files, in Markdown.
+        measured: the file that was measured, where it is none of these.
     """
     title = f"{base.name}, self-trained" if number else base.name
-    parts = [front_matter(base, reports), f"# {title}\n", _what(base, number, recipe)]
+    parts = [front_matter(base, reports, measured), f"# {title}\n", _what(base, number, recipe)]
     if reports:
-        parts += [_rounds(reports), _measured(reports[-1].evaluation, reports[-1].at_best)]
+        parts += [_rounds(reports), _measured(reports[-1].evaluation, reports[-1].at_best, measured)]
     parts += ["## Run it\n", _asked_with(recipe.get("system"), recipe.get("template", {})) + usage]
     parts += ["## Files\n", "".join(f"- `{name}`: SHA-256 `{digest}`\n" for name, digest in sums.items())]
     parts += [f"- {note}\n" for note in notes]
@@ -69,10 +71,19 @@ def _what(base: Base, number: int, recipe: dict[str, Any]) -> str:
     return (
         f"Trained for {amount(number, 'rounds')} by genius-lite {__version__} with the method of Genius "
         "([arXiv 2504.08672](https://arxiv.org/abs/2504.08672)): the model's own stepwise foresight rollouts, "
-        "preference pairs from them, and an adapter learned with advantage-calibrated optimization. No labels, no "
+        f"preference pairs from them, and an adapter learned {_learned(recipe.get('learner', {}))}. No labels, no "
         f"reward model and no stronger model were used.\n\nBase: {origin}, SHA-256 `{base.sha256}`.\n\n"
         f"Queries: {recipe['queries'].split(',')[0]}, unlabelled.\n"
     )
+
+
+def _learned(learner: dict[str, Any]) -> str:
+    """Say by which loss; a stranger's recipe may have any text there."""
+    losses = {"aco": "with advantage-calibrated optimization"}
+    losses["sft"] = "from the preferred responses alone (`sft`, which is not the method's own loss)"
+    losses |= {name: f"with the loss `{name}`, not the method's own" for name in ("dpo", "ipo", "simpo", "ropo")}
+    loss, weight = losses.get(learner.get("loss", "aco"), "from them"), learner.get("sft_weight")
+    return f"{loss}, with a term of SFT beside it" if weight and learner.get("loss") != "sft" else loss
 
 
 def _rounds(reports: list[RoundReport]) -> str:
@@ -83,7 +94,7 @@ def _rounds(reports: list[RoundReport]) -> str:
     return in_markdown(Table("rounds", "Rounds", headings, rows, NOTE + widened)) + "\n"
 
 
-def _measured(tasks: list[TaskResult], at_best: list[AtBest]) -> str:
+def _measured(tasks: list[TaskResult], at_best: list[AtBest], file: str) -> str:
     """Tabulate accuracy on the recipe's tasks, beside the base model's."""
     if not tasks:
         return "## Measured\n\nNo task was measured.\n"
@@ -95,6 +106,7 @@ def _measured(tasks: list[TaskResult], at_best: list[AtBest]) -> str:
     chosen_on = any(task.chosen_on for task in tasks)
     chose = "but they chose the round, so that gains are flattered" if chosen_on else "and others chose the round"
     note = f"With 95 % intervals, gains in points. Nothing learned from these problems, {chose}."
+    note += f" Measured was {file}, not what is here." if file else ""
     table = in_markdown(Table("measured", "Measured", ["task", "problems", *kinds, "cut off"], rows, note))
     return "\n".join([table, "", *(f"- {line}" for line in cooling_lines(at_best)), ""])
 

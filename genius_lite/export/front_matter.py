@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 _TASK = "text-generation"
 
 
-def front_matter(base: Base, reports: list[RoundReport]) -> str:
+def front_matter(base: Base, reports: list[RoundReport], measured: str = "") -> str:
     """Write the YAML that a card begins with.
 
     Args:
         reports: of the rounds up to the one that the card is of; none of the base model.
+        measured: the file that was measured, where the card is of others.
     """
     from huggingface_hub import ModelCardData
 
     license_name, hub = base.gguf.metadata.get("general.license"), HubSource.of(base)
-    measured = eval_results(reports[-1].evaluation) if reports else []
+    measured = eval_results(reports[-1].evaluation, measured) if reports else []
     card = ModelCardData(
         library_name="genius-lite",
         tags=["genius", "self-training", "gguf"],
@@ -39,7 +40,7 @@ def front_matter(base: Base, reports: list[RoundReport]) -> str:
     return f"---\n{card.to_yaml()}\n---\n"
 
 
-def eval_results(tasks: list[TaskResult]) -> list[EvalResult]:
+def eval_results(tasks: list[TaskResult], measured: str = "") -> list[EvalResult]:
     """Return accuracies and gains as the hub knows them, in percent and points, the intervals in name and `args`.
 
     Only of problems that reported: what chose the round too would flatter it, and stands in the card's text alone.
@@ -59,12 +60,13 @@ def eval_results(tasks: list[TaskResult]) -> list[EvalResult]:
             if value is None:
                 continue
             ends = interval(value) if kind == "accuracy" else gain(value).partition(" ")[2]
+            of_which = f", of {measured}" if measured else ""
             result = EvalResult(
                 task_type=_TASK,
                 dataset_type=name.removeprefix(Prefix.HUB),
                 dataset_name=name,
                 metric_type=kind,
-                metric_name=f"{what}, 95 % interval {ends}",
+                metric_name=f"{what}, 95 % interval {ends}{of_which}",
                 metric_value=_percent(value.estimate),
                 metric_args={"low": _percent(value.low), "high": _percent(value.high), **problems, **more},
             )

@@ -15,7 +15,10 @@ from genius_lite.errors import UserError
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 
-_ABSOLUTE = re.compile(r"(?<![\w/.:])(?:[A-Za-z]:[\\/]+|/)[\w.+@-]{1,200}(?:[\\/]+[\w.+@-]{1,200})+")
+_ABSOLUTE = re.compile(  # `file:///x/y` and `model:/x/y` are paths, `https://x/y` is none
+    r"(?:(?<![\w/.:])[A-Za-z]:[\\/]+|(?:(?<![\w/.:])|(?<=\bfile://)|(?<=\w:)(?!//))/)"
+    r"[\w.+@-]{1,200}(?:[\\/]+[\w.+@-]{1,200})+"
+)
 _SYSTEM = {"usr", "bin", "sbin", "etc", "dev", "proc", "sys", "lib", "lib64", "boot", "Windows"}
 """Folders that are on every machine."""
 _KEY = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.segment import SegmentLines
 
 from genius_lite.evaluate.guard import guard_status
-from genius_lite.evaluate.record import read_evaluation
+from genius_lite.evaluate.record import read_scores
 from genius_lite.evaluate.results import mean_score
 from genius_lite.evaluate.selection import RoundScore, select_checkpoint
 from genius_lite.progress import Stage
@@ -160,18 +160,18 @@ def _rows(run: RunFolder, reports: list[RoundReport], board: RunState) -> list[d
     if reports:
         base = [table_row(RoundReport(0, score=reports[0].base_score))]
     elif not base and run.base.done(Stage.EVALUATE):
-        base = [table_row(RoundReport(0, score=mean_score(read_evaluation(run.base).scores)))]
+        base = [table_row(RoundReport(0, score=mean_score(read_scores(run.base))))]
     return base + [table_row(report) for report in reports]
 
 
 def _best(run: RunFolder, reports: list[RoundReport], rounds: int) -> int | None:
-    """Choose the best round by the files of those that are finished: a run that was killed did not come to say."""
+    """Say the best round; of a run that was killed before it came to say, by the files of those that are finished."""
+    if run.best is not None:
+        return run.best
     if not run.base.done(Stage.EVALUATE):
         return None
     found = [(0, False), *((report.round, report.halted) for report in reports)]
-    standings = [
-        RoundScore(number, read_evaluation(run.round(number), run.base).scores, halted) for number, halted in found
-    ]
+    standings = [RoundScore(number, read_scores(run.round(number), run.base), halted) for number, halted in found]
     return select_checkpoint(Evaluate(), rounds, standings).best
 
 

@@ -145,13 +145,15 @@ def print_summary(summary: Summary, console: Console) -> None:
         console.print(f"Report:      {page}", soft_wrap=True)
 
 
-_TOLD = {"better": "than", "better when sampled": "than", "worse": "than", "not told apart": "from"}
+_TOLD = {"better": "than", "better when sampled": "than", "worse": "than", "worse when sampled": "than"}
+_TOLD |= {"not told apart": "from"}
 
 
 def verdict(summary: Summary) -> str:
     """Say in one sentence whether the best round answers better than the base model; "" where that is the best.
 
     By the mean of sampled and greedy accuracy; where that tells nothing, by the sampled one, beside the greedy one.
+    Both stand beside the mean where one of them surely went another way than it.
     """
     best = next((report for report in summary.rounds if report.round == summary.best), None)
     if not best:  # the base model, or a stranger's folder, whose files may not go together
@@ -175,18 +177,27 @@ def verdict(summary: Summary) -> str:
 
 
 def _how(task: TaskResult, gain: Interval) -> str:
-    if gain.low > 0 or gain.high < 0:
-        return "better" if gain.low > 0 else "worse"
     sampled, greedy = task.sampled_gain, task.greedy_gain
-    return "better when sampled" if sampled and greedy and sampled.low > 0 <= greedy.high else "not told apart"
+    if _surely(gain) or not (sampled and greedy and _surely(sampled)) or {_surely(sampled), _surely(greedy)} == _APART:
+        return _surely(gain) or "not told apart"
+    return f"{_surely(sampled)} when sampled"
+
+
+_APART = {"better", "worse"}
+
+
+def _surely(gain: Interval) -> str:
+    return "better" if gain.low > 0 else "worse" if gain.high < 0 else ""
 
 
 def _told(task: TaskResult, how: str) -> str:
-    if how == "better when sampled" and task.sampled:
+    if how.endswith(" when sampled") and task.sampled:
         right = f"{texts.percent(task.sampled.estimate, 1)} right at temperature {task.temperature:g}"
         return f"{task.task} ({right}, {texts.gain(task.sampled_gain)} points; greedily {texts.gain(task.greedy_gain)})"
-    right = texts.percent(task.judged.estimate, 1)
-    return f"{task.task} ({right} right, {texts.gain(task.judged_gain)} points)"
+    sampled, greedy, beside = task.sampled_gain, task.greedy_gain, ""
+    if sampled and greedy and {_surely(sampled), _surely(greedy)} - {"", how}:
+        beside = f"; sampled {texts.gain(sampled)}, greedily {texts.gain(greedy)}"
+    return f"{task.task} ({texts.percent(task.judged.estimate, 1)} right, {texts.gain(task.judged_gain)} points{beside})"
 
 
 def choice_lines(summary: Summary) -> list[str]:
@@ -195,7 +206,8 @@ def choice_lines(summary: Summary) -> list[str]:
     if not summary.best:
         lines.append("No round was let pass that is not worse than the base model, which is what was exported.")
     elif (rounds := len(summary.rounds)) > 1:
-        lines.append(f"Round {summary.best} of {rounds} is the latest that is not worse than one before it.")
+        passed = "the guard let pass and " if summary.halted else ""
+        lines.append(f"Round {summary.best} of {rounds} is the latest that {passed}is not worse than one before it.")
     return lines
 
 

@@ -179,7 +179,7 @@ class _Shelf:
                     inside = (e for e in entries(self.path) if e.is_dir(follow_symlinks=False))
                     found = [(e.name, Path(e.path)) for e in inside if changed(Path(e.path, folder.RECIPE))]
                 found.sort(key=lambda run: max(changed(run[1] / n) for n in _OF_WORK), reverse=True)
-                self._found = {name.encode("utf-8", "replace").decode(): path for name, path in found}
+                self._found = {name.encode("utf-8", "backslashreplace").decode(): path for name, path in found}
             return self._found
 
     def page(self, name: str, runs: dict[str, Path]) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from genius_lite.cli.runs import HALTED
 from genius_lite.report.summary import points
 from genius_lite.results.evaluation import Interval
 from genius_lite.rundir.reader import RunFolder
@@ -45,13 +46,17 @@ def main() -> None:
 
 
 def run(folder: Path, seed: int) -> None:
-    """Draw the files of a seed and run the quickstart on them; a run that is finished is left as it is."""
-    if (folder / "run" / "summary.json").exists():
-        return
+    """Draw the files of a seed and run the quickstart on them; a run that is finished is left as it is.
+
+    Raises:
+        CalledProcessError: the run failed, or is another recipe's, and says so; one that the guard halts did not fail.
+    """
     subprocess.run([sys.executable, RECIPES / "quickstart.py", "--seed", str(seed), "--out", folder], check=True)
     shutil.copy(RECIPES / "quickstart.yaml", folder)
     command = ["run", folder / "quickstart.yaml", "--set", f"seed={seed}", "--out", folder / "run"]
-    subprocess.run([sys.executable, "-m", "genius_lite", *command], check=True)
+    done = subprocess.run([sys.executable, "-m", "genius_lite", *command], check=False)
+    if done.returncode != HALTED:
+        done.check_returncode()
 
 
 def figures(folder: Path, seed: int) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
+from genius_lite.export.bundle import RunRound
+from genius_lite.export.card import model_card
 from genius_lite.export.front_matter import eval_results
 from genius_lite.results.evaluation import Interval, TaskResult
 from tests.support.cli import RECIPE, genius
@@ -193,9 +195,37 @@ def test_figures_are_in_percent_with_their_intervals():
     assert gained.metric_name.endswith("points, sampled at temperature 1, 95 % interval [+1.3, +13.0]")
     assert eval_results([measured(chosen_on=True)]) == []
     assert eval_results([]) == []
+    assert eval_results([measured()], "x")[0].metric_name.endswith(" [17.0, 21.3], of x")
 
 
 def test_a_card_without_measurements_has_no_index(project, tmp_path):
     done = genius("export", "runs/r", "--round", 0, "--to", tmp_path / "base", cwd=project)
     assert done.returncode == 0, done.stderr
     assert "model-index" not in (tmp_path / "base" / "README.md").read_text()
+
+
+def test_a_card_of_another_file_than_the_measured_one_says_so(project, tmp_path):
+    own = (project / "runs/r/export/README.md").read_text()
+    assert "not what is here" not in own
+    for name, *more in (("type", "--type", "Q8_0"), ("lora", "--format", "lora-gguf")):
+        done = genius("export", "runs/r", *more, "--to", tmp_path / name, cwd=project)
+        assert done.returncode == 0, done.stderr
+        card = (tmp_path / name / "README.md").read_text()
+        kind = re.search(r"Measured was (the run's own \w+ file), not what is here\.", card)
+        assert kind, card
+        results = ModelCard(card).data.eval_results
+        assert results and all(result.metric_name.endswith(f", of {kind[1]}") for result in results)
+
+
+@pytest.mark.parametrize(
+    ("learner", "said"),
+    [
+        ({"loss": "aco"}, "learned with advantage-calibrated optimization. No"),
+        ({"loss": "sft"}, "learned from the preferred responses alone (`sft`, which is not the method's own loss). No"),
+        ({"loss": "dpo", "sft_weight": 1.0}, "learned with the loss `dpo`, not the method's own, with a term of SFT"),
+        ({"loss": "<b>"}, "an adapter learned from them. No"),
+    ],
+)
+def test_a_card_names_the_loss(project, learner, said):
+    base = RunRound.of(project / "runs/r", 0).base
+    assert said in model_card(base, 1, [], {"queries": "3, x", "learner": learner}, {}, [], "")

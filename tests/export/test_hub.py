@@ -173,10 +173,12 @@ def writer_of(key: str, value: str):
         ("README.md", "You are Mirabel's helper.", "`Mirabel`, a user's name"),
         ("README.md", "mail mirabel@example.org", "a user's name"),
         ("notes.txt", "hf_" + "x" * 34, "a key of the hub"),
+        ("notes.txt", "from file://{here}/x.jsonl", "a path of this machine"),
+        ("notes.txt", "gguf:{here}/x.gguf", "a path of this machine"),
     ],
 )
 def test_what_is_private_is_not_given_away(at_home, tmp_path, name, text, found):
-    (at_home / name).write_text(text.format(home=Path.home(), other=tmp_path))
+    (at_home / name).write_text(text.format(home=Path.home(), other=tmp_path, here=Path(__file__).parent))
     with pytest.raises(UserError, match=f"^{name} has .*{found}.*nothing is uploaded") as e:
         refuse_private(at_home, tmp_path / "run", REPOSITORY)
     assert "\n" not in str(e.value)

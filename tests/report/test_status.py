@@ -16,6 +16,7 @@ from genius_lite.errors import UserError
 from genius_lite.progress import Stage
 from genius_lite.report.state import RunState, Work
 from genius_lite.report.status import look, print_status
+from genius_lite.results.evaluation import GREEDY, Response
 from genius_lite.results.rounds import Summary
 from genius_lite.rundir.reader import RunFolder
 from tests.support.reports import REPORT, SIGNALS, TRAINING
@@ -156,6 +157,16 @@ def test_what_no_process_of_a_run_leaves_behind_says_nothing(folder, left, capsy
     found = look(folder)
     print_status(found, Console(width=80))
     assert (found.state, found.board.rows[-1]["round"]) == ("interrupted", 1)
+
+
+def test_no_interval_is_computed_to_say_where_a_run_stands(folder, monkeypatch):
+    """Of hundreds of problems they take seconds, and a folder of runs is looked at as a whole."""
+    response = Response("t", "p", GREEDY, "4", 2, "end", 1.0)
+    (folder / "round-0/evaluation/responses.jsonl").write_bytes(msgspec.json.encode(response) + b"\n")
+    monkeypatch.setattr("genius_lite.evaluate.results._result", lambda *_: pytest.fail("intervals are computed"))
+    assert look(folder).board.best == 0
+    _write(folder / "best.json", {"round": 1, "stopped": None})
+    assert look(folder).board.best == 1, "the run has said so itself"
 
 
 def test_a_finished_run_names_its_model(folder):

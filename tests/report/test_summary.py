@@ -6,9 +6,10 @@ import pytest
 from rich.console import Console
 
 from genius_lite.recipe import TaskSource
-from genius_lite.report.summary import print_results, print_summary, verdict
+from genius_lite.report.summary import choice_lines, print_results, print_summary, verdict
 from genius_lite.results.evaluation import Interval, TaskResult
 from genius_lite.results.rounds import RoundReport, Summary
+from genius_lite.text import gain
 
 SURE = Interval(1.0, 0.2, 1.0)
 RESULT = TaskResult("t", 1, 0, 0.0, 5.0, SURE, None, SURE)
@@ -79,6 +80,8 @@ def test_where_the_base_model_is_the_best_nothing_is_said_of_a_round(capsys):
         (BETTER, SAME, BETTER, "Better than the base model on t ("),
         (SAME, BETTER, SAME, "Not told apart from"),
         (BETTER, WORSE, WORSE, "Worse than"),
+        (WORSE, SAME, SAME, "Worse than the base model when sampled on t ("),
+        (WORSE, BETTER, SAME, "Not told apart from"),
     ],
 )
 def test_what_only_sampled_answers_show_is_said_so_beside_the_greedy_ones(sampled, greedy, judged, begins):
@@ -86,6 +89,22 @@ def test_what_only_sampled_answers_show_is_said_so_beside_the_greedy_ones(sample
     task = TaskResult("t", 50, 4, 0.0, 5.0, SURE, Interval(0.3, 0.2, 0.4), Interval(0.5, 0.4, 0.6), **of_kinds)
     run = Summary("runs/r", "m.gguf", 1, None, False, 9, 0, [RoundReport(1, evaluation=[task])])
     assert verdict(run).startswith(begins)
-    if "when sampled" in begins:
+    beside = f"; sampled {gain(sampled)}, greedily {gain(greedy)})."
+    of_two_ways = {sampled.estimate > 0, greedy.estimate > 0} == {True, False} or "Not told" in begins
+    assert verdict(run).endswith(beside) == (of_two_ways and "when sampled" not in begins), verdict(run)
+    if "Better than the base model when sampled" in begins:
         figures = "(30.0 % right at temperature 1, +20.0 [+10.0, +30.0] points; greedily +1.0 [−10.0, +10.0])"
         assert verdict(run) == f"Better than the base model when sampled on t {figures}."
+
+
+def test_where_a_better_mean_hides_worse_likeliest_answers_both_are_told():
+    of_kinds = {"sampled_gain": BETTER, "greedy_gain": WORSE, "judged_gain": BETTER}
+    task = TaskResult("t", 50, 4, 0.0, 5.0, SURE, SURE, SURE, **of_kinds)
+    told = verdict(Summary("r", "m.gguf", 1, None, False, 9, 0, [RoundReport(1, evaluation=[task])]))
+    assert told.endswith("points; sampled +20.0 [+10.0, +30.0], greedily −20.0 [−30.0, −10.0]).")
+
+
+@pytest.mark.parametrize(("halted", "passed"), [(True, "the guard let pass and "), (False, "")])
+def test_a_later_round_that_the_guard_halted_is_not_called_worse(halted, passed):
+    run = Summary("r", "m.gguf", 1, None, halted, 9, 0, [RoundReport(1), RoundReport(2)])
+    assert choice_lines(run) == [f"Round 1 of 2 is the latest that {passed}is not worse than one before it."]
