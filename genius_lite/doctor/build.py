@@ -34,7 +34,9 @@ _ILLEGAL = (-signal.SIGILL, 0xC000001D)  # how a process ends that comes to an i
 def look_at_llama(version: str, maker: str) -> Iterator[Finding]:
     """Judge the llama.cpp that is installed, on a machine with a GPU of some maker ("" without one)."""
     if fault := unloadable():
-        return broken(version, fault, maker, Path(sysconfig.get_path("purelib")), cpu_flags(_CPU), _ELSEWHERE in os.environ)
+        return broken(
+            version, fault, maker, Path(sysconfig.get_path("purelib")), cpu_flags(_CPU), _ELSEWHERE in os.environ
+        )
     import llama_cpp as library
 
     from genius_lite.sampler.llama import amx_broken

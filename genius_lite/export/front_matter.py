@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 _TASK = "text-generation"
 
 
-def front_matter(base: Base, reports: list[RoundReport], measured: str = "") -> str:
+def front_matter(base: Base, reports: list[RoundReport], file: str = "") -> str:
     """Write the YAML that a card begins with.
 
     Args:
         reports: of the rounds up to the one that the card is of; none of the base model.
-        measured: the file that was measured, where the card is of others.
+        file: the one that was measured, where the card is of others.
     """
     from huggingface_hub import ModelCardData
 
     license_name, hub = base.gguf.metadata.get("general.license"), HubSource.of(base)
-    measured = eval_results(reports[-1].evaluation, measured) if reports else []
+    measured = eval_results(reports[-1].evaluation, file) if reports else []
     card = ModelCardData(
         library_name="genius-lite",
         tags=["genius", "self-training", "gguf"],

@@ -197,7 +197,8 @@ def _told(task: TaskResult, how: str) -> str:
     sampled, greedy, beside = task.sampled_gain, task.greedy_gain, ""
     if sampled and greedy and {_surely(sampled), _surely(greedy)} - {"", how}:
         beside = f"; sampled {texts.gain(sampled)}, greedily {texts.gain(greedy)}"
-    return f"{task.task} ({texts.percent(task.judged.estimate, 1)} right, {texts.gain(task.judged_gain)} points{beside})"
+    right = texts.percent(task.judged.estimate, 1)
+    return f"{task.task} ({right} right, {texts.gain(task.judged_gain)} points{beside})"
 
 
 def choice_lines(summary: Summary) -> list[str]:

@@ -110,7 +110,8 @@ def application(path: Path, token: str) -> Starlette:
     # Plain functions, which starlette runs in threads.
     def root(request: Request) -> Response:
         for name in shelf.runs():
-            return RedirectResponse(f"{quote(name, safe='')}/")
+            here = "" if request.url.path.endswith("/") else f"{token}/"  # an address that was copied without its end
+            return RedirectResponse(f"{here}{quote(name, safe='')}/")
         raise HTTPException(404)
 
     def whole(request: Request) -> Response:
@@ -151,7 +152,7 @@ def application(path: Path, token: str) -> Starlette:
 
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=list(_NAMES), www_redirect=False)
     app = Starlette(
-        routes=[Route("/{_}/", root), Route("/{_}/{run}/", whole), Route("/{_}/{run}/live", live)],
+        routes=[Route("/{_}", root), Route("/{_}/", root), Route("/{_}/{run}/", whole), Route("/{_}/{run}/live", live)],
         middleware=[hosts, Middleware(Guarded)],
     )
     app.router.redirect_slashes = False

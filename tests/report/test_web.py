@@ -8,6 +8,7 @@ import http.client
 import os
 import platform
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import filelock
 import msgspec
@@ -27,7 +28,7 @@ import pytest
 from genius_lite.progress import Stage
 from genius_lite.report import live
 from genius_lite.report.state import Histogram, Memory, RunState, SampleRollout, Work
-from genius_lite.report.web import listening
+from genius_lite.report.web import _Shelf, listening
 from genius_lite.results.rounds import Summary
 from tests.report.conftest import open_all
 from tests.support.cli import RECIPE, genius
@@ -146,6 +147,11 @@ def test_who_does_not_know_the_token_finds_nothing(run):
         for path in (f"/{token}/", f"/{token}/a%20run/", f"/{token}/a%20run/live"):
             for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
                 assert ask(address, path, method)[0] == 405
+        for path in (f"/{token}", f"/{token}/"):
+            assert (
+                urljoin(address[:-1] + path[len(token) + 1 :], ask(address, path)[1]["location"])
+                == f"{address}a%20run/"
+            )
         status, headers, text = ask(address, page_of(address), "HEAD")
         assert (status, text, headers["content-type"]) == (200, "", "text/html; charset=utf-8")
 
@@ -275,6 +281,13 @@ def test_a_strangers_folder_is_only_looked_at(run, tiny_llama):
     assert "2 values from" in text
     with filelock.FileLock(run / "lock", timeout=0):
         pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_names_that_are_no_text_stay_two(run):
+    for byte in (b"\xfe", b"\xff"):
+        shutil.copytree(run, os.fsdecode(os.fsencode(run) + byte))
+    assert sorted(_Shelf(run.parent).runs()) == ["a run", "a run\\udcfe", "a run\\udcff"]
 
 
 def _with_report(address: str, name: str) -> str:
