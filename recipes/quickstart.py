@@ -1,7 +1,7 @@
 """Write the quickstart's questions: `python recipes/quickstart.py [--seed N] [--out FOLDER]`.
 
 Addition in a sentence: questions without answers to learn from, and others of the same kind with answers to measure by.
-No two of them add the same numbers in the same order. The files beside this one are those of seed 0.
+No two of them add the same numbers. The files beside this one are those of seed 0.
 """
 
 import argparse
@@ -18,9 +18,11 @@ QUESTIONS, PROBLEMS = 40, 60
 
 def problems(seed: int) -> list[dict[str, str]]:
     """Return the questions of a seed with their answers: `QUESTIONS` to learn from, then `PROBLEMS` to measure by."""
-    draw = random.Random(seed)
-    sums = draw.sample(list(itertools.product(range(3, 21), range(2, 13))), QUESTIONS + PROBLEMS)
-    return [_problem(draw, first, more) for first, more in sums]
+    draw, different = random.Random(seed), dict[frozenset[int], tuple[int, int]]()
+    sums = list(itertools.product(range(3, 21), range(2, 13)))
+    for first, more in draw.sample(sums, len(sums)):
+        different.setdefault(frozenset((first, more)), (first, more))  # 5 + 7 is 7 + 5
+    return [_problem(draw, *numbers) for numbers in [*different.values()][: QUESTIONS + PROBLEMS]]
 
 
 def _problem(draw: random.Random, first: int, more: int) -> dict[str, str]:
