@@ -85,7 +85,7 @@ def llama_cpp(
     Args:
         cpu: instruction sets of the processor, as Linux names them.
         maker: of the machine's GPU, "" without one.
-        amx_broken: it has AMX kernels that do not work, see `sampler/amx.py`.
+        amx_broken: it has AMX kernels that do not work, see `sampler/llama.py`.
     """
     yield Finding("llama.cpp", f"{version}, built with {' '.join(features)}; {listed(cards) or 'no GPU'}")
     mend = rebuild(*_for_cpu(cpu), *_for_gpu(maker))

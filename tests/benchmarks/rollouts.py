@@ -151,6 +151,11 @@ async def soak(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
     }
 
 
+def _repacking() -> list[str]:
+    """Options with which llama.cpp's programs do without repacked weights where our engine does."""
+    return ["--no-repack"] if amx_broken() else []
+
+
 def batched_bench(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
     """llama-batched-bench: text generation at the same batch, context and KV mode."""
     program = a.batched_bench or shutil.which("llama-batched-bench")
@@ -161,7 +166,7 @@ def batched_bench(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]
     command += ["-npp", prompt, "-ntg", GENERATED, "-npl", a.slots, "--output-format", "jsonl"]
     command += ["-kvu"] if a.kv_unified else ["-no-kvu"]
     command += ["-ngl", 999] if gpus() else []
-    command += ["--no-repack"] if amx_broken() else []  # as our engine does without
+    command += _repacking()
     result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
     row = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))
     return {"tokens_per_s": row["speed_tg"], "prefill_tokens_per_s": row["speed_pp"]}
@@ -189,7 +194,7 @@ def server(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [program, "-m", a.model, "-c", a.context * a.slots, "-np", a.slots, "-t", a.threads, "--port", port]
-    command += ["--no-repack"] if amx_broken() else []
+    command += _repacking()
     process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
