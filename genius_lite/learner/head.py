@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from genius_lite.errors import UserError
-from genius_lite.hardware import compute_in_bf16
 from genius_lite.learner.footprint import SLICE_BYTES
+from genius_lite.learner.products import factors_in_bf16
 
 _LIKE = 0.02  # of their size, that logits may be off: 16 bits make less of it, a factor or a bound more
 
@@ -141,26 +140,40 @@ def token_logps(head: Head, hidden_SD: torch.Tensor, tokens_S: torch.Tensor) -> 
 
 def _product(hidden_SD: torch.Tensor, rows_CD: torch.Tensor) -> torch.Tensor:
     """Multiply `hidden @ rows.T` in fp32, whatever both are in; in slices, if they must be widened for it."""
-    if hidden_SD.dtype == rows_CD.dtype != torch.float32:
-        if hidden_SD.is_cuda and torch.version.cuda:  # not on ROCm
-            return torch.mm(hidden_SD, rows_CD.T, out_dtype=torch.float32)
-        if hidden_SD.device.type == "cpu" and hidden_SD.dtype == torch.bfloat16 and _rounds_once():
-            # What the rounding of a product has taken away is the same product, less itself. With AMX that takes a
-            # fifth of the time of one in fp32.
-            near_SC = hidden_SD @ rows_CD.T
-            return near_SC.float().sub_(torch.addmm(near_SC, -hidden_SD, rows_CD.T))
+    narrow = hidden_SD.dtype == rows_CD.dtype != torch.float32
+    if narrow and hidden_SD.is_cuda and torch.version.cuda:  # not on ROCm
+        return torch.mm(hidden_SD, rows_CD.T, out_dtype=torch.float32)
     return hidden_SD.float() @ rows_CD.float().T
 
 
-@cache
-def _rounds_once() -> bool:
-    """Try whether this CPU multiplies bf16 natively, and adds to a product what is given before it is rounded."""
-    if not compute_in_bf16("cpu"):
-        return False
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(64, 256, generator=generator).bfloat16() for _ in range(2))
-    exact, near = a.double() @ b.double().T, a @ b.T
-    return bool((torch.addmm(near, -a, b.T) - (near - exact)).abs().max() < 0.01 * (near - exact).abs().max())
+def _walk(
+    head: Head, hidden_SD: torch.Tensor, tokens_S: torch.Tensor, mean_SD: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Walk the vocabulary; the largest logit, the sum of exp(logit - largest), and the logits of the tokens, all (S,).
+
+    Args:
+        mean_SD: zeros, to which the rows are added, each times its exp(logit - largest) and the slope of the bound.
+    """
+    top_S = torch.full((len(hidden_SD),), -torch.inf, device=hidden_SD.device)
+    sum_S, found_S = torch.zeros_like(top_S), torch.zeros_like(top_S)
+    for start, stop in head.slices(len(hidden_SD)):
+        rows_CD = head.rows(start, stop)
+        if rows_CD.device.type == "cpu":
+            rows_CD = rows_CD.float()  # once for both products
+        logits_SC = head.logits(hidden_SD, rows_CD, start)
+        here = ((tokens_S >= start) & (tokens_S < stop)).nonzero()[:, 0]
+        found_S[here] = logits_SC[here, tokens_S[here] - start]
+        larger_S = torch.maximum(top_S, logits_SC.amax(dim=1))
+        slope_SC = head.slope(logits_SC) if mean_SD is not None else None
+        weight_SC, scale_S = logits_SC.sub_(larger_S[:, None]).exp_(), (top_S - larger_S).exp_()
+        sum_S = sum_S * scale_S + weight_SC.sum(dim=1)
+        if mean_SD is not None:
+            if slope_SC is not None:
+                weight_SC *= slope_SC
+            # Rounded with the weights' type: that makes a gradient a little noisier, and hides nothing from it.
+            mean_SD.mul_(scale_S[:, None]).add_(weight_SC.to(rows_CD.dtype) @ rows_CD)
+        top_S = larger_S
+    return top_S, sum_S, found_S
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -174,24 +187,10 @@ class _TokenLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden_SD: torch.Tensor, tokens_S: torch.Tensor, head: Head, wanted: bool) -> torch.Tensor:
-        top_S = torch.full((len(hidden_SD),), -torch.inf, device=hidden_SD.device)
-        sum_S, found_S = torch.zeros_like(top_S), torch.zeros_like(top_S)
         mean_SD = torch.zeros(hidden_SD.shape, device=hidden_SD.device) if wanted else None
-        for start, stop in head.slices(len(hidden_SD)):
-            rows_CD = head.rows(start, stop)
-            logits_SC = head.logits(hidden_SD, rows_CD, start)
-            here = ((tokens_S >= start) & (tokens_S < stop)).nonzero()[:, 0]
-            found_S[here] = logits_SC[here, tokens_S[here] - start]
-            larger_S = torch.maximum(top_S, logits_SC.amax(dim=1))
-            slope_SC = head.slope(logits_SC) if wanted else None
-            weight_SC, scale_S = logits_SC.sub_(larger_S[:, None]).exp_(), (top_S - larger_S).exp_()
-            sum_S = sum_S * scale_S + weight_SC.sum(dim=1)
-            if mean_SD is not None:
-                if slope_SC is not None:
-                    weight_SC *= slope_SC
-                # Rounded with the weights' type: that makes a gradient a little noisier, and hides nothing from it.
-                mean_SD.mul_(scale_S[:, None]).add_(weight_SC.to(rows_CD.dtype) @ rows_CD)
-            top_S = larger_S
+        given_SD = hidden_SD.float() if hidden_SD.device.type == "cpu" else hidden_SD
+        with factors_in_bf16(hidden_SD.dtype == torch.bfloat16):
+            top_S, sum_S, found_S = _walk(head, given_SD, tokens_S, mean_SD)
         if mean_SD is not None:
             slope_S, rows_SD = head.slope(found_S), head.rows_of(tokens_S).float()
             gradient_SD = rows_SD if slope_S is None else rows_SD * slope_S[:, None]

@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from genius_lite.hardware import Device, Precision, compute_in_bf16
 from genius_lite.learner.attention import mark
 from genius_lite.learner.head import Head, Int8Embedding, require_known, token_logps
+from genius_lite.learner.layers import keep_less
 from genius_lite.learner.packing import Inputs, Response, rows, trees
 from genius_lite.learner.rounding import round_once, widened
 from genius_lite.learner.targets import target_modules
@@ -133,6 +134,7 @@ def _prepared(policy: Any) -> Any:
             if isinstance(value, float) and ("dropout" in name or (name == "p" and isinstance(module, _DropoutNd))):
                 setattr(module, name, 0.0)
     round_once(policy)
+    keep_less(policy.get_base_model())
     return policy
 
 

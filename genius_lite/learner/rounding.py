@@ -62,8 +62,8 @@ class _Adapted(torch.autograd.Function):
         low_TR = x_TD @ a_RD.T
         ctx.save_for_backward(x_TD, low_TR, a_RD, b_OR)
         ctx.base, ctx.scale = base, scale
-        result_TO = torch.addmm(low_TR @ b_OR.T, x_TD, _weight(base, x_TD.dtype).T)
-        return result_TO if base.bias is None else result_TO + base.bias.to(x_TD.dtype)
+        result_TO = (low_TR @ b_OR.T).addmm_(x_TD, _weight(base, x_TD.dtype).T)
+        return result_TO if base.bias is None else result_TO.add_(base.bias.to(x_TD.dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -72,7 +72,7 @@ class _Adapted(torch.autograd.Function):
         to_a_RD, to_b_OR = (to_low_TR.T @ x_TD).float(), ctx.scale * (gradient_TO.T @ low_TR).float()
         if not ctx.needs_input_grad[0]:
             return None, to_a_RD, to_b_OR, None, None
-        to_x_TD = torch.addmm(to_low_TR @ a_RD, gradient_TO, _weight(ctx.base, gradient_TO.dtype))
+        to_x_TD = (to_low_TR @ a_RD).addmm_(gradient_TO, _weight(ctx.base, gradient_TO.dtype))
         return to_x_TD, to_a_RD, to_b_OR, None, None
 
 

@@ -79,7 +79,7 @@ def test_the_gradient_is_that_of_the_plain_layer(tiny, small, precision):
     policy = small(tiny.hf_checkpoint, precision)
     ours = gradients(policy)
     for module in policy.modules():
-        if isinstance(module.forward, partial):
+        if isinstance(module.forward, partial) and module.forward.func is rounding._adapted:
             module.forward = module.forward.args[1]
     theirs = gradients(policy)
     assert len(ours) == len(theirs)

@@ -1,0 +1,50 @@
+"""Products of bf16 numbers that are summed up and kept in fp32, on a CPU that multiplies bf16 natively.
+
+torch gives a product of bf16 matrices in bf16 there, and one of fp32 matrices takes four times as long. oneDNN can do
+what lies between, if it is allowed to round the factors: of numbers that bf16 has, nothing is lost by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+
+from genius_lite.hardware import compute_in_bf16
+
+
+@contextmanager
+def factors_in_bf16(allowed: bool = True) -> Iterator[None]:
+    """Have products of fp32 matrices on a CPU round their factors to bf16 inside, if that is quicker there.
+
+    Args:
+        allowed: False leaves everything as it is.
+    """
+    if not (allowed and _sums_in_fp32()):
+        yield
+        return
+    with _rounded_factors():
+        yield
+
+
+@contextmanager
+def _rounded_factors() -> Iterator[None]:
+    options = torch.backends.mkldnn.matmul
+    before, options.fp32_precision = options.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        options.fp32_precision = before
+
+
+@cache
+def _sums_in_fp32() -> bool:
+    """Try whether this CPU multiplies bf16 natively, and torch (2.9 and later) has it sum up in fp32."""
+    if not (compute_in_bf16("cpu") and hasattr(torch.backends.mkldnn, "matmul")):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(64, 256, generator=generator).bfloat16().float() for _ in range(2))
+    with _rounded_factors():
+        return torch.allclose(a @ b.T, (a.double() @ b.T.double()).float(), atol=1e-3)
