@@ -27,9 +27,9 @@ It grows while packs of other sizes follow. In bf16, of packs of up to 1,507 tok
 """
 
 # What autograd keeps of a token in one layer: bytes for each of its `width` numbers, and for each of the MLP's `inner`
-# ones. Counted by torch's hooks for saved tensors, LoRA on all matrices (SmolLM2-135M, Qwen2.5-0.5B). bf16 is more than
-# half of fp32: norms keep their input in fp32.
-_KEPT = {"fp32": (33, 16), "bf16": (21, 8)}
+# ones. Counted by torch's hooks for saved tensors, LoRA on all matrices (SmolLM2-135M, Qwen2.5-0.5B). Families whose
+# norms and MLPs are not those of Llama keep up to twice as much (see `learner/layers.py`).
+_KEPT = {"fp32": (27, 8), "bf16": (14, 4)}
 _SIZE = {"fp32": 4, "bf16": 2}
 
 

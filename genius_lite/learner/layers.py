@@ -1,7 +1,7 @@
 """Norms and gated layers that keep less for the backward pass, and walk through memory less often.
 
-As transformers writes them, a norm keeps its input in fp32, and `silu(gate) * up` keeps both factors beside `gate`.
-Here they keep what comes in, as it comes in, and compute the rest again. What they compute is the same, rounding and all.
+As transformers writes them, a norm keeps its input in fp32, and `down(silu(gate) * up)` keeps four matrices of the inner
+width, where `gate` and `up` tell the others. What is computed is the same, rounding and all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from torch import nn
 from torch.nn.functional import silu
 from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+from genius_lite.learner.rounding import adapted_gradients, adapted_product, adapter_of, in_computing_type
 
 _SILU = (nn.SiLU, type(ACT2FN["silu"]))
 
@@ -45,7 +47,12 @@ def _normalize(norm: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _feed(mlp: Any, x: torch.Tensor) -> torch.Tensor:
-    return mlp.down_proj(_Gated.apply(mlp.gate_proj(x), mlp.up_proj(x)))
+    gate, up = mlp.gate_proj(x), mlp.up_proj(x)
+    parts = adapter_of(mlp.down_proj)
+    if parts is None:
+        return mlp.down_proj(silu(gate) * up)
+    result: Any = _GatedProduct.apply(*(in_computing_type(y).flatten(0, -2) for y in (gate, up)), *parts)
+    return result.view(*x.shape[:-1], result.shape[-1])
 
 
 class _Normalized(torch.autograd.Function):
@@ -70,18 +77,24 @@ class _Normalized(torch.autograd.Function):
         return n.mul_(mean).sub_(g).mul_(-r).to(x.dtype), None
 
 
-class _Gated(torch.autograd.Function):
-    """`silu(gate) * up`."""
+class _GatedProduct(torch.autograd.Function):
+    """The adapted product (see `adapted_product`) of x = silu(gate) * up, of which `gate` and `up` are kept."""
 
     @staticmethod
-    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(gate, up)
-        return silu(gate).mul_(up)
+    def forward(ctx: Any, gate_TD: torch.Tensor, up_TD: torch.Tensor, *parts: Any) -> torch.Tensor:
+        result_TO, *kept = adapted_product(silu(gate_TD).mul_(up_TD), *parts)
+        ctx.save_for_backward(gate_TD, up_TD, *kept)
+        ctx.base, ctx.scale = parts[2:]
+        return result_TO
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        (gradient,), (gate, up) = gradients, ctx.saved_tensors
-        gate = gate.detach().requires_grad_()
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gate_TD, up_TD, *kept = ctx.saved_tensors
+        gate_TD = gate_TD.detach().requires_grad_()
         with torch.enable_grad():
-            active = silu(gate)
-        return torch.autograd.grad(active, gate, gradient * up)[0], active.detach() * gradient
+            active_TD = silu(gate_TD)
+        x_TD = active_TD.detach() * up_TD
+        to_x_TD, *to_adapter = adapted_gradients(*gradients, x_TD, *kept, ctx.base, ctx.scale)
+        assert to_x_TD is not None
+        (to_gate_TD,) = torch.autograd.grad(active_TD, gate_TD, torch.mul(to_x_TD, up_TD, out=x_TD))
+        return to_gate_TD, to_x_TD.mul_(active_TD.detach()), *to_adapter, None, None

@@ -36,15 +36,26 @@ def round_once(policy: Any) -> None:
 
 def _adapted(layer: Any, plain: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """Compute `x @ W.T + scale * (x @ A.T) @ B.T + bias`, x of any shape with the width last."""
-    base = layer.base_layer
-    if layer.disable_adapters or type(base) not in (nn.Linear, Linear4bit):
+    parts = adapter_of(layer)
+    if parts is None:
         return plain(x)
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    (name,) = layer.active_adapters
-    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-    result: Any = _Adapted.apply(x.to(dtype).flatten(0, -2), a, b, base, layer.scaling[name])
+    result: Any = _Adapted.apply(in_computing_type(x).flatten(0, -2), *parts)
     return result.view(*x.shape[:-1], result.shape[-1])
+
+
+def adapter_of(layer: Any) -> tuple[torch.Tensor, torch.Tensor, Any, float] | None:
+    """Return A, B, the layer under the adapter and the scale; None where nothing is added to a plain product here."""
+    base = getattr(layer, "base_layer", None)
+    if type(base) not in (nn.Linear, Linear4bit) or layer.disable_adapters:
+        return None
+    (name,) = layer.active_adapters
+    return layer.lora_A[name].weight, layer.lora_B[name].weight, base, layer.scaling[name]
+
+
+def in_computing_type(x: torch.Tensor) -> torch.Tensor:
+    """Cast to autocast's type where that is on."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 class _Adapted(torch.autograd.Function):
@@ -58,22 +69,48 @@ class _Adapted(torch.autograd.Function):
     def forward(
         ctx: Any, x_TD: torch.Tensor, a_RD: torch.Tensor, b_OR: torch.Tensor, base: Any, scale: float
     ) -> torch.Tensor:
-        a_RD, b_OR = a_RD.to(x_TD.dtype), (scale * b_OR).to(x_TD.dtype)
-        low_TR = x_TD @ a_RD.T
-        ctx.save_for_backward(x_TD, low_TR, a_RD, b_OR)
+        result_TO, *kept = adapted_product(x_TD, a_RD, b_OR, base, scale)
+        ctx.save_for_backward(x_TD, *kept)
         ctx.base, ctx.scale = base, scale
-        result_TO = (low_TR @ b_OR.T).addmm_(x_TD, _weight(base, x_TD.dtype).T)
-        return result_TO if base.bias is None else result_TO.add_(base.bias.to(x_TD.dtype))
+        return result_TO
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (gradient_TO,), (x_TD, low_TR, a_RD, b_OR) = gradients, ctx.saved_tensors
-        to_low_TR = gradient_TO @ b_OR
-        to_a_RD, to_b_OR = (to_low_TR.T @ x_TD).float(), ctx.scale * (gradient_TO.T @ low_TR).float()
-        if not ctx.needs_input_grad[0]:
-            return None, to_a_RD, to_b_OR, None, None
-        to_x_TD = (to_low_TR @ a_RD).addmm_(gradient_TO, _weight(ctx.base, gradient_TO.dtype))
-        return to_x_TD, to_a_RD, to_b_OR, None, None
+        found = adapted_gradients(*gradients, *ctx.saved_tensors, ctx.base, ctx.scale, ctx.needs_input_grad[0])
+        return *found, None, None
+
+
+def adapted_product(
+    x_TD: torch.Tensor, a_RD: torch.Tensor, b_OR: torch.Tensor, base: Any, scale: float
+) -> tuple[torch.Tensor, ...]:
+    """Compute `x @ W.T + scale * (x @ A.T) @ B.T + bias`.
+
+    Returns:
+        It, and what its gradients need beside x: `x @ A.T`, and A and `scale * B` in the type of x.
+    """
+    a_RD, b_OR = a_RD.to(x_TD.dtype), (scale * b_OR).to(x_TD.dtype)
+    low_TR = x_TD @ a_RD.T
+    result_TO = (low_TR @ b_OR.T).addmm_(x_TD, _weight(base, x_TD.dtype).T)
+    if base.bias is not None:
+        result_TO += base.bias.to(x_TD.dtype)
+    return result_TO, low_TR, a_RD, b_OR
+
+
+def adapted_gradients(
+    gradient_TO: torch.Tensor,
+    x_TD: torch.Tensor,
+    low_TR: torch.Tensor,
+    a_RD: torch.Tensor,
+    b_OR: torch.Tensor,
+    base: Any,
+    scale: float,
+    wanted: bool = True,
+) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """Compute gradients of x, if it is wanted, of A and of B; see `adapted_product`."""
+    to_low_TR = gradient_TO @ b_OR
+    to_a_RD, to_b_OR = (to_low_TR.T @ x_TD).float(), scale * (gradient_TO.T @ low_TR).float()
+    to_x_TD = (to_low_TR @ a_RD).addmm_(gradient_TO, _weight(base, gradient_TO.dtype)) if wanted else None
+    return to_x_TD, to_a_RD, to_b_OR
 
 
 def _weight(base: Any, dtype: torch.dtype) -> torch.Tensor:

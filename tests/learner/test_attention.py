@@ -1,4 +1,4 @@
-"""Attention tree by tree, beside torch's own."""
+"""Attention in blocks, beside torch's own."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ def both(dtype: torch.dtype, heads: int, shared: int) -> list[list[torch.Tensor]
     return found
 
 
+@pytest.mark.parametrize("block", [3, 64])
 @pytest.mark.parametrize(("heads", "shared"), [(4, 4), (6, 2), (3, 1)])
-def test_it_is_the_attention_of_torch(heads, shared):
+def test_it_is_the_attention_of_torch(heads, shared, block, monkeypatch):
+    monkeypatch.setattr(attention, "_ROWS", block)
     ours, theirs = both(torch.float32, heads, shared)
     assert [x.shape for x in ours] == [x.shape for x in theirs]
     for one, other in zip(ours, theirs, strict=True):
@@ -64,14 +66,27 @@ def test_masks_that_are_not_marked_are_left_to_torch():
     assert torch.equal(ours[0], theirs[0])
 
 
-def test_models_attend_tree_by_tree(tiny, monkeypatch):
+def test_blocks_hold_all_that_is_seen_and_little_else(monkeypatch):
+    monkeypatch.setattr(attention, "_ROWS", 3)
+    mask = _additive(_seen(torch.from_numpy(FOREST.end_BT)), torch.float32)
+    seen = torch.zeros(mask.shape[2:], dtype=torch.bool)
+    for block in mark(mask, FOREST.trees).blocks:  # pyright: ignore[reportAttributeAccessIssue]
+        assert any(start <= block.start and block.stop <= end for start, end in FOREST.trees)
+        assert ((block.mask_TN == 0).any(dim=0)).all(), "nothing that no token of it sees"
+        seen[block.start : block.stop, block.seen_N] = block.mask_TN == 0
+    assert torch.equal(seen, mask[0, 0] == 0)
+
+
+def test_models_attend_block_by_block(tiny, monkeypatch):
     asked = []
-    real = attention.scaled_dot_product_attention
+    real = attention._weights
 
-    def noted(query, *arguments, **options):
-        asked.append(query.shape[2])
-        return real(query, *arguments, **options)
+    def noted(query, key, block, scale):
+        asked.append((block.start, block.stop))
+        return real(query, key, block, scale)
 
-    monkeypatch.setattr(attention, "scaled_dot_product_attention", noted)
+    monkeypatch.setattr(attention, "_weights", noted)
     assert takes_trees(_Policy(tiny.model), longest=100)
-    assert asked == [16 + 24 + 12 + 24] * 2 * tiny.model.config.num_hidden_layers
+    end = 16 + 24 + 12 + 24
+    blocks = [(0, 64), (64, end), (end, end + 64), (end + 64, 2 * end)]
+    assert asked == blocks * tiny.model.config.num_hidden_layers

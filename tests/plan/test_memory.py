@@ -86,13 +86,13 @@ def test_frozen_weights(tiny, precision):
 
 
 def test_what_autograd_keeps():
-    # fp32: of a token in a layer 33 bytes for each of 64 numbers and 16 for each of 96.
-    assert kept_bytes(100, 2, 64, 96, in_bf16=False) == 100 * 2 * (33 * 64 + 16 * 96)
-    assert kept_bytes(100, 2, 64, 96, in_bf16=True) == 100 * 2 * (21 * 64 + 8 * 96)
+    # fp32: of a token in a layer 27 bytes for each of 64 numbers and 8 for each of 96.
+    assert kept_bytes(100, 2, 64, 96, in_bf16=False) == 100 * 2 * (27 * 64 + 8 * 96)
+    assert kept_bytes(100, 2, 64, 96, in_bf16=True) == 100 * 2 * (14 * 64 + 4 * 96)
     # Twice: each layer's input (4 bytes a number) and one layer.
-    assert kept_bytes(100, 2, 64, 96, in_bf16=False, twice=2) == 100 * 2 * 64 * 4 + 100 * (33 * 64 + 16 * 96)
+    assert kept_bytes(100, 2, 64, 96, in_bf16=False, twice=2) == 100 * 2 * 64 * 4 + 100 * (27 * 64 + 8 * 96)
     # Of the first layer only its input, of the two others all.
-    assert kept_bytes(100, 3, 64, 96, in_bf16=False, twice=1) == 100 * 64 * 4 + 2 * 100 * (33 * 64 + 16 * 96)
+    assert kept_bytes(100, 3, 64, 96, in_bf16=False, twice=1) == 100 * 64 * 4 + 2 * 100 * (27 * 64 + 8 * 96)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -117,7 +117,7 @@ def test_parts_of_training(tiny_llama):
     shape = Shape.of(gguf_file.read(tiny_llama))
     parts = memory.training_parts(Learner(rank=4), shape, TRAINING, "cpu")
     assert parts["weights"] == 4 * 78_400
-    assert parts["activations"] == int(2.2 * 100 * 2 * (33 * 64 + 16 * 96))
+    assert parts["activations"] == int(2.2 * 100 * 2 * (27 * 64 + 8 * 96))
     # The head's rows are larger than the logits of 60 positions.
     assert parts["head"] == 2 * 4 * 260 * 64
     # The adapter, its gradient and two moments, 4 bytes each.
@@ -147,7 +147,7 @@ def test_precision_goes_by_free_memory(tiny_llama, free, bf16, expected):
 
 def test_activations_are_computed_twice_where_memory_is_short(tiny_llama):
     shape = Shape.of(gguf_file.read(tiny_llama))
-    layer = 100 * (33 * 64 + 16 * 96)
+    layer = 100 * (27 * 64 + 8 * 96)
     frozen = 4 * 78_400  # lie in memory by then
     for kept, twice in ((2 * layer, 0), (2 * layer - 20, 1), (layer + 100 * 64 * 4, 1), (layer, 2)):
         free = frozen + int(2.2 * kept / 0.75) + 2
