@@ -4,8 +4,8 @@ It stands in for transformers' `sdpa` where a mask says which trees it is made o
 and each block is given those tokens of its tree that some token of it sees: of a tree of 724 tokens, three pairs of a
 question, that is a third of all there are. Heads that share keys and values are multiplied with them in one product.
 
-All is fp32, and rounded once at the end. Only in the backward pass of a model in bf16 weights of attention and gradients
-of scores are rounded to bf16 before they are multiplied, as torch's own kernels do.
+All is fp32, and rounded once at the end. Only in the backward pass of a model in bf16 weights of attention and
+gradients of scores are rounded to bf16 before they are multiplied, as torch's own kernels do.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class _InBlocks(torch.autograd.Function):
                 with factors_in_bf16(query_HTD.dtype == torch.bfloat16):
                     weights_KTN = _weights(_queries(query_HTD, block, key_KTD), _seen(key_KTD, block), block, scale)
                 found_KTD = weights_KTN @ _seen(value_KTD, block)
-                result_THD[block.start : block.stop] = found_KTD.view(len(query_HTD), -1, found_KTD.shape[-1]).transpose(0, 1)
+                found_HTD = found_KTD.view(len(query_HTD), -1, found_KTD.shape[-1])
+                result_THD[block.start : block.stop] = found_HTD.transpose(0, 1)
         return result_THD
 
     @staticmethod

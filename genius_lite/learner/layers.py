@@ -1,7 +1,7 @@
 """Norms and gated layers that keep less for the backward pass, and walk through memory less often.
 
-As transformers writes them, a norm keeps its input in fp32, and `down(silu(gate) * up)` keeps four matrices of the inner
-width, where `gate` and `up` tell the others. What is computed is the same, rounding and all.
+As transformers writes them, a norm keeps its input in fp32, and `down(silu(gate) * up)` keeps four matrices of the
+inner width, where `gate` and `up` tell the others. What is computed is the same, rounding and all.
 """
 
 from __future__ import annotations

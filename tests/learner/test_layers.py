@@ -81,7 +81,8 @@ def test_another_activation_is_left_alone():
     class Holder(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.mlp, self.norm = Gemma2MLP(Gemma2Config(hidden_size=8, intermediate_size=8, num_attention_heads=2)), LlamaRMSNorm(8)
+            config = Gemma2Config(hidden_size=8, intermediate_size=8, num_attention_heads=2)
+            self.mlp, self.norm = Gemma2MLP(config), LlamaRMSNorm(8)
 
         def get_decoder(self):
             return self
