@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -91,17 +90,14 @@ def load_base(
         quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
     config = AutoConfig.from_pretrained(hf_checkpoint, trust_remote_code=False)
     _choose_table(config, room)
-    with torch.device("meta"):
-        kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
-    base = kind.from_pretrained(
-        None,
+    base = AutoModelForCausalLM.from_pretrained(
+        hf_checkpoint,
         config=config,
-        state_dict=_tensors(hf_checkpoint),
+        trust_remote_code=False,
         dtype=loaded,
         quantization_config=quantization,
         device_map={"": at or device},
     )
-    base.name_or_path = base.config.name_or_path = str(hf_checkpoint)
     if precision == "nf4":
         _keep_layout(base)
         _shrink_tables(base, compute)
@@ -112,16 +108,6 @@ def load_base(
     base.config.use_cache = False
     require_known(base)
     return base
-
-
-def _tensors(hf_checkpoint: Path) -> dict[str, Any]:
-    """Return the checkpoint's tensors by name, each read when it is asked for.
-
-    transformers maps the file into memory instead. What was copied from it, to another type, stays in memory beside the
-    copies until the last one is made: all weights twice.
-    """
-    files = [safe_open(path, "pt", backend="pread") for path in sorted(hf_checkpoint.glob("model*.safetensors"))]
-    return {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118
 
 
 def _choose_table(config: Any, room: int) -> None:
