@@ -121,7 +121,7 @@ def _expected(r: Round) -> float:
     if known := [timing.amount for timing in before if timing]:
         return known[-1]
     cfg = r.job.recipe.foresight
-    return _SAMPLED * len(r.job.searched) * cfg.beams * cfg.candidates * cfg.steps * cfg.response_tokens
+    return _SAMPLED * len(r.job.searched) * cfg.beams * cfg.candidates * cfg.most_steps * cfg.response_tokens
 
 
 def _files(r: Round, policy: Policy) -> dict[str, _File]:
