@@ -61,7 +61,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One foresight step: its distinct candidates, and which of them were kept.
+    """One foresight step: its distinct candidates, and which of them were kept; none of answers without a search.
 
     `duplicates` repeated a candidate, `dropped` could not matter any more; neither is among the candidates. Where
     `foreseen` is False no future was simulated: the candidates have their beam's value, and make no pair.

@@ -33,7 +33,7 @@ _ANSWERED = ("model", "seed", "system", "tasks", *_LIMITS, "evaluate", "sampler.
 _EVALUATED = (*_ANSWERED, "watched")
 _SAMPLED = ("model", "seed", "foresight", "sampler.kv_type")
 # What the first round learns from, and how. What is watched is part of it: that is held out.
-_TRAINED = (*_SAMPLED, *_BASE, "system", "template", "queries", "watched", "pairs", "learner")
+_TRAINED = (*_SAMPLED, *_BASE, "system", "template", "queries", "round_queries", "watched", "pairs", "learner")
 _ROUNDED = (*_BASE, "quantize.type")  # how it was rounded depends a little on what was learned from, too
 _DECISIONS = {"rollback", "patience", "sweep"}  # of `evaluate`: they decide what follows, not what is asked
 _QUERIES = {"queries", "query_samples"}  # of `evaluate`: no part in what the tasks are answered

@@ -98,7 +98,7 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
         Stopped: the run was asked to stop.
     """
     r.enter(Stage.ROLLOUTS)
-    queries, log = r.job.searched, RecordLog(r.here / folder.ROLLOUTS, Rollout)
+    queries, log = r.queries, RecordLog(r.here / folder.ROLLOUTS, Rollout)
     failures = RecordLog(r.here / folder.FAILED_FILE, FailedQuery)
     trust_rollouts(r, log.records)
     trust_failures(r, failures.records)

@@ -126,7 +126,8 @@ class _Clock(Progress):
 def _small(job: Job, slots: int) -> Job:
     """Make the rehearsal of a job: a round of a few questions, of each some complete responses, nothing evaluated."""
     wanted = min(_amount(_RESPONSES, job), slots)
-    queries = job.searched[:: max(1, 2 * len(job.searched) // wanted)][: max(1, wanted // 2)]
+    searched = job.searched(1)
+    queries = searched[:: max(1, 2 * len(searched) // wanted)][: max(1, wanted // 2)]
     foresight = {
         "beams": 1,
         "candidates": max(2, wanted // len(queries)),

@@ -46,7 +46,7 @@ def stage_cost(known: Known, stage: str, number: int) -> tuple[float | None, flo
         seconds, tokens = _rehearsed(known, known.rates, stage, number)
         seconds *= 1 - known.rates.disturbed
     if stage == Stage.ROLLOUTS:
-        left -= history.searched.get(number, 0) / len(known.job.searched)
+        left -= history.searched.get(number, 0) / len(known.job.searched(number))
         tokens = sum(history.tokens) / len(history.tokens) if history.tokens else tokens
     seconds = history.mean_seconds(stage) or seconds
     return None if seconds is None else left * seconds, left * tokens

@@ -63,6 +63,12 @@ class Recipe(Section):
     queries: Queries
     seed: Seed = key(0, "Of every random choice of the run but the shuffling of the queries")
     rounds: Positive = key(2, "Self-training iterations: sample, learn, merge, re-quantize", unit="rounds")
+    round_queries: Positive | None = key(
+        None,
+        "Questions that a round answers, each round the next ones, and after the last the first again; null: all of "
+        "them in every round",
+        unit="questions",
+    )
     policy: Literal["merge", "adapter", "auto"] = key(
         "merge",
         "What a round samples from: the merged and quantized model; the base with the adapter applied while it runs; "

@@ -72,7 +72,7 @@ def test_without_a_search_whole_answers_share_nothing_but_the_prompt():
 
 def test_a_whole_answer_that_is_not_finite_stops_and_names_the_query():
     script = {("end", ()): [Completion([1, 2], [-1.0, np.nan], "end"), end(3)]}
-    with pytest.raises(NonFiniteError, match="query q: the log-probabilities .* are not finite"):
+    with pytest.raises(NonFiniteError, match=r"query q: the log-probabilities .* are not finite"):
         search(ScriptedSampler(script), beams=1, candidates=2, steps=0, max_tokens=9)
 
 

@@ -87,12 +87,12 @@ def done(
         "evaluate": Evaluate(tasks=[TaskSource(source=str(problems))], samples=1, queries=0),
         "sampler": Sampler(slots=1, threads=1),
         "guard": UNGUARDED,
+        "foresight": Foresight(beams=1, candidates=2, steps=1, max_tokens=12, temperature=1.5),
     }
     recipe = Recipe(
         out=str(folder / "run"),
         model=Model(gguf=str(folder / "tiny.gguf"), weights=str(folder / "full") if full else None),
         queries=Queries(source=questions(folder, 12)),
-        foresight=Foresight(beams=1, candidates=2, steps=1, max_tokens=12, temperature=1.5),
         pairs=ANY_PAIRS,
         learner=Learner(
             rank=4, lora_alpha=8, lr=lr, holdout=holdout, batch_pairs=4, parity_limit=100, precision="fp32"
@@ -168,6 +168,22 @@ def test_held_out_queries_are_watched_and_nothing_else(tmp_path):
     for base in ("round-0", "round-1"):
         signals = json.loads((made.folder / base / "evaluation" / "signals.json").read_text())
         assert signals["responses"] == 2 * 2
+
+
+def test_small_rounds_answer_the_next_questions_and_need_no_search(tmp_path):
+    made = done(
+        tmp_path,
+        Quantize(),
+        round_queries=8,
+        foresight=Foresight(beams=2, candidates=2, steps=0, max_tokens=12, temperature=1.5),
+    )
+    job = prepare(made.recipe)
+    rounds = [read_records(made.round(number) / "rollouts.jsonl", Rollout) for number in (1, 2)]
+    asked = [{rollout.query.id for rollout in of_round} for of_round in rounds]
+    assert asked == [{query.id for query in job.searched(number)} for number in (1, 2)]
+    assert (len(asked[0] & asked[1]), len(asked[0] | asked[1])) == (4, 12), "after the last the first again"
+    assert {len(step.candidates) for rollout in rounds[0] for step in rollout.steps} == {4}
+    assert len(read_records(made.round(2) / "pairs.jsonl", PreferencePair)) == 8
 
 
 def test_from_full_precision_weights_nothing_is_gained_where_nothing_was_learned(tmp_path):
