@@ -33,7 +33,7 @@ _VOTE = {"foresight.steps": 0, "pairs.choose": "agreed", "pairs.read": "numeric"
 _SCPO = {**_VOTE, "pairs.weigh": "votes", "learner.loss": "dpo", "learner.sft_weight": 1}
 _TOLD = {"learner.loss": "sft", "learner.epochs": 2}
 _FEW = 0.4
-"""Share of the questions that an arm with a search asks: eight whole answers take so much less than eight searched ones."""
+"""Share of the questions that an arm with a search asks, so that all sample about as many tokens."""
 
 ARMS: dict[str, tuple[float, dict[str, Any]]] = {
     "A": (_FEW, {}),
