@@ -144,7 +144,9 @@ def _observe(r: Round, policy: Policy) -> tuple[list[Observed], list[FailedQuery
     said = dict(recalled)
     with r.progress.stage(f"{_who(r)}: held-out queries", len(job.watched) * samples, "responses") as advance:
         base = _respondent(r, r.baseline) if r.number else None
-        seen, failures = observe(_respondent(r, policy), base, job.watched, samples, advance, ended.append, said)
+        seen, failures = observe(
+            _respondent(r, policy), base, job.watched, samples, advance, ended.append, said, job.recipe.queries.answers
+        )
     for one in failures:
         r.progress.say(f"warning: held-out query {one.query_id} failed: {one.reason}")
     seconds = time.monotonic() - start

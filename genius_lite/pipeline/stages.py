@@ -14,7 +14,7 @@ import msgspec
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stopped, UserError
-from genius_lite.evaluate.checkers import extract_answer, submitted
+from genius_lite.evaluate.checkers import submitted
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.foresight.pairs import draw_pairs
 from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
@@ -138,8 +138,7 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
             prompt = r.job.queries[0].tokens  # as every one ends: all have the same template
 
             def stated(tokens: list[int]) -> str | None:
-                said = vocabulary.said(prompt, tokens).answer
-                return extract_answer(said) if cfg.read == "stated" else submitted(cfg.read, said)
+                return submitted(r.job.recipe.queries.answers, vocabulary.said(prompt, tokens).answer)
 
             write_records(out, draw_pairs(rollouts, cfg, tau, r.key, stated, left_out := Counter[str]()))
         r.here.put_json(folder.LEFT_OUT, dict(left_out))

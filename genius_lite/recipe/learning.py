@@ -50,12 +50,6 @@ class Pairs(Section):
         unit="share",
     )
 
-    read: Literal["stated", "numeric", "choice"] = key(
-        "stated",
-        "What a response's final answer is, where responses vote. stated: what it marks as that, or says alone; "
-        "numeric, choice: the number or letter that it comes to, as the checker of that name reads it, where each "
-        "question has such an answer",
-    )
     weigh: Literal["equally", "votes"] = key(
         "equally",
         "A pair's weight in the loss. votes: by which share of the query's votes the chosen answer leads the rejected "

@@ -16,6 +16,8 @@ MOST_SEQUENCES = 256
 """That llama.cpp holds at once (LLAMA_MAX_SEQ): slots and parked paths together."""
 
 
+AnswerKind = Literal["stated", "numeric", "choice"]
+
 STDIN = "-"
 """The source that is read from standard input."""
 
@@ -105,6 +107,12 @@ class Queries(Section):
     )
     shuffle: bool = key(False, "Shuffle with `queries.seed` before `limit`")
     seed: Seed = key(0, "Of the shuffling")
+    answers: AnswerKind = key(
+        "stated",
+        "What a response's final answer is, for votes and the guard's agreement. stated: what it marks as that, or "
+        "says alone; numeric, choice: the number or letter that it comes to, as the checker of that name reads it, "
+        "where every question has such an answer",
+    )
     system: str | None = key(None, "System message of every prompt; null leaves the chat template's own default")
     template: dict[str, Any] = key(
         {},

@@ -29,7 +29,7 @@ from genius_lite.text import percent
 
 HERE = Path(__file__).parent
 
-_VOTE = {"foresight.steps": 0, "pairs.choose": "agreed", "pairs.read": "numeric"}
+_VOTE = {"foresight.steps": 0, "pairs.choose": "agreed", "queries.answers": "numeric"}
 _SCPO = {**_VOTE, "pairs.weigh": "votes", "learner.loss": "dpo", "learner.sft_weight": 1}
 _TOLD = {"learner.loss": "sft", "learner.epochs": 2}
 _FEW = 0.4
