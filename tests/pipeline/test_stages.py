@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from genius_lite.data.vocabulary import Vocabulary
+from genius_lite.errors import UserError
 from genius_lite.evaluate.measure import EvalModel, answer_tasks
 from genius_lite.export.bundle import RunRound, export
 from genius_lite.pipeline.job import Job, prepare
+from genius_lite.pipeline.stages import pair
 from genius_lite.recipe import (
     Evaluate,
     Foresight,
@@ -23,17 +26,18 @@ from genius_lite.recipe import (
     Learner,
     Limit,
     Model,
+    Pairs,
     Quantize,
     Queries,
     Recipe,
     Sampler,
     TaskSource,
 )
-from genius_lite.records import PreferencePair, Rollout
+from genius_lite.records import Candidate, Completion, PreferencePair, Rollout, Step
 from genius_lite.report.status import read_state
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.results.evaluation import Response
-from genius_lite.run import run
+from genius_lite.run import open_run, run
 from genius_lite.rundir.lines import read_records
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.sampler.client import open_sampler
@@ -184,6 +188,31 @@ def test_small_rounds_answer_the_next_questions_and_need_no_search(tmp_path):
     assert (len(asked[0] & asked[1]), len(asked[0] | asked[1])) == (4, 12), "after the last the first again"
     assert {len(step.candidates) for rollout in rounds[0] for step in rollout.steps} == {4}
     assert len(read_records(made.round(2) / "pairs.jsonl", PreferencePair)) == 8
+
+
+def test_questions_with_numbers_for_answers_vote_by_the_numbers_that_they_come_to(tmp_path):
+    made = done(tmp_path, Quantize(), rounds=1)
+    said = [
+        "So Leo has 22 books now.",
+        "That is 15 + 7 = 22 in all, I think.",
+        "He has 25 books, if not more.",
+    ]
+    for kind, pairs in (("stated", 0), ("numeric", 1)):
+        queries = made.recipe.queries.model_copy(update={"answers": kind, "limit": 1})
+        choose = Pairs(choose="agreed", weigh="votes", looping="keep")
+        recipe = made.recipe.model_copy(update={"out": str(tmp_path / kind), "queries": queries, "pairs": choose})
+        with open_run(recipe) as session, Vocabulary.open(session.job.source.path) as vocabulary:
+            (query,) = session.job.queries
+            responses = [vocabulary.encode(text, special=False) for text in said]
+            candidates = [Candidate(0, Completion(r, [-0.1] * len(r), "end"), None, -0.1, -0.1) for r in responses]
+            rollout = Rollout(query, [Step(0, candidates, [], 0)])
+            if not pairs:
+                with pytest.raises(UserError, match=r"the filters of `pairs` left none \(agreement 1\)"):
+                    pair(session.round(1), [rollout])
+                continue
+            (only,) = pair(session.round(1), [rollout])
+            assert only.rejected_tokens == responses[2]
+            assert only.lead == pytest.approx(1 / 3)
 
 
 def test_from_full_precision_weights_nothing_is_gained_where_nothing_was_learned(tmp_path):
