@@ -44,7 +44,8 @@ def _small(name: str, folder: Path) -> dict[str, object]:
         "evaluate.tasks": json.dumps(asked),
         "evaluate.max_tokens": 16,
         "sampler": "{slots: 8, threads: 1}",
-        # Random models say nothing of sense, and end no response.
+        # Random models say nothing of sense that could be voted on, and end no response.
+        "pairs.choose": "best",
         "pairs.truncated": "keep",
         "pairs.looping": "keep",
         "pairs.min_gap": 0.0,
