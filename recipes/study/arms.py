@@ -32,6 +32,7 @@ HERE = Path(__file__).parent
 _VOTE = {"foresight.steps": 0, "pairs.choose": "agreed", "queries.answers": "numeric"}
 _SCPO = {**_VOTE, "pairs.weigh": "votes", "learner.loss": "dpo", "learner.sft_weight": 1}
 _TOLD = {"learner.loss": "sft", "learner.epochs": 2}
+_AMONG = {"foresight.steps": 1, "foresight.beams": 1, "foresight.candidates": 8}
 _FEW = 0.4
 """Share of the questions that an arm with a search asks, so that all sample about as many tokens."""
 
@@ -39,7 +40,7 @@ ARMS: dict[str, tuple[float, dict[str, Any]]] = {
     "A": (_FEW, {}),
     "B": (_FEW, {"rounds": 3, "round_queries": _FEW / 3}),
     "C": (1, _SCPO),
-    "D": (1, {**_SCPO, "foresight.steps": 1, "foresight.beams": 1, "foresight.candidates": 8}),
+    "D": (1, {**_SCPO, **_AMONG}),
     "E": (1, {**_VOTE, **_TOLD}),
     "E3": (1, {**_VOTE, **_TOLD, "rounds": 3, "round_queries": 1 / 3}),
     "F": (_FEW, _TOLD),
@@ -47,6 +48,7 @@ ARMS: dict[str, tuple[float, dict[str, Any]]] = {
     "G": (_FEW, {"foresight.value": "step"}),
     "I": (1, {**_TOLD, "foresight.steps": 0, "pairs.choose": "random", "foresight.top_p": 0.9}),
     "R": (_FEW, {"pairs.choose": "random"}),
+    "V": (1, {**_VOTE, **_AMONG, **_TOLD}),
     "S": (1, {**_SCPO, "pairs.choose": "random", "pairs.weigh": "equally"}),
 }
 """By the letters of PLAN.md: which share of the recipe's questions an arm asks, and what it replaces."""
