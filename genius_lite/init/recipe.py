@@ -80,10 +80,8 @@ sampler: auto   # slots, KV buffers and threads are measured here, once for the 
 
 {evaluate}
 """
-_READ, _OPEN = (
-    ("numeric", "choice"),
-    "# answers: numeric   # where every question comes to a number, or choice: to a letter",
-)
+_READ = ("numeric", "choice")
+_OPEN = "# answers: numeric   # where every question comes to a number; choice: to a letter"
 _WITHOUT_TASK = """\
 # Without problems whose answers are known, rounds are compared by how far answers agree. With some:
 # evaluate:
