@@ -122,6 +122,7 @@ def smollm2() -> Path:
 @pytest.fixture(scope="session")
 def tinies(tmp_path_factory) -> Callable[[str], SimpleNamespace]:
     """A tiny random model by its architecture, made once: its GGUF, its torch original, and its imported checkpoint."""
+    pytest.importorskip("torch")  # which `.ci/without-torch` has not
     from tests.support.models import tiny_gguf
 
     @cache
@@ -148,6 +149,7 @@ ONE_ARCHITECTURE = pytest.mark.parametrize("tiny", ["llama"], indirect=True)
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory) -> Path:
     """A tiny random Llama as a GGUF."""
+    pytest.importorskip("torch")  # which `.ci/without-torch` has not
     from tests.support.models import tiny_gguf
 
     path = tmp_path_factory.mktemp("tiny-llama") / "tiny.gguf"
@@ -158,6 +160,7 @@ def tiny_llama(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_mamba(tmp_path_factory) -> SimpleNamespace:
     """A tiny random Mamba, a recurrent model: its GGUF and its torch original."""
+    pytest.importorskip("torch")  # which `.ci/without-torch` has not
     from tests.support.models import tiny_mamba_gguf
 
     path = tmp_path_factory.mktemp("mamba") / "tiny.gguf"
