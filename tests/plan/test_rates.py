@@ -23,11 +23,12 @@ from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import gguf_file
 
 QUERIES = [Query(f"q{n}", "?", [1, 2, 3, 4]) for n in range(10)]
-BASE, MADE = Decode(start=2.0, tick=0.1, sampled=0.01), Decode(start=1.0, tick=0.05, sampled=0.005)
-LENGTHS = Lengths([[Response(50, [])]], 0.0, "rehearsal")
+BASE = Decode(start=2.0, tick=0.1, sampled=0.01, scored=0.02)
+MADE = Decode(start=1.0, tick=0.05, sampled=0.005, scored=0.03)
+LENGTHS, ANSWERS = (Lengths([[Response(tokens, [])]], 0.0, "rehearsal") for tokens in (50, 60))
 RATES = Rates(
     BASE, MADE, load=3.0, forward=0.01, scored=0.04, imported=9.0, rounded=5.0, merged=7.0, others=0.0,
-    lengths=LENGTHS,
+    lengths=LENGTHS, answers=ANSWERS,
 )  # fmt: skip
 WORK = Work(Sampled(1000, 40, 50), Learned(pairs=27, tokens=2000, passes=[400], counted=300))
 SIZES = Sizes(
@@ -56,8 +57,11 @@ def under(known: Known, **sections: object) -> Known:
 
 
 def test_a_session_by_hand():
-    # 50 decodes, 1,000 sampled tokens, 40 of prompts for half as much, 10 scored.
-    assert BASE.session(WORK.rollouts, 10) == pytest.approx(2 + 50 * 0.1 + (1000 + 20 + 10) * 0.01)
+    # 50 decodes, 1,000 sampled tokens, 40 of prompts for half as much.
+    assert BASE.session(WORK.rollouts) == pytest.approx(2 + 50 * 0.1 + (1000 + 20) * 0.01)
+    # 10 tokens that are looked up, behind 40 of prompts.
+    assert BASE.scoring(10, 40) == pytest.approx(2 + (10 + 20) * 0.02)
+    assert BASE.times(3) == Decode(2.0, pytest.approx(0.3), pytest.approx(0.03), pytest.approx(0.06))
 
 
 def test_rates_are_found_again():
@@ -71,6 +75,7 @@ def test_rates_are_found_again():
     assert found.start == 3.0
     assert found.tick / found.sampled == pytest.approx(0.2 / 0.05)
     assert found.session(Sampled(40, 20, 4)) == pytest.approx(7.0)
+    assert found.scored == found.sampled
     # Steps that were all alike cannot tell what a step takes by itself.
     steps = Moments()
     for seconds in (1.0, 1.1):
@@ -115,9 +120,9 @@ def test_training_by_hand(known):
 
 
 def test_a_merge_and_its_check_by_hand(known):
-    # Of four questions a pair: both responses, by the policy, its base, and that with the adapter.
+    # Of four questions a pair: both responses, each behind its prompt of 4 tokens, by the policy, its base, and that with the adapter.
     scored = 4 * 2 * 48  # of 50 tokens
-    scoring = 3 * MADE.session(Sampled(0, 4 * 4, 0), scored)
+    scoring = 3 * MADE.scoring(scored, 2 * 4 * 4)
     assert stage_cost(known, "merge", 1) == (pytest.approx(7 + 5 + scoring), scored)
     # The base is rounded once, and the first file is checked.
     assert stage_cost(known, "merge", 2) == (7, 0)
@@ -129,11 +134,11 @@ def test_a_merge_and_its_check_by_hand(known):
 
 
 def test_evaluation_by_hand(known):
-    # One query is watched: 4 responses of 50 tokens, on 8 slots.
-    work = Sampled(200, 4, 50)
-    assert stage_cost(known, "base model", 0) == (pytest.approx(BASE.session(work)), 200)
+    # One query is watched: 4 responses, which are as long as answers at the evaluation's temperature, on 8 slots.
+    work = Sampled(240, 4, 60)
+    assert stage_cost(known, "base model", 0) == (pytest.approx(BASE.session(work)), 240)
     # After a round the base model, in the same types, scores the same tokens; before the first it answers itself.
-    judged = MADE.session(work) + MADE.session(Sampled(0, 4, 0), 200)
+    judged = MADE.session(work) + MADE.scoring(240, 4 * 4)
     assert stage_cost(known, "evaluate", 2)[0] == pytest.approx(judged)
     assert stage_cost(known, "evaluate", 1)[0] == pytest.approx(judged + MADE.session(work))
     assert stage_cost(under(known, evaluate=Evaluate(queries=0)), "evaluate", 1)[0] == 0
