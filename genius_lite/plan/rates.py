@@ -108,8 +108,9 @@ def learner_rates(marks: list[float], seconds: float, tokens: int, checkpointing
     Returns:
         Seconds to load; for a token forward, and in all passes of the final margin.
     """
-    reference, first, second, end = *marks[1:4], marks[-1]
-    # The matrices are frozen: backward takes as many products as forward.
-    forward = min(first - reference, second - first) / tokens / (3 if checkpointing else 2)
+    reference, second, end = marks[1], marks[3], marks[-1]
+    # The matrices are frozen: backward takes as many products as forward. The first update compiles its products anew,
+    # as nearly every one of a run does, whose packs are of other sizes; the second does not.
+    forward = (second - reference) / 2 / tokens / (3 if checkpointing else 2)
     load = seconds - forward * tokens - (end - reference)
     return max(0.0, load), forward, (end - second) / tokens

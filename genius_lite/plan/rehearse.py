@@ -202,12 +202,15 @@ def _lengths(r: Round, limit: int, rollouts: Sequence[Rollout]) -> Lengths:
 
 
 def _scoring(r: Round, decode: Decode, pairs: Sequence[PreferencePair]) -> Decode:
-    """Measure what a token takes that is looked up, as the check of a merged file looks it up."""
+    """Measure what a token takes that is looked up, as the check of a merged file looks it up.
+
+    Of a model so small that starting takes all the time, it stays what a sampled one takes.
+    """
     parts, began = [part for pair in pairs for part in parting(pair)], time.monotonic()
     gaps(r.own.gguf, r.own.settings(r.engine).with_slots(SCORING_SLOTS), pairs, r.sampler_log, r.progress.say)
     seconds = time.monotonic() - began - decode.start
     units = sum(len(response) + PREFILL * len(prompt) for prompt, response in parts)
-    return msgspec.structs.replace(decode, scored=max(0.0, seconds) / units)
+    return msgspec.structs.replace(decode, scored=seconds / units) if seconds > 0 else decode
 
 
 def _one_pack(pairs: Sequence[PreferencePair], tokens: int) -> list[PreferencePair]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from genius_lite.learner.footprint import scored_pairs
+from genius_lite.pipeline.evaluation import remembered
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.stages import COMPARED
 from genius_lite.plan.fit import Sizes, rounds_base
@@ -57,7 +59,7 @@ def _rehearsed(known: Known, rates: Rates, stage: str, number: int) -> Cost:
     if stage == Stage.IMPORT:
         return rates.imported, 0.0
     if stage == BASE:
-        return _evaluation(known, rates, rates.base)
+        return _evaluation(known, rates, rates.base, known_answers=remembered(known.job, known.sizes.engine))
     if stage == Stage.ROLLOUTS:
         # With the adapter at run time too, later rounds sample a file of this type: the rounded base.
         return (rates.base if number == 1 else rates.made).session(rollouts), rollouts.sampled
@@ -105,11 +107,17 @@ def _cooling(known: Known, rates: Rates) -> Cost:
     return len(temperatures) * rates.made.session(work), len(temperatures) * work.sampled
 
 
-def _evaluation(known: Known, rates: Rates, decode: Decode, judge: Decode | None = None) -> Cost:
-    """Answer tasks and held-out queries; the judge scores the latter."""
+def _evaluation(
+    known: Known, rates: Rates, decode: Decode, judge: Decode | None = None, known_answers: Container[str] = ()
+) -> Cost:
+    """Answer tasks and held-out queries; the judge scores the latter.
+
+    Args:
+        known_answers: names of tasks that are not asked; an empty one stands for held-out queries.
+    """
     job, cfg, seconds, tokens = known.job, known.job.recipe.evaluate, 0.0, 0.0
-    problems = [len(q.tokens) for item in job.tasks for q in item.questions]
-    watched = [len(q.tokens) for q in job.watched]
+    problems = [len(q.tokens) for item in job.tasks if item.task.name not in known_answers for q in item.questions]
+    watched = [len(q.tokens) for q in job.watched if "" not in known_answers]
     for prompts, samples in ((problems, cfg.samples + cfg.greedy), (watched, cfg.query_samples)):
         if prompts:
             work = answered(prompts, samples, rates.answers, known.sizes.engine.slots)

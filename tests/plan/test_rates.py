@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from genius_lite.evaluate.measure import UNFILTERED
+from genius_lite.evaluate.remembered import Asked
 from genius_lite.pipeline.job import Job
 from genius_lite.plan.fit import Sizes
 from genius_lite.plan.history import History
@@ -17,7 +19,7 @@ from genius_lite.plan.rates import FOUND, Decode, Rates, decode_rates, learner_r
 from genius_lite.plan.seconds import Known, stage_cost
 from genius_lite.plan.tokens import Learned, Sampled, Work
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe
-from genius_lite.records import Query
+from genius_lite.records import Completion, Query
 from genius_lite.results.rounds import Moments, Stats, Timing
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import gguf_file
@@ -86,12 +88,12 @@ def test_rates_are_found_again():
 
 
 def test_a_training_is_taken_apart():
-    # Forward takes half an update: 4 s. The first update is the slower one, and both passes of the margin take 10 s.
+    # Forward takes half an update, of 9 s on average, and both passes of the margin take 10 s.
     load, forward, scored = learner_rates([100.0, 119.0, 129.0, 137.0, 142.0, 147.0], 52.0, 40, checkpointing=False)
-    assert (forward, scored) == (0.1, 0.25)
-    assert load == 52.0 - 4.0 - 28.0
+    assert (forward, scored) == (0.1125, 0.25)
+    assert load == 52.0 - 4.5 - 28.0
     assert learner_rates([0.0, 9.0, 19.0, 31.0, 36.0], 40.0, 10, checkpointing=True)[1:] == (
-        pytest.approx(1 / 3),
+        pytest.approx(11 / 3 / 10),
         0.5,
     )
 
@@ -147,6 +149,21 @@ def test_evaluation_by_hand(known):
     assert stage_cost(own, "evaluate", 1) == stage_cost(own, "evaluate", 2)
     with_weights = replace(own, job=replace(own.job, weights=Path("full")))
     assert stage_cost(with_weights, "evaluate", 1) > stage_cost(with_weights, "evaluate", 2)
+
+
+def test_what_the_base_model_answered_in_an_earlier_run_is_not_asked_again(known, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cfg, job = known.job.recipe.evaluate, known.job
+    ways = [(cfg.query_samples, UNFILTERED)]
+    asked = Asked(job.source, SIZES.engine, "", job.watched, ways, job.recipe.answer_tokens, job.recipe.seed)
+    asked.remember({"q0": [Completion([5], [-1.0], "end")] * cfg.query_samples})
+    assert stage_cost(known, "base model", 0) == (0.0, 0.0)
+    # Another seed asks for other responses, and so does a run that is not to look.
+    seconds = BASE.session(Sampled(240, 4, 60))
+    other = replace(known, job=job.under(job.recipe.model_copy(update={"seed": 7})))
+    assert stage_cost(other, "base model", 0)[0] == pytest.approx(seconds)
+    again = under(known, evaluate=Evaluate(queries=1, remember=False))
+    assert stage_cost(again, "base model", 0)[0] == pytest.approx(seconds)
 
 
 def test_other_programs_are_taken_off_and_nothing_is_made_up(known):
