@@ -158,7 +158,7 @@ def _observe(r: Round, policy: Policy) -> tuple[list[Observed], list[FailedQuery
 
 
 def remembered(job: Job, engine: EngineSettings) -> set[str]:
-    """Name the tasks whose answers by the user's own file an earlier run here has left; held-out queries have no name."""
+    """Name the tasks whose answers by the user's own file an earlier run has left; held-out queries have no name."""
     cfg, ways = job.recipe.evaluate, ways_asked(job.recipe.evaluate, job.temperature)
     each = [(item.task.name, item.questions, ways) for item in job.tasks]
     each.append(("", job.watched, [(cfg.query_samples, UNFILTERED)]))

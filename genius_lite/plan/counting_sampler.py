@@ -134,7 +134,6 @@ class CountingSampler:
         mean = min(0.0, float(self._rng.normal(response.value, _SPREAD)))
         return Completion([self._tokens] * (end - start), [mean] * (end - start), finish)
 
-
     def _draw(self, node: Node, start: int) -> tuple[Response, int]:
         """Choose a response, and the place at which it is taken to begin."""
         rows = self._lengths.responses

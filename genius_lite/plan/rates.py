@@ -45,8 +45,8 @@ class Rates(msgspec.Struct, frozen=True):
     """Seconds that a rehearsal took.
 
     `base` is the user's file, `made` one that a round makes; `lengths` are those of rollouts, `answers` those of
-    responses to problems, at the temperature of the evaluation. The learner takes `load` once, `forward` for a token in a
-    pass, and `scored` for one of the final margin's, in all of its passes. `imported`, `rounded` (the base, in the
+    responses to problems, at the temperature of the evaluation. The learner takes `load` once, `forward` for a token in
+    a pass, and `scored` for one of the final margin's, in all of its passes. `imported`, `rounded` (the base, in the
     types of the rounds) and `merged` are for the whole model. `others` is the share of this process' cores that other
     programs took meanwhile.
     """

@@ -81,7 +81,9 @@ def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) 
         r = replace(r, job=replace(small, recipe=recipe))
         made_of, passes = pair(r, rollouts), found.work.learned.passes
         decode = _scoring(r, decode, one_of_each(made_of, _amount(_SCORED_PAIRS, job)))
-        usual = int(sum(n * n for n in passes) / max(1, sum(passes)))  # a token's pass: small ones take more for a token
+        usual = int(
+            sum(n * n for n in passes) / max(1, sum(passes))
+        )  # a token's pass: small ones take more for a token
         pairs = _one_pack(made_of, min(max(usual, _PACK_TOKENS[1]), _amount(_PACK_TOKENS, job)))
         adapter = train(r, None, [], pairs)
         learn = learner_rates(clock.marks, _seconds(r.here, Stage.TRAIN), _tokens(pairs), twice)
@@ -178,7 +180,7 @@ def _answering(job: Job, small: Job) -> Job | None:
     Also where they are asked as the search asks: its responses tell as much.
     """
     questions = [question for item in job.tasks for question in item.questions] or job.watched
-    temperature, searched, cfg = job.temperature if job.tasks else 1.0, job.recipe.foresight, small.recipe.foresight
+    temperature, searched = job.temperature if job.tasks else 1.0, job.recipe.foresight
     plain = (searched.top_k, searched.top_p, searched.min_p) == (0, 1.0, 0.0)
     if not questions or (temperature == searched.temperature and plain):
         return None

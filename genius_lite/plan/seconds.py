@@ -14,7 +14,7 @@ from genius_lite.plan.history import History
 from genius_lite.plan.lengths import Lengths
 from genius_lite.plan.memory import BASE
 from genius_lite.plan.rates import Decode, Rates
-from genius_lite.plan.tokens import Sampled, answered, mean_tokens
+from genius_lite.plan.tokens import answered, mean_tokens
 from genius_lite.progress import Stage
 from genius_lite.weights.quantize import quantized_bytes
 from genius_lite.weights.retained import CHECKED, SCORED
