@@ -162,7 +162,7 @@ def remembered(job: Job, engine: EngineSettings) -> set[str]:
     cfg, ways = job.recipe.evaluate, ways_asked(job.recipe.evaluate, job.temperature)
     each = [(item.task.name, item.questions, ways) for item in job.tasks]
     each.append(("", job.watched, [(cfg.query_samples, UNFILTERED)]))
-    return {name for name, *asked in each if cfg.remember and _asked_of(job, engine, name, *asked).recall()}
+    return {name for name, asked, ways in each if cfg.remember and _asked_of(job, engine, name, asked, ways).recall()}
 
 
 def _asked(

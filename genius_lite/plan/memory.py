@@ -151,7 +151,7 @@ def _sampling(use: Use, stage: str, main: int, file: int, engine: EngineSettings
 
 
 def _import(use: Use) -> dict[str, int]:
-    """Find the fullest moment, tensor by tensor: those before are held in 16 bits, and their part of the file mapped."""
+    """Find the fullest moment, tensor by tensor: those before are held in 16 bits, their part of the file is mapped."""
     held = mapped = conversion = 0
     fullest = (0, 0)
     for tensor in use.source.tensors:

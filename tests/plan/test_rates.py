@@ -122,8 +122,8 @@ def test_training_by_hand(known):
 
 
 def test_a_merge_and_its_check_by_hand(known):
-    # Of four questions a pair: both responses, each behind its prompt of 4 tokens, by the policy, its base, and that with
-    # the adapter.
+    # Of four questions a pair: both responses, each behind its prompt of 4 tokens, by the policy, its base, and that
+    # with the adapter.
     scored = 4 * 2 * 48  # of 50 tokens
     scoring = 3 * MADE.scoring(scored, 2 * 4 * 4)
     assert stage_cost(known, "merge", 1) == (pytest.approx(7 + 5 + scoring), scored)
