@@ -61,7 +61,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One foresight step: its distinct candidates, and which of them were kept.
+    """One foresight step: its distinct candidates, and which of them were kept; none of answers without a search.
 
     `duplicates` repeated a candidate, `dropped` could not matter any more; neither is among the candidates. Where
     `foreseen` is False no future was simulated: the candidates have their beam's value, and make no pair.
@@ -116,7 +116,8 @@ class FailedQuery(msgspec.Struct, frozen=True):
 class PreferencePair(msgspec.Struct, frozen=True):
     """The quintuple (x, T_w, A_w, T_l, A_l) of one step, and what decides whether the pair is learned from.
 
-    The values are f of Eq. 1, nats per token; `ended` is False where the response was cut off at a token limit.
+    The values are f of Eq. 1, nats per token; `ended` is False where the response was cut off at a token limit. `lead`
+    is the pair's weight: by which share of the votes the chosen answer leads, 1 where votes do not weigh.
     """
 
     query_id: str
@@ -130,6 +131,7 @@ class PreferencePair(msgspec.Struct, frozen=True):
     rejected_value: float
     chosen_ended: bool
     rejected_ended: bool
+    lead: float = 1.0
 
 
 def query_id(prompt: str) -> str:

@@ -130,7 +130,7 @@ def open_run(
         progress.showing(out, job.source.path.name, len(job.queries), recipe.rounds, forecast(job, identity)),
         tracked(recipe, out) as tracker,
     ):
-        for name in copy_stages(folder, identity, job.searched, reuse) if reuse else []:
+        for name in copy_stages(folder, identity, job.searched(1), reuse) if reuse else []:
             progress.say(f"taken from {reuse}: {name}")
         progress.enter(0, Stage.IMPORT)
         base = import_base(job, folder, progress)

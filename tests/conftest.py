@@ -20,6 +20,7 @@ from genius_lite.recipe import Model
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import import_checkpoint
 from genius_lite.weights.source import locate
+from tests.support import warm
 from tests.support.llama import without_broken_amx
 
 
@@ -29,19 +30,52 @@ def _other_readers_do_without_amx():
         yield
 
 
-_LONG = (  # files that take a minute or more on one core: begun first, so that none is left over at the end
-    "test_end_to_end.py",
-    "test_parallel.py",
-    "test_interrupts.py",
-    "test_cli.py",
-    "test_plan.py",
-    "test_hostile_gguf.py",
-    "test_stages.py",
-    "test_in_small.py",
+_TOGETHER = "tests/architectures/"  # whose models are made once, for all its files
+_LONG = (  # what takes half a minute or more on one core: begun first, so that none is left over at the end
+    _TOGETHER,
+    *(
+        f"tests/{name}.py"
+        for name in (
+            "faults/test_surroundings",
+            "test_cli",
+            "test_end_to_end",
+            "test_ready_recipes",
+            "cluster/test_ray",
+            "report/test_web",
+            "weights/test_merge",
+            "export/test_tokenizer",
+            "pipeline/test_stages",
+            "evaluate/test_benchmarks",
+            "evaluate/test_tasks",
+            "plan/test_plan",
+            "pipeline/test_stand_in",
+            "pipeline/test_shards",
+            "learner/test_parallel",
+            "test_interrupts",
+            "benchmarks/test_in_small",
+            "faults/test_hostile_gguf",
+            "faults/test_run_folders",
+            "learner/test_train",
+            "evaluate/test_measure",
+            "report/test_page",
+            "evaluate/test_checkers",
+            "sampler/test_hangs",
+            "test_asking",
+            "weights/test_quantize",
+            "export/test_ollama",
+        )
+    ),
 )
 
 
-_TOGETHER = "tests/architectures/"  # whose models are made once, for all its files
+def _scope(nodeid: str) -> str:
+    """Say what one process is given whole: a file, and one folder."""
+    return _TOGETHER if nodeid.startswith(_TOGETHER) else nodeid.partition("::")[0]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        warm.share()
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
@@ -49,16 +83,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
-        """Give a process whole files, and one folder whole."""
-
         def _split_scope(self, nodeid: str) -> str:
-            return _TOGETHER if nodeid.startswith(_TOGETHER) else super()._split_scope(nodeid)
+            return _scope(nodeid)
 
     return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+    places = {scope: place for place, scope in enumerate(_LONG)}
+    items.sort(key=lambda item: places.get(_scope(item.nodeid), len(_LONG)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -89,6 +122,7 @@ def smollm2() -> Path:
 @pytest.fixture(scope="session")
 def tinies(tmp_path_factory) -> Callable[[str], SimpleNamespace]:
     """A tiny random model by its architecture, made once: its GGUF, its torch original, and its imported checkpoint."""
+    pytest.importorskip("torch")  # which `.ci/without-torch` has not
     from tests.support.models import tiny_gguf
 
     @cache
@@ -115,6 +149,7 @@ ONE_ARCHITECTURE = pytest.mark.parametrize("tiny", ["llama"], indirect=True)
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory) -> Path:
     """A tiny random Llama as a GGUF."""
+    pytest.importorskip("torch")  # which `.ci/without-torch` has not
     from tests.support.models import tiny_gguf
 
     path = tmp_path_factory.mktemp("tiny-llama") / "tiny.gguf"
@@ -125,6 +160,7 @@ def tiny_llama(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_mamba(tmp_path_factory) -> SimpleNamespace:
     """A tiny random Mamba, a recurrent model: its GGUF and its torch original."""
+    pytest.importorskip("torch")  # which `.ci/without-torch` has not
     from tests.support.models import tiny_mamba_gguf
 
     path = tmp_path_factory.mktemp("mamba") / "tiny.gguf"

@@ -28,10 +28,6 @@ with stones. Their fur is the densest of all animals.
 
 The Eiffel Tower stands in Paris. It was built by the company of Gustave Eiffel for the world's fair of 1889, and is 330
 metres tall.
-
-# Photosynthesis
-
-Plants turn sunlight, water and carbon dioxide into sugar and oxygen. This is done by chlorophyll, which is green.
 """
 HOW = Asking(each=2, passage_tokens=60, max_tokens=32, temperature=0.7, limit=None, seed=3)
 
@@ -63,15 +59,15 @@ def asked(folder, smollm2, tmp_path_factory) -> Path:
     options = ["--each", 2, "--passage-tokens", 60, "--max-tokens", 32, "--seed", 3, "--out", out]
     done = genius("questions", folder, "--model", smollm2, *options, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "1 document, 1 set aside\n  set aside: empty.txt: no text in it\n3 of 3 passages" in done.stdout
+    assert "1 document, 1 set aside\n  set aside: empty.txt: no text in it\n2 of 2 passages" in done.stdout
     return out
 
 
 def test_the_file_is_what_a_recipe_reads(asked):
     rows = [json.loads(line) for line in asked.read_text().splitlines()]
     assert rows
-    assert {row["below"] for row in rows} <= {"Sea otters", "The Eiffel Tower", "Photosynthesis"}
-    assert {(row["file"], row["passage"]) for row in rows} <= {("a.md", 1), ("a.md", 2), ("a.md", 3)}
+    assert {row["below"] for row in rows} <= {"Sea otters", "The Eiffel Tower"}
+    assert {(row["file"], row["passage"]) for row in rows} <= {("a.md", 1), ("a.md", 2)}
     read = [question.text for _, question in Questions(Queries(source=str(asked)))]
     assert read == [row["prompt"] for row in rows]
     assert all(question.endswith("?") for question in read)
@@ -96,8 +92,8 @@ def test_after_an_interruption_it_goes_on(asked, folder, smollm2, tmp_path):
         [line for line in file.read_text().splitlines() if json.loads(line)["passage"] == 1] for file in (asked, out)
     )
     assert first == again
-    assert found.passages == 3
-    assert len(found.rows) + sum(found.left_out.values()) == 6
+    assert found.passages == 2
+    assert len(found.rows) + sum(found.left_out.values()) == 4
     assert not (tmp_path / "q.jsonl.asked").exists()
 
 

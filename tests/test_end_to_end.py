@@ -24,7 +24,7 @@ def test_smollm2_trains_itself_and_answers(smollm2, tmp_path):
         model=Model(gguf=SMOLLM2),
         queries=Queries(source="recipes/quickstart-queries.jsonl", limit=2),
         rounds=2,
-        foresight=Foresight(candidates=2, steps=2, max_tokens=40),
+        foresight=Foresight(candidates=2, steps=2, max_tokens=24),
         pairs=ANY_PAIRS,
         learner=Learner(lr=2e-4, batch_pairs=1),
         evaluate=Evaluate(queries=2, query_samples=2),

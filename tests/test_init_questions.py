@@ -130,7 +130,7 @@ def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):
     assert Path(recipe.model.gguf) == folder / "tiny.gguf", "a link keeps its name"
     assert (recipe.queries.column, recipe.queries.limit, recipe.quantize.type) == ("question", 20, "Q4_K_M")
     assert recipe.evaluate.tasks[0] == TaskSource(source=str(folder / "problems.jsonl"), check="numeric", limit=100)
-    assert recipe.sampler.slots == "auto"
+    assert (recipe.sampler.slots, recipe.queries.answers) == ("auto", "numeric")
 
 
 def test_it_says_how_long_a_round_takes_and_when_questions_are_too_few(folder, monkeypatch, capsys):

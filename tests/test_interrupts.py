@@ -27,7 +27,7 @@ queries: {source: q.txt}
 rounds: 1
 foresight: {beams: 2, candidates: 2, steps: 2, max_tokens: 200, temperature: 1.5}
 pairs: {truncated: keep, min_gap: 0}
-learner: {rank: 4, lora_alpha: 8, lr: 1e-3, batch_pairs: 1, epochs: 20, parity_limit: 5, precision: fp32}
+learner: {rank: 4, lora_alpha: 8, lr: 1e-3, batch_pairs: 1, epochs: 12, parity_limit: 5, precision: fp32}
 evaluate: {queries: 8}
 sampler: {slots: 4, threads: 1}
 """

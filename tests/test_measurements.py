@@ -12,8 +12,8 @@ from genius_lite.plan.rates import Decode
 def test_measurements_are_remembered_by_key(tmp_path, monkeypatch):
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
     assert measurements.recall("learner", ("a", 1), Decode) is None
-    measurements.remember("learner", ("a", 1), Decode(1.0, 2.0, 3.0))
-    assert measurements.recall("learner", ("a", 1), Decode) == Decode(1.0, 2.0, 3.0)
+    measurements.remember("learner", ("a", 1), Decode(1.0, 2.0, 3.0, 4.0))
+    assert measurements.recall("learner", ("a", 1), Decode) == Decode(1.0, 2.0, 3.0, 4.0)
     assert measurements.recall("learner", ("a", 2), Decode) is None
     assert measurements.recall("other", ("a", 1), Decode) is None
     (file,) = (tmp_path / "genius-lite" / "measurements").iterdir()
@@ -27,7 +27,7 @@ def test_another_build_of_llama_cpp_finds_out_for_itself(tmp_path, monkeypatch):
     library = tmp_path / "lib" / "libllama.so"
     library.parent.mkdir()
     library.write_bytes(b"one")
-    measurements.remember("answers", "a", Decode(1.0, 2.0, 3.0))
+    measurements.remember("answers", "a", Decode(1.0, 2.0, 3.0, 4.0))
     assert measurements.recall("answers", "a", Decode)
     library.write_bytes(b"another of the same version")
     assert measurements.recall("answers", "a", Decode) is None
@@ -37,7 +37,7 @@ def test_another_build_of_llama_cpp_finds_out_for_itself(tmp_path, monkeypatch):
 def test_what_somebody_else_left_is_not_believed(tmp_path, monkeypatch):
     """In a container without a home the cache is below /tmp, where anybody may make it first."""
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
-    measurements.remember("answers", "a", Decode(1.0, 2.0, 3.0))
+    measurements.remember("answers", "a", Decode(1.0, 2.0, 3.0, 4.0))
     own = os.geteuid()
     monkeypatch.setattr(measurements, "cache_folder", lambda: tmp_path / "genius-lite")
     monkeypatch.setattr(os, "geteuid", lambda: own + 1)
@@ -46,7 +46,7 @@ def test_what_somebody_else_left_is_not_believed(tmp_path, monkeypatch):
 
 def test_what_was_not_used_for_longest_goes_where_much_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
-    folder, found = tmp_path / "genius-lite" / "measurements", Decode(1.0, 2.0, 3.0)
+    folder, found = tmp_path / "genius-lite" / "measurements", Decode(1.0, 2.0, 3.0, 4.0)
     size = len(msgspec.json.encode(found))
     measurements.remember("other", 0, found)
     for number in (1, 2, 3):

@@ -35,7 +35,7 @@ from genius_lite.evaluate.answers import (
 )
 from genius_lite.evaluate.numbers import plain, unit_number
 from genius_lite.evaluate.words import WORD, every
-from genius_lite.recipe import Check, CheckOptions
+from genius_lite.recipe import AnswerKind, Check, CheckOptions
 
 DEFAULT_OPTIONS = CheckOptions()
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -178,15 +178,19 @@ def check(
 
 
 def submitted(
-    kind: Check, response: str, choices: Sequence[str] = (), options: CheckOptions = DEFAULT_OPTIONS
+    kind: Check | AnswerKind, response: str, choices: Sequence[str] = (), options: CheckOptions = DEFAULT_OPTIONS
 ) -> str | None:
     """Return the answer that a checker reads in a response, None if there is none: what a vote among responses counts.
+
+    Of a response to a question of which no more is known ("stated") it is what `extract_answer` finds.
 
     Raises:
         UserError: the pattern is wrong.
     """
     response = thoughts.read(response).answer
     match kind:
+        case "stated":
+            return extract_answer(response)
         case "numeric":
             number = final_number(response, options.decimal)
             return str(number.value) if number else None

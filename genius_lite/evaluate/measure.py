@@ -16,10 +16,10 @@ from typing import TypeVar, cast
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop, Stopped, UserError
-from genius_lite.evaluate.checkers import extract_answer
+from genius_lite.evaluate.checkers import submitted
 from genius_lite.evaluate.signals import Observed
 from genius_lite.evaluate.tasks import Problem, Task, TokenizedTask
-from genius_lite.recipe import Auto, Evaluate
+from genius_lite.recipe import AnswerKind, Auto, Evaluate
 from genius_lite.records import Completion, FailedQuery, Query
 from genius_lite.results.evaluation import GREEDY, Answers, Response, Use
 from genius_lite.results.rounds import Stats
@@ -214,6 +214,7 @@ def observe(
     advance: Advance = lambda n: None,
     ended: Ended = lambda stats: None,
     remembered: dict[str, list[Completion]] | None = None,
+    answers: AnswerKind = "stated",
 ) -> tuple[list[Observed], list[FailedQuery]]:
     """Responses to held-out queries, sampled at temperature 1, for the label-free signals.
 
@@ -224,6 +225,7 @@ def observe(
         advance: called as responses arrive, `samples` for each query in all.
         ended: told the totals of the sampler that answers.
         remembered: responses by query, which are not sampled again; those that are sampled are added.
+        answers: of which kind the queries' are.
     """
     failures, known = dict[str, str](), {} if remembered is None else remembered
 
@@ -260,7 +262,7 @@ def observe(
 
         def look(query: Query, done: Completion, of_base: list[float]) -> Observed:
             answer, thought_ended = vocabulary.said(query.tokens, done.tokens)
-            stated = extract_answer(answer)
+            stated = submitted(answers, answer)
             return Observed(query.id, done.tokens, done.logprobs, of_base, done.finish, stated, thought_ended)
 
         observed = [

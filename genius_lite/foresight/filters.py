@@ -23,8 +23,10 @@ Answer = Callable[[list[int]], str | None]
 class Vote:
     """How a query's responses vote on its answer (self-consistency, Wang et al., arXiv 2203.11171).
 
-    Each distinct response of the foreseen steps that came to its end and states a final answer has one vote; responses
-    here share their first steps. Nobody is asked before something has to be decided, and each response once.
+    Each response of the foreseen steps that came to its end and states a final answer has a vote. Those of a search
+    share their first steps, and one that is found again at a later step has no second vote; those of `steps: 0` share
+    nothing, and vote as often as they were drawn. Nobody is asked before something has to be decided, and each distinct
+    response once.
     """
 
     def __init__(self, rollout: Rollout, answer: Answer):
@@ -39,6 +41,10 @@ class Vote:
         stated = self.stated(response)
         return 0 if stated is None else self._votes[stated]
 
+    def lead(self, chosen: list[int], rejected: list[int]) -> float:
+        """Return by which share of all votes one response's answer leads another's."""
+        return (self.votes(chosen) - self.votes(rejected)) / self.total
+
     @property
     def total(self) -> int:
         """All votes."""
@@ -46,17 +52,26 @@ class Vote:
 
     @cached_property
     def _stated(self) -> dict[tuple[int, ...], str | None]:
-        found: dict[tuple[int, ...], str | None] = {}
-        for step in (step for step in self._rollout.steps if step.foreseen):  # others have no complete responses
-            for i, candidate in enumerate(step.candidates):
-                response = self._rollout.response(step.index, i)
-                if tuple(response) not in found:
-                    found[tuple(response)] = self._answer(response) if candidate.last.finish == "end" else None
-        return found
+        """What each distinct response states."""
+        return {response: self._answer([*response]) if ends else None for (response, ends), _ in self._times.items()}
 
     @cached_property
     def _votes(self) -> Counter[str]:
-        return Counter(stated for stated in self._stated.values() if stated is not None)
+        found = Counter[str]()
+        for (response, _), times in self._times.items():
+            if (stated := self._stated[response]) is not None:
+                found[stated] += times
+        return found
+
+    @cached_property
+    def _times(self) -> Counter[tuple[tuple[int, ...], bool]]:
+        """Responses, whether they came to their end, and how often a step has them: of a search, once at most."""
+        found = Counter[tuple[tuple[int, ...], bool]]()
+        for step in (step for step in self._rollout.steps if step.foreseen):  # others have no complete responses
+            ends = (candidate.last.finish == "end" for candidate in step.candidates)
+            responses = (tuple(self._rollout.response(step.index, i)) for i in range(len(step.candidates)))
+            found |= Counter(zip(responses, ends, strict=True))
+        return found
 
 
 def unfit(response: list[int], ended: bool, cfg: Pairs, vote: Vote) -> bool:

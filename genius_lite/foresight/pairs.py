@@ -42,7 +42,7 @@ def draw_pairs(
     - `choose: agreed`: the chosen response is of the step's most frequent final answer in its query's vote, and among
       those of the highest f that no filter refuses; the rejected one is drawn in the same way from those that state a
       rarer answer (preferring by self-consistency is Prasad et al.'s, arXiv 2411.04109). An answer that is given once
-      is no agreement.
+      is no agreement. With `weigh: votes` the pair's weight is by which share of the votes the one leads the other.
     - `choose: random`: two different responses of the step in either order, all equally likely, each with its own
       advantage. This is the control: what is learned from such pairs owes nothing to f.
 
@@ -72,7 +72,7 @@ def draw_pairs(
             responses = [rollout.response(step.index, i) for i in range(len(step.candidates))]
             refusals = []
             for two in _drawn(step, responses, cfg, tau, vote, rng):
-                pair = _pair(rollout, step, responses, *two)
+                pair = _pair(rollout, step, responses, *two, lead=_lead(cfg, vote, *(responses[i] for i in two)))
                 if not (refused := refusal(pair, cfg, vote)):
                     yield pair
                     break
@@ -107,7 +107,13 @@ def _drawn(
             return
 
 
-def _pair(rollout: Rollout, step: Step, responses: list[list[int]], chosen: int, rejected: int) -> PreferencePair:
+def _lead(cfg: Pairs, vote: Vote, chosen: list[int], rejected: list[int]) -> float:
+    return vote.lead(chosen, rejected) if cfg.weigh == "votes" else 1.0
+
+
+def _pair(
+    rollout: Rollout, step: Step, responses: list[list[int]], chosen: int, rejected: int, lead: float
+) -> PreferencePair:
     better, worse = step.candidates[chosen], step.candidates[rejected]
     return PreferencePair(
         query_id=rollout.query.id,
@@ -121,6 +127,7 @@ def _pair(rollout: Rollout, step: Step, responses: list[list[int]], chosen: int,
         rejected_value=worse.value,
         chosen_ended=better.last.finish == "end",
         rejected_ended=worse.last.finish == "end",
+        lead=lead,
     )
 
 

@@ -28,6 +28,9 @@ Cheaper, on request only (each is off by default):
   rejected response, with more than this probability. Log-probabilities are at most 0, so the sum so far over the most
   tokens that there may be is the best that f can become. It holds for draws from F and an f of futures only: the
   recipe allows it with neither ablation.
+
+Without a search (`steps: 0`), M x N whole responses are drawn that share nothing but the prompt, repeats included: what
+a vote wants (self-consistency, Wang et al., arXiv 2203.11171). f is a response's own mean log-probability.
 """
 
 from __future__ import annotations
@@ -65,7 +68,7 @@ async def foresee(
     key: tuple[int | str, ...],
     stepped: Callable[[Rollout], None] = lambda so_far: None,
 ) -> Rollout:
-    """Search one query; hundreds of these run at once and share each decode.
+    """Search one query, or only answer it; hundreds of these run at once and share each decode.
 
     Args:
         key: names every generator of this search: (seed, round, query id).
@@ -74,8 +77,13 @@ async def foresee(
     Raises:
         NonFiniteError: the sampler gave a log-probability that is NaN or infinite.
     """
+    root = Node(None, query.tokens, key)
+    if not cfg.steps:
+        answered = Rollout(query, [Step(0, await _answers(root, sampler, cfg), kept=[], duplicates=0)])
+        stepped(answered)
+        return answered
     rng = np.random.default_rng(seed_of(*key, "resample"))
-    beams = [Beam(0, Node(None, query.tokens, key), value=0.0)]
+    beams = [Beam(0, root, value=0.0)]
     steps: list[Step] = []
     for k in range(cfg.steps):
         found = await _expand(beams, sampler, cfg)
@@ -92,6 +100,21 @@ async def foresee(
             break
     sampler.release(beam.node for beam in beams)
     return Rollout(query, steps)
+
+
+async def _answers(root: Node, sampler: Sampler, cfg: Foresight) -> list[Candidate]:
+    """Draw whole responses to a prompt, each of which is a step that ends it."""
+    branches = sampler.extend(root, cfg.beams * cfg.candidates, until="end", limit=cfg.response_tokens)
+    nodes = [await branch for branch in branches]
+    sampler.release(nodes)
+    return [_whole(node) for node in nodes]
+
+
+def _whole(node: Node) -> Candidate:
+    assert node.completion
+    _check(node, node.completion)
+    value = node.completion.mean_logprob
+    return Candidate(beam=0, step=node.completion, future=None, value=value, advantage=value)
 
 
 def _select(values: list[float], cfg: Foresight, rng: np.random.Generator) -> list[int]:

@@ -50,6 +50,7 @@ queries:
   column: {column}
   limit: {limit}   # {available}time grows with it
   shuffle: true
+  {answers}
   # system: Reason in a few short sentences, then answer.   # before every question, in later use too
 
 rounds: 2   # sample, learn, re-quantize; later rounds sample from what was learned
@@ -62,6 +63,7 @@ foresight:
   temperature: 1.0  # the paper has 0.6, with which small models learned nothing that showed
 
 pairs:
+  # choose: agreed     # futures vote, where `answers` are numbers or letters; with 1 beam, 16 candidates, 1 step above
   negatives: uniform   # the paper draws them from F, where they are nearly as good as what is preferred
   min_gap: 0.05        # nats per token between the two
   truncated: chosen    # what comes to no end is never preferred
@@ -78,6 +80,8 @@ sampler: auto   # slots, KV buffers and threads are measured here, once for the 
 
 {evaluate}
 """
+_READ = ("numeric", "choice")
+_OPEN = "# answers: numeric   # where every question comes to a number; choice: to a letter"
 _WITHOUT_TASK = """\
 # Without problems whose answers are known, rounds are compared by how far answers agree. With some:
 # evaluate:
@@ -169,6 +173,7 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
         limit=count,
         available="" if texts is None else f"of {available}; ",
         kind=kind,
+        answers=f"answers: {task.check}   # as the problems' below" if task and task.check in _READ else _OPEN,
         evaluate=_evaluate(task, out) if task else _WITHOUT_TASK,
         **_settings(machine, model.parameters, count),
     )

@@ -16,7 +16,8 @@ beta, and SimPO's gamma, are `Learner.strength` and `Learner.target`: what is wr
 
 Departures, on request only: the authors' released code takes max(1, exp(..)), which never relaxes
 (`calibration: floor`); `length_normalize` divides every log-probability by its response's length first;
-`sft_weight` adds that share of the SFT loss.
+`sft_weight` adds that share of the SFT loss. Where votes weigh (`pairs.weigh`), the loss of a pair, that of SFT too, is
+multiplied by the lead of the chosen answer (as in ScPO, Prasad et al., arXiv 2411.04109).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from genius_lite.recipe import Learner
 
 @dataclass(frozen=True)
 class PairLogps:
-    """Summed log-probabilities of B pairs' responses, nats; their lengths in tokens; w of Eq. 11. All (B,)."""
+    """Summed log-probabilities of B pairs' responses, nats; their lengths in tokens; w of Eq. 11; leads. All (B,)."""
 
     chosen_B: torch.Tensor
     rejected_B: torch.Tensor
@@ -43,6 +44,7 @@ class PairLogps:
     chosen_length_B: torch.Tensor
     rejected_length_B: torch.Tensor
     weight_B: torch.Tensor
+    lead_B: torch.Tensor
 
     @property
     def chosen_gain_B(self) -> torch.Tensor:
@@ -135,7 +137,7 @@ LOSSES: dict[str, Callable[[PairLogps, Learner], torch.Tensor]] = {
 def pair_loss(p: PairLogps, cfg: Learner) -> torch.Tensor:
     """The recipe's loss of each pair, shape (B,)."""
     loss_B = LOSSES[cfg.loss](p.per_token() if cfg.length_normalize else p, cfg)
-    return loss_B + cfg.sft_weight * sft(p, cfg) if cfg.sft_weight else loss_B
+    return p.lead_B * (loss_B + cfg.sft_weight * sft(p, cfg) if cfg.sft_weight else loss_B)
 
 
 def pair_logps(pack: Pack, logps_B2: torch.Tensor, reference_B2: list[list[float]], cfg: Learner) -> PairLogps:
@@ -164,4 +166,5 @@ def pair_logps(pack: Pack, logps_B2: torch.Tensor, reference_B2: list[list[float
             cfg.alpha,
             cfg.calibration,
         ),
+        lead_B=column([p.lead for p in pack.pairs]),
     )

@@ -72,13 +72,13 @@ class Search:
 
     def stepped(self, so_far: Rollout) -> None:
         """Show a search that has made a step."""
-        self.advance(1 / self.r.job.recipe.foresight.steps)
+        self.advance(1 / self.r.job.recipe.foresight.most_steps)
         self.r.progress.stepped(so_far, self.vocabulary.decode)
 
     def finished(self, rollout: Rollout) -> None:
         """Keep a search that has ended, whose steps were shown."""
         self.log.append(rollout)
-        self.advance(1 - len(rollout.steps) / self.r.job.recipe.foresight.steps)
+        self.advance(1 - len(rollout.steps) / self.r.job.recipe.foresight.most_steps)
         self.r.progress.searched(rollout)
 
     def finished_elsewhere(self, rollout: Rollout) -> None:

@@ -13,6 +13,7 @@ from genius_lite.evaluate.remembered import WORTH, Asked
 from genius_lite.evaluate.results import best_temperature, by_temperature, complaints, mean_score
 from genius_lite.evaluate.signals import Observed, signals
 from genius_lite.evaluate.tasks import TokenizedTask
+from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Policy, Round, note_time
 from genius_lite.progress import Stage
 from genius_lite.recipe import Evaluate
@@ -23,7 +24,7 @@ from genius_lite.rundir import folder
 from genius_lite.rundir.disk import remove
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RoundFolder
-from genius_lite.sampler.messages import Sampling
+from genius_lite.sampler.messages import EngineSettings, Sampling
 
 
 def evaluate(r: Round, policy: Policy) -> Evaluation:
@@ -144,7 +145,9 @@ def _observe(r: Round, policy: Policy) -> tuple[list[Observed], list[FailedQuery
     said = dict(recalled)
     with r.progress.stage(f"{_who(r)}: held-out queries", len(job.watched) * samples, "responses") as advance:
         base = _respondent(r, r.baseline) if r.number else None
-        seen, failures = observe(_respondent(r, policy), base, job.watched, samples, advance, ended.append, said)
+        seen, failures = observe(
+            _respondent(r, policy), base, job.watched, samples, advance, ended.append, said, job.recipe.queries.answers
+        )
     for one in failures:
         r.progress.say(f"warning: held-out query {one.query_id} failed: {one.reason}")
     seconds = time.monotonic() - start
@@ -156,14 +159,27 @@ def _observe(r: Round, policy: Policy) -> tuple[list[Observed], list[FailedQuery
     return seen, failures
 
 
+def remembered(job: Job, engine: EngineSettings) -> set[str]:
+    """Name the tasks whose answers by the user's own file an earlier run has left; held-out queries have no name."""
+    cfg, ways = job.recipe.evaluate, ways_asked(job.recipe.evaluate, job.temperature)
+    each = [(item.task.name, item.questions, ways) for item in job.tasks]
+    each.append(("", job.watched, [(cfg.query_samples, UNFILTERED)]))
+    return {name for name, asked, ways in each if cfg.remember and _asked_of(job, engine, name, asked, ways).recall()}
+
+
 def _asked(
     r: Round, policy: Policy, name: str, queries: Sequence[Query], sampling: Sequence[tuple[int, Sampling]]
 ) -> Asked | None:
     """How the user's own file is asked; None of other models, which no later run has again, or if that is unwanted."""
-    recipe = r.job.recipe
-    if r.number or policy != r.own or not recipe.evaluate.remember:
+    if r.number or policy != r.own or not r.job.recipe.evaluate.remember:
         return None
-    return Asked(r.job.source, r.engine, name, queries, sampling, recipe.answer_tokens, recipe.seed)
+    return _asked_of(r.job, r.engine, name, queries, sampling)
+
+
+def _asked_of(
+    job: Job, engine: EngineSettings, name: str, queries: Sequence[Query], sampling: Sequence[tuple[int, Sampling]]
+) -> Asked:
+    return Asked(job.source, engine, name, queries, sampling, job.recipe.answer_tokens, job.recipe.seed)
 
 
 def _recall(r: Round, asked: Asked | None) -> dict[str, list[Completion]]:

@@ -59,10 +59,11 @@ class Job:
     overlong: int = 0
     untemplated: str = ""
 
-    @property
-    def searched(self) -> list[Query]:
-        """The queries whose rollouts are learned from."""
-        return [query for query in self.queries if query.id not in self.held_out]
+    def searched(self, number: int) -> list[Query]:
+        """List the queries whose rollouts a round learns from: all that are not held out, or the next of them."""
+        every = [query for query in self.queries if query.id not in self.held_out]
+        each = min(self.recipe.round_queries or len(every), len(every))
+        return [every[(each * (number - 1) + place) % len(every)] for place in range(each)]
 
     @cached_property
     def temperature(self) -> float:
@@ -120,6 +121,7 @@ class Job:
             "weights": sha256(sorted(self.weights.glob("*.safetensors"))) if self.weights else None,
             "system": self.recipe.queries.system,
             "template": self.template,
+            "answers": self.recipe.queries.answers,
             "queries": f"{len(ids)}, {seed_of(*ids, *self.queries[0].tokens):016x}",
             "watched": f"{len(self.watched)}, {seed_of(*(q.id for q in self.watched)):016x}",
             "tasks": [_identity(item) for item in self.tasks],

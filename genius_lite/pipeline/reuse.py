@@ -30,10 +30,11 @@ _LEFT_OUT, _PAIRS, _ADAPTER = (f"{round_name(1)}/{name}" for name in (folder.LEF
 _BASE = ("model", "weights")
 _LIMITS = ("foresight.max_tokens", "foresight.thought_tokens")
 _ANSWERED = ("model", "seed", "system", "tasks", *_LIMITS, "evaluate", "sampler.kv_type")
-_EVALUATED = (*_ANSWERED, "watched")
+_EVALUATED = (*_ANSWERED, "watched", "answers")
 _SAMPLED = ("model", "seed", "foresight", "sampler.kv_type")
 # What the first round learns from, and how. What is watched is part of it: that is held out.
-_TRAINED = (*_SAMPLED, *_BASE, "system", "template", "queries", "watched", "pairs", "learner")
+_ASKED = ("system", "template", "queries", "answers", "round_queries", "watched")
+_TRAINED = (*_SAMPLED, *_BASE, *_ASKED, "pairs", "learner")
 _ROUNDED = (*_BASE, "quantize.type")  # how it was rounded depends a little on what was learned from, too
 _DECISIONS = {"rollback", "patience", "sweep"}  # of `evaluate`: they decide what follows, not what is asked
 _QUERIES = {"queries", "query_samples"}  # of `evaluate`: no part in what the tasks are answered

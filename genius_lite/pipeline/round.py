@@ -16,6 +16,7 @@ from genius_lite.hardware import peak_memory
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.pipeline.job import Job
 from genius_lite.progress import Progress, Stage
+from genius_lite.records import Query
 from genius_lite.report.tracking import Tracker
 from genius_lite.results.rounds import Stats, Timing
 from genius_lite.rundir.folder import BASELINE, ROUNDED, TIMINGS, RunDir
@@ -96,6 +97,11 @@ class Round(Session):
     def here(self) -> RunDir:
         """The round's own folder."""
         return self.run.round(self.number)
+
+    @property
+    def queries(self) -> list[Query]:
+        """What the round searches."""
+        return self.job.searched(self.number)
 
     @property
     def sampler_log(self) -> Path:

@@ -97,15 +97,17 @@ def sample_shard(
     identity = job.identity()
     sampled_from = sha256([model]) if model else identity["model"]
     identity["shard"] = {"part": f"{shard.number}/{shard.of}", "round": number, "model": sampled_from}
-    part = job.searched[shard.number - 1 :: shard.of]
+    searched = job.searched(number)
+    part = searched[shard.number - 1 :: shard.of]
     if not part:
-        raise UserError(f"shard {shard.number}/{shard.of} is empty: {len(job.searched)} queries are searched")
+        raise UserError(f"shard {shard.number}/{shard.of} is empty: {len(searched)} queries are searched")
     out = Path(f"{recipe.out}-shard-{shard.number}-of-{shard.of}")
-    untracked = recipe.model_copy(update={"tracking": Tracking()})
-    with open_folder(out, identity) as run, tracked(untracked, out) as tracker:
+    whole = recipe.model_copy(update={"tracking": Tracking(), "round_queries": None})
+    with open_folder(out, identity) as run, tracked(whole, out) as tracker:
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
         nothing_imported = Base(job.source, run / CHECKPOINT)
-        session = Session(replace(job, queries=part), nothing_imported, engine, run, progress, stop, tracker)
+        of_part = replace(job, recipe=whole, queries=part)
+        session = Session(of_part, nothing_imported, engine, run, progress, stop, tracker)
         policy = Policy(load_untrusted(model).path if model else job.source.path)
         return out, len(sample(session.round(number), policy))
 

@@ -14,7 +14,7 @@ import msgspec
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stopped, UserError
-from genius_lite.evaluate.checkers import extract_answer
+from genius_lite.evaluate.checkers import submitted
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.foresight.pairs import draw_pairs
 from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
@@ -98,7 +98,7 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
         Stopped: the run was asked to stop.
     """
     r.enter(Stage.ROLLOUTS)
-    queries, log = r.job.searched, RecordLog(r.here / folder.ROLLOUTS, Rollout)
+    queries, log = r.queries, RecordLog(r.here / folder.ROLLOUTS, Rollout)
     failures = RecordLog(r.here / folder.FAILED_FILE, FailedQuery)
     trust_rollouts(r, log.records)
     trust_failures(r, failures.records)
@@ -138,7 +138,7 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
             prompt = r.job.queries[0].tokens  # as every one ends: all have the same template
 
             def stated(tokens: list[int]) -> str | None:
-                return extract_answer(vocabulary.said(prompt, tokens).answer)
+                return submitted(r.job.recipe.queries.answers, vocabulary.said(prompt, tokens).answer)
 
             write_records(out, draw_pairs(rollouts, cfg, tau, r.key, stated, left_out := Counter[str]()))
         r.here.put_json(folder.LEFT_OUT, dict(left_out))

@@ -121,7 +121,7 @@ def _expected(r: Round) -> float:
     if known := [timing.amount for timing in before if timing]:
         return known[-1]
     cfg = r.job.recipe.foresight
-    return _SAMPLED * len(r.job.searched) * cfg.beams * cfg.candidates * cfg.steps * cfg.response_tokens
+    return _SAMPLED * len(r.queries) * cfg.beams * cfg.candidates * cfg.most_steps * cfg.response_tokens
 
 
 def _files(r: Round, policy: Policy) -> dict[str, _File]:
@@ -257,7 +257,7 @@ def _name(policy: Policy) -> str:
 async def _compare(r: Round, policy: Policy, other: Policy) -> _Agreement | None:
     """Let both score what the policy says to a few queries; None where llama.cpp survives none of them."""
     sampling, limit = Sampling.of(r.job.recipe.foresight), min(TOKENS, r.job.recipe.foresight.max_tokens)
-    roots = [Node(None, query.tokens, (*r.key, query.id)) for query in r.job.searched[:PROMPTS]]
+    roots = [Node(None, query.tokens, (*r.key, query.id)) for query in r.queries[:PROMPTS]]
     async with open_sampler(policy.gguf, policy.settings(r.engine), sampling, r.sampler_log) as sampler:
         asked = [sampler.extend(root, 1, until="end", limit=limit)[0] for root in roots]
         said = await asyncio.gather(*asked, return_exceptions=True)

@@ -26,7 +26,7 @@ def trust_rollouts(r: Round, rollouts: Lines[Rollout]) -> None:
         UserError: one is not of this run.
     """
     if not (r.here / folder.ADAPTER).exists():
-        check_rollouts(rollouts, {q.id: q for q in r.job.searched}, _vocabulary(r))
+        check_rollouts(rollouts, {q.id: q for q in r.queries}, _vocabulary(r))
 
 
 def trust_failures(r: Round, failures: Lines[FailedQuery]) -> None:
@@ -35,7 +35,7 @@ def trust_failures(r: Round, failures: Lines[FailedQuery]) -> None:
     Raises:
         UserError: one is not of this run.
     """
-    own = {q.id for q in r.job.searched}
+    own = {q.id for q in r.queries}
     if (r.here / folder.ADAPTER).exists() or not failures:
         return
     for number, query in enumerate(failures.query_ids(), 1):
@@ -54,7 +54,7 @@ def trust_pairs(r: Round, pairs: Path) -> None:
         UserError: one is not of this run.
     """
     if not (r.here / folder.ADAPTER).exists():
-        check_pairs(Lines(pairs, PreferencePair), {q.id: q for q in r.job.searched}, _vocabulary(r))
+        check_pairs(Lines(pairs, PreferencePair), {q.id: q for q in r.queries}, _vocabulary(r))
 
 
 def trust_policy(made: Path, base: Base) -> None:

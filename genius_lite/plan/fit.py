@@ -80,7 +80,7 @@ def sizes(
     recipe, shape = job.recipe, Shape.of(job.source)
     engine = engine or engine_settings(recipe.sampler, job.source, job.context, SILENT, unmeasured=slots)
     trees, on_cpu = not shape.recurrent, machine.device == "cpu"
-    work = expected_work(recipe, job.searched, lengths, engine.slots, trees=trees, on_cpu=on_cpu)
+    work = expected_work(recipe, job.searched(1), lengths, engine.slots, trees=trees, on_cpu=on_cpu)
     training = resolve_training(recipe.learner, shape, machine, work.learned.passes, work.learned.counted)
     use = Use(recipe, job.source, shape, engine, training, machine, evaluated=bool(job.tasks or job.watched))
     first, later = ({peak.stage: peak for peak in peaks(use, first=of_first)} for of_first in (True, False))

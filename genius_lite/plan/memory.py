@@ -151,16 +151,16 @@ def _sampling(use: Use, stage: str, main: int, file: int, engine: EngineSettings
 
 
 def _import(use: Use) -> dict[str, int]:
-    """Add up all weights in 16 bits, while the tensor that takes most for it is dequantized."""
-    converted = (
-        _CONVERTED.get(tensor.type, _CONVERTED_BLOCKS) * tensor.rows * tensor.columns + tensor.nbytes
-        for tensor in use.source.tensors
-    )
-    return {
-        "libraries": int(_MAIN + _IMPORTED),
-        "weights": 2 * use.shape.parameters,
-        "conversion": max(converted),
-    }
+    """Find the fullest moment, tensor by tensor: those before are held in 16 bits, their part of the file is mapped."""
+    held = mapped = conversion = 0
+    fullest = (0, 0)
+    for tensor in use.source.tensors:
+        weights, mapped = tensor.rows * tensor.columns, mapped + tensor.nbytes
+        conversion = mapped + _CONVERTED.get(tensor.type, _CONVERTED_BLOCKS) * weights
+        fullest = max(fullest, (held, conversion), key=sum)
+        held += 2 * weights
+    held, conversion = max(fullest, (held, mapped), key=sum)
+    return {"libraries": int(_MAIN + _IMPORTED), "weights": held, "conversion": conversion}
 
 
 def _training(use: Use, main: int) -> Peak:

@@ -18,22 +18,35 @@ _USUAL_RATIO = 2.0  # of a decode's own time to that of a token in it
 
 
 class Decode(msgspec.Struct, frozen=True):
-    """Seconds that a file takes at the run's settings: to start, for every decode, and for each token in it."""
+    """Seconds that a file takes at the run's settings: to start, for every decode, and for each token in it.
+
+    `scored` is for a token that is looked up, which other such tokens stand beside in a decode.
+    """
 
     start: float
     tick: float
     sampled: float
+    scored: float
 
-    def session(self, work: Sampled, scored: float = 0.0) -> float:
-        """Add up a worker's seconds from its start to its end; `scored` are tokens that are looked up."""
-        return self.start + work.ticks * self.tick + (work.sampled + scored + PREFILL * work.prefilled) * self.sampled
+    def session(self, work: Sampled) -> float:
+        """Add up the seconds of a worker that samples, from its start to its end."""
+        return self.start + work.ticks * self.tick + (work.sampled + PREFILL * work.prefilled) * self.sampled
+
+    def scoring(self, scored: float, prefilled: float) -> float:
+        """Add up those of one that looks tokens up."""
+        return self.start + (scored + PREFILL * prefilled) * self.scored
+
+    def times(self, factor: float) -> Decode:
+        """Return what a file takes that decodes so many times slower, and starts as fast."""
+        return Decode(self.start, factor * self.tick, factor * self.sampled, factor * self.scored)
 
 
 class Rates(msgspec.Struct, frozen=True):
     """Seconds that a rehearsal took.
 
-    `base` is the user's file, `made` one that a round makes. The learner takes `load` once, `forward` for a token in a
-    pass, and `scored` for one of the final margin's, in all of its passes. `imported`, `rounded` (the base, in the
+    `base` is the user's file, `made` one that a round makes; `lengths` are those of rollouts, `answers` those of
+    responses to problems, at the temperature of the evaluation. The learner takes `load` once, `forward` for a token in
+    a pass, and `scored` for one of the final margin's, in all of its passes. `imported`, `rounded` (the base, in the
     types of the rounds) and `merged` are for the whole model. `others` is the share of this process' cores that other
     programs took meanwhile.
     """
@@ -48,6 +61,7 @@ class Rates(msgspec.Struct, frozen=True):
     merged: float
     others: float
     lengths: Lengths
+    answers: Lengths
 
     @property
     def disturbed(self) -> float:
@@ -70,15 +84,16 @@ def decode_rates(session: Timing) -> Decode:
     """Read a session's rates off what its sampler says of its decode steps, the cost of drawing included.
 
     A line through the steps of branches alone tells what a step takes by itself; without one, it takes what is usual.
+    A token that is looked up is taken to cost what a sampled one does.
     """
     stats = session.sampler
     assert stats
     step, token = stats.branch_steps.line() or (_USUAL_RATIO, 1.0)
     if token <= 0:
         step, token = _USUAL_RATIO, 1.0
-    shape = Decode(max(0.0, session.seconds - stats.busy_s), max(0.0, step) / token, 1.0)
+    shape = Decode(max(0.0, session.seconds - stats.busy_s), max(0.0, step) / token, 1.0, 1.0)
     units = shape.session(Sampled(stats.sampled, stats.prefilled, stats.decode_steps)) - shape.start
-    return Decode(shape.start, shape.tick * stats.busy_s / units, stats.busy_s / units)
+    return shape.times(stats.busy_s / units)
 
 
 def learner_rates(marks: list[float], seconds: float, tokens: int, checkpointing: bool) -> tuple[float, float, float]:
@@ -93,8 +108,9 @@ def learner_rates(marks: list[float], seconds: float, tokens: int, checkpointing
     Returns:
         Seconds to load; for a token forward, and in all passes of the final margin.
     """
-    reference, first, second, end = *marks[1:4], marks[-1]
-    # The matrices are frozen: backward takes as many products as forward.
-    forward = min(first - reference, second - first) / tokens / (3 if checkpointing else 2)
+    reference, second, end = marks[1], marks[3], marks[-1]
+    # The matrices are frozen: backward takes as many products as forward. The first update compiles its products anew,
+    # as nearly every one of a run does, whose packs are of other sizes; the second does not.
+    forward = (second - reference) / 2 / tokens / (3 if checkpointing else 2)
     load = seconds - forward * tokens - (end - reference)
     return max(0.0, load), forward, (end - second) / tokens

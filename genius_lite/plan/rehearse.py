@@ -23,12 +23,12 @@ from genius_lite.hardware import cores
 from genius_lite.machine.bench import file_speed
 from genius_lite.pipeline.backends import local_settings
 from genius_lite.pipeline.job import Job
-from genius_lite.pipeline.round import Session
+from genius_lite.pipeline.round import Round, Session
 from genius_lite.pipeline.stages import baseline, import_base, next_policy, pair, sample, train
 from genius_lite.plan.fit import rounds_base, sizes, with_settings
 from genius_lite.plan.history import FOLDER
 from genius_lite.plan.lengths import Lengths, described
-from genius_lite.plan.rates import FOUND, Decode, Rates, decode_rates, learner_rates
+from genius_lite.plan.rates import FOUND, PREFILL, Decode, Rates, decode_rates, learner_rates
 from genius_lite.plan.shape import Machine
 from genius_lite.plan.tokens import ANY_PAIRS, packed
 from genius_lite.progress import Advance, Progress, Stage
@@ -39,10 +39,13 @@ from genius_lite.rundir.folder import RunDir
 from genius_lite.rundir.reader import RoundFolder
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.quantize import quantized_bytes
+from genius_lite.weights.retained import CHECKED, SCORING_SLOTS, gaps, one_of_each, parting
 
 # How much is rehearsed: so many of them, times the model's parameters, and never less or more.
-_RESPONSES, _RESPONSE_TOKENS, _PACK_TOKENS = (2e10, 8, 32), (4e11, 64, 1024), (4e11, 96, 512)
-_LONGEST = 150.0  # seconds, at the end of which no file is merged any more
+_RESPONSES, _RESPONSE_TOKENS, _PACK_TOKENS = (2e10, 8, 32), (2e11, 64, 1024), (4e11, 96, 512)
+_SCORED_PAIRS = (5e8, 1, CHECKED)
+_ANSWERING = 75.0  # seconds, at the end of which no problem is answered any more: answers are taken to be like rollouts
+_LONGEST = 150.0  # at the end of which no file is merged any more
 _LIBRARIES = 6.0  # seconds of an import, in which torch and transformers are loaded
 _MERGE, _ROUND = 1.0, 0.5  # of an import's time takes a merge, and rounding the base: Qwen2.5-1.5B, to Q8_0
 
@@ -67,11 +70,21 @@ def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) 
         rollouts = list(sample(r, r.own))
         searched = RoundFolder(1, r.here.path).total(Stage.ROLLOUTS)
         assert searched
-        decode, lengths = decode_rates(searched), _lengths(small, job, rollouts)
-        twice = sizes(job, Machine.here(run.path), lengths, engine).training.twice > 0  # as by the run's largest packs
+        decode, lengths = decode_rates(searched), _lengths(r, job.recipe.foresight.response_tokens, rollouts)
+        answers, answering = lengths, _answering(job, small)
+        if answering and time.monotonic() - began + searched.seconds <= _ANSWERING:
+            asked = replace(r, job=answering, run=work.sub("answers"))
+            answers = _lengths(asked, job.recipe.answer_tokens, list(sample(asked, asked.own)))
+        found = sizes(job, Machine.here(run.path), lengths, engine)
+        twice = found.training.twice > 0  # as by the run's largest packs
         recipe = with_settings(small.recipe, {"learner.gradient_checkpointing": twice})
         r = replace(r, job=replace(small, recipe=recipe))
-        pairs = _one_pack(pair(r, rollouts), _amount(_PACK_TOKENS, job))
+        made_of, passes = pair(r, rollouts), found.work.learned.passes
+        decode = _scoring(r, decode, one_of_each(made_of, _amount(_SCORED_PAIRS, job)))
+        usual = int(
+            sum(n * n for n in passes) / max(1, sum(passes))
+        )  # a token's pass: small ones take more for a token
+        pairs = _one_pack(made_of, min(max(usual, _PACK_TOKENS[1]), _amount(_PACK_TOKENS, job)))
         adapter = train(r, None, [], pairs)
         learn = learner_rates(clock.marks, _seconds(r.here, Stage.TRAIN), _tokens(pairs), twice)
         if time.monotonic() - began + (_MERGE + _ROUND) * imported <= _LONGEST:
@@ -80,19 +93,19 @@ def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) 
             policy = next_policy(r, adapter, pairs)
             if rounds_base(job):
                 scale = file_speed(job.source.path, engine) / file_speed(policy.gguf, engine)
-                made = Decode(decode.start, decode.tick * scale, decode.sampled * scale)
+                made = decode.times(scale)
             rounded, merged = (_seconds(folder, Stage.MERGE) for folder in (r.rounded, r.here))
         else:
             weights = max(0.0, imported - _LIBRARIES)
             rounded, merged = _ROUND * weights * rounds_base(job), _MERGE * weights
             size = quantized_bytes(job.source, job.recipe.quantize.type) / quantized_bytes(job.source, "source")
-            made = Decode(decode.start * max(1.0, size), decode.tick * size, decode.sampled)
+            made = Decode(decode.start * max(1.0, size), decode.tick * size, decode.sampled, decode.scored)
     seconds, (every, own) = time.monotonic() - began, _busy_seconds()
     others = max(0.0, (every - busy[0]) - (own - busy[1])) / (seconds * cores())
-    found = Rates(decode, made, *learn, imported, rounded, merged, min(0.95, others), lengths)
-    put(run / FOUND, msgspec.json.encode(found))
+    rates = Rates(decode, made, *learn, imported, rounded, merged, min(0.95, others), lengths, answers)
+    put(run / FOUND, msgspec.json.encode(rates))
     remove(work.path)
-    return found
+    return rates
 
 
 def _seconds(folder: RunDir, stage: Stage) -> float:
@@ -126,7 +139,8 @@ class _Clock(Progress):
 def _small(job: Job, slots: int) -> Job:
     """Make the rehearsal of a job: a round of a few questions, of each some complete responses, nothing evaluated."""
     wanted = min(_amount(_RESPONSES, job), slots)
-    queries = job.searched[:: max(1, 2 * len(job.searched) // wanted)][: max(1, wanted // 2)]
+    searched = job.searched(1)
+    queries = searched[:: max(1, 2 * len(searched) // wanted)][: max(1, wanted // 2)]
     foresight = {
         "beams": 1,
         "candidates": max(2, wanted // len(queries)),
@@ -161,10 +175,45 @@ def _amount(of: tuple[float, int, int], job: Job) -> int:
     return min(most, max(least, int(budget / job.source.parameters)))
 
 
-def _lengths(small: Job, job: Job, rollouts: Sequence[Rollout]) -> Lengths:
-    with Vocabulary.open(job.source.path) as vocabulary:
-        seen = described(rollouts, vocabulary, small.recipe.foresight, "rehearsal")
-    return seen.extended(small.recipe.foresight.response_tokens, job.recipe.foresight.response_tokens)
+def _answering(job: Job, small: Job) -> Job | None:
+    """Make the rehearsal of an evaluation: some problems, or held-out queries; None where none is asked.
+
+    Also where they are asked as the search asks: its responses tell as much.
+    """
+    questions = [question for item in job.tasks for question in item.questions] or job.watched
+    temperature, searched = job.temperature if job.tasks else 1.0, job.recipe.foresight
+    plain = (searched.top_k, searched.top_p, searched.min_p) == (0, 1.0, 0.0)
+    if not questions or (temperature == searched.temperature and plain):
+        return None
+    changes = {
+        "temperature": temperature,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "max_tokens": min(job.recipe.answer_tokens, _amount(_RESPONSE_TOKENS, job)),
+    }
+    recipe = with_settings(small.recipe, {f"foresight.{key}": value for key, value in changes.items()})
+    count = min(len(questions), len(small.queries))
+    return replace(small, recipe=recipe, queries=[questions[n * len(questions) // count] for n in range(count)])
+
+
+def _lengths(r: Round, limit: int, rollouts: Sequence[Rollout]) -> Lengths:
+    """Describe the responses of a rehearsal, as if they had been allowed so many tokens."""
+    cfg = r.job.recipe.foresight
+    with Vocabulary.open(r.job.source.path) as vocabulary:
+        return described(rollouts, vocabulary, cfg, "rehearsal").extended(cfg.response_tokens, limit)
+
+
+def _scoring(r: Round, decode: Decode, pairs: Sequence[PreferencePair]) -> Decode:
+    """Measure what a token takes that is looked up, as the check of a merged file looks it up.
+
+    Of a model so small that starting takes all the time, it stays what a sampled one takes.
+    """
+    parts, began = [part for pair in pairs for part in parting(pair)], time.monotonic()
+    gaps(r.own.gguf, r.own.settings(r.engine).with_slots(SCORING_SLOTS), pairs, r.sampler_log, r.progress.say)
+    seconds = time.monotonic() - began - decode.start
+    units = sum(len(response) + PREFILL * len(prompt) for prompt, response in parts)
+    return msgspec.structs.replace(decode, scored=seconds / units) if seconds > 0 else decode
 
 
 def _one_pack(pairs: Sequence[PreferencePair], tokens: int) -> list[PreferencePair]:

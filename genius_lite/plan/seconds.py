@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from genius_lite.learner.footprint import scored_pairs
+from genius_lite.pipeline.evaluation import remembered
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.stages import COMPARED
 from genius_lite.plan.fit import Sizes, rounds_base
@@ -12,7 +14,7 @@ from genius_lite.plan.history import History
 from genius_lite.plan.lengths import Lengths
 from genius_lite.plan.memory import BASE
 from genius_lite.plan.rates import Decode, Rates
-from genius_lite.plan.tokens import Sampled, answered, mean_tokens
+from genius_lite.plan.tokens import answered, mean_tokens
 from genius_lite.progress import Stage
 from genius_lite.weights.quantize import quantized_bytes
 from genius_lite.weights.retained import CHECKED, SCORED
@@ -46,7 +48,7 @@ def stage_cost(known: Known, stage: str, number: int) -> tuple[float | None, flo
         seconds, tokens = _rehearsed(known, known.rates, stage, number)
         seconds *= 1 - known.rates.disturbed
     if stage == Stage.ROLLOUTS:
-        left -= history.searched.get(number, 0) / len(known.job.searched)
+        left -= history.searched.get(number, 0) / len(known.job.searched(number))
         tokens = sum(history.tokens) / len(history.tokens) if history.tokens else tokens
     seconds = history.mean_seconds(stage) or seconds
     return None if seconds is None else left * seconds, left * tokens
@@ -57,7 +59,7 @@ def _rehearsed(known: Known, rates: Rates, stage: str, number: int) -> Cost:
     if stage == Stage.IMPORT:
         return rates.imported, 0.0
     if stage == BASE:
-        return _evaluation(known, rates.base, None)
+        return _evaluation(known, rates, rates.base, known_answers=remembered(known.job, known.sizes.engine))
     if stage == Stage.ROLLOUTS:
         # With the adapter at run time too, later rounds sample a file of this type: the rounded base.
         return (rates.base if number == 1 else rates.made).session(rollouts), rollouts.sampled
@@ -66,9 +68,9 @@ def _rehearsed(known: Known, rates: Rates, stage: str, number: int) -> Cost:
     if stage == Stage.MERGE:
         return _quantizing(known, rates, number)
     if stage == Stage.EVALUATE:
-        parts = [_evaluation(known, rates.made, rates.made)]
+        parts = [_evaluation(known, rates, rates.made, judge=rates.made)]
         if number == 1:
-            parts += [_cooling(known, rates), *[_evaluation(known, rates.made, None)] * rounds_base(known.job)]
+            parts += [_cooling(known, rates), *[_evaluation(known, rates, rates.made)] * rounds_base(known.job)]
         return sum(seconds for seconds, _ in parts), sum(tokens for _, tokens in parts)
     assert stage == Stage.EXPORT, stage
     return _COPIED * quantized_bytes(known.job.source, kind), 0.0
@@ -91,7 +93,7 @@ def _quantizing(known: Known, rates: Rates, number: int) -> Cost:
         return seconds, 0.0
     pairs = min(CHECKED, known.sizes.work.learned.pairs)
     scored = 2 * pairs * min(SCORED, known.lengths.mean)
-    return seconds + _FILES * rates.made.session(Sampled(0.0, pairs * mean_tokens(job.queries), 0.0), scored), scored
+    return seconds + _FILES * rates.made.scoring(scored, 2 * pairs * mean_tokens(job.queries)), scored
 
 
 def _cooling(known: Known, rates: Rates) -> Cost:
@@ -101,19 +103,25 @@ def _cooling(known: Known, rates: Rates) -> Cost:
     problems = [len(q.tokens) for item in job.tasks for q in item.choosing().questions]
     if not problems:
         return 0.0, 0.0
-    work = answered(problems, cfg.samples, known.lengths, known.sizes.engine.slots)
+    work = answered(problems, cfg.samples, rates.answers, known.sizes.engine.slots)
     return len(temperatures) * rates.made.session(work), len(temperatures) * work.sampled
 
 
-def _evaluation(known: Known, decode: Decode, judge: Decode | None) -> Cost:
-    """Answer tasks and held-out queries; the judge scores the latter."""
+def _evaluation(
+    known: Known, rates: Rates, decode: Decode, judge: Decode | None = None, known_answers: Container[str] = ()
+) -> Cost:
+    """Answer tasks and held-out queries; the judge scores the latter.
+
+    Args:
+        known_answers: names of tasks that are not asked; an empty one stands for held-out queries.
+    """
     job, cfg, seconds, tokens = known.job, known.job.recipe.evaluate, 0.0, 0.0
-    problems = [len(q.tokens) for item in job.tasks for q in item.questions]
-    watched = [len(q.tokens) for q in job.watched]
+    problems = [len(q.tokens) for item in job.tasks if item.task.name not in known_answers for q in item.questions]
+    watched = [len(q.tokens) for q in job.watched if "" not in known_answers]
     for prompts, samples in ((problems, cfg.samples + cfg.greedy), (watched, cfg.query_samples)):
         if prompts:
-            work = answered(prompts, samples, known.lengths, known.sizes.engine.slots)
+            work = answered(prompts, samples, rates.answers, known.sizes.engine.slots)
             seconds, tokens = seconds + decode.session(work), tokens + work.sampled
             if judge and prompts is watched:
-                seconds += judge.session(Sampled(0.0, work.prefilled, 0.0), work.sampled)
+                seconds += judge.scoring(work.sampled, samples * work.prefilled)  # side by side: none is cached
     return seconds, tokens

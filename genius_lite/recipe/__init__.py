@@ -14,6 +14,7 @@ from genius_lite.recipe.evaluation import Check, CheckOptions, Evaluate, Guard, 
 from genius_lite.recipe.learning import Learner, Pairs, Quantize
 from genius_lite.recipe.sampling import (
     STDIN,
+    AnswerKind,
     Foresight,
     Model,
     Prefix,
@@ -38,10 +39,10 @@ from genius_lite.recipe.types import (
 )
 
 __all__ = [
-    "BENCHMARKS", "HARNESS", "STDIN", "Auto", "BenchmarkName", "Check", "CheckOptions", "Evaluate", "Foresight",
-    "Guard", "KVType", "Learner", "Limit", "Model", "Pairs", "Prefix", "QuantType", "Quantize", "Queries", "Recipe",
-    "Sampler", "Server", "TargetType", "TaskSource", "Tracking", "answer_tokens", "benchmark_named", "columns_of",
-    "quant_type",
+    "BENCHMARKS", "HARNESS", "STDIN", "AnswerKind", "Auto", "BenchmarkName", "Check", "CheckOptions", "Evaluate",
+    "Foresight", "Guard", "KVType", "Learner", "Limit", "Model", "Pairs", "Prefix", "QuantType", "Quantize",
+    "Queries", "Recipe", "Sampler", "Server", "TargetType", "TaskSource", "Tracking", "answer_tokens",
+    "benchmark_named", "columns_of", "quant_type",
 ]  # fmt: skip
 
 _LEARNER_OF_MACHINE = {"gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}
@@ -63,6 +64,12 @@ class Recipe(Section):
     queries: Queries
     seed: Seed = key(0, "Of every random choice of the run but the shuffling of the queries")
     rounds: Positive = key(2, "Self-training iterations: sample, learn, merge, re-quantize", unit="rounds")
+    round_queries: Positive | None = key(
+        None,
+        "Questions that a round answers, each round the next ones, and after the last the first again; null: all of "
+        "them in every round",
+        unit="questions",
+    )
     policy: Literal["merge", "adapter", "auto"] = key(
         "merge",
         "What a round samples from: the merged and quantized model; the base with the adapter applied while it runs; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from genius_lite.recipe.types import AboveZero, Auto, NotNegative, Positive, Section, Share, TargetType, Text, key
 
@@ -49,6 +49,18 @@ class Pairs(Section):
         "chosen one's, and the rejected one's differs",
         unit="share",
     )
+
+    weigh: Literal["equally", "votes"] = key(
+        "equally",
+        "A pair's weight in the loss. votes: by which share of the query's votes the chosen answer leads the rejected "
+        "one, for choose: agreed",
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Pairs:
+        if self.weigh == "votes" and self.choose != "agreed":
+            raise ValueError("weigh: votes needs choose: agreed, which lets the responses vote; write both, or neither")
+        return self
 
     @property
     def least_gap(self) -> float:

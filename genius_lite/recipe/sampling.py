@@ -16,6 +16,8 @@ MOST_SEQUENCES = 256
 """That llama.cpp holds at once (LLAMA_MAX_SEQ): slots and parked paths together."""
 
 
+AnswerKind = Literal["stated", "numeric", "choice"]
+
 STDIN = "-"
 """The source that is read from standard input."""
 
@@ -105,6 +107,12 @@ class Queries(Section):
     )
     shuffle: bool = key(False, "Shuffle with `queries.seed` before `limit`")
     seed: Seed = key(0, "Of the shuffling")
+    answers: AnswerKind = key(
+        "stated",
+        "What a response's final answer is, for votes and the guard's agreement. stated: what it marks as that, or "
+        "says alone; numeric, choice: the number or letter that it comes to, as the checker of that name reads it, "
+        "where every question has such an answer",
+    )
     system: str | None = key(None, "System message of every prompt; null leaves the chat template's own default")
     template: dict[str, Any] = key(
         {},
@@ -124,7 +132,11 @@ class Foresight(Section):
 
     beams: Positive = key(2, "M: partial responses that are kept at each step")
     candidates: Positive = key(4, "N: next steps that are sampled from each beam")
-    steps: Positive = key(4, "K: steps (lines) that are searched; what follows the last one is its simulated future")
+    steps: Count = key(
+        4,
+        "K: steps (lines) that are searched; what follows the last one is its simulated future. 0: no search, but "
+        "M x N answers that share nothing, for pairs.choose: agreed",
+    )
     tau: AboveZero = key(
         0.1,
         "Temperature of F = softmax(f / tau), Eq. 2: low draws the best candidates, high any",
@@ -171,6 +183,9 @@ class Foresight(Section):
     def _possible(self) -> Foresight:
         if self.beams * self.candidates < 2:
             raise ValueError("candidates x beams is 1, and a pair needs two responses; write candidates: 2 or more")
+        for name in ("skip_agreeing", "future_tokens", "drop_below"):
+            if not self.steps and getattr(self, name):
+                raise ValueError(f"{name} is about a search, and steps: 0 is none; leave it out, or write more steps")
         if self.drop_below and (self.value, self.select) != ("future", "resample"):
             raise ValueError("drop_below needs value: future and select: resample; leave it at 0 otherwise")
         if self.skip_agreeing is not None and self.value == "step":
@@ -179,6 +194,11 @@ class Foresight(Section):
             limit = f"max_tokens{' and thought_tokens' if self.thought_tokens else ''}, {self.response_tokens}"
             raise ValueError(f"future_tokens is more than {limit}; write less, or leave it out")
         return self
+
+    @property
+    def most_steps(self) -> int:
+        """Steps of a rollout: K, or the only one of answers without a search."""
+        return max(self.steps, 1)
 
     @property
     def response_tokens(self) -> int:

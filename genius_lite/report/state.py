@@ -180,9 +180,9 @@ def step_values(step: Step) -> list[float]:
 
 
 def glimpse(rollout: Rollout, decode: Callable[[list[int]], str]) -> SampleRollout:
-    """Show the steps, so far, of the rollout's best kept response, best by the value of its last one."""
+    """Show the steps, so far, of the rollout's best response, best by the value of its last one, among those kept."""
     last = rollout.steps[-1]
-    place = max(last.kept, key=lambda i: last.candidates[i].value)
+    place = max(last.kept or range(len(last.candidates)), key=lambda i: last.candidates[i].value)
     steps = []
     for step in reversed(rollout.steps):
         chosen = step.candidates[place]

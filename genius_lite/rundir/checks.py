@@ -60,6 +60,8 @@ def check_pairs(pairs: Lines[PreferencePair], queries: Mapping[str, Query], voca
         numbers = (pair.chosen_advantage, pair.rejected_advantage, pair.chosen_value, pair.rejected_value)
         if not all(abs(number) <= -2 * _LEAST for number in numbers):
             return "a value is out of range"
+        if not 0 < pair.lead <= 1:
+            return f"its weight is {pair.lead}"
         if not all(_are_tokens(tokens, vocabulary) for tokens in (pair.chosen_tokens, pair.rejected_tokens)):
             return "a response is empty, or not of this vocabulary"
         return ""
@@ -84,8 +86,8 @@ def rollout_fault(rollout: Rollout, vocabulary: int | None = None) -> str:
 def _step_faults(step: Step, number: int, beams: int, vocabulary: int | None) -> Iterator[str]:
     if step.index != number:
         yield f"it is numbered {step.index}"
-    if not step.candidates or not step.kept:
-        yield "it has no candidate, or keeps none"
+    if not step.candidates:
+        yield "it has no candidate"
     if not all(0 <= kept < len(step.candidates) for kept in step.kept):
         yield f"it keeps one of {len(step.candidates)} candidates that is not there"
     if min(step.duplicates, step.dropped) < 0:

@@ -87,10 +87,10 @@ class RunFolder:
 
     @property
     def searched(self) -> int:
-        """How many of them a round searches; the others are held out."""
-        self.require("learner.holdout", "evaluate.queries")
+        """How many of them a round searches; others are held out, or another round's."""
+        self.require("learner.holdout", "evaluate.queries", "round_queries")
         held = held_count(self.queries, self.recipe["learner"]["holdout"], self.recipe["evaluate"]["queries"])
-        return self.queries - held
+        return min(self.queries - held, self.recipe["round_queries"] or self.queries)
 
     @property
     def timings(self) -> list[Timing]:

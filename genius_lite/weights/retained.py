@@ -73,7 +73,7 @@ def gaps(
     """
 
     async def gap(sampler: LocalSampler, pair: PreferencePair) -> float:
-        scored = await asyncio.gather(*(sampler.score(*part) for part in _parting(pair)), return_exceptions=True)
+        scored = await asyncio.gather(*(sampler.score(*part) for part in parting(pair)), return_exceptions=True)
         summed = []
         for logprobs in scored:
             if isinstance(logprobs, QueryFailedError):
@@ -91,7 +91,7 @@ def gaps(
     return np.array(asyncio.run(ask()))
 
 
-def _parting(pair: PreferencePair) -> list[tuple[list[int], list[int]]]:
+def parting(pair: PreferencePair) -> list[tuple[list[int], list[int]]]:
     """Split a pair into what both responses share, prompt included, which has no margin, and what each goes on with."""
     responses = (pair.chosen_tokens, pair.rejected_tokens)
     shorter = min(map(len, responses))  # of two of which one goes on after the other, its last token is scored

@@ -1,9 +1,10 @@
 """The quickstart from several seeds: other questions, other problems and another run each time.
 
     python recipes/study/quickstart_seeds.py runs/seeds --seeds 10
+    python recipes/study/quickstart_seeds.py runs/random --name random --set pairs.choose=random --reuse runs/seeds
 
 Each seed has a folder: its files (`quickstart.py`), the recipe and the run, which the same command goes on with. Writes
-`results/quickstart-seeds.json`, and prints the table of RESULTS.md.
+`results/quickstart-NAME.json`, and prints the table of RESULTS.md.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -27,7 +28,7 @@ from genius_lite.rundir.reader import RunFolder
 from genius_lite.text import percent
 
 RECIPES = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results" / "quickstart-seeds.json"
+RESULTS = Path(__file__).parent / "results"
 KINDS = ("sampled", "greedy")
 
 
@@ -36,16 +37,20 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", type=int, nargs="+", help="run these, and write no results")
+    parser.add_argument("--name", default="seeds", help="of the results")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="what a control replaces")
+    parser.add_argument("--reuse", type=Path, help="another folder, whose rollouts are taken where they are the same")
     a = parser.parse_args()
     for seed in a.only or range(a.seeds):
-        run(a.folder / f"seed-{seed}", seed)
+        run(a.folder / f"seed-{seed}", seed, a.set, a.reuse and a.reuse / f"seed-{seed}" / "run")
     if not a.only:
         rows = [figures(a.folder / f"seed-{seed}", seed) for seed in range(a.seeds)]
-        RESULTS.write_text(json.dumps({"recipe": "quickstart.yaml", "seeds": rows}, indent=1) + "\n", encoding="utf-8")
+        found = {"recipe": "quickstart.yaml", "settings": a.set, "seeds": rows}
+        (RESULTS / f"quickstart-{a.name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print("\n".join(table(rows)))
 
 
-def run(folder: Path, seed: int) -> None:
+def run(folder: Path, seed: int, settings: Sequence[str] = (), reuse: Path | None = None) -> None:
     """Draw the files of a seed and run the quickstart on them; a run that is finished is left as it is.
 
     Raises:
@@ -53,7 +58,9 @@ def run(folder: Path, seed: int) -> None:
     """
     subprocess.run([sys.executable, RECIPES / "quickstart.py", "--seed", str(seed), "--out", folder], check=True)
     shutil.copy(RECIPES / "quickstart.yaml", folder)
-    command = ["run", folder / "quickstart.yaml", "--set", f"seed={seed}", "--out", folder / "run"]
+    replaced = [part for each in (f"seed={seed}", *settings) for part in ("--set", each)]
+    command = ["run", folder / "quickstart.yaml", *replaced, "--out", folder / "run"]
+    command += ["--reuse", reuse] if reuse else []
     done = subprocess.run([sys.executable, "-m", "genius_lite", *command], check=False)
     if done.returncode != HALTED:
         done.check_returncode()

@@ -121,7 +121,7 @@ def _start(folder: Path) -> None:
 def _go_on(folder: Path) -> None:
     with open_run(_recipe(folder)) as session:
         r = session.round(1)
-        assert len(sample(r, session.own)) == len(r.job.searched)
+        assert len(sample(r, session.own)) == len(r.queries)
 
 
 def _pairs(folder: Path) -> None:
@@ -200,7 +200,7 @@ def write(folder: Path, count: int, args: argparse.Namespace) -> None:
     trees = [msgspec.json.encode(steps(rng, args)) for _ in range(_DIFFERENT)]
     (folder / "run").mkdir()
     with open_run(_recipe(folder)) as session, (session.round(1).here / "rollouts.jsonl").open("wb") as log:
-        for number, query in enumerate(job.searched[:-_MISSING]):
+        for number, query in enumerate(job.searched(1)[:-_MISSING]):
             log.write(b'{"query":%s,"steps":%s}\n' % (msgspec.json.encode(query), trees[number % _DIFFERENT]))
 
 

@@ -33,6 +33,7 @@ from tests.support.models import ANY_PAIRS, questions
 
 pytest.importorskip("ray")
 RAY = str(Path(sys.executable).with_name("ray"))
+FEW, MANY = 10, 40  # queries; the more where something is to happen before the round is over
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +81,16 @@ def recipe(tiny_llama, tmp_path) -> Recipe:
     return Recipe(
         out=str(tmp_path / "run"),
         model=Model(gguf=str(tiny_llama)),
-        queries=Queries(source=questions(tmp_path, 40)),
+        queries=Queries(source=questions(tmp_path, MANY), limit=FEW),
         foresight=Foresight(beams=1, candidates=2, steps=2, max_tokens=60),
         pairs=ANY_PAIRS,
         evaluate=Evaluate(queries=0),
         sampler=Sampler(slots=2, parked=2, threads=1, watchdog=60),
     )
+
+
+def of_many(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"queries": recipe.queries.model_copy(update={"limit": MANY})})
 
 
 def rollouts(
@@ -109,7 +114,7 @@ def rollouts(
         r = Session(job, base, engine, folder, progress, Stop(), tracker).round(1)
         sample(r, Policy(job.source.path))
     found = read_records(r.here / "rollouts.jsonl", Rollout)
-    assert len({r.query.id for r in found}) == len(found) == 40
+    assert len({r.query.id for r in found}) == len(found) == recipe.queries.limit
     return {r.query.id: r for r in found}, said
 
 
@@ -120,7 +125,7 @@ def test_a_cluster_samples_what_this_machine_would(cluster, recipe, tmp_path):
     here, _ = rollouts(recipe.model_copy(update={"out": str(tmp_path / "local")}), "local")
     assert there == here
     shares = json.loads((tmp_path / "run" / "round-1" / "hosts.json").read_text())
-    assert [*shares.values()] == [40]
+    assert [*shares.values()] == [FEW]
     assert [line for line in said if line.startswith("sampling on ")]
 
 
@@ -138,10 +143,10 @@ def test_a_node_that_dies_loses_nothing_and_one_that_joins_takes_work(cluster, j
 
     killer = threading.Thread(target=kill_and_replace)
     killer.start()
-    found, said = rollouts(recipe, cluster.address)
+    found, said = rollouts(of_many(recipe), cluster.address)
     killer.join()
-    assert killed[0] < 40, "the round was over before the node was killed"
-    assert len(found) == 40
+    assert killed[0] < MANY, "the round was over before the node was killed"
+    assert len(found) == MANY
     assert len([line for line in said if "is lost" in line]) == 1
     assert len([line for line in said if line.startswith("sampling on ")]) == 2
 
@@ -208,7 +213,7 @@ def test_a_busy_node_is_said_to_be_waited_for(cluster, recipe, tmp_path, monkeyp
             assert process.poll() is None
             time.sleep(0.05)
         found, _ = rollouts(recipe, cluster.address, release)
-    assert len(found) == 40
+    assert len(found) == FEW
     assert (tmp_path / "released").exists()
 
 
@@ -216,10 +221,10 @@ def test_a_node_without_room_for_the_model_costs_only_itself(cluster, recipe):
     node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20, env_vars={"XDG_CACHE_HOME": "/proc/nothing"})
     cluster.wait_for_nodes()
     try:
-        found, said = rollouts(recipe, cluster.address)
+        found, said = rollouts(of_many(recipe), cluster.address)
     finally:
         cluster.remove_node(node)
-    assert len(found) == 40
+    assert len(found) == MANY
     refused = [line for line in said if "does not take part" in line]
     assert refused
     assert len([line for line in said if line.startswith("sampling on ")]) == 1
@@ -230,7 +235,7 @@ def test_nodes_run_no_code_of_the_working_directory(cluster, recipe, tmp_path, m
         (tmp_path / f"{name}.py").write_text(f"open('{tmp_path}/ran', 'a').write('{name} ')\n")
     monkeypatch.chdir(tmp_path)
     found, _ = rollouts(recipe, cluster.address)
-    assert len(found) == 40
+    assert len(found) == FEW
     assert not (tmp_path / "ran").exists()
 
 

@@ -66,7 +66,7 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
         items = [tokenize_task(task, "auto", vocabulary, None) for task in tasks]
     # One branch at a time and a KV cache of 32 bits: where two words are nearly as likely, rounding decides.
     settings = EngineSettings(slots=1, context=256, threads=1, kv_type="F32")
-    who = EvalModel(smollm2, settings, max_tokens=16, seed=0, log=tmp_path / "log")
+    who = EvalModel(smollm2, settings, max_tokens=10, seed=0, log=tmp_path / "log")
     cfg, arrived = Evaluate(samples=2), []
 
     def answers(advance=arrived.append, **more):

@@ -58,7 +58,7 @@ def config(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("pre", sorted({*SPLITS, *KNOWN_TO_TRANSFORMERS, *WHOLE_FIRST}))
 def test_every_way_to_cut_text_gives_llama_cpps_ids(pre, smollm2_fields, config, tmp_path):
-    path = write_vocabulary(tmp_path / "x.gguf", smollm2_fields, TEMPLATE, adds_bos=True, pre=pre, size=8000)
+    path = write_vocabulary(tmp_path / "x.gguf", smollm2_fields, TEMPLATE, adds_bos=True, pre=pre, size=4000)
     notes, tokenizer = written(path, tmp_path / "out", config)
     assert differing(path, tokenizer) == []
     assert notes == []
@@ -68,7 +68,7 @@ def test_every_way_to_cut_text_gives_llama_cpps_ids(pre, smollm2_fields, config,
 @pytest.mark.parametrize("template", [TEMPLATE, "{{ bos_token }}" + TEMPLATE, '{{ raise_exception("never") }}'])
 def test_a_conversation_is_the_runs(adds_bos, template, smollm2_fields, config, tmp_path):
     """transformers adds no BOS to one, llama.cpp did."""
-    path = write_vocabulary(tmp_path / "x.gguf", smollm2_fields, template, adds_bos=adds_bos, size=8000)
+    path = write_vocabulary(tmp_path / "x.gguf", smollm2_fields, template, adds_bos=adds_bos, size=4000)
     _, tokenizer = written(path, tmp_path / "out", config)
     if "never" in template:
         assert tokenizer.chat_template == template

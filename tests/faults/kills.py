@@ -53,9 +53,16 @@ sampler: {slots: 8, threads: 1}
 evaluate: {queries: 4, query_samples: 2}
 """
 QUERIES = [f"question {n}" for n in range(24)]
-_CFG = parse(RECIPE)
-HELD_OUT = hold_out([query_id(q) for q in QUERIES], _CFG.learner.holdout, _CFG.seed, _CFG.evaluate.queries)
-SEARCHED = {query for query in QUERIES if query_id(query) not in HELD_OUT}
+
+
+def searched(queries: list[str]) -> set[str]:
+    """Tell which queries a run of these searches; the others are held out."""
+    cfg = parse(RECIPE)
+    held_out = hold_out([query_id(q) for q in queries], cfg.learner.holdout, cfg.seed, cfg.evaluate.queries)
+    return {query for query in queries if query_id(query) not in held_out}
+
+
+SEARCHED = searched(QUERIES)
 _EARLY = 0.3  # of a stage's time, in which every second harm is done: after it the stage may be over
 _MOST = 60  # harms to one run, then it is let alone
 _EACH = 3  # harms to each stage of one run

@@ -187,6 +187,25 @@ def test_the_best_with_enough_votes_is_chosen():
     assert (pair.chosen_tokens, pair.rejected_tokens) == ([11, 7], [13, 9])
 
 
+def test_the_lead_of_the_agreed_answer_weighs_the_pair():
+    of = voting(7, 7, 7, 8, 9, 0)  # 3, 1, 1 of five votes
+    (pair,) = preference_pairs(of, AGREED.model_copy(update={"weigh": "votes"}), 0.1, (0,))
+    assert pair.lead == pytest.approx(2 / 5)
+    (pair,) = preference_pairs(of, AGREED, 0.1, (0,))
+    assert pair.lead == 1.0
+    with pytest.raises(ValueError, match="weigh: votes needs choose: agreed"):
+        Pairs(weigh="votes")
+
+
+def test_answers_that_share_nothing_vote_as_often_as_they_were_drawn():
+    same, other, third = ([10, 7], [11, 8], [12, 8])
+    answers = [Candidate(0, Completion(tokens, [-0.1] * 2, "end"), None, -0.1, -0.1) for tokens in (same,) * 3]
+    answers += [Candidate(0, Completion(tokens, [-0.2] * 2, "end"), None, -0.2, -0.2) for tokens in (other, third)]
+    (pair,) = preference_pairs(rollout(*answers), AGREED.model_copy(update={"weigh": "votes"}), 0.1, (0,))
+    assert (pair.chosen_tokens, pair.rejected_tokens in (other, third)) == (same, True)
+    assert pair.lead == pytest.approx(1 / 5)  # three votes to two
+
+
 def test_of_the_agreed_answer_one_that_may_be_chosen_is():
     loop = [3] * 40
     of = rollout(

@@ -57,6 +57,25 @@ def test_two_steps_by_hand():
     assert [3] in sampler.released
 
 
+def test_without_a_search_whole_answers_share_nothing_but_the_prompt():
+    ends = [end(1, 2, logprob=-0.5), end(3, logprob=-0.1), end(1, 2, logprob=-0.5), end(4, 4, finish="length")]
+    sampler = ScriptedSampler({("end", ()): ends}, slowest_first=True)
+    (only,) = search(sampler, beams=2, candidates=2, steps=0, max_tokens=9).steps
+    assert sampler.calls == [("end", (), 4, 9)]
+    assert [candidate.step for candidate in only.candidates] == ends  # one that repeats another is an answer too
+    assert [(c.value, c.advantage) for c in only.candidates] == [(-0.5, -0.5), (-0.1, -0.1), (-0.5, -0.5), (-1.0, -1.0)]
+    assert (only.kept, only.foreseen, len(sampler.released)) == ([], True, 4)
+    for name, value in {"skip_agreeing": 0.5, "future_tokens": 5, "drop_below": 0.1}.items():
+        with pytest.raises(ValueError, match=f"{name} is about a search"):
+            Foresight(steps=0, **{name: value})
+
+
+def test_a_whole_answer_that_is_not_finite_stops_and_names_the_query():
+    script = {("end", ()): [Completion([1, 2], [-1.0, np.nan], "end"), end(3)]}
+    with pytest.raises(NonFiniteError, match=r"query q: the log-probabilities .* are not finite"):
+        search(ScriptedSampler(script), beams=1, candidates=2, steps=0, max_tokens=9)
+
+
 @pytest.mark.parametrize("bad", [np.nan, -np.inf, np.inf])
 @pytest.mark.parametrize("at", [("step", ()), ("end", (1,))])
 def test_log_probabilities_that_are_not_finite_stop_the_search_and_name_the_query(at, bad):

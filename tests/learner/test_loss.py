@@ -18,7 +18,7 @@ LENGTHS = {"chosen_length_B": 5.0, "rejected_length_B": 8.0}
 
 
 def pair(weight: float = 1.0, **changed) -> PairLogps:
-    values = VALUES | LENGTHS | {"weight_B": weight}
+    values = VALUES | LENGTHS | {"weight_B": weight, "lead_B": 1.0}
     return PairLogps(**{k: torch.tensor([v], dtype=F64) for k, v in values.items()} | changed)
 
 
@@ -154,6 +154,13 @@ def test_extreme_margins_stay_finite(kind):
     for far in (-1e4, 1e4):
         p = PairLogps(**{f.name: torch.tensor([1.0]) for f in fields(PairLogps)} | {"chosen_B": torch.tensor([far])})
         assert torch.isfinite(pair_loss(p, Learner(loss=kind))).all()
+
+
+def test_a_vote_weighs_the_whole_loss():
+    cfg = Learner(beta=0.1, sft_weight=0.5)
+    lead = torch.tensor([0.25], dtype=F64)
+    assert pair_loss(pair(), cfg).item() == pytest.approx(math.log(1 + math.exp(-0.3)) + 0.5 * 2.0)
+    assert pair_loss(pair(lead_B=lead), cfg).item() == pytest.approx(0.25 * pair_loss(pair(), cfg).item())
 
 
 def test_the_losses_are_those_that_a_recipe_may_name():

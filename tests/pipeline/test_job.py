@@ -37,20 +37,29 @@ def test_the_guard_watches_the_held_out_and_then_what_lies_beyond_the_limit(tmp_
     (held,) = job.held_out
     watched = [q.prompt for q in job.watched]
     assert job.watched[0].id == held
-    assert [q for q in job.queries if q.id != held] == job.searched
+    assert [q for q in job.queries if q.id != held] == job.searched(1)
     assert watched[1:] == texts[10:]
     assert [q.prompt for q in job.queries] == texts[:10]
     assert [q.prompt for q in _job(tmp_path, tiny_llama, texts, watched=3).watched] == watched[:3]
     unwatched = _job(tmp_path, tiny_llama, texts, watched=0)
     assert (unwatched.watched, unwatched.held_out) == ([], frozenset())
-    assert unwatched.searched == unwatched.queries, "what nobody watches is learned from"
+    assert unwatched.searched(1) == unwatched.queries, "what nobody watches is learned from"
     assert [q.prompt for q in _job(tmp_path, tiny_llama, texts, holdout=0.0).watched] == texts[10:]
+
+
+def test_rounds_of_few_questions_take_the_next_ones_and_begin_again(tmp_path, tiny_llama):
+    job = _job(tmp_path, tiny_llama, [f"{n}?" for n in range(10)], holdout=0.3, watched=4)
+    every = job.searched(1)
+    assert (len(every), job.searched(2)) == (7, every)
+    small = job.under(job.recipe.model_copy(update={"round_queries": 3}))
+    assert [small.searched(number) for number in (1, 2, 3)] == [every[:3], every[3:6], [every[6], *every[:2]]]
+    assert job.under(job.recipe.model_copy(update={"round_queries": 99})).searched(2) == every
 
 
 def test_a_small_run_watches_fewer_queries_than_it_searches(tmp_path, tiny_llama):
     texts = [f"{n}?" for n in range(40)]
     job = _job(tmp_path, tiny_llama, texts, watched="auto", holdout=0.5)
-    assert (len(job.watched), len(job.held_out), len(job.searched)) == (4, 4, 6)
+    assert (len(job.watched), len(job.held_out), len(job.searched(1))) == (4, 4, 6)
     assert job.identity()["evaluate"]["queries"] == 4, "what a run folder says is a number"
     assert [Evaluate().watched(queries) for queries in (1, 16, 40, 64, 5000)] == [4, 4, 10, 16, 16]
 

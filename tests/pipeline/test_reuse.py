@@ -25,6 +25,8 @@ IDENTITY = {
     "weights": None,
     "system": None,
     "queries": "4, q",
+    "answers": "stated",
+    "round_queries": None,
     "watched": "w",
     "seed": 0,
     "tasks": ["t"],
@@ -102,6 +104,8 @@ def changed(**sections) -> dict:
         (changed(foresight={"max_tokens": 32}), [HF_CHECKPOINT, ROUNDED]),
         (changed(foresight={"thought_tokens": 32}), [HF_CHECKPOINT, ROUNDED]),
         (changed(queries="4, others", watched="others"), [HF_CHECKPOINT, ROUNDED, ANSWERED, ROLLOUTS]),
+        (changed(answers="numeric"), [HF_CHECKPOINT, ROUNDED, ANSWERED, ROLLOUTS]),  # what is held out is judged by it
+        (changed(round_queries=2), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
         (changed(tasks=["others"]), [HF_CHECKPOINT, ROUNDED, ROLLOUTS, ADAPTER]),
         # Of rollouts the prompts themselves are compared, below.
         (changed(system="Be brief."), [HF_CHECKPOINT, ROUNDED, ROLLOUTS]),

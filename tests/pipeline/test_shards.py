@@ -108,7 +108,14 @@ def test_what_is_held_out_is_in_no_shard(recipe):
     held = recipe.model_copy(update={"learner": learner, "evaluate": Evaluate(queries=4)})
     first, second = (rollouts(shard(held, text)).keys() for text in ("1/2", "2/2"))
     assert (len(first), len(second), len(prepare(held).held_out)) == (3, 2, 2)
-    assert first | second == {query.id for query in prepare(held).searched}
+    assert first | second == {query.id for query in prepare(held).searched(1)}
+
+
+def test_a_shard_of_a_round_of_few_questions_is_part_of_these(recipe):
+    few = recipe.model_copy(update={"round_queries": 3})
+    first, second = (rollouts(shard(few, text)).keys() for text in ("1/2", "2/2"))
+    assert (len(first), len(second)) == (2, 1)
+    assert first | second == {query.id for query in prepare(few).searched(1)}
 
 
 def test_an_interrupted_shard_goes_on(recipe):

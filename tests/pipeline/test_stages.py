@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from genius_lite.data.vocabulary import Vocabulary
+from genius_lite.errors import UserError
 from genius_lite.evaluate.measure import EvalModel, answer_tasks
 from genius_lite.export.bundle import RunRound, export
 from genius_lite.pipeline.job import Job, prepare
+from genius_lite.pipeline.stages import pair
 from genius_lite.recipe import (
     Evaluate,
     Foresight,
@@ -23,17 +26,18 @@ from genius_lite.recipe import (
     Learner,
     Limit,
     Model,
+    Pairs,
     Quantize,
     Queries,
     Recipe,
     Sampler,
     TaskSource,
 )
-from genius_lite.records import PreferencePair, Rollout
+from genius_lite.records import Candidate, Completion, PreferencePair, Rollout, Step
 from genius_lite.report.status import read_state
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.results.evaluation import Response
-from genius_lite.run import run
+from genius_lite.run import open_run, run
 from genius_lite.rundir.lines import read_records
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.sampler.client import open_sampler
@@ -87,12 +91,12 @@ def done(
         "evaluate": Evaluate(tasks=[TaskSource(source=str(problems))], samples=1, queries=0),
         "sampler": Sampler(slots=1, threads=1),
         "guard": UNGUARDED,
+        "foresight": Foresight(beams=1, candidates=2, steps=1, max_tokens=12, temperature=1.5),
     }
     recipe = Recipe(
         out=str(folder / "run"),
         model=Model(gguf=str(folder / "tiny.gguf"), weights=str(folder / "full") if full else None),
         queries=Queries(source=questions(folder, 12)),
-        foresight=Foresight(beams=1, candidates=2, steps=1, max_tokens=12, temperature=1.5),
         pairs=ANY_PAIRS,
         learner=Learner(
             rank=4, lora_alpha=8, lr=lr, holdout=holdout, batch_pairs=4, parity_limit=100, precision="fp32"
@@ -168,6 +172,47 @@ def test_held_out_queries_are_watched_and_nothing_else(tmp_path):
     for base in ("round-0", "round-1"):
         signals = json.loads((made.folder / base / "evaluation" / "signals.json").read_text())
         assert signals["responses"] == 2 * 2
+
+
+def test_small_rounds_answer_the_next_questions_and_need_no_search(tmp_path):
+    made = done(
+        tmp_path,
+        Quantize(),
+        round_queries=8,
+        foresight=Foresight(beams=2, candidates=2, steps=0, max_tokens=12, temperature=1.5),
+    )
+    job = prepare(made.recipe)
+    rounds = [read_records(made.round(number) / "rollouts.jsonl", Rollout) for number in (1, 2)]
+    asked = [{rollout.query.id for rollout in of_round} for of_round in rounds]
+    assert asked == [{query.id for query in job.searched(number)} for number in (1, 2)]
+    assert (len(asked[0] & asked[1]), len(asked[0] | asked[1])) == (4, 12), "after the last the first again"
+    assert {len(step.candidates) for rollout in rounds[0] for step in rollout.steps} == {4}
+    assert len(read_records(made.round(2) / "pairs.jsonl", PreferencePair)) == 8
+
+
+def test_questions_with_numbers_for_answers_vote_by_the_numbers_that_they_come_to(tmp_path):
+    made = done(tmp_path, Quantize(), rounds=1)
+    said = [
+        "So Leo has 22 books now.",
+        "That is 15 + 7 = 22 in all, I think.",
+        "He has 25 books, if not more.",
+    ]
+    for kind, pairs in (("stated", 0), ("numeric", 1)):
+        queries = made.recipe.queries.model_copy(update={"answers": kind, "limit": 1})
+        choose = Pairs(choose="agreed", weigh="votes", looping="keep")
+        recipe = made.recipe.model_copy(update={"out": str(tmp_path / kind), "queries": queries, "pairs": choose})
+        with open_run(recipe) as session, Vocabulary.open(session.job.source.path) as vocabulary:
+            (query,) = session.job.queries
+            responses = [vocabulary.encode(text, special=False) for text in said]
+            candidates = [Candidate(0, Completion(r, [-0.1] * len(r), "end"), None, -0.1, -0.1) for r in responses]
+            rollout = Rollout(query, [Step(0, candidates, [], 0)])
+            if not pairs:
+                with pytest.raises(UserError, match=r"the filters of `pairs` left none \(agreement 1\)"):
+                    pair(session.round(1), [rollout])
+                continue
+            (only,) = pair(session.round(1), [rollout])
+            assert only.rejected_tokens == responses[2]
+            assert only.lead == pytest.approx(1 / 3)
 
 
 def test_from_full_precision_weights_nothing_is_gained_where_nothing_was_learned(tmp_path):

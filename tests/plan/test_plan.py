@@ -82,7 +82,11 @@ def test_a_plan_says_what_the_run_then_takes_and_changes_nothing_in_it(project):
     ]
     hf_checkpoint = (out / "hf-checkpoint" / "model.safetensors").stat().st_mtime_ns
     rates = (out / "rehearsal.json").read_bytes()
-    if not msgspec.json.decode(rates, type=Rates).disturbed:
+    known = msgspec.json.decode(rates, type=Rates)
+    # Held-out queries are answered at temperature 1, which is not the search's.
+    assert known.answers.source == "rehearsal" and known.answers != known.lengths
+    assert known.base.scored > 0
+    if not known.disturbed:
         planned(cwd=project)
         assert (out / "rehearsal.json").read_bytes() == rates, "what is known is not rehearsed again"
 

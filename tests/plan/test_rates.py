@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from genius_lite.evaluate.measure import UNFILTERED
+from genius_lite.evaluate.remembered import Asked
 from genius_lite.pipeline.job import Job
 from genius_lite.plan.fit import Sizes
 from genius_lite.plan.history import History
@@ -17,17 +19,18 @@ from genius_lite.plan.rates import FOUND, Decode, Rates, decode_rates, learner_r
 from genius_lite.plan.seconds import Known, stage_cost
 from genius_lite.plan.tokens import Learned, Sampled, Work
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe
-from genius_lite.records import Query
+from genius_lite.records import Completion, Query
 from genius_lite.results.rounds import Moments, Stats, Timing
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import gguf_file
 
 QUERIES = [Query(f"q{n}", "?", [1, 2, 3, 4]) for n in range(10)]
-BASE, MADE = Decode(start=2.0, tick=0.1, sampled=0.01), Decode(start=1.0, tick=0.05, sampled=0.005)
-LENGTHS = Lengths([[Response(50, [])]], 0.0, "rehearsal")
+BASE = Decode(start=2.0, tick=0.1, sampled=0.01, scored=0.02)
+MADE = Decode(start=1.0, tick=0.05, sampled=0.005, scored=0.03)
+LENGTHS, ANSWERS = (Lengths([[Response(tokens, [])]], 0.0, "rehearsal") for tokens in (50, 60))
 RATES = Rates(
     BASE, MADE, load=3.0, forward=0.01, scored=0.04, imported=9.0, rounded=5.0, merged=7.0, others=0.0,
-    lengths=LENGTHS,
+    lengths=LENGTHS, answers=ANSWERS,
 )  # fmt: skip
 WORK = Work(Sampled(1000, 40, 50), Learned(pairs=27, tokens=2000, passes=[400], counted=300))
 SIZES = Sizes(
@@ -56,8 +59,11 @@ def under(known: Known, **sections: object) -> Known:
 
 
 def test_a_session_by_hand():
-    # 50 decodes, 1,000 sampled tokens, 40 of prompts for half as much, 10 scored.
-    assert BASE.session(WORK.rollouts, 10) == pytest.approx(2 + 50 * 0.1 + (1000 + 20 + 10) * 0.01)
+    # 50 decodes, 1,000 sampled tokens, 40 of prompts for half as much.
+    assert BASE.session(WORK.rollouts) == pytest.approx(2 + 50 * 0.1 + (1000 + 20) * 0.01)
+    # 10 tokens that are looked up, behind 40 of prompts.
+    assert BASE.scoring(10, 40) == pytest.approx(2 + (10 + 20) * 0.02)
+    assert BASE.times(3) == Decode(2.0, pytest.approx(0.3), pytest.approx(0.03), pytest.approx(0.06))
 
 
 def test_rates_are_found_again():
@@ -71,6 +77,7 @@ def test_rates_are_found_again():
     assert found.start == 3.0
     assert found.tick / found.sampled == pytest.approx(0.2 / 0.05)
     assert found.session(Sampled(40, 20, 4)) == pytest.approx(7.0)
+    assert found.scored == found.sampled
     # Steps that were all alike cannot tell what a step takes by itself.
     steps = Moments()
     for seconds in (1.0, 1.1):
@@ -81,12 +88,12 @@ def test_rates_are_found_again():
 
 
 def test_a_training_is_taken_apart():
-    # Forward takes half an update: 4 s. The first update is the slower one, and both passes of the margin take 10 s.
+    # Forward takes half an update, of 9 s on average, and both passes of the margin take 10 s.
     load, forward, scored = learner_rates([100.0, 119.0, 129.0, 137.0, 142.0, 147.0], 52.0, 40, checkpointing=False)
-    assert (forward, scored) == (0.1, 0.25)
-    assert load == 52.0 - 4.0 - 28.0
+    assert (forward, scored) == (0.1125, 0.25)
+    assert load == 52.0 - 4.5 - 28.0
     assert learner_rates([0.0, 9.0, 19.0, 31.0, 36.0], 40.0, 10, checkpointing=True)[1:] == (
-        pytest.approx(1 / 3),
+        pytest.approx(11 / 3 / 10),
         0.5,
     )
 
@@ -115,9 +122,10 @@ def test_training_by_hand(known):
 
 
 def test_a_merge_and_its_check_by_hand(known):
-    # Of four questions a pair: both responses, by the policy, its base, and that with the adapter.
+    # Of four questions a pair: both responses, each behind its prompt of 4 tokens, by the policy, its base, and that
+    # with the adapter.
     scored = 4 * 2 * 48  # of 50 tokens
-    scoring = 3 * MADE.session(Sampled(0, 4 * 4, 0), scored)
+    scoring = 3 * MADE.scoring(scored, 2 * 4 * 4)
     assert stage_cost(known, "merge", 1) == (pytest.approx(7 + 5 + scoring), scored)
     # The base is rounded once, and the first file is checked.
     assert stage_cost(known, "merge", 2) == (7, 0)
@@ -129,11 +137,11 @@ def test_a_merge_and_its_check_by_hand(known):
 
 
 def test_evaluation_by_hand(known):
-    # One query is watched: 4 responses of 50 tokens, on 8 slots.
-    work = Sampled(200, 4, 50)
-    assert stage_cost(known, "base model", 0) == (pytest.approx(BASE.session(work)), 200)
+    # One query is watched: 4 responses, which are as long as answers at the evaluation's temperature, on 8 slots.
+    work = Sampled(240, 4, 60)
+    assert stage_cost(known, "base model", 0) == (pytest.approx(BASE.session(work)), 240)
     # After a round the base model, in the same types, scores the same tokens; before the first it answers itself.
-    judged = MADE.session(work) + MADE.session(Sampled(0, 4, 0), 200)
+    judged = MADE.session(work) + MADE.scoring(240, 4 * 4)
     assert stage_cost(known, "evaluate", 2)[0] == pytest.approx(judged)
     assert stage_cost(known, "evaluate", 1)[0] == pytest.approx(judged + MADE.session(work))
     assert stage_cost(under(known, evaluate=Evaluate(queries=0)), "evaluate", 1)[0] == 0
@@ -142,6 +150,21 @@ def test_evaluation_by_hand(known):
     assert stage_cost(own, "evaluate", 1) == stage_cost(own, "evaluate", 2)
     with_weights = replace(own, job=replace(own.job, weights=Path("full")))
     assert stage_cost(with_weights, "evaluate", 1) > stage_cost(with_weights, "evaluate", 2)
+
+
+def test_what_the_base_model_answered_in_an_earlier_run_is_not_asked_again(known, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cfg, job = known.job.recipe.evaluate, known.job
+    ways = [(cfg.query_samples, UNFILTERED)]
+    asked = Asked(job.source, SIZES.engine, "", job.watched, ways, job.recipe.answer_tokens, job.recipe.seed)
+    asked.remember({"q0": [Completion([5], [-1.0], "end")] * cfg.query_samples})
+    assert stage_cost(known, "base model", 0) == (0.0, 0.0)
+    # Another seed asks for other responses, and so does a run that is not to look.
+    seconds = BASE.session(Sampled(240, 4, 60))
+    other = replace(known, job=job.under(job.recipe.model_copy(update={"seed": 7})))
+    assert stage_cost(other, "base model", 0)[0] == pytest.approx(seconds)
+    again = under(known, evaluate=Evaluate(queries=1, remember=False))
+    assert stage_cost(again, "base model", 0)[0] == pytest.approx(seconds)
 
 
 def test_other_programs_are_taken_off_and_nothing_is_made_up(known):

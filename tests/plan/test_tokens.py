@@ -101,14 +101,22 @@ def test_later_steps_repeat_by_a_chance_of_their_own():
 def test_after_a_step_some_responses_go_on_as_if_they_began_there():
     async def search(anew: float) -> int:
         sampler = CountingSampler(THIRTY, 64, anew=anew)
-        cfg = recipe(beams=1, candidates=2, steps=1).foresight
+        cfg = recipe(beams=1, candidates=2, steps=2).foresight
         work = asyncio.ensure_future(foresee(QUERY, sampler, cfg, (0, 1, "q")))
         await sampler.serve(work)
         return sampler.sampled
 
-    # Two steps of 10 tokens, and what is left of 30, or 30 more.
-    assert asyncio.run(search(0.0)) == 2 * (10 + 20)
-    assert asyncio.run(search(1.0)) == 2 * (10 + 30)
+    # Two whole responses of 30 tokens; after the 10 of the better one's step what is left of 30, or 30 more.
+    assert asyncio.run(search(0.0)) == 2 * 30 + 2 * 20
+    assert asyncio.run(search(1.0)) == 2 * 30 + 2 * 30
+
+
+def test_a_future_is_the_rest_of_the_response_that_its_step_is_from():
+    several = Lengths([[Response(30, [10]), Response(50, [20])]], 0.0, "rehearsal")
+    rollout, _ = searched(several, recipe(beams=1, candidates=8, steps=1).foresight, lanes=8)
+    lengths = {len(c.tokens) for c in rollout.steps[0].candidates}
+    assert lengths == {30, 50}
+    assert all(len(c.step.tokens) == {30: 10, 50: 20}[len(c.tokens)] for c in rollout.steps[0].candidates)
 
 
 def test_beams_go_by_the_values_that_were_seen():

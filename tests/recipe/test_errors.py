@@ -83,7 +83,7 @@ BROKEN = {
     "+minutes": ("seed: 1:30\n", "r.yaml:3: `seed` is 1:30;", "such as `seed: 0`"),
     "+octal": ("seed: 010\n", "r.yaml:3: `seed` is 010;", "such as `seed: 0`"),
     "+below zero": ("seed: -1\n", "r.yaml:3: `seed` is -1;", "such as `seed: 0`"),
-    "+steps 0": ("foresight: {steps: 0}\n", "r.yaml:3: `foresight.steps` is 0;", "such as `steps: 4`"),
+    "+steps -1": ("foresight: {steps: -1}\n", "r.yaml:3: `foresight.steps` is -1;", "such as `steps: 4`"),
     "+holdout 1": ("learner: {holdout: 1}\n", "r.yaml:3: `learner.holdout` is 1;", "below 1, such as `holdout: 0.1`"),
     "+out of a range": ("sampler: {slots: 500}\n", "r.yaml:3: `sampler.slots`", "to 128, or auto, such as `slots: 32`"),
     "+no finite number": ("learner: {lr: .inf}\n", "r.yaml:3: `learner.lr` is .inf;", "above 0, such as `lr: 5e-5`"),

@@ -31,7 +31,8 @@ def _write(path: Path, content: object) -> None:
 def folder(tmp_path) -> Path:
     """A run of two rounds that was interrupted while it searched the queries of the second."""
     held_out = {"learner": {"holdout": 0.1}, "evaluate": {"queries": 16}}
-    _write(tmp_path / "recipe.json", {"rounds": 2, "queries": "13, 0123456789abcdef", **held_out})
+    asked = {"queries": "13, 0123456789abcdef", "round_queries": None}
+    _write(tmp_path / "recipe.json", {"rounds": 2, **asked, **held_out})
     _write(tmp_path / "lock", "")
     (tmp_path / "hf-checkpoint").mkdir()
     (tmp_path / "round-0/evaluation").mkdir(parents=True)

@@ -34,7 +34,7 @@ FAULTS = [
     (("query", "tokens"), [260], "not of this vocabulary"),
     (("query", "tokens"), [-1], "not of this vocabulary"),
     (("steps", 1, "index"), 0, "step 1: it is numbered 0"),
-    (("steps", 0, "kept"), [], "step 0: it has no candidate, or keeps none"),
+    (("steps", 0, "kept"), [], "step 1: a candidate grew from beam 1 of 0"),
     (("steps", 0, "kept"), [0, 2], "step 0: it keeps one of 2 candidates that is not there"),
     (("steps", 0, "kept"), [-1], "it keeps one of 2 candidates that is not there"),
     (("steps", 1, "candidates", 0, "beam"), 2, "step 1: a candidate grew from beam 2 of 2"),

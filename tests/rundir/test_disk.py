@@ -152,15 +152,15 @@ def cache(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize("cache_home", ["/proc/nobody", "/dev/null"])
 def test_a_cache_that_cannot_be_made_is_done_without(monkeypatch, cache_home):
     monkeypatch.setenv("XDG_CACHE_HOME", cache_home)
-    measurements.remember("x", 1, Decode(1.0, 2.0, 3.0))
+    measurements.remember("x", 1, Decode(1.0, 2.0, 3.0, 4.0))
     assert measurements.recall("x", 1, Decode) is None
     with scratch() as folder:
         assert folder.is_dir()
 
 
 def test_a_cache_that_nobody_may_read_is_empty(cache, monkeypatch):
-    measurements.remember("x", 1, Decode(1.0, 2.0, 3.0))
-    assert measurements.recall("x", 1, Decode) == Decode(1.0, 2.0, 3.0)
+    measurements.remember("x", 1, Decode(1.0, 2.0, 3.0, 4.0))
+    assert measurements.recall("x", 1, Decode) == Decode(1.0, 2.0, 3.0, 4.0)
     monkeypatch.setattr(Path, "read_bytes", refuse(errno.EACCES))
     assert measurements.recall("x", 1, Decode) is None
 
@@ -178,7 +178,7 @@ def test_without_a_home_the_cache_is_a_temporary_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("pwd.getpwuid", refuse(KeyError))
     monkeypatch.chdir(tmp_path)
     assert cache_folder().is_absolute()
-    measurements.remember("x", "without a home", Decode(1.0, 2.0, 3.0))
+    measurements.remember("x", "without a home", Decode(1.0, 2.0, 3.0, 4.0))
     assert [*tmp_path.iterdir()] == []
 
 

@@ -85,7 +85,7 @@ def test_also_of_a_model_that_cannot_go_back(tiny_mamba):
 
 def test_also_of_a_real_vocabulary(smollm2):
     """Its 49,152 tokens at temperature 1 have long tails: there float32 sums may choose a neighbour, not often."""
-    requests = [Extend(n, list(range(100 + n, 140)), list(range(9)), "limit", 12, s) for n, s in enumerate(SAMPLINGS)]
+    requests = [Extend(n, list(range(120 + n, 140)), list(range(4)), "limit", 8, s) for n, s in enumerate(SAMPLINGS)]
     host, there = both(smollm2, requests, slots=8)
     agree = [one.tokens == other.tokens for one, other in zip(host[0], there[0], strict=True)]
     assert sum(agree) >= len(agree) - 1

@@ -11,10 +11,21 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 _HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def cores() -> list[int]:
+    """List the cores that this process may use; none where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def keep_to(cores: list[int]) -> None:
+    """Have this process, and what it starts, use these cores alone."""
+    if cores:
+        os.sched_setaffinity(0, cores)
 
 
 @dataclass
@@ -27,6 +38,8 @@ class Asked:
     env: dict[str, str]
     before: str = ""
     """Python that is run first."""
+    cores: list[int] = field(default_factory=cores)
+    """Where it runs: those of whoever asks."""
 
 
 class Command:

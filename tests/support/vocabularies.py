@@ -48,14 +48,15 @@ def write_vocabulary(
 
 
 def write_sentencepiece(path: Path, fields: dict, prefixed: bool) -> Path:
-    """Write its texts as a sentencepiece vocabulary, which has scores instead of merges.
+    """Write its most frequent texts as a sentencepiece vocabulary, which has scores instead of merges.
 
     Args:
         prefixed: whether a space stands before every text.
     """
     to_byte = {letter: byte for byte, letter in bytes_to_unicode().items()}
     pieces = []
-    for token, kind in zip(fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"], strict=True):
+    both = (fields[f"tokenizer.ggml.{name}"][:8000] for name in ("tokens", "token_type"))
+    for token, kind in zip(*both, strict=True):
         if kind == gguf.TokenType.NORMAL:
             try:
                 pieces.append(bytes(to_byte[letter] for letter in token).decode().replace(" ", _BLANK))

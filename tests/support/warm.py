@@ -1,8 +1,9 @@
-"""Commands without the seconds that their libraries take to import: `python -m tests.support.warm FD PATH`.
+"""Commands without the seconds that their libraries take to import: `python -m tests.support.warm OWNER LISTENING`.
 
 A process that has imported them forks for each command, which runs a module with its own arguments, folder, environment
 and files, and ends as an interpreter ends. Half of what the suite's commands took was these imports. It listens at a
 socket, to this file's `run` and to `tests/support/forked.py`, which stands for a command where one has to be started.
+The test processes of pytest-xdist have one together.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _SLOW = (  # to import
     "transformers.models.llama.modeling_llama",
     "transformers.models.qwen2.modeling_qwen2",
 )
+_SHARED = "TESTS_WARM_SERVER"  # where another process has it, which started this one
 
 
 def run(
@@ -76,16 +78,43 @@ def run(
 @cache
 def server() -> str:
     """Return where the process listens. It ends when this one does, and is no child: tests look for what is left."""
+    if shared := os.environ.get(_SHARED):
+        return shared
+    path, listening = _listen()
+    _start(listening)
+    return path
+
+
+def share() -> None:
+    """Have one such process for all test processes that this one starts; it begins when one of them asks."""
+    os.environ[_SHARED], listening = _listen()
+
+    def start_when_asked() -> None:
+        select.select([listening], [], [])
+        _start(listening)
+
+    threading.Thread(target=start_when_asked, daemon=True).start()
+
+
+def _listen() -> tuple[str, socket.socket]:
+    """Make the socket; who connects before the process has begun waits for it."""
     folder = tempfile.mkdtemp(prefix="warm-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path, (ours, theirs) = f"{folder}/socket", socket.socketpair()
-    command = [sys.executable, "-m", "tests.support.warm", str(theirs.fileno()), path]
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(f"{folder}/socket")
+    listening.listen()
+    return f"{folder}/socket", listening
+
+
+def _start(listening: socket.socket) -> None:
+    ours, theirs = socket.socketpair()
+    given = [theirs.fileno(), listening.fileno()]
+    command = [sys.executable, "-m", "tests.support.warm", *map(str, given)]
     env = {**os.environ, "TQDM_DISABLE": "1"}  # which the libraries read when they are imported
-    subprocess.run(["sh", "-c", '"$@" &', "sh", *command], pass_fds=[theirs.fileno()], env=env, check=True)
+    subprocess.run(["sh", "-c", '"$@" &', "sh", *command], pass_fds=given, env=env, check=True)
     theirs.close()
-    assert ours.recv(1), "it has not started"
+    listening.close()
     atexit.register(ours.close)
-    return path
 
 
 def _read(end: int) -> str:
@@ -93,30 +122,29 @@ def _read(end: int) -> str:
         return file.read()
 
 
-def _serve(owner: socket.socket, path: str) -> None:
+def _serve(owner: socket.socket, listening: socket.socket) -> None:
+    if _SHARED in os.environ:
+        forked.keep_to(forked.cores()[:1])  # as each test process does: libraries count cores once
     for module in _SLOW:
         import_module(module)
     import_module("genius_lite.evaluate.checkers").extract_answer("")  # which compiles patterns for two seconds
     gc.freeze()  # a collection in a fork would copy every page
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for keepers
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(path)
-        listening.listen()
-        owner.sendall(b"+")
-        while owner not in select.select([owner, listening], [], [])[0]:
-            connection, _ = listening.accept()
-            if os.fork() == 0:
-                listening.close()
-                owner.close()
-                _keep(connection)
-                return
-            connection.close()
+    while owner not in select.select([owner, listening], [], [])[0]:
+        connection, _ = listening.accept()
+        if os.fork() == 0:
+            listening.close()
+            owner.close()
+            _keep(connection)
+            return
+        connection.close()
 
 
 def _keep(connection: socket.socket) -> None:
     """Start the command, say its number and how it ended; in the command itself, return when it has no end yet."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     asked, standard = forked.asked(connection)
+    forked.keep_to(asked.cores)
     command = os.fork()
     if command:
         for file in standard:
@@ -170,10 +198,11 @@ def _end(code: int) -> None:
     """End as an interpreter does, but for taking the libraries apart, which takes a fork four seconds."""
     threading._shutdown()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream:
+            stream.flush()
     os._exit(code)
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
+    _serve(*(socket.socket(fileno=int(number)) for number in sys.argv[1:]))

@@ -1,0 +1,176 @@
+"""The arms of PLAN.md: each a run of one recipe with some settings replaced, from one seed or several.
+
+    python recipes/study/arms.py runs/arms --on smollm2 --seeds 1
+
+Runs lie in FOLDER/RECIPE/ARM-SEED; the same command goes on with them, and takes rollouts from a finished arm that
+sampled the same. Writes `results/arms-RECIPE.json`, and prints the table of RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import msgspec
+
+from genius_lite.cli.runs import HALTED
+from genius_lite.recipe.reader import load
+from genius_lite.report.compare import ALL_TASKS, Row, compare_runs
+from genius_lite.report.summary import points
+from genius_lite.results.evaluation import Interval
+from genius_lite.rundir.reader import RoundFolder, RunFolder
+from genius_lite.text import percent
+
+HERE = Path(__file__).parent
+
+_VOTE = {"foresight.steps": 0, "pairs.choose": "agreed", "queries.answers": "numeric"}
+_SCPO = {**_VOTE, "pairs.weigh": "votes", "learner.loss": "dpo", "learner.sft_weight": 1}
+_TOLD = {"learner.loss": "sft", "learner.epochs": 2}
+_AMONG = {"foresight.steps": 1, "foresight.beams": 1, "foresight.candidates": 8}
+_FEW = 0.4
+"""Share of the questions that an arm with a search asks, so that all sample about as many tokens."""
+
+ARMS: dict[str, tuple[float, dict[str, Any]]] = {
+    "A": (_FEW, {}),
+    "B": (_FEW, {"rounds": 3, "round_queries": _FEW / 3}),
+    "C": (1, _SCPO),
+    "D": (1, {**_SCPO, **_AMONG}),
+    "E": (1, {**_VOTE, **_TOLD}),
+    "E3": (1, {**_VOTE, **_TOLD, "rounds": 3, "round_queries": 1 / 3}),
+    "F": (_FEW, _TOLD),
+    "F3": (_FEW, {**_TOLD, "rounds": 3, "round_queries": _FEW / 3}),
+    "G": (_FEW, {"foresight.value": "step"}),
+    "I": (1, {**_TOLD, "foresight.steps": 0, "pairs.choose": "random", "foresight.top_p": 0.9}),
+    "R": (_FEW, {"pairs.choose": "random"}),
+    "V": (1, {**_VOTE, **_AMONG, **_TOLD}),
+    "S": (1, {**_SCPO, "pairs.choose": "random", "pairs.weigh": "equally"}),
+}
+"""By the letters of PLAN.md: which share of the recipe's questions an arm asks, and what it replaces."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--on", choices=("smollm2", "qwen"), default="smollm2")
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS], default=[*ARMS])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", action="store_true", help="run them, and write no results")
+    a = parser.parse_args()
+    recipe, folder = HERE / f"arms-{a.on}.yaml", a.folder / a.on
+    for seed in range(a.seeds):
+        for arm in a.arms:
+            run(recipe, folder, arm, seed)
+    if not a.only:
+        rows = [found for arm in a.arms for found in figures([folder / f"{arm}-{seed}" for seed in range(a.seeds)])]
+        text = json.dumps({"recipe": recipe.name, "arms": rows}, indent=1) + "\n"
+        (HERE / "results" / f"arms-{a.on}.json").write_text(text, encoding="utf-8")
+        print("\n".join(table(rows)))
+
+
+def run(recipe: Path, folder: Path, arm: str, seed: int) -> None:
+    """Run an arm from a seed, if that was not done yet.
+
+    Raises:
+        CalledProcessError: the run failed, and says why; one that the guard halts did not fail.
+    """
+    here = folder / f"{arm}-{seed}"
+    if (here / "summary.json").exists():
+        return
+    settings = [f"seed={seed}", *settings_of(arm, load(recipe, []).queries.limit or 1)]
+    command = ["run", recipe, *(part for each in settings for part in ("--set", each)), "--out", here]
+    finished = [other for other in sorted(folder.glob(f"*-{seed}")) if (other / "summary.json").exists()]
+    if like := next((other for other in finished if _sampled_alike(other, recipe, settings)), None):
+        command += ["--reuse", like]
+    print(f"{arm}, seed {seed}: {' '.join(settings)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "genius_lite", *command], check=False)
+    if done.returncode != HALTED:
+        done.check_returncode()
+
+
+def settings_of(arm: str, questions: int) -> list[str]:
+    """List what an arm replaces, as `--set` takes it; shares of the questions become numbers of them."""
+    share, own = ARMS[arm]
+    if each := own.get("round_queries"):
+        own = {**own, "round_queries": round(questions * each)}
+    return [f"queries.limit={round(questions * share)}", *(f"{key}={value}" for key, value in own.items())]
+
+
+def _sampled_alike(other: Path, recipe: Path, settings: list[str]) -> bool:
+    return RunFolder(other).recipe["foresight"] == load(recipe, settings).identity()["foresight"]
+
+
+def figures(runs: list[Path]) -> Iterator[dict[str, Any]]:
+    """Yield what each round of an arm came to, over its seeds and all tasks."""
+    found = [row for row in compare_runs(runs) if row.task == ALL_TASKS] or compare_runs(runs)
+    for row in found:
+        yield {**_gains(row), **_means([(RunFolder(run).base, RunFolder(run).round(row.round)) for run in runs])}
+
+
+def _gains(row: Row) -> dict[str, Any]:
+    assert row.sampled_gain and row.greedy_gain
+    return {
+        "arm": row.arm.rpartition("-")[0],
+        "round": row.round,
+        "seeds": row.seeds,
+        "sampled": row.sampled,
+        "sampled_gain": msgspec.to_builtins(row.sampled_gain),
+        "greedy_gain": msgspec.to_builtins(row.greedy_gain),
+    }
+
+
+def _means(rounds: list[tuple[RoundFolder, RoundFolder]]) -> dict[str, Any]:
+    """Average over seeds what has no interval; tokens are those of the round, maj@8 and pass@8 means over tasks."""
+    of_seeds = []
+    for base, here in rounds:
+        report, first = here.report, base.report
+        assert report and first and report.rollouts and report.metrics
+        signals, of_base = report.metrics.signals, base.signals
+        most = {
+            f"{name}{which}": fmean(getattr(result, of)["8"].estimate for result in results.evaluation)
+            for name, of in (("maj8", "most"), ("pass8", "some"))
+            for which, results in (("", report), ("_base", first))
+        }
+        best = [each.gain.estimate for each in report.at_best]
+        of_seeds.append(
+            {
+                "tokens": report.rollouts.sampled_tokens,
+                "pairs": report.pairs,
+                **most,
+                "best_gain": fmean(best) if best else None,
+                "kl": signals.kl if signals else None,
+                "entropy": signals.entropy / of_base.entropy if signals and of_base else None,
+                "length": signals.length / of_base.length if signals and of_base else None,
+                "ended": signals.ended if signals else None,
+            }
+        )
+    return {key: _mean([each[key] for each in of_seeds]) for key in of_seeds[0]}
+
+
+def _mean(values: list[Any]) -> float | None:
+    return None if None in values else fmean(values)
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Write a row for each round of each arm."""
+    names = ("arm", "round", "seeds", "tokens", "pairs", "at temperature 1", "greedy", "maj@8", "pass@8", "KL")
+    yield f"| {' | '.join([*names, 'entropy', 'length'])} |"
+    yield "|---" * 12 + "|"
+    for row in rows:
+        gains = [
+            points(msgspec.convert(row[f"{kind}_gain"], Interval)).removesuffix(" points")
+            for kind in ("sampled", "greedy")
+        ]
+        votes = [f"{percent(row[f'{of}_base'])} to {percent(row[of])}" for of in ("maj8", "pass8")]
+        shares = ["-" if row[key] is None else format(row[key], ".2f") for key in ("kl", "entropy", "length")]
+        counted = [format(round(row[key]), ",") for key in ("tokens", "pairs")]
+        yield f"| {' | '.join(map(str, [row['arm'], row['round'], row['seeds'], *counted, *gains, *votes, *shares]))} |"
+
+
+if __name__ == "__main__":
+    main()
