@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from genius_lite.data.vocabulary import Vocabulary
-from genius_lite.errors import Stopped, UserError
+from genius_lite.errors import NoPairError, Stopped, UserError
 from genius_lite.evaluate.checkers import submitted
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.foresight.pairs import draw_pairs
@@ -128,7 +128,7 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
     """Make the pairs to learn from, which stay in their file; `filtered.json` counts what each filter left without one.
 
     Raises:
-        UserError: none is left.
+        NoPairError: none is left.
     """
     r.enter(Stage.PAIRS)
     cfg, tau, began = r.job.recipe.pairs, r.job.recipe.foresight.tau, time.monotonic()
@@ -145,9 +145,14 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
         if not out.stat().st_size:
             counted = ", ".join(f"{name} {count}" for name, count in left_out.items() if count)
             cause = "no query gave two different responses; raise foresight.temperature or candidates"
-            if counted:
+            if cfg.choose == "agreed" and cfg.agreement is None and left_out.total() == left_out["agreement"] > 0:
+                cause = (
+                    f"no query's vote had a winner and a rarer answer ({counted}); more responses that end and state "
+                    "an answer can have (foresight.candidates, max_tokens, queries.answers)"
+                )
+            elif counted:
                 cause = f"the filters of `pairs` left none ({counted}); loosen them"
-            raise UserError(f"round {r.number}: no pair to learn from: {cause}")
+            raise NoPairError(f"round {r.number}: no pair to learn from: {cause}")
         note_time(r.here, Stage.PAIRS, time.monotonic() - began, len(Lines(out, PreferencePair)))
 
     made = r.here.build(folder.PAIRS, make)

@@ -140,6 +140,10 @@
   // The candidate of the step before that a beam came from; -1 is the prompt.
   const parent = (k, beam) => (k === 0 ? -1 : tree().steps[k - 1].kept[beam]);
 
+  // Whole answers without a search lead nowhere; of candidates one at least is kept.
+  const searched = (s) => s.kept.length > 0;
+  const titled = (s, k) => (searched(s) ? `Step ${k + 1}` : "Answers");
+
   function step(s, k) {
     const facts = [count(s.candidates.length, "candidate", "candidates")];
     if (s.repeats) facts.push(count(s.repeats, "repeat", "repeats"));
@@ -147,10 +151,10 @@
     if (!s.foreseen) facts.push("no foresight: the candidates agree");
     facts.push(
       s.pair
-        ? `pair: ${named(k, s.pair.chosen)} chosen, ${named(k, s.pair.rejected)} rejected, weight w ${number(s.pair.weight, 3)}`
+        ? `pair: ${named(k, s.pair.chosen)} chosen, ${named(k, s.pair.rejected)} rejected, weight w ${number(s.pair.weight, 3)}${s.pair.lead === null ? "" : `, lead ${number(s.pair.lead, 3)}`}`
         : "no pair",
     );
-    const parts = [make("h4", {}, `Step ${k + 1}`), make("p", { class: "note" }, facts.join(" \u00b7 "))];
+    const parts = [make("h4", {}, titled(s, k)), make("p", { class: "note" }, facts.join(" \u00b7 "))];
     for (const beam of [...new Set(s.candidates.map((c) => c.beam))].sort((a, b) => a - b)) {
       const from = k === 0 ? "From the prompt" : `From beam ${beam + 1}, candidate ${named(k - 1, parent(k, beam))}`;
       parts.push(make("p", { class: "from" }, from));
@@ -182,11 +186,10 @@
       make("b", {}, named(k, i)),
       ...marks.map(([kind, label]) => make("span", { class: `chip ${kind}` }, label)),
       make("span", {}, `f ${number(c.value, 3)}`),
-      make("span", {}, `F ${percent(c.share)}`, share),
-      make("span", {}, `A ${number(c.advantage, 3, "+")}`),
+      ...(searched(s) ? [make("span", {}, `F ${percent(c.share)}`, share), make("span", {}, `A ${number(c.advantage, 3, "+")}`)] : []),
     );
     const inside = [
-      ...piece(`Step, ${count(c.tokens[0], "token", "tokens")}`, c.step),
+      ...piece(`${searched(s) ? "Step" : "Response"}, ${count(c.tokens[0], "token", "tokens")}`, c.step),
       ...(c.tokens[1] ? piece(`Future, ${count(c.tokens[1], "token", "tokens")}`, c.future) : []),
       make("p", { class: "note" }, ends[c.end]),
     ];
@@ -223,7 +226,7 @@
     const edges = [];
     const nodes = [draw("circle", { cx: 14, cy: height / 2 + 6, r: 6, class: "node kept" })];
     steps.forEach((s, k) => {
-      nodes.push(draw("text", { x: x(k), y: 14, class: "middle" }, `step ${k + 1}`));
+      nodes.push(draw("text", { x: x(k), y: 14, class: "middle" }, titled(s, k).toLowerCase()));
       s.candidates.forEach((c, i) => {
         const up = parent(k, c.beam);
         const [x0, y0] = k === 0 ? [14, height / 2 + 6] : [x(k - 1), places[k - 1][up]];
