@@ -189,6 +189,7 @@ def test_small_rounds_answer_the_next_questions_and_need_no_search(tmp_path):
     assert (len(asked[0] & asked[1]), len(asked[0] | asked[1])) == (4, 12), "after the last the first again"
     assert {len(step.candidates) for rollout in rounds[0] for step in rollout.steps} == {4}
     assert len(read_records(made.round(2) / "pairs.jsonl", PreferencePair)) == 8
+    assert "answers (without the method's search" in (made.folder / "export" / "README.md").read_text()
 
 
 def test_a_later_round_without_a_pair_ends_the_run_with_what_was_made_before(tmp_path, monkeypatch):
