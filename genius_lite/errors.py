@@ -12,6 +12,10 @@ class UserError(Exception):
     """
 
 
+class NoPairError(UserError):
+    """A round's queries gave no pair to learn from."""
+
+
 class NonFiniteError(RuntimeError):
     """Something computed is NaN or infinite. The message names the record that it belongs to, which is not kept."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from genius_lite.errors import Stop
+from genius_lite.errors import NoPairError, Stop
 from genius_lite.export.bundle import export
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.machine.engine_settings import engine_settings
@@ -57,14 +57,17 @@ def run(
 
     Raises:
         Stopped: `stop` was asked for.
-        UserError: as `prepare` and `require_room`; or the folder cannot be used; or the queries gave no pair to learn
-            from.
+        UserError: as `prepare` and `require_room`; or the folder cannot be used; or the first round's queries gave no
+            pair to learn from. Where a later round's give none, the run ends with what was made before.
     """
     with open_run(recipe, progress, stop, reuse, force, group) as session:
         history = History(session)
         history.add_base(evaluate(session.round(0), session.own))
         while policy := history.next_policy():
-            train_round(session.round(history.next), policy, history)
+            try:
+                train_round(session.round(history.next), policy, history)
+            except NoPairError as e:
+                history.end(e)
         return finish(session, history, force)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import permutations
 
 import numpy as np
@@ -80,6 +80,20 @@ def draw_pairs(
             else:
                 undecided = ["agreement"] if cfg.choose == "agreed" else []  # the vote sets no two responses apart
                 left_out.update(refusals[:1] or undecided)
+
+
+def why_none(cfg: Pairs, left_out: Mapping[str, int]) -> str:
+    """Say why there is no pair at all, and what helps."""
+    counts = {name: count for name, count in left_out.items() if count}
+    counted = ", ".join(f"{name} {count}" for name, count in counts.items())
+    if not counts:
+        return "no query gave two different responses; raise foresight.temperature or candidates"
+    if [*counts] == ["agreement"] and cfg.choose == "agreed" and cfg.agreement is None:
+        return (
+            f"no query's vote had a winner and a rarer answer ({counted}); more responses that end and state an answer "
+            "can have (foresight.candidates, max_tokens, queries.answers)"
+        )
+    return f"the filters of `pairs` left none ({counted}); loosen them"
 
 
 def _drawn(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 
-from genius_lite.errors import UserError
+from genius_lite.errors import NoPairError, UserError
 from genius_lite.evaluate.guard import alarms, guard_status, round_metrics
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.evaluate.results import at_best, mean_score
@@ -44,6 +45,16 @@ class History:
         if self.decision.stop or len(self.reports) == self.session.job.recipe.rounds:
             return None
         return self.policies[self.decision.build_on]
+
+    def end(self, why: NoPairError) -> None:
+        """Take it that the next round cannot be: what the rounds before it made stays.
+
+        Raises:
+            NoPairError: there is none before it.
+        """
+        if not self.reports:
+            raise why
+        self.decision = replace(self.decision, stop=str(why))
 
     def add_base(self, found: Evaluation) -> None:
         """Take the evaluation of the user's own file."""

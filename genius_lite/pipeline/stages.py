@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 
 from genius_lite.data.vocabulary import Vocabulary
-from genius_lite.errors import Stopped, UserError
+from genius_lite.errors import NoPairError, Stopped, UserError
 from genius_lite.evaluate.checkers import submitted
 from genius_lite.evaluate.record import Evaluation
-from genius_lite.foresight.pairs import draw_pairs
+from genius_lite.foresight.pairs import draw_pairs, why_none
 from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
 from genius_lite.pipeline.adapted import to_sample
 from genius_lite.pipeline.backends import remote, search
@@ -128,7 +128,7 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
     """Make the pairs to learn from, which stay in their file; `filtered.json` counts what each filter left without one.
 
     Raises:
-        UserError: none is left.
+        NoPairError: none is left.
     """
     r.enter(Stage.PAIRS)
     cfg, tau, began = r.job.recipe.pairs, r.job.recipe.foresight.tau, time.monotonic()
@@ -143,11 +143,7 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
             write_records(out, draw_pairs(rollouts, cfg, tau, r.key, stated, left_out := Counter[str]()))
         r.here.put_json(folder.LEFT_OUT, dict(left_out))
         if not out.stat().st_size:
-            counted = ", ".join(f"{name} {count}" for name, count in left_out.items() if count)
-            cause = "no query gave two different responses; raise foresight.temperature or candidates"
-            if counted:
-                cause = f"the filters of `pairs` left none ({counted}); loosen them"
-            raise UserError(f"round {r.number}: no pair to learn from: {cause}")
+            raise NoPairError(f"round {r.number}: no pair to learn from: {why_none(cfg, left_out)}")
         note_time(r.here, Stage.PAIRS, time.monotonic() - began, len(Lines(out, PreferencePair)))
 
     made = r.here.build(folder.PAIRS, make)

@@ -17,7 +17,7 @@ from genius_lite.evaluate.results import mean_score
 from genius_lite.foresight.pairs import calibration_weight
 from genius_lite.progress import Stage
 from genius_lite.report.status import next_stage
-from genius_lite.report.trees import QUERIES, Explorer, explore
+from genius_lite.report.trees import QUERIES, Explorer, explore, votes_weigh
 from genius_lite.results.evaluation import Alarm, Signals, TaskResult
 from genius_lite.results.rounds import RoundReport, Summary, Timing
 from genius_lite.rundir.documents import RecordedSource
@@ -40,6 +40,7 @@ class PairFigures:
     gap: float
     weight: float
     relaxed: float
+    lead: float
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ class RunData:
     imported: list[Timing]
     exported: dict[str, str]
     explorer: Explorer
+
+    @property
+    def votes_weigh(self) -> bool:
+        """Whether a pair's loss is multiplied by its lead."""
+        return votes_weigh(self.recipe)
 
     @property
     def policies(self) -> list[RoundData]:
@@ -171,15 +177,17 @@ def _round(run: RunFolder, here: RoundFolder, base: Signals | None, earlier: Seq
 
 def _pair_figures(here: RoundFolder, recipe: dict[str, Any]) -> PairFigures | None:
     learner = recipe["learner"]
-    chosen, rejected, gap, weights = (array("d") for _ in range(4))
+    chosen, rejected, gap, weights, leads = (array("d") for _ in range(5))
     for p in here.pairs:
         chosen.append(len(p.chosen_tokens))
         rejected.append(len(p.rejected_tokens))
         gap.append(p.chosen_value - p.rejected_value)
         weights.append(calibration_weight(p, learner["alpha"], learner["calibration"]))
+        leads.append(p.lead)
     if not weights:
         return None
-    return PairFigures(fmean(chosen), fmean(rejected), fmean(gap), fmean(weights), fmean(w < 1 for w in weights))
+    relaxed = fmean(w < 1 for w in weights)
+    return PairFigures(fmean(chosen), fmean(rejected), fmean(gap), fmean(weights), relaxed, fmean(leads))
 
 
 def _now(run: RunFolder) -> str:

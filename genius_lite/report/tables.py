@@ -179,6 +179,9 @@ def pairs_table(data: RunData) -> Table:
         _row("Pairs with w below 1", rounds, lambda r: percent(r.pairs and r.pairs.relaxed)),
     ]
     note = "A w below 1 pushes the rejected response down less."
+    if data.votes_weigh:
+        rows.append(_row("Mean lead of the vote", rounds, lambda r: number(r.pairs and r.pairs.lead, 3)))
+        note += " The lead multiplies a pair's loss."
     return Table("pairs", "Preference pairs", _headings(rounds), rows, note)
 
 

@@ -74,6 +74,11 @@ def explore(run: RunFolder, most: int = QUERIES) -> Explorer:
     return Explorer(list(queries.values()), rounds, _note(len(queries), len(every)) + unread)
 
 
+def votes_weigh(recipe: dict[str, Any]) -> bool:
+    """Say whether a run folder's recipe multiplies a pair's loss by its lead."""
+    return recipe.get("pairs", {}).get("weigh") == "votes"
+
+
 @contextmanager
 def _decoder(run: RunFolder) -> Iterator[Decode | None]:
     """Decode tokens by the run's own model; None where no file of it is left."""
@@ -145,6 +150,7 @@ def _pair(rollout: Rollout, step: Step, pair: PreferencePair, recipe: dict[str, 
         "chosen": place(pair.chosen_tokens, pair.chosen_value),
         "rejected": place(pair.rejected_tokens, pair.rejected_value),
         "weight": _round(calibration_weight(pair, learner["alpha"], learner["calibration"])),
+        "lead": _round(pair.lead) if votes_weigh(recipe) else None,
     }
 
 

@@ -50,6 +50,8 @@ class RecordedRecipe(msgspec.Struct):
     system: str | None = None
     template: dict[str, Any] = {}
     guard: dict[str, Any] = {}
+    pairs: dict[str, Any] = {}
+    round_queries: Annotated[int, msgspec.Meta(ge=1)] | None = None
     foresight: _Foresight | msgspec.UnsetType = msgspec.UNSET
     learner: _Learner | msgspec.UnsetType = msgspec.UNSET
     evaluate: _Evaluate | msgspec.UnsetType = msgspec.UNSET

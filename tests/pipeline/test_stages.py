@@ -17,6 +17,7 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.evaluate.measure import EvalModel, answer_tasks
 from genius_lite.export.bundle import RunRound, export
+from genius_lite.foresight.pairs import draw_pairs
 from genius_lite.pipeline.job import Job, prepare
 from genius_lite.pipeline.stages import pair
 from genius_lite.recipe import (
@@ -34,7 +35,7 @@ from genius_lite.recipe import (
     TaskSource,
 )
 from genius_lite.records import Candidate, Completion, PreferencePair, Rollout, Step
-from genius_lite.report.status import read_state
+from genius_lite.report.status import look, read_state
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.results.evaluation import Response
 from genius_lite.run import open_run, run
@@ -188,6 +189,21 @@ def test_small_rounds_answer_the_next_questions_and_need_no_search(tmp_path):
     assert (len(asked[0] & asked[1]), len(asked[0] | asked[1])) == (4, 12), "after the last the first again"
     assert {len(step.candidates) for rollout in rounds[0] for step in rollout.steps} == {4}
     assert len(read_records(made.round(2) / "pairs.jsonl", PreferencePair)) == 8
+    assert "answers (without the method's search" in (made.folder / "export" / "README.md").read_text()
+
+
+def test_a_later_round_without_a_pair_ends_the_run_with_what_was_made_before(tmp_path, monkeypatch):
+    def draw(rollouts, cfg, tau, key, *rest):
+        return draw_pairs(rollouts if key[1] == 1 else [], cfg, tau, key, *rest)
+
+    monkeypatch.setattr("genius_lite.pipeline.stages.draw_pairs", draw)
+    made = done(tmp_path, Quantize(), rounds=3, round_queries=4)
+    (stopped,) = [line for line in made.said if line.startswith("stopped: ")]
+    assert stopped.startswith("stopped: round 2: no pair to learn from")
+    summary = run(made.recipe)  # the same again finds nothing to do
+    assert (f"stopped: {summary.stopped}", len(summary.rounds)) == (stopped, 1)
+    assert Path(summary.exported).is_file()
+    assert look(made.folder).state == "finished"
 
 
 def test_questions_with_numbers_for_answers_vote_by_the_numbers_that_they_come_to(tmp_path):
@@ -207,7 +223,7 @@ def test_questions_with_numbers_for_answers_vote_by_the_numbers_that_they_come_t
             candidates = [Candidate(0, Completion(r, [-0.1] * len(r), "end"), None, -0.1, -0.1) for r in responses]
             rollout = Rollout(query, [Step(0, candidates, [], 0)])
             if not pairs:
-                with pytest.raises(UserError, match=r"the filters of `pairs` left none \(agreement 1\)"):
+                with pytest.raises(UserError, match=r"no query's vote had a winner and a rarer answer \(agreement 1\)"):
                     pair(session.round(1), [rollout])
                 continue
             (only,) = pair(session.round(1), [rollout])

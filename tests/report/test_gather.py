@@ -124,6 +124,20 @@ def test_the_figures_of_an_unfinished_round(run):
     assert found["round 1: rollouts"][:3] == ["2.0 s", "100 %", "30 tokens/s"]
 
 
+def test_what_votes_weigh_is_said(run):
+    assert "Mean lead of the vote" not in rows(pairs_table(gather(run)))
+    recipe, pairs = run / "recipe.json", run / "round-1" / "pairs.jsonl"
+    recipe.write_text(recipe.read_text().replace('"weigh": "equally"', '"weigh": "votes"'))
+    led = [json.loads(line) | {"lead": 0.25 + n % 2 / 2} for n, line in enumerate(pairs.read_text().splitlines())]
+    pairs.write_text("".join(json.dumps(pair) + "\n" for pair in led))
+    data = gather(run)
+    assert rows(pairs_table(data))["Mean lead of the vote"] == ["0.500"]
+    shown = [
+        s["pair"]["lead"] for tree in data.explorer.rounds[0]["trees"].values() for s in tree["steps"] if s["pair"]
+    ]
+    assert {*shown} == {0.25, 0.75}
+
+
 def test_pieces_of_an_interrupted_stage_are_put_together(run):
     with (run / "round-1" / "timings.jsonl").open("a") as file:
         line = {

@@ -39,8 +39,8 @@ def test_a_tree_is_the_rollout_with_its_figures(run):
     assert [c["advantage"] for c in two["candidates"]] == [0.1, 0.05]
     assert [c["end"] for c in two["candidates"]] == ["length", "end"]
     assert [c["tokens"] for c in two["candidates"]] == [[6, 3], [5, 0]]
-    assert one["pair"] == {"chosen": 0, "rejected": 1, "weight": 1.0}
-    assert two["pair"] == {"chosen": 1, "rejected": 0, "weight": round(math.exp(-0.05), 6)}
+    assert one["pair"] == {"chosen": 0, "rejected": 1, "weight": 1.0, "lead": None}
+    assert two["pair"] == {"chosen": 1, "rejected": 0, "weight": round(math.exp(-0.05), 6), "lead": None}
     json.dumps(found.as_dict(), allow_nan=False)
 
 

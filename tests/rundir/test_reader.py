@@ -52,6 +52,14 @@ def test_what_is_there_is_typed_and_what_is_not_there_yet_is_nothing(run):
     assert run.base.path == run.own.path == run.path / "round-0"
 
 
+@pytest.mark.parametrize("damage", [{"round_queries": "four"}, {"round_queries": -4}, {"pairs": "votes"}])
+def test_small_rounds_and_votes_that_are_none_are_a_line(run, damage):
+    recipe = run.path / "recipe.json"
+    recipe.write_text(json.dumps(run.recipe | damage))
+    with pytest.raises(UserError, match=f"{recipe}.*{next(iter(damage))}"):
+        RunFolder(run.path)
+
+
 def test_a_log_that_grows_gives_its_whole_records_one_at_a_time(run):
     log = run.round(1).path / "rollouts.jsonl"
     whole = log.read_bytes()

@@ -140,17 +140,23 @@
   // The candidate of the step before that a beam came from; -1 is the prompt.
   const parent = (k, beam) => (k === 0 ? -1 : tree().steps[k - 1].kept[beam]);
 
+  // Whole answers without a search lead nowhere; of candidates one at least is kept.
+  const searched = (s) => s.kept.length > 0;
+  const titled = (s, k) => (searched(s) ? `Step ${k + 1}` : "Answers");
+
+  function paired(p, k) {
+    const lead = p.lead === null ? "" : `, lead ${number(p.lead, 3)}`;
+    const two = `${named(k, p.chosen)} chosen, ${named(k, p.rejected)} rejected`;
+    return `pair: ${two}, weight w ${number(p.weight, 3)}${lead}`;
+  }
+
   function step(s, k) {
     const facts = [count(s.candidates.length, "candidate", "candidates")];
     if (s.repeats) facts.push(count(s.repeats, "repeat", "repeats"));
     if (s.dropped) facts.push(`${s.dropped} given up`);
     if (!s.foreseen) facts.push("no foresight: the candidates agree");
-    facts.push(
-      s.pair
-        ? `pair: ${named(k, s.pair.chosen)} chosen, ${named(k, s.pair.rejected)} rejected, weight w ${number(s.pair.weight, 3)}`
-        : "no pair",
-    );
-    const parts = [make("h4", {}, `Step ${k + 1}`), make("p", { class: "note" }, facts.join(" \u00b7 "))];
+    facts.push(s.pair ? paired(s.pair, k) : "no pair");
+    const parts = [make("h4", {}, titled(s, k)), make("p", { class: "note" }, facts.join(" \u00b7 "))];
     for (const beam of [...new Set(s.candidates.map((c) => c.beam))].sort((a, b) => a - b)) {
       const from = k === 0 ? "From the prompt" : `From beam ${beam + 1}, candidate ${named(k - 1, parent(k, beam))}`;
       parts.push(make("p", { class: "from" }, from));
@@ -175,6 +181,10 @@
     const marks = roles(s, i);
     const share = make("span", { class: "track", "aria-hidden": "true" }, make("span"));
     share.firstChild.style.width = `${100 * (c.share || 0)}%`;
+    const figures = [
+      make("span", {}, `F ${percent(c.share)}`, share),
+      make("span", {}, `A ${number(c.advantage, 3, "+")}`),
+    ];
     const said = c.step === null ? "" : c.step.trim().replace(/\s+/g, " ");
     const head = make(
       "span",
@@ -182,11 +192,10 @@
       make("b", {}, named(k, i)),
       ...marks.map(([kind, label]) => make("span", { class: `chip ${kind}` }, label)),
       make("span", {}, `f ${number(c.value, 3)}`),
-      make("span", {}, `F ${percent(c.share)}`, share),
-      make("span", {}, `A ${number(c.advantage, 3, "+")}`),
+      ...(searched(s) ? figures : []),
     );
     const inside = [
-      ...piece(`Step, ${count(c.tokens[0], "token", "tokens")}`, c.step),
+      ...piece(`${searched(s) ? "Step" : "Response"}, ${count(c.tokens[0], "token", "tokens")}`, c.step),
       ...(c.tokens[1] ? piece(`Future, ${count(c.tokens[1], "token", "tokens")}`, c.future) : []),
       make("p", { class: "note" }, ends[c.end]),
     ];
@@ -223,7 +232,7 @@
     const edges = [];
     const nodes = [draw("circle", { cx: 14, cy: height / 2 + 6, r: 6, class: "node kept" })];
     steps.forEach((s, k) => {
-      nodes.push(draw("text", { x: x(k), y: 14, class: "middle" }, `step ${k + 1}`));
+      nodes.push(draw("text", { x: x(k), y: 14, class: "middle" }, titled(s, k).toLowerCase()));
       s.candidates.forEach((c, i) => {
         const up = parent(k, c.beam);
         const [x0, y0] = k === 0 ? [14, height / 2 + 6] : [x(k - 1), places[k - 1][up]];
