@@ -89,12 +89,14 @@ class _GatedProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        gate_TD, up_TD, *kept = ctx.saved_tensors
+        gate_TD, up_TD, low_TR, a_RD, b_OR = ctx.saved_tensors
         gate_TD = gate_TD.detach().requires_grad_()
         with torch.enable_grad():
             active_TD = silu(gate_TD)
         x_TD = active_TD.detach() * up_TD
-        to_x_TD, *to_adapter = adapted_gradients(*gradients, x_TD, *kept, ctx.base, ctx.scale)
+        (gradient_TO,) = gradients
+        parts = (low_TR, a_RD, b_OR, ctx.base, ctx.scale)
+        to_x_TD, *to_adapter = adapted_gradients(gradient_TO, x_TD, *parts)
         assert to_x_TD is not None
         (to_gate_TD,) = torch.autograd.grad(active_TD, gate_TD, torch.mul(to_x_TD, up_TD, out=x_TD))
         return to_gate_TD, to_x_TD.mul_(active_TD.detach()), *to_adapter, None, None

@@ -31,7 +31,7 @@ def factors_in_bf16(allowed: bool = True) -> Iterator[None]:
 
 @contextmanager
 def _rounded_factors() -> Iterator[None]:
-    options = torch.backends.mkldnn.matmul
+    options = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     before, options.fp32_precision = options.fp32_precision, "bf16"
     try:
         yield

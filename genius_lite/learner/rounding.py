@@ -76,7 +76,9 @@ class _Adapted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        found = adapted_gradients(*gradients, *ctx.saved_tensors, ctx.base, ctx.scale, ctx.needs_input_grad[0])
+        x_TD, low_TR, a_RD, b_OR = ctx.saved_tensors
+        parts = (low_TR, a_RD, b_OR, ctx.base, ctx.scale)
+        found = adapted_gradients(gradients[0], x_TD, *parts, wanted=ctx.needs_input_grad[0])
         return *found, None, None
 
 

