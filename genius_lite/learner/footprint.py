@@ -27,8 +27,8 @@ It grows while packs of other sizes follow. In bf16, of packs of up to 1,507 tok
 """
 
 # What autograd keeps of a token in one layer: bytes for each of its `width` numbers, and for each of the MLP's `inner`
-# ones. Counted by torch's hooks for saved tensors, LoRA on all matrices (SmolLM2-135M, Qwen2.5-0.5B). Families whose
-# norms and MLPs are not those of Llama keep up to twice as much (see `learner/layers.py`).
+# ones. Reckoned from what `learner/layers.py` and `attention.py` save, LoRA on all matrices; not counted by hooks.
+# Families whose norms and MLPs are not those of Llama keep up to twice as much.
 _KEPT = {"fp32": (27, 8), "bf16": (14, 4)}
 _SIZE = {"fp32": 4, "bf16": 2}
 

@@ -49,7 +49,6 @@ class Pairs(Section):
         "chosen one's, and the rejected one's differs",
         unit="share",
     )
-
     weigh: Literal["equally", "votes"] = key(
         "equally",
         "A pair's weight in the loss. votes: by which share of the query's votes the chosen answer leads the rejected "

@@ -17,6 +17,7 @@ MOST_SEQUENCES = 256
 
 
 AnswerKind = Literal["stated", "numeric", "choice"]
+"""What is known of the final answers to unlabelled questions."""
 
 STDIN = "-"
 """The source that is read from standard input."""

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import msgspec
+from quickstart_seeds import complete
 
-from genius_lite.cli.runs import HALTED
 from genius_lite.recipe.reader import load
 from genius_lite.report.compare import ALL_TASKS, Row, compare_runs
 from genius_lite.report.summary import points
@@ -88,9 +86,7 @@ def run(recipe: Path, folder: Path, arm: str, seed: int) -> None:
     if like := next((other for other in finished if _sampled_alike(other, recipe, settings)), None):
         command += ["--reuse", like]
     print(f"{arm}, seed {seed}: {' '.join(settings)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "genius_lite", *command], check=False)
-    if done.returncode != HALTED:
-        done.check_returncode()
+    complete(command)
 
 
 def settings_of(arm: str, questions: int) -> list[str]:

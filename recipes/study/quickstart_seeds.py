@@ -61,6 +61,15 @@ def run(folder: Path, seed: int, settings: Sequence[str] = (), reuse: Path | Non
     replaced = [part for each in (f"seed={seed}", *settings) for part in ("--set", each)]
     command = ["run", folder / "quickstart.yaml", *replaced, "--out", folder / "run"]
     command += ["--reuse", reuse] if reuse else []
+    complete(command)
+
+
+def complete(command: Sequence[str | Path]) -> None:
+    """Run a command of genius-lite to its end.
+
+    Raises:
+        CalledProcessError: it failed, and says why; one that the guard halts did not fail.
+    """
     done = subprocess.run([sys.executable, "-m", "genius_lite", *command], check=False)
     if done.returncode != HALTED:
         done.check_returncode()

@@ -20,12 +20,14 @@ import numpy as np
 from prepare import gsm8k_test, reasoning_tasks
 
 from genius_lite.data.vocabulary import Vocabulary
-from genius_lite.evaluate.checkers import check, extract_answer
+from genius_lite.evaluate.checkers import check, submitted
 from genius_lite.evaluate.scoring import Verdict
 from genius_lite.evaluate.tasks import Problem, Task
 from genius_lite.foresight.filters import Vote
+from genius_lite.recipe import AnswerKind
 from genius_lite.records import PreferencePair, Rollout, query_id
 from genius_lite.rundir.lines import read_records
+from genius_lite.rundir.reader import RunFolder
 
 Candidate = tuple[float, int, int, bool]
 """Its value, the length of its response, the votes for its answer, whether that is right."""
@@ -35,9 +37,14 @@ def main(run: Path) -> None:
     here, model = run / "round-1", json.loads((run / "hf-checkpoint" / "source.json").read_text())["path"]
     rollouts = read_records(here / "rollouts.jsonl", Rollout)
     pairs = read_records(here / "pairs.jsonl", PreferencePair)
+    answers = RunFolder(run).recipe.get("answers", "stated")  # as the run's own vote read them
     with Vocabulary.open(Path(model)) as vocabulary:
         tasks = [gsm8k(), *reasoning_tasks()]
-        print(json.dumps({t.name: found for t in tasks if (found := measured(t, rollouts, pairs, vocabulary.decode))}))
+        print(
+            json.dumps(
+                {t.name: found for t in tasks if (found := measured(t, rollouts, pairs, vocabulary.decode, answers))}
+            )
+        )
 
 
 def gsm8k() -> Task:
@@ -46,7 +53,11 @@ def gsm8k() -> Task:
 
 
 def measured(
-    task: Task, rollouts: list[Rollout], pairs: list[PreferencePair], decode: Callable[[list[int]], str]
+    task: Task,
+    rollouts: list[Rollout],
+    pairs: list[PreferencePair],
+    decode: Callable[[list[int]], str],
+    answers: AnswerKind = "stated",
 ) -> dict[str, float] | None:
     """What the rollouts and pairs of the task's questions show; None if there are none."""
     problems = {problem.id: problem for problem in task.problems}
@@ -57,7 +68,7 @@ def measured(
     steps: list[list[Candidate]] = []
     for rollout in rollouts:
         if rollout.query.id in problems:
-            vote = Vote(rollout, lambda response: extract_answer(decode(response)))
+            vote = Vote(rollout, lambda response: submitted(answers, decode(response)))
             for step in (step for step in rollout.steps if step.foreseen):
                 responses = [rollout.response(step.index, n) for n in range(len(step.candidates))]
                 values = [candidate.value for candidate in step.candidates]
