@@ -27,7 +27,7 @@ from genius_lite.text import percent
 
 HERE = Path(__file__).parent
 
-_VOTE = {"foresight.steps": 0, "pairs.choose": "agreed", "queries.answers": "numeric"}
+_VOTE = {"foresight.steps": 0, "pairs.choose": "agreed"}
 _SCPO = {**_VOTE, "pairs.weigh": "votes", "learner.loss": "dpo", "learner.sft_weight": 1}
 _TOLD = {"learner.loss": "sft", "learner.epochs": 2}
 _AMONG = {"foresight.steps": 1, "foresight.beams": 1, "foresight.candidates": 8}
@@ -47,6 +47,7 @@ ARMS: dict[str, tuple[float, dict[str, Any]]] = {
     "I": (1, {**_TOLD, "foresight.steps": 0, "pairs.choose": "random", "foresight.top_p": 0.9}),
     "R": (_FEW, {"pairs.choose": "random"}),
     "V": (1, {**_VOTE, **_AMONG, **_TOLD}),
+    "W": (1, {**_AMONG, **_TOLD, "pairs.choose": "random"}),
     "S": (1, {**_SCPO, "pairs.choose": "random", "pairs.weigh": "equally"}),
 }
 """By the letters of PLAN.md: which share of the recipe's questions an arm asks, and what it replaces."""
@@ -55,7 +56,7 @@ ARMS: dict[str, tuple[float, dict[str, Any]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--on", choices=("smollm2", "qwen"), default="smollm2")
+    parser.add_argument("--on", choices=("smollm2", "qwen", "arc"), default="smollm2")
     parser.add_argument("--arms", nargs="+", choices=[*ARMS], default=[*ARMS])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", action="store_true", help="run them, and write no results")

