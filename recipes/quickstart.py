@@ -1,4 +1,4 @@
-"""Write the quickstart's questions: `python recipes/quickstart.py [--seed N] [--out FOLDER]`.
+"""Write the quickstart's questions: `python recipes/quickstart.py [--seed N] [--questions N] [--out FOLDER]`.
 
 Addition in a sentence: questions without answers to learn from, and others of the same kind with answers to measure by.
 No two of them add the same numbers. The files beside this one are those of seed 0.
@@ -16,13 +16,13 @@ VERBS = ("gets", "buys", "finds")
 QUESTIONS, PROBLEMS = 40, 60
 
 
-def problems(seed: int) -> list[dict[str, str]]:
-    """Return the questions of a seed with their answers: `QUESTIONS` to learn from, then `PROBLEMS` to measure by."""
+def problems(seed: int, questions: int = QUESTIONS) -> list[dict[str, str]]:
+    """Return the questions of a seed with their answers: those to learn from, then `PROBLEMS` to measure by."""
     draw, different = random.Random(seed), dict[frozenset[int], tuple[int, int]]()
     sums = list(itertools.product(range(3, 21), range(2, 13)))
     for first, more in draw.sample(sums, len(sums)):
         different.setdefault(frozenset((first, more)), (first, more))  # 5 + 7 is 7 + 5
-    return [_problem(draw, *numbers) for numbers in [*different.values()][: QUESTIONS + PROBLEMS]]
+    return [_problem(draw, *numbers) for numbers in [*different.values()][: questions + PROBLEMS]]
 
 
 def _problem(draw: random.Random, first: int, more: int) -> dict[str, str]:
@@ -34,12 +34,13 @@ def _problem(draw: random.Random, first: int, more: int) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--questions", type=int, default=QUESTIONS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     a = parser.parse_args()
-    rows = problems(a.seed)
+    rows = problems(a.seed, a.questions)
     a.out.mkdir(parents=True, exist_ok=True)
-    questions = [{"prompt": row["prompt"]} for row in rows[:QUESTIONS]]
-    for name, part in (("quickstart-queries.jsonl", questions), ("quickstart-problems.jsonl", rows[QUESTIONS:])):
+    questions = [{"prompt": row["prompt"]} for row in rows[: a.questions]]
+    for name, part in (("quickstart-queries.jsonl", questions), ("quickstart-problems.jsonl", rows[a.questions :])):
         (a.out / name).write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
 
 

@@ -40,8 +40,29 @@ def test_a_seed_that_is_halted_ends_no_others_and_no_old_recipe_counts_as_this_o
         return subprocess.CompletedProcess(command, code if asked[-1] else 0)
 
     monkeypatch.setattr(seeds.subprocess, "run", called)
-    seeds.run(tmp_path, 0)
+    seeds.run(tmp_path, 0, 40)
     assert asked == [False, True]
     code = 2
     with pytest.raises(subprocess.CalledProcessError):
-        seeds.run(tmp_path, 0)
+        seeds.run(tmp_path, 0, 40)
+
+
+def test_a_mean_over_seeds_has_students_interval(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "recipes" / "study")
+    seeds = importlib.import_module("quickstart_seeds")
+    rows = [
+        {
+            "seed": number,
+            "round": 1,
+            **{kind: {"base": 0.1, "tuned": 0.1 + gain, "gain": gains} for kind in seeds.KINDS},
+            "pairs": 3,
+            "sampled_tokens": 1000,
+            "signals": dict.fromkeys(seeds.SIGNALS, 0.5),
+        }
+        for number, gain in enumerate((0.1, 0.2, 0.3))
+        for gains in [{"estimate": gain, "low": gain - 0.15, "high": gain + 0.15}]
+    ]
+    *_, sampled, greedy = seeds.table(rows)
+    # 4.303 is Student's quantile of two degrees of freedom: 4.303 * 0.1 / sqrt(3) is 0.248
+    assert sampled == "round 1, sampled: +20.0 [-4.8, +44.8] points; clear of zero in 2 of 3, below it in 0"
+    assert greedy == sampled.replace("sampled", "greedy")

@@ -2,6 +2,8 @@
 
     python recipes/study/quickstart_seeds.py runs/seeds --seeds 10
     python recipes/study/quickstart_seeds.py runs/random --name random --set pairs.choose=random --reuse runs/seeds
+    python recipes/study/quickstart_seeds.py runs/rounds --name rounds --seeds 2 --questions 76 \\
+        --set rounds=6 --set round_queries=12 --set evaluate.rollback=false
 
 Each seed has a folder: its files (`quickstart.py`), the recipe and the run, which the same command goes on with. Writes
 `results/quickstart-NAME.json`, and prints the table of RESULTS.md.
@@ -16,12 +18,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import msgspec
 
 from genius_lite.cli.runs import HALTED
+from genius_lite.evaluate.statistics import student_quantile
 from genius_lite.report.summary import points
 from genius_lite.results.evaluation import Interval
 from genius_lite.rundir.reader import RunFolder
@@ -30,6 +33,7 @@ from genius_lite.text import percent
 RECIPES = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 KINDS = ("sampled", "greedy")
+SIGNALS = ("agreement", "entropy", "length", "ended", "kl")
 
 
 def main() -> None:
@@ -38,25 +42,28 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", type=int, nargs="+", help="run these, and write no results")
     parser.add_argument("--name", default="seeds", help="of the results")
+    parser.add_argument("--questions", type=int, default=40, help="to learn from")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="what a control replaces")
     parser.add_argument("--reuse", type=Path, help="another folder, whose rollouts are taken where they are the same")
     a = parser.parse_args()
     for seed in a.only or range(a.seeds):
-        run(a.folder / f"seed-{seed}", seed, a.set, a.reuse and a.reuse / f"seed-{seed}" / "run")
+        reused = a.reuse and a.reuse / f"seed-{seed}" / "run"
+        run(a.folder / f"seed-{seed}", seed, a.questions, a.set, reused)
     if not a.only:
-        rows = [figures(a.folder / f"seed-{seed}", seed) for seed in range(a.seeds)]
+        rows = [row for seed in range(a.seeds) for row in figures(a.folder / f"seed-{seed}", seed)]
         found = {"recipe": "quickstart.yaml", "settings": a.set, "seeds": rows}
         (RESULTS / f"quickstart-{a.name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print("\n".join(table(rows)))
 
 
-def run(folder: Path, seed: int, settings: Sequence[str] = (), reuse: Path | None = None) -> None:
+def run(folder: Path, seed: int, questions: int, settings: Sequence[str] = (), reuse: Path | None = None) -> None:
     """Draw the files of a seed and run the quickstart on them; a run that is finished is left as it is.
 
     Raises:
         CalledProcessError: the run failed, or is another recipe's, and says so; one that the guard halts did not fail.
     """
-    subprocess.run([sys.executable, RECIPES / "quickstart.py", "--seed", str(seed), "--out", folder], check=True)
+    drawn = ["--seed", str(seed), "--questions", str(questions), "--out", folder]
+    subprocess.run([sys.executable, RECIPES / "quickstart.py", *drawn], check=True)
     shutil.copy(RECIPES / "quickstart.yaml", folder)
     replaced = [part for each in (f"seed={seed}", *settings) for part in ("--set", each)]
     command = ["run", folder / "quickstart.yaml", *replaced, "--out", folder / "run"]
@@ -75,20 +82,22 @@ def complete(command: Sequence[str | Path]) -> None:
         done.check_returncode()
 
 
-def figures(folder: Path, seed: int) -> dict[str, Any]:
-    """Return what a seed came to: accuracies of base and tuned model, and gains with their intervals, as shares."""
+def figures(folder: Path, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield what each round of a seed came to, as shares: accuracies, gains over the base, label-free signals."""
     run = RunFolder(folder / "run")
-    report = run.round(1).report
-    assert report and report.rollouts
-    (tuned,) = report.evaluation
-    return {
-        "seed": seed,
-        **{kind: _figures(accuracy, gain) for kind, accuracy, gain in tuned.accuracies},
-        "sampled_tokens": report.rollouts.sampled_tokens,
-        "pairs": report.pairs,
-        "alarms": [f"{alarm.level}: {alarm.signal}" for alarm in report.alarms],
-        "seconds": round(sum(run.stage_seconds().values())),
-    }
+    for report in run.reports:
+        assert report.rollouts and report.metrics and report.metrics.signals
+        (tuned,) = report.evaluation
+        signals = msgspec.to_builtins(report.metrics.signals)
+        yield {
+            "seed": seed,
+            "round": report.round,
+            **{kind: _figures(accuracy, gain) for kind, accuracy, gain in tuned.accuracies},
+            "sampled_tokens": report.rollouts.sampled_tokens,
+            "pairs": report.pairs,
+            "signals": {name: signals[name] for name in SIGNALS},
+            "alarms": [f"{alarm.level}: {alarm.signal}" for alarm in report.alarms],
+        }
 
 
 def _figures(accuracy: Interval, gain: Interval | None) -> dict[str, Any]:
@@ -97,20 +106,35 @@ def _figures(accuracy: Interval, gain: Interval | None) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Write a row for each seed, and in how many the gain's interval is clear of zero."""
-    yield "| seed | base, sampled | tuned | gain | base, greedy | tuned | gain | pairs | tokens |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    """Write a row for each round of each seed, and each round's gain over seeds."""
+    names = ["seed", "round"]
+    for kind in KINDS:
+        names += [f"base, {kind}", "tuned", "gain"]
+    names += ["pairs", "tokens", *SIGNALS]
+    yield f"| {' | '.join(names)} |"
+    yield "|---" * len(names) + "|"
     for row in rows:
-        cells = [row["seed"]]
+        cells = [row["seed"], row["round"]]
         for kind in KINDS:
             gain = points(msgspec.convert(row[kind]["gain"], Interval)).removesuffix(" points")
             cells += [percent(row[kind]["base"], 1), percent(row[kind]["tuned"], 1), gain]
-        yield f"| {' | '.join(map(str, [*cells, row['pairs'], format(row['sampled_tokens'], ',')]))} |"
-    for kind in KINDS:
-        gains = [row[kind]["gain"] for row in rows]
-        better, worse = sum(gain["low"] > 0 for gain in gains), sum(gain["high"] < 0 for gain in gains)
-        mean = f"{100 * fmean(gain['estimate'] for gain in gains):+.1f} points on average"
-        yield f"{kind}: {mean}; clear of zero in {better} of {len(rows)}, below it in {worse}"
+        cells += [row["pairs"], format(row["sampled_tokens"], ",")]
+        cells += ["-" if value is None else format(value, ".2f") for value in row["signals"].values()]
+        yield f"| {' | '.join(map(str, cells))} |"
+    for number in sorted({row["round"] for row in rows}):
+        for kind in KINDS:
+            gains = [row[kind]["gain"] for row in rows if row["round"] == number]
+            better, worse = sum(gain["low"] > 0 for gain in gains), sum(gain["high"] < 0 for gain in gains)
+            clear = f"clear of zero in {better} of {len(gains)}, below it in {worse}"
+            yield f"round {number}, {kind}: {_over_seeds([gain['estimate'] for gain in gains])}; {clear}"
+
+
+def _over_seeds(gains: list[float]) -> str:
+    """Write their mean with Student's interval; each seed drew its own problems, so that these are in it too."""
+    if len(gains) < 2:
+        return f"{100 * gains[0]:+.1f} points"
+    half = student_quantile(len(gains) - 1) * stdev(gains) / len(gains) ** 0.5
+    return points(Interval(fmean(gains), fmean(gains) - half, fmean(gains) + half))
 
 
 if __name__ == "__main__":
