@@ -144,7 +144,7 @@ class Moments(msgspec.Struct):
         return (self.y - slope * self.x) / self.count, slope
 
 
-class Stats(msgspec.Struct, tag=True):
+class Stats(msgspec.Struct):
     """Totals of a sampler since its start.
 
     Tokens that were drawn and tokens of prompts that were decoded; seconds in llama.cpp, in drawing, and altogether

@@ -24,6 +24,8 @@ from genius_lite.results.rounds import Stats
 from genius_lite.sampler.interface import QueryFailedError
 from genius_lite.sampler.messages import (
     CancelBelow,
+    Drain,
+    Drained,
     Drawn,
     EngineSettings,
     Extend,
@@ -73,7 +75,7 @@ class LocalSampler:
         self._asked: dict[tuple[int, int], PendingRequest] = {}
         self._isolated: deque[PendingRequest] = deque()  # while there are some, only the first is asked
         self._consecutive_failures = 0
-        self._idle: asyncio.Future[Stats] | None = None
+        self._drains: dict[int, asyncio.Future[Stats]] = {}
         self._broken: BaseException | None = None
 
     @property
@@ -135,9 +137,11 @@ class LocalSampler:
         """Wait until the worker has nothing left to do; return its totals, of the last one if there were several."""
         if self._broken:
             raise self._broken
-        self._idle = asyncio.get_running_loop().create_future()
-        self.release([])  # wakes the worker, which reports whenever it falls idle
-        return await self._idle
+        number = next(self._ids)
+        stats = self._drains[number] = asyncio.get_running_loop().create_future()
+        if self._worker:
+            self._worker.send(Drain(number))
+        return await stats
 
     # -- asking --------------------------------------------------------------------------------------------
 
@@ -180,8 +184,8 @@ class LocalSampler:
             while True:
                 self._worker = worker
                 self._ask()
-                if self._idle and not self._idle.done():
-                    self.release([])
+                for number in self._drains:
+                    worker.send(Drain(number))
                 try:
                     reason = await self._receive(worker)
                 finally:
@@ -193,8 +197,7 @@ class LocalSampler:
             raise
         except BaseException as error:
             self._broken = error  # nothing may wait for ever for a reply that no one reads
-            idle = [self._idle] if self._idle else []
-            for future in [*(pending.future for pending in self._pending), *idle]:
+            for future in [*(pending.future for pending in self._pending), *self._drains.values()]:
                 if not future.done():
                     future.set_exception(error)
             if not isinstance(error, (SamplerError, UserError)):
@@ -211,11 +214,11 @@ class LocalSampler:
 
     def _is_owed(self) -> bool:
         """Say whether the worker owes a reply, or its totals."""
-        return bool(self._pending or (self._idle and not self._idle.done()))
+        return bool(self._pending or self._drains)
 
     def _deliver(self, reply: Reply) -> None:
-        if isinstance(reply, Stats) and self._idle and not self._idle.done():
-            self._idle.set_result(reply)
+        if isinstance(reply, Drained) and not (stats := self._drains.pop(reply.id)).done():
+            stats.set_result(reply.stats)
         if isinstance(reply, Drawn):
             self._asked[reply.id, reply.index].heard(reply)
         if not isinstance(reply, (Extended, Scored)):

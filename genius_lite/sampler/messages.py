@@ -121,10 +121,16 @@ class Release(msgspec.Struct, frozen=True, tag=True):
     paths: list[list[int]]
 
 
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Tell the totals once nothing is left to do."""
+
+    id: int
+
+
 NOT_FINITE = 3
 """Exit status of a worker whose model gave logits that are not finite; its log names the request."""
 
-Request = Open | Extend | Score | CancelBelow | Release
+Request = Open | Extend | Score | CancelBelow | Release | Drain
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -164,11 +170,18 @@ class Scored(msgspec.Struct, frozen=True, tag=True):
     logprobs: list[float]
 
 
+class Drained(msgspec.Struct, frozen=True, tag=True):
+    """The answer to a `Drain`."""
+
+    id: int
+    stats: Stats
+
+
 class Alive(msgspec.Struct, frozen=True, tag=True):
     """Nothing to say for a second, but at work."""
 
 
-Reply = Ready | Failed | Drawn | Extended | Scored | Alive | Stats
+Reply = Ready | Failed | Drawn | Extended | Scored | Drained | Alive
 
 _LENGTH = struct.Struct("<I")
 HEADER = _LENGTH.size
