@@ -184,8 +184,8 @@ class Foresight(Section):
     def _possible(self) -> Foresight:
         if self.beams * self.candidates < 2:
             raise ValueError("candidates x beams is 1, and a pair needs two responses; write candidates: 2 or more")
-        for name in ("skip_agreeing", "future_tokens", "drop_below"):
-            if not self.steps and getattr(self, name):
+        for name in ("skip_agreeing", "future_tokens", "drop_below", "value", "select"):
+            if not self.steps and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is about a search, and steps: 0 is none; leave it out, or write more steps")
         if self.drop_below and (self.value, self.select) != ("future", "resample"):
             raise ValueError("drop_below needs value: future and select: resample; leave it at 0 otherwise")

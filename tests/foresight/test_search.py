@@ -65,7 +65,9 @@ def test_without_a_search_whole_answers_share_nothing_but_the_prompt():
     assert [candidate.step for candidate in only.candidates] == ends  # one that repeats another is an answer too
     assert [(c.value, c.advantage) for c in only.candidates] == [(-0.5, -0.5), (-0.1, -0.1), (-0.5, -0.5), (-1.0, -1.0)]
     assert (only.kept, only.foreseen, len(sampler.released)) == ([], True, 4)
-    for name, value in {"skip_agreeing": 0.5, "future_tokens": 5, "drop_below": 0.1}.items():
+    for name, value in {
+        "skip_agreeing": 0.5, "future_tokens": 5, "drop_below": 0.1, "value": "step", "select": "greedy",
+    }.items():  # fmt: skip
         with pytest.raises(ValueError, match=f"{name} is about a search"):
             Foresight(steps=0, **{name: value})
 
