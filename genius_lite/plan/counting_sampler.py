@@ -45,10 +45,10 @@ class CountingSampler:
             0.95, 1.04, 0.99 and 1.01 of what was sampled; it hardly depends on this share (0.94 to 1.06 at none).
     """
 
-    def __init__(self, lengths: Lengths, lanes: int, seed: int = 0, anew: float = 0.5):
+    def __init__(self, lengths: Lengths, lanes: int, anew: float = 0.5):
         self.sampled = self.prefilled = self.ticks = 0
         self._anew = anew
-        self._lengths, self._free, self._rng = lengths, lanes, np.random.default_rng(seed)
+        self._lengths, self._free, self._rng = lengths, lanes, np.random.default_rng(0)
         self._rows: dict[tuple[int | str, ...], int] = {}  # of the lengths, by search
         self._drawn: dict[int, tuple[Response, int]] = {}  # what each token's completion was drawn from
         self._soon: deque[_Branch] = deque()  # futures, which go on in the lane of their step
@@ -75,9 +75,6 @@ class CountingSampler:
 
     def release(self, nodes: Iterable[Node]) -> None:
         """Nothing is held."""
-
-    def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
-        """Every branch goes on to its end, so that `drop_below` is counted as if it saved nothing."""
 
     async def drain(self) -> None:
         """See `Sampler.drain`; there is no time here to tell of."""

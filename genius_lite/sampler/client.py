@@ -23,7 +23,6 @@ from genius_lite.errors import UserError
 from genius_lite.results.rounds import Stats
 from genius_lite.sampler.interface import QueryFailedError
 from genius_lite.sampler.messages import (
-    CancelBelow,
     Drain,
     Drained,
     Drawn,
@@ -125,13 +124,6 @@ class LocalSampler:
         """See `Sampler.release`."""
         if self._worker and not self._broken:
             self._worker.send(Release([node.path for node in nodes]))
-
-    def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
-        """See `Sampler.cancel_below`."""
-        for pending in self._pending:
-            if pending.future is branch and pending.key and self._worker:
-                self._worker.send(CancelBelow(pending.key[0], total))
-                return
 
     async def drain(self) -> Stats:
         """Wait until the worker has nothing left to do; return its totals, of the last one if there were several."""

@@ -105,16 +105,6 @@ class Score(msgspec.Struct, frozen=True, tag=True):
     response: list[int]
 
 
-class CancelBelow(msgspec.Struct, frozen=True, tag=True):
-    """End the branches of `Extend.id` as `dropped` once their summed log-probability is below `total` nats.
-
-    A hint: a branch that is finished already stays as it is.
-    """
-
-    id: int
-    total: float
-
-
 class Release(msgspec.Struct, frozen=True, tag=True):
     """These paths are not extended again; their cache may be reused first. A hint, not an order."""
 
@@ -130,14 +120,11 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
 NOT_FINITE = 3
 """Exit status of a worker whose model gave logits that are not finite; its log names the request."""
 
-Request = Open | Extend | Score | CancelBelow | Release | Drain
+Request = Open | Extend | Score | Release | Drain
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The model is loaded. `context` is the tokens per branch that llama.cpp really gave."""
-
-    context: int
-    vocabulary: int
+    """The model is loaded."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
