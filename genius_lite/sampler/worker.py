@@ -62,7 +62,7 @@ def main() -> None:
     except EngineError as e:
         _send(out, [Failed(str(e))])
         return
-    _send(out, [Ready(engine.context, engine.vocabulary.size)])
+    _send(out, [Ready()])
     try:
         _serve(engine, inbox, out)
     except LogitsError as e:
