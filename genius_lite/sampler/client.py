@@ -198,15 +198,11 @@ class LocalSampler:
     async def _receive(self, worker: Worker) -> str:
         """Deliver replies until the worker ends or falls silent; says which."""
         try:
-            while reply := await worker.reply_within(self._patience, self._is_owed):
+            while reply := await worker.reply_within(self._patience, lambda: bool(self._pending or self._drains)):
                 self._deliver(reply)
         except asyncio.IncompleteReadError:
             return await worker.exit_reason()
         return silence(self._patience)
-
-    def _is_owed(self) -> bool:
-        """Say whether the worker owes a reply, or its totals."""
-        return bool(self._pending or self._drains)
 
     def _deliver(self, reply: Reply) -> None:
         if isinstance(reply, Drained) and not (stats := self._drains.pop(reply.id)).done():
