@@ -46,12 +46,7 @@ class _Branch(PartialCompletion):
 
 
 class ServerSampler:
-    """A `Sampler` that asks a server. Made by `open_server_sampler`.
-
-    Args:
-        probe: a prompt; that the server goes on with it shows that it is well.
-        pace: multiplies every wait between two tries.
-    """
+    """A `Sampler` that asks a server. Made by `open_server_sampler`, whose arguments these are."""
 
     def __init__(
         self,
@@ -211,7 +206,7 @@ async def open_server_sampler(
 
     Args:
         vocabulary: of the model that the server should hold.
-        probe: a prompt, for seeing whether the server is well.
+        probe: a prompt; that the server goes on with it shows that it is well.
         pace: multiplies every wait between two tries.
 
     Raises:

@@ -74,7 +74,7 @@ def test_without_locks_a_file_says_who_is_there(tmp_path, no_locks):
 
 
 def test_without_locks_a_process_of_this_machine_that_was_killed_is_followed(tmp_path, no_locks):
-    code = "import os, sys, filelock\nfilelock.SoftFileLock(sys.argv[1]).acquire()\nos._exit(1)"
+    code = "import os, sys, filelock\nlock = filelock.SoftFileLock(sys.argv[1])\nlock.acquire()\nos._exit(1)"
     for again in (False, True):
         subprocess.run([sys.executable, "-c", code, str(tmp_path / MARKER)])
         if again:  # as in a container, where numbers are the same each time
