@@ -37,7 +37,8 @@ class CountingSampler:
     """Offers what a search needs of a sampler (`Sampler`); see the module.
 
     `sampled` are tokens, repeats included; `prefilled` those of prompts; `ticks` decodes. Of four runs (SmolLM2
-    with 64 and 96 tokens, Qwen2.5-0.5B with 128, 1.5B with 256) what is counted comes to 0.94 to 1.06 of what was sampled.
+    with 64 and 96 tokens, Qwen2.5-0.5B with 128, 1.5B with 256) what is counted comes to 0.94 to 1.06 of what they
+    sampled.
 
     Args:
         lanes: branches that decode together.

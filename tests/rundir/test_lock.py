@@ -8,7 +8,6 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -23,7 +22,6 @@ from tests.support.faults import refuse
 def no_locks(request, monkeypatch) -> None:
     """A file system without locks."""
     monkeypatch.setattr(fcntl, "flock", refuse(request.param))
-
 
 
 def test_one_process_at_a_time(tmp_path):
