@@ -36,9 +36,10 @@ from genius_lite.sampler.messages import (
     Scored,
     Until,
 )
-from genius_lite.sampler.process import SamplerError, Worker, silence, start_worker
+from genius_lite.sampler.process import SamplerError, Worker, silence
 from genius_lite.sampler.tree import Node
 
+_STARTS = 3  # of a worker that ends, or hangs, while it loads
 _ISOLATE_AFTER = 2  # failures after which a request is asked alone
 _MOST_CONSECUTIVE = 3  # requests that failed with none answered in between: it is not they that are at fault
 
@@ -273,7 +274,12 @@ async def open_sampler(
     """
 
     async def start() -> Worker:
-        return await start_worker(model, settings, log, say)
+        for _ in range(_STARTS - 1):
+            try:
+                return await Worker.start(model, settings, log)
+            except SamplerError as e:  # it was killed while it loaded, as for want of memory, or hung
+                say(f"warning: {e}; starting it again")
+        return await Worker.start(model, settings, log)
 
     first, sampler = await start(), LocalSampler(start, sampling, settings.watchdog, say)
     serving = asyncio.create_task(sampler.serve(first))
