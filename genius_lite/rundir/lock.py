@@ -6,13 +6,14 @@ import os
 import platform
 import shlex
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
 
 from genius_lite.errors import UserError
 from genius_lite.rundir.disk import NOT_OFFERED, is_alive
+from genius_lite.text import brief
 
 LOCK, MARKER = "lock", "lock.held"
 """The file that is locked; and, where none can be, one that says by its being there that the folder is in use."""
@@ -26,36 +27,35 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process works in it; or, where the file system knows no locks, it may.
     """
-    with ExitStack() as held:
-        try:
-            held.enter_context(filelock.FileLock(folder / LOCK, timeout=_PATIENCE, fallback_to_soft=False))
-        except filelock.Timeout:
-            raise UserError(f"{folder} is in use by another process; wait for it or name another `out`") from None
-        except OSError as e:
-            if e.errno not in NOT_OFFERED:
-                raise
-            held.enter_context(_marked(folder / MARKER))
+    lock = _acquired(folder)
+    try:
         yield
+    finally:
+        lock.release()
 
 
-@contextmanager
-def _marked(marker: Path) -> Iterator[None]:
-    """Hold a folder by a file in it, which filelock takes over where it can tell that its process is gone.
-
-    Raises:
-        UserError: its process goes on, or is another machine's.
-    """
-    with ExitStack() as held:
-        try:
-            held.enter_context(filelock.SoftFileLock(marker, timeout=_PATIENCE))
-        except filelock.Timeout:
-            host, process = _holder(marker) or ("", 0)
-            who = f"process {process} on {host}" if host else "another process"
-            raise UserError(
-                f"{marker.parent} is in use by {who}, and this file system has no locks that would end with it; if it "
-                f"has ended, take the folder over with: rm {shlex.quote(str(marker))}"
-            ) from None
-        yield
+def _acquired(folder: Path) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(folder / LOCK, timeout=_PATIENCE, fallback_to_soft=False)
+    try:
+        lock.acquire()
+        return lock
+    except filelock.Timeout:
+        raise UserError(f"{folder} is in use by another process; wait for it or name another `out`") from None
+    except OSError as e:
+        if e.errno not in NOT_OFFERED:
+            raise
+    # A file that filelock takes over where it can tell that its process is gone.
+    marker = filelock.SoftFileLock(folder / MARKER, timeout=_PATIENCE)
+    try:
+        marker.acquire()
+        return marker
+    except filelock.Timeout:
+        host, process = _holder(folder / MARKER) or ("", 0)
+        who = f"process {process} on {brief(host)}" if host else "another process"
+        raise UserError(
+            f"{folder} is in use by {who}, and this file system has no locks that would end with it; if it has ended, "
+            f"take the folder over with: rm {shlex.quote(str(folder / MARKER))}"
+        ) from None
 
 
 def _holder(marker: Path) -> tuple[str, int] | None:
