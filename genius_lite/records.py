@@ -11,8 +11,8 @@ from typing import Literal
 
 import msgspec
 
-Finish = Literal["step", "end", "length", "dropped"]
-"""Why a completion stopped: a step delimiter, an end-of-generation token, the token limit, or given up on the way."""
+Finish = Literal["step", "end", "length"]
+"""Why a completion stopped: a step delimiter, an end-of-generation token, or the token limit."""
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -63,15 +63,14 @@ class Candidate(msgspec.Struct, frozen=True):
 class Step(msgspec.Struct, frozen=True):
     """One foresight step: its distinct candidates, and which of them were kept; none of answers without a search.
 
-    `duplicates` repeated a candidate, `dropped` could not matter any more; neither is among the candidates. Where
-    `foreseen` is False no future was simulated: the candidates have their beam's value, and make no pair.
+    `duplicates` repeated a candidate, and are not among them. Where `foreseen` is False no future was simulated: the
+    candidates have their beam's value, and make no pair.
     """
 
     index: int
     candidates: list[Candidate]
     kept: list[int]
     duplicates: int
-    dropped: int = 0
     foreseen: bool = True
 
 

@@ -72,7 +72,8 @@ def draw_pairs(
             responses = [rollout.response(step.index, i) for i in range(len(step.candidates))]
             refusals = []
             for two in _drawn(step, responses, cfg, tau, vote, rng):
-                pair = _pair(rollout, step, responses, *two, lead=_lead(cfg, vote, *(responses[i] for i in two)))
+                lead = vote.lead(*(responses[i] for i in two)) if cfg.weigh == "votes" else 1.0
+                pair = _pair(rollout, step, responses, *two, lead)
                 if not (refused := refusal(pair, cfg, vote)):
                     yield pair
                     break
@@ -119,10 +120,6 @@ def _drawn(
         yield from ((chosen, others[at]) for at in order)
         if not unfit(responses[chosen], step.candidates[chosen].last.finish == "end", cfg, vote):
             return
-
-
-def _lead(cfg: Pairs, vote: Vote, chosen: list[int], rejected: list[int]) -> float:
-    return vote.lead(chosen, rejected) if cfg.weigh == "votes" else 1.0
 
 
 def _pair(

@@ -1,4 +1,4 @@
-"""Foresight re-sampling: the distribution F of Eq. 2, draws from it (Eq. 3, Eq. 5), and who cannot be drawn.
+"""Foresight re-sampling: the distribution F of Eq. 2, and draws from it (Eq. 3, Eq. 5).
 
 Beside it the greedy choice, the paper's ablation of re-sampling.
 """
@@ -41,22 +41,3 @@ def draw_without_replacement(values: list[float], tau: float, n: int, rng: np.ra
 def take_highest(values: list[float], n: int) -> list[int]:
     """Return the up to `n` indices of highest value, of equal ones the first, in ascending order."""
     return sorted(np.argsort(-np.asarray(values, dtype=np.float64), kind="stable")[:n].tolist())
-
-
-def drop_bound(values: list[float], tau: float, probability: float, draws: int) -> float:
-    """Return the f below which a further candidate has less than `probability` in each of `draws` draws from F.
-
-    Candidates are drawn without replacement, so a later draw lacks some of the likeliest: the bound counts only what
-    is left without the `draws - 1` best, and of that only what is better than the further candidate. Therefore it
-    never falls while values arrive, and candidates under it do not move it: who is dropped does not depend on when.
-
-    Returns:
-        Nats per token; minus infinity while nothing can be excluded.
-    """
-    best = np.sort(np.asarray(values, dtype=np.float64))[::-1]
-    rest = best[draws - 1 :]
-    if not len(rest) or not probability:
-        return -np.inf
-    log_mass = np.logaddexp.accumulate(rest / tau)
-    below = tau * (log_mass + np.log(probability) - np.log1p(-probability))
-    return float(np.minimum(rest, below).max())

@@ -46,17 +46,14 @@ async def sample_rollouts(
     """
     waiting = iter(queries)
 
-    async def search(query: Query) -> None:
-        try:
-            finished(await foresee(query, sampler, cfg, (*key, query.id), stepped))
-        except* QueryFailedError as failures:
-            failed(query, str(first_of(failures)))
-
     async def search_on() -> None:
         for query in waiting:  # which the others take from, too: no task waits for its turn
             if stop and stop.asked:
                 return
-            await search(query)
+            try:
+                finished(await foresee(query, sampler, cfg, (*key, query.id), stepped))
+            except* QueryFailedError as failures:
+                failed(query, str(first_of(failures)))
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -24,10 +24,6 @@ Ablations of the paper, departures from the method that are off by default:
 Cheaper, on request only (each is off by default):
 - `skip_agreeing`: where all candidate steps say nearly the same no future is simulated; Q stays that of the parent.
 - `future_tokens`: futures end after so many tokens.
-- `drop_below`: a future is given up as soon as its candidate cannot be drawn any more, neither as a beam nor as a
-  rejected response, with more than this probability. Log-probabilities are at most 0, so the sum so far over the most
-  tokens that there may be is the best that f can become. It holds for draws from F and an f of futures only: the
-  recipe allows it with neither ablation.
 
 Without a search (`steps: 0`), M x N whole responses are drawn that share nothing but the prompt, repeats included: what
 a vote wants (self-consistency, Wang et al., arXiv 2203.11171). f is a response's own mean log-probability.
@@ -45,7 +41,7 @@ from statistics import fmean
 import numpy as np
 
 from genius_lite.errors import NonFiniteError
-from genius_lite.foresight.resample import draw_without_replacement, drop_bound, take_highest
+from genius_lite.foresight.resample import draw_without_replacement, take_highest
 from genius_lite.recipe import Foresight
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step, seed_of
 from genius_lite.sampler.interface import Sampler
@@ -88,7 +84,7 @@ async def foresee(
     for k in range(cfg.steps):
         found = await _expand(beams, sampler, cfg)
         kept = _select([c.value for c in found.candidates], cfg, rng)
-        steps.append(Step(k, found.candidates, kept, found.duplicates, found.dropped, found.foreseen))
+        steps.append(Step(k, found.candidates, kept, found.duplicates, found.foreseen))
         stepped(Rollout(query, list(steps)))
         sampler.release(node for i, node in enumerate(found.nodes) if i not in kept)
         beams = [
@@ -131,7 +127,6 @@ class Expansion:
     candidates: list[Candidate]
     nodes: list[Node]
     duplicates: int
-    dropped: int
     foreseen: bool
 
 
@@ -145,79 +140,48 @@ async def _expand(beams: list[Beam], sampler: Sampler, cfg: Foresight) -> Expans
         )
     ]
     foreseen = cfg.skip_agreeing is None or not _agree([await branch for _, branch in branches], cfg)
-    race = _Race(sampler, cfg)
+    seen = set[tuple[int, ...]]()
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_candidate(beam, branch, race, foreseen)) for beam, branch in branches]
+        tasks = [group.create_task(_candidate(beam, branch, seen, sampler, cfg, foreseen)) for beam, branch in branches]
     found = [task.result() for task in tasks]
     # Which of two equal branches ends first is chance; the order of the distinct ones must not be.
     first = {path: (candidate, node) for path, candidate, node in found if candidate}
-    distinct = [first[path] for path in dict.fromkeys(path for path, _, _ in found) if path in first]
-    kept = [(c, n) for c, n in distinct if not foreseen or c.value >= race.bound]
-    sampler.release(n for c, n in distinct if foreseen and c.value < race.bound)
-    paths = {path for path, _, _ in found}
-    return Expansion(
-        [c for c, _ in kept], [n for _, n in kept], len(found) - len(paths), len(paths) - len(kept), foreseen
-    )
+    distinct = [first[path] for path in dict.fromkeys(path for path, _, _ in found)]
+    return Expansion([c for c, _ in distinct], [n for _, n in distinct], len(found) - len(distinct), foreseen)
 
 
 async def _candidate(
-    beam: Beam, branch: asyncio.Future[Node], race: _Race, foreseen: bool
+    beam: Beam,
+    branch: asyncio.Future[Node],
+    seen: set[tuple[int, ...]],
+    sampler: Sampler,
+    cfg: Foresight,
+    foreseen: bool,
 ) -> tuple[tuple[int, ...], Candidate | None, Node]:
-    """One candidate: its step and, as soon as that is there, its future; none if it repeats another or is dropped."""
+    """One candidate: its step and, as soon as that is there, its future; none if it repeats one that was `seen`."""
     node = await branch
     path = (beam.index, *node.tokens)
     assert node.completion
     _check(node, node.completion)
-    if path in race.seen:
-        race.sampler.release([node])
+    if path in seen:
+        sampler.release([node])
         return path, None, node
-    race.seen.add(path)
+    seen.add(path)
     if not foreseen:
         return path, Candidate(beam.index, node.completion, None, beam.value, 0.0), node
-    future = await race.simulate(node) if _is_live(node, race.cfg) else None
-    if future:
-        _check(node, future)
-    if future and future.finish == "dropped":
-        race.sampler.release([node])
-        return path, None, node
-    value = (future if future and race.cfg.value == "future" else node.completion).mean_logprob
-    race.arrive(value)
+    future = await _simulate(node, sampler, cfg) if _is_live(node, cfg) else None
+    value = (future if future and cfg.value == "future" else node.completion).mean_logprob
     return path, Candidate(beam.index, node.completion, future, value, value - beam.value), node
 
 
-class _Race:
-    """The futures of one step; those whose candidate cannot matter any more are given up."""
-
-    def __init__(self, sampler: Sampler, cfg: Foresight):
-        self.sampler, self.cfg = sampler, cfg
-        self.seen: set[tuple[int, ...]] = set()
-        self.values: list[float] = []
-        self.running: dict[asyncio.Future[Node], int] = {}  # and the most tokens that each may have
-        self.bound = -np.inf
-
-    async def simulate(self, node: Node) -> Completion:
-        """The future of a step's node."""
-        limit = self.cfg.response_tokens - len(node.response)
-        limit = min(limit, self.cfg.future_tokens or limit)
-        (future,) = self.sampler.extend(node, 1, until="end", limit=limit)
-        self.running[future] = limit
-        self._look(future)
-        completion = (await future).completion
-        del self.running[future]
-        assert completion
-        return completion
-
-    def arrive(self, value: float) -> None:
-        """A candidate's value is known."""
-        self.values.append(value)
-        draws = max(self.cfg.beams, 2)  # the beams', or the chosen and then the rejected response's
-        self.bound = drop_bound(self.values, self.cfg.tau, self.cfg.drop_below, draws)
-        for future in self.running:
-            self._look(future)
-
-    def _look(self, future: asyncio.Future[Node]) -> None:
-        if self.bound > -np.inf:
-            self.sampler.cancel_below(future, self.bound * self.running[future])
+async def _simulate(node: Node, sampler: Sampler, cfg: Foresight) -> Completion:
+    """The future of a step's node."""
+    limit = cfg.response_tokens - len(node.response)
+    (future,) = sampler.extend(node, 1, until="end", limit=min(limit, cfg.future_tokens or limit))
+    completion = (await future).completion
+    assert completion
+    _check(node, completion)
+    return completion
 
 
 def _check(node: Node, completion: Completion) -> None:

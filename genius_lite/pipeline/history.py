@@ -1,9 +1,10 @@
-"""The history of a run: the policy after each round, its figures, and what is decided from them."""
+"""The history of a run: what each round leaves to sample from, its figures, and what is decided from them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 
@@ -14,11 +15,15 @@ from genius_lite.evaluate.results import at_best, mean_score
 from genius_lite.evaluate.selection import Decision, RoundScore, select_checkpoint
 from genius_lite.evaluate.signals import too_short
 from genius_lite.pipeline.round import Policy, Round, Session
-from genius_lite.pipeline.stages import BaseResult, to_sample
+from genius_lite.pipeline.stages import BaseResult
+from genius_lite.pipeline.trust import drop_foreign
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.summary import cooling_lines, evaluation_lines
 from genius_lite.results.rounds import RoundReport
-from genius_lite.rundir.folder import REPORT
+from genius_lite.rundir import folder
+from genius_lite.weights.adapter import write_lora
+from genius_lite.weights.quantize import type_name
+from genius_lite.weights.untrusted import vouch
 
 
 class History:
@@ -106,7 +111,7 @@ class History:
                 alarms=raised,
             )
 
-        report: RoundReport = r.here.build_json(REPORT, make_report, RoundReport)
+        report: RoundReport = r.here.build_json(folder.REPORT, make_report, RoundReport)
         self.reports.append(report)
         self.policies.append(to_sample(r, tuned))
         base_score, score = RoundScore(0, base.evaluation.scores), RoundScore(r.number, found.scores, report.halted)
@@ -118,3 +123,26 @@ class History:
     def _decide(self, scores: list[RoundScore]) -> None:
         recipe, self._scores = self.session.job.recipe, scores
         self.decision = select_checkpoint(recipe.evaluate, recipe.rounds, scores)
+
+
+def to_sample(r: Round, tuned: Policy) -> Policy:
+    """Return what stands for the round when the next one samples: its GGUF, or its adapter at the side of the base.
+
+    It is the adapter where the recipe's `policy` says so, and where the wanted type does not keep what was learned, and
+    a wider file was made.
+    """
+    assert tuned.adapter
+    adapter, quantized = tuned.adapter, r.folder.round(r.number).quantized
+    lost = not quantized or quantized.widened or not quantized.keeps
+    if r.last or (r.job.recipe.policy != "adapter" and not lost):
+        return tuned
+    if lost:
+        wanted = type_name(r.job.source, r.job.recipe.quantize.type)
+        r.progress.say(f"round {r.number + 1} samples with the adapter at run time, as {wanted} loses too much")
+    drop_foreign(r.here / folder.LORA)
+
+    def make(out: Path) -> None:
+        write_lora(r.base, adapter, out)
+        vouch(out)
+
+    return Policy(r.baseline.gguf, adapter, r.here.build(folder.LORA, make))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -11,11 +10,10 @@ import numpy as np
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.foresight.rollouts import first_of
-from genius_lite.pipeline.agreement import PROMPTS, TOKENS, scores
+from genius_lite.pipeline.agreement import apart, continuations, scores
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.recipe import Server
 from genius_lite.records import Query
-from genius_lite.sampler.client import QueryFailedError
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.server import ServerSampler, open_server_sampler
 from genius_lite.sampler.server_key import is_open
@@ -31,14 +29,12 @@ async def open_checked_server(
     Raises:
         UserError: it cannot be used, or holds another model; or it does not answer any more, which loses nothing.
     """
-    roots = [Node(None, query.tokens, (*r.key, query.id)) for query in queries[:PROMPTS]]
     try:
-        async with open_server_sampler(cfg, vocabulary, sampling, roots[0].tokens) as server:
-            limit = min(TOKENS, r.job.recipe.foresight.max_tokens)
+        async with open_server_sampler(cfg, vocabulary, sampling, queries[0].tokens) as server:
             if is_open(cfg.url):
                 r.progress.say(f"warning: the key goes to {cfg.url} without encryption; take https, or a tunnel")
-            asked = [server.extend(root, 1, until="end", limit=limit)[0] for root in roots]
-            nodes = await _answered(asked, queries, r.progress.say)
+            if not (nodes := await continuations(r, server, queries)):
+                raise UserError(f"the server at {cfg.url} survives none of the questions that it was tried with")
             await _check(r, policy, cfg, nodes)
             yield server
     except ExceptionGroup as failures:
@@ -61,26 +57,21 @@ async def _check(r: Round, policy: Policy, cfg: Server, nodes: list[Node]) -> No
     Raises:
         UserError: it is another model, or the base model still.
     """
-
-    async def scored(which: Policy, *, reordered: bool = False) -> np.ndarray:
-        settings, say = which.settings(r.engine), r.progress.say
-        return await scores(which.gguf, settings, nodes, r.sampler_log, say, reordered=reordered)
-
-    ours_T, again_T = await scored(policy), await scored(policy, reordered=True)
+    ours_T, again_T = await scores(r, policy, nodes), await scores(r, policy, nodes, reordered=True)
     theirs_T = np.concatenate([node.completion.logprobs for node in nodes if node.completion])
     known_T = np.isfinite(ours_T) & np.isfinite(again_T)
     if not known_T.any():
         raise UserError(f"round {r.number}: llama.cpp survives none of what {cfg.url} sampled; see {r.sampler_log}")
-    apart, rounding = (float(np.abs(other_T - ours_T)[known_T].mean()) for other_T in (theirs_T, again_T))
+    off, rounding = apart(theirs_T, ours_T, known_T), apart(again_T, ours_T, known_T)
     remedy = f"load {_files(policy)} there and give the same command again"
-    if apart > (allowed := cfg.tolerance + 2 * rounding):
+    if off > (allowed := cfg.tolerance + 2 * rounding):
         raise UserError(
-            f"round {r.number}: the server at {cfg.url} holds another model: {apart:.3f} nats per token from this "
+            f"round {r.number}: the server at {cfg.url} holds another model: {off:.3f} nats per token from this "
             f"round's, and {allowed:.3f} is allowed; {remedy}"
         )
     base = Policy(policy.gguf if policy.lora else r.job.source.path)
     if base != policy:
-        base_T = await scored(base)
+        base_T = await scores(r, base, nodes)
         known_T &= np.isfinite(base_T)
         nearer, doubt = (np.abs(theirs_T - base_T) < np.abs(theirs_T - ours_T))[known_T], known_T.sum() ** -0.5
         if nearer.mean() > 0.5 + doubt:
@@ -91,30 +82,9 @@ async def _check(r: Round, policy: Policy, cfg: Server, nodes: list[Node]) -> No
                 f"told, so alike are they; it has to be {_files(policy)}"
             )
     r.progress.say(
-        f"round {r.number}: {cfg.url} samples; its log-probabilities are {apart:.4f} nats per token from ours, "
+        f"round {r.number}: {cfg.url} samples; its log-probabilities are {off:.4f} nats per token from ours, "
         f"and ours {rounding:.4f} from each other"
     )
-
-
-async def _answered(
-    asked: Sequence[Awaitable[Node]], queries: Sequence[Query], say: Callable[[str], None]
-) -> list[Node]:
-    """Wait for what the server answers; questions that it does not survive are left out, and named.
-
-    Raises:
-        UserError: it survives none; or as `ServerSampler.extend`.
-    """
-    found, nodes = await asyncio.gather(*asked, return_exceptions=True), list[Node]()
-    for query, node in zip(queries, found, strict=False):
-        if isinstance(node, Node):
-            nodes.append(node)
-        elif not isinstance(node, QueryFailedError):
-            raise node
-        else:
-            say(f"warning: query {query.id} is not compared: {node}")
-    if not nodes:
-        raise UserError(str(found[0]))
-    return nodes
 
 
 def _files(policy: Policy) -> str:

@@ -120,17 +120,16 @@ def merge_shards(out: Path, shards: Sequence[Path], say: Callable[[str], None]) 
     Raises:
         UserError: a folder is no shard, or of another recipe, model or round than the run or the first shard.
     """
-    identity, origin = _identity_of(shards[0])
+    identity, number, model = _identity_of(shards[0])
     for shard in shards:
-        if _identity_of(shard) != (identity, origin):
+        if _identity_of(shard) != (identity, number, model):
             raise UserError(f"{shard} and {shards[0]} are of different recipes, models or rounds; nothing was merged")
-    number = origin["round"]
     parts = [RoundFolder(number, shard / round_name(number)) for shard in shards]
     for part in parts:
         check_rollouts(part.rollouts)
     with open_folder(out, identity) as run:
         if number > 1:
-            _require_model(run, number, origin["model"])
+            _require_model(run, number, model)
         here = run.round(number)
         log, failures = RecordLog(here / ROLLOUTS, Rollout), RecordLog(here / FAILED_FILE, FailedQuery)
         over, new = {*log.records.query_ids(), *failures.records.query_ids()}, [0] * len(shards)
@@ -157,13 +156,13 @@ def _add(log: RecordLog[T], records: Lines[T], over: set[str]) -> int:
     return len(new)
 
 
-def _identity_of(shard: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _identity_of(shard: Path) -> tuple[dict[str, Any], int, str]:
     """Read the identity of the run that a shard is for, and the round and the model that it was sampled from."""
     identity = dict(RunFolder(shard).recipe)
     if "shard" not in identity:
         raise UserError(f"{shard} is no shard; genius-lite sample RECIPE --shard I/N makes one")
     origin = as_typed(identity.pop("shard"), _Origin, shard / RECIPE)
-    return identity, {"round": origin.round, "model": origin.model}
+    return identity, origin.round, origin.model
 
 
 def _require_model(run: RunDir, number: int, expected: str) -> None:

@@ -18,7 +18,6 @@ from genius_lite.evaluate.checkers import submitted
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.foresight.pairs import draw_pairs, why_none
 from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
-from genius_lite.pipeline.adapted import to_sample
 from genius_lite.pipeline.backends import remote, search
 from genius_lite.pipeline.evaluation import cool, evaluate
 from genius_lite.pipeline.job import Job
@@ -47,7 +46,7 @@ from genius_lite.weights.retained import check, one_of_each
 from genius_lite.weights.source import ORIGINAL, copy_original, named_origin
 from genius_lite.weights.untrusted import vouch
 
-__all__ = ["evaluate", "evaluate_base", "import_base", "next_policy", "pair", "sample", "to_sample", "train"]
+__all__ = ["evaluate", "evaluate_base", "import_base", "next_policy", "pair", "sample", "train"]
 
 COMPARED = 8  # rollouts that learner and sampler both score
 KEEPING: tuple[QuantType, ...] = ("Q8_0", "F16")

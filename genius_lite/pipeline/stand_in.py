@@ -23,7 +23,7 @@ from genius_lite.errors import UserError
 from genius_lite.machine.bench import file_speed
 from genius_lite.machine.engine_settings import fits
 from genius_lite.measurements import recall, remember
-from genius_lite.pipeline.agreement import PROMPTS, TOKENS, scores
+from genius_lite.pipeline.agreement import apart, continuations, scores
 from genius_lite.pipeline.round import Policy, Round, note_time
 from genius_lite.pipeline.trust import drop_foreign
 from genius_lite.progress import Stage
@@ -33,10 +33,9 @@ from genius_lite.rundir import folder
 from genius_lite.rundir.disk import free_disk
 from genius_lite.rundir.documents import as_typed
 from genius_lite.rundir.folder import remove
-from genius_lite.sampler.client import QueryFailedError, open_sampler
+from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.process import SamplerError
-from genius_lite.sampler.tree import Node
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter, write_lora
 from genius_lite.weights.merge import Kept, merge, requantize
@@ -256,26 +255,15 @@ def _name(policy: Policy) -> str:
 
 async def _compare(r: Round, policy: Policy, other: Policy) -> _Agreement | None:
     """Let both score what the policy says to a few queries; None where llama.cpp survives none of them."""
-    sampling, limit = Sampling.of(r.job.recipe.foresight), min(TOKENS, r.job.recipe.foresight.max_tokens)
-    roots = [Node(None, query.tokens, (*r.key, query.id)) for query in r.queries[:PROMPTS]]
+    sampling = Sampling.of(r.job.recipe.foresight)
     async with open_sampler(policy.gguf, policy.settings(r.engine), sampling, r.sampler_log) as sampler:
-        asked = [sampler.extend(root, 1, until="end", limit=limit)[0] for root in roots]
-        said = await asyncio.gather(*asked, return_exceptions=True)
-    nodes = [node for node in said if isinstance(node, Node)]
-    if faults := [e for e in said if isinstance(e, BaseException) and not isinstance(e, QueryFailedError)]:
-        raise faults[0]
+        nodes = await continuations(r, sampler, r.queries)
     if not nodes:
         return None
-
-    async def scored(which: Policy, *, reordered: bool = False) -> np.ndarray:
-        settings, say = which.settings(r.engine), r.progress.say
-        return await scores(which.gguf, settings, nodes, r.sampler_log, say, reordered=reordered)
-
-    ours_T, again_T, theirs_T = await scored(policy), await scored(policy, reordered=True), await scored(other)
-    known_T = np.isfinite(ours_T) & np.isfinite(again_T)
+    ours_T, again_T = await scores(r, policy, nodes), await scores(r, policy, nodes, reordered=True)
+    theirs_T, known_T = await scores(r, other, nodes), np.isfinite(ours_T) & np.isfinite(again_T)
     if not known_T.any():
         return None
     if not np.isfinite(theirs_T[known_T]).all():
         return _Agreement(0.0, 0.0, survives=False)
-    apart, rounding = (float(np.abs(each_T - ours_T)[known_T].mean()) for each_T in (theirs_T, again_T))
-    return _Agreement(apart, rounding)
+    return _Agreement(apart(theirs_T, ours_T, known_T), apart(again_T, ours_T, known_T))

@@ -149,7 +149,6 @@ def _small(job: Job, slots: int) -> Job:
         "thought_tokens": 0,
         "future_tokens": None,
         "skip_agreeing": None,
-        "drop_below": 0.0,
         "value": "future",
     }
     changes = {

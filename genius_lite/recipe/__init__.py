@@ -102,11 +102,6 @@ class Recipe(Section):
                 raise ValueError(
                     f"sampler.context {context} has no room for a prompt and {longest} tokens of response; write more"
                 )
-        if self.foresight.drop_below and (self.pairs.negatives, self.pairs.choose) != ("foresight", "best"):
-            raise ValueError(
-                "foresight.drop_below gives up what F is unlikely to draw, and these pairs are not drawn from F alone; "
-                "write pairs.negatives: foresight and choose: best, or leave drop_below at 0"
-            )
         unjudged = not self.evaluate.tasks and not self.learner.holdout and self.queries.limit is None
         if self.evaluate.patience and unjudged:
             raise ValueError(

@@ -168,11 +168,6 @@ class Foresight(Section):
         unit="share",
     )
     future_tokens: Positive | None = key(None, "Longest simulated future; null: up to max_tokens", unit="tokens")
-    drop_below: Annotated[float, Field(ge=0, lt=1)] = key(
-        0.0,
-        "Give up futures whose candidate no draw from F can take with this probability; 0.0: none. Needs "
-        "pairs.negatives: foresight and choose: best",
-    )
     value: Literal["future", "step"] = key(
         "future", "f is the mean log-probability of the simulated future (Eq. 1), or of the step itself"
     )
@@ -184,11 +179,9 @@ class Foresight(Section):
     def _possible(self) -> Foresight:
         if self.beams * self.candidates < 2:
             raise ValueError("candidates x beams is 1, and a pair needs two responses; write candidates: 2 or more")
-        for name in ("skip_agreeing", "future_tokens", "drop_below"):
-            if not self.steps and getattr(self, name):
+        for name in ("skip_agreeing", "future_tokens", "value", "select"):
+            if not self.steps and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is about a search, and steps: 0 is none; leave it out, or write more steps")
-        if self.drop_below and (self.value, self.select) != ("future", "resample"):
-            raise ValueError("drop_below needs value: future and select: resample; leave it at 0 otherwise")
         if self.skip_agreeing is not None and self.value == "step":
             raise ValueError("skip_agreeing saves futures, which value: step does not look at; write one of the two")
         if self.future_tokens is not None and self.future_tokens > self.response_tokens:

@@ -136,7 +136,7 @@ def _step(
         }
         for i, c in enumerate(step.candidates)
     ]
-    found = {"kept": step.kept, "repeats": step.duplicates, "dropped": step.dropped, "foreseen": step.foreseen}
+    found = {"kept": step.kept, "repeats": step.duplicates, "foreseen": step.foreseen}
     return {**found, "candidates": candidates, "pair": _pair(rollout, step, pair, recipe) if pair else None}
 
 

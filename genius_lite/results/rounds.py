@@ -17,14 +17,13 @@ class RolloutFigures(msgspec.Struct, frozen=True):
     """What a round's search sampled.
 
     `mean_value` is f in nats per token, over all candidates with a future, and `ended_share` the share of their
-    responses that came to an end; `repeated` and `dropped` candidates and `skipped_steps` are not among them.
+    responses that came to an end; `repeated` candidates and `skipped_steps` are not among them.
     `tokens_per_s` is None where an interrupted stage that was killed outright left no time.
     """
 
     queries: int
     candidates: int
     repeated: int
-    dropped: int
     skipped_steps: int
     sampled_tokens: int
     mean_value: float
@@ -34,7 +33,7 @@ class RolloutFigures(msgspec.Struct, frozen=True):
     @staticmethod
     def of(rollouts: Iterable[Rollout], tokens_per_s: float | None = None) -> RolloutFigures:
         """Count over one rollout at least; they are gone through once, as a long log is read from its file."""
-        queries = repeated = dropped = skipped = tokens = ended = 0
+        queries = repeated = skipped = tokens = ended = 0
         values = array("d")
         for rollout in rollouts:
             queries += 1
@@ -43,11 +42,10 @@ class RolloutFigures(msgspec.Struct, frozen=True):
                 repeated += step.duplicates
                 skipped += not step.foreseen
                 if step.foreseen:
-                    dropped += step.dropped
                     ended += sum(c.last.finish == "end" for c in step.candidates)
                     values.extend(c.value for c in step.candidates)
         mean, share = fmean(values), ended / len(values)
-        return RolloutFigures(queries, len(values), repeated, dropped, skipped, tokens, mean, share, tokens_per_s)
+        return RolloutFigures(queries, len(values), repeated, skipped, tokens, mean, share, tokens_per_s)
 
 
 class TrainReport(msgspec.Struct, frozen=True):
@@ -144,7 +142,7 @@ class Moments(msgspec.Struct):
         return (self.y - slope * self.x) / self.count, slope
 
 
-class Stats(msgspec.Struct, tag=True):
+class Stats(msgspec.Struct):
     """Totals of a sampler since its start.
 
     Tokens that were drawn and tokens of prompts that were decoded; seconds in llama.cpp, in drawing, and altogether

@@ -40,7 +40,7 @@ ANSWERS = "answers.jsonl"  # beside it while it is made: the answers so far, a l
 COOLED = "cooled.json"  # of the base model: what it does at other temperatures
 REPORT = "report.json"
 
-_AT_BIRTH = {LOCK, MARKER, f"{MARKER}.partial", f"{RECIPE}.partial"}  # what a run that was killed at once leaves
+_AT_BIRTH = {LOCK, MARKER, f"{RECIPE}.partial"}  # what a run that was killed at once leaves
 _OF_SYSTEMS = (
     *("lost+found", ".DS_Store", "._*", ".Trash*", ".fseventsd", ".Spotlight-V100", ".TemporaryItems", ".nfs*"),
     *(".snapshot*", "Thumbs.db", "desktop.ini", "System Volume Information", "$RECYCLE.BIN"),

@@ -5,30 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
-import msgspec
 
 from genius_lite.errors import UserError
-from genius_lite.rundir.disk import NOT_OFFERED, is_alive, put, sync_descriptor
+from genius_lite.rundir.disk import NOT_OFFERED, is_alive
+from genius_lite.text import brief
 
 LOCK, MARKER = "lock", "lock.held"
 """The file that is locked; and, where none can be, one that says by its being there that the folder is in use."""
 _PATIENCE = 1.0  # seconds: whoever only looks (`in_use`) holds the lock for a moment
-_TAKEN_OVER = 0.5  # seconds, after which of several that take over at once the last one stays
-_marked_here: set[Path] = set()
-
-
-class _Holder(msgspec.Struct, frozen=True):
-    """A process that works in a folder; `since` is for people."""
-
-    host: str
-    process: int
-    since: str
 
 
 @contextmanager
@@ -38,17 +27,44 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process works in it; or, where the file system knows no locks, it may.
     """
-    with ExitStack() as held:
-        lock = filelock.FileLock(folder / LOCK, fallback_to_soft=False)
-        try:
-            held.enter_context(lock.acquire(timeout=_PATIENCE))
-        except filelock.Timeout:
-            raise UserError(f"{folder} is in use by another process; wait for it or name another `out`") from None
-        except OSError as e:
-            if e.errno not in NOT_OFFERED:
-                raise
-            held.enter_context(_marked(folder / MARKER))
+    lock = _acquired(folder)
+    try:
         yield
+    finally:
+        lock.release()
+
+
+def _acquired(folder: Path) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(folder / LOCK, timeout=_PATIENCE, fallback_to_soft=False)
+    try:
+        lock.acquire()
+        return lock
+    except filelock.Timeout:
+        raise UserError(f"{folder} is in use by another process; wait for it or name another `out`") from None
+    except OSError as e:
+        if e.errno not in NOT_OFFERED:
+            raise
+    # A file that filelock takes over where it can tell that its process is gone.
+    marker = filelock.SoftFileLock(folder / MARKER, timeout=_PATIENCE)
+    try:
+        marker.acquire()
+        return marker
+    except filelock.Timeout:
+        host, process = _holder(folder / MARKER) or ("", 0)
+        who = f"process {process} on {brief(host)}" if host else "another process"
+        raise UserError(
+            f"{folder} is in use by {who}, and this file system has no locks that would end with it; if it has ended, "
+            f"take the folder over with: rm {shlex.quote(str(folder / MARKER))}"
+        ) from None
+
+
+def _holder(marker: Path) -> tuple[str, int] | None:
+    """Read the machine and the number of the process that made a marker; None if there is none, or it is cut short."""
+    try:
+        process, host, *_ = marker.read_text(errors="replace").splitlines()
+        return host.partition("?")[0], int(process)  # filelock adds a container's name space behind the mark
+    except (OSError, ValueError):
+        return None
 
 
 def in_use(folder: Path) -> bool:
@@ -57,8 +73,12 @@ def in_use(folder: Path) -> bool:
     Raises:
         PermissionError: that cannot be seen.
     """
-    if (holder := _read(folder / MARKER)) and not _has_ended(holder, folder / MARKER):
-        return True
+    if holder := _holder(folder / MARKER):
+        host, process = holder
+        if host != platform.node() or (process != os.getpid() and is_alive(process)):
+            return True
+        if filelock.SoftFileLock(folder / MARKER).is_lock_held_by_us:  # not so in a container that gives numbers again
+            return True
     if os.name != "posix":
         try:
             with filelock.FileLock(folder / LOCK, timeout=0):
@@ -82,56 +102,3 @@ def in_use(folder: Path) -> bool:
     finally:
         os.close(fd)
     return False
-
-
-@contextmanager
-def _marked(marker: Path) -> Iterator[None]:
-    """Hold a folder by a file in it.
-
-    Raises:
-        UserError: there is one, and its process goes on, or is another machine's.
-    """
-    own = _Holder(platform.node(), os.getpid(), time.strftime("%Y-%m-%d %H:%M"))
-    try:
-        with marker.open("xb") as file:
-            file.write(msgspec.json.encode(own))
-            file.flush()
-            sync_descriptor(file.fileno())
-    except FileExistsError:
-        other = _read(marker)
-        if not other or not _has_ended(other, marker):
-            raise _in_use(marker, other) from None
-        put(marker, msgspec.json.encode(own))
-        time.sleep(_TAKEN_OVER)
-        if (last := _read(marker)) != own:
-            raise _in_use(marker, last) from None
-    _marked_here.add(marker.absolute())
-    try:
-        yield
-    finally:
-        _marked_here.discard(marker.absolute())
-        marker.unlink(missing_ok=True)
-
-
-def _in_use(marker: Path, by: _Holder | None) -> UserError:
-    who = f"process {by.process} on {by.host} since {by.since}" if by else "another process"
-    return UserError(
-        f"{marker.parent} is in use by {who}, and this file system has no locks that would end with it; if it has "
-        f"ended, take the folder over with: rm {shlex.quote(str(marker))}"
-    )
-
-
-def _read(marker: Path) -> _Holder | None:
-    try:
-        return msgspec.json.decode(marker.read_bytes(), type=_Holder)
-    except (OSError, msgspec.DecodeError):  # there is none, or it was cut short
-        return None
-
-
-def _has_ended(holder: _Holder, marker: Path) -> bool:
-    """Say whether a process of this machine is gone; in containers this one may have its number."""
-    if holder.host != platform.node():
-        return False
-    if holder.process == os.getpid():
-        return marker.absolute() not in _marked_here
-    return not is_alive(holder.process)

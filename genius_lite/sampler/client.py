@@ -23,7 +23,8 @@ from genius_lite.errors import UserError
 from genius_lite.results.rounds import Stats
 from genius_lite.sampler.interface import QueryFailedError
 from genius_lite.sampler.messages import (
-    CancelBelow,
+    Drain,
+    Drained,
     Drawn,
     EngineSettings,
     Extend,
@@ -35,9 +36,10 @@ from genius_lite.sampler.messages import (
     Scored,
     Until,
 )
-from genius_lite.sampler.process import SamplerError, Worker, silence, start_worker
+from genius_lite.sampler.process import SamplerError, Worker, silence
 from genius_lite.sampler.tree import Node
 
+_STARTS = 3  # of a worker that ends, or hangs, while it loads
 _ISOLATE_AFTER = 2  # failures after which a request is asked alone
 _MOST_CONSECUTIVE = 3  # requests that failed with none answered in between: it is not they that are at fault
 
@@ -73,7 +75,7 @@ class LocalSampler:
         self._asked: dict[tuple[int, int], PendingRequest] = {}
         self._isolated: deque[PendingRequest] = deque()  # while there are some, only the first is asked
         self._consecutive_failures = 0
-        self._idle: asyncio.Future[Stats] | None = None
+        self._drains: dict[int, asyncio.Future[Stats]] = {}
         self._broken: BaseException | None = None
 
     @property
@@ -124,20 +126,15 @@ class LocalSampler:
         if self._worker and not self._broken:
             self._worker.send(Release([node.path for node in nodes]))
 
-    def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
-        """See `Sampler.cancel_below`."""
-        for pending in self._pending:
-            if pending.future is branch and pending.key and self._worker:
-                self._worker.send(CancelBelow(pending.key[0], total))
-                return
-
     async def drain(self) -> Stats:
         """Wait until the worker has nothing left to do; return its totals, of the last one if there were several."""
         if self._broken:
             raise self._broken
-        self._idle = asyncio.get_running_loop().create_future()
-        self.release([])  # wakes the worker, which reports whenever it falls idle
-        return await self._idle
+        number = next(self._ids)
+        stats = self._drains[number] = asyncio.get_running_loop().create_future()
+        if self._worker:
+            self._worker.send(Drain(number))
+        return await stats
 
     # -- asking --------------------------------------------------------------------------------------------
 
@@ -180,8 +177,8 @@ class LocalSampler:
             while True:
                 self._worker = worker
                 self._ask()
-                if self._idle and not self._idle.done():
-                    self.release([])
+                for number in self._drains:
+                    worker.send(Drain(number))
                 try:
                     reason = await self._receive(worker)
                 finally:
@@ -193,8 +190,7 @@ class LocalSampler:
             raise
         except BaseException as error:
             self._broken = error  # nothing may wait for ever for a reply that no one reads
-            idle = [self._idle] if self._idle else []
-            for future in [*(pending.future for pending in self._pending), *idle]:
+            for future in [*(pending.future for pending in self._pending), *self._drains.values()]:
                 if not future.done():
                     future.set_exception(error)
             if not isinstance(error, (SamplerError, UserError)):
@@ -203,19 +199,15 @@ class LocalSampler:
     async def _receive(self, worker: Worker) -> str:
         """Deliver replies until the worker ends or falls silent; says which."""
         try:
-            while reply := await worker.reply_within(self._patience, self._is_owed):
+            while reply := await worker.reply_within(self._patience, lambda: bool(self._pending or self._drains)):
                 self._deliver(reply)
         except asyncio.IncompleteReadError:
             return await worker.exit_reason()
         return silence(self._patience)
 
-    def _is_owed(self) -> bool:
-        """Say whether the worker owes a reply, or its totals."""
-        return bool(self._pending or (self._idle and not self._idle.done()))
-
     def _deliver(self, reply: Reply) -> None:
-        if isinstance(reply, Stats) and self._idle and not self._idle.done():
-            self._idle.set_result(reply)
+        if isinstance(reply, Drained) and not (stats := self._drains.pop(reply.id)).done():
+            stats.set_result(reply.stats)
         if isinstance(reply, Drawn):
             self._asked[reply.id, reply.index].heard(reply)
         if not isinstance(reply, (Extended, Scored)):
@@ -282,7 +274,12 @@ async def open_sampler(
     """
 
     async def start() -> Worker:
-        return await start_worker(model, settings, log, say)
+        for _ in range(_STARTS - 1):
+            try:
+                return await Worker.start(model, settings, log)
+            except SamplerError as e:  # it was killed while it loaded, as for want of memory, or hung
+                say(f"warning: {e}; starting it again")
+        return await Worker.start(model, settings, log)
 
     first, sampler = await start(), LocalSampler(start, sampling, settings.watchdog, say)
     serving = asyncio.create_task(sampler.serve(first))

@@ -7,7 +7,6 @@ a shared prefix is decoded once, and a finished branch's slot is filled again be
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections import deque
@@ -26,7 +25,6 @@ from genius_lite.sampler.cache import Slot, SlotCache
 from genius_lite.sampler.device import DeviceError, OnDevice
 from genius_lite.sampler.llama import BATCH, Batch, EngineError, load
 from genius_lite.sampler.messages import (
-    CancelBelow,
     Drawn,
     EngineSettings,
     Extend,
@@ -48,7 +46,6 @@ class PrefillJob:
 
     request: Extend
     branches: list[int]
-    cancel_below: float = -math.inf
 
     @property
     def path(self) -> list[int]:
@@ -118,7 +115,7 @@ class Engine:
         threads = ThreadPoolExecutor(self.settings.threads)  # idle while llama.cpp's own compute
         return OnHost(self.batch.logits, threads, self.settings.threads)
 
-    def submit(self, request: Extend | Score | CancelBelow | Release) -> None:
+    def submit(self, request: Extend | Score | Release) -> None:
         """Take a request; its replies come from later decode steps.
 
         Raises:
@@ -127,11 +124,6 @@ class Engine:
         if isinstance(request, Release):
             for path in request.paths:
                 self.cache.release(path[:-1])
-            return
-        if isinstance(request, CancelBelow):
-            for job in (*self.queue, *(slot.job for slot in self.cache.busy)):
-                if isinstance(job, (PrefillJob, Branch)) and job.request.id == request.id:
-                    job.cancel_below = request.total
             return
         if isinstance(request, Score):
             job, needed = Scoring(request), len(request.prompt) + len(request.response) - 1
@@ -262,7 +254,7 @@ class Engine:
             else:
                 waiting.append(index)  # another prefill of this decode took the slot
         if waiting:
-            self.queue.appendleft(PrefillJob(prefill.request, waiting, prefill.cancel_below))
+            self.queue.appendleft(PrefillJob(prefill.request, waiting))
         slot.job = self._branch(prefill, started[-1])
         self._append_token(slot, slot.job, drawn[-1], replies)
 
@@ -270,7 +262,7 @@ class Engine:
         request = prefill.request
         # The last token of a path is never decoded, so a path may fill the context to the brim.
         limit = min(request.limit, self.context - len(request.path))
-        return Branch(request.until, limit, prefill.cancel_below, request=request, index=index)
+        return Branch(request.until, limit, request=request, index=index)
 
     def _append_token(self, slot: Slot, branch: Branch, drawn: Sampled, replies: list[Reply]) -> None:
         """Take the branch's next token, and reply if it is the last."""

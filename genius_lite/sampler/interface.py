@@ -30,10 +30,6 @@ class Sampler(Protocol):
         """Say that these nodes are not extended again."""
         ...
 
-    def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
-        """End the branch, as `dropped`, once its summed log-probability is below `total` nats."""
-        ...
-
     async def drain(self) -> Stats | None:
         """Return what was done in all, once nothing is left to do; None where a sampler does not tell."""
         ...

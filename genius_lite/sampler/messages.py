@@ -105,33 +105,26 @@ class Score(msgspec.Struct, frozen=True, tag=True):
     response: list[int]
 
 
-class CancelBelow(msgspec.Struct, frozen=True, tag=True):
-    """End the branches of `Extend.id` as `dropped` once their summed log-probability is below `total` nats.
-
-    A hint: a branch that is finished already stays as it is.
-    """
-
-    id: int
-    total: float
-
-
 class Release(msgspec.Struct, frozen=True, tag=True):
     """These paths are not extended again; their cache may be reused first. A hint, not an order."""
 
     paths: list[list[int]]
 
 
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Tell the totals once nothing is left to do."""
+
+    id: int
+
+
 NOT_FINITE = 3
 """Exit status of a worker whose model gave logits that are not finite; its log names the request."""
 
-Request = Open | Extend | Score | CancelBelow | Release
+Request = Open | Extend | Score | Release | Drain
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The model is loaded. `context` is the tokens per branch that llama.cpp really gave."""
-
-    context: int
-    vocabulary: int
+    """The model is loaded."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -164,11 +157,18 @@ class Scored(msgspec.Struct, frozen=True, tag=True):
     logprobs: list[float]
 
 
+class Drained(msgspec.Struct, frozen=True, tag=True):
+    """The answer to a `Drain`."""
+
+    id: int
+    stats: Stats
+
+
 class Alive(msgspec.Struct, frozen=True, tag=True):
     """Nothing to say for a second, but at work."""
 
 
-Reply = Ready | Failed | Drawn | Extended | Scored | Alive | Stats
+Reply = Ready | Failed | Drawn | Extended | Scored | Drained | Alive
 
 _LENGTH = struct.Struct("<I")
 HEADER = _LENGTH.size

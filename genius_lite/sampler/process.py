@@ -31,7 +31,6 @@ from genius_lite.sampler.messages import (
 # program wants the cores: beside one busy process a core, decoding fell to between 2 and 27 % of its quiet speed. With
 # a short spin it keeps 45 %, and loses nothing on a quiet machine. Whoever sets it outside decides.
 _SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
-_STARTS = 3
 _BEAT = 1.0  # seconds; the worker shows a sign of life at least so often between two decodes
 _DYING = 10.0  # seconds for a process that was killed to be gone
 _LARGEST_LOG = 4_000_000  # bytes; then it becomes NAME.1, in place of an older one
@@ -47,7 +46,7 @@ class SamplerError(RuntimeError):
 
 
 class Worker:
-    """A running worker process; made by `start`, or by `start_worker`."""
+    """A running worker process; made by `start`."""
 
     def __init__(self, process: asyncio.subprocess.Process):
         self.process = process
@@ -144,20 +143,3 @@ class Worker:
             await asyncio.wait_for(self.process.wait(), _DYING)
         # Without this the transport closes itself after the event loop has ended, and complains.
         self.process._transport.close()  # pyright: ignore[reportAttributeAccessIssue]
-
-
-async def start_worker(model: Path, settings: EngineSettings, log: Path, say: Callable[[str], None]) -> Worker:
-    """Start a worker; one that is killed or hangs meanwhile, as for want of memory, is started again, twice.
-
-    Args:
-        say: told in one line of every failure but the last.
-
-    Raises:
-        UserError, SamplerError: as `Worker.start`.
-    """
-    for _ in range(_STARTS - 1):
-        try:
-            return await Worker.start(model, settings, log)
-        except SamplerError as e:
-            say(f"warning: {e}; starting it again")
-    return await Worker.start(model, settings, log)

@@ -46,12 +46,7 @@ class _Branch(PartialCompletion):
 
 
 class ServerSampler:
-    """A `Sampler` that asks a server. Made by `open_server_sampler`.
-
-    Args:
-        probe: a prompt; that the server goes on with it shows that it is well.
-        pace: multiplies every wait between two tries.
-    """
+    """A `Sampler` that asks a server. Made by `open_server_sampler`, whose arguments these are."""
 
     def __init__(
         self,
@@ -66,7 +61,7 @@ class ServerSampler:
         self._vocabulary = vocabulary
         self._probe, self._pace, self._jitter = probe, pace, random.Random()
         self._gate = asyncio.Semaphore(cfg.in_flight)
-        self._branches: dict[asyncio.Future[Node], _Branch] = {}
+        self._tasks: set[asyncio.Future[Node]] = set()
 
     def extend(self, node: Node, n: int, *, until: Until, limit: int) -> list[asyncio.Future[Node]]:
         """See `Sampler.extend`.
@@ -74,22 +69,15 @@ class ServerSampler:
         Futures raise QueryFailedError if this branch fails again and again, UserError if the server refuses it or
         does not answer any more.
         """
-        tasks: list[asyncio.Future[Node]] = []
-        for seed in node.seeds(until, n):
-            branch = _Branch(until, limit, path=node.path, seed=seed)
-            task = asyncio.create_task(self._sample(node, branch))
-            self._branches[task] = branch
+        branches = [_Branch(until, limit, path=node.path, seed=seed) for seed in node.seeds(until, n)]
+        tasks: list[asyncio.Future[Node]] = [asyncio.create_task(self._sample(node, branch)) for branch in branches]
+        for task in tasks:
             task.add_done_callback(self._end)
-            tasks.append(task)
+        self._tasks.update(tasks)
         return tasks
 
     def release(self, nodes: Iterable[Node]) -> None:
         """See `Sampler.release`; a server's cache is its own affair."""
-
-    def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
-        """See `Sampler.cancel_below`."""
-        if branch in self._branches:
-            self._branches[branch].cancel_below = total
 
     async def drain(self) -> None:
         """See `Sampler.drain`; a server does not say what it did."""
@@ -135,12 +123,12 @@ class ServerSampler:
 
     async def close(self) -> None:
         """Hang up on every branch that is under way."""
-        for task in self._branches:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._branches, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _end(self, task: asyncio.Future[Node]) -> None:
-        del self._branches[task]
+        self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # where a search has failed nobody else asks for its other branches
 
@@ -218,7 +206,7 @@ async def open_server_sampler(
 
     Args:
         vocabulary: of the model that the server should hold.
-        probe: a prompt, for seeing whether the server is well.
+        probe: a prompt; that the server goes on with it shows that it is well.
         pace: multiplies every wait between two tries.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -48,20 +47,16 @@ class Node:
 
 @dataclass(eq=False)
 class PartialCompletion:
-    """A completion that grows token by token, in the engine or on a server.
-
-    `limit` is tokens; below `cancel_below`, nats of all tokens together, it ends as `dropped`.
-    """
+    """A completion that grows token by token, in the engine or on a server; `limit` is tokens."""
 
     until: Until
     limit: int
-    cancel_below: float = -math.inf
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     step: OpenStep | None = None
 
     def restart(self) -> None:
-        """Forget what was sampled; `cancel_below` stays."""
+        """Forget what was sampled."""
         self.tokens, self.logprobs, self.step = [], [], None
 
     def append(self, token: int, logprob: float, vocabulary: Vocabulary) -> Finish | None:
@@ -74,9 +69,4 @@ class PartialCompletion:
             return "end"
         if len(self.tokens) >= self.limit:
             return "length"
-        if self.until == "step" and step_ends:
-            return "step"
-        # A sum over a hundred tokens or so: only asked of branches that somebody would cancel.
-        if self.cancel_below > -math.inf and sum(self.logprobs) < self.cancel_below:
-            return "dropped"
-        return None
+        return "step" if self.until == "step" and step_ends else None

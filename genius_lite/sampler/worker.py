@@ -20,6 +20,8 @@ from genius_lite.sampler.messages import (
     HEADER,
     NOT_FINITE,
     Alive,
+    Drain,
+    Drained,
     Extended,
     Failed,
     Open,
@@ -60,7 +62,7 @@ def main() -> None:
     except EngineError as e:
         _send(out, [Failed(str(e))])
         return
-    _send(out, [Ready(engine.context, engine.vocabulary.size)])
+    _send(out, [Ready()])
     try:
         _serve(engine, inbox, out)
     except LogitsError as e:
@@ -69,18 +71,22 @@ def main() -> None:
 
 
 def _serve(engine: Engine, inbox: queue.SimpleQueue[Request | None], out: BinaryIO) -> None:
-    stepped, spoke = False, time.monotonic()
+    stepped, spoke, drains = False, time.monotonic(), list[Drain]()
     while True:
         for request in _arrivals(inbox, block=not engine.busy, patience=_PATIENCE if stepped else 0.0):
             if request is None:
                 return
             if isinstance(request, Open):
                 raise EngineError("a worker loads one model")
-            engine.submit(request)
+            if isinstance(request, Drain):
+                drains.append(request)
+            else:
+                engine.submit(request)
         replies = engine.decode_step()
         stepped = any(isinstance(r, Extended) and r.completion.finish == "step" for r in replies)
         if not engine.busy:
-            replies.append(engine.stats)
+            replies += [Drained(drain.id, engine.stats) for drain in drains]
+            drains.clear()
         elif not replies and time.monotonic() - spoke > _SILENCE:
             replies.append(Alive())
         if replies:

@@ -16,18 +16,8 @@ from genius_lite.errors import UserError
 from genius_lite.text import brief
 
 _SCALARS = {
-    0: "<B",
-    1: "<b",
-    2: "<H",
-    3: "<h",
-    4: "<I",
-    5: "<i",
-    6: "<f",
-    7: "<?",
-    10: "<Q",
-    11: "<q",
-    12: "<d",
-}
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
+}  # fmt: skip
 UINT32, INT32, FLOAT32, STRING, ARRAY = 4, 5, 6, 8, 9
 """Type numbers of GGUF's values."""
 

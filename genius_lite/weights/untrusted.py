@@ -25,27 +25,15 @@ EMBEDDINGS = "token_embd.weight"
 TOKENIZER = "tokenizer.ggml."
 _LARGEST = (1 << 31) - 1  # llama.cpp's int32_t
 _ALIGNMENT = 32  # bytes; llama.cpp aborts at tensors that are aligned to less
+_NEEDED = ("block_count", "context_length", "embedding_length")
 # Counts under the architecture's name, and the least that each may be; a recurrent model has no heads.
 _COUNTS = {
-    "block_count": 1,
-    "context_length": 1,
-    "embedding_length": 1,
-    "vocab_size": 1,
-    "expert_count": 0,
-    "expert_used_count": 0,
-    "expert_feed_forward_length": 0,
-    "expert_shared_feed_forward_length": 0,
-    "feed_forward_length": 0,
-    "attention.head_count": 0,
-    "attention.head_count_kv": 0,
-    "attention.key_length": 0,
-    "attention.sliding_window": 0,
-    "attention.value_length": 0,
-    "rope.dimension_count": 0,
-    "rope.scaling.original_context_length": 0,
-    "nextn_predict_layers": 0,
+    **dict.fromkeys((*_NEEDED, "vocab_size"), 1),
+    **dict.fromkeys(("expert_count", "expert_used_count", "attention.head_count", "attention.head_count_kv"), 0),
+    **dict.fromkeys(("feed_forward_length", "expert_feed_forward_length", "expert_shared_feed_forward_length"), 0),
+    **dict.fromkeys(("attention.key_length", "attention.value_length", "attention.sliding_window"), 0),
+    **dict.fromkeys(("rope.dimension_count", "rope.scaling.original_context_length", "nextn_predict_layers"), 0),
 }
-_NEEDED = ("block_count", "context_length", "embedding_length")
 _WRITTEN = ("general.file_type", "general.quantization_version")  # uint32, which `write` replaces in place
 _POSITIVE = ("rope.freq_base",)
 _NOT_NEGATIVE = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "rope.scaling.factor")

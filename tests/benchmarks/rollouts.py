@@ -51,7 +51,7 @@ SETTINGS = ("slots", "parked", "threads", "context", "kv_unified", "in_flight", 
 SETTINGS += ("beams", "candidates", "steps", "max_tokens", "repeats")
 GENERATED = 96  # tokens a branch of the plain measurements, as long as the search's responses
 Draw = Literal["host", "device"]
-CHEAPER = {"skip_agreeing": 0.5, "future_tokens": 48, "drop_below": 0.01}
+CHEAPER = {"skip_agreeing": 0.5, "future_tokens": 48}
 
 
 class Missing(Exception):
@@ -116,7 +116,6 @@ async def search(a: argparse.Namespace, queries: list[Query], draw: Draw = "host
         "seconds_per_query": seconds / len(queries),
         "steps": len(steps),
         "skipped_steps": sum(not step.foreseen for step in steps),
-        "dropped": sum(step.dropped for step in steps),
         "pairs": len(preference_pairs(rollouts, Pairs(), cfg.tau, (0, 1), lambda response: None)[0]),
     }
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genius_lite.foresight.resample import draw_without_replacement, drop_bound, foresight_distribution, take_highest
+from genius_lite.foresight.resample import draw_without_replacement, foresight_distribution, take_highest
 
 values = st.lists(st.floats(-30, 0), min_size=1, max_size=8)
 
@@ -54,23 +54,3 @@ def test_the_highest_by_hand():
     assert take_highest([-3.0, -1.0, -2.0], 2) == [1, 2]
     assert take_highest([-2.0, -1.0, -2.0, -1.0, -1.0], 2) == [1, 3]  # of equal ones the first
     assert take_highest([-2.0, -1.0], 5) == [0, 1]
-
-
-def test_drop_bound_by_hand():
-    # Two draws: the best is left out, e^(-2) is what remains; 1/4 of F would be a third of that.
-    assert drop_bound([-0.1, -0.2], 0.1, 0.25, draws=2) == pytest.approx(-0.2 + 0.1 * np.log(1 / 3))
-    assert drop_bound([-0.1], 0.1, 0.25, draws=2) == -np.inf
-    assert drop_bound([-0.1, -0.2, -0.3], 0.1, 0.0, draws=2) == -np.inf
-
-
-@given(st.lists(st.floats(-3, 0), min_size=2, max_size=8), st.floats(0.001, 0.5), st.integers(2, 4), st.data())
-def test_whoever_falls_below_the_bound_is_unlikely_in_every_draw(f, probability, draws, data):
-    bound = drop_bound(f, 0.1, probability, draws)
-    rest = sorted(f, reverse=True)[draws - 1 :]
-    for value in (v for v in f if v < bound):
-        others = [v for v in rest if v > value]
-        assert foresight_distribution([value, *others], 0.1)[0] < probability * (1 + 1e-9)
-    # It rises as values arrive, and those below it do not move it: order and timing decide nothing.
-    arrived = data.draw(st.lists(st.sampled_from(range(len(f))), unique=True))
-    assert drop_bound([f[i] for i in arrived], 0.1, probability, draws) <= bound
-    assert drop_bound([v for v in f if v >= bound], 0.1, probability, draws) == bound

@@ -8,7 +8,7 @@ import pytest
 from genius_lite.errors import NonFiniteError
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.search import foresee
-from genius_lite.recipe import Foresight, Model, Pairs, Queries, Recipe
+from genius_lite.recipe import Foresight, Pairs
 from genius_lite.records import Completion, Finish, Query, Rollout
 from tests.support.scripted_sampler import ScriptedSampler
 
@@ -65,7 +65,9 @@ def test_without_a_search_whole_answers_share_nothing_but_the_prompt():
     assert [candidate.step for candidate in only.candidates] == ends  # one that repeats another is an answer too
     assert [(c.value, c.advantage) for c in only.candidates] == [(-0.5, -0.5), (-0.1, -0.1), (-0.5, -0.5), (-1.0, -1.0)]
     assert (only.kept, only.foreseen, len(sampler.released)) == ([], True, 4)
-    for name, value in {"skip_agreeing": 0.5, "future_tokens": 5, "drop_below": 0.1}.items():
+    for name, value in {
+        "skip_agreeing": 0.5, "future_tokens": 5, "value": "step", "select": "greedy",
+    }.items():  # fmt: skip
         with pytest.raises(ValueError, match=f"{name} is about a search"):
             Foresight(steps=0, **{name: value})
 
@@ -203,25 +205,6 @@ def test_futures_are_capped():
     assert {call[3] for call in sampler.calls if call[0] == "end"} == {7}
 
 
-@pytest.mark.parametrize("slowest_first", [False, True])
-def test_candidates_that_cannot_be_drawn_are_dropped_whenever_they_finish(slowest_first):
-    script = {
-        ("step", ()): [step(1), step(2), step(3), step(4)],
-        ("end", (1,)): [end(5, logprob=-0.1)],
-        ("end", (2,)): [end(5, logprob=-0.2)],
-        ("end", (3,)): [end(5, 5, logprob=-2.0, finish="dropped" if not slowest_first else "end")],
-        ("end", (4,)): [end(5, logprob=-0.3)],
-    }
-    sampler = ScriptedSampler(script, slowest_first)
-    (only,) = search(sampler, beams=2, candidates=4, steps=1, max_tokens=21, drop_below=0.01).steps
-    assert [c.step.tokens for c in only.candidates] == [[1], [2], [4]]
-    assert (only.dropped, only.duplicates) == (1, 0)
-    assert [3] in sampler.released
-    # Of -0.1 and -0.2 a second draw is left with e^-2 at least; a future has 20 tokens at most.
-    if not slowest_first:
-        assert sampler.given_up[0][1] == pytest.approx(20 * 0.1 * (-2 + np.log(0.01 / 0.99)))
-
-
 def test_without_foresight_the_future_is_there_but_does_not_count():
     script = {
         ("step", ()): [step(1, 2, logprob=-0.3), step(3, logprob=-0.2)],
@@ -256,15 +239,3 @@ def test_greedy_selection_keeps_the_highest_whatever_tau():
     ]
     assert kept[:20] == [[1, 3]] * 20
     assert kept[20:] != [[1, 3]] * 20  # nearly uniform draws do not agree with it twenty times
-
-
-@pytest.mark.parametrize("ablation", [{"value": "step"}, {"select": "greedy"}])
-def test_nothing_is_dropped_in_an_ablation(ablation):
-    def recipe(**options) -> Recipe:
-        return Recipe(
-            out="o", model=Model(gguf="m"), queries=Queries(source="q"), foresight=Foresight(**ablation, **options)
-        )
-
-    assert recipe().foresight.drop_below == 0
-    with pytest.raises(ValueError, match=r"drop_below needs value: future and select: resample"):
-        recipe(drop_below=0.01)

@@ -38,9 +38,6 @@ class Wrapped:
     def release(self, nodes: Iterable[Node]) -> None:
         self.inner.release(nodes)
 
-    def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
-        self.inner.cancel_below(branch, total)
-
     async def drain(self) -> Stats | None:
         return await self.inner.drain()
 

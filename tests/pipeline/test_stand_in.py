@@ -109,9 +109,9 @@ def test_a_copy_that_llama_cpp_does_not_survive_is_not_sampled_from(tmp_path, mo
     are_fast(monkeypatch, Q8_0=60, BF16=70, F16=83)
     true = stand_in.scores
 
-    async def partly(model: Path, *arguments: Any, **options: Any) -> np.ndarray:
-        found_T = await true(model, *arguments, **options)
-        overflows = gguf_file.read(model).by_name["blk.0.ffn_up.weight"].type == Q.F16
+    async def partly(r: Round, policy: Policy, *arguments: Any, **options: Any) -> np.ndarray:
+        found_T = await true(r, policy, *arguments, **options)
+        overflows = gguf_file.read(policy.gguf).by_name["blk.0.ffn_up.weight"].type == Q.F16
         return np.where(overflows & (np.arange(len(found_T)) < 3), np.nan, found_T)
 
     monkeypatch.setattr(stand_in, "scores", partly)

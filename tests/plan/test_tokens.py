@@ -29,7 +29,7 @@ def recipe(**foresight) -> Recipe:
 
 def searched(found: Lengths, cfg: Foresight, lanes: int) -> tuple[Rollout, CountingSampler]:
     async def search() -> tuple[Rollout, CountingSampler]:
-        sampler = CountingSampler(found, lanes, anew=0.0)
+        sampler = CountingSampler(found, lanes)
         work = asyncio.ensure_future(foresee(QUERY, sampler, cfg, (0, 1, "q")))
         await sampler.serve(work)
         return work.result(), sampler
@@ -96,19 +96,6 @@ def test_later_steps_repeat_by_a_chance_of_their_own():
     found = Lengths(THIRTY.responses, 0.0, "rehearsal", later=1.0)
     rollout, _ = searched(found, recipe(beams=1, candidates=3, steps=2).foresight, lanes=8)
     assert [(len(step.candidates), step.duplicates) for step in rollout.steps] == [(3, 0), (1, 2)]
-
-
-def test_after_a_step_some_responses_go_on_as_if_they_began_there():
-    async def search(anew: float) -> int:
-        sampler = CountingSampler(THIRTY, 64, anew=anew)
-        cfg = recipe(beams=1, candidates=2, steps=2).foresight
-        work = asyncio.ensure_future(foresee(QUERY, sampler, cfg, (0, 1, "q")))
-        await sampler.serve(work)
-        return sampler.sampled
-
-    # Two whole responses of 30 tokens; after the 10 of the better one's step what is left of 30, or 30 more.
-    assert asyncio.run(search(0.0)) == 2 * 30 + 2 * 20
-    assert asyncio.run(search(1.0)) == 2 * 30 + 2 * 30
 
 
 def test_a_future_is_the_rest_of_the_response_that_its_step_is_from():

@@ -169,16 +169,6 @@ BROKEN = {
         "write learner.holdout: 0.1",
     ),
     "+no pair": ("foresight:\n  beams: 1\n  candidates: 1\n", "r.yaml:5: `foresight.candidates`", "2 or more"),
-    "+dropping without futures": (
-        "foresight: {value: step, drop_below: 0.1}\n",
-        "r.yaml:3: `foresight.drop_below`",
-        "at 0 otherwise",
-    ),
-    "+dropping what is rejected": (
-        "foresight: {drop_below: 0.1}\npairs: {negatives: uniform}\n",
-        "r.yaml:3: `foresight.drop_below`",
-        "drop_below at 0",
-    ),
     "+light mode without futures": (
         "foresight: {value: step, skip_agreeing: 0.9}\n",
         "r.yaml:3: `foresight.skip_agreeing`",

@@ -64,20 +64,6 @@ def test_unreadable_recipes(tmp_path):
         load(tmp_path / "b.yaml")
 
 
-@pytest.mark.parametrize("pairs", ["negatives: uniform", "choose: random", "choose: agreed"])
-def test_what_f_does_not_draw_is_not_dropped(pairs):
-    allowed = "foresight: {drop_below: 0.01}\npairs: {negatives: foresight, choose: best"
-    assert parse(GOOD + allowed + "}\n", "a.yaml").foresight.drop_below == 0.01
-    key, _, value = pairs.partition(": ")
-    with pytest.raises(UserError, match=r"drop_below.* gives up what F is unlikely to draw"):
-        parse(
-            GOOD
-            + allowed.replace(f"{key}: {'foresight' if key == 'negatives' else 'best'}", f"{key}: {value}")
-            + "}\n",
-            "a.yaml",
-        )
-
-
 def test_identity_leaves_out_where_and_how_fast():
     one = parse(GOOD, "a.yaml")
     other = parse(GOOD + "out: elsewhere\nsampler: {threads: 1}\n", "b.yaml")

@@ -145,7 +145,7 @@ def test_pieces_of_an_interrupted_stage_are_put_together(run):
             "seconds": 4.0,
             "amount": 60,
             "peak_bytes": 7_000_000,
-            "sampler": {"type": "Stats", "peak": 9_000_000},
+            "sampler": {"peak": 9_000_000},
         }
         file.write(json.dumps(line) + "\n")
         file.write('{"stage": "tr')

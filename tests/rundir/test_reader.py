@@ -72,10 +72,7 @@ def test_a_log_that_grows_gives_its_whole_records_one_at_a_time(run):
 
 def test_parts_of_an_interrupted_stage_are_one(run):
     with (run.round(1).path / "timings.jsonl").open("a") as file:
-        file.write(
-            json.dumps({"stage": "rollouts", "seconds": 4.0, "amount": 60, "sampler": {"type": "Stats", "peak": 9}})
-            + "\n"
-        )
+        file.write(json.dumps({"stage": "rollouts", "seconds": 4.0, "amount": 60, "sampler": {"peak": 9}}) + "\n")
         file.write('{"stage": "rollguts", "seconds": 4.0, "amount": 60}\n')  # of nobody's making
         file.write('{"stage": "tr')
     (total,) = run.round(1).totals

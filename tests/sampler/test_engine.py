@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.llama import EngineError
-from genius_lite.sampler.messages import CancelBelow, Extend, Extended, Release, Sampling, Score, Scored
+from genius_lite.sampler.messages import Extend, Extended, Release, Sampling, Score, Scored
 from tests.support.engine import NORMAL, PROMPT, drain, extend, settings, torch_logprobs
 
 GREEDY = Sampling(1e-4)
@@ -81,24 +80,6 @@ def test_release_is_only_a_hint(tiny):
     before = extend(engine, PROMPT, [1, 2])
     engine.submit(Release([PROMPT, PROMPT + before[0].tokens, [1, 2, 3]]))
     assert [c.tokens for c in extend(engine, PROMPT, [1, 2])] == [c.tokens for c in before]
-
-
-def test_a_branch_is_given_up_once_its_sum_is_too_low(tiny):
-    engine = Engine(str(tiny.gguf), settings(slots=2))
-    (whole,) = extend(engine, PROMPT, [1], limit=40, until="limit")
-    total = sum(whole.logprobs) / 2
-    engine.submit(Extend(7, PROMPT, [1], "limit", 40, NORMAL))
-    engine.submit(Extend(8, PROMPT, [1], "limit", 40, NORMAL))
-    engine.submit(CancelBelow(7, total))
-    replies = {r.id: r.completion for r in drain(engine) if isinstance(r, Extended)}
-    assert replies[8].tokens == whole.tokens
-    assert replies[7].finish == "dropped"
-    length = len(replies[7].tokens)
-    assert replies[7].tokens == whole.tokens[:length]
-    sums = np.cumsum(replies[7].logprobs)
-    assert sums[-1] < total <= sums[-2]
-    engine.submit(CancelBelow(8, total))  # finished long ago
-    assert not engine.busy
 
 
 def test_steps_end_at_a_line_break_and_responses_at_the_end_token(tiny):

@@ -62,7 +62,6 @@ def test_one_that_stands_still_while_it_settles_is_replaced(tiny_llama, tmp_path
         async with open_sampler(tiny_llama, SETTINGS, SAMPLING, tmp_path / "log", say=said.append) as sampler:
             await sampler.score(ROOT.tokens, [1, 2])
             await sampler.drain()
-            await asyncio.sleep(0.5)  # it may report twice that it is idle: when it falls so, and when it is asked
             stop(sampler.pid)
             return await sampler.drain(), sampler.restarts, said
 

@@ -132,19 +132,6 @@ def test_it_hangs_up_at_the_end_of_a_step(tiny_llama):
     assert fake.written[0] < 300
 
 
-def test_a_branch_is_given_up(tiny_llama):
-    items: list[Item] = [(97, -1.0), 0.3, *[(97, -1.0)] * 20]
-    fake = FakeServer(lambda body, number: items)
-
-    async def scenario():
-        async with _sampler(fake, tiny_llama) as sampler:
-            (branch,) = sampler.extend(ROOT, 1, until="end", limit=30)
-            sampler.cancel_below(branch, -4.5)
-            return (await branch).completion
-
-    assert asyncio.run(scenario()) == Completion([97] * 5, [-1.0] * 5, "dropped")
-
-
 @pytest.mark.parametrize(
     "fault",
     [

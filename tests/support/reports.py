@@ -13,7 +13,7 @@ TRAINING = TrainReport(30, 8, 0.6, 3.0, 0.2, 0.9, 30, 4, 0.5, 0.01, 10**8, "bf16
 
 REPORT = RoundReport(
     2,
-    rollouts=RolloutFigures(10, 40, 0, 0, 0, 1000, -0.5, 0.75),
+    rollouts=RolloutFigures(10, 40, 0, 0, 1000, -0.5, 0.75),
     pairs=30,
     training=TRAINING,
     quantized=Quantized("Q4_0", 0.8, False, False, 0.01, {"blk.0.attn_q.weight": 0.8}),

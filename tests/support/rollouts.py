@@ -39,7 +39,7 @@ def rollouts(draw, query: str = "q") -> Rollout:
         places = range(len(distinct))
         kept = sorted(draw(st.lists(st.sampled_from(places), min_size=1, max_size=2, unique=True)))
         foreseen = draw(st.booleans()) or not steps
-        steps.append(Step(index, distinct, kept, len(candidates) - len(distinct), 0, foreseen))
+        steps.append(Step(index, distinct, kept, len(candidates) - len(distinct), foreseen))
         values = [distinct[i].value for i in kept]
         live = [place for place, i in enumerate(kept) if distinct[i].step.finish == "step"]
         if not live:

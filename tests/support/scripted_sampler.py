@@ -21,7 +21,6 @@ class ScriptedSampler:
         self.slowest_first = slowest_first
         self.calls: list[tuple[str, tuple[int, ...], int, int]] = []
         self.released: list[list[int]] = []
-        self.given_up: list[tuple[asyncio.Future[Node], float]] = []
 
     def extend(self, node: Node, n: int, *, until: Until, limit: int) -> list[asyncio.Future[Node]]:
         self.calls.append((until, tuple(node.response), n, limit))
@@ -31,9 +30,6 @@ class ScriptedSampler:
             delay = 0.001 * ((n - i) if self.slowest_first else i)
             loop.call_later(delay, future.set_result, node.child(completion))
         return futures
-
-    def cancel_below(self, branch: asyncio.Future[Node], total: float) -> None:
-        self.given_up.append((branch, total))
 
     def release(self, nodes: Iterable[Node]) -> None:
         self.released += [node.response for node in nodes]

@@ -153,7 +153,6 @@
   function step(s, k) {
     const facts = [count(s.candidates.length, "candidate", "candidates")];
     if (s.repeats) facts.push(count(s.repeats, "repeat", "repeats"));
-    if (s.dropped) facts.push(`${s.dropped} given up`);
     if (!s.foreseen) facts.push("no foresight: the candidates agree");
     facts.push(s.pair ? paired(s.pair, k) : "no pair");
     const parts = [make("h4", {}, titled(s, k)), make("p", { class: "note" }, facts.join(" \u00b7 "))];
@@ -175,7 +174,6 @@
     end: "The response ended.",
     length: "The response was cut off at a token limit.",
     step: "No future was simulated.",
-    dropped: "The future was given up.",
   };
   function candidate(s, k, c, i) {
     const marks = roles(s, i);
