@@ -121,7 +121,11 @@ def _read_not_mapped() -> Iterator[None]:
     last one is made: all weights twice. It opens checkpoints nowhere else, so that all families load as ever.
     """
     before = modeling_utils.safe_open
-    modeling_utils.safe_open = lambda *given, **options: before(*given, **{**options, "backend": "pread"})  # pyright: ignore
+
+    def read(file: Any, **options: Any) -> Any:
+        return before(file, **{**options, "backend": "pread"})
+
+    modeling_utils.safe_open = read  # pyright: ignore
     try:
         yield
     finally:
