@@ -25,7 +25,7 @@ HELD = 2.2
 What oneDNN keeps of compiled programs (128 of them) is within it. In bf16, the peak of the updates less the model,
 its optimizer and the head's slices: 1.7 of four packs of up to 445 tokens (Qwen2.5-0.5B), 2.5 of eleven of up to 504
 (SmolLM2-135M). With 2.2 the whole process comes out 6 % too high and 5 % too low. Of a first pack alone, forward and
-backward: 1.5 in bf16, 1.7 in fp32 (SmolLM2, 499 tokens).
+backward: 1.5 in bf16, 1.6 in fp32 (SmolLM2, 499 tokens).
 """
 
 # What autograd keeps of a token in one layer: bytes for each of its `width` numbers, and for each of the MLP's `inner`
