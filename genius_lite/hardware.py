@@ -144,6 +144,11 @@ def give_memory_back() -> None:
     import gc
 
     gc.collect()  # models are full of circles
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Return what malloc (glibc's) holds free, without looking for what might be freed first: some milliseconds."""
     if libc := _glibc():
         libc.malloc_trim(0)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
+from transformers import modeling_utils
 
 from genius_lite.hardware import Device, Precision, compute_in_bf16
 from genius_lite.learner.attention import mark
@@ -90,14 +92,15 @@ def load_base(
         quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
     config = AutoConfig.from_pretrained(hf_checkpoint, trust_remote_code=False)
     _choose_table(config, room)
-    base = AutoModelForCausalLM.from_pretrained(
-        hf_checkpoint,
-        config=config,
-        trust_remote_code=False,
-        dtype=loaded,
-        quantization_config=quantization,
-        device_map={"": at or device},
-    )
+    with _read_not_mapped():
+        base = AutoModelForCausalLM.from_pretrained(
+            hf_checkpoint,
+            config=config,
+            trust_remote_code=False,
+            dtype=loaded,
+            quantization_config=quantization,
+            device_map={"": at or device},
+        )
     if precision == "nf4":
         _keep_layout(base)
         _shrink_tables(base, compute)
@@ -108,6 +111,25 @@ def load_base(
     base.config.use_cache = False
     require_known(base)
     return base
+
+
+@contextmanager
+def _read_not_mapped() -> Iterator[None]:
+    """Have transformers read a checkpoint tensor by tensor, as it does by itself on Windows.
+
+    Elsewhere it maps the file. What was copied from it, to another type, stays in memory beside the copies until the
+    last one is made: all weights twice. It opens checkpoints nowhere else, so that all families load as ever.
+    """
+    before = modeling_utils.safe_open
+
+    def read(file: Any, **options: Any) -> Any:
+        return before(file, **{**options, "backend": "pread"})
+
+    modeling_utils.safe_open = read  # pyright: ignore
+    try:
+        yield
+    finally:
+        modeling_utils.safe_open = before
 
 
 def _choose_table(config: Any, room: int) -> None:

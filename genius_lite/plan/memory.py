@@ -164,10 +164,10 @@ def _import(use: Use) -> dict[str, int]:
 
 
 def _training(use: Use, main: int) -> Peak:
-    """Take the fuller one of an update and of loading, when the checkpoint is mapped beside the weights made of it."""
+    """Take the fuller one of an update and of loading, when the tables in 16 bits stand beside what is made of them."""
     device, cfg = use.machine.device, use.recipe.learner
     update = training_parts(cfg, use.shape, use.training, device)
-    loading = {"weights": update["weights"], "conversion": 2 * use.shape.parameters}
+    loading = {"weights": update["weights"], "conversion": 2 * use.shape.tables}
     if device == "cuda":
         return Peak(Stage.TRAIN, {"libraries": main, "conversion": loading["conversion"]}, update)
     fuller = max(update, loading, key=lambda parts: sum(parts.values()))
