@@ -153,14 +153,12 @@ def watch(
 def report(
     run: RunFolder,
     to: Annotated[Path | None, typer.Option(parser=path, help="Folder to write to, instead of the run's own")] = None,
-    queries: Annotated[int | None, typer.Option(help="Show the rollout trees of so many queries, if they fit")] = None,
 ) -> None:
     """Write a run's report: report.html, which is complete in itself, and report.md."""
-    from genius_lite.report.trees import QUERIES
     from genius_lite.report.write import write_report
     from genius_lite.rundir.reader import RunFolder as RunFolderOnDisk
 
-    written = write_report(run, to or run, QUERIES if queries is None else queries)
+    written = write_report(run, to or run)
     print(*(visible(str(path)) for path in written), sep="\n")
     if damaged := RunFolderOnDisk(run).damaged:
         print(f"note: damaged, and passed over: {visible(', '.join(damaged))}", file=sys.stderr)
