@@ -68,7 +68,7 @@ class Giving:
                 yield temporary / "export"
 
     def give(self, folder: Path, run: Path, message: str, progress: Progress) -> None:
-        """Upload what was written, if that is asked for.
+        """Upload what was written, or list what would be uploaded, if either is asked for.
 
         Args:
             message: of the commit.
@@ -76,26 +76,23 @@ class Giving:
         Raises:
             UserError: something of it failed; the message says what is where.
         """
-        try:
-            if self.repository:
-                self._push(self.repository, folder, run, message, progress)
-        except UserError as e:
-            raise UserError(f"{e}; {self.to} is written" if self.to else str(e)) from None
-
-    def _push(self, repository: str, folder: Path, run: Path, message: str, progress: Progress) -> None:
         from genius_lite.export import hub
         from genius_lite.export.private import refuse_private
 
-        refuse_private(folder, run, repository)
+        if not self.repository:
+            return
         files = sorted(path for path in folder.iterdir() if path.is_file())
         size = sum(path.stat().st_size for path in files)
-        if self.dry_run:
-            for line in _would_go(repository, self.public, files, size):
-                print(visible(line))
-            return
         try:
+            refuse_private(folder, run, self.repository)
+            if self.dry_run:
+                for line in _would_go(self.repository, self.public, files, size):
+                    print(visible(line))
+                return
             with progress.stage("upload", size, "MB", 1e-6) as advance:
-                address = hub.push(folder, repository, message, public=self.public, advance=advance)
+                address = hub.push(folder, self.repository, message, public=self.public, advance=advance)
+        except UserError as e:
+            raise UserError(f"{e}; {self.to} is written" if self.to else str(e)) from None
         except Stopped as e:
             print(visible(str(e)), file=sys.stderr)
             raise typer.Exit(130) from None
@@ -107,23 +104,20 @@ def _would_go(repository: str, public: bool, files: list[Path], size: int) -> It
     from genius_lite.export import hub
 
     try:
-        remote, unknown = hub.look(repository, outcome="what would go is listed all the same"), None
+        remote = hub.look(repository, outcome="what would go is listed all the same")
     except UserError as e:
-        remote, unknown = None, str(e)
-    if unknown:
-        yield f"hf:{repository}: whether it is there is not known: {unknown}"
-    elif remote is None:
-        yield f"hf:{repository}: not there, as far as the token sees; it would be made, {_seen(not public)}"
+        remote, standing = None, f"whether it is there is not known: {e}"
     else:
-        yield f"hf:{repository}: there already, {_seen(remote.private)}"
-        if not remote.private and not public:
-            yield "it is public, so that it takes --public too"
+        made = f"not there, as far as the token sees; it would be made, {_seen(not public)}"
+        standing = f"there already, {_seen(remote.private)}" if remote else made
+    yield f"hf:{repository}: {standing}"
+    if remote and not remote.private and not public:
+        yield "it is public, so that it takes --public too"
+    digests = remote.digests if remote else {}
     for file in files:
-        there = remote.digests.get(file.name, "") if remote else ""
-        note = "" if there == "" else "  there already" if remote and remote.holds(file) else "  replaces another one"
-        yield f"  {file.name}  {file.stat().st_size:,} bytes{note}"
-    stays = sorted(set(remote.digests) - {file.name for file in files} - {".gitattributes"}) if remote else []
-    if stays:
+        same = "  there already" if remote and remote.holds(file) else "  replaces another one"
+        yield f"  {file.name}  {file.stat().st_size:,} bytes{same if file.name in digests else ''}"
+    if stays := sorted(set(digests) - {file.name for file in files} - {".gitattributes"}):
         yield f"what else is there stays: {', '.join(stays)}"
     yield f"{len(files)} files, {size:,} bytes; nothing private was found in them, and nothing is uploaded (--dry-run)"
 

@@ -172,7 +172,8 @@ def test_a_head_without_cpus_for_others_is_no_slot(cluster):
 
 
 def test_without_a_cluster_it_is_said_how_to_start_one():
-    with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*ray start --head"), connected("127.0.0.1:1"):
+    said = r"no Ray cluster at 127\.0\.0\.1:1 .*ray start --head"
+    with pytest.raises(UserError, match=said), connected("127.0.0.1:1"):
         pass
 
 
