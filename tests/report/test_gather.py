@@ -290,7 +290,7 @@ def test_what_cannot_be_read_is_not_said_to_be_unwritable(run, tmp_path, monkeyp
     with pytest.raises(UserError, match=r"file cannot be written: .*; name another folder with --to"):
         write_report(run, tmp_path / "file")
 
-    def refused(path: Path, queries: int):
+    def refused(path: Path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path / "pairs.jsonl"))
 
     monkeypatch.setattr(write, "gather", refused)
