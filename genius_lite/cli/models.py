@@ -178,15 +178,7 @@ def chat(
     elif beside:
         chosen.append(named_model(beside, None))
     how = prompt_config(prompt_configs(model, beside), system=system, max_tokens=max_tokens, temperature=temperature)
-    chat_with(
-        chosen,
-        system=how.system,
-        template=how.template,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        context=context,
-        seed=seed,
-    )
+    chat_with(chosen, how, context=context, seed=seed)
 
 
 @app.command()
