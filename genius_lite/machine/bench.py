@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from genius_lite.errors import UserError
-from genius_lite.progress import Advance
 from genius_lite.rundir.disk import scratch
 from genius_lite.sampler.client import QueryFailedError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
@@ -35,16 +34,15 @@ class Speed:
     peak: int
 
 
-def fastest(
+def sweep(
     model: Path,
     base: EngineSettings,
     slots: Iterable[int],
     kv_modes: Iterable[bool],
     threads: Iterable[int],
     draws: Iterable[str],
-    advance: Advance,
-) -> Speed:
-    """Find the fastest settings, each measured from the best so far: slots, KV mode, threads, where to draw.
+) -> Iterator[Speed]:
+    """Measure settings one after the other, each from the best so far: slots, KV mode, threads, where to draw.
 
     Nothing else should run meanwhile. Each measurement is a process of its own and takes some seconds.
     """
@@ -58,9 +56,7 @@ def fastest(
                 tried.add(option)
                 speed = decode_speed(model, option, _prompts(option), _GENERATED)
                 best = speed if best is None or speed.tokens_per_s > best.tokens_per_s else best
-                advance(1)
-    assert best
-    return best
+                yield speed
 
 
 def decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]], generated: int) -> Speed:

@@ -9,7 +9,7 @@ import msgspec
 
 from genius_lite.errors import UserError
 from genius_lite.hardware import cores, free_memory, gpus
-from genius_lite.machine.bench import SLOTS, fastest
+from genius_lite.machine.bench import SLOTS, sweep
 from genius_lite.measurements import recall, remember
 from genius_lite.progress import Progress
 from genius_lite.recipe import Auto, Sampler
@@ -125,9 +125,13 @@ def _measured(
     if found is None and unmeasured is not None:
         return msgspec.structs.replace(settings, slots=min(slots, key=lambda fitting: abs(fitting - unmeasured)))
     if found is None:
+        speeds = []
         count = len(slots) + len(kv_modes) + len(threads) + len(draws) - 3  # one option of each list is the best so far
         with progress.stage("measure this machine", count, "settings") as advance:
-            best = fastest(source.path, base, slots, kv_modes, threads, draws, advance)
+            for speed in sweep(source.path, base, slots, kv_modes, threads, draws):
+                speeds.append(speed)
+                advance(1)
+        best = max(speeds, key=lambda speed: speed.tokens_per_s)
         chosen = best.settings
         found = _Fastest(chosen.slots, chosen.kv_unified, chosen.threads, chosen.draw, round(best.tokens_per_s))
         remember("sampler", key, found)

@@ -64,10 +64,10 @@ def test_auto_measures_once_and_remembers(tiny_llama, tmp_path, monkeypatch):
     assert {key: record[key] for key in ("slots", "kv_unified", "threads")} == {
         "slots": first.slots, "kv_unified": first.kv_unified, "threads": first.threads,
     }  # fmt: skip
-    monkeypatch.setattr(engine_settings, "fastest", lambda *a, **k: pytest.fail("measured again"))
+    monkeypatch.setattr(engine_settings, "sweep", lambda *a, **k: pytest.fail("measured again"))
     assert engine_settings.engine_settings(recipe.sampler, source, 512, SILENT) == first
     # What the recipe fixes is not measured.
-    monkeypatch.setattr(engine_settings, "fastest", _only)
+    monkeypatch.setattr(engine_settings, "sweep", _only)
     fixed = engine_settings.engine_settings(Sampler(slots="auto", threads=1), source, 512, SILENT)
     assert (fixed.threads, fixed.kv_unified) == (1, False)
 
@@ -77,27 +77,27 @@ def test_with_a_gpu_it_is_measured_where_to_draw(tiny_llama, tmp_path, monkeypat
     monkeypatch.setattr(engine_settings, "gpus", lambda: [Gpu("a", int(8e9))])
     source, asked = gguf_file.read(tiny_llama), []
 
-    def measured(model, settings, prompts, generated):
+    def measured(model, base, slots, kv_modes, threads, draws):
         from genius_lite.machine.bench import Speed
 
-        asked.append(settings.draw)
-        return Speed(settings, 9.0 if settings.draw == "device" else 5.0, 1.0, 0.0, 0)
+        for draw in draws:
+            asked.append(draw)
+            yield Speed(msgspec.structs.replace(base, draw=draw), 9.0 if draw == "device" else 5.0, 1.0, 0.0, 0)
 
-    monkeypatch.setattr("genius_lite.machine.bench.decode_speed", measured)
+    monkeypatch.setattr(engine_settings, "sweep", measured)
     assert engine_settings.engine_settings(Sampler(slots=4), source, 256, SILENT).draw == "device"
-    assert set(asked[:-1]) == {"host"} and asked[-1] == "device"
-    count = len(asked)
+    assert asked == ["host", "device"]
     assert engine_settings.engine_settings(Sampler(slots=4), source, 256, SILENT).draw == "device"
     assert engine_settings.engine_settings(Sampler(slots=4, draw="host"), source, 256, SILENT).draw == "host"
     assert engine_settings.engine_settings(Sampler(slots=4, gpu_layers=0), source, 256, SILENT).draw == "host"
-    assert len(asked) == count  # remembered, or said
+    assert asked == ["host", "device"]  # remembered, or said
 
 
-def _only(model, base, slots, kv_modes, threads, draws, advance):
+def _only(model, base, slots, kv_modes, threads, draws):
     from genius_lite.machine.bench import Speed
 
     assert (kv_modes, threads, draws) == ([False], [1], ["host"])
-    return Speed(base, 1.0, 1.0, 0.0, 0)
+    yield Speed(base, 1.0, 1.0, 0.0, 0)
 
 
 def test_measured_slots_leave_memory_to_others(tiny_llama, monkeypatch):
