@@ -272,6 +272,21 @@ def test_a_quantized_qwen2_goes_through_too(project):
     assert gguf.GGUFReader(exported).fields["general.file_type"].contents() == 2
 
 
+def test_bench_measures_and_prints_recipe_lines(project):
+    from genius_lite.recipe.reader import parse
+
+    result = genius("bench", "tiny.gguf", "--quants", "Q4_0,F16", cwd=project)
+    assert result.returncode == 0, result.stderr
+    table, _, lines = result.stdout.partition("sampler:")
+    rows = [line.split() for line in table.splitlines()[1:]]
+    assert {row[-8] for row in rows} >= {"is", "Q4_0", "F16"}
+    assert all(float(row[-3]) > 0 for row in rows)
+    best = max(rows, key=lambda row: float(row[-3]))
+    settings = parse("model: {gguf: m}\nqueries: {source: q}\nsampler:" + lines).sampler
+    assert str(settings.slots) == best[-7]
+    assert genius("bench", "tiny.gguf", "--quants", "Q9", cwd=project).returncode == 2
+
+
 def test_inspect_describes_and_compares(project):
     tiny_gguf(project / "q8.gguf", "llama", kind=gguf.GGMLQuantizationType.Q8_0)
     shown = genius("inspect", "tiny.gguf", "--sha256", cwd=project)

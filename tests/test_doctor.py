@@ -250,7 +250,7 @@ def test_a_llama_that_does_not_load_is_one_line(tiny_llama, tmp_path):
     assert shown.returncode == 1, shown.stderr
     assert "llama.cpp    0.3.36, does not load" in shown.stdout
     assert "prevents a run: llama.cpp does not load: FileNotFoundError: Shared library with" in shown.stdout
-    refused = run("chat", tiny_llama)
+    refused = run("bench", tiny_llama)
     assert refused.stderr.startswith("error: llama.cpp does not load (Shared library with"), refused.stderr
     assert refused.returncode == 2
 

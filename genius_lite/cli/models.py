@@ -31,6 +31,34 @@ from genius_lite.text import PROSE, visible
 app = typer.Typer()
 
 
+@app.command()
+def bench(
+    model: ModelFile,
+    quants: Annotated[str, typer.Option(help="Types to measure too, such as Q4_0,Q8_0")] = "",
+) -> None:
+    """Measure how fast this machine decodes a model, and print the best settings as recipe lines."""
+    from genius_lite.hardware import cores, gpus
+    from genius_lite.machine.bench import HEADING, SLOTS, recipe_lines, row, sweep, sweep_types
+    from genius_lite.sampler.messages import EngineSettings
+    from genius_lite.weights.untrusted import load_untrusted
+
+    kinds = quant_types(quants)
+    path = load_untrusted(locate_model(model), quantizer=bool(kinds)).path
+    print(HEADING)
+    speeds = []
+    base = EngineSettings(slots=1, context=256, threads=cores())
+    threads, draws = {cores(), max(1, cores() // 2)}, ["host", "device"] if gpus() else ["host"]
+    for speed in sweep(path, base, SLOTS, [False, True], threads, draws):
+        print(row("as it is", speed), flush=True)
+        speeds.append(speed)
+    best, best_kind = max(speeds, key=lambda speed: speed.tokens_per_s), None
+    for kind, speed in sweep_types(path, kinds, best.settings):
+        print(row(kind, speed), flush=True)
+        if speed.tokens_per_s > best.tokens_per_s:
+            best, best_kind = speed, kind
+    print(recipe_lines(best, best_kind))
+
+
 @app.command("export")
 def export_run(
     run: Annotated[Path, typer.Argument(metavar="RUN", parser=path, help="A run folder")],

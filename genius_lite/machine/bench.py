@@ -1,4 +1,4 @@
-"""How fast this machine decodes a model: slots, KV mode, threads and where tokens are drawn, measured."""
+"""How fast this machine decodes a model: slots, KV mode, threads and quantization types, measured."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from pathlib import Path
 import msgspec
 
 from genius_lite.errors import UserError
+from genius_lite.recipe import QuantType
 from genius_lite.rundir.disk import scratch
 from genius_lite.sampler.client import QueryFailedError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
+from genius_lite.weights import gguf_file
+from genius_lite.weights.merge import requantize
+from genius_lite.weights.quantize import quantized_bytes
 
 SLOTS = (8, 16, 32, 64)
 _PROMPT = 64  # tokens; short, and the ranking holds
-_GENERATED = 10  # tokens of each branch
+_LONG, _BRIEF = 24, 10  # tokens that each branch generates
 _BRANCHES = 8  # of one prompt, as in a search with two beams and four candidates
 
 
@@ -41,6 +45,8 @@ def sweep(
     kv_modes: Iterable[bool],
     threads: Iterable[int],
     draws: Iterable[str],
+    *,
+    brief: bool = False,
 ) -> Iterator[Speed]:
     """Measure settings one after the other, each from the best so far: slots, KV mode, threads, where to draw.
 
@@ -54,9 +60,25 @@ def sweep(
             option = msgspec.structs.replace(settings, **{key: value})
             if option not in tried:
                 tried.add(option)
-                speed = decode_speed(model, option, _prompts(option), _GENERATED)
+                speed = decode_speed(model, option, _prompts(option), _BRIEF if brief else _LONG)
                 best = speed if best is None or speed.tokens_per_s > best.tokens_per_s else best
                 yield speed
+
+
+def sweep_types(model: Path, kinds: list[QuantType], settings: EngineSettings) -> Iterator[tuple[QuantType, Speed]]:
+    """Measure the model at other quantization types, made from it in a temporary folder.
+
+    Raises:
+        UserError: there is no room for the largest of these files; or the model does not survive it.
+    """
+    source = gguf_file.read(model)
+    largest = max((quantized_bytes(source, kind) for kind in kinds), default=0)
+    with scratch(needed=largest, what="the model in another type") as folder:
+        target = folder / "quantized.gguf"
+        for kind in kinds:
+            requantize(source, kind, target)
+            yield kind, decode_speed(target, settings, _prompts(settings), _LONG)
+            target.unlink()
 
 
 def decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]], generated: int) -> Speed:
@@ -75,7 +97,7 @@ def decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]]
 def file_speed(model: Path, settings: EngineSettings) -> float:
     """Tokens per second of a model at these settings, measured in short."""
     short = msgspec.structs.replace(settings, context=256, parked=0)
-    return decode_speed(model, short, _prompts(short), _GENERATED).tokens_per_s
+    return decode_speed(model, short, _prompts(short), _BRIEF).tokens_per_s
 
 
 async def _decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]], generated: int) -> Speed:
@@ -104,3 +126,22 @@ def _prompts(settings: EngineSettings) -> list[list[int]]:
     """Make as many as a search has. Which tokens does not matter for speed; ids this low exist in every vocabulary."""
     count = -(-settings.slots // _BRANCHES)
     return [[(number * 31 + i * 7) % 200 + 20 for i in range(_PROMPT)] for number in range(count)]
+
+
+HEADING = "".join(f"{name:>10}" for name in ("type", "slots", "KV", "threads", "draw", "tokens/s", "sampling", "MB"))
+
+
+def row(kind: str, speed: Speed) -> str:
+    """A measurement as a line below `HEADING`."""
+    s = speed.settings
+    kv = "unified" if s.kv_unified else "split"
+    cells = (kind, s.slots, kv, s.threads, s.draw, f"{speed.tokens_per_s:.0f}", f"{speed.sampling:.0%}")
+    return "".join(f"{cell!s:>10}" for cell in (*cells, f"{speed.peak / 1e6:.0f}"))
+
+
+def recipe_lines(best: Speed, kind: QuantType | None) -> str:
+    """The settings as a recipe writes them."""
+    s = best.settings
+    lines = ["sampler:", f"  slots: {s.slots}", f"  threads: {s.threads}", f"  kv_unified: {str(s.kv_unified).lower()}"]
+    lines += [f"  draw: {s.draw}"] if s.draw == "device" else []
+    return "\n".join(lines + (["quantize:", f"  type: {kind}"] if kind else []))

@@ -128,7 +128,7 @@ def _measured(
         speeds = []
         count = len(slots) + len(kv_modes) + len(threads) + len(draws) - 3  # one option of each list is the best so far
         with progress.stage("measure this machine", count, "settings") as advance:
-            for speed in sweep(source.path, base, slots, kv_modes, threads, draws):
+            for speed in sweep(source.path, base, slots, kv_modes, threads, draws, brief=True):
                 speeds.append(speed)
                 advance(1)
         best = max(speeds, key=lambda speed: speed.tokens_per_s)

@@ -77,7 +77,7 @@ def test_with_a_gpu_it_is_measured_where_to_draw(tiny_llama, tmp_path, monkeypat
     monkeypatch.setattr(engine_settings, "gpus", lambda: [Gpu("a", int(8e9))])
     source, asked = gguf_file.read(tiny_llama), []
 
-    def measured(model, base, slots, kv_modes, threads, draws):
+    def measured(model, base, slots, kv_modes, threads, draws, *, brief):
         from genius_lite.machine.bench import Speed
 
         for draw in draws:
@@ -93,7 +93,7 @@ def test_with_a_gpu_it_is_measured_where_to_draw(tiny_llama, tmp_path, monkeypat
     assert asked == ["host", "device"]  # remembered, or said
 
 
-def _only(model, base, slots, kv_modes, threads, draws):
+def _only(model, base, slots, kv_modes, threads, draws, *, brief):
     from genius_lite.machine.bench import Speed
 
     assert (kv_modes, threads, draws) == ([False], [1], ["host"])
