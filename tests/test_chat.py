@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 import torch
 
-from genius_lite.cli.conversation import chat
+from genius_lite.cli.conversation import _Words, chat
 from genius_lite.errors import UserError
 from genius_lite.evaluate.models import NamedModel, PromptConfig
 from genius_lite.sampler.client import open_sampler
@@ -145,3 +146,14 @@ def test_what_cannot_be_chatted_with_is_one_line(models):
 def test_a_model_that_does_not_fit_says_what_to_do(models):
     with pytest.raises(UserError, match="give --context less"):
         chat([NamedModel("x", models / "none.gguf")], PromptConfig(None, 1, 1.0), context=64, seed=0)
+
+
+def test_words_are_not_broken_at_the_terminals_edge(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    words = _Words()
+    for part in ("The rain", "bow is a sp", "ectacle\n    of colours, and ", "x" * 30, " ends", " here\n"):
+        words.write(part)
+    shown = capsys.readouterr().out
+    lines = ["The rainbow is a ", "spectacle", "    of colours, and ", "x" * 30 + " ", "ends here", ""]
+    assert shown.split("\n") == lines

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -134,20 +135,46 @@ async def _answer(
             f"the conversation with {conversation.name} takes {len(path)} tokens, more than the context of "
             f"{conversation.context}; start again, or give a larger --context"
         )
-    characters, parts = codecs.getincrementaldecoder("utf-8")("replace"), list[str]()
-
-    def write(piece: str) -> None:
-        parts.append(piece)
-        print(visible(piece, PROSE), end="", flush=True)
-
+    characters, words = codecs.getincrementaldecoder("utf-8")("replace"), _Words()
+    parts = []
     try:
         async for token in conversation.sampler.stream(Node(None, path, key), limit=max_tokens, sampling=sampling):
             if not vocabulary.ends[token]:
-                write(characters.decode(vocabulary.pieces[token]))
+                parts.append(characters.decode(vocabulary.pieces[token]))
+                words.write(parts[-1])
     except QueryFailedError as e:
         conversation.messages.pop()
         _complain(f"warning: {conversation.name}: the question is set aside: {e}")
         return
-    write(characters.decode(b"", final=True))
-    print()
+    parts.append(characters.decode(b"", final=True))
+    words.write(f"{parts[-1]}\n")
     conversation.messages.append({"role": "assistant", "content": "".join(parts)})
+
+
+class _Words:
+    """Prints text as it comes; on a terminal no word is broken at its edge."""
+
+    def __init__(self) -> None:
+        self.width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        self.column = 0
+        self.word = ""
+
+    def write(self, text: str) -> None:
+        """Print all but a last word that may go on; a line break ends it."""
+        text = visible(text, PROSE)
+        if self.width is None:
+            print(text, end="", flush=True)
+            return
+        for character in text:
+            self.word += character
+            if character.isspace():
+                self._flush(self.width)
+        sys.stdout.flush()
+
+    def _flush(self, width: int) -> None:
+        if self.column and self.column + len(self.word.rstrip()) > width:
+            print()
+            self.column = 0
+        print(self.word, end="")
+        self.column = 0 if self.word.endswith("\n") else self.column + len(self.word)
+        self.word = ""
