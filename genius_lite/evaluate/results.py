@@ -14,7 +14,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Literal, TypeVar
 
-from genius_lite.evaluate.statistics import mean_accuracy, paired_difference, wilson
+from genius_lite.evaluate.statistics import mcnemar_exact, mean_accuracy, paired_difference, share_among, wilson
 from genius_lite.results.evaluation import GREEDY, Answers, AtBest, Cooled, Interval, Response, Scores, TaskResult
 
 _MOST_SUBSETS = 100  # of a problem's samples, whose votes are counted one by one
@@ -99,6 +99,7 @@ def at_best(cooled: Cooled, responses: Sequence[Response], rounds: int) -> list[
 def _result(name: str, rows: list[Response], base: list[Response], rounds: int) -> TaskResult:
     greedy, sampled, judged = _accuracies(rows)
     base_greedy, base_sampled, base_judged = _accuracies(base)
+    both = [problem for problem in greedy if problem in base_greedy]
     chosen_on = any(row.use == "both" for row in rows)
     confidence = _confidence(rounds, chosen_on)
     drawn = list(_by_problem(row for row in rows if row.sample != GREEDY).values())
@@ -112,13 +113,16 @@ def _result(name: str, rows: list[Response], base: list[Response], rounds: int) 
         greedy=_accuracy(greedy, 1),
         sampled=_accuracy(sampled, samples),
         judged=mean_accuracy(list(judged.values())),
+        of_ended=_of_ended(rows),
         most=_by_number(drawn, _most),
         some=_by_number(drawn, _some),
         temperature=next((row.temperature for row in rows if row.sample != GREEDY), 0.0),
+        timed_out=sum(row.timed_out for row in rows),
         chosen_on=chosen_on,
         greedy_gain=gain(base_greedy, greedy, confidence),
         sampled_gain=gain(base_sampled, sampled, confidence),
         judged_gain=gain(base_judged, judged, confidence),
+        mcnemar=mcnemar_exact([base_greedy[p] for p in both], [greedy[p] for p in both]) if both else None,
     )
 
 
@@ -144,6 +148,11 @@ def _accuracy(by_problem: dict[str, float], samples: int) -> Interval | None:
         return None
     scores = list(by_problem.values())
     return wilson(sum(scores), len(scores)) if samples == 1 else mean_accuracy(scores)
+
+
+def _of_ended(rows: list[Response]) -> Interval | None:
+    ended = [[row.right for row in of if row.finish == "end"] for of in _by_problem(rows).values()]
+    return share_among(list(map(sum, ended)), list(map(len, ended))) if any(ended) else None
 
 
 def _by_number(drawn: list[list[Response]], of: Callable[[list[Response], int], float]) -> dict[str, Interval]:

@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals for an accuracy and for a difference.
+"""How sure a figure is: intervals for an accuracy and for a difference, and a test for two models.
 
 Problems are the unit that is drawn from a population; several samples of one problem are a cluster, not new problems.
 Intervals of means are percentile bootstraps over problems (Efron and Tibshirani, An Introduction to the Bootstrap,
@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from genius_lite.results.evaluation import Interval
+from genius_lite.results.evaluation import Interval, McNemar
 
 _SAME = 1e-9  # differences of scores that are one but for rounding
 _SEED, _RESAMPLES = 0, 10_000  # of a bootstrap: the same figures give the same interval
@@ -57,16 +57,34 @@ def mean_accuracy(
     scores_P = np.array(scores, float)
     if not scores_P.size:
         raise ValueError("there must be a problem")
-    estimate, problems = float(scores_P.mean()), len(scores_P)
+    estimate = float(scores_P.mean())
     if np.ptp(scores_P) == 0:
-        return _of_a_constant(estimate, problems, (0.0, 1.0), confidence)
-    rng, means = np.random.default_rng(seed), list[np.ndarray]()
-    rows = max(1, _CHUNK // problems)
-    for start in range(0, resamples, rows):
-        drawn = rng.integers(problems, size=(min(rows, resamples - start), problems))
-        means.append(scores_P[drawn].mean(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(estimate, float(low), float(high))
+        return _of_a_constant(estimate, len(scores_P), (0.0, 1.0), confidence)
+
+    def means(drawn: np.ndarray) -> np.ndarray:
+        return scores_P[drawn].mean(axis=1)
+
+    return Interval(estimate, *_bootstrap(means, len(scores_P), confidence, seed, resamples))
+
+
+def share_among(parts: Sequence[float], wholes: Sequence[float]) -> Interval:
+    """Sum of parts / sum of wholes, with a percentile bootstrap over the problems that they are of.
+
+    Raises:
+        ValueError: not one of each for a problem, a part larger than its whole, or wholes of nothing.
+    """
+    parts_P, wholes_P = np.array(parts, float), np.array(wholes, float)
+    if parts_P.shape != wholes_P.shape or (parts_P > wholes_P).any() or not wholes_P.sum() > 0:
+        raise ValueError("each problem needs a part and a whole that holds it, and there must be a whole")
+    share = float(parts_P.sum() / wholes_P.sum())
+    if share in (0.0, 1.0):
+        return _of_a_constant(share, int((wholes_P > 0).sum()), (0.0, 1.0), 0.95)
+
+    def shares(drawn: np.ndarray) -> np.ndarray:
+        below = wholes_P[drawn].sum(axis=1)
+        return parts_P[drawn].sum(axis=1)[below > 0] / below[below > 0]
+
+    return Interval(share, *_bootstrap(shares, len(parts_P)))
 
 
 def paired_difference(base: Sequence[float], tuned: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -110,6 +128,28 @@ def student_quantile(freedom: int, confidence: float = 0.95) -> float:
     edges = np.linspace(0, np.pi / 2, 20_001)
     below = np.concatenate([[0.0], np.cumsum(np.cos((edges[:-1] + edges[1:]) / 2) ** (freedom - 1))])
     return float(freedom**0.5 * np.tan(np.interp(confidence * below[-1], below, edges)))
+
+
+def mcnemar_exact(base: Sequence[float], tuned: Sequence[float]) -> McNemar:
+    """Do two models solve different shares of the same problems? One answer each, right (1) or wrong (0).
+
+    Given the problems on which they differ, the gained ones are binomial with 1/2 (McNemar, Psychometrika 12, 1947);
+    the p-value is twice the smaller tail, 1 at most (Agresti, Categorical Data Analysis).
+
+    Raises:
+        ValueError: not the same number of problems, or a score that is neither 0 nor 1.
+    """
+    if len(base) != len(tuned):
+        raise ValueError(f"{len(base)} and {len(tuned)} problems cannot be paired")
+    if not {*base, *tuned} <= {0, 1}:
+        raise ValueError("McNemar's test needs scores of 0 or 1; use paired_difference for partial credit")
+    gained = sum(b < t for b, t in zip(base, tuned, strict=True))
+    lost = sum(b > t for b, t in zip(base, tuned, strict=True))
+    differing, term, tail = gained + lost, 1, 0
+    for k in range(min(gained, lost) + 1):  # binomial coefficients: `math.comb` would begin anew for each
+        tail += term
+        term = term * (differing - k) // (k + 1)
+    return McNemar(gained, lost, min(1.0, 2 * tail / 2**differing))
 
 
 class PooledDifference(Interval, frozen=True):
@@ -199,6 +239,23 @@ def _student(differences_P: np.ndarray, confidence: float = 0.95) -> Interval:
         return _of_a_constant(estimate, problems, (-1.0, 1.0), confidence)
     half = student_quantile(problems - 1, confidence) * _variance_of_mean(differences_P) ** 0.5
     return Interval(estimate, max(-1.0, estimate - half), min(1.0, estimate + half))
+
+
+def _bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    problems: int,
+    confidence: float = 0.95,
+    seed: int = _SEED,
+    resamples: int = _RESAMPLES,
+) -> tuple[float, float]:
+    """Percentiles of what the statistic is of problems drawn with replacement: given int (resamples, problems)."""
+    rng = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // problems)
+    found = []
+    for start in range(0, resamples, rows):
+        found.append(statistic(rng.integers(problems, size=(min(rows, resamples - start), problems))))
+    low, high = np.quantile(np.concatenate(found), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def _of_a_constant(value: float, problems: int, bounds: tuple[float, float], confidence: float) -> Interval:

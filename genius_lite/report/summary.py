@@ -68,11 +68,13 @@ def print_results(
             for task in (row for row in rows if row.task == first.task):
                 for n, (measure, accuracy, gain) in enumerate(_measures(task)):
                     table.add_row("" if n else name, measure, share(accuracy), points(gain) if gain else "")
-                table.add_row("", f"{task.length:.0f} tokens, {task.cut:.0%} cut off", end_section=True)
+                said = f"{task.length:.0f} tokens, {task.cut:.0%} cut off"
+                said += f"; greedy p {task.mcnemar.p_value:.3f}" if task.mcnemar else ""
+                table.add_row("", said, end_section=True)
         console.print(table)
     console.print(
         f"Sampled at temperature {found[0][0].temperature:g}. 95 % intervals. maj@k: the most frequent answer of k; "
-        "pass@k: one of k is right. cut off: responses that ran into --max-tokens."
+        "pass@k: one of k is right. p: McNemar's exact test. cut off: responses that ran into --max-tokens."
     )
     for task in sources:
         if not task.benchmark and not task.source.startswith(Prefix.REASONING_GYM):
@@ -84,7 +86,7 @@ def _measures(task: TaskResult) -> list[tuple[str, Interval, Interval | None]]:
     found = list(task.accuracies)
     for what, by_number in (("maj", task.most), ("pass", task.some)):
         found += [(f"{what}@{k}", accuracy, None) for k, accuracy in by_number.items() if k != "1"][-1:]
-    return found
+    return found + ([("of those that ended", task.of_ended, None)] if task.of_ended else [])
 
 
 def share(accuracy: Interval) -> str:

@@ -44,19 +44,20 @@ class Table:
 def task_tables(data: RunData) -> list[Table]:
     """Tabulate each task: the base model and every round that answered it."""
     tables = []
-    headings = ["policy", "sampled", "gain, points", "greedy", "gain, points", "tokens", "cut off"]
+    headings = ["policy", "sampled", "gain, points", "greedy", "gain, points", "p", "tokens", "cut off"]
     for n, (name, measured) in enumerate(data.by_task.items()):
         rows = []
         for policy, task in measured:
+            p_value = number(task.mcnemar.p_value, 3) if task.mcnemar else NONE
             cells = [accuracy(task.sampled), gain(task.sampled_gain), accuracy(task.greedy), gain(task.greedy_gain)]
-            rows.append([policy.name, *cells, number(task.length, 0), percent(task.cut)])
+            rows.append([policy.name, *cells, p_value, number(task.length, 0), percent(task.cut)])
         marked = frozenset(i for i, (policy, _) in enumerate(measured) if policy.number and policy.number == data.best)
         tables.append(Table(f"task-{n}", prose(name), headings, rows, marked=marked))
     return tables
 
 
 def beside_tables(data: RunData) -> list[Table]:
-    """Tabulate what else the responses to each task say: both kinds, and several together."""
+    """Tabulate what else the responses to each task say: several together, and those that came to an end."""
     tables = []
     for n, (name, measured) in enumerate(data.by_task.items()):
         numbers = list(dict.fromkeys(k for _, task in measured for k in task.most if k != "1"))
@@ -64,9 +65,9 @@ def beside_tables(data: RunData) -> list[Table]:
         for policy, task in measured:
             together = [accuracy(found.get(k)) for found in (task.most, task.some) for k in numbers]
             judged = [accuracy(task.judged), gain(task.judged_gain)]
-            rows.append([policy.name, *judged, *together])
+            rows.append([policy.name, *judged, *together, accuracy(task.of_ended)])
         headings = ["policy", "mean of both", "gain, points", *(f"{of}@{k}" for of in ("maj", "pass") for k in numbers)]
-        tables.append(Table(f"beside-{n}", prose(name), headings, rows, _JUDGED))
+        tables.append(Table(f"beside-{n}", prose(name), [*headings, "of those that ended"], rows, _JUDGED))
     return tables
 
 

@@ -24,6 +24,14 @@ class Interval(msgspec.Struct, frozen=True):
     high: float
 
 
+class McNemar(msgspec.Struct, frozen=True):
+    """Problems that only the tuned model solves, those that only the base solves, and the two-sided p-value."""
+
+    gained: int
+    lost: int
+    p_value: float
+
+
 class Response(msgspec.Struct, frozen=True):
     """An answer to a problem, and what its checker says: 0 (wrong) to 1 (right). `tokens` is its length.
 
@@ -64,13 +72,14 @@ class Answers(msgspec.Struct, frozen=True):
 class TaskResult(msgspec.Struct, frozen=True):
     """Accuracy on a task, the share of wholly right responses: greedy, sampled at `temperature`, and judged.
 
-    Judged is the mean of the first two of each problem. Gains are paired differences to the base model over the
-    problems that both answered.
+    Judged is the mean of the first two of each problem. Gains are paired differences to the base model, and `mcnemar`
+    tests the greedy responses, over the problems that both answered.
 
     Of the sampled responses, by their number k: `most` is the accuracy of their most frequent answer (self-consistency,
     Wang et al., arXiv 2203.11171), `some` the share of problems that one of them solves (pass@k, Chen et al., arXiv
-    2107.03374). Of all: `cut` is the share that ran into `max_tokens`, `length` the mean in tokens. `chosen_on` says
-    that these problems chose between rounds too; gains are then at 1 - 0.05 / rounds.
+    2107.03374). Of all: `cut` is the share that ran into `max_tokens`, `length` the mean in tokens, `of_ended` the
+    accuracy of those that came to an end, `timed_out` how many their checker took too long for. `chosen_on` says that
+    these problems chose between rounds too; gains are then at 1 - 0.05 / rounds.
     """
 
     task: str
@@ -81,13 +90,16 @@ class TaskResult(msgspec.Struct, frozen=True):
     greedy: Interval | None
     sampled: Interval | None
     judged: Interval
+    of_ended: Interval | None = None
     most: dict[str, Interval] = {}
     some: dict[str, Interval] = {}
     temperature: float = 1.0
+    timed_out: int = 0
     chosen_on: bool = True
     greedy_gain: Interval | None = None
     sampled_gain: Interval | None = None
     judged_gain: Interval | None = None
+    mcnemar: McNemar | None = None
 
     @property
     def accuracies(self) -> list[tuple[str, Interval, Interval | None]]:

@@ -31,13 +31,14 @@ def test_accuracies_and_paired_gains_by_hand():
     base = [row("a", GREEDY, 0), row("a", 0, 0), row("a", 1, 1), row("b", GREEDY, 1), row("b", 0, 0), row("b", 1, 0)]
     tuned = [row("a", GREEDY, 1), row("a", 0, 1), row("a", 1, 1), row("b", GREEDY, 1), row("b", 0, 0), row("b", 1, 1)]
     (alone,) = results(base)
-    assert alone.greedy and alone.sampled and alone.sampled_gain is None
+    assert alone.greedy and alone.sampled and alone.sampled_gain is None and alone.mcnemar is None
     assert (alone.problems, alone.samples, alone.cut, alone.length) == (2, 2, 0.0, 10.0)
     assert (alone.greedy.estimate, alone.sampled.estimate) == (0.5, 0.25)
     (beside,) = results(tuned, base)
-    assert beside.sampled_gain and beside.greedy_gain
+    assert beside.sampled_gain and beside.greedy_gain and beside.mcnemar
     assert beside.sampled_gain.estimate == pytest.approx(0.5)
     assert beside.greedy_gain.estimate == pytest.approx(0.5)
+    assert (beside.mcnemar.gained, beside.mcnemar.lost) == (1, 0)
     assert beside.judged.estimate == pytest.approx(0.875)
     assert beside.judged_gain and beside.judged_gain.estimate == pytest.approx(0.5 * (0.5 + 0.5))
 

@@ -71,9 +71,10 @@ def test_who_does_not_end_has_no_vote():
     rows = [said("a", 0, True, "4"), *(said("a", n, False, "9", finish="length") for n in (1, 2, 3))]
     (found,) = results(rows)
     assert found.most["4"].estimate == 1.0
+    assert found.of_ended and found.of_ended.estimate == 1.0
     assert found.cut == 0.75
     (none,) = results([said("a", n, False, "9", finish="length") for n in range(2)])
-    assert none.most["2"].estimate == 0.0
+    assert none.of_ended is None and none.most["2"].estimate == 0.0
 
 
 def test_rounds_are_judged_by_the_mean_of_greedy_and_sampled_accuracy():
@@ -114,8 +115,9 @@ def test_a_problem_that_only_one_of_them_answered_is_left_out_of_the_gain():
     base, tuned = [said("a", GREEDY, False)], [said("a", GREEDY, True), said("b", GREEDY, False)]
     (found,) = results(tuned, base)
     assert found.greedy_gain and found.greedy_gain.estimate == 1.0
+    assert found.mcnemar and (found.mcnemar.gained, found.mcnemar.lost) == (1, 0)
     (alone,) = results(tuned, [said("c", GREEDY, True)])
-    assert alone.greedy_gain is None
+    assert alone.greedy_gain is None and alone.mcnemar is None
 
 
 def task(problems: int, name: str = "t") -> Task:

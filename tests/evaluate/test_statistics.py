@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genius_lite.evaluate.statistics import (
+    mcnemar_exact,
     mean_accuracy,
     mean_of,
     paired_difference,
@@ -43,6 +44,31 @@ def test_wilson_holds_its_share_and_mirrors(trials, data):
     interval, mirrored = wilson(successes, trials), wilson(trials - successes, trials)
     assert 0 <= interval.low <= interval.estimate <= interval.high <= 1
     assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((interval.low, interval.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"),
+    [
+        (5, 0, 2 / 32),
+        (5, 1, 2 * (1 + 6) / 64),
+        (1, 5, 2 * (1 + 6) / 64),
+        (10, 2, 2 * (1 + 12 + 66) / 4096),
+        (3, 3, 1.0),
+        (0, 0, 1.0),
+    ],
+)
+def test_mcnemar_by_hand(gained, lost, p):
+    base = [0] * gained + [1] * lost + [1, 1, 0]
+    tuned = [1] * gained + [0] * lost + [1, 1, 0]
+    result = mcnemar_exact(base, tuned)
+    assert (result.gained, result.lost) == (gained, lost)
+    assert result.p_value == pytest.approx(p, rel=1e-12)
+
+
+def test_mcnemar_of_many_problems():
+    # 10,000 differ, 5,200 of them gained: z = (400 - 1) / sqrt(10000) = 3.99, two-sided 6.6e-5.
+    result = mcnemar_exact([0] * 5200 + [1] * 4800, [1] * 5200 + [0] * 4800)
+    assert result.p_value == pytest.approx(6.6e-5, rel=0.02)
 
 
 def test_mean_accuracy_weighs_problems_alike():
@@ -300,6 +326,8 @@ def test_resamples_in_pieces_are_all_there(monkeypatch):
         (pooled_difference, ([[[1, 0]]], [[[1]]]), "cannot be paired"),
         (pooled_difference, ([[[1]]], [[[1], [0]]]), "cannot be paired"),
         (student_quantile, (0,), "0 degrees of freedom"),
+        (mcnemar_exact, ([1], [1, 0]), "1 and 2 problems cannot be paired"),
+        (mcnemar_exact, ([0.5], [1]), "scores of 0 or 1"),
     ],
 )
 def test_what_has_no_answer_is_an_error(function, arguments, message):
