@@ -10,7 +10,7 @@ PANELS = {
     "Run": ("init", "validate", "plan", "run", "questions", "reference"),
     "Look": ("status", "watch", "report", "compare"),
     "Model": ("chat", "eval", "inspect", "export"),
-    "Machine": ("doctor", "bench", "sample", "merge-shards"),
+    "Machine": ("doctor", "bench", "sample", "merge-shards", "cluster"),
 }
 """What stands in none of them is listed last."""
 _WHOLE = 1000  # characters of a sentence

@@ -13,6 +13,8 @@ from genius_lite.errors import UserError
 from genius_lite.text import amount, visible
 
 app = typer.Typer()
+cluster = typer.Typer(help="Look at a Ray cluster.", no_args_is_help=True)
+app.add_typer(cluster, name="cluster")
 
 
 @app.command()
@@ -48,3 +50,14 @@ def merge_shards(
     over = merge(out, shards, lambda line: print(visible(line)))
     run = visible(str(out))
     print(f"{run} has {amount(over, 'queries')}; genius-lite run RECIPE --out {run} goes on with them")
+
+
+@cluster.command()
+def status(
+    address: Annotated[str, typer.Option(help="As sampler.cluster: auto, ray://HOST:PORT or HOST:PORT")] = "auto",
+) -> None:
+    """Show the nodes of a Ray cluster, and whether each can take part."""
+    from genius_lite.cluster.nodes import node_statuses, print_status
+    from genius_lite.report.console import terminal
+
+    print_status(node_statuses(address), terminal())

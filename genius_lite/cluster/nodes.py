@@ -12,10 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
+from genius_lite.cluster.actor import version_differences, versions
 from genius_lite.errors import UserError
-from genius_lite.text import first_line
+from genius_lite.text import first_line, visible
 
 _ANSWERS = 10.0  # seconds for a head to take a connection
+_SILENT = 30.0  # seconds for a node to say its versions
 
 
 @contextmanager
@@ -74,6 +79,11 @@ class NodeSlot:
     gpus: int
 
 
+def node_name(node: dict[str, Any]) -> str:
+    """Name a node as people know it."""
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+
+
 def on_node(node: str) -> Any:
     """Return Ray's scheduling strategy for what has to run on this node."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -85,10 +95,69 @@ def node_slots(ray: Any) -> list[NodeSlot]:
     """List the slots of the nodes that are there now. A node without CPUs for others, as a mere head, has none."""
     slots = []
     for node in ray.nodes():
-        cpus, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
+        cpus, gpus = _amounts(node, "CPU", "GPU")
         if node["Alive"] and cpus:
-            named = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"  # as people know it
             for number in range(max(1, gpus)):
-                name = f"{named}, GPU {number}" if gpus > 1 else named
+                name = f"{node_name(node)}, GPU {number}" if gpus > 1 else node_name(node)
                 slots.append(NodeSlot(node["NodeID"], name, max(1, cpus // max(1, gpus)), min(1, gpus)))
     return slots
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """`memory` is bytes; `state` is `ready`, or what is in the way."""
+
+    name: str
+    cpus: int
+    gpus: int
+    memory: int
+    state: str
+
+
+def node_statuses(address: str) -> list[NodeStatus]:
+    """Look at every node of the cluster, at those that are gone too.
+
+    Raises:
+        UserError: as `connected`.
+    """
+    with connected(address) as ray:
+        task = ray.remote(versions)
+        nodes = sorted(ray.nodes(), key=lambda node: node["NodeManagerAddress"])
+        alive = [node["NodeID"] for node in nodes if node["Alive"]]
+        replies = {node: task.options(num_cpus=0, scheduling_strategy=on_node(node)).remote() for node in alive}
+        statuses = []
+        for node in nodes:
+            cpus, gpus, memory = _amounts(node, "CPU", "GPU", "memory")
+            state = _state(ray, cpus, replies.get(node["NodeID"]))
+            statuses.append(NodeStatus(node_name(node), cpus, gpus, memory, state))
+        return statuses
+
+
+def print_status(nodes: list[NodeStatus], console: Console) -> None:
+    """Print a table, a row for each node."""
+    table = Table("node", "CPUs", "GPUs", "memory", "state")
+    for node in nodes:
+        row = (node.name, str(node.cpus), str(node.gpus), f"{node.memory / 1e9:.0f} GB", node.state)
+        table.add_row(*map(visible, row))
+    console.print(table)
+
+
+def _state(ray: Any, cpus: int, reply: Any) -> str:
+    from ray.exceptions import GetTimeoutError, RayError, TaskUnschedulableError
+
+    if reply is None:
+        return "gone"
+    if not cpus:
+        return "no CPUs for others"
+    try:
+        return version_differences(ray.get(reply, timeout=_SILENT)) or "ready"
+    except GetTimeoutError:
+        return f"silent for {_SILENT:.0f} s"
+    except TaskUnschedulableError:
+        return "gone"  # the head still lists a node for some seconds after it has lost it
+    except RayError as e:
+        return "genius-lite is not installed" if "ModuleNotFoundError" in str(e) else type(e).__name__
+
+
+def _amounts(node: dict[str, Any], *kinds: str) -> list[int]:
+    return [int(node["Resources"].get(kind, 0)) for kind in kinds]

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from genius_lite.cluster.nodes import connected, node_slots
+from genius_lite.cluster.nodes import connected, node_slots, node_statuses
 from genius_lite.cluster.ray import _FileStore
 from genius_lite.errors import Stop, UserError
 from genius_lite.pipeline.job import prepare
@@ -166,15 +166,19 @@ def test_a_model_that_a_node_cannot_load_is_one_line(cluster, recipe):
         rollouts(impossible, cluster.address)
 
 
-def test_a_head_without_cpus_for_others_is_no_slot(cluster):
+def test_nodes_are_listed_with_their_state(cluster):
+    listed = node_statuses(cluster.address)
+    assert sorted((node.cpus, node.state) for node in listed if node.state != "gone") == [
+        (0, "no CPUs for others"),
+        (1, "ready"),
+    ]
     with connected(cluster.address) as ray:
         assert {(slot.cpus, slot.gpus) for slot in node_slots(ray)} == {(1, 0)}
 
 
 def test_without_a_cluster_it_is_said_how_to_start_one():
-    said = r"no Ray cluster at 127\.0\.0\.1:1 .*ray start --head"
-    with pytest.raises(UserError, match=said), connected("127.0.0.1:1"):
-        pass
+    with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*ray start --head"):
+        node_statuses("127.0.0.1:1")
 
 
 HOLDER = """

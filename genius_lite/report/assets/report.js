@@ -18,6 +18,33 @@
   const percent = (value) => (value === null ? "not finite" : (100 * value).toFixed(value < 0.1 ? 1 : 0) + "\u00a0%");
   const count = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 
+  function theme() {
+    const button = byId("theme");
+    const names = ["system", "light", "dark"];
+    // A browser may refuse storage to a local file; then the choice holds for this view only.
+    const stored = (value) => {
+      try {
+        if (value === undefined) return localStorage.getItem("genius-lite-theme");
+        localStorage.setItem("genius-lite-theme", value);
+      } catch {
+        return null;
+      }
+    };
+    const show = (name) => {
+      if (name === "system") delete document.documentElement.dataset.theme;
+      else document.documentElement.dataset.theme = name;
+      button.lastElementChild.textContent = name;
+    };
+    const kept = stored();
+    show(names.includes(kept) ? kept : "system");
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      const next = names[(names.indexOf(button.lastElementChild.textContent) + 1) % names.length];
+      show(next);
+      stored(next);
+    });
+  }
+
   const tests = {
     pair: (tree) => tree.steps.some((step) => step.pair),
     relaxed: (tree) => tree.steps.some((step) => step.pair && step.pair.weight < 1),
@@ -250,6 +277,7 @@
     list();
   }
 
+  theme();
   if (!byId("trees-data")) return;
   byId("unscripted").hidden = true;
   byId("round").addEventListener("change", (event) => {
