@@ -1,7 +1,8 @@
-"""Where an export goes beside a folder: to a repository of the hub."""
+"""Where an export goes beside a folder: to a repository of the hub, and into Ollama."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,30 +24,55 @@ Push = Annotated[
 ]
 Public = Annotated[bool, typer.Option("--public", help="Show what --push uploads to everybody, not to you alone")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="List what --push would upload, and upload nothing")]
+Create = Annotated[
+    str | None, typer.Option(metavar="NAME", help="With --format ollama: call `ollama create` for it, under this name")
+]
 
 
 @dataclass(frozen=True)
 class Giving:
-    """Where an export goes: into the folder `to`, to a repository `OWNER/REPO` of the hub."""
+    """Where an export goes: into the folder `to`, to a repository `OWNER/REPO` of the hub, into Ollama as `create`."""
 
     to: Path | None
     repository: str | None
     public: bool
     dry_run: bool
+    create: str | None
 
     @staticmethod
-    def asked(to: Path | None, push: str | None, public: bool, dry_run: bool) -> Giving:
+    def asked(
+        to: Path | None,
+        push: str | None,
+        public: bool,
+        dry_run: bool,
+        create: str | None,
+        to_format: str,
+        kinds: int,
+    ) -> Giving:
         """Check what a command line asks for, before anything is made for it.
 
+        Args:
+            kinds: how many quantization types are asked for.
+
         Raises:
-            UserError: it cannot be done: options that do not go together, no token, a public repository.
+            UserError: it cannot be done: options that do not go together, no token, a public repository, no Ollama.
         """
+        from genius_lite.export import create as ollama
         from genius_lite.export import hub
 
-        if not (to or push):
+        if not (to or push or create):
             raise UserError("say where it goes: --to FOLDER, or --push hf:OWNER/REPO")
         if (public or dry_run) and not push:
             raise UserError("--public and --dry-run are for --push hf:OWNER/REPO")
+        if create is not None:
+            if to_format != "ollama":
+                raise UserError("--create is for --format ollama")
+            if dry_run:
+                raise UserError("--dry-run makes nothing; leave --create out")
+            ollama.check_name(create, kinds)
+            if not to and not ollama.is_here():
+                later = f"ollama create {shlex.quote(create)} -f FOLDER/Modelfile"
+                raise UserError(f"ollama is not installed; write a folder with --to, and where it is, type: {later}")
         repository = hub.repository_named(push) if push else None
         if repository and not dry_run:
             hub.require_token(repository)
@@ -54,7 +80,7 @@ class Giving:
             hub.require_privacy(remote, repository, public)
             if public and remote and remote.private:
                 print(visible(f"hf:{repository} is there and private, and stays so; its settings there change that"))
-        return Giving(to, repository, public, dry_run)
+        return Giving(to, repository, public, dry_run, create)
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
@@ -68,7 +94,7 @@ class Giving:
                 yield temporary / "export"
 
     def give(self, folder: Path, run: Path, message: str, progress: Progress) -> None:
-        """Upload what was written, or list what would be uploaded, if either is asked for.
+        """Give away what was written: first to Ollama, which is on this machine.
 
         Args:
             message: of the commit.
@@ -76,6 +102,19 @@ class Giving:
         Raises:
             UserError: something of it failed; the message says what is where.
         """
+        from genius_lite.export import create as ollama
+
+        kept = f"; {self.to} is written" if self.to else ""
+        try:
+            if self.create:
+                for name in ollama.create(self.create, folder):
+                    print(visible(f"in Ollama: ollama run {shlex.quote(name)}"))
+            if self.repository:
+                self._push(self.repository, folder, run, message, progress)
+        except UserError as e:
+            raise UserError(f"{e}{kept}") from None
+
+    def _push(self, repository: str, folder: Path, run: Path, message: str, progress: Progress) -> None:
         from genius_lite.export import hub
         from genius_lite.export.private import refuse_private
 

@@ -23,7 +23,7 @@ from genius_lite.cli.arguments import (
     show,
     source,
 )
-from genius_lite.cli.giving import DryRun, Giving, Public, Push
+from genius_lite.cli.giving import Create, DryRun, Giving, Public, Push
 from genius_lite.errors import UserError
 from genius_lite.export import FormatName
 from genius_lite.text import PROSE, visible
@@ -69,13 +69,14 @@ def export_run(
     push: Push = None,
     public: Public = False,
     dry_run: DryRun = False,
+    create: Create = None,
     force: Annotated[bool, typer.Option("--force", help="Try it even where the disk does not suffice")] = False,
 ) -> None:
-    """Write a round's model to a folder, with a model card and checksums; to the hub, too."""
+    """Write a round's model to a folder, with a model card and checksums; to the hub or into Ollama, too."""
     from genius_lite.export.bundle import FORMATS, RunRound, export, usage_of
 
     wanted, shown = quant_types(kinds), progress(stderr=False)
-    giving = Giving.asked(to, push, public, dry_run)
+    giving = Giving.asked(to, push, public, dry_run, create, to_format, len(wanted))
     with giving.folder() as out:
         notes = export(run, number, to_format, wanted, out, shown, force=force)
         names = sorted(p.name for p in out.iterdir())

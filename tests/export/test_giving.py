@@ -1,4 +1,4 @@
-"""`genius-lite export` beyond a folder: the hub (a stand-in), and what a card has measured."""
+"""`genius-lite export` beyond a folder: the hub (a stand-in), Ollama (a stand-in), and what a card has measured."""
 
 from __future__ import annotations
 
@@ -104,6 +104,9 @@ def test_a_dry_run_needs_no_hub_and_no_token_and_says_what_is_there(project):
         ((), "say where it goes: --to FOLDER, or --push hf:OWNER/REPO"),
         (("--to", "x", "--public"), "--public and --dry-run are for --push"),
         (("--push", "tiny"), "a repository is written hf:OWNER/REPO"),
+        (("--to", "x", "--create", "tiny"), "--create is for --format ollama"),
+        (("--to", "x", "--format", "ollama", "--create", "-x"), "is called NAME or NAME:TAG"),
+        (("--to", "x", "--format", "ollama", "--create", "a:b", "--type", "F16,Q8_0"), "each --type becomes a tag"),
         (("--push", "hf:anna/tiny"), "the hub cannot be reached"),
     ],
 )
@@ -112,6 +115,55 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(project, argumen
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
     assert said in refused.stderr
     assert not (project / "x").exists()
+
+
+OLLAMA = """#!/bin/sh
+echo "$PWD $*" >> "$(dirname "$0")/asked"
+{end}
+"""
+
+
+def ollama(folder: Path, end: str) -> dict[str, str]:
+    """Put a program of that name on the PATH."""
+    program = folder / "ollama"
+    program.write_text(OLLAMA.format(end=end))
+    program.chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_ollama_takes_an_export_in(project, tmp_path):
+    env = ollama(tmp_path, "grep -q FROM \"$4\" && printf '\\033[?25lgathering model components\\r' >&2")
+    to = tmp_path / "out"
+    arguments = ("export", "runs/r", "--format", "ollama", "--create", "tiny")
+    done = genius(*arguments, "--to", to, "--type", "F16,Q8_0", cwd=project, env=env)
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == [f"{project} create tiny:{k.lower()} -f {to}/Modelfile.{k}" for k in ("F16", "Q8_0")]
+    assert "in Ollama: ollama run tiny:f16\nin Ollama: ollama run tiny:q8_0\n" in done.stdout
+    done = genius(*arguments, cwd=project, env=env)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "asked").read_text().splitlines()[-1].startswith(f"{project} create tiny -f ")
+
+
+def test_ollamas_own_words_are_told_where_it_fails(project, tmp_path):
+    env = ollama(tmp_path, "printf '\\033[?25lwait\\rError: could not connect to ollama app\\n\\033[?25h' >&2; exit 1")
+    to = tmp_path / "out"
+    done = genius("export", "runs/r", "--format", "ollama", "--create", "tiny", "--to", to, cwd=project, env=env)
+    assert done.returncode == 2
+    told = f"error: ollama create tiny -f {to}/Modelfile: Error: could not connect to ollama app; {to} is written\n"
+    assert done.stderr == told
+
+
+def test_without_ollama_the_command_to_type_is_told(project, tmp_path):
+    env, to = {**os.environ, "PATH": str(tmp_path)}, tmp_path / "out"
+    arguments = ("export", "runs/r", "--format", "ollama", "--create", "tiny")
+    done = genius(*arguments, "--to", to, cwd=project, env=env)
+    assert done.returncode == 2
+    assert f"type: ollama create tiny -f {to}/Modelfile; {to} is written\n" in done.stderr
+    assert (to / "Modelfile").exists()
+    done = genius(*arguments, cwd=project, env=env)
+    assert done.returncode == 2
+    assert "write a folder with --to, and where it is, type: ollama create tiny -f FOLDER/Modelfile\n" in done.stderr
 
 
 def test_the_hub_reads_what_was_measured(project):
