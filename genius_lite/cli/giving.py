@@ -118,20 +118,16 @@ class Giving:
         from genius_lite.export import hub
         from genius_lite.export.private import refuse_private
 
-        if not self.repository:
-            return
+        refuse_private(folder, run, repository)
         files = sorted(path for path in folder.iterdir() if path.is_file())
         size = sum(path.stat().st_size for path in files)
+        if self.dry_run:
+            for line in _would_go(repository, self.public, files, size):
+                print(visible(line))
+            return
         try:
-            refuse_private(folder, run, self.repository)
-            if self.dry_run:
-                for line in _would_go(self.repository, self.public, files, size):
-                    print(visible(line))
-                return
             with progress.stage("upload", size, "MB", 1e-6) as advance:
-                address = hub.push(folder, self.repository, message, public=self.public, advance=advance)
-        except UserError as e:
-            raise UserError(f"{e}; {self.to} is written" if self.to else str(e)) from None
+                address = hub.push(folder, repository, message, public=self.public, advance=advance)
         except Stopped as e:
             print(visible(str(e)), file=sys.stderr)
             raise typer.Exit(130) from None
