@@ -13,7 +13,7 @@ import torch
 
 from genius_lite.cli.conversation import _Words, chat
 from genius_lite.errors import UserError
-from genius_lite.evaluate.models import NamedModel
+from genius_lite.evaluate.models import NamedModel, PromptConfig
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
@@ -124,7 +124,7 @@ def test_the_same_model_beside_itself_says_the_same(models, capsys, monkeypatch)
     lines = iter(["hello", "and again"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines, None) or (_ for _ in ()).throw(EOFError))
     both = [NamedModel(name, models / "a.gguf") for name in ("left", "right")]
-    chat(both, system="Be brief.", temperature=1.0, max_tokens=12, context=256, seed=5)
+    chat(both, PromptConfig("Be brief.", 12, 1.0), context=256, seed=5)
     found = _answers(capsys.readouterr().out, ["left", "right"])
     assert found["left"] == found["right"]
     assert found["left"][0] != found["left"][1]
@@ -145,7 +145,7 @@ def test_what_cannot_be_chatted_with_is_one_line(models):
 
 def test_a_model_that_does_not_fit_says_what_to_do(models):
     with pytest.raises(UserError, match="give --context less"):
-        chat([NamedModel("x", models / "none.gguf")], system=None, temperature=1.0, max_tokens=1, context=64, seed=0)
+        chat([NamedModel("x", models / "none.gguf")], PromptConfig(None, 1, 1.0), context=64, seed=0)
 
 
 def test_words_are_not_broken_at_the_terminals_edge(monkeypatch, capsys):

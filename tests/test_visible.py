@@ -130,11 +130,11 @@ def test_an_error_is_one_line_that_acts_on_no_terminal(tmp_path, monkeypatch, ca
 
 def test_a_model_that_writes_control_codes_answers_in_print(tiny_llama, monkeypatch, capsys):
     from genius_lite.cli.conversation import chat
-    from genius_lite.evaluate.models import NamedModel
+    from genius_lite.evaluate.models import NamedModel, PromptConfig
 
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n" * 4))
     # A token a byte, at random: control codes come up.
-    chat([NamedModel(HOSTILE, tiny_llama)], system=None, temperature=9.0, max_tokens=40, context=512, seed=3)
+    chat([NamedModel(HOSTILE, tiny_llama)], PromptConfig(None, 40, 9.0), context=512, seed=3)
     said = capsys.readouterr().out
     assert "\\x" in said
     assert not {c for c in said if not c.isprintable()} - {"\n", "\t"}

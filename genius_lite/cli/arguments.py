@@ -1,18 +1,22 @@
-"""What several commands take, and what it means."""
+"""What several commands take, and what it means; and how they show what they found."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from genius_lite.evaluate.models import NamedModel, PromptConfig
     from genius_lite.recipe import QuantType
+    from genius_lite.report.terminal import TerminalProgress
 
 
 def source(text: str) -> str:
@@ -47,11 +51,24 @@ def command_line() -> str:
     return shlex.join(["genius-lite", *sys.argv[1:]])
 
 
-def print_json(found: Any) -> None:
-    """Print records as indented JSON."""
+def progress(*, stderr: bool = True) -> TerminalProgress:
+    """Make what shows the stages of a command; on standard error what is printed stays clean."""
+    from genius_lite.report.console import terminal
+    from genius_lite.report.terminal import TerminalProgress
+
+    return TerminalProgress(terminal(stderr=stderr))
+
+
+def show(found: Any, as_json: bool, as_tables: Callable[[Any, Console], None]) -> None:
+    """Print records as indented JSON, or as tables."""
     import msgspec
 
-    print(json.dumps(msgspec.to_builtins(found), indent=2))
+    from genius_lite.report.console import terminal
+
+    if as_json:
+        print(json.dumps(msgspec.to_builtins(found), indent=2))
+    else:
+        as_tables(found, terminal())
 
 
 def locate_model(model: str) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.evaluate.models import NamedModel
+from genius_lite.evaluate.models import NamedModel, PromptConfig
 from genius_lite.hardware import cores
 from genius_lite.report.console import terminal
 from genius_lite.rundir.disk import scratch
@@ -49,58 +49,47 @@ class _Conversation:
         return vocabulary.encode(text, special=False, bos=True)
 
 
-def chat(
-    models: Sequence[NamedModel],
-    *,
-    system: str | None,
-    temperature: float,
-    max_tokens: int,
-    context: int,
-    seed: int,
-    template: Mapping[str, Any] | None = None,
-) -> None:
+def chat(models: Sequence[NamedModel], how: PromptConfig, *, context: int, seed: int) -> None:
     """Read questions from standard input until it ends, and stream the answers; the conversations are kept.
 
     Several models answer one after the other below headings, which can be read at any width and in a pipe. The
     same question has the same seed for each, and each goes on from its own answers.
 
     Args:
-        template: variables of the chat templates.
-        temperature: 0 gives the likeliest answer.
+        how: at temperature 0 the likeliest answers are given.
 
     Raises:
         UserError: a model cannot be loaded, or a conversation is longer than the context.
         SamplerError: llama.cpp survives nothing.
     """
-    sampling = Sampling(temperature, **FILTERS) if temperature > 0 else _GREEDY
-    opening = [{"role": "system", "content": system}] if system else []
+    assert how.temperature != "auto"
+    sampling = Sampling(how.temperature, **FILTERS) if how.temperature > 0 else _GREEDY
+    opening = [{"role": "system", "content": how.system}] if how.system else []
     interactive = sys.stdin.isatty()
     # Its event loop stands still while a question is typed.
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         try:
-            conversations = [runner.run(_open(model, context, template, stack)) for model in models]
+            conversations = [runner.run(_open(model, context, how.template, stack)) for model in models]
             for conversation in conversations:
                 conversation.messages.extend(opening)
                 if note := conversation.vocabulary.untemplated:
                     _complain(f"{conversation.name}: {note}")
             if interactive:
-                told = [f"System message: {visible(system, PROSE)}"] if system else []
+                told = [f"System message: {visible(how.system, PROSE)}"] if how.system else []
                 print(*(visible(m.name) for m in models), *told, "End with Ctrl-D.", sep="\n")
             turn = 0
             while (question := _ask(interactive)) is not None:
                 for conversation in conversations:
                     if len(conversations) > 1:
                         _heading(conversation.name)
-                    runner.run(_answer(conversation, question, sampling, (seed, "chat", turn), max_tokens))
+                    runner.run(_answer(conversation, question, sampling, (seed, "chat", turn), how.max_tokens))
                 turn += 1
         finally:
             runner.run(stack.aclose())
 
 
-async def _open(
-    model: NamedModel, context: int, template: Mapping[str, Any] | None, stack: AsyncExitStack
-) -> _Conversation:
+async def _open(model: NamedModel, context: int, template: Mapping[str, Any], stack: AsyncExitStack) -> _Conversation:
     settings = EngineSettings(slots=1, context=context, threads=cores(), prefill_chunk=_CHUNK)
     log = stack.enter_context(scratch()) / "sampler.log"
     opening = open_sampler(model.gguf, settings, _GREEDY, log, say=_complain)

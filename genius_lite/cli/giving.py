@@ -139,23 +139,20 @@ def _would_go(repository: str, public: bool, files: list[Path], size: int) -> It
     from genius_lite.export import hub
 
     try:
-        remote, unknown = hub.look(repository, outcome="what would go is listed all the same"), None
+        remote = hub.look(repository, outcome="what would go is listed all the same")
     except UserError as e:
-        remote, unknown = None, str(e)
-    if unknown:
-        yield f"hf:{repository}: whether it is there is not known: {unknown}"
-    elif remote is None:
-        yield f"hf:{repository}: not there, as far as the token sees; it would be made, {_seen(not public)}"
+        remote, standing = None, f"whether it is there is not known: {e}"
     else:
-        yield f"hf:{repository}: there already, {_seen(remote.private)}"
-        if not remote.private and not public:
-            yield "it is public, so that it takes --public too"
+        made = f"not there, as far as the token sees; it would be made, {_seen(not public)}"
+        standing = f"there already, {_seen(remote.private)}" if remote else made
+    yield f"hf:{repository}: {standing}"
+    if remote and not remote.private and not public:
+        yield "it is public, so that it takes --public too"
+    digests = remote.digests if remote else {}
     for file in files:
-        there = remote.digests.get(file.name, "") if remote else ""
-        note = "" if there == "" else "  there already" if remote and remote.holds(file) else "  replaces another one"
-        yield f"  {file.name}  {file.stat().st_size:,} bytes{note}"
-    stays = sorted(set(remote.digests) - {file.name for file in files} - {".gitattributes"}) if remote else []
-    if stays:
+        same = "  there already" if remote and remote.holds(file) else "  replaces another one"
+        yield f"  {file.name}  {file.stat().st_size:,} bytes{same if file.name in digests else ''}"
+    if stays := sorted(set(digests) - {file.name for file in files} - {".gitattributes"}):
         yield f"what else is there stays: {', '.join(stays)}"
     yield f"{len(files)} files, {size:,} bytes; nothing private was found in them, and nothing is uploaded (--dry-run)"
 

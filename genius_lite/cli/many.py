@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genius_lite.cli.arguments import RecipeFile, Settings, path
+from genius_lite.cli.arguments import RecipeFile, Settings, path, progress
 from genius_lite.cli.interrupts import handle_interrupts
 from genius_lite.errors import UserError
 from genius_lite.text import amount, visible
@@ -30,14 +30,12 @@ def sample(
     """Sample a part of a round's rollouts, to carry to the machine that learns. Run it again to go on."""
     from genius_lite.pipeline.shards import Shard, sample_shard
     from genius_lite.recipe.reader import load
-    from genius_lite.report.console import terminal
-    from genius_lite.report.terminal import TerminalProgress
 
     if model and not model.is_file():
         raise UserError(f"--model {model}: no such file; name the run's policy.gguf")
-    progress = TerminalProgress(terminal())
-    with handle_interrupts(progress) as stop:
-        out, count = sample_shard(load(recipe, settings or []), Shard.parse(shard), number, model, progress, stop)
+    shown = progress(stderr=False)
+    with handle_interrupts(shown) as stop:
+        out, count = sample_shard(load(recipe, settings or []), Shard.parse(shard), number, model, shown, stop)
     print(f"{amount(count, 'rollouts')} in {visible(str(out))}; genius-lite merge-shards takes them into a run")
 
 

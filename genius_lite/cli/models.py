@@ -17,9 +17,10 @@ from genius_lite.cli.arguments import (
     locate_model,
     named_model,
     path,
-    print_json,
+    progress,
     prompt_configs,
     quant_types,
+    show,
     source,
 )
 from genius_lite.cli.giving import Create, DryRun, Giving, Public, Push
@@ -73,20 +74,18 @@ def export_run(
 ) -> None:
     """Write a round's model to a folder, with a model card and checksums; to the hub or into Ollama, too."""
     from genius_lite.export.bundle import FORMATS, RunRound, export, usage_of
-    from genius_lite.report.console import terminal
-    from genius_lite.report.terminal import TerminalProgress
 
-    wanted, progress = quant_types(kinds), TerminalProgress(terminal())
+    wanted, shown = quant_types(kinds), progress(stderr=False)
     giving = Giving.asked(to, push, public, dry_run, create, to_format, len(wanted))
     with giving.folder() as out:
-        notes = export(run, number, to_format, wanted, out, progress, force=force)
+        notes = export(run, number, to_format, wanted, out, shown, force=force)
         names = sorted(p.name for p in out.iterdir())
         for line in (*(f"{to}/{name}" for name in names if to), *notes):
             print(visible(line))
         chosen = RunRound.of(run, number)
         if to and FORMATS[to_format].language == "sh":
             print(visible(usage_of(chosen, to_format, names, str(to)), PROSE))
-        giving.give(out, run, f"{to_format} of round {chosen.number}, by genius-lite {__version__}", progress)
+        giving.give(out, run, f"{to_format} of round {chosen.number}, by genius-lite {__version__}", shown)
 
 
 @app.command()
@@ -98,25 +97,18 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show what is in a GGUF: architecture, sizes by type and group, template; or how two files differ."""
-    from genius_lite.report.console import terminal
-    from genius_lite.report.terminal import TerminalProgress
     from genius_lite.weights.inspect import compare, describe, print_description, print_difference
 
-    path, console = locate_model(model), terminal()
+    path = locate_model(model)
     if other is None:
         found = describe(path, with_sha256)
     else:
         second = locate_model(other)
         size, _ = (describe(file)["bytes"] for file in (path, second))  # what is refused is refused before the bar
-        progress = TerminalProgress(terminal(stderr=True))  # what is printed stays clean
-        with progress.stage("compare", size, "MB", 1e-6) as advance:
+        with progress().stage("compare", size, "MB", 1e-6) as advance:
             found = compare(path, second, advance)
-    if as_json:
-        print_json(found)
-    elif other is None:
-        print_description(found, console, template)
-    else:
-        print_difference(found, console, template)
+    printed = print_difference if other else print_description
+    show(found, as_json, lambda found, console: printed(found, console, template))
 
 
 @app.command("eval")
@@ -154,7 +146,6 @@ def evaluate(
     from genius_lite.recipe import Evaluate
     from genius_lite.report.console import terminal
     from genius_lite.report.summary import print_results
-    from genius_lite.report.terminal import TerminalProgress
 
     if samples < 1 and not greedy:
         raise UserError("--samples 0 and --no-greedy leave nothing to measure")
@@ -176,7 +167,7 @@ def evaluate(
             ways or prompt_configs(model, against), system=system, max_tokens=max_tokens, temperature=temperature
         ),
         seed=seed,
-        progress=TerminalProgress(terminal(stderr=True)),
+        progress=progress(),
     )
     if out:
         write_results(out, compared, found, responses)
@@ -216,15 +207,7 @@ def chat(
     elif beside:
         chosen.append(named_model(beside, None))
     how = prompt_config(prompt_configs(model, beside), system=system, max_tokens=max_tokens, temperature=temperature)
-    chat_with(
-        chosen,
-        system=how.system,
-        template=how.template,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        context=context,
-        seed=seed,
-    )
+    chat_with(chosen, how, context=context, seed=seed)
 
 
 @app.command()
@@ -251,8 +234,6 @@ def questions(
     from genius_lite.cli.interrupts import handle_interrupts
     from genius_lite.evaluate.models import prompt_config
     from genius_lite.recipe.reader import load
-    from genius_lite.report.console import terminal
-    from genius_lite.report.terminal import TerminalProgress
     from genius_lite.weights.source import locate
     from genius_lite.weights.untrusted import load_untrusted
 
@@ -269,9 +250,9 @@ def questions(
     else:
         template, gguf = prompt_config(prompt_configs(model)).template, named_model(model, number).gguf
     how = Asking(each, passage_tokens, max_tokens, temperature, limit, seed, template)
-    progress = TerminalProgress(terminal(stderr=True))
-    with handle_interrupts(progress):
-        found = questions_from(documents, out, gguf, how, progress)
+    shown = progress()
+    with handle_interrupts(shown):
+        found = questions_from(documents, out, gguf, how, shown)
     for line in summary_lines(found):
         print(visible(line))
     print(visible(f"{out} is written; in a recipe: queries: {{source: {out}}}"))

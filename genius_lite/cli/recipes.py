@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, path, print_json
+from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, path, progress, show
 from genius_lite.errors import UserError
 from genius_lite.text import visible
 
@@ -86,15 +86,9 @@ def plan(
     from genius_lite.plan.plan import plan as make_plan
     from genius_lite.plan.table import print_plan
     from genius_lite.recipe.reader import load
-    from genius_lite.report.console import terminal
-    from genius_lite.report.terminal import TerminalProgress
 
     job = prepare(load(recipe, settings or []))
-    found = make_plan(job, TerminalProgress(terminal(stderr=True)), rehearsal=rehearsal, temporary=temporary)
-    if as_json:
-        print_json(found)
-    else:
-        print_plan(found, terminal())
+    show(make_plan(job, progress(), rehearsal=rehearsal, temporary=temporary), as_json, print_plan)
 
 
 @app.command()
@@ -106,10 +100,6 @@ def doctor(
     from genius_lite.doctor.examine import examine, report
 
     found = list(examine(out))
-    if as_json:
-        print_json(found)
-    else:
-        for line in report(found):
-            print(visible(line))
+    show(found, as_json, lambda found, _: print(*map(visible, report(found)), sep="\n"))
     if any(finding.problem and finding.problem.level == "stops" for finding in found):
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, command_line, path, print_json
+from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, command_line, path, show
 from genius_lite.cli.interrupts import handle_interrupts
 from genius_lite.cli.processes import main_process
 from genius_lite.errors import UserError
@@ -99,26 +99,17 @@ def compare(
 ) -> None:
     """Show what each run's rounds gained on their tasks, side by side."""
     from genius_lite.report.compare import compare_runs, print_comparison
-    from genius_lite.report.console import terminal
 
-    rows = compare_runs(runs)
-    if as_json:
-        print_json(rows)
-    else:
-        print_comparison(rows, terminal())
+    show(compare_runs(runs), as_json, print_comparison)
 
 
 @app.command()
 def status(run: RunFolder, as_json: AsJson = False) -> None:
     """Say where a run stands: its state, stage, rates, time left, guard, best round and exported model."""
-    from genius_lite.report.console import terminal
     from genius_lite.report.status import look, print_status
 
     found = look(run)
-    if as_json:
-        print_json(found.as_dict())
-    else:
-        print_status(found, terminal())
+    show(found.as_dict() if as_json else found, as_json, print_status)
 
 
 @app.command()
@@ -153,14 +144,12 @@ def watch(
 def report(
     run: RunFolder,
     to: Annotated[Path | None, typer.Option(parser=path, help="Folder to write to, instead of the run's own")] = None,
-    queries: Annotated[int | None, typer.Option(help="Show the rollout trees of so many queries, if they fit")] = None,
 ) -> None:
     """Write a run's report: report.html, which is complete in itself, and report.md."""
-    from genius_lite.report.trees import QUERIES
     from genius_lite.report.write import write_report
     from genius_lite.rundir.reader import RunFolder as RunFolderOnDisk
 
-    written = write_report(run, to or run, QUERIES if queries is None else queries)
+    written = write_report(run, to or run)
     print(*(visible(str(path)) for path in written), sep="\n")
     if damaged := RunFolderOnDisk(run).damaged:
         print(f"note: damaged, and passed over: {visible(', '.join(damaged))}", file=sys.stderr)

@@ -63,9 +63,9 @@ def final_number(text: str, decimal: Decimal = ".") -> Number | None:
     return None if _is_open(last) else last[-1] if last else _said_in_words(text)
 
 
-def stated_number(segment: str, decimal: Decimal = ".") -> Number | None:
+def stated_number(segment: str) -> Number | None:
     """Return the number that the first sentence of a marked answer states."""
-    found = _stated(segment, decimal)
+    found = _stated(segment, ".")
     return found[0] if found and not _is_open(found) else None
 
 
@@ -86,14 +86,14 @@ def _is_open(found: list[Number]) -> bool:
 
 def is_several(answer: str, decimal: Decimal = ".") -> bool:
     """Say whether a short answer holds more than one number (5 to 6, 7:30, a date), and says not which one is meant."""
-    if count_words(answer, WORDS) > WORDS or "=" in answer or any(marked(answer)):
+    if count_words(answer) > WORDS or "=" in answer or any(marked(answer)):
         return False
     return len([*numbers(answer, decimal)]) > 1
 
 
 def _said_in_words(text: str) -> Number | None:
     found = spelled(text)
-    return found[0] if found and count_words(found[1], WORDS) < WORDS else None
+    return found[0] if found and count_words(found[1]) < WORDS else None
 
 
 def marked(text: str) -> Iterator[str]:
@@ -142,10 +142,9 @@ def without_markdown(text: str) -> str:
     return _EMPHASIS.sub(r"\2", text.replace("`", ""))
 
 
-def count_words(text: str, most: int) -> int:
-    """Count words, up to one more than `most`; two characters of a script without spaces are one."""
-    found = _WORD.finditer(text)
-    return sum(1 for _ in zip(range(most + 1), found, strict=False))
+def count_words(text: str) -> int:
+    """Count words, up to one more than `WORDS`; two characters of a script without spaces are one."""
+    return sum(1 for _ in islice(_WORD.finditer(text), WORDS + 1))
 
 
 def _boxed(text: str) -> Iterator[tuple[int, str]]:

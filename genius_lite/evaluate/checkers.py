@@ -82,7 +82,7 @@ def extract_answer(response: str) -> str | None:
     segments = [*marked(response)]
     for segment in segments:
         text = without_verb(bare(first_sentence(segment)))
-        words = count_words(text, WORDS)
+        words = count_words(text)
         number = unit_number(_NOT_ELSE.sub("", text)) or (stated_number(text) if words > WORDS else None)
         if number:
             return number.canonical
@@ -90,7 +90,7 @@ def extract_answer(response: str) -> str | None:
             return _text_answer(text)
     words = bare(response).split()
     # A mark that holds nothing answers nothing, nor does "it is not 5"; a single "no" does.
-    if segments or count_words(response, WORDS) > WORDS or (len(words) > 1 and _UNLIKE.search(response)):
+    if segments or count_words(response) > WORDS or (len(words) > 1 and _UNLIKE.search(response)):
         return None
     number = unit_number(without_markdown(response).rpartition("=")[2])
     return number.canonical if number else _text_answer(words[0]) if len(words) == 1 else _letter_answer(response)
@@ -198,7 +198,7 @@ def submitted(
             return final_choice(response, LETTERS[: len(choices)] if choices else LETTERS, choices)
         case "exact":
             *_, whole, sentence = _texts(response)
-            return _one_form(sentence if count_words(sentence, WORDS) <= WORDS else whole, options.ignore_case) or None
+            return _one_form(sentence if count_words(sentence) <= WORDS else whole, options.ignore_case) or None
         case "regex":
             try:
                 found = _last_match(response, options)

@@ -194,11 +194,6 @@ def stated_mathematics(response: str) -> str | None:
     return f"{float(value):.10g}" if is_number and math.isfinite(float(value)) else str(value)
 
 
-def _scorer(opening: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What answers the messages, in the process."""
-    return _by_reasoning_gym(opening["made"]) if opening["made"] else _by_math_verify()
-
-
 def _by_math_verify() -> Callable[[dict[str, Any]], dict[str, Any]]:
     known_answer = cache(parsed_answer)
     same_mathematics("1", known_answer("1"))  # loads the package, and what it puts off until its first use
@@ -231,4 +226,4 @@ def _by_reasoning_gym(made: dict[str, Any]) -> Callable[[dict[str, Any]], dict[s
 
 
 if __name__ == "__main__":
-    serve(_scorer)
+    serve(lambda opening: _by_reasoning_gym(opening["made"]) if opening["made"] else _by_math_verify())

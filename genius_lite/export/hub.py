@@ -15,7 +15,6 @@ from genius_lite.weights.gguf_file import sha256
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.hf_api import ModelInfo
 
 _PATIENCE = 15.0  # seconds that the hub may take to say what it has
 _GIT = 40  # hexadecimal digits of git's digests
@@ -97,10 +96,6 @@ def look(repository: str, commit: str | None = None, outcome: str = _NOTHING) ->
             info = HfApi().model_info(repository, revision=commit, files_metadata=True, timeout=_PATIENCE)
         except RepositoryNotFoundError:
             return None
-    return _remote(info)
-
-
-def _remote(info: ModelInfo) -> Remote:
     files = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in info.siblings or ()}
     return Remote(bool(info.private), info.sha, files)
 

@@ -60,8 +60,7 @@ def sweep(
             option = msgspec.structs.replace(settings, **{key: value})
             if option not in tried:
                 tried.add(option)
-                prompts = [_prompt(number) for number in range(-(-option.slots // _BRANCHES))]
-                speed = decode_speed(model, option, prompts, _BRIEF if brief else _LONG)
+                speed = decode_speed(model, option, _prompts(option), _BRIEF if brief else _LONG)
                 best = speed if best is None or speed.tokens_per_s > best.tokens_per_s else best
                 yield speed
 
@@ -73,13 +72,12 @@ def sweep_types(model: Path, kinds: list[QuantType], settings: EngineSettings) -
         UserError: there is no room for the largest of these files; or the model does not survive it.
     """
     source = gguf_file.read(model)
-    prompts = [_prompt(number) for number in range(-(-settings.slots // _BRANCHES))]
     largest = max((quantized_bytes(source, kind) for kind in kinds), default=0)
     with scratch(needed=largest, what="the model in another type") as folder:
         target = folder / "quantized.gguf"
         for kind in kinds:
             requantize(source, kind, target)
-            yield kind, decode_speed(target, settings, prompts, _LONG)
+            yield kind, decode_speed(target, settings, _prompts(settings), _LONG)
             target.unlink()
 
 
@@ -99,7 +97,7 @@ def decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]]
 def file_speed(model: Path, settings: EngineSettings) -> float:
     """Tokens per second of a model at these settings, measured in short."""
     short = msgspec.structs.replace(settings, context=256, parked=0)
-    return decode_speed(model, short, [_prompt(n) for n in range(-(-short.slots // _BRANCHES))], _BRIEF).tokens_per_s
+    return decode_speed(model, short, _prompts(short), _BRIEF).tokens_per_s
 
 
 async def _decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]], generated: int) -> Speed:
@@ -124,9 +122,10 @@ async def _decode_speed(model: Path, settings: EngineSettings, prompts: list[lis
     )
 
 
-def _prompt(number: int) -> list[int]:
-    """Which tokens does not matter for speed; ids this low exist in every vocabulary."""
-    return [(number * 31 + i * 7) % 200 + 20 for i in range(_PROMPT)]
+def _prompts(settings: EngineSettings) -> list[list[int]]:
+    """Make as many as a search has. Which tokens does not matter for speed; ids this low exist in every vocabulary."""
+    count = -(-settings.slots // _BRANCHES)
+    return [[(number * 31 + i * 7) % 200 + 20 for i in range(_PROMPT)] for number in range(count)]
 
 
 HEADING = "".join(f"{name:>10}" for name in ("type", "slots", "KV", "threads", "draw", "tokens/s", "sampling", "MB"))

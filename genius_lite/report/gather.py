@@ -17,7 +17,7 @@ from genius_lite.evaluate.results import mean_score
 from genius_lite.foresight.pairs import calibration_weight
 from genius_lite.progress import Stage
 from genius_lite.report.status import next_stage
-from genius_lite.report.trees import QUERIES, Explorer, explore, votes_weigh
+from genius_lite.report.trees import Explorer, explore, votes_weigh
 from genius_lite.results.evaluation import Alarm, Signals, TaskResult
 from genius_lite.results.rounds import RoundReport, Summary, Timing
 from genius_lite.rundir.documents import RecordedSource
@@ -123,11 +123,8 @@ class RunData:
         return measured[-1] if measured else self.base
 
 
-def gather(path: Path, queries: int = QUERIES) -> RunData:
+def gather(path: Path) -> RunData:
     """Read all of a run folder that its report shows.
-
-    Args:
-        queries: whose rollout trees are read, at most.
 
     Raises:
         UserError: it is no run folder, a file in it is damaged, or another version wrote it.
@@ -150,7 +147,7 @@ def gather(path: Path, queries: int = QUERIES) -> RunData:
         rounds=rounds,
         imported=run.timings,
         exported=run.checksums,
-        explorer=explore(run, queries),
+        explorer=explore(run),
     )
 
 

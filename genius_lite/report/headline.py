@@ -8,7 +8,7 @@ from pathlib import Path
 from genius_lite.report.gather import RunData
 from genius_lite.report.summary import CHOSEN_ON, choice_lines, verdict
 from genius_lite.results.evaluation import AtBest, Interval, TaskResult
-from genius_lite.text import gain, interval, number, percent, prose
+from genius_lite.text import gain, interval, percent, prose
 
 _SURER = (
     "Sampled answers became better and the likeliest ones did not, while entropy fell: the base model may answer as "
@@ -70,20 +70,6 @@ def notes(data: RunData) -> list[str]:
     if before and after and after.entropy < _FELL * before.entropy and any(map(_only_sampled, data.shown.tasks)):
         found.append(_SURER)
     return found
-
-
-def signal_changes(data: RunData) -> list[Change]:
-    """Compare the label-free signals before and after."""
-    before, after = data.base.signals, data.shown.signals
-    if not before or not after:
-        return []
-    return [
-        Change("Agreement of answers", percent(before.agreement), percent(after.agreement)),
-        Change("Token entropy, nats/token", number(before.entropy), number(after.entropy)),
-        Change("Length, tokens", number(before.length, 0), number(after.length, 0)),
-        Change("Responses that end", percent(before.ended), percent(after.ended)),
-        Change("KL to the base, nats/token", "0", number(after.kl, 3)),
-    ]
 
 
 def _changes(before: TaskResult, after: TaskResult | None, cooled: AtBest | None) -> list[Change]:

@@ -35,9 +35,6 @@ _PASSED_OVER = (folder.PROGRESS, folder.ANSWERS, folder.TRACKING, "training")  #
 _COLUMNS, _HIGH = 60, 40  # of the histogram
 _TONES = {"running": "live", "finished": "done", "halted": "rejected", "interrupted": "going"}
 _UNREADABLE = {"state": "unreadable", "tone": "rejected"}
-_NOTHING: dict[str, Any] = dict.fromkeys(
-    ("verdict", "where", "stages", "work", "counted", "facts", "lights", "values", "glimpse")
-)
 
 
 class Look:
@@ -108,7 +105,8 @@ class Report:
 def standing(status: Status | str) -> dict[str, Any]:
     """What `live.html` says of a run; of one that cannot be read, why."""
     if isinstance(status, str):
-        return _NOTHING | _UNREADABLE | {"meaning": status, "idle": True, "said": "this run cannot be read"}
+        said = "this run cannot be read"
+        return _UNREADABLE | {"board": None, "meaning": status, "verdict": "", "idle": True, "said": said}
     board, running, over = status.board, status.state == "running", status.state in ("finished", "halted")
     at = len(board.stages) if over else board.stages.index(board.kind) if board.kind in board.stages else 0
     facts = {
@@ -122,7 +120,8 @@ def standing(status: Status | str) -> dict[str, Any]:
         "Exported": status.exported or "",
         "Damaged, and passed over": ", ".join(status.damaged),
     }
-    return _NOTHING | {
+    return {
+        "board": board,
         "state": status.state,
         "tone": _TONES[status.state],
         "meaning": "" if running and not board.stopping else status.meaning,
@@ -134,9 +133,7 @@ def standing(status: Status | str) -> dict[str, Any]:
         "work": None if over else board.work,
         "counted": counted(board.work).replace("  ", " · ") if board.work else "",
         "facts": {name: value for name, value in facts.items() if value},
-        "lights": board.lights,
         "values": _histogram(board.values),
-        "glimpse": board.glimpse,
     }
 
 

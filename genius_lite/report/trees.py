@@ -20,9 +20,7 @@ from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.text import amount, cut, plain, prose
 from genius_lite.weights.untrusted import prove
 
-QUERIES = 200
-"""Queries whose trees are shown, at most."""
-
+_QUERIES = 200  # whose trees are shown, at most
 _BYTES = 10_000_000  # of all trees together, as JSON
 _PROMPT, _PIECE = 2000, 600  # characters of a prompt, and of a step or a future
 
@@ -47,13 +45,13 @@ class Explorer:
         return plain({"queries": self.queries, "rounds": self.rounds})
 
 
-def explore(run: RunFolder, most: int = QUERIES) -> Explorer:
-    """Read the trees of the `most` queries of lowest id, the same in every round, as far as they fit."""
+def explore(run: RunFolder) -> Explorer:
+    """Read the trees of the 200 queries of lowest id, the same in every round, as far as they fit."""
     # Ids are hashes, so that the lowest are a random choice; the order of the log favours short responses.
     begun = run.rounds  # once: another one may begin meanwhile
     ids = {here.number: here.rollouts.query_ids() for here in begun}
     every = list(dict.fromkeys(query for of_round in ids.values() for query in of_round))
-    chosen = sorted(every)[:most]
+    chosen = sorted(every)[:_QUERIES]
     queries: dict[str, dict[str, Any]] = {}
     rounds = []
     with _decoder(run) as decode:

@@ -13,7 +13,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +98,7 @@ def application(path: Path, token: str) -> Starlette:
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
+    from starlette.middleware.base import BaseHTTPMiddleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import Request
     from starlette.responses import RedirectResponse, Response
@@ -132,28 +133,22 @@ def application(path: Path, token: str) -> Starlette:
             raise HTTPException(404)
         return {"name": name, "runs": runs}
 
-    class Guarded:
-        """Answers GET and HEAD below the token; to who does not know it, nothing is there."""
-
-        def __init__(self, app: Any):
-            self.app = app
-
-        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            async def sent(message: Any) -> None:
-                if message["type"] == "http.response.start":
-                    message["headers"] += [(k.lower().encode(), v.encode()) for k, v in _HEADERS.items()]
-                await send(message)
-
-            given = scope["path"].removeprefix("/").partition("/")[0].encode()
-            refused = None if secrets.compare_digest(given, token.encode()) else Response("Not Found", 404)
-            if not refused and scope["method"] not in ("GET", "HEAD"):
-                refused = Response("Method Not Allowed", 405, {"Allow": "GET, HEAD"})
-            await (refused or self.app)(scope, receive, sent)
+    async def guarded(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Answer GET and HEAD below the token; to who does not know it, nothing is there."""
+        given = request.scope["path"].removeprefix("/").partition("/")[0].encode()
+        if not secrets.compare_digest(given, token.encode()):
+            response = Response("Not Found", 404)
+        elif request.method not in ("GET", "HEAD"):
+            response = Response("Method Not Allowed", 405, {"Allow": "GET, HEAD"})
+        else:
+            response = await answer(request)
+        response.headers.update(_HEADERS)
+        return response
 
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=list(_NAMES), www_redirect=False)
     app = Starlette(
         routes=[Route("/{_}", root), Route("/{_}/", root), Route("/{_}/{run}/", whole), Route("/{_}/{run}/live", live)],
-        middleware=[hosts, Middleware(Guarded)],
+        middleware=[hosts, Middleware(BaseHTTPMiddleware, dispatch=guarded)],
     )
     app.router.redirect_slashes = False
     return app

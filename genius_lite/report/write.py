@@ -11,26 +11,22 @@ from genius_lite.progress import Progress
 from genius_lite.report.gather import gather
 from genius_lite.report.markdown import markdown
 from genius_lite.report.page import page
-from genius_lite.report.trees import QUERIES
 from genius_lite.rundir.disk import put
 from genius_lite.rundir.folder import private, refuse_links
 
 
-def write_report(run: Path, to: Path, queries: int = QUERIES) -> list[Path]:
+def write_report(run: Path, to: Path) -> list[Path]:
     """Write the report of a run folder, finished or not, into the folder `to`; one that is there is replaced.
 
     It holds questions and responses. In the run's folder it is for its user alone, as that is; elsewhere its modes
     follow the umask, since the user says for whom it is.
-
-    Args:
-        queries: whose rollout trees the page holds, at most.
 
     Raises:
         UserError: `run` is no run folder, or a file in it is damaged, or a link, and nothing is written then; or `to`
             cannot be written.
         OSError: a file of the run cannot be read.
     """
-    data = gather(run, queries)
+    data = gather(run)
     refuse_links(run)
     texts = {"report.html": page(data), "report.md": markdown(data)}
     try:

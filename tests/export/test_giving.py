@@ -14,8 +14,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from genius_lite.export.bundle import RunRound
-from genius_lite.export.card import model_card
-from genius_lite.export.front_matter import eval_results
+from genius_lite.export.card import eval_results, model_card
 from genius_lite.results.evaluation import Interval, TaskResult
 from tests.support.cli import RECIPE, genius
 from tests.support.hub import TOKEN, Hub

@@ -20,8 +20,8 @@ def run(tmp_path, tiny_llama):
     return write_run(tmp_path / "run", tiny_llama, [rollout(p) for p in PROMPTS])
 
 
-def shown(run, **options):
-    return gather(run, **options).explorer
+def shown(run):
+    return gather(run).explorer
 
 
 def test_a_tree_is_the_rollout_with_its_figures(run):
@@ -76,11 +76,13 @@ def test_a_log_that_grows_gives_its_whole_lines_and_a_damaged_one_is_named(run):
 def test_of_many_queries_the_same_few_are_shown_in_every_round_and_the_page_says_so(run, monkeypatch):
     (run / "round-2").mkdir()
     write_lines(run / "round-2" / "rollouts.jsonl", [rollout(p) for p in reversed(PROMPTS)])
-    found = shown(run, queries=2)
+    monkeypatch.setattr(trees, "_QUERIES", 2)
+    found = shown(run)
     lowest = sorted(rollout(p).query.id for p in PROMPTS)[:2]
     assert [sorted(r["trees"]) for r in found.rounds] == [lowest, lowest]
     assert [r["of"] for r in found.rounds] == [3, 3]
     assert found.note.startswith("The trees of 2 of 3 queries")
+    monkeypatch.setattr(trees, "_QUERIES", 3)
     monkeypatch.setattr(trees, "_BYTES", 2400)
     assert all(len(r["trees"]) == 1 for r in shown(run).rounds)
 

@@ -5,18 +5,13 @@
   const SVG = "http://www.w3.org/2000/svg";
 
   // What a model said only ever becomes the text of a node.
-  function make(tag, attributes = {}, ...children) {
-    const node = document.createElement(tag);
+  function filled(node, attributes = {}, ...children) {
     for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
     node.append(...children);
     return node;
   }
-  function draw(tag, attributes = {}, ...children) {
-    const node = document.createElementNS(SVG, tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    node.append(...children);
-    return node;
-  }
+  const make = (tag, ...inside) => filled(document.createElement(tag), ...inside);
+  const draw = (tag, ...inside) => filled(document.createElementNS(SVG, tag), ...inside);
   const minus = (text) => text.replace("-", "\u2212");
   const number = (value, digits, sign = "") =>
     value === null ? "not finite" : minus((sign && value >= 0 ? sign : "") + value.toFixed(digits));
