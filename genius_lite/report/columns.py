@@ -89,9 +89,10 @@ COLUMNS = (
 )
 SHORT = tuple(column for column in COLUMNS if column.short)
 NOTE = (
-    "Value: f, the mean log-probability of a simulated future, nats per token. Loss: mean of the last epoch. Margin: "
-    "how much further apart chosen and rejected responses are than in the base model, after training. Margins and "
-    "values say what was learned, not whether answers became better. Kept: of the update, in the file."
+    "Value: f, the mean log-probability of what a step leads to, or of an answer that no search made, nats per token. "
+    "Loss: mean of the last epoch. Margin: how much further apart chosen and rejected responses are than in the base "
+    "model, after training. Margins and values say what was learned, not whether answers became better. Kept: of the "
+    "update, in the file."
 )
 
 

@@ -17,7 +17,7 @@ from genius_lite.evaluate.results import mean_score
 from genius_lite.foresight.pairs import calibration_weight
 from genius_lite.progress import Stage
 from genius_lite.report.status import next_stage
-from genius_lite.report.trees import Explorer, explore, votes_weigh
+from genius_lite.report.trees import Explorer, calibrates, explore, votes_weigh
 from genius_lite.results.evaluation import Alarm, Signals, TaskResult
 from genius_lite.results.rounds import RoundReport, Summary, Timing
 from genius_lite.rundir.documents import RecordedSource
@@ -83,6 +83,11 @@ class RunData:
     imported: list[Timing]
     exported: dict[str, str]
     explorer: Explorer
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the loss uses the calibration weight w."""
+        return calibrates(self.recipe)
 
     @property
     def votes_weigh(self) -> bool:

@@ -175,14 +175,18 @@ def pairs_table(data: RunData) -> Table:
         _row("Chosen response, mean tokens", rounds, lambda r: number(r.pairs and r.pairs.chosen_tokens, 0)),
         _row("Rejected response, mean tokens", rounds, lambda r: number(r.pairs and r.pairs.rejected_tokens, 0)),
         _row("Gap of values, nats per token", rounds, lambda r: number(r.pairs and r.pairs.gap, 3)),
-        _row("Mean calibration weight w", rounds, lambda r: number(r.pairs and r.pairs.weight, 3)),
-        _row("Pairs with w below 1", rounds, lambda r: percent(r.pairs and r.pairs.relaxed)),
     ]
-    note = "A w below 1 pushes the rejected response down less."
+    notes = []
+    if data.calibrates:
+        rows += [
+            _row("Mean calibration weight w", rounds, lambda r: number(r.pairs and r.pairs.weight, 3)),
+            _row("Pairs with w below 1", rounds, lambda r: percent(r.pairs and r.pairs.relaxed)),
+        ]
+        notes.append("A w below 1 pushes the rejected response down less.")
     if data.votes_weigh:
         rows.append(_row("Mean lead of the vote", rounds, lambda r: number(r.pairs and r.pairs.lead, 3)))
-        note += " The lead multiplies a pair's loss."
-    return Table("pairs", "Preference pairs", _headings(rounds), rows, note)
+        notes.append("The lead multiplies a pair's loss.")
+    return Table("pairs", "Preference pairs", _headings(rounds), rows, " ".join(notes))
 
 
 def identity_table(data: RunData) -> Table:

@@ -72,6 +72,11 @@ def explore(run: RunFolder) -> Explorer:
     return Explorer(list(queries.values()), rounds, _note(len(queries), len(every)) + unread)
 
 
+def calibrates(recipe: dict[str, Any]) -> bool:
+    """Say whether the loss uses the calibration weight w (Eq. 11): only the method's own does."""
+    return recipe["learner"].get("loss", "aco") == "aco"
+
+
 def votes_weigh(recipe: dict[str, Any]) -> bool:
     """Say whether a run folder's recipe multiplies a pair's loss by its lead."""
     return recipe.get("pairs", {}).get("weigh") == "votes"
@@ -144,10 +149,11 @@ def _pair(rollout: Rollout, step: Step, pair: PreferencePair, recipe: dict[str, 
         return next(i for i in found if rollout.response(step.index, i) == tokens)
 
     learner = recipe["learner"]
+    weight = calibration_weight(pair, learner["alpha"], learner["calibration"])
     return {
         "chosen": place(pair.chosen_tokens, pair.chosen_value),
         "rejected": place(pair.rejected_tokens, pair.rejected_value),
-        "weight": _round(calibration_weight(pair, learner["alpha"], learner["calibration"])),
+        "weight": _round(weight) if calibrates(recipe) else None,
         "lead": _round(pair.lead) if votes_weigh(recipe) else None,
     }
 

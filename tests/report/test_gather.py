@@ -124,6 +124,16 @@ def test_the_figures_of_an_unfinished_round(run):
     assert found["round 1: rollouts"][:3] == ["2.0 s", "100 %", "30 tokens/s"]
 
 
+def test_a_weight_that_the_loss_does_not_use_is_not_said(run):
+    recipe = run / "recipe.json"
+    recipe.write_text(recipe.read_text().replace('"loss": "aco"', '"loss": "sft"'))
+    data = gather(run)
+    table = pairs_table(data)
+    assert not {"Mean calibration weight w", "Pairs with w below 1"} & {*rows(table)} and not table.note
+    trees = data.explorer.rounds[0]["trees"].values()
+    assert {s["pair"]["weight"] for tree in trees for s in tree["steps"] if s["pair"]} == {None}
+
+
 def test_what_votes_weigh_is_said(run):
     assert "Mean lead of the vote" not in rows(pairs_table(gather(run)))
     recipe, pairs = run / "recipe.json", run / "round-1" / "pairs.jsonl"

@@ -47,7 +47,7 @@
 
   const tests = {
     pair: (tree) => tree.steps.some((step) => step.pair),
-    relaxed: (tree) => tree.steps.some((step) => step.pair && step.pair.weight < 1),
+    relaxed: (tree) => tree.steps.some((step) => step.pair && step.pair.weight !== null && step.pair.weight < 1),
     cut: (tree) => tree.steps.some((step) => step.candidates.some((c) => c.end === "length")),
   };
   const state = { round: 0, query: null };
@@ -142,7 +142,8 @@
   function paired(p, k) {
     const lead = p.lead === null ? "" : `, lead ${number(p.lead, 3)}`;
     const two = `${named(k, p.chosen)} chosen, ${named(k, p.rejected)} rejected`;
-    return `pair: ${two}, weight w ${number(p.weight, 3)}${lead}`;
+    const weight = p.weight === null ? "" : `, weight w ${number(p.weight, 3)}`;
+    return `pair: ${two}${weight}${lead}`;
   }
 
   function step(s, k) {
