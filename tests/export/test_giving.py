@@ -17,8 +17,11 @@ from genius_lite.export.bundle import RunRound
 from genius_lite.export.card import model_card
 from genius_lite.export.front_matter import eval_results
 from genius_lite.results.evaluation import Interval, TaskResult
+from tests.conftest import FORKED_HELPERS
 from tests.support.cli import RECIPE, genius
 from tests.support.hub import TOKEN, Hub
+
+pytestmark = FORKED_HELPERS
 
 TASKS = """
 evaluate:

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from genius_lite.text import PROSE, visible
+from tests.conftest import FORKED_HELPERS
 from tests.report.conftest import open_all
 from tests.support.cli import genius
+
+pytestmark = FORKED_HELPERS
 
 TASK = {"check": "regex", "source": "low.jsonl", "options": {"pattern": r"^(?=[\x00-_])()", "group": 1}}
 RECIPE = """

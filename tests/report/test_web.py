@@ -30,10 +30,13 @@ from genius_lite.report import live
 from genius_lite.report.state import Histogram, Memory, RunState, SampleRollout, Work
 from genius_lite.report.web import _Shelf, listening
 from genius_lite.results.rounds import Summary
+from tests.conftest import FORKED_HELPERS
 from tests.report.conftest import open_all
 from tests.support.cli import RECIPE, genius
 from tests.support.reports import REPORT
 from tests.support.runs import rollout, write_lines, write_run
+
+pytestmark = FORKED_HELPERS
 
 QUESTIONS = [f"question {n}" for n in range(10)]
 
