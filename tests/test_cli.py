@@ -18,9 +18,12 @@ from genius_lite.records import Rollout
 from genius_lite.results.evaluation import Response
 from genius_lite.rundir.lines import read_records
 from genius_lite.rundir.reader import RunFolder
+from tests.conftest import FORKED_HELPERS
 from tests.support import forked, warm
 from tests.support.cli import RECIPE, genius
 from tests.support.models import tiny_gguf
+
+pytestmark = FORKED_HELPERS
 
 
 @pytest.fixture

@@ -15,10 +15,12 @@ from genius_lite import load, run
 from genius_lite.recipe import TaskSource
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import sha256
+from tests.conftest import FORKED_HELPERS
 from tests.evaluate.benchmarks import write_punkt, write_rows
 from tests.support.models import tiny_gguf
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+pytestmark = FORKED_HELPERS
 READY = sorted(path.name for path in RECIPES.glob("*.yaml"))
 LEAST = 0.95  # of the update
 

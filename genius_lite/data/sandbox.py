@@ -47,6 +47,11 @@ def environment(**more: str) -> dict[str, str]:
     return {**more, **told}
 
 
+def helper(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module of this package; modules of the working directory are none of ours."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
 def attempt(command: Sequence[str], patience: float) -> subprocess.CompletedProcess[bytes]:
     """Run a command that lets llama.cpp try something of which it may die.
 
@@ -116,7 +121,7 @@ class LimitedProcess:
 
     def _start(self) -> psutil.Popen:
         process = psutil.Popen(
-            [sys.executable, "-P", "-m", self._module],
+            helper(self._module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

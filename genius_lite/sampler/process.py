@@ -6,12 +6,11 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from genius_lite.data.sandbox import environment
+from genius_lite.data.sandbox import environment, helper
 from genius_lite.errors import UserError
 from genius_lite.sampler.messages import (
     HEADER,
@@ -63,8 +62,7 @@ class Worker:
             log.replace(log.with_name(f"{log.name}.1"))
         with log.open("ab") as stderr:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-P", "-m", "genius_lite.sampler.worker"),  # -P: modules of the working directory are none of ours
+                *helper("genius_lite.sampler.worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -10,10 +10,9 @@ import math
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
-from genius_lite.data.sandbox import attempt
+from genius_lite.data.sandbox import attempt, helper
 from genius_lite.errors import UserError
 from genius_lite.sampler.probe import REFUSED
 from genius_lite.text import brief
@@ -104,7 +103,7 @@ def load_untrusted(path: Path, *, quantizer: bool = False, vocabulary_only: bool
 def _probe(path: Path, size: int, ways: list[str]) -> None:
     """See what becomes of llama.cpp when it loads the file and decodes, in a process of its own."""
     try:
-        command = [sys.executable, "-P", "-m", _PROBE, str(path), str(size), *ways]
+        command = helper(_PROBE, str(path), str(size), *ways)
         ended = attempt(command, _PATIENCE)
         if ended.returncode == -_KILLED:  # for want of memory, or by a person: no fault of the file
             ended = attempt(command, _PATIENCE)

@@ -7,6 +7,9 @@ import pytest
 from genius_lite import Recipe, run
 from genius_lite.weights import gguf_file
 from genius_lite.weights.merge import requantize
+from tests.conftest import FORKED_HELPERS
+
+pytestmark = FORKED_HELPERS
 
 
 @pytest.mark.parametrize("name", ["granitehybrid", "gemma3-vision"])

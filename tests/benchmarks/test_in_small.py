@@ -10,8 +10,11 @@ import pytest
 
 from genius_lite import run as run_recipe
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe
+from tests.conftest import FORKED_HELPERS
 from tests.support import warm
 from tests.support.models import ANY_PAIRS
+
+pytestmark = FORKED_HELPERS
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +71,9 @@ def test_the_learner_by_itself(finished):
 
 
 def test_many_questions_train_in_the_memory_of_few():
-    sizes = benchmark("training_memory", "--questions", 10, 200)
+    sizes = benchmark("training_memory", "--questions", 10, 120)
     few, many = json.loads(sizes.splitlines()[-1])["questions"].values()
-    assert few["updates"] == 1 and many["updates"] == 25
+    assert few["updates"] == 1 and many["updates"] == 15
     assert many["peak_mb"] < 1.05 * few["peak_mb"]
 
 

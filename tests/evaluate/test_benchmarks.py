@@ -23,8 +23,11 @@ from genius_lite.evaluate.scoring import Verdict
 from genius_lite.evaluate.tasks import Task
 from genius_lite.recipe import BENCHMARKS, BenchmarkName, TaskSource
 from genius_lite.recipe.reader import parse
+from tests.conftest import FORKED_HELPERS
 from tests.evaluate.benchmarks import STAND_INS, asked_of, load, table, write_punkt, write_rows
 from tests.recipe.test_reader import GOOD
+
+pytestmark = FORKED_HELPERS
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -15,7 +15,10 @@ from genius_lite.recipe import Check, Evaluate, Foresight, Model, Queries, Recip
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import open_run
 from genius_lite.rundir.reader import RunFolder
+from tests.conftest import FORKED_HELPERS
 from tests.support.models import questions
+
+pytestmark = FORKED_HELPERS
 
 PROBLEMS = 3
 

@@ -24,9 +24,12 @@ from genius_lite.report.markdown import escaped
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
 from genius_lite.weights import gguf_file
+from tests.conftest import FORKED_HELPERS
 from tests.support.engine import PROMPT
 from tests.support.models import ANY_PAIRS, TEMPLATE, tiny_gguf
 from tests.support.scoring import RESPONSE, scored
+
+pytestmark = FORKED_HELPERS
 
 SYSTEM = "Be brief.\nDon't guess."
 

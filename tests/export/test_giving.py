@@ -16,8 +16,11 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from genius_lite.export.bundle import RunRound
 from genius_lite.export.card import eval_results, model_card
 from genius_lite.results.evaluation import Interval, TaskResult
+from tests.conftest import FORKED_HELPERS
 from tests.support.cli import RECIPE, genius
 from tests.support.hub import TOKEN, Hub
+
+pytestmark = FORKED_HELPERS
 
 TASKS = """
 evaluate:

@@ -12,10 +12,13 @@ import pytest
 from genius_lite.errors import UserError
 from genius_lite.weights import untrusted
 from genius_lite.weights.untrusted import load_untrusted
+from tests.conftest import FORKED_HELPERS
 from tests.faults.hostile import Child, examined
 from tests.faults.mutate import MUTATIONS, mutant
 from tests.faults.regressions import ACCEPTED, CASES, regression
 from tests.faults.sound import bases
+
+pytestmark = FORKED_HELPERS
 
 _ALL = len(MUTATIONS)
 # Each mutation on the Llama, and every second one on the Qwen2, the others on the quantized model.

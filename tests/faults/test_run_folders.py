@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+from tests.conftest import FORKED_HELPERS
 from tests.faults.hostile import examined_folders
 from tests.faults.run_folders import DEEDS
+
+pytestmark = FORKED_HELPERS
 
 _SLOW = ("run", "reuse")  # which train: one of each is enough here
 # Of four seeds one breaks a shard, and three a run with which the same is done: two of them are tried.

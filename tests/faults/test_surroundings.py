@@ -329,8 +329,9 @@ def test_a_run_goes_on_from_small_files_that_a_power_cut_emptied(finished, tmp_p
     for name in ("timings.jsonl", "round-1/timings.jsonl", "round-0/timings.jsonl"):
         (run / name).write_bytes(b'{"stage": "train", "seconds"' + (run / name).read_bytes() + b'{"stage": "mer')
     (run / "progress.json").write_bytes(b'{"out')
+    env = {**os.environ, warm.FORKED_HELPERS: "1"}
     for command in (("status", "run"), ("run", "r.yaml", "--out", "run")):
-        ended = forked(*command, cwd=project)
+        ended = forked(*command, cwd=project, env=env)
         assert (ended.returncode, ended.stderr) == (0, "")
     assert b'"kept"' in (run / "round-1" / "quantized.json").read_bytes()
     assert (run / "round-1" / "timings.jsonl").read_bytes().endswith(b"}\n"), "the torn line is gone"
@@ -386,10 +387,11 @@ TerminalProgress.enter = until
 def test_what_is_moved_away_while_a_run_goes_on_is_one_line_and_it_goes_on(finished, tmp_path, what, stage, said):
     """Each was a traceback."""
     command, project = ("run", "r.yaml", "--out", "run"), from_stage(stage, finished, tmp_path / "project")
-    ended = forked(*command, cwd=project, before=AWAY.format(stage=stage, what=what))
+    env = {**os.environ, warm.FORKED_HELPERS: "1"}
+    ended = forked(*command, cwd=project, before=AWAY.format(stage=stage, what=what), env=env)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
     assert ended.stderr.startswith(said)
     assert what in ended.stderr
     (project / "away").rename(project / what)
-    ended = forked(*command, cwd=project)
+    ended = forked(*command, cwd=project, env=env)
     assert (ended.returncode, ended.stderr) == (0, "")

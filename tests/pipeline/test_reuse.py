@@ -18,7 +18,10 @@ from genius_lite.run import run
 from genius_lite.rundir.folder import ANSWERS, RunDir
 from genius_lite.rundir.lines import RecordLog, read_records, write_records
 from genius_lite.rundir.reader import RunFolder
+from tests.conftest import FORKED_HELPERS
 from tests.support.models import ANY_PAIRS, questions
+
+pytestmark = FORKED_HELPERS
 
 IDENTITY = {
     "model": "m",

@@ -16,7 +16,10 @@ from genius_lite.records import Rollout
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
 from genius_lite.rundir.lines import read_records
+from tests.conftest import FORKED_HELPERS
 from tests.support.models import ANY_PAIRS, questions
+
+pytestmark = FORKED_HELPERS
 
 
 @pytest.fixture

@@ -45,7 +45,10 @@ from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import sha256
+from tests.conftest import FORKED_HELPERS
 from tests.support.models import ANY_PAIRS, questions, tiny_gguf
+
+pytestmark = FORKED_HELPERS
 
 Q = gguf.GGMLQuantizationType
 UNGUARDED = Guard(**dict.fromkeys(Guard.model_fields, Limit()))

@@ -20,7 +20,10 @@ from genius_lite.rundir.lines import read_records
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import sha256
+from tests.conftest import FORKED_HELPERS
 from tests.pipeline.test_stages import Done, Q, done, far_from_sampled
+
+pytestmark = FORKED_HELPERS
 
 PLAIN = EngineSettings(slots=1, context=256, threads=1)
 

@@ -14,8 +14,11 @@ from genius_lite import load
 from genius_lite.pipeline.job import prepare
 from genius_lite.plan.plan import forecast
 from genius_lite.plan.rates import Rates
+from tests.conftest import FORKED_HELPERS
 from tests.support import cli
 from tests.support.models import tiny_gguf
+
+pytestmark = FORKED_HELPERS
 
 RECIPE = """
 model: {gguf: tiny.gguf}

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from genius_lite.text import PROSE, visible
+from tests.conftest import FORKED_HELPERS
 from tests.report.conftest import open_all
 from tests.support.cli import genius
+
+pytestmark = FORKED_HELPERS
 
 TASK = {"check": "regex", "source": "low.jsonl", "options": {"pattern": r"^(?=[\x00-_])()", "group": 1}}
 RECIPE = """
@@ -178,17 +181,17 @@ def test_a_tree_unfolds_by_keyboard_to_what_the_rollout_holds(run, opened):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_serious_fault_of_access_and_no_sideways_scrolling(run, opened, scheme):
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "dark")])
+def test_no_serious_fault_of_access_and_no_sideways_scrolling(run, opened, width, scheme):
+    """The style's widths change no color."""
     from axe_playwright_python.sync_playwright import Axe
 
-    for width in (360, 1280):
-        view = opened(run / "report.html", width, scheme)
-        open_all(view)
-        assert view.evaluate("document.documentElement.scrollWidth") <= width
-        found = Axe().run(view).response["violations"]
-        serious = [v for v in found if v["impact"] in ("serious", "critical")]
-        assert [(v["id"], v["nodes"][0]["html"]) for v in serious] == []
+    view = opened(run / "report.html", width, scheme)
+    open_all(view)
+    assert view.evaluate("document.documentElement.scrollWidth") <= width
+    found = Axe().run(view).response["violations"]
+    serious = [v for v in found if v["impact"] in ("serious", "critical")]
+    assert [(v["id"], v["nodes"][0]["html"]) for v in serious] == []
 
 
 @pytest.mark.browser

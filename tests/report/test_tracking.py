@@ -18,7 +18,10 @@ from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.tracking import require_trackers, tracked
 from genius_lite.results.rounds import RoundReport
 from genius_lite.run import run
+from tests.conftest import FORKED_HELPERS
 from tests.support.reports import REPORT, TRAINING
+
+pytestmark = FORKED_HELPERS
 
 BASE = {"model": Model(gguf="m.gguf"), "queries": Queries(source="q.txt")}
 

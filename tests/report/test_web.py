@@ -30,10 +30,13 @@ from genius_lite.report import live
 from genius_lite.report.state import Histogram, Memory, RunState, SampleRollout, Work
 from genius_lite.report.web import _Shelf, listening
 from genius_lite.results.rounds import Summary
+from tests.conftest import FORKED_HELPERS
 from tests.report.conftest import open_all
 from tests.support.cli import RECIPE, genius
 from tests.support.reports import REPORT
 from tests.support.runs import rollout, write_lines, write_run
+
+pytestmark = FORKED_HELPERS
 
 QUESTIONS = [f"question {n}" for n in range(10)]
 
@@ -439,22 +442,22 @@ def test_the_end_of_a_run_is_said_and_of_the_server_too(run, browser):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_fault_of_access_and_no_sideways_scrolling(run, tiny_llama, opened, scheme):
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
+def test_no_fault_of_access_and_no_sideways_scrolling(run, tiny_llama, opened, width, scheme):
+    """The style's widths change no color."""
     from axe_playwright_python.sync_playwright import Axe
 
     write_run(run.parent / ("a-long-name-without-any-break-" * 4), tiny_llama, [rollout("one")])
     with serving(run.parent) as address, filelock.FileLock(run / "lock"):
         at_work(run, 3, steps=3)
         until(lambda: version(address))
-        for width in (390, 1280):
-            view = opened(address, width, scheme, reduced_motion="reduce")
-            view.get_by_text("3/10 queries").wait_for()
-            if folder := os.environ.get("GENIUS_LITE_PICTURES"):
-                view.screenshot(path=f"{folder}/{width}-{scheme}.png", full_page=True)
-            assert view.evaluate("document.getAnimations().length") == 0
-            open_all(view)
-            assert view.evaluate("document.documentElement.scrollWidth") <= width
-            found = Axe().run(view).response["violations"]
-            assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
-            view.close()  # it would ask a server that has ended
+        view = opened(address, width, scheme, reduced_motion="reduce")
+        view.get_by_text("3/10 queries").wait_for()
+        if folder := os.environ.get("GENIUS_LITE_PICTURES"):
+            view.screenshot(path=f"{folder}/{width}-{scheme}.png", full_page=True)
+        assert view.evaluate("document.getAnimations().length") == 0
+        open_all(view)
+        assert view.evaluate("document.documentElement.scrollWidth") <= width
+        found = Axe().run(view).response["violations"]
+        assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
+        view.close()  # it would ask a server that has ended

@@ -11,8 +11,7 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from typing import NamedTuple
 
 _HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -28,8 +27,7 @@ def keep_to(cores: list[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-@dataclass
-class Asked:
+class Asked(NamedTuple):
     """A module that is to be run, and in what surroundings."""
 
     module: str
@@ -38,8 +36,6 @@ class Asked:
     env: dict[str, str]
     before: str = ""
     """Python that is run first."""
-    cores: list[int] = field(default_factory=cores)
-    """Where it runs: those of whoever asks."""
 
 
 class Command:
@@ -75,19 +71,20 @@ class Command:
 
 
 def ask(path: str, asked: Asked, files: list[int]) -> Command:
-    """Have the process that listens at a path fork a command with these three files, its standard ones."""
+    """Have the process that listens at a path fork a command, on this one's cores, with its three standard files."""
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
     socket.send_fds(connection, [b"+"], files)
-    connection.sendall(json.dumps(asdict(asked)).encode() + b"\n")
+    connection.sendall(json.dumps([asked, cores()]).encode() + b"\n")
     return Command(connection)
 
 
-def asked(connection: socket.socket) -> tuple[Asked, list[int]]:
-    """Read what a connection asks for, and its three files."""
+def asked(connection: socket.socket) -> tuple[Asked, list[int], list[int]]:
+    """Read what a connection asks for, on which cores, and its three files."""
     files = socket.recv_fds(connection, 1, 3)[1]
     with connection.makefile() as lines:
-        return Asked(**json.loads(lines.readline())), files
+        told, cores = json.loads(lines.readline())
+        return Asked(*told), cores, files
 
 
 def command(path: str, *arguments: str) -> list[str]:
@@ -97,7 +94,8 @@ def command(path: str, *arguments: str) -> list[str]:
 
 def main() -> None:
     path, module, *arguments = sys.argv[1:]
-    here = str(Path.cwd())
+    # Not by pathlib, which takes longer to import than all the rest.
+    here = os.getcwd()  # noqa: PTH109
     with ask(path, Asked(module, arguments, here, {**os.environ}), [0, 1, 2]) as forked:
         for number in _HANDED_ON:
             signal.signal(number, lambda number, _: os.kill(forked.pid, number))

@@ -1,9 +1,13 @@
-"""Commands without the seconds that their libraries take to import: `python -m tests.support.warm OWNER LISTENING`.
+"""Commands without the seconds that their libraries take to import: `python -m tests.support.warm KIND OWNER SOCKET`.
 
 A process that has imported them forks for each command, which runs a module with its own arguments, folder, environment
 and files, and ends as an interpreter ends. Half of what the suite's commands took was these imports. It listens at a
 socket, to this file's `run` and to `tests/support/forked.py`, which stands for a command where one has to be started.
 The test processes of pytest-xdist have one together.
+
+Another one, without torch, forks a run's own helpers for the tests that say so (`forked_helpers`): samplers and what
+tries a file, of which a run starts about ten, and whose imports took a third of its time. A third one has
+lm-evaluation-harness.
 """
 
 from __future__ import annotations
@@ -23,23 +27,36 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import IO
 
+import pytest
+
+from genius_lite.data import sandbox
 from tests.support import forked
 
-_SLOW = (  # to import
-    "genius_lite.learner.train",
-    "genius_lite.run",
-    "genius_lite.weights.meta_model",
-    "peft",
-    "torch._inductor.compile_fx",
-    "transformers.models.llama.modeling_llama",
-    "transformers.models.qwen2.modeling_qwen2",
-)
-_SHARED = "TESTS_WARM_SERVER"  # where another process has it, which started this one
+_SLOW = {  # to import
+    "commands": (
+        "genius_lite.evaluate.checkers",
+        "genius_lite.learner.train",
+        "genius_lite.run",
+        "genius_lite.weights.meta_model",
+        "peft",
+        "torch._inductor.compile_fx",
+        "transformers.models.llama.modeling_llama",
+        "transformers.models.qwen2.modeling_qwen2",
+    ),
+    "harness": ("lm_eval.tasks", "datasets", "langdetect"),
+    "helpers": ("genius_lite.data.vocabulary", "genius_lite.sampler.engine", "psutil"),
+}
+_SHARED = "TESTS_WARM_{}"  # where another process has it, which started this one
+FORKED_HELPERS = "TESTS_FORK_HELPERS"  # a variable of the commands' environment: they do so too
+_KINDS = {
+    "genius_lite.evaluate.harness": "harness",
+    "genius_lite.sampler.probe": "helpers",
+    "genius_lite.sampler.worker": "helpers",
+}
 
 
 def run(
@@ -75,25 +92,39 @@ def run(
     return subprocess.CompletedProcess([module, *arguments], status, *(text.result() for text in said))
 
 
-@cache
-def server() -> str:
+def server(kind: str = "commands") -> str:
     """Return where the process listens. It ends when this one does, and is no child: tests look for what is left."""
-    if shared := os.environ.get(_SHARED):
-        return shared
-    path, listening = _listen()
-    _start(listening)
-    return path
+    if _SHARED.format(kind) not in os.environ:
+        share()
+    return os.environ[_SHARED.format(kind)]
 
 
 def share() -> None:
-    """Have one such process for all test processes that this one starts; it begins when one of them asks."""
-    os.environ[_SHARED], listening = _listen()
+    """Have one process of each kind, for all that this one starts, too; it begins when one of them asks."""
 
-    def start_when_asked() -> None:
+    def start_when_asked(kind: str, listening: socket.socket) -> None:
         select.select([listening], [], [])
-        _start(listening)
+        _start(kind, listening)
 
-    threading.Thread(target=start_when_asked, daemon=True).start()
+    for kind in _SLOW:
+        os.environ[_SHARED.format(kind)], listening = _listen()
+        threading.Thread(target=start_when_asked, args=(kind, listening), daemon=True).start()
+
+
+def fork_helpers(patch: pytest.MonkeyPatch) -> None:
+    """Have runs of this process, and commands that it starts, fork samplers, probes and lm-evaluation-harness.
+
+    What has limits of its own, as templates and scorers have, is a process of its own here too.
+    """
+    true, where = sandbox.helper, {kind: server(kind) for kind in ("helpers", "harness")}
+    patch.setenv(FORKED_HELPERS, "1")
+
+    def helper(module: str, *arguments: str) -> list[str]:
+        kind = _KINDS.get(module)
+        return forked.command(where[kind], module, *arguments) if kind else true(module, *arguments)
+
+    for module in ("data.sandbox", "sampler.process", "weights.untrusted"):
+        patch.setattr(f"genius_lite.{module}.helper", helper)
 
 
 def _listen() -> tuple[str, socket.socket]:
@@ -106,11 +137,11 @@ def _listen() -> tuple[str, socket.socket]:
     return f"{folder}/socket", listening
 
 
-def _start(listening: socket.socket) -> None:
+def _start(kind: str, listening: socket.socket) -> None:
     ours, theirs = socket.socketpair()
     given = [theirs.fileno(), listening.fileno()]
-    command = [sys.executable, "-m", "tests.support.warm", *map(str, given)]
-    env = {**os.environ, "TQDM_DISABLE": "1"}  # which the libraries read when they are imported
+    command = [sys.executable, "-m", "tests.support.warm", kind, *map(str, given)]
+    env = {**os.environ, "TQDM_DISABLE": "1", "GOMP_SPINCOUNT": "1000"}  # which libraries read when they are loaded
     subprocess.run(["sh", "-c", '"$@" &', "sh", *command], pass_fds=given, env=env, check=True)
     theirs.close()
     listening.close()
@@ -122,12 +153,11 @@ def _read(end: int) -> str:
         return file.read()
 
 
-def _serve(owner: socket.socket, listening: socket.socket) -> None:
-    if _SHARED in os.environ:
-        forked.keep_to(forked.cores()[:1])  # as each test process does: libraries count cores once
-    for module in _SLOW:
-        import_module(module)
-    import_module("genius_lite.evaluate.checkers").extract_answer("")  # which compiles patterns for two seconds
+def _serve(kind: str, owner: socket.socket, listening: socket.socket) -> None:
+    forked.keep_to(forked.cores()[:1])  # as each test process does: libraries count cores once
+    for module in map(import_module, _SLOW[kind]):
+        if module.__name__.endswith("checkers"):
+            module.extract_answer("")  # which compiles patterns for two seconds
     gc.freeze()  # a collection in a fork would copy every page
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for keepers
     while owner not in select.select([owner, listening], [], [])[0]:
@@ -143,8 +173,8 @@ def _serve(owner: socket.socket, listening: socket.socket) -> None:
 def _keep(connection: socket.socket) -> None:
     """Start the command, say its number and how it ended; in the command itself, return when it has no end yet."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    asked, standard = forked.asked(connection)
-    forked.keep_to(asked.cores)
+    asked, cores, standard = forked.asked(connection)
+    forked.keep_to(cores)
     command = os.fork()
     if command:
         for file in standard:
@@ -168,11 +198,15 @@ def _keep(connection: socket.socket) -> None:
     unbuffered = io.FileIO(2, "w", closefd=False)
     sys.stderr = io.TextIOWrapper(unbuffered, errors="backslashreplace", line_buffering=True, write_through=True)
     os.chdir(asked.cwd)
+    others = {name: os.environ[name] for name in map(_SHARED.format, _SLOW)}
     os.environ.clear()
     os.environ.update(asked.env)
     sys.argv = [asked.module, *asked.arguments]
     tempfile.tempdir = None  # it is found anew, in this environment
     exec(asked.before, {})
+    if FORKED_HELPERS in asked.env:
+        os.environ.update(others)
+        fork_helpers(pytest.MonkeyPatch())
     try:
         runpy.run_module(asked.module, run_name="__main__")
     except SystemExit as end:
@@ -205,4 +239,4 @@ def _end(code: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(*(socket.socket(fileno=int(number)) for number in sys.argv[1:]))
+    _serve(sys.argv[1], *(socket.socket(fileno=int(number)) for number in sys.argv[2:]))

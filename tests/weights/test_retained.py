@@ -19,7 +19,10 @@ from genius_lite.weights.adapter import Adapter, write_lora
 from genius_lite.weights.importing import Base
 from genius_lite.weights.merge import merge, requantize, round_base
 from genius_lite.weights.retained import CHECKED, SCORED, check, compare, gaps, one_of_each
+from tests.conftest import FORKED_HELPERS
 from tests.support.adapters import torch_scores
+
+pytestmark = FORKED_HELPERS
 
 SETTINGS = EngineSettings(slots=2, context=256, threads=2, flash_attention=False)
 
