@@ -141,7 +141,7 @@ def _would_go(repository: str, public: bool, files: list[Path], size: int) -> It
     try:
         remote, unknown = hub.look(repository, outcome="what would go is listed all the same"), None
     except UserError as e:
-        remote, unknown = None, str(e)
+        remote, unknown = None, str(e).removeprefix(f"hf:{repository}: ")
     if unknown:
         yield f"hf:{repository}: whether it is there is not known: {unknown}"
     elif remote is None:

@@ -81,8 +81,9 @@ def validate(
     if reads:
         given = f"; given {json.dumps(job.template, ensure_ascii=False)}" if job.template else ""
         print(f"template reads {visible(', '.join(reads))} (queries.template){visible(given)}")
-    slots = "as many branches as is fastest here" if job.recipe.sampler.slots == "auto" else job.recipe.sampler.slots
-    print(f"sampler  {slots} branches of {job.context} tokens")
+    slots = job.recipe.sampler.slots
+    branches = "as many branches as are fastest here," if slots == "auto" else f"{slots} branches"
+    print(f"sampler  {branches} of {job.context} tokens")
     print(f"out      {visible(job.recipe.out)}")
     for note in (*job.notes, job.quantized_twice, cut_off(job, job.identity())):
         if note:

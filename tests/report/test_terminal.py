@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from genius_lite.errors import Stopped
+from genius_lite.errors import NoPairError, Stopped
 from genius_lite.progress import Stage
 from genius_lite.report import state as board_module
 from genius_lite.report import terminal as progress_module
@@ -100,6 +100,13 @@ def test_a_fault_is_named(tmp_path):
     with pytest.raises(ValueError), TerminalProgress(_console()).showing(tmp_path, "m.gguf", 4, 2, {}):
         raise ValueError("two\nlines")
     assert json.loads((tmp_path / "progress.json").read_text())["ended"] == "ValueError: two lines"
+
+
+def test_of_what_the_user_can_mend_the_line_is_enough(tmp_path):
+    with pytest.raises(NoPairError), TerminalProgress(_console()).showing(tmp_path, "m.gguf", 4, 2, {}):
+        raise NoPairError("no pair to learn from")
+    left = read_state(tmp_path)
+    assert left and (left.ended, left.stuck) == ("no pair to learn from", True)
 
 
 def test_a_full_disk_or_a_lost_folder_does_not_end_the_run(tmp_path):
