@@ -86,10 +86,11 @@ def plan(
     from genius_lite.plan.plan import plan as make_plan
     from genius_lite.plan.table import print_plan
     from genius_lite.recipe.reader import load
-    from genius_lite.report.console import terminal
+    from genius_lite.report.console import terminal, waiting
     from genius_lite.report.terminal import TerminalProgress
 
-    job = prepare(load(recipe, settings or []))
+    with waiting("reading the model and the questions"):
+        job = prepare(load(recipe, settings or []))
     found = make_plan(job, TerminalProgress(terminal(stderr=True)), rehearsal=rehearsal, temporary=temporary)
     if as_json:
         print_json(found)
@@ -104,8 +105,10 @@ def doctor(
 ) -> None:
     """Show what this machine has for a run, and what is wrong, with the command that mends it."""
     from genius_lite.doctor.examine import examine, report
+    from genius_lite.report.console import waiting
 
-    found = list(examine(out))
+    with waiting("looking at this machine"):
+        found = list(examine(out))
     if as_json:
         print_json(found)
     else:

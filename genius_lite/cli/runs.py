@@ -67,8 +67,10 @@ def validate(
     from genius_lite.pipeline.job import prepare
     from genius_lite.plan.history import cut_off
     from genius_lite.recipe.reader import load
+    from genius_lite.report.console import waiting
 
-    job = prepare(load(recipe, settings or []))
+    with waiting("reading the model and the questions"):
+        job = prepare(load(recipe, settings or []))
     if strict and job.set_aside:
         raise UserError(f"{job.set_aside[0]}; mend it, or validate without --strict")
     longest = max(len(q.tokens) for q in job.queries)

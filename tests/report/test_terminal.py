@@ -14,6 +14,7 @@ from genius_lite.errors import NoPairError, Stopped
 from genius_lite.progress import Stage
 from genius_lite.report import state as board_module
 from genius_lite.report import terminal as progress_module
+from genius_lite.report.console import waiting
 from genius_lite.report.status import read_state
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.view import is_lively
@@ -94,6 +95,18 @@ def test_the_board_is_kept_while_a_run_goes_on_and_says_why_it_ended(tmp_path, c
     assert [file.name for file in tmp_path.iterdir()] == ["progress.json"]
     assert ("[bold]a line[/bold] [3]" in _written(console)) != console.quiet
     assert threading.active_count() == threads
+
+
+def test_what_is_waited_for_is_said_on_a_terminal_alone_and_goes(capsys, monkeypatch):
+    with waiting("reading"):
+        pass
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with waiting("reading\x1b[2J"):
+        pass
+    out, err = capsys.readouterr()
+    assert (out, "reading\\x1b[2J" in err, err.endswith("\x1b[2K")) == ("", True, True)
 
 
 def test_a_fault_is_named(tmp_path):
