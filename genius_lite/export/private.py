@@ -20,7 +20,7 @@ from genius_lite.weights import gguf_file
 _ABSOLUTE = re.compile(  # `file:///x/y` and `model:/x/y` are paths, `https://x/y` is none
     r"(?:(?<![\w/.:])[A-Za-z]:[\\/]+|(?:(?<![\w/.:])|(?<=\bfile://)|(?<=\w:)(?!//))/)(?=[\w.+@-])"
 )
-_NAME, _ENDS = re.compile(r"[\w.+@-]+"), re.compile(r"[\\/]+|(?![\w.+@-])")
+_NAME, _ENDS = re.compile(r"\.*[\w+@-][\w.+@-]*"), re.compile(r"[\\/]+|(?!\.?[\w+@-])")
 _SYSTEM = {"usr", "bin", "sbin", "etc", "dev", "proc", "sys", "lib", "lib64", "boot", "Windows"}
 """Folders that are on every machine."""
 _ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")  # letters in JSON
@@ -85,7 +85,7 @@ def _here(text: str, root: re.Match[str]) -> str | None:
 
     It is read by what is in the folders, as names may have spaces in them.
     """
-    path, at = root[0][:1] if root[0] == "/" else root[0][:2] + "/", root.end()
+    path, at = "/" if root[0] == "/" else f"{root[0][:2]}/", root.end()
     for depth in range(2):
         word = _NAME.match(text, at)  # of a folder that may not be listed, or in other capitals
         known = [*_names(path), *([word[0]] if word and os.path.lexists(os.path.join(path, word[0])) else [])]
