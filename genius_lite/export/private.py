@@ -88,12 +88,12 @@ def _here(text: str, root: re.Match[str]) -> str | None:
     path, at = "/" if root[0] == "/" else f"{root[0][:2]}/", root.end()
     for depth in range(2):
         word = _NAME.match(text, at)  # of a folder that may not be listed, or in other capitals
-        known = [*_names(path), *([word[0]] if word and os.path.lexists(os.path.join(path, word[0])) else [])]
+        known = [*_names(path), *([word[0]] if word and os.path.lexists(Path(path, word[0])) else [])]
         names = sorted((n for n in known if text.startswith(n, at)), key=len, reverse=True)
         ended = next(((n, end) for n in names if (end := _ENDS.match(text, at + len(n)))), None)
         if ended is None or (depth == 0 and (ended[0] in _SYSTEM or not ended[1][0])):
             return None
-        path, at = os.path.join(path, ended[0]), ended[1].end()  # noqa: PTH118 - beside os.listdir
+        path, at = str(Path(path, ended[0])), ended[1].end()
     return path
 
 

@@ -171,7 +171,10 @@ def test_without_ollama_the_command_to_type_is_told(project, tmp_path):
 def test_an_export_that_holds_nothing_learned_says_so(project, tmp_path):
     run = shutil.copytree(project / "runs" / "r", tmp_path / "r")
     (run / "best.json").write_text('{"round": 0, "stopped": null}')
-    said = [genius("export", run, "--to", tmp_path / n, *more, cwd=project).stderr for n, more in (("a", ()), ("b", ("--round", 0)))]
+    said = [
+        genius("export", run, "--to", tmp_path / n, *more, cwd=project).stderr
+        for n, more in (("a", ()), ("b", ("--round", 0)))
+    ]
     assert "the best round is the base model itself; nothing that was learned is in it" in said[0]
     assert "the best round" not in said[1], "that was asked for"
 

@@ -208,7 +208,7 @@ def test_a_later_round_without_a_pair_ends_the_run_with_what_was_made_before(tmp
 
 def test_a_first_round_without_a_pair_says_how_to_go_on_with_what_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr("genius_lite.pipeline.stages.draw_pairs", lambda *_: iter(()))
-    with pytest.raises(UserError, match="no pair to learn from.*another `out`; --reuse .*run takes there") as e:
+    with pytest.raises(UserError, match=r"no pair to learn from.*another `out`; --reuse .*run takes there") as e:
         done(tmp_path, Quantize(), rounds=1)
     assert look(tmp_path / "run").meaning == str(e.value)
 
