@@ -146,9 +146,9 @@ def test_it_says_how_long_a_round_takes_and_when_questions_are_too_few(folder, m
     # One of two rounds with 108 questions: 2 x 4 x 3 x 192 tokens, of which 35 % are sampled, 2.2 times that.
     hours = 108 * 8 * 3 * 192 * 0.35 * 2.2 / (48e9 / 1.5e9) / 3600
     assert hours == pytest.approx(3.3, abs=0.05)
-    assert "qwen2.5-1.5b-instruct-q8_0.gguf   (about 3 hours a round of 108 questions here)\n" in shown
+    assert "qwen2.5-1.5b-instruct-q8_0.gguf\n      (about 3 hours a round of 108 questions here)\n" in shown
     assert "   1  tiny.gguf\n" in shown, "its name says no size"
-    assert re.search(r"   tiny\.gguf: llama, .* MB   \(about 1 minute a round", shown)
+    assert re.search(r"   tiny\.gguf: llama, .* MB\n      \(about 1 minute a round", shown)
 
 
 def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkeypatch, capsys):

@@ -141,7 +141,8 @@ def _would_go(repository: str, public: bool, files: list[Path], size: int) -> It
     try:
         remote = hub.look(repository, outcome="what would go is listed all the same")
     except UserError as e:
-        remote, standing = None, f"whether it is there is not known: {e}"
+        why = str(e).removeprefix(f"hf:{repository}: ")
+        remote, standing = None, f"whether it is there is not known: {why}"
     else:
         made = f"not there, as far as the token sees; it would be made, {_seen(not public)}"
         standing = f"there already, {_seen(remote.private)}" if remote else made

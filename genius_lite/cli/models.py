@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -83,6 +84,8 @@ def export_run(
         for line in (*(f"{to}/{name}" for name in names if to), *notes):
             print(visible(line))
         chosen = RunRound.of(run, number)
+        if number is None and chosen.number == 0:
+            print("note: the best round is the base model itself; nothing that was learned is in it", file=sys.stderr)
         if to and FORMATS[to_format].language == "sh":
             print(visible(usage_of(chosen, to_format, names, str(to)), PROSE))
         giving.give(out, run, f"{to_format} of round {chosen.number}, by genius-lite {__version__}", shown)

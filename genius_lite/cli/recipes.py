@@ -86,8 +86,10 @@ def plan(
     from genius_lite.plan.plan import plan as make_plan
     from genius_lite.plan.table import print_plan
     from genius_lite.recipe.reader import load
+    from genius_lite.report.console import waiting
 
-    job = prepare(load(recipe, settings or []))
+    with waiting("reading the model and the questions"):
+        job = prepare(load(recipe, settings or []))
     show(make_plan(job, progress(), rehearsal=rehearsal, temporary=temporary), as_json, print_plan)
 
 
@@ -98,8 +100,10 @@ def doctor(
 ) -> None:
     """Show what this machine has for a run, and what is wrong, with the command that mends it."""
     from genius_lite.doctor.examine import examine, report
+    from genius_lite.report.console import waiting
 
-    found = list(examine(out))
+    with waiting("looking at this machine"):
+        found = list(examine(out))
     show(found, as_json, lambda found, _: print(*map(visible, report(found)), sep="\n"))
     if any(finding.problem and finding.problem.level == "stops" for finding in found):
         raise typer.Exit(1)

@@ -67,8 +67,10 @@ def validate(
     from genius_lite.pipeline.job import prepare
     from genius_lite.plan.history import cut_off
     from genius_lite.recipe.reader import load
+    from genius_lite.report.console import waiting
 
-    job = prepare(load(recipe, settings or []))
+    with waiting("reading the model and the questions"):
+        job = prepare(load(recipe, settings or []))
     if strict and job.set_aside:
         raise UserError(f"{job.set_aside[0]}; mend it, or validate without --strict")
     longest = max(len(q.tokens) for q in job.queries)
@@ -81,8 +83,9 @@ def validate(
     if reads:
         given = f"; given {json.dumps(job.template, ensure_ascii=False)}" if job.template else ""
         print(f"template reads {visible(', '.join(reads))} (queries.template){visible(given)}")
-    slots = "as many branches as is fastest here" if job.recipe.sampler.slots == "auto" else job.recipe.sampler.slots
-    print(f"sampler  {slots} branches of {job.context} tokens")
+    slots = job.recipe.sampler.slots
+    branches = "as many branches as are fastest here," if slots == "auto" else f"{slots} branches"
+    print(f"sampler  {branches} of {job.context} tokens")
     print(f"out      {visible(job.recipe.out)}")
     for note in (*job.notes, job.quantized_twice, cut_off(job, job.identity())):
         if note:

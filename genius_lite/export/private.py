@@ -7,7 +7,9 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from urllib.parse import unquote
 
 import psutil
 
@@ -16,11 +18,12 @@ from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 
 _ABSOLUTE = re.compile(  # `file:///x/y` and `model:/x/y` are paths, `https://x/y` is none
-    r"(?:(?<![\w/.:])[A-Za-z]:[\\/]+|(?:(?<![\w/.:])|(?<=\bfile://)|(?<=\w:)(?!//))/)"
-    r"[\w.+@-]{1,200}(?:[\\/]+[\w.+@-]{1,200})+"
+    r"(?:(?<![\w/.:])[A-Za-z]:[\\/]+|(?:(?<![\w/.:])|(?<=\bfile://)|(?<=\w:)(?!//))/)(?=[\w.+@-])"
 )
+_NAME, _ENDS = re.compile(r"\.*[\w+@-][\w.+@-]*"), re.compile(r"[\\/]+|(?!\.?[\w+@-])")
 _SYSTEM = {"usr", "bin", "sbin", "etc", "dev", "proc", "sys", "lib", "lib64", "boot", "Windows"}
 """Folders that are on every machine."""
+_ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")  # letters in JSON
 _KEY = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
 _VOCABULARY = {"tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json"}
 """Files that list the words of a language, so that a user's name may well be among them."""
@@ -59,21 +62,48 @@ class _Wanted:
         Args:
             words: whether the text lists a language's words.
         """
+        return self._in_plain_text(text, words) or self._in_plain_text(unquote(_ESCAPED.sub(_unescaped, text)), words)
+
+    def _in_plain_text(self, text: str, words: bool) -> str | None:
         if _KEY.search(text):
             return "a key of the hub"  # which no message repeats
         if found := self.path.search(text):
             return f"`{brief(found[0])}`, a path of this machine"
-        if not words and (here := next(filter(_is_here, _ABSOLUTE.findall(text)), None)):
+        if not words and (here := next(filter(None, (_here(text, at) for at in _ABSOLUTE.finditer(text))), None)):
             return f"`{brief(here)}`, a path of this machine"
         if found := not words and (self.account.search(text) or self.name.search(text)):
             return f"`{brief(found[0])}`, a user's name"
         return None
 
 
-def _is_here(path: str) -> bool:
-    """Say whether a path begins with a folder of this machine, of those that not every machine has."""
-    parts = Path(path).parts
-    return len(parts) > 2 and parts[1] not in _SYSTEM and os.path.exists(Path(*parts[:3]))  # noqa: PTH110 - no error
+def _unescaped(found: re.Match[str]) -> str:
+    return chr(int(found[1], 16))
+
+
+def _here(text: str, root: re.Match[str]) -> str | None:
+    """Return the path that begins in a text, as far as this machine has it; None of what every machine has.
+
+    It is read by what is in the folders, as names may have spaces in them.
+    """
+    path, at = "/" if root[0] == "/" else f"{root[0][:2]}/", root.end()
+    for depth in range(2):
+        word = _NAME.match(text, at)  # of a folder that may not be listed, or in other capitals
+        known = [*_names(path), *([word[0]] if word and os.path.lexists(Path(path, word[0])) else [])]
+        names = sorted((n for n in known if text.startswith(n, at)), key=len, reverse=True)
+        ended = next(((n, end) for n in names if (end := _ENDS.match(text, at + len(n)))), None)
+        if ended is None or (depth == 0 and (ended[0] in _SYSTEM or not ended[1][0])):
+            return None
+        path, at = str(Path(path, ended[0])), ended[1].end()
+    return path
+
+
+@cache
+def _names(folder: str) -> list[str]:
+    """List what is in a folder; nothing of one that may not be read."""
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - the names alone
+    except OSError:
+        return []
 
 
 def refuse_private(folder: Path, run: Path, repository: str) -> None:

@@ -26,6 +26,7 @@ from genius_lite.init.questions import (
     suggest_models,
 )
 from genius_lite.recipe import Prefix, TargetType, TaskSource, quant_type
+from genius_lite.report.console import waiting
 from genius_lite.text import PROSE, amount, brief, visible
 
 _T = TypeVar("_T")
@@ -144,8 +145,9 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
     count = ask("Time or number", question, given.amount, f"{evening}", lambda answer: _count(answer, each, available))
     _say(f"   {amount(count, 'questions')}, {_duration(count * each)} or so")
     if count < _LEAST:
-        _say(f"   so few show that it works, and are too few to learn from: {_LEAST} is the fewest that any gain was")
-        _say(f"   measured with, and the study used {_STUDY} of one kind (recipes/RESULTS.md)")
+        _say(f"   so few show that it works, and are too few to learn from: {_LEAST} is the fewest")
+        _say(f"   that any gain was measured with, and the study used {_STUDY} of one kind")
+        _say("   (recipes/RESULTS.md)")
 
     question = "4. Problems with answers to measure on? A .jsonl, a benchmark (gsm8k), reasoning_gym:NAME or none"
     task, prompts = ask("Problems", question, given.tasks, "none", find_problems)
@@ -185,13 +187,15 @@ def _ask(
     """Check the given answer, the suggested one with `yes`, or what is asked for until it can be used."""
     answer = suggested if given is None and yes else given
     if answer is not None:
-        return check(answer)
+        with waiting(f"looking at {brief(answer)}"):
+            return check(answer)
     if yes:
         raise UserError(f"{name.lower()}: there is nothing to suggest in this folder; give --{name.lower()}")
 
     def checked(answer: str) -> _T:
         try:
-            return check(answer.strip())
+            with waiting(f"looking at {brief(answer)}"):
+                return check(answer.strip())
         except UserError as e:
             raise typer.BadParameter(visible(str(e))) from None
 
@@ -253,7 +257,7 @@ def _pace(machine: Machine, parameters: float | None) -> str:
     """Say how long a round takes here with as many questions as the study used; nothing of a model of unknown size."""
     if parameters is None:
         return ""
-    return f"   (about {_duration(_seconds(machine, parameters) / 2 * _STUDY)} a round of {_STUDY} questions here)"
+    return f"\n      (about {_duration(_seconds(machine, parameters) / 2 * _STUDY)} a round of {_STUDY} questions here)"
 
 
 def _duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,9 @@ class History:
             NoPairError: there is none before it.
         """
         if not self.reports:
-            raise why
+            out = self.session.job.recipe.out
+            again = f"another recipe needs another `out`; --reuse {shlex.quote(out)} takes there what stays the same"
+            raise NoPairError(f"{why}; {again}")
         self.decision = replace(self.decision, stop=str(why))
 
     def add_base(self, found: Evaluation) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -31,10 +31,11 @@ ScoresOfSeed = dict[str, float]
 class Row(msgspec.Struct, frozen=True):
     """A round of an arm on a task; or on all of them, each weighing alike (`task` is ALL_TASKS then).
 
-    An arm is all runs whose recipes differ in nothing but the seed; `seeds` is their number, `seed_spread` the standard
-    deviation of their sampled gains (None for one seed). Differences are paired by problem, their intervals are over
-    problems and seeds, or over problems only. `to_first` sets the sampled accuracy beside that of the first arm's same
-    round, on the problems that both have: seed by seed where both have the same seeds, else as independent ones.
+    An arm is all runs whose recipes differ in nothing but the seed, one of each; `seeds` is their number, `seed_spread`
+    the standard deviation of their sampled gains (None for one seed). Differences are paired by problem, their
+    intervals are over problems and seeds, or over problems only. `to_first` sets the sampled accuracy beside that of
+    the first arm's same round, on the problems that both have: seed by seed where both have the same seeds, else as
+    independent ones.
     """
 
     task: str
@@ -184,13 +185,18 @@ def _difference(before: _Answers, after: _Answers) -> PooledDifference | None:
 
 
 def _arms(paths: Sequence[Path]) -> Iterator[_Arm]:
-    """Group runs by what recipes say beside the seed; an arm is read when its turn comes, and named after its first."""
-    by_recipe: dict[str, list[RunFolder]] = defaultdict(list)
+    """Group runs by what recipes say beside the seed; an arm is read when its turn comes, and named after its first.
+
+    A seed counts once in an arm: a run that is given twice, or its copy, is an arm of its own, and no second seed.
+    """
+    arms: dict[tuple[str, int], list[RunFolder]] = defaultdict(list)
+    times: Counter[tuple[str, str]] = Counter()
     for run in map(RunFolder, paths):
         run.require("seed")
-        common = {key: value for key, value in run.recipe.items() if key not in _SEED_KEYS}
-        by_recipe[json.dumps(common, sort_keys=True)].append(run)
-    return map(_arm, by_recipe.values())
+        common = json.dumps({k: v for k, v in run.recipe.items() if k not in _SEED_KEYS}, sort_keys=True)
+        times[seed := (common, json.dumps(run.recipe["seed"]))] += 1
+        arms[common, times[seed]].append(run)
+    return map(_arm, arms.values())
 
 
 def _arm(runs: list[RunFolder]) -> _Arm:
@@ -199,6 +205,9 @@ def _arm(runs: list[RunFolder]) -> _Arm:
     responses = [
         {here.number: here.responses for here in (run.base, *run.rounds) if here.done(Stage.EVALUATE)} for run in runs
     ]
-    if not all(of_seed.get(0) for of_seed in responses):
-        raise UserError(f"{name}: this run has measured no task; add some to `evaluate.tasks` of its recipe")
+    for run, of_seed in zip(runs, responses, strict=True):
+        if 0 in of_seed and not of_seed[0]:
+            raise UserError(f"{run.path}: this run has measured no task; add some to `evaluate.tasks` of its recipe")
+        if 0 not in of_seed or len(of_seed) == 1:
+            raise UserError(f"{run.path}: no round of it is measured yet; genius-lite status says where it stands")
     return _Arm(name, [run.recipe["seed"] for run in runs], responses, {run.best for run in runs})

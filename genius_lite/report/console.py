@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
@@ -16,6 +17,11 @@ _UNTOLD, _NARROWEST = 80, 20  # columns of a terminal that says 0; in fewer than
 def terminal(*, stderr: bool = False, **options: Any) -> Console:
     """Open a console that shows text as it is, on which none can send control codes or turn its direction."""
     return _Plain(stderr=stderr, markup=False, emoji=False, highlight=False, **options)
+
+
+def waiting(why: str) -> AbstractContextManager[object]:
+    """Say on a terminal what is waited for while the block lasts; nothing stays of it, and a pipe has none of it."""
+    return terminal(stderr=True).status(visible(why), spinner="line")  # which is in ASCII
 
 
 class _Plain(Console):

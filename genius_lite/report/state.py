@@ -82,7 +82,8 @@ class RunState(msgspec.Struct):
 
     Times are seconds of a clock that nobody sets, of use only to see how far apart they are. `forecast` has the seconds
     that each stage of a round is expected to take, as far as that is known; `run_left` is None until every stage is
-    forecast or measured. `ended` says why a run that is not finished ended.
+    forecast or measured. `ended` says why a run that is not finished ended, `stuck` that the same
+    command would end likewise.
     """
 
     out: str = ""
@@ -108,6 +109,7 @@ class RunState(msgspec.Struct):
     best: int | None = None
     stopping: bool = False
     ended: str | None = None
+    stuck: bool = False
 
     @property
     def stages(self) -> tuple[Stage, ...]:

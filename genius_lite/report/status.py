@@ -51,7 +51,7 @@ class Status(msgspec.Struct, frozen=True):
         """Make a dict for JSON: the board's parts stand beside the state, and of the values their number and mean."""
         found = msgspec.to_builtins(self)
         board, shown = found.pop("board"), self.board.values
-        del board["values"], board["ended"]
+        del board["values"], board["ended"], board["stuck"]
         return found | board | {"values": shown.count, "mean_value": shown.mean if shown.count else None}
 
 
@@ -88,6 +88,8 @@ def look(path: Path) -> Status:
     if going_on:
         return Status("running", "it stops soon" if board.stopping else "it goes on", exported, board, damaged)
     why = board.ended or "its process is gone"
+    if board.stuck:
+        return Status("interrupted", why, exported, board, damaged)
     # Without it the command would begin anew where the folder lay then; of two the last one counts.
     here_now = f" --out {shlex.quote(str(path))}" if moved else ""
     how = f": {board.command}{here_now}" if _is_ours(board.command) else ""

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from genius_lite.errors import Stopped
+from genius_lite.errors import NoPairError, Stopped, UserError
 from genius_lite.hardware import memory_held
 from genius_lite.progress import Advance, Progress, Stage
 from genius_lite.records import Rollout
@@ -83,7 +83,7 @@ class TerminalProgress(Progress):
             try:
                 yield
             except BaseException as e:
-                self.board.ended = _reason(e)
+                self.board.ended, self.board.stuck = _reason(e), isinstance(e, NoPairError)
                 raise
             finally:
                 over.set()
@@ -210,4 +210,5 @@ def _reason(error: BaseException) -> str:
     """Say in one line why a run ended."""
     if isinstance(error, (Stopped, KeyboardInterrupt)):
         return "stopped on request"
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    said = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return " ".join(said.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,17 @@ def test_without_ollama_the_command_to_type_is_told(project, tmp_path):
     done = genius(*arguments, cwd=project, env=env)
     assert done.returncode == 2
     assert "write a folder with --to, and where it is, type: ollama create tiny -f FOLDER/Modelfile\n" in done.stderr
+
+
+def test_an_export_that_holds_nothing_learned_says_so(project, tmp_path):
+    run = shutil.copytree(project / "runs" / "r", tmp_path / "r")
+    (run / "best.json").write_text('{"round": 0, "stopped": null}')
+    said = [
+        genius("export", run, "--to", tmp_path / n, *more, cwd=project).stderr
+        for n, more in (("a", ()), ("b", ("--round", 0)))
+    ]
+    assert "the best round is the base model itself; nothing that was learned is in it" in said[0]
+    assert "the best round" not in said[1], "that was asked for"
 
 
 def test_the_hub_reads_what_was_measured(project):

@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from huggingface_hub import constants
@@ -182,6 +183,19 @@ def test_what_is_private_is_not_given_away(at_home, tmp_path, name, text, found)
     with pytest.raises(UserError, match=f"^{name} has .*{found}.*nothing is uploaded") as e:
         refuse_private(at_home, tmp_path / "run", REPOSITORY)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("form", [str, lambda path: json.dumps(path)[1:-1], lambda path: quote(path)])
+def test_a_path_is_found_where_its_first_folders_have_spaces_or_umlauts(at_home, tmp_path, monkeypatch, form):
+    folders = {"/": ["homes of all", "usr"], "/homes of all": ["jürgen", "jürgen lee"]}
+    monkeypatch.setattr("genius_lite.export.private._names", lambda folder: folders.get(folder, []))
+    for private in ("/homes of all/jürgen lee/x.txt", "/homes of all/jürgen/x", "/homes of all/jürgen."):
+        (at_home / "README.md").write_text(f"What is in {form(private)}?")
+        with pytest.raises(UserError, match=r"README\.md has .*/homes of all/jürgen.*a path of this machine"):
+            refuse_private(at_home, tmp_path / "run", REPOSITORY)
+    for public in ("/usr/lib x/y", "/homes of all/.", "https://a.b/homes of all/jürgen/x", "5 /homes of everybody/x"):
+        (at_home / "README.md").write_text(public)
+        refuse_private(at_home, tmp_path / "run", REPOSITORY)
 
 
 def test_metadata_is_looked_through_and_tensors_are_not(at_home, tmp_path):

@@ -209,6 +209,13 @@ def test_a_later_round_without_a_pair_ends_the_run_with_what_was_made_before(tmp
     assert look(made.folder).state == "finished"
 
 
+def test_a_first_round_without_a_pair_says_how_to_go_on_with_what_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("genius_lite.pipeline.stages.draw_pairs", lambda *_: iter(()))
+    with pytest.raises(UserError, match=r"no pair to learn from.*another `out`; --reuse .*run takes there") as e:
+        done(tmp_path, Quantize(), rounds=1)
+    assert look(tmp_path / "run").meaning == str(e.value)
+
+
 def test_questions_with_numbers_for_answers_vote_by_the_numbers_that_they_come_to(tmp_path):
     made = done(tmp_path, Quantize(), rounds=1)
     said = [

@@ -64,6 +64,17 @@ def test_seeds_are_pooled_and_arms_set_beside_the_first(tmp_path):
     assert random.to_first.over_seeds is not None, "the first arm's seeds are drawn, too"
 
 
+def test_a_run_given_twice_or_its_copy_is_no_second_seed(tmp_path):
+    rounds = [sums(0, 0, 1, 0), sums(1, 0, 1, 0)]
+    one, two = make_run(tmp_path / "a", 0, rounds), make_run(tmp_path / "b", 1, rounds)
+    copied = make_run(tmp_path / "copy", 0, rounds)
+    (alone,) = compare_runs([one])
+    first, again = compare_runs([one, one])
+    assert first == alone
+    assert (again.seeds, again.to_first.estimate, again.sampled_gain) == (1, 0, alone.sampled_gain)
+    assert [(row.arm, row.seeds) for row in compare_runs([one, copied, two])] == [("a", 2), ("copy", 1)]
+
+
 def test_arms_of_the_same_seeds_are_paired_by_seed_in_whatever_order_they_are_named(tmp_path):
     rng = np.random.default_rng(0)
     base = sums(*[0.0] * 30)
@@ -119,6 +130,14 @@ def test_both_parts_of_the_error_are_shown_and_fit_into_80_columns(tmp_path):
     assert "over problems" in printed([second]).split("Gains")[0]
     as_json = msgspec.to_builtins(rows)
     assert set(as_json[0]["sampled_gain"]) == {"estimate", "low", "high", "over_problems", "over_seeds"}
+
+
+def test_a_run_without_a_measured_round_is_named_and_not_left_out(tmp_path):
+    done = make_run(tmp_path / "a", 0, [sums(0, 1), sums(1, 1)])
+    for name, seed, loss, rounds in (("b", 1, "aco", [sums(0, 1)]), ("c", 0, "dpo", []), ("d", 2, "dpo", [sums(0, 1)])):
+        other = make_run(tmp_path / name, seed, rounds, loss)
+        with pytest.raises(UserError, match=f"{name}: no round of it is measured yet"):
+            compare_runs([done, other])
 
 
 def test_what_cannot_be_compared_is_named(tmp_path):

@@ -120,6 +120,9 @@ def test_it_goes_on_where_its_process_lives_and_holds_the_lock(folder):
     found = look(folder)
     assert found.meaning == "stopped on request; the same command goes on from here: genius-lite run r.yaml"
     assert json.loads(json.dumps(found.as_dict()))["state"] == "interrupted"
+    _leave_board(folder, ended="no pair", stuck=True, command="genius-lite run r.yaml", out=str(folder))
+    assert look(folder).meaning == "no pair", "the same command would end likewise"
+    _leave_board(folder, ended="stopped on request", command="genius-lite run r.yaml", out=str(folder))
     moved = folder.rename(folder.with_name("the moved"))  # the command alone would begin a run where it was
     assert look(moved).meaning.endswith(f"from here: genius-lite run r.yaml --out '{moved}'")
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from genius_lite.errors import Stopped
+from genius_lite.errors import NoPairError, Stopped
 from genius_lite.progress import Stage
 from genius_lite.report import state as board_module
 from genius_lite.report import terminal as progress_module
+from genius_lite.report.console import waiting
 from genius_lite.report.status import read_state
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.view import is_lively
@@ -96,10 +97,29 @@ def test_the_board_is_kept_while_a_run_goes_on_and_says_why_it_ended(tmp_path, c
     assert threading.active_count() == threads
 
 
+def test_what_is_waited_for_is_said_on_a_terminal_alone_and_goes(capsys, monkeypatch):
+    with waiting("reading"):
+        pass
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with waiting("reading\x1b[2J"):
+        pass
+    out, err = capsys.readouterr()
+    assert (out, "reading\\x1b[2J" in err, err.endswith("\x1b[2K")) == ("", True, True)
+
+
 def test_a_fault_is_named(tmp_path):
     with pytest.raises(ValueError), TerminalProgress(_console()).showing(tmp_path, "m.gguf", 4, 2, {}):
         raise ValueError("two\nlines")
     assert json.loads((tmp_path / "progress.json").read_text())["ended"] == "ValueError: two lines"
+
+
+def test_of_what_the_user_can_mend_the_line_is_enough(tmp_path):
+    with pytest.raises(NoPairError), TerminalProgress(_console()).showing(tmp_path, "m.gguf", 4, 2, {}):
+        raise NoPairError("no pair to learn from")
+    left = read_state(tmp_path)
+    assert left and (left.ended, left.stuck) == ("no pair to learn from", True)
 
 
 def test_a_full_disk_or_a_lost_folder_does_not_end_the_run(tmp_path):
