@@ -120,7 +120,7 @@ def _read_not_mapped() -> Iterator[None]:
     Elsewhere it maps the file. What was copied from it, to another type, stays in memory beside the copies until the
     last one is made: all weights twice. It opens checkpoints nowhere else, so that all families load as ever.
     """
-    before = modeling_utils.safe_open
+    before = modeling_utils.safe_open  # pyright: ignore[reportPrivateImportUsage]
 
     def read(file: Any, **options: Any) -> Any:
         return before(file, **{**options, "backend": "pread"})
@@ -129,7 +129,7 @@ def _read_not_mapped() -> Iterator[None]:
     try:
         yield
     finally:
-        modeling_utils.safe_open = before
+        modeling_utils.safe_open = before  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _choose_table(config: Any, room: int) -> None:
