@@ -144,7 +144,7 @@ def test_what_cannot_be_compared_is_named(tmp_path):
     with pytest.raises(UserError, match="is no run folder"):
         compare_runs([tmp_path])
     with pytest.raises(UserError, match="has measured no task"):
-        compare_runs([make_run(tmp_path / "empty", 0, [])])
+        compare_runs([make_run(tmp_path / "empty", 0, [{}, {}])])
 
 
 def test_problems_that_only_choose_are_not_compared(tmp_path):
