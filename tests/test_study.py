@@ -66,3 +66,7 @@ def test_a_mean_over_seeds_has_students_interval(monkeypatch):
     # 4.303 is Student's quantile of two degrees of freedom: 4.303 * 0.1 / sqrt(3) is 0.248
     assert sampled == "round 1, sampled: +20.0 [-4.8, +44.8] points; clear of zero in 2 of 3, below it in 0"
     assert greedy == sampled.replace("sampled", "greedy")
+    better = [
+        {**row, **{kind: {"tuned": row[kind]["tuned"] + row["seed"] / 10} for kind in seeds.KINDS}} for row in rows
+    ]
+    assert [*seeds.differences(better, rows)] == [f"{kind}: +10.0 [-14.8, +34.8] points" for kind in seeds.KINDS]

@@ -1,7 +1,8 @@
 """The quickstart from several seeds: other questions, other problems and another run each time.
 
     python recipes/study/quickstart_seeds.py runs/seeds --seeds 10
-    python recipes/study/quickstart_seeds.py runs/random --name random --set pairs.choose=random --reuse runs/seeds
+    python recipes/study/quickstart_seeds.py runs/random --name random --set pairs.choose=random --reuse runs/seeds \
+        --below seeds
     python recipes/study/quickstart_seeds.py runs/rounds --name rounds --seeds 2 --questions 76 \\
         --set rounds=6 --set round_queries=12 --set evaluate.rollback=false
 
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=40, help="to learn from")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="what a control replaces")
     parser.add_argument("--reuse", type=Path, help="another folder, whose rollouts are taken where they are the same")
+    parser.add_argument("--below", metavar="NAME", help="of other results, which are told against these seed by seed")
     a = parser.parse_args()
     for seed in a.only or range(a.seeds):
         reused = a.reuse and a.reuse / f"seed-{seed}" / "run"
@@ -54,6 +56,9 @@ def main() -> None:
         found = {"recipe": "quickstart.yaml", "settings": a.set, "seeds": rows}
         (RESULTS / f"quickstart-{a.name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print("\n".join(table(rows)))
+        if a.below:
+            others = json.loads((RESULTS / f"quickstart-{a.below}.json").read_text(encoding="utf-8"))["seeds"]
+            print("\n".join(f"{a.below} above {a.name}, {line}" for line in differences(others, rows)))
 
 
 def run(folder: Path, seed: int, questions: int, settings: Sequence[str] = (), reuse: Path | None = None) -> None:
@@ -127,6 +132,13 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
             better, worse = sum(gain["low"] > 0 for gain in gains), sum(gain["high"] < 0 for gain in gains)
             clear = f"clear of zero in {better} of {len(gains)}, below it in {worse}"
             yield f"round {number}, {kind}: {_over_seeds([gain['estimate'] for gain in gains])}; {clear}"
+
+
+def differences(above: list[dict[str, Any]], below: list[dict[str, Any]]) -> Iterator[str]:
+    """Write by how much tuned models answer better than those of other results, paired by seed and round."""
+    for kind in KINDS:
+        gains = [one[kind]["tuned"] - other[kind]["tuned"] for one, other in zip(above, below, strict=True)]
+        yield f"{kind}: {_over_seeds(gains)}"
 
 
 def _over_seeds(gains: list[float]) -> str:
