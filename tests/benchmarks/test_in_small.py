@@ -71,9 +71,9 @@ def test_the_learner_by_itself(finished):
 
 
 def test_many_questions_train_in_the_memory_of_few():
-    sizes = benchmark("training_memory", "--questions", 10, 120)
+    sizes = benchmark("training_memory", "--questions", 10, 80)
     few, many = json.loads(sizes.splitlines()[-1])["questions"].values()
-    assert few["updates"] == 1 and many["updates"] == 15
+    assert few["updates"] == 1 and many["updates"] == 10
     assert many["peak_mb"] < 1.05 * few["peak_mb"]
 
 
