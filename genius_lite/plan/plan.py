@@ -101,7 +101,7 @@ def plan(job: Job, progress: Progress, *, rehearsal: bool = True, temporary: boo
     machine, own = Machine.here(out), same_run(out, identity)
     known = _known(job, identity, machine, engine)
     begun = (Stage.ROLLOUTS, 1) in known.history.done or 1 in known.history.searched
-    unknown = (own or temporary) and not begun and (known.rates is None or known.rates.disturbed)
+    unknown = (own or temporary) and not begun and (known.rates is None or known.rates.disturbed > 0)
     if engine and unknown and not shortfalls(job, known.sizes, machine, known.history):
         with _folder(out, identity, temporary) as run:
             rates = rehearse(job, run, engine, progress)
@@ -161,7 +161,7 @@ def _assembled(known: Known, machine: Machine, notes: list[str]) -> Plan:
     times = [stage.seconds for stage in ahead if stage.seconds is not None]
     seconds = sum(times) if len(times) == len(ahead) else None
     spread = (_UNSURE**2 + (known.lengths.error**2 if not history.tokens else 0.0)) ** 0.5
-    others = rates.others if rates else 0.0
+    others, beside = (rates.others, 1 - rates.disturbed) if rates else (0.0, 1.0)
     return Plan(
         out=job.recipe.out,
         model=job.source.path.name,
@@ -181,8 +181,8 @@ def _assembled(known: Known, machine: Machine, notes: list[str]) -> Plan:
         advice=advice(lacks, change) if lacks else "",
         tokens=sum(stage.tokens for stage in ahead if stage.stage == Stage.ROLLOUTS),
         seconds=seconds,
-        low=None if seconds is None else seconds * (1 - spread) * (1 - others if others > _BUSY else 1),
-        high=None if seconds is None else seconds * (1 + spread),
+        low=None if seconds is None else seconds * (1 - spread) * ((1 - others) / beside if others > _BUSY else 1),
+        high=None if seconds is None else seconds * (1 + spread) / beside,
         others=others,
         response_tokens=known.lengths.mean,
         responses_from=known.lengths.source,
@@ -196,9 +196,12 @@ def _notes(known: Known) -> Iterator[str]:
     if warning := known.lengths.cut_off(recipe.foresight):
         yield f"{warning}."
     if rates and rates.others > _BUSY:
+        shortened = (
+            f"Times are shortened by {rates.disturbed:.0%} for it, which is a guess. " if rates.disturbed else ""
+        )
         yield (
-            f"Other programs took {rates.others:.0%} of the processor during the rehearsal. A quiet machine takes "
-            f"up to {rates.others:.0%} less than was measured; plan again on one."
+            f"Other programs took {rates.others:.0%} of the processor during the rehearsal. {shortened}A quiet machine "
+            f"takes up to {rates.others:.0%} less than was measured; plan again on one."
         )
     if rates and remote(recipe.sampler):
         yield "Rollouts are timed as if this machine sampled them."

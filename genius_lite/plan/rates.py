@@ -64,9 +64,12 @@ class Rates(msgspec.Struct, frozen=True):
     answers: Lengths
 
     @property
-    def disturbed(self) -> bool:
-        """Say whether other programs slowed the rehearsal down: they took more of the cores than it leaves idle."""
-        return self.others > _IDLE
+    def disturbed(self) -> float:
+        """Estimate the share of the rehearsal that was lost to other programs: a third of the cores was free for them.
+
+        The import and loading are done on one core, so that quiet rehearsals leave so much idle.
+        """
+        return max(0.0, 1 - (1 - self.others) / (1 - _IDLE))
 
     @staticmethod
     def read(out: Path) -> Rates | None:

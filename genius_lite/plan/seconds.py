@@ -40,12 +40,13 @@ class Known:
 def stage_cost(known: Known, stage: str, number: int) -> tuple[float | None, float]:
     """Estimate the seconds of a stage of a round, None where nothing tells them, and its tokens.
 
-    Of rollouts that an earlier process began, what is left of them.
+    Of rollouts that an earlier process began, what is left of them. Other programs' share is taken off rehearsed times.
     """
     history, left = known.history, 1.0
     seconds, tokens = None, known.sizes.work.rollouts.sampled if stage == Stage.ROLLOUTS else 0.0
     if known.rates:
         seconds, tokens = _rehearsed(known, known.rates, stage, number)
+        seconds *= 1 - known.rates.disturbed
     if stage == Stage.ROLLOUTS:
         left -= history.searched.get(number, 0) / len(known.job.searched(number))
         tokens = sum(history.tokens) / len(history.tokens) if history.tokens else tokens

@@ -167,11 +167,14 @@ def test_what_the_base_model_answered_in_an_earlier_run_is_not_asked_again(known
     assert stage_cost(again, "base model", 0)[0] == pytest.approx(seconds)
 
 
-def test_a_rehearsal_beside_other_programs_is_told_and_nothing_is_made_up(known):
-    # A third of the cores would have been idle.
-    assert [msgspec.structs.replace(RATES, others=others).disturbed for others in (0.3, 0.5)] == [False, True]
+def test_other_programs_are_taken_off_and_nothing_is_made_up(known):
+    disturbed = replace(known, rates=msgspec.structs.replace(RATES, others=0.5))
+    # Half of the cores, where a third would have been idle: three quarters of the time were its own.
+    assert stage_cost(disturbed, "import", 0)[0] == pytest.approx(0.75 * 9)
+    hardly = replace(known, rates=msgspec.structs.replace(RATES, others=0.3))
+    assert stage_cost(hardly, "import", 0)[0] == 9.0
     # What a round took is what it took.
-    earlier = replace(known, history=History(seconds={"train": [100.0, 120.0]}))
+    earlier = replace(disturbed, history=History(seconds={"train": [100.0, 120.0]}))
     assert stage_cost(earlier, "train", 3)[0] == 110
     assert stage_cost(replace(known, rates=None), "train", 1) == (None, 0.0)
     assert stage_cost(replace(known, rates=None), "rollouts", 1) == (None, 1000)
