@@ -62,7 +62,8 @@ class _Wanted:
         Args:
             words: whether the text lists a language's words.
         """
-        return self._in_plain_text(text, words) or self._in_plain_text(unquote(_ESCAPED.sub(_unescaped, text)), words)
+        plain = unquote(_ESCAPED.sub(_unescaped, text))
+        return self._in_plain_text(text, words) or (self._in_plain_text(plain, words) if plain != text else None)
 
     def _in_plain_text(self, text: str, words: bool) -> str | None:
         if _KEY.search(text):
