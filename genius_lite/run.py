@@ -121,12 +121,13 @@ def open_run(
     Raises:
         UserError: as `run`.
     """
+    progress, stop = progress or TerminalProgress(Console(quiet=True)), stop or Stop()
+    progress.say("reading the model and the questions")
     job = prepare(recipe)
     identity = job.identity()
     drop_rehearsal(Path(recipe.out), identity)
     if not force:
         require_room(job, identity, reuse)
-    progress, stop = progress or TerminalProgress(Console(quiet=True)), stop or Stop()
     out = Path(recipe.out)
     with (
         open_folder(out, identity) as folder,

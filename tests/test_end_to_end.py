@@ -43,6 +43,7 @@ def test_smollm2_trains_itself_and_answers(smollm2, tmp_path):
     assert (made.type, made.keeps) == ("Q4_1", True), "the types of the model, that keep a small update too"
     assert made.kept == pytest.approx(1, abs=0.05)
     assert not (tmp_path / "run" / "rounded" / "base.gguf").exists(), "the model's own file is the base"
+    assert shown.getvalue().startswith("reading the model and the questions\n"), "what takes longest before any figure"
     assert "Tuned model:" in shown.getvalue()
     for line in (tmp_path / "run" / "round-1" / "pairs.jsonl").read_text().splitlines():
         pair = json.loads(line)

@@ -47,6 +47,7 @@ ARMS: dict[str, tuple[float, dict[str, Any]]] = {
     "I": (1, {**_TOLD, "foresight.steps": 0, "pairs.choose": "random", "foresight.top_p": 0.9}),
     "R": (_FEW, {"pairs.choose": "random"}),
     "V": (1, {**_VOTE, **_AMONG, **_TOLD}),
+    "V3": (1, {**_VOTE, **_AMONG, **_TOLD, "rounds": 3, "round_queries": 1 / 3}),
     "W": (1, {**_AMONG, **_TOLD, "pairs.choose": "random"}),
     "S": (1, {**_SCPO, "pairs.choose": "random", "pairs.weigh": "equally"}),
 }
