@@ -69,4 +69,24 @@ def test_a_mean_over_seeds_has_students_interval(monkeypatch):
     better = [
         {**row, **{kind: {"tuned": row[kind]["tuned"] + row["seed"] / 10} for kind in seeds.KINDS}} for row in rows
     ]
-    assert [*seeds.differences(better, rows)] == [f"{kind}: +10.0 [-14.8, +34.8] points" for kind in seeds.KINDS]
+    found = [*seeds.differences(better, rows)]
+    assert found == [f"round 1, {kind}: +10.0 [-14.8, +34.8] points" for kind in seeds.KINDS]
+
+
+def test_a_signal_that_falls_before_each_fall_is_named(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "recipes" / "study")
+    seeds = importlib.import_module("quickstart_seeds")
+    accuracies = [[0.2, 0.4, 0.5, 0.45], [0.2, 0.35, 0.3, 0.1], [0.2, 0.5, 0.4, 0.45]]
+    rows = [
+        {
+            "seed": seed,
+            "round": number,
+            **{kind: {"tuned": accuracy} for kind in seeds.KINDS},
+            # What comes next, and of the last round nothing that could be told.
+            "signals": {**dict.fromkeys(seeds.SIGNALS, 0.5), "agreement": (following - accuracy), "kl": None},
+        }
+        for seed, rounds in enumerate(accuracies)
+        for number, (accuracy, following) in enumerate(zip(rounds, [*rounds[1:], 9.0], strict=True), 1)
+    ]
+    assert [*seeds.foreseen(rows)] == ["agreement and the next round's change: +1.00 over 9 rounds"]
+    assert [*seeds.foreseen(rows[:8])] == [], "of six rounds nothing is said"

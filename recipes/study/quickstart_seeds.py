@@ -1,9 +1,9 @@
 """The quickstart from several seeds: other questions, other problems and another run each time.
 
     python recipes/study/quickstart_seeds.py runs/seeds --seeds 10
-    python recipes/study/quickstart_seeds.py runs/random --name random --set pairs.choose=random --reuse runs/seeds \
-        --below seeds
-    python recipes/study/quickstart_seeds.py runs/rounds --name rounds --seeds 2 --questions 76 \\
+    python recipes/study/quickstart_seeds.py runs/random --name random --set pairs.choose=random --reuse runs/seeds \\
+        --beside seeds
+    python recipes/study/quickstart_seeds.py runs/rounds --name rounds --seeds 3 --questions 76 \\
         --set rounds=6 --set round_queries=12 --set evaluate.rollback=false
 
 Each seed has a folder: its files (`quickstart.py`), the recipe and the run, which the same command goes on with. Writes
@@ -23,6 +23,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import msgspec
+from scipy.stats import spearmanr
 
 from genius_lite.cli.runs import HALTED
 from genius_lite.evaluate.statistics import student_quantile
@@ -35,6 +36,7 @@ RECIPES = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 KINDS = ("sampled", "greedy")
 SIGNALS = ("agreement", "entropy", "length", "ended", "kl")
+_LEAST = 8  # rounds that another follows, of which a rank correlation says something
 
 
 def main() -> None:
@@ -46,7 +48,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=40, help="to learn from")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="what a control replaces")
     parser.add_argument("--reuse", type=Path, help="another folder, whose rollouts are taken where they are the same")
-    parser.add_argument("--below", metavar="NAME", help="of other results, which are told against these seed by seed")
+    parser.add_argument("--beside", metavar="NAME", help="of other results, against which these are told seed by seed")
     a = parser.parse_args()
     for seed in a.only or range(a.seeds):
         reused = a.reuse and a.reuse / f"seed-{seed}" / "run"
@@ -56,9 +58,10 @@ def main() -> None:
         found = {"recipe": "quickstart.yaml", "settings": a.set, "seeds": rows}
         (RESULTS / f"quickstart-{a.name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print("\n".join(table(rows)))
-        if a.below:
-            others = json.loads((RESULTS / f"quickstart-{a.below}.json").read_text(encoding="utf-8"))["seeds"]
-            print("\n".join(f"{a.below} above {a.name}, {line}" for line in differences(others, rows)))
+        print("\n".join(foreseen(rows)))
+        if a.beside:
+            others = json.loads((RESULTS / f"quickstart-{a.beside}.json").read_text(encoding="utf-8"))["seeds"]
+            print("\n".join(f"{a.name} less {a.beside}, {line}" for line in differences(rows, others)))
 
 
 def run(folder: Path, seed: int, questions: int, settings: Sequence[str] = (), reuse: Path | None = None) -> None:
@@ -134,11 +137,34 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
             yield f"round {number}, {kind}: {_over_seeds([gain['estimate'] for gain in gains])}; {clear}"
 
 
-def differences(above: list[dict[str, Any]], below: list[dict[str, Any]]) -> Iterator[str]:
-    """Write by how much tuned models answer better than those of other results, paired by seed and round."""
-    for kind in KINDS:
-        gains = [one[kind]["tuned"] - other[kind]["tuned"] for one, other in zip(above, below, strict=True)]
-        yield f"{kind}: {_over_seeds(gains)}"
+def differences(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> Iterator[str]:
+    """Write by how much tuned models answer better than the last ones of other results, paired by seed."""
+    last = {row["seed"]: row for row in others}
+    for number in sorted({row["round"] for row in rows}):
+        these = [row for row in rows if row["round"] == number and row["seed"] in last]
+        for kind in KINDS:
+            gains = [row[kind]["tuned"] - last[row["seed"]][kind]["tuned"] for row in these]
+            yield f"round {number}, {kind}: {_over_seeds(gains)}"
+
+
+def foreseen(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Write how each signal that needs no answers goes with what the next round brings.
+
+    That is Spearman's correlation of the signal with the change of accuracy (mean of greedy and sampled) from its
+    round to the next, over all rounds of all seeds that have a next one.
+    """
+    after = {(row["seed"], row["round"] - 1): row for row in rows}
+    followed = [(row, after[key]) for row in rows if (key := (row["seed"], row["round"])) in after]
+    if len(followed) < _LEAST:
+        return
+    changes = [fmean(then[kind]["tuned"] - now[kind]["tuned"] for kind in KINDS) for now, then in followed]
+    for name in SIGNALS:
+        told = [(now["signals"][name], change) for (now, _), change in zip(followed, changes, strict=True)]
+        told = [(signal, change) for signal, change in told if signal is not None]
+        values = [signal for signal, _ in told]
+        if len(told) >= _LEAST and min(values) < max(values):
+            found, _ = spearmanr(values, [change for _, change in told])
+            yield f"{name} and the next round's change: {found:+.2f} over {len(told)} rounds"
 
 
 def _over_seeds(gains: list[float]) -> str:
