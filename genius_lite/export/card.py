@@ -5,11 +5,11 @@ from __future__ import annotations
 import html
 import json
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from genius_lite import __version__
 from genius_lite.export.transformers import HubSource
-from genius_lite.recipe import Prefix
+from genius_lite.recipe import Loss, Prefix
 from genius_lite.report.columns import NOTE, SHORT
 from genius_lite.report.markdown import in_markdown
 from genius_lite.report.summary import WIDENED, cooling_lines
@@ -151,9 +151,9 @@ def _sampled(recipe: dict[str, Any]) -> str:
 
 def _learned(learner: dict[str, Any]) -> str:
     """Say by which loss; a stranger's recipe may have any text there."""
-    losses = {"aco": "with advantage-calibrated optimization"}
+    losses = {name: f"with the loss `{name}`, not the method's own" for name in get_args(Loss)}
+    losses["aco"] = "with advantage-calibrated optimization"
     losses["sft"] = "from the preferred responses alone (`sft`, which is not the method's own loss)"
-    losses |= {name: f"with the loss `{name}`, not the method's own" for name in ("dpo", "ipo", "simpo", "ropo")}
     loss, weight = losses.get(learner.get("loss", "aco"), "from them"), learner.get("sft_weight")
     return f"{loss}, with a term of SFT beside it" if weight and learner.get("loss") != "sft" else loss
 

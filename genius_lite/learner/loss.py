@@ -30,7 +30,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from genius_lite.learner.packing import Pack
-from genius_lite.recipe import Learner
+from genius_lite.recipe import Learner, Loss
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def sft(p: PairLogps, cfg: Learner) -> torch.Tensor:
     return -p.chosen_B / p.chosen_length_B
 
 
-LOSSES: dict[str, Callable[[PairLogps, Learner], torch.Tensor]] = {
+LOSSES: dict[Loss, Callable[[PairLogps, Learner], torch.Tensor]] = {
     "aco": aco,
     "dpo": dpo,
     "ipo": ipo,

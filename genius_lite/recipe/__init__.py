@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from genius_lite.recipe.benchmarks import BENCHMARKS, HARNESS, BenchmarkName, benchmark_named
 from genius_lite.recipe.evaluation import Check, CheckOptions, Evaluate, Guard, Limit, TaskSource, Tracking
-from genius_lite.recipe.learning import Learner, Pairs, Quantize
+from genius_lite.recipe.learning import Learner, Loss, Pairs, Quantize
 from genius_lite.recipe.sampling import (
     STDIN,
     AnswerKind,
@@ -40,7 +40,7 @@ from genius_lite.recipe.types import (
 
 __all__ = [
     "BENCHMARKS", "HARNESS", "STDIN", "AnswerKind", "Auto", "BenchmarkName", "Check", "CheckOptions", "Evaluate",
-    "Foresight", "Guard", "KVType", "Learner", "Limit", "Model", "Pairs", "Prefix", "QuantType", "Quantize",
+    "Foresight", "Guard", "KVType", "Learner", "Limit", "Loss", "Model", "Pairs", "Prefix", "QuantType", "Quantize",
     "Queries", "Recipe", "Sampler", "Server", "TargetType", "TaskSource", "Tracking", "answer_tokens",
     "benchmark_named", "columns_of", "quant_type",
 ]  # fmt: skip

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from genius_lite.recipe.types import AboveZero, Auto, NotNegative, Positive, Section, Share, TargetType, Text, key
 
 _GAP = 0.05  # nats per token
+Loss = Literal["aco", "dpo", "ipo", "simpo", "ropo", "sft"]
+"""What a pair is learned with; `learner.loss` has the equations."""
 
 
 class Pairs(Section):
@@ -72,9 +74,7 @@ class Pairs(Section):
 class Learner(Section):
     """The adapter and how it is trained."""
 
-    loss: Literal["aco", "dpo", "ipo", "simpo", "ropo", "sft"] = key(
-        "aco", "aco is the method, Eq. 10 to 12; the others are for comparison"
-    )
+    loss: Loss = key("aco", "aco is the method, Eq. 10 to 12; the others are for comparison")
     beta: AboveZero | Auto = key(
         "auto",
         "How strongly a pair pulls away from the reference: the factor of z in Eq. 10, and the tau of ipo; auto: 0.1 "

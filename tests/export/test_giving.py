@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from genius_lite.export.bundle import RunRound
 from genius_lite.export.card import eval_results, model_card
+from genius_lite.recipe import Loss
 from genius_lite.results.evaluation import Interval, TaskResult
 from tests.conftest import FORKED_HELPERS
 from tests.support.cli import RECIPE, genius
@@ -237,6 +239,7 @@ def test_a_card_of_another_file_than_the_measured_one_says_so(project, tmp_path)
         ({"loss": "aco"}, "learned with advantage-calibrated optimization. No"),
         ({"loss": "sft"}, "learned from the preferred responses alone (`sft`, which is not the method's own loss). No"),
         ({"loss": "dpo", "sft_weight": 1.0}, "learned with the loss `dpo`, not the method's own, with a term of SFT"),
+        *(({"loss": name}, f"learned with the loss `{name}`") for name in sorted({*get_args(Loss)} - {"aco", "sft"})),
         ({"loss": "<b>"}, "an adapter learned from them. No"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from genius_lite.learner.loss import LOSSES, PairLogps, aco, calibration_weight, dpo, ipo, pair_loss, ropo, sft, simpo
-from genius_lite.recipe import Learner
+from genius_lite.recipe import Learner, Loss
 
 F64 = torch.float64
 # One pair: log pi(w) = -10, ref -12, log pi(l) = -20, ref -19: gains +2 and -1; 5 and 8 tokens.
@@ -164,4 +164,4 @@ def test_a_vote_weighs_the_whole_loss():
 
 
 def test_the_losses_are_those_that_a_recipe_may_name():
-    assert {*LOSSES} == {*get_args(Learner.model_fields["loss"].annotation)}
+    assert {*LOSSES} == {*get_args(Loss)}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from typing import get_args
 
 import msgspec
 import pytest
@@ -23,7 +24,7 @@ from genius_lite.learner.packing import by_query, rows, unshared_tokens
 from genius_lite.learner.scores import clustered_error
 from genius_lite.learner.targets import target_modules
 from genius_lite.learner.train import learning_rate
-from genius_lite.recipe import Learner
+from genius_lite.recipe import Learner, Loss
 from genius_lite.records import PreferencePair
 from tests.conftest import ONE_ARCHITECTURE
 from tests.support import warm
@@ -61,7 +62,7 @@ def test_gradients_in_bf16_are_those_in_fp32(tiny, tmp_path):
 
 
 @ONE_ARCHITECTURE
-@pytest.mark.parametrize("loss", ["aco", "dpo", "ipo", "simpo", "ropo", "sft"])
+@pytest.mark.parametrize("loss", get_args(Loss))
 def test_every_loss_trains(tiny, tmp_path, loss):
     report = train_tiny(tiny, tmp_path / "a", loss=loss, epochs=6, length_normalize=loss == "ipo", lr=3e-3)
     first, last = report.curve[0], report.curve[-1]
