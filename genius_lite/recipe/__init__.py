@@ -12,18 +12,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from genius_lite.recipe.benchmarks import BENCHMARKS, HARNESS, BenchmarkName, benchmark_named
 from genius_lite.recipe.evaluation import Check, CheckOptions, Evaluate, Guard, Limit, TaskSource, Tracking
 from genius_lite.recipe.learning import Learner, Loss, Pairs, Quantize
-from genius_lite.recipe.sampling import (
-    STDIN,
-    AnswerKind,
-    Foresight,
-    Model,
-    Prefix,
-    Queries,
-    Sampler,
-    Server,
-    columns_of,
-    sampler_section,
-)
+from genius_lite.recipe.sampler import Sampler, Server, sampler_section
+from genius_lite.recipe.sampling import STDIN, AnswerKind, Foresight, Model, Prefix, Queries, columns_of
 from genius_lite.recipe.types import (
     Auto,
     KVType,
