@@ -1,13 +1,12 @@
 """Who searches the queries of a round: this machine, or what the recipe names in its place.
 
-A further backend is a file of its own with a `Sampler`, and here a function that opens it and its key in `REMOTE`.
+A further backend is a file of its own with a `Sampler`, and here a function that opens it, and its key in `REMOTE`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from genius_lite.cluster.actor import HostSettings
 from genius_lite.cluster.ray import sample_on_cluster
@@ -17,7 +16,6 @@ from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.pipeline.server_check import open_checked_server
 from genius_lite.progress import Advance
-from genius_lite.recipe import Sampler as Section
 from genius_lite.records import FailedQuery, Query, Rollout
 from genius_lite.results.rounds import Stats
 from genius_lite.rundir.lines import RecordLog
@@ -45,8 +43,8 @@ async def search(
     """
     with Vocabulary.open(r.job.source.path) as vocabulary:
         s = Search(r, policy, queries, vocabulary, log, failures, advance)
-        named = remote(r.job.recipe.sampler)
-        return await (REMOTE[named] if named else _here)(s)
+        there = r.job.recipe.sampler.elsewhere
+        return await (REMOTE[there[0]] if there else _here)(s)
 
 
 @dataclass(frozen=True)
@@ -121,14 +119,4 @@ async def _on_cluster(s: Search) -> None:
 
 
 REMOTE: dict[str, Callable[[Search], Awaitable[Stats | None]]] = {"server": _on_server, "cluster": _on_cluster}
-"""Every backend but this machine, by the key of the recipe's `sampler` that asks for it when it is not its default."""
-
-
-def remote(cfg: Section) -> str | None:
-    """Return the key of `REMOTE` whose backend samples; None where this machine does."""
-    return next((key for key in REMOTE if getattr(cfg, key) != Section.model_fields[key].default), None)
-
-
-def local_settings() -> dict[str, Any]:
-    """Return the settings of a recipe with which this machine samples."""
-    return {f"sampler.{key}": Section.model_fields[key].default for key in REMOTE}
+"""Every backend but this machine, by the key of the recipe's `sampler` that names it (`Sampler.places`)."""

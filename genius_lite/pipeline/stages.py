@@ -18,7 +18,7 @@ from genius_lite.evaluate.checkers import submitted
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.foresight.pairs import draw_pairs, why_none
 from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
-from genius_lite.pipeline.backends import remote, search
+from genius_lite.pipeline.backends import search
 from genius_lite.pipeline.evaluation import cool, evaluate
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Policy, Round, Session, note_time, timed
@@ -103,7 +103,7 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
     trust_failures(r, failures.records)
     over = {*log.records.query_ids(), *failures.records.query_ids()}
     if missing := [q for q in queries if q.id not in over]:
-        if not remote(r.job.recipe.sampler):
+        if not r.job.recipe.sampler.elsewhere:
             policy = stand_in(r, policy, len(missing) / len(queries))
         r.progress.searched_before(log.records)
         start, before = time.monotonic(), len(log.records)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from genius_lite.machine.engine_settings import engine_settings
-from genius_lite.pipeline.backends import remote
 from genius_lite.pipeline.job import Job
 from genius_lite.plan.fit import Shortfall, shortfalls, sizes, stages_of
 from genius_lite.plan.history import History, drop_rehearsal, known_lengths, look_back, same_run
@@ -203,5 +202,5 @@ def _notes(known: Known) -> Iterator[str]:
             f"Other programs took {rates.others:.0%} of the processor during the rehearsal. {shortened}A quiet machine "
             f"takes up to {rates.others:.0%} less than was measured; plan again on one."
         )
-    if rates and remote(recipe.sampler):
+    if rates and recipe.sampler.elsewhere:
         yield "Rollouts are timed as if this machine sampled them."

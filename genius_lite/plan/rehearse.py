@@ -21,7 +21,6 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop
 from genius_lite.hardware import cores
 from genius_lite.machine.bench import file_speed
-from genius_lite.pipeline.backends import local_settings
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Round, Session
 from genius_lite.pipeline.stages import baseline, import_base, next_policy, pair, sample, train
@@ -32,6 +31,7 @@ from genius_lite.plan.rates import FOUND, PREFILL, Decode, Rates, decode_rates, 
 from genius_lite.plan.shape import Machine
 from genius_lite.plan.tokens import ANY_PAIRS, packed
 from genius_lite.progress import Advance, Progress, Stage
+from genius_lite.recipe import Sampler
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.tracking import tracked
 from genius_lite.rundir.disk import put, remove
@@ -163,7 +163,7 @@ def _small(job: Job, slots: int) -> Job:
         "quantize.check": "never",
         "evaluate": {"queries": 0},
         "tracking": {},
-        **local_settings(),
+        **{f"sampler.{key}": here for key, here in Sampler.places().items()},
     }
     recipe = with_settings(job.recipe, changes)
     return replace(job, recipe=recipe, queries=queries, held_out=frozenset(), watched=[], tasks=[])

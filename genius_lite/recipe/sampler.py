@@ -76,8 +76,21 @@ class Sampler(Section):
         "local",
         "Who samples rollouts. local: this machine; auto: the nodes of the Ray cluster that it belongs to; "
         "ray://HOST:PORT or HOST:PORT: those of another one",
+        elsewhere=True,
     )
-    server: Server | None = key(None, "A server that samples the rollouts instead of this machine; all else stays here")
+    server: Server | None = key(
+        None, "A server that samples the rollouts instead of this machine; all else stays here", elsewhere=True
+    )
+
+    @classmethod
+    def places(cls) -> dict[str, Any]:
+        """Return the keys that name another place to sample in, with the defaults by which it is this machine."""
+        return {name: field.default for name, field in cls.model_fields.items() if "elsewhere" in cls.extra(name)}
+
+    @property
+    def elsewhere(self) -> list[str]:
+        """The keys that name one here: one key, or none."""
+        return [name for name, here in self.places().items() if getattr(self, name) != here]
 
     @property
     def measured(self) -> bool:
@@ -88,8 +101,8 @@ class Sampler(Section):
     def _possible(self) -> Sampler:
         if not re.fullmatch(r"local|auto|(ray://)?([\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}", self.cluster):
             raise ValueError(f"cluster {self.cluster} is no address; write local, auto, ray://HOST:PORT or HOST:PORT")
-        if self.server and self.cluster != "local":
-            raise ValueError("server and sampler.cluster are two places to sample in; write one of the two")
+        if len(named := self.elsewhere) > 1:
+            raise ValueError(f"{named[1]} and sampler.{named[0]} are two places to sample in; write one of the two")
         if self.flash_attention is False and self.kv_type not in ("F32", "F16", "BF16"):
             raise ValueError(f"kv_type {self.kv_type} needs flash attention; take `flash_attention: false` out")
         slots = self.slots if self.slots != "auto" else 1

@@ -19,7 +19,7 @@ import msgspec
 from genius_lite.errors import UserError
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.hardware import learner_device
-from genius_lite.recipe import Prefix, Recipe
+from genius_lite.recipe import Prefix, Recipe, Sampler
 from genius_lite.report.columns import values
 from genius_lite.results.evaluation import Signals, TaskResult
 from genius_lite.results.rounds import RoundReport
@@ -28,7 +28,7 @@ from genius_lite.rundir.documents import read_json
 from genius_lite.rundir.folder import TRACKING, json_bytes
 
 _MARK_FILE = "tracking.json"
-_PLACES, _SOURCES = {"out", "server", "cluster"}, {"gguf", "weights", "source"}  # keys of the recipe
+_PLACES, _SOURCES = {"out", *Sampler.places()}, {"gguf", "weights", "source"}  # keys of the recipe
 _NOTHING_TOLD = {"update": 0, "round": -1}
 
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from rich.console import Console
 
 from genius_lite.pipeline import backends
-from genius_lite.pipeline.backends import Search, local_settings, remote
+from genius_lite.pipeline.backends import REMOTE, Search
 from genius_lite.pipeline.stages import sample
 from genius_lite.progress import Stage
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler, Server
@@ -54,6 +55,8 @@ def lent(monkeypatch) -> list[Wrapped]:
             return await s.sample_with(opened[-1], 2)
 
     monkeypatch.setitem(backends.REMOTE, "prefill_chunk", on_wrapped)
+    places = Sampler.places() | {"prefill_chunk": 128}
+    monkeypatch.setattr(Sampler, "places", lambda *_: places)
     return opened
 
 
@@ -79,8 +82,13 @@ def test_a_wrapped_sampler_tells_what_it_did_like_any_other(tiny_llama: Path, tm
 
 
 def test_plans_know_it_by_its_key(lent: list[Wrapped]):
-    assert remote(Sampler()) is None
-    assert remote(Sampler(prefill_chunk=64)) == "prefill_chunk"
-    assert remote(Sampler(cluster="auto")) == "cluster"
-    assert remote(Sampler(server=Server(url="http://h:1"))) == "server"
-    assert local_settings() == {"sampler.server": None, "sampler.cluster": "local", "sampler.prefill_chunk": 128}
+    assert Sampler().elsewhere == []
+    assert Sampler(prefill_chunk=64).elsewhere == ["prefill_chunk"]
+    assert Sampler(cluster="auto").elsewhere == ["cluster"]
+    assert Sampler(server=Server(url="http://h:1")).elsewhere == ["server"]
+    with pytest.raises(ValidationError, match=r"prefill_chunk and sampler\.cluster are two places to sample in"):
+        Sampler(cluster="auto", prefill_chunk=64)
+
+
+def test_every_place_to_sample_in_has_its_backend():
+    assert {*REMOTE} == {*Sampler.places()}

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from genius_lite.errors import UserError
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.pipeline.job import prepare
-from genius_lite.recipe import Model, Queries, Recipe, Tracking
+from genius_lite.recipe import Model, Queries, Recipe, Sampler, Tracking
 from genius_lite.recipe.reader import parse
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.tracking import require_trackers, tracked
@@ -113,6 +113,7 @@ def test_a_real_run_is_in_its_event_files_and_its_recipe_beside_them(tmp_path, t
     (config,) = (tmp_path / "run/tracking/genius-lite").glob("*/hparams.yml")
     assert "foresight.beams: 2" in config.read_text()
     assert str(tmp_path) not in config.read_text(), "what is told others names no place of this machine"
+    assert [place for place in Sampler.places() if f"sampler.{place}" in config.read_text()] == []
     before = json.loads((tmp_path / "run/tracking.json").read_text())
     assert run(recipe, TerminalProgress(Console(quiet=True))) == summary
     assert json.loads((tmp_path / "run/tracking.json").read_text()) == before
