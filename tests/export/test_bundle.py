@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import gguf
 import numpy as np
@@ -16,7 +17,8 @@ import pytest
 import torch
 
 from genius_lite.errors import UserError
-from genius_lite.export.bundle import RunRound, export
+from genius_lite.export import FormatName
+from genius_lite.export.bundle import FORMATS, RunRound, export
 from genius_lite.export.tokenizer import write_tokenizer
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
 from genius_lite.report.columns import SHORT
@@ -155,8 +157,12 @@ def test_the_lines_of_a_card_load_what_lies_beside_it(finished, tmp_path, monkey
     assert (loaded["whole"] - loaded["tiny"]).abs().max() > 0.2, "the adapter must matter"
 
 
+def test_the_formats_are_those_that_the_command_line_names():
+    assert [*FORMATS] == [*get_args(FormatName)]
+
+
 @pytest.mark.parametrize("finished", ["adapter"], indirect=True)
-@pytest.mark.parametrize("to_format", ["gguf", "ollama", "lora-gguf", "peft", "safetensors"])
+@pytest.mark.parametrize("to_format", FORMATS)
 def test_nothing_that_may_be_uploaded_has_a_path_of_the_user(finished, to_format, tmp_path):
     folder, _, _ = finished
     export(folder, 2, to_format, [], tmp_path / "out")

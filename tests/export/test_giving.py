@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from genius_lite.export.bundle import RunRound
+from genius_lite.export.bundle import FORMATS, RunRound
 from genius_lite.export.card import eval_results, model_card
 from genius_lite.recipe import Loss
 from genius_lite.results.evaluation import Interval, TaskResult
@@ -73,7 +73,7 @@ def test_a_run_goes_to_the_hub_from_a_process_of_its_own(project):
     assert made.files["tiny.genius-F16.gguf"] == next((project / "runs/r/export").glob("*.gguf")).read_bytes()
 
 
-@pytest.mark.parametrize("to_format", ["gguf", "ollama", "lora-gguf", "peft", "safetensors"])
+@pytest.mark.parametrize("to_format", FORMATS)
 def test_a_dry_run_lists_what_would_go_in_every_format(project, tmp_path, to_format):
     kept = tmp_path / to_format
     with Hub().listening() as hub:
