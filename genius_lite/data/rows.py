@@ -10,6 +10,7 @@ import io
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,10 +26,10 @@ from genius_lite.data.files import (
     files_of,
     lines_of,
     opened,
-    seekable,
     suffix_of,
 )
 from genius_lite.data.json_rows import json_rows
+from genius_lite.data.parquet import PARQUET, parquet_rows
 from genius_lite.data.tables import headers, table_rows, told_apart
 from genius_lite.errors import UserError
 from genius_lite.recipe import Prefix, Queries, TaskSource
@@ -36,10 +37,6 @@ from genius_lite.text import brief, first_line
 
 _MOST_ROWS = 20_000_000
 _EARLY = 1_000  # rows that cannot be used, after which a source is not read to its end if most are such
-_PARQUET = b"PAR1"
-_BATCH = 64  # rows of Parquet that are decoded together
-# A column's chunk of so many bytes, and so many times what it takes in the file, is a bomb: text packs to a tenth.
-_CHUNK, _PACKED = 64_000_000, 200
 
 T = TypeVar("T")
 
@@ -148,6 +145,19 @@ def _fits(wanted: Sequence[Columns], names: Sequence[str]) -> list[str]:
     return next((found for each in wanted if (found := each.among(names))), [])
 
 
+def _chosen(place: str, wanted: Sequence[Columns], names: list[str]) -> list[str]:
+    """Return the columns of these names that are read.
+
+    Raises:
+        UserError: they do not suffice.
+    """
+    told = told_apart(names)
+    columns = [name for name in _fits(wanted, told) if name in names]
+    if not columns:
+        raise UserError(f"{place}: {_missing(wanted, told)}")
+    return columns
+
+
 def read_rows(
     source: str, wanted: Sequence[Columns], hub: Queries | TaskSource | None = None, *, few: bool = False
 ) -> Iterator[Row]:
@@ -190,7 +200,8 @@ def _file_rows(path: Path, stream: io.BufferedReader, wanted: Sequence[Columns])
 
     kind = FORMATS.get(suffix_of(path)) or _kind(path, stream)
     if kind == "parquet":
-        yield from _parquet_rows(path, stream, wanted)
+        for number, row in parquet_rows(stream, path, partial(_chosen, str(path), wanted)):
+            yield Row(f"{path}, row {number}", row)
         return
     text = decoded(stream, newline=None if kind == "json" else "")
     rows: Numbered
@@ -209,7 +220,7 @@ def _file_rows(path: Path, stream: io.BufferedReader, wanted: Sequence[Columns])
 def _kind(path: Path, stream: io.BufferedReader) -> str:
     """Tell by its beginning what a file is whose name does not say it."""
     head = stream.peek(4)
-    if head.startswith(_PARQUET):
+    if head.startswith(PARQUET):
         return "parquet"
     if path.suffix:
         raise UserError(f"{path}: a file of questions is one of {SUFFIXES}")
@@ -220,55 +231,6 @@ def _text_rows(lines: Iterator[str]) -> Numbered:
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield number, TOO_LONG if len(line) >= LONGEST else line.rstrip("\r\n")
-
-
-def _parquet_rows(path: Path, stream: io.BufferedReader, wanted: Sequence[Columns]) -> Iterator[Row]:
-    import pyarrow
-    from pyarrow import parquet, types
-
-    with seekable(stream, path) as file:
-        try:
-            schema = (opened := parquet.ParquetFile(file)).schema_arrow
-            names = told_apart(schema.names)
-            columns = [name for name in _fits(wanted, names) if name in schema.names]
-            if not columns:
-                raise UserError(f"{path}: {_missing(wanted, names)}")
-            _refuse_bomb(path, opened.metadata, columns)
-            # What is written once and stands in many rows is decoded once.
-            shared = [name for name in columns if types.is_string(schema.field(name).type)]
-            opened = parquet.ParquetFile(file, metadata=opened.metadata, read_dictionary=shared)
-            number = 0
-            for batch in opened.iter_batches(_BATCH, columns=columns, use_threads=False):
-                for index in range(batch.num_rows):
-                    number += 1
-                    yield Row(f"{path}, row {number}", _parquet_row(batch, index))
-        except pyarrow.ArrowException as e:
-            raise UserError(f"{path}: cannot be read as Parquet: {first_line(e)}") from None
-
-
-def _parquet_row(batch: Any, index: int) -> dict[str, Any] | Fault:
-    try:
-        return {name: _value(batch.column(name)[index]) for name in batch.schema.names}
-    except UnicodeError as e:
-        return Fault(f"not UTF-8: {first_line(e)}")
-
-
-def _value(scalar: Any) -> Any:
-    try:
-        return scalar.as_py()
-    except UnicodeError:
-        raise
-    except (ValueError, OverflowError, LookupError):  # times that Python has none for; zones that this machine lacks
-        return scalar
-
-
-def _refuse_bomb(path: Path, metadata: Any, columns: Sequence[str]) -> None:
-    for group in range(metadata.num_row_groups):
-        for number in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(number)
-            size, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
-            if chunk.path_in_schema.split(".")[0] in columns and size > max(_CHUNK, _PACKED * packed):
-                raise UserError(f"{path}: {packed:,} bytes of it unpack to {size:,}: no file of questions is like that")
 
 
 def _hub_rows(source: str, wanted: Sequence[Columns], hub: Queries | TaskSource, few: bool) -> Iterator[Row]:
@@ -284,9 +246,7 @@ def _hub_rows(source: str, wanted: Sequence[Columns], hub: Queries | TaskSource,
     try:
         rows = datasets.load_dataset(name, hub.subset, split=hub.split, revision=hub.revision, streaming=streaming)
         if names := rows.column_names:
-            if not (columns := _fits(wanted, names)):
-                raise UserError(f"{source}: {_missing(wanted, names)}")
-            rows = rows.select_columns(columns)
+            rows = rows.select_columns(_chosen(source, wanted, names))
         for number, row in enumerate(rows, 1):
             yield Row(f"{source}, row {number}", row)
     except (
