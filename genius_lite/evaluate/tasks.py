@@ -152,7 +152,7 @@ def from_rows(cfg: TaskSource) -> Task:
 
     problems = problems_of(rows, found, problem)
     close = mathematics.close if mathematics else lambda: None
-    name = cfg.benchmark or (cfg.source if cfg.source.startswith(Prefix.HUB) else stem_of(cfg.source))
+    name = cfg.benchmark or (cfg.source if Prefix.starts(cfg.source) else stem_of(cfg.source))
     form = " and ".join(sorted(filter(None, forms)))
     return Task(name, problems, score, close, stated, str(rows), form)
 
