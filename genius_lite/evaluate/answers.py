@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from functools import cache
 from itertools import islice
+from unicodedata import normalize
 
 from genius_lite.evaluate.numbers import Decimal, Number, numbers, plain, spelled
 from genius_lite.evaluate.words import GLUED, LANGUAGES, LETTER, WORD, Language, any_of, begins, every, phrases
@@ -140,6 +141,12 @@ def without_verb(text: str) -> str:
 def without_markdown(text: str) -> str:
     """Return a text without the marks of emphasis and code: "**73**" and "`73`" are 73."""
     return _EMPHASIS.sub(r"\2", text.replace("`", ""))
+
+
+def one_form(text: str, ignore_case: bool) -> str:
+    """Return a text such that texts which say the same are equal."""
+    text = " ".join(normalize("NFC", plain(text)).split())
+    return text.casefold() if ignore_case else text
 
 
 def count_words(text: str) -> int:

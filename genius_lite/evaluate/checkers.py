@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from unicodedata import normalize
 
 from genius_lite.data import thoughts
 from genius_lite.errors import UserError
@@ -29,42 +28,19 @@ from genius_lite.evaluate.answers import (
     first_sentence,
     is_several,
     marked,
+    one_form,
     stated_number,
     without_markdown,
     without_verb,
 )
+from genius_lite.evaluate.letters import LETTERS, UNLIKE, final_choice, starting_letter
 from genius_lite.evaluate.numbers import plain, unit_number
-from genius_lite.evaluate.words import WORD, every
+from genius_lite.evaluate.words import every
 from genius_lite.recipe import AnswerKind, Check, CheckOptions
 
 DEFAULT_OPTIONS = CheckOptions()
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _SECONDS = 1  # what a regular expression may take of a response
-_APART = rf"(?!{WORD}|')"
-_NAMED = rf"(?:{every('option')}|{every('answer')})"
-# "the option B", "la C", "l'option C"; an article before anything else may be the letter itself: a, l, o.
-_ARTICLE = rf"(?:{every('article')}['\u0020]\s*(?={_NAMED}|[(\[*]*[A-Za-z]{_APART}))?"
-_MARKUP = r"(?:[\s*_`\"'$:=]|\\[a-z]+(?=\{))*+"
-_LEAD = rf"{_MARKUP}(?:{every('adverb')},?{_MARKUP})?{_ARTICLE}(?:{_NAMED}[\s*_`:]*+)?"
-_START = re.compile(
-    rf"(?i:{_LEAD})(?P<open>[(\[{{]?)[\s*_]*+(?P<letter>[A-Za-z]){_APART}(?P<rest>.*)",
-    re.DOTALL,
-)
-_OR = rf"(?:(?:[,、/&]\s*)?{every('either', 'both')}(?:[\s*_]*{every('maybe')})?|[,、/&])"
-_HEDGE = re.compile(rf"[\s()\]}}*_]*+{_OR}\s*(?:{every('option')}\s*)?[(\[*]*(?P<other>[A-Za-z]){_APART}")
-_BETWEEN = re.compile(rf"[\s*(]*+{_OR}[\s*]*+")
-_MENTION = re.compile(
-    rf"\(([A-Z])\)|\*\*\(?([A-Z])(?:[).:]|\*\*)|(?i:{every('option')})\s*\W{{0,3}}([A-Z]){_APART}"
-    r"|^[ \t]*([A-Z])[.):](?=\s)|^[ \t*_]*([A-Z])[ \t*_.。]*$",
-    re.MULTILINE,
-)
-_OPTION = re.compile(r"^[ \t]*(?:\*\*)?\(?([A-Z])[.):](?:\*\*)?[ \t]+[^\s*]", re.MULTILINE)  # and a text behind it
-_AT_END = re.compile(rf"(?<!{WORD})(?<!['-])([A-Z])$")
-_OR_BEFORE = re.compile(rf"(?<!{WORD})[A-Z][)\]*_,\s]*?{_BETWEEN.pattern}[(\[*]*+$")
-_UNLIKE = re.compile(every("unlike"), re.IGNORECASE)
-_DENIED = re.compile(rf"{every('unlike')}\s*$", re.IGNORECASE)
-_NEAR = 14  # characters: "n'est pas (C)"
 _NOT_ELSE = re.compile(rf"(?<=\S)(?:\s*[,;(]|\s+{every('both')})\s*{every('unlike')}.*", re.IGNORECASE | re.DOTALL)
 _AMBIGUOUS = re.compile(r"\D*[0-9]+,(?![0-9]{3}(?![0-9]))[0-9]+\D*")
 
@@ -90,47 +66,19 @@ def extract_answer(response: str) -> str | None:
             return _text_answer(text)
     words = bare(response).split()
     # A mark that holds nothing answers nothing, nor does "it is not 5"; a single "no" does.
-    if segments or count_words(response) > WORDS or (len(words) > 1 and _UNLIKE.search(response)):
+    if segments or count_words(response) > WORDS or (len(words) > 1 and UNLIKE.search(response)):
         return None
     number = unit_number(without_markdown(response).rpartition("=")[2])
     return number.canonical if number else _text_answer(words[0]) if len(words) == 1 else _letter_answer(response)
 
 
 def _text_answer(text: str) -> str:
-    return _letter_answer(text) or _one_form(text, ignore_case=True)
+    return _letter_answer(text) or one_form(text, ignore_case=True)
 
 
 def _letter_answer(text: str) -> str | None:
-    letter = _starting_letter(plain(text), LETTERS, apart=True)
+    letter = starting_letter(plain(text), LETTERS, apart=True)
     return letter if letter and letter in LETTERS else None
-
-
-def final_choice(response: str, letters: str = LETTERS, choices: Sequence[str] = ()) -> str | None:
-    r"""Return the letter that a response settles on, upper case, one of `letters`; None without one, or if it hedges.
-
-    In this order: a marked answer that starts with a letter (`B`, `(B)`, `**B**`, `B) Paris`, `option B`, `la B`,
-    `\text{B}`) or is the text of a choice; a response that starts so with a letter set apart, or is such a text; the
-    last mention, which is `(B)`, `**B**`, `option B`, `B)` or `B.` at the start of a line, or a letter alone on its
-    line; a capital at the end of the response. Lower case counts in brackets, before `.`, `)` or `:`, and alone: "a
-    dog" is not A. "A or B" is a hedge, and a list of the options, also at the very start, chooses none of them.
-    """
-    response = plain(response)
-    by_text = {_key(choice): letter for letter, choice in zip(letters, choices, strict=False) if _key(choice)}
-    for segment in marked(response):
-        sentence = first_sentence(segment)
-        named = next(filter(None, map(by_text.get, map(_key, (segment, sentence, without_verb(bare(sentence)))))), None)
-        if found := named or _starting_letter(segment, letters):
-            return found if found in letters else None
-    found = by_text.get(_key(response))
-    if not found and not _lists_options(response):
-        found = _starting_letter(response, letters, apart=True)
-    if found:
-        return found if found in letters else None
-    return _last_mention(response, letters)
-
-
-def _key(text: str) -> str:
-    return _one_form(bare(text), ignore_case=True)
 
 
 def check(
@@ -158,8 +106,8 @@ def check(
     response = thoughts.read(response).answer
     match kind:
         case "exact":
-            known = _one_form(answer, options.ignore_case)
-            right = any(_one_form(text, options.ignore_case) == known for text in _texts(response))
+            known = one_form(answer, options.ignore_case)
+            right = any(one_form(text, options.ignore_case) == known for text in _texts(response))
         case "numeric":
             right = _same_number(response, answer, options)
         case "choice":
@@ -169,9 +117,7 @@ def check(
             right = final_choice(response, letters, choices) == answer
         case "regex":
             found = _last_match(response, options)
-            right = found is not None and _one_form(found, options.ignore_case) == _one_form(
-                answer, options.ignore_case
-            )
+            right = found is not None and one_form(found, options.ignore_case) == one_form(answer, options.ignore_case)
         case "math-verify":
             raise ValueError("math-verify is asked in a process of its own")
     return float(right)
@@ -198,13 +144,13 @@ def submitted(
             return final_choice(response, LETTERS[: len(choices)] if choices else LETTERS, choices)
         case "exact":
             *_, whole, sentence = _texts(response)
-            return _one_form(sentence if count_words(sentence) <= WORDS else whole, options.ignore_case) or None
+            return one_form(sentence if count_words(sentence) <= WORDS else whole, options.ignore_case) or None
         case "regex":
             try:
                 found = _last_match(response, options)
             except TimeoutError:
                 return None
-            return found and _one_form(found, options.ignore_case)
+            return found and one_form(found, options.ignore_case)
         case "math-verify":
             raise ValueError("math-verify is asked in a process of its own")
 
@@ -217,11 +163,6 @@ def _texts(response: str) -> Iterator[str]:
     if segment is not response:
         segment, sentence = without_verb(bare(segment)), without_verb(sentence)
     yield from (bare(segment), sentence)
-
-
-def _one_form(text: str, ignore_case: bool) -> str:
-    text = " ".join(normalize("NFC", plain(text)).split())
-    return text.casefold() if ignore_case else text
 
 
 def _same_number(response: str, answer: str, options: CheckOptions) -> bool:
@@ -240,45 +181,6 @@ def _same_number(response: str, answer: str, options: CheckOptions) -> bool:
     if (given.scale == 1) != (right.scale == 1):
         readings.append((given.value / given.scale, right.value / right.scale))
     return any(abs(a - b) <= Fraction(options.tolerance) * abs(b) for a, b in readings)
-
-
-def _starting_letter(text: str, letters: str, apart: bool = False) -> str | None:
-    """Return the letter that a text starts with, "?" if it hedges.
-
-    Args:
-        apart: only one that is set apart from what follows.
-    """
-    found = _START.match(text)
-    if not found or found["letter"].upper() not in letters:
-        return None
-    rest = found["rest"].lstrip("*_`\"'$")
-    is_apart = bool(found["open"] or not rest.strip() or rest[0] in ").:]},\r\n。、")
-    if not is_apart and (apart or found["letter"].islower()):
-        return None
-    other = _HEDGE.match(rest)
-    return "?" if other and other["other"] in letters else found["letter"].upper()
-
-
-def _last_mention(text: str, letters: str) -> str | None:
-    mentions = [m for m in _MENTION.finditer(text) if not _DENIED.search(text[max(m.start() - _NEAR, 0) : m.start()])]
-    # Several letters in front of lines are the options, gone through one by one, and none of them is chosen so.
-    lines = {m.start(1): m[1] for m in _OPTION.finditer(text) if m[1] in letters}
-    listed = lines if len({*lines.values()}) > 1 else {}
-    found = [(m.start(), m.end(), m[i]) for m in mentions if m.start(i := m.lastindex or 0) not in listed]
-    found = [mention for mention in found if mention[2] in letters]
-    if not found:
-        end = _AT_END.search(text.rstrip(" \t\r\n.。!！)]*_`\"'")[-_NEAR:])
-        if not end or _UNLIKE.search(end.string) or _OR_BEFORE.search(end.string[: end.start()]):
-            return None
-        return end[1] if end[1] in letters else None
-    between = text[found[-2][1] : found[-1][0]] if len(found) > 1 else ""
-    return None if _BETWEEN.fullmatch(between) else found[-1][2]
-
-
-def _lists_options(text: str) -> bool:
-    """Say whether a text begins with the options, from the first one on: saying them again chooses none."""
-    begins = _OPTION.match(text)
-    return bool(begins and begins[1] == LETTERS[0]) and any(m[1] == LETTERS[1] for m in _OPTION.finditer(text))
 
 
 def _last_match(response: str, options: CheckOptions) -> str | None:

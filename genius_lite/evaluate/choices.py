@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.checkers import LETTERS
+from genius_lite.evaluate.letters import LETTERS
 from genius_lite.text import brief
 
 
