@@ -105,7 +105,8 @@ def _plain(value: Any) -> Any:
             return str(value.path.absolute())
         case Path():
             return str(value.absolute())
-    raise NotImplementedError(f"{type(value)} is not sent")
+        case _:
+            raise NotImplementedError(f"{type(value)} is not sent")
 
 
 def _typed(kind: type, value: Any) -> Any:
