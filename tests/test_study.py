@@ -54,6 +54,7 @@ def test_a_mean_over_seeds_has_students_interval(monkeypatch):
         {
             "seed": number,
             "round": 1,
+            "exported": True,
             **{kind: {"base": 0.1, "tuned": 0.1 + gain, "gain": gains} for kind in seeds.KINDS},
             "pairs": 3,
             "sampled_tokens": 1000,
@@ -62,15 +63,19 @@ def test_a_mean_over_seeds_has_students_interval(monkeypatch):
         for number, gain in enumerate((0.1, 0.2, 0.3))
         for gains in [{"estimate": gain, "low": gain - 0.15, "high": gain + 0.15}]
     ]
-    *_, sampled, greedy = seeds.table(rows)
+    *_, sampled, greedy, exported, _ = seeds.table(rows)
     # 4.303 is Student's quantile of two degrees of freedom: 4.303 * 0.1 / sqrt(3) is 0.248
     assert sampled == "round 1, sampled: +20.0 [-4.8, +44.8] points; clear of zero in 2 of 3, below it in 0"
     assert greedy == sampled.replace("sampled", "greedy")
+    assert exported == sampled.replace("round 1", "exported")
     better = [
-        {**row, **{kind: {"tuned": row[kind]["tuned"] + row["seed"] / 10} for kind in seeds.KINDS}} for row in rows
+        {**row, **{kind: {**row[kind], "tuned": row[kind]["tuned"] + row["seed"] / 10} for kind in seeds.KINDS}}
+        for row in rows
     ]
     found = [*seeds.differences(better, rows)]
-    assert found == [f"round 1, {kind}: +10.0 [-14.8, +34.8] points" for kind in seeds.KINDS]
+    assert found == [
+        f"{what}, {kind}: +10.0 [-14.8, +34.8] points" for what in ("round 1", "exported") for kind in seeds.KINDS
+    ]
 
 
 def test_a_signal_that_falls_before_each_fall_is_named(monkeypatch):
@@ -81,7 +86,7 @@ def test_a_signal_that_falls_before_each_fall_is_named(monkeypatch):
         {
             "seed": seed,
             "round": number,
-            **{kind: {"tuned": accuracy} for kind in seeds.KINDS},
+            **{kind: {"tuned": accuracy, "base": 0.1} for kind in seeds.KINDS},
             # What comes next, and of the last round nothing that could be told.
             "signals": {**dict.fromkeys(seeds.SIGNALS, 0.5), "agreement": (following - accuracy), "kl": None},
         }

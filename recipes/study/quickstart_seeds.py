@@ -91,15 +91,19 @@ def complete(command: Sequence[str | Path]) -> None:
 
 
 def figures(folder: Path, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield what each round of a seed came to, as shares: accuracies, gains over the base, label-free signals."""
+    """Yield what each round of a seed came to, as shares: accuracies, gains over the base, label-free signals.
+
+    `exported` is of the round whose model the run hands over: problems that report nothing chose it.
+    """
     run = RunFolder(folder / "run")
     for report in run.reports:
-        assert report.rollouts and report.metrics and report.metrics.signals
+        assert report.rollouts and report.metrics and report.metrics.signals and run.summary
         (tuned,) = report.evaluation
         signals = msgspec.to_builtins(report.metrics.signals)
         yield {
             "seed": seed,
             "round": report.round,
+            "exported": report.round == run.summary.best,
             **{kind: _figures(accuracy, gain) for kind, accuracy, gain in tuned.accuracies},
             "sampled_tokens": report.rollouts.sampled_tokens,
             "pairs": report.pairs,
@@ -129,22 +133,38 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
         cells += [row["pairs"], format(row["sampled_tokens"], ",")]
         cells += ["-" if value is None else format(value, ".2f") for value in row["signals"].values()]
         yield f"| {' | '.join(map(str, cells))} |"
-    for number in sorted({row["round"] for row in rows}):
+    for what, these in _groups(rows):
         for kind in KINDS:
-            gains = [row[kind]["gain"] for row in rows if row["round"] == number]
+            gains = [row[kind]["gain"] for row in these]
             better, worse = sum(gain["low"] > 0 for gain in gains), sum(gain["high"] < 0 for gain in gains)
             clear = f"clear of zero in {better} of {len(gains)}, below it in {worse}"
-            yield f"round {number}, {kind}: {_over_seeds([gain['estimate'] for gain in gains])}; {clear}"
+            yield f"{what}, {kind}: {_over_seeds([gain['estimate'] for gain in gains])}; {clear}"
+
+
+def _groups(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield the rows of each round, then those whose model was handed over."""
+    for number in sorted({row["round"] for row in rows}):
+        yield f"round {number}", [row for row in rows if row["round"] == number]
+    yield "exported", [*_handed_over(rows).values()]
+
+
+def _handed_over(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Return the row of each seed whose model its run handed over; the base model gains nothing."""
+    nothing = {"estimate": 0.0, "low": 0.0, "high": 0.0}
+    base = {
+        row["seed"]: {**row, **{kind: {**row[kind], "tuned": row[kind]["base"], "gain": nothing} for kind in KINDS}}
+        for row in rows
+    }
+    return {**base, **{row["seed"]: row for row in rows if row["exported"]}}
 
 
 def differences(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> Iterator[str]:
-    """Write by how much tuned models answer better than the last ones of other results, paired by seed."""
-    last = {row["seed"]: row for row in others}
-    for number in sorted({row["round"] for row in rows}):
-        these = [row for row in rows if row["round"] == number and row["seed"] in last]
+    """Write by how much tuned models answer better than those that other results handed over, paired by seed."""
+    handed = _handed_over(others)
+    for what, these in _groups([row for row in rows if row["seed"] in handed]):
         for kind in KINDS:
-            gains = [row[kind]["tuned"] - last[row["seed"]][kind]["tuned"] for row in these]
-            yield f"round {number}, {kind}: {_over_seeds(gains)}"
+            gains = [row[kind]["tuned"] - handed[row["seed"]][kind]["tuned"] for row in these]
+            yield f"{what}, {kind}: {_over_seeds(gains)}"
 
 
 def foreseen(rows: list[dict[str, Any]]) -> Iterator[str]:
