@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
@@ -16,7 +15,6 @@ from genius_lite.results.evaluation import Signals
 
 MOST_CUT = 0.1  # share of responses that may be cut off: what they miss cannot be learned
 _WINDOW = 32  # 2-grams among which different ones are counted
-_HIGHEST = 100  # of a log-ratio: a token that the policy gives exp(-100) is never drawn
 
 
 class Observed(msgspec.Struct, frozen=True):
@@ -95,18 +93,14 @@ def _agreement(responses: list[Observed]) -> float:
 
 
 def _divergence(observed: Sequence[Observed]) -> float:
-    terms = [
-        _divergence_term(base - own)
+    ratios = [
+        own - base
         for response in observed
         if response.base_logprobs
         for own, base in zip(response.logprobs, response.base_logprobs, strict=True)
     ]
-    return fmean(terms) if terms else 0.0
-
-
-def _divergence_term(log_ratio: float) -> float:
-    # expm1 raises where it overflows; the guard is to see an infinity instead.
-    return math.inf if log_ratio > _HIGHEST else math.expm1(log_ratio) - log_ratio
+    # Of policies that hardly differ chance may take the mean below 0, where no divergence is; NaN stays one.
+    return 0.0 if not ratios or (mean := fmean(ratios)) < 0 else mean
 
 
 def too_short(cut: float, limit: int, thought: int, *, thinking: bool) -> str | None:

@@ -152,8 +152,10 @@ class Signals(msgspec.Struct, frozen=True):
     - agreement: share of a query's responses that give its most frequent answer (self-consistency, Wang et al., arXiv
       2203.11171), of those that ended; one without an answer agrees with none. `agreements` has it by query. Both are
       over queries with two such responses at least, and None where there is no such query.
-    - kl: KL(policy || base), nats per token, by the estimator r - 1 - log r with r = base / policy (J. Schulman,
-      "Approximating KL divergence", 2020) over the tokens that the policy drew; 0 for the base model.
+    - kl: KL(policy || base), nats per token: the mean of log(policy / base) over the tokens that the policy drew, at
+      least 0; 0 for the base model. The estimator r - 1 - log r with r = base / policy (J. Schulman, "Approximating
+      KL divergence", 2020) is steadier while the two hardly differ, and is ruled by single tokens where the policy
+      has grown sure: one that it drew at 1e-4 and the base model gives 0.7 read as 20 nats over eight responses.
     - responses: how many these are means over.
     """
 

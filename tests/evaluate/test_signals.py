@@ -47,7 +47,7 @@ def test_every_signal_of_a_few_responses():
             "unique": 2 / 2,  # of "q" only one response ended
             "agreement": 1 / 2,
             "parsed": 2 / 3,
-            "kl": (0.5 - 1 + math.log(2)) / 34,
+            "kl": math.log(2) / 34,
             "responses": 4,
             "thinking": 0.0,
         }
@@ -121,7 +121,15 @@ def test_the_estimates_of_entropy_and_divergence_have_no_bias():
     assert found.kl == pytest.approx(sum(p * math.log(p / b) for p, b in zip(policy, base, strict=True)), abs=0.005)
 
 
-@pytest.mark.parametrize(("own", "base"), [(math.nan, -1.0), (-1.0, math.nan), (-1.0, -math.inf), (-1e6, -1.0)])
+def test_a_single_unlikely_token_is_no_drift():
+    # As a policy that is sure of itself draws it now and then: one of 350, which the base model thinks likely.
+    own, of_base = [-0.01] * 349 + [-9.2], [-0.3] * 349 + [-0.3]
+    found = signals([said(*range(350), logprobs=own, base=of_base)])
+    assert found.kl == pytest.approx((349 * 0.29 - 8.9) / 350)
+    assert signals([said(1, 2, logprobs=[-1.0, -1.0], base=[-0.9, -0.9])]).kl == 0, "chance alone"
+
+
+@pytest.mark.parametrize(("own", "base"), [(math.nan, -1.0), (-1.0, math.nan), (-1.0, -math.inf)])
 def test_what_is_not_finite_shows(own, base):
     found = signals([said(1, 2, logprobs=[own, -1.0], base=[base, -1.0])])
     assert not math.isfinite(found.kl)
