@@ -88,10 +88,19 @@ def test_a_signal_that_falls_before_each_fall_is_named(monkeypatch):
             "round": number,
             **{kind: {"tuned": accuracy, "base": 0.1} for kind in seeds.KINDS},
             # What comes next, and of the last round nothing that could be told.
-            "signals": {**dict.fromkeys(seeds.SIGNALS, 0.5), "agreement": (following - accuracy), "kl": None},
+            "signals": {**dict.fromkeys(seeds.SIGNALS, 0.5), "agreement": following - accuracy, "kl": None},
+            "searched": {
+                "value": -1.0,
+                "repeated": before - accuracy,
+            },  # by the model before: of the first round no matter
         }
         for seed, rounds in enumerate(accuracies)
-        for number, (accuracy, following) in enumerate(zip(rounds, [*rounds[1:], 9.0], strict=True), 1)
+        for number, (before, accuracy, following) in enumerate(
+            zip([9.0, *rounds[:-1]], rounds, [*rounds[1:], 9.0], strict=True), 1
+        )
     ]
-    assert [*seeds.foreseen(rows)] == ["agreement and the next round's change: +1.00 over 9 rounds"]
+    assert [*seeds.foreseen(rows)] == [
+        "agreement and the next round's change: +1.00 over 9 rounds",
+        "repeated and the next round's change: -1.00 over 9 rounds",
+    ]
     assert [*seeds.foreseen(rows[:8])] == [], "of six rounds nothing is said"

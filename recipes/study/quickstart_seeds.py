@@ -108,6 +108,10 @@ def figures(folder: Path, seed: int) -> Iterator[dict[str, Any]]:
             "sampled_tokens": report.rollouts.sampled_tokens,
             "pairs": report.pairs,
             "signals": {name: signals[name] for name in SIGNALS},
+            "searched": {
+                "value": report.rollouts.mean_value,
+                "repeated": report.rollouts.repeated / (report.rollouts.candidates + report.rollouts.repeated),
+            },
             "alarms": [f"{alarm.level}: {alarm.signal}" for alarm in report.alarms],
         }
 
@@ -170,18 +174,17 @@ def differences(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> Ite
 def foreseen(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Write how each signal that needs no answers goes with what the next round brings.
 
-    That is Spearman's correlation of the signal with the change of accuracy (mean of greedy and sampled) from its
-    round to the next, over all rounds of all seeds that have a next one.
+    That is Spearman's correlation of the signal with the change of accuracy (mean of greedy and sampled) from one
+    round to the next, over all seeds: of what a round's model answers, and of the next round's rollouts, which are
+    searched before anything is learned from them.
     """
     after = {(row["seed"], row["round"] - 1): row for row in rows}
     followed = [(row, after[key]) for row in rows if (key := (row["seed"], row["round"])) in after]
-    if len(followed) < _LEAST:
-        return
     changes = [fmean(then[kind]["tuned"] - now[kind]["tuned"] for kind in KINDS) for now, then in followed]
-    for name in SIGNALS:
-        told = [(now["signals"][name], change) for (now, _), change in zip(followed, changes, strict=True)]
-        told = [(signal, change) for signal, change in told if signal is not None]
-        values = [signal for signal, _ in told]
+    known = [{**now["signals"], **then["searched"]} for now, then in followed]
+    for name in known[0] if len(known) >= _LEAST else ():
+        told = [(each[name], change) for each, change in zip(known, changes, strict=True) if each[name] is not None]
+        values = [value for value, _ in told]
         if len(told) >= _LEAST and min(values) < max(values):
             found, _ = spearmanr(values, [change for _, change in told])
             yield f"{name} and the next round's change: {found:+.2f} over {len(told)} rounds"
