@@ -63,7 +63,8 @@ def test_a_mean_over_seeds_has_students_interval(monkeypatch):
         for number, gain in enumerate((0.1, 0.2, 0.3))
         for gains in [{"estimate": gain, "low": gain - 0.15, "high": gain + 0.15}]
     ]
-    *_, sampled, greedy, exported, _ = seeds.table(rows)
+    _, _, first, *_, sampled, greedy, exported, _ = seeds.table(rows)
+    assert first == "| 0 | 10 % | 20 % | +10.0 [-5.0, +25.0] | 10 % | 20 % | +10.0 [-5.0, +25.0] | 3 | 1,000 |"
     # 4.303 is Student's quantile of two degrees of freedom: 4.303 * 0.1 / sqrt(3) is 0.248
     assert sampled == "round 1, sampled: +20.0 [-4.8, +44.8] points; clear of zero in 2 of 3, below it in 0"
     assert greedy == sampled.replace("sampled", "greedy")
@@ -87,6 +88,7 @@ def test_a_signal_that_falls_before_each_fall_is_named(monkeypatch):
             "seed": seed,
             "round": number,
             **{kind: {"tuned": accuracy, "base": 0.1} for kind in seeds.KINDS},
+            "alarms": ["warn: spread"] if accuracy < before else ["warn: entropy"],
             # What comes next, and of the last round nothing that could be told.
             "signals": {**dict.fromkeys(seeds.SIGNALS, 0.5), "agreement": following - accuracy, "kl": None},
             "searched": {
@@ -102,5 +104,7 @@ def test_a_signal_that_falls_before_each_fall_is_named(monkeypatch):
     assert [*seeds.foreseen(rows)] == [
         "agreement and the next round's change: +1.00 over 9 rounds",
         "repeated and the next round's change: -1.00 over 9 rounds",
+        "rounds that the guard warned of by their spread: 4 of 4 answered worse than the one before",
+        "rounds not warned of: 0 of 5 answered worse than the one before",
     ]
     assert [*seeds.foreseen(rows[:8])] == [], "of six rounds nothing is said"

@@ -122,21 +122,24 @@ def _figures(accuracy: Interval, gain: Interval | None) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Write a row for each round of each seed, and each round's gain over seeds."""
-    names = ["seed", "round"]
+    """Write a row for each seed, its rounds one after the other, and what each round gains over seeds.
+
+    The gain in a row is that of the round whose model was handed over, with its interval over problems.
+    """
+    names = ["seed"]
     for kind in KINDS:
-        names += [f"base, {kind}", "tuned", "gain"]
-    names += ["pairs", "tokens", *SIGNALS]
-    yield f"| {' | '.join(names)} |"
-    yield "|---" * len(names) + "|"
-    for row in rows:
-        cells = [row["seed"], row["round"]]
+        names += [f"base, {kind}", "after each round", "gain"]
+    yield f"| {' | '.join([*names, 'pairs', 'tokens'])} |"
+    yield "|---" * (len(names) + 2) + "|"
+    for seed, handed in _handed_over(rows).items():
+        rounds = [row for row in rows if row["seed"] == seed]
+        cells = [str(seed)]
         for kind in KINDS:
-            gain = points(msgspec.convert(row[kind]["gain"], Interval)).removesuffix(" points")
-            cells += [percent(row[kind]["base"], 1), percent(row[kind]["tuned"], 1), gain]
-        cells += [row["pairs"], format(row["sampled_tokens"], ",")]
-        cells += ["-" if value is None else format(value, ".2f") for value in row["signals"].values()]
-        yield f"| {' | '.join(map(str, cells))} |"
+            gain = points(msgspec.convert(handed[kind]["gain"], Interval)).removesuffix(" points")
+            after = ", ".join(percent(row[kind]["tuned"]).removesuffix(" %") for row in rounds)
+            cells += [percent(handed[kind]["base"]), f"{after} %", gain]
+        counted = (sum(row[of] for row in rounds) for of in ("pairs", "sampled_tokens"))
+        yield f"| {' | '.join([*cells, *(format(each, ',') for each in counted)])} |"
     for what, these in _groups(rows):
         for kind in KINDS:
             gains = [row[kind]["gain"] for row in these]
@@ -176,18 +179,24 @@ def foreseen(rows: list[dict[str, Any]]) -> Iterator[str]:
 
     That is Spearman's correlation of the signal with the change of accuracy (mean of greedy and sampled) from one
     round to the next, over all seeds: of what a round's model answers, and of the next round's rollouts, which are
-    searched before anything is learned from them.
+    searched before anything is learned from them. So is the spread of their values, of which the guard warns.
     """
     after = {(row["seed"], row["round"] - 1): row for row in rows}
     followed = [(row, after[key]) for row in rows if (key := (row["seed"], row["round"])) in after]
     changes = [fmean(then[kind]["tuned"] - now[kind]["tuned"] for kind in KINDS) for now, then in followed]
     known = [{**now["signals"], **then["searched"]} for now, then in followed]
-    for name in known[0] if len(known) >= _LEAST else ():
+    if len(known) < _LEAST:
+        return
+    for name in known[0]:
         told = [(each[name], change) for each, change in zip(known, changes, strict=True) if each[name] is not None]
         values = [value for value, _ in told]
         if len(told) >= _LEAST and min(values) < max(values):
             found, _ = spearmanr(values, [change for _, change in told])
             yield f"{name} and the next round's change: {found:+.2f} over {len(told)} rounds"
+    warned = [any("spread" in alarm for alarm in then["alarms"]) for _, then in followed]
+    for what, having in (("that the guard warned of by their spread", True), ("not warned of", False)):
+        these = [change for change, warning in zip(changes, warned, strict=True) if warning is having]
+        yield f"rounds {what}: {sum(change < 0 for change in these)} of {len(these)} answered worse than the one before"
 
 
 def _over_seeds(gains: list[float]) -> str:
