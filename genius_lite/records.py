@@ -63,8 +63,8 @@ class Candidate(msgspec.Struct, frozen=True):
 class Step(msgspec.Struct, frozen=True):
     """One foresight step: its distinct candidates, and which of them were kept; none of answers without a search.
 
-    `duplicates` repeated a candidate, and are not among them. Where `foreseen` is False no future was simulated: the
-    candidates have their beam's value, and make no pair.
+    `duplicates` repeated a candidate in `repeated_tokens`, and are not among them. Where `foreseen` is False no future
+    was simulated: the candidates have their beam's value, and make no pair.
     """
 
     index: int
@@ -72,6 +72,7 @@ class Step(msgspec.Struct, frozen=True):
     kept: list[int]
     duplicates: int
     foreseen: bool = True
+    repeated_tokens: int = 0
 
 
 class Rollout(msgspec.Struct, frozen=True):
@@ -101,8 +102,8 @@ class Rollout(msgspec.Struct, frozen=True):
 
     @property
     def sampled_tokens(self) -> int:
-        """Tokens that the sampler generated for this query (repeats are not in it)."""
-        return sum(len(c.tokens) for s in self.steps for c in s.candidates)
+        """Tokens that the sampler generated for this query, those of steps that only repeated another one too."""
+        return sum(s.repeated_tokens + sum(len(c.tokens) for c in s.candidates) for s in self.steps)
 
 
 class FailedQuery(msgspec.Struct, frozen=True):

@@ -84,7 +84,7 @@ async def foresee(
     for k in range(cfg.steps):
         found = await _expand(beams, sampler, cfg)
         kept = _select([c.value for c in found.candidates], cfg, rng)
-        steps.append(Step(k, found.candidates, kept, found.duplicates, found.foreseen))
+        steps.append(Step(k, found.candidates, kept, found.duplicates, found.foreseen, found.repeated_tokens))
         stepped(Rollout(query, list(steps)))
         sampler.release(node for i, node in enumerate(found.nodes) if i not in kept)
         beams = [
@@ -128,6 +128,7 @@ class Expansion:
     nodes: list[Node]
     duplicates: int
     foreseen: bool
+    repeated_tokens: int
 
 
 async def _expand(beams: list[Beam], sampler: Sampler, cfg: Foresight) -> Expansion:
@@ -147,7 +148,9 @@ async def _expand(beams: list[Beam], sampler: Sampler, cfg: Foresight) -> Expans
     # Which of two equal branches ends first is chance; the order of the distinct ones must not be.
     first = {path: (candidate, node) for path, candidate, node in found if candidate}
     distinct = [first[path] for path in dict.fromkeys(path for path, _, _ in found)]
-    return Expansion([c for c, _ in distinct], [n for _, n in distinct], len(found) - len(distinct), foreseen)
+    repeats = [node.tokens for _, candidate, node in found if not candidate]
+    tokens = sum(map(len, repeats))
+    return Expansion([c for c, _ in distinct], [n for _, n in distinct], len(repeats), foreseen, tokens)
 
 
 async def _candidate(

@@ -90,7 +90,7 @@ def _step_faults(step: Step, number: int, beams: int, vocabulary: int | None) ->
         yield "it has no candidate"
     if not all(0 <= kept < len(step.candidates) for kept in step.kept):
         yield f"it keeps one of {len(step.candidates)} candidates that is not there"
-    if step.duplicates < 0:
+    if min(step.duplicates, step.repeated_tokens) < 0:
         yield "it counts less than nothing"
     for candidate in step.candidates:
         if not 0 <= candidate.beam < beams:

@@ -103,6 +103,7 @@ def test_equal_candidates_are_one_whichever_ends_first():
     assert rollouts[0] == rollouts[1]
     assert [c.step.tokens for c in rollouts[0].steps[0].candidates] == [[1], [2]]
     assert rollouts[0].steps[0].duplicates == 2
+    assert rollouts[0].sampled_tokens == 4 + 2, "four steps of a token, and the futures of two"
 
 
 def test_one_future_for_equal_candidates():

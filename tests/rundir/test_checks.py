@@ -40,6 +40,7 @@ FAULTS = [
     (("steps", 1, "candidates", 0, "beam"), 2, "step 1: a candidate grew from beam 2 of 2"),
     (("steps", 0, "candidates", 0, "beam"), -1, "a candidate grew from beam -1 of 1"),
     (("steps", 0, "duplicates"), -1, "it counts less than nothing"),
+    (("steps", 0, "repeated_tokens"), -1, "it counts less than nothing"),
     ((*FIRST, "value"), 1e300, "a value is out of range"),
     ((*FIRST, "advantage"), -1e300, "a value is out of range"),
     ((*FIRST, "step", "tokens"), [], "a completion is empty"),
