@@ -40,7 +40,8 @@ class Candidate(msgspec.Struct, frozen=True):
     """A next step and the future that was simulated from it.
 
     `beam` indexes the previous step's `kept` (0 at the first step); `future` is None where the step ended
-    the response; `value` is f of Eq. 1 in nats per token; `advantage` is A of Eq. 6.
+    the response; `value` is f of Eq. 1 in nats per token; `advantage` is A of Eq. 6. `times` is how often its step was
+    drawn from its beam: the repeats have no future of their own.
     """
 
     beam: int
@@ -48,6 +49,7 @@ class Candidate(msgspec.Struct, frozen=True):
     future: Completion | None
     value: float
     advantage: float
+    times: int = 1
 
     @property
     def tokens(self) -> list[int]:
@@ -63,16 +65,23 @@ class Candidate(msgspec.Struct, frozen=True):
 class Step(msgspec.Struct, frozen=True):
     """One foresight step: its distinct candidates, and which of them were kept; none of answers without a search.
 
-    `duplicates` repeated a candidate in `repeated_tokens`, and are not among them. Where `foreseen` is False no future
-    was simulated: the candidates have their beam's value, and make no pair.
+    Where `foreseen` is False no future was simulated: the candidates have their beam's value, and make no pair.
     """
 
     index: int
     candidates: list[Candidate]
     kept: list[int]
-    duplicates: int
     foreseen: bool = True
-    repeated_tokens: int = 0
+
+    @property
+    def repeats(self) -> int:
+        """Draws of a step that was drawn before."""
+        return sum(candidate.times - 1 for candidate in self.candidates)
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Tokens of its steps, those of repeats too, and of their futures."""
+        return sum(len(c.tokens) + (c.times - 1) * len(c.step.tokens) for c in self.candidates)
 
 
 class Rollout(msgspec.Struct, frozen=True):
@@ -103,7 +112,7 @@ class Rollout(msgspec.Struct, frozen=True):
     @property
     def sampled_tokens(self) -> int:
         """Tokens that the sampler generated for this query, those of steps that only repeated another one too."""
-        return sum(s.repeated_tokens + sum(len(c.tokens) for c in s.candidates) for s in self.steps)
+        return sum(step.sampled_tokens for step in self.steps)
 
 
 class FailedQuery(msgspec.Struct, frozen=True):

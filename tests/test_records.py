@@ -17,10 +17,11 @@ def test_seeds_depend_on_every_part():
 
 def test_responses_are_read_back_through_the_kept_beams():
     other = Candidate(0, Completion([9], [-1.0], "step"), END, -1.0, -1.0)
-    first = Step(0, [Candidate(0, STEP, END, -2.0, -2.0), other], [1], 0)
-    second = Step(1, [Candidate(0, END, None, -2.0, -1.0)], [0], 3)
+    first = Step(0, [Candidate(0, STEP, END, -2.0, -2.0), other], [1])
+    second = Step(1, [Candidate(0, END, None, -2.0, -1.0, times=4)], [0])
     rollout = Rollout(Query("id", "x", [1]), [first, second])
     assert rollout.response(0, 0) == [5, 6, 7]
     assert rollout.response(1, 0) == [9, 7]
-    assert rollout.sampled_tokens == 3 + 2 + 1
+    assert (first.repeats, second.repeats) == (0, 3)
+    assert rollout.sampled_tokens == 3 + 2 + 4
     assert STEP.mean_logprob == -1.0

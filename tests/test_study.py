@@ -21,9 +21,9 @@ def test_a_right_answer_of_a_problem_is_right(monkeypatch):
         Candidate(0, Completion([token], [value], "end"), None, value, value)
         for token, value in ((7, -0.25), (8, -0.5))
     ]
-    rollout = Rollout(Query(query, document["question"], [1]), [Step(0, candidates, [0], 0)])
+    rollout = Rollout(Query(query, document["question"], [1]), [Step(0, candidates, [0])])
     pair = PreferencePair(query, 0, [1], [7], [8], -0.25, -0.5, -0.25, -0.5, True, True)
-    second = Rollout(rollout.query, [Step(0, candidates[::-1], [0], 0)])
+    second = Rollout(rollout.query, [Step(0, candidates[::-1], [0])])
     found = values.measured(values.gsm8k(), [rollout, second], [pair], lambda tokens: f"#### {tokens[-1]}")
     assert (found["right"], found["chosen_right"], found["rejected_right"], found["auc"]) == (0.5, 1.0, 0.0, 1.0)
 

@@ -24,7 +24,8 @@ class Vote:
     """How a query's responses vote on its answer (self-consistency, Wang et al., arXiv 2203.11171).
 
     Each response of the foreseen steps that came to its end and states a final answer has a vote. Those of a search
-    share their first steps, and one that is found again at a later step has no second vote; those of `steps: 0` share
+    share their first steps, and one that is found again, in its step or at a later one, has no second vote: a habit is
+    no second reason (counting repeats cost the quickstart 15 points, recipes/RESULTS.md). Those of `steps: 0` share
     nothing, and vote as often as they were drawn. Nobody is asked before something has to be decided, and each distinct
     response once.
     """

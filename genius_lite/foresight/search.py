@@ -33,12 +33,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
 import numpy as np
+from msgspec.structs import replace
 
 from genius_lite.errors import NonFiniteError
 from genius_lite.foresight.resample import draw_without_replacement, take_highest
@@ -75,7 +77,7 @@ async def foresee(
     """
     root = Node(None, query.tokens, key)
     if not cfg.steps:
-        answered = Rollout(query, [Step(0, await _answers(root, sampler, cfg), kept=[], duplicates=0)])
+        answered = Rollout(query, [Step(0, await _answers(root, sampler, cfg), kept=[])])
         stepped(answered)
         return answered
     rng = np.random.default_rng(seed_of(*key, "resample"))
@@ -84,7 +86,7 @@ async def foresee(
     for k in range(cfg.steps):
         found = await _expand(beams, sampler, cfg)
         kept = _select([c.value for c in found.candidates], cfg, rng)
-        steps.append(Step(k, found.candidates, kept, found.duplicates, found.foreseen, found.repeated_tokens))
+        steps.append(Step(k, found.candidates, kept, found.foreseen))
         stepped(Rollout(query, list(steps)))
         sampler.release(node for i, node in enumerate(found.nodes) if i not in kept)
         beams = [
@@ -122,13 +124,11 @@ def _select(values: list[float], cfg: Foresight, rng: np.random.Generator) -> li
 
 @dataclass(frozen=True)
 class Expansion:
-    """The distinct candidates of a step with their step nodes, and how many others there were."""
+    """The distinct candidates of a step with their step nodes."""
 
     candidates: list[Candidate]
     nodes: list[Node]
-    duplicates: int
     foreseen: bool
-    repeated_tokens: int
 
 
 async def _expand(beams: list[Beam], sampler: Sampler, cfg: Foresight) -> Expansion:
@@ -147,10 +147,9 @@ async def _expand(beams: list[Beam], sampler: Sampler, cfg: Foresight) -> Expans
     found = [task.result() for task in tasks]
     # Which of two equal branches ends first is chance; the order of the distinct ones must not be.
     first = {path: (candidate, node) for path, candidate, node in found if candidate}
-    distinct = [first[path] for path in dict.fromkeys(path for path, _, _ in found)]
-    repeats = [node.tokens for _, candidate, node in found if not candidate]
-    tokens = sum(map(len, repeats))
-    return Expansion([c for c, _ in distinct], [n for _, n in distinct], len(repeats), foreseen, tokens)
+    times = Counter(path for path, _, _ in found)
+    candidates = [replace(first[path][0], times=drawn) for path, drawn in times.items()]
+    return Expansion(candidates, [first[path][1] for path in times], foreseen)
 
 
 async def _candidate(

@@ -147,7 +147,7 @@ def described(rollouts: Sequence[Rollout], vocabulary: Vocabulary, cfg: Foresigh
 
 def _repeated(steps: Sequence[Step], candidates: int) -> float:
     """Estimate the chance that two candidates are the same: on average each had (candidates - 1) / 2 to repeat."""
-    repeated = sum(step.duplicates for step in steps)
+    repeated = sum(step.repeats for step in steps)
     every = repeated + sum(len(step.candidates) for step in steps)
     return min(1.0, repeated / every / max(0.5, (candidates - 1) / 2)) if every else 0.0
 

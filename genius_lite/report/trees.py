@@ -136,10 +136,11 @@ def _step(
             "value": _round(c.value),
             "share": _round(float(shares[i])),
             "advantage": _round(c.advantage),
+            "times": c.times,
         }
         for i, c in enumerate(step.candidates)
     ]
-    found = {"kept": step.kept, "repeats": step.duplicates, "foreseen": step.foreseen}
+    found = {"kept": step.kept, "repeats": step.repeats, "foreseen": step.foreseen}
     return {**found, "candidates": candidates, "pair": _pair(rollout, step, pair, recipe) if pair else None}
 
 

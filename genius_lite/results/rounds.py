@@ -39,7 +39,7 @@ class RolloutFigures(msgspec.Struct, frozen=True):
             queries += 1
             tokens += rollout.sampled_tokens
             for step in rollout.steps:
-                repeated += step.duplicates
+                repeated += step.repeats
                 skipped += not step.foreseen
                 if step.foreseen:
                     ended += sum(c.last.finish == "end" for c in step.candidates)

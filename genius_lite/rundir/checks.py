@@ -90,9 +90,9 @@ def _step_faults(step: Step, number: int, beams: int, vocabulary: int | None) ->
         yield "it has no candidate"
     if not all(0 <= kept < len(step.candidates) for kept in step.kept):
         yield f"it keeps one of {len(step.candidates)} candidates that is not there"
-    if min(step.duplicates, step.repeated_tokens) < 0:
-        yield "it counts less than nothing"
     for candidate in step.candidates:
+        if candidate.times < 1:
+            yield f"a candidate was drawn {candidate.times} times"
         if not 0 <= candidate.beam < beams:
             yield f"a candidate grew from beam {candidate.beam} of {beams}"
         if not (_LEAST <= candidate.value <= _MOST and abs(candidate.advantage) <= -2 * _LEAST):

@@ -59,7 +59,7 @@ def _rollout(query: Query) -> Rollout:
     step = Completion(list(range(30)), [-0.123456] * 30, "step")
     future = Completion(list(range(70)), [-0.123456] * 70, "end")
     candidates = [Candidate(0, step, future, -0.12, -0.01) for _ in range(8)]
-    return Rollout(query, [Step(k, candidates, [0, 1], 0) for k in range(3)])
+    return Rollout(query, [Step(k, candidates, [0, 1]) for k in range(3)])
 
 
 async def overhead(ray: Any, workers: int, count: int, seconds: float, log: RecordLog[Rollout]) -> dict[str, float]:

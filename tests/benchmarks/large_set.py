@@ -224,7 +224,7 @@ def steps(rng: np.random.Generator, args: argparse.Namespace) -> list[Step]:
     for index in range(4):
         found = [candidate(beam, index) for beam in range(len(kept)) for _ in range(4)]
         kept = sorted(rng.permutation(len(found))[:2].tolist())
-        made.append(Step(index, found, kept, 0))
+        made.append(Step(index, found, kept))
     return made
 
 

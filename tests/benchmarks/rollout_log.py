@@ -92,7 +92,7 @@ def rollout(rng: np.random.Generator, args: argparse.Namespace) -> Rollout:
     for index in range(args.steps):
         beams = args.beams if index else 1
         found = [candidate(beam, index) for beam in range(beams) for _ in range(args.candidates)]
-        steps.append(Step(index, found, sorted(rng.permutation(len(found))[: args.beams].tolist()), 0))
+        steps.append(Step(index, found, sorted(rng.permutation(len(found))[: args.beams].tolist())))
     prompt = "A question of a hundred characters or so, about some rolls that a baker puts into bags of six. " * 2
     return Rollout(Query("0" * 16, prompt, rng.integers(0, 49152, 60).tolist()), steps)
 

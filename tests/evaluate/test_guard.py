@@ -21,7 +21,7 @@ def step(values: list[float], *, foreseen: bool = True) -> Step:
     done = [
         Candidate(0, Completion([n], [v], "step"), Completion([9], [v], "end"), v, 0.0) for n, v in enumerate(values)
     ]
-    return Step(0, done, [0], 0, foreseen=foreseen)
+    return Step(0, done, [0], foreseen=foreseen)
 
 
 def rollout(*steps: Step) -> Rollout:

@@ -210,7 +210,7 @@ def compare(expected: list[Rollout], found: list[Rollout], tally: Tally) -> None
 
 def _tokens(rollout: Rollout) -> list[list]:
     """What was drawn and kept, without figures."""
-    return [[s.kept, s.duplicates, [(c.beam, c.tokens, c.last.finish) for c in s.candidates]] for s in rollout.steps]
+    return [[s.kept, s.repeats, [(c.beam, c.tokens, c.last.finish) for c in s.candidates]] for s in rollout.steps]
 
 
 def _figures(rollout: Rollout) -> list[float]:

@@ -92,7 +92,7 @@ def candidate(tokens: list[int], future: list[int], beam: int = 0, finish: Finis
 def voting(*answers: int, query: str = "q") -> Rollout:
     """One step; candidate i responds with [10 + i, its answer]."""
     candidates = [candidate([10 + i], [said]) for i, said in enumerate(answers)]
-    return Rollout(Query(query, "x", [1, 2]), [Step(0, candidates, [0], 0)])
+    return Rollout(Query(query, "x", [1, 2]), [Step(0, candidates, [0])])
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def test_agreement_is_a_vote_within_a_query_and_silent_where_none_states_an_answ
     assert found == (pairs[1:], {**NONE, "agreement": 1})
 
 
-def test_each_distinct_response_of_every_foreseen_step_has_one_vote():
+def test_a_response_of_two_foreseen_steps_votes_once():
     steps = [
-        Step(0, [candidate([3], [4, 7]), candidate([5], [6, 8])], [0, 1], 0),
+        Step(0, [candidate([3], [4, 7]), candidate([5], [6, 8])], [0, 1]),
         # Not foreseen, so its responses have no end yet: no vote, and the answers of "their" last tokens are not asked.
-        Step(1, [candidate([2], [], beam=0), candidate([2], [], beam=1)], [0, 1], 0, foreseen=False),
-        Step(2, [candidate([4], [7], beam=0), candidate([9], [8], beam=1)], [0], 0),
+        Step(1, [candidate([2], [], beam=0), candidate([2], [], beam=1)], [0, 1], foreseen=False),
+        Step(2, [candidate([4], [7], beam=0), candidate([9], [8], beam=1)], [0]),
     ]
     # Beam 0 comes by 3 and 2, beam 1 by 5 and 2: four responses, none equal.
     rollout = Rollout(Query("q", "x", [1]), steps)
@@ -142,7 +142,7 @@ def test_each_distinct_response_of_every_foreseen_step_has_one_vote():
 
     # The same response, found once more at the next step (its step and future cut elsewhere), has no second vote:
     # 7 is said by one of two, not by two of three.
-    again = [steps[0], Step(1, [candidate([4], [7], beam=0)], [0], 0)]
+    again = [steps[0], Step(1, [candidate([4], [7], beam=0)], [0])]
     rollout = Rollout(Query("q", "x", [1]), again)
     assert rollout.response(1, 0) == rollout.response(0, 0)
     asked.clear()
@@ -168,7 +168,7 @@ def test_a_pair_is_counted_by_the_first_filter_that_refuses_it():
 def test_what_was_cut_off_states_no_final_answer():
     rollout = voting(7, 7, 8, 8, 8)
     cut = [candidate([10 + i], [8], finish="length") for i in (2, 3)]
-    step = Step(0, [*rollout.steps[0].candidates[:2], *cut, rollout.steps[0].candidates[4]], [0], 0)
+    step = Step(0, [*rollout.steps[0].candidates[:2], *cut, rollout.steps[0].candidates[4]], [0])
     rollout = Rollout(rollout.query, [step])
     pairs = [pair([10, 7], [14, 8]), pair([10, 7], [12, 8], ended=(True, False)), pair([14, 8], [10, 7])]
     found = filter_pairs(pairs, [rollout], Pairs(agreement=0.5), last_digit)
@@ -178,7 +178,7 @@ def test_what_was_cut_off_states_no_final_answer():
 def test_pairs_of_a_rollout_pass_from_end_to_end():
     candidates = [candidate([3], [7]), candidate([4], [8], finish="length")]
     worse = Candidate(0, candidates[1].step, candidates[1].future, -0.5, -0.4)
-    rollout = Rollout(Query("q", "x", [1, 2]), [Step(0, [candidates[0], worse], [0], 0)])
+    rollout = Rollout(Query("q", "x", [1, 2]), [Step(0, [candidates[0], worse], [0])])
 
     def found(**options) -> tuple[int, dict[str, int]]:
         pairs, left_out = preference_pairs([rollout], Pairs(**options), 0.1, (0,), unasked)

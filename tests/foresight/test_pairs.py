@@ -17,7 +17,7 @@ def candidate(token: int, value: float, advantage: float) -> Candidate:
 
 
 def rollout(*candidates: Candidate) -> Rollout:
-    return Rollout(Query("q", "x", [1, 2]), [Step(0, list(candidates), [0], 0)])
+    return Rollout(Query("q", "x", [1, 2]), [Step(0, list(candidates), [0])])
 
 
 def preference_pairs(of: Rollout, cfg: Pairs, tau: float, key: tuple[int | str, ...]) -> list[PreferencePair]:
@@ -204,6 +204,14 @@ def test_answers_that_share_nothing_vote_as_often_as_they_were_drawn():
     (pair,) = preference_pairs(rollout(*answers), AGREED.model_copy(update={"weigh": "votes"}), 0.1, (0,))
     assert (pair.chosen_tokens, pair.rejected_tokens in (other, third)) == (same, True)
     assert pair.lead == pytest.approx(1 / 5)  # three votes to two
+
+
+def test_a_step_that_is_drawn_again_has_no_second_vote():
+    often = Candidate(0, Completion([10, 7], [-0.1] * 2, "end"), None, -0.1, -0.1, times=3)
+    two = [Candidate(0, Completion([t, 8], [-0.3] * 2, "end"), None, -0.3, -0.3) for t in (11, 12)]
+    (pair,) = preference_pairs(rollout(often, *two), AGREED.model_copy(update={"weigh": "votes"}), 0.1, (0,))
+    assert (pair.chosen_tokens[-1], pair.rejected_tokens) == (8, [10, 7]), "two lines against one that is a habit"
+    assert pair.lead == pytest.approx(1 / 3)
 
 
 def test_of_the_agreed_answer_one_that_may_be_chosen_is():

@@ -102,7 +102,7 @@ def test_equal_candidates_are_one_whichever_ends_first():
     ]
     assert rollouts[0] == rollouts[1]
     assert [c.step.tokens for c in rollouts[0].steps[0].candidates] == [[1], [2]]
-    assert rollouts[0].steps[0].duplicates == 2
+    assert [c.times for c in rollouts[0].steps[0].candidates] == [3, 1]
     assert rollouts[0].sampled_tokens == 4 + 2, "four steps of a token, and the futures of two"
 
 
@@ -169,7 +169,7 @@ def test_foresight_is_skipped_where_candidates_agree(overlap, foreseen):
     assert only.foreseen is foreseen
     assert len([call for call in sampler.calls if call[0] == "end"]) == (2 if foreseen else 0)
     assert [c.value for c in only.candidates] == pytest.approx([-0.5, -0.1] if foreseen else [0, 0])
-    assert (only.duplicates, only.kept) == (1, [0, 1])
+    assert (only.repeats, only.kept) == (1, [0, 1])
 
 
 def test_a_skipped_step_leaves_q_to_the_next_and_makes_no_pair():

@@ -231,7 +231,7 @@ def test_questions_with_numbers_for_answers_vote_by_the_numbers_that_they_come_t
             (query,) = session.job.queries
             responses = [vocabulary.encode(text, special=False) for text in said]
             candidates = [Candidate(0, Completion(r, [-0.1] * len(r), "end"), None, -0.1, -0.1) for r in responses]
-            rollout = Rollout(query, [Step(0, candidates, [], 0)])
+            rollout = Rollout(query, [Step(0, candidates, [])])
             if not pairs:
                 with pytest.raises(UserError, match=r"no query's vote had a winner and a rarer answer \(agreement 1\)"):
                     pair(session.round(1), [rollout])

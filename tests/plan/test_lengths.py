@@ -11,15 +11,15 @@ from genius_lite.recipe import Foresight
 from genius_lite.records import Candidate, Completion, Finish, Query, Rollout, Step
 
 
-def candidate(step: str, future: str, finish: Finish = "end") -> Candidate:
+def candidate(step: str, future: str, finish: Finish = "end", times: int = 1) -> Candidate:
     """A candidate of the tiny model, one token for each byte."""
 
     def completion(text: str, finish: Finish) -> Completion:
         return Completion([*text.encode()], [-0.1] * len(text), finish)
 
     if not future:
-        return Candidate(0, completion(step, finish), None, 0.0, 0.0)
-    return Candidate(0, completion(step, "step"), completion(future, finish), 0.0, 0.0)
+        return Candidate(0, completion(step, finish), None, 0.0, 0.0, times)
+    return Candidate(0, completion(step, "step"), completion(future, finish), 0.0, 0.0, times)
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def vocabulary(tiny_llama) -> Iterator[Vocabulary]:
 
 
 def test_responses_are_those_of_first_steps_with_their_futures(vocabulary):
-    first = Step(0, [candidate("a\n", "b.\na"), candidate("\na", "")], [0], duplicates=2)
-    later = Step(1, [candidate("a\n", "a" * 9)], [0], duplicates=3)
+    first = Step(0, [candidate("a\n", "b.\na", times=3), candidate("\na", "")], [0])
+    later = Step(1, [candidate("a\n", "a" * 9, times=4)], [0])
     cfg = Foresight(candidates=4, max_tokens=20)
     found = described([Rollout(Query("q", "?", [1]), [first, later])], vocabulary, cfg, "rehearsal")
     # A line break ends a step after text only, and never as the last token.
@@ -50,10 +50,10 @@ def test_a_thought_that_was_cut_off_is_told_apart(vocabulary):
         candidate("<think>b</think>", "a" * 8, "length"),
         candidate("7", ""),
     ]
-    answered = Rollout(Query("q", "?", [*b"?"]), [Step(0, given, [0], 0)])
+    answered = Rollout(Query("q", "?", [*b"?"]), [Step(0, given, [0])])
     begun = [candidate("5</think>7", ""), candidate("5\n", "a" * 22, "length"), candidate("5\n", "6")]
-    opened = Rollout(Query("r", "?", [*b"?<think>\n"]), [Step(0, begun, [0], 0)])
-    agreed = Rollout(Query("s", "?", [*b"?"]), [Step(0, [candidate("7\n", "", "step")], [0], 0, foreseen=False)])
+    opened = Rollout(Query("r", "?", [*b"?<think>\n"]), [Step(0, begun, [0])])
+    agreed = Rollout(Query("s", "?", [*b"?"]), [Step(0, [candidate("7\n", "", "step")], [0], foreseen=False)])
     found = described([answered, opened, agreed], vocabulary, cfg, "round 1")
     assert found.ends == Ends(limit=24, responses=7, ended=4, thoughts=6, thoughts_ended=3)
     assert found.ends.line == "57% of 7 responses ended within 24 tokens, and so did 50% of 6 thoughts"

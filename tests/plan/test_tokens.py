@@ -55,7 +55,7 @@ def test_repeats_have_no_future():
     same = Lengths(THIRTY.responses, 1.0, "rehearsal")
     rollout, sampler = searched(same, recipe(beams=1, candidates=4, steps=1).foresight, lanes=8)
     assert [len(step.candidates) for step in rollout.steps] == [1]
-    assert rollout.steps[0].duplicates == 3
+    assert rollout.steps[0].repeats == 3
     assert sampler.sampled == 4 * 10 + 20
 
 
@@ -95,7 +95,7 @@ def test_responses_asked_all_at_once():
 def test_later_steps_repeat_by_a_chance_of_their_own():
     found = Lengths(THIRTY.responses, 0.0, "rehearsal", later=1.0)
     rollout, _ = searched(found, recipe(beams=1, candidates=3, steps=2).foresight, lanes=8)
-    assert [(len(step.candidates), step.duplicates) for step in rollout.steps] == [(3, 0), (1, 2)]
+    assert [(len(step.candidates), step.repeats) for step in rollout.steps] == [(3, 0), (1, 2)]
 
 
 def test_a_future_is_the_rest_of_the_response_that_its_step_is_from():

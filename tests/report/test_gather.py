@@ -108,9 +108,9 @@ def test_a_report_that_a_full_disk_cuts_short_leaves_nothing(run):
 def test_the_figures_of_an_unfinished_round(run):
     data = gather(run)
     found = rows(rounds_table(data))
-    # Of each rollout four candidates: 4 + 3, 4 + 3, 6 + 3 and 5 tokens, of which three end responses.
+    # Of each rollout four candidates: 4 + 3, 4 + 3, 6 + 3 and three times 5 tokens, of which three end responses.
     assert found["Candidates"] == ["40"]
-    assert found["Sampled tokens"] == [str(10 * (4 + 3 + 4 + 3 + 6 + 3 + 5))]
+    assert found["Sampled tokens"] == [str(10 * (4 + 3 + 4 + 3 + 6 + 3 + 3 * 5))]
     assert found["Mean foresight value, nats per token"] == ["−0.163"]
     assert found["Candidates whose response ended"] == ["75 %"]
     assert found["Tokens per second"] == ["30"]

@@ -123,15 +123,15 @@ def _candidate(beam: int, token: int, value: float) -> Candidate:
 
 
 def test_a_rollout_is_shown_along_its_best_beam():
-    first = Step(0, [_candidate(0, 10, -0.9), _candidate(0, 11, -0.4), _candidate(0, 12, -0.5)], [2, 0], 0)
-    second = Step(1, [_candidate(0, 20, -0.8), _candidate(1, 21, -0.3)], [0, 1], 0)
+    first = Step(0, [_candidate(0, 10, -0.9), _candidate(0, 11, -0.4), _candidate(0, 12, -0.5)], [2, 0])
+    second = Step(1, [_candidate(0, 20, -0.8), _candidate(1, 21, -0.3)], [0, 1])
     query = Query("q", "which?", [1])
     decode = "{0[0]}".format
     assert glimpse(Rollout(query, [first]), decode).steps == [(-0.5, "12")]
     shown = glimpse(Rollout(query, [first, second]), decode)
     assert (shown.prompt, shown.steps) == ("which?", [(-0.9, "10"), (-0.3, "21")])
     assert step_values(second) == [-0.8, -0.3]
-    assert step_values(Step(0, [_candidate(0, 1, -1.0)], [0], 0, foreseen=False)) == []
+    assert step_values(Step(0, [_candidate(0, 1, -1.0)], [0], foreseen=False)) == []
 
 
 def test_lights_are_of_the_signals_that_are_watched():

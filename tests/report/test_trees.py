@@ -35,7 +35,7 @@ def test_a_tree_is_the_rollout_with_its_figures(run):
     # F = softmax(f / 0.1) of f = -0.1 and -0.3: 1 / (1 + exp(-2)).
     assert [c["share"] for c in one["candidates"]] == pytest.approx([0.8808, 0.1192], abs=1e-4)
     assert (one["kept"], two["kept"], two["repeats"]) == ([0, 1], [1], 2)
-    assert [c["beam"] for c in two["candidates"]] == [1, 0]
+    assert [(c["beam"], c["times"]) for c in two["candidates"]] == [(1, 1), (0, 3)]
     assert [c["advantage"] for c in two["candidates"]] == [0.1, 0.05]
     assert [c["end"] for c in two["candidates"]] == ["length", "end"]
     assert [c["tokens"] for c in two["candidates"]] == [[6, 3], [5, 0]]

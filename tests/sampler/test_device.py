@@ -146,7 +146,7 @@ def test_a_search_comes_to_the_same_rollouts(tiny_llama, tmp_path):
     assert [rollout.query.id for rollout in there] == [rollout.query.id for rollout in host]
     for one, other in zip(host, there, strict=True):
         for step, its in zip(one.steps, other.steps, strict=True):
-            assert (its.kept, its.duplicates) == (step.kept, step.duplicates)
+            assert (its.kept, its.repeats) == (step.kept, step.repeats)
             for candidate, same in zip(step.candidates, its.candidates, strict=True):
                 assert (same.beam, same.tokens) == (candidate.beam, candidate.tokens)
                 assert same.value == pytest.approx(candidate.value, abs=1e-4)

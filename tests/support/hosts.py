@@ -12,7 +12,7 @@ from genius_lite.sampler.client import QueryFailedError
 
 def rollout_of(query: Query) -> Rollout:
     step = Completion([1, 2], [-0.1, -0.2], "end")
-    return Rollout(query, [Step(0, [Candidate(0, step, None, -0.15, -0.15)], [0], 0)])
+    return Rollout(query, [Step(0, [Candidate(0, step, None, -0.15, -0.15)], [0])])
 
 
 @dataclass

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step
 
@@ -34,12 +37,13 @@ def rollouts(draw, query: str = "q") -> Rollout:
                 future = draw(completions("end", "length")) if step.finish == "step" else None
                 value = (future or step).mean_logprob
                 candidates.append(Candidate(beam, step, future, value, value - values[beam]))
-        first = {(c.beam, *c.step.tokens): c for c in candidates}
-        distinct = list(first.values())
+        drawn = Counter((c.beam, *c.step.tokens) for c in candidates)
+        first = {(c.beam, *c.step.tokens): c for c in reversed(candidates)}
+        distinct = [replace(first[path], times=times) for path, times in drawn.items()]
         places = range(len(distinct))
         kept = sorted(draw(st.lists(st.sampled_from(places), min_size=1, max_size=2, unique=True)))
         foreseen = draw(st.booleans()) or not steps
-        steps.append(Step(index, distinct, kept, len(candidates) - len(distinct), foreseen))
+        steps.append(Step(index, distinct, kept, foreseen))
         values = [distinct[i].value for i in kept]
         live = [place for place, i in enumerate(kept) if distinct[i].step.finish == "step"]
         if not live:

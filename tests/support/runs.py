@@ -35,10 +35,10 @@ def rollout(prompt: str, said: str = "ok") -> Rollout:
     ]
     second = [
         Candidate(1, completion("three\n", "step"), completion("cut", "length"), -0.2, 0.1),
-        Candidate(0, completion("four"), None, -0.05, 0.05),
+        Candidate(0, completion("four"), None, -0.05, 0.05, times=3),
     ]
     query = Query(query_id(prompt), prompt, tokens(prompt))
-    return Rollout(query, [Step(0, first, [0, 1], 0), Step(1, second, [1], 2)])
+    return Rollout(query, [Step(0, first, [0, 1]), Step(1, second, [1])])
 
 
 def pairs(r: Rollout) -> list[PreferencePair]:

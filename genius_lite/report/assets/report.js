@@ -186,6 +186,7 @@
       make("b", {}, named(k, i)),
       ...marks.map(([kind, label]) => make("span", { class: `chip ${kind}` }, label)),
       make("span", {}, `f ${number(c.value, 3)}`),
+      ...(c.times > 1 ? [make("span", {}, `drawn ${c.times} times`)] : []),
       ...(searched(s) ? figures : []),
     );
     const inside = [
