@@ -112,9 +112,11 @@ def _arrivals(inbox: queue.SimpleQueue[Request | None], *, block: bool, patience
 
 
 def _read(stream: BinaryIO, inbox: queue.SimpleQueue[Request | None]) -> None:
-    while len(header := stream.read(HEADER)) == HEADER:
-        inbox.put(decode_request(stream.read(body_length(header))))
-    inbox.put(None)
+    try:
+        while len(header := stream.read(HEADER)) == HEADER:
+            inbox.put(decode_request(stream.read(body_length(header))))
+    finally:
+        inbox.put(None)  # also after what is no request: nobody would end the process else
 
 
 def _send(out: BinaryIO, replies: list[Reply]) -> None:

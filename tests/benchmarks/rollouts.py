@@ -270,7 +270,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--context", type=int, default=512, help="tokens a branch")
     parser.add_argument("--kv-unified", action="store_true")
-    parser.add_argument("--draws", default="host", help="where tokens are drawn: host, device, or both")
+    parser.add_argument("--draws", default="host", help="where tokens are drawn: host, device, or host,device")
     parser.add_argument("--in-flight", type=int, default=0, help="searches at once; 0: as `run` chooses")
     parser.add_argument("--beams", type=int, default=2)
     parser.add_argument("--candidates", type=int, default=4)

@@ -222,3 +222,16 @@ def test_a_sandboxed_process_gets_none_either(monkeypatch):
     assert process
     assert "HF_TOKEN" not in psutil.Process(process.pid).environ()
     renderer.close()
+
+
+def test_what_is_no_request_ends_the_worker(tiny_llama, tmp_path):
+    wrong = msgspec.structs.replace(SETTINGS, draw="both")
+
+    async def scenario() -> None:
+        async with open_sampler(tiny_llama, wrong, SAMPLING, tmp_path / "log"):
+            pass
+
+    with pytest.raises(SamplerError):
+        asyncio.run(asyncio.wait_for(scenario(), 60))
+    assert "Invalid enum value 'both'" in (tmp_path / "log").read_text()
+    assert psutil.Process().children() == []
