@@ -49,6 +49,7 @@ ARMS: dict[str, tuple[float, dict[str, Any]]] = {
     "V": (1, {**_VOTE, **_AMONG, **_TOLD}),
     "V3": (1, {**_VOTE, **_AMONG, **_TOLD, "rounds": 3, "round_queries": 1 / 3}),
     "W": (1, {**_AMONG, **_TOLD, "pairs.choose": "random"}),
+    "W3": (1, {**_AMONG, **_TOLD, "pairs.choose": "random", "rounds": 3, "round_queries": 1 / 3}),
     "S": (1, {**_SCPO, "pairs.choose": "random", "pairs.weigh": "equally"}),
 }
 """By the letters of PLAN.md: which share of the recipe's questions an arm asks, and what it replaces."""
