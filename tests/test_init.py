@@ -32,7 +32,7 @@ def _init(*arguments, cwd: Path, answers: str = "") -> subprocess.CompletedProce
 
 
 def test_answers_in_a_pipe_and_nothing_is_overwritten(folder):
-    result = _init(cwd=folder, answers="tiny.gguf\nquestions.txt\n2\nnone\nQ8_0\n")
+    result = _init(cwd=folder, answers="tiny.gguf\nquestions.txt\nnone\n2\nQ8_0\n")
     assert result.returncode == 0, result.stderr
     recipe = load(folder / "mine.yaml")
     assert (recipe.queries.limit, recipe.quantize.type) == (2, "Q8_0")

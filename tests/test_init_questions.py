@@ -48,13 +48,18 @@ def _asked(answers: str, given: Given, monkeypatch) -> str:
 
 
 def test_what_fits_a_machine():
-    small, large = _settings(LAPTOP, 135e6, 40), _settings(Machine(8, 10**10, gpu=24 * 10**9), 7e9, 5000)
+    small = _settings(LAPTOP, 135e6, 40, votes=False)
+    large = _settings(Machine(8, 10**10, gpu=24 * 10**9), 7e9, 5000, votes=False)
     assert small == {"steps": 3, "max_tokens": 256, "lr": "2e-4", "batch_pairs": 4, "max_pack_tokens": 2048}
     assert large == {"steps": 4, "max_tokens": 384, "lr": "2e-5", "batch_pairs": 32, "max_pack_tokens": 2048}
-    assert _settings(Machine(4, 5 * 10**9), 135e6, 40)["max_pack_tokens"] == 1024
+    assert _settings(Machine(4, 5 * 10**9), 135e6, 40, votes=False)["max_pack_tokens"] == 1024
+    half_a_billion = [_settings(LAPTOP, 5e8, 200, votes=votes) for votes in (False, True)]
+    assert [(each["lr"], each["batch_pairs"]) for each in half_a_billion] == [("5e-5", 8), ("2e-4", 4)]
     # 2 rounds, each 2 x 4 x 3 x 256 tokens of which 35 % are sampled, at 48e9 / 135e6 tokens a second, and 2.2 times
     # that with the other stages.
-    assert _seconds(LAPTOP, 135e6) == pytest.approx(2 * 2150.4 * 2.2 / (48e9 / 135e6))
+    assert _seconds(LAPTOP, 135e6, votes=False) == pytest.approx(2 * 2150.4 * 2.2 / (48e9 / 135e6))
+    # Eight responses of 256 tokens that vote, in one of three rounds.
+    assert _seconds(LAPTOP, 135e6, votes=True) == pytest.approx(8 * 256 * 0.35 * 2.2 / (48e9 / 135e6))
 
 
 def test_models_are_suggested_by_what_is_there_and_fits(folder, monkeypatch):
@@ -109,7 +114,7 @@ def test_a_benchmark_is_named_and_not_downloaded(folder, monkeypatch, capsys):
 
 
 def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):
-    answers = "7\ntiny.gguf\nnone.csv\nquestions.jsonl\nanswer\nquestion\nsoon\n20\nx.txt\nproblems.jsonl\nQ9\nq4_k_m\n"
+    answers = "7\ntiny.gguf\nnone.csv\nquestions.jsonl\nanswer\nquestion\nx.txt\nproblems.jsonl\nsoon\n20\nQ9\nq4_k_m\n"
     text = _asked(answers, Given(), monkeypatch)
     shown = capsys.readouterr().out
     for told in (
@@ -131,6 +136,11 @@ def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):
     assert (recipe.queries.column, recipe.queries.limit, recipe.quantize.type) == ("question", 20, "Q4_K_M")
     assert recipe.evaluate.tasks[0] == TaskSource(source=str(folder / "problems.jsonl"), check="numeric", limit=100)
     assert (recipe.sampler.slots, recipe.queries.answers) == ("auto", "numeric")
+    assert "answers to the questions are read in the same way, and vote" in shown
+    assert (recipe.pairs.choose, recipe.learner.loss, recipe.learner.lr) == ("agreed", "sft", 2e-4)
+    # Two of twenty are watched; three rounds share the others.
+    assert (recipe.rounds, recipe.round_queries, recipe.evaluate.watched(20)) == (3, 6, 5)
+    assert recipe.guard.entropy.halt == 0.02, "that answers agree is no collapse"
 
 
 def test_it_says_how_long_a_round_takes_and_when_questions_are_too_few(folder, monkeypatch, capsys):
@@ -139,7 +149,7 @@ def test_it_says_how_long_a_round_takes_and_when_questions_are_too_few(folder, m
     assert "4 questions, 1 minute or so so few show that it works, and are too few to learn from: 32" in shown
     assert "the study used 108 of one kind" in shown
     (folder / "questions.jsonl").write_text(_lines({"question": f"What is {n}?"} for n in range(40)))
-    answers = "1\nquestions.jsonl\n32\nnone\nsource\n"
+    answers = "1\nquestions.jsonl\nnone\n32\nsource\n"
     _asked(answers, Given(), monkeypatch)
     shown = capsys.readouterr().out
     assert "too few" not in shown
@@ -157,6 +167,7 @@ def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkey
     (folder / "mine.yaml").write_text(text)
     recipe = load("mine.yaml")
     assert (recipe.queries.limit, recipe.quantize.type, recipe.evaluate.tasks) == (30, "source", [])
+    assert (recipe.pairs.choose, recipe.learner.loss, recipe.rounds) == ("best", "aco", 2), "answers are not known"
     given = Given("tiny.gguf", "questions.jsonl", "id", "45m", "problems.jsonl", "q8_0")
     text = _asked("", given, monkeypatch)
     assert 'column: "id"' in text

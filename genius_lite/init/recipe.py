@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -25,7 +26,9 @@ from genius_lite.init.questions import (
     size_named,
     suggest_models,
 )
-from genius_lite.recipe import Prefix, TargetType, TaskSource, quant_type
+from genius_lite.init.templates import FEWER_WAYS, OPEN, RECIPE, SEARCH, VOTE, WITH_TASK, WITHOUT_TASK
+from genius_lite.recipe import Evaluate, Learner, Prefix, TargetType, TaskSource, quant_type
+from genius_lite.records import held_count
 from genius_lite.report.console import waiting
 from genius_lite.text import PROSE, amount, brief, visible
 
@@ -34,67 +37,13 @@ _EVENING = 3 * 3600  # seconds
 # Parameters x sampled tokens a second. One core: SmolLM2-135M and Qwen2.5-0.5B on an AVX2 server, 11 to 15e9, and more
 # than 8 wait for memory. GPUs were not measured; this is far below what llama-batched-bench reports for small cards.
 _CORE_RATE, _MOST_CORES, _GPU_RATE = 12e9, 8, 1e12
-_SAMPLED = 0.35  # of the most tokens that a search may sample; responses end, and candidates repeat
+_SAMPLED = 0.35  # of the most tokens that may be sampled; responses end, and candidates repeat
 _LEAST, _STUDY = 32, 108  # questions of the smallest gain in recipes/RESULTS.md, and of the one shown over three seeds
+_RATES = ((3e8, "2e-4", "2e-4"), (4e9, "5e-5", "2e-4"), (math.inf, "2e-5", "1e-4"))
+"""Learning rates of models with fewer parameters, of a search and of a vote."""
 _OTHER_STAGES = 2.2  # a round's time over that of its rollouts: learning, merging, measuring
 
-_RECIPE = """\
-# Written by genius-lite init, for {machine}.
-# About {time}, roughly; genius-lite plan {out} measures it. Every key: genius-lite reference
-# genius-lite validate {out}; genius-lite run {out}
-
-model:
-  gguf: {gguf}
-
-queries:
-  source: {source}   # questions; answers in it are not looked at
-  column: {column}
-  limit: {limit}   # {available}time grows with it
-  shuffle: true
-  {answers}
-  # system: Reason in a few short sentences, then answer.   # before every question, in later use too
-
-rounds: 2   # sample, learn, re-quantize; later rounds sample from what was learned
-
-foresight:
-  beams: 2          # partial responses that are kept
-  candidates: 4     # next steps sampled from each
-  steps: {steps}          # lines that are searched; the paper has 4
-  max_tokens: {max_tokens}   # longest response; raise it if many are cut off
-  temperature: 1.0  # the paper has 0.6, with which small models learned nothing that showed
-
-pairs:
-  # choose: agreed     # futures vote, where `answers` are numbers or letters; with 1 beam, 16 candidates, 1 step above
-  negatives: uniform   # the paper draws them from F, where they are nearly as good as what is preferred
-  min_gap: 0.05        # nats per token between the two
-  truncated: chosen    # what comes to no end is never preferred
-
-learner:
-  lr: {lr}          # halve it if the collapse guard warns
-  batch_pairs: {batch_pairs}
-  max_pack_tokens: {max_pack_tokens}   # less takes less memory
-
-quantize:
-  type: {kind}   # source: as the model's own; Q8_0, Q4_K_M and others can be named
-
-sampler: auto   # slots, KV buffers and threads are measured here, once for the model
-
-{evaluate}
-"""
 _READ = ("numeric", "choice")
-_OPEN = "# answers: numeric   # where every question comes to a number; choice: to a letter"
-_WITHOUT_TASK = """\
-# Without problems whose answers are known, rounds are compared by how far answers agree. With some:
-# evaluate:
-#   tasks:
-#     - {source: held-out.jsonl, check: numeric}   # rows with `prompt` and `answer`"""
-_WITH_TASK = """\
-evaluate:
-  tasks:   # the base model and every round answer them; nothing learns from them
-    - {source}{keys}
-      {bound}: 100   # problems; more tell smaller differences, and take longer
-  samples: 2    # responses to each at the temperature of later use, beside the likeliest one
-  patience: 1   # stop after a round that is worse, by the interval of the difference"""
 
 
 @dataclass(frozen=True)
@@ -138,18 +87,7 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
     else:
         _say(f'   {source}: {amount(len(texts), "questions")} in `{queries.column}`, such as "{brief(texts[0])}"')
 
-    each = _seconds(machine, model.parameters)
-    available = 10**6 if texts is None else len(texts)
-    evening = min(_in_time(_EVENING, each), available)
-    question = f"3. How long may it take (2h, 45m), or how many questions? An evening has time for {evening} or so here"
-    count = ask("Time or number", question, given.amount, f"{evening}", lambda answer: _count(answer, each, available))
-    _say(f"   {amount(count, 'questions')}, {_duration(count * each)} or so")
-    if count < _LEAST:
-        _say(f"   so few show that it works, and are too few to learn from: {_LEAST} is the fewest")
-        _say(f"   that any gain was measured with, and the study used {_STUDY} of one kind")
-        _say("   (recipes/RESULTS.md)")
-
-    question = "4. Problems with answers to measure on? A .jsonl, a benchmark (gsm8k), reasoning_gym:NAME or none"
+    question = "3. Problems with answers to measure on? A .jsonl, a benchmark (gsm8k), reasoning_gym:NAME or none"
     task, prompts = ask("Problems", question, given.tasks, "none", find_problems)
     if task:
         if task.benchmark:
@@ -162,10 +100,25 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
         _say(f"   {told}")
     if shared := len({prompt.strip() for prompt in prompts} & set(texts or ())):
         _say(f"   {shared} of them are among the questions too: they measure what was practised")
+    votes = task is not None and task.check in _READ
+    if votes:
+        _say("   answers to the questions are read in the same way, and vote on what is learned")
+
+    each = _seconds(machine, model.parameters, votes=votes)
+    available = 10**6 if texts is None else len(texts)
+    evening = min(_in_time(_EVENING, each), available)
+    question = f"4. How long may it take (2h, 45m), or how many questions? An evening has time for {evening} or so here"
+    count = ask("Time or number", question, given.amount, f"{evening}", lambda answer: _count(answer, each, available))
+    _say(f"   {amount(count, 'questions')}, {_duration(count * each)} or so")
+    if count < _LEAST:
+        _say(f"   so few show that it works, and are too few to learn from: {_LEAST} is the fewest")
+        _say(f"   that any gain was measured with, and the study used {_STUDY} of one kind")
+        _say("   (recipes/RESULTS.md)")
 
     question = "5. Which type for the result? source: the model's own; nothing changes but what is learned"
     kind = ask("Type", question, given.kind, "source", _kind)
-    return _RECIPE.format(
+    settings = _settings(machine, model.parameters, count, votes=votes)
+    return RECIPE.format(
         machine=machine,
         time=_duration(count * each),
         out=visible(shlex.quote(str(out))),
@@ -175,9 +128,11 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
         limit=count,
         available="" if texts is None else f"of {available}; ",
         kind=kind,
-        answers=f"answers: {task.check}   # as the problems' below" if task and task.check in _READ else _OPEN,
-        evaluate=_evaluate(task, out) if task else _WITHOUT_TASK,
-        **_settings(machine, model.parameters, count),
+        answers=f"answers: {task.check}   # as the problems' below" if task and votes else OPEN,
+        method=(VOTE if votes else SEARCH).format(round_queries=_a_third(count), **settings),
+        guard=FEWER_WAYS if votes else "",
+        evaluate=_evaluate(task, out) if task else WITHOUT_TASK,
+        **settings,
     )
 
 
@@ -230,25 +185,37 @@ def _kind(answer: str) -> TargetType:
     return "source" if answer.casefold() == "source" else quant_type(answer)
 
 
-def _settings(machine: Machine, parameters: float, questions: int) -> dict[str, Any]:
+def _a_third(questions: int) -> int:
+    """Return the questions of each of three rounds, where some are watched and not learned from."""
+    held = held_count(questions, Learner().holdout, Evaluate().watched(questions))
+    return max(1, (questions - held) // 3)
+
+
+def _settings(machine: Machine, parameters: float, questions: int, *, votes: bool) -> dict[str, Any]:
     """Choose what fits: smaller models take larger learning rates and shorter searches.
 
-    The two higher rates gained in `recipes/RESULTS.md` at temperature 1 and at 0.5, where higher ones gained less
-    (SmolLM2-135M) or lost greedily (Qwen2.5-Coder-0.5B); larger models were not trained.
+    Of a search the two higher rates gained in `recipes/RESULTS.md` at temperature 1 and at 0.5, where higher ones
+    gained less (SmolLM2-135M) or lost greedily (Qwen2.5-Coder-0.5B). What a vote chooses is told again (SFT), which
+    takes more. Larger models were not trained.
     """
+    lr = next(rates[votes] for least, *rates in _RATES if parameters < least)
     return {
         "steps": 4 if machine.gpu else 3,
         "max_tokens": 384 if machine.gpu else 256 if parameters < 1e9 else 192,
-        "lr": "2e-4" if parameters < 3e8 else "5e-5" if parameters < 4e9 else "2e-5",
-        "batch_pairs": 4 if questions <= 50 else 8 if questions <= 200 else 16 if questions <= 1000 else 32,
+        "lr": lr,
+        "batch_pairs": 4 if questions <= 50 or votes else 8 if questions <= 200 else 16 if questions <= 1000 else 32,
         "max_pack_tokens": 2048 if (machine.gpu or machine.memory) > 8e9 else 1024,
     }
 
 
-def _seconds(machine: Machine, parameters: float) -> float:
-    """Estimate how long a question takes in a whole run, two rounds of 2 x 4 candidates a step. `plan` measures it."""
-    cfg = _settings(machine, parameters, 1)
-    tokens = 2 * 2 * 4 * cfg["steps"] * cfg["max_tokens"] * _SAMPLED
+def _seconds(machine: Machine, parameters: float, *, votes: bool) -> float:
+    """Estimate how long a question takes in a whole run; `plan` measures it.
+
+    It is searched in two rounds, 2 x 4 candidates a step; or in one, where 8 responses vote.
+    """
+    cfg = _settings(machine, parameters, 1, votes=votes)
+    responses = 8 if votes else 2 * 2 * 4 * cfg["steps"]
+    tokens = responses * cfg["max_tokens"] * _SAMPLED
     rate = _GPU_RATE if machine.gpu else _CORE_RATE * min(machine.cores, _MOST_CORES)
     return tokens * _OTHER_STAGES * parameters / rate
 
@@ -257,7 +224,8 @@ def _pace(machine: Machine, parameters: float | None) -> str:
     """Say how long a round takes here with as many questions as the study used; nothing of a model of unknown size."""
     if parameters is None:
         return ""
-    return f"\n      (about {_duration(_seconds(machine, parameters) / 2 * _STUDY)} a round of {_STUDY} questions here)"
+    each = _seconds(machine, parameters, votes=False) / 2
+    return f"\n      (about {_duration(each * _STUDY)} a round of {_STUDY} questions here)"
 
 
 def _duration(seconds: float) -> str:
@@ -266,11 +234,11 @@ def _duration(seconds: float) -> str:
 
 def _evaluate(task: TaskSource, out: Path) -> str:
     if task.benchmark:
-        return _WITH_TASK.format(source=f"benchmark: {task.benchmark}", keys="", bound="limit")
+        return WITH_TASK.format(source=f"benchmark: {task.benchmark}", keys="", bound="limit")
     said = task.model_dump(exclude_defaults=True, exclude={"source"})
     keys = "".join(f"\n      {key}: {_text(value)}" for key, value in said.items())
     bound = "size" if task.source.startswith(Prefix.REASONING_GYM) else "limit"
-    return _WITH_TASK.format(source=f"source: {_path(task.source, out)}", keys=keys, bound=bound)
+    return WITH_TASK.format(source=f"source: {_path(task.source, out)}", keys=keys, bound=bound)
 
 
 def _path(source: str, out: Path) -> str:

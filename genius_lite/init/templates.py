@@ -1,0 +1,86 @@
+"""The text of a recipe that `genius-lite init` writes, with places for what depends on the answers."""
+
+from __future__ import annotations
+
+RECIPE = """\
+# Written by genius-lite init, for {machine}.
+# About {time}, roughly; genius-lite plan {out} measures it. Every key: genius-lite reference
+# genius-lite validate {out}; genius-lite run {out}
+
+model:
+  gguf: {gguf}
+
+queries:
+  source: {source}   # questions; answers in it are not looked at
+  column: {column}
+  limit: {limit}   # {available}time grows with it
+  shuffle: true
+  {answers}
+  # system: Reason in a few short sentences, then answer.   # before every question, in later use too
+
+{method}
+  batch_pairs: {batch_pairs}
+  max_pack_tokens: {max_pack_tokens}   # less takes less memory{guard}
+
+quantize:
+  type: {kind}   # source: as the model's own; Q8_0, Q4_K_M and others can be named
+
+sampler: auto   # slots, KV buffers and threads are measured here, once for the model
+
+{evaluate}
+"""
+# Without known answers: the method of the paper, with what the study changed.
+SEARCH = """\
+rounds: 2   # sample, learn, re-quantize; later rounds sample from what was learned
+
+foresight:
+  beams: 2          # partial responses that are kept
+  candidates: 4     # next steps sampled from each
+  steps: {steps}          # lines that are searched; the paper has 4
+  max_tokens: {max_tokens}   # longest response; raise it if many are cut off
+  temperature: 1.0  # the paper has 0.6, with which small models learned nothing that showed
+
+pairs:
+  negatives: uniform   # the paper draws them from F, where they are nearly as good as what is preferred
+  min_gap: 0.05        # nats per token between the two
+  truncated: chosen    # what comes to no end is never preferred
+
+learner:
+  lr: {lr}          # halve it if the collapse guard warns"""
+# Where answers can be read, they vote: what gained most of all that was tried (recipes/RESULTS.md).
+VOTE = """\
+rounds: 3   # sample, learn, re-quantize: a model that answers better votes better; after a third round it may fall
+round_queries: {round_queries}   # each round asks the next ones
+
+foresight:
+  beams: 1
+  candidates: 8     # first lines of an answer; each is played to its end, and has a vote
+  steps: 1
+  max_tokens: {max_tokens}   # longest response; raise it if many are cut off
+  temperature: 0.7
+
+pairs:
+  choose: agreed    # of the answer that most come to, the response with the highest value
+
+learner:
+  loss: sft         # such responses are told again, and nothing is pushed away
+  lr: {lr}          # halve it if the collapse guard warns
+  epochs: 2"""
+FEWER_WAYS = """
+
+guard:   # a vote is meant to make answers agree
+  entropy: {warn: 0.1, halt: 0.02}
+  unique: {warn: 0.3}"""
+OPEN = "# answers: numeric   # each comes to a number; choice: to a letter; they can vote then: recipes/quickstart.yaml"
+WITHOUT_TASK = """\
+# Without problems whose answers are known, rounds are compared by how far answers agree. With some:
+# evaluate:
+#   tasks:
+#     - {source: held-out.jsonl, check: numeric}   # rows with `prompt` and `answer`"""
+WITH_TASK = """\
+evaluate:
+  tasks:   # the base model and every round answer them; nothing learns from them
+    - {source}{keys}
+      {bound}: 100   # problems; more tell smaller differences, and take longer
+  samples: 2    # responses to each at the temperature of later use, beside the likeliest one
+  patience: 1   # stop after a round that is worse, by the interval of the difference"""
