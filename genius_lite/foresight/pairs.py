@@ -83,8 +83,10 @@ def draw_pairs(
                 left_out.update(refusals[:1] or undecided)
 
 
-def why_none(cfg: Pairs, left_out: Mapping[str, int]) -> str:
+def why_none(cfg: Pairs, left_out: Mapping[str, int], rollouts: Iterable[Rollout]) -> str:
     """Say why there is no pair at all, and what helps."""
+    if not any(step.foreseen for rollout in rollouts for step in rollout.steps):
+        return "every step's candidates agree, and none was foreseen; raise foresight.skip_agreeing, or leave it out"
     counts = {name: count for name, count in left_out.items() if count}
     counted = ", ".join(f"{name} {count}" for name, count in counts.items())
     if not counts:

@@ -122,7 +122,7 @@ class Job:
             "system": self.recipe.queries.system,
             "template": self.template,
             "answers": self.recipe.queries.answers,
-            "queries": f"{len(ids)}, {seed_of(*ids, *self.queries[0].tokens):016x}",
+            "queries": f"{len(ids)}, {seed_of(*ids):016x}",
             "watched": f"{len(self.watched)}, {seed_of(*(q.id for q in self.watched)):016x}",
             "tasks": [_identity(item) for item in self.tasks],
         }

@@ -29,7 +29,7 @@ _LEFT_OUT, _PAIRS, _ADAPTER = (f"{round_name(1)}/{name}" for name in (folder.LEF
 # Keys of the identity that decide what is answered to the tasks, what is evaluated, what is sampled, and so on.
 _BASE = ("model", "weights")
 _LIMITS = ("foresight.max_tokens", "foresight.thought_tokens")
-_ANSWERED = ("model", "seed", "system", "tasks", *_LIMITS, "evaluate", "sampler.kv_type")
+_ANSWERED = ("model", "seed", "system", "template", "tasks", *_LIMITS, "evaluate", "sampler.kv_type")
 _EVALUATED = (*_ANSWERED, "watched", "answers")
 _SAMPLED = ("model", "seed", "foresight", "sampler.kv_type")
 # What the first round learns from, and how. What is watched is part of it: that is held out.

@@ -142,7 +142,7 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
             write_records(out, draw_pairs(rollouts, cfg, tau, r.key, stated, left_out := Counter[str]()))
         r.here.put_json(folder.LEFT_OUT, dict(left_out))
         if not out.stat().st_size:
-            raise NoPairError(f"round {r.number}: no pair to learn from: {why_none(cfg, left_out)}")
+            raise NoPairError(f"round {r.number}: no pair to learn from: {why_none(cfg, left_out, rollouts)}")
         note_time(r.here, Stage.PAIRS, time.monotonic() - began, len(Lines(out, PreferencePair)))
 
     made = r.here.build(folder.PAIRS, make)

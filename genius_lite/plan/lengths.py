@@ -12,7 +12,7 @@ import msgspec
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.evaluate.signals import too_short
 from genius_lite.recipe import Foresight
-from genius_lite.records import Rollout, Step
+from genius_lite.records import Candidate, Rollout, Step
 from genius_lite.text import amount
 
 Source = Literal["rehearsal", "round 1", "assumed"]
@@ -124,25 +124,30 @@ def shortest(cfg: Foresight) -> Lengths:
 
 
 def described(rollouts: Sequence[Rollout], vocabulary: Vocabulary, cfg: Foresight, source: Source) -> Lengths:
-    """Read lengths off the first steps of rollouts: there the candidates are complete responses.
+    """Read lengths off the first steps of rollouts: there the candidates are complete responses, if they were foreseen.
 
     Args:
         cfg: by which the rollouts were searched.
     """
     firsts = [rollout.steps[0] for rollout in rollouts]
     later = [step for rollout in rollouts for step in rollout.steps[1:]]
-    seen = [(r.query.tokens, c) for r, first in zip(rollouts, firsts, strict=True) for c in first.candidates]
-    whole = [(prompt, c) for prompt, c in seen if c.last.finish != "step"]  # others were not foreseen to their end
+    whole = [(r.query.tokens, c) for r, first in zip(rollouts, firsts, strict=True) for c in _whole(first)]
     thoughts = [vocabulary.said(prompt, c.tokens).thought_ended for prompt, c in whole]
     ended = sum(c.last.finish == "end" for _, c in whole)
     thinking = [over for over in thoughts if over is not None]
+    rows = [[_response(c.tokens, c.value, vocabulary) for c in _whole(first)] for first in firsts]
     return Lengths(
-        [[_response(c.tokens, c.value, vocabulary) for c in first.candidates] for first in firsts],
+        [row for row in rows if row] or assumed(cfg).responses,
         _repeated(firsts, cfg.candidates),
         source,
         _repeated(later, cfg.candidates),
         Ends(cfg.response_tokens, len(whole), ended, len(thinking), sum(thinking)) if whole else None,
     )
+
+
+def _whole(first: Step) -> list[Candidate]:
+    """List its complete responses: where candidates agreed, they were not foreseen to their end."""
+    return [candidate for candidate in first.candidates if candidate.last.finish != "step"]
 
 
 def _repeated(steps: Sequence[Step], candidates: int) -> float:

@@ -22,7 +22,9 @@ from genius_lite.rundir.reader import RunFolder
 
 ALL_TASKS = "mean of all tasks"
 
-_SEED_KEYS = ("seed", "watched")  # of a run's identity: the seed decides which queries are held out and watched
+# Of a run's identity, what sets no two arms apart: the seed decides which queries are held out and watched, and a
+# template may ask for the day on which the run began.
+_SEED_KEYS = ("seed", "watched", "template")
 
 ScoresOfSeed = dict[str, float]
 """Problem -> share of right responses, of one seed."""
@@ -33,9 +35,9 @@ class Row(msgspec.Struct, frozen=True):
 
     An arm is all runs whose recipes differ in nothing but the seed, one of each; `seeds` is their number, `seed_spread`
     the standard deviation of their sampled gains (None for one seed). Differences are paired by problem, their
-    intervals are over problems and seeds, or over problems only. `to_first` sets the sampled accuracy beside that of
-    the first arm's same round, on the problems that both have: seed by seed where both have the same seeds, else as
-    independent ones.
+    intervals are over problems and seeds, or over problems only. `to_first` and `greedy_to_first` set the accuracy
+    beside that of the first arm's same round, on the problems that both have: seed by seed where both have the same
+    seeds, else as independent ones.
     """
 
     task: str
@@ -45,9 +47,11 @@ class Row(msgspec.Struct, frozen=True):
     best: bool
     sampled: float | None
     sampled_gain: PooledDifference | None
+    greedy: float | None
     greedy_gain: PooledDifference | None
     seed_spread: float | None
     to_first: PooledDifference | None
+    greedy_to_first: PooledDifference | None
 
 
 def compare_runs(runs: Sequence[Path]) -> list[Row]:
@@ -57,7 +61,7 @@ def compare_runs(runs: Sequence[Path]) -> list[Row]:
         UserError: a folder is no run, or its rounds were not measured on any task.
     """
     found: list[Row] = []
-    first: dict[tuple[tuple[str, ...], int], _Answers] = {}
+    first: dict[tuple[tuple[str, ...], int], tuple[_Answers, _Answers]] = {}
     for arm in _arms(runs):
         for tasks in arm.groups_of_tasks():
             base, base_greedy = (arm.answers(0, tasks, greedy=greedy) for greedy in (False, True))
@@ -65,6 +69,8 @@ def compare_runs(runs: Sequence[Path]) -> list[Row]:
                 tuned, tuned_greedy = (arm.answers(number, tasks, greedy=greedy) for greedy in (False, True))
                 gain = _difference(base, tuned)
                 spread = gain.over_seeds if gain else None
+                those = first.setdefault((tasks, number), (tuned, tuned_greedy))
+                is_first = those[0] is tuned
                 row = Row(
                     task=tasks[0] if len(tasks) == 1 else ALL_TASKS,
                     arm=arm.name,
@@ -73,12 +79,13 @@ def compare_runs(runs: Sequence[Path]) -> list[Row]:
                     best=arm.best == {number},
                     sampled=tuned.accuracy(),
                     sampled_gain=gain,
+                    greedy=tuned_greedy.accuracy(),
                     greedy_gain=_difference(base_greedy, tuned_greedy),
                     seed_spread=None if spread is None else spread * len(arm.seeds) ** 0.5,
-                    to_first=_difference(first[tasks, number], tuned) if (tasks, number) in first else None,
+                    to_first=None if is_first else _difference(those[0], tuned),
+                    greedy_to_first=None if is_first else _difference(those[1], tuned_greedy),
                 )
                 found.append(row)
-                first.setdefault((tasks, number), tuned)
     return found
 
 
@@ -90,24 +97,31 @@ def print_comparison(rows: Sequence[Row], console: Console) -> None:
     for task, of_task in by_task.items():
         table = Table(title=task, box=box.SIMPLE_HEAD)
         table.add_column("run", overflow="fold")
-        for heading in ("round", "sampled", "gain", "greedy gain", "to the first"):
+        for heading in ("round", "answers", "right", "gain", "to the first"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in of_task:
-            table.add_row(
-                row.arm + (f"\n{row.seeds} seeds" if row.seeds > 1 else ""),
-                f"{row.round}{'*' if row.best else ''}",
-                f"{row.sampled:.1%}" if row.sampled is not None else "-",
-                _in_lines(row.sampled_gain) or "-",
-                _in_lines(row.greedy_gain) or "-",
-                _in_lines(row.to_first),
-            )
+            named = row.arm + (f"\n{row.seeds} seeds" if row.seeds > 1 else ""), f"{row.round}{'*' if row.best else ''}"
+            for kind, accuracy, gain, to_first in _kinds(row):
+                right = "-" if accuracy is None else f"{accuracy:.1%}"
+                table.add_row(*named, kind, right, _in_lines(gain) or "-", _in_lines(to_first))
+                named = "", ""
         console.print(table)
     console.print(
         "Gains over the base model, and differences to the first run, in points with 95 % intervals over problems and "
         "seeds; below them the standard error that each of the two adds. Over problems only: another seed may give "
-        "another gain. * the run's best round, which other problems chose; of a task with fewer than 40 the same ones, "
-        "which flatters it."
+        "another gain. * the run's best round, which other problems chose; of a task with fewer than 40, or whose "
+        "`use` is both, the same ones, which flatters it."
     )
+
+
+def _kinds(
+    row: Row,
+) -> Iterator[tuple[str, float | None, PooledDifference | None, PooledDifference | None]]:
+    """Yield the answers that were asked for: their kind, accuracy, gain, and difference to the first arm."""
+    if row.sampled is not None or row.greedy is None:
+        yield "sampled", row.sampled, row.sampled_gain, row.to_first
+    if row.greedy is not None:
+        yield "greedy", row.greedy, row.greedy_gain, row.greedy_to_first
 
 
 def _in_lines(gain: PooledDifference | None) -> str:
@@ -193,7 +207,8 @@ def _arms(paths: Sequence[Path]) -> Iterator[_Arm]:
     times: Counter[tuple[str, str]] = Counter()
     for run in map(RunFolder, paths):
         run.require("seed")
-        common = json.dumps({k: v for k, v in run.recipe.items() if k not in _SEED_KEYS}, sort_keys=True)
+        template = {k: v for k, v in run.recipe.get("template", {}).items() if k != "today"}
+        common = json.dumps([template, {k: v for k, v in run.recipe.items() if k not in _SEED_KEYS}], sort_keys=True)
         times[seed := (common, json.dumps(run.recipe["seed"]))] += 1
         arms[common, times[seed]].append(run)
     return map(_arm, arms.values())

@@ -18,6 +18,8 @@ from genius_lite.results.evaluation import AtBest, Interval, TaskResult
 from genius_lite.results.rounds import Quantized, Summary
 from genius_lite.text import amount, in_ascii, percent
 
+_NAME = 12  # columns of a terminal that a model's name has at least, over several lines
+
 
 def evaluation_lines(found: Evaluation) -> list[str]:
     """Write a line for each task, and one for the signals."""
@@ -61,16 +63,17 @@ def print_results(
     for first in found[0]:
         title = f"{first.task}: {amount(first.problems, 'problems')}"
         table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("model", overflow="fold")
-        for heading in ("measure", "accuracy", "to the first"):
+        table.add_column("model", overflow="fold", min_width=_NAME)
+        for heading in ("measure", "accuracy", "points to the first"):
             table.add_column(heading, justify="left" if heading == "measure" else "right", no_wrap=True)
         for name, rows in zip(names, found, strict=True):
             for task in (row for row in rows if row.task == first.task):
                 for n, (measure, accuracy, gain) in enumerate(_measures(task)):
-                    table.add_row("" if n else name, measure, share(accuracy), points(gain) if gain else "")
-                said = f"{task.length:.0f} tokens, {task.cut:.0%} cut off"
-                said += f"; greedy p {task.mcnemar.p_value:.3f}" if task.mcnemar else ""
-                table.add_row("", said, end_section=True)
+                    told = points(gain).removesuffix(" points") if gain else ""
+                    table.add_row("" if n else name, measure, share(accuracy), told)
+                greedy = f"greedy p {task.mcnemar.p_value:.3f}" if task.mcnemar else ""
+                table.add_row("", "length", f"{task.length:.0f} tokens", greedy)
+                table.add_row("", "cut off", f"{task.cut:.0%}", end_section=True)
         console.print(table)
     console.print(
         f"Sampled at temperature {found[0][0].temperature:g}. 95 % intervals. maj@k: the most frequent answer of k; "

@@ -17,8 +17,8 @@ class RolloutFigures(msgspec.Struct, frozen=True):
     """What a round's search sampled.
 
     `mean_value` is f in nats per token, over all candidates with a future, and `ended_share` the share of their
-    responses that came to an end; `repeated` candidates and `skipped_steps` are not among them.
-    `tokens_per_s` is None where an interrupted stage that was killed outright left no time.
+    responses that came to an end; `repeated` candidates and `skipped_steps` are not among them, and where all steps
+    were skipped both are None. `tokens_per_s` is None where an interrupted stage that was killed outright left no time.
     """
 
     queries: int
@@ -26,8 +26,8 @@ class RolloutFigures(msgspec.Struct, frozen=True):
     repeated: int
     skipped_steps: int
     sampled_tokens: int
-    mean_value: float
-    ended_share: float
+    mean_value: float | None
+    ended_share: float | None
     tokens_per_s: float | None = None
 
     @staticmethod
@@ -44,7 +44,7 @@ class RolloutFigures(msgspec.Struct, frozen=True):
                 if step.foreseen:
                     ended += sum(c.last.finish == "end" for c in step.candidates)
                     values.extend(c.value for c in step.candidates)
-        mean, share = fmean(values), ended / len(values)
+        mean, share = (fmean(values), ended / len(values)) if values else (None, None)
         return RolloutFigures(queries, len(values), repeated, skipped, tokens, mean, share, tokens_per_s)
 
 

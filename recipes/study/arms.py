@@ -18,8 +18,9 @@ from typing import Any
 import msgspec
 from quickstart_seeds import complete
 
+from genius_lite.evaluate.results import results
 from genius_lite.recipe.reader import load
-from genius_lite.report.compare import ALL_TASKS, Row, compare_runs
+from genius_lite.report.compare import Row, compare_runs
 from genius_lite.report.summary import points
 from genius_lite.results.evaluation import Interval
 from genius_lite.rundir.reader import RoundFolder, RunFolder
@@ -68,7 +69,7 @@ def main() -> None:
         for arm in a.arms:
             run(recipe, folder, arm, seed)
     if not a.only:
-        rows = [found for arm in a.arms for found in figures([folder / f"{arm}-{seed}" for seed in range(a.seeds)])]
+        rows = [*figures([folder / f"{arm}-{seed}" for arm in a.arms for seed in range(a.seeds)])]
         text = json.dumps({"recipe": recipe.name, "arms": rows}, indent=1) + "\n"
         (HERE / "results" / f"arms-{a.on}.json").write_text(text, encoding="utf-8")
         print("\n".join(table(rows)))
@@ -105,35 +106,42 @@ def _sampled_alike(other: Path, recipe: Path, settings: list[str]) -> bool:
 
 
 def figures(runs: list[Path]) -> Iterator[dict[str, Any]]:
-    """Yield what each round of an arm came to, over its seeds and all tasks."""
-    found = [row for row in compare_runs(runs) if row.task == ALL_TASKS] or compare_runs(runs)
+    """Yield what each round of each arm came to, over its seeds, on each task; of the last, or all, tokens and more."""
+    found = compare_runs(runs)
     for row in found:
-        yield {**_gains(row), **_means([(RunFolder(run).base, RunFolder(run).round(row.round)) for run in runs])}
+        arm = row.arm.rpartition("-")[0]
+        of_arm = [RunFolder(run) for run in runs if run.name.rpartition("-")[0] == arm]
+        whole = row.task == found[-1].task
+        yield {**_gains(row), **(_means([(run.base, run.round(row.round)) for run in of_arm]) if whole else {})}
 
 
 def _gains(row: Row) -> dict[str, Any]:
     assert row.sampled_gain and row.greedy_gain
+    differences = {"to_first": row.to_first, "greedy_to_first": row.greedy_to_first}
     return {
+        "task": row.task,
         "arm": row.arm.rpartition("-")[0],
         "round": row.round,
         "seeds": row.seeds,
         "sampled": row.sampled,
         "sampled_gain": msgspec.to_builtins(row.sampled_gain),
+        "greedy": row.greedy,
         "greedy_gain": msgspec.to_builtins(row.greedy_gain),
+        **{name: msgspec.to_builtins(found) for name, found in differences.items() if found},
     }
 
 
 def _means(rounds: list[tuple[RoundFolder, RoundFolder]]) -> dict[str, Any]:
-    """Average over seeds what has no interval; tokens are those of the round, maj@8 and pass@8 means over tasks."""
+    """Average over seeds what has no interval: tokens of the round; majority and any of all samples, over tasks."""
     of_seeds = []
     for base, here in rounds:
-        report, first = here.report, base.report
-        assert report and first and report.rollouts and report.metrics
+        report, first = here.report, results(base.responses)
+        assert report and report.rollouts and report.metrics
         signals, of_base = report.metrics.signals, base.signals
         most = {
-            f"{name}{which}": fmean(getattr(result, of)["8"].estimate for result in results.evaluation)
-            for name, of in (("maj8", "most"), ("pass8", "some"))
-            for which, results in (("", report), ("_base", first))
+            f"{name}{which}": fmean(_of_most(getattr(result, of)) for result in found)
+            for name, of in (("maj", "most"), ("pass", "some"))
+            for which, found in (("", report.evaluation), ("_base", first))
         }
         best = [each.gain.estimate for each in report.at_best]
         of_seeds.append(
@@ -151,24 +159,41 @@ def _means(rounds: list[tuple[RoundFolder, RoundFolder]]) -> dict[str, Any]:
     return {key: _mean([each[key] for each in of_seeds]) for key in of_seeds[0]}
 
 
+def _of_most(by_samples: dict[str, Interval]) -> float:
+    return by_samples[max(by_samples, key=int)].estimate
+
+
 def _mean(values: list[Any]) -> float | None:
     return None if None in values else fmean(values)
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Write a row for each round of each arm."""
-    names = ("arm", "round", "seeds", "tokens", "pairs", "at temperature 1", "greedy", "maj@8", "pass@8", "KL")
+    """Write a row for each round of each arm, over all tasks; then what its last round gains on each of several."""
+    names = ("arm", "round", "seeds", "tokens", "pairs", "at temperature 1", "greedy", "maj", "pass", "KL")
     yield f"| {' | '.join([*names, 'entropy', 'length'])} |"
     yield "|---" * 12 + "|"
-    for row in rows:
-        gains = [
-            points(msgspec.convert(row[f"{kind}_gain"], Interval)).removesuffix(" points")
-            for kind in ("sampled", "greedy")
-        ]
-        votes = [f"{percent(row[f'{of}_base'])} to {percent(row[of])}" for of in ("maj8", "pass8")]
+    whole = [row for row in rows if "tokens" in row]
+    for row in whole:
+        votes = [f"{percent(row[f'{of}_base'])} to {percent(row[of])}" for of in ("maj", "pass")]
         shares = ["-" if row[key] is None else format(row[key], ".2f") for key in ("kl", "entropy", "length")]
         counted = [format(round(row[key]), ",") for key in ("tokens", "pairs")]
-        yield f"| {' | '.join(map(str, [row['arm'], row['round'], row['seeds'], *counted, *gains, *votes, *shares]))} |"
+        cells = [row["arm"], row["round"], row["seeds"], *counted, *_told(row, "_gain"), *votes, *shares]
+        yield f"| {' | '.join(map(str, cells))} |"
+    last, first = {row["arm"]: row["round"] for row in whole}, whole[0]["arm"]
+    for row in (row for row in rows if row["round"] == last[row["arm"]]):
+        sampled, greedy = _told(row, "_gain")
+        line = f"{row['arm']}, {row['task']}: at temperature 1 {sampled}, greedily {greedy}"
+        if "to_first" in row and row["round"] == last[first]:
+            line += f"; less {first}: {_points(row['to_first'])}, {_points(row['greedy_to_first'])}"
+        yield line
+
+
+def _told(row: dict[str, Any], of: str) -> list[str]:
+    return [_points(row[f"{kind}{of}"]) for kind in ("sampled", "greedy")]
+
+
+def _points(gain: dict[str, float]) -> str:
+    return points(msgspec.convert(gain, Interval)).removesuffix(" points")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ IDENTITY = {
     "model": "m",
     "weights": None,
     "system": None,
+    "template": {"enable_thinking": False},
     "queries": "4, q",
     "answers": "stated",
     "round_queries": None,
@@ -112,6 +113,7 @@ def changed(**sections) -> dict:
         (changed(tasks=["others"]), [HF_CHECKPOINT, ROUNDED, ROLLOUTS, ADAPTER]),
         # Of rollouts the prompts themselves are compared, below.
         (changed(system="Be brief."), [HF_CHECKPOINT, ROUNDED, ROLLOUTS]),
+        (changed(template={"enable_thinking": True}), [HF_CHECKPOINT, ROUNDED, ROLLOUTS]),
         (changed(seed=1), [HF_CHECKPOINT, ROUNDED]),
         (changed(sampler={"kv_type": "Q8_0"}), [HF_CHECKPOINT, ROUNDED]),
         (changed(weights="full"), [EVALUATION, ROLLOUTS]),  # round 1 samples the user's own file

@@ -206,7 +206,25 @@ def test_a_later_round_without_a_pair_ends_the_run_with_what_was_made_before(tmp
     summary = run(made.recipe)  # the same again finds nothing to do
     assert (f"stopped: {summary.stopped}", len(summary.rounds)) == (stopped, 1)
     assert Path(summary.exported).is_file()
-    assert look(made.folder).state == "finished"
+    found = look(made.folder)
+    assert (found.state, found.board.number, found.board.kind) == ("finished", 1, "export"), "no second round was made"
+
+
+def test_a_later_round_whose_candidates_all_agree_ends_the_run_with_a_report(tmp_path, monkeypatch):
+    from genius_lite.foresight import search
+
+    # All steps of round 2 agree, those of round 1 do not.
+    monkeypatch.setattr(search, "_agree", lambda nodes, cfg: nodes[0].key[1] == 2)
+    cfg = Foresight(beams=1, candidates=3, steps=1, max_tokens=12, temperature=1.5, skip_agreeing=0.9)
+    made = done(tmp_path, Quantize(), rounds=2, round_queries=4, foresight=cfg)
+    (stopped,) = [line for line in made.said if line.startswith("stopped: ")]
+    assert stopped.startswith("stopped: round 2: no pair to learn from: every step's candidates agree")
+    assert "raise foresight.skip_agreeing" in stopped
+    figures = RunFolder(made.folder).round(2).made().rollouts
+    assert figures
+    assert (figures.candidates, figures.mean_value, figures.ended_share) == (0, None, None)
+    assert figures.skipped_steps == 4
+    assert (made.folder / "report.html").is_file()
 
 
 def test_a_first_round_without_a_pair_says_how_to_go_on_with_what_is_there(tmp_path, monkeypatch):
@@ -249,7 +267,7 @@ def test_from_full_precision_weights_nothing_is_gained_where_nothing_was_learned
     assert RunFolder(made.folder).round(1).responses == RunFolder(made.folder).round(0).responses
     (task,) = json.loads((made.round(1) / "report.json").read_text())["evaluation"]
     assert (task["sampled_gain"]["estimate"], task["greedy_gain"]["estimate"]) == (0, 0)
-    assert json.loads((made.round(1) / "evaluation" / "signals.json").read_text())["kl"] < 1e-9
+    assert json.loads((made.round(1) / "evaluation" / "signals.json").read_text())["kl"] < 1e-6
     own, base, policy = (
         gguf_file.read(path)
         for path in (tmp_path / "tiny.gguf", made.folder / "rounded" / "base.gguf", made.round(1) / "policy.gguf")

@@ -63,6 +63,17 @@ def test_a_thought_that_was_cut_off_is_told_apart(vocabulary):
     assert "write foresight.thought_tokens: 32, or switch thoughts off in queries.template" in warning
 
 
+def test_steps_that_were_not_foreseen_are_no_responses(vocabulary):
+    cfg = Foresight(candidates=4, max_tokens=20)
+    foreseen = Rollout(Query("q", "?", [1]), [Step(0, [candidate("a\n", "b" * 18, "length")], [0])])
+    agreed = Rollout(Query("r", "?", [1]), [Step(0, [candidate("7\n", "", "step")], [0], foreseen=False)])
+    found = described([agreed, foreseen], vocabulary, cfg, "round 1")
+    assert ([[r.length for r in row] for row in found.responses], found.ends and found.ends.responses) == ([[20]], 1)
+    assert (found.cut_off(cfg) or "").startswith("100%")
+    none = described([agreed], vocabulary, cfg, "round 1")
+    assert (none.mean, none.ends) == (15, None), "three quarters of the limit"
+
+
 def test_the_error_of_the_mean_comes_from_queries_that_differ():
     alike = Lengths([[Response(30, [])]] * 4, 0.0, "rehearsal")
     mixed = Lengths([[Response(n, [])] for n in (10, 50, 10, 50)], 0.0, "rehearsal")

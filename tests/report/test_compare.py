@@ -62,6 +62,17 @@ def test_seeds_are_pooled_and_arms_set_beside_the_first(tmp_path):
     assert random.seed_spread is None
     assert random.sampled_gain.over_seeds is None
     assert random.to_first.over_seeds is not None, "the first arm's seeds are drawn, too"
+    assert (aco.greedy, random.greedy, random.greedy_to_first) == (aco.sampled, random.sampled, random.to_first)
+    assert (aco.to_first, aco.greedy_to_first) == (None, None)
+
+
+def test_seeds_that_began_on_other_days_are_one_arm(tmp_path):
+    """A template that asks for the date puts it into the run's identity."""
+    runs = [make_run(tmp_path / f"run-{seed}", seed, [sums(0, 1), sums(1, 1)]) for seed in (0, 1, 2)]
+    for run, template in zip(runs, ({"today": "2026-11-01"}, {"today": "2026-11-02"}, {"thinks": True}), strict=True):
+        recipe = json.loads((run / "recipe.json").read_text())
+        (run / "recipe.json").write_text(json.dumps({**recipe, "template": template}))
+    assert [(row.arm, row.seeds) for row in compare_runs(runs)] == [("run-0", 2), ("run-2", 1)]
 
 
 def test_a_run_given_twice_or_its_copy_is_no_second_seed(tmp_path):
@@ -127,6 +138,10 @@ def test_both_parts_of_the_error_are_shown_and_fit_into_80_columns(tmp_path):
     assert f"problems {100 * first.sampled_gain.over_problems:.1f}" in text
     assert f" seeds {100 * first.sampled_gain.over_seeds:.1f}" in text
     assert "over problems" not in printed([first]).split("Gains")[0]
+    assert [line.split()[0] for line in text.splitlines() if " greedy " in line] == ["greedy"] * 2, "named once"
+    only_greedy = printed([msgspec.structs.replace(first, sampled=None, sampled_gain=None, to_first=None)])
+    assert "sampled" not in only_greedy
+    assert "a-long-name-0" in only_greedy
     assert "over problems" in printed([second]).split("Gains")[0]
     as_json = msgspec.to_builtins(rows)
     assert set(as_json[0]["sampled_gain"]) == {"estimate", "low", "high", "over_problems", "over_seeds"}

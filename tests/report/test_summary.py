@@ -7,7 +7,7 @@ from rich.console import Console
 
 from genius_lite.recipe import TaskSource
 from genius_lite.report.summary import choice_lines, print_results, print_summary, verdict
-from genius_lite.results.evaluation import Interval, TaskResult
+from genius_lite.results.evaluation import Interval, McNemar, TaskResult
 from genius_lite.results.rounds import RoundReport, Summary
 from genius_lite.text import gain
 
@@ -31,6 +31,21 @@ def test_models_are_told_apart_in_a_line_each_and_checkers_are_named(names, show
     assert of_models == shown
     assert "t.jsonl: answers are compared by the checker `exact`." in out
     assert "reasoning_gym" not in out, "it has its own"
+
+
+def test_names_and_whole_figures_fit_into_80_columns(capsys):
+    wide = Interval(-0.078, -0.144, -0.111)
+    task = TaskResult(
+        "t", 200, 8, 0.1, 240.0, Interval(0.101, 0.081, 0.125), wide, wide, wide, {"8": wide}, {"8": wide},
+        greedy_gain=wide, sampled_gain=wide, judged_gain=wide, mcnemar=McNemar(9, 12, 0.603),
+    )  # fmt: skip
+    names = ["a/model-with-a-name-of-some-length-Q4_K_M.gguf", "runs/another-one, round 3"]
+    print_results(names, [[task], [task]], SOURCES, Console(width=80))
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "\u2026" not in out, "nothing is cut"
+    for told in ("model-with", "another-one", "10.1% [8.1, 12.5]", "-7.8 [-14.4, -11.1]", "greedy p 0.603", "10%"):
+        assert told in out
 
 
 def _run(*gains: Interval, best: int = 1) -> Summary:
