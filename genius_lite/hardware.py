@@ -226,17 +226,13 @@ def learner_precision(wanted: Precision | Literal["auto"], device: Device, sixte
     """
     if wanted != "auto":
         return wanted
-    if fitting := fitting_precision(compute_in_bf16(device), sixteen, learner_free_memory(device)):
-        return fitting
-    import bitsandbytes
-
-    return "nf4" if device in bitsandbytes.supported_torch_devices else "bf16"
+    return fitting_precision(compute_in_bf16(device), sixteen, learner_free_memory(device))
 
 
-def fitting_precision(in_bf16: bool, sixteen: int, free: int) -> Precision | None:
-    """Return the precision that a device computes in natively, if frozen weights in it leave memory for all else."""
+def fitting_precision(in_bf16: bool, sixteen: int, free: int) -> Precision:
+    """Return the precision that a device computes in natively, or NF4 where frozen weights in it take too much."""
     if (1 if in_bf16 else 2) * sixteen > _WEIGHTS_SHARE * free:
-        return None
+        return "nf4"
     return "bf16" if in_bf16 else "fp32"
 
 

@@ -12,7 +12,7 @@ from genius_lite.hardware import cores, fitting_precision, free_memory
 
 @pytest.mark.parametrize(
     ("in_bf16", "sixteen", "free", "expected"),
-    [(True, 220, 400, "bf16"), (True, 221, 400, None), (False, 110, 400, "fp32"), (False, 111, 400, None)],
+    [(True, 220, 400, "bf16"), (True, 221, 400, "nf4"), (False, 110, 400, "fp32"), (False, 111, 400, "nf4")],
 )
 def test_the_most_exact_precision_that_fits(in_bf16, sixteen, free, expected):
     # 55 % of the free memory is for the weights; fp32 takes twice the 16 bits.

@@ -71,7 +71,9 @@ class RunRound:
     def asked(self) -> PromptConfig:
         """How the run asked."""
         recipe, cfg, foresight = self.run.recipe, self.run.recipe["evaluate"], self.run.recipe["foresight"]
-        longest = answer_tokens(cfg.get("max_tokens"), foresight["max_tokens"], foresight.get("thought_tokens", 0))
+        longest = answer_tokens(
+            cfg.get("max_tokens", "auto"), foresight["max_tokens"], foresight.get("thought_tokens", 0)
+        )
         return PromptConfig(recipe.get("system"), longest, cfg["temperature"], recipe.get("template", {}))
 
     @property

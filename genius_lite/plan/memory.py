@@ -197,8 +197,7 @@ def resolve_training(cfg: Learner, shape: Shape, machine: Machine, passes: Seque
     """
     precision = cfg.precision
     if precision == "auto":
-        fitting = fitting_precision(machine.bf16, 2 * shape.parameters, machine.learner_memory)
-        precision = fitting or ("bf16" if machine.device == "mps" else "nf4")
+        precision = fitting_precision(machine.bf16, 2 * shape.parameters, machine.learner_memory)
     in_bf16 = precision == "bf16" or (precision == "nf4" and machine.bf16)
     left = machine.learner_memory - frozen_bytes(shape, precision, in_bf16)
 

@@ -30,7 +30,7 @@ class _Learner(msgspec.Struct):
 
 class _Evaluate(msgspec.Struct):
     queries: Annotated[int, msgspec.Meta(ge=0)] | msgspec.UnsetType = msgspec.UNSET
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | Literal["auto"] | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | Literal["auto"] = "auto"
     temperature: Annotated[float, msgspec.Meta(gt=0)] | Literal["auto"] | msgspec.UnsetType = msgspec.UNSET
 
 
