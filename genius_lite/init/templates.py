@@ -71,7 +71,7 @@ FEWER_WAYS = """
 guard:   # a vote is meant to make answers agree
   entropy: {warn: 0.1, halt: 0.02}
   unique: {warn: 0.3}"""
-OPEN = "# answers: numeric   # each comes to a number; choice: to a letter; they can vote then: recipes/short-answers.yaml"
+OPEN = "# answers: numeric   # each comes to a number; choice: a letter; then recipes/short-answers.yaml lets them vote"
 WITHOUT_TASK = """\
 # Without problems whose answers are known, rounds are compared by how far answers agree. With some:
 # evaluate:
