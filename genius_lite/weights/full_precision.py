@@ -8,7 +8,6 @@ The rows of a quantized tensor are the full-precision rows with rounding on them
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from math import prod
@@ -268,17 +267,11 @@ def _placed(index: Path) -> dict[str, str]:
 
 def _headers(path: Path) -> dict[str, tuple[str, list[int]]]:
     """Read the dtype and shape of each tensor in a file."""
-    with _open(path) as tensors:
-        found = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
-        return {name: (part.get_dtype(), part.get_shape()) for name, part in found.items()}
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as tensors:
-            yield tensors
+            found = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
+            return {name: (part.get_dtype(), part.get_shape()) for name, part in found.items()}
     except (SafetensorError, OSError) as e:
         raise UserError(f"{path}: no safetensors file, or a broken one: {e}") from None
