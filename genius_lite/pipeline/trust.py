@@ -16,7 +16,7 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.full_precision import read_config
 from genius_lite.weights.gguf_header import shown
 from genius_lite.weights.importing import Base
-from genius_lite.weights.untrusted import EMBEDDINGS, is_vouched
+from genius_lite.weights.untrusted import is_vouched
 
 
 def trust_rollouts(r: Round, rollouts: Lines[Rollout]) -> None:
@@ -26,7 +26,7 @@ def trust_rollouts(r: Round, rollouts: Lines[Rollout]) -> None:
         UserError: one is not of this run.
     """
     if not (r.here / folder.ADAPTER).exists():
-        check_rollouts(rollouts, {q.id: q for q in r.queries}, _vocabulary(r))
+        check_rollouts(rollouts, {q.id: q for q in r.queries}, r.job.source.vocabulary)
 
 
 def trust_failures(r: Round, failures: Lines[FailedQuery]) -> None:
@@ -54,7 +54,7 @@ def trust_pairs(r: Round, pairs: Path) -> None:
         UserError: one is not of this run.
     """
     if not (r.here / folder.ADAPTER).exists():
-        check_pairs(Lines(pairs, PreferencePair), {q.id: q for q in r.queries}, _vocabulary(r))
+        check_pairs(Lines(pairs, PreferencePair), {q.id: q for q in r.queries}, r.job.source.vocabulary)
 
 
 def trust_policy(made: Path, base: Base) -> None:
@@ -87,8 +87,3 @@ def drop_foreign(made: Path) -> None:
     """Delete a file that this process did not make, where making it anew takes less than proving it."""
     if made.exists() and not is_vouched(made):
         remove(made)
-
-
-def _vocabulary(r: Round) -> int:
-    """Count the tokens of the run's model."""
-    return next(t.shape[0] for t in r.job.source.tensors if t.name == EMBEDDINGS)
