@@ -92,9 +92,8 @@ def read_config(source: GGUF) -> Any:
         if (value := source.own(key))
     }
     if source.own("block_count") == FAMILIES["layers_of_27b"].get(source.architecture):
-        overlooked["query_pre_attn_scalar"] = source.own("embedding_length") // (
-            source.own("attention.head_count") or 1
-        )
+        heads = source.own("attention.head_count") or 1
+        overlooked["query_pre_attn_scalar"] = source.own("embedding_length") // heads
     with scratch() as folder:
         write_for_transformers(source, folder / "header.gguf", tensors=False)
         try:
