@@ -19,24 +19,19 @@ from genius_lite.weights.importing import Base
 from genius_lite.weights.untrusted import is_vouched
 
 
-def trust_rollouts(r: Round, rollouts: Lines[Rollout]) -> None:
-    """Check rollouts as long as they are to be learned from; the adapter has learned from them, or not.
+def trust_searches(r: Round, rollouts: Lines[Rollout], failures: Lines[FailedQuery]) -> None:
+    """Check what was searched before, as long as it is to be learned from, and say how many queries were set aside.
+
+    Once there is an adapter, it has learned from the rollouts, or not.
 
     Raises:
-        UserError: one is not of this run.
+        UserError: a rollout, or a query that was set aside, is not of this run.
     """
-    if not (r.here / folder.ADAPTER).exists():
-        check_rollouts(rollouts, {q.id: q for q in r.queries}, r.job.source.vocabulary)
-
-
-def trust_failures(r: Round, failures: Lines[FailedQuery]) -> None:
-    """Check which queries were set aside, and say how many: from them nothing is learned.
-
-    Raises:
-        UserError: one is not of this run.
-    """
-    own = {q.id for q in r.queries}
-    if (r.here / folder.ADAPTER).exists() or not failures:
+    if (r.here / folder.ADAPTER).exists():
+        return
+    own = {q.id: q for q in r.queries}
+    check_rollouts(rollouts, own, r.job.source.vocabulary)
+    if not failures:
         return
     for number, query in enumerate(failures.query_ids(), 1):
         if query not in own:
