@@ -20,6 +20,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as T
 
 from genius_lite.hardware import cores
+from genius_lite.progress import Advance
 from genius_lite.recipe import TargetType
 from genius_lite.records import seed_of
 from genius_lite.weights import gguf_file
@@ -34,7 +35,6 @@ from genius_lite.weights.rounding import kept_of, round_keeping
 THREADS = 8  # that work at once; each has some 30 MB in memory
 _TOLD = 0.25  # an error of a share from which nothing can be told: fewer than some sixteen weights moved
 
-Advance = Callable[[int], None]
 _Block = tuple[np.ndarray, np.ndarray | None]  # bytes of some rows, and what `kept_of` says of an adapted tensor's
 
 
