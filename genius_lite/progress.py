@@ -34,6 +34,11 @@ class Stage(StrEnum):
         return stage
 
 
+def named(number: int) -> str:
+    """Name a round; round 0 is the base model."""
+    return f"round {number}" if number else "base model"
+
+
 BASE_STAGES = (Stage.IMPORT, Stage.EVALUATE)
 ROUND_STAGES = (Stage.ROLLOUTS, Stage.PAIRS, Stage.TRAIN, Stage.MERGE, Stage.EVALUATE)
 TIMED_STAGES = (Stage.IMPORT, Stage.ROLLOUTS, Stage.TRAIN, Stage.MERGE, Stage.EVALUATE, Stage.PAIRS)

@@ -9,7 +9,7 @@ same recipe again.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -29,7 +29,7 @@ from genius_lite.plan.suggestions import require_room
 from genius_lite.progress import Progress, Stage
 from genius_lite.recipe import Recipe
 from genius_lite.report.terminal import TerminalProgress
-from genius_lite.report.tracking import tracked
+from genius_lite.report.tracking import Tracker
 from genius_lite.report.write import write_report_if_possible
 from genius_lite.results.rounds import Summary
 from genius_lite.rundir.folder import BEST, EXPORT, SUMMARY, open_folder
@@ -132,7 +132,7 @@ def open_run(
     with (
         open_folder(out, identity) as folder,
         progress.showing(out, job.source.path.name, len(job.queries), recipe.rounds, forecast(job, identity)),
-        tracked(recipe, out) as tracker,
+        closing(Tracker(recipe, out)) as tracker,
     ):
         for name in copy_stages(folder, identity, job.searched(1), reuse) if reuse else []:
             progress.say(f"taken from {reuse}: {name}")

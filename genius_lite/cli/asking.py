@@ -115,7 +115,7 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
         identity = (model.sha256, how.each, how.max_tokens, repr(how.temperature), how.seed)
         keys = [f"{seed_of(*identity, *prompt):016x}" for prompt in prompts]
         needed = max(map(len, prompts)) + how.max_tokens
-        if needed > (most := model.metadata.get(f"{model.architecture}.context_length", needed)):
+        if needed > (most := model.own("context_length", needed)):
             raise UserError(f"a passage and its question take {needed} tokens, of {most}; give fewer --passage-tokens")
         context = -(-needed // CONTEXT_STEP) * CONTEXT_STEP
         settings = engine_settings(Sampler(), model, context, progress, unmeasured=how.each)

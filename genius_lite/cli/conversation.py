@@ -23,7 +23,7 @@ from genius_lite.rundir.disk import scratch
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
-from genius_lite.text import PROSE, visible
+from genius_lite.text import prose, visible
 
 FILTERS = {"top_k": 40, "top_p": 0.95, "min_p": 0.05}  # as llama.cpp's own programs have them
 _GREEDY = Sampling(1.0, top_k=1)
@@ -76,7 +76,7 @@ def chat(models: Sequence[NamedModel], how: PromptConfig, *, context: int, seed:
                 if note := conversation.vocabulary.untemplated:
                     _complain(f"{conversation.name}: {note}")
             if interactive:
-                told = [f"System message: {visible(how.system, PROSE)}"] if how.system else []
+                told = [f"System message: {prose(how.system)}"] if how.system else []
                 print(*(visible(m.name) for m in models), *told, "End with Ctrl-D.", sep="\n")
             turn = 0
             while (question := _ask(interactive)) is not None:
@@ -161,7 +161,7 @@ class _Words:
 
     def write(self, text: str) -> None:
         """Print all but a last word that may go on; a line break ends it."""
-        text = visible(text, PROSE)
+        text = prose(text)
         if self.width is None:
             print(text, end="", flush=True)
             return

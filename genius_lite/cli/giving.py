@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,7 +71,7 @@ class Giving:
             if dry_run:
                 raise UserError("--dry-run makes nothing; leave --create out")
             ollama.check_name(create, kinds)
-            if not to and not ollama.is_here():
+            if not to and not shutil.which("ollama"):
                 later = f"ollama create {shlex.quote(create)} -f FOLDER/Modelfile"
                 raise UserError(f"ollama is not installed; write a folder with --to, and where it is, type: {later}")
         repository = hub.repository_named(push) if push else None

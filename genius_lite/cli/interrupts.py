@@ -137,9 +137,9 @@ class _Interrupts:
             os._exit(self.exit_code)
 
     def _say(self, line: str) -> None:
+        self.progress.board.stopping = True
         if self.progress.console.is_terminal:
-            self.progress.stopping(line)
+            self.progress.say(line)
         else:
-            self.progress.board.stopping = True
             with suppress(OSError):
                 print(line, file=sys.stderr, flush=True)

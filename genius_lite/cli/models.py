@@ -27,7 +27,7 @@ from genius_lite.cli.arguments import (
 from genius_lite.cli.giving import Create, DryRun, Giving, Public, Push
 from genius_lite.errors import UserError
 from genius_lite.export import FormatName
-from genius_lite.text import PROSE, visible
+from genius_lite.text import prose, visible
 
 app = typer.Typer()
 
@@ -87,7 +87,7 @@ def export_run(
         if number is None and chosen.number == 0:
             print("note: the best round is the base model itself; nothing that was learned is in it", file=sys.stderr)
         if to and FORMATS[to_format].language == "sh":
-            print(visible(usage_of(chosen, to_format, names, str(to)), PROSE))
+            print(prose(usage_of(chosen, to_format, names, str(to))))
         giving.give(out, run, f"{to_format} of round {chosen.number}, by genius-lite {__version__}", shown)
 
 

@@ -32,28 +32,21 @@ def main_process() -> Iterator[ProcessGroup]:
 
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process heeds it, and says what it means
             raise typer.Exit(run_worker(group))
-        with _ending(group):
+        code = 1
+        try:
             require_possible(group)
             yield group
+            code = 0
+        except typer.Exit as e:
+            code = e.exit_code
+            raise
+        except UserError:
+            code = 2
+            raise
+        finally:
+            if group.size > 1:
+                from genius_lite.learner.worker_loop import shutdown_workers
+
+                shutdown_workers(group, code)
     finally:
         leave(group)
-
-
-@contextmanager
-def _ending(group: ProcessGroup) -> Iterator[None]:
-    """Tell the other processes how the block ended."""
-    code = 1
-    try:
-        yield
-        code = 0
-    except typer.Exit as e:
-        code = e.exit_code
-        raise
-    except UserError:
-        code = 2
-        raise
-    finally:
-        if group.size > 1:
-            from genius_lite.learner.worker_loop import shutdown_workers
-
-            shutdown_workers(group, code)

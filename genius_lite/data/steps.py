@@ -16,10 +16,6 @@ class StepDelimiter:
         self.breaks = np.array([b"\n" in p for p in pieces])
         self.text_then_break = np.array([b"\n" in p.lstrip() for p in pieces])
 
-    def begin(self) -> OpenStep:
-        """Begin a step."""
-        return OpenStep(self)
-
 
 class OpenStep:
     """Reads tokens one after the other, and finds those that end a step; the next one begins another."""

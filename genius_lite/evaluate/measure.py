@@ -19,6 +19,7 @@ from genius_lite.errors import Stop, Stopped, UserError
 from genius_lite.evaluate.checkers import submitted
 from genius_lite.evaluate.signals import Observed
 from genius_lite.evaluate.tasks import Problem, Task, TokenizedTask
+from genius_lite.progress import Advance
 from genius_lite.recipe import AnswerKind, Auto, Evaluate
 from genius_lite.records import Completion, FailedQuery, Query
 from genius_lite.results.evaluation import GREEDY, Answers, Response, Use
@@ -35,7 +36,6 @@ _USUAL = 0.7  # temperature, where nothing says
 
 T = TypeVar("T")
 
-Advance = Callable[[int], None]
 Ended = Callable[[Stats], None]
 
 

@@ -16,7 +16,6 @@ from genius_lite.records import Completion, Query, seed_of
 from genius_lite.rundir.checks import completion_faults
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.weights.gguf_file import GGUF
-from genius_lite.weights.untrusted import EMBEDDINGS
 
 WORTH = 5.0  # seconds: answers that took less are as soon asked for as looked up
 _WHAT, _MOST = "answers", 200_000_000  # bytes of all that is kept
@@ -66,9 +65,8 @@ class Asked:
     def _faults(self, said: dict[str, list[Completion]]) -> Iterable[bool]:
         """Yield what shows that these are not the responses: other queries, too few of them, or none that can be."""
         count = sum(number for number, _ in self.sampling)
-        vocabulary = next(t.shape[0] for t in self.model.tensors if t.name == EMBEDDINGS)
         yield said.keys() != {query.id for query in self.queries}
         for responses in said.values():
             yield len(responses) != count
             for one in responses:
-                yield len(one.tokens) > self.max_tokens or any(completion_faults(one, vocabulary))
+                yield len(one.tokens) > self.max_tokens or any(completion_faults(one, self.model.vocabulary))

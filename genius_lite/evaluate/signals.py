@@ -35,13 +35,11 @@ class Observed(msgspec.Struct, frozen=True):
 
 
 def signals(observed: Sequence[Observed]) -> Signals:
-    """The signals of some responses. Log-probabilities that are not finite give signals that are not.
+    """The signals of one response or more. Log-probabilities that are not finite give signals that are not.
 
     Raises:
-        ValueError: there is none, or the two models' log-probabilities differ in number.
+        ValueError: the two models' log-probabilities differ in number.
     """
-    if not observed:
-        raise ValueError("no response to look at")
     ended: dict[str, list[Observed]] = defaultdict(list)
     for response in observed:
         if response.finish == "end":

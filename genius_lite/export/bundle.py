@@ -199,7 +199,7 @@ def _ggufs_bytes(chosen: RunRound, kinds: list[QuantType]) -> int:
 def _write_ollama(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> list[str]:
     """Write GGUFs with a Modelfile for each, whose name has the type where there are several."""
     notes = _write_ggufs(chosen, kinds, out, advance)
-    context = chosen.base.gguf.metadata.get(f"{chosen.base.gguf.architecture}.context_length")
+    context = chosen.base.gguf.own("context_length")
     for file in (files := sorted(out.glob("*.gguf"))):
         name = "Modelfile" if len(files) == 1 else f"Modelfile.{file.stem.rpartition('-')[2]}"
         with Vocabulary.open(file, chosen.asked.template) as vocabulary:

@@ -30,11 +30,6 @@ def check_name(name: str, kinds: int) -> None:
         raise UserError(f"--create {name}: each --type becomes a tag; give the name without one")
 
 
-def is_here() -> bool:
-    """Say whether the program can be found."""
-    return shutil.which("ollama") is not None
-
-
 def commands(name: str, folder: Path) -> list[list[str]]:
     """Return what makes the models of an export: one command for each Modelfile, whose type becomes the tag."""
     files = sorted(folder.glob("Modelfile*"))
@@ -48,9 +43,9 @@ def create(name: str, folder: Path) -> list[str]:
     Raises:
         UserError: the program is not there, or fails; the message has the command, and what Ollama said.
     """
-    made = list[str]()
+    made, program = list[str](), shutil.which("ollama")
     for command in commands(name, folder):
-        program, typed = shutil.which("ollama"), shlex.join(command)
+        typed = shlex.join(command)
         if program is None:
             raise UserError(f"ollama is not installed here; {_GET} type: {typed}")
         try:

@@ -9,8 +9,14 @@ from functools import cached_property
 from genius_lite.recipe import Pairs
 from genius_lite.records import PreferencePair, Rollout
 
-FILTERS = ("gap", "looping", "truncated", "length", "agreement")
-"""In the order in which they look at a pair."""
+FILTERS = {
+    "gap": "values too close",
+    "looping": "in a loop",
+    "truncated": "cut off",
+    "length": "lengths too different",
+    "agreement": "answers do not agree",
+}
+"""In the order in which they look at a pair, and what each refuses."""
 
 _LONGEST_UNIT = 32  # tokens: a sentence or two
 _REPEATS = 3  # of the unit, the last one perhaps cut off

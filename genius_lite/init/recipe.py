@@ -30,7 +30,7 @@ from genius_lite.init.templates import FEWER_WAYS, OPEN, RECIPE, SEARCH, VOTE, W
 from genius_lite.recipe import Evaluate, Learner, Prefix, TargetType, TaskSource, quant_type
 from genius_lite.records import held_count
 from genius_lite.report.console import waiting
-from genius_lite.text import PROSE, amount, brief, visible
+from genius_lite.text import amount, brief, prose, visible
 
 _T = TypeVar("_T")
 _EVENING = 3 * 3600  # seconds
@@ -165,7 +165,7 @@ def _ask(
 
 
 def _say(line: str) -> None:
-    print(visible(line, PROSE))
+    print(prose(line))
 
 
 def _count(answer: str, each: float, available: int) -> int:

@@ -48,7 +48,7 @@ def context_for(wanted: int | Auto, source: GGUF, uses: Iterable[tuple[str, int,
     Raises:
         UserError: a query leaves no room for a response.
     """
-    limit = source.metadata.get(f"{source.architecture}.context_length", 0) if wanted == "auto" else wanted
+    limit = source.own("context_length") if wanted == "auto" else wanted
     needed = 0
     for name, response, queries in uses:
         for query in queries:
@@ -157,7 +157,6 @@ def _gpu_layers(cfg: Sampler, source: GGUF, settings: EngineSettings) -> int:
         return cfg.gpu_layers
     layers, each, outside = layer_bytes(source)
     tokens = settings.context * (settings.slots + settings.parked)
-    vocabulary = max(t.shape[0] for t in source.tensors if t.name in ("token_embd.weight", "output.weight"))
-    logits = 4 * logits_rows(settings) * vocabulary * (_DRAWN_FROM if settings.draw == "device" else 1)
+    logits = 4 * logits_rows(settings) * source.vocabulary * (_DRAWN_FROM if settings.draw == "device" else 1)
     free = sum(_GPU_SHARE * gpu.free - _GPU_SCRATCH - logits for gpu in gpus())
     return layers_that_fit(layers, each + tokens * kv_bytes(source, settings.kv_type), outside, int(free))

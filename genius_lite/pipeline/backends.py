@@ -25,31 +25,12 @@ from genius_lite.sampler.messages import Sampling
 from genius_lite.weights.gguf_file import sha256
 
 
-async def search(
-    r: Round,
-    policy: Policy,
-    queries: list[Query],
-    log: RecordLog[Rollout],
-    failures: RecordLog[FailedQuery],
-    advance: Advance,
-) -> Stats | None:
-    """Search these queries, each into one of the two logs as it ends; what the sampler did, if that is known.
-
-    Args:
-        advance: called with parts of a query, one for each step.
-
-    Raises:
-        UserError: the backend of the recipe is not there, or cannot take this model.
-    """
-    with Vocabulary.open(r.job.source.path) as vocabulary:
-        s = Search(r, policy, queries, vocabulary, log, failures, advance)
-        there = r.job.recipe.sampler.elsewhere
-        return await (REMOTE[there[0]] if there else _here)(s)
-
-
 @dataclass(frozen=True)
 class Search:
-    """Queries to be searched with a policy, and where their searches go: what a backend is given."""
+    """Queries to be searched with a policy, and where their searches go: what a backend is given.
+
+    `advance` is called with parts of a query, one for each step.
+    """
 
     r: Round
     policy: Policy
@@ -89,6 +70,16 @@ class Search:
         """Set a query aside."""
         self.failures.append(FailedQuery(query.id, reason))
         self.r.progress.say(f"warning: query {query.id} failed: {reason}")
+
+
+async def search(s: Search) -> Stats | None:
+    """Search the queries, each into one of the two logs as it ends; what the sampler did, if that is known.
+
+    Raises:
+        UserError: the backend of the recipe is not there, or cannot take this model.
+    """
+    there = s.r.job.recipe.sampler.elsewhere
+    return await (REMOTE[there[0]] if there else _here)(s)
 
 
 async def _here(s: Search) -> Stats | None:

@@ -15,7 +15,7 @@ from genius_lite.evaluate.signals import Observed, signals
 from genius_lite.evaluate.tasks import TokenizedTask
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Policy, Round, note_time
-from genius_lite.progress import Stage
+from genius_lite.progress import Stage, named
 from genius_lite.recipe import Evaluate
 from genius_lite.records import Completion, FailedQuery, Query
 from genius_lite.results.evaluation import Answers, Cooled, Response
@@ -105,7 +105,7 @@ def _answers(
     asked = {item.task.name: _asked(r, policy, item.task.name, item.questions, ways) for item in tasks}
     recalled = {name: _recall(r, one) for name, one in asked.items()}
     said = {(name, query): found for name, each in recalled.items() for query, found in each.items()}
-    log, known, who = RecordLog(file, Answers), {*said}, _who(r)
+    log, known, who = RecordLog(file, Answers), {*said}, named(r.number)
     begun = len(log.records)
 
     def note() -> None:
@@ -143,7 +143,7 @@ def _observe(r: Round, policy: Policy) -> tuple[list[Observed], list[FailedQuery
     asked = _asked(r, policy, "", job.watched, [(samples, UNFILTERED)])
     recalled = _recall(r, asked)
     said = dict(recalled)
-    with r.progress.stage(f"{_who(r)}: held-out queries", len(job.watched) * samples, "responses") as advance:
+    with r.progress.stage(f"{named(r.number)}: held-out queries", len(job.watched) * samples, "responses") as advance:
         base = _respondent(r, r.baseline) if r.number else None
         seen, failures = observe(
             _respondent(r, policy), base, job.watched, samples, advance, ended.append, said, job.recipe.queries.answers
@@ -197,7 +197,3 @@ def _remember(asked: Asked | None, said: dict[str, list[Completion]], seconds: f
 def _respondent(r: Round, policy: Policy) -> EvalModel:
     recipe, settings = r.job.recipe, policy.settings(r.engine)
     return EvalModel(policy.gguf, settings, recipe.answer_tokens, recipe.seed, r.sampler_log, r.progress.say)
-
-
-def _who(r: Round) -> str:
-    return f"round {r.number}" if r.number else "base model"

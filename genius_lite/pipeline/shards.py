@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -22,7 +23,7 @@ from genius_lite.pipeline.stages import sample
 from genius_lite.progress import Progress
 from genius_lite.recipe import Recipe, Tracking
 from genius_lite.records import FailedQuery, Rollout
-from genius_lite.report.tracking import tracked
+from genius_lite.report.tracking import Tracker
 from genius_lite.rundir.checks import check_rollouts
 from genius_lite.rundir.documents import as_typed
 from genius_lite.rundir.folder import (
@@ -103,7 +104,7 @@ def sample_shard(
         raise UserError(f"shard {shard.number}/{shard.of} is empty: {len(searched)} queries are searched")
     out = Path(f"{recipe.out}-shard-{shard.number}-of-{shard.of}")
     whole = recipe.model_copy(update={"tracking": Tracking(), "round_queries": None})
-    with open_folder(out, identity) as run, tracked(whole, out) as tracker:
+    with open_folder(out, identity) as run, closing(Tracker(whole, out)) as tracker:
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
         nothing_imported = Base(job.source, run / CHECKPOINT)
         of_part = replace(job, recipe=whole, queries=part)

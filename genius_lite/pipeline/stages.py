@@ -18,12 +18,12 @@ from genius_lite.evaluate.checkers import submitted
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.foresight.pairs import draw_pairs, why_none
 from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
-from genius_lite.pipeline.backends import search
+from genius_lite.pipeline.backends import Search, search
 from genius_lite.pipeline.evaluation import cool, evaluate
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Policy, Round, Session, note_time, timed
 from genius_lite.pipeline.stand_in import stand_in
-from genius_lite.pipeline.trust import trust_checkpoint, trust_failures, trust_pairs, trust_policy, trust_rollouts
+from genius_lite.pipeline.trust import trust_checkpoint, trust_pairs, trust_policy, trust_searches
 from genius_lite.progress import Progress, Stage
 from genius_lite.recipe import QuantType, TargetType
 from genius_lite.records import FailedQuery, PreferencePair, Rollout
@@ -99,16 +99,16 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
     r.enter(Stage.ROLLOUTS)
     queries, log = r.queries, RecordLog(r.here / folder.ROLLOUTS, Rollout)
     failures = RecordLog(r.here / folder.FAILED_FILE, FailedQuery)
-    trust_rollouts(r, log.records)
-    trust_failures(r, failures.records)
+    trust_searches(r, log.records, failures.records)
     over = {*log.records.query_ids(), *failures.records.query_ids()}
     if missing := [q for q in queries if q.id not in over]:
         if not r.job.recipe.sampler.elsewhere:
             policy = stand_in(r, policy, len(missing) / len(queries))
         r.progress.searched_before(log.records)
         start, before = time.monotonic(), len(log.records)
-        with r.progress.stage(f"round {r.number}: rollouts", len(queries), "queries", done=len(over)) as advance:
-            stats = asyncio.run(search(r, policy, missing, log, failures, advance))
+        stage = r.progress.stage(f"round {r.number}: rollouts", len(queries), "queries", done=len(over))
+        with Vocabulary.open(r.job.source.path) as vocabulary, stage as advance:
+            stats = asyncio.run(search(Search(r, policy, missing, vocabulary, log, failures, advance)))
             tokens = sum(rollout.sampled_tokens for rollout in log.records[before:])
             note_time(r.here, Stage.ROLLOUTS, time.monotonic() - start, tokens, stats)
             over = {*log.records.query_ids(), *failures.records.query_ids()}

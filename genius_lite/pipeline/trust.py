@@ -16,27 +16,22 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.full_precision import read_config
 from genius_lite.weights.gguf_header import shown
 from genius_lite.weights.importing import Base
-from genius_lite.weights.untrusted import EMBEDDINGS, is_vouched
+from genius_lite.weights.untrusted import is_vouched
 
 
-def trust_rollouts(r: Round, rollouts: Lines[Rollout]) -> None:
-    """Check rollouts as long as they are to be learned from; the adapter has learned from them, or not.
+def trust_searches(r: Round, rollouts: Lines[Rollout], failures: Lines[FailedQuery]) -> None:
+    """Check what was searched before, as long as it is to be learned from, and say how many queries were set aside.
 
-    Raises:
-        UserError: one is not of this run.
-    """
-    if not (r.here / folder.ADAPTER).exists():
-        check_rollouts(rollouts, {q.id: q for q in r.queries}, _vocabulary(r))
-
-
-def trust_failures(r: Round, failures: Lines[FailedQuery]) -> None:
-    """Check which queries were set aside, and say how many: from them nothing is learned.
+    Once there is an adapter, it has learned from the rollouts, or not.
 
     Raises:
-        UserError: one is not of this run.
+        UserError: a rollout, or a query that was set aside, is not of this run.
     """
-    own = {q.id for q in r.queries}
-    if (r.here / folder.ADAPTER).exists() or not failures:
+    if (r.here / folder.ADAPTER).exists():
+        return
+    own = {q.id: q for q in r.queries}
+    check_rollouts(rollouts, own, r.job.source.vocabulary)
+    if not failures:
         return
     for number, query in enumerate(failures.query_ids(), 1):
         if query not in own:
@@ -54,7 +49,7 @@ def trust_pairs(r: Round, pairs: Path) -> None:
         UserError: one is not of this run.
     """
     if not (r.here / folder.ADAPTER).exists():
-        check_pairs(Lines(pairs, PreferencePair), {q.id: q for q in r.queries}, _vocabulary(r))
+        check_pairs(Lines(pairs, PreferencePair), {q.id: q for q in r.queries}, r.job.source.vocabulary)
 
 
 def trust_policy(made: Path, base: Base) -> None:
@@ -87,8 +82,3 @@ def drop_foreign(made: Path) -> None:
     """Delete a file that this process did not make, where making it anew takes less than proving it."""
     if made.exists() and not is_vouched(made):
         remove(made)
-
-
-def _vocabulary(r: Round) -> int:
-    """Count the tokens of the run's model."""
-    return next(t.shape[0] for t in r.job.source.tensors if t.name == EMBEDDINGS)

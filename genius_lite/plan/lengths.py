@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from genius_lite.data.steps import OpenStep
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.evaluate.signals import too_short
 from genius_lite.recipe import Foresight
@@ -158,6 +159,6 @@ def _repeated(steps: Sequence[Step], candidates: int) -> float:
 
 
 def _response(tokens: list[int], value: float, vocabulary: Vocabulary) -> Response:
-    step = vocabulary.delimiter.begin()
+    step = OpenStep(vocabulary.delimiter)
     steps = [place for place, token in enumerate(tokens[:-1], 1) if step.ends(token)]
     return Response(len(tokens), steps, value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +33,7 @@ from genius_lite.plan.tokens import ANY_PAIRS, packed
 from genius_lite.progress import Advance, Progress, Stage
 from genius_lite.recipe import Sampler
 from genius_lite.records import PreferencePair, Rollout
-from genius_lite.report.tracking import tracked
+from genius_lite.report.tracking import Tracker
 from genius_lite.rundir.disk import put, remove
 from genius_lite.rundir.folder import RunDir
 from genius_lite.rundir.reader import RoundFolder
@@ -63,7 +63,7 @@ def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) 
     remove(run / FOLDER)
     clock, work = _Clock(progress), run.sub(FOLDER)
     small = _small(job, engine.slots)
-    with tracked(small.recipe, work.path) as tracker:
+    with closing(Tracker(small.recipe, work.path)) as tracker:
         base = import_base(job, run, clock)
         imported = _seconds(run, Stage.IMPORT)
         r = Session(small, base, engine, work, clock, Stop(), tracker).round(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +20,10 @@ from genius_lite.hardware import (
 from genius_lite.recipe import Learner
 from genius_lite.rundir.disk import free_disk
 from genius_lite.weights.footprint import layer_bytes
-from genius_lite.weights.gguf_file import GGUF
+from genius_lite.weights.gguf_file import EMBEDDINGS, GGUF
 from genius_lite.weights.gguf_header import Tensor
 
-_TABLES = ("token_embd.weight", "output.weight")
+_TABLES = (EMBEDDINGS, "output.weight")
 # The learner's names of layers, as recipes use them, and what GGUF calls them.
 _GGUF_NAME = {
     "q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output",
@@ -57,26 +56,22 @@ class Shape:
     @staticmethod
     def of(source: GGUF) -> Shape:
         """Read a model's sizes; its header was checked before."""
-
-        def count(name: str, default: int = 0) -> int:
-            return source.count(f"{source.architecture}.{name}") or default
-
         tables = [t for t in source.tensors if t.name in _TABLES]
         inside = [t for t in source.tensors if len(t.shape) > 1 and t.name not in _TABLES]
-        width, heads = count("embedding_length"), count("attention.head_count")
+        width = source.own("embedding_length")
         return Shape(
             parameters=source.parameters,
             tensor_bytes=sum(t.nbytes for t in source.tensors),
             layers=layer_bytes(source)[0],
             width=width,
-            inner=_inner(count) or 4 * width,
-            vocabulary=max(t.shape[0] for t in tables),
+            inner=_inner(source) or 4 * width,
+            vocabulary=source.vocabulary,
             tables=sum(t.rows * t.columns for t in tables),
             matrices=sum(t.rows * t.columns for t in inside),
             vectors=sum(t.columns for t in source.tensors if len(t.shape) == 1),
             largest=max(source.tensors, key=lambda t: t.rows * t.columns),
             adapted=_adapted(inside),
-            recurrent=not heads,
+            recurrent=not source.own("attention.head_count"),
         )
 
     @property
@@ -90,11 +85,12 @@ class Shape:
         return cfg.rank * sum(size for name, size in self.adapted.items() if wanted is None or name in wanted)
 
 
-def _inner(count: Callable[[str, int], int]) -> int:
+def _inner(source: GGUF) -> int:
     """Add up the feed-forward layers that one token goes through; of experts those that are used together."""
-    dense = count("feed_forward_length", 0)
-    if used := count("expert_used_count", 0):
-        return used * count("expert_feed_forward_length", dense) + count("expert_shared_feed_forward_length", 0)
+    dense = source.own("feed_forward_length")
+    if used := source.own("expert_used_count"):
+        each = source.own("expert_feed_forward_length") or dense
+        return used * each + source.own("expert_shared_feed_forward_length")
     return dense
 
 

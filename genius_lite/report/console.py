@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from genius_lite.text import PROSE, visible
+from genius_lite.text import prose, visible
 
 _UNTOLD, _NARROWEST = 80, 20  # columns of a terminal that says 0; in fewer than 20, tables are nothing but dots
 
@@ -39,5 +39,5 @@ class _Plain(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
-            text = segment.text if segment.control else visible(segment.text, PROSE)
+            text = segment.text if segment.control else prose(segment.text)
             yield segment if text == segment.text else Segment(text, segment.style)

@@ -10,12 +10,13 @@ from statistics import fmean
 from markupsafe import Markup
 
 from genius_lite.evaluate.guard import guard_status
+from genius_lite.foresight.filters import FILTERS
 from genius_lite.progress import TIMED_STAGES
 from genius_lite.recipe import Guard, Limit
 from genius_lite.report.charts import Point, Series, bars, gauge, lines
 from genius_lite.report.gather import RoundData, RunData
 from genius_lite.report.status import recorded_guard
-from genius_lite.report.tables import FILTERS, Table, stage_totals
+from genius_lite.report.tables import Table, stage_totals
 from genius_lite.text import NONE, duration, figure, prose
 
 _POINTS = 60  # of a training curve; more updates are averaged

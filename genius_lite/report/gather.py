@@ -15,7 +15,7 @@ from genius_lite.evaluate.guard import SignalValue, signal_values
 from genius_lite.evaluate.record import read_evaluation
 from genius_lite.evaluate.results import mean_score
 from genius_lite.foresight.pairs import calibration_weight
-from genius_lite.progress import Stage
+from genius_lite.progress import Stage, named
 from genius_lite.report.status import next_stage
 from genius_lite.report.trees import Explorer, calibrates, explore, votes_weigh
 from genius_lite.results.evaluation import Alarm, Signals, TaskResult
@@ -136,7 +136,7 @@ def gather(path: Path) -> RunData:
     """
     run, rounds = RunFolder(path), list[RoundData]()
     run.require(*_NEEDED)
-    base = _base(run.base, "base model")
+    base = _base(run.base, named(0))
     own = None if run.base.path == run.own.path else _base(run.own, "your file")
     for here in run.rounds:
         rounds.append(_round(run, here, base.signals, rounds))
@@ -166,7 +166,7 @@ def _base(here: RoundFolder, name: str) -> RoundData:
 
 
 def _round(run: RunFolder, here: RoundFolder, base: Signals | None, earlier: Sequence[RoundData]) -> RoundData:
-    report, name, pairs = here.report, f"round {here.number}", _pair_figures(here, run.recipe)
+    report, name, pairs = here.report, named(here.number), _pair_figures(here, run.recipe)
     if report and (metrics := report.metrics):
         found = signal_values(metrics, base, earlier[0].report.metrics if earlier else None)
         return RoundData(name, report, True, metrics.signals, found, here.totals, pairs)
@@ -200,4 +200,4 @@ def _now(run: RunFolder) -> str:
     of = (
         f" of {len(run.round(number).rollouts)} of {amount(run.searched, 'queries')}" if stage == Stage.ROLLOUTS else ""
     )
-    return f"not finished: {f'round {number}' if number else 'base model'}, {stage}{of}"
+    return f"not finished: {named(number)}, {stage}{of}"

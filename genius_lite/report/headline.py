@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genius_lite.report.gather import RunData
-from genius_lite.report.summary import CHOSEN_ON, choice_lines, verdict
+from genius_lite.report.summary import CHOSEN_ON, choice_lines, surely, verdict
 from genius_lite.results.evaluation import AtBest, Interval, TaskResult
 from genius_lite.text import gain, interval, percent, prose
 
@@ -107,8 +107,5 @@ def _told(difference: Interval | None) -> tuple[str, str]:
     """What may be concluded, and its tone."""
     if difference is None:
         return "Measured before training only, so far.", "same"
-    if difference.low > 0:
-        return "Better.", "better"
-    if difference.high < 0:
-        return "Worse.", "worse"
-    return "Not told apart.", "same"
+    how = surely(difference)
+    return f"{how.capitalize() or 'Not told apart'}.", how or "same"

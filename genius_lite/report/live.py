@@ -18,6 +18,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from genius_lite.errors import UserError
+from genius_lite.progress import named
 from genius_lite.report.gather import gather
 from genius_lite.report.page import page
 from genius_lite.report.state import Histogram, RunState
@@ -113,7 +114,7 @@ def standing(status: Status | str) -> dict[str, Any]:
         "Whole run": run_left(board) if running else "",
         "At work for": duration(board.updated - board.started) if running and board.updated > board.started else "",
         "Memory": memory_line(board) if running else "",
-        "Best so far" if not over else "Best": "" if board.best is None else _round(board.best),
+        "Best so far" if not over else "Best": "" if board.best is None else named(board.best),
         "Model": board.model,
         "Questions": number(board.queries),
         "Folder": board.out,
@@ -128,7 +129,7 @@ def standing(status: Status | str) -> dict[str, Any]:
         "verdict": status.verdict,
         "idle": not running,
         "said": f"{status.state}: {status.meaning if over else _place(board)}",
-        "where": f"{_round(board.number)} of {board.rounds}" if board.number else _round(0),
+        "where": f"{named(board.number)} of {board.rounds}" if board.number else named(0),
         "stages": [(stage, "done" if i < at else "now" if i == at else "next") for i, stage in enumerate(board.stages)],
         "work": None if over else board.work,
         "counted": counted(board.work).replace("  ", " · ") if board.work else "",
@@ -144,17 +145,13 @@ def beside(name: str, status: Status | str, here: bool) -> dict[str, Any]:
         return shown | _UNREADABLE | {"where": ""}
     board = status.board
     left = f", {run_left(board)}" if status.state == "running" and board.run_left is not None else ""
-    best = f"best: {_round(board.best)}" if board.best is not None else ""
+    best = f"best: {named(board.best)}" if board.best is not None else ""
     where = best if status.state in ("finished", "halted") else f"{_place(board)}{left}"
     return shown | {"state": status.state, "tone": _TONES[status.state], "where": where}
 
 
-def _round(number: int) -> str:
-    return f"round {number}" if number else "base model"
-
-
 def _place(board: RunState) -> str:
-    return f"{_round(board.number)}, {board.kind}"
+    return f"{named(board.number)}, {board.kind}"
 
 
 def _histogram(values: Histogram) -> dict[str, Any] | None:

@@ -181,15 +181,16 @@ def verdict(summary: Summary) -> str:
 
 def _how(task: TaskResult, gain: Interval) -> str:
     sampled, greedy = task.sampled_gain, task.greedy_gain
-    if _surely(gain) or not (sampled and greedy and _surely(sampled)) or {_surely(sampled), _surely(greedy)} == _APART:
-        return _surely(gain) or "not told apart"
-    return f"{_surely(sampled)} when sampled"
+    if surely(gain) or not (sampled and greedy and surely(sampled)) or {surely(sampled), surely(greedy)} == _APART:
+        return surely(gain) or "not told apart"
+    return f"{surely(sampled)} when sampled"
 
 
 _APART = {"better", "worse"}
 
 
-def _surely(gain: Interval) -> str:
+def surely(gain: Interval) -> str:
+    """Say which way a gain surely went, `better` or `worse`; empty where that cannot be told."""
     return "better" if gain.low > 0 else "worse" if gain.high < 0 else ""
 
 
@@ -198,7 +199,7 @@ def _told(task: TaskResult, how: str) -> str:
         right = f"{texts.percent(task.sampled.estimate, 1)} right at temperature {task.temperature:g}"
         return f"{task.task} ({right}, {texts.gain(task.sampled_gain)} points; greedily {texts.gain(task.greedy_gain)})"
     sampled, greedy, beside = task.sampled_gain, task.greedy_gain, ""
-    if sampled and greedy and {_surely(sampled), _surely(greedy)} - {"", how}:
+    if sampled and greedy and {surely(sampled), surely(greedy)} - {"", how}:
         beside = f"; sampled {texts.gain(sampled)}, greedily {texts.gain(greedy)}"
     right = texts.percent(task.judged.estimate, 1)
     return f"{task.task} ({right} right, {texts.gain(task.judged_gain)} points{beside})"

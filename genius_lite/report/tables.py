@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from genius_lite import __version__
+from genius_lite.foresight.filters import FILTERS
 from genius_lite.progress import Stage
 from genius_lite.recipe import Guard, Limit, Prefix
 from genius_lite.report.columns import COLUMNS, NOTE
@@ -15,14 +16,6 @@ from genius_lite.report.summary import WIDENED
 from genius_lite.results.rounds import Quantized, Timing
 from genius_lite.text import NONE, accuracy, duration, figure, gain, number, percent, prose, size
 
-FILTERS = {
-    "gap": "values too close",
-    "looping": "in a loop",
-    "truncated": "cut off",
-    "length": "lengths too different",
-    "agreement": "answers do not agree",
-}
-"""Pair filters of the recipe, and what each looks at."""
 _JUDGED = (
     "Rounds are judged by the mean of sampled and greedy accuracy. maj@k: accuracy of the most frequent answer of k "
     "responses; pass@k: problems that one of k solves."

@@ -118,11 +118,6 @@ class TerminalProgress(Progress):
             self.board.rows.sort(key=lambda r: r["round"])
             self.board.lights, self.board.best = lights, best
 
-    def stopping(self, line: str) -> None:
-        """Say that the run was asked to stop; it finishes what is under way."""
-        self.board.stopping = True
-        self.say(line)
-
     @contextmanager
     def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:
         meter = Meter(name, unit, total * scale, done * scale)

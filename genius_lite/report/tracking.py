@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import uuid
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +45,12 @@ def require_trackers(recipe: Recipe) -> None:
             raise UserError(f"tracking.with: {name} is not installed; pip install {name}, or take it out")
 
 
-def tracked(recipe: Recipe, folder: Path) -> closing[Tracker]:
-    """Take the run's figures while a block lasts.
+class Tracker:
+    """Tells each update and each round to every tracker, once, until it is closed.
 
     Args:
         folder: the run's, where TensorBoard's files go too.
     """
-    return closing(Tracker(recipe, folder))
-
-
-class Tracker:
-    """Tells each update and each round to every tracker, once; made by `tracked`."""
 
     def __init__(self, recipe: Recipe, folder: Path):
         self._accelerator: Any = None

@@ -18,6 +18,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from genius_lite import text as texts
+from genius_lite.progress import named
 from genius_lite.report.columns import rounds_table
 from genius_lite.report.state import Histogram, RunState, Work
 
@@ -116,8 +117,8 @@ def _head(board: RunState, running: bool, in_ascii: bool) -> Text:
 
 
 def _place(board: RunState, over: bool) -> Text:
-    where = f"round {board.number} of {board.rounds}" if board.number else "base model"
-    text = Text.assemble((f"{where}   ", "bold"))
+    of = f" of {board.rounds}" if board.number else ""
+    text = Text.assemble((f"{named(board.number)}{of}   ", "bold"))
     stages = board.stages
     at = len(stages) if over else stages.index(board.kind) if board.kind in stages else 0
     for i, kind in enumerate(stages):

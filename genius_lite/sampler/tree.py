@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from genius_lite.data.steps import OpenStep
 from genius_lite.records import Completion, Finish, seed_of
 
 if TYPE_CHECKING:
-    from genius_lite.data.steps import OpenStep
     from genius_lite.data.vocabulary import Vocabulary
     from genius_lite.sampler.messages import Until
 
@@ -61,7 +61,7 @@ class PartialCompletion:
 
     def append(self, token: int, logprob: float, vocabulary: Vocabulary) -> Finish | None:
         """Add a sampled token; return why the completion ends with it, or None if it goes on."""
-        self.step = self.step or vocabulary.delimiter.begin()
+        self.step = self.step or OpenStep(vocabulary.delimiter)
         step_ends = self.step.ends(token)
         self.tokens.append(token)
         self.logprobs.append(round(logprob, 6))

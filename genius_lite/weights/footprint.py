@@ -12,16 +12,11 @@ from genius_lite.weights.gguf_header import block_of
 
 def kv_bytes(source: GGUF, kind: str) -> int:
     """Return the KV cache of one token in one layer; too much for models that share or skip it in some layers."""
-
-    def count(name: str, default: int) -> int:
-        found = source.count(f"{source.architecture}.{name}")
-        return default if found is None else found
-
-    if not (heads := count("attention.head_count", 0)):
+    if not (heads := source.own("attention.head_count")):
         return 0  # a recurrent model: its state has the same size for any number of tokens
-    kv_heads = count("attention.head_count_kv", heads)
-    width = count("embedding_length", 0) // heads
-    elements = kv_heads * (count("attention.key_length", width) + count("attention.value_length", width))
+    kv_heads = source.own("attention.head_count_kv", heads)
+    width = source.own("embedding_length") // heads
+    elements = kv_heads * (source.own("attention.key_length", width) + source.own("attention.value_length", width))
     per_block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
     return -(-elements * block_bytes // per_block)
 

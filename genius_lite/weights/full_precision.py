@@ -8,7 +8,6 @@ The rows of a quantized tensor are the full-precision rows with rounding on them
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from math import prod
@@ -24,12 +23,11 @@ from genius_lite.errors import UserError
 from genius_lite.rundir.documents import read_object
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
-from genius_lite.weights.gguf_file import GGUF
+from genius_lite.weights.gguf_file import EMBEDDINGS, GGUF
 from genius_lite.weights.gguf_header import Tensor, shown
 from genius_lite.weights.mapping import TELLING, Rounded, TensorMap, check_finite, layer_of, match, name_map
 from genius_lite.weights.meta_model import check_complete, described_model, reading_foreign
 from genius_lite.weights.rope import rope_base
-from genius_lite.weights.untrusted import EMBEDDINGS
 
 ADAPTER_CONFIG = "adapter_config.json"
 _FILE_TYPE = {T.F16: 1, T.BF16: 32}  # llama_ftype: mostly F16, mostly BF16
@@ -98,7 +96,7 @@ def _attend_alike(config: Any, source: GGUF) -> None:
     full = every.get("full_attention", every)
     if full.get("rope_type") in ("default", "linear", "yarn", "llama3") and "rope_theta" in full:
         full["rope_theta"] = rope_base(source)
-    windowed = own == "gemma2" or (own != "phi3" and source.count(f"{own}.attention.sliding_window"))
+    windowed = own == "gemma2" or (own != "phi3" and source.own("attention.sliding_window"))
     if getattr(text, "sliding_window", None) and not windowed:
         text.sliding_window = None
         if kinds := getattr(text, "layer_types", None):
@@ -268,17 +266,11 @@ def _placed(index: Path) -> dict[str, str]:
 
 def _headers(path: Path) -> dict[str, tuple[str, list[int]]]:
     """Read the dtype and shape of each tensor in a file."""
-    with _open(path) as tensors:
-        found = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
-        return {name: (part.get_dtype(), part.get_shape()) for name, part in found.items()}
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as tensors:
-            yield tensors
+            found = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
+            return {name: (part.get_dtype(), part.get_shape()) for name, part in found.items()}
     except (SafetensorError, OSError) as e:
         raise UserError(f"{path}: no safetensors file, or a broken one: {e}") from None

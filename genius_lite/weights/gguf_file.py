@@ -23,6 +23,7 @@ from gguf.quants import dequantize
 from genius_lite.errors import UserError
 from genius_lite.weights.gguf_header import ARRAY, INT32, UINT32, Reader, Tensor, broken, shown, tensor_bytes
 
+EMBEDDINGS = "token_embd.weight"
 _MAGIC = b"GGUF"
 _LARGEST_ALIGNMENT = 1 << 16  # bytes
 _ARCHITECTURE = re.compile(r"[\w.-]{1,64}", re.ASCII)
@@ -34,8 +35,7 @@ def sha256(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 
@@ -89,6 +89,16 @@ class GGUF:
         layout = f"<{length}{'i' if kind == INT32 else 'I'}"
         numbers = struct.unpack_from(layout, self.kv, self.value_at[key] + 12) if kind in (INT32, UINT32) else ()
         return max(numbers, default=None)
+
+    def own(self, name: str, default: int = 0) -> int:
+        """Return a count under the architecture's name, as of its layers; the default where there is none."""
+        found = self.count(f"{self.architecture}.{name}")
+        return default if found is None else found
+
+    @property
+    def vocabulary(self) -> int:
+        """Of a language model, its tokens: llama.cpp has as many as embeddings."""
+        return self.by_name[EMBEDDINGS].shape[0]
 
     @property
     def parameters(self) -> int:

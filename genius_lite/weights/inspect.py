@@ -60,8 +60,7 @@ def describe(path: Path, sha256: bool = False) -> dict[str, Any]:
     source = _read(path)
     facts = {name: source.metadata.get(key.format(source.architecture)) for name, key in _FACTS.items()}
     kind, file_type = facts["kind"] or "model", facts["file_type"]
-    table = source.by_name.get("token_embd.weight")
-    rows = table.shape[0] if table else None  # llama.cpp has as many tokens as embeddings
+    rows = source.vocabulary if gguf_file.EMBEDDINGS in source.by_name else None
     files = dict.fromkeys([source.path, *(t.path for t in source.tensors)])
     return {
         "files": [

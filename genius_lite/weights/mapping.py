@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -102,25 +102,15 @@ def name_map(source: GGUF, blocks: int = 0) -> TensorNameMap:
     return get_tensor_name_map(arch, max(blocks, source.metadata[f"{source.architecture}.block_count"]))
 
 
-class Likeness(Protocol):
-    """How rows of the two copies are compared; both are torch tensors of two axes."""
+class Identical:
+    """Rows are the same numbers, in 16 bits; both copies are torch tensors of two axes."""
 
     def same(self, ours: Any, theirs: Any, order: np.ndarray | None) -> bool:
         """Say whether our rows are theirs in this order; None: as they stand."""
-        ...
-
-    def order(self, ours: Any, theirs: Any) -> np.ndarray | None:
-        """Find the one order in which their rows are ours; None if some are not there, or leave a choice."""
-        ...
-
-
-class Identical:
-    """Rows are the same numbers, in 16 bits."""
-
-    def same(self, ours: Any, theirs: Any, order: np.ndarray | None) -> bool:
         return bool((ours == (theirs if order is None else theirs[order])).all())
 
     def order(self, ours: Any, theirs: Any) -> np.ndarray | None:
+        """Find the one order in which their rows are ours; None if some are not there, or leave a choice."""
         position = {row.tobytes(): i for i, row in enumerate(theirs.numpy())}
         order = [position.get(row.tobytes(), -1) for row in ours.numpy()]
         if len(position) < len(theirs) or -1 in order or len(set(order)) < len(order):
@@ -157,7 +147,7 @@ class Rounded:
 def match(
     source: GGUF,
     weights: Mapping[str, Any],
-    like: Likeness,
+    like: Identical | Rounded,
     where: Path,
     advance: Callable[[int], None] = lambda n: None,
 ) -> TensorMap:
@@ -248,7 +238,7 @@ def check_finite(source: GGUF, tensor: Tensor, weights: np.ndarray) -> None:
         raise UserError(f"{source.path}: {shown(tensor.name)} holds a weight that is no finite 16-bit number")
 
 
-def _places(name: str, ours: Any, theirs: Any, orders: list[np.ndarray], like: Likeness) -> Iterator[Place]:
+def _places(name: str, ours: Any, theirs: Any, orders: list[np.ndarray], like: Identical | Rounded) -> Iterator[Place]:
     """Find our tensor in theirs: a part of its rows, or all of it with its columns in another order."""
     if ours.ndim != theirs.ndim or (ours.ndim == 3 and len(ours) != len(theirs)):
         return
@@ -260,7 +250,7 @@ def _places(name: str, ours: Any, theirs: Any, orders: list[np.ndarray], like: L
                 yield Place(name, None, columns, transposed)
 
 
-def _fitting(ours: Any, theirs: Any, orders: list[np.ndarray], like: Likeness) -> Iterator[int | None]:
+def _fitting(ours: Any, theirs: Any, orders: list[np.ndarray], like: Identical | Rounded) -> Iterator[int | None]:
     """Yield numbers of orders in which their rows are ours, in each matrix of a stack; a new one is added.
 
     Tried are: as they stand (None), the orders of other tensors, the first rows, and what the rows themselves say.

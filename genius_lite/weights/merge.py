@@ -20,6 +20,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as T
 
 from genius_lite.hardware import cores
+from genius_lite.progress import Advance
 from genius_lite.recipe import TargetType
 from genius_lite.records import seed_of
 from genius_lite.weights import gguf_file
@@ -34,7 +35,6 @@ from genius_lite.weights.rounding import kept_of, round_keeping
 THREADS = 8  # that work at once; each has some 30 MB in memory
 _TOLD = 0.25  # an error of a share from which nothing can be told: fewer than some sixteen weights moved
 
-Advance = Callable[[int], None]
 _Block = tuple[np.ndarray, np.ndarray | None]  # bytes of some rows, and what `kept_of` says of an adapted tensor's
 
 
@@ -98,8 +98,9 @@ def merge(
     Raises:
         UserError: the base's file is another one by now.
     """
+    base.check()
     types = planned_types(base, adapter, kind, like)
-    return _merge(base, adapter, types, file_metadata(like or base.gguf, kind, types), out, advance, rounded)
+    return write(base.gguf, adapter, types, file_metadata(like or base.gguf, kind, types), out, advance, rounded)
 
 
 def round_base(
@@ -115,8 +116,10 @@ def round_base(
     Raises:
         UserError: the base's file is another one by now.
     """
+    base.check()
     types = planned_types(base, adapter, kind, like)
-    _merge(base, replace(adapter, factors={}), types, file_metadata(like or base.gguf, kind, types), out, advance)
+    unlearned = replace(adapter, factors={})
+    write(base.gguf, unlearned, types, file_metadata(like or base.gguf, kind, types), out, advance)
 
 
 def requantize(source: GGUF, kind: TargetType, out: Path) -> None:
@@ -130,24 +133,6 @@ def planned_types(base: Base, adapter: Adapter | None, kind: TargetType, like: G
     return adaptable(types_of(like or base.gguf, kind), base.gguf, set(adapter.factors) if adapter else set())
 
 
-def _merge(
-    base: Base,
-    adapter: Adapter | None,
-    types: Types,
-    metadata: dict[str, int],
-    out: Path,
-    advance: Advance,
-    rounded: GGUF | None = None,
-) -> Kept:
-    """See that the base is the one it was, and write; what F16 cannot hold goes into F32."""
-    base.check()
-    while True:
-        try:
-            return write(base.gguf, adapter, types, metadata, out, advance, rounded)
-        except _TooLargeError as e:
-            types = {**types, str(e): T.F32}
-
-
 def write(
     source: GGUF,
     adapter: Adapter | None,
@@ -157,7 +142,7 @@ def write(
     advance: Advance = lambda n: None,
     rounded: GGUF | None = None,
 ) -> Kept:
-    """Write source + adapter in these types; see `merge`, which decides on them and knows the base.
+    """Write source + adapter in these types, but in F32 what F16 cannot hold; see `merge`, which knows the base.
 
     Args:
         metadata: uint32 values that replace the source's.
@@ -195,9 +180,14 @@ def write(
                     products[target.name] += kept
                 yield made
 
-        targets = [replace(t, type=types[t.name]) for t in source.tensors]
-        gguf_file.write(out, _public(source), targets, data, metadata, advance)
-    return Kept({name: tuple(found.tolist()) for name, found in products.items()})
+        while True:
+            products.clear()
+            targets = [replace(t, type=types[t.name]) for t in source.tensors]
+            try:
+                gguf_file.write(out, _public(source), targets, data, metadata, advance)
+                return Kept({name: tuple(found.tolist()) for name, found in products.items()})
+            except _TooLargeError as e:
+                types = {**types, str(e): T.F32}
 
 
 def _public(source: GGUF) -> GGUF:

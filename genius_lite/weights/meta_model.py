@@ -26,12 +26,11 @@ from genius_lite.weights.gguf_header import block_of, broken, shown
 from genius_lite.weights.mapping import name_map
 from genius_lite.weights.rope import BY_LENGTH, DIVISORS, scale_frequencies
 from genius_lite.weights.supported import FAMILIES, check_architecture, needs_weights, plain
-from genius_lite.weights.untrusted import EMBEDDINGS, TOKENIZER
+from genius_lite.weights.untrusted import TOKENIZER
 
 _KEPT = ("general.architecture", "general.name", "general.alignment")
 _LONGEST_ARRAY, _LONGEST_TEXT = 4096, 4096  # layers and characters; nothing of the shape is longer
 _SLACK = 1.01  # of the weights
-_HEADS = "attention.head_count"
 _ONE_ROW = "ffn_gate_inp_shexp.weight"
 
 
@@ -45,7 +44,7 @@ def write_for_transformers(source: GGUF, out: Path, tensors: bool = True) -> Non
         tensors: whether they are written; a config is made of no more than their names.
     """
     own = f"{source.architecture}."
-    tokens = source.by_name[EMBEDDINGS].rows
+    tokens = source.vocabulary
     replaced = {} if _counts_texts(source.architecture) else {f"{own}vocab_size": tokens}
 
     def wanted(key: str) -> bool:
@@ -90,11 +89,11 @@ def read_config(source: GGUF) -> Any:
     overlooked = {
         attribute: value
         for key, attribute in FAMILIES["overlooked"].get(source.architecture, {}).items()
-        if (value := source.count(f"{source.architecture}.{key}"))
+        if (value := source.own(key))
     }
-    if source.count(f"{source.architecture}.block_count") == FAMILIES["layers_of_27b"].get(source.architecture, 0):
-        width, heads = (source.count(f"{source.architecture}.{key}") for key in ("embedding_length", _HEADS))
-        overlooked["query_pre_attn_scalar"] = (width or 0) // (heads or 1)
+    if source.own("block_count") == FAMILIES["layers_of_27b"].get(source.architecture):
+        heads = source.own("attention.head_count") or 1
+        overlooked["query_pre_attn_scalar"] = source.own("embedding_length") // heads
     with scratch() as folder:
         write_for_transformers(source, folder / "header.gguf", tensors=False)
         try:

@@ -17,10 +17,9 @@ from genius_lite.errors import UserError
 from genius_lite.sampler.probe import REFUSED
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
-from genius_lite.weights.gguf_file import GGUF
+from genius_lite.weights.gguf_file import EMBEDDINGS, GGUF
 from genius_lite.weights.gguf_header import FLOAT32, INT32, STRING, UINT32, block_of, broken, shown
 
-EMBEDDINGS = "token_embd.weight"
 TOKENIZER = "tokenizer.ggml."
 _LARGEST = (1 << 31) - 1  # llama.cpp's int32_t
 _ALIGNMENT = 32  # bytes; llama.cpp aborts at tensors that are aligned to less
@@ -209,11 +208,10 @@ def _is_usable(name: str, value: float) -> bool:
 
 def _check_blocks(source: GGUF) -> None:
     """See that the blocks with tensors are those that the header counts; prediction layers may be left out."""
-    prefix = source.architecture
-    count, extra = source.metadata[f"{prefix}.block_count"], source.count(f"{prefix}.nextn_predict_layers") or 0
+    count, extra = source.own("block_count"), source.own("nextn_predict_layers")
     last = max((block for t in source.tensors if (block := block_of(t.name)) is not None), default=-1)
     if not count - extra <= last + 1 <= count:
-        raise broken(source.path, f"{prefix}.block_count is {count}, the tensors are of {last + 1} blocks")
+        raise broken(source.path, f"{source.architecture}.block_count is {count}, the tensors are of {last + 1} blocks")
 
 
 def _check_vocabulary(source: GGUF) -> None:

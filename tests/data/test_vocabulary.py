@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from genius_lite.data.questions import checked
-from genius_lite.data.steps import StepDelimiter
+from genius_lite.data.steps import OpenStep, StepDelimiter
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from tests.support.faults import refuse
@@ -33,7 +33,7 @@ EMPTY, A, BREAK, BREAKS, STOP_BREAK, BREAK_B, BLANK, B_BREAK_C = range(8)
     ],
 )
 def test_a_step_ends_at_a_line_break_after_text(tokens, ends):
-    step = StepDelimiter(PIECES).begin()
+    step = OpenStep(StepDelimiter(PIECES))
     assert [step.ends(token) for token in tokens] == ends
 
 

@@ -22,11 +22,6 @@ def said(
     return Observed(query, list(tokens), logprobs or [-1.0] * len(tokens), base or [], finish, answer)
 
 
-def test_nothing_shows_nothing():
-    with pytest.raises(ValueError, match="no response"):
-        signals([])
-
-
 def test_every_signal_of_a_few_responses():
     found = signals(
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from genius_lite.errors import Stopped
 from genius_lite.export.bundle import export
 from genius_lite.pipeline import stages, stand_in
+from genius_lite.pipeline.backends import Search
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.recipe import Evaluate, Quantize, TargetType
 from genius_lite.recipe.reader import parse
@@ -127,11 +129,11 @@ def test_a_round_that_goes_on_is_sampled_from_what_it_began_with(tmp_path, monke
     are_fast(monkeypatch, Q8_0=60, BF16=70, F16=83)
     true, sampled = stages.search, list[str]()
 
-    async def search(r: Round, policy: Policy, queries: list, *others: Any) -> Any:
-        sampled.append(policy.gguf.name)
+    async def search(s: Search) -> Any:
+        sampled.append(s.policy.gguf.name)
         if len(sampled) > 2:
-            return await true(r, policy, queries, *others)
-        await true(r, policy, queries[:1], *others)
+            return await true(s)
+        await true(replace(s, queries=s.queries[:1]))
         raise Stopped
 
     monkeypatch.setattr(stages, "search", search)

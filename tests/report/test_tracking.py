@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from genius_lite.pipeline.job import prepare
 from genius_lite.recipe import Model, Queries, Recipe, Sampler, Tracking
 from genius_lite.recipe.reader import parse
 from genius_lite.report.terminal import TerminalProgress
-from genius_lite.report.tracking import require_trackers, tracked
+from genius_lite.report.tracking import Tracker, require_trackers
 from genius_lite.results.rounds import RoundReport
 from genius_lite.run import run
 from tests.conftest import FORKED_HELPERS
@@ -50,16 +51,16 @@ def _report(number: int, updates: int) -> RoundReport:
 def test_interrupted_between_updates_it_repeats_no_step(tmp_path):
     first, second = _report(1, 3), _report(2, 2)
     rows = first.training.curve if first.training else []
-    with tracked(_recipe(tmp_path), tmp_path) as tracker:
+    with closing(Tracker(_recipe(tmp_path), tmp_path)) as tracker:
         tracker.base(Evaluation([], None, {}))
         tracker.update(0, rows[0])
         tracker.update(1, rows[1])
-    with tracked(_recipe(tmp_path), tmp_path) as tracker:  # goes on from a state after one update
+    with closing(Tracker(_recipe(tmp_path), tmp_path)) as tracker:  # goes on from a state after one update
         tracker.base(Evaluation([], None, {}))
         for number, row in enumerate(rows):
             tracker.update(number, row)
         tracker.round(first)
-    with tracked(_recipe(tmp_path), tmp_path) as tracker:
+    with closing(Tracker(_recipe(tmp_path), tmp_path)) as tracker:
         tracker.base(Evaluation([], None, {}))
         tracker.round(first)
         tracker.round(second)
@@ -72,11 +73,11 @@ def test_interrupted_between_updates_it_repeats_no_step(tmp_path):
 
 
 def test_a_run_that_is_tracked_only_later_tells_what_it_did_before(tmp_path):
-    with tracked(_recipe(tmp_path, tracking=Tracking()), tmp_path) as tracker:
+    with closing(Tracker(_recipe(tmp_path, tracking=Tracking()), tmp_path)) as tracker:
         tracker.update(0, {"loss": 1.0})
         tracker.round(_report(1, 3))
     assert list(tmp_path.iterdir()) == []
-    with tracked(_recipe(tmp_path), tmp_path) as tracker:
+    with closing(Tracker(_recipe(tmp_path), tmp_path)) as tracker:
         tracker.round(_report(1, 3))
     assert [step for step, _ in _told(tmp_path)["train/lr"]] == [1, 2, 3]
 

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
-from genius_lite.data.steps import StepDelimiter
+from genius_lite.data.steps import OpenStep, StepDelimiter
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.sampler.client import QueryFailedError, SamplerError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
@@ -75,7 +75,7 @@ def test_a_prompt_that_imitates_steps_changes_no_step(tiny_llama, tmp_path):
 
 def _ends(delimiter: StepDelimiter, tokens: list[int]) -> Iterator[bool]:
     """Whether a step ends after each token, of these tokens alone."""
-    step = delimiter.begin()
+    step = OpenStep(delimiter)
     for token in tokens:
         yield step.ends(token)
 
