@@ -9,7 +9,8 @@ from typing import Any
 
 from genius_lite.results.evaluation import Interval
 
-_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (text direction), surrogates, line and paragraph separators
+# Control, format (text direction), surrogates, characters that nobody assigned, line and paragraph separators.
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 PROSE = "\n\t\u200c\u200d"
 """What a text of several lines keeps: line breaks and tabs, and the joiners of some scripts and of emoji."""
 

@@ -60,7 +60,8 @@ def test_shards_make_the_run_that_one_machine_would_have_made(recipe, tmp_path):
     merged = run(recipe.model_copy(update={"out": str(tmp_path / "merged")}))
     assert merged.queries == alone.queries == 7
     assert rollouts(tmp_path / "merged").keys() == rollouts(tmp_path / "whole").keys()
-    assert [r.query.prompt for r in rollouts(folders[1]).values()] == ["What is 1 and 1?", "What is 4 and 4?"]
+    asked = {r.query.prompt for r in rollouts(folders[1]).values()}  # in the order in which they ended
+    assert asked == {"What is 1 and 1?", "What is 4 and 4?"}
 
 
 def test_a_run_samples_what_no_shard_has_and_keeps_what_it_has(recipe, tmp_path):
