@@ -118,6 +118,12 @@ OF_RESPONSES = {
         "answers to a query are {value:.3g} times as varied as the base model's (limit {limit:.3g}): the policy gives "
         f"one answer, right or wrong; {_GENTLER}",
     ),
+    "same": Signal(
+        "rise",
+        "one answer is {value:.1%} more of all that different questions are answered than of the base model's (limit "
+        "{limit:.1%}): a vote teaches a model that guesses to guess one thing; look at its answers, ask questions of "
+        f"more kinds, {_GENTLER}",
+    ),
     "kl": Signal(
         "itself",
         "the policy is {value:.3g} nats per token from the base model (limit {limit:.3g}): it drifts from what it "

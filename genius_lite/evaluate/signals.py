@@ -14,6 +14,7 @@ from genius_lite.records import Finish
 from genius_lite.results.evaluation import Signals
 
 MOST_CUT = 0.1  # share of responses that may be cut off: what they miss cannot be learned
+_ANSWERED = 4  # queries, of fewer of which one answer to all may well be right
 _WINDOW = 32  # 2-grams among which different ones are counted
 
 
@@ -61,6 +62,7 @@ def signals(observed: Sequence[Observed]) -> Signals:
         kl=_divergence(observed),
         responses=len(observed),
         agreements=agreements,
+        same=_same(list(ended.values())),
     )
 
 
@@ -88,6 +90,18 @@ def _said(response: Observed) -> Hashable:
 def _agreement(responses: list[Observed]) -> float:
     answers = Counter(response.answer for response in responses if response.answer is not None)
     return max(answers.values(), default=0) / len(responses)
+
+
+def _same(by_query: list[list[Observed]]) -> float | None:
+    answers = [[r.answer for r in responses if r.answer is not None] for responses in by_query]
+    answered = [of_query for of_query in answers if of_query]
+    if len(answered) < _ANSWERED:
+        return None
+    shares = defaultdict[str, float](float)
+    for of_query in answered:
+        for answer in of_query:
+            shares[answer] += 1 / len(of_query)
+    return max(shares.values()) / len(answered)
 
 
 def _divergence(observed: Sequence[Observed]) -> float:

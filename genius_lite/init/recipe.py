@@ -100,7 +100,7 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
         _say(f"   {told}")
     if shared := len({prompt.strip() for prompt in prompts} & set(texts or ())):
         _say(f"   {shared} of them are among the questions too: they measure what was practised")
-    votes = task is not None and task.check in _READ
+    votes = task is not None and task.check == "numeric"  # letters are guessed: a vote taught one letter
     if votes:
         _say("   answers to the questions are read in the same way, and vote on what is learned")
 
@@ -128,7 +128,7 @@ def recipe_text(given: Given, machine: Machine, out: Path) -> str:
         limit=count,
         available="" if texts is None else f"of {available}; ",
         kind=kind,
-        answers=f"answers: {task.check}   # as the problems' below" if task and votes else OPEN,
+        answers=f"answers: {task.check}   # as the problems' below" if task and task.check in _READ else OPEN,
         method=(VOTE if votes else SEARCH).format(round_queries=_a_third(count), **settings),
         guard=FEWER_WAYS if votes else "",
         evaluate=_evaluate(task, out) if task else WITHOUT_TASK,

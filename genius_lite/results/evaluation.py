@@ -152,6 +152,8 @@ class Signals(msgspec.Struct, frozen=True):
     - agreement: share of a query's responses that give its most frequent answer (self-consistency, Wang et al., arXiv
       2203.11171), of those that ended; one without an answer agrees with none. `agreements` has it by query. Both are
       over queries with two such responses at least, and None where there is no such query.
+    - same: share of the answers to all queries that are the most frequent one, each query alike; None where fewer than
+      four queries have an answer. A policy that says "B", or 1, to everything has 1, and agrees with itself.
     - kl: KL(policy || base), nats per token: the mean of log(policy / base) over the tokens that the policy drew, at
       least 0; 0 for the base model. The estimator r - 1 - log r with r = base / policy (J. Schulman, "Approximating
       KL divergence", 2020) is steadier while the two hardly differ, and is ruled by single tokens where the policy
@@ -171,6 +173,7 @@ class Signals(msgspec.Struct, frozen=True):
     responses: int
     agreements: dict[str, float] = {}
     thinking: float = 0.0
+    same: float | None = None
 
 
 class RoundMetrics(msgspec.Struct, frozen=True):

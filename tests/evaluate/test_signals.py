@@ -45,8 +45,19 @@ def test_every_signal_of_a_few_responses():
             "kl": math.log(2) / 34,
             "responses": 4,
             "thinking": 0.0,
+            "same": None,  # two queries have an answer
         }
     )
+
+
+def test_one_answer_to_all_queries_shows_each_query_alike():
+    """A policy that guesses one letter agrees with itself on each question, and so on all."""
+    letters = [said(1, n, query=q, answer="B") for q in "pqr" for n in range(4)]
+    assert signals([*letters, said(1, query="s")]).same is None, "the fourth states none"
+    assert signals([*letters, said(1, query="s", answer="C")]).same == 3 / 4
+    halves = [said(1, query="s", answer="B"), said(1, query="s", answer="C"), said(1, query="s", finish="length")]
+    found = signals([*letters, *halves])
+    assert (found.same, signals([*letters, said(1, query="s", answer="B")]).same) == (3.5 / 4, 1.0)
 
 
 def test_what_was_cut_off_has_not_stated_its_answer():
