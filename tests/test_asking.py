@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from genius_lite.cli.asking import Asked, Asking, Found, questions_from, select, summary_lines
+from genius_lite.cli.asking import Asking, Found, PassageAnswers, questions_from, select, summary_lines
 from genius_lite.data.documents import Passage, Read
 from genius_lite.data.queries import Questions
 from genius_lite.errors import UserError
@@ -87,7 +87,7 @@ def test_after_an_interruption_it_goes_on(asked, folder, smollm2, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         questions_from(folder, out, smollm2, HOW, Interrupted())
     assert not out.exists()
-    kept = read_records(tmp_path / "q.jsonl.asked", Asked)
+    kept = read_records(tmp_path / "q.jsonl.asked", PassageAnswers)
     assert [len(record.responses) for record in kept] == [2]
     found = questions_from(folder, out, smollm2, HOW, SILENT)
     # What was asked before is as it was; of the rest, rounding may let the model draw another word.
@@ -104,7 +104,7 @@ def test_what_is_left_out_is_counted():
     passages = [Passage("a.md", number, "A", "text") for number in range(1, 4)]
     good = "What is the capital of France?"
     answers = [[(good, False), ("Paris.", False)], [], [(f"Question: {good}", False), ("What does it", True)]]
-    asked = [(p, Asked(str(p.number), said)) for p, said in zip(passages, answers, strict=True)]
+    asked = [(p, PassageAnswers(str(p.number), said)) for p, said in zip(passages, answers, strict=True)]
     rows, left_out = select(asked)
     assert [(row.prompt, row.passage) for row in rows] == [(good, 1)]
     assert left_out == {"lost": 1, "cut off": 1, "no question": 1, "repeat": 1}
@@ -112,7 +112,7 @@ def test_what_is_left_out_is_counted():
 
 def test_the_examples_are_no_questions_of_the_documents():
     said = "How many hairs has a sea otter on a square centimetre?"
-    assert select([(Passage("a.md", 1, "A", "text"), Asked("1", [(said, False)]))]) == ([], {"repeat": 1})
+    assert select([(Passage("a.md", 1, "A", "text"), PassageAnswers("1", [(said, False)]))]) == ([], {"repeat": 1})
 
 
 def test_a_model_that_asks_nothing_leaves_no_file(folder, smollm2, tmp_path):

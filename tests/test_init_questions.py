@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from genius_lite.errors import UserError
 from genius_lite.init import questions
 from genius_lite.init.questions import (
-    Machine,
+    Resources,
     find_model,
     find_problems,
     find_questions,
@@ -25,7 +25,7 @@ from genius_lite.init.recipe import Given, _seconds, _settings, _text, recipe_te
 from genius_lite.recipe import TaskSource
 from genius_lite.recipe.reader import load, parse
 
-LAPTOP = Machine(cores=4, memory=12_000_000_000)
+LAPTOP = Resources(cores=4, memory=12_000_000_000)
 
 
 @pytest.fixture
@@ -49,10 +49,10 @@ def _asked(answers: str, given: Given, monkeypatch) -> str:
 
 def test_what_fits_a_machine():
     small = _settings(LAPTOP, 135e6, 40, votes=False)
-    large = _settings(Machine(8, 10**10, gpu=24 * 10**9), 7e9, 5000, votes=False)
+    large = _settings(Resources(8, 10**10, gpu=24 * 10**9), 7e9, 5000, votes=False)
     assert small == {"steps": 3, "max_tokens": 256, "lr": "2e-4", "batch_pairs": 4, "max_pack_tokens": 2048}
     assert large == {"steps": 4, "max_tokens": 384, "lr": "2e-5", "batch_pairs": 32, "max_pack_tokens": 2048}
-    assert _settings(Machine(4, 5 * 10**9), 135e6, 40, votes=False)["max_pack_tokens"] == 1024
+    assert _settings(Resources(4, 5 * 10**9), 135e6, 40, votes=False)["max_pack_tokens"] == 1024
     half_a_billion = [_settings(LAPTOP, 5e8, 200, votes=votes) for votes in (False, True)]
     assert [(each["lr"], each["batch_pairs"]) for each in half_a_billion] == [("5e-5", 8), ("2e-4", 4)]
     # 2 rounds, each 2 x 4 x 3 x 256 tokens of which 35 % are sampled, at 48e9 / 135e6 tokens a second, and 2.2 times
@@ -68,8 +68,8 @@ def test_models_are_suggested_by_what_is_there_and_fits(folder, monkeypatch):
     (folder / "big-00002-of-00003.gguf").write_bytes(b"")
     assert suggest_models(LAPTOP)[0] == "tiny.gguf"
     assert [("0.5b" in m or "1.5b" in m) for m in suggest_models(LAPTOP)] == [False, True]
-    assert "0.5b" in suggest_models(Machine(2, 4 * 10**9))[-1]
-    assert "7b" in suggest_models(Machine(8, 16 * 10**9, gpu=23 * 10**9))[-1]
+    assert "0.5b" in suggest_models(Resources(2, 4 * 10**9))[-1]
+    assert "7b" in suggest_models(Resources(8, 16 * 10**9, gpu=23 * 10**9))[-1]
     cached = folder / "models--Qwen--Qwen2.5-GGUF/snapshots/abc/q/m.gguf"
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"")

@@ -50,7 +50,7 @@ _EXAMPLES = (
 _SHOWN = 20  # files that were set aside
 
 
-class Asked(msgspec.Struct, frozen=True):
+class PassageAnswers(msgspec.Struct, frozen=True):
     """What a model answered when it was to ask about a passage: each response's text, and whether it was cut off."""
 
     key: str
@@ -120,7 +120,7 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
         context = -(-needed // CONTEXT_STEP) * CONTEXT_STEP
         settings = engine_settings(Sampler(), model, context, progress, unmeasured=how.each)
         settings = msgspec.structs.replace(settings, slots=how.each, parked=0)
-        log = RecordLog(out.with_name(f"{out.name}.asked"), Asked)
+        log = RecordLog(out.with_name(f"{out.name}.asked"), PassageAnswers)
         known = {record.key: record for record in log.records}
         missing = [(key, prompt) for key, prompt in zip(keys, prompts, strict=True) if key not in known]
 
@@ -131,7 +131,7 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
                 async with open_sampler(gguf, settings, sampling, log_file, say=progress.say) as sampler:
                     # One after the other: in another company, rounding may let the model draw other words.
                     for key, prompt in missing:
-                        known[key] = Asked(key, await _responses(sampler, vocabulary, prompt, how))
+                        known[key] = PassageAnswers(key, await _responses(sampler, vocabulary, prompt, how))
                         log.append(known[key])
                         advance(1)
 
@@ -201,7 +201,7 @@ async def _responses(
     return said
 
 
-def select(asked: Sequence[tuple[Passage, Asked]]) -> tuple[list[Row], Counter[str]]:
+def select(asked: Sequence[tuple[Passage, PassageAnswers]]) -> tuple[list[Row], Counter[str]]:
     """Return the questions that stand alone, each once, and how many were left out by which of `RULES`."""
     rows, left_out, before = list[Row](), Counter[str](), Before()
     for _, question in _EXAMPLES:

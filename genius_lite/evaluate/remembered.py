@@ -29,7 +29,7 @@ class _Answers(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Asked:
+class Inquiry:
     """Queries that a model is asked, and all else that decides what it says.
 
     `name` is that of their task, or empty; each is asked for so many responses with each `sampling`, by the random

@@ -40,7 +40,7 @@ _ANSWERS = ("answer", "solution", "target", "label", "output", "response")
 _NUMBER = re.compile(r"[\s$]*-?[\d.,]+\s*%?\s*|.*####.*", re.DOTALL)
 
 
-class Machine(NamedTuple):
+class Resources(NamedTuple):
     """Cores, free bytes of memory, and free bytes of the largest GPU that llama.cpp sees (0: none)."""
 
     cores: int
@@ -60,12 +60,12 @@ class FoundModel(NamedTuple):
     description: str
 
 
-def this_machine() -> Machine:
+def this_machine() -> Resources:
     """Look at what this process may use."""
-    return Machine(cores(), free_memory(), max((gpu.free for gpu in gpus()), default=0))
+    return Resources(cores(), free_memory(), max((gpu.free for gpu in gpus()), default=0))
 
 
-def suggest_models(machine: Machine) -> list[str]:
+def suggest_models(machine: Resources) -> list[str]:
     """Return models as a recipe writes them: those that are here, one of the hub that fits, and the packaged one."""
     room = machine.gpu or machine.memory
     local = list(dict.fromkeys(_local_models()))[:_LOCAL_MODELS]

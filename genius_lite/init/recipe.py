@@ -17,7 +17,7 @@ import typer
 
 from genius_lite.errors import UserError
 from genius_lite.init.questions import (
-    Machine,
+    Resources,
     find_model,
     find_problems,
     find_questions,
@@ -59,7 +59,7 @@ class Given:
     yes: bool = False
 
 
-def recipe_text(given: Given, machine: Machine, out: Path) -> str:
+def recipe_text(given: Given, machine: Resources, out: Path) -> str:
     """Ask for what is not given, and return the text of a recipe for `out`, from whose folder its files are named.
 
     Raises:
@@ -191,7 +191,7 @@ def _a_third(questions: int) -> int:
     return max(1, (questions - held) // 3)
 
 
-def _settings(machine: Machine, parameters: float, questions: int, *, votes: bool) -> dict[str, Any]:
+def _settings(machine: Resources, parameters: float, questions: int, *, votes: bool) -> dict[str, Any]:
     """Choose what fits: smaller models take larger learning rates and shorter searches.
 
     Of a search the two higher rates gained in `recipes/RESULTS.md` at temperature 1 and at 0.5, where higher ones
@@ -208,7 +208,7 @@ def _settings(machine: Machine, parameters: float, questions: int, *, votes: boo
     }
 
 
-def _seconds(machine: Machine, parameters: float, *, votes: bool) -> float:
+def _seconds(machine: Resources, parameters: float, *, votes: bool) -> float:
     """Estimate how long a question takes in a whole run; `plan` measures it.
 
     It is searched in two rounds, 2 x 4 candidates a step; or in one, where 8 responses vote.
@@ -220,7 +220,7 @@ def _seconds(machine: Machine, parameters: float, *, votes: bool) -> float:
     return tokens * _OTHER_STAGES * parameters / rate
 
 
-def _pace(machine: Machine, parameters: float | None) -> str:
+def _pace(machine: Resources, parameters: float | None) -> str:
     """Say how long a round takes here with as many questions as the study used; nothing of a model of unknown size."""
     if parameters is None:
         return ""

@@ -28,7 +28,7 @@ _CURVE = {"pairs", "loss", "margin", "grad_norm", "lr"}  # what a row of it has
 _BLOCK = 256  # numbers that share a scale in bitsandbytes' 8 bits
 
 
-class Progress(msgspec.Struct):
+class TrainingProgress(msgspec.Struct):
     """What a state has beside tensors: a row of the curve for each update, and the largest pack, tokens."""
 
     curve: list[dict[str, int | float]]
@@ -36,7 +36,7 @@ class Progress(msgspec.Struct):
     optimizer: dict[str, int | float] = {}
 
 
-def save_state(work: RunDir, policy: Any, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_state(work: RunDir, policy: Any, optimizer: torch.optim.Optimizer, progress: TrainingProgress) -> None:
     """Keep the state after the updates of the curve; the one before is deleted when this one is on disk."""
     state = {f"{i}.{k}": v for i, values in optimizer.state_dict()["state"].items() for k, v in _flat(values)}
     tensors = {name: v for name, v in state.items() if torch.is_tensor(v)}
@@ -55,7 +55,9 @@ def save_state(work: RunDir, policy: Any, optimizer: torch.optim.Optimizer, prog
             remove(other)
 
 
-def load_state(work: RunDir, policy: Any, optimizer: torch.optim.Optimizer, updates: Sequence[int]) -> Progress | None:
+def load_state(
+    work: RunDir, policy: Any, optimizer: torch.optim.Optimizer, updates: Sequence[int]
+) -> TrainingProgress | None:
     """Put the latest state into policy and optimizer; what it has beside tensors, or None if there is none.
 
     Args:
@@ -120,8 +122,8 @@ def _latest(work: RunDir) -> Path | None:
     return found[max(found)] if found else None
 
 
-def _progress(folder: Path) -> Progress:
-    found = read_typed(folder / "progress.json", Progress)
+def _progress(folder: Path) -> TrainingProgress:
+    found = read_typed(folder / "progress.json", TrainingProgress)
     if not found:
         raise no_state(folder, "progress.json is missing, or damaged")
     if not all(row.keys() >= _CURVE and all(map(math.isfinite, row.values())) for row in found.curve):

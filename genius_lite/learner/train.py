@@ -28,7 +28,7 @@ from genius_lite.learner.packing import Groups, Pack, by_query, unshared_tokens
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, load_in_parts
 from genius_lite.learner.reference import REFERENCE, reference_scores
 from genius_lite.learner.scores import clustered_error, margins
-from genius_lite.learner.state import Progress, load_state, pairs_done, save_state
+from genius_lite.learner.state import TrainingProgress, load_state, pairs_done, save_state
 from genius_lite.learner.targets import without_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair, seed_of
@@ -203,7 +203,7 @@ class _Trainer:
             due = time.monotonic() - saved >= self.job.cfg.save_every and update + 1 < len(batches)
             asked = self.group.broadcast(self.stop.asked)
             if asked or self.group.broadcast(due):
-                progress = Progress(curve, self.packer.limit)
+                progress = TrainingProgress(curve, self.packer.limit)
                 self.group.on_main(partial(save_state, self.job.work, self.policy, self.optimizer, progress))
                 saved = time.monotonic()
             if asked:

@@ -9,7 +9,7 @@ from pathlib import Path
 from genius_lite.errors import Stopped
 from genius_lite.evaluate.measure import UNFILTERED, EvalModel, answer_tasks, observe, responses_wanted, ways_asked
 from genius_lite.evaluate.record import Evaluation, read_evaluation, write_evaluation
-from genius_lite.evaluate.remembered import WORTH, Asked
+from genius_lite.evaluate.remembered import WORTH, Inquiry
 from genius_lite.evaluate.results import best_temperature, by_temperature, complaints, mean_score
 from genius_lite.evaluate.signals import Observed, signals
 from genius_lite.evaluate.tasks import TokenizedTask
@@ -169,7 +169,7 @@ def remembered(job: Job, engine: EngineSettings) -> set[str]:
 
 def _asked(
     r: Round, policy: Policy, name: str, queries: Sequence[Query], sampling: Sequence[tuple[int, Sampling]]
-) -> Asked | None:
+) -> Inquiry | None:
     """How the user's own file is asked; None of other models, which no later run has again, or if that is unwanted."""
     if r.number or policy != r.own or not r.job.recipe.evaluate.remember:
         return None
@@ -178,18 +178,18 @@ def _asked(
 
 def _asked_of(
     job: Job, engine: EngineSettings, name: str, queries: Sequence[Query], sampling: Sequence[tuple[int, Sampling]]
-) -> Asked:
-    return Asked(job.source, engine, name, queries, sampling, job.recipe.answer_tokens, job.recipe.seed)
+) -> Inquiry:
+    return Inquiry(job.source, engine, name, queries, sampling, job.recipe.answer_tokens, job.recipe.seed)
 
 
-def _recall(r: Round, asked: Asked | None) -> dict[str, list[Completion]]:
+def _recall(r: Round, asked: Inquiry | None) -> dict[str, list[Completion]]:
     if found := asked.recall() if asked else {}:
         what = f"answers to {asked.name}" if asked and asked.name else "answers to held-out queries"
         r.progress.say(f"base model: its {what} are those of an earlier run here (evaluate.remember: false asks again)")
     return found
 
 
-def _remember(asked: Asked | None, said: dict[str, list[Completion]], seconds: float) -> None:
+def _remember(asked: Inquiry | None, said: dict[str, list[Completion]], seconds: float) -> None:
     if asked and seconds >= WORTH:
         asked.remember(said)
 

@@ -28,7 +28,7 @@ from genius_lite.pipeline.round import Policy, Round, note_time
 from genius_lite.pipeline.trust import drop_foreign
 from genius_lite.progress import Stage
 from genius_lite.recipe import QuantType
-from genius_lite.results.rounds import Sampled
+from genius_lite.results.rounds import SampledFrom
 from genius_lite.rundir import folder
 from genius_lite.rundir.disk import free_disk
 from genius_lite.rundir.documents import as_typed
@@ -96,7 +96,7 @@ def stand_in(r: Round, policy: Policy, share: float = 1.0) -> Policy:
     drop_foreign(r.here / folder.STAND_IN)
     files = _files(r, policy)
     found = r.here.build_json(folder.SAMPLED, lambda: _choose(r, policy, files, expected))
-    chosen = as_typed(found, Sampled, r.here / folder.SAMPLED)
+    chosen = as_typed(found, SampledFrom, r.here / folder.SAMPLED)
     speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in chosen.tokens_per_s.items())
     if chosen.file in files or chosen.file == _name(policy):
         r.progress.say(f"round {r.number} is sampled from {chosen.file}; tokens/s here: {speeds}")
@@ -154,7 +154,7 @@ def _files(r: Round, policy: Policy) -> dict[str, _File]:
     return found
 
 
-def _choose(r: Round, policy: Policy, files: dict[str, _File], expected: float) -> Sampled:
+def _choose(r: Round, policy: Policy, files: dict[str, _File], expected: float) -> SampledFrom:
     """Measure what is not known yet, and choose; what is chosen and was to be written stands in the round's folder."""
     own, trial = _name(policy), _Trial(r, files)
     engine = msgspec.structs.replace(r.engine, context=0, parked=0, watchdog=0.0)
@@ -190,7 +190,7 @@ def _choose(r: Round, policy: Policy, files: dict[str, _File], expected: float) 
             chosen = name
             break
     trial.keep_only(chosen)
-    return Sampled(chosen, {name: round(found.tokens_per_s, 1) for name, found in speeds.items()})
+    return SampledFrom(chosen, {name: round(found.tokens_per_s, 1) for name, found in speeds.items()})
 
 
 class _Trial:

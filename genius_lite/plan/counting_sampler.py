@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from genius_lite.plan.lengths import Lengths, Response
+from genius_lite.plan.lengths import Lengths, ResponseLength
 from genius_lite.records import Completion, Finish
 from genius_lite.sampler.messages import Until
 from genius_lite.sampler.tree import Node
@@ -48,7 +48,7 @@ class CountingSampler:
         self.sampled = self.prefilled = self.ticks = 0
         self._lengths, self._free, self._rng = lengths, lanes, np.random.default_rng(0)
         self._rows: dict[tuple[int | str, ...], int] = {}  # of the lengths, by search
-        self._drawn: dict[int, Response] = {}  # what each token's completion was drawn from
+        self._drawn: dict[int, ResponseLength] = {}  # what each token's completion was drawn from
         self._soon: deque[_Branch] = deque()  # futures, which go on in the lane of their step
         self._later: deque[_Branch] = deque()
         self._running: list[_Branch] = []
@@ -129,16 +129,16 @@ class CountingSampler:
         mean = min(0.0, float(self._rng.normal(response.value, _SPREAD)))
         return Completion([self._tokens] * (end - start), [mean] * (end - start), finish)
 
-    def _draw(self, node: Node, start: int) -> Response:
+    def _draw(self, node: Node, start: int) -> ResponseLength:
         """Choose a response that goes on beyond a place: of the same query if one does."""
         rows = self._lengths.responses
         own = rows[self._rows.setdefault(node.key, len(self._rows)) % len(rows)]
         every = [response for row in rows for response in row]
         some = _going_on(own, start) or _going_on(every, start)
-        return some[int(self._rng.integers(len(some)))] if some else Response(start + 1, [])
+        return some[int(self._rng.integers(len(some)))] if some else ResponseLength(start + 1, [])
 
 
-def _going_on(row: list[Response], start: int) -> list[Response]:
+def _going_on(row: list[ResponseLength], start: int) -> list[ResponseLength]:
     """Choose the responses that reach beyond a place; after a step those that have one before it too."""
     longer = [r for r in row if r.length > start]
     return [r for r in longer if r.steps and r.steps[0] <= start] if start else longer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.pipeline.job import Job
-from genius_lite.plan.history import History
+from genius_lite.plan.history import DoneStages
 from genius_lite.plan.lengths import Lengths
 from genius_lite.plan.memory import BASE, Peak, Training, Use, peaks, resolve_training
 from genius_lite.plan.shape import Machine, Shape
@@ -130,7 +130,7 @@ def stages_of(job: Job) -> list[tuple[str, int]]:
     return [*first, *((stage, number) for number in range(1, rounds + 1) for stage in each), (Stage.EXPORT, rounds)]
 
 
-def shortfalls(job: Job, found: Sizes, machine: Machine, history: History, margin: float = 1.0) -> list[Shortfall]:
+def shortfalls(job: Job, found: Sizes, machine: Machine, history: DoneStages, margin: float = 1.0) -> list[Shortfall]:
     """Find what does not suffice for the stages that are still to come, the worst first.
 
     Args:

@@ -35,7 +35,7 @@ _DESCRIBED = 64  # rollouts whose lengths stand for all
 
 
 @dataclass(frozen=True)
-class History:
+class DoneStages:
     """Hold the stages that are `done`, with their rounds: 0 before the first, the last one's number for the export.
 
     `seconds` are those of the finished stages of each name, `tokens` what each finished round sampled, `bytes` those on
@@ -54,10 +54,10 @@ class History:
         return sum(known) / len(known) if known else None
 
 
-def look_back(out: Path, rounds: int) -> History:
+def look_back(out: Path, rounds: int) -> DoneStages:
     """Read a run folder, which need not exist."""
     if not (out / RECIPE).is_file():
-        return History()
+        return DoneStages()
     run, seconds = RunFolder(out), defaultdict[str, list[float]](list)
     done, tokens, searched = set[tuple[str, int]](), list[float](), dict[int, int]()
 
@@ -80,7 +80,7 @@ def look_back(out: Path, rounds: int) -> History:
     if (out / EXPORT).exists():
         done.add((Stage.EXPORT, rounds))
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    return History(frozenset(done), dict(seconds), tokens, searched, size)
+    return DoneStages(frozenset(done), dict(seconds), tokens, searched, size)
 
 
 def same_run(out: Path, identity: dict[str, Any]) -> bool:

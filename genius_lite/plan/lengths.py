@@ -21,7 +21,7 @@ _ASSUMED_LENGTH, _ASSUMED_STEP = 0.75, 0.25  # of the token limit; of a response
 _SHORT = 48  # tokens
 
 
-class Response(msgspec.Struct, frozen=True):
+class ResponseLength(msgspec.Struct, frozen=True):
     """The length of a response in tokens, the lengths of it at which a step has just ended, and its value.
 
     The value, nats per token, is what the search prefers beams by: long responses often have a higher one.
@@ -58,7 +58,7 @@ class Lengths(msgspec.Struct, frozen=True):
     responses came to their end; None where none was seen.
     """
 
-    responses: list[list[Response]]
+    responses: list[list[ResponseLength]]
     repeats: float
     source: Source
     later: float = 0.0
@@ -103,11 +103,11 @@ class Lengths(msgspec.Struct, frozen=True):
             min(limit, seen + round(-math.log((n + 0.5) / cut) / chance)) if chance else limit for n in range(cut)
         )
 
-        def extend(r: Response) -> Response:
+        def extend(r: ResponseLength) -> ResponseLength:
             if r.length < seen:
                 return r
             end = next(longer)
-            return Response(end, [*r.steps, *range((r.steps or [0])[-1] + step, end, step)], r.value)
+            return ResponseLength(end, [*r.steps, *range((r.steps or [0])[-1] + step, end, step)], r.value)
 
         return msgspec.structs.replace(self, responses=[[extend(r) for r in row] for row in self.responses])
 
@@ -116,12 +116,12 @@ def assumed(cfg: Foresight) -> Lengths:
     """Assume three quarters of the limit, in four steps, without a look at the model."""
     length = max(1, round(_ASSUMED_LENGTH * cfg.response_tokens))
     step = max(1, round(_ASSUMED_STEP * length))
-    return Lengths([[Response(length, list(range(step, length, step)))]], 0.0, "assumed")
+    return Lengths([[ResponseLength(length, list(range(step, length, step)))]], 0.0, "assumed")
 
 
 def shortest(cfg: Foresight) -> Lengths:
     """Assume responses as short as they may well be, for what must not be overestimated."""
-    return Lengths([[Response(min(_SHORT, cfg.response_tokens), [])]], 0.0, "assumed")
+    return Lengths([[ResponseLength(min(_SHORT, cfg.response_tokens), [])]], 0.0, "assumed")
 
 
 def described(rollouts: Sequence[Rollout], vocabulary: Vocabulary, cfg: Foresight, source: Source) -> Lengths:
@@ -158,7 +158,7 @@ def _repeated(steps: Sequence[Step], candidates: int) -> float:
     return min(1.0, repeated / every / max(0.5, (candidates - 1) / 2)) if every else 0.0
 
 
-def _response(tokens: list[int], value: float, vocabulary: Vocabulary) -> Response:
+def _response(tokens: list[int], value: float, vocabulary: Vocabulary) -> ResponseLength:
     step = OpenStep(vocabulary.delimiter)
     steps = [place for place, token in enumerate(tokens[:-1], 1) if step.ends(token)]
-    return Response(len(tokens), steps, value)
+    return ResponseLength(len(tokens), steps, value)

@@ -11,7 +11,7 @@ from typing import Any
 from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.pipeline.job import Job
 from genius_lite.plan.fit import Shortfall, shortfalls, sizes, stages_of
-from genius_lite.plan.history import History, drop_rehearsal, known_lengths, look_back, same_run
+from genius_lite.plan.history import DoneStages, drop_rehearsal, known_lengths, look_back, same_run
 from genius_lite.plan.lengths import Ends, assumed
 from genius_lite.plan.memory import Peak
 from genius_lite.plan.rates import Rates
@@ -113,7 +113,7 @@ def plan(job: Job, progress: Progress, *, rehearsal: bool = True, temporary: boo
 def _known(job: Job, identity: dict[str, Any], machine: Machine, engine: EngineSettings | None = None) -> Known:
     """Gather what the run's folder tells of the run, and what is assumed where it does not."""
     out, own = Path(job.recipe.out), same_run(Path(job.recipe.out), identity)
-    history, rates = (look_back(out, job.recipe.rounds), Rates.read(out)) if own else (History(), None)
+    history, rates = (look_back(out, job.recipe.rounds), Rates.read(out)) if own else (DoneStages(), None)
     lengths = known_lengths(job, identity) or assumed(job.recipe.foresight)
     return Known(job, history, lengths, sizes(job, machine, lengths, engine), rates)
 

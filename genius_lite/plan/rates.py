@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from genius_lite.plan.lengths import Lengths
-from genius_lite.plan.tokens import Sampled
+from genius_lite.plan.tokens import SamplingWork
 from genius_lite.results.rounds import Timing
 
 FOUND = "rehearsal.json"
@@ -28,7 +28,7 @@ class Decode(msgspec.Struct, frozen=True):
     sampled: float
     scored: float
 
-    def session(self, work: Sampled) -> float:
+    def session(self, work: SamplingWork) -> float:
         """Add up the seconds of a worker that samples, from its start to its end."""
         return self.start + work.ticks * self.tick + (work.sampled + PREFILL * work.prefilled) * self.sampled
 
@@ -92,7 +92,7 @@ def decode_rates(session: Timing) -> Decode:
     if token <= 0:
         step, token = _USUAL_RATIO, 1.0
     shape = Decode(max(0.0, session.seconds - stats.busy_s), max(0.0, step) / token, 1.0, 1.0)
-    units = shape.session(Sampled(stats.sampled, stats.prefilled, stats.decode_steps)) - shape.start
+    units = shape.session(SamplingWork(stats.sampled, stats.prefilled, stats.decode_steps)) - shape.start
     return shape.times(stats.busy_s / units)
 
 

@@ -10,7 +10,7 @@ from genius_lite.pipeline.evaluation import remembered
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.stages import COMPARED
 from genius_lite.plan.fit import Sizes, rounds_base
-from genius_lite.plan.history import History
+from genius_lite.plan.history import DoneStages
 from genius_lite.plan.lengths import Lengths
 from genius_lite.plan.memory import BASE
 from genius_lite.plan.rates import Decode, Rates
@@ -31,7 +31,7 @@ class Known:
     """What a plan follows from; `rates` is None where nothing was rehearsed."""
 
     job: Job
-    history: History
+    history: DoneStages
     lengths: Lengths
     sizes: Sizes
     rates: Rates | None

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from genius_lite.errors import UserError
 from genius_lite.pipeline.job import Job
 from genius_lite.plan.fit import Shortfall, Sizes, shortfalls, sizes, with_settings
-from genius_lite.plan.history import History, known_lengths, look_back, same_run
+from genius_lite.plan.history import DoneStages, known_lengths, look_back, same_run
 from genius_lite.plan.lengths import Lengths, shortest
 from genius_lite.plan.shape import Machine
 from genius_lite.progress import Stage
@@ -60,7 +60,7 @@ def require_room(job: Job, identity: dict[str, Any], reuse: Path | None = None) 
     require_room_on(job, Machine.here(out), known_lengths(job, identity) or shortest(job.recipe.foresight), history)
 
 
-def require_room_on(job: Job, machine: Machine, lengths: Lengths, history: History) -> None:
+def require_room_on(job: Job, machine: Machine, lengths: Lengths, history: DoneStages) -> None:
     """Do the same on a machine, and at lengths of responses, that are given.
 
     Raises:
@@ -73,7 +73,7 @@ def require_room_on(job: Job, machine: Machine, lengths: Lengths, history: Histo
         raise UserError(f"{worst.stage} would take about {amounts}: {helps}; --force runs all the same")
 
 
-def suggest(job: Job, machine: Machine, lengths: Lengths, history: History) -> Suggestion | None:
+def suggest(job: Job, machine: Machine, lengths: Lengths, history: DoneStages) -> Suggestion | None:
     """Find the first change after which the run fits, else all that help; None if it fits, or if none helps.
 
     One setting is tried before several; those that cost least in speed and nothing in what is learned come first.
@@ -92,7 +92,7 @@ def suggest(job: Job, machine: Machine, lengths: Lengths, history: History) -> S
     return best
 
 
-def _try(job: Job, machine: Machine, lengths: Lengths, history: History, settings: Settings) -> Suggestion | None:
+def _try(job: Job, machine: Machine, lengths: Lengths, history: DoneStages, settings: Settings) -> Suggestion | None:
     try:
         changed = job.under(with_settings(job.recipe, settings))
     except (ValidationError, UserError):

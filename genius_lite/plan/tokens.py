@@ -35,7 +35,7 @@ _KEY = (0, "plan")
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SamplingWork:
     """What a sampler does in one session: tokens that it draws, prompts' that it prefills, and decodes."""
 
     sampled: float
@@ -60,7 +60,7 @@ class Learned:
 class Work:
     """What a round is expected to do."""
 
-    rollouts: Sampled
+    rollouts: SamplingWork
     learned: Learned
 
 
@@ -87,7 +87,7 @@ def expected_work(
         passes=[pack.tokens for pack in made],
         counted=len(largest.inputs().targets_S) if largest else 0,
     )
-    return Work(Sampled(scale * counted.sampled, scale * counted.prefilled, scale * counted.ticks), learned)
+    return Work(SamplingWork(scale * counted.sampled, scale * counted.prefilled, scale * counted.ticks), learned)
 
 
 async def _search(
@@ -120,7 +120,7 @@ def packed(pairs: list[PreferencePair], max_tokens: int, batch_pairs: int, *, tr
     return [*found, *packs(batch, max_tokens, merged, trees)]
 
 
-def answered(prompts: Sequence[int], samples: int, lengths: Lengths, slots: int) -> Sampled:
+def answered(prompts: Sequence[int], samples: int, lengths: Lengths, slots: int) -> SamplingWork:
     """Count so many responses to each prompt, asked all at once: a slot that is free takes the next.
 
     Args:
@@ -131,7 +131,7 @@ def answered(prompts: Sequence[int], samples: int, lengths: Lengths, slots: int)
     ends = [0] * slots
     for length in responses:
         heapq.heappush(ends, heapq.heappop(ends) + length)
-    return Sampled(sum(responses), sum(prompts), max(ends))
+    return SamplingWork(sum(responses), sum(prompts), max(ends))
 
 
 def mean_tokens(queries: Sequence[Query]) -> float:

@@ -109,7 +109,7 @@ class Quantized(msgspec.Struct, frozen=True):
     sha256: str = ""
 
 
-class Sampled(msgspec.Struct, frozen=True):
+class SampledFrom(msgspec.Struct, frozen=True):
     """Which file a round was sampled from, and the speeds that decided, by file (`policy: auto`)."""
 
     file: Annotated[str, msgspec.Meta(pattern=r"^[\w ,()']{1,80}$")]

@@ -15,7 +15,7 @@ from genius_lite.errors import UserError
 from genius_lite.progress import Stage
 from genius_lite.records import FailedQuery, PreferencePair, Rollout, held_count
 from genius_lite.results.evaluation import Response, Signals
-from genius_lite.results.rounds import Quantized, RolloutFigures, RoundReport, Sampled, Summary, Timing, TrainReport
+from genius_lite.results.rounds import Quantized, RolloutFigures, RoundReport, SampledFrom, Summary, Timing, TrainReport
 from genius_lite.rundir import folder
 from genius_lite.rundir.documents import RecordedBest, RecordedRecipe, RecordedSource, as_typed, read_json, read_typed
 from genius_lite.rundir.folder import refuse_links, round_name
@@ -250,7 +250,7 @@ class RoundFolder:
     def made(self) -> RoundReport:
         """Gather the figures of a round's files, without its evaluation."""
         rollouts, pairs, sampling = self.rollouts, self.pairs, self.total(Stage.ROLLOUTS)
-        chosen = read_typed(self.path / folder.SAMPLED, Sampled)
+        chosen = read_typed(self.path / folder.SAMPLED, SampledFrom)
         rate = sampling.amount / sampling.seconds if sampling and sampling.seconds else None
         return RoundReport(
             self.number,

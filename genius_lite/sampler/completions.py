@@ -52,14 +52,14 @@ class Shown(msgspec.Struct):
     logprob: Annotated[float, msgspec.Meta(le=1e-3)]  # nats; rounding may lift it above 0
 
 
-class Sampled(Shown):
+class SampledToken(Shown):
     """A token that it sampled, and others beside it."""
 
     top_logprobs: list[Shown] = []
 
 
 class _Logprobs(msgspec.Struct):
-    content: list[Sampled] | None = None
+    content: list[SampledToken] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -139,7 +139,7 @@ class Completions:
         async with self._reply("models") as (reply, _):
             return self._decoded(await _beginning(reply), _Models).data
 
-    async def stream(self, body: dict[str, Any], take: Callable[[Sampled], bool]) -> str:
+    async def stream(self, body: dict[str, Any], take: Callable[[SampledToken], bool]) -> str:
         """Hand over each sampled token until `take` says that it was the last.
 
         Then the server is hung up on, at which it stops sampling.
@@ -182,7 +182,7 @@ class Completions:
         """
         logprobs_V = np.full(self.vocabulary, -np.inf)
 
-        def take(sampled: Sampled) -> bool:
+        def take(sampled: SampledToken) -> bool:
             for shown in sampled.top_logprobs:
                 logprobs_V[shown.id] = min(shown.logprob, 0.0)
             return True
@@ -244,7 +244,7 @@ class Completions:
         except (msgspec.DecodeError, RecursionError) as e:
             raise Failure(f"sent what cannot be read ({self._quoted(str(e))})") from None
 
-    def _tokens(self, choice: _Choice) -> list[Sampled]:
+    def _tokens(self, choice: _Choice) -> list[SampledToken]:
         """Return the tokens of a part, whose ids and those beside them are of the vocabulary."""
         tokens = (choice.logprobs.content if choice.logprobs else None) or []
         if choice.text and not tokens:

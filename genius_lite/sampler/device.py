@@ -18,7 +18,7 @@ import llama_cpp
 import numpy as np
 
 from genius_lite.sampler.ggml import F32, I32, DeviceError, Ggml, Tensor
-from genius_lite.sampler.sampling import Asked, LogitsError, Sampled
+from genius_lite.sampler.sampling import Draw, LogitsError, RowRequest
 
 DRAWS = 8
 """Tokens that one row may be asked for: the branches of a prefill start from the same row."""
@@ -49,13 +49,13 @@ class OnDevice:
         self._sorted = False
         self._building: _Graph | None = None
         self._graph: _Graph | None = None  # the last with rows that ask; llama.cpp keeps one without beside it
-        self._waiting: dict[int, deque[Asked]] = defaultdict(deque)
+        self._waiting: dict[int, deque[RowRequest]] = defaultdict(deque)
         self._fault: BaseException | None = None
         self._kept: list[Any] = []  # what C code holds pointers to
         self._unsupported = ""
         self._attach()
 
-    def ask(self, asked: list[Asked]) -> None:
+    def ask(self, asked: list[RowRequest]) -> None:
         """Take what the rows of the next decode are asked, in the order of its batch."""
         if self._sorted != (wanted := any(row.sampling.filtered and row.sampling.top_k != 1 for row in asked)):
             self._sorted = wanted
@@ -64,7 +64,7 @@ class OnDevice:
         for row in asked:
             self._waiting[row.sequence].append(row)
 
-    def read(self, asked: list[Asked]) -> list[list[Sampled]]:
+    def read(self, asked: list[RowRequest]) -> list[list[Draw]]:
         """Return what the last decode drew for these rows.
 
         Raises:
@@ -276,7 +276,7 @@ class _Graph:
         return self.mul(self.mul(kept, self.step(self.neg(self.sub(before, enough)))), likely)
 
 
-def _inputs(asked: Asked) -> list[float]:
+def _inputs(asked: RowRequest) -> list[float]:
     """Return a row's inputs: 1 / temperature, whether greedy, given and filtered, top-k, top-p, min-p; its draws."""
     if asked.given is not None:
         return [1.0, 0.0, 1.0, 0.0, 1.0, 2.0, 0.0, float(asked.given)] + [0.0] * (DRAWS - 1)

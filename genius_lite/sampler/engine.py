@@ -34,7 +34,7 @@ from genius_lite.sampler.messages import (
     Score,
     Scored,
 )
-from genius_lite.sampler.sampling import Asked, LogitsError, OnHost, Sampled, uniform
+from genius_lite.sampler.sampling import Draw, LogitsError, OnHost, RowRequest, uniform
 from genius_lite.sampler.tree import PartialCompletion
 
 SCORE_ROWS = 64  # rows of logits kept at once while scoring: 40 MB at 152K tokens of vocabulary
@@ -189,7 +189,7 @@ class Engine:
             if isinstance(job, PrefillJob):
                 under_way.append(job.path)
 
-    def _fill_batch(self) -> list[tuple[Slot, list[Asked]]]:
+    def _fill_batch(self) -> list[tuple[Slot, list[RowRequest]]]:
         """Put pending tokens into the batch: one of each branch, and chunks of longer prefills beside them.
 
         Returns the slots in batch order, each with what it asks of the logits of its last tokens.
@@ -213,24 +213,24 @@ class Engine:
             rows.append((slot, asked))
         return rows
 
-    def _ask(self, slot: Slot, take: int) -> list[Asked]:
+    def _ask(self, slot: Slot, take: int) -> list[RowRequest]:
         """Say what is asked of the logits of the chunk's last tokens."""
         job = slot.job
         if isinstance(job, Scoring):
             first = len(job.request.prompt) - 1
             known, rows = len(job.logprobs), max(0, len(slot.tokens) + take - max(first, len(slot.tokens)))
-            return [Asked(slot.index, given=token) for token in job.request.response[known : known + rows]]
+            return [RowRequest(slot.index, given=token) for token in job.request.response[known : known + rows]]
         if take < len(slot.pending):
             return []
         request = job.request
         if isinstance(job, Branch):
-            return [Asked(slot.index, request.sampling, [uniform(request.seeds[job.index], len(job.tokens))])]
+            return [RowRequest(slot.index, request.sampling, [uniform(request.seeds[job.index], len(job.tokens))])]
         starting = job.branches[: min(1 + self.settings.slots - len(self.cache.busy), self.drawing.most)]
-        return [Asked(slot.index, request.sampling, [uniform(request.seeds[index], 0) for index in starting])]
+        return [RowRequest(slot.index, request.sampling, [uniform(request.seeds[index], 0) for index in starting])]
 
     # -- after the decode ----------------------------------------------------------------------------------
 
-    def _draw(self, rows: list[tuple[Slot, list[Asked]]], asked: list[Asked], replies: list[Reply]) -> None:
+    def _draw(self, rows: list[tuple[Slot, list[RowRequest]]], asked: list[RowRequest], replies: list[Reply]) -> None:
         try:
             drawn = iter(self.drawing.read(asked))
         except LogitsError as e:
@@ -244,7 +244,7 @@ class Engine:
             elif found:
                 self._look_up(slot, slot.job, found, replies)
 
-    def _start_branches(self, slot: Slot, prefill: PrefillJob, drawn: list[Sampled], replies: list[Reply]) -> None:
+    def _start_branches(self, slot: Slot, prefill: PrefillJob, drawn: list[Draw], replies: list[Reply]) -> None:
         """Give each of the prefill's branches its slot and first token; those that find none wait."""
         started, waiting = prefill.branches[: len(drawn)], prefill.branches[len(drawn) :]
         for index, token in zip(started[:-1], drawn, strict=False):
@@ -264,7 +264,7 @@ class Engine:
         limit = min(request.limit, self.context - len(request.path))
         return Branch(request.until, limit, request=request, index=index)
 
-    def _append_token(self, slot: Slot, branch: Branch, drawn: Sampled, replies: list[Reply]) -> None:
+    def _append_token(self, slot: Slot, branch: Branch, drawn: Draw, replies: list[Reply]) -> None:
         """Take the branch's next token, and reply if it is the last."""
         request, (token, logprob) = branch.request, drawn
         self._totals.sampled += 1
@@ -279,7 +279,7 @@ class Engine:
         self.cache.free(slot, keep, released=finish != "step" and request.until == "step")
         replies.append(Extended(request.id, branch.index, Completion(branch.tokens, branch.logprobs, finish)))
 
-    def _look_up(self, slot: Slot, job: Scoring, drawn: list[Sampled], replies: list[Reply]) -> None:
+    def _look_up(self, slot: Slot, job: Scoring, drawn: list[Draw], replies: list[Reply]) -> None:
         job.logprobs += [logprob for _, logprob in drawn]
         if len(job.logprobs) == len(job.request.response):
             self.cache.free(slot, len(job.request.prompt) - 1)

@@ -26,12 +26,12 @@ _SPAN = 512  # tokens
 T = TypeVar("T")
 
 _RAW = Sampling(1.0)
-Sampled = tuple[int, float]
+Draw = tuple[int, float]
 """A token, and its log-probability in the raw distribution, nats."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class RowRequest:
     """What is asked of a row of logits of a `sequence`: a token for each uniform number, or what one `given` has."""
 
     sequence: int
@@ -62,10 +62,10 @@ class OnHost:
     def __init__(self, logits: Callable[[], np.ndarray], threads: Executor, count: int):
         self._logits, self._threads, self._count = logits, threads, count
 
-    def ask(self, asked: list[Asked]) -> None:
+    def ask(self, asked: list[RowRequest]) -> None:
         """Take what the rows of the next decode are asked: here nothing needs to be known before."""
 
-    def read(self, asked: list[Asked]) -> list[list[Sampled]]:
+    def read(self, asked: list[RowRequest]) -> list[list[Draw]]:
         """Return what is drawn for these rows, or the token that is given, with log-probabilities.
 
         Raises:

@@ -21,7 +21,7 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.recipe import Server
 from genius_lite.records import Completion, Finish, seed_of
-from genius_lite.sampler.completions import Completions, Failure, HiddenToken, Sampled, connect, request
+from genius_lite.sampler.completions import Completions, Failure, HiddenToken, SampledToken, connect, request
 from genius_lite.sampler.interface import QueryFailedError
 from genius_lite.sampler.messages import Sampling, Until
 from genius_lite.sampler.sampling import Rows, uniform
@@ -147,7 +147,7 @@ class ServerSampler:
             raise QueryFailedError(f"the server {failure}, {tries}") from None
 
     async def _attempt(self, branch: _Branch) -> Completion:
-        def take(sampled: Sampled) -> bool:
+        def take(sampled: SampledToken) -> bool:
             branch.finish = branch.append(sampled.id, min(sampled.logprob, 0.0), self._vocabulary)
             return branch.finish is not None
 
@@ -171,7 +171,7 @@ class ServerSampler:
                 raise Failure(f"ended a completion by itself ({reason})")
         return Completion(branch.tokens, branch.logprobs, branch.finish)
 
-    async def _hidden(self, branch: _Branch) -> Sampled:
+    async def _hidden(self, branch: _Branch) -> SampledToken:
         """Draw a token from those that the server may have hidden.
 
         That it hid one is known, so only these are left; among them the draw is as it would have been.
@@ -185,7 +185,7 @@ class ServerSampler:
             token = Rows(logprobs_V[None]).draw(0, at, self.sampling, among=hidden_V)
         except IndexError:
             raise Failure("hid a token that it cannot have sampled") from None
-        return Sampled(token, float(logprobs_V[token]))
+        return SampledToken(token, float(logprobs_V[token]))
 
 
 def _is_unfinished(piece: bytes) -> bool:

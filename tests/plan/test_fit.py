@@ -8,8 +8,8 @@ import pytest
 from genius_lite.errors import UserError
 from genius_lite.pipeline.job import Job
 from genius_lite.plan.fit import disk_bytes, shortfalls, sizes, stages_of, with_settings
-from genius_lite.plan.history import History
-from genius_lite.plan.lengths import Lengths, Response, assumed
+from genius_lite.plan.history import DoneStages
+from genius_lite.plan.lengths import Lengths, ResponseLength, assumed
 from genius_lite.plan.shape import Machine, Shape
 from genius_lite.plan.suggestions import require_room_on, suggest
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler
@@ -19,7 +19,7 @@ from genius_lite.weights.quantize import quantized_bytes
 
 MACHINE = Machine(10**10, 10**10, [], "cpu", 10**10, bf16=False, cores=2)
 QUERIES = [Query(f"q{n}", "?", [100 + n, 1, 2]) for n in range(3)]
-LENGTHS = Lengths([[Response(100, [40, 80])]], 0.0, "rehearsal")
+LENGTHS = Lengths([[ResponseLength(100, [40, 80])]], 0.0, "rehearsal")
 
 
 @pytest.fixture
@@ -70,9 +70,9 @@ def test_the_base_in_the_types_of_the_rounds_is_on_disk_once(job, rounds):
 
 def test_what_fits_is_not_refused(job):
     found = sizes(job, MACHINE, LENGTHS)
-    assert shortfalls(job, found, MACHINE, History()) == []
-    assert suggest(job, MACHINE, LENGTHS, History()) is None
-    require_room_on(job, MACHINE, LENGTHS, History())
+    assert shortfalls(job, found, MACHINE, DoneStages()) == []
+    assert suggest(job, MACHINE, LENGTHS, DoneStages()) is None
+    require_room_on(job, MACHINE, LENGTHS, DoneStages())
 
 
 def test_a_refusal_names_the_stage_the_bytes_and_what_helps(job):
@@ -83,14 +83,14 @@ def test_a_refusal_names_the_stage_the_bytes_and_what_helps(job):
     parked = peaks["rollouts"].parts["kv"] // 2
     there = peaks["rollouts"].total - parked // 2
     machine = replace(MACHINE, memory=there, learner_memory=there)
-    found = suggest(job, machine, LENGTHS, History())
+    found = suggest(job, machine, LENGTHS, DoneStages())
     assert found
     assert found.lines == ["sampler.parked=0"]
     again = sizes(job.under(with_settings(job.recipe, found.settings)), machine, LENGTHS)
     assert again.highest.total == found.memory <= there
     low = replace(machine, memory=int(0.7 * peaks["rollouts"].total))
     with pytest.raises(UserError) as refused:
-        require_room_on(job, low, LENGTHS, History())
+        require_room_on(job, low, LENGTHS, DoneStages())
     (line,) = str(refused.value).splitlines()
     assert line.startswith("rollouts would take about ")
     assert f"{low.memory / 1e9:.1f} GB are free" in line
@@ -100,10 +100,10 @@ def test_a_refusal_names_the_stage_the_bytes_and_what_helps(job):
 def test_training_that_is_too_large_computes_activations_twice(job):
     # A thousand tokens in a pack, so that activations are most of what is not libraries.
     job = job.under(with_settings(job.recipe, {"rounds": 1, "sampler.slots": 1, "foresight.max_tokens": 500}))
-    long = Lengths([[Response(480, [120, 240, 360])]], 0.0, "rehearsal")
+    long = Lengths([[ResponseLength(480, [120, 240, 360])]], 0.0, "rehearsal")
     machine = replace(MACHINE, memory=sizes(job, MACHINE, long).first["train"].total - 1)
     # Other stages are done, so that nothing else can lack.
-    others = History(done=frozenset(stage for stage in stages_of(job) if stage[0] != "train"))
+    others = DoneStages(done=frozenset(stage for stage in stages_of(job) if stage[0] != "train"))
     assert [lack.stage for lack in shortfalls(job, sizes(job, machine, long), machine, others)] == ["train"]
     found = suggest(job, machine, long, others)
     assert found
@@ -114,24 +114,24 @@ def test_training_that_is_too_large_computes_activations_twice(job):
 
 def test_only_what_is_still_to_come_counts(job):
     machine = replace(MACHINE, memory=1000)
-    every = shortfalls(job, sizes(job, machine, LENGTHS), machine, History())
+    every = shortfalls(job, sizes(job, machine, LENGTHS), machine, DoneStages())
     assert {lack.stage for lack in every} == {"import", "rollouts", "train", "merge", "export"}
-    done = History(done=frozenset(stage for stage in stages_of(job) if stage[0] != "export"))
+    done = DoneStages(done=frozenset(stage for stage in stages_of(job) if stage[0] != "export"))
     assert [lack.stage for lack in shortfalls(job, sizes(job, machine, LENGTHS), machine, done)] == ["export"]
 
 
 def test_a_full_disk(job):
     machine = replace(MACHINE, disk=1000)
     with pytest.raises(UserError, match=r"GB of disk in .*, 0.0 GB are free: make room or move `out`"):
-        require_room_on(job, machine, LENGTHS, History())
+        require_room_on(job, machine, LENGTHS, DoneStages())
     # What the folder holds already need not be free.
     held = max(sizes(job, machine, LENGTHS).disk.values())
-    require_room_on(job, machine, LENGTHS, History(bytes=held))
+    require_room_on(job, machine, LENGTHS, DoneStages(bytes=held))
 
 
 def test_a_gpu_that_is_too_small(job):
     machine = replace(MACHINE, device="cuda", learner_memory=10)
-    lacks = shortfalls(job, sizes(job, machine, LENGTHS), machine, History())
+    lacks = shortfalls(job, sizes(job, machine, LENGTHS), machine, DoneStages())
     assert (lacks[0].stage, lacks[0].what) == ("train", "GPU memory")
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from genius_lite.errors import UserError
-from genius_lite.plan.history import History, drop_rehearsal, look_back
+from genius_lite.plan.history import DoneStages, drop_rehearsal, look_back
 from genius_lite.rundir.folder import open_folder
 
 MINE = {"model": "a", "weights": None, "rounds": 1}
@@ -23,7 +23,7 @@ def run(tmp_path):
 
 
 def test_a_run_folder_says_what_is_done(run):
-    assert look_back(run / "none", 2) == History()
+    assert look_back(run / "none", 2) == DoneStages()
     (run / "round-1" / "adapter").mkdir(parents=True)
     rows = [{"stage": "rollouts", "seconds": s, "amount": 4} for s in (3.0, 4.0)]  # it was interrupted once
     (run / "round-1" / "timings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

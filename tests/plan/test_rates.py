@@ -9,15 +9,15 @@ import msgspec
 import pytest
 
 from genius_lite.evaluate.measure import UNFILTERED
-from genius_lite.evaluate.remembered import Asked
+from genius_lite.evaluate.remembered import Inquiry
 from genius_lite.pipeline.job import Job
 from genius_lite.plan.fit import Sizes
-from genius_lite.plan.history import History
-from genius_lite.plan.lengths import Lengths, Response
+from genius_lite.plan.history import DoneStages
+from genius_lite.plan.lengths import Lengths, ResponseLength
 from genius_lite.plan.memory import Training
 from genius_lite.plan.rates import FOUND, Decode, Rates, decode_rates, learner_rates
 from genius_lite.plan.seconds import Known, stage_cost
-from genius_lite.plan.tokens import Learned, Sampled, Work
+from genius_lite.plan.tokens import Learned, SamplingWork, Work
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe
 from genius_lite.records import Completion, Query
 from genius_lite.results.rounds import Moments, Stats, Timing
@@ -27,12 +27,12 @@ from genius_lite.weights import gguf_file
 QUERIES = [Query(f"q{n}", "?", [1, 2, 3, 4]) for n in range(10)]
 BASE = Decode(start=2.0, tick=0.1, sampled=0.01, scored=0.02)
 MADE = Decode(start=1.0, tick=0.05, sampled=0.005, scored=0.03)
-LENGTHS, ANSWERS = (Lengths([[Response(tokens, [])]], 0.0, "rehearsal") for tokens in (50, 60))
+LENGTHS, ANSWERS = (Lengths([[ResponseLength(tokens, [])]], 0.0, "rehearsal") for tokens in (50, 60))
 RATES = Rates(
     BASE, MADE, load=3.0, forward=0.01, scored=0.04, imported=9.0, rounded=5.0, merged=7.0, others=0.0,
     lengths=LENGTHS, answers=ANSWERS,
 )  # fmt: skip
-WORK = Work(Sampled(1000, 40, 50), Learned(pairs=27, tokens=2000, passes=[400], counted=300))
+WORK = Work(SamplingWork(1000, 40, 50), Learned(pairs=27, tokens=2000, passes=[400], counted=300))
 SIZES = Sizes(
     {}, {}, {}, WORK, EngineSettings(slots=8, context=256, threads=2), Training("bf16", True, 400, 300, 15, 0.5)
 )
@@ -50,7 +50,7 @@ def known(tiny_llama) -> Known:
     )
     source = gguf_file.read(tiny_llama)
     job = Job(recipe, source, None, QUERIES, 0, frozenset({"q0"}), QUERIES[:1], [], 0).under(recipe)
-    return Known(job, History(), LENGTHS, SIZES, RATES)
+    return Known(job, DoneStages(), LENGTHS, SIZES, RATES)
 
 
 def under(known: Known, **sections: object) -> Known:
@@ -76,7 +76,7 @@ def test_rates_are_found_again():
     found = decode_rates(Timing("rollouts", 7.0, 40, sampler=stats))
     assert found.start == 3.0
     assert found.tick / found.sampled == pytest.approx(0.2 / 0.05)
-    assert found.session(Sampled(40, 20, 4)) == pytest.approx(7.0)
+    assert found.session(SamplingWork(40, 20, 4)) == pytest.approx(7.0)
     assert found.scored == found.sampled
     # Steps that were all alike cannot tell what a step takes by itself.
     steps = Moments()
@@ -84,7 +84,7 @@ def test_rates_are_found_again():
         steps.add(8, seconds)
     alike = msgspec.structs.replace(stats, branch_steps=steps)
     found = decode_rates(Timing("rollouts", 7.0, 40, sampler=alike))
-    assert found.tick / found.sampled == 2 and found.session(Sampled(40, 20, 4)) == pytest.approx(7.0)
+    assert found.tick / found.sampled == 2 and found.session(SamplingWork(40, 20, 4)) == pytest.approx(7.0)
 
 
 def test_a_training_is_taken_apart():
@@ -110,7 +110,7 @@ def test_rollouts_are_sampled_with_the_base_model_first(known):
     assert stage_cost(known, "rollouts", 1) == (BASE.session(WORK.rollouts), 1000)
     assert stage_cost(known, "rollouts", 2) == (MADE.session(WORK.rollouts), 1000)
     # A third of the queries are searched, and a round before sampled 600 tokens in 30 s.
-    begun = replace(known, history=History(tokens=[600], searched={2: 3}, seconds={"rollouts": [30.0]}))
+    begun = replace(known, history=DoneStages(tokens=[600], searched={2: 3}, seconds={"rollouts": [30.0]}))
     assert stage_cost(begun, "rollouts", 2) == (pytest.approx(20.0), pytest.approx(400))
 
 
@@ -132,13 +132,13 @@ def test_a_merge_and_its_check_by_hand(known):
     each = under(known, quantize=Quantize(type="Q8_0", check="each"))
     assert stage_cost(each, "merge", 2) == (pytest.approx(7 + scoring), scored)
     # Of long responses no more than the first 48 tokens after the two of a pair part.
-    long = replace(known, lengths=Lengths([[Response(500, [])]], 0.0, "rehearsal"))
+    long = replace(known, lengths=Lengths([[ResponseLength(500, [])]], 0.0, "rehearsal"))
     assert stage_cost(long, "merge", 1)[1] == 4 * 2 * 48
 
 
 def test_evaluation_by_hand(known):
     # One query is watched: 4 responses, which are as long as answers at the evaluation's temperature, on 8 slots.
-    work = Sampled(240, 4, 60)
+    work = SamplingWork(240, 4, 60)
     assert stage_cost(known, "base model", 0) == (pytest.approx(BASE.session(work)), 240)
     # After a round the base model, in the same types, scores the same tokens; before the first it answers itself.
     judged = MADE.session(work) + MADE.scoring(240, 4 * 4)
@@ -156,11 +156,11 @@ def test_what_the_base_model_answered_in_an_earlier_run_is_not_asked_again(known
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cfg, job = known.job.recipe.evaluate, known.job
     ways = [(cfg.query_samples, UNFILTERED)]
-    asked = Asked(job.source, SIZES.engine, "", job.watched, ways, job.recipe.answer_tokens, job.recipe.seed)
+    asked = Inquiry(job.source, SIZES.engine, "", job.watched, ways, job.recipe.answer_tokens, job.recipe.seed)
     asked.remember({"q0": [Completion([5], [-1.0], "end")] * cfg.query_samples})
     assert stage_cost(known, "base model", 0) == (0.0, 0.0)
     # Another seed asks for other responses, and so does a run that is not to look.
-    seconds = BASE.session(Sampled(240, 4, 60))
+    seconds = BASE.session(SamplingWork(240, 4, 60))
     other = replace(known, job=job.under(job.recipe.model_copy(update={"seed": 7})))
     assert stage_cost(other, "base model", 0)[0] == pytest.approx(seconds)
     again = under(known, evaluate=Evaluate(queries=1, remember=False))
@@ -174,7 +174,7 @@ def test_other_programs_are_taken_off_and_nothing_is_made_up(known):
     hardly = replace(known, rates=msgspec.structs.replace(RATES, others=0.3))
     assert stage_cost(hardly, "import", 0)[0] == 9.0
     # What a round took is what it took.
-    earlier = replace(disturbed, history=History(seconds={"train": [100.0, 120.0]}))
+    earlier = replace(disturbed, history=DoneStages(seconds={"train": [100.0, 120.0]}))
     assert stage_cost(earlier, "train", 3)[0] == 110
     assert stage_cost(replace(known, rates=None), "train", 1) == (None, 0.0)
     assert stage_cost(replace(known, rates=None), "rollouts", 1) == (None, 1000)

@@ -7,14 +7,14 @@ import pytest
 from genius_lite.foresight.search import foresee
 from genius_lite.plan import tokens
 from genius_lite.plan.counting_sampler import CountingSampler
-from genius_lite.plan.lengths import Lengths, Response
+from genius_lite.plan.lengths import Lengths, ResponseLength
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
 from genius_lite.records import Query, Rollout
 
 QUERY = Query("q", "?", [1, 2, 3, 4, 5])
 # Steps end after 10 and 20 of 30 tokens.
-THIRTY = Lengths([[Response(30, [10, 20])]], 0.0, "rehearsal")
-WHOLE = Lengths([[Response(30, [])]], 0.0, "rehearsal")  # in one step
+THIRTY = Lengths([[ResponseLength(30, [10, 20])]], 0.0, "rehearsal")
+WHOLE = Lengths([[ResponseLength(30, [])]], 0.0, "rehearsal")  # in one step
 
 
 def recipe(**foresight) -> Recipe:
@@ -99,7 +99,7 @@ def test_later_steps_repeat_by_a_chance_of_their_own():
 
 
 def test_a_future_is_the_rest_of_the_response_that_its_step_is_from():
-    several = Lengths([[Response(30, [10]), Response(50, [20])]], 0.0, "rehearsal")
+    several = Lengths([[ResponseLength(30, [10]), ResponseLength(50, [20])]], 0.0, "rehearsal")
     rollout, _ = searched(several, recipe(beams=1, candidates=8, steps=1).foresight, lanes=8)
     lengths = {len(c.tokens) for c in rollout.steps[0].candidates}
     assert lengths == {30, 50}
@@ -107,7 +107,7 @@ def test_a_future_is_the_rest_of_the_response_that_its_step_is_from():
 
 
 def test_beams_go_by_the_values_that_were_seen():
-    good, bad = Response(50, [10], value=-0.1), Response(30, [20], value=-2.0)
+    good, bad = ResponseLength(50, [10], value=-0.1), ResponseLength(30, [20], value=-2.0)
     rollout, _ = searched(Lengths([[good, bad]], 0.0, "rehearsal"), recipe(beams=1, candidates=8, steps=1).foresight, 8)
     (step,) = rollout.steps
     (kept,) = step.kept
