@@ -36,7 +36,8 @@ QUERIES, SEARCHED = 24, 22  # a tenth is held out
 
 
 OWN_TERMINAL = """
-import fcntl, termios
+import fcntl, signal, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C typed there becomes a signal to this process
 """
 
@@ -177,10 +178,10 @@ except typer.Exit as e:
 """
 
 
-def _busy(**options) -> subprocess.Popen:
-    process = subprocess.Popen(
-        [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
+def _busy(preexec_fn: Callable[[], object] = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)) -> subprocess.Popen:
+    """A process in a library; that it may be hung up is said again, as these tests may run under nohup."""
+    command, pipe = [sys.executable, "-c", BUSY], subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=preexec_fn)
     assert process.stdout and process.stdout.readline() == "busy\n"
     return process
 
