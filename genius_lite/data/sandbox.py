@@ -222,9 +222,11 @@ def _seconds_used(process: psutil.Popen) -> float:
 
 def _read(stream: IO[str], replies: queue.SimpleQueue[str]) -> None:
     """Read in a thread of its own; the last reply is empty."""
-    for line in stream:
-        replies.put(line)
-    replies.put("")
+    try:
+        for line in stream:
+            replies.put(line)
+    finally:
+        replies.put("")
 
 
 def _send(stream: Any, message: Message) -> None:
