@@ -143,6 +143,17 @@ def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):
     assert recipe.guard.entropy.halt == 0.02, "that answers agree is no collapse"
 
 
+def test_votes_are_those_of_the_ready_recipe(folder, monkeypatch):
+    """One is text with comments for the user, the other a file: what they set of the method is the same."""
+    given = Given(model="tiny.gguf", queries="questions.jsonl", tasks="problems.jsonl", yes=True)
+    ours = parse(_asked("", given, monkeypatch), "mine.yaml")
+    ready = load(Path(__file__).parent.parent / "recipes" / "short-answers.yaml")
+    assert ours.foresight.model_copy(update={"max_tokens": ready.foresight.max_tokens}) == ready.foresight
+    assert (ours.pairs, ours.guard, ours.rounds) == (ready.pairs, ready.guard, ready.rounds)
+    for key in ("loss", "lr", "epochs", "batch_pairs"):
+        assert getattr(ours.learner, key) == getattr(ready.learner, key)
+
+
 def test_it_says_how_long_a_round_takes_and_when_questions_are_too_few(folder, monkeypatch, capsys):
     _asked("", Given(model="tiny.gguf", queries="questions.jsonl", amount="4", yes=True), monkeypatch)
     shown = " ".join(capsys.readouterr().out.split())

@@ -26,7 +26,7 @@ from genius_lite.init.questions import (
     size_named,
     suggest_models,
 )
-from genius_lite.init.templates import FEWER_WAYS, OPEN, RECIPE, SEARCH, VOTE, WITH_TASK, WITHOUT_TASK
+from genius_lite.init.templates import OPEN, RECIPE, SEARCH, VOTE, VOTERS, WITH_TASK, WITHOUT_TASK
 from genius_lite.recipe import Evaluate, Learner, Prefix, TargetType, TaskSource, quant_type
 from genius_lite.records import held_count
 from genius_lite.report.console import waiting
@@ -129,8 +129,7 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
         available="" if texts is None else f"of {available}; ",
         kind=kind,
         answers=f"answers: {task.check}   # as the problems' below" if task and task.check in _READ else OPEN,
-        method=(VOTE if votes else SEARCH).format(round_queries=_a_third(count), **settings),
-        guard=FEWER_WAYS if votes else "",
+        method=(VOTE if votes else SEARCH).format(voters=VOTERS, round_queries=_a_third(count), **settings),
         evaluate=_evaluate(task, out) if task else WITHOUT_TASK,
         **settings,
     )
@@ -211,10 +210,10 @@ def _settings(machine: Resources, parameters: float, questions: int, *, votes: b
 def _seconds(machine: Resources, parameters: float, *, votes: bool) -> float:
     """Estimate how long a question takes in a whole run; `plan` measures it.
 
-    It is searched in two rounds, 2 x 4 candidates a step; or in one, where 8 responses vote.
+    It is searched in two rounds, 2 x 4 candidates a step; or in one, where responses vote.
     """
     cfg = _settings(machine, parameters, 1, votes=votes)
-    responses = 8 if votes else 2 * 2 * 4 * cfg["steps"]
+    responses = VOTERS if votes else 2 * 2 * 4 * cfg["steps"]
     tokens = responses * cfg["max_tokens"] * _SAMPLED
     rate = _GPU_RATE if machine.gpu else _CORE_RATE * min(machine.cores, _MOST_CORES)
     return tokens * _OTHER_STAGES * parameters / rate

@@ -20,7 +20,7 @@ queries:
 
 {method}
   batch_pairs: {batch_pairs}
-  max_pack_tokens: {max_pack_tokens}   # less takes less memory{guard}
+  max_pack_tokens: {max_pack_tokens}   # less takes less memory
 
 quantize:
   type: {kind}   # source: as the model's own; Q8_0, Q4_K_M and others can be named
@@ -47,14 +47,15 @@ pairs:
 
 learner:
   lr: {lr}          # halve it if the collapse guard warns"""
-# Where answers can be read, they vote: what gained most of all that was tried (recipes/RESULTS.md).
+VOTERS = 8
+# Where answers are numbers they vote, with the settings of recipes/short-answers.yaml.
 VOTE = """\
 rounds: 3   # sample, learn, re-quantize: a model that answers better votes better; after a third round it may fall
 round_queries: {round_queries}   # each round asks the next ones
 
 foresight:
   beams: 1
-  candidates: 8     # first lines of an answer; each is played to its end, and has a vote
+  candidates: {voters}     # first lines of an answer; each is played to its end, and has a vote
   steps: 1
   max_tokens: {max_tokens}   # longest response; raise it if many are cut off
   temperature: 0.7
@@ -62,16 +63,15 @@ foresight:
 pairs:
   choose: agreed    # of the answer that most come to, the response with the highest value
 
+guard:   # a vote is meant to make answers agree
+  entropy: {{warn: 0.1, halt: 0.02}}
+  unique: {{warn: 0.3}}
+
 learner:
   loss: sft         # such responses are told again, and nothing is pushed away
   lr: {lr}          # halve it if the collapse guard warns
   epochs: 2"""
-FEWER_WAYS = """
-
-guard:   # a vote is meant to make answers agree
-  entropy: {warn: 0.1, halt: 0.02}
-  unique: {warn: 0.3}"""
-OPEN = "# answers: numeric   # each comes to a number; choice: a letter; then recipes/short-answers.yaml lets them vote"
+OPEN = "# answers: numeric   # each comes to a number; choice: a letter; recipes/short-answers.yaml lets numbers vote"
 WITHOUT_TASK = """\
 # Without problems whose answers are known, rounds are compared by how far answers agree. With some:
 # evaluate:

@@ -202,12 +202,11 @@ def next_stage(run: RunFolder) -> tuple[int, Stage]:
     if not run.own.done(Stage.EVALUATE):
         return 0, Stage.EVALUATE
     here = run.rounds[-1] if run.rounds else run.round(1)
-    if here.report and run.best is None and here.number < run.recipe["rounds"]:
-        return here.number + 1, Stage.ROLLOUTS
     if run.best is not None:  # a round that found no pair to learn from may follow the last that was made
         return max((report.round for report in run.reports), default=0), Stage.EXPORT
     if here.report:
-        return here.number, Stage.EXPORT
+        more = here.number < run.recipe["rounds"]
+        return (here.number + 1, Stage.ROLLOUTS) if more else (here.number, Stage.EXPORT)
     if not here.done(Stage.PAIRS):
         return here.number, Stage.ROLLOUTS if len(here.rollouts) + len(here.failed) < run.searched else Stage.PAIRS
     missing = (stage for stage in (Stage.TRAIN, Stage.MERGE) if not here.done(stage))
