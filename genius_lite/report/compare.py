@@ -16,7 +16,7 @@ from rich.table import Table
 from genius_lite.errors import UserError
 from genius_lite.evaluate.statistics import PooledDifference, pooled_difference
 from genius_lite.progress import Stage
-from genius_lite.report.summary import points
+from genius_lite.report.summary import in_points
 from genius_lite.results.evaluation import GREEDY, Response
 from genius_lite.rundir.reader import RunFolder
 
@@ -128,7 +128,7 @@ def _in_lines(gain: PooledDifference | None) -> str:
     """Write a gain in lines: three intervals do not fit beside each other into 80 columns."""
     if not gain:
         return ""
-    lines = points(gain).removesuffix(" points").replace(" [", "\n[")
+    lines = in_points(gain).replace(" [", "\n[")
     if gain.over_seeds is None:
         return f"{lines}\nover problems\nonly"
     return f"{lines}\nproblems {100 * gain.over_problems:.1f}\nseeds {100 * gain.over_seeds:.1f}"

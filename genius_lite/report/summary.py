@@ -69,7 +69,7 @@ def print_results(
         for name, rows in zip(names, found, strict=True):
             for task in (row for row in rows if row.task == first.task):
                 for n, (measure, accuracy, gain) in enumerate(_measures(task)):
-                    told = points(gain).removesuffix(" points") if gain else ""
+                    told = in_points(gain) if gain else ""
                     table.add_row("" if n else name, measure, share(accuracy), told)
                 greedy = f"greedy p {task.mcnemar.p_value:.3f}" if task.mcnemar else ""
                 table.add_row("", "length", f"{task.length:.0f} tokens", greedy)
@@ -99,7 +99,12 @@ def share(accuracy: Interval) -> str:
 
 def points(gain: Interval) -> str:
     """Write `+3.1 [+0.4, +5.9] points`."""
-    return f"{in_ascii(texts.gain(gain))} points"
+    return f"{in_points(gain)} points"
+
+
+def in_points(gain: Interval) -> str:
+    """Write `+3.1 [+0.4, +5.9]`."""
+    return in_ascii(texts.gain(gain))
 
 
 WIDENED = (

@@ -21,7 +21,7 @@ from quickstart_seeds import complete
 from genius_lite.evaluate.results import results
 from genius_lite.recipe.reader import load
 from genius_lite.report.compare import Row, compare_runs
-from genius_lite.report.summary import points
+from genius_lite.report.summary import in_points
 from genius_lite.results.evaluation import Interval
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.text import percent
@@ -193,7 +193,7 @@ def _told(row: dict[str, Any], of: str) -> list[str]:
 
 
 def _points(gain: dict[str, float]) -> str:
-    return points(msgspec.convert(gain, Interval)).removesuffix(" points")
+    return in_points(msgspec.convert(gain, Interval))
 
 
 if __name__ == "__main__":

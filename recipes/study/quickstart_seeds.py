@@ -27,7 +27,7 @@ from scipy.stats import spearmanr
 
 from genius_lite.cli.runs import HALTED
 from genius_lite.evaluate.statistics import student_quantile
-from genius_lite.report.summary import points
+from genius_lite.report.summary import in_points, points
 from genius_lite.results.evaluation import Interval
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.text import percent
@@ -135,7 +135,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
         rounds = [row for row in rows if row["seed"] == seed]
         cells = [str(seed)]
         for kind in KINDS:
-            gain = points(msgspec.convert(handed[kind]["gain"], Interval)).removesuffix(" points")
+            gain = in_points(msgspec.convert(handed[kind]["gain"], Interval))
             after = ", ".join(percent(row[kind]["tuned"]).removesuffix(" %") for row in rounds)
             cells += [percent(handed[kind]["base"]), f"{after} %", gain]
         counted = (sum(row[of] for row in rounds) for of in ("pairs", "sampled_tokens"))
