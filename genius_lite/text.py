@@ -7,7 +7,7 @@ import re
 import unicodedata
 from typing import Any
 
-from genius_lite.results.evaluation import Interval
+from genius_lite.results.evaluation import Commonest, Interval
 
 # Control, format (text direction), surrogates, characters that nobody assigned, line and paragraph separators.
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -96,6 +96,11 @@ def percent(value: float | None, digits: int = 0) -> str:
 def accuracy(value: Interval | None) -> str:
     """Write `31.2 % [28.0, 34.5]`."""
     return f"{percent(value.estimate, 1)} {interval(value)}" if value else NONE
+
+
+def commonest(value: Commonest | None) -> str:
+    """Write `"B" 81%`."""
+    return NONE if value is None else f'"{brief(value.answer, 12)}" {percent(value.share)}'
 
 
 def interval(value: Interval) -> str:

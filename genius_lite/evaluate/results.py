@@ -14,6 +14,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Literal, TypeVar
 
+from genius_lite.evaluate.signals import commonest
 from genius_lite.evaluate.statistics import mcnemar_exact, mean_accuracy, paired_difference, share_among, wilson
 from genius_lite.results.evaluation import GREEDY, Answers, AtBest, Cooled, Interval, Response, Scores, TaskResult
 
@@ -114,6 +115,7 @@ def _result(name: str, rows: list[Response], base: list[Response], rounds: int) 
         sampled=_accuracy(sampled, samples),
         judged=mean_accuracy(list(judged.values())),
         of_ended=_of_ended(rows),
+        commonest=commonest([row.answer for row in of if row.finish == "end"] for of in _by_problem(rows).values()),
         most=_by_number(drawn, _most),
         some=_by_number(drawn, _some),
         temperature=next((row.temperature for row in rows if row.sample != GREEDY), 0.0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
 from statistics import fmean
 
@@ -11,10 +11,10 @@ import msgspec
 
 from genius_lite.foresight.filters import loops
 from genius_lite.records import Finish
-from genius_lite.results.evaluation import Signals
+from genius_lite.results.evaluation import Commonest, Signals
 
 MOST_CUT = 0.1  # share of responses that may be cut off: what they miss cannot be learned
-_ANSWERED = 4  # queries, of fewer of which one answer to all may well be right
+_ANSWERED = 4  # questions, of fewer of which one answer to all may well be right
 _WINDOW = 32  # 2-grams among which different ones are counted
 
 
@@ -49,6 +49,7 @@ def signals(observed: Sequence[Observed]) -> Signals:
     agreements = {query: _agreement(responses) for query, responses in several.items()}
     stated = [response.answer is not None for responses in ended.values() for response in responses]
     logprobs = [logprob for response in observed for logprob in response.logprobs]
+    same = commonest([r.answer for r in responses] for responses in ended.values())
     return Signals(
         entropy=0.0 - fmean(logprobs),  # not -0.0
         distinct=fmean(_distinct(response.tokens) for response in observed),
@@ -62,7 +63,7 @@ def signals(observed: Sequence[Observed]) -> Signals:
         kl=_divergence(observed),
         responses=len(observed),
         agreements=agreements,
-        same=_same(list(ended.values())),
+        same=same.share if same else None,
     )
 
 
@@ -92,16 +93,18 @@ def _agreement(responses: list[Observed]) -> float:
     return max(answers.values(), default=0) / len(responses)
 
 
-def _same(by_query: list[list[Observed]]) -> float | None:
-    answers = [[r.answer for r in responses if r.answer is not None] for responses in by_query]
-    answered = [of_query for of_query in answers if of_query]
+def commonest(by_question: Iterable[Iterable[str | None]]) -> Commonest | None:
+    """Find the answer that is given most, each question alike; None where fewer than four have an answer."""
+    given = [[answer for answer in answers if answer is not None] for answers in by_question]
+    answered = [answers for answers in given if answers]
     if len(answered) < _ANSWERED:
         return None
     shares = defaultdict[str, float](float)
-    for of_query in answered:
-        for answer in of_query:
-            shares[answer] += 1 / len(of_query)
-    return max(shares.values()) / len(answered)
+    for answers in answered:
+        for answer in answers:
+            shares[answer] += 1 / (len(answers) * len(answered))
+    answer = max(shares, key=shares.__getitem__)
+    return Commonest(answer, min(shares[answer], 1.0))  # all of them may sum to a little more
 
 
 def _divergence(observed: Sequence[Observed]) -> float:

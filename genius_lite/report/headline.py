@@ -7,14 +7,15 @@ from pathlib import Path
 
 from genius_lite.report.gather import RunData
 from genius_lite.report.summary import CHOSEN_ON, choice_lines, surely, verdict
-from genius_lite.results.evaluation import AtBest, Interval, TaskResult
-from genius_lite.text import gain, interval, percent, prose
+from genius_lite.results.evaluation import AtBest, Commonest, Interval, TaskResult
+from genius_lite.text import commonest, gain, interval, percent, prose
 
 _SURER = (
     "Sampled answers became better and the likeliest ones did not, while entropy fell: the base model may answer as "
     "well at a lower temperature."
 )
 _FELL = 0.8  # of the base model's entropy
+_ROSE = 0.2  # of all answers: by so much more of them are the commonest one
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def notes(data: RunData) -> list[str]:
     before, after = data.base.signals, data.shown.signals
     if before and after and after.entropy < _FELL * before.entropy and any(map(_only_sampled, data.shown.tasks)):
         found.append(_SURER)
-    return found
+    former = {task.task: task.commonest for task in data.base.tasks}
+    alike = [_one_answer(task, former.get(task.task)) for task in data.shown.tasks if data.shown.number]
+    return found + [line for line in alike if line]
 
 
 def _changes(before: TaskResult, after: TaskResult | None, cooled: AtBest | None) -> list[Change]:
@@ -101,6 +104,17 @@ def _only_sampled(task: TaskResult) -> bool:
     """Say whether sampled answers surely became better, and greedy ones did not."""
     sampled, greedy = task.sampled_gain, task.greedy_gain
     return bool(sampled and greedy and sampled.low > 0 >= greedy.low)
+
+
+def _one_answer(task: TaskResult, before: Commonest | None) -> str:
+    """Say it if the tuned model gives many more of the problems one and the same answer."""
+    after = task.commonest
+    if not before or not after or after.share - before.share < _ROSE:
+        return ""
+    return (
+        f"{prose(task.task)}: {commonest(after)} of all answers, of the base model's {commonest(before)}: a gain may "
+        "come from one answer to everything, which is right where that is."
+    )
 
 
 def _told(difference: Interval | None) -> tuple[str, str]:

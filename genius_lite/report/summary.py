@@ -72,6 +72,7 @@ def print_results(
                     told = in_points(gain) if gain else ""
                     table.add_row("" if n else name, measure, share(accuracy), told)
                 greedy = f"greedy p {task.mcnemar.p_value:.3f}" if task.mcnemar else ""
+                table.add_row("", "commonest answer", in_ascii(texts.commonest(task.commonest)), "")
                 table.add_row("", "length", f"{task.length:.0f} tokens", greedy)
                 table.add_row("", "cut off", f"{task.cut:.0%}", end_section=True)
         console.print(table)

@@ -14,11 +14,11 @@ from genius_lite.report.gather import RoundData, RunData
 from genius_lite.report.status import recorded_guard
 from genius_lite.report.summary import WIDENED
 from genius_lite.results.rounds import Quantized, Timing
-from genius_lite.text import NONE, accuracy, duration, figure, gain, number, percent, prose, size
+from genius_lite.text import NONE, accuracy, commonest, duration, figure, gain, number, percent, prose, size
 
 _JUDGED = (
     "Rounds are judged by the mean of sampled and greedy accuracy. maj@k: accuracy of the most frequent answer of k "
-    "responses; pass@k: problems that one of k solves."
+    "responses; pass@k: problems that one of k solves. commonest answer: its share of the answers to all problems."
 )
 
 
@@ -58,9 +58,10 @@ def beside_tables(data: RunData) -> list[Table]:
         for policy, task in measured:
             together = [accuracy(found.get(k)) for found in (task.most, task.some) for k in numbers]
             judged = [accuracy(task.judged), gain(task.judged_gain)]
-            rows.append([policy.name, *judged, *together, accuracy(task.of_ended)])
+            rows.append([policy.name, *judged, *together, accuracy(task.of_ended), commonest(task.commonest)])
         headings = ["policy", "mean of both", "gain, points", *(f"{of}@{k}" for of in ("maj", "pass") for k in numbers)]
-        tables.append(Table(f"beside-{n}", prose(name), [*headings, "of those that ended"], rows, _JUDGED))
+        headings += ["of those that ended", "commonest answer"]
+        tables.append(Table(f"beside-{n}", prose(name), headings, rows, _JUDGED))
     return tables
 
 

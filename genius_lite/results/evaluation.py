@@ -57,6 +57,13 @@ class Response(msgspec.Struct, frozen=True):
         return self.score == 1
 
 
+class Commonest(msgspec.Struct, frozen=True):
+    """The most frequent of the answers to several questions, and its share among them, each question alike."""
+
+    answer: str
+    share: float
+
+
 class Answers(msgspec.Struct, frozen=True):
     """All responses to one problem: the greedy one, if there is one, then the sampled ones.
 
@@ -78,7 +85,8 @@ class TaskResult(msgspec.Struct, frozen=True):
     Of the sampled responses, by their number k: `most` is the accuracy of their most frequent answer (self-consistency,
     Wang et al., arXiv 2203.11171), `some` the share of problems that one of them solves (pass@k, Chen et al., arXiv
     2107.03374). Of all: `cut` is the share that ran into `max_tokens`, `length` the mean in tokens, `of_ended` the
-    accuracy of those that came to an end, `timed_out` how many their checker took too long for. `chosen_on` says that
+    accuracy of those that came to an end, `timed_out` how many their checker took too long for, `commonest` the answer
+    that is given to most problems (a model that says "B" to everything is right where that is). `chosen_on` says that
     these problems chose between rounds too; gains are then at 1 - 0.05 / rounds.
     """
 
@@ -95,6 +103,7 @@ class TaskResult(msgspec.Struct, frozen=True):
     some: dict[str, Interval] = {}
     temperature: float = 1.0
     timed_out: int = 0
+    commonest: Commonest | None = None
     chosen_on: bool = True
     greedy_gain: Interval | None = None
     sampled_gain: Interval | None = None

@@ -50,6 +50,8 @@ def cluster(cache):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray ends a process a minute after it has lost its head, whatever it does by then: this one runs other tests.
+        patch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "3600")
         patch.setattr("genius_lite.cluster.ray._PART", 50_000)  # bytes: even a tiny model travels in parts
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 << 20}
         found = Cluster(initialize_head=True, head_node_args=head)

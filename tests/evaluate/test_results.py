@@ -17,7 +17,7 @@ from genius_lite.evaluate.scoring import Verdict
 from genius_lite.evaluate.tasks import Problem, Task, TokenizedTask, from_rows, tokenize_task
 from genius_lite.recipe import TaskSource
 from genius_lite.records import Finish
-from genius_lite.results.evaluation import GREEDY, Cooled, Response, Use
+from genius_lite.results.evaluation import GREEDY, Commonest, Cooled, Response, Use
 from genius_lite.weights import gguf_file
 
 
@@ -49,6 +49,15 @@ def test_majority_and_pass_by_hand():
     of_a = fmean({0: 0.0, 1: 0.5, 2: 1.0}[sum(pair)] for pair in combinations([1, 1, 0, 0], 2))
     of_b = fmean([0.0, 0.5, 0.0, 0.5, 0.0, 1.0])
     assert found.most["2"].estimate == pytest.approx(fmean([of_a, of_b]))
+
+
+def test_the_commonest_answer_counts_each_problem_alike():
+    rows = [said("a", n, False, "B") for n in range(8)] + [said("a", GREEDY, False, "C", "length")]
+    rows += [said("b", 0, True, "C"), said("b", 1, True, "B"), said("c", 0, False, "C"), said("d", 0, False, None)]
+    (few,) = results(rows)
+    assert few.commonest is None, "three problems have an answer"
+    (found,) = results([*rows, said("e", 0, False, "C")])
+    assert found.commonest == Commonest("C", 2.5 / 4)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from genius_lite.report.gather import RoundData, gather
 from genius_lite.report.headline import notes, outcome, task_changes
 from genius_lite.report.markdown import markdown
 from genius_lite.report.summary import kept_lines
-from genius_lite.report.tables import kept_table, pairs_table, rounds_table, stages_table, task_tables
+from genius_lite.report.tables import beside_tables, kept_table, pairs_table, rounds_table, stages_table, task_tables
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.write import write_report, write_report_if_possible
 from genius_lite.results.evaluation import GREEDY, Answers, Response, Signals
@@ -293,6 +293,28 @@ def test_a_gain_that_a_lower_temperature_might_give_is_called_one(run, sampled, 
     write_report(run, run)
     for name in ("report.md", "report.html"):
         assert ("lower temperature" in (run / name).read_text(encoding="utf-8")) == warned
+
+
+@pytest.mark.parametrize(("before", "after", "warned"), [(10, 30, True), (10, 17, False), (35, 40, False)])
+def test_one_answer_to_everything_is_called_one(run, before, after, warned):
+    """Of 40 problems whose answer is B as often as not, B is right in half: a gain that knows nothing."""
+    for number, alike in ((0, before), (1, after)):
+        folder = run / f"round-{number}" / "evaluation"
+        folder.mkdir(parents=True)
+        answers = [
+            Answers("science", f"p{n}", [Response("science", f"p{n}", GREEDY, "", 5, "end", float(n % 2), answer)])
+            for n in range(40)
+            for answer in ["B" if n < alike else f"{n}"]
+        ]
+        write_evaluation(folder, answers, Signals(0.4, 0.9, 0.0, 20.0, 1.0, 0.5, 0.5, 1.0, 0.0, 8))
+    found = gather(run)
+    said = f'science: "B" {after / 40:.0%} of all answers, of the base model\'s "B" {before / 40:.0%}'
+    assert any(note.replace("\u202f", "").replace(" %", "%").startswith(said) for note in notes(found)) == warned, said
+    (table,) = beside_tables(found)
+    assert [row[-1][:4] for row in table.rows] == ['"B" ', '"B" ']
+    write_report(run, run)
+    for name in ("report.md", "report.html"):
+        assert ("one answer to everything" in (run / name).read_text(encoding="utf-8")) == warned
 
 
 def test_what_cannot_be_read_is_not_said_to_be_unwritable(run, tmp_path, monkeypatch):
