@@ -123,7 +123,7 @@ def reasoning() -> None:
 
 
 def multiples() -> None:
-    """Questions for the least common multiple of two numbers to 25; a pair of numbers asks, or measures, but not both."""
+    """Questions for the least common multiple of two numbers to 25; a pair of numbers asks or measures, never both."""
     made = from_reasoning_gym("reasoning_gym:lcm", size=2000, seed=FAR_SEED, config={"min_value": 2, "max_value": 25})
     by_pair = {}
     for problem in made.problems:
