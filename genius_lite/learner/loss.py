@@ -18,6 +18,9 @@ Departures, on request only: the authors' released code takes max(1, exp(..)), w
 (`calibration: floor`); `length_normalize` divides every log-probability by its response's length first;
 `sft_weight` adds that share of the SFT loss. Where votes weigh (`pairs.weigh`), the loss of a pair, that of SFT too, is
 multiplied by the lead of the chosen answer (as in ScPO, Prasad et al., arXiv 2411.04109).
+
+SFT looks at the chosen response alone. Of a pair whose rejected response is not computed (it is empty) the margin is
+what the chosen one gained.
 """
 
 from __future__ import annotations
@@ -35,7 +38,10 @@ from genius_lite.recipe import Learner, Loss
 
 @dataclass(frozen=True)
 class PairLogps:
-    """Summed log-probabilities of B pairs' responses, nats; their lengths in tokens; w of Eq. 11; leads. All (B,)."""
+    """Summed log-probabilities of B pairs' responses, nats; their lengths in tokens; w of Eq. 11; leads. All (B,).
+
+    A response that is not computed has length 0, and log-probability 0 in policy and base model.
+    """
 
     chosen_B: torch.Tensor
     rejected_B: torch.Tensor
@@ -152,14 +158,14 @@ def pair_logps(pack: Pack, logps_B2: torch.Tensor, reference_B2: list[list[float
     def column(values: list) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)
 
-    reference = column(reference_B2)
+    reference, rejected_length_B = column(reference_B2), column([len(p.rejected_tokens) for p in pack.pairs])
     return PairLogps(
         chosen_B=logps_B2[:, 0],
         rejected_B=logps_B2[:, 1],
         chosen_ref_B=reference[:, 0],
-        rejected_ref_B=reference[:, 1],
+        rejected_ref_B=reference[:, 1] * (rejected_length_B > 0),
         chosen_length_B=column([len(p.chosen_tokens) for p in pack.pairs]),
-        rejected_length_B=column([len(p.rejected_tokens) for p in pack.pairs]),
+        rejected_length_B=rejected_length_B,
         weight_B=calibration_weight(
             column([p.chosen_advantage for p in pack.pairs]),
             column([p.rejected_advantage for p in pack.pairs]),

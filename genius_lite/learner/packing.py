@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import overload
 
+import msgspec
 import numpy as np
 
 from genius_lite.records import PreferencePair
@@ -97,8 +98,13 @@ class Pack:
         return [pair for group in self.groups for pair in group]
 
     def inputs(self) -> Inputs:
-        """Make what the pass needs; the responses stand in it chosen and rejected in turn."""
+        """Make what the pass needs; the responses stand in it chosen and rejected in turn, some perhaps empty."""
         return trees(map(_responses, self.groups)) if self.shared else rows([*_responses(self.pairs)])
+
+
+def chosen_alone(group: Group) -> Group:
+    """Take the rejected responses out of pairs: an empty one is not computed, and its log-probability is 0."""
+    return [msgspec.structs.replace(pair, rejected_tokens=[]) for pair in group]
 
 
 def trees(groups: Iterable[Iterable[Response]]) -> Inputs:
@@ -127,7 +133,7 @@ def trees(groups: Iterable[Iterable[Response]]) -> Inputs:
         close(path)
         paths += found
         places.append((start, len(tokens)))
-    targets_S = np.unique(np.concatenate(paths))
+    targets_S = np.unique(np.concatenate([np.array(path, dtype=np.int64) for path in paths]))
     return Inputs(
         tokens_BT=np.array([tokens]),
         depth_BT=np.array([depths]),
@@ -155,20 +161,20 @@ def _in_preorder(responses: Sequence[Response]) -> Iterator[tuple[int, list[int]
 
 
 def rows(responses: list[Response]) -> Inputs:
-    """Make a row for each response, padded on the right."""
-    width = max(len(prompt) + len(response) for prompt, response in responses)
-    tokens_BT = np.zeros((len(responses), width), dtype=np.int64)
-    end_BT = np.zeros((len(responses), width), dtype=np.int64)
-    targets, indices, count = [], [], 0
-    for b, (prompt, response) in enumerate(responses):
+    """Make a row for each response that is not empty, padded on the right."""
+    computed = [(prompt, response) for prompt, response in responses if response]
+    width = max(len(prompt) + len(response) for prompt, response in computed)
+    tokens_BT = np.zeros((len(computed), width), dtype=np.int64)
+    end_BT = np.zeros((len(computed), width), dtype=np.int64)
+    targets = []
+    for b, (prompt, response) in enumerate(computed):
         end = len(prompt) + len(response)
         tokens_BT[b, :end] = prompt + response
         end_BT[b, :end] = end
         targets.append(b * width + np.arange(len(prompt), end))
-        indices.append(np.arange(count, count + len(response)))
-        count += len(response)
     targets_S = np.concatenate(targets)
-    depth_BT = np.tile(np.arange(width), (len(responses), 1))
+    indices = np.split(np.arange(len(targets_S)), np.cumsum([len(response) for _, response in responses])[:-1])
+    depth_BT = np.tile(np.arange(width), (len(computed), 1))
     return Inputs(tokens_BT, depth_BT, end_BT, [], targets_S, targets_S - 1, indices)
 
 
@@ -224,7 +230,7 @@ def shares(groups: Sequence[Group], count: int, shared: bool = True) -> list[Seq
 
 def unshared_tokens(pairs: Iterable[PreferencePair]) -> int:
     """Count the tokens that the pairs would take one response at a time."""
-    return sum(len(prompt) + len(response) for prompt, response in _responses(pairs))
+    return sum(len(prompt) + len(response) for prompt, response in _responses(pairs) if response)
 
 
 def _responses(pairs: Iterable[PreferencePair]) -> Iterator[Response]:
@@ -249,7 +255,7 @@ class _Extent:
 
 
 def _extent(group: Iterable[PreferencePair], shared: bool) -> _Extent:
-    responses = [*_responses(group)]
+    responses = [(prompt, response) for prompt, response in _responses(group) if response]
     if shared:
         return _Extent(1, sum(len(whole) - known for _, whole, known in _in_preorder(responses)))
     return _Extent(len(responses), max(len(prompt) + len(response) for prompt, response in responses))

@@ -159,6 +159,7 @@ def _small(job: Job, slots: int) -> Job:
         "learner.epochs": 2,  # of one update each: the first one is slower
         "learner.batch_pairs": wanted,
         "learner.save_every": 1e6,
+        **({"learner.loss": "aco"} if job.recipe.learner.chosen_alone else {}),  # a token takes as long in any loss
         "quantize.keep": 0.0,
         "quantize.check": "never",
         "evaluate": {"queries": 0},

@@ -81,9 +81,9 @@ def _training(known: Known, rates: Rates) -> Cost:
     compared = COMPARED * (mean_tokens(known.job.queries) + known.lengths.mean)
     margin = scored_pairs(round(learned.pairs)) / max(1.0, learned.pairs) * learned.tokens
     # The matrices are frozen: backward takes as many products as forward.
-    passes = 1 + epochs * (2 + known.sizes.training.again)
-    seconds = rates.load + (passes * learned.tokens + compared) * rates.forward + margin * rates.scored
-    return seconds, epochs * learned.tokens
+    updates = epochs * (2 + known.sizes.training.again) * learned.updated
+    seconds = rates.load + (learned.tokens + updates + compared) * rates.forward + margin * rates.scored
+    return seconds, epochs * learned.updated
 
 
 def _quantizing(known: Known, rates: Rates, number: int) -> Cost:

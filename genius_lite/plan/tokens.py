@@ -22,7 +22,7 @@ import msgspec
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.learner.footprint import MERGED_ON_CPU
-from genius_lite.learner.packing import Group, Pack, by_query, packs
+from genius_lite.learner.packing import Group, Pack, by_query, chosen_alone, packs
 from genius_lite.plan.counting_sampler import CountingSampler
 from genius_lite.plan.lengths import Lengths
 from genius_lite.recipe import Pairs, Recipe
@@ -45,13 +45,15 @@ class SamplingWork:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a training goes through: pairs, and tokens of all their packs.
+    """What a training goes through: pairs, and tokens of all their packs; `updated` of those that updates compute.
 
-    `passes` are tokens of each pack of some pairs, `counted` those of the largest whose log-probability is wanted.
+    `passes` are tokens of each of the latter of some pairs, `counted` those of the largest whose log-probability is
+    wanted.
     """
 
     pairs: float
     tokens: float
+    updated: float
     passes: list[int]
     counted: int
 
@@ -79,11 +81,15 @@ def expected_work(
     scale = len(queries) / len(some)
     drawn = ANY_PAIRS.model_copy(update={"negatives": recipe.pairs.negatives, "truncated": recipe.pairs.truncated})
     pairs, _ = preference_pairs(rollouts, drawn, recipe.foresight.tau, _KEY, lambda response: None)
-    made = packed(pairs, recipe.learner.max_pack_tokens, recipe.learner.batch_pairs, trees=trees, on_cpu=on_cpu)
+    cfg = recipe.learner
+    whole = made = packed(pairs, cfg.max_pack_tokens, cfg.batch_pairs, trees=trees, on_cpu=on_cpu)
+    if cfg.chosen_alone:
+        made = packed(chosen_alone(pairs), cfg.max_pack_tokens, cfg.batch_pairs, trees=trees, on_cpu=on_cpu)
     largest = max(made, key=lambda pack: pack.tokens, default=None)
     learned = Learned(
         pairs=scale * len(pairs),
-        tokens=scale * sum(pack.tokens for pack in made),
+        tokens=scale * sum(pack.tokens for pack in whole),
+        updated=scale * sum(pack.tokens for pack in made),
         passes=[pack.tokens for pack in made],
         counted=len(largest.inputs().targets_S) if largest else 0,
     )
@@ -107,7 +113,9 @@ async def _search(
     return found, sampler
 
 
-def packed(pairs: list[PreferencePair], max_tokens: int, batch_pairs: int, *, trees: bool, on_cpu: bool) -> list[Pack]:
+def packed(
+    pairs: Sequence[PreferencePair], max_tokens: int, batch_pairs: int, *, trees: bool, on_cpu: bool
+) -> list[Pack]:
     """Pack an epoch's pairs: updates take queries until they have their pairs, and pack each batch for itself."""
     merged = min(max_tokens, MERGED_ON_CPU) if on_cpu else max_tokens
     found: list[Pack] = []

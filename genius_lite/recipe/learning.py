@@ -136,6 +136,11 @@ class Learner(Section):
     )
 
     @property
+    def chosen_alone(self) -> bool:
+        """Whether the loss looks at the chosen response alone, so that updates need not compute the rejected one."""
+        return self.loss == "sft"
+
+    @property
     def strength(self) -> float:
         """`beta` as it comes out.
 

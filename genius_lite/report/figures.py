@@ -87,7 +87,7 @@ def training_figures(data: RunData) -> list[Figure]:
         return []
     return [
         _curve(rounds, "Loss", "loss", "mean of the update's pairs"),
-        _curve(rounds, "Reward margin", "margin", "nats, chosen over rejected"),
+        _curve(rounds, "Reward margin", "margin", "nats, chosen over rejected; of SFT, of the chosen alone"),
         _curve(rounds, "Gradient norm", "grad_norm", "before clipping"),
     ]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from genius_lite.learner.loss import pair_logps, pair_loss
 from genius_lite.learner.model import _seen, response_logps, takes_trees
-from genius_lite.learner.packing import Pack, by_query, packs, rows, trees, unshared_tokens
+from genius_lite.learner.packing import Pack, by_query, chosen_alone, packs, rows, trees, unshared_tokens
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from genius_lite.rundir.lines import Lines, write_records
@@ -66,6 +66,20 @@ def test_packs_hold_every_pair_once_and_read_back(drawn, max_tokens, merged, sha
         assert [flat[indices].tolist() for indices in inputs.responses] == wanted
         if shared:
             assert pack.tokens <= unshared_tokens(pack.pairs)
+
+
+@given(drawn_pairs, st.integers(1, 40), st.booleans())
+def test_what_is_not_computed_takes_no_token(drawn, max_tokens, shared):
+    whole = list(map(chosen_alone, by_query(made_of(drawn))))
+    for pack in packs(whole, max_tokens, max_tokens, shared):
+        inputs = pack.inputs()
+        flat = inputs.tokens_BT.reshape(-1)[inputs.targets_S]
+        read = [flat[indices].tolist() for indices in inputs.responses]
+        assert read == [tokens for p in pack.pairs for tokens in (p.chosen_tokens, [])]
+        alone = [len(p.prompt_tokens) + len(p.chosen_tokens) for p in pack.pairs]
+        assert unshared_tokens(pack.pairs) == sum(alone)
+        assert inputs.tokens_BT.size == pack.tokens
+        assert pack.tokens <= sum(alone) if shared else pack.tokens == len(alone) * max(alone)
 
 
 @given(st.lists(st.lists(st.tuples(short, short), min_size=1, max_size=6), min_size=1, max_size=3))

@@ -69,6 +69,27 @@ def test_every_loss_trains(tiny, tmp_path, loss):
     assert last["margin"] > first["margin"]
 
 
+@pytest.mark.parametrize("of", ["tiny", "tiny_mamba"])
+def test_sft_learns_the_same_without_the_rejected_response(of, request, tmp_path, monkeypatch):
+    model, options = request.getfixturevalue(of), {"loss": "sft", "epochs": 2, "length_normalize": True}
+    alone = train_tiny(model, tmp_path / "alone", **options)
+    computed = []
+
+    def both(group, cfg):
+        computed.append(group)
+        return [*group]
+
+    monkeypatch.setattr(train_module, "_computed", both)
+    whole = train_tiny(model, tmp_path / "whole", **options)
+    assert computed
+    ours, theirs = weights_of(tmp_path / "alone"), weights_of(tmp_path / "whole")
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6, rtol=1e-3) for name in theirs)
+    assert [row["loss"] for row in alone.curve] == pytest.approx([row["loss"] for row in whole.curve], rel=1e-4)
+    assert (alone.margin, alone.shared_tokens) == (pytest.approx(whole.margin, rel=1e-2), whole.shared_tokens)
+    assert alone.curve[0]["margin"] == pytest.approx(0, abs=1e-3)
+    assert alone.curve[-1]["margin"] > alone.curve[0]["margin"], "what the chosen ones gained"
+
+
 def test_a_new_adapter_is_the_base_model(tiny, tmp_path):
     report = train_tiny(tiny, tmp_path / "a", lr=1e-12, batch_pairs=100)
     assert report.margin == pytest.approx(0, abs=1e-4)

@@ -75,8 +75,14 @@ def test_a_rounds_expectation():
     assert found.learned.pairs == 4
     assert found.learned.tokens == 4 * 64
     assert (set(found.learned.passes), found.learned.counted) == ({64}, 60)
+    assert found.learned.updated == found.learned.tokens
     apart = tokens.expected_work(recipe(beams=1, candidates=2, steps=1), queries, WHOLE, 32, trees=False, on_cpu=True)
     assert apart.learned.tokens == 4 * 2 * 34
+    sft = recipe(beams=1, candidates=2, steps=1).model_copy(update={"learner": Learner(loss="sft", batch_pairs=1)})
+    for trees, whole in ((True, 64), (False, 2 * 34)):
+        learned = tokens.expected_work(sft, queries, WHOLE, 32, trees=trees, on_cpu=True).learned
+        assert (learned.tokens, learned.updated) == (4 * whole, 4 * 34), "updates compute the chosen response alone"
+        assert (set(learned.passes), learned.counted) == ({34}, 30)
 
 
 def test_of_many_queries_some_stand_for_all():
