@@ -135,13 +135,17 @@ def _means(rounds: list[tuple[RoundFolder, RoundFolder]]) -> dict[str, Any]:
     """Average over seeds what has no interval: tokens of the round; majority and any of all samples, over tasks."""
     of_seeds = []
     for base, here in rounds:
-        report, first = here.report, results(base.responses)
+        report, first, now = here.report, results(base.responses), results(here.responses)
         assert report and report.rollouts and report.metrics
         signals, of_base = report.metrics.signals, base.signals
         most = {
             f"{name}{which}": fmean(_of_most(getattr(result, of)) for result in found)
             for name, of in (("maj", "most"), ("pass", "some"))
-            for which, found in (("", report.evaluation), ("_base", first))
+            for which, found in (("", now), ("_base", first))
+        }
+        given = {
+            f"same{which}": _mean([each.commonest and each.commonest.share for each in found])
+            for which, found in (("", now), ("_base", first))
         }
         best = [each.gain.estimate for each in report.at_best]
         of_seeds.append(
@@ -149,6 +153,7 @@ def _means(rounds: list[tuple[RoundFolder, RoundFolder]]) -> dict[str, Any]:
                 "tokens": report.rollouts.sampled_tokens,
                 "pairs": report.pairs,
                 **most,
+                **given,
                 "best_gain": fmean(best) if best else None,
                 "kl": signals.kl if signals else None,
                 "entropy": signals.entropy / of_base.entropy if signals and of_base else None,
@@ -168,13 +173,17 @@ def _mean(values: list[Any]) -> float | None:
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Write a row for each round of each arm, over all tasks; then what its last round gains on each of several."""
-    names = ("arm", "round", "seeds", "tokens", "pairs", "at temperature 1", "greedy", "maj", "pass", "KL")
-    yield f"| {' | '.join([*names, 'entropy', 'length'])} |"
-    yield "|---" * 12 + "|"
+    """Write a row for each round of each arm, over all tasks; then what its last round gains on each of several.
+
+    `same` is the share of the commonest answer.
+    """
+    names = ["arm", "round", "seeds", "tokens", "pairs", "sampled", "greedy", "maj", "pass", "same"]
+    names += ["KL", "entropy", "length"]
+    yield f"| {' | '.join(names)} |"
+    yield "|---" * len(names) + "|"
     whole = [row for row in rows if "tokens" in row]
     for row in whole:
-        votes = [f"{percent(row[f'{of}_base'])} to {percent(row[of])}" for of in ("maj", "pass")]
+        votes = [f"{percent(row[f'{of}_base'])} to {percent(row[of])}" for of in ("maj", "pass", "same")]
         shares = ["-" if row[key] is None else format(row[key], ".2f") for key in ("kl", "entropy", "length")]
         counted = [format(round(row[key]), ",") for key in ("tokens", "pairs")]
         cells = [row["arm"], row["round"], row["seeds"], *counted, *_told(row, "_gain"), *votes, *shares]
