@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -144,7 +145,8 @@ def evaluate(
     seed: int = 0,
     out: Annotated[Path | None, typer.Option(parser=path, help="Folder for the results and every response")] = None,
 ) -> None:
-    """Measure a model on problems with known answers, beside another one."""
+    """Measure a model on problems with known answers, beside another one. With --out, run it again to go on."""
+    from genius_lite.cli.interrupts import handle_interrupts
     from genius_lite.evaluate.models import evaluate_models, prompt_config, tasks_named, write_results
     from genius_lite.recipe import Evaluate
     from genius_lite.report.console import terminal
@@ -162,18 +164,20 @@ def evaluate(
     if against or Path(model).is_dir():
         compared.insert(0, named_model(against, None) if against else named_model(model, 0))
     sources, ways = tasks_named(tasks)
-    found, responses = evaluate_models(
-        compared,
-        [t.model_copy(update={"limit": limit, "size": min(limit, t.size)} if limit else {}) for t in sources],
-        Evaluate(samples=samples, greedy=greedy),
-        prompt_config(
-            ways or prompt_configs(model, against), system=system, max_tokens=max_tokens, temperature=temperature
-        ),
-        seed=seed,
-        progress=progress(),
-    )
-    if out:
-        write_results(out, compared, found, responses)
+    ways = ways or prompt_configs(model, against)
+    shown = progress()
+    with handle_interrupts(shown) if out else nullcontext():
+        found, responses = evaluate_models(
+            compared,
+            [t.model_copy(update={"limit": limit, "size": min(limit, t.size)} if limit else {}) for t in sources],
+            Evaluate(samples=samples, greedy=greedy),
+            prompt_config(ways, system=system, max_tokens=max_tokens, temperature=temperature),
+            seed=seed,
+            progress=shown,
+            keep=out,
+        )
+        if out:
+            write_results(out, compared, found, responses)
     print_results([c.name for c in compared], found, sources, terminal())
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,15 +14,16 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate.benchmarks import load_tasks
 from genius_lite.evaluate.measure import EvalModel, answer_tasks, responses_wanted, temperature_of
 from genius_lite.evaluate.results import complaints, results
-from genius_lite.evaluate.tasks import tokenize_task
+from genius_lite.evaluate.tasks import TokenizedTask, tokenize_task
 from genius_lite.machine.engine_settings import context_for, engine_settings
 from genius_lite.progress import Progress
 from genius_lite.recipe import Auto, BenchmarkName, Check, Evaluate, Prefix, Sampler, TaskSource, benchmark_named
 from genius_lite.recipe.reader import load
-from genius_lite.results.evaluation import Response, TaskResult
+from genius_lite.records import seed_of
+from genius_lite.results.evaluation import Answers, Response, TaskResult
 from genius_lite.rundir.disk import scratch
-from genius_lite.rundir.folder import RunDir, write_json
-from genius_lite.rundir.lines import write_records
+from genius_lite.rundir.folder import RunDir, remove, write_json
+from genius_lite.rundir.lines import RecordLog, write_records
 from genius_lite.weights import gguf_file
 
 
@@ -117,8 +119,13 @@ def evaluate_models(
     *,
     seed: int,
     progress: Progress,
+    keep: Path | None = None,
 ) -> tuple[list[list[TaskResult]], list[list[Response]]]:
     """Results of each model, the first one's without and the others' with the difference to the first.
+
+    Args:
+        keep: the folder of the results, which is not there yet. Answers are kept beside it as soon as they are there,
+            so that the same call goes on after an interruption.
 
     Returns:
         The results and the responses, a list for each model.
@@ -141,10 +148,13 @@ def evaluate_models(
         questions = [question for item in items for question in item.questions]
         context = context_for("auto", source, [("max_tokens", how.max_tokens, questions)])
         settings = engine_settings(Sampler(), source, context, progress)
-        with scratch() as folder:
+        asked = (source.sha256, repr(how), repr(temperature), cfg.samples, cfg.greedy, seed)
+        kept = _kept(keep, sources, items, asked) if keep else nullcontext(None)
+        with scratch() as folder, kept as log:
             who = EvalModel(model.gguf, settings, how.max_tokens, seed, folder / "sampler.log", progress.say)
-            with progress.stage(model.name, responses_wanted(items, cfg), "responses") as advance:
-                answers = answer_tasks(who, items, cfg, temperature, advance)
+            done = sum(len(one.responses) for one in log.records) if log else 0
+            with progress.stage(model.name, responses_wanted(items, cfg), "responses", done=done) as advance:
+                answers = answer_tasks(who, items, cfg, temperature, advance, kept=log)
         for line in complaints(answers):
             progress.say(f"warning: {line}")
         answered.append([response for one in answers for response in one.responses])
@@ -154,6 +164,26 @@ def evaluate_models(
     return [results(first), *(results(responses, first) for responses in others)], answered
 
 
+@contextmanager
+def _kept(
+    out: Path, sources: Sequence[TaskSource], items: Sequence[TokenizedTask], asked: tuple[int | str, ...]
+) -> Iterator[RecordLog[Answers]]:
+    """Open the log of answers to these problems, asked and checked in this way."""
+    told = [source.model_dump_json() for source in sources]
+    told += [repr((item.task.problems, [query.tokens for query in item.questions])) for item in items]
+    folder = RunDir(out.parent).sub(_beside(out))
+    log = RecordLog(folder / f"{seed_of(*asked, *told):016x}.jsonl", Answers)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def _beside(out: Path) -> str:
+    """Name the folder in which answers are kept until the results are written."""
+    return f"{out.name}.asked"
+
+
 def write_results(
     folder: Path,
     models: Sequence[NamedModel],
@@ -161,6 +191,8 @@ def write_results(
     responses: Sequence[Sequence[Response]],
 ) -> None:
     """Write `results.json`, and a file of responses for each model, to a folder that is there in whole or not at all.
+
+    What was kept beside it goes.
 
     Modes follow the umask, unlike those of a run folder: the user names the place, and whom it is for.
     """
@@ -173,3 +205,4 @@ def write_results(
             write_records(partial / f"responses-{number}.jsonl", rows)
 
     RunDir(folder.parent).build(folder.name, write)
+    remove(folder.with_name(_beside(folder)))

@@ -1,0 +1,110 @@
+"""What `genius-lite eval` measures goes on after an interruption."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from genius_lite.evaluate.models import NamedModel, PromptConfig, evaluate_models, write_results
+from genius_lite.progress import Advance, Progress
+from genius_lite.recipe import Evaluate, TaskSource
+from genius_lite.results.evaluation import Answers, Response
+from genius_lite.rundir.lines import RecordLog, read_records
+from tests.support.cli import genius
+
+CFG = Evaluate(samples=2)
+PROBLEMS = [{"prompt": f"question {n}", "answer": f"{n}"} for n in range(24)]
+INTERRUPTED = """
+import os, signal
+import genius_lite.evaluate.models as models
+class Log(models.RecordLog):
+    def append(self, *records):
+        super().append(*records)
+        os.kill(os.getpid(), signal.SIGINT)
+models.RecordLog = Log
+"""
+
+
+class FullLog(RecordLog):
+    """Holds the answers to nine problems."""
+
+    def append(self, *records) -> None:
+        if len(self.records) == 9:
+            raise OSError("no room")
+        super().append(*records)
+
+
+class Counting(Progress):
+    """Counts responses, and those that were known before."""
+
+    def __init__(self):
+        self.known, self.count = list[float](), 0.0
+
+    @contextmanager
+    def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:
+        self.known.append(done)
+
+        def advance(n: float) -> None:
+            self.count += n
+
+        yield advance
+
+
+@pytest.fixture
+def tasks(tmp_path) -> list[TaskSource]:
+    (tmp_path / "t.jsonl").write_text("".join(f"{json.dumps(problem)}\n" for problem in PROBLEMS))
+    return [TaskSource(source=str(tmp_path / "t.jsonl"), check="numeric")]
+
+
+def measured(gguf: Path, tasks: list[TaskSource], out: Path, progress: Progress, seed: int = 0) -> list[Response]:
+    models, how = [NamedModel("tiny", gguf)], PromptConfig(max_tokens=8)
+    found, responses = evaluate_models(models, tasks, CFG, how, seed=seed, progress=progress, keep=out)
+    assert [row.problems for (row,) in found] == [24]
+    write_results(out, models, found, responses)
+    return responses[0]
+
+
+def interrupted(*arguments, seed: int = 0) -> Counting:
+    progress = Counting()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="no room"):
+        patch.setattr("genius_lite.evaluate.models.RecordLog", FullLog)
+        measured(*arguments, progress, seed)
+    return progress
+
+
+def test_answers_are_kept_until_the_results_are_written(tasks, tiny_llama, tmp_path):
+    out = tmp_path / "out"
+    interrupted(tiny_llama, tasks, out)
+    assert not out.exists()
+    (log,) = Path(f"{out}.asked").iterdir()
+    kept = [response for one in read_records(log, Answers) for response in one.responses]
+    assert len(kept) == 9 * 3
+    assert interrupted(tiny_llama, tasks, out, seed=1).known == [0], "another seed asks for other responses"
+    responses = measured(tiny_llama, tasks, out, again := Counting())
+    assert (again.known, again.count) == ([27], 72 - 27)
+    assert all(response in responses for response in kept)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t.jsonl"]
+    assert read_records(out / "responses-0.jsonl", Response) == responses
+
+
+def test_what_was_checked_by_another_answer_is_asked_anew(tasks, tiny_llama, tmp_path):
+    interrupted(tiny_llama, tasks, tmp_path / "out")
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({**problem, "answer": "7"}) + "\n" for problem in PROBLEMS))
+    measured(tiny_llama, tasks, tmp_path / "out", anew := Counting())
+    assert (anew.known, anew.count) == ([0], 72)
+
+
+def test_the_command_says_how_to_go_on(tasks, tiny_llama, tmp_path):
+    asked = ("eval", tiny_llama, "--tasks", "t.jsonl:numeric", "--samples", 2, "--max-tokens", 8, "--out", "out")
+    stopped = genius(*asked, cwd=tmp_path, before=INTERRUPTED)
+    assert stopped.returncode == 130
+    assert "what is finished is kept. The same command goes on: " in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    done = genius(*asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t.jsonl"]
+    assert "24 problems" in done.stdout
