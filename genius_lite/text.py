@@ -99,8 +99,12 @@ def accuracy(value: Interval | None) -> str:
 
 
 def commonest(value: Commonest | None) -> str:
-    """Write `"B" 81%`."""
-    return NONE if value is None else f'"{brief(value.answer, 12)}" {percent(value.share)}'
+    """Write `81 % "B"`: the figure first, so that an answer that is read from right to left does not move it."""
+    if value is None:
+        return NONE
+    wide = any(unicodedata.east_asian_width(c) in "WF" for c in value.answer[:8])
+    shown = brief(value.answer.replace('"', "'"), 4 if wide else 8)
+    return f'{percent(value.share)} "{shown}"'
 
 
 def interval(value: Interval) -> str:

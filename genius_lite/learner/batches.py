@@ -13,10 +13,15 @@ from genius_lite.errors import UserError
 from genius_lite.hardware import Device
 from genius_lite.learner.footprint import MERGED_ON_CPU
 from genius_lite.learner.model import response_logps, takes_trees
-from genius_lite.learner.packing import Group, Groups, Pack, packs, rows, shares, unshared_tokens
+from genius_lite.learner.packing import Group, Groups, Pack, chosen_alone, packs, rows, shares, unshared_tokens
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, peer_errors
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
+
+
+def computed(group: Group, cfg: Learner) -> Group:
+    """Take of a query's pairs what an update computes."""
+    return chosen_alone(group) if cfg.chosen_alone else [*group]
 
 
 def schedule(groups: Groups, cfg: Learner, rng: np.random.Generator) -> list[list[Groups]]:
@@ -30,7 +35,7 @@ def schedule(groups: Groups, cfg: Learner, rng: np.random.Generator) -> list[lis
     count = min(len(groups), max(1, math.floor(pairs / cfg.batch_pairs + 0.5)))
     epochs = [_parts(groups.pick(rng.permutation(len(groups))), count) for _ in range(cfg.epochs)]
     first = epochs[0]
-    longest = max(range(count), key=lambda i: max(unshared_tokens(group) for group in first[i]))
+    longest = max(range(count), key=lambda i: max(unshared_tokens(computed(group, cfg)) for group in first[i]))
     first.insert(0, first.pop(longest))
     return epochs
 

@@ -19,12 +19,12 @@ from torch.nn.utils import clip_grad_norm_
 from genius_lite.errors import NonFiniteError, Stop, Stopped, UserError
 from genius_lite.hardware import Device, Precision, learner_free_memory, spare_memory, trim_heap
 from genius_lite.learner.activations import Activations
-from genius_lite.learner.batches import Packer, schedule
+from genius_lite.learner.batches import Packer, computed, schedule
 from genius_lite.learner.footprint import scored_pairs
 from genius_lite.learner.logprob_mismatch import Sample, check, logprob_mismatch, mismatch_limit
 from genius_lite.learner.loss import pair_logps, pair_loss
 from genius_lite.learner.model import load_policy, response_logps, weight_bytes
-from genius_lite.learner.packing import Group, Groups, Pack, by_query, chosen_alone, unshared_tokens
+from genius_lite.learner.packing import Groups, Pack, by_query, unshared_tokens
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, load_in_parts
 from genius_lite.learner.reference import REFERENCE, reference_scores
 from genius_lite.learner.scores import clustered_error, margins
@@ -108,7 +108,9 @@ def train_adapter(
     packer = Packer(policy, job.pairs, cfg, job.device, say, group)
     sizes = array("l", (pack.tokens for pack in packer.packs(groups)))
     free = learner_free_memory(job.device) // group.local_world_size
-    longest = max(pack.tokens for pack in packer.packs(_computed(some, cfg) for some in groups))
+    longest = max(sizes)
+    if cfg.chosen_alone:
+        longest = max(pack.tokens for pack in packer.packs(computed(group, cfg) for group in groups))
     activations = Activations(policy, cfg.gradient_checkpointing, free, longest)
     if activations.most:
         spare_memory()
@@ -216,7 +218,7 @@ class _Trainer:
             # Packs of other sizes find no use for the gaps that earlier ones left: 0.4 GB of SmolLM2-135M's 1.5.
             trim_heap()
         pairs = [pair for group in batch for pair in group]
-        groups = [_computed(group, self.job.cfg) for group in batch]
+        groups = [computed(group, self.job.cfg) for group in batch]
         total, scores = len(pairs), self.reference_P2[batch.places_P].tolist()
         reference = {(pair.query_id, pair.step): found for pair, found in zip(pairs, scores, strict=True)}
         loss_P, margin_P = self.packer.compute(
@@ -246,11 +248,6 @@ class _Trainer:
         self.group.on_main(lambda: path.write_bytes(b"".join(msgspec.json.encode(pair) + b"\n" for pair in pairs)))
         named = f"query {pairs[0].query_id}, step {pairs[0].step}"
         raise NonFiniteError(f"update {number}: {what} of {named} is not finite (saved in {path}); lower learner.lr")
-
-
-def _computed(group: Group, cfg: Learner) -> Group:
-    """Take of a query's pairs what an update computes."""
-    return chosen_alone(group) if cfg.chosen_alone else [*group]
 
 
 def make_optimizer(parameters: list[torch.nn.Parameter], cfg: Learner, device: Device) -> torch.optim.Optimizer:

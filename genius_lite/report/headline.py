@@ -15,7 +15,7 @@ _SURER = (
     "well at a lower temperature."
 )
 _FELL = 0.8  # of the base model's entropy
-_ROSE = 0.2  # of all answers: by so much more of them are the commonest one
+_ROSE, _HALF = 0.2, 0.5  # of all answers: by so much more are the commonest one; so many, of a model that stated none
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,12 @@ def _only_sampled(task: TaskResult) -> bool:
 def _one_answer(task: TaskResult, before: Commonest | None) -> str:
     """Say it if the tuned model gives many more of the problems one and the same answer."""
     after = task.commonest
-    if not before or not after or after.share - before.share < _ROSE:
+    if not after or after.share < (before.share + _ROSE if before else _HALF) - 1e-9:
         return ""
+    was = f"the base model's was {commonest(before)}" if before else "the base model states hardly any"
     return (
-        f"{prose(task.task)}: {commonest(after)} of all answers, of the base model's {commonest(before)}: a gain may "
-        "come from one answer to everything, which is right where that is."
+        f"On {prose(task.task)} the commonest answer is {commonest(after)} of all ({was}): a gain may come from one "
+        "answer to everything, which is right where that is."
     )
 
 

@@ -79,7 +79,7 @@ def test_sft_learns_the_same_without_the_rejected_response(of, request, tmp_path
         computed.append(group)
         return [*group]
 
-    monkeypatch.setattr(train_module, "_computed", both)
+    monkeypatch.setattr(train_module, "computed", both)
     whole = train_tiny(model, tmp_path / "whole", **options)
     assert computed
     ours, theirs = weights_of(tmp_path / "alone"), weights_of(tmp_path / "whole")
@@ -310,6 +310,11 @@ def test_the_longest_batch_comes_first_and_none_is_lost():
     assert unshared_tokens(epochs[0][0][0]) == max(unshared_tokens(group) for group in groups)
     for epoch in epochs:
         assert sorted(batch[0][0].query_id for batch in epoch) == [f"q{i}" for i in range(5)]
+    cut_off = [PreferencePair("q5", 0, [1], [2], [3] * 99, 0.0, 0.0, 0.0, 0.0, True, True)]
+    groups = by_query([pair for group in groups for pair in group] + cut_off)
+    for loss, first in (("aco", "q5"), ("sft", "q3")):  # whose updates compute no rejected response
+        (epoch,) = schedule(groups, Learner(batch_pairs=1, loss=loss), np.random.default_rng(0))
+        assert epoch[0][0][0].query_id == first
 
 
 @given(

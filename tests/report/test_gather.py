@@ -22,7 +22,7 @@ from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.write import write_report, write_report_if_possible
 from genius_lite.results.evaluation import GREEDY, Answers, Response, Signals
 from genius_lite.results.rounds import Quantized, RoundReport
-from genius_lite.text import accuracy
+from genius_lite.text import accuracy, in_ascii, percent
 from tests.support.cli import genius
 from tests.support.runs import rollout, write_lines, write_run
 
@@ -295,23 +295,35 @@ def test_a_gain_that_a_lower_temperature_might_give_is_called_one(run, sampled, 
         assert ("lower temperature" in (run / name).read_text(encoding="utf-8")) == warned
 
 
-@pytest.mark.parametrize(("before", "after", "warned"), [(10, 30, True), (10, 17, False), (35, 40, False)])
-def test_one_answer_to_everything_is_called_one(run, before, after, warned):
+@pytest.mark.parametrize(
+    ("before", "after", "answer", "warned"),
+    [
+        (12, 20, "B", True),  # a fifth more
+        (12, 19, "B", False),
+        (35, 40, "B", False),
+        (0, 20, "B", True),  # the base model states none
+        (0, 19, "B", False),
+        (12, 30, "\N{HEBREW LETTER BET}", True),
+    ],
+)
+def test_one_answer_to_everything_is_called_one(run, before, after, answer, warned):
     """Of 40 problems whose answer is B as often as not, B is right in half: a gain that knows nothing."""
     for number, alike in ((0, before), (1, after)):
         folder = run / f"round-{number}" / "evaluation"
         folder.mkdir(parents=True)
+        given = [answer if n < alike else f"{n}" if alike else None for n in range(40)]
         answers = [
-            Answers("science", f"p{n}", [Response("science", f"p{n}", GREEDY, "", 5, "end", float(n % 2), answer)])
-            for n in range(40)
-            for answer in ["B" if n < alike else f"{n}"]
+            Answers("# science", f"p{n}", [Response("# science", f"p{n}", GREEDY, "", 5, "end", float(n % 2), one)])
+            for n, one in enumerate(given)
         ]
         write_evaluation(folder, answers, Signals(0.4, 0.9, 0.0, 20.0, 1.0, 0.5, 0.5, 1.0, 0.0, 8))
     found = gather(run)
-    said = f'science: "B" {after / 40:.0%} of all answers, of the base model\'s "B" {before / 40:.0%}'
-    assert any(note.replace("\u202f", "").replace(" %", "%").startswith(said) for note in notes(found)) == warned, said
+    shares = [in_ascii(percent(alike / 40)) for alike in (before, after)]
+    was = f'the base model\'s was {shares[0]} "{answer}"' if before else "the base model states hardly any"
+    said = f'On # science the commonest answer is {shares[1]} "{answer}" of all ({was}): a gain may come from one'
+    assert any(in_ascii(note).startswith(said) for note in notes(found)) == warned, said
     (table,) = beside_tables(found)
-    assert [row[-1][:4] for row in table.rows] == ['"B" ', '"B" ']
+    assert [in_ascii(row[-1]) for row in table.rows][1] == f'{shares[1]} "{answer}"'
     write_report(run, run)
     for name in ("report.md", "report.html"):
         assert ("one answer to everything" in (run / name).read_text(encoding="utf-8")) == warned

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
+from rich.cells import cell_len
 from rich.console import Console
 
 from genius_lite.recipe import TaskSource
 from genius_lite.report.summary import choice_lines, print_results, print_summary, verdict
-from genius_lite.results.evaluation import Interval, McNemar, TaskResult
+from genius_lite.results.evaluation import Commonest, Interval, McNemar, TaskResult
 from genius_lite.results.rounds import RoundReport, Summary
 from genius_lite.text import gain
 
@@ -39,6 +41,14 @@ def test_names_and_whole_figures_fit_into_80_columns(capsys):
         "t", 200, 8, 0.1, 240.0, Interval(0.101, 0.081, 0.125), wide, wide, wide, {"8": wide}, {"8": wide},
         greedy_gain=wide, sampled_gain=wide, judged_gain=wide, mcnemar=McNemar(9, 12, 0.603),
     )  # fmt: skip
+    answers = [Commonest(answer, 1.0) for answer in ("x" * 40, "\u65e5\u672c\u8a9e" * 9, 'A" 9% "B')]
+    rows = [[replace(task, commonest=answer)] for answer in answers]
+    print_results([f"m{n}" for n in range(3)], rows, SOURCES, Console(width=80))
+    out = capsys.readouterr().out
+    assert max(cell_len(line) for line in out.splitlines()) <= 80
+    assert out.count("greedy p 0.603\n") + out.count("greedy p 0.603 ") == 3
+    assert '100% "xxxxxxxx..."' in out
+    assert "100% \"A' 9% 'B\"" in out
     names = ["a/model-with-a-name-of-some-length-Q4_K_M.gguf", "runs/another-one, round 3"]
     print_results(names, [[task], [task]], SOURCES, Console(width=80))
     out = capsys.readouterr().out
