@@ -26,6 +26,8 @@ from genius_lite.learner.targets import target_modules
 from genius_lite.learner.train import learning_rate
 from genius_lite.recipe import Learner, Loss
 from genius_lite.records import PreferencePair
+from genius_lite.weights import gguf_file
+from genius_lite.weights.importing import import_checkpoint
 from tests.conftest import ONE_ARCHITECTURE
 from tests.support import warm
 from tests.support.models import VOCABULARY
@@ -69,25 +71,30 @@ def test_every_loss_trains(tiny, tmp_path, loss):
     assert last["margin"] > first["margin"]
 
 
-@pytest.mark.parametrize("of", ["tiny", "tiny_mamba"])
-def test_sft_learns_the_same_without_the_rejected_response(of, request, tmp_path, monkeypatch):
-    model, options = request.getfixturevalue(of), {"loss": "sft", "epochs": 2, "length_normalize": True}
-    alone = train_tiny(model, tmp_path / "alone", **options)
-    computed = []
-
-    def both(group, cfg):
-        computed.append(group)
-        return [*group]
-
-    monkeypatch.setattr(train_module, "computed", both)
-    whole = train_tiny(model, tmp_path / "whole", **options)
-    assert computed
+def _learns_the_same_without_the_rejected_response(tiny, tmp_path) -> None:
+    options = {"loss": "sft", "epochs": 2, "length_normalize": True}
+    alone = train_tiny(tiny, tmp_path / "alone", **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "computed", lambda group, cfg: [*group])
+        whole = train_tiny(tiny, tmp_path / "whole", **options)
     ours, theirs = weights_of(tmp_path / "alone"), weights_of(tmp_path / "whole")
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6, rtol=1e-3) for name in theirs)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-4, rtol=1e-3) for name in theirs)
     assert [row["loss"] for row in alone.curve] == pytest.approx([row["loss"] for row in whole.curve], rel=1e-4)
     assert (alone.margin, alone.shared_tokens) == (pytest.approx(whole.margin, rel=1e-2), whole.shared_tokens)
-    assert alone.curve[0]["margin"] == pytest.approx(0, abs=1e-3)
-    assert alone.curve[-1]["margin"] > alone.curve[0]["margin"], "what the chosen ones gained"
+    both, chosen = ([row["margin"] for row in report.curve] for report in (whole, alone))
+    assert chosen[0] == pytest.approx(0, abs=1e-3)
+    assert chosen[-1] > 0, "what the chosen ones gained"
+    assert chosen != pytest.approx(both)
+
+
+def test_sft_learns_the_same_without_the_rejected_response(tiny, tmp_path):
+    _learns_the_same_without_the_rejected_response(tiny, tmp_path)
+
+
+def test_a_recurrent_model_does_so_too(tiny_mamba, tmp_path):
+    tiny_mamba.hf_checkpoint = tmp_path / "hf-checkpoint"
+    import_checkpoint(gguf_file.read(tiny_mamba.gguf), tiny_mamba.hf_checkpoint, lambda n: None)
+    _learns_the_same_without_the_rejected_response(tiny_mamba, tmp_path)
 
 
 def test_a_new_adapter_is_the_base_model(tiny, tmp_path):
@@ -399,9 +406,6 @@ def test_nf4_weights_are_four_bit_and_tables_eight(tiny):
 
 
 def test_a_recurrent_model_says_that_it_takes_rows(tiny_mamba, tmp_path):
-    from genius_lite.weights import gguf_file
-    from genius_lite.weights.importing import import_checkpoint
-
     tiny_mamba.hf_checkpoint = tmp_path / "hf-checkpoint"
     import_checkpoint(gguf_file.read(tiny_mamba.gguf), tiny_mamba.hf_checkpoint, lambda n: None)
     said: list[str] = []
