@@ -13,6 +13,7 @@ import llama_cpp
 import msgspec
 
 from genius_lite import __version__
+from genius_lite.decoding import prepared
 from genius_lite.hardware import cores, cpu_name, gpus
 from genius_lite.rundir.disk import cache_folder, put
 from genius_lite.rundir.folder import private
@@ -26,7 +27,7 @@ def recall(what: str, key: object, kind: type[T]) -> T | None:
     try:
         if os.name == "posix" and file.stat().st_uid != os.geteuid():
             return None  # below a folder for all, such as the system's temporary one, anybody may have put it there
-        found = msgspec.json.decode(file.read_bytes(), type=kind)
+        found = msgspec.json.decode(file.read_bytes(), type=prepared(kind))
     except (OSError, msgspec.DecodeError):
         return None  # there is none, nobody may read it, or it is another version's: it is found out again
     with suppress(OSError):

@@ -16,7 +16,7 @@ import genius_lite
 
 ROOT = Path(genius_lite.__file__).parent
 LAYERS = (
-    ("errors", "records"),
+    ("decoding", "errors", "records"),
     ("results",),
     ("progress", "text", "hardware"),
     ("rundir", "recipe"),

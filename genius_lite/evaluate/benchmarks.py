@@ -10,6 +10,7 @@ import msgspec
 
 from genius_lite.data.questions import checked
 from genius_lite.data.rows import Columns, UsableRows, read_rows
+from genius_lite.decoding import prepared
 from genius_lite.errors import UserError
 from genius_lite.evaluate.checkers import check, submitted
 from genius_lite.evaluate.choices import read_options
@@ -19,7 +20,7 @@ from genius_lite.evaluate.tasks import Problem, Task, evenly, from_reasoning_gym
 from genius_lite.recipe import HARNESS, BenchmarkName, Prefix, TaskSource
 from genius_lite.records import query_id
 
-DEFINITIONS = msgspec.convert(HARNESS, dict[str, Definition])
+DEFINITIONS = msgspec.convert(HARNESS, prepared(dict[str, Definition]))
 """Those that lm-evaluation-harness asks and judges."""
 
 

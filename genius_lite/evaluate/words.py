@@ -9,6 +9,8 @@ from unicodedata import normalize
 
 import msgspec
 
+from genius_lite.decoding import prepared
+
 GLUED = r"\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
 """Thai, Lao, Burmese, Khmer, kana, Han and Hangul, for a class of characters: no space parts what they stand beside."""
 # Whose letters have no case: `re` compiles such a class 30,000 characters at a time unless it is told so.
@@ -53,7 +55,7 @@ class _Words(msgspec.Struct, frozen=True):
     times: dict[int, str]
 
 
-_WORDS = msgspec.toml.decode(Path(__file__).with_suffix(".toml").read_bytes(), type=_Words)
+_WORDS = msgspec.toml.decode(Path(__file__).with_suffix(".toml").read_bytes(), type=prepared(_Words))
 LANGUAGES, COUNTED, HUNDREDS, TIMES = _WORDS.language, _WORDS.counted, _WORDS.hundreds, _WORDS.times
 LINKS = "and, und, et, y, e"
 """What may stand between the words of a number."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from genius_lite.decoding import prepared
 from genius_lite.errors import NonFiniteError, Stopped, UserError
 from genius_lite.hardware import give_memory_back, learner_device
 from genius_lite.learner.process_group import ProcessGroup, ProcessLostError
@@ -92,7 +93,7 @@ def _send(group: ProcessGroup, message: _Message) -> None:
 
 
 def _receive(group: ProcessGroup) -> _Message:
-    return msgspec.msgpack.decode(group.receive(), type=_Message, dec_hook=_typed)
+    return msgspec.msgpack.decode(group.receive(), type=prepared(_Message), dec_hook=_typed)
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from genius_lite.decoding import prepared
 from genius_lite.plan.lengths import Lengths
 from genius_lite.plan.tokens import SamplingWork
 from genius_lite.results.rounds import Timing
@@ -75,7 +76,7 @@ class Rates(msgspec.Struct, frozen=True):
     def read(out: Path) -> Rates | None:
         """Read what a rehearsal in this folder came to; None if there is none, or one of another version."""
         try:
-            return msgspec.json.decode((out / FOUND).read_bytes(), type=Rates)
+            return msgspec.json.decode((out / FOUND).read_bytes(), type=prepared(Rates))
         except (OSError, msgspec.DecodeError):
             return None
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.segment import SegmentLines
 
+from genius_lite.decoding import prepared
 from genius_lite.evaluate.guard import guard_status
 from genius_lite.evaluate.record import read_scores
 from genius_lite.evaluate.results import mean_score
@@ -150,7 +151,7 @@ def _watch_in_lines(run: Path, console: Console) -> Status:
 def read_state(run: Path) -> RunState | None:
     """Read what the run's process has left; None where there is nothing, or another version's."""
     try:
-        return msgspec.json.decode((run / PROGRESS).read_bytes(), type=RunState)
+        return msgspec.json.decode((run / PROGRESS).read_bytes(), type=prepared(RunState))
     except (OSError, msgspec.DecodeError, RecursionError):
         return None
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from genius_lite.decoding import prepared
 from genius_lite.errors import UserError
 from genius_lite.text import brief
 
@@ -121,6 +122,6 @@ def as_typed(found: Any, kind: type[T], path: Path) -> T:
         UserError: it is another kind of document.
     """
     try:
-        return msgspec.convert(found, kind)
+        return msgspec.convert(found, prepared(kind))
     except (msgspec.ValidationError, RecursionError) as e:
         raise UserError(f"{path} was made by another version of genius-lite, which can read it: {e}") from None

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Generic, TypeVar, overload
 
 import msgspec
 
+from genius_lite.decoding import prepared
 from genius_lite.errors import UserError
 from genius_lite.rundir.disk import sync, sync_descriptor
 
@@ -162,7 +163,7 @@ def read_records(path: Path, kind: type[T]) -> list[T]:
 
 def sound_records(path: Path, kind: type[T]) -> list[T]:
     """Read the records of a file of which nothing but figures for people depends: damaged lines are passed over."""
-    found, decode = list[T](), msgspec.json.Decoder(kind).decode
+    found, decode = list[T](), msgspec.json.Decoder(prepared(kind)).decode
     if path.exists():
         with path.open("rb") as file:
             for line in file:
@@ -179,7 +180,7 @@ def write_records(path: Path, records: Iterable[Any]) -> None:
 
 @cache
 def _decoder(kind: type) -> Callable[[bytes], Any]:
-    return msgspec.json.Decoder(kind).decode
+    return msgspec.json.Decoder(prepared(kind)).decode
 
 
 def _decoded(decode: Any, line: bytes, path: Path, number: int) -> Any:

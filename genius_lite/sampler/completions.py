@@ -19,6 +19,7 @@ import httpx2
 import msgspec
 import numpy as np
 
+from genius_lite.decoding import prepared
 from genius_lite.errors import UserError
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.server_key import KEY, key_for
@@ -240,7 +241,7 @@ class Completions:
 
     def _decoded(self, data: bytes | bytearray, kind: type[T]) -> T:
         try:
-            return msgspec.json.decode(data, type=kind)
+            return msgspec.json.decode(data, type=prepared(kind))
         except (msgspec.DecodeError, RecursionError) as e:
             raise Failure(f"sent what cannot be read ({self._quoted(str(e))})") from None
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from genius_lite.decoding import prepared
 from genius_lite.records import Completion
 from genius_lite.results.rounds import Stats
 
@@ -186,5 +187,5 @@ def body_length(header: bytes) -> int:
     return _LENGTH.unpack(header)[0]
 
 
-decode_request = msgspec.msgpack.Decoder(Request).decode
-decode_reply = msgspec.msgpack.Decoder(Reply).decode
+decode_request = msgspec.msgpack.Decoder(prepared(Request)).decode
+decode_reply = msgspec.msgpack.Decoder(prepared(Reply)).decode

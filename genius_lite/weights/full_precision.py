@@ -19,6 +19,7 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType as T
 from gguf.quants import quantize
 
+from genius_lite.decoding import prepared
 from genius_lite.errors import UserError
 from genius_lite.rundir.documents import read_object
 from genius_lite.text import brief
@@ -259,7 +260,7 @@ class _Index(msgspec.Struct):
 def _placed(index: Path) -> dict[str, str]:
     """Find the file that each tensor is in, by the name in the index."""
     try:
-        return msgspec.json.decode(index.read_bytes(), type=_Index).weight_map
+        return msgspec.json.decode(index.read_bytes(), type=prepared(_Index)).weight_map
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise UserError(f"{index}: no index of safetensors: {e}") from None
 
