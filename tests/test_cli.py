@@ -83,6 +83,15 @@ def test_a_run_that_the_guard_halts_exits_with_3_and_gives_back_the_base_model(p
     assert not (project / "runs/r/round-2/adapter").exists()
     assert genius("run", "r.yaml", cwd=project).returncode == 3
 
+    (project / "t.jsonl").write_text("".join(json.dumps({"prompt": w, "answer": w}) + "\n" for w in ("one", "two")))
+    asked = ("eval", "runs/r", "--tasks", "t.jsonl:exact", "--samples", 0, "--max-tokens", 8)
+    for command, shown in ((asked, 1), ((*asked, "--against", "tiny.gguf"), 2), (("chat", "runs/r"), 0)):
+        result = genius(*command, cwd=project, given="one\n")
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.count("note: the best round of runs/r is the base model itself") == 1
+        measured = [line for line in result.stdout.splitlines() if " greedy " in line and "%" in line]
+        assert len(measured) == shown, "it is not set beside itself"
+
 
 def test_tasks_are_measured_each_round_compared_and_measured_again_alone(project):
     problems = [{"prompt": word, "answer": word} for word in ("one", "two", "three")]

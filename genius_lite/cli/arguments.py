@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from genius_lite.text import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -89,6 +91,8 @@ def named_model(model: str, number: int | None) -> NamedModel:
         return NamedModel(model, load_untrusted(locate_model(model)).path)
     chosen = RunRound.of(Path(model), number)
     name = f"{model}, round {chosen.number}" if chosen.number else "base model"
+    if number is None and not chosen.number:
+        print(f"note: the best round of {visible(model)} is the base model itself", file=sys.stderr)
     prove(chosen.gguf)
     return NamedModel(name, chosen.gguf)
 

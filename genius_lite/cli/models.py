@@ -162,7 +162,9 @@ def evaluate(
         out.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written is found out before it is measured
     compared = [named_model(model, number)]
     if against or Path(model).is_dir():
-        compared.insert(0, named_model(against, None) if against else named_model(model, 0))
+        first = named_model(against, None) if against else named_model(model, 0)
+        if against or first.gguf != compared[0].gguf:
+            compared.insert(0, first)
     sources, ways = tasks_named(tasks)
     ways = ways or prompt_configs(model, against)
     shown = progress()

@@ -51,7 +51,7 @@ VOTERS = 8
 # Where answers are numbers they vote, with the settings of recipes/short-answers.yaml.
 VOTE = """\
 rounds: 3   # sample, learn, re-quantize: a model that answers better votes better; after a third round it may fall
-round_queries: {round_queries}   # each round asks the next ones
+round_queries: {round_queries}   # each round asks the next ones; with a larger limit, raise it too
 
 foresight:
   beams: 1

@@ -113,8 +113,8 @@ def _one_answer(task: TaskResult, before: Commonest | None) -> str:
         return ""
     was = f"the base model's was {commonest(before)}" if before else "the base model states hardly any"
     return (
-        f"On {prose(task.task)} the commonest answer is {commonest(after)} of all ({was}): a gain may come from one "
-        "answer to everything, which is right where that is."
+        f"On {prose(task.task)} the commonest answer is {commonest(after)} of those stated ({was}): a gain may come "
+        "from one answer to everything, which is right where that is."
     )
 
 

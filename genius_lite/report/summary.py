@@ -78,7 +78,8 @@ def print_results(
         console.print(table)
     console.print(
         f"Sampled at temperature {found[0][0].temperature:g}. 95 % intervals. maj@k: the most frequent answer of k; "
-        "pass@k: one of k is right. p: McNemar's exact test. cut off: responses that ran into --max-tokens."
+        "pass@k: one of k is right. commonest answer: its share of the answers that responses which ended state. "
+        "p: McNemar's exact test. cut off: responses that ran into --max-tokens."
     )
     for task in sources:
         if not task.benchmark and not task.source.startswith(Prefix.REASONING_GYM):

@@ -18,7 +18,8 @@ from genius_lite.text import NONE, accuracy, commonest, duration, figure, gain, 
 
 _JUDGED = (
     "Rounds are judged by the mean of sampled and greedy accuracy. maj@k: accuracy of the most frequent answer of k "
-    "responses; pass@k: problems that one of k solves. commonest answer: its share of the answers to all problems."
+    "responses; pass@k: problems that one of k solves. commonest answer: its share of the answers that responses "
+    "which ended state, each problem alike."
 )
 
 
@@ -100,7 +101,7 @@ def guard_table(data: RunData) -> Table:
         read = [next((reading for reading in r.readings if reading.signal == signal), None) for r in rounds]
         raised = [next((alarm.level for alarm in r.report.alarms if alarm.signal == signal), "") for r in rounds]
         cells = [f"{figure(x.value)} {level}".rstrip() if x else NONE for x, level in zip(read, raised, strict=True)]
-        low = any(reading and reading.low for reading in read)
+        low = Guard.low(signal)
         rows.append([f"{signal}: {described.description}", _bound(limit.warn, low), _bound(limit.halt, low), *cells])
     headings = ["signal", "warns", "halts", *(r.name for r in rounds)]
     return Table("guard", "Collapse guard", headings, rows)

@@ -17,7 +17,15 @@ from genius_lite.report.gather import RoundData, gather
 from genius_lite.report.headline import notes, outcome, task_changes
 from genius_lite.report.markdown import markdown
 from genius_lite.report.summary import kept_lines
-from genius_lite.report.tables import beside_tables, kept_table, pairs_table, rounds_table, stages_table, task_tables
+from genius_lite.report.tables import (
+    beside_tables,
+    guard_table,
+    kept_table,
+    pairs_table,
+    rounds_table,
+    stages_table,
+    task_tables,
+)
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.write import write_report, write_report_if_possible
 from genius_lite.results.evaluation import GREEDY, Answers, Response, Signals
@@ -320,13 +328,19 @@ def test_one_answer_to_everything_is_called_one(run, before, after, answer, warn
     found = gather(run)
     shares = [in_ascii(percent(alike / 40)) for alike in (before, after)]
     was = f'the base model\'s was {shares[0]} "{answer}"' if before else "the base model states hardly any"
-    said = f'On # science the commonest answer is {shares[1]} "{answer}" of all ({was}): a gain may come from one'
+    said = f'On # science the commonest answer is {shares[1]} "{answer}" of those stated ({was}): a gain may'
     assert any(in_ascii(note).startswith(said) for note in notes(found)) == warned, said
     (table,) = beside_tables(found)
     assert [in_ascii(row[-1]) for row in table.rows][1] == f'{shares[1]} "{answer}"'
     write_report(run, run)
     for name in ("report.md", "report.html"):
         assert ("one answer to everything" in (run / name).read_text(encoding="utf-8")) == warned
+
+
+def test_limits_say_on_which_side_they_lie_before_any_round_was_read(run):
+    found = {row[0].partition(":")[0]: row[1:3] for row in guard_table(gather(run)).rows}
+    assert found["entropy"] == ["below 0.5", "below 0.2"]
+    assert found["kl"][0].startswith("above ")
 
 
 def test_what_cannot_be_read_is_not_said_to_be_unwritable(run, tmp_path, monkeypatch):
