@@ -34,6 +34,9 @@ from genius_lite.sampler.messages import (
 )
 from genius_lite.sampler.sampling import LogitsError
 
+Inbox = queue.SimpleQueue[Request | Exception | None]
+"""What has arrived, why nothing more can, or None where standard input has ended."""
+
 _PATIENCE = 0.003  # seconds
 _SILENCE = 1.0  # seconds, after which a sign of life is due
 
@@ -43,10 +46,12 @@ def main() -> None:
     # The C libraries print to descriptor 1 when they like: it becomes stderr, the frames get a copy.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+    inbox: Inbox = queue.SimpleQueue()
     # A copy of its descriptor: Python aborts if it ends while a thread still reads from `sys.stdin`.
     threading.Thread(target=_read, args=(os.fdopen(os.dup(0), "rb"), inbox), daemon=True).start()
     first = inbox.get()
+    if isinstance(first, Exception):
+        raise first
     if not isinstance(first, Open):
         return
     spoke = time.monotonic()
@@ -70,12 +75,14 @@ def main() -> None:
         raise SystemExit(NOT_FINITE) from None
 
 
-def _serve(engine: Engine, inbox: queue.SimpleQueue[Request | None], out: BinaryIO) -> None:
+def _serve(engine: Engine, inbox: Inbox, out: BinaryIO) -> None:
     stepped, spoke, drains = False, time.monotonic(), list[Drain]()
     while True:
         for request in _arrivals(inbox, block=not engine.busy, patience=_PATIENCE if stepped else 0.0):
             if request is None:
                 return
+            if isinstance(request, Exception):
+                raise request
             if isinstance(request, Open):
                 raise EngineError("a worker loads one model")
             if isinstance(request, Drain):
@@ -94,7 +101,7 @@ def _serve(engine: Engine, inbox: queue.SimpleQueue[Request | None], out: Binary
             spoke = time.monotonic()
 
 
-def _arrivals(inbox: queue.SimpleQueue[Request | None], *, block: bool, patience: float) -> Iterator[Request | None]:
+def _arrivals(inbox: Inbox, *, block: bool, patience: float) -> Iterator[Request | Exception | None]:
     """Yield what has arrived; wait for the first if nothing else is to be done, or a moment if one is expected.
 
     A finished step is mostly answered at once by the request for its future, which then goes on in the step's
@@ -111,12 +118,13 @@ def _arrivals(inbox: queue.SimpleQueue[Request | None], *, block: bool, patience
         return
 
 
-def _read(stream: BinaryIO, inbox: queue.SimpleQueue[Request | None]) -> None:
+def _read(stream: BinaryIO, inbox: Inbox) -> None:
     try:
         while len(header := stream.read(HEADER)) == HEADER:
             inbox.put(decode_request(stream.read(body_length(header))))
-    finally:
-        inbox.put(None)  # also after what is no request: nobody would end the process else
+        inbox.put(None)
+    except Exception as e:  # the main thread raises it: a process that ends meanwhile would cut its traceback off
+        inbox.put(e)
 
 
 def _send(out: BinaryIO, replies: list[Reply]) -> None:
