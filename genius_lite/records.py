@@ -7,9 +7,13 @@ Log-probabilities are in nats, of the raw distribution (temperature 1, no trunca
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+import threading
+from functools import cache
+from typing import Any, Literal, TypeVar
 
 import msgspec
+
+K = TypeVar("K")
 
 Finish = Literal["step", "end", "length"]
 """Why a completion stopped: a step delimiter, an end-of-generation token, or the token limit."""
@@ -156,3 +160,23 @@ def seed_of(*key: int | str) -> int:
 def held_count(queries: int, share: float, most: int) -> int:
     """Count the queries to hold out: one at least where there are ten, and never all of them."""
     return min(max(round(share * queries), 1 if share and queries >= 10 else 0), queries - 1, most)
+
+
+_ALONE = threading.Lock()
+
+
+def prepared(kind: K) -> K:
+    """Have msgspec look at a type before anything is decoded as it, and return the type.
+
+    msgspec (0.22) keeps what it finds out of a Struct in the class, from the moment when it begins: a second thread
+    that decodes such a Struct meanwhile follows a null pointer, and the process is gone. Whoever decodes or converts
+    asks here first, so that a type, and those within it, are known whole before any other thread meets them.
+    """
+    with _ALONE:
+        _look_at(kind)
+    return kind
+
+
+@cache
+def _look_at(kind: Any) -> None:
+    msgspec.json.Decoder(kind)

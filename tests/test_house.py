@@ -16,7 +16,7 @@ import genius_lite
 
 ROOT = Path(genius_lite.__file__).parent
 LAYERS = (
-    ("decoding", "errors", "records"),
+    ("errors", "records"),
     ("results",),
     ("progress", "text", "hardware"),
     ("rundir", "recipe"),

@@ -9,7 +9,7 @@ from unicodedata import normalize
 
 import msgspec
 
-from genius_lite.decoding import prepared
+from genius_lite.records import prepared
 
 GLUED = r"\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
 """Thai, Lao, Burmese, Khmer, kana, Han and Hangul, for a class of characters: no space parts what they stand beside."""

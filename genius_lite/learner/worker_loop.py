@@ -15,13 +15,12 @@ from typing import Any
 
 import msgspec
 
-from genius_lite.decoding import prepared
 from genius_lite.errors import NonFiniteError, Stopped, UserError
 from genius_lite.hardware import give_memory_back, learner_device
 from genius_lite.learner.process_group import ProcessGroup, ProcessLostError
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
-from genius_lite.records import PreferencePair
+from genius_lite.records import PreferencePair, prepared
 from genius_lite.rundir.folder import RunDir
 from genius_lite.rundir.lines import Lines
 

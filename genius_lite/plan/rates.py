@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from genius_lite.decoding import prepared
 from genius_lite.plan.lengths import Lengths
 from genius_lite.plan.tokens import SamplingWork
+from genius_lite.records import prepared
 from genius_lite.results.rounds import Timing
 
 FOUND = "rehearsal.json"

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.segment import SegmentLines
 
-from genius_lite.decoding import prepared
 from genius_lite.evaluate.guard import guard_status
 from genius_lite.evaluate.record import read_scores
 from genius_lite.evaluate.results import mean_score
 from genius_lite.evaluate.selection import RoundScore, select_checkpoint
 from genius_lite.progress import Stage
 from genius_lite.recipe import Evaluate, Guard
+from genius_lite.records import prepared
 from genius_lite.report.columns import table_row
 from genius_lite.report.state import RunState, Work
 from genius_lite.report.summary import verdict

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from genius_lite.decoding import prepared
 from genius_lite.errors import UserError
+from genius_lite.records import prepared
 from genius_lite.text import brief
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, Generic, TypeVar, overload
 
 import msgspec
 
-from genius_lite.decoding import prepared
 from genius_lite.errors import UserError
+from genius_lite.records import prepared
 from genius_lite.rundir.disk import sync, sync_descriptor
 
 T = TypeVar("T")

@@ -19,8 +19,8 @@ import httpx2
 import msgspec
 import numpy as np
 
-from genius_lite.decoding import prepared
 from genius_lite.errors import UserError
+from genius_lite.records import prepared
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.server_key import KEY, key_for
 from genius_lite.text import brief

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from genius_lite.decoding import prepared
-from genius_lite.records import Completion
+from genius_lite.records import Completion, prepared
 from genius_lite.results.rounds import Stats
 
 if TYPE_CHECKING:  # the worker does without the recipe and its library, half of what it took to start

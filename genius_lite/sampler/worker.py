@@ -123,7 +123,7 @@ def _read(stream: BinaryIO, inbox: Inbox) -> None:
         while len(header := stream.read(HEADER)) == HEADER:
             inbox.put(decode_request(stream.read(body_length(header))))
         inbox.put(None)
-    except Exception as e:  # the main thread raises it: a process that ends meanwhile would cut its traceback off
+    except Exception as e:  # noqa: BLE001 (the main thread raises it; the process's end would cut it off here)
         inbox.put(e)
 
 

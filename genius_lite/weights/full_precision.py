@@ -19,8 +19,8 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType as T
 from gguf.quants import quantize
 
-from genius_lite.decoding import prepared
 from genius_lite.errors import UserError
+from genius_lite.records import prepared
 from genius_lite.rundir.documents import read_object
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file

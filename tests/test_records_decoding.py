@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "genius_lite"
 TOGETHER = """
 import sys, threading
 import msgspec
-from genius_lite.decoding import prepared
+from genius_lite.records import prepared
 
 sys.setswitchinterval(1e-6)
 KIND = '''
@@ -50,7 +50,7 @@ def test_whoever_decodes_asks_first():
     """A type stands in the call as `prepared(...)`; without a type nothing is looked at."""
     found = []
     for file in PACKAGE.rglob("*.py"):
-        if file.name == "decoding.py":
+        if file.name == "records.py":
             continue
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(call, ast.Call) or not ast.unparse(call.func).startswith("msgspec."):
