@@ -125,7 +125,10 @@ def open_run(
     progress.say("reading the model and the questions")
     job = prepare(recipe)
     identity = job.identity()
-    drop_rehearsal(Path(recipe.out), identity)
+    if drop_rehearsal(Path(recipe.out), identity):
+        progress.say(
+            "the plan in this folder was of other settings and is dropped: times are told from the first round on"
+        )
     if not force:
         require_room(job, identity, reuse)
     out = Path(recipe.out)

@@ -17,11 +17,12 @@ from genius_lite.init.questions import (
     find_model,
     find_problems,
     find_questions,
+    problem_files,
     question_columns,
     question_files,
     suggest_models,
 )
-from genius_lite.init.recipe import Given, _seconds, _settings, _text, recipe_text
+from genius_lite.init.recipe import Given, _cost, _settings, _text, recipe_text
 from genius_lite.recipe import TaskSource
 from genius_lite.recipe.reader import load, parse
 
@@ -55,11 +56,18 @@ def test_what_fits_a_machine():
     assert _settings(Resources(4, 5 * 10**9), 135e6, 40, votes=False)["max_pack_tokens"] == 1024
     half_a_billion = [_settings(LAPTOP, 5e8, 200, votes=votes) for votes in (False, True)]
     assert [(each["lr"], each["batch_pairs"]) for each in half_a_billion] == [("5e-5", 8), ("2e-4", 4)]
-    # 2 rounds, each 2 x 4 x 3 x 256 tokens of which 35 % are sampled, at 48e9 / 135e6 tokens a second, and 2.2 times
-    # that with the other stages.
-    assert _seconds(LAPTOP, 135e6, votes=False) == pytest.approx(2 * 2150.4 * 2.2 / (48e9 / 135e6))
-    # Eight responses of 256 tokens that vote, in one of three rounds.
-    assert _seconds(LAPTOP, 135e6, votes=True) == pytest.approx(8 * 256 * 0.35 * 2.2 / (48e9 / 135e6))
+    # 2 rounds, each 2 x 4 x 3 x 256 tokens of which 35 % are sampled, at 48e9 / 135e6 tokens a second, and 1.8 times
+    # that with learning and merging.
+    rate = 48e9 / 135e6
+    assert _cost(LAPTOP, 135e6, 0, votes=False).each == pytest.approx(2 * 2150.4 * 1.8 / rate)
+    # Eight responses of 256 tokens that vote, in one of three rounds; three answers to each of ten problems from the
+    # base model and every round.
+    votes = _cost(LAPTOP, 135e6, 10, votes=True)
+    assert votes.each == pytest.approx(8 * 256 * 0.35 * 1.8 / rate)
+    assert votes.measuring == pytest.approx(4 * 10 * 3 * 256 * 0.35 / rate)
+    assert votes.of(20) == pytest.approx(votes.measuring + 20 * votes.each)
+    assert votes.questions_in(votes.of(57)) == 50
+    assert votes.questions_in(1) == 10
 
 
 def test_models_are_suggested_by_what_is_there_and_fits(folder, monkeypatch):
@@ -155,7 +163,7 @@ def test_votes_are_those_of_the_ready_recipe(folder, monkeypatch):
 
 
 def test_it_says_how_long_a_round_takes_and_when_questions_are_too_few(folder, monkeypatch, capsys):
-    _asked("", Given(model="tiny.gguf", queries="questions.jsonl", amount="4", yes=True), monkeypatch)
+    _asked("", Given(model="tiny.gguf", queries="questions.jsonl", amount="4", tasks="none", yes=True), monkeypatch)
     shown = " ".join(capsys.readouterr().out.split())
     assert "4 questions, 1 minute or so so few show that it works, and are too few to learn from: 32" in shown
     assert "the study used 108 of one kind" in shown
@@ -164,21 +172,25 @@ def test_it_says_how_long_a_round_takes_and_when_questions_are_too_few(folder, m
     _asked(answers, Given(), monkeypatch)
     shown = capsys.readouterr().out
     assert "too few" not in shown
-    # One of two rounds with 108 questions: 2 x 4 x 3 x 192 tokens, of which 35 % are sampled, 2.2 times that.
-    hours = 108 * 8 * 3 * 192 * 0.35 * 2.2 / (48e9 / 1.5e9) / 3600
-    assert hours == pytest.approx(3.3, abs=0.05)
+    # One of two rounds with 108 questions: 2 x 4 x 3 x 192 tokens, of which 35 % are sampled, 1.8 times that.
+    hours = 108 * 8 * 3 * 192 * 0.35 * 1.8 / (48e9 / 1.5e9) / 3600
+    assert hours == pytest.approx(2.7, abs=0.05)
     assert "qwen2.5-1.5b-instruct-q8_0.gguf\n      (about 3 hours a round of 108 questions here)\n" in shown
     assert "   1  tiny.gguf\n" in shown, "its name says no size"
     assert re.search(r"   tiny\.gguf: llama, .* MB\n      \(about 1 minute a round", shown)
 
 
 def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkeypatch, capsys):
-    text = _asked("", Given(yes=True), monkeypatch)
+    text = _asked("", Given(tasks="none", yes=True), monkeypatch)
     assert "?" not in capsys.readouterr().out.replace("What is 0?", "")
     (folder / "mine.yaml").write_text(text)
     recipe = load("mine.yaml")
     assert (recipe.queries.limit, recipe.quantize.type, recipe.evaluate.tasks) == (30, "source", [])
     assert (recipe.pairs.choose, recipe.learner.loss, recipe.rounds) == ("best", "aco", 2), "answers are not known"
+    (folder / "mine.yaml").write_text(_asked("", Given(yes=True), monkeypatch))
+    recipe = load("mine.yaml")
+    assert [Path(task.source or "").name for task in recipe.evaluate.tasks] == ["problems.jsonl"]
+    assert (recipe.pairs.choose, recipe.learner.loss, recipe.rounds) == ("agreed", "sft", 3)
     given = Given("tiny.gguf", "questions.jsonl", "id", "45m", "problems.jsonl", "q8_0")
     text = _asked("", given, monkeypatch)
     assert 'column: "id"' in text
@@ -225,3 +237,19 @@ def test_files_are_named_from_the_recipes_folder(folder):
 def test_any_word_is_read_back(text):
     recipe = parse(f"model: {{gguf: m}}\nqueries:\n  source: q\n  column: {_text(text)}   # comment\n")
     assert recipe.queries.column == text
+
+
+def test_a_held_out_file_is_suggested_and_its_time_counts(folder, monkeypatch, capsys):
+    (folder / "tests.jsonl").write_text('{"prompt": "without an answer"}\n')
+    assert [*problem_files("questions.jsonl")] == ["problems.jsonl"]
+    assert [*problem_files("problems.jsonl")] == []
+    (folder / "problems.jsonl").write_text(_lines({"prompt": f"What is {n}?", "answer": str(n)} for n in range(50, 58)))
+    model = "hf:Qwen/Qwen2.5-1.5B-Instruct-GGUF/qwen2.5-1.5b-instruct-q8_0.gguf"
+    written = _asked("question\n\nx\n2000h\n\n", Given(model=model, queries="questions.jsonl"), monkeypatch)
+    assert 'source: "problems.jsonl"' in written
+    told = capsys.readouterr().out
+    # 30 x 8 x 192 x 0.35 tokens at 32 a second, 1.8 times; 8 problems, three answers from each of four.
+    assert "All take 18 minutes or so here" in told
+    assert "error: x: write a time" in told
+    assert "Error:" not in told
+    assert "30 questions, 18 minutes or so, 3 minutes of it for measuring on the problems" in told

@@ -14,6 +14,7 @@ from genius_lite.foresight.filters import FILTERS, Answer, Vote, refusal, unfit
 from genius_lite.foresight.resample import draw_order
 from genius_lite.recipe import Pairs
 from genius_lite.records import PreferencePair, Rollout, Step, seed_of
+from genius_lite.text import amount
 
 _AGREEING = 2  # votes, at least: a single response agrees with nobody
 
@@ -93,8 +94,8 @@ def why_none(cfg: Pairs, left_out: Mapping[str, int], rollouts: Iterable[Rollout
         return "no query gave two different responses; raise foresight.temperature or candidates"
     if [*counts] == ["agreement"] and cfg.choose == "agreed" and cfg.agreement is None:
         return (
-            f"no query's vote had a winner and a rarer answer ({counted}); more responses that end and state an answer "
-            "can have (foresight.candidates, max_tokens, queries.answers)"
+            f"none of {amount(counts['agreement'], 'votes')} had a winner and a rarer answer; more responses that end "
+            "and state an answer can have (foresight.candidates, max_tokens, queries.answers)"
         )
     return f"the filters of `pairs` left none ({counted}); loosen them"
 

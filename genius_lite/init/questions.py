@@ -36,6 +36,8 @@ _NO_MODEL = re.compile(r"mmproj|imatrix|(?<!-00001)-of-\d{5}\.gguf$|adapter|lora
 _SIZE = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![a-z])", re.IGNORECASE)
 _UNKNOWN_SIZE = 1e9  # parameters
 _QUESTIONS = ("prompt", "question", "query", "problem", "instruction", "input", "text")  # usual names of columns
+_ASKED = re.compile("quer|quest|prompt", re.IGNORECASE)
+_HELD_OUT = re.compile("held|problem|test|eval|valid", re.IGNORECASE)
 _ANSWERS = ("answer", "solution", "target", "label", "output", "response")
 _NUMBER = re.compile(r"[\s$]*-?[\d.,]+\s*%?\s*|.*####.*", re.DOTALL)
 
@@ -122,10 +124,28 @@ def _has_text(path: Path) -> bool:
 
 def question_files() -> list[str]:
     """Return the files of the working directory that may hold questions, the likeliest first."""
-    likely = re.compile("quer|quest|prompt", re.IGNORECASE)
+    found = [p for p in _files_here() if suffix_of(p) not in (".json", ".txt") or _ASKED.search(p.name)]
+    return [str(p) for p in sorted(found, key=lambda p: (not _ASKED.search(p.name), bool(_HELD_OUT.search(p.name))))]
+
+
+def problem_files(questions: str) -> Iterator[str]:
+    """Yield the files of the working directory that are named as held-out problems are, and are such."""
+    for path in _files_here():
+        if _HELD_OUT.search(path.name) and path.absolute() != Path(questions).absolute() and _holds_problems(str(path)):
+            yield str(path)
+
+
+def _holds_problems(path: str) -> bool:
+    try:
+        find_problems(path)
+    except UserError:
+        return False
+    return True
+
+
+def _files_here() -> list[Path]:
     found = [p for p in Path().iterdir() if suffix_of(p) in FORMATS and p.is_file() and not p.name.startswith(".")]
-    found = [p for p in found if _has_text(p) and (suffix_of(p) not in (".json", ".txt") or likely.search(p.name))]
-    return [str(p) for p in sorted(found, key=lambda p: (not likely.search(p.name), p.name))]
+    return sorted(p for p in found if _has_text(p))
 
 
 def question_columns(source: str) -> list[str]:

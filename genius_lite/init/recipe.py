@@ -21,12 +21,13 @@ from genius_lite.init.questions import (
     find_model,
     find_problems,
     find_questions,
+    problem_files,
     question_columns,
     question_files,
     size_named,
     suggest_models,
 )
-from genius_lite.init.templates import OPEN, RECIPE, SEARCH, VOTE, VOTERS, WITH_TASK, WITHOUT_TASK
+from genius_lite.init.templates import OPEN, PROBLEMS, RECIPE, SAMPLES, SEARCH, VOTE, VOTERS, WITH_TASK, WITHOUT_TASK
 from genius_lite.recipe import Evaluate, Learner, Prefix, TargetType, TaskSource, quant_type
 from genius_lite.records import held_count
 from genius_lite.report.console import waiting
@@ -41,7 +42,7 @@ _SAMPLED = 0.35  # of the most tokens that may be sampled; responses end, and ca
 _LEAST, _STUDY = 32, 108  # questions of the smallest gain in recipes/RESULTS.md, and of the one shown over three seeds
 _RATES = ((3e8, "2e-4", "2e-4"), (4e9, "5e-5", "2e-4"), (math.inf, "2e-5", "1e-4"))
 """Learning rates of models with fewer parameters, of a search and of a vote."""
-_OTHER_STAGES = 2.2  # a round's time over that of its rollouts: learning, merging, measuring
+_LEARNING = 1.8  # time of a round's rollouts, learning and merging over that of the rollouts
 
 _READ = ("numeric", "choice")
 
@@ -88,7 +89,7 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
         _say(f'   {source}: {amount(len(texts), "questions")} in `{queries.column}`, such as "{brief(texts[0])}"')
 
     question = "3. Problems with answers to measure on? A .jsonl, a benchmark (gsm8k), reasoning_gym:NAME or none"
-    task, prompts = ask("Problems", question, given.tasks, "none", find_problems)
+    task, prompts = ask("Problems", question, given.tasks, next(problem_files(source), "none"), find_problems)
     if task:
         if task.benchmark:
             told = f"{task.benchmark}: downloaded when it is first used, and asked as docs/benchmarks.md says"
@@ -104,12 +105,13 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
     if votes:
         _say("   answers to the questions are read in the same way, and vote on what is learned")
 
-    each = _seconds(machine, model.parameters, votes=votes)
+    cost = _cost(machine, model.parameters, _problems(task, prompts), votes=votes)
     available = 10**6 if texts is None else len(texts)
-    evening = min(_in_time(_EVENING, each), available)
-    question = f"4. How long may it take (2h, 45m), or how many questions? An evening has time for {evening} or so here"
-    count = ask("Time or number", question, given.amount, f"{evening}", lambda answer: _count(answer, each, available))
-    _say(f"   {amount(count, 'questions')}, {_duration(count * each)} or so")
+    evening = min(cost.questions_in(_EVENING), available)
+    room = f"An evening has time for {evening}" if evening < available else f"All take {_duration(cost.of(evening))}"
+    question = f"4. How long may it take (2h, 45m), or how many questions? {room} or so here"
+    count = ask("Time or number", question, given.amount, f"{evening}", lambda answer: _count(answer, cost, available))
+    _say(f"   {amount(count, 'questions')}, {_duration(cost.of(count))} or so{cost.told}")
     if count < _LEAST:
         _say(f"   so few show that it works, and are too few to learn from: {_LEAST} is the fewest")
         _say(f"   that any gain was measured with, and the study used {_STUDY} of one kind")
@@ -120,7 +122,7 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
     settings = _settings(machine, model.parameters, count, votes=votes)
     return RECIPE.format(
         machine=machine,
-        time=_duration(count * each),
+        time=_duration(cost.of(count)),
         out=visible(shlex.quote(str(out))),
         gguf=_path(model.gguf, out),
         source=_path(queries.source, out),
@@ -135,49 +137,67 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that a whole run takes: for each question, and for measuring on the problems, however many ask."""
+
+    each: float
+    measuring: float
+
+    def of(self, questions: int) -> float:
+        """Return the seconds of a run of so many questions."""
+        return self.measuring + questions * self.each
+
+    def questions_in(self, seconds: float) -> int:
+        """Return how many questions a time is enough for, ten at least."""
+        return max(10, int((seconds - self.measuring) / self.each) // 10 * 10)
+
+    @property
+    def told(self) -> str:
+        """Say what of the time measuring takes, if it takes a minute."""
+        return f", {_duration(self.measuring)} of it for measuring on the problems" if self.measuring >= 60 else ""
+
+
 def _ask(
     name: str, question: str, given: str | None, suggested: str | None, check: Callable[[str], _T], *, yes: bool
 ) -> _T:
     """Check the given answer, the suggested one with `yes`, or what is asked for until it can be used."""
-    answer = suggested if given is None and yes else given
-    if answer is not None:
-        with waiting(f"looking at {brief(answer)}"):
-            return check(answer)
-    if yes:
-        raise UserError(f"{name.lower()}: there is nothing to suggest in this folder; give --{name.lower()}")
 
     def checked(answer: str) -> _T:
-        try:
-            with waiting(f"looking at {brief(answer)}"):
-                return check(answer.strip())
-        except UserError as e:
-            raise typer.BadParameter(visible(str(e))) from None
+        with waiting(f"looking at {brief(answer)}"):
+            return check(answer.strip())
 
+    answer = suggested if given is None and yes else given
+    if answer is not None:
+        return checked(answer)
+    if yes:
+        raise UserError(f"{name.lower()}: there is nothing to suggest in this folder; give --{name.lower()}")
     _say(f"\n{question}")
-    try:
-        return typer.prompt(f"   {name}", suggested, value_proc=checked)
-    except typer.Abort as e:
-        if isinstance(e.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        told = f"the input ended before `{name}` was answered; nothing is written (--yes takes the rest)"
-        raise UserError(told) from None
+    while True:
+        try:
+            answer = typer.prompt(f"   {name}", suggested)
+        except typer.Abort as e:
+            if isinstance(e.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            told = f"the input ended before `{name}` was answered; nothing is written (--yes takes the rest)"
+            raise UserError(told) from None
+        try:
+            return checked(answer)
+        except UserError as e:
+            _say(f"error: {visible(str(e))}")
 
 
 def _say(line: str) -> None:
     print(prose(line))
 
 
-def _count(answer: str, each: float, available: int) -> int:
-    """Return how many questions a time is enough for, at `each` seconds, or the number that is asked for."""
+def _count(answer: str, cost: Cost, available: int) -> int:
+    """Return how many questions a time is enough for, or the number that is asked for."""
     time = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([hm])[a-z]*", answer)
     if not time and not re.fullmatch(r"[1-9]\d{0,6}", answer):
         raise UserError(f"{answer}: write a time, such as 2h or 45m, or a number of questions, such as 100")
     seconds = float(time[1]) * {"h": 3600, "m": 60}[time[2]] if time else 0
-    return min(_in_time(seconds, each) if time else int(answer), available)
-
-
-def _in_time(seconds: float, each: float) -> int:
-    return max(10, int(seconds / each) // 10 * 10)
+    return min(cost.questions_in(seconds) if time else int(answer), available)
 
 
 def _kind(answer: str) -> TargetType:
@@ -207,23 +227,29 @@ def _settings(machine: Resources, parameters: float, questions: int, *, votes: b
     }
 
 
-def _seconds(machine: Resources, parameters: float, *, votes: bool) -> float:
-    """Estimate how long a question takes in a whole run; `plan` measures it.
+def _problems(task: TaskSource | None, prompts: list[str]) -> int:
+    """Count the problems that the recipe measures on; a benchmark's are not known yet, and are many."""
+    return min(len(prompts) or PROBLEMS, PROBLEMS) if task else 0
 
-    It is searched in two rounds, 2 x 4 candidates a step; or in one, where responses vote.
+
+def _cost(machine: Resources, parameters: float, problems: int, *, votes: bool) -> Cost:
+    """Estimate how long a question takes in a whole run, and all problems; `plan` measures it.
+
+    A question is searched in two rounds, 2 x 4 candidates a step; or in one of three, where responses vote. The
+    problems are answered by the base model, too.
     """
     cfg = _settings(machine, parameters, 1, votes=votes)
-    responses = VOTERS if votes else 2 * 2 * 4 * cfg["steps"]
-    tokens = responses * cfg["max_tokens"] * _SAMPLED
+    rounds, responses = (3, VOTERS) if votes else (2, 2 * 2 * 4 * cfg["steps"])
     rate = _GPU_RATE if machine.gpu else _CORE_RATE * min(machine.cores, _MOST_CORES)
-    return tokens * _OTHER_STAGES * parameters / rate
+    response = cfg["max_tokens"] * _SAMPLED * parameters / rate
+    return Cost(responses * response * _LEARNING, (1 + rounds) * (1 + SAMPLES) * problems * response)
 
 
 def _pace(machine: Resources, parameters: float | None) -> str:
     """Say how long a round takes here with as many questions as the study used; nothing of a model of unknown size."""
     if parameters is None:
         return ""
-    each = _seconds(machine, parameters, votes=False) / 2
+    each = _cost(machine, parameters, 0, votes=False).each / 2
     return f"\n      (about {_duration(each * _STUDY)} a round of {_STUDY} questions here)"
 
 
@@ -233,11 +259,12 @@ def _duration(seconds: float) -> str:
 
 def _evaluate(task: TaskSource, out: Path) -> str:
     if task.benchmark:
-        return WITH_TASK.format(source=f"benchmark: {task.benchmark}", keys="", bound="limit")
-    said = task.model_dump(exclude_defaults=True, exclude={"source"})
+        source, said, bound = f"benchmark: {task.benchmark}", {}, "limit"
+    else:
+        source, said = f"source: {_path(task.source, out)}", task.model_dump(exclude_defaults=True, exclude={"source"})
+        bound = "size" if task.source.startswith(Prefix.REASONING_GYM) else "limit"
     keys = "".join(f"\n      {key}: {_text(value)}" for key, value in said.items())
-    bound = "size" if task.source.startswith(Prefix.REASONING_GYM) else "limit"
-    return WITH_TASK.format(source=f"source: {_path(task.source, out)}", keys=keys, bound=bound)
+    return WITH_TASK.format(source=source, keys=keys, bound=bound, problems=PROBLEMS, samples=SAMPLES)
 
 
 def _path(source: str, out: Path) -> str:

@@ -77,10 +77,11 @@ WITHOUT_TASK = """\
 # evaluate:
 #   tasks:
 #     - {source: held-out.jsonl, check: numeric}   # rows with `prompt` and `answer`"""
+PROBLEMS, SAMPLES = 100, 2
 WITH_TASK = """\
 evaluate:
   tasks:   # the base model and every round answer them; nothing learns from them
     - {source}{keys}
-      {bound}: 100   # problems; more tell smaller differences, and take longer
-  samples: 2    # responses to each at the temperature of later use, beside the likeliest one
+      {bound}: {problems}   # problems; more tell smaller differences, and take longer
+  samples: {samples}    # responses to each at the temperature of later use, beside the likeliest one
   patience: 1   # stop after a round that is worse, by the interval of the difference"""

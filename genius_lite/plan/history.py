@@ -109,10 +109,11 @@ def cut_off(job: Job, identity: dict[str, Any]) -> str | None:
     return f"{warning} ({lengths.ends.line})" if warning and lengths and lengths.ends else warning
 
 
-def drop_rehearsal(out: Path, identity: dict[str, Any]) -> None:
+def drop_rehearsal(out: Path, identity: dict[str, Any]) -> bool:
     """Remove what an interrupted rehearsal left, and rehearsals of other recipes: a plan binds nobody.
 
     A folder that holds nothing but another recipe's becomes this one's. The import stays if the model is the same.
+    Returns whether a whole rehearsal went, by which the times of a run would have been foretold.
 
     Raises:
         UserError: the folder is in use, or has a link in it.
@@ -121,10 +122,11 @@ def drop_rehearsal(out: Path, identity: dict[str, Any]) -> None:
     imported = {CHECKPOINT, FULL_PRECISION, TIMINGS}
     same, planned = same_run(out, identity), names & {FOLDER, FOUND}
     if FOLDER not in names if same else not planned or names - planned - imported - {RECIPE}:
-        return
+        return False
     recorded = RunFolder(out).recipe
     another = any(recorded.get(key) != identity[key] for key in ("model", "weights"))
     with open_folder(out, recorded) as folder:
         for name in [FOLDER, *([] if same else [FOUND]), *(imported if another else [])]:
             remove(folder / name)
         folder.put_json(RECIPE, identity)
+    return not same and FOUND in names

@@ -195,12 +195,11 @@ def _notes(known: Known) -> Iterator[str]:
     if warning := known.lengths.cut_off(recipe.foresight):
         yield f"{warning}."
     if rates and rates.others > _BUSY:
-        shortened = (
-            f"Times are shortened by {rates.disturbed:.0%} for it, which is a guess. " if rates.disturbed else ""
-        )
+        shorter = f"told {rates.disturbed:.0%} shorter than they were measured, a guess" if rates.disturbed else ""
         yield (
-            f"Other programs took {rates.others:.0%} of the processor during the rehearsal. {shortened}A quiet machine "
-            f"takes up to {rates.others:.0%} less than was measured; plan again on one."
+            f"Other programs took {rates.others:.0%} of the processor during the rehearsal. Times are "
+            f"{shorter or 'told as they were measured'}: where nothing else runs they may be up to {rates.others:.0%} "
+            "shorter, beside the same programs as long. Plan again on a quiet machine."
         )
     if rates and recipe.sampler.elsewhere:
         yield "Rollouts are timed as if this machine sampled them."

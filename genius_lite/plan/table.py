@@ -30,6 +30,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     )
     memory, gpu = (_table(title, "stage", *_PARTS.values(), "all") for title in ("Peak memory, MB", "On the GPU, MB"))
     time = _table(None, "stage", "rounds", "tokens", "time", "disk, MB")
+    time.caption = "disk: what the run's folder holds after it; of all, by how much it still grows"
     for name in STAGES:
         if stages := [stage for stage in plan.stages if stage.stage == name]:
             peak = max((stage.peak for stage in stages), key=lambda peak: peak.total)

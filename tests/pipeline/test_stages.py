@@ -251,7 +251,7 @@ def test_questions_with_numbers_for_answers_vote_by_the_numbers_that_they_come_t
             candidates = [Candidate(0, Completion(r, [-0.1] * len(r), "end"), None, -0.1, -0.1) for r in responses]
             rollout = Rollout(query, [Step(0, candidates, [])])
             if not pairs:
-                with pytest.raises(UserError, match=r"no query's vote had a winner and a rarer answer \(agreement 1\)"):
+                with pytest.raises(UserError, match=r"none of 1 vote had a winner and a rarer answer;"):
                     pair(session.round(1), [rollout])
                 continue
             (only,) = pair(session.round(1), [rollout])

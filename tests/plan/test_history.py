@@ -40,7 +40,8 @@ def test_a_run_folder_says_what_is_done(run):
 
 def test_a_plan_binds_nobody(run):
     changed = {**MINE, "rounds": 2}
-    drop_rehearsal(run, changed)
+    assert drop_rehearsal(run, changed)
+    assert not drop_rehearsal(run, changed)
     assert json.loads((run / "recipe.json").read_text()) == changed
     assert (run / "hf-checkpoint").is_dir()
     assert not (run / "rehearsal.json").exists()
@@ -55,7 +56,7 @@ def test_another_model_is_imported_anew(run):
 
 def test_what_an_interrupted_rehearsal_left_goes(run):
     (run / "rehearsal").mkdir()
-    drop_rehearsal(run, MINE)
+    assert not drop_rehearsal(run, MINE)
     assert not (run / "rehearsal").exists()
     assert (run / "rehearsal.json").exists()
 
