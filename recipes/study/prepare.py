@@ -41,6 +41,7 @@ def main() -> None:
     qwen()
     reasoning()
     multiples()
+    adding()
 
 
 def gsm8k_test() -> list[dict[str, str]]:
@@ -127,6 +128,16 @@ def multiples() -> None:
     rows = [{"prompt": problem.prompt, "answer": problem.answer} for problem in by_pair.values()]
     write("lcm-queries", ({"prompt": row["prompt"]} for row in rows[150:]))
     write("lcm-heldout", rows[:150])
+
+
+def adding() -> None:
+    """The quickstart's additions, of another draw."""
+    command = [sys.executable, Path(__file__).parents[1] / "quickstart.py", "--seed", "100", "--questions", "75"]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([*command, "--out", folder], check=True)
+        for name, part in (("adding-queries", "queries"), ("adding-heldout", "problems")):
+            text = Path(folder, f"quickstart-{part}.jsonl").read_text(encoding="utf-8")
+            write(name, map(json.loads, text.splitlines()))
 
 
 def of_suite(task: str) -> Iterable[dict[str, Any]]:
