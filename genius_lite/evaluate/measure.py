@@ -26,6 +26,7 @@ from genius_lite.results.evaluation import GREEDY, Answers, Response, Use
 from genius_lite.results.rounds import Stats
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
+from genius_lite.sampler.interface import all_or_none
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
 from genius_lite.weights.gguf_file import GGUF
@@ -289,10 +290,7 @@ async def _responses(
 
 async def _survivors(requests: Iterable[Awaitable[T]]) -> tuple[list[T], str | None]:
     """What a problem's requests came to; none, and the reason, if one failed: the others are given up then."""
-    asked = [asyncio.ensure_future(request) for request in requests]
     try:
-        return list(await asyncio.gather(*asked)), None
+        return await all_or_none(requests), None
     except QueryFailedError as e:
-        for request in asked:
-            request.cancel()
         return [], str(e)

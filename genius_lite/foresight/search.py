@@ -46,7 +46,7 @@ from genius_lite.errors import NonFiniteError
 from genius_lite.foresight.resample import draw_without_replacement, take_highest
 from genius_lite.recipe import Foresight
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step, seed_of
-from genius_lite.sampler.interface import Sampler
+from genius_lite.sampler.interface import Sampler, all_or_none
 from genius_lite.sampler.tree import Node
 
 
@@ -103,7 +103,7 @@ async def foresee(
 async def _answers(root: Node, sampler: Sampler, cfg: Foresight) -> list[Candidate]:
     """Draw whole responses to a prompt, each of which is a step that ends it."""
     branches = sampler.extend(root, cfg.beams * cfg.candidates, until="end", limit=cfg.response_tokens)
-    nodes = [await branch for branch in branches]
+    nodes = await all_or_none(branches)
     sampler.release(nodes)
     return [_whole(node) for node in nodes]
 
@@ -140,7 +140,7 @@ async def _expand(beams: list[Beam], sampler: Sampler, cfg: Foresight) -> Expans
             beam.node, cfg.candidates, until="step", limit=cfg.response_tokens - len(beam.node.response)
         )
     ]
-    foreseen = cfg.skip_agreeing is None or not _agree([await branch for _, branch in branches], cfg)
+    foreseen = cfg.skip_agreeing is None or not _agree(await all_or_none(branch for _, branch in branches), cfg)
     seen = set[tuple[int, ...]]()
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_candidate(beam, branch, seen, sampler, cfg, foreseen)) for beam, branch in branches]

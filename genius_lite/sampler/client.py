@@ -157,6 +157,8 @@ class LocalSampler:
         """Send what was not sent yet, the branches of one request together; only the first suspect if there are any."""
         if not self._worker:
             return
+        while self._isolated and self._isolated[0].key is None and self._isolated[0].future.done():
+            del self._pending[self._isolated.popleft()]  # given up: not worth a worker
         waiting = [self._isolated[0]] if self._isolated else list(self._pending)
         unsent = (pending for pending in waiting if pending.key is None)
         for _, group in itertools.groupby(unsent, key=lambda pending: id(pending.request)):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Awaitable, Iterable
+from typing import Protocol, TypeVar
 
 from genius_lite.results.rounds import Stats
 from genius_lite.sampler.messages import Until
 from genius_lite.sampler.process import SamplerError
 from genius_lite.sampler.tree import Node
+
+T = TypeVar("T")
 
 
 class QueryFailedError(SamplerError):
@@ -33,3 +35,16 @@ class Sampler(Protocol):
     async def drain(self) -> Stats | None:
         """Return what was done in all, once nothing is left to do; None where a sampler does not tell."""
         ...
+
+
+async def all_or_none(requests: Iterable[Awaitable[T]]) -> list[T]:
+    """Wait for what a query asks; as soon as one fails, or nobody waits any more, the others are given up.
+
+    Those that nobody wants any more would else be asked alone, one by one, as suspects of a worker's failure.
+    """
+    asked = [asyncio.ensure_future(request) for request in requests]
+    try:
+        return list(await asyncio.gather(*asked))
+    finally:
+        for request in asked:
+            request.cancel()

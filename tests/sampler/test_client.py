@@ -10,6 +10,9 @@ import psutil
 import pytest
 
 from genius_lite.errors import UserError
+from genius_lite.foresight.rollouts import sample_rollouts
+from genius_lite.recipe import Foresight
+from genius_lite.records import Query
 from genius_lite.sampler import process
 from genius_lite.sampler.client import QueryFailedError, SamplerError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
@@ -147,3 +150,22 @@ def test_a_long_log_makes_room(tiny_llama, tmp_path, monkeypatch):
     asyncio.run(_grow(tiny_llama, log))
     assert (tmp_path / "log.1").read_text() == "old words\n" * 3
     assert "old words" not in log.read_text()
+
+
+@pytest.mark.parametrize("cheaper", [{}, {"steps": 0}, {"skip_agreeing": 0.9}])
+def test_a_query_that_kills_the_worker_is_set_aside_with_all_its_branches(tiny_llama, tmp_path, cheaper):
+    """Its other branches are given up with the first: asked alone, one by one, they would end the sampling."""
+    cfg = Foresight(beams=1, candidates=6, max_tokens=20, **{"steps": 1, **cheaper})
+    queries = [Query("poison", "", POISON.path), *(Query(f"q{n}", "", [*ROOT.path, n]) for n in range(3))]
+    done, failed = [], []
+
+    async def scenario() -> int:
+        async with open_sampler(tiny_llama, SETTINGS, SAMPLING, tmp_path / "log") as sampler:
+            await sample_rollouts(
+                queries, sampler, cfg, (0, 1), 2, lambda r: done.append(r.query.id), lambda q, why: failed.append(q.id)
+            )
+            return sampler.restarts
+
+    assert asyncio.run(scenario()) == 3
+    assert failed == ["poison"]
+    assert sorted(done) == ["q0", "q1", "q2"]
