@@ -233,7 +233,7 @@ def test_files_are_named_from_the_recipes_folder(folder):
     assert Path(load(out).queries.source) == folder / "questions.jsonl"
 
 
-@given(st.text(min_size=1).filter(lambda text: text.isprintable()))
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_word_is_read_back(text):
     recipe = parse(f"model: {{gguf: m}}\nqueries:\n  source: q\n  column: {_text(text)}   # comment\n")
     assert recipe.queries.column == text

@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -233,3 +234,11 @@ def _send(stream: Any, message: Message) -> None:
     with suppress(BrokenPipeError):  # who waits for an answer learns that the process has ended
         stream.write(json.dumps(message) + "\n")
         stream.flush()
+
+
+def signal_name(number: int) -> str:
+    """Name the signal that a process was killed by; real-time signals have numbers alone."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -16,6 +16,7 @@ from genius_lite.recipe import Pairs
 from genius_lite.records import PreferencePair, Rollout, Step, seed_of
 from genius_lite.text import amount
 
+_MOST_EXPONENT = 80.0  # as of the learner's fp32
 _AGREEING = 2  # votes, at least: a single response agrees with nobody
 
 
@@ -148,4 +149,4 @@ def _pair(
 def calibration_weight(pair: PreferencePair, alpha: float | None, calibration: str) -> float:
     """Return w of Eq. 11, as `learner.loss.calibration_weight` does for many pairs in torch; alpha None is infinite."""
     exponent = (pair.chosen_advantage - pair.rejected_advantage) / (math.inf if alpha is None else alpha)
-    return math.exp(min(exponent, 0.0) if calibration == "cap" else min(max(exponent, 0.0), 700.0))
+    return math.exp(min(exponent, 0.0) if calibration == "cap" else min(max(exponent, 0.0), _MOST_EXPONENT))

@@ -276,5 +276,5 @@ def _path(source: str, out: Path) -> str:
 
 
 def _text(text: str) -> str:
-    """Quote text so that YAML reads it back: JSON's strings are YAML's."""
-    return json.dumps(text, ensure_ascii=False)
+    """Quote text so that YAML reads it back: JSON's strings are YAML's, but for controls that it folds or refuses."""
+    return re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))

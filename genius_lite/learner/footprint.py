@@ -14,6 +14,9 @@ with 16,384.
 MERGED_ON_CPU = 512
 """Tokens of a pass over several queries: enough for a CPU's products, and more only takes memory."""
 
+SCORED_AT_ONCE = 8
+"""Queries that each process scores at once: little is repeated when memory runs out."""
+
 ACTIVATION_SHARE = 0.75
 """Of the free memory that activations may take, with what comes with them (`HELD`), before some are computed twice."""
 

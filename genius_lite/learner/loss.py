@@ -35,6 +35,8 @@ from torch.nn.functional import logsigmoid
 from genius_lite.learner.packing import Pack
 from genius_lite.recipe import Learner, Loss
 
+_MOST_EXPONENT = 80.0  # of a weight in fp32: an infinite one times a gain of 0 is no number
+
 
 @dataclass(frozen=True)
 class PairLogps:
@@ -87,7 +89,7 @@ def calibration_weight(
     calibration: Literal["cap", "floor"] = "cap",
 ) -> torch.Tensor:
     """w of Eq. 11, shape (B,). Advantages and alpha are in nats per token; alpha may be infinite."""
-    raw_B = torch.exp(-(rejected_advantage_B - chosen_advantage_B) / alpha)
+    raw_B = torch.exp((-(rejected_advantage_B - chosen_advantage_B) / alpha).clamp(max=_MOST_EXPONENT))
     return raw_B.clamp(max=1.0) if calibration == "cap" else raw_B.clamp(min=1.0)
 
 

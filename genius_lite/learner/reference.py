@@ -79,6 +79,7 @@ class Importance:
 
     def __init__(self, policy: Any, counts: Callable[[], bool] = lambda: True):
         self.counts, self.tokens = counts, 0
+        self.real_BT: torch.Tensor | None = None  # of the pass under way, where rows are padded
         self.base = policy.get_base_model()
         head = self.base.get_output_embeddings()
         self.layers = {
@@ -114,10 +115,16 @@ class Importance:
     def _adder(self, name: str) -> Any:
         def add(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             if self.counts():
-                squares = inputs[0].float().square().flatten(0, -2).sum(0)
+                squares = inputs[0].float().square()
+                # The experts of some models are given the tokens that are routed to them, padding among them.
+                if self.real_BT is not None and squares.shape[:-1].numel() == self.real_BT.numel():
+                    squares = squares * self.real_BT.view(*squares.shape[:-1], 1)
+                squares = squares.flatten(0, -2).sum(0)
                 self.sums[name] = self.sums[name] + squares if name in self.sums else squares
 
         return add
 
     def _count(self, _: nn.Module, __: tuple, kwargs: dict[str, Any]) -> None:
-        self.tokens += kwargs["input_ids"].numel() * self.counts()
+        mask = kwargs["attention_mask"]
+        self.real_BT = mask if mask.dim() == 2 else None  # of four axes there is no padding: `logps_of`
+        self.tokens += int(kwargs["input_ids"].numel() if self.real_BT is None else mask.sum()) * self.counts()

@@ -14,12 +14,10 @@ import torch
 
 from genius_lite.errors import NonFiniteError
 from genius_lite.learner.batches import Packer
-from genius_lite.learner.footprint import scored_pairs
+from genius_lite.learner.footprint import SCORED_AT_ONCE, scored_pairs
 from genius_lite.learner.model import response_logps
 from genius_lite.learner.packing import Groups, by_query
 from genius_lite.records import PreferencePair, seed_of
-
-_QUERIES = 8  # that each process scores at once: little is repeated when memory runs out
 
 
 def score(packer: Packer, groups: Groups, advance: Callable[[int], None], in_fp32: bool = False) -> np.ndarray:
@@ -35,7 +33,7 @@ def score(packer: Packer, groups: Groups, advance: Callable[[int], None], in_fp3
         NonFiniteError: one of them is NaN or infinite.
     """
     scores_P2 = np.empty((len(groups.places_P), 2), dtype=np.float32)
-    at_once = _QUERIES * packer.group.size
+    at_once = SCORED_AT_ONCE * packer.group.size
     for start in range(0, len(groups), at_once):
         some = groups[start : start + at_once]
         wave = [[*group] for group in some]

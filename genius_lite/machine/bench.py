@@ -24,6 +24,7 @@ from genius_lite.weights.quantize import quantized_bytes
 SLOTS = (8, 16, 32, 64)
 _PROMPT = 64  # tokens; short, and the ranking holds
 _LONG, _BRIEF = 24, 10  # tokens that each branch generates
+_ENOUGH, _FEWEST = 4.0, 3  # seconds of them, where they are few, and the fewest: a large model's steps are long
 _BRANCHES = 8  # of one prompt, as in a search with two beams and four candidates
 
 
@@ -60,7 +61,9 @@ def sweep(
             option = msgspec.structs.replace(settings, **{key: value})
             if option not in tried:
                 tried.add(option)
-                speed = decode_speed(model, option, _prompts(option), _BRIEF if brief else _LONG)
+                enough = int(_ENOUGH * best.tokens_per_s / option.slots) if best else _BRIEF
+                few = max(_FEWEST, min(_BRIEF, enough))
+                speed = decode_speed(model, option, _prompts(option), few if brief else _LONG)
                 best = speed if best is None or speed.tokens_per_s > best.tokens_per_s else best
                 yield speed
 

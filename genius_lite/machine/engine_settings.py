@@ -25,6 +25,7 @@ _GPU_SHARE = 0.9  # of the free memory; the display and other programs want some
 _GPU_SCRATCH = 256e6  # bytes of intermediate results beside the logits
 _DRAWN_FROM = 6  # tensors as large as the logits, while the device draws from them
 _MEMORY_SHARE = 0.8  # of the free memory, for a file that is sampled from by choice
+_FEW_CORES = 2  # of which half are not tried: too few to be worth a fifth of the measurement
 _KV_SHARE = 0.5  # of the free memory that measured slots may take for their KV cache
 
 
@@ -117,7 +118,9 @@ def _measured(
     """The fastest of the settings that the recipe leaves open, measured once and then remembered."""
     slots = _slots_that_fit(source, settings) if cfg.slots == "auto" else [settings.slots]
     kv_modes = [False, True] if cfg.kv_unified == "auto" else [settings.kv_unified]
-    threads = sorted({cores(), max(1, cores() // 2)}, reverse=True) if cfg.threads == "auto" else [settings.threads]
+    own = cores()  # more than one is told from half of them, which are as fast where two share a core's units
+    threads = [own, own // 2] if own > _FEW_CORES else [own]
+    threads = threads if cfg.threads == "auto" else [settings.threads]
     layers = _gpu_layers(cfg, source, msgspec.structs.replace(settings, draw=draws[-1]))
     base = msgspec.structs.replace(settings, gpu_layers=layers, context=CONTEXT_STEP)
     key = (source.sha256, msgspec.structs.replace(base, watchdog=0.0), slots, kv_modes, threads, draws)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from genius_lite.errors import Stopped
 from genius_lite.evaluate.measure import UNFILTERED, EvalModel, answer_tasks, observe, responses_wanted, ways_asked
 from genius_lite.evaluate.record import Evaluation, read_evaluation, write_evaluation
 from genius_lite.evaluate.remembered import WORTH, Inquiry
@@ -120,10 +119,8 @@ def _answers(
             found = answer_tasks(
                 _respondent(r, policy), tasks, cfg, temperature, advance, ended.append, log, r.stop, said
             )
-    except Stopped:
+    finally:  # also of what was interrupted: it is not asked again
         note()
-        raise
-    note()
     log.close()
     for name, one in asked.items():
         if not recalled[name]:

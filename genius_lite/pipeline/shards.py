@@ -95,6 +95,11 @@ def sample_shard(
     if number == 1 and model:
         raise UserError("--model is for rounds after the first, which is sampled from the recipe's own")
     job = prepare(recipe)
+    if (today := job.template.get("today")) and "today" not in recipe.queries.template:
+        raise UserError(
+            "the model's chat template writes the date, and all machines must write the same one: write "
+            f'queries.template: {{today: "{today}"}}'
+        )
     identity = job.identity()
     sampled_from = sha256([model]) if model else identity["model"]
     identity["shard"] = {"part": f"{shard.number}/{shard.of}", "round": number, "model": sampled_from}

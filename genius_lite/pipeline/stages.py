@@ -108,9 +108,12 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
         start, before = time.monotonic(), len(log.records)
         stage = r.progress.stage(f"round {r.number}: rollouts", len(queries), "queries", done=len(over))
         with Vocabulary.open(r.job.source.path) as vocabulary, stage as advance:
-            stats = asyncio.run(search(Search(r, policy, missing, vocabulary, log, failures, advance)))
-            tokens = sum(rollout.sampled_tokens for rollout in log.records[before:])
-            note_time(r.here, Stage.ROLLOUTS, time.monotonic() - start, tokens, stats)
+            stats = None
+            try:
+                stats = asyncio.run(search(Search(r, policy, missing, vocabulary, log, failures, advance)))
+            finally:  # what a search that failed came to is not searched again
+                if tokens := sum(rollout.sampled_tokens for rollout in log.records[before:]):
+                    note_time(r.here, Stage.ROLLOUTS, time.monotonic() - start, tokens, stats)
             over = {*log.records.query_ids(), *failures.records.query_ids()}
             if any(q.id not in over for q in queries):
                 raise Stopped

@@ -75,6 +75,11 @@ class Lengths(msgspec.Struct, frozen=True):
         means = [statistics.fmean(r.length for r in rows) for rows in self.responses]
         return min(0.5, statistics.stdev(means) / len(means) ** 0.5 / self.mean) if len(means) > 1 else 0.5
 
+    def ended(self, limit: int) -> Lengths:
+        """Return those that came to their end before the limit; all, where none did."""
+        rows = [found for row in self.responses if (found := [r for r in row if r.length < limit])]
+        return msgspec.structs.replace(self, responses=rows or self.responses)
+
     def cut_off(self, cfg: Foresight) -> str | None:
         """Warn where more than a tenth of the responses run into the recipe's limit.
 

@@ -159,8 +159,11 @@ def _assembled(known: Known, machine: Machine, notes: list[str]) -> Plan:
     disk = max((stage.disk for stage in ahead if stage.disk is not None), default=history.bytes) - history.bytes
     times = [stage.seconds for stage in ahead if stage.seconds is not None]
     seconds = sum(times) if len(times) == len(ahead) else None
+    # The run's own rounds were slowed down already; of what was rehearsed other programs' share is taken off.
+    own = sum(stage.seconds or 0.0 for stage in ahead if history.mean_seconds(stage.stage) is not None)
     spread = (_UNSURE**2 + (known.lengths.error**2 if not history.tokens else 0.0)) ** 0.5
     others, beside = (rates.others, 1 - rates.disturbed) if rates else (0.0, 1.0)
+    least = (1 - others) / beside if others > _BUSY else 1.0
     return Plan(
         out=job.recipe.out,
         model=job.source.path.name,
@@ -180,8 +183,8 @@ def _assembled(known: Known, machine: Machine, notes: list[str]) -> Plan:
         advice=advice(lacks, change) if lacks else "",
         tokens=sum(stage.tokens for stage in ahead if stage.stage == Stage.ROLLOUTS),
         seconds=seconds,
-        low=None if seconds is None else seconds * (1 - spread) * ((1 - others) / beside if others > _BUSY else 1),
-        high=None if seconds is None else seconds * (1 + spread) / beside,
+        low=None if seconds is None else (1 - spread) * (own + (seconds - own) * least),
+        high=None if seconds is None else (1 + spread) * (own + (seconds - own) / beside),
         others=others,
         response_tokens=known.lengths.mean,
         responses_from=known.lengths.source,

@@ -20,6 +20,7 @@ import psutil
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop
 from genius_lite.hardware import cores
+from genius_lite.learner.footprint import SCORED_AT_ONCE
 from genius_lite.machine.bench import file_speed
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Round, Session
@@ -221,13 +222,16 @@ def _scoring(r: Round, decode: Decode, pairs: Sequence[PreferencePair]) -> Decod
 
 
 def _one_pack(pairs: Sequence[PreferencePair], tokens: int) -> list[PreferencePair]:
-    """Shorten pairs so that some make about so many tokens: of a pair the prompt and both responses take a third."""
+    """Shorten pairs so that some make about so many tokens: of a pair the prompt and both responses take a third.
+
+    They are of no more queries than the reference scores at once: `learner_rates` counts on that.
+    """
     some: list[PreferencePair] = []
     for p in pairs:
         n = max(1, min(tokens // 3, len(p.chosen_tokens), len(p.rejected_tokens)))
         parts = {"chosen_tokens": p.chosen_tokens[-n:], "rejected_tokens": p.rejected_tokens[-n:]}
         some.append(msgspec.structs.replace(p, prompt_tokens=p.prompt_tokens[-(tokens // 3) :], **parts))
-        if _tokens(some) >= 0.75 * tokens:
+        if _tokens(some) >= 0.75 * tokens or len({each.query_id for each in some}) == SCORED_AT_ONCE:
             break
     return some
 

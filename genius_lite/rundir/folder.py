@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
@@ -181,10 +182,13 @@ def refuse_links(run: Path) -> None:
     """
     for folder, folders, files in os.walk(run):
         for name in (*folders, *files):
-            if (path := Path(folder, name)).is_symlink():
-                raise UserError(f"{path} is a link; a run folder holds none: put in its place what it points to")
-            if name in files and path.exists() and not path.is_file():
-                raise UserError(f"{path} is neither file nor folder; a run folder holds no such thing: delete it")
+            path = Path(folder, name)
+            with suppress(FileNotFoundError):  # a run that goes on replaces its files
+                kind = path.lstat().st_mode
+                if stat.S_ISLNK(kind):
+                    raise UserError(f"{path} is a link; a run folder holds none: put in its place what it points to")
+                if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                    raise UserError(f"{path} is neither file nor folder; a run folder holds no such thing: delete it")
         if Path(folder) == run and TRACKING in folders:
             folders.remove(TRACKING)
 

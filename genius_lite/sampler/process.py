@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from genius_lite.data.sandbox import environment, helper
+from genius_lite.data.sandbox import environment, helper, signal_name
 from genius_lite.errors import UserError
 from genius_lite.sampler.messages import (
     HEADER,
@@ -78,7 +77,9 @@ class Worker:
             if reply is None:
                 raise SamplerError(f"the sampler's process {silence(settings.watchdog)} while it loaded; see {log}")
         except asyncio.IncompleteReadError:
-            raise SamplerError(f"the sampler's process {await worker.exit_reason()}; see {log}") from None
+            reason = await worker.exit_reason()
+            await worker.stop()  # one that closed its output need not have ended
+            raise SamplerError(f"the sampler's process {reason}; see {log}") from None
         except BaseException:
             await worker.stop()
             raise
@@ -130,7 +131,7 @@ class Worker:
             return "closed its output, and did not end"
         if status == NOT_FINITE:
             return "met logits that are not finite"
-        return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+        return f"was killed by {signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
 
     async def stop(self) -> None:
         """Kill it rather than ask: it has nothing to save, and a decode under way may take a while."""

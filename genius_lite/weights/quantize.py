@@ -28,6 +28,8 @@ _NEAR = {True: T.Q4_K, False: T.Q5_0}  # for types without a known grid, by whet
 _quantize_chunk = _ggml.libggml.ggml_quantize_chunk
 _quantize_chunk.restype = ctypes.c_size_t
 _quantize_chunk.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+_requires_importance = _ggml.libggml.ggml_quantize_requires_imatrix
+_requires_importance.restype, _requires_importance.argtypes = ctypes.c_bool, [ctypes.c_int]
 
 
 def types_of(source: GGUF, kind: TargetType) -> Types:
@@ -82,12 +84,14 @@ def quantize_rows(weights: np.ndarray, kind: T, importance: np.ndarray | None = 
 
     Args:
         weights: float32 (rows, columns).
-        importance: how much each column matters, float32 (columns,).
+        importance: how much each column matters, float32 (columns,); without it all matter alike.
     """
     weights = np.ascontiguousarray(weights, np.float32)
     made = np.empty(tensor_bytes(weights.shape, kind), np.uint8)
     if kind == T.F32:
         return weights.reshape(-1).view(np.uint8)
+    if importance is None and _requires_importance(kind):  # as of experts, which nothing is known of; it would abort
+        importance = np.ones(weights.shape[1], np.float32)
     matters = None if importance is None else np.ascontiguousarray(importance, np.float32)
     pointer = None if matters is None else matters.ctypes.data
     written = _quantize_chunk(kind, weights.ctypes.data, made.ctypes.data, 0, *weights.shape, pointer)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from genius_lite.data.sandbox import attempt, helper
+from genius_lite.data.sandbox import attempt, helper, signal_name
 from genius_lite.errors import UserError
 from genius_lite.sampler.probe import REFUSED
 from genius_lite.text import brief
@@ -126,7 +126,7 @@ def _probe(path: Path, size: int, ways: list[str]) -> None:
         )
     if ended.returncode < 0:
         words = f", {brief(found[1], 200)}" if (found := _LAST_WORDS.search(said)) else ""
-        fate = signal.Signals(-ended.returncode).name + words
+        fate = signal_name(-ended.returncode) + words
         raise UserError(f"{path}: broken GGUF: llama.cpp dies of it ({fate})")
     raise RuntimeError(f"{_PROBE} {path} ended with exit status {ended.returncode}: {said}")
 

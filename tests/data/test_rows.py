@@ -263,10 +263,10 @@ def test_one_bad_row_of_thousands_is_set_aside_and_named(tmp_path):
 
 def test_a_million_rows_of_the_wrong_kind_are_not_read_to_their_end(tmp_path):
     (tmp_path / "q.jsonl").write_text('{"question": "x"}\n' * 1_000_000)
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(UserError, match=r"q\.jsonl:1: no column `prompt`; it has question.*999 more like it"):
         _read(tmp_path / "q.jsonl")
-    assert time.monotonic() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_a_million_rows_with_a_limit_take_neither_time_nor_memory(tmp_path):
@@ -281,10 +281,10 @@ def test_a_million_rows_with_a_limit_take_neither_time_nor_memory(tmp_path):
         "import resource, sys, time; from itertools import islice\n"
         "from genius_lite.data.rows import Columns, read_rows\n"
         "if sys.argv[1].endswith('parquet'): import pyarrow.parquet\n"
-        "before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()\n"
+        "before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()\n"
         "found = [*islice(read_rows(sys.argv[1], [Columns(('prompt',))]), 5)]\n"
         "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "print(len(found), time.monotonic() - begun, (after - before) / 1000)"
+        "print(len(found), time.process_time() - begun, (after - before) / 1000)"
     )
     for name in ("q.parquet", "q.csv", "q.jsonl", "q.json"):
         told = subprocess.run([sys.executable, "-c", code, tmp_path / name], capture_output=True, check=True, text=True)

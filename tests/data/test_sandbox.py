@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from genius_lite.data import sandbox
-from genius_lite.data.sandbox import LimitedProcess, LimitError
+from genius_lite.data.sandbox import LimitedProcess, LimitError, signal_name
 from genius_lite.errors import UserError
 
 PROGRAM = """
@@ -103,3 +103,7 @@ def test_a_limit_that_is_there_already_stays():
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ended.stdout, ended.stderr) == ("5 5\n", "")
+
+
+def test_a_signal_without_a_name_has_its_number():
+    assert (signal_name(9), signal_name(35)) == ("SIGKILL", "signal 35")

@@ -36,6 +36,15 @@ def test_calibration_by_hand():
     assert weight(0.6, 0.1, 1.0, "floor") == pytest.approx(math.exp(0.5))
 
 
+def test_a_weight_beyond_fp32_leaves_the_loss_a_number():
+    advantages = torch.tensor([0.9]), torch.tensor([0.0])
+    raised = calibration_weight(*advantages, 0.01, "floor")
+    nothing = torch.zeros(1)
+    columns = {name: nothing for name in VALUES} | {name: torch.ones(1) for name in LENGTHS}
+    found = aco(PairLogps(**columns, weight_B=raised, lead_B=torch.ones(1)), Learner())
+    assert found.item() == pytest.approx(math.log(2))
+
+
 @pytest.mark.parametrize("w", [math.exp(-0.5), 1.0, math.exp(0.5)])
 def test_aco_by_hand(w):
     z = 0.1 * (2.0 - w * -1.0)

@@ -138,8 +138,13 @@ def test_a_process_that_dies_ends_the_training_which_goes_on_alone(hf_checkpoint
     variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     variables |= engine
     own = [ENVIRONMENT | variables | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    with subprocess.Popen(command, cwd=ROOT, env=own[1]) as follower:
+    follower = subprocess.Popen(command, cwd=ROOT, env=own[1])
+    try:
         leader = subprocess.run(command, cwd=ROOT, env=own[0], capture_output=True, text=True, timeout=500, check=False)
+        follower.wait(timeout=60)
+    finally:
+        follower.kill()
+        follower.wait()
     assert follower.returncode == -signal.SIGKILL
     assert leader.returncode == 2
     assert "Traceback" not in leader.stderr

@@ -15,9 +15,10 @@ from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Qu
 from genius_lite.records import Rollout
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
+from genius_lite.rundir.folder import refuse_links
 from genius_lite.rundir.lines import read_records
 from tests.conftest import FORKED_HELPERS
-from tests.support.models import ANY_PAIRS, questions
+from tests.support.models import ANY_PAIRS, questions, tiny_gguf
 
 pytestmark = FORKED_HELPERS
 
@@ -47,6 +48,17 @@ def rollouts(run_folder: Path, number: int = 1) -> dict[str, Rollout]:
     records = read_records(run_folder / f"round-{number}" / "rollouts.jsonl", Rollout)
     assert len({r.query.id for r in records}) == len(records)
     return {r.query.id: r for r in records}
+
+
+def test_shards_whose_prompts_have_a_date_are_told_it(recipe, tmp_path):
+    """Each machine would write its own day else, and go on with another one the next day."""
+    turns = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    tiny_gguf(tmp_path / "dated.gguf", "llama", template=f"{{{{ strftime_now('%d %B') }}}}: {turns}")
+    dated = recipe.model_copy(update={"model": Model(gguf=str(tmp_path / "dated.gguf"))})
+    with pytest.raises(UserError, match=r'write queries.template: {today: "20\d\d-\d\d-\d\d"}'):
+        shard(dated, "1/2")
+    told = dated.queries.model_copy(update={"template": {"today": "2026-07-04"}})
+    assert len(rollouts(shard(dated.model_copy(update={"queries": told}), "1/2"))) == 4
 
 
 def test_shards_make_the_run_that_one_machine_would_have_made(recipe, tmp_path):
@@ -211,6 +223,12 @@ def test_a_failed_query_that_is_none_of_the_runs_is_a_line(recipe, tmp_path):
     merge_shards(tmp_path / "run", [mine], print)
     with pytest.raises(UserError, match=r"failed\.jsonl:1: query .* is not this run's: delete the line"):
         run(recipe)
+
+
+def test_a_file_that_goes_while_a_folder_is_looked_through_is_no_stranger(tmp_path, monkeypatch):
+    """A run that goes on replaces its files at any time."""
+    monkeypatch.setattr(os, "walk", lambda run: [(str(run), [], ["progress.json.partial"])])
+    refuse_links(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["lock", "round-1", "round-1/rollouts.jsonl", "recipe.json"])

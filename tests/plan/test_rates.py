@@ -18,7 +18,7 @@ from genius_lite.plan.memory import Training
 from genius_lite.plan.rates import FOUND, Decode, Rates, decode_rates, learner_rates
 from genius_lite.plan.seconds import Known, stage_cost
 from genius_lite.plan.tokens import Learned, SamplingWork, Work
-from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe
+from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Pairs, Quantize, Queries, Recipe
 from genius_lite.records import Completion, Query
 from genius_lite.results.rounds import Moments, Stats, Timing
 from genius_lite.sampler.messages import EngineSettings
@@ -109,6 +109,16 @@ def test_rates_of_another_version_are_none(tmp_path):
 def test_rollouts_are_sampled_with_the_base_model_first(known):
     assert stage_cost(known, "rollouts", 1) == (BASE.session(WORK.rollouts), 1000)
     assert stage_cost(known, "rollouts", 2) == (MADE.session(WORK.rollouts), 1000)
+    # What was made answers like the responses that ended: of 25 and 100 tokens, the latter cut off.
+    some = Lengths([[ResponseLength(25, []), ResponseLength(100, [])]], 0.0, "rehearsal")
+    assert some.ended(100).mean == 25
+    assert Lengths([[ResponseLength(100, [])]], 0.0, "rehearsal").ended(100).mean == 100, "none did"
+    cut = replace(known, lengths=some)
+    assert stage_cost(cut, "rollouts", 1) == (BASE.session(WORK.rollouts), 1000)
+    shorter = MADE.session(SamplingWork(400, 40, 20))
+    assert stage_cost(cut, "rollouts", 2) == (pytest.approx(shorter), pytest.approx(400))
+    kept = under(cut, pairs=Pairs(truncated="keep"))
+    assert stage_cost(kept, "rollouts", 2) == (MADE.session(WORK.rollouts), 1000)
     # A third of the queries are searched, and a round before sampled 600 tokens in 30 s.
     begun = replace(known, history=DoneStages(tokens=[600], searched={2: 3}, seconds={"rollouts": [30.0]}))
     assert stage_cost(begun, "rollouts", 2) == (pytest.approx(20.0), pytest.approx(400))

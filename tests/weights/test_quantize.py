@@ -137,6 +137,13 @@ def test_rows_are_quantized_alone():
         assert np.array_equal(whole, quantize_rows(np.asfortranarray(made), kind, importance))
 
 
+def test_a_type_that_wants_an_importance_gets_one_where_nothing_is_known():
+    made = np.random.default_rng(0).standard_normal((4, 512)).astype(np.float32)
+    for kind in (T.IQ2_XXS, T.IQ2_XS, T.IQ1_S):  # llama.cpp would end the process
+        alike = quantize_rows(made, kind, np.ones(512, np.float32))
+        assert np.array_equal(quantize_rows(made, kind), alike)
+
+
 def test_columns_that_matter_are_nearer_to_what_they_were():
     made = np.random.default_rng(0).standard_normal((256, 512)).astype(np.float32)
     importance = np.where(np.arange(512) % 16, 1, 100).astype(np.float32)
