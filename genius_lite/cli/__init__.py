@@ -17,6 +17,7 @@ from genius_lite.cli.faults import fault_line
 from genius_lite.cli.help import Commands
 from genius_lite.cli.surroundings import drop_output, settle
 from genius_lite.errors import UserError
+from genius_lite.hardware import SHORT_SPIN
 from genius_lite.text import visible
 
 _LONGEST = 2000  # characters of a message, whatever is quoted in it
@@ -55,7 +56,9 @@ def main() -> None:
     Faults of the program keep their traceback.
     """
     settle()
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' own bars would break into ours
+    # The libraries' own bars would break into ours; torch's threads are those that also train.
+    for name, value in {"TQDM_DISABLE": "1", **SHORT_SPIN}.items():
+        os.environ.setdefault(name, value)
     # Deprecations inside transformers and peft are for their authors, not for whoever runs this.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
     # It asks for a kernel of the hub that only inference would use.

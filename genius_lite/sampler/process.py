@@ -11,6 +11,7 @@ from pathlib import Path
 
 from genius_lite.data.sandbox import environment, helper, signal_name
 from genius_lite.errors import UserError
+from genius_lite.hardware import SHORT_SPIN
 from genius_lite.sampler.messages import (
     HEADER,
     NOT_FINITE,
@@ -25,10 +26,6 @@ from genius_lite.sampler.messages import (
     frame,
 )
 
-# GNU OpenMP's threads spin for about a millisecond between pieces of work, which starves them as soon as another
-# program wants the cores: beside one busy process a core, decoding fell to between 2 and 27 % of its quiet speed. With
-# a short spin it keeps 45 %, and loses nothing on a quiet machine. Whoever sets it outside decides.
-_SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
 _BEAT = 1.0  # seconds; the worker shows a sign of life at least so often between two decodes
 _DYING = 10.0  # seconds for a process that was killed to be gone
 _LARGEST_LOG = 4_000_000  # bytes; then it becomes NAME.1, in place of an older one
@@ -65,7 +62,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=environment(**_SHORT_SPIN),
+                env=environment(**SHORT_SPIN),
                 start_new_session=os.name == "posix",  # Ctrl-C is for the run, which then closes the worker
             )
         worker = cls(process)
