@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from genius_lite import __version__
-from genius_lite.cli import many, models, recipes, runs
+from genius_lite.cli import models, recipes, runs
 from genius_lite.cli.faults import fault_line
 from genius_lite.cli.help import Commands
 from genius_lite.cli.surroundings import drop_output, settle
@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (runs, recipes, models, many):
+for group in (runs, recipes, models):
     app.add_typer(group.app)
 
 
