@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, command_line, path, progress, show
-from genius_lite.cli.interrupts import handle_interrupts
-from genius_lite.cli.processes import main_process
+from genius_lite.cli.interrupts import handle_interrupts, main_process
 from genius_lite.errors import UserError
 from genius_lite.text import amount, visible
 
