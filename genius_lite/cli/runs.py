@@ -150,7 +150,7 @@ def report(
     to: Annotated[Path | None, typer.Option(parser=path, help="Folder to write to, instead of the run's own")] = None,
 ) -> None:
     """Write a run's report: report.html, which is complete in itself, and report.md."""
-    from genius_lite.report.write import write_report
+    from genius_lite.report.page import write_report
     from genius_lite.rundir.reader import RunFolder as RunFolderOnDisk
 
     written = write_report(run, to or run)
