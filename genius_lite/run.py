@@ -28,9 +28,9 @@ from genius_lite.plan.plan import forecast
 from genius_lite.plan.suggestions import require_room
 from genius_lite.progress import Progress, Stage
 from genius_lite.recipe import Recipe
+from genius_lite.report.page import write_report_if_possible
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.tracking import Tracker
-from genius_lite.report.write import write_report_if_possible
 from genius_lite.results.rounds import Summary
 from genius_lite.rundir.folder import BEST, EXPORT, SUMMARY, open_folder
 

@@ -16,8 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from genius_lite.doctor import build, examine
-from genius_lite.doctor.build import rebuild
-from genius_lite.doctor.findings import Finding, Problem, install, pins
+from genius_lite.doctor.build import Finding, Problem, install, pins, rebuild
 from genius_lite.hardware import Gpu
 from tests.support.cli import genius
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from typer.main import get_command
 
-from genius_lite.cli import app
-from genius_lite.cli.help import PANELS
+from genius_lite.cli import PANELS, app
 from tests.support.cli import genius
 
 

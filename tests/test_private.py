@@ -22,9 +22,9 @@ from genius_lite.pipeline.reuse import copy_stages
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe, Sampler, TaskSource
 from genius_lite.records import Query
 from genius_lite.report.console import terminal
+from genius_lite.report.page import write_report
 from genius_lite.report.summary import print_summary
 from genius_lite.report.terminal import TerminalProgress
-from genius_lite.report.write import write_report
 from genius_lite.run import run
 from genius_lite.rundir.disk import remove
 from genius_lite.rundir.folder import RunDir, open_folder, private, refuse_links

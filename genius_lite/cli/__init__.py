@@ -7,20 +7,43 @@ import os
 import sys
 import warnings
 from contextlib import suppress
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from genius_lite import __version__
-from genius_lite.cli import many, models, recipes, runs
-from genius_lite.cli.faults import fault_line
-from genius_lite.cli.help import Commands
-from genius_lite.cli.surroundings import drop_output, settle
+from genius_lite.cli import models, recipes, runs
+from genius_lite.cli.surroundings import drop_output, fault_line, settle
 from genius_lite.errors import UserError
 from genius_lite.hardware import SHORT_SPIN
 from genius_lite.text import visible
 
+PANELS = {
+    "Run": ("init", "validate", "plan", "run", "questions", "reference"),
+    "Look": ("status", "watch", "report", "compare"),
+    "Model": ("chat", "eval", "inspect", "export"),
+    "Machine": ("doctor", "bench", "sample", "merge-shards", "cluster"),
+}
+"""What stands in none of them is listed last."""
+_WHOLE = 1000  # characters of a sentence
 _LONGEST = 2000  # characters of a message, whatever is quoted in it
+
+
+class Commands(TyperGroup):
+    """A group whose help has panels, as Typer's has with Rich; plain text, which goes into pipes and files as it is."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands; Typer's own list cuts sentences off at the end of a line."""
+        known = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        shown = {name: command.get_short_help_str(_WHOLE) for name, command in known.items() if command}
+        panels = {panel: [name for name in names if name in shown] for panel, names in PANELS.items()}
+        panels["Commands"] = [name for name in shown if not any(name in names for names in PANELS.values())]
+        for panel, names in panels.items():
+            if names:
+                with formatter.section(panel):
+                    formatter.write_dl([(name, shown[name]) for name in names])
+
 
 app = typer.Typer(
     cls=Commands,
@@ -30,7 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (runs, recipes, models, many):
+for group in (runs, recipes, models):
     app.add_typer(group.app)
 
 

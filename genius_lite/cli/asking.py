@@ -17,7 +17,7 @@ import numpy as np
 
 from genius_lite.cli.conversation import FILTERS
 from genius_lite.data import thoughts
-from genius_lite.data.documents import Passage, Read, files_in, read_documents
+from genius_lite.data.documents import Passage, Read, read_documents
 from genius_lite.data.standalone import RULES, Before, fault, question_in
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
@@ -106,8 +106,7 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
         def count(text: str) -> int:
             return len(vocabulary.encode(text, special=False))
 
-        with progress.stage("documents", len(files_in(source).documents), "files") as advance:
-            read = read_documents(source, count, how.passage_tokens, advance)
+        read = read_documents(source, count, how.passage_tokens, progress)
         if not read.passages:
             raise UserError(f"{source}: no document that can be read; {read.set_aside[0]}")
         passages = _chosen(read.passages, how)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,27 +32,22 @@ Create = Annotated[
     str | None, typer.Option(metavar="NAME", help="With --format ollama: call `ollama create` for it, under this name")
 ]
 
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2}(:[A-Za-z0-9][\w.-]*)?")
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # spinners and colours
+_GET = "get it from https://ollama.com, and"
+
 
 @dataclass(frozen=True)
 class Giving:
-    """Where an export goes: into the folder `to`, to a repository `OWNER/REPO` of the hub, into Ollama as `create`."""
+    """Where an export goes: into the folder `to`, to `push` (`hf:OWNER/REPO`) of the hub, into Ollama as `create`."""
 
     to: Path | None
-    repository: str | None
+    push: str | None
     public: bool
     dry_run: bool
     create: str | None
 
-    @staticmethod
-    def asked(
-        to: Path | None,
-        push: str | None,
-        public: bool,
-        dry_run: bool,
-        create: str | None,
-        to_format: str,
-        kinds: int,
-    ) -> Giving:
+    def check(self, to_format: str, kinds: int) -> None:
         """Check what a command line asks for, before anything is made for it.
 
         Args:
@@ -58,30 +56,34 @@ class Giving:
         Raises:
             UserError: it cannot be done: options that do not go together, no token, a public repository, no Ollama.
         """
-        from genius_lite.export import create as ollama
         from genius_lite.export import hub
 
-        if not (to or push or create):
+        if not (self.to or self.push or self.create):
             raise UserError("say where it goes: --to FOLDER, or --push hf:OWNER/REPO")
-        if (public or dry_run) and not push:
+        if (self.public or self.dry_run) and not self.push:
             raise UserError("--public and --dry-run are for --push hf:OWNER/REPO")
-        if create is not None:
+        if self.create is not None:
             if to_format != "ollama":
                 raise UserError("--create is for --format ollama")
-            if dry_run:
+            if self.dry_run:
                 raise UserError("--dry-run makes nothing; leave --create out")
-            ollama.check_name(create, kinds)
-            if not to and not shutil.which("ollama"):
-                later = f"ollama create {shlex.quote(create)} -f FOLDER/Modelfile"
+            _check_name(self.create, kinds)
+            if not self.to and not shutil.which("ollama"):
+                later = f"ollama create {shlex.quote(self.create)} -f FOLDER/Modelfile"
                 raise UserError(f"ollama is not installed; write a folder with --to, and where it is, type: {later}")
-        repository = hub.repository_named(push) if push else None
-        if repository and not dry_run:
+        if (repository := self.repository) and not self.dry_run:
             hub.require_token(repository)
             remote = hub.look(repository)
-            hub.require_privacy(remote, repository, public)
-            if public and remote and remote.private:
+            hub.require_privacy(remote, repository, self.public)
+            if self.public and remote and remote.private:
                 print(visible(f"hf:{repository} is there and private, and stays so; its settings there change that"))
-        return Giving(to, repository, public, dry_run, create)
+
+    @cached_property
+    def repository(self) -> str | None:
+        """`OWNER/REPO`, if it is uploaded; a UserError where `push` names none."""
+        from genius_lite.export import hub
+
+        return hub.repository_named(self.push) if self.push else None
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
@@ -103,12 +105,10 @@ class Giving:
         Raises:
             UserError: something of it failed; the message says what is where.
         """
-        from genius_lite.export import create as ollama
-
         kept = f"; {self.to} is written" if self.to else ""
         try:
             if self.create:
-                for name in ollama.create(self.create, folder):
+                for name in _create(self.create, folder):
                     print(visible(f"in Ollama: ollama run {shlex.quote(name)}"))
             if self.repository:
                 self._push(self.repository, folder, run, message, progress)
@@ -161,3 +161,56 @@ def _would_go(repository: str, public: bool, files: list[Path], size: int) -> It
 
 def _seen(private: bool) -> str:
     return "private" if private else "public"
+
+
+def _check_name(name: str, kinds: int) -> None:
+    """Refuse a name that Ollama would not take, before anything is written.
+
+    Args:
+        kinds: how many types are exported; of several each becomes a tag.
+
+    Raises:
+        UserError: it is none, or has a tag of its own beside several types.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--create {name}: a model of Ollama is called NAME or NAME:TAG, as in --create my-model")
+    if kinds > 1 and ":" in name:
+        raise UserError(f"--create {name}: each --type becomes a tag; give the name without one")
+
+
+def _commands(name: str, folder: Path) -> list[list[str]]:
+    """Return what makes the models of an export: one command for each Modelfile, whose type becomes the tag."""
+    files = sorted(folder.glob("Modelfile*"))
+    tags = [f":{file.suffix[1:].lower()}" if len(files) > 1 else "" for file in files]
+    return [["ollama", "create", name + tag, "-f", str(file)] for file, tag in zip(files, tags, strict=True)]
+
+
+def _create(name: str, folder: Path) -> list[str]:
+    """Have Ollama take an exported folder in, and return the names of its models there.
+
+    Raises:
+        UserError: the program is not there, or fails; the message has the command, and what Ollama said.
+    """
+    made, program = list[str](), shutil.which("ollama")
+    for command in _commands(name, folder):
+        typed = shlex.join(command)
+        if program is None:
+            raise UserError(f"ollama is not installed here; {_GET} type: {typed}")
+        try:
+            done = subprocess.run([program, *command[1:]], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        except OSError as e:
+            raise UserError(f"{program} cannot be started: {e.strerror or e}; {_GET} type: {typed}") from None
+        if done.returncode:
+            told = _words(done.stderr) or _words(done.stdout) or f"exit code {done.returncode}"
+            before = f" ({', '.join(made)} is made)" if made else ""
+            raise UserError(f"{typed}: {told}{before}")
+        made.append(command[2])
+    return made
+
+
+def _words(output: bytes) -> str:
+    """Return what a program said in the end: its last line that names an error, or its last one."""
+    text = _CONTROL.sub("", output.decode("utf-8", "replace")).replace("\r", "\n")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.casefold().startswith("error")]
+    return next(iter(reversed(errors or lines)), "")

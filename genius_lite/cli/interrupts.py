@@ -1,6 +1,7 @@
-"""Ctrl-C: the first press lets a run finish what is under way, the second one stops it at once, as SIGTERM does.
+"""How a run ends: by Ctrl-C, or as one of several launched processes, of which one runs and the others help it.
 
-SIGHUP, which tells that the terminal has gone, is heeded as SIGTERM.
+The first Ctrl-C lets a run finish what is under way, the second one stops it at once, as SIGTERM does. SIGHUP, which
+tells that the terminal has gone, is heeded as SIGTERM.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from genius_lite.cli.arguments import command_line
-from genius_lite.errors import Stop, Stopped
+from genius_lite.errors import Stop, Stopped, UserError
 from genius_lite.progress import Stage
 from genius_lite.text import visible
 
 if TYPE_CHECKING:
+    from genius_lite.learner.process_group import ProcessGroup
     from genius_lite.report.terminal import TerminalProgress
 
 _PATIENCE = 5.0  # seconds that a library's call may take before the process ends without waiting for it
@@ -143,3 +145,40 @@ class _Interrupts:
         else:
             with suppress(OSError):
                 print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def main_process() -> Iterator[ProcessGroup]:
+    """Run the block in the first process only; the others help it in here, and end as it ends.
+
+    Raises:
+        Exit: this process has helped, and is done.
+        UserError: what was launched cannot be.
+    """
+    from genius_lite.learner.process_group import join, leave, require_possible
+
+    group = join()
+    try:
+        if not group.is_main:
+            from genius_lite.learner.worker_loop import run_worker
+
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process heeds it, and says what it means
+            raise typer.Exit(run_worker(group))
+        code = 1
+        try:
+            require_possible(group)
+            yield group
+            code = 0
+        except typer.Exit as e:
+            code = e.exit_code
+            raise
+        except UserError:
+            code = 2
+            raise
+        finally:
+            if group.size > 1:
+                from genius_lite.learner.worker_loop import shutdown_workers
+
+                shutdown_workers(group, code)
+    finally:
+        leave(group)

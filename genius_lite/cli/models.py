@@ -78,7 +78,8 @@ def export_run(
     from genius_lite.export.bundle import FORMATS, RunRound, export, usage_of
 
     wanted, shown = quant_types(kinds), progress(stderr=False)
-    giving = Giving.asked(to, push, public, dry_run, create, to_format, len(wanted))
+    giving = Giving(to, push, public, dry_run, create)
+    giving.check(to_format, len(wanted))
     with giving.folder() as out:
         notes = export(run, number, to_format, wanted, out, shown, force=force)
         names = sorted(p.name for p in out.iterdir())

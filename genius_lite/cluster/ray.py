@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from genius_lite.cluster.actor import HostActor, HostSettings, version_differences
 from genius_lite.cluster.nodes import NodeSlot, connected, node_slots, on_node
-from genius_lite.cluster.work_queue import HostLostError, WorkQueue
-from genius_lite.errors import Stop, UserError
+from genius_lite.cluster.work_queue import Host, HostLostError, WorkQueue
+from genius_lite.errors import UserError
 from genius_lite.foresight.rollouts import first_of
 from genius_lite.records import Query, Rollout
 from genius_lite.sampler.client import QueryFailedError
@@ -31,33 +31,21 @@ _BUSY = 20.0  # seconds after which it is said what a node is waited for
 _POLL = 2.0  # seconds between two looks for nodes that have joined
 
 
-async def sample_on_cluster(
-    address: str,
-    queries: Iterable[Query],
-    settings: HostSettings,
-    files: dict[str, Path],
-    finished: Callable[[Rollout], None],
-    failed: Callable[[Query, str], None],
-    say: Callable[[str], None],
-    stop: Stop,
-) -> dict[str, int]:
-    """Search these queries on the nodes of a Ray cluster; return how many each host did.
+async def sample_on_cluster(address: str, queue: WorkQueue, settings: HostSettings, files: dict[str, Path]) -> None:
+    """Search the queries of a queue on the nodes of a Ray cluster.
 
     Args:
         address: `auto`, `ray://HOST:PORT` or `HOST:PORT`.
         files: of the policy, by the hashes that `settings` names.
-        finished, failed, stop: as in `foresight.rollouts.sample_rollouts`.
-        say: told in one line which hosts take part, and which are lost.
 
     Raises:
         UserError: there is no such cluster, or the model loads on none of its nodes.
         SamplerError: no host was there for as long as the recipe's watchdog waits.
     """
-    queue = WorkQueue(queries, finished, failed, say, stop)
     with connected(address) as ray:
         try:
             async with asyncio.TaskGroup() as group:
-                starting = group.create_task(_start_hosts(ray, settings, files, queue, say))
+                starting = group.create_task(_start_hosts(ray, settings, files, queue))
                 await queue.join(settings.sampler.watchdog)
                 starting.cancel()
         except ExceptionGroup as failures:
@@ -65,26 +53,19 @@ async def sample_on_cluster(
             if isinstance(cause, (UserError, SamplerError)):
                 raise cause from None
             raise
-    return dict(queue.done)
 
 
-@dataclass(frozen=True)
-class RayHost:
-    """A host on a node that is ready to search."""
+def ray_host(actor: Any, name: str, capacity: int) -> Host:
+    """Make a host of an actor that is ready to search."""
 
-    actor: Any
-    name: str
-    capacity: int
-
-    async def search(self, query: Query) -> Rollout:
-        """See `work_queue.Host.search`."""
+    async def search(query: Query) -> Rollout:
         with _ray_errors():
-            return await self.actor.search.remote(query)
+            return await actor.search.remote(query)
+
+    return Host(name, capacity, search)
 
 
-async def _start_hosts(
-    ray: Any, settings: HostSettings, files: dict[str, Path], queue: WorkQueue, say: Callable[[str], None]
-) -> None:
+async def _start_hosts(ray: Any, settings: HostSettings, files: dict[str, Path], queue: WorkQueue) -> None:
     """Start a host in each slot of the nodes that are there and of those that join later; goes on until cancelled.
 
     Where a host is lost and its node is still there, another one is tried, twice.
@@ -95,13 +76,13 @@ async def _start_hosts(
 
     async def start(slot: NodeSlot) -> None:
         try:
-            host = await _start_host(ray, slot, settings, store, queue, say)
+            host = await _start_host(ray, slot, settings, store, queue)
         except (SamplerError, UserError) as e:
             if isinstance(e, UserError) and not queue.served:  # no node can load it
                 raise
-            say(f"warning: {slot.name} does not take part: {e}")
+            queue.say(f"warning: {slot.name} does not take part: {e}")
         else:
-            say(f"sampling on {host.name}, {host.capacity} searches at once")
+            queue.say(f"sampling on {host.name}, {host.capacity} searches at once")
             await queue.serve(host)
         taken.discard(slot)
 
@@ -115,14 +96,7 @@ async def _start_hosts(
             await asyncio.sleep(_POLL)
 
 
-async def _start_host(
-    ray: Any,
-    slot: NodeSlot,
-    settings: HostSettings,
-    store: _FileStore,
-    queue: WorkQueue,
-    say: Callable[[str], None],
-) -> RayHost:
+async def _start_host(ray: Any, slot: NodeSlot, settings: HostSettings, store: _FileStore, queue: WorkQueue) -> Host:
     """Start a host.
 
     Raises:
@@ -137,13 +111,13 @@ async def _start_host(
         _, pending = await asyncio.wait([theirs], timeout=_BUSY)
         if pending:
             wanted = f"{slot.cpus} CPUs" + (f" and {slot.gpus} GPU" if slot.gpus else "")
-            say(f"waiting for {wanted} of {slot.name}, which others hold; `ray status` shows them")
+            queue.say(f"waiting for {wanted} of {slot.name}, which others hold; `ray status` shows them")
         if differences := version_differences(await theirs):
             raise HostLostError(f"it has {differences}; install the same")
         with queue.expecting():  # a large model takes a slow network its time
             await store.send(actor, slot.node)
             capacity = await actor.open.remote(replace(settings, cpus=slot.cpus))
-        return RayHost(actor, slot.name, capacity)
+        return ray_host(actor, slot.name, capacity)
 
 
 class _FileStore:

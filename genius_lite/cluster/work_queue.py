@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
 
 from genius_lite.errors import Stop
 from genius_lite.foresight.rollouts import first_of
@@ -26,22 +26,16 @@ class HostLostError(SamplerError):
     """This host samples no more."""
 
 
-class Host(Protocol):
-    """A machine, or a GPU of one, that searches `capacity` queries at once."""
+@dataclass(frozen=True)
+class Host:
+    """A machine, or a GPU of one, that searches `capacity` queries at once.
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def capacity(self) -> int: ...
+    `search` raises QueryFailedError where the host does not survive a query, HostLostError where the host is gone.
+    """
 
-    async def search(self, query: Query) -> Rollout:
-        """Search one query.
-
-        Raises:
-            QueryFailedError: the host does not survive this search.
-            HostLostError: the host is gone.
-        """
-        ...
+    name: str
+    capacity: int
+    search: Callable[[Query], Awaitable[Rollout]]
 
 
 class WorkQueue:
@@ -49,7 +43,7 @@ class WorkQueue:
 
     Args:
         finished, failed, stop: as in `foresight.rollouts.sample_rollouts`.
-        say: told in one line of hosts that are lost.
+        say: told in one line which hosts take part, and which are lost.
     """
 
     def __init__(
@@ -63,7 +57,7 @@ class WorkQueue:
         self._waiting: asyncio.Queue[Query] = asyncio.Queue()
         for query in queries:
             self._waiting.put_nowait(query)
-        self._finished, self._failed, self._say, self._stop = finished, failed, say, stop
+        self._finished, self._failed, self.say, self._stop = finished, failed, say, stop
         self._under_way = 0
         self._losses: Counter[str] = Counter()
         self._hosts = 0  # that search, or will
@@ -78,7 +72,7 @@ class WorkQueue:
                 for _ in range(host.capacity):
                     group.create_task(self._pull(host))
         except* HostLostError as lost:
-            self._say(f"warning: {host.name} is lost ({first_of(lost)}); its queries are sampled elsewhere")
+            self.say(f"warning: {host.name} is lost ({first_of(lost)}); its queries are sampled elsewhere")
         finally:
             self._hosts -= 1
 

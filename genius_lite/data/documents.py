@@ -6,12 +6,14 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 from genius_lite.data.blocks import KINDS, PACKAGES, Block
 from genius_lite.data.sandbox import LimitedProcess
 from genius_lite.errors import UserError
+from genius_lite.progress import Progress
 
 _SECONDS, _MEMORY = 60, 1_000_000_000  # of computing and bytes, for a document
 _SHORTEST = 0.25  # of a passage's tokens: a section that is shorter is read together with the next one
@@ -29,14 +31,6 @@ class Passage(NamedTuple):
     text: str
 
 
-class Listed(NamedTuple):
-    """Hold the documents of a folder, by name; how many files are of other kinds; and why a part cannot be read."""
-
-    documents: list[Path]
-    others: int
-    unread: list[str]
-
-
 class Read(NamedTuple):
     """What is in a folder: documents and their passages, and the files that were set aside, each with the reason."""
 
@@ -46,7 +40,7 @@ class Read(NamedTuple):
     others: int
 
 
-def read_documents(source: Path, count: Callable[[str], int], most: int, advance: Callable[[int], None]) -> Read:
+def read_documents(source: Path, count: Callable[[str], int], most: int, progress: Progress) -> Read:
     """Read the documents of a folder and of those below it, or a single one.
 
     Hidden files are left out, links to folders are not followed, and files of other kinds are counted as `others`.
@@ -54,18 +48,17 @@ def read_documents(source: Path, count: Callable[[str], int], most: int, advance
     Args:
         count: the tokens of a text.
         most: tokens of a passage.
-        advance: called as documents are read, as many as `files_in` lists.
 
     Raises:
         UserError: there is no document, or the library that reads it is not installed.
     """
-    files, others, set_aside = files_in(source)
+    files, others, set_aside = _listed(source)
     for kind in sorted({KINDS[file.suffix.lower()] for file in files}):
         require_libraries(kind)
     base = source if source.is_dir() else source.parent
     passages, documents = list[Passage](), 0
-    process = LimitedProcess("genius_lite.data.blocks", {}, seconds=_SECONDS, memory=_MEMORY)
-    try:
+    limited = LimitedProcess("genius_lite.data.blocks", {}, seconds=_SECONDS, memory=_MEMORY)
+    with closing(limited) as process, progress.stage("documents", len(files), "files") as advance:
         for file in files:
             name = os.fsencode(file.relative_to(base).as_posix()).decode(errors="replace")  # as text can hold it
             try:
@@ -75,13 +68,11 @@ def read_documents(source: Path, count: Callable[[str], int], most: int, advance
             except UserError as e:
                 set_aside.append(f"{name}: {e}")
             advance(1)
-    finally:
-        process.close()
     return Read(documents, passages, set_aside, others)
 
 
-def files_in(source: Path) -> Listed:
-    """List the documents of a folder and of those below it, or a single one.
+def _listed(source: Path) -> tuple[list[Path], int, list[str]]:
+    """List the documents by name, and say how many files are of other kinds, and why a part cannot be read.
 
     Raises:
         UserError: there is no such folder, or no document in it.
@@ -90,7 +81,7 @@ def files_in(source: Path) -> Listed:
     if source.is_file():
         if source.suffix.lower() not in KINDS:
             raise UserError(f"{source}: a document is one of {kinds}")
-        return Listed([source], 0, [])
+        return [source], 0, []
     if not source.is_dir():
         raise UserError(f"{source}: no such folder, and no such document")
     found, others, unread = list[Path](), 0, list[str]()
@@ -107,7 +98,7 @@ def files_in(source: Path) -> Listed:
                 others += 1
     if not found:
         raise UserError("; ".join([f"{source}: no document in this folder; one ends in {kinds}", *unread]))
-    return Listed(sorted(found), others, unread)
+    return sorted(found), others, unread
 
 
 def require_libraries(kind: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from genius_lite.data.files import (
     FORMATS,
     LONGEST,
+    PARQUET,
     SUFFIXES,
     TOO_LONG,
     Fault,
@@ -26,10 +27,10 @@ from genius_lite.data.files import (
     files_of,
     lines_of,
     opened,
+    parquet_rows,
     suffix_of,
 )
 from genius_lite.data.json_rows import json_rows
-from genius_lite.data.parquet import PARQUET, parquet_rows
 from genius_lite.data.tables import headers, table_rows, told_apart
 from genius_lite.errors import UserError
 from genius_lite.recipe import Prefix, Queries, TaskSource

@@ -1,4 +1,7 @@
-"""How llama.cpp was built: does it load, what does it lack of this processor and GPU, and what builds it better."""
+"""What doctor says of a part of this machine, and how llama.cpp was built.
+
+Does it load, what does it lack of this processor and GPU, and what builds it better?
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,18 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
+from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
+
+import msgspec
+from packaging.utils import canonicalize_name
 
 from genius_lite.data.sandbox import attempt
-from genius_lite.doctor.findings import Finding, Problem, install, pins
 from genius_lite.hardware import Gpu, gpus
+
+Level = Literal["stops", "slows", "note"]
 
 # Linux's name of an instruction set -> llama.cpp's.
 _FEATURES = {
@@ -29,6 +39,25 @@ _ASKED = "import llama_cpp as l; l.llama_print_system_info(); l.llama_supports_g
 _LOAD = (sys.executable, "-P", "-c", _ASKED)
 _ELSEWHERE = "LLAMA_CPP_LIB_PATH"  # where llama-cpp-python takes its libraries from, if not from its own folder
 _ILLEGAL = (-signal.SIGILL, 0xC000001D)  # how a process ends that comes to an instruction the processor has not
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What is wrong, and a shell command that mends it (or a sentence, where none does).
+
+    `stops`: a run cannot work; `slows`: it can, but with less speed or room; `note`: good to know.
+    """
+
+    level: Level
+    what: str
+    mend: str
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """A line about a part of this machine, empty where there is nothing to say but a problem."""
+
+    label: str
+    line: str
+    problem: Problem | None = None
 
 
 def look_at_llama(version: str, maker: str) -> Iterator[Finding]:
@@ -135,3 +164,16 @@ def cpu_flags(cpuinfo: Path) -> list[str]:
 def listed(cards: Sequence[Gpu]) -> str:
     """Return the names of GPUs with what is free on each."""
     return ", ".join(f"{card.name} ({card.free / 1e9:.1f} GB free)" for card in cards)
+
+
+def pins() -> dict[str, str]:
+    """Return the versions that everything was tested with, of constraints.txt."""
+    lines = resources.files("genius_lite").joinpath("constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = (line.partition("==") for line in lines if not line.startswith("#"))
+    return {canonicalize_name(name): version for name, _, version in pinned}
+
+
+def install(arguments: str) -> str:
+    """Return the command that installs into this environment, activated or not: its pip, or uv, which puts none in."""
+    python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
+    return f"{python} -m pip install {arguments}" if find_spec("pip") else f"uv pip install -p {python} {arguments}"

@@ -33,7 +33,7 @@ from genius_lite.evaluate.answers import (
     without_markdown,
     without_verb,
 )
-from genius_lite.evaluate.letters import LETTERS, UNLIKE, final_choice, starting_letter
+from genius_lite.evaluate.choices import LETTERS, UNLIKE, final_choice, starting_letter
 from genius_lite.evaluate.numbers import plain, unit_number
 from genius_lite.evaluate.words import every
 from genius_lite.recipe import AnswerKind, Check, CheckOptions

@@ -22,7 +22,7 @@ from jinja2 import TemplateError
 
 from genius_lite.data.sandbox import LimitedProcess, Message, serve
 from genius_lite.errors import UserError
-from genius_lite.evaluate.letters import LETTERS
+from genius_lite.evaluate.choices import LETTERS
 from genius_lite.evaluate.scoring import Verdict
 from genius_lite.text import brief
 

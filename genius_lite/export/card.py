@@ -11,7 +11,7 @@ from genius_lite import __version__
 from genius_lite.export.transformers import HubSource
 from genius_lite.recipe import Loss, Prefix
 from genius_lite.report.columns import NOTE, SHORT
-from genius_lite.report.markdown import in_markdown
+from genius_lite.report.page import in_markdown
 from genius_lite.report.summary import WIDENED, cooling_lines
 from genius_lite.report.tables import Table
 from genius_lite.results.evaluation import AtBest, TaskResult

@@ -50,14 +50,6 @@ _TEXTS = (
 )
 
 
-@dataclass(frozen=True)
-class ChatTemplate:
-    """What Ollama's TEMPLATE will write, None where there can be none, and what its reader should know, a line each."""
-
-    layout: Layout | None
-    notes: tuple[str, ...]
-
-
 def modelfile(
     vocabulary: Vocabulary,
     gguf_name: str,
@@ -78,11 +70,11 @@ def modelfile(
     """
     if not gguf_name.isprintable() or gguf_name != gguf_name.strip():
         raise UserError(f"{gguf_name!r}: a Modelfile cannot name this file; rename it")
-    found = chat_template(vocabulary)
-    template = found.layout.go() if found.layout else None
+    layout, found = chat_template(vocabulary)
+    template = layout.go() if layout else None
     stops = _stops(vocabulary, template or vocabulary.template or "")
     held = [stop for stop in stops if stop.isprintable() and '"' not in stop]  # between quotes, on one line
-    notes = [*found.notes, *(_NO_STOP.format(stop) for stop in stops if stop not in held)]
+    notes = [*found, *(_NO_STOP.format(stop) for stop in stops if stop not in held)]
     lines = [f"FROM ./{gguf_name}"]
     if template is not None:
         lines.append(f'TEMPLATE """{template}"""')
@@ -100,21 +92,21 @@ def comments(modelfile: str) -> list[str]:
     return [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("# "), modelfile.splitlines())]
 
 
-def chat_template(vocabulary: Vocabulary) -> ChatTemplate:
-    """Find what the GGUF's chat template writes, and prove it over probe conversations."""
+def chat_template(vocabulary: Vocabulary) -> tuple[Layout | None, tuple[str, ...]]:
+    """Find what TEMPLATE will write, None where it cannot be proven, and what its reader should know, a line each."""
     if not vocabulary.template:
-        return ChatTemplate(None, ("No TEMPLATE: the model has no chat template; it continues the text it is given.",))
+        return None, ("No TEMPLATE: the model has no chat template; it continues the text it is given.",)
     try:
         turns, system = _turns(vocabulary), _system(vocabulary)
         layout = _layout(turns, system)
         _prove(vocabulary, layout, system)
         dated = ("The date in TEMPLATE is fixed: the day that the model was trained with.",) * vocabulary.asks_for_date
         notes = (*_note(system), *_differences(vocabulary, layout, system), *dated, *_thinking(vocabulary, layout))
-        return ChatTemplate(layout, notes)
+        return layout, notes
     except UserError as e:
         reason = " ".join(str(e).split()).removesuffix(".")
         guess = "Ollama guesses one from it; read `ollama show --template` before you rely on it."
-        return ChatTemplate(None, (f"No TEMPLATE: Go cannot say what the GGUF's chat template does: {reason}.", guess))
+        return None, (f"No TEMPLATE: Go cannot say what the GGUF's chat template does: {reason}.", guess)
 
 
 def _holds_message(message: str) -> bool:

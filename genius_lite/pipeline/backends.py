@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from genius_lite.cluster.actor import HostSettings
 from genius_lite.cluster.ray import sample_on_cluster
+from genius_lite.cluster.work_queue import WorkQueue
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
@@ -103,10 +104,9 @@ async def _on_cluster(s: Search) -> None:
     files = {sha256([path]): path for path in (s.policy.gguf, s.policy.lora) if path}
     model, lora = [*files, ""][:2]
     settings = HostSettings(model, lora, cfg, r.job.recipe.foresight, r.job.context, r.key)
-    counts = await sample_on_cluster(
-        cfg.cluster, s.queries, settings, files, s.finished_elsewhere, s.failed, r.progress.say, r.stop
-    )
-    r.here.put_json("hosts.json", counts)  # by host; of the last process that sampled this round
+    queue = WorkQueue(s.queries, s.finished_elsewhere, s.failed, r.progress.say, r.stop)
+    await sample_on_cluster(cfg.cluster, queue, settings, files)
+    r.here.put_json("hosts.json", dict(queue.done))  # by host; of the last process that sampled this round
 
 
 REMOTE: dict[str, Callable[[Search], Awaitable[Stats | None]]] = {"server": _on_server, "cluster": _on_cluster}

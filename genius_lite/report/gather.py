@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from genius_lite.evaluate.guard import SignalValue, signal_values
 from genius_lite.evaluate.record import read_evaluation
 from genius_lite.evaluate.results import mean_score
 from genius_lite.foresight.pairs import calibration_weight
 from genius_lite.progress import Stage, named
+from genius_lite.records import PreferencePair
 from genius_lite.report.status import next_stage
 from genius_lite.report.trees import Explorer, calibrates, explore, votes_weigh
 from genius_lite.results.evaluation import Alarm, Signals, TaskResult
@@ -179,17 +179,14 @@ def _round(run: RunFolder, here: RoundFolder, base: Signals | None, earlier: Seq
 
 def _pair_figures(here: RoundFolder, recipe: dict[str, Any]) -> PairFigures | None:
     learner = recipe["learner"]
-    chosen, rejected, gap, weights, leads = (array("d") for _ in range(5))
-    for p in here.pairs:
-        chosen.append(len(p.chosen_tokens))
-        rejected.append(len(p.rejected_tokens))
-        gap.append(p.chosen_value - p.rejected_value)
-        weights.append(calibration_weight(p, learner["alpha"], learner["calibration"]))
-        leads.append(p.lead)
-    if not weights:
-        return None
-    relaxed = fmean(w < 1 for w in weights)
-    return PairFigures(fmean(chosen), fmean(rejected), fmean(gap), fmean(weights), relaxed, fmean(leads))
+
+    def of_pair(p: PreferencePair) -> tuple[float, ...]:
+        weight = calibration_weight(p, learner["alpha"], learner["calibration"])
+        gap = p.chosen_value - p.rejected_value
+        return len(p.chosen_tokens), len(p.rejected_tokens), gap, weight, weight < 1, p.lead
+
+    found = np.fromiter(map(of_pair, here.pairs), np.dtype((float, 6)))
+    return PairFigures(*found.mean(axis=0).tolist()) if len(found) else None
 
 
 def _now(run: RunFolder) -> str:

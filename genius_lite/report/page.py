@@ -1,8 +1,8 @@
-"""The report as one HTML file that asks no network for anything.
+"""A run's report as files: `report.html`, complete in itself, and `report.md`, without its charts and trees.
 
-Everything that a model, a query or a recipe says is untrusted. The template escapes it; what the script shows is JSON
-in which no `<` stands, and is set as text. The Content-Security-Policy allows this page's own script and style, by
-their hashes, and nothing else.
+The page asks no network for anything. Everything that a model, a query or a recipe says is untrusted. The template
+escapes it; what the script shows is JSON in which no `<` stands, and is set as text. The Content-Security-Policy allows
+this page's own script and style, by their hashes, and nothing else.
 """
 
 from __future__ import annotations
@@ -10,18 +10,61 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
+import shlex
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from genius_lite import __version__
+from genius_lite.errors import UserError
+from genius_lite.progress import Progress
 from genius_lite.report import figures, headline, tables
-from genius_lite.report.gather import RunData
+from genius_lite.report.gather import RunData, gather
+from genius_lite.report.tables import Table
+from genius_lite.rundir.disk import put
+from genius_lite.rundir.folder import private, refuse_links
 from genius_lite.text import amount, number, percent, plain, prose, unbroken
 
 _ASSETS = files("genius_lite.report") / "assets"
+# An interval is left as it is: nothing but figures stands in its brackets, and no link follows.
+_MEANS_SOMETHING = re.compile(r"\[[\d.,+\N{MINUS SIGN} ]+\](?![(\[:])|([\\`*_\[\]|~$@])")
+
+
+def write_report(run: Path, to: Path) -> list[Path]:
+    """Write the report of a run folder, finished or not, into the folder `to`; one that is there is replaced.
+
+    It holds questions and responses. In the run's folder it is for its user alone, as that is; elsewhere its modes
+    follow the umask, since the user says for whom it is.
+
+    Raises:
+        UserError: `run` is no run folder, or a file in it is damaged, or a link, and nothing is written then; or `to`
+            cannot be written.
+        OSError: a file of the run cannot be read.
+    """
+    data = gather(run)
+    refuse_links(run)
+    texts = {"report.html": page(data), "report.md": markdown(data)}
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        with private() if to.samefile(run) else nullcontext():
+            for name, text in texts.items():
+                put(to / name, text.encode())
+    except OSError as e:
+        raise UserError(f"{e.filename or to} cannot be written: {e.strerror}; name another folder with --to") from None
+    return [to / name for name in texts]
+
+
+def write_report_if_possible(run: Path, progress: Progress) -> None:
+    """Write the report of a run that ends: nothing of the run depends on it, so what hinders it is only said."""
+    try:
+        write_report(run, run)
+    except (UserError, OSError) as e:
+        progress.say(f"warning: no report ({e}); genius-lite report {shlex.quote(str(run))} tries again")
 
 
 def page(data: RunData, live: Markup | None = None) -> str:
@@ -99,3 +142,51 @@ def _asset(name: str) -> str:
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def markdown(data: RunData) -> str:
+    """Write a run's report."""
+    parts = [f"# {escaped(prose(data.name))}: genius-lite run report", escaped(headline.outcome(data))]
+    by_task = headline.task_changes(data), tables.task_tables(data), tables.beside_tables(data)
+    for task, *shown in zip(*by_task, strict=True):
+        parts.append(f"## {escaped(task.task)}: {amount(task.problems, 'problems')}")
+        parts.append("\n".join(map(_change, task.changes)))
+        parts += [in_markdown(table, 3) for table in shown]
+    parts += map(escaped, headline.notes(data))
+    if signals := tables.signals_table(data):
+        parts.append(in_markdown(signals))
+    parts.append(in_markdown(tables.rounds_table(data)))
+    raised = [f"- {name}, {alarm.level}: {escaped(prose(alarm.line))}" for name, alarm in data.alarms]
+    parts += ["\n".join(["## Alarms\n", *raised])] * bool(raised)
+    after = [tables.guard_table(data), *tables.kept_tables(data), tables.stages_table(data)]
+    parts += map(in_markdown, [*after, tables.pairs_table(data), tables.identity_table(data)])
+    parts.append(f"## Recipe\n\n{_fenced(recipe_text(data))}")
+    return "\n\n".join(parts) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Write text that Markdown takes for text, on one line."""
+    one_line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MEANS_SOMETHING.sub(lambda m: f"\\{m[1]}" if m[1] else m[0], one_line)
+
+
+def _change(change: headline.Change) -> str:
+    before = f"{change.before} {change.beside[0]}"
+    after = f" to {escaped(f'{change.after} {change.beside[1]}')}" if change.after else ""
+    gain = f"{escaped(change.gain)}. " if change.gain else ""
+    return f"- {escaped(change.name)}: {escaped(before)}{after}. {gain}{change.verdict}"
+
+
+def in_markdown(table: Table, level: int = 2) -> str:
+    """Write a table under a heading of a level."""
+    rows = [table.headings, ["---", *["---:"] * (len(table.headings) - 1)]]
+    rows += [[f"**{escaped(row[0])}**" if n in table.marked else escaped(row[0]), *map(escaped, row[1:])]
+             for n, row in enumerate(table.rows)]  # fmt: skip
+    shown = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"{'#' * level} {escaped(table.title)}\n\n{shown}" + (f"\n\n{escaped(table.note)}" if table.note else "")
+
+
+def _fenced(text: str) -> str:
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}yaml\n{text}{fence}"

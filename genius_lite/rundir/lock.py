@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import filelock
@@ -20,25 +19,15 @@ LOCK, MARKER = "lock", "lock.held"
 _PATIENCE = 1.0  # seconds: whoever only looks (`in_use`) holds the lock for a moment
 
 
-@contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Hold a folder, which exists, for this process alone.
+def hold(folder: Path) -> AbstractContextManager[object]:
+    """Hold a folder, which exists, for this process alone, until the block ends.
 
     Raises:
         UserError: another process works in it; or, where the file system knows no locks, it may.
     """
-    lock = _acquired(folder)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _acquired(folder: Path) -> filelock.BaseFileLock:
     lock = filelock.FileLock(folder / LOCK, timeout=_PATIENCE, fallback_to_soft=False)
     try:
-        lock.acquire()
-        return lock
+        return lock.acquire()
     except filelock.Timeout:
         raise UserError(f"{folder} is in use by another process; wait for it or name another `out`") from None
     except OSError as e:
@@ -47,8 +36,7 @@ def _acquired(folder: Path) -> filelock.BaseFileLock:
     # A file that filelock takes over where it can tell that its process is gone.
     marker = filelock.SoftFileLock(folder / MARKER, timeout=_PATIENCE)
     try:
-        marker.acquire()
-        return marker
+        return marker.acquire()
     except filelock.Timeout:
         host, process = _holder(folder / MARKER) or ("", 0)
         who = f"process {process} on {brief(host)}" if host else "another process"

@@ -27,7 +27,7 @@ import psutil
 
 from genius_lite.cluster.actor import HostSettings
 from genius_lite.cluster.nodes import connected
-from genius_lite.cluster.ray import RayHost, sample_on_cluster
+from genius_lite.cluster.ray import ray_host, sample_on_cluster
 from genius_lite.cluster.work_queue import WorkQueue
 from genius_lite.data.queries import select
 from genius_lite.data.vocabulary import Vocabulary
@@ -77,7 +77,7 @@ async def overhead(ray: Any, workers: int, count: int, seconds: float, log: Reco
     queue = WorkQueue(queries, finished, lambda query, reason: None, print, Stop())
     actor = ray.remote(Simulated).options(num_cpus=0, max_concurrency=10_000)
     actors = [actor.remote(seconds) for _ in range(_ACTORS)]
-    hosts = [RayHost(actors[n % _ACTORS], f"worker {n}", 1) for n in range(workers)]
+    hosts = [ray_host(actors[n % _ACTORS], f"worker {n}", 1) for n in range(workers)]
     await asyncio.gather(*(hosts[n].search(Query("0", "", [])) for n in range(_ACTORS)))
     began, busy = time.perf_counter(), time.process_time()
     async with asyncio.TaskGroup() as group:
@@ -108,7 +108,8 @@ def timed(address: str, queries: list[Query], settings: HostSettings, files: dic
     def refuse(query: Query, reason: str) -> None:
         raise RuntimeError(reason)
 
-    asyncio.run(sample_on_cluster(address, queries, settings, files, lambda rollout: None, refuse, say, Stop()))
+    queue = WorkQueue(queries, lambda rollout: None, refuse, say, Stop())
+    asyncio.run(sample_on_cluster(address, queue, settings, files))
     return time.perf_counter() - ready[0]
 
 
@@ -171,9 +172,8 @@ def joined(cluster: Any, queries: list[Query], settings: HostSettings, files: di
             nodes.append(subprocess.Popen([RAY, "start", "--address", cluster.address, "--num-cpus=1", "--block"]))
 
     unique = [Query(f"{n:016x}", q.prompt, q.tokens) for n, q in enumerate(queries)]
-    asyncio.run(
-        sample_on_cluster(cluster.address, unique, settings, files, finished, lambda query, reason: None, say, Stop())
-    )
+    queue = WorkQueue(unique, finished, lambda query, reason: None, say, Stop())
+    asyncio.run(sample_on_cluster(cluster.address, queue, settings, files))
     for node in nodes:  # `Cluster.add_node` works in the main thread only
         node.terminate()
         node.wait()

@@ -27,8 +27,8 @@ from genius_lite.pipeline.stages import pair, sample
 from genius_lite.recipe import Recipe
 from genius_lite.recipe.reader import load
 from genius_lite.records import Candidate, Completion, Finish, Step
+from genius_lite.report.page import write_report
 from genius_lite.report.status import look
-from genius_lite.report.write import write_report
 from genius_lite.run import open_run
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.weights.retained import one_of_each

@@ -39,11 +39,11 @@ class Kept:
     def run(self, *hosts: FakeHost, later: dict[float, FakeHost] | None = None, patience: float = 5) -> Kept:
         async def everything():
             async with asyncio.TaskGroup() as group:
-                serving = [group.create_task(self.queue.serve(host)) for host in hosts]
+                serving = [group.create_task(self.queue.serve(host.host)) for host in hosts]
 
                 async def join(after: float, host: FakeHost) -> None:
                     await asyncio.sleep(after)
-                    await self.queue.serve(host)
+                    await self.queue.serve(host.host)
 
                 serving += [group.create_task(join(after, host)) for after, host in (later or {}).items()]
                 try:
@@ -134,7 +134,7 @@ def test_a_host_that_is_made_ready_is_waited_for():
     async def arriving():
         with kept.queue.expecting():
             await asyncio.sleep(0.5)
-        await kept.queue.serve(FakeHost("slow"))
+        await kept.queue.serve(FakeHost("slow").host)
 
     async def everything():
         hosting = asyncio.create_task(arriving())

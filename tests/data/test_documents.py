@@ -18,6 +18,7 @@ from genius_lite.data import documents
 from genius_lite.data.blocks import KINDS, Block
 from genius_lite.data.documents import Passage, Read, cut, read_documents, require_libraries
 from genius_lite.errors import UserError
+from genius_lite.progress import SILENT
 
 
 def pdf(*pages: str, password: str = "", packed: bytes = b"") -> bytes:
@@ -55,7 +56,7 @@ def words(text: str) -> int:
 
 
 def read(source: Path, most: int = 40) -> Read:
-    return read_documents(source, words, most, lambda n: None)
+    return read_documents(source, words, most, SILENT)
 
 
 SAID = ("Otters", "Otters hold hands while they sleep.", "Their fur is dense.")

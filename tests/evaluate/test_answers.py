@@ -13,7 +13,7 @@ from hypothesis import given
 from genius_lite.errors import UserError
 from genius_lite.evaluate.answers import final_number
 from genius_lite.evaluate.checkers import extract_answer, submitted
-from genius_lite.evaluate.letters import final_choice
+from genius_lite.evaluate.choices import final_choice
 from genius_lite.evaluate.numbers import numbers, spelled
 from genius_lite.evaluate.words import LANGUAGES, LETTER, phrases
 from genius_lite.recipe import Check, CheckOptions

@@ -11,7 +11,7 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate import checkers
 from genius_lite.evaluate.answers import final_number, numbers, without_markdown
 from genius_lite.evaluate.checkers import extract_answer
-from genius_lite.evaluate.letters import final_choice
+from genius_lite.evaluate.choices import final_choice
 from genius_lite.recipe import CheckOptions
 
 

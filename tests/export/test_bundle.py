@@ -22,7 +22,7 @@ from genius_lite.export.bundle import FORMATS, RunRound, export
 from genius_lite.export.tokenizer import write_tokenizer
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
 from genius_lite.report.columns import SHORT
-from genius_lite.report.markdown import escaped
+from genius_lite.report.page import escaped
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
 from genius_lite.weights import gguf_file

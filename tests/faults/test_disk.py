@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from genius_lite.cli.faults import fault_line
+from genius_lite.cli.surroundings import fault_line
 from genius_lite.errors import NonFiniteError
 from genius_lite.records import Rollout
 from genius_lite.rundir.lines import read_records

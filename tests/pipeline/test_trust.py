@@ -17,7 +17,7 @@ from genius_lite.cli.arguments import named_model
 from genius_lite.errors import UserError
 from genius_lite.export.bundle import export
 from genius_lite.recipe.reader import load
-from genius_lite.report.write import write_report
+from genius_lite.report.page import write_report
 from genius_lite.run import run
 from genius_lite.weights.adapter import Adapter, read_factors
 from genius_lite.weights.full_precision import read_config

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.record import write_evaluation
-from genius_lite.report import write
+from genius_lite.report import page
 from genius_lite.report.gather import RoundData, gather
 from genius_lite.report.headline import notes, outcome, task_changes
-from genius_lite.report.markdown import markdown
+from genius_lite.report.page import markdown, write_report, write_report_if_possible
 from genius_lite.report.summary import kept_lines
 from genius_lite.report.tables import (
     beside_tables,
@@ -27,7 +27,6 @@ from genius_lite.report.tables import (
     task_tables,
 )
 from genius_lite.report.terminal import TerminalProgress
-from genius_lite.report.write import write_report, write_report_if_possible
 from genius_lite.results.evaluation import GREEDY, Answers, Response, Signals
 from genius_lite.results.rounds import Quantized, RoundReport
 from genius_lite.text import accuracy, in_ascii, percent
@@ -351,6 +350,6 @@ def test_what_cannot_be_read_is_not_said_to_be_unwritable(run, tmp_path, monkeyp
     def refused(path: Path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path / "pairs.jsonl"))
 
-    monkeypatch.setattr(write, "gather", refused)
+    monkeypatch.setattr(page, "gather", refused)
     with pytest.raises(PermissionError):
         write_report(run, tmp_path / "out")

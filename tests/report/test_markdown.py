@@ -5,7 +5,7 @@ import json
 from markdown_it import MarkdownIt
 
 from genius_lite.report.gather import gather
-from genius_lite.report.markdown import escaped, markdown
+from genius_lite.report.page import escaped, markdown
 from tests.support.runs import rollout, write_run
 
 EVIL = "<img src=x onerror=alert(1)> | [a](javascript:b) `c` **d**\n# e &lt; \\| @f"

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from genius_lite.report.gather import gather
-from genius_lite.report.page import embedded, page
-from genius_lite.report.write import write_report
+from genius_lite.report.page import embedded, page, write_report
 from tests.report.conftest import open_all
 from tests.support.runs import rollout, write_lines, write_run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from genius_lite.cluster.work_queue import HostLostError
+from genius_lite.cluster.work_queue import Host, HostLostError
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step
 from genius_lite.sampler.client import QueryFailedError
 
@@ -25,6 +25,11 @@ class FakeHost:
     dies_at: int | None = None
     poison: frozenset[str] = frozenset()
     asked: list[str] = field(default_factory=list)
+
+    @property
+    def host(self) -> Host:
+        """It, as a queue takes it."""
+        return Host(self.name, self.capacity, self.search)
 
     async def search(self, query: Query) -> Rollout:
         self.asked.append(query.id)

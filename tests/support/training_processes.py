@@ -19,7 +19,7 @@ import msgspec
 import torch
 import typer
 
-from genius_lite.cli.processes import main_process
+from genius_lite.cli.interrupts import main_process
 from genius_lite.errors import Stop, Stopped, UserError
 from genius_lite.learner import train as train_module
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
