@@ -136,7 +136,7 @@ def evaluate(
     ] = None,
     greedy: Annotated[bool, typer.Option(help="Also the likeliest response")] = True,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Longest response; if not given, as the recipe or run asks, or 512")
+        int | None, typer.Option(min=1, help="Longest response; if not given, as the recipe or run asks, or 512")
     ] = None,
     limit: Annotated[
         int | None,
@@ -196,8 +196,8 @@ def chat(
     system: Annotated[
         str | None, typer.Option(help="System message; if not given, a run's own; '' is the chat template's default")
     ] = None,
-    temperature: float = 0.7,
-    max_tokens: int = 512,
+    temperature: Annotated[float, typer.Option(min=0, max=100)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 512,
     context: Annotated[int, typer.Option(help="Tokens that the conversation may take")] = 4096,
     seed: int = 0,
 ) -> None:

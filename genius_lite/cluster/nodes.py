@@ -17,7 +17,8 @@ from rich.table import Table
 
 from genius_lite.cluster.actor import version_differences, versions
 from genius_lite.errors import UserError
-from genius_lite.text import first_line, visible
+from genius_lite.recipe.sampler import is_address
+from genius_lite.text import brief, first_line, visible
 
 _ANSWERS = 10.0  # seconds for a head to take a connection
 _SILENT = 30.0  # seconds for a node to say its versions
@@ -65,6 +66,8 @@ def connected(address: str) -> Iterator[Any]:
 def _check_port(address: str) -> None:
     """See whether anything listens, since Ray itself would go on trying for minutes. Raises OSError if not."""
     if address != "auto":
+        if not is_address(address):
+            raise UserError(f"{brief(address)} is no address; write auto, ray://HOST:PORT or HOST:PORT")
         host, _, port = address.removeprefix("ray://").rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), _ANSWERS).close()
 

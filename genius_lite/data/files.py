@@ -85,8 +85,10 @@ def files_of(source: str) -> list[Path]:
     elif path.exists():
         return [path]
     else:
-        matching = glob.glob(source, recursive=True) if glob.has_magic(source) else []  # noqa: PTH207
-        found = [*map(Path, matching)]
+        # Folders that are there are meant as they are called: one may well be named `[old] questions`.
+        there = next(above for above in path.parents if above.is_dir())
+        pattern = str(Path(glob.escape(str(there)), path.relative_to(there)))
+        found = [*map(Path, glob.glob(pattern, recursive=True))] if glob.has_magic(source) else []  # noqa: PTH207
     found = sorted(file for file in found if file.is_file())
     found = [file for file in found if file.stat().st_size] or found  # a part that is empty, as Spark writes them
     if not found:

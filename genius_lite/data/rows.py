@@ -236,6 +236,7 @@ def _text_rows(lines: Iterator[str]) -> Numbered:
 
 def _hub_rows(source: str, wanted: Sequence[Columns], hub: Queries | TaskSource, few: bool) -> Iterator[Row]:
     import datasets
+    import httpx2
     from datasets import config
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
     from huggingface_hub.errors import HfHubHTTPError
@@ -251,8 +252,9 @@ def _hub_rows(source: str, wanted: Sequence[Columns], hub: Queries | TaskSource,
         for number, row in enumerate(rows, 1):
             yield Row(f"{source}, row {number}", row)
     except (
-        *(DatasetNotFoundError, DatasetGenerationError, HfHubHTTPError),
+        *(DatasetNotFoundError, DatasetGenerationError, HfHubHTTPError, httpx2.HTTPError),
         *(ValueError, TypeError, OSError, RuntimeError),  # the last: a script
+        *(ImportError, LookupError, AttributeError),  # a decoder that is not installed, files that are not as they say
     ) as e:
         hint = "; name its subset in the recipe" if "Config name is missing" in str(e) else ""
         raise UserError(f"{source}: the hub dataset cannot be loaded: {first_line(e)}{hint}") from None

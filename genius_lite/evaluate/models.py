@@ -7,7 +7,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
+
+from pydantic import ValidationError
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
@@ -104,11 +106,16 @@ def _task(name: str) -> TaskSource:
     if not Path(name).exists() and (near := get_close_matches(name, get_args(BenchmarkName), n=1, cutoff=0.75)):
         raise UserError(f"{name}: no such file; did you mean the benchmark {near[0]}?")
     source, colon, check = name.rpartition(":")
-    if not source or f"{source}{colon}" == Prefix.REASONING_GYM:
-        return TaskSource(source=name)
-    if check not in get_args(Check):
+    given = {"source": source, "check": check}
+    if not source or "/" in check or "\\" in check or f"{source}{colon}" == Prefix.REASONING_GYM:
+        given = {"source": name}  # a colon of its own, as hf:OWNER/DATASET and C:/problems.jsonl have
+    elif check not in get_args(Check):
         raise UserError(f"{name}: no checker `{check}`; known are {', '.join(get_args(Check))}")
-    return TaskSource(source=source, check=cast("Check", check))
+    try:
+        return TaskSource.model_validate(given)
+    except ValidationError as e:
+        told = e.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"--tasks {name!r:.60}: {told}; a recipe can say more of a task") from None
 
 
 def evaluate_models(

@@ -174,6 +174,9 @@ def usage_of(chosen: RunRound, to_format: FormatName, names: Iterable[str], fold
 def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> list[str]:
     if not kinds:
         prove(chosen.gguf)
+        if not chosen.made and len(chosen.base.gguf.files) > 1:  # copied under one name a part of it loads nowhere
+            merge(chosen.base, None, "source", out / f"{chosen.file_name}-base.gguf", advance)
+            return []
         file = out / f"{chosen.file_name}-{chosen.made.type if chosen.made else 'base'}.gguf"
         shutil.copyfile(chosen.gguf, file)
         if chosen.made and sha256([file]) != chosen.made.sha256:
@@ -193,7 +196,9 @@ def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: A
 
 
 def _ggufs_bytes(chosen: RunRound, kinds: list[QuantType]) -> int:
-    return sum(quantized_bytes(chosen.base.gguf, kind) for kind in kinds) or chosen.gguf.stat().st_size
+    if not kinds and chosen.made:
+        return chosen.gguf.stat().st_size
+    return sum(quantized_bytes(chosen.base.gguf, kind) for kind in kinds or ["source"])
 
 
 def _write_ollama(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> list[str]:

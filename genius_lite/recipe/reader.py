@@ -65,7 +65,7 @@ def _extended(path: Path, through: tuple[Path, ...]) -> Document:
     if not isinstance(parent, str) or not parent:
         raise UserError(f"{place}: `extends` names one other recipe; write `extends: OTHER.yaml`")
     above = Path(_beside(path, parent, place))
-    if above in (through := (*through, path.resolve())):
+    if above.resolve() in (through := (*through, path.resolve())):
         raise UserError(f"{place}: {parent} extends this recipe in turn; take one `extends` out")
     if not above.is_file():
         raise UserError(f"{place}: `extends` is {parent}: there is no such recipe beside this one")

@@ -45,6 +45,11 @@ class Server(Section):
         return self
 
 
+def is_address(text: str) -> bool:
+    """Say whether a text is HOST:PORT or ray://HOST:PORT, as a cluster is named."""
+    return bool(re.fullmatch(r"(ray://)?([\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}", text))
+
+
 class Sampler(Section):
     """llama.cpp settings. They change speed and memory; what is sampled from only as rounding does, `kv_type` the most.
 
@@ -99,7 +104,7 @@ class Sampler(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Sampler:
-        if not re.fullmatch(r"local|auto|(ray://)?([\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}", self.cluster):
+        if self.cluster not in ("local", "auto") and not is_address(self.cluster):
             raise ValueError(f"cluster {self.cluster} is no address; write local, auto, ray://HOST:PORT or HOST:PORT")
         if len(named := self.elsewhere) > 1:
             raise ValueError(f"{named[1]} and sampler.{named[0]} are two places to sample in; write one of the two")

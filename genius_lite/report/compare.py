@@ -62,15 +62,16 @@ def compare_runs(runs: Sequence[Path]) -> list[Row]:
     """
     found: list[Row] = []
     first: dict[tuple[tuple[str, ...], int], tuple[_Answers, _Answers]] = {}
-    for arm in _arms(runs):
+    for place, arm in enumerate(_arms(runs)):
         for tasks in arm.groups_of_tasks():
             base, base_greedy = (arm.answers(0, tasks, greedy=greedy) for greedy in (False, True))
             for number in arm.rounds():
                 tuned, tuned_greedy = (arm.answers(number, tasks, greedy=greedy) for greedy in (False, True))
                 gain = _difference(base, tuned)
                 spread = gain.over_seeds if gain else None
-                those = first.setdefault((tasks, number), (tuned, tuned_greedy))
-                is_first = those[0] is tuned
+                those = None if place == 0 else first.get((tasks, number))
+                if place == 0:
+                    first[tasks, number] = tuned, tuned_greedy
                 row = Row(
                     task=tasks[0] if len(tasks) == 1 else ALL_TASKS,
                     arm=arm.name,
@@ -82,8 +83,8 @@ def compare_runs(runs: Sequence[Path]) -> list[Row]:
                     greedy=tuned_greedy.accuracy(),
                     greedy_gain=_difference(base_greedy, tuned_greedy),
                     seed_spread=None if spread is None else spread * len(arm.seeds) ** 0.5,
-                    to_first=None if is_first else _difference(those[0], tuned),
-                    greedy_to_first=None if is_first else _difference(those[1], tuned_greedy),
+                    to_first=_difference(those[0], tuned) if those else None,
+                    greedy_to_first=_difference(those[1], tuned_greedy) if those else None,
                 )
                 found.append(row)
     return found

@@ -44,7 +44,8 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        refuse_links(path)
+        if os.path.lexists(path / folder.RECIPE):  # what is no run is told so, and not looked through
+            refuse_links(path)
         found = read_json(path / folder.RECIPE)
         if found is None and not os.access(path if path.is_dir() else path.parent, os.R_OK | os.X_OK):
             raise UserError(

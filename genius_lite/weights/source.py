@@ -159,11 +159,12 @@ def _stays_inside(name: str) -> bool:
 
 @contextmanager
 def _hub_errors(source: str) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    import httpx2
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
+    except (httpx2.HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise UserError(f"{source}: cannot be downloaded: {reason}") from None
 

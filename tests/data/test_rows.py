@@ -175,6 +175,9 @@ def test_folders_patterns_and_links(tmp_path):
     (tmp_path / "part-2.jsonl.gz").touch()
     (tmp_path / "._part-0.jsonl").write_bytes(b"\0")
     assert _read(tmp_path) == _read(tmp_path / "part-*.gz") == TWO
+    (named := tmp_path / "[old] questions?").mkdir()
+    (named / "part-0.jsonl").write_text('{"prompt": "Who?"}\n')
+    assert _read(named / "part-*.jsonl") == ["Who?"], "a folder is meant as it is called"
     (tmp_path / "q.csv").write_text("prompt\nWhy?\n")
     with pytest.raises(UserError, match=r"files of several kinds, such as .*; write a pattern"):
         _read(tmp_path)

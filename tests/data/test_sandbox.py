@@ -68,8 +68,8 @@ def test_a_message_that_is_refused_says_why_and_the_process_goes_on(process):
 
 
 def test_a_process_that_stalls_is_replaced(process, monkeypatch):
-    monkeypatch.setattr(sandbox, "_PATIENCE", 0.25)
-    with pytest.raises(LimitError, match="it has stalled for"):
+    with monkeypatch.context() as hurried, pytest.raises(LimitError, match="it has stalled for"):
+        hurried.setattr(sandbox, "_PATIENCE", 0.25)
         process.ask({"sleep": 60})
     assert process.ask({"n": 1})["n"] == 1
 

@@ -20,11 +20,15 @@ from genius_lite.errors import UserError
 from genius_lite.export import FormatName
 from genius_lite.export.bundle import FORMATS, RunRound, export
 from genius_lite.export.tokenizer import write_tokenizer
+from genius_lite.pipeline.job import prepare
+from genius_lite.pipeline.stages import import_base
+from genius_lite.progress import SILENT
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
 from genius_lite.report.columns import SHORT
 from genius_lite.report.page import escaped
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
+from genius_lite.rundir.folder import open_folder
 from genius_lite.weights import gguf_file
 from tests.conftest import FORKED_HELPERS
 from tests.support.engine import PROMPT
@@ -210,3 +214,39 @@ def test_a_file_that_is_not_the_evaluated_one_any_more_is_not_exported(finished,
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     export(tmp_path / "run", 1, "gguf", ["Q8_0"], tmp_path / "anew")
     assert (tmp_path / "anew" / "tiny.genius-Q8_0.gguf").exists()
+
+
+def test_a_base_model_of_several_files_becomes_one(tmp_path):
+    """Copied under another name its first part would load nowhere."""
+    tiny_gguf(tmp_path / "tiny.gguf", "llama")
+    reader = gguf.GGUFReader(tmp_path / "tiny.gguf")
+    writer = gguf.GGUFWriter(None, "llama", split_max_tensors=8)
+    for field in reader.fields.values():
+        if field.name == "general.architecture" or field.name.startswith("GGUF."):
+            continue
+        if field.types[0] == gguf.GGUFValueType.ARRAY:
+            writer.add_array(field.name, field.contents())
+        else:
+            writer.add_key_value(field.name, field.contents(), field.types[0])
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file(tmp_path / "split.gguf")
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    first = min(tmp_path.glob("split-00001-of-*.gguf"))
+    (tmp_path / "q.txt").write_text("one\ntwo\nthree\n")
+    job = prepare(
+        Recipe(
+            out=str(tmp_path / "run"), model=Model(gguf=str(first)), queries=Queries(source=str(tmp_path / "q.txt")),
+            foresight=Foresight(max_tokens=16),
+        )
+    )  # fmt: skip
+    with open_folder(tmp_path / "run", job.identity()) as folder:
+        import_base(job, folder, SILENT)
+    export(tmp_path / "run", 0, "gguf", [], tmp_path / "out")
+    (made,) = (tmp_path / "out").glob("*.gguf")
+    whole = {tensor.name: tensor.data for tensor in gguf.GGUFReader(made).tensors}
+    assert whole.keys() == {tensor.name for tensor in reader.tensors}
+    for tensor in reader.tensors:
+        assert np.array_equal(whole[tensor.name], tensor.data)

@@ -170,3 +170,17 @@ def test_problems_that_only_choose_are_not_compared(tmp_path):
         rows = read_records(file, Response)
         write_records(file, [*rows, *(msgspec.structs.replace(r, task="chooses", use="choose") for r in rows)])
     assert [row.task for row in compare_runs([run])] == ["sums"]
+
+
+def test_only_the_first_run_is_the_first(tmp_path):
+    """A round that it has not is set beside no other run."""
+    short = make_run(tmp_path / "short", 0, [sums(0, 0, 1, 0), sums(1, 0, 1, 0)])
+    worse, better = (
+        make_run(tmp_path / name, 0, [sums(0, 0, 1, 0), sums(*after), sums(*after)], loss=name)
+        for name, after in (("dpo", (0, 0, 0, 0)), ("ipo", (1, 1, 1, 1)))
+    )
+    found = {(row.arm, row.round): row for row in compare_runs([short, worse, better])}
+    told = found["ipo", 1].to_first
+    assert told and told.estimate == 0.5
+    assert found["ipo", 2].to_first is None
+    assert found["short", 1].to_first is None

@@ -25,6 +25,10 @@ def test_a_folder_without_a_recipe_is_no_run(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match="is no run folder; name the `out` of a recipe"):
             RunFolder(path)
+    (other := tmp_path / "other").mkdir()
+    (other / "data").symlink_to(tmp_path)  # which nobody is to replace
+    with pytest.raises(UserError, match="is no run folder"):
+        RunFolder(other)
 
 
 def test_checksums_that_are_no_text_are_nobodys(run):
