@@ -165,7 +165,12 @@ def test_a_pair_that_it_stands_still_at_is_left_out_of_the_check_and_named(tiny_
     assert [line for line in said if "query deadly is not scored" in line and "no sign of life" in line]
 
 
-def test_a_stream_goes_on_where_it_was_when_its_worker_is_killed(tiny_llama, tmp_path):
+def test_a_stream_goes_on_where_it_was_when_its_worker_is_killed(tiny_llama, tmp_path, worker):
+    worker(  # or it is over before it can be killed
+        "step = engine.Engine.decode_step\n"
+        "    engine.Engine.decode_step = lambda self: (time.sleep(0.05), step(self))[1]"
+    )
+
     async def stream(harm: bool) -> list[int]:
         found: list[int] = []
         async with open_sampler(tiny_llama, SETTINGS, SAMPLING, tmp_path / "log") as sampler:
