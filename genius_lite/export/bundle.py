@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import shlex
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from genius_lite.export.card import llama_options, model_card
 from genius_lite.export.ollama import comments, modelfile
 from genius_lite.export.transformers import python_lines, write_peft, write_safetensors
 from genius_lite.progress import SILENT, Advance, Progress
-from genius_lite.recipe import QuantType, answer_tokens
+from genius_lite.recipe import QuantType, TargetType, answer_tokens
 from genius_lite.results.rounds import Quantized, RoundReport
 from genius_lite.rundir.disk import scratch, sync
 from genius_lite.rundir.folder import CHECKPOINT, follow_umask, write_text
@@ -198,7 +198,8 @@ def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: A
 def _ggufs_bytes(chosen: RunRound, kinds: list[QuantType]) -> int:
     if not kinds and chosen.made:
         return chosen.gguf.stat().st_size
-    return sum(quantized_bytes(chosen.base.gguf, kind) for kind in kinds or ["source"])
+    wanted: Sequence[TargetType] = kinds or ["source"]
+    return sum(quantized_bytes(chosen.base.gguf, kind) for kind in wanted)
 
 
 def _write_ollama(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> list[str]:
