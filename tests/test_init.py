@@ -76,5 +76,5 @@ def _read_until(wanted: bytes, terminal: int, press: Callable[[], None] = lambda
     while wanted not in shown:
         assert time.monotonic() < deadline, shown
         press()
-        if select.select([terminal], [], [], 0.5)[0]:
+        if select.select([terminal], [], [], 3.0)[0]:  # long enough to answer a press before the next one
             shown += os.read(terminal, 4096)

@@ -143,7 +143,7 @@ def test_a_node_that_dies_loses_nothing_and_one_that_joins_takes_work(cluster, j
         killed.append(log.read_bytes().count(b"\n"))
         join()
 
-    killer = threading.Thread(target=kill_and_replace)
+    killer = threading.Thread(target=kill_and_replace, daemon=True)  # a run that fails leaves it waiting
     killer.start()
     found, said = rollouts(of_many(recipe), cluster.address)
     killer.join()
