@@ -207,6 +207,7 @@ def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkey
         (Given(queries="none.txt", yes=True), "none.txt: no such file"),
         (Given(column="nothing", yes=True), "no column `nothing`; it has"),
         (Given(amount="0", yes=True), "0: write a time"),
+        (Given(amount="0m", yes=True), "0m: write a time"),
         (Given(tasks="none.jsonl", yes=True), "none.jsonl: no such file"),
         (Given(kind="Q9", yes=True), "Q9: no quantization type of that name"),
     ],

@@ -50,10 +50,6 @@ _ENDS = re.compile(rf"\s?{every('ends')}$")
 _WORD = re.compile(rf"[{GLUED}]{{1,2}}|[^\s{GLUED}]+")
 
 
-# "12 because 12 * 3 = 36", "12 (check: 12 * 3 = 36)": what follows proves the answer, and is none.
-_REASON = re.compile(rf"[\s,;:.，；：]*{every('because')}|[\s]*[(（](?=[^)）]*=)", re.IGNORECASE)
-
-
 def final_number(text: str, decimal: Decimal = ".") -> Number | None:
     """Return the number after the last mark that holds one, else the last number of the text that it does not deny.
 
@@ -77,8 +73,6 @@ def stated_number(segment: str) -> Number | None:
 def _stated(segment: str, decimal: Decimal) -> list[Number]:
     """List the number that the first sentence of a marked answer states, and the next one."""
     sentence = _MINUS.sub(r"\1-", plain(first_sentence(segment)))
-    reason = next((m for m in _REASON.finditer(sentence) if any(numbers(sentence[: m.start()], decimal))), None)
-    sentence = sentence[: reason.start()] if reason else sentence
     for part in (re.split(r"=|≈|\\approx", sentence)[-1], sentence):
         if found := [*islice(numbers(part, decimal), 2)]:
             return found

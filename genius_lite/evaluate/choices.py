@@ -30,20 +30,12 @@ _HEDGE = re.compile(rf"[\s()\]}}*_]*+{_OR}\s*(?:{every('option')}\s*)?[(\[*]*(?P
 _BETWEEN = re.compile(rf"[\s*(]*+{_OR}[\s*]*+")
 _MENTION = re.compile(
     rf"\(([A-Z])\)|\*\*\(?([A-Z])(?:[).:]|\*\*)|(?i:{every('option')})\s*\W{{0,3}}([A-Z]){_APART}"
-    r"|^[ \t]*([A-Z])[.):](?=\s)|^[ \t*_]*([A-Z])[ \t*_.。]*$"
-    rf"|(?<!{WORD})(?<!['-])([A-Z])[)\]*_\"'\s]*(?i:{every('equals')})\s*"
-    rf"(?i:{every('right')}(?=[\s*_]*(?:[^\w\s]|$|one|{every('because', 'answer', 'option', 'ends')})))",
+    r"|^[ \t]*([A-Z])[.):](?=\s)|^[ \t*_]*([A-Z])[ \t*_.。]*$",
     re.MULTILINE,
 )
 _OPTION = re.compile(r"^[ \t]*(?:\*\*)?\(?([A-Z])[.):](?:\*\*)?[ \t]+[^\s*]", re.MULTILINE)  # and a text behind it
 _AT_END = re.compile(rf"(?<!{WORD})(?<!['-])([A-Z])$")
 _OR_BEFORE = re.compile(rf"(?<!{WORD})[A-Z][)\]*_,\s]*?{_BETWEEN.pattern}[(\[*]*+$")
-# "A triangle is ..", "I think ..", "O alternador": words, unless what follows goes on about a letter.
-_LETTER_WORDS = "AEIOUY"
-_ABOUT = "for|with|by|from|due|given|based|that|which|seems|would|was|has|follows|holds"
-_ABOUT_A_LETTER = re.compile(
-    rf"\s+(?:(?:{_ABOUT})(?!{WORD})|{every('equals', 'because', 'either', 'both')})", re.IGNORECASE
-)
 UNLIKE = re.compile(every("unlike"), re.IGNORECASE)
 _DENIED = re.compile(rf"{every('unlike')}\s*$", re.IGNORECASE)
 _NEAR = 14  # characters: "n'est pas (C)"
@@ -188,9 +180,6 @@ def starting_letter(text: str, letters: str, apart: bool = False) -> str | None:
     is_apart = bool(found["open"] or not rest.strip() or rest[0] in ").:]},\r\n。、")
     if not is_apart and (apart or found["letter"].islower()):
         return None
-    is_word = found["letter"] in _LETTER_WORDS and re.match(r"\s+(?=[^\W\d_])", rest) and rest.lstrip()[0].islower()
-    if not is_apart and is_word and not _ABOUT_A_LETTER.match(rest):
-        return None
     other = _HEDGE.match(rest)
     return "?" if other and other["other"] in letters else found["letter"].upper()
 
@@ -202,8 +191,6 @@ def _last_mention(text: str, letters: str) -> str | None:
     listed = lines if len({*lines.values()}) > 1 else {}
     found = [(m.start(), m.end(), m[i]) for m in mentions if m.start(i := m.lastindex or 0) not in listed]
     found = [mention for mention in found if mention[2] in letters]
-    if found and _OR_BEFORE.search(text[: found[-1][0]]) and text[found[-1][0]] in letters:
-        return None  # "A or B is correct"
     if not found:
         end = _AT_END.search(text.rstrip(" \t\r\n.。!！)]*_`\"'")[-_NEAR:])
         if not end or UNLIKE.search(end.string) or _OR_BEFORE.search(end.string[: end.start()]):

@@ -38,8 +38,6 @@ class Language(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gap: int = 60
     bare: bool = False
     wrong: str = ""
-    because: str = ""
-    right: str = ""
 
 
 class Counted(msgspec.Struct, frozen=True):

@@ -174,7 +174,7 @@ def usage_of(chosen: RunRound, to_format: FormatName, names: Iterable[str], fold
 def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> list[str]:
     if not kinds:
         prove(chosen.gguf)
-        if not chosen.made and len(chosen.base.gguf.files) > 1:  # copied under one name a part of it loads nowhere
+        if _is_part(chosen):  # copied under another name it would load nowhere
             merge(chosen.base, None, "source", out / f"{chosen.file_name}-base.gguf", advance)
             return []
         file = out / f"{chosen.file_name}-{chosen.made.type if chosen.made else 'base'}.gguf"
@@ -195,8 +195,13 @@ def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: A
     return notes
 
 
+def _is_part(chosen: RunRound) -> bool:
+    """Say whether the round is the user's own model as it came, in several files."""
+    return len(chosen.base.gguf.files) > 1 and chosen.gguf == chosen.base.gguf.path
+
+
 def _ggufs_bytes(chosen: RunRound, kinds: list[QuantType]) -> int:
-    if not kinds and chosen.made:
+    if not kinds and not _is_part(chosen):
         return chosen.gguf.stat().st_size
     wanted: Sequence[TargetType] = kinds or ["source"]
     return sum(quantized_bytes(chosen.base.gguf, kind) for kind in wanted)

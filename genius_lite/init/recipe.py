@@ -194,9 +194,9 @@ def _say(line: str) -> None:
 def _count(answer: str, cost: Cost, available: int) -> int:
     """Return how many questions a time is enough for, or the number that is asked for."""
     time = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([hm])[a-z]*", answer)
-    if not time and not re.fullmatch(r"[1-9]\d{0,6}", answer):
-        raise UserError(f"{answer}: write a time, such as 2h or 45m, or a number of questions, such as 100")
     seconds = float(time[1]) * {"h": 3600, "m": 60}[time[2]] if time else 0
+    if not seconds and not re.fullmatch(r"[1-9]\d{0,6}", answer):
+        raise UserError(f"{answer}: write a time, such as 2h or 45m, or a number of questions, such as 100")
     return min(cost.questions_in(seconds) if time else int(answer), available)
 
 

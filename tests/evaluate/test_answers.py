@@ -350,24 +350,3 @@ def test_a_vote_counts_what_the_checker_reads(response):
             ]
         elif stated is not None and len(stated) < 60:
             assert check(kind, response, stated, pattern=options.pattern) == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("The answer is 12 because 12 * 3 = 36.", 12),
-        ("The answer is 12 dollars, since 3 × 12 = 36.", 12),
-        ("Answer: 12 (check: 12*3=36)", 12),
-        ("答案是12，因为12×3=36。", 12),
-        ("La respuesta es 12, porque 12 x 3 = 36.", 12),
-        ("So the answer is 5 (5 + 3 = 8).", 5),
-        ("The answer is 72, so 72 / 12 = 6 per month.", 72),
-        ("The answer is 2 + 3 = 5", 5),
-        ("The answer is (2 + 3) = 5", 5),
-        ("The answer is x = 5", 5),
-        ("The answer is 2 apples + 3 apples = 5 apples", 5),
-    ],
-)
-def test_what_proves_an_answer_is_none(text, number):
-    found = final_number(text)
-    assert found and found.value == number

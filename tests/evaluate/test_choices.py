@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate.choices import Options, counts_from, final_choice, read_options
+from genius_lite.evaluate.choices import Options, counts_from, read_options
 from genius_lite.evaluate.tasks import from_rows
 from genius_lite.recipe import TaskSource
 
@@ -164,41 +164,3 @@ def test_options_in_columns_of_their_own(tmp_path):
     assert "\n\nA. 鳟鱼\nB. 麻雀\nC. 水獭\nD. 蝾螈\n\n" in problem.prompt
     with pytest.raises(ValueError, match=r"choices '\{A\} \{\}' has braces without the name of a column"):
         TaskSource(source="c.csv", check="choice", choices="{A} {}")
-
-
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("Answer: A triangle has three sides, so it's C.", "C"),
-        ("The correct answer is: A mixture of gases (C).", "C"),
-        ("Respuesta: A mi juicio, la B.", "B"),
-        ("Answer: I think it is B.", "B"),
-        ("The answer is A because it is.", "A"),
-        ("The answer is A for the reasons above", "A"),
-        ("The answer is A is correct", "A"),
-        ("The answer is A", "A"),
-    ],
-)
-def test_a_word_of_one_letter_is_no_answer(text, letter):
-    assert final_choice(text) == letter
-
-
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("B is correct.", "B"),
-        ("B is the correct answer.", "B"),
-        ("B is the answer", "B"),
-        ("Option A is wrong. B is correct because it rains.", "B"),
-        ("Antwort B ist richtig.", "B"),
-        ("La respuesta B es correcta.", "B"),
-        ("B est la bonne réponse.", "B"),
-        ("B是正确的。", "B"),
-        ("Bが正解です。", "B"),
-        ("A or B is correct.", None),
-        ("A is a right triangle", None),
-        ("A is not correct", None),
-    ],
-)
-def test_a_letter_that_is_called_right_is_the_answer(text, letter):
-    assert final_choice(text) == letter
