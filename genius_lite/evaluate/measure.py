@@ -22,13 +22,15 @@ from genius_lite.evaluate.tasks import Problem, Task, TokenizedTask
 from genius_lite.progress import Advance
 from genius_lite.recipe import AnswerKind, Auto, Evaluate
 from genius_lite.records import Completion, FailedQuery, Query
-from genius_lite.results.evaluation import GREEDY, Answers, Response, Use
+from genius_lite.results.evaluation import GREEDY, Answers, Response, Said, Use
 from genius_lite.results.rounds import Stats
+from genius_lite.rundir.checks import completion_faults
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
 from genius_lite.sampler.interface import all_or_none
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
+from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 
 UNFILTERED, _GREEDY = Sampling(1.0), Sampling(1.0, top_k=1)
@@ -214,6 +216,8 @@ def observe(
     samples: int,
     advance: Advance = lambda n: None,
     ended: Ended = lambda stats: None,
+    kept: RecordLog[Said] | None = None,
+    stop: Stop | None = None,
     remembered: dict[str, list[Completion]] | None = None,
     answers: AnswerKind = "stated",
 ) -> tuple[list[Observed], list[FailedQuery]]:
@@ -225,38 +229,62 @@ def observe(
         base: the base model, which scores the same tokens; None where it is the one that answers.
         advance: called as responses arrive, `samples` for each query in all.
         ended: told the totals of the sampler that answers.
+        kept: responses of an earlier, interrupted call, which are not sampled again; those to each other query are
+            appended as soon as they are there.
+        stop: once it is asked for no other query is begun; those under way go on to their end.
         remembered: responses by query, which are not sampled again; those that are sampled are added.
         answers: of which kind the queries' are.
+
+    Raises:
+        Stopped: before every query was answered, and scored.
+        UserError: what is kept is not what is asked for.
     """
-    failures, known = dict[str, str](), {} if remembered is None else remembered
+    failures, known, stop = dict[str, str](), {} if remembered is None else remembered, stop or Stop()
+    asked = {query.id for query in queries}
+    known |= {one.query_id: one.responses for one in _kept(kept, who, samples) if one.query_id in asked} if kept else {}
+    gate = asyncio.Semaphore(max(1, 2 * who.settings.slots // samples))
 
     async def sample(sampler: LocalSampler, query: Query) -> None:
-        root = Node(None, query.tokens, (who.seed, "observe", query.id))
-        found, why = await _responses(sampler, root, [(samples, UNFILTERED)], who.max_tokens, advance)
+        async with gate:
+            if stop.asked:
+                return
+            root = Node(None, query.tokens, (who.seed, "observe", query.id))
+            found, why = await _responses(sampler, root, [(samples, UNFILTERED)], who.max_tokens, advance)
         if why:
             failures[query.id] = why
-        else:
-            known[query.id] = found
+            return
+        known[query.id] = found
+        if kept:
+            kept.append(Said(query.id, found))
 
     async def sample_all(unknown: list[Query]) -> None:
         async with who.sampler(UNFILTERED) as sampler:
             await asyncio.gather(*(sample(sampler, query) for query in unknown))
             ended(await sampler.drain())
 
-    async def score(sampler: LocalSampler, query: Query, responses: list[Completion]) -> list[list[float]]:
-        found, why = await _survivors(sampler.score(query.tokens, done.tokens) for done in responses)
+    async def score(sampler: LocalSampler, query: Query, responses: list[Completion]) -> list[list[float]] | None:
+        async with gate:
+            if stop.asked:
+                return None
+            found, why = await _survivors(sampler.score(query.tokens, done.tokens) for done in responses)
         if why:
             failures[query.id] = why
         return found
 
     async def score_all(judge: EvalModel) -> list[list[list[float]]]:
         async with judge.sampler(UNFILTERED) as sampler:
-            return await asyncio.gather(*(score(sampler, *each) for each in zip(queries, sampled, strict=True)))
+            found = await asyncio.gather(*(score(sampler, *each) for each in zip(queries, sampled, strict=True)))
+        scored = [each for each in found if each is not None]
+        if len(scored) < len(found):
+            raise Stopped
+        return scored
 
     unknown = [query for query in queries if query.id not in known]
     advance(samples * (len(queries) - len(unknown)))
     if unknown:
         asyncio.run(sample_all(unknown))
+    if asked - known.keys() - failures.keys():
+        raise Stopped
     sampled = [known.get(query.id, []) for query in queries]
     scored = asyncio.run(score_all(base)) if base else [[[] for _ in responses] for responses in sampled]
     with Vocabulary.open(who.gguf) as vocabulary:
@@ -273,6 +301,20 @@ def observe(
             for done, of_base in zip(responses, base_logprobs, strict=True)
         ]
     return observed, [FailedQuery(query, why) for query, why in failures.items()]
+
+
+def _kept(kept: RecordLog[Said], who: EvalModel, samples: int) -> Iterator[Said]:
+    """Yield what was said before.
+
+    Raises:
+        UserError: a line is not of this model's responses, so many to a query; it is named.
+    """
+    vocabulary = gguf_file.read(who.gguf).vocabulary
+    for number, one in enumerate(kept.records, 1):
+        whole = len(one.responses) == samples
+        if not whole or any(fault for each in one.responses for fault in completion_faults(each, vocabulary)):
+            raise UserError(f"{kept.path}:{number}: these are not the responses that are asked for; delete the line")
+        yield one
 
 
 async def _responses(

@@ -6,7 +6,7 @@ that goes on are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -45,14 +45,18 @@ class Inquiry:
     seed: int
 
     def recall(self) -> dict[str, list[Completion]]:
-        """Return the responses to each of the queries, if an earlier run has left all of them; else nothing."""
+        """Return the responses to the queries that earlier runs have left, also of one that was interrupted."""
         found = recall(_WHAT, self._key, _Answers)
         return found.said if found and not any(self._faults(found.said)) else {}
 
     def remember(self, said: dict[str, list[Completion]]) -> None:
-        """Keep the responses for later runs, where each of the queries has its own."""
+        """Keep the responses for later runs."""
         if not any(self._faults(said)):
             remember(_WHAT, self._key, _Answers(said), _MOST)
+
+    def is_answered(self, said: Collection[str]) -> bool:
+        """Say whether these are all queries; one that llama.cpp does not survive has no responses."""
+        return all(query.id in said for query in self.queries)
 
     @property
     def _key(self) -> tuple[object, ...]:
@@ -65,7 +69,7 @@ class Inquiry:
     def _faults(self, said: dict[str, list[Completion]]) -> Iterable[bool]:
         """Yield what shows that these are not the responses: other queries, too few of them, or none that can be."""
         count = sum(number for number, _ in self.sampling)
-        yield said.keys() != {query.id for query in self.queries}
+        yield not said.keys() <= {query.id for query in self.queries}
         for responses in said.values():
             yield len(responses) != count
             for one in responses:

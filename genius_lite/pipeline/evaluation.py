@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from genius_lite.evaluate.measure import UNFILTERED, EvalModel, answer_tasks, observe, responses_wanted, ways_asked
@@ -17,7 +17,7 @@ from genius_lite.pipeline.round import Policy, Round, note_time
 from genius_lite.progress import Stage, named
 from genius_lite.recipe import Evaluate
 from genius_lite.records import Completion, FailedQuery, Query
-from genius_lite.results.evaluation import Answers, Cooled, Response
+from genius_lite.results.evaluation import Answers, Cooled, Response, Said
 from genius_lite.results.rounds import Stats, total_stats
 from genius_lite.rundir import folder
 from genius_lite.rundir.disk import remove
@@ -47,7 +47,8 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
         write_evaluation(out, answers, signals(seen) if seen else None, failures)
 
     here.build(folder.EVALUATION, make)
-    remove(here / folder.ANSWERS)
+    for log in (folder.ANSWERS, folder.SAID):
+        remove(here / log)
     base = r.folder.base if r.number else None
     return read_evaluation(RoundFolder(r.number, here.path), base, r.job.recipe.rounds)
 
@@ -102,10 +103,13 @@ def _answers(
         return []
     ways = ways_asked(cfg, temperature)
     asked = {item.task.name: _asked(r, policy, item.task.name, item.questions, ways) for item in tasks}
-    recalled = {name: _recall(r, one) for name, one in asked.items()}
+    log, who = RecordLog(file, Answers), named(r.number)
+    before, begun = {(one.task, one.problem) for one in log.records}, len(log.records)
+    recalled = {
+        name: _recall(r, one, {problem for task, problem in before if task == name}) for name, one in asked.items()
+    }
     said = {(name, query): found for name, each in recalled.items() for query, found in each.items()}
-    log, known, who = RecordLog(file, Answers), {*said}, named(r.number)
-    begun = len(log.records)
+    known = {*said}
 
     def note() -> None:
         sampled = (one for one in log.records[begun:] if (one.task, one.problem) not in known)
@@ -121,12 +125,10 @@ def _answers(
             )
     finally:  # also of what was interrupted: it is not asked again
         note()
-    log.close()
-    for name, one in asked.items():
-        if not recalled[name]:
-            _remember(
-                one, {query: each for (task, query), each in said.items() if task == name}, time.monotonic() - start
-            )
+        for name, one in asked.items():
+            own = {query: each for (task, query), each in said.items() if task == name}
+            _remember(one, recalled[name], own, time.monotonic() - start)
+        log.close()
     for line in complaints(found):
         r.progress.say(f"warning: {line}")
     return found
@@ -138,21 +140,26 @@ def _observe(r: Round, policy: Policy) -> tuple[list[Observed], list[FailedQuery
     if not job.watched:
         return [], []
     asked = _asked(r, policy, "", job.watched, [(samples, UNFILTERED)])
-    recalled = _recall(r, asked)
-    said = dict(recalled)
-    with r.progress.stage(f"{named(r.number)}: held-out queries", len(job.watched) * samples, "responses") as advance:
-        base = _respondent(r, r.baseline) if r.number else None
-        seen, failures = observe(
-            _respondent(r, policy), base, job.watched, samples, advance, ended.append, said, job.recipe.queries.answers
-        )
+    log = RecordLog(r.folder_of(policy) / folder.SAID, Said)
+    before = {one.query_id for one in log.records}
+    recalled = _recall(r, asked, before)
+    said, known = dict(recalled), recalled.keys() | before
+    try:
+        with r.progress.stage(
+            f"{named(r.number)}: held-out queries", len(job.watched) * samples, "responses"
+        ) as advance:
+            base = _respondent(r, r.baseline) if r.number else None
+            who, answers = _respondent(r, policy), job.recipe.queries.answers
+            seen, failures = observe(who, base, job.watched, samples, advance, ended.append, log, r.stop, said, answers)
+    finally:  # also of what was interrupted: it is not asked again
+        seconds = time.monotonic() - start
+        tokens = sum(len(one.tokens) for query, each in said.items() if query not in known for one in each)
+        parts = {"held-out queries": seconds}
+        note_time(r.folder_of(policy), Stage.EVALUATE, seconds, tokens, total_stats(ended), parts)
+        _remember(asked, recalled, said, seconds)
+        log.close()
     for one in failures:
         r.progress.say(f"warning: held-out query {one.query_id} failed: {one.reason}")
-    seconds = time.monotonic() - start
-    tokens = 0 if recalled else sum(len(one.tokens) for one in seen)
-    parts = {"held-out queries": seconds}
-    note_time(r.folder_of(policy), Stage.EVALUATE, seconds, tokens, total_stats(ended), parts)
-    if not recalled:
-        _remember(asked, said, seconds)
     return seen, failures
 
 
@@ -161,7 +168,8 @@ def remembered(job: Job, engine: EngineSettings) -> set[str]:
     cfg, ways = job.recipe.evaluate, ways_asked(job.recipe.evaluate, job.temperature)
     each = [(item.task.name, item.questions, ways) for item in job.tasks]
     each.append(("", job.watched, [(cfg.query_samples, UNFILTERED)]))
-    return {name for name, asked, ways in each if cfg.remember and _asked_of(job, engine, name, asked, ways).recall()}
+    inquiries = [_asked_of(job, engine, *one) for one in each] if cfg.remember else []
+    return {one.name for one in inquiries if one.queries and one.is_answered(one.recall())}
 
 
 def _asked(
@@ -179,15 +187,22 @@ def _asked_of(
     return Inquiry(job.source, engine, name, queries, sampling, job.recipe.answer_tokens, job.recipe.seed)
 
 
-def _recall(r: Round, asked: Inquiry | None) -> dict[str, list[Completion]]:
-    if found := asked.recall() if asked else {}:
-        what = f"answers to {asked.name}" if asked and asked.name else "answers to held-out queries"
-        r.progress.say(f"base model: its {what} are those of an earlier run here (evaluate.remember: false asks again)")
+def _recall(r: Round, asked: Inquiry | None, before: Collection[str]) -> dict[str, list[Completion]]:
+    """Return what earlier runs have left, and say so where this one does not have it itself, `before`."""
+    found = asked.recall() if asked else {}
+    if asked and found.keys() - before:
+        what = f"answers to {asked.name}" if asked.name else "answers to held-out queries"
+        whose = "its" if asked.is_answered(found) else f"{len(found)} of its {len(asked.queries)}"
+        r.progress.say(
+            f"base model: {whose} {what} are those of an earlier run here (evaluate.remember: false asks again)"
+        )
     return found
 
 
-def _remember(asked: Inquiry | None, said: dict[str, list[Completion]], seconds: float) -> None:
-    if asked and seconds >= WORTH:
+def _remember(
+    asked: Inquiry | None, recalled: Collection[str], said: dict[str, list[Completion]], seconds: float
+) -> None:
+    if asked and len(said) > len(recalled) and (recalled or seconds >= WORTH):
         asked.remember(said)
 
 

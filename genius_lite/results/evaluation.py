@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from genius_lite.records import Finish
+from genius_lite.records import Completion, Finish
 
 GREEDY = -1  # the `sample` of the likeliest response
 Use = Literal["choose", "report", "both"]
@@ -74,6 +74,13 @@ class Answers(msgspec.Struct, frozen=True):
     problem: str
     responses: list[Response]
     failure: str | None = None
+
+
+class Said(msgspec.Struct, frozen=True):
+    """All responses to one held-out query."""
+
+    query_id: str
+    responses: list[Completion]
 
 
 class TaskResult(msgspec.Struct, frozen=True):

@@ -38,6 +38,7 @@ POLICY, QUANTIZED, LORA = "policy.gguf", "quantized.json", "adapter.gguf"
 SAMPLED, STAND_IN = "sampled.json", "stand-in.gguf"  # what it samples from, if another file is faster, and that file
 EVALUATION, RESPONSES, SIGNALS = "evaluation", "responses.jsonl", "signals.json"  # the latter two in the first
 ANSWERS = "answers.jsonl"  # beside it while it is made: the answers so far, a line for each problem
+SAID = "said.jsonl"  # so too, of held-out queries
 COOLED = "cooled.json"  # of the base model: what it does at other temperatures
 REPORT = "report.json"
 

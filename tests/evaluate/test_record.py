@@ -7,19 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
-from genius_lite.errors import Stopped
+from genius_lite.errors import Stopped, UserError
 from genius_lite.evaluate.record import read_evaluation, write_evaluation
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.pipeline.stages import evaluate
 from genius_lite.progress import Advance
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler, TaskSource
+from genius_lite.records import Completion
 from genius_lite.report.terminal import TerminalProgress
-from genius_lite.results.evaluation import GREEDY, Answers, Response
+from genius_lite.results.evaluation import GREEDY, Answers, Response, Said
 from genius_lite.run import open_run
-from genius_lite.rundir.folder import ANSWERS, write_json
+from genius_lite.rundir.folder import ANSWERS, SAID, write_json
 from genius_lite.rundir.lines import read_records
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 from tests.support.models import questions
@@ -85,6 +87,42 @@ def test_a_stopped_evaluation_asks_no_answered_problem_again(tiny_llama, tmp_pat
     timed = [json.loads(line)["amount"] for line in (folder / "timings.jsonl").read_text().splitlines()]
     known = sum(response.tokens for answers in before for response in answers.responses)
     assert timed == [known, sum(response.tokens for response in RunFolder(run).round(0).responses) - known]
+
+
+def test_stopped_answers_to_held_out_queries_go_on(tiny_llama, tmp_path):
+    def held_out(out: str) -> Recipe:
+        cfg = recipe(tiny_llama, tmp_path, out)
+        watched = cfg.evaluate.model_copy(update={"tasks": [], "queries": 6, "query_samples": 2})
+        queries = Queries(source=questions(tmp_path, 8), limit=2)
+        return cfg.model_copy(update={"evaluate": watched, "queries": queries})
+
+    whole = RunFolder(measured(held_out("whole"), TerminalProgress(Console(quiet=True)))).own
+    assert whole.signals and whole.signals.responses == 12
+    stopped = held_out("stopped")
+    with pytest.raises(Stopped):
+        measured(stopped, Pressed(Console(quiet=True)))
+    folder = Path(stopped.out) / "round-0"
+    before = read_records(folder / SAID, Said)
+    assert 0 < len(before) < 6 and not (folder / "evaluation").exists()
+    own = RunFolder(measured(stopped, TerminalProgress(Console(quiet=True)))).own
+    assert own.signals == whole.signals
+    assert not (folder / SAID).exists()
+    first, second = (timing.amount for timing in own.timings)
+    assert first == sum(len(each.tokens) for one in before for each in one.responses)
+    assert second > 0 and first + second == whole.timings[0].amount
+
+
+def test_what_a_model_cannot_have_said_is_refused(tiny_llama, tmp_path):
+    cfg = recipe(tiny_llama, tmp_path, "run")
+    watched = cfg.evaluate.model_copy(update={"tasks": [], "queries": 1, "query_samples": 1})
+    cfg = cfg.model_copy(update={"evaluate": watched, "queries": Queries(source=questions(tmp_path, 3), limit=2)})
+    with open_run(cfg, TerminalProgress(Console(quiet=True))) as session:
+        r = session.round(0)
+        r.here.path.mkdir(exist_ok=True)
+        said = Said(r.job.watched[0].id, [Completion([1 << 20], [-1.0], "end")])
+        (r.here.path / SAID).write_bytes(msgspec.json.encode(said) + b"\n")
+        with pytest.raises(UserError, match=rf"{SAID}:1: these are not the responses"):
+            evaluate(r, Policy(r.job.source.path))
 
 
 def test_a_round_is_set_beside_the_base_that_went_through_the_same_rounding(tmp_path):

@@ -96,3 +96,37 @@ def test_what_cannot_be_an_answer_is_not_believed(tiny_llama, tmp_path, damage, 
     assert measured(tiny_llama, tmp_path, "second") == []
     assert RunFolder(tmp_path / "second").own.responses == RunFolder(tmp_path / "first").own.responses
     assert len(measured(tiny_llama, tmp_path, "third")) == 2, "they were written anew"
+
+
+def test_what_was_said_before_an_interruption_is_remembered_too(tiny_llama, tmp_path, cache, monkeypatch):
+    real, asked = EvalModel.sampler, 0
+
+    def at_most_once(self: EvalModel, *args: object):
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise KeyboardInterrupt
+        return real(self, *args)  # pyright: ignore[reportArgumentType]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EvalModel, "sampler", at_most_once)
+        with pytest.raises(KeyboardInterrupt):
+            measured(tiny_llama, tmp_path, "first")
+    assert measured(tiny_llama, tmp_path, "first") == [], "its own log has them"
+    assert [line.partition(" are ")[0] for line in measured(tiny_llama, tmp_path, "second")] == [
+        "base model: its answers to tasks", "base model: its answers to held-out queries"
+    ]  # fmt: skip
+
+
+def test_a_part_of_the_answers_is_taken_as_well(tiny_llama, tmp_path, cache):
+    measured(tiny_llama, tmp_path, "first")
+    for file in cache.glob("answers-*.json"):
+        said = json.loads(file.read_text())
+        del said["said"][next(iter(said["said"]))]
+        file.write_text(json.dumps(said))
+    assert [line.partition(" are ")[0] for line in measured(tiny_llama, tmp_path, "second")] == [
+        "base model: 2 of its 3 answers to tasks", "base model: 1 of its 2 answers to held-out queries"
+    ]  # fmt: skip
+    assert RunFolder(tmp_path / "second").own.responses == RunFolder(tmp_path / "first").own.responses
+    assert RunFolder(tmp_path / "second").own.signals == RunFolder(tmp_path / "first").own.signals
+    assert "base model: its answers to tasks" in measured(tiny_llama, tmp_path, "third")[0], "the rest was added"
