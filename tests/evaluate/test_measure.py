@@ -59,12 +59,16 @@ def test_two_tasks_of_one_name_are_refused(tmp_path):
 
 
 def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_path):
-    rows = [{"prompt": "What is 2 + 2?", "answer": 4}, {"prompt": "What is the capital of France?", "answer": 7}]
+    rows = [
+        {"prompt": "How many legs does a dog have?", "answer": 4},
+        {"prompt": "How many days are in a week?", "answer": 8},
+    ]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     tasks = load_tasks([TaskSource(source=str(tmp_path / "t.jsonl"), check="numeric")])
     with Vocabulary.open(smollm2) as vocabulary:
         items = [tokenize_task(task, "auto", vocabulary, None) for task in tasks]
-    # One branch at a time and a KV cache of 32 bits: where two words are nearly as likely, rounding decides.
+    # One branch at a time, a KV cache of 32 bits, and questions whose every word is clearly likelier than the next best:
+    # else rounding decides, and it is another in each build of llama.cpp.
     settings = EngineSettings(slots=1, context=256, threads=1, kv_type="F32")
     who = EvalModel(smollm2, settings, max_tokens=10, seed=0, log=tmp_path / "log")
     cfg, arrived = Evaluate(samples=2), []
@@ -78,8 +82,11 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
     assert [r.sample for r in first] == [GREEDY, 0, 1] * 2
     greedy = {r.problem: r for r in first if r.sample == GREEDY}
     by_question = {q.prompt: greedy[q.id] for q in items[0].questions}
-    assert "4" in by_question["What is 2 + 2?"].text and by_question["What is 2 + 2?"].score == 1
-    assert by_question["What is the capital of France?"].score == 0
+    assert (
+        "4" in by_question["How many legs does a dog have?"].text
+        and by_question["How many legs does a dog have?"].score == 1
+    )
+    assert by_question["How many days are in a week?"].score == 0
     llama = llama_cpp.Llama(str(smollm2), n_ctx=256, verbose=False, type_k=0, type_v=0)
     for question in items[0].questions:
         said = llama.create_completion(question.tokens, max_tokens=8, temperature=0)["choices"][0]["text"]
