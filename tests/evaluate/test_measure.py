@@ -67,7 +67,7 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
     tasks = load_tasks([TaskSource(source=str(tmp_path / "t.jsonl"), check="numeric")])
     with Vocabulary.open(smollm2) as vocabulary:
         items = [tokenize_task(task, "auto", vocabulary, None) for task in tasks]
-    # One branch at a time, a KV cache of 32 bits, and questions whose every word is clearly likelier than the next best:
+    # One branch at a time, a KV cache of 32 bits, questions whose words are all clearly likelier than the next best:
     # else rounding decides, and it is another in each build of llama.cpp.
     settings = EngineSettings(slots=1, context=256, threads=1, kv_type="F32")
     who = EvalModel(smollm2, settings, max_tokens=10, seed=0, log=tmp_path / "log")
