@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,6 +26,7 @@ from genius_lite.results.evaluation import Answers, Response, TaskResult
 from genius_lite.rundir.disk import scratch
 from genius_lite.rundir.folder import RunDir, remove, write_json
 from genius_lite.rundir.lines import RecordLog, write_records
+from genius_lite.rundir.lock import hold
 from genius_lite.weights import gguf_file
 
 
@@ -179,11 +180,8 @@ def _kept(
     told = [source.model_dump_json() for source in sources]
     told += [repr((item.task.problems, [query.tokens for query in item.questions])) for item in items]
     folder = RunDir(out.parent).sub(_beside(out))
-    log = RecordLog(folder / f"{seed_of(*asked, *told):016x}.jsonl", Answers)
-    try:
+    with hold(folder.path), closing(RecordLog(folder / f"{seed_of(*asked, *told):016x}.jsonl", Answers)) as log:
         yield log
-    finally:
-        log.close()
 
 
 def _beside(out: Path) -> str:

@@ -22,7 +22,7 @@ from genius_lite.weights.merge import requantize
 from genius_lite.weights.quantize import quantized_bytes
 
 SLOTS = (8, 16, 32, 64)
-_PROMPT = 64  # tokens; short, and the ranking holds
+_PROMPT, _SHORT = 64, 16  # tokens of a prompt; in brief so few, as a large model takes seconds to read more
 _LONG, _BRIEF = 24, 10  # tokens that each branch generates
 _ENOUGH, _FEWEST = 4.0, 3  # seconds of them, where they are few, and the fewest: a large model's steps are long
 _BRANCHES = 8  # of one prompt, as in a search with two beams and four candidates
@@ -63,7 +63,9 @@ def sweep(
                 tried.add(option)
                 enough = int(_ENOUGH * best.tokens_per_s / option.slots) if best else _BRIEF
                 few = max(_FEWEST, min(_BRIEF, enough))
-                speed = decode_speed(model, option, _prompts(option), few if brief else _LONG)
+                speed = decode_speed(
+                    model, option, _prompts(option, _SHORT if brief else _PROMPT), few if brief else _LONG
+                )
                 best = speed if best is None or speed.tokens_per_s > best.tokens_per_s else best
                 yield speed
 
@@ -125,10 +127,10 @@ async def _decode_speed(model: Path, settings: EngineSettings, prompts: list[lis
     )
 
 
-def _prompts(settings: EngineSettings) -> list[list[int]]:
+def _prompts(settings: EngineSettings, length: int = _PROMPT) -> list[list[int]]:
     """Make as many as a search has. Which tokens does not matter for speed; ids this low exist in every vocabulary."""
     count = -(-settings.slots // _BRANCHES)
-    return [[(number * 31 + i * 7) % 200 + 20 for i in range(_PROMPT)] for number in range(count)]
+    return [[(number * 31 + i * 7) % 200 + 20 for i in range(length)] for number in range(count)]
 
 
 HEADING = "".join(f"{name:>10}" for name in ("type", "slots", "KV", "threads", "draw", "tokens/s", "sampling", "MB"))

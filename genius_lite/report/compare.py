@@ -212,11 +212,13 @@ def _arms(paths: Sequence[Path]) -> Iterator[_Arm]:
         common = json.dumps([template, {k: v for k, v in run.recipe.items() if k not in _SEED_KEYS}], sort_keys=True)
         times[seed := (common, json.dumps(run.recipe["seed"]))] += 1
         arms[common, times[seed]].append(run)
-    return map(_arm, arms.values())
+    names = Counter(path.name for path in {runs[0].path for runs in arms.values()})
+    for runs in arms.values():
+        path = runs[0].path
+        yield _arm(path.name if names[path.name] == 1 and path.name else str(path), runs)
 
 
-def _arm(runs: list[RunFolder]) -> _Arm:
-    name = runs[0].path.name or str(runs[0].path)
+def _arm(name: str, runs: list[RunFolder]) -> _Arm:
     runs = sorted(runs, key=lambda run: run.recipe["seed"])  # so that two arms' seeds are in the same order
     responses = [
         {here.number: here.responses for here in (run.base, *run.rounds) if here.done(Stage.EVALUATE)} for run in runs

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from genius_lite.errors import UserError
 from genius_lite.evaluate.models import NamedModel, PromptConfig, evaluate_models, write_results
 from genius_lite.progress import Advance, Progress
 from genius_lite.recipe import Evaluate, TaskSource
 from genius_lite.results.evaluation import Answers, Response
 from genius_lite.rundir.lines import RecordLog, read_records
+from genius_lite.rundir.lock import hold
 from tests.support.cli import genius
 
 CFG = Evaluate(samples=2)
@@ -80,7 +82,7 @@ def test_answers_are_kept_until_the_results_are_written(tasks, tiny_llama, tmp_p
     out = tmp_path / "out"
     interrupted(tiny_llama, tasks, out)
     assert not out.exists()
-    (log,) = Path(f"{out}.asked").iterdir()
+    (log,) = Path(f"{out}.asked").glob("*.jsonl")
     kept = [response for one in read_records(log, Answers) for response in one.responses]
     assert len(kept) == 9 * 3
     assert interrupted(tiny_llama, tasks, out, seed=1).known == [0], "another seed asks for other responses"
@@ -89,6 +91,13 @@ def test_answers_are_kept_until_the_results_are_written(tasks, tiny_llama, tmp_p
     assert all(response in responses for response in kept)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t.jsonl"]
     assert read_records(out / "responses-0.jsonl", Response) == responses
+
+
+def test_one_process_at_a_time_answers_for_the_same_results(tasks, tiny_llama, tmp_path):
+    (tmp_path / "out.asked").mkdir()
+    with hold(tmp_path / "out.asked"), pytest.raises(UserError, match=r"out\.asked is in use by another process"):
+        measured(tiny_llama, tasks, tmp_path / "out", Counting())
+    measured(tiny_llama, tasks, tmp_path / "out", Counting())
 
 
 def test_what_was_checked_by_another_answer_is_asked_anew(tasks, tiny_llama, tmp_path):

@@ -86,6 +86,13 @@ def test_a_run_given_twice_or_its_copy_is_no_second_seed(tmp_path):
     assert [(row.arm, row.seeds) for row in compare_runs([one, copied, two])] == [("a", 2), ("copy", 1)]
 
 
+def test_arms_of_one_name_are_told_apart(tmp_path):
+    (tmp_path / "short").mkdir()
+    rounds = [sums(0, 0, 1, 0), sums(1, 0, 1, 0)]
+    runs = [make_run(tmp_path / "short" / "run", 0, rounds), make_run(tmp_path / "run", 0, rounds, loss="dpo")]
+    assert [row.arm for row in compare_runs(runs)] == [str(run) for run in runs]
+
+
 def test_arms_of_the_same_seeds_are_paired_by_seed_in_whatever_order_they_are_named(tmp_path):
     rng = np.random.default_rng(0)
     base = sums(*[0.0] * 30)
