@@ -1,4 +1,4 @@
-"""Let a policy answer problems and held-out queries through llama.cpp, and set it beside the base model.
+"""Let a policy answer problems through llama.cpp, and score what it says.
 
 Every figure of a model comes from the same prompts and the same seeds as the base model's, so that they can be paired.
 """
@@ -16,21 +16,17 @@ from typing import TypeVar, cast
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop, Stopped, UserError
-from genius_lite.evaluate.checkers import submitted
-from genius_lite.evaluate.signals import Observed
 from genius_lite.evaluate.tasks import Problem, Task, TokenizedTask
 from genius_lite.progress import Advance
-from genius_lite.recipe import AnswerKind, Auto, Evaluate
-from genius_lite.records import Completion, FailedQuery, Query
-from genius_lite.results.evaluation import GREEDY, Answers, Response, Said, Use
+from genius_lite.recipe import Auto, Evaluate
+from genius_lite.records import Completion, Query
+from genius_lite.results.evaluation import GREEDY, Answers, Response, Use
 from genius_lite.results.rounds import Stats
-from genius_lite.rundir.checks import completion_faults
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
 from genius_lite.sampler.interface import all_or_none
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
-from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 
 UNFILTERED, _GREEDY = Sampling(1.0), Sampling(1.0, top_k=1)
@@ -130,7 +126,7 @@ def answer_tasks(
             else:
                 assert sampler
                 root = Node(None, query.tokens, (who.seed, "evaluate", task.name, query.id))
-                found, why = await _responses(sampler, root, wanted, who.max_tokens, advance)
+                found, why = await sample_responses(sampler, root, wanted, who.max_tokens, advance)
                 if not why:
                     known[one] = found
         responses = []
@@ -209,115 +205,7 @@ def responses_wanted(tasks: Sequence[TokenizedTask], cfg: Evaluate) -> int:
     return sum(len(item.questions) for item in tasks) * (cfg.samples + cfg.greedy)
 
 
-def observe(
-    who: EvalModel,
-    base: EvalModel | None,
-    queries: Sequence[Query],
-    samples: int,
-    advance: Advance = lambda n: None,
-    ended: Ended = lambda stats: None,
-    kept: RecordLog[Said] | None = None,
-    stop: Stop | None = None,
-    remembered: dict[str, list[Completion]] | None = None,
-    answers: AnswerKind = "stated",
-) -> tuple[list[Observed], list[FailedQuery]]:
-    """Responses to held-out queries, sampled at temperature 1, for the label-free signals.
-
-    A query that llama.cpp does not survive, answering or scoring, has none, and the reason instead.
-
-    Args:
-        base: the base model, which scores the same tokens; None where it is the one that answers.
-        advance: called as responses arrive, `samples` for each query in all.
-        ended: told the totals of the sampler that answers.
-        kept: responses of an earlier, interrupted call, which are not sampled again; those to each other query are
-            appended as soon as they are there.
-        stop: once it is asked for no other query is begun; those under way go on to their end.
-        remembered: responses by query, which are not sampled again; those that are sampled are added.
-        answers: of which kind the queries' are.
-
-    Raises:
-        Stopped: before every query was answered, and scored.
-        UserError: what is kept is not what is asked for.
-    """
-    failures, known, stop = dict[str, str](), {} if remembered is None else remembered, stop or Stop()
-    asked = {query.id for query in queries}
-    known |= {one.query_id: one.responses for one in _kept(kept, who, samples) if one.query_id in asked} if kept else {}
-    gate = asyncio.Semaphore(max(1, 2 * who.settings.slots // samples))
-
-    async def sample(sampler: LocalSampler, query: Query) -> None:
-        async with gate:
-            if stop.asked:
-                return
-            root = Node(None, query.tokens, (who.seed, "observe", query.id))
-            found, why = await _responses(sampler, root, [(samples, UNFILTERED)], who.max_tokens, advance)
-        if why:
-            failures[query.id] = why
-            return
-        known[query.id] = found
-        if kept:
-            kept.append(Said(query.id, found))
-
-    async def sample_all(unknown: list[Query]) -> None:
-        async with who.sampler(UNFILTERED) as sampler:
-            await asyncio.gather(*(sample(sampler, query) for query in unknown))
-            ended(await sampler.drain())
-
-    async def score(sampler: LocalSampler, query: Query, responses: list[Completion]) -> list[list[float]] | None:
-        async with gate:
-            if stop.asked:
-                return None
-            found, why = await _survivors(sampler.score(query.tokens, done.tokens) for done in responses)
-        if why:
-            failures[query.id] = why
-        return found
-
-    async def score_all(judge: EvalModel) -> list[list[list[float]]]:
-        async with judge.sampler(UNFILTERED) as sampler:
-            found = await asyncio.gather(*(score(sampler, *each) for each in zip(queries, sampled, strict=True)))
-        scored = [each for each in found if each is not None]
-        if len(scored) < len(found):
-            raise Stopped
-        return scored
-
-    unknown = [query for query in queries if query.id not in known]
-    advance(samples * (len(queries) - len(unknown)))
-    if unknown:
-        asyncio.run(sample_all(unknown))
-    if asked - known.keys() - failures.keys():
-        raise Stopped
-    sampled = [known.get(query.id, []) for query in queries]
-    scored = asyncio.run(score_all(base)) if base else [[[] for _ in responses] for responses in sampled]
-    with Vocabulary.open(who.gguf) as vocabulary:
-
-        def look(query: Query, done: Completion, of_base: list[float]) -> Observed:
-            answer, thought_ended = vocabulary.said(query.tokens, done.tokens)
-            stated = submitted(answers, answer)
-            return Observed(query.id, done.tokens, done.logprobs, of_base, done.finish, stated, thought_ended)
-
-        observed = [
-            look(query, done, of_base)
-            for query, responses, base_logprobs in zip(queries, sampled, scored, strict=True)
-            if query.id not in failures
-            for done, of_base in zip(responses, base_logprobs, strict=True)
-        ]
-    return observed, [FailedQuery(query, why) for query, why in failures.items()]
-
-
-def _kept(kept: RecordLog[Said], who: EvalModel, samples: int) -> Iterator[Said]:
-    """Yield what was said before.
-
-    Raises:
-        UserError: a line is not of this model's responses, so many to a query; it is named.
-    """
-    vocabulary = gguf_file.read(who.gguf).vocabulary
-    for number, one in enumerate(kept.records, 1):
-        whole = len(one.responses) == samples
-        if not whole or any(fault for each in one.responses for fault in completion_faults(each, vocabulary)):
-            raise UserError(f"{kept.path}:{number}: these are not the responses that are asked for; delete the line")
-        yield one
-
-
-async def _responses(
+async def sample_responses(
     sampler: LocalSampler, root: Node, wanted: Sequence[tuple[int, Sampling]], limit: int, advance: Advance
 ) -> tuple[list[Completion], str | None]:
     """So many responses with each sampling; none, and the reason, if llama.cpp does not survive them."""
@@ -326,11 +214,11 @@ async def _responses(
         futures += sampler.extend(root, count, until="end", limit=limit, sampling=sampling)
     for future in futures:
         future.add_done_callback(lambda _: advance(1))
-    nodes, why = await _survivors(futures)
+    nodes, why = await survivors(futures)
     return [cast("Completion", node.completion) for node in nodes], why
 
 
-async def _survivors(requests: Iterable[Awaitable[T]]) -> tuple[list[T], str | None]:
+async def survivors(requests: Iterable[Awaitable[T]]) -> tuple[list[T], str | None]:
     """What a problem's requests came to; none, and the reason, if one failed: the others are given up then."""
     try:
         return await all_or_none(requests), None

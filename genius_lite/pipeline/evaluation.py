@@ -6,7 +6,8 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from genius_lite.evaluate.measure import UNFILTERED, EvalModel, answer_tasks, observe, responses_wanted, ways_asked
+from genius_lite.evaluate.held_out import observe
+from genius_lite.evaluate.measure import UNFILTERED, EvalModel, answer_tasks, responses_wanted, ways_asked
 from genius_lite.evaluate.record import Evaluation, read_evaluation, write_evaluation
 from genius_lite.evaluate.remembered import WORTH, Inquiry
 from genius_lite.evaluate.results import best_temperature, by_temperature, complaints, mean_score

@@ -11,7 +11,8 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop, Stopped, UserError
 from genius_lite.evaluate.benchmarks import load_tasks
 from genius_lite.evaluate.checkers import extract_answer
-from genius_lite.evaluate.measure import EvalModel, answer_tasks, observe, responses_wanted
+from genius_lite.evaluate.held_out import observe
+from genius_lite.evaluate.measure import EvalModel, answer_tasks, responses_wanted
 from genius_lite.evaluate.results import results
 from genius_lite.evaluate.tasks import tokenize_task
 from genius_lite.recipe import Evaluate, TaskSource
