@@ -15,6 +15,9 @@ import msgspec
 
 K = TypeVar("K")
 
+LARGEST = 1e30
+"""Of numbers that are set or measured; bytes and nats are far below."""
+
 Finish = Literal["step", "end", "length"]
 """Why a completion stopped: a step delimiter, an end-of-generation token, or the token limit."""
 

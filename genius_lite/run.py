@@ -123,7 +123,7 @@ def open_run(
     """
     progress, stop = progress or TerminalProgress(Console(quiet=True)), stop or Stop()
     progress.say("reading the model and the questions")
-    job = prepare(recipe)
+    job = prepare(recipe, reuse)
     identity = job.identity()
     if drop_rehearsal(Path(recipe.out), identity):
         progress.say(

@@ -47,16 +47,16 @@ def cut(text: str, longest: int) -> str:
     return text if more <= 0 else f"{text[:longest]}… [{more} more characters]"
 
 
-def plain(value: Any) -> Any:
-    """Make the strings of a JSON value `visible`, and its numbers such as JSON knows: None if not finite."""
+def plain(value: Any, *, finite: bool = True) -> Any:
+    """Make the strings of a JSON value `visible`, and its numbers such as JSON knows: None if not `finite`."""
     if isinstance(value, str):
         return visible(value, PROSE)
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value if math.isfinite(value) or not finite else None
     if isinstance(value, dict):
-        return {visible(str(key), PROSE): plain(item) for key, item in value.items()}
+        return {visible(str(key), PROSE): plain(item, finite=finite) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, finite=finite) for item in value]
     return value
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from genius_lite.evaluate.models import NamedModel, PromptConfig
     from genius_lite.recipe import QuantType
     from genius_lite.report.terminal import TerminalProgress
+    from genius_lite.results.evaluation import Use
 
 
 def source(text: str) -> str:
@@ -102,6 +103,15 @@ def prompt_configs(*models: str | None) -> list[PromptConfig]:
     from genius_lite.export.bundle import RunRound
 
     return [RunRound.of(Path(model), 0).asked for model in models if model and Path(model).is_dir()]
+
+
+def problems_that_chose(*models: str | None) -> dict[str, Use]:
+    """Return the problems, by their ids, that chose between the rounds of the run folders among these models."""
+    from genius_lite.rundir.reader import RunFolder
+
+    runs = [RunFolder(Path(model)) for model in models if model and Path(model).is_dir()]
+    several = [run for run in runs if len(run.rounds) > 1]
+    return {one.problem: one.use for run in several for one in run.base.responses if one.use != "report"}
 
 
 def quant_types(names: str) -> list[QuantType]:

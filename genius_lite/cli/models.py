@@ -19,6 +19,7 @@ from genius_lite.cli.arguments import (
     locate_model,
     named_model,
     path,
+    problems_that_chose,
     progress,
     prompt_configs,
     quant_types,
@@ -178,6 +179,7 @@ def evaluate(
             seed=seed,
             progress=shown,
             keep=out,
+            chose=problems_that_chose(model, against),
         )
         if out:
             write_results(out, compared, found, responses)

@@ -258,3 +258,14 @@ def _hub_rows(source: str, wanted: Sequence[Columns], hub: Queries | TaskSource,
     ) as e:
         hint = "; name its subset in the recipe" if "Config name is missing" in str(e) else ""
         raise UserError(f"{source}: the hub dataset cannot be loaded: {first_line(e)}{hint}") from None
+
+
+def row_object(values: dict[str, Any] | str) -> dict[str, Any]:
+    """Return a row's values by column.
+
+    Raises:
+        UserError: it has no columns.
+    """
+    if isinstance(values, str):
+        raise UserError(f"a row of a task is a JSON object, not {brief(values)!r}")
+    return values

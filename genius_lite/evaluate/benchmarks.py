@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 
 from genius_lite.data.questions import checked
-from genius_lite.data.rows import Columns, UsableRows, read_rows
+from genius_lite.data.rows import Columns, UsableRows, read_rows, row_object
 from genius_lite.errors import UserError
 from genius_lite.evaluate.checkers import check, submitted
 from genius_lite.evaluate.choices import read_options
 from genius_lite.evaluate.harness import Definition, Harness
 from genius_lite.evaluate.scoring import DECOYS, Verdict, as_literal, fault
-from genius_lite.evaluate.tasks import Problem, Task, evenly, from_reasoning_gym, from_rows, problems_of, row_object
+from genius_lite.evaluate.tasks import Problem, Task, evenly, from_reasoning_gym, from_rows, problems_of
 from genius_lite.recipe import HARNESS, BenchmarkName, Prefix, TaskSource
 from genius_lite.records import prepared, query_id
 

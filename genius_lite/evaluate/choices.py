@@ -93,11 +93,13 @@ def read_options(value: Any, column: str) -> Options:
         except (ValueError, RecursionError):
             found = value
     if isinstance(found, list) and found and all(isinstance(option, dict) for option in found):
-        found = {name: [option.get(name) for option in found] for name in ("text", "label")}
+        labelled = [option["label"] for option in found if option.get("label") is not None]
+        found = {"text": [option.get("text") for option in found], "label": labelled}
     if isinstance(found, dict) and found and all(isinstance(text, str) for text in found.values()):
         found = {"text": [*found.values()], "label": [*found]}
     if isinstance(found, dict):
-        found, labels = found.get("text"), (*(str(label).strip() for label in found.get("label") or ()),)
+        found, given = found.get("text"), found.get("label") or []
+        labels = tuple(str(label).strip() for label in given) if isinstance(given, list) else (str(given),)
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         raise UserError(f"`{column}` is {brief(repr(value))}, not a list of texts")
     if not 2 <= len(found) <= len(LETTERS):

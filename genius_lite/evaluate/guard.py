@@ -132,11 +132,15 @@ OF_RESPONSES = {
 }
 
 
+_COUNTED = {"unique": "compared", "same": "stated"}
+"""A signal -> the figure that says of how many responses it is, where it is not of all."""
+
+
 @dataclass(frozen=True)
 class SignalValue:
     """A round's `value` of a signal, put as its limits are; its figure, and the one that it is compared with.
 
-    Both are of `count` responses, pairs or steps, as `of` says.
+    They are of `count` responses, pairs or steps at least, as `of` says.
     """
 
     signal: str
@@ -201,7 +205,8 @@ def signal_values(now: RoundMetrics, base: Signals | None, first: RoundMetrics |
             figure, other = (getattr(of_one, signal.figure or name) for of_one in (figures, others))
             if figure is not None and other is not None:
                 value = _PUT[signal.put](figure, other)
-                found.append(SignalValue(name, value, figure, other, count, of, signal.line))
+                least = min([count, *(getattr(each, _COUNTED[name]) for each in (figures, others) if name in _COUNTED)])
+                found.append(SignalValue(name, value, figure, other, least, of, signal.line))
     return found
 
 
@@ -246,8 +251,7 @@ def _beyond(value: float, bound: float, low: bool) -> bool:
 def guard_status(guard: Guard, report: RoundReport) -> dict[str, str]:
     """Each signal that the guard watches in a round: ok, or the level of its alarm."""
     raised: dict[str, str] = {alarm.signal: alarm.level for alarm in report.alarms}
-    seen = bool(report.metrics and report.metrics.signals)
-    watched = [
-        name for name in Guard.model_fields if getattr(guard, name) != Limit() and (seen or name not in OF_RESPONSES)
-    ]
+    metrics = report.metrics
+    shown = {value.signal for value in signal_values(metrics, metrics.signals, metrics)} if metrics else set[str]()
+    watched = [name for name in Guard.model_fields if getattr(guard, name) != Limit() and name in shown]
     return {name: raised.get(name, "ok") for name in dict.fromkeys([*watched, *raised])}

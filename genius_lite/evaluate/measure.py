@@ -96,7 +96,7 @@ def answer_tasks(
     A problem that llama.cpp does not survive has none, and the reason instead.
 
     Args:
-        advance: called as responses arrive, `responses_wanted` less those that are known in all.
+        advance: called as responses arrive, `responses_wanted` less those that are kept in all.
         ended: told the sampler's totals.
         kept: answers of an earlier, interrupted call, whose problems are not asked again; those to each other problem
             are appended as soon as they are there.
@@ -201,7 +201,7 @@ def ways_asked(cfg: Evaluate, temperature: float) -> list[tuple[int, Sampling]]:
 
 
 def responses_wanted(tasks: Sequence[TokenizedTask], cfg: Evaluate) -> int:
-    """How many responses `answer_tasks` samples."""
+    """How many responses `answer_tasks` asks for."""
     return sum(len(item.questions) for item in tasks) * (cfg.samples + cfg.greedy)
 
 

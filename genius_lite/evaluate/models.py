@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -22,11 +22,12 @@ from genius_lite.progress import Progress
 from genius_lite.recipe import Auto, BenchmarkName, Check, Evaluate, Prefix, Sampler, TaskSource, benchmark_named
 from genius_lite.recipe.reader import load
 from genius_lite.records import seed_of
-from genius_lite.results.evaluation import Answers, Response, TaskResult
+from genius_lite.results.evaluation import Answers, Response, TaskResult, Use
 from genius_lite.rundir.disk import scratch
 from genius_lite.rundir.folder import RunDir, remove, write_json
 from genius_lite.rundir.lines import RecordLog, write_records
 from genius_lite.rundir.lock import hold
+from genius_lite.text import amount
 from genius_lite.weights import gguf_file
 
 
@@ -128,12 +129,15 @@ def evaluate_models(
     seed: int,
     progress: Progress,
     keep: Path | None = None,
+    chose: Mapping[str, Use] | None = None,
 ) -> tuple[list[list[TaskResult]], list[list[Response]]]:
     """Results of each model, the first one's without and the others' with the difference to the first.
 
     Args:
         keep: the folder of the results, which is not there yet. Answers are kept beside it as soon as they are there,
             so that the same call goes on after an interruption.
+        chose: problems, by their ids, that chose between the rounds of a run whose model is measured: those that did
+            nothing else are left out, as they flatter it.
 
     Returns:
         The results and the responses, a list for each model.
@@ -145,12 +149,21 @@ def evaluate_models(
     for task in tasks:
         for note in filter(None, (task.form and f"{task.name}: rows are read as {task.form}", task.set_aside)):
             progress.say(note)
+    asked, chose = {problem.id for task in tasks for problem in task.problems}, chose or {}
+    only = {problem for problem, use in chose.items() if use == "choose"}
+    if left_out := len(asked & only):
+        progress.say(f"{amount(left_out, 'problems')} chose between the run's rounds, and are left out")
+        if asked <= only:
+            raise UserError("all problems chose between the run's rounds; measure it on others")
+    if both := len(asked & chose.keys() - only):
+        progress.say(f"warning: {amount(both, 'problems')} chose between the run's rounds, so that gains are flattered")
     temperature = temperature_of(how.temperature, gguf_file.read(models[0].gguf))
     answered: list[list[Response]] = []
     for model in models:
         source = gguf_file.read(model.gguf)
         with Vocabulary.open(model.gguf, how.template) as vocabulary:
-            items = [tokenize_task(task, "report", vocabulary, how.system) for task in tasks]
+            whole = [tokenize_task(task, "report", vocabulary, how.system).without(only) for task in tasks]
+            items = [item for item in whole if item.questions]
             if note := vocabulary.untemplated:
                 progress.say(f"{model.name}: {note}" + (", without a system message" if how.system else ""))
         questions = [question for item in items for question in item.questions]

@@ -174,7 +174,7 @@ def numbers(text: str, decimal: Decimal = ".", *, denied: bool = True) -> Iterat
         if len(found[0]) > _LONGEST or (value := _value(found, decimal)) is None:
             continue
         minus = any(sign in "-–" for sign in (found["sign"], found["inner"]) if sign)
-        scale = int(value / _decimal(found["plain"], decimal)) if found["scale"] and value else 1
+        scale = int(value / (_decimal(found["plain"], decimal) or value)) if found["scale"] and value else 1
         body = _DECIMALS[decimal].sub(lambda part: _ungrouped(part[0], decimal), found["body"])
         percent = bool(found["percent"] or found["hundredths"])
         yield Number(-value if minus else value, percent, "-" * minus + body, scale, joined)
@@ -223,10 +223,10 @@ def _composed(parts: Iterable[tuple[Fraction, bool]]) -> Fraction:
     """Return what values and multipliers come to: a multiplier takes all since the last one that is as large."""
     sums = list[Fraction]()
     for value, times in parts:
-        taken = Fraction(0)
+        taken = list[Fraction]()
         while times and sums and sums[-1] < value:
-            taken += sums.pop()
-        sums.append((taken or 1) * value if times else value)
+            taken.append(sums.pop())
+        sums.append(sum(taken) * value if taken else value)
     return sum(sums, Fraction(0))
 
 

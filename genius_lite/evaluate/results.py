@@ -87,13 +87,17 @@ def at_best(cooled: Cooled, responses: Sequence[Response], rounds: int) -> list[
         return []
     best = best_temperature(choosing)
     chosen_on = {r.task for r in responses if r.use == "both"}
+    samples = Counter((r.task, r.problem) for r in responses if r.sample != GREEDY)
     found = []
     for task, tuned in reporting.get(best, {}).items():
         base = cooled.scores.get(task, {})
         if difference := gain(base, tuned, _confidence(rounds, task in chosen_on)):
-            before, after = [base[p] for p in tuned if p in base], [tuned[p] for p in tuned if p in base]
-            accuracies = mean_accuracy(before), mean_accuracy(after)
-            found.append(AtBest(task, cooled.temperature, accuracies[0], best, accuracies[1], difference))
+            both = [p for p in tuned if p in base]
+            before, after = (
+                _mean_accuracy({p: of[p] for p in both}, single=not at or max(samples[task, p] for p in both) == 1)
+                for of, at in ((base, cooled.temperature), (tuned, best))
+            )
+            found.append(AtBest(task, cooled.temperature, before, best, after, difference))
     return found
 
 
@@ -113,7 +117,7 @@ def _result(name: str, rows: list[Response], base: list[Response], rounds: int) 
         length=fmean(row.tokens for row in rows),
         greedy=_accuracy(greedy, 1),
         sampled=_accuracy(sampled, samples),
-        judged=mean_accuracy(list(judged.values())),
+        judged=_mean_accuracy(judged, single=(samples or 1) == 1 and not (greedy and drawn)),
         of_ended=_of_ended(rows),
         commonest=commonest([row.answer for row in of if row.finish == "end"] for of in _by_problem(rows).values()),
         most=_by_number(drawn, _most),
@@ -121,6 +125,7 @@ def _result(name: str, rows: list[Response], base: list[Response], rounds: int) 
         temperature=next((row.temperature for row in rows if row.sample != GREEDY), 0.0),
         timed_out=sum(row.timed_out for row in rows),
         chosen_on=chosen_on,
+        confidence=confidence,
         greedy_gain=gain(base_greedy, greedy, confidence),
         sampled_gain=gain(base_sampled, sampled, confidence),
         judged_gain=gain(base_judged, judged, confidence),
@@ -146,10 +151,13 @@ def _right(rows: Iterable[Response]) -> dict[str, float]:
 
 
 def _accuracy(by_problem: dict[str, float], samples: int) -> Interval | None:
-    if not by_problem:
-        return None
+    return _mean_accuracy(by_problem, single=samples == 1) if by_problem else None
+
+
+def _mean_accuracy(by_problem: dict[str, float], *, single: bool) -> Interval:
+    """Average over problems, of which each may have a `single` response."""
     scores = list(by_problem.values())
-    return wilson(sum(scores), len(scores)) if samples == 1 else mean_accuracy(scores)
+    return wilson(sum(scores), len(scores)) if single else mean_accuracy(scores)
 
 
 def _of_ended(rows: list[Response]) -> Interval | None:
@@ -171,7 +179,7 @@ def _some(rows: list[Response], k: int) -> float:
 
 
 def _most(rows: list[Response], k: int) -> float:
-    """How often the vote of k responses is right; the mean over sets of k, the first ones if those are very many."""
+    """How often the vote of k responses is right; the mean over sets of k; of k in a row if those are very many."""
     if math.comb(len(rows), k) > _MOST_SUBSETS:
         return fmean(_vote(rows[start : start + k]) for start in range(len(rows) - k + 1))
     return fmean(_vote(chosen) for chosen in combinations(rows, k))

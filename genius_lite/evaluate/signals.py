@@ -64,6 +64,8 @@ def signals(observed: Sequence[Observed]) -> Signals:
         responses=len(observed),
         agreements=agreements,
         same=same.share if same else None,
+        compared=sum(map(len, several.values())),
+        stated=sum(stated),
     )
 
 

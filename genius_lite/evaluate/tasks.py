@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from difflib import get_close_matches
@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from genius_lite.data.files import stem_of
-from genius_lite.data.questions import COLUMN, Question, columns_for, is_number, question_of, written
-from genius_lite.data.rows import Columns, UsableRows, read_rows
+from genius_lite.data.questions import COLUMN, Question, checked, columns_for, is_number, question_of, written
+from genius_lite.data.rows import Columns, UsableRows, read_rows, row_object
 from genius_lite.data.templates import Message
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
@@ -79,7 +79,13 @@ class TokenizedTask:
 
     def choosing(self) -> TokenizedTask:
         """With those problems alone that choose between rounds."""
-        taken = [use != "report" for use in self.uses]
+        return self._only([use != "report" for use in self.uses])
+
+    def without(self, problems: Container[str]) -> TokenizedTask:
+        """With all problems but some, which are given by their ids."""
+        return self._only([problem.id not in problems for problem in self.task.problems])
+
+    def _only(self, taken: list[bool]) -> TokenizedTask:
         task = replace(self.task, problems=list(compress(self.task.problems, taken)))
         return TokenizedTask(task, list(compress(self.questions, taken)), [*compress(self.uses, taken)])
 
@@ -104,10 +110,11 @@ def tokenize_task(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary
     elif len(questions) < _DIVIDED:
         uses = ["both" for _ in questions]
     else:
-        # By prompt: what is asked twice does not do both.
-        drawn = sorted({problem.prompt for problem in task.problems}, key=lambda prompt: seed_of("choose", prompt))
+        # By what is asked: what is asked twice does not do both.
+        asked = [(*(turn for message in p.before for turn in message.items()), p.prompt) for p in task.problems]
+        drawn = sorted({*asked}, key=lambda each: seed_of("choose", *map(str, each)))
         choosing = {*drawn[: len(drawn) // 2]}
-        uses = ["choose" if problem.prompt in choosing else "report" for problem in task.problems]
+        uses = ["choose" if each in choosing else "report" for each in asked] if choosing else ["both" for _ in asked]
     return TokenizedTask(task, questions, uses)
 
 
@@ -173,17 +180,6 @@ def problems_of(rows: UsableRows, found: list[tuple[str, T]], make: Callable[[T]
     return distinct(problems)
 
 
-def row_object(values: dict[str, Any] | str) -> dict[str, Any]:
-    """Return a row's values by column.
-
-    Raises:
-        UserError: it has no columns.
-    """
-    if isinstance(values, str):
-        raise UserError(f"a row of a task is a JSON object, not {brief(values)!r}")
-    return values
-
-
 _Read = tuple[Question, str | int | float, Options | None]
 """What is in a row: the question, its answer, and the options if it has some."""
 
@@ -226,7 +222,7 @@ def _problem(question: Question, known: str | float, options: Options | None, fi
     if not options:
         answer = known.strip() if isinstance(known, str) else written(known)
         return Problem(question.id, question.text, answer, before=before)
-    asked = question._replace(text=f"{question.text}\n\n{options}\n\nGive the letter of the right option.")
+    asked = question._replace(text=checked(f"{question.text}\n\n{options}\n\nGive the letter of the right option."))
     return Problem(asked.id, asked.text, options.letter(known, first), options.texts, before)
 
 

@@ -16,6 +16,7 @@ from genius_lite.report.summary import WIDENED, cooling_lines
 from genius_lite.report.tables import Table
 from genius_lite.results.evaluation import AtBest, TaskResult
 from genius_lite.results.rounds import RoundReport
+from genius_lite.rundir.folder import json_bytes
 from genius_lite.text import accuracy, amount, gain, interval, percent, visible
 from genius_lite.weights.importing import Base
 
@@ -52,7 +53,7 @@ def model_card(
     parts += ["## Run it\n", _asked_with(recipe.get("system"), recipe.get("template", {})) + usage]
     parts += ["## Files\n", "".join(f"- `{name}`: SHA-256 `{digest}`\n" for name, digest in sums.items())]
     parts += [f"- {note}\n" for note in notes]
-    parts += ["## Recipe\n", f"```json\n{json.dumps(recipe, indent=2, ensure_ascii=False)}\n```\n"]
+    parts += ["## Recipe\n", f"```json\n{json_bytes(recipe, 'recipe', indent=2).decode()}```\n"]
     return "\n".join(parts)
 
 
@@ -172,7 +173,8 @@ def _measured(tasks: list[TaskResult], at_best: list[AtBest], file: str) -> str:
         return "## Measured\n\nNo task was measured.\n"
     kinds, rows = ("sampled", "gain over the base", "greedy", "gain", "mean of both", "gain"), []
     for t in tasks:
-        measured = ((t.sampled, t.sampled_gain), (t.greedy, t.greedy_gain), (t.judged, t.judged_gain))
+        both = t.mean_of_both
+        measured = ((t.sampled, t.sampled_gain), (t.greedy, t.greedy_gain), (both, both and t.judged_gain))
         cells = [shown for right, gained in measured for shown in (accuracy(right), gain(gained))]
         rows.append([t.task, str(t.problems), *cells, percent(t.cut)])
     chosen_on = any(task.chosen_on for task in tasks)

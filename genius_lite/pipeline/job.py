@@ -128,8 +128,11 @@ class Job:
         }
 
 
-def prepare(recipe: Recipe) -> Job:
+def prepare(recipe: Recipe, reuse: Path | None = None) -> Job:
     """Find the model, the queries and the tasks, and check that they fit together and on this machine; writes nothing.
+
+    Args:
+        reuse: another run's folder; a template that writes the date is told the one on which that run began.
 
     Raises:
         UserError: whatever of the recipe cannot be used.
@@ -146,7 +149,7 @@ def prepare(recipe: Recipe) -> Job:
     with Vocabulary.open(source.path, recipe.queries.template) as vocabulary:
         _check_variables(vocabulary)
         if vocabulary.asks_for_date:
-            vocabulary.variables = _begun(recipe) | vocabulary.variables
+            vocabulary.variables = _begun(Path(recipe.out), reuse) | vocabulary.variables
         template, untemplated = vocabulary.variables, _untemplated(recipe, vocabulary)
         found = select(recipe.queries, vocabulary, beyond=recipe.evaluate.watched(_MANY))
         _check_thought(recipe, vocabulary, found.queries[0])
@@ -199,13 +202,13 @@ def _untemplated(recipe: Recipe, vocabulary: Vocabulary) -> str:
     return f"{told}, without queries.system" if told and recipe.queries.system else told
 
 
-def _begun(recipe: Recipe) -> dict[str, str]:
-    """Return the date that a run's template is told: the one on which it began."""
-    run = Path(recipe.out)
-    recorded = RunFolder(run).recipe.get("template", {}) if (run / RECIPE).is_file() else {}
+def _begun(out: Path, reuse: Path | None) -> dict[str, str]:
+    """Return the date that a run's template is told: the one on which it began, or the run that it takes stages of."""
+    begun = next((run for run in (out, reuse) if run and (run / RECIPE).is_file()), None)
+    recorded = RunFolder(begun).recipe.get("template", {}) if begun else {}
     return {"today": recorded.get("today") or date.today().isoformat()}
 
 
 def _identity(item: TokenizedTask) -> str:
-    content = [part for problem in item.task.problems for part in (problem.prompt, problem.answer)]
+    content = [part for problem in item.task.problems for part in (problem.id, problem.answer)]
     return f"{item.task.name}: {len(item.questions)}, {seed_of(*content):016x}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from genius_lite.records import Query, Rollout
 from genius_lite.results.evaluation import Answers, Response
 from genius_lite.rundir import folder
 from genius_lite.rundir.folder import RunDir, refuse_links, round_name
-from genius_lite.rundir.lines import Lines, read_records, write_records
+from genius_lite.rundir.lines import Lines, RecordLog, read_records, write_records
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.weights.importing import FULL_PRECISION
 
@@ -38,6 +39,16 @@ _TRAINED = (*_SAMPLED, *_BASE, *_ASKED, "pairs", "learner")
 _ROUNDED = (*_BASE, "quantize.type")  # how it was rounded depends a little on what was learned from, too
 _DECISIONS = {"rollback", "patience", "sweep"}  # of `evaluate`: they decide what follows, not what is asked
 _QUERIES = {"queries", "query_samples"}  # of `evaluate`: no part in what the tasks are answered
+
+
+def is_imported_alike(identity: dict[str, Any], other: Path) -> bool:
+    """Say whether another run's checkpoint is of the same model.
+
+    Raises:
+        UserError: `other` is no run folder.
+    """
+    theirs = RunFolder(other).recipe
+    return all(theirs.get(key) == identity.get(key) for key in _BASE)
 
 
 def copy_stages(run: RunDir, identity: dict[str, Any], queries: Sequence[Query], other: Path) -> list[str]:
@@ -68,9 +79,11 @@ def copy_stages(run: RunDir, identity: dict[str, Any], queries: Sequence[Query],
         taken.append(_ROUNDED_EVALUATION)
     if same(_ANSWERED, _DECISIONS | _QUERIES) and _copy_answers(run, other):
         taken.append("answers to the tasks")
-    if same(_SAMPLED) and (count := _copy_rollouts(run, queries, other)):
-        taken.append("rollouts" if count == len(queries) else f"rollouts of {count} of {len(queries)} queries")
-        if count == len(queries) and same(_TRAINED) and (other / _ADAPTER).exists():
+    if same(_SAMPLED):
+        count, whole_round = _copy_rollouts(run, queries, other)
+        if count:
+            taken.append("rollouts" if count == len(queries) else f"rollouts of {count} of {len(queries)} queries")
+        if whole_round and same(_TRAINED) and (other / _ADAPTER).exists():
             # The adapter last: as long as it is missing, pairs are still to be learned from.
             taken += [name for name in (_LEFT_OUT, _PAIRS, _ADAPTER) if _link_stage(run, name, other)]
     return taken
@@ -80,7 +93,7 @@ def _value(identity: dict[str, Any], dotted: str, ignored: set[str]) -> Any:
     found: Any = identity
     for key in dotted.split("."):
         found = (found or {}).get(key)
-    return {key: value for key, value in found.items() if key not in ignored} if dotted == "evaluate" else found
+    return {key: value for key, value in (found or {}).items() if key not in ignored} if dotted == "evaluate" else found
 
 
 def _link_stage(run: RunDir, name: str, other: Path) -> bool:
@@ -121,12 +134,20 @@ def _copy_answers(run: RunDir, other: Path) -> bool:
     return bool(responses)
 
 
-def _copy_rollouts(run: RunDir, queries: Sequence[Query], other: Path) -> int:
-    """Copy those of the queries that `other` searched from the same prompt; return how many there were."""
-    if (run / _ROLLOUTS).exists():
-        return 0
+def _copy_rollouts(run: RunDir, queries: Sequence[Query], other: Path) -> tuple[int, bool]:
+    """Copy those of the queries that `other` searched from the same prompt, and this run did not.
+
+    Returns:
+        How many of them there were, and whether the run has those of all queries now, each as `other` has it.
+    """
     own, searched = {query.id: query for query in queries}, Lines(other / _ROLLOUTS, Rollout)
-    shared = [n for n, rollout in enumerate(searched) if rollout.query == own.get(rollout.query.id)]
-    if shared:
-        run.build(_ROLLOUTS, lambda out: write_records(out, searched.pick(shared)))
-    return len(shared)
+    shared = {rollout.query.id: n for n, rollout in enumerate(searched) if rollout.query == own.get(rollout.query.id)}
+    if not shared:
+        return 0, False
+    (run / _ROLLOUTS).parent.mkdir(exist_ok=True)
+    with closing(RecordLog(run / _ROLLOUTS, Rollout)) as log:
+        there = {query: n for n, query in enumerate(log.records.query_ids())}
+        alike = all(query in shared and log.records[n] == searched[shared[query]] for query, n in there.items())
+        missing = [n for query, n in shared.items() if query not in there]
+        log.append(*searched.pick(missing))
+    return len(missing), alike and shared.keys() == own.keys()

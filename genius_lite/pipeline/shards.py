@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
-
-import msgspec
+from typing import Any, TypeVar
 
 from genius_lite.errors import Stop, UserError
 from genius_lite.machine.engine_settings import engine_settings
@@ -25,13 +23,11 @@ from genius_lite.recipe import Recipe, Tracking
 from genius_lite.records import FailedQuery, Rollout
 from genius_lite.report.tracking import Tracker
 from genius_lite.rundir.checks import check_rollouts
-from genius_lite.rundir.documents import as_typed
 from genius_lite.rundir.folder import (
     CHECKPOINT,
     FAILED_FILE,
     LORA,
     POLICY,
-    RECIPE,
     ROLLOUTS,
     RunDir,
     open_folder,
@@ -45,14 +41,6 @@ from genius_lite.weights.untrusted import load_untrusted
 
 T = TypeVar("T")
 _AT_ONCE = 32  # records for which the disk is waited for once
-
-
-class _Origin(msgspec.Struct):
-    """What a shard's identity says of it."""
-
-    part: str
-    round: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-    model: str
 
 
 @dataclass(frozen=True)
@@ -164,11 +152,10 @@ def _add(log: RecordLog[T], records: Lines[T], over: set[str]) -> int:
 
 def _identity_of(shard: Path) -> tuple[dict[str, Any], int, str]:
     """Read the identity of the run that a shard is for, and the round and the model that it was sampled from."""
-    identity = dict(RunFolder(shard).recipe)
-    if "shard" not in identity:
+    found = RunFolder(shard)
+    if not (origin := found.shard):
         raise UserError(f"{shard} is no shard; genius-lite sample RECIPE --shard I/N makes one")
-    origin = as_typed(identity.pop("shard"), _Origin, shard / RECIPE)
-    return identity, origin.round, origin.model
+    return {key: value for key, value in found.recipe.items() if key != "shard"}, origin.round, origin.model
 
 
 def _require_model(run: RunDir, number: int, expected: str) -> None:

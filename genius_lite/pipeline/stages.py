@@ -252,15 +252,18 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
         learned = Adapter.load(adapter, r.base)
         rounded = gguf_file.read(baseline(r, adapter).gguf)
 
+        def size(kind: TargetType) -> int:
+            return types_bytes(r.base.gguf, planned_types(r.base, learned, kind, r.job.source))
+
         def write(kind: TargetType) -> tuple[str, Kept]:
             like, name = r.job.source, type_name(r.job.source, kind)
-            size = types_bytes(r.base.gguf, planned_types(r.base, learned, kind, like))
-            stage = r.progress.stage(f"round {r.number}: {name}", size, "MB", 1e-6)
+            stage = r.progress.stage(f"round {r.number}: {name}", size(kind), "MB", 1e-6)
             with timed(parts, "file"), stage as advance:
                 own = rounded if kind == cfg.type else None
                 return name, merge(r.base, learned, kind, out, advance, like=like, rounded=own)
 
-        wider, (name, kept) = list(KEEPING), write(cfg.type)
+        wider: list[QuantType] = [kind for kind in KEEPING if size(kind) > size(cfg.type)]
+        untried, (name, kept) = len(wider), write(cfg.type)
         while loses := kept.loses(cfg.keep):
             share = f"{kept.share or 0:.1%} of what was learned, less than {cfg.keep:.0%}"
             r.progress.say(f"warning: {name} keeps {share}")
@@ -270,7 +273,7 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
         with timed(parts, "check"):
             scored = _score(r, out, adapter, pairs) if cfg.checks(r.number) else None
         note_time(r.here, Stage.MERGE, time.monotonic() - began, out.stat().st_size, parts=parts)
-        widened, digest = len(wider) < len(KEEPING), sha256([out])
+        widened, digest = len(wider) < untried, sha256([out])
         found = Quantized(name, kept.share, not loses, widened, kept.error, kept.by_matrix, scored, digest)
         r.here.put_json(folder.QUANTIZED, found)  # before the file has its name
         vouch(out)

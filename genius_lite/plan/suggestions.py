@@ -11,11 +11,13 @@ from pydantic import ValidationError
 
 from genius_lite.errors import UserError
 from genius_lite.pipeline.job import Job
+from genius_lite.pipeline.reuse import is_imported_alike
 from genius_lite.plan.fit import Shortfall, Sizes, shortfalls, sizes, with_settings
 from genius_lite.plan.history import DoneStages, known_lengths, look_back, same_run
 from genius_lite.plan.lengths import Lengths, shortest
 from genius_lite.plan.shape import Machine
 from genius_lite.progress import Stage
+from genius_lite.rundir.folder import CHECKPOINT
 from genius_lite.weights.quantize import quantized_bytes
 
 Settings = Mapping[str, object]
@@ -55,7 +57,7 @@ def require_room(job: Job, identity: dict[str, Any], reuse: Path | None = None) 
     if not same_run(out, identity):
         return  # it is refused for that when it is opened
     history = look_back(out, job.recipe.rounds)
-    if reuse and (reuse / "hf-checkpoint").exists():
+    if reuse and (reuse / CHECKPOINT).exists() and is_imported_alike(identity, reuse):
         history = replace(history, done=history.done | {(Stage.IMPORT, 0)})
     require_room_on(job, Machine.here(out), known_lengths(job, identity) or shortest(job.recipe.foresight), history)
 

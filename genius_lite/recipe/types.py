@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from genius_lite.errors import UserError
+from genius_lite.records import LARGEST
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -76,6 +78,14 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _readable(cls, value: Any) -> Any:
+        """Refuse numbers that the run folder's own documents would be called damaged for."""
+        if isinstance(value, float) and LARGEST < abs(value) < math.inf:
+            raise PydanticCustomError("large", "is larger than {most}, the most", {"most": f"{LARGEST:g}"})
+        return value
 
     @classmethod
     def extra(cls, key: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genius_lite.report.gather import RunData
-from genius_lite.report.summary import CHOSEN_ON, choice_lines, surely, verdict
+from genius_lite.report.summary import choice_lines, chosen_on, surely, verdict
 from genius_lite.results.evaluation import AtBest, Commonest, Interval, TaskResult
 from genius_lite.text import commonest, gain, interval, percent, prose
 
@@ -65,8 +65,7 @@ def task_changes(data: RunData) -> list[TaskChange]:
 
 def notes(data: RunData) -> list[str]:
     """Say what the figures of the tasks do not by themselves."""
-    flattered = data.best and len(data.rounds) > 1 and any(task.chosen_on for task in data.base.tasks)
-    found = [CHOSEN_ON] if flattered else []
+    found = [*filter(None, [chosen_on(data.shown.tasks)])]
     before, after = data.base.signals, data.shown.signals
     if before and after and after.entropy < _FELL * before.entropy and any(map(_only_sampled, data.shown.tasks)):
         found.append(_SURER)

@@ -128,7 +128,7 @@ def recipe_text(data: RunData) -> str:
     """Write the recipe as YAML."""
     import yaml
 
-    return yaml.safe_dump(plain(data.recipe), sort_keys=False, allow_unicode=True, width=100)
+    return yaml.safe_dump(plain(data.recipe, finite=False), sort_keys=False, allow_unicode=True, width=100)
 
 
 def _assets(kind: str, live: bool) -> str:

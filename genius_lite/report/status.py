@@ -86,6 +86,9 @@ def look(path: Path) -> Status:
     if not going_on and (summary := run.summary):
         state, meaning = "halted" if summary.halted else "finished", summary.stopped or "all is done"
         return Status(state, meaning, exported, board, damaged, verdict(summary))
+    if not going_on and run.shard and board.work and board.work.done == board.work.total:
+        whose = f"all queries of its part, {run.shard.part}; genius-lite merge-shards adds them to the run"
+        return Status("finished", whose, None, board, damaged)
     if going_on:
         return Status("running", "it stops soon" if board.stopping else "it goes on", exported, board, damaged)
     why = board.ended or "its process is gone"
@@ -198,6 +201,8 @@ def _held(run: Path, board: RunState | None) -> bool:
 
 def next_stage(run: RunFolder) -> tuple[int, Stage]:
     """Find the round and the stage that comes next, of a run that is not finished."""
+    if run.shard:
+        return run.shard.round, Stage.ROLLOUTS
     if not run.imported:
         return 0, Stage.IMPORT
     if not run.own.done(Stage.EVALUATE):

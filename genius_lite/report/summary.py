@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich import box
@@ -134,10 +134,16 @@ def kept_lines(made: Quantized) -> list[str]:
     return lines
 
 
-CHOSEN_ON = (
-    "The problems that chose the round are those that report on it, as there are few: the intervals are wider by "
-    "what choosing between so many rounds asks for (Bonferroni), and the gains themselves are flattered."
-)
+def chosen_on(tasks: Iterable[TaskResult]) -> str:
+    """Say what it does to gains that the problems which choose between several rounds report, if they do."""
+    confidence = max((task.confidence for task in tasks if task.chosen_on), default=0.95)
+    if confidence <= 0.95:
+        return ""
+    return (
+        "Problems that report choose between rounds too, as there are few: the intervals of gains are at "
+        f"{100 * confidence:.4g} %, as choosing between so many rounds asks for (Bonferroni), and the best round's "
+        "gain is flattered."
+    )
 
 
 def print_summary(summary: Summary, console: Console) -> None:
@@ -219,7 +225,10 @@ def choice_lines(summary: Summary) -> list[str]:
         lines.append("No round was let pass that is not worse than the base model, which is what was exported.")
     elif (rounds := len(summary.rounds)) > 1:
         passed = "the guard let pass and " if summary.halted else ""
-        lines.append(f"Round {summary.best} of {rounds} is the latest that {passed}is not worse than one before it.")
+        worse = f"that {passed}is not worse than one before it"
+        if all(report.score is None for report in summary.rounds):  # nothing was measured that rounds could be told by
+            worse = "that the guard let pass" if summary.halted else "one"
+        lines.append(f"Round {summary.best} of {rounds} is the latest {worse}.")
     return lines
 
 
@@ -234,6 +243,4 @@ def _outcome(summary: Summary) -> list[str]:
         shown = ", ".join(f"{name} {points(gain)}" for name, _, gain in task.accuracies if gain)
         lines.append(f"  {task.task}: {shown}")
     lines += [f"  {line}" for line in cooling_lines(report.at_best)]
-    if any(task.chosen_on for task in report.evaluation) and len(summary.rounds) > 1:
-        lines.append(CHOSEN_ON)
-    return lines
+    return [*lines, *filter(None, [chosen_on(report.evaluation)])]

@@ -94,7 +94,7 @@ class TaskResult(msgspec.Struct, frozen=True):
     2107.03374). Of all: `cut` is the share that ran into `max_tokens`, `length` the mean in tokens, `of_ended` the
     accuracy of those that came to an end, `timed_out` how many their checker took too long for, `commonest` the answer
     that is given to most problems (a model that says "B" to everything is right where that is). `chosen_on` says that
-    these problems chose between rounds too; gains are then at 1 - 0.05 / rounds.
+    these problems chose between rounds too; `confidence`, that of the gains' intervals, is 1 - 0.05 / rounds then.
     """
 
     task: str
@@ -112,19 +112,24 @@ class TaskResult(msgspec.Struct, frozen=True):
     timed_out: int = 0
     commonest: Commonest | None = None
     chosen_on: bool = True
+    confidence: float = 0.95
     greedy_gain: Interval | None = None
     sampled_gain: Interval | None = None
     judged_gain: Interval | None = None
     mcnemar: McNemar | None = None
 
     @property
+    def mean_of_both(self) -> Interval | None:
+        """The judged accuracy, where both kinds were measured."""
+        return self.judged if self.sampled and self.greedy else None
+
+    @property
     def accuracies(self) -> list[tuple[str, Interval, Interval | None]]:
         """(kind, accuracy, gain over the base) of what was measured; the mean only where both kinds were."""
-        both = self.judged if self.sampled and self.greedy else None
         found = (
             ("sampled", self.sampled, self.sampled_gain),
             ("greedy", self.greedy, self.greedy_gain),
-            ("mean of both", both, self.judged_gain),
+            ("mean of both", self.mean_of_both, self.judged_gain),
         )
         return [(kind, accuracy, gain) for kind, accuracy, gain in found if accuracy]
 
@@ -174,7 +179,7 @@ class Signals(msgspec.Struct, frozen=True):
       least 0; 0 for the base model. The estimator r - 1 - log r with r = base / policy (J. Schulman, "Approximating
       KL divergence", 2020) is steadier while the two hardly differ, and is ruled by single tokens where the policy
       has grown sure: one that it drew at 1e-4 and the base model gives 0.7 read as 20 nats over eight responses.
-    - responses: how many these are means over.
+    - responses: how many these are means over; but `unique` and `agreement` over `compared`, and `same` over `stated`.
     """
 
     entropy: float
@@ -190,6 +195,8 @@ class Signals(msgspec.Struct, frozen=True):
     agreements: dict[str, float] = {}
     thinking: float = 0.0
     same: float | None = None
+    compared: int = 0
+    stated: int = 0
 
 
 class RoundMetrics(msgspec.Struct, frozen=True):

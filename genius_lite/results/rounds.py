@@ -16,7 +16,7 @@ from genius_lite.results.evaluation import Alarm, AtBest, RoundMetrics, TaskResu
 class RolloutFigures(msgspec.Struct, frozen=True):
     """What a round's search sampled.
 
-    `mean_value` is f in nats per token, over all candidates with a future, and `ended_share` the share of their
+    `mean_value` is f in nats per token, over all candidates of foreseen steps, and `ended_share` the share of their
     responses that came to an end; `repeated` candidates and `skipped_steps` are not among them, and where all steps
     were skipped both are None. `tokens_per_s` is None where an interrupted stage that was killed outright left no time.
     """

@@ -10,11 +10,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from genius_lite.errors import UserError
-from genius_lite.records import prepared
+from genius_lite.records import LARGEST, prepared
 from genius_lite.text import brief
 
 T = TypeVar("T")
-_LARGEST = 1e30  # of what is measured; bytes and nats are far below
 
 
 class _Foresight(msgspec.Struct):
@@ -37,6 +36,19 @@ class _Evaluate(msgspec.Struct):
 
 class _Quantize(msgspec.Struct):
     keep: float | msgspec.UnsetType = msgspec.UNSET
+
+
+class RecordedShard(msgspec.Struct):
+    """Which `part` ("1/4") of which round's queries a folder holds, and the SHA-256 of the model that samples them."""
+
+    part: Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,5}/[1-9][0-9]{0,5}$")]
+    round: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    model: str
+
+    def of(self, searched: int) -> int:
+        """How many of these queries are the shard's."""
+        number, parts = map(int, self.part.split("/"))
+        return len(range(number - 1, searched, parts))
 
 
 class RecordedRecipe(msgspec.Struct):
@@ -96,7 +108,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _float(digits: str) -> float:
     """Read a number that something was measured as, or infinity, which is written as 1e999."""
-    if _LARGEST < abs(number := float(digits)) < math.inf:
+    if LARGEST < abs(number := float(digits)) < math.inf:
         raise ValueError(f"{digits[:20]} is no figure of a run")
     return number
 

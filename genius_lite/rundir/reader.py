@@ -17,7 +17,15 @@ from genius_lite.records import FailedQuery, PreferencePair, Rollout, held_count
 from genius_lite.results.evaluation import Response, Signals
 from genius_lite.results.rounds import Quantized, RolloutFigures, RoundReport, SampledFrom, Summary, Timing, TrainReport
 from genius_lite.rundir import folder
-from genius_lite.rundir.documents import RecordedBest, RecordedRecipe, RecordedSource, as_typed, read_json, read_typed
+from genius_lite.rundir.documents import (
+    RecordedBest,
+    RecordedRecipe,
+    RecordedShard,
+    RecordedSource,
+    as_typed,
+    read_json,
+    read_typed,
+)
 from genius_lite.rundir.folder import refuse_links, round_name
 from genius_lite.rundir.lines import Lines, sound_records
 
@@ -91,7 +99,14 @@ class RunFolder:
         """How many of them a round searches; others are held out, or another round's."""
         self.require("learner.holdout", "evaluate.queries", "round_queries")
         held = held_count(self.queries, self.recipe["learner"]["holdout"], self.recipe["evaluate"]["queries"])
-        return min(self.queries - held, self.recipe["round_queries"] or self.queries)
+        searched = min(self.queries - held, self.recipe["round_queries"] or self.queries)
+        return self.shard.of(searched) if self.shard else searched
+
+    @property
+    def shard(self) -> RecordedShard | None:
+        """What this folder is a shard of, if it is no whole run."""
+        given = self.recipe.get("shard")
+        return None if given is None else as_typed(given, RecordedShard, self.path / folder.RECIPE)
 
     @property
     def timings(self) -> list[Timing]:

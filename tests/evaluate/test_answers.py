@@ -187,6 +187,9 @@ NUMBERS = [
     ("答：小明有42个苹果。", ".", "42"),
     # scale words
     ("5 million", ".", "5000000"),
+    ("0 million", ".", "0"),
+    ("0万5000", ".", "5000"),
+    ("0 Mrd. Euro", ".", "0"),
     ("$2.5 billion", ".", "2500000000"),
     ("3,5 Millionen Euro", ",", "3500000"),
     ("2 Mrd. Euro", ",", "2000000000"),
@@ -228,6 +231,7 @@ def test_percent(text):
 SPELLED = [
     ("zero", 0), ("seven", 7), ("Seventy-two apples", 72), ("twenty one", 21), ("one hundred and five", 105),
     ("three hundred forty-five thousand six hundred", 345_600), ("a hundred", 100), ("two million", 2_000_000),
+    ("zero thousand", 0), ("zero hundred", 0),
     ("minus seven", -7), ("negative seven", -7),
     ("zweiundsiebzig", 72), ("dreihundertfünfundvierzig", 345), ("zweitausendsechzehn", 2016), ("einundzwanzig", 21),
     ("soixante-douze", 72), ("soixante et onze", 71), ("quatre-vingt-dix-sept", 97), ("quatre-vingts", 80),

@@ -323,6 +323,20 @@ def test_what_a_handful_of_responses_shows_is_no_reason_to_halt(responses, level
     assert ("4 responses; 16 would halt" in alarm.line) == (responses == 4)
 
 
+@pytest.mark.parametrize(("signal", "of"), [("unique", "compared"), ("same", "stated")])
+@pytest.mark.parametrize("model", ["now", "base"])
+def test_what_few_that_ended_show_is_no_reason_to_halt(signal, of, model):
+    """Of 64 responses 15 came to an end and state an answer."""
+    base = msgspec.structs.replace(BEFORE, unique=1.0, same=0.0, compared=64, stated=64)
+    now = msgspec.structs.replace(base, **{signal: {"unique": 0.0, "same": 1.0}[signal]})
+    judged = RoundMetrics(now, -0.5, 0.1, 0.0, 1.0, 1.0, ENOUGH, ENOUGH)
+    assert [(alarm.signal, alarm.level) for alarm in alarms(Guard(), judged, base, None)] == [(signal, "halt")]
+    few = {"now": now, "base": base}
+    few[model] = msgspec.structs.replace(few[model], **{of: 15})
+    judged = msgspec.structs.replace(judged, signals=few["now"])
+    assert [(alarm.signal, alarm.level) for alarm in alarms(Guard(), judged, few["base"], None)] == [(signal, "warn")]
+
+
 def test_a_breakdown_halts_whatever_it_is_seen_in():
     now = RoundMetrics(
         msgspec.structs.replace(BEFORE, entropy=math.nan, responses=4), -0.5, 0.1, 0.0, 1.0, 1.0, ENOUGH, ENOUGH

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from genius_lite.errors import UserError
+from genius_lite.evaluate.benchmarks import load_tasks
 from genius_lite.evaluate.models import NamedModel, PromptConfig, evaluate_models, write_results
 from genius_lite.progress import Advance, Progress
 from genius_lite.recipe import Evaluate, TaskSource
@@ -98,6 +99,22 @@ def test_one_process_at_a_time_answers_for_the_same_results(tasks, tiny_llama, t
     with hold(tmp_path / "out.asked"), pytest.raises(UserError, match=r"out\.asked is in use by another process"):
         measured(tiny_llama, tasks, tmp_path / "out", Counting())
     measured(tiny_llama, tasks, tmp_path / "out", Counting())
+
+
+def test_problems_that_chose_a_round_do_not_report_on_it(tasks, tiny_llama, tmp_path):
+    ids = [problem.id for (task,) in [load_tasks(tasks)] for problem in task.problems]
+    said, progress = list[str](), Counting()
+    progress.say = said.append  # pyright: ignore[reportAttributeAccessIssue]
+    models, how = [NamedModel("tiny", tiny_llama)], PromptConfig(max_tokens=8)
+    chose = {ids[0]: "choose", ids[1]: "choose", ids[2]: "both", "another task's": "choose"}
+    ((found,),), (responses,) = evaluate_models(models, tasks, CFG, how, seed=0, progress=progress, chose=chose)
+    assert found.problems == 22 and not {response.problem for response in responses} & set(ids[:2])
+    assert [line for line in said if "chose" in line] == [
+        "2 problems chose between the run's rounds, and are left out",
+        "warning: 1 problem chose between the run's rounds, so that gains are flattered",
+    ]
+    with pytest.raises(UserError, match="all problems chose between the run's rounds"):
+        evaluate_models(models, tasks, CFG, how, seed=0, progress=progress, chose=dict.fromkeys(ids, "choose"))
 
 
 def test_what_was_checked_by_another_answer_is_asked_anew(tasks, tiny_llama, tmp_path):

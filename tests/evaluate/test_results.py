@@ -14,6 +14,7 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate.measure import temperature_of
 from genius_lite.evaluate.results import at_best, best_temperature, by_temperature, choosing_scores, results
 from genius_lite.evaluate.scoring import Verdict
+from genius_lite.evaluate.statistics import wilson
 from genius_lite.evaluate.tasks import Problem, Task, TokenizedTask, from_rows, tokenize_task
 from genius_lite.recipe import TaskSource
 from genius_lite.records import Finish
@@ -160,6 +161,22 @@ def test_a_prompt_that_is_asked_twice_does_not_both_choose_and_report(tiny_llama
     assert all(len(of) == 1 for of in uses.values()) and found.uses.count("choose") == 30
 
 
+def test_conversations_that_end_alike_are_divided_by_all_that_is_asked(tiny_llama):
+    rows = [
+        Problem(f"{n}", "Give the number only.", "1", before=[{"role": "user", "content": f"{n}?"}]) for n in range(60)
+    ]
+    found = divided(Task("t", rows, lambda problem, text: Verdict(0.0)), "auto", tiny_llama)
+    assert (found.uses.count("choose"), found.uses.count("report")) == (30, 30)
+    alike = [Problem(f"{n}", "The same?", "1") for n in range(60)]
+    assert divided(Task("t", alike, lambda problem, text: Verdict(0.0)), "auto", tiny_llama).uses == ["both"] * 60
+
+
+def test_some_problems_are_left_out(tiny_llama):
+    found = divided(task(3), "report", tiny_llama).without({"0001"})
+    assert [q.id for q in found.questions] == [p.id for p in found.task.problems] == ["0000", "0002"]
+    assert list(found.uses) == ["report"] * 2
+
+
 @pytest.mark.parametrize(
     ("of_file", "of_folder", "expected"),
     [
@@ -202,6 +219,22 @@ def test_the_temperature_is_chosen_on_other_problems_than_it_is_told_of():
     (found,) = at_best(cooled, heated({0.0: (False, False), 0.7: (True, True)}), rounds=1)
     assert (found.base_temperature, found.temperature) == (0.3, 0.7)
     assert (found.base.estimate, found.tuned.estimate, found.gain.estimate) == (0.0, 1.0, 1.0)
+
+
+def test_one_answer_a_problem_has_one_interval_wherever_it_is_told():
+    rows = [said(f"p{n}", GREEDY, n < 3, temperature=0.0) for n in range(10)]
+    (alone,) = results(rows)
+    assert alone.greedy == alone.judged == wilson(3, 10)
+    assert alone.mean_of_both is None
+    (found,) = at_best(Cooled(0.0, {}, by_temperature(rows, "report")[0.0]), rows, rounds=1)
+    assert found.base == found.tuned == wilson(3, 10)
+
+
+def test_gains_on_problems_that_choose_say_how_sure_they_are():
+    rows = [said(f"p{n}", GREEDY, n < 3) for n in range(20)]
+    assert [results(rows, rows, rounds)[0].confidence for rounds in (1, 3)] == [0.95, pytest.approx(1 - 0.05 / 3)]
+    reported = [said(f"p{n}", GREEDY, n < 3, use="report") for n in range(20)]
+    assert results(reported, reported, 3)[0].confidence == 0.95
 
 
 def test_of_equally_good_temperatures_the_highest_is_taken():

@@ -46,6 +46,8 @@ def test_every_signal_of_a_few_responses():
             "responses": 4,
             "thinking": 0.0,
             "same": None,  # two queries have an answer
+            "compared": 2,  # of "r"
+            "stated": 2,
         }
     )
 

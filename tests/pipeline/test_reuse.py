@@ -12,7 +12,7 @@ from genius_lite.evaluate.record import write_evaluation
 from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.reuse import copy_stages
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler, TaskSource
-from genius_lite.records import Query, Rollout
+from genius_lite.records import Query, Rollout, Step
 from genius_lite.results.evaluation import GREEDY, Answers, Response
 from genius_lite.run import run
 from genius_lite.rundir.folder import ANSWERS, RunDir
@@ -160,6 +160,26 @@ def test_of_an_interrupted_run_what_is_whole_is_taken(own, other):
     with (other / "round-1" / "rollouts.jsonl").open("ab") as file:
         file.write(b'{"query":{"id":"0000')
     assert copy_stages(own, IDENTITY, QUERIES, other)[-1] == "rollouts of 3 of 4 queries"
+
+
+def test_what_this_run_searched_already_is_filled_up(own, other):
+    """A first try was interrupted, or another question was searched here before."""
+    log = own.sub("round-1") / "rollouts.jsonl"
+    write_records(log, [SEARCHED[1]])
+    assert copy_stages(own, IDENTITY, QUERIES[:3], other)[-2:] == ["rollouts of 2 of 3 queries", "round-1/adapter"]
+    assert [*RecordLog(log, Rollout).records] == [SEARCHED[1], SEARCHED[0], SEARCHED[2]]
+
+
+def test_no_adapter_is_taken_that_learned_from_other_rollouts(own, other):
+    own_rollout = Rollout(QUERIES[0], [Step(0, [], [], foreseen=False)])
+    write_records(own.sub("round-1") / "rollouts.jsonl", [own_rollout])
+    assert copy_stages(own, IDENTITY, QUERIES[:3], other)[-1] == "rollouts of 2 of 3 queries"
+
+
+def test_a_folder_of_another_version_has_no_evaluation_to_take(own, other):
+    older = {key: value for key, value in IDENTITY.items() if key != "evaluate"}
+    (other / "recipe.json").write_text(json.dumps(older))
+    assert copy_stages(own, IDENTITY, QUERIES[:3], other) == [HF_CHECKPOINT, ROUNDED, ROLLOUTS, ADAPTER]
 
 
 def test_a_damaged_line_is_named(own, other):

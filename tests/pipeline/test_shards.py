@@ -11,8 +11,10 @@ from rich.console import Console
 from genius_lite.errors import Stop, Stopped, UserError
 from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.shards import Shard, merge_shards, sample_shard
+from genius_lite.progress import Stage
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler
 from genius_lite.records import Rollout
+from genius_lite.report.status import look
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
 from genius_lite.rundir.folder import refuse_links
@@ -74,6 +76,19 @@ def test_shards_make_the_run_that_one_machine_would_have_made(recipe, tmp_path):
     assert rollouts(tmp_path / "merged").keys() == rollouts(tmp_path / "whole").keys()
     asked = {r.query.prompt for r in rollouts(folders[1]).values()}  # in the order in which they ended
     assert asked == {"What is 1 and 1?", "What is 4 and 4?"}
+
+
+def test_the_status_of_a_shard_is_that_of_its_part(recipe):
+    folder = shard(recipe, "2/3")
+    found = look(folder)
+    assert (found.state, found.meaning) == (
+        "finished", "all queries of its part, 2/3; genius-lite merge-shards adds them to the run"
+    )  # fmt: skip
+    lines = (folder / "round-1" / "rollouts.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "round-1" / "rollouts.jsonl").write_bytes(b"".join(lines[:-1]))
+    found = look(folder)
+    assert (found.state, found.board.number, found.board.kind) == ("interrupted", 1, Stage.ROLLOUTS)
+    assert found.board.work and (found.board.work.done, found.board.work.total) == (len(lines) - 1, len(lines))
 
 
 def test_a_run_samples_what_no_shard_has_and_keeps_what_it_has(recipe, tmp_path):

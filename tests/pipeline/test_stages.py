@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -325,3 +326,12 @@ def test_an_update_too_small_for_any_file_is_no_loss(tmp_path):
     made = done(tmp_path, Quantize(type="Q8_0", check="never"), lr=1e-12, rounds=1, evaluate=Evaluate(queries=0))
     assert (made.quantized(1)["type"], made.quantized(1)["keeps"]) == ("Q8_0", True)
     assert "Q8_0: the update is so small that hardly a weight moves" in made.said
+
+
+def test_a_type_that_loses_is_not_tried_twice(tmp_path):
+    made = done(
+        tmp_path, Quantize(type="Q8_0", keep=1.0, check="never"), lr=0.2, evaluate=Evaluate(queries=0), rounds=1
+    )
+    assert [line.split()[1] for line in made.said if re.match(r"warning: \w+ keeps ", line)] == ["Q8_0"]
+    found = made.quantized(1)
+    assert (found["type"], found["keeps"], found["widened"]) == ("F16", True, True)

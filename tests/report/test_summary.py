@@ -131,5 +131,11 @@ def test_where_a_better_mean_hides_worse_likeliest_answers_both_are_told():
 
 @pytest.mark.parametrize(("halted", "passed"), [(True, "the guard let pass and "), (False, "")])
 def test_a_later_round_that_the_guard_halted_is_not_called_worse(halted, passed):
-    run = Summary("r", "m.gguf", 1, None, halted, 9, 0, [RoundReport(1), RoundReport(2)])
+    run = Summary("r", "m.gguf", 1, None, halted, 9, 0, [RoundReport(1, score=0.5), RoundReport(2, score=0.4)])
     assert choice_lines(run) == [f"Round 1 of 2 is the latest that {passed}is not worse than one before it."]
+
+
+@pytest.mark.parametrize(("halted", "latest"), [(True, "latest that the guard let pass"), (False, "latest one")])
+def test_rounds_that_nothing_was_measured_of_are_not_compared(halted, latest):
+    run = Summary("r", "m.gguf", 1, None, halted, 9, 0, [RoundReport(1), RoundReport(2)])
+    assert choice_lines(run) == [f"Round 1 of 2 is the {latest}."]
