@@ -39,6 +39,7 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|COOKIE", re.IGNOREC
 
 Message = dict[str, Any]
 """A JSON object."""
+_NTSTATUS = 0xC0000000  # Windows' exceptions, which end a process that does not handle them, begin here
 _REFUSED = "refused"  # under which a reply says why there is no other
 
 
@@ -236,9 +237,16 @@ def _send(stream: Any, message: Message) -> None:
         stream.flush()
 
 
-def signal_name(number: int) -> str:
-    """Name the signal that a process was killed by; real-time signals have numbers alone."""
+def fate(status: int) -> str | None:
+    """Name what killed a process of this exit status: a signal, or a Windows exception; None if nothing did.
+
+    Real-time signals have numbers alone, and so have Windows' exceptions (NTSTATUS, 0xC0000000 and above).
+    """
+    if status >= _NTSTATUS:
+        return f"exception 0x{status:X}"
+    if status >= 0:
+        return None
     try:
-        return signal.Signals(number).name
+        return signal.Signals(-status).name
     except ValueError:
-        return f"signal {number}"
+        return f"signal {-status}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
+from genius_lite.rundir.disk import remove
 from genius_lite.rundir.documents import read_object
 from genius_lite.rundir.folder import write_text
 from genius_lite.text import brief
@@ -79,10 +80,12 @@ def write_tokenizer(source: GGUF, original: Path, out: Path) -> list[str]:
             shutil.copyfile(file, out / file.name)
         if (config := out / "tokenizer_config.json").is_file():  # it may say where its maker had it
             named = read_object(config)
-            kept = {key: value for key, value in named.items() if key not in ("name_or_path", "_name_or_path")}
+            dropped = {"name_or_path", "_name_or_path", "chat_template"}
+            kept = {key: value for key, value in named.items() if key not in dropped}
             write_text(config, json.dumps(kept, indent=2, ensure_ascii=False))
     else:
         _write_made(source, out)
+    remove(out / "chat_template.jinja")
     with Vocabulary.open(source.path) as vocabulary:
         if template := source.metadata.get("tokenizer.chat_template"):
             write_text(out / "chat_template.jinja", _bos(vocabulary) + template)

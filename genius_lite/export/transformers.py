@@ -18,6 +18,7 @@ from genius_lite.rundir.folder import write_text
 from genius_lite.weights.adapter import read_factors
 from genius_lite.weights.full_precision import ADAPTER_CONFIG, load_weights
 from genius_lite.weights.importing import Base
+from genius_lite.weights.meta_model import is_changed
 from genius_lite.weights.source import ORIGINAL, split_origin
 
 BASE_CONFIG = "base_config.json"
@@ -47,9 +48,12 @@ class HubSource:
 
 
 def base_on_hub(base: Base) -> HubSource | None:
-    """Find where an adapter's base is loaded from; not a GGUF in several files, which transformers does not read."""
+    """Find where an adapter's base is loaded from.
+
+    That is no GGUF in several files, which transformers does not read, and none that it reads only after some changes.
+    """
     hub = HubSource.of(base)
-    return None if hub and hub.gguf and len(base.gguf.files) > 1 else hub
+    return None if hub and hub.gguf and (len(base.gguf.files) > 1 or is_changed(base.gguf)) else hub
 
 
 def computing_type(base: Base) -> str:

@@ -139,6 +139,17 @@ def _choose_table(config: Any, room: int) -> None:
         rope["short_factor"] = rope["long_factor"]
 
 
+def learn(policy: Any) -> None:
+    """Put a policy into training mode, which switches checkpointing on; but nothing draws at random in it.
+
+    Routers of some experts do (PhiMoE's, DBRX's), and then a pair's reference is of another model.
+    """
+    policy.train()
+    for module in policy.modules():
+        if not hasattr(module, "gradient_checkpointing"):
+            module.training = False
+
+
 def weight_bytes(policy: Any) -> int:
     """Return the memory of all weights here, the adapter's not counted; shared ones once, of divided ones this part."""
     tensors = [t for n, t in [*policy.named_parameters(), *policy.named_buffers()] if "lora_" not in n]

@@ -59,7 +59,7 @@ def in_computing_type(x: torch.Tensor) -> torch.Tensor:
 
 
 class _Adapted(torch.autograd.Function):
-    """`x @ W.T + scale * (x @ A.T) @ B.T + bias`, summed up in fp32 and rounded once.
+    """`x @ W.T + scale * (x @ A.T) @ B.T + bias`, the first product summed up in fp32 onto the second; then the bias.
 
     W is frozen, and dequantized for each product. In one piece it takes fewer walks through memory, and autograd keeps
     nothing but x and `x @ A.T`.

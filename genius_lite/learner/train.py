@@ -23,7 +23,7 @@ from genius_lite.learner.batches import Packer, computed, schedule
 from genius_lite.learner.footprint import scored_pairs
 from genius_lite.learner.logprob_mismatch import Sample, check, logprob_mismatch, mismatch_limit
 from genius_lite.learner.loss import pair_logps, pair_loss
-from genius_lite.learner.model import load_policy, response_logps, weight_bytes
+from genius_lite.learner.model import learn, load_policy, response_logps, weight_bytes
 from genius_lite.learner.packing import Groups, Pack, by_query, unshared_tokens
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, load_in_parts
 from genius_lite.learner.reference import REFERENCE, reference_scores
@@ -195,7 +195,7 @@ class _Trainer:
         if len(curve) != self.group.broadcast(len(curve)):
             raise UserError(f"{self.job.work.path} has another state here than where the run is led; why?")
         self.group.broadcast_parameters(self.parameters)
-        self.policy.train()
+        learn(self.policy)
         saved = time.monotonic()
         for update in range(len(curve), len(batches)):
             rate = learning_rate(update, len(batches), self.job.cfg)

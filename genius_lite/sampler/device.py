@@ -106,8 +106,8 @@ class OnDevice:
             kept.append((interface, chained))
             attached = llama_cpp.llama_set_sampler(self.ctx, sequence, chained)
             if self._fault or not attached or self._unsupported:
-                for before in range(sequence + 1):
-                    llama_cpp.llama_set_sampler(self.ctx, before, _NO_SAMPLER)
+                for every in range(self.sequences):  # others may have one of before
+                    llama_cpp.llama_set_sampler(self.ctx, every, _NO_SAMPLER)
                 self._kept += kept
                 raise self._fault or DeviceError(self._unsupported or "llama.cpp takes no samplers on this device")
         self._kept = kept

@@ -111,7 +111,12 @@ class Engine:
             try:
                 return OnDevice(self.ctx, self.settings.slots, self.vocabulary.size)
             except DeviceError as e:
-                print(f"tokens are drawn on the host: {e}", file=sys.stderr)
+                return self._on_host(e)
+        return self._on_host()
+
+    def _on_host(self, why: DeviceError | None = None) -> OnHost:
+        if why:
+            print(f"tokens are drawn on the host: {why}", file=sys.stderr)
         threads = ThreadPoolExecutor(self.settings.threads)  # idle while llama.cpp's own compute
         return OnHost(self.batch.logits, threads, self.settings.threads)
 
@@ -151,7 +156,10 @@ class Engine:
         rows = self._fill_batch()
         if rows:
             asked = [row for _, rows_of_slot in rows for row in rows_of_slot]
-            self.drawing.ask(asked)
+            try:
+                self.drawing.ask(asked)
+            except DeviceError as e:  # a filter sorts, which the device may lack
+                self.drawing = self._on_host(e)
             self.batch.decode()
             decoded = time.perf_counter()
             seconds = decoded - self.batch.started

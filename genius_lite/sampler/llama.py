@@ -21,7 +21,7 @@ import llama_cpp
 import msgspec
 import numpy as np
 
-from genius_lite.data.sandbox import attempt
+from genius_lite.data.sandbox import attempt, fate
 from genius_lite.measurements import recall, remember
 from genius_lite.sampler.messages import EngineSettings
 
@@ -30,6 +30,8 @@ _PATIENCE = 60.0  # seconds; to try AMX takes one
 _WIDTH = 64  # of the model that AMX is tried with: its matrices fill AMX tiles
 _TOKENS = 24  # decoded together, more than a tile has rows
 _DIFFERENCE = 0.01  # of the largest logit
+_DIFFERS = 3  # exit status
+_KILLED = 9  # SIGKILL, which Windows has no name for: for want of memory, or by a person
 
 
 class EngineError(RuntimeError):
@@ -76,9 +78,12 @@ def load(
     params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{settings.kv_type}")
     ctx = llama_cpp.llama_init_from_model(model, params)
     if not ctx:
+        # For some heads, or on some devices, there is no cache of such a type; llama.cpp's log says which it is.
+        plain = settings.kv_type in ("F32", "F16", "BF16")
+        other = "" if plain else f", or write another sampler.kv_type than {settings.kv_type}"
         raise EngineError(
             f"llama.cpp cannot hold {settings.slots} + {settings.parked} branches of {settings.context} tokens; "
-            "lower sampler.slots"
+            f"lower sampler.slots{other}"
         )
     if settings.lora:
         _apply(model, ctx, settings.lora)
@@ -164,7 +169,7 @@ def amx_works(command: Sequence[str] = (sys.executable, "-P", "-m", "genius_lite
     """Say whether AMX gives the logits that llama.cpp gives without; remembered.
 
     Args:
-        command: tries it, and ends with 0 if so.
+        command: tries it, and ends with 0 if so, with 3 if it gives others.
     """
     if found := recall("amx", (), _Tried):
         return found.works
@@ -172,9 +177,10 @@ def amx_works(command: Sequence[str] = (sys.executable, "-P", "-m", "genius_lite
         ended = attempt(command, _PATIENCE)
     except subprocess.TimeoutExpired:
         return False  # a busy machine may have been the reason, so it is tried again
-    found = _Tried(ended.returncode == 0)
-    remember("amx", (), found)
-    return found.works
+    works, status = ended.returncode == 0, ended.returncode
+    if works or status == _DIFFERS or (fate(status) and status != -_KILLED):  # nothing else says anything of AMX
+        remember("amx", (), _Tried(works))
+    return works
 
 
 def main() -> None:
@@ -184,7 +190,8 @@ def main() -> None:
         _write_model(model)
         plain_TV, repacked_TV = (_logits(model, repack=repack) for repack in (False, True))
     if not np.abs(repacked_TV - plain_TV).max() <= _DIFFERENCE * np.abs(plain_TV).max():
-        raise SystemExit("the logits differ")
+        print("the logits differ", file=sys.stderr)
+        raise SystemExit(_DIFFERS)
 
 
 def _write_model(path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from genius_lite.data.sandbox import environment, helper, signal_name
+from genius_lite.data.sandbox import environment, fate, helper
 from genius_lite.errors import UserError
 from genius_lite.hardware import SHORT_SPIN
 from genius_lite.sampler.messages import (
@@ -128,7 +128,8 @@ class Worker:
             return "closed its output, and did not end"
         if status == NOT_FINITE:
             return "met logits that are not finite"
-        return f"was killed by {signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
+        killer = fate(status)
+        return f"was killed by {killer}" if killer else f"ended with exit status {status}"
 
     async def stop(self) -> None:
         """Kill it rather than ask: it has nothing to save, and a decode under way may take a while."""

@@ -25,6 +25,7 @@ from genius_lite.weights.mapping import TensorMap
 
 BASE_FILE = "base.json"  # beside an adapter: the SHA-256 of the GGUF that it was trained on
 IMATRIX_FILE = "imatrix.gguf"  # beside an adapter
+_LEAST = 1e-6  # of the largest importance of a matrix, that each of its columns has
 _PLAIN = {
     **{"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "init_lora_weights": True},
     **dict.fromkeys(("alpha_pattern", "rank_pattern", "use_rslora", "use_dora", "use_qalora", "lora_bias"), False),
@@ -183,7 +184,9 @@ def read_imatrix(path: Path) -> Matrix:
         sound = ((sums >= 0) & (sums < np.inf)).all()
         if counts is None or counts.size != 1 or not sound or not 0 < counts.item() < np.inf:
             raise UserError(f"{path}: {brief(name, 100)} has no importance: its sums or their count cannot be")
-        found[name] = (sums / counts.item()).reshape(-1)
+        matters = (sums / counts.item()).reshape(-1)
+        if least := _LEAST * matters.max():  # llama.cpp writes a block none of which matters as zeros
+            found[name] = np.maximum(matters, least)
     return found
 
 

@@ -31,6 +31,7 @@ from genius_lite.weights.meta_model import check_complete, described_model, read
 from genius_lite.weights.rope import rope_base
 
 ADAPTER_CONFIG = "adapter_config.json"
+_WHOLE = ("phi3", "llama", "qwen2", "starcoder2")  # of which llama.cpp reads no window; Mistral is a llama
 _FILE_TYPE = {T.F16: 1, T.BF16: 32}  # llama_ftype: mostly F16, mostly BF16
 _ROUNDED = 2**-8  # of a vector's numbers, where a converter had them in bfloat16
 
@@ -46,6 +47,8 @@ def read_config(folder: Path) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     _refuse_code(read_object(folder / "config.json"), folder)
+    if (generation := folder / "generation_config.json").exists():
+        read_object(generation)
     if (folder / ADAPTER_CONFIG).exists():
         raise UserError(
             f"{folder}: {ADAPTER_CONFIG} lies beside the weights, and transformers would load the model that it names; "
@@ -90,14 +93,14 @@ def _attend_alike(config: Any, source: GGUF) -> None:
     """Set what llama.cpp takes from the GGUF, or leaves out, and transformers takes from the config.
 
     The base of rotary frequencies, where both mean the same by it; and every layer sees the whole text where llama.cpp
-    lets it: of Mistral, Qwen2, StarCoder2 and Phi-3 in any case.
+    lets it: of Mistral, Qwen2, StarCoder2 and Phi-3 in any case, whatever their header says.
     """
     text, own = config.get_text_config(), source.architecture
     every = getattr(text, "rope_parameters", None) or {}
     full = every.get("full_attention", every)
     if full.get("rope_type") in ("default", "linear", "yarn", "llama3") and "rope_theta" in full:
         full["rope_theta"] = rope_base(source)
-    windowed = own == "gemma2" or (own != "phi3" and source.own("attention.sliding_window"))
+    windowed = own == "gemma2" or (own not in _WHOLE and source.own("attention.sliding_window"))
     if getattr(text, "sliding_window", None) and not windowed:
         text.sliding_window = None
         if kinds := getattr(text, "layer_types", None):

@@ -160,7 +160,14 @@ def write(
 
     def block(target: Tensor, rows: slice) -> _Block:
         if adapter is None or target.name not in adapter.factors:
-            return raw(target, rows, lambda: source.dequantized_rows(own[target.name], rows)), None
+
+            def fitting() -> np.ndarray:
+                found = source.dequantized_rows(own[target.name], rows)
+                if target.type == T.F16 and np.abs(found).max() > LARGEST_F16:
+                    raise _TooLargeError(target.name)
+                return found
+
+            return raw(target, rows, fitting), None
         weights, update = source.dequantized_rows(own[target.name], rows), adapter.update(target.name, rows)
         if target.type == T.F32:
             return (merged := weights + update), kept_of(merged - weights, update)

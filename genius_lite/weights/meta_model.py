@@ -66,6 +66,11 @@ def write_for_transformers(source: GGUF, out: Path, tensors: bool = True) -> Non
         gguf_file.write(out, header, names, lambda t: [np.zeros(t.shape, np.float32)], replaced)
 
 
+def is_changed(source: GGUF) -> bool:
+    """Say whether transformers can load this file only as `write_for_transformers` and `fill_in` change it."""
+    return source.architecture == "gpt-oss" or any(tensor.name.endswith(_ONE_ROW) for tensor in source.tensors)
+
+
 def _counts_texts(architecture: str) -> bool:
     """Say whether transformers takes the size of the vocabulary from its texts alone."""
     from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS

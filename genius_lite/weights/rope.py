@@ -74,6 +74,8 @@ def _scaling(source: GGUF, config: Any, base: float) -> dict[str, Any]:
         config.original_max_position_embeddings = original
         longrope = {"rope_type": "longrope", "attention_factor": float(said.get("attn_factor", 1))}
         return {**longrope, "long_factor": tables[0], "short_factor": tables[1]}
+    if (attention := said.get("attn_factor", 1)) != 1:
+        raise _unknown_scaling(source, f"with attention scaled by {shown(str(attention))}")
     if kind == "none" or not factor:  # llama.cpp takes 0 for 1, and no type for linear
         return {}
     if source.architecture == "phi3" or kind not in ("linear", "yarn", None):

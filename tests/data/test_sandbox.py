@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from genius_lite.data import sandbox
-from genius_lite.data.sandbox import LimitedProcess, LimitError, signal_name
+from genius_lite.data.sandbox import LimitedProcess, LimitError, fate
 from genius_lite.errors import UserError
 
 PROGRAM = """
@@ -105,5 +105,7 @@ def test_a_limit_that_is_there_already_stays():
     assert (ended.stdout, ended.stderr) == ("5 5\n", "")
 
 
-def test_a_signal_without_a_name_has_its_number():
-    assert (signal_name(9), signal_name(35)) == ("SIGKILL", "signal 35")
+def test_what_killed_a_process_is_named():
+    killed = {-9: "SIGKILL", -35: "signal 35", 0xC0000005: "exception 0xC0000005"}  # the last is Windows'
+    assert {status: fate(status) for status in killed} == killed
+    assert [fate(status) for status in (0, 1, 3)] == [None] * 3

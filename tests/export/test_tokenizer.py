@@ -138,6 +138,18 @@ def test_the_original_tokenizer_goes_with_its_weights(smollm2, smollm2_fields, c
     assert "was not compared" in write_tokenizer(gguf_file.read(path), tmp_path / "original", out)[0]
 
 
+def test_a_template_by_which_no_run_asked_stays_behind(smollm2, smollm2_fields, config, tmp_path):
+    specials = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    path = write_vocabulary(tmp_path / "x.gguf", smollm2_fields, None, specials)
+    written(smollm2, tmp_path / "weights", config)
+    (tmp_path / "weights" / "chat_template.jinja").write_text(TEMPLATE)
+    told = json.loads((tmp_path / "weights" / "tokenizer_config.json").read_text())
+    (tmp_path / "weights" / "tokenizer_config.json").write_text(json.dumps({**told, "chat_template": TEMPLATE}))
+    copy_original(tmp_path / "weights", tmp_path / "original")
+    _, tokenizer = written(path, tmp_path / "out", config, tmp_path / "original")
+    assert tokenizer.chat_template is None
+
+
 def test_a_kind_that_transformers_does_not_know_is_one_line(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "rwkv7")
     writer.add_tokenizer_model("rwkv")

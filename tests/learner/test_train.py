@@ -19,7 +19,7 @@ from genius_lite.learner import train as train_module
 from genius_lite.learner.batches import schedule
 from genius_lite.learner.head import Int8Embedding
 from genius_lite.learner.logprob_mismatch import Sample, check, mismatch_limit
-from genius_lite.learner.model import load_base, load_policy, response_logps, weight_bytes
+from genius_lite.learner.model import learn, load_base, load_policy, response_logps, weight_bytes
 from genius_lite.learner.packing import by_query, rows, unshared_tokens
 from genius_lite.learner.scores import clustered_error
 from genius_lite.learner.targets import target_modules
@@ -269,6 +269,26 @@ def test_a_faulty_forward_pass_keeps_its_own_error(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "response_logps", lambda *a: (_ for _ in ()).throw(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         train_tiny(tiny, tmp_path / "a")
+
+
+def test_nothing_draws_at_random_while_it_learns():
+    """A router of experts that does so in training mode, as PhiMoE's and DBRX's."""
+    from transformers import PhimoeConfig, PhimoeForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = PhimoeConfig(vocab_size=64, num_key_value_heads=2, num_local_experts=4, router_jitter_noise=0.5, **sizes)
+    torch.manual_seed(0)
+    model, tokens = PhimoeForCausalLM(config), torch.arange(32)[None]
+
+    def apart() -> float:
+        with torch.no_grad():
+            return float((model(tokens).logits - model(tokens).logits).abs().max())
+
+    model.train()
+    assert apart() > 0.01, "or this shows nothing"
+    learn(model)
+    assert apart() == 0
+    assert model.model.training, "or checkpointing is off"
 
 
 def test_checkpointing_computes_the_same(tiny, tmp_path):

@@ -181,3 +181,19 @@ def test_a_model_without_a_chat_template_and_what_it_leaves_out_are_told(tmp_pat
     assert notes(system="Be brief.") == [f"{told}, without queries.system"]
     with pytest.raises(UserError, match="does not read `a`; it reads none"):
         notes(template={"a": 1})
+
+
+def test_matrices_that_the_model_has_not_are_named_before_anything_is_sampled(tmp_path, tiny_llama):
+    (tmp_path / "q.txt").write_text("a\nb\n")
+    queries = Queries(source=str(tmp_path / "q.txt"))
+
+    def prepared(*targets: str) -> Job:
+        model, learner = Model(gguf=str(tiny_llama)), Learner(targets=[*targets])
+        foresight = Foresight(max_tokens=16)
+        return prepare(
+            Recipe(out=str(tmp_path / "r"), model=model, queries=queries, foresight=foresight, learner=learner)
+        )
+
+    assert prepared("q_proj", "down_proj").queries
+    with pytest.raises(UserError, match=r"targets: `qproj` is no layer that can be adapted; known are down_proj"):
+        prepared("q_proj", "qproj")

@@ -150,3 +150,16 @@ def test_a_search_comes_to_the_same_rollouts(tiny_llama, tmp_path):
             for candidate, same in zip(step.candidates, its.candidates, strict=True):
                 assert (same.beam, same.tokens) == (candidate.beam, candidate.tokens)
                 assert same.value == pytest.approx(candidate.value, abs=1e-4)
+
+
+def test_what_a_device_cannot_sort_is_drawn_on_the_host(tiny_llama, monkeypatch, capfd):
+    whole = OnDevice._supported
+
+    def unsorted(self: OnDevice, *arguments: object) -> bool:
+        if self._sorted:
+            self._unsupported = "it sorts nothing"
+        return not self._sorted and whole(self, *arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(OnDevice, "_supported", unsorted)
+    assert_same(*both(tiny_llama, mixed([Sampling(1.0), FILTERED], VOCABULARY)))
+    assert "tokens are drawn on the host: it sorts nothing" in capfd.readouterr().err

@@ -66,6 +66,19 @@ def test_the_file_reads_back_as_an_independent_reader_sees_it(tiny, tmp_path):
     np.testing.assert_allclose(ours["blk.0.attn_k.weight"], sums / 10, rtol=1e-6)
 
 
+def test_no_column_matters_nothing(tiny, tmp_path):
+    """Of a block that does not, llama.cpp writes zeros; of a matrix that does not, nothing is known."""
+    tensor_map = TensorMap.load(tiny.hf_checkpoint / MAP_FILE)
+    some, none = (tensor_map.tensors[f"blk.0.{name}.weight"].name for name in ("attn_k", "attn_q"))
+    sums = np.zeros(64, np.float32)
+    sums[:32] = 10.0
+    save_file({some: sums, none: 0 * sums, "tokens": np.array(10)}, tmp_path / "sums.safetensors")
+    write_imatrix(tmp_path / "sums.safetensors", tensor_map, "responses", tmp_path / "i.gguf")
+    read = read_imatrix(tmp_path / "i.gguf")
+    assert read.keys() == {"blk.0.attn_k.weight"}
+    np.testing.assert_allclose(read["blk.0.attn_k.weight"], [1.0] * 32 + [1e-6] * 32, rtol=1e-5)
+
+
 def test_the_quantizers_array_ends_with_an_entry_without_a_name():
     matrix = {"a.weight": np.arange(3, dtype=np.float32), "b.weight": np.ones(2, np.float64)}
     array, _kept = as_c_array(matrix)

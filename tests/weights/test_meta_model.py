@@ -85,7 +85,13 @@ def by_length(writer):
         writer.add_tensor(f"rope_factors_{name}.weight", np.ones(8, np.float32))
 
 
-@pytest.mark.parametrize("more", [no_llama, no_number, no_entry, dynamic, by_length])
+def attention(writer):
+    writer.add_string("llama.rope.scaling.type", "yarn")
+    writer.add_float32("llama.rope.scaling.factor", 4.0)
+    writer.add_float32("llama.rope.scaling.attn_factor", 1.5)
+
+
+@pytest.mark.parametrize("more", [no_llama, no_number, no_entry, dynamic, by_length, attention])
 def test_other_scaling_is_refused(more, tmp_path):
     tiny_gguf(tmp_path / "m.gguf", "llama", more=more)
     with pytest.raises(UserError, match="rotary frequencies"):

@@ -96,6 +96,21 @@ def test_of_a_llama_cpp_for_another_processor_a_file_is_not_guilty(tiny_llama, t
     assert "compiled for another processor" in str(refused.value) and "broken" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (0xC0000005, r"broken GGUF: llama\.cpp dies of it \(exception 0xC0000005\)"),
+        (0xC000001D, "compiled for another processor"),
+    ],
+)
+def test_windows_says_by_large_numbers_of_what_a_process_dies(tiny_llama, tmp_path, monkeypatch, status, told):
+    own = shutil.copyfile(tiny_llama, tmp_path / "own.gguf")
+    ended = subprocess.CompletedProcess([], status, b"", b"")
+    monkeypatch.setattr(untrusted, "attempt", lambda *_: ended)
+    with pytest.raises(UserError, match=told):
+        untrusted.load_untrusted(own)
+
+
 def _dies_of(folder: Path, fate: signal.Signals) -> str:
     program = folder / "dies"
     program.write_text(f"#!/bin/sh\nkill -{fate.value} $$\n")
