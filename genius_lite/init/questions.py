@@ -159,8 +159,6 @@ def question_columns(source: str) -> list[str]:
     if Prefix.starts(source):
         return ["prompt"]
     found = text_columns(_at_home(source))
-    if not found:
-        raise UserError(f"{source}: no column of text in its first row")
     return sorted(found, key=lambda name: _QUESTIONS.index(name) if name in _QUESTIONS else len(_QUESTIONS))
 
 
