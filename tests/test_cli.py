@@ -182,6 +182,35 @@ def test_killed_anywhere_it_goes_on_and_repeats_no_finished_query(project, stage
     assert (out / "summary.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("chat", "tiny.gguf", "--round", 1), "--round is for a run folder, and tiny.gguf is none; leave it out"),
+        (
+            ("eval", "tiny.gguf", "--tasks", "t.jsonl", "--round", 0),
+            "--round is for a run folder, and tiny.gguf is none",
+        ),
+        (
+            ("questions", ".", "--model", "r.yaml", "--out", "o.jsonl", "--round", 1),
+            "--round is for a run folder, and r",
+        ),
+        (("chat", "tiny.gguf", "--seed", -1), "Invalid value for '--seed': "),
+    ],
+)
+def test_options_that_do_not_go_with_a_model_are_refused(project, command, told):
+    result = genius(*command, cwd=project)
+    assert result.returncode == 2
+    assert told in " ".join(result.stderr.replace("\u2502", "").split()), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_any_name_may_be_that_of_a_run_folder(project):
+    out = "runs/\N{GRINNING FACE} 'a' \"b\""
+    result = genius("run", "r.yaml", "--out", out, "--set", "rounds=1", cwd=project)
+    assert result.returncode == 0, result.stderr
+    assert (project / out / "summary.json").is_file()
+
+
 def _unsupported(folder: Path) -> None:
     raw = (folder / "tiny.gguf").read_bytes()
     (folder / "tiny.gguf").unlink()

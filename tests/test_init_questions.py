@@ -205,6 +205,8 @@ def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkey
         (Given(model="tiny.gguf", queries="questions.jsonl"), "the input ended before `Column`"),
         (Given(model="none.gguf", yes=True), "none.gguf: no such GGUF file"),
         (Given(queries="none.txt", yes=True), "none.txt: no such file"),
+        (Given(queries="", yes=True), "questions: the answer is empty; write one"),
+        (Given(queries=" ", yes=True), "questions: the answer is empty; write one"),
         (Given(column="nothing", yes=True), "no column `nothing`; it has"),
         (Given(amount="0", yes=True), "0: write a time"),
         (Given(amount="0m", yes=True), "0m: write a time"),

@@ -164,6 +164,8 @@ def _ask(
     """Check the given answer, the suggested one with `yes`, or what is asked for until it can be used."""
 
     def checked(answer: str) -> _T:
+        if not answer.strip():
+            raise UserError(f"{name.lower()}: the answer is empty; write one")
         with waiting(f"looking at {brief(answer)}"):
             return check(answer.strip())
 
