@@ -299,6 +299,10 @@ def test_validate_says_how_rows_are_read_and_which_are_set_aside(project):
     strict = genius("validate", "r.yaml", "--strict", "--set", "queries.source=q.jsonl", cwd=project)
     assert strict.returncode == 2
     assert "1 row is set aside; q.jsonl:4: not JSON: " in strict.stderr
+    rows[3] = '{"messages": [{"role": "user", "content": " "}]}'
+    (project / "q.jsonl").write_text("\n".join(rows))
+    blank = genius("validate", "r.yaml", "--strict", "--set", "queries.source=q.jsonl", cwd=project)
+    assert "note     1 row is blank; the first is q.jsonl:4\n" in blank.stdout, blank.stderr
     piped = genius("validate", "r.yaml", "--set", 'queries.source="-"', cwd=project, given="\n".join(rows))
     assert "queries  19, the longest of" in piped.stdout
 

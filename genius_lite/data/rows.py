@@ -127,6 +127,11 @@ class UsableRows:
         return "; ".join(filter(None, (aside, blank)))
 
 
+def names_faults(said: str) -> bool:
+    """Say whether what `UsableRows` says is of rows that cannot be used, and not of blank ones alone."""
+    return re.match(r"\d+ rows? (is|are) set aside; ", said) is not None
+
+
 def _rows_are(count: int) -> str:
     return "1 row is" if count == 1 else f"{count} rows are"
 
