@@ -237,8 +237,10 @@ def _repeated(column: Any) -> int:
     """Count the bytes that come out of the dictionaries of a column."""
     from pyarrow import compute, types
 
+    functions: Any = compute  # which pyarrow makes when it is imported
     if types.is_dictionary(column.type):
-        return compute.sum(compute.binary_length(column.dictionary).take(column.indices)).as_py() or 0
+        lengths = functions.binary_length(column.dictionary)
+        return functions.sum(lengths.take(column.indices)).as_py() or 0
     if types.is_map(column.type):
         return _repeated(column.keys) + _repeated(column.items)
     parts = column.flatten() if types.is_nested(column.type) else []

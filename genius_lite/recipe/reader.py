@@ -80,8 +80,8 @@ def _said(document: Document) -> Document:
     """Take out what says nothing: a section of comments replaces none."""
     for name in Recipe.section_names():
         if name in document.data and document.data[name] is None:
-            for held, where in ((document.data, name), (document.places, (name,)), (document.written, (name,))):
-                held.pop(where, None)
+            del document.data[name], document.places[(name,)]
+            document.written.pop((name,), None)
     return document
 
 
