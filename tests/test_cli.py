@@ -182,6 +182,35 @@ def test_killed_anywhere_it_goes_on_and_repeats_no_finished_query(project, stage
     assert (out / "summary.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("chat", "tiny.gguf", "--round", 1), "--round is for a run folder, and tiny.gguf is none; leave it out"),
+        (
+            ("eval", "tiny.gguf", "--tasks", "t.jsonl", "--round", 0),
+            "--round is for a run folder, and tiny.gguf is none",
+        ),
+        (
+            ("questions", ".", "--model", "r.yaml", "--out", "o.jsonl", "--round", 1),
+            "--round is for a run folder, and r",
+        ),
+        (("chat", "tiny.gguf", "--seed", -1), "Invalid value for '--seed': "),
+    ],
+)
+def test_options_that_do_not_go_with_a_model_are_refused(project, command, told):
+    result = genius(*command, cwd=project)
+    assert result.returncode == 2
+    assert told in " ".join(result.stderr.replace("\u2502", "").split()), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_any_name_may_be_that_of_a_run_folder(project):
+    out = "runs/\N{GRINNING FACE} 'a' \"b\""
+    result = genius("run", "r.yaml", "--out", out, "--set", "rounds=1", cwd=project)
+    assert result.returncode == 0, result.stderr
+    assert (project / out / "summary.json").is_file()
+
+
 def _unsupported(folder: Path) -> None:
     raw = (folder / "tiny.gguf").read_bytes()
     (folder / "tiny.gguf").unlink()
@@ -270,6 +299,10 @@ def test_validate_says_how_rows_are_read_and_which_are_set_aside(project):
     strict = genius("validate", "r.yaml", "--strict", "--set", "queries.source=q.jsonl", cwd=project)
     assert strict.returncode == 2
     assert "1 row is set aside; q.jsonl:4: not JSON: " in strict.stderr
+    rows[3] = '{"messages": [{"role": "user", "content": " "}]}'
+    (project / "q.jsonl").write_text("\n".join(rows))
+    blank = genius("validate", "r.yaml", "--strict", "--set", "queries.source=q.jsonl", cwd=project)
+    assert "note     1 row is blank; the first is q.jsonl:4\n" in blank.stdout, blank.stderr
     piped = genius("validate", "r.yaml", "--set", 'queries.source="-"', cwd=project, given="\n".join(rows))
     assert "queries  19, the longest of" in piped.stdout
 

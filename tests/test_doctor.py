@@ -280,6 +280,15 @@ def test_instruction_sets_are_read(tmp_path):
     assert build.cpu_flags(tmp_path / "none") == []
 
 
+def test_the_hubs_cache_is_looked_at_where_it_is(tmp_path):
+    env = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "ON"}
+    code = "from genius_lite.doctor import examine as e; from pathlib import Path\n"
+    code += "e.requirements = dict\nprint(*(f.line for f in e.examine(Path('runs'))), sep='\\n')"
+    told = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    assert f"free for hub downloads ({tmp_path / 'hub'})" in told
+    assert "offline (HF_HUB_OFFLINE)" in told
+
+
 def test_the_real_command(tmp_path):
     told = subprocess.run([*COMMAND, "doctor", "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     shown = genius("doctor", cwd=tmp_path)

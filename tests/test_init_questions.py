@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +34,7 @@ LAPTOP = Resources(cores=4, memory=12_000_000_000)
 def folder(tmp_path, tiny_llama, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(questions, "_FOLDERS", (".",))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     (tmp_path / "tiny.gguf").symlink_to(tiny_llama)
     (tmp_path / "questions.jsonl").write_text(_lines({"id": "a", "question": f"What is {n}?"} for n in range(30)))
     (tmp_path / "problems.jsonl").write_text(_lines({"prompt": f"What is {n}?", "answer": str(n)} for n in (1, 99)))
@@ -78,11 +80,10 @@ def test_models_are_suggested_by_what_is_there_and_fits(folder, monkeypatch):
     assert [("0.5b" in m or "1.5b" in m) for m in suggest_models(LAPTOP)] == [False, True]
     assert "0.5b" in suggest_models(Resources(2, 4 * 10**9))[-1]
     assert "7b" in suggest_models(Resources(8, 16 * 10**9, gpu=23 * 10**9))[-1]
-    cached = folder / "models--Qwen--Qwen2.5-GGUF/snapshots/abc/q/m.gguf"
+    cached = folder / "hub/models--Qwen--Qwen2.5-GGUF/snapshots/abc/q/m.gguf"
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"")
-    monkeypatch.setattr(questions, "_FOLDERS", (str(folder / "models--Qwen--Qwen2.5-GGUF"),))
-    assert suggest_models(LAPTOP)[0] == "hf:Qwen/Qwen2.5-GGUF/q/m.gguf"
+    assert suggest_models(LAPTOP)[:2] == ["tiny.gguf", "hf:Qwen/Qwen2.5-GGUF/q/m.gguf"]
     assert find_model("hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q8_0.gguf").parameters == 0.5e9
     assert find_model("hf:A/B-GGUF/SmolLM2-135M-Instruct.Q4_1.gguf").parameters == 135e6
     for wrong in ("hf:A/B", "hf:A/B/c.bin", "none.gguf", "questions.jsonl", "python:nowhere/x.gguf"):
@@ -205,6 +206,8 @@ def test_nothing_is_asked_with_yes_and_what_is_suggested_is_taken(folder, monkey
         (Given(model="tiny.gguf", queries="questions.jsonl"), "the input ended before `Column`"),
         (Given(model="none.gguf", yes=True), "none.gguf: no such GGUF file"),
         (Given(queries="none.txt", yes=True), "none.txt: no such file"),
+        (Given(queries="", yes=True), "questions: the answer is empty; write one"),
+        (Given(queries=" ", yes=True), "questions: the answer is empty; write one"),
         (Given(column="nothing", yes=True), "no column `nothing`; it has"),
         (Given(amount="0", yes=True), "0: write a time"),
         (Given(amount="0m", yes=True), "0m: write a time"),
@@ -232,6 +235,20 @@ def test_files_are_named_from_the_recipes_folder(folder):
     out.write_text(recipe_text(Given(yes=True), LAPTOP, Path("recipes/mine.yaml")))
     assert 'gguf: "../tiny.gguf"' in out.read_text()
     assert Path(load(out).queries.source) == folder / "questions.jsonl"
+
+
+def test_files_are_found_from_a_folder_that_is_linked(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "deep" / "recipes"
+    elsewhere.mkdir(parents=True)
+    (folder / "recipes").symlink_to(elsewhere)
+    (elsewhere.parent / "other.jsonl").write_text('{"prompt": "Why?"}\n')
+    for source in (folder / "questions.jsonl", elsewhere.parent / "other.jsonl"):
+        out = Path("recipes/mine.yaml")
+        out.write_text(recipe_text(Given(queries=str(source), tasks="none", yes=True), LAPTOP, out))
+        recipe = load(out)
+        assert Path(recipe.queries.source).samefile(source)
+        assert Path(recipe.model.gguf).samefile(folder / "tiny.gguf")
+    assert 'source: "../other.jsonl"' in out.read_text()
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from genius_lite.errors import UserError
 from genius_lite.text import visible
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ Settings = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")]
 Round = Annotated[int | None, typer.Option("--round", help="0 is the base model; the best round if not given")]
+Seed = Annotated[int, typer.Option(min=0, help="Of every random choice")]
 ModelOrRun = Annotated[
     str, typer.Argument(metavar="MODEL|RUN", parser=source, help="A run folder, or a GGUF: a path, hf: or python:")
 ]
@@ -89,6 +91,7 @@ def named_model(model: str, number: int | None) -> NamedModel:
     from genius_lite.weights.untrusted import load_untrusted, prove
 
     if not Path(model).is_dir():
+        refuse_round(model, number)
         return NamedModel(model, load_untrusted(locate_model(model)).path)
     chosen = RunRound.of(Path(model), number)
     name = f"{model}, round {chosen.number}" if chosen.number else "base model"
@@ -96,6 +99,12 @@ def named_model(model: str, number: int | None) -> NamedModel:
         print(f"note: the best round of {visible(model)} is the base model itself", file=sys.stderr)
     prove(chosen.gguf)
     return NamedModel(name, chosen.gguf)
+
+
+def refuse_round(model: str, number: int | None) -> None:
+    """Refuse a round of what is no run."""
+    if number is not None:
+        raise UserError(f"--round is for a run folder, and {model} is none; leave it out, or name the run")
 
 
 def prompt_configs(*models: str | None) -> list[PromptConfig]:

@@ -16,6 +16,7 @@ from genius_lite.cli.arguments import (
     ModelFile,
     ModelOrRun,
     Round,
+    Seed,
     locate_model,
     named_model,
     path,
@@ -23,6 +24,7 @@ from genius_lite.cli.arguments import (
     progress,
     prompt_configs,
     quant_types,
+    refuse_round,
     show,
     source,
 )
@@ -144,7 +146,7 @@ def evaluate(
         typer.Option(min=1, help="Use so many problems of each task: the first of a file, of a benchmark evenly"),
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message; if not given, as the recipe or run asks")] = None,
-    seed: int = 0,
+    seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(parser=path, help="Folder for the results and every response")] = None,
 ) -> None:
     """Measure a model on problems with known answers, beside another one. With --out, run it again to go on."""
@@ -201,7 +203,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0, max=100)] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1)] = 512,
     context: Annotated[int, typer.Option(help="Tokens that the conversation may take")] = 4096,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> None:
     """Talk to a run's model, or to any GGUF; or to two of them side by side."""
     from genius_lite.cli.conversation import chat as chat_with
@@ -239,7 +241,7 @@ def questions(
     passage_tokens: Annotated[int, typer.Option(min=32, max=8192, help="Tokens of a passage, at most")] = 300,
     max_tokens: Annotated[int, typer.Option(min=8, help="Tokens of a question, a thought included")] = 96,
     temperature: Annotated[float, typer.Option(min=0.01, max=10)] = 0.7,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> None:
     """Let a model ask questions about your documents, which a recipe can learn from. Run it again to go on."""
     from genius_lite.cli.asking import Asking, questions_from, summary_lines
@@ -256,6 +258,7 @@ def questions(
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; make it first")
     if Path(model).suffix in (".yaml", ".yml"):
+        refuse_round(model, number)
         recipe = load(Path(model))
         template = recipe.queries.template
         gguf = load_untrusted(locate(recipe.model)).path

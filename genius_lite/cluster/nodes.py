@@ -51,7 +51,7 @@ def connected(address: str) -> Iterator[Any]:
         # Of ray:// its server is the driver, elsewhere.
         config: dict[str, Any] = {} if address.startswith("ray://") else {"job_config": NoFolders()}
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **config)
-    except (OSError, RuntimeError) as e:
+    except (OSError, RuntimeError, UnicodeError) as e:  # the last: what no host is called
         said = f"no Ray cluster at {address} ({first_line(e)})"
         raise UserError(f"sampler.cluster: {said}; start one with: ray start --head") from e
     finally:

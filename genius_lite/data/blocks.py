@@ -57,7 +57,7 @@ def _start(opening: Message) -> Callable[[Message], Message]:
     def read(message: Message) -> Message:
         try:
             found = readers[message["kind"]](Path(message["path"]))
-            blocks = [block._replace(text=text) for block in found if (text := _whole(block.text))]
+            blocks = [block._replace(text=text) for block in found if (text := _whole(block.text)).strip()]
         except (OSError, RecursionError, UnicodeError) as e:
             raise UserError(first_line(e)) from None
         if not any(block.level == 0 for block in blocks):

@@ -12,12 +12,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import STDIN
-from genius_lite.text import first_line
+from genius_lite.text import amount, first_line
 
 FORMATS = {
     ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "table", ".tsv": "table", ".txt": "text",
@@ -173,21 +174,21 @@ def parquet_rows(stream: io.BufferedReader, path: Path, chosen: Callable[[list[s
         UserError: as `chosen`; or it is no Parquet, or unpacks to more than any questions would.
     """
     import pyarrow
-    from pyarrow import parquet, types
+    from pyarrow import parquet
 
     with _seekable(stream, path) as file:
         try:
             schema = (opened := parquet.ParquetFile(file)).schema_arrow
             columns = chosen(schema.names)
-            _refuse_bomb(path, opened.metadata, columns)
-            # What is written once and stands in many rows is decoded once.
-            shared = [name for name in columns if types.is_string(schema.field(name).type)]
+            shared = _refuse_bomb(path, opened.metadata, columns)
             opened = parquet.ParquetFile(file, metadata=opened.metadata, read_dictionary=shared)
             number = 0
-            for batch in opened.iter_batches(_BATCH, columns=columns, use_threads=False):
-                for index in range(batch.num_rows):
-                    number += 1
-                    yield number, _row(batch, index)
+            for group in range(opened.num_row_groups):  # of several at once no nested column is read
+                for batch in opened.iter_batches(_BATCH, row_groups=[group], columns=columns, use_threads=False):
+                    _refuse_repeated(path, batch)
+                    for index in range(batch.num_rows):
+                        number += 1
+                        yield number, _row(batch, index)
         except pyarrow.ArrowException as e:
             raise UserError(f"{path}: cannot be read as Parquet: {first_line(e)}") from None
 
@@ -208,13 +209,42 @@ def _value(scalar: Any) -> Any:
         return scalar
 
 
-def _refuse_bomb(path: Path, metadata: Any, columns: Sequence[str]) -> None:
-    for group in range(metadata.num_row_groups):
-        for number in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(number)
-            size, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
-            if chunk.path_in_schema.split(".")[0] in columns and size > max(_CHUNK, _PACKED * packed):
-                raise UserError(f"{path}: {packed:,} bytes of it unpack to {size:,}: no file of questions is like that")
+def _refuse_bomb(path: Path, metadata: Any, columns: Sequence[str]) -> list[str]:
+    """Look at the parts of these columns; return the paths of those that hold text or bytes."""
+    schema, names = metadata.schema, [metadata.schema.column(number).path for number in range(metadata.num_columns)]
+    asked = [at for at, name in enumerate(names) if any(name == col or name.startswith(f"{col}.") for col in columns)]
+    for group, number in product(range(metadata.num_row_groups), asked):
+        chunk = metadata.row_group(group).column(number)
+        size, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
+        if size > max(_CHUNK, _PACKED * packed):
+            raise UserError(f"{path}: {packed:,} bytes of it unpack to {size:,}: no file of questions is like that")
+    # What is written once and stands in many rows is decoded once.
+    decimals = {at for at in asked if schema.column(at).logical_type.type == "DECIMAL"}
+    return [names[at] for at in asked if schema.column(at).physical_type == "BYTE_ARRAY" and at not in decimals]
+
+
+def _refuse_repeated(path: Path, batch: Any) -> None:
+    """Refuse rows in which texts, written once each, stand so often within lists that no memory holds a row."""
+    from pyarrow import types
+
+    size = sum(_repeated(column) for column in batch.columns if types.is_nested(column.type))
+    if size > _BATCH * LONGEST:
+        rows = amount(batch.num_rows, "rows")
+        raise UserError(f"{path}: {size:,} bytes come out of {rows} of it: no file of questions is like that")
+
+
+def _repeated(column: Any) -> int:
+    """Count the bytes that come out of the dictionaries of a column."""
+    from pyarrow import compute, types
+
+    functions: Any = compute  # which pyarrow makes when it is imported
+    if types.is_dictionary(column.type):
+        lengths = functions.binary_length(column.dictionary)
+        return functions.sum(lengths.take(column.indices)).as_py() or 0
+    if types.is_map(column.type):
+        return _repeated(column.keys) + _repeated(column.items)
+    parts = column.flatten() if types.is_nested(column.type) else []
+    return sum(map(_repeated, parts if isinstance(parts, list) else [parts]))
 
 
 @contextmanager

@@ -112,11 +112,18 @@ def _json_values(text: TextIO, buffer: str, path: Path) -> Numbered:
         at = end
 
 
+def _is_table(part: Any) -> bool:
+    """Say whether a value is a list of rows; messages are the turns of one."""
+    if not isinstance(part, list) or not part or not isinstance(part[0], dict):
+        return False
+    return not any(turn <= {*part[0]} for turn in ({"role", "content"}, {"from", "value"}))
+
+
 def _unpacked(value: dict[str, Any], fits: Fits) -> list[dict[str, Any] | str | Fault]:
     """Return the rows that a file's only object holds: in a list, or by columns; else it is a row itself."""
-    if not fits([*value]):
-        tables = [part for part in value.values() if isinstance(part, list) and part and isinstance(part[0], dict)]
-        return [*map(_json_row, tables[0])] if len(tables) == 1 else [value]
+    tables = [part for part in value.values() if _is_table(part)]
+    if len(tables) == 1 and not fits([*value]):
+        return [*map(_json_row, tables[0])]
     columns = [[*part.values()] if isinstance(part, dict) else part for part in value.values()]
     lengths = {len(column) if isinstance(column, list) else -1 for column in columns}
     if len(lengths) > 1 or -1 in lengths or any(isinstance(cell, dict) for column in columns for cell in column):

@@ -7,19 +7,21 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from genius_lite.data.files import Fault
 from genius_lite.data.questions import COLUMN, Question, columns_for, question_of
 from genius_lite.data.rows import UsableRows, read_rows
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.recipe import Queries
 from genius_lite.records import Query, held_count, seed_of
+from genius_lite.text import brief
 
 _IN_MEMORY = 64_000_000  # bytes of questions that are shuffled
+_LOOKED_AT = 100  # rows of which the columns of text are told
 
 
 class Selected(NamedTuple):
@@ -126,19 +128,27 @@ def hold_out(ids: list[str], share: float, seed: int, most: int) -> frozenset[st
 
 
 def text_columns(source: str) -> dict[str, str]:
-    """Return the columns of a source that hold text, each with the first row's; `text` where there are no columns.
+    """Return the columns of a source that hold text, each with the first; `text` where there are no columns.
 
-    Where a form of conversation is recognized, `prompt` stands before them.
+    The first rows that can be used are looked at. Where a form of conversation is recognized, `prompt` stands before
+    the others.
 
     Raises:
-        UserError: it cannot be read, or has no row.
+        UserError: it cannot be read, or no row has text.
     """
-    for row in read_rows(source, ()):
-        if isinstance(row.values, Fault):
-            raise UserError(f"{row.place}: {row.values}")
-        values = {"text": row.values} if isinstance(row.values, str) else row.values
-        texts = {name: value for name, value in values.items() if isinstance(value, str)}
-        if any(each.among([*values]) for each in columns_for(COLUMN)):
-            texts = {COLUMN: question_of(values, COLUMN).text} | texts
-        return texts
-    raise UserError(f"{source}: no question in it; one is needed at least")
+    rows, found = UsableRows(source, "question"), dict[str, str]()
+    for _, texts in islice(rows.read(read_rows(source, ()), _texts), _LOOKED_AT):
+        found = found | {name: text for name, text in texts.items() if not found.get(name)}
+    if not found:
+        rows.check()
+    return found
+
+
+def _texts(row: dict[str, Any] | str) -> dict[str, str]:
+    values = {"text": row} if isinstance(row, str) else row
+    texts = {name: value for name, value in values.items() if isinstance(value, str)}
+    if any(each.among([*values]) for each in columns_for(COLUMN)):
+        texts = {COLUMN: question_of(values, COLUMN).text} | texts
+    if not texts:
+        raise UserError(f"no column of text; it has {brief(', '.join(values), 200)}")
+    return texts

@@ -127,6 +127,11 @@ class UsableRows:
         return "; ".join(filter(None, (aside, blank)))
 
 
+def names_faults(said: str) -> bool:
+    """Say whether what `UsableRows` says is of rows that cannot be used, and not of blank ones alone."""
+    return re.match(r"\d+ rows? (is|are) set aside; ", said) is not None
+
+
 def _rows_are(count: int) -> str:
     return "1 row is" if count == 1 else f"{count} rows are"
 
@@ -207,7 +212,8 @@ def _file_rows(path: Path, stream: io.BufferedReader, wanted: Sequence[Columns])
     text = decoded(stream, newline=None if kind == "json" else "")
     rows: Numbered
     if kind == "json":
-        rows = json_rows(text, path, fits)
+        # Where nothing is asked for, an object with rows in it is none itself.
+        rows = json_rows(text, path, fits if wanted else lambda _: False)
     else:
         lines = lines_of(text, path)
         if kind == "unknown":
@@ -245,6 +251,9 @@ def _hub_rows(source: str, wanted: Sequence[Columns], hub: Queries | TaskSource,
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or {".", ".."} & {*name.split("/")}:  # elsewhere it is a path
         raise UserError(f"{source}: a hub dataset is written hf:OWNER/DATASET")
     streaming = few and not config.HF_HUB_OFFLINE  # what was downloaded before is there in whole
+    if Path(name).exists():  # which would be read instead
+        told = f"{name} is in the working directory too"
+        raise UserError(f"{source}: {told}; write ./{name} for that, or run elsewhere for the hub's")
     try:
         rows = datasets.load_dataset(name, hub.subset, split=hub.split, revision=hub.revision, streaming=streaming)
         if names := rows.column_names:

@@ -1,7 +1,8 @@
 """Tables in text (CSV, TSV): how one is written is found by reading it in every usual way.
 
 What was not meant to be cut shows: rows have more fields than the header, or quotes that do not end. So the way is
-taken whose header has what is asked for, and in which the first rows have the fewest faults.
+taken whose header has what is asked for, and in which the first rows have the fewest faults; but a few of them do not
+make one column of several.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ csv.field_size_limit(LONGEST)  # of this process; the module's own is less than 
 
 _ALONE = "\x1f"  # in a table of one column nothing separates: a comma belongs to the text
 _SEPARATORS = (_ALONE, ",", ";", "\t")
-_TRIED = 500  # rows
+_TRIED, _FEW = 500, 0.1  # rows, and the share of them that may have faults where there are several columns
 _PARSED_AGAIN = 4 * LONGEST  # characters, at most, behind quotes that do not end
 _NAMED = re.compile(r"sep=(.)\r?\n?")  # a first line of Excel's
 
@@ -41,6 +42,13 @@ class Way(NamedTuple):
         options = {"delimiter": self.separator, "quoting": quoting, "escapechar": self.escape, "strict": True}
         options["skipinitialspace"] = self.spaced
         return {**options, "quotechar": self.quote, "doublequote": not self.escape} if self.quote else options
+
+    def escaped(self, line: str) -> str:
+        """Double the backslashes that escape nothing, as in LaTeX: csv would drop them."""
+        if not self.escape:
+            return line
+        escapes = rf'\\([\\"\r\n{re.escape(self.separator)}]?)'
+        return re.sub(escapes, lambda found: found[0] if found[1] else r"\\", line)
 
 
 _QUOTES = (('"', None), ('"', "\\"), ("'", None), (None, None), (None, "\\"))
@@ -87,16 +95,17 @@ class _Kept:
             at += 1
 
 
-def _quality(lines: _Kept, way: Way, fits: Fits) -> tuple[bool, bool, bool, int]:
+def _quality(lines: _Kept, way: Way, fits: Fits) -> tuple[bool, bool, bool, bool, int]:
     # Here csv takes a quote within a field for its end, and what follows for more of it, over lines: no fault shows.
     if way.quote and way.escape and not any(way.escape + way.quote in line for line in lines.lines):
-        return False, False, False, 0
+        return False, False, False, False, 0
     try:
         header = _header(_records(iter(lines), way))
-        faults = sum(_is_fault(row, way) for _, row in islice(_rows(iter(lines), way), _TRIED))
+        faulty = [_is_fault(row, way) for _, row in islice(_rows(iter(lines), way), _TRIED)]
     except UserError:
-        return False, False, False, 0
-    return fits(header), not faults, len(header) > 1, -faults
+        return False, False, False, False, 0
+    several, faults = len(header) > 1, sum(faulty)
+    return fits(header), several and faults <= _FEW * len(faulty), not faults, several, -faults
 
 
 def _is_fault(row: dict[str, str] | Fault, way: Way) -> bool:
@@ -157,7 +166,7 @@ def _records(lines: Iterator[str], way: Way) -> Iterator[tuple[int, list[str] | 
             taken.append(line)
             if length >= LONGEST:
                 raise csv.Error("too long")
-            yield line
+            yield way.escaped(line)
 
     reader, number, repeated = csv.reader(feed(), **way.options), 1, 0
     while True:

@@ -30,18 +30,20 @@ _OTHER_DISK = {
     "runs": "genius-lite run RECIPE --out /another/disk/run",
     "cache": "export XDG_CACHE_HOME=/another/disk/cache",
     "temporary files": "export TMPDIR=/another/disk/tmp",
-    "hub downloads": "export HF_HOME=/another/disk/huggingface",
+    "hub downloads": "export HF_HUB_CACHE=/another/disk/hub",
 }
 
 
 def examine(run_folder: Path) -> Iterator[Finding]:
     """Look at this machine, and at the disks that a run with this folder would fill; 4-bit training is tried."""
+    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
+
     maker = _gpu_maker()
     yield Finding("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
     yield Finding("CPU", f"{cpu_name()}, {amount(cores(), 'cores')}")
     yield from memory(free_memory(), psutil.virtual_memory().total)
-    hub = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-    for use, folder in zip(_OTHER_DISK, (run_folder, cache_folder(), Path(tempfile.gettempdir()), hub), strict=True):
+    folders = (run_folder, cache_folder(), Path(tempfile.gettempdir()), Path(HF_HUB_CACHE))
+    for use, folder in zip(_OTHER_DISK, folders, strict=True):
         yield from disk(use, folder, free_disk(folder), can_write(folder))
     required = requirements()
     installed = {name: _installed(name) for name in required}
@@ -53,8 +55,7 @@ def examine(run_folder: Path) -> Iterator[Finding]:
         yield from _try_bitsandbytes(version)
     yield from libraries(required, pins(), installed)
     yield from threads(os.environ, cores())
-    offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-    yield Finding("hub", "offline (HF_HUB_OFFLINE)" if offline else "no token is needed for public models")
+    yield Finding("hub", "offline (HF_HUB_OFFLINE)" if HF_HUB_OFFLINE else "no token is needed for public models")
 
 
 def report(found: Sequence[Finding]) -> Iterator[str]:

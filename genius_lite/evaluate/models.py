@@ -109,7 +109,7 @@ def _task(name: str) -> TaskSource:
         raise UserError(f"{name}: no such file; did you mean the benchmark {near[0]}?")
     source, colon, check = name.rpartition(":")
     given = {"source": source, "check": check}
-    if not source or "/" in check or "\\" in check or f"{source}{colon}" == Prefix.REASONING_GYM:
+    if Path(name).exists() or not source or "/" in check or "\\" in check or f"{source}{colon}" in [*Prefix]:
         given = {"source": name}  # a colon of its own, as hf:OWNER/DATASET and C:/problems.jsonl have
     elif check not in get_args(Check):
         raise UserError(f"{name}: no checker `{check}`; known are {', '.join(get_args(Check))}")

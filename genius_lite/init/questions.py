@@ -30,7 +30,7 @@ _HUB = (
     (6e9, True, "hf:Qwen/Qwen2.5-1.5B-Instruct-GGUF/qwen2.5-1.5b-instruct-q8_0.gguf"),
     (0, False, "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q8_0.gguf"),
 )
-_FOLDERS = (".", "models", "~/.cache/llama.cpp", "~/.lmstudio/models", "~/.cache/huggingface/hub")
+_FOLDERS = (".", "models", "~/.cache/llama.cpp", "~/.lmstudio/models")  # beside the hub's cache
 _LOCAL_MODELS = 4  # suggested, at most
 _NO_MODEL = re.compile(r"mmproj|imatrix|(?<!-00001)-of-\d{5}\.gguf$|adapter|lora", re.IGNORECASE)
 _SIZE = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![a-z])", re.IGNORECASE)
@@ -109,7 +109,9 @@ def _at_home(path: str) -> str:
 
 def _local_models() -> Iterator[str]:
     """Yield GGUFs in the usual places, those nearby first and the latest of each place first."""
-    for name in _FOLDERS:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    for name in (*_FOLDERS, HF_HUB_CACHE):
         files = Path(os.path.expanduser(name)).glob("*.gguf" if name == "." else "**/*.gguf")  # noqa: PTH111 - no home
         files = [path for path in files if path.is_file() and _has_text(path) and not _NO_MODEL.search(path.name)]
         for path in sorted(files, key=lambda path: -path.stat().st_mtime):
@@ -159,8 +161,6 @@ def question_columns(source: str) -> list[str]:
     if Prefix.starts(source):
         return ["prompt"]
     found = text_columns(_at_home(source))
-    if not found:
-        raise UserError(f"{source}: no column of text in its first row")
     return sorted(found, key=lambda name: _QUESTIONS.index(name) if name in _QUESTIONS else len(_QUESTIONS))
 
 

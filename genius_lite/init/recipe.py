@@ -164,6 +164,8 @@ def _ask(
     """Check the given answer, the suggested one with `yes`, or what is asked for until it can be used."""
 
     def checked(answer: str) -> _T:
+        if not answer.strip():
+            raise UserError(f"{name.lower()}: the answer is empty; write one")
         with waiting(f"looking at {brief(answer)}"):
             return check(answer.strip())
 
@@ -269,10 +271,12 @@ def _evaluate(task: TaskSource, out: Path) -> str:
 
 def _path(source: str, out: Path) -> str:
     """Return a source as the recipe at `out` writes it."""
-    path, folder = Path(source).absolute(), out.parent.absolute()
-    if Prefix.starts(source) or not path.is_relative_to(folder.parent):
-        return _text(source if Prefix.starts(source) else str(path))
-    return _text(Path(os.path.relpath(path, folder)).as_posix())
+    if Prefix.starts(source):
+        return _text(source)
+    path, folder = Path(source).absolute(), out.parent.resolve()  # `..` of a linked folder is above where it leads
+    there = path.parent.resolve() / path.name  # a link to a file keeps its name
+    near = there.is_relative_to(folder.parent)
+    return _text(Path(os.path.relpath(there, folder)).as_posix() if near else str(path))
 
 
 def _text(text: str) -> str:

@@ -13,6 +13,7 @@ from genius_lite.machine.bench import SLOTS, sweep
 from genius_lite.measurements import recall, remember
 from genius_lite.progress import Progress
 from genius_lite.recipe import Auto, Sampler
+from genius_lite.recipe.sampler import MOST_SEQUENCES
 from genius_lite.records import Query
 from genius_lite.sampler.llama import logits_rows
 from genius_lite.sampler.messages import EngineSettings
@@ -116,7 +117,7 @@ def _measured(
     unmeasured: int | None,
 ) -> EngineSettings:
     """The fastest of the settings that the recipe leaves open, measured once and then remembered."""
-    slots = _slots_that_fit(source, settings) if cfg.slots == "auto" else [settings.slots]
+    slots = _slots_that_fit(source, settings, cfg.parked) if cfg.slots == "auto" else [settings.slots]
     kv_modes = [False, True] if cfg.kv_unified == "auto" else [settings.kv_unified]
     own = cores()  # more than one is told from half of them, which are as fast where two share a core's units
     threads = [own, own // 2] if own > _FEW_CORES else [own]
@@ -145,13 +146,17 @@ def _measured(
     )
 
 
-def _slots_that_fit(source: GGUF, settings: EngineSettings) -> list[int]:
-    """The numbers of slots worth trying whose KV cache, parked paths included, leaves room for other things."""
+def _slots_that_fit(source: GGUF, settings: EngineSettings, parked: int | Auto = "auto") -> list[int]:
+    """The numbers of slots worth trying whose KV cache, parked paths included, leaves room for other things.
+
+    Together with those that the recipe parks they are no more than llama.cpp holds.
+    """
     layers, _, _ = layer_bytes(source)
     each = 2 * settings.context * layers * kv_bytes(source, settings.kv_type)
     devices = gpus()
     free = _KV_SHARE * (max(gpu.free for gpu in devices) if devices else free_memory())
-    return [slots for slots in SLOTS if slots * each <= free] or [1]
+    most = MOST_SEQUENCES - (0 if parked == "auto" else parked)
+    return [slots for slots in SLOTS if slots * each <= free and slots <= most] or [1]
 
 
 def _gpu_layers(cfg: Sampler, source: GGUF, settings: EngineSettings) -> int:

@@ -39,7 +39,20 @@ class Document:
 
     def over(self, other: Document) -> Document:
         """Lay this document's keys over another's; sections are joined, lists and values replaced."""
-        return Document(_over(self.data, other.data), other.places | self.places, other.written | self.written)
+        places = {where: place for where, place in other.places.items() if self._leaves(where, other)}
+        written = {where: text for where, text in other.written.items() if self._leaves(where, other)}
+        return Document(_over(self.data, other.data), places | self.places, written | self.written)
+
+    def _leaves(self, where: Where, other: Document) -> bool:
+        """Say whether what another document has there is not replaced by this one."""
+        upper, lower = self.data, other.data
+        for key in where:
+            if key not in upper:
+                return True
+            upper, lower = upper[key], lower.get(key)
+            if not isinstance(upper, dict) or not isinstance(lower, dict):
+                return False
+        return True
 
 
 def read_document(text: str, name: str) -> Document:
@@ -67,7 +80,7 @@ def read_setting(setting: str) -> Document:
     where, place = tuple(key.strip().split(".")), f"--set {brief(setting)}"
     if not equals or not all(where):
         raise UserError(f"{place}: write KEY=VALUE, such as foresight.beams=3")
-    document = Document({}, {where[:n]: place for n in range(len(where) + 1)})
+    document = Document({}, {where[:n]: place for n in range(1, len(where) + 1)})
     # In a file, too, a dash alone is standard input; as YAML it is a list of nothing.
     data: Any = value.strip() if value.strip() == "-" else _read(value, where, document, lambda _: place)
     for part in reversed(where):
@@ -131,9 +144,10 @@ def _plain(loader: _Loader, node: yaml.Node, text: str, where: Where, document: 
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value in node.value:
-            place, key = at(key_node.start_mark.line), str(key_node.value)
+            place = at(key_node.start_mark.line)
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"{place}: a key is one word; write KEY: VALUE")
+            key = _whole(key_node.value, place)
             if key in result:
                 raise UserError(f"{place}: `{brief(key)}` stands twice in the same section; keep one")
             document.places[(*where, key)] = place
@@ -142,7 +156,16 @@ def _plain(loader: _Loader, node: yaml.Node, text: str, where: Where, document: 
     if isinstance(node, yaml.SequenceNode):
         return [_plain(loader, item, text, (*where, str(i)), document, at) for i, item in enumerate(node.value)]
     document.written[where] = text[node.start_mark.index : node.end_mark.index]
-    return loader.construct_object(node)
+    value = loader.construct_object(node)
+    return _whole(value, at(node.start_mark.line)) if isinstance(value, str) else value
+
+
+def _whole(text: str, place: str) -> str:
+    """Put characters together that are written in halves, `\\ud83d\\ude00`, as JSON does."""
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise UserError(f"{place}: `{brief(text)}` has half a character in it; write the whole one") from None
 
 
 def _over(upper: dict[str, Any], lower: dict[str, Any]) -> dict[str, Any]:

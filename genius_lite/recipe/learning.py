@@ -60,7 +60,7 @@ class Pairs(Section):
     @model_validator(mode="after")
     def _possible(self) -> Pairs:
         if self.weigh == "votes" and self.choose != "agreed":
-            raise ValueError("weigh: votes needs choose: agreed, which lets the responses vote; write both, or neither")
+            raise ValueError("weigh votes needs choose: agreed, which lets the responses vote; write both, or neither")
         return self
 
     @property

@@ -13,6 +13,7 @@ from genius_lite.recipe import STDIN, Prefix, Recipe
 from genius_lite.recipe.document import Document, Where, read_document, read_setting
 from genius_lite.recipe.errors import explain
 from genius_lite.recipe.types import at_home
+from genius_lite.text import brief
 
 _LARGEST = 100_000  # bytes; the largest shipped recipe has two thousand
 _SOURCES = {("model", "gguf"), ("model", "weights"), ("queries", "source")}
@@ -31,7 +32,10 @@ def load(path: Path | str, settings: Sequence[str] = ()) -> Recipe:
     """
     document = _extended(Path(path), ())
     for setting in settings:
-        document = read_setting(setting).over(document)
+        replacing = _said(read_setting(setting))
+        if "extends" in replacing.data:
+            raise UserError(f"--set {brief(setting)}: `extends` is for a file; write a recipe with it, and name that")
+        document = replacing.over(document)
     return _recipe(document, str(path))
 
 
@@ -69,7 +73,16 @@ def _extended(path: Path, through: tuple[Path, ...]) -> Document:
         raise UserError(f"{place}: {parent} extends this recipe in turn; take one `extends` out")
     if not above.is_file():
         raise UserError(f"{place}: `extends` is {parent}: there is no such recipe beside this one")
-    return document.over(_extended(above, through))
+    return _said(document).over(_extended(above, through))
+
+
+def _said(document: Document) -> Document:
+    """Take out what says nothing: a section of comments replaces none."""
+    for name in Recipe.section_names():
+        if name in document.data and document.data[name] is None:
+            del document.data[name], document.places[(name,)]
+            document.written.pop((name,), None)
+    return document
 
 
 def _text(path: Path) -> str:

@@ -24,11 +24,13 @@ def columns_of(template: str, key: str = "prompt") -> list[str]:
     Raises:
         ValueError: it names none, or has a brace that belongs to no name; `{{` is one that is written.
     """
-    names = list[str]()
-    for _, name, form, conversion in Formatter().parse(template):
-        if name == "" or form or conversion:
-            raise ValueError(f"{key} {template!r} has braces without the name of a column; write {{column}}, or {{{{")
-        names += [name] if name else []
+    try:
+        fields = [(name, form or conversion) for _, name, form, conversion in Formatter().parse(template)]
+    except ValueError:  # a brace alone
+        fields = [("", None)]
+    if any(name == "" or more for name, more in fields):
+        raise ValueError(f"{key} {template!r} has braces without the name of a column; write {{column}}, or {{{{")
+    names = [name for name, _ in fields if name]
     if not names:
         raise ValueError(f"{key} {template!r} names no column; write '{{context}} {{question}}', or use `column`")
     return list(dict.fromkeys(names))

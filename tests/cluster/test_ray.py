@@ -181,6 +181,8 @@ def test_nodes_are_listed_with_their_state(cluster):
 def test_without_a_cluster_it_is_said_how_to_start_one():
     with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*ray start --head"):
         node_statuses("127.0.0.1:1")
+    with pytest.raises(UserError, match=r"no Ray cluster at node\.\.lan:6379 .*ray start --head"):
+        node_statuses("node..lan:6379")
 
 
 HOLDER = """

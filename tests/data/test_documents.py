@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pypdf import PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject, StreamObject
 
-from genius_lite.data import documents
+from genius_lite.data import blocks, documents
 from genius_lite.data.blocks import KINDS, Block
 from genius_lite.data.documents import Passage, Read, cut, read_documents, require_libraries
 from genius_lite.errors import UserError
@@ -175,6 +175,12 @@ def test_what_cannot_be_read_is_set_aside_and_named(tmp_path):
     }.items():
         assert told in reasons.pop(name), name
     assert reasons == {}
+
+
+def test_blanks_between_nuls_are_no_text(monkeypatch):
+    monkeypatch.setattr(blocks, "_pdf", lambda path: [Block("A heading", 1), Block(f"\0{' ' * 3000}\0", page=1)])
+    with pytest.raises(UserError, match="no text in it"):
+        blocks._start({})({"kind": "PDF", "path": "a.pdf"})
 
 
 def test_names_that_are_no_text_and_folders_that_nobody_can_read(tmp_path, monkeypatch):

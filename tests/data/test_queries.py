@@ -4,6 +4,7 @@ import io
 import json
 import struct
 
+import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -231,10 +232,16 @@ def test_a_hub_dataset_is_no_path(tmp_path, name):
         read(_cfg(f"hf:{name}"))
 
 
+def _hub_in(folder, monkeypatch):
+    """Let the folders in this one be the hub's: the same loader, without the download."""
+    load = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, *more, **how: load(str(folder / name), *more, **how))
+
+
 def test_a_dataset_that_brings_code_is_refused(tmp_path, monkeypatch):
     (tmp_path / "owner" / "set").mkdir(parents=True)
     (tmp_path / "owner" / "set" / "set.py").write_text("raise SystemExit('it ran')")
-    monkeypatch.chdir(tmp_path)
+    _hub_in(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="scripts are no longer supported"):
         read(_cfg("hf:owner/set"))
 
@@ -245,10 +252,9 @@ def test_missing_file(tmp_path):
 
 
 def test_a_hub_dataset_has_splits_and_columns(tmp_path, monkeypatch):
-    # `datasets` takes a folder of this name for the repository: the same loader, without the download.
     (tmp_path / "owner" / "set").mkdir(parents=True)
     (tmp_path / "owner" / "set" / "train.jsonl").write_text('{"q": "one"}\n{"q": "two"}\n')
-    monkeypatch.chdir(tmp_path)
+    _hub_in(tmp_path, monkeypatch)
     cfg = Queries(source="hf:owner/set", column="q")
     assert read(cfg) == ["one", "two"]
     assert read(cfg.model_copy(update={"limit": 1})) == ["one", "two"], "streamed; who selects stops"
@@ -256,9 +262,12 @@ def test_a_hub_dataset_has_splits_and_columns(tmp_path, monkeypatch):
         read(cfg.model_copy(update={"split": "nope"}))
     with pytest.raises(UserError, match="no column `prompt`; it has q"):
         read(cfg.model_copy(update={"column": "prompt"}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"hf:owner/set: owner/set is in .* too; write \./owner/set for that, or run"):
+        read(cfg)
 
 
-def test_columns_of_text_are_those_of_the_first_row(tmp_path):
+def test_columns_of_text_are_those_of_the_first_rows_that_can_be_used(tmp_path):
     file = tmp_path / "q.jsonl"
     file.write_text('{"id": 1, "question": "Why?", "answer": "So."}\n{"id": 2, "question": "How?", "answer": null}\n')
     assert text_columns(str(file)) == {"question": "Why?", "answer": "So."}
@@ -266,12 +275,24 @@ def test_columns_of_text_are_those_of_the_first_row(tmp_path):
     assert text_columns(str(tmp_path / "q.csv")) == {"prompt": "one", "n": "1"}, "types are not guessed"
     for name, content, told in (
         ("q.txt", "", "is empty"),
-        ("q.jsonl", "{", "not JSON"),
+        ("q.jsonl", "{", "q.jsonl:1: not JSON"),
+        ("q.jsonl", '{"n": 1}\n{"n": 2}\n', r"q.jsonl:1: no column of text; it has n \(and 1 more like it\)"),
+        ("q.jsonl", '{"prompt": null, "id": "a"}\n', "q.jsonl:1: `prompt` is None, not text"),
         ("q.doc", "x", "one of"),
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(UserError, match=told):
             text_columns(str(tmp_path / name))
+    file.write_text('{"id": "a", "question": null}\n{"prompt\n{"id": "b", "question": "Why?"}\n')
+    assert text_columns(str(file)) == {"id": "a", "question": "Why?"}
+    rows = [{"question": "Why?"}, {"question": "How?"}]
+    for whole, found in (
+        ({"version": 1, "data": rows}, {"question": "Why?"}),
+        ({"question": ["Why?", "How?"]}, {"question": "Why?"}),
+        ({"messages": [{"role": "user", "content": "Why?"}]}, {"prompt": "Why?"}),
+    ):
+        (tmp_path / "q.json").write_text(json.dumps(whole))
+        assert text_columns(str(tmp_path / "q.json")) == found
 
 
 def test_a_question_that_the_template_changes_is_named_with_its_place(tmp_path, tiny_llama):

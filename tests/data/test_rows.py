@@ -108,6 +108,33 @@ def test_a_table_whose_texts_are_all_cut_is_refused(tmp_path, header, row):
         _read(tmp_path / "q.csv")
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        ([f"What is {n}?,{n}" for n in range(300)] + ["Or, is it?,7"], ["prompt", "answer"]),
+        ([f"What is {n}, or more?,{n}" for n in range(9)] + ["What is 9?,9"], ["prompt,answer"]),  # no table of two
+    ],
+)
+def test_where_nothing_is_asked_for_a_few_broken_rows_make_no_table_of_one_column(tmp_path, rows, columns):
+    (tmp_path / "q.csv").write_text("\n".join(["prompt,answer", *rows]))
+    assert [*text_columns(str(tmp_path / "q.csv"))] == columns
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        (r"Is \frac{1}{2} more than \alpha, or \% x?", r"Is \frac{1}{2} more than \alpha, or \% x?"),
+        (r"Is \\frac{1}{2} \"more\" than 10\, 000?", r'Is \frac{1}{2} "more" than 10, 000?'),
+        ("Two\\\nlines, \\\\\nthree?", "Two\nlines, \\\nthree?"),
+    ],
+)
+@pytest.mark.parametrize("form", ['"{}",easy\n', 'easy,"{}"\n'])
+def test_backslashes_that_escape_nothing_are_part_of_the_text(tmp_path, cell, text, form):
+    header = "prompt,level\n" if form.endswith("easy\n") else "level,prompt\n"
+    (tmp_path / "q.csv").write_text(header + form.format(cell) + form.format(r"He said \"no, \\ no\"?"))
+    assert _read(tmp_path / "q.csv") == [text, 'He said "no, \\ no"?']
+
+
 def test_two_columns_of_one_name_are_told_apart(tmp_path):
     (tmp_path / "q.csv").write_text("prompt,level,prompt,x,x\nWhy?,1,How?,2,3\n")
     table = pyarrow.Table.from_arrays(
@@ -310,6 +337,16 @@ def test_two_kilobytes_do_not_become_gigabytes(tmp_path):
         UserError, match=r"row 1: a question of 900000 characters; 200000 is the most.*999 more like it"
     ):
         _read(tmp_path / "often.parquet")
+    # A part of the column, of which a dot in its name is none; and written once, in a list.
+    dotted = pyarrow.table({"a.b": ["a" * 100_000_000]})
+    (tmp_path / "dotted.parquet").write_bytes(_parquet(dotted, compression="zstd", use_dictionary=False))
+    with pytest.raises(UserError, match=r"bytes of it unpack to 100,\d+,\d+: no file of questions is like that"):
+        _read(tmp_path / "dotted.parquet", column="a.b")
+    for kind in (pyarrow.string(), pyarrow.large_string()):
+        lists = pyarrow.table({"messages": pyarrow.array([["b" * 900_000] * 700], pyarrow.list_(kind))})
+        (tmp_path / "lists.parquet").write_bytes(_parquet(lists, compression="zstd"))
+        with pytest.raises(UserError, match="630,000,000 bytes come out of 1 row of it: no file of questions is like"):
+            _read(tmp_path / "lists.parquet")
     (tmp_path / "line.txt.gz").write_bytes(gzip.compress(b"c" * 50_000_000 + b"\nWhy?\nHow?\n", mtime=0))
     assert _read(tmp_path / "line.txt.gz") == ["Why?", "How?"]
 

@@ -11,7 +11,7 @@ import pytest
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.benchmarks import load_tasks
-from genius_lite.evaluate.models import NamedModel, PromptConfig, evaluate_models, write_results
+from genius_lite.evaluate.models import NamedModel, PromptConfig, evaluate_models, tasks_named, write_results
 from genius_lite.progress import Advance, Progress
 from genius_lite.recipe import Evaluate, TaskSource
 from genius_lite.results.evaluation import Answers, Response
@@ -77,6 +77,17 @@ def interrupted(*arguments, seed: int = 0) -> Counting:
         patch.setattr("genius_lite.evaluate.models.RecordLog", FullLog)
         measured(*arguments, progress, seed)
     return progress
+
+
+def test_a_colon_that_belongs_to_a_name_names_no_checker(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a:b.jsonl", "a:exact"):
+        (tmp_path / name).write_text("{}")
+    found, _ = tasks_named(["a:b.jsonl", "a:exact", "a:b.jsonl:numeric", "hf:squad", "hf:squad:exact"])
+    assert [task.source for task in found] == ["a:b.jsonl", "a:exact", "a:b.jsonl", "hf:squad", "hf:squad"]
+    assert [task.check for task in found] == ["exact", "exact", "numeric", "exact", "exact"]
+    with pytest.raises(UserError, match=r"b\.jsonl:number: no checker `number`"):
+        tasks_named(["b.jsonl:number"])
 
 
 def test_answers_are_kept_until_the_results_are_written(tasks, tiny_llama, tmp_path):

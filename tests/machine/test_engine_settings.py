@@ -108,6 +108,9 @@ def test_measured_slots_leave_memory_to_others(tiny_llama, monkeypatch):
     for free, expected in ((2 * 64 * each, [8, 16, 32, 64]), (2 * 20 * each, [8, 16]), (each, [1])):
         monkeypatch.setattr(engine_settings, "free_memory", lambda free=free: free)
         assert engine_settings._slots_that_fit(source, settings) == expected
+    monkeypatch.setattr(engine_settings, "free_memory", lambda: 10**12)
+    for parked, expected in ((240, [8, 16]), (250, [1]), (0, [*engine_settings.SLOTS])):
+        assert engine_settings._slots_that_fit(source, settings, parked) == expected, "llama.cpp holds 256"
 
 
 def test_the_recipes_defaults_measure_nothing():

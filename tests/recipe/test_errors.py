@@ -197,6 +197,23 @@ BROKEN = {
         "r.yaml:1: `model.weights_revision`",
         "write model.revision",
     ),
+    "+votes of the best": (
+        "pairs: {weigh: votes}\n",
+        "r.yaml:3: `pairs.weigh` votes needs choose: agreed",
+        "or neither",
+    ),
+    "a brace that does not end": (
+        "model: {gguf: m}\nqueries: {source: q, prompt: 'What is {x'}\n",
+        "r.yaml:2: `queries.prompt` 'What is {x' has braces without the name of a column;",
+        "write {column}, or {{",
+    ),
+    "+a brace alone": (
+        "evaluate: {tasks: [{source: t.jsonl, choices: '{'}]}\n",
+        "r.yaml:3: `evaluate.tasks.0.choices` '{' has braces without the name of a column;",
+        "write {column}, or {{",
+    ),
+    "+half a character": ('sampler: {cluster: "\\ud800"}\n', "r.yaml:3: `\\ud800` has half a character", "whole one"),
+    "+half a character in a key": ('"\\udc00": 1\n', "r.yaml:3: `\\udc00` has half a character", "the whole one"),
     # YAML, in PyYAML's words.
     "+second document": ("---\nseed: 1\n", "r.yaml:3: expected a single document", QUOTE),
     "+a tab": ("foresight:\n\tbeams: 2\n", "r.yaml:4: while scanning for the next token, found character", QUOTE),
@@ -236,6 +253,8 @@ SETTINGS = {
     "foresight.beams=many": ("--set foresight.beams=many: `foresight.beams` is many;", "such as `beams: 2`"),
     "foresight.beams": ("--set foresight.beams: write KEY=VALUE", "such as foresight.beams=3"),
     "seed=[1": ("--set seed=[1: while parsing a flow sequence,", QUOTE),
+    "rounds=": ("--set rounds=: `rounds` is empty;", "such as `rounds: 2`"),
+    "extends=r.yaml": ("--set extends=r.yaml: `extends` is for a file;", "with it, and name that"),
     "evaluate.tasks=[{sauce: x}]": ("--set evaluate.tasks=[{sauce: x}]: `evaluate.tasks.0.sauce` is", "`source`?"),
 }
 
@@ -262,10 +281,33 @@ def test_a_broken_recipe_is_told_in_one_line(case, folder):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_wrong_setting_is_told_by_its_name(setting, folder):
     begins, ends = SETTINGS[setting]
-    (folder / "r.yaml").write_text(GOOD)
+    (folder / "r.yaml").write_text(GOOD + "rounds: 2\n")
     with pytest.raises(UserError) as e:
         load("r.yaml", [setting])
     assert (str(e.value)[: len(begins)], str(e.value)[-len(ends) :]) == (begins, ends), str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("above", "own", "setting", "told"),
+    [
+        (GOOD + "foresight:\n  steps: x\n", "foresight: 3\n", "seed=1", "r.yaml:2: `foresight` is 3;"),
+        (
+            GOOD + "learner:\n  targets:\n    - a\n",
+            "learner:\n",
+            "learner.targets=[b, 3]",
+            "--set learner.targets=[b, 3]: ",
+        ),
+        (GOOD + "guard: {kl: {warn: x}}\n", "guard:\n  # as above\n", "seed=1", "above.yaml:3: `guard.kl.warn` is x;"),
+        (GOOD + "rounds: 2\n", "rounds:\n", "seed=1", "r.yaml:2: `rounds` is empty;"),
+        ("model: {gguf: m}\n", "rounds: 1\n", "rounds=2", "r.yaml:1: `queries` is missing;"),
+    ],
+)
+def test_of_recipes_over_each_other_the_place_and_value_are_told_that_count(folder, above, own, setting, told):
+    (folder / "above.yaml").write_text(above)
+    (folder / "r.yaml").write_text("extends: above.yaml\n" + own)
+    with pytest.raises(UserError) as e:
+        load("r.yaml", [setting])
+    assert str(e.value).replace(f"{folder.resolve()}/", "").startswith(told), str(e.value)
 
 
 def test_recipes_that_look_odd_and_are_fine(folder):
@@ -282,6 +324,7 @@ def test_recipes_that_look_odd_and_are_fine(folder):
     assert read(GOOD + "learner: {lr: 2e-5}\n").learner.lr == 2e-5
     assert read(GOOD + "out: 1:30\n").out == "1:30"
     assert read(GOOD + "learner: {alpha: .inf}\nevaluate: {greedy: no}\n").evaluate.greedy is False
+    assert read(GOOD + 'out: "runs/\\ud83d\\ude00"\n').out == "runs/\N{GRINNING FACE}", "as JSON writes it"
     assert read(GOOD + "out: \u1e9e/\u4e2d\n").out == "\u1e9e/\u4e2d"
 
 

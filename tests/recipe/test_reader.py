@@ -88,6 +88,18 @@ def test_a_recipe_extends_another_and_settings_replace_both(tmp_path):
     assert load(tmp_path / "base.yaml", ["queries.source=-"]).queries.source == "-", "standard input, and no list"
 
 
+def test_a_section_of_comments_takes_nothing_of_the_other_recipe_away(tmp_path):
+    (tmp_path / "base.yaml").write_text(GOOD + "foresight: {beams: 3}\nsampler: auto\n")
+    (tmp_path / "r.yaml").write_text("extends: base.yaml\nforesight:\n  # beams: 4\nsampler:\nqueries:\n")
+    for settings in ([], ["foresight=", "sampler=null"]):
+        recipe = load(tmp_path / "r.yaml", settings)
+        assert (recipe.foresight.beams, recipe.sampler.slots, recipe.queries.source) == (
+            3,
+            "auto",
+            str(tmp_path / "q.txt"),
+        )
+
+
 def test_a_recipe_that_was_dumped_is_one():
     tasks = (
         "[{source: t.jsonl, check: numeric, options: {tolerance: 0.1}}, {source: 'reasoning_gym:chain_sum', size: 3}]"
