@@ -193,7 +193,7 @@ def test_the_lead_of_the_agreed_answer_weighs_the_pair():
     assert pair.lead == pytest.approx(2 / 5)
     (pair,) = preference_pairs(of, AGREED, 0.1, (0,))
     assert pair.lead == 1.0
-    with pytest.raises(ValueError, match="weigh: votes needs choose: agreed"):
+    with pytest.raises(ValueError, match="weigh votes needs choose: agreed"):
         Pairs(weigh="votes")
 
 
