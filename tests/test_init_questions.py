@@ -66,7 +66,7 @@ def test_what_fits_a_machine():
     # base model and every round.
     votes = _cost(LAPTOP, 135e6, 10, votes=True)
     assert votes.each == pytest.approx(8 * 256 * 0.35 * 1.8 / rate)
-    assert votes.measuring == pytest.approx(4 * 10 * 3 * 256 * 0.35 / rate)
+    assert votes.measuring == pytest.approx((4 * 3 + 3) * 10 * 256 * 0.7 / rate)
     assert votes.of(20) == pytest.approx(votes.measuring + 20 * votes.each)
     assert votes.questions_in(votes.of(57)) == 50
     assert votes.questions_in(1) == 10
@@ -266,8 +266,9 @@ def test_a_held_out_file_is_suggested_and_its_time_counts(folder, monkeypatch, c
     written = _asked("question\n\nx\n2000h\n\n", Given(model=model, queries="questions.jsonl"), monkeypatch)
     assert 'source: "problems.jsonl"' in written
     told = capsys.readouterr().out
-    # 30 x 8 x 192 x 0.35 tokens at 32 a second, 1.8 times; 8 problems, three answers from each of four.
-    assert "All take 18 minutes or so here" in told
+    # 30 x 8 x 192 x 0.35 tokens at 32 a second, 1.8 times; 8 problems, three answers from each of four models, and to
+    # half of them two at each of three temperatures, 0.7 x 192 tokens each.
+    assert "All take 24 minutes or so here" in told
     assert "error: x: write a time" in told
     assert "Error:" not in told
-    assert "30 questions, 18 minutes or so, 3 minutes of it for measuring on the problems" in told
+    assert "30 questions, 24 minutes or so, 8 minutes of it for measuring on the problems" in told

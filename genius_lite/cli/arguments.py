@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genius_lite.errors import UserError
-from genius_lite.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,7 +96,7 @@ def named_model(model: str, number: int | None) -> NamedModel:
     chosen = RunRound.of(Path(model), number)
     name = f"{model}, round {chosen.number}" if chosen.number else "base model"
     if number is None and not chosen.number:
-        print(f"note: the best round of {visible(model)} is the base model itself", file=sys.stderr)
+        print(f"note: {chosen.why_base}", file=sys.stderr)
     prove(chosen.gguf)
     return NamedModel(name, chosen.gguf)
 
@@ -118,9 +118,15 @@ def problems_that_chose(*models: str | None) -> dict[str, Use]:
     """Return the problems, by their ids, that chose between the rounds of the run folders among these models."""
     from genius_lite.rundir.reader import RunFolder
 
-    runs = [RunFolder(Path(model)) for model in models if model and Path(model).is_dir()]
-    several = [run for run in runs if len(run.rounds) > 1]
-    return {one.problem: one.use for run in several for one in run.base.responses if one.use != "report"}
+    found: dict[str, Use] = {}
+    for run in (RunFolder(Path(model)) for model in models if model and Path(model).is_dir()):
+        uses: dict[str, set[Use]] = defaultdict(set)
+        for one in run.base.responses if len(run.rounds) > 1 else ():
+            uses[one.problem].add(one.use)
+        for problem, of_run in uses.items():
+            if of_run == {"choose"} or (of_run != {"report"} and problem not in found):
+                found[problem] = "choose" if of_run == {"choose"} else "both"
+    return found
 
 
 def quant_types(names: str) -> list[QuantType]:

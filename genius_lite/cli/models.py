@@ -90,7 +90,7 @@ def export_run(
             print(visible(line))
         chosen = RunRound.of(run, number)
         if number is None and chosen.number == 0:
-            print("note: the best round is the base model itself; nothing that was learned is in it", file=sys.stderr)
+            print(f"note: {chosen.why_base}; nothing that was learned is in it", file=sys.stderr)
         if to and FORMATS[to_format].language == "sh":
             print(prose(usage_of(chosen, to_format, names, str(to))))
         giving.give(out, run, f"{to_format} of round {chosen.number}, by genius-lite {__version__}", shown)
@@ -151,7 +151,7 @@ def evaluate(
 ) -> None:
     """Measure a model on problems with known answers, beside another one. With --out, run it again to go on."""
     from genius_lite.cli.interrupts import handle_interrupts
-    from genius_lite.evaluate.models import evaluate_models, prompt_config, tasks_named, write_results
+    from genius_lite.evaluate.models import evaluate_models, holding, prompt_config, tasks_named, write_results
     from genius_lite.recipe import Evaluate
     from genius_lite.report.console import terminal
     from genius_lite.report.summary import print_results
@@ -172,7 +172,7 @@ def evaluate(
     sources, ways = tasks_named(tasks)
     ways = ways or prompt_configs(model, against)
     shown = progress()
-    with handle_interrupts(shown) if out else nullcontext():
+    with handle_interrupts(shown) if out else nullcontext(), holding(out) if out else nullcontext():
         found, responses = evaluate_models(
             compared,
             [t.model_copy(update={"limit": limit, "size": min(limit, t.size)} if limit else {}) for t in sources],

@@ -57,6 +57,9 @@ def run(
             raise typer.Exit(HALTED)
 
 
+_USES = {"choose": "choose between rounds", "report": "report", "both": "do both"}
+
+
 @app.command()
 def validate(
     recipe: RecipeFile,
@@ -80,6 +83,9 @@ def validate(
     print(f"         {visible(job.source.architecture)}, {job.source.parameters / 1e6:.0f} M parameters")
     longest, repeats = amount(longest, "tokens"), amount(job.duplicates, "repeats")
     print(f"queries  {len(job.queries)}, the longest of {longest}; {repeats} dropped")
+    for item, cfg in zip(job.tasks, job.recipe.evaluate.tasks, strict=True):
+        uses = ", ".join(f"{item.uses.count(use)} {does}" for use, does in _USES.items() if use in item.uses)
+        print(f"task     {visible(item.task.name)}: {amount(len(item.questions), 'problems')}, {cfg.check}; {uses}")
     with Vocabulary.open(job.source.path) as vocabulary:
         reads = vocabulary.template_reads
     if reads:

@@ -34,7 +34,7 @@ from genius_lite.data.json_rows import json_rows
 from genius_lite.data.tables import headers, table_rows, told_apart
 from genius_lite.errors import UserError
 from genius_lite.recipe import Prefix, Queries, TaskSource
-from genius_lite.text import brief, first_line
+from genius_lite.text import amount, brief, first_line
 
 _MOST_ROWS = 20_000_000
 _EARLY = 1_000  # rows that cannot be used, after which a source is not read to its end if most are such
@@ -116,13 +116,15 @@ class UsableRows:
             UserError: that is so; it names the first of those that cannot.
         """
         if self._aside >= max(self.used, 1):
-            raise UserError(self._first + (f" (and {self._aside - 1} more like it)" if self._aside > 1 else ""))
+            others = f" (and {amount(self._aside - 1, 'other rows')})" if self._aside > 1 else ""
+            raise UserError(f"{self._first}{others}")
         if not self.used:
             raise UserError(f"{self._source}: no {self._kind} in it; one is needed at least")
 
     def __str__(self) -> str:
         """Say how many are set aside or blank, and what is wrong with the first; empty if there are none."""
-        aside = f"{_rows_are(self._aside)} set aside; {self._first}" if self._aside else ""
+        first = f"the first: {self._first}" if self._aside > 1 else self._first
+        aside = f"{_rows_are(self._aside)} set aside; {first}" if self._aside else ""
         blank = f"{_rows_are(self._blank)} blank; the first is {self._first_blank}" if self._blank else ""
         return "; ".join(filter(None, (aside, blank)))
 

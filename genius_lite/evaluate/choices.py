@@ -98,8 +98,9 @@ def read_options(value: Any, column: str) -> Options:
     if isinstance(found, dict) and found and all(isinstance(text, str) for text in found.values()):
         found = {"text": [*found.values()], "label": [*found]}
     if isinstance(found, dict):
-        found, given = found.get("text"), found.get("label") or []
-        labels = tuple(str(label).strip() for label in given) if isinstance(given, list) else (str(given),)
+        found, given = found.get("text"), found.get("label")
+        given = given if isinstance(given, list) else [given]
+        labels = tuple(str(label).strip() for label in given) if {*map(type, given)} != {type(None)} else ()
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         raise UserError(f"`{column}` is {brief(repr(value))}, not a list of texts")
     if not 2 <= len(found) <= len(LETTERS):

@@ -248,10 +248,10 @@ def _beyond(value: float, bound: float, low: bool) -> bool:
     return exceeded and not math.isclose(value, bound, rel_tol=1e-9, abs_tol=1e-12)
 
 
-def guard_status(guard: Guard, report: RoundReport) -> dict[str, str]:
-    """Each signal that the guard watches in a round: ok, or the level of its alarm."""
+def guard_status(guard: Guard, report: RoundReport, base: Signals | None) -> dict[str, str]:
+    """Each signal that the guard watches in a round, beside the base model's: ok, or the level of its alarm."""
     raised: dict[str, str] = {alarm.signal: alarm.level for alarm in report.alarms}
     metrics = report.metrics
-    shown = {value.signal for value in signal_values(metrics, metrics.signals, metrics)} if metrics else set[str]()
+    shown = {value.signal for value in signal_values(metrics, base, metrics)} if metrics else set[str]()
     watched = [name for name in Guard.model_fields if getattr(guard, name) != Limit() and name in shown]
     return {name: raised.get(name, "ok") for name in dict.fromkeys([*watched, *raised])}

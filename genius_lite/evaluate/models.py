@@ -193,8 +193,28 @@ def _kept(
     told = [source.model_dump_json() for source in sources]
     told += [repr((item.task.problems, [query.tokens for query in item.questions])) for item in items]
     folder = RunDir(out.parent).sub(_beside(out))
-    with hold(folder.path), closing(RecordLog(folder / f"{seed_of(*asked, *told):016x}.jsonl", Answers)) as log:
+    with closing(RecordLog(folder / f"{seed_of(*asked, *told):016x}.jsonl", Answers)) as log:
         yield log
+
+
+@contextmanager
+def holding(out: Path) -> Iterator[None]:
+    """Hold a folder of results that are to be measured and written, for this process alone.
+
+    Answers are kept beside it, and go when it is there.
+
+    Raises:
+        UserError: it is there already, or another process works on it.
+    """
+    beside = RunDir(out.parent).sub(_beside(out))
+    try:
+        with hold(beside.path):
+            if out.exists():
+                raise UserError(f"{out} exists; name another folder, or delete it")
+            yield
+    finally:
+        if out.exists() or not any(beside.path.glob("*.jsonl")):
+            remove(beside.path)
 
 
 def _beside(out: Path) -> str:
@@ -210,8 +230,6 @@ def write_results(
 ) -> None:
     """Write `results.json`, and a file of responses for each model, to a folder that is there in whole or not at all.
 
-    What was kept beside it goes.
-
     Modes follow the umask, unlike those of a run folder: the user names the place, and whom it is for.
     """
     summary = [{"model": c.name, "tasks": rows} for c, rows in zip(models, found, strict=True)]
@@ -223,4 +241,3 @@ def write_results(
             write_records(partial / f"responses-{number}.jsonl", rows)
 
     RunDir(folder.parent).build(folder.name, write)
-    remove(folder.with_name(_beside(folder)))

@@ -50,7 +50,8 @@ class Inquiry:
         return found.said if found and not any(self._faults(found.said)) else {}
 
     def remember(self, said: dict[str, list[Completion]]) -> None:
-        """Keep the responses for later runs."""
+        """Keep the responses for later runs, beside what another one has left meanwhile."""
+        said = self.recall() | said
         if not any(self._faults(said)):
             remember(_WHAT, self._key, _Answers(said), _MOST)
 

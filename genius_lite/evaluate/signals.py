@@ -134,6 +134,6 @@ def too_short(cut: float, limit: int, thought: int, *, thinking: bool) -> str | 
     if thinking:
         longer = f"foresight.thought_tokens: {limit + thought}, or switch thoughts off in queries.template"
     return (
-        f"{cut:.0%} of the base model's responses are cut off at {limit} tokens, where a tenth is the most to learn "
-        f"from; write {longer}"
+        f"{cut:.0%} of the base model's responses are cut off at {limit} tokens: what they would have come to cannot "
+        f"be learned; write {longer}"
     )

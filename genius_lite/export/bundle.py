@@ -23,7 +23,7 @@ from genius_lite.results.rounds import Quantized, RoundReport
 from genius_lite.rundir.disk import scratch, sync
 from genius_lite.rundir.folder import CHECKPOINT, follow_umask, write_text
 from genius_lite.rundir.reader import RunFolder
-from genius_lite.text import percent
+from genius_lite.text import percent, visible
 from genius_lite.weights.adapter import Adapter, write_lora
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
@@ -66,6 +66,14 @@ class RunRound:
     def file_name(self) -> str:
         """What the names of its files begin with."""
         return f"{self.base.name}.genius"
+
+    @property
+    def why_base(self) -> str:
+        """Say why the base model is what was chosen, where no round was asked for."""
+        name = visible(str(self.run.path))
+        if self.run.best is None and not self.run.reports:
+            return f"no round of {name} is finished; this is the base model"
+        return f"the best round of {name} is the base model itself"
 
     @property
     def asked(self) -> PromptConfig:

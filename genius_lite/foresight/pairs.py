@@ -17,6 +17,7 @@ from genius_lite.records import PreferencePair, Rollout, Step, seed_of
 from genius_lite.text import amount
 
 _MOST_EXPONENT = 80.0  # as of the learner's fp32
+_KEYS = {"gap": "min_gap", "length": "max_length_ratio"}  # of a filter, where it has not its name
 _AGREEING = 2  # votes, at least: a single response agrees with nobody
 
 
@@ -98,7 +99,9 @@ def why_none(cfg: Pairs, left_out: Mapping[str, int], rollouts: Iterable[Rollout
             f"none of {amount(counts['agreement'], 'votes')} had a winner and a rarer answer; more responses that end "
             "and state an answer can have (foresight.candidates, max_tokens, queries.answers)"
         )
-    return f"the filters of `pairs` left none ({counted}); loosen them"
+    looser = ", ".join(f"pairs.{_KEYS.get(name, name)}" for name in counts)
+    longer = ", or foresight.max_tokens" if "truncated" in counts else ""
+    return f"the filters of `pairs` left none ({counted}); loosen {looser}{longer}"
 
 
 def _drawn(

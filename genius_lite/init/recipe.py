@@ -39,6 +39,8 @@ _EVENING = 3 * 3600  # seconds
 # than 8 wait for memory. GPUs were not measured; this is far below what llama-batched-bench reports for small cards.
 _CORE_RATE, _MOST_CORES, _GPU_RATE = 12e9, 8, 1e12
 _SAMPLED = 0.35  # of the most tokens that may be sampled; responses end, and candidates repeat
+_ANSWERED = 0.7  # of the most that an answer may have: of small models many are cut off, and none repeats
+_SWEPT = 3  # temperatures at which the base model answers half of the problems, too (evaluate.sweep)
 _LEAST, _STUDY = 32, 108  # questions of the smallest gain in recipes/RESULTS.md, and of the one shown over three seeds
 _RATES = ((3e8, "2e-4", "2e-4"), (4e9, "5e-5", "2e-4"), (math.inf, "2e-5", "1e-4"))
 """Learning rates of models with fewer parameters, of a search and of a vote."""
@@ -244,7 +246,8 @@ def _cost(machine: Resources, parameters: float, problems: int, *, votes: bool) 
     rounds, responses = (3, VOTERS) if votes else (2, 2 * 2 * 4 * cfg["steps"])
     rate = _GPU_RATE if machine.gpu else _CORE_RATE * min(machine.cores, _MOST_CORES)
     response = cfg["max_tokens"] * _SAMPLED * parameters / rate
-    return Cost(responses * response * _LEARNING, (1 + rounds) * (1 + SAMPLES) * problems * response)
+    answers = (1 + rounds) * (1 + SAMPLES) + _SWEPT * SAMPLES / 2
+    return Cost(responses * response * _LEARNING, answers * problems * response * _ANSWERED / _SAMPLED)
 
 
 def _pace(machine: Resources, parameters: float | None) -> str:

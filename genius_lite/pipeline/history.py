@@ -121,7 +121,8 @@ class History:
         self._decide([base_score, *self._scores[1:], score])
         r.tracker.round(report)
         r.progress.finished(RoundReport(0, score=report.base_score), {}, self.decision.best)
-        r.progress.finished(report, guard_status(r.job.recipe.guard, report), self.decision.best)
+        lights = guard_status(r.job.recipe.guard, report, base.evaluation.signals)
+        r.progress.finished(report, lights, self.decision.best)
 
     def _decide(self, scores: list[RoundScore]) -> None:
         recipe, self._scores = self.session.job.recipe, scores

@@ -31,6 +31,8 @@ def explain(error: ValidationError, document: Document) -> str:
         where, message = (*where, *key.split(".")), visible(message)
     elif detail["type"] == "path":
         message = visible(f"is {detail['msg']}")
+    elif detail["type"] == "large":
+        message = f"is {brief(document.written.get(where, ''))}, {detail['msg']}"
     elif detail["type"] == "missing":
         message = f"is missing; write `{where[-1]}: {schema.example(schema.at(where))}`, or what yours is called"
     elif detail["type"] == "extra_forbidden":

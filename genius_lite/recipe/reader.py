@@ -32,7 +32,7 @@ def load(path: Path | str, settings: Sequence[str] = ()) -> Recipe:
     """
     document = _extended(Path(path), ())
     for setting in settings:
-        replacing = _said(read_setting(setting))
+        replacing = read_setting(setting)
         if "extends" in replacing.data:
             raise UserError(f"--set {brief(setting)}: `extends` is for a file; write a recipe with it, and name that")
         document = replacing.over(document)
@@ -77,9 +77,9 @@ def _extended(path: Path, through: tuple[Path, ...]) -> Document:
 
 
 def _said(document: Document) -> Document:
-    """Take out what says nothing: a section of comments replaces none."""
+    """Take out what says nothing: a section of comments replaces none. One that is null is the defaults."""
     for name in Recipe.section_names():
-        if name in document.data and document.data[name] is None:
+        if name in document.data and document.data[name] is None and not document.written.get((name,)):
             del document.data[name], document.places[(name,)]
             document.written.pop((name,), None)
     return document

@@ -84,7 +84,7 @@ class Section(BaseModel):
     def _readable(cls, value: Any) -> Any:
         """Refuse numbers that the run folder's own documents would be called damaged for."""
         if isinstance(value, float) and LARGEST < abs(value) < math.inf:
-            raise PydanticCustomError("large", "is larger than {most}, the most", {"most": f"{LARGEST:g}"})
+            raise PydanticCustomError("large", "and {most} is the most", {"most": f"{LARGEST:g}"})
         return value
 
     @classmethod

@@ -142,7 +142,7 @@ def lights(data: RunData) -> list[Light]:
     rounds = [r for r in data.rounds if r.readings]
     if not rounds:
         return []
-    levels, found = guard_status(guard, rounds[-1].report), []
+    levels, found = guard_status(guard, rounds[-1].report, data.base.signals), []
     for reading in rounds[-1].readings:
         limit: Limit = getattr(guard, reading.signal)
         level = levels.get(reading.signal, "not watched")

@@ -71,7 +71,7 @@ def look(path: Path) -> Status:
     reports = run.reports
     board.rows = _rows(run, reports, board)
     if reports:
-        board.lights = guard_status(recorded_guard(run.recipe), reports[-1])
+        board.lights = guard_status(recorded_guard(run.recipe), reports[-1], run.base.signals)
     going_on = _held(path, kept)
     if not going_on:
         board.work = board.memory = board.run_left = None

@@ -276,7 +276,7 @@ def test_columns_of_text_are_those_of_the_first_rows_that_can_be_used(tmp_path):
     for name, content, told in (
         ("q.txt", "", "is empty"),
         ("q.jsonl", "{", "q.jsonl:1: not JSON"),
-        ("q.jsonl", '{"n": 1}\n{"n": 2}\n', r"q.jsonl:1: no column of text; it has n \(and 1 more like it\)"),
+        ("q.jsonl", '{"n": 1}\n{"n": 2}\n', r"q.jsonl:1: no column of text; it has n \(and 1 other row\)"),
         ("q.jsonl", '{"prompt": null, "id": "a"}\n', "q.jsonl:1: `prompt` is None, not text"),
         ("q.doc", "x", "one of"),
     ):

@@ -98,6 +98,7 @@ def test_an_answer_that_means_none_or_two_is_refused(texts, labels, known, first
         ({"text": ["a", "b"], "label": ["1"]}, "has 2 options, and other labels: 1"),
         ({"text": ["a", "b"], "label": ["1", "1"]}, "has 2 options, and other labels: 1, 1"),
         ({"text": ["a", "b"], "label": 3}, "has 2 options, and other labels: 3"),
+        ({"text": ["a", "b"], "label": 0}, "has 2 options, and other labels: 0"),
         ([{"text": "a", "label": "1"}, {"text": "b"}], "has 2 options, and other labels: 1"),
         ({"label": ["1", "2"]}, "not a list of texts"),
         ("a, b", "not a list of texts"),
@@ -111,6 +112,7 @@ def test_what_is_no_list_of_options(value, told):
 
 def test_options_may_have_no_labels():
     assert read_options([{"text": "x"}, {"text": "y", "label": None}], "choices") == Options(["x", "y"])
+    assert read_options({"text": ["x", "y"], "label": [None, None]}, "choices") == Options(["x", "y"])
 
 
 def test_half_a_character_in_an_option_is_no_text(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.benchmarks import load_tasks
-from genius_lite.evaluate.models import NamedModel, PromptConfig, evaluate_models, tasks_named, write_results
+from genius_lite.evaluate.models import NamedModel, PromptConfig, evaluate_models, holding, tasks_named, write_results
 from genius_lite.progress import Advance, Progress
 from genius_lite.recipe import Evaluate, TaskSource
 from genius_lite.results.evaluation import Answers, Response
@@ -65,9 +65,10 @@ def tasks(tmp_path) -> list[TaskSource]:
 
 def measured(gguf: Path, tasks: list[TaskSource], out: Path, progress: Progress, seed: int = 0) -> list[Response]:
     models, how = [NamedModel("tiny", gguf)], PromptConfig(max_tokens=8)
-    found, responses = evaluate_models(models, tasks, CFG, how, seed=seed, progress=progress, keep=out)
-    assert [row.problems for (row,) in found] == [24]
-    write_results(out, models, found, responses)
+    with holding(out):
+        found, responses = evaluate_models(models, tasks, CFG, how, seed=seed, progress=progress, keep=out)
+        assert [row.problems for (row,) in found] == [24]
+        write_results(out, models, found, responses)
     return responses[0]
 
 
@@ -110,6 +111,9 @@ def test_one_process_at_a_time_answers_for_the_same_results(tasks, tiny_llama, t
     with hold(tmp_path / "out.asked"), pytest.raises(UserError, match=r"out\.asked is in use by another process"):
         measured(tiny_llama, tasks, tmp_path / "out", Counting())
     measured(tiny_llama, tasks, tmp_path / "out", Counting())
+    with pytest.raises(UserError, match="out exists; name another folder"):
+        measured(tiny_llama, tasks, tmp_path / "out", Counting())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t.jsonl"]
 
 
 def test_problems_that_chose_a_round_do_not_report_on_it(tasks, tiny_llama, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from genius_lite.evaluate.measure import EvalModel
+from genius_lite.evaluate.remembered import Inquiry
 from genius_lite.pipeline import evaluation
 from genius_lite.pipeline.stages import evaluate
 from genius_lite.recipe import Check, Evaluate, Foresight, Model, Queries, Recipe, Sampler, TaskSource
@@ -130,3 +131,15 @@ def test_a_part_of_the_answers_is_taken_as_well(tiny_llama, tmp_path, cache):
     assert RunFolder(tmp_path / "second").own.responses == RunFolder(tmp_path / "first").own.responses
     assert RunFolder(tmp_path / "second").own.signals == RunFolder(tmp_path / "first").own.signals
     assert "base model: its answers to tasks" in measured(tiny_llama, tmp_path, "third")[0], "the rest was added"
+
+
+def test_what_another_run_has_left_meanwhile_stays(tiny_llama, tmp_path, cache, monkeypatch):
+    made, real = list[Inquiry](), evaluation._asked_of
+    monkeypatch.setattr(evaluation, "_asked_of", lambda *asked: made.append(real(*asked)) or made[-1])
+    measured(tiny_llama, tmp_path, "first")
+    for inquiry in made:
+        said = inquiry.recall()
+        query = next(iter(said))
+        inquiry.remember({query: said[query]})  # by a run that had begun before, and was interrupted
+        assert inquiry.recall() == said and len(said) > 1
+    assert len(made) == 2

@@ -12,7 +12,7 @@ from genius_lite.evaluate.record import write_evaluation
 from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.reuse import copy_stages
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler, TaskSource
-from genius_lite.records import Query, Rollout, Step
+from genius_lite.records import FailedQuery, Query, Rollout, Step
 from genius_lite.results.evaluation import GREEDY, Answers, Response
 from genius_lite.run import run
 from genius_lite.rundir.folder import ANSWERS, RunDir
@@ -168,6 +168,21 @@ def test_what_this_run_searched_already_is_filled_up(own, other):
     write_records(log, [SEARCHED[1]])
     assert copy_stages(own, IDENTITY, QUERIES[:3], other)[-2:] == ["rollouts of 2 of 3 queries", "round-1/adapter"]
     assert [*RecordLog(log, Rollout).records] == [SEARCHED[1], SEARCHED[0], SEARCHED[2]]
+
+
+def test_what_was_learned_from_is_not_filled_up(own, other):
+    here = own.sub("round-1")
+    write_records(here / "rollouts.jsonl", [SEARCHED[1]])
+    (here / "pairs.jsonl").touch()
+    assert "rollouts" not in " ".join(copy_stages(own, IDENTITY, QUERIES[:3], other))
+    assert [*RecordLog(here / "rollouts.jsonl", Rollout).records] == [SEARCHED[1]]
+
+
+def test_a_query_that_failed_here_stays_failed(own, other):
+    here = own.sub("round-1")
+    write_records(here / "failed.jsonl", [FailedQuery(QUERIES[0].id, "it died")])
+    assert copy_stages(own, IDENTITY, QUERIES[:3], other)[-1] == "rollouts of 2 of 3 queries"
+    assert [*RecordLog(here / "rollouts.jsonl", Rollout).records] == SEARCHED[1:]
 
 
 def test_no_adapter_is_taken_that_learned_from_other_rollouts(own, other):

@@ -87,6 +87,11 @@ BROKEN = {
     "+holdout 1": ("learner: {holdout: 1}\n", "r.yaml:3: `learner.holdout` is 1;", "below 1, such as `holdout: 0.1`"),
     "+out of a range": ("sampler: {slots: 500}\n", "r.yaml:3: `sampler.slots`", "to 128, or auto, such as `slots: 32`"),
     "+no finite number": ("learner: {lr: .inf}\n", "r.yaml:3: `learner.lr` is .inf;", "above 0, such as `lr: 5e-5`"),
+    "+a number that no figure is": (
+        "learner: {lr: 1e300}\n",
+        "r.yaml:3: `learner.lr` is 1e300, and",
+        "1e+30 is the most",
+    ),
     "+unknown type": ("quantize: {type: Q9}\n", "r.yaml:3: `quantize.type` is Q9;", "Q2_K or source"),
     "+type in small letters": ("quantize: {type: q4_k_m}\n", "r.yaml:3: `quantize.type` is q4_k_m;", "mean Q4_K_M?"),
     "+wrong policy": ("policy: merged\n", "r.yaml:3: `policy` is merged;", "did you mean merge?"),

@@ -12,7 +12,7 @@ from genius_lite.report import state as board_module
 from genius_lite.report.columns import COLUMNS, SHORT, values
 from genius_lite.report.state import Histogram, Meter, RunState, Work, glimpse, step_values
 from genius_lite.results.rounds import RoundReport
-from tests.support.reports import REPORT
+from tests.support.reports import REPORT, SIGNALS
 
 
 class Clock:
@@ -135,10 +135,12 @@ def test_a_rollout_is_shown_along_its_best_beam():
 
 
 def test_lights_are_of_the_signals_that_are_watched():
-    lights = guard_status(Guard(loops=Limit()), REPORT)
+    lights = guard_status(Guard(loops=Limit()), REPORT, SIGNALS)
     assert (lights["kl"], lights["margin"], lights["entropy"]) == ("halt", "warn", "ok")
     assert "loops" not in lights
-    unwatched = guard_status(Guard(), replace(REPORT, metrics=replace(REPORT.metrics, signals=None), alarms=[]))
+    unwatched = guard_status(
+        Guard(), replace(REPORT, metrics=replace(REPORT.metrics, signals=None), alarms=[]), SIGNALS
+    )
     assert set(unwatched) == {"value", "spread", "length_gap", "accuracy", "margin"}
 
 
