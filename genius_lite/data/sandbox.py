@@ -39,6 +39,7 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|COOKIE", re.IGNOREC
 
 Message = dict[str, Any]
 """A JSON object."""
+KILLED = 9  # SIGKILL, which Windows has no name for: for want of memory, or by a person
 _NTSTATUS = 0xC0000000  # Windows' exceptions, which end a process that does not handle them, begin here
 _REFUSED = "refused"  # under which a reply says why there is no other
 

@@ -145,9 +145,8 @@ def _copy_rollouts(run: RunDir, queries: Sequence[Query], other: Path) -> tuple[
     shared = {rollout.query.id: n for n, rollout in enumerate(searched) if rollout.query == own.get(rollout.query.id)}
     if not shared or (run / _PAIRS).exists() or (run / _ADAPTER).exists():  # what was learned from stays as it was
         return 0, False
-    failed = {*Lines(run / _FAILED, FailedQuery).query_ids()} if (run / _FAILED).exists() else set[str]()
-    (run / _ROLLOUTS).parent.mkdir(exist_ok=True)
-    with closing(RecordLog(run / _ROLLOUTS, Rollout)) as log:
+    failed = {*Lines(run / _FAILED, FailedQuery).query_ids()}
+    with closing(RecordLog(run.round(1) / folder.ROLLOUTS, Rollout)) as log:
         there = {query: n for n, query in enumerate(log.records.query_ids())}
         alike = all(query in shared and log.records[n] == searched[shared[query]] for query, n in there.items())
         missing = [n for query, n in shared.items() if query not in there and query not in failed]

@@ -21,7 +21,7 @@ import llama_cpp
 import msgspec
 import numpy as np
 
-from genius_lite.data.sandbox import attempt, fate
+from genius_lite.data.sandbox import KILLED, attempt, fate
 from genius_lite.measurements import recall, remember
 from genius_lite.sampler.messages import EngineSettings
 
@@ -31,7 +31,6 @@ _WIDTH = 64  # of the model that AMX is tried with: its matrices fill AMX tiles
 _TOKENS = 24  # decoded together, more than a tile has rows
 _DIFFERENCE = 0.01  # of the largest logit
 _DIFFERS = 3  # exit status
-_KILLED = 9  # SIGKILL, which Windows has no name for: for want of memory, or by a person
 
 
 class EngineError(RuntimeError):
@@ -178,7 +177,7 @@ def amx_works(command: Sequence[str] = (sys.executable, "-P", "-m", "genius_lite
     except subprocess.TimeoutExpired:
         return False  # a busy machine may have been the reason, so it is tried again
     works, status = ended.returncode == 0, ended.returncode
-    if works or status == _DIFFERS or (fate(status) and status != -_KILLED):  # nothing else says anything of AMX
+    if works or status == _DIFFERS or (fate(status) and status != -KILLED):  # nothing else says anything of AMX
         remember("amx", (), _Tried(works))
     return works
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from genius_lite.data.sandbox import attempt, fate, helper
+from genius_lite.data.sandbox import KILLED, attempt, fate, helper
 from genius_lite.errors import UserError
 from genius_lite.sampler.probe import REFUSED
 from genius_lite.text import brief
@@ -38,7 +38,6 @@ _NOT_NEGATIVE = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsil
 _TEMPLATE = re.compile(r"tokenizer\.chat_template(\..+)?")
 _LONGEST_TEMPLATE = 1 << 20  # characters
 _PROBE = "genius_lite.sampler.probe"
-_KILLED = 9  # SIGKILL, which Windows has none of
 _ILLEGAL_INSTRUCTION = 0xC000001D  # Windows' SIGILL
 _PATIENCE = 600.0  # seconds; a small model takes one, a large one as long as the disk takes to read it
 _LAST_WORDS = re.compile(r"(?:\.\w+:\d+|what\(\)): +(.*)")  # of ggml behind the place in its source, or of C++
@@ -105,7 +104,7 @@ def _probe(path: Path, size: int, ways: list[str]) -> None:
     try:
         command = helper(_PROBE, str(path), str(size), *ways)
         ended = attempt(command, _PATIENCE)
-        if ended.returncode == -_KILLED:  # for want of memory, or by a person: no fault of the file
+        if ended.returncode == -KILLED:  # for want of memory, or by a person: no fault of the file
             ended = attempt(command, _PATIENCE)
     except subprocess.TimeoutExpired:
         raise UserError(f"{path}: llama.cpp does not finish loading it within {_PATIENCE:.0f} s") from None
@@ -115,7 +114,7 @@ def _probe(path: Path, size: int, ways: list[str]) -> None:
     if ended.returncode == REFUSED:
         reason = ended.stdout.decode("utf-8", errors="replace").strip()
         raise UserError(f"{path}: llama.cpp does not take it: {reason}")
-    if ended.returncode == -_KILLED:
+    if ended.returncode == -KILLED:
         raise UserError(
             f"{path}: the process in which llama.cpp tries it was killed twice (SIGKILL), as for want of memory; close "
             "other programs, or raise the memory limit, and try again"
