@@ -68,6 +68,7 @@ def look(path: Path) -> Status:
     board = kept or RunState()
     moved = Path(board.out).absolute() != path.absolute()
     board.out, board.rounds, board.queries = str(path), run.recipe["rounds"], run.queries
+    board.shard = run.shard is not None
     reports = run.reports
     board.rows = _rows(run, reports, board)
     if reports:

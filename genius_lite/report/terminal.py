@@ -74,7 +74,7 @@ class TerminalProgress(Progress):
             pid=os.getpid(),
             host=platform.node(),
             command=self.command,
-            started=time.monotonic(),
+            started=time.time(),
         )
         over = threading.Event()
         looker = threading.Thread(target=self._look_until, args=(over,), daemon=True)
@@ -181,7 +181,7 @@ class TerminalProgress(Progress):
         """Measure what changes by itself, show it, and keep it."""
         with self._lock:
             board = self.board
-            board.updated = time.monotonic()
+            board.updated = time.time()
             board.work = self._meter.read() if self._meter else None
             board.run_left = board.left(self._seconds)
             if keep:
