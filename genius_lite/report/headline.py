@@ -65,13 +65,14 @@ def task_changes(data: RunData) -> list[TaskChange]:
 
 def notes(data: RunData) -> list[str]:
     """Say what the figures of the tasks do not by themselves."""
-    found = [*filter(None, [chosen_on(data.shown.tasks)])]
+    found = [chosen_on(data.shown.tasks)]
     before, after = data.base.signals, data.shown.signals
     if before and after and after.entropy < _FELL * before.entropy and any(map(_only_sampled, data.shown.tasks)):
         found.append(_SURER)
     former = {task.task: task.commonest for task in data.base.tasks}
-    alike = [_one_answer(task, former.get(task.task)) for task in data.shown.tasks if data.shown.number]
-    return found + [line for line in alike if line]
+    if data.shown.number:
+        found += [_one_answer(task, former.get(task.task)) for task in data.shown.tasks]
+    return [line for line in found if line]
 
 
 def _changes(before: TaskResult, after: TaskResult | None, cooled: AtBest | None) -> list[Change]:
