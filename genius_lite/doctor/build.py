@@ -97,7 +97,7 @@ def broken(
         cpu: as for `llama_cpp`.
         elsewhere: its libraries are taken from where a variable says, which no other build of it changes.
     """
-    mend = f"unset {_ELSEWHERE}" if elsewhere else rebuild(*_for_cpu(cpu), *_for_gpu(maker))
+    mend = f"unset {_ELSEWHERE}" if elsewhere else _rebuild_for(cpu, maker)
     lost = re.search(r"(\S+\.so[.\d]*): cannot open shared object file", fault)
     if lost and (found := sorted({str(file.parent) for file in packages.glob(f"nvidia/*/lib/{lost[1]}")})):
         folders = dict.fromkeys([*found, *map(str, sorted(packages.glob("nvidia/*/lib")))])
@@ -117,7 +117,7 @@ def llama_cpp(
         amx_broken: it has AMX kernels that do not work, see `sampler/llama.py`.
     """
     yield Finding("llama.cpp", f"{version}, built with {' '.join(features)}; {listed(cards) or 'no GPU'}")
-    mend = rebuild(*_for_cpu(cpu), *_for_gpu(maker))
+    mend = _rebuild_for(cpu, maker)
     if missing := [name for flag, name in _FEATURES.items() if flag in cpu and name not in features]:
         what = f"llama.cpp was built without {', '.join(missing)}, which this CPU has"
         yield Finding("llama.cpp", "", Problem("slows", what, mend))
@@ -141,17 +141,14 @@ def rebuild(*options: str) -> str:
     return install(f'{flags} -C cmake.args="{cmake}" llama-cpp-python=={pins()["llama-cpp-python"]}')
 
 
-def _for_cpu(cpu: Sequence[str]) -> list[str]:
-    if "amx_int8" not in cpu:
-        return ["GGML_NATIVE=on"]
-    # GCC 12 breaks AMX kernels unless it is told not to; and `native` takes AVX512-FP16 too, with which llama.cpp
-    # 0.3.36 computes attention in half precision, heads of 64 number by number.
-    wanted = [f"GGML_{name}=on" for flag, name in _FEATURES.items() if flag in cpu]
-    return ["GGML_NATIVE=off", *wanted, "GGML_AMX_TILE=on", "CMAKE_CXX_FLAGS=-fno-dse"]
-
-
-def _for_gpu(maker: str) -> list[str]:
-    return [f"GGML_{_BACKENDS[maker].upper()}=on"] if maker else []
+def _rebuild_for(cpu: Sequence[str], maker: str) -> str:
+    options = ["GGML_NATIVE=on"]
+    if "amx_int8" in cpu:
+        # GCC 12 breaks AMX kernels unless it is told not to; and `native` takes AVX512-FP16 too, with which llama.cpp
+        # 0.3.36 computes attention in half precision, heads of 64 number by number.
+        wanted = [f"GGML_{name}=on" for flag, name in _FEATURES.items() if flag in cpu]
+        options = ["GGML_NATIVE=off", *wanted, "GGML_AMX_TILE=on", "CMAKE_CXX_FLAGS=-fno-dse"]
+    return rebuild(*options, *([f"GGML_{_BACKENDS[maker].upper()}=on"] if maker else []))
 
 
 def cpu_flags(cpuinfo: Path) -> list[str]:

@@ -64,11 +64,11 @@ def look(path: Path) -> Status:
     """
     run = RunFolder(path)
     run.require("rounds")
-    kept = read_state(path)
+    kept, shard = read_state(path), run.shard
     board = kept or RunState()
     moved = Path(board.out).absolute() != path.absolute()
     board.out, board.rounds, board.queries = str(path), run.recipe["rounds"], run.queries
-    board.shard = run.shard is not None
+    board.shard = shard is not None
     reports = run.reports
     board.rows = _rows(run, reports, board)
     if reports:
@@ -84,14 +84,14 @@ def look(path: Path) -> Status:
             board.work = Work("rollouts", "queries", run.searched, len(here.rollouts) + len(here.failed))
         board.best = _best(run, reports, board.rounds)
     exported, damaged = next(map(str, run.exported), None), run.damaged
-    if not going_on and (summary := run.summary):
-        state, meaning = "halted" if summary.halted else "finished", summary.stopped or "all is done"
-        return Status(state, meaning, exported, board, damaged, verdict(summary))
-    if not going_on and run.shard and board.work and board.work.done == board.work.total:
-        whose = f"all queries of its part, {run.shard.part}; genius-lite merge-shards adds them to the run"
-        return Status("finished", whose, None, board, damaged)
     if going_on:
         return Status("running", "it stops soon" if board.stopping else "it goes on", exported, board, damaged)
+    if summary := run.summary:
+        state, meaning = "halted" if summary.halted else "finished", summary.stopped or "all is done"
+        return Status(state, meaning, exported, board, damaged, verdict(summary))
+    if shard and board.work and board.work.done == board.work.total:
+        whose = f"all queries of its part, {shard.part}; genius-lite merge-shards adds them to the run"
+        return Status("finished", whose, None, board, damaged)
     why = board.ended or "its process is gone"
     if board.stuck:
         return Status("interrupted", why, exported, board, damaged)
