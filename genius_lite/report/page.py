@@ -68,11 +68,7 @@ def write_report_if_possible(run: Path, progress: Progress) -> None:
 
 
 def page(data: RunData, live: Markup | None = None) -> str:
-    """Fill the template, which asks `headline`, `tables` and `figures` for what it shows.
-
-    Args:
-        live: what a server that keeps the page up to date puts before the report.
-    """
+    """Fill the template, which asks `headline`, `tables` and `figures` for what it shows; `live` stands before that."""
     trees, recipe = Markup(embedded(data.explorer.as_dict())), recipe_text(data)
     modules = {"figures": figures, "headline": headline, "tables": tables}
     return _page(data.name, live, data=data, trees=trees, recipe=recipe, **modules)

@@ -134,8 +134,7 @@ class RunState(msgspec.Struct):
     def left(self, seconds: dict[Stage, float]) -> float | None:
         """Seconds until the run ends, if all its rounds are run; None where that rests on a stage never measured.
 
-        Args:
-            seconds: what each stage of a whole round took; it counts before the forecast.
+        `seconds` are what each stage of a whole round took; they count before the forecast.
         """
         known, spent = self.forecast | seconds, time.time() - self.entered
         here = self.work.left if self.work else None

@@ -40,9 +40,7 @@ class TerminalProgress(Progress):
     """Shows one stage after the other on `console`; of a run, it keeps the board in the run's folder too.
 
     Where the console can show it, the board of a run stands below the lines that are said, and goes when the run ends.
-
-    Args:
-        command: what goes on with a run that was interrupted, for whoever looks at it later.
+    `command` is what goes on with a run that was interrupted, for whoever looks at it later.
     """
 
     def __init__(self, console: Console, command: str = ""):

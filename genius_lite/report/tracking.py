@@ -45,11 +45,7 @@ def require_trackers(recipe: Recipe) -> None:
 
 
 class Tracker:
-    """Tells each update and each round to every tracker, once, until it is closed.
-
-    Args:
-        folder: the run's, where TensorBoard's files go too.
-    """
+    """Tells each update and each round to every tracker, once, until it is closed; `folder` is the run's."""
 
     def __init__(self, recipe: Recipe, folder: Path):
         self._accelerator: Any = None

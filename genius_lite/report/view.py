@@ -61,10 +61,7 @@ def live_lines(console: Console) -> Iterator[Callable[[list[Line]], None]]:
 def view(board: RunState, hint: str, console: Console, height: int, state: State = "running") -> list[Line]:
     """Lay the board out in lines that fit the console, no more than `height`; what matters least goes first.
 
-    Drawing takes the console's lock, which is kept while a terminal that is held up is written to.
-
-    Args:
-        hint: the last line.
+    The last line is the hint. Drawing takes the console's lock, which a terminal that is held up keeps.
     """
     running, over = state == "running", state in ("halted", "finished")
     in_ascii = console.options.ascii_only
