@@ -59,14 +59,15 @@ def round_figures(data: RunData) -> list[Figure]:
     rows: list[tuple[str, str, Callable[[RoundData], float | None]]] = [
         ("Foresight value", "nats per token", lambda r: r.report.rollouts and r.report.rollouts.mean_value),
         ("Learned margin", "nats", lambda r: r.report.training and r.report.training.margin),
-        ("Pairs ranked right", "%", lambda r: _hundred(r.report.training and r.report.training.accuracy)),
-        ("Agreement of answers", "%", lambda r: _hundred(r.signals and r.signals.agreement)),
+        ("Pairs ranked right", "%", lambda r: r.report.training and r.report.training.accuracy),
+        ("Agreement of answers", "%", lambda r: r.signals and r.signals.agreement),
         ("Token entropy", "nats per token", lambda r: r.signals and r.signals.entropy),
         ("Length of responses", "tokens", lambda r: r.signals and r.signals.length),
     ]
     found = []
     for title, unit, of in rows:
-        shown = [(policy, value) for policy in data.policies if (value := of(policy)) is not None]
+        scale = 100 if unit == "%" else 1
+        shown = [(policy, scale * value) for policy in data.policies if (value := of(policy)) is not None]
         if len(shown) < 2:
             continue
         described = f"{title}, {unit}: " + ", ".join(f"{policy.name} {figure(value)}" for policy, value in shown)
@@ -180,7 +181,3 @@ def _averaged(values: list[float], start: int, most: int) -> Iterator[Point]:
 
 def _ticks(data: RunData, *, base: bool) -> list[tuple[float, str]]:
     return [(0.0, "base")] * base + [(float(r.number), str(r.number)) for r in data.rounds]
-
-
-def _hundred(value: float | None) -> float | None:
-    return None if value is None else 100 * value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -125,30 +126,22 @@ def print_status(status: Status, console: Console) -> None:
 
 
 def watch(run: Path, console: Console) -> Status:
-    """Show a run that another process works on, until it ends; its last status.
+    """Show a run that another process works on, live or in lines, until it ends; its last status.
 
     Raises:
         UserError: this is no run folder.
     """
-    if not is_lively(console):
-        return _watch_in_lines(run, console)
-    with live_lines(console) as draw:
+    shown, last = "", 0.0
+    with live_lines(console) if is_lively(console) else nullcontext() as draw:
         while (status := look(run)).state == "running":
-            draw(view(status.board, _WATCHING, console, console.height - 1))
-            time.sleep(_WATCH_EVERY)
-    return status
-
-
-def _watch_in_lines(run: Path, console: Console) -> Status:
-    shown, last = None, 0.0
-    while (status := look(run)).state == "running":
-        board, now = status.board, time.monotonic()
-        if (board.number, board.kind) != shown or now - last >= _LINE_EVERY:
-            shown, last = (board.number, board.kind), now
+            board, now = status.board, time.monotonic()
             where = f"round {board.number}: {board.kind}" if board.number else str(board.kind)
-            line = f"{where}: {counted(board.work)}" if board.work else where
-            console.print(line, soft_wrap=True)
-        time.sleep(_WATCH_EVERY)
+            if draw:
+                draw(view(board, _WATCHING, console, console.height - 1))
+            elif where != shown or now - last >= _LINE_EVERY:
+                shown, last = where, now
+                console.print(f"{where}: {counted(board.work)}" if board.work else where, soft_wrap=True)
+            time.sleep(_WATCH_EVERY)
     return status
 
 
