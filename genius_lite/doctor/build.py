@@ -62,17 +62,16 @@ class Finding(msgspec.Struct, frozen=True):
 
 def look_at_llama(version: str, maker: str) -> Iterator[Finding]:
     """Judge the llama.cpp that is installed, on a machine with a GPU of some maker ("" without one)."""
+    flags = cpu_flags(_CPU)
     if fault := unloadable():
-        return broken(
-            version, fault, maker, Path(sysconfig.get_path("purelib")), cpu_flags(_CPU), _ELSEWHERE in os.environ
-        )
+        packages = Path(sysconfig.get_path("purelib"))
+        return broken(version, fault, maker, packages, flags, _ELSEWHERE in os.environ)
     import llama_cpp as library
 
     from genius_lite.sampler.llama import amx_broken
 
     features = re.findall(r"(\w+) = [1-9]\d*", library.llama_print_system_info().decode())
-    flags, offloads = cpu_flags(_CPU), bool(library.llama_supports_gpu_offload())
-    return llama_cpp(version, features, flags, gpus(), maker, offloads, amx_broken())
+    return llama_cpp(version, features, flags, gpus(), maker, bool(library.llama_supports_gpu_offload()), amx_broken())
 
 
 def unloadable(command: Sequence[str] = _LOAD) -> str:
@@ -107,7 +106,7 @@ def broken(
 
 def llama_cpp(
     version: str, features: Sequence[str], cpu: Sequence[str], cards: Sequence[Gpu], maker: str, offloads: bool,
-    amx_broken: bool = False,
+    amx_broken: bool,
 ) -> Iterator[Finding]:  # fmt: skip
     """Judge how llama.cpp was built: with which features, by its own names, and whether for some GPU (`offloads`).
 

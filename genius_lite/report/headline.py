@@ -20,9 +20,9 @@ _ROSE, _HALF = 0.2, 0.5  # of all answers: by so much more are the commonest one
 
 @dataclass(frozen=True)
 class Change:
-    """Before and after of one figure, with what stands small beside each, an interval.
+    """Before and after (empty where there is nothing yet) of one figure, and beside each its interval.
 
-    `after` is empty where there is nothing yet; `verdict` says what may be concluded, `tone` is better, worse or same.
+    `verdict` says what may be concluded, `tone` is better, worse or same.
     """
 
     name: str

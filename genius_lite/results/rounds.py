@@ -31,7 +31,7 @@ class RolloutFigures(msgspec.Struct, frozen=True):
     tokens_per_s: float | None = None
 
     @staticmethod
-    def of(rollouts: Iterable[Rollout], tokens_per_s: float | None = None) -> RolloutFigures:
+    def of(rollouts: Iterable[Rollout], tokens_per_s: float | None) -> RolloutFigures:
         """Count over one rollout at least; they are gone through once, as a long log is read from its file."""
         queries = repeated = skipped = tokens = ended = 0
         values = array("d")
