@@ -51,12 +51,9 @@ def cooling_lines(rows: Sequence[AtBest]) -> list[str]:
 def print_results(
     names: list[str], found: list[list[TaskResult]], sources: Sequence[TaskSource], console: Console
 ) -> None:
-    """Print a table for each task, with what each model that answered it was measured by.
+    """Print a table for each task (of `sources`), with what each model that answered it was measured by (`found`).
 
-    Args:
-        names: of the models; a path is cut to its last part, if that tells them apart.
-        found: what each came to.
-        sources: of the tasks.
+    A name that is a path is cut to its last part, if that tells the models apart.
     """
     last = [Path(name).name for name in names]
     names = last if len({*last}) == len(names) else names
