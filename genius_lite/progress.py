@@ -53,22 +53,14 @@ class Progress:
 
     @contextmanager
     def showing(self, out: Path, model: str, queries: int, rounds: int, forecast: dict[Stage, float]) -> Iterator[None]:
-        """Show a run in the folder `out` while the block lasts.
-
-        Args:
-            forecast: seconds that a stage of a round is expected to take, of those of which it is known.
-        """
+        """Show a run in the folder `out` while the block lasts; `forecast`: seconds of a round's stages, if known."""
         yield
 
     def enter(self, number: int, stage: Stage) -> None:
         """Note that a stage of a round begins, whether there is anything left to do in it or not."""
 
     def finished(self, report: RoundReport, lights: dict[str, str], best: int) -> None:
-        """Take a round that is over (or the base model, round 0), and which one is the best so far.
-
-        Args:
-            lights: signal that the guard watches -> ok, warn or halt.
-        """
+        """Take a round that is over (0: the base model), and the best so far; lights: signal -> ok, warn or halt."""
 
     @contextmanager
     def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:

@@ -62,17 +62,16 @@ class Finding(msgspec.Struct, frozen=True):
 
 def look_at_llama(version: str, maker: str) -> Iterator[Finding]:
     """Judge the llama.cpp that is installed, on a machine with a GPU of some maker ("" without one)."""
+    flags = cpu_flags(_CPU)
     if fault := unloadable():
-        return broken(
-            version, fault, maker, Path(sysconfig.get_path("purelib")), cpu_flags(_CPU), _ELSEWHERE in os.environ
-        )
+        packages = Path(sysconfig.get_path("purelib"))
+        return broken(version, fault, maker, packages, flags, _ELSEWHERE in os.environ)
     import llama_cpp as library
 
     from genius_lite.sampler.llama import amx_broken
 
     features = re.findall(r"(\w+) = [1-9]\d*", library.llama_print_system_info().decode())
-    flags, offloads = cpu_flags(_CPU), bool(library.llama_supports_gpu_offload())
-    return llama_cpp(version, features, flags, gpus(), maker, offloads, amx_broken())
+    return llama_cpp(version, features, flags, gpus(), maker, bool(library.llama_supports_gpu_offload()), amx_broken())
 
 
 def unloadable(command: Sequence[str] = _LOAD) -> str:
@@ -97,7 +96,7 @@ def broken(
         cpu: as for `llama_cpp`.
         elsewhere: its libraries are taken from where a variable says, which no other build of it changes.
     """
-    mend = f"unset {_ELSEWHERE}" if elsewhere else rebuild(*_for_cpu(cpu), *_for_gpu(maker))
+    mend = f"unset {_ELSEWHERE}" if elsewhere else _rebuild_for(cpu, maker)
     lost = re.search(r"(\S+\.so[.\d]*): cannot open shared object file", fault)
     if lost and (found := sorted({str(file.parent) for file in packages.glob(f"nvidia/*/lib/{lost[1]}")})):
         folders = dict.fromkeys([*found, *map(str, sorted(packages.glob("nvidia/*/lib")))])
@@ -107,7 +106,7 @@ def broken(
 
 def llama_cpp(
     version: str, features: Sequence[str], cpu: Sequence[str], cards: Sequence[Gpu], maker: str, offloads: bool,
-    amx_broken: bool = False,
+    amx_broken: bool,
 ) -> Iterator[Finding]:  # fmt: skip
     """Judge how llama.cpp was built: with which features, by its own names, and whether for some GPU (`offloads`).
 
@@ -117,7 +116,7 @@ def llama_cpp(
         amx_broken: it has AMX kernels that do not work, see `sampler/llama.py`.
     """
     yield Finding("llama.cpp", f"{version}, built with {' '.join(features)}; {listed(cards) or 'no GPU'}")
-    mend = rebuild(*_for_cpu(cpu), *_for_gpu(maker))
+    mend = _rebuild_for(cpu, maker)
     if missing := [name for flag, name in _FEATURES.items() if flag in cpu and name not in features]:
         what = f"llama.cpp was built without {', '.join(missing)}, which this CPU has"
         yield Finding("llama.cpp", "", Problem("slows", what, mend))
@@ -141,17 +140,14 @@ def rebuild(*options: str) -> str:
     return install(f'{flags} -C cmake.args="{cmake}" llama-cpp-python=={pins()["llama-cpp-python"]}')
 
 
-def _for_cpu(cpu: Sequence[str]) -> list[str]:
-    if "amx_int8" not in cpu:
-        return ["GGML_NATIVE=on"]
-    # GCC 12 breaks AMX kernels unless it is told not to; and `native` takes AVX512-FP16 too, with which llama.cpp
-    # 0.3.36 computes attention in half precision, heads of 64 number by number.
-    wanted = [f"GGML_{name}=on" for flag, name in _FEATURES.items() if flag in cpu]
-    return ["GGML_NATIVE=off", *wanted, "GGML_AMX_TILE=on", "CMAKE_CXX_FLAGS=-fno-dse"]
-
-
-def _for_gpu(maker: str) -> list[str]:
-    return [f"GGML_{_BACKENDS[maker].upper()}=on"] if maker else []
+def _rebuild_for(cpu: Sequence[str], maker: str) -> str:
+    options = ["GGML_NATIVE=on"]
+    if "amx_int8" in cpu:
+        # GCC 12 breaks AMX kernels unless it is told not to; and `native` takes AVX512-FP16 too, with which llama.cpp
+        # 0.3.36 computes attention in half precision, heads of 64 number by number.
+        wanted = [f"GGML_{name}=on" for flag, name in _FEATURES.items() if flag in cpu]
+        options = ["GGML_NATIVE=off", *wanted, "GGML_AMX_TILE=on", "CMAKE_CXX_FLAGS=-fno-dse"]
+    return rebuild(*options, *([f"GGML_{_BACKENDS[maker].upper()}=on"] if maker else []))
 
 
 def cpu_flags(cpuinfo: Path) -> list[str]:

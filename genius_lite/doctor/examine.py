@@ -118,9 +118,8 @@ def libraries(
     """Judge versions: those asked for (as `>=2.10`), those that everything was tested with, those that are there."""
     if not required:
         what = f"{_OWN} is not installed: llama.cpp, torch and libraries are not looked at"
-        yield Finding(
-            "libraries", "not looked at", Problem("note", what, f"in a clone of its repository: {install('.')}")
-        )
+        problem = Problem("note", what, f"in a clone of its repository: {install('.')}")
+        yield Finding("libraries", "not looked at", problem)
         return
     others = [f"{n} {v}" for n, v in installed.items() if v and v.partition("+")[0] != tested[n]]  # 2.13.0+cpu is one
     missing = sum(version is None for version in installed.values())

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from genius_lite.results.rounds import RoundReport, TrainReport
+from genius_lite.results.rounds import RoundReport
 from genius_lite.text import NONE, in_ascii, number, percent, size
 
 Value = float | str | None
@@ -44,46 +44,43 @@ def _digits(count: int, sign: str = "") -> Callable[[float], str]:
     return lambda value: number(value, count, sign)
 
 
-def _trained(of: Callable[[TrainReport], Value]) -> Callable[[RoundReport], Value]:
-    return lambda report: of(report.training) if report.training else None
-
-
-def _sampled(name: str) -> Callable[[RoundReport], Value]:
-    return lambda report: getattr(report.rollouts, name) if report.rollouts else None
+def _of(part: str, name: str) -> Callable[[RoundReport], Value]:
+    """Look up a figure of a part of the report that may be missing."""
+    return lambda report: getattr(found, name) if (found := getattr(report, part)) else None
 
 
 COLUMNS = (
     Column("score", "Score, which rounds are compared by", lambda r: r.score, lambda v: percent(v, 1), "score"),
     Column("base_score", "Score of the base model", lambda r: r.base_score, lambda v: percent(v, 1)),
-    Column("queries", "Queries", _sampled("queries")),
-    Column("candidates", "Candidates", _sampled("candidates")),
-    Column("sampled_tokens", "Sampled tokens", _sampled("sampled_tokens"), short="tokens"),
-    Column("tokens_per_s", "Tokens per second", _sampled("tokens_per_s"), _digits(0), "tok/s"),
+    Column("queries", "Queries", _of("rollouts", "queries")),
+    Column("candidates", "Candidates", _of("rollouts", "candidates")),
+    Column("sampled_tokens", "Sampled tokens", _of("rollouts", "sampled_tokens"), short="tokens"),
+    Column("tokens_per_s", "Tokens per second", _of("rollouts", "tokens_per_s"), _digits(0), "tok/s"),
     Column("sampled_from", "Sampled from the file", lambda r: r.sampled_from, str),
-    Column("mean_value", "Mean foresight value, nats per token", _sampled("mean_value"), _digits(3), "value"),
-    Column("ended_share", "Candidates whose response ended", _sampled("ended_share"), percent),
+    Column("mean_value", "Mean foresight value, nats per token", _of("rollouts", "mean_value"), _digits(3), "value"),
+    Column("ended_share", "Candidates whose response ended", _of("rollouts", "ended_share"), percent),
     Column("pairs", "Pairs", lambda r: r.pairs, short="pairs"),
-    Column("updates", "Updates", _trained(lambda t: t.updates)),
-    Column("loss", "Loss", _trained(lambda t: t.loss), _digits(4), "loss"),
-    Column("margin", "Learned margin, nats", _trained(lambda t: t.margin), _digits(2, "+"), "margin"),
-    Column("margin_error", "Its standard error, nats", _trained(lambda t: t.margin_error)),
-    Column("scored_pairs", "Pairs that it was scored on", _trained(lambda t: t.scored_pairs)),
-    Column("scored_questions", "Their questions", _trained(lambda t: t.scored_questions)),
-    Column("accuracy", "Pairs ranked right", _trained(lambda t: t.accuracy), percent),
+    Column("updates", "Updates", _of("training", "updates")),
+    Column("loss", "Loss", _of("training", "loss"), _digits(4), "loss"),
+    Column("margin", "Learned margin, nats", _of("training", "margin"), _digits(2, "+"), "margin"),
+    Column("margin_error", "Its standard error, nats", _of("training", "margin_error")),
+    Column("scored_pairs", "Pairs that it was scored on", _of("training", "scored_pairs")),
+    Column("scored_questions", "Their questions", _of("training", "scored_questions")),
+    Column("accuracy", "Pairs ranked right", _of("training", "accuracy"), percent),
     Column(
         "logprob_mismatch",
         "Learner and sampler differ, nats per token",
-        _trained(lambda t: t.logprob_mismatch),
+        _of("training", "logprob_mismatch"),
         _digits(4),
     ),
-    Column("precision", "Precision of the frozen weights", _trained(lambda t: t.precision), str),
-    Column("device", "Device of the learner", _trained(lambda t: t.device), str),
-    Column("weight_bytes", "Memory of the frozen weights", _trained(lambda t: t.weight_bytes), size),
-    Column("shared_tokens", "Tokens that packing shared", _trained(lambda t: t.shared_tokens), percent),
-    Column("spread", "Spread of a step's values", lambda r: r.metrics and r.metrics.spread, _digits(3)),
-    Column("length_gap", "Chosen longer than rejected by", lambda r: r.metrics and r.metrics.length_gap, percent),
-    Column("type", "Type of the GGUF", lambda r: r.quantized and r.quantized.type, str, "type"),
-    Column("kept", "Of the update it keeps", lambda r: r.quantized and r.quantized.kept, percent, "kept"),
+    Column("precision", "Precision of the frozen weights", _of("training", "precision"), str),
+    Column("device", "Device of the learner", _of("training", "device"), str),
+    Column("weight_bytes", "Memory of the frozen weights", _of("training", "weight_bytes"), size),
+    Column("shared_tokens", "Tokens that packing shared", _of("training", "shared_tokens"), percent),
+    Column("spread", "Spread of a step's values", _of("metrics", "spread"), _digits(3)),
+    Column("length_gap", "Chosen longer than rejected by", _of("metrics", "length_gap"), percent),
+    Column("type", "Type of the GGUF", _of("quantized", "type"), str, "type"),
+    Column("kept", "Of the update it keeps", _of("quantized", "kept"), percent, "kept"),
     Column("gguf_bytes", "Size of the GGUF", lambda r: r.gguf_bytes, size),
     Column("alarms", "Alarms of the guard", lambda r: len(r.alarms) if r.metrics else None),
 )
@@ -107,12 +104,9 @@ def table_row(report: RoundReport) -> dict[str, Any]:
 
 
 def rounds_table(rows: Sequence[Mapping[str, Any]], best: int | None, console: Console, **look: Any) -> Table:
-    """Tabulate rounds within the console's width: the last figures that find no room go, and an ellipsis says so.
+    """Tabulate rounds (`table_row`) within the console's width; `look` are options of rich's table.
 
-    Args:
-        rows: see `table_row`.
-        best: the round that is marked.
-        look: options of rich's table.
+    The last figures that find no room go, and an ellipsis says so.
     """
     shown = SHORT
     while True:

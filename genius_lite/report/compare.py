@@ -34,10 +34,9 @@ class Row(msgspec.Struct, frozen=True):
     """A round of an arm on a task; or on all of them, each weighing alike (`task` is ALL_TASKS then).
 
     An arm is all runs whose recipes differ in nothing but the seed, one of each; `seeds` is their number, `seed_spread`
-    the standard deviation of their sampled gains (None for one seed). Differences are paired by problem, their
-    intervals are over problems and seeds, or over problems only. `to_first` and `greedy_to_first` set the accuracy
-    beside that of the first arm's same round, on the problems that both have: seed by seed where both have the same
-    seeds, else as independent ones.
+    the standard deviation of their sampled gains (None for one seed). Differences are paired by problem. `to_first` and
+    `greedy_to_first` set the accuracy beside that of the first arm's same round, on the problems that both have: seed
+    by seed where both have the same seeds, else as independent ones.
     """
 
     task: str
@@ -69,7 +68,7 @@ def compare_runs(runs: Sequence[Path]) -> list[Row]:
                 tuned, tuned_greedy = (arm.answers(number, tasks, greedy=greedy) for greedy in (False, True))
                 gain = _difference(base, tuned)
                 spread = gain.over_seeds if gain else None
-                those = None if place == 0 else first.get((tasks, number))
+                those = first.get((tasks, number))
                 if place == 0:
                     first[tasks, number] = tuned, tuned_greedy
                 row = Row(

@@ -46,9 +46,8 @@ def task_figures(data: RunData) -> list[Figure]:
             measured = [(n, accuracy) for n, task in of_task if (accuracy := getattr(task, kind))]
             points = [Point(n, 100 * a.estimate, 100 * a.low, 100 * a.high) for n, a in measured]
             series += [Series(kind, points)] if points else []
-        described = f"{prose(name)}: " + "; ".join(
-            f"{s.name} {', '.join(f'{p.y:.1f} %' for p in s.points)}" for s in series
-        )
+        of_kinds = (f"{s.name} {', '.join(f'{p.y:.1f} %' for p in s.points)}" for s in series)
+        described = f"{prose(name)}: {'; '.join(of_kinds)}"
         unit = "% right, with 95 % intervals"
         svg = lines(series, unit=unit, ticks=_ticks(data, base=True), described=described, within=_PERCENT)
         found.append(Figure("Before and after", svg, [(f"s{n}", s.name) for n, s in enumerate(series)], None))
@@ -60,14 +59,15 @@ def round_figures(data: RunData) -> list[Figure]:
     rows: list[tuple[str, str, Callable[[RoundData], float | None]]] = [
         ("Foresight value", "nats per token", lambda r: r.report.rollouts and r.report.rollouts.mean_value),
         ("Learned margin", "nats", lambda r: r.report.training and r.report.training.margin),
-        ("Pairs ranked right", "%", lambda r: _hundred(r.report.training and r.report.training.accuracy)),
-        ("Agreement of answers", "%", lambda r: _hundred(r.signals and r.signals.agreement)),
+        ("Pairs ranked right", "%", lambda r: r.report.training and r.report.training.accuracy),
+        ("Agreement of answers", "%", lambda r: r.signals and r.signals.agreement),
         ("Token entropy", "nats per token", lambda r: r.signals and r.signals.entropy),
         ("Length of responses", "tokens", lambda r: r.signals and r.signals.length),
     ]
     found = []
     for title, unit, of in rows:
-        shown = [(policy, value) for policy in data.policies if (value := of(policy)) is not None]
+        scale = 100 if unit == "%" else 1
+        shown = [(policy, scale * value) for policy in data.policies if (value := of(policy)) is not None]
         if len(shown) < 2:
             continue
         described = f"{title}, {unit}: " + ", ".join(f"{policy.name} {figure(value)}" for policy, value in shown)
@@ -99,12 +99,9 @@ def time_figure(data: RunData) -> Figure | None:
         rows.setdefault(name, []).append((timed.stage, timed.seconds))
     if not rows:
         return None
-    described = "Seconds by stage: " + "; ".join(
-        f"{name}: {', '.join(f'{stage} {duration(seconds)}' for stage, seconds in parts)}"
-        for name, parts in rows.items()
-    )
     kinds = list(dict.fromkeys([*TIMED_STAGES, *(stage for parts in rows.values() for stage, _ in parts)]))
-    svg = bars(list(rows.items()), kinds=kinds, described=described, form=duration)
+    stacked = list(rows.items())
+    svg = bars(stacked, kinds=kinds, described=f"Seconds by stage: {_in_words(stacked, duration)}", form=duration)
     return Figure("Time by stage", svg, [(f"k{n}", stage) for n, stage in enumerate(kinds)], None)
 
 
@@ -112,17 +109,19 @@ def pairs_figure(data: RunData) -> Figure | None:
     """Draw what became of each round's pairs."""
     rows = []
     for r in (r for r in data.rounds if r.pairs):
-        parts = [("learned from", float(r.report.pairs or 0))]
-        left_out = r.report.pairs_left_out
-        parts += [(why, float(left_out[key])) for key, why in FILTERS.items() if left_out.get(key)]
-        rows.append((r.name, parts))
+        left_out = [(why, float(r.report.pairs_left_out.get(key, 0))) for key, why in FILTERS.items()]
+        rows.append((r.name, [(PAIRS[0], float(r.report.pairs or 0)), *(part for part in left_out if part[1])]))
     if not rows:
         return None
     used = {kind for _, parts in rows for kind, _ in parts}
-    said = (f"{name}: {', '.join(f'{kind} {count:.0f}' for kind, count in parts)}" for name, parts in rows)
-    described = "; ".join(said)
     legend = [(f"k{n}", kind) for n, kind in enumerate(PAIRS) if kind in used]
-    return Figure("Pairs", bars(rows, kinds=PAIRS, described=described, form=lambda n: f"{n:.0f} pairs"), legend, None)
+    svg = bars(rows, kinds=PAIRS, described=_in_words(rows, "{:.0f}".format), form="{:.0f} pairs".format)
+    return Figure("Pairs", svg, legend, None)
+
+
+def _in_words(rows: list[tuple[str, list[tuple[str, float]]]], form: Callable[[float], str]) -> str:
+    """Say what `bars` draws."""
+    return "; ".join(f"{name}: {', '.join(f'{kind} {form(amount)}' for kind, amount in parts)}" for name, parts in rows)
 
 
 @dataclass(frozen=True)
@@ -147,9 +146,8 @@ def lights(data: RunData) -> list[Light]:
         limit: Limit = getattr(guard, reading.signal)
         level = levels.get(reading.signal, "not watched")
         values = [x.value for r in rounds for x in r.readings if x.signal == reading.signal]
-        bounds = f"warns at {limit.warn if limit.warn is not None else NONE}, halts at "
-        bounds += f"{limit.halt if limit.halt is not None else NONE}"
-        described = f"{reading.signal}: {', '.join(map(figure, values))}; {bounds}"
+        warn, halt = (NONE if bound is None else bound for bound in (limit.warn, limit.halt))
+        described = f"{reading.signal}: {', '.join(map(figure, values))}; warns at {warn}, halts at {halt}"
         svg = gauge(values, limit.warn, limit.halt, low=reading.low, described=described)
         said = Guard.model_fields[reading.signal].description or ""
         found.append(Light(reading.signal, said, figure(reading.value), level, svg))
@@ -166,13 +164,8 @@ def _curve(rounds: list[tuple[str, list[dict[str, float]]]], title: str, key: st
     averaged = len(points) < start
     ticks = [(float(n), str(n + 1)) for n in {0, start // 2, start - 1}]
     described = f"{title} by update, from {figure(points[0].y)} to {figure(points[-1].y)} in {start} updates"
-    svg = lines(
-        [Series(title, points, dots=start <= 30, band=averaged)],
-        unit=unit,
-        ticks=[*ticks],
-        described=described,
-        dividers=dividers,
-    )
+    series = Series(title, points, dots=start <= 30, band=averaged)
+    svg = lines([series], unit=unit, ticks=ticks, described=described, dividers=dividers)
     rows = [[str(round(p.x) + 1), figure(p.y)] for p in points]
     note = "Means of neighbouring updates; the band is their range." if averaged else ""
     return Figure(title, svg, [], Table(f"by-update-{key}", f"{title} by update", ["update", unit], rows, note))
@@ -188,7 +181,3 @@ def _averaged(values: list[float], start: int, most: int) -> Iterator[Point]:
 
 def _ticks(data: RunData, *, base: bool) -> list[tuple[float, str]]:
     return [(0.0, "base")] * base + [(float(r.number), str(r.number)) for r in data.rounds]
-
-
-def _hundred(value: float | None) -> float | None:
-    return None if value is None else 100 * value

@@ -68,7 +68,8 @@ class RoundData:
 class RunData:
     """A run. `best` is None until it is decided; `imported` is the time of what precedes the rounds.
 
-    `own` is the user's own file, where the base model that rounds are told against is another one.
+    `own` is the user's own file, where the base model that rounds are told against is another one. `calibrates` and
+    `votes_weigh` say what a pair's loss is weighed by.
     """
 
     name: str
@@ -83,16 +84,8 @@ class RunData:
     imported: list[Timing]
     exported: dict[str, str]
     explorer: Explorer
-
-    @property
-    def calibrates(self) -> bool:
-        """Whether the loss uses the calibration weight w."""
-        return calibrates(self.recipe)
-
-    @property
-    def votes_weigh(self) -> bool:
-        """Whether a pair's loss is multiplied by its lead."""
-        return votes_weigh(self.recipe)
+    calibrates: bool
+    votes_weigh: bool
 
     @property
     def policies(self) -> list[RoundData]:
@@ -107,12 +100,9 @@ class RunData:
     @property
     def by_task(self) -> dict[str, list[tuple[RoundData, TaskResult]]]:
         """Each task that the base model or a round answered, with all that answered it and how."""
+        answered = [(policy, task) for policy in self.measured for task in policy.tasks]
         names = dict.fromkeys(task.task for policy in self.policies for task in policy.tasks)
-        found: dict[str, list[tuple[RoundData, TaskResult]]] = {name: [] for name in names}
-        for policy in self.measured:
-            for task in (task for task in policy.tasks if task.task in found):
-                found[task.task].append((policy, task))
-        return found
+        return {name: [(policy, task) for policy, task in answered if task.task == name] for name in names}
 
     @property
     def alarms(self) -> list[tuple[str, Alarm]]:
@@ -153,6 +143,8 @@ def gather(path: Path) -> RunData:
         imported=run.timings,
         exported=run.checksums,
         explorer=explore(run),
+        calibrates=calibrates(run.recipe),
+        votes_weigh=votes_weigh(run.recipe),
     )
 
 
@@ -194,7 +186,7 @@ def _now(run: RunFolder) -> str:
     if summary := run.summary:
         return f"stopped: {summary.stopped}" if summary.stopped else "finished"
     number, stage = next_stage(run)
-    of = (
-        f" of {len(run.round(number).rollouts)} of {amount(run.searched, 'queries')}" if stage == Stage.ROLLOUTS else ""
-    )
-    return f"not finished: {named(number)}, {stage}{of}"
+    at = f"not finished: {named(number)}, {stage}"
+    if stage != Stage.ROLLOUTS:
+        return at
+    return f"{at} of {len(run.round(number).rollouts)} of {amount(run.searched, 'queries')}"

@@ -20,9 +20,9 @@ _ROSE, _HALF = 0.2, 0.5  # of all answers: by so much more are the commonest one
 
 @dataclass(frozen=True)
 class Change:
-    """Before and after of one figure, with what stands small beside each, an interval.
+    """Before and after (empty where there is nothing yet) of one figure, and beside each its interval.
 
-    `after` is empty where there is nothing yet; `verdict` says what may be concluded, `tone` is better, worse or same.
+    `verdict` says what may be concluded, `tone` is better, worse or same.
     """
 
     name: str
@@ -65,13 +65,14 @@ def task_changes(data: RunData) -> list[TaskChange]:
 
 def notes(data: RunData) -> list[str]:
     """Say what the figures of the tasks do not by themselves."""
-    found = [*filter(None, [chosen_on(data.shown.tasks)])]
+    found = [chosen_on(data.shown.tasks)]
     before, after = data.base.signals, data.shown.signals
     if before and after and after.entropy < _FELL * before.entropy and any(map(_only_sampled, data.shown.tasks)):
         found.append(_SURER)
     former = {task.task: task.commonest for task in data.base.tasks}
-    alike = [_one_answer(task, former.get(task.task)) for task in data.shown.tasks if data.shown.number]
-    return found + [line for line in alike if line]
+    if data.shown.number:
+        found += [_one_answer(task, former.get(task.task)) for task in data.shown.tasks]
+    return [line for line in found if line]
 
 
 def _changes(before: TaskResult, after: TaskResult | None, cooled: AtBest | None) -> list[Change]:

@@ -109,7 +109,6 @@ def standing(status: Status | str) -> dict[str, Any]:
         said = "this run cannot be read"
         return _UNREADABLE | {"board": None, "meaning": status, "verdict": "", "idle": True, "said": said}
     board, running, over = status.board, status.state == "running", status.state in ("finished", "halted")
-    at = len(board.stages) if over else board.stages.index(board.kind) if board.kind in board.stages else 0
     facts = {
         "Whole run": run_left(board) if running else "",
         "At work for": duration(board.updated - board.started) if running and board.updated > board.started else "",
@@ -130,7 +129,7 @@ def standing(status: Status | str) -> dict[str, Any]:
         "idle": not running,
         "said": f"{status.state}: {status.meaning if over else _place(board)}",
         "where": f"{named(board.number)} of {board.rounds}" if board.number else named(0),
-        "stages": [(stage, "done" if i < at else "now" if i == at else "next") for i, stage in enumerate(board.stages)],
+        "stages": board.marked_stages(over),
         "work": None if over else board.work,
         "counted": counted(board.work).replace("  ", " · ") if board.work else "",
         "facts": {name: value for name, value in facts.items() if value},

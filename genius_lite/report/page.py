@@ -68,11 +68,7 @@ def write_report_if_possible(run: Path, progress: Progress) -> None:
 
 
 def page(data: RunData, live: Markup | None = None) -> str:
-    """Fill the template, which asks `headline`, `tables` and `figures` for what it shows.
-
-    Args:
-        live: what a server that keeps the page up to date puts before the report.
-    """
+    """Fill the template, which asks `headline`, `tables` and `figures` for what it shows; `live` stands before that."""
     trees, recipe = Markup(embedded(data.explorer.as_dict())), recipe_text(data)
     modules = {"figures": figures, "headline": headline, "tables": tables}
     return _page(data.name, live, data=data, trees=trees, recipe=recipe, **modules)
@@ -85,10 +81,11 @@ def page_without_report(name: str, live: Markup) -> str:
 
 def policy(live: bool) -> str:
     """Return the Content-Security-Policy of a page; one that is live may ask its own server."""
-    script, style = (_hash(_assets(kind, live)) for kind in ("js", "css"))
+    digests = (hashlib.sha256(_assets(kind, live).encode()).digest() for kind in ("js", "css"))
+    script, style = (f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     asks = "connect-src 'self'; " if live else ""
     return (
-        f"default-src 'none'; script-src '{script}'; style-src '{style}'; {asks}img-src data:; base-uri 'none'; "
+        f"default-src 'none'; script-src {script}; style-src {style}; {asks}img-src data:; base-uri 'none'; "
         "form-action 'none'"
     )
 
@@ -138,10 +135,6 @@ def _assets(kind: str, live: bool) -> str:
 
 def _asset(name: str) -> str:
     return (_ASSETS / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def markdown(data: RunData) -> str:

@@ -80,10 +80,9 @@ class Histogram(msgspec.Struct):
 class RunState(msgspec.Struct):
     """A run, its stage under way (`kind`, of round `number`; round 0 is the base model), and what it has shown so far.
 
-    Times are seconds of a clock that nobody sets, of use only to see how far apart they are. `forecast` has the seconds
-    that each stage of a round is expected to take, as far as that is known; `run_left` is None until every stage is
-    forecast or measured. `ended` says why a run that is not finished ended, `stuck` that the same
-    command would end likewise.
+    Times are seconds since 1970. `forecast` has the seconds that each stage of a round is expected to take, as far as
+    that is known; `run_left` is None until every stage is forecast or measured. A `shard` has one stage, the rollouts.
+    `ended` says why a run that is not finished ended, `stuck` that the same command would end likewise.
     """
 
     out: str = ""
@@ -107,6 +106,7 @@ class RunState(msgspec.Struct):
     rows: list[dict[str, Any]] = []
     lights: dict[str, str] = {}
     best: int | None = None
+    shard: bool = False
     stopping: bool = False
     ended: str | None = None
     stuck: bool = False
@@ -114,22 +114,29 @@ class RunState(msgspec.Struct):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages of the round under way, in order."""
+        if self.shard:
+            return (Stage.ROLLOUTS,)
         stages = ROUND_STAGES if self.number else BASE_STAGES
         return (*stages, Stage.EXPORT) if self.kind == Stage.EXPORT or self.number == self.rounds else stages
+
+    def marked_stages(self, over: bool) -> list[tuple[Stage, str]]:
+        """Put `done`, `now` or `next` beside each of these stages; of what is `over`, all are done."""
+        stages = self.stages
+        at = len(stages) if over else stages.index(self.kind) if self.kind in stages else 0
+        return [(stage, "done" if i < at else "now" if i == at else "next") for i, stage in enumerate(stages)]
 
     def enter(self, number: int, kind: Stage) -> None:
         """Begin a stage."""
         if number != self.number:
             self.values, self.glimpse = Histogram(), None
-        self.number, self.kind, self.entered, self.work = number, kind, time.monotonic(), None
+        self.number, self.kind, self.entered, self.work = number, kind, time.time(), None
 
     def left(self, seconds: dict[Stage, float]) -> float | None:
         """Seconds until the run ends, if all its rounds are run; None where that rests on a stage never measured.
 
-        Args:
-            seconds: what each stage of a whole round took; it counts before the forecast.
+        `seconds` are what each stage of a whole round took; they count before the forecast.
         """
-        known, spent = self.forecast | seconds, time.monotonic() - self.entered
+        known, spent = self.forecast | seconds, time.time() - self.entered
         here = self.work.left if self.work else None
         if self.kind in seconds:
             here = max(here or 0.0, seconds[self.kind] - spent)

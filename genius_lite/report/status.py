@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,11 @@ def look(path: Path) -> Status:
     """
     run = RunFolder(path)
     run.require("rounds")
-    kept = read_state(path)
+    kept, shard = read_state(path), run.shard
     board = kept or RunState()
     moved = Path(board.out).absolute() != path.absolute()
     board.out, board.rounds, board.queries = str(path), run.recipe["rounds"], run.queries
+    board.shard = shard is not None
     reports = run.reports
     board.rows = _rows(run, reports, board)
     if reports:
@@ -83,14 +85,14 @@ def look(path: Path) -> Status:
             board.work = Work("rollouts", "queries", run.searched, len(here.rollouts) + len(here.failed))
         board.best = _best(run, reports, board.rounds)
     exported, damaged = next(map(str, run.exported), None), run.damaged
-    if not going_on and (summary := run.summary):
-        state, meaning = "halted" if summary.halted else "finished", summary.stopped or "all is done"
-        return Status(state, meaning, exported, board, damaged, verdict(summary))
-    if not going_on and run.shard and board.work and board.work.done == board.work.total:
-        whose = f"all queries of its part, {run.shard.part}; genius-lite merge-shards adds them to the run"
-        return Status("finished", whose, None, board, damaged)
     if going_on:
         return Status("running", "it stops soon" if board.stopping else "it goes on", exported, board, damaged)
+    if summary := run.summary:
+        state, meaning = "halted" if summary.halted else "finished", summary.stopped or "all is done"
+        return Status(state, meaning, exported, board, damaged, verdict(summary))
+    if shard and board.work and board.work.done == board.work.total:
+        whose = f"all queries of its part, {shard.part}; genius-lite merge-shards adds them to the run"
+        return Status("finished", whose, None, board, damaged)
     why = board.ended or "its process is gone"
     if board.stuck:
         return Status("interrupted", why, exported, board, damaged)
@@ -124,30 +126,22 @@ def print_status(status: Status, console: Console) -> None:
 
 
 def watch(run: Path, console: Console) -> Status:
-    """Show a run that another process works on, until it ends; its last status.
+    """Show a run that another process works on, live or in lines, until it ends; its last status.
 
     Raises:
         UserError: this is no run folder.
     """
-    if not is_lively(console):
-        return _watch_in_lines(run, console)
-    with live_lines(console) as draw:
+    shown, last = "", 0.0
+    with live_lines(console) if is_lively(console) else nullcontext() as draw:
         while (status := look(run)).state == "running":
-            draw(view(status.board, _WATCHING, console, console.height - 1))
-            time.sleep(_WATCH_EVERY)
-    return status
-
-
-def _watch_in_lines(run: Path, console: Console) -> Status:
-    shown, last = None, 0.0
-    while (status := look(run)).state == "running":
-        board, now = status.board, time.monotonic()
-        if (board.number, board.kind) != shown or now - last >= _LINE_EVERY:
-            shown, last = (board.number, board.kind), now
+            board, now = status.board, time.monotonic()
             where = f"round {board.number}: {board.kind}" if board.number else str(board.kind)
-            line = f"{where}: {counted(board.work)}" if board.work else where
-            console.print(line, soft_wrap=True)
-        time.sleep(_WATCH_EVERY)
+            if draw:
+                draw(view(board, _WATCHING, console, console.height - 1))
+            elif where != shown or now - last >= _LINE_EVERY:
+                shown, last = where, now
+                console.print(f"{where}: {counted(board.work)}" if board.work else where, soft_wrap=True)
+            time.sleep(_WATCH_EVERY)
     return status
 
 

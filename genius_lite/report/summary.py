@@ -51,12 +51,9 @@ def cooling_lines(rows: Sequence[AtBest]) -> list[str]:
 def print_results(
     names: list[str], found: list[list[TaskResult]], sources: Sequence[TaskSource], console: Console
 ) -> None:
-    """Print a table for each task, with what each model that answered it was measured by.
+    """Print a table for each task (of `sources`), with what each model that answered it was measured by (`found`).
 
-    Args:
-        names: of the models; a path is cut to its last part, if that tells them apart.
-        found: what each came to.
-        sources: of the tasks.
+    A name that is a path is cut to its last part, if that tells the models apart.
     """
     last = [Path(name).name for name in names]
     names = last if len({*last}) == len(names) else names
@@ -152,7 +149,16 @@ def print_summary(summary: Summary, console: Console) -> None:
     rows = [table_row(report) for report in summary.rounds]
     console.print(rounds_table(rows, None, console, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)))
     console.print(NOTE)
-    for line in _outcome(summary):
+    lines = choice_lines(summary)
+    if summary.best:
+        lines.append(in_ascii(verdict(summary)))
+        report = summary.rounds[summary.best - 1]
+        for task in report.evaluation:
+            shown = ", ".join(f"{name} {points(gain)}" for name, _, gain in task.accuracies if gain)
+            lines.append(f"  {task.task}: {shown}")
+        lines += [f"  {line}" for line in cooling_lines(report.at_best)]
+        lines += filter(None, [chosen_on(report.evaluation)])
+    for line in lines:
         console.print(line)
     name = "Tuned model" if summary.best else "Base model"
     console.print(f"{name}: {summary.exported}", soft_wrap=True)
@@ -161,8 +167,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         console.print(f"Report:      {page}", soft_wrap=True)
 
 
-_TOLD = {"better": "than", "better when sampled": "than", "worse": "than", "worse when sampled": "than"}
-_TOLD |= {"not told apart": "from"}
+_WAYS = ("better", "better when sampled", "worse", "worse when sampled", "not told apart")
 
 
 def verdict(summary: Summary) -> str:
@@ -174,7 +179,7 @@ def verdict(summary: Summary) -> str:
     best = next((report for report in summary.rounds if report.round == summary.best), None)
     if not best:  # the base model, or a stranger's folder, whose files may not go together
         return ""
-    told: dict[str, list[TaskResult]] = {how: [] for how in _TOLD}
+    told: dict[str, list[TaskResult]] = {how: [] for how in _WAYS}
     for task in best.evaluation:
         if task.judged_gain:
             told[_how(task, task.judged_gain)].append(task)
@@ -188,7 +193,8 @@ def verdict(summary: Summary) -> str:
         return "Whether answers became better was not measured; problems with known answers tell it (evaluate.tasks)."
     (how, tasks), *others = found
     better, _, when = how.partition(" when ")
-    first = f"{better.capitalize()} {_TOLD[how]} the base model{when and f' when {when}'} on {tasks}"
+    than = "from" if how == "not told apart" else "than"
+    first = f"{better.capitalize()} {than} the base model{when and f' when {when}'} on {tasks}"
     return "; ".join([first, *(f"{how} on {tasks}" for how, tasks in others)]) + "."
 
 
@@ -230,17 +236,3 @@ def choice_lines(summary: Summary) -> list[str]:
             worse = "that the guard let pass" if summary.halted else "one"
         lines.append(f"Round {summary.best} of {rounds} is the latest {worse}.")
     return lines
-
-
-def _outcome(summary: Summary) -> list[str]:
-    """Say which model is the best, and what a round gained on each task."""
-    lines = choice_lines(summary)
-    if not summary.best:
-        return lines
-    lines.append(in_ascii(verdict(summary)))
-    report = summary.rounds[summary.best - 1]
-    for task in report.evaluation:
-        shown = ", ".join(f"{name} {points(gain)}" for name, _, gain in task.accuracies if gain)
-        lines.append(f"  {task.task}: {shown}")
-    lines += [f"  {line}" for line in cooling_lines(report.at_best)]
-    return [*lines, *filter(None, [chosen_on(report.evaluation)])]

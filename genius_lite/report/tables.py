@@ -160,13 +160,9 @@ def stage_totals(data: RunData) -> list[tuple[str, Timing]]:
 def pairs_table(data: RunData) -> Table:
     """Tabulate how many pairs there were, which were left out and why, and what they are like."""
     rounds = [r for r in data.rounds if r.report.pairs is not None]
-
-    def left_out(r: RoundData) -> dict[str, int]:
-        return r.report.pairs_left_out
-
-    rows = [_row("Found", rounds, lambda r: number((r.report.pairs or 0) + sum(left_out(r).values())))]
+    rows = [_row("Found", rounds, lambda r: number((r.report.pairs or 0) + sum(r.report.pairs_left_out.values())))]
     for key, why in FILTERS.items():
-        rows.append(_row(f"Left out: {why} ({key})", rounds, lambda r, k=key: number(left_out(r).get(k))))
+        rows.append(_row(f"Left out: {why} ({key})", rounds, lambda r, k=key: number(r.report.pairs_left_out.get(k))))
     rows += [
         _row("Kept", rounds, lambda r: number(r.report.pairs)),
         _row("Chosen response, mean tokens", rounds, lambda r: number(r.pairs and r.pairs.chosen_tokens, 0)),

@@ -40,9 +40,7 @@ class TerminalProgress(Progress):
     """Shows one stage after the other on `console`; of a run, it keeps the board in the run's folder too.
 
     Where the console can show it, the board of a run stands below the lines that are said, and goes when the run ends.
-
-    Args:
-        command: what goes on with a run that was interrupted, for whoever looks at it later.
+    `command` is what goes on with a run that was interrupted, for whoever looks at it later.
     """
 
     def __init__(self, console: Console, command: str = ""):
@@ -74,7 +72,7 @@ class TerminalProgress(Progress):
             pid=os.getpid(),
             host=platform.node(),
             command=self.command,
-            started=time.monotonic(),
+            started=time.time(),
         )
         over = threading.Event()
         looker = threading.Thread(target=self._look_until, args=(over,), daemon=True)
@@ -181,7 +179,7 @@ class TerminalProgress(Progress):
         """Measure what changes by itself, show it, and keep it."""
         with self._lock:
             board = self.board
-            board.updated = time.monotonic()
+            board.updated = time.time()
             board.work = self._meter.read() if self._meter else None
             board.run_left = board.left(self._seconds)
             if keep:

@@ -28,7 +28,6 @@ from genius_lite.rundir.folder import TRACKING, json_bytes
 
 _MARK_FILE = "tracking.json"
 _PLACES, _SOURCES = {"out", *Sampler.places()}, {"gguf", "weights", "source"}  # keys of the recipe
-_NOTHING_TOLD = {"update": 0, "round": -1}
 
 
 def require_trackers(recipe: Recipe) -> None:
@@ -46,11 +45,7 @@ def require_trackers(recipe: Recipe) -> None:
 
 
 class Tracker:
-    """Tells each update and each round to every tracker, once, until it is closed.
-
-    Args:
-        folder: the run's, where TensorBoard's files go too.
-    """
+    """Tells each update and each round to every tracker, once, until it is closed; `folder` is the run's."""
 
     def __init__(self, recipe: Recipe, folder: Path):
         self._accelerator: Any = None
@@ -62,7 +57,7 @@ class Tracker:
         from accelerate import Accelerator
 
         begun = read_json(self._mark_file)
-        self._mark = begun or _NOTHING_TOLD | {"id": uuid.uuid4().hex[:8]}
+        self._mark = begun or {"update": 0, "round": -1, "id": uuid.uuid4().hex[:8]}
         files = folder / TRACKING
         files.mkdir(exist_ok=True)
         accelerator = Accelerator(

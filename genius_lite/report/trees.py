@@ -67,9 +67,13 @@ def explore(run: RunFolder) -> Explorer:
                 asked = {"id": rollout.query.id, "prompt": text, "tokens": len(rollout.query.tokens)}
                 queries.setdefault(rollout.query.id, asked)
             rounds.append({"round": here.number, "of": len(ids[here.number]), "trees": trees})
-    lost = " The model's file is not there any more, or llama.cpp does not survive it: tokens have no text."
-    unread = "" if decode else lost
-    return Explorer(list(queries.values()), rounds, _note(len(queries), len(every)) + unread)
+    note = f"The trees of all {amount(len(every), 'queries')}."
+    if len(queries) < len(every):
+        note = f"The trees of {len(queries)} of {len(every)} queries, chosen by their ids and thus at random."
+    note += f" Texts of more than {_PIECE} characters are cut."
+    if not decode:
+        note += " The model's file is not there any more, or llama.cpp does not survive it: tokens have no text."
+    return Explorer(list(queries.values()), rounds, note)
 
 
 def calibrates(recipe: dict[str, Any]) -> bool:
@@ -165,12 +169,3 @@ def _text(tokens: list[int], decode: Decode | None) -> str | None:
 
 def _round(value: float) -> float:
     return round(value, 6)
-
-
-def _note(shown: int, of: int) -> str:
-    if shown == of:
-        return f"The trees of all {amount(of, 'queries')}. Texts of more than {_PIECE} characters are cut."
-    return (
-        f"The trees of {shown} of {of} queries, chosen by their ids and thus at random. "
-        f"Texts of more than {_PIECE} characters are cut."
-    )

@@ -31,9 +31,9 @@ MOST_LINES = 24
 _LABEL = 9  # columns
 _STEPS, _ROWS = 3, 4  # lines of a rollout, and of the table
 _BARS, _COLUMNS = 40, 60  # characters of a bar and of the histogram, at most
-_LIGHT_STYLES = {"ok": "green", "warn": "bold yellow", "halt": "bold red"}
+_LIGHTS = {"ok": ("✓", "green"), "warn": ("!", "bold yellow"), "halt": ("✗", "bold red")}
+_STAGES = {"done": ("✓", "green"), "now": ("▸", "bold cyan"), "next": ("·", "dim")}
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_MARKS = {"ok": "✓", "warn": "!", "halt": "✗"}
 _ASCII = str.maketrans("✓▸·✗…▁▂▃▄▅▆▇█", "+>-X~.:-=+*#@")
 _NARROWEST, _LOWEST = 40, 10  # columns and lines of a terminal on which a view is of any use
 
@@ -61,10 +61,7 @@ def live_lines(console: Console) -> Iterator[Callable[[list[Line]], None]]:
 def view(board: RunState, hint: str, console: Console, height: int, state: State = "running") -> list[Line]:
     """Lay the board out in lines that fit the console, no more than `height`; what matters least goes first.
 
-    Drawing takes the console's lock, which is kept while a terminal that is held up is written to.
-
-    Args:
-        hint: the last line.
+    The last line is the hint. Drawing takes the console's lock, which a terminal that is held up keeps.
     """
     running, over = state == "running", state in ("halted", "finished")
     in_ascii = console.options.ascii_only
@@ -119,11 +116,9 @@ def _head(board: RunState, running: bool, in_ascii: bool) -> Text:
 def _place(board: RunState, over: bool) -> Text:
     of = f" of {board.rounds}" if board.number else ""
     text = Text.assemble((f"{named(board.number)}{of}   ", "bold"))
-    stages = board.stages
-    at = len(stages) if over else stages.index(board.kind) if board.kind in stages else 0
-    for i, kind in enumerate(stages):
-        sign, style = ("✓", "green") if i < at else ("▸", "bold cyan") if i == at else ("·", "dim")
-        text.append(f"{sign} {kind}  ", style)
+    for stage, how in board.marked_stages(over):
+        sign, style = _STAGES[how]
+        text.append(f"{sign} {stage}  ", style)
     return text
 
 
@@ -194,10 +189,10 @@ class _Blocks:
 def _guard(board: RunState) -> Table:
     if not board.lights:
         return _row("guard", Text("judges each round when it is evaluated", style="dim", no_wrap=True))
-    lights = (
-        Text(f"{_MARKS[level]} {name.replace('_', ' ')}", style=_LIGHT_STYLES[level])
-        for name, level in board.lights.items()
-    )
+    lights = []
+    for name, level in board.lights.items():
+        sign, style = _LIGHTS.get(level, ("·", "dim"))  # of a stranger's folder, any text
+        lights.append(Text(f"{sign} {name.replace('_', ' ')}", style=style))
     return _row("guard", Columns(lights, padding=(0, 2)))
 
 

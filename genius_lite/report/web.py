@@ -47,11 +47,9 @@ _HEADERS = {
 
 
 def serve(path: Path, port: int, say: Callable[[str], None]) -> None:
-    """Serve the page of a run, or of each run of a folder, on this machine until Ctrl-C.
+    """Serve the page of a run, or of each run of a folder, on this machine until Ctrl-C; `say` is told the address.
 
-    Args:
-        port: 0 for one that is free.
-        say: is told the address.
+    Port 0 stands for one that is free.
 
     Raises:
         UserError: there is no run, the port is not to be had, or a package is missing.

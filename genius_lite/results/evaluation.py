@@ -162,9 +162,8 @@ class Signals(msgspec.Struct, frozen=True):
     - entropy: nats per token, every token alike. At temperature 1 minus the log-probability of a sampled token is an
       unbiased estimate of the entropy it was drawn with.
     - distinct: share of different token 2-grams among all (distinct-n, Li et al., arXiv 1510.03055). It falls as a
-      text grows, so it is the mean over all windows of 32 2-grams of a response, and then over responses (as the
-      moving-average type-token ratio, Covington and McFall, 2010). A shorter response is one window of what it has:
-      shrinking alone never looks like repetition.
+      text grows, so it is the mean over all windows of 32 2-grams of a response (a shorter one is one window), and
+      then over responses, as the moving-average type-token ratio (Covington and McFall, 2010).
     - loops: share of responses that end in a repetition (`repetition.loops`).
     - length: tokens. ended: share that ended with an end token.
     - thinking: share whose thought did not come to its end.
@@ -176,9 +175,8 @@ class Signals(msgspec.Struct, frozen=True):
     - same: share of the answers to all queries that are the most frequent one, each query alike; None where fewer than
       four queries have an answer. A policy that says "B", or 1, to everything has 1, and agrees with itself.
     - kl: KL(policy || base), nats per token: the mean of log(policy / base) over the tokens that the policy drew, at
-      least 0; 0 for the base model. The estimator r - 1 - log r with r = base / policy (J. Schulman, "Approximating
-      KL divergence", 2020) is steadier while the two hardly differ, and is ruled by single tokens where the policy
-      has grown sure: one that it drew at 1e-4 and the base model gives 0.7 read as 20 nats over eight responses.
+      least 0; 0 for the base model. Not r - 1 - log r with r = base / policy (J. Schulman, "Approximating KL
+      divergence", 2020), which single tokens rule where the policy has grown sure.
     - responses: how many these are means over; but `unique` and `agreement` over `compared`, and `same` over `stated`.
     """
 

@@ -17,8 +17,8 @@ class RolloutFigures(msgspec.Struct, frozen=True):
     """What a round's search sampled.
 
     `mean_value` is f in nats per token, over all candidates of foreseen steps, and `ended_share` the share of their
-    responses that came to an end; `repeated` candidates and `skipped_steps` are not among them, and where all steps
-    were skipped both are None. `tokens_per_s` is None where an interrupted stage that was killed outright left no time.
+    responses that came to an end; both are None where all steps were skipped. `tokens_per_s` is None where a stage that
+    was killed left no time.
     """
 
     queries: int
@@ -31,7 +31,7 @@ class RolloutFigures(msgspec.Struct, frozen=True):
     tokens_per_s: float | None = None
 
     @staticmethod
-    def of(rollouts: Iterable[Rollout], tokens_per_s: float | None = None) -> RolloutFigures:
+    def of(rollouts: Iterable[Rollout], tokens_per_s: float | None) -> RolloutFigures:
         """Count over one rollout at least; they are gone through once, as a long log is read from its file."""
         queries = repeated = skipped = tokens = ended = 0
         values = array("d")
@@ -52,12 +52,11 @@ class TrainReport(msgspec.Struct, frozen=True):
     """What a round's training did.
 
     `loss` is the mean over the last epoch's pairs, each before its update. `margin` (nats) is the mean when training
-    has ended, of the policy against the base model, over `scored_pairs` pairs of `scored_questions` questions: one of
-    16, but 16 at least and 64 at most, drawn from all by the seed, and the same ones in every precision. Policy and
-    base are both computed in fp32 for it, whatever was trained in. `margin_error` is its standard error, pairs of a
-    question counted as dependent, and None of a single question; `accuracy` is the share of these pairs whose margin is
-    positive. `shared_tokens` is the share of tokens that packing did not compute twice, `logprob_mismatch` the mean
-    difference of learner and sampler in nats a token, `curve` a row for each update, in the precision of the training.
+    has ended, of the policy against the base model, both in fp32, over `scored_pairs` pairs of `scored_questions`
+    questions: one of 16, but 16 at least and 64 at most, drawn by the seed. `margin_error` is its standard error, pairs
+    of a question counted as dependent, and None of a single question; `accuracy` is the share of these pairs whose
+    margin is positive. `shared_tokens` is the share of tokens that packing did not compute twice, `logprob_mismatch`
+    the mean difference of learner and sampler in nats a token, `curve` a row for each update.
     """
 
     pairs: int
@@ -80,8 +79,7 @@ class TrainReport(msgspec.Struct, frozen=True):
 class ScoredMargin(msgspec.Struct, frozen=True):
     """Mean margins over questions, nats, by llama.cpp: `learned` with the adapter at run time, `margin` with the file.
 
-    `kept` is margin / learned, None where nothing was learned; `error` its standard error. Rounding moves each response
-    by chance, so few questions and a small margin tell little.
+    `kept` is margin / learned, None where nothing was learned; `error` its standard error.
     """
 
     questions: int

@@ -84,6 +84,7 @@ def test_the_status_of_a_shard_is_that_of_its_part(recipe):
     assert (found.state, found.meaning) == (
         "finished", "all queries of its part, 2/3; genius-lite merge-shards adds them to the run"
     )  # fmt: skip
+    assert found.board.marked_stages(over=True) == [(Stage.ROLLOUTS, "done")], "nothing else was run"
     lines = (folder / "round-1" / "rollouts.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "round-1" / "rollouts.jsonl").write_bytes(b"".join(lines[:-1]))
     found = look(folder)

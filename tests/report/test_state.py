@@ -77,7 +77,7 @@ def test_no_forecast_rests_on_the_first_few_and_none_is_made_when_all_is_done():
 
 
 def test_the_end_of_a_run_is_forecast_when_every_stage_was_measured(monkeypatch):
-    monkeypatch.setattr(board_module.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(board_module.time, "time", lambda: 100.0)
     seconds = {"rollouts": 60.0, "pairs": 0.0, "train": 20.0, "merge": 10.0, "evaluate": 5.0}
     run = RunState(rounds=3)
     run.enter(2, "train")
@@ -92,7 +92,7 @@ def test_the_end_of_a_run_is_forecast_when_every_stage_was_measured(monkeypatch)
 
 
 def test_a_forecast_stands_in_for_what_was_not_measured(monkeypatch):
-    monkeypatch.setattr(board_module.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(board_module.time, "time", lambda: 100.0)
     run = RunState(rounds=1, forecast={"rollouts": 60.0, "pairs": 0.0, "train": 20.0, "merge": 10.0, "evaluate": 5.0})
     run.enter(0, "evaluate")
     assert run.left({}) is None  # of the base model; how long that takes its own rate will say

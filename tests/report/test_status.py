@@ -185,6 +185,17 @@ def test_a_finished_run_names_its_model(folder):
     assert (look(folder).state, look(folder).meaning) == ("finished", "all is done")
 
 
+def test_a_shard_that_is_over_has_one_stage(folder, capsys):
+    recipe = json.loads((folder / "recipe.json").read_text())
+    _write(folder / "recipe.json", recipe | {"shard": {"part": "1/1", "round": 2, "model": "0" * 64}})
+    (folder / "round-2/rollouts.jsonl").write_text("".join(f'{{"query": {n}}}\n' for n in range(12)))
+    found = look(folder)
+    assert (found.state, found.board.stages, found.as_dict()["shard"]) == ("finished", (Stage.ROLLOUTS,), True)
+    print_status(found, Console(width=80))
+    place = capsys.readouterr().out.splitlines()[3]
+    assert place.split() == ["round", "2", "of", "2", "✓", "rollouts"]
+
+
 def test_another_folder_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match="is no run folder; name the `out` of a recipe"):

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,7 @@ def test_what_a_terminal_can_show_decides():
 @pytest.mark.parametrize("console", [_terminal(), _console(), _console(quiet=True)])
 def test_the_board_is_kept_while_a_run_goes_on_and_says_why_it_ended(tmp_path, console):
     progress, threads = TerminalProgress(console, "genius-lite run r.yaml"), threading.active_count()
+    before = time.time()
     with pytest.raises(Stopped), progress.showing(tmp_path, "m.gguf", 4, 2, {}):
         progress.enter(1, Stage.TRAIN)
         with progress.stage("round 1: train (nf4)", 10, "pairs") as advance:
@@ -88,6 +90,7 @@ def test_the_board_is_kept_while_a_run_goes_on_and_says_why_it_ended(tmp_path, c
         raise Stopped
     assert kept and kept.work and kept.memory
     assert (kept.work.done, kept.kind, kept.memory.main > 1e6) == (3, "train", True)
+    assert before <= kept.started <= kept.entered <= kept.updated <= time.time(), "seconds since 1970"
     left = read_state(tmp_path)
     assert left
     assert (left.ended, left.command) == ("stopped on request", "genius-lite run r.yaml")

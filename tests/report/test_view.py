@@ -138,3 +138,16 @@ def test_a_run_that_is_over_has_nothing_under_way():
 )
 def test_durations(seconds, shown):
     assert duration(seconds) == shown
+
+
+def test_a_level_that_the_guard_does_not_know_is_no_fault():
+    """A stranger's `progress.json` may have any; it was a traceback."""
+    assert any("· kl" in line for line in drawn(RunState(rounds=1, lights={"kl": "loud"}), 80))
+
+
+def test_of_a_shard_that_is_over_only_its_rollouts_are_ticked():
+    board = RunState(rounds=1, number=1, kind=Stage.ROLLOUTS, shard=True)
+    console = console_of(80)
+    place = "".join(segment.text for segment in view(board, "", console, 24, state="finished")[1])
+    assert place.split() == ["round", "1", "of", "1", "✓", "rollouts"]
+    assert board.marked_stages(over=False) == [(Stage.ROLLOUTS, "now")]
