@@ -231,7 +231,7 @@ class _Graph:
         at = self.mul(self.scale(at, _BELOW_ONE), self._place(upto, spans - 1, spans, count))
         span = self._passed(upto, at, spans, count)
         chosen = self.cast(span, I32)
-        begins = self._front(upto, spans, count)
+        begins = self.concat(self.scale(self._place(upto, 0, spans, count), 0.0), upto, 0)  # before each span
         before = self._picked(begins, chosen, spans + 1, DRAWS, count)
         weighs = self.sub(self._picked(upto, chosen, spans, DRAWS, count), before)
         within = self.cumsum(self.get_rows(weights, chosen))  # (span, draws, rows)
@@ -242,11 +242,6 @@ class _Graph:
         inner = self.clamp(inner, 0.0, _SPAN - 1.0)
         index = self.add(self.scale(span, float(_SPAN)), self.reshape_2d(inner, DRAWS, count))
         return self.clamp(index, 0.0, width - 1.0)
-
-    def _front(self, upto: int, spans: int, count: int) -> int:
-        """Return the cumulative weight before each span, (spans + 1, rows)."""
-        zero = self.scale(self._place(upto, 0, spans, count), 0.0)
-        return self.concat(zero, upto, 0)
 
     def _place(self, values: int, place: int, width: int, count: int) -> int:
         """Return one place of each row of `values` (width, rows), (1, rows)."""

@@ -102,17 +102,13 @@ class Engine:
         # llama.cpp pads the context, and a unified cache would let one branch take everybody's cells.
         self.context = settings.context
         self.batch = Batch(self.ctx, self.vocabulary.size)
-        self.drawing = self._drawing()
+        try:
+            drawing = OnDevice(self.ctx, settings.slots, self.vocabulary.size) if settings.draw == "device" else None
+            self.drawing = drawing or self._on_host()
+        except DeviceError as e:
+            self.drawing = self._on_host(e)
         self.queue: deque[PrefillJob | Scoring] = deque()
         self._totals = Stats()
-
-    def _drawing(self) -> OnHost | OnDevice:
-        if self.settings.draw == "device":
-            try:
-                return OnDevice(self.ctx, self.settings.slots, self.vocabulary.size)
-            except DeviceError as e:
-                return self._on_host(e)
-        return self._on_host()
 
     def _on_host(self, why: DeviceError | None = None) -> OnHost:
         if why:
@@ -242,7 +238,10 @@ class Engine:
         try:
             drawn = iter(self.drawing.read(asked))
         except LogitsError as e:
-            raise LogitsError(e.row, f" after {_named(self.cache.slots[asked[e.row].sequence])}") from None
+            slot = self.cache.slots[asked[e.row].sequence]
+            branch = f", branch {slot.job.index}" if isinstance(slot.job, Branch) else ""
+            whose = f" after {len(slot.tokens)} tokens of request {slot.job.request.id}{branch}"
+            raise LogitsError(e.row, whose) from None
         for slot, asked_of in rows:
             found = [token for _ in asked_of for token in next(drawn)]
             if found and isinstance(slot.job, PrefillJob):
@@ -292,9 +291,3 @@ class Engine:
         if len(job.logprobs) == len(job.request.response):
             self.cache.free(slot, len(job.request.prompt) - 1)
             replies.append(Scored(job.request.id, job.logprobs))
-
-
-def _named(slot: Slot) -> str:
-    """Name a slot's job as the log does."""
-    branch = f", branch {slot.job.index}" if isinstance(slot.job, Branch) else ""
-    return f"{len(slot.tokens)} tokens of request {slot.job.request.id}{branch}"

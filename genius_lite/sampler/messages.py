@@ -66,8 +66,8 @@ class EngineSettings(msgspec.Struct, frozen=True):
         """Decode so many branches together, each with the same `room`: by that llama.cpp chooses LongRoPE's table."""
         if not self.kv_unified:
             return msgspec.structs.replace(self, slots=slots, parked=0)
-        slots, both = min(slots, self.slots + self.parked), self.slots + self.parked
-        return msgspec.structs.replace(self, slots=slots, parked=both - slots)
+        both = self.slots + self.parked
+        return msgspec.structs.replace(self, slots=min(slots, both), parked=max(0, both - slots))
 
     @property
     def room(self) -> int:
@@ -114,8 +114,6 @@ class Release(msgspec.Struct, frozen=True, tag=True):
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Tell the totals once nothing is left to do."""
 
-    id: int
-
 
 NOT_FINITE = 3
 """Exit status of a worker whose model gave logits that are not finite; its log names the request."""
@@ -158,9 +156,8 @@ class Scored(msgspec.Struct, frozen=True, tag=True):
 
 
 class Drained(msgspec.Struct, frozen=True, tag=True):
-    """The answer to a `Drain`."""
+    """The answer to a `Drain`, the first that has none yet."""
 
-    id: int
     stats: Stats
 
 
@@ -172,12 +169,11 @@ Reply = Ready | Failed | Drawn | Extended | Scored | Drained | Alive
 
 _LENGTH = struct.Struct("<I")
 HEADER = _LENGTH.size
-_encoder = msgspec.msgpack.Encoder()
 
 
 def frame(message: Request | Reply) -> bytes:
     """Encode a message as it is sent."""
-    body = _encoder.encode(message)
+    body = msgspec.msgpack.encode(message)
     return _LENGTH.pack(len(body)) + body
 
 
