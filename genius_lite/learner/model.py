@@ -15,7 +15,7 @@ from transformers import modeling_utils
 
 from genius_lite.hardware import Device, Precision, compute_in_bf16
 from genius_lite.learner.attention import mark
-from genius_lite.learner.head import Head, Int8Embedding, require_known, token_logps
+from genius_lite.learner.head import Head, Int8Embedding, matrix_of, require_known, token_logps
 from genius_lite.learner.layers import keep_less
 from genius_lite.learner.packing import Inputs, Response, rows, trees
 from genius_lite.learner.rounding import round_once, widened
@@ -267,8 +267,7 @@ def _branches(stem: int) -> list[Response]:
 
 def compute_dtype(base: Any) -> torch.dtype:
     """Return what a transformers model computes in."""
-    embeddings = base.get_input_embeddings()
-    return embeddings.dtype if isinstance(embeddings, Int8Embedding) else embeddings.weight.dtype
+    return matrix_of(base.get_input_embeddings()).dtype
 
 
 def _seen(end_BT: torch.Tensor) -> torch.Tensor:
