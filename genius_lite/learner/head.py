@@ -38,16 +38,14 @@ class Int8Embedding(nn.Module):
         self.shape, self.dtype = weight.shape, dtype
         self.levels_VD: torch.Tensor
         self.scale_V: torch.Tensor
-        levels_VD = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
-        scale_V = torch.empty(len(weight), device=weight.device)
+        self.register_buffer("levels_VD", torch.empty(weight.shape, dtype=torch.int8, device=weight.device))
+        self.register_buffer("scale_V", torch.empty(len(weight), device=weight.device))
         # In parts: a large vocabulary in fp32 would be half a gigabyte for a moment.
         for start in range(0, len(weight), 8192):
             part = weight[start : start + 8192].float()
             scale = part.abs().amax(dim=1).clamp(min=1e-12) / 127
-            levels_VD[start : start + 8192] = (part / scale[:, None]).round().to(torch.int8)
-            scale_V[start : start + 8192] = scale
-        self.register_buffer("levels_VD", levels_VD)
-        self.register_buffer("scale_V", scale_V)
+            self.levels_VD[start : start + 8192] = (part / scale[:, None]).round().to(torch.int8)
+            self.scale_V[start : start + 8192] = scale
 
     def __getitem__(self, tokens: torch.Tensor | slice) -> torch.Tensor:
         """Return rows of these tokens, (..., width), as indexing a plain matrix does."""

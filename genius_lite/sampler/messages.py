@@ -6,7 +6,6 @@ and a sampler elsewhere (another machine, a server) needs no more than these mes
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -167,19 +166,18 @@ class Alive(msgspec.Struct, frozen=True, tag=True):
 
 Reply = Ready | Failed | Drawn | Extended | Scored | Drained | Alive
 
-_LENGTH = struct.Struct("<I")
-HEADER = _LENGTH.size
+HEADER = 4  # bytes of a frame that say how long the message is
 
 
 def frame(message: Request | Reply) -> bytes:
     """Encode a message as it is sent."""
     body = msgspec.msgpack.encode(message)
-    return _LENGTH.pack(len(body)) + body
+    return len(body).to_bytes(HEADER, "little") + body
 
 
 def body_length(header: bytes) -> int:
     """Return the bytes of the message that follows this header."""
-    return _LENGTH.unpack(header)[0]
+    return int.from_bytes(header, "little")
 
 
 decode_request = msgspec.msgpack.Decoder(prepared(Request)).decode
