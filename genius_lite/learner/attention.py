@@ -34,11 +34,7 @@ class Block:
 
 
 def mark(mask_11TT: torch.Tensor, trees: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """Add to an additive mask, on a CPU, the blocks that its trees are made of.
-
-    Args:
-        trees: where each begins, and where it ends.
-    """
+    """Add to an additive mask, on a CPU, the blocks that its trees are made of, each given by its begin and end."""
     if mask_11TT.device.type == "cpu":
         blocks = mask_11TT.blocks = list[Block]()  # pyright: ignore[reportAttributeAccessIssue]
         for begin, end in trees:

@@ -40,11 +40,7 @@ def scored_pairs(pairs: int) -> int:
 def layers_twice(tokens: int, free: int, layers: int, width: int, inner: int, in_bf16: bool) -> int:
     """Return of how many layers, the first ones, a pass over so many tokens computes the activations twice.
 
-    Those of the others are kept, and fit into memory.
-
-    Args:
-        free: bytes, the weights loaded already.
-        layers, width, inner, in_bf16: see `kept_bytes`.
+    Those of the others are kept, and fit into `free` bytes, the weights loaded already; see `kept_bytes`.
     """
     every, one_less = (kept_bytes(tokens, layers, width, inner, in_bf16, twice=twice) for twice in (0, 1))
     excess = every - ACTIVATION_SHARE * free / HELD
@@ -52,11 +48,9 @@ def layers_twice(tokens: int, free: int, layers: int, width: int, inner: int, in
 
 
 def kept_bytes(tokens: int, layers: int, width: int, inner: int, in_bf16: bool, *, twice: int = 0) -> int:
-    """Return what the forward pass over so many tokens keeps for the backward pass.
+    """Return what a forward pass in bf16, or else in fp32, keeps of so many tokens for the backward pass.
 
-    Args:
-        in_bf16: what is computed in, else fp32; NF4 weights are dequantized to it.
-        twice: of how many layers the activations are computed twice: their inputs are kept, and all of one of them.
+    Of `twice` layers the activations are computed twice: their inputs are kept, and all of one of them.
     """
     # What autograd keeps of a token in one layer, LoRA on all matrices, counted by hooks on what is saved: of
     # SmolLM2-135M, rank 16, 499 tokens, 221 MB in bf16 and 432 MB in fp32; this says 213 and 417, without what lies

@@ -190,9 +190,7 @@ def packs(groups: Iterable[Group], max_tokens: int, merged: int, shared: bool = 
     """Pack groups in order, as many in a pack as have at most `merged` tokens together.
 
     A group is larger alone if it must be, up to `max_tokens`; then it is split between pairs. A single pair never is.
-
-    Args:
-        shared: trees, else padded rows.
+    They are trees if `shared`, else padded rows.
     """
     held, extent = list[Group](), _Extent(0, 0)
     for group in groups:
@@ -210,10 +208,7 @@ def packs(groups: Iterable[Group], max_tokens: int, merged: int, shared: bool = 
 def shares(groups: Sequence[Group], count: int, shared: bool = True) -> list[Sequence[Group]]:
     """Split groups into `count` parts of about as many tokens, some perhaps empty; the same wherever it is asked.
 
-    A group that is larger than an even part is split between pairs.
-
-    Args:
-        shared: trees, else padded rows.
+    A group that is larger than an even part is split between pairs. They are trees if `shared`, else padded rows.
     """
     if count == 1:
         return [groups]

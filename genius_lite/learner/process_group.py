@@ -69,11 +69,7 @@ class ProcessGroup:
         return self._reduced(tensor, "SUM")
 
     def sum_each(self, tensors: Sequence[torch.Tensor | None], sizes: Sequence[int]) -> list[torch.Tensor | None]:
-        """Sum each tensor over those processes that have it, flat and in fp32; what none has is None.
-
-        Args:
-            sizes: how many numbers each has, where it is there.
-        """
+        """Sum each tensor, of so many numbers, over those processes that have it, flat and in fp32; else it is None."""
         import torch
 
         if self.size == 1:
@@ -222,16 +218,13 @@ def require_possible(group: ProcessGroup) -> None:
 
 
 def load_in_parts(load: Callable[..., Any], device: Device, group: ProcessGroup) -> Any:
-    """Load the policy that `load` gives, each process keeping its part of the layers' weights on `device`.
+    """Load the policy that `load` puts `at` a device, each process keeping its part of the layers' weights on `device`.
 
     It is loaded into the host's memory, by one process after the other: for a moment one of them holds all of it.
 
     Only what is frozen is divided, and only within the layers: a layer's weights are gathered when it is passed
     through, forward and backward, and let go of behind it. The adapter stays whole everywhere, so that gradients,
     optimizer and what is saved are those of any group. All processes gather together: each must make the same passes.
-
-    Args:
-        load: takes the device `at` which to put it.
 
     Raises:
         UserError: what its layers are is not known.

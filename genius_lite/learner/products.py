@@ -16,11 +16,7 @@ from genius_lite.hardware import compute_in_bf16
 
 
 def factors_in_bf16(allowed: bool = True) -> AbstractContextManager[None]:
-    """Have products of fp32 matrices on a CPU round their factors to bf16 inside, if that is quicker there.
-
-    Args:
-        allowed: False leaves everything as it is.
-    """
+    """Have products of fp32 matrices on a CPU round their factors to bf16 inside, if `allowed` and quicker there."""
     return _rounded_factors() if allowed and _sums_in_fp32() else nullcontext()
 
 

@@ -58,10 +58,7 @@ class PendingRequest:
 
 
 class LocalSampler:
-    """llama.cpp in a process of its own on this machine; made by `open_sampler`.
-
-    `restarts` counts the workers that had to be replaced.
-    """
+    """llama.cpp in a process of its own here; made by `open_sampler`. `restarts` counts replaced workers."""
 
     def __init__(
         self, start: Callable[[], Awaitable[Worker]], sampling: Sampling, patience: float, say: Callable[[str], None]
@@ -95,11 +92,7 @@ class LocalSampler:
         return self._submit(request, [node] * n)
 
     async def stream(self, node: Node, *, limit: int, sampling: Sampling) -> AsyncIterator[int]:
-        """Yield the tokens of a response as they are drawn, an end token too.
-
-        Raises:
-            QueryFailedError, SamplerError: as the futures of `extend`.
-        """
+        """Yield the tokens of a response as they are drawn, an end token too; raises as the futures of `extend` do."""
         drawn: asyncio.Queue[int | None] = asyncio.Queue()
         told = 0
 
@@ -267,8 +260,7 @@ async def open_sampler(
 ) -> AsyncIterator[LocalSampler]:
     """Start a worker with this GGUF; it ends with the block. What llama.cpp prints goes to the file `log`.
 
-    Args:
-        say: told in one line of every failure.
+    `say` is told of every failure, in one line.
 
     Raises:
         UserError: the model does not load with these settings.

@@ -49,12 +49,7 @@ class LogitsError(RuntimeError):
 
 
 class OnHost:
-    """Draws from logits in this machine's memory.
-
-    Args:
-        logits: those of the last decode, (rows, vocabulary).
-        threads: go through the rows together, `count` of them.
-    """
+    """Draws from `logits` of the last decode (rows, vocabulary) in this machine's memory, with `count` threads."""
 
     most = sys.maxsize
     """Tokens that one row may be asked for."""

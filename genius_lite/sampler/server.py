@@ -79,11 +79,7 @@ class ServerSampler:
         """See `Sampler.drain`; a server does not say what it did."""
 
     async def retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of an attempt that may fail `cfg.retries` times before the last.
-
-        Raises:
-            Failure: of the last one.
-        """
+        """Return the result of an attempt that may fail `cfg.retries` times; the failure of the last one is raised."""
         tries = 0
         while True:
             try:
