@@ -195,7 +195,7 @@ def packs(groups: Iterable[Group], max_tokens: int, merged: int, shared: bool = 
     held, extent = list[Group](), _Extent(0, 0)
     for group in groups:
         for part, own in _split(group, max_tokens, shared):
-            together = extent.beside(own, shared)
+            together = extent.beside(own)
             if held and together.tokens > merged:
                 yield Pack(held, extent.tokens, shared)
                 held, together = [], own
@@ -234,7 +234,7 @@ def _responses(pairs: Iterable[PreferencePair]) -> Iterator[Response]:
 
 @dataclass(frozen=True)
 class _Extent:
-    """Rows of one width, in tokens, that pairs take; trees stand in one row."""
+    """Rows of one width, in tokens, that pairs take; a tree's tokens count as rows of one."""
 
     rows: int
     width: int
@@ -243,16 +243,14 @@ class _Extent:
     def tokens(self) -> int:
         return self.rows * self.width
 
-    def beside(self, other: _Extent, shared: bool) -> _Extent:
-        if shared:
-            return _Extent(1, self.width + other.width)
+    def beside(self, other: _Extent) -> _Extent:
         return _Extent(self.rows + other.rows, max(self.width, other.width))
 
 
 def _extent(group: Iterable[PreferencePair], shared: bool) -> _Extent:
     responses = [(prompt, response) for prompt, response in _responses(group) if response]
     if shared:
-        return _Extent(1, sum(len(whole) - known for _, whole, known in _in_preorder(responses)))
+        return _Extent(sum(len(whole) - known for _, whole, known in _in_preorder(responses)), 1)
     return _Extent(len(responses), max(len(prompt) + len(response) for prompt, response in responses))
 
 

@@ -243,13 +243,16 @@ class Engine:
             whose = f" after {len(slot.tokens)} tokens of request {slot.job.request.id}{branch}"
             raise LogitsError(e.row, whose) from None
         for slot, asked_of in rows:
-            found = [token for _ in asked_of for token in next(drawn)]
-            if found and isinstance(slot.job, PrefillJob):
-                self._start_branches(slot, slot.job, found, replies)
-            elif found and isinstance(slot.job, Branch):
-                self._append_token(slot, slot.job, found[0], replies)
+            found, job = [token for _ in asked_of for token in next(drawn)], slot.job
+            if found and isinstance(job, PrefillJob):
+                self._start_branches(slot, job, found, replies)
+            elif found and isinstance(job, Branch):
+                self._append_token(slot, job, found[0], replies)
             elif found:
-                self._look_up(slot, slot.job, found, replies)
+                job.logprobs += [logprob for _, logprob in found]
+                if len(job.logprobs) == len(job.request.response):
+                    self.cache.free(slot, len(job.request.prompt) - 1)
+                    replies.append(Scored(job.request.id, job.logprobs))
 
     def _start_branches(self, slot: Slot, prefill: PrefillJob, drawn: list[Draw], replies: list[Reply]) -> None:
         """Give each of the prefill's branches its slot and first token; those that find none wait."""
@@ -285,9 +288,3 @@ class Engine:
         keep = len(slot.tokens) if finish == "step" or request.streamed else len(request.path) - 1
         self.cache.free(slot, keep, released=finish != "step" and request.until == "step")
         replies.append(Extended(request.id, branch.index, Completion(branch.tokens, branch.logprobs, finish)))
-
-    def _look_up(self, slot: Slot, job: Scoring, drawn: list[Draw], replies: list[Reply]) -> None:
-        job.logprobs += [logprob for _, logprob in drawn]
-        if len(job.logprobs) == len(job.request.response):
-            self.cache.free(slot, len(job.request.prompt) - 1)
-            replies.append(Scored(job.request.id, job.logprobs))

@@ -173,13 +173,12 @@ def amx_works(command: Sequence[str] = (sys.executable, "-P", "-m", "genius_lite
     if found := recall("amx", (), _Tried):
         return found.works
     try:
-        ended = attempt(command, _PATIENCE)
+        status = attempt(command, _PATIENCE).returncode
     except subprocess.TimeoutExpired:
         return False  # a busy machine may have been the reason, so it is tried again
-    works, status = ended.returncode == 0, ended.returncode
-    if works or status == _DIFFERS or (fate(status) and status != -KILLED):  # nothing else says anything of AMX
-        remember("amx", (), _Tried(works))
-    return works
+    if status in (0, _DIFFERS) or (fate(status) and status != -KILLED):  # nothing else says anything of AMX
+        remember("amx", (), _Tried(status == 0))
+    return status == 0
 
 
 def main() -> None:
