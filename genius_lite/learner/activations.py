@@ -14,12 +14,8 @@ from genius_lite.learner.model import compute_dtype
 class Activations:
     """The activations of passes: of the last layers they are kept, as far as memory allows.
 
-    `most` is of how many layers they are computed twice in a pass over the most tokens.
-
-    Args:
-        twice: whether those of all layers are computed twice; `auto`: of as many as memory asks for.
-        free: bytes that training may still take, the weights loaded already.
-        largest: tokens of the largest pass.
+    Those of all layers are computed `twice`, or of none; `auto`: of as many as do not fit into `free` bytes, with the
+    weights loaded already. `most` is of how many layers they are in the largest pass, of so many tokens.
     """
 
     def __init__(self, policy: Any, twice: bool | Literal["auto"], free: int, largest: int):

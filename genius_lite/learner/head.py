@@ -27,10 +27,8 @@ _LIKE = 0.02  # of their size, that logits may be off: 16 bits make less of it, 
 class Int8Embedding(nn.Module):
     """A frozen matrix of token vectors (vocabulary, width) in 8 bits, each row scaled by its largest number.
 
-    It is looked up as embeddings and multiplied as the head; finer than NF4, which the other matrices are in.
-
-    Args:
-        dtype: of the rows that it gives.
+    It is looked up as embeddings and multiplied as the head, in rows of `dtype`; finer than NF4, which the other
+    matrices are in.
     """
 
     def __init__(self, weight: torch.Tensor, dtype: torch.dtype):
@@ -143,8 +141,7 @@ def _walk(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Walk the vocabulary; the largest logit, the sum of exp(logit - largest), and the logits of the tokens, all (S,).
 
-    Args:
-        mean_SD: zeros, to which the rows are added, each times its exp(logit - largest) and the slope of the bound.
+    To `mean_SD`, zeros, the rows are added, each times its exp(logit - largest) and the slope of the bound.
     """
     top_S = torch.full((len(hidden_SD),), -torch.inf, device=hidden_SD.device)
     sum_S, found_S = torch.zeros_like(top_S), torch.zeros_like(top_S)

@@ -31,9 +31,7 @@ Group = Sequence[PreferencePair]
 class Groups(Sequence[Group]):
     """Pairs by query; each group is made of its pairs, which may lie in a file, when it is asked for.
 
-    Args:
-        places_P: numbers of the pairs, a group's one after the other.
-        sizes_G: how many pairs each group has.
+    `places_P` has the numbers of the pairs, a group's one after the other, and `sizes_G` how many each group has.
     """
 
     def __init__(self, pairs: Sequence[PreferencePair], places_P: np.ndarray, sizes_G: np.ndarray):

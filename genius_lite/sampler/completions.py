@@ -120,11 +120,9 @@ def request(path: list[int], seed: int, limit: int, sampling: Sampling, *, ends:
 
 
 class Completions:
-    """The completions of one model of one server. Made by `connect`.
+    """The completions of one model, of `vocabulary` tokens, of one server; made by `connect`.
 
-    Args:
-        vocabulary: tokens; an id outside is an error.
-        timeout: seconds without a token after which a request has failed.
+    A request has failed after `timeout` seconds without a token.
     """
 
     def __init__(self, client: httpx2.AsyncClient, url: str, vocabulary: int, timeout: float, key: str):

@@ -33,9 +33,7 @@ _NODES = 2048
 class OnDevice:
     """Draws from what a context decodes, on the device that computes its logits. Made before its first decode.
 
-    Args:
-        sequences: that may be drawn for, counted from 0.
-        vocabulary: tokens.
+    `sequences`, counted from 0, may be drawn for.
 
     Raises:
         DeviceError: this build or this device cannot.

@@ -83,10 +83,7 @@ class Scoring:
 
 
 class Engine:
-    """A llama.cpp context and the requests in it.
-
-    Args:
-        loading: called again and again while the model loads.
+    """A llama.cpp context and the requests in it; `loading` is called again and again while the model loads.
 
     Raises:
         EngineError: the model does not load, or the context does not fit.

@@ -167,8 +167,7 @@ def amx_broken() -> bool:
 def amx_works(command: Sequence[str] = (sys.executable, "-P", "-m", "genius_lite.sampler.llama")) -> bool:
     """Say whether AMX gives the logits that llama.cpp gives without; remembered.
 
-    Args:
-        command: tries it, and ends with 0 if so, with 3 if it gives others.
+    The command tries it, and ends with 0 if so, with 3 if it gives others.
     """
     if found := recall("amx", (), _Tried):
         return found.works
