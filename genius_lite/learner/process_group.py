@@ -97,19 +97,15 @@ class ProcessGroup:
 
     def min(self, value: int) -> int:
         """Return the lowest of what the processes give."""
-        import torch
-
-        return int(self._reduced(torch.tensor([int(value)]), "MIN"))
+        return self._reduced_number(value, "MIN")
 
     def max(self, value: int) -> int:
         """Return the highest of what the processes give."""
-        return -self.min(-value)
+        return self._reduced_number(value, "MAX")
 
     def broadcast(self, value: int) -> int:
         """Return what the main process gives, once all have come here."""
-        import torch
-
-        return int(self._reduced(torch.tensor([int(value) if self.is_main else 0]), "SUM"))
+        return self._reduced_number(value if self.is_main else 0, "SUM")
 
     def on_main(self, work: Callable[[], object]) -> None:
         """Have the main process alone do this; the others wait until it is done."""
@@ -130,6 +126,11 @@ class ProcessGroup:
 
         length = int(self._spread(torch.zeros(1, dtype=torch.int64)))
         return self._spread(torch.zeros(length, dtype=torch.uint8)).numpy().tobytes()
+
+    def _reduced_number(self, value: int, how: str) -> int:
+        import torch
+
+        return int(self._reduced(torch.tensor([int(value)]), how))
 
     def _reduced(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
         from torch import distributed
