@@ -196,7 +196,7 @@ def _shrink_tables(base: Any, compute: torch.dtype) -> None:
 def logps_of(policy: Any, inputs: Inputs, in_fp32: bool = False) -> torch.Tensor:
     """Return the log-probability of each counted token, nats, (S,), differentiable. The head runs nowhere else.
 
-    With `in_fp32` the same weights, whatever they are in, are computed with in fp32, without gradients.
+    `in_fp32` computes in fp32 with the same weights, whatever they are in; without gradients.
     """
     base = policy.get_base_model()
     device, dtype = base.device, torch.float32 if in_fp32 else compute_dtype(base)
@@ -231,8 +231,8 @@ def response_logps(policy: Any, inputs: Inputs, in_fp32: bool = False) -> torch.
 def takes_trees(policy: Any, longest: int) -> bool:
     """Try on two trees side by side whether the model gives each token what it gives it alone.
 
-    In fp32, where rounding leaves no room for a little that leaks from one branch or tree to another. Of a response
-    with its prompt of `longest` tokens, beyond a sliding window, the tree's mask would be wrong.
+    In fp32, where rounding leaves no room for a little that leaks from one branch or tree to another. Where
+    the longest response and its prompt, `longest` tokens, go beyond a sliding window, the tree's mask would be wrong.
     """
     config = policy.get_base_model().config.get_text_config()
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None

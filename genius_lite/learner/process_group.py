@@ -69,7 +69,7 @@ class ProcessGroup:
         return self._reduced(tensor, "SUM")
 
     def sum_each(self, tensors: Sequence[torch.Tensor | None], sizes: Sequence[int]) -> list[torch.Tensor | None]:
-        """Sum each tensor, of so many numbers, over those processes that have it, flat and in fp32; else it is None."""
+        """Sum each tensor, of so many numbers, over the processes that have it, flat, in fp32; None where none has."""
         import torch
 
         if self.size == 1:

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Failure(Exception):
-    """The server did not do what it was asked, and may after a `wait` (seconds). The message follows "the server"."""
+    """The server did not do it, and may if asked again after `wait` seconds. The message goes on from "the server"."""
 
     def __init__(self, reason: str, wait: float = 0.0):
         super().__init__(reason)

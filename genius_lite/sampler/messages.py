@@ -167,11 +167,12 @@ class Alive(msgspec.Struct, frozen=True, tag=True):
 Reply = Ready | Failed | Drawn | Extended | Scored | Drained | Alive
 
 HEADER = 4  # bytes of a frame that say how long the message is
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def frame(message: Request | Reply) -> bytes:
     """Encode a message as it is sent."""
-    body = msgspec.msgpack.encode(message)
+    body = _encode(message)
     return len(body).to_bytes(HEADER, "little") + body
 
 
