@@ -14,21 +14,16 @@ from genius_lite.learner.model import compute_dtype
 class Activations:
     """The activations of passes: of the last layers they are kept, as far as memory allows.
 
-    `most` is of how many layers they are computed twice in a pass over the most tokens.
-
-    Args:
-        twice: whether those of all layers are computed twice; `auto`: of as many as memory asks for.
-        free: bytes that training may still take, the weights loaded already.
-        largest: tokens of the largest pass.
+    Those of all layers are computed `twice`, or of none; `auto`: of as many as do not fit into `free` bytes, with the
+    weights loaded already. `most` is of how many layers they are in the largest pass, of so many tokens.
     """
 
     def __init__(self, policy: Any, twice: bool | Literal["auto"], free: int, largest: int):
         base = policy.get_base_model()
         config = base.config.get_text_config()
-        self.layers, self.width = config.num_hidden_layers, config.hidden_size
-        self.inner = getattr(config, "intermediate_size", 4 * self.width)
-        self.in_bf16 = compute_dtype(base) == torch.bfloat16
-        self.twice, self.free = twice, free
+        self.layers, self.twice = config.num_hidden_layers, twice
+        inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
+        self._sizes = free, self.layers, config.hidden_size, inner, compute_dtype(base) == torch.bfloat16
         self.most = self.twice_for(largest)
         self._switches: list[Any] = []
         if self.most:
@@ -39,7 +34,7 @@ class Activations:
         """Return of how many layers a pass over so many tokens computes them twice."""
         if self.twice != "auto":
             return self.layers if self.twice else 0
-        return layers_twice(tokens, self.free, self.layers, self.width, self.inner, self.in_bf16)
+        return layers_twice(tokens, *self._sizes)
 
     def keep_for(self, tokens: int) -> None:
         """Have the next passes, of up to so many tokens, keep what fits into memory."""

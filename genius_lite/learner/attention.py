@@ -34,22 +34,16 @@ class Block:
 
 
 def mark(mask_11TT: torch.Tensor, trees: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """Add to an additive mask, on a CPU, the blocks that its trees are made of.
-
-    Args:
-        trees: where each begins, and where it ends.
-    """
+    """Add to an additive mask, on a CPU, the blocks that its trees are made of, each given by its begin and end."""
     if mask_11TT.device.type == "cpu":
-        starts = [(start, min(start + _ROWS, end)) for begin, end in trees for start in range(begin, end, _ROWS)]
-        mask_11TT.blocks = [  # pyright: ignore[reportAttributeAccessIssue]
-            _block(mask_11TT[0, 0, start:stop], start, stop) for start, stop in starts
-        ]
+        blocks = mask_11TT.blocks = list[Block]()  # pyright: ignore[reportAttributeAccessIssue]
+        for begin, end in trees:
+            for start in range(begin, end, _ROWS):
+                stop = min(start + _ROWS, end)
+                mask_TT = mask_11TT[0, 0, start:stop]
+                seen_N = (mask_TT == 0).any(dim=0).nonzero()[:, 0]
+                blocks.append(Block(start, stop, seen_N, mask_TT[:, seen_N].float()))
     return mask_11TT
-
-
-def _block(mask_TN: torch.Tensor, start: int, stop: int) -> Block:
-    seen_N = (mask_TN == 0).any(dim=0).nonzero()[:, 0]
-    return Block(start, stop, seen_N, mask_TN[:, seen_N].float())
 
 
 def attend(
@@ -88,9 +82,9 @@ class _InBlocks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> torch.Tensor:
-        ctx.save_for_backward(*arguments[:3])
-        ctx.blocks, ctx.scale = arguments[3:]
         query_HTD, key_KTD, value_KTD, blocks, scale = arguments
+        ctx.save_for_backward(query_HTD, key_KTD, value_KTD)
+        ctx.blocks, ctx.scale = blocks, scale
         result_THD = query_HTD.new_empty(query_HTD.shape[1], len(query_HTD), value_KTD.shape[-1])
         with torch.autocast("cpu", enabled=False):
             for block in blocks:

@@ -20,23 +20,13 @@ SCORED_AT_ONCE = 8
 ACTIVATION_SHARE = 0.75
 """Of the free memory that activations may take, with what comes with them (`HELD`), before some are computed twice."""
 
-_SCORED, _SCORED_SHARE = (16, 64), 1 / 16
-
 HELD = 2.2
 """What the process holds for each byte that autograd keeps: intermediate results pass, and malloc keeps their place.
 
-What oneDNN keeps of compiled programs (128 of them) is within it. In bf16, the peak of the updates less the model,
-its optimizer and the head's slices: 1.7 of four packs of up to 445 tokens (Qwen2.5-0.5B), 2.5 of eleven of up to 504
-(SmolLM2-135M). With 2.2 the whole process comes out 6 % too high and 5 % too low. Of a first pack alone, forward and
-backward: 1.5 in bf16, 1.6 in fp32 (SmolLM2, 499 tokens).
+What oneDNN keeps of compiled programs is within it. In bf16, the peak of the updates less the model, its optimizer and
+the head's slices: 1.7 of four packs of up to 445 tokens (Qwen2.5-0.5B), 2.5 of eleven of up to 504 (SmolLM2-135M).
+With 2.2 the whole process comes out 6 % too high and 5 % too low.
 """
-
-# What autograd keeps of a token in one layer: bytes for each of its `width` numbers, and for each of the MLP's `inner`
-# ones, LoRA on all matrices. Counted by hooks on what is saved, SmolLM2-135M and rank 16, 499 tokens: 221 MB in bf16
-# and in NF4, 432 MB in fp32; this says 213 and 417, as what lies between A and B, of the rank's width, is left out.
-# Families whose norms and MLPs are not those of Llama keep up to twice as much.
-_KEPT = {"fp32": (27, 8), "bf16": (14, 4)}
-_SIZE = {"fp32": 4, "bf16": 2}
 
 
 def scored_pairs(pairs: int) -> int:
@@ -45,18 +35,13 @@ def scored_pairs(pairs: int) -> int:
     They are scored in fp32, with the adapter, and without unless training was in fp32. Where bf16 is native, a pass
     takes less than half as long in it, and a training makes three of each pair: of 256 and more the margin is a tenth.
     """
-    least, most = _SCORED
-    return min(pairs, most, max(least, int(_SCORED_SHARE * pairs)))
+    return min(pairs, 64, max(16, pairs // 16))
 
 
 def layers_twice(tokens: int, free: int, layers: int, width: int, inner: int, in_bf16: bool) -> int:
     """Return of how many layers, the first ones, a pass over so many tokens computes the activations twice.
 
-    Those of the others are kept, and fit into memory.
-
-    Args:
-        free: bytes, the weights loaded already.
-        layers, width, inner, in_bf16: see `kept_bytes`.
+    Those of the others are kept, and fit into `free` bytes, the weights loaded already; see `kept_bytes`.
     """
     every, one_less = (kept_bytes(tokens, layers, width, inner, in_bf16, twice=twice) for twice in (0, 1))
     excess = every - ACTIVATION_SHARE * free / HELD
@@ -64,13 +49,13 @@ def layers_twice(tokens: int, free: int, layers: int, width: int, inner: int, in
 
 
 def kept_bytes(tokens: int, layers: int, width: int, inner: int, in_bf16: bool, *, twice: int = 0) -> int:
-    """Return what the forward pass over so many tokens keeps for the backward pass.
+    """Return what a forward pass in bf16, or else in fp32, keeps of so many tokens for the backward pass.
 
-    Args:
-        in_bf16: what is computed in, else fp32; NF4 weights are dequantized to it.
-        twice: of how many layers the activations are computed twice: their inputs are kept, and all of one of them.
+    Of `twice` layers the activations are computed twice: their inputs are kept, and all of one of them.
     """
-    kind = "bf16" if in_bf16 else "fp32"
-    per_width, per_inner = _KEPT[kind]
+    # What autograd keeps of a token in one layer, LoRA on all matrices, counted by hooks on what is saved: of
+    # SmolLM2-135M, rank 16, 499 tokens, 221 MB in bf16 and in NF4, 432 MB in fp32; this says 213 and 417, without what
+    # lies between A and B. Families whose norms and MLPs are not those of Llama keep up to twice as much.
+    per_width, per_inner, size = (14, 4, 2) if in_bf16 else (27, 8, 4)
     layer = tokens * (per_width * width + per_inner * inner)
-    return twice * tokens * width * _SIZE[kind] + max(1, layers - twice) * layer
+    return twice * tokens * width * size + max(1, layers - twice) * layer

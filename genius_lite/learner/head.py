@@ -27,76 +27,67 @@ _LIKE = 0.02  # of their size, that logits may be off: 16 bits make less of it, 
 class Int8Embedding(nn.Module):
     """A frozen matrix of token vectors (vocabulary, width) in 8 bits, each row scaled by its largest number.
 
-    It is looked up as embeddings and multiplied as the head; finer than NF4, which the other matrices are in.
-
-    Args:
-        dtype: of the rows that it gives.
+    It is looked up as embeddings and multiplied as the head, in rows of `dtype`; finer than NF4, which the other
+    matrices are in.
     """
 
     def __init__(self, weight: torch.Tensor, dtype: torch.dtype):
         super().__init__()
-        self.shape: tuple[int, int] = (weight.shape[0], weight.shape[1])
+        self.shape, self.dtype = weight.shape, dtype
         self.levels_VD: torch.Tensor
         self.scale_V: torch.Tensor
-        levels_VD = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
-        scale_V = torch.empty(len(weight), device=weight.device)
+        self.register_buffer("levels_VD", torch.empty(weight.shape, dtype=torch.int8, device=weight.device))
+        self.register_buffer("scale_V", torch.empty(len(weight), device=weight.device))
         # In parts: a large vocabulary in fp32 would be half a gigabyte for a moment.
         for start in range(0, len(weight), 8192):
             part = weight[start : start + 8192].float()
             scale = part.abs().amax(dim=1).clamp(min=1e-12) / 127
-            levels_VD[start : start + 8192] = (part / scale[:, None]).round().to(torch.int8)
-            scale_V[start : start + 8192] = scale
-        self.register_buffer("levels_VD", levels_VD)
-        self.register_buffer("scale_V", scale_V)
-        self.dtype = dtype
+            self.levels_VD[start : start + 8192] = (part / scale[:, None]).round().to(torch.int8)
+            self.scale_V[start : start + 8192] = scale
+
+    def __getitem__(self, tokens: torch.Tensor | slice) -> torch.Tensor:
+        """Return rows of these tokens, (..., width), as indexing a plain matrix does."""
+        return (self.levels_VD[tokens] * self.scale_V[tokens][..., None]).to(self.dtype)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return rows of these tokens, (..., width); of hidden states their logits, (..., vocabulary)."""
-        if tokens.is_floating_point():
-            starts = range(0, self.shape[0], 8192)
-            return torch.cat([tokens @ self.rows(start, start + 8192).T for start in starts], dim=-1)
-        return (self.levels_VD[tokens] * self.scale_V[tokens][..., None]).to(self.dtype)
+        if not tokens.is_floating_point():
+            return self[tokens]
+        starts = range(0, self.shape[0], 8192)
+        return torch.cat([tokens @ self[start : start + 8192].T for start in starts], dim=-1)
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Return consecutive rows, (stop - start, width)."""
-        return (self.levels_VD[start:stop] * self.scale_V[start:stop, None]).to(self.dtype)
+
+def matrix_of(layer: Any) -> Any:
+    """Return the matrix (vocabulary, width) of embeddings or a head: its weight, or itself if it is in 8 bits."""
+    return layer if isinstance(layer, Int8Embedding) else layer.weight
 
 
 @dataclass(frozen=True)
 class Head:
     """The output layer of a model: `cap * tanh(scale * (hidden @ weight.T + bias) / cap)`, weights frozen.
 
-    `scale` and `cap` are what some families put behind the matrix: Granite and Cohere scale, Gemma 2 caps.
+    `matrix` is the weight, see `matrix_of`; `scale` and `cap` are what some families put behind it: Granite and Cohere
+    scale, Gemma 2 caps.
     """
 
-    layer: Any
-    vocabulary: int
-    width: int
+    matrix: Any
+    bias: torch.Tensor | None
     scale: float = 1.0
     cap: float | None = None
 
     @staticmethod
     def of(base: Any) -> Head:
         """Return the head of a transformers causal model."""
-        layer: Any = base.get_output_embeddings()
-        config = base.config.get_text_config()
-        vocabulary, width = layer.shape if isinstance(layer, Int8Embedding) else layer.weight.shape
+        layer, config = base.get_output_embeddings(), base.config.get_text_config()
         scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-        return Head(layer, vocabulary, width, scale, getattr(config, "final_logit_softcapping", None))
+        cap = getattr(config, "final_logit_softcapping", None)
+        return Head(matrix_of(layer), getattr(layer, "bias", None), scale, cap)
 
-    def slices(self, positions: int) -> Iterator[tuple[int, int]]:
-        """Return ranges of the vocabulary whose logits at so many positions fit the memory allowed."""
-        matrix = self.layer.levels_VD if isinstance(self.layer, Int8Embedding) else self.layer.weight
-        step = max(256, SLICE_BYTES[matrix.device.type] // (4 * max(positions, self.width)))
-        return ((start, min(start + step, self.vocabulary)) for start in range(0, self.vocabulary, step))
-
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Return rows of the matrix."""
-        return self.layer.rows(start, stop) if isinstance(self.layer, Int8Embedding) else self.layer.weight[start:stop]
-
-    def rows_of(self, tokens_S: torch.Tensor) -> torch.Tensor:
-        """Return the rows of some tokens."""
-        return self.layer(tokens_S) if isinstance(self.layer, Int8Embedding) else self.layer.weight[tokens_S]
+    def slices(self, hidden_SD: torch.Tensor) -> Iterator[tuple[int, int]]:
+        """Return ranges of the vocabulary whose logits at these positions fit the memory allowed."""
+        vocabulary, width = self.matrix.shape
+        step = max(256, SLICE_BYTES[hidden_SD.device.type] // (4 * max(len(hidden_SD), width)))
+        return ((start, min(start + step, vocabulary)) for start in range(0, vocabulary, step))
 
     def slope(self, logits: torch.Tensor) -> torch.Tensor | None:
         """Return the slope of the bound at such logits; None where there is no bound."""
@@ -105,9 +96,8 @@ class Head:
     def logits(self, hidden_SD: torch.Tensor, rows_CD: torch.Tensor, start: int) -> torch.Tensor:
         """Return fp32 logits of a slice, (positions, slice)."""
         logits_SC = _product(hidden_SD, rows_CD)
-        bias = getattr(self.layer, "bias", None)
-        if bias is not None:
-            logits_SC += bias[start : start + len(rows_CD)]
+        if self.bias is not None:
+            logits_SC += self.bias[start : start + len(rows_CD)]
         logits_SC *= self.scale
         return logits_SC.div_(self.cap).tanh_().mul_(self.cap) if self.cap else logits_SC
 
@@ -123,7 +113,7 @@ def require_known(base: Any) -> None:
         theirs_TV = base(input_ids=tokens_1T, use_cache=False).logits[0].float()
         hidden_TD = base.get_decoder()(input_ids=tokens_1T, use_cache=False).last_hidden_state[0]
         head = Head.of(base)
-        parts = [head.logits(hidden_TD, head.rows(*part), part[0]) for part in head.slices(len(hidden_TD))]
+        parts = [head.logits(hidden_TD, head.matrix[i:j], i) for i, j in head.slices(hidden_TD)]
     apart = float((torch.cat(parts, dim=1) - theirs_TV).norm() / theirs_TV.norm())
     if not apart <= _LIKE:
         raise UserError(
@@ -151,13 +141,12 @@ def _walk(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Walk the vocabulary; the largest logit, the sum of exp(logit - largest), and the logits of the tokens, all (S,).
 
-    Args:
-        mean_SD: zeros, to which the rows are added, each times its exp(logit - largest) and the slope of the bound.
+    To `mean_SD`, zeros, the rows are added, each times its exp(logit - largest) and the slope of the bound.
     """
     top_S = torch.full((len(hidden_SD),), -torch.inf, device=hidden_SD.device)
     sum_S, found_S = torch.zeros_like(top_S), torch.zeros_like(top_S)
-    for start, stop in head.slices(len(hidden_SD)):
-        rows_CD = head.rows(start, stop)
+    for start, stop in head.slices(hidden_SD):
+        rows_CD = head.matrix[start:stop]
         if rows_CD.device.type == "cpu":
             rows_CD = rows_CD.float()  # once for both products
         logits_SC = head.logits(hidden_SD, rows_CD, start)
@@ -192,7 +181,7 @@ class _TokenLogps(torch.autograd.Function):
         with factors_in_bf16(hidden_SD.dtype == torch.bfloat16):
             top_S, sum_S, found_S = _walk(head, given_SD, tokens_S, mean_SD)
         if mean_SD is not None:
-            slope_S, rows_SD = head.slope(found_S), head.rows_of(tokens_S).float()
+            slope_S, rows_SD = head.slope(found_S), head.matrix[tokens_S].float()
             gradient_SD = rows_SD if slope_S is None else rows_SD * slope_S[:, None]
             ctx.save_for_backward((gradient_SD - mean_SD.div_(sum_S[:, None])).mul_(head.scale).to(hidden_SD.dtype))
         return found_S - top_S - sum_S.log()

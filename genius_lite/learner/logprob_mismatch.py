@@ -43,9 +43,7 @@ def logprob_mismatch(policy: Any, samples: list[Sample]) -> float:
 def mismatch_limit(cfg: Learner, precision: Precision, same_weights: bool) -> float:
     """Resolve `learner.parity_limit`, nats a token.
 
-    Args:
-        same_weights: whether the sampler's file holds the weights that the learner has. Otherwise its rounding is part
-            of the disagreement.
+    Unless the sampler's file holds the `same_weights` as the learner, its rounding is part of the disagreement.
     """
     if cfg.parity_limit != "auto":
         return cfg.parity_limit

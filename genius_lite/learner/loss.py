@@ -149,12 +149,7 @@ def pair_loss(p: PairLogps, cfg: Learner) -> torch.Tensor:
 
 
 def pair_logps(pack: Pack, logps_B2: torch.Tensor, reference_B2: list[list[float]], cfg: Learner) -> PairLogps:
-    """The tensors that a loss takes, of a pack's pairs.
-
-    Args:
-        logps_B2: of the policy, chosen and rejected.
-        reference_B2: of the base model.
-    """
+    """The tensors that a loss takes, of a pack's pairs; both log-probabilities are (chosen, rejected)."""
     device = logps_B2.device
 
     def column(values: list) -> torch.Tensor:

@@ -15,7 +15,7 @@ from transformers import modeling_utils
 
 from genius_lite.hardware import Device, Precision, compute_in_bf16
 from genius_lite.learner.attention import mark
-from genius_lite.learner.head import Head, Int8Embedding, require_known, token_logps
+from genius_lite.learner.head import Head, Int8Embedding, matrix_of, require_known, token_logps
 from genius_lite.learner.layers import keep_less
 from genius_lite.learner.packing import Inputs, Response, rows, trees
 from genius_lite.learner.rounding import round_once, widened
@@ -196,8 +196,7 @@ def _shrink_tables(base: Any, compute: torch.dtype) -> None:
 def logps_of(policy: Any, inputs: Inputs, in_fp32: bool = False) -> torch.Tensor:
     """Return the log-probability of each counted token, nats, (S,), differentiable. The head runs nowhere else.
 
-    Args:
-        in_fp32: compute in fp32 with the same weights, whatever they are in; without gradients.
+    `in_fp32` computes in fp32 with the same weights, whatever they are in; without gradients.
     """
     base = policy.get_base_model()
     device, dtype = base.device, torch.float32 if in_fp32 else compute_dtype(base)
@@ -232,10 +231,8 @@ def response_logps(policy: Any, inputs: Inputs, in_fp32: bool = False) -> torch.
 def takes_trees(policy: Any, longest: int) -> bool:
     """Try on two trees side by side whether the model gives each token what it gives it alone.
 
-    In fp32, where rounding leaves no room for a little that leaks from one branch or tree to another.
-
-    Args:
-        longest: tokens of the longest response and its prompt; beyond a sliding window the tree's mask would be wrong.
+    In fp32, where rounding leaves no room for a little that leaks from one branch or tree to another. Where
+    the longest response and its prompt, `longest` tokens, go beyond a sliding window, the tree's mask would be wrong.
     """
     config = policy.get_base_model().config.get_text_config()
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
@@ -267,8 +264,7 @@ def _branches(stem: int) -> list[Response]:
 
 def compute_dtype(base: Any) -> torch.dtype:
     """Return what a transformers model computes in."""
-    embeddings = base.get_input_embeddings()
-    return embeddings.dtype if isinstance(embeddings, Int8Embedding) else embeddings.weight.dtype
+    return matrix_of(base.get_input_embeddings()).dtype
 
 
 def _seen(end_BT: torch.Tensor) -> torch.Tensor:

@@ -31,9 +31,7 @@ Group = Sequence[PreferencePair]
 class Groups(Sequence[Group]):
     """Pairs by query; each group is made of its pairs, which may lie in a file, when it is asked for.
 
-    Args:
-        places_P: numbers of the pairs, a group's one after the other.
-        sizes_G: how many pairs each group has.
+    `places_P` has the numbers of the pairs, a group's one after the other, and `sizes_G` how many each group has.
     """
 
     def __init__(self, pairs: Sequence[PreferencePair], places_P: np.ndarray, sizes_G: np.ndarray):
@@ -190,14 +188,12 @@ def packs(groups: Iterable[Group], max_tokens: int, merged: int, shared: bool = 
     """Pack groups in order, as many in a pack as have at most `merged` tokens together.
 
     A group is larger alone if it must be, up to `max_tokens`; then it is split between pairs. A single pair never is.
-
-    Args:
-        shared: trees, else padded rows.
+    They are trees if `shared`, else padded rows.
     """
     held, extent = list[Group](), _Extent(0, 0)
     for group in groups:
         for part, own in _split(group, max_tokens, shared):
-            together = extent.beside(own, shared)
+            together = extent.beside(own)
             if held and together.tokens > merged:
                 yield Pack(held, extent.tokens, shared)
                 held, together = [], own
@@ -210,10 +206,7 @@ def packs(groups: Iterable[Group], max_tokens: int, merged: int, shared: bool = 
 def shares(groups: Sequence[Group], count: int, shared: bool = True) -> list[Sequence[Group]]:
     """Split groups into `count` parts of about as many tokens, some perhaps empty; the same wherever it is asked.
 
-    A group that is larger than an even part is split between pairs.
-
-    Args:
-        shared: trees, else padded rows.
+    A group that is larger than an even part is split between pairs. They are trees if `shared`, else padded rows.
     """
     if count == 1:
         return [groups]
@@ -239,7 +232,7 @@ def _responses(pairs: Iterable[PreferencePair]) -> Iterator[Response]:
 
 @dataclass(frozen=True)
 class _Extent:
-    """Rows of one width, in tokens, that pairs take; trees stand in one row."""
+    """Rows of one width, in tokens, that pairs take; a tree's tokens count as rows of one."""
 
     rows: int
     width: int
@@ -248,16 +241,14 @@ class _Extent:
     def tokens(self) -> int:
         return self.rows * self.width
 
-    def beside(self, other: _Extent, shared: bool) -> _Extent:
-        if shared:
-            return _Extent(1, self.width + other.width)
+    def beside(self, other: _Extent) -> _Extent:
         return _Extent(self.rows + other.rows, max(self.width, other.width))
 
 
 def _extent(group: Iterable[PreferencePair], shared: bool) -> _Extent:
     responses = [(prompt, response) for prompt, response in _responses(group) if response]
     if shared:
-        return _Extent(1, sum(len(whole) - known for _, whole, known in _in_preorder(responses)))
+        return _Extent(sum(len(whole) - known for _, whole, known in _in_preorder(responses)), 1)
     return _Extent(len(responses), max(len(prompt) + len(response) for prompt, response in responses))
 
 

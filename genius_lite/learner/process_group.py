@@ -69,11 +69,7 @@ class ProcessGroup:
         return self._reduced(tensor, "SUM")
 
     def sum_each(self, tensors: Sequence[torch.Tensor | None], sizes: Sequence[int]) -> list[torch.Tensor | None]:
-        """Sum each tensor over those processes that have it, flat and in fp32; what none has is None.
-
-        Args:
-            sizes: how many numbers each has, where it is there.
-        """
+        """Sum each tensor, of so many numbers, over the processes that have it, flat, in fp32; None where none has."""
         import torch
 
         if self.size == 1:
@@ -101,19 +97,15 @@ class ProcessGroup:
 
     def min(self, value: int) -> int:
         """Return the lowest of what the processes give."""
-        import torch
-
-        return int(self._reduced(torch.tensor([int(value)]), "MIN"))
+        return self._reduced_number(value, "MIN")
 
     def max(self, value: int) -> int:
         """Return the highest of what the processes give."""
-        return -self.min(-value)
+        return self._reduced_number(value, "MAX")
 
     def broadcast(self, value: int) -> int:
         """Return what the main process gives, once all have come here."""
-        import torch
-
-        return int(self._reduced(torch.tensor([int(value) if self.is_main else 0]), "SUM"))
+        return self._reduced_number(value if self.is_main else 0, "SUM")
 
     def on_main(self, work: Callable[[], object]) -> None:
         """Have the main process alone do this; the others wait until it is done."""
@@ -134,6 +126,11 @@ class ProcessGroup:
 
         length = int(self._spread(torch.zeros(1, dtype=torch.int64)))
         return self._spread(torch.zeros(length, dtype=torch.uint8)).numpy().tobytes()
+
+    def _reduced_number(self, value: int, how: str) -> int:
+        import torch
+
+        return int(self._reduced(torch.tensor([int(value)]), how))
 
     def _reduced(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
         from torch import distributed
@@ -222,16 +219,13 @@ def require_possible(group: ProcessGroup) -> None:
 
 
 def load_in_parts(load: Callable[..., Any], device: Device, group: ProcessGroup) -> Any:
-    """Load the policy that `load` gives, each process keeping its part of the layers' weights on `device`.
+    """Load the policy that `load` puts `at` a device, each process keeping its part of the layers' weights on `device`.
 
     It is loaded into the host's memory, by one process after the other: for a moment one of them holds all of it.
 
     Only what is frozen is divided, and only within the layers: a layer's weights are gathered when it is passed
     through, forward and backward, and let go of behind it. The adapter stays whole everywhere, so that gradients,
     optimizer and what is saved are those of any group. All processes gather together: each must make the same passes.
-
-    Args:
-        load: takes the device `at` which to put it.
 
     Raises:
         UserError: what its layers are is not known.

@@ -7,7 +7,7 @@ what lies between, if it is allowed to round the factors: of numbers that bf16 h
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 
 import torch
@@ -15,18 +15,9 @@ import torch
 from genius_lite.hardware import compute_in_bf16
 
 
-@contextmanager
-def factors_in_bf16(allowed: bool = True) -> Iterator[None]:
-    """Have products of fp32 matrices on a CPU round their factors to bf16 inside, if that is quicker there.
-
-    Args:
-        allowed: False leaves everything as it is.
-    """
-    if not (allowed and _sums_in_fp32()):
-        yield
-        return
-    with _rounded_factors():
-        yield
+def factors_in_bf16(allowed: bool = True) -> AbstractContextManager[None]:
+    """Have products of fp32 matrices on a CPU round their factors to bf16 inside, if `allowed` and quicker there."""
+    return _rounded_factors() if allowed and _sums_in_fp32() else nullcontext()
 
 
 @contextmanager

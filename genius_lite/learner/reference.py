@@ -73,8 +73,7 @@ def _kept(folder: Path, packer: Packer, groups: Groups) -> np.ndarray:
 class Importance:
     """Sums of squared inputs of every linear layer between embeddings and head, by the name of its weight.
 
-    Args:
-        counts: whether the pass under way is one of those asked for.
+    `counts` says whether the pass under way is one of those asked for.
     """
 
     def __init__(self, policy: Any, counts: Callable[[], bool] = lambda: True):

@@ -21,10 +21,7 @@ from genius_lite.records import PreferencePair, seed_of
 
 
 def score(packer: Packer, groups: Groups, advance: Callable[[int], None], in_fp32: bool = False) -> np.ndarray:
-    """Score pairs with the packer's policy.
-
-    Args:
-        in_fp32: compute in fp32, whatever the weights are in.
+    """Score pairs with the packer's policy, on request in fp32, whatever the weights are in.
 
     Returns:
         Summed log-probabilities (chosen, rejected) in the order of the groups' own pairs, nats, float32 (P, 2).

@@ -60,8 +60,7 @@ def load_state(
 ) -> TrainingProgress | None:
     """Put the latest state into policy and optimizer; what it has beside tensors, or None if there is none.
 
-    Args:
-        updates: how many pairs each update of this training learns from.
+    `updates` says how many pairs each update of this training learns from.
 
     Raises:
         UserError: it cannot be one of this training: it was damaged, or another's, or put there by somebody.

@@ -21,13 +21,12 @@ def target_modules(base: nn.Module, wanted: list[str] | Literal["auto"] = "auto"
     Raises:
         UserError: there is none, or a wanted name fits none of them.
     """
+    kind = base.config.model_type  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
     read = set(base.get_decoder().modules())  # pyright: ignore[reportCallIssue]
+    left_out = (_OF_EMBEDDINGS, ".out_proj", ".dt_proj") if kind in _MAMBA_KIND else _OF_EMBEDDINGS
     linear = [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and m in read]
-    linear = [n for n in linear if not n.endswith(_OF_EMBEDDINGS)]
-    if base.config.model_type in _MAMBA_KIND:  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
-        linear = [n for n in linear if not n.endswith((".out_proj", ".dt_proj"))]
+    linear = [n for n in linear if not n.endswith(left_out)]
     if not linear:
-        kind = base.config.model_type  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
         raise UserError(
             f"models of type `{kind}` have no linear layer that an adapter could be put on; use another model"
         )

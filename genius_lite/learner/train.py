@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -91,22 +90,14 @@ def train_adapter(
         ProcessLostError: another process of the group has ended.
     """
     cfg, stop = job.cfg, stop or Stop()
-    load = partial(
-        load_policy,
-        job.hf_checkpoint,
-        job.start,
-        cfg,
-        job.device,
-        job.precision,
-        seed_of(*job.key, "adapter"),
-        room=job.room,
-    )
+    seed = seed_of(*job.key, "adapter")
+    load = partial(load_policy, job.hf_checkpoint, job.start, cfg, job.device, job.precision, seed, room=job.room)
     policy = load_in_parts(load, job.device, group) if group.sharded else load()
     if cfg.targets == "auto" and (left := without_adapter(policy)):
         say(f"these matrices get no adapter and stay as they are: {', '.join(left)}")
     groups = by_query(job.pairs)
     packer = Packer(policy, job.pairs, cfg, job.device, say, group)
-    sizes = array("l", (pack.tokens for pack in packer.packs(groups)))
+    sizes = [pack.tokens for pack in packer.packs(groups)]
     free = learner_free_memory(job.device) // group.local_world_size
     longest = max(sizes)
     if cfg.chosen_alone:

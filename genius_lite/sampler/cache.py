@@ -33,10 +33,8 @@ class SlotCache:
     reads all weights again (SmolLM2, Q4_0: 24 rows took 73 ms without a gap, 137 ms with eight). So busy slots are
     kept side by side, and what must be remembered meanwhile is cached behind them; a copy costs less than a row.
 
-    Args:
-        memory: `llama_get_memory(ctx)`.
-        truncates: False for recurrent and hybrid models, whose state cannot go back: there a sequence serves a
-            path only if all that it holds is a prefix of it.
+    `memory` is `llama_get_memory(ctx)`. `truncates` is False for recurrent and hybrid models, whose state cannot go
+    back: there a sequence serves a path only if all that it holds is a prefix of it.
     """
 
     def __init__(self, memory: Any, slots: int, cached: int, truncates: bool):

@@ -58,10 +58,7 @@ class PendingRequest:
 
 
 class LocalSampler:
-    """llama.cpp in a process of its own on this machine; made by `open_sampler`.
-
-    `restarts` counts the workers that had to be replaced.
-    """
+    """llama.cpp in a process of its own here; made by `open_sampler`. `restarts` counts replaced workers."""
 
     def __init__(
         self, start: Callable[[], Awaitable[Worker]], sampling: Sampling, patience: float, say: Callable[[str], None]
@@ -75,7 +72,7 @@ class LocalSampler:
         self._asked: dict[tuple[int, int], PendingRequest] = {}
         self._isolated: deque[PendingRequest] = deque()  # while there are some, only the first is asked
         self._consecutive_failures = 0
-        self._drains: dict[int, asyncio.Future[Stats]] = {}
+        self._drains: deque[asyncio.Future[Stats]] = deque()  # a worker answers them in order
         self._broken: BaseException | None = None
 
     @property
@@ -95,11 +92,7 @@ class LocalSampler:
         return self._submit(request, [node] * n)
 
     async def stream(self, node: Node, *, limit: int, sampling: Sampling) -> AsyncIterator[int]:
-        """Yield the tokens of a response as they are drawn, an end token too.
-
-        Raises:
-            QueryFailedError, SamplerError: as the futures of `extend`.
-        """
+        """Yield the tokens of a response as they are drawn, an end token too; raises as the futures of `extend` do."""
         drawn: asyncio.Queue[int | None] = asyncio.Queue()
         told = 0
 
@@ -130,10 +123,10 @@ class LocalSampler:
         """Wait until the worker has nothing left to do; return its totals, of the last one if there were several."""
         if self._broken:
             raise self._broken
-        number = next(self._ids)
-        stats = self._drains[number] = asyncio.get_running_loop().create_future()
+        stats = asyncio.get_running_loop().create_future()
+        self._drains.append(stats)
         if self._worker:
-            self._worker.send(Drain(number))
+            self._worker.send(Drain())
         return await stats
 
     # -- asking --------------------------------------------------------------------------------------------
@@ -179,8 +172,8 @@ class LocalSampler:
             while True:
                 self._worker = worker
                 self._ask()
-                for number in self._drains:
-                    worker.send(Drain(number))
+                for _ in self._drains:
+                    worker.send(Drain())
                 try:
                     reason = await self._receive(worker)
                 finally:
@@ -192,7 +185,7 @@ class LocalSampler:
             raise
         except BaseException as error:
             self._broken = error  # nothing may wait for ever for a reply that no one reads
-            for future in [*(pending.future for pending in self._pending), *self._drains.values()]:
+            for future in [*(pending.future for pending in self._pending), *self._drains]:
                 if not future.done():
                     future.set_exception(error)
             if not isinstance(error, (SamplerError, UserError)):
@@ -208,7 +201,7 @@ class LocalSampler:
         return silence(self._patience)
 
     def _deliver(self, reply: Reply) -> None:
-        if isinstance(reply, Drained) and not (stats := self._drains.pop(reply.id)).done():
+        if isinstance(reply, Drained) and not (stats := self._drains.popleft()).done():
             stats.set_result(reply.stats)
         if isinstance(reply, Drawn):
             self._asked[reply.id, reply.index].heard(reply)
@@ -267,8 +260,7 @@ async def open_sampler(
 ) -> AsyncIterator[LocalSampler]:
     """Start a worker with this GGUF; it ends with the block. What llama.cpp prints goes to the file `log`.
 
-    Args:
-        say: told in one line of every failure.
+    `say` is told of every failure, in one line.
 
     Raises:
         UserError: the model does not load with these settings.

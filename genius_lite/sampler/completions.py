@@ -32,10 +32,7 @@ T = TypeVar("T")
 
 
 class Failure(Exception):
-    """The server did not do what it was asked, and may if it is asked again. The message goes on from "the server".
-
-    `wait` is what it asked to wait, seconds.
-    """
+    """The server did not do it, and may if asked again after `wait` seconds. The message goes on from "the server"."""
 
     def __init__(self, reason: str, wait: float = 0.0):
         super().__init__(reason)
@@ -123,11 +120,9 @@ def request(path: list[int], seed: int, limit: int, sampling: Sampling, *, ends:
 
 
 class Completions:
-    """The completions of one model of one server. Made by `connect`.
+    """The completions of one model, of `vocabulary` tokens, of one server; made by `connect`.
 
-    Args:
-        vocabulary: tokens; an id outside is an error.
-        timeout: seconds without a token after which a request has failed.
+    A request has failed after `timeout` seconds without a token.
     """
 
     def __init__(self, client: httpx2.AsyncClient, url: str, vocabulary: int, timeout: float, key: str):
@@ -141,12 +136,9 @@ class Completions:
             return self._decoded(await _beginning(reply), _Models).data
 
     async def stream(self, body: dict[str, Any], take: Callable[[SampledToken], bool]) -> str:
-        """Hand over each sampled token until `take` says that it was the last.
+        """Hand over each sampled token until `take` says that it was the last, which ends the sampling there too.
 
-        Then the server is hung up on, at which it stops sampling.
-
-        Returns:
-            Why the server itself ended the completion; empty if it was `take` that did.
+        Returns why the server itself ended the completion; empty if it was `take` that did.
 
         Raises:
             Failure: of the server, of the way to it, or of what it says.
@@ -176,10 +168,8 @@ class Completions:
     async def distribution(self, path: list[int], plain: int) -> np.ndarray:
         """Return log-probabilities (vocabulary,) of the token after `path`, nats.
 
-        The server shows them beside the token that it samples: `plain`, one that it does show, is forced on it.
-
-        Raises:
-            Failure, UserError: as `stream`.
+        The server shows them beside the token that it samples: `plain`, one that it does show, is forced on it. Raises
+        as `stream` does.
         """
         logprobs_V = np.full(self.vocabulary, -np.inf)
 

@@ -33,9 +33,7 @@ _NODES = 2048
 class OnDevice:
     """Draws from what a context decodes, on the device that computes its logits. Made before its first decode.
 
-    Args:
-        sequences: that may be drawn for, counted from 0.
-        vocabulary: tokens.
+    `sequences`, counted from 0, may be drawn for.
 
     Raises:
         DeviceError: this build or this device cannot.
@@ -223,19 +221,20 @@ class _Graph:
 
         First among spans, then within one.
         """
-        spans = -(-width // _SPAN)
+        spans, rows = -(-width // _SPAN), DRAWS * count
         if spans * _SPAN > width:
             weights = self.pad(weights, spans * _SPAN - width, 0, 0, 0)
         weights = self.reshape_3d(weights, _SPAN, spans, count)
         upto = self.cumsum(self.reshape_2d(self.sum_rows(weights), spans, count))
         at = self.mul(self.scale(at, _BELOW_ONE), self._place(upto, spans - 1, spans, count))
-        span = self._passed(upto, at, spans, count)
+        each = self.repeat_4d(self.reshape_3d(upto, spans, 1, count), spans, DRAWS, count, 1)
+        passed = self._above(self.reshape_2d(each, spans, rows), self.reshape_2d(at, 1, rows), spans)
+        span = self.reshape_2d(self.clamp(passed, 0.0, spans - 1.0), DRAWS, count)
         chosen = self.cast(span, I32)
-        begins = self._front(upto, spans, count)
+        begins = self.concat(self.scale(self._place(upto, 0, spans, count), 0.0), upto, 0)  # before each span
         before = self._picked(begins, chosen, spans + 1, DRAWS, count)
         weighs = self.sub(self._picked(upto, chosen, spans, DRAWS, count), before)
         within = self.cumsum(self.get_rows(weights, chosen))  # (span, draws, rows)
-        rows = DRAWS * count
         whole = self._place(within, _SPAN - 1, _SPAN, rows)
         share = self.reshape_2d(self.scale(self.div(self.sub(at, before), weighs), _BELOW_ONE), 1, rows)
         inner = self._above(self.reshape_2d(within, _SPAN, rows), self.mul(share, whole), _SPAN)
@@ -243,21 +242,9 @@ class _Graph:
         index = self.add(self.scale(span, float(_SPAN)), self.reshape_2d(inner, DRAWS, count))
         return self.clamp(index, 0.0, width - 1.0)
 
-    def _front(self, upto: int, spans: int, count: int) -> int:
-        """Return the cumulative weight before each span, (spans + 1, rows)."""
-        zero = self.scale(self._place(upto, 0, spans, count), 0.0)
-        return self.concat(zero, upto, 0)
-
     def _place(self, values: int, place: int, width: int, count: int) -> int:
         """Return one place of each row of `values` (width, rows), (1, rows)."""
         return self.cont(self.view_2d(values, 1, count, width * 4, place * 4))
-
-    def _passed(self, upto: int, at: int, spans: int, count: int) -> int:
-        """Return for each draw how many spans end at or before `at`, (DRAWS, rows)."""
-        each = self.reshape_3d(upto, spans, 1, count)
-        each = self.reshape_2d(self.repeat_4d(each, spans, DRAWS, count, 1), spans, DRAWS * count)
-        passed = self._above(each, self.reshape_2d(at, 1, DRAWS * count), spans)
-        return self.reshape_2d(self.clamp(passed, 0.0, spans - 1.0), DRAWS, count)
 
     def _above(self, cumulative: int, at: int, width: int) -> int:
         """Return for each row the first index at which `cumulative` (width, rows) is above `at` (1, rows)."""

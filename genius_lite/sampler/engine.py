@@ -83,10 +83,7 @@ class Scoring:
 
 
 class Engine:
-    """A llama.cpp context and the requests in it.
-
-    Args:
-        loading: called again and again while the model loads.
+    """A llama.cpp context and the requests in it; `loading` is called again and again while the model loads.
 
     Raises:
         EngineError: the model does not load, or the context does not fit.
@@ -102,17 +99,13 @@ class Engine:
         # llama.cpp pads the context, and a unified cache would let one branch take everybody's cells.
         self.context = settings.context
         self.batch = Batch(self.ctx, self.vocabulary.size)
-        self.drawing = self._drawing()
+        try:
+            drawing = OnDevice(self.ctx, settings.slots, self.vocabulary.size) if settings.draw == "device" else None
+            self.drawing = drawing or self._on_host()
+        except DeviceError as e:
+            self.drawing = self._on_host(e)
         self.queue: deque[PrefillJob | Scoring] = deque()
         self._totals = Stats()
-
-    def _drawing(self) -> OnHost | OnDevice:
-        if self.settings.draw == "device":
-            try:
-                return OnDevice(self.ctx, self.settings.slots, self.vocabulary.size)
-            except DeviceError as e:
-                return self._on_host(e)
-        return self._on_host()
 
     def _on_host(self, why: DeviceError | None = None) -> OnHost:
         if why:
@@ -242,15 +235,21 @@ class Engine:
         try:
             drawn = iter(self.drawing.read(asked))
         except LogitsError as e:
-            raise LogitsError(e.row, f" after {_named(self.cache.slots[asked[e.row].sequence])}") from None
+            slot = self.cache.slots[asked[e.row].sequence]
+            branch = f", branch {slot.job.index}" if isinstance(slot.job, Branch) else ""
+            whose = f" after {len(slot.tokens)} tokens of request {slot.job.request.id}{branch}"
+            raise LogitsError(e.row, whose) from None
         for slot, asked_of in rows:
-            found = [token for _ in asked_of for token in next(drawn)]
-            if found and isinstance(slot.job, PrefillJob):
-                self._start_branches(slot, slot.job, found, replies)
-            elif found and isinstance(slot.job, Branch):
-                self._append_token(slot, slot.job, found[0], replies)
+            found, job = [token for _ in asked_of for token in next(drawn)], slot.job
+            if found and isinstance(job, PrefillJob):
+                self._start_branches(slot, job, found, replies)
+            elif found and isinstance(job, Branch):
+                self._append_token(slot, job, found[0], replies)
             elif found:
-                self._look_up(slot, slot.job, found, replies)
+                job.logprobs += [logprob for _, logprob in found]
+                if len(job.logprobs) == len(job.request.response):
+                    self.cache.free(slot, len(job.request.prompt) - 1)
+                    replies.append(Scored(job.request.id, job.logprobs))
 
     def _start_branches(self, slot: Slot, prefill: PrefillJob, drawn: list[Draw], replies: list[Reply]) -> None:
         """Give each of the prefill's branches its slot and first token; those that find none wait."""
@@ -286,15 +285,3 @@ class Engine:
         keep = len(slot.tokens) if finish == "step" or request.streamed else len(request.path) - 1
         self.cache.free(slot, keep, released=finish != "step" and request.until == "step")
         replies.append(Extended(request.id, branch.index, Completion(branch.tokens, branch.logprobs, finish)))
-
-    def _look_up(self, slot: Slot, job: Scoring, drawn: list[Draw], replies: list[Reply]) -> None:
-        job.logprobs += [logprob for _, logprob in drawn]
-        if len(job.logprobs) == len(job.request.response):
-            self.cache.free(slot, len(job.request.prompt) - 1)
-            replies.append(Scored(job.request.id, job.logprobs))
-
-
-def _named(slot: Slot) -> str:
-    """Name a slot's job as the log does."""
-    branch = f", branch {slot.job.index}" if isinstance(slot.job, Branch) else ""
-    return f"{len(slot.tokens)} tokens of request {slot.job.request.id}{branch}"

@@ -65,7 +65,6 @@ class Ggml:
         try:
             for name, arguments in self._MAKING.items():
                 self._take(name, ctypes.c_void_p, "pp" + arguments)
-            self._take("new_tensor_1d", ctypes.c_void_p, "pil")
             self._take("new_tensor_2d", ctypes.c_void_p, "pill")
             self._take("set_input", None, "p")
             self._take("backend_tensor_set", None, "ppss")

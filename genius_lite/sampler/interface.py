@@ -19,7 +19,7 @@ class QueryFailedError(SamplerError):
 
 
 class Sampler(Protocol):
-    """What the foresight search needs of a sampler, wherever it runs."""
+    """Samples continuations of a token tree."""
 
     def extend(self, node: Node, n: int, *, until: Until, limit: int) -> list[asyncio.Future[Node]]:
         """Sample `n` continuations of a node, up to a step delimiter or to the end, `limit` tokens at most.

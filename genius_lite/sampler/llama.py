@@ -167,19 +167,17 @@ def amx_broken() -> bool:
 def amx_works(command: Sequence[str] = (sys.executable, "-P", "-m", "genius_lite.sampler.llama")) -> bool:
     """Say whether AMX gives the logits that llama.cpp gives without; remembered.
 
-    Args:
-        command: tries it, and ends with 0 if so, with 3 if it gives others.
+    The command tries it, and ends with 0 if so, with 3 if it gives others.
     """
     if found := recall("amx", (), _Tried):
         return found.works
     try:
-        ended = attempt(command, _PATIENCE)
+        status = attempt(command, _PATIENCE).returncode
     except subprocess.TimeoutExpired:
         return False  # a busy machine may have been the reason, so it is tried again
-    works, status = ended.returncode == 0, ended.returncode
-    if works or status == _DIFFERS or (fate(status) and status != -KILLED):  # nothing else says anything of AMX
-        remember("amx", (), _Tried(works))
-    return works
+    if status in (0, _DIFFERS) or (fate(status) and status != -KILLED):  # nothing else says anything of AMX
+        remember("amx", (), _Tried(status == 0))
+    return status == 0
 
 
 def main() -> None:

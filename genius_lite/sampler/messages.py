@@ -6,7 +6,6 @@ and a sampler elsewhere (another machine, a server) needs no more than these mes
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -66,8 +65,8 @@ class EngineSettings(msgspec.Struct, frozen=True):
         """Decode so many branches together, each with the same `room`: by that llama.cpp chooses LongRoPE's table."""
         if not self.kv_unified:
             return msgspec.structs.replace(self, slots=slots, parked=0)
-        slots, both = min(slots, self.slots + self.parked), self.slots + self.parked
-        return msgspec.structs.replace(self, slots=slots, parked=both - slots)
+        both = self.slots + self.parked
+        return msgspec.structs.replace(self, slots=min(slots, both), parked=max(0, both - slots))
 
     @property
     def room(self) -> int:
@@ -114,8 +113,6 @@ class Release(msgspec.Struct, frozen=True, tag=True):
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Tell the totals once nothing is left to do."""
 
-    id: int
-
 
 NOT_FINITE = 3
 """Exit status of a worker whose model gave logits that are not finite; its log names the request."""
@@ -158,9 +155,8 @@ class Scored(msgspec.Struct, frozen=True, tag=True):
 
 
 class Drained(msgspec.Struct, frozen=True, tag=True):
-    """The answer to a `Drain`."""
+    """The answer to a `Drain`, the first that has none yet."""
 
-    id: int
     stats: Stats
 
 
@@ -170,20 +166,19 @@ class Alive(msgspec.Struct, frozen=True, tag=True):
 
 Reply = Ready | Failed | Drawn | Extended | Scored | Drained | Alive
 
-_LENGTH = struct.Struct("<I")
-HEADER = _LENGTH.size
-_encoder = msgspec.msgpack.Encoder()
+HEADER = 4  # bytes of a frame that say how long the message is
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def frame(message: Request | Reply) -> bytes:
     """Encode a message as it is sent."""
-    body = _encoder.encode(message)
-    return _LENGTH.pack(len(body)) + body
+    body = _encode(message)
+    return len(body).to_bytes(HEADER, "little") + body
 
 
 def body_length(header: bytes) -> int:
     """Return the bytes of the message that follows this header."""
-    return _LENGTH.unpack(header)[0]
+    return int.from_bytes(header, "little")
 
 
 decode_request = msgspec.msgpack.Decoder(prepared(Request)).decode

@@ -1,7 +1,7 @@
 """Let llama.cpp try a file in a process of its own: `python -m genius_lite.sampler.probe FILE BYTES [HOW...]`.
 
 llama.cpp aborts, crashes or never ends on some files that are broken. Here it only takes this process with it; the run,
-which opens the same file afterwards, reads the exit status. The file is read once, which hashing it does too.
+which opens the same file afterwards, reads the exit status.
 """
 
 from __future__ import annotations

@@ -68,11 +68,12 @@ class Worker:
         worker = cls(process)
         try:
             worker.send(Open(str(model), settings))
-            reply = await worker.reply_within(settings.watchdog)
-            while isinstance(reply, Alive):
-                reply = await worker.reply_within(settings.watchdog)
+            while isinstance(reply := await worker.reply_within(settings.watchdog), Alive):
+                pass
             if reply is None:
                 raise SamplerError(f"the sampler's process {silence(settings.watchdog)} while it loaded; see {log}")
+            if isinstance(reply, Failed):
+                raise UserError(f"{reply.reason} (llama.cpp's own words are in {log})")
         except asyncio.IncompleteReadError:
             reason = await worker.exit_reason()
             await worker.stop()  # one that closed its output need not have ended
@@ -80,9 +81,6 @@ class Worker:
         except BaseException:
             await worker.stop()
             raise
-        if isinstance(reply, Failed):
-            await worker.stop()
-            raise UserError(f"{reply.reason} (llama.cpp's own words are in {log})")
         return worker
 
     def send(self, request: Request) -> None:
@@ -91,12 +89,7 @@ class Worker:
         if not self.process.stdin.is_closing():
             self.process.stdin.write(frame(request))
 
-    async def read(self) -> Reply:
-        """Wait for the next reply.
-
-        Raises:
-            asyncio.IncompleteReadError: the process has ended.
-        """
+    async def _read(self) -> Reply:
         assert self.process.stdout
         header = await self.process.stdout.readexactly(HEADER)
         return decode_reply(await self.process.stdout.readexactly(body_length(header)))
@@ -109,7 +102,7 @@ class Worker:
         Raises:
             asyncio.IncompleteReadError: the process has ended.
         """
-        reading, silent = asyncio.ensure_future(self.read()), 0.0
+        reading, silent = asyncio.ensure_future(self._read()), 0.0
         try:
             while silent < patience:
                 done, _ = await asyncio.wait({reading}, timeout=_BEAT)

@@ -49,12 +49,7 @@ class LogitsError(RuntimeError):
 
 
 class OnHost:
-    """Draws from logits in this machine's memory.
-
-    Args:
-        logits: those of the last decode, (rows, vocabulary).
-        threads: go through the rows together, `count` of them.
-    """
+    """Draws from `logits` of the last decode (rows, vocabulary) in this machine's memory, with `count` threads."""
 
     most = sys.maxsize
     """Tokens that one row may be asked for."""
@@ -83,10 +78,7 @@ class OnHost:
 
 
 class Rows:
-    """Logits (rows, vocabulary) of one decode, and what every draw from them needs.
-
-    Args:
-        threads: go through the rows together, `count` of them; without any the caller does it alone.
+    """Logits (rows, vocabulary) of one decode, and what every draw from them needs; `count` threads, if any, help.
 
     Raises:
         LogitsError: a row's largest logit is NaN or infinite.
@@ -106,13 +98,11 @@ class Rows:
     def draw(self, row: int, uniform: float, sampling: Sampling, among: np.ndarray | None = None) -> int:
         """Draw the token at `uniform` (in [0, 1)) of the row's filtered and tempered distribution.
 
-        Filters go by probability after temperature, in the order top-k, top-p, min-p.
-
-        Args:
-            among: bool (vocabulary,): of what then is left only these.
+        Filters go by probability after temperature, in the order top-k, top-p, min-p. Of what then is left only tokens
+        `among` these, bool (vocabulary,), are drawn.
 
         Raises:
-            IndexError: of these none is left.
+            IndexError: none is left.
         """
         logits_V, top, temperature = self.logits_RV[row], self.top_R[row], sampling.temperature
         if sampling.top_k == 1 and among is None:

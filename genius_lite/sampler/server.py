@@ -34,15 +34,11 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class _Branch(PartialCompletion):
-    """A completion in the making, and why it ended, once it has."""
+    """One try at a completion, and why it ended, once it has."""
 
     path: list[int] = field(kw_only=True)
     seed: int = field(kw_only=True)
     finish: Finish | None = None
-
-    def restart(self) -> None:
-        super().restart()
-        self.finish = None
 
 
 class ServerSampler:
@@ -69,8 +65,8 @@ class ServerSampler:
         Futures raise QueryFailedError if this branch fails again and again, UserError if the server refuses it or
         does not answer any more.
         """
-        branches = [_Branch(until, limit, path=node.path, seed=seed) for seed in node.seeds(until, n)]
-        tasks: list[asyncio.Future[Node]] = [asyncio.create_task(self._sample(node, branch)) for branch in branches]
+        samples = [self._sample(node, until, limit, seed) for seed in node.seeds(until, n)]
+        tasks: list[asyncio.Future[Node]] = [asyncio.create_task(sample) for sample in samples]
         for task in tasks:
             task.add_done_callback(self._end)
         self._tasks.update(tasks)
@@ -83,11 +79,7 @@ class ServerSampler:
         """See `Sampler.drain`; a server does not say what it did."""
 
     async def retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of an attempt that may fail `cfg.retries` times before the last.
-
-        Raises:
-            Failure: of the last one.
-        """
+        """Return the result of an attempt that may fail `cfg.retries` times; the failure of the last one is raised."""
         tries = 0
         while True:
             try:
@@ -132,9 +124,10 @@ class ServerSampler:
         if not task.cancelled():
             task.exception()  # where a search has failed nobody else asks for its other branches
 
-    async def _sample(self, node: Node, branch: _Branch) -> Node:
+    async def _sample(self, node: Node, until: Until, limit: int, seed: int) -> Node:
+        path = node.path
         try:
-            return node.child(await self.retried(lambda: self._attempt(branch)))
+            return node.child(await self.retried(lambda: self._attempt(_Branch(until, limit, path=path, seed=seed))))
         except Failure as failure:
             tries = f"{self.cfg.retries + 1} times" if self.cfg.retries else "at the first try"
             try:
@@ -151,7 +144,6 @@ class ServerSampler:
             branch.finish = branch.append(sampled.id, min(sampled.logprob, 0.0), self._vocabulary)
             return branch.finish is not None
 
-        branch.restart()
         while branch.finish is None:
             position = len(branch.tokens)
             seed = seed_of(branch.seed, position) if position else branch.seed

@@ -55,10 +55,6 @@ class PartialCompletion:
     logprobs: list[float] = field(default_factory=list)
     step: OpenStep | None = None
 
-    def restart(self) -> None:
-        """Forget what was sampled."""
-        self.tokens, self.logprobs, self.step = [], [], None
-
     def append(self, token: int, logprob: float, vocabulary: Vocabulary) -> Finish | None:
         """Add a sampled token; return why the completion ends with it, or None if it goes on."""
         self.step = self.step or OpenStep(vocabulary.delimiter)

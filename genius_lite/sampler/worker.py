@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _serve(engine: Engine, inbox: Inbox, out: BinaryIO) -> None:
-    stepped, spoke, drains = False, time.monotonic(), list[Drain]()
+    stepped, spoke, drains = False, time.monotonic(), 0
     while True:
         for request in _arrivals(inbox, block=not engine.busy, patience=_PATIENCE if stepped else 0.0):
             if request is None:
@@ -86,14 +86,14 @@ def _serve(engine: Engine, inbox: Inbox, out: BinaryIO) -> None:
             if isinstance(request, Open):
                 raise EngineError("a worker loads one model")
             if isinstance(request, Drain):
-                drains.append(request)
+                drains += 1
             else:
                 engine.submit(request)
         replies = engine.decode_step()
         stepped = any(isinstance(r, Extended) and r.completion.finish == "step" for r in replies)
         if not engine.busy:
-            replies += [Drained(drain.id, engine.stats) for drain in drains]
-            drains.clear()
+            replies += [Drained(engine.stats) for _ in range(drains)]
+            drains = 0
         elif not replies and time.monotonic() - spoke > _SILENCE:
             replies.append(Alive())
         if replies:

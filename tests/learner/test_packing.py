@@ -218,8 +218,8 @@ def test_the_head_in_slices_is_the_whole_head(scale, cap, monkeypatch):
     logits = cap * torch.tanh(logits / cap) if cap else logits
     expected = logits.log_softmax(-1)[range(7), tokens]
     monkeypatch.setitem(module.SLICE_BYTES, "cpu", 1)
-    head = Head(layer, 1000, 8, scale, cap)
-    assert len(list(head.slices(7))) == 4
+    head = Head(layer.weight, layer.bias, scale, cap)
+    assert len(list(head.slices(hidden))) == 4
     got = token_logps(head, hidden, tokens)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     weights = torch.linspace(-1, 1, 7)

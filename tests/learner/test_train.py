@@ -420,8 +420,8 @@ def test_nf4_weights_are_four_bit_and_tables_eight(tiny):
     assert isinstance(table, Int8Embedding)
     assert (base.get_output_embeddings() is table) == (tiny.architecture == "llama")  # tied there
     exact = tiny.model.get_input_embeddings().weight
-    assert (table.rows(0, VOCABULARY) - exact).abs().max() <= exact.abs().max() / 127
-    torch.testing.assert_close(table(torch.tensor([[3, 5]])), table.rows(0, 9)[[3, 5]][None])
+    assert (table[:VOCABULARY] - exact).abs().max() <= exact.abs().max() / 127
+    torch.testing.assert_close(table(torch.tensor([[3, 5]])), table[:9][[3, 5]][None])
     assert weight_bytes(base) < 0.4 * weight_bytes(load_base(tiny.hf_checkpoint, "cpu", "bf16"))
 
 
