@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from genius_lite.errors import UserError
@@ -88,10 +89,8 @@ def read_options(value: Any, column: str) -> Options:
     """
     found, labels = value, ()
     if isinstance(found, str):
-        try:
+        with suppress(ValueError, RecursionError):
             found = json.loads(found)
-        except (ValueError, RecursionError):
-            found = value
     if isinstance(found, list) and found and all(isinstance(option, dict) for option in found):
         labelled = [option["label"] for option in found if option.get("label") is not None]
         found = {"text": [option.get("text") for option in found], "label": labelled}
@@ -122,7 +121,6 @@ def counts_from(answers: Iterable[tuple[str | float, Options]], written: int | N
 
     Args:
         written: what the recipe says.
-        name: of the problems, for an error.
 
     Raises:
         UserError: as many of them would do from 0 as from 1.

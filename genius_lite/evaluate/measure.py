@@ -1,7 +1,4 @@
-"""Let a policy answer problems through llama.cpp, and score what it says.
-
-Every figure of a model comes from the same prompts and the same seeds as the base model's, so that they can be paired.
-"""
+"""Let a policy answer problems through llama.cpp, with the base model's prompts and seeds, and score what it says."""
 
 from __future__ import annotations
 
@@ -60,8 +57,7 @@ class EvalModel:
 def temperature_of(wanted: float | Auto, model: GGUF, weights: Path | None = None) -> float:
     """The temperature of later use: as wanted, else what the model's file or its weights' folder recommends, else 0.7.
 
-    GGUFs that llama.cpp converts have `general.sampling.temp` from `generation_config.json`. A recommendation of 0, or
-    hardly more, is none: the likeliest response is measured anyway.
+    A recommendation of 0, or hardly more, is none: the likeliest response is measured anyway.
 
     Raises:
         UserError: the folder's file is no JSON.
@@ -98,11 +94,9 @@ def answer_tasks(
     Args:
         advance: called as responses arrive, `responses_wanted` less those that are kept in all.
         ended: told the sampler's totals.
-        kept: answers of an earlier, interrupted call, whose problems are not asked again; those to each other problem
-            are appended as soon as they are there.
+        kept: answers of an earlier, interrupted call, whose problems are not asked again; each other one is appended.
         stop: once it is asked for no other problem is begun; those under way go on to their end.
-        remembered: responses by task and problem, which are scored and not sampled again; those that are sampled are
-            added.
+        remembered: responses by task and problem, which are not sampled again, but scored; those sampled are added.
 
     Raises:
         Stopped: before every problem was answered.

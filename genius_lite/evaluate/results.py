@@ -109,17 +109,19 @@ def _result(name: str, rows: list[Response], base: list[Response], rounds: int) 
     confidence = _confidence(rounds, chosen_on)
     drawn = list(_by_problem(row for row in rows if row.sample != GREEDY).values())
     samples = max(map(len, drawn), default=0)
+    ended = [[row for row in of if row.finish == "end"] for of in _by_problem(rows).values()]
+    right_of_ended = [sum(row.right for row in of) for of in ended]
     return TaskResult(
         task=name,
         problems=len(judged),
         samples=samples,
         cut=fmean(row.finish == "length" for row in rows),
         length=fmean(row.tokens for row in rows),
-        greedy=_accuracy(greedy, 1),
-        sampled=_accuracy(sampled, samples),
+        greedy=_mean_accuracy(greedy, single=True) if greedy else None,
+        sampled=_mean_accuracy(sampled, single=samples == 1) if sampled else None,
         judged=_mean_accuracy(judged, single=(samples or 1) == 1 and not (greedy and drawn)),
-        of_ended=_of_ended(rows),
-        commonest=commonest([row.answer for row in of if row.finish == "end"] for of in _by_problem(rows).values()),
+        of_ended=share_among(right_of_ended, [len(of) for of in ended]) if any(ended) else None,
+        commonest=commonest([row.answer for row in of] for of in ended),
         most=_by_number(drawn, _most),
         some=_by_number(drawn, _some),
         temperature=next((row.temperature for row in rows if row.sample != GREEDY), 0.0),
@@ -150,19 +152,10 @@ def _right(rows: Iterable[Response]) -> dict[str, float]:
     return {problem: fmean(row.right for row in of) for problem, of in _by_problem(rows).items()}
 
 
-def _accuracy(by_problem: dict[str, float], samples: int) -> Interval | None:
-    return _mean_accuracy(by_problem, single=samples == 1) if by_problem else None
-
-
 def _mean_accuracy(by_problem: dict[str, float], *, single: bool) -> Interval:
     """Average over problems, of which each may have a `single` response."""
     scores = list(by_problem.values())
     return wilson(sum(scores), len(scores)) if single else mean_accuracy(scores)
-
-
-def _of_ended(rows: list[Response]) -> Interval | None:
-    ended = [[row.right for row in of if row.finish == "end"] for of in _by_problem(rows).values()]
-    return share_among(list(map(sum, ended)), list(map(len, ended))) if any(ended) else None
 
 
 def _by_number(drawn: list[list[Response]], of: Callable[[list[Response], int], float]) -> dict[str, Interval]:
