@@ -145,9 +145,8 @@ def final_choice(response: str, letters: str = LETTERS, choices: Sequence[str] =
 
     In this order: a marked answer that starts with a letter (`B`, `(B)`, `**B**`, `B) Paris`, `option B`, `la B`,
     `\text{B}`) or is the text of a choice; a response that starts so with a letter set apart, or is such a text; the
-    last mention, which is `(B)`, `**B**`, `option B`, `B)` or `B.` at the start of a line, or a letter alone on its
-    line; a capital at the end of the response. Lower case counts in brackets, before `.`, `)` or `:`, and alone: "a
-    dog" is not A. "A or B" is a hedge, and a list of the options, also at the very start, chooses none of them.
+    last mention (`_MENTION`); a capital at the end of the response. Lower case counts in brackets, before `.`, `)` or
+    `:`, and alone: "a dog" is not A. "A or B" is a hedge, and a list of the options chooses none of them.
     """
     response = plain(response)
     by_text = {_key(choice): letter for letter, choice in zip(letters, choices, strict=False) if _key(choice)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,8 +103,8 @@ def answer_tasks(
         UserError: what is known is not what is asked for.
     """
     wanted, known = ways_asked(cfg, temperature), {} if remembered is None else remembered
-    answered = {(one.task, one.problem): one for one in (_checked(kept, tasks, cfg) if kept else [])}
     asked = [(item.task.name, problem.id) for item in tasks for problem in item.task.problems]
+    answered = {(one.task, one.problem): one for one in (_checked(kept, {*asked}, cfg) if kept else [])}
     idle = all(one in answered or one in known for one in asked)
     gate = asyncio.Semaphore(max(1, 2 * who.settings.slots // (cfg.samples + cfg.greedy)))
 
@@ -171,20 +171,18 @@ def answer_tasks(
     return [answered[one] for one in asked]
 
 
-def _checked(kept: RecordLog[Answers], tasks: Sequence[TokenizedTask], cfg: Evaluate) -> Iterator[Answers]:
-    """Yield what is known of these tasks; each must be whole. A sweep's log has what only its second half asks, too.
+def _checked(kept: RecordLog[Answers], asked: Container[tuple[str, str]], cfg: Evaluate) -> Iterator[Answers]:
+    """Yield what is known of the problems asked; each must be whole. A sweep's log has what its second half asks, too.
 
     Raises:
         UserError: one is not, which is named.
     """
-    asked = {(item.task.name, problem.id) for item in tasks for problem in item.task.problems}
     samples = [*range(GREEDY if cfg.greedy else 0, cfg.samples)]
     for number, one in enumerate(kept.records, 1):
-        owners = {(response.task, response.problem) for response in one.responses}
-        whole = [response.sample for response in one.responses] == ([] if one.failure else samples)
         if (one.task, one.problem) not in asked:
             continue
-        if not whole or not owners <= {(one.task, one.problem)}:
+        whole = [response.sample for response in one.responses] == ([] if one.failure else samples)
+        if not whole or any((r.task, r.problem) != (one.task, one.problem) for r in one.responses):
             raise UserError(f"{kept.path}:{number}: these are not the responses that are asked for; delete the line")
         yield one
 

@@ -174,16 +174,13 @@ def evaluate_models(
     return [results(first), *(results(responses, first) for responses in others)], answered
 
 
-@contextmanager
 def _kept(
     out: Path, sources: Sequence[TaskSource], items: Sequence[TokenizedTask], asked: tuple[int | str, ...]
-) -> Iterator[RecordLog[Answers]]:
+) -> closing[RecordLog[Answers]]:
     """Open the log of answers to these problems, asked and checked in this way."""
     told = [source.model_dump_json() for source in sources]
     told += [repr((item.task.problems, [query.tokens for query in item.questions])) for item in items]
-    folder = RunDir(out.parent).sub(_beside(out))
-    with closing(RecordLog(folder / f"{seed_of(*asked, *told):016x}.jsonl", Answers)) as log:
-        yield log
+    return closing(RecordLog(_beside(out) / f"{seed_of(*asked, *told):016x}.jsonl", Answers))
 
 
 @contextmanager
@@ -193,7 +190,7 @@ def holding(out: Path) -> Iterator[None]:
     Raises:
         UserError: it is there already, or another process works on it.
     """
-    beside = RunDir(out.parent).sub(_beside(out))
+    beside = _beside(out)
     try:
         with hold(beside.path):
             if out.exists():
@@ -204,9 +201,9 @@ def holding(out: Path) -> Iterator[None]:
             remove(beside.path)
 
 
-def _beside(out: Path) -> str:
-    """Name the folder in which answers are kept until the results are written."""
-    return f"{out.name}.asked"
+def _beside(out: Path) -> RunDir:
+    """Return the folder in which answers are kept until the results are written."""
+    return RunDir(out.parent).sub(f"{out.name}.asked")
 
 
 def write_results(

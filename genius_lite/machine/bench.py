@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -108,10 +107,11 @@ def file_speed(model: Path, settings: EngineSettings) -> float:
 async def _decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]], generated: int) -> Speed:
     with scratch() as folder:
         async with open_sampler(model, settings, Sampling(0.6), folder / "log") as sampler:
-            shares = [len(range(i, settings.slots, len(prompts))) for i in range(len(prompts))]
-            roots = [Node(None, prompt, ("speed", number)) for number, prompt in enumerate(prompts)]
-            warm = [sampler.extend(root, n, until="limit", limit=1) for root, n in zip(roots, shares, strict=True)]
-            nodes = await asyncio.gather(*itertools.chain(*warm))
+            warm = list[asyncio.Future[Node]]()
+            for number, prompt in enumerate(prompts):
+                share = len(range(number, settings.slots, len(prompts)))
+                warm += sampler.extend(Node(None, prompt, ("speed", number)), share, until="limit", limit=1)
+            nodes = await asyncio.gather(*warm)
             before = await sampler.drain()
             start = time.perf_counter()
             await asyncio.gather(*(sampler.extend(node, 1, until="limit", limit=generated)[0] for node in nodes))
