@@ -1,8 +1,7 @@
 """Responses to problems, and what they say of a model: accuracies with intervals, and differences to the base model.
 
-Would a lower temperature have done it? Sharpening a model and sampling it cooler look alike at temperature 1. So the
-base model is measured at the temperatures of a small sweep too, and what was learned is set beside the best of them.
-Problems that choose between rounds choose the temperature, and the others tell what it is worth.
+Sharpening a model and sampling it cooler look alike at temperature 1. So the base model is measured at the temperatures
+of a small sweep too. Problems that choose between rounds choose the best, and the others tell what it is worth.
 """
 
 from __future__ import annotations
@@ -24,10 +23,7 @@ K = TypeVar("K")
 
 
 def results(responses: Sequence[Response], base: Sequence[Response] = (), rounds: int = 1) -> list[TaskResult]:
-    """Accuracies with 95 % intervals, a row a task, and the paired differences to the base model's responses.
-
-    One sample a problem gives Wilson's interval, more of them a bootstrap over problems. Problems that only choose
-    between rounds are left out.
+    """Accuracies of the problems that report, with 95 % intervals, and paired differences to the base; a row a task.
 
     Args:
         rounds: among which the one with these responses may have been chosen. Where the problems that chose are those
@@ -153,7 +149,7 @@ def _right(rows: Iterable[Response]) -> dict[str, float]:
 
 
 def _mean_accuracy(by_problem: dict[str, float], *, single: bool) -> Interval:
-    """Average over problems, of which each may have a `single` response."""
+    """Average over problems: with a `single` response to each Wilson's interval, else a bootstrap."""
     scores = list(by_problem.values())
     return wilson(sum(scores), len(scores)) if single else mean_accuracy(scores)
 
@@ -172,7 +168,7 @@ def _some(rows: list[Response], k: int) -> float:
 
 
 def _most(rows: list[Response], k: int) -> float:
-    """How often the vote of k responses is right; the mean over sets of k; of k in a row if those are very many."""
+    """How often the vote of k responses is right: the mean over sets of k; of k in a row if those are very many."""
     if math.comb(len(rows), k) > _MOST_SUBSETS:
         return fmean(_vote(rows[start : start + k]) for start in range(len(rows) - k + 1))
     return fmean(_vote(chosen) for chosen in combinations(rows, k))

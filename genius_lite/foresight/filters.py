@@ -100,14 +100,10 @@ def unfit(response: list[int], ended: bool, cfg: Pairs, vote: Vote) -> bool:
 
 
 def refusal(pair: PreferencePair, cfg: Pairs, vote: Vote) -> str | None:
-    """Return the first filter that refuses the pair; None if all let it pass. The costly ones look only if asked for.
+    """Return the first of `FILTERS` that refuses the pair; None if all let it pass. The costly one looks last.
 
-    - gap: f of the chosen response exceeds that of the rejected one by less than `min_gap`, nats per token.
-    - looping: the chosen, or either, response ends in a repetition.
-    - truncated: the chosen, or either, response was cut off at a token limit.
-    - length: one response has more than `max_length_ratio` times the tokens of the other.
-    - agreement: the chosen response's answer has less than this share of the votes, or the rejected one states no other
-      answer. Where no response states one nothing can be judged, and the pair stays.
+    agreement: the chosen response's answer has less than this share of the votes, or the rejected one states no other
+    answer. Where no response states one nothing can be judged, and the pair stays.
 
     Args:
         vote: of the rollout that the pair comes from.
