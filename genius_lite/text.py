@@ -74,6 +74,11 @@ def number(value: float | None, digits: int = 2, sign: str = "", unit: str = "")
     return f"{_minus(shown)} {unit}".rstrip()
 
 
+def p_value(value: float) -> str:
+    """Write `0.603`, and `< 0.001` below that, as no test finds 0."""
+    return "< 0.001" if value < 0.001 else number(value, 3)
+
+
 _ENDINGS = (("ies", "y"), ("ches", "ch"), ("sses", "ss"), ("ices", "ix"), ("s", ""))  # of many, and of one
 
 

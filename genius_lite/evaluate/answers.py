@@ -54,8 +54,7 @@ def final_number(text: str, decimal: Decimal = ".") -> Number | None:
     """Return the number after the last mark that holds one, else the last number of the text that it does not deny.
 
     Of a marked sentence what follows its last `=` comes first, and there the first number: "The answer is 5 apples for
-    3 children." is 5, "The answer is 2 + 3 = 5" too. Words count where a mark or a short text begins with them. Of "5
-    or 6" none is the answer.
+    3 children." is 5, "The answer is 2 + 3 = 5" too. Words count where a mark or a short text begins with them.
     """
     for segment in marked(text):
         if found := _stated(segment, decimal):

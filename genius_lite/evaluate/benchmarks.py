@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -24,12 +25,17 @@ DEFINITIONS = msgspec.convert(HARNESS, prepared(dict[str, Definition]))
 
 
 def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
-    """The tasks that a recipe names.
+    """The tasks that a recipe names. The second one of a source, as it may be asked in another way, ends in -2.
 
     Raises:
-        UserError: as `load_task`; or two have the same name.
+        UserError: as `load_task`; or two of different sources have the same name.
     """
-    tasks = [load_task(source) for source in sources]
+    tasks, seen = list[Task](), Counter[tuple[str, str]]()
+    for source in sources:
+        task = load_task(source)
+        seen[task.name, source.source] += 1
+        count = seen[task.name, source.source]
+        tasks.append(task if count == 1 else replace(task, name=f"{task.name}-{count}"))
     if repeated := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
         raise UserError(f"two tasks are named {repeated[0]}; give their files different names")
     return tasks

@@ -2,14 +2,7 @@
 
 What follows a thought alone is looked at. Marked answers (`answers.marked`: "the answer is", "Antwort:", "答案是") come
 first; without a mark counts the last number (numeric), the last mention of a letter (choice), or the whole response
-(exact). A mark that holds nothing of the checker's kind is passed over.
-
-Numbers, in digits of any script: separators of thousands are commas, apostrophes, thin and no-break spaces; 3,5 and
-1.234 are a half more than three and more than a thousand only where a task's options say `decimal: ','`, 1.234,5 and
-1,234.5 in any case. Percent and currency signs are read, and percent in words. Scale words from thousand to trillion
-count (5 million, 2 Mrd., 3万5000; a billion is 10^9), "5k" does not. A unit is passed over, and not converted: 5 km
-and 5km are 5. Number words (seventy-two; zweiundsiebzig; 七十二) are read where a marked answer begins with them, or a
-short response without digits, in the languages of `words.COUNTED`; nowhere else, as "one" is seldom a number.
+(exact). docs/answers.md tells all that is read, and how.
 """
 
 from __future__ import annotations
@@ -50,9 +43,8 @@ def extract_answer(response: str) -> str | None:
 
     The last marked answer counts: its number if it is one with a unit at most, its text if that is short, the number
     that it states otherwise. Without a mark a response is an answer only where it is nothing else: a few words with one
-    number ("so 1000 in all"), or what such words equal ("2 + 3 = 5"), or a single word. The last number of an open text
-    may be anything, and responses that happen to share it do not agree. "1,000.0", "$1000" and "1e3" are all "1000",
-    "(b)" and "B) Paris" are "B", and "Yes" is "yes".
+    number ("so 1000 in all"), or what such words equal ("2 + 3 = 5"), or a single word. "1,000.0", "$1000" and "1e3"
+    are all "1000", "(b)" and "B) Paris" are "B", and "Yes" is "yes".
     """
     response = thoughts.read(response).answer
     segments = [*marked(response)]
@@ -90,11 +82,8 @@ def check(
 ) -> float:
     """Return 1.0 if the response's final answer is `answer`, else 0.0; `options` are told in the recipe's reference.
 
-    exact: the response, or its last marked answer, is the text of the answer. A run of white space is one space, and
-    full-width characters are as narrow ones.
-    numeric: equal, or apart by at most `tolerance` times the answer. 50% equals 50, and 0.5 as well, and 5 million
-    equals 5, as what is asked for may be a percentage or millions. The answer may be a worked solution that ends in
-    `#### 72`.
+    numeric: equal, or apart by at most `tolerance` times the answer, which may be a worked solution. 50% equals 50, and
+    0.5 as well, and 5 million equals 5, as what is asked for may be a percentage or millions.
     choice: the answer is a letter. With `choices` only their letters count, and their texts do too.
     regex: the last match of `pattern`, or its `group` (the first unless given), compared as exact.
     math-verify is not asked here, as nothing would bound its time: `scoring.Scorer`.
@@ -128,7 +117,7 @@ def submitted(
 ) -> str | None:
     """Return the answer that a checker reads in a response, None if there is none: what a vote among responses counts.
 
-    Of a response to a question of which no more is known ("stated") it is what `extract_answer` finds.
+    "stated", where no more is known of the question, is `extract_answer`.
 
     Raises:
         UserError: the pattern is wrong.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from genius_lite.errors import UserError
@@ -88,10 +89,8 @@ def read_options(value: Any, column: str) -> Options:
     """
     found, labels = value, ()
     if isinstance(found, str):
-        try:
+        with suppress(ValueError, RecursionError):
             found = json.loads(found)
-        except (ValueError, RecursionError):
-            found = value
     if isinstance(found, list) and found and all(isinstance(option, dict) for option in found):
         labelled = [option["label"] for option in found if option.get("label") is not None]
         found = {"text": [option.get("text") for option in found], "label": labelled}
@@ -122,7 +121,6 @@ def counts_from(answers: Iterable[tuple[str | float, Options]], written: int | N
 
     Args:
         written: what the recipe says.
-        name: of the problems, for an error.
 
     Raises:
         UserError: as many of them would do from 0 as from 1.
@@ -147,9 +145,8 @@ def final_choice(response: str, letters: str = LETTERS, choices: Sequence[str] =
 
     In this order: a marked answer that starts with a letter (`B`, `(B)`, `**B**`, `B) Paris`, `option B`, `la B`,
     `\text{B}`) or is the text of a choice; a response that starts so with a letter set apart, or is such a text; the
-    last mention, which is `(B)`, `**B**`, `option B`, `B)` or `B.` at the start of a line, or a letter alone on its
-    line; a capital at the end of the response. Lower case counts in brackets, before `.`, `)` or `:`, and alone: "a
-    dog" is not A. "A or B" is a hedge, and a list of the options, also at the very start, chooses none of them.
+    last mention (`_MENTION`); a capital at the end of the response. Lower case counts in brackets, before `.`, `)` or
+    `:`, and alone: "a dog" is not A. "A or B" is a hedge, and a list of the options chooses none of them.
     """
     response = plain(response)
     by_text = {_key(choice): letter for letter, choice in zip(letters, choices, strict=False) if _key(choice)}

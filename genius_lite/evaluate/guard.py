@@ -23,10 +23,9 @@ TO_HALT_FOR = 16
 
 
 class Signal(NamedTuple):
-    """How a round's figure is put as its limit is, and what is said beyond that, with {value}, {limit} and {than}.
+    """How a round's figure is set against the base model's, or round 1's (`_PUT`), and what is said beyond a limit.
 
-    `put` sets it against the base model's, or round 1's (`_PUT`). `figure` is its field in Signals or RoundMetrics,
-    where that has another name than the limit.
+    `figure` is its field in Signals or RoundMetrics, where that has another name than the limit.
     """
 
     put: str
@@ -35,7 +34,7 @@ class Signal(NamedTuple):
 
 
 def _ratio(now: float, before: float) -> float:
-    """1 where both are 0: nothing changed. Above 0 everything is infinitely more than 0, and so never too little."""
+    """1 where both are 0: nothing changed. What is above 0 is infinitely more than 0, and so never too little."""
     if before == 0:
         return 1.0 if now == 0 else math.inf
     return now / before
@@ -138,7 +137,7 @@ _COUNTED = {"unique": "compared", "same": "stated"}
 
 @dataclass(frozen=True)
 class SignalValue:
-    """A round's `value` of a signal, put as its limits are; its figure, and the one that it is compared with.
+    """A round's `value` of a signal, put as its limits are; its figure `now`, and the one that it is compared with.
 
     They are of `count` responses, pairs or steps at least, as `of` says.
     """
@@ -162,28 +161,23 @@ def round_metrics(
 ) -> RoundMetrics:
     """What a round shows; `value`, `spread` and `length_gap` are 0 where nothing shows them.
 
-    Steps without foresight are left out, as they have no values of their own. The spread is that of a sample (n - 1),
-    so that it does not shrink where a step has fewer distinct candidates; a single candidate has none.
+    Steps without foresight have no values of their own. The spread is that of a sample (n - 1), so that it does not
+    shrink where a step has fewer distinct candidates; a single candidate has none.
     """
     values, spreads, steps, chosen, rejected = array("d"), array("d"), 0, 0, 0
     for step in (step for rollout in rollouts for step in rollout.steps if step.foreseen):
         found = [candidate.value for candidate in step.candidates]
         steps += 1
         values.extend(found)
-        if len(found) > 1:
-            spreads.append(_deviation(found))
+        if len(found) > 1:  # statistics.stdev cannot take infinities or NaN, which are to reach the guard
+            mean = fmean(found)
+            spreads.append(math.sqrt(sum((value - mean) ** 2 for value in found) / (len(found) - 1)))
     for pair in pairs:
         chosen += len(pair.chosen_tokens)
         rejected += len(pair.rejected_tokens)
     gap = 2 * (chosen - rejected) / (chosen + rejected) if chosen + rejected else 0.0
     value, spread = fmean(values) if values else 0.0, fmean(spreads) if spreads else 0.0
     return RoundMetrics(seen, value, spread, gap, accuracy, margin, len(pairs), steps)
-
-
-def _deviation(values: list[float]) -> float:
-    # statistics.stdev cannot take infinities or NaN, which are to reach the guard.
-    mean = fmean(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def signal_values(now: RoundMetrics, base: Signals | None, first: RoundMetrics | None) -> list[SignalValue]:
@@ -213,9 +207,8 @@ def signal_values(now: RoundMetrics, base: Signals | None, first: RoundMetrics |
 def alarms(cfg: Guard, now: RoundMetrics, base: Signals | None, first: RoundMetrics | None) -> list[Alarm]:
     """Every signal that is beyond a limit, each once, at its worse level; halts come first.
 
-    A limit that is exactly reached gives no alarm. What is not a finite number halts, also where a signal has no limit.
-    What fewer than 16 responses, pairs or steps show only warns: of a handful, one more or less that ends, or repeats,
-    is chance.
+    What is not a finite number halts, also where a signal has no limit. What fewer than 16 responses, pairs or steps
+    show only warns: of a handful, one more or less that ends, or repeats, is chance.
 
     Args:
         base, first: as in `signal_values`.
@@ -231,7 +224,10 @@ def _judge(reading: SignalValue, limit: Limit) -> Alarm | None:
         return Alarm(reading.signal, "halt", broken[0], math.inf, line)
     levels: tuple[tuple[Literal["halt", "warn"], float | None], ...] = (("halt", limit.halt), ("warn", limit.warn))
     for level, bound in levels:
-        if bound is None or not _beyond(reading.value, bound, reading.low):
+        # 0.4 - 0.3 is a little more than 0.1: what is reached but for rounding is not exceeded.
+        if bound is None or math.isclose(reading.value, bound, rel_tol=1e-9, abs_tol=1e-12):
+            continue
+        if not (reading.value < bound if reading.low else reading.value > bound):
             continue
         than = "longer" if reading.now > 0 else "shorter"
         line = reading.line.format(value=reading.value, limit=bound, than=than)
@@ -240,12 +236,6 @@ def _judge(reading: SignalValue, limit: Limit) -> Alarm | None:
             level = "warn"
         return Alarm(reading.signal, level, reading.value, bound, line)
     return None
-
-
-def _beyond(value: float, bound: float, low: bool) -> bool:
-    # 0.4 - 0.3 is a little more than 0.1: what is reached but for rounding is not exceeded.
-    exceeded = value < bound if low else value > bound
-    return exceeded and not math.isclose(value, bound, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def guard_status(guard: Guard, report: RoundReport, base: Signals | None) -> dict[str, str]:

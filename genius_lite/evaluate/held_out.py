@@ -40,11 +40,7 @@ def observe(
     Args:
         base: the base model, which scores the same tokens; None where it is the one that answers.
         advance: called as responses arrive, `samples` for each query in all.
-        ended: told the totals of the sampler that answers.
-        kept: responses of an earlier, interrupted call, which are not sampled again; those to each other query are
-            appended as soon as they are there.
-        stop: once it is asked for no other query is begun; those under way go on to their end.
-        remembered: responses by query, which are not sampled again; those that are sampled are added.
+        ended, kept, stop, remembered: as in `measure.answer_tasks`, by query.
         answers: of which kind the queries' are.
 
     Raises:
@@ -80,20 +76,14 @@ def observe(
 
     if base:
         asyncio.run(_ask_each(base, [query for query in queries if query.id in known], score, samples, stop))
+    seen = list[Observed]()
     with Vocabulary.open(who.gguf) as vocabulary:
-
-        def look(query: Query, done: Completion, of_base: list[float]) -> Observed:
-            answer, thought_ended = vocabulary.said(query.tokens, done.tokens)
-            stated = submitted(answers, answer)
-            return Observed(query.id, done.tokens, done.logprobs, of_base, done.finish, stated, thought_ended)
-
-        observed = [
-            look(query, done, of_base)
-            for query in queries
-            if query.id not in failures
-            for done, of_base in zip(known[query.id], scored[query.id], strict=True)
-        ]
-    return observed, [FailedQuery(query, why) for query, why in failures.items()]
+        for query in (query for query in queries if query.id not in failures):
+            for done, of_base in zip(known[query.id], scored[query.id], strict=True):
+                answer, thought_ended = vocabulary.said(query.tokens, done.tokens)
+                stated = submitted(answers, answer)
+                seen.append(Observed(query.id, done.tokens, done.logprobs, of_base, done.finish, stated, thought_ended))
+    return seen, [FailedQuery(query, why) for query, why in failures.items()]
 
 
 async def _ask_each(

@@ -1,14 +1,11 @@
-"""Let a policy answer problems through llama.cpp, and score what it says.
-
-Every figure of a model comes from the same prompts and the same seeds as the base model's, so that they can be paired.
-"""
+"""Let a policy answer problems through llama.cpp, with the base model's prompts and seeds, and score what it says."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +57,7 @@ class EvalModel:
 def temperature_of(wanted: float | Auto, model: GGUF, weights: Path | None = None) -> float:
     """The temperature of later use: as wanted, else what the model's file or its weights' folder recommends, else 0.7.
 
-    GGUFs that llama.cpp converts have `general.sampling.temp` from `generation_config.json`. A recommendation of 0, or
-    hardly more, is none: the likeliest response is measured anyway.
+    A recommendation of 0, or hardly more, is none: the likeliest response is measured anyway.
 
     Raises:
         UserError: the folder's file is no JSON.
@@ -98,19 +94,17 @@ def answer_tasks(
     Args:
         advance: called as responses arrive, `responses_wanted` less those that are kept in all.
         ended: told the sampler's totals.
-        kept: answers of an earlier, interrupted call, whose problems are not asked again; those to each other problem
-            are appended as soon as they are there.
+        kept: answers of an earlier, interrupted call, whose problems are not asked again; each other one is appended.
         stop: once it is asked for no other problem is begun; those under way go on to their end.
-        remembered: responses by task and problem, which are scored and not sampled again; those that are sampled are
-            added.
+        remembered: responses by task and problem, which are not sampled again, but scored; those sampled are added.
 
     Raises:
         Stopped: before every problem was answered.
         UserError: what is known is not what is asked for.
     """
     wanted, known = ways_asked(cfg, temperature), {} if remembered is None else remembered
-    answered = {(one.task, one.problem): one for one in (_checked(kept, tasks, cfg) if kept else [])}
     asked = [(item.task.name, problem.id) for item in tasks for problem in item.task.problems]
+    answered = {(one.task, one.problem): one for one in (_checked(kept, {*asked}, cfg) if kept else [])}
     idle = all(one in answered or one in known for one in asked)
     gate = asyncio.Semaphore(max(1, 2 * who.settings.slots // (cfg.samples + cfg.greedy)))
 
@@ -177,20 +171,18 @@ def answer_tasks(
     return [answered[one] for one in asked]
 
 
-def _checked(kept: RecordLog[Answers], tasks: Sequence[TokenizedTask], cfg: Evaluate) -> Iterator[Answers]:
-    """Yield what is known of these tasks; each must be whole. A sweep's log has what only its second half asks, too.
+def _checked(kept: RecordLog[Answers], asked: Container[tuple[str, str]], cfg: Evaluate) -> Iterator[Answers]:
+    """Yield what is known of the problems asked; each must be whole. A sweep's log has what its second half asks, too.
 
     Raises:
         UserError: one is not, which is named.
     """
-    asked = {(item.task.name, problem.id) for item in tasks for problem in item.task.problems}
     samples = [*range(GREEDY if cfg.greedy else 0, cfg.samples)]
     for number, one in enumerate(kept.records, 1):
-        owners = {(response.task, response.problem) for response in one.responses}
-        whole = [response.sample for response in one.responses] == ([] if one.failure else samples)
         if (one.task, one.problem) not in asked:
             continue
-        if not whole or not owners <= {(one.task, one.problem)}:
+        whole = [response.sample for response in one.responses] == ([] if one.failure else samples)
+        if not whole or any((r.task, r.problem) != (one.task, one.problem) for r in one.responses):
             raise UserError(f"{kept.path}:{number}: these are not the responses that are asked for; delete the line")
         yield one
 

@@ -41,11 +41,7 @@ class NamedModel:
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """How a run asks.
-
-    After which system message (None: the chat template's default), how long a response, how hot, and with which
-    variables of the chat template.
-    """
+    """How a run asks; `system` None is the chat template's default, whose variables `template` are."""
 
     system: str | None = None
     max_tokens: int = 512
@@ -65,9 +61,8 @@ _ASKED = {
 def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[PromptConfig]]:
     """The tasks that a command line means, and how the recipes among its names ask.
 
-    Args:
-        names: a recipe (.yaml), whose tasks are taken; or a benchmark (`gsm8k`); or a source, with a checker behind
-            a colon (`held-out.jsonl:numeric`).
+    A name is a recipe (.yaml), whose tasks are taken; or a benchmark (`gsm8k`); or a source, with a checker behind a
+    colon (`held-out.jsonl:numeric`).
 
     Raises:
         UserError: a recipe cannot be read or has no task; or there is no such checker.
@@ -87,10 +82,7 @@ def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[PromptConf
 
 
 def prompt_config(ways: Sequence[PromptConfig], **given: Any) -> PromptConfig:
-    """What is given of it, and the rest as recipes or runs ask, if there are any.
-
-    Args:
-        given: fields of `PromptConfig`; None is not given.
+    """What is given of its fields (None is not given), and the rest as recipes or runs ask, if there are any.
 
     Raises:
         UserError: they ask in different ways.
@@ -131,16 +123,13 @@ def evaluate_models(
     keep: Path | None = None,
     chose: Mapping[str, Use] | None = None,
 ) -> tuple[list[list[TaskResult]], list[list[Response]]]:
-    """Results of each model, the first one's without and the others' with the difference to the first.
+    """Results and responses of each model, the results of all but the first with the difference to it.
 
     Args:
         keep: the folder of the results, which is not there yet. Answers are kept beside it as soon as they are there,
             so that the same call goes on after an interruption.
         chose: problems, by their ids, that chose between the rounds of a run whose model is measured: those that did
             nothing else are left out, as they flatter it.
-
-    Returns:
-        The results and the responses, a list for each model.
 
     Raises:
         UserError: a task or a model cannot be used.
@@ -185,28 +174,23 @@ def evaluate_models(
     return [results(first), *(results(responses, first) for responses in others)], answered
 
 
-@contextmanager
 def _kept(
     out: Path, sources: Sequence[TaskSource], items: Sequence[TokenizedTask], asked: tuple[int | str, ...]
-) -> Iterator[RecordLog[Answers]]:
+) -> closing[RecordLog[Answers]]:
     """Open the log of answers to these problems, asked and checked in this way."""
     told = [source.model_dump_json() for source in sources]
     told += [repr((item.task.problems, [query.tokens for query in item.questions])) for item in items]
-    folder = RunDir(out.parent).sub(_beside(out))
-    with closing(RecordLog(folder / f"{seed_of(*asked, *told):016x}.jsonl", Answers)) as log:
-        yield log
+    return closing(RecordLog(_beside(out) / f"{seed_of(*asked, *told):016x}.jsonl", Answers))
 
 
 @contextmanager
 def holding(out: Path) -> Iterator[None]:
-    """Hold a folder of results that are to be measured and written, for this process alone.
-
-    Answers are kept beside it, and go when it is there.
+    """Hold a folder of results for this process alone. Answers are kept beside it, and go when it is there.
 
     Raises:
         UserError: it is there already, or another process works on it.
     """
-    beside = RunDir(out.parent).sub(_beside(out))
+    beside = _beside(out)
     try:
         with hold(beside.path):
             if out.exists():
@@ -217,9 +201,9 @@ def holding(out: Path) -> Iterator[None]:
             remove(beside.path)
 
 
-def _beside(out: Path) -> str:
-    """Name the folder in which answers are kept until the results are written."""
-    return f"{out.name}.asked"
+def _beside(out: Path) -> RunDir:
+    """Return the folder in which answers are kept until the results are written."""
+    return RunDir(out.parent).sub(f"{out.name}.asked")
 
 
 def write_results(

@@ -155,15 +155,11 @@ def plain(text: str) -> str:
 
 
 def numbers(text: str, decimal: Decimal = ".", *, denied: bool = True) -> Iterator[Number]:
-    """Yield the numbers of a text that are in digits, in order; those that are too long are none.
-
-    With thousands separators, currency or percent; fractions (1/2, 2 1/2, LaTeX's); powers of ten (1e5, 3 x 10^5,
-    10^5); multiples of a root or of pi (2\\sqrt{3}, 2π); scale words (5 million, 3万5000). No division by zero is one.
+    """Yield the numbers of a text that are in digits (docs/answers.md), in order; those that are too long are none.
 
     Args:
-        decimal: the mark before decimals. Where "." is it, "," parts thousands and the other way round; thin and
-            no-break spaces and apostrophes do so in both, and plain spaces where "," is it. What can only be meant in
-            the other way (1.234,5) is read so.
+        decimal: the mark before decimals. Where "." is it, "," parts thousands and the other way round, and plain
+            spaces do so where "," is it. What can only be meant in the other way (1.234,5) is read so.
         denied: also those of which the text says that they are not meant: "not 5".
     """
     end = 0

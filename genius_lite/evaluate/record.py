@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from genius_lite.evaluate.results import choosing_scores, results
 from genius_lite.evaluate.selection import judged_by
@@ -30,7 +33,7 @@ class Evaluation:
 def write_evaluation(
     folder: Path, answers: Sequence[Answers], signals: Signals | None, failed: Sequence[FailedQuery] = ()
 ) -> None:
-    """Fill a round's folder, which exists.
+    """Fill a round's folder, which exists. Of signals NaN, which JSON has not, is written as infinity: either halts.
 
     Args:
         failed: held-out queries that llama.cpp did not survive; problems say it themselves.
@@ -39,7 +42,8 @@ def write_evaluation(
     if responses:
         write_records(folder / RESPONSES, responses)
     if signals:
-        write_json(folder / SIGNALS, signals)
+        broken = {name: math.inf for name, figure in msgspec.structs.asdict(signals).items() if figure != figure}
+        write_json(folder / SIGNALS, msgspec.structs.replace(signals, **broken))
     failures = [FailedQuery(one.problem, one.failure) for one in answers if one.failure]
     if failures or failed:
         write_records(folder / FAILED_FILE, [*failures, *failed])

@@ -1,7 +1,6 @@
-"""What the base model answered in earlier runs on this machine: asked the same, it answers the same.
+"""What the base model answered in earlier runs on this machine: asked the same, it answers the same but for rounding.
 
-Responses are remembered, and no verdict: they are scored anew. They are the same but for rounding, as those of a run
-that goes on are.
+Responses are remembered, and no verdict: they are scored anew.
 """
 
 from __future__ import annotations
@@ -30,10 +29,9 @@ class _Answers(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Inquiry:
-    """Queries that a model is asked, and all else that decides what it says.
+    """Queries that a model is asked, for so many responses with each `sampling`, and all else that decides them.
 
-    `name` is that of their task, or empty; each is asked for so many responses with each `sampling`, by the random
-    numbers of `seed`.
+    `name` is that of their task, or empty.
     """
 
     model: GGUF

@@ -1,8 +1,7 @@
 """Responses to problems, and what they say of a model: accuracies with intervals, and differences to the base model.
 
-Would a lower temperature have done it? Sharpening a model and sampling it cooler look alike at temperature 1. So the
-base model is measured at the temperatures of a small sweep too, and what was learned is set beside the best of them.
-Problems that choose between rounds choose the temperature, and the others tell what it is worth.
+Sharpening a model and sampling it cooler look alike at temperature 1. So the base model is measured at the temperatures
+of a small sweep too. Problems that choose between rounds choose the best, and the others tell what it is worth.
 """
 
 from __future__ import annotations
@@ -24,10 +23,7 @@ K = TypeVar("K")
 
 
 def results(responses: Sequence[Response], base: Sequence[Response] = (), rounds: int = 1) -> list[TaskResult]:
-    """Accuracies with 95 % intervals, a row a task, and the paired differences to the base model's responses.
-
-    One sample a problem gives Wilson's interval, more of them a bootstrap over problems. Problems that only choose
-    between rounds are left out.
+    """Accuracies of the problems that report, with 95 % intervals, and paired differences to the base; a row a task.
 
     Args:
         rounds: among which the one with these responses may have been chosen. Where the problems that chose are those
@@ -109,17 +105,19 @@ def _result(name: str, rows: list[Response], base: list[Response], rounds: int) 
     confidence = _confidence(rounds, chosen_on)
     drawn = list(_by_problem(row for row in rows if row.sample != GREEDY).values())
     samples = max(map(len, drawn), default=0)
+    ended = [[row for row in of if row.finish == "end"] for of in _by_problem(rows).values()]
+    right_of_ended = [sum(row.right for row in of) for of in ended]
     return TaskResult(
         task=name,
         problems=len(judged),
         samples=samples,
         cut=fmean(row.finish == "length" for row in rows),
         length=fmean(row.tokens for row in rows),
-        greedy=_accuracy(greedy, 1),
-        sampled=_accuracy(sampled, samples),
+        greedy=_mean_accuracy(greedy, single=True) if greedy else None,
+        sampled=_mean_accuracy(sampled, single=samples == 1) if sampled else None,
         judged=_mean_accuracy(judged, single=(samples or 1) == 1 and not (greedy and drawn)),
-        of_ended=_of_ended(rows),
-        commonest=commonest([row.answer for row in of if row.finish == "end"] for of in _by_problem(rows).values()),
+        of_ended=share_among(right_of_ended, [len(of) for of in ended]) if any(ended) else None,
+        commonest=commonest([row.answer for row in of] for of in ended),
         most=_by_number(drawn, _most),
         some=_by_number(drawn, _some),
         temperature=next((row.temperature for row in rows if row.sample != GREEDY), 0.0),
@@ -150,19 +148,10 @@ def _right(rows: Iterable[Response]) -> dict[str, float]:
     return {problem: fmean(row.right for row in of) for problem, of in _by_problem(rows).items()}
 
 
-def _accuracy(by_problem: dict[str, float], samples: int) -> Interval | None:
-    return _mean_accuracy(by_problem, single=samples == 1) if by_problem else None
-
-
 def _mean_accuracy(by_problem: dict[str, float], *, single: bool) -> Interval:
-    """Average over problems, of which each may have a `single` response."""
+    """Average over problems: with a `single` response to each Wilson's interval, else a bootstrap."""
     scores = list(by_problem.values())
     return wilson(sum(scores), len(scores)) if single else mean_accuracy(scores)
-
-
-def _of_ended(rows: list[Response]) -> Interval | None:
-    ended = [[row.right for row in of if row.finish == "end"] for of in _by_problem(rows).values()]
-    return share_among(list(map(sum, ended)), list(map(len, ended))) if any(ended) else None
 
 
 def _by_number(drawn: list[list[Response]], of: Callable[[list[Response], int], float]) -> dict[str, Interval]:
@@ -179,7 +168,7 @@ def _some(rows: list[Response], k: int) -> float:
 
 
 def _most(rows: list[Response], k: int) -> float:
-    """How often the vote of k responses is right; the mean over sets of k; of k in a row if those are very many."""
+    """How often the vote of k responses is right: the mean over sets of k; of k in a row if those are very many."""
     if math.comb(len(rows), k) > _MOST_SUBSETS:
         return fmean(_vote(rows[start : start + k]) for start in range(len(rows) - k + 1))
     return fmean(_vote(chosen) for chosen in combinations(rows, k))

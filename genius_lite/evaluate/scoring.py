@@ -33,8 +33,7 @@ _MISTAKEN = 0.1  # the share of problems that a scorer may misjudge: it moves an
 class Verdict(msgspec.Struct, frozen=True):
     """What a task says of a response: its score, from 0 (wrong) to 1 (right).
 
-    `timed_out`: the scorer went beyond its limits of time or memory, or died of the response, which then counts as
-    wrong.
+    `timed_out`: the scorer went beyond its limits, or died of the response, which then counts as wrong.
     """
 
     score: float
@@ -89,15 +88,13 @@ def fault(known: Mapping[str, str | None], is_right: Callable[[str, str], bool],
 
     Of up to 20 problems it is asked about the known answer, about `decoys`, and about another problem's answer. It may
     be mistaken about the known answer, and about each decoy, in a tenth of them; a decoy that is the known answer, or
-    the same number, is not asked there. Another problem's answer differs: puzzles have many solutions, and a small one
-    may share them, so that one is refused only where it is right for most problems, and two at least. Of the 96
-    scorers of reasoning-gym 0.1.25 that run no answers, three are refused, with 18 or more of 20; of all others one
-    calls one such answer right.
+    the same number, is not asked there. Puzzles may share their solutions, so that another problem's answer has to be
+    right for most problems, and two at least. Of the 96 scorers of reasoning-gym 0.1.25 that run no answers, three are
+    refused, with 18 or more of 20.
 
     Args:
         known: the answer of each problem, by its id; None where only the scorer knows.
         is_right: whether it calls the answer to the problem of this id right.
-        decoys: what is hardly the answer to any of them.
     """
     asked = {problem: known[problem] for problem in list(known)[:: -(-len(known) // _ASKED) or 1]}
     answers = {problem: answer for problem, answer in asked.items() if answer}
@@ -132,8 +129,7 @@ def _same(text: str, answer: str | None) -> bool:
 def as_literal(entry: dict[str, Any]) -> str:
     """An entry as Python writes it, which keeps tuples, sets and numbers as keys, none of which JSON has.
 
-    What Python cannot write as a literal is there as its text, such as gsm_symbolic's fractions. A scorer that needs it
-    calls the known answers wrong, and is refused for that.
+    What is no literal, such as gsm_symbolic's fractions, is there as its text; a scorer that needs it is refused.
     """
     return repr(_plain(entry))
 

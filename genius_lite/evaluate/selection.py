@@ -41,13 +41,9 @@ class Decision:
 def judged_by(tasks: Scores, signals: Signals | None, base: Signals | None) -> Scores:
     """What a round is compared by: its scores on the problems that choose; without a task, the agreement of answers.
 
-    Agreement is self-consistency (Wang et al., arXiv 2203.11171): the share of a query's responses that give the most
-    frequent answer. It needs no label and rises with accuracy, but also as a policy collapses onto one answer: that is
-    what the guard is for, whose halted rounds are never the best. Empty where too few of the base model's responses
-    state an answer.
-
-    Args:
-        base: the base model's, which may be the ones that are judged.
+    Agreement is self-consistency (Wang et al., arXiv 2203.11171). It rises with accuracy, but also as a policy comes to
+    give one answer to all: the guard halts such rounds. Empty where too few responses of `base`, the base model, state
+    an answer.
     """
     if tasks:
         return tasks

@@ -124,8 +124,7 @@ def too_short(cut: float, limit: int, thought: int, *, thinking: bool) -> str | 
     """Warn that this share of the base model's responses is cut off, if it is more than a tenth.
 
     Args:
-        limit: the longest response, in tokens; of them
-        thought: are `foresight.thought_tokens`.
+        limit: the longest response, in tokens, of which `thought` are `foresight.thought_tokens`.
         thinking: some are cut off in their thoughts.
     """
     if cut <= MOST_CUT:

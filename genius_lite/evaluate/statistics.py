@@ -3,9 +3,9 @@
 Problems are the unit that is drawn from a population; several samples of one problem are a cluster, not new problems.
 Intervals of means are percentile bootstraps over problems (Efron and Tibshirani, An Introduction to the Bootstrap,
 1993, chapter 13) rather than estimate +- 1.96 clustered standard errors (Miller, Adding Error Bars to Evals, arXiv
-2411.00640): the two agree in the middle of the range, but a bootstrap stays inside it, follows the skew near its ends,
-and does partial credit and unequal numbers of samples in the same way. Below some 30 problems it is a little too
-narrow. Intervals of differences are Student's.
+2411.00640): a bootstrap stays inside the range, follows the skew near its ends, and does partial credit and unequal
+numbers of samples in the same way. Below some 30 problems it is a little too narrow. Intervals of differences are
+Student's.
 
 Seeds of a training are drawn too, and all of them are asked the same problems: `pooled_difference` adds their part.
 """
@@ -50,10 +50,8 @@ def mean_accuracy(
     if np.ptp(scores_P) == 0:
         return _of_a_constant(estimate, len(scores_P), (0.0, 1.0), confidence)
 
-    def means(drawn: np.ndarray) -> np.ndarray:
-        return scores_P[drawn].mean(axis=1)
-
-    return Interval(estimate, *_bootstrap(means, len(scores_P), confidence, seed, resamples))
+    ends = _bootstrap(lambda drawn: scores_P[drawn].mean(axis=1), len(scores_P), confidence, seed, resamples)
+    return Interval(estimate, *ends)
 
 
 def share_among(parts: Sequence[float], wholes: Sequence[float]) -> Interval:
@@ -71,13 +69,10 @@ def share_among(parts: Sequence[float], wholes: Sequence[float]) -> Interval:
 
 
 def paired_difference(base: Sequence[float], tuned: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean of tuned - base over the same problems in the same order, whose difficulty cancels.
+    """Mean of tuned - base, of each problem's mean score, 0 to 1, over the same problems in the same order.
 
-    Student's interval (Biometrika 6, 1908): differences are not skewed as accuracies are, and a percentile bootstrap
-    calls 3 to 4 of 100 unchanged models better where 20 to 50 problems are there, this one at most 2.5.
-
-    Args:
-        base, tuned: each problem's score, 0 to 1, the mean of its samples, whose numbers may differ.
+    Student's interval (Biometrika 6, 1908): a percentile bootstrap calls 3 to 4 of 100 unchanged models better where 20
+    to 50 problems are there, this one at most 2.5.
 
     Raises:
         ValueError: not the same number of problems.
@@ -141,10 +136,9 @@ def pooled_difference(
     """Mean of tuned - base over problems and over the seeds of a training; of several tasks the mean of their means.
 
     `with_seeds` adds what seeds contribute to the interval over problems, less what is in both of them: the chance in
-    each single answer. The result is never narrower than over problems only. In the simulations of its tests it covers
-    the truth in 95 of 100 cases where seeds differ, and in up to 99 where they do not. Satterthwaite's degrees of
-    freedom for the sum of all parts do so in 87 with two seeds, and a bootstrap over seeds and problems in 50 with two
-    and 75 with three where seeds are all that differs: it ends at the worst and the best of them.
+    each single answer. In the simulations of its tests it covers the truth in 95 of 100 cases where seeds differ, and
+    in up to 99 where they do not; with two seeds Satterthwaite's degrees of freedom do so in 87, and a bootstrap over
+    seeds and problems in 50.
 
     Args:
         base, tuned: for each task its scores, -1 to 1, float (seeds, problems): both arms' problems in the same order.
@@ -177,9 +171,8 @@ def pooled_difference(
 def with_seeds(over_problems: Interval, over_seeds: float, freedom: int, own: float = 1.0) -> Interval:
     """Widen a difference's interval (95 %) by what seeds add: half of one and of the other as sides of a right angle.
 
-    Half of the seeds' own interval is Student's quantile times their standard error. Each part with the quantile of its
-    own degrees of freedom: the sum then covers the truth as often as it says or more often, whichever of them is the
-    larger (Banerjee, Sankhya 23, 1961; both ends by themselves: Zou and Donner, Stat. Med. 27, 2008).
+    Each part with the quantile of its own degrees of freedom: the sum then covers the truth at least as often as it
+    says (Banerjee, Sankhya 23, 1961; both ends by themselves: Zou and Donner, Stat. Med. 27, 2008).
 
     Args:
         over_problems: of the mean over seeds, as if they were fixed.
@@ -216,22 +209,21 @@ def _bootstrap(
     resamples: int = _RESAMPLES,
 ) -> tuple[float, float]:
     """Percentiles of what the statistic is of problems drawn with replacement: given int (resamples, problems)."""
-    rng = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // problems)
-    found = []
-    for start in range(0, resamples, rows):
-        found.append(statistic(rng.integers(problems, size=(min(rows, resamples - start), problems))))
+    rng, rows = np.random.default_rng(seed), max(1, _CHUNK // problems)
+    found = [
+        statistic(rng.integers(problems, size=(min(rows, resamples - start), problems)))
+        for start in range(0, resamples, rows)
+    ]
     low, high = np.quantile(np.concatenate(found), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
 def _of_a_constant(value: float, problems: int, bounds: tuple[float, float], confidence: float) -> Interval:
-    """Where no problem differs a bootstrap has no width, although others might: as many as 0 of `problems` allow.
+    """Where no problem differs a bootstrap has no width, although other problems might be anything within the bounds.
 
-    That share is the upper end of Wilson's interval for 0; those problems could then be anything within the bounds.
+    Their share is the upper end of Wilson's interval for 0 of `problems`.
     """
-    others = wilson(0, problems, confidence).high
-    low, high = bounds
+    others, (low, high) = wilson(0, problems, confidence).high, bounds
     return Interval(value, value - others * (value - low), value + others * (high - value))
 
 

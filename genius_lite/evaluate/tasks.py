@@ -56,8 +56,7 @@ class Task:
 
     `check` raises nothing for a response's sake, takes seconds at most, and may be called from any thread. `close` ends
     the process that it may have started for this; the next `check` starts another. `stated` is the answer that it
-    reads, which votes among responses count. `set_aside` says in a line which rows cannot be used, if there are such,
-    and `form` how the rows were read, if that was recognized.
+    reads, for votes. `set_aside` says which rows cannot be used, and `form` how they were read, if that is known.
     """
 
     name: str
@@ -91,7 +90,7 @@ class TokenizedTask:
 
 
 def evenly(items: list[T], limit: int | None) -> list[T]:
-    """Return so many of them, from the first to the last, where benchmarks stand in the order of their subjects."""
+    """Return so many of them, from the first to the last: benchmarks stand in the order of their subjects."""
     count = len(items) if limit is None else min(limit, len(items))
     return [items[number * len(items) // count] for number in range(count)]
 
@@ -101,27 +100,21 @@ def tokenize_task(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary
 
     Args:
         use: what they are for; `auto`: half of them choose and half report, of fewer than 40 all do both. Which half
-            depends on the problems alone, so that all seeds and recipes report on the same ones.
+            depends on the problems alone.
     """
     questions = [Query(p.id, p.prompt, vocabulary.prompt(p.prompt, system, p.before)) for p in task.problems]
-    uses: list[Use]
-    if use != "auto":
-        uses = [use for _ in questions]
-    elif len(questions) < _DIVIDED:
-        uses = ["both" for _ in questions]
-    else:
+    uses: list[Use] = ["both" if use == "auto" else use for _ in questions]
+    if use == "auto" and len(questions) >= _DIVIDED:
         # By what is asked: what is asked twice does not do both.
         asked = [(*(turn for message in p.before for turn in message.items()), p.prompt) for p in task.problems]
         drawn = sorted({*asked}, key=lambda each: seed_of("choose", *map(str, each)))
-        choosing = {*drawn[: len(drawn) // 2]}
-        uses = ["choose" if each in choosing else "report" for each in asked] if choosing else ["both" for _ in asked]
+        if choosing := {*drawn[: len(drawn) // 2]}:
+            uses = ["choose" if each in choosing else "report" for each in asked]
     return TokenizedTask(task, questions, uses)
 
 
 def from_rows(cfg: TaskSource) -> Task:
-    """A task from the rows of a source (`data.rows`); those that cannot be used are set aside.
-
-    With the checker `choice`, a row's options are appended to the prompt, lettered (`choices.py`).
+    """A task from the rows of a source; with the checker `choice` its lettered options are appended to a prompt.
 
     Raises:
         UserError: the source cannot be read; or, with the first one's place, no more rows can be used than cannot; or
@@ -160,8 +153,7 @@ def from_rows(cfg: TaskSource) -> Task:
     problems = problems_of(rows, found, problem)
     close = mathematics.close if mathematics else lambda: None
     name = cfg.benchmark or (cfg.source if Prefix.starts(cfg.source) else stem_of(cfg.source))
-    form = " and ".join(sorted(filter(None, forms)))
-    return Task(name, problems, score, close, stated, str(rows), form)
+    return Task(name, problems, score, close, stated, str(rows), form=" and ".join(sorted(filter(None, forms))))
 
 
 def problems_of(rows: UsableRows, found: list[tuple[str, T]], make: Callable[[T], Problem]) -> list[Problem]:
@@ -286,8 +278,7 @@ def _submitted(response: str, known: str) -> str:
 
 def distinct(problems: list[Problem]) -> list[Problem]:
     """The same problems with an id each: the second of a prompt ends in -2."""
-    seen: Counter[str] = Counter()
-    named = []
+    seen, named = Counter[str](), list[Problem]()
     for problem in problems:
         seen[problem.id] += 1
         count = seen[problem.id]

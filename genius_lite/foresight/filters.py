@@ -22,6 +22,8 @@ _LONGEST_UNIT = 32  # tokens: a sentence or two
 _REPEATS = 3  # of the unit, the last one perhaps cut off
 _STRETCH = 24  # tokens that the repetition must cover, so that a unit of 6 or fewer is said 4 times at least
 
+_JUDGED = {"keep": 0, "chosen": 1, "either": 2}  # how many of (chosen, rejected) a filter looks at
+
 Answer = Callable[[list[int]], str | None]
 """The final answer that the tokens of a response state, or None; equal answers are equal strings."""
 
@@ -30,10 +32,9 @@ class Vote:
     """How a query's responses vote on its answer (self-consistency, Wang et al., arXiv 2203.11171).
 
     Each response of the foreseen steps that came to its end and states a final answer has a vote. Those of a search
-    share their first steps, and one that is found again, in its step or at a later one, has no second vote: a habit is
-    no second reason (counting repeats cost the quickstart 15 points, recipes/RESULTS.md). Those of `steps: 0` share
-    nothing, and vote as often as they were drawn. Nobody is asked before something has to be decided, and each distinct
-    response once.
+    share their first steps, and one that is found again, in its step or at a later one, has no second vote (counting
+    repeats cost the quickstart 15 points, recipes/RESULTS.md). Those of `steps: 0` share nothing, and vote as often as
+    they were drawn. Nobody is asked before something has to be decided, and each distinct response once.
     """
 
     def __init__(self, rollout: Rollout, answer: Answer):
@@ -45,12 +46,15 @@ class Vote:
 
     def votes(self, response: list[int]) -> int:
         """Count the votes for its answer, its own included."""
-        stated = self.stated(response)
-        return 0 if stated is None else self._votes[stated]
+        return self._votes[self.stated(response)]  # none for None
 
     def lead(self, chosen: list[int], rejected: list[int]) -> float:
         """Return by which share of all votes one response's answer leads another's."""
         return (self.votes(chosen) - self.votes(rejected)) / self.total
+
+    def backs(self, response: list[int], share: float) -> bool:
+        """Say whether its answer has this share of the votes, if there are any."""
+        return not self.total or self.votes(response) / self.total >= share
 
     @property
     def total(self) -> int:
@@ -63,8 +67,8 @@ class Vote:
         return {response: self._answer([*response]) if ends else None for (response, ends), _ in self._times.items()}
 
     @cached_property
-    def _votes(self) -> Counter[str]:
-        found = Counter[str]()
+    def _votes(self) -> Counter[str | None]:
+        found = Counter[str | None]()
         for (response, _), times in self._times.items():
             if (stated := self._stated[response]) is not None:
                 found[stated] += times
@@ -85,25 +89,21 @@ def unfit(response: list[int], ended: bool, cfg: Pairs, vote: Vote) -> bool:
     """Say whether a filter refuses every pair with this chosen response, whatever the rejected one is.
 
     Args:
-        ended: whether the response came to its end.
-        vote: of the rollout that it comes from.
+        ended: whether it came to its end.
+        vote: of its rollout.
     """
     return (
         (cfg.looping != "keep" and loops(response))
         or (cfg.truncated != "keep" and not ended)
-        or (cfg.agreement is not None and not _backed(response, cfg.agreement, vote))
+        or (cfg.agreement is not None and not vote.backs(response, cfg.agreement))
     )
 
 
 def refusal(pair: PreferencePair, cfg: Pairs, vote: Vote) -> str | None:
-    """Return the first filter that refuses the pair; None if all let it pass. The costly ones look only if asked for.
+    """Return the first of `FILTERS` that refuses the pair; None if all let it pass. The costly one looks last.
 
-    - gap: f of the chosen response exceeds that of the rejected one by less than `min_gap`, nats per token.
-    - looping: the chosen, or either, response ends in a repetition.
-    - truncated: the chosen, or either, response was cut off at a token limit.
-    - length: one response has more than `max_length_ratio` times the tokens of the other.
-    - agreement: the chosen response's answer has less than this share of the votes, or the rejected one states no other
-      answer. Where no response states one nothing can be judged, and the pair stays.
+    agreement: the chosen response's answer has less than this share of the votes, or the rejected one states no other
+    answer. Where no response states one nothing can be judged, and the pair stays.
 
     Args:
         vote: of the rollout that the pair comes from.
@@ -111,32 +111,18 @@ def refusal(pair: PreferencePair, cfg: Pairs, vote: Vote) -> str | None:
     # Randomly chosen pairs may have a negative gap: without a least gap it is none of this filter's business.
     if cfg.least_gap and pair.chosen_value - pair.rejected_value < cfg.least_gap:
         return "gap"
-    if any(loops(tokens) for tokens in (pair.chosen_tokens, pair.rejected_tokens)[: _judged(cfg.looping)]):
+    if any(loops(tokens) for tokens in (pair.chosen_tokens, pair.rejected_tokens)[: _JUDGED[cfg.looping]]):
         return "looping"
-    if not all((pair.chosen_ended, pair.rejected_ended)[: _judged(cfg.truncated)]):
+    if not all((pair.chosen_ended, pair.rejected_ended)[: _JUDGED[cfg.truncated]]):
         return "truncated"
     shorter, longer = sorted((len(pair.chosen_tokens), len(pair.rejected_tokens)))
     if cfg.max_length_ratio is not None and longer / shorter > cfg.max_length_ratio:
         return "length"
-    if cfg.agreement is not None and not _agreed(pair, cfg.agreement, vote):
-        return "agreement"
+    if cfg.agreement is not None and vote.total:
+        another = vote.stated(pair.rejected_tokens) not in (None, vote.stated(pair.chosen_tokens))
+        if not another or not vote.backs(pair.chosen_tokens, cfg.agreement):
+            return "agreement"
     return None
-
-
-def _judged(setting: str) -> int:
-    """Count how many of (chosen, rejected) a filter looks at."""
-    return {"keep": 0, "chosen": 1, "either": 2}[setting]
-
-
-def _agreed(pair: PreferencePair, share: float, vote: Vote) -> bool:
-    """Say whether the vote is for the chosen response's answer, and the rejected one's is another."""
-    another = vote.stated(pair.rejected_tokens) not in (None, vote.stated(pair.chosen_tokens))
-    return _backed(pair.chosen_tokens, share, vote) and (another or not vote.total)
-
-
-def _backed(response: list[int], share: float, vote: Vote) -> bool:
-    """Say whether the response's answer has this share of the votes, if there are any."""
-    return not vote.total or vote.votes(response) / vote.total >= share
 
 
 def loops(tokens: Sequence[int]) -> bool:
@@ -146,15 +132,10 @@ def loops(tokens: Sequence[int]) -> bool:
     likelier (Xu et al., "Learning to Break the Loop", arXiv 2206.02369), so that a loop seldom stops before the token
     limit, and the stretch can be asked to be long. "1, 1, 1", "ha ha ha", a ruler or a table's separator are shorter; a
     list whose numbers count on has units that differ. A loop counts wherever the limit cut it, also within a unit; one
-    last token may break it, as the end token does. What was said again and again but left behind does not count. Only
-    the last 97 tokens are looked at.
+    last token may break it, as the end token does. Only the last 97 tokens are looked at.
     """
     tail = tokens[-_LONGEST_UNIT * _REPEATS - 1 :]
-    return _ends_in_loop(tail) or _ends_in_loop(tail[:-1])
-
-
-def _ends_in_loop(tokens: Sequence[int]) -> bool:
-    return any(_repeats(tokens, unit) for unit in range(1, _LONGEST_UNIT + 1))
+    return any(_repeats(end, unit) for end in (tail, tail[:-1]) for unit in range(1, _LONGEST_UNIT + 1))
 
 
 def _repeats(tokens: Sequence[int], unit: int) -> bool:

@@ -49,8 +49,7 @@ def draw_pairs(
     - `choose: random`: two different responses of the step in either order, all equally likely, each with its own
       advantage. This is the control: what is learned from such pairs owes nothing to f.
 
-    Equal responses never make a pair, so a step may give none. Where a filter refuses a pair another one is drawn, so
-    that it is drawn from those that pass.
+    Equal responses never make a pair, so a step may give none. Where a filter refuses a pair another one is drawn.
 
     Args:
         tau: temperature of F, nats per token.
@@ -58,9 +57,6 @@ def draw_pairs(
         answer: is asked only where the vote has to decide.
         left_out: gets for each of `FILTERS` the steps that it left without a pair, a step being counted by the filter
             that refused what was drawn first. `agreement` counts the steps too that `choose: agreed` finds undecided.
-
-    Yields:
-        The pairs, of one rollout after the other, so that those of many take no memory.
 
     Raises:
         NonFiniteError: a value is NaN or infinite.

@@ -34,8 +34,7 @@ async def sample_rollouts(
     Args:
         key: (seed, round); each query adds its id.
         in_flight: searches under way at once. More than the sampler's slots can hold evict each other's cache.
-        finished: called with each rollout.
-        failed: called, instead, with each query whose search the sampler does not survive, and with the reason.
+        failed: called, instead of `finished`, where the sampler does not survive a search, and with the reason.
         stepped: called after each step of a search with the rollout so far.
         stop: once it is asked for no other query is begun; those under way go on to their end.
 

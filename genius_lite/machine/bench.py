@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -57,17 +56,17 @@ def sweep(
     tried: set[EngineSettings] = set()
     for key, values in (("slots", slots), ("kv_unified", kv_modes), ("threads", threads), ("draw", draws)):
         settings = best.settings if best else base
-        for value in values:
-            option = msgspec.structs.replace(settings, **{key: value})
-            if option not in tried:
-                tried.add(option)
+        for option in (msgspec.structs.replace(settings, **{key: value}) for value in values):
+            if option in tried:
+                continue
+            tried.add(option)
+            prompt, generated = _PROMPT, _LONG
+            if brief:
                 enough = int(_ENOUGH * best.tokens_per_s / option.slots) if best else _BRIEF
-                few = max(_FEWEST, min(_BRIEF, enough))
-                speed = decode_speed(
-                    model, option, _prompts(option, _SHORT if brief else _PROMPT), few if brief else _LONG
-                )
-                best = speed if best is None or speed.tokens_per_s > best.tokens_per_s else best
-                yield speed
+                prompt, generated = _SHORT, max(_FEWEST, min(_BRIEF, enough))
+            speed = decode_speed(model, option, _prompts(option, prompt), generated)
+            best = speed if best is None or speed.tokens_per_s > best.tokens_per_s else best
+            yield speed
 
 
 def sweep_types(model: Path, kinds: list[QuantType], settings: EngineSettings) -> Iterator[tuple[QuantType, Speed]]:
@@ -108,14 +107,14 @@ def file_speed(model: Path, settings: EngineSettings) -> float:
 async def _decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]], generated: int) -> Speed:
     with scratch() as folder:
         async with open_sampler(model, settings, Sampling(0.6), folder / "log") as sampler:
-            shares = [len(range(i, settings.slots, len(prompts))) for i in range(len(prompts))]
-            roots = [Node(None, prompt, ("speed", number)) for number, prompt in enumerate(prompts)]
-            warm = [sampler.extend(root, n, until="limit", limit=1) for root, n in zip(roots, shares, strict=True)]
-            nodes = await asyncio.gather(*itertools.chain(*warm))
+            warm = list[asyncio.Future[Node]]()
+            for number, prompt in enumerate(prompts):
+                share = len(range(number, settings.slots, len(prompts)))
+                warm += sampler.extend(Node(None, prompt, ("speed", number)), share, until="limit", limit=1)
+            nodes = await asyncio.gather(*warm)
             before = await sampler.drain()
             start = time.perf_counter()
-            futures = [sampler.extend(node, 1, until="limit", limit=generated)[0] for node in nodes]
-            await asyncio.gather(*futures)
+            await asyncio.gather(*(sampler.extend(node, 1, until="limit", limit=generated)[0] for node in nodes))
             seconds = time.perf_counter() - start
             after = await sampler.drain()
     return Speed(

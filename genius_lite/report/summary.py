@@ -68,9 +68,10 @@ def print_results(
                 for n, (measure, accuracy, gain) in enumerate(_measures(task)):
                     told = in_points(gain) if gain else ""
                     table.add_row("" if n else name, measure, share(accuracy), told)
-                greedy = f"greedy p {task.mcnemar.p_value:.3f}" if task.mcnemar else ""
+                if task.mcnemar:
+                    table.add_row("", "greedy p", "", texts.p_value(task.mcnemar.p_value))
                 table.add_row("", "commonest answer", in_ascii(texts.commonest(task.commonest)), "")
-                table.add_row("", "length", f"{task.length:.0f} tokens", greedy)
+                table.add_row("", "length", f"{task.length:.0f} tokens", "")
                 table.add_row("", "cut off", f"{task.cut:.0%}", end_section=True)
         console.print(table)
     console.print(

@@ -14,7 +14,7 @@ from genius_lite.report.gather import RoundData, RunData
 from genius_lite.report.status import recorded_guard
 from genius_lite.report.summary import WIDENED
 from genius_lite.results.rounds import Quantized, Timing
-from genius_lite.text import NONE, accuracy, commonest, duration, figure, gain, number, percent, prose, size
+from genius_lite.text import NONE, accuracy, commonest, duration, figure, gain, number, p_value, percent, prose, size
 
 _JUDGED = (
     "Rounds are judged by the mean of sampled and greedy accuracy. maj@k: accuracy of the most frequent answer of k "
@@ -42,9 +42,9 @@ def task_tables(data: RunData) -> list[Table]:
     for n, (name, measured) in enumerate(data.by_task.items()):
         rows = []
         for policy, task in measured:
-            p_value = number(task.mcnemar.p_value, 3) if task.mcnemar else NONE
+            p = p_value(task.mcnemar.p_value) if task.mcnemar else NONE
             cells = [accuracy(task.sampled), gain(task.sampled_gain), accuracy(task.greedy), gain(task.greedy_gain)]
-            rows.append([policy.name, *cells, p_value, number(task.length, 0), percent(task.cut)])
+            rows.append([policy.name, *cells, p, number(task.length, 0), percent(task.cut)])
         marked = frozenset(i for i, (policy, _) in enumerate(measured) if policy.number and policy.number == data.best)
         tables.append(Table(f"task-{n}", prose(name), headings, rows, marked=marked))
     return tables

@@ -59,6 +59,17 @@ def test_two_tasks_of_one_name_are_refused(tmp_path):
         load_tasks(sources)
 
 
+def test_a_source_may_be_asked_in_several_ways(tmp_path):
+    (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "1 + 1?", "answer": "2"}) + "\n")
+    sources = [TaskSource(source=str(tmp_path / "t.jsonl"), check=kind) for kind in ("exact", "numeric", "exact")]
+    found = load_tasks(sources)
+    assert [task.name for task in found] == ["t", "t-2", "t-3"]
+    assert [task.check(task.problems[0], "It is 2.").score for task in found] == [0, 1, 0]
+    (tmp_path / "t-2.jsonl").write_text((tmp_path / "t.jsonl").read_text())
+    with pytest.raises(UserError, match="two tasks are named t-2"):
+        load_tasks([*sources, TaskSource(source=str(tmp_path / "t-2.jsonl"))])
+
+
 def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_path):
     rows = [
         {"prompt": "How many legs does a dog have?", "answer": 4},

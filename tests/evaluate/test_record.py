@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +13,16 @@ import pytest
 from rich.console import Console
 
 from genius_lite.errors import Stopped, UserError
+from genius_lite.evaluate.guard import alarms
 from genius_lite.evaluate.record import read_evaluation, write_evaluation
+from genius_lite.evaluate.signals import Observed, signals
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.pipeline.stages import evaluate
 from genius_lite.progress import Advance
-from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler, TaskSource
+from genius_lite.recipe import Evaluate, Foresight, Guard, Model, Queries, Recipe, Sampler, TaskSource
 from genius_lite.records import Completion
 from genius_lite.report.terminal import TerminalProgress
-from genius_lite.results.evaluation import GREEDY, Answers, Response, Said
+from genius_lite.results.evaluation import GREEDY, Answers, Response, RoundMetrics, Said
 from genius_lite.run import open_run
 from genius_lite.rundir.folder import ANSWERS, SAID, write_json
 from genius_lite.rundir.lines import read_records
@@ -123,6 +126,18 @@ def test_what_a_model_cannot_have_said_is_refused(tiny_llama, tmp_path):
         (r.here.path / SAID).write_bytes(msgspec.json.encode(said) + b"\n")
         with pytest.raises(UserError, match=rf"{SAID}:1: these are not the responses"):
             evaluate(r, Policy(r.job.source.path))
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_signals_that_are_no_numbers_are_kept_for_the_guard_which_halts(tmp_path, broken):
+    seen = signals([Observed("q", [1, 2], [broken, -1.0], [-1.0, -1.0], "end", "4")] * 2)
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    write_evaluation(folder, [], seen, [])
+    kept = read_evaluation(RoundFolder(1, tmp_path)).signals
+    assert kept and (abs(kept.entropy), kept.length) == (math.inf, 2.0)
+    raised = alarms(Guard(), RoundMetrics(kept, -0.5, 0.1, 0.0, 1.0, 1.0, 64, 64), None, None)
+    assert ("entropy", "halt") in {(alarm.signal, alarm.level) for alarm in raised}
 
 
 def test_a_round_is_set_beside_the_base_that_went_through_the_same_rounding(tmp_path):

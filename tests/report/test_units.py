@@ -5,7 +5,7 @@ import math
 import pytest
 
 from genius_lite.results.evaluation import Interval
-from genius_lite.text import accuracy, amount, duration, figure, gain, number, percent, size, unbroken
+from genius_lite.text import accuracy, amount, duration, figure, gain, number, p_value, percent, size, unbroken
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,10 @@ from genius_lite.text import accuracy, amount, duration, figure, gain, number, p
         (percent(0.315), "32 %"),
         (percent(None), "–"),
         (figure(0.0001234), "0.000123"),
+        (p_value(0.6034), "0.603"),
+        (p_value(0.001), "0.001"),
+        (p_value(0.00099), "< 0.001"),
+        (p_value(0.0), "< 0.001"),
         (accuracy(Interval(0.3121, 0.28, 0.345)), "31.2 % [28.0, 34.5]"),
         (gain(Interval(0.031, -0.004, 0.059)), "+3.1 [−0.4, +5.9]"),
         (gain(None), "–"),
