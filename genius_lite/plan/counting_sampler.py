@@ -10,7 +10,6 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,8 @@ _QUIET = 12  # turns of the event loop after which every search waits for the sa
 _SPREAD = 0.1  # nats a token, by which responses that begin like one differ from it
 
 
-@dataclass(order=True)
-class _Branch:
-    end: int
-    number: int
-    node: Node = field(compare=False)
-    completion: Completion = field(compare=False)
-    future: asyncio.Future[Node] = field(compare=False)
+_Branch = tuple[int, Node, Completion, asyncio.Future[Node]]
+"""Its number among all that were asked for; what it goes on from, what it will say, and who waits for it."""
 
 
 class CountingSampler:
@@ -48,10 +42,11 @@ class CountingSampler:
         self.sampled = self.prefilled = self.ticks = 0
         self._lengths, self._free, self._rng = lengths, lanes, np.random.default_rng(0)
         self._rows: dict[tuple[int | str, ...], int] = {}  # of the lengths, by search
+        self._every = [response for row in lengths.responses for response in row]
         self._drawn: dict[int, ResponseLength] = {}  # what each token's completion was drawn from
         self._soon: deque[_Branch] = deque()  # futures, which go on in the lane of their step
         self._later: deque[_Branch] = deque()
-        self._running: list[_Branch] = []
+        self._running: list[tuple[int, _Branch]] = []  # a heap by the tick at which they end, then by number
         self._asked = self._tokens = 0
 
     def extend(self, node: Node, n: int, *, until: Until, limit: int) -> list[asyncio.Future[Node]]:
@@ -63,13 +58,12 @@ class CountingSampler:
         for _ in range(n):
             again = until == "step" and made and self._rng.random() < 1 - (1 - alike) ** len(made)
             made.append(made[0] if again else self._completion(node, until, limit))
-        branches = []
-        for completion in made:
+        futures: list[asyncio.Future[Node]] = [asyncio.get_running_loop().create_future() for _ in made]
+        waiting = self._soon if until == "end" else self._later
+        for completion, future in zip(made, futures, strict=True):
             self._asked += 1
-            future: asyncio.Future[Node] = asyncio.get_running_loop().create_future()
-            branches.append(_Branch(0, self._asked, node, completion, future))
-        (self._soon if until == "end" else self._later).extend(branches)
-        return [branch.future for branch in branches]
+            waiting.append((self._asked, node, completion, future))
+        return futures
 
     def release(self, nodes: Iterable[Node]) -> None:
         """Nothing is held."""
@@ -86,12 +80,12 @@ class CountingSampler:
             self._admit()
             if not self._running:
                 raise AssertionError("the searches wait for something that is no branch")
-            self.ticks = self._running[0].end
-            while self._running and self._running[0].end == self.ticks:
-                branch = heapq.heappop(self._running)
+            self.ticks = self._running[0][0]
+            while self._running and self._running[0][0] == self.ticks:
+                _, (_, node, completion, future) = heapq.heappop(self._running)
                 self._free += 1
-                if not branch.future.done():
-                    branch.future.set_result(branch.node.child(branch.completion))
+                if not future.done():
+                    future.set_result(node.child(completion))
 
     async def _settle(self) -> None:
         quiet, seen = 0, self._asked
@@ -103,10 +97,10 @@ class CountingSampler:
     def _admit(self) -> None:
         while self._free and (queue := self._soon or self._later):
             branch = queue.popleft()
-            branch.end = self.ticks + len(branch.completion.tokens)
-            self.sampled += len(branch.completion.tokens)
+            tokens = len(branch[2].tokens)
+            self.sampled += tokens
             self._free -= 1
-            heapq.heappush(self._running, branch)
+            heapq.heappush(self._running, (self.ticks + tokens, branch))
 
     def _completion(self, node: Node, until: Until, limit: int) -> Completion:
         """Go on as the known responses to one query do, drawn for each search, from the length of the node.
@@ -133,8 +127,7 @@ class CountingSampler:
         """Choose a response that goes on beyond a place: of the same query if one does."""
         rows = self._lengths.responses
         own = rows[self._rows.setdefault(node.key, len(self._rows)) % len(rows)]
-        every = [response for row in rows for response in row]
-        some = _going_on(own, start) or _going_on(every, start)
+        some = _going_on(own, start) or _going_on(self._every, start)
         return some[int(self._rng.integers(len(some)))] if some else ResponseLength(start + 1, [])
 
 

@@ -1,11 +1,10 @@
 """How much a round samples and learns from, in tokens: expected values, from lengths of responses.
 
 Of a search, M beams and N candidates wide, the first step has N candidates and every later one N of each live beam,
-M x N at most. A candidate is a step, and a future unless the step ended the response. One that repeats another has no
-future and counts for neither, a beam whose response has ended is not expanded, and the search ends when none is live or
-after K steps. None of this is written down here: the search runs,
-with the pairs and packs that follow, on a sampler that only counts. It is told how long responses are and where their
-steps end; later rounds are taken to be like the first. Of the recipe's filters the one of truncated responses counts.
+M x N at most; what has repeated another or ended the response is sampled no further. None of this is written down here:
+the search runs, with the pairs and packs that follow, on a sampler that only counts. It is told how long responses are
+and where their steps end; later rounds are taken to be like the first. Of the recipe's filters the one of truncated
+responses counts.
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ from genius_lite.learner.footprint import MERGED_ON_CPU
 from genius_lite.learner.packing import Group, Pack, by_query, chosen_alone, packs
 from genius_lite.plan.counting_sampler import CountingSampler
 from genius_lite.plan.lengths import Lengths
-from genius_lite.recipe import Pairs, Recipe
+from genius_lite.recipe import Foresight, Pairs, Recipe
 from genius_lite.records import PreferencePair, Query, Rollout
 
 ANY_PAIRS = Pairs(min_gap=0.0, looping="keep", truncated="keep")
 """Responses of which only the length matters: there is nothing to vote on, and no loop to look for."""
 _SEARCHED = 32  # queries; of more, so many stand for all, and fewer are searched that often
+_WIDEST = 128  # candidates of a step; of more, so many stand for all: each takes 0.1 ms, and memory for its tokens
 _KEY = (0, "plan")
 
 
@@ -75,12 +75,18 @@ def expected_work(
         trees: responses share prefixes in the learner, else each takes a padded row.
         on_cpu: the learner's device.
     """
-    times = max(1, _SEARCHED // len(queries))
+    times, wanted = max(1, _SEARCHED // len(queries)), recipe.foresight
     some = [msgspec.structs.replace(q, id=f"{q.id}, {n}") for n in range(times) for q in queries[:_SEARCHED]]
-    rollouts, counted = asyncio.run(_search(recipe, some, lengths, slots))
-    scale = len(queries) / len(some)
+    candidates = min(wanted.candidates, _WIDEST)
+    beams = min(wanted.beams, _WIDEST // candidates)
+    narrow = wanted.model_copy(update={"beams": beams, "candidates": candidates})
+    rollouts, counted = asyncio.run(_search(narrow, some, lengths, slots))
+    scale, later = len(queries) / len(some), wanted.beams * wanted.candidates / (beams * candidates)
+    first = wanted.candidates / candidates if wanted.steps else later
+    steps = [step for rollout in rollouts for step in rollout.steps]
+    sampled = sum(step.sampled_tokens * (later if step.index else first) for step in steps)
     drawn = ANY_PAIRS.model_copy(update={"negatives": recipe.pairs.negatives, "truncated": recipe.pairs.truncated})
-    pairs, _ = preference_pairs(rollouts, drawn, recipe.foresight.tau, _KEY, lambda response: None)
+    pairs, _ = preference_pairs(rollouts, drawn, wanted.tau, _KEY, lambda response: None)
     cfg = recipe.learner
     whole = made = packed(pairs, cfg.max_pack_tokens, cfg.batch_pairs, trees=trees, on_cpu=on_cpu)
     if cfg.chosen_alone:
@@ -93,14 +99,14 @@ def expected_work(
         passes=[pack.tokens for pack in made],
         counted=len(largest.inputs().targets_S) if largest else 0,
     )
-    return Work(SamplingWork(scale * counted.sampled, scale * counted.prefilled, scale * counted.ticks), learned)
+    ticks = counted.ticks * (sampled / counted.sampled)
+    return Work(SamplingWork(scale * sampled, scale * counted.prefilled, scale * ticks), learned)
 
 
 async def _search(
-    recipe: Recipe, queries: list[Query], lengths: Lengths, slots: int
+    cfg: Foresight, queries: list[Query], lengths: Lengths, slots: int
 ) -> tuple[list[Rollout], CountingSampler]:
     sampler, found = CountingSampler(lengths, slots), []
-    cfg = recipe.foresight
 
     def failed(query: Query, reason: str) -> None:
         raise AssertionError(f"{query.id}: {reason}")
