@@ -124,27 +124,26 @@ def open_run(
     progress, stop = progress or TerminalProgress(Console(quiet=True)), stop or Stop()
     progress.say("reading the model and the questions")
     job = prepare(recipe, reuse)
-    identity = job.identity()
-    if drop_rehearsal(Path(recipe.out), identity):
+    out = Path(recipe.out)
+    if drop_rehearsal(out, job.identity):
         progress.say(
             "the plan in this folder was of other settings and is dropped: times are told from the first round on"
         )
     if not force:
-        require_room(job, identity, reuse)
-    out = Path(recipe.out)
+        require_room(job, reuse)
     with (
-        open_folder(out, identity) as folder,
-        progress.showing(out, job.source.path.name, len(job.queries), recipe.rounds, forecast(job, identity)),
+        open_folder(out, job.identity) as folder,
+        progress.showing(out, job.source.path.name, len(job.queries), recipe.rounds, forecast(job)),
         closing(Tracker(recipe, out)) as tracker,
     ):
-        for name in copy_stages(folder, identity, job.searched(1), reuse) if reuse else []:
+        for name in copy_stages(folder, job.identity, job.searched(1), reuse) if reuse else []:
             progress.say(f"taken from {reuse}: {name}")
         progress.enter(0, Stage.IMPORT)
         base = import_base(job, folder, progress)
         for note in job.notes:
             progress.say(note)
         # Where the base model answers held-out queries, these answers tell how many are cut off (`History.add_base`).
-        for note in (job.quantized_twice, None if job.watched else cut_off(job, identity)):
+        for note in (job.quantized_twice, None if job.watched else cut_off(job)):
             if note:
                 progress.say(f"warning: {note}")
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)

@@ -88,16 +88,15 @@ def sample_shard(
             "the model's chat template writes the date, and all machines must write the same one: write "
             f'queries.template: {{today: "{today}"}}'
         )
-    identity = job.identity()
-    sampled_from = sha256([model]) if model else identity["model"]
-    identity["shard"] = {"part": f"{shard.number}/{shard.of}", "round": number, "model": sampled_from}
+    sampled_from = sha256([model]) if model else job.identity["model"]
+    origin = {"part": f"{shard.number}/{shard.of}", "round": number, "model": sampled_from}
     searched = job.searched(number)
     part = searched[shard.number - 1 :: shard.of]
     if not part:
         raise UserError(f"shard {shard.number}/{shard.of} is empty: {len(searched)} queries are searched")
     out = Path(f"{recipe.out}-shard-{shard.number}-of-{shard.of}")
     whole = recipe.model_copy(update={"tracking": Tracking(), "round_queries": None})
-    with open_folder(out, identity) as run, closing(Tracker(whole, out)) as tracker:
+    with open_folder(out, job.identity | {"shard": origin}) as run, closing(Tracker(whole, out)) as tracker:
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
         nothing_imported = Base(job.source, run / CHECKPOINT)
         of_part = replace(job, recipe=whole, queries=part)

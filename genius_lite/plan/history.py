@@ -88,10 +88,10 @@ def same_run(out: Path, identity: dict[str, Any]) -> bool:
     return not (out / RECIPE).is_file() or RunFolder(out).recipe == identity
 
 
-def known_lengths(job: Job, identity: dict[str, Any]) -> Lengths | None:
+def known_lengths(job: Job) -> Lengths | None:
     """Look up how long responses are in the run's folder: of its first round, or of a rehearsal."""
     out = Path(job.recipe.out)
-    if not same_run(out, identity):
+    if not same_run(out, job.identity):
         return None
     first = RoundFolder(1, out / round_name(1))
     if not first.done(Stage.PAIRS):
@@ -102,9 +102,9 @@ def known_lengths(job: Job, identity: dict[str, Any]) -> Lengths | None:
         return described(rollouts, vocabulary, job.recipe.foresight, "round 1")
 
 
-def cut_off(job: Job, identity: dict[str, Any]) -> str | None:
+def cut_off(job: Job) -> str | None:
     """Warn that too many responses are cut off, by what the run's folder knows of them."""
-    lengths = known_lengths(job, identity)
+    lengths = known_lengths(job)
     warning = lengths.cut_off(job.recipe.foresight) if lengths else None
     return f"{warning} ({lengths.ends.line})" if warning and lengths and lengths.ends else warning
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -40,34 +39,29 @@ class Suggestion:
         return [f"{key}={value}" for key, value in shown.items()]
 
 
-def require_room(job: Job, identity: dict[str, Any], reuse: Path | None = None) -> None:
+def require_room(job: Job, reuse: Path | None = None) -> None:
     """Refuse a run for which memory or disk cannot suffice. Nothing is measured, and no weights are read.
 
     What a run folder has finished already needs no memory any more, and its files no more disk. Responses are taken to
     be short, unless a rehearsal or the folder's first round says how long they are.
 
     Args:
-        identity: the job's.
         reuse: another run's folder, from which what is imported may be taken.
 
     Raises:
         UserError: a stage, how much it takes, and what would help.
     """
     out = Path(job.recipe.out)
-    if not same_run(out, identity):
+    if not same_run(out, job.identity):
         return  # it is refused for that when it is opened
     history = look_back(out, job.recipe.rounds)
-    if reuse and (reuse / CHECKPOINT).exists() and is_imported_alike(identity, reuse):
+    if reuse and (reuse / CHECKPOINT).exists() and is_imported_alike(job.identity, reuse):
         history = replace(history, done=history.done | {(Stage.IMPORT, 0)})
-    require_room_on(job, Machine.here(out), known_lengths(job, identity) or shortest(job.recipe.foresight), history)
+    require_room_on(job, Machine.here(out), known_lengths(job) or shortest(job.recipe.foresight), history)
 
 
 def require_room_on(job: Job, machine: Machine, lengths: Lengths, history: DoneStages) -> None:
-    """Do the same on a machine, and at lengths of responses, that are given.
-
-    Raises:
-        UserError: as `require_room`.
-    """
+    """Do the same on a machine, and at lengths of responses, that are given."""
     if lacks := shortfalls(job, sizes(job, machine, lengths, slots=1), machine, history, _SURE):
         worst = lacks[0]
         amounts = f"{worst.wanted / 1e9:.1f} GB of {worst.what}, {worst.free / 1e9:.1f} GB are free"

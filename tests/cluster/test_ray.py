@@ -107,7 +107,7 @@ def rollouts(
         heard(line)
 
     progress.say = say
-    with open_folder(Path(recipe.out), job.identity()) as folder:
+    with open_folder(Path(recipe.out), job.identity) as folder:
         slots, parked = recipe.sampler.slots, recipe.sampler.parked
         assert isinstance(slots, int)
         assert isinstance(parked, int)
