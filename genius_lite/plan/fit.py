@@ -27,8 +27,8 @@ _SMALL = 5_000_000  # bytes of logs, reports and pairs
 class Sizes:
     """Hold what a run takes, and what that follows from.
 
-    `first` has the peaks of the first round's stages, `later` those of any other's (none if there is no other), `disk`
-    the bytes that the run folder holds at a stage's fullest, of the last round where a stage is in every one.
+    `first` has the peaks of the first round's stages, `later` those of any other's, `disk` the bytes that the run
+    folder holds at a stage's fullest, of the last round where a stage is in every one.
     """
 
     first: dict[str, Peak]

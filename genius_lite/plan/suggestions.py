@@ -19,7 +19,6 @@ from genius_lite.progress import Stage
 from genius_lite.rundir.folder import CHECKPOINT
 from genius_lite.weights.quantize import quantized_bytes
 
-Settings = Mapping[str, object]
 _FEWEST_SLOTS, _FEWEST_TOKENS, _FEWEST_PACKED = 2, 64, 256
 _SURE = 0.8  # of what is estimated: a run may take 15 % less than that
 
@@ -28,7 +27,7 @@ _SURE = 0.8  # of what is estimated: a run may take 15 % less than that
 class Suggestion:
     """Hold settings that replace a recipe's, and what still lacks with them (nothing, or less than without)."""
 
-    settings: Settings
+    settings: Mapping[str, object]
     lacks: list[Shortfall]
     memory: int
 
@@ -80,36 +79,33 @@ def suggest(job: Job, machine: Machine, lengths: Lengths, history: DoneStages) -
     for change in _changes(job, now, lacks):
         tried = None
         for settings in (change, {**together, **change}):
-            tried = _try(job, machine, lengths, history, settings)
-            if tried and not tried.lacks:
+            try:
+                changed = job.under(with_settings(job.recipe, settings))
+            except (ValidationError, UserError):
+                tried = None  # these settings do not go with the recipe's others
+                continue
+            found = sizes(changed, machine, lengths)
+            tried = Suggestion(settings, shortfalls(changed, found, machine, history), found.highest.total)
+            if not tried.lacks:
                 return tried
         if tried and tried.lacks[0].ratio < (best.lacks if best else lacks)[0].ratio:
             together, best = dict(tried.settings), tried
     return best
 
 
-def _try(job: Job, machine: Machine, lengths: Lengths, history: DoneStages, settings: Settings) -> Suggestion | None:
-    try:
-        changed = job.under(with_settings(job.recipe, settings))
-    except (ValidationError, UserError):
-        return None  # these settings do not go with the recipe's others
-    found = sizes(changed, machine, lengths)
-    return Suggestion(settings, shortfalls(changed, found, machine, history), found.highest.total)
-
-
-def _changes(job: Job, now: Sizes, lacks: list[Shortfall]) -> Iterator[Settings]:
+def _changes(job: Job, now: Sizes, lacks: list[Shortfall]) -> Iterator[dict[str, object]]:
     """Go through what may help the stages that lack something, mildest first."""
     recipe, stages = job.recipe, {lack.stage for lack in lacks if not lack.on_disk}
     if Stage.TRAIN in stages:
         if recipe.learner.gradient_checkpointing is not True:
             yield {"learner.gradient_checkpointing": True}
-        yield from ({"learner.max_pack_tokens": n} for n in _halves(recipe.learner.max_pack_tokens, _FEWEST_PACKED))
+        yield from _halves("learner.max_pack_tokens", recipe.learner.max_pack_tokens, _FEWEST_PACKED)
         if now.training.precision != "nf4":
             yield {"learner.precision": "nf4"}
     if stages - {Stage.TRAIN, Stage.IMPORT, Stage.MERGE}:
         if now.engine.parked:
             yield {"sampler.parked": 0}
-        yield from ({"sampler.slots": n} for n in _halves(now.engine.slots, _FEWEST_SLOTS))
+        yield from _halves("sampler.slots", now.engine.slots, _FEWEST_SLOTS)
         if recipe.sampler.kv_type == "F16":
             yield {"sampler.kv_type": "Q8_0", "sampler.flash_attention": True}
         if any(lack.what == "GPU memory" for lack in lacks):
@@ -117,18 +113,16 @@ def _changes(job: Job, now: Sizes, lacks: list[Shortfall]) -> Iterator[Settings]
     if any(lack.on_disk for lack in lacks):
         if quantized_bytes(job.source, recipe.quantize.type) > quantized_bytes(job.source, "Q4_K_M"):
             yield {"quantize.type": "Q4_K_M"}
-        yield from ({"rounds": n} for n in _halves(recipe.rounds, 1))
+        yield from _halves("rounds", recipe.rounds, 1)
     if stages - {Stage.IMPORT, Stage.MERGE}:
         for key in ("thought_tokens", "max_tokens"):
-            yield from ({f"foresight.{key}": n} for n in _halves(getattr(recipe.foresight, key), _FEWEST_TOKENS))
+            yield from _halves(f"foresight.{key}", getattr(recipe.foresight, key), _FEWEST_TOKENS)
 
 
-def _halves(value: int, least: int) -> list[int]:
-    """Halve a number again and again."""
-    found = []
+def _halves(key: str, value: int, least: int) -> Iterator[dict[str, object]]:
+    """Halve a setting again and again."""
     while (value := value // 2) >= least:
-        found.append(value)
-    return found
+        yield {key: value}
 
 
 def advice(lacks: list[Shortfall], found: Suggestion | None) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -47,8 +46,7 @@ class SamplingWork:
 class Learned:
     """What a training goes through: pairs, and tokens of all their packs; `updated` of those that updates compute.
 
-    `passes` are tokens of each of the latter of some pairs, `counted` those of the largest whose log-probability is
-    wanted.
+    `passes` are tokens of some of the latter, `counted` those of the largest whose log-probability is wanted.
     """
 
     pairs: float
@@ -88,9 +86,10 @@ def expected_work(
     drawn = ANY_PAIRS.model_copy(update={"negatives": recipe.pairs.negatives, "truncated": recipe.pairs.truncated})
     pairs, _ = preference_pairs(rollouts, drawn, wanted.tau, _KEY, lambda response: None)
     cfg = recipe.learner
-    whole = made = packed(pairs, cfg.max_pack_tokens, cfg.batch_pairs, trees=trees, on_cpu=on_cpu)
-    if cfg.chosen_alone:
-        made = packed(chosen_alone(pairs), cfg.max_pack_tokens, cfg.batch_pairs, trees=trees, on_cpu=on_cpu)
+    whole, made = (
+        packed(some, cfg.max_pack_tokens, cfg.batch_pairs, trees=trees, on_cpu=on_cpu)
+        for some in (pairs, chosen_alone(pairs) if cfg.chosen_alone else pairs)
+    )
     largest = max(made, key=lambda pack: pack.tokens, default=None)
     learned = Learned(
         pairs=scale * len(pairs),
@@ -135,19 +134,10 @@ def packed(
 
 
 def answered(prompts: Sequence[int], samples: int, lengths: Lengths, slots: int) -> SamplingWork:
-    """Count so many responses to each prompt, asked all at once: a slot that is free takes the next.
-
-    Args:
-        prompts: their lengths in tokens.
-    """
+    """Count so many responses to each prompt, of so many tokens, asked all at once: a free slot takes the next."""
     known = [response.length for row in lengths.responses for response in row]
     responses = list(islice(cycle(known), len(prompts) * samples))
     ends = [0] * slots
     for length in responses:
         heapq.heappush(ends, heapq.heappop(ends) + length)
     return SamplingWork(sum(responses), sum(prompts), max(ends))
-
-
-def mean_tokens(queries: Sequence[Query]) -> float:
-    """Average the tokens of a prompt."""
-    return statistics.fmean(len(query.tokens) for query in queries)
