@@ -23,9 +23,9 @@ from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.reuse import copy_stages
 from genius_lite.pipeline.round import Policy, Round, Session
 from genius_lite.pipeline.stages import evaluate, evaluate_base, import_base, next_policy, pair, sample, train
+from genius_lite.plan.fit import require_room
 from genius_lite.plan.history import cut_off, drop_rehearsal
 from genius_lite.plan.plan import forecast
-from genius_lite.plan.suggestions import require_room
 from genius_lite.progress import Progress, Stage
 from genius_lite.recipe import Recipe
 from genius_lite.report.page import write_report_if_possible

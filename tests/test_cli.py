@@ -255,7 +255,7 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_touched(project, case):
 def test_a_folder_in_use_and_a_full_disk(project, monkeypatch):
     from genius_lite.errors import UserError
     from genius_lite.pipeline.job import prepare
-    from genius_lite.plan.suggestions import require_room
+    from genius_lite.plan.fit import require_room
     from genius_lite.recipe.reader import load
     from genius_lite.rundir import disk, folder
 

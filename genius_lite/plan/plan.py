@@ -9,7 +9,7 @@ from pathlib import Path
 
 from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.pipeline.job import Job
-from genius_lite.plan.fit import Shortfall, shortfalls, sizes, stages_of
+from genius_lite.plan.fit import Shortfall, Suggestion, advice, shortfalls, sizes, stages_of, suggest
 from genius_lite.plan.history import DoneStages, drop_rehearsal, known_lengths, look_back, same_run
 from genius_lite.plan.lengths import Ends, assumed
 from genius_lite.plan.memory import Peak
@@ -17,7 +17,6 @@ from genius_lite.plan.rates import Rates
 from genius_lite.plan.rehearse import rehearse
 from genius_lite.plan.seconds import Known, stage_cost
 from genius_lite.plan.shape import Machine
-from genius_lite.plan.suggestions import Suggestion, advice, suggest
 from genius_lite.progress import ROUND_STAGES, Progress, Stage
 from genius_lite.rundir.disk import scratch
 from genius_lite.rundir.folder import open_folder
