@@ -6,8 +6,8 @@ import pytest
 
 from genius_lite.foresight.search import foresee
 from genius_lite.plan import tokens
-from genius_lite.plan.counting_sampler import CountingSampler
 from genius_lite.plan.lengths import Lengths, ResponseLength
+from genius_lite.plan.tokens import CountingSampler
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
 from genius_lite.records import Query, Rollout
 
