@@ -2,8 +2,7 @@
 
     recipe -> queries -> rollouts -> pairs -> adapter -> merged GGUF -> evaluation -> next round -> export
 
-Everything below happens in a run folder whose stages are built once. To go on after an interruption, run the
-same recipe again.
+It happens in a run folder whose stages are built once. To go on after an interruption, run the same recipe again.
 """
 
 from __future__ import annotations
@@ -45,8 +44,7 @@ def run(
 ) -> Summary:
     """Self-train the recipe's model.
 
-    `halted` in the summary says that the collapse guard ended the run early; the best round before is exported all the
-    same.
+    `halted` in the summary: the collapse guard ended the run early; the best round before is exported all the same.
 
     Args:
         progress: where the run is shown; nothing is if not given.
@@ -114,9 +112,8 @@ def open_run(
 ) -> Iterator[Session]:
     """Hold the recipe's run folder, with the model imported; the arguments are those of `run`.
 
-    The stages (`genius_lite.pipeline.stages`) take `session.round(number)`: `sample`, `pair`, `train`, `next_policy`
-    and `evaluate`, in this order. What a stage made is kept in the folder, and calling it again reads it. Round 0 is
-    the base model; `evaluate_base` measures it as later rounds are told against it.
+    The stages (`genius_lite.pipeline.stages`) take `session.round(number)`, as in `train_round`. What a stage made is
+    kept in the folder, and calling it again reads it. Round 0 is the base model.
 
     Raises:
         UserError: as `run`.

@@ -132,8 +132,7 @@ class History:
 def to_sample(r: Round, tuned: Policy) -> Policy:
     """Return what stands for the round when the next one samples: its GGUF, or its adapter at the side of the base.
 
-    It is the adapter where the recipe's `policy` says so, and where the wanted type does not keep what was learned, and
-    a wider file was made.
+    It is the adapter where the recipe's `policy` says so, and where the wanted type does not keep what was learned.
     """
     assert tuned.adapter
     adapter, quantized = tuned.adapter, r.folder.round(r.number).quantized

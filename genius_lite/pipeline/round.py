@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -157,7 +157,6 @@ def note_time(
     parts: dict[str, float] | None = None,
 ) -> None:
     """Add to the timings of a round, or of the run; an interrupted stage that goes on later has several lines."""
-    log = RecordLog(here / TIMINGS, Timing)
     rounded = {name: round(part, 3) for name, part in (parts or {}).items()}
-    log.append(Timing(stage, round(seconds, 3), amount, peak_memory(), sampler, rounded))
-    log.close()
+    with closing(RecordLog(here / TIMINGS, Timing)) as log:
+        log.append(Timing(stage, round(seconds, 3), amount, peak_memory(), sampler, rounded))

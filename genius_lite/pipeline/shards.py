@@ -58,10 +58,9 @@ class Shard:
 def sample_shard(
     recipe: Recipe, shard: Shard, number: int, model: Path | None, progress: Progress, stop: Stop
 ) -> tuple[Path, int]:
-    """Sample a shard of a round; return the folder, which goes on after an interruption, and its number of rollouts.
+    """Sample a shard of a round; return its folder, which goes on after an interruption, and how many rollouts it has.
 
     Args:
-        number: of the round, from 1.
         model: the GGUF that the run samples this round from; None is the recipe's own, for the first round.
 
     Raises:

@@ -89,8 +89,7 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
     Queries whose search the sampler does not survive are set aside: `failed.jsonl` has them with the reason.
 
     Returns:
-        The rollouts in the order of the queries, read from their file whenever they are asked for: those of many
-        queries fit into no memory.
+        The rollouts in the order of the queries, read from their file whenever they are asked for.
 
     Raises:
         UserError: no query is left.
@@ -239,10 +238,7 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
     """Merge the policy after this round into one GGUF, which is evaluated, and exported if it is the best.
 
     How much of the update it keeps is known when it is written. In the first round (`quantize.check`) llama.cpp scores
-    some pairs with it too.
-
-    Args:
-        pairs: of the round.
+    some of the round's pairs with it too.
     """
     r.enter(Stage.MERGE)
     cfg = r.job.recipe.quantize

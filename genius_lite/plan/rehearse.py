@@ -1,8 +1,7 @@
 """The rehearsal: a run's own stages in small, with its own model, and the rates that their timings come to.
 
 It happens in the run's folder. The run does not import the model again; what else there is goes when the rates are
-known, which stay in `rehearsal.json`. All that the plan knows of the stages, and of how they tell their progress, is
-here.
+known, which stay in `rehearsal.json`.
 """
 
 from __future__ import annotations
@@ -109,8 +108,7 @@ def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) 
 
 def _seconds(folder: RunDir, stage: Stage) -> float:
     """Read what a stage took; 0 where it had nothing to do."""
-    found = RoundFolder(0, folder.path).total(stage)
-    return found.seconds if found else 0.0
+    return found.seconds if (found := RoundFolder(0, folder.path).total(stage)) else 0.0
 
 
 class _Clock(Progress):

@@ -1,10 +1,8 @@
 """How much a round samples and learns from, in tokens: expected values, from lengths of responses.
 
-Of a search, M beams and N candidates wide, the first step has N candidates and every later one N of each live beam,
-M x N at most; what has repeated another or ended the response is sampled no further. None of this is written down here:
-the search runs, with the pairs and packs that follow, on a sampler that only counts. It is told how long responses are
-and where their steps end; later rounds are taken to be like the first. Of the recipe's filters the one of truncated
-responses counts.
+How a search goes on is not written down here: it runs, with the pairs and packs that follow, on a sampler that only
+counts, and is told how long responses are and where their steps end. Later rounds are taken to be like the first. Of
+the recipe's filters the one of truncated responses counts.
 """
 
 from __future__ import annotations
@@ -76,8 +74,7 @@ def expected_work(
     """Search, pair and pack the queries at these lengths.
 
     Args:
-        trees: responses share prefixes in the learner, else each takes a padded row.
-        on_cpu: the learner's device.
+        trees: responses share prefixes in the learner, else each takes a padded row; it is `on_cpu`, or not.
     """
     times, wanted = max(1, _SEARCHED // len(queries)), recipe.foresight
     some = [msgspec.structs.replace(q, id=f"{q.id}, {n}") for n in range(times) for q in queries[:_SEARCHED]]
