@@ -73,7 +73,7 @@ async def check_server(r: Round, policy: Policy, cfg: Server, server: Sampler, q
     moves a few of them by half a nat, which would decide any mean.
 
     Raises:
-        UserError: it is another model, or the base model still.
+        UserError: it is another model, or the base model still; or nothing that it says can be compared.
     """
     if not (nodes := await continuations(r, server, queries)):
         raise UserError(f"the server at {cfg.url} survives none of the questions that it was tried with")

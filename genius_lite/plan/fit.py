@@ -98,10 +98,7 @@ def sizes(
 
 
 def disk_bytes(job: Job, shape: Shape, sampled: float) -> dict[str, int]:
-    """Estimate what the run folder holds at the fullest moment of each stage that writes models, bytes.
-
-    A round samples so many tokens.
-    """
+    """Estimate the bytes of the run folder at the fullest moment of each stage; a round samples so many tokens."""
     recipe, rounds = job.recipe, job.recipe.rounds
     sixteen, adapter = 2 * shape.parameters, 4 * shape.adapter_weights(recipe.learner)
     made = quantized_bytes(job.source, recipe.quantize.type)
@@ -214,7 +211,7 @@ def require_room(job: Job, reuse: Path | None = None) -> None:
 
 
 def require_room_on(job: Job, machine: Machine, lengths: Lengths, history: DoneStages) -> None:
-    """Do the same on a machine, and at lengths of responses, that are given."""
+    """Refuse it, as `require_room` does, on this machine and at these lengths of responses."""
     if lacks := shortfalls(job, sizes(job, machine, lengths, slots=1), machine, history, _SURE):
         worst = lacks[0]
         amounts = f"{worst.wanted / 1e9:.1f} GB of {worst.what}, {worst.free / 1e9:.1f} GB are free"
