@@ -23,8 +23,9 @@ from genius_lite.rundir.folder import BASELINE, ROUNDED, TIMINGS, RunDir
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.sampler.messages import EngineSettings
+from genius_lite.weights.adapter import write_lora
 from genius_lite.weights.importing import Base
-from genius_lite.weights.untrusted import prove
+from genius_lite.weights.untrusted import prove, vouch
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ class Session:
     def rounded(self) -> RunDir:
         """The folder of the base model in the types of the rounds; there once something is built in it."""
         return RunDir(self.run.path / ROUNDED)
+
+    def write_lora(self, adapter: Path, out: Path) -> None:
+        """Write an adapter as llama.cpp applies it at run time; being this process' own, it needs no proof."""
+        write_lora(self.base, adapter, out)
+        vouch(out)
 
 
 @dataclass(frozen=True)

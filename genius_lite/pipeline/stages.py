@@ -35,7 +35,7 @@ from genius_lite.rundir.documents import read_typed
 from genius_lite.rundir.folder import RunDir, remove, write_json
 from genius_lite.rundir.lines import Lines, RecordLog, write_records
 from genius_lite.weights import gguf_file
-from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, write_imatrix, write_lora
+from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, write_imatrix
 from genius_lite.weights.full_precision import load_weights, write_full_precision
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import FULL_PRECISION, MAP_FILE, Base, import_checkpoint, save_checkpoint
@@ -287,7 +287,7 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
 def _score(r: Round, made: Path, adapter: Path, pairs: Sequence[PreferencePair]) -> ScoredMargin | None:
     """Let llama.cpp score pairs with the file, with its base, and with the adapter at run time."""
     lora, chosen = r.here / f"{folder.LORA}.partial", one_of_each(pairs)
-    write_lora(r.base, adapter, lora)
+    r.write_lora(adapter, lora)
     with r.progress.stage(f"round {r.number}: check", len(chosen), "questions") as advance:
         found = check(made, r.baseline.gguf, lora, chosen, r.engine, r.sampler_log, r.progress.say)
         advance(len(chosen))

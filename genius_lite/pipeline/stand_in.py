@@ -36,7 +36,7 @@ from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.process import SamplerError
 from genius_lite.weights import gguf_file
-from genius_lite.weights.adapter import Adapter, write_lora
+from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.merge import Kept, merge, requantize
 from genius_lite.weights.quantize import type_name, types_bytes, types_of
 from genius_lite.weights.untrusted import vouch
@@ -134,11 +134,6 @@ def _files(r: Round, policy: Policy) -> dict[str, _File]:
         vouch(out)
         return kept
 
-    def beside(out: Path) -> None:
-        assert adapter
-        write_lora(r.base, adapter, out)
-        vouch(out)
-
     for kind in _SIXTEEN:
         size = types_bytes(source, types := types_of(source, kind))
         room = free_disk(r.here.path) > _ROOM * size
@@ -147,7 +142,7 @@ def _files(r: Round, policy: Policy) -> dict[str, _File]:
     # The base in the types of the rounds is no faster than a round's file; the user's own may be.
     if adapter and not r.job.weights and type_name(source, "source") != type_name(own, "source"):
         name = f"the model's file ({type_name(source, 'source')}, with the adapter)"
-        found[name] = _File(beside, lambda made: Policy(source.path, adapter, made))
+        found[name] = _File(partial(r.write_lora, adapter), lambda made: Policy(source.path, adapter, made))
     return found
 
 
