@@ -57,7 +57,7 @@ def look_back(out: Path, rounds: int) -> DoneStages:
     if run.own.done(Stage.EVALUATE):
         done[BASE, 0] = run.own.total(Stage.EVALUATE)
     for here in run.rounds:
-        done |= {(stage, here.number): here.total(stage) for stage in _ROUND if here.done(stage)}
+        done.update(((stage, here.number), here.total(stage)) for stage in _ROUND if here.done(stage))
     if (out / EXPORT).exists():
         done[Stage.EXPORT, rounds] = None
     for (stage, _), timing in done.items():
