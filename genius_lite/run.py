@@ -2,8 +2,7 @@
 
     recipe -> queries -> rollouts -> pairs -> adapter -> merged GGUF -> evaluation -> next round -> export
 
-Everything below happens in a run folder whose stages are built once. To go on after an interruption, run the
-same recipe again.
+It happens in a run folder whose stages are built once. To go on after an interruption, run the same recipe again.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.reuse import copy_stages
 from genius_lite.pipeline.round import Policy, Round, Session
 from genius_lite.pipeline.stages import evaluate, evaluate_base, import_base, next_policy, pair, sample, train
+from genius_lite.plan.fit import require_room
 from genius_lite.plan.history import cut_off, drop_rehearsal
 from genius_lite.plan.plan import forecast
-from genius_lite.plan.suggestions import require_room
 from genius_lite.progress import Progress, Stage
 from genius_lite.recipe import Recipe
 from genius_lite.report.page import write_report_if_possible
@@ -45,8 +44,7 @@ def run(
 ) -> Summary:
     """Self-train the recipe's model.
 
-    `halted` in the summary says that the collapse guard ended the run early; the best round before is exported all the
-    same.
+    `halted` in the summary: the collapse guard ended the run early; the best round before is exported all the same.
 
     Args:
         progress: where the run is shown; nothing is if not given.
@@ -114,9 +112,8 @@ def open_run(
 ) -> Iterator[Session]:
     """Hold the recipe's run folder, with the model imported; the arguments are those of `run`.
 
-    The stages (`genius_lite.pipeline.stages`) take `session.round(number)`: `sample`, `pair`, `train`, `next_policy`
-    and `evaluate`, in this order. What a stage made is kept in the folder, and calling it again reads it. Round 0 is
-    the base model; `evaluate_base` measures it as later rounds are told against it.
+    The stages (`genius_lite.pipeline.stages`) take `session.round(number)`, as in `train_round`. What a stage made is
+    kept in the folder, and calling it again reads it. Round 0 is the base model.
 
     Raises:
         UserError: as `run`.
@@ -124,27 +121,26 @@ def open_run(
     progress, stop = progress or TerminalProgress(Console(quiet=True)), stop or Stop()
     progress.say("reading the model and the questions")
     job = prepare(recipe, reuse)
-    identity = job.identity()
-    if drop_rehearsal(Path(recipe.out), identity):
+    out = Path(recipe.out)
+    if drop_rehearsal(out, job.identity):
         progress.say(
             "the plan in this folder was of other settings and is dropped: times are told from the first round on"
         )
     if not force:
-        require_room(job, identity, reuse)
-    out = Path(recipe.out)
+        require_room(job, reuse)
     with (
-        open_folder(out, identity) as folder,
-        progress.showing(out, job.source.path.name, len(job.queries), recipe.rounds, forecast(job, identity)),
+        open_folder(out, job.identity) as folder,
+        progress.showing(out, job.source.path.name, len(job.queries), recipe.rounds, forecast(job)),
         closing(Tracker(recipe, out)) as tracker,
     ):
-        for name in copy_stages(folder, identity, job.searched(1), reuse) if reuse else []:
+        for name in copy_stages(folder, job.identity, job.searched(1), reuse) if reuse else []:
             progress.say(f"taken from {reuse}: {name}")
         progress.enter(0, Stage.IMPORT)
         base = import_base(job, folder, progress)
         for note in job.notes:
             progress.say(note)
         # Where the base model answers held-out queries, these answers tell how many are cut off (`History.add_base`).
-        for note in (job.quantized_twice, None if job.watched else cut_off(job, identity)):
+        for note in (job.quantized_twice, None if job.watched else cut_off(job)):
             if note:
                 progress.say(f"warning: {note}")
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)

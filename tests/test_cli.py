@@ -255,19 +255,19 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_touched(project, case):
 def test_a_folder_in_use_and_a_full_disk(project, monkeypatch):
     from genius_lite.errors import UserError
     from genius_lite.pipeline.job import prepare
-    from genius_lite.plan.suggestions import require_room
+    from genius_lite.plan.fit import require_room
     from genius_lite.recipe.reader import load
     from genius_lite.rundir import disk, folder
 
     monkeypatch.chdir(project)
-    with folder.open_folder(Path("runs/r"), prepare(load(Path("r.yaml"))).identity()):
+    with folder.open_folder(Path("runs/r"), prepare(load(Path("r.yaml"))).identity):
         result = genius("run", "r.yaml", cwd=project)
         assert (result.returncode, "in use by another process" in result.stderr) == (2, True)
     usage = type("usage", (), {"free": 10_000})
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage)
     job = prepare(load(Path("r.yaml")))
     with pytest.raises(UserError, match="make room"):
-        require_room(job, job.identity())
+        require_room(job)
 
 
 def test_validate_and_help(project):

@@ -76,7 +76,7 @@ def validate(
 
     with waiting("reading the model and the questions"):
         job = prepare(load(recipe, settings or []))
-    if strict and (faults := [*filter(names_faults, job.set_aside)]):
+    if strict and (faults := [*filter(names_faults, job.notes)]):
         raise UserError(f"{faults[0]}; mend it, or validate without --strict")
     longest = max(len(q.tokens) for q in job.queries)
     print(f"model    {visible(str(job.source.path))}")
@@ -95,7 +95,7 @@ def validate(
     branches = "as many branches as are fastest here," if slots == "auto" else f"{slots} branches"
     print(f"sampler  {branches} of {job.context} tokens")
     print(f"out      {visible(job.recipe.out)}")
-    for note in (*job.notes, job.quantized_twice, cut_off(job, job.identity())):
+    for note in (*job.notes, job.quantized_twice, cut_off(job)):
         if note:
             print(f"note     {visible(note)}")
     print(f"{visible(str(recipe))} is fine")

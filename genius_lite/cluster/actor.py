@@ -34,12 +34,7 @@ _CACHED_FILES = 4  # of earlier rounds too
 
 @dataclass(frozen=True)
 class HostSettings:
-    """What the hosts of a round search with.
-
-    Args:
-        model, lora: files by their hash; `lora` is empty where none is applied.
-        cpus: cores that are the host's.
-    """
+    """What the hosts of a round search with; `model` and `lora` (or empty) are hashes of files, `cpus` a host's own."""
 
     model: str
     lora: str
@@ -56,7 +51,7 @@ def versions() -> dict[str, str]:
 
 
 def version_differences(theirs: dict[str, str]) -> str:
-    """Say which of a node's versions differ from those here; empty if none does."""
+    """Say which of a node's versions differ from those here, if any."""
     ours = versions()
     return ", ".join(f"{name} {theirs[name]}, here {ours[name]}" for name in ours if theirs[name] != ours[name])
 
@@ -75,10 +70,10 @@ class HostActor:
 
     async def missing(self, names: list[str]) -> list[str]:
         """Return those of these hashes whose file is not in the node's cache, whole."""
-        found = [name for name in names if _cached(name).is_file() and sha256([_cached(name)]) == name]
-        for name in found:
+        lacking = [name for name in names if not _cached(name).is_file() or sha256([_cached(name)]) != name]
+        for name in {*names} - {*lacking}:
             _cached(name).touch()  # those that were not used for longest make room
-        return [name for name in names if name not in found]
+        return lacking
 
     async def fetch(self, name: str, parts: list[Any]) -> None:
         """Write the file of this hash to the node's cache, one part in memory at a time.
@@ -145,7 +140,7 @@ def _make_room(folder: Path) -> None:
     for file in folder.glob("*.gguf"):
         with suppress(FileNotFoundError):
             used[file] = file.stat().st_mtime
-    for file in sorted(used, key=lambda file: used[file])[:-_CACHED_FILES]:
+    for file in sorted(used, key=used.__getitem__)[:-_CACHED_FILES]:
         file.unlink(missing_ok=True)
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from genius_lite.cluster.actor import version_differences, versions
 from genius_lite.errors import UserError
-from genius_lite.recipe.sampler import is_address
+from genius_lite.recipe.sampler import ADDRESSES, is_address
 from genius_lite.text import brief, first_line, visible
 
 _ANSWERS = 10.0  # seconds for a head to take a connection
@@ -29,7 +29,7 @@ def connected(address: str) -> Iterator[Any]:
     """Join the cluster of this address, and give Ray; `auto` is the cluster that this machine belongs to.
 
     Raises:
-        UserError: Ray is not installed, or there is no cluster.
+        UserError: Ray is not installed, it is no address, or there is no cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -47,7 +47,11 @@ def connected(address: str) -> Iterator[Any]:
 
     terminated = signal.getsignal(signal.SIGTERM)
     try:
-        _check_port(address)
+        if address != "auto":  # does anything listen there? Ray itself would go on trying for minutes
+            if not is_address(address):
+                raise UserError(f"{brief(address)} is no address; write {ADDRESSES}")
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), _ANSWERS).close()
         # Of ray:// its server is the driver, elsewhere.
         config: dict[str, Any] = {} if address.startswith("ray://") else {"job_config": NoFolders()}
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **config)
@@ -61,15 +65,6 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
-
-
-def _check_port(address: str) -> None:
-    """See whether anything listens, since Ray itself would go on trying for minutes. Raises OSError if not."""
-    if address != "auto":
-        if not is_address(address):
-            raise UserError(f"{brief(address)} is no address; write auto, ray://HOST:PORT or HOST:PORT")
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), _ANSWERS).close()
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,9 @@ _POLL = 2.0  # seconds between two looks for nodes that have joined
 
 
 async def sample_on_cluster(address: str, queue: WorkQueue, settings: HostSettings, files: dict[str, Path]) -> None:
-    """Search the queries of a queue on the nodes of a Ray cluster.
+    """Search the queries of a queue on the nodes of the Ray cluster at this address.
 
     Args:
-        address: `auto`, `ray://HOST:PORT` or `HOST:PORT`.
         files: of the policy, by the hashes that `settings` names.
 
     Raises:

@@ -66,15 +66,13 @@ class WorkQueue:
 
     async def serve(self, host: Host) -> None:
         """Let a host search until it is lost; ends by cancellation."""
-        self._hosts += 1
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(host.capacity):
-                    group.create_task(self._pull(host))
-        except* HostLostError as lost:
-            self.say(f"warning: {host.name} is lost ({first_of(lost)}); its queries are sampled elsewhere")
-        finally:
-            self._hosts -= 1
+        with self.expecting():
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(host.capacity):
+                        group.create_task(self._pull(host))
+            except* HostLostError as lost:
+                self.say(f"warning: {host.name} is lost ({first_of(lost)}); its queries are sampled elsewhere")
 
     @property
     def served(self) -> bool:
@@ -83,7 +81,7 @@ class WorkQueue:
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """Count a host as there while it is made ready."""
+        """Count a host as there while it searches, or is made ready to."""
         self._hosts += 1
         try:
             yield

@@ -13,9 +13,9 @@ from genius_lite.cluster.ray import sample_on_cluster
 from genius_lite.cluster.work_queue import WorkQueue
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
+from genius_lite.foresight.rollouts import first_of, sample_rollouts, searches_in_flight
+from genius_lite.pipeline.agreement import check_server
 from genius_lite.pipeline.round import Policy, Round
-from genius_lite.pipeline.server_check import open_checked_server
 from genius_lite.progress import Advance
 from genius_lite.records import FailedQuery, Query, Rollout
 from genius_lite.results.rounds import Stats
@@ -23,6 +23,8 @@ from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.interface import Sampler
 from genius_lite.sampler.messages import Sampling
+from genius_lite.sampler.server import open_server_sampler
+from genius_lite.sampler.server_key import is_open
 from genius_lite.weights.gguf_file import sha256
 
 
@@ -92,8 +94,16 @@ async def _here(s: Search) -> Stats | None:
 async def _on_server(s: Search) -> Stats | None:
     cfg, sampling = s.r.job.recipe.sampler.server, Sampling.of(s.r.job.recipe.foresight)
     assert cfg
-    async with open_checked_server(s.r, s.policy, cfg, s.vocabulary, sampling, s.queries) as server:
-        return await s.sample_with(server, cfg.in_flight)
+    try:
+        async with open_server_sampler(cfg, s.vocabulary, sampling, s.queries[0].tokens) as server:
+            if is_open(cfg.url):
+                s.r.progress.say(f"warning: the key goes to {cfg.url} without encryption; take https, or a tunnel")
+            await check_server(s.r, s.policy, cfg, server, s.queries)
+            return await s.sample_with(server, cfg.in_flight)
+    except ExceptionGroup as failures:
+        if refused := failures.subgroup(UserError):
+            raise first_of(refused) from None
+        raise
 
 
 async def _on_cluster(s: Search) -> None:

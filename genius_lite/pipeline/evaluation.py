@@ -102,33 +102,28 @@ def _answers(
     tasks, start, ended = [task for task in tasks if task.questions], time.monotonic(), list[Stats]()
     if not tasks:
         return []
-    ways = ways_asked(cfg, temperature)
-    asked = {item.task.name: _asked(r, policy, item.task.name, item.questions, ways) for item in tasks}
-    log, who = RecordLog(file, Answers), named(r.number)
+    log, ways = RecordLog(file, Answers), ways_asked(cfg, temperature)
     before, begun = {(one.task, one.problem) for one in log.records}, len(log.records)
-    recalled = {
-        name: _recall(r, one, {problem for task, problem in before if task == name}) for name, one in asked.items()
+    asked = [_inquiry(r.job, r.engine, item.task.name, item.questions, ways) for item in tasks if _is_own(r, policy)]
+    recalled = [_recall(r, one, {problem for task, problem in before if task == one.name}) for one in asked]
+    said = {
+        (one.name, query): found for one, each in zip(asked, recalled, strict=True) for query, found in each.items()
     }
-    said = {(name, query): found for name, each in recalled.items() for query, found in each.items()}
     known = {*said}
-
-    def note() -> None:
-        sampled = (one for one in log.records[begun:] if (one.task, one.problem) not in known)
-        tokens = sum(response.tokens for one in sampled for response in one.responses)
-        seconds = time.monotonic() - start
-        note_time(r.folder_of(policy), Stage.EVALUATE, seconds, tokens, total_stats(ended), {part: seconds})
-
     done, what = sum(len(answers.responses) for answers in log.records), "" if cfg.greedy else f" at {temperature:g}"
+    stage = r.progress.stage(f"{named(r.number)}: tasks{what}", responses_wanted(tasks, cfg), "responses", done=done)
     try:
-        with r.progress.stage(f"{who}: tasks{what}", responses_wanted(tasks, cfg), "responses", done=done) as advance:
+        with stage as advance:
             found = answer_tasks(
                 _respondent(r, policy), tasks, cfg, temperature, advance, ended.append, log, r.stop, said
             )
     finally:  # also of what was interrupted: it is not asked again
-        note()
-        for name, one in asked.items():
-            own = {query: each for (task, query), each in said.items() if task == name}
-            _remember(one, recalled[name], own, time.monotonic() - start)
+        sampled = (one for one in log.records[begun:] if (one.task, one.problem) not in known)
+        tokens, seconds = sum(each.tokens for one in sampled for each in one.responses), time.monotonic() - start
+        note_time(r.folder_of(policy), Stage.EVALUATE, seconds, tokens, total_stats(ended), {part: seconds})
+        for one, earlier in zip(asked, recalled, strict=True):
+            own = {query: each for (task, query), each in said.items() if task == one.name}
+            _remember(one, earlier, own, seconds)
         log.close()
     for line in complaints(found):
         r.progress.say(f"warning: {line}")
@@ -140,15 +135,14 @@ def _observe(r: Round, policy: Policy) -> tuple[list[Observed], list[FailedQuery
     job, samples, start, ended = r.job, r.job.recipe.evaluate.query_samples, time.monotonic(), list[Stats]()
     if not job.watched:
         return [], []
-    asked = _asked(r, policy, "", job.watched, [(samples, UNFILTERED)])
+    asked = _inquiry(job, r.engine, "", job.watched, [(samples, UNFILTERED)]) if _is_own(r, policy) else None
     log = RecordLog(r.folder_of(policy) / folder.SAID, Said)
     before = {one.query_id for one in log.records}
-    recalled = _recall(r, asked, before)
+    recalled = _recall(r, asked, before) if asked else {}
     said, known = dict(recalled), recalled.keys() | before
+    stage = r.progress.stage(f"{named(r.number)}: held-out queries", len(job.watched) * samples, "responses")
     try:
-        with r.progress.stage(
-            f"{named(r.number)}: held-out queries", len(job.watched) * samples, "responses"
-        ) as advance:
+        with stage as advance:
             base = _respondent(r, r.baseline) if r.number else None
             who, answers = _respondent(r, policy), job.recipe.queries.answers
             seen, failures = observe(who, base, job.watched, samples, advance, ended.append, log, r.stop, said, answers)
@@ -157,7 +151,8 @@ def _observe(r: Round, policy: Policy) -> tuple[list[Observed], list[FailedQuery
         tokens = sum(len(one.tokens) for query, each in said.items() if query not in known for one in each)
         parts = {"held-out queries": seconds}
         note_time(r.folder_of(policy), Stage.EVALUATE, seconds, tokens, total_stats(ended), parts)
-        _remember(asked, recalled, said, seconds)
+        if asked:
+            _remember(asked, recalled, said, seconds)
         log.close()
     for one in failures:
         r.progress.say(f"warning: held-out query {one.query_id} failed: {one.reason}")
@@ -169,29 +164,25 @@ def remembered(job: Job, engine: EngineSettings) -> set[str]:
     cfg, ways = job.recipe.evaluate, ways_asked(job.recipe.evaluate, job.temperature)
     each = [(item.task.name, item.questions, ways) for item in job.tasks]
     each.append(("", job.watched, [(cfg.query_samples, UNFILTERED)]))
-    inquiries = [_asked_of(job, engine, *one) for one in each] if cfg.remember else []
+    inquiries = [_inquiry(job, engine, *one) for one in each] if cfg.remember else []
     return {one.name for one in inquiries if one.queries and one.is_answered(one.recall())}
 
 
-def _asked(
-    r: Round, policy: Policy, name: str, queries: Sequence[Query], sampling: Sequence[tuple[int, Sampling]]
-) -> Inquiry | None:
-    """How the user's own file is asked; None of other models, which no later run has again, or if that is unwanted."""
-    if r.number or policy != r.own or not r.job.recipe.evaluate.remember:
-        return None
-    return _asked_of(r.job, r.engine, name, queries, sampling)
+def _is_own(r: Round, policy: Policy) -> bool:
+    """Whether it is the user's own file, and its answers are to be remembered: no later run has other models again."""
+    return r.job.recipe.evaluate.remember and not r.number and policy == r.own
 
 
-def _asked_of(
+def _inquiry(
     job: Job, engine: EngineSettings, name: str, queries: Sequence[Query], sampling: Sequence[tuple[int, Sampling]]
 ) -> Inquiry:
     return Inquiry(job.source, engine, name, queries, sampling, job.recipe.answer_tokens, job.recipe.seed)
 
 
-def _recall(r: Round, asked: Inquiry | None, before: Collection[str]) -> dict[str, list[Completion]]:
+def _recall(r: Round, asked: Inquiry, before: Collection[str]) -> dict[str, list[Completion]]:
     """Return what earlier runs have left, and say so where this one does not have it itself, `before`."""
-    found = asked.recall() if asked else {}
-    if asked and found.keys() - before:
+    found = asked.recall()
+    if found.keys() - before:
         what = f"answers to {asked.name}" if asked.name else "answers to held-out queries"
         whose = "its" if asked.is_answered(found) else f"{len(found)} of its {len(asked.queries)}"
         r.progress.say(
@@ -200,10 +191,8 @@ def _recall(r: Round, asked: Inquiry | None, before: Collection[str]) -> dict[st
     return found
 
 
-def _remember(
-    asked: Inquiry | None, recalled: Collection[str], said: dict[str, list[Completion]], seconds: float
-) -> None:
-    if asked and len(said) > len(recalled) and (recalled or seconds >= WORTH):
+def _remember(asked: Inquiry, recalled: Collection[str], said: dict[str, list[Completion]], seconds: float) -> None:
+    if len(said) > len(recalled) and (recalled or seconds >= WORTH):
         asked.remember(said)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import msgspec
 
@@ -22,9 +22,7 @@ from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.summary import cooling_lines, evaluation_lines
 from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir import folder
-from genius_lite.weights.adapter import write_lora
 from genius_lite.weights.quantize import type_name
-from genius_lite.weights.untrusted import vouch
 
 
 class History:
@@ -132,8 +130,7 @@ class History:
 def to_sample(r: Round, tuned: Policy) -> Policy:
     """Return what stands for the round when the next one samples: its GGUF, or its adapter at the side of the base.
 
-    It is the adapter where the recipe's `policy` says so, and where the wanted type does not keep what was learned, and
-    a wider file was made.
+    It is the adapter where the recipe's `policy` says so, and where the wanted type does not keep what was learned.
     """
     assert tuned.adapter
     adapter, quantized = tuned.adapter, r.folder.round(r.number).quantized
@@ -144,9 +141,4 @@ def to_sample(r: Round, tuned: Policy) -> Policy:
         wanted = type_name(r.job.source, r.job.recipe.quantize.type)
         r.progress.say(f"round {r.number + 1} samples with the adapter at run time, as {wanted} loses too much")
     drop_foreign(r.here / folder.LORA)
-
-    def make(out: Path) -> None:
-        write_lora(r.base, adapter, out)
-        vouch(out)
-
-    return Policy(r.baseline.gguf, adapter, r.here.build(folder.LORA, make))
+    return Policy(r.baseline.gguf, adapter, r.here.build(folder.LORA, partial(r.write_lora, adapter)))

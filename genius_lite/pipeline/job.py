@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from genius_lite.data.queries import hold_out, select
+from genius_lite.data.queries import Selected, hold_out, select
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.evaluate.benchmarks import load_tasks
 from genius_lite.evaluate.measure import temperature_of
-from genius_lite.evaluate.tasks import TokenizedTask, tokenize_task
+from genius_lite.evaluate.tasks import Task, TokenizedTask, tokenize_task
 from genius_lite.machine.engine_settings import context_for
 from genius_lite.recipe import Recipe
 from genius_lite.records import Query, seed_of
@@ -39,9 +40,8 @@ class Job:
 
     Nothing learns from the queries in `held_out` (ids), nor from the tasks; `context` is tokens a branch.
     `watched` are the queries that show the collapse guard how the policy responds: held out, or beyond the limit.
-    `template` are the chat template's variables, with the run's date if it asks for one. `set_aside` says of each
-    source which rows cannot be used, and `forms` how its rows are read where that was recognized; `overlong` questions
-    have more tokens than the recipe takes. `untemplated` says so where the model has no chat template.
+    `template` are the chat template's variables, with the run's date if it asks for one. `notes` are what the user
+    should know of the queries and tasks before they are used.
     """
 
     recipe: Recipe
@@ -54,10 +54,7 @@ class Job:
     tasks: list[TokenizedTask]
     context: int
     template: dict[str, Any] = field(default_factory=dict)
-    set_aside: list[str] = field(default_factory=list)
-    forms: list[str] = field(default_factory=list)
-    overlong: int = 0
-    untemplated: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def searched(self, number: int) -> list[Query]:
         """List the queries whose rollouts a round learns from: all that are not held out, or the next of them."""
@@ -75,22 +72,6 @@ class Job:
         """A word of warning, if the recipe makes one file of few bits from another one."""
         return None if self.weights else quantized_twice(self.source, self.recipe.quantize.type)
 
-    @property
-    def notes(self) -> list[str]:
-        """What the user should know of the queries and tasks before they are used."""
-        notes = [*(f"rows are read as {form}" for form in self.forms), *self.set_aside]
-        if self.overlong:
-            limit = self.recipe.queries.max_tokens
-            notes.append(f"left out for more than {limit} tokens (queries.max_tokens): {self.overlong} questions")
-        if self.untemplated:
-            notes.append(self.untemplated)
-        second, longest = sorted([0, *(len(query.tokens) for query in self.queries)])[-2:]
-        if longest > 2 * second and longest > _LONG:
-            notes.append(
-                f"one question of {longest} tokens sets the context of every branch; queries.max_tokens leaves it out"
-            )
-        return notes
-
     def under(self, recipe: Recipe) -> Job:
         """Put the same model, queries and tasks under another recipe that names them.
 
@@ -106,8 +87,9 @@ class Job:
         ]
         return replace(job, context=context_for(recipe.sampler.context, job.source, uses))
 
+    @cached_property
     def identity(self) -> dict[str, Any]:
-        """Say what a run folder must share with the run that made it: settings; model, queries and tasks by content.
+        """What a run folder must share with the run that made it: settings; model, queries and tasks by content.
 
         It is all that the folder says of its recipe, so the system message and the chat template's variables, which the
         model goes on to need, are there as they are.
@@ -152,7 +134,7 @@ def prepare(recipe: Recipe, reuse: Path | None = None) -> Job:
         _check_variables(vocabulary)
         if vocabulary.asks_for_date:
             vocabulary.variables = _begun(Path(recipe.out), reuse) | vocabulary.variables
-        template, untemplated = vocabulary.variables, _untemplated(recipe, vocabulary)
+        untemplated = vocabulary.untemplated
         found = select(recipe.queries, vocabulary, beyond=recipe.evaluate.watched(_MANY))
         _check_thought(recipe, vocabulary, found.queries[0])
         asked_tasks = [
@@ -170,13 +152,24 @@ def prepare(recipe: Recipe, reuse: Path | None = None) -> Job:
             f"{recipe.queries.source}: evaluate.patience has no queries to judge rounds by: none is held out, and none "
             "lies beyond queries.limit; write a larger learner.holdout, or a smaller limit"
         )
+    notes, template = [*_notes(recipe, found, tasks, untemplated)], vocabulary.variables
     job = Job(
-        recipe, source, weights, queries, found.duplicates, held_out, watched, asked_tasks, context=0,
-        template=template, set_aside=[each for each in (found.set_aside, *(task.set_aside for task in tasks)) if each],
-        forms=[each for each in (found.form, *(task.form for task in tasks)) if each], overlong=found.overlong,
-        untemplated=untemplated,
+        recipe, source, weights, queries, found.duplicates, held_out, watched, asked_tasks, 0, template, notes
     )  # fmt: skip
     return job.under(recipe)
+
+
+def _notes(recipe: Recipe, found: Selected, tasks: Sequence[Task], untemplated: str) -> Iterator[str]:
+    yield from (f"rows are read as {each.form}" for each in (found, *tasks) if each.form)
+    yield from (each.set_aside for each in (found, *tasks) if each.set_aside)
+    if found.overlong:
+        limit = recipe.queries.max_tokens
+        yield f"left out for more than {limit} tokens (queries.max_tokens): {found.overlong} questions"
+    if untemplated:
+        yield f"{untemplated}, without queries.system" if recipe.queries.system else untemplated
+    second, longest = sorted([0, *(len(query.tokens) for query in found.queries)])[-2:]
+    if longest > 2 * second and longest > _LONG:
+        yield f"one question of {longest} tokens sets the context of every branch; queries.max_tokens leaves it out"
 
 
 def _check_variables(vocabulary: Vocabulary) -> None:
@@ -205,12 +198,6 @@ def _check_thought(recipe: Recipe, vocabulary: Vocabulary, query: Query) -> None
             f"foresight.thought_tokens is {recipe.foresight.thought_tokens}, and the chat template leaves no thought "
             f"to the model: its prompt ends it; take the key out{switch}"
         )
-
-
-def _untemplated(recipe: Recipe, vocabulary: Vocabulary) -> str:
-    """Say that the model has no chat template, and what that takes; empty if it has one."""
-    told = vocabulary.untemplated
-    return f"{told}, without queries.system" if told and recipe.queries.system else told
 
 
 def _begun(out: Path, reuse: Path | None) -> dict[str, str]:

@@ -1,8 +1,7 @@
 """Take from another run what this one would make just the same, so that an ablation pays only for what differs.
 
-What decides a stage are some keys of the run's identity (`recipe.json`). Where they are equal, the random numbers are
-too, and the stage is the same but for rounding. The random numbers of a search are its question's own: a run that asks
-more questions takes the rollouts of those that were searched already.
+What decides a stage are some keys of the run's identity (`recipe.json`): where they are equal, so are the random
+numbers. Those of a search are its question's own: a run that asks more takes the rollouts of those already searched.
 """
 
 from __future__ import annotations
@@ -55,11 +54,7 @@ def is_imported_alike(identity: dict[str, Any], other: Path) -> bool:
 def copy_stages(run: RunDir, identity: dict[str, Any], queries: Sequence[Query], other: Path) -> list[str]:
     """Link or copy into a run's folder what `other` has that would come out the same and is not there yet.
 
-    Finished files are never written again, so links do; logs are copied, which grow.
-
-    Args:
-        identity: of the run.
-        queries: of the run; rollouts of these are taken.
+    Finished files are never written again, so links do; logs are copied, which grow. Identity and queries: the run's.
 
     Returns:
         The names of what was taken, and how many of the queries where it is not all.
@@ -128,18 +123,17 @@ def _copy_answers(run: RunDir, other: Path) -> bool:
     if not file.exists() or (run / _EVALUATION).exists() or (run / _ANSWERS).exists():
         return False
     responses = read_records(file, Response)
+    by_problem = groupby(responses, key=lambda response: (response.task, response.problem))
     if responses:
-        by_problem = groupby(responses, key=lambda response: (response.task, response.problem))
-        answers = (Answers(*problem, [*given]) for problem, given in by_problem)
-        run.build(_ANSWERS, lambda out: write_records(out, answers))
+        run.build(_ANSWERS, lambda out: write_records(out, (Answers(*one, [*given]) for one, given in by_problem)))
     return bool(responses)
 
 
 def _copy_rollouts(run: RunDir, queries: Sequence[Query], other: Path) -> tuple[int, bool]:
-    """Copy those of the queries that `other` searched from the same prompt, and this run did not.
+    """Copy the rollouts of queries that `other` searched from the same prompt, and this run did not.
 
     Returns:
-        How many of them there were, and whether the run has those of all queries now, each as `other` has it.
+        How many there were, and whether the run has those of all queries now, each as `other` has it.
     """
     own, searched = {query.id: query for query in queries}, Lines(other / _ROLLOUTS, Rollout)
     shared = {rollout.query.id: n for n, rollout in enumerate(searched) if rollout.query == own.get(rollout.query.id)}

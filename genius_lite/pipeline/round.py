@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +23,9 @@ from genius_lite.rundir.folder import BASELINE, ROUNDED, TIMINGS, RunDir
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.sampler.messages import EngineSettings
+from genius_lite.weights.adapter import write_lora
 from genius_lite.weights.importing import Base
-from genius_lite.weights.untrusted import prove
+from genius_lite.weights.untrusted import prove, vouch
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ class Session:
     def rounded(self) -> RunDir:
         """The folder of the base model in the types of the rounds; there once something is built in it."""
         return RunDir(self.run.path / ROUNDED)
+
+    def write_lora(self, adapter: Path, out: Path) -> None:
+        """Write an adapter as llama.cpp applies it at run time; being this process' own, it needs no proof."""
+        write_lora(self.base, adapter, out)
+        vouch(out)
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,6 @@ def note_time(
     parts: dict[str, float] | None = None,
 ) -> None:
     """Add to the timings of a round, or of the run; an interrupted stage that goes on later has several lines."""
-    log = RecordLog(here / TIMINGS, Timing)
     rounded = {name: round(part, 3) for name, part in (parts or {}).items()}
-    log.append(Timing(stage, round(seconds, 3), amount, peak_memory(), sampler, rounded))
-    log.close()
+    with closing(RecordLog(here / TIMINGS, Timing)) as log:
+        log.append(Timing(stage, round(seconds, 3), amount, peak_memory(), sampler, rounded))

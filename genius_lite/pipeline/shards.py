@@ -22,17 +22,9 @@ from genius_lite.progress import Progress
 from genius_lite.recipe import Recipe, Tracking
 from genius_lite.records import FailedQuery, Rollout
 from genius_lite.report.tracking import Tracker
+from genius_lite.rundir import folder
 from genius_lite.rundir.checks import check_rollouts
-from genius_lite.rundir.folder import (
-    CHECKPOINT,
-    FAILED_FILE,
-    LORA,
-    POLICY,
-    ROLLOUTS,
-    RunDir,
-    open_folder,
-    round_name,
-)
+from genius_lite.rundir.folder import RunDir, open_folder, round_name
 from genius_lite.rundir.lines import Lines, RecordLog
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.weights.gguf_file import sha256
@@ -66,10 +58,9 @@ class Shard:
 def sample_shard(
     recipe: Recipe, shard: Shard, number: int, model: Path | None, progress: Progress, stop: Stop
 ) -> tuple[Path, int]:
-    """Sample a shard of a round; return the folder, which goes on after an interruption, and its number of rollouts.
+    """Sample a shard of a round; return its folder, which goes on after an interruption, and how many rollouts it has.
 
     Args:
-        number: of the round, from 1.
         model: the GGUF that the run samples this round from; None is the recipe's own, for the first round.
 
     Raises:
@@ -88,18 +79,17 @@ def sample_shard(
             "the model's chat template writes the date, and all machines must write the same one: write "
             f'queries.template: {{today: "{today}"}}'
         )
-    identity = job.identity()
-    sampled_from = sha256([model]) if model else identity["model"]
-    identity["shard"] = {"part": f"{shard.number}/{shard.of}", "round": number, "model": sampled_from}
+    sampled_from = sha256([model]) if model else job.identity["model"]
+    origin = {"part": f"{shard.number}/{shard.of}", "round": number, "model": sampled_from}
     searched = job.searched(number)
     part = searched[shard.number - 1 :: shard.of]
     if not part:
         raise UserError(f"shard {shard.number}/{shard.of} is empty: {len(searched)} queries are searched")
     out = Path(f"{recipe.out}-shard-{shard.number}-of-{shard.of}")
     whole = recipe.model_copy(update={"tracking": Tracking(), "round_queries": None})
-    with open_folder(out, identity) as run, closing(Tracker(whole, out)) as tracker:
+    with open_folder(out, job.identity | {"shard": origin}) as run, closing(Tracker(whole, out)) as tracker:
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
-        nothing_imported = Base(job.source, run / CHECKPOINT)
+        nothing_imported = Base(job.source, run / folder.CHECKPOINT)
         of_part = replace(job, recipe=whole, queries=part)
         session = Session(of_part, nothing_imported, engine, run, progress, stop, tracker)
         policy = Policy(load_untrusted(model).path if model else job.source.path)
@@ -125,7 +115,7 @@ def merge_shards(out: Path, shards: Sequence[Path], say: Callable[[str], None]) 
         if number > 1:
             _require_model(run, number, model)
         here = run.round(number)
-        log, failures = RecordLog(here / ROLLOUTS, Rollout), RecordLog(here / FAILED_FILE, FailedQuery)
+        log, failures = RecordLog(here / folder.ROLLOUTS, Rollout), RecordLog(here / folder.FAILED_FILE, FailedQuery)
         over, new = {*log.records.query_ids(), *failures.records.query_ids()}, [0] * len(shards)
         for n, part in enumerate(parts):
             new[n] += _add(log, part.rollouts, over)
@@ -161,8 +151,8 @@ def _identity_of(shard: Path) -> tuple[dict[str, Any], int, str]:
 def _require_model(run: RunDir, number: int, expected: str) -> None:
     """Refuse rollouts that another policy sampled than the one that the run has made for this round."""
     before = run / round_name(number - 1)
-    made = before / POLICY
-    if (before / LORA).exists():
+    made = before / folder.POLICY
+    if (before / folder.LORA).exists():
         raise UserError(
             f"{run.path} samples round {number} with an adapter at run time, which shards cannot; run it where it is"
         )

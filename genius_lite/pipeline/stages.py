@@ -35,7 +35,7 @@ from genius_lite.rundir.documents import read_typed
 from genius_lite.rundir.folder import RunDir, remove, write_json
 from genius_lite.rundir.lines import Lines, RecordLog, write_records
 from genius_lite.weights import gguf_file
-from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, write_imatrix, write_lora
+from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, write_imatrix
 from genius_lite.weights.full_precision import load_weights, write_full_precision
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import FULL_PRECISION, MAP_FILE, Base, import_checkpoint, save_checkpoint
@@ -89,8 +89,7 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
     Queries whose search the sampler does not survive are set aside: `failed.jsonl` has them with the reason.
 
     Returns:
-        The rollouts in the order of the queries, read from their file whenever they are asked for: those of many
-        queries fit into no memory.
+        The rollouts in the order of the queries, read from their file whenever they are asked for.
 
     Raises:
         UserError: no query is left.
@@ -239,10 +238,7 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
     """Merge the policy after this round into one GGUF, which is evaluated, and exported if it is the best.
 
     How much of the update it keeps is known when it is written. In the first round (`quantize.check`) llama.cpp scores
-    some pairs with it too.
-
-    Args:
-        pairs: of the round.
+    some of the round's pairs with it too.
     """
     r.enter(Stage.MERGE)
     cfg = r.job.recipe.quantize
@@ -291,7 +287,7 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
 def _score(r: Round, made: Path, adapter: Path, pairs: Sequence[PreferencePair]) -> ScoredMargin | None:
     """Let llama.cpp score pairs with the file, with its base, and with the adapter at run time."""
     lora, chosen = r.here / f"{folder.LORA}.partial", one_of_each(pairs)
-    write_lora(r.base, adapter, lora)
+    r.write_lora(adapter, lora)
     with r.progress.stage(f"round {r.number}: check", len(chosen), "questions") as advance:
         found = check(made, r.baseline.gguf, lora, chosen, r.engine, r.sampler_log, r.progress.say)
         advance(len(chosen))

@@ -2,9 +2,8 @@
 
 With many branches decoding is bound by arithmetic, and weights of few bits have to be unpacked for it: 16 bits are
 often the fastest (`tests/benchmarks/RESULTS.md`), and nearest to what the learner computes with. So the files that a
-policy can be sampled from are measured here, once for a model and its settings, and the one that takes the least time,
-its writing included, samples the round. It is gone when the round is sampled: what is evaluated, reported and exported
-is the policy itself, in the type that the recipe names.
+policy can be sampled from are measured, once for a model and its settings, and the one that takes the least time, its
+writing included, samples the round. It is gone then: what is evaluated and exported is the policy itself.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.process import SamplerError
 from genius_lite.weights import gguf_file
-from genius_lite.weights.adapter import Adapter, write_lora
+from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.merge import Kept, merge, requantize
 from genius_lite.weights.quantize import type_name, types_bytes, types_of
 from genius_lite.weights.untrusted import vouch
@@ -98,14 +97,12 @@ def stand_in(r: Round, policy: Policy, share: float = 1.0) -> Policy:
     found = r.here.build_json(folder.SAMPLED, lambda: _choose(r, policy, files, expected))
     chosen = as_typed(found, SampledFrom, r.here / folder.SAMPLED)
     speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in chosen.tokens_per_s.items())
-    if chosen.file in files or chosen.file == _name(policy):
-        r.progress.say(f"round {r.number} is sampled from {chosen.file}; tokens/s here: {speeds}")
+    sampled, size, own = policy, 0, _name(policy)
+    if chosen.file not in (own, *files):
+        before = f"round {r.number} was sampled from {chosen.file}"
+        r.progress.say(f"warning: {before}, which does not fit any more; the rest is from {own}")
     else:
-        r.progress.say(
-            f"warning: round {r.number} was sampled from {chosen.file}, which does not fit any more; the rest is from "
-            f"{_name(policy)}"
-        )
-    sampled, size = policy, 0
+        r.progress.say(f"round {r.number} is sampled from {chosen.file}; tokens/s here: {speeds}")
     if file := files.get(chosen.file):
         made = r.here.build(folder.STAND_IN, file.write)
         sampled, size = file.policy(made), made.stat().st_size
@@ -137,11 +134,6 @@ def _files(r: Round, policy: Policy) -> dict[str, _File]:
         vouch(out)
         return kept
 
-    def beside(out: Path) -> None:
-        assert adapter
-        write_lora(r.base, adapter, out)
-        vouch(out)
-
     for kind in _SIXTEEN:
         size = types_bytes(source, types := types_of(source, kind))
         room = free_disk(r.here.path) > _ROOM * size
@@ -150,7 +142,7 @@ def _files(r: Round, policy: Policy) -> dict[str, _File]:
     # The base in the types of the rounds is no faster than a round's file; the user's own may be.
     if adapter and not r.job.weights and type_name(source, "source") != type_name(own, "source"):
         name = f"the model's file ({type_name(source, 'source')}, with the adapter)"
-        found[name] = _File(beside, lambda made: Policy(source.path, adapter, made))
+        found[name] = _File(partial(r.write_lora, adapter), lambda made: Policy(source.path, adapter, made))
     return found
 
 
@@ -172,8 +164,8 @@ def _choose(r: Round, policy: Policy, files: dict[str, _File], expected: float) 
         remember("file", key, found)
         return found
 
+    speeds = dict[str, _Speed]()
     with r.progress.stage(f"round {r.number}: measure files", 1 + len(files), "files") as advance:
-        speeds = dict[str, _Speed]()
         for name in (own, *files):
             speeds[name] = speed(name)
             advance(1)
@@ -182,14 +174,10 @@ def _choose(r: Round, policy: Policy, files: dict[str, _File], expected: float) 
         rate = speeds[name].tokens_per_s
         return expected / rate + speeds[name].written_s if rate else float("inf")
 
-    chosen = own
-    for name in sorted(files, key=seconds):
-        if seconds(name) > _CLEARLY * seconds(own):
-            break
-        if trial.is_the_policy(name, policy):
-            chosen = name
-            break
-    trial.keep_only(chosen)
+    faster = (name for name in sorted(files, key=seconds) if seconds(name) <= _CLEARLY * seconds(own))
+    chosen = next((name for name in faster if trial.is_the_policy(name, policy)), own)
+    if trial.written != chosen:
+        remove(r.here / folder.STAND_IN)
     return SampledFrom(chosen, {name: round(found.tokens_per_s, 1) for name, found in speeds.items()})
 
 
@@ -231,21 +219,18 @@ class _Trial:
             return True
         return False
 
-    def keep_only(self, name: str) -> None:
-        if self.written != name:
-            remove(self.r.here / folder.STAND_IN)
-
     def _write(self, name: str) -> Policy:
-        path, file = self.r.here / folder.STAND_IN, self.files[name]
-        if self.written != name:
-            remove(path)
-            self.written = None
-            self.r.here.build(folder.STAND_IN, partial(self._make, file))
-            self.written = name
-        return file.policy(path)
+        place, file = self.r.here / folder.STAND_IN, self.files[name]
 
-    def _make(self, file: _File, out: Path) -> None:
-        self._kept = file.write(out)
+        def make(out: Path) -> None:
+            self._kept = file.write(out)
+
+        if self.written != name:
+            remove(place)
+            self.written = None
+            self.r.here.build(folder.STAND_IN, make)
+            self.written = name
+        return file.policy(place)
 
 
 def _name(policy: Policy) -> str:

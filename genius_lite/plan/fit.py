@@ -1,34 +1,44 @@
-"""Does a run fit? Memory and disk of a recipe on a machine, at given lengths of responses: arithmetic alone."""
+"""Does a run fit? Memory and disk of a recipe on a machine, at given lengths of responses: arithmetic alone.
+
+What `run` refuses, and which change of a recipe would make it fit: estimated again with it, the mildest first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from genius_lite.errors import UserError
 from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.pipeline.job import Job
-from genius_lite.plan.history import DoneStages
-from genius_lite.plan.lengths import Lengths
+from genius_lite.pipeline.reuse import is_imported_alike
+from genius_lite.plan.history import DoneStages, known_lengths, look_back, same_run
+from genius_lite.plan.lengths import Lengths, shortest
 from genius_lite.plan.memory import BASE, Peak, Training, Use, peaks, resolve_training
 from genius_lite.plan.shape import Machine, Shape
 from genius_lite.plan.tokens import Work, expected_work
 from genius_lite.progress import SILENT, Stage
 from genius_lite.recipe import Recipe
+from genius_lite.rundir.folder import CHECKPOINT
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.quantize import quantized_bytes
 
 TYPICAL_SLOTS = 32  # for `auto`, where nothing was measured
 _SAMPLED = 14  # bytes of a token in rollouts.jsonl, with its log-probability, as text
 _SMALL = 5_000_000  # bytes of logs, reports and pairs
+_FEWEST_SLOTS, _FEWEST_TOKENS, _FEWEST_PACKED = 2, 64, 256
+_SURE = 0.8  # of what is estimated: a run may take 15 % less than that
 
 
 @dataclass(frozen=True)
 class Sizes:
     """Hold what a run takes, and what that follows from.
 
-    `first` has the peaks of the first round's stages, `later` those of any other's (none if there is no other), `disk`
-    the bytes that the run folder holds at a stage's fullest, of the last round where a stage is in every one.
+    `first` has the peaks of the first round's stages, `later` those of any other's, `disk` the bytes that the run
+    folder holds at a stage's fullest, of the last round where a stage is in every one.
     """
 
     first: dict[str, Peak]
@@ -74,8 +84,7 @@ def sizes(
     """Estimate memory and disk of a prepared recipe.
 
     Args:
-        engine: the sampler's settings, if they are known.
-        slots: what `auto` is taken for where they are not, and nothing is remembered.
+        engine: the sampler's settings; where they are not known, and nothing is remembered, `auto` is so many `slots`.
     """
     recipe, shape = job.recipe, Shape.of(job.source)
     engine = engine or engine_settings(recipe.sampler, job.source, job.context, SILENT, unmeasured=slots)
@@ -89,11 +98,7 @@ def sizes(
 
 
 def disk_bytes(job: Job, shape: Shape, sampled: float) -> dict[str, int]:
-    """Estimate what the run folder holds at the fullest moment of each stage that writes models, bytes.
-
-    Args:
-        sampled: tokens of a round.
-    """
+    """Estimate the bytes of the run folder at the fullest moment of each stage; a round samples so many tokens."""
     recipe, rounds = job.recipe, job.recipe.rounds
     sixteen, adapter = 2 * shape.parameters, 4 * shape.adapter_weights(recipe.learner)
     made = quantized_bytes(job.source, recipe.quantize.type)
@@ -136,13 +141,12 @@ def shortfalls(job: Job, found: Sizes, machine: Machine, history: DoneStages, ma
     Args:
         margin: the share of the estimated memory from which something is said to lack.
     """
-    fullest: dict[str, Peak] = {}
-    for stage, number in stages_of(job):
-        if (stage, number) not in history.done:
-            known = fullest.get(stage, Peak(stage, {}))
-            fullest[stage] = max(found.peak(stage, number), known, key=lambda peak: peak.total)
+    ahead = [
+        (stage, found.peak(stage, number)) for stage, number in stages_of(job) if (stage, number) not in history.done
+    ]
     lacks = []
-    for stage, peak in fullest.items():
+    for stage in dict.fromkeys(stage for stage, _ in ahead):
+        peak = max((peak for name, peak in ahead if name == stage), key=lambda peak: peak.total)
         on_gpu = machine.learner_memory if stage == Stage.TRAIN else machine.gpu_memory
         if margin * peak.total > machine.memory:
             lacks.append(Shortfall(stage, "memory", peak.total, machine.memory))
@@ -168,3 +172,117 @@ def with_settings(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
             at = at[section]
         at[name] = value
     return Recipe.model_validate(data)
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Hold settings that replace a recipe's, and what still lacks with them (nothing, or less than without)."""
+
+    settings: Mapping[str, object]
+    lacks: list[Shortfall]
+    memory: int
+
+    @property
+    def lines(self) -> list[str]:
+        """Write them as `--set` takes them."""
+        shown = {key: str(v).lower() if isinstance(v, bool) else v for key, v in self.settings.items()}
+        return [f"{key}={value}" for key, value in shown.items()]
+
+
+def require_room(job: Job, reuse: Path | None = None) -> None:
+    """Refuse a run for which memory or disk cannot suffice. Nothing is measured, and no weights are read.
+
+    What a run folder has finished already needs no memory any more, and its files no more disk. Responses are taken to
+    be short, unless a rehearsal or the folder's first round says how long they are.
+
+    Args:
+        reuse: another run's folder, from which what is imported may be taken.
+
+    Raises:
+        UserError: a stage, how much it takes, and what would help.
+    """
+    out = Path(job.recipe.out)
+    if not same_run(out, job.identity):
+        return  # it is refused for that when it is opened
+    history = look_back(out, job.recipe.rounds)
+    if reuse and (reuse / CHECKPOINT).exists() and is_imported_alike(job.identity, reuse):
+        history = replace(history, done=history.done | {(Stage.IMPORT, 0)})
+    require_room_on(job, Machine.here(out), known_lengths(job) or shortest(job.recipe.foresight), history)
+
+
+def require_room_on(job: Job, machine: Machine, lengths: Lengths, history: DoneStages) -> None:
+    """Refuse it, as `require_room` does, on this machine and at these lengths of responses."""
+    if lacks := shortfalls(job, sizes(job, machine, lengths, slots=1), machine, history, _SURE):
+        worst = lacks[0]
+        amounts = f"{worst.wanted / 1e9:.1f} GB of {worst.what}, {worst.free / 1e9:.1f} GB are free"
+        helps = advice(lacks, suggest(job, machine, lengths, history))
+        raise UserError(f"{worst.stage} would take about {amounts}: {helps}; --force runs all the same")
+
+
+def suggest(job: Job, machine: Machine, lengths: Lengths, history: DoneStages) -> Suggestion | None:
+    """Find the first change after which the run fits, else all that help; None if it fits, or if none helps.
+
+    One setting is tried before several; those that cost least in speed and nothing in what is learned come first.
+    """
+    now = sizes(job, machine, lengths)
+    lacks = shortfalls(job, now, machine, history)
+    best, together = None, dict[str, object]()
+    for change in _changes(job, now, lacks):
+        tried = None
+        for settings in (change, {**together, **change}):
+            try:
+                changed = job.under(with_settings(job.recipe, settings))
+            except (ValidationError, UserError):
+                tried = None  # these settings do not go with the recipe's others
+                continue
+            found = sizes(changed, machine, lengths)
+            tried = Suggestion(settings, shortfalls(changed, found, machine, history), found.highest.total)
+            if not tried.lacks:
+                return tried
+        if tried and tried.lacks[0].ratio < (best.lacks if best else lacks)[0].ratio:
+            together, best = dict(tried.settings), tried
+    return best
+
+
+def _changes(job: Job, now: Sizes, lacks: list[Shortfall]) -> Iterator[dict[str, object]]:
+    """Go through what may help the stages that lack something, mildest first."""
+    recipe, stages = job.recipe, {lack.stage for lack in lacks if not lack.on_disk}
+    if Stage.TRAIN in stages:
+        if recipe.learner.gradient_checkpointing is not True:
+            yield {"learner.gradient_checkpointing": True}
+        yield from _halves("learner.max_pack_tokens", recipe.learner.max_pack_tokens, _FEWEST_PACKED)
+        if now.training.precision != "nf4":
+            yield {"learner.precision": "nf4"}
+    if stages - {Stage.TRAIN, Stage.IMPORT, Stage.MERGE}:
+        if now.engine.parked:
+            yield {"sampler.parked": 0}
+        yield from _halves("sampler.slots", now.engine.slots, _FEWEST_SLOTS)
+        if recipe.sampler.kv_type == "F16":
+            yield {"sampler.kv_type": "Q8_0", "sampler.flash_attention": True}
+        if any(lack.what == "GPU memory" for lack in lacks):
+            yield {"sampler.gpu_layers": 0}
+    if any(lack.on_disk for lack in lacks):
+        if quantized_bytes(job.source, recipe.quantize.type) > quantized_bytes(job.source, "Q4_K_M"):
+            yield {"quantize.type": "Q4_K_M"}
+        yield from _halves("rounds", recipe.rounds, 1)
+    if stages - {Stage.IMPORT, Stage.MERGE}:
+        for key in ("thought_tokens", "max_tokens"):
+            yield from _halves(f"foresight.{key}", getattr(recipe.foresight, key), _FEWEST_TOKENS)
+
+
+def _halves(key: str, value: int, least: int) -> Iterator[dict[str, object]]:
+    """Halve a setting again and again."""
+    while (value := value // 2) >= least:
+        yield {key: value}
+
+
+def advice(lacks: list[Shortfall], found: Suggestion | None) -> str:
+    """Say in one sentence what would help."""
+    if found and not found.lacks:
+        return f"--set {' --set '.join(found.lines)} would make it fit"
+    if lacks[0].on_disk:
+        return "make room or move `out` to another disk"
+    if lacks[0].stage in (Stage.IMPORT, Stage.MERGE):
+        return "the model is too large for this machine; take a smaller one, or close other programs"
+    some = f"--set {' --set '.join(found.lines)} helps but is not enough: " if found else ""
+    return f"{some}take a smaller model, or close other programs"

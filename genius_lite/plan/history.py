@@ -16,15 +16,7 @@ from genius_lite.plan.rates import FOUND, Rates
 from genius_lite.progress import Stage
 from genius_lite.results.rounds import Timing
 from genius_lite.rundir.disk import remove
-from genius_lite.rundir.folder import (
-    CHECKPOINT,
-    EXPORT,
-    RECIPE,
-    TIMINGS,
-    foreign_names,
-    open_folder,
-    round_name,
-)
+from genius_lite.rundir.folder import CHECKPOINT, EXPORT, RECIPE, TIMINGS, foreign_names, open_folder, round_name
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.weights.importing import FULL_PRECISION
 
@@ -38,8 +30,8 @@ _DESCRIBED = 64  # rollouts whose lengths stand for all
 class DoneStages:
     """Hold the stages that are `done`, with their rounds: 0 before the first, the last one's number for the export.
 
-    `seconds` are those of the finished stages of each name, `tokens` what each finished round sampled, `bytes` those on
-    disk. `searched` is the number of queries that are done in a round whose rollouts are not finished.
+    `seconds` are those of finished stages by name, `tokens` what each finished round sampled, `bytes` those on disk.
+    `searched` counts the queries that are done in a round whose rollouts are not finished.
     """
 
     done: frozenset[tuple[str, int]] = frozenset()
@@ -59,26 +51,19 @@ def look_back(out: Path, rounds: int) -> DoneStages:
     if not (out / RECIPE).is_file():
         return DoneStages()
     run, seconds = RunFolder(out), defaultdict[str, list[float]](list)
-    done, tokens, searched = set[tuple[str, int]](), list[float](), dict[int, int]()
-
-    def note(stage: str, number: int, found: Timing | None) -> None:
-        done.add((stage, number))
-        seconds[stage] += [found.seconds] if found else []
-
+    done: dict[tuple[str, int], Timing | None] = {}
     if run.imported:
-        note(Stage.IMPORT, 0, RoundFolder(0, out).total(Stage.IMPORT))
+        done[Stage.IMPORT, 0] = RoundFolder(0, out).total(Stage.IMPORT)
     if run.own.done(Stage.EVALUATE):
-        note(BASE, 0, run.own.total(Stage.EVALUATE))
+        done[BASE, 0] = run.own.total(Stage.EVALUATE)
     for here in run.rounds:
-        for stage in (stage for stage in _ROUND if here.done(stage)):
-            note(stage, here.number, here.total(stage))
-        sampled = here.total(Stage.ROLLOUTS)
-        if here.done(Stage.ROLLOUTS):
-            tokens += [sampled.amount] if sampled else []
-        else:
-            searched[here.number] = len(here.rollouts)
+        done.update(((stage, here.number), here.total(stage)) for stage in _ROUND if here.done(stage))
     if (out / EXPORT).exists():
-        done.add((Stage.EXPORT, rounds))
+        done[Stage.EXPORT, rounds] = None
+    for (stage, _), timing in done.items():
+        seconds[stage] += [timing.seconds] if timing else []
+    tokens = [timing.amount for (stage, _), timing in done.items() if timing and stage == Stage.ROLLOUTS]
+    searched = {here.number: len(here.rollouts) for here in run.rounds if not here.done(Stage.ROLLOUTS)}
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     return DoneStages(frozenset(done), dict(seconds), tokens, searched, size)
 
@@ -88,10 +73,10 @@ def same_run(out: Path, identity: dict[str, Any]) -> bool:
     return not (out / RECIPE).is_file() or RunFolder(out).recipe == identity
 
 
-def known_lengths(job: Job, identity: dict[str, Any]) -> Lengths | None:
+def known_lengths(job: Job) -> Lengths | None:
     """Look up how long responses are in the run's folder: of its first round, or of a rehearsal."""
     out = Path(job.recipe.out)
-    if not same_run(out, identity):
+    if not same_run(out, job.identity):
         return None
     first = RoundFolder(1, out / round_name(1))
     if not first.done(Stage.PAIRS):
@@ -102,9 +87,9 @@ def known_lengths(job: Job, identity: dict[str, Any]) -> Lengths | None:
         return described(rollouts, vocabulary, job.recipe.foresight, "round 1")
 
 
-def cut_off(job: Job, identity: dict[str, Any]) -> str | None:
+def cut_off(job: Job) -> str | None:
     """Warn that too many responses are cut off, by what the run's folder knows of them."""
-    lengths = known_lengths(job, identity)
+    lengths = known_lengths(job)
     warning = lengths.cut_off(job.recipe.foresight) if lengths else None
     return f"{warning} ({lengths.ends.line})" if warning and lengths and lengths.ends else warning
 

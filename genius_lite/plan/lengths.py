@@ -13,7 +13,7 @@ from genius_lite.data.steps import OpenStep
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.evaluate.signals import too_short
 from genius_lite.recipe import Foresight
-from genius_lite.records import Candidate, Rollout, Step
+from genius_lite.records import Finish, Rollout, Step
 from genius_lite.text import amount
 
 Source = Literal["rehearsal", "round 1", "assumed"]
@@ -137,23 +137,21 @@ def described(rollouts: Sequence[Rollout], vocabulary: Vocabulary, cfg: Foresigh
     """
     firsts = [rollout.steps[0] for rollout in rollouts]
     later = [step for rollout in rollouts for step in rollout.steps[1:]]
-    whole = [(r.query.tokens, c) for r, first in zip(rollouts, firsts, strict=True) for c in _whole(first)]
-    thoughts = [vocabulary.said(prompt, c.tokens).thought_ended for prompt, c in whole]
-    ended = sum(c.last.finish == "end" for _, c in whole)
-    thinking = [over for over in thoughts if over is not None]
-    rows = [[_response(c.tokens, c.value, vocabulary) for c in _whole(first)] for first in firsts]
+    rows, finishes, thoughts = list[list[ResponseLength]](), list[Finish](), list[bool]()
+    for rollout in rollouts:
+        # Where candidates agreed, they were not foreseen to their end.
+        whole = [candidate for candidate in rollout.steps[0].candidates if candidate.last.finish != "step"]
+        rows += [[_response(c.tokens, c.value, vocabulary) for c in whole]] if whole else []
+        finishes += [c.last.finish for c in whole]
+        ended = (vocabulary.said(rollout.query.tokens, c.tokens).thought_ended for c in whole)
+        thoughts += [over for over in ended if over is not None]
     return Lengths(
-        [row for row in rows if row] or assumed(cfg).responses,
+        rows or assumed(cfg).responses,
         _repeated(firsts, cfg.candidates),
         source,
         _repeated(later, cfg.candidates),
-        Ends(cfg.response_tokens, len(whole), ended, len(thinking), sum(thinking)) if whole else None,
+        Ends(cfg.response_tokens, len(finishes), finishes.count("end"), len(thoughts), sum(thoughts)) if rows else None,
     )
-
-
-def _whole(first: Step) -> list[Candidate]:
-    """List its complete responses: where candidates agreed, they were not foreseen to their end."""
-    return [candidate for candidate in first.candidates if candidate.last.finish != "step"]
 
 
 def _repeated(steps: Sequence[Step], candidates: int) -> float:

@@ -8,7 +8,7 @@ memory together; pages that both map count twice. Constants that are no arithmet
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gguf.constants import GGMLQuantizationType as T
 
@@ -50,9 +50,9 @@ _NF4_BYTES = 0.5 + 4 / 64  # a weight, and the scale of 64 of them
 class Training:
     """Hold how a recipe's learner section comes out on a machine.
 
-    `in_bf16` is what is computed in, else fp32; `tokens` are those of the largest forward pass, `counted` those of them
-    whose log-probability is wanted, and `twice` the layers whose activations it computes twice. `again` is how much of
-    another forward pass that makes, over all tokens.
+    `in_bf16`: what is computed in, else fp32; `tokens` of the largest forward pass, `counted` of them whose
+    log-probability is wanted, `twice`: layers whose activations it computes twice. `again` is how much of another
+    forward pass that makes, over all tokens.
     """
 
     precision: Precision
@@ -103,16 +103,14 @@ def peaks(use: Use, *, first: bool) -> list[Peak]:
     untrained = int(_MAIN + _IMPORTED)
     trained = untrained + int(_TRAINED + min(_STAYS, _STAYS_OF_EACH * use.shape.parameters))
     before = untrained if first else trained
-    base, engine = use.shape.tensor_bytes, use.engine
-    made = quantized_bytes(use.source, use.recipe.quantize.type)
+    base, made = use.shape.tensor_bytes, quantized_bytes(use.source, use.recipe.quantize.type)
     found = [Peak(Stage.IMPORT, _import(use))]
     if use.evaluated:
-        found.append(_sampling(use, BASE, untrained, base, engine, engine.slots))
-    found.append(_sampling(use, Stage.ROLLOUTS, before, base if first else made, engine, engine.slots))
+        found.append(_sampling(use, BASE, untrained, base))
+    found.append(_sampling(use, Stage.ROLLOUTS, before, base if first else made))
     found += [_training(use, max(before, untrained + int(_LEARNER))), _quantizing(use, trained, made)]
     if use.evaluated:  # the policy answers, then the base model scores what it said
-        answering = _sampling(use, Stage.EVALUATE, trained, made, engine, engine.slots)
-        scoring = _sampling(use, Stage.EVALUATE, trained, made, engine, _rows_scored(engine))
+        answering, scoring = (_sampling(use, Stage.EVALUATE, trained, made, scores=scores) for scores in (False, True))
         found.append(max(answering, scoring, key=lambda peak: peak.total))
     return [*found, Peak(Stage.EXPORT, {"libraries": trained})]
 
@@ -134,12 +132,10 @@ def worker(shape: Shape, source: GGUF, engine: EngineSettings, file: int, rows: 
     }
 
 
-def _rows_scored(engine: EngineSettings) -> int:
-    return min(engine.slots * SCORE_ROWS, engine.slots + engine.prefill_chunk)
-
-
-def _sampling(use: Use, stage: str, main: int, file: int, engine: EngineSettings, rows: int) -> Peak:
+def _sampling(use: Use, stage: str, main: int, file: int, *, scores: bool = False) -> Peak:
     """Add the run to its sampler, whose layers may be on a GPU."""
+    engine = use.engine
+    rows = min(engine.slots * SCORE_ROWS, engine.slots + engine.prefill_chunk) if scores else engine.slots
     parts = worker(use.shape, use.source, engine, file, rows)
     parts["libraries"] += main
     share = 1.0 if engine.gpu_layers < 0 else min(1.0, engine.gpu_layers / use.shape.layers)
@@ -176,14 +172,13 @@ def _training(use: Use, main: int) -> Peak:
 
 def _quantizing(use: Use, main: int, made: int) -> Peak:
     """Take the fuller one of merging, and of the worker that scores with the file."""
-    largest = use.shape.largest
     factors = 2 * 4 * use.shape.adapter_weights(use.recipe.learner)
-    blocks = _MERGED * min(use.machine.cores, THREADS) * min(BLOCK, largest.rows * largest.columns)
+    blocks = _MERGED * min(use.machine.cores, THREADS) * min(BLOCK, use.shape.largest)
     merging = Peak(Stage.MERGE, {"libraries": main, "optimizer": factors, "conversion": blocks})
     if use.recipe.quantize.check == "never":
         return merging
-    engine = use.engine.with_slots(SCORING_SLOTS)
-    scoring = _sampling(use, Stage.MERGE, main, made, engine, _rows_scored(engine))
+    few = replace(use, engine=use.engine.with_slots(SCORING_SLOTS))
+    scoring = _sampling(few, Stage.MERGE, main, made, scores=True)
     scoring.parts["conversion"] = blocks
     return max(merging, scoring, key=lambda peak: peak.total)
 

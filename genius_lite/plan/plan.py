@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.pipeline.job import Job
-from genius_lite.plan.fit import Shortfall, shortfalls, sizes, stages_of
+from genius_lite.plan.fit import Shortfall, Suggestion, advice, shortfalls, sizes, stages_of, suggest
 from genius_lite.plan.history import DoneStages, drop_rehearsal, known_lengths, look_back, same_run
 from genius_lite.plan.lengths import Ends, assumed
 from genius_lite.plan.memory import Peak
@@ -18,10 +17,9 @@ from genius_lite.plan.rates import Rates
 from genius_lite.plan.rehearse import rehearse
 from genius_lite.plan.seconds import Known, stage_cost
 from genius_lite.plan.shape import Machine
-from genius_lite.plan.suggestions import Suggestion, advice, suggest
 from genius_lite.progress import ROUND_STAGES, Progress, Stage
 from genius_lite.rundir.disk import scratch
-from genius_lite.rundir.folder import RunDir, open_folder
+from genius_lite.rundir.folder import open_folder
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.sampler.messages import EngineSettings
 
@@ -51,9 +49,8 @@ class Plan:
     """What a run will take: bytes, tokens and seconds of what is still to be done.
 
     `seconds` and its bounds are None where nothing tells them. During the rehearsal other programs took the share
-    `others` of the cores: at `low` all of that slowed it down, at `high` nothing did.
-    `advice` is empty where the run fits. `response_tokens` and `responses_from` say what lengths were expected, and
-    `ends` what share of the responses that were seen, and of their thoughts, came to its end; None if none was.
+    `others` of the cores: at `low` all of that slowed it down, at `high` nothing did. `advice` is empty where the run
+    fits. `ends` tells which of the responses that were seen came to their end; None if none was.
     """
 
     out: str
@@ -93,16 +90,19 @@ def plan(job: Job, progress: Progress, *, rehearsal: bool = True, temporary: boo
     Raises:
         UserError: as `rehearse`; or the run's folder is in use.
     """
-    identity, out, cfg = job.identity(), Path(job.recipe.out), job.recipe
+    out, cfg = Path(job.recipe.out), job.recipe
     if rehearsal and not temporary:
-        drop_rehearsal(out, identity)
+        drop_rehearsal(out, job.identity)
     engine = engine_settings(cfg.sampler, job.source, job.context, progress) if rehearsal else None
-    machine, own = Machine.here(out), same_run(out, identity)
-    known = _known(job, identity, machine, engine)
+    machine, own = Machine.here(out), same_run(out, job.identity)
+    known = _known(job, machine, engine)
     begun = (Stage.ROLLOUTS, 1) in known.history.done or 1 in known.history.searched
     unknown = (own or temporary) and not begun and (known.rates is None or known.rates.disturbed > 0)
     if engine and unknown and not shortfalls(job, known.sizes, machine, known.history):
-        with _folder(out, identity, temporary) as run:
+        with (
+            scratch(out.parent) if temporary else nullcontext() as elsewhere,
+            open_folder(elsewhere / "run" if elsewhere else out, job.identity) as run,
+        ):
             rates = rehearse(job, run, engine, progress)
         history = known.history if temporary else look_back(out, cfg.rounds)
         known = Known(job, history, rates.lengths, sizes(job, machine, rates.lengths, engine), rates)
@@ -110,25 +110,15 @@ def plan(job: Job, progress: Progress, *, rehearsal: bool = True, temporary: boo
     return _assembled(known, machine, notes)
 
 
-def _known(job: Job, identity: dict[str, Any], machine: Machine, engine: EngineSettings | None = None) -> Known:
+def _known(job: Job, machine: Machine, engine: EngineSettings | None = None) -> Known:
     """Gather what the run's folder tells of the run, and what is assumed where it does not."""
-    out, own = Path(job.recipe.out), same_run(Path(job.recipe.out), identity)
+    out = Path(job.recipe.out)
+    own, lengths = same_run(out, job.identity), known_lengths(job) or assumed(job.recipe.foresight)
     history, rates = (look_back(out, job.recipe.rounds), Rates.read(out)) if own else (DoneStages(), None)
-    lengths = known_lengths(job, identity) or assumed(job.recipe.foresight)
     return Known(job, history, lengths, sizes(job, machine, lengths, engine), rates)
 
 
-@contextmanager
-def _folder(out: Path, identity: dict[str, Any], temporary: bool) -> Iterator[RunDir]:
-    """Hold the run's folder, or one beside it that goes again."""
-    with (
-        scratch(out.parent) if temporary else nullcontext(out.parent) as beside,
-        open_folder(beside / "run" if temporary else out, identity) as run,
-    ):
-        yield run
-
-
-def forecast(job: Job, identity: dict[str, Any]) -> dict[Stage, float]:
+def forecast(job: Job) -> dict[Stage, float]:
     """Predict the seconds of each stage of a round, by the names on the board; of several rounds the last one's.
 
     Nothing is measured for it. What no rehearsal has measured, or one that was slowed down, is not forecast at all: a
@@ -138,7 +128,7 @@ def forecast(job: Job, identity: dict[str, Any]) -> dict[Stage, float]:
     rates = Rates.read(out)
     if rates is None or rates.disturbed or RunFolder(out).stage_seconds().keys() >= set(ROUND_STAGES):
         return {}  # the run's own rounds say it all
-    known, found = _known(job, identity, Machine.here(out)), {Stage.PAIRS: 0.0}
+    known, found = _known(job, Machine.here(out)), {Stage.PAIRS: 0.0}
     for stage, number in stages_of(job):
         seconds, _ = stage_cost(known, stage, number)
         if stage in ROUND_STAGES and seconds is not None:

@@ -19,10 +19,7 @@ _USUAL_RATIO = 2.0  # of a decode's own time to that of a token in it
 
 
 class Decode(msgspec.Struct, frozen=True):
-    """Seconds that a file takes at the run's settings: to start, for every decode, and for each token in it.
-
-    `scored` is for a token that is looked up, which other such tokens stand beside in a decode.
-    """
+    """Seconds that a file takes: to start, for every decode, and in it for each token that is sampled, or looked up."""
 
     start: float
     tick: float
@@ -46,10 +43,9 @@ class Rates(msgspec.Struct, frozen=True):
     """Seconds that a rehearsal took.
 
     `base` is the user's file, `made` one that a round makes; `lengths` are those of rollouts, `answers` those of
-    responses to problems, at the temperature of the evaluation. The learner takes `load` once, `forward` for a token in
-    a pass, and `scored` for one of the final margin's, in all of its passes. `imported`, `rounded` (the base, in the
-    types of the rounds) and `merged` are for the whole model. `others` is the share of this process' cores that other
-    programs took meanwhile.
+    responses at the temperature of the evaluation. The learner takes `load` once, `forward` for a token in a pass, and
+    `scored` for one of the final margin's, in all of its passes. `imported`, `rounded` (the base, in the types of the
+    rounds) and `merged` are for the whole model. `others`: the share of the cores that other programs took meanwhile.
     """
 
     base: Decode
@@ -66,9 +62,9 @@ class Rates(msgspec.Struct, frozen=True):
 
     @property
     def disturbed(self) -> float:
-        """Estimate the share of the rehearsal that was lost to other programs: a third of the cores was free for them.
+        """Estimate the share of the rehearsal that was lost to other programs.
 
-        The import and loading are done on one core, so that quiet rehearsals leave so much idle.
+        A third of the cores was free for them: a quiet rehearsal, which imports and loads on one core, leaves it idle.
         """
         return max(0.0, 1 - (1 - self.others) / (1 - _IDLE))
 

@@ -1,8 +1,7 @@
 """The rehearsal: a run's own stages in small, with its own model, and the rates that their timings come to.
 
 It happens in the run's folder. The run does not import the model again; what else there is goes when the rates are
-known, which stay in `rehearsal.json`. All that the plan knows of the stages, and of how they tell their progress, is
-here.
+known, which stay in `rehearsal.json`.
 """
 
 from __future__ import annotations
@@ -82,9 +81,7 @@ def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) 
         r = replace(r, job=replace(small, recipe=recipe))
         made_of, passes = pair(r, rollouts), found.work.learned.passes
         decode = _scoring(r, decode, one_of_each(made_of, _amount(_SCORED_PAIRS, job)))
-        usual = int(
-            sum(n * n for n in passes) / max(1, sum(passes))
-        )  # a token's pass: small ones take more for a token
+        usual = sum(n * n for n in passes) // max(1, sum(passes))  # a token's pass: small ones take more for a token
         pairs = _one_pack(made_of, min(max(usual, _PACK_TOKENS[1]), _amount(_PACK_TOKENS, job)))
         adapter = train(r, None, [], pairs)
         learn = learner_rates(clock.marks, _seconds(r.here, Stage.TRAIN), _tokens(pairs), twice)
@@ -111,8 +108,7 @@ def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) 
 
 def _seconds(folder: RunDir, stage: Stage) -> float:
     """Read what a stage took; 0 where it had nothing to do."""
-    found = RoundFolder(0, folder.path).total(stage)
-    return found.seconds if found else 0.0
+    return found.seconds if (found := RoundFolder(0, folder.path).total(stage)) else 0.0
 
 
 class _Clock(Progress):
@@ -146,20 +142,17 @@ def _small(job: Job, slots: int) -> Job:
     wanted = min(_amount(_RESPONSES, job), slots)
     searched = job.searched(1)
     queries = searched[:: max(1, 2 * len(searched) // wanted)][: max(1, wanted // 2)]
-    foresight = {
-        "beams": 1,
-        "candidates": max(2, wanted // len(queries)),
-        "steps": 1,
-        "max_tokens": min(job.recipe.foresight.response_tokens, _amount(_RESPONSE_TOKENS, job)),
-        "thought_tokens": 0,
-        "future_tokens": None,
-        "skip_agreeing": None,
-        "value": "future",
-    }
     changes = {
         "rounds": 1,
         "policy": "merge",
-        **{f"foresight.{key}": value for key, value in foresight.items()},
+        "foresight.beams": 1,
+        "foresight.candidates": max(2, wanted // len(queries)),
+        "foresight.steps": 1,
+        "foresight.max_tokens": min(job.recipe.foresight.response_tokens, _amount(_RESPONSE_TOKENS, job)),
+        "foresight.thought_tokens": 0,
+        "foresight.future_tokens": None,
+        "foresight.skip_agreeing": None,
+        "foresight.value": "future",
         "pairs": ANY_PAIRS.model_dump(),
         "learner.epochs": 2,  # of one update each: the first one is slower
         "learner.batch_pairs": wanted,
@@ -190,14 +183,9 @@ def _answering(job: Job, small: Job) -> Job | None:
     plain = (searched.top_k, searched.top_p, searched.min_p) == (0, 1.0, 0.0)
     if not questions or (temperature == searched.temperature and plain):
         return None
-    changes = {
-        "temperature": temperature,
-        "top_k": 0,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "max_tokens": min(job.recipe.answer_tokens, _amount(_RESPONSE_TOKENS, job)),
-    }
-    recipe = with_settings(small.recipe, {f"foresight.{key}": value for key, value in changes.items()})
+    tokens = min(job.recipe.answer_tokens, _amount(_RESPONSE_TOKENS, job))
+    plainly = {"temperature": temperature, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "max_tokens": tokens}
+    recipe = with_settings(small.recipe, {f"foresight.{key}": value for key, value in plainly.items()})
     count = min(len(questions), len(small.queries))
     return replace(small, recipe=recipe, queries=[questions[n * len(questions) // count] for n in range(count)])
 

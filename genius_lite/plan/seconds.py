@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from genius_lite.learner.footprint import scored_pairs
 from genius_lite.pipeline.evaluation import remembered
@@ -14,7 +15,7 @@ from genius_lite.plan.history import DoneStages
 from genius_lite.plan.lengths import Lengths
 from genius_lite.plan.memory import BASE
 from genius_lite.plan.rates import Decode, Rates
-from genius_lite.plan.tokens import answered, mean_tokens
+from genius_lite.plan.tokens import answered
 from genius_lite.progress import Stage
 from genius_lite.weights.quantize import quantized_bytes
 from genius_lite.weights.retained import CHECKED, SCORED
@@ -35,6 +36,11 @@ class Known:
     lengths: Lengths
     sizes: Sizes
     rates: Rates | None
+
+    @property
+    def prompt_tokens(self) -> float:
+        """Of a query, on average."""
+        return fmean(len(query.tokens) for query in self.job.queries)
 
 
 def stage_cost(known: Known, stage: str, number: int) -> tuple[float | None, float]:
@@ -94,7 +100,7 @@ def _tuned(known: Known, lengths: Lengths, limit: int) -> Lengths:
 
 def _training(known: Known, rates: Rates) -> Cost:
     learned, epochs = known.sizes.work.learned, known.job.recipe.learner.epochs
-    compared = COMPARED * (mean_tokens(known.job.queries) + known.lengths.mean)
+    compared = COMPARED * (known.prompt_tokens + known.lengths.mean)
     margin = scored_pairs(round(learned.pairs)) / max(1.0, learned.pairs) * learned.tokens
     # The matrices are frozen: backward takes as many products as forward.
     updates = epochs * (2 + known.sizes.training.again) * learned.updated
@@ -109,7 +115,7 @@ def _quantizing(known: Known, rates: Rates, number: int) -> Cost:
         return seconds, 0.0
     pairs = min(CHECKED, known.sizes.work.learned.pairs)
     scored = 2 * pairs * min(SCORED, known.lengths.mean)
-    return seconds + _FILES * rates.made.scoring(scored, 2 * pairs * mean_tokens(job.queries)), scored
+    return seconds + _FILES * rates.made.scoring(scored, 2 * pairs * known.prompt_tokens), scored
 
 
 def _cooling(known: Known, rates: Rates) -> Cost:

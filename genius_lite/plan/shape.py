@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,6 @@ from genius_lite.recipe import Learner
 from genius_lite.rundir.disk import free_disk
 from genius_lite.weights.footprint import layer_bytes
 from genius_lite.weights.gguf_file import EMBEDDINGS, GGUF
-from genius_lite.weights.gguf_header import Tensor
 
 _TABLES = (EMBEDDINGS, "output.weight")
 # The learner's names of layers, as recipes use them, and what GGUF calls them.
@@ -36,8 +37,9 @@ class Shape:
     """Hold what memory depends on.
 
     `tensor_bytes` is the file's, without its header; `tables` counts the weights of embeddings and head (one matrix
-    where they are tied), `matrices` those of all others, `vectors` the rest. `largest` is the one whose conversion
-    takes the most memory. `recurrent` models have no KV cache, and cannot share prefixes.
+    where they are tied), `matrices` those of all others, `vectors` the rest, `largest` those of the largest of all.
+    `adapted` are rows + columns of all matrices of a name: what one rank of an adapter has of numbers. `recurrent`
+    models have no KV cache, and cannot share prefixes.
     """
 
     parameters: int
@@ -49,8 +51,8 @@ class Shape:
     tables: int
     matrices: int
     vectors: int
-    largest: Tensor
-    adapted: dict[str, int]  # rows + columns of all matrices of a name: what one rank of an adapter has of numbers
+    largest: int
+    adapted: Mapping[str, int]
     recurrent: bool
 
     @staticmethod
@@ -58,19 +60,25 @@ class Shape:
         """Read a model's sizes; its header was checked before."""
         tables = [t for t in source.tensors if t.name in _TABLES]
         inside = [t for t in source.tensors if len(t.shape) > 1 and t.name not in _TABLES]
-        width = source.own("embedding_length")
+        width, inner, adapted = source.own("embedding_length"), source.own("feed_forward_length"), Counter[str]()
+        if used := source.own("expert_used_count"):  # of experts those count that one token goes through
+            each = source.own("expert_feed_forward_length") or inner
+            inner = used * each + source.own("expert_shared_feed_forward_length")
+        for tensor in inside:
+            if len(tensor.shape) == 2 and (found := re.fullmatch(r"blk\.\d+\.(\w+)\.weight", tensor.name)):
+                adapted[found[1]] += sum(tensor.shape)
         return Shape(
             parameters=source.parameters,
             tensor_bytes=sum(t.nbytes for t in source.tensors),
             layers=layer_bytes(source)[0],
             width=width,
-            inner=_inner(source) or 4 * width,
+            inner=inner or 4 * width,
             vocabulary=source.vocabulary,
             tables=sum(t.rows * t.columns for t in tables),
             matrices=sum(t.rows * t.columns for t in inside),
             vectors=sum(t.columns for t in source.tensors if len(t.shape) == 1),
-            largest=max(source.tensors, key=lambda t: t.rows * t.columns),
-            adapted=_adapted(inside),
+            largest=max(t.rows * t.columns for t in source.tensors),
+            adapted=adapted,
             recurrent=not source.own("attention.head_count"),
         )
 
@@ -83,23 +91,6 @@ class Shape:
         """Count the trainable numbers: `rank` for each row and each column of an adapted matrix."""
         wanted = None if cfg.targets == "auto" else {_GGUF_NAME.get(name, name) for name in cfg.targets}
         return cfg.rank * sum(size for name, size in self.adapted.items() if wanted is None or name in wanted)
-
-
-def _inner(source: GGUF) -> int:
-    """Add up the feed-forward layers that one token goes through; of experts those that are used together."""
-    dense = source.own("feed_forward_length")
-    if used := source.own("expert_used_count"):
-        each = source.own("expert_feed_forward_length") or dense
-        return used * each + source.own("expert_shared_feed_forward_length")
-    return dense
-
-
-def _adapted(matrices: list[Tensor]) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for tensor in (t for t in matrices if len(t.shape) == 2):
-        if found := re.fullmatch(r"blk\.\d+\.(\w+)\.weight", tensor.name):
-            sizes[found[1]] = sizes.get(found[1], 0) + sum(tensor.shape)
-    return sizes
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         f"{plan.model}: {amount(plan.queries, 'queries')}, {amount(plan.rounds, 'rounds')}; "
         f"{amount(plan.slots, 'branches')} of {plan.context} tokens; learner in {plan.precision}{twice}",
     )
-    memory, gpu = (_table(title, "stage", *_PARTS.values(), "all") for title in ("Peak memory, MB", "On the GPU, MB"))
-    time = _table(None, "stage", "rounds", "tokens", "time", "disk, MB")
+    memory, gpu = (_table(title, *_PARTS.values(), "all") for title in ("Peak memory, MB", "On the GPU, MB"))
+    time = _table(None, "rounds", "tokens", "time", "disk, MB")
     time.caption = "disk: what the run's folder holds after it; of all, by how much it still grows"
     for name in STAGES:
         if stages := [stage for stage in plan.stages if stage.stage == name]:
@@ -46,9 +46,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print(line, highlight=False, soft_wrap=False)
 
 
-def _table(title: str | None, first: str, *headings: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column(first)
+def _table(title: str | None, *headings: str) -> Table:
+    table = Table("stage", title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in headings:
         table.add_column(heading, justify="right")
     return table
@@ -58,8 +57,8 @@ def _time(stages: list[PlannedStage]) -> Iterator[str]:
     """Write the cells of a stage that is still to be done, or was done, in some rounds."""
     ahead = [s for s in stages if not s.done]
     shown = ahead or stages
-    numbers = [s.round for s in shown if s.round]
-    yield "" if not numbers else f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+    numbers = list(dict.fromkeys(str(s.round) for s in (shown[0], shown[-1]) if s.round))
+    yield " to ".join(numbers)
     tokens = sum(s.tokens for s in shown)
     yield f"{tokens:.0f}" if tokens else ""
     yield _duration([s.seconds for s in ahead]) if ahead else "done"

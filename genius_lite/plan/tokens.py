@@ -1,37 +1,40 @@
 """How much a round samples and learns from, in tokens: expected values, from lengths of responses.
 
-Of a search, M beams and N candidates wide, the first step has N candidates and every later one N of each live beam,
-M x N at most. A candidate is a step, and a future unless the step ended the response. One that repeats another has no
-future and counts for neither, a beam whose response has ended is not expanded, and the search ends when none is live or
-after K steps. None of this is written down here: the search runs,
-with the pairs and packs that follow, on a sampler that only counts. It is told how long responses are and where their
-steps end; later rounds are taken to be like the first. Of the recipe's filters the one of truncated responses counts.
+How a search goes on is not written down here: it runs, with the pairs and packs that follow, on a sampler that only
+counts, and is told how long responses are and where their steps end. Later rounds are taken to be like the first. Of
+the recipe's filters the one of truncated responses counts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-import statistics
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import Any
 
 import msgspec
+import numpy as np
 
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.learner.footprint import MERGED_ON_CPU
 from genius_lite.learner.packing import Group, Pack, by_query, chosen_alone, packs
-from genius_lite.plan.counting_sampler import CountingSampler
-from genius_lite.plan.lengths import Lengths
-from genius_lite.recipe import Pairs, Recipe
-from genius_lite.records import PreferencePair, Query, Rollout
+from genius_lite.plan.lengths import Lengths, ResponseLength
+from genius_lite.recipe import Foresight, Pairs, Recipe
+from genius_lite.records import Completion, Finish, PreferencePair, Query, Rollout
+from genius_lite.sampler.messages import Until
+from genius_lite.sampler.tree import Node
 
 ANY_PAIRS = Pairs(min_gap=0.0, looping="keep", truncated="keep")
 """Responses of which only the length matters: there is nothing to vote on, and no loop to look for."""
 _SEARCHED = 32  # queries; of more, so many stand for all, and fewer are searched that often
+_WIDEST = 128  # candidates of a step; of more, so many stand for all: each takes 0.1 ms, and memory for its tokens
 _KEY = (0, "plan")
+_QUIET = 12  # turns of the event loop after which every search waits for the sampler
+_SPREAD = 0.1  # nats a token, by which responses that begin like one differ from it
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,7 @@ class SamplingWork:
 class Learned:
     """What a training goes through: pairs, and tokens of all their packs; `updated` of those that updates compute.
 
-    `passes` are tokens of each of the latter of some pairs, `counted` those of the largest whose log-probability is
-    wanted.
+    `passes` are tokens of some of the latter, `counted` those of the largest whose log-probability is wanted.
     """
 
     pairs: float
@@ -72,19 +74,25 @@ def expected_work(
     """Search, pair and pack the queries at these lengths.
 
     Args:
-        trees: responses share prefixes in the learner, else each takes a padded row.
-        on_cpu: the learner's device.
+        trees: responses share prefixes in the learner, else each takes a padded row; it is `on_cpu`, or not.
     """
-    times = max(1, _SEARCHED // len(queries))
+    times, wanted = max(1, _SEARCHED // len(queries)), recipe.foresight
     some = [msgspec.structs.replace(q, id=f"{q.id}, {n}") for n in range(times) for q in queries[:_SEARCHED]]
-    rollouts, counted = asyncio.run(_search(recipe, some, lengths, slots))
-    scale = len(queries) / len(some)
+    candidates = min(wanted.candidates, _WIDEST)
+    beams = min(wanted.beams, _WIDEST // candidates)
+    narrow = wanted.model_copy(update={"beams": beams, "candidates": candidates})
+    rollouts, counted = asyncio.run(_search(narrow, some, lengths, slots))
+    scale, later = len(queries) / len(some), wanted.beams * wanted.candidates / (beams * candidates)
+    first = wanted.candidates / candidates if wanted.steps else later
+    steps = [step for rollout in rollouts for step in rollout.steps]
+    sampled = sum(step.sampled_tokens * (later if step.index else first) for step in steps)
     drawn = ANY_PAIRS.model_copy(update={"negatives": recipe.pairs.negatives, "truncated": recipe.pairs.truncated})
-    pairs, _ = preference_pairs(rollouts, drawn, recipe.foresight.tau, _KEY, lambda response: None)
+    pairs, _ = preference_pairs(rollouts, drawn, wanted.tau, _KEY, lambda response: None)
     cfg = recipe.learner
-    whole = made = packed(pairs, cfg.max_pack_tokens, cfg.batch_pairs, trees=trees, on_cpu=on_cpu)
-    if cfg.chosen_alone:
-        made = packed(chosen_alone(pairs), cfg.max_pack_tokens, cfg.batch_pairs, trees=trees, on_cpu=on_cpu)
+    whole, made = (
+        packed(some, cfg.max_pack_tokens, cfg.batch_pairs, trees=trees, on_cpu=on_cpu)
+        for some in (pairs, chosen_alone(pairs) if cfg.chosen_alone else pairs)
+    )
     largest = max(made, key=lambda pack: pack.tokens, default=None)
     learned = Learned(
         pairs=scale * len(pairs),
@@ -93,14 +101,14 @@ def expected_work(
         passes=[pack.tokens for pack in made],
         counted=len(largest.inputs().targets_S) if largest else 0,
     )
-    return Work(SamplingWork(scale * counted.sampled, scale * counted.prefilled, scale * counted.ticks), learned)
+    ticks = counted.ticks * (sampled / counted.sampled)
+    return Work(SamplingWork(scale * sampled, scale * counted.prefilled, scale * ticks), learned)
 
 
 async def _search(
-    recipe: Recipe, queries: list[Query], lengths: Lengths, slots: int
+    cfg: Foresight, queries: list[Query], lengths: Lengths, slots: int
 ) -> tuple[list[Rollout], CountingSampler]:
     sampler, found = CountingSampler(lengths, slots), []
-    cfg = recipe.foresight
 
     def failed(query: Query, reason: str) -> None:
         raise AssertionError(f"{query.id}: {reason}")
@@ -129,11 +137,7 @@ def packed(
 
 
 def answered(prompts: Sequence[int], samples: int, lengths: Lengths, slots: int) -> SamplingWork:
-    """Count so many responses to each prompt, asked all at once: a slot that is free takes the next.
-
-    Args:
-        prompts: their lengths in tokens.
-    """
+    """Count so many responses to each prompt, of so many tokens, asked all at once: a free slot takes the next."""
     known = [response.length for row in lengths.responses for response in row]
     responses = list(islice(cycle(known), len(prompts) * samples))
     ends = [0] * slots
@@ -142,6 +146,117 @@ def answered(prompts: Sequence[int], samples: int, lengths: Lengths, slots: int)
     return SamplingWork(sum(responses), sum(prompts), max(ends))
 
 
-def mean_tokens(queries: Sequence[Query]) -> float:
-    """Average the tokens of a prompt."""
-    return statistics.fmean(len(query.tokens) for query in queries)
+_Branch = tuple[int, Node, Completion, asyncio.Future[Node]]
+"""Its number among all that were asked for; what it goes on from, what it will say, and who waits for it."""
+
+
+class CountingSampler:
+    """Offers what a search needs of a sampler (`Sampler`), at given lengths of responses and in no time.
+
+    So what is expected of a round follows from the search's own code, whatever the recipe changes in it. Its clock
+    ticks as the engine does, once for each decode, in which every busy branch gets a token.
+
+    `sampled` are tokens, repeats included; `prefilled` those of prompts; `ticks` decodes. Of four runs (SmolLM2 with 64
+    and 96 tokens, Qwen2.5-0.5B with 128, 1.5B with 256) what is counted comes to 0.94 to 1.06 of what they sampled.
+
+    Args:
+        lanes: branches that decode together.
+    """
+
+    def __init__(self, lengths: Lengths, lanes: int):
+        self.sampled = self.prefilled = self.ticks = 0
+        self._lengths, self._free, self._rng = lengths, lanes, np.random.default_rng(0)
+        self._rows: dict[tuple[int | str, ...], int] = {}  # of the lengths, by search
+        self._every = [response for row in lengths.responses for response in row]
+        self._drawn: dict[int, ResponseLength] = {}  # what each token's completion was drawn from
+        self._soon: deque[_Branch] = deque()  # futures, which go on in the lane of their step
+        self._later: deque[_Branch] = deque()
+        self._running: list[tuple[int, _Branch]] = []  # a heap by the tick at which they end, then by number
+        self._asked = self._tokens = 0
+
+    def extend(self, node: Node, n: int, *, until: Until, limit: int) -> list[asyncio.Future[Node]]:
+        """See `Sampler.extend`."""
+        if node.parent is None:
+            self.prefilled += len(node.tokens)
+        made: list[Completion] = []
+        alike = self._lengths.later if node.parent else self._lengths.repeats
+        for _ in range(n):
+            again = until == "step" and made and self._rng.random() < 1 - (1 - alike) ** len(made)
+            made.append(made[0] if again else self._completion(node, until, limit))
+        futures: list[asyncio.Future[Node]] = [asyncio.get_running_loop().create_future() for _ in made]
+        waiting = self._soon if until == "end" else self._later
+        for completion, future in zip(made, futures, strict=True):
+            self._asked += 1
+            waiting.append((self._asked, node, completion, future))
+        return futures
+
+    def release(self, nodes: Iterable[Node]) -> None:
+        """Nothing is held."""
+
+    async def drain(self) -> None:
+        """See `Sampler.drain`; there is no time here to tell of."""
+
+    async def serve(self, work: asyncio.Future[Any]) -> None:
+        """Answer whatever `work` asks for, until it is done."""
+        while True:
+            await self._settle()
+            if work.done():
+                return
+            self._admit()
+            if not self._running:
+                raise AssertionError("the searches wait for something that is no branch")
+            self.ticks = self._running[0][0]
+            while self._running and self._running[0][0] == self.ticks:
+                _, (_, node, completion, future) = heapq.heappop(self._running)
+                self._free += 1
+                if not future.done():
+                    future.set_result(node.child(completion))
+
+    async def _settle(self) -> None:
+        quiet, seen = 0, self._asked
+        while quiet < _QUIET:
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if self._asked == seen else 0
+            seen = self._asked
+
+    def _admit(self) -> None:
+        while self._free and (queue := self._soon or self._later):
+            branch = queue.popleft()
+            tokens = len(branch[2].tokens)
+            self.sampled += tokens
+            self._free -= 1
+            heapq.heappush(self._running, (self.ticks + tokens, branch))
+
+    def _completion(self, node: Node, until: Until, limit: int) -> Completion:
+        """Go on as the known responses to one query do, drawn for each search, from the length of the node.
+
+        A future is the rest of the response that its step was drawn from.
+        """
+        start = len(node.response)
+        if until == "end" and node.completion:
+            response = self._drawn[node.completion.tokens[-1]]
+        else:
+            response = self._draw(node, start)
+        end = response.length
+        finish: Finish = "end"
+        if until == "step" and (steps := [step for step in response.steps if step > start]):
+            end, finish = steps[0], "step"
+        if end - start >= limit:  # what is as long as the limit was cut off there
+            end, finish = start + limit, "length"
+        self._tokens += 1  # no two branches say the same, but for repeats
+        self._drawn[self._tokens] = response
+        mean = min(0.0, float(self._rng.normal(response.value, _SPREAD)))
+        return Completion([self._tokens] * (end - start), [mean] * (end - start), finish)
+
+    def _draw(self, node: Node, start: int) -> ResponseLength:
+        """Choose a response that goes on beyond a place: of the same query if one does."""
+        rows = self._lengths.responses
+        own = rows[self._rows.setdefault(node.key, len(self._rows)) % len(rows)]
+        some = _going_on(own, start) or _going_on(self._every, start)
+        return some[int(self._rng.integers(len(some)))] if some else ResponseLength(start + 1, [])
+
+
+def _going_on(row: list[ResponseLength], start: int) -> list[ResponseLength]:
+    """Choose the responses that reach beyond a place; after a step those that have one before it too."""
+    longer = [r for r in row if r.length > start]
+    return [r for r in longer if r.steps and r.steps[0] <= start] if start else longer

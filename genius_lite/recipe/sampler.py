@@ -45,8 +45,12 @@ class Server(Section):
         return self
 
 
+ADDRESSES = "auto, ray://HOST:PORT or HOST:PORT"
+"""How a cluster is named."""
+
+
 def is_address(text: str) -> bool:
-    """Say whether a text is HOST:PORT or ray://HOST:PORT, as a cluster is named."""
+    """Say whether a text is HOST:PORT or ray://HOST:PORT."""
     return bool(re.fullmatch(r"(ray://)?([\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}", text))
 
 
@@ -105,7 +109,7 @@ class Sampler(Section):
     @model_validator(mode="after")
     def _possible(self) -> Sampler:
         if self.cluster not in ("local", "auto") and not is_address(self.cluster):
-            raise ValueError(f"cluster {self.cluster} is no address; write local, auto, ray://HOST:PORT or HOST:PORT")
+            raise ValueError(f"cluster {self.cluster} is no address; write local, {ADDRESSES}")
         if len(named := self.elsewhere) > 1:
             raise ValueError(f"{named[1]} and sampler.{named[0]} are two places to sample in; write one of the two")
         if self.flash_attention is False and self.kv_type not in ("F32", "F16", "BF16"):

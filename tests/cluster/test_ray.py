@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 from rich.console import Console
 
 from genius_lite.cluster.nodes import connected, node_slots, node_statuses
@@ -107,7 +108,7 @@ def rollouts(
         heard(line)
 
     progress.say = say
-    with open_folder(Path(recipe.out), job.identity()) as folder:
+    with open_folder(Path(recipe.out), job.identity) as folder:
         slots, parked = recipe.sampler.slots, recipe.sampler.parked
         assert isinstance(slots, int)
         assert isinstance(parked, int)
@@ -176,6 +177,13 @@ def test_nodes_are_listed_with_their_state(cluster):
     ]
     with connected(cluster.address) as ray:
         assert {(slot.cpus, slot.gpus) for slot in node_slots(ray)} == {(1, 0)}
+
+
+def test_what_is_no_address_is_told_alike_by_the_command_and_by_a_recipe():
+    with pytest.raises(UserError, match=r"^nowhere is no address; write auto, ray://HOST:PORT or HOST:PORT$"):
+        node_statuses("nowhere")
+    with pytest.raises(ValidationError, match="cluster nowhere is no address; write local, auto, ray://HOST:PORT or H"):
+        Sampler(cluster="nowhere")
 
 
 def test_without_a_cluster_it_is_said_how_to_start_one():

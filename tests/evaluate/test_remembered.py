@@ -134,8 +134,8 @@ def test_a_part_of_the_answers_is_taken_as_well(tiny_llama, tmp_path, cache):
 
 
 def test_what_another_run_has_left_meanwhile_stays(tiny_llama, tmp_path, cache, monkeypatch):
-    made, real = list[Inquiry](), evaluation._asked_of
-    monkeypatch.setattr(evaluation, "_asked_of", lambda *asked: made.append(real(*asked)) or made[-1])
+    made, real = list[Inquiry](), evaluation._inquiry
+    monkeypatch.setattr(evaluation, "_inquiry", lambda *asked: made.append(real(*asked)) or made[-1])
     measured(tiny_llama, tmp_path, "first")
     for inquiry in made:
         said = inquiry.recall()

@@ -242,7 +242,7 @@ def test_a_base_model_of_several_files_becomes_one(tmp_path):
             foresight=Foresight(max_tokens=16),
         )
     )  # fmt: skip
-    with open_folder(tmp_path / "run", job.identity()) as folder:
+    with open_folder(tmp_path / "run", job.identity) as folder:
         import_base(job, folder, SILENT)
     export(tmp_path / "run", 0, "gguf", [], tmp_path / "out")
     (made,) = (tmp_path / "out").glob("*.gguf")

@@ -60,7 +60,7 @@ def test_a_small_run_watches_fewer_queries_than_it_searches(tmp_path, tiny_llama
     texts = [f"{n}?" for n in range(40)]
     job = _job(tmp_path, tiny_llama, texts, watched="auto", holdout=0.5)
     assert (len(job.watched), len(job.held_out), len(job.searched(1))) == (4, 4, 6)
-    assert job.identity()["evaluate"]["queries"] == 4, "what a run folder says is a number"
+    assert job.identity["evaluate"]["queries"] == 4, "what a run folder says is a number"
     assert [Evaluate().watched(queries) for queries in (1, 16, 40, 64, 5000)] == [4, 4, 10, 16, 16]
 
 
@@ -81,7 +81,7 @@ def test_one_long_question_that_sets_the_context_is_told(tmp_path, tiny_llama):
 
 def test_another_question_that_is_watched_is_another_run(tmp_path, tiny_llama):
     texts = [chr(ord("a") + n) for n in range(11)]
-    before, after = (_job(tmp_path, tiny_llama, [*texts, last]).identity() for last in "xy")
+    before, after = (_job(tmp_path, tiny_llama, [*texts, last]).identity for last in "xy")
     assert {key for key in before if before[key] != after[key]} == {"watched"}
 
 
@@ -119,7 +119,7 @@ def test_a_thought_has_tokens_of_its_own_unless_the_template_ends_it(tmp_path):
     assert job(300).recipe.foresight.response_tokens == job(300).recipe.answer_tokens == 316
     assert job(300, most=64).recipe.answer_tokens == 364
     assert job(300).context - job(0).context >= 256
-    assert job(300).identity() != job(0).identity()
+    assert job(300).identity != job(0).identity
     assert job(0, enable_thinking=False).context == job(0).context
     with pytest.raises(UserError, match=r"take the key out, or switch thoughts on .* reads enable_thinking"):
         job(300, enable_thinking=False)
@@ -151,14 +151,14 @@ def test_the_chat_templates_variables_belong_to_the_run_and_its_export(tmp_path)
     assert asked(job()) == f"Today: {date.today():%d %B %Y}. [user]one[assistant]"
     quiet = job(enable_thinking=False, today="2026-07-04")
     assert asked(quiet) == "Today: 04 July 2026. [user]one[assistant]</think>"
-    assert job().identity() != quiet.identity()
+    assert job().identity != quiet.identity
     for name in ("enable_thinkin", "bos_token", "messages"):  # it would switch nothing
         with pytest.raises(UserError, match=f"does not read `{name}`; it reads enable_thinking, today"):
             job(**{name: False})
     # A run that goes on is told the day on which it began.
     (tmp_path / "run").mkdir()
-    write_json(tmp_path / "run" / RECIPE, job(today="2026-07-04").identity())
-    assert job().identity() == job(today="2026-07-04").identity()
+    write_json(tmp_path / "run" / RECIPE, job(today="2026-07-04").identity)
+    assert job().identity == job(today="2026-07-04").identity
     with Vocabulary.open(tmp_path / "m.gguf", quiet.template) as vocabulary:
         assert vocabulary.template_reads == ["enable_thinking", "today"]
         made = modelfile(vocabulary, "m.gguf")

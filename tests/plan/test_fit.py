@@ -7,11 +7,10 @@ import pytest
 
 from genius_lite.errors import UserError
 from genius_lite.pipeline.job import Job
-from genius_lite.plan.fit import disk_bytes, shortfalls, sizes, stages_of, with_settings
+from genius_lite.plan.fit import disk_bytes, require_room_on, shortfalls, sizes, stages_of, suggest, with_settings
 from genius_lite.plan.history import DoneStages
 from genius_lite.plan.lengths import Lengths, ResponseLength, assumed
 from genius_lite.plan.shape import Machine, Shape
-from genius_lite.plan.suggestions import require_room_on, suggest
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler
 from genius_lite.records import Query
 from genius_lite.weights import gguf_file

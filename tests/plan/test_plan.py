@@ -145,13 +145,13 @@ def test_a_rehearsal_elsewhere_leaves_nothing(project):
 def test_what_was_rehearsed_is_forecast_but_not_beside_other_programs(project, monkeypatch):
     monkeypatch.chdir(project)
     job = prepare(load(Path("r.yaml")))
-    assert forecast(job, job.identity()) == {}
+    assert forecast(job) == {}
     planned(cwd=project)
     file = project / "runs" / "r" / "rehearsal.json"
     rates = msgspec.json.decode(file.read_bytes(), type=Rates)
     for others, known in ((0.0, ["pairs", "rollouts", "train", "merge", "evaluate"]), (0.5, [])):
         file.write_bytes(msgspec.json.encode(msgspec.structs.replace(rates, others=others)))
-        assert list(forecast(job, job.identity())) == known
+        assert list(forecast(job)) == known
     table = " ".join(genius("plan", "r.yaml", "--no-rehearsal", cwd=project).stdout.split())
     assert "Other programs took 50% of the processor during the rehearsal." in table
 

@@ -6,8 +6,8 @@ import pytest
 
 from genius_lite.foresight.search import foresee
 from genius_lite.plan import tokens
-from genius_lite.plan.counting_sampler import CountingSampler
 from genius_lite.plan.lengths import Lengths, ResponseLength
+from genius_lite.plan.tokens import CountingSampler
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
 from genius_lite.records import Query, Rollout
 
@@ -90,6 +90,33 @@ def test_of_many_queries_some_stand_for_all():
     found = tokens.expected_work(recipe(beams=1, candidates=2, steps=1), queries, WHOLE, 8, trees=True, on_cpu=True)
     assert found.rollouts.sampled == pytest.approx(96 * 60)
     assert found.learned.pairs == 96
+
+
+@pytest.mark.parametrize(
+    ("found", "cfg", "sampled"),
+    [
+        (WHOLE, {"beams": 65_536, "candidates": 1, "steps": 0}, 65_536 * 30),
+        (WHOLE, {"beams": 256, "candidates": 256, "steps": 0}, 65_536 * 30),
+        # The first step has N candidates of 30 tokens with their futures, the second M x N that go on for 20.
+        (THIRTY, {"beams": 256, "candidates": 256, "steps": 2}, 256 * 30 + 65_536 * 20),
+        (THIRTY, {"beams": 16, "candidates": 64, "steps": 2}, 64 * 30 + 16 * 64 * 20),
+    ],
+)
+def test_of_a_wide_search_a_narrow_one_stands_for_all(monkeypatch, found, cfg, sampled):
+    """A plan of 65,536 candidates took minutes, and gigabytes."""
+    asked, true = [], CountingSampler.extend
+
+    def extend(self, node, n, **how):
+        asked.append(n)
+        return true(self, node, n, **how)
+
+    monkeypatch.setattr(CountingSampler, "extend", extend)
+    queries = [Query(f"q{n}", "?", [100 + n, 1]) for n in range(3)]
+    work = tokens.expected_work(recipe(**cfg), queries, found, 32, trees=True, on_cpu=True)
+    assert work.rollouts.sampled == pytest.approx(3 * sampled)
+    assert work.rollouts.ticks == pytest.approx(3 * sampled / 32, rel=0.3)
+    assert work.learned.pairs == 3 * max(1, cfg["steps"])
+    assert sum(asked) <= 32 * max(1, cfg["steps"]) * 2 * 128
 
 
 def test_responses_asked_all_at_once():
