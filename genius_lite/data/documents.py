@@ -62,7 +62,10 @@ def read_documents(source: Path, count: Callable[[str], int], most: int, progres
         for file in files:
             name = os.fsencode(file.relative_to(base).as_posix()).decode(errors="replace")  # as text can hold it
             try:
-                found = [*cut(name, _blocks_of(process, file), count, most)]
+                if not file.is_file():
+                    raise UserError("no file that can be read (a link to nowhere, a device)")
+                reply = process.ask({"path": str(file), "kind": KINDS[file.suffix.lower()]})
+                found = [*cut(name, [Block(*block) for block in reply["blocks"]], count, most)]
                 documents += 1
                 passages += found
             except UserError as e:
@@ -111,13 +114,6 @@ def require_libraries(kind: str) -> None:
     if lacking:
         packages = " ".join(f"'{package}'" for package in lacking)
         raise UserError(f"documents in {kind} need a package: pip install {packages}")
-
-
-def _blocks_of(process: LimitedProcess, file: Path) -> list[Block]:
-    if not file.is_file():
-        raise UserError("no file that can be read (a link to nowhere, a device)")
-    reply = process.ask({"path": str(file), "kind": KINDS[file.suffix.lower()]})
-    return [Block(*block) for block in reply["blocks"]]
 
 
 def cut(file: str, blocks: list[Block], count: Callable[[str], int], most: int) -> Iterator[Passage]:
