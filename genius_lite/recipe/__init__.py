@@ -35,8 +35,6 @@ __all__ = [
     "benchmark_named", "columns_of", "quant_type",
 ]  # fmt: skip
 
-_LEARNER_OF_MACHINE = {"gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}
-
 
 def answer_tokens(wanted: int | Auto, searched: int, thought: int) -> int:
     """Return the longest response to a task, by `max_tokens` of `evaluate` and of `foresight`, and `thought_tokens`."""
@@ -119,7 +117,7 @@ class Recipe(Section):
         keys: dict[str, Any] = dict.fromkeys(("out", "model", "queries", "tracking"), True)
         parts = {
             "sampler": set(Sampler.model_fields) - {"kv_type"},
-            "learner": _LEARNER_OF_MACHINE,
+            "learner": {"gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"},
             "quantize": {"check"},
             "evaluate": {
                 "tasks": {"__all__": {"benchmark", "source", "subset", "split", "revision", "count_from"}},

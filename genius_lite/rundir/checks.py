@@ -22,8 +22,7 @@ def check_rollouts(
     """See that each rollout is one, of another of these queries.
 
     Args:
-        queries: of the run, by id; None where they are not known.
-        vocabulary: its number of tokens; None where that is not known.
+        queries: of the run, by id; None where they are not known, as `vocabulary`, its number of tokens.
 
     Raises:
         UserError: the first that is none is named.
@@ -31,11 +30,11 @@ def check_rollouts(
     seen = set[str]()
 
     def fault(rollout: Rollout) -> str:
-        own, (known, already) = rollout.query, (rollout.query.id, rollout.query.id in seen)
-        seen.add(known)
-        if already:
+        known = rollout.query.id
+        if known in seen:
             return f"query {known} has a rollout before"
-        if queries is not None and queries.get(known) != own:
+        seen.add(known)
+        if queries is not None and queries.get(known) != rollout.query:
             return f"query {known} is not this run's" if known not in queries else f"query {known} is asked otherwise"
         return rollout_fault(rollout, vocabulary)
 

@@ -163,7 +163,7 @@ def read_records(path: Path, kind: type[T]) -> list[T]:
 
 def sound_records(path: Path, kind: type[T]) -> list[T]:
     """Read the records of a file of which nothing but figures for people depends: damaged lines are passed over."""
-    found, decode = list[T](), msgspec.json.Decoder(prepared(kind)).decode
+    found, decode = list[T](), _decoder(kind)
     if path.exists():
         with path.open("rb") as file:
             for line in file:
