@@ -75,11 +75,7 @@ def read_documents(source: Path, count: Callable[[str], int], most: int, progres
 
 
 def _listed(source: Path) -> tuple[list[Path], int, list[str]]:
-    """List the documents by name, and say how many files are of other kinds, and why a part cannot be read.
-
-    Raises:
-        UserError: there is no such folder, or no document in it.
-    """
+    """List the documents by name, count other files, and say what cannot be read; a UserError where there are none."""
     kinds = " ".join(KINDS)
     if source.is_file():
         if source.suffix.lower() not in KINDS:
@@ -105,11 +101,7 @@ def _listed(source: Path) -> tuple[list[Path], int, list[str]]:
 
 
 def require_libraries(kind: str) -> None:
-    """Say what is to be installed for documents of a kind.
-
-    Raises:
-        UserError: something is.
-    """
+    """Refuse documents of a kind whose libraries are not installed, by a UserError that says what to install."""
     lacking = [package for module, package in PACKAGES.get(kind, {}).items() if not importlib.util.find_spec(module)]
     if lacking:
         packages = " ".join(f"'{package}'" for package in lacking)

@@ -142,11 +142,7 @@ def decoded(stream: io.BufferedReader, *, newline: str | None = None) -> TextIO:
 
 
 def lines_of(text: TextIO, name: Path) -> Iterator[str]:
-    """Yield the lines; of one that is too long its beginning, of `LONGEST` characters.
-
-    Raises:
-        UserError: the file is too large.
-    """
+    """Yield the lines, of one too long its first `LONGEST` characters; a UserError where the file is too large."""
     length = 0
     while line := text.readline(LONGEST):
         length += len(line)

@@ -92,11 +92,7 @@ class UsableRows:
             yield row.place, made
 
     def drop(self, place: str, fault: str) -> None:
-        """Set one of the rows aside that were used so far.
-
-        Raises:
-            UserError: as `read`.
-        """
+        """Set one of the rows aside that were used so far; a UserError as of `read`."""
         self.used -= 1
         self._aside += 1
         self._first = self._first or f"{place}: {fault}"
@@ -110,11 +106,7 @@ class UsableRows:
         self._first_blank = self._first_blank or place
 
     def check(self) -> None:
-        """Refuse a source of which no more rows can be used than cannot.
-
-        Raises:
-            UserError: that is so; it names the first of those that cannot.
-        """
+        """Refuse a source of which no more rows can be used than cannot, by a UserError with the first of those."""
         if self._aside >= max(self.used, 1):
             others = f" (and {amount(self._aside - 1, 'other rows')})" if self._aside > 1 else ""
             raise UserError(f"{self._first}{others}")
@@ -154,11 +146,7 @@ def _fits(wanted: Sequence[Columns], names: Sequence[str]) -> list[str]:
 
 
 def _chosen(place: str, wanted: Sequence[Columns], names: list[str]) -> list[str]:
-    """Return the columns of these names that are read.
-
-    Raises:
-        UserError: they do not suffice.
-    """
+    """Return the columns of these names that are read; a UserError where they do not suffice."""
     told = told_apart(names)
     columns = [name for name in _fits(wanted, told) if name in names]
     if not columns:
@@ -272,11 +260,7 @@ def _hub_rows(source: str, wanted: Sequence[Columns], hub: Queries | TaskSource,
 
 
 def row_object(values: dict[str, Any] | str) -> dict[str, Any]:
-    """Return a row's values by column.
-
-    Raises:
-        UserError: it has no columns.
-    """
+    """Return a row's values by column; a UserError where it has none."""
     if isinstance(values, str):
         raise UserError(f"a row of a task is a JSON object, not {brief(values)!r}")
     return values

@@ -76,11 +76,7 @@ def suggest_models(machine: Resources) -> list[str]:
 
 
 def find_model(gguf: str) -> FoundModel:
-    """Find out about a model; one of the hub is not downloaded, only its name is checked.
-
-    Raises:
-        UserError: there is none, or it cannot be trained.
-    """
+    """Find out about a model, of the hub by its name alone; a UserError where it is not there or cannot be trained."""
     if gguf.startswith(Prefix.HUB):
         if not re.fullmatch(r"[\w.-]+/[\w.-]+/.+\.gguf", gguf.removeprefix(Prefix.HUB)):
             raise UserError(f"{gguf}: a hub model is written hf:OWNER/REPO/FILE.gguf")

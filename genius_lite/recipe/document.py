@@ -71,11 +71,7 @@ def read_document(text: str, name: str) -> Document:
 
 
 def read_setting(setting: str) -> Document:
-    """Read `foresight.beams=3` as a document; the value is YAML.
-
-    Raises:
-        UserError: it is not written so, or the value is no YAML.
-    """
+    """Read `foresight.beams=3` as a document; a UserError where it is not written so, or the value is no YAML."""
     key, equals, value = setting.partition("=")
     where, place = tuple(key.strip().split(".")), f"--set {brief(setting)}"
     if not equals or not all(where):

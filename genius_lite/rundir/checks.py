@@ -42,11 +42,7 @@ def check_rollouts(
 
 
 def check_pairs(pairs: Lines[PreferencePair], queries: Mapping[str, Query], vocabulary: int) -> None:
-    """See that each pair can be one of these queries, of another step each.
-
-    Raises:
-        UserError: the first that cannot is named.
-    """
+    """See that each pair can be one of these queries, of another step each; a UserError names the first that cannot."""
     seen = set[tuple[str, int]]()
 
     def fault(pair: PreferencePair) -> str:

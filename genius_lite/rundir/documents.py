@@ -118,21 +118,13 @@ def _refused(constant: str) -> None:
 
 
 def read_typed(path: Path, kind: type[T]) -> T | None:
-    """Read a document as a record; None where it is missing, or not whole.
-
-    Raises:
-        UserError: it is another kind of document.
-    """
+    """Read a document as a record; None where it is missing, or not whole; a UserError where it is of another kind."""
     found = read_json(path)  # by json, as msgspec reads no infinity
     return None if found is None else as_typed(found, kind, path)
 
 
 def as_typed(found: Any, kind: type[T], path: Path) -> T:
-    """Read what a document at `path` holds as a record.
-
-    Raises:
-        UserError: it is another kind of document.
-    """
+    """Read what a document at `path` holds as a record; a UserError where it is of another kind."""
     try:
         return msgspec.convert(found, prepared(kind))
     except (msgspec.ValidationError, RecursionError) as e:

@@ -76,11 +76,7 @@ class RunFolder:
         return read_typed(self.path / folder.CHECKPOINT / folder.SOURCE, RecordedSource) or RecordedSource()
 
     def require(self, *keys: str) -> None:
-        """Refuse a folder whose recipe lacks one of these keys (`foresight.tau`).
-
-        Raises:
-            UserError: the first of them is named.
-        """
+        """Refuse a folder whose recipe lacks one of these keys (`foresight.tau`), by a UserError with the first."""
         for key in keys:
             found: Any = self.recipe
             for part in key.split("."):
