@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
@@ -44,7 +43,7 @@ class Questions:
 
     def __init__(self, cfg: Queries):
         self.cfg, self.rows = cfg, UsableRows(cfg.source, "question")
-        self.duplicates, self.forms = 0, Counter[str]()
+        self.duplicates, self.forms = 0, set[str]()
 
     def __iter__(self) -> Iterator[tuple[str, Question]]:
         """Yield each question with its place; blank ones and repeats are left out.
@@ -64,7 +63,7 @@ class Questions:
                 self.duplicates += 1
                 continue
             seen.add(question.id)
-            self.forms[question.form] += 1
+            self.forms.add(question.form)
             yield place, question
         self.rows.check()
 

@@ -129,16 +129,12 @@ def question_files() -> list[str]:
 def problem_files(questions: str) -> Iterator[str]:
     """Yield the files of the working directory that are named as held-out problems are, and are such."""
     for path in _files_here():
-        if _HELD_OUT.search(path.name) and path.absolute() != Path(questions).absolute() and _holds_problems(str(path)):
+        if _HELD_OUT.search(path.name) and path.absolute() != Path(questions).absolute():
+            try:
+                find_problems(str(path))
+            except UserError:
+                continue
             yield str(path)
-
-
-def _holds_problems(path: str) -> bool:
-    try:
-        find_problems(path)
-    except UserError:
-        return False
-    return True
 
 
 def _files_here() -> list[Path]:

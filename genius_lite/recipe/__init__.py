@@ -16,7 +16,6 @@ from genius_lite.recipe.sampler import Sampler, Server, sampler_section
 from genius_lite.recipe.sampling import STDIN, AnswerKind, Foresight, Model, Prefix, Queries, columns_of
 from genius_lite.recipe.types import (
     Auto,
-    KVType,
     LocalPath,
     Positive,
     QuantType,
@@ -30,7 +29,7 @@ from genius_lite.recipe.types import (
 
 __all__ = [
     "BENCHMARKS", "HARNESS", "STDIN", "AnswerKind", "Auto", "BenchmarkName", "Check", "CheckOptions", "Evaluate",
-    "Foresight", "Guard", "KVType", "Learner", "Limit", "Loss", "Model", "Pairs", "Prefix", "QuantType", "Quantize",
+    "Foresight", "Guard", "Learner", "Limit", "Loss", "Model", "Pairs", "Prefix", "QuantType", "Quantize",
     "Queries", "Recipe", "Sampler", "Server", "TargetType", "TaskSource", "Tracking", "answer_tokens",
     "benchmark_named", "columns_of", "quant_type",
 ]  # fmt: skip
