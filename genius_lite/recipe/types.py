@@ -59,11 +59,7 @@ def quant_type(name: str) -> QuantType:
 
 
 def key(default: Any, description: str, *, examples: list[Any] | None = None, **notes: Any) -> Any:
-    """Declare a key that need not be written.
-
-    Args:
-        notes: what the schema tells of it too, such as `unit`: what its number counts.
-    """
+    """Declare a key that need not be written; the schema tells `notes` too, as `unit`: what its number counts."""
     return Field(default, description=description, examples=examples, json_schema_extra=notes or None)
 
 

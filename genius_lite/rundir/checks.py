@@ -19,13 +19,9 @@ _LEAST, _MOST = -1e4, 1e-2  # nats of a token; rounding may lift it above 0
 def check_rollouts(
     rollouts: Lines[Rollout], queries: Mapping[str, Query] | None = None, vocabulary: int | None = None
 ) -> None:
-    """See that each rollout is one, of another of these queries.
+    """See that each rollout is one, of another of these queries; a UserError names the first that is not.
 
-    Args:
-        queries: of the run, by id; None where they are not known, as `vocabulary`, its number of tokens.
-
-    Raises:
-        UserError: the first that is none is named.
+    The run's queries, by id, and the number of tokens in its vocabulary are None where they are not known.
     """
     seen = set[str]()
 
