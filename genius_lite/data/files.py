@@ -46,7 +46,7 @@ Fits = Callable[[Sequence[str]], bool]
 
 
 class Fault(str):
-    """What is wrong with a row."""
+    """What is wrong with a row, or with rows."""
 
 
 Numbered = Iterator[tuple[int, dict[str, Any] | str | Fault]]

@@ -114,16 +114,15 @@ class UsableRows:
             raise UserError(f"{self._source}: no {self._kind} in it; one is needed at least")
 
     def __str__(self) -> str:
-        """Say how many are set aside or blank, and what is wrong with the first; empty if there are none."""
+        """Say how many are set aside or blank, and what is wrong with the first; empty if there are none.
+
+        It is a `Fault` where some cannot be used, and not of blank ones alone (`validate --strict` asks).
+        """
         first = f"the first: {self._first}" if self._aside > 1 else self._first
         aside = f"{_rows_are(self._aside)} set aside; {first}" if self._aside else ""
         blank = f"{_rows_are(self._blank)} blank; the first is {self._first_blank}" if self._blank else ""
-        return "; ".join(filter(None, (aside, blank)))
-
-
-def names_faults(said: str) -> bool:
-    """Say whether what `UsableRows` says is of rows that cannot be used, and not of blank ones alone."""
-    return re.match(r"\d+ rows? (is|are) set aside; ", said) is not None
+        said = "; ".join(filter(None, (aside, blank)))
+        return Fault(said) if aside else said
 
 
 def _rows_are(count: int) -> str:

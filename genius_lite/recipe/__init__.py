@@ -76,9 +76,8 @@ class Recipe(Section):
     @classmethod
     def _measured(cls, written: Any) -> Any:
         """Resolve `sampler: auto`, which is short for all that can be measured."""
-        return (
-            {"policy": "auto", **written} if isinstance(written, dict) and written.get("sampler") == "auto" else written
-        )
+        measured = isinstance(written, dict) and written.get("sampler") == "auto"
+        return {"policy": "auto", **written} if measured else written
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
