@@ -62,10 +62,13 @@ def _limit(files: Iterable[Path], most: int) -> None:
 
 def _file(what: str, key: object) -> Path:
     machine = (cpu_name(), cores(), [gpu.name for gpu in gpus()])
-    # Wherever LLAMA_CPP_LIB_PATH has them: a new one's version may be the same.
-    libraries = sorted(Path(llama_cpp.llama_cpp._base_path).glob("*"))
-    build = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in libraries]
-    llama = (llama_cpp.__version__, llama_cpp.llama_print_system_info(), build)  # and how it was compiled
+    llama = (llama_cpp.__version__, llama_cpp.llama_print_system_info(), _build())  # and how it was compiled
     whole = repr((what, key, machine, llama, __version__))
     name = hashlib.sha256(whole.encode()).hexdigest()[:16]
     return cache_folder() / "measurements" / f"{what}-{name}.json"
+
+
+def _build() -> list[tuple[str, int, int]]:
+    """Describe llama.cpp's libraries, wherever LLAMA_CPP_LIB_PATH has them: a new one's version may be the same."""
+    files = sorted(Path(llama_cpp.llama_cpp._base_path).glob("*"))
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
