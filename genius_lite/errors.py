@@ -31,10 +31,6 @@ class Stop:
     asked: bool = False
 
     def check(self) -> None:
-        """End the run here, if it was asked to stop.
-
-        Raises:
-            Stopped: it was.
-        """
+        """Raise Stopped, if the run was asked to stop."""
         if self.asked:
             raise Stopped

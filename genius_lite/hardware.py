@@ -89,9 +89,8 @@ def processor_share(mount: Path = _MOUNT, process: Path = _PROCESS) -> float | N
 
 def memory_left(mount: Path = _MOUNT, process: Path = _PROCESS) -> int | None:
     """Return the bytes that this process may still take by its control groups' limits; None where there is none."""
-    return min(
-        (left for group in _groups("memory", mount, process) if (left := _left(group)) is not None), default=None
-    )
+    left = map(_left, _groups("memory", mount, process))
+    return min((each for each in left if each is not None), default=None)
 
 
 def _left(group: Path) -> int | None:

@@ -69,8 +69,6 @@ def _file(what: str, key: object) -> Path:
 
 
 def _build() -> list[tuple[str, int, int]]:
-    """Describe llama.cpp's libraries as they are now, wherever LLAMA_CPP_LIB_PATH has them: a new one's version may be
-    the same.
-    """
+    """Describe llama.cpp's libraries, wherever LLAMA_CPP_LIB_PATH has them: a new one's version may be the same."""
     files = sorted(Path(llama_cpp.llama_cpp._base_path).glob("*"))
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

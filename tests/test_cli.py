@@ -149,13 +149,15 @@ def test_tasks_are_measured_each_round_compared_and_measured_again_alone(project
         (("eval", "runs/s0", "--tasks", "s0.yaml", "--tasks", "long.yaml"), "say which with --max-tokens"),
         (("eval", "runs/s0", "--tasks", "s0.yaml", "--tasks", "r.yaml"), "r.yaml: the recipe has no evaluate.tasks"),
         (("compare", "runs/s0", "nowhere"), "nowhere is no run folder"),
-        (("eval", "runs/s0", "--tasks", "t.jsonl:exact", "--out", "e"), "e exists"),
+        (("eval", "runs/s0", "--tasks", "t.jsonl:exact", "--out", "e"), "e exists; name another folder"),
+        (("eval", "absent.gguf", "--tasks", "t.jsonl:exact", "--out", "f"), "absent.gguf: no such GGUF file"),
         (("eval", "tiny.gguf", "--tasks", "absent.jsonl:exact"), "absent.jsonl"),
     ):
         refused = genius(*command, cwd=project)
         assert refused.returncode == 2
         assert said in refused.stderr
         assert refused.stderr.count("\n") == 1
+    assert not [*project.glob("*.asked")], "nothing is left of what was refused"
 
 
 @pytest.mark.parametrize("stage", ["recipe.json", "round-1/rollouts.jsonl", "round-1/pairs.jsonl", "round-2"])

@@ -25,7 +25,7 @@ PANELS = {
     "Model": ("chat", "eval", "inspect", "export"),
     "Machine": ("doctor", "bench", "sample", "merge-shards", "cluster"),
 }
-"""What stands in none of them is listed last."""
+"""All commands, by what each is for."""
 _WHOLE = 1000  # characters of a sentence
 _LONGEST = 2000  # characters of a message, whatever is quoted in it
 
@@ -35,14 +35,9 @@ class Commands(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands; Typer's own list cuts sentences off at the end of a line."""
-        known = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
-        shown = {name: command.get_short_help_str(_WHOLE) for name, command in known.items() if command}
-        panels = {panel: [name for name in names if name in shown] for panel, names in PANELS.items()}
-        panels["Commands"] = [name for name in shown if not any(name in names for names in PANELS.values())]
-        for panel, names in panels.items():
-            if names:
-                with formatter.section(panel):
-                    formatter.write_dl([(name, shown[name]) for name in names])
+        for panel, names in PANELS.items():
+            with formatter.section(panel):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(_WHOLE)) for name in names])
 
 
 app = typer.Typer(

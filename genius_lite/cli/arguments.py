@@ -130,11 +130,7 @@ def problems_that_chose(*models: str | None) -> dict[str, Use]:
 
 
 def quant_types(names: str) -> list[QuantType]:
-    """Read types from a list with commas.
-
-    Raises:
-        UserError: there is no type of that name.
-    """
+    """Read types from a list with commas; a UserError where there is no type of that name."""
     from genius_lite.recipe import quant_type
 
     return [quant_type(name.strip()) for name in names.split(",") if name.strip()]

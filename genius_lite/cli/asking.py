@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,12 +136,9 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
                         advance(1)
 
         done = len(passages) - len(missing)
-        try:
-            with progress.stage("questions", len(passages), "passages", done=done) as advance:
-                if missing:
-                    asyncio.run(ask())
-        finally:
-            log.close()
+        with closing(log), progress.stage("questions", len(passages), "passages", done=done) as advance:
+            if missing:
+                asyncio.run(ask())
     rows, left_out = select([(passage, known[key]) for passage, key in zip(passages, keys, strict=True)])
     if not rows:
         counted = ", ".join(f"{RULES[rule]}: {number}" for rule, number in left_out.items())
@@ -152,16 +150,16 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
 
 def summary_lines(found: Found) -> list[str]:
     """Say what was read, set aside, asked, and left out."""
-    read, lines = found.read, list[str]()
+    read, more = found.read, len(found.read.set_aside) - _SHOWN
     others = f", {amount(read.others, 'files')} of other kinds" if read.others else ""
-    lines.append(f"{amount(read.documents, 'documents')}, {len(read.set_aside)} set aside{others}")
-    lines += [f"  set aside: {file}" for file in read.set_aside[:_SHOWN]]
-    if len(read.set_aside) > _SHOWN:
-        lines.append(f"  and {len(read.set_aside) - _SHOWN} more")
-    lines.append(
-        f"{found.passages} of {len(read.passages)} passages were asked about: {amount(len(found.rows), 'questions')}"
-    )
-    return lines + [f"  left out: {number} ({RULES[rule]})" for rule, number in found.left_out.items()]
+    asked = f"{found.passages} of {len(read.passages)} passages were asked about"
+    return [
+        f"{amount(read.documents, 'documents')}, {len(read.set_aside)} set aside{others}",
+        *(f"  set aside: {file}" for file in read.set_aside[:_SHOWN]),
+        *([f"  and {more} more"] if more > 0 else []),
+        f"{asked}: {amount(len(found.rows), 'questions')}",
+        *(f"  left out: {number} ({RULES[rule]})" for rule, number in found.left_out.items()),
+    ]
 
 
 def _chosen(passages: list[Passage], how: Asking) -> list[Passage]:

@@ -67,7 +67,11 @@ class Giving:
                 raise UserError("--create is for --format ollama")
             if self.dry_run:
                 raise UserError("--dry-run makes nothing; leave --create out")
-            _check_name(self.create, kinds)
+            if not _NAME.fullmatch(self.create):
+                named = "a model of Ollama is called NAME or NAME:TAG, as in --create my-model"
+                raise UserError(f"--create {self.create}: {named}")
+            if kinds > 1 and ":" in self.create:
+                raise UserError(f"--create {self.create}: each --type becomes a tag; give the name without one")
             if not self.to and not shutil.which("ollama"):
                 later = f"ollama create {shlex.quote(self.create)} -f FOLDER/Modelfile"
                 raise UserError(f"ollama is not installed; write a folder with --to, and where it is, type: {later}")
@@ -163,48 +167,28 @@ def _seen(private: bool) -> str:
     return "private" if private else "public"
 
 
-def _check_name(name: str, kinds: int) -> None:
-    """Refuse a name that Ollama would not take, before anything is written.
-
-    Args:
-        kinds: how many types are exported; of several each becomes a tag.
-
-    Raises:
-        UserError: it is none, or has a tag of its own beside several types.
-    """
-    if not _NAME.fullmatch(name):
-        raise UserError(f"--create {name}: a model of Ollama is called NAME or NAME:TAG, as in --create my-model")
-    if kinds > 1 and ":" in name:
-        raise UserError(f"--create {name}: each --type becomes a tag; give the name without one")
-
-
-def _commands(name: str, folder: Path) -> list[list[str]]:
-    """Return what makes the models of an export: one command for each Modelfile, whose type becomes the tag."""
-    files = sorted(folder.glob("Modelfile*"))
-    tags = [f":{file.suffix[1:].lower()}" if len(files) > 1 else "" for file in files]
-    return [["ollama", "create", name + tag, "-f", str(file)] for file, tag in zip(files, tags, strict=True)]
-
-
 def _create(name: str, folder: Path) -> list[str]:
-    """Have Ollama take an exported folder in, and return the names of its models there.
+    """Have Ollama take an exported folder in, and return the names of its models: of several types each is a tag.
 
     Raises:
         UserError: the program is not there, or fails; the message has the command, and what Ollama said.
     """
-    made, program = list[str](), shutil.which("ollama")
-    for command in _commands(name, folder):
-        typed = shlex.join(command)
+    made, program, files = list[str](), shutil.which("ollama"), sorted(folder.glob("Modelfile*"))
+    for file in files:
+        tagged = f"{name}:{file.suffix[1:].lower()}" if len(files) > 1 else name
+        arguments = ["create", tagged, "-f", str(file)]
+        typed = shlex.join(["ollama", *arguments])
         if program is None:
             raise UserError(f"ollama is not installed here; {_GET} type: {typed}")
         try:
-            done = subprocess.run([program, *command[1:]], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            done = subprocess.run([program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False)
         except OSError as e:
             raise UserError(f"{program} cannot be started: {e.strerror or e}; {_GET} type: {typed}") from None
         if done.returncode:
             told = _words(done.stderr) or _words(done.stdout) or f"exit code {done.returncode}"
             before = f" ({', '.join(made)} is made)" if made else ""
             raise UserError(f"{typed}: {told}{before}")
-        made.append(command[2])
+        made.append(tagged)
     return made
 
 

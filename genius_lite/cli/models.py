@@ -160,19 +160,18 @@ def evaluate(
         raise UserError("--samples 0 and --no-greedy leave nothing to measure")
     if temperature is not None and not 0 < temperature < math.inf:
         raise UserError("--temperature: write a number above 0; the likeliest response is asked for anyway")
-    if out and out.exists():
-        raise UserError(f"{out} exists; name another folder, or delete it")
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written is found out before it is measured
-    compared = [named_model(model, number)]
-    if against or Path(model).is_dir():
-        first = named_model(against, None) if against else named_model(model, 0)
-        if against or first.gguf != compared[0].gguf:
-            compared.insert(0, first)
-    sources, ways = tasks_named(tasks)
-    ways = ways or prompt_configs(model, against)
+        out.parent.mkdir(parents=True, exist_ok=True)
     shown = progress()
+    # What cannot be written is found out before models are looked for.
     with handle_interrupts(shown) if out else nullcontext(), holding(out) if out else nullcontext():
+        compared = [named_model(model, number)]
+        if against or Path(model).is_dir():
+            first = named_model(against, None) if against else named_model(model, 0)
+            if against or first.gguf != compared[0].gguf:
+                compared.insert(0, first)
+        sources, ways = tasks_named(tasks)
+        ways = ways or prompt_configs(model, against)
         found, responses = evaluate_models(
             compared,
             [t.model_copy(update={"limit": limit, "size": min(limit, t.size)} if limit else {}) for t in sources],

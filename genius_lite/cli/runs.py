@@ -67,7 +67,7 @@ def validate(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse sources with rows that cannot be used")] = False,
 ) -> None:
     """Check a recipe, its model and its queries; writes nothing."""
-    from genius_lite.data.rows import names_faults
+    from genius_lite.data.files import Fault
     from genius_lite.data.vocabulary import Vocabulary
     from genius_lite.pipeline.job import prepare
     from genius_lite.plan.history import cut_off
@@ -76,7 +76,7 @@ def validate(
 
     with waiting("reading the model and the questions"):
         job = prepare(load(recipe, settings or []))
-    if strict and (faults := [*filter(names_faults, job.notes)]):
+    if strict and (faults := [line for line in job.notes if isinstance(line, Fault)]):
         raise UserError(f"{faults[0]}; mend it, or validate without --strict")
     longest = max(len(q.tokens) for q in job.queries)
     print(f"model    {visible(str(job.source.path))}")

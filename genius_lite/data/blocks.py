@@ -1,7 +1,7 @@
 """What a document says, block by block: Markdown, HTML, text and PDF, each read by its library.
 
-These read what anybody may have written, so they do it in a process of their own, with limits. `python -m
-genius_lite.data.blocks` is that process: it is told a file, and answers with its blocks, or why there are none.
+Anybody may have written it, so it is read in a process with limits, `python -m genius_lite.data.blocks`: that is told a
+file, and answers with its blocks, or why there are none.
 """
 
 from __future__ import annotations
@@ -72,16 +72,16 @@ def _whole(text: str) -> str:
     return text.encode(errors="replace").decode().replace("\0", "").strip("\n")
 
 
-def _bounded(text: str) -> str:
-    if len(text) > _LONGEST:
+def _require_bounded(length: int) -> None:
+    if length > _LONGEST:
         raise UserError(f"more than {_LONGEST:,} characters; split it")
-    return text
 
 
 def _content(path: Path) -> str:
     """Read a text file, in the encoding of its mark or UTF-8."""
     with path.open("rb") as file:
-        text = _bounded(decoded(file).read(_LONGEST + 1))
+        text = decoded(file).read(_LONGEST + 1)
+    _require_bounded(len(text))
     if "\0" in text:
         raise UserError("no text, but binary data")
     try:
@@ -154,8 +154,7 @@ def _pdf(path: Path) -> Iterator[Block]:
         for number, page in enumerate(reader.pages, 1):
             text = re.sub(r"(?<=\w)-\n(?=[^\W\d_])", "", page.extract_text())  # words cut at a line's end
             length += len(text)
-            if length > _LONGEST:
-                raise UserError(f"more than {_LONGEST:,} characters; split it")
+            _require_bounded(length)
             for paragraph in re.split(r"\n\s*\n", text):
                 yield Block(paragraph.strip(), page=number)
     except (

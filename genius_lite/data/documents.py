@@ -62,7 +62,10 @@ def read_documents(source: Path, count: Callable[[str], int], most: int, progres
         for file in files:
             name = os.fsencode(file.relative_to(base).as_posix()).decode(errors="replace")  # as text can hold it
             try:
-                found = [*cut(name, _blocks_of(process, file), count, most)]
+                if not file.is_file():
+                    raise UserError("no file that can be read (a link to nowhere, a device)")
+                reply = process.ask({"path": str(file), "kind": KINDS[file.suffix.lower()]})
+                found = [*cut(name, [Block(*block) for block in reply["blocks"]], count, most)]
                 documents += 1
                 passages += found
             except UserError as e:
@@ -72,11 +75,7 @@ def read_documents(source: Path, count: Callable[[str], int], most: int, progres
 
 
 def _listed(source: Path) -> tuple[list[Path], int, list[str]]:
-    """List the documents by name, and say how many files are of other kinds, and why a part cannot be read.
-
-    Raises:
-        UserError: there is no such folder, or no document in it.
-    """
+    """List the documents by name, count other files, and say what cannot be read; a UserError where there are none."""
     kinds = " ".join(KINDS)
     if source.is_file():
         if source.suffix.lower() not in KINDS:
@@ -102,22 +101,11 @@ def _listed(source: Path) -> tuple[list[Path], int, list[str]]:
 
 
 def require_libraries(kind: str) -> None:
-    """Say what is to be installed for documents of a kind.
-
-    Raises:
-        UserError: something is.
-    """
+    """Refuse documents of a kind whose libraries are not installed, by a UserError that says what to install."""
     lacking = [package for module, package in PACKAGES.get(kind, {}).items() if not importlib.util.find_spec(module)]
     if lacking:
         packages = " ".join(f"'{package}'" for package in lacking)
         raise UserError(f"documents in {kind} need a package: pip install {packages}")
-
-
-def _blocks_of(process: LimitedProcess, file: Path) -> list[Block]:
-    if not file.is_file():
-        raise UserError("no file that can be read (a link to nowhere, a device)")
-    reply = process.ask({"path": str(file), "kind": KINDS[file.suffix.lower()]})
-    return [Block(*block) for block in reply["blocks"]]
 
 
 def cut(file: str, blocks: list[Block], count: Callable[[str], int], most: int) -> Iterator[Passage]:

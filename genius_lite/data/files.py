@@ -46,7 +46,7 @@ Fits = Callable[[Sequence[str]], bool]
 
 
 class Fault(str):
-    """What is wrong with a row."""
+    """What is wrong with a row, or with rows."""
 
 
 Numbered = Iterator[tuple[int, dict[str, Any] | str | Fault]]
@@ -80,7 +80,8 @@ def files_of(source: str) -> list[Path]:
     if source == STDIN:
         return [path]
     if path.is_dir():
-        found = [file for file in path.rglob("*") if suffix_of(file) in FORMATS and not _hidden(file, path)]
+        found = [file for file in path.rglob("*") if suffix_of(file) in FORMATS]
+        found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
         if not found:
             raise UserError(f"{source}: no file of questions in this folder; one ends in {SUFFIXES}")
     elif path.exists():
@@ -101,10 +102,6 @@ def files_of(source: str) -> list[Path]:
     return found
 
 
-def _hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
-
-
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
     """Open a file, or standard input; what is compressed comes out unpacked, whatever its name is.
@@ -116,14 +113,13 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
         raise UserError(f"{path}: standard input was read before; write it to a file")
     with cast("io.BufferedReader", sys.stdin.buffer) if str(path) == STDIN else path.open("rb") as raw:
         begin = raw.peek(len(_LFS))
-        head = begin[:4]
-        if not head:
+        if not begin:
             raise UserError(f"{path}: the file is empty")
         if begin.startswith(_LFS):
             raise UserError(f"{path}: a pointer of Git LFS, not the file itself; fetch that with `git lfs pull`")
-        if head.startswith(_GZIP):
+        if begin.startswith(_GZIP):
             yield io.BufferedReader(gzip.GzipFile(fileobj=raw))  # type: ignore[arg-type]
-        elif head == _ZSTD:
+        elif begin.startswith(_ZSTD):
             import pyarrow
 
             if not pyarrow.Codec.is_available("zstd"):
@@ -138,7 +134,7 @@ def decoded(stream: io.BufferedReader, *, newline: str | None = None) -> TextIO:
 
     Those stand in the way of nothing but a column that is asked for (`questions.checked`).
     """
-    head = stream.peek(4)[:4]
+    head = stream.peek(4)
     encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
     if encoding:
         return io.TextIOWrapper(stream, encoding, newline=newline)
@@ -146,11 +142,7 @@ def decoded(stream: io.BufferedReader, *, newline: str | None = None) -> TextIO:
 
 
 def lines_of(text: TextIO, name: Path) -> Iterator[str]:
-    """Yield the lines; of one that is too long its beginning, of `LONGEST` characters.
-
-    Raises:
-        UserError: the file is too large.
-    """
+    """Yield the lines, of one too long its first `LONGEST` characters; a UserError where the file is too large."""
     length = 0
     while line := text.readline(LONGEST):
         length += len(line)
@@ -203,7 +195,7 @@ def _row(batch: Any, index: int) -> dict[str, Any] | Fault:
 def _value(scalar: Any) -> Any:
     try:
         return scalar.as_py()
-    except UnicodeError:
+    except UnicodeError:  # a ValueError, too
         raise
     except (ValueError, OverflowError, LookupError):  # times that Python has none for; zones that this machine lacks
         return scalar

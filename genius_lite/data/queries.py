@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
@@ -25,11 +24,10 @@ _LOOKED_AT = 100  # rows of which the columns of text are told
 
 
 class Selected(NamedTuple):
-    """Hold the recipe's queries in order; questions beyond its limit; and what was left out.
+    """Hold the recipe's queries in order; questions beyond its limit; and what was left out: repeats, too long ones.
 
-    That are repeats, questions of too many tokens, and rows that are blank or cannot be used (in a line, empty if there
-    are none).
-    `form` says how the rows were read, if that was recognized.
+    `set_aside` says in a line which rows are blank or cannot be used, and `form` how they were read, if that was
+    recognized; empty if not.
     """
 
     queries: list[Query]
@@ -45,7 +43,7 @@ class Questions:
 
     def __init__(self, cfg: Queries):
         self.cfg, self.rows = cfg, UsableRows(cfg.source, "question")
-        self.duplicates, self.forms = 0, Counter[str]()
+        self.duplicates, self.forms = 0, set[str]()
 
     def __iter__(self) -> Iterator[tuple[str, Question]]:
         """Yield each question with its place; blank ones and repeats are left out.
@@ -65,7 +63,7 @@ class Questions:
                 self.duplicates += 1
                 continue
             seen.add(question.id)
-            self.forms[question.form] += 1
+            self.forms.add(question.form)
             yield place, question
         self.rows.check()
 
@@ -119,10 +117,7 @@ def _shuffled(questions: Iterable[tuple[str, Question]], seed: int) -> Iterator[
 
 
 def hold_out(ids: list[str], share: float, seed: int, most: int) -> frozenset[str]:
-    """Choose about `share` of the queries, the same in every round: they are watched, and nothing learns from them.
-
-    One at least where there are ten, and never all of them, nor more than `most`, which are all that is watched.
-    """
+    """Choose about `share` of the queries (`held_count`), which nothing learns from: the same ones in every round."""
     count = held_count(len(ids), share, most)
     return frozenset(sorted(ids, key=lambda query: seed_of(seed, "holdout", query))[:count])
 
@@ -147,7 +142,7 @@ def text_columns(source: str) -> dict[str, str]:
 def _texts(row: dict[str, Any] | str) -> dict[str, str]:
     values = {"text": row} if isinstance(row, str) else row
     texts = {name: value for name, value in values.items() if isinstance(value, str)}
-    if any(each.among([*values]) for each in columns_for(COLUMN)):
+    if any(form.among([*values]) for form in columns_for(COLUMN)):
         texts = {COLUMN: question_of(values, COLUMN).text} | texts
     if not texts:
         raise UserError(f"no column of text; it has {brief(', '.join(values), 200)}")

@@ -62,25 +62,22 @@ def question_of(row: Mapping[str, Any] | str, column: str, template: str | None 
     if template:
         return Question(checked(_filled(row, template)))
     if column in row and column not in (*_CONVERSATIONS, _INSTRUCTION):
-        if isinstance(row[column], str):
-            return Question(checked(row[column]))
-        if not _is_conversation(row[column]):
-            raise UserError(f"`{column}` is {brief(repr(row[column]))}, not text")
-        return _last_turn(row[column], column, None)
+        if _is_conversation(row[column]):
+            return _last_turn(row[column], column, None)
+        return Question(checked(_text(row[column], column)))
     if name := next((name for name in _CONVERSATIONS if name in row and column in (name, COLUMN)), None):
         return _last_turn(row[name], name, row.get(_SYSTEM))
-    given = _text(row, "input") if row.get("input") else ""
-    text = "\n\n".join(part for part in (_text(row, _INSTRUCTION), given) if part.strip())
+    given = _text(row["input"], "input") if row.get("input") else ""
+    text = "\n\n".join(part for part in (_text(row[_INSTRUCTION], _INSTRUCTION), given) if part.strip())
     return Question(checked(text), _opening(row.get(_SYSTEM)), "Alpaca (`instruction` and `input`)")
 
 
 def _filled(row: Mapping[str, Any], template: str) -> str:
     parts = Formatter().parse(template)
-    return "".join(literal + (_text(row, name, numbers=True) if name else "") for literal, name, _, _ in parts)
+    return "".join(literal + (_text(row[name], name, numbers=True) if name else "") for literal, name, _, _ in parts)
 
 
-def _text(row: Mapping[str, Any], name: str, *, numbers: bool = False) -> str:
-    value = row[name]
+def _text(value: Any, name: str, *, numbers: bool = False) -> str:
     if isinstance(value, str):
         return value
     if numbers and is_number(value):
@@ -103,7 +100,7 @@ def written(number: float | Decimal) -> str:
 def _opening(system: Any) -> tuple[Message, ...]:
     if system is None or (isinstance(system, str) and not system.strip()):
         return ()
-    return ({"role": _SYSTEM, "content": _text({_SYSTEM: system}, _SYSTEM)},)
+    return ({"role": _SYSTEM, "content": _text(system, _SYSTEM)},)
 
 
 def _is_conversation(value: Any) -> bool:

@@ -92,11 +92,7 @@ class UsableRows:
             yield row.place, made
 
     def drop(self, place: str, fault: str) -> None:
-        """Set one of the rows aside that were used so far.
-
-        Raises:
-            UserError: as `read`.
-        """
+        """Set one of the rows aside that were used so far; a UserError as of `read`."""
         self.used -= 1
         self._aside += 1
         self._first = self._first or f"{place}: {fault}"
@@ -110,11 +106,7 @@ class UsableRows:
         self._first_blank = self._first_blank or place
 
     def check(self) -> None:
-        """Refuse a source of which no more rows can be used than cannot.
-
-        Raises:
-            UserError: that is so; it names the first of those that cannot.
-        """
+        """Refuse a source of which no more rows can be used than cannot, by a UserError with the first of those."""
         if self._aside >= max(self.used, 1):
             others = f" (and {amount(self._aside - 1, 'other rows')})" if self._aside > 1 else ""
             raise UserError(f"{self._first}{others}")
@@ -122,16 +114,15 @@ class UsableRows:
             raise UserError(f"{self._source}: no {self._kind} in it; one is needed at least")
 
     def __str__(self) -> str:
-        """Say how many are set aside or blank, and what is wrong with the first; empty if there are none."""
+        """Say how many are set aside or blank, and what is wrong with the first; empty if there are none.
+
+        It is a `Fault` where some cannot be used, and not of blank ones alone (`validate --strict` asks).
+        """
         first = f"the first: {self._first}" if self._aside > 1 else self._first
         aside = f"{_rows_are(self._aside)} set aside; {first}" if self._aside else ""
         blank = f"{_rows_are(self._blank)} blank; the first is {self._first_blank}" if self._blank else ""
-        return "; ".join(filter(None, (aside, blank)))
-
-
-def names_faults(said: str) -> bool:
-    """Say whether what `UsableRows` says is of rows that cannot be used, and not of blank ones alone."""
-    return re.match(r"\d+ rows? (is|are) set aside; ", said) is not None
+        said = "; ".join(filter(None, (aside, blank)))
+        return Fault(said) if aside else said
 
 
 def _rows_are(count: int) -> str:
@@ -154,11 +145,7 @@ def _fits(wanted: Sequence[Columns], names: Sequence[str]) -> list[str]:
 
 
 def _chosen(place: str, wanted: Sequence[Columns], names: list[str]) -> list[str]:
-    """Return the columns of these names that are read.
-
-    Raises:
-        UserError: they do not suffice.
-    """
+    """Return the columns of these names that are read; a UserError where they do not suffice."""
     told = told_apart(names)
     columns = [name for name in _fits(wanted, told) if name in names]
     if not columns:
@@ -272,11 +259,7 @@ def _hub_rows(source: str, wanted: Sequence[Columns], hub: Queries | TaskSource,
 
 
 def row_object(values: dict[str, Any] | str) -> dict[str, Any]:
-    """Return a row's values by column.
-
-    Raises:
-        UserError: it has no columns.
-    """
+    """Return a row's values by column; a UserError where it has none."""
     if isinstance(values, str):
         raise UserError(f"a row of a task is a JSON object, not {brief(values)!r}")
     return values

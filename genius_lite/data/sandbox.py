@@ -56,14 +56,7 @@ def helper(module: str, *arguments: str) -> list[str]:
 
 
 def attempt(command: Sequence[str], patience: float) -> subprocess.CompletedProcess[bytes]:
-    """Run a command that lets llama.cpp try something of which it may die.
-
-    Args:
-        patience: seconds that it may take.
-
-    Raises:
-        subprocess.TimeoutExpired: it took longer.
-    """
+    """Run a command that lets llama.cpp try what it may die of; a TimeoutExpired after `patience` seconds."""
     env = environment() | {"GGML_NO_BACKTRACE": "1"}  # with it, llama.cpp starts no debugger when it aborts
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=patience)
 

@@ -39,9 +39,9 @@ class Way(NamedTuple):
     def options(self) -> dict[str, Any]:
         """As the module csv takes it."""
         quoting = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
-        options = {"delimiter": self.separator, "quoting": quoting, "escapechar": self.escape, "strict": True}
-        options["skipinitialspace"] = self.spaced
-        return {**options, "quotechar": self.quote, "doublequote": not self.escape} if self.quote else options
+        separators = {"delimiter": self.separator, "skipinitialspace": self.spaced}
+        quotes = {"quotechar": self.quote, "escapechar": self.escape, "doublequote": not self.escape}
+        return {**separators, **quotes, "quoting": quoting, "strict": True}
 
     def escaped(self, line: str) -> str:
         """Double the backslashes that escape nothing, as in LaTeX: csv would drop them."""
@@ -64,18 +64,17 @@ def table_rows(lines: Iterator[str], fits: Fits) -> Iterator[tuple[int, dict[str
     """
     kept = _Kept(lines)
     first = next(iter(kept), "")
+    ways = _WAYS
     if named := _NAMED.fullmatch(first):
-        kept, ways = _Kept(lines), [way for way in _WAYS if way.separator == named[1]]
-    else:
-        ways = _WAYS
-    best = max(ways or _WAYS, key=lambda way: _quality(kept, way, fits))  # the first of those that are equal
+        kept, ways = _Kept(lines), [way for way in _WAYS if way.separator == named[1]] or _WAYS
+    best = max(ways, key=lambda way: _quality(kept, way, fits))  # the first of those that are equal
     for number, row in _rows(chain(kept.lines, lines), best):
         yield number + bool(named), row
 
 
 def headers(line: str) -> list[list[str]]:
     """Return what a line is as a header, in every way that a table may be written."""
-    return [_names(next(_records(iter([line]), way), (1, None))[1] or []) for way in _WAYS]
+    return [_header(_records(iter([line]), way)) for way in _WAYS]
 
 
 class _Kept:
@@ -115,10 +114,6 @@ def _is_fault(row: dict[str, str] | Fault, way: Way) -> bool:
     return way.quote != '"' and any(len(text) > 1 and text[0] == text[-1] == '"' for text in row.values())
 
 
-def _names(header: list[str]) -> list[str]:
-    return told_apart([name.strip() for name in header])
-
-
 def told_apart(names: list[str]) -> list[str]:
     """Number the columns that have the same name: who asks for it has to say which one is meant."""
     count, seen = Counter(names), Counter[str]()
@@ -130,7 +125,8 @@ def told_apart(names: list[str]) -> list[str]:
 
 
 def _header(records: Iterator[tuple[int, list[str] | None]]) -> list[str]:
-    return _names(next((record or [] for _, record in records if record != []), []))
+    first = next((record or [] for _, record in records if record != []), [])
+    return told_apart([name.strip() for name in first])
 
 
 def _rows(lines: Iterator[str], way: Way) -> Iterator[tuple[int, dict[str, str] | Fault]]:

@@ -64,11 +64,7 @@ class Renderer:
         return self._ask({"messages": list(messages), "generation": generation})["text"]
 
     def reads(self) -> list[str]:
-        """List the variables that the template reads and nobody sets but the user.
-
-        Raises:
-            UserError: the template is broken, or goes beyond a limit.
-        """
+        """List the variables that the template reads and nobody sets but the user; a UserError as of `render`."""
         return self._ask({"names": True})["names"]
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:

@@ -76,11 +76,7 @@ def suggest_models(machine: Resources) -> list[str]:
 
 
 def find_model(gguf: str) -> FoundModel:
-    """Find out about a model; one of the hub is not downloaded, only its name is checked.
-
-    Raises:
-        UserError: there is none, or it cannot be trained.
-    """
+    """Find out about a model, of the hub by its name alone; a UserError where it is not there or cannot be trained."""
     if gguf.startswith(Prefix.HUB):
         if not re.fullmatch(r"[\w.-]+/[\w.-]+/.+\.gguf", gguf.removeprefix(Prefix.HUB)):
             raise UserError(f"{gguf}: a hub model is written hf:OWNER/REPO/FILE.gguf")
@@ -133,16 +129,12 @@ def question_files() -> list[str]:
 def problem_files(questions: str) -> Iterator[str]:
     """Yield the files of the working directory that are named as held-out problems are, and are such."""
     for path in _files_here():
-        if _HELD_OUT.search(path.name) and path.absolute() != Path(questions).absolute() and _holds_problems(str(path)):
+        if _HELD_OUT.search(path.name) and path.absolute() != Path(questions).absolute():
+            try:
+                find_problems(str(path))
+            except UserError:
+                continue
             yield str(path)
-
-
-def _holds_problems(path: str) -> bool:
-    try:
-        find_problems(path)
-    except UserError:
-        return False
-    return True
 
 
 def _files_here() -> list[Path]:

@@ -46,8 +46,6 @@ _RATES = ((3e8, "2e-4", "2e-4"), (4e9, "5e-5", "2e-4"), (math.inf, "2e-5", "1e-4
 """Learning rates of models with fewer parameters, of a search and of a vote."""
 _LEARNING = 1.8  # time of a round's rollouts, learning and merging over that of the rollouts
 
-_READ = ("numeric", "choice")
-
 
 @dataclass(frozen=True)
 class Given:
@@ -91,7 +89,8 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
         _say(f'   {source}: {amount(len(texts), "questions")} in `{queries.column}`, such as "{brief(texts[0])}"')
 
     question = "3. Problems with answers to measure on? A .jsonl, a benchmark (gsm8k), reasoning_gym:NAME or none"
-    task, prompts = ask("Problems", question, given.tasks, next(problem_files(source), "none"), find_problems)
+    files = [] if given.tasks is not None else [*problem_files(source)]
+    task, prompts = ask("Problems", question, given.tasks, next(iter(files), "none"), find_problems)
     if task:
         if task.benchmark:
             told = f"{task.benchmark}: downloaded when it is first used, and asked as docs/benchmarks.md says"
@@ -101,19 +100,25 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
             compared = f"`{task.prompt}` and `{task.answer}`; answers are compared as {task.check}"
             told = f"{task.source}: {amount(len(prompts), 'problems')}, {compared}"
         _say(f"   {told}")
+    if given.yes and files:
+        which = f"it is the first of {', '.join(files)}" if len(files) > 1 else "it lies"
+        _say(f"   taken because {which} in this folder; --tasks names another one, or none")
     if shared := len({prompt.strip() for prompt in prompts} & set(texts or ())):
         _say(f"   {shared} of them are among the questions too: they measure what was practised")
-    votes = task is not None and task.check == "numeric"  # letters are guessed: a vote taught one letter
+    known = task.check if task and task.check in ("numeric", "choice") else None
+    votes = known == "numeric"  # letters are guessed: a vote taught one letter
     if votes:
         _say("   answers to the questions are read in the same way, and vote on what is learned")
 
-    cost = _cost(machine, model.parameters, _problems(task, prompts), votes=votes)
+    problems = min(len(prompts) or PROBLEMS, PROBLEMS) if task else 0  # a benchmark's are not known yet, and are many
+    cost = _cost(machine, model.parameters, problems, votes=votes)
     available = 10**6 if texts is None else len(texts)
     evening = min(cost.questions_in(_EVENING), available)
     room = f"An evening has time for {evening}" if evening < available else f"All take {_duration(cost.of(evening))}"
     question = f"4. How long may it take (2h, 45m), or how many questions? {room} or so here"
     count = ask("Time or number", question, given.amount, f"{evening}", lambda answer: _count(answer, cost, available))
-    _say(f"   {amount(count, 'questions')}, {_duration(cost.of(count))} or so{cost.told}")
+    measuring = f", {_duration(cost.measuring)} of it for measuring on the problems" if cost.measuring >= 60 else ""
+    _say(f"   {amount(count, 'questions')}, {_duration(cost.of(count))} or so{measuring}")
     if count < _LEAST:
         _say(f"   so few show that it works, and are too few to learn from: {_LEAST} is the fewest")
         _say(f"   that any gain was measured with, and the study used {_STUDY} of one kind")
@@ -132,7 +137,7 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
         limit=count,
         available="" if texts is None else f"of {available}; ",
         kind=kind,
-        answers=f"answers: {task.check}   # as the problems' below" if task and task.check in _READ else OPEN,
+        answers=f"answers: {known}   # as the problems' below" if known else OPEN,
         method=(VOTE if votes else SEARCH).format(voters=VOTERS, round_queries=_a_third(count), **settings),
         evaluate=_evaluate(task, out) if task else WITHOUT_TASK,
         **settings,
@@ -153,11 +158,6 @@ class Cost:
     def questions_in(self, seconds: float) -> int:
         """Return how many questions a time is enough for, ten at least."""
         return max(10, int((seconds - self.measuring) / self.each) // 10 * 10)
-
-    @property
-    def told(self) -> str:
-        """Say what of the time measuring takes, if it takes a minute."""
-        return f", {_duration(self.measuring)} of it for measuring on the problems" if self.measuring >= 60 else ""
 
 
 def _ask(
@@ -229,11 +229,6 @@ def _settings(machine: Resources, parameters: float, questions: int, *, votes: b
         "batch_pairs": 4 if questions <= 50 or votes else 8 if questions <= 200 else 16 if questions <= 1000 else 32,
         "max_pack_tokens": 2048 if (machine.gpu or machine.memory) > 8e9 else 1024,
     }
-
-
-def _problems(task: TaskSource | None, prompts: list[str]) -> int:
-    """Count the problems that the recipe measures on; a benchmark's are not known yet, and are many."""
-    return min(len(prompts) or PROBLEMS, PROBLEMS) if task else 0
 
 
 def _cost(machine: Resources, parameters: float, problems: int, *, votes: bool) -> Cost:

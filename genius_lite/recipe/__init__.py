@@ -16,7 +16,6 @@ from genius_lite.recipe.sampler import Sampler, Server, sampler_section
 from genius_lite.recipe.sampling import STDIN, AnswerKind, Foresight, Model, Prefix, Queries, columns_of
 from genius_lite.recipe.types import (
     Auto,
-    KVType,
     LocalPath,
     Positive,
     QuantType,
@@ -30,12 +29,10 @@ from genius_lite.recipe.types import (
 
 __all__ = [
     "BENCHMARKS", "HARNESS", "STDIN", "AnswerKind", "Auto", "BenchmarkName", "Check", "CheckOptions", "Evaluate",
-    "Foresight", "Guard", "KVType", "Learner", "Limit", "Loss", "Model", "Pairs", "Prefix", "QuantType", "Quantize",
+    "Foresight", "Guard", "Learner", "Limit", "Loss", "Model", "Pairs", "Prefix", "QuantType", "Quantize",
     "Queries", "Recipe", "Sampler", "Server", "TargetType", "TaskSource", "Tracking", "answer_tokens",
     "benchmark_named", "columns_of", "quant_type",
 ]  # fmt: skip
-
-_LEARNER_OF_MACHINE = {"gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"}
 
 
 def answer_tokens(wanted: int | Auto, searched: int, thought: int) -> int:
@@ -79,9 +76,8 @@ class Recipe(Section):
     @classmethod
     def _measured(cls, written: Any) -> Any:
         """Resolve `sampler: auto`, which is short for all that can be measured."""
-        return (
-            {"policy": "auto", **written} if isinstance(written, dict) and written.get("sampler") == "auto" else written
-        )
+        measured = isinstance(written, dict) and written.get("sampler") == "auto"
+        return {"policy": "auto", **written} if measured else written
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
@@ -119,7 +115,7 @@ class Recipe(Section):
         keys: dict[str, Any] = dict.fromkeys(("out", "model", "queries", "tracking"), True)
         parts = {
             "sampler": set(Sampler.model_fields) - {"kv_type"},
-            "learner": _LEARNER_OF_MACHINE,
+            "learner": {"gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"},
             "quantize": {"check"},
             "evaluate": {
                 "tasks": {"__all__": {"benchmark", "source", "subset", "split", "revision", "count_from"}},

@@ -39,20 +39,24 @@ class Document:
 
     def over(self, other: Document) -> Document:
         """Lay this document's keys over another's; sections are joined, lists and values replaced."""
-        places = {where: place for where, place in other.places.items() if self._leaves(where, other)}
-        written = {where: text for where, text in other.written.items() if self._leaves(where, other)}
-        return Document(_over(self.data, other.data), places | self.places, written | self.written)
+        replaced = set[Where]()
 
-    def _leaves(self, where: Where, other: Document) -> bool:
-        """Say whether what another document has there is not replaced by this one."""
-        upper, lower = self.data, other.data
-        for key in where:
-            if key not in upper:
-                return True
-            upper, lower = upper[key], lower.get(key)
-            if not isinstance(upper, dict) or not isinstance(lower, dict):
-                return False
-        return True
+        def joined(upper: dict[str, Any], lower: dict[str, Any], where: Where) -> dict[str, Any]:
+            result = dict(lower)
+            for key, value in upper.items():
+                below, place = lower.get(key), (*where, key)
+                if isinstance(value, dict) and isinstance(below, dict):
+                    result[key] = joined(value, below, place)
+                else:
+                    result[key] = value
+                    replaced.add(place)
+            return result
+
+        def left(noted: dict[Where, str]) -> dict[Where, str]:
+            return {w: text for w, text in noted.items() if not any(w[:n] in replaced for n in range(1, len(w) + 1))}
+
+        data = joined(self.data, other.data, ())
+        return Document(data, left(other.places) | self.places, left(other.written) | self.written)
 
 
 def read_document(text: str, name: str) -> Document:
@@ -71,11 +75,7 @@ def read_document(text: str, name: str) -> Document:
 
 
 def read_setting(setting: str) -> Document:
-    """Read `foresight.beams=3` as a document; the value is YAML.
-
-    Raises:
-        UserError: it is not written so, or the value is no YAML.
-    """
+    """Read `foresight.beams=3` as a document; a UserError where it is not written so, or the value is no YAML."""
     key, equals, value = setting.partition("=")
     where, place = tuple(key.strip().split(".")), f"--set {brief(setting)}"
     if not equals or not all(where):
@@ -166,11 +166,3 @@ def _whole(text: str, place: str) -> str:
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError:
         raise UserError(f"{place}: `{brief(text)}` has half a character in it; write the whole one") from None
-
-
-def _over(upper: dict[str, Any], lower: dict[str, Any]) -> dict[str, Any]:
-    joined = dict(lower)
-    for key, value in upper.items():
-        below = lower.get(key)
-        joined[key] = _over(value, below) if isinstance(value, dict) and isinstance(below, dict) else value
-    return joined

@@ -21,15 +21,10 @@ from genius_lite.recipe.types import (
     key,
 )
 
-MOST_WATCHED, _LEAST_WATCHED = 16, 4
-"""Queries that the guard watches where a recipe does not say: fewer than are searched, as each costs about as much."""
 Check = Literal["exact", "numeric", "choice", "regex", "math-verify"]
-_FILE_KEYS = (
-    *("check", "prompt", "answer", "choices", "count_from", "options"),
-    *("limit", "subset", "split", "revision"),
-)
-_GENERATED_KEYS = ("size", "seed", "config")
 _LAID_DOWN = ("check", "prompt", "answer", "choices", "count_from", "options")  # by a definition of another package
+_FILE_KEYS = (*_LAID_DOWN, "limit", "subset", "split", "revision")
+_GENERATED_KEYS = ("size", "seed", "config")
 
 
 def _option(default: Any, checks: list[Check], description: str, **notes: Any) -> Any:
@@ -169,10 +164,11 @@ class Evaluate(Section):
     patience: Positive | None = key(None, "Stop after so many such rounds in a row; null: never", unit="rounds")
 
     def watched(self, queries: int) -> int:
-        """Return how many queries are watched, at most, in a run of so many: `queries` as it comes out."""
-        if self.queries != "auto":
-            return self.queries
-        return min(MOST_WATCHED, max(_LEAST_WATCHED, queries // 4))
+        """Return how many queries are watched, at most, in a run of so many: `queries` as it comes out.
+
+        `auto` are fewer than are searched, as each costs about as much.
+        """
+        return min(16, max(4, queries // 4)) if self.queries == "auto" else self.queries
 
     @model_validator(mode="after")
     def _possible(self) -> Evaluate:

@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from genius_lite.recipe.types import AboveZero, Auto, NotNegative, Positive, Section, Share, TargetType, Text, key
 
-_GAP = 0.05  # nats per token
 Loss = Literal["aco", "dpo", "ipo", "simpo", "ropo", "sft"]
 """What a pair is learned with; `learner.loss` has the equations."""
 
@@ -67,7 +66,7 @@ class Pairs(Section):
     def least_gap(self) -> float:
         """`min_gap`, nats per token. What a vote or chance chooses is not asked to have the higher value."""
         if self.min_gap == "auto":
-            return _GAP if self.choose == "best" else 0.0
+            return 0.05 if self.choose == "best" else 0.0
         return self.min_gap
 
 

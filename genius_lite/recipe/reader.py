@@ -40,11 +40,7 @@ def load(path: Path | str, settings: Sequence[str] = ()) -> Recipe:
 
 
 def parse(text: str, name: str = "recipe") -> Recipe:
-    """Read a recipe from YAML text; `name` stands in error messages. `out` defaults to runs/<name's stem>.
-
-    Raises:
-        UserError: as `load`.
-    """
+    """Read a recipe from YAML text, as `load`; `name` stands in messages, and `out` defaults to runs/<name's stem>."""
     return _recipe(read_document(text, name), name)
 
 

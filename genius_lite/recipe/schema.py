@@ -60,11 +60,7 @@ def keys(where: tuple[str, ...]) -> list[str]:
 
 
 def phrase(node: Schema, quote: Callable[[str], str] = str) -> str:
-    """Say what a value is, as "a whole number of at least 1, or auto".
-
-    Args:
-        quote: marks words that are written as they are.
-    """
+    """Say what a value is, as "a whole number of at least 1, or auto"; `quote` marks what is written as it is."""
     *others, last = [word for kind in _kinds(node) for word in _words(kind, quote)]
     return f"{', '.join(others)}{',' if ' ' in others[-1] else ''} or {last}" if others else last
 

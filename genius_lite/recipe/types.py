@@ -51,11 +51,7 @@ KVType = Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
 
 
 def quant_type(name: str) -> QuantType:
-    """Return the type of this name, whose letters may be small.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the type of this name, whose letters may be small; a UserError where there is none."""
     known = {kind.casefold(): kind for kind in get_args(QuantType)}
     if name.casefold() not in known:
         raise UserError(f"{name}: no quantization type of that name; known are {', '.join(known.values())}")
@@ -63,11 +59,7 @@ def quant_type(name: str) -> QuantType:
 
 
 def key(default: Any, description: str, *, examples: list[Any] | None = None, **notes: Any) -> Any:
-    """Declare a key that need not be written.
-
-    Args:
-        notes: what the schema tells of it too, such as `unit`: what its number counts.
-    """
+    """Declare a key that need not be written; the schema tells `notes` too, as `unit`: what its number counts."""
     return Field(default, description=description, examples=examples, json_schema_extra=notes or None)
 
 

@@ -19,23 +19,18 @@ _LEAST, _MOST = -1e4, 1e-2  # nats of a token; rounding may lift it above 0
 def check_rollouts(
     rollouts: Lines[Rollout], queries: Mapping[str, Query] | None = None, vocabulary: int | None = None
 ) -> None:
-    """See that each rollout is one, of another of these queries.
+    """See that each rollout is one, of another of these queries; a UserError names the first that is not.
 
-    Args:
-        queries: of the run, by id; None where they are not known.
-        vocabulary: its number of tokens; None where that is not known.
-
-    Raises:
-        UserError: the first that is none is named.
+    The run's queries, by id, and the number of tokens in its vocabulary are None where they are not known.
     """
     seen = set[str]()
 
     def fault(rollout: Rollout) -> str:
-        own, (known, already) = rollout.query, (rollout.query.id, rollout.query.id in seen)
-        seen.add(known)
-        if already:
+        known = rollout.query.id
+        if known in seen:
             return f"query {known} has a rollout before"
-        if queries is not None and queries.get(known) != own:
+        seen.add(known)
+        if queries is not None and queries.get(known) != rollout.query:
             return f"query {known} is not this run's" if known not in queries else f"query {known} is asked otherwise"
         return rollout_fault(rollout, vocabulary)
 
@@ -43,11 +38,7 @@ def check_rollouts(
 
 
 def check_pairs(pairs: Lines[PreferencePair], queries: Mapping[str, Query], vocabulary: int) -> None:
-    """See that each pair can be one of these queries, of another step each.
-
-    Raises:
-        UserError: the first that cannot is named.
-    """
+    """See that each pair can be one of these queries, of another step each; a UserError names the first that cannot."""
     seen = set[tuple[str, int]]()
 
     def fault(pair: PreferencePair) -> str:

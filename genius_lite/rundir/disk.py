@@ -136,11 +136,7 @@ def can_write(folder: Path) -> bool:
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse to begin what the disk cannot hold; `needed` in bytes.
-
-    Raises:
-        UserError: too little space is free.
-    """
+    """Refuse to begin what the disk cannot hold (`needed` bytes), by a UserError."""
     free = free_disk(folder)
     if free < needed:
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
 import msgspec
 
@@ -16,26 +16,26 @@ from genius_lite.text import brief
 T = TypeVar("T")
 
 
-class _Foresight(msgspec.Struct):
-    tau: Annotated[float, msgspec.Meta(gt=0)] | msgspec.UnsetType = msgspec.UNSET
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType = msgspec.UNSET
-    thought_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+class _Foresight(TypedDict, total=False):
+    tau: Annotated[float, msgspec.Meta(gt=0)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)]
+    thought_tokens: Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _Learner(msgspec.Struct):
-    holdout: Annotated[float, msgspec.Meta(ge=0, le=1)] | msgspec.UnsetType = msgspec.UNSET
-    alpha: float | msgspec.UnsetType = msgspec.UNSET
-    calibration: str | msgspec.UnsetType = msgspec.UNSET
+class _Learner(TypedDict, total=False):
+    holdout: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    alpha: float
+    calibration: str
 
 
-class _Evaluate(msgspec.Struct):
-    queries: Annotated[int, msgspec.Meta(ge=0)] | msgspec.UnsetType = msgspec.UNSET
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | Literal["auto"] = "auto"
-    temperature: Annotated[float, msgspec.Meta(gt=0)] | Literal["auto"] | msgspec.UnsetType = msgspec.UNSET
+class _Evaluate(TypedDict, total=False):
+    queries: Annotated[int, msgspec.Meta(ge=0)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | Literal["auto"]
+    temperature: Annotated[float, msgspec.Meta(gt=0)] | Literal["auto"]
 
 
-class _Quantize(msgspec.Struct):
-    keep: float | msgspec.UnsetType = msgspec.UNSET
+class _Quantize(TypedDict, total=False):
+    keep: float
 
 
 class RecordedShard(msgspec.Struct):
@@ -51,24 +51,24 @@ class RecordedShard(msgspec.Struct):
         return len(range(number - 1, searched, parts))
 
 
-class RecordedRecipe(msgspec.Struct):
+class RecordedRecipe(TypedDict, total=False):
     """What is read of a run's identity. Another version may have had less."""
 
-    rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | msgspec.UnsetType = msgspec.UNSET
-    seed: int | msgspec.UnsetType = msgspec.UNSET
-    queries: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(, [\w ]{0,100})?$")] | msgspec.UnsetType = msgspec.UNSET
-    model: str | msgspec.UnsetType = msgspec.UNSET
-    weights: str | None = None
-    tasks: list[str] | msgspec.UnsetType = msgspec.UNSET
-    system: str | None = None
-    template: dict[str, Any] = {}
-    guard: dict[str, Any] = {}
-    pairs: dict[str, Any] = {}
-    round_queries: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    foresight: _Foresight | msgspec.UnsetType = msgspec.UNSET
-    learner: _Learner | msgspec.UnsetType = msgspec.UNSET
-    evaluate: _Evaluate | msgspec.UnsetType = msgspec.UNSET
-    quantize: _Quantize | msgspec.UnsetType = msgspec.UNSET
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    seed: int
+    queries: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(, [\w ]{0,100})?$")]
+    model: str
+    weights: str | None
+    tasks: list[str]
+    system: str | None
+    template: dict[str, Any]
+    guard: dict[str, Any]
+    pairs: dict[str, Any]
+    round_queries: Annotated[int, msgspec.Meta(ge=1)] | None
+    foresight: _Foresight
+    learner: _Learner
+    evaluate: _Evaluate
+    quantize: _Quantize
 
 
 class RecordedSource(msgspec.Struct):
@@ -118,21 +118,13 @@ def _refused(constant: str) -> None:
 
 
 def read_typed(path: Path, kind: type[T]) -> T | None:
-    """Read a document as a record; None where it is missing, or not whole.
-
-    Raises:
-        UserError: it is another kind of document.
-    """
+    """Read a document as a record; None where it is missing, or not whole; a UserError where it is of another kind."""
     found = read_json(path)  # by json, as msgspec reads no infinity
     return None if found is None else as_typed(found, kind, path)
 
 
 def as_typed(found: Any, kind: type[T], path: Path) -> T:
-    """Read what a document at `path` holds as a record.
-
-    Raises:
-        UserError: it is another kind of document.
-    """
+    """Read what a document at `path` holds as a record; a UserError where it is of another kind."""
     try:
         return msgspec.convert(found, prepared(kind))
     except (msgspec.ValidationError, RecursionError) as e:

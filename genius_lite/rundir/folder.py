@@ -228,11 +228,7 @@ def _for_json(value: Any, where: str) -> Any:
 
 
 def _make(folder: Path) -> None:
-    """Make a folder whose name a power cut does not take away again.
-
-    Raises:
-        UserError: there is a file of that name.
-    """
+    """Make a folder whose name a power cut does not take away; a UserError where there is a file of that name."""
     if folder.is_file():
         raise UserError(f"{folder} is a file where a folder belongs; put the folder back, or delete the file")
     if not folder.is_dir():

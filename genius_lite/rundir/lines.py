@@ -151,11 +151,7 @@ def line_bounds(path: Path) -> array[int]:
 
 
 def read_records(path: Path, kind: type[T]) -> list[T]:
-    """Read all records of a JSON-lines file that genius-lite wrote.
-
-    Raises:
-        UserError: a line is damaged; it is named.
-    """
+    """Read all records of a JSON-lines file that genius-lite wrote; a UserError names a line that is damaged."""
     decode = _decoder(kind)
     with path.open("rb") as file:
         return [_decoded(decode, line, path, number) for number, line in enumerate(file, 1)]
@@ -163,7 +159,7 @@ def read_records(path: Path, kind: type[T]) -> list[T]:
 
 def sound_records(path: Path, kind: type[T]) -> list[T]:
     """Read the records of a file of which nothing but figures for people depends: damaged lines are passed over."""
-    found, decode = list[T](), msgspec.json.Decoder(prepared(kind)).decode
+    found, decode = list[T](), _decoder(kind)
     if path.exists():
         with path.open("rb") as file:
             for line in file:

@@ -56,11 +56,7 @@ def _holder(marker: Path) -> tuple[str, int] | None:
 
 
 def in_use(folder: Path) -> bool:
-    """Say whether a process works in a folder. Nothing is written.
-
-    Raises:
-        PermissionError: that cannot be seen.
-    """
+    """Say whether a process works in a folder; nothing is written. A PermissionError where that cannot be seen."""
     if holder := _holder(folder / MARKER):
         host, process = holder
         if host != platform.node() or (process != os.getpid() and is_alive(process)):

@@ -76,11 +76,7 @@ class RunFolder:
         return read_typed(self.path / folder.CHECKPOINT / folder.SOURCE, RecordedSource) or RecordedSource()
 
     def require(self, *keys: str) -> None:
-        """Refuse a folder whose recipe lacks one of these keys (`foresight.tau`).
-
-        Raises:
-            UserError: the first of them is named.
-        """
+        """Refuse a folder whose recipe lacks one of these keys (`foresight.tau`), by a UserError with the first."""
         for key in keys:
             found: Any = self.recipe
             for part in key.split("."):
@@ -171,10 +167,7 @@ class RunFolder:
     @property
     def damaged(self) -> list[str]:
         """Documents that are there and cannot be read; all that reads the folder passes them over."""
-        places = [
-            self.path,
-            *(here.path for here in (self.own, RoundFolder(0, self.path / folder.ROUNDED), *self.rounds)),
-        ]
+        places = [self.path, self.own.path, self.path / folder.ROUNDED, *(here.path for here in self.rounds)]
         places += [place / name for place in places for name in (folder.ADAPTER, folder.EVALUATION)]
         found = (file for place in places for file in sorted(place.glob("*.json")))
         return [str(file.relative_to(self.path)) for file in found if read_json(file) is None]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from genius_lite.data.files import Fault
 from genius_lite.data.queries import Questions, select, text_columns
 from genius_lite.data.questions import question_of
 from genius_lite.data.vocabulary import Vocabulary
@@ -158,6 +159,7 @@ def test_a_conversation_that_the_template_does_not_take_is_set_aside(tmp_path, t
         assert [query.prompt for query in found.queries] == ["Plain?", "Why?"]
         assert found.set_aside.startswith(f"1 row is set aside; {source}:1: ")
         assert told in found.set_aside
+        assert isinstance(found.set_aside, Fault), "which `validate --strict` refuses"
         with pytest.raises(UserError, match=r"q\.jsonl:1: "):
             select(Queries(source=_write(tmp_path, OPENAI)), vocabulary)
 
@@ -168,6 +170,7 @@ def test_blank_questions_are_left_out_and_counted(tmp_path, tiny_llama):
         found = select(Queries(source=source), vocabulary)
     assert [query.prompt for query in found.queries] == ["a"]
     assert found.set_aside == f"3 rows are blank; the first is {source}:1"
+    assert not isinstance(found.set_aside, Fault), "nothing is wrong with them"
 
 
 @pytest.mark.parametrize("role", ["User", "HUMAN"])
