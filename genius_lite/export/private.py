@@ -132,10 +132,8 @@ def _texts(file: Path) -> Iterator[tuple[str, str]]:
     """Yield what a person can read in a file, and where it stands: a key of its metadata, or nothing."""
     if file.suffix == ".gguf":
         header = gguf_file.read(file)
-        starts = sorted(header.value_at.items(), key=lambda item: item[1])
-        ends = [*sorted(header.key_at.values())[1:], len(header.kv)]
-        for (key, start), end in zip(starts, ends, strict=True):
-            yield key, key + "\n" + header.kv[start:end].decode("utf-8", "replace")
+        for key, value in header.values.items():
+            yield key, key + "\n" + value[4:].decode("utf-8", "replace")  # behind its type
         yield "tensors", "\n".join(tensor.name for tensor in header.tensors)
     elif file.suffix == ".safetensors":
         with file.open("rb") as opened:

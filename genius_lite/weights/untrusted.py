@@ -32,7 +32,7 @@ _COUNTS = {
     **dict.fromkeys(("attention.key_length", "attention.value_length", "attention.sliding_window"), 0),
     **dict.fromkeys(("rope.dimension_count", "rope.scaling.original_context_length", "nextn_predict_layers"), 0),
 }
-_WRITTEN = ("general.file_type", "general.quantization_version")  # uint32, which `write` replaces in place
+_WRITTEN = ("general.file_type", "general.quantization_version")  # uint32, as `write` writes them
 _POSITIVE = ("rope.freq_base",)
 _NOT_NEGATIVE = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "rope.scaling.factor")
 _TEMPLATE = re.compile(r"tokenizer\.chat_template(\..+)?")
@@ -190,7 +190,7 @@ def _check_numbers(source: GGUF) -> None:
     if own.get("attention.causal") is False:
         raise UserError(f"{source.path}: no model that continues text: its attention is not causal")
     for key in _WRITTEN:
-        if key in source.value_at and source.kind(key) != UINT32:
+        if key in source.values and source.kind(key) != UINT32:
             raise broken(source.path, f"{key} is no uint32")
     heads, kv_heads = own.get("attention.head_count"), own.get("attention.head_count_kv")
     if heads and "attention.key_length" not in own and own["embedding_length"] % heads:
@@ -225,10 +225,10 @@ def _check_vocabulary(source: GGUF) -> None:
         raise broken(source.path, f"it has embeddings of {rows} tokens, but not as many texts of tokens")
     for name, kinds in (("scores", (FLOAT32,)), ("token_type", (INT32, UINT32))):
         key = TOKENIZER + name
-        if key in source.value_at and source.array(key) not in [(kind, rows) for kind in kinds]:
+        if key in source.values and source.array(key) not in [(kind, rows) for kind in kinds]:
             raise broken(source.path, f"{key} is no array of {rows} numbers")
     merges = source.array(f"{TOKENIZER}merges")
-    if f"{TOKENIZER}merges" in source.value_at and (not merges or merges[0] != STRING):
+    if f"{TOKENIZER}merges" in source.values and (not merges or merges[0] != STRING):
         raise broken(source.path, f"{TOKENIZER}merges is no array of texts")
     for name in ("bos", "eos", "eot"):
         value = source.metadata.get(key := f"{TOKENIZER}{name}_token_id", 0)
