@@ -41,7 +41,7 @@ def sha256(files: Iterable[Path]) -> str:
 
 @dataclass(frozen=True)
 class GGUF:
-    """A model's header. `metadata` holds scalars and strings, None for arrays; `values` the bytes of all, in their order.
+    """A model's header. `metadata` holds scalars and strings, None for arrays; `values` has all as bytes, in order.
 
     `path` is what llama.cpp opens, `files` all that belong to it.
     """
