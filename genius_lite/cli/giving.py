@@ -180,9 +180,10 @@ def _check_name(name: str, kinds: int) -> None:
 
 def _commands(name: str, folder: Path) -> list[list[str]]:
     """Return what makes the models of an export: one command for each Modelfile, whose type becomes the tag."""
+    from genius_lite.export.bundle import tag_of
+
     files = sorted(folder.glob("Modelfile*"))
-    tags = [f":{file.suffix[1:].lower()}" if len(files) > 1 else "" for file in files]
-    return [["ollama", "create", name + tag, "-f", str(file)] for file, tag in zip(files, tags, strict=True)]
+    return [["ollama", "create", name + tag_of(file.name), "-f", str(file)] for file in files]
 
 
 def _create(name: str, folder: Path) -> list[str]:

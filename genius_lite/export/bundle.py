@@ -115,6 +115,7 @@ def export(
     progress: Progress = SILENT,
     *,
     force: bool = False,
+    named: str | None = None,
 ) -> list[str]:
     """Write a folder with a round's model, its card (README.md) and SHA256SUMS.
 
@@ -123,6 +124,7 @@ def export(
     Args:
         kinds: quantization types of GGUFs; none takes the one that the run made.
         force: try it even where the disk says that it has no room.
+        named: what the model is to be called in Ollama.
 
     Returns:
         What a reader of the files should know, a line each.
@@ -148,7 +150,7 @@ def export(
         partial.mkdir()
         notes = wanted.write(chosen, kinds, partial, advance)
         sums = {p.name: sha256([p]) for p in sorted(partial.iterdir())}
-        usage = f"```{wanted.language}\n{usage_of(chosen, to_format, sums, '.')}\n```\n"
+        usage = f"```{wanted.language}\n{usage_of(chosen, to_format, sums, '.', named)}\n```\n"
         # Every other type, and an adapter beside another file, may answer otherwise.
         other = f"the run's own {chosen.made.type} file" if chosen.made and (kinds or not wanted.of_types) else ""
         card = model_card(chosen.base, chosen.number, chosen.reports, chosen.run.recipe, sums, notes, usage, other)
@@ -163,20 +165,27 @@ def export(
     return notes
 
 
-def usage_of(chosen: RunRound, to_format: FormatName, names: Iterable[str], folder: str) -> str:
+def usage_of(
+    chosen: RunRound, to_format: FormatName, names: Iterable[str], folder: str, named: str | None = None
+) -> str:
     """Write what runs an export in a shell, or in Python (`Format.language`); of several types the first.
 
     Args:
         names: of the files in the folder.
+        named: what the model is called in Ollama, where of several types each becomes a tag; `genius` if not given.
     """
-
-    def first(pattern: str) -> str:
-        return shlex.quote(f"{folder}/{next(iter(fnmatch.filter(sorted(names), pattern)), '')}")
-
     wanted, asked = FORMATS[to_format], (chosen.asked.system, chosen.asked.template)
     if wanted.language == "python":
         return python_lines(chosen.base, wanted.of_adapter, *asked)
-    return wanted.usage.format(gguf=first("*.gguf"), modelfile=first("Modelfile*"), asked=llama_options(*asked))
+    gguf, modelfile = (next(iter(fnmatch.filter(sorted(names), each)), "") for each in ("*.gguf", "Modelfile*"))
+    called = f"{named}{tag_of(modelfile)}" if named else "genius"
+    paths = {"gguf": shlex.quote(f"{folder}/{gguf}"), "modelfile": shlex.quote(f"{folder}/{modelfile}")}
+    return wanted.usage.format(**paths, asked=llama_options(*asked), name=shlex.quote(called))
+
+
+def tag_of(modelfile: str) -> str:
+    """Return the tag that the model of `Modelfile.Q8_0` gets beside others in Ollama, `:q8_0`; none of the only one."""
+    return modelfile.removeprefix("Modelfile").replace(".", ":").lower()
 
 
 def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> list[str]:
@@ -247,8 +256,8 @@ def _write_safetensors(chosen: RunRound, kinds: list[QuantType], out: Path, adva
 class Format:
     """How a round is written into a folder, and about how many bytes that takes (an adapter: next to none).
 
-    `usage` runs it in a shell: {gguf} and {modelfile} stand for paths, {asked} for what llama-cli is told of how it was
-    asked. In Python `python_lines` do.
+    `usage` runs it in a shell: {gguf} and {modelfile} stand for paths, {name} for the model's in Ollama, {asked} for
+    what llama-cli is told of how it was asked. In Python `python_lines` do.
     """
 
     write: Callable[[RunRound, list[QuantType], Path, Advance], list[str]]
@@ -260,7 +269,7 @@ class Format:
 
 
 _GGUF = "llama-cli -m {gguf}{asked}\nlms import {gguf}    # LM Studio"
-_OLLAMA = f"{_GGUF}\nollama create genius -f {{modelfile}} && ollama run genius"
+_OLLAMA = f"{_GGUF}\nollama create {{name}} -f {{modelfile}} && ollama run {{name}}"
 _LORA = "llama-cli -m BASE.gguf --lora {gguf}{asked}"
 
 FORMATS: dict[FormatName, Format] = {
