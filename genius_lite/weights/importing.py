@@ -150,20 +150,20 @@ def _record(hf_checkpoint: Path, recorded: _Recorded) -> None:
     put(hf_checkpoint / SOURCE, json_bytes(recorded, SOURCE), shared=True)  # chat and export look too
 
 
-def check_supported(source: GGUF, with_weights: bool = False) -> None:
-    """Refuse, before anything is made, what the learner could not import.
+def check_supported(source: GGUF, with_weights: bool = False) -> Any:
+    """Refuse, before anything is made, what the learner could not import; return the config that the header describes.
 
     Args:
-        with_weights: the learner takes the model's own weights, and nothing but names and rows from the GGUF.
+        with_weights: the learner takes the model's own weights, and nothing but names and rows from the GGUF; then it
+            has a config of its own, and None is returned.
 
     Raises:
         UserError: it is no sound model, one that transformers does not read or misreads, or of types that gguf does not
             read.
     """
     check_model(source)
-    if not with_weights:
-        read_config(source)
-    elif source.architecture not in MODEL_ARCH_NAMES.values():
+    config = None if with_weights else read_config(source)
+    if with_weights and source.architecture not in MODEL_ARCH_NAMES.values():
         raise UserError(
             f"{source.path}: architecture `{source.architecture}` cannot be trained: gguf has no names for it"
         )
@@ -174,6 +174,7 @@ def check_supported(source: GGUF, with_weights: bool = False) -> None:
         except NotImplementedError:
             kind = f"{shown(tensor.name)} is {tensor.type.name}"
             raise UserError(f"{source.path}: {kind}, a type that cannot be imported") from None
+    return config
 
 
 def import_checkpoint(source: GGUF, folder: Path, advance: Callable[[int], None], origin: str = "") -> None:
