@@ -1,25 +1,17 @@
 """A Modelfile for Ollama, whose TEMPLATE writes the same prompts as the GGUF's own chat template.
 
-The GGUF holds a Jinja template; Ollama fills one of Go's text/template (`template/template.go` and
-`parser/parser.go` of github.com/ollama/ollama). There is no table of model families here: the Jinja template is
-rendered with marks for contents, what stands between the marks becomes a `Layout`, and the layout is compared with
-the Jinja template over probe conversations before anything is written. A `Layout` is rendered to Go and, for that
-proof, to text.
+The GGUF holds a Jinja template; Ollama fills one of Go's text/template. There is no table of model families here: the
+Jinja template is rendered with marks for contents, what stands between the marks becomes a `Layout`, and the layout is
+compared with the Jinja template over probe conversations before anything is written.
 
 The promise: at most one system message, which comes first, then user and assistant in turn, the last one a user's,
-become the same token ids as `Vocabulary.render` and `encode_rendered` give. Outside of it are
+become the same token ids as `Vocabulary.render` and `encode_rendered` give. Outside of it are tools; text that looks
+like a special token, which Ollama reads as that token; and what a comment in the Modelfile says: system messages that
+the template refuses, white space that it trims (Go's text/template cannot), `<think>` reasoning that it drops from
+earlier answers, its own words for an empty system message, and the date, which is a run's own.
 
-- system messages, where the model's template refuses them: TEMPLATE leaves them out, a comment says so;
-- white space at the ends of a message, where the model's template trims it: Go's text/template has no such
-  function, a comment says so; likewise a template that drops `<think>` reasoning from earlier answers, or has words
-  of its own for an empty system message;
-- tools, and text that looks like a special token, which Ollama reads as that token;
-- dates: TEMPLATE has the day that the vocabulary's variables name, a run's own; a comment says so.
-
-BOS is Ollama's to add where the vocabulary says so, and is then not in TEMPLATE.
-
-A model without a template, or with one that cannot be written so, gets a Modelfile without TEMPLATE and a comment
-with the reason: the GGUF is good, Ollama then goes by its own guess, and the user can write a TEMPLATE.
+BOS is Ollama's to add where the vocabulary says so, and is then not in TEMPLATE. A model without a template, or with
+one that cannot be written so, gets a Modelfile without TEMPLATE and a comment with the reason: Ollama then guesses one.
 """
 
 from __future__ import annotations
@@ -101,7 +93,7 @@ def chat_template(vocabulary: Vocabulary) -> tuple[Layout | None, tuple[str, ...
         layout = _layout(turns, system)
         _prove(vocabulary, layout, system)
         dated = ("The date in TEMPLATE is fixed: the day that the model was trained with.",) * vocabulary.asks_for_date
-        notes = (*_note(system), *_differences(vocabulary, layout, system), *dated, *_thinking(vocabulary, layout))
+        notes = (*_differences(vocabulary, layout, system), *dated, *_thinking(vocabulary, layout))
         return layout, notes
     except UserError as e:
         reason = " ".join(str(e).split()).removesuffix(".")
@@ -224,15 +216,12 @@ def _prove(vocabulary: Vocabulary, layout: Layout, system: _System) -> None:
         raise UserError("it does more than put text before and after each message")
 
 
-def _note(system: _System) -> Iterator[str]:
+def _differences(vocabulary: Vocabulary, layout: Layout, system: _System) -> Iterator[str]:
+    """Say what the chat template does beside the promise; raise UserError if that is more than trimming."""
     if system.place == "refused":
         yield "The GGUF's chat template refuses system messages, so TEMPLATE leaves them out."
     if system.place == "ignored":
         yield "The GGUF's chat template leaves system messages out, and so does TEMPLATE."
-
-
-def _differences(vocabulary: Vocabulary, layout: Layout, system: _System) -> Iterator[str]:
-    """Say what the chat template does beside the promise; raise UserError if that is more than trimming."""
     shape = "uauau" if system.place == "refused" else "suauau"
     trimmed = []
     for role in dict.fromkeys(shape):
