@@ -91,7 +91,7 @@ def export_run(
         chosen = RunRound.of(run, number)
         if number is None and chosen.number == 0:
             print(f"note: {chosen.why_base}; nothing that was learned is in it", file=sys.stderr)
-        if to and FORMATS[to_format].language == "sh":
+        if to and FORMATS[to_format].usage:
             print(prose(usage_of(chosen, to_format, names, str(to), create)))
         giving.give(out, run, f"{to_format} of round {chosen.number}, by genius-lite {__version__}", shown)
 
