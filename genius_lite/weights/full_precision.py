@@ -221,6 +221,10 @@ def _is_of(theirs: np.ndarray, ours: np.ndarray) -> bool:
     return False
 
 
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]  # the file that each tensor is in
+
+
 class Safetensors:
     """What the safetensors of a folder hold, in one file or several with an index.
 
@@ -229,10 +233,12 @@ class Safetensors:
     """
 
     def __init__(self, folder: Path):
-        index = folder / "model.safetensors.index.json"
-        single = folder / "model.safetensors"
+        index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
         if index.is_file():
-            names = set(_placed(index).values())
+            try:
+                names = {*msgspec.json.decode(index.read_bytes(), type=prepared(_Index)).weight_map.values()}
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+                raise UserError(f"{index}: no index of safetensors: {e}") from None
             if outside := sorted(name for name in names if not (folder / Path(name).name).is_file() or "/" in name):
                 raise UserError(f"{folder}: the index names {outside[0]}, which is not there")
             self.files = [folder / name for name in sorted(names)]
@@ -254,18 +260,6 @@ class Safetensors:
         """Of all matrices (BF16, F16, F32); None if they differ."""
         kinds = {kind for kind, shape in self.headers.values() if len(shape) > 1}
         return kinds.pop() if len(kinds) == 1 else None
-
-
-class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
-
-
-def _placed(index: Path) -> dict[str, str]:
-    """Find the file that each tensor is in, by the name in the index."""
-    try:
-        return msgspec.json.decode(index.read_bytes(), type=prepared(_Index)).weight_map
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise UserError(f"{index}: no index of safetensors: {e}") from None
 
 
 def _headers(path: Path) -> dict[str, tuple[str, list[int]]]:

@@ -33,7 +33,7 @@ _COUNTS = {
     **dict.fromkeys(("rope.dimension_count", "rope.scaling.original_context_length", "nextn_predict_layers"), 0),
 }
 _WRITTEN = ("general.file_type", "general.quantization_version")  # uint32, as `write` writes them
-_POSITIVE = ("rope.freq_base",)
+_UNDECODED = re.compile("[\udc80-\udcff]")  # what stands for a byte that is no UTF-8
 _NOT_NEGATIVE = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "rope.scaling.factor")
 _TEMPLATE = re.compile(r"tokenizer\.chat_template(\..+)?")
 _LONGEST_TEMPLATE = 1 << 20  # characters
@@ -153,25 +153,16 @@ def _said(value: object) -> str:
 
 def _check_texts_and_tensors(source: GGUF) -> None:
     for key, value in source.metadata.items():
-        if not _is_utf8(key) or (isinstance(value, str) and not _is_utf8(value)):
+        if _UNDECODED.search(key) or (isinstance(value, str) and _UNDECODED.search(value)):
             raise broken(source.path, f"{shown(key)} is no UTF-8 text")
         if _TEMPLATE.fullmatch(key) and not isinstance(value, str):
             raise broken(source.path, f"{shown(key)} is no text")
         if _TEMPLATE.fullmatch(key) and len(value) > _LONGEST_TEMPLATE:
             raise broken(source.path, f"{shown(key)} has {len(value)} characters; {_LONGEST_TEMPLATE} are read at most")
-    if bad := next((t.name for t in source.tensors if not _is_utf8(t.name)), None):
+    if bad := next((t.name for t in source.tensors if _UNDECODED.search(t.name)), None):
         raise broken(source.path, f"the name of a tensor is no UTF-8 text: {shown(bad)}")
     if empty := next((t.name for t in source.tensors if 0 in t.shape), None):
         raise broken(source.path, f"{shown(empty)} is empty")
-
-
-def _is_utf8(text: str) -> bool:
-    """Say whether nothing in it stands for a byte that could not be decoded."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _check_numbers(source: GGUF) -> None:
@@ -200,7 +191,7 @@ def _check_numbers(source: GGUF) -> None:
 
 
 def _is_usable(name: str, value: float) -> bool:
-    if name in _POSITIVE:
+    if name == "rope.freq_base":
         return 0 < value < math.inf
     return math.isfinite(value) and (value >= 0 or name not in _NOT_NEGATIVE)
 
