@@ -38,7 +38,7 @@ _LONGEST_NAME = 160  # characters
 class _Recorded(msgspec.Struct, frozen=True):
     """What a checkpoint's `source.json` says of the GGUF that it was imported from.
 
-    `sizes` and `times` (nanoseconds) are of its files, so that the hash is computed anew only where they differ.
+    The hash is computed anew only where its files have other `sizes` or `times` (nanoseconds).
     """
 
     path: str
@@ -65,8 +65,7 @@ class Base:
     def of(hf_checkpoint: Path) -> Base:
         """Find the base that a checkpoint was imported from.
 
-        A GGUF that was moved is looked for where the recipe found it, which is right for the hub's cache and for
-        packages, and in the run folder. Its hash tells whether it is the one.
+        A GGUF that was moved is looked for in the run folder, in the hub's cache and in its package.
 
         Raises:
             UserError: nothing is imported there, or the GGUF has gone, or has become another one.
@@ -91,9 +90,7 @@ class Base:
         return base
 
     def check(self) -> None:
-        """See that the GGUF is still the one that was imported: sizes and times first, the hash if they differ.
-
-        What is recorded follows a file that was moved, or copied.
+        """See that the GGUF is still the one that was imported, and record where it lies by now.
 
         Raises:
             UserError: it has become another one.
@@ -127,11 +124,7 @@ class Base:
 
     @property
     def name(self) -> str:
-        """The file's name without its quantization type and shard number, and of letters, digits and ._+- alone.
-
-        It becomes part of other names, which file systems limit to 255 bytes, and of commands that are pasted into a
-        shell.
-        """
+        """The file's name without its type and shard number, such that file names and shell commands can hold it."""
         stem = re.sub(r"-\d{5}-of-\d{5}$", "", self.gguf.path.stem)
         stem = re.sub(r"[.-](Q\d\w*|IQ\d\w*|B?F16|F32)$", "", stem, flags=re.IGNORECASE)
         return re.sub(r"[^\w.+-]", "_", stem, flags=re.ASCII)[:_LONGEST_NAME]
@@ -146,7 +139,6 @@ def _read_recorded(hf_checkpoint: Path) -> _Recorded:
 
 
 def _record(hf_checkpoint: Path, recorded: _Recorded) -> None:
-    """Write what a checkpoint was imported from, all of it or nothing."""
     put(hf_checkpoint / SOURCE, json_bytes(recorded, SOURCE), shared=True)  # chat and export look too
 
 
@@ -211,8 +203,7 @@ def save_checkpoint(source: GGUF, model: Any, found: TensorMap, folder: Path, or
 
 @contextmanager
 def _one_name_map() -> Iterator[None]:
-    """Keep llama.cpp's table of tensor names: transformers 5.23 makes it anew for each module of the model, which took
-    half of the time of an import (`get_gguf_hf_weights_map`)."""
+    """Keep llama.cpp's table of tensor names: transformers 5.23 makes it for each module, half an import's time."""
     made = gguf.get_tensor_name_map
     gguf.get_tensor_name_map = cache(made)
     try:

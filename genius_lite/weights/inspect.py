@@ -60,11 +60,10 @@ def describe(path: Path, sha256: bool = False) -> dict[str, Any]:
     facts = {name: source.metadata.get(key.format(source.architecture)) for name, key in _FACTS.items()}
     kind, file_type = facts["kind"] or "model", facts["file_type"]
     rows = source.vocabulary if gguf_file.EMBEDDINGS in source.by_name else None
-    files = dict.fromkeys([source.path, *(t.path for t in source.tensors)])
     return {
         "files": [
             {"name": _plain(f.name), "bytes": f.stat().st_size, "sha256": gguf_file.sha256([f]) if sha256 else None}
-            for f in files
+            for f in source.files
         ],
         **{name: _plain(value) for name, value in facts.items()},
         "kind": _plain(kind),
@@ -155,9 +154,9 @@ def _group(name: str) -> str:
 
 def _sizes(tensors: list[Tensor], key: Callable[[Tensor], str]) -> dict[str, Any]:
     """Sum the sizes of tensors with the same `key`; groups in their order, types by size."""
-    found = {name: [t for t in tensors if key(t) == name] for name in {key(t) for t in tensors}}
-    order = {name: (name in _GROUPS and _GROUPS.index(name), -_size(same)["bytes"]) for name, same in found.items()}
-    return {name: _size(found[name]) for name in sorted(found, key=lambda name: order[name])}
+    found = {name: _size([t for t in tensors if key(t) == name]) for name in {key(t) for t in tensors}}
+    names = sorted(found, key=lambda name: (name in _GROUPS and _GROUPS.index(name), -found[name]["bytes"]))
+    return {name: found[name] for name in names}
 
 
 def _size(tensors: list[Tensor]) -> dict[str, Any]:

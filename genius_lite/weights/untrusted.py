@@ -176,8 +176,10 @@ def _check_numbers(source: GGUF) -> None:
             # bool is an int to Python
             if type(value) is not int or not least <= value <= _LARGEST:
                 raise broken(source.path, f"{prefix}{name} is {_said(value)}")
-        elif isinstance(value, float) and not _is_usable(name, value):
-            raise broken(source.path, f"{prefix}{name} is {value}")
+        elif isinstance(value, float):
+            usable = value > 0 if name == "rope.freq_base" else value >= 0 or name not in _NOT_NEGATIVE
+            if not (usable and math.isfinite(value)):
+                raise broken(source.path, f"{prefix}{name} is {value}")
     if own.get("attention.causal") is False:
         raise UserError(f"{source.path}: no model that continues text: its attention is not causal")
     for key in _WRITTEN:
@@ -188,12 +190,6 @@ def _check_numbers(source: GGUF) -> None:
         raise broken(source.path, f"{heads} heads do not share {own['embedding_length']} columns evenly")
     if heads and kv_heads is not None and (kv_heads == 0 or heads % kv_heads):
         raise broken(source.path, f"{heads} heads do not share {kv_heads} key-value heads evenly")
-
-
-def _is_usable(name: str, value: float) -> bool:
-    if name == "rope.freq_base":
-        return 0 < value < math.inf
-    return math.isfinite(value) and (value >= 0 or name not in _NOT_NEGATIVE)
 
 
 def _check_blocks(source: GGUF) -> None:
