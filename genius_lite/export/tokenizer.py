@@ -83,10 +83,10 @@ def write_tokenizer(source: GGUF, original: Path, out: Path) -> list[str]:
             dropped = {"name_or_path", "_name_or_path", "chat_template"}
             kept = {key: value for key, value in named.items() if key not in dropped}
             write_text(config, json.dumps(kept, indent=2, ensure_ascii=False))
+    else:
+        _write_made(source, out)
+    remove(out / "chat_template.jinja")
     with Vocabulary.open(source.path) as vocabulary:
-        if not given:
-            _write_made(source, vocabulary.adds_bos, out)
-        remove(out / "chat_template.jinja")
         if template := source.metadata.get("tokenizer.chat_template"):
             write_text(out / "chat_template.jinja", _bos(vocabulary) + template)
         if given:
@@ -108,7 +108,7 @@ def _bos(vocabulary: Vocabulary) -> str:
     return "" if begun else f"{{{{ {json.dumps(vocabulary.bos_text, ensure_ascii=False)} }}}}"
 
 
-def _write_made(source: GGUF, adds_bos: bool, out: Path) -> None:
+def _write_made(source: GGUF, out: Path) -> None:
     """Write what transformers makes of the GGUF, with llama.cpp's rules where it overlooks them."""
     from transformers import PreTrainedTokenizerFast
     from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer, get_gguf_tokenizer
@@ -120,10 +120,12 @@ def _write_made(source: GGUF, adds_bos: bool, out: Path) -> None:
         raise UserError(f"{source.path}: {e} Name the model's own weights (model.weights), or export a GGUF") from None
     _as_llama_cpp(backend, source.metadata)
     special = {name: names[name] for name in ("bos_token", "eos_token", "unk_token", "pad_token") if names.get(name)}
+    with Vocabulary.open(source.path) as vocabulary:
+        adds_bos = vocabulary.adds_bos  # whatever transformers guesses; EOS would end a prompt
     made = PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        add_bos_token=adds_bos,  # whatever transformers guesses
-        add_eos_token=False,  # it would end a prompt
+        add_bos_token=adds_bos,
+        add_eos_token=False,
         clean_up_tokenization_spaces=False,
         padding_side="left",
         **special,
