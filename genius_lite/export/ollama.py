@@ -89,8 +89,7 @@ def chat_template(vocabulary: Vocabulary) -> tuple[Layout | None, tuple[str, ...
     if not vocabulary.template:
         return None, ("No TEMPLATE: the model has no chat template; it continues the text it is given.",)
     try:
-        turns, system = _turns(vocabulary), _system(vocabulary)
-        layout = _layout(turns, system)
+        layout, system = _layout(vocabulary)
         _prove(vocabulary, layout, system)
         dated = ("The date in TEMPLATE is fixed: the day that the model was trained with.",) * vocabulary.asks_for_date
         notes = (*_differences(vocabulary, layout, system), *dated, *_thinking(vocabulary, layout))
@@ -114,18 +113,6 @@ def _stops(vocabulary: Vocabulary, template: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Turns:
-    """What stands around a conversation without a system message, and around its messages."""
-
-    start: str  # before the first question: what opens the conversation, and the question
-    before_user: str  # before later questions
-    after_user: str
-    before_assistant: str
-    after_assistant: str
-    generation: str
-
-
-@dataclass(frozen=True)
 class _System:
     """What stands around a system message before the first question, or in the last one."""
 
@@ -133,21 +120,6 @@ class _System:
     before: str = ""
     after: str = ""
     test: str = ""  # when it is there, a name of `_GO`: with no text in it too, or not
-
-
-def _turns(vocabulary: Vocabulary) -> _Turns:
-    start, to_assistant, to_user, _, _, ending = _between(_render(vocabulary, _marked("uauau")), _marks("uauau"))
-    # A conversation that waits for nothing shows what ends a message; the rest of a gap opens the next.
-    after_user = _after_last(vocabulary, "u", to_assistant, ending)
-    after_assistant = _after_last(vocabulary, "ua", to_user)
-    return _Turns(
-        start=start,
-        before_user=to_user.removeprefix(after_assistant),
-        after_user=after_user,
-        before_assistant=to_assistant.removeprefix(after_user),
-        after_assistant=after_assistant,
-        generation=ending.removeprefix(after_user),
-    )
 
 
 def _after_last(vocabulary: Vocabulary, shape: str, *gaps: str) -> str:
@@ -175,37 +147,44 @@ def _system(vocabulary: Vocabulary) -> _System:
     return _System("last", before, after, test)
 
 
-def _layout(turns: _Turns, system: _System) -> Layout:
-    """Make a layout that writes what the probes showed; whether it writes the rest, `_prove` says."""
-    before_user: Nodes = (turns.before_user,)
+def _layout(vocabulary: Vocabulary) -> tuple[Layout, _System]:
+    """Make a layout that writes what probes show; whether it writes the rest, `_prove` says."""
+    # Before the first question is what opens the conversation, and the question.
+    start, to_assistant, to_user, _, _, ending = _between(_render(vocabulary, _marked("uauau")), _marks("uauau"))
+    # A conversation that waits for nothing shows what ends a message; the rest of a gap opens the next.
+    after_user = _after_last(vocabulary, "u", to_assistant, ending)
+    after_assistant = _after_last(vocabulary, "ua", to_user)
+    opens_user, system = to_user.removeprefix(after_assistant), _system(vocabulary)
+    before_user: Nodes = (opens_user,)
     opening: Nodes = ()
     of_system: Nodes = ()
     shown: Nodes = (system.before, Show("system"), system.after)
-    plain_start = turns.start.endswith(turns.before_user)
-    default = turns.start.removesuffix(turns.before_user)  # before the first question as before any
-    if system.place == "first" and plain_start and system.after.endswith(turns.before_user):
+    plain_start = start.endswith(opens_user)
+    default = start.removesuffix(opens_user)  # before the first question as before any
+    if system.place == "first" and plain_start and system.after.endswith(opens_user):
         opening = (When((system.test,), (), (default,)),) if default else ()
-        of_system = (system.before, Show("content"), system.after.removesuffix(turns.before_user))
+        of_system = (system.before, Show("content"), system.after.removesuffix(opens_user))
         of_system = of_system if system.test == "has_system" else (When(("content",), of_system),)
-    elif system.place == "first" and turns.start == turns.before_user:
+    elif system.place == "first" and start == opens_user:
         before_user = (When(("first", system.test), shown, before_user),)
     elif system.place == "first":
-        before_user = (When(("first",), (When((system.test,), shown, (turns.start,)),), before_user),)
+        before_user = (When(("first",), (When((system.test,), shown, (start,)),), before_user),)
     else:
         if plain_start:
             opening = (default,)
         else:
-            before_user = (When(("first",), (turns.start,), before_user),)
+            before_user = (When(("first",), (start,), before_user),)
         if system.place == "last":
-            shown = (system.before.removeprefix(turns.after_assistant), *shown[1:])
+            shown = (system.before.removeprefix(after_assistant), *shown[1:])
             before_user = (When(("last", system.test), shown, before_user),)
-    return Layout(
+    layout = Layout(
         opening=opening,
         system=of_system,
-        user=(*before_user, Show("content"), turns.after_user),
-        assistant=(turns.before_assistant, Show("content"), turns.after_assistant),
-        generation=turns.generation,
+        user=(*before_user, Show("content"), after_user),
+        assistant=(to_assistant.removeprefix(after_user), Show("content"), after_assistant),
+        generation=ending.removeprefix(after_user),
     )
+    return layout, system
 
 
 def _prove(vocabulary: Vocabulary, layout: Layout, system: _System) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ def read_config(folder: Path) -> Any:
         raise UserError(f"{folder}: transformers has no causal language model of type `{config.model_type}`")
     if getattr(config, "quantization_config", None):
         raise UserError(f"{folder}: its weights are quantized; model.weights takes those of 16 or 32 bits")
-    described_model(config, folder, "config.json", Safetensors(folder).weights)
+    described_model(config, folder, "config.json", sum(prod(shape) for _, shape in headers(folder).values()))
     _follow_llama_cpp(config)
     return config
 
@@ -119,10 +118,10 @@ def load_weights(folder: Path, source: GGUF | None = None) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    config, stored = read_config(folder), Safetensors(folder)
+    config, kinds = read_config(folder), {kind for kind, shape in headers(folder).values() if len(shape) > 1}
     if source:
         _attend_alike(config, source)
-    dtype = {"BF16": torch.bfloat16, "F16": torch.float16}.get(stored.dtype or "", torch.float32)
+    dtype = torch.bfloat16 if kinds == {"BF16"} else torch.float16 if kinds == {"F16"} else torch.float32
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
@@ -225,41 +224,26 @@ class _Index(msgspec.Struct):
     weight_map: dict[str, str]  # the file that each tensor is in
 
 
-class Safetensors:
-    """What the safetensors of a folder hold, in one file or several with an index.
+def headers(folder: Path) -> dict[str, tuple[str, list[int]]]:
+    """Read what the safetensors of a folder hold, one file or several with an index: each tensor's dtype and shape.
 
     Raises:
         UserError: there are none, or they are broken.
     """
-
-    def __init__(self, folder: Path):
-        index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-        if index.is_file():
-            try:
-                names = {*msgspec.json.decode(index.read_bytes(), type=prepared(_Index)).weight_map.values()}
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-                raise UserError(f"{index}: no index of safetensors: {e}") from None
-            if outside := sorted(name for name in names if not (folder / Path(name).name).is_file() or "/" in name):
-                raise UserError(f"{folder}: the index names {outside[0]}, which is not there")
-            self.files = [folder / name for name in sorted(names)]
-        elif single.is_file():
-            self.files = [single]
-        else:
-            raise UserError(f"{folder}: no model.safetensors here, and no model.safetensors.index.json")
-        self.headers = {name: header for file in self.files for name, header in _headers(file).items()}
-        if not any(len(shape) > 1 for _, shape in self.headers.values()):
-            raise UserError(f"{folder}: its safetensors hold no matrix")
-
-    @property
-    def weights(self) -> int:
-        """How many numbers they hold."""
-        return sum(prod(shape) for _, shape in self.headers.values())
-
-    @cached_property
-    def dtype(self) -> str | None:
-        """Of all matrices (BF16, F16, F32); None if they differ."""
-        kinds = {kind for kind, shape in self.headers.values() if len(shape) > 1}
-        return kinds.pop() if len(kinds) == 1 else None
+    index, names = folder / "model.safetensors.index.json", {"model.safetensors"}
+    if index.is_file():
+        try:
+            names = {*msgspec.json.decode(index.read_bytes(), type=prepared(_Index)).weight_map.values()}
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+            raise UserError(f"{index}: no index of safetensors: {e}") from None
+        if outside := sorted(name for name in names if not (folder / Path(name).name).is_file() or "/" in name):
+            raise UserError(f"{folder}: the index names {outside[0]}, which is not there")
+    elif not (folder / "model.safetensors").is_file():
+        raise UserError(f"{folder}: no model.safetensors here, and no model.safetensors.index.json")
+    found = {name: header for file in sorted(names) for name, header in _headers(folder / file).items()}
+    if not any(len(shape) > 1 for _, shape in found.values()):
+        raise UserError(f"{folder}: its safetensors hold no matrix")
+    return found
 
 
 def _headers(path: Path) -> dict[str, tuple[str, list[int]]]:

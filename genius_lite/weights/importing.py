@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -201,17 +201,6 @@ def save_checkpoint(source: GGUF, model: Any, found: TensorMap, folder: Path, or
     _record(folder, _Recorded.of(source, source.sha256, origin))
 
 
-@contextmanager
-def _one_name_map() -> Iterator[None]:
-    """Keep llama.cpp's table of tensor names: transformers 5.23 makes it for each module, half an import's time."""
-    made = gguf.get_tensor_name_map
-    gguf.get_tensor_name_map = cache(made)
-    try:
-        yield
-    finally:
-        gguf.get_tensor_name_map = made
-
-
 def _load(source: GGUF, folder: Path) -> Any:
     """Load the model in transformers, from a copy that is made for it."""
     import torch
@@ -222,7 +211,9 @@ def _load(source: GGUF, folder: Path) -> Any:
     with tempfile.TemporaryDirectory(dir=folder) as name:  # inside, so that it goes with a stage that was killed
         copy = Path(name) / "model.gguf"
         write_for_transformers(source, copy)
-        with _one_name_map():
+        name_map = gguf.get_tensor_name_map  # transformers 5.23 makes it for each module, half of an import's time
+        gguf.get_tensor_name_map = cache(name_map)
+        try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 name,
                 config=config,
@@ -232,6 +223,8 @@ def _load(source: GGUF, folder: Path) -> Any:
                 output_loading_info=True,
                 trust_remote_code=False,
             )
+        finally:
+            gguf.get_tensor_name_map = name_map
     model, found = loaded
     check_complete(source.path, model, fill_in(source, model, set(found["missing_keys"])))
     return model
