@@ -1,8 +1,7 @@
 """A model's own weights (`model.weights`), in any architecture that transformers knows.
 
-The learner's copy is loaded from them, and the GGUF is written anew with them, under the metadata of the quantized one.
-
-The rows of a quantized tensor are the full-precision rows with rounding on them, so that each is found by similarity.
+The learner's copy is loaded from them, and the GGUF is written anew with them, under the metadata of the quantized one,
+whose rows are theirs with rounding on them, so that each is found by similarity.
 """
 
 from __future__ import annotations
@@ -230,6 +229,8 @@ def headers(folder: Path) -> dict[str, tuple[str, list[int]]]:
     Raises:
         UserError: there are none, or they are broken.
     """
+    from safetensors import SafetensorError, safe_open
+
     index, names = folder / "model.safetensors.index.json", {"model.safetensors"}
     if index.is_file():
         try:
@@ -240,19 +241,14 @@ def headers(folder: Path) -> dict[str, tuple[str, list[int]]]:
             raise UserError(f"{folder}: the index names {outside[0]}, which is not there")
     elif not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder}: no model.safetensors here, and no model.safetensors.index.json")
-    found = {name: header for file in sorted(names) for name, header in _headers(folder / file).items()}
+    found = dict[str, tuple[str, list[int]]]()
+    for file in sorted(names):
+        try:
+            with safe_open(folder / file, framework="pt") as tensors:
+                parts = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
+                found |= {name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()}
+        except (SafetensorError, OSError) as e:
+            raise UserError(f"{folder / file}: no safetensors file, or a broken one: {e}") from None
     if not any(len(shape) > 1 for _, shape in found.values()):
         raise UserError(f"{folder}: its safetensors hold no matrix")
     return found
-
-
-def _headers(path: Path) -> dict[str, tuple[str, list[int]]]:
-    """Read the dtype and shape of each tensor in a file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            found = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
-            return {name: (part.get_dtype(), part.get_shape()) for name, part in found.items()}
-    except (SafetensorError, OSError) as e:
-        raise UserError(f"{path}: no safetensors file, or a broken one: {e}") from None
