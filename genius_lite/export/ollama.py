@@ -42,13 +42,7 @@ _TEXTS = (
 )
 
 
-def modelfile(
-    vocabulary: Vocabulary,
-    gguf_name: str,
-    *,
-    context: int | None = None,
-    system: str | None = None,
-) -> str:
+def modelfile(vocabulary: Vocabulary, gguf_name: str, *, context: int | None = None, system: str | None = None) -> str:
     """Write the text of a Modelfile that lies beside the GGUF, to be saved as UTF-8 with plain line feeds.
 
     Args:
