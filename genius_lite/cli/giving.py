@@ -173,9 +173,11 @@ def _create(name: str, folder: Path) -> list[str]:
     Raises:
         UserError: the program is not there, or fails; the message has the command, and what Ollama said.
     """
+    from genius_lite.export.bundle import tag_of
+
     made, program, files = list[str](), shutil.which("ollama"), sorted(folder.glob("Modelfile*"))
     for file in files:
-        tagged = f"{name}:{file.suffix[1:].lower()}" if len(files) > 1 else name
+        tagged = name + tag_of(file.name)
         arguments = ["create", tagged, "-f", str(file)]
         typed = shlex.join(["ollama", *arguments])
         if program is None:

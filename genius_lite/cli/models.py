@@ -84,15 +84,15 @@ def export_run(
     giving = Giving(to, push, public, dry_run, create)
     giving.check(to_format, len(wanted))
     with giving.folder() as out:
-        notes = export(run, number, to_format, wanted, out, shown, force=force)
+        notes = export(run, number, to_format, wanted, out, shown, force=force, named=create)
         names = sorted(p.name for p in out.iterdir())
         for line in (*(f"{to}/{name}" for name in names if to), *notes):
             print(visible(line))
         chosen = RunRound.of(run, number)
         if number is None and chosen.number == 0:
             print(f"note: {chosen.why_base}; nothing that was learned is in it", file=sys.stderr)
-        if to and FORMATS[to_format].language == "sh":
-            print(prose(usage_of(chosen, to_format, names, str(to))))
+        if to and FORMATS[to_format].usage:
+            print(prose(usage_of(chosen, to_format, names, str(to), create)))
         giving.give(out, run, f"{to_format} of round {chosen.number}, by genius-lite {__version__}", shown)
 
 

@@ -115,6 +115,7 @@ def export(
     progress: Progress = SILENT,
     *,
     force: bool = False,
+    named: str | None = None,
 ) -> list[str]:
     """Write a folder with a round's model, its card (README.md) and SHA256SUMS.
 
@@ -123,6 +124,7 @@ def export(
     Args:
         kinds: quantization types of GGUFs; none takes the one that the run made.
         force: try it even where the disk says that it has no room.
+        named: what the model is to be called in Ollama.
 
     Returns:
         What a reader of the files should know, a line each.
@@ -139,7 +141,10 @@ def export(
         able = " and ".join(name for name, each in FORMATS.items() if each.of_types)
         raise UserError(f"--type is for {able}; {to_format} is not quantized")
     out.parent.mkdir(parents=True, exist_ok=True)
-    size = wanted.size(chosen, kinds)
+    types: Sequence[TargetType] = (kinds or ["source"]) if wanted.of_types else ["F16"]
+    size = 0 if wanted.of_adapter else sum(quantized_bytes(chosen.base.gguf, kind) for kind in types)
+    if wanted.of_types and not kinds and not _is_part(chosen):
+        size = chosen.gguf.stat().st_size
     with (
         scratch(out.parent, 0 if force else size, "the export") as folder,
         progress.stage("export", size, "MB", 1e-6) as advance,
@@ -148,7 +153,7 @@ def export(
         partial.mkdir()
         notes = wanted.write(chosen, kinds, partial, advance)
         sums = {p.name: sha256([p]) for p in sorted(partial.iterdir())}
-        usage = f"```{wanted.language}\n{usage_of(chosen, to_format, sums, '.')}\n```\n"
+        usage = f"```{'sh' if wanted.usage else 'python'}\n{usage_of(chosen, to_format, sums, '.', named)}\n```\n"
         # Every other type, and an adapter beside another file, may answer otherwise.
         other = f"the run's own {chosen.made.type} file" if chosen.made and (kinds or not wanted.of_types) else ""
         card = model_card(chosen.base, chosen.number, chosen.reports, chosen.run.recipe, sums, notes, usage, other)
@@ -163,29 +168,36 @@ def export(
     return notes
 
 
-def usage_of(chosen: RunRound, to_format: FormatName, names: Iterable[str], folder: str) -> str:
-    """Write what runs an export in a shell, or in Python (`Format.language`); of several types the first.
+def usage_of(
+    chosen: RunRound, to_format: FormatName, names: Iterable[str], folder: str, named: str | None = None
+) -> str:
+    """Write what runs an export in a shell, or in Python (a format without `usage`); of several types the first.
 
     Args:
         names: of the files in the folder.
+        named: what the model is called in Ollama, where of several types each becomes a tag; `genius` if not given.
     """
-
-    def first(pattern: str) -> str:
-        return shlex.quote(f"{folder}/{next(iter(fnmatch.filter(sorted(names), pattern)), '')}")
-
     wanted, asked = FORMATS[to_format], (chosen.asked.system, chosen.asked.template)
-    if wanted.language == "python":
+    if not wanted.usage:
         return python_lines(chosen.base, wanted.of_adapter, *asked)
-    return wanted.usage.format(gguf=first("*.gguf"), modelfile=first("Modelfile*"), asked=llama_options(*asked))
+    gguf, modelfile = (next(iter(fnmatch.filter(sorted(names), each)), "") for each in ("*.gguf", "Modelfile*"))
+    called = f"{named}{tag_of(modelfile)}" if named else "genius"
+    paths = {"gguf": shlex.quote(f"{folder}/{gguf}"), "modelfile": shlex.quote(f"{folder}/{modelfile}")}
+    return wanted.usage.format(**paths, asked=llama_options(*asked), name=shlex.quote(called))
+
+
+def tag_of(modelfile: str) -> str:
+    """Return the tag that the model of `Modelfile.Q8_0` gets beside others in Ollama, `:q8_0`; none of the only one."""
+    return modelfile.removeprefix("Modelfile").replace(".", ":").lower()
 
 
 def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> list[str]:
     if not kinds:
         prove(chosen.gguf)
-        if _is_part(chosen):  # copied under another name it would load nowhere
-            merge(chosen.base, None, "source", out / f"{chosen.file_name}-base.gguf", advance)
-            return []
         file = out / f"{chosen.file_name}-{chosen.made.type if chosen.made else 'base'}.gguf"
+        if _is_part(chosen):  # copied under another name it would load nowhere
+            merge(chosen.base, None, "source", file, advance)
+            return []
         shutil.copyfile(chosen.gguf, file)
         if chosen.made and sha256([file]) != chosen.made.sha256:
             raise UserError(f"{chosen.gguf} is not the file that was evaluated any more; export it with --type")
@@ -206,13 +218,6 @@ def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: A
 def _is_part(chosen: RunRound) -> bool:
     """Say whether the round is the user's own model as it came, in several files."""
     return len(chosen.base.gguf.files) > 1 and chosen.gguf == chosen.base.gguf.path
-
-
-def _ggufs_bytes(chosen: RunRound, kinds: list[QuantType]) -> int:
-    if not kinds and not _is_part(chosen):
-        return chosen.gguf.stat().st_size
-    wanted: Sequence[TargetType] = kinds or ["source"]
-    return sum(quantized_bytes(chosen.base.gguf, kind) for kind in wanted)
 
 
 def _write_ollama(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> list[str]:
@@ -245,30 +250,26 @@ def _write_safetensors(chosen: RunRound, kinds: list[QuantType], out: Path, adva
 
 @dataclass(frozen=True)
 class Format:
-    """How a round is written into a folder, and about how many bytes that takes (an adapter: next to none).
+    """How a round is written into a folder.
 
-    `usage` runs it in a shell: {gguf} and {modelfile} stand for paths, {asked} for what llama-cli is told of how it was
-    asked. In Python `python_lines` do.
+    `usage` runs it in a shell: {gguf} and {modelfile} stand for paths, {name} for the model's in Ollama, {asked} for
+    what llama-cli is told of how it was asked. In Python `python_lines` do.
     """
 
     write: Callable[[RunRound, list[QuantType], Path, Advance], list[str]]
     usage: str = ""
-    size: Callable[[RunRound, list[QuantType]], int] = lambda chosen, kinds: 0
     of_types: bool = False  # the user may choose quantization types
     of_adapter: bool = False  # the base model has none
-    language: str = "sh"  # of what runs it
 
 
 _GGUF = "llama-cli -m {gguf}{asked}\nlms import {gguf}    # LM Studio"
-_OLLAMA = f"{_GGUF}\nollama create genius -f {{modelfile}} && ollama run genius"
+_OLLAMA = f"{_GGUF}\nollama create {{name}} -f {{modelfile}} && ollama run {{name}}"
 _LORA = "llama-cli -m BASE.gguf --lora {gguf}{asked}"
 
 FORMATS: dict[FormatName, Format] = {
-    "gguf": Format(_write_ggufs, _GGUF, _ggufs_bytes, of_types=True),
-    "ollama": Format(_write_ollama, _OLLAMA, _ggufs_bytes, of_types=True),
+    "gguf": Format(_write_ggufs, _GGUF, of_types=True),
+    "ollama": Format(_write_ollama, _OLLAMA, of_types=True),
     "lora-gguf": Format(_write_lora, _LORA, of_adapter=True),
-    "peft": Format(_write_peft, of_adapter=True, language="python"),
-    "safetensors": Format(
-        _write_safetensors, size=lambda chosen, kinds: quantized_bytes(chosen.base.gguf, "F16"), language="python"
-    ),
+    "peft": Format(_write_peft, of_adapter=True),
+    "safetensors": Format(_write_safetensors),
 }

@@ -135,19 +135,15 @@ def _what(base: Base, number: int, recipe: dict[str, Any]) -> str:
     origin = f"`{Prefix.public(base.origin).replace('`', '')}`"  # its text is no Markdown, and no HTML
     if number == 0:
         return f"The base model of a run of genius-lite {__version__}.\n\nBase: {origin}, SHA-256 `{base.sha256}`.\n"
+    searched = recipe.get("foresight", {}).get("steps") != 0
+    sampled = "stepwise foresight rollouts" if searched else "answers (without the method's search, `steps: 0`)"
     return (
         f"Trained for {amount(number, 'rounds')} by genius-lite {__version__} with the method of Genius "
-        f"([arXiv 2504.08672](https://arxiv.org/abs/2504.08672)): the model's own {_sampled(recipe)}, "
+        f"([arXiv 2504.08672](https://arxiv.org/abs/2504.08672)): the model's own {sampled}, "
         f"preference pairs from them, and an adapter learned {_learned(recipe.get('learner', {}))}. No labels, no "
         f"reward model and no stronger model were used.\n\nBase: {origin}, SHA-256 `{base.sha256}`.\n\n"
         f"Queries: {recipe['queries'].split(',')[0]}, unlabelled.\n"
     )
-
-
-def _sampled(recipe: dict[str, Any]) -> str:
-    """Say of what pairs were made."""
-    searched = recipe.get("foresight", {}).get("steps") != 0
-    return "stepwise foresight rollouts" if searched else "answers (without the method's search, `steps: 0`)"
 
 
 def _learned(learner: dict[str, Any]) -> str:

@@ -1,25 +1,17 @@
 """A Modelfile for Ollama, whose TEMPLATE writes the same prompts as the GGUF's own chat template.
 
-The GGUF holds a Jinja template; Ollama fills one of Go's text/template (`template/template.go` and
-`parser/parser.go` of github.com/ollama/ollama). There is no table of model families here: the Jinja template is
-rendered with marks for contents, what stands between the marks becomes a `Layout`, and the layout is compared with
-the Jinja template over probe conversations before anything is written. A `Layout` is rendered to Go and, for that
-proof, to text.
+The GGUF holds a Jinja template; Ollama fills one of Go's text/template. There is no table of model families here: the
+Jinja template is rendered with marks for contents, what stands between the marks becomes a `Layout`, and the layout is
+compared with the Jinja template over probe conversations before anything is written.
 
 The promise: at most one system message, which comes first, then user and assistant in turn, the last one a user's,
-become the same token ids as `Vocabulary.render` and `encode_rendered` give. Outside of it are
+become the same token ids as `Vocabulary.render` and `encode_rendered` give. Outside of it are tools; text that looks
+like a special token, which Ollama reads as that token; and what a comment in the Modelfile says: system messages that
+the template refuses, white space that it trims (Go's text/template cannot), `<think>` reasoning that it drops from
+earlier answers, its own words for an empty system message, and the date, which is a run's own.
 
-- system messages, where the model's template refuses them: TEMPLATE leaves them out, a comment says so;
-- white space at the ends of a message, where the model's template trims it: Go's text/template has no such
-  function, a comment says so; likewise a template that drops `<think>` reasoning from earlier answers, or has words
-  of its own for an empty system message;
-- tools, and text that looks like a special token, which Ollama reads as that token;
-- dates: TEMPLATE has the day that the vocabulary's variables name, a run's own; a comment says so.
-
-BOS is Ollama's to add where the vocabulary says so, and is then not in TEMPLATE.
-
-A model without a template, or with one that cannot be written so, gets a Modelfile without TEMPLATE and a comment
-with the reason: the GGUF is good, Ollama then goes by its own guess, and the user can write a TEMPLATE.
+BOS is Ollama's to add where the vocabulary says so, and is then not in TEMPLATE. A model without a template, or with
+one that cannot be written so, gets a Modelfile without TEMPLATE and a comment with the reason: Ollama then guesses one.
 """
 
 from __future__ import annotations
@@ -50,13 +42,7 @@ _TEXTS = (
 )
 
 
-def modelfile(
-    vocabulary: Vocabulary,
-    gguf_name: str,
-    *,
-    context: int | None = None,
-    system: str | None = None,
-) -> str:
+def modelfile(vocabulary: Vocabulary, gguf_name: str, *, context: int | None = None, system: str | None = None) -> str:
     """Write the text of a Modelfile that lies beside the GGUF, to be saved as UTF-8 with plain line feeds.
 
     Args:
@@ -97,11 +83,10 @@ def chat_template(vocabulary: Vocabulary) -> tuple[Layout | None, tuple[str, ...
     if not vocabulary.template:
         return None, ("No TEMPLATE: the model has no chat template; it continues the text it is given.",)
     try:
-        turns, system = _turns(vocabulary), _system(vocabulary)
-        layout = _layout(turns, system)
+        layout, system = _layout(vocabulary)
         _prove(vocabulary, layout, system)
         dated = ("The date in TEMPLATE is fixed: the day that the model was trained with.",) * vocabulary.asks_for_date
-        notes = (*_note(system), *_differences(vocabulary, layout, system), *dated, *_thinking(vocabulary, layout))
+        notes = (*_differences(vocabulary, layout, system), *dated, *_thinking(vocabulary, layout))
         return layout, notes
     except UserError as e:
         reason = " ".join(str(e).split()).removesuffix(".")
@@ -122,18 +107,6 @@ def _stops(vocabulary: Vocabulary, template: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Turns:
-    """What stands around a conversation without a system message, and around its messages."""
-
-    start: str  # before the first question: what opens the conversation, and the question
-    before_user: str  # before later questions
-    after_user: str
-    before_assistant: str
-    after_assistant: str
-    generation: str
-
-
-@dataclass(frozen=True)
 class _System:
     """What stands around a system message before the first question, or in the last one."""
 
@@ -141,21 +114,6 @@ class _System:
     before: str = ""
     after: str = ""
     test: str = ""  # when it is there, a name of `_GO`: with no text in it too, or not
-
-
-def _turns(vocabulary: Vocabulary) -> _Turns:
-    start, to_assistant, to_user, _, _, ending = _between(_render(vocabulary, _marked("uauau")), _marks("uauau"))
-    # A conversation that waits for nothing shows what ends a message; the rest of a gap opens the next.
-    after_user = _after_last(vocabulary, "u", to_assistant, ending)
-    after_assistant = _after_last(vocabulary, "ua", to_user)
-    return _Turns(
-        start=start,
-        before_user=to_user.removeprefix(after_assistant),
-        after_user=after_user,
-        before_assistant=to_assistant.removeprefix(after_user),
-        after_assistant=after_assistant,
-        generation=ending.removeprefix(after_user),
-    )
 
 
 def _after_last(vocabulary: Vocabulary, shape: str, *gaps: str) -> str:
@@ -183,37 +141,44 @@ def _system(vocabulary: Vocabulary) -> _System:
     return _System("last", before, after, test)
 
 
-def _layout(turns: _Turns, system: _System) -> Layout:
-    """Make a layout that writes what the probes showed; whether it writes the rest, `_prove` says."""
-    before_user: Nodes = (turns.before_user,)
+def _layout(vocabulary: Vocabulary) -> tuple[Layout, _System]:
+    """Make a layout that writes what probes show; whether it writes the rest, `_prove` says."""
+    # Before the first question is what opens the conversation, and the question.
+    start, to_assistant, to_user, _, _, ending = _between(_render(vocabulary, _marked("uauau")), _marks("uauau"))
+    # A conversation that waits for nothing shows what ends a message; the rest of a gap opens the next.
+    after_user = _after_last(vocabulary, "u", to_assistant, ending)
+    after_assistant = _after_last(vocabulary, "ua", to_user)
+    opens_user, system = to_user.removeprefix(after_assistant), _system(vocabulary)
+    before_user: Nodes = (opens_user,)
     opening: Nodes = ()
     of_system: Nodes = ()
     shown: Nodes = (system.before, Show("system"), system.after)
-    plain_start = turns.start.endswith(turns.before_user)
-    default = turns.start.removesuffix(turns.before_user)  # before the first question as before any
-    if system.place == "first" and plain_start and system.after.endswith(turns.before_user):
+    plain_start = start.endswith(opens_user)
+    default = start.removesuffix(opens_user)  # before the first question as before any
+    if system.place == "first" and plain_start and system.after.endswith(opens_user):
         opening = (When((system.test,), (), (default,)),) if default else ()
-        of_system = (system.before, Show("content"), system.after.removesuffix(turns.before_user))
+        of_system = (system.before, Show("content"), system.after.removesuffix(opens_user))
         of_system = of_system if system.test == "has_system" else (When(("content",), of_system),)
-    elif system.place == "first" and turns.start == turns.before_user:
+    elif system.place == "first" and start == opens_user:
         before_user = (When(("first", system.test), shown, before_user),)
     elif system.place == "first":
-        before_user = (When(("first",), (When((system.test,), shown, (turns.start,)),), before_user),)
+        before_user = (When(("first",), (When((system.test,), shown, (start,)),), before_user),)
     else:
         if plain_start:
             opening = (default,)
         else:
-            before_user = (When(("first",), (turns.start,), before_user),)
+            before_user = (When(("first",), (start,), before_user),)
         if system.place == "last":
-            shown = (system.before.removeprefix(turns.after_assistant), *shown[1:])
+            shown = (system.before.removeprefix(after_assistant), *shown[1:])
             before_user = (When(("last", system.test), shown, before_user),)
-    return Layout(
+    layout = Layout(
         opening=opening,
         system=of_system,
-        user=(*before_user, Show("content"), turns.after_user),
-        assistant=(turns.before_assistant, Show("content"), turns.after_assistant),
-        generation=turns.generation,
+        user=(*before_user, Show("content"), after_user),
+        assistant=(to_assistant.removeprefix(after_user), Show("content"), after_assistant),
+        generation=ending.removeprefix(after_user),
     )
+    return layout, system
 
 
 def _prove(vocabulary: Vocabulary, layout: Layout, system: _System) -> None:
@@ -224,15 +189,12 @@ def _prove(vocabulary: Vocabulary, layout: Layout, system: _System) -> None:
         raise UserError("it does more than put text before and after each message")
 
 
-def _note(system: _System) -> Iterator[str]:
+def _differences(vocabulary: Vocabulary, layout: Layout, system: _System) -> Iterator[str]:
+    """Say what the chat template does beside the promise; raise UserError if that is more than trimming."""
     if system.place == "refused":
         yield "The GGUF's chat template refuses system messages, so TEMPLATE leaves them out."
     if system.place == "ignored":
         yield "The GGUF's chat template leaves system messages out, and so does TEMPLATE."
-
-
-def _differences(vocabulary: Vocabulary, layout: Layout, system: _System) -> Iterator[str]:
-    """Say what the chat template does beside the promise; raise UserError if that is more than trimming."""
     shape = "uauau" if system.place == "refused" else "suauau"
     trimmed = []
     for role in dict.fromkeys(shape):

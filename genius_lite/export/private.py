@@ -62,23 +62,19 @@ class _Wanted:
         Args:
             words: whether the text lists a language's words.
         """
-        plain = unquote(_ESCAPED.sub(_unescaped, text))
-        return self._in_plain_text(text, words) or (self._in_plain_text(plain, words) if plain != text else None)
-
-    def _in_plain_text(self, text: str, words: bool) -> str | None:
-        if _KEY.search(text):
-            return "a key of the hub"  # which no message repeats
-        if found := self.path.search(text):
-            return f"`{brief(found[0])}`, a path of this machine"
-        if not words and (here := next(filter(None, (_here(text, at) for at in _ABSOLUTE.finditer(text))), None)):
-            return f"`{brief(here)}`, a path of this machine"
-        if found := not words and (self.account.search(text) or self.name.search(text)):
-            return f"`{brief(found[0])}`, a user's name"
+        plain = unquote(_ESCAPED.sub(lambda letter: chr(int(letter[1], 16)), text))
+        for form in dict.fromkeys((text, plain)):
+            if _KEY.search(form):
+                return "a key of the hub"  # which no message repeats
+            if found := self.path.search(form):
+                return f"`{brief(found[0])}`, a path of this machine"
+            if words:
+                continue
+            if here := next(filter(None, (_here(form, at) for at in _ABSOLUTE.finditer(form))), None):
+                return f"`{brief(here)}`, a path of this machine"
+            if found := self.account.search(form) or self.name.search(form):
+                return f"`{brief(found[0])}`, a user's name"
         return None
-
-
-def _unescaped(found: re.Match[str]) -> str:
-    return chr(int(found[1], 16))
 
 
 def _here(text: str, root: re.Match[str]) -> str | None:
@@ -132,10 +128,8 @@ def _texts(file: Path) -> Iterator[tuple[str, str]]:
     """Yield what a person can read in a file, and where it stands: a key of its metadata, or nothing."""
     if file.suffix == ".gguf":
         header = gguf_file.read(file)
-        starts = sorted(header.value_at.items(), key=lambda item: item[1])
-        ends = [*sorted(header.key_at.values())[1:], len(header.kv)]
-        for (key, start), end in zip(starts, ends, strict=True):
-            yield key, key + "\n" + header.kv[start:end].decode("utf-8", "replace")
+        for key, value in header.values.items():
+            yield key, key + "\n" + value[4:].decode("utf-8", "replace")  # behind its type
         yield "tensors", "\n".join(tensor.name for tensor in header.tensors)
     elif file.suffix == ".safetensors":
         with file.open("rb") as opened:

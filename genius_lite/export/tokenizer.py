@@ -91,7 +91,10 @@ def write_tokenizer(source: GGUF, original: Path, out: Path) -> list[str]:
             write_text(out / "chat_template.jinja", _bos(vocabulary) + template)
         if given:
             return _original_differences(vocabulary, out)
-        return _differences(vocabulary, _loaded(out), bos=True)
+        from transformers import AutoTokenizer
+
+        read: Any = AutoTokenizer.from_pretrained(out, trust_remote_code=False)  # as its user will
+        return _differences(vocabulary, lambda text: read(text)["input_ids"], bos=True)
 
 
 def _bos(vocabulary: Vocabulary) -> str:
@@ -153,14 +156,6 @@ def _as_llama_cpp(backend: Any, metadata: dict[str, Any]) -> None:
         backend.pre_tokenizer = None
         said: list[Any] = [decoders.Replace(_BLANK, " "), decoders.ByteFallback(), decoders.Fuse()]
         backend.decoder = decoders.Sequence(said + [decoders.Strip(" ", 1, 0)] * prefixed)
-
-
-def _loaded(out: Path) -> Callable[[str], list[int]]:
-    """Read the tokenizer as its user will."""
-    from transformers import AutoTokenizer
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(out, trust_remote_code=False)
-    return lambda text: tokenizer(text)["input_ids"]
 
 
 def _original_differences(vocabulary: Vocabulary, out: Path) -> list[str]:

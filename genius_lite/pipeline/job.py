@@ -22,10 +22,11 @@ from genius_lite.report.tracking import require_trackers
 from genius_lite.rundir.folder import RECIPE
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.text import brief
-from genius_lite.weights import gguf_file, meta_model
+from genius_lite.weights import gguf_file
 from genius_lite.weights.full_precision import read_config
 from genius_lite.weights.gguf_file import GGUF, sha256
 from genius_lite.weights.importing import check_supported
+from genius_lite.weights.meta_model import described_model
 from genius_lite.weights.quantize import quantized_twice
 from genius_lite.weights.source import check_before_download, locate, locate_weights
 from genius_lite.weights.untrusted import load_untrusted
@@ -123,12 +124,12 @@ def prepare(recipe: Recipe, reuse: Path | None = None) -> Job:
     check_before_download(recipe.model)
     path = locate(recipe.model)
     # What it says is clearer than llama.cpp's "unknown model", and nothing else is downloaded yet.
-    check_supported(gguf_file.read(path), with_weights=recipe.model.weights is not None)
+    config = check_supported(gguf_file.read(path), with_weights=recipe.model.weights is not None)
     if weights := locate_weights(recipe.model):
-        read_config(weights)
+        config = read_config(weights)
     source = load_untrusted(path, quantizer=True)
     if recipe.learner.targets != "auto":
-        _check_targets(recipe.learner.targets, source, weights)
+        _check_targets(recipe.learner.targets, config, weights or path)
     tasks = load_tasks(recipe.evaluate.tasks)
     with Vocabulary.open(source.path, recipe.queries.template) as vocabulary:
         _check_variables(vocabulary)
@@ -180,13 +181,12 @@ def _check_variables(vocabulary: Vocabulary) -> None:
         raise UserError(f"queries.template: the model's chat template does not read `{brief(unread[0])}`; {known}")
 
 
-def _check_targets(targets: list[str], source: GGUF, weights: Path | None) -> None:
+def _check_targets(targets: list[str], config: Any, described: Path) -> None:
     """Refuse names of matrices that the model does not have, before rollouts are sampled for an adapter on them."""
     from genius_lite.learner.targets import target_modules
 
-    config = read_config(weights) if weights else meta_model.read_config(source)
     any_size = 1 << 62  # its weights were counted with its config
-    target_modules(meta_model.described_model(config, weights or source.path, "header", any_size), targets)
+    target_modules(described_model(config, described, "header", any_size), targets)
 
 
 def _check_thought(recipe: Recipe, vocabulary: Vocabulary, query: Query) -> None:

@@ -1,15 +1,13 @@
 """A model's own weights (`model.weights`), in any architecture that transformers knows.
 
-The learner's copy is loaded from them, and the GGUF is written anew with them, under the metadata of the quantized one.
-
-The rows of a quantized tensor are the full-precision rows with rounding on them, so that each is found by similarity.
+The learner's copy is loaded from them, and the GGUF is written anew with them, under the metadata of the quantized one,
+whose rows are theirs with rounding on them, so that each is found by similarity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -60,7 +58,7 @@ def read_config(folder: Path) -> Any:
         raise UserError(f"{folder}: transformers has no causal language model of type `{config.model_type}`")
     if getattr(config, "quantization_config", None):
         raise UserError(f"{folder}: its weights are quantized; model.weights takes those of 16 or 32 bits")
-    described_model(config, folder, "config.json", Safetensors(folder).weights)
+    described_model(config, folder, "config.json", sum(prod(shape) for _, shape in headers(folder).values()))
     _follow_llama_cpp(config)
     return config
 
@@ -119,10 +117,10 @@ def load_weights(folder: Path, source: GGUF | None = None) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    config, stored = read_config(folder), Safetensors(folder)
+    config, kinds = read_config(folder), {kind for kind, shape in headers(folder).values() if len(shape) > 1}
     if source:
         _attend_alike(config, source)
-    dtype = {"BF16": torch.bfloat16, "F16": torch.float16}.get(stored.dtype or "", torch.float32)
+    dtype = torch.bfloat16 if kinds == {"BF16"} else torch.float16 if kinds == {"F16"} else torch.float32
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
@@ -221,60 +219,36 @@ def _is_of(theirs: np.ndarray, ours: np.ndarray) -> bool:
     return False
 
 
-class Safetensors:
-    """What the safetensors of a folder hold, in one file or several with an index.
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]  # the file that each tensor is in
+
+
+def headers(folder: Path) -> dict[str, tuple[str, list[int]]]:
+    """Read what the safetensors of a folder hold, one file or several with an index: each tensor's dtype and shape.
 
     Raises:
         UserError: there are none, or they are broken.
     """
-
-    def __init__(self, folder: Path):
-        index = folder / "model.safetensors.index.json"
-        single = folder / "model.safetensors"
-        if index.is_file():
-            names = set(_placed(index).values())
-            if outside := sorted(name for name in names if not (folder / Path(name).name).is_file() or "/" in name):
-                raise UserError(f"{folder}: the index names {outside[0]}, which is not there")
-            self.files = [folder / name for name in sorted(names)]
-        elif single.is_file():
-            self.files = [single]
-        else:
-            raise UserError(f"{folder}: no model.safetensors here, and no model.safetensors.index.json")
-        self.headers = {name: header for file in self.files for name, header in _headers(file).items()}
-        if not any(len(shape) > 1 for _, shape in self.headers.values()):
-            raise UserError(f"{folder}: its safetensors hold no matrix")
-
-    @property
-    def weights(self) -> int:
-        """How many numbers they hold."""
-        return sum(prod(shape) for _, shape in self.headers.values())
-
-    @cached_property
-    def dtype(self) -> str | None:
-        """Of all matrices (BF16, F16, F32); None if they differ."""
-        kinds = {kind for kind, shape in self.headers.values() if len(shape) > 1}
-        return kinds.pop() if len(kinds) == 1 else None
-
-
-class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
-
-
-def _placed(index: Path) -> dict[str, str]:
-    """Find the file that each tensor is in, by the name in the index."""
-    try:
-        return msgspec.json.decode(index.read_bytes(), type=prepared(_Index)).weight_map
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise UserError(f"{index}: no index of safetensors: {e}") from None
-
-
-def _headers(path: Path) -> dict[str, tuple[str, list[int]]]:
-    """Read the dtype and shape of each tensor in a file."""
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            found = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
-            return {name: (part.get_dtype(), part.get_shape()) for name, part in found.items()}
-    except (SafetensorError, OSError) as e:
-        raise UserError(f"{path}: no safetensors file, or a broken one: {e}") from None
+    index, names = folder / "model.safetensors.index.json", {"model.safetensors"}
+    if index.is_file():
+        try:
+            names = {*msgspec.json.decode(index.read_bytes(), type=prepared(_Index)).weight_map.values()}
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+            raise UserError(f"{index}: no index of safetensors: {e}") from None
+        if outside := sorted(name for name in names if not (folder / Path(name).name).is_file() or "/" in name):
+            raise UserError(f"{folder}: the index names {outside[0]}, which is not there")
+    elif not (folder / "model.safetensors").is_file():
+        raise UserError(f"{folder}: no model.safetensors here, and no model.safetensors.index.json")
+    found = dict[str, tuple[str, list[int]]]()
+    for file in sorted(names):
+        try:
+            with safe_open(folder / file, framework="pt") as tensors:
+                parts = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
+                found |= {name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()}
+        except (SafetensorError, OSError) as e:
+            raise UserError(f"{folder / file}: no safetensors file, or a broken one: {e}") from None
+    if not any(len(shape) > 1 for _, shape in found.values()):
+        raise UserError(f"{folder}: its safetensors hold no matrix")
+    return found

@@ -1,8 +1,8 @@
 """Reading and writing GGUF files: header first, checked against the file's size, tensors in blocks of rows.
 
-The key-value section is kept as bytes, so that what is written has the metadata, tokenizer and chat template
-of what was read, byte for byte. Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md. A model in several files
-(llama-gguf-split) is read as one.
+Values are kept as bytes, so that what is written has the metadata, tokenizer and chat template of what was read, byte
+for byte. Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md. A model in several files (llama-gguf-split) is read
+as one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def sha256(files: Iterable[Path]) -> str:
 
 @dataclass(frozen=True)
 class GGUF:
-    """A model's header. `metadata` holds scalars and strings; arrays are None there and bytes in `kv`.
+    """A model's header. `metadata` holds scalars and strings, None for arrays; `values` has all as bytes, in order.
 
     `path` is what llama.cpp opens, `files` all that belong to it.
     """
@@ -50,10 +50,7 @@ class GGUF:
     files: list[Path]
     metadata: dict[str, Any]
     tensors: list[Tensor]
-    kv: bytes
-    kv_count: int
-    key_at: dict[str, int]  # where a key begins in `kv`
-    value_at: dict[str, int]  # where its value begins
+    values: dict[str, bytes]  # behind the number of their type, uint32
     alignment: int
 
     @property
@@ -73,13 +70,13 @@ class GGUF:
 
     def kind(self, key: str) -> int:
         """Return the type number of a key's value."""
-        return struct.unpack_from("<I", self.kv, self.value_at[key] - 4)[0]
+        return struct.unpack_from("<I", self.values[key])[0]
 
     def array(self, key: str) -> tuple[int, int] | None:
         """Return the type number and count of an array's values; None where there is no array under this key."""
-        if key not in self.value_at or self.kind(key) != ARRAY:
+        if key not in self.values or self.kind(key) != ARRAY:
             return None
-        return struct.unpack_from("<IQ", self.kv, self.value_at[key])
+        return struct.unpack_from("<IQ", self.values[key], 4)
 
     def count(self, key: str) -> int | None:
         """Return a count; of an array of counts, as of each layer's heads, the largest."""
@@ -87,7 +84,7 @@ class GGUF:
             return self.metadata.get(key)
         kind, length = array
         layout = f"<{length}{'i' if kind == INT32 else 'I'}"
-        numbers = struct.unpack_from(layout, self.kv, self.value_at[key] + 12) if kind in (INT32, UINT32) else ()
+        numbers = struct.unpack_from(layout, self.values[key], 16) if kind in (INT32, UINT32) else ()
         return max(numbers, default=None)
 
     def own(self, name: str, default: int = 0) -> int:
@@ -128,25 +125,8 @@ class GGUF:
 
     def keeping(self, wanted: Callable[[str], bool]) -> GGUF:
         """Return the same header with only some of the metadata's keys."""
-        kv, key_at, value_at = bytearray(), {}, {}
-        ends = [*self.key_at.values(), len(self.kv)]
-        for (key, start), end in zip(self.key_at.items(), ends[1:], strict=True):
-            if wanted(key):
-                key_at[key], value_at[key] = len(kv), len(kv) + self.value_at[key] - start
-                kv += self.kv[start:end]
-        metadata = {key: value for key, value in self.metadata.items() if key in key_at}
-        return replace(self, metadata=metadata, kv=bytes(kv), kv_count=len(key_at), key_at=key_at, value_at=value_at)
-
-    def kv_with(self, replaced: dict[str, int]) -> tuple[bytes, int]:
-        """Return the key-value section with these uint32 values replaced or, where absent, added; and its count."""
-        kv, count = bytearray(self.kv), self.kv_count
-        for key, value in replaced.items():
-            if key in self.value_at:
-                struct.pack_into("<I", kv, self.value_at[key], value)
-            else:
-                kv += struct.pack("<Q", len(key)) + key.encode() + struct.pack("<II", UINT32, value)
-                count += 1
-        return bytes(kv), count
+        kept = {key: value for key, value in self.values.items() if wanted(key)}
+        return replace(self, metadata={key: self.metadata[key] for key in kept}, values=kept)
 
 
 def read(path: Path) -> GGUF:
@@ -213,22 +193,19 @@ def _read_file(path: Path) -> GGUF:
         if version not in (2, 3):
             raise UserError(f"{path}: GGUF version {version} is not supported (2 and 3 are)")
         tensor_count, kv_count = reader.counts()
-        start, metadata, key_at, value_at = reader.at, {}, {}, {}
+        metadata, values = {}, {}
         for _ in range(kv_count):
-            at = reader.at - start
             key = reader.key()
-            if key in key_at:
+            if key in values:
                 raise reader.broken(f"{shown(key)} is there twice")
-            key_at[key] = at
-            (kind,) = reader.unpack("<I")
-            value_at[key] = reader.at - start
-            metadata[key] = reader.value(kind)
-        end = reader.at
+            start = reader.at
+            metadata[key] = reader.value(*reader.unpack("<I"))
+            end = reader.at
+            file.seek(start)
+            values[key] = file.read(end - start)
         infos = [reader.tensor() for _ in range(tensor_count)]
         alignment, after = 32, reader.at
-        file.seek(start)
-        kv = file.read(end - start)
-    header = GGUF(path, [path], metadata, [], kv, kv_count, key_at, value_at, alignment)
+    header = GGUF(path, [path], metadata, [], values, alignment)
     if "general.alignment" in metadata:
         alignment = metadata["general.alignment"]
         if header.kind("general.alignment") != UINT32 or alignment.bit_count() != 1 or alignment > _LARGEST_ALIGNMENT:
@@ -268,17 +245,17 @@ def write(
     Args:
         tensors: names, shapes and types; their offsets are assigned here.
         data: the bytes of a tensor in pieces (uint8 or its own dtype, C order).
-        replaced: uint32 metadata that changes, such as `general.file_type`.
+        replaced: uint32 metadata that changes or, where absent, is added, such as `general.file_type`.
         advance: called with the bytes of each piece.
     """
     tensors = list(tensors)
-    kv, kv_count = source.kv_with(replaced)
-    header = bytearray(_MAGIC + struct.pack("<IQQ", 3, len(tensors), kv_count) + kv)
+    values = source.values | {key: struct.pack("<II", UINT32, value) for key, value in replaced.items()}
+    header = bytearray(_MAGIC + struct.pack("<IQQ", 3, len(tensors), len(values)))
+    for key, value in values.items():
+        header += _text(key) + value
     offset = 0
     for t in tensors:
-        header += struct.pack("<Q", len(t.name.encode())) + t.name.encode()
-        header += struct.pack("<I", len(t.shape)) + struct.pack(f"<{len(t.shape)}Q", *reversed(t.shape))
-        header += struct.pack("<IQ", t.type, offset)
+        header += _text(t.name) + struct.pack(f"<I{len(t.shape)}QIQ", len(t.shape), *reversed(t.shape), t.type, offset)
         offset = _aligned(offset + t.nbytes, source.alignment)
     with path.open("wb") as file:
         file.write(header)
@@ -291,6 +268,11 @@ def write(
             if (given := file.tell() - start) != t.nbytes:
                 raise ValueError(f"{t.name}: {given} bytes given, {t.nbytes} expected")
         file.write(bytes(_aligned(file.tell(), source.alignment) - file.tell()))
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode("utf-8", "surrogateescape")
+    return struct.pack("<Q", len(encoded)) + encoded
 
 
 def _aligned(offset: int, alignment: int) -> int:

@@ -86,9 +86,9 @@ class _Floats(Grid):
 class _Blocks(Grid):
     """A block type. `scale` and `offset` are (rows, groups, 1); groups have the same number of columns."""
 
-    def __init__(self, raw: np.ndarray, columns: int, layout: _Layout):
-        self.layout = layout
-        weights, size = GGML_QUANT_SIZES[layout.kind]
+    def __init__(self, raw: np.ndarray, columns: int, kind: T):
+        layout = self.layout = _LAYOUTS[kind]
+        weights, size = GGML_QUANT_SIZES[kind]
         blocks = self.blocks = raw.reshape(-1, size)
         rows = len(blocks) * weights // columns
         scale, offset = layout.scales(blocks)
@@ -127,17 +127,43 @@ class _Blocks(Grid):
         return made.reshape(-1)
 
 
+_Scales = tuple[np.ndarray, np.ndarray | None]
+
+
 @dataclass(frozen=True)
 class _Layout:
-    """How a block type keeps its codes: unpacked they are 0 to `count` - 1, and `zero` is the one that means 0."""
+    """How a block type keeps its codes: unpacked they are 0 to `count` - 1, and `zero` is the one that means 0.
 
-    kind: T
-    count: int
-    zero: int
-    unpack: Callable[[np.ndarray], np.ndarray]  # blocks (N, bytes) -> codes (N, weights), uint8
-    pack: Callable[[np.ndarray, np.ndarray], None]  # the reverse, into blocks
-    scales: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]  # (N, groups), float32; offsets likewise
+    `planes` have the lowest bits of all codes, then those above: the plane's first byte in a block and the byte behind
+    its last, bits of each code, and bytes of a run, which has first the codes in the lowest bits of its bytes.
+    """
+
+    scales: Callable[[np.ndarray], _Scales]  # blocks (N, bytes) -> (N, groups), float32; offsets likewise
+    planes: tuple[tuple[int, int, int, int], ...]
+    zero: int = 0
     table: np.ndarray | None = None
+    flipped: int = 0  # bits of a code that are stored the other way round
+
+    @property
+    def count(self) -> int:
+        return 1 << sum(bits for _, _, bits, _ in self.planes)
+
+    def unpack(self, blocks: np.ndarray) -> np.ndarray:
+        """Read the codes of blocks (N, bytes): (N, weights), uint8."""
+        codes, below = np.full((len(blocks), 1), self.flipped, np.uint8), 0
+        for start, stop, bits, run in self.planes:
+            codes = codes ^ (_plane(blocks[:, start:stop], bits, run) << np.uint8(below))
+            below += bits
+        return codes
+
+    def pack(self, codes: np.ndarray, blocks: np.ndarray) -> None:
+        """Write codes into blocks."""
+        codes, below = codes ^ np.uint8(self.flipped), 0
+        for start, stop, bits, run in self.planes:
+            plane = (codes >> np.uint8(below)) & np.uint8((1 << bits) - 1)
+            runs = plane.reshape(len(blocks), -1, 8 // bits, run) << _shifts(bits)
+            blocks[:, start:stop] = np.bitwise_or.reduce(runs, axis=2).reshape(len(blocks), -1)
+            below += bits
 
 
 def has_grid(kind: T) -> bool:
@@ -151,7 +177,7 @@ def grid(kind: T, raw: np.ndarray, columns: int) -> Grid:
     Raises:
         KeyError: `has_grid` is False.
     """
-    return _Floats(raw, columns, kind) if kind in (T.F16, T.BF16) else _Blocks(raw, columns, _LAYOUTS[kind])
+    return _Floats(raw, columns, kind) if kind in (T.F16, T.BF16) else _Blocks(raw, columns, kind)
 
 
 def _half(blocks: np.ndarray, at: int) -> np.ndarray:
@@ -159,131 +185,61 @@ def _half(blocks: np.ndarray, at: int) -> np.ndarray:
     return blocks[:, at : at + 2].copy().view(np.float16).astype(np.float32)
 
 
-def _planes(packed: np.ndarray, bits: int, run: int) -> np.ndarray:
-    """Read codes of so many bits: of each `run` bytes first the lowest bits, then those above."""
-    runs = packed.reshape(len(packed), -1, 1, run)
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
-    return ((runs >> shifts) & ((1 << bits) - 1)).reshape(len(packed), -1)
+def _shifts(bits: int) -> np.ndarray:
+    return np.arange(0, 8, bits, dtype=np.uint8)[:, None]
 
 
-def _as_planes(codes: np.ndarray, bits: int, run: int) -> np.ndarray:
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
-    planes = codes.reshape(len(codes), -1, 8 // bits, run) << shifts
-    return np.bitwise_or.reduce(planes, axis=2).reshape(len(codes), -1)
+def _plane(packed: np.ndarray, bits: int, run: int) -> np.ndarray:
+    """Read numbers of so many bits: of each `run` bytes first the lowest bits, then those above."""
+    runs = packed.reshape(len(packed), -1, 1, run) >> _shifts(bits)
+    return (runs & np.uint8((1 << bits) - 1)).reshape(len(packed), -1)
 
 
-def _simple(kind: T, zero: int, *, minimum: bool, fifth: bool = False, table: np.ndarray | None = None) -> _Layout:
-    """Read blocks of 32 with one scale, perhaps a minimum, perhaps a fifth bit in a word before the other four."""
-    head = 4 if minimum else 2
-    at = head + (4 if fifth else 0)
-
-    def unpack(blocks: np.ndarray) -> np.ndarray:
-        low = _planes(blocks[:, at:], 4, 16)
-        return low | (np.unpackbits(blocks[:, head:at], axis=1, bitorder="little") << 4) if fifth else low
-
-    def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
-        blocks[:, at:] = _as_planes(codes & 15, 4, 16)
-        if fifth:
-            blocks[:, head:at] = np.packbits(codes >> 4, axis=1, bitorder="little")
-
-    def scales(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        return _half(blocks, 0), _half(blocks, 2) if minimum else None
-
-    return _Layout(kind, 32 if fifth else 16, zero, unpack, pack, scales, table)
+def _one_scale(blocks: np.ndarray) -> _Scales:
+    return _half(blocks, 0), None
 
 
-def _q8_0() -> _Layout:
-    def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
-        blocks[:, 2:] = codes - np.uint8(128)
-
-    return _Layout(T.Q8_0, 256, 128, lambda b: b[:, 2:] + np.uint8(128), pack, lambda b: (_half(b, 0), None))
+def _scale_and_minimum(blocks: np.ndarray) -> _Scales:
+    return _half(blocks, 0), _half(blocks, 2)
 
 
-def _q2_k() -> _Layout:
-    def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
-        blocks[:, 16:80] = _as_planes(codes, 2, 32)
-
-    def scales(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        both = blocks[:, :16]
-        return _half(blocks, 80) * (both & 15), -(_half(blocks, 82) * (both >> 4))
-
-    return _Layout(T.Q2_K, 4, 0, lambda b: _planes(b[:, 16:80], 2, 32), pack, scales)
+def _q2_k(blocks: np.ndarray) -> _Scales:
+    both = blocks[:, :16]
+    return _half(blocks, 80) * (both & 15), -(_half(blocks, 82) * (both >> 4))
 
 
-def _q3_k() -> _Layout:
-    def unpack(blocks: np.ndarray) -> np.ndarray:
-        return _planes(blocks[:, 32:96], 2, 32) | (_planes(blocks[:, :32], 1, 32) << 2)
-
-    def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
-        blocks[:, 32:96], blocks[:, :32] = _as_planes(codes & 3, 2, 32), _as_planes(codes >> 2, 1, 32)
-
-    def scales(blocks: np.ndarray) -> tuple[np.ndarray, None]:
-        low = _planes(blocks[:, 96:104], 4, 8)
-        high = _planes(blocks[:, 104:108], 2, 4)
-        return _half(blocks, 108) * ((low | (high << 4)).astype(np.int8) - np.int8(32)), None
-
-    return _Layout(T.Q3_K, 8, 4, unpack, pack, scales)
+def _q3_k(blocks: np.ndarray) -> _Scales:
+    scale = _plane(blocks[:, 96:104], 4, 8) | (_plane(blocks[:, 104:108], 2, 4) << 4)
+    return _half(blocks, 108) * (scale.astype(np.int8) - np.int8(32)), None
 
 
-def _q45_k(kind: T, *, fifth: bool) -> _Layout:
-    at = 48 if fifth else 16
-
-    def unpack(blocks: np.ndarray) -> np.ndarray:
-        low = _planes(blocks[:, at:], 4, 32)
-        return low | (_planes(blocks[:, 16:48], 1, 32) << 4) if fifth else low
-
-    def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
-        blocks[:, at:] = _as_planes(codes & 15, 4, 32)
-        if fifth:
-            blocks[:, 16:48] = _as_planes(codes >> 4, 1, 32)
-
-    def scales(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        scale, minimum = Q4_K.get_scale_min(blocks[:, 4:16].copy())
-        return _half(blocks, 0) * scale, -(_half(blocks, 2) * minimum)
-
-    return _Layout(kind, 32 if fifth else 16, 0, unpack, pack, scales)
+def _q45_k(blocks: np.ndarray) -> _Scales:
+    scale, minimum = Q4_K.get_scale_min(blocks[:, 4:16].copy())
+    return _half(blocks, 0) * scale, -(_half(blocks, 2) * minimum)
 
 
-def _q6_k() -> _Layout:
-    def unpack(blocks: np.ndarray) -> np.ndarray:
-        return _planes(blocks[:, :128], 4, 64) | (_planes(blocks[:, 128:192], 2, 32) << 4)
-
-    def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
-        blocks[:, :128], blocks[:, 128:192] = _as_planes(codes & 15, 4, 64), _as_planes(codes >> 4, 2, 32)
-
-    def scales(blocks: np.ndarray) -> tuple[np.ndarray, None]:
-        return _half(blocks, 208) * blocks[:, 192:208].view(np.int8), None
-
-    return _Layout(T.Q6_K, 64, 32, unpack, pack, scales)
+def _q6_k(blocks: np.ndarray) -> _Scales:
+    return _half(blocks, 208) * blocks[:, 192:208].view(np.int8), None
 
 
-def _iq4_xs() -> _Layout:
-    def pack(codes: np.ndarray, blocks: np.ndarray) -> None:
-        blocks[:, 8:] = _as_planes(codes, 4, 16)
-
-    def scales(blocks: np.ndarray) -> tuple[np.ndarray, None]:
-        high = blocks[:, 2:4].copy().view(np.uint16) >> np.arange(0, 16, 2, dtype=np.uint16)
-        low = np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], axis=2).reshape(len(blocks), 8)
-        return _half(blocks, 0) * ((low | ((high & 3) << 4)).astype(np.float32) - 32), None
-
-    return _Layout(T.IQ4_XS, 16, 0, lambda b: _planes(b[:, 8:], 4, 16), pack, scales, _IQ4)
+def _iq4_xs(blocks: np.ndarray) -> _Scales:
+    high = blocks[:, 2:4].copy().view(np.uint16) >> np.arange(0, 16, 2, dtype=np.uint16)
+    scale = _plane(blocks[:, 4:8], 4, 1) | ((high & 3) << 4)
+    return _half(blocks, 0) * (scale.astype(np.float32) - 32), None
 
 
 _IQ4 = np.array(IQ4_NL.kvalues, dtype=np.float32)
 _LAYOUTS = {
-    layout.kind: layout
-    for layout in (
-        _simple(T.Q4_0, 8, minimum=False),
-        _simple(T.Q4_1, 0, minimum=True),
-        _simple(T.Q5_0, 16, minimum=False, fifth=True),
-        _simple(T.Q5_1, 0, minimum=True, fifth=True),
-        _simple(T.IQ4_NL, 0, minimum=False, table=_IQ4),
-        _q8_0(),
-        _q2_k(),
-        _q3_k(),
-        _q45_k(T.Q4_K, fifth=False),
-        _q45_k(T.Q5_K, fifth=True),
-        _q6_k(),
-        _iq4_xs(),
-    )
+    T.Q4_0: _Layout(_one_scale, ((2, 18, 4, 16),), zero=8),
+    T.Q4_1: _Layout(_scale_and_minimum, ((4, 20, 4, 16),)),
+    T.Q5_0: _Layout(_one_scale, ((6, 22, 4, 16), (2, 6, 1, 1)), zero=16),
+    T.Q5_1: _Layout(_scale_and_minimum, ((8, 24, 4, 16), (4, 8, 1, 1))),
+    T.Q8_0: _Layout(_one_scale, ((2, 34, 8, 32),), zero=128, flipped=128),  # signed
+    T.IQ4_NL: _Layout(_one_scale, ((2, 18, 4, 16),), table=_IQ4),
+    T.IQ4_XS: _Layout(_iq4_xs, ((8, 136, 4, 16),), table=_IQ4),
+    T.Q2_K: _Layout(_q2_k, ((16, 80, 2, 32),)),
+    T.Q3_K: _Layout(_q3_k, ((32, 96, 2, 32), (0, 32, 1, 32)), zero=4),
+    T.Q4_K: _Layout(_q45_k, ((16, 144, 4, 32),)),
+    T.Q5_K: _Layout(_q45_k, ((48, 176, 4, 32), (16, 48, 1, 32))),
+    T.Q6_K: _Layout(_q6_k, ((0, 128, 4, 64), (128, 192, 2, 32)), zero=32),
 }

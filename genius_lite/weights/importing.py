@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,7 +38,7 @@ _LONGEST_NAME = 160  # characters
 class _Recorded(msgspec.Struct, frozen=True):
     """What a checkpoint's `source.json` says of the GGUF that it was imported from.
 
-    `sizes` and `times` (nanoseconds) are of its files, so that the hash is computed anew only where they differ.
+    The hash is computed anew only where its files have other `sizes` or `times` (nanoseconds).
     """
 
     path: str
@@ -65,8 +65,7 @@ class Base:
     def of(hf_checkpoint: Path) -> Base:
         """Find the base that a checkpoint was imported from.
 
-        A GGUF that was moved is looked for where the recipe found it, which is right for the hub's cache and for
-        packages, and in the run folder. Its hash tells whether it is the one.
+        A GGUF that was moved is looked for in the run folder, in the hub's cache and in its package.
 
         Raises:
             UserError: nothing is imported there, or the GGUF has gone, or has become another one.
@@ -91,9 +90,7 @@ class Base:
         return base
 
     def check(self) -> None:
-        """See that the GGUF is still the one that was imported: sizes and times first, the hash if they differ.
-
-        What is recorded follows a file that was moved, or copied.
+        """See that the GGUF is still the one that was imported, and record where it lies by now.
 
         Raises:
             UserError: it has become another one.
@@ -127,11 +124,7 @@ class Base:
 
     @property
     def name(self) -> str:
-        """The file's name without its quantization type and shard number, and of letters, digits and ._+- alone.
-
-        It becomes part of other names, which file systems limit to 255 bytes, and of commands that are pasted into a
-        shell.
-        """
+        """The file's name without its type and shard number, such that file names and shell commands can hold it."""
         stem = re.sub(r"-\d{5}-of-\d{5}$", "", self.gguf.path.stem)
         stem = re.sub(r"[.-](Q\d\w*|IQ\d\w*|B?F16|F32)$", "", stem, flags=re.IGNORECASE)
         return re.sub(r"[^\w.+-]", "_", stem, flags=re.ASCII)[:_LONGEST_NAME]
@@ -146,24 +139,23 @@ def _read_recorded(hf_checkpoint: Path) -> _Recorded:
 
 
 def _record(hf_checkpoint: Path, recorded: _Recorded) -> None:
-    """Write what a checkpoint was imported from, all of it or nothing."""
     put(hf_checkpoint / SOURCE, json_bytes(recorded, SOURCE), shared=True)  # chat and export look too
 
 
-def check_supported(source: GGUF, with_weights: bool = False) -> None:
-    """Refuse, before anything is made, what the learner could not import.
+def check_supported(source: GGUF, with_weights: bool = False) -> Any:
+    """Refuse, before anything is made, what the learner could not import; return the config that the header describes.
 
     Args:
-        with_weights: the learner takes the model's own weights, and nothing but names and rows from the GGUF.
+        with_weights: the learner takes the model's own weights, and nothing but names and rows from the GGUF; then it
+            has a config of its own, and None is returned.
 
     Raises:
         UserError: it is no sound model, one that transformers does not read or misreads, or of types that gguf does not
             read.
     """
     check_model(source)
-    if not with_weights:
-        read_config(source)
-    elif source.architecture not in MODEL_ARCH_NAMES.values():
+    config = None if with_weights else read_config(source)
+    if with_weights and source.architecture not in MODEL_ARCH_NAMES.values():
         raise UserError(
             f"{source.path}: architecture `{source.architecture}` cannot be trained: gguf has no names for it"
         )
@@ -174,6 +166,7 @@ def check_supported(source: GGUF, with_weights: bool = False) -> None:
         except NotImplementedError:
             kind = f"{shown(tensor.name)} is {tensor.type.name}"
             raise UserError(f"{source.path}: {kind}, a type that cannot be imported") from None
+    return config
 
 
 def import_checkpoint(source: GGUF, folder: Path, advance: Callable[[int], None], origin: str = "") -> None:
@@ -208,18 +201,6 @@ def save_checkpoint(source: GGUF, model: Any, found: TensorMap, folder: Path, or
     _record(folder, _Recorded.of(source, source.sha256, origin))
 
 
-@contextmanager
-def _one_name_map() -> Iterator[None]:
-    """Keep llama.cpp's table of tensor names: transformers 5.23 makes it anew for each module of the model, which took
-    half of the time of an import (`get_gguf_hf_weights_map`)."""
-    made = gguf.get_tensor_name_map
-    gguf.get_tensor_name_map = cache(made)
-    try:
-        yield
-    finally:
-        gguf.get_tensor_name_map = made
-
-
 def _load(source: GGUF, folder: Path) -> Any:
     """Load the model in transformers, from a copy that is made for it."""
     import torch
@@ -230,7 +211,9 @@ def _load(source: GGUF, folder: Path) -> Any:
     with tempfile.TemporaryDirectory(dir=folder) as name:  # inside, so that it goes with a stage that was killed
         copy = Path(name) / "model.gguf"
         write_for_transformers(source, copy)
-        with _one_name_map():
+        name_map = gguf.get_tensor_name_map  # transformers 5.23 makes it for each module, half of an import's time
+        gguf.get_tensor_name_map = cache(name_map)
+        try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 name,
                 config=config,
@@ -240,6 +223,8 @@ def _load(source: GGUF, folder: Path) -> Any:
                 output_loading_info=True,
                 trust_remote_code=False,
             )
+        finally:
+            gguf.get_tensor_name_map = name_map
     model, found = loaded
     check_complete(source.path, model, fill_in(source, model, set(found["missing_keys"])))
     return model

@@ -44,7 +44,6 @@ _FACTS = {
     "chat_template": _TEMPLATE, "adapter_type": "adapter.type", "adapter_alpha": "adapter.lora.alpha",
     "imatrix_chunks": "imatrix.chunk_count", "imatrix_chunk_size": "imatrix.chunk_size",
 }  # fmt: skip
-_VALUE_TYPES = {kind.value: kind.name for kind in GGUFValueType}
 _LARGEST, _LISTED, _LONGEST = 5, 10, 100  # tensors that differ most; rows of a long list; characters of a value
 
 
@@ -61,11 +60,10 @@ def describe(path: Path, sha256: bool = False) -> dict[str, Any]:
     facts = {name: source.metadata.get(key.format(source.architecture)) for name, key in _FACTS.items()}
     kind, file_type = facts["kind"] or "model", facts["file_type"]
     rows = source.vocabulary if gguf_file.EMBEDDINGS in source.by_name else None
-    files = dict.fromkeys([source.path, *(t.path for t in source.tensors)])
     return {
         "files": [
             {"name": _plain(f.name), "bytes": f.stat().st_size, "sha256": gguf_file.sha256([f]) if sha256 else None}
-            for f in files
+            for f in source.files
         ],
         **{name: _plain(value) for name, value in facts.items()},
         "kind": _plain(kind),
@@ -149,12 +147,6 @@ def _read(path: Path) -> GGUF:
     return gguf_file.read(path)
 
 
-def _raw_values(source: GGUF) -> dict[str, bytes]:
-    """Return every value's bytes, behind its type (uint32)."""
-    ends = [*source.key_at.values(), len(source.kv)][1:]
-    return {key: source.kv[at - 4 : end] for (key, at), end in zip(source.value_at.items(), ends, strict=True)}
-
-
 def _group(name: str) -> str:
     inner = re.sub(r"^.*\bblk\.\d+\.", "", name)
     return next((group for group, pattern in _PATTERNS.items() if re.search(pattern, inner)), "other")
@@ -162,9 +154,9 @@ def _group(name: str) -> str:
 
 def _sizes(tensors: list[Tensor], key: Callable[[Tensor], str]) -> dict[str, Any]:
     """Sum the sizes of tensors with the same `key`; groups in their order, types by size."""
-    found = {name: [t for t in tensors if key(t) == name] for name in {key(t) for t in tensors}}
-    order = {name: (name in _GROUPS and _GROUPS.index(name), -_size(same)["bytes"]) for name, same in found.items()}
-    return {name: _size(found[name]) for name in sorted(found, key=lambda name: order[name])}
+    found = {name: _size([t for t in tensors if key(t) == name]) for name in {key(t) for t in tensors}}
+    names = sorted(found, key=lambda name: (name in _GROUPS and _GROUPS.index(name), -found[name]["bytes"]))
+    return {name: found[name] for name in names}
 
 
 def _size(tensors: list[Tensor]) -> dict[str, Any]:
@@ -176,25 +168,26 @@ def _size(tensors: list[Tensor]) -> dict[str, Any]:
 
 def _metadata_difference(a: GGUF, b: GGUF) -> dict[str, Any]:
     """Return values that differ or are in one file only (None in the other); of templates the unified difference."""
-    ours, theirs, changed, templates = _raw_values(a), _raw_values(b), [], {}
-    for key in (k for k in ours | theirs if ours.get(k) != theirs.get(k)):
-        one, two = _value(a, key, ours), _value(b, key, theirs)
+    changed, templates = [], {}
+    for key in (k for k in a.values | b.values if a.values.get(k) != b.values.get(k)):
+        one, two = _value(a, key), _value(b, key)
         if key.startswith(_TEMPLATE) and {type(one), type(two)} <= {str, type(None)}:
             # Not `splitlines`: with it, a last line with and one without its end would be equal.
             old, new = ([] if text is None else text.split("\n") for text in (one, two))
             templates[_plain(key)] = list(difflib.unified_diff(old, new, "file", "other", lineterm=""))
             continue
         if one == two:  # the same number as another type
-            one, two = (f"{one} ({_VALUE_TYPES[raw[key][0]]})" for raw in (ours, theirs))
+            one, two = (f"{one} ({GGUFValueType(source.kind(key)).name})" for source in (a, b))
         changed.append({"key": _plain(key), "file": one, "other": two})
     return {"metadata": changed, "templates": templates}
 
 
-def _value(source: GGUF, key: str, raw: dict[str, bytes]) -> Any:
+def _value(source: GGUF, key: str) -> Any:
     """Return a value as JSON has it; of an array what tells it from others, None for a key that is not there."""
     if array := source.array(key):
         kind, count = array
-        return f"{count} x {_VALUE_TYPES[kind]}, sha256 {hashlib.sha256(raw[key]).hexdigest()[:8]}"
+        digest = hashlib.sha256(source.values[key]).hexdigest()
+        return f"{count} x {GGUFValueType(kind).name}, sha256 {digest[:8]}"
     return _plain(source.metadata.get(key))
 
 

@@ -91,7 +91,8 @@ def merge(
 
     Args:
         adapter: None writes the base alone.
-        like: the file whose types `source` means; the base's own if not given.
+        like: the file whose types `source` means; the base's own if not given. Where it says no `general.file_type`,
+            none is written, and llama.cpp guesses it of the tensors.
         rounded: the base in these types, if `round_base` wrote it; else it is quantized on the way.
         advance: called with bytes as they are written, `types_bytes` in all (about).
 
@@ -145,7 +146,7 @@ def write(
     """Write source + adapter in these types, but in F32 what F16 cannot hold; see `merge`, which knows the base.
 
     Args:
-        metadata: uint32 values that replace the source's.
+        metadata: uint32 values that replace the source's; without `general.file_type` the file has none.
     """
     own = source.by_name
     products: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(3))
@@ -191,17 +192,17 @@ def write(
             products.clear()
             targets = [replace(t, type=types[t.name]) for t in source.tensors]
             try:
-                gguf_file.write(out, _public(source), targets, data, metadata, advance)
+                gguf_file.write(out, _header(source, metadata), targets, data, metadata, advance)
                 return Kept({name: tuple(found.tolist()) for name, found in products.items()})
             except _TooLargeError as e:
                 types = {**types, str(e): T.F32}
 
 
-def _public(source: GGUF) -> GGUF:
-    """Leave out where whoever quantized the source had an importance matrix: a path may hold a name."""
+def _header(source: GGUF, metadata: dict[str, int]) -> GGUF:
+    """Leave out a type that is not the file's, and where somebody had an importance matrix: a path may hold a name."""
     places = ("quantize.imatrix.file", "quantize.imatrix.dataset")
-    named = [key for key in places if {"/", "\\"} & {*str(source.metadata.get(key, ""))}]
-    return source.keeping(lambda key: key not in named) if named else source
+    left_out = {key for key in places if {"/", "\\"} & {*str(source.metadata.get(key, ""))}}
+    return source.keeping(lambda key: key not in left_out | ({"general.file_type"} - metadata.keys()))
 
 
 def _ahead(

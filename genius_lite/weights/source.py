@@ -34,7 +34,12 @@ def locate(model: Model) -> Path:
         UserError: there is no such file, package or repository.
     """
     if model.gguf.startswith(Prefix.HUB):
-        return _from_hub(model)
+        from huggingface_hub import hf_hub_download
+
+        repo, names = _hub_files(model)
+        with _hub_errors(model.gguf):
+            first, *_ = [Path(hf_hub_download(repo, name, revision=model.revision)) for name in names]
+        return first
     if model.gguf.startswith(Prefix.PACKAGE):
         return _from_package(model.gguf)
     path = Path(model.gguf)
@@ -129,15 +134,6 @@ def _architecture_in(start: bytes) -> str | None:
             if key == "general.architecture" and isinstance(value, str):
                 return value
     return None
-
-
-def _from_hub(model: Model) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    repo, names = _hub_files(model)
-    with _hub_errors(model.gguf):
-        paths = [Path(hf_hub_download(repo, name, revision=model.revision)) for name in names]
-    return paths[0]
 
 
 def _hub_files(model: Model) -> tuple[str, list[str]]:

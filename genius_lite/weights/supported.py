@@ -26,10 +26,12 @@ def check_architecture(architecture: str, named: Path | str) -> None:
     """
     if architecture in _MISREAD:
         raise needs_weights(named, f"transformers reads `{architecture}` from a GGUF without {_MISREAD[architecture]}")
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     read = readable()
-    if plain(architecture) in {plain(name) for name in read}:
+    if plain(architecture) in map(plain, read):
         return
-    if _is_known(architecture):
+    if plain(FAMILIES["spelled"].get(architecture, architecture)) in map(plain, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         raise needs_weights(named, f"architecture `{architecture}` cannot be trained from a GGUF alone")
     raise UserError(
         f"{named}: architecture `{architecture}` cannot be trained: transformers has no such language model; of a GGUF "
@@ -56,11 +58,3 @@ def readable() -> set[str]:
     # Its table also has encoder-decoders, sections that are no model, and Deci, which it cannot build.
     listed = {name for name in GGUF_SUPPORTED_ARCHITECTURES if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
     return (listed | set(GGUF_CONFIG_ARCHS)) - set(_MISREAD)
-
-
-def _is_known(architecture: str) -> bool:
-    """Say whether transformers has the family, from safetensors at least."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    known = {plain(name) for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
-    return plain(FAMILIES["spelled"].get(architecture, architecture)) in known

@@ -32,8 +32,8 @@ _COUNTS = {
     **dict.fromkeys(("attention.key_length", "attention.value_length", "attention.sliding_window"), 0),
     **dict.fromkeys(("rope.dimension_count", "rope.scaling.original_context_length", "nextn_predict_layers"), 0),
 }
-_WRITTEN = ("general.file_type", "general.quantization_version")  # uint32, which `write` replaces in place
-_POSITIVE = ("rope.freq_base",)
+_WRITTEN = ("general.file_type", "general.quantization_version")  # uint32, as `write` writes them
+_UNDECODED = re.compile("[\udc80-\udcff]")  # what stands for a byte that is no UTF-8
 _NOT_NEGATIVE = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "rope.scaling.factor")
 _TEMPLATE = re.compile(r"tokenizer\.chat_template(\..+)?")
 _LONGEST_TEMPLATE = 1 << 20  # characters
@@ -153,25 +153,16 @@ def _said(value: object) -> str:
 
 def _check_texts_and_tensors(source: GGUF) -> None:
     for key, value in source.metadata.items():
-        if not _is_utf8(key) or (isinstance(value, str) and not _is_utf8(value)):
+        if _UNDECODED.search(key) or (isinstance(value, str) and _UNDECODED.search(value)):
             raise broken(source.path, f"{shown(key)} is no UTF-8 text")
         if _TEMPLATE.fullmatch(key) and not isinstance(value, str):
             raise broken(source.path, f"{shown(key)} is no text")
         if _TEMPLATE.fullmatch(key) and len(value) > _LONGEST_TEMPLATE:
             raise broken(source.path, f"{shown(key)} has {len(value)} characters; {_LONGEST_TEMPLATE} are read at most")
-    if bad := next((t.name for t in source.tensors if not _is_utf8(t.name)), None):
+    if bad := next((t.name for t in source.tensors if _UNDECODED.search(t.name)), None):
         raise broken(source.path, f"the name of a tensor is no UTF-8 text: {shown(bad)}")
     if empty := next((t.name for t in source.tensors if 0 in t.shape), None):
         raise broken(source.path, f"{shown(empty)} is empty")
-
-
-def _is_utf8(text: str) -> bool:
-    """Say whether nothing in it stands for a byte that could not be decoded."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _check_numbers(source: GGUF) -> None:
@@ -185,24 +176,20 @@ def _check_numbers(source: GGUF) -> None:
             # bool is an int to Python
             if type(value) is not int or not least <= value <= _LARGEST:
                 raise broken(source.path, f"{prefix}{name} is {_said(value)}")
-        elif isinstance(value, float) and not _is_usable(name, value):
-            raise broken(source.path, f"{prefix}{name} is {value}")
+        elif isinstance(value, float):
+            usable = value > 0 if name == "rope.freq_base" else value >= 0 or name not in _NOT_NEGATIVE
+            if not (usable and math.isfinite(value)):
+                raise broken(source.path, f"{prefix}{name} is {value}")
     if own.get("attention.causal") is False:
         raise UserError(f"{source.path}: no model that continues text: its attention is not causal")
     for key in _WRITTEN:
-        if key in source.value_at and source.kind(key) != UINT32:
+        if key in source.values and source.kind(key) != UINT32:
             raise broken(source.path, f"{key} is no uint32")
     heads, kv_heads = own.get("attention.head_count"), own.get("attention.head_count_kv")
     if heads and "attention.key_length" not in own and own["embedding_length"] % heads:
         raise broken(source.path, f"{heads} heads do not share {own['embedding_length']} columns evenly")
     if heads and kv_heads is not None and (kv_heads == 0 or heads % kv_heads):
         raise broken(source.path, f"{heads} heads do not share {kv_heads} key-value heads evenly")
-
-
-def _is_usable(name: str, value: float) -> bool:
-    if name in _POSITIVE:
-        return 0 < value < math.inf
-    return math.isfinite(value) and (value >= 0 or name not in _NOT_NEGATIVE)
 
 
 def _check_blocks(source: GGUF) -> None:
@@ -225,10 +212,10 @@ def _check_vocabulary(source: GGUF) -> None:
         raise broken(source.path, f"it has embeddings of {rows} tokens, but not as many texts of tokens")
     for name, kinds in (("scores", (FLOAT32,)), ("token_type", (INT32, UINT32))):
         key = TOKENIZER + name
-        if key in source.value_at and source.array(key) not in [(kind, rows) for kind in kinds]:
+        if key in source.values and source.array(key) not in [(kind, rows) for kind in kinds]:
             raise broken(source.path, f"{key} is no array of {rows} numbers")
     merges = source.array(f"{TOKENIZER}merges")
-    if f"{TOKENIZER}merges" in source.value_at and (not merges or merges[0] != STRING):
+    if f"{TOKENIZER}merges" in source.values and (not merges or merges[0] != STRING):
         raise broken(source.path, f"{TOKENIZER}merges is no array of texts")
     for name in ("bos", "eos", "eot"):
         value = source.metadata.get(key := f"{TOKENIZER}{name}_token_id", 0)

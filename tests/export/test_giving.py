@@ -146,6 +146,13 @@ def test_ollama_takes_an_export_in(project, tmp_path):
     asked = (tmp_path / "asked").read_text().splitlines()
     assert asked == [f"{project} create tiny:{k.lower()} -f {to}/Modelfile.{k}" for k in ("F16", "Q8_0")]
     assert "in Ollama: ollama run tiny:f16\nin Ollama: ollama run tiny:q8_0\n" in done.stdout
+    assert f"\nollama create tiny:f16 -f {to}/Modelfile.F16 && ollama run tiny:f16\n" in done.stdout
+    card = (to / "README.md").read_text()
+    assert "\nollama create tiny:f16 -f ./Modelfile.F16 && ollama run tiny:f16\n```" in card
+    done = genius(*arguments, "--to", tmp_path / "one", cwd=project, env=env)
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "one" / "README.md").read_text()
+    assert "\nollama create tiny -f ./Modelfile && ollama run tiny\n```" in card
     done = genius(*arguments, cwd=project, env=env)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "asked").read_text().splitlines()[-1].startswith(f"{project} create tiny -f ")

@@ -11,6 +11,7 @@ from genius_lite.export.ollama import modelfile
 from genius_lite.pipeline.job import Job, prepare
 from genius_lite.recipe import Auto, Evaluate, Foresight, Learner, Model, Queries, Recipe
 from genius_lite.rundir.folder import RECIPE, write_json
+from genius_lite.weights.full_precision import read_config
 from tests.support.models import tiny_gguf
 
 
@@ -197,3 +198,23 @@ def test_matrices_that_the_model_has_not_are_named_before_anything_is_sampled(tm
     assert prepared("q_proj", "down_proj").queries
     with pytest.raises(UserError, match=r"targets: `qproj` is no layer that can be adapted; known are down_proj"):
         prepared("q_proj", "qproj")
+
+
+def test_the_config_of_the_models_own_weights_is_read_once(tmp_path, monkeypatch):
+    tiny_gguf(tmp_path / "m.gguf", "llama").save_pretrained(tmp_path / "full")
+    (tmp_path / "q.txt").write_text("a\nb\n")
+    read = []
+    monkeypatch.setattr("genius_lite.pipeline.job.read_config", lambda path: read.append(path) or read_config(path))
+
+    def prepared(*targets: str) -> Job:
+        model = Model(gguf=str(tmp_path / "m.gguf"), weights=str(tmp_path / "full"))
+        queries, learner = Queries(source=str(tmp_path / "q.txt")), Learner(targets=[*targets])
+        foresight = Foresight(max_tokens=16)
+        return prepare(
+            Recipe(out=str(tmp_path / "r"), model=model, queries=queries, foresight=foresight, learner=learner)
+        )
+
+    assert prepared("q_proj").weights == tmp_path / "full"
+    assert read == [tmp_path / "full"]
+    with pytest.raises(UserError, match=r"targets: `qproj` is no layer that can be adapted; known are down_proj"):
+        prepared("qproj")

@@ -14,7 +14,7 @@ import torch
 from genius_lite.errors import UserError
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter
-from genius_lite.weights.full_precision import Safetensors, load_weights, read_config, write_full_precision
+from genius_lite.weights.full_precision import headers, load_weights, read_config, write_full_precision
 from genius_lite.weights.importing import Base, import_checkpoint, save_checkpoint
 from genius_lite.weights.mapping import Identical, Rounded, match
 from genius_lite.weights.merge import merge
@@ -259,13 +259,13 @@ def test_names_in_an_index_stay_beside_it(tmp_path):
     for name in ("../outside.safetensors", str(tmp_path / "outside.safetensors"), "..", "."):
         index.write_text(json.dumps({"weight_map": {"a.weight": name}}))
         with pytest.raises(UserError, match=r"the index names .*, which is not there"):
-            Safetensors(tmp_path / "full")
+            headers(tmp_path / "full")
     save_file(matrix, tmp_path / "full" / "inside.safetensors")
     index.write_text(json.dumps({"weight_map": {"a.weight": "../inside.safetensors"}}))
     with pytest.raises(UserError, match=r"the index names .*, which is not there"):
-        Safetensors(tmp_path / "full")
+        headers(tmp_path / "full")
     index.write_text(json.dumps({"weight_map": {"a.weight": "inside.safetensors"}}))
-    assert Safetensors(tmp_path / "full").headers == {"a.weight": ("F32", [2, 3])}
+    assert headers(tmp_path / "full") == {"a.weight": ("F32", [2, 3])}
 
 
 @pytest.mark.parametrize(
@@ -286,5 +286,5 @@ def test_broken_safetensors_are_one_line(tmp_path, name, content, message):
     save_file({"a.weight": torch.ones(2, 3)}, tmp_path / "sound")
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as e:
-        Safetensors(tmp_path)
+        headers(tmp_path)
     assert "\n" not in str(e.value)

@@ -256,10 +256,9 @@ def test_metadata_template_and_tokenizer_are_kept_byte_for_byte(tiny, tmp_path, 
     quantized = {"general.quantization_version"} if kind.startswith("Q") else set()
     assert differing == ({"general.file_type"} | quantized) - same
     assert after.fields["tokenizer.chat_template"].contents() == TEMPLATE
-    kv = bytearray(gguf_file.read(tmp_path / "p.gguf").kv[: len(source.kv)])
-    at = source.value_at["general.file_type"]
-    kv[at : at + 4] = source.kv[at : at + 4]
-    assert bytes(kv) == source.kv
+    written = gguf_file.read(tmp_path / "p.gguf").values
+    same_type = written | {"general.file_type": source.values["general.file_type"]}
+    assert [*same_type.items()][: len(source.values)] == [*source.values.items()]
     assert (
         after.fields["general.file_type"].contents()
         == ({"Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15, "F16": 1, "BF16": 32, "source": 1}[kind])
@@ -318,6 +317,26 @@ def test_the_types_of_the_source_may_be_those_of_another_file(bases, tmp_path):
     round_base(base, adapter, "source", tmp_path / "base.gguf", like=users)
     merge(base, None, "Q4_0", tmp_path / "q4.gguf")
     assert raws(gguf_file.read(tmp_path / "base.gguf")) == raws(gguf_file.read(tmp_path / "q4.gguf"))
+
+
+def test_where_the_users_file_says_no_type_a_merged_one_says_none(bases, tmp_path):
+    """That of the weights that it was made of would be another one; of the tensors llama.cpp guesses the right one."""
+    base = bases[T.BF16]
+    requantize(bases[T.F16].gguf, "Q4_0", tmp_path / "said.gguf")
+    said = gguf_file.read(tmp_path / "said.gguf")
+    silent = said.keeping(lambda key: key != "general.file_type")
+    gguf_file.write(tmp_path / "users.gguf", silent, said.tensors, said.raw_blocks, {})
+    users, adapter = gguf_file.read(tmp_path / "users.gguf"), made_up(base)
+    merge(base, adapter, "source", tmp_path / "m.gguf", like=users)
+    round_base(base, adapter, "source", tmp_path / "base.gguf", like=users)
+    for name in ("m", "base"):
+        written = gguf_file.read(tmp_path / f"{name}.gguf")
+        assert [t.type for t in written.tensors] == [t.type for t in users.tensors]
+        assert "general.file_type" not in written.metadata
+        assert written.metadata["general.quantization_version"] == users.metadata["general.quantization_version"]
+        llama_cpp.Llama(str(written.path), n_ctx=64, verbose=False).close()
+    merge(base, adapter, "Q8_0", tmp_path / "q8.gguf", like=users)
+    assert gguf_file.read(tmp_path / "q8.gguf").metadata["general.file_type"] == 7, "what was asked for is known"
 
 
 @pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_0"])
