@@ -71,9 +71,20 @@ class Lengths(msgspec.Struct, frozen=True):
 
     @property
     def error(self) -> float:
-        """Estimate the standard error of the mean, over queries, as a share of it; 0.5 where nothing tells it."""
+        """Estimate the standard error of the mean, as a share of it; 0.5 where nothing tells it, and at most.
+
+        It is that over queries, and of what lies beyond the limit at which responses were cut off (`extended`): where
+        few ended, little is known of it.
+        """
         means = [statistics.fmean(r.length for r in rows) for rows in self.responses]
-        return min(0.5, statistics.stdev(means) / len(means) ** 0.5 / self.mean) if len(means) > 1 else 0.5
+        if len(means) < 2:
+            return 0.5
+        among, beyond = statistics.stdev(means) / len(means) ** 0.5 / self.mean, 0.0
+        if self.ends:
+            guessed = sum(max(0, r.length - self.ends.limit) for rows in self.responses for r in rows)
+            every = sum(r.length for rows in self.responses for r in rows)
+            beyond = guessed / every / max(1, self.ends.ended) ** 0.5  # a count varies by its root
+        return min(0.5, math.hypot(among, beyond))
 
     def ended(self, limit: int) -> Lengths:
         """Return those that came to their end before the limit; all, where none did."""
