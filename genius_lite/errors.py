@@ -13,7 +13,7 @@ class UserError(Exception):
 
 
 class NoPairError(UserError):
-    """A round's queries gave no pair to learn from."""
+    """A round's queries gave no pair to learn from, or too few."""
 
 
 class NonFiniteError(RuntimeError):

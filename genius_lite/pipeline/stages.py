@@ -34,6 +34,7 @@ from genius_lite.rundir import folder
 from genius_lite.rundir.documents import read_typed
 from genius_lite.rundir.folder import RunDir, remove, write_json
 from genius_lite.rundir.lines import Lines, RecordLog, write_records
+from genius_lite.text import amount
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, write_imatrix
 from genius_lite.weights.full_precision import load_weights, write_full_precision
@@ -129,7 +130,7 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
     """Make the pairs to learn from, which stay in their file; `filtered.json` counts what each filter left without one.
 
     Raises:
-        NoPairError: none is left.
+        NoPairError: none is left; or of a later round fewer than `pairs.at_least`.
     """
     r.enter(Stage.PAIRS)
     cfg, tau, began = r.job.recipe.pairs, r.job.recipe.foresight.tau, time.monotonic()
@@ -145,7 +146,12 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
         r.here.put_json(folder.LEFT_OUT, dict(left_out))
         if not out.stat().st_size:
             raise NoPairError(f"round {r.number}: no pair to learn from: {why_none(cfg, left_out, rollouts)}")
-        note_time(r.here, Stage.PAIRS, time.monotonic() - began, len(Lines(out, PreferencePair)))
+        count = len(Lines(out, PreferencePair))
+        if count < cfg.at_least and r.number > 1:
+            raise NoPairError(
+                f"round {r.number}: {amount(count, 'pairs')} to learn from, fewer than pairs.at_least ({cfg.at_least})"
+            )
+        note_time(r.here, Stage.PAIRS, time.monotonic() - began, count)
 
     made = r.here.build(folder.PAIRS, make)
     trust_pairs(r, made)

@@ -56,6 +56,13 @@ class Pairs(Section):
         "one, for choose: agreed",
     )
 
+    at_least: Positive = key(
+        1,
+        "The run ends before a later round of fewer pairs: an update of one pair moves the weights as far as one of "
+        "many",
+        unit="pairs",
+    )
+
     @model_validator(mode="after")
     def _possible(self) -> Pairs:
         if self.weigh == "votes" and self.choose != "agreed":

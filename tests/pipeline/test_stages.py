@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,12 @@ def done(
         "sampler": Sampler(slots=1, threads=1),
         "guard": UNGUARDED,
         "foresight": Foresight(beams=1, candidates=2, steps=1, max_tokens=12, temperature=1.5),
+        "pairs": ANY_PAIRS,
     }
     recipe = Recipe(
         out=str(folder / "run"),
         model=Model(gguf=str(folder / "tiny.gguf"), weights=str(folder / "full") if full else None),
         queries=Queries(source=questions(folder, 12)),
-        pairs=ANY_PAIRS,
         learner=Learner(
             rank=4, lora_alpha=8, lr=lr, holdout=holdout, batch_pairs=4, parity_limit=100, precision="fp32"
         ),
@@ -209,6 +210,22 @@ def test_a_later_round_without_a_pair_ends_the_run_with_what_was_made_before(tmp
     assert Path(summary.exported).is_file()
     found = look(made.folder)
     assert (found.state, found.board.number, found.board.kind) == ("finished", 1, "export"), "no second round was made"
+
+
+@pytest.mark.parametrize(("least", "rounds"), [(2, 3), (3, 1)])
+def test_a_later_round_of_too_few_pairs_ends_the_run_with_what_was_made_before(tmp_path, monkeypatch, least, rounds):
+    def draw(rollouts, cfg, tau, key, *rest):
+        return islice(draw_pairs(rollouts, cfg, tau, key, *rest), 1 if key[1] == 1 else 2)
+
+    monkeypatch.setattr("genius_lite.pipeline.stages.draw_pairs", draw)
+    made = done(tmp_path, Quantize(), rounds=3, round_queries=4, pairs=ANY_PAIRS.model_copy(update={"at_least": least}))
+    summary = run(made.recipe)
+    assert [report.pairs for report in summary.rounds] == [1, 2, 2][:rounds], (
+        "the first round is learned from in any case"
+    )
+    told = f"round 2: 2 pairs to learn from, fewer than pairs.at_least ({least})"
+    assert summary.stopped == (None if rounds == 3 else told)
+    assert Path(summary.exported).is_file()
 
 
 def test_a_later_round_whose_candidates_all_agree_ends_the_run_with_a_report(tmp_path, monkeypatch):
