@@ -26,7 +26,7 @@ from genius_lite.sampler.messages import EngineSettings
 
 _BUSY = 0.1  # share of the cores that other programs may take before it is said
 _UNSURE = 0.1  # standard error of a rehearsed time; rounds differ from each other by it
-_DEVIATIONS = 2.0  # between the time that is told and its bounds, which hold it in 95 of 100 plans
+_DEVIATIONS = 2.0  # from the time that is told to its bounds: of lengths drawn from a model's, 90 to 95 % lay within
 
 
 @dataclass(frozen=True)
