@@ -144,13 +144,12 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
 
             write_records(out, draw_pairs(rollouts, cfg, tau, r.key, stated, left_out := Counter[str]()))
         r.here.put_json(folder.LEFT_OUT, dict(left_out))
-        if not out.stat().st_size:
-            raise NoPairError(f"round {r.number}: no pair to learn from: {why_none(cfg, left_out, rollouts)}")
         count = len(Lines(out, PreferencePair))
+        if not count:
+            raise NoPairError(f"round {r.number}: no pair to learn from: {why_none(cfg, left_out, rollouts)}")
         if count < cfg.at_least and r.number > 1:
-            raise NoPairError(
-                f"round {r.number}: {amount(count, 'pairs')} to learn from, fewer than pairs.at_least ({cfg.at_least})"
-            )
+            few = f"{amount(count, 'pairs')} to learn from"
+            raise NoPairError(f"round {r.number}: {few}, fewer than pairs.at_least ({cfg.at_least})")
         note_time(r.here, Stage.PAIRS, time.monotonic() - began, count)
 
     made = r.here.build(folder.PAIRS, make)
