@@ -36,10 +36,11 @@ _MENTION = re.compile(
 )
 _OPTION = re.compile(r"^[ \t]*(?:\*\*)?\(?([A-Z])[.):](?:\*\*)?[ \t]+[^\s*]", re.MULTILINE)  # and a text behind it
 _AT_END = re.compile(rf"(?<!{WORD})(?<!['-])([A-Z])$")
-_OR_BEFORE = re.compile(rf"(?<!{WORD})[A-Z][)\]*_,\s]*?{_BETWEEN.pattern}[(\[*]*+$")
+_OR_BEFORE = re.compile(rf"(?<!{WORD})[A-Z][)\]*_,.;\s]*?(?i:{_BETWEEN.pattern})[(\[*]*+$")
 UNLIKE = re.compile(every("unlike"), re.IGNORECASE)
 _DENIED = re.compile(rf"{every('unlike')}\s*$", re.IGNORECASE)
 _NEAR = 14  # characters: "n'est pas (C)"
+_BEFORE = 48  # "**A**, or quite possibly B"
 
 
 class Options(NamedTuple):
@@ -192,8 +193,8 @@ def _last_mention(text: str, letters: str) -> str | None:
     found = [(m.start(), m.end(), m[i]) for m in mentions if m.start(i := m.lastindex or 0) not in listed]
     found = [mention for mention in found if mention[2] in letters]
     if not found:
-        end = _AT_END.search(text.rstrip(" \t\r\n.。!！)]*_`\"'")[-_NEAR:])
-        if not end or UNLIKE.search(end.string) or _OR_BEFORE.search(end.string[: end.start()]):
+        end = _AT_END.search(text.rstrip(" \t\r\n.。!！)]*_`\"'")[-_BEFORE:])
+        if not end or UNLIKE.search(end.string[-_NEAR:]) or _OR_BEFORE.search(end.string[: end.start()]):
             return None
         return end[1] if end[1] in letters else None
     between = text[found[-2][1] : found[-1][0]] if len(found) > 1 else ""

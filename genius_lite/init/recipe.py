@@ -217,7 +217,7 @@ def _a_third(questions: int) -> int:
 def _settings(machine: Resources, parameters: float, questions: int, *, votes: bool) -> dict[str, Any]:
     """Choose what fits: smaller models take larger learning rates and shorter searches.
 
-    Of a search the two higher rates gained in `recipes/RESULTS.md` at temperature 1 and at 0.5, where higher ones
+    Of a search the two higher rates gained in `recipes/RESULTS.md` at temperature 1 (at 0.5 nothing is shown), where higher ones
     gained less (SmolLM2-135M) or lost greedily (Qwen2.5-Coder-0.5B). What a vote chooses is told again (SFT), which
     takes more. Larger models were not trained.
     """

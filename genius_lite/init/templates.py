@@ -38,7 +38,7 @@ foresight:
   candidates: 4     # next steps sampled from each
   steps: {steps}          # lines that are searched; the paper has 4
   max_tokens: {max_tokens}   # longest response; raise it if many are cut off
-  temperature: 1.0  # the paper has 0.6, with which small models learned nothing that showed
+  temperature: 1.0  # at 0.6, the paper's, and lr 1e-4 a small model learned nothing that showed by value
 
 pairs:
   negatives: uniform   # the paper draws them from F, where they are nearly as good as what is preferred

@@ -142,8 +142,8 @@ class Foresight(Section):
     )
     temperature: AboveZero = key(
         1.0,
-        "Sampling temperature of steps and futures; at 0.6, the paper's, unlikely tokens are not seen, and small "
-        "models learned nothing that showed",
+        "Sampling temperature of steps and futures; at 0.6, the paper's, and lr 1e-4 a small model learned "
+        "nothing that showed by value; votes do learn at 0.6",
     )
     top_k: Count = key(0, "Sample among so many likeliest tokens; 0: among all", unit="tokens")
     top_p: Annotated[float, Field(gt=0, le=1)] = key(
