@@ -81,6 +81,11 @@ class Step(msgspec.Struct, frozen=True):
     foreseen: bool = True
 
     @property
+    def values(self) -> list[float]:
+        """Foresight values of its candidates; none where no future was simulated."""
+        return [candidate.value for candidate in self.candidates] if self.foreseen else []
+
+    @property
     def repeats(self) -> int:
         """Draws of a step that was drawn before."""
         return sum(candidate.times - 1 for candidate in self.candidates)

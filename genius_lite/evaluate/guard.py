@@ -165,8 +165,7 @@ def round_metrics(
     shrink where a step has fewer distinct candidates; a single candidate has none.
     """
     values, spreads, steps, chosen, rejected = array("d"), array("d"), 0, 0, 0
-    for step in (step for rollout in rollouts for step in rollout.steps if step.foreseen):
-        found = [candidate.value for candidate in step.candidates]
+    for found in (step.values for rollout in rollouts for step in rollout.steps if step.foreseen):
         steps += 1
         values.extend(found)
         if len(found) > 1:  # statistics.stdev cannot take infinities or NaN, which are to reach the guard

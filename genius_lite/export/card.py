@@ -169,9 +169,7 @@ def _measured(tasks: list[TaskResult], at_best: list[AtBest], file: str) -> str:
         return "## Measured\n\nNo task was measured.\n"
     kinds, rows = ("sampled", "gain over the base", "greedy", "gain", "mean of both", "gain"), []
     for t in tasks:
-        both = t.mean_of_both
-        measured = ((t.sampled, t.sampled_gain), (t.greedy, t.greedy_gain), (both, both and t.judged_gain))
-        cells = [shown for right, gained in measured for shown in (accuracy(right), gain(gained))]
+        cells = [shown for right, gained in t.by_kind.values() for shown in (accuracy(right), gain(gained))]
         rows.append([t.task, str(t.problems), *cells, percent(t.cut)])
     chosen_on = any(task.chosen_on for task in tasks)
     chose = "but they chose the round, so that gains are flattered" if chosen_on else "and others chose the round"

@@ -13,18 +13,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from genius_lite.records import FailedQuery, Query, Rollout
+from genius_lite.records import Query, Rollout
 from genius_lite.results.evaluation import Answers, Response
 from genius_lite.rundir import folder
 from genius_lite.rundir.folder import RunDir, refuse_links, round_name
-from genius_lite.rundir.lines import Lines, RecordLog, read_records, write_records
-from genius_lite.rundir.reader import RunFolder
+from genius_lite.rundir.lines import RecordLog, read_records, write_records
+from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.weights.importing import FULL_PRECISION
 
 _EVALUATION, _ANSWERS = f"{round_name(0)}/{folder.EVALUATION}", f"{round_name(0)}/{folder.ANSWERS}"
 _ROUNDED_BASE, _ROUNDED_EVALUATION = f"{folder.ROUNDED}/{folder.BASELINE}", f"{folder.ROUNDED}/{folder.EVALUATION}"
-_ROLLOUTS = f"{round_name(1)}/{folder.ROLLOUTS}"
-_FAILED = f"{round_name(1)}/{folder.FAILED_FILE}"
 _LEFT_OUT, _PAIRS, _ADAPTER = (f"{round_name(1)}/{name}" for name in (folder.LEFT_OUT, folder.PAIRS, folder.ADAPTER))
 
 # Keys of the identity that decide what is answered to the tasks, what is evaluated, what is sampled, and so on.
@@ -135,14 +133,13 @@ def _copy_rollouts(run: RunDir, queries: Sequence[Query], other: Path) -> tuple[
     Returns:
         How many there were, and whether the run has those of all queries now, each as `other` has it.
     """
-    own, searched = {query.id: query for query in queries}, Lines(other / _ROLLOUTS, Rollout)
+    own, searched = {query.id: query for query in queries}, RoundFolder(1, other / round_name(1)).rollouts
     shared = {rollout.query.id: n for n, rollout in enumerate(searched) if rollout.query == own.get(rollout.query.id)}
     if not shared or (run / _PAIRS).exists() or (run / _ADAPTER).exists():  # what was learned from stays as it was
         return 0, False
-    failed = {*Lines(run / _FAILED, FailedQuery).query_ids()}
+    failed = {*RoundFolder(1, run / round_name(1)).failed.query_ids()}
     with closing(RecordLog(run.round(1) / folder.ROLLOUTS, Rollout)) as log:
         there = {query: n for n, query in enumerate(log.records.query_ids())}
         alike = all(query in shared and log.records[n] == searched[shared[query]] for query, n in there.items())
-        missing = [n for query, n in shared.items() if query not in there and query not in failed]
-        log.append(*searched.pick(missing))
-    return len(missing), alike and not failed and shared.keys() == own.keys()
+        count = log.extend(searched.pick(shared.values()), there.keys() | failed)
+    return count, alike and not failed and shared.keys() == own.keys()

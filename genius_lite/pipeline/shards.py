@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from genius_lite.errors import Stop, UserError
 from genius_lite.machine.engine_settings import engine_settings
@@ -25,14 +25,11 @@ from genius_lite.report.tracking import Tracker
 from genius_lite.rundir import folder
 from genius_lite.rundir.checks import check_rollouts
 from genius_lite.rundir.folder import RunDir, open_folder, round_name
-from genius_lite.rundir.lines import Lines, RecordLog
+from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
 from genius_lite.weights.untrusted import load_untrusted
-
-T = TypeVar("T")
-_AT_ONCE = 32  # records for which the disk is waited for once
 
 
 @dataclass(frozen=True)
@@ -118,26 +115,14 @@ def merge_shards(out: Path, shards: Sequence[Path], say: Callable[[str], None]) 
         log, failures = RecordLog(here / folder.ROLLOUTS, Rollout), RecordLog(here / folder.FAILED_FILE, FailedQuery)
         over, new = {*log.records.query_ids(), *failures.records.query_ids()}, [0] * len(shards)
         for n, part in enumerate(parts):
-            new[n] += _add(log, part.rollouts, over)
+            new[n] += log.extend(part.rollouts, over)
         for n, part in enumerate(parts):  # last: what one machine did not survive, another one may have searched
-            new[n] += _add(failures, part.failed, over)
+            new[n] += failures.extend(part.failed, over)
         for shard, count in zip(shards, new, strict=True):
             say(f"{shard}: {count} queries of round {number} are new")
         log.close()
         failures.close()
         return len(over)
-
-
-def _add(log: RecordLog[T], records: Lines[T], over: set[str]) -> int:
-    """Append the records whose queries are not over yet; return how many these are."""
-    new = list[int]()
-    for number, query in enumerate(records.query_ids()):
-        if query not in over:
-            over.add(query)
-            new.append(number)
-    for start in range(0, len(new), _AT_ONCE):
-        log.append(*records.pick(new[start : start + _AT_ONCE]))
-    return len(new)
 
 
 def _identity_of(shard: Path) -> tuple[dict[str, Any], int, str]:

@@ -206,7 +206,7 @@ def require_room(job: Job, reuse: Path | None = None) -> None:
         return  # it is refused for that when it is opened
     history = look_back(out, job.recipe.rounds)
     if reuse and (reuse / CHECKPOINT).exists() and is_imported_alike(job.identity, reuse):
-        history = replace(history, done=history.done | {(Stage.IMPORT, 0)})
+        history = replace(history, done=history.done | {(Stage.IMPORT, 0): None})
     require_room_on(job, Machine.here(out), known_lengths(job) or shortest(job.recipe.foresight), history)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,7 +21,6 @@ from genius_lite.weights.importing import FULL_PRECISION
 
 FOLDER = "rehearsal"  # in a run folder, while it is rehearsed
 
-_ROUND = (Stage.ROLLOUTS, Stage.TRAIN, Stage.MERGE, Stage.EVALUATE)
 _DESCRIBED = 64  # rollouts whose lengths stand for all
 
 
@@ -30,19 +28,21 @@ _DESCRIBED = 64  # rollouts whose lengths stand for all
 class DoneStages:
     """Hold the stages that are `done`, with their rounds: 0 before the first, the last one's number for the export.
 
-    `seconds` are those of finished stages by name, `tokens` what each finished round sampled, `bytes` those on disk.
-    `searched` counts the queries that are done in a round whose rollouts are not finished.
+    With each is what it took, if that is known. `searched` counts the queries that are done in a round whose rollouts
+    are not finished, `bytes` are those on disk.
     """
 
-    done: frozenset[tuple[str, int]] = frozenset()
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    tokens: list[float] = field(default_factory=list)
+    done: dict[tuple[str, int], Timing | None] = field(default_factory=dict)
     searched: dict[int, int] = field(default_factory=dict)
     bytes: int = 0
 
+    def timings(self, stage: str) -> list[Timing]:
+        """List what a stage took in the rounds so far."""
+        return [timing for (name, _), timing in self.done.items() if timing and name == stage]
+
     def mean_seconds(self, stage: str) -> float | None:
         """Average the rounds so far; None if there is none."""
-        known = self.seconds.get(stage)
+        known = [timing.seconds for timing in self.timings(stage)]
         return sum(known) / len(known) if known else None
 
 
@@ -50,22 +50,15 @@ def look_back(out: Path, rounds: int) -> DoneStages:
     """Read a run folder, which need not exist."""
     if not (out / RECIPE).is_file():
         return DoneStages()
-    run, seconds = RunFolder(out), defaultdict[str, list[float]](list)
-    done: dict[tuple[str, int], Timing | None] = {}
+    run = RunFolder(out)
+    done = {(str(stage) if number else BASE, number): timing for (stage, number), timing in run.stages_done.items()}
     if run.imported:
         done[Stage.IMPORT, 0] = RoundFolder(0, out).total(Stage.IMPORT)
-    if run.own.done(Stage.EVALUATE):
-        done[BASE, 0] = run.own.total(Stage.EVALUATE)
-    for here in run.rounds:
-        done.update(((stage, here.number), here.total(stage)) for stage in _ROUND if here.done(stage))
     if (out / EXPORT).exists():
         done[Stage.EXPORT, rounds] = None
-    for (stage, _), timing in done.items():
-        seconds[stage] += [timing.seconds] if timing else []
-    tokens = [timing.amount for (stage, _), timing in done.items() if timing and stage == Stage.ROLLOUTS]
     searched = {here.number: len(here.rollouts) for here in run.rounds if not here.done(Stage.ROLLOUTS)}
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    return DoneStages(frozenset(done), dict(seconds), tokens, searched, size)
+    return DoneStages(done, searched, size)
 
 
 def same_run(out: Path, identity: dict[str, Any]) -> bool:

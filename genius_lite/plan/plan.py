@@ -153,7 +153,7 @@ def _assembled(known: Known, machine: Machine, notes: list[str]) -> Plan:
     seconds = sum(times) if len(times) == len(ahead) else None
     # The run's own rounds were slowed down already; of what was rehearsed other programs' share is taken off.
     own = sum(stage.seconds or 0.0 for stage in ahead if history.mean_seconds(stage.stage) is not None)
-    spread = 1 + _DEVIATIONS * math.hypot(_UNSURE, 0.0 if history.tokens else known.lengths.error)
+    spread = 1 + _DEVIATIONS * math.hypot(_UNSURE, 0.0 if history.timings(Stage.ROLLOUTS) else known.lengths.error)
     others, beside = (rates.others, 1 - rates.disturbed) if rates else (0.0, 1.0)
     least = (1 - others) / beside if others > _BUSY else 1.0
     return Plan(

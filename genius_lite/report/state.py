@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from genius_lite.progress import BASE_STAGES, ROUND_STAGES, Stage
-from genius_lite.records import Rollout, Step
+from genius_lite.records import Rollout
 
 _BIN = 0.01  # nats per token
 _MOST = 10**15  # bins, and values in one; a stranger's file could have any number
@@ -181,11 +181,6 @@ class Meter:
                 left = (self.total - self.done) / rate - (now - until)
         known = left if left is not None and left > 0 and self.done < self.total else None
         return Work(self.name, self.unit, self.total, self.done, rate, known)
-
-
-def step_values(step: Step) -> list[float]:
-    """List the foresight values of a step's candidates; none where no future was simulated."""
-    return [candidate.value for candidate in step.candidates] if step.foreseen else []
 
 
 def glimpse(rollout: Rollout, decode: Callable[[list[int]], str]) -> SampleRollout:

@@ -58,9 +58,9 @@ def beside_tables(data: RunData) -> list[Table]:
         rows = []
         for policy, task in measured:
             together = [accuracy(found.get(k)) for found in (task.most, task.some) for k in numbers]
-            both = task.mean_of_both
-            judged = [accuracy(both), gain(both and task.judged_gain)]
-            rows.append([policy.name, *judged, *together, accuracy(task.of_ended), commonest(task.commonest)])
+            right, gained = task.by_kind["mean of both"]
+            both = [accuracy(right), gain(gained)]
+            rows.append([policy.name, *both, *together, accuracy(task.of_ended), commonest(task.commonest)])
         headings = ["policy", "mean of both", "gain, points", *(f"{of}@{k}" for of in ("maj", "pass") for k in numbers)]
         headings += ["of those that ended", "commonest answer"]
         tables.append(Table(f"beside-{n}", prose(name), headings, rows, _JUDGED))

@@ -21,7 +21,7 @@ from genius_lite.hardware import memory_held
 from genius_lite.progress import Advance, Progress, Stage
 from genius_lite.records import Rollout
 from genius_lite.report.columns import table_row
-from genius_lite.report.state import Memory, Meter, RunState, glimpse, step_values
+from genius_lite.report.state import Memory, Meter, RunState, glimpse
 from genius_lite.report.view import Line, counted, duration, is_lively, live_lines, view
 from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.disk import put
@@ -97,12 +97,12 @@ class TerminalProgress(Progress):
     def searched_before(self, rollouts: Sequence[Rollout]) -> None:
         with self._lock:
             for step in (step for rollout in rollouts for step in rollout.steps):
-                self.board.values.add(step_values(step))
+                self.board.values.add(step.values)
 
     def stepped(self, so_far: Rollout, decode: Callable[[list[int]], str]) -> None:
         """Show a step of one search, which is followed to its end; then of the next one that makes a step."""
         with self._lock:
-            self.board.values.add(step_values(so_far.steps[-1]))
+            self.board.values.add(so_far.steps[-1].values)
             if self._followed in (None, so_far.query.id):
                 self._followed, self.board.glimpse = so_far.query.id, glimpse(so_far, decode)
 

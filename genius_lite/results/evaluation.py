@@ -119,19 +119,16 @@ class TaskResult(msgspec.Struct, frozen=True):
     mcnemar: McNemar | None = None
 
     @property
-    def mean_of_both(self) -> Interval | None:
-        """The judged accuracy, where both kinds were measured."""
-        return self.judged if self.sampled and self.greedy else None
+    def by_kind(self) -> dict[str, tuple[Interval | None, Interval | None]]:
+        """Kind -> accuracy and gain over the base, None where not measured; the mean only where both kinds were."""
+        both = (self.judged, self.judged_gain) if self.sampled and self.greedy else (None, None)
+        sampled, greedy = (self.sampled, self.sampled_gain), (self.greedy, self.greedy_gain)
+        return {"sampled": sampled, "greedy": greedy, "mean of both": both}
 
     @property
     def accuracies(self) -> list[tuple[str, Interval, Interval | None]]:
-        """(kind, accuracy, gain over the base) of what was measured; the mean only where both kinds were."""
-        found = (
-            ("sampled", self.sampled, self.sampled_gain),
-            ("greedy", self.greedy, self.greedy_gain),
-            ("mean of both", self.mean_of_both, self.judged_gain),
-        )
-        return [(kind, accuracy, gain) for kind, accuracy, gain in found if accuracy]
+        """(kind, accuracy, gain over the base) of what was measured."""
+        return [(kind, accuracy, gain) for kind, (accuracy, gain) in self.by_kind.items() if accuracy]
 
 
 class Cooled(msgspec.Struct, frozen=True):

@@ -41,9 +41,8 @@ class RolloutFigures(msgspec.Struct, frozen=True):
             for step in rollout.steps:
                 repeated += step.repeats
                 skipped += not step.foreseen
-                if step.foreseen:
-                    ended += sum(c.last.finish == "end" for c in step.candidates)
-                    values.extend(c.value for c in step.candidates)
+                values.extend(step.values)
+                ended += sum(c.last.finish == "end" for c in step.candidates if step.foreseen)
         mean, share = (fmean(values), ended / len(values)) if values else (None, None)
         return RolloutFigures(queries, len(values), repeated, skipped, tokens, mean, share, tokens_per_s)
 

@@ -71,12 +71,17 @@ class RecordedRecipe(TypedDict, total=False):
     quantize: _Quantize
 
 
-class RecordedSource(msgspec.Struct):
-    """Where a run's model came from."""
+class RecordedSource(msgspec.Struct, frozen=True):
+    """What a checkpoint's `source.json` says of the GGUF that it was imported from.
+
+    The hash is computed anew only where its files have other `sizes` or `times` (nanoseconds).
+    """
 
     path: str = ""
     sha256: str = ""
     origin: str = ""
+    sizes: list[int] = []
+    times: list[int] = []
 
 
 class RecordedBest(msgspec.Struct):

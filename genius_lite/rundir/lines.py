@@ -20,6 +20,7 @@ from genius_lite.rundir.disk import sync, sync_descriptor
 T = TypeVar("T")
 _BLOCK = 1 << 18  # bytes read at once while line ends are looked for
 _BEGINNING = 64  # bytes of a line that hold the id of a query
+_AT_ONCE = 32  # records for which the disk is waited for once
 _ID = re.compile(rb'\{"query(?:_id":|":\{"id":)"([0-9a-f]+)"')
 
 
@@ -125,6 +126,17 @@ class RecordLog(Generic[T]):
             raise
         for line in lines:
             self._bounds.append(self._bounds[-1] + len(line))
+
+    def extend(self, records: Lines[T], over: set[str]) -> int:
+        """Append the records whose queries are not `over` yet, which they are then; return how many these are."""
+        new = list[int]()
+        for number, query in enumerate(records.query_ids()):
+            if query not in over:
+                over.add(query)
+                new.append(number)
+        for start in range(0, len(new), _AT_ONCE):
+            self.append(*records.pick(new[start : start + _AT_ONCE]))
+        return len(new)
 
     def close(self) -> None:
         self._file.close()

@@ -172,15 +172,20 @@ class RunFolder:
         found = (file for place in places for file in sorted(place.glob("*.json")))
         return [str(file.relative_to(self.path)) for file in found if read_json(file) is None]
 
+    @property
+    def stages_done(self) -> dict[tuple[Stage, int], Timing | None]:
+        """The stages that are over, with their rounds (0: the user's own file), and what they took if that is known."""
+        found = dict[tuple[Stage, int], Timing | None]()
+        for here in (self.own, *self.rounds):
+            totals = {total.stage: total for total in here.totals}
+            found |= {(stage, here.number): totals.get(stage) for stage in _MADE if here.done(stage)}
+        return found
+
     def stage_seconds(self) -> dict[Stage, float]:
         """Say what each stage took in the latest round that finished it; the base model's evaluation may stand in."""
-        found, known = dict[Stage, float](), {stage.value: stage for stage in _MADE}
-        for here in (self.own, *self.rounds):
-            totals = {known[total.stage]: total.seconds for total in here.totals if total.stage in known}
-            found |= {stage: seconds for stage, seconds in totals.items() if here.done(stage)}
-            if here.done(Stage.PAIRS):
-                found[Stage.PAIRS] = 0.0
-        return found
+        done = self.stages_done
+        found = {stage: timing.seconds for (stage, _), timing in done.items() if timing}
+        return found | {stage: 0.0 for stage, _ in done if stage == Stage.PAIRS}
 
 
 class RoundFolder:

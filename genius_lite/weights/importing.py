@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import msgspec
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, MODEL_ARCH_NAMES
 from gguf.quants import dequantize
@@ -20,7 +19,7 @@ from gguf.quants import dequantize
 from genius_lite.errors import UserError
 from genius_lite.recipe import Model, Prefix
 from genius_lite.rundir.disk import put
-from genius_lite.rundir.documents import read_typed
+from genius_lite.rundir.documents import RecordedSource, read_typed
 from genius_lite.rundir.folder import SOURCE, json_bytes
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF, sha256
@@ -33,25 +32,6 @@ from genius_lite.weights.untrusted import check_model
 MAP_FILE = "tensor_map.json"
 FULL_PRECISION = "full-precision"  # beside the checkpoint, in a run: `model.weights` as the GGUF that is merged onto
 _LONGEST_NAME = 160  # characters
-
-
-class _Recorded(msgspec.Struct, frozen=True):
-    """What a checkpoint's `source.json` says of the GGUF that it was imported from.
-
-    The hash is computed anew only where its files have other `sizes` or `times` (nanoseconds).
-    """
-
-    path: str
-    sha256: str
-    origin: str
-    sizes: list[int] = []
-    times: list[int] = []
-
-    @staticmethod
-    def of(gguf: GGUF, digest: str, origin: str) -> _Recorded:
-        found = [file.stat() for file in gguf.files]
-        times = [file.st_mtime_ns for file in found]
-        return _Recorded(str(gguf.path.absolute()), digest, origin, [file.st_size for file in found], times)
 
 
 @dataclass(frozen=True)
@@ -96,7 +76,7 @@ class Base:
             UserError: it has become another one.
         """
         recorded = _read_recorded(self.hf_checkpoint)
-        now = _Recorded.of(self.gguf, recorded.sha256, recorded.origin)
+        now = _source_of(self.gguf, recorded.sha256, recorded.origin)
         if now == recorded:
             return
         if (digest := sha256(self.gguf.files)) != recorded.sha256:
@@ -130,15 +110,21 @@ class Base:
         return re.sub(r"[^\w.+-]", "_", stem, flags=re.ASCII)[:_LONGEST_NAME]
 
 
-def _read_recorded(hf_checkpoint: Path) -> _Recorded:
-    if not (recorded := read_typed(hf_checkpoint / SOURCE, _Recorded)):
+def _source_of(gguf: GGUF, digest: str, origin: str) -> RecordedSource:
+    found = [file.stat() for file in gguf.files]
+    times = [file.st_mtime_ns for file in found]
+    return RecordedSource(str(gguf.path.absolute()), digest, origin, [file.st_size for file in found], times)
+
+
+def _read_recorded(hf_checkpoint: Path) -> RecordedSource:
+    if not (recorded := read_typed(hf_checkpoint / SOURCE, RecordedSource)):
         raise UserError(
             f"{hf_checkpoint / SOURCE} is missing, or cut off; delete {hf_checkpoint} to import the model anew"
         )
     return recorded
 
 
-def _record(hf_checkpoint: Path, recorded: _Recorded) -> None:
+def _record(hf_checkpoint: Path, recorded: RecordedSource) -> None:
     put(hf_checkpoint / SOURCE, json_bytes(recorded, SOURCE), shared=True)  # chat and export look too
 
 
@@ -198,7 +184,7 @@ def save_checkpoint(source: GGUF, model: Any, found: TensorMap, folder: Path, or
     """Write the learner's copy of `source`, whose matrices were found in the model's state."""
     model.save_pretrained(folder)
     found.save(folder / MAP_FILE)
-    _record(folder, _Recorded.of(source, source.sha256, origin))
+    _record(folder, _source_of(source, source.sha256, origin))
 
 
 def _load(source: GGUF, folder: Path) -> Any:

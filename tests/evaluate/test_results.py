@@ -225,7 +225,7 @@ def test_one_answer_a_problem_has_one_interval_wherever_it_is_told():
     rows = [said(f"p{n}", GREEDY, n < 3, temperature=0.0) for n in range(10)]
     (alone,) = results(rows)
     assert alone.greedy == alone.judged == wilson(3, 10)
-    assert alone.mean_of_both is None
+    assert alone.by_kind["mean of both"] == (None, None)
     (found,) = at_best(Cooled(0.0, {}, by_temperature(rows, "report")[0.0]), rows, rounds=1)
     assert found.base == found.tuned == wilson(3, 10)
 

@@ -102,7 +102,7 @@ def test_training_that_is_too_large_computes_activations_twice(job):
     long = Lengths([[ResponseLength(480, [120, 240, 360])]], 0.0, "rehearsal")
     machine = replace(MACHINE, memory=sizes(job, MACHINE, long).first["train"].total - 1)
     # Other stages are done, so that nothing else can lack.
-    others = DoneStages(done=frozenset(stage for stage in stages_of(job) if stage[0] != "train"))
+    others = DoneStages(done=dict.fromkeys(stage for stage in stages_of(job) if stage[0] != "train"))
     assert [lack.stage for lack in shortfalls(job, sizes(job, machine, long), machine, others)] == ["train"]
     found = suggest(job, machine, long, others)
     assert found
@@ -115,7 +115,7 @@ def test_only_what_is_still_to_come_counts(job):
     machine = replace(MACHINE, memory=1000)
     every = shortfalls(job, sizes(job, machine, LENGTHS), machine, DoneStages())
     assert {lack.stage for lack in every} == {"import", "rollouts", "train", "merge", "export"}
-    done = DoneStages(done=frozenset(stage for stage in stages_of(job) if stage[0] != "export"))
+    done = DoneStages(done=dict.fromkeys(stage for stage in stages_of(job) if stage[0] != "export"))
     assert [lack.stage for lack in shortfalls(job, sizes(job, machine, LENGTHS), machine, done)] == ["export"]
 
 

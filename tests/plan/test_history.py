@@ -31,10 +31,10 @@ def test_a_run_folder_says_what_is_done(run):
     (run / "round-2").mkdir()
     (run / "round-2" / "rollouts.jsonl").write_text("{}\n{}\n")
     found = look_back(run, 2)
-    assert found.done == {("import", 0), ("rollouts", 1), ("train", 1)}
+    assert found.done.keys() == {("import", 0), ("rollouts", 1), ("pairs", 1), ("train", 1)}
     assert (found.mean_seconds("import"), found.mean_seconds("rollouts")) == (7.5, 7.0)
     assert found.mean_seconds("train") is None
-    assert (found.tokens, found.searched) == ([8], {2: 2})
+    assert ([timing.amount for timing in found.timings("rollouts")], found.searched) == ([8], {2: 2})
     assert found.bytes == sum(f.stat().st_size for f in run.rglob("*") if f.is_file())
 
 

@@ -120,7 +120,7 @@ def test_rollouts_are_sampled_with_the_base_model_first(known):
     kept = under(cut, pairs=Pairs(truncated="keep"))
     assert stage_cost(kept, "rollouts", 2) == (MADE.session(WORK.rollouts), 1000)
     # A third of the queries are searched, and a round before sampled 600 tokens in 30 s.
-    begun = replace(known, history=DoneStages(tokens=[600], searched={2: 3}, seconds={"rollouts": [30.0]}))
+    begun = replace(known, history=DoneStages({("rollouts", 1): Timing("rollouts", 30.0, 600)}, searched={2: 3}))
     assert stage_cost(begun, "rollouts", 2) == (pytest.approx(20.0), pytest.approx(400))
 
 
@@ -184,7 +184,8 @@ def test_other_programs_are_taken_off_and_nothing_is_made_up(known):
     hardly = replace(known, rates=msgspec.structs.replace(RATES, others=0.3))
     assert stage_cost(hardly, "import", 0)[0] == 9.0
     # What a round took is what it took.
-    earlier = replace(disturbed, history=DoneStages(seconds={"train": [100.0, 120.0]}))
+    took = (Timing("train", 100.0, 1), Timing("train", 120.0, 1))
+    earlier = replace(disturbed, history=DoneStages({("train", n): timing for n, timing in enumerate(took, 1)}))
     assert stage_cost(earlier, "train", 3)[0] == 110
     assert stage_cost(replace(known, rates=None), "train", 1) == (None, 0.0)
     assert stage_cost(replace(known, rates=None), "rollouts", 1) == (None, 1000)

@@ -10,7 +10,7 @@ from genius_lite.recipe import Guard, Limit
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step
 from genius_lite.report import state as board_module
 from genius_lite.report.columns import COLUMNS, SHORT, values
-from genius_lite.report.state import Histogram, Meter, RunState, Work, glimpse, step_values
+from genius_lite.report.state import Histogram, Meter, RunState, Work, glimpse
 from genius_lite.results.rounds import RoundReport
 from tests.support.reports import REPORT, SIGNALS
 
@@ -130,8 +130,8 @@ def test_a_rollout_is_shown_along_its_best_beam():
     assert glimpse(Rollout(query, [first]), decode).steps == [(-0.5, "12")]
     shown = glimpse(Rollout(query, [first, second]), decode)
     assert (shown.prompt, shown.steps) == ("which?", [(-0.9, "10"), (-0.3, "21")])
-    assert step_values(second) == [-0.8, -0.3]
-    assert step_values(Step(0, [_candidate(0, 1, -1.0)], [0], foreseen=False)) == []
+    assert second.values == [-0.8, -0.3]
+    assert Step(0, [_candidate(0, 1, -1.0)], [0], foreseen=False).values == []
 
 
 def test_lights_are_of_the_signals_that_are_watched():

@@ -175,3 +175,12 @@ def test_several_records_are_all_kept_or_none_and_the_disk_is_waited_for_once(tm
     with pytest.raises(OSError, match="No space"):
         log.append(*records[3:])
     assert read_records(tmp_path / "r.jsonl", Query) == [*log.records] == records[:3]
+
+
+def test_a_log_is_extended_by_the_records_whose_queries_are_not_over(tmp_path):
+    theirs, over = [FailedQuery(query_id(str(n)), "why") for n in range(70)], {query_id("1")}
+    write_records(tmp_path / "theirs.jsonl", [*theirs, theirs[3]])
+    log = RecordLog(tmp_path / "own.jsonl", FailedQuery)
+    assert log.extend(Lines(tmp_path / "theirs.jsonl", FailedQuery), over) == 69
+    assert [*log.records] == [theirs[0], *theirs[2:]]
+    assert over == {one.query_id for one in theirs}
