@@ -29,6 +29,7 @@ from genius_lite.learner.reference import REFERENCE, reference_scores
 from genius_lite.learner.scores import clustered_error, margins
 from genius_lite.learner.state import TrainingProgress, load_state, pairs_done, save_state
 from genius_lite.learner.targets import without_adapter
+from genius_lite.progress import Advance
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair, seed_of
 from genius_lite.results.rounds import TrainReport
@@ -67,7 +68,7 @@ class Training:
 def train_adapter(
     job: Training,
     out: Path,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = lambda n: None,
     say: Callable[[str], None] = lambda line: None,
     updated: Callable[[int, dict[str, float]], None] = lambda number, row: None,
     stop: Stop | None = None,
@@ -166,7 +167,7 @@ class _Trainer:
     reference_P2: np.ndarray
     activations: Activations
     job: Training
-    advance: Callable[[int], None]
+    advance: Advance
     updated: Callable[[int, dict[str, float]], None]
     stop: Stop
 

@@ -19,6 +19,7 @@ import numpy as np
 from gguf.constants import GGUFValueType, LlamaFileType
 
 from genius_lite.errors import UserError
+from genius_lite.progress import Advance
 from genius_lite.text import visible
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
@@ -78,7 +79,7 @@ def describe(path: Path, sha256: bool = False) -> dict[str, Any]:
     }
 
 
-def compare(path: Path, other: Path, advance: Callable[[int], None] = lambda n: None) -> dict[str, Any]:
+def compare(path: Path, other: Path, advance: Advance = lambda n: None) -> dict[str, Any]:
     """Compare `other` with `path`: metadata, chat templates, tensors, and the weights a and b of both.
 
     `difference` is ||a - b|| / ||a|| of the dequantized weights, over a group's tensors that have one shape in both
@@ -191,7 +192,7 @@ def _value(source: GGUF, key: str) -> Any:
     return _plain(source.metadata.get(key))
 
 
-def _tensor_difference(a: GGUF, b: GGUF, advance: Callable[[int], None]) -> dict[str, Any]:
+def _tensor_difference(a: GGUF, b: GGUF, advance: Advance) -> dict[str, Any]:
     ours, theirs = a.by_name, b.by_name
     pairs = [(t, theirs[name]) for name, t in ours.items() if name in theirs]
     compared, not_compared, groups = [], [], {}
