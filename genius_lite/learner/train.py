@@ -18,12 +18,12 @@ from torch.nn.utils import clip_grad_norm_
 from genius_lite.errors import NonFiniteError, Stop, Stopped, UserError
 from genius_lite.hardware import Device, Precision, learner_free_memory, spare_memory, trim_heap
 from genius_lite.learner.activations import Activations
-from genius_lite.learner.batches import Packer, computed, schedule
+from genius_lite.learner.batches import Packer, schedule
 from genius_lite.learner.footprint import scored_pairs
 from genius_lite.learner.logprob_mismatch import Sample, check, logprob_mismatch, mismatch_limit
 from genius_lite.learner.loss import pair_logps, pair_loss
 from genius_lite.learner.model import learn, load_policy, response_logps, weight_bytes
-from genius_lite.learner.packing import Groups, Pack, by_query, unshared_tokens
+from genius_lite.learner.packing import Groups, Pack, by_query, computed, unshared_tokens
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, load_in_parts
 from genius_lite.learner.reference import REFERENCE, reference_scores
 from genius_lite.learner.scores import clustered_error, margins
