@@ -58,10 +58,10 @@ def print_results(
     names = last if len({*last}) == len(names) else names
     for first in found[0]:
         title = f"{first.task}: {amount(first.problems, 'problems')}"
-        headings = ("model", "measure", "#accuracy", "#points to the first")
+        headings = ("model", "#measure", "#accuracy", "#points to the first")
         table = make_table(*headings, title=title, padding=(0, 1, 0, 0))
-        model, measured, *_ = table.columns
-        model.min_width, measured.no_wrap, measured.overflow = _NAME, True, "ellipsis"
+        table.columns[0].min_width = _NAME
+        table.columns[1].justify = "left"  # words, but none of them folds
         for name, rows in zip(names, found, strict=True):
             for task in (row for row in rows if row.task == first.task):
                 for n, (measure, accuracy, gain) in enumerate(_measures(task)):
