@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import psutil
 
@@ -32,6 +32,7 @@ _STACK_UNIT = 1 << 20  # bytes, of which systems want a multiple
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _UNLIMITED = 1 << 60  # bytes; version 1 of control groups writes the largest number of pages where it has no limit
 _MOUNT, _PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "f": ctypes.c_float, "s": ctypes.c_size_t}
 _GPU_TYPES = {1, 2}  # ggml_backend_dev_type: a GPU with memory of its own, one that shares the system's
 
 
@@ -189,25 +190,40 @@ def memory_held() -> tuple[int, int, int]:
 
 def gpus() -> list[Gpu]:
     """List the GPUs that llama.cpp was built for and finds, from ggml's registry of devices."""
-    import llama_cpp
-    from llama_cpp._ctypes_extensions import load_shared_library
-
-    folder = Path(llama_cpp.__file__).parent / "lib"
-    registry, base = load_shared_library("ggml", folder), load_shared_library("ggml-base", folder)
-    registry.ggml_backend_dev_count.restype = ctypes.c_size_t
-    registry.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    registry.ggml_backend_dev_get.restype = ctypes.c_void_p
-    for function in (base.ggml_backend_dev_type, base.ggml_backend_dev_description):
-        function.argtypes = [ctypes.c_void_p]
-    base.ggml_backend_dev_description.restype = ctypes.c_char_p
-    base.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, *[ctypes.POINTER(ctypes.c_size_t)] * 2]
+    count = ggml_function("backend_dev_count", ctypes.c_size_t, "")
+    get = ggml_function("backend_dev_get", ctypes.c_void_p, "s")
+    kind = ggml_function("backend_dev_type", ctypes.c_int, "p")
+    named = ggml_function("backend_dev_description", ctypes.c_char_p, "p")
+    memory = ggml_function("backend_dev_memory", None, "ppp")
     found = []
-    for device in map(registry.ggml_backend_dev_get, range(registry.ggml_backend_dev_count())):
-        if base.ggml_backend_dev_type(device) in _GPU_TYPES:
+    for device in map(get, range(count())):
+        if kind(device) in _GPU_TYPES:
             free, total = ctypes.c_size_t(), ctypes.c_size_t()
-            base.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-            found.append(Gpu(base.ggml_backend_dev_description(device).decode(), free.value))
+            memory(device, ctypes.byref(free), ctypes.byref(total))
+            found.append(Gpu(named(device).decode(), free.value))
     return found
+
+
+def ggml_function(name: str, result: Any, arguments: str) -> Any:
+    """Return ggml's function of this name (without `ggml_`), which llama-cpp-python's bindings leave out.
+
+    Args:
+        arguments: a letter of `_TYPES` for each.
+
+    Raises:
+        AttributeError: this build of llama.cpp has none.
+    """
+    import llama_cpp
+
+    library = llama_cpp.llama_cpp._lib  # which leads to ggml's, but on Windows
+    if sys.platform == "win32":
+        from llama_cpp._ctypes_extensions import load_shared_library
+
+        registry, base = (load_shared_library(part, llama_cpp.llama_cpp._base_path) for part in ("ggml", "ggml-base"))
+        library = registry if hasattr(registry, f"ggml_{name}") else base
+    function = library[f"ggml_{name}"]  # by index each time another object, whose types are our own
+    function.argtypes, function.restype = [_TYPES[letter] for letter in arguments], result
+    return function
 
 
 def learner_device() -> Device:

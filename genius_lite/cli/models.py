@@ -105,7 +105,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show what is in a GGUF: architecture, sizes by type and group, template; or how two files differ."""
-    from genius_lite.weights.inspect import compare, describe, print_description, print_difference
+    from genius_lite.report.inspect import compare, describe, print_description, print_difference
 
     path = locate_model(model)
     if other is None:

@@ -44,10 +44,9 @@ _NTSTATUS = 0xC0000000  # Windows' exceptions, which end a process that does not
 _REFUSED = "refused"  # under which a reply says why there is no other
 
 
-def environment(**more: str) -> dict[str, str]:
-    """Return what a helper process gets of this one's environment, and more: no key, no token, no proxy's password."""
-    told = {name: value for name, value in os.environ.items() if _TOLD.fullmatch(name) and not _SECRET.search(name)}
-    return {**more, **told}
+def environment() -> dict[str, str]:
+    """Return what a helper process gets of this one's environment: no key, no token, no proxy's password."""
+    return {name: value for name, value in os.environ.items() if _TOLD.fullmatch(name) and not _SECRET.search(name)}
 
 
 def helper(module: str, *arguments: str) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genius_lite.errors import Stopped, UserError
+from genius_lite.progress import Advance
 from genius_lite.recipe import Prefix
 from genius_lite.weights.gguf_file import sha256
 
@@ -110,7 +111,7 @@ def require_privacy(remote: Remote | None, repository: str, public: bool) -> Non
         raise UserError(f"hf:{repository} is there and public; say --public if all may see it, or name another")
 
 
-def push(folder: Path, repository: str, message: str, *, public: bool, advance: Callable[[int], None]) -> str:
+def push(folder: Path, repository: str, message: str, *, public: bool, advance: Advance) -> str:
     """Upload a folder's files in one commit, and see that the hub has them; return the commit's address.
 
     A repository that is not there is made, for its members alone unless `public`. Files of the same names are replaced;

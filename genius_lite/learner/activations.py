@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,24 +22,19 @@ class Activations:
     def __init__(self, policy: Any, twice: bool | Literal["auto"], free: int, largest: int):
         base = policy.get_base_model()
         config = base.config.get_text_config()
-        self.layers, self.twice = config.num_hidden_layers, twice
+        self.layers = config.num_hidden_layers
         inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
-        self._sizes = free, self.layers, config.hidden_size, inner, compute_dtype(base) == torch.bfloat16
-        self.most = self.twice_for(largest)
+        in_bf16 = compute_dtype(base) == torch.bfloat16
+        self._twice_for = partial(layers_twice, twice, free, self.layers, config.hidden_size, inner, in_bf16)
+        self.most = self._twice_for(largest)
         self._switches: list[Any] = []
         if self.most:
             base.activation_checkpointing_enable({"use_reentrant": False})
             self._switches = [m for m in base.modules() if getattr(m, "gradient_checkpointing", False)]
 
-    def twice_for(self, tokens: int) -> int:
-        """Return of how many layers a pass over so many tokens computes them twice."""
-        if self.twice != "auto":
-            return self.layers if self.twice else 0
-        return layers_twice(tokens, *self._sizes)
-
     def keep_for(self, tokens: int) -> None:
         """Have the next passes, of up to so many tokens, keep what fits into memory."""
-        count, passed = self.twice_for(tokens), 0
+        count, passed = self._twice_for(tokens), 0
         for module in self._switches:
             # A family that has no layers of this kind computes all of them twice, or none.
             module.gradient_checkpointing = passed < count

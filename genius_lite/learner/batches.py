@@ -11,17 +11,12 @@ import torch
 
 from genius_lite.errors import UserError
 from genius_lite.hardware import Device
-from genius_lite.learner.footprint import MERGED_ON_CPU
+from genius_lite.learner.footprint import merged_tokens
 from genius_lite.learner.model import response_logps, takes_trees
-from genius_lite.learner.packing import Group, Groups, Pack, chosen_alone, packs, rows, shares, unshared_tokens
+from genius_lite.learner.packing import Group, Groups, Pack, computed, packs, rows, shares, unshared_tokens
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, peer_errors
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
-
-
-def computed(group: Group, cfg: Learner) -> Group:
-    """Take of a query's pairs what an update computes."""
-    return chosen_alone(group) if cfg.chosen_alone else [*group]
 
 
 def schedule(groups: Groups, cfg: Learner, rng: np.random.Generator) -> list[list[Groups]]:
@@ -71,7 +66,7 @@ class Packer:
         self.policy, self.say, self.group = policy, say, group
         self.in_dummy_pass = False
         self.limit = cfg.max_pack_tokens
-        self.merged = MERGED_ON_CPU if device == "cpu" else self.limit
+        self.merged = merged_tokens(self.limit, device == "cpu")
         longest = max(len(p.prompt_tokens) + max(len(p.chosen_tokens), len(p.rejected_tokens)) for p in pairs)
         self.shared = bool(group.broadcast(takes_trees(policy, longest)))
         if not self.shared:

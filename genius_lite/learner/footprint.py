@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 SLICE_BYTES = {"cpu": 6_000_000, "cuda": 48_000_000, "mps": 48_000_000}
 """Of the head's logits in fp32, and of its rows, that are in memory at once, by device.
@@ -10,9 +11,6 @@ SLICE_BYTES = {"cpu": 6_000_000, "cuda": 48_000_000, "mps": 48_000_000}
 On a CPU they stay in its caches: of 364 positions, products with 8,192 rows take 30 ms with slices of 4,096 rows and 63
 with 16,384.
 """
-
-MERGED_ON_CPU = 512
-"""Tokens of a pass over several queries: enough for a CPU's products, and more only takes memory."""
 
 SCORED_AT_ONCE = 8
 """Queries that each process scores at once: little is repeated when memory runs out."""
@@ -29,6 +27,14 @@ With 2.2 the whole process comes out 6 % too high and 5 % too low.
 """
 
 
+def merged_tokens(max_tokens: int, on_cpu: bool) -> int:
+    """Return how many tokens a pass over several queries takes, where `max_tokens` of a single one are allowed.
+
+    On a CPU 512 are enough for its products, and more only takes memory.
+    """
+    return min(max_tokens, 512) if on_cpu else max_tokens
+
+
 def scored_pairs(pairs: int) -> int:
     """Return of how many of so many pairs the final margin is taken.
 
@@ -38,11 +44,16 @@ def scored_pairs(pairs: int) -> int:
     return min(pairs, 64, max(16, pairs // 16))
 
 
-def layers_twice(tokens: int, free: int, layers: int, width: int, inner: int, in_bf16: bool) -> int:
+def layers_twice(
+    wanted: bool | Literal["auto"], free: int, layers: int, width: int, inner: int, in_bf16: bool, tokens: int
+) -> int:
     """Return of how many layers, the first ones, a pass over so many tokens computes the activations twice.
 
-    Those of the others are kept, and fit into `free` bytes, the weights loaded already; see `kept_bytes`.
+    As `wanted` of all, or of none; `auto`: those of the others fit into `free` bytes, the weights loaded already; see
+    `kept_bytes`.
     """
+    if wanted != "auto":
+        return layers if wanted else 0
     every, one_less = (kept_bytes(tokens, layers, width, inner, in_bf16, twice=twice) for twice in (0, 1))
     excess = every - ACTIVATION_SHARE * free / HELD
     return 0 if excess <= 0 else min(layers, math.ceil(excess / (every - one_less))) if layers > 1 else layers

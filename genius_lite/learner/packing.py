@@ -18,6 +18,7 @@ from typing import overload
 import msgspec
 import numpy as np
 
+from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from genius_lite.rundir.lines import Lines
 
@@ -100,9 +101,9 @@ class Pack:
         return trees(map(_responses, self.groups)) if self.shared else rows([*_responses(self.pairs)])
 
 
-def chosen_alone(group: Group) -> Group:
-    """Take the rejected responses out of pairs: an empty one is not computed, and its log-probability is 0."""
-    return [msgspec.structs.replace(pair, rejected_tokens=[]) for pair in group]
+def computed(pairs: Group, cfg: Learner) -> Group:
+    """Take of pairs what an update computes: a response that is empty is not, and its log-probability is 0."""
+    return [msgspec.structs.replace(pair, rejected_tokens=[]) for pair in pairs] if cfg.chosen_alone else [*pairs]
 
 
 def trees(groups: Iterable[Iterable[Response]]) -> Inputs:
@@ -160,19 +161,19 @@ def _in_preorder(responses: Sequence[Response]) -> Iterator[tuple[int, list[int]
 
 def rows(responses: list[Response]) -> Inputs:
     """Make a row for each response that is not empty, padded on the right."""
-    computed = [(prompt, response) for prompt, response in responses if response]
-    width = max(len(prompt) + len(response) for prompt, response in computed)
-    tokens_BT = np.zeros((len(computed), width), dtype=np.int64)
-    end_BT = np.zeros((len(computed), width), dtype=np.int64)
+    asked = [(prompt, response) for prompt, response in responses if response]
+    width = max(len(prompt) + len(response) for prompt, response in asked)
+    tokens_BT = np.zeros((len(asked), width), dtype=np.int64)
+    end_BT = np.zeros((len(asked), width), dtype=np.int64)
     targets = []
-    for b, (prompt, response) in enumerate(computed):
+    for b, (prompt, response) in enumerate(asked):
         end = len(prompt) + len(response)
         tokens_BT[b, :end] = prompt + response
         end_BT[b, :end] = end
         targets.append(b * width + np.arange(len(prompt), end))
     targets_S = np.concatenate(targets)
     indices = np.split(np.arange(len(targets_S)), np.cumsum([len(response) for _, response in responses])[:-1])
-    depth_BT = np.tile(np.arange(width), (len(computed), 1))
+    depth_BT = np.tile(np.arange(width), (len(asked), 1))
     return Inputs(tokens_BT, depth_BT, end_BT, [], targets_S, targets_S - 1, indices)
 
 

@@ -20,6 +20,7 @@ from genius_lite.learner.packing import Groups
 from genius_lite.learner.process_group import ProcessGroup
 from genius_lite.learner.scores import score
 from genius_lite.learner.state import no_state, read_tensors
+from genius_lite.progress import Advance
 from genius_lite.rundir.folder import IMPORTANCE, RunDir
 
 REFERENCE = "base-scores"
@@ -27,7 +28,7 @@ REFERENCE = "base-scores"
 _LOGPS = "logps.npy"
 
 
-def reference_scores(packer: Packer, groups: Groups, work: RunDir, advance: Callable[[int], None]) -> np.ndarray:
+def reference_scores(packer: Packer, groups: Groups, work: RunDir, advance: Advance) -> np.ndarray:
     """Score every pair with the base model, once, and keep that and the importance of its columns in `work`.
 
     Returns:

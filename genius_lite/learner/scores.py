@@ -7,7 +7,7 @@ the chosen response than the base model does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,10 +17,11 @@ from genius_lite.learner.batches import Packer
 from genius_lite.learner.footprint import SCORED_AT_ONCE, scored_pairs
 from genius_lite.learner.model import response_logps
 from genius_lite.learner.packing import Groups, by_query
+from genius_lite.progress import Advance
 from genius_lite.records import PreferencePair, seed_of
 
 
-def score(packer: Packer, groups: Groups, advance: Callable[[int], None], in_fp32: bool = False) -> np.ndarray:
+def score(packer: Packer, groups: Groups, advance: Advance, in_fp32: bool = False) -> np.ndarray:
     """Score pairs with the packer's policy, on request in fp32, whatever the weights are in.
 
     Returns:
@@ -54,7 +55,7 @@ def margins(
     pairs: Sequence[PreferencePair],
     reference_P2: np.ndarray | None,
     key: tuple[int | str, ...],
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> dict[tuple[str, int], float]:
     """Return (query id, step) -> margin, of some pairs that are drawn evenly from all: see `scored_pairs`.
 

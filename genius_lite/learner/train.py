@@ -18,17 +18,18 @@ from torch.nn.utils import clip_grad_norm_
 from genius_lite.errors import NonFiniteError, Stop, Stopped, UserError
 from genius_lite.hardware import Device, Precision, learner_free_memory, spare_memory, trim_heap
 from genius_lite.learner.activations import Activations
-from genius_lite.learner.batches import Packer, computed, schedule
+from genius_lite.learner.batches import Packer, schedule
 from genius_lite.learner.footprint import scored_pairs
 from genius_lite.learner.logprob_mismatch import Sample, check, logprob_mismatch, mismatch_limit
 from genius_lite.learner.loss import pair_logps, pair_loss
 from genius_lite.learner.model import learn, load_policy, response_logps, weight_bytes
-from genius_lite.learner.packing import Groups, Pack, by_query, unshared_tokens
+from genius_lite.learner.packing import Groups, Pack, by_query, computed, unshared_tokens
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, load_in_parts
 from genius_lite.learner.reference import REFERENCE, reference_scores
 from genius_lite.learner.scores import clustered_error, margins
 from genius_lite.learner.state import TrainingProgress, load_state, pairs_done, save_state
 from genius_lite.learner.targets import without_adapter
+from genius_lite.progress import Advance
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair, seed_of
 from genius_lite.results.rounds import TrainReport
@@ -67,7 +68,7 @@ class Training:
 def train_adapter(
     job: Training,
     out: Path,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = lambda n: None,
     say: Callable[[str], None] = lambda line: None,
     updated: Callable[[int, dict[str, float]], None] = lambda number, row: None,
     stop: Stop | None = None,
@@ -166,7 +167,7 @@ class _Trainer:
     reference_P2: np.ndarray
     activations: Activations
     job: Training
-    advance: Callable[[int], None]
+    advance: Advance
     updated: Callable[[int, dict[str, float]], None]
     stop: Stop
 

@@ -18,7 +18,7 @@ from genius_lite.records import Query
 from genius_lite.sampler.llama import logits_rows
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.text import brief
-from genius_lite.weights.footprint import kv_bytes, layer_bytes, layers_that_fit
+from genius_lite.weights.footprint import kv_bytes, layer_bytes
 from genius_lite.weights.gguf_file import GGUF
 
 CONTEXT_STEP = 256  # llama.cpp pads the context of a sequence to this
@@ -165,3 +165,10 @@ def _gpu_layers(cfg: Sampler, source: GGUF, settings: EngineSettings) -> int:
     logits = 4 * logits_rows(settings) * source.vocabulary * (_DRAWN_FROM if settings.draw == "device" else 1)
     free = sum(_GPU_SHARE * gpu.free - _GPU_SCRATCH - logits for gpu in gpus())
     return layers_that_fit(layers, each + tokens * kv_bytes(source, settings.kv_type), outside, int(free))
+
+
+def layers_that_fit(layers: int, each: int, outside: int, free: int) -> int:
+    """Count the layers that a GPU with `free` bytes holds; -1 (llama.cpp's word for all) with those outside them."""
+    if layers * each + outside <= free:
+        return -1
+    return max(0, min(layers, free // each))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from gguf.constants import GGMLQuantizationType as T
 
@@ -195,12 +196,7 @@ def resolve_training(cfg: Learner, shape: Shape, machine: Machine, passes: Seque
         precision = fitting_precision(machine.bf16, 2 * shape.parameters, machine.learner_memory)
     in_bf16 = precision == "bf16" or (precision == "nf4" and machine.bf16)
     left = machine.learner_memory - frozen_bytes(shape, precision, in_bf16)
-
-    def twice(tokens: int) -> int:
-        if cfg.gradient_checkpointing != "auto":
-            return shape.layers if cfg.gradient_checkpointing else 0
-        return layers_twice(tokens, left, shape.layers, shape.width, shape.inner, in_bf16)
-
+    twice = partial(layers_twice, cfg.gradient_checkpointing, left, shape.layers, shape.width, shape.inner, in_bf16)
     largest, every = max(passes, default=0), max(1, shape.layers * sum(passes))
     again = sum(tokens * twice(tokens) for tokens in passes) / every
     return Training(precision, in_bf16, largest, counted, twice(largest), again)

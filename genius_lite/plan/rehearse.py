@@ -20,6 +20,7 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop
 from genius_lite.hardware import cores
 from genius_lite.learner.footprint import SCORED_AT_ONCE
+from genius_lite.learner.packing import by_query, packs
 from genius_lite.machine.bench import file_speed
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Round, Session
@@ -29,7 +30,7 @@ from genius_lite.plan.history import FOLDER
 from genius_lite.plan.lengths import Lengths, described
 from genius_lite.plan.rates import FOUND, PREFILL, Decode, Rates, decode_rates, learner_rates
 from genius_lite.plan.shape import Machine
-from genius_lite.plan.tokens import ANY_PAIRS, packed
+from genius_lite.plan.tokens import ANY_PAIRS
 from genius_lite.progress import Advance, Progress, Stage
 from genius_lite.recipe import Sampler
 from genius_lite.records import PreferencePair, Rollout
@@ -227,7 +228,7 @@ def _one_pack(pairs: Sequence[PreferencePair], tokens: int) -> list[PreferencePa
 
 
 def _tokens(pairs: list[PreferencePair]) -> int:
-    return sum(pack.tokens for pack in packed(pairs, 1 << 20, len(pairs), trees=True, on_cpu=False))
+    return sum(pack.tokens for pack in packs(by_query(pairs), 1 << 20, 1 << 20))
 
 
 def _busy_seconds() -> tuple[float, float]:

@@ -20,10 +20,10 @@ import numpy as np
 
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
-from genius_lite.learner.footprint import MERGED_ON_CPU
-from genius_lite.learner.packing import Group, Pack, by_query, chosen_alone, packs
+from genius_lite.learner.footprint import merged_tokens
+from genius_lite.learner.packing import Group, Pack, by_query, computed, packs
 from genius_lite.plan.lengths import Lengths, ResponseLength
-from genius_lite.recipe import Foresight, Pairs, Recipe
+from genius_lite.recipe import Foresight, Learner, Pairs, Recipe
 from genius_lite.records import Completion, Finish, PreferencePair, Query, Rollout
 from genius_lite.sampler.messages import Until
 from genius_lite.sampler.tree import Node
@@ -89,10 +89,7 @@ def expected_work(
     drawn = ANY_PAIRS.model_copy(update={"negatives": recipe.pairs.negatives, "truncated": recipe.pairs.truncated})
     pairs, _ = preference_pairs(rollouts, drawn, wanted.tau, _KEY, lambda response: None)
     cfg = recipe.learner
-    whole, made = (
-        packed(some, cfg.max_pack_tokens, cfg.batch_pairs, trees=trees, on_cpu=on_cpu)
-        for some in (pairs, chosen_alone(pairs) if cfg.chosen_alone else pairs)
-    )
+    whole, made = (_packed(some, cfg, trees=trees, on_cpu=on_cpu) for some in (pairs, computed(pairs, cfg)))
     largest = max(made, key=lambda pack: pack.tokens, default=None)
     learned = Learned(
         pairs=scale * len(pairs),
@@ -121,19 +118,17 @@ async def _search(
     return found, sampler
 
 
-def packed(
-    pairs: Sequence[PreferencePair], max_tokens: int, batch_pairs: int, *, trees: bool, on_cpu: bool
-) -> list[Pack]:
+def _packed(pairs: Sequence[PreferencePair], cfg: Learner, *, trees: bool, on_cpu: bool) -> list[Pack]:
     """Pack an epoch's pairs: updates take queries until they have their pairs, and pack each batch for itself."""
-    merged = min(max_tokens, MERGED_ON_CPU) if on_cpu else max_tokens
+    merged = merged_tokens(cfg.max_pack_tokens, on_cpu)
     found: list[Pack] = []
     batch = list[Group]()
     for group in by_query(pairs):
         batch.append(group)
-        if sum(map(len, batch)) >= batch_pairs:
-            found += packs(batch, max_tokens, merged, trees)
+        if sum(map(len, batch)) >= cfg.batch_pairs:
+            found += packs(batch, cfg.max_pack_tokens, merged, trees)
             batch = []
-    return [*found, *packs(batch, max_tokens, merged, trees)]
+    return [*found, *packs(batch, cfg.max_pack_tokens, merged, trees)]
 
 
 def answered(prompts: Sequence[int], samples: int, lengths: Lengths, slots: int) -> SamplingWork:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from genius_lite.report.console import make_table
 from genius_lite.results.rounds import RoundReport
 from genius_lite.text import NONE, in_ascii, number, percent, size
 
@@ -110,9 +111,8 @@ def rounds_table(rows: Sequence[Mapping[str, Any]], best: int | None, console: C
     """
     shown = SHORT
     while True:
-        table, left_out = Table(**look), ["…"] * (shown != SHORT)
-        for heading in ("round", *(column.short for column in shown), *left_out):
-            table.add_column(heading, justify="right", no_wrap=True)
+        left_out = ["#…"] * (shown != SHORT)
+        table = make_table("#round", *(f"#{column.short}" for column in shown), *left_out, **look)
         for of_round in rows:
             star, style = ("*", "bold") if of_round["round"] == best else ("", "")
             cells = (column.plain(of_round.get(column.key)) for column in shown)

@@ -9,13 +9,12 @@ from pathlib import Path
 from statistics import fmean
 
 import msgspec
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.statistics import PooledDifference, pooled_difference
 from genius_lite.progress import Stage
+from genius_lite.report.console import make_table
 from genius_lite.report.summary import in_points
 from genius_lite.results.evaluation import GREEDY, Response
 from genius_lite.rundir.reader import RunFolder
@@ -95,10 +94,7 @@ def print_comparison(rows: Sequence[Row], console: Console) -> None:
     for row in sorted(rows, key=lambda row: row.task == ALL_TASKS):
         by_task[row.task].append(row)
     for task, of_task in by_task.items():
-        table = Table(title=task, box=box.SIMPLE_HEAD)
-        table.add_column("run", overflow="fold")
-        for heading in ("round", "answers", "right", "gain", "to the first"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        table = make_table("run", "#round", "#answers", "#right", "#gain", "#to the first", title=task)
         for row in of_task:
             named = row.arm + (f"\n{row.seeds} seeds" if row.seeds > 1 else ""), f"{row.round}{'*' if row.best else ''}"
             for kind, accuracy, gain, to_first in _kinds(row):

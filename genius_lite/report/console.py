@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from rich import box
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 
 from genius_lite.text import prose, visible
 
@@ -22,6 +24,17 @@ def terminal(*, stderr: bool = False, **options: Any) -> Console:
 def waiting(why: str) -> AbstractContextManager[object]:
     """Say on a terminal what is waited for while the block lasts; nothing stays of it, and a pipe has none of it."""
     return terminal(stderr=True).status(visible(why), spinner="line")  # which is in ASCII
+
+
+def make_table(*headings: str, **look: Any) -> Table:
+    """Make a table: of text, in columns that fold, and of figures, under headings that begin with a #, which do not."""
+    table = Table(**{"box": box.SIMPLE_HEAD, **look})
+    for heading in headings:
+        if heading.startswith("#"):
+            table.add_column(heading[1:], justify="right", no_wrap=True)
+        else:
+            table.add_column(heading, overflow="fold")
+    return table
 
 
 class _Plain(Console):

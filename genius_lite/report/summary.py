@@ -6,14 +6,13 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from genius_lite import text as texts
 from genius_lite.evaluate.record import Evaluation
 from genius_lite.recipe import Prefix, TaskSource
 from genius_lite.report.columns import NOTE, rounds_table, table_row
+from genius_lite.report.console import make_table
 from genius_lite.results.evaluation import AtBest, Interval, TaskResult
 from genius_lite.results.rounds import Quantized, Summary
 from genius_lite.text import amount, in_ascii, percent
@@ -59,10 +58,10 @@ def print_results(
     names = last if len({*last}) == len(names) else names
     for first in found[0]:
         title = f"{first.task}: {amount(first.problems, 'problems')}"
-        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("model", overflow="fold", min_width=_NAME)
-        for heading in ("measure", "accuracy", "points to the first"):
-            table.add_column(heading, justify="left" if heading == "measure" else "right", no_wrap=True)
+        headings = ("model", "#measure", "#accuracy", "#points to the first")
+        table = make_table(*headings, title=title, padding=(0, 1, 0, 0))
+        table.columns[0].min_width = _NAME
+        table.columns[1].justify = "left"  # words, but none of them folds
         for name, rows in zip(names, found, strict=True):
             for task in (row for row in rows if row.task == first.task):
                 for n, (measure, accuracy, gain) in enumerate(_measures(task)):
@@ -148,7 +147,7 @@ def print_summary(summary: Summary, console: Console) -> None:
     """Print the closing table, the exported file and how to talk to it."""
     title = f"{amount(summary.queries, 'queries')}, {amount(summary.duplicates_dropped, 'repeats')} dropped"
     rows = [table_row(report) for report in summary.rounds]
-    console.print(rounds_table(rows, None, console, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)))
+    console.print(rounds_table(rows, None, console, title=title, padding=(0, 1, 0, 0)))
     console.print(NOTE)
     lines = choice_lines(summary)
     if summary.best:

@@ -6,11 +6,9 @@ Tensors and contexts are pointers, as numbers.
 from __future__ import annotations
 
 import ctypes
-import sys
-from pathlib import Path
 from typing import Any, ClassVar
 
-import llama_cpp
+from genius_lite.hardware import ggml_function
 
 F32, I32 = 0, 26  # ggml_type
 
@@ -53,13 +51,6 @@ class Ggml:
         "clamp": "ff", "scale": "f", "scale_bias": "ff", "pad": "iiii", "repeat_4d": "llll", "reshape_2d": "ll",
         "reshape_3d": "lll", "view_1d": "ls", "view_2d": "llss",
     }  # fmt: skip
-    _TYPES: ClassVar = {
-        "p": ctypes.c_void_p,
-        "i": ctypes.c_int,
-        "l": ctypes.c_int64,
-        "f": ctypes.c_float,
-        "s": ctypes.c_size_t,
-    }
 
     def __init__(self) -> None:
         try:
@@ -75,17 +66,15 @@ class Ggml:
             self._take("graph_n_nodes", ctypes.c_int, "p")
             self._take("graph_node", ctypes.c_void_p, "pi")
             self._take("free", None, "p")
-            self._init = _library().ggml_init
+            self._init = ggml_function("init", ctypes.c_void_p, "")
         except AttributeError as e:
             raise DeviceError(f"this build of llama.cpp lacks {e}") from None
-        self._init.argtypes, self._init.restype = [_InitParams], ctypes.c_void_p
+        self._init.argtypes = [_InitParams]
         if not self._layout_is_known():
             raise DeviceError("this build of llama.cpp lays tensors out in another way")
 
     def _take(self, name: str, result: Any, arguments: str) -> None:
-        function = _library()[f"ggml_{name}"]  # by index each time another object, whose types are our own
-        function.argtypes, function.restype = [self._TYPES[a] for a in arguments], result
-        setattr(self, name, function)
+        setattr(self, name, ggml_function(name, result, arguments))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"ggml_{name}")
@@ -102,12 +91,3 @@ class Ggml:
         shapes = tuple(found.ne), tuple(whole.ne), whole.nb[1], found.view_offs, found.type
         self.free(context)
         return shapes == ((3, 1, 1, 1), (3, 5, 1, 1), 12, 12, F32)
-
-
-def _library() -> ctypes.CDLL:
-    """Return what ggml's functions are looked up in: llama.cpp's library, or on Windows the one that has them."""
-    if sys.platform != "win32":
-        return llama_cpp.llama_cpp._lib
-    from llama_cpp._ctypes_extensions import load_shared_library
-
-    return load_shared_library("ggml-base", Path(llama_cpp.__file__).parent / "lib")

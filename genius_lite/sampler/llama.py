@@ -21,7 +21,7 @@ import llama_cpp
 import msgspec
 import numpy as np
 
-from genius_lite.data.sandbox import KILLED, attempt, fate
+from genius_lite.data.sandbox import KILLED, attempt, fate, helper
 from genius_lite.measurements import recall, remember
 from genius_lite.sampler.messages import EngineSettings
 
@@ -164,7 +164,7 @@ def amx_broken() -> bool:
     return b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info() and not amx_works()
 
 
-def amx_works(command: Sequence[str] = (sys.executable, "-P", "-m", "genius_lite.sampler.llama")) -> bool:
+def amx_works(command: Sequence[str] = tuple(helper("genius_lite.sampler.llama"))) -> bool:
     """Say whether AMX gives the logits that llama.cpp gives without; remembered.
 
     The command tries it, and ends with 0 if so, with 3 if it gives others.

@@ -62,7 +62,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=environment(**SHORT_SPIN),
+                env=SHORT_SPIN | environment(),
                 start_new_session=os.name == "posix",  # Ctrl-C is for the run, which then closes the worker
             )
         worker = cls(process)

@@ -28,10 +28,3 @@ def layer_bytes(source: GGUF) -> tuple[int, int, int]:
         sizes[block_of(tensor.name)] += tensor.nbytes
     outside = sizes.pop(None, 0)
     return len(sizes), max(sizes.values()), outside
-
-
-def layers_that_fit(layers: int, each: int, outside: int, free: int) -> int:
-    """Count the layers that a GPU with `free` bytes holds; -1 (llama.cpp's word for all) with those outside them."""
-    if layers * each + outside <= free:
-        return -1
-    return max(0, min(layers, free // each))

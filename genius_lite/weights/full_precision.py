@@ -6,7 +6,7 @@ whose rows are theirs with rounding on them, so that each is found by similarity
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -18,6 +18,7 @@ from gguf.constants import GGMLQuantizationType as T
 from gguf.quants import quantize
 
 from genius_lite.errors import UserError
+from genius_lite.progress import Advance
 from genius_lite.records import prepared
 from genius_lite.rundir.documents import read_object
 from genius_lite.text import brief
@@ -136,7 +137,7 @@ def load_weights(folder: Path, source: GGUF | None = None) -> Any:
 
 
 def write_full_precision(
-    source: GGUF, weights: Mapping[str, Any], folder: Path, out: Path, advance: Callable[[int], None]
+    source: GGUF, weights: Mapping[str, Any], folder: Path, out: Path, advance: Advance
 ) -> TensorMap:
     """Write the learner's matrices under the GGUF's names, everything else from `source`.
 

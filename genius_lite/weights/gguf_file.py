@@ -21,6 +21,7 @@ import numpy as np
 from gguf.quants import dequantize
 
 from genius_lite.errors import UserError
+from genius_lite.progress import Advance
 from genius_lite.weights.gguf_header import ARRAY, INT32, UINT32, Reader, Tensor, broken, shown, tensor_bytes
 
 EMBEDDINGS = "token_embd.weight"
@@ -238,7 +239,7 @@ def write(
     tensors: Iterable[Tensor],
     data: Callable[[Tensor], Iterable[np.ndarray]],
     replaced: dict[str, int],
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = lambda n: None,
 ) -> None:
     """Write a GGUF with the metadata of `source` and other tensors, one block of a tensor in memory at a time.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,7 @@ from gguf.constants import GGML_QUANT_SIZES, MODEL_ARCH_NAMES
 from gguf.quants import dequantize
 
 from genius_lite.errors import UserError
+from genius_lite.progress import Advance
 from genius_lite.recipe import Model, Prefix
 from genius_lite.rundir.disk import put
 from genius_lite.rundir.documents import RecordedSource, read_typed
@@ -155,7 +155,7 @@ def check_supported(source: GGUF, with_weights: bool = False) -> Any:
     return config
 
 
-def import_checkpoint(source: GGUF, folder: Path, advance: Callable[[int], None], origin: str = "") -> None:
+def import_checkpoint(source: GGUF, folder: Path, advance: Advance, origin: str = "") -> None:
     """Write the checkpoint to `folder`: safetensors in 16 bit, its config, and the tensor map.
 
     The weights are dequantized by transformers (`from_pretrained(gguf_file=...)`).

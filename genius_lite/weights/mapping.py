@@ -8,7 +8,7 @@ stands is found by comparing their rows, for any architecture. gguf-py's names s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from gguf.constants import MODEL_ARCH_NAMES
 from gguf.tensor_mapping import TensorNameMap, get_tensor_name_map
 
 from genius_lite.errors import UserError
+from genius_lite.progress import Advance
 from genius_lite.rundir.documents import read_typed
 from genius_lite.rundir.folder import write_json
 from genius_lite.weights.gguf_file import GGUF
@@ -149,7 +150,7 @@ def match(
     weights: Mapping[str, Any],
     like: Identical | Rounded,
     where: Path,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = lambda n: None,
 ) -> TensorMap:
     """Find each matrix and stack of matrices of the GGUF among the learner's; those that it lacks are left out.
 

@@ -10,8 +10,8 @@ import llama_cpp
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGML_QUANT_VERSION, LlamaFileType
 from gguf.constants import GGMLQuantizationType as T
-from llama_cpp import _ggml
 
+from genius_lite.hardware import ggml_function
 from genius_lite.recipe import TargetType
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import tensor_bytes
@@ -25,11 +25,8 @@ _PLANNED = re.compile(r"\[\s*\d+/\s*\d+\] +(\S+) +- \[.*?\], type = +\w+, size =
 _MANY_BITS = 6.5  # for a weight: from here on a second quantization adds little
 _NEAR = {True: T.Q4_K, False: T.Q5_0}  # for types without a known grid, by whether columns come in blocks of 256
 
-_quantize_chunk = _ggml.libggml.ggml_quantize_chunk
-_quantize_chunk.restype = ctypes.c_size_t
-_quantize_chunk.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_void_p]
-_requires_importance = _ggml.libggml.ggml_quantize_requires_imatrix
-_requires_importance.restype, _requires_importance.argtypes = ctypes.c_bool, [ctypes.c_int]
+_quantize_chunk = ggml_function("quantize_chunk", ctypes.c_size_t, "ipplllp")
+_requires_importance = ggml_function("quantize_requires_imatrix", ctypes.c_bool, "i")
 
 
 def types_of(source: GGUF, kind: TargetType) -> Types:

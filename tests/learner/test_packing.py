@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from genius_lite.learner.loss import pair_logps, pair_loss
 from genius_lite.learner.model import _seen, response_logps, takes_trees
-from genius_lite.learner.packing import Pack, by_query, chosen_alone, packs, rows, trees, unshared_tokens
+from genius_lite.learner.packing import Pack, by_query, computed, packs, rows, trees, unshared_tokens
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from genius_lite.rundir.lines import Lines, write_records
@@ -70,7 +70,7 @@ def test_packs_hold_every_pair_once_and_read_back(drawn, max_tokens, merged, sha
 
 @given(drawn_pairs, st.integers(1, 40), st.booleans())
 def test_what_is_not_computed_takes_no_token(drawn, max_tokens, shared):
-    whole = list(map(chosen_alone, by_query(made_of(drawn))))
+    whole = [computed(group, Learner(loss="sft")) for group in by_query(made_of(drawn))]
     for pack in packs(whole, max_tokens, max_tokens, shared):
         inputs = pack.inputs()
         flat = inputs.tokens_BT.reshape(-1)[inputs.targets_S]

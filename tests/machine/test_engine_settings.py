@@ -15,7 +15,7 @@ from genius_lite.recipe.reader import parse
 from genius_lite.records import Query, query_id
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.weights import gguf_file
-from genius_lite.weights.footprint import kv_bytes, layer_bytes, layers_that_fit
+from genius_lite.weights.footprint import kv_bytes, layer_bytes
 
 SILENT = TerminalProgress(Console(quiet=True))
 
@@ -36,7 +36,7 @@ def test_a_recurrent_model_has_no_kv_cache(tiny_mamba):
 
 @pytest.mark.parametrize(("free", "expected"), [(1300, -1), (1299, 10), (999, 9), (50, 0), (-7, 0)])
 def test_layers_that_fit(free, expected):
-    assert layers_that_fit(10, 100, 300, free) == expected
+    assert engine_settings.layers_that_fit(10, 100, 300, free) == expected
 
 
 def test_gpu_layers_go_by_free_memory(tiny, monkeypatch):

@@ -64,7 +64,8 @@ def test_the_learner_computes_as_much_twice_as_reckoned(tiny):
     layers = policy.get_base_model().model.layers
     for free, expected in ((10**9, 0), (1_300_000, 1), (100_000, 2)):
         activations = Activations(policy, "auto", free, largest=100)
-        assert activations.most == expected == layers_twice(100, free, shape.layers, shape.width, shape.inner, False)
+        sizes = shape.layers, shape.width, shape.inner
+        assert activations.most == expected == layers_twice("auto", free, *sizes, in_bf16=False, tokens=100)
         activations.keep_for(100)
         assert [layer.gradient_checkpointing for layer in layers] == [n < expected for n in range(2)]
         activations.keep_for(1)

@@ -13,20 +13,20 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from gguf.constants import GGUFValueType, LlamaFileType
+from rich.console import Console
+from rich.text import Text
 
 from genius_lite.errors import UserError
+from genius_lite.progress import Advance
+from genius_lite.report.console import make_table
 from genius_lite.text import visible
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
 
 # The first pattern that fits a tensor's name is its group (names: gguf.constants.TENSOR_NAMES).
 _PATTERNS = {
@@ -78,7 +78,7 @@ def describe(path: Path, sha256: bool = False) -> dict[str, Any]:
     }
 
 
-def compare(path: Path, other: Path, advance: Callable[[int], None] = lambda n: None) -> dict[str, Any]:
+def compare(path: Path, other: Path, advance: Advance = lambda n: None) -> dict[str, Any]:
     """Compare `other` with `path`: metadata, chat templates, tensors, and the weights a and b of both.
 
     `difference` is ||a - b|| / ||a|| of the dequantized weights, over a group's tensors that have one shape in both
@@ -191,7 +191,7 @@ def _value(source: GGUF, key: str) -> Any:
     return _plain(source.metadata.get(key))
 
 
-def _tensor_difference(a: GGUF, b: GGUF, advance: Callable[[int], None]) -> dict[str, Any]:
+def _tensor_difference(a: GGUF, b: GGUF, advance: Advance) -> dict[str, Any]:
     ours, theirs = a.by_name, b.by_name
     pairs = [(t, theirs[name]) for name, t in ours.items() if name in theirs]
     compared, not_compared, groups = [], [], {}
@@ -252,8 +252,6 @@ def _figures(size: dict[str, Any]) -> tuple[Any, ...]:
 
 def _text(value: Any, whole: bool = False) -> Text:
     """Make text that may be shown, `whole` with its lines; `Text` has no markup and, unlike `escape`, no emoji."""
-    from rich.text import Text
-
     text = "absent" if value is None else str(value)
     if len(text) > _LONGEST and not whole:
         text = f"{text[:_LONGEST]}... ({len(text):,} characters)"
@@ -262,13 +260,7 @@ def _text(value: Any, whole: bool = False) -> Text:
 
 def _print_table(console: Console, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     """Print a table, if it has rows; headings with a # are of numbers."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_header=any(columns))
-    for heading in columns:
-        name, number = heading.removeprefix("#"), heading.startswith("#")
-        table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    table = make_table(*columns, show_header=any(columns))
     for row in rows:
         cells = zip(columns, row, strict=True)
         table.add_row(*(_text(f"{v:.3g}" if h[:1] == "#" and isinstance(v, float) else v) for h, v in cells))

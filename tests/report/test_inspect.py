@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from genius_lite.errors import UserError
+from genius_lite.report.inspect import compare, describe, print_description, print_difference
 from genius_lite.weights import gguf_header
-from genius_lite.weights.inspect import compare, describe, print_description, print_difference
 from tests.support.models import TEMPLATE, tiny_gguf
 
 HOSTILE = "\x1b]0;owned\x07[red]:smile:[/red]\x9b31m\u202eabc\u2028\r\nend"
