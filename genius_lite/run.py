@@ -56,7 +56,8 @@ def run(
     Raises:
         Stopped: `stop` was asked for.
         UserError: as `prepare` and `require_room`; or the folder cannot be used; or the first round's queries gave no
-            pair to learn from. Where a later round's give none, the run ends with what was made before.
+            pair to learn from. Where a later round's give none, or fewer than `pairs.at_least`, the run ends with what
+            was made before.
     """
     with open_run(recipe, progress, stop, reuse, force, group) as session:
         history = History(session)

@@ -117,7 +117,7 @@ def _shuffled(questions: Iterable[tuple[str, Question]], seed: int) -> Iterator[
 
 
 def hold_out(ids: list[str], share: float, seed: int, most: int) -> frozenset[str]:
-    """Choose about `share` of the queries (`held_count`), which nothing learns from: the same ones in every round."""
+    """Choose about `share` of the queries, which nothing learns from: the same ones in every round, `most` at most."""
     count = held_count(len(ids), share, most)
     return frozenset(sorted(ids, key=lambda query: seed_of(seed, "holdout", query))[:count])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,16 +26,19 @@ DEFINITIONS = msgspec.convert(HARNESS, prepared(dict[str, Definition]))
 
 
 def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
-    """The tasks that a recipe names. The second one of a source, as it may be asked in another way, ends in -2.
+    """The tasks that a recipe names. The second one of a source, asked in another way, ends in -2.
 
     Raises:
-        UserError: as `load_task`; or two of different sources have the same name.
+        UserError: as `load_task`; or two of different sources have the same name, or two are the same.
     """
     tasks, seen = list[Task](), Counter[tuple[str, str]]()
-    for source in sources:
-        task = load_task(source)
-        seen[task.name, source.source] += 1
-        count = seen[task.name, source.source]
+    for at, source in enumerate(sources):
+        if source in sources[:at]:
+            raise UserError(f"{source.source} is named twice, to be asked in the same way; take one out")
+        task, where = load_task(source), source.source
+        key = task.name, where if Prefix.starts(where) else os.path.realpath(where)
+        seen[key] += 1
+        count = seen[key]
         tasks.append(task if count == 1 else replace(task, name=f"{task.name}-{count}"))
     if repeated := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
         raise UserError(f"two tasks are named {repeated[0]}; give their files different names")

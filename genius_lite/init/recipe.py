@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,7 +90,8 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
         _say(f'   {source}: {amount(len(texts), "questions")} in `{queries.column}`, such as "{brief(texts[0])}"')
 
     question = "3. Problems with answers to measure on? A .jsonl, a benchmark (gsm8k), reasoning_gym:NAME or none"
-    files = [] if given.tasks is not None else [*problem_files(source)]
+    # Of several the first is taken; only where nobody is asked are the others named, and read for it.
+    files = [] if given.tasks is not None else [*islice(problem_files(source), None if given.yes else 1)]
     task, prompts = ask("Problems", question, given.tasks, next(iter(files), "none"), find_problems)
     if task:
         if task.benchmark:
@@ -217,9 +219,9 @@ def _a_third(questions: int) -> int:
 def _settings(machine: Resources, parameters: float, questions: int, *, votes: bool) -> dict[str, Any]:
     """Choose what fits: smaller models take larger learning rates and shorter searches.
 
-    Of a search the two higher rates gained in `recipes/RESULTS.md` at temperature 1 (at 0.5 nothing is shown), where higher ones
-    gained less (SmolLM2-135M) or lost greedily (Qwen2.5-Coder-0.5B). What a vote chooses is told again (SFT), which
-    takes more. Larger models were not trained.
+    Of a search the two higher rates gained in `recipes/RESULTS.md` at temperature 1 (at 0.5 nothing is shown), where
+    higher ones gained less (SmolLM2-135M) or lost greedily (Qwen2.5-Coder-0.5B). What a vote chooses is told again
+    (SFT), which takes more. Larger models were not trained.
     """
     lr = next(rates[votes] for least, *rates in _RATES if parameters < least)
     return {

@@ -147,7 +147,10 @@ def _measured(
 
 
 def _slots_that_fit(source: GGUF, settings: EngineSettings, parked: int | Auto = "auto") -> list[int]:
-    """The numbers of slots worth trying whose KV cache leaves room for other things, and that llama.cpp can hold."""
+    """The numbers of slots worth trying: their KV cache, as many parked paths included, leaves room for other things.
+
+    Together with the paths that the recipe parks they are no more than llama.cpp holds.
+    """
     layers, _, _ = layer_bytes(source)
     each = 2 * settings.context * layers * kv_bytes(source, settings.kv_type)
     devices = gpus()

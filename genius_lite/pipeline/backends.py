@@ -92,6 +92,7 @@ async def _here(s: Search) -> Stats | None:
 
 
 async def _on_server(s: Search) -> Stats | None:
+    """Search on the recipe's server. Raises UserError where it answers no more, too, which loses nothing."""
     cfg, sampling = s.r.job.recipe.sampler.server, Sampling.of(s.r.job.recipe.foresight)
     assert cfg
     try:

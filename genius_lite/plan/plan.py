@@ -51,8 +51,9 @@ class Plan:
     """What a run will take: bytes, tokens and seconds of what is still to be done.
 
     `seconds` and its bounds are None where nothing tells them. During the rehearsal other programs took the share
-    `others` of the cores: at `low` all of that slowed it down, at `high` nothing did. `advice` is empty where the run
-    fits. `ends` tells which of the responses that were seen came to their end; None if none was.
+    `others` of the cores: at `low` all of that slowed it down, at `high` nothing did, and both are two standard
+    errors away. `advice` is empty where the run fits. `response_tokens` is the mean length that is expected, by
+    `responses_from`; `ends` tells which of the responses that were seen came to their end, None if none was.
     """
 
     out: str

@@ -116,6 +116,7 @@ class Recipe(Section):
         parts = {
             "sampler": set(Sampler.model_fields) - {"kv_type"},
             "learner": {"gradient_checkpointing", "max_pack_tokens", "save_every", "parity_limit"},
+            "pairs": {"at_least"},
             "quantize": {"check"},
             "evaluate": {
                 "tasks": {"__all__": {"benchmark", "source", "subset", "split", "revision", "count_from"}},

@@ -136,7 +136,7 @@ class RunState(msgspec.Struct):
 
         `seconds` are what each stage of a whole round took; they count before the forecast.
         """
-        known, spent = self.forecast | seconds, time.time() - self.entered
+        known, spent = self.forecast | seconds, max(0.0, time.time() - self.entered)  # a clock may be set back
         here = self.work.left if self.work else None
         if self.kind in seconds:
             here = max(here or 0.0, seconds[self.kind] - spent)

@@ -161,7 +161,7 @@ class Signals(msgspec.Struct, frozen=True):
     - distinct: share of different token 2-grams among all (distinct-n, Li et al., arXiv 1510.03055). It falls as a
       text grows, so it is the mean over all windows of 32 2-grams of a response (a shorter one is one window), and
       then over responses, as the moving-average type-token ratio (Covington and McFall, 2010).
-    - loops: share of responses that end in a repetition (`repetition.loops`).
+    - loops: share of responses that end in a repetition (`foresight.filters.loops`).
     - length: tokens. ended: share that ended with an end token.
     - thinking: share whose thought did not come to its end.
     - parsed: share of the responses that ended which state an answer. One that was cut off has not come to its own.

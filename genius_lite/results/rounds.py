@@ -17,7 +17,8 @@ class RolloutFigures(msgspec.Struct, frozen=True):
     """What a round's search sampled.
 
     `mean_value` is f in nats per token, over all candidates of foreseen steps, and `ended_share` the share of their
-    responses that came to an end; both are None where all steps were skipped. `tokens_per_s` is None where a stage that
+    responses that came to an end; `repeated` candidates and `skipped_steps` are not among them, and where all steps
+    were skipped both are None. `tokens_per_s` is None where a stage that
     was killed left no time.
     """
 
@@ -50,12 +51,13 @@ class RolloutFigures(msgspec.Struct, frozen=True):
 class TrainReport(msgspec.Struct, frozen=True):
     """What a round's training did.
 
-    `loss` is the mean over the last epoch's pairs, each before its update. `margin` (nats) is the mean when training
-    has ended, of the policy against the base model, both in fp32, over `scored_pairs` pairs of `scored_questions`
-    questions: one of 16, but 16 at least and 64 at most, drawn by the seed. `margin_error` is its standard error, pairs
-    of a question counted as dependent, and None of a single question; `accuracy` is the share of these pairs whose
-    margin is positive. `shared_tokens` is the share of tokens that packing did not compute twice, `logprob_mismatch`
-    the mean difference of learner and sampler in nats a token, `curve` a row for each update.
+    `loss` is the mean over the last epoch's pairs, each before its update. `margin` (nats) is the mean when
+    training has ended, of the policy against the base model, both in fp32, over `scored_pairs` pairs of
+    `scored_questions` questions: one of 16, but 16 at least and 64 at most, drawn by the seed, the same ones in
+    every precision. `margin_error` is its standard error, pairs of a question counted as dependent, and None of a
+    single question; `accuracy` is the share of these pairs whose margin is positive. `shared_tokens` is the share
+    of tokens that packing did not compute twice, `logprob_mismatch` the mean difference of learner and sampler in
+    nats a token, `curve` a row for each update, in the precision of the training.
     """
 
     pairs: int

@@ -120,7 +120,7 @@ def request(path: list[int], seed: int, limit: int, sampling: Sampling, *, ends:
 
 
 class Completions:
-    """The completions of one model, of `vocabulary` tokens, of one server; made by `connect`.
+    """The completions of one model of one server; made by `connect`. A token id outside of `vocabulary` is an error.
 
     A request has failed after `timeout` seconds without a token.
     """

@@ -150,11 +150,12 @@ class _Layout:
 
     def unpack(self, blocks: np.ndarray) -> np.ndarray:
         """Read the codes of blocks (N, bytes): (N, weights), uint8."""
-        codes, below = np.full((len(blocks), 1), self.flipped, np.uint8), 0
-        for start, stop, bits, run in self.planes:
-            codes = codes ^ (_plane(blocks[:, start:stop], bits, run) << np.uint8(below))
+        (start, stop, below, run), *above = self.planes
+        codes = _plane(blocks[:, start:stop], below, run)
+        for start, stop, bits, run in above:
+            codes = codes | (_plane(blocks[:, start:stop], bits, run) << np.uint8(below))
             below += bits
-        return codes
+        return codes ^ np.uint8(self.flipped) if self.flipped else codes
 
     def pack(self, codes: np.ndarray, blocks: np.ndarray) -> None:
         """Write codes into blocks."""

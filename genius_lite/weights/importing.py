@@ -45,7 +45,8 @@ class Base:
     def of(hf_checkpoint: Path) -> Base:
         """Find the base that a checkpoint was imported from.
 
-        A GGUF that was moved is looked for in the run folder, in the hub's cache and in its package.
+        A GGUF that was moved is looked for in the run folder and where the recipe found it: in its package, or on the
+        hub, which downloads it again.
 
         Raises:
             UserError: nothing is imported there, or the GGUF has gone, or has become another one.
