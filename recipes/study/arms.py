@@ -3,7 +3,8 @@
     python recipes/study/arms.py runs/arms --on smollm2 --seeds 1
 
 Runs lie in FOLDER/RECIPE/ARM-SEED; the same command goes on with them, and takes rollouts from a finished arm that
-sampled the same. Writes `results/arms-RECIPE.json`, and prints the table of RESULTS.md.
+sampled the same. Writes `results/arms-RECIPE.json` of all finished runs that lie there, those of other arms and seeds
+included, and prints the table of RESULTS.md.
 """
 
 from __future__ import annotations
@@ -69,10 +70,17 @@ def main() -> None:
         for arm in a.arms:
             run(recipe, folder, arm, seed)
     if not a.only:
-        rows = [*figures([folder / f"{arm}-{seed}" for arm in a.arms for seed in range(a.seeds)])]
+        rows = [*figures(finished(folder, a.arms))]
         text = json.dumps({"recipe": recipe.name, "arms": rows}, indent=1) + "\n"
         (HERE / "results" / f"arms-{a.on}.json").write_text(text, encoding="utf-8")
         print("\n".join(table(rows)))
+
+
+def finished(folder: Path, first: list[str]) -> list[Path]:
+    """List the finished runs of a recipe, by seed: of these arms first, which others are told against."""
+    arms = [*first, *(arm for arm in ARMS if arm not in first)]
+    of_arm = {arm: sorted(folder.glob(f"{arm}-*"), key=lambda run: int(run.name.rpartition("-")[2])) for arm in arms}
+    return [run for arm in arms for run in of_arm[arm] if (run / "summary.json").exists()]
 
 
 def run(recipe: Path, folder: Path, arm: str, seed: int) -> None:
@@ -132,12 +140,18 @@ def _gains(row: Row) -> dict[str, Any]:
 
 
 def _means(rounds: list[tuple[RoundFolder, RoundFolder]]) -> dict[str, Any]:
-    """Average over seeds what has no interval: tokens of the round; majority and any of all samples, over tasks."""
-    of_seeds = []
+    """Average over seeds what has no interval: tokens of the round; majority and any of all samples, over tasks.
+
+    Gains are also told by seed, in the order of the seeds.
+    """
+    of_seeds, by_seed = [], {kind: list[float]() for kind in ("sampled", "greedy")}
     for base, here in rounds:
         report, first, now = here.report, results(base.responses), results(here.responses)
         assert report and report.rollouts and report.metrics
         signals, of_base = report.metrics.signals, base.signals
+        for kind, gains in by_seed.items():
+            pairs = [(one.by_kind[kind][0], other.by_kind[kind][0]) for one, other in zip(now, first, strict=True)]
+            gains.append(round(fmean(here.estimate - before.estimate for here, before in pairs if here and before), 4))
         most = {
             f"{name}{which}": fmean(_of_most(getattr(result, of)) for result in found)
             for name, of in (("maj", "most"), ("pass", "some"))
@@ -161,7 +175,7 @@ def _means(rounds: list[tuple[RoundFolder, RoundFolder]]) -> dict[str, Any]:
                 "ended": signals.ended if signals else None,
             }
         )
-    return {key: _mean([each[key] for each in of_seeds]) for key in of_seeds[0]}
+    return {**{key: _mean([each[key] for each in of_seeds]) for key in of_seeds[0]}, "by_seed": by_seed}
 
 
 def _of_most(by_samples: dict[str, Interval]) -> float:
