@@ -128,7 +128,6 @@ def answer_tasks(
             said = vocabulary.said(query.tokens, done.tokens).answer
             # In a thread: a checker may take a second, and the sampler goes on meanwhile.
             verdict = await asyncio.to_thread(task.check, problem, said)
-            answer = await asyncio.to_thread(task.stated, problem, said) if said else None
             responses.append(
                 Response(
                     task=task.name,
@@ -138,7 +137,7 @@ def answer_tasks(
                     tokens=len(done.tokens),
                     finish=done.finish,
                     score=verdict.score,
-                    answer=answer,
+                    answer=verdict.answer if said else None,
                     timed_out=verdict.timed_out,
                     use=use,
                     temperature=0.0 if sample == GREEDY else temperature,

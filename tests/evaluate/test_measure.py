@@ -133,7 +133,7 @@ def test_a_thought_that_was_cut_off_is_no_answer(smollm2, tmp_path):
     thinking, answering = found.values()
     assert thinking.text.strip()
     assert (thinking.score, thinking.answer) == (0, None)
-    assert answering.answer == task.stated(task.problems[0], answering.text)
+    assert answering.answer == task.check(task.problems[0], answering.text).answer
     assert [(o.answer, o.thought_ended) for o in seen["<think>\n"]] == [(None, False)] * 2
     assert [o.thought_ended for o in seen["<think>\n\n</think>\n\n"]] == [None] * 2
 
