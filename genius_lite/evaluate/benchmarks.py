@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,11 +14,10 @@ import msgspec
 from genius_lite.data.questions import checked
 from genius_lite.data.rows import Columns, UsableRows, read_rows, row_object
 from genius_lite.errors import UserError
-from genius_lite.evaluate.checkers import check, submitted
 from genius_lite.evaluate.choices import read_options
 from genius_lite.evaluate.harness import Definition, Harness
-from genius_lite.evaluate.scoring import DECOYS, Verdict, as_literal, fault
-from genius_lite.evaluate.tasks import Problem, Task, evenly, from_reasoning_gym, from_rows, problems_of
+from genius_lite.evaluate.scoring import DECOYS, as_literal, fault
+from genius_lite.evaluate.tasks import Problem, Task, evenly, from_reasoning_gym, from_rows, judged, problems_of
 from genius_lite.recipe import HARNESS, BenchmarkName, Prefix, TaskSource
 from genius_lite.records import prepared, query_id
 
@@ -81,25 +81,17 @@ def from_harness(cfg: TaskSource, name: BenchmarkName) -> Task:
     problems = problems_of(rows, found, problem)
     if not definition.metric:
         harness.close()
-        return Task(name, problems, _by_letter, stated=_letter, set_aside=str(rows))
+        return Task(name, problems, partial(judged, "choice"), set_aside=str(rows))
     row_of = {problem.id: literal for problem, literal in zip(problems, written, strict=True)}
-
-    def is_right(problem: str, response: str) -> bool:
-        return harness.judged(row_of[problem], response)[0].score == 1
-
     known = {problem.id: definition.told.format(problem.answer) if definition.told else None for problem in problems}
     # Instructions may well be followed by "0".
-    found = fault(known, is_right, DECOYS if definition.told else DECOYS[:1])
+    decoys = DECOYS if definition.told else DECOYS[:1]
+    found = fault(known, lambda problem, response: harness.judge(row_of[problem], response).score == 1, decoys)
     harness.close()  # it idles through no training
     if found:
         raise UserError(f"benchmark {name}: {found}; another version of lm-eval may not")
     return Task(
-        name,
-        problems,
-        lambda problem, response: harness.judged(row_of[problem.id], response)[0],
-        harness.close,
-        lambda problem, response: harness.judged(row_of[problem.id], response)[1],
-        str(rows),
+        name, problems, lambda problem, response: harness.judge(row_of[problem.id], response), harness.close, str(rows)
     )
 
 
@@ -108,13 +100,5 @@ def _problem(harness: Harness, definition: Definition, literal: str) -> Problem:
     if definition.metric:
         return Problem(query_id(asked), checked(asked), answer if definition.told else "")
     problem = Problem(query_id(asked), checked(asked), answer, read_options(options, "choices").texts)
-    _by_letter(problem, "")  # an answer that is no letter would count every response as wrong
+    judged("choice", problem, "")  # an answer that is no letter would count every response as wrong
     return problem
-
-
-def _by_letter(problem: Problem, response: str) -> Verdict:
-    return Verdict(check("choice", response, problem.answer, choices=problem.choices))
-
-
-def _letter(problem: Problem, response: str) -> str | None:
-    return submitted("choice", response, problem.choices)

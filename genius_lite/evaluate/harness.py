@@ -12,7 +12,6 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,6 @@ class Harness:
         opening = msgspec.structs.asdict(definition)
         self._process = LimitedProcess("genius_lite.evaluate.harness", opening, seconds=_SECONDS, memory=_MEMORY)
         self.close = self._process.close
-        self.judged = lru_cache(256)(self._judge)
         if lacking := self._process.ask({})["lacking"]:
             self.close()
             raise UserError(f"benchmark {name}: it needs data of NLTK: python -m nltk.downloader {lacking}")
@@ -81,13 +79,13 @@ class Harness:
             raise UserError(f"lm-evaluation-harness cannot read it: {e}") from None
         return reply["asked"], reply["answer"], reply["options"]
 
-    def _judge(self, row: str, response: str) -> tuple[Verdict, str | None]:
-        """Say what a response to a row is worth, and the answer that the task's filter finds in it."""
+    def judge(self, row: str, response: str) -> Verdict:
+        """Say what a response to a row is worth; its answer is what the task's filter finds in it."""
         try:
             reply = self._process.ask({"row": row, "response": response})
         except UserError:
-            return Verdict(0.0, timed_out=True), None
-        return Verdict(reply["score"]), reply["stated"]
+            return Verdict(0.0, timed_out=True)
+        return Verdict(reply["score"], reply["stated"])
 
 
 def _start(opening: Message) -> Callable[[Message], Message]:

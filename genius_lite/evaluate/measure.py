@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+import os
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, cast
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop, Stopped, UserError
-from genius_lite.evaluate.tasks import Problem, Task, TokenizedTask
+from genius_lite.evaluate.tasks import TokenizedTask
 from genius_lite.progress import Advance
-from genius_lite.recipe import Auto, Evaluate
+from genius_lite.recipe import Auto
 from genius_lite.records import Completion, Query
-from genius_lite.results.evaluation import GREEDY, Answers, Response, Use
+from genius_lite.results.evaluation import GREEDY, Answers, Response, Said
 from genius_lite.results.rounds import Stats
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
@@ -26,32 +27,52 @@ from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
 from genius_lite.weights.gguf_file import GGUF
 
-UNFILTERED, _GREEDY = Sampling(1.0), Sampling(1.0, top_k=1)
 _LEAST = 0.01  # temperature that a recommendation has
 _USUAL = 0.7  # temperature, where nothing says
 
 T = TypeVar("T")
+Record = TypeVar("Record", Answers, Said)
 
-Ended = Callable[[Stats], None]
+Key = tuple[str, str]
+"""Task and id of a question; a held-out query's task is empty."""
+Sampled = dict[Key, list[Completion]]
+"""All responses to each question, in the order of `EvalModel.ways`."""
 
 
 @dataclass(frozen=True)
 class EvalModel:
-    """A model that is to answer, and how: at most `max_tokens` a response, with the random numbers of `seed`.
+    """A model that is to answer, and how: by the likeliest response, if `greedy`, and `samples` at the `temperature`.
 
-    llama.cpp's messages go to the file `log`; `say` is told in one line of every failure of its process.
+    Each has at most `max_tokens`, drawn by the random numbers of `seed`. llama.cpp's messages go to the file `log`;
+    `say` is told in one line of every failure of its process. Once `stop` is asked for no other question is begun.
+    `totals` has what each of its samplers did.
     """
 
     gguf: Path
     settings: EngineSettings
     max_tokens: int
     seed: int
-    log: Path
+    samples: int
+    temperature: float = 1.0
+    greedy: bool = False
+    log: Path = Path(os.devnull)
     say: Callable[[str], None] = lambda line: None
+    stop: Stop = field(default_factory=Stop)
+    totals: list[Stats] = field(default_factory=list)
 
-    def sampler(self, sampling: Sampling) -> AbstractAsyncContextManager[LocalSampler]:
-        """The engine that holds it."""
-        return open_sampler(self.gguf, self.settings, sampling, self.log, say=self.say)
+    @property
+    def responses(self) -> int:
+        """How many responses a question has."""
+        return self.greedy + self.samples
+
+    @property
+    def ways(self) -> list[tuple[int, Sampling]]:
+        """How a question is asked: for so many responses with each sampling."""
+        return [(1, Sampling(1.0, top_k=1))] * self.greedy + [(self.samples, Sampling(self.temperature))]
+
+    def sampler(self) -> AbstractAsyncContextManager[LocalSampler]:
+        """The engine that holds it; each request says how it samples."""
+        return open_sampler(self.gguf, self.settings, Sampling(1.0), self.log, say=self.say)
 
 
 def temperature_of(wanted: float | Auto, model: GGUF, weights: Path | None = None) -> float:
@@ -79,56 +100,45 @@ def temperature_of(wanted: float | Auto, model: GGUF, weights: Path | None = Non
 def answer_tasks(
     who: EvalModel,
     tasks: Sequence[TokenizedTask],
-    cfg: Evaluate,
-    temperature: float,
     advance: Advance = lambda n: None,
-    ended: Ended = lambda stats: None,
     kept: RecordLog[Answers] | None = None,
-    stop: Stop | None = None,
-    remembered: dict[tuple[str, str], list[Completion]] | None = None,
+    known: Sampled | None = None,
 ) -> list[Answers]:
-    """Every response to every problem: the greedy one and `cfg.samples` at the temperature, scored.
+    """Every response to every problem, scored.
 
     A problem that llama.cpp does not survive has none, and the reason instead.
 
     Args:
-        advance: called as responses arrive, `responses_wanted` less those that are kept in all.
-        ended: told the sampler's totals.
+        advance: called as responses arrive: all that are wanted, less those that are kept.
         kept: answers of an earlier, interrupted call, whose problems are not asked again; each other one is appended.
-        stop: once it is asked for no other problem is begun; those under way go on to their end.
-        remembered: responses by task and problem, which are not sampled again, but scored; those sampled are added.
+        known: responses that are not sampled again, but scored; those sampled are added.
 
     Raises:
         Stopped: before every problem was answered.
-        UserError: what is known is not what is asked for.
+        UserError: what is kept is not what is asked for.
     """
-    wanted, known = ways_asked(cfg, temperature), {} if remembered is None else remembered
-    asked = [(item.task.name, problem.id) for item in tasks for problem in item.task.problems]
-    answered = {(one.task, one.problem): one for one in (_checked(kept, {*asked}, cfg) if kept else [])}
-    idle = all(one in answered or one in known for one in asked)
-    gate = asyncio.Semaphore(max(1, 2 * who.settings.slots // (cfg.samples + cfg.greedy)))
+    sampled: Sampled = {} if known is None else known
+    asked = {
+        (item.task.name, problem.id): (item.task, problem, query, use)
+        for item in tasks
+        for problem, query, use in zip(item.task.problems, item.questions, item.uses, strict=True)
+    }
+    first = GREEDY if who.greedy else 0
 
-    async def answer(
-        sampler: LocalSampler | None, vocabulary: Vocabulary, task: Task, problem: Problem, query: Query, use: Use
-    ) -> None:
-        one, why = (task.name, problem.id), None
-        async with gate:
-            if one in answered or (stop and stop.asked):
-                return
-            if (found := known.get(one)) is not None:
-                advance(len(found))
-            else:
-                assert sampler
-                root = Node(None, query.tokens, (who.seed, "evaluate", task.name, query.id))
-                found, why = await sample_responses(sampler, root, wanted, who.max_tokens, advance)
-                if not why:
-                    known[one] = found
-        responses = []
-        for sample, done in enumerate(found, GREEDY if cfg.greedy else 0):
+    def whole(one: Answers) -> bool:
+        if one.key not in asked:  # a sweep's log has what its second half asks, too
+            return True
+        samples = [] if one.failure else [*range(first, who.samples)]
+        return [(r.task, r.problem, r.sample) for r in one.responses] == [(*one.key, sample) for sample in samples]
+
+    answered = {one.key: one for one in checked(kept, whole)}
+
+    async def judge(key: Key, why: str | None = None) -> None:
+        (task, problem, query, use), responses = asked[key], list[Response]()
+        for sample, done in enumerate([] if why else sampled[key], first):
             said = vocabulary.said(query.tokens, done.tokens).answer
             # In a thread: a checker may take a second, and the sampler goes on meanwhile.
             verdict = await asyncio.to_thread(task.check, problem, said)
-            answer = await asyncio.to_thread(task.stated, problem, said) if said else None
             responses.append(
                 Response(
                     task=task.name,
@@ -138,81 +148,109 @@ def answer_tasks(
                     tokens=len(done.tokens),
                     finish=done.finish,
                     score=verdict.score,
-                    answer=answer,
+                    answer=verdict.answer if said else None,
                     timed_out=verdict.timed_out,
                     use=use,
-                    temperature=0.0 if sample == GREEDY else temperature,
+                    temperature=0.0 if sample == GREEDY else who.temperature,
                 )
             )
-        answered[one] = Answers(*one, responses, why)
+        answered[key] = Answers(*key, responses, why)
         if kept:
-            kept.append(answered[one])
+            kept.append(answered[key])
 
-    async def ask() -> None:
-        with Vocabulary.open(who.gguf) as vocabulary:
-            async with nullcontext() if idle else who.sampler(Sampling(temperature)) as sampler:
-                await asyncio.gather(
-                    *(
-                        answer(sampler, vocabulary, item.task, problem, query, use)
-                        for item in tasks
-                        for problem, query, use in zip(item.task.problems, item.questions, item.uses, strict=True)
-                    )
-                )
-                if sampler:
-                    ended(await sampler.drain())
+    async def answer() -> None:
+        left = {key: query for key, (_, _, query, _) in asked.items() if key not in answered}
+        recalled = [key for key in left if key in sampled]
+        for key in recalled:
+            advance(len(sampled[key]))
+        await asyncio.gather(*map(judge, recalled))
+        await sample_each(who, left, sampled, advance, judge)
 
     try:
-        asyncio.run(ask())
+        with Vocabulary.open(who.gguf) as vocabulary:
+            asyncio.run(answer())
     finally:
         for item in tasks:
             item.task.close()  # a scorer's process idles through no training
-    if any(one not in answered for one in asked):
-        raise Stopped
-    return [answered[one] for one in asked]
+    return [answered[key] for key in asked]
 
 
-def _checked(kept: RecordLog[Answers], asked: Container[tuple[str, str]], cfg: Evaluate) -> Iterator[Answers]:
-    """Yield what is known of the problems asked; each must be whole. A sweep's log has what its second half asks, too.
+async def sample_each(
+    who: EvalModel,
+    questions: Mapping[Key, Query],
+    sampled: Sampled,
+    advance: Advance,
+    then: Callable[[Key, str | None], Awaitable[None]],
+) -> None:
+    """Add a model's responses to those questions that have none; `then` is called with each, or why it has none still.
 
     Raises:
-        UserError: one is not, which is named.
+        Stopped: before every question was asked.
     """
-    samples = [*range(GREEDY if cfg.greedy else 0, cfg.samples)]
-    for number, one in enumerate(kept.records, 1):
-        if (one.task, one.problem) not in asked:
-            continue
-        whole = [response.sample for response in one.responses] == ([] if one.failure else samples)
-        if not whole or any((r.task, r.problem) != (one.task, one.problem) for r in one.responses):
+
+    def ask(sampler: LocalSampler, key: Key) -> list[asyncio.Future[Node]]:
+        drawn = ("evaluate", *key) if key[0] else ("observe", key[1])
+        root, futures = Node(None, questions[key].tokens, (who.seed, *drawn)), list[asyncio.Future[Node]]()
+        for count, sampling in who.ways:
+            futures += sampler.extend(root, count, until="end", limit=who.max_tokens, sampling=sampling)
+        for future in futures:
+            future.add_done_callback(lambda _: advance(1))
+        return futures
+
+    async def note(key: Key, nodes: list[Node], why: str | None) -> None:
+        if not why:
+            sampled[key] = [cast("Completion", node.completion) for node in nodes]
+        await then(key, why)
+
+    await ask_each(who, [key for key in questions if key not in sampled], ask, note)
+
+
+async def ask_each(
+    who: EvalModel,
+    asked: Sequence[Key],
+    ask: Callable[[LocalSampler, Key], Iterable[Awaitable[T]]],
+    then: Callable[[Key, list[T], str | None], Awaitable[None]],
+) -> None:
+    """Make the requests of each question, of as many at once as keep a model's slots busy.
+
+    Args:
+        then: is given what they came to, while the sampler goes on; nothing, and the reason, where llama.cpp does not
+            survive one of them.
+
+    Raises:
+        Stopped: before the last was begun; those under way go on to their end.
+    """
+    gate, left = asyncio.Semaphore(max(1, 2 * who.settings.slots // who.responses)), len(asked)
+
+    async def one(key: Key) -> None:
+        nonlocal left
+        found, why = list[T](), None
+        async with gate:
+            if who.stop.asked:
+                return
+            left -= 1
+            try:
+                found = await all_or_none(ask(sampler, key))
+            except QueryFailedError as e:
+                why = str(e)
+        await then(key, found, why)
+
+    if not asked:
+        return
+    async with who.sampler() as sampler:
+        await asyncio.gather(*map(one, asked))
+        who.totals.append(await sampler.drain())
+    if left:
+        raise Stopped
+
+
+def checked(kept: RecordLog[Record] | None, whole: Callable[[Record], bool]) -> Iterator[Record]:
+    """Yield what was answered before.
+
+    Raises:
+        UserError: a line is not `whole`, which is named.
+    """
+    for number, one in enumerate(kept.records if kept else (), 1):
+        if kept and not whole(one):
             raise UserError(f"{kept.path}:{number}: these are not the responses that are asked for; delete the line")
         yield one
-
-
-def ways_asked(cfg: Evaluate, temperature: float) -> list[tuple[int, Sampling]]:
-    """How a problem is asked: so many responses with each sampling, the greedy one first."""
-    return [(1, _GREEDY)] * cfg.greedy + [(cfg.samples, Sampling(temperature))]
-
-
-def responses_wanted(tasks: Sequence[TokenizedTask], cfg: Evaluate) -> int:
-    """How many responses `answer_tasks` asks for."""
-    return sum(len(item.questions) for item in tasks) * (cfg.samples + cfg.greedy)
-
-
-async def sample_responses(
-    sampler: LocalSampler, root: Node, wanted: Sequence[tuple[int, Sampling]], limit: int, advance: Advance
-) -> tuple[list[Completion], str | None]:
-    """So many responses with each sampling; none, and the reason, if llama.cpp does not survive them."""
-    futures = []
-    for count, sampling in wanted:
-        futures += sampler.extend(root, count, until="end", limit=limit, sampling=sampling)
-    for future in futures:
-        future.add_done_callback(lambda _: advance(1))
-    nodes, why = await survivors(futures)
-    return [cast("Completion", node.completion) for node in nodes], why
-
-
-async def survivors(requests: Iterable[Awaitable[T]]) -> tuple[list[T], str | None]:
-    """What a problem's requests came to; none, and the reason, if one failed: the others are given up then."""
-    try:
-        return await all_or_none(requests), None
-    except QueryFailedError as e:
-        return [], str(e)

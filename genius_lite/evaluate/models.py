@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.evaluate.benchmarks import load_tasks
-from genius_lite.evaluate.measure import EvalModel, answer_tasks, responses_wanted, temperature_of
+from genius_lite.evaluate.measure import EvalModel, answer_tasks, temperature_of
 from genius_lite.evaluate.results import complaints, results
 from genius_lite.evaluate.tasks import TokenizedTask, tokenize_task
 from genius_lite.machine.engine_settings import context_for, engine_settings
@@ -161,10 +161,12 @@ def evaluate_models(
         asked = (source.sha256, repr(how), repr(temperature), cfg.samples, cfg.greedy, seed)
         kept = _kept(keep, sources, items, asked) if keep else nullcontext(None)
         with scratch() as folder, kept as log:
-            who = EvalModel(model.gguf, settings, how.max_tokens, seed, folder / "sampler.log", progress.say)
+            way = (how.max_tokens, seed, cfg.samples, temperature, cfg.greedy)
+            who = EvalModel(model.gguf, settings, *way, folder / "sampler.log", progress.say)
             done = sum(len(one.responses) for one in log.records) if log else 0
-            with progress.stage(model.name, responses_wanted(items, cfg), "responses", done=done) as advance:
-                answers = answer_tasks(who, items, cfg, temperature, advance, kept=log)
+            wanted = who.responses * len(questions)
+            with progress.stage(model.name, wanted, "responses", done=done) as advance:
+                answers = answer_tasks(who, items, advance, log)
         for line in complaints(answers):
             progress.say(f"warning: {line}")
         answered.append([response for one in answers for response in one.responses])

@@ -31,12 +31,13 @@ _MISTAKEN = 0.1  # the share of problems that a scorer may misjudge: it moves an
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a task says of a response: its score, from 0 (wrong) to 1 (right).
+    """What a task says of a response: its score, from 0 (wrong) to 1 (right), and the answer it reads in it, if any.
 
     `timed_out`: the scorer went beyond its limits, or died of the response, which then counts as wrong.
     """
 
     score: float
+    answer: str | None = None
     timed_out: bool = False
 
 
@@ -68,12 +69,12 @@ class Scorer:
         except LimitError as e:
             raise UserError(f"the answer {known!r:.60} cannot be read as mathematics: {e}") from None
 
-    def verdict(self, response: str, known: str) -> Verdict:
-        """Of a response to a problem with this answer; of reasoning-gym's, with this entry (`as_literal`)."""
+    def verdict(self, response: str, known: str, answer: str | None) -> Verdict:
+        """Judge a response that gives this `answer`; `known` is the problem's, of reasoning-gym its `as_literal`."""
         try:
-            return Verdict(self._process.ask({"response": response, "known": known})["score"])
+            return Verdict(self._process.ask({"response": response, "known": known})["score"], answer)
         except UserError:
-            return Verdict(0.0, timed_out=True)
+            return Verdict(0.0, answer, timed_out=True)
 
     def stated(self, response: str) -> str | None:
         """Return what math-verify reads in a response, equal numbers in one spelling; None if that is nothing."""

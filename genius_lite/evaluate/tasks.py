@@ -21,10 +21,10 @@ from genius_lite.data.templates import Message
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.evaluate.answers import bare, final_number, first_sentence, marked, numbers, strongly_marked
-from genius_lite.evaluate.checkers import check, extract_answer, submitted
+from genius_lite.evaluate.checkers import DEFAULT_OPTIONS, check, submitted
 from genius_lite.evaluate.choices import Options, counts_from, read_options
 from genius_lite.evaluate.scoring import Scorer, Verdict, as_literal, fault
-from genius_lite.recipe import Prefix, TaskSource, columns_of
+from genius_lite.recipe import Check, CheckOptions, Prefix, TaskSource, columns_of
 from genius_lite.records import Query, query_id, seed_of
 from genius_lite.results.evaluation import Use
 from genius_lite.text import brief
@@ -55,15 +55,14 @@ class Task:
     """Problems, and what is to be said of a response to one of them.
 
     `check` raises nothing for a response's sake, takes seconds at most, and may be called from any thread. `close` ends
-    the process that it may have started for this; the next `check` starts another. `stated` is the answer that it
-    reads, for votes. `set_aside` says which rows cannot be used, and `form` how they were read, if that is known.
+    the process that it may have started for this; the next `check` starts another. `set_aside` says which rows cannot
+    be used, and `form` how they were read, if that is known.
     """
 
     name: str
     problems: list[Problem]
     check: Callable[[Problem, str], Verdict]
     close: Callable[[], None] = lambda: None
-    stated: Callable[[Problem, str], str | None] = lambda problem, response: extract_answer(response)
     set_aside: str = ""
     form: str = ""
 
@@ -113,6 +112,19 @@ def tokenize_task(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary
     return TokenizedTask(task, questions, uses)
 
 
+def judged(kind: Check, problem: Problem, response: str, options: CheckOptions = DEFAULT_OPTIONS) -> Verdict:
+    """Judge a response by a checker of ours; one that takes it too long is wrong.
+
+    Raises:
+        UserError: the problem's answer is not of this kind, or the pattern is wrong.
+    """
+    try:
+        score = check(kind, response, problem.answer, options, problem.choices)
+    except TimeoutError:
+        return Verdict(0.0, timed_out=True)
+    return Verdict(score, submitted(kind, response, problem.choices, options))
+
+
 def from_rows(cfg: TaskSource) -> Task:
     """A task from the rows of a source; with the checker `choice` its lettered options are appended to a prompt.
 
@@ -122,18 +134,10 @@ def from_rows(cfg: TaskSource) -> Task:
     """
     mathematics = Scorer() if cfg.check == "math-verify" else None
 
-    def score(problem: Problem, response: str) -> Verdict:
+    def judge(problem: Problem, response: str) -> Verdict:
         if mathematics:
-            return mathematics.verdict(response, problem.answer)
-        try:
-            return Verdict(check(cfg.check, response, problem.answer, cfg.options, problem.choices))
-        except TimeoutError:
-            return Verdict(0.0, timed_out=True)
-
-    def stated(problem: Problem, response: str) -> str | None:
-        if mathematics:
-            return mathematics.stated(response)
-        return submitted(cfg.check, response, problem.choices, cfg.options)
+            return mathematics.verdict(response, problem.answer, mathematics.stated(response))
+        return judged(cfg.check, problem, response, cfg.options)
 
     rows, forms = UsableRows(cfg.source, "problem"), set[str]()
     found = evenly([*islice(_read(cfg, rows), None if cfg.benchmark else cfg.limit)], cfg.limit)
@@ -146,14 +150,14 @@ def from_rows(cfg: TaskSource) -> Task:
         if mathematics:
             mathematics.read(made.answer)
         else:
-            score(made, "")
+            judge(made, "")
         forms.add(read[0].form)
         return made
 
     problems = problems_of(rows, found, problem)
     close = mathematics.close if mathematics else lambda: None
     name = cfg.benchmark or (cfg.source if Prefix.starts(cfg.source) else stem_of(cfg.source))
-    return Task(name, problems, score, close, stated, str(rows), form=" and ".join(sorted(filter(None, forms))))
+    return Task(name, problems, judge, close, str(rows), form=" and ".join(sorted(filter(None, forms))))
 
 
 def problems_of(rows: UsableRows, found: list[tuple[str, T]], make: Callable[[T], Problem]) -> list[Problem]:
@@ -250,16 +254,15 @@ def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, A
     entry_of = {problem.id: as_literal(entry) for problem, entry in zip(problems, entries, strict=True)}
     scorer = Scorer({"name": name, "size": size, "seed": seed, **config})
 
-    def score(problem: Problem, response: str) -> Verdict:
-        return scorer.verdict(_submitted(response, problem.answer), entry_of[problem.id])
+    def judge(problem: Problem, response: str) -> Verdict:
+        answer = _submitted(response, problem.answer)
+        return scorer.verdict(answer, entry_of[problem.id], answer or None)
 
     known = {problem.id: entry["answer"] for problem, entry in zip(problems, entries, strict=True)}
-    if found := fault(known, lambda problem, answer: scorer.verdict(answer, entry_of[problem]).score == 1):
+    if found := fault(known, lambda problem, answer: scorer.verdict(answer, entry_of[problem], None).score == 1):
         scorer.close()
         raise UserError(f"{source}: {found}; choose another data set")
-    return Task(
-        source, problems, score, scorer.close, lambda problem, response: _submitted(response, problem.answer) or None
-    )
+    return Task(source, problems, judge, scorer.close)
 
 
 def _submitted(response: str, known: str) -> str:

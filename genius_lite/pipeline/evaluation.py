@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from genius_lite.evaluate.held_out import observe
-from genius_lite.evaluate.measure import UNFILTERED, EvalModel, answer_tasks, responses_wanted, ways_asked
+from genius_lite.evaluate.measure import EvalModel, Sampled, answer_tasks
 from genius_lite.evaluate.record import Evaluation, read_evaluation, write_evaluation
-from genius_lite.evaluate.remembered import WORTH, Inquiry
+from genius_lite.evaluate.remembered import Inquiry
 from genius_lite.evaluate.results import best_temperature, by_temperature, complaints, mean_score
 from genius_lite.evaluate.signals import Observed, signals
 from genius_lite.evaluate.tasks import TokenizedTask
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Policy, Round, note_time
 from genius_lite.progress import Stage, named
-from genius_lite.recipe import Evaluate
-from genius_lite.records import Completion, FailedQuery, Query
+from genius_lite.records import FailedQuery, Query
 from genius_lite.results.evaluation import Answers, Cooled, Response, Said
-from genius_lite.results.rounds import Stats, total_stats
+from genius_lite.results.rounds import total_stats
 from genius_lite.rundir import folder
 from genius_lite.rundir.disk import remove
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RoundFolder
-from genius_lite.sampler.messages import EngineSettings, Sampling
+from genius_lite.sampler.messages import EngineSettings
 
 
 def evaluate(r: Round, policy: Policy) -> Evaluation:
@@ -43,7 +44,8 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
     def make(out: Path) -> None:
         out.mkdir()
         file = here / folder.ANSWERS
-        answers = _answers(r, policy, r.job.tasks, r.job.recipe.evaluate, r.job.temperature, file, "tasks")
+        greedy = r.job.recipe.evaluate.greedy
+        answers = _answers(r, policy, r.job.tasks, r.job.temperature, greedy, file, "tasks")
         seen, failures = _observe(r, policy)
         write_evaluation(out, answers, signals(seen) if seen else None, failures)
 
@@ -62,7 +64,7 @@ def cool(r: Round, policy: Policy) -> Cooled | None:
     Raises:
         Stopped: before that the run was asked to stop.
     """
-    cfg, here = r.job.recipe.evaluate.model_copy(update={"greedy": False}), r.folder_of(policy)
+    cfg, here = r.job.recipe.evaluate, r.folder_of(policy)
     known = r.folder.base.responses  # at the recipe's temperature and at 0
     tried, reported = by_temperature(known, "choose"), by_temperature(known, "report")
     if not tried or not reported:
@@ -70,7 +72,7 @@ def cool(r: Round, policy: Policy) -> Cooled | None:
 
     def at(temperature: float, tasks: list[TokenizedTask]) -> list[Response]:
         file = here / f"cooling-{temperature:g}.jsonl"
-        answers = _answers(r, policy, tasks, cfg, temperature, file, "other temperatures")
+        answers = _answers(r, policy, tasks, temperature, False, file, "other temperatures")
         return [response for one in answers for response in one.responses]
 
     def sweep() -> Cooled:
@@ -91,40 +93,24 @@ def cool(r: Round, policy: Policy) -> Cooled | None:
 
 
 def _answers(
-    r: Round, policy: Policy, tasks: list[TokenizedTask], cfg: Evaluate, temperature: float, file: Path, part: str
+    r: Round, policy: Policy, tasks: list[TokenizedTask], temperature: float, greedy: bool, file: Path, part: str
 ) -> list[Answers]:
     """Answer tasks, but for what an earlier, interrupted run answered, or any earlier run of the same base model.
 
     Args:
+        greedy: also by the likeliest response.
         file: each problem's answers go there.
         part: of the stage, which the time is noted for.
     """
-    tasks, start, ended = [task for task in tasks if task.questions], time.monotonic(), list[Stats]()
-    if not tasks:
+    questions = {item.task.name: item.questions for item in tasks if item.questions}
+    if not questions:
         return []
-    log, ways = RecordLog(file, Answers), ways_asked(cfg, temperature)
-    before, begun = {(one.task, one.problem) for one in log.records}, len(log.records)
-    asked = [_inquiry(r.job, r.engine, item.task.name, item.questions, ways) for item in tasks if _is_own(r, policy)]
-    recalled = [_recall(r, one, {problem for task, problem in before if task == one.name}) for one in asked]
-    said = {
-        (one.name, query): found for one, each in zip(asked, recalled, strict=True) for query, found in each.items()
-    }
-    known = {*said}
-    done, what = sum(len(answers.responses) for answers in log.records), "" if cfg.greedy else f" at {temperature:g}"
-    stage = r.progress.stage(f"{named(r.number)}: tasks{what}", responses_wanted(tasks, cfg), "responses", done=done)
-    try:
-        with stage as advance:
-            found = answer_tasks(
-                _respondent(r, policy), tasks, cfg, temperature, advance, ended.append, log, r.stop, said
-            )
-    finally:  # also of what was interrupted: it is not asked again
-        sampled = (one for one in log.records[begun:] if (one.task, one.problem) not in known)
-        tokens, seconds = sum(each.tokens for one in sampled for each in one.responses), time.monotonic() - start
-        note_time(r.folder_of(policy), Stage.EVALUATE, seconds, tokens, total_stats(ended), {part: seconds})
-        for one, earlier in zip(asked, recalled, strict=True):
-            own = {query: each for (task, query), each in said.items() if task == one.name}
-            _remember(one, earlier, own, seconds)
-        log.close()
+    who, log = _respondent(r, policy, r.job.recipe.evaluate.samples, temperature, greedy), RecordLog(file, Answers)
+    name = f"{named(r.number)}: tasks" + ("" if greedy else f" at {temperature:g}")
+    wanted, done = who.responses * sum(map(len, questions.values())), sum(len(one.responses) for one in log.records)
+    stage = r.progress.stage(name, wanted, "responses", done=done)
+    with _noted(r, policy, who, questions, log, part) as known, stage as advance:
+        found = answer_tasks(who, tasks, advance, log, known)
     for line in complaints(found):
         r.progress.say(f"warning: {line}")
     return found
@@ -132,70 +118,75 @@ def _answers(
 
 def _observe(r: Round, policy: Policy) -> tuple[list[Observed], list[FailedQuery]]:
     """Answer held-out queries, scored by the base model too. What llama.cpp does not survive is set aside."""
-    job, samples, start, ended = r.job, r.job.recipe.evaluate.query_samples, time.monotonic(), list[Stats]()
-    if not job.watched:
+    watched, recipe, samples = r.job.watched, r.job.recipe, r.job.recipe.evaluate.query_samples
+    if not watched:
         return [], []
-    asked = _inquiry(job, r.engine, "", job.watched, [(samples, UNFILTERED)]) if _is_own(r, policy) else None
-    log = RecordLog(r.folder_of(policy) / folder.SAID, Said)
-    before = {one.query_id for one in log.records}
-    recalled = _recall(r, asked, before) if asked else {}
-    said, known = dict(recalled), recalled.keys() | before
-    stage = r.progress.stage(f"{named(r.number)}: held-out queries", len(job.watched) * samples, "responses")
-    try:
-        with stage as advance:
-            base = _respondent(r, r.baseline) if r.number else None
-            who, answers = _respondent(r, policy), job.recipe.queries.answers
-            seen, failures = observe(who, base, job.watched, samples, advance, ended.append, log, r.stop, said, answers)
-    finally:  # also of what was interrupted: it is not asked again
-        seconds = time.monotonic() - start
-        tokens = sum(len(one.tokens) for query, each in said.items() if query not in known for one in each)
-        parts = {"held-out queries": seconds}
-        note_time(r.folder_of(policy), Stage.EVALUATE, seconds, tokens, total_stats(ended), parts)
-        if asked:
-            _remember(asked, recalled, said, seconds)
-        log.close()
+    who, log = _respondent(r, policy, samples), RecordLog(r.folder_of(policy) / folder.SAID, Said)
+    base = _respondent(r, r.baseline, samples) if r.number else None
+    stage = r.progress.stage(f"{named(r.number)}: held-out queries", len(watched) * samples, "responses")
+    with _noted(r, policy, who, {"": watched}, log, "held-out queries") as known, stage as advance:
+        seen, failures = observe(who, base, watched, recipe.queries.answers, advance, log, known)
     for one in failures:
         r.progress.say(f"warning: held-out query {one.query_id} failed: {one.reason}")
     return seen, failures
 
 
+@contextmanager
+def _noted(
+    r: Round,
+    policy: Policy,
+    who: EvalModel,
+    questions: Mapping[str, Sequence[Query]],
+    log: RecordLog[Answers] | RecordLog[Said],
+    part: str,
+) -> Iterator[Sampled]:
+    """Give what earlier runs have left of the responses to questions, by task; the block adds what it samples.
+
+    The time is noted then, and the responses of the user's own file are remembered (no later run has another one
+    again), also of a block that is interrupted: they are not asked for again.
+
+    Args:
+        log: of this run's own answers; it is closed.
+        part: of the stage, which the time is noted for.
+    """
+    start, before, recalled = time.monotonic(), {one.key for one in log.records}, Sampled()
+    own = r.job.recipe.evaluate.remember and not r.number and policy == r.own
+    inquiries = [Inquiry(who, r.job.source, *each) for each in questions.items()] if own else []
+    for asked in inquiries:
+        found = asked.recall()
+        if found.keys() - before:
+            what = f"answers to {asked.task}" if asked.task else "answers to held-out queries"
+            whose = "its" if asked.is_answered(found) else f"{len(found)} of its {len(asked.queries)}"
+            r.progress.say(
+                f"base model: {whose} {what} are those of an earlier run here (evaluate.remember: false asks again)"
+            )
+        recalled |= found
+    sampled = dict(recalled)
+    try:
+        yield sampled
+    finally:
+        seconds, new = time.monotonic() - start, sampled.keys() - recalled.keys()
+        tokens = sum(len(one.tokens) for key in new - before for one in sampled[key])
+        note_time(r.folder_of(policy), Stage.EVALUATE, seconds, tokens, total_stats(who.totals), {part: seconds})
+        for asked in inquiries if new else ():
+            asked.remember(sampled, seconds)
+        log.close()
+
+
 def remembered(job: Job, engine: EngineSettings) -> set[str]:
     """Name the tasks whose answers by the user's own file an earlier run has left; held-out queries have no name."""
-    cfg, ways = job.recipe.evaluate, ways_asked(job.recipe.evaluate, job.temperature)
-    each = [(item.task.name, item.questions, ways) for item in job.tasks]
-    each.append(("", job.watched, [(cfg.query_samples, UNFILTERED)]))
-    inquiries = [_inquiry(job, engine, *one) for one in each] if cfg.remember else []
-    return {one.name for one in inquiries if one.queries and one.is_answered(one.recall())}
+    recipe, cfg = job.recipe, job.recipe.evaluate
+    if not cfg.remember:
+        return set()
+    way = (recipe.answer_tokens, recipe.seed, cfg.samples, job.temperature, cfg.greedy)
+    who = EvalModel(job.source.path, engine, *way)
+    watching = replace(who, samples=cfg.query_samples, temperature=1.0, greedy=False)
+    inquiries = [Inquiry(who, job.source, item.task.name, item.questions) for item in job.tasks]
+    inquiries.append(Inquiry(watching, job.source, "", job.watched))
+    return {one.task for one in inquiries if one.queries and one.is_answered(one.recall())}
 
 
-def _is_own(r: Round, policy: Policy) -> bool:
-    """Whether it is the user's own file, and its answers are to be remembered: no later run has other models again."""
-    return r.job.recipe.evaluate.remember and not r.number and policy == r.own
-
-
-def _inquiry(
-    job: Job, engine: EngineSettings, name: str, queries: Sequence[Query], sampling: Sequence[tuple[int, Sampling]]
-) -> Inquiry:
-    return Inquiry(job.source, engine, name, queries, sampling, job.recipe.answer_tokens, job.recipe.seed)
-
-
-def _recall(r: Round, asked: Inquiry, before: Collection[str]) -> dict[str, list[Completion]]:
-    """Return what earlier runs have left, and say so where this one does not have it itself, `before`."""
-    found = asked.recall()
-    if found.keys() - before:
-        what = f"answers to {asked.name}" if asked.name else "answers to held-out queries"
-        whose = "its" if asked.is_answered(found) else f"{len(found)} of its {len(asked.queries)}"
-        r.progress.say(
-            f"base model: {whose} {what} are those of an earlier run here (evaluate.remember: false asks again)"
-        )
-    return found
-
-
-def _remember(asked: Inquiry, recalled: Collection[str], said: dict[str, list[Completion]], seconds: float) -> None:
-    if len(said) > len(recalled) and (recalled or seconds >= WORTH):
-        asked.remember(said)
-
-
-def _respondent(r: Round, policy: Policy) -> EvalModel:
-    recipe, settings = r.job.recipe, policy.settings(r.engine)
-    return EvalModel(policy.gguf, settings, recipe.answer_tokens, recipe.seed, r.sampler_log, r.progress.say)
+def _respondent(r: Round, policy: Policy, samples: int, temperature: float = 1.0, greedy: bool = False) -> EvalModel:
+    recipe = r.job.recipe
+    way = (recipe.answer_tokens, recipe.seed, samples, temperature, greedy)
+    return EvalModel(policy.gguf, policy.settings(r.engine), *way, r.sampler_log, r.progress.say, r.stop)

@@ -75,12 +75,22 @@ class Answers(msgspec.Struct, frozen=True):
     responses: list[Response]
     failure: str | None = None
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Task and problem."""
+        return (self.task, self.problem)
+
 
 class Said(msgspec.Struct, frozen=True):
     """All responses to one held-out query."""
 
     query_id: str
     responses: list[Completion]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The query, which is of no task."""
+        return ("", self.query_id)
 
 
 class TaskResult(msgspec.Struct, frozen=True):

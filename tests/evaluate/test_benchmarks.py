@@ -51,9 +51,10 @@ def test_responses_are_judged(name, loaded):
     problem = task.problems[0]
     assert (task.name, len(task.problems), problem.answer) == (name, len(expected.rows), expected.answer)
     assert not task.set_aside
-    scores = {text: task.check(problem, text).score for text in (*expected.right, *expected.wrong)}
-    stated = {task.stated(problem, text) for text in expected.right}
+    verdicts = {text: task.check(problem, text) for text in (*expected.right, *expected.wrong)}
     task.close()
+    scores = {text: verdict.score for text, verdict in verdicts.items()}
+    stated = {verdicts[text].answer for text in expected.right}
     assert scores == {**dict.fromkeys(expected.right, 1.0), **dict.fromkeys(expected.wrong, 0.0)}
     assert stated == {expected.answer or None}, "right answers are one answer, to a vote"
 
@@ -126,7 +127,7 @@ def test_a_file_of_other_columns_is_one_line(tmp_path):
 
 
 def test_a_metric_that_lies_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(harness.Harness, "_judge", lambda self, row, response: (Verdict(1.0), None))
+    monkeypatch.setattr(harness.Harness, "judge", lambda self, row, response: Verdict(1.0))
     with pytest.raises(UserError, match="benchmark gsm8k: its scorer calls '' right in 3 of 3 problems"):
         load(tmp_path, "gsm8k")
     with pytest.raises(UserError, match="benchmark ifeval: its scorer calls '' right in 2 of 2 problems"):

@@ -12,10 +12,10 @@ from genius_lite.errors import Stop, Stopped, UserError
 from genius_lite.evaluate.benchmarks import load_tasks
 from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.held_out import observe
-from genius_lite.evaluate.measure import EvalModel, answer_tasks, responses_wanted
+from genius_lite.evaluate.measure import EvalModel, answer_tasks
 from genius_lite.evaluate.results import results
 from genius_lite.evaluate.tasks import tokenize_task
-from genius_lite.recipe import Evaluate, TaskSource
+from genius_lite.recipe import TaskSource
 from genius_lite.records import Query
 from genius_lite.results.evaluation import GREEDY, Answers, Response
 from genius_lite.rundir.lines import RecordLog
@@ -82,15 +82,15 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
     # One branch at a time, a KV cache of 32 bits, questions whose words are all clearly likelier than the next best:
     # else rounding decides, and it is another in each build of llama.cpp.
     settings = EngineSettings(slots=1, context=256, threads=1, kv_type="F32")
-    who = EvalModel(smollm2, settings, max_tokens=10, seed=0, log=tmp_path / "log")
-    cfg, arrived = Evaluate(samples=2), []
+    stop, arrived = Stop(), []
+    who = EvalModel(smollm2, settings, max_tokens=10, seed=0, samples=2, greedy=True, log=tmp_path / "log", stop=stop)
 
     def answers(advance=arrived.append, **more):
-        found = answer_tasks(who, items, cfg, 1.0, advance, **more)
+        found = answer_tasks(who, items, advance, **more)
         return [response for one in found for response in one.responses]
 
     first = answers()
-    assert len(first) == len(arrived) == responses_wanted(items, cfg) == 6
+    assert len(first) == len(arrived) == who.responses * len(rows) == 6
     assert [r.sample for r in first] == [GREEDY, 0, 1] * 2
     greedy = {r.problem: r for r in first if r.sample == GREEDY}
     by_question = {q.prompt: greedy[q.id] for q in items[0].questions}
@@ -105,9 +105,10 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
         assert by_question[question.prompt].text.startswith(said)
     assert answers() == first
 
-    kept, stop = RecordLog(tmp_path / "answers.jsonl", Answers), Stop()
+    kept = RecordLog(tmp_path / "answers.jsonl", Answers)
     with pytest.raises(Stopped):
-        answers(lambda n: setattr(stop, "asked", True), kept=kept, stop=stop)
+        answers(lambda n: setattr(stop, "asked", True), kept=kept)
+    stop.asked = False
     assert [one.responses for one in kept.records] == [first[:3]]
     arrived.clear()
     assert answers(kept=kept) == first
@@ -119,7 +120,7 @@ def test_a_thought_that_was_cut_off_is_no_answer(smollm2, tmp_path):
     """SmolLM2, whose prompt begins a thought that it never ends, and then one that ends it for it."""
     (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "What is 2 + 2?", "answer": 4}) + "\n")
     (task,) = load_tasks([TaskSource(source=str(tmp_path / "t.jsonl"), check="numeric")])
-    who = EvalModel(smollm2, SETTINGS, max_tokens=12, seed=0, log=tmp_path / "log")
+    who = EvalModel(smollm2, SETTINGS, max_tokens=12, seed=0, samples=2, log=tmp_path / "log")
     found, seen = {}, {}
     with Vocabulary.open(smollm2) as vocabulary:
         item = tokenize_task(task, "auto", vocabulary, None)
@@ -127,13 +128,13 @@ def test_a_thought_that_was_cut_off_is_no_answer(smollm2, tmp_path):
         for thought in ("<think>\n", "<think>\n\n</think>\n\n"):
             tokens = question.tokens + vocabulary.encode(thought, special=True)
             asked = replace(item, questions=[msgspec.structs.replace(question, tokens=tokens)])
-            (answers,) = answer_tasks(who, [asked], Evaluate(samples=0), 1.0)
+            (answers,) = answer_tasks(replace(who, samples=0, greedy=True), [asked])
             (found[thought],) = answers.responses
-            seen[thought], _ = observe(who, None, asked.questions, 2)
+            seen[thought], _ = observe(who, None, asked.questions)
     thinking, answering = found.values()
     assert thinking.text.strip()
     assert (thinking.score, thinking.answer) == (0, None)
-    assert answering.answer == task.stated(task.problems[0], answering.text)
+    assert answering.answer == task.check(task.problems[0], answering.text).answer
     assert [(o.answer, o.thought_ended) for o in seen["<think>\n"]] == [(None, False)] * 2
     assert [o.thought_ended for o in seen["<think>\n\n</think>\n\n"]] == [None] * 2
 
@@ -141,8 +142,8 @@ def test_a_thought_that_was_cut_off_is_no_answer(smollm2, tmp_path):
 def test_the_base_model_scores_what_a_policy_sampled(smollm2, tmp_path):
     with Vocabulary.open(smollm2) as vocabulary:
         queries = [Query("q", "What is 2 + 2?", vocabulary.prompt("What is 2 + 2?"))]
-    who = EvalModel(smollm2, SETTINGS, max_tokens=12, seed=0, log=tmp_path / "log")
-    seen, failures = observe(who, who, queries, 3)
+    who = EvalModel(smollm2, SETTINGS, max_tokens=12, seed=0, samples=3, log=tmp_path / "log")
+    seen, failures = observe(who, who, queries)
     assert failures == []
     assert [o.query_id for o in seen] == ["q"] * 3
     assert len({tuple(o.tokens) for o in seen}) > 1

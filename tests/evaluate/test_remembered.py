@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from genius_lite.evaluate import remembered
 from genius_lite.evaluate.measure import EvalModel
 from genius_lite.evaluate.remembered import Inquiry
 from genius_lite.pipeline import evaluation
@@ -27,7 +28,7 @@ PROBLEMS = 3
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
-    monkeypatch.setattr(evaluation, "WORTH", 0.0)
+    monkeypatch.setattr(remembered, "WORTH", 0.0)
     return tmp_path / "genius-lite" / "measurements"
 
 
@@ -134,12 +135,18 @@ def test_a_part_of_the_answers_is_taken_as_well(tiny_llama, tmp_path, cache):
 
 
 def test_what_another_run_has_left_meanwhile_stays(tiny_llama, tmp_path, cache, monkeypatch):
-    made, real = list[Inquiry](), evaluation._inquiry
-    monkeypatch.setattr(evaluation, "_inquiry", lambda *asked: made.append(real(*asked)) or made[-1])
+    made = list[Inquiry]()
+    monkeypatch.setattr(evaluation, "Inquiry", lambda *asked: made.append(Inquiry(*asked)) or made[-1])
     measured(tiny_llama, tmp_path, "first")
-    for inquiry in made:
-        said = inquiry.recall()
+    left = [inquiry.recall() for inquiry in made]
+    for inquiry, said in zip(made, left, strict=True):
         query = next(iter(said))
-        inquiry.remember({query: said[query]})  # by a run that had begun before, and was interrupted
+        inquiry.remember({query: said[query]}, 60.0)  # by a run that had begun before, and was interrupted
         assert inquiry.recall() == said and len(said) > 1
+    for file in cache.glob("answers-*.json"):
+        file.unlink()
+    for inquiry, said in zip(made, left, strict=True):
+        for query, responses in said.items():  # by runs side by side
+            inquiry.remember({query: responses}, 60.0)
+        assert inquiry.recall() == said
     assert len(made) == 2

@@ -73,8 +73,7 @@ def test_a_vote_counts_what_the_checker_reads(tmp_path, kind, answer, text, stat
     """Of one response the vote is then as often right as the response."""
     (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "?", "answer": answer}) + "\n")
     read = from_rows(TaskSource(source=str(tmp_path / "t.jsonl"), check=kind))
-    assert read.stated(read.problems[0], text) == stated
-    assert read.check(read.problems[0], text).score == float(stated == answer)
+    assert read.check(read.problems[0], text) == Verdict(float(stated == answer), stated)
 
 
 def test_who_does_not_end_has_no_vote():

@@ -254,11 +254,11 @@ def test_a_problem_that_kills_the_scorer_is_wrong_and_the_rest_are_scored():
     cube = from_reasoning_gym("reasoning_gym:rubiks_cube", size=3, seed=0, config={"max_scramble_steps": 3})
     before = cube.check(cube.problems[0], "R U")
     assert not before.timed_out
-    assert cube.check(cube.problems[0], "<answer>R99999999</answer>") == Verdict(0, timed_out=True)
+    assert cube.check(cube.problems[0], "<answer>R99999999</answer>") == Verdict(0, "R99999999", timed_out=True)
     assert cube.check(cube.problems[0], "R U") == before
     for process in _scorers():
         process.kill()
-    assert cube.check(cube.problems[1], "R U") == Verdict(0, timed_out=True)
+    assert cube.check(cube.problems[1], "R U") == Verdict(0, "R U", timed_out=True)
     assert not cube.check(cube.problems[2], "R U").timed_out
     cube.close()
     assert not _scorers()
@@ -283,18 +283,18 @@ def test_a_pattern_that_is_too_slow_on_a_response_makes_it_wrong(tmp_path):
     task = _task(_file(tmp_path, GOOD, GOOD), "regex", options=CheckOptions(pattern="(?:a|aa)+$|^1"))
     responses = ["1", "a" * 60 + "b", "2", "1"]
     verdicts = [task.check(task.problems[0], response) for response in responses]
-    assert verdicts == [Verdict(1), Verdict(0, timed_out=True), Verdict(0), Verdict(1)]
+    assert verdicts == [Verdict(1, "1"), Verdict(0, timed_out=True), Verdict(0), Verdict(1, "1")]
 
 
 def test_mathematics_without_end_is_wrong_and_the_rest_are_scored(tmp_path):
     task = _task(_file(tmp_path, GOOD), "math-verify")
-    responses = ["It is **1**.", r"\boxed{9^{9^{9^{9}}}}", r"\boxed{2 - 1}", "2", ""]
+    responses = ["It is **1**.", r"\boxed{9^{9^{9^{9}}}}", r"\boxed{2 - 1}", "2", "", r"\boxed{\frac{2}{2}}"]
     # In threads, where there are no alarm signals.
     with ThreadPoolExecutor() as threads:
         verdicts = list(threads.map(lambda response: task.check(task.problems[0], response), responses))
-    assert verdicts == [Verdict(1), Verdict(0, timed_out=True), Verdict(1), Verdict(0), Verdict(0)]
-    stated = [task.stated(task.problems[0], response) for response in (*responses, r"\boxed{\frac{2}{2}}")]
-    assert stated == ["1", None, "1", "2", None, "1"], "a vote counts what it reads"
+    scores = [(verdict.score, verdict.timed_out) for verdict in verdicts]
+    assert scores == [(1, False), (0, True), (1, False), (0, False), (0, False), (1, False)]
+    assert [verdict.answer for verdict in verdicts] == ["1", None, "1", "2", None, "1"], "a vote counts what it reads"
     task.close()
     assert not _scorers()
 

@@ -120,8 +120,9 @@ def answers(model: Path, job: Job, log: Path) -> list[Response]:
     """What a file answers to the recipe's task, asked apart from any run."""
     recipe = job.recipe
     settings = EngineSettings(slots=1, context=job.context, threads=1)
-    who = EvalModel(model, settings, recipe.answer_tokens, recipe.seed, log)
-    found = answer_tasks(who, job.tasks, recipe.evaluate, job.temperature)
+    cfg = recipe.evaluate
+    way = (recipe.answer_tokens, recipe.seed, cfg.samples, job.temperature, cfg.greedy)
+    found = answer_tasks(EvalModel(model, settings, *way, log), job.tasks)
     return [response for one in found for response in one.responses]
 
 

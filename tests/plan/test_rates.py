@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from genius_lite.evaluate.measure import UNFILTERED
+from genius_lite.evaluate.measure import EvalModel
 from genius_lite.evaluate.remembered import Inquiry
 from genius_lite.pipeline.job import Job
 from genius_lite.plan.fit import Sizes
@@ -165,9 +165,9 @@ def test_evaluation_by_hand(known):
 def test_what_the_base_model_answered_in_an_earlier_run_is_not_asked_again(known, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cfg, job = known.job.recipe.evaluate, known.job
-    ways = [(cfg.query_samples, UNFILTERED)]
-    asked = Inquiry(job.source, SIZES.engine, "", job.watched, ways, job.recipe.answer_tokens, job.recipe.seed)
-    asked.remember({"q0": [Completion([5], [-1.0], "end")] * cfg.query_samples})
+    who = EvalModel(job.source.path, SIZES.engine, job.recipe.answer_tokens, job.recipe.seed, cfg.query_samples)
+    asked = Inquiry(who, job.source, "", job.watched)
+    asked.remember({("", "q0"): [Completion([5], [-1.0], "end")] * cfg.query_samples}, 60.0)
     assert stage_cost(known, "base model", 0) == (0.0, 0.0)
     # Another seed asks for other responses, and so does a run that is not to look.
     seconds = BASE.session(SamplingWork(240, 4, 60))

@@ -134,10 +134,10 @@ def test_loading_slowly_is_no_standing_still(tiny_llama, tmp_path, worker):
 def test_what_it_stands_still_at_is_set_aside_in_evaluation_too(tiny_llama, tmp_path, worker):
     worker(HANGS_AT)
     said: list[str] = []
-    who = EvalModel(tiny_llama, SETTINGS, 4, 0, tmp_path / "log", said.append)
+    who = EvalModel(tiny_llama, SETTINGS, max_tokens=4, seed=0, samples=1, log=tmp_path / "log", say=said.append)
 
     async def scenario():
-        async with who.sampler(SAMPLING) as sampler:
+        async with who.sampler() as sampler:
             (bad,) = sampler.extend(Node(None, [257, DEADLY], (0, "bad")), 1, until="end", limit=3)
             (good,) = sampler.extend(ROOT, 1, until="end", limit=3)
             with pytest.raises(QueryFailedError, match="no sign of life for 4 s, three times"):
