@@ -159,8 +159,7 @@ def evaluate_models(
         context = context_for("auto", source, [("max_tokens", how.max_tokens, questions)])
         settings = engine_settings(Sampler(), source, context, progress)
         asked = (source.sha256, repr(how), repr(temperature), cfg.samples, cfg.greedy, seed)
-        kept = _kept(keep, sources, items, asked) if keep else nullcontext(None)
-        with scratch() as folder, kept as log:
+        with scratch() as folder, _kept(keep, sources, items, asked) if keep else nullcontext(None) as log:
             way = (how.max_tokens, seed, cfg.samples, temperature, cfg.greedy)
             who = EvalModel(model.gguf, settings, *way, folder / "sampler.log", progress.say)
             done = sum(len(one.responses) for one in log.records) if log else 0
@@ -192,11 +191,12 @@ def holding(out: Path) -> Iterator[None]:
     Raises:
         UserError: it is there already, or another process works on it.
     """
+    if out.exists():
+        raise UserError(f"{out} exists; name another folder, or delete it")
     beside = _beside(out)
+    held = hold(beside.path)  # whoever is refused removes nothing
     try:
-        with hold(beside.path):
-            if out.exists():
-                raise UserError(f"{out} exists; name another folder, or delete it")
+        with held:
             yield
     finally:
         if out.exists() or not any(beside.path.glob("*.jsonl")):

@@ -15,7 +15,7 @@ from genius_lite.evaluate.held_out import observe
 from genius_lite.evaluate.measure import EvalModel, answer_tasks
 from genius_lite.evaluate.results import results
 from genius_lite.evaluate.tasks import tokenize_task
-from genius_lite.recipe import TaskSource
+from genius_lite.recipe import CheckOptions, TaskSource
 from genius_lite.records import Query
 from genius_lite.results.evaluation import GREEDY, Answers, Response
 from genius_lite.rundir.lines import RecordLog
@@ -59,12 +59,19 @@ def test_two_tasks_of_one_name_are_refused(tmp_path):
         load_tasks(sources)
 
 
-def test_a_source_may_be_asked_in_several_ways(tmp_path):
+def test_a_source_may_be_asked_in_several_ways(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "1 + 1?", "answer": "2"}) + "\n")
-    sources = [TaskSource(source=str(tmp_path / "t.jsonl"), check=kind) for kind in ("exact", "numeric", "exact")]
+    sources = [
+        TaskSource(source=str(tmp_path / "t.jsonl")),
+        TaskSource(source="t.jsonl", check="numeric"),
+        TaskSource(source="./t.jsonl", options=CheckOptions(ignore_case=True)),
+    ]
     found = load_tasks(sources)
     assert [task.name for task in found] == ["t", "t-2", "t-3"]
     assert [task.check(task.problems[0], "It is 2.").score for task in found] == [0, 1, 0]
+    with pytest.raises(UserError, match=r"t\.jsonl is named twice, to be asked in the same way; take one out"):
+        load_tasks([*sources, sources[1]])
     (tmp_path / "t-2.jsonl").write_text((tmp_path / "t.jsonl").read_text())
     with pytest.raises(UserError, match="two tasks are named t-2"):
         load_tasks([*sources, TaskSource(source=str(tmp_path / "t-2.jsonl"))])

@@ -108,12 +108,28 @@ def test_answers_are_kept_until_the_results_are_written(tasks, tiny_llama, tmp_p
 
 def test_one_process_at_a_time_answers_for_the_same_results(tasks, tiny_llama, tmp_path):
     (tmp_path / "out.asked").mkdir()
-    with hold(tmp_path / "out.asked"), pytest.raises(UserError, match=r"out\.asked is in use by another process"):
-        measured(tiny_llama, tasks, tmp_path / "out", Counting())
+    with hold(tmp_path / "out.asked"):
+        with pytest.raises(UserError, match=r"out\.asked is in use by another process"):
+            measured(tiny_llama, tasks, tmp_path / "out", Counting())
+        assert (tmp_path / "out.asked" / "lock").exists(), "whoever is refused takes nothing from whoever works"
     measured(tiny_llama, tasks, tmp_path / "out", Counting())
     with pytest.raises(UserError, match="out exists; name another folder"):
         measured(tiny_llama, tasks, tmp_path / "out", Counting())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t.jsonl"]
+
+
+def test_what_was_answered_stays_where_results_of_that_name_are_in_the_way(tasks, tiny_llama, tmp_path):
+    out = tmp_path / "out"
+    interrupted(tiny_llama, tasks, out)
+    (log,) = Path(f"{out}.asked").glob("*.jsonl")
+    kept = log.read_bytes()
+    out.mkdir()
+    with pytest.raises(UserError, match="out exists; name another folder"):
+        measured(tiny_llama, tasks, out, Counting())
+    assert log.read_bytes() == kept
+    out.rmdir()
+    measured(tiny_llama, tasks, out, again := Counting())
+    assert again.known == [27]
 
 
 def test_problems_that_chose_a_round_do_not_report_on_it(tasks, tiny_llama, tmp_path):

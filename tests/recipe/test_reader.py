@@ -68,6 +68,9 @@ def test_identity_leaves_out_where_and_how_fast():
     one = parse(GOOD, "a.yaml")
     other = parse(GOOD + "out: elsewhere\nsampler: {threads: 1}\n", "b.yaml")
     assert one.identity() == other.identity()
+    assert one.identity() == parse(GOOD + "pairs: {at_least: 3}\n").identity(), (
+        "it decides when a run ends, not what it makes"
+    )
     assert one.identity() != parse(GOOD + "seed: 1\n").identity()
     assert one.identity() != parse(GOOD + "sampler: {kv_type: Q8_0}\n").identity()
     assert one.identity() != parse(GOOD + "learner: {precision: fp32}\n").identity()
