@@ -81,4 +81,4 @@ def observe(
                 answer, thought_ended = vocabulary.said(query.tokens, done.tokens)
                 stated = submitted(answers, answer)
                 seen.append(Observed(query.id, done.tokens, done.logprobs, of_base, done.finish, stated, thought_ended))
-    return seen, [FailedQuery(asked[key], why) for key, why in failures.items()]
+    return seen, [FailedQuery(key[1], why) for key, why in failures.items()]

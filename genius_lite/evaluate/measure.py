@@ -14,11 +14,11 @@ from typing import TypeVar, cast
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop, Stopped, UserError
-from genius_lite.evaluate.tasks import TokenizedTask
+from genius_lite.evaluate.tasks import Problem, Task, TokenizedTask
 from genius_lite.progress import Advance
 from genius_lite.recipe import Auto
 from genius_lite.records import Completion, Query
-from genius_lite.results.evaluation import GREEDY, Answers, Response, Said
+from genius_lite.results.evaluation import GREEDY, Answers, Response, Said, Use
 from genius_lite.results.rounds import Stats
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
@@ -118,7 +118,7 @@ def answer_tasks(
         UserError: what is kept is not what is asked for.
     """
     sampled: Sampled = {} if known is None else known
-    asked = {
+    asked: dict[Key, tuple[Task, Problem, Query, Use]] = {
         (item.task.name, problem.id): (item.task, problem, query, use)
         for item in tasks
         for problem, query, use in zip(item.task.problems, item.questions, item.uses, strict=True)
