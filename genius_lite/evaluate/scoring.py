@@ -69,7 +69,7 @@ class Scorer:
         except LimitError as e:
             raise UserError(f"the answer {known!r:.60} cannot be read as mathematics: {e}") from None
 
-    def verdict(self, response: str, known: str, answer: str | None) -> Verdict:
+    def verdict(self, response: str, known: str, answer: str | None = None) -> Verdict:
         """Judge a response that gives this `answer`; `known` is the problem's, of reasoning-gym its `as_literal`."""
         try:
             return Verdict(self._process.ask({"response": response, "known": known})["score"], answer)

@@ -259,7 +259,7 @@ def from_reasoning_gym(source: str, *, size: int, seed: int, config: dict[str, A
         return scorer.verdict(answer, entry_of[problem.id], answer or None)
 
     known = {problem.id: entry["answer"] for problem, entry in zip(problems, entries, strict=True)}
-    if found := fault(known, lambda problem, answer: scorer.verdict(answer, entry_of[problem], None).score == 1):
+    if found := fault(known, lambda problem, answer: scorer.verdict(answer, entry_of[problem]).score == 1):
         scorer.close()
         raise UserError(f"{source}: {found}; choose another data set")
     return Task(source, problems, judge, scorer.close)
