@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -213,17 +214,22 @@ def ggml_function(name: str, result: Any, arguments: str) -> Any:
     Raises:
         AttributeError: this build of llama.cpp has none.
     """
-    import llama_cpp
-
-    library = llama_cpp.llama_cpp._lib  # which leads to ggml's, but on Windows
-    if sys.platform == "win32":
-        from llama_cpp._ctypes_extensions import load_shared_library
-
-        registry, base = (load_shared_library(part, llama_cpp.llama_cpp._base_path) for part in ("ggml", "ggml-base"))
-        library = registry if hasattr(registry, f"ggml_{name}") else base
+    libraries = _libraries()
+    library = next((each for each in libraries if hasattr(each, f"ggml_{name}")), libraries[0])
     function = library[f"ggml_{name}"]  # by index each time another object, whose types are our own
     function.argtypes, function.restype = [_TYPES[letter] for letter in arguments], result
     return function
+
+
+@cache
+def _libraries() -> list[ctypes.CDLL]:
+    """Find ggml's, once: on Windows llama-cpp-python puts their folder before PATH at each loading."""
+    import llama_cpp.llama_cpp as bindings
+    from llama_cpp._ctypes_extensions import load_shared_library
+
+    if sys.platform != "win32":
+        return [bindings._lib]  # which leads to ggml's
+    return [load_shared_library(part, bindings._base_path) for part in ("ggml", "ggml-base")]
 
 
 def learner_device() -> Device:
@@ -242,10 +248,7 @@ def learner_precision(wanted: Precision | Literal["auto"], device: Device, sixte
 
     NF4 is for what would not fit otherwise, beside activations that are computed twice. It costs speed, as each matrix
     is dequantized again and again (a third of bf16's where that is native, half of fp32's elsewhere), and exactness: of
-    SmolLM2-135M it moves a token's log-probability by 0.4 nats, bf16 by 0.02.
-
-    Args:
-        sixteen: bytes of the model in 16 bits.
+    SmolLM2-135M it moves a token's log-probability by 0.4 nats, bf16 by 0.02. The model has `sixteen` bytes in 16 bits.
     """
     if wanted != "auto":
         return wanted

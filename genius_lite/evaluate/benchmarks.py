@@ -31,14 +31,15 @@ def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
     Raises:
         UserError: as `load_task`; or two of different sources have the same name, or two are the same.
     """
-    tasks, seen = list[Task](), Counter[tuple[str, str]]()
-    for at, source in enumerate(sources):
-        if source in sources[:at]:
+    tasks, seen, places = list[Task](), Counter[tuple[str, str]](), list[TaskSource]()
+    for source in sources:
+        where = source.source if Prefix.starts(source.source) else os.path.realpath(source.source)
+        if (place := source.model_copy(update={"source": where})) in places:
             raise UserError(f"{source.source} is named twice, to be asked in the same way; take one out")
-        task, where = load_task(source), source.source
-        key = task.name, where if Prefix.starts(where) else os.path.realpath(where)
-        seen[key] += 1
-        count = seen[key]
+        places.append(place)
+        task = load_task(source)
+        seen[task.name, where] += 1
+        count = seen[task.name, where]
         tasks.append(task if count == 1 else replace(task, name=f"{task.name}-{count}"))
     if repeated := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
         raise UserError(f"two tasks are named {repeated[0]}; give their files different names")

@@ -40,7 +40,7 @@ _OR_BEFORE = re.compile(rf"(?<!{WORD})[A-Z][)\]*_,.;\s]*?(?i:{_BETWEEN.pattern})
 UNLIKE = re.compile(every("unlike"), re.IGNORECASE)
 _DENIED = re.compile(rf"{every('unlike')}\s*$", re.IGNORECASE)
 _NEAR = 14  # characters: "n'est pas (C)"
-_BEFORE = 48  # "**A**, or quite possibly B"
+_BEFORE = 48  # "I think it is A, or possibly B"
 
 
 class Options(NamedTuple):

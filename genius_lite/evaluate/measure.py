@@ -45,7 +45,7 @@ class EvalModel:
 
     Each has at most `max_tokens`, drawn by the random numbers of `seed`. llama.cpp's messages go to the file `log`;
     `say` is told in one line of every failure of its process. Once `stop` is asked for no other question is begun.
-    `totals` has what each of its samplers did.
+    `totals` has what each of its samplers did; copies share both.
     """
 
     gguf: Path
@@ -163,8 +163,9 @@ def answer_tasks(
         recalled = [key for key in left if key in sampled]
         for key in recalled:
             advance(len(sampled[key]))
-        await asyncio.gather(*map(judge, recalled))
-        await sample_each(who, left, sampled, advance, judge)
+        if recalled and who.stop.asked:
+            raise Stopped
+        await asyncio.gather(*map(judge, recalled), sample_each(who, left, sampled, advance, judge))
 
     try:
         with Vocabulary.open(who.gguf) as vocabulary:
@@ -237,6 +238,8 @@ async def ask_each(
 
     if not asked:
         return
+    if who.stop.asked:
+        raise Stopped
     async with who.sampler() as sampler:
         await asyncio.gather(*map(one, asked))
         who.totals.append(await sampler.drain())

@@ -197,6 +197,8 @@ def holding(out: Path) -> Iterator[None]:
     held = hold(beside.path)  # whoever is refused removes nothing
     try:
         with held:
+            if out.exists():  # by now
+                raise UserError(f"{out} exists; name another folder, or delete it")
             yield
     finally:
         if out.exists() or not any(beside.path.glob("*.jsonl")):

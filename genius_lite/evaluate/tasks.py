@@ -136,7 +136,7 @@ def from_rows(cfg: TaskSource) -> Task:
 
     def judge(problem: Problem, response: str) -> Verdict:
         if mathematics:
-            return mathematics.verdict(response, problem.answer, mathematics.stated(response))
+            return mathematics.verdict(response, problem.answer, mathematics.stated(response) if response else None)
         return judged(cfg.check, problem, response, cfg.options)
 
     rows, forms = UsableRows(cfg.source, "problem"), set[str]()

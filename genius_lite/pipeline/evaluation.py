@@ -168,8 +168,9 @@ def _noted(
         seconds, new = time.monotonic() - start, sampled.keys() - recalled.keys()
         tokens = sum(len(one.tokens) for key in new - before for one in sampled[key])
         note_time(r.folder_of(policy), Stage.EVALUATE, seconds, tokens, total_stats(who.totals), {part: seconds})
-        for asked in inquiries if new else ():
-            asked.remember(sampled, seconds)
+        for asked in inquiries:
+            if any(task == asked.task for task, _ in new):
+                asked.remember(sampled, seconds)
         log.close()
 
 

@@ -32,11 +32,11 @@ ScoresOfSeed = dict[str, float]
 class Row(msgspec.Struct, frozen=True):
     """A round of an arm on a task; or on all of them, each weighing alike (`task` is ALL_TASKS then).
 
-    An arm is all runs whose recipes differ in nothing but the seed, one of each; `seeds` is their number, `seed_spread`
-    the standard deviation of their sampled gains (None for one seed). Differences are paired by problem, and their
-    intervals over problems and seeds, or over problems only. `to_first` and
-    `greedy_to_first` set the accuracy beside that of the first arm's same round, on the problems that both have: seed
-    by seed where both have the same seeds, else as independent ones.
+    An arm is all runs whose recipes differ in nothing but the seed, one of each; `seeds` is their number,
+    `seed_spread` the standard deviation of their sampled gains (None for one seed). Differences are paired by
+    problem, and their intervals over problems and seeds, or over problems only. `to_first` and `greedy_to_first`
+    set the accuracy beside that of the first arm's same round, on the problems that both have: seed by seed where
+    both have the same seeds, else as independent ones.
     """
 
     task: str

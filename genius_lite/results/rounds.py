@@ -18,8 +18,7 @@ class RolloutFigures(msgspec.Struct, frozen=True):
 
     `mean_value` is f in nats per token, over all candidates of foreseen steps, and `ended_share` the share of their
     responses that came to an end; `repeated` candidates and `skipped_steps` are not among them, and where all steps
-    were skipped both are None. `tokens_per_s` is None where a stage that
-    was killed left no time.
+    were skipped both are None. `tokens_per_s` is None where a stage that was killed left no time.
     """
 
     queries: int

@@ -118,7 +118,8 @@ def _source_of(gguf: GGUF, digest: str, origin: str) -> RecordedSource:
 
 
 def _read_recorded(hf_checkpoint: Path) -> RecordedSource:
-    if not (recorded := read_typed(hf_checkpoint / SOURCE, RecordedSource)):
+    recorded = read_typed(hf_checkpoint / SOURCE, RecordedSource)
+    if not recorded or not recorded.path or not recorded.sha256:
         raise UserError(
             f"{hf_checkpoint / SOURCE} is missing, or cut off; delete {hf_checkpoint} to import the model anew"
         )

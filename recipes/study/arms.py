@@ -79,8 +79,9 @@ def main() -> None:
 def finished(folder: Path, first: list[str]) -> list[Path]:
     """List the finished runs of a recipe, by seed: of these arms first, which others are told against."""
     arms = [*first, *(arm for arm in ARMS if arm not in first)]
-    of_arm = {arm: sorted(folder.glob(f"{arm}-*"), key=lambda run: int(run.name.rpartition("-")[2])) for arm in arms}
-    return [run for arm in arms for run in of_arm[arm] if (run / "summary.json").exists()]
+    over = [(summary.parent, *summary.parent.name.rpartition("-")[::2]) for summary in folder.glob("*-*/summary.json")]
+    known = [(arms.index(arm), int(seed), run) for run, arm, seed in over if arm in arms and seed.isdecimal()]
+    return [run for _, _, run in sorted(known)]
 
 
 def run(recipe: Path, folder: Path, arm: str, seed: int) -> None:
@@ -118,9 +119,12 @@ def figures(runs: list[Path]) -> Iterator[dict[str, Any]]:
     found = compare_runs(runs)
     for row in found:
         arm = row.arm.rpartition("-")[0]
-        of_arm = [RunFolder(run) for run in runs if run.name.rpartition("-")[0] == arm]
+        of_arm = [(run.name.rpartition("-")[2], RunFolder(run)) for run in runs if run.name.rpartition("-")[0] == arm]
         whole = row.task == found[-1].task
-        yield {**_gains(row), **(_means([(run.base, run.round(row.round)) for run in of_arm]) if whole else {})}
+        yield {
+            **_gains(row),
+            **(_means([(seed, run.base, run.round(row.round)) for seed, run in of_arm]) if whole else {}),
+        }
 
 
 def _gains(row: Row) -> dict[str, Any]:
@@ -139,19 +143,19 @@ def _gains(row: Row) -> dict[str, Any]:
     }
 
 
-def _means(rounds: list[tuple[RoundFolder, RoundFolder]]) -> dict[str, Any]:
+def _means(rounds: list[tuple[str, RoundFolder, RoundFolder]]) -> dict[str, Any]:
     """Average over seeds what has no interval: tokens of the round; majority and any of all samples, over tasks.
 
-    Gains are also told by seed, in the order of the seeds.
+    Gains are also told by seed.
     """
-    of_seeds, by_seed = [], {kind: list[float]() for kind in ("sampled", "greedy")}
-    for base, here in rounds:
+    of_seeds, by_seed = [], {kind: dict[str, float]() for kind in ("sampled", "greedy")}
+    for seed, base, here in rounds:
         report, first, now = here.report, results(base.responses), results(here.responses)
         assert report and report.rollouts and report.metrics
         signals, of_base = report.metrics.signals, base.signals
         for kind, gains in by_seed.items():
             pairs = [(one.by_kind[kind][0], other.by_kind[kind][0]) for one, other in zip(now, first, strict=True)]
-            gains.append(round(fmean(here.estimate - before.estimate for here, before in pairs if here and before), 4))
+            gains[seed] = round(fmean(now.estimate - before.estimate for now, before in pairs if now and before), 4)
         most = {
             f"{name}{which}": fmean(_of_most(getattr(result, of)) for result in found)
             for name, of in (("maj", "most"), ("pass", "some"))
