@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from genius_lite import hardware
-from genius_lite.hardware import cores, fitting_precision, free_memory
+from genius_lite.hardware import cores, fitting_precision, free_memory, gpus
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,21 @@ print(full - before, kept - before, memory_held()[0] - before)
     assert full > 79_000_000
     assert left < 10_000_000
     assert (kept < 10_000_000) == (first == "spare_memory()")
+
+
+def test_on_windows_ggml_is_loaded_once(monkeypatch):
+    """There llama-cpp-python lengthens PATH by its folder at each loading, until Windows takes no more."""
+    from llama_cpp import _ctypes_extensions, llama_cpp
+
+    loaded = []
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(
+        _ctypes_extensions, "load_shared_library", lambda name, _: loaded.append(name) or llama_cpp._lib
+    )
+    hardware._libraries.cache_clear()
+    try:
+        for _ in range(3):
+            gpus()
+    finally:
+        hardware._libraries.cache_clear()
+    assert loaded == ["ggml", "ggml-base"]

@@ -12,7 +12,7 @@ from genius_lite.errors import Stop, Stopped, UserError
 from genius_lite.evaluate.benchmarks import load_tasks
 from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.held_out import observe
-from genius_lite.evaluate.measure import EvalModel, answer_tasks
+from genius_lite.evaluate.measure import EvalModel, Sampled, answer_tasks
 from genius_lite.evaluate.results import results
 from genius_lite.evaluate.tasks import tokenize_task
 from genius_lite.recipe import CheckOptions, TaskSource
@@ -121,6 +121,17 @@ def test_the_real_model_answers_the_same_questions_the_same_way(smollm2, tmp_pat
     assert answers(kept=kept) == first
     assert len(arrived) == 3
     assert [one.responses for one in kept.records] == [first[:3], first[3:]]
+
+    # What an earlier run sampled is scored alone, and not at all once a stop was asked for.
+    known: Sampled = {}
+    assert answers(known=known) == first and len(known) == 2
+    arrived.clear()
+    again, stop.asked = RecordLog(tmp_path / "again.jsonl", Answers), True
+    with pytest.raises(Stopped):
+        answers(kept=again, known=dict(known))
+    assert not again.records and not arrived
+    stop.asked = False
+    assert answers(kept=again, known=dict(known)) == first and len(arrived) == len(rows)
 
 
 def test_a_thought_that_was_cut_off_is_no_answer(smollm2, tmp_path):
