@@ -161,10 +161,10 @@ def answer_tasks(
     async def answer() -> None:
         left = {key: query for key, (_, _, query, _) in asked.items() if key not in answered}
         recalled = [key for key in left if key in sampled]
-        for key in recalled:
-            advance(len(sampled[key]))
         if recalled and who.stop.asked:
             raise Stopped
+        for key in recalled:
+            advance(len(sampled[key]))
         await asyncio.gather(*map(judge, recalled), sample_each(who, left, sampled, advance, judge))
 
     try:
