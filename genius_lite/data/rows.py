@@ -108,8 +108,9 @@ class UsableRows:
     def check(self) -> None:
         """Refuse a source of which no more rows can be used than cannot, by a UserError with the first of those."""
         if self._aside >= max(self.used, 1):
-            others = f" (and {amount(self._aside - 1, 'other rows')})" if self._aside > 1 else ""
-            raise UserError(f"{self._first}{others}")
+            others = [f"and {amount(self._aside - 1, 'other rows')}"] if self._aside > 1 else []
+            others += [f"{self.used} can be used, which are too few"] if self.used else []
+            raise UserError(f"{self._first} ({'; '.join(others)})" if others else self._first)
         if not self.used:
             raise UserError(f"{self._source}: no {self._kind} in it; one is needed at least")
 
