@@ -197,5 +197,6 @@ def test_nothing_is_read_beyond_what_is_selected(tmp_path, tiny_llama):
         found = select(Queries(source=source, limit=2), vocabulary, beyond=1)
         assert [query.prompt for query in (*found.queries, *found.beyond)] == ["a", "b", "c"]
         assert (found.duplicates, found.set_aside) == (1, "")
-        with pytest.raises(UserError, match=r"q\.jsonl:5: `prompt` is 7, not text \(and 8 other rows; 4 can be used, which are too few\)"):
+        few = r"\(and 8 other rows; 4 can be used, which are too few\)"
+        with pytest.raises(UserError, match=rf"q\.jsonl:5: `prompt` is 7, not text {few}"):
             select(Queries(source=source, limit=2, shuffle=True), vocabulary)
