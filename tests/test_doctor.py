@@ -110,6 +110,10 @@ CASES = {
         llama(maker="NVIDIA", offloads=True),
         [("slows", "llama.cpp was built for a GPU and sees none", "nvidia-smi")],
     ),
+    "llama.cpp for a GPU where there is none": (
+        llama(offloads=True),
+        [("slows", "llama.cpp was built for a GPU and sees none", "see whether this machine has one, and its driver")],
+    ),
     "torch on a CPU": (examine.torch("2.13.0", None, [], ""), []),
     "torch without CUDA": (
         examine.torch("2.13.0", None, [], "NVIDIA"),

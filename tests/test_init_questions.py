@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+import datasets
 import pytest
 from huggingface_hub import constants
 from hypothesis import given
@@ -98,6 +99,9 @@ def test_columns_and_checkers_are_detected(folder):
     assert question_files() == ["questions.jsonl", "problems.jsonl"]
     (folder / "q.txt").write_text("one\ntwo\n\none\n")
     assert find_questions("q.txt", "text")[1] == ["one", "two"]
+    (folder / "q.txt").rename("questions")  # whose first line might be a header
+    assert question_columns("questions") == ["text"]
+    assert find_questions("questions", "text")[1] == ["one", "two"]
     assert find_questions("hf:A/B", "prompt")[1] is None
     for rows, kind in (
         ([{"question": "a", "answer": "so 2 #### 72"}, {"question": "b", "answer": 3}], "numeric"),
@@ -113,6 +117,25 @@ def test_columns_and_checkers_are_detected(folder):
         (folder / "t.jsonl").write_text(_lines(rows))
         with pytest.raises(UserError, match=r"t\.jsonl"):
             find_problems("t.jsonl")
+
+
+def test_a_column_for_each_option_is_in_the_question(folder):
+    (folder / "mmlu.csv").write_text("question,A,B,C,D,answer\nWhich?,x,y,z,w,B\nWho?,k,l,m,n,A\n")
+    task, prompts = find_problems("mmlu.csv")
+    assert (task.check, task.choices) == ("choice", "{A} {B} {C} {D}")
+    assert prompts[0].startswith("Which?\n\nA. x\nB. y\nC. z\nD. w\n")
+
+
+def test_what_is_looked_at_of_the_hub_is_what_is_measured(monkeypatch):
+    asked = list[str]()
+
+    def load_dataset(*named, split, **more):
+        asked.append(split)
+        return datasets.Dataset.from_list([{"question": "2 + 2?", "answer": "4"}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    task, prompts = find_problems("hf:me/sums")
+    assert (task.check, prompts, asked) == ("numeric", ["2 + 2?"], ["test", "test"])
 
 
 def test_a_benchmark_is_named_and_not_downloaded(folder, monkeypatch, capsys):

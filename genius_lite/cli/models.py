@@ -43,17 +43,18 @@ def bench(
 ) -> None:
     """Measure how fast this machine decodes a model, and print the best settings as recipe lines."""
     from genius_lite.hardware import cores, gpus
-    from genius_lite.machine.bench import HEADING, SLOTS, recipe_lines, row, sweep, sweep_types
-    from genius_lite.sampler.messages import EngineSettings
+    from genius_lite.machine.bench import HEADING, recipe_lines, row, sweep, sweep_types
+    from genius_lite.machine.engine_settings import settings_to_measure
     from genius_lite.weights.untrusted import load_untrusted
 
     kinds = quant_types(quants)
-    path = load_untrusted(locate_model(model), quantizer=bool(kinds)).path
+    source = load_untrusted(locate_model(model), quantizer=bool(kinds))
+    path = source.path
     print(HEADING)
     speeds = []
-    base = EngineSettings(slots=1, context=256, threads=cores())
+    base, slots = settings_to_measure(source)
     threads, draws = {cores(), max(1, cores() // 2)}, ["host", "device"] if gpus() else ["host"]
-    for speed in sweep(path, base, SLOTS, [False, True], threads, draws):
+    for speed in sweep(path, base, slots, [False, True], threads, draws):
         print(row("as it is", speed), flush=True)
         speeds.append(speed)
     best, best_kind = max(speeds, key=lambda speed: speed.tokens_per_s), None

@@ -49,8 +49,8 @@ class Fault(str):
     """What is wrong with a row, or with rows."""
 
 
-Numbered = Iterator[tuple[int, dict[str, Any] | str | Fault]]
-"""Rows, each with the number of the line on which it begins: by column, a text, or what is wrong."""
+Numbered = Iterator[tuple[int | str, dict[str, Any] | str | Fault]]
+"""Rows, each with the line on which it begins, or "row 3" where that is not known: by column, a text, or a fault."""
 TOO_LONG = Fault(f"a row of more than {LONGEST:,} characters")
 
 
@@ -63,11 +63,11 @@ def suffix_of(path: Path) -> str:
 
 
 def stem_of(source: str) -> str:
-    """Return a source's name without folders, and without the suffixes of a file of questions."""
+    """Return a source's name without folders and the suffixes of a file of questions; of `a/*.jsonl` the folder's."""
     path = Path(source)
     while path.suffix.lower() in (*FORMATS, *_COMPRESSED):
         path = path.with_suffix("")
-    return path.name
+    return path.name if any(map(str.isalnum, path.name)) else path.parent.name or path.name
 
 
 def files_of(source: str) -> list[Path]:
@@ -88,7 +88,7 @@ def files_of(source: str) -> list[Path]:
         return [path]
     else:
         # Folders that are there are meant as they are called: one may well be named `[old] questions`.
-        there = next(above for above in path.parents if above.is_dir())
+        there = next((above for above in path.parents if above.is_dir()), path.parent)  # of a drive that is gone, none
         pattern = str(Path(glob.escape(str(there)), path.relative_to(there)))
         found = [*map(Path, glob.glob(pattern, recursive=True))] if glob.has_magic(source) else []  # noqa: PTH207
     found = sorted(file for file in found if file.is_file())

@@ -33,8 +33,10 @@ def json_rows(text: TextIO, path: Path, fits: Fits) -> Numbered:
         rows = _json_values(text, "".join(line for _, line in opening), path)
     first, second = next(rows, None), next(rows, None)
     if first and not second and isinstance(first[1], dict):
-        yield from enumerate(_unpacked(first[1], fits), 1)
-        return
+        held = _unpacked(first[1], fits)
+        if held[:1] != [first[1]]:
+            yield from ((f"row {number}", row) for number, row in enumerate(held, 1))
+            return
     yield from (found for found in (first, second) if found)
     yield from rows
 

@@ -208,10 +208,11 @@ def _file_rows(path: Path, stream: io.BufferedReader, wanted: Sequence[Columns])
         lines = lines_of(text, path)
         if kind == "unknown":
             first = next(lines, "")
-            kind, lines = "table" if any(map(fits, headers(first))) else "text", chain([first], lines)
+            asked = wanted and any(map(fits, headers(first)))  # where nothing is, any line might be a header
+            kind, lines = "table" if asked else "text", chain([first], lines)
         rows = table_rows(lines, fits) if kind == "table" else _text_rows(lines)
     for number, row in rows:
-        yield Row(f"{path}:{number}", row)
+        yield Row(f"{path}, {number}" if isinstance(number, str) else f"{path}:{number}", row)
 
 
 def _kind(path: Path, stream: io.BufferedReader) -> str:

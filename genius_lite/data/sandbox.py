@@ -6,6 +6,7 @@ stdout, first an opening, then a message each. It ends when its standard input d
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
@@ -225,9 +226,12 @@ def _read(stream: IO[str], replies: queue.SimpleQueue[str]) -> None:
 
 
 def _send(stream: Any, message: Message) -> None:
-    with suppress(BrokenPipeError):  # who waits for an answer learns that the process has ended
+    try:
         stream.write(json.dumps(message) + "\n")
         stream.flush()
+    except OSError as e:  # who waits for an answer learns that the process has ended; EINVAL is Windows' word for it
+        if e.errno not in (errno.EPIPE, errno.EINVAL):
+            raise
 
 
 def fate(status: int) -> str | None:

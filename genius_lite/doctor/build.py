@@ -33,6 +33,8 @@ _FEATURES = {
     "asimd": "NEON", "asimddp": "DOTPROD", "i8mm": "MATMUL_INT8", "sve": "SVE",
 }  # fmt: skip
 _CPU = Path("/proc/cpuinfo")
+_SEEN_BY = {"NVIDIA": "nvidia-smi", "AMD": "rocminfo"}
+_SEEN = "see whether this machine has one, and its driver"
 _BACKENDS = {"NVIDIA": "CUDA", "AMD": "HIP", "Apple": "Metal"}  # by who made the GPU
 _PATIENCE = 120  # seconds that llama.cpp may take to load
 _ASKED = "import llama_cpp as l; l.llama_print_system_info(); l.llama_supports_gpu_offload()"  # all that is asked below
@@ -130,7 +132,9 @@ def llama_cpp(
         what = f"llama.cpp was built without {_BACKENDS[maker]}; this machine has an {maker} GPU"
         yield Finding("llama.cpp", "", Problem("slows", what, mend))
     elif offloads and not cards:
-        yield Finding("llama.cpp", "", Problem("slows", "llama.cpp was built for a GPU and sees none", "nvidia-smi"))
+        yield Finding(
+            "llama.cpp", "", Problem("slows", "llama.cpp was built for a GPU and sees none", _SEEN_BY.get(maker, _SEEN))
+        )
 
 
 def rebuild(*options: str) -> str:

@@ -262,7 +262,7 @@ class Format:
     of_adapter: bool = False  # the base model has none
 
 
-_GGUF = "llama-cli -m {gguf}{asked}\nlms import {gguf}    # LM Studio"
+_GGUF = "llama-cli -m {gguf}{asked}\nlms import {gguf} --copy    # LM Studio; without --copy it moves the file"
 _OLLAMA = f"{_GGUF}\nollama create {{name}} -f {{modelfile}} && ollama run {{name}}"
 _LORA = "llama-cli -m BASE.gguf --lora {gguf}{asked}"
 

@@ -24,6 +24,7 @@ from genius_lite.weights.source import ORIGINAL, split_origin
 BASE_CONFIG = "base_config.json"
 """Of a base that is a GGUF; as config.json transformers would take it for the adapter's."""
 _CONFIG = "config.json"
+_SAMPLED_WITH = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 _FIT_FLOAT16 = {"llama", "qwen2"}
 """Families, by llama.cpp's names, whose activations were seen to stay in float16's range (SmolLM2, Qwen2.5). Those of
 Gemma 2 to 4, GLM-4, Qwen3.5, Qwen3-MoE and gpt-oss leave it: vLLM refuses float16 for some, Unsloth for others."""
@@ -103,8 +104,11 @@ def write_safetensors(base: Base, adapter: Path | None, out: Path) -> list[str]:
     """
     model = merged_model(base, adapter)
     # transformers reads one token of a GGUF that ends a response: of Gemma 3 or Phi-3 not the one that ends a turn.
+    cfg = model.generation_config
     with Vocabulary.open(base.gguf.path) as vocabulary:
-        model.generation_config.eos_token_id = _ends(vocabulary)
+        cfg.eos_token_id = _ends(vocabulary)
+    # A maker's temperature without `do_sample` is forgiven where it is read, and not where it is saved.
+    cfg.do_sample = cfg.do_sample or any(getattr(cfg, name, None) is not None for name in _SAMPLED_WITH) or None
     model.save_pretrained(out)
     _write_config(base, out / _CONFIG, out / _CONFIG)
     notes = write_tokenizer(base.gguf, base.hf_checkpoint / ORIGINAL, out)
@@ -174,7 +178,7 @@ def python_lines(base: Base, adapter: bool, system: str | None, template: dict[s
     with Vocabulary.open(base.gguf.path, template) as vocabulary:
         stop = f", eos_token_id={_ends(vocabulary)}" * adapter  # beside an adapter nothing else says it
         shown = in_parts if vocabulary.template and vocabulary.takes_parts else list
-    if "tokenizer.chat_template" in base.gguf.metadata:
+    if base.gguf.metadata.get("tokenizer.chat_template"):
         messages = shown([*opening(system), {"role": "user", "content": "What is 2 + 2?"}])
         # The date is each program's own.
         variables = {name: value for name, value in template.items() if name != "today"}

@@ -184,7 +184,7 @@ def find_problems(source: str) -> tuple[TaskSource | None, list[str]]:
         task = TaskSource(source=source)
     else:
         path = _at_home(source)
-        rows = [row.values for row in read_rows(path, ()) if isinstance(row.values, dict)]
+        rows = [row.values for row in read_rows(path, (), TaskSource(source=path)) if isinstance(row.values, dict)]
         if not rows:
             raise UserError(f"{path}: no problem in it; one is needed at least")
         prompt, answer = _first_of(_QUESTIONS, rows[0], path), _first_of(_ANSWERS, rows[0], path)
@@ -192,7 +192,10 @@ def find_problems(source: str) -> tuple[TaskSource | None, list[str]]:
         numbers, letters = all(map(_NUMBER.fullmatch, known)), all(re.fullmatch("[A-J]", text) for text in known)
         choice = all("choices" in row for row in rows) or letters
         check = "choice" if choice else "numeric" if numbers else "exact"
-        task = TaskSource(source=path, check=check, prompt=prompt, answer=answer)
+        fields = {"source": path, "check": check, "prompt": prompt, "answer": answer}
+        if letters and len(columns := [f"{{{letter}}}" for letter in "ABCDEFGHIJ" if letter in rows[0]]) > 1:
+            fields["choices"] = " ".join(columns)
+        task = TaskSource.model_validate(fields)
     return task, [problem.prompt for problem in load_task(task).problems]
 
 

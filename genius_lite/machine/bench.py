@@ -51,6 +51,9 @@ def sweep(
     """Measure settings one after the other, each from the best so far: slots, KV mode, threads, where to draw.
 
     Nothing else should run meanwhile. Each measurement is a process of its own and takes some seconds.
+
+    Raises:
+        UserError: the model does not survive it; more slots than the first are left out where they do not fit.
     """
     best: Speed | None = None
     tried: set[EngineSettings] = set()
@@ -64,7 +67,12 @@ def sweep(
             if brief:
                 enough = int(_ENOUGH * best.tokens_per_s / option.slots) if best else _BRIEF
                 prompt, generated = _SHORT, max(_FEWEST, min(_BRIEF, enough))
-            speed = decode_speed(model, option, _prompts(option, prompt), generated)
+            try:
+                speed = decode_speed(model, option, _prompts(option, prompt), generated)
+            except UserError:
+                if best is None or key != "slots":
+                    raise
+                break  # so many do not fit, nor do more
             best = speed if best is None or speed.tokens_per_s > best.tokens_per_s else best
             yield speed
 

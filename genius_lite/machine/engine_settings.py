@@ -94,6 +94,13 @@ def engine_settings(
     return msgspec.structs.replace(settings, gpu_layers=_gpu_layers(cfg, source, settings))
 
 
+def settings_to_measure(source: GGUF) -> tuple[EngineSettings, list[int]]:
+    """The settings to begin a measurement of nothing but speed with, and the numbers of slots worth trying."""
+    settings = EngineSettings(slots=SLOTS[0], context=CONTEXT_STEP, threads=cores())
+    layers = _gpu_layers(Sampler(), source, settings)
+    return msgspec.structs.replace(settings, gpu_layers=layers), _slots_that_fit(source, settings)
+
+
 def fits(source: GGUF, size: int, engine: EngineSettings) -> bool:
     """Say whether another file of the model, with `size` bytes of tensors, can be sampled from with these settings.
 

@@ -71,7 +71,7 @@ def cool(r: Round, policy: Policy) -> Cooled | None:
         return None
 
     def at(temperature: float, tasks: list[TokenizedTask]) -> list[Response]:
-        file = here / f"cooling-{temperature:g}.jsonl"
+        file = here / folder.COOLING.format(temperature)
         answers = _answers(r, policy, tasks, temperature, False, file, "other temperatures")
         return [response for one in answers for response in one.responses]
 
@@ -88,7 +88,7 @@ def cool(r: Round, policy: Policy) -> Cooled | None:
 
     found: Cooled = here.build_json(folder.COOLED, sweep, Cooled)
     for temperature in cfg.sweep:
-        remove(here / f"cooling-{temperature:g}.jsonl")
+        remove(here / folder.COOLING.format(temperature))
     return found
 
 

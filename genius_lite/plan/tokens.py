@@ -91,7 +91,9 @@ def expected_work(
     drawn = ANY_PAIRS.model_copy(update={"negatives": recipe.pairs.negatives, "truncated": recipe.pairs.truncated})
     pairs, _ = preference_pairs(rollouts, drawn, wanted.tau, _KEY, lambda response: None)
     cfg = recipe.learner
-    whole, made = (_packed(some, cfg, trees=trees, on_cpu=on_cpu) for some in (pairs, computed(pairs, cfg)))
+    whole = made = _packed(pairs, cfg, trees=trees, on_cpu=on_cpu)
+    if cfg.chosen_alone:
+        made = _packed(computed(pairs, cfg), cfg, trees=trees, on_cpu=on_cpu)
     largest = max(made, key=lambda pack: pack.tokens, default=None)
     learned = Learned(
         pairs=scale * len(pairs),

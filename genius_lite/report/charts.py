@@ -147,7 +147,7 @@ def gauge(values: Sequence[float], warn: float | None, halt: float | None, *, lo
 
 def nice_ticks(low: float, high: float) -> list[float]:
     """Find some five round numbers from at most `low` to at least `high`."""
-    if low == high:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # no more than roundings apart
         low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
     raw = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(raw))

@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -32,9 +33,19 @@ _REST = 20  # a report is made again because of a log after so many times as lon
 _FINE = 8  # sizes of a log between one and its double that count as different
 MARK = Markup("<!--live-->")  # where the live part stands in a page; no text of a run has a `<`
 _GROWING = (folder.ROLLOUTS, folder.FAILED_FILE)
-_PASSED_OVER = (folder.PROGRESS, folder.ANSWERS, folder.SAID, folder.TRACKING, "training")  # no report is made of them
+_PASSED_OVER = (
+    "*.partial",
+    "cooling-*",
+    folder.PROGRESS,
+    folder.ANSWERS,
+    folder.SAID,
+    folder.TRACKING,
+    folder.TRACKED,
+    "training",
+)
+"""Patterns of what no report is made of."""
 _COLUMNS, _HIGH = 60, 40  # of the histogram
-_TONES = {"running": "live", "finished": "done", "halted": "rejected", "interrupted": "going"}
+_TONES = {"running": "live", "finished": "done", "halted": "rejected", "failed": "rejected", "interrupted": "going"}
 _UNREADABLE = {"state": "unreadable", "tone": "rejected"}
 
 
@@ -127,7 +138,7 @@ def standing(status: Status | str) -> dict[str, Any]:
         "meaning": "" if running and not board.stopping else status.meaning,
         "verdict": status.verdict,
         "idle": not running,
-        "said": f"{status.state}: {status.meaning if over else _place(board)}",
+        "said": f"{status.state}: {_place(board) if status.state in ('running', 'interrupted') else status.meaning}",
         "where": f"{named(board.number)} of {board.rounds}" if board.number else named(0),
         "stages": board.marked_stages(over),
         "work": None if over else board.work,
@@ -195,7 +206,7 @@ def _contents(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     documents, logs, folders = dict[str, Any](), dict[str, Any](), [run]
     while folders:
         for entry in entries(folders.pop()):
-            if entry.name.endswith(".partial") or entry.name in _PASSED_OVER:
+            if any(fnmatch(entry.name, pattern) for pattern in _PASSED_OVER):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(Path(entry.path))

@@ -1,4 +1,4 @@
-"""Where a run stands, from its folder alone, once or until it ends: it may go on, be interrupted, or finished."""
+"""Where a run stands, from its folder alone, once or until it ends: it goes on, or why it does not."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def look(path: Path) -> Status:
         return Status("finished", whose, None, board, damaged)
     why = board.ended or "its process is gone"
     if board.stuck:
-        return Status("interrupted", why, exported, board, damaged)
+        return Status("failed", why, exported, board, damaged)
     # Without it the command would begin anew where the folder lay then; of two the last one counts.
     here_now = f" --out {shlex.quote(str(path))}" if moved else ""
     how = f": {board.command}{here_now}" if _is_ours(board.command) else ""
@@ -117,7 +117,8 @@ def print_status(status: Status, console: Console) -> None:
     if status.verdict:
         console.print(in_ascii(status.verdict), soft_wrap=True)
     console.print()
-    lines = view(status.board, "*: best so far", console, MOST_LINES, status.state)
+    hint = "*: best so far" if status.board.rows else ""
+    lines = view(status.board, hint, console, MOST_LINES, status.state)
     console.print(SegmentLines(lines, new_lines=True))
     if status.exported:
         console.print(f"exported: {status.exported}", soft_wrap=True)

@@ -41,8 +41,8 @@ def evaluation_lines(found: Evaluation) -> list[str]:
 def cooling_lines(rows: Sequence[AtBest]) -> list[str]:
     """Write a line for each task: the base model and a round, each at its best temperature."""
     return [
-        f"{row.task}: at temperature {row.temperature:g} {share(row.tuned)}, the base at its best, "
-        f"{row.base_temperature:g}, {share(row.base)}: {points(row.gain)}"
+        f"{row.task}: at temperature {row.temperature:g} {share(row.tuned)}, the base at its best "
+        f"(temperature {row.base_temperature:g}) {share(row.base)}: {points(row.gain)}"
         for row in rows
     ]
 
@@ -73,10 +73,10 @@ def print_results(
                 table.add_row("", "length", f"{task.length:.0f} tokens", "")
                 table.add_row("", "cut off", f"{task.cut:.0%}", end_section=True)
         console.print(table)
+    drawn = f"Sampled at temperature {found[0][0].temperature:g}. maj@k: the commonest answer of k; pass@k: any of k. "
     console.print(
-        f"Sampled at temperature {found[0][0].temperature:g}. 95 % intervals. maj@k: the most frequent answer of k; "
-        "pass@k: one of k is right. commonest answer: its share of the answers that responses which ended state. "
-        "p: McNemar's exact test. cut off: responses that ran into --max-tokens."
+        f"{drawn if found[0][0].sampled else ''}95 % intervals. commonest answer: its share of the answers that "
+        "responses which ended state. p: McNemar's exact test. cut off: responses that ran into --max-tokens."
     )
     for task in sources:
         if not task.benchmark and not task.source.startswith(Prefix.REASONING_GYM):

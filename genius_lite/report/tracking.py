@@ -24,9 +24,8 @@ from genius_lite.results.evaluation import Signals, TaskResult
 from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.disk import put
 from genius_lite.rundir.documents import read_json
-from genius_lite.rundir.folder import TRACKING, json_bytes
+from genius_lite.rundir.folder import TRACKED, TRACKING, json_bytes
 
-_MARK_FILE = "tracking.json"
 _PLACES, _SOURCES = {"out", *Sampler.places()}, {"gguf", "weights", "source"}  # keys of the recipe
 
 
@@ -50,7 +49,7 @@ class Tracker:
     def __init__(self, recipe: Recipe, folder: Path):
         self._accelerator: Any = None
         self._mark: dict[str, Any] = {}
-        self._mark_file = folder / _MARK_FILE
+        self._mark_file = folder / TRACKED
         self._before = 0  # updates of the rounds before
         if not recipe.tracking.trackers:
             return
@@ -108,7 +107,7 @@ class Tracker:
 
     def _told(self, **upto: int) -> None:
         self._mark |= upto
-        put(self._mark_file, json_bytes(self._mark, _MARK_FILE))
+        put(self._mark_file, json_bytes(self._mark, TRACKED))
 
 
 def _evaluated(tasks: list[TaskResult], signals: Signals | None) -> dict[str, float]:

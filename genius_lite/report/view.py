@@ -22,7 +22,7 @@ from genius_lite.progress import named
 from genius_lite.report.columns import rounds_table
 from genius_lite.report.state import Histogram, RunState, Work
 
-State = Literal["running", "interrupted", "halted", "finished"]
+State = Literal["running", "interrupted", "failed", "halted", "finished"]
 Line = list[Segment]
 Part = tuple[Sequence[float], RenderableType]
 """What is drawn, and how little each of its lines matters; the last figure is for all further ones too."""
@@ -61,7 +61,7 @@ def live_lines(console: Console) -> Iterator[Callable[[list[Line]], None]]:
 def view(board: RunState, hint: str, console: Console, height: int, state: State = "running") -> list[Line]:
     """Lay the board out in lines that fit the console, no more than `height`; what matters least goes first.
 
-    The last line is the hint. Drawing takes the console's lock, which a terminal that is held up keeps.
+    The last line is the hint, if any. Drawing takes the console's lock, which a terminal that is held up keeps.
     """
     running, over = state == "running", state in ("halted", "finished")
     in_ascii = console.options.ascii_only
@@ -69,11 +69,11 @@ def view(board: RunState, hint: str, console: Console, height: int, state: State
         [((1,), _head(board, running, in_ascii)), ((1,), _place(board, over))],
         _now(board, running),
         _rollout(board, in_ascii),
-        [((3,), _guard(board))],
+        [] if board.shard else [((3,), _guard(board))],
         _rounds(board, console),
     ]
     parts = [part for block in blocks if block for part in (*block, ((9,), Text()))]
-    parts[-1] = ((8,), Text(hint, style="bold yellow" if board.stopping else "dim"))
+    parts[-1:] = [((8,), Text(hint, style="bold yellow" if board.stopping else "dim"))] if hint else []
     options, lines = console.options.update(no_wrap=True, overflow="ellipsis"), list[tuple[float, Line]]()
     for ranks, drawn in parts:
         for n, line in enumerate(console.render_lines(drawn, options, pad=False)):

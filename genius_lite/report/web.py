@@ -35,7 +35,7 @@ HOST = "127.0.0.1"
 _NAMES = (HOST, "localhost")
 """What a browser may call this machine; a stranger's name that leads here (DNS rebinding) is none of them."""
 _LISTED = 200  # runs of a folder that are shown, those last
-_PAGES = 4  # reports that are kept
+_PAGES, _IDLE = 4, 300.0  # reports that are kept, and seconds for which more are: a tab that nobody sees asks rarely
 _OF_WORK = (folder.RECIPE, folder.PROGRESS)
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -159,7 +159,7 @@ class _Shelf:
         self.path = path
         self._lock = threading.Lock()
         self._looks: dict[str, Look] = {}
-        self._reports: dict[str, Report] = {}
+        self._reports: dict[str, tuple[Report, float]] = {}  # and when it was asked for
         self._found: dict[str, Path] = {}
         self._scanned = -math.inf
 
@@ -203,7 +203,9 @@ class _Shelf:
 
     def _report(self, name: str, path: Path) -> Report:
         with self._lock:
-            self._reports[name] = self._reports.pop(name, None) or Report(path)  # the last one
-            for idle in list(self._reports)[:-_PAGES]:
-                del self._reports[idle]
-            return self._reports[name]
+            report, _ = self._reports.pop(name, None) or (Report(path), 0.0)
+            self._reports[name] = report, (now := time.monotonic())  # the last one
+            for other, (_, asked) in list(self._reports.items())[:-_PAGES]:
+                if now - asked > _IDLE:  # every page that is open asks for its own
+                    del self._reports[other]
+            return report

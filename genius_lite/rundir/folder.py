@@ -26,7 +26,8 @@ from genius_lite.rundir.lock import LOCK, MARKER, hold
 # what it came to, the exported model, the files of experiment trackers, and what each stage took.
 RECIPE, CHECKPOINT, SOURCE = "recipe.json", "hf-checkpoint", "source.json"
 BEST, SUMMARY, EXPORT = "best.json", "summary.json", "export"
-TRACKING, TIMINGS, PROGRESS = "tracking", "timings.jsonl", "progress.json"  # the last: for other terminals
+TRACKING, TRACKED, TIMINGS = "tracking", "tracking.json", "timings.jsonl"  # the second: how far trackers were told
+PROGRESS = "progress.json"  # for other terminals
 ROUNDED, BASELINE = "rounded", "base.gguf"  # the base model in the types of the rounds, if not its own
 
 # A round's, in the order in which they are made.
@@ -37,6 +38,7 @@ IMPORTANCE = "importance.safetensors"  # squared activations by learner weight
 POLICY, QUANTIZED, LORA = "policy.gguf", "quantized.json", "adapter.gguf"
 SAMPLED, STAND_IN = "sampled.json", "stand-in.gguf"  # what it samples from, if another file is faster, and that file
 EVALUATION, RESPONSES, SIGNALS = "evaluation", "responses.jsonl", "signals.json"  # the latter two in the first
+COOLING = "cooling-{:g}.jsonl"  # of the base model at another temperature, while it is swept
 ANSWERS = "answers.jsonl"  # beside it while it is made: the answers so far, a line for each problem
 SAID = "said.jsonl"  # so too, of held-out queries
 COOLED = "cooled.json"  # of the base model: what it does at other temperatures

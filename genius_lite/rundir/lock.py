@@ -19,8 +19,11 @@ LOCK, MARKER = "lock", "lock.held"
 _PATIENCE = 1.0  # seconds: whoever only looks (`in_use`) holds the lock for a moment
 
 
-def hold(folder: Path) -> AbstractContextManager[object]:
+def hold(folder: Path, named: Path | None = None) -> AbstractContextManager[object]:
     """Hold a folder, which exists, for this process alone, until the block ends.
+
+    Args:
+        named: what a message calls in use, if not the folder itself.
 
     Raises:
         UserError: another process works in it; or, where the file system knows no locks, it may.
@@ -29,7 +32,7 @@ def hold(folder: Path) -> AbstractContextManager[object]:
     try:
         return lock.acquire()
     except filelock.Timeout:
-        raise UserError(f"{folder} is in use by another process; wait for it or name another `out`") from None
+        raise UserError(f"{named or folder} is in use by another process; wait for it or name another `out`") from None
     except OSError as e:
         if e.errno not in NOT_OFFERED:
             raise
@@ -41,8 +44,8 @@ def hold(folder: Path) -> AbstractContextManager[object]:
         host, process = _holder(folder / MARKER) or ("", 0)
         who = f"process {process} on {brief(host)}" if host else "another process"
         raise UserError(
-            f"{folder} is in use by {who}, and this file system has no locks that would end with it; if it has ended, "
-            f"take the folder over with: rm {shlex.quote(str(folder / MARKER))}"
+            f"{named or folder} is in use by {who}, and this file system has no locks that would end with it; "
+            f"if it has ended, take the folder over with: rm {shlex.quote(str(folder / MARKER))}"
         ) from None
 
 

@@ -143,9 +143,10 @@ def check_supported(source: GGUF, with_weights: bool = False) -> Any:
     """
     check_model(source)
     config = None if with_weights else read_config(source)
-    if with_weights and source.architecture not in MODEL_ARCH_NAMES.values():
+    if source.architecture not in MODEL_ARCH_NAMES.values():
         raise UserError(
-            f"{source.path}: architecture `{source.architecture}` cannot be trained: gguf has no names for it"
+            f"{source.path}: architecture `{source.architecture}` cannot be trained: the installed gguf has no names "
+            "for it; a newer one may (pip install -U gguf)"
         )
     for tensor in {t.type: t for t in source.tensors}.values():
         block_bytes = GGML_QUANT_SIZES[tensor.type][1]

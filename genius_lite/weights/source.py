@@ -11,6 +11,7 @@ from pathlib import Path
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import Model, Prefix
+from genius_lite.text import brief
 from genius_lite.weights.gguf_file import shard_names
 from genius_lite.weights.gguf_header import Reader
 from genius_lite.weights.supported import check_architecture
@@ -110,9 +111,10 @@ def check_before_download(model: Model) -> None:
     from huggingface_hub.utils import build_hf_headers
 
     repo, names = _hub_files(model)
-    if isinstance(try_to_load_from_cache(repo, names[0], revision=model.revision), str):
-        return
-    url, start = hf_hub_url(repo, names[0], revision=model.revision), b""
+    with _hub_errors(model.gguf):  # of a name that no repository has
+        if isinstance(try_to_load_from_cache(repo, names[0], revision=model.revision), str):
+            return
+        url, start = hf_hub_url(repo, names[0], revision=model.revision), b""
     headers = {**build_hf_headers(), "Range": f"bytes=0-{_START - 1}"}
     with (
         suppress(httpx2.HTTPError, OSError),  # the download meets the same, and has words for it
@@ -145,7 +147,9 @@ def _hub_files(model: Model) -> tuple[str, list[str]]:
     if not (owner and repo and name.endswith(".gguf") and _stays_inside(name)):
         raise UserError(f"{model.gguf}: a hub model is written hf:OWNER/REPO/FILE.gguf")
     folder, _, file = name.rpartition("/")
-    return f"{owner}/{repo}", [f"{folder}/{shard}".lstrip("/") for shard in shard_names(file)]
+    if not (names := shard_names(file)):
+        raise UserError(f"{model.gguf}: a file in no parts; they are numbered from 00001-of-00002 on")
+    return f"{owner}/{repo}", [f"{folder}/{shard}".lstrip("/") for shard in names]
 
 
 def _stays_inside(name: str) -> bool:
@@ -160,8 +164,11 @@ def _hub_errors(source: str) -> Iterator[None]:
 
     try:
         yield
-    except (httpx2.HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+    # hf_xet, which most large files come by, raises nothing but a RuntimeError.
+    except (httpx2.HTTPError, HFValidationError, LocalEntryNotFoundError, RuntimeError, OSError) as e:
+        # The hub's own errors have the status and a request's number in their first line, and what is wrong below it.
+        lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+        reason = brief(" ".join(lines[1:] or lines) or type(e).__name__, 400)
         raise UserError(f"{source}: cannot be downloaded: {reason}") from None
 
 

@@ -100,7 +100,8 @@ def qwen() -> None:
 
 def measured_on() -> list[dict[str, Any]]:
     """The tasks of `smollm2-reasoning.yaml`."""
-    return yaml.safe_load((Path(__file__).parent / "smollm2-reasoning.yaml").read_text())["evaluate"]["tasks"]
+    recipe = Path(__file__).with_name("smollm2-reasoning.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(recipe)["evaluate"]["tasks"]
 
 
 def reasoning_tasks() -> list[Task]:

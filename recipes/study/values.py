@@ -34,11 +34,11 @@ Candidate = tuple[float, int, int, bool]
 
 
 def main(run: Path) -> None:
-    here, model = run / "round-1", json.loads((run / "hf-checkpoint" / "source.json").read_text())["path"]
+    here, source = run / "round-1", (run / "hf-checkpoint" / "source.json").read_text(encoding="utf-8")
     rollouts = read_records(here / "rollouts.jsonl", Rollout)
     pairs = read_records(here / "pairs.jsonl", PreferencePair)
     answers = RunFolder(run).recipe.get("answers", "stated")  # as the run's own vote read them
-    with Vocabulary.open(Path(model)) as vocabulary:
+    with Vocabulary.open(Path(json.loads(source)["path"])) as vocabulary:
         tasks = [gsm8k(), *reasoning_tasks()]
         print(
             json.dumps(

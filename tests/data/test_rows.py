@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
-from genius_lite.data.files import Fault, stem_of
+from genius_lite.data.files import Fault, files_of, stem_of
 from genius_lite.data.queries import Questions, text_columns
 from genius_lite.data.rows import Columns, read_rows
 from genius_lite.errors import UserError
@@ -223,8 +223,22 @@ def test_folders_patterns_and_links(tmp_path):
 
 
 def test_names_of_tasks():
-    names = ("a/b.jsonl", "gsm8k.test.csv.gz", "Q.PARQUET", "folder", "-")
-    assert [stem_of(name) for name in names] == ["b", "gsm8k.test", "Q", "folder", "-"]
+    names = ("a/b.jsonl", "gsm8k.test.csv.gz", "Q.PARQUET", "folder", "-", "a/*.jsonl", "a/part-*.csv", "*.jsonl")
+    wanted = ["b", "gsm8k.test", "Q", "folder", "-", "a", "part-*", "*"]
+    assert [stem_of(name) for name in names] == wanted
+
+
+def test_a_drive_that_is_gone_is_one_line(monkeypatch):
+    monkeypatch.setattr(Path, "is_dir", lambda self: False)
+    with pytest.raises(UserError, match=r"Z:/q\.jsonl: no such file"):
+        files_of("Z:/q.jsonl")
+
+
+def test_rows_of_one_object_are_numbered_as_rows(tmp_path):
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps({"version": 1, "data": [{"prompt": "Who?"}, {"prompt": None}]}, indent=1))
+    places = [row.place for row in read_rows(str(path), ())]
+    assert places == [f"{path}, row 1", f"{path}, row 2"], "a line would be another one"
 
 
 @pytest.mark.parametrize("content", [LINES, gzip.compress(LINES, mtime=0), b"prompt\n" + "\n".join(TWO).encode()])

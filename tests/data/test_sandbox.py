@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
+import io
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import psutil
 import pytest
@@ -83,6 +86,18 @@ def test_a_program_that_does_not_start_is_no_fault_of_a_message():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.EINVAL, errno.ENOSPC])
+def test_a_pipe_that_nobody_reads_any_more_is_no_fault(code):
+    """Windows says EINVAL."""
+
+    class Gone(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(code, "")
+
+    with pytest.raises(OSError, match=str(code)) if code == errno.ENOSPC else nullcontext():
+        sandbox._send(Gone(), {})
+
+
 def test_a_fork_has_a_process_of_its_own(process):
     mine = process.ask({})["by"]
     child = os.fork()

@@ -155,6 +155,22 @@ def test_a_template_may_trim_a_question(templated):
     assert templated.decode(templated.prompt(" 2 + 2?\n")) == "2 + 2?|"
 
 
+def test_a_template_that_drops_the_system_message_is_said(templated):
+    asked = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}|{% endif %}{% endfor %}"
+    templated.__dict__["template"] = asked
+    assert templated.decode(templated.prompt("2 + 2?")) == "2 + 2?|"
+    with pytest.raises(UserError, match="drops the system message; leave it out"):
+        templated.prompt("2 + 2?", "Be brief.")
+
+
+def test_a_templates_own_system_message_may_be_asked_for(templated):
+    own = (
+        "{% if messages[0].role != 'system' %}Be brief.|{% endif %}{% for m in messages %}{{ m.content }}|{% endfor %}"
+    )
+    templated.__dict__["template"] = own
+    assert templated.prompt("2 + 2?", "Be brief.") == templated.prompt("2 + 2?")
+
+
 def test_a_template_that_refuses_a_text_is_given_parts(templated):
     templated.__dict__["template"] = (
         "{% if messages[0].content is string %}{{ raise_exception('a list!') }}{% endif %}"

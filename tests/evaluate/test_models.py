@@ -109,11 +109,11 @@ def test_answers_are_kept_until_the_results_are_written(tasks, tiny_llama, tmp_p
 def test_one_process_at_a_time_answers_for_the_same_results(tasks, tiny_llama, tmp_path):
     (tmp_path / "out.asked").mkdir()
     with hold(tmp_path / "out.asked"):
-        with pytest.raises(UserError, match=r"out\.asked is in use by another process"):
+        with pytest.raises(UserError, match=r"out is in use by another process"):
             measured(tiny_llama, tasks, tmp_path / "out", Counting())
         assert (tmp_path / "out.asked" / "lock").exists(), "whoever is refused takes nothing from whoever works"
     measured(tiny_llama, tasks, tmp_path / "out", Counting())
-    with pytest.raises(UserError, match="out exists; name another folder"):
+    with pytest.raises(UserError, match="out has results, which are whole; name another folder"):
         measured(tiny_llama, tasks, tmp_path / "out", Counting())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t.jsonl"]
 

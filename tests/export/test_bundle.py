@@ -126,7 +126,7 @@ def test_every_format_says_the_same(finished, tmp_path):
     )
     assert "```sh\nllama-cli -m ./tiny.genius-F16.gguf" in (tmp_path / "g" / "README.md").read_text()
     assert (
-        f"{asked}\nlms import ./tiny.genius-Q8_0.gguf    # LM Studio\n"
+        f"{asked}\nlms import ./tiny.genius-Q8_0.gguf --copy    # LM Studio; without --copy it moves the file\n"
         "ollama create genius -f ./Modelfile && ollama run genius\n```"
     ) in (tmp_path / "o" / "README.md").read_text()
     text = (tmp_path / "o" / "Modelfile").read_text()

@@ -118,6 +118,22 @@ def test_the_lines_ask_in_parts_and_stop_as_the_run_did(tmp_path):
         assert "eos_token_id=[256, 258]" in python_lines(base, True, None, {})
 
 
+def test_a_gguf_with_an_empty_template_is_asked_without_one(tmp_path):
+    base = based(write_bytes(tmp_path / "x.gguf", "llama", ""), tmp_path)
+    assert "apply_chat_template" not in python_lines(base, False, None, {})
+
+
+def test_a_makers_temperature_is_written_as_it_was_read(tiny, tmp_path):
+    """transformers reads one without `do_sample`, and refuses to save it once anything else in it is changed."""
+    checkpoint = tmp_path / "hf-checkpoint"
+    shutil.copytree(tiny.hf_checkpoint, checkpoint)
+    (checkpoint / "generation_config.json").write_text(json.dumps({"temperature": 0.6, "top_p": 0.9}))
+    (tmp_path / "out").mkdir()
+    write_safetensors(based(tiny.gguf, checkpoint), None, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (written["temperature"], written["do_sample"]) == (0.6, True)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_an_update_survives_in_16_bits(dtype, tiny, tmp_path):
     """Whatever the checkpoint is: bfloat16 would round half of it off; what float16 cannot hold goes into float32."""

@@ -9,11 +9,12 @@ from rich.console import Console
 
 from genius_lite.errors import UserError
 from genius_lite.hardware import Gpu, cores, gpus, peak_memory
-from genius_lite.machine import engine_settings
+from genius_lite.machine import bench, engine_settings
 from genius_lite.recipe import Sampler
 from genius_lite.recipe.reader import parse
 from genius_lite.records import Query, query_id
 from genius_lite.report.terminal import TerminalProgress
+from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import gguf_file
 from genius_lite.weights.footprint import kv_bytes, layer_bytes
 
@@ -111,6 +112,30 @@ def test_measured_slots_leave_memory_to_others(tiny_llama, monkeypatch):
     monkeypatch.setattr(engine_settings, "free_memory", lambda: 10**12)
     for parked, expected in ((240, [8, 16]), (250, [1]), (0, [*engine_settings.SLOTS])):
         assert engine_settings._slots_that_fit(source, settings, parked) == expected, "llama.cpp holds 256"
+
+
+@pytest.mark.parametrize(("most", "found"), [(16, [8, 16]), (4, None)])
+def test_slots_that_do_not_fit_end_the_measurement_of_slots(most, found, tiny_llama, monkeypatch):
+    def speed(model, settings, prompts, generated):
+        if settings.slots > most:
+            raise UserError("llama.cpp cannot hold them")
+        return bench.Speed(settings, float(settings.slots), 1.0, 0.0, 0)
+
+    monkeypatch.setattr(bench, "decode_speed", speed)
+    base = EngineSettings(slots=1, context=256, threads=1)
+    measured = bench.sweep(tiny_llama, base, bench.SLOTS, [False], [1], ["host"])
+    if found:
+        assert [speed.settings.slots for speed in measured] == found
+    else:
+        with pytest.raises(UserError, match="cannot hold them"):
+            next(measured)
+
+
+def test_speed_is_measured_with_what_the_gpu_holds(tiny_llama, monkeypatch):
+    source = gguf_file.read(tiny_llama)
+    for free, layers in ((int(8e9), -1), (0, 0)):
+        monkeypatch.setattr(engine_settings, "gpus", lambda free=free: [Gpu("a", free)])
+        assert engine_settings.settings_to_measure(source)[0].gpu_layers == layers
 
 
 def test_the_recipes_defaults_measure_nothing():

@@ -29,6 +29,14 @@ def test_ticks_are_round_and_hold_the_values(low, high, wanted):
     assert nice_ticks(low, high) == pytest.approx(wanted)
 
 
+def test_figures_that_are_a_rounding_apart_are_drawn():
+    """As the means of the same agreements in another order: it ended a run in a traceback."""
+    low = 77.77777777777777
+    high = math.nextafter(low, 100)
+    assert len({*nice_ticks(low, high)}) > 1
+    parse(lines([Series("x", [Point(0, low), Point(1, high)])], unit="%", ticks=[], described="d"))
+
+
 def test_a_scale_is_linear_and_turned_where_its_ends_are():
     assert [Scale(0, 10, 100, 0)(v) for v in (0, 2.5, 10)] == [100, 75, 0]
 

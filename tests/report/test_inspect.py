@@ -17,7 +17,7 @@ from rich.console import Console
 from genius_lite.errors import UserError
 from genius_lite.report.inspect import compare, describe, print_description, print_difference
 from genius_lite.weights import gguf_header
-from tests.support.models import TEMPLATE, tiny_gguf
+from tests.support.models import TEMPLATE, mangled, tiny_gguf
 
 HOSTILE = "\x1b]0;owned\x07[red]:smile:[/red]\x9b31m\u202eabc\u2028\r\nend"
 FORBIDDEN = set("\x1b\x07\x9b\u202e\u2028\r")
@@ -324,11 +324,7 @@ def test_what_is_no_gguf_is_one_clear_line(tmp_path):
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_a_mangled_header_is_shown_or_refused(tiny_llama, tmp_path_factory, data):
-    raw = bytearray(tiny_llama.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        raw[data.draw(st.integers(0, 9000))] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.mktemp("mangled") / "m.gguf"
-    path.write_bytes(raw)
+    path = mangled(tiny_llama, data, tmp_path_factory.mktemp("mangled"))
     try:
         description, difference = describe(path), compare(tiny_llama, path)
     except UserError as e:

@@ -121,7 +121,8 @@ def test_it_goes_on_where_its_process_lives_and_holds_the_lock(folder):
     assert found.meaning == "stopped on request; the same command goes on from here: genius-lite run r.yaml"
     assert json.loads(json.dumps(found.as_dict()))["state"] == "interrupted"
     _leave_board(folder, ended="no pair", stuck=True, command="genius-lite run r.yaml", out=str(folder))
-    assert look(folder).meaning == "no pair", "the same command would end likewise"
+    assert (found := look(folder)).meaning == "no pair", "the same command would end likewise"
+    assert found.state == "failed"
     _leave_board(folder, ended="stopped on request", command="genius-lite run r.yaml", out=str(folder))
     moved = folder.rename(folder.with_name("the moved"))  # the command alone would begin a run where it was
     assert look(moved).meaning.endswith(f"from here: genius-lite run r.yaml --out '{moved}'")
@@ -192,7 +193,9 @@ def test_a_shard_that_is_over_has_one_stage(folder, capsys):
     found = look(folder)
     assert (found.state, found.board.stages, found.as_dict()["shard"]) == ("finished", (Stage.ROLLOUTS,), True)
     print_status(found, Console(width=80))
-    place = capsys.readouterr().out.splitlines()[3]
+    shown = capsys.readouterr().out
+    assert "guard" not in shown, "no round is judged"
+    place = shown.splitlines()[3]
     assert place.split() == ["round", "2", "of", "2", "✓", "rollouts"]
 
 

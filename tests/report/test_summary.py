@@ -37,6 +37,13 @@ def test_models_are_told_apart_in_a_line_each_and_checkers_are_named(names, show
     assert "reasoning_gym" not in out, "it has its own"
 
 
+def test_what_was_not_sampled_has_no_temperature(capsys):
+    print_results(["m"], [[RESULT]], SOURCES, Console(width=200))
+    assert "Sampled at" not in capsys.readouterr().out
+    print_results(["m"], [[replace(RESULT, sampled=SURE, temperature=0.7)]], SOURCES, Console(width=200))
+    assert "Sampled at temperature 0.7." in capsys.readouterr().out
+
+
 def test_names_and_whole_figures_fit_into_80_columns(capsys):
     wide = Interval(-0.078, -0.144, -0.111)
     task = TaskResult(

@@ -26,7 +26,7 @@ import msgspec
 import pytest
 
 from genius_lite.progress import Stage
-from genius_lite.report import live
+from genius_lite.report import live, web
 from genius_lite.report.state import Histogram, Memory, RunState, SampleRollout, Work
 from genius_lite.report.web import _Shelf, listening
 from genius_lite.results.rounds import Summary
@@ -257,6 +257,24 @@ def test_reports_are_never_made_beside_each_other(run, tiny_llama):
 
         until(made)
         assert most == 1
+
+
+@pytest.mark.parametrize("name", ["round-0/cooling-0.3.jsonl", "tracking.json", "round-1/x.partial"])
+def test_what_no_report_is_made_of_makes_none_anew(run, name):
+    before = live._contents(run)
+    (run / name).parent.mkdir(exist_ok=True)
+    for text in ("{}", "{}\n{}"):
+        (run / name).write_text(text)
+        assert live._contents(run) == before
+
+
+def test_each_of_many_pages_that_are_open_keeps_its_report(run, monkeypatch):
+    shelf, names = _Shelf(run.parent), [f"b{n}" for n in range(6)]
+    first = {name: shelf._report(name, run) for name in names}
+    assert all(shelf._report(name, run) is first[name] for name in names)
+    monkeypatch.setattr(web, "_IDLE", 0.0)
+    shelf._report("another", run)
+    assert shelf._report(names[0], run) is not first[names[0]], "what nobody looks at goes"
 
 
 def test_a_strangers_folder_is_only_looked_at(run, tiny_llama):

@@ -396,6 +396,15 @@ def test_a_token_that_is_not_shown_is_drawn_from_those_that_may_be_hidden(tiny_l
     assert [body["max_tokens"] for body in fake.bodies] == [30, 1, 28]
 
 
+def test_the_vocabulary_is_gone_through_once(tiny_llama):
+    async def scenario():
+        async with _sampler(FakeServer(lambda body, number: []), tiny_llama) as sampler:
+            return sampler._hidden_tokens, sampler._hidden_tokens
+
+    first, second = asyncio.run(scenario())
+    assert first is second
+
+
 # -- the real one ----------------------------------------------------------------------------------------------
 
 

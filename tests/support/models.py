@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
+from hypothesis import strategies as st
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -170,3 +171,12 @@ def _llama_cpp_order(weight: np.ndarray, heads: int) -> np.ndarray:
     """llama.cpp's rotary pairs are neighbours, transformers' are half a head apart."""
     rows, columns = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def mangled(model: Path, data: st.DataObject, folder: Path) -> Path:
+    """Write a copy of a tiny model with some bytes of its header changed, as drawn; return its path."""
+    raw = bytearray(model.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, 9000))] = data.draw(st.integers(0, 255))
+    (path := folder / "m.gguf").write_bytes(raw)
+    return path

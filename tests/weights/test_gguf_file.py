@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from genius_lite.errors import UserError
 from genius_lite.weights import gguf_file
+from tests.support.models import mangled
 
 
 def test_the_header_is_what_an_independent_reader_sees(tiny_llama):
@@ -50,11 +51,7 @@ def test_a_file_cut_short_is_one_clear_line(tiny_llama, tmp_path, cut):
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_a_mangled_header_raises_nothing_else(tiny_llama, tmp_path_factory, data):
-    raw = bytearray(tiny_llama.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        raw[data.draw(st.integers(0, 9000))] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.mktemp("mangled") / "m.gguf"
-    path.write_bytes(raw)
+    path = mangled(tiny_llama, data, tmp_path_factory.mktemp("mangled"))
     try:
         gguf_file.read(path)
     except UserError as e:

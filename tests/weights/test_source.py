@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -69,13 +70,16 @@ class _Hub(http.server.BaseHTTPRequestHandler):
     def _answer(self, body: bytes) -> None:
         path = self.path.split("?")[0]
         known = path == "/owner/repo/resolve/v1/model.gguf" or path.startswith(f"/owner/full/resolve/{COMMIT}/")
-        self.send_response(200 if known else 404)
+        code, status = "EntryNotFound", 404
+        if path.startswith(("/RepoNotFound/", "/GatedRepo/")):
+            _, code, status, *_ = path.split("/")
+        self.send_response(200 if known else int(status))
         if known:
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("ETag", f'"{hashlib.sha256(CONTENT).hexdigest()}"')
             self.send_header("Content-Length", str(len(CONTENT)))
         else:
-            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("X-Error-Code", code)
             self.send_header("Content-Length", "0")
         self.end_headers()
         self.wfile.write(body if known else b"")
@@ -122,7 +126,42 @@ def test_a_hub_file_is_downloaded_at_its_revision_and_cached(hub, tmp_path):
 def test_a_hub_file_that_is_not_there_is_one_line(hub, tmp_path):
     result = _locate_with(hub, tmp_path, "hf:owner/repo/other.gguf")
     assert result.returncode == 1
-    assert result.stderr.startswith("hf:owner/repo/other.gguf: cannot be downloaded: ")
+    assert result.stderr.startswith("hf:owner/repo/other.gguf: cannot be downloaded: Entry Not Found for url: ")
+
+
+@pytest.mark.parametrize("told", [("RepoNotFound", 401, "Repository Not Found"), ("GatedRepo", 403, "gated repo")])
+def test_why_the_hub_refuses_is_said(hub, tmp_path, told):
+    """The first line of its error has the status and the number of a request, and nothing else."""
+    code, status, said = told
+    result = _locate_with(hub, tmp_path, f"hf:{code}/{status}/x.gguf")
+    assert result.returncode == 1
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize("name", ["hf: owner/repo/x.gguf", "hf:owner/a repo/x.gguf", "hf:o/a--b/x.gguf"])
+def test_a_name_that_no_repository_has_is_one_line(hub, tmp_path, name):
+    result = _locate_with(hub, tmp_path, name, CHECK)
+    assert (result.returncode, "Traceback" in result.stderr) == (1, False)
+    assert re.match(f"{name}: cannot be downloaded: .*repo.id", result.stderr, re.IGNORECASE)
+
+
+def test_a_file_in_no_parts_is_one_line(hub, tmp_path):
+    result = _locate_with(hub, tmp_path, "hf:owner/repo/x-00001-of-00000.gguf", CHECK)
+    assert result.stderr.strip().endswith("a file in no parts; they are numbered from 00001-of-00002 on")
+
+
+def test_a_download_that_breaks_off_is_one_line(monkeypatch):
+    """hf_xet raises nothing more special."""
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("Task error: CAS Client Error")
+
+    for name in ("hf_hub_download", "snapshot_download"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", broken)
+    with pytest.raises(UserError, match="cannot be downloaded: Task error: CAS Client Error"):
+        locate(Model(gguf="hf:o/r/x.gguf"))
+    with pytest.raises(UserError, match="cannot be downloaded: Task error: CAS Client Error"):
+        locate_weights(Model(gguf="x.gguf", weights="hf:o/r"))
 
 
 def test_what_cannot_be_trained_is_not_downloaded(hub, tmp_path):
