@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import os
 import re
@@ -68,6 +69,15 @@ def test_base_and_tuned_answer_side_by_side(project, monkeypatch):
     refused = genius("chat", "runs/mine", "--round", 0, "--side-by-side", cwd=project)
     assert refused.returncode == 2
     assert "is the base model itself; choose another with --round" in refused.stderr
+
+
+def test_a_run_goes_on_within_a_loop_as_a_notebook_has_one(project, monkeypatch):
+    monkeypatch.chdir(project)
+
+    async def cell():
+        return genius_lite.run(genius_lite.load("mine.yaml", ["out=runs/cell", "rounds=1", "sampler=auto"]))
+
+    assert Path(asyncio.run(cell()).exported).is_file()
 
 
 def test_a_recipe_may_be_made_in_python(project):

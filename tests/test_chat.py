@@ -143,6 +143,14 @@ def test_what_cannot_be_chatted_with_is_one_line(models):
         assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("context", "bound"), [(0, "equal to 1"), (-1, "equal to 1"), (5 * 10**9, "equal to 2147483647")]
+)
+def test_a_context_that_no_model_has_is_refused(models, context, bound):
+    refused = genius("chat", "a.gguf", "--context", context, cwd=models)
+    assert (refused.returncode, bound in refused.stderr) == (2, True)
+
+
 def test_a_model_that_does_not_fit_says_what_to_do(models):
     with pytest.raises(UserError, match="give --context less"):
         chat([NamedModel("x", models / "none.gguf")], PromptConfig(None, 1, 1.0), context=64, seed=0)

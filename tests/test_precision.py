@@ -3,8 +3,10 @@ from __future__ import annotations
 import platform
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from genius_lite import hardware
 
@@ -26,3 +28,25 @@ def test_bf16_is_native_where_the_processor_says_so():
     flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     assert flags
     assert hardware.compute_in_bf16("cpu") == ("avx512_bf16" in flags[1].split())
+
+
+def test_a_torch_without_onednn_computes_in_fp32(monkeypatch):
+    """As in the wheels for macOS: it was an AttributeError, after the first round was sampled."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    assert not hardware.compute_in_bf16("cpu")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_gpu_that_emulates_bf16_is_no_native_one(monkeypatch, native):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or native)
+    assert hardware.compute_in_bf16("cuda") == native
+    assert hardware.compute_in_bf16("mps")
+
+
+def test_memory_goes_back_to_the_gpu_too(monkeypatch):
+    """torch keeps what it ever took there, beside which the sampler then runs."""
+    asked = []
+    monkeypatch.setattr("accelerate.utils.memory.clear_device_cache", lambda **options: asked.append(options))
+    hardware.give_memory_back()
+    assert asked == [{"garbage_collection": True}]

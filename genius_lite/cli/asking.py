@@ -30,6 +30,7 @@ from genius_lite.rundir.disk import scratch
 from genius_lite.rundir.folder import RunDir, remove
 from genius_lite.rundir.lines import RecordLog, write_records
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
+from genius_lite.sampler.interface import run_until_complete
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.tree import Node
 from genius_lite.text import amount
@@ -138,7 +139,7 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
         done = len(passages) - len(missing)
         with closing(log), progress.stage("questions", len(passages), "passages", done=done) as advance:
             if missing:
-                asyncio.run(ask())
+                run_until_complete(ask())
     rows, left_out = select([(passage, known[key]) for passage, key in zip(passages, keys, strict=True)])
     if not rows:
         counted = ", ".join(f"{RULES[rule]}: {number}" for rule, number in left_out.items())

@@ -202,7 +202,7 @@ def chat(
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, max=100)] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1)] = 512,
-    context: Annotated[int, typer.Option(help="Tokens that the conversation may take")] = 4096,
+    context: Annotated[int, typer.Option(min=1, max=2**31 - 1, help="Tokens of the conversation, at most")] = 4096,
     seed: Seed = 0,
 ) -> None:
     """Talk to a run's model, or to any GGUF; or to two of them side by side."""

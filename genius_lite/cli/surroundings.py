@@ -44,6 +44,7 @@ _WORDS = (
     (
         re.compile(
             r"can't (start new thread|allocate)|[Uu]nable to mmap|[Cc]annot allocate memory|failed to map segment"
+            r"|out of memory|not enough memory"  # torch, of a GPU; and of Windows' main memory
         ),
         _NO_MEMORY,
     ),

@@ -5,6 +5,7 @@ A whole search runs here, not only its `extend`s: driver and host then exchange 
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,8 @@ class HostActor:
         if cfg.threads == "auto":
             cfg = cfg.model_copy(update={"threads": min(cores(), settings.cpus)})
         model = _cached(settings.model)
-        engine = engine_settings(cfg, gguf_file.read(model), settings.context, SILENT)
+        # It may measure, which takes a loop of its own, and this one answers meanwhile.
+        engine = await asyncio.to_thread(engine_settings, cfg, gguf_file.read(model), settings.context, SILENT)
         engine = msgspec.structs.replace(engine, lora=str(_cached(settings.lora)) if settings.lora else "")
         sampling = Sampling.of(settings.foresight)
         logs = cache_folder() / "log"

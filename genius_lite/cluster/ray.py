@@ -18,7 +18,7 @@ from typing import Any
 from genius_lite.cluster.actor import HostActor, HostSettings, version_differences
 from genius_lite.cluster.nodes import NodeSlot, connected, node_slots, on_node
 from genius_lite.cluster.work_queue import Host, HostLostError, WorkQueue
-from genius_lite.errors import UserError
+from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.foresight.rollouts import first_of
 from genius_lite.records import Query, Rollout
 from genius_lite.sampler.client import QueryFailedError
@@ -157,7 +157,7 @@ def _ray_errors(*, starting: bool = False) -> Iterator[None]:
     try:
         yield
     except RayTaskError as e:
-        if isinstance(e.cause, (UserError, QueryFailedError)):
+        if isinstance(e.cause, (UserError, QueryFailedError, NonFiniteError)):
             raise e.cause from None
         if starting or isinstance(e.cause, (SamplerError, OSError, MemoryError)):
             raise HostLostError(first_line(e.cause)) from None

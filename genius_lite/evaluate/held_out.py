@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Iterator, Sequence
 
 from genius_lite.data.vocabulary import Vocabulary
@@ -16,6 +15,7 @@ from genius_lite.results.evaluation import Said
 from genius_lite.rundir.checks import completion_faults
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import LocalSampler
+from genius_lite.sampler.interface import run_until_complete
 from genius_lite.weights import gguf_file
 
 
@@ -59,7 +59,7 @@ def observe(
         elif kept:
             kept.append(Said(key[1], sampled[key]))
 
-    asyncio.run(sample_each(who, asked, sampled, advance, note))
+    run_until_complete(sample_each(who, asked, sampled, advance, note))
     scores: dict[Key, list[list[float]]] = {key: [[]] * who.samples for key in asked}
 
     def score(sampler: LocalSampler, key: Key) -> Iterator[Awaitable[list[float]]]:
@@ -71,7 +71,7 @@ def observe(
             failures[key] = why
 
     if base:
-        asyncio.run(ask_each(base, [key for key in asked if key in sampled], score, note_scores))
+        run_until_complete(ask_each(base, [key for key in asked if key in sampled], score, note_scores))
     seen = list[Observed]()
     with Vocabulary.open(who.gguf) as vocabulary:
         for key, query in asked.items():

@@ -22,7 +22,7 @@ from genius_lite.results.evaluation import GREEDY, Answers, Response, Said, Use
 from genius_lite.results.rounds import Stats
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
-from genius_lite.sampler.interface import all_or_none
+from genius_lite.sampler.interface import all_or_none, run_until_complete
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
 from genius_lite.weights.gguf_file import GGUF
@@ -169,7 +169,7 @@ def answer_tasks(
 
     try:
         with Vocabulary.open(who.gguf) as vocabulary:
-            asyncio.run(answer())
+            run_until_complete(answer())
     finally:
         for item in tasks:
             item.task.close()  # a scorer's process idles through no training

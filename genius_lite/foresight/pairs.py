@@ -12,7 +12,7 @@ import numpy as np
 from genius_lite.errors import NonFiniteError
 from genius_lite.foresight.filters import FILTERS, Answer, Vote, refusal, unfit
 from genius_lite.foresight.resample import draw_order
-from genius_lite.recipe import Pairs
+from genius_lite.recipe import Pairs, Recipe
 from genius_lite.records import PreferencePair, Rollout, Step, seed_of
 from genius_lite.text import amount
 
@@ -82,8 +82,9 @@ def draw_pairs(
                 left_out.update(refusals[:1] or undecided)
 
 
-def why_none(cfg: Pairs, left_out: Mapping[str, int], rollouts: Iterable[Rollout]) -> str:
+def why_none(recipe: Recipe, left_out: Mapping[str, int], rollouts: Iterable[Rollout]) -> str:
     """Say why there is no pair at all, and what helps."""
+    cfg = recipe.pairs
     if not any(step.foreseen for rollout in rollouts for step in rollout.steps):
         return "every step's candidates agree, and none was foreseen; raise foresight.skip_agreeing, or leave it out"
     counts = {name: count for name, count in left_out.items() if count}
@@ -96,7 +97,8 @@ def why_none(cfg: Pairs, left_out: Mapping[str, int], rollouts: Iterable[Rollout
             "and state an answer can have (foresight.candidates, max_tokens, queries.answers)"
         )
     looser = ", ".join(f"pairs.{_KEYS.get(name, name)}" for name in counts)
-    longer = ", or foresight.max_tokens" if "truncated" in counts else ""
+    limit = "future_tokens" if recipe.foresight.future_tokens else "max_tokens"
+    longer = f", or foresight.{limit}" if "truncated" in counts else ""
     return f"the filters of `pairs` left none ({counted}); loosen {looser}{longer}"
 
 

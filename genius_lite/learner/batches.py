@@ -127,7 +127,7 @@ class Packer:
         """
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-        if not should_reduce_batch_size(error):
+        if not (should_reduce_batch_size(error) or "not enough memory" in str(error)):  # the latter on Windows
             raise error
         largest = max(self.packs(groups), key=lambda pack: pack.tokens)
         if len(largest.pairs) == 1:

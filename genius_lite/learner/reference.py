@@ -37,7 +37,7 @@ def reference_scores(packer: Packer, groups: Groups, work: RunDir, advance: Adva
     if not packer.group.broadcast((work / REFERENCE).exists()):
         importance = Importance(packer.policy, counts=lambda: not packer.in_dummy_pass)
         with packer.policy.disable_adapter(), importance.watched():
-            scores_P2 = score(packer, groups, advance)
+            scores_P2 = score(packer, groups, advance, mark=importance.mark)
         importance.gather(packer.group)
 
         def write(folder: Path) -> None:
@@ -99,6 +99,15 @@ class Importance:
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def mark(self) -> Callable[[], None]:
+        """Return what puts the sums back to what they are now."""
+        sums, tokens = {**self.sums}, self.tokens  # none of them is changed in place
+
+        def restore() -> None:
+            self.sums, self.tokens = {**sums}, tokens
+
+        return restore
 
     def gather(self, group: ProcessGroup) -> None:
         """Take together what the processes of a group have gathered."""

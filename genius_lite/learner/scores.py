@@ -7,7 +7,7 @@ the chosen response than the base model does.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -21,8 +21,17 @@ from genius_lite.progress import Advance
 from genius_lite.records import PreferencePair, seed_of
 
 
-def score(packer: Packer, groups: Groups, advance: Advance, in_fp32: bool = False) -> np.ndarray:
+def score(
+    packer: Packer,
+    groups: Groups,
+    advance: Advance,
+    in_fp32: bool = False,
+    mark: Callable[[], Callable[[], None]] = lambda: lambda: None,
+) -> np.ndarray:
     """Score pairs with the packer's policy, on request in fp32, whatever the weights are in.
+
+    Args:
+        mark: returns what puts back whatever the passes from here on change; where memory runs out they begin anew.
 
     Returns:
         Summed log-probabilities (chosen, rejected) in the order of the groups' own pairs, nats, float32 (P, 2).
@@ -37,7 +46,7 @@ def score(packer: Packer, groups: Groups, advance: Advance, in_fp32: bool = Fals
         wave = [[*group] for group in some]
         with torch.no_grad():
             logps_2P = packer.compute(
-                wave, lambda pack: response_logps(packer.policy, pack.inputs(), in_fp32).view(-1, 2)
+                wave, lambda pack: response_logps(packer.policy, pack.inputs(), in_fp32).view(-1, 2), mark()
             )
         for pair, logps_2 in zip((pair for group in wave for pair in group), logps_2P.T, strict=True):
             if not torch.isfinite(logps_2).all():

@@ -181,7 +181,7 @@ class _Trainer:
         curve: list[dict[str, float]] = []
         updates = [int(batch.sizes_G.sum()) for batch in batches]
         if found := load_state(self.job.work, self.policy, self.optimizer, updates):
-            curve, self.packer.limit = found.curve, found.limit
+            curve, self.packer.limit = found.curve, min(found.limit, self.packer.limit)  # the recipe's may be less now
             for number, row in enumerate(curve):
                 self.updated(number, row)
         if len(curve) != self.group.broadcast(len(curve)):

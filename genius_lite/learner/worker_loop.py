@@ -72,8 +72,6 @@ def run_worker(group: ProcessGroup) -> int:
 
 
 def _train(group: ProcessGroup, job: Training) -> None:
-    from accelerate.utils.memory import clear_device_cache
-
     if not job.work.path.exists():
         raise UserError(f"{platform.node()} does not see {job.work.path}; all machines must, under this path")
     if (device := learner_device()) != job.device:
@@ -83,7 +81,6 @@ def _train(group: ProcessGroup, job: Training) -> None:
         )
     with suppress(Stopped):
         train_adapter(job, job.work / "adapter", group=group)
-    clear_device_cache(garbage_collection=True)
     give_memory_back()
 
 

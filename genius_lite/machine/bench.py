@@ -14,6 +14,7 @@ from genius_lite.errors import UserError
 from genius_lite.recipe import QuantType
 from genius_lite.rundir.disk import scratch
 from genius_lite.sampler.client import QueryFailedError, open_sampler
+from genius_lite.sampler.interface import run_until_complete
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
 from genius_lite.weights import gguf_file
@@ -101,7 +102,7 @@ def decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]]
         UserError: the model does not survive it.
     """
     try:
-        return asyncio.run(_decode_speed(model, settings, prompts, generated))
+        return run_until_complete(_decode_speed(model, settings, prompts, generated))
     except QueryFailedError as e:
         raise UserError(f"{model}: {e}") from None
 

@@ -102,6 +102,7 @@ class History:
             alarm_lines = [f"{alarm.level}: {alarm.line}" for alarm in raised]
             for line in (*evaluation_lines(found), *cooling_lines(best), *alarm_lines):
                 r.progress.say(f"round {r.number}: {line}")
+            r.reopen()
             return msgspec.structs.replace(
                 made,
                 score=mean_score(found.scores),

@@ -169,6 +169,11 @@ def _notes(recipe: Recipe, found: Selected, tasks: Sequence[Task], untemplated: 
     if untemplated:
         yield f"{untemplated}, without queries.system" if recipe.queries.system else untemplated
     second, longest = sorted([0, *(len(query.tokens) for query in found.queries)])[-2:]
+    if recipe.foresight.future_tokens and recipe.pairs.truncated != "keep":
+        yield (
+            "foresight.future_tokens cuts futures off, and what is cut off is chosen in no pair; pairs.truncated: keep "
+            "takes it"
+        )
     if longest > 2 * second and longest > _LONG:
         yield f"one question of {longest} tokens sets the context of every branch; queries.max_tokens leaves it out"
 

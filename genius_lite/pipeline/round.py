@@ -19,7 +19,7 @@ from genius_lite.progress import Progress, Stage
 from genius_lite.records import Query
 from genius_lite.report.tracking import Tracker
 from genius_lite.results.rounds import Stats, Timing
-from genius_lite.rundir.folder import BASELINE, ROUNDED, TIMINGS, RunDir
+from genius_lite.rundir.folder import BASELINE, BEST, EXPORT, ROUNDED, SUMMARY, TIMINGS, RunDir, remove
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.sampler.messages import EngineSettings
@@ -132,6 +132,11 @@ class Round(Session):
                 f"{gone} is not there any more: the model was moved or deleted while the run went on; put it back, and "
                 "the same command goes on"
             )
+
+    def reopen(self) -> None:
+        """Drop what the run came to, if it was over: `pairs.at_least` was lowered, or a round is made anew."""
+        for name in (SUMMARY, EXPORT, BEST):
+            remove(self.run.path / name)
 
     @property
     def key(self) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from genius_lite.rundir import folder
 from genius_lite.rundir.documents import read_typed
 from genius_lite.rundir.folder import RunDir, remove, write_json
 from genius_lite.rundir.lines import Lines, RecordLog, write_records
+from genius_lite.sampler.interface import run_until_complete
 from genius_lite.text import amount
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, write_imatrix
@@ -50,8 +50,7 @@ from genius_lite.weights.untrusted import vouch
 __all__ = ["evaluate", "evaluate_base", "import_base", "next_policy", "pair", "sample", "train"]
 
 COMPARED = 8  # rollouts that learner and sampler both score
-KEEPING: tuple[QuantType, ...] = ("Q8_0", "F16")
-"""Types for a round whose own type lost what was learned; of F16 the least update is left."""
+KEEPING: tuple[QuantType, ...] = ("Q8_0", "F16")  # for a round whose own type lost what was learned
 
 
 def import_base(job: Job, run: RunDir, progress: Progress) -> Base:
@@ -110,12 +109,11 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
         with Vocabulary.open(r.job.source.path) as vocabulary, stage as advance:
             stats = None
             try:
-                stats = asyncio.run(search(Search(r, policy, missing, vocabulary, log, failures, advance)))
+                stats = run_until_complete(search(Search(r, policy, missing, vocabulary, log, failures, advance)))
             finally:  # what a search that failed came to is not searched again
                 if tokens := sum(rollout.sampled_tokens for rollout in log.records[before:]):
                     note_time(r.here, Stage.ROLLOUTS, time.monotonic() - start, tokens, stats)
-            over = {*log.records.query_ids(), *failures.records.query_ids()}
-            if any(q.id not in over for q in queries):
+            if {q.id for q in queries} - {*log.records.query_ids(), *failures.records.query_ids()}:
                 raise Stopped
     log.close()
     failures.close()
@@ -146,11 +144,12 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
         r.here.put_json(folder.LEFT_OUT, dict(left_out))
         count = len(Lines(out, PreferencePair))
         if not count:
-            raise NoPairError(f"round {r.number}: no pair to learn from: {why_none(cfg, left_out, rollouts)}")
+            raise NoPairError(f"round {r.number}: no pair to learn from: {why_none(r.job.recipe, left_out, rollouts)}")
         if count < cfg.at_least and r.number > 1:
             few = f"{amount(count, 'pairs')} to learn from"
             raise NoPairError(f"round {r.number}: {few}, fewer than pairs.at_least ({cfg.at_least})")
         note_time(r.here, Stage.PAIRS, time.monotonic() - began, count)
+        r.reopen()
 
     made = r.here.build(folder.PAIRS, make)
     trust_pairs(r, made)
@@ -172,9 +171,10 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: Sequ
             Adapter.load(start, r.base)  # which sees that it belongs to the base
         cfg, began, device = r.job.recipe.learner, time.monotonic(), learner_device()
         work, sixteen = r.here.sub("training"), quantized_bytes(r.job.source, "F16") * r.group.local_world_size
-        # A run that goes on elsewhere, or beside other programs, must not choose again.
+        # A run that goes on elsewhere, or beside other programs, must not choose again; nor may its later rounds.
+        before = next((made.precision for here in r.folder.rounds[: r.number - 1] if (made := here.training)), None)
         precision: Precision = work.build_json(
-            "precision.json", lambda: learner_precision(cfg.precision, device, sixteen), Precision
+            "precision.json", lambda: before or learner_precision(cfg.precision, device, sixteen), Precision
         )
         compared = rollouts[:: max(1, len(rollouts) // COMPARED)][:COMPARED]
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]

@@ -8,7 +8,6 @@ writing included, samples the round. It is gone then: what is evaluated and expo
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from genius_lite.rundir.disk import free_disk
 from genius_lite.rundir.documents import as_typed
 from genius_lite.rundir.folder import remove
 from genius_lite.sampler.client import open_sampler
+from genius_lite.sampler.interface import run_until_complete
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.process import SamplerError
 from genius_lite.weights import gguf_file
@@ -204,7 +204,7 @@ class _Trial:
         made, found = self._write(name), recall("agreement", key, _Agreement)
         if policy.adapter and self._kept and self._kept.loses(self.r.job.recipe.quantize.keep):
             return False
-        if not found and not policy.adapter and (found := asyncio.run(_compare(self.r, policy, made))):
+        if not found and not policy.adapter and (found := run_until_complete(_compare(self.r, policy, made))):
             remember("agreement", key, found)
         if not found:
             return policy.adapter is not None

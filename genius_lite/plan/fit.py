@@ -85,8 +85,13 @@ def sizes(
 
     Args:
         engine: the sampler's settings; where they are not known, and nothing is remembered, `auto` is so many `slots`.
+
+    Raises:
+        UserError: the recipe's optimizer has no kernels for the learner's device.
     """
     recipe, shape = job.recipe, Shape.of(job.source)
+    if machine.device == "mps" and recipe.learner.optimizer == "paged_adamw_8bit":
+        raise UserError("learner.optimizer: paged_adamw_8bit is for CUDA and CPUs, not for Metal; take it out")
     engine = engine or engine_settings(recipe.sampler, job.source, job.context, SILENT, unmeasured=slots)
     trees, on_cpu = not shape.recurrent, machine.device == "cpu"
     work = expected_work(recipe, job.searched(1), lengths, engine.slots, trees=trees, on_cpu=on_cpu)

@@ -25,6 +25,7 @@ from genius_lite.learner.packing import Group, Pack, by_query, computed, packs
 from genius_lite.plan.lengths import Lengths, ResponseLength
 from genius_lite.recipe import Foresight, Learner, Pairs, Recipe
 from genius_lite.records import Completion, Finish, PreferencePair, Query, Rollout
+from genius_lite.sampler.interface import run_until_complete
 from genius_lite.sampler.messages import Until
 from genius_lite.sampler.tree import Node
 
@@ -83,7 +84,7 @@ def expected_work(
     candidates = min(wanted.candidates, _WIDEST)
     beams = min(wanted.beams, _WIDEST // candidates)
     narrow = wanted.model_copy(update={"beams": beams, "candidates": candidates})
-    rollouts, counted = asyncio.run(_search(narrow, some, lengths, slots))
+    rollouts, counted = run_until_complete(_search(narrow, some, lengths, slots))
     scale, later = len(queries) / len(some), wanted.beams * wanted.candidates / (beams * candidates)
     first = wanted.candidates / candidates if wanted.steps else later
     steps = [step for rollout in rollouts for step in rollout.steps]

@@ -178,7 +178,7 @@ def scratch(where: Path | None = None, needed: int = 0, what: str = "this") -> I
         UserError: there is no room for it.
     """
     folder = existing_parent(where) if where else _temporary(needed)
-    host = re.sub(r"\W", "_", platform.node())[:64]
+    host = re.sub(r"\W", "_", platform.node())[:64] + _process_numbering()
     for left in folder.glob(f"{_SCRATCH}-{host}-*"):
         process = left.name.split("-")[-2]
         if process.isdecimal() and not is_alive(int(process)):
@@ -191,6 +191,13 @@ def scratch(where: Path | None = None, needed: int = 0, what: str = "this") -> I
             yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _process_numbering() -> str:
+    """Name what numbers the processes here: containers may share a folder and a host's name, and number their own."""
+    with suppress(OSError):
+        return re.sub(r"\D", "", str(Path("/proc/self/ns/pid").readlink()))
+    return ""
 
 
 def is_alive(process: int) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
 from genius_lite.results.rounds import Stats
 from genius_lite.sampler.messages import Until
@@ -48,3 +49,13 @@ async def all_or_none(requests: Iterable[Awaitable[T]]) -> list[T]:
     finally:
         for request in asked:
             request.cancel()
+
+
+def run_until_complete(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, also where this thread has a loop that runs, as in a notebook: in another thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()

@@ -18,6 +18,7 @@ import numpy as np
 from genius_lite.records import PreferencePair
 from genius_lite.results.rounds import ScoredMargin
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
+from genius_lite.sampler.interface import run_until_complete
 from genius_lite.sampler.messages import EngineSettings, Sampling
 
 CHECKED = 4  # questions, of each of which one pair is scored
@@ -88,7 +89,7 @@ def gaps(
         async with open_sampler(file, settings, Sampling(1.0), log, say=say) as sampler:
             return await asyncio.gather(*(gap(sampler, pair) for pair in pairs))
 
-    return np.array(asyncio.run(ask()))
+    return np.array(run_until_complete(ask()))
 
 
 def parting(pair: PreferencePair) -> list[tuple[list[int], list[int]]]:

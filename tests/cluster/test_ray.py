@@ -16,9 +16,10 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
+from genius_lite.cluster import actor
 from genius_lite.cluster.nodes import connected, node_slots, node_statuses
-from genius_lite.cluster.ray import _FileStore
-from genius_lite.errors import Stop, UserError
+from genius_lite.cluster.ray import _FileStore, _ray_errors
+from genius_lite.errors import NonFiniteError, Stop, UserError
 from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.round import Policy, Session
 from genius_lite.pipeline.stages import sample
@@ -278,3 +279,28 @@ def test_a_file_that_the_store_did_not_take_is_put_there_for_the_next_node(tmp_p
 
     asyncio.run(two_nodes())
     assert arrived == [("m", b"x" * 10)]
+
+
+def test_a_node_measures_its_settings_within_its_own_loop(recipe, tiny_llama, tmp_path, monkeypatch):
+    """It was a RuntimeError, so that no node with settings to measure took part."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(actor, "_cached", lambda name: tiny_llama)
+    cfg = Sampler(slots="auto", threads=1, gpu_layers=0)
+    settings = actor.HostSettings("0" * 64, "", cfg, recipe.foresight, 256, (0, 1), 2)
+
+    async def opened() -> int:
+        host = actor.HostActor()
+        async with host._open:
+            return await host.open(settings)
+
+    monkeypatch.setattr(actor, "forget_secrets", lambda: None)
+    assert asyncio.run(opened()) > 0
+
+
+def test_what_a_node_finds_that_is_no_number_is_one_line():
+    from ray.exceptions import RayTaskError
+
+    fault = RayTaskError("search", "a traceback", NonFiniteError("query x")).as_instanceof_cause()
+    with pytest.raises(NonFiniteError) as raised, _ray_errors():
+        raise fault
+    assert str(raised.value) == "query x"

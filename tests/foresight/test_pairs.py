@@ -7,7 +7,7 @@ import pytest
 
 from genius_lite.foresight import pairs as found
 from genius_lite.foresight.resample import foresight_distribution
-from genius_lite.recipe import Pairs
+from genius_lite.recipe import Foresight, Model, Pairs, Queries, Recipe
 from genius_lite.records import Candidate, Completion, Finish, PreferencePair, Query, Rollout, Step
 from tests.support.rollouts import last_digit
 
@@ -43,6 +43,12 @@ def test_the_rejected_is_drawn_from_f_without_the_chosen(negatives):
     p = foresight_distribution([-0.5, -0.4], 0.1)[0] if negatives == "foresight" else 0.5
     assert drawn[3] / 3000 == pytest.approx(p, abs=0.035)
     assert drawn[4] == 0
+
+
+@pytest.mark.parametrize(("future", "named"), [(None, "foresight.max_tokens"), (4, "foresight.future_tokens")])
+def test_where_all_are_cut_off_it_is_said_by_what(future, named):
+    cfg = Recipe(out="r", model=Model(gguf="m"), queries=Queries(source="q"), foresight=Foresight(future_tokens=future))
+    assert found.why_none(cfg, {"truncated": 3}, [THREE]).endswith(f"loosen pairs.truncated, or {named}")
 
 
 def test_equal_responses_make_no_pair():

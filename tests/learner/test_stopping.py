@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,27 @@ def test_asked_to_stop_it_keeps_the_update_under_way_and_goes_on_bit_identical(t
         assert (total, before + sum(counted)) == (made, made)
         a, b = weights_of(tmp_path / "whole"), weights_of(out)
         assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@ONE_ARCHITECTURE
+def test_a_smaller_limit_of_packs_counts_for_what_goes_on(tiny, tmp_path, monkeypatch):
+    stop, widths, real = Stop(), [], train_module.response_logps
+
+    def updated(number, row):
+        stop.asked = True
+
+    with pytest.raises(Stopped):
+        train_adapter(_job(tiny, tmp_path / "work"), tmp_path / "out", updated=updated, stop=stop)
+
+    def noted(policy, inputs):
+        widths.append(inputs.tokens_BT.size)
+        return real(policy, inputs)
+
+    monkeypatch.setattr(train_module, "response_logps", noted)
+    job = _job(tiny, tmp_path / "work")
+    cfg = job.cfg.model_copy(update={"max_pack_tokens": 12})
+    train_adapter(replace(job, cfg=cfg), tmp_path / "out")
+    assert max(widths) <= 12
 
 
 @ONE_ARCHITECTURE

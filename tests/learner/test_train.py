@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.hardware import Precision
@@ -238,21 +239,22 @@ def test_a_disagreement_that_is_no_number_is_one():
 
 
 @ONE_ARCHITECTURE
-def test_memory_running_out_halves_the_packs_and_changes_nothing_else(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("said", ["CUDA out of memory. Tried 1 GiB", "DefaultCPUAllocator: not enough memory: "])
+def test_memory_running_out_halves_the_packs_and_changes_nothing_else(tiny, tmp_path, monkeypatch, said):
     expected = train_tiny(tiny, tmp_path / "whole", batch_pairs=6)
     assert expected.updates == 1
-    real, refused, said = train_module.response_logps, [], []
+    real, refused, lines = train_module.response_logps, [], []
 
     def short_of_memory(policy, inputs):
         if inputs.tokens_BT.size > 12:
             refused.append(inputs.tokens_BT.size)
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+            raise RuntimeError(said)
         return real(policy, inputs)
 
     monkeypatch.setattr(train_module, "response_logps", short_of_memory)
-    report = train_tiny(tiny, tmp_path / "short", batch_pairs=6, say=said.append)
+    report = train_tiny(tiny, tmp_path / "short", batch_pairs=6, say=lines.append)
     assert refused
-    assert any("memory ran out" in line for line in said)
+    assert any("memory ran out" in line for line in lines)
     assert report.loss == pytest.approx(expected.loss, abs=1e-5)
     a, b = weights_of(tmp_path / "whole"), weights_of(tmp_path / "short")
     for key in a:
@@ -262,6 +264,27 @@ def test_memory_running_out_halves_the_packs_and_changes_nothing_else(tiny, tmp_
     )
     with pytest.raises(UserError, match="does not fit into memory"):
         train_tiny(tiny, tmp_path / "none")
+
+
+@ONE_ARCHITECTURE
+def test_what_is_scored_again_for_want_of_memory_counts_once_for_the_importance(tiny, tmp_path, monkeypatch):
+    real, refused, lines = scores_module.response_logps, [], []
+
+    def runs_out_once(policy, inputs, in_fp32=False):
+        found = real(policy, inputs, in_fp32)  # by which the layers were gone through
+        if not refused:
+            refused.append(inputs)
+            raise torch.OutOfMemoryError("CUDA out of memory. ")
+        return found
+
+    monkeypatch.setattr(scores_module, "response_logps", runs_out_once)
+    train_tiny(tiny, tmp_path / "short", say=lines.append)
+    (limit,) = [int(line.split()[7]) for line in lines if line.startswith("memory ran out: packs of at most ")]
+    train_tiny(tiny, tmp_path / "small", max_pack_tokens=limit)
+    ours, theirs = (load_file(tmp_path / name / "importance.safetensors") for name in ("short", "small"))
+    assert ours.keys() == theirs.keys()
+    for name, sums in ours.items():
+        torch.testing.assert_close(sums, theirs[name], rtol=1e-4, atol=1e-6)
 
 
 @ONE_ARCHITECTURE

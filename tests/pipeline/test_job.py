@@ -9,7 +9,7 @@ from genius_lite.errors import UserError
 from genius_lite.export.card import llama_options
 from genius_lite.export.ollama import modelfile
 from genius_lite.pipeline.job import Job, prepare
-from genius_lite.recipe import Auto, Evaluate, Foresight, Learner, Model, Queries, Recipe
+from genius_lite.recipe import Auto, Evaluate, Foresight, Learner, Model, Pairs, Queries, Recipe
 from genius_lite.rundir.folder import RECIPE, write_json
 from genius_lite.weights.full_precision import read_config
 from tests.support.models import tiny_gguf
@@ -78,6 +78,15 @@ def test_one_long_question_that_sets_the_context_is_told(tmp_path, tiny_llama):
     (note,) = _job(tmp_path, tiny_llama, [*short, "x" * 450]).notes
     assert note.startswith("one question of ")
     assert note.endswith("tokens sets the context of every branch; queries.max_tokens leaves it out")
+
+
+def test_futures_that_are_cut_off_are_told_to_choose_nothing(tmp_path, tiny_llama):
+    (tmp_path / "q.txt").write_text("one\ntwo")
+    asked, cut = Queries(source=str(tmp_path / "q.txt")), Foresight(max_tokens=16, future_tokens=4)
+    recipe = Recipe(out=str(tmp_path / "run"), model=Model(gguf=str(tiny_llama)), queries=asked, foresight=cut)
+    (note,) = prepare(recipe).notes
+    assert note.startswith("foresight.future_tokens cuts futures off")
+    assert prepare(recipe.model_copy(update={"pairs": Pairs(truncated="keep")})).notes == []
 
 
 def test_another_question_that_is_watched_is_another_run(tmp_path, tiny_llama):

@@ -229,6 +229,38 @@ def test_a_later_round_of_too_few_pairs_ends_the_run_with_what_was_made_before(t
     assert Path(summary.exported).is_file()
 
 
+def test_a_run_that_was_over_and_goes_on_comes_to_something_else(tmp_path, monkeypatch):
+    """`pairs.at_least` may be lowered; what the run had come to stayed."""
+
+    def draw(rollouts, cfg, tau, key, *rest):
+        return islice(draw_pairs(rollouts, cfg, tau, key, *rest), 2)
+
+    monkeypatch.setattr("genius_lite.pipeline.stages.draw_pairs", draw)
+    pairs = ANY_PAIRS.model_copy(update={"at_least": 3})
+    made = done(tmp_path, Quantize(), rounds=2, round_queries=4, pairs=pairs)
+    first = RunFolder(made.folder).summary
+    assert first and first.stopped
+    summary = run(made.recipe.model_copy(update={"pairs": ANY_PAIRS}))
+    assert (len(summary.rounds), summary.stopped) == (2, None)
+    folder = RunFolder(made.folder)
+    assert folder.summary == summary
+    assert folder.best == summary.best
+    assert summary.best == 2
+    assert sha256([Path(summary.exported)]) == sha256([made.round(2) / "policy.gguf"])
+    before = (made.folder / "export").stat().st_mtime_ns
+    assert run(made.recipe.model_copy(update={"pairs": ANY_PAIRS})) == summary
+    assert (made.folder / "export").stat().st_mtime_ns == before, "and nothing is made again"
+
+
+def test_a_run_chooses_its_precision_once(tmp_path, monkeypatch):
+    """Whatever memory is free when a later round begins: it was chosen anew."""
+    free = iter(["fp32", "bf16"])
+    monkeypatch.setattr("genius_lite.pipeline.stages.learner_precision", lambda *_: next(free))
+    made = done(tmp_path, Quantize(), round_queries=4)
+    trained = [RunFolder(made.folder).round(number).training for number in (1, 2)]
+    assert [found and found.precision for found in trained] == ["fp32", "fp32"]
+
+
 def test_a_later_round_whose_candidates_all_agree_ends_the_run_with_a_report(tmp_path, monkeypatch):
     from genius_lite.foresight import search
 

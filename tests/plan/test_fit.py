@@ -35,6 +35,13 @@ def job(tiny_llama, tmp_path) -> Job:
     return Job(recipe, gguf_file.read(tiny_llama), None, QUERIES, 0, frozenset(), [], [], 0).under(recipe)
 
 
+def test_an_optimizer_without_kernels_for_metal_is_refused_before_anything_is_sampled(job):
+    job = job.under(with_settings(job.recipe, {"learner.optimizer": "paged_adamw_8bit"}))
+    assert sizes(job, MACHINE, LENGTHS)
+    with pytest.raises(UserError, match=r"learner\.optimizer: paged_adamw_8bit is for CUDA and CPUs"):
+        sizes(job, replace(MACHINE, device="mps"), LENGTHS)
+
+
 def test_disk_by_hand(job):
     shape = Shape.of(job.source)
     job = job.under(with_settings(job.recipe, {"rounds": 3, "quantize.type": "source"}))

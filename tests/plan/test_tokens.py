@@ -145,3 +145,15 @@ def test_beams_go_by_the_values_that_were_seen():
     (step,) = rollout.steps
     (kept,) = step.kept
     assert len(step.candidates[kept].tokens) == 50
+
+
+def test_it_is_counted_also_where_a_loop_runs_already():
+    """As in a notebook's cell; it was a RuntimeError."""
+
+    def count():
+        return tokens.expected_work(recipe(), [QUERY], THIRTY, 4, trees=True, on_cpu=True)
+
+    async def cell():
+        return count()
+
+    assert asyncio.run(cell()) == count()
