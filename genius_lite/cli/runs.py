@@ -173,7 +173,7 @@ def sample(
     settings: Settings = None,
     number: Annotated[int, typer.Option("--round", min=1, help="The round to sample")] = 1,
     model: Annotated[
-        Path | None, typer.Option(parser=path, help="Of a later round: the policy.gguf that the run made for it")
+        Path | None, typer.Option(parser=path, help="Of a later round: the policy.gguf that the run samples it from")
     ] = None,
 ) -> None:
     """Sample a part of a round's rollouts, to carry to the machine that learns. Run it again to go on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from genius_lite.evaluate.held_out import observe
@@ -16,16 +16,24 @@ from genius_lite.evaluate.results import best_temperature, by_temperature, compl
 from genius_lite.evaluate.signals import Observed, signals
 from genius_lite.evaluate.tasks import TokenizedTask
 from genius_lite.pipeline.job import Job
-from genius_lite.pipeline.round import Policy, Round, note_time
+from genius_lite.pipeline.round import Policy, Round, note_time, note_untimed
 from genius_lite.progress import Stage, named
 from genius_lite.records import FailedQuery, Query
 from genius_lite.results.evaluation import Answers, Cooled, Response, Said
-from genius_lite.results.rounds import total_stats
+from genius_lite.results.rounds import SWEPT, total_stats
 from genius_lite.rundir import folder
 from genius_lite.rundir.disk import remove
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RoundFolder
 from genius_lite.sampler.messages import EngineSettings
+
+
+@dataclass(frozen=True)
+class BaseResult:
+    """The base model in the types of the rounds: its evaluation, and what it does at its best temperature."""
+
+    evaluation: Evaluation
+    cooled: Cooled | None
 
 
 def evaluate(r: Round, policy: Policy) -> Evaluation:
@@ -72,7 +80,7 @@ def cool(r: Round, policy: Policy) -> Cooled | None:
 
     def at(temperature: float, tasks: list[TokenizedTask]) -> list[Response]:
         file = here / folder.COOLING.format(temperature)
-        answers = _answers(r, policy, tasks, temperature, False, file, "other temperatures")
+        answers = _answers(r, policy, tasks, temperature, False, file, SWEPT)
         return [response for one in answers for response in one.responses]
 
     def sweep() -> Cooled:
@@ -106,6 +114,8 @@ def _answers(
     if not questions:
         return []
     who, log = _respondent(r, policy, r.job.recipe.evaluate.samples, temperature, greedy), RecordLog(file, Answers)
+    there = sum(response.tokens for one in log.records for response in one.responses)
+    note_untimed(r.folder_of(policy), Stage.EVALUATE, there)
     name = f"{named(r.number)}: tasks" + ("" if greedy else f" at {temperature:g}")
     wanted, done = who.responses * sum(map(len, questions.values())), sum(len(one.responses) for one in log.records)
     stage = r.progress.stage(name, wanted, "responses", done=done)
@@ -166,8 +176,11 @@ def _noted(
         yield sampled
     finally:
         seconds, new = time.monotonic() - start, sampled.keys() - recalled.keys()
-        tokens = sum(len(one.tokens) for key in new - before for one in sampled[key])
-        note_time(r.folder_of(policy), Stage.EVALUATE, seconds, tokens, total_stats(who.totals), {part: seconds})
+        made, known = (
+            sum(len(one.tokens) for key in keys - before for one in sampled[key]) for keys in (new, recalled.keys())
+        )
+        here, stats = r.folder_of(policy), total_stats(who.totals)
+        note_time(here, Stage.EVALUATE, seconds, made, stats, {part: seconds}, untimed=known)
         for asked in inquiries:
             if any(task == asked.task for task, _ in new):
                 asked.remember(sampled, seconds)

@@ -15,8 +15,8 @@ from genius_lite.evaluate.record import Evaluation
 from genius_lite.evaluate.results import at_best, mean_score
 from genius_lite.evaluate.selection import Decision, RoundScore, select_checkpoint
 from genius_lite.evaluate.signals import too_short
+from genius_lite.pipeline.evaluation import BaseResult
 from genius_lite.pipeline.round import Policy, Round, Session
-from genius_lite.pipeline.stages import BaseResult
 from genius_lite.pipeline.trust import drop_foreign
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.summary import cooling_lines, evaluation_lines

@@ -15,15 +15,27 @@ from genius_lite.errors import Stop, UserError
 from genius_lite.hardware import peak_memory
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.pipeline.job import Job
-from genius_lite.progress import Progress, Stage
+from genius_lite.progress import Advance, Progress, Stage
 from genius_lite.records import Query
 from genius_lite.report.tracking import Tracker
 from genius_lite.results.rounds import Stats, Timing
-from genius_lite.rundir.folder import BASELINE, BEST, EXPORT, ROUNDED, SUMMARY, TIMINGS, RunDir, remove
+from genius_lite.rundir.folder import (
+    ADAPTER,
+    BASELINE,
+    BEST,
+    EXPORT,
+    ORIGIN,
+    ROUNDED,
+    SUMMARY,
+    TIMINGS,
+    RunDir,
+    remove,
+)
 from genius_lite.rundir.lines import RecordLog
-from genius_lite.rundir.reader import RunFolder
+from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.adapter import write_lora
+from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
 from genius_lite.weights.untrusted import prove, vouch
 
@@ -138,6 +150,11 @@ class Round(Session):
         for name in (SUMMARY, EXPORT, BEST):
             remove(self.run.path / name)
 
+    def note_origin(self, policy: Policy) -> None:
+        """Note which file samples a later round until it is trained: its shards are to be sampled from that one."""
+        if self.number > 1 and not (self.here / ADAPTER).exists():
+            self.here.put_json(ORIGIN, {"model": None if policy.lora else sha256([policy.gguf])})
+
     @property
     def key(self) -> tuple[int, int]:
         """Of the round's random generators."""
@@ -166,8 +183,33 @@ def note_time(
     amount: float,
     sampler: Stats | None = None,
     parts: dict[str, float] | None = None,
+    untimed: float = 0.0,
 ) -> None:
     """Add to the timings of a round, or of the run; an interrupted stage that goes on later has several lines."""
     rounded = {name: round(part, 3) for name, part in (parts or {}).items()}
     with closing(RecordLog(here / TIMINGS, Timing)) as log:
-        log.append(Timing(stage, round(seconds, 3), amount, peak_memory(), sampler, rounded))
+        log.append(Timing(stage, round(seconds, 3), amount, peak_memory(), sampler, rounded, untimed))
+
+
+def note_untimed(here: RunDir, stage: Stage, there: float) -> None:
+    """Note what there is of a stage and no line accounts for: others made it, or a process that was killed."""
+    noted = RoundFolder(0, here.path).total(stage)
+    if (untimed := there - (noted.whole if noted else 0.0)) > 0:
+        note_time(here, stage, 0.0, 0.0, untimed=untimed)
+
+
+@contextmanager
+def counted(here: RunDir, stage: Stage, began: float, advance: Advance) -> Iterator[Advance]:
+    """Pass on what a stage advances by, and note that with the seconds since `began`, also when it is interrupted."""
+    made = 0.0
+
+    def count(n: float) -> None:
+        nonlocal made
+        made += n
+        advance(n)
+
+    try:
+        yield count
+    finally:
+        if made:
+            note_time(here, stage, time.monotonic() - began, made)

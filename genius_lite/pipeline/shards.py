@@ -24,6 +24,7 @@ from genius_lite.records import FailedQuery, Rollout
 from genius_lite.report.tracking import Tracker
 from genius_lite.rundir import folder
 from genius_lite.rundir.checks import check_rollouts
+from genius_lite.rundir.documents import RecordedOrigin, read_typed
 from genius_lite.rundir.folder import RunDir, open_folder, round_name
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RoundFolder, RunFolder
@@ -66,7 +67,7 @@ def sample_shard(
     """
     if number > 1 and not model:
         raise UserError(
-            f"round {number} is sampled from what the round before made: name the run's policy.gguf with --model"
+            f"round {number} is sampled from what an earlier round made: name the run's policy.gguf with --model"
         )
     if number == 1 and model:
         raise UserError("--model is for rounds after the first, which is sampled from the recipe's own")
@@ -82,7 +83,8 @@ def sample_shard(
     part = searched[shard.number - 1 :: shard.of]
     if not part:
         raise UserError(f"shard {shard.number}/{shard.of} is empty: {len(searched)} queries are searched")
-    out = Path(f"{recipe.out}-shard-{shard.number}-of-{shard.of}")
+    later = f"-round-{number}" if number > 1 else ""
+    out = Path(f"{Path(recipe.out)}{later}-shard-{shard.number}-of-{shard.of}")  # a slash at the end of `out` goes
     whole = recipe.model_copy(update={"tracking": Tracking(), "round_queries": None})
     with open_folder(out, job.identity | {"shard": origin}) as run, closing(Tracker(whole, out)) as tracker:
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
@@ -110,7 +112,7 @@ def merge_shards(out: Path, shards: Sequence[Path], say: Callable[[str], None]) 
         check_rollouts(part.rollouts)
     with open_folder(out, identity) as run:
         if number > 1:
-            _require_model(run, number, model)
+            _require_origin(run, number, model)
         here = run.round(number)
         log, failures = RecordLog(here / folder.ROLLOUTS, Rollout), RecordLog(here / folder.FAILED_FILE, FailedQuery)
         over, new = {*log.records.query_ids(), *failures.records.query_ids()}, [0] * len(shards)
@@ -133,15 +135,19 @@ def _identity_of(shard: Path) -> tuple[dict[str, Any], int, str]:
     return {key: value for key, value in found.recipe.items() if key != "shard"}, origin.round, origin.model
 
 
-def _require_model(run: RunDir, number: int, expected: str) -> None:
-    """Refuse rollouts that another policy sampled than the one that the run has made for this round."""
-    before = run / round_name(number - 1)
-    made = before / folder.POLICY
-    if (before / folder.LORA).exists():
+def _require_origin(run: RunDir, number: int, model: str) -> None:
+    """Refuse rollouts of another policy than the one that the run samples this round from, as it noted at its start."""
+    origin = read_typed(run / round_name(number) / folder.ORIGIN, RecordedOrigin)
+    if not origin:
+        raise UserError(f"{run.path} has not begun round {number}; merge when it has, and was stopped")
+    if not origin.model:
         raise UserError(
             f"{run.path} samples round {number} with an adapter at run time, which shards cannot; run it where it is"
         )
-    if not made.is_file():
-        raise UserError(f"{run.path} has no model for round {number} yet; merge when round {number - 1} is finished")
-    if sha256([made]) != expected:
-        raise UserError(f"these shards were sampled from another model than {made}; nothing was merged")
+    if origin.model != model:
+        made = (here.policy for here in RunFolder(run.path).rounds if here.number < number and here.policy.exists())
+        file = next((file for file in made if sha256([file]) == origin.model), "the model's own file")
+        raise UserError(
+            f"these shards were sampled from another model than {file}, from which the run samples round {number}; "
+            "nothing was merged"
+        )

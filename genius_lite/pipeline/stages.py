@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -14,20 +13,18 @@ import msgspec
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import NoPairError, Stopped, UserError
 from genius_lite.evaluate.checkers import submitted
-from genius_lite.evaluate.record import Evaluation
 from genius_lite.foresight.pairs import draw_pairs, why_none
 from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
 from genius_lite.pipeline.backends import Search, search
-from genius_lite.pipeline.evaluation import cool, evaluate
+from genius_lite.pipeline.evaluation import BaseResult, cool, evaluate
 from genius_lite.pipeline.job import Job
-from genius_lite.pipeline.round import Policy, Round, Session, note_time, timed
+from genius_lite.pipeline.round import Policy, Round, Session, counted, note_time, note_untimed, timed
 from genius_lite.pipeline.stand_in import stand_in
 from genius_lite.pipeline.trust import trust_checkpoint, trust_pairs, trust_policy, trust_searches
 from genius_lite.progress import Progress, Stage
 from genius_lite.recipe import QuantType, TargetType
 from genius_lite.records import FailedQuery, PreferencePair, Rollout
 from genius_lite.report.summary import kept_lines
-from genius_lite.results.evaluation import Cooled
 from genius_lite.results.rounds import Quantized, ScoredMargin
 from genius_lite.rundir import folder
 from genius_lite.rundir.documents import read_typed
@@ -96,9 +93,12 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
         Stopped: the run was asked to stop.
     """
     r.enter(Stage.ROLLOUTS)
+    r.note_origin(policy)
     queries, log = r.queries, RecordLog(r.here / folder.ROLLOUTS, Rollout)
     failures = RecordLog(r.here / folder.FAILED_FILE, FailedQuery)
     trust_searches(r, log.records, failures.records)
+    if not (r.here / folder.PAIRS).exists():
+        note_untimed(r.here, Stage.ROLLOUTS, sum(rollout.sampled_tokens for rollout in log.records))
     over = {*log.records.query_ids(), *failures.records.query_ids()}
     if missing := [q for q in queries if q.id not in over]:
         if not r.job.recipe.sampler.elsewhere:
@@ -182,27 +182,19 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: Sequ
         training = Training(base, start, pairs, samples, cfg, device, precision, r.key, work, own, room)
         total, done = passes(training)
         stage = r.progress.stage(f"round {r.number}: train ({precision})", total, "passes", done=done)
-        with stage as advance, with_workers(r.group, training):
-            report = train_adapter(training, out, advance, r.progress.say, r.tracker.update, r.stop, r.group)
+        note_untimed(r.here, Stage.TRAIN, done)
+        with stage as advance, counted(r.here, Stage.TRAIN, began, advance) as count, with_workers(r.group, training):
+            report = train_adapter(training, out, count, r.progress.say, r.tracker.update, r.stop, r.group)
         write_imatrix(out / folder.IMPORTANCE, r.base.tensor_map, f"{len(pairs)} preference pairs", out / IMATRIX_FILE)
         remove(out / folder.IMPORTANCE)
         write_json(out / BASE_FILE, {"sha256": r.base.sha256})
         give_memory_back()
-        seconds = time.monotonic() - began
-        write_json(out / folder.TRAINED, msgspec.structs.replace(report, seconds=seconds))
-        note_time(r.here, Stage.TRAIN, seconds, total)
+        took = r.folder.round(r.number).total(Stage.TRAIN)
+        write_json(out / folder.TRAINED, msgspec.structs.replace(report, seconds=took.seconds if took else 0.0))
 
     adapter = r.here.build(folder.ADAPTER, make)
     remove(r.here / "training")
     return adapter
-
-
-@dataclass(frozen=True)
-class BaseResult:
-    """The base model in the types of the rounds: its evaluation, and what it does at its best temperature."""
-
-    evaluation: Evaluation
-    cooled: Cooled | None
 
 
 def evaluate_base(r: Session, adapter: Path) -> BaseResult:

@@ -114,7 +114,7 @@ def stand_in(r: Round, policy: Policy, share: float = 1.0) -> Policy:
 def _expected(r: Round) -> float:
     """Estimate the tokens that the round samples: as many as the one before, or by the recipe."""
     before = [here.total(Stage.ROLLOUTS) for here in r.folder.rounds if here.number < r.number]
-    if known := [timing.amount for timing in before if timing]:
+    if known := [timing.whole for timing in before if timing]:
         return known[-1]
     cfg = r.job.recipe.foresight
     return _SAMPLED * len(r.queries) * cfg.beams * cfg.candidates * cfg.most_steps * cfg.response_tokens

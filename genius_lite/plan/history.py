@@ -15,7 +15,16 @@ from genius_lite.plan.rates import FOUND, Rates
 from genius_lite.progress import Stage
 from genius_lite.results.rounds import Timing
 from genius_lite.rundir.disk import remove
-from genius_lite.rundir.folder import CHECKPOINT, EXPORT, RECIPE, TIMINGS, foreign_names, open_folder, round_name
+from genius_lite.rundir.folder import (
+    CHECKPOINT,
+    EXPORT,
+    RECIPE,
+    TIMINGS,
+    foreign_names,
+    open_folder,
+    round_name,
+    size_of,
+)
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.weights.importing import FULL_PRECISION
 
@@ -42,7 +51,7 @@ class DoneStages:
 
     def mean_seconds(self, stage: str) -> float | None:
         """Average the rounds so far; None if there is none."""
-        known = [timing.seconds for timing in self.timings(stage)]
+        known = [timing.whole_seconds for timing in self.timings(stage) if timing.whole_seconds is not None]
         return sum(known) / len(known) if known else None
 
 
@@ -57,8 +66,7 @@ def look_back(out: Path, rounds: int) -> DoneStages:
     if (out / EXPORT).exists():
         done[Stage.EXPORT, rounds] = None
     searched = {here.number: len(here.rollouts) for here in run.rounds if not here.done(Stage.ROLLOUTS)}
-    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    return DoneStages(done, searched, size)
+    return DoneStages(done, searched, size_of(out))
 
 
 def same_run(out: Path, identity: dict[str, Any]) -> bool:

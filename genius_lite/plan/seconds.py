@@ -55,7 +55,7 @@ def stage_cost(known: Known, stage: str, number: int) -> tuple[float | None, flo
         seconds *= 1 - known.rates.disturbed
     if stage == Stage.ROLLOUTS:
         left -= history.searched.get(number, 0) / len(known.job.searched(number))
-        sampled = [timing.amount for timing in history.timings(stage)]
+        sampled = [timing.whole for timing in history.timings(stage)]
         tokens = sum(sampled) / len(sampled) if sampled else tokens
     seconds = history.mean_seconds(stage) or seconds
     return None if seconds is None else left * seconds, left * tokens

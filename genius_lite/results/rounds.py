@@ -166,10 +166,15 @@ def total_stats(parts: Sequence[Stats]) -> Stats | None:
     return Stats(*map(sum, sums), peak=max(stats.peak for stats in parts), branch_steps=Moments(*map(sum, moments)))
 
 
+SWEPT = "other temperatures"
+"""The part of an evaluation that only the base model's has."""
+
+
 class Timing(msgspec.Struct, frozen=True):
     """What a stage took; `peak_bytes` is the most memory of the process so far, `sampler` what its sampler did.
 
-    `parts` are seconds of what the stage consists of, where that is told apart.
+    `parts` are seconds of what the stage consists of, where that is told apart. `untimed` is the amount that took none
+    of these seconds: it came from shards, another run or memory, or was made by a process that was killed.
     """
 
     stage: str
@@ -178,6 +183,19 @@ class Timing(msgspec.Struct, frozen=True):
     peak_bytes: int | None = None
     sampler: Stats | None = None
     parts: dict[str, float] = {}
+    untimed: float = 0.0
+
+    @property
+    def whole(self) -> float:
+        """The amount of the stage, whoever made it."""
+        return self.amount + self.untimed
+
+    @property
+    def whole_seconds(self) -> float | None:
+        """Seconds that all of it takes at the rate of what was timed; None where nothing was."""
+        if not self.untimed:
+            return self.seconds
+        return self.seconds * self.whole / self.amount if self.amount else None
 
     def plus(self, other: Timing) -> Timing:
         """Add a later part of the same stage."""
@@ -189,6 +207,7 @@ class Timing(msgspec.Struct, frozen=True):
             max(peaks, default=None),
             total_stats([stats for stats in (self.sampler, other.sampler) if stats]),
             {name: self.parts.get(name, 0.0) + other.parts.get(name, 0.0) for name in self.parts | other.parts},
+            self.untimed + other.untimed,
         )
 
 

@@ -51,6 +51,12 @@ class RecordedShard(msgspec.Struct):
         return len(range(number - 1, searched, parts))
 
 
+class RecordedOrigin(msgspec.Struct):
+    """The SHA-256 of the GGUF that a round is sampled from, None where an adapter at run time is beside it."""
+
+    model: str | None
+
+
 class RecordedRecipe(TypedDict, total=False):
     """What is read of a run's identity. Another version may have had less."""
 

@@ -36,6 +36,7 @@ PAIRS, LEFT_OUT = "pairs.jsonl", "filtered.json"
 ADAPTER, TRAINED = "adapter", "train.json"  # the latter in the former, as is:
 IMPORTANCE = "importance.safetensors"  # squared activations by learner weight
 POLICY, QUANTIZED, LORA = "policy.gguf", "quantized.json", "adapter.gguf"
+ORIGIN = "origin.json"  # of a later round: the SHA-256 of the policy that samples it, None with an adapter beside it
 SAMPLED, STAND_IN = "sampled.json", "stand-in.gguf"  # what it samples from, if another file is faster, and that file
 EVALUATION, RESPONSES, SIGNALS = "evaluation", "responses.jsonl", "signals.json"  # the latter two in the first
 COOLING = "cooling-{:g}.jsonl"  # of the base model at another temperature, while it is swept
@@ -194,6 +195,16 @@ def refuse_links(run: Path) -> None:
                     raise UserError(f"{path} is neither file nor folder; a run folder holds no such thing: delete it")
         if Path(folder) == run and TRACKING in folders:
             folders.remove(TRACKING)
+
+
+def size_of(run: Path) -> int:
+    """Count the bytes of a folder's files, of which some may go meanwhile."""
+    total = 0
+    for folder, _, files in os.walk(run):
+        for name in files:
+            with suppress(FileNotFoundError):  # a run that goes on replaces its files
+                total += Path(folder, name).stat().st_size
+    return total
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ The one reader of run folders: reports, views, plans, comparisons and exports al
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,16 @@ from genius_lite.errors import UserError
 from genius_lite.progress import Stage
 from genius_lite.records import FailedQuery, PreferencePair, Rollout, held_count
 from genius_lite.results.evaluation import Response, Signals
-from genius_lite.results.rounds import Quantized, RolloutFigures, RoundReport, SampledFrom, Summary, Timing, TrainReport
+from genius_lite.results.rounds import (
+    SWEPT,
+    Quantized,
+    RolloutFigures,
+    RoundReport,
+    SampledFrom,
+    Summary,
+    Timing,
+    TrainReport,
+)
 from genius_lite.rundir import folder
 from genius_lite.rundir.documents import (
     RecordedBest,
@@ -174,17 +184,20 @@ class RunFolder:
 
     @property
     def stages_done(self) -> dict[tuple[Stage, int], Timing | None]:
-        """The stages that are over, with their rounds (0: the user's own file), and what they took if that is known."""
+        """The stages that are over, with their rounds (0: the user's own file), and what they took if that is known.
+
+        The sweep of the base model's temperatures is no part of it: no round has one.
+        """
         found = dict[tuple[Stage, int], Timing | None]()
         for here in (self.own, *self.rounds):
-            totals = {total.stage: total for total in here.totals}
+            totals = _added_up(timing for timing in here.timings if SWEPT not in timing.parts)
             found |= {(stage, here.number): totals.get(stage) for stage in _MADE if here.done(stage)}
         return found
 
     def stage_seconds(self) -> dict[Stage, float]:
-        """Say what each stage took in the latest round that finished it; the base model's evaluation may stand in."""
+        """Say what each stage takes, by the latest round that timed it; the base model's evaluation may stand in."""
         done = self.stages_done
-        found = {stage: timing.seconds for (stage, _), timing in done.items() if timing}
+        found = {stage: took for (stage, _), one in done.items() if one and (took := one.whole_seconds) is not None}
         return found | {stage: 0.0 for stage, _ in done if stage == Stage.PAIRS}
 
 
@@ -216,10 +229,7 @@ class RoundFolder:
     @property
     def totals(self) -> list[Timing]:
         """The timings, one for each stage."""
-        found: dict[str, Timing] = {}
-        for timing in self.timings:
-            found[timing.stage] = found[timing.stage].plus(timing) if timing.stage in found else timing
-        return list(found.values())
+        return list(_added_up(self.timings).values())
 
     def total(self, stage: Stage) -> Timing | None:
         """Say what a stage took, over all interruptions; None if it was never run."""
@@ -277,3 +287,10 @@ class RoundFolder:
             quantized=self.quantized,
             gguf_bytes=self.policy.stat().st_size if self.policy.exists() else None,
         )
+
+
+def _added_up(timings: Iterable[Timing]) -> dict[str, Timing]:
+    found = dict[str, Timing]()
+    for timing in timings:
+        found[timing.stage] = found[timing.stage].plus(timing) if timing.stage in found else timing
+    return found

@@ -18,7 +18,7 @@ from genius_lite.evaluate.record import read_evaluation, write_evaluation
 from genius_lite.evaluate.signals import Observed, signals
 from genius_lite.pipeline.round import Policy, Round
 from genius_lite.pipeline.stages import evaluate
-from genius_lite.progress import Advance
+from genius_lite.progress import Advance, Stage
 from genius_lite.recipe import Evaluate, Foresight, Guard, Model, Queries, Recipe, Sampler, TaskSource
 from genius_lite.records import Completion
 from genius_lite.report.terminal import TerminalProgress
@@ -90,6 +90,20 @@ def test_a_stopped_evaluation_asks_no_answered_problem_again(tiny_llama, tmp_pat
     timed = [json.loads(line)["amount"] for line in (folder / "timings.jsonl").read_text().splitlines()]
     known = sum(response.tokens for answers in before for response in answers.responses)
     assert timed == [known, sum(response.tokens for response in RunFolder(run).round(0).responses) - known]
+
+
+def test_answers_of_a_process_that_was_killed_are_part_of_the_stage_but_not_of_its_time(tiny_llama, tmp_path):
+    killed = recipe(tiny_llama, tmp_path, "killed")
+    with pytest.raises(Stopped):
+        measured(killed, Pressed(Console(quiet=True)))
+    folder = Path(killed.out) / "round-0"
+    kept = read_records(folder / ANSWERS, Answers)
+    known = sum(response.tokens for answers in kept for response in answers.responses)
+    (folder / "timings.jsonl").unlink()
+    own = RunFolder(measured(killed, TerminalProgress(Console(quiet=True)))).own
+    timed = own.total(Stage.EVALUATE)
+    assert timed and timed.untimed == known > 0
+    assert timed.whole == sum(response.tokens for response in own.responses)
 
 
 def test_stopped_answers_to_held_out_queries_go_on(tiny_llama, tmp_path):

@@ -70,6 +70,9 @@ def test_a_later_run_takes_the_answers_and_scores_them_anew(tiny_llama, tmp_path
     assert second.signals == first.signals
     amounts = [timing.amount for timing in second.timings]
     assert amounts == [0, 0] and min(timing.amount for timing in first.timings) > 0
+    assert [timing.untimed for timing in second.timings] == [timing.amount for timing in first.timings]
+    took = [RunFolder(tmp_path / out).stage_seconds() for out in ("first", "second")]
+    assert [[*seconds] for seconds in took] == [["evaluate"], []], "how long it takes to remember tells of no round"
 
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"foresight": Foresight(max_tokens=9)}, {"remember": False}])

@@ -9,16 +9,19 @@ import pytest
 from rich.console import Console
 
 from genius_lite.errors import Stop, Stopped, UserError
+from genius_lite.evaluate.selection import Decision
 from genius_lite.pipeline.job import prepare
+from genius_lite.pipeline.round import Policy
 from genius_lite.pipeline.shards import Shard, merge_shards, sample_shard
 from genius_lite.progress import Stage
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler
 from genius_lite.records import Rollout
 from genius_lite.report.status import look
 from genius_lite.report.terminal import TerminalProgress
-from genius_lite.run import run
+from genius_lite.run import open_run, run
 from genius_lite.rundir.folder import refuse_links
 from genius_lite.rundir.lines import read_records
+from genius_lite.rundir.reader import RunFolder
 from tests.conftest import FORKED_HELPERS
 from tests.support.models import ANY_PAIRS, questions, tiny_gguf
 
@@ -96,11 +99,16 @@ def test_a_run_samples_what_no_shard_has_and_keeps_what_it_has(recipe, tmp_path)
     first = shard(recipe, "1/2")
     merge_shards(tmp_path / "run", [first], print)
     held = rollouts(tmp_path / "run")
+    assert str(first) == f"{recipe.out}-shard-1-of-2"
     assert merge_shards(tmp_path / "run", [first], print) == 4
     run(recipe)
     after = rollouts(tmp_path / "run")
     assert len(after) == 7
     assert all(after[query] == held[query] for query in held)
+    # What was sampled here in these seconds is not the whole round: for that it would have taken longer.
+    timed = RunFolder(tmp_path / "run").round(1).total(Stage.ROLLOUTS)
+    assert timed and timed.whole == sum(rollout.sampled_tokens for rollout in after.values())
+    assert timed.untimed == sum(rollout.sampled_tokens for rollout in held.values()) > 0
 
 
 def test_a_later_round_is_sampled_from_the_model_that_the_run_made(recipe, tmp_path):
@@ -114,11 +122,40 @@ def test_a_later_round_is_sampled_from_the_model_that_the_run_made(recipe, tmp_p
         shard(two, "1/2", number=2)
     with pytest.raises(UserError, match="--model is for rounds after the first"):
         shard(two, "1/2", model=made)
-    with pytest.raises(UserError, match="has no model for round 2 yet; merge when round 1 is finished"):
+    with pytest.raises(UserError, match="has not begun round 2; merge when it has, and was stopped"):
         merge_shards(tmp_path / "new", [folder], print)
     other = shard(two, "1/2", number=2, model=Path(two.model.gguf))
-    with pytest.raises(UserError, match="sampled from another model"):
+    with pytest.raises(UserError, match=rf"sampled from another model than {made}, from which the run samples round 2"):
         merge_shards(tmp_path / "run", [other], print)
+
+
+def test_after_a_round_that_was_worse_shards_are_those_of_the_model_that_it_goes_back_to(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("genius_lite.pipeline.history.select_checkpoint", lambda *_: Decision(0, 0))
+    two, own = recipe.model_copy(update={"rounds": 2}), Path(recipe.model.gguf)
+    run(two)
+    last = shard(two, "1/2", number=2, model=tmp_path / "run" / "round-1" / "policy.gguf")
+    with pytest.raises(UserError, match="sampled from another model than the model's own file"):
+        merge_shards(tmp_path / "run", [last], print)
+    shutil.rmtree(last)
+    assert merge_shards(tmp_path / "run", [shard(two, "1/2", number=2, model=own)], print) == 7
+
+
+def test_shards_are_not_taken_for_a_round_that_samples_with_the_adapter(recipe, tmp_path):
+    two = recipe.model_copy(update={"rounds": 2})
+    folder = shard(two, "1/2", number=2, model=Path(recipe.model.gguf))
+    with open_run(two) as session:
+        adapter = Policy(session.own.gguf, tmp_path / "adapter", tmp_path / "adapter.gguf")
+        session.round(2).note_origin(adapter)
+    with pytest.raises(UserError, match="samples round 2 with an adapter at run time, which shards cannot"):
+        merge_shards(tmp_path / "run", [folder], print)
+
+
+def test_shards_of_each_round_have_folders_of_their_own_beside_the_runs(recipe, tmp_path):
+    two = recipe.model_copy(update={"rounds": 2, "out": f"{recipe.out}/"})
+    model = Path(recipe.model.gguf)
+    made = [shard(two, "1/2"), shard(two, "1/2", number=2, model=model), shard(two, "1/2", number=2, model=model)]
+    names = ["run-shard-1-of-2", *["run-round-2-shard-1-of-2"] * 2]
+    assert made == [tmp_path / name for name in names], "the run's own folder stays as it is"
 
 
 def test_what_does_not_belong_together_is_not_merged(recipe, tmp_path):

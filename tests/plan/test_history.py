@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from genius_lite.errors import UserError
 from genius_lite.plan.history import DoneStages, drop_rehearsal, look_back
-from genius_lite.rundir.folder import open_folder
+from genius_lite.rundir.folder import open_folder, size_of
 
 MINE = {"model": "a", "weights": None, "rounds": 1}
 
@@ -36,6 +38,23 @@ def test_a_run_folder_says_what_is_done(run):
     assert found.mean_seconds("train") is None
     assert ([timing.amount for timing in found.timings("rollouts")], found.searched) == ([8], {2: 2})
     assert found.bytes == sum(f.stat().st_size for f in run.rglob("*") if f.is_file())
+
+
+def test_a_file_that_goes_while_a_folder_is_counted_is_passed_over(run, monkeypatch):
+    """A run that goes on replaces its files at any time."""
+    (goes := run / "progress.json.partial").write_text("x")
+    whole, real = look_back(run, 1).bytes, Path.stat
+
+    def stat(self: Path, **options: bool) -> os.stat_result:
+        found = real(self, **options)
+        if self == goes and options.get("follow_symlinks", True):  # not while links are looked for
+            goes.unlink()  # just after it was seen
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert whole - look_back(run, 1).bytes <= 1
+    monkeypatch.setattr(os, "walk", lambda run: [(str(run), [], [goes.name])])
+    assert size_of(run) == 0
 
 
 def test_a_plan_binds_nobody(run):

@@ -122,6 +122,11 @@ def test_rollouts_are_sampled_with_the_base_model_first(known):
     # A third of the queries are searched, and a round before sampled 600 tokens in 30 s.
     begun = replace(known, history=DoneStages({("rollouts", 1): Timing("rollouts", 30.0, 600)}, searched={2: 3}))
     assert stage_cost(begun, "rollouts", 2) == (pytest.approx(20.0), pytest.approx(400))
+    # Of these it had sampled a third itself, in a third of the time; the others came in shards.
+    third = replace(begun, history=DoneStages({("rollouts", 1): Timing("rollouts", 10.0, 200, untimed=400)}, {2: 3}))
+    assert stage_cost(third, "rollouts", 2) == stage_cost(begun, "rollouts", 2)
+    none = replace(begun, history=DoneStages({("rollouts", 1): Timing("rollouts", 0.0, 0, untimed=600)}))
+    assert stage_cost(none, "rollouts", 2) == (MADE.session(WORK.rollouts), 600), "the rehearsal tells"
 
 
 def test_training_by_hand(known):

@@ -84,6 +84,22 @@ def test_parts_of_an_interrupted_stage_are_one(run):
     assert run.stage_seconds() == {Stage.ROLLOUTS: 6.0, Stage.PAIRS: 0.0}
 
 
+def test_a_stage_that_others_had_begun_takes_as_long_as_all_of_it(run):
+    with (run.round(1).path / "timings.jsonl").open("a") as file:
+        file.write(json.dumps({"stage": "rollouts", "seconds": 0.0, "amount": 0, "untimed": 120}) + "\n")
+    assert run.stage_seconds()[Stage.ROLLOUTS] == 6.0, "60 of 180 tokens took two seconds"
+    assert run.round(1).totals[0].seconds == 2.0
+
+
+def test_the_evaluation_of_the_base_model_tells_of_a_rounds_without_its_other_temperatures(run):
+    (run.own.path / "evaluation").mkdir(parents=True)
+    rows = [{"seconds": 5.0, "parts": {"tasks": 5.0}}, {"seconds": 40.0, "parts": {"other temperatures": 40.0}}]
+    lines = (json.dumps({"stage": "evaluate", "amount": 10, **row}) for row in rows)
+    (run.own.path / "timings.jsonl").write_text("\n".join(lines) + "\n")
+    assert run.stage_seconds()[Stage.EVALUATE] == 5.0
+    assert run.own.totals[0].seconds == 45.0
+
+
 @pytest.mark.parametrize("content", ["", "{", "\x00"])
 def test_a_document_that_is_not_whole_is_not_there(run, content):
     (run.round(1).path / "report.json").write_text(content)
