@@ -8,7 +8,8 @@ FROM python:3.11-slim-bookworm AS cpu
 ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 
 FROM nvidia/cuda:12.8.1-devel-ubuntu24.04 AS cuda
-ENV CMAKE_ARGS=-DGGML_CUDA=on
+# No GPU is seen while it is built, so that `native` would be a guess.
+ENV CMAKE_ARGS="-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=75-virtual;80-virtual;86-real;89-real;90-virtual"
 
 FROM ${DEVICE}
 RUN apt-get update \

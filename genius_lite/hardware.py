@@ -1,4 +1,4 @@
-"""What this machine offers: cores, memory and GPUs for llama.cpp, and the learner's device and precision."""
+"""What this machine offers: cores and memory, and the learner's device and precision."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import psutil
+
+from genius_lite.errors import UserError
 
 T = TypeVar("T")
 Device = Literal["cuda", "mps", "cpu"]
@@ -30,19 +30,10 @@ keeps 45 %; training took 4.7 times as long, and takes 2.4 times. On a quiet mac
 
 _WEIGHTS_SHARE = 0.55  # of the free memory that the learner's frozen weights may take without being quantized
 _STACK_UNIT = 1 << 20  # bytes, of which systems want a multiple
+_WINDOWS_STACK = (1 << 28) - _STACK_UNIT  # bytes, the most that CPython gives a thread there
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _UNLIMITED = 1 << 60  # bytes; version 1 of control groups writes the largest number of pages where it has no limit
 _MOUNT, _PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-_TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "f": ctypes.c_float, "s": ctypes.c_size_t}
-_GPU_TYPES = {1, 2}  # ggml_backend_dev_type: a GPU with memory of its own, one that shares the system's
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A device that llama.cpp can offload layers to; `free` in bytes."""
-
-    name: str
-    free: int
 
 
 def cores() -> int:
@@ -189,49 +180,6 @@ def memory_held() -> tuple[int, int, int]:
     return own.memory_info().rss, children, psutil.virtual_memory().total
 
 
-def gpus() -> list[Gpu]:
-    """List the GPUs that llama.cpp was built for and finds, from ggml's registry of devices."""
-    count = ggml_function("backend_dev_count", ctypes.c_size_t, "")
-    get = ggml_function("backend_dev_get", ctypes.c_void_p, "s")
-    kind = ggml_function("backend_dev_type", ctypes.c_int, "p")
-    named = ggml_function("backend_dev_description", ctypes.c_char_p, "p")
-    memory = ggml_function("backend_dev_memory", None, "ppp")
-    found = []
-    for device in map(get, range(count())):
-        if kind(device) in _GPU_TYPES:
-            free, total = ctypes.c_size_t(), ctypes.c_size_t()
-            memory(device, ctypes.byref(free), ctypes.byref(total))
-            found.append(Gpu(named(device).decode(), free.value))
-    return found
-
-
-def ggml_function(name: str, result: Any, arguments: str) -> Any:
-    """Return ggml's function of this name (without `ggml_`), which llama-cpp-python's bindings leave out.
-
-    Args:
-        arguments: a letter of `_TYPES` for each.
-
-    Raises:
-        AttributeError: this build of llama.cpp has none.
-    """
-    libraries = _libraries()
-    library = next((each for each in libraries if hasattr(each, f"ggml_{name}")), libraries[0])
-    function = library[f"ggml_{name}"]  # by index each time another object, whose types are our own
-    function.argtypes, function.restype = [_TYPES[letter] for letter in arguments], result
-    return function
-
-
-@cache
-def _libraries() -> list[ctypes.CDLL]:
-    """Find ggml's, once: on Windows llama-cpp-python puts their folder before PATH at each loading."""
-    import llama_cpp.llama_cpp as bindings
-    from llama_cpp._ctypes_extensions import load_shared_library
-
-    if sys.platform != "win32":
-        return [bindings._lib]  # which leads to ggml's
-    return [load_shared_library(part, bindings._base_path) for part in ("ggml", "ggml-base")]
-
-
 def learner_device() -> Device:
     """Choose the device that torch trains on; accelerate's `--cpu`, or ACCELERATE_USE_CPU=true, asks for the CPU."""
     import torch
@@ -269,7 +217,8 @@ def learner_free_memory(device: Device) -> int:
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     if device == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        # It knows of this process alone, and not of what other programs, and the sampler, hold of that memory.
+        return min(free_memory(), torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return free_memory()
 
 
@@ -288,8 +237,14 @@ def compute_in_bf16(device: Device) -> bool:
 
 
 def with_stack(size: int, work: Callable[[], T]) -> T:
-    """Do some work in a thread with a stack of so many bytes, which take memory only as they are used."""
+    """Do some work in a thread with a stack of so many bytes, which take memory only as they are used.
+
+    Raises:
+        UserError: Windows gives no thread as many.
+    """
     found = list[T]()
+    if sys.platform == "win32" and size > _WINDOWS_STACK:
+        raise UserError(f"a text that takes a stack of {size / 1e6:.0f} MB is too long for Windows; leave it out")
     before = threading.stack_size(-(-size // _STACK_UNIT) * _STACK_UNIT)
     try:
         thread = threading.Thread(target=lambda: found.append(work()))

@@ -127,9 +127,13 @@ def test_tasks_are_measured_each_round_compared_and_measured_again_alone(project
         "responses-1.jsonl",
     }
 
-    # Tasks are asked as the run asked: after the same system message, for as long a response; so are a recipe's.
-    for model, tasks, rounds in (("runs/s0", "t.jsonl:exact", (0, 1)), ("tiny.gguf", "s0.yaml", (0,))):
-        chosen, out = ("--round", 1) if len(rounds) == 2 else (), f"same-{len(rounds)}"
+    # Tasks are asked as the run asked, whatever a recipe that names them says: after the same system message, for as
+    # long a response; of a GGUF as the recipe says.
+    (project / "long.yaml").write_text((project / "s0.yaml").read_text() + "  max_tokens: 30\n")
+    for case, (model, tasks, rounds) in enumerate(
+        (("runs/s0", "t.jsonl:exact", (0, 1)), ("runs/s0", "long.yaml", (0, 1)), ("tiny.gguf", "s0.yaml", (0,)))
+    ):
+        chosen, out = ("--round", 1) if len(rounds) == 2 else (), f"same-{case}"
         same = genius("eval", model, *chosen, "--tasks", tasks, "--samples", 2, "--out", out, cwd=project)
         assert same.returncode == 0, same.stderr
         for number in rounds:
@@ -143,13 +147,12 @@ def test_tasks_are_measured_each_round_compared_and_measured_again_alone(project
         for which in (("runs/s0", "--round", 0), ("tiny.gguf", "--system", "Be brief."), ("tiny.gguf",))
     ]
     assert chats[0] == chats[1] != chats[2], "a run's model is talked to as it was asked"
-    (project / "long.yaml").write_text((project / "s0.yaml").read_text() + "  max_tokens: 30\n")
 
     for command, said in (
-        (("eval", "runs/s0", "--tasks", "s0.yaml", "--tasks", "long.yaml"), "say which with --max-tokens"),
+        (("eval", "tiny.gguf", "--tasks", "s0.yaml", "--tasks", "long.yaml"), "say which with --max-tokens"),
         (("eval", "runs/s0", "--tasks", "s0.yaml", "--tasks", "r.yaml"), "r.yaml: the recipe has no evaluate.tasks"),
         (("compare", "runs/s0", "nowhere"), "nowhere is no run folder"),
-        (("eval", "runs/s0", "--tasks", "t.jsonl:exact", "--out", "e"), "e exists; name another folder"),
+        (("eval", "runs/s0", "--tasks", "t.jsonl:exact", "--out", "e"), "e has results, which are whole"),
         (("eval", "absent.gguf", "--tasks", "t.jsonl:exact", "--out", "f"), "absent.gguf: no such GGUF file"),
         (("eval", "tiny.gguf", "--tasks", "absent.jsonl:exact"), "absent.jsonl"),
     ):

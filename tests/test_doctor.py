@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 from genius_lite.doctor import build, examine
 from genius_lite.doctor.build import Finding, Problem, install, pins, rebuild
-from genius_lite.hardware import Gpu
+from genius_lite.gpus import Gpu
 from tests.support.cli import genius
 
 ROOT = Path(__file__).parents[1]
@@ -307,3 +307,23 @@ def test_the_real_command(tmp_path):
     for problem in problems:
         assert problem.mend in shown.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("accelerate", "1.14.0"),  # knows nothing of Metal's words for no memory; trackio gets no step below that
+        ("bitsandbytes", "0.49.2"),  # has no 8-bit optimizer for a CPU
+        ("datasets", "4.1.1"),  # looks for the errors of a huggingface_hub below 1.0
+        ("gguf", "0.18.0"),  # lacks the names of some families
+        ("huggingface_hub", "1.33.0"),  # speaks httpx, not httpx2
+        ("jinja2", "3.1.5"),  # a stranger's chat template gets out of its sandbox
+        ("pydantic", "2.11.3"),  # makes no schema of a recipe, which every message about one needs
+        ("safetensors", "0.7.0"),
+        ("typer", "0.25.1"),  # shows no help of arguments
+    ],
+)
+def test_what_is_known_not_to_do_is_not_asked_for(name, version):
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    (found,) = [one.specifier for one in map(Requirement, asked) if one.name == name]
+    assert not found.contains(version)

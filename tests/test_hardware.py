@@ -5,9 +5,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from genius_lite import gpus as llama_gpus
 from genius_lite import hardware
-from genius_lite.hardware import cores, fitting_precision, free_memory, gpus
+from genius_lite.errors import UserError
+from genius_lite.gpus import gpus
+from genius_lite.hardware import cores, fitting_precision, free_memory
 
 
 @pytest.mark.parametrize(
@@ -73,10 +77,51 @@ def test_on_windows_ggml_is_loaded_once(monkeypatch):
     monkeypatch.setattr(
         _ctypes_extensions, "load_shared_library", lambda name, _: loaded.append(name) or llama_cpp._lib
     )
-    hardware._libraries.cache_clear()
+    llama_gpus._libraries.cache_clear()
     try:
         for _ in range(3):
             gpus()
     finally:
-        hardware._libraries.cache_clear()
+        llama_gpus._libraries.cache_clear()
     assert loaded == ["ggml", "ggml-base"]
+
+
+def test_of_gpus_those_with_memory_of_their_own_count_and_shared_memory_is_the_systems(monkeypatch):
+    """llama.cpp uses an integrated one only where there is no other; what it calls free, others may hold."""
+
+    def found(*devices: tuple[int, int]) -> list[llama_gpus.Gpu]:
+        def function(name, result, arguments):
+            def memory(device, free, total):
+                free._obj.value = devices[device][1]
+
+            return {
+                "backend_dev_count": lambda: len(devices),
+                "backend_dev_get": lambda n: n,
+                "backend_dev_type": lambda n: devices[n][0],
+                "backend_dev_description": lambda n: f"device {n}".encode(),
+                "backend_dev_memory": memory,
+            }[name]
+
+        monkeypatch.setattr(llama_gpus, "ggml_function", function)
+        return llama_gpus.gpus()
+
+    monkeypatch.setattr(llama_gpus, "free_memory", lambda: 3_000)
+    assert found((0, 1), (1, 8_000), (2, 16_000)) == [llama_gpus.Gpu("device 1", 8_000)]
+    assert found((2, 16_000)) == [llama_gpus.Gpu("device 0", 3_000, shared=True)]
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert found((1, 11_000)) == [llama_gpus.Gpu("device 0", 3_000, shared=True)]
+
+
+def test_metals_memory_is_what_others_leave_of_the_systems(monkeypatch):
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 12_000)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 1_000)
+    for free, expected in ((3_000, 3_000), (50_000, 11_000)):
+        monkeypatch.setattr(hardware, "free_memory", lambda free=free: free)
+        assert hardware.learner_free_memory("mps") == expected
+
+
+def test_windows_gives_no_thread_a_stack_for_any_text(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert hardware.with_stack(1 << 20, lambda: 1) == 1
+    with pytest.raises(UserError, match="too long for Windows"):
+        hardware.with_stack(1 << 28, lambda: 1)

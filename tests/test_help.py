@@ -34,3 +34,10 @@ def test_a_run_folder_at_home_is_there(tmp_path, monkeypatch):
     assert load(tmp_path / "r.yaml").out == there
     assert load(tmp_path / "r.yaml", ['out="~/runs/x"']).out == there
     assert parse("model: {gguf: m}\nqueries: {source: q}\nout: '~/runs/x'\n").out == there
+
+
+def test_names_of_arguments_are_written_once():
+    """typer writes what is optional, and repeated, around the names."""
+    for command in (("compare",), ("merge-shards",), ("init",), ("inspect",)):
+        first = genius(*command, "--help", cwd=Path.cwd()).stdout.splitlines()[0]
+        assert "...}" not in first and "[[" not in first and "..." not in first.replace("}...", ""), first

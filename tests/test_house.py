@@ -19,6 +19,7 @@ LAYERS = (
     ("errors", "records"),
     ("results",),
     ("progress", "text", "hardware"),
+    ("gpus",),
     ("rundir", "recipe"),
     ("data", "measurements"),
     ("sampler", "learner"),
@@ -153,6 +154,12 @@ def test_the_map_has_a_line_for_every_file():
         named |= {f"{room if line.startswith('      ') else ''}{name}" for name in names if name.endswith(".py")}
     files = {str(file.relative_to(ROOT)) for file in FILES.values() if not file.name.startswith("__")}
     assert named == files
+
+
+def test_the_image_for_a_gpu_names_its_architectures():
+    """While it is built none is seen, of which `native` would be made."""
+    cuda = [line for line in (ROOT.parent / "Dockerfile").read_text().splitlines() if "GGML_CUDA=on" in line]
+    assert cuda and all("CMAKE_CUDA_ARCHITECTURES=" in line for line in cuda)
 
 
 def test_no_text_sends_users_to_the_package_index_for_this_project():

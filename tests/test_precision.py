@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from genius_lite import hardware
+from genius_lite.learner.model import load_base
 
 
 @pytest.mark.parametrize(
@@ -50,3 +51,16 @@ def test_memory_goes_back_to_the_gpu_too(monkeypatch):
     monkeypatch.setattr("accelerate.utils.memory.clear_device_cache", lambda **options: asked.append(options))
     hardware.give_memory_back()
     assert asked == [{"garbage_collection": True}]
+
+
+def test_torch_takes_no_more_threads_than_a_container_has_cores(tiny, monkeypatch):
+    """libgomp, which decides for torch, knows nothing of a quota."""
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("genius_lite.learner.model.cores", lambda: 1)
+    try:
+        torch.set_num_threads(2)
+        load_base(tiny.hf_checkpoint, "cpu", "fp32")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -43,7 +43,10 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting, as foresight.beams=3; repeatable"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")]
-Round = Annotated[int | None, typer.Option("--round", help="0 is the base model; the best round if not given")]
+Round = Annotated[
+    int | None,
+    typer.Option("--round", help="0 is the base model; if not given the best, or of a run that goes on the last"),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of every random choice")]
 ModelOrRun = Annotated[
     str, typer.Argument(metavar="MODEL|RUN", parser=source, help="A run folder, or a GGUF: a path, hf: or python:")

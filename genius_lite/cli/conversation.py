@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from genius_lite.sampler.tree import Node
 from genius_lite.text import prose, visible
 
 FILTERS = {"top_k": 40, "top_p": 0.95, "min_p": 0.05}  # as llama.cpp's own programs have them
+_END = f"End with {'Ctrl-Z and Enter' if os.name == 'nt' else 'Ctrl-D'}."
 _GREEDY = Sampling(1.0, top_k=1)
 _CHUNK = 512  # tokens of a conversation that are read together
 
@@ -77,7 +79,7 @@ def chat(models: Sequence[NamedModel], how: PromptConfig, *, context: int, seed:
                     _complain(f"{conversation.name}: {note}")
             if interactive:
                 told = [f"System message: {prose(how.system)}"] if how.system else []
-                print(*(visible(m.name) for m in models), *told, "End with Ctrl-D.", sep="\n")
+                print(*(visible(m.name) for m in models), *told, _END, sep="\n")
             turn = 0
             while (question := _ask(interactive)) is not None:
                 for conversation in conversations:

@@ -59,7 +59,7 @@ class Giving:
         from genius_lite.export import hub
 
         if not (self.to or self.push or self.create):
-            raise UserError("say where it goes: --to FOLDER, or --push hf:OWNER/REPO")
+            raise UserError("say where it goes: --to FOLDER, --push hf:OWNER/REPO, or --create NAME")
         if (self.public or self.dry_run) and not self.push:
             raise UserError("--public and --dry-run are for --push hf:OWNER/REPO")
         if self.create is not None:

@@ -42,7 +42,8 @@ def bench(
     quants: Annotated[str, typer.Option(help="Types to measure too, such as Q4_0,Q8_0")] = "",
 ) -> None:
     """Measure how fast this machine decodes a model, and print the best settings as recipe lines."""
-    from genius_lite.hardware import cores, gpus
+    from genius_lite.gpus import gpus
+    from genius_lite.hardware import cores
     from genius_lite.machine.bench import HEADING, recipe_lines, row, sweep, sweep_types
     from genius_lite.machine.engine_settings import settings_to_measure
     from genius_lite.weights.untrusted import load_untrusted
@@ -100,7 +101,9 @@ def export_run(
 @app.command()
 def inspect(
     model: ModelFile,
-    other: Annotated[str | None, typer.Argument(parser=source, help="Another one, to see what differs")] = None,
+    other: Annotated[
+        str | None, typer.Argument(metavar="OTHER", parser=source, help="Another one, to see what differs")
+    ] = None,
     template: Annotated[bool, typer.Option("--template", help="Show the chat template in full")] = False,
     with_sha256: Annotated[bool, typer.Option("--sha256", help="Compute the checksum too")] = False,
     as_json: AsJson = False,
@@ -172,7 +175,7 @@ def evaluate(
             if against or first.gguf != compared[0].gguf:
                 compared.insert(0, first)
         sources, ways = tasks_named(tasks)
-        ways = ways or prompt_configs(model, against)
+        ways = prompt_configs(model, against) or ways  # a run knows how it asked
         found, responses = evaluate_models(
             compared,
             [t.model_copy(update={"limit": limit, "size": min(limit, t.size)} if limit else {}) for t in sources],

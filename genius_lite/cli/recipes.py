@@ -31,7 +31,7 @@ def reference(
 
 @app.command()
 def init(
-    out: Annotated[Path, typer.Argument(metavar="[OUT.yaml]", parser=path, help="The recipe to write")] = Path(
+    out: Annotated[Path, typer.Argument(metavar="OUT.yaml", parser=path, help="The recipe to write")] = Path(
         "mine.yaml"
     ),
     model: Annotated[str | None, typer.Option(help="A GGUF: a path, hf: or python:")] = None,

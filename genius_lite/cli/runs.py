@@ -104,7 +104,7 @@ def validate(
 @app.command()
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", parser=path, help="Run folders; equal recipes are pooled by seed")
+        list[Path], typer.Argument(metavar="RUN", parser=path, help="Run folders; equal recipes are pooled by seed")
     ],
     as_json: AsJson = False,
 ) -> None:
@@ -190,7 +190,7 @@ def sample(
 
 @app.command("merge-shards")
 def merge_shards(
-    shards: Annotated[list[Path], typer.Argument(metavar="SHARD...", parser=path, help="Folders that `sample` made")],
+    shards: Annotated[list[Path], typer.Argument(metavar="SHARD", parser=path, help="Folders that `sample` made")],
     out: Annotated[Path, typer.Option(parser=path, help="The run folder, new or not")],
 ) -> None:
     """Take the rollouts of shards into a run, which samples only what is missing."""

@@ -32,8 +32,8 @@ _PATIENCE = 10  # times its seconds of computing: what passes on the clock until
 # how the libraries compute. Whatever sounds like a secret is none of it, as llama.cpp's own LLAMA_API_KEY.
 _TOLD = re.compile(
     r"PATH|HOME|TMPDIR|TEMP|TMP|LANG|LANGUAGE|TZ|VIRTUAL_ENV|SYSTEMROOT|WINDIR|COMSPEC|PATHEXT|USERPROFILE|APPDATA|"
-    r"LOCALAPPDATA|(LC|XDG|LD|DYLD|PYTHON|OMP|GOMP|KMP|MKL|OPENBLAS|GGML|LLAMA|CUDA|NVIDIA|HIP|ROCR|HSA|GPU|VK|ONEAPI|"
-    r"SYCL|ZE|NLTK)_?\w*",
+    r"LOCALAPPDATA|(LC|XDG|LD|DYLD|PYTHON|OMP|GOMP|KMP|MKL|OPENBLAS|GGML|LLAMA|CUDA|NVIDIA|HIP|ROC|HSA|GPU|VK|MESA|RADV|"
+    r"DRI|ONEAPI|SYCL|ZE|NLTK)_?\w*",
     re.IGNORECASE,
 )
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|COOKIE", re.IGNORECASE)
@@ -47,12 +47,21 @@ _REFUSED = "refused"  # under which a reply says why there is no other
 
 def environment() -> dict[str, str]:
     """Return what a helper process gets of this one's environment: no key, no token, no proxy's password."""
-    return {name: value for name, value in os.environ.items() if _TOLD.fullmatch(name) and not _SECRET.search(name)}
+    told = {name: value for name, value in os.environ.items() if _TOLD.fullmatch(name) and not _SECRET.search(name)}
+    return told | ({"__PYVENV_LAUNCHER__": sys.executable} if _python() != sys.executable else {})
+
+
+def _python() -> str:
+    """Return the interpreter itself: a virtual environment's on Windows is a launcher, which starts it as its child.
+
+    Limits, and an end, would be the launcher's. `multiprocessing` does likewise (bpo-35797).
+    """
+    return getattr(sys, "_base_executable", sys.executable) if sys.platform == "win32" else sys.executable
 
 
 def helper(module: str, *arguments: str) -> list[str]:
     """Return the command that runs a module of this package; modules of the working directory are none of ours."""
-    return [sys.executable, "-P", "-m", module, *arguments]
+    return [_python(), "-P", "-m", module, *arguments]
 
 
 def attempt(command: Sequence[str], patience: float) -> subprocess.CompletedProcess[bytes]:

@@ -18,7 +18,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from genius_lite.doctor.build import Finding, Level, Problem, install, listed, look_at_llama, pins
-from genius_lite.hardware import Gpu, compute_in_bf16, cores, cpu_name, free_memory, learner_device
+from genius_lite.gpus import Gpu
+from genius_lite.hardware import compute_in_bf16, cores, cpu_name, free_memory, learner_device
 from genius_lite.rundir.disk import cache_folder, can_write, free_disk, told
 from genius_lite.text import amount
 

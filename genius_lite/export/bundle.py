@@ -20,7 +20,7 @@ from genius_lite.export.transformers import python_lines, write_peft, write_safe
 from genius_lite.progress import SILENT, Advance, Progress
 from genius_lite.recipe import QuantType, TargetType, answer_tokens
 from genius_lite.results.rounds import Quantized, RoundReport
-from genius_lite.rundir.disk import scratch, sync
+from genius_lite.rundir.disk import scratch, settled, sync
 from genius_lite.rundir.folder import CHECKPOINT, follow_umask, write_text
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.text import percent, visible
@@ -163,7 +163,7 @@ def export(
         follow_umask(partial)
         for file in [*partial.iterdir(), partial]:
             sync(file)
-        partial.rename(out)
+        settled(lambda: partial.rename(out))
         sync(out.parent)
     return notes
 

@@ -17,7 +17,7 @@ from genius_lite.report.tables import Table
 from genius_lite.results.evaluation import AtBest, TaskResult
 from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.folder import json_bytes
-from genius_lite.text import accuracy, amount, gain, interval, percent, visible
+from genius_lite.text import accuracy, gain, interval, percent, visible
 from genius_lite.weights.importing import Base
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _what(base: Base, number: int, recipe: dict[str, Any]) -> str:
     searched = recipe.get("foresight", {}).get("steps") != 0
     sampled = "stepwise foresight rollouts" if searched else "answers (without the method's search, `steps: 0`)"
     return (
-        f"Trained for {amount(number, 'rounds')} by genius-lite {__version__} with the method of Genius "
+        f"Round {number} of a run of genius-lite {__version__}, trained with the method of Genius "
         f"([arXiv 2504.08672](https://arxiv.org/abs/2504.08672)): the model's own {sampled}, "
         f"preference pairs from them, and an adapter learned {_learned(recipe.get('learner', {}))}. No labels, no "
         f"reward model and no stronger model were used.\n\nBase: {origin}, SHA-256 `{base.sha256}`.\n\n"

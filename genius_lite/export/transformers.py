@@ -152,6 +152,7 @@ def python_lines(base: Base, adapter: bool, system: str | None, template: dict[s
     hub = base_on_hub(base)
     if adapter and hub and hub.gguf:
         lines = [
+            "# transformers 5.17 or newer",
             "from peft import PeftModel",
             "from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig",
             f'config = AutoConfig.from_pretrained(FOLDER + "/{BASE_CONFIG}")',
@@ -208,4 +209,10 @@ def _write_config(base: Base, source: Path, path: Path) -> None:
             part.pop(name, None)
         if part is config or "dtype" in part:
             part["dtype"] = computing_type(base)
+        # Where transformers 4 looks, which would else take a base of 10,000 without a word.
+        rope = part.get("rope_parameters") or {}
+        if "rope_theta" in rope:
+            part["rope_theta"] = rope["rope_theta"]
+            if rope.get("rope_type", "default") != "default":
+                part["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
     write_text(path, json.dumps(config, indent=2))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import permutations
 
 import numpy as np
 
@@ -109,8 +108,10 @@ def _drawn(
     values = [c.value for c in step.candidates]
     if cfg.choose == "random":
         # Of equal responses the first one stands for all.
-        distinct = [i for i, response in enumerate(responses) if response not in responses[:i]]
-        yield from rng.permutation(list(permutations(distinct, 2))).tolist()
+        distinct = [*{tuple(response): i for i, response in reversed([*enumerate(responses)])}.values()][::-1]
+        for place in map(int, rng.permutation(len(distinct) * (len(distinct) - 1))):
+            first, second = divmod(place, len(distinct) - 1)
+            yield distinct[first], distinct[second + (second >= first)]
         return
     ranked = sorted(range(len(values)), key=lambda i: -values[i])
     votes = [vote.votes(response) for response in responses] if cfg.choose == "agreed" else []

@@ -14,7 +14,8 @@ from genius_lite.data.queries import Questions, text_columns
 from genius_lite.data.rows import read_rows
 from genius_lite.errors import UserError
 from genius_lite.evaluate.benchmarks import load_task
-from genius_lite.hardware import cores, free_memory, gpus
+from genius_lite.gpus import gpus
+from genius_lite.hardware import cores, free_memory
 from genius_lite.recipe import Model, Prefix, Queries, TaskSource, benchmark_named
 from genius_lite.recipe.types import at_home
 from genius_lite.text import amount, brief

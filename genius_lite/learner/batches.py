@@ -18,6 +18,9 @@ from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, peer
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 
+_NO_MEMORY = ("not enough memory", "MPS backend out of memory", "Invalid buffer size")
+"""What torch says, beside what accelerate knows of: on Windows, and on Metal (of all that there is, of one buffer)."""
+
 
 def schedule(groups: Groups, cfg: Learner, rng: np.random.Generator) -> list[list[Groups]]:
     """Plan for each epoch its updates, and for each of these the pairs that it learns from, by query.
@@ -127,7 +130,7 @@ class Packer:
         """
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-        if not (should_reduce_batch_size(error) or "not enough memory" in str(error)):  # the latter on Windows
+        if not (should_reduce_batch_size(error) or any(words in str(error) for words in _NO_MEMORY)):
             raise error
         largest = max(self.packs(groups), key=lambda pack: pack.tokens)
         if len(largest.pairs) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import modeling_utils
 
-from genius_lite.hardware import Device, Precision, compute_in_bf16
+from genius_lite.hardware import Device, Precision, compute_in_bf16, cores
 from genius_lite.learner.attention import mark
 from genius_lite.learner.head import Head, Int8Embedding, matrix_of, require_known, token_logps
 from genius_lite.learner.layers import keep_less
@@ -79,6 +80,8 @@ def load_base(
     """
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cores():
+        torch.set_num_threads(cores())  # a container's quota, of which torch knows nothing, stops more of them together
     if device == "cuda":
         # torch 2.11 to 2.13 prefer it on Hopper and newer, and with a mask of 128 n + 64 tokens its backward pass gives
         # NaN where a head's scores are all far below zero, as some of Qwen2.5's are (pytorch issue 196678).

@@ -137,7 +137,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         UserError: the file is none of safetensors, or a number is not finite.
     """
     try:
-        found = load_file(path)
+        # Copies: an optimizer goes on with what it is given, and a file that is mapped cannot be deleted on Windows.
+        found = {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as e:
         raise no_state(path.parent, f"{path.name} cannot be read ({brief(str(e), 200)})") from None
     if bad := next((name for name, tensor in found.items() if not tensor.isfinite().all()), None):

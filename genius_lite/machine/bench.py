@@ -25,6 +25,7 @@ SLOTS = (8, 16, 32, 64)
 _PROMPT, _SHORT = 64, 16  # tokens of a prompt; in brief so few, as a large model takes seconds to read more
 _LONG, _BRIEF = 24, 10  # tokens that each branch generates
 _ENOUGH, _FEWEST = 4.0, 3  # seconds of them, where they are few, and the fewest: a large model's steps are long
+_LOWEST, _IDS = 20, 200  # tokens that every vocabulary has
 _BRANCHES = 8  # of one prompt, as in a search with two beams and four candidates
 
 
@@ -116,11 +117,14 @@ def file_speed(model: Path, settings: EngineSettings) -> float:
 async def _decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]], generated: int) -> Speed:
     with scratch() as folder:
         async with open_sampler(model, settings, Sampling(0.6), folder / "log") as sampler:
-            warm = list[asyncio.Future[Node]]()
+            warm, nodes = list[asyncio.Future[Node]](), list[Node]()
             for number, prompt in enumerate(prompts):
                 share = len(range(number, settings.slots, len(prompts)))
                 warm += sampler.extend(Node(None, prompt, ("speed", number)), share, until="limit", limit=1)
-            nodes = await asyncio.gather(*warm)
+                # Each goes on from a token of its own: equal paths would begin one after another.
+                paths = ([*prompt, _LOWEST + at % _IDS] for at in range(number, number + share))
+                nodes += [Node(None, path, ("speed", number, at)) for at, path in enumerate(paths)]
+            await asyncio.gather(*warm)
             before = await sampler.drain()
             start = time.perf_counter()
             await asyncio.gather(*(sampler.extend(node, 1, until="limit", limit=generated)[0] for node in nodes))
@@ -138,7 +142,7 @@ async def _decode_speed(model: Path, settings: EngineSettings, prompts: list[lis
 def _prompts(settings: EngineSettings, length: int = _PROMPT) -> list[list[int]]:
     """Make as many as a search has. Which tokens does not matter for speed; ids this low exist in every vocabulary."""
     count = -(-settings.slots // _BRANCHES)
-    return [[(number * 31 + i * 7) % 200 + 20 for i in range(length)] for number in range(count)]
+    return [[(number * 31 + i * 7) % _IDS + _LOWEST for i in range(length)] for number in range(count)]
 
 
 HEADING = "".join(f"{name:>10}" for name in ("type", "slots", "KV", "threads", "draw", "tokens/s", "sampling", "MB"))

@@ -8,7 +8,8 @@ from typing import Literal
 import msgspec
 
 from genius_lite.errors import UserError
-from genius_lite.hardware import cores, free_memory, gpus
+from genius_lite.gpus import gpus
+from genius_lite.hardware import cores, free_memory
 from genius_lite.machine.bench import SLOTS, sweep
 from genius_lite.measurements import recall, remember
 from genius_lite.progress import Progress
@@ -132,7 +133,7 @@ def _measured(
     layers = _gpu_layers(cfg, source, msgspec.structs.replace(settings, draw=draws[-1]))
     base = msgspec.structs.replace(settings, gpu_layers=layers, context=CONTEXT_STEP)
     key = (source.sha256, msgspec.structs.replace(base, watchdog=0.0), slots, kv_modes, threads, draws)
-    found = recall("sampler", key, _Fastest)
+    found = recall("fastest", key, _Fastest)
     if found is None and unmeasured is not None:
         return msgspec.structs.replace(settings, slots=min(slots, key=lambda fitting: abs(fitting - unmeasured)))
     if found is None:
@@ -145,7 +146,7 @@ def _measured(
         best = max(speeds, key=lambda speed: speed.tokens_per_s)
         chosen = best.settings
         found = _Fastest(chosen.slots, chosen.kv_unified, chosen.threads, chosen.draw, round(best.tokens_per_s))
-        remember("sampler", key, found)
+        remember("fastest", key, found)
     if unmeasured is None:
         progress.say("sampler: " + ", ".join(f"{key} {value}" for key, value in msgspec.structs.asdict(found).items()))
     return msgspec.structs.replace(

@@ -15,6 +15,7 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate.benchmarks import load_tasks
 from genius_lite.evaluate.measure import temperature_of
 from genius_lite.evaluate.tasks import Task, TokenizedTask, tokenize_task
+from genius_lite.hardware import learner_device
 from genius_lite.machine.engine_settings import context_for
 from genius_lite.recipe import Recipe
 from genius_lite.records import Query, seed_of
@@ -121,6 +122,8 @@ def prepare(recipe: Recipe, reuse: Path | None = None) -> Job:
         UserError: whatever of the recipe cannot be used.
     """
     require_trackers(recipe)
+    if recipe.learner.optimizer == "paged_adamw_8bit" and learner_device() == "mps":
+        raise UserError("learner.optimizer: paged_adamw_8bit is for CUDA and CPUs, not for Metal; take it out")
     check_before_download(recipe.model)
     path = locate(recipe.model)
     # What it says is clearer than llama.cpp's "unknown model", and nothing else is downloaded yet.

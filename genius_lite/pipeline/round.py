@@ -30,6 +30,7 @@ from genius_lite.rundir.folder import (
     TIMINGS,
     RunDir,
     remove,
+    round_name,
 )
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RoundFolder, RunFolder
@@ -144,6 +145,11 @@ class Round(Session):
                 f"{gone} is not there any more: the model was moved or deleted while the run went on; put it back, and "
                 "the same command goes on"
             )
+
+    @property
+    def earlier(self) -> list[RoundFolder]:
+        """What the rounds before this one left, whatever folder it is in."""
+        return [RoundFolder(number, self.run.path / round_name(number)) for number in range(1, self.number)]
 
     def reopen(self) -> None:
         """Drop what the run came to, if it was over: `pairs.at_least` was lowered, or a round is made anew."""

@@ -30,6 +30,7 @@ from genius_lite.rundir import folder
 from genius_lite.rundir.documents import read_typed
 from genius_lite.rundir.folder import RunDir, remove, write_json
 from genius_lite.rundir.lines import Lines, RecordLog, write_records
+from genius_lite.rundir.reader import RoundFolder
 from genius_lite.sampler.interface import run_until_complete
 from genius_lite.text import amount
 from genius_lite.weights import gguf_file
@@ -172,7 +173,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: Sequ
         cfg, began, device = r.job.recipe.learner, time.monotonic(), learner_device()
         work, sixteen = r.here.sub("training"), quantized_bytes(r.job.source, "F16") * r.group.local_world_size
         # A run that goes on elsewhere, or beside other programs, must not choose again; nor may its later rounds.
-        before = next((made.precision for here in r.folder.rounds[: r.number - 1] if (made := here.training)), None)
+        before = next((made.precision for here in r.earlier if (made := here.training)), None)
         precision: Precision = work.build_json(
             "precision.json", lambda: before or learner_precision(cfg.precision, device, sixteen), Precision
         )
@@ -189,7 +190,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: Sequ
         remove(out / folder.IMPORTANCE)
         write_json(out / BASE_FILE, {"sha256": r.base.sha256})
         give_memory_back()
-        took = r.folder.round(r.number).total(Stage.TRAIN)
+        took = RoundFolder(r.number, r.here.path).total(Stage.TRAIN)
         write_json(out / folder.TRAINED, msgspec.structs.replace(report, seconds=took.seconds if took else 0.0))
 
     adapter = r.here.build(folder.ADAPTER, make)

@@ -85,13 +85,8 @@ def sizes(
 
     Args:
         engine: the sampler's settings; where they are not known, and nothing is remembered, `auto` is so many `slots`.
-
-    Raises:
-        UserError: the recipe's optimizer has no kernels for the learner's device.
     """
     recipe, shape = job.recipe, Shape.of(job.source)
-    if machine.device == "mps" and recipe.learner.optimizer == "paged_adamw_8bit":
-        raise UserError("learner.optimizer: paged_adamw_8bit is for CUDA and CPUs, not for Metal; take it out")
     engine = engine or engine_settings(recipe.sampler, job.source, job.context, SILENT, unmeasured=slots)
     trees, on_cpu = not shape.recurrent, machine.device == "cpu"
     work = expected_work(recipe, job.searched(1), lengths, engine.slots, trees=trees, on_cpu=on_cpu)
@@ -227,8 +222,10 @@ def require_room_on(job: Job, machine: Machine, lengths: Lengths, history: DoneS
 def suggest(job: Job, machine: Machine, lengths: Lengths, history: DoneStages) -> Suggestion | None:
     """Find the first change after which the run fits, else all that help; None if it fits, or if none helps.
 
-    One setting is tried before several; those that cost least in speed and nothing in what is learned come first.
+    One setting is tried before several; those that cost least in speed and nothing in what is learned come first. A run
+    that has begun a round is not told what would make it another one.
     """
+    begun = bool(history.searched) or any(number for _, number in history.done)
     now = sizes(job, machine, lengths)
     lacks = shortfalls(job, now, machine, history)
     best, together = None, dict[str, object]()
@@ -239,6 +236,8 @@ def suggest(job: Job, machine: Machine, lengths: Lengths, history: DoneStages) -
                 changed = job.under(with_settings(job.recipe, settings))
             except (ValidationError, UserError):
                 tried = None  # these settings do not go with the recipe's others
+                continue
+            if begun and changed.identity != job.identity:
                 continue
             found = sizes(changed, machine, lengths)
             tried = Suggestion(settings, shortfalls(changed, found, machine, history), found.highest.total)

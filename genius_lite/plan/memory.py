@@ -140,7 +140,7 @@ def _sampling(use: Use, stage: str, main: int, file: int, *, scores: bool = Fals
     parts = worker(use.shape, use.source, engine, file, rows)
     parts["libraries"] += main
     share = 1.0 if engine.gpu_layers < 0 else min(1.0, engine.gpu_layers / use.shape.layers)
-    if not share or not use.machine.gpus or use.machine.device == "mps":  # Apple's GPU takes the main memory
+    if not share or all(gpu.shared for gpu in use.machine.gpus):  # the main memory is theirs, as Apple's
         return Peak(stage, parts)
     moved = {"weights": share, "kv": share, "compute": float(engine.gpu_layers < 0)}
     gpu = {part: int(of_it * parts[part]) for part, of_it in moved.items()}

@@ -188,6 +188,7 @@ def _assembled(known: Known, machine: Machine, notes: list[str]) -> Plan:
 
 def _notes(known: Known) -> Iterator[str]:
     recipe, rates = known.job.recipe, known.rates
+    yield from (f"{note}." for note in (*known.job.notes, known.job.quantized_twice) if note)
     if warning := known.lengths.cut_off(recipe.foresight):
         yield f"{warning}."
     if rates and rates.others > _BUSY:

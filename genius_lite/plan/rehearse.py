@@ -234,8 +234,10 @@ def _tokens(pairs: list[PreferencePair]) -> int:
 def _busy_seconds() -> tuple[float, float]:
     """Read the seconds that this process' cores have worked: for anybody, and for it and its ended children.
 
-    Windows does not tell of children: what they take there counts as other programs'.
+    Windows does not tell of children, so that there neither is known.
     """
+    if os.name == "nt":
+        return 0.0, 0.0
     every: Any = psutil.cpu_times(percpu=True)
     if hasattr(os, "sched_getaffinity"):
         every = [every[n] for n in os.sched_getaffinity(0)]

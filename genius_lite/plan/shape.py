@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from genius_lite.gpus import Gpu, gpus
 from genius_lite.hardware import (
     Device,
-    Gpu,
     compute_in_bf16,
     cores,
     free_memory,
-    gpus,
     learner_device,
     learner_free_memory,
     memory_held,

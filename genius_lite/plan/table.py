@@ -67,7 +67,7 @@ def _time(stages: list[PlannedStage]) -> Iterator[str]:
 
 def _verdict(plan: Plan) -> Iterator[str]:
     free, source = plan.free, plan.responses_from
-    gpu = f", {free.gpu_memory / 1e9:.1f} GB of GPU memory" if free.gpus and free.device != "mps" else ""
+    gpu = f", {free.gpu_memory / 1e9:.1f} GB of GPU memory" if not all(gpu.shared for gpu in free.gpus) else ""
     room = f"Free: {free.memory / 1e9:.1f} GB of memory{gpu}, {told(free.disk)} of disk."
     if plan.fits:
         yield f"It fits: {plan.peak.total / 1e9:.2f} GB at its peak, in {plan.peak.stage}. {room}"

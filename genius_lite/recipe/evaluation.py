@@ -139,7 +139,8 @@ class Evaluate(Section):
     )
     sweep: list[AboveZero] = key(
         [0.3, 0.7, 1.0],
-        "Temperatures at which the base model is measured beside, so that it can be shown at its best; []: at none",
+        "Temperatures at which the base model is measured beside, so that it can be shown at its best; []: at none. "
+        "With samples: 0 it is measured at 0 alone",
     )
     max_tokens: Positive | Auto = key(
         "auto", "Longest response, beside foresight.thought_tokens; auto: foresight.max_tokens", unit="tokens"
@@ -205,7 +206,8 @@ class Tracking(Section):
 class Limit(Section):
     """Where a signal is worth a warning, and where the run halts; null switches one off.
 
-    A limit that is written replaces both: `kl: {warn: 1.0}` never halts.
+    A limit that is written replaces both of the defaults: `kl: {warn: 1.0}` never halts. Over another recipe's it is
+    joined, as sections are: there write `halt: null` too.
     """
 
     warn: float | None = key(None, "A warning beyond this; null: never", examples=[0.5])
@@ -234,8 +236,10 @@ class Guard(Section):
     unique: Limit = _limit("less", 0.5, 0.3, "Unique answers, least share of the base")
     same: Limit = _limit("more", 0.3, 0.6, "The most frequent answer to all queries, share of answers over the base")
     kl: Limit = _limit("more", 0.5, 2.0, "KL divergence to the base, most", "nats per token")
-    value: Limit = _limit("more", 0.5, 1.5, "Mean foresight value, most below round 1", "nats per token")
-    spread: Limit = _limit("less", 0.3, 0.1, "Spread of values, least share of round 1")
+    value: Limit = _limit(
+        "more", 0.5, 1.5, "Mean foresight value, most below round 1, of the same queries", "nats per token"
+    )
+    spread: Limit = _limit("less", 0.3, 0.1, "Spread of values, least share of round 1, of the same queries")
     length_gap: Limit = _limit("more", 0.3, 0.7, "Chosen - rejected length, most of their mean, either way")
     accuracy: Limit = _limit("less", 0.5, 0.3, "Pairs that training ranks right, least share")
     margin: Limit = _limit("less", 0.0, None, "Learned margin, least", "nats")

@@ -39,7 +39,9 @@ class Pairs(Section):
         "chosen", "Leave a pair out if the chosen, or either, response ends in a repetition"
     )
     truncated: Literal["keep", "chosen", "either"] = key(
-        "chosen", "Leave a pair out if the chosen, or either, response was cut off at max_tokens; keep: neither (paper)"
+        "chosen",
+        "Leave a pair out if the chosen, or either, response was cut off at max_tokens, or its "
+        "future at future_tokens; keep: neither (paper)",
     )
     max_length_ratio: Annotated[float, Field(gt=1)] | None = key(
         None, "Leave a pair out if one response is this many times as long as the other"
@@ -98,15 +100,17 @@ class Learner(Section):
     sft_weight: NotNegative = key(0.0, "Weight of the SFT loss of the chosen response that is added")
     precision: Literal["auto", "nf4", "bf16", "fp32"] = key(
         "auto",
-        "Of the frozen weights; auto: 16 bits (32 on CPUs without bf16) if they take at most 55 % of the free memory, "
-        "else nf4",
+        "Of the frozen weights; auto: 16 bits (32 where bf16 is emulated: CPUs without it, GPUs before Ampere) if "
+        "they take at most 55 % of the free memory, else nf4",
     )
     rank: Positive = key(16, "Rank of the LoRA adapter")
     lora_alpha: Positive = key(32, "The adapter's weight is lora_alpha / rank")
     targets: Annotated[list[Text], Field(min_length=1)] | Auto = key(
         "auto", "Layers to adapt; auto: all but embeddings and head", examples=[["q_proj", "v_proj"]]
     )
-    optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = key("auto", "auto: AdamW")
+    optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = key(
+        "auto", "auto: AdamW; paged_adamw_8bit: for CUDA and CPUs, its state in 8 bits"
+    )
     lr: AboveZero = key(5e-5, "Learning rate of the adapter")
     schedule: Literal["constant", "linear", "cosine"] = key("constant", "Of the learning rate, after the warm-up")
     warmup: Share = key(0.1, "Share of the updates in which the learning rate rises", unit="share")

@@ -12,6 +12,7 @@ from genius_lite.errors import UserError
 from genius_lite.recipe import STDIN, Prefix, Recipe
 from genius_lite.recipe.document import Document, Where, read_document, read_setting
 from genius_lite.recipe.errors import explain
+from genius_lite.recipe.sampler import sampler_section
 from genius_lite.recipe.types import at_home
 from genius_lite.text import brief
 
@@ -35,7 +36,7 @@ def load(path: Path | str, settings: Sequence[str] = ()) -> Recipe:
         replacing = read_setting(setting)
         if "extends" in replacing.data:
             raise UserError(f"--set {brief(setting)}: `extends` is for a file; write a recipe with it, and name that")
-        document = replacing.over(document)
+        document = _laid(replacing, document)
     return _recipe(document, str(path))
 
 
@@ -69,7 +70,14 @@ def _extended(path: Path, through: tuple[Path, ...]) -> Document:
         raise UserError(f"{place}: {parent} extends this recipe in turn; take one `extends` out")
     if not above.is_file():
         raise UserError(f"{place}: `extends` is {parent}: there is no such recipe beside this one")
-    return _said(document).over(_extended(above, through))
+    return _laid(_said(document), _extended(above, through))
+
+
+def _laid(document: Document, other: Document) -> Document:
+    """Lay a document over another one, whose `sampler: auto` is short for keys that stay unless they are replaced."""
+    if other.data.get("sampler") == "auto" and isinstance(document.data.get("sampler"), dict):
+        other.data.update(sampler=sampler_section("auto"), policy=other.data.get("policy", "auto"))
+    return document.over(other)
 
 
 def _said(document: Document) -> Document:

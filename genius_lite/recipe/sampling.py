@@ -164,7 +164,12 @@ class Foresight(Section):
         "Light mode: no foresight where candidate steps share this much of their tokens; null: always",
         unit="share",
     )
-    future_tokens: Positive | None = key(None, "Longest simulated future; null: up to max_tokens", unit="tokens")
+    future_tokens: Positive | None = key(
+        None,
+        "Longest simulated future; null: up to max_tokens. It wants pairs.truncated: keep, as what it cuts off is else "
+        "never chosen",
+        unit="tokens",
+    )
     value: Literal["future", "step"] = key(
         "future", "f is the mean log-probability of the simulated future (Eq. 1), or of the step itself"
     )

@@ -29,7 +29,8 @@ from genius_lite.rundir.folder import PROGRESS, RECIPE
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.text import amount
 
-RUNNING = "Ctrl-C finishes what is under way, saves and stops; *: best so far"
+_CTRL_C = "stops at once" if os.name == "nt" else "finishes what is under way, saves and stops"  # see interrupts.py
+RUNNING = f"Ctrl-C {_CTRL_C}; *: best so far"
 _STOPPING = "stopping when that is done; Ctrl-C again stops at once"
 _LINE_EVERY = 15.0  # seconds between plain lines of one stage
 _LOOK_EVERY = 0.5  # seconds between two looks at a run

@@ -8,7 +8,8 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +23,7 @@ UNTOLD = 1 << 60
 NOT_OFFERED = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 """What file systems answer that know no `fsync` of folders, or no locks: FUSE, CIFS, some NFS."""
 _TRIED = 1 << 20  # bytes that show whether a disk takes anything
+_TRIES, _BETWEEN = 50, 0.1  # on Windows, of a change to a file that somebody reads; seconds
 _SCRATCH = ".genius-lite-tmp"
 
 
@@ -64,7 +66,7 @@ def put(path: Path, content: bytes, *, shared: bool = False, flush: bool = True)
             file.write(content)
         if flush:
             sync(partial)
-        partial.replace(path)
+        settled(lambda: partial.replace(path))
     except BaseException:
         with suppress(OSError):
             partial.unlink()
@@ -76,9 +78,22 @@ def put(path: Path, content: bytes, *, shared: bool = False, flush: bool = True)
 def remove(path: Path) -> None:
     """Delete a file or a folder, if it is there; a link itself, never what it points to."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        settled(lambda: shutil.rmtree(path))
     else:
-        path.unlink(missing_ok=True)
+        settled(lambda: path.unlink(missing_ok=True))
+
+
+def settled(change: Callable[[], object]) -> None:
+    """Make a change to a file; on Windows try for some seconds, as whoever reads a file keeps it from being replaced.
+
+    Virus scanners and the index read what is new; `watch` reads what a run has written.
+    """
+    for _ in range(_TRIES if os.name == "nt" else 0):
+        with suppress(PermissionError):
+            change()
+            return
+        time.sleep(_BETWEEN)
+    change()
 
 
 @contextmanager
@@ -126,8 +141,14 @@ def told(free: int) -> str:
 
 
 def existing_parent(folder: Path) -> Path:
-    """Return the folder that another is, or will be, made in: itself, or the nearest above it that is there."""
-    return next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    """Return the folder that another is, or will be, made in: itself, or the nearest above it that is there.
+
+    Raises:
+        UserError: its drive is not there.
+    """
+    if not (found := next((p for p in [folder, *folder.absolute().parents] if p.exists()), None)):
+        raise UserError(f"{folder}: there is no {folder.absolute().anchor}; name another place")
+    return found
 
 
 def can_write(folder: Path) -> bool:

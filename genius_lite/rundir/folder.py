@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from genius_lite.errors import NonFiniteError, Stopped, UserError
-from genius_lite.rundir.disk import put, remove, sync, writing_to
+from genius_lite.rundir.disk import put, remove, settled, sync, writing_to
 from genius_lite.rundir.documents import read_typed
 from genius_lite.rundir.lock import LOCK, MARKER, hold
 
@@ -93,7 +93,7 @@ class RunDir:
             fn(partial)
             for file in [*partial.rglob("*"), partial]:
                 sync(file)
-            partial.rename(final)
+            settled(lambda: partial.rename(final))
             sync(final.parent)
         return final
 

@@ -53,9 +53,15 @@ async def all_or_none(requests: Iterable[Awaitable[T]]) -> list[T]:
 
 def run_until_complete(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end, also where this thread has a loop that runs, as in a notebook: in another thread."""
+
+    def run() -> T:
+        # A notebook on Windows sets a policy whose loops start no process.
+        with asyncio.Runner(loop_factory=getattr(asyncio, "ProactorEventLoop", None)) as runner:
+            return runner.run(work)
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
+        return run()
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
+        return pool.submit(run).result()

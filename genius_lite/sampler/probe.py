@@ -41,6 +41,7 @@ _SAMPLE = "".join(
         " the quick  brown\t\tfox's 1234567890 jumps,\r\n\r\n   over\n\n\n",
     ]
 )
+_ACCESS_VIOLATION = -1073741819  # as a process on Windows ends with 0xC0000005
 
 
 class _Refused(Exception):
@@ -66,6 +67,11 @@ def main() -> None:
     except (_Refused, MemoryError) as refused:
         print(_reason(str(refused) or "it takes too much memory", words), file=out, flush=True)
         raise SystemExit(REFUSED) from None
+    except OSError as e:
+        if sys.platform != "win32":
+            raise
+        print(e, file=sys.stderr, flush=True)  # ctypes makes one of a crash within llama.cpp
+        os._exit(e.winerror or _ACCESS_VIOLATION)
 
 
 def examine(path: Path, size: int, *, quantizer: bool, vocabulary_only: bool) -> None:

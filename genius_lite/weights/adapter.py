@@ -177,7 +177,8 @@ def write_imatrix(sums: Path, tensor_map: TensorMap, dataset: str, out: Path) ->
 def read_imatrix(path: Path) -> Matrix:
     """Read the importance in such a file, ours or that of llama.cpp's own llama-imatrix."""
     file = gguf_file.read(path)
-    values, found = {t.name: file.dequantized(t) for t in file.tensors}, Matrix()
+    # Copies: each view keeps the file open, of which macOS lets a process have 256.
+    values, found = {t.name: np.array(file.dequantized(t)) for t in file.tensors}, Matrix()
     for key, sums in ((key, sums) for key, sums in values.items() if key.endswith(_SUM)):
         name = key.removesuffix(_SUM)
         counts = values.get(f"{name}{_COUNT}")

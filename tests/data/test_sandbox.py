@@ -124,3 +124,20 @@ def test_what_killed_a_process_is_named():
     killed = {-9: "SIGKILL", -35: "signal 35", 0xC0000005: "exception 0xC0000005"}  # the last is Windows'
     assert {status: fate(status) for status in killed} == killed
     assert [fate(status) for status in (0, 1, 3)] == [None] * 3
+
+
+def test_a_launcher_of_windows_is_passed_by(monkeypatch):
+    """A virtual environment's python.exe starts another process, which limits and an end would not be of."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(sys, "_base_executable", "C:/Python312/python.exe", raising=False)
+    assert sandbox.helper("m")[0] == "C:/Python312/python.exe"
+    assert sandbox.environment()["__PYVENV_LAUNCHER__"] == sys.executable
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert sandbox.helper("m")[0] == sys.executable
+    assert "__PYVENV_LAUNCHER__" not in sandbox.environment()
+
+
+def test_what_an_amd_gpu_is_found_by_is_told(monkeypatch):
+    monkeypatch.setenv("ROCBLAS_TENSILE_LIBPATH", "/opt/rocm/lib")
+    monkeypatch.setenv("DRI_PRIME", "1")
+    assert {"ROCBLAS_TENSILE_LIBPATH", "DRI_PRIME"} <= sandbox.environment().keys()

@@ -31,7 +31,7 @@ def test_every_signal_of_a_few_responses():
             said(5, 6, query="r", logprobs=[-1.0, -1.0], base=[-1.0, -1.0], answer="9"),
         ]
     )
-    assert found.agreements == {"r": 1 / 2}
+    assert found.agreements == {"r": 0}
     assert {k: v for k, v in msgspec.structs.asdict(found).items() if k != "agreements"} == pytest.approx(
         {
             "entropy": (1.5 + 2.5 + 6.0 + 2.0) / 34,
@@ -39,8 +39,8 @@ def test_every_signal_of_a_few_responses():
             "loops": 1 / 4,
             "length": (3 + 5 + 24 + 2) / 4,
             "ended": 3 / 4,
-            "unique": 2 / 2,  # of "q" only one response ended
-            "agreement": 1 / 2,
+            "unique": 2 / 2,  # of "r", of "q" only one response ended
+            "agreement": 0,
             "parsed": 2 / 3,
             "kl": math.log(2) / 34,
             "responses": 4,
@@ -68,7 +68,7 @@ def test_what_was_cut_off_has_not_stated_its_answer():
     found = signals([*cut, said(1, 2, answer="4")])
     assert (found.parsed, found.agreement, found.unique, found.agreements) == (1.0, None, None, {})
     found = signals([*cut, said(1, 2, answer="4"), said(1, 3, answer="4"), said(1, 4, answer="5")])
-    assert (found.agreement, found.unique) == (2 / 3, 2 / 3)
+    assert (found.agreement, found.unique) == (1 / 3, None), "four of them would have to end"
     assert signals(cut).parsed == 0.0
 
 
@@ -94,12 +94,26 @@ def test_responses_without_an_answer_count_by_their_tokens_and_agree_with_none()
     found = signals([said(1, 2), said(1, 2), said(1, 3), said(1, 4)])
     assert (found.unique, found.agreement, found.parsed) == (3 / 4, 0.0, 0.0)
     found = signals([said(1, 2, answer="5"), said(1, 3, answer="5"), said(1, 4), said(1, 5)])
-    assert (found.unique, found.agreement, found.parsed) == (3 / 4, 2 / 4, 2 / 4)
+    assert (found.unique, found.agreement, found.parsed) == (3 / 4, 1 / 6, 2 / 4)
 
 
 def test_queries_count_alike_however_many_responses_they_have():
-    found = signals([said(1, answer="5")] * 8 + [said(1, query="r", answer="5"), said(1, query="r", answer="6")])
-    assert (found.unique, found.agreement) == ((1 / 8 + 2 / 2) / 2, (8 / 8 + 1 / 2) / 2)
+    rest = [said(1, query="r", answer="5")] * 3 + [said(1, query="r", answer="6")]
+    found = signals([said(1, answer="5")] * 8 + rest)
+    assert (found.unique, found.agreement) == ((1 / 4 + 2 / 4) / 2, (1 + 3 / 6) / 2)
+
+
+@pytest.mark.parametrize("ended", [4, 6, 8])
+def test_the_variety_of_answers_does_not_depend_on_how_many_responses_end(ended):
+    """It did: a model that learned to end was told that it gives one answer, and one that forgot how looked better."""
+    draw, found = random.Random(0), []
+    for query in range(4000):
+        answers = [str(draw.choices(range(3), [0.6, 0.2, 0.2])[0]) for _ in range(8)]
+        ends = ["end"] * ended + ["length"] * (8 - ended)
+        found += [said(1, query=str(query), answer=a, finish=how) for a, how in zip(answers, ends, strict=True)]
+    seen = signals(found)
+    assert seen.agreement == pytest.approx(0.6**2 + 2 * 0.2**2, abs=0.01)
+    assert seen.unique == pytest.approx((3 - 0.4**4 - 2 * 0.8**4) / 4, abs=0.01)
 
 
 @pytest.mark.parametrize("length", [2, 10, 33, 34, 60, 200])

@@ -107,7 +107,7 @@ def test_a_dry_run_needs_no_hub_and_no_token_and_says_what_is_there(project):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "say where it goes: --to FOLDER, or --push hf:OWNER/REPO"),
+        ((), "say where it goes: --to FOLDER, --push hf:OWNER/REPO, or --create NAME"),
         (("--to", "x", "--public"), "--public and --dry-run are for --push"),
         (("--push", "tiny"), "a repository is written hf:OWNER/REPO"),
         (("--to", "x", "--create", "tiny"), "--create is for --format ollama"),

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from genius_lite.errors import UserError
 from genius_lite.export.transformers import computing_type, python_lines, write_peft, write_safetensors
@@ -121,6 +122,28 @@ def test_the_lines_ask_in_parts_and_stop_as_the_run_did(tmp_path):
 def test_a_gguf_with_an_empty_template_is_asked_without_one(tmp_path):
     base = based(write_bytes(tmp_path / "x.gguf", "llama", ""), tmp_path)
     assert "apply_chat_template" not in python_lines(base, False, None, {})
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_theta": 1e6, "rope_type": "default"},
+        {"rope_theta": 5e5, "rope_type": "linear", "factor": 4.0},
+    ],
+)
+def test_rotary_frequencies_stand_where_transformers_4_looks_too(tiny, tmp_path, rope):
+    """It would take a base of 10,000 without a word: another model."""
+    checkpoint = tmp_path / "hf-checkpoint"
+    shutil.copytree(tiny.hf_checkpoint, checkpoint)
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"rope_parameters": rope}))
+    (tmp_path / "out").mkdir()
+    write_safetensors(based(tiny.gguf, checkpoint), None, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["rope_theta"] == rope["rope_theta"]
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    assert written.get("rope_scaling") == (scaling if len(rope) == 3 else None)
+    assert AutoConfig.from_pretrained(tmp_path / "out").rope_parameters == rope
 
 
 def test_a_makers_temperature_is_written_as_it_was_read(tiny, tmp_path):

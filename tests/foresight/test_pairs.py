@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from itertools import permutations
 
@@ -236,3 +237,12 @@ def test_a_random_pair_that_is_refused_is_drawn_again_too():
     for i in range(50):
         (pair,) = preference_pairs(of, Pairs(choose="random", truncated="chosen"), 0.1, (i,))
         assert pair.chosen_tokens == [12, 9]
+
+
+def test_random_pairs_of_many_responses_are_drawn_and_not_listed():
+    many = rollout(*(candidate(token, -0.1 * token, 0.0) for token in range(3000)))
+    tracemalloc.start()
+    assert preference_pairs(many, Pairs(choose="random"), 0.1, (0,))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 200e6, "9 million pairs, as numbers of 8 bytes"

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from genius_lite.errors import Stop, Stopped, UserError
 from genius_lite.learner import train as train_module
+from genius_lite.learner.state import read_tensors
 from genius_lite.learner.train import Training, passes, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.rundir.folder import RunDir
@@ -158,3 +161,17 @@ def test_a_state_that_cannot_be_of_this_training_is_one_line(tiny, tmp_path):
             pytest.fail(f"{what}: it was gone on from")
     (tmp_path / "work" / "update-zzz").mkdir()
     train_adapter(_job(tiny, tmp_path / "work"), tmp_path / "again")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells what is mapped")
+def test_what_goes_on_holds_no_file_of_the_state_it_read(tmp_path):
+    """The next state takes the place of this one, which Windows does not delete while it is mapped."""
+    moments = {name: torch.ones(10_000) for name in ("exp_avg", "exp_avg_sq")}
+    save_file({**moments, "step": torch.tensor(1.0)}, tmp_path / "optimizer.safetensors")
+    parameter = torch.nn.Parameter(torch.ones(10_000))
+    optimizer = torch.optim.AdamW([parameter])
+    state = read_tensors(tmp_path / "optimizer.safetensors")
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: state}})
+    del state
+    gc.collect()
+    assert "optimizer.safetensors" not in Path("/proc/self/maps").read_text()

@@ -8,13 +8,15 @@ import pytest
 from rich.console import Console
 
 from genius_lite.errors import UserError
-from genius_lite.hardware import Gpu, cores, gpus, peak_memory
+from genius_lite.gpus import Gpu, gpus
+from genius_lite.hardware import cores, peak_memory
 from genius_lite.machine import bench, engine_settings
 from genius_lite.recipe import Sampler
 from genius_lite.recipe.reader import parse
 from genius_lite.records import Query, query_id
 from genius_lite.report.terminal import TerminalProgress
-from genius_lite.sampler.messages import EngineSettings
+from genius_lite.sampler import client
+from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.weights import gguf_file
 from genius_lite.weights.footprint import kv_bytes, layer_bytes
 
@@ -179,3 +181,20 @@ def test_a_file_fits_by_the_memory_that_is_free(tiny_llama, monkeypatch):
     assert not engine_settings.fits(source, 802, on_gpu)
     assert not engine_settings.fits(source, 1, msgspec.structs.replace(engine, gpu_layers=1)), "half of its layers"
     assert engine_settings.fits(source, 800, engine), "none of them"
+
+
+@pytest.mark.parametrize("prompts", [1, 8])
+def test_branches_that_are_measured_are_decoded_together(tiny_llama, monkeypatch, prompts):
+    """Those whose first drawn tokens were equal began one after another: 17 decodes for 10 tokens."""
+    monkeypatch.setattr(bench, "Sampling", lambda temperature: Sampling(temperature, top_k=1))
+    settings, drains = EngineSettings(slots=8, context=256, threads=1), []
+    real = client.LocalSampler.drain
+
+    async def drained(self):
+        drains.append(await real(self))
+        return drains[-1]
+
+    monkeypatch.setattr(client.LocalSampler, "drain", drained)
+    bench.decode_speed(tiny_llama, settings, [[20, 21, 22, 23]] * prompts, 10)
+    before, after = drains[-2:]
+    assert after.decode_steps - before.decode_steps <= 11

@@ -89,6 +89,21 @@ def test_futures_that_are_cut_off_are_told_to_choose_nothing(tmp_path, tiny_llam
     assert prepare(recipe.model_copy(update={"pairs": Pairs(truncated="keep")})).notes == []
 
 
+def test_an_optimizer_without_kernels_for_metal_is_refused(tmp_path, tiny_llama, monkeypatch):
+    (tmp_path / "q.txt").write_text("one\ntwo")
+    recipe = Recipe(
+        out=str(tmp_path / "run"),
+        model=Model(gguf=str(tiny_llama)),
+        queries=Queries(source=str(tmp_path / "q.txt")),
+        foresight=Foresight(max_tokens=16),
+        learner=Learner(optimizer="paged_adamw_8bit"),
+    )
+    assert prepare(recipe)
+    monkeypatch.setattr("genius_lite.pipeline.job.learner_device", lambda: "mps")
+    with pytest.raises(UserError, match=r"learner\.optimizer: paged_adamw_8bit is for CUDA and CPUs"):
+        prepare(recipe)
+
+
 def test_another_question_that_is_watched_is_another_run(tmp_path, tiny_llama):
     texts = [chr(ord("a") + n) for n in range(11)]
     before, after = (_job(tmp_path, tiny_llama, [*texts, last]).identity for last in "xy")

@@ -35,13 +35,6 @@ def job(tiny_llama, tmp_path) -> Job:
     return Job(recipe, gguf_file.read(tiny_llama), None, QUERIES, 0, frozenset(), [], [], 0).under(recipe)
 
 
-def test_an_optimizer_without_kernels_for_metal_is_refused_before_anything_is_sampled(job):
-    job = job.under(with_settings(job.recipe, {"learner.optimizer": "paged_adamw_8bit"}))
-    assert sizes(job, MACHINE, LENGTHS)
-    with pytest.raises(UserError, match=r"learner\.optimizer: paged_adamw_8bit is for CUDA and CPUs"):
-        sizes(job, replace(MACHINE, device="mps"), LENGTHS)
-
-
 def test_disk_by_hand(job):
     shape = Shape.of(job.source)
     job = job.under(with_settings(job.recipe, {"rounds": 3, "quantize.type": "source"}))
@@ -157,3 +150,15 @@ def test_slots_that_nobody_measured(job):
     job = job.under(with_settings(job.recipe, {"sampler.slots": "auto"}))
     assert sizes(job, MACHINE, assumed(job.recipe.foresight), slots=1).engine.slots == 8
     assert sizes(job, MACHINE, assumed(job.recipe.foresight), slots=32).engine.slots == 32
+
+
+def test_a_run_that_has_begun_is_told_of_nothing_that_makes_it_another_one(job):
+    """What would: half of the tokens, another precision or type of cache. The line led to a second refusal."""
+    others = 0
+    for memory in (2 * 10**8, 10**8, 5 * 10**7, 2 * 10**7):
+        for history in (DoneStages(), DoneStages({("rollouts", 1): None})):
+            if found := suggest(job, replace(MACHINE, memory=memory), LENGTHS, history):
+                same = job.under(with_settings(job.recipe, found.settings)).identity == job.identity
+                assert same or not history.done, found.settings
+                others += not same
+    assert others, "or this shows nothing"

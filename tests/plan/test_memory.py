@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from genius_lite.hardware import Gpu
+from genius_lite.gpus import Gpu
 from genius_lite.learner.activations import Activations
 from genius_lite.learner.footprint import SLICE_BYTES, kept_bytes, layers_twice
 from genius_lite.learner.model import load_base, load_policy, response_logps, weight_bytes

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import gguf
 import msgspec
 import pytest
 
@@ -119,6 +120,16 @@ def test_a_plan_says_what_the_run_then_takes_and_changes_nothing_in_it(project):
     more = planned("--set", "seed=1", cwd=project)
     assert "holds a run of another recipe" in more["notes"][0]
     assert more["seconds"] is None
+
+
+def test_a_plan_says_what_validate_says(project):
+    """Which rows are set aside, and that a quantized model is quantized a second time."""
+    (project / "q.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n{"prompt": 3}\n')
+    tiny_gguf(project / "q4.gguf", "llama", kind=gguf.GGMLQuantizationType.Q4_0)
+    more = ("queries.source=q.jsonl", "model.gguf=q4.gguf", "quantize.type=Q5_K_M")
+    told = planned("--no-rehearsal", *(word for key in more for word in ("--set", key)), cwd=project)["notes"]
+    assert [note for note in told if "1 row is set aside" in note]
+    assert [note for note in told if "quantized a second time" in note]
 
 
 def test_a_plan_and_a_run_say_what_share_of_responses_and_thoughts_came_to_its_end(project):

@@ -10,6 +10,7 @@ from genius_lite.plan.lengths import Lengths, ResponseLength
 from genius_lite.plan.tokens import CountingSampler
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe
 from genius_lite.records import Query, Rollout
+from genius_lite.sampler.interface import run_until_complete
 
 QUERY = Query("q", "?", [1, 2, 3, 4, 5])
 # Steps end after 10 and 20 of 30 tokens.
@@ -157,3 +158,18 @@ def test_it_is_counted_also_where_a_loop_runs_already():
         return count()
 
     assert asyncio.run(cell()) == count()
+
+
+def test_a_windows_notebooks_policy_makes_no_loop_that_starts_no_process(monkeypatch):
+    made = []
+
+    def proactor():
+        made.append(asyncio.SelectorEventLoop())
+        return made[-1]
+
+    async def one() -> int:
+        return 1
+
+    monkeypatch.setattr(asyncio, "ProactorEventLoop", proactor, raising=False)
+    assert run_until_complete(one()) == 1
+    assert len(made) == 1

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import genius_lite.recipe
 from genius_lite.errors import UserError
 from genius_lite.recipe import Foresight, Prefix, Recipe, Sampler
 from genius_lite.recipe.reader import load, parse
@@ -106,3 +107,28 @@ def test_a_recipe_that_was_dumped_is_one():
     )
     recipe = parse(GOOD + f"evaluate: {{tasks: {tasks}}}\n")
     assert Recipe.model_validate(recipe.model_dump()) == recipe
+
+
+def test_what_is_set_over_sampler_auto_leaves_the_rest_of_it(tmp_path):
+    """It is short for keys: a cluster, or fewer threads, are no reason to measure nothing and to be another run."""
+    (tmp_path / "auto.yaml").write_text(GOOD + "sampler: auto\n")
+    (tmp_path / "on.yaml").write_text("extends: auto.yaml\nsampler: {cluster: auto}\n")
+    whole = load(tmp_path / "auto.yaml")
+    for changed in (load(tmp_path / "auto.yaml", ["sampler.threads=4"]), load(tmp_path / "on.yaml", ["out=runs/auto"])):
+        assert (changed.policy, changed.sampler.slots, changed.sampler.kv_unified) == ("auto", "auto", "auto")
+        assert changed.identity() == whole.identity()
+    assert load(tmp_path / "auto.yaml", ["sampler.threads=4"]).sampler.threads == 4
+    assert load(tmp_path / "auto.yaml", ["policy=merge", "sampler.threads=4"]).policy == "merge"
+
+
+def test_what_may_change_while_a_run_goes_on_is_named():
+    """Of the keys that `identity` leaves out; those of places, and of the sampler, are told in words."""
+    page = Path(genius_lite.recipe.__file__).with_name("reference.md").read_text(encoding="utf-8")
+    told = page[page.index("Only what suits the machine may change") :]
+    recipe = parse(GOOD)
+    kept = recipe.identity()
+    sections = ("pairs", "learner", "quantize", "evaluate")
+    left_out = {f"{s}.{name}" for s in sections for name in getattr(recipe, s).model_dump() if name not in kept[s]}
+    assert "pairs.at_least" in left_out
+    named = {*re.findall("`([^`]+)`", told)}
+    assert [key for key in left_out if not {key, key.split(".")[1]} & named] == []

@@ -198,3 +198,27 @@ def test_processes_that_measure_at_once_all_go_on(cache):
     processes = [subprocess.Popen([sys.executable, "-c", RACING], stderr=subprocess.PIPE) for _ in range(3)]
     assert [(process.communicate()[1], process.returncode) for process in processes] == [(b"", 0)] * 3
     assert len([*(cache / "measurements").iterdir()]) == 1
+
+
+def test_on_windows_a_file_that_somebody_reads_is_waited_for(monkeypatch):
+    """A virus scanner reads what is new; the run ended."""
+    tries = []
+
+    def change() -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise PermissionError(errno.EACCES, "in use")
+
+    monkeypatch.setattr(disk, "_BETWEEN", 0.0)
+    with pytest.raises(PermissionError):
+        disk.settled(change)
+    assert len(tries) == 1
+    monkeypatch.setattr(disk.os, "name", "nt")
+    disk.settled(change)
+    assert len(tries) == 3
+
+
+def test_a_drive_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda self: False)
+    with pytest.raises(UserError, match=r"there is no .*; name another place"):
+        disk.free_disk(Path("Z:/runs/x"))

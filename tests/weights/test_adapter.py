@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 import gguf
 import llama_cpp
@@ -19,7 +20,7 @@ from genius_lite.sampler.llama import EngineError
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import read_imatrix, write_imatrix, write_lora
 from genius_lite.weights.importing import MAP_FILE, Base
-from genius_lite.weights.mapping import TensorMap
+from genius_lite.weights.mapping import Place, TensorMap
 from tests.support.adapters import random_adapter, torch_scores
 from tests.support.c_array import as_c_array
 from tests.support.engine import PROMPT
@@ -103,3 +104,24 @@ def test_an_adapter_that_does_not_fit_is_refused(tiny, tmp_path):
     (tmp_path / "lora.gguf").write_bytes(tiny.gguf.read_bytes())
     with pytest.raises(EngineError, match="cannot load the adapter"):
         scored(tiny.gguf, tmp_path / "lora.gguf")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts Linux's way")
+def test_reading_importance_keeps_no_file_open(tmp_path, monkeypatch):
+    """A view of each tensor did: of 420 there were 428 descriptors at once, and macOS lets a process have 256."""
+    sums = {f"m{n}": np.ones(64, dtype=np.float32) for n in range(20)}
+    places = {f"blk.{n}.attn_q.weight": Place(f"m{n}") for n in range(20)}
+    save_file({**sums, "tokens": np.array(5.0, dtype=np.float32)}, tmp_path / "sums.safetensors")
+    write_imatrix(tmp_path / "sums.safetensors", TensorMap(places, []), "x", tmp_path / "i.gguf")
+    most, real = 0, gguf_file.GGUF.dequantized
+
+    def watched(self, tensor):
+        nonlocal most
+        found = real(self, tensor)
+        most = max(most, len([*Path("/proc/self/fd").iterdir()]))
+        return found
+
+    monkeypatch.setattr(gguf_file.GGUF, "dequantized", watched)
+    before = len([*Path("/proc/self/fd").iterdir()])
+    assert len(read_imatrix(tmp_path / "i.gguf")) == 20
+    assert most < before + 5
