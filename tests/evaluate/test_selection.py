@@ -85,7 +85,7 @@ def test_rounds_are_compared_by_tasks_before_signals():
     agreeing = signals([said("q", "4"), said("q", "4"), said("r", "4"), said("r", "5")])
     assert judged_by(scored(0.5), agreeing, agreeing) == scored(0.5)
     assert judged_by({}, agreeing, agreeing) == {"held-out queries": {"q": 1.0, "r": 0.0}}
-    assert mean_score(judged_by({}, agreeing, agreeing)) == 0.75
+    assert mean_score(judged_by({}, agreeing, agreeing)) == 0.5
     vague = msgspec.structs.replace(agreeing, parsed=0.4)
     assert judged_by({}, agreeing, vague) == {}, "the base model seldom states an answer"
     assert judged_by({}, vague, agreeing) != {}, "a round that no longer does is compared all the same"
