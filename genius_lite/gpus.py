@@ -16,11 +16,15 @@ _SHARED = {1: False, 2: True}  # by ggml_backend_dev_type: a GPU with memory of 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A device that llama.cpp can offload layers to; `free` in bytes, `shared` if its memory is the system's."""
+    """A device that llama.cpp can offload layers to; `free` in bytes.
+
+    If its memory is the system's (`shared`), layers that it does not get take as much: it may get `room` bytes of them.
+    """
 
     name: str
     free: int
     shared: bool = False
+    room: int = 0
 
 
 def gpus() -> list[Gpu]:
@@ -40,8 +44,8 @@ def gpus() -> list[Gpu]:
             free, total = ctypes.c_size_t(), ctypes.c_size_t()
             memory(device, ctypes.byref(free), ctypes.byref(total))
             shared = _SHARED[type_] or sys.platform == "darwin"
-            room = min(free.value, free_memory()) if shared else free.value
-            found[_SHARED[type_]].append(Gpu(named(device).decode(), room, shared))
+            left = min(free.value, free_memory()) if shared else free.value
+            found[_SHARED[type_]].append(Gpu(named(device).decode(), left, shared, free.value))
     return found[False] or found[True]
 
 

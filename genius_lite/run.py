@@ -18,7 +18,7 @@ from genius_lite.export.bundle import export
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.pipeline.history import History
-from genius_lite.pipeline.job import prepare
+from genius_lite.pipeline.job import prepare, require_optimizer
 from genius_lite.pipeline.reuse import copy_stages
 from genius_lite.pipeline.round import Policy, Round, Session
 from genius_lite.pipeline.stages import evaluate, evaluate_base, import_base, next_policy, pair, sample, train
@@ -122,6 +122,7 @@ def open_run(
     progress, stop = progress or TerminalProgress(Console(quiet=True)), stop or Stop()
     progress.say("reading the model and the questions")
     job = prepare(recipe, reuse)
+    require_optimizer(recipe)
     out = Path(recipe.out)
     if drop_rehearsal(out, job.identity):
         progress.say(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from genius_lite.cli.asking import Asking, Found, PassageAnswers, questions_from, select, summary_lines
 from genius_lite.data.documents import Passage, Read
@@ -16,6 +17,7 @@ from genius_lite.data.queries import Questions
 from genius_lite.errors import UserError
 from genius_lite.progress import SILENT, Advance, Progress
 from genius_lite.recipe import Queries
+from genius_lite.report.terminal import TerminalProgress
 from genius_lite.rundir.lines import read_records
 from tests.conftest import FORKED_HELPERS
 from tests.support.cli import genius
@@ -117,9 +119,24 @@ def test_the_examples_are_no_questions_of_the_documents():
 
 def test_a_model_that_asks_nothing_leaves_no_file(folder, smollm2, tmp_path):
     how = Asking(each=1, passage_tokens=64, max_tokens=1, temperature=0.7, limit=1, seed=0)
-    with pytest.raises(UserError, match=r"no question is left \(no question within --max-tokens: 1\); a larger model"):
+    with pytest.raises(UserError, match=r"no question is left \(no question within --max-tokens: 1\); give more --max"):
         questions_from(folder, tmp_path / "q.jsonl", smollm2, how, SILENT)
     assert [file.name for file in tmp_path.iterdir()] == ["q.jsonl.asked"]
+
+
+def test_a_missing_folder_is_said_before_a_model_is_looked_for(tmp_path):
+    done = genius("questions", "nowhere", "--out", "q.jsonl", "--model", "hf:o/r/no.gguf", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "error: nowhere: no such folder, and no such document\n")
+
+
+def test_a_model_that_thinks_is_told_to_need_more(folder, smollm2, tmp_path, monkeypatch):
+    monkeypatch.setattr("genius_lite.cli.asking._thinks", lambda vocabulary, prompt: True)
+    how, said = Asking(each=1, passage_tokens=64, max_tokens=1, temperature=0.7, limit=1, seed=0), []
+    progress = TerminalProgress(Console(quiet=True))
+    progress.say = said.append
+    with pytest.raises(UserError, match="a recipe that switches thoughts off"):
+        questions_from(folder, tmp_path / "q.jsonl", smollm2, how, progress)
+    assert "the model thinks before it asks, for which 1 tokens (--max-tokens) are few" in said
 
 
 def test_passages_that_no_model_of_that_context_takes(folder, tiny_llama, tmp_path):
@@ -135,6 +152,7 @@ def test_passages_that_no_model_of_that_context_takes(folder, tiny_llama, tmp_pa
         (["--out", "there.jsonl"], "there.jsonl exists; name another file, or delete it"),
         (["--out", "no/q.jsonl"], "no: no such folder; make it first"),
         (["--out", "q.jsonl", "--model", "no.yaml"], "no.yaml"),
+        (["--out", "q.jsonl", "--model", "no.gguf"], "no.gguf"),
     ],
 )
 def test_unusable_options(folder, tmp_path, options, told):

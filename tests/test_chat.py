@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import asynccontextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -14,6 +15,7 @@ import torch
 from genius_lite.cli.conversation import _Words, chat
 from genius_lite.errors import UserError
 from genius_lite.evaluate.models import NamedModel, PromptConfig
+from genius_lite.gpus import Gpu
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
@@ -151,9 +153,34 @@ def test_a_context_that_no_model_has_is_refused(models, context, bound):
     assert (refused.returncode, bound in refused.stderr) == (2, True)
 
 
-def test_a_model_that_does_not_fit_says_what_to_do(models):
-    with pytest.raises(UserError, match="give --context less"):
-        chat([NamedModel("x", models / "none.gguf")], PromptConfig(None, 1, 1.0), context=64, seed=0)
+def test_a_model_that_does_not_fit_says_what_to_do(models, monkeypatch):
+    @asynccontextmanager
+    async def refused(*arguments, **options):
+        raise UserError("x.gguf: llama.cpp cannot hold 1 + 0 branches")
+        yield
+
+    monkeypatch.setattr("genius_lite.cli.conversation.open_sampler", refused)
+    with pytest.raises(UserError, match=r"give --context less \(x.gguf: llama.cpp cannot hold"):
+        chat([NamedModel("x", models / "a.gguf")], PromptConfig(None, 1, 1.0), context=64, seed=0)
+
+
+def test_the_layers_are_those_that_the_gpu_holds(models, monkeypatch):
+    asked = []
+
+    def noted(path, settings, *arguments, **options):
+        asked.append(settings)
+        raise UserError("enough")
+
+    monkeypatch.setattr("genius_lite.cli.conversation.open_sampler", noted)
+    monkeypatch.setattr("genius_lite.machine.engine_settings.gpus", lambda: [Gpu("small", 1_000_000)])
+    with pytest.raises(UserError):
+        chat([NamedModel("x", models / "a.gguf")], PromptConfig(None, 1, 1.0), context=64, seed=0)
+    assert (asked[0].gpu_layers, asked[0].slots, asked[0].parked) == (0, 1, 0)
+
+
+def test_an_answer_that_is_cut_off_says_so(models):
+    result = _chat("a.gguf", cwd=models, questions="hello\n")
+    assert "cut off after 12 tokens; --max-tokens gives room for more" in result.stderr
 
 
 def test_words_are_not_broken_at_the_terminals_edge(monkeypatch, capsys):

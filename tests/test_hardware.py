@@ -106,10 +106,10 @@ def test_of_gpus_those_with_memory_of_their_own_count_and_shared_memory_is_the_s
         return llama_gpus.gpus()
 
     monkeypatch.setattr(llama_gpus, "free_memory", lambda: 3_000)
-    assert found((0, 1), (1, 8_000), (2, 16_000)) == [llama_gpus.Gpu("device 1", 8_000)]
-    assert found((2, 16_000)) == [llama_gpus.Gpu("device 0", 3_000, shared=True)]
+    assert found((0, 1), (1, 8_000), (2, 16_000)) == [llama_gpus.Gpu("device 1", 8_000, room=8_000)]
+    assert found((2, 16_000)) == [llama_gpus.Gpu("device 0", 3_000, shared=True, room=16_000)]
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert found((1, 11_000)) == [llama_gpus.Gpu("device 0", 3_000, shared=True)]
+    assert found((1, 11_000)) == [llama_gpus.Gpu("device 0", 3_000, shared=True, room=11_000)]
 
 
 def test_metals_memory_is_what_others_leave_of_the_systems(monkeypatch):

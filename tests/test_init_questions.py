@@ -102,6 +102,9 @@ def test_columns_and_checkers_are_detected(folder):
     (folder / "q.txt").rename("questions")  # whose first line might be a header
     assert question_columns("questions") == ["text"]
     assert find_questions("questions", "text")[1] == ["one", "two"]
+    (folder / "held").write_text("question,answer\nWhat is 1+1?,2\n")
+    assert question_columns("held") == ["question", "answer"]
+    assert find_problems("held")[0].check == "numeric"
     assert find_questions("hf:A/B", "prompt")[1] is None
     for rows, kind in (
         ([{"question": "a", "answer": "so 2 #### 72"}, {"question": "b", "answer": 3}], "numeric"),

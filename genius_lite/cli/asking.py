@@ -49,6 +49,7 @@ _EXAMPLES = (
     ),
 )
 """Passages, and a question about each, which small models need to see what is wanted."""
+_THOUGHT = 512  # tokens, of fewer of which a thought seldom comes to its end
 _SHOWN = 20  # files that were set aside
 
 
@@ -113,6 +114,8 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
             raise UserError(f"{source}: no document that can be read; {read.set_aside[0]}")
         passages = _chosen(read.passages, how)
         prompts = [_prompt(vocabulary, passage) for passage in passages]
+        if _thinks(vocabulary, prompts[0]) and how.max_tokens < _THOUGHT:
+            progress.say(f"the model thinks before it asks, for which {how.max_tokens} tokens (--max-tokens) are few")
         identity = (model.sha256, how.each, how.max_tokens, repr(how.temperature), how.seed)
         keys = [f"{seed_of(*identity, *prompt):016x}" for prompt in prompts]
         needed = max(map(len, prompts)) + how.max_tokens
@@ -143,7 +146,10 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
     rows, left_out = select([(passage, known[key]) for passage, key in zip(passages, keys, strict=True)])
     if not rows:
         counted = ", ".join(f"{RULES[rule]}: {number}" for rule, number in left_out.items())
-        raise UserError(f"{source}: no question is left ({counted}); a larger model asks better ones")
+        helps = "a larger model asks better ones"
+        if max(left_out, key=left_out.__getitem__, default="") == "cut off":
+            helps = "give more --max-tokens, or as --model a recipe that switches thoughts off (queries.template)"
+        raise UserError(f"{source}: no question is left ({counted}); {helps}")
     RunDir(out.parent).build(out.name, lambda partial: write_records(partial, rows))
     remove(log.path)
     return Found(read, len(passages), rows, left_out)
@@ -180,12 +186,15 @@ def _prompt(vocabulary: Vocabulary, passage: Passage) -> list[int]:
     return vocabulary.prompt(asked, before=[message for turn in turns for message in turn])
 
 
+def _thinks(vocabulary: Vocabulary, prompt: list[int]) -> bool:
+    return bool(thoughts.end_in(vocabulary.template or "")) and not vocabulary.closes_thought(prompt)
+
+
 async def _responses(
     sampler: LocalSampler, vocabulary: Vocabulary, prompt: list[int], how: Asking
 ) -> list[tuple[str, bool]]:
     root = Node(None, prompt, (how.seed, "questions", seed_of(*prompt)))
-    thinks = thoughts.end_in(vocabulary.template or "") and not vocabulary.closes_thought(prompt)
-    until = "end" if thinks else "step"  # a line is enough
+    until = "end" if _thinks(vocabulary, prompt) else "step"  # a line is enough
     try:
         nodes = await asyncio.gather(*sampler.extend(root, how.each, until=until, limit=how.max_tokens))
     except QueryFailedError:

@@ -15,16 +15,21 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.evaluate.models import NamedModel, PromptConfig
-from genius_lite.hardware import cores
+from genius_lite.machine.engine_settings import engine_settings
+from genius_lite.progress import SILENT
+from genius_lite.recipe import Sampler
 from genius_lite.report.console import terminal
 from genius_lite.rundir.disk import scratch
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
-from genius_lite.sampler.messages import EngineSettings, Sampling
+from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.tree import Node
-from genius_lite.text import prose, visible
+from genius_lite.text import amount, prose, visible
+from genius_lite.weights import gguf_file
 
 FILTERS = {"top_k": 40, "top_p": 0.95, "min_p": 0.05}  # as llama.cpp's own programs have them
 _END = f"End with {'Ctrl-Z and Enter' if os.name == 'nt' else 'Ctrl-D'}."
@@ -75,6 +80,7 @@ def chat(models: Sequence[NamedModel], how: PromptConfig, *, context: int, seed:
             conversations = [runner.run(_open(model, context, how.template, stack)) for model in models]
             for conversation in conversations:
                 conversation.messages.extend(opening)
+                conversation.vocabulary.prompt("?", how.system)  # which refuses a message that the template drops
                 if note := conversation.vocabulary.untemplated:
                     _complain(f"{conversation.name}: {note}")
             if interactive:
@@ -92,14 +98,17 @@ def chat(models: Sequence[NamedModel], how: PromptConfig, *, context: int, seed:
 
 
 async def _open(model: NamedModel, context: int, template: Mapping[str, Any], stack: AsyncExitStack) -> _Conversation:
-    settings = EngineSettings(slots=1, context=context, threads=cores(), prefill_chunk=_CHUNK)
+    source = gguf_file.read(model.gguf)
+    context = min(context, source.own("context_length", context))
+    settings = engine_settings(Sampler(), source, context, SILENT, unmeasured=1)  # as many layers as its GPU holds
+    settings = msgspec.structs.replace(settings, slots=1, parked=0, prefill_chunk=_CHUNK)
     log = stack.enter_context(scratch()) / "sampler.log"
     opening = open_sampler(model.gguf, settings, _GREEDY, log, say=_complain)
     try:
         sampler = await stack.enter_async_context(opening)
-    except UserError:
+    except UserError as e:
         raise UserError(
-            f"{model.gguf}: llama.cpp cannot load it with room for {context} tokens; give --context less"
+            f"{model.gguf}: llama.cpp cannot load it with room for {context} tokens; give --context less ({e})"
         ) from None
     return _Conversation(model.name, stack.enter_context(Vocabulary.open(model.gguf, template)), sampler, context)
 
@@ -138,10 +147,11 @@ async def _answer(
             f"{conversation.context}; start again, or give a larger --context"
         )
     characters, words = codecs.getincrementaldecoder("utf-8")("replace"), _Words()
-    parts = []
+    parts, ended, count = [], False, 0
     try:
         async for token in conversation.sampler.stream(Node(None, path, key), limit=max_tokens, sampling=sampling):
-            if not vocabulary.ends[token]:
+            count, ended = count + 1, bool(vocabulary.ends[token])
+            if not ended:
                 parts.append(characters.decode(vocabulary.pieces[token]))
                 words.write(parts[-1])
     except QueryFailedError as e:
@@ -150,6 +160,9 @@ async def _answer(
         return
     parts.append(characters.decode(b"", final=True))
     words.write(f"{parts[-1]}\n")
+    if not ended:
+        more = "--max-tokens" if count == max_tokens else "--context"
+        _complain(f"cut off after {amount(count, 'tokens')}; {more} gives room for more")
     conversation.messages.append({"role": "assistant", "content": "".join(parts)})
 
 

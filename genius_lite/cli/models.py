@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from contextlib import nullcontext
@@ -204,7 +205,9 @@ def chat(
         str | None, typer.Option(help="System message; if not given, a run's own; '' is the chat template's default")
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, max=100)] = 0.7,
-    max_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer; if not given, as the run asks, or 512")
+    ] = None,
     context: Annotated[int, typer.Option(min=1, max=2**31 - 1, help="Tokens of the conversation, at most")] = 4096,
     seed: Seed = 0,
 ) -> None:
@@ -249,6 +252,7 @@ def questions(
     """Let a model ask questions about your documents, which a recipe can learn from. Run it again to go on."""
     from genius_lite.cli.asking import Asking, questions_from, summary_lines
     from genius_lite.cli.interrupts import handle_interrupts
+    from genius_lite.data.documents import listed
     from genius_lite.evaluate.models import prompt_config
     from genius_lite.recipe.reader import load
     from genius_lite.weights.source import locate
@@ -260,6 +264,7 @@ def questions(
         raise UserError(f"{out} exists; name another file, or delete it")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; make it first")
+    listed(documents)  # what is missing is said before a model is downloaded
     if Path(model).suffix in (".yaml", ".yml"):
         refuse_round(model, number)
         recipe = load(Path(model))
@@ -273,4 +278,4 @@ def questions(
         found = questions_from(documents, out, gguf, how, shown)
     for line in summary_lines(found):
         print(visible(line))
-    print(visible(f"{out} is written; in a recipe: queries: {{source: {out}}}"))
+    print(visible(f"{out} is written; in a recipe beside it: queries: {{source: {json.dumps(out.name)}}}"))

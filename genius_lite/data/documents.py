@@ -52,9 +52,7 @@ def read_documents(source: Path, count: Callable[[str], int], most: int, progres
     Raises:
         UserError: there is no document, or the library that reads it is not installed.
     """
-    files, others, set_aside = _listed(source)
-    for kind in sorted({KINDS[file.suffix.lower()] for file in files}):
-        require_libraries(kind)
+    files, others, set_aside = listed(source)
     base = source if source.is_dir() else source.parent
     passages, documents = list[Passage](), 0
     limited = LimitedProcess("genius_lite.data.blocks", {}, seconds=_SECONDS, memory=_MEMORY)
@@ -74,8 +72,19 @@ def read_documents(source: Path, count: Callable[[str], int], most: int, progres
     return Read(documents, passages, set_aside, others)
 
 
-def _listed(source: Path) -> tuple[list[Path], int, list[str]]:
-    """List the documents by name, count other files, and say what cannot be read; a UserError where there are none."""
+def listed(source: Path) -> tuple[list[Path], int, list[str]]:
+    """List the documents by name, count other files, and say what cannot be read.
+
+    Raises:
+        UserError: there are none, or the library that reads them is not installed.
+    """
+    files, others, unread = _found(source)
+    for kind in sorted({KINDS[file.suffix.lower()] for file in files}):
+        require_libraries(kind)
+    return files, others, unread
+
+
+def _found(source: Path) -> tuple[list[Path], int, list[str]]:
     kinds = " ".join(KINDS)
     if source.is_file():
         if source.suffix.lower() not in KINDS:

@@ -37,6 +37,7 @@ from genius_lite.recipe import Prefix, Queries, TaskSource
 from genius_lite.text import amount, brief, first_line
 
 _MOST_ROWS = 20_000_000
+_HEADS = {"prompt", "question", "instruction", "input", "problem", "query", "text", "answer"}
 _EARLY = 1_000  # rows that cannot be used, after which a source is not read to its end if most are such
 
 T = TypeVar("T")
@@ -208,8 +209,9 @@ def _file_rows(path: Path, stream: io.BufferedReader, wanted: Sequence[Columns])
         lines = lines_of(text, path)
         if kind == "unknown":
             first = next(lines, "")
-            asked = wanted and any(map(fits, headers(first)))  # where nothing is, any line might be a header
-            kind, lines = "table" if asked else "text", chain([first], lines)
+            # Where nothing is asked for, any line might be a header: one that has such a name is.
+            heads = fits if wanted else lambda names: any(name.strip().casefold() in _HEADS for name in names)
+            kind, lines = "table" if any(map(heads, headers(first))) else "text", chain([first], lines)
         rows = table_rows(lines, fits) if kind == "table" else _text_rows(lines)
     for number, row in rows:
         yield Row(f"{path}, {number}" if isinstance(number, str) else f"{path}:{number}", row)

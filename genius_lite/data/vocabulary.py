@@ -124,7 +124,7 @@ class Vocabulary:
                 raise UserError(f"the model's chat template drops or changes {which}; use another model")
             unsaid = system and system.strip() not in "".join(around[::2])
             if unsaid and around == _PLACEHOLDERS.split(self.render(turns)):
-                raise UserError("the model's chat template drops the system message; leave it out (queries.system)")
+                raise UserError("the chat template drops the system message; leave it out (queries.system, --system)")
             specials = [token for token in self._joined(around, [""] * len(roles)) if token in self._specials]
             self._arounds[system, roles] = around, specials
         return self._arounds[system, roles]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
-from math import comb
 from statistics import fmean
 
 import msgspec
@@ -16,7 +15,6 @@ from genius_lite.results.evaluation import Commonest, Signals
 
 MOST_CUT = 0.1  # share of responses that may be cut off: what they miss cannot be learned
 _ANSWERED = 4  # questions, of fewer of which one answer to all may well be right
-_AMONG = 4  # responses to a query among which different answers are counted: of more there are more
 _WINDOW = 32  # 2-grams among which different ones are counted
 
 
@@ -47,9 +45,8 @@ def signals(observed: Sequence[Observed]) -> Signals:
     for response in observed:
         if response.finish == "end":
             ended[response.query_id].append(response)
-    agreements = {query: _agreement(responses) for query, responses in ended.items() if len(responses) > 1}
-    some = min(_AMONG, max(Counter(response.query_id for response in observed).values()))
-    enough = [responses for responses in ended.values() if len(responses) >= some > 1]
+    several = {query: responses for query, responses in ended.items() if len(responses) > 1}
+    agreements = {query: _alike([r.answer for r in responses]) for query, responses in several.items()}
     stated = [response.answer is not None for responses in ended.values() for response in responses]
     logprobs = [logprob for response in observed for logprob in response.logprobs]
     same = commonest([r.answer for r in responses] for responses in ended.values())
@@ -60,14 +57,14 @@ def signals(observed: Sequence[Observed]) -> Signals:
         length=fmean(len(response.tokens) for response in observed),
         ended=fmean(response.finish == "end" for response in observed),
         thinking=fmean(response.thought_ended is False for response in observed),
-        unique=_mean([_different(responses, some) / some for responses in enough]),
+        unique=_mean([1 - _alike([*map(_said, responses)]) / 2 for responses in several.values()]),
         agreement=_mean(list(agreements.values())),
         parsed=fmean(stated) if stated else 0.0,
         kl=_divergence(observed),
         responses=len(observed),
         agreements=agreements,
         same=same.share if same else None,
-        compared=sum(map(len, enough)),
+        compared=sum(map(len, several.values())),
         stated=sum(stated),
     )
 
@@ -93,16 +90,10 @@ def _said(response: Observed) -> Hashable:
     return response.answer if response.answer is not None else tuple(response.tokens)
 
 
-def _agreement(responses: list[Observed]) -> float:
-    """Say how often two of these state the same answer: unlike the share of the commonest, however many there are."""
-    answers = Counter(response.answer for response in responses if response.answer is not None)
-    return sum(count * (count - 1) for count in answers.values()) / (len(responses) * (len(responses) - 1))
-
-
-def _different(responses: list[Observed], some: int) -> float:
-    """Say how many different answers `some` of these have, on average over all choices of so many (rarefaction)."""
-    count = len(responses)
-    return sum(1 - comb(count - n, some) / comb(count, some) for n in Counter(map(_said, responses)).values())
+def _alike(said: Sequence[Hashable]) -> float:
+    """Say how often two of these are alike, None being like nothing: however many they are, as no share of them is."""
+    counts = Counter(each for each in said if each is not None).values()
+    return sum(count * (count - 1) for count in counts) / (len(said) * (len(said) - 1))
 
 
 def commonest(by_question: Iterable[Iterable[str | None]]) -> Commonest | None:

@@ -24,7 +24,7 @@ from genius_lite.weights.source import ORIGINAL, split_origin
 BASE_CONFIG = "base_config.json"
 """Of a base that is a GGUF; as config.json transformers would take it for the adapter's."""
 _CONFIG = "config.json"
-_SAMPLED_WITH = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+_SAMPLED_WITH = ("temperature", "top_p", "top_k", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _FIT_FLOAT16 = {"llama", "qwen2"}
 """Families, by llama.cpp's names, whose activations were seen to stay in float16's range (SmolLM2, Qwen2.5). Those of
 Gemma 2 to 4, GLM-4, Qwen3.5, Qwen3-MoE and gpt-oss leave it: vLLM refuses float16 for some, Unsloth for others."""
@@ -107,8 +107,7 @@ def write_safetensors(base: Base, adapter: Path | None, out: Path) -> list[str]:
     cfg = model.generation_config
     with Vocabulary.open(base.gguf.path) as vocabulary:
         cfg.eos_token_id = _ends(vocabulary)
-    # A maker's temperature without `do_sample` is forgiven where it is read, and not where it is saved.
-    cfg.do_sample = cfg.do_sample or any(getattr(cfg, name, None) is not None for name in _SAMPLED_WITH) or None
+    _make_saveable(cfg)
     model.save_pretrained(out)
     _write_config(base, out / _CONFIG, out / _CONFIG)
     notes = write_tokenizer(base.gguf, base.hf_checkpoint / ORIGINAL, out)
@@ -118,6 +117,18 @@ def write_safetensors(base: Base, adapter: Path | None, out: Path) -> list[str]:
             'range of float16; dtype="bfloat16" takes half the memory, and rounds off some of what was learned'
         )
     return notes
+
+
+def _make_saveable(cfg: Any) -> None:
+    """Make a generation config one that can be saved: a maker's temperature without `do_sample` is only read."""
+    try:
+        cfg.validate(strict=True)
+    except ValueError:
+        if cfg.do_sample is None:
+            cfg.do_sample = True
+        else:  # whose maker says that nothing is drawn
+            for name in _SAMPLED_WITH:
+                setattr(cfg, name, None)
 
 
 def merged_model(base: Base, adapter: Path | None) -> Any:
@@ -209,10 +220,16 @@ def _write_config(base: Base, source: Path, path: Path) -> None:
             part.pop(name, None)
         if part is config or "dtype" in part:
             part["dtype"] = computing_type(base)
-        # Where transformers 4 looks, which would else take a base of 10,000 without a word.
-        rope = part.get("rope_parameters") or {}
-        if "rope_theta" in rope:
-            part["rope_theta"] = rope["rope_theta"]
-            if rope.get("rope_type", "default") != "default":
-                part["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+        part |= _as_in_transformers_4(part.get("rope_parameters") or {})
     write_text(path, json.dumps(config, indent=2))
+
+
+def _as_in_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
+    """Return a config's keys of rotary frequencies by which transformers 4 reads them; else it takes its defaults."""
+    if "rope_theta" not in rope:  # of each kind of layer another one, as nothing there has them
+        return {}
+    beside = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
+    kind, scaling = rope.get("rope_type", "default"), {name: rope[name] for name in rope if name not in beside}
+    if kind == "longrope":  # of which it takes no more fields than these
+        scaling = {"type": kind} | {name: scaling[name] for name in ("short_factor", "long_factor") if name in scaling}
+    return beside | ({} if kind == "default" else {"rope_scaling": scaling})

@@ -65,7 +65,7 @@ pairs:
 
 guard:   # a vote is meant to make answers agree
   entropy: {{warn: 0.1, halt: 0.02}}
-  unique: {{warn: 0.3}}
+  unique: {{warn: 0.55}}
 
 learner:
   loss: sft         # such responses are told again, and nothing is pushed away

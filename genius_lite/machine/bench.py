@@ -16,6 +16,7 @@ from genius_lite.rundir.disk import scratch
 from genius_lite.sampler.client import QueryFailedError, open_sampler
 from genius_lite.sampler.interface import run_until_complete
 from genius_lite.sampler.messages import EngineSettings, Sampling
+from genius_lite.sampler.process import SamplerError
 from genius_lite.sampler.tree import Node
 from genius_lite.weights import gguf_file
 from genius_lite.weights.merge import requantize
@@ -71,7 +72,7 @@ def sweep(
                 prompt, generated = _SHORT, max(_FEWEST, min(_BRIEF, enough))
             try:
                 speed = decode_speed(model, option, _prompts(option, prompt), generated)
-            except UserError:
+            except (UserError, SamplerError):  # the latter of a worker that was killed for want of memory
                 if best is None or key != "slots":
                     raise
                 break  # so many do not fit, nor do more

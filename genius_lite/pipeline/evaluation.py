@@ -23,7 +23,7 @@ from genius_lite.results.evaluation import Answers, Cooled, Response, Said
 from genius_lite.results.rounds import SWEPT, total_stats
 from genius_lite.rundir import folder
 from genius_lite.rundir.disk import remove
-from genius_lite.rundir.lines import RecordLog
+from genius_lite.rundir.lines import Lines, RecordLog
 from genius_lite.rundir.reader import RoundFolder
 from genius_lite.sampler.messages import EngineSettings
 
@@ -52,6 +52,9 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
     def make(out: Path) -> None:
         out.mkdir()
         file = here / folder.ANSWERS
+        there = sum(response.tokens for one in Lines(file, Answers) for response in one.responses)
+        there += sum(len(said.tokens) for one in Lines(here / folder.SAID, Said) for said in one.responses)
+        note_untimed(here, Stage.EVALUATE, there)
         greedy = r.job.recipe.evaluate.greedy
         answers = _answers(r, policy, r.job.tasks, r.job.temperature, greedy, file, "tasks")
         seen, failures = _observe(r, policy)
@@ -114,8 +117,6 @@ def _answers(
     if not questions:
         return []
     who, log = _respondent(r, policy, r.job.recipe.evaluate.samples, temperature, greedy), RecordLog(file, Answers)
-    there = sum(response.tokens for one in log.records for response in one.responses)
-    note_untimed(r.folder_of(policy), Stage.EVALUATE, there)
     name = f"{named(r.number)}: tasks" + ("" if greedy else f" at {temperature:g}")
     wanted, done = who.responses * sum(map(len, questions.values())), sum(len(one.responses) for one in log.records)
     stage = r.progress.stage(name, wanted, "responses", done=done)
@@ -171,16 +172,17 @@ def _noted(
                 f"base model: {whose} {what} are those of an earlier run here (evaluate.remember: false asks again)"
             )
         recalled |= found
-    sampled = dict(recalled)
+    sampled, whole = dict(recalled), False
     try:
         yield sampled
+        whole = True
     finally:
         seconds, new = time.monotonic() - start, sampled.keys() - recalled.keys()
         made, known = (
             sum(len(one.tokens) for key in keys - before for one in sampled[key]) for keys in (new, recalled.keys())
         )
         here, stats = r.folder_of(policy), total_stats(who.totals)
-        note_time(here, Stage.EVALUATE, seconds, made, stats, {part: seconds}, untimed=known)
+        note_time(here, Stage.EVALUATE, seconds, made, stats, {part: seconds}, untimed=known if whole else 0.0)
         for asked in inquiries:
             if any(task == asked.task for task, _ in new):
                 asked.remember(sampled, seconds)

@@ -96,8 +96,8 @@ class History:
                     f"{here.adapter} has no figures of its training; delete {here.path} to have it made anew"
                 )
             metrics = round_metrics(found.signals, rollouts, pairs, made.training.accuracy, made.training.margin)
-            # Values of other questions are no rise or fall.
-            first = self.reports[0].metrics if self.reports and r.queries == r.job.searched(1) else None
+            others = r.job.recipe.round_queries is not None  # whose values are no rise or fall
+            first = self.reports[0].metrics if self.reports and not others else None
             raised = alarms(r.job.recipe.guard, metrics, base.evaluation.signals, first)
             best = at_best(base.cooled, here.responses, r.job.recipe.rounds) if base.cooled else []
             alarm_lines = [f"{alarm.level}: {alarm.line}" for alarm in raised]

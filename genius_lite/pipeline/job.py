@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from genius_lite.data.files import files_of
 from genius_lite.data.queries import Selected, hold_out, select
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
@@ -17,7 +18,7 @@ from genius_lite.evaluate.measure import temperature_of
 from genius_lite.evaluate.tasks import Task, TokenizedTask, tokenize_task
 from genius_lite.hardware import learner_device
 from genius_lite.machine.engine_settings import context_for
-from genius_lite.recipe import Recipe
+from genius_lite.recipe import Prefix, Recipe
 from genius_lite.records import Query, seed_of
 from genius_lite.report.tracking import require_trackers
 from genius_lite.rundir.folder import RECIPE
@@ -112,6 +113,12 @@ class Job:
         }
 
 
+def require_optimizer(recipe: Recipe) -> None:
+    """Refuse, by a UserError, an optimizer without kernels for the device that this machine trains on."""
+    if recipe.learner.optimizer == "paged_adamw_8bit" and learner_device() == "mps":
+        raise UserError("learner.optimizer: paged_adamw_8bit is for CUDA and CPUs, not for Metal; take it out")
+
+
 def prepare(recipe: Recipe, reuse: Path | None = None) -> Job:
     """Find the model, the queries and the tasks, and check that they fit together and on this machine; writes nothing.
 
@@ -122,8 +129,9 @@ def prepare(recipe: Recipe, reuse: Path | None = None) -> Job:
         UserError: whatever of the recipe cannot be used.
     """
     require_trackers(recipe)
-    if recipe.learner.optimizer == "paged_adamw_8bit" and learner_device() == "mps":
-        raise UserError("learner.optimizer: paged_adamw_8bit is for CUDA and CPUs, not for Metal; take it out")
+    for source in (recipe.queries.source, *(task.source for task in recipe.evaluate.tasks)):
+        if not Prefix.starts(source):
+            files_of(source)  # what is missing is said before a model is downloaded
     check_before_download(recipe.model)
     path = locate(recipe.model)
     # What it says is clearer than llama.cpp's "unknown model", and nothing else is downloaded yet.

@@ -93,8 +93,8 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
         UserError: no query is left.
         Stopped: the run was asked to stop.
     """
+    r.note_origin(policy)  # a stop takes effect below
     r.enter(Stage.ROLLOUTS)
-    r.note_origin(policy)
     queries, log = r.queries, RecordLog(r.here / folder.ROLLOUTS, Rollout)
     failures = RecordLog(r.here / folder.FAILED_FILE, FailedQuery)
     trust_searches(r, log.records, failures.records)
@@ -102,6 +102,7 @@ def sample(r: Round, policy: Policy) -> Sequence[Rollout]:
         note_untimed(r.here, Stage.ROLLOUTS, sum(rollout.sampled_tokens for rollout in log.records))
     over = {*log.records.query_ids(), *failures.records.query_ids()}
     if missing := [q for q in queries if q.id not in over]:
+        r.reopen()
         if not r.job.recipe.sampler.elsewhere:
             policy = stand_in(r, policy, len(missing) / len(queries))
         r.progress.searched_before(log.records)

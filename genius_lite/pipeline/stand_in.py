@@ -154,14 +154,14 @@ def _choose(r: Round, policy: Policy, files: dict[str, _File], expected: float) 
 
     def speed(name: str) -> _Speed:
         key = (r.job.source.sha256, name, policy.adapter is not None, learner.rank, learner.targets, engine)
-        if found := recall("file", key, _Speed):
+        if found := recall("pace", key, _Speed):
             return found
         try:
             found = trial.speed(name) if name in files else _Speed(file_speed(policy.gguf, policy.settings(r.engine)))
         except (UserError, SamplerError) as e:
             r.progress.say(f"warning: {name} cannot be sampled from here: {e}")
             return _Speed(0.0)
-        remember("file", key, found)
+        remember("pace", key, found)
         return found
 
     speeds = dict[str, _Speed]()

@@ -225,7 +225,7 @@ def suggest(job: Job, machine: Machine, lengths: Lengths, history: DoneStages) -
     One setting is tried before several; those that cost least in speed and nothing in what is learned come first. A run
     that has begun a round is not told what would make it another one.
     """
-    begun = bool(history.searched) or any(number for _, number in history.done)
+    begun = bool(history.searched) or any(number or stage == BASE for stage, number in history.done)
     now = sizes(job, machine, lengths)
     lacks = shortfalls(job, now, machine, history)
     best, together = None, dict[str, object]()

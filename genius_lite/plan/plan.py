@@ -96,9 +96,11 @@ def plan(job: Job, progress: Progress, *, rehearsal: bool = True, temporary: boo
     out, cfg = Path(job.recipe.out), job.recipe
     if rehearsal and not temporary:
         drop_rehearsal(out, job.identity)
-    engine = engine_settings(cfg.sampler, job.source, job.context, progress) if rehearsal else None
-    machine, own = Machine.here(out), same_run(out, job.identity)
-    known = _known(job, machine, engine)
+    machine, own, engine = Machine.here(out), same_run(out, job.identity), None
+    known = _known(job, machine)
+    if rehearsal and not _hopeless(known, machine):
+        engine = engine_settings(cfg.sampler, job.source, job.context, progress)
+        known = _known(job, machine, engine)
     begun = (Stage.ROLLOUTS, 1) in known.history.done or 1 in known.history.searched
     unknown = (own or temporary) and not begun and (known.rates is None or known.rates.disturbed > 0)
     if engine and unknown and not shortfalls(job, known.sizes, machine, known.history):
@@ -111,6 +113,12 @@ def plan(job: Job, progress: Progress, *, rehearsal: bool = True, temporary: boo
         known = Known(job, history, rates.lengths, sizes(job, machine, rates.lengths, engine), rates)
     notes = [] if own else [f"{out} holds a run of another recipe; name another `out`."]
     return _assembled(known, machine, notes)
+
+
+def _hopeless(known: Known, machine: Machine) -> bool:
+    """Say whether something lacks that no setting of the sampler changes: its speed need not be measured then."""
+    lacks = shortfalls(known.job, known.sizes, machine, known.history)
+    return any(lack.on_disk or lack.stage in (Stage.IMPORT, Stage.TRAIN) for lack in lacks)
 
 
 def _known(job: Job, machine: Machine, engine: EngineSettings | None = None) -> Known:

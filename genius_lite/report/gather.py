@@ -160,7 +160,7 @@ def _base(here: RoundFolder, name: str) -> RoundData:
 def _round(run: RunFolder, here: RoundFolder, base: Signals | None, earlier: Sequence[RoundData]) -> RoundData:
     report, name, pairs = here.report, named(here.number), _pair_figures(here, run.recipe)
     if report and (metrics := report.metrics):
-        alike = earlier and not run.recipe["round_queries"]  # other questions have other values
+        alike = earlier and run.recipe.get("round_queries") is None  # other questions have other values
         found = signal_values(metrics, base, earlier[0].report.metrics if alike else None)
         return RoundData(name, report, True, metrics.signals, found, here.totals, pairs)
     report, signals = here.made(), None

@@ -80,7 +80,7 @@ def signals_table(data: RunData) -> Table | None:
         _row("Responses that end", policies, lambda p: percent(p.signals and p.signals.ended)),
         _row("Responses that end in a loop", policies, lambda p: percent(p.signals and p.signals.loops)),
         _row("Different 2-grams", policies, lambda p: percent(p.signals and p.signals.distinct)),
-        _row("Different answers to a query", policies, lambda p: percent(p.signals and p.signals.unique)),
+        _row("Different answers, of two to a query", policies, lambda p: percent(p.signals and p.signals.unique)),
     ]
     note = "Means over the responses to held-out queries, from which nothing learns. They need no label."
     return Table("signals", "Held-out queries", _headings(policies), rows, note) if policies else None

@@ -175,17 +175,17 @@ class Signals(msgspec.Struct, frozen=True):
     - length: tokens. ended: share that ended with an end token.
     - thinking: share whose thought did not come to its end.
     - parsed: share of the responses that ended which state an answer. One that was cut off has not come to its own.
-    - unique: different answers among four responses to a query that ended (where fewer are asked for, among these), per
-      response; one that states none counts by its tokens. Over queries with so many; None where there is no such query.
-    - agreement: how often two responses to a query that ended give the same answer, of those that ended; one without an
-      answer agrees with none. `agreements` has it by query. Over queries with two such responses at least, and None
-      where there is no such query. Neither depends on how many responses end, as shares of all of them would.
+    - unique: different answers of two responses to a query that ended, per response, so from a half on; one that states
+      none counts by its tokens.
+    - agreement: how often two responses to a query that ended give the same answer; one without an answer agrees with
+      none. `agreements` has it by query. Both are over queries with two such responses at least, and None where there
+      is no such query; neither depends on how many responses end, as shares of all of them would.
     - same: share of the answers to all queries that are the most frequent one, each query alike; None where fewer than
       four queries have an answer. A policy that says "B", or 1, to everything has 1, and agrees with itself.
     - kl: KL(policy || base), nats per token: the mean of log(policy / base) over the tokens that the policy drew, at
       least 0; 0 for the base model. Not r - 1 - log r with r = base / policy (J. Schulman, "Approximating KL
       divergence", 2020), which single tokens rule where the policy has grown sure.
-    - responses: how many these are means over; but `unique` over `compared`, and `same` over `stated`.
+    - responses: how many these are means over; but `unique` and `agreement` over `compared`, and `same` over `stated`.
     """
 
     entropy: float

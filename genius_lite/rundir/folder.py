@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -142,7 +143,10 @@ def open_folder(path: Path, identity: dict[str, Any]) -> Iterator[RunDir]:
         with hold(path):
             recorded = folder.build_json(RECIPE, lambda: identity)
             if changed := _difference(recorded, identity):
-                raise UserError(f"{path} was made by another recipe ({changed}); name another `out`, or delete it")
+                raise UserError(
+                    f"{path} was made by another recipe ({changed}); name another `out` (--reuse "
+                    f"{shlex.quote(str(path))} takes there what stays the same), or delete it"
+                )
             try:
                 yield folder
             except Exception as e:

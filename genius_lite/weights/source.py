@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from genius_lite.weights.gguf_file import shard_names
 from genius_lite.weights.gguf_header import Reader
 from genius_lite.weights.supported import check_architecture
 
+_MORE = "For more information check"  # what a status means, at large
 _START = 1 << 16  # bytes of a GGUF; its architecture is the first that converters write
 
 ORIGINAL = "original"
@@ -166,9 +168,10 @@ def _hub_errors(source: str) -> Iterator[None]:
         yield
     # hf_xet, which most large files come by, raises nothing but a RuntimeError.
     except (httpx2.HTTPError, HFValidationError, LocalEntryNotFoundError, RuntimeError, OSError) as e:
-        # The hub's own errors have the status and a request's number in their first line, and what is wrong below it.
-        lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-        reason = brief(" ".join(lines[1:] or lines) or type(e).__name__, 400)
+        lines = [line.strip() for line in str(e).splitlines() if line.strip() and not line.startswith(_MORE)]
+        # Some of the hub's have the status and a request's number in their first line, and what is wrong below it.
+        told = lines[1:] if lines[1:] and re.match(r"\d{3} Client Error", lines[0]) else lines
+        reason = brief(" ".join(told) or type(e).__name__, 400)
         raise UserError(f"{source}: cannot be downloaded: {reason}") from None
 
 

@@ -68,7 +68,7 @@ def test_what_was_cut_off_has_not_stated_its_answer():
     found = signals([*cut, said(1, 2, answer="4")])
     assert (found.parsed, found.agreement, found.unique, found.agreements) == (1.0, None, None, {})
     found = signals([*cut, said(1, 2, answer="4"), said(1, 3, answer="4"), said(1, 4, answer="5")])
-    assert (found.agreement, found.unique) == (1 / 3, None), "four of them would have to end"
+    assert (found.agreement, found.unique) == (1 / 3, 5 / 6)
     assert signals(cut).parsed == 0.0
 
 
@@ -92,15 +92,15 @@ def test_a_response_of_one_token_repeats_nothing():
 
 def test_responses_without_an_answer_count_by_their_tokens_and_agree_with_none():
     found = signals([said(1, 2), said(1, 2), said(1, 3), said(1, 4)])
-    assert (found.unique, found.agreement, found.parsed) == (3 / 4, 0.0, 0.0)
+    assert (found.unique, found.agreement, found.parsed) == (11 / 12, 0.0, 0.0)
     found = signals([said(1, 2, answer="5"), said(1, 3, answer="5"), said(1, 4), said(1, 5)])
-    assert (found.unique, found.agreement, found.parsed) == (3 / 4, 1 / 6, 2 / 4)
+    assert (found.unique, found.agreement, found.parsed) == (11 / 12, 1 / 6, 2 / 4)
 
 
 def test_queries_count_alike_however_many_responses_they_have():
     rest = [said(1, query="r", answer="5")] * 3 + [said(1, query="r", answer="6")]
     found = signals([said(1, answer="5")] * 8 + rest)
-    assert (found.unique, found.agreement) == ((1 / 4 + 2 / 4) / 2, (1 + 3 / 6) / 2)
+    assert (found.unique, found.agreement) == ((1 / 2 + 3 / 4) / 2, (1 + 3 / 6) / 2)
 
 
 @pytest.mark.parametrize("ended", [4, 6, 8])
@@ -113,7 +113,7 @@ def test_the_variety_of_answers_does_not_depend_on_how_many_responses_end(ended)
         found += [said(1, query=str(query), answer=a, finish=how) for a, how in zip(answers, ends, strict=True)]
     seen = signals(found)
     assert seen.agreement == pytest.approx(0.6**2 + 2 * 0.2**2, abs=0.01)
-    assert seen.unique == pytest.approx((3 - 0.4**4 - 2 * 0.8**4) / 4, abs=0.01)
+    assert seen.unique == pytest.approx(1 - (0.6**2 + 2 * 0.2**2) / 2, abs=0.01)
 
 
 @pytest.mark.parametrize("length", [2, 10, 33, 34, 60, 200])

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from genius_lite.errors import UserError
+from genius_lite.export import transformers as transformers_module
 from genius_lite.export.transformers import computing_type, python_lines, write_peft, write_safetensors
 from genius_lite.rundir.folder import SOURCE
 from genius_lite.weights import gguf_file
@@ -129,6 +130,7 @@ def test_a_gguf_with_an_empty_template_is_asked_without_one(tmp_path):
     [
         {"rope_theta": 1e6, "rope_type": "default"},
         {"rope_theta": 5e5, "rope_type": "linear", "factor": 4.0},
+        {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.5},
     ],
 )
 def test_rotary_frequencies_stand_where_transformers_4_looks_too(tiny, tmp_path, rope):
@@ -142,19 +144,37 @@ def test_rotary_frequencies_stand_where_transformers_4_looks_too(tiny, tmp_path,
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert written["rope_theta"] == rope["rope_theta"]
     scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
-    assert written.get("rope_scaling") == (scaling if len(rope) == 3 else None)
+    assert written.get("rope_scaling") == (scaling if rope["rope_type"] == "linear" else None)
+    assert written.get("partial_rotary_factor") == rope.get("partial_rotary_factor")
     assert AutoConfig.from_pretrained(tmp_path / "out").rope_parameters == rope
 
 
-def test_a_makers_temperature_is_written_as_it_was_read(tiny, tmp_path):
+def test_a_long_rope_has_the_fields_that_transformers_4_takes():
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "short_factor": [1.0], "long_factor": [2.0]}
+    scaling = {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
+    assert transformers_module._as_in_transformers_4(rope) == {"rope_theta": 1e4, "rope_scaling": scaling}
+
+
+@pytest.mark.parametrize(
+    ("made", "written"),
+    [
+        ({"temperature": 0.6, "top_p": 0.9}, {"temperature": 0.6, "do_sample": True}),
+        ({"do_sample": False, "temperature": 1.0}, {"do_sample": False, "temperature": 1.0}),
+        ({"temperature": 1.0}, {"temperature": 1.0}),
+        ({"do_sample": False, "temperature": 0.6}, {"do_sample": False}),
+    ],
+)
+def test_a_makers_temperature_is_written_where_it_can_be(tiny, tmp_path, made, written):
     """transformers reads one without `do_sample`, and refuses to save it once anything else in it is changed."""
     checkpoint = tmp_path / "hf-checkpoint"
     shutil.copytree(tiny.hf_checkpoint, checkpoint)
-    (checkpoint / "generation_config.json").write_text(json.dumps({"temperature": 0.6, "top_p": 0.9}))
+    (checkpoint / "generation_config.json").write_text(json.dumps(made))
     (tmp_path / "out").mkdir()
     write_safetensors(based(tiny.gguf, checkpoint), None, tmp_path / "out")
-    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
-    assert (written["temperature"], written["do_sample"]) == (0.6, True)
+    found = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert {name: found.get(name) for name in ("temperature", "do_sample")} == {
+        "temperature": None, "do_sample": None, **written
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

@@ -184,17 +184,16 @@ def test_a_file_fits_by_the_memory_that_is_free(tiny_llama, monkeypatch):
 
 
 @pytest.mark.parametrize("prompts", [1, 8])
-def test_branches_that_are_measured_are_decoded_together(tiny_llama, monkeypatch, prompts):
+def test_branches_that_are_measured_differ(tiny_llama, monkeypatch, prompts):
     """Those whose first drawn tokens were equal began one after another: 17 decodes for 10 tokens."""
     monkeypatch.setattr(bench, "Sampling", lambda temperature: Sampling(temperature, top_k=1))
-    settings, drains = EngineSettings(slots=8, context=256, threads=1), []
-    real = client.LocalSampler.drain
+    settings, paths, real = EngineSettings(slots=8, context=256, threads=1), [], client.LocalSampler.extend
 
-    async def drained(self):
-        drains.append(await real(self))
-        return drains[-1]
+    def noted(self, node, n, *, until, limit):
+        if limit == 10:
+            paths.append(tuple(node.path))
+        return real(self, node, n, until=until, limit=limit)
 
-    monkeypatch.setattr(client.LocalSampler, "drain", drained)
+    monkeypatch.setattr(client.LocalSampler, "extend", noted)
     bench.decode_speed(tiny_llama, settings, [[20, 21, 22, 23]] * prompts, 10)
-    before, after = drains[-2:]
-    assert after.decode_steps - before.decode_steps <= 11
+    assert len({*paths}) == len(paths) == 8

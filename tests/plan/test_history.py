@@ -86,7 +86,8 @@ def test_a_run_is_no_plan(run, made):
     before = sorted(run.iterdir())
     drop_rehearsal(run, {**MINE, "rounds": 2})
     assert sorted(run.iterdir()) == before
-    with pytest.raises(UserError, match="was made by another recipe"), open_folder(run, {**MINE, "rounds": 2}):
+    told = r"was made by another recipe .*; name another `out` \(--reuse .* takes there what stays the same\)"
+    with pytest.raises(UserError, match=told), open_folder(run, {**MINE, "rounds": 2}):
         pass
 
 

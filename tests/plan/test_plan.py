@@ -13,8 +13,11 @@ import pytest
 
 from genius_lite import load
 from genius_lite.pipeline.job import prepare
+from genius_lite.plan import plan as plan_module
 from genius_lite.plan.plan import forecast
 from genius_lite.plan.rates import Rates
+from genius_lite.plan.shape import Machine
+from genius_lite.progress import SILENT
 from tests.conftest import FORKED_HELPERS
 from tests.support import cli
 from tests.support.models import tiny_gguf
@@ -120,6 +123,15 @@ def test_a_plan_says_what_the_run_then_takes_and_changes_nothing_in_it(project):
     more = planned("--set", "seed=1", cwd=project)
     assert "holds a run of another recipe" in more["notes"][0]
     assert more["seconds"] is None
+
+
+def test_what_no_setting_makes_fit_is_said_without_measuring(project, monkeypatch):
+    """A model of which the import alone takes more than there is was loaded six times first."""
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(plan_module, "engine_settings", lambda *_: pytest.fail("the machine is measured"))
+    monkeypatch.setattr(Machine, "here", lambda folder: Machine(10**6, 10**12, [], "cpu", 10**6, False, 2))
+    found = plan_module.plan(prepare(load("r.yaml", ["sampler=auto"])), SILENT)
+    assert not found.fits
 
 
 def test_a_plan_says_what_validate_says(project):

@@ -10,11 +10,13 @@ import sys
 import threading
 from pathlib import Path
 
+import httpx2
 import pytest
+from huggingface_hub.utils import hf_raise_for_status
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import Model
-from genius_lite.weights.source import copy_original, locate, locate_weights, named_origin, split_origin
+from genius_lite.weights.source import _hub_errors, copy_original, locate, locate_weights, named_origin, split_origin
 from tests.conftest import SMOLLM2
 
 CONTENT = b"GGUF" + bytes(100)
@@ -136,6 +138,18 @@ def test_why_the_hub_refuses_is_said(hub, tmp_path, told):
     result = _locate_with(hub, tmp_path, f"hf:{code}/{status}/x.gguf")
     assert result.returncode == 1
     assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "said"),
+    [(503, {}, "503 Service Unavailable"), (403, {"X-Error-Message": "no such right"}, "no such right")],
+)
+def test_a_first_line_that_is_the_reason_is_said(status, headers, said):
+    request = httpx2.Request("GET", "https://huggingface.co/x")
+    with pytest.raises(UserError) as raised, _hub_errors("hf:o/r/x.gguf"):
+        hf_raise_for_status(httpx2.Response(status, headers=headers, request=request))
+    assert said in str(raised.value)
+    assert "developer.mozilla" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["hf: owner/repo/x.gguf", "hf:owner/a repo/x.gguf", "hf:o/a--b/x.gguf"])
