@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,8 @@ from genius_lite.weights.gguf_file import shard_names
 from genius_lite.weights.gguf_header import Reader
 from genius_lite.weights.supported import check_architecture
 
+# How browsers, llama.cpp and Ollama name a model of the hub.
+_OF_HUB = re.compile(r"https?:/|^(hf|huggingface)\.co/|-GGUF([:/]|$)|^\w[\w.-]*/[\w.:-]+(?<!\.gguf)$", re.IGNORECASE)
 _START = 1 << 16  # bytes of a GGUF; its architecture is the first that converters write
 
 ORIGINAL = "original"
@@ -45,7 +48,8 @@ def locate(model: Model) -> Path:
         return _from_package(model.gguf)
     path = Path(model.gguf)
     if not path.is_file():
-        raise UserError(f"{path}: no such GGUF file")
+        hint = "; a hub model is written hf:OWNER/REPO/FILE.gguf" if _OF_HUB.search(model.gguf) else ""
+        raise UserError(f"{model.gguf}: no such GGUF file{hint}")
     return path
 
 
@@ -107,7 +111,7 @@ def check_before_download(model: Model) -> None:
     if model.weights is not None or not model.gguf.startswith(Prefix.HUB):
         return
     import httpx2
-    from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import constants, get_session, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.utils import build_hf_headers
 
     repo, names = _hub_files(model)
@@ -116,9 +120,10 @@ def check_before_download(model: Model) -> None:
             return
         url, start = hf_hub_url(repo, names[0], revision=model.revision), b""
     headers = {**build_hf_headers(), "Range": f"bytes=0-{_START - 1}"}
+    patience = constants.HF_HUB_ETAG_TIMEOUT  # seconds; the session has no limit of its own
     with (
         suppress(httpx2.HTTPError, OSError),  # the download meets the same, and has words for it
-        get_session().stream("GET", url, headers=headers, follow_redirects=True) as response,
+        get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=patience) as response,
     ):
         start = next(response.iter_bytes(_START), b"") if response.is_success else b""
     if architecture := _architecture_in(start):
