@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import datasets
+import gguf
+import numpy as np
 import pytest
 from huggingface_hub import constants
 from hypothesis import given
@@ -27,6 +29,7 @@ from genius_lite.init.questions import (
 from genius_lite.init.recipe import Given, _cost, _settings, _text, recipe_text
 from genius_lite.recipe import TaskSource
 from genius_lite.recipe.reader import load, parse
+from tests.support.models import TEMPLATE, tiny_gguf
 
 LAPTOP = Resources(cores=4, memory=12_000_000_000)
 
@@ -36,6 +39,7 @@ def folder(tmp_path, tiny_llama, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(questions, "_FOLDERS", (".",))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     (tmp_path / "tiny.gguf").symlink_to(tiny_llama)
     (tmp_path / "questions.jsonl").write_text(_lines({"id": "a", "question": f"What is {n}?"} for n in range(30)))
     (tmp_path / "problems.jsonl").write_text(_lines({"prompt": f"What is {n}?", "answer": str(n)} for n in (1, 99)))
@@ -87,6 +91,8 @@ def test_models_are_suggested_by_what_is_there_and_fits(folder, monkeypatch):
     assert suggest_models(LAPTOP)[:2] == ["tiny.gguf", "hf:Qwen/Qwen2.5-GGUF/q/m.gguf"]
     assert find_model("hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q8_0.gguf").parameters == 0.5e9
     assert find_model("hf:A/B-GGUF/SmolLM2-135M-Instruct.Q4_1.gguf").parameters == 135e6
+    unknown = find_model("hf:A/B-GGUF/Phi-4-mini-instruct-Q4_K_M.gguf")
+    assert unknown.description.startswith("of unknown size, taken for 1,000 M parameters; downloaded when")
     for wrong in ("hf:A/B", "hf:A/B/c.bin", "none.gguf", "questions.jsonl", "python:nowhere/x.gguf"):
         with pytest.raises(UserError):
             find_model(wrong)
@@ -120,6 +126,90 @@ def test_columns_and_checkers_are_detected(folder):
         (folder / "t.jsonl").write_text(_lines(rows))
         with pytest.raises(UserError, match=r"t\.jsonl"):
             find_problems("t.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("table", "columns"),
+    [
+        ("ID,Question,Answer\n1,Why?,So.\n", ["Question", "Answer", "ID"]),
+        (",Frage\n0,Nenne drei Farben.\n", ["Frage"]),  # as pandas writes it
+        ("Level;Frage\n1;Nenne drei Farben.\n", ["Frage", "Level"]),
+        ("Name;Frage\nAnna;Warum?\n", ["Frage", "Name"]),
+    ],
+)
+def test_columns_of_peoples_tables(folder, table, columns):
+    (folder / "excel.csv").write_text(table)
+    assert question_columns("excel.csv") == columns
+
+
+def test_columns_of_problems_in_capitals(folder):
+    (folder / "test.jsonl").write_text(_lines([{"Problem": "What is 2 + 2?", "Answer": "4"}]))
+    task, prompts = find_problems("test.jsonl")
+    assert (task.prompt, task.answer, task.check, len(prompts)) == ("Problem", "Answer", "numeric", 1)
+
+
+def test_rows_of_another_encoding_and_a_lacking_header_are_told(folder, monkeypatch, capsys):
+    rows = [b"question", b"Why?", b"What is \x93x\x94?", b"Who\x92s there?", b"When?", b"Where?"]
+    (folder / "excel.csv").write_bytes(b"\r\n".join(rows))
+    text = _asked("", Given(model="tiny.gguf", queries="excel.csv", tasks="none", yes=True), monkeypatch)
+    assert "limit: 3 " in text
+    told = "   2 rows are set aside; the first: excel.csv:3: the byte 93 is no UTF-8 where it stands; save the file as"
+    assert told in capsys.readouterr().out
+    (folder / "excel.csv").write_bytes("ID,Prüffrage\n1,Why?\n".encode("cp1252"))
+    with pytest.raises(UserError, match="its header is not UTF-8: save the file as UTF-8"):
+        question_columns("excel.csv")
+    (folder / "excel.csv").write_text("What is 2 + 2?\nWhat is 3 + 3?\n")
+    _asked("", Given(model="tiny.gguf", queries="excel.csv", tasks="none", yes=True), monkeypatch)
+    assert "   the first line is taken for the names of columns" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("end", "told", "variables", "thought"),
+    [
+        (
+            "{% if enable_thinking %}<think>\n{% endif %}",
+            "which the recipe switches off",
+            {"enable_thinking": False},
+            0,
+        ),
+        ("<think>\n", "the recipe gives 1024 tokens more", {}, 1024),
+        ("{# </think> of earlier answers #}", "the recipe gives 1024 tokens more", {}, 1024),  # R1's distillates
+        ("{% if enable_thinking %}{% else %}<think>\n\n</think>\n{% endif %}", "", {}, 0),  # off by itself
+        ("", "", {}, 0),
+    ],
+)
+def test_a_model_that_thinks_has_room_for_it_or_is_kept_from_it(
+    end, told, variables, thought, folder, monkeypatch, capsys
+):
+    tiny_gguf(folder / "thinks.gguf", "llama", template=TEMPLATE + end)
+    for tasks in ("none", "problems.jsonl"):  # a search, a vote
+        text = _asked("", Given(model="thinks.gguf", tasks=tasks, yes=True), monkeypatch)
+        recipe = parse(text, "mine.yaml")
+        assert (recipe.queries.template, recipe.foresight.thought_tokens) == (variables, thought)
+        assert ("chat template has thoughts" in (shown := capsys.readouterr().out)) == bool(told)
+        assert told in shown
+    longer = _cost(LAPTOP, 135e6, 0, votes=True, thought=1024).each
+    assert longer == pytest.approx(_cost(LAPTOP, 135e6, 0, votes=True).each * (256 + 1024) / 256)
+
+
+def test_of_a_hub_model_it_is_not_known_whether_it_thinks(folder, monkeypatch):
+    text = _asked("", Given(model="hf:A/B-GGUF/b-1b.gguf", tasks="none", yes=True), monkeypatch)
+    assert "\n  # template: {enable_thinking: false}   #" in text
+    assert parse(text, "mine.yaml").queries.template == {}
+
+
+def test_a_base_model_and_one_that_needs_weights_are_told(folder):
+    tiny_gguf(folder / "base.gguf", "llama", template="")
+    assert "no chat template: a base model" in find_model("base.gguf").description
+
+    def biased(writer: gguf.GGUFWriter) -> None:
+        writer.add_tensor("blk.1.attn_q.bias", np.ones(64, np.float32))
+
+    tiny_gguf(folder / "biased.gguf", "llama", more=biased)
+    with pytest.raises(
+        UserError, match=r"set model\.weights .*; init asks for no more than a GGUF: name another model"
+    ):
+        find_model("biased.gguf")
 
 
 def test_a_column_for_each_option_is_in_the_question(folder):
@@ -160,6 +250,7 @@ def test_five_answers_wrong_ones_asked_again(folder, monkeypatch, capsys):
         "x.txt: no such file",
         "Q9: no quantization type of that name",
         "Its columns of text: question, id",
+        "About documents a model asks some: genius-lite questions",
         "30 questions in `question`",
         "2 problems, `prompt` and `answer`; answers are compared as numeric",
         "1 of them are among the questions too",

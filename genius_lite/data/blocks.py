@@ -19,11 +19,6 @@ from genius_lite.data.sandbox import Message, serve
 from genius_lite.errors import UserError
 from genius_lite.text import first_line
 
-KINDS = {
-    ".md": "Markdown", ".markdown": "Markdown", ".html": "HTML", ".htm": "HTML", ".xhtml": "HTML", ".txt": "text",
-    ".pdf": "PDF",
-}  # fmt: skip
-"""Suffixes of documents, and what each is."""
 PACKAGES = {
     "Markdown": {"markdown_it": "markdown-it-py>=3.0", "bs4": "beautifulsoup4>=4.12"},
     "HTML": {"bs4": "beautifulsoup4>=4.12"},

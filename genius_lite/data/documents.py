@@ -10,7 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from genius_lite.data.blocks import KINDS, PACKAGES, Block
+from genius_lite.data.blocks import PACKAGES, Block
+from genius_lite.data.files import KINDS
 from genius_lite.data.sandbox import LimitedProcess
 from genius_lite.errors import UserError
 from genius_lite.progress import Progress

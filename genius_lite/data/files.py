@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import gzip
 import io
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,11 @@ _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # how they begin, and no UTF-8 
 _LFS = b"version https://git-lfs.github.com/spec/"  # what git leaves in a file's place without its Large File Storage
 _MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 SUFFIXES = f"{' '.join(FORMATS)}, or one of them with {' or '.join(_COMPRESSED)} after it"
+KINDS = {
+    ".md": "Markdown", ".markdown": "Markdown", ".html": "HTML", ".htm": "HTML", ".xhtml": "HTML", ".txt": "text",
+    ".pdf": "PDF",
+}  # fmt: skip
+"""Suffixes of documents, which questions can be asked about, and what each is."""
 
 LONGEST = 8_000_000
 """Characters of a row, all its columns together."""
@@ -80,10 +86,11 @@ def files_of(source: str) -> list[Path]:
     if source == STDIN:
         return [path]
     if path.is_dir():
-        found = [file for file in path.rglob("*") if suffix_of(file) in FORMATS]
-        found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+        there = [f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts)]
+        found = [file for file in there if suffix_of(file) in FORMATS]
         if not found:
-            raise UserError(f"{source}: no file of questions in this folder; one ends in {SUFFIXES}")
+            told = f"{source}: no file of questions in this folder; one ends in {SUFFIXES}"
+            raise UserError(told + about_documents(source, there))
     elif path.exists():
         return [path]
     else:
@@ -100,6 +107,13 @@ def files_of(source: str) -> list[Path]:
         kinds_found = " and ".join(file.name for file in kinds.values())
         raise UserError(f"{source}: files of several kinds, such as {kinds_found}; write a pattern, such as *.jsonl")
     return found
+
+
+def about_documents(source: str, files: Sequence[Path]) -> str:
+    """Say how to come from a source to questions, for the end of a message; empty if no file of it is a document."""
+    if not any(file.suffix.lower() in KINDS for file in files):
+        return ""
+    return f"; a model asks about documents: genius-lite questions {shlex.quote(source)} --model MODEL --out OUT.jsonl"
 
 
 @contextmanager

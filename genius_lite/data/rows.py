@@ -23,6 +23,7 @@ from genius_lite.data.files import (
     TOO_LONG,
     Fault,
     Numbered,
+    about_documents,
     decoded,
     files_of,
     lines_of,
@@ -38,6 +39,7 @@ from genius_lite.text import amount, brief, first_line
 
 _MOST_ROWS = 20_000_000
 _HEADS = {"prompt", "question", "instruction", "input", "problem", "query", "text", "answer"}
+_UNREAD = re.compile("[\udc80-\udcff]")  # what `decoded` makes of bytes that are no UTF-8
 _EARLY = 1_000  # rows that cannot be used, after which a source is not read to its end if most are such
 
 T = TypeVar("T")
@@ -136,7 +138,12 @@ def _missing(wanted: Sequence[Columns], names: Sequence[str]) -> str:
     needed = wanted[0].needed if wanted else ()
     lacking = ", ".join(f"`{name}`" for name in needed if name not in names) or "of a name that no other has"
     said = wanted[0].help if wanted else "say which in the recipe"
-    return f"no column {lacking}; it has {brief(', '.join(names), 200)}; {said}"
+    return f"no column {lacking}; it has {brief(', '.join(names), 200)}; {not_utf8(names) or said}"
+
+
+def not_utf8(names: Iterable[str]) -> str:
+    """Say so where names of columns hold bytes that `decoded` could not read, which nobody can type; else nothing."""
+    return "its header is not UTF-8: save the file as UTF-8" if any(map(_UNREAD.search, names)) else ""
 
 
 def _fits(wanted: Sequence[Columns], names: Sequence[str]) -> list[str]:
@@ -223,7 +230,7 @@ def _kind(path: Path, stream: io.BufferedReader) -> str:
     if head.startswith(PARQUET):
         return "parquet"
     if path.suffix:
-        raise UserError(f"{path}: a file of questions is one of {SUFFIXES}")
+        raise UserError(f"{path}: a file of questions is one of {SUFFIXES}{about_documents(str(path), [path])}")
     return "json" if head.lstrip(b"\xef\xbb\xbf\xff\xfe \r\n\t\0")[:1] in (b"{", b"[") else "unknown"
 
 

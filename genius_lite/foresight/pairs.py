@@ -17,6 +17,7 @@ from genius_lite.text import amount
 
 _MOST_EXPONENT = 80.0  # as of the learner's fp32
 _KEYS = {"gap": "min_gap", "length": "max_length_ratio"}  # of a filter, where it has not its name
+_THOUGHTS = "if the model thinks, give it foresight.thought_tokens, or switch thoughts off in queries.template"
 _AGREEING = 2  # votes, at least: a single response agrees with nobody
 
 
@@ -93,10 +94,10 @@ def why_none(recipe: Recipe, left_out: Mapping[str, int], rollouts: Iterable[Rol
     if [*counts] == ["agreement"] and cfg.choose == "agreed" and cfg.agreement is None:
         return (
             f"none of {amount(counts['agreement'], 'votes')} had a winner and a rarer answer; more responses that end "
-            "and state an answer can have (foresight.candidates, max_tokens, queries.answers)"
+            f"and state an answer can have (foresight.candidates, max_tokens, queries.answers); {_THOUGHTS}"
         )
     looser = ", ".join(f"pairs.{_KEYS.get(name, name)}" for name in counts)
-    limit = "future_tokens" if recipe.foresight.future_tokens else "max_tokens"
+    limit = "future_tokens" if recipe.foresight.future_tokens else f"max_tokens; {_THOUGHTS}"
     longer = f", or foresight.{limit}" if "truncated" in counts else ""
     return f"the filters of `pairs` left none ({counted}); loosen {looser}{longer}"
 

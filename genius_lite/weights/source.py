@@ -18,6 +18,8 @@ from genius_lite.weights.gguf_header import Reader
 from genius_lite.weights.supported import check_architecture
 
 _MORE = "For more information check"  # what a status means, at large
+# How browsers, llama.cpp and Ollama name a model of the hub.
+_OF_HUB = re.compile(r"https?:/|^(hf|huggingface)\.co/|-GGUF([:/]|$)|^\w[\w.-]*/[\w.:-]+(?<!\.gguf)$", re.IGNORECASE)
 _START = 1 << 16  # bytes of a GGUF; its architecture is the first that converters write
 
 ORIGINAL = "original"
@@ -47,7 +49,8 @@ def locate(model: Model) -> Path:
         return _from_package(model.gguf)
     path = Path(model.gguf)
     if not path.is_file():
-        raise UserError(f"{path}: no such GGUF file")
+        hint = "; a hub model is written hf:OWNER/REPO/FILE.gguf" if _OF_HUB.search(model.gguf) else ""
+        raise UserError(f"{model.gguf}: no such GGUF file{hint}")
     return path
 
 
@@ -109,7 +112,7 @@ def check_before_download(model: Model) -> None:
     if model.weights is not None or not model.gguf.startswith(Prefix.HUB):
         return
     import httpx2
-    from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import constants, get_session, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.utils import build_hf_headers
 
     repo, names = _hub_files(model)
@@ -118,9 +121,10 @@ def check_before_download(model: Model) -> None:
             return
         url, start = hf_hub_url(repo, names[0], revision=model.revision), b""
     headers = {**build_hf_headers(), "Range": f"bytes=0-{_START - 1}"}
+    patience = constants.HF_HUB_ETAG_TIMEOUT  # seconds; the session has no limit of its own
     with (
         suppress(httpx2.HTTPError, OSError),  # the download meets the same, and has words for it
-        get_session().stream("GET", url, headers=headers, follow_redirects=True) as response,
+        get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=patience) as response,
     ):
         start = next(response.iter_bytes(_START), b"") if response.is_success else b""
     if architecture := _architecture_in(start):

@@ -39,9 +39,13 @@ def check_architecture(architecture: str, named: Path | str) -> None:
     )
 
 
-def needs_weights(named: Path | str, why: str) -> UserError:
+class NeedsWeightsError(UserError):
+    """A model cannot be trained with nothing but its GGUF."""
+
+
+def needs_weights(named: Path | str, why: str) -> NeedsWeightsError:
     """Return the error for a model that cannot be trained with nothing but its GGUF."""
-    return UserError(f"{named}: {why}; {_REMEDY}")
+    return NeedsWeightsError(f"{named}: {why}; {_REMEDY}")
 
 
 def plain(name: str) -> str:

@@ -15,8 +15,9 @@ from pypdf import PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject, StreamObject
 
 from genius_lite.data import blocks, documents
-from genius_lite.data.blocks import KINDS, Block
+from genius_lite.data.blocks import Block
 from genius_lite.data.documents import Passage, Read, cut, read_documents, require_libraries
+from genius_lite.data.files import KINDS
 from genius_lite.errors import UserError
 from genius_lite.progress import SILENT
 

@@ -222,6 +222,19 @@ def test_folders_patterns_and_links(tmp_path):
     assert _read(recipe.queries.source) == _read(blob) == TWO
 
 
+def test_of_documents_it_is_said_how_they_become_questions(tmp_path):
+    (tmp_path / "my notes").mkdir()
+    (tmp_path / "my notes" / "a.md").write_text("# Notes")
+    for source in (tmp_path / "my notes", tmp_path / "my notes" / "a.md"):
+        with pytest.raises(UserError) as e:
+            _read(source)
+        asking = f"a model asks about documents: genius-lite questions '{source}' --model MODEL --out OUT.jsonl"
+        assert str(e.value).endswith(asking)
+    (tmp_path / "my notes" / "a.md").rename(tmp_path / "my notes" / "a.c")
+    with pytest.raises(UserError, match=r"with \.gz or \.zst after it$"):
+        _read(tmp_path / "my notes")
+
+
 def test_names_of_tasks():
     names = ("a/b.jsonl", "gsm8k.test.csv.gz", "Q.PARQUET", "folder", "-", "a/*.jsonl", "a/part-*.csv", "*.jsonl")
     wanted = ["b", "gsm8k.test", "Q", "folder", "-", "a", "part-*", "*"]
@@ -284,6 +297,14 @@ def test_bytes_of_another_encoding_matter_where_they_are_asked_for(tmp_path):
     assert _read(tmp_path / "q.csv") == ["What is 2?"]
     with pytest.raises(UserError, match=r"q\.csv:2: the byte E9 is no UTF-8 where it stands; save the file as UTF-8"):
         _read(tmp_path / "q.csv", column="note")
+
+
+def test_a_header_of_another_encoding_is_told_as_that(tmp_path):
+    (tmp_path / "q.csv").write_bytes("ID,Prüffrage\n1,Why?\n".encode("cp1252"))
+    with pytest.raises(
+        UserError, match=r"it has ID, Pr\\udcfcffrage; its header is not UTF-8: save the file as UTF-8$"
+    ):
+        _read(tmp_path / "q.csv", column="Prüffrage")
 
 
 @pytest.mark.parametrize("form", ["{0}\n{1}\n{1}\n", "[{0},\n{1},\n{1}]"])

