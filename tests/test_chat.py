@@ -137,7 +137,7 @@ def test_what_cannot_be_chatted_with_is_one_line(models):
         (("a.gguf", "--beside", "none.gguf"), "", "none.gguf: no such GGUF file"),
         (("a.gguf", "--side-by-side"), "", "a.gguf is no run folder; name the other model with --beside"),
         (("a.gguf", "--beside", "b.gguf", "--side-by-side"), "", "give one of them"),
-        (("a.gguf",), "x" * 300 + "\n", "more than the context of 256; start again, or give a larger --context"),
+        (("a.gguf",), "x" * 300 + "\n", "more than the context of 256; start again (give a larger --context)"),
     ):
         refused = _chat(*arguments, cwd=models, questions=questions)
         assert refused.returncode == 2, refused.stderr
@@ -176,11 +176,16 @@ def test_the_layers_are_those_that_the_gpu_holds(models, monkeypatch):
     with pytest.raises(UserError):
         chat([NamedModel("x", models / "a.gguf")], PromptConfig(None, 1, 1.0), context=64, seed=0)
     assert (asked[0].gpu_layers, asked[0].slots, asked[0].parked) == (0, 1, 0)
+    monkeypatch.setattr("genius_lite.machine.engine_settings.gpus", lambda: [Gpu("large", 400_000_000)])
+    monkeypatch.setattr("genius_lite.weights.gguf_file.sha256", lambda files: pytest.fail("the whole file is read"))
+    with pytest.raises(UserError):
+        chat([NamedModel("x", models / "a.gguf")], PromptConfig(None, 1, 1.0), context=64, seed=0)
+    assert asked[1].gpu_layers == -1
 
 
 def test_an_answer_that_is_cut_off_says_so(models):
     result = _chat("a.gguf", cwd=models, questions="hello\n")
-    assert "cut off after 12 tokens; --max-tokens gives room for more" in result.stderr
+    assert "cut off after 12 tokens; give more --max-tokens" in result.stderr
 
 
 def test_words_are_not_broken_at_the_terminals_edge(monkeypatch, capsys):

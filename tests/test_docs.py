@@ -69,3 +69,19 @@ def test_what_is_said_to_be_said_is_said():
 def test_the_readme_is_short():
     """About three screens of forty lines; the rest is in docs/."""
     assert len((TOP / "README.md").read_text(encoding="utf-8").splitlines()) <= 125
+
+
+def slug(heading: str) -> str:
+    """As GitHub spells the anchor of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.replace("`", "").strip().lower()).replace(" ", "-")
+
+
+LINKING = [*PAGES, *sorted((TOP / "recipes").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(TOP)))
+def test_anchors_are_headings(page):
+    links = re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    for file, anchor in links:
+        text = (page.parent / file if file else page).read_text(encoding="utf-8")
+        assert anchor in {slug(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}, (file, anchor)

@@ -155,7 +155,9 @@ def test_rows_of_another_encoding_and_a_lacking_header_are_told(folder, monkeypa
     assert "limit: 3 " in text
     told = "   2 rows are set aside; the first: excel.csv:3: the byte 93 is no UTF-8 where it stands; save the file as"
     assert told in capsys.readouterr().out
-    (folder / "excel.csv").write_bytes("ID,Prüffrage\n1,Why?\n".encode("cp1252"))
+    (folder / "excel.csv").write_bytes("Question,Prüfung\nWhy?,yes\n".encode("cp1252"))
+    assert question_columns("excel.csv") == ["Question"], "the other one is nobody's business"
+    (folder / "excel.csv").write_bytes("Prüffrage\nWhy?\n".encode("cp1252"))
     with pytest.raises(UserError, match="its header is not UTF-8: save the file as UTF-8"):
         question_columns("excel.csv")
     (folder / "excel.csv").write_text("What is 2 + 2?\nWhat is 3 + 3?\n")
@@ -173,7 +175,7 @@ def test_rows_of_another_encoding_and_a_lacking_header_are_told(folder, monkeypa
             0,
         ),
         ("<think>\n", "the recipe gives 1024 tokens more", {}, 1024),
-        ("{# </think> of earlier answers #}", "the recipe gives 1024 tokens more", {}, 1024),  # R1's distillates
+        ("{# </think> of earlier answers #}", "", {}, 0),  # it may only take them out
         ("{% if enable_thinking %}{% else %}<think>\n\n</think>\n{% endif %}", "", {}, 0),  # off by itself
         ("", "", {}, 0),
     ],

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step, query_id, seed_of
 
 STEP = Completion([5, 6], [-0.5, -1.5], "step")
@@ -25,3 +29,11 @@ def test_responses_are_read_back_through_the_kept_beams():
     assert (first.repeats, second.repeats) == (0, 3)
     assert rollout.sampled_tokens == 3 + 2 + 4
     assert STEP.mean_logprob == -1.0
+
+
+def test_seeds_are_the_same_in_every_process():
+    code = "from genius_lite.records import seed_of; print(seed_of(0, 1, 'q', 2))"
+    for salt in ("1", "2"):
+        env = {**os.environ, "PYTHONHASHSEED": salt}
+        shown = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        assert int(shown.stdout) == seed_of(0, 1, "q", 2)

@@ -122,8 +122,7 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
         if needed > (most := model.own("context_length", needed)):
             raise UserError(f"a passage and its question take {needed} tokens, of {most}; give fewer --passage-tokens")
         context = -(-needed // CONTEXT_STEP) * CONTEXT_STEP
-        settings = engine_settings(Sampler(), model, context, progress, unmeasured=how.each)
-        settings = msgspec.structs.replace(settings, slots=how.each, parked=0)
+        settings = engine_settings(Sampler(slots=how.each, parked=0, draw="host"), model, context, progress)
         log = RecordLog(out.with_name(f"{out.name}.asked"), PassageAnswers)
         known = {record.key: record for record in log.records}
         missing = [(key, prompt) for key, prompt in zip(keys, prompts, strict=True) if key not in known]

@@ -15,8 +15,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.evaluate.models import NamedModel, PromptConfig
@@ -45,6 +43,7 @@ class _Conversation:
     vocabulary: Vocabulary
     sampler: LocalSampler
     context: int
+    more: str  # what helps where that is full
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def tokens(self) -> list[int]:
@@ -80,7 +79,7 @@ def chat(models: Sequence[NamedModel], how: PromptConfig, *, context: int, seed:
             conversations = [runner.run(_open(model, context, how.template, stack)) for model in models]
             for conversation in conversations:
                 conversation.messages.extend(opening)
-                conversation.vocabulary.prompt("?", how.system)  # which refuses a message that the template drops
+                conversation.vocabulary.prompt("?", how.system or None)  # refuses what the template drops
                 if note := conversation.vocabulary.untemplated:
                     _complain(f"{conversation.name}: {note}")
             if interactive:
@@ -99,9 +98,9 @@ def chat(models: Sequence[NamedModel], how: PromptConfig, *, context: int, seed:
 
 async def _open(model: NamedModel, context: int, template: Mapping[str, Any], stack: AsyncExitStack) -> _Conversation:
     source = gguf_file.read(model.gguf)
-    context = min(context, source.own("context_length", context))
-    settings = engine_settings(Sampler(), source, context, SILENT, unmeasured=1)  # as many layers as its GPU holds
-    settings = msgspec.structs.replace(settings, slots=1, parked=0, prefill_chunk=_CHUNK)
+    most = source.own("context_length", context)
+    cfg = Sampler(slots=1, parked=0, draw="host", prefill_chunk=_CHUNK)
+    settings = engine_settings(cfg, source, min(context, most), SILENT)  # with as many layers as its GPU holds
     log = stack.enter_context(scratch()) / "sampler.log"
     opening = open_sampler(model.gguf, settings, _GREEDY, log, say=_complain)
     try:
@@ -110,7 +109,9 @@ async def _open(model: NamedModel, context: int, template: Mapping[str, Any], st
         raise UserError(
             f"{model.gguf}: llama.cpp cannot load it with room for {context} tokens; give --context less ({e})"
         ) from None
-    return _Conversation(model.name, stack.enter_context(Vocabulary.open(model.gguf, template)), sampler, context)
+    vocabulary = stack.enter_context(Vocabulary.open(model.gguf, template))
+    more = "give a larger --context" if context < most else "the model was trained for no more"
+    return _Conversation(model.name, vocabulary, sampler, settings.context, more)
 
 
 def _complain(line: str) -> None:
@@ -144,7 +145,7 @@ async def _answer(
     if len(path) >= conversation.context:
         raise UserError(
             f"the conversation with {conversation.name} takes {len(path)} tokens, more than the context of "
-            f"{conversation.context}; start again, or give a larger --context"
+            f"{conversation.context}; start again ({conversation.more})"
         )
     characters, words = codecs.getincrementaldecoder("utf-8")("replace"), _Words()
     parts, ended, count = [], False, 0
@@ -161,8 +162,8 @@ async def _answer(
     parts.append(characters.decode(b"", final=True))
     words.write(f"{parts[-1]}\n")
     if not ended:
-        more = "--max-tokens" if count == max_tokens else "--context"
-        _complain(f"cut off after {amount(count, 'tokens')}; {more} gives room for more")
+        more = "give more --max-tokens" if count == max_tokens else conversation.more
+        _complain(f"cut off after {amount(count, 'tokens')}; {more}")
     conversation.messages.append({"role": "assistant", "content": "".join(parts)})
 
 

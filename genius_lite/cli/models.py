@@ -278,4 +278,5 @@ def questions(
         found = questions_from(documents, out, gguf, how, shown)
     for line in summary_lines(found):
         print(visible(line))
-    print(visible(f"{out} is written; in a recipe beside it: queries: {{source: {json.dumps(out.name)}}}"))
+    named = json.dumps(out.name, ensure_ascii=False)
+    print(visible(f"{out} is written; in a recipe beside it: queries: {{source: {named}}}"))

@@ -70,7 +70,7 @@ def validate(
     from genius_lite.data.files import Fault
     from genius_lite.data.vocabulary import Vocabulary
     from genius_lite.pipeline.job import prepare
-    from genius_lite.plan.history import cut_off, same_run
+    from genius_lite.plan.history import cut_off, holds_another
     from genius_lite.recipe.reader import load
     from genius_lite.report.console import waiting
 
@@ -95,7 +95,9 @@ def validate(
     branches = "as many branches as are fastest here," if slots == "auto" else f"{slots} branches"
     print(f"sampler  {branches} of {job.context} tokens")
     print(f"out      {visible(job.recipe.out)}")
-    other = None if same_run(Path(job.recipe.out), job.identity) else f"{job.recipe.out} holds a run of another recipe"
+    other = None
+    if holds_another(Path(job.recipe.out), job.identity):
+        other = f"{job.recipe.out} holds a run of another recipe: run asks for another out, or --reuse"
     for note in (*job.notes, job.quantized_twice, cut_off(job), other):
         if note:
             print(f"note     {visible(note)}")

@@ -121,12 +121,14 @@ def write_safetensors(base: Base, adapter: Path | None, out: Path) -> list[str]:
 
 def _make_saveable(cfg: Any) -> None:
     """Make a generation config one that can be saved: a maker's temperature without `do_sample` is only read."""
+    if (cfg.pad_token_id or 0) < 0:  # as of old LLaMAs
+        cfg.pad_token_id = None
     try:
         cfg.validate(strict=True)
     except ValueError:
         if cfg.do_sample is None:
             cfg.do_sample = True
-        else:  # whose maker says that nothing is drawn
+        elif not cfg.do_sample:
             for name in _SAMPLED_WITH:
                 setattr(cfg, name, None)
 
@@ -230,6 +232,5 @@ def _as_in_transformers_4(rope: dict[str, Any]) -> dict[str, Any]:
         return {}
     beside = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
     kind, scaling = rope.get("rope_type", "default"), {name: rope[name] for name in rope if name not in beside}
-    if kind == "longrope":  # of which it takes no more fields than these
-        scaling = {"type": kind} | {name: scaling[name] for name in ("short_factor", "long_factor") if name in scaling}
-    return beside | ({} if kind == "default" else {"rope_scaling": scaling})
+    # Of `longrope` it takes fewer fields, and transformers 5 would take those few, too, in place of the others.
+    return beside | ({} if kind in ("default", "longrope") else {"rope_scaling": scaling})

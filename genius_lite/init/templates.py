@@ -87,7 +87,7 @@ pairs:
 
 guard:   # a vote is meant to make answers agree
   entropy: {{warn: 0.1, halt: 0.02}}
-  unique: {{warn: 0.55}}
+  unique: {{warn: 0.62}}
 
 learner:
   loss: sft         # such responses are told again, and nothing is pushed away

@@ -95,6 +95,13 @@ def cut_off(job: Job) -> str | None:
     return f"{warning} ({lengths.ends.line})" if warning and lengths and lengths.ends else warning
 
 
+def holds_another(out: Path, identity: dict[str, Any]) -> bool:
+    """Say whether a folder holds another recipe's run, and not only what a plan left, which gives way."""
+    names = foreign_names(out) if out.is_dir() else set[str]()
+    left = {FOLDER, FOUND, CHECKPOINT, FULL_PRECISION, TIMINGS, RECIPE}
+    return not same_run(out, identity) and not (names & {FOLDER, FOUND} and names <= left)
+
+
 def drop_rehearsal(out: Path, identity: dict[str, Any]) -> bool:
     """Remove what an interrupted rehearsal left, and rehearsals of other recipes: a plan binds nobody.
 

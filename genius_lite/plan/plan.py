@@ -118,7 +118,7 @@ def plan(job: Job, progress: Progress, *, rehearsal: bool = True, temporary: boo
 def _hopeless(known: Known, machine: Machine) -> bool:
     """Say whether something lacks that no setting of the sampler changes: its speed need not be measured then."""
     lacks = shortfalls(known.job, known.sizes, machine, known.history)
-    return any(lack.on_disk or lack.stage in (Stage.IMPORT, Stage.TRAIN) for lack in lacks)
+    return any(lack.on_disk or lack.stage in (Stage.IMPORT, Stage.TRAIN, Stage.MERGE, Stage.EXPORT) for lack in lacks)
 
 
 def _known(job: Job, machine: Machine, engine: EngineSettings | None = None) -> Known:

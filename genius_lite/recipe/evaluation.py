@@ -233,7 +233,7 @@ class Guard(Section):
     shorter: Limit = _limit("less", 0.5, 0.2, "Mean length, least share of the base")
     longer: Limit = _limit("more", 2.0, 4.0, "Mean length, most of the base")
     ended: Limit = _limit("more", 0.2, 0.5, "Ended responses, most below the base")
-    unique: Limit = _limit("less", 0.75, 0.55, "Different answers of two, least share of the base")
+    unique: Limit = _limit("less", 0.75, 0.55, "Different answers of two (from 0.5 on), least share of the base")
     same: Limit = _limit("more", 0.3, 0.6, "The most frequent answer to all queries, share of answers over the base")
     kl: Limit = _limit("more", 0.5, 2.0, "KL divergence to the base, most", "nats per token")
     value: Limit = _limit(

@@ -143,9 +143,10 @@ def open_folder(path: Path, identity: dict[str, Any]) -> Iterator[RunDir]:
         with hold(path):
             recorded = folder.build_json(RECIPE, lambda: identity)
             if changed := _difference(recorded, identity):
+                again = f" (--reuse {shlex.quote(str(path))} takes there what stays the same)"
                 raise UserError(
-                    f"{path} was made by another recipe ({changed}); name another `out` (--reuse "
-                    f"{shlex.quote(str(path))} takes there what stays the same), or delete it"
+                    f"{path} was made by another recipe ({changed}); name another `out`"
+                    f"{'' if 'shard' in identity else again}, or delete it"
                 )
             try:
                 yield folder

@@ -20,6 +20,7 @@ from genius_lite.weights.supported import check_architecture
 _MORE = "For more information check"  # what a status means, at large
 # How browsers, llama.cpp and Ollama name a model of the hub.
 _OF_HUB = re.compile(r"https?:/|^(hf|huggingface)\.co/|-GGUF([:/]|$)|^\w[\w.-]*/[\w.:-]+(?<!\.gguf)$", re.IGNORECASE)
+_CONNECT = 3.0  # seconds
 _START = 1 << 16  # bytes of a GGUF; its architecture is the first that converters write
 
 ORIGINAL = "original"
@@ -49,7 +50,8 @@ def locate(model: Model) -> Path:
         return _from_package(model.gguf)
     path = Path(model.gguf)
     if not path.is_file():
-        hint = "; a hub model is written hf:OWNER/REPO/FILE.gguf" if _OF_HUB.search(model.gguf) else ""
+        named = _OF_HUB.search(model.gguf) and not path.parent.is_dir()  # else it is a file's name that is mistyped
+        hint = "; a hub model is written hf:OWNER/REPO/FILE.gguf" if named else ""
         raise UserError(f"{model.gguf}: no such GGUF file{hint}")
     return path
 
@@ -109,19 +111,17 @@ def check_before_download(model: Model) -> None:
     Raises:
         UserError: transformers does not read such an architecture from a GGUF.
     """
-    if model.weights is not None or not model.gguf.startswith(Prefix.HUB):
+    if model.weights is not None or not model.gguf.startswith(Prefix.HUB) or in_cache(model):
         return
     import httpx2
-    from huggingface_hub import constants, get_session, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import constants, get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
     repo, names = _hub_files(model)
-    with _hub_errors(model.gguf):  # of a name that no repository has
-        if isinstance(try_to_load_from_cache(repo, names[0], revision=model.revision), str):
-            return
-        url, start = hf_hub_url(repo, names[0], revision=model.revision), b""
+    url, start = hf_hub_url(repo, names[0], revision=model.revision), b""
     headers = {**build_hf_headers(), "Range": f"bytes=0-{_START - 1}"}
-    patience = constants.HF_HUB_ETAG_TIMEOUT  # seconds; the session has no limit of its own
+    # The session has no limit of its own, and each of a name's addresses is tried in turn.
+    patience = httpx2.Timeout(constants.HF_HUB_ETAG_TIMEOUT, connect=_CONNECT)
     with (
         suppress(httpx2.HTTPError, OSError),  # the download meets the same, and has words for it
         get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=patience) as response,
@@ -129,6 +129,15 @@ def check_before_download(model: Model) -> None:
         start = next(response.iter_bytes(_START), b"") if response.is_success else b""
     if architecture := _architecture_in(start):
         check_architecture(architecture, model.gguf)
+
+
+def in_cache(model: Model) -> bool:
+    """Say whether a hub's GGUF was downloaded before, all its parts; a UserError of a name that no repository has."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repo, names = _hub_files(model)
+    with _hub_errors(model.gguf):
+        return all(isinstance(try_to_load_from_cache(repo, name, revision=model.revision), str) for name in names)
 
 
 def _architecture_in(start: bytes) -> str | None:

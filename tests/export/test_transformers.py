@@ -149,10 +149,10 @@ def test_rotary_frequencies_stand_where_transformers_4_looks_too(tiny, tmp_path,
     assert AutoConfig.from_pretrained(tmp_path / "out").rope_parameters == rope
 
 
-def test_a_long_rope_has_the_fields_that_transformers_4_takes():
+def test_a_long_rope_stays_as_transformers_5_reads_it():
+    """Transformers 4 takes three of its fields alone, and 5 would take these three in place of all."""
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "short_factor": [1.0], "long_factor": [2.0]}
-    scaling = {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
-    assert transformers_module._as_in_transformers_4(rope) == {"rope_theta": 1e4, "rope_scaling": scaling}
+    assert transformers_module._as_in_transformers_4(rope) == {"rope_theta": 1e4}
 
 
 @pytest.mark.parametrize(

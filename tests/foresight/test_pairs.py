@@ -4,6 +4,7 @@ import tracemalloc
 from collections import Counter
 from itertools import permutations
 
+import msgspec
 import pytest
 
 from genius_lite.foresight import pairs as found
@@ -256,3 +257,10 @@ def test_random_pairs_of_many_responses_are_drawn_and_not_listed():
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 200e6, "9 million pairs, as numbers of 8 bytes"
+
+
+def test_questions_draw_apart():
+    many = [msgspec.structs.replace(THREE, query=Query(f"q{n}", "x", [1, 2])) for n in range(40)]
+    pairs, _ = found.preference_pairs(many, Pairs(negatives="uniform"), 0.1, (0, 1), last_digit)
+    rejected = Counter(pair.rejected_tokens[0] for pair in pairs)
+    assert rejected.keys() == {3, 5} and min(rejected.values()) >= 8  # of 40, four standard deviations from half

@@ -27,6 +27,7 @@ configurations = st.builds(
     negatives=st.sampled_from(["foresight", "uniform"]),
     min_gap=st.just(0.0),
     truncated=st.just("keep"),
+    looping=st.just("keep"),
 )
 
 
@@ -153,6 +154,13 @@ def test_a_step_has_a_pair_that_passes_or_is_counted(rollout, cfg, seed):
         assert p.rejected_ended or cfg.truncated != "either"
         lengths = sorted((len(p.chosen_tokens), len(p.rejected_tokens)))
         assert cfg.max_length_ratio is None or lengths[1] <= cfg.max_length_ratio * lengths[0]
+        assert cfg.looping == "keep" or not looped(p.chosen_tokens)
+        assert cfg.looping != "either" or not looped(p.rejected_tokens)
+
+
+def looped(tokens: list[int]) -> bool:
+    """Say whether the last 24 tokens are one unit of up to three, again and again."""
+    return any(tokens[-24:] == (tokens[-unit:] * 24)[-24:] for unit in (1, 2, 3))
 
 
 @settings(max_examples=200, deadline=None)

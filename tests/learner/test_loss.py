@@ -8,8 +8,22 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from genius_lite.learner.loss import LOSSES, PairLogps, aco, calibration_weight, dpo, ipo, pair_loss, ropo, sft, simpo
+from genius_lite.learner.loss import (
+    LOSSES,
+    PairLogps,
+    aco,
+    calibration_weight,
+    dpo,
+    ipo,
+    pair_logps,
+    pair_loss,
+    ropo,
+    sft,
+    simpo,
+)
+from genius_lite.learner.packing import by_query, packs
 from genius_lite.recipe import Learner, Loss
+from genius_lite.records import PreferencePair
 
 F64 = torch.float64
 # One pair: log pi(w) = -10, ref -12, log pi(l) = -20, ref -19: gains +2 and -1; 5 and 8 tokens.
@@ -174,3 +188,17 @@ def test_a_vote_weighs_the_whole_loss():
 
 def test_the_losses_are_those_that_a_recipe_may_name():
     assert {*LOSSES} == {*get_args(Loss)}
+
+
+def test_what_a_pair_says_reaches_its_loss():
+    gained = PreferencePair("q", 0, [1], [2, 3], [4], 0.1, 0.6, -0.5, -0.6, True, True, lead=0.25)
+    chosen_alone = PreferencePair("q", 1, [1], [2], [], 0.6, 0.1, -0.5, -0.6, True, True)
+    (pack,) = packs(by_query([gained, chosen_alone]), 100, 100)
+    logps, reference = torch.tensor([[-1.0, -2.0], [-3.0, 0.0]]), [[-1.5, -2.5], [-3.5, -9.0]]
+    cap, floor = (pair_logps(pack, logps, reference, Learner(alpha=2.0, calibration=c)) for c in ("cap", "floor"))
+    # exp(-(A_l - A_w) / alpha): A_l - A_w is 0.5, and -0.5.
+    assert cap.weight_B.tolist() == pytest.approx([math.exp(-0.25), 1.0])
+    assert floor.weight_B.tolist() == pytest.approx([1.0, math.exp(0.25)])
+    assert cap.lead_B.tolist() == [0.25, 1.0]
+    assert (cap.chosen_length_B.tolist(), cap.rejected_length_B.tolist()) == ([2, 1], [1, 0])
+    assert cap.margin_B.tolist() == pytest.approx([0.0, 0.5]), "of a response that is not computed the reference is 0"

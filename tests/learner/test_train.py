@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch.nn.functional import logsigmoid
 
 from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.hardware import Precision
@@ -24,9 +25,9 @@ from genius_lite.learner.model import learn, load_base, load_policy, response_lo
 from genius_lite.learner.packing import by_query, rows, unshared_tokens
 from genius_lite.learner.scores import clustered_error
 from genius_lite.learner.targets import target_modules
-from genius_lite.learner.train import learning_rate
+from genius_lite.learner.train import learning_rate, make_optimizer
 from genius_lite.recipe import Learner, Loss
-from genius_lite.records import PreferencePair
+from genius_lite.records import PreferencePair, seed_of
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import import_checkpoint
 from tests.conftest import ONE_ARCHITECTURE
@@ -256,6 +257,7 @@ def test_memory_running_out_halves_the_packs_and_changes_nothing_else(tiny, tmp_
     assert refused
     assert any("memory ran out" in line for line in lines)
     assert report.loss == pytest.approx(expected.loss, abs=1e-5)
+    assert report.curve[0]["grad_norm"] == pytest.approx(expected.curve[0]["grad_norm"], rel=1e-4)
     a, b = weights_of(tmp_path / "whole"), weights_of(tmp_path / "short")
     for key in a:
         torch.testing.assert_close(a[key], b[key], atol=1e-4, rtol=1e-3)
@@ -480,3 +482,89 @@ def test_experts_that_get_no_adapter_are_named():
     model = AutoModelForCausalLM.from_config(config)
     policy = get_peft_model(model, LoraConfig(r=4, target_modules=target_modules(model)))
     assert without_adapter(policy) == ["mlp.experts.down_proj", "mlp.experts.gate_up_proj", "mlp.gate"]
+
+
+@ONE_ARCHITECTURE
+def test_another_seed_begins_with_another_adapter_and_learns_in_another_order(tiny, tmp_path):
+    """Questions of one to six pairs, an update each: how many it learns from tells which one it was."""
+    many = [
+        msgspec.structs.replace(PAIRS[0], query_id=f"q{size}", step=step, chosen_tokens=[20 + step, 21])
+        for size in range(1, 7)
+        for step in range(size)
+    ]
+    still = {"lr": 1e-12, "pairs": many, "batch_pairs": 1, "epochs": 2}
+    reports = [train_tiny(tiny, tmp_path / f"{seed}", seed=seed, **still) for seed in (0, 1)]
+    first, other = (weights_of(tmp_path / f"{seed}") for seed in (0, 1))
+    begun = [name for name in first if "lora_A" in name]
+    assert begun and not [name for name in begun if torch.allclose(first[name], other[name])]
+    orders = [[row["pairs"] for row in report.curve] for report in reports]
+    assert [sorted(order[:6]) for order in orders] == [[1, 2, 3, 4, 5, 6]] * 2
+    assert orders[0] != orders[1]
+
+
+@ONE_ARCHITECTURE
+def test_the_first_gradient_is_that_of_the_mean_loss_by_hand(tiny, tmp_path):
+    """Eq. 10 to 12 as they are written, each pair alone; the rejected ones gained more advantage, so that w counts."""
+    pairs = [msgspec.structs.replace(p, rejected_advantage=0.3 * n, lead=1 / (n + 1)) for n, p in enumerate(PAIRS)]
+    options = {"beta": 0.5, "alpha": 0.5}
+
+    def by_hand(weight, lead) -> float:
+        cfg = Learner(**SMALL | options)
+        policy = load_policy(tiny.hf_checkpoint, None, cfg, "cpu", "fp32", seed_of(0, 1, "adapter"))
+        losses = []
+        for p in pairs:
+            both = rows([(p.prompt_tokens, p.chosen_tokens), (p.prompt_tokens, p.rejected_tokens)])
+            logps = response_logps(policy, both)
+            chosen, rejected = logps - logps.detach()  # a new adapter is the base model
+            losses.append(-lead(p) * logsigmoid(0.5 * (chosen - weight(p) * rejected)))
+        torch.stack(losses).mean().backward()
+        trained = [p.grad for p in policy.parameters() if p.requires_grad and p.grad is not None]
+        return float(torch.cat([g.flatten() for g in trained]).norm())
+
+    def w(p: PreferencePair) -> float:
+        return min(math.exp(-(p.rejected_advantage - p.chosen_advantage) / 0.5), 1.0)
+
+    report = train_tiny(tiny, tmp_path / "a", pairs=pairs, lr=1e-12, batch_pairs=100, **options)
+    assert report.updates == 1
+    assert report.curve[0]["grad_norm"] == pytest.approx(by_hand(w, lambda p: p.lead), rel=1e-3)
+    for weight, lead in ((lambda p: 1.0, lambda p: p.lead), (w, lambda p: 1.0)):
+        assert report.curve[0]["grad_norm"] != pytest.approx(by_hand(weight, lead), rel=0.02), "or this shows nothing"
+
+
+@ONE_ARCHITECTURE
+def test_longer_gradients_are_shortened_and_told_as_they_were(tiny, tmp_path):
+    """To so little that Adam's epsilon (1e-8) outweighs them: then nothing is learned."""
+    free, short = (train_tiny(tiny, tmp_path / f"{most}", max_grad_norm=most, epochs=2) for most in (1.0, 1e-12))
+    assert short.curve[0]["grad_norm"] == pytest.approx(free.curve[0]["grad_norm"])
+    assert free.curve[0]["grad_norm"] > 1e-6
+    assert abs(short.margin) < 0.01 * free.margin
+
+
+def test_weights_decay_by_the_rate():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = make_optimizer([parameter], Learner(lr=0.1, weight_decay=0.5), "cpu")
+    parameter.grad = torch.zeros(3)
+    optimizer.step()
+    assert parameter.tolist() == pytest.approx([1 - 0.1 * 0.5] * 3)
+
+
+@ONE_ARCHITECTURE
+def test_accuracy_is_the_share_of_pairs_that_are_ranked_right(tiny, tmp_path):
+    """Of four pairs one says the reverse of the three others."""
+    one, other = [20, 21, 22], [30, 31]
+    pairs = [
+        PreferencePair(f"q{n}", 0, [10, 11], *((one, other) if n else (other, one)), 0.0, 0.0, -0.5, -0.6, True, True)
+        for n in range(4)
+    ]
+    report = train_tiny(tiny, tmp_path / "a", pairs=pairs, batch_pairs=4, epochs=4)
+    assert (report.accuracy, report.scored_pairs) == (0.75, 4)
+    assert report.margin > 0
+
+
+@ONE_ARCHITECTURE
+def test_the_loss_is_that_of_the_last_epoch_each_pair_alike(tiny, tmp_path):
+    report = train_tiny(tiny, tmp_path / "a", batch_pairs=4, epochs=2)
+    *before, one, other = report.curve
+    assert {one["pairs"], other["pairs"]} == {2, 4} and len(before) == 2
+    assert report.loss == pytest.approx(sum(row["pairs"] * row["loss"] for row in (one, other)) / 6)
+    assert report.loss != pytest.approx(sum(row["pairs"] * row["loss"] for row in report.curve) / 12)

@@ -101,3 +101,30 @@ def test_a_training_that_was_stopped_or_killed_is_told_whole(tiny_llama, tmp_pat
     assert found.untimed == (stopped.amount if killed else 0)
     assert found.seconds > stopped.seconds or killed
     assert here.training.seconds == found.seconds
+
+
+def test_seeds_and_rounds_draw_apart_and_one_seed_draws_the_same(tiny_llama, tmp_path):
+    def drawn(out: str, seed: int, number: int = 1) -> tuple[dict[str, list], list]:
+        recipe = Recipe(
+            out=str(tmp_path / out),
+            seed=seed,
+            model=Model(gguf=str(tiny_llama)),
+            queries=Queries(source=questions(tmp_path, 6)),
+            rounds=2,
+            foresight=Foresight(beams=1, candidates=3, steps=2, max_tokens=16, temperature=1.5),
+            pairs=ANY_PAIRS,
+            learner=Learner(holdout=0.0),
+            evaluate=Evaluate(queries=0),
+            sampler=Sampler(slots=1, parked=1, threads=1),
+        )
+        with open_run(recipe) as session:
+            rollouts = sample(session.round(number), session.own)
+            pairs = [*pair(session.round(number), rollouts)]
+            return {r.query.id: [c.tokens for s in r.steps for c in s.candidates] for r in rollouts}, pairs
+
+    first, again, other, later = drawn("a", 0), drawn("b", 0), drawn("c", 1), drawn("d", 0, number=2)
+    assert again == first
+    for apart in (other, later):
+        assert apart[0].keys() == first[0].keys(), "the same questions"
+        assert not [query for query, said in first[0].items() if apart[0][query] == said]
+        assert apart[1] != first[1]

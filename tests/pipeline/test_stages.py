@@ -23,6 +23,7 @@ from genius_lite.foresight.pairs import draw_pairs
 from genius_lite.pipeline.job import Job, prepare
 from genius_lite.pipeline.stages import pair
 from genius_lite.recipe import (
+    CheckOptions,
     Evaluate,
     Foresight,
     Guard,
@@ -36,7 +37,7 @@ from genius_lite.recipe import (
     Sampler,
     TaskSource,
 )
-from genius_lite.records import Candidate, Completion, PreferencePair, Rollout, Step
+from genius_lite.records import Candidate, Completion, PreferencePair, Rollout, Step, query_id
 from genius_lite.report.status import look, read_state
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.results.evaluation import Response
@@ -385,3 +386,69 @@ def test_a_type_that_loses_is_not_tried_twice(tmp_path):
     assert [line.split()[1] for line in made.said if re.match(r"warning: \w+ keeps ", line)] == ["Q8_0"]
     found = made.quantized(1)
     assert (found["type"], found["keeps"], found["widened"]) == ("F16", True, True)
+
+
+def test_the_guard_sets_a_round_beside_the_base_model_and_beside_the_first_round(tmp_path):
+    low, high = Limit(warn=-1e9), Limit(warn=1e9)
+    watched = {"entropy": high, "longer": low, "value": low, "spread": high}
+    made = done(
+        tmp_path,
+        Quantize(check="never"),
+        guard=UNGUARDED.model_copy(update=watched),
+        holdout=0.25,
+        lr=3e-2,
+        evaluate=Evaluate(queries=2, query_samples=2),
+    )
+    folder = RunFolder(made.folder)
+    base, (first, second) = folder.base.signals, folder.reports
+    assert base and first.metrics and second.metrics
+    for report in (first, second):
+        told, seen = {alarm.signal: alarm.value for alarm in report.alarms}, folder.round(report.round).signals
+        assert report.metrics.signals == seen
+        assert told["entropy"] == pytest.approx(seen.entropy / base.entropy)
+        assert told["longer"] == pytest.approx(seen.length / base.length)
+    assert seen.entropy != pytest.approx(base.entropy, rel=1e-3), "or this shows nothing"
+    assert told["value"] == pytest.approx(first.metrics.value - second.metrics.value) and told["value"] != 0
+    assert told["spread"] == pytest.approx(second.metrics.spread / first.metrics.spread)
+
+
+@pytest.mark.parametrize("kind", ["source", "Q8_0"])
+def test_llama_cpp_finds_in_each_file_what_the_adapter_brings(tmp_path, kind):
+    made = done(tmp_path, Quantize(type=kind, check="each"), evaluate=Evaluate(queries=0))
+    for number in (1, 2):
+        scored = made.quantized(number)["scored"]
+        assert scored["questions"] == 4
+        assert scored["learned"] > 0.1, "or this shows nothing"
+        assert scored["kept"] == pytest.approx(1, abs=0.2)
+        assert not (made.round(number) / "adapter.gguf.partial").exists()
+
+
+def test_by_default_only_the_first_file_is_checked(tmp_path):
+    made = done(tmp_path, Quantize(), evaluate=Evaluate(queries=0))
+    assert [made.quantized(number)["scored"] is None for number in (1, 2)] == [False, True]
+
+
+def test_a_round_that_forgets_what_the_base_model_knew_is_neither_exported_nor_built_upon(tmp_path):
+    """Right is the first letter or digit that the base model itself says."""
+
+    def ask(name: str, right: dict[str, str], lr: float) -> Done:
+        (folder := tmp_path / name).mkdir()
+        rows = (json.dumps({"prompt": prompt, "answer": answer}) + "\n" for prompt, answer in right.items())
+        (folder / "asked.jsonl").write_text("".join(rows))
+        first = CheckOptions(pattern="^[^A-Za-z0-9]*([A-Za-z0-9])")
+        task = TaskSource(source=str(folder / "asked.jsonl"), check="regex", options=first, use="both")
+        greedily = Evaluate(tasks=[task], samples=0, sweep=[], queries=0)
+        return done(folder, Quantize(check="never", keep=0.0), lr=lr, evaluate=greedily)
+
+    prompts = {query_id(f"Say {n}."): f"Say {n}." for n in range(60)}
+    still = ask("still", dict.fromkeys(prompts.values(), "0"), lr=1e-12)
+    knows = {prompts[r.problem]: r.answer for r in RunFolder(still.folder).own.responses if r.answer}
+    assert len(knows) > 20, "or this shows nothing"
+    made = ask("ruined", knows, lr=0.2)
+    folder, source = RunFolder(made.folder), tmp_path / "ruined" / "tiny.gguf"
+    assert folder.reports[0].base_score == 1.0 and folder.reports[0].score < 0.5
+    assert folder.best == 0
+    origin = json.loads((made.round(2) / "origin.json").read_text())
+    assert origin["model"] == sha256([source]), "round 2 samples from the base model again"
+    (own,) = (made.folder / "export").glob("*.gguf")
+    assert sha256([own]) == sha256([source])

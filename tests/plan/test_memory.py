@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from genius_lite.learner.packing import rows
 from genius_lite.plan import memory
 from genius_lite.plan.shape import Machine, Shape
 from genius_lite.recipe import Learner, Model, Quantize, Queries, Recipe
-from genius_lite.sampler.messages import EngineSettings
+from genius_lite.sampler.client import open_sampler
+from genius_lite.sampler.messages import EngineSettings, Sampling
+from genius_lite.sampler.tree import Node
 from genius_lite.weights import gguf_file
 from genius_lite.weights.quantize import quantized_bytes
 
@@ -210,3 +214,18 @@ def test_a_gpu_takes_its_share(tiny_llama):
     rollouts = next(peak for peak in memory.peaks(half, first=True) if peak.stage == "rollouts")
     assert rollouts.gpu["kv"] == rollouts.parts["kv"] == 16 * 256 * 128
     assert "compute" not in rollouts.gpu or rollouts.gpu["compute"] == 0
+
+
+def test_the_real_models_worker_holds_what_is_reckoned(smollm2, tmp_path):
+    """A hundred million weights, and 0.75 GB of keys and values: here the libraries are the least."""
+    source = gguf_file.read(smollm2)
+    engine = EngineSettings(slots=32, context=1024, threads=2, parked=0, gpu_layers=0)
+
+    async def peak() -> int:
+        async with open_sampler(smollm2, engine, Sampling(1.0), tmp_path / "log") as sampler:
+            await asyncio.gather(*sampler.extend(Node(None, [1] * 8, (0,)), 32, until="end", limit=8))
+            return (await sampler.drain()).peak
+
+    parts = memory.worker(Shape.of(source), source, engine, quantized_bytes(source, "source"), rows=32)
+    assert parts["libraries"] < 0.2 * sum(parts.values()), "or this shows nothing"
+    assert asyncio.run(peak()) == pytest.approx(sum(parts.values()), rel=0.25)

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from genius_lite.recipe import Foresight
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.sampling import LogitsError, Rows, uniform
 
@@ -113,3 +114,8 @@ def test_threads_change_no_row():
         one = Rows(logits)
         assert (together.log_norm_R == one.log_norm_R).all()
         assert all(together.draw(r, 0.3, Sampling(0.6)) == one.draw(r, 0.3, Sampling(0.6)) for r in range(13))
+
+
+def test_what_a_recipe_says_of_sampling_is_what_is_drawn_by():
+    cfg = Foresight(temperature=0.7, top_k=40, top_p=0.9, min_p=0.02)
+    assert Sampling.of(cfg) == Sampling(temperature=0.7, top_k=40, top_p=0.9, min_p=0.02)

@@ -20,7 +20,7 @@ logprobs = st.sampled_from([-0.125, -0.25, -0.5, -1.0, -2.0, -30.0])
 
 @st.composite
 def completions(draw, *finishes: str) -> Completion:
-    tokens = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    tokens = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)) * draw(st.sampled_from([1, 1, 1, 9]))  # loops
     return Completion(tokens, [draw(logprobs) for _ in tokens], draw(st.sampled_from(finishes)))
 
 
