@@ -82,7 +82,7 @@ def test_a_run_goes_on_within_a_loop_as_a_notebook_has_one(project, monkeypatch)
 
 def test_a_recipe_may_be_made_in_python(project):
     recipe = genius_lite.Recipe.model_validate(
-        {"out": "x", "model": {"gguf": "tiny.gguf"}, "queries": {"source": "none.txt"}, "sampler": "auto"}
+        {"out": "x", "model": {"gguf": "tiny.gguf"}, "queries": {"source": str(project / "q.txt")}, "sampler": "auto"}
     )
     assert (recipe.foresight.beams, recipe.sampler.slots) == (2, "auto")
     with pytest.raises(genius_lite.UserError, match="no such GGUF file"):

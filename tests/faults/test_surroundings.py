@@ -289,7 +289,8 @@ def test_a_run_whose_reader_goes_ends_and_goes_on(project):
 @pytest.mark.parametrize("line", ["genius-lite status run", "echo Grüße 日本 | genius-lite chat run"])
 def test_a_terminal_that_lacks_signs_has_them_spelled_out(finished, line):
     ended = shell(line, finished.project, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    assert (ended.returncode, ended.stderr) == (0, "")
+    told = [line for line in ended.stderr.splitlines() if line and not line.startswith("cut off after ")]
+    assert (ended.returncode, told) == (0, [])
     assert ended.stdout
 
 
