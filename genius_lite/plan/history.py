@@ -31,6 +31,7 @@ from genius_lite.weights.importing import FULL_PRECISION
 FOLDER = "rehearsal"  # in a run folder, while it is rehearsed
 
 _DESCRIBED = 64  # rollouts whose lengths stand for all
+_IMPORTED = (CHECKPOINT, FULL_PRECISION, TIMINGS)  # what a plan leaves of a model
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ def cut_off(job: Job) -> str | None:
 def holds_another(out: Path, identity: dict[str, Any]) -> bool:
     """Say whether a folder holds another recipe's run, and not only what a plan left, which gives way."""
     names = foreign_names(out) if out.is_dir() else set[str]()
-    left = {FOLDER, FOUND, CHECKPOINT, FULL_PRECISION, TIMINGS, RECIPE}
-    return not same_run(out, identity) and not (names & {FOLDER, FOUND} and names <= left)
+    planned = names & {FOLDER, FOUND} and names <= {FOLDER, FOUND, RECIPE, *_IMPORTED}
+    return not same_run(out, identity) and not planned
 
 
 def drop_rehearsal(out: Path, identity: dict[str, Any]) -> bool:
@@ -112,14 +113,13 @@ def drop_rehearsal(out: Path, identity: dict[str, Any]) -> bool:
         UserError: the folder is in use, or has a link in it.
     """
     names = foreign_names(out) if out.is_dir() else set[str]()
-    imported = {CHECKPOINT, FULL_PRECISION, TIMINGS}
-    same, planned = same_run(out, identity), names & {FOLDER, FOUND}
-    if FOLDER not in names if same else not planned or names - planned - imported - {RECIPE}:
+    same = same_run(out, identity)
+    if FOLDER not in names if same else holds_another(out, identity):
         return False
     recorded = RunFolder(out).recipe
     another = any(recorded.get(key) != identity[key] for key in ("model", "weights"))
     with open_folder(out, recorded) as folder:
-        for name in [FOLDER, *([] if same else [FOUND]), *(imported if another else [])]:
+        for name in [FOLDER, *([] if same else [FOUND]), *(_IMPORTED if another else [])]:
             remove(folder / name)
         folder.put_json(RECIPE, identity)
     return not same and FOUND in names
