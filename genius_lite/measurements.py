@@ -13,8 +13,8 @@ import llama_cpp
 import msgspec
 
 from genius_lite import __version__
-from genius_lite.gpus import gpus
-from genius_lite.hardware import cores, cpu_name
+from genius_lite.hardware.gpus import gpus
+from genius_lite.hardware.system import cores, cpu_name
 from genius_lite.records import prepared
 from genius_lite.rundir.disk import cache_folder, put
 from genius_lite.rundir.folder import private

@@ -15,7 +15,7 @@ import torch
 from genius_lite.cli.conversation import _Words, chat
 from genius_lite.errors import UserError
 from genius_lite.evaluate.models import NamedModel, PromptConfig
-from genius_lite.gpus import Gpu
+from genius_lite.hardware.gpus import Gpu
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.tree import Node
@@ -172,11 +172,11 @@ def test_the_layers_are_those_that_the_gpu_holds(models, monkeypatch):
         raise UserError("enough")
 
     monkeypatch.setattr("genius_lite.cli.conversation.open_sampler", noted)
-    monkeypatch.setattr("genius_lite.machine.engine_settings.gpus", lambda: [Gpu("small", 1_000_000)])
+    monkeypatch.setattr("genius_lite.machine.engine_settings.gpus", lambda: [Gpu("small", 1_000_000, 1_000_000)])
     with pytest.raises(UserError):
         chat([NamedModel("x", models / "a.gguf")], PromptConfig(None, 1, 1.0), context=64, seed=0)
     assert (asked[0].gpu_layers, asked[0].slots, asked[0].parked) == (0, 1, 0)
-    monkeypatch.setattr("genius_lite.machine.engine_settings.gpus", lambda: [Gpu("large", 400_000_000)])
+    monkeypatch.setattr("genius_lite.machine.engine_settings.gpus", lambda: [Gpu("large", 400_000_000, 400_000_000)])
     monkeypatch.setattr("genius_lite.weights.gguf_file.sha256", lambda files: pytest.fail("the whole file is read"))
     with pytest.raises(UserError):
         chat([NamedModel("x", models / "a.gguf")], PromptConfig(None, 1, 1.0), context=64, seed=0)

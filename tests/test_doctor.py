@@ -17,12 +17,12 @@ from packaging.utils import canonicalize_name
 
 from genius_lite.doctor import build, examine
 from genius_lite.doctor.build import Finding, Problem, install, pins, rebuild
-from genius_lite.gpus import Gpu
+from genius_lite.hardware.gpus import Gpu
 from tests.support.cli import genius
 
 ROOT = Path(__file__).parents[1]
 GIGABYTE = 1_000_000_000
-GPU = Gpu("GPU", 8 * GIGABYTE)
+GPU = Gpu("GPU", 8 * GIGABYTE, 8 * GIGABYTE)
 ALL = ["AVX", "AVX2", "FMA", "F16C"]
 FLAGS = ["avx", "avx2", "fma", "f16c"]
 AMX = ["GGML_NATIVE=off", "GGML_AVX=on", "GGML_AMX_INT8=on", "GGML_AMX_TILE=on", "CMAKE_CXX_FLAGS=-fno-dse"]

@@ -19,7 +19,6 @@ LAYERS = (
     ("errors", "records"),
     ("results",),
     ("progress", "text", "hardware"),
-    ("gpus",),
     ("rundir", "recipe"),
     ("data", "measurements"),
     ("sampler", "learner"),

@@ -16,7 +16,7 @@ from genius_lite import __version__
 from genius_lite.cli import models, recipes, runs
 from genius_lite.cli.surroundings import drop_output, fault_line, settle
 from genius_lite.errors import UserError
-from genius_lite.hardware import SHORT_SPIN
+from genius_lite.hardware.system import SHORT_SPIN
 from genius_lite.text import visible
 
 PANELS = {

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 
 from genius_lite.cli.conversation import FILTERS
-from genius_lite.data import thoughts
 from genius_lite.data.documents import Passage, Read, read_documents
 from genius_lite.data.standalone import RULES, Before, fault, question_in
 from genius_lite.data.vocabulary import Vocabulary
@@ -114,7 +113,7 @@ def questions_from(source: Path, out: Path, gguf: Path, how: Asking, progress: P
             raise UserError(f"{source}: no document that can be read; {read.set_aside[0]}")
         passages = _chosen(read.passages, how)
         prompts = [_prompt(vocabulary, passage) for passage in passages]
-        if _thinks(vocabulary, prompts[0]) and how.max_tokens < _THOUGHT:
+        if vocabulary.may_think(prompts[0]) and how.max_tokens < _THOUGHT:
             progress.say(f"the model thinks before it asks, for which {how.max_tokens} tokens (--max-tokens) are few")
         identity = (model.sha256, how.each, how.max_tokens, repr(how.temperature), how.seed)
         keys = [f"{seed_of(*identity, *prompt):016x}" for prompt in prompts]
@@ -185,15 +184,11 @@ def _prompt(vocabulary: Vocabulary, passage: Passage) -> list[int]:
     return vocabulary.prompt(asked, before=[message for turn in turns for message in turn])
 
 
-def _thinks(vocabulary: Vocabulary, prompt: list[int]) -> bool:
-    return bool(thoughts.end_in(vocabulary.template or "")) and not vocabulary.closes_thought(prompt)
-
-
 async def _responses(
     sampler: LocalSampler, vocabulary: Vocabulary, prompt: list[int], how: Asking
 ) -> list[tuple[str, bool]]:
     root = Node(None, prompt, (how.seed, "questions", seed_of(*prompt)))
-    until = "end" if _thinks(vocabulary, prompt) else "step"  # a line is enough
+    until = "end" if vocabulary.may_think(prompt) else "step"  # a line is enough
     try:
         nodes = await asyncio.gather(*sampler.extend(root, how.each, until=until, limit=how.max_tokens))
     except QueryFailedError:

@@ -43,8 +43,8 @@ def bench(
     quants: Annotated[str, typer.Option(help="Types to measure too, such as Q4_0,Q8_0")] = "",
 ) -> None:
     """Measure how fast this machine decodes a model, and print the best settings as recipe lines."""
-    from genius_lite.gpus import gpus
-    from genius_lite.hardware import cores
+    from genius_lite.hardware.gpus import gpus
+    from genius_lite.hardware.system import cores
     from genius_lite.machine.bench import HEADING, recipe_lines, row, sweep, sweep_types
     from genius_lite.machine.engine_settings import settings_to_measure
     from genius_lite.weights.untrusted import load_untrusted

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from genius_lite.errors import NonFiniteError
+from genius_lite.hardware.system import NO_MEMORY
 
 _GOES_ON = "the same command goes on from what is finished"
 _MEND: dict[int | None, str] = {
@@ -41,13 +42,8 @@ _NO_MEMORY = OSError(errno.ENOMEM, "out of memory, or of processes")
 _NUMBERED = re.compile(r"\(os error (\d+)\)")
 _WORDS = (
     (re.compile(r"\d+ requested and \d+ written"), OSError(errno.ENOSPC, "No space left on device")),
-    (
-        re.compile(
-            r"can't (start new thread|allocate)|[Uu]nable to mmap|[Cc]annot allocate memory|failed to map segment"
-            r"|out of memory|not enough memory"  # torch, of a GPU; and of Windows' main memory
-        ),
-        _NO_MEMORY,
-    ),
+    (NO_MEMORY, _NO_MEMORY),
+    (re.compile("can't start new thread|failed to map segment"), _NO_MEMORY),
     (re.compile("No usable temporary directory"), OSError(errno.EACCES, "no temporary files can be written", "TMPDIR")),
 )
 _UNLOADABLE = re.compile(r"Failed to load shared library|Shared library with base name")  # says llama-cpp-python

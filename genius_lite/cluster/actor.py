@@ -18,7 +18,7 @@ from genius_lite import __version__
 from genius_lite.data.sandbox import forget_secrets
 from genius_lite.foresight.rollouts import first_of, searches_in_flight
 from genius_lite.foresight.search import foresee
-from genius_lite.hardware import cores
+from genius_lite.hardware.system import cores
 from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.progress import SILENT
 from genius_lite.recipe import Foresight, Sampler

@@ -38,7 +38,10 @@ from genius_lite.recipe import Prefix, Queries, TaskSource
 from genius_lite.text import amount, brief, first_line
 
 _MOST_ROWS = 20_000_000
-_HEADS = {"prompt", "question", "instruction", "input", "problem", "query", "text", "answer"}
+QUESTIONS = ("prompt", "question", "query", "problem", "instruction", "input", "text")
+ANSWERS = ("answer", "solution", "target", "label", "output", "response")
+"""What columns of questions, and of right answers, are usually called; the likeliest first."""
+_HEADS = {*QUESTIONS, *ANSWERS}
 _UNREAD = re.compile("[\udc80-\udcff]")  # what `decoded` makes of bytes that are no UTF-8
 _EARLY = 1_000  # rows that cannot be used, after which a source is not read to its end if most are such
 

@@ -47,6 +47,11 @@ def end_in(template: str) -> str | None:
     return next((end for begin, end in MARKS if begin in template), None)
 
 
+def may_follow(prompt: str, template: str) -> bool:
+    """Say whether a model may think after a prompt: its chat template knows of thoughts, and the prompt ends none."""
+    return any(mark in template for marks in MARKS for mark in marks) and not closes(prompt)
+
+
 def opens(prompt: str) -> bool:
     """Say whether a prompt leaves the model in a thought that it begins itself."""
     return prompt.rstrip().endswith(_BEGIN)

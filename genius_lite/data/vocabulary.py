@@ -23,7 +23,7 @@ from genius_lite.data import thoughts
 from genius_lite.data.steps import StepDelimiter
 from genius_lite.data.templates import DATE, Message, Renderer, in_parts, opening
 from genius_lite.errors import UserError
-from genius_lite.hardware import with_stack
+from genius_lite.hardware.system import with_stack
 from genius_lite.text import brief
 
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
@@ -230,6 +230,10 @@ class Vocabulary:
     def closes_thought(self, prompt: Sequence[int]) -> bool:
         """Say whether a prompt ends the thought itself, as with `enable_thinking: false`."""
         return thoughts.closes(self._end(prompt))
+
+    def may_think(self, prompt: Sequence[int]) -> bool:
+        """Say whether the model may think before it answers a prompt."""
+        return thoughts.may_follow(self._end(prompt), self.template or "")
 
     def _end(self, prompt: Sequence[int]) -> str:
         return "".join(map(self.special_text, prompt[-_LONGEST_MARK:]))

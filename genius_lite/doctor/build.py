@@ -21,7 +21,7 @@ import msgspec
 from packaging.utils import canonicalize_name
 
 from genius_lite.data.sandbox import attempt
-from genius_lite.gpus import Gpu, gpus
+from genius_lite.hardware.gpus import Gpu, gpus
 
 Level = Literal["stops", "slows", "note"]
 

@@ -18,8 +18,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from genius_lite.doctor.build import Finding, Level, Problem, install, listed, look_at_llama, pins
-from genius_lite.gpus import Gpu
-from genius_lite.hardware import compute_in_bf16, cores, cpu_name, free_memory, learner_device
+from genius_lite.hardware.device import compute_in_bf16, learner_device
+from genius_lite.hardware.gpus import Gpu
+from genius_lite.hardware.system import cores, cpu_name, free_memory
 from genius_lite.rundir.disk import cache_folder, can_write, free_disk, told
 from genius_lite.text import amount
 
@@ -174,7 +175,8 @@ def _look_at_torch(version: str, maker: str) -> Iterator[Finding]:
 
     cuda, cards = library.cuda, []
     if cuda.is_available():
-        cards = [Gpu(cuda.get_device_name(n), cuda.mem_get_info(n)[0]) for n in range(cuda.device_count())]
+        free = [cuda.mem_get_info(n)[0] for n in range(cuda.device_count())]
+        cards = [Gpu(cuda.get_device_name(n), left, left) for n, left in enumerate(free)]
     devices = listed(cards) or ("Metal" if library.backends.mps.is_available() else "no GPU")
     native = "native" if compute_in_bf16(learner_device()) else "emulated, so that fp32 is computed in"
     rest = f"{library.get_num_threads()} threads; {devices}; bf16 is {native}"

@@ -13,12 +13,12 @@ from typing import NamedTuple
 from genius_lite.data import thoughts
 from genius_lite.data.files import FORMATS, suffix_of
 from genius_lite.data.queries import Questions, text_columns
-from genius_lite.data.rows import not_utf8, read_rows
+from genius_lite.data.rows import ANSWERS, QUESTIONS, not_utf8, read_rows
 from genius_lite.data.templates import Renderer
 from genius_lite.errors import UserError
 from genius_lite.evaluate.benchmarks import load_task
-from genius_lite.gpus import gpus
-from genius_lite.hardware import cores, free_memory
+from genius_lite.hardware.gpus import gpus
+from genius_lite.hardware.system import cores, free_memory
 from genius_lite.init.templates import ALWAYS, NEVER, SWITCH, SWITCHED_OFF, UNKNOWN, Thinking
 from genius_lite.recipe import Model, Prefix, Queries, TaskSource, benchmark_named
 from genius_lite.recipe.types import at_home
@@ -41,10 +41,8 @@ _LOCAL_MODELS = 4  # suggested, at most
 _NO_MODEL = re.compile(r"mmproj|imatrix|(?<!-00001)-of-\d{5}\.gguf$|adapter|lora", re.IGNORECASE)
 _SIZE = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![a-z])", re.IGNORECASE)
 _UNKNOWN_SIZE = 1e9  # parameters
-_QUESTIONS = ("prompt", "question", "query", "problem", "instruction", "input", "text")  # usual names of columns
 _ASKED = re.compile("quer|quest|prompt", re.IGNORECASE)
 _HELD_OUT = re.compile("held|problem|test|eval|valid", re.IGNORECASE)
-_ANSWERS = ("answer", "solution", "target", "label", "output", "response")
 _ASKS = re.compile("[?？؟]")
 _LONGEST_NAME = 60  # characters of a column's name; what is longer is rather a question
 _NUMBER = re.compile(r"[\s$]*-?[\d.,]+\s*%?\s*|.*####.*", re.DOTALL)
@@ -127,12 +125,12 @@ def _of_a_file(gguf: str) -> FoundModel:
 
 def _thinking(template: str) -> Thinking:
     """Tell by a chat template whether its model thinks before it answers, and whether that can be switched off."""
-    if not any(mark in template for marks in thoughts.MARKS for mark in marks):
+    if not thoughts.may_follow("", template):
         return NEVER
     with closing(Renderer(template, {})) as renderer:
         try:
             prompt = renderer.render([{"role": "user", "content": "Why?"}])
-            if thoughts.closes(prompt):
+            if not thoughts.may_follow(prompt, template):
                 return NEVER
             if SWITCH in renderer.reads() and thoughts.end_in(template):
                 return SWITCHED_OFF
@@ -211,7 +209,7 @@ def question_columns(source: str) -> list[str]:
 
     def rank(name: str) -> tuple[int, bool, bool]:
         usual = name.strip().casefold()
-        place = _QUESTIONS.index(usual) if usual in _QUESTIONS else len(_QUESTIONS)
+        place = QUESTIONS.index(usual) if usual in QUESTIONS else len(QUESTIONS)
         return place, not _ASKS.search(found[name]), bool(_NUMBER.fullmatch(found[name]))
 
     return sorted(found, key=rank)
@@ -254,7 +252,7 @@ def find_problems(source: str) -> tuple[TaskSource | None, list[str]]:
         rows = [row.values for row in read_rows(path, (), TaskSource(source=path)) if isinstance(row.values, dict)]
         if not rows:
             raise UserError(f"{path}: no problem in it; one is needed at least")
-        prompt, answer = _first_of(_QUESTIONS, rows[0], path), _first_of(_ANSWERS, rows[0], path)
+        prompt, answer = _first_of(QUESTIONS, rows[0], path), _first_of(ANSWERS, rows[0], path)
         known = [str(row[answer]) for row in rows if row.get(answer) not in (None, "")]
         numbers, letters = all(map(_NUMBER.fullmatch, known)), all(re.fullmatch("[A-J]", text) for text in known)
         choice = all("choices" in row for row in rows) or letters

@@ -10,16 +10,14 @@ import numpy as np
 import torch
 
 from genius_lite.errors import UserError
-from genius_lite.hardware import Device
+from genius_lite.hardware.device import Device
+from genius_lite.hardware.system import NO_MEMORY
 from genius_lite.learner.footprint import merged_tokens
 from genius_lite.learner.model import response_logps, takes_trees
 from genius_lite.learner.packing import Group, Groups, Pack, computed, packs, rows, shares, unshared_tokens
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup, peer_errors
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
-
-_NO_MEMORY = ("not enough memory", "MPS backend out of memory", "Invalid buffer size")
-"""What torch says, beside what accelerate knows of: on Windows, and on Metal (of all that there is, of one buffer)."""
 
 
 def schedule(groups: Groups, cfg: Learner, rng: np.random.Generator) -> list[list[Groups]]:
@@ -130,7 +128,7 @@ class Packer:
         """
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-        if not (should_reduce_batch_size(error) or any(words in str(error) for words in _NO_MEMORY)):
+        if not (should_reduce_batch_size(error) or NO_MEMORY.search(str(error))):
             raise error
         largest = max(self.packs(groups), key=lambda pack: pack.tokens)
         if len(largest.pairs) == 1:

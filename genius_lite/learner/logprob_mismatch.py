@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from genius_lite.errors import UserError
-from genius_lite.hardware import Precision
+from genius_lite.hardware.device import Precision
 from genius_lite.learner.model import logps_of
 from genius_lite.learner.packing import rows
 from genius_lite.learner.process_group import peer_errors

@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import modeling_utils
 
-from genius_lite.hardware import Device, Precision, compute_in_bf16, cores
+from genius_lite.hardware.device import Device, Precision, compute_in_bf16
+from genius_lite.hardware.system import cores
 from genius_lite.learner.attention import mark
 from genius_lite.learner.head import Head, Int8Embedding, matrix_of, require_known, token_logps
 from genius_lite.learner.layers import keep_less

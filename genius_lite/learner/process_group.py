@@ -20,7 +20,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from genius_lite.errors import UserError
-from genius_lite.hardware import Device, learner_device
+from genius_lite.hardware.device import Device, learner_device
 
 if TYPE_CHECKING:
     import torch

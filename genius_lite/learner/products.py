@@ -12,7 +12,7 @@ from functools import cache
 
 import torch
 
-from genius_lite.hardware import compute_in_bf16
+from genius_lite.hardware.device import compute_in_bf16
 
 
 def factors_in_bf16(allowed: bool = True) -> AbstractContextManager[None]:

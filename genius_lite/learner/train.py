@@ -16,7 +16,8 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from genius_lite.errors import NonFiniteError, Stop, Stopped, UserError
-from genius_lite.hardware import Device, Precision, learner_free_memory, spare_memory, trim_heap
+from genius_lite.hardware.device import Device, Precision, learner_free_memory
+from genius_lite.hardware.system import spare_memory, trim_heap
 from genius_lite.learner.activations import Activations
 from genius_lite.learner.batches import Packer, schedule
 from genius_lite.learner.footprint import scored_pairs

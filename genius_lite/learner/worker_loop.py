@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from genius_lite.errors import NonFiniteError, Stopped, UserError
-from genius_lite.hardware import give_memory_back, learner_device
+from genius_lite.hardware.device import learner_device
+from genius_lite.hardware.system import give_memory_back
 from genius_lite.learner.process_group import ProcessGroup, ProcessLostError
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner

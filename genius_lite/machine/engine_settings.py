@@ -8,8 +8,8 @@ from typing import Literal
 import msgspec
 
 from genius_lite.errors import UserError
-from genius_lite.gpus import gpus
-from genius_lite.hardware import cores, free_memory
+from genius_lite.hardware.gpus import gpus
+from genius_lite.hardware.system import cores, free_memory
 from genius_lite.machine.bench import SLOTS, sweep
 from genius_lite.measurements import recall, remember
 from genius_lite.progress import Progress
@@ -174,7 +174,7 @@ def _gpu_layers(cfg: Sampler, source: GGUF, settings: EngineSettings) -> int:
     layers, each, outside = layer_bytes(source)
     tokens = settings.context * (settings.slots + settings.parked)
     logits = 4 * logits_rows(settings) * source.vocabulary * (_DRAWN_FROM if settings.draw == "device" else 1)
-    free = sum(_GPU_SHARE * max(gpu.room, gpu.free) - _GPU_SCRATCH - logits for gpu in gpus())
+    free = sum(_GPU_SHARE * gpu.room - _GPU_SCRATCH - logits for gpu in gpus())
     return layers_that_fit(layers, each + tokens * kv_bytes(source, settings.kv_type), outside, int(free))
 
 

@@ -16,7 +16,7 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate.benchmarks import load_tasks
 from genius_lite.evaluate.measure import temperature_of
 from genius_lite.evaluate.tasks import Task, TokenizedTask, tokenize_task
-from genius_lite.hardware import learner_device
+from genius_lite.hardware.device import learner_device
 from genius_lite.machine.engine_settings import context_for
 from genius_lite.recipe import Prefix, Recipe
 from genius_lite.records import Query, seed_of

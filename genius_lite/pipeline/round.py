@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from genius_lite.errors import Stop, UserError
-from genius_lite.hardware import peak_memory
+from genius_lite.hardware.system import peak_memory
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.pipeline.job import Job
 from genius_lite.progress import Advance, Progress, Stage

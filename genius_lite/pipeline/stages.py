@@ -14,7 +14,8 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import NoPairError, Stopped, UserError
 from genius_lite.evaluate.checkers import submitted
 from genius_lite.foresight.pairs import draw_pairs, why_none
-from genius_lite.hardware import Precision, give_memory_back, learner_device, learner_precision
+from genius_lite.hardware.device import Precision, learner_device, learner_precision
+from genius_lite.hardware.system import give_memory_back
 from genius_lite.pipeline.backends import Search, search
 from genius_lite.pipeline.evaluation import BaseResult, cool, evaluate
 from genius_lite.pipeline.job import Job

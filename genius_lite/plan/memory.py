@@ -13,7 +13,7 @@ from functools import partial
 
 from gguf.constants import GGMLQuantizationType as T
 
-from genius_lite.hardware import Device, Precision, fitting_precision
+from genius_lite.hardware.device import Device, Precision, fitting_precision
 from genius_lite.learner.footprint import HELD, SLICE_BYTES, kept_bytes, layers_twice
 from genius_lite.plan.shape import Machine, Shape
 from genius_lite.progress import Stage

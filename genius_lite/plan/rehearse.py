@@ -18,7 +18,7 @@ import psutil
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import Stop
-from genius_lite.hardware import cores
+from genius_lite.hardware.system import cores
 from genius_lite.learner.footprint import SCORED_AT_ONCE
 from genius_lite.learner.packing import by_query, packs
 from genius_lite.machine.bench import file_speed

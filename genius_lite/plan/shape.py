@@ -8,16 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from genius_lite.gpus import Gpu, gpus
-from genius_lite.hardware import (
-    Device,
-    compute_in_bf16,
-    cores,
-    free_memory,
-    learner_device,
-    learner_free_memory,
-    memory_held,
-)
+from genius_lite.hardware.device import Device, compute_in_bf16, learner_device, learner_free_memory
+from genius_lite.hardware.gpus import Gpu, gpus
+from genius_lite.hardware.system import cores, free_memory, memory_held
 from genius_lite.recipe import Learner
 from genius_lite.rundir.disk import free_disk
 from genius_lite.weights.footprint import layer_bytes

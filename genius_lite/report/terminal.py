@@ -17,7 +17,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 
 from genius_lite.errors import NoPairError, Stopped, UserError
-from genius_lite.hardware import memory_held
+from genius_lite.hardware.system import memory_held
 from genius_lite.progress import Advance, Progress, Stage
 from genius_lite.records import Rollout
 from genius_lite.report.columns import table_row

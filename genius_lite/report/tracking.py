@@ -17,7 +17,7 @@ import msgspec
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.record import Evaluation
-from genius_lite.hardware import learner_device
+from genius_lite.hardware.device import learner_device
 from genius_lite.recipe import Prefix, Recipe, Sampler
 from genius_lite.report.columns import values
 from genius_lite.results.evaluation import Signals, TaskResult

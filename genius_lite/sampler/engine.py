@@ -18,7 +18,7 @@ import llama_cpp
 import msgspec
 
 from genius_lite.data.vocabulary import Vocabulary
-from genius_lite.hardware import peak_memory
+from genius_lite.hardware.system import peak_memory
 from genius_lite.records import Completion
 from genius_lite.results.rounds import Stats
 from genius_lite.sampler.cache import Slot, SlotCache

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any, ClassVar
 
-from genius_lite.gpus import ggml_function
+from genius_lite.hardware.gpus import ggml_function
 
 F32, I32 = 0, 26  # ggml_type
 

@@ -19,7 +19,7 @@ import psutil
 
 from genius_lite.data.sandbox import limit_this_process
 from genius_lite.data.vocabulary import Vocabulary
-from genius_lite.hardware import cores
+from genius_lite.hardware.system import cores
 
 REFUSED = 3
 """Exit status for a file that llama.cpp cannot load; the reason is one line on standard output."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from genius_lite.data.sandbox import environment, fate, helper
 from genius_lite.errors import UserError
-from genius_lite.hardware import SHORT_SPIN
+from genius_lite.hardware.system import SHORT_SPIN
 from genius_lite.sampler.messages import (
     HEADER,
     NOT_FINITE,

@@ -19,7 +19,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as T
 
-from genius_lite.hardware import cores
+from genius_lite.hardware.system import cores
 from genius_lite.progress import Advance
 from genius_lite.recipe import TargetType
 from genius_lite.records import seed_of

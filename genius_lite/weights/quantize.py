@@ -11,7 +11,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGML_QUANT_VERSION, LlamaFileType
 from gguf.constants import GGMLQuantizationType as T
 
-from genius_lite.gpus import ggml_function
+from genius_lite.hardware.gpus import ggml_function
 from genius_lite.recipe import TargetType
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import tensor_bytes

@@ -21,8 +21,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from genius_lite import __version__
-from genius_lite.gpus import gpus
-from genius_lite.hardware import cores, cpu_name
+from genius_lite.hardware.gpus import gpus
+from genius_lite.hardware.system import cores, cpu_name
 from genius_lite.progress import Stage
 from genius_lite.results.rounds import Timing
 from genius_lite.rundir.folder import RECIPE, ROUNDED, SUMMARY

@@ -21,7 +21,7 @@ import llama_cpp
 import numpy as np
 from gguf.constants import GGMLQuantizationType as T
 
-from genius_lite.hardware import cores
+from genius_lite.hardware.system import cores
 from genius_lite.records import PreferencePair
 from genius_lite.rundir.lines import read_records
 from genius_lite.weights import gguf_file

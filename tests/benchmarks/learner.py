@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from genius_lite.hardware import cores, cpu_name, peak_memory
+from genius_lite.hardware.system import cores, cpu_name, peak_memory
 from genius_lite.learner.batches import Packer
 from genius_lite.learner.loss import dpo, pair_logps, pair_loss
 from genius_lite.learner.model import load_policy

@@ -37,8 +37,8 @@ from genius_lite.data.queries import select
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
-from genius_lite.gpus import gpus
-from genius_lite.hardware import cores
+from genius_lite.hardware.gpus import gpus
+from genius_lite.hardware.system import cores
 from genius_lite.machine.bench import decode_speed
 from genius_lite.recipe import Foresight, Pairs, Queries
 from genius_lite.records import Query, Rollout

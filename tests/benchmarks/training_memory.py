@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genius_lite.hardware import cores, cpu_name, memory_held, peak_memory
+from genius_lite.hardware.system import cores, cpu_name, memory_held, peak_memory
 from genius_lite.records import PreferencePair
 from genius_lite.rundir.lines import Lines, write_records
 

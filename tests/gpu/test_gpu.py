@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from genius_lite.errors import Stop, Stopped
-from genius_lite.gpus import gpus
+from genius_lite.hardware.gpus import gpus
 from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.recipe import Foresight, Learner, Model, Queries, Recipe, Sampler
 from genius_lite.report.terminal import TerminalProgress

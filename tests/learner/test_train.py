@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
 from genius_lite.errors import NonFiniteError, UserError
-from genius_lite.hardware import Precision
+from genius_lite.hardware.device import Precision
 from genius_lite.learner import reference as reference_module
 from genius_lite.learner import scores as scores_module
 from genius_lite.learner import train as train_module

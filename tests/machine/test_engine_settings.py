@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from genius_lite.errors import UserError
-from genius_lite.gpus import Gpu, gpus
-from genius_lite.hardware import cores, peak_memory
+from genius_lite.hardware.gpus import Gpu, gpus
+from genius_lite.hardware.system import cores, peak_memory
 from genius_lite.machine import bench, engine_settings
 from genius_lite.recipe import Sampler
 from genius_lite.recipe.reader import parse
@@ -21,6 +21,10 @@ from genius_lite.weights import gguf_file
 from genius_lite.weights.footprint import kv_bytes, layer_bytes
 
 SILENT = TerminalProgress(Console(quiet=True))
+
+
+def _card(free: int) -> Gpu:
+    return Gpu("a", free, free)
 
 
 def test_what_a_model_takes_in_memory(tiny):
@@ -46,9 +50,9 @@ def test_gpu_layers_go_by_free_memory(tiny, monkeypatch):
     source = gguf_file.read(tiny.gguf)
     section, context = Sampler(slots=4, draw="host"), 256
     assert engine_settings.engine_settings(section, source, context, SILENT).gpu_layers == (-1 if gpus() else 0)
-    monkeypatch.setattr(engine_settings, "gpus", lambda: [Gpu("a", int(8e9))])
+    monkeypatch.setattr(engine_settings, "gpus", lambda: [_card(int(8e9))])
     assert engine_settings.engine_settings(section, source, context, SILENT).gpu_layers == -1
-    monkeypatch.setattr(engine_settings, "gpus", lambda: [Gpu("a", int(1e8))])
+    monkeypatch.setattr(engine_settings, "gpus", lambda: [_card(int(1e8))])
     assert engine_settings.engine_settings(section, source, context, SILENT).gpu_layers == 0
     assert engine_settings.engine_settings(Sampler(gpu_layers=3, draw="host"), source, context, SILENT).gpu_layers == 3
 
@@ -77,7 +81,7 @@ def test_auto_measures_once_and_remembers(tiny_llama, tmp_path, monkeypatch):
 
 def test_with_a_gpu_it_is_measured_where_to_draw(tiny_llama, tmp_path, monkeypatch):
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
-    monkeypatch.setattr(engine_settings, "gpus", lambda: [Gpu("a", int(8e9))])
+    monkeypatch.setattr(engine_settings, "gpus", lambda: [_card(int(8e9))])
     source, asked = gguf_file.read(tiny_llama), []
 
     def measured(model, base, slots, kv_modes, threads, draws, *, brief):
@@ -136,7 +140,7 @@ def test_slots_that_do_not_fit_end_the_measurement_of_slots(most, found, tiny_ll
 def test_speed_is_measured_with_what_the_gpu_holds(tiny_llama, monkeypatch):
     source = gguf_file.read(tiny_llama)
     for free, layers in ((int(8e9), -1), (0, 0)):
-        monkeypatch.setattr(engine_settings, "gpus", lambda free=free: [Gpu("a", free)])
+        monkeypatch.setattr(engine_settings, "gpus", lambda free=free: [_card(free)])
         assert engine_settings.settings_to_measure(source)[0].gpu_layers == layers
 
 
@@ -176,7 +180,7 @@ def test_a_file_fits_by_the_memory_that_is_free(tiny_llama, monkeypatch):
     assert not engine_settings.fits(source, 801, engine)
     on_gpu = msgspec.structs.replace(engine, gpu_layers=-1)
     assert not engine_settings.fits(source, 801, on_gpu), "llama.cpp has no GPU here"
-    monkeypatch.setattr(engine_settings, "gpus", lambda: [Gpu("a", int((800 + cache + 256e6) / 0.9) + 1)])
+    monkeypatch.setattr(engine_settings, "gpus", lambda: [_card(int((800 + cache + 256e6) / 0.9) + 1)])
     assert engine_settings.fits(source, 800, on_gpu)
     assert not engine_settings.fits(source, 802, on_gpu)
     assert not engine_settings.fits(source, 1, msgspec.structs.replace(engine, gpu_layers=1)), "half of its layers"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from genius_lite.gpus import Gpu
+from genius_lite.hardware.gpus import Gpu
 from genius_lite.learner.activations import Activations
 from genius_lite.learner.footprint import SLICE_BYTES, kept_bytes, layers_twice
 from genius_lite.learner.model import load_base, load_policy, response_logps, weight_bytes
@@ -203,7 +203,7 @@ def test_a_merge_holds_some_blocks_and_the_adapter(tiny_llama):
 
 
 def test_a_gpu_takes_its_share(tiny_llama):
-    machine = Machine(8 * 10**9, 10**10, [Gpu("a", 10**10)], "cuda", 10**10, True, 8)
+    machine = Machine(8 * 10**9, 10**10, [Gpu("a", 10**10, 10**10)], "cuda", 10**10, True, 8)
     whole = use(tiny_llama, machine=machine, engine=msgspec.structs.replace(ENGINE, gpu_layers=-1))
     found = {peak.stage: peak for peak in memory.peaks(whole, first=True)}
     assert found["rollouts"].gpu["kv"] == 16 * 256 * 2 * 128

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 from safetensors.torch import load_file
 
-from genius_lite.hardware import Device, Precision
+from genius_lite.hardware.device import Device, Precision
 from genius_lite.learner.train import Training, train_adapter
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from genius_lite.hardware import free_memory
+from genius_lite.hardware.system import free_memory
 
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "f": ctypes.c_float, "s": ctypes.c_size_t}
 _SHARED = {1: False, 2: True}  # by ggml_backend_dev_type: a GPU with memory of its own, one that shares the system's
@@ -16,15 +16,16 @@ _SHARED = {1: False, 2: True}  # by ggml_backend_dev_type: a GPU with memory of 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A device that llama.cpp can offload layers to; `free` in bytes.
+    """A device that llama.cpp can offload layers to, with the bytes that are `free`, and those that it calls so.
 
-    If its memory is the system's (`shared`), layers that it does not get take as much: it may get `room` bytes of them.
+    They differ where its memory is the system's (`shared`): layers that it does not get take as much of that, so it may
+    get `room` bytes of them.
     """
 
     name: str
     free: int
+    room: int
     shared: bool = False
-    room: int = 0
 
 
 def gpus() -> list[Gpu]:
@@ -45,7 +46,7 @@ def gpus() -> list[Gpu]:
             memory(device, ctypes.byref(free), ctypes.byref(total))
             shared = _SHARED[type_] or sys.platform == "darwin"
             left = min(free.value, free_memory()) if shared else free.value
-            found[_SHARED[type_]].append(Gpu(named(device).decode(), left, shared, free.value))
+            found[_SHARED[type_]].append(Gpu(named(device).decode(), left, free.value, shared))
     return found[False] or found[True]
 
 

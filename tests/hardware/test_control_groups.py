@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from genius_lite.hardware import memory_left, processor_share
+from genius_lite.hardware.system import memory_left, processor_share
 
 FREE_V1 = 9223372036854771712
 
@@ -77,7 +77,7 @@ def test_the_kernels_own_quota_is_read():
         (group / "cpu.cfs_quota_us").write_text("100000")
         code = (
             f"import os; open({str(group / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
-            "from genius_lite.hardware import cores; print(cores())"
+            "from genius_lite.hardware.system import cores; print(cores())"
         )
         said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert said.stdout.strip() == "1"
