@@ -130,7 +130,7 @@ def test_a_missing_folder_is_said_before_a_model_is_looked_for(tmp_path):
 
 
 def test_a_model_that_thinks_is_told_to_need_more(folder, smollm2, tmp_path, monkeypatch):
-    monkeypatch.setattr("genius_lite.cli.asking._thinks", lambda vocabulary, prompt: True)
+    monkeypatch.setattr("genius_lite.data.vocabulary.Vocabulary.may_think", lambda vocabulary, prompt: True)
     how, said = Asking(each=1, passage_tokens=64, max_tokens=1, temperature=0.7, limit=1, seed=0), []
     progress = TerminalProgress(Console(quiet=True))
     progress.say = said.append

@@ -166,15 +166,7 @@ def test_tasks_are_measured_each_round_compared_and_measured_again_alone(project
 @pytest.mark.parametrize("stage", ["recipe.json", "round-1/rollouts.jsonl", "round-1/pairs.jsonl", "round-2"])
 def test_killed_anywhere_it_goes_on_and_repeats_no_finished_query(project, stage):
     out = project / "runs" / "r"
-    path = out / stage
-    asked = forked.Asked("genius_lite", ["run", "r.yaml"], str(project), {**os.environ})
-    with (project / "log").open("wb") as log, forked.ask(warm.server(), asked, [log.fileno()] * 3) as command:
-        deadline = time.monotonic() + 120
-        while not (path.exists() and (path.suffix != ".jsonl" or path.stat().st_size)):
-            assert time.monotonic() < deadline, (project / "log").read_text()
-            time.sleep(0.02)
-        os.kill(command.pid, signal.SIGKILL)
-        assert command.wait() == -signal.SIGKILL
+    run_and_kill(project, out / stage)
     kept = {p: p.read_bytes() for p in out.rglob("rollouts.jsonl")}
     result = genius("run", "r.yaml", cwd=project)
     assert result.returncode == 0, result.stderr
@@ -185,6 +177,32 @@ def test_killed_anywhere_it_goes_on_and_repeats_no_finished_query(project, stage
         ids = [r.query.id for r in read_records(out / f"round-{number}" / "rollouts.jsonl", Rollout)]
         assert len(ids) == len(set(ids)) == 4
     assert (out / "summary.json").exists()
+
+
+def test_what_was_killed_goes_on_to_say_what_it_would_have_said(project):
+    """With one branch at a time, as rounding goes by what is decoded together."""
+    recipe = RECIPE.replace("rounds: 2", "rounds: 1").replace("slots: 8", "slots: 1, parked: 1, threads: 1")
+    (project / "r.yaml").write_text(recipe)
+    run_and_kill(project, project / "runs/r/round-1/rollouts.jsonl")
+    said = []
+    for out in ("runs/r", "runs/never-killed"):
+        result = genius("run", "r.yaml", "--out", out, cwd=project)
+        assert result.returncode == 0, result.stderr
+        rollouts = read_records(project / out / "round-1" / "rollouts.jsonl", Rollout)
+        said.append({r.query.id: [c.tokens for step in r.steps for c in step.candidates] for r in rollouts})
+    assert said[0] == said[1]
+
+
+def run_and_kill(project: Path, path: Path) -> None:
+    """Run the recipe, and kill it as soon as it has written to this file."""
+    asked = forked.Asked("genius_lite", ["run", "r.yaml"], str(project), {**os.environ})
+    with (project / "log").open("wb") as log, forked.ask(warm.server(), asked, [log.fileno()] * 3) as command:
+        deadline = time.monotonic() + 120
+        while not (path.exists() and (path.suffix != ".jsonl" or path.stat().st_size)):
+            assert time.monotonic() < deadline, (project / "log").read_text()
+            time.sleep(0.02)
+        os.kill(command.pid, signal.SIGKILL)
+        assert command.wait() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,7 +80,8 @@ def finished(tmp_path_factory) -> SimpleNamespace:
     )
     said = io.StringIO()
     console = terminal(file=said, width=120)
-    with umask(0):
+    (folder / "here").mkdir()  # where a shell would do what the names tell it
+    with umask(0), chdir(folder / "here"):
         summary = run(recipe, TerminalProgress(console))
     print_summary(summary, console)
     return SimpleNamespace(folder=folder, run=folder / "made" / "run", said=said.getvalue(), summary=summary)
@@ -104,7 +105,8 @@ def test_nothing_it_says_acts_on_a_terminal(finished):
 
 def test_no_name_leads_out_of_the_folder_or_into_a_shell(finished):
     names = {path.name for path in finished.folder.iterdir()}
-    assert names == {"made", "q.jsonl", *(n for n in names if n.startswith("[red]"))}
+    assert names == {"made", "here", "q.jsonl", "[red]t\x1b[31m.jsonl", "[red]m\x1b[31m\u202e`$(touch owned)`;&.gguf"}
+    assert [*(finished.folder / "here").iterdir()] == []
     (exported,) = (finished.run / "export").glob("*.gguf")
     assert re.fullmatch(r"_red_m__31m____touch_owned____\.genius-\w+\.gguf", exported.name)
     assert "touch owned" not in (finished.run / "export" / "README.md").read_text().split("## Run it")[1].split("##")[0]

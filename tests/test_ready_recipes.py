@@ -12,6 +12,10 @@ import pytest
 from gguf.constants import GGMLQuantizationType as T
 
 from genius_lite import load, run
+from genius_lite.export.bundle import RunRound
+from genius_lite.pipeline.job import prepare
+from genius_lite.plan.fit import disk_bytes
+from genius_lite.plan.shape import Shape
 from genius_lite.recipe import TaskSource
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import sha256
@@ -86,8 +90,15 @@ def test_a_ready_recipe_leads_to_a_file_that_keeps_what_was_learned(name, tmp_pa
     source, types = gguf_file.read(tmp_path / "model.gguf"), {t.type for t in gguf_file.read(policy).tensors}
     expected = {t.type for t in source.tensors} if recipe.quantize.type == "source" else {T.F32, T.F16}
     assert types == expected
-    if summary.best:
-        assert sha256([Path(summary.exported)]) == sha256([policy]) == made.sha256
+    models = (file for file in (tmp_path / "run").rglob("*") if file.suffix in (".gguf", ".safetensors"))
+    held = sum(file.stat().st_size for file in models)
+    planned = disk_bytes(prepare(recipe), Shape.of(source), 0)["export"]
+    assert held > 12e6, "or logs are most of it"
+    # At the fullest moment the export is there twice; and logs have room of their own.
+    assert held == pytest.approx(planned - policy.stat().st_size - 5_000_000, rel=0.1)
+    exported = RunRound.of(tmp_path / "run", summary.best).gguf
+    assert sha256([Path(summary.exported)]) == sha256([exported])
+    assert sha256([policy]) == made.sha256
 
 
 def test_the_quickstarts_problems_are_right_and_none_is_learned_from():

@@ -118,8 +118,7 @@ class Vocabulary:
         if (system, roles) not in self._arounds:
             turns = [{"role": role, "content": _placeholder(number)} for number, role in enumerate(roles)]
             around = _PLACEHOLDERS.split(self.render([*opening(system), *turns]))
-            missing = {*range(len(roles))} - {int(number) for number in around[1::2]}
-            if missing:
+            if missing := {*range(len(roles))} - {int(number) for number in around[1::2]}:
                 which = "the question" if len(roles) - 1 in missing else f"a message of the {roles[min(missing)]}"
                 raise UserError(f"the model's chat template drops or changes {which}; use another model")
             unsaid = system and system.strip() not in "".join(around[::2])
@@ -251,8 +250,7 @@ class Vocabulary:
     @cached_property
     def ends(self) -> np.ndarray:
         """Which tokens end a response, bool (vocabulary,)."""
-        is_end = llama_cpp.llama_vocab_is_eog
-        return np.array([is_end(self.handle, token) for token in range(self.size)], dtype=bool)
+        return np.array([llama_cpp.llama_vocab_is_eog(self.handle, token) for token in range(self.size)], dtype=bool)
 
     @cached_property
     def delimiter(self) -> StepDelimiter:
@@ -282,8 +280,7 @@ class Vocabulary:
     def _specials(self) -> frozenset[int]:
         """The tokens that llama.cpp reads from their text only if it is told to."""
         special = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
-        attributes = llama_cpp.llama_vocab_get_attr
-        return frozenset(token for token in range(self.size) if attributes(self.handle, token) & special)
+        return frozenset(t for t in range(self.size) if llama_cpp.llama_vocab_get_attr(self.handle, t) & special)
 
     @cached_property
     def _special_texts(self) -> list[str]:

@@ -75,7 +75,9 @@ def test_special_tokens_mark_a_thought_too(vocabulary, prompt, response, said):
     asked, tokens = (vocabulary.encode(text, special=True) for text in (prompt, response))
     assert len(asked + tokens) < len(prompt + response), "the marks are tokens, not bytes"
     assert vocabulary.said(asked, tokens) == said
-    assert vocabulary.closes_thought(asked) == prompt.endswith("</think>\n\n")
+    closes = prompt.endswith("</think>\n\n")
+    assert vocabulary.closes_thought(asked) == closes
+    assert vocabulary.may_think(asked) == (not closes and "<think>" in (vocabulary.template or ""))
 
 
 def test_of_special_tokens_only_the_marks_of_a_thought_are_text(vocabulary):

@@ -12,6 +12,9 @@ from genius_lite.recipe.reader import load, parse
 
 GOOD = "model: {gguf: m.gguf}\nqueries: {source: q.txt}\n"
 RECIPES = sorted(Path("recipes").rglob("*.yaml"))
+PREPARED = Path("recipes/study/prepare.py").resolve()
+NAMED = re.findall(r'"([a-z0-9]+-(?:queries|heldout)|[\w.-]+\.gguf)"', PREPARED.read_text())
+MADE = {name if name.endswith(".gguf") else f"{name}.jsonl" for name in NAMED}
 
 
 def test_defaults_are_the_papers_but_for_what_the_study_found_not_to_work():
@@ -32,11 +35,13 @@ def test_shipped_recipes_are_valid(path):
     hub = re.fullmatch(r"hf:[\w.-]+/[\w.-]+/[\w.-]+\.gguf", recipe.model.gguf)
     assert hub or recipe.model.gguf.startswith("python:") or _is_there(recipe.model.gguf)
     assert recipe.queries.source.startswith("hf:") or _is_there(recipe.queries.source)
+    for task in recipe.evaluate.tasks:
+        assert task.benchmark or task.source.startswith(("hf:", "reasoning_gym:")) or _is_there(task.source)
 
 
 def _is_there(name: str) -> bool:
-    made = Path("recipes/study/data").resolve()  # by recipes/study/prepare.py
-    return Path(name).is_file() or Path(name).parent == made
+    path, made = Path(name), (PREPARED.parent / "data").resolve()
+    return path.is_file() or (path.parent == made and path.name in MADE)
 
 
 def test_the_papers_settings():
