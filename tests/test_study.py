@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from genius_lite.records import Candidate, Completion, PreferencePair, Query, Rollout, Step, query_id
+from genius_lite.rundir.reader import RunFolder
+from tests.support.cli import RECIPE
+
+STUDY = Path(__file__).parents[1] / "recipes" / "study"
 
 
 def test_a_right_answer_of_a_problem_is_right(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "recipes" / "study")
+    monkeypatch.syspath_prepend(STUDY)
     values = importlib.import_module("values")
     document = {"question": "What is 3 + 4?", "short_answer": "7"}
     monkeypatch.setattr(values, "gsm8k_test", lambda: [document])
@@ -29,7 +35,7 @@ def test_a_right_answer_of_a_problem_is_right(monkeypatch):
 
 
 def test_a_seed_that_is_halted_ends_no_others_and_no_old_recipe_counts_as_this_one(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "recipes" / "study")
+    monkeypatch.syspath_prepend(STUDY)
     seeds = importlib.import_module("quickstart_seeds")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "summary.json").write_text("{}")  # of whichever recipe: the program looks at it
@@ -48,7 +54,7 @@ def test_a_seed_that_is_halted_ends_no_others_and_no_old_recipe_counts_as_this_o
 
 
 def test_a_mean_over_seeds_has_students_interval(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "recipes" / "study")
+    monkeypatch.syspath_prepend(STUDY)
     seeds = importlib.import_module("quickstart_seeds")
     rows = [
         {
@@ -80,7 +86,7 @@ def test_a_mean_over_seeds_has_students_interval(monkeypatch):
 
 
 def test_a_signal_that_falls_before_each_fall_is_named(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "recipes" / "study")
+    monkeypatch.syspath_prepend(STUDY)
     seeds = importlib.import_module("quickstart_seeds")
     accuracies = [[0.2, 0.4, 0.5, 0.45], [0.2, 0.35, 0.3, 0.1], [0.2, 0.5, 0.4, 0.45]]
     rows = [
@@ -108,3 +114,34 @@ def test_a_signal_that_falls_before_each_fall_is_named(monkeypatch):
         "rounds not warned of: 0 of 5 answered worse than the one before",
     ]
     assert [*seeds.foreseen(rows[:8])] == [], "of six rounds nothing is said"
+
+
+def test_arms_run_and_their_table_says_what_they_came_to(monkeypatch, tmp_path, tiny_llama, capsys):
+    """Two arms that differ in how pairs are chosen, in small: the second takes the first one's responses."""
+    monkeypatch.syspath_prepend(STUDY)
+    arms = importlib.import_module("arms")
+    monkeypatch.setattr(arms, "HERE", tmp_path)
+    monkeypatch.setitem(arms.ARMS, "A", (1.0, {"pairs.choose": "best"}))
+    monkeypatch.setitem(arms.ARMS, "R", (0.5, {"pairs.choose": "random", "rounds": 2}))
+    (tmp_path / "results").mkdir()
+    (tmp_path / "q.txt").write_text("one\ntwo\nthree\nfour\n")
+    problems = [{"prompt": word, "answer": word} for word in ("five", "six")]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
+    (tmp_path / "arms-smollm2.yaml").write_text(
+        RECIPE.replace("tiny.gguf", str(tiny_llama)).replace("2\n", "1\n").replace("q.txt}", "q.txt, limit: 4}")
+        + "evaluate: {tasks: [{source: t.jsonl, check: exact, use: both}], samples: 2, sweep: [0.5], rollback: false}\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["arms.py", str(tmp_path / "runs"), "--arms", "A", "R"])
+    arms.main()
+    rows = json.loads((tmp_path / "results" / "arms-smollm2.json").read_text())["arms"]
+    assert [(row["arm"], row["round"], row["seeds"], row["votes"]) for row in rows] == [
+        ("A", 1, 1, 2), ("R", 1, 1, 2), ("R", 2, 1, 2),
+    ]  # fmt: skip
+    for number, row in enumerate(rows, 1):
+        folder = RunFolder(tmp_path / "runs" / "smollm2" / f"{row['arm']}-0")
+        sampled = [r.sampled_tokens for n in range(1, row["round"] + 1) for r in folder.round(n).rollouts]
+        assert row["tokens"] == sum(sampled) > 0, number
+    assert rows[2]["tokens"] > rows[1]["tokens"]
+    said = capsys.readouterr().out
+    assert "| arm | round | seeds | tokens so far | pairs | at 1 | greedily | at best | less the vote | maj@2 |" in said
+    assert said.count("\n| R | ") == 2

@@ -67,6 +67,15 @@ def by_temperature(responses: Sequence[Response], use: Literal["choose", "report
     return {at: {task: _right(of) for task, of in _by_task(rows).items()} for at, rows in found.items()}
 
 
+def votes(responses: Sequence[Response]) -> Scores:
+    """Task -> problem -> whether the vote of its samples is right (of a tie the mean), of the problems that report."""
+    drawn = [row for row in _used_to("report", responses) if row.sample != GREEDY]
+    return {
+        task: {problem: _vote(of) for problem, of in _by_problem(rows).items()}
+        for task, rows in _by_task(drawn).items()
+    }
+
+
 def best_temperature(tried: dict[float, Scores]) -> float:
     """The temperature with the highest mean; of equal ones the highest, which gives most variety."""
     return max(tried, key=lambda at: (mean_score(tried[at]) or 0.0, at))

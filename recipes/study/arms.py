@@ -19,11 +19,13 @@ from typing import Any
 import msgspec
 from quickstart_seeds import complete
 
-from genius_lite.evaluate.results import results
+from genius_lite.evaluate.results import best_temperature, by_temperature, results, votes
+from genius_lite.evaluate.statistics import pooled_difference
 from genius_lite.recipe.reader import load
 from genius_lite.report.compare import Row, compare_runs
 from genius_lite.report.summary import in_points
-from genius_lite.results.evaluation import Interval
+from genius_lite.results.evaluation import Cooled, Interval, Scores
+from genius_lite.rundir.folder import COOLED
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.text import percent
 
@@ -115,21 +117,26 @@ def _sampled_alike(other: Path, recipe: Path, settings: list[str]) -> bool:
 
 
 def figures(runs: list[Path]) -> Iterator[dict[str, Any]]:
-    """Yield what each round of each arm came to, over its seeds, on each task; of the last, or all, tokens and more."""
+    """Yield what each round of each arm came to, over its seeds, on each task; of the last, or all, more than gains.
+
+    `tokens` are those that were sampled for the questions of this round and of those before it.
+    """
     found = compare_runs(runs)
     for row in found:
         arm = row.arm.rpartition("-")[0]
         of_arm = [(run.name.rpartition("-")[2], RunFolder(run)) for run in runs if run.name.rpartition("-")[0] == arm]
-        whole = row.task == found[-1].task
-        yield {
-            **_gains(row),
-            **(_means([(seed, run.base, run.round(row.round)) for seed, run in of_arm]) if whole else {}),
-        }
+        gains = _gains(row, like_first=row.seeds == found[0].seeds)
+        if row.task == found[-1].task:
+            rounds = [(seed, run.base, run.round(row.round)) for seed, run in of_arm]
+            reports = [run.round(number).report for _, run in of_arm for number in range(1, row.round + 1)]
+            tokens = sum(report.rollouts.sampled_tokens for report in reports if report and report.rollouts)
+            gains |= {"tokens": tokens / len(of_arm), **_over_base(rounds), **_means(rounds)}
+        yield gains
 
 
-def _gains(row: Row) -> dict[str, Any]:
+def _gains(row: Row, *, like_first: bool) -> dict[str, Any]:
     assert row.sampled_gain and row.greedy_gain
-    differences = {"to_first": row.to_first, "greedy_to_first": row.greedy_to_first}
+    differences = {"to_first": row.to_first, "greedy_to_first": row.greedy_to_first} if like_first else {}
     return {
         "task": row.task,
         "arm": row.arm.rpartition("-")[0],
@@ -143,15 +150,45 @@ def _gains(row: Row) -> dict[str, Any]:
     }
 
 
+def _over_base(rounds: list[tuple[str, RoundFolder, RoundFolder]]) -> dict[str, Any]:
+    """Set a round beside what its base model does without training: at its best temperature, and by a vote.
+
+    Over problems and seeds, each task weighing alike. The tuned model is told at its own best temperature of the two
+    that it was asked at, and greedily beside the majority of the base's samples, which takes as many answers.
+    """
+    at_best, by_vote = [], []
+    for _, base, here in rounds:
+        cooled = msgspec.json.decode((base.path / COOLED).read_bytes(), type=Cooled)
+        tuned = by_temperature(here.responses, "report")
+        at_best.append((cooled.scores, tuned[best_temperature(by_temperature(here.responses, "choose"))]))
+        by_vote.append((votes(base.responses), tuned[0.0]))
+    return {
+        "best_gain": msgspec.to_builtins(_pooled(at_best)),
+        "over_vote": msgspec.to_builtins(_pooled(by_vote)),
+        "votes": results(rounds[0][1].responses)[0].samples,
+    }
+
+
+def _pooled(of_seeds: list[tuple[Scores, Scores]]) -> Interval:
+    """Compare two ways to answer, of each seed, on the problems that all of them have."""
+    base, tuned = [], []
+    for task in of_seeds[0][0]:
+        every = [scores[task] for both in of_seeds for scores in both]
+        shared = [problem for problem in every[0] if all(problem in scores for scores in every)]
+        for found, scores in ((base, every[::2]), (tuned, every[1::2])):
+            found.append([[of[problem] for problem in shared] for of in scores])
+    return pooled_difference(base, tuned)
+
+
 def _means(rounds: list[tuple[str, RoundFolder, RoundFolder]]) -> dict[str, Any]:
-    """Average over seeds what has no interval: tokens of the round; majority and any of all samples, over tasks.
+    """Average over seeds what has no interval: pairs of the round; majority and any of all samples, over tasks.
 
     Gains are also told by seed.
     """
     of_seeds, by_seed = [], {kind: dict[str, float]() for kind in ("sampled", "greedy")}
     for seed, base, here in rounds:
         report, first, now = here.report, results(base.responses), results(here.responses)
-        assert report and report.rollouts and report.metrics
+        assert report and report.metrics
         signals, of_base = report.metrics.signals, base.signals
         for kind, gains in by_seed.items():
             pairs = [(one.by_kind[kind][0], other.by_kind[kind][0]) for one, other in zip(now, first, strict=True)]
@@ -165,14 +202,11 @@ def _means(rounds: list[tuple[str, RoundFolder, RoundFolder]]) -> dict[str, Any]
             f"same{which}": _mean([each.commonest and each.commonest.share for each in found])
             for which, found in (("", now), ("_base", first))
         }
-        best = [each.gain.estimate for each in report.at_best]
         of_seeds.append(
             {
-                "tokens": report.rollouts.sampled_tokens,
                 "pairs": report.pairs,
                 **most,
                 **given,
-                "best_gain": fmean(best) if best else None,
                 "kl": signals.kl if signals else None,
                 "entropy": signals.entropy / of_base.entropy if signals and of_base else None,
                 "length": signals.length / of_base.length if signals and of_base else None,
@@ -193,18 +227,22 @@ def _mean(values: list[Any]) -> float | None:
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Write a row for each round of each arm, over all tasks; then what its last round gains on each of several.
 
-    `same` is the share of the commonest answer.
+    `at best` is the gain with each of the two at its best temperature; `less the vote` sets greedy answers beside the
+    majority of the base model's k samples; `same` is the share of the commonest answer, `ended` that of held-out
+    answers that came to an end. Entropy and length are ratios to the base model's, of held-out queries.
     """
-    names = ["arm", "round", "seeds", "tokens", "pairs", "sampled", "greedy", "maj", "pass", "same"]
-    names += ["KL", "entropy", "length"]
+    whole = [row for row in rows if "tokens" in row]
+    k = whole[0]["votes"]
+    names = ["arm", "round", "seeds", "tokens so far", "pairs", "at 1", "greedily", "at best", "less the vote"]
+    names += [f"maj@{k}", f"pass@{k}", "same", "ended", "KL", "entropy", "length"]
     yield f"| {' | '.join(names)} |"
     yield "|---" * len(names) + "|"
-    whole = [row for row in rows if "tokens" in row]
     for row in whole:
-        votes = [f"{percent(row[f'{of}_base'])} to {percent(row[of])}" for of in ("maj", "pass", "same")]
-        shares = ["-" if row[key] is None else format(row[key], ".2f") for key in ("kl", "entropy", "length")]
+        drawn = [f"{percent(row[f'{of}_base'])} to {percent(row[of])}" for of in ("maj", "pass", "same")]
+        shares = ["-" if row[key] is None else format(row[key], ".2f") for key in ("ended", "kl", "entropy", "length")]
         counted = [format(round(row[key]), ",") for key in ("tokens", "pairs")]
-        cells = [row["arm"], row["round"], row["seeds"], *counted, *_told(row, "_gain"), *votes, *shares]
+        beside = [_points(row[of]) for of in ("best_gain", "over_vote")]
+        cells = [row["arm"], row["round"], row["seeds"], *counted, *_told(row, "_gain"), *beside, *drawn, *shares]
         yield f"| {' | '.join(map(str, cells))} |"
     last, first = {row["arm"]: row["round"] for row in whole}, whole[0]["arm"]
     for row in (row for row in rows if row["round"] == last[row["arm"]]):

@@ -12,7 +12,7 @@ import pytest
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.evaluate.measure import temperature_of
-from genius_lite.evaluate.results import at_best, best_temperature, by_temperature, choosing_scores, results
+from genius_lite.evaluate.results import at_best, best_temperature, by_temperature, choosing_scores, results, votes
 from genius_lite.evaluate.scoring import Verdict
 from genius_lite.evaluate.statistics import wilson
 from genius_lite.evaluate.tasks import Problem, Task, TokenizedTask, from_rows, tokenize_task
@@ -46,6 +46,8 @@ def test_majority_and_pass_by_hand():
     assert found.some["2"].estimate == pytest.approx(fmean([1 - 1 / 6, 1 - 3 / 6]))
     assert found.some["4"].estimate == 1.0
     assert found.most["4"].estimate == pytest.approx(0.5)  # a: "4" twice; b: "1" twice
+    others = [said("a", GREEDY, False, "7"), said("c", 0, True, "1", use="choose")]
+    assert votes([*rows, *others]) == {"t": {"a": 1.0, "b": 0.0}}
     # Of two responses each answer has one vote, or both the same: ties count by halves.
     of_a = fmean({0: 0.0, 1: 0.5, 2: 1.0}[sum(pair)] for pair in combinations([1, 1, 0, 0], 2))
     of_b = fmean([0.0, 0.5, 0.0, 0.5, 0.0, 1.0])
