@@ -254,8 +254,8 @@ class Vocabulary:
 
     @cached_property
     def delimiter(self) -> StepDelimiter:
-        """What ends a step of a response."""
-        return StepDelimiter(self.pieces)
+        """What ends a step of a response. The marks of a thought are no text: a line of one alone is no step."""
+        return StepDelimiter([b"" if p.decode(errors="replace") in thoughts.MARK_TOKENS else p for p in self.pieces])
 
     @property
     def bos_text(self) -> str:

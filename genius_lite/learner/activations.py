@@ -11,6 +11,24 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from genius_lite.learner.footprint import layers_twice
 from genius_lite.learner.model import compute_dtype
 
+_USED = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token")
+_SHARED = ("shared_expert_intermediate_size", "shared_intermediate_size")  # one that every token goes through
+
+
+def inner_width(config: Any) -> int:
+    """Count the hidden units of an MLP that a token goes through: of experts those that it is sent to.
+
+    Gemma 3n's config has a number for each layer, of which the largest counts.
+    """
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    inner = max(inner) if isinstance(inner, list | tuple) else inner
+    used = next((count for name in _USED if (count := getattr(config, name, None))), 0)
+    if not used:
+        return inner
+    each = getattr(config, "moe_intermediate_size", None) or inner
+    shared = next((size for name in _SHARED if (size := getattr(config, name, None))), 0)
+    return used * each + (shared or (getattr(config, "n_shared_experts", None) or 0) * each)
+
 
 class Activations:
     """The activations of passes: of the last layers they are kept, as far as memory allows.
@@ -23,9 +41,9 @@ class Activations:
         base = policy.get_base_model()
         config = base.config.get_text_config()
         self.layers = config.num_hidden_layers
-        inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
         in_bf16 = compute_dtype(base) == torch.bfloat16
-        self._twice_for = partial(layers_twice, twice, free, self.layers, config.hidden_size, inner, in_bf16)
+        widths = config.hidden_size, inner_width(config)
+        self._twice_for = partial(layers_twice, twice, free, self.layers, *widths, in_bf16)
         self.most = self._twice_for(largest)
         self._switches: list[Any] = []
         if self.most:

@@ -66,7 +66,7 @@ class Packer:
     ):
         self.policy, self.say, self.group = policy, say, group
         self.in_dummy_pass = False
-        self.limit = cfg.max_pack_tokens
+        self.limit = self.asked = cfg.max_pack_tokens
         self.merged = merged_tokens(self.limit, device == "cpu")
         longest = max(len(p.prompt_tokens) + max(len(p.chosen_tokens), len(p.rejected_tokens)) for p in pairs)
         self.shared = bool(group.broadcast(takes_trees(policy, longest)))
@@ -95,13 +95,15 @@ class Packer:
             limit, mine = self.limit, shares(groups, self.group.size, self.shared)[self.group.rank]
             packed = list(self.packs(mine))
             begin()
+            parts, under_way = [], None
             try:
                 with peer_errors():
                     self._keep_pace(len(packed))
-                    parts = [(pack.pairs, what(pack)) for pack in packed]
+                    for under_way in packed:
+                        parts.append((under_way.pairs, what(under_way)))
             except RuntimeError as e:
                 parts = []
-                self.shrink(mine, e)
+                self._shrink(under_way, e)
             self.limit = self.group.min(self.limit)
             if self.limit == limit:
                 return self.group.sum(_in_order(groups, parts))
@@ -119,8 +121,13 @@ class Packer:
                     (0 * logps_1).sum().backward()
             self.in_dummy_pass = False
 
-    def shrink(self, groups: Sequence[Group], error: RuntimeError) -> None:
-        """Make the packs of these groups smaller, if the error is one of memory and there is something to split.
+    @property
+    def found(self) -> int | None:
+        """The largest pack that memory was found to hold, tokens; None if the recipe's limit still is."""
+        return self.limit if self.limit < self.asked else None
+
+    def _shrink(self, failed: Pack | None, error: RuntimeError) -> None:
+        """Make packs smaller than one that failed, if the error is one of memory and there is something to split.
 
         Raises:
             RuntimeError: the error, if it is another.
@@ -128,20 +135,19 @@ class Packer:
         """
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-        if not (should_reduce_batch_size(error) or NO_MEMORY.search(str(error))):
+        if failed is None or not (should_reduce_batch_size(error) or NO_MEMORY.search(str(error))):
             raise error
-        largest = max(self.packs(groups), key=lambda pack: pack.tokens)
-        if len(largest.pairs) == 1:
+        if len(failed.pairs) == 1:
             raise UserError(
-                f"a pair of {largest.tokens} tokens does not fit into memory; set learner.gradient_checkpointing: true "
+                f"a pair of {failed.tokens} tokens does not fit into memory; set learner.gradient_checkpointing: true "
                 "or lower foresight.max_tokens"
             ) from error
         if self.group.sharded:
             raise UserError(
-                f"a pack of {largest.tokens} tokens does not fit into memory, and processes that divide the model "
-                f"cannot try again with smaller ones; set learner.max_pack_tokens: {largest.tokens // 2}"
+                f"a pack of {failed.tokens} tokens does not fit into memory, and processes that divide the model "
+                f"cannot try again with smaller ones; set learner.max_pack_tokens: {failed.tokens // 2}"
             ) from error
-        self.limit = largest.tokens // 2
+        self.limit = failed.tokens // 2
         clear_device_cache(garbage_collection=True)
         self.say(f"memory ran out: packs of at most {self.limit} tokens from here on")
 

@@ -29,10 +29,13 @@ _BLOCK = 256  # numbers that share a scale in bitsandbytes' 8 bits
 
 
 class TrainingProgress(msgspec.Struct):
-    """What a state has beside tensors: a row of the curve for each update, and the largest pack, tokens."""
+    """What a state has beside tensors: a row of the curve for each update, and the largest pack that fits, tokens.
+
+    `limit` is None as long as memory did not run out: then the recipe's, which may be another by now, holds.
+    """
 
     curve: list[dict[str, int | float]]
-    limit: Annotated[int, msgspec.Meta(ge=1)]
+    limit: Annotated[int, msgspec.Meta(ge=1)] | None
     optimizer: dict[str, int | float] = {}
 
 

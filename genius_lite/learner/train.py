@@ -182,7 +182,7 @@ class _Trainer:
         curve: list[dict[str, float]] = []
         updates = [int(batch.sizes_G.sum()) for batch in batches]
         if found := load_state(self.job.work, self.policy, self.optimizer, updates):
-            curve, self.packer.limit = found.curve, min(found.limit, self.packer.limit)  # the recipe's may be less now
+            curve, self.packer.limit = found.curve, min(found.limit or self.packer.limit, self.packer.limit)
             for number, row in enumerate(curve):
                 self.updated(number, row)
         if len(curve) != self.group.broadcast(len(curve)):
@@ -199,7 +199,7 @@ class _Trainer:
             due = time.monotonic() - saved >= self.job.cfg.save_every and update + 1 < len(batches)
             asked = self.group.broadcast(self.stop.asked)
             if asked or self.group.broadcast(due):
-                progress = TrainingProgress(curve, self.packer.limit)
+                progress = TrainingProgress(curve, self.packer.found)
                 self.group.on_main(partial(save_state, self.job.work, self.policy, self.optimizer, progress))
                 saved = time.monotonic()
             if asked:

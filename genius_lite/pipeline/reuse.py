@@ -19,10 +19,12 @@ from genius_lite.rundir import folder
 from genius_lite.rundir.folder import RunDir, refuse_links, round_name
 from genius_lite.rundir.lines import RecordLog, read_records, write_records
 from genius_lite.rundir.reader import RoundFolder, RunFolder
+from genius_lite.weights.adapter import IMATRIX_FILE
 from genius_lite.weights.importing import FULL_PRECISION
 
 _EVALUATION, _ANSWERS = f"{round_name(0)}/{folder.EVALUATION}", f"{round_name(0)}/{folder.ANSWERS}"
 _ROUNDED_BASE, _ROUNDED_EVALUATION = f"{folder.ROUNDED}/{folder.BASELINE}", f"{folder.ROUNDED}/{folder.EVALUATION}"
+_IMPORTANCE = f"{folder.ROUNDED}/{IMATRIX_FILE}"
 _LEFT_OUT, _PAIRS, _ADAPTER = (f"{round_name(1)}/{name}" for name in (folder.LEFT_OUT, folder.PAIRS, folder.ADAPTER))
 
 # Keys of the identity that decide what is answered to the tasks, what is evaluated, what is sampled, and so on.
@@ -34,7 +36,7 @@ _SAMPLED = ("model", "seed", "foresight", "sampler.kv_type")
 # What the first round learns from, and how. What is watched is part of it: that is held out.
 _ASKED = ("system", "template", "queries", "answers", "round_queries", "watched")
 _TRAINED = (*_SAMPLED, *_BASE, *_ASKED, "pairs", "learner")
-_ROUNDED = (*_BASE, "quantize.type")  # how it was rounded depends a little on what was learned from, too
+_ROUNDED = (*_BASE, "quantize.type", "learner.targets")  # matrices that are adapted may get a type of their own
 _DECISIONS = {"rollback", "patience", "sweep"}  # of `evaluate`: they decide what follows, not what is asked
 _QUERIES = {"queries", "query_samples"}  # of `evaluate`: no part in what the tasks are answered
 
@@ -66,6 +68,8 @@ def copy_stages(run: RunDir, identity: dict[str, Any], queries: Sequence[Query],
     def same(keys: Sequence[str], ignored: set[str] = _DECISIONS) -> bool:
         return all(_value(theirs, key, ignored) == _value(identity, key, ignored) for key in keys)
 
+    if same(_ROUNDED) and not (run / _ROUNDED_BASE).exists():
+        _link_stage(run, _IMPORTANCE, other)  # before the base, which was quantized by it
     whole = {FULL_PRECISION: _BASE, folder.CHECKPOINT: _BASE, _EVALUATION: _EVALUATED, _ROUNDED_BASE: _ROUNDED}
     taken = [name for name, keys in whole.items() if same(keys) and _link_stage(run, name, other)]
     # An evaluation of the rounded base never comes beside a base that this run rounded itself.

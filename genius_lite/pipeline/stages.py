@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
+from shutil import copyfile
 
 import msgspec
 
@@ -35,12 +36,12 @@ from genius_lite.rundir.reader import RoundFolder
 from genius_lite.sampler.interface import run_until_complete
 from genius_lite.text import amount
 from genius_lite.weights import gguf_file
-from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, write_imatrix
+from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, importance_for, write_imatrix
 from genius_lite.weights.full_precision import load_weights, write_full_precision
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import FULL_PRECISION, MAP_FILE, Base, import_checkpoint, save_checkpoint
 from genius_lite.weights.mapping import TensorMap
-from genius_lite.weights.merge import Kept, merge, planned_types, round_base
+from genius_lite.weights.merge import Kept, Rounded, merge, planned_types, round_base
 from genius_lite.weights.quantize import quantized_bytes, type_name, types_bytes
 from genius_lite.weights.retained import check, one_of_each
 from genius_lite.weights.source import ORIGINAL, copy_original, named_origin
@@ -224,6 +225,7 @@ def baseline(r: Session, adapter: Path) -> Policy:
         began, size = time.monotonic(), types_bytes(r.base.gguf, types)
         with r.progress.stage(f"base model: {type_name(like, kind)}", size, "MB", 1e-6) as advance:
             round_base(r.base, learned, kind, out, advance, like)
+        r.rounded.build(IMATRIX_FILE, lambda out: copyfile(adapter / IMATRIX_FILE, out))
         vouch(out)
         seconds = time.monotonic() - began
         note_time(r.rounded, Stage.MERGE, seconds, size, parts={"base": seconds})
@@ -246,7 +248,8 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
     def make(out: Path) -> None:
         began, parts = time.monotonic(), dict[str, float]()
         learned = Adapter.load(adapter, r.base)
-        rounded = gguf_file.read(baseline(r, adapter).gguf)
+        base = gguf_file.read(baseline(r, adapter).gguf)
+        rounded = Rounded(base, importance_for(r.base, r.rounded / IMATRIX_FILE))
 
         def size(kind: TargetType) -> int:
             return types_bytes(r.base.gguf, planned_types(r.base, learned, kind, r.job.source))
@@ -267,7 +270,8 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
                 break
             name, kept = write(wider.pop(0))
         with timed(parts, "check"):
-            scored = _score(r, out, adapter, pairs) if cfg.checks(r.number) else None
+            # Beside the base in another type the difference of two roundings would be taken for what was learned.
+            scored = _score(r, out, adapter, pairs) if cfg.checks(r.number) and len(wider) == untried else None
         note_time(r.here, Stage.MERGE, time.monotonic() - began, out.stat().st_size, parts=parts)
         widened, digest = len(wider) < untried, sha256([out])
         found = Quantized(name, kept.share, not loses, widened, kept.error, kept.by_matrix, scored, digest)

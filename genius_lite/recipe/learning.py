@@ -178,8 +178,8 @@ class Quantize(Section):
     )
     keep: Share = key(
         0.9,
-        "Share of the update that the file must keep. A round that keeps less is not sampled from: the next one takes "
-        "the adapter at run time, and the last one a type that keeps it",
+        "Share of the update that the file must keep. A round that keeps less gets a file of a type that does, and "
+        "the next round takes the adapter at run time",
         unit="share",
     )
     check: Literal["first", "each", "never"] = key(

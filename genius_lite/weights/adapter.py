@@ -91,13 +91,7 @@ class Adapter:
                         f"{folder} does not belong to {base.gguf.path}: it has {name} as {shape}, not {wanted}"
                     )
                 factors[gguf_name] = part
-        matrix, columns = folder / IMATRIX_FILE, {t.name: t.columns for t in base.gguf.tensors}
-        importance = read_imatrix(matrix) if matrix.exists() else {}
-        for name, of_columns in importance.items():
-            if len(of_columns) != columns.get(name, len(of_columns)):  # llama.cpp would read beyond its end
-                whose = f"{base.gguf.path}, whose {name} has {columns[name]} columns"
-                raise UserError(f"{matrix} does not belong to {whose}")
-        return Adapter(factors, alpha, rank, importance)
+        return Adapter(factors, alpha, rank, importance_for(base, folder / IMATRIX_FILE))
 
     def update(self, name: str, rows: slice) -> np.ndarray:
         """Compute what the adapter adds to some rows of the GGUF's tensor `name`, float32 (rows, columns)."""
@@ -174,14 +168,34 @@ def write_imatrix(sums: Path, tensor_map: TensorMap, dataset: str, out: Path) ->
     _finish(writer)
 
 
+def importance_for(base: Base, file: Path) -> Matrix:
+    """Read the importance of a base's columns; empty where there is no such file.
+
+    Raises:
+        UserError: it is of another model.
+    """
+    columns = {t.name: t.columns for t in base.gguf.tensors}
+    importance = read_imatrix(file) if file.exists() else {}
+    for name, of_columns in importance.items():
+        if len(of_columns) != columns.get(name, len(of_columns)):  # llama.cpp would read beyond its end
+            whose = f"{base.gguf.path}, whose {name} has {columns[name]} columns"
+            raise UserError(f"{file} does not belong to {whose}")
+    return importance
+
+
 def read_imatrix(path: Path) -> Matrix:
-    """Read the importance in such a file, ours or that of llama.cpp's own llama-imatrix."""
+    """Read the importance in such a file, ours or that of llama.cpp's own llama-imatrix.
+
+    That of stacked experts, which has a count for each, is left out: no adapter is on them.
+    """
     file = gguf_file.read(path)
     # Copies: each view keeps the file open, of which macOS lets a process have 256.
     values, found = {t.name: np.array(file.dequantized(t)) for t in file.tensors}, Matrix()
     for key, sums in ((key, sums) for key, sums in values.items() if key.endswith(_SUM)):
         name = key.removesuffix(_SUM)
         counts = values.get(f"{name}{_COUNT}")
+        if counts is not None and counts.size > 1:
+            continue
         sound = ((sums >= 0) & (sums < np.inf)).all()
         if counts is None or counts.size != 1 or not sound or not 0 < counts.item() < np.inf:
             raise UserError(f"{path}: {brief(name, 100)} has no importance: its sums or their count cannot be")

@@ -24,7 +24,7 @@ from genius_lite.progress import Advance
 from genius_lite.recipe import TargetType
 from genius_lite.records import seed_of
 from genius_lite.weights import gguf_file
-from genius_lite.weights.adapter import Adapter
+from genius_lite.weights.adapter import Adapter, Matrix
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor
 from genius_lite.weights.grid import LARGEST_F16, grid
@@ -70,6 +70,18 @@ class Kept:
         return self.share is not None and self.error < _TOLD and self.share + 2 * self.error < keep
 
 
+@dataclass(frozen=True)
+class Rounded:
+    """The base in other types, as `round_base` wrote it, and the importance that it was quantized by.
+
+    That is the first round's; offsets are even among columns that were as important then (`rounding.py`). Spread by a
+    later round's importance, Q4_K keeps 0.99 to 0.94 of an update, the less the further the two are apart.
+    """
+
+    gguf: GGUF
+    importance: Matrix
+
+
 class _TooLargeError(ValueError):
     """A merged weight is no finite 16-bit number; says in which tensor."""
 
@@ -82,7 +94,7 @@ def merge(
     advance: Advance = lambda n: None,
     *,
     like: GGUF | None = None,
-    rounded: GGUF | None = None,
+    rounded: Rounded | None = None,
 ) -> Kept:
     """Write base + adapter as a GGUF of type `kind`, with the base's metadata; only what tells the type changes.
 
@@ -141,7 +153,7 @@ def write(
     metadata: dict[str, int],
     out: Path,
     advance: Advance = lambda n: None,
-    rounded: GGUF | None = None,
+    rounded: Rounded | None = None,
 ) -> Kept:
     """Write source + adapter in these types, but in F32 what F16 cannot hold; see `merge`, which knows the base.
 
@@ -155,8 +167,8 @@ def write(
         """Return the base's bytes in the target's type."""
         if own[target.name].type == target.type:
             return source.raw_rows(own[target.name], rows)
-        if rounded and rounded.by_name[target.name].type == target.type:
-            return rounded.raw_rows(rounded.by_name[target.name], rows)
+        if rounded and rounded.gguf.by_name[target.name].type == target.type:
+            return rounded.gguf.raw_rows(rounded.gguf.by_name[target.name], rows)
         return quantize_rows(weights(), target.type, adapter.importance.get(target.name) if adapter else None)
 
     def block(target: Tensor, rows: slice) -> _Block:
@@ -176,7 +188,9 @@ def write(
             raise _TooLargeError(target.name)
         on = grid(target.type, raw(target, rows, lambda: weights), target.columns)
         rng = np.random.default_rng(seed_of("round", target.name, rows.start))
-        matters = adapter.importance.get(target.name) if GGML_QUANT_SIZES[target.type][0] > 1 else None
+        made = rounded if rounded and rounded.gguf.by_name[target.name].type == target.type else None
+        by = made.importance if made else adapter.importance
+        matters = by.get(target.name) if GGML_QUANT_SIZES[target.type][0] > 1 else None
         codes = round_keeping(on, weights, update, rng, matters)
         return on.encode(codes), kept_of(on.values(codes) - on.held, update)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from genius_lite.data.steps import OpenStep
 from genius_lite.data.thoughts import Said, read
 from genius_lite.data.vocabulary import Vocabulary
 from tests.support.models import SPECIAL, tiny_vocabulary
@@ -78,6 +79,13 @@ def test_special_tokens_mark_a_thought_too(vocabulary, prompt, response, said):
     closes = prompt.endswith("</think>\n\n")
     assert vocabulary.closes_thought(asked) == closes
     assert vocabulary.may_think(asked) == (not closes and "<think>" in (vocabulary.template or ""))
+
+
+def test_a_line_with_a_mark_alone_is_no_step(vocabulary):
+    step = OpenStep(vocabulary.delimiter)
+    tokens = vocabulary.encode("<think>\nWell.\n</think>\n\n7\n", special=True)
+    ends = [vocabulary.decode(tokens[: at + 1]) for at, token in enumerate(tokens) if step.ends(token)]
+    assert ends == ["<think>\nWell.\n", "<think>\nWell.\n</think>\n\n7\n"]
 
 
 def test_of_special_tokens_only_the_marks_of_a_thought_are_text(vocabulary):

@@ -74,11 +74,25 @@ def test_a_smaller_limit_of_packs_counts_for_what_goes_on(tiny, tmp_path, monkey
         widths.append(inputs.tokens_BT.size)
         return real(policy, inputs)
 
+    def goes_on(limit: int) -> int:
+        """The largest pack under the recipe's new limit."""
+        widths.clear()
+        shutil.rmtree(tmp_path / "again", ignore_errors=True)
+        shutil.copytree(tmp_path / "work", tmp_path / "again")
+        job = _job(tiny, tmp_path / "again")
+        cfg = job.cfg.model_copy(update={"max_pack_tokens": limit})
+        train_adapter(replace(job, cfg=cfg), tmp_path / f"out-{limit}")
+        return max(widths)
+
     monkeypatch.setattr(train_module, "response_logps", noted)
-    job = _job(tiny, tmp_path / "work")
-    cfg = job.cfg.model_copy(update={"max_pack_tokens": 12})
-    train_adapter(replace(job, cfg=cfg), tmp_path / "out")
-    assert max(widths) <= 12
+    most = goes_on(2048)
+    assert goes_on(8) <= 8 < most
+    # What memory was found not to hold stays so, under whichever limit.
+    (file,) = (tmp_path / "work").glob("update-*/progress.json")
+    state = json.loads(file.read_text())
+    assert state["limit"] is None
+    file.write_text(json.dumps({**state, "limit": 8}))
+    assert goes_on(2048) <= 8
 
 
 @ONE_ARCHITECTURE

@@ -290,6 +290,24 @@ def test_what_is_scored_again_for_want_of_memory_counts_once_for_the_importance(
 
 
 @ONE_ARCHITECTURE
+def test_of_packs_the_one_that_failed_is_halved_and_not_the_largest(tiny, tmp_path, monkeypatch):
+    """Where others held memory for a moment; the largest may be of one pair, which was computed."""
+    real, refused, lines = train_module.response_logps, [], []
+    long = msgspec.structs.replace(PAIRS[0], query_id="long", chosen_tokens=[*range(40, 60)])
+
+    def fails_once(policy, inputs):
+        if not refused and 8 < inputs.tokens_BT.size < 24:
+            refused.append(inputs.tokens_BT.size)
+            raise torch.OutOfMemoryError("CUDA out of memory. ")
+        return real(policy, inputs)
+
+    monkeypatch.setattr(train_module, "response_logps", fails_once)
+    report = train_tiny(tiny, tmp_path / "a", pairs=[long, *PAIRS], batch_pairs=9, max_pack_tokens=26, say=lines.append)
+    assert refused and report.updates >= 1
+    assert [line for line in lines if line.startswith("memory ran out: packs of at most ")]
+
+
+@ONE_ARCHITECTURE
 def test_a_faulty_forward_pass_keeps_its_own_error(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "response_logps", lambda *a: (_ for _ in ()).throw(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):

@@ -64,6 +64,7 @@ FILES = {
     ROLLOUTS: "round-1/rollouts.jsonl",
     ADAPTER: "round-1/adapter/a",
 }
+IMPORTANCE = "rounded/imatrix.gguf"  # by which the rounded base was quantized
 
 
 @pytest.fixture
@@ -73,6 +74,7 @@ def other(tmp_path) -> Path:
         (run / folder).mkdir(parents=True)
     (run / "hf-checkpoint" / "w").write_text("weights")
     (run / "rounded" / "base.gguf").write_text("rounded weights")
+    (run / IMPORTANCE).write_text("importance")
     (run / "round-1" / "adapter" / "a").write_text("adapter")
     for base in ("round-0", "rounded"):
         write_evaluation(run / base / "evaluation", [Answers(r.task, r.problem, [r]) for r in RESPONSES], None)
@@ -99,6 +101,7 @@ def changed(**sections) -> dict:
     [
         (changed(), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS, ADAPTER]),
         (changed(learner={"loss": "dpo"}), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS]),
+        (changed(learner={"targets": ["q_proj"]}), [HF_CHECKPOINT, EVALUATION, ROLLOUTS]),
         (changed(evaluate={"rollback": False}), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS, ADAPTER]),
         (changed(quantize={"keep": 0.5}), [HF_CHECKPOINT, EVALUATION, ROUNDED, AS_ROUNDED, ROLLOUTS, ADAPTER]),
         (changed(quantize={"type": "F16"}), [HF_CHECKPOINT, EVALUATION, ROLLOUTS, ADAPTER]),
@@ -122,7 +125,8 @@ def changed(**sections) -> dict:
 )
 def test_only_what_would_come_out_the_same_is_taken(own, other, identity, expected):
     assert copy_stages(own, identity, QUERIES[:3], other) == expected
-    assert {str(p.relative_to(own.path)) for p in own.path.rglob("*") if p.is_file()} == {FILES[n] for n in expected}
+    files = {FILES[name] for name in expected} | ({IMPORTANCE} if ROUNDED in expected else set())
+    assert {str(p.relative_to(own.path)) for p in own.path.rglob("*") if p.is_file()} == files
     assert copy_stages(own, identity, QUERIES[:3], other) == [], "what is there is left alone"
 
 

@@ -381,11 +381,12 @@ def test_an_update_too_small_for_any_file_is_no_loss(tmp_path):
 
 def test_a_type_that_loses_is_not_tried_twice(tmp_path):
     made = done(
-        tmp_path, Quantize(type="Q8_0", keep=1.0, check="never"), lr=0.2, evaluate=Evaluate(queries=0), rounds=1
+        tmp_path, Quantize(type="Q8_0", keep=1.0, check="first"), lr=0.2, evaluate=Evaluate(queries=0), rounds=1
     )
     assert [line.split()[1] for line in made.said if re.match(r"warning: \w+ keeps ", line)] == ["Q8_0"]
     found = made.quantized(1)
     assert (found["type"], found["keeps"], found["widened"]) == ("F16", True, True)
+    assert found.get("scored") is None, "its base is not in that type: no share of what was learned could be told"
 
 
 def test_the_guard_sets_a_round_beside_the_base_model_and_beside_the_first_round(tmp_path):

@@ -21,6 +21,7 @@ from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, Matrix
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.importing import Base, import_checkpoint
 from genius_lite.weights.merge import (
+    Rounded,
     merge,
     planned_types,
     requantize,
@@ -282,10 +283,15 @@ def test_with_the_rounded_base_at_hand_the_file_is_the_same(bases, tmp_path, kin
     adapter = made_up(base, importance=importance_of(base, (UP, K, "blk.0.attn_q.weight")))
     round_base(base, adapter, wanted, tmp_path / "base.gguf")
     rounded = gguf_file.read(tmp_path / "base.gguf")
-    given = merge(base, adapter, wanted, tmp_path / "given.gguf", rounded=rounded)
+    by = Rounded(rounded, adapter.importance)
+    given = merge(base, adapter, wanted, tmp_path / "given.gguf", rounded=by)
     alone = merge(base, adapter, wanted, tmp_path / "alone.gguf")
     assert (tmp_path / "given.gguf").read_bytes() == (tmp_path / "alone.gguf").read_bytes()
     assert given == alone
+    # A later round's importance is another one, and the base stays as the first round's made it.
+    others = {name: importance[::-1].copy() for name, importance in adapter.importance.items()}
+    assert merge(base, replace(adapter, importance=others), wanted, tmp_path / "later.gguf", rounded=by) == alone
+    assert (tmp_path / "later.gguf").read_bytes() == (tmp_path / "alone.gguf").read_bytes()
     # Where nothing is learned, the two files have one content.
     before, after = raws(rounded), raws(gguf_file.read(tmp_path / "given.gguf"))
     assert {name for name in before if before[name] != after[name]} == {UP, K}
