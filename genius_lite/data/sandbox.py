@@ -24,6 +24,7 @@ from typing import IO, Any
 import psutil
 
 from genius_lite.errors import UserError
+from genius_lite.hardware.system import SHORT_SPIN
 
 _LOOK_EVERY = 0.02  # seconds between two looks at a process that has not answered yet
 _PATIENCE = 10  # times its seconds of computing: what passes on the clock until a process counts as stalled
@@ -66,7 +67,7 @@ def helper(module: str, *arguments: str) -> list[str]:
 
 def attempt(command: Sequence[str], patience: float) -> subprocess.CompletedProcess[bytes]:
     """Run a command that lets llama.cpp try what it may die of; a TimeoutExpired after `patience` seconds."""
-    env = environment() | {"GGML_NO_BACKTRACE": "1"}  # with it, llama.cpp starts no debugger when it aborts
+    env = SHORT_SPIN | environment() | {"GGML_NO_BACKTRACE": "1"}  # so that llama.cpp starts no debugger if it aborts
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=patience)
 
 

@@ -73,6 +73,7 @@ VOTERS = 8
 # Where answers are numbers they vote, with the settings of recipes/short-answers.yaml.
 VOTE = """\
 rounds: 3   # sample, learn, re-quantize: a model that answers better votes better; after a third round it may fall
+            # (votes taught a 0.1B model to add; what a 0.5B model gained at arithmetic is not sure: see your problems)
 round_queries: {round_queries}   # each round asks the next ones; with a larger limit, raise it too
 
 foresight:

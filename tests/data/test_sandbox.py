@@ -141,3 +141,13 @@ def test_what_an_amd_gpu_is_found_by_is_told(monkeypatch):
     monkeypatch.setenv("ROCBLAS_TENSILE_LIBPATH", "/opt/rocm/lib")
     monkeypatch.setenv("DRI_PRIME", "1")
     assert {"ROCBLAS_TENSILE_LIBPATH", "DRI_PRIME"} <= sandbox.environment().keys()
+
+
+def test_what_llama_cpp_may_die_of_is_tried_with_threads_that_do_not_wait(monkeypatch):
+    """From Python nothing has set it: beside a busy program the first tokens of a good file took 6 s instead of 0.1."""
+    asked = "import os; print(os.environ['GOMP_SPINCOUNT'], os.environ['GGML_NO_BACKTRACE'])"
+    for told, expected in ((None, "1000"), ("7", "7")):
+        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+        if told:
+            monkeypatch.setenv("GOMP_SPINCOUNT", told)
+        assert sandbox.attempt([sys.executable, "-c", asked], 20).stdout.split() == [expected.encode(), b"1"]
