@@ -196,8 +196,8 @@ def write(
 
     with ThreadPoolExecutor(threads := min(cores(), THREADS)) as pool:
 
-        def data(target: Tensor) -> Iterator[np.ndarray]:
-            for made, kept in _ahead(pool, threads, partial(block, target), own[target.name].blocks()):
+        def data(ahead: Iterator[_Block], target: Tensor) -> Iterator[np.ndarray]:
+            for made, kept in islice(ahead, len([*own[target.name].blocks()])):
                 if kept is not None:
                     products[target.name] += kept
                 yield made
@@ -205,8 +205,10 @@ def write(
         while True:
             products.clear()
             targets = [replace(t, type=types[t.name]) for t in source.tensors]
+            # Through all tensors, in the order in which they are written: a small model's are of a block each.
+            ahead = _ahead(pool, threads, block, ((t, rows) for t in targets for rows in own[t.name].blocks()))
             try:
-                gguf_file.write(out, _header(source, metadata), targets, data, metadata, advance)
+                gguf_file.write(out, _header(source, metadata), targets, partial(data, ahead), metadata, advance)
                 return Kept({name: tuple(found.tolist()) for name, found in products.items()})
             except _TooLargeError as e:
                 types = {**types, str(e): T.F32}
@@ -220,11 +222,14 @@ def _header(source: GGUF, metadata: dict[str, int]) -> GGUF:
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, count: int, make: Callable[[slice], _Block], blocks: Iterator[slice]
+    pool: ThreadPoolExecutor,
+    count: int,
+    make: Callable[[Tensor, slice], _Block],
+    blocks: Iterator[tuple[Tensor, slice]],
 ) -> Iterator[_Block]:
     """Yield what is made of each block, in order, with at most `count` of them made or under way and not yet taken."""
-    under_way = deque(pool.submit(make, rows) for rows in islice(blocks, count))
+    under_way = deque(pool.submit(make, *block) for block in islice(blocks, count))
     while under_way:
         made = under_way.popleft().result()
-        under_way.extend(pool.submit(make, rows) for rows in islice(blocks, 1))
+        under_way.extend(pool.submit(make, *block) for block in islice(blocks, 1))
         yield made
