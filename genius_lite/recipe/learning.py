@@ -11,6 +11,17 @@ from genius_lite.recipe.types import AboveZero, Auto, NotNegative, Positive, Sec
 Loss = Literal["aco", "dpo", "ipo", "simpo", "ropo", "sft"]
 """What a pair is learned with; `learner.loss` has the equations."""
 
+_OF_PAIRS = ("beta", "length_normalize", "sft_weight")
+READ_BY_LOSS: dict[Loss, tuple[str, ...]] = {
+    "aco": (*_OF_PAIRS, "alpha", "calibration"),
+    "dpo": _OF_PAIRS,
+    "ipo": _OF_PAIRS,
+    "simpo": ("beta", "sft_weight", "simpo_gamma"),  # per token anyway
+    "ropo": (*_OF_PAIRS, "ropo_alpha"),
+    "sft": ("sft_weight",),
+}
+"""Which keys of `Learner` a loss depends on, of those that not every loss does."""
+
 
 class Pairs(Section):
     """Which responses become pairs to learn from. What is left out is drawn again; a step without a pair is counted.

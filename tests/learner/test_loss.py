@@ -22,7 +22,7 @@ from genius_lite.learner.loss import (
     simpo,
 )
 from genius_lite.learner.packing import by_query, packs
-from genius_lite.recipe import Learner, Loss
+from genius_lite.recipe import READ_BY_LOSS, Learner, Loss
 from genius_lite.records import PreferencePair
 
 F64 = torch.float64
@@ -188,6 +188,22 @@ def test_a_vote_weighs_the_whole_loss():
 
 def test_the_losses_are_those_that_a_recipe_may_name():
     assert {*LOSSES} == {*get_args(Loss)}
+
+
+@pytest.mark.parametrize("kind", sorted(LOSSES))
+def test_a_loss_reads_the_keys_that_it_is_said_to(kind):
+    changed = {"beta": 0.7, "length_normalize": True, "sft_weight": 0.5, "alpha": 3.0, "calibration": "floor"}
+    changed |= {"simpo_gamma": 2.0, "ropo_alpha": 5.0}
+    chosen = PreferencePair("q", 0, [1], [2, 3], [4], 0.1, 0.6, -0.5, -0.6, True, True)
+    (pack,) = packs(by_query([chosen]), 100, 100)
+
+    def loss(cfg: Learner) -> float:
+        return pair_loss(pair_logps(pack, torch.tensor([[-1.0, -2.0]]), [[-1.5, -2.7]], cfg), cfg).item()
+
+    plain = loss(Learner(loss=kind))
+    read = {key for key, value in changed.items() if loss(Learner(loss=kind, **{key: value})) != pytest.approx(plain)}
+    assert {*changed} == {key for keys in READ_BY_LOSS.values() for key in keys}
+    assert read == {*READ_BY_LOSS[kind]}
 
 
 def test_what_a_pair_says_reaches_its_loss():
