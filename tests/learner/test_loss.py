@@ -12,7 +12,6 @@ from genius_lite.learner.loss import (
     LOSSES,
     PairLogps,
     aco,
-    calibration_weight,
     dpo,
     ipo,
     pair_logps,
@@ -37,8 +36,8 @@ def pair(weight: float = 1.0, **changed) -> PairLogps:
 
 
 def weight(chosen: float, rejected: float, alpha: float, calibration="cap") -> float:
-    a, b = torch.tensor([chosen], dtype=F64), torch.tensor([rejected], dtype=F64)
-    return calibration_weight(a, b, alpha, calibration).item()
+    pair = PreferencePair("q", 0, [1], [2], [3], chosen, rejected, 0.0, 0.0, True, True)
+    return pair.calibration_weight(alpha, calibration)
 
 
 def test_calibration_by_hand():
@@ -51,8 +50,7 @@ def test_calibration_by_hand():
 
 
 def test_a_weight_beyond_fp32_leaves_the_loss_a_number():
-    advantages = torch.tensor([0.9]), torch.tensor([0.0])
-    raised = calibration_weight(*advantages, 0.01, "floor")
+    raised = torch.tensor([weight(0.9, 0.0, 0.01, "floor")])
     nothing = torch.zeros(1)
     columns = {name: nothing for name in VALUES} | {name: torch.ones(1) for name in LENGTHS}
     found = aco(PairLogps(**columns, weight_B=raised, lead_B=torch.ones(1)), Learner())
@@ -136,10 +134,10 @@ def test_length_normalization_and_sft_term(kind):
 def test_infinite_alpha_is_dpo():
     rng = torch.Generator().manual_seed(0)
     columns = {f.name: torch.randn(64, generator=rng, dtype=F64) * 20 for f in fields(PairLogps)}
-    advantages = [torch.randn(64, generator=rng, dtype=F64) for _ in range(2)]
+    advantages = torch.randn(64, 2, generator=rng, dtype=F64).tolist()
     for calibration in ("cap", "floor"):
         exact, nearly = (
-            PairLogps(**columns | {"weight_B": calibration_weight(*advantages, alpha, calibration)})
+            PairLogps(**columns | {"weight_B": torch.tensor([weight(a, b, alpha, calibration) for a, b in advantages])})
             for alpha in (math.inf, 1e9)
         )
         cfg = Learner(beta=0.1)
