@@ -7,6 +7,7 @@ Log-probabilities are in nats, of the raw distribution (temperature 1, no trunca
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 from functools import cache
 from typing import Any, Literal, TypeVar
@@ -17,6 +18,8 @@ K = TypeVar("K")
 
 LARGEST = 1e30
 """Of numbers that are set or measured; bytes and nats are far below."""
+
+_MOST_EXPONENT = 80.0  # of a weight in fp32: an infinite one times a gain of 0 is no number
 
 Finish = Literal["step", "end", "length"]
 """Why a completion stopped: a step delimiter, an end-of-generation token, or the token limit."""
@@ -153,6 +156,14 @@ class PreferencePair(msgspec.Struct, frozen=True):
     chosen_ended: bool
     rejected_ended: bool
     lead: float = 1.0
+
+    def calibration_weight(self, alpha: float | None, calibration: str) -> float:
+        """Return w of Eq. 11: min(exp(-(A_l - A_w) / alpha), 1), or of the `floor` max(.., 1).
+
+        `alpha` is in nats per token; None, as JSON writes it, is infinite.
+        """
+        exponent = (self.chosen_advantage - self.rejected_advantage) / (math.inf if alpha is None else alpha)
+        return math.exp(min(exponent, 0.0) if calibration == "cap" else min(max(exponent, 0.0), _MOST_EXPONENT))
 
 
 def query_id(prompt: str) -> str:

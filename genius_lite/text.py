@@ -155,5 +155,18 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def short_duration(seconds: float) -> str:
+    """Write `2h05m`, `3m20s`, `45s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest}s"
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def hours(seconds: float) -> str:
+    """Write what is estimated: `7 hours`, `20 minutes`."""
+    return amount(seconds / 3600, "hours") if seconds > 2 * 3600 else amount(max(1, seconds / 60), "minutes")
+
+
 def _minus(shown: str) -> str:
     return shown.replace("-", "\N{MINUS SIGN}")

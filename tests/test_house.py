@@ -92,6 +92,13 @@ def test_files_stay_small():
     assert [name for name, file in FILES.items() if len(file.read_text().splitlines()) > 300] == []
 
 
+def test_no_test_imports_another():
+    """What they share lies in tests/support, or beside them under a name of its own."""
+    shared = re.compile(r"^(from|import) tests\.(\w+\.)*test_", re.MULTILINE)
+    tests = (ROOT.parent / "tests").rglob("*.py")
+    assert [str(file) for file in tests if shared.search(file.read_text(encoding="utf-8"))] == []
+
+
 def test_nothing_that_is_read_can_run_code():
     """No pickle, no code of a repository's own; data from `torch.load` and `np.load` is data only."""
     assert [found for file in FILES.values() for found in _runs_code(file)] == []

@@ -28,8 +28,8 @@ from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import run
 from genius_lite.rundir.disk import remove
 from genius_lite.rundir.folder import RunDir, open_folder, private, refuse_links
+from tests.support.hostile import ACTING
 from tests.support.models import ANY_PAIRS, tiny_gguf
-from tests.test_visible import ACTING
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")
 QUESTIONS = [

@@ -22,10 +22,7 @@ from genius_lite.report.terminal import TerminalProgress
 from genius_lite.report.view import view
 from genius_lite.results.rounds import Summary
 from genius_lite.text import PROSE, brief, visible
-
-ESC, OVERRIDE = "\x1b[2J\x1b]0;owned\x07\x9b31m", "\u202egnp.exe\u2066"
-HOSTILE = f"[red]m[/]:smile:{ESC}{OVERRIDE}\r\x00\u2028"
-ACTING = set("\x1b\x9b\x07\x00\r\u202e\u2066\u2028")
+from tests.support.hostile import ACTING, HOSTILE
 
 
 def shown(hostile_to) -> str:

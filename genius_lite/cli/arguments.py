@@ -104,6 +104,16 @@ def named_model(model: str, number: int | None) -> NamedModel:
     return NamedModel(name, chosen.gguf)
 
 
+def require_new_file(out: Path, replaces: bool | None = None) -> None:
+    """Refuse, by a UserError, to write where a file is already, or no folder; what `replaces` may have the former."""
+    from genius_lite.rundir.disk import require_new
+
+    if not replaces:
+        require_new(out, "file", "delete it" if replaces is None else "give --force")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such folder; make it first")
+
+
 def refuse_round(model: str, number: int | None) -> None:
     """Refuse a round of what is no run."""
     if number is not None:

@@ -26,6 +26,7 @@ from genius_lite.cli.arguments import (
     prompt_configs,
     quant_types,
     refuse_round,
+    require_new_file,
     show,
     source,
 )
@@ -260,10 +261,7 @@ def questions(
 
     if out.suffix != ".jsonl":
         raise UserError(f"{out}: the name of a file of questions ends in .jsonl")
-    if out.exists():
-        raise UserError(f"{out} exists; name another file, or delete it")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such folder; make it first")
+    require_new_file(out)
     listed(documents)  # what is missing is said before a model is downloaded
     if Path(model).suffix in (".yaml", ".yml"):
         refuse_round(model, number)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, path, progress, show
+from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, path, progress, require_new_file, show
 from genius_lite.errors import UserError
 from genius_lite.text import visible
 
@@ -48,10 +48,7 @@ def init(
     """Ask five questions, and write a commented recipe that fits this machine."""
     if out.suffix not in (".yaml", ".yml"):
         raise UserError(f"{out}: a recipe's name ends in .yaml")
-    if out.exists() and not force:
-        raise UserError(f"{out} exists; name another file, or give --force")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such folder; make it first")
+    require_new_file(out, force)
 
     from genius_lite.init.questions import this_machine
     from genius_lite.init.recipe import Given, recipe_text

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from genius_lite.doctor.build import Finding, Level, Problem, install, listed, look_at_llama, pins
-from genius_lite.hardware.device import compute_in_bf16, learner_device
+from genius_lite.hardware.device import compute_in_bf16, keep_layout, learner_device
 from genius_lite.hardware.gpus import Gpu
 from genius_lite.hardware.system import cores, cpu_name, free_memory
 from genius_lite.rundir.disk import cache_folder, can_write, free_disk, told
@@ -195,8 +195,7 @@ def _try_bitsandbytes(version: str) -> Iterator[Finding]:
         weight = library.randn(128, 64, generator=generator)
         layer.weight.data = weight.clone()
         layer = layer.to(learner_device()).eval()  # quantizes
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False  # as the learner has it, see learner/model.py
+        keep_layout(layer)  # as the learner does
         inputs = library.randn(8, 64, generator=generator).to(learner_device())
         with library.no_grad():
             scored = layer(inputs)

@@ -97,6 +97,35 @@ def temperature_of(wanted: float | Auto, model: GGUF, weights: Path | None = Non
     return _USUAL
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A problem of a task, as it is asked, and what it is for."""
+
+    task: Task
+    problem: Problem
+    query: Query
+    use: Use
+
+    async def score(self, done: Completion, sample: int, temperature: float, vocabulary: Vocabulary) -> Response:
+        """Score the `sample`-th response, drawn at this temperature if it is not the greedy one."""
+        said = vocabulary.said(self.query.tokens, done.tokens).answer
+        # In a thread: a checker may take a second, and the sampler goes on meanwhile.
+        verdict = await asyncio.to_thread(self.task.check, self.problem, said)
+        return Response(
+            task=self.task.name,
+            problem=self.problem.id,
+            sample=sample,
+            text=vocabulary.decode(done.tokens),
+            tokens=len(done.tokens),
+            finish=done.finish,
+            score=verdict.score,
+            answer=verdict.answer if said else None,
+            timed_out=verdict.timed_out,
+            use=self.use,
+            temperature=0.0 if sample == GREEDY else temperature,
+        )
+
+
 def answer_tasks(
     who: EvalModel,
     tasks: Sequence[TokenizedTask],
@@ -118,8 +147,8 @@ def answer_tasks(
         UserError: what is kept is not what is asked for.
     """
     sampled: Sampled = {} if known is None else known
-    asked: dict[Key, tuple[Task, Problem, Query, Use]] = {
-        (item.task.name, problem.id): (item.task, problem, query, use)
+    asked: dict[Key, _Asked] = {
+        (item.task.name, problem.id): _Asked(item.task, problem, query, use)
         for item in tasks
         for problem, query, use in zip(item.task.problems, item.questions, item.uses, strict=True)
     }
@@ -134,32 +163,14 @@ def answer_tasks(
     answered = {one.key: one for one in checked(kept, whole)}
 
     async def judge(key: Key, why: str | None = None) -> None:
-        (task, problem, query, use), responses = asked[key], list[Response]()
-        for sample, done in enumerate([] if why else sampled[key], first):
-            said = vocabulary.said(query.tokens, done.tokens).answer
-            # In a thread: a checker may take a second, and the sampler goes on meanwhile.
-            verdict = await asyncio.to_thread(task.check, problem, said)
-            responses.append(
-                Response(
-                    task=task.name,
-                    problem=problem.id,
-                    sample=sample,
-                    text=vocabulary.decode(done.tokens),
-                    tokens=len(done.tokens),
-                    finish=done.finish,
-                    score=verdict.score,
-                    answer=verdict.answer if said else None,
-                    timed_out=verdict.timed_out,
-                    use=use,
-                    temperature=0.0 if sample == GREEDY else who.temperature,
-                )
-            )
+        drawn = enumerate([] if why else sampled[key], first)
+        responses = [await asked[key].score(done, sample, who.temperature, vocabulary) for sample, done in drawn]
         answered[key] = Answers(*key, responses, why)
         if kept:
             kept.append(answered[key])
 
     async def answer() -> None:
-        left = {key: query for key, (_, _, query, _) in asked.items() if key not in answered}
+        left = {key: one.query for key, one in asked.items() if key not in answered}
         recalled = [key for key in left if key in sampled]
         if recalled and who.stop.asked:
             raise Stopped

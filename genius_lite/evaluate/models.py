@@ -23,7 +23,7 @@ from genius_lite.recipe import Auto, BenchmarkName, Check, Evaluate, Prefix, Sam
 from genius_lite.recipe.reader import load
 from genius_lite.records import seed_of
 from genius_lite.results.evaluation import Answers, Response, TaskResult, Use
-from genius_lite.rundir.disk import scratch
+from genius_lite.rundir.disk import require_new, scratch
 from genius_lite.rundir.folder import RunDir, remove, write_json
 from genius_lite.rundir.lines import RecordLog, write_records
 from genius_lite.rundir.lock import hold
@@ -208,8 +208,7 @@ def holding(out: Path) -> Iterator[None]:
 def _require_new(out: Path) -> None:
     if (out / RESULTS).is_file():
         raise UserError(f"{out} has results, which are whole; name another folder, or delete it to measure again")
-    if out.exists():
-        raise UserError(f"{out} exists; name another folder, or delete it")
+    require_new(out, "folder")
 
 
 def _beside(out: Path) -> RunDir:

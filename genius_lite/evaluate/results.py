@@ -14,7 +14,14 @@ from statistics import fmean
 from typing import Literal, TypeVar
 
 from genius_lite.evaluate.signals import commonest
-from genius_lite.evaluate.statistics import mcnemar_exact, mean_accuracy, paired_difference, share_among, wilson
+from genius_lite.evaluate.statistics import (
+    confidence_of_each,
+    mcnemar_exact,
+    mean_accuracy,
+    paired_difference,
+    share_among,
+    wilson,
+)
 from genius_lite.results.evaluation import GREEDY, Answers, AtBest, Cooled, Interval, Response, Scores, TaskResult
 
 _MOST_SUBSETS = 100  # of a problem's samples, whose votes are counted one by one
@@ -96,7 +103,7 @@ def at_best(cooled: Cooled, responses: Sequence[Response], rounds: int) -> list[
     found = []
     for task, tuned in reporting.get(best, {}).items():
         base = cooled.scores.get(task, {})
-        if difference := gain(base, tuned, _confidence(rounds, task in chosen_on)):
+        if difference := gain(base, tuned, confidence_of_each(rounds if task in chosen_on else 1)):
             both = [p for p in tuned if p in base]
             before, after = (
                 _mean_accuracy({p: of[p] for p in both}, single=not at or max(samples[task, p] for p in both) == 1)
@@ -111,7 +118,7 @@ def _result(name: str, rows: list[Response], base: list[Response], rounds: int) 
     base_greedy, base_sampled, base_judged = _accuracies(base)
     both = [problem for problem in greedy if problem in base_greedy]
     chosen_on = any(row.use == "both" for row in rows)
-    confidence = _confidence(rounds, chosen_on)
+    confidence = confidence_of_each(rounds if chosen_on else 1)
     drawn = list(_by_problem(row for row in rows if row.sample != GREEDY).values())
     samples = max(map(len, drawn), default=0)
     ended = [[row for row in of if row.finish == "end"] for of in _by_problem(rows).values()]
@@ -138,10 +145,6 @@ def _result(name: str, rows: list[Response], base: list[Response], rounds: int) 
         judged_gain=gain(base_judged, judged, confidence),
         mcnemar=mcnemar_exact([base_greedy[p] for p in both], [greedy[p] for p in both]) if both else None,
     )
-
-
-def _confidence(rounds: int, chosen_on: bool) -> float:
-    return 1 - 0.05 / rounds if chosen_on else 0.95
 
 
 def _accuracies(rows: Sequence[Response]) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:

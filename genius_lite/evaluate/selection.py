@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genius_lite.evaluate.results import gain
-from genius_lite.evaluate.statistics import mean_of
+from genius_lite.evaluate.statistics import confidence_of_each, mean_of
 from genius_lite.recipe import Evaluate
 from genius_lite.results.evaluation import Interval, Scores, Signals
 
@@ -66,14 +66,14 @@ def select_checkpoint(cfg: Evaluate, rounds: int, scores_by_round: Sequence[Roun
     With `patience`, the run stops after so many rounds in a row that are worse.
 
     Args:
-        rounds: of the whole run. Each is compared at 1 - 0.05 / rounds (Bonferroni), so that the error is the run's.
+        rounds: of the whole run. Each is compared as one of so many (Bonferroni), so that the error is the run's.
     """
     base, best, worse = scores_by_round[0], scores_by_round[0], 0
     for now in scores_by_round[1:]:
         if now.halted:
             continue
         others = [base] if best is base else [base, best]
-        found = [difference(other.scores, now.scores, 1 - 0.05 / rounds) for other in others]
+        found = [difference(other.scores, now.scores, confidence_of_each(rounds)) for other in others]
         if base.scores and not found[0]:
             continue
         if any(interval and interval.high < 0 for interval in found):

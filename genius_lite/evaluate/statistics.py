@@ -27,6 +27,11 @@ _SEED, _RESAMPLES = 0, 10_000  # of a bootstrap: the same figures give the same 
 _CHUNK = 2**22  # problems drawn at once, over all resamples: 32 MiB of counts
 
 
+def confidence_of_each(comparisons: int) -> float:
+    """Return the confidence of each of so many comparisons by which all of them together are at 95 % (Bonferroni)."""
+    return 1 - 0.05 / comparisons
+
+
 def wilson(successes: float, trials: int, confidence: float = 0.95) -> Interval:
     """The score interval of a share (Wilson, J. Am. Stat. Assoc. 22, 1927; Newcombe, Stat. Med. 17, 1998, method 3)."""
     share = successes / trials

@@ -20,7 +20,7 @@ from genius_lite.export.transformers import python_lines, write_peft, write_safe
 from genius_lite.progress import SILENT, Advance, Progress
 from genius_lite.recipe import QuantType, TargetType, answer_tokens
 from genius_lite.results.rounds import Quantized, RoundReport
-from genius_lite.rundir.disk import scratch, settled, sync
+from genius_lite.rundir.disk import require_new, scratch, settled, sync
 from genius_lite.rundir.folder import CHECKPOINT, follow_umask, write_text
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.text import percent, visible
@@ -133,8 +133,7 @@ def export(
         UserError: as `RunRound`; or `out` exists, or has no room; or the base model has no adapter to export.
     """
     chosen, wanted = RunRound.of(run, number), FORMATS[to_format]
-    if out.exists():
-        raise UserError(f"{out} exists; name another folder, or delete it")
+    require_new(out, "folder")
     if chosen.adapter is None and wanted.of_adapter:
         raise UserError(f"{run}: the base model has no adapter; export another --round")
     if kinds and not wanted.of_types:

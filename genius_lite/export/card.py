@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from genius_lite import __version__
 from genius_lite.export.transformers import HubSource
-from genius_lite.recipe import Loss, Prefix
+from genius_lite.recipe import OWN_LOSS, Loss, Prefix
 from genius_lite.report.columns import NOTE, SHORT
 from genius_lite.report.page import in_markdown
 from genius_lite.report.summary import WIDENED, cooling_lines
@@ -120,14 +120,15 @@ def eval_results(tasks: list[TaskResult], measured: str = "") -> list[EvalResult
                 dataset_name=name,
                 metric_type=kind,
                 metric_name=f"{what}, 95 % interval {ends}{of_which}",
-                metric_value=_percent(value.estimate),
-                metric_args={"low": _percent(value.low), "high": _percent(value.high), **problems, **more},
+                metric_value=_in_percent(value.estimate),
+                metric_args={"low": _in_percent(value.low), "high": _in_percent(value.high), **problems, **more},
             )
             found.append(result)
     return found
 
 
-def _percent(share: float) -> float:
+def _in_percent(share: float) -> float:
+    """Return a share as the number that a table of results sorts by; `text.percent` writes it."""
     return round(100 * share, 1)
 
 
@@ -149,9 +150,9 @@ def _what(base: Base, number: int, recipe: dict[str, Any]) -> str:
 def _learned(learner: dict[str, Any]) -> str:
     """Say by which loss; a stranger's recipe may have any text there."""
     losses = {name: f"with the loss `{name}`, not the method's own" for name in get_args(Loss)}
-    losses["aco"] = "with advantage-calibrated optimization"
+    losses[OWN_LOSS] = "with advantage-calibrated optimization"
     losses["sft"] = "from the preferred responses alone (`sft`, which is not the method's own loss)"
-    loss, weight = losses.get(learner.get("loss", "aco"), "from them"), learner.get("sft_weight")
+    loss, weight = losses.get(learner.get("loss", OWN_LOSS), "from them"), learner.get("sft_weight")
     return f"{loss}, with a term of SFT beside it" if weight and learner.get("loss") != "sft" else loss
 
 

@@ -15,7 +15,6 @@ from genius_lite.recipe import Pairs, Recipe
 from genius_lite.records import PreferencePair, Rollout, Step, seed_of
 from genius_lite.text import amount
 
-_MOST_EXPONENT = 80.0  # as of the learner's fp32
 _KEYS = {"gap": "min_gap", "length": "max_length_ratio"}  # of a filter, where it has not its name
 _THOUGHTS = "if the model thinks, give it foresight.thought_tokens, or switch thoughts off in queries.template"
 _AGREEING = 2  # votes, at least: a single response agrees with nobody
@@ -147,9 +146,3 @@ def _pair(
         rejected_ended=worse.last.finish == "end",
         lead=lead,
     )
-
-
-def calibration_weight(pair: PreferencePair, alpha: float | None, calibration: str) -> float:
-    """Return w of Eq. 11, as `learner.loss.calibration_weight` does for many pairs in torch; alpha None is infinite."""
-    exponent = (pair.chosen_advantage - pair.rejected_advantage) / (math.inf if alpha is None else alpha)
-    return math.exp(min(exponent, 0.0) if calibration == "cap" else min(max(exponent, 0.0), _MOST_EXPONENT))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import Literal
+from typing import Any, Literal
 
 from genius_lite.hardware.system import free_memory
 
@@ -68,3 +68,13 @@ def compute_in_bf16(device: Device) -> bool:
         return device == "mps" or torch.cuda.is_bf16_supported(including_emulation=False)
     mkldnn = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # macOS has none
     return mkldnn and (platform.machine().lower() not in ("x86_64", "amd64") or torch.cpu._is_avx512_bf16_supported())
+
+
+def keep_layout(layer: Any) -> None:
+    """Forbid bitsandbytes to lay a layer's weights out anew for inference on a CPU with bf16 instructions.
+
+    It does so at the first pass without gradients, and no gradient passes through a layer laid out like that any more:
+    in bitsandbytes 0.50 the updates after a scored reference then reached only the last matrix.
+    """
+    if hasattr(layer, "support_avx512bf16_for_cpu"):
+        layer.support_avx512bf16_for_cpu = False

@@ -32,7 +32,7 @@ from genius_lite.init.templates import OPEN, PROBLEMS, RECIPE, SAMPLES, SEARCH, 
 from genius_lite.recipe import Evaluate, Learner, Prefix, TargetType, TaskSource, quant_type
 from genius_lite.records import held_count
 from genius_lite.report.console import waiting
-from genius_lite.text import amount, brief, prose, visible
+from genius_lite.text import amount, brief, hours, prose, visible
 
 _T = TypeVar("_T")
 _EVENING = 3 * 3600  # seconds
@@ -122,11 +122,11 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
     cost = _cost(machine, model.parameters, problems, votes=votes, thought=model.thinking.tokens)
     available = 10**6 if texts is None else len(texts)
     evening = min(cost.questions_in(_EVENING), available)
-    room = f"An evening has time for {evening}" if evening < available else f"All take {_duration(cost.of(evening))}"
+    room = f"An evening has time for {evening}" if evening < available else f"All take {hours(cost.of(evening))}"
     question = f"4. How long may it take (2h, 45m), or how many questions? {room} or so here"
     count = ask("Time or number", question, given.amount, f"{evening}", lambda answer: _count(answer, cost, available))
-    measuring = f", {_duration(cost.measuring)} of it for measuring on the problems" if cost.measuring >= 60 else ""
-    _say(f"   {amount(count, 'questions')}, {_duration(cost.of(count))} or so{measuring}")
+    measuring = f", {hours(cost.measuring)} of it for measuring on the problems" if cost.measuring >= 60 else ""
+    _say(f"   {amount(count, 'questions')}, {hours(cost.of(count))} or so{measuring}")
     if count < _LEAST:
         _say(f"   so few show that it works, and are too few to learn from: {_LEAST} is the fewest")
         _say(f"   that any gain was measured with, and the study used {_STUDY} of one kind")
@@ -137,7 +137,7 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
     settings = _settings(machine, model.parameters, count, votes=votes)
     return RECIPE.format(
         machine=machine,
-        time=_duration(cost.of(count)),
+        time=hours(cost.of(count)),
         out=visible(shlex.quote(str(out))),
         gguf=_path(model.gguf, out),
         source=_path(queries.source, out),
@@ -259,11 +259,7 @@ def _pace(machine: Resources, parameters: float | None, thought: int = 0) -> str
     if parameters is None:
         return ""
     each = _cost(machine, parameters, 0, votes=False, thought=thought).each / 2
-    return f"\n      (about {_duration(each * _STUDY)} a round of {_STUDY} questions here)"
-
-
-def _duration(seconds: float) -> str:
-    return amount(seconds / 3600, "hours") if seconds > 2 * 3600 else amount(max(1, seconds / 60), "minutes")
+    return f"\n      (about {hours(each * _STUDY)} a round of {_STUDY} questions here)"
 
 
 def _evaluate(task: TaskSource, out: Path) -> str:

@@ -5,7 +5,8 @@
     loss = -log sigmoid(z)
 
 Log-probabilities are summed over the response. w is below 1 only where the rejected step gained more advantage
-than the chosen one: the rejected response is then pushed down less. It carries no gradient, so
+than the chosen one: the rejected response is then pushed down less. It carries no gradient, and is
+`PreferencePair.calibration_weight`, so
 
     d loss / d log pi(T_w|x) = -beta     * sigmoid(-z)
     d loss / d log pi(T_l|x) =  beta * w * sigmoid(-z)                                      (Eq. 13 to 16)
@@ -27,15 +28,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch.nn.functional import logsigmoid
 
 from genius_lite.learner.packing import Pack
 from genius_lite.recipe import Learner, Loss
-
-_MOST_EXPONENT = 80.0  # of a weight in fp32: an infinite one times a gain of 0 is no number
 
 
 @dataclass(frozen=True)
@@ -80,17 +78,6 @@ class PairLogps:
             chosen_length_B=torch.ones_like(self.chosen_length_B),
             rejected_length_B=torch.ones_like(self.rejected_length_B),
         )
-
-
-def calibration_weight(
-    chosen_advantage_B: torch.Tensor,
-    rejected_advantage_B: torch.Tensor,
-    alpha: float,
-    calibration: Literal["cap", "floor"] = "cap",
-) -> torch.Tensor:
-    """w of Eq. 11, shape (B,). Advantages and alpha are in nats per token; alpha may be infinite."""
-    raw_B = torch.exp((-(rejected_advantage_B - chosen_advantage_B) / alpha).clamp(max=_MOST_EXPONENT))
-    return raw_B.clamp(max=1.0) if calibration == "cap" else raw_B.clamp(min=1.0)
 
 
 def aco(p: PairLogps, cfg: Learner) -> torch.Tensor:
@@ -163,11 +150,6 @@ def pair_logps(pack: Pack, logps_B2: torch.Tensor, reference_B2: list[list[float
         rejected_ref_B=reference[:, 1] * (rejected_length_B > 0),
         chosen_length_B=column([len(p.chosen_tokens) for p in pack.pairs]),
         rejected_length_B=rejected_length_B,
-        weight_B=calibration_weight(
-            column([p.chosen_advantage for p in pack.pairs]),
-            column([p.rejected_advantage for p in pack.pairs]),
-            cfg.alpha,
-            cfg.calibration,
-        ),
+        weight_B=column([p.calibration_weight(cfg.alpha, cfg.calibration) for p in pack.pairs]),
         lead_B=column([p.lead for p in pack.pairs]),
     )

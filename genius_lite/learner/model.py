@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import modeling_utils
 
-from genius_lite.hardware.device import Device, Precision, compute_in_bf16
+from genius_lite.hardware.device import Device, Precision, compute_in_bf16, keep_layout
 from genius_lite.hardware.system import cores
 from genius_lite.learner.attention import mark
 from genius_lite.learner.head import Head, Int8Embedding, matrix_of, require_known, token_logps
@@ -106,7 +106,8 @@ def load_base(
             device_map={"": at or device},
         )
     if precision == "nf4":
-        _keep_layout(base)
+        for module in base.modules():
+            keep_layout(module)
         _shrink_tables(base, compute)
         for parameter in base.parameters():
             if parameter.is_floating_point():
@@ -173,17 +174,6 @@ def _prepared(policy: Any) -> Any:
     round_once(policy)
     keep_less(policy.get_base_model())
     return policy
-
-
-def _keep_layout(base: Any) -> None:
-    """Forbid bitsandbytes to lay weights out anew for inference on a CPU with bf16 instructions.
-
-    It does so at the first pass without gradients, and no gradient passes through a layer laid out like that any more:
-    in bitsandbytes 0.50 the updates after a scored reference then reached only the last matrix.
-    """
-    for module in base.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def _shrink_tables(base: Any, compute: torch.dtype) -> None:

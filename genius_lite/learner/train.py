@@ -100,22 +100,11 @@ def train_adapter(
     groups = by_query(job.pairs)
     packer = Packer(policy, job.pairs, cfg, job.device, say, group)
     sizes = [pack.tokens for pack in packer.packs(groups)]
-    free = learner_free_memory(job.device) // group.local_world_size
     longest = max(sizes)
     if cfg.chosen_alone:
-        longest = max(pack.tokens for pack in packer.packs(computed(group, cfg) for group in groups))
-    activations = Activations(policy, cfg.gradient_checkpointing, free, longest)
-    if activations.most:
-        spare_memory()
-        say(
-            f"activations of {activations.most} of {activations.layers} layers are computed twice instead of kept "
-            "(learner.gradient_checkpointing)"
-        )
-    mismatch = logprob_mismatch(policy, job.samples) if job.samples else None
-    if mismatch is not None and group.is_main:
-        limit = mismatch_limit(cfg, job.precision, job.own_weights and job.start is None)
-        if word := check(mismatch, limit, job.precision):
-            say(word)
+        longest = max(pack.tokens for pack in packer.packs(computed(pairs, cfg) for pairs in groups))
+    activations = _activations(packer, job, longest)
+    mismatch = _mismatch(packer, job)
     reference = reference_scores(packer, groups, job.work, advance)
     if group.broadcast(stop.asked):
         raise Stopped
@@ -146,6 +135,33 @@ def train_adapter(
         device=job.device,
         curve=curve,
     )
+
+
+def _activations(packer: Packer, job: Training, longest: int) -> Activations:
+    """Choose of how many layers memory has room for the activations, of packs of so many tokens."""
+    free = learner_free_memory(job.device) // packer.group.local_world_size
+    activations = Activations(packer.policy, job.cfg.gradient_checkpointing, free, longest)
+    if activations.most:
+        spare_memory()
+        packer.say(
+            f"activations of {activations.most} of {activations.layers} layers are computed twice instead of kept "
+            "(learner.gradient_checkpointing)"
+        )
+    return activations
+
+
+def _mismatch(packer: Packer, job: Training) -> float | None:
+    """Measure how far learner and sampler are apart, where there are samples.
+
+    Raises:
+        UserError: too far.
+    """
+    found = logprob_mismatch(packer.policy, job.samples) if job.samples else None
+    if found is not None and packer.group.is_main:
+        limit = mismatch_limit(job.cfg, job.precision, job.own_weights and job.start is None)
+        if word := check(found, limit, job.precision):
+            packer.say(word)
+    return found
 
 
 def passes(job: Training) -> tuple[int, int]:

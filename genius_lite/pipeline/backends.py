@@ -19,6 +19,7 @@ from genius_lite.pipeline.round import Policy, Round
 from genius_lite.progress import Advance
 from genius_lite.records import FailedQuery, Query, Rollout
 from genius_lite.results.rounds import Stats
+from genius_lite.rundir import folder
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.interface import Sampler
@@ -117,7 +118,7 @@ async def _on_cluster(s: Search) -> None:
     settings = HostSettings(model, lora, cfg, r.job.recipe.foresight, r.job.context, r.key)
     queue = WorkQueue(s.queries, s.finished_elsewhere, s.failed, r.progress.say, r.stop)
     await sample_on_cluster(cfg.cluster, queue, settings, files)
-    r.here.put_json("hosts.json", dict(queue.done))  # by host; of the last process that sampled this round
+    r.here.put_json(folder.HOSTS, dict(queue.done))
 
 
 REMOTE: dict[str, Callable[[Search], Awaitable[Stats | None]]] = {"server": _on_server, "cluster": _on_cluster}

@@ -19,6 +19,7 @@ from genius_lite.evaluate.tasks import Task, TokenizedTask, tokenize_task
 from genius_lite.hardware.device import learner_device
 from genius_lite.machine.engine_settings import context_for
 from genius_lite.recipe import Prefix, Recipe
+from genius_lite.recipe.idle import without_effect
 from genius_lite.records import Query, seed_of
 from genius_lite.report.tracking import require_trackers
 from genius_lite.rundir.folder import RECIPE
@@ -172,6 +173,7 @@ def prepare(recipe: Recipe, reuse: Path | None = None) -> Job:
 
 
 def _notes(recipe: Recipe, found: Selected, tasks: Sequence[Task], untemplated: str) -> Iterator[str]:
+    yield from without_effect(recipe)
     yield from (f"rows are read as {each.form}" for each in (found, *tasks) if each.form)
     yield from (each.set_aside for each in (found, *tasks) if each.set_aside)
     if found.overlong:

@@ -174,11 +174,11 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: Sequ
         if start:
             Adapter.load(start, r.base)  # which sees that it belongs to the base
         cfg, began, device = r.job.recipe.learner, time.monotonic(), learner_device()
-        work, sixteen = r.here.sub("training"), quantized_bytes(r.job.source, "F16") * r.group.local_world_size
+        work, sixteen = r.here.sub(folder.TRAINING), quantized_bytes(r.job.source, "F16") * r.group.local_world_size
         # A run that goes on elsewhere, or beside other programs, must not choose again; nor may its later rounds.
         before = next((made.precision for here in r.earlier if (made := here.training)), None)
         precision: Precision = work.build_json(
-            "precision.json", lambda: before or learner_precision(cfg.precision, device, sixteen), Precision
+            folder.PRECISION, lambda: before or learner_precision(cfg.precision, device, sixteen), Precision
         )
         compared = rollouts[:: max(1, len(rollouts) // COMPARED)][:COMPARED]
         samples = [Sample(c.query.tokens, c.response(0, 0), c.logprobs(0, 0)) for c in compared]
@@ -197,7 +197,7 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: Sequ
         write_json(out / folder.TRAINED, msgspec.structs.replace(report, seconds=took.seconds if took else 0.0))
 
     adapter = r.here.build(folder.ADAPTER, make)
-    remove(r.here / "training")
+    remove(r.here / folder.TRAINING)
     return adapter
 
 

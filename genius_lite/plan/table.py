@@ -10,9 +10,8 @@ from rich.table import Table
 
 from genius_lite.plan.memory import STAGES
 from genius_lite.plan.plan import Plan, PlannedStage
-from genius_lite.report.view import duration
 from genius_lite.rundir.disk import told
-from genius_lite.text import amount
+from genius_lite.text import amount, short_duration
 
 _PARTS = {
     "weights": "weights", "kv": "KV", "compute": "logits", "activations": "activ.", "head": "head",
@@ -83,11 +82,11 @@ def _verdict(plan: Plan) -> Iterator[str]:
     if plan.low is None or plan.high is None:
         yield f"{lengths} Nothing tells the time yet: a rehearsal would."
     else:
-        yield f"{lengths} Time left: {duration(plan.low)} to {duration(plan.high)}."
+        yield f"{lengths} Time left: {short_duration(plan.low)} to {short_duration(plan.high)}."
 
 
 def _duration(seconds: list[float | None]) -> str:
-    return "" if None in seconds else duration(sum(s or 0.0 for s in seconds))
+    return "" if None in seconds else short_duration(sum(s or 0.0 for s in seconds))
 
 
 def _mb(size: int | None) -> str:

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from genius_lite.recipe.benchmarks import BENCHMARKS, HARNESS, BenchmarkName, benchmark_named
 from genius_lite.recipe.evaluation import Check, CheckOptions, Evaluate, Guard, Limit, TaskSource, Tracking
-from genius_lite.recipe.learning import Learner, Loss, Pairs, Quantize
+from genius_lite.recipe.learning import OWN_LOSS, READ_BY_LOSS, Learner, Loss, Pairs, Quantize
 from genius_lite.recipe.sampler import Sampler, Server, sampler_section
 from genius_lite.recipe.sampling import STDIN, AnswerKind, Foresight, Model, Prefix, Queries, columns_of
 from genius_lite.recipe.types import (
@@ -28,10 +28,10 @@ from genius_lite.recipe.types import (
 )
 
 __all__ = [
-    "BENCHMARKS", "HARNESS", "STDIN", "AnswerKind", "Auto", "BenchmarkName", "Check", "CheckOptions", "Evaluate",
-    "Foresight", "Guard", "Learner", "Limit", "Loss", "Model", "Pairs", "Prefix", "QuantType", "Quantize",
-    "Queries", "Recipe", "Sampler", "Server", "TargetType", "TaskSource", "Tracking", "answer_tokens",
-    "benchmark_named", "columns_of", "quant_type",
+    "BENCHMARKS", "HARNESS", "OWN_LOSS", "READ_BY_LOSS", "STDIN", "AnswerKind", "Auto", "BenchmarkName", "Check",
+    "CheckOptions", "Evaluate", "Foresight", "Guard", "Learner", "Limit", "Loss", "Model", "Pairs", "Prefix",
+    "QuantType", "Quantize", "Queries", "Recipe", "Sampler", "Server", "TargetType", "TaskSource", "Tracking",
+    "answer_tokens", "benchmark_named", "columns_of", "quant_type",
 ]  # fmt: skip
 
 

@@ -10,6 +10,19 @@ from genius_lite.recipe.types import AboveZero, Auto, NotNegative, Positive, Sec
 
 Loss = Literal["aco", "dpo", "ipo", "simpo", "ropo", "sft"]
 """What a pair is learned with; `learner.loss` has the equations."""
+OWN_LOSS: Loss = "aco"
+"""The method's own."""
+
+_OF_PAIRS = ("beta", "length_normalize", "sft_weight")
+READ_BY_LOSS: dict[Loss, tuple[str, ...]] = {
+    "aco": (*_OF_PAIRS, "alpha", "calibration"),
+    "dpo": _OF_PAIRS,
+    "ipo": _OF_PAIRS,
+    "simpo": ("beta", "sft_weight", "simpo_gamma"),  # per token anyway
+    "ropo": (*_OF_PAIRS, "ropo_alpha"),
+    "sft": ("sft_weight",),
+}
+"""Which keys of `Learner` a loss depends on, of those that not every loss does."""
 
 
 class Pairs(Section):
@@ -82,7 +95,7 @@ class Pairs(Section):
 class Learner(Section):
     """The adapter and how it is trained."""
 
-    loss: Loss = key("aco", "aco is the method, Eq. 10 to 12; the others are for comparison")
+    loss: Loss = key(OWN_LOSS, "aco is the method, Eq. 10 to 12; the others are for comparison")
     beta: AboveZero | Auto = key(
         "auto",
         "How strongly a pair pulls away from the reference: the factor of z in Eq. 10, and the tau of ipo; auto: 0.1 "

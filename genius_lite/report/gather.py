@@ -13,7 +13,6 @@ import numpy as np
 from genius_lite.evaluate.guard import SignalValue, signal_values
 from genius_lite.evaluate.record import read_evaluation
 from genius_lite.evaluate.results import mean_score
-from genius_lite.foresight.pairs import calibration_weight
 from genius_lite.progress import Stage, named
 from genius_lite.records import PreferencePair
 from genius_lite.report.status import next_stage
@@ -174,7 +173,7 @@ def _pair_figures(here: RoundFolder, recipe: dict[str, Any]) -> PairFigures | No
     learner = recipe["learner"]
 
     def of_pair(p: PreferencePair) -> tuple[float, ...]:
-        weight = calibration_weight(p, learner["alpha"], learner["calibration"])
+        weight = p.calibration_weight(learner["alpha"], learner["calibration"])
         gap = p.chosen_value - p.rejected_value
         return len(p.chosen_tokens), len(p.rejected_tokens), gap, weight, weight < 1, p.lead
 

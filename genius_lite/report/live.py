@@ -24,7 +24,7 @@ from genius_lite.report.gather import gather
 from genius_lite.report.page import page
 from genius_lite.report.state import Histogram, RunState
 from genius_lite.report.status import Status, look
-from genius_lite.report.view import counted, duration, memory_line, run_left
+from genius_lite.report.view import at_work, counted, memory_line, run_left
 from genius_lite.rundir import folder
 from genius_lite.text import number
 
@@ -41,7 +41,7 @@ _PASSED_OVER = (
     folder.SAID,
     folder.TRACKING,
     folder.TRACKED,
-    "training",
+    folder.TRAINING,
 )
 """Patterns of what no report is made of."""
 _COLUMNS, _HIGH = 60, 40  # of the histogram
@@ -122,7 +122,7 @@ def standing(status: Status | str) -> dict[str, Any]:
     board, running, over = status.board, status.state == "running", status.state in ("finished", "halted")
     facts = {
         "Whole run": run_left(board) if running else "",
-        "At work for": duration(board.updated - board.started) if running and board.updated > board.started else "",
+        "At work for": at_work(board, running),
         "Memory": memory_line(board) if running else "",
         "Best so far" if not over else "Best": "" if board.best is None else named(board.best),
         "Model": board.model,

@@ -22,12 +22,12 @@ from genius_lite.progress import Advance, Progress, Stage
 from genius_lite.records import Rollout
 from genius_lite.report.columns import table_row
 from genius_lite.report.state import Memory, Meter, RunState, glimpse
-from genius_lite.report.view import Line, counted, duration, is_lively, live_lines, view
+from genius_lite.report.view import Line, counted, is_lively, live_lines, view
 from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.disk import put
 from genius_lite.rundir.folder import PROGRESS, RECIPE
 from genius_lite.rundir.reader import RunFolder
-from genius_lite.text import amount
+from genius_lite.text import amount, short_duration
 
 _CTRL_C = "stops at once" if os.name == "nt" else "finishes what is under way, saves and stops"  # see interrupts.py
 RUNNING = f"Ctrl-C {_CTRL_C}; *: best so far"
@@ -137,7 +137,7 @@ class TerminalProgress(Progress):
     @contextmanager
     def _in_view(self, meter: Meter) -> Iterator[Callable[[], None]]:
         yield lambda: None
-        self.say(f"{meter.name}: {amount(meter.total, meter.unit)} in {duration(time.monotonic() - meter.start)}")
+        self.say(f"{meter.name}: {amount(meter.total, meter.unit)} in {short_duration(time.monotonic() - meter.start)}")
 
     @contextmanager
     def _bar(self, meter: Meter) -> Iterator[Callable[[], None]]:
@@ -167,7 +167,7 @@ class TerminalProgress(Progress):
         before = f", {meter.done:.0f} of them from before" if meter.done else ""
         self.say(f"{meter.name}: {amount(meter.total, meter.unit)}{before}")
         yield moved
-        self.say(f"{meter.name}: done in {duration(time.monotonic() - meter.start)}")
+        self.say(f"{meter.name}: done in {short_duration(time.monotonic() - meter.start)}")
 
     def _look_until(self, over: threading.Event) -> None:
         looks = 0

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.foresight.pairs import calibration_weight
 from genius_lite.foresight.resample import foresight_distribution
+from genius_lite.recipe import OWN_LOSS
 from genius_lite.records import PreferencePair, Rollout, Step
 from genius_lite.rundir.checks import check_rollouts
 from genius_lite.rundir.lines import Lines
@@ -78,7 +78,7 @@ def explore(run: RunFolder) -> Explorer:
 
 def calibrates(recipe: dict[str, Any]) -> bool:
     """Say whether the loss uses the calibration weight w (Eq. 11): only the method's own does."""
-    return recipe["learner"].get("loss", "aco") == "aco"
+    return recipe["learner"].get("loss", OWN_LOSS) == OWN_LOSS
 
 
 def votes_weigh(recipe: dict[str, Any]) -> bool:
@@ -154,7 +154,7 @@ def _pair(rollout: Rollout, step: Step, pair: PreferencePair, recipe: dict[str, 
         return next(i for i in found if rollout.response(step.index, i) == tokens)
 
     learner = recipe["learner"]
-    weight = calibration_weight(pair, learner["alpha"], learner["calibration"])
+    weight = pair.calibration_weight(learner["alpha"], learner["calibration"])
     return {
         "chosen": place(pair.chosen_tokens, pair.chosen_value),
         "rejected": place(pair.rejected_tokens, pair.rejected_value),

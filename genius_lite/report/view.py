@@ -92,10 +92,10 @@ def one_line(text: str, in_ascii: bool = False) -> str:
     return texts.visible(text.strip().replace("\n", "↵"))
 
 
-def duration(seconds: float) -> str:
-    """Write `45s`, `3m20s`, `2h05m`."""
-    whole = round(seconds)
-    return f"{whole}s" if whole < 60 else texts.duration(whole).replace("min", "m").replace(" ", "")
+def at_work(board: RunState, running: bool) -> str:
+    """Write for how long the run's process has been at work; "" where none is."""
+    seconds = board.updated - board.started
+    return texts.short_duration(seconds) if running and seconds > 0 else ""
 
 
 def counted(work: Work) -> str:
@@ -103,12 +103,12 @@ def counted(work: Work) -> str:
     parts = [f"{math.floor(work.done + 1e-6)}/{work.total:.0f} {work.unit}"]
     if work.rate:
         parts.append(f"{work.rate:.0f}/s" if work.rate >= 10 else f"{work.rate:.2f}/s")
-    parts += [f"{duration(work.left)} left"] if work.left else []
+    parts += [f"{texts.short_duration(work.left)} left"] if work.left else []
     return "  ".join(parts)
 
 
 def _head(board: RunState, running: bool, in_ascii: bool) -> Text:
-    since = duration(board.updated - board.started) if running and board.updated > board.started else ""
+    since = at_work(board, running)
     names = "  ".join(one_line(name, in_ascii) for name in (board.model, board.out))
     return Text.assemble(("genius-lite", "bold"), f"  {since}" if since else "", f"  {names}")
 
@@ -132,7 +132,7 @@ def _now(board: RunState, running: bool) -> list[Part]:
 
 def _work(board: RunState) -> Table:
     if not (work := board.work):
-        return _row(board.kind, duration(max(0.0, board.updated - board.entered)) if board.entered else "")
+        return _row(board.kind, texts.short_duration(max(0.0, board.updated - board.entered)) if board.entered else "")
     bar = ProgressBar(work.total, work.done, width=_BARS, style="dim", complete_style="cyan", finished_style="cyan")
     shown = Table.grid(Column(), Column(no_wrap=True), padding=(0, 1))  # the bar gives way
     shown.add_row(bar, counted(work))
@@ -141,7 +141,7 @@ def _work(board: RunState) -> Table:
 
 def run_left(board: RunState) -> str:
     if board.run_left is not None:
-        return f"about {duration(board.run_left)} left"
+        return f"about {texts.short_duration(board.run_left)} left"
     return "known once a round was measured, or genius-lite plan was run"
 
 

@@ -104,7 +104,7 @@ class TaskResult(msgspec.Struct, frozen=True):
     2107.03374). Of all: `cut` is the share that ran into `max_tokens`, `length` the mean in tokens, `of_ended` the
     accuracy of those that came to an end, `timed_out` how many their checker took too long for, `commonest` the answer
     that is given to most problems (a model that says "B" to everything is right where that is). `chosen_on` says that
-    these problems chose between rounds too; `confidence`, that of the gains' intervals, is 1 - 0.05 / rounds then.
+    these problems chose between rounds too; `confidence`, that of the gains' intervals, is Bonferroni's then.
     """
 
     task: str

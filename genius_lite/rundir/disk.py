@@ -83,6 +83,12 @@ def remove(path: Path) -> None:
         settled(lambda: path.unlink(missing_ok=True))
 
 
+def require_new(path: Path, kind: str, instead: str = "delete it") -> None:
+    """Refuse, by a UserError, to write a file or a folder where something is already."""
+    if path.exists():
+        raise UserError(f"{path} exists; name another {kind}, or {instead}")
+
+
 def settled(change: Callable[[], object]) -> None:
     """Make a change to a file; on Windows try for some seconds, as whoever reads a file keeps it from being replaced.
 

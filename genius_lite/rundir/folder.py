@@ -33,7 +33,9 @@ ROUNDED, BASELINE = "rounded", "base.gguf"  # the base model in the types of the
 
 # A round's, in the order in which they are made.
 ROLLOUTS, FAILED_FILE = "rollouts.jsonl", "failed.jsonl"  # the latter: queries that the sampler does not survive
+HOSTS = "hosts.json"  # how many queries each of a cluster answered, of the last process that sampled the round
 PAIRS, LEFT_OUT = "pairs.jsonl", "filtered.json"
+TRAINING, PRECISION = "training", "precision.json"  # its state, while it goes on; in it, that of the frozen weights
 ADAPTER, TRAINED = "adapter", "train.json"  # the latter in the former, as is:
 IMPORTANCE = "importance.safetensors"  # squared activations by learner weight
 POLICY, QUANTIZED, LORA = "policy.gguf", "quantized.json", "adapter.gguf"

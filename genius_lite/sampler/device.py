@@ -18,11 +18,10 @@ import llama_cpp
 import numpy as np
 
 from genius_lite.sampler.ggml import F32, I32, DeviceError, Ggml, Tensor
-from genius_lite.sampler.sampling import Draw, LogitsError, RowRequest
+from genius_lite.sampler.sampling import SPAN, Draw, LogitsError, RowRequest
 
 DRAWS = 8
 """Tokens that one row may be asked for: the branches of a prefill start from the same row."""
-_SPAN = 512  # tokens whose weights are summed together, as in `sampling`: float32 sums of few numbers are exact enough
 _BELOW_ONE = 1 - 2.0**-20  # factor that keeps a rounded sum below the sum that it is searched in
 _DESCENDING = 1  # ggml_sort_order
 _NO_SAMPLER: Any = None
@@ -221,10 +220,10 @@ class _Graph:
 
         First among spans, then within one.
         """
-        spans, rows = -(-width // _SPAN), DRAWS * count
-        if spans * _SPAN > width:
-            weights = self.pad(weights, spans * _SPAN - width, 0, 0, 0)
-        weights = self.reshape_3d(weights, _SPAN, spans, count)
+        spans, rows = -(-width // SPAN), DRAWS * count
+        if spans * SPAN > width:
+            weights = self.pad(weights, spans * SPAN - width, 0, 0, 0)
+        weights = self.reshape_3d(weights, SPAN, spans, count)
         upto = self.cumsum(self.reshape_2d(self.sum_rows(weights), spans, count))
         at = self.mul(self.scale(at, _BELOW_ONE), self._place(upto, spans - 1, spans, count))
         each = self.repeat_4d(self.reshape_3d(upto, spans, 1, count), spans, DRAWS, count, 1)
@@ -235,11 +234,11 @@ class _Graph:
         before = self._picked(begins, chosen, spans + 1, DRAWS, count)
         weighs = self.sub(self._picked(upto, chosen, spans, DRAWS, count), before)
         within = self.cumsum(self.get_rows(weights, chosen))  # (span, draws, rows)
-        whole = self._place(within, _SPAN - 1, _SPAN, rows)
+        whole = self._place(within, SPAN - 1, SPAN, rows)
         share = self.reshape_2d(self.scale(self.div(self.sub(at, before), weighs), _BELOW_ONE), 1, rows)
-        inner = self._above(self.reshape_2d(within, _SPAN, rows), self.mul(share, whole), _SPAN)
-        inner = self.clamp(inner, 0.0, _SPAN - 1.0)
-        index = self.add(self.scale(span, float(_SPAN)), self.reshape_2d(inner, DRAWS, count))
+        inner = self._above(self.reshape_2d(within, SPAN, rows), self.mul(share, whole), SPAN)
+        inner = self.clamp(inner, 0.0, SPAN - 1.0)
+        index = self.add(self.scale(span, float(SPAN)), self.reshape_2d(inner, DRAWS, count))
         return self.clamp(index, 0.0, width - 1.0)
 
     def _place(self, values: int, place: int, width: int, count: int) -> int:

@@ -21,13 +21,14 @@ from genius_lite.sampler.messages import Sampling
 
 _TAIL = 20.0  # nats below the likeliest token, after temperature: what filters never look at
 _BLOCK = 4  # rows taken together: 800 KB of logits at 49K tokens of vocabulary, which stay in the cache
-_SPAN = 512  # tokens
 
 T = TypeVar("T")
 
 _RAW = Sampling(1.0)
 Draw = tuple[int, float]
 """A token, and its log-probability in the raw distribution, nats."""
+SPAN = 512
+"""Tokens whose weights are summed together: float32 sums of few numbers are exact enough."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ class Rows:
             spans = self._spans_at(temperature)[row]
             at = uniform * spans[-1]
             span = _passes(spans, at)
-            start, before = span * _SPAN, spans[span - 1] if span else 0.0
-            weights = _weigh(logits_V[start : start + _SPAN], top, temperature)
+            start, before = span * SPAN, spans[span - 1] if span else 0.0
+            weights = _weigh(logits_V[start : start + SPAN], top, temperature)
             return start + _passes(weights.cumsum(dtype=np.float64), at - before)
         tokens = np.flatnonzero(logits_V >= top - _TAIL * temperature)
         weights = _weigh(logits_V[tokens], top, temperature)
@@ -152,11 +153,11 @@ class Rows:
 def _cumulative(logits_BV: np.ndarray, top_B: np.ndarray, temperature: float) -> np.ndarray:
     """Return the weight up to the end of each span, (rows, spans), float64."""
     vocabulary = logits_BV.shape[1]
-    spans = -(-vocabulary // _SPAN)
-    room_BV = _room(spans * _SPAN)[: len(top_B)]
+    spans = -(-vocabulary // SPAN)
+    room_BV = _room(spans * SPAN)[: len(top_B)]
     _weigh(logits_BV, top_B[:, None], temperature, out=room_BV[:, :vocabulary])
     # einsum sums as fast as anything in numpy, and unlike `add.reduceat` without holding Python's lock.
-    return np.einsum("bsv->bs", room_BV.reshape(-1, spans, _SPAN)).cumsum(axis=1, dtype=np.float64)
+    return np.einsum("bsv->bs", room_BV.reshape(-1, spans, SPAN)).cumsum(axis=1, dtype=np.float64)
 
 
 def _weigh(logits: np.ndarray, top: np.ndarray, temperature: float, out: np.ndarray | None = None) -> np.ndarray:

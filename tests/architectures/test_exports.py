@@ -13,8 +13,8 @@ from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Score
 from genius_lite.weights.adapter import Adapter, write_lora
 from genius_lite.weights.merge import merge
-from tests.architectures.test_import import MATTERS, MERGED, apart, by_learner, by_sampler
-from tests.architectures.test_llama_cpp import by_transformers
+from tests.architectures.agreement import MATTERS, MERGED, apart, by_learner, by_sampler
+from tests.architectures.independent import by_transformers
 from tests.architectures.zoo import TEXT
 from tests.support.engine import drain
 

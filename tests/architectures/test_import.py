@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from genius_lite.errors import UserError
-from genius_lite.learner.model import load_policy, logps_of, takes_trees
-from genius_lite.learner.packing import rows
+from genius_lite.learner.model import load_policy, takes_trees
 from genius_lite.learner.targets import without_adapter
 from genius_lite.recipe import Learner
-from genius_lite.sampler.engine import Engine
-from genius_lite.sampler.messages import EngineSettings, Score
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.importing import Base, check_supported, import_checkpoint
 from genius_lite.weights.merge import merge
+from tests.architectures.agreement import AGREE, MATTERS, MERGED, apart, by_learner, by_sampler
 from tests.architectures.table import FAMILIES, REFUSED, TAKEN, WITHOUT_ADAPTER, markdown, summary
-from tests.architectures.zoo import ARCHITECTURES, RECURRENT, TEXT, WINDOW
+from tests.architectures.zoo import ARCHITECTURES, RECURRENT, WINDOW
 from tests.support.adapters import random_adapter
-from tests.support.engine import drain
-
-AGREE, MERGED, MATTERS = 0.02, 0.01, 0.03  # nats a token
 
 
 @pytest.fixture(scope="module", params=TAKEN)
@@ -78,19 +71,3 @@ def test_every_model_is_in_the_table():
     table = markdown().splitlines()
     assert "| Gemma 3 | `gemma3` | yes | yes |  |" in table
     assert f"| Granite 4 | `granite`, `granitehybrid` | no | yes | {REFUSED['granite4']} |" in table
-
-
-def by_sampler(path) -> np.ndarray:
-    settings = EngineSettings(slots=1, context=512, threads=1, flash_attention=False, kv_type="F32")
-    engine = Engine(str(path), settings)
-    engine.submit(Score(0, TEXT[:1], TEXT[1:]))
-    return np.array(drain(engine)[0].logprobs)
-
-
-def by_learner(policy) -> np.ndarray:
-    with torch.no_grad():
-        return logps_of(policy, rows([(TEXT[:1], TEXT[1:])])).numpy()
-
-
-def apart(ours: np.ndarray, theirs: np.ndarray) -> float:
-    return float(np.abs(ours - theirs).mean())

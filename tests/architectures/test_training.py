@@ -18,7 +18,7 @@ from genius_lite.records import PreferencePair
 from genius_lite.rundir.folder import RunDir
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import Score
-from tests.architectures.test_import import AGREE, MATTERS, apart
+from tests.architectures.agreement import AGREE, MATTERS, apart
 from tests.architectures.zoo import ORIGINAL_CONTEXT, RECURRENT, TEXT
 from tests.support.engine import drain, settings
 from tests.support.training import SMALL, weights_of

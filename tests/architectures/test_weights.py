@@ -10,8 +10,8 @@ from genius_lite.errors import UserError
 from genius_lite.learner.targets import without_adapter
 from genius_lite.weights import gguf_file
 from genius_lite.weights.full_precision import load_weights, write_full_precision
+from tests.architectures.agreement import AGREE, MATTERS, MERGED, apart, by_learner, by_sampler
 from tests.architectures.table import WITHOUT_ADAPTER
-from tests.architectures.test_import import AGREE, MATTERS, MERGED, apart, by_learner, by_sampler
 from tests.architectures.zoo import ARCHITECTURES
 
 PREDICTS_MORE = "blk.4."  # the block of qwen35 for one more token, which the learner does not have

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from genius_lite.recipe import Evaluate, Foresight, Model, Queries, Recipe, Sampler
-from tests.cluster.test_ray import RAY, rollouts
+from tests.support.cluster import RAY, rollouts
 from tests.support.models import ANY_PAIRS, tiny_gguf
 
 HEAD, PORT = "10.77.0.1", 6390

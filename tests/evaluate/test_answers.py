@@ -17,7 +17,7 @@ from genius_lite.evaluate.choices import final_choice
 from genius_lite.evaluate.numbers import numbers, spelled
 from genius_lite.evaluate.words import LANGUAGES, LETTER, phrases
 from genius_lite.recipe import Check, CheckOptions
-from tests.evaluate.test_checkers import check, texts
+from tests.support.answers import check, texts
 
 CITIES = ["Rome", "Paris", "Berlin", "Madrid"]
 

@@ -25,7 +25,7 @@ from genius_lite.recipe import BENCHMARKS, BenchmarkName, TaskSource
 from genius_lite.recipe.reader import parse
 from tests.conftest import FORKED_HELPERS
 from tests.evaluate.benchmarks import STAND_INS, asked_of, load, table, write_punkt, write_rows
-from tests.recipe.test_reader import GOOD
+from tests.support.recipes import GOOD
 
 pytestmark = FORKED_HELPERS
 

@@ -8,16 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genius_lite.errors import UserError
-from genius_lite.evaluate import checkers
 from genius_lite.evaluate.answers import final_number, numbers, without_markdown
 from genius_lite.evaluate.checkers import extract_answer
 from genius_lite.evaluate.choices import final_choice
-from genius_lite.recipe import CheckOptions
-
-
-def check(kind, response, answer, choices=(), **options):
-    return checkers.check(kind, response, answer, CheckOptions(**options), choices)
-
+from tests.support.answers import check, texts
 
 NUMERIC = [
     # as a model ends
@@ -401,48 +395,6 @@ def test_text_without_markdown(text, plain):
 def test_numbers_keep_how_they_were_written():
     assert [n.text for n in numbers("$1,234.50, -0.10 and 3/4")] == ["1234.50", "-0.10", "3/4"]
     assert [n.value for n in numbers("1/3, 2 1/2, 5%")] == [Fraction(1, 3), Fraction(5, 2), Fraction(5)]
-
-
-# Arbitrary text seldom holds what the parsers look for; pieces of it do.
-PIECES = [
-    "answer is ",
-    "Answer: ",
-    "####",
-    r"\boxed{",
-    "}",
-    "<answer>",
-    "</answer>",
-    r"\frac{",
-    "1",
-    "0",
-    "9" * 30,
-    "/",
-    ",",
-    ".",
-]
-PIECES += [
-    "-",
-    "$",
-    "%",
-    "e",
-    "^",
-    "10^",
-    " x ",
-    "=",
-    "(",
-    ")",
-    "**",
-    "A",
-    "b",
-    " or ",
-    "\n",
-    " ",
-    r"\text{",
-    "½",
-    "\0",
-    "option ",
-]
-texts = st.text(max_size=200) | st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
 
 
 @given(texts)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.scoring import Scorer, fault, parsed_answer, same_mathematics
-from tests.evaluate.test_checkers import PIECES
+from tests.support.answers import PIECES
 
 KNOWN = {f"p{n}": str(n + 5) for n in range(40)}  # of which every second is asked about
 

@@ -13,7 +13,7 @@ from genius_lite.learner import attention
 from genius_lite.learner.attention import attend, mark
 from genius_lite.learner.model import _additive, _seen, takes_trees
 from genius_lite.learner.packing import trees
-from tests.learner.test_packing import _Policy
+from tests.support.training import Unadapted
 
 FOREST = trees(
     [
@@ -86,7 +86,7 @@ def test_models_attend_block_by_block(tiny, monkeypatch):
         return real(query, key, block, scale)
 
     monkeypatch.setattr(attention, "_weights", noted)
-    assert takes_trees(_Policy(tiny.model), longest=100)
+    assert takes_trees(Unadapted(tiny.model), longest=100)
     end = 16 + 24 + 12 + 24
     blocks = [(0, 64), (64, end), (end, end + 64), (end + 64, 2 * end)]
     assert asked == blocks * tiny.model.config.num_hidden_layers

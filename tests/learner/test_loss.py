@@ -12,7 +12,6 @@ from genius_lite.learner.loss import (
     LOSSES,
     PairLogps,
     aco,
-    calibration_weight,
     dpo,
     ipo,
     pair_logps,
@@ -22,7 +21,7 @@ from genius_lite.learner.loss import (
     simpo,
 )
 from genius_lite.learner.packing import by_query, packs
-from genius_lite.recipe import Learner, Loss
+from genius_lite.recipe import READ_BY_LOSS, Learner, Loss
 from genius_lite.records import PreferencePair
 
 F64 = torch.float64
@@ -37,8 +36,8 @@ def pair(weight: float = 1.0, **changed) -> PairLogps:
 
 
 def weight(chosen: float, rejected: float, alpha: float, calibration="cap") -> float:
-    a, b = torch.tensor([chosen], dtype=F64), torch.tensor([rejected], dtype=F64)
-    return calibration_weight(a, b, alpha, calibration).item()
+    pair = PreferencePair("q", 0, [1], [2], [3], chosen, rejected, 0.0, 0.0, True, True)
+    return pair.calibration_weight(alpha, calibration)
 
 
 def test_calibration_by_hand():
@@ -51,8 +50,7 @@ def test_calibration_by_hand():
 
 
 def test_a_weight_beyond_fp32_leaves_the_loss_a_number():
-    advantages = torch.tensor([0.9]), torch.tensor([0.0])
-    raised = calibration_weight(*advantages, 0.01, "floor")
+    raised = torch.tensor([weight(0.9, 0.0, 0.01, "floor")])
     nothing = torch.zeros(1)
     columns = {name: nothing for name in VALUES} | {name: torch.ones(1) for name in LENGTHS}
     found = aco(PairLogps(**columns, weight_B=raised, lead_B=torch.ones(1)), Learner())
@@ -136,10 +134,10 @@ def test_length_normalization_and_sft_term(kind):
 def test_infinite_alpha_is_dpo():
     rng = torch.Generator().manual_seed(0)
     columns = {f.name: torch.randn(64, generator=rng, dtype=F64) * 20 for f in fields(PairLogps)}
-    advantages = [torch.randn(64, generator=rng, dtype=F64) for _ in range(2)]
+    advantages = torch.randn(64, 2, generator=rng, dtype=F64).tolist()
     for calibration in ("cap", "floor"):
         exact, nearly = (
-            PairLogps(**columns | {"weight_B": calibration_weight(*advantages, alpha, calibration)})
+            PairLogps(**columns | {"weight_B": torch.tensor([weight(a, b, alpha, calibration) for a, b in advantages])})
             for alpha in (math.inf, 1e9)
         )
         cfg = Learner(beta=0.1)
@@ -188,6 +186,22 @@ def test_a_vote_weighs_the_whole_loss():
 
 def test_the_losses_are_those_that_a_recipe_may_name():
     assert {*LOSSES} == {*get_args(Loss)}
+
+
+@pytest.mark.parametrize("kind", sorted(LOSSES))
+def test_a_loss_reads_the_keys_that_it_is_said_to(kind):
+    changed = {"beta": 0.7, "length_normalize": True, "sft_weight": 0.5, "alpha": 3.0, "calibration": "floor"}
+    changed |= {"simpo_gamma": 2.0, "ropo_alpha": 5.0}
+    chosen = PreferencePair("q", 0, [1], [2, 3], [4], 0.1, 0.6, -0.5, -0.6, True, True)
+    (pack,) = packs(by_query([chosen]), 100, 100)
+
+    def loss(cfg: Learner) -> float:
+        return pair_loss(pair_logps(pack, torch.tensor([[-1.0, -2.0]]), [[-1.5, -2.7]], cfg), cfg).item()
+
+    plain = loss(Learner(loss=kind))
+    read = {key for key, value in changed.items() if loss(Learner(loss=kind, **{key: value})) != pytest.approx(plain)}
+    assert {*changed} == {key for keys in READ_BY_LOSS.values() for key in keys}
+    assert read == {*READ_BY_LOSS[kind]}
 
 
 def test_what_a_pair_says_reaches_its_loss():

@@ -13,6 +13,7 @@ from genius_lite.learner.packing import Pack, by_query, computed, packs, rows, t
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from genius_lite.rundir.lines import Lines, write_records
+from tests.support.training import Unadapted
 
 short = st.lists(st.integers(0, 3), min_size=1, max_size=6)
 drawn_pairs = st.lists(st.tuples(st.sampled_from("ab"), short, short), min_size=1, max_size=5)
@@ -129,16 +130,6 @@ def test_many_pairs_in_a_file_are_packed_in_the_memory_of_few(tmp_path):
     assert peak(200) < 1.05 * peak(20)
 
 
-class _Policy:
-    """What `response_logps` needs of a peft model."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def get_base_model(self):
-        return self.model
-
-
 def _alone(model, prompt: list[int], response: list[int]) -> torch.Tensor:
     logits = model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
     places = range(len(prompt) - 1, len(prompt) + len(response) - 1)
@@ -162,7 +153,7 @@ def test_trees_and_rows_equal_one_at_a_time(tiny, drawn):
     expected = _loss(tree, alone)
     gradients = torch.autograd.grad(expected, weights)
     for pack in (tree, padded):
-        logps = response_logps(_Policy(model), pack.inputs())
+        logps = response_logps(Unadapted(model), pack.inputs())
         torch.testing.assert_close(logps, alone, atol=1e-4, rtol=1e-5)
         loss = _loss(pack, logps)
         torch.testing.assert_close(loss, expected, atol=1e-5, rtol=0)
@@ -171,11 +162,11 @@ def test_trees_and_rows_equal_one_at_a_time(tiny, drawn):
 
 
 def test_who_takes_trees(tiny, tiny_mamba, monkeypatch):
-    assert takes_trees(_Policy(tiny.model), longest=100)
-    assert not takes_trees(_Policy(tiny_mamba.model), longest=100)
+    assert takes_trees(Unadapted(tiny.model), longest=100)
+    assert not takes_trees(Unadapted(tiny_mamba.model), longest=100)
     monkeypatch.setattr(tiny.model.config, "sliding_window", 64, raising=False)
     monkeypatch.setattr(tiny.model.config, "use_sliding_window", True, raising=False)
-    assert not takes_trees(_Policy(tiny.model), longest=100)
+    assert not takes_trees(Unadapted(tiny.model), longest=100)
 
 
 @pytest.mark.parametrize("of", ["a branch", "a tree"])
@@ -193,14 +184,14 @@ def test_a_leak_between_branches_or_trees_is_seen(tiny, monkeypatch, of):
 
     additive = model._additive
     monkeypatch.setattr(model, "mark", lambda mask, trees: mask)  # else other trees are not looked at in any case
-    assert takes_trees(_Policy(tiny.model), longest=100)
+    assert takes_trees(Unadapted(tiny.model), longest=100)
     monkeypatch.setattr(model, "_additive", leaks)
-    assert not takes_trees(_Policy(tiny.model), longest=100)
+    assert not takes_trees(Unadapted(tiny.model), longest=100)
 
 
 def test_a_recurrent_model_learns_from_rows(tiny_mamba):
     responses = [([5, 6, 7], [1, 2]), ([5], [3, 1, 2])]
-    ours = response_logps(_Policy(tiny_mamba.model), rows(responses))
+    ours = response_logps(Unadapted(tiny_mamba.model), rows(responses))
     alone = torch.stack([_alone(tiny_mamba.model, *response) for response in responses])
     torch.testing.assert_close(ours, alone, atol=1e-4, rtol=1e-5)
 

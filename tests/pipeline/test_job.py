@@ -104,6 +104,14 @@ def test_futures_that_are_cut_off_are_told_to_choose_nothing(tmp_path, tiny_llam
     assert prepare(recipe.model_copy(update={"pairs": Pairs(truncated="keep")})).notes == []
 
 
+def test_keys_without_effect_are_told(tmp_path, tiny_llama):
+    (tmp_path / "q.txt").write_text("one\ntwo")
+    asked, model = Queries(source=str(tmp_path / "q.txt")), Model(gguf=str(tiny_llama))
+    short, learner = Foresight(max_tokens=16), Learner(loss="sft", beta=1.0)
+    recipe = Recipe(out=str(tmp_path / "run"), model=model, queries=asked, foresight=short, learner=learner)
+    assert prepare(recipe).notes == ["learner.beta has no effect with loss: sft"]
+
+
 def test_an_optimizer_without_kernels_for_metal_is_refused(tmp_path, tiny_llama, monkeypatch):
     (tmp_path / "q.txt").write_text("one\ntwo")
     recipe = Recipe(

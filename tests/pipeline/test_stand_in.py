@@ -23,7 +23,7 @@ from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import sha256
 from tests.conftest import FORKED_HELPERS
-from tests.pipeline.test_stages import Done, Q, done, far_from_sampled
+from tests.support.finished import Done, Q, done, far_from_sampled
 
 pytestmark = FORKED_HELPERS
 

@@ -9,9 +9,8 @@ import genius_lite.recipe
 from genius_lite.errors import UserError
 from genius_lite.recipe import Foresight, Prefix, Recipe, Sampler
 from genius_lite.recipe.reader import load, parse
+from tests.support.recipes import GOOD, RECIPES
 
-GOOD = "model: {gguf: m.gguf}\nqueries: {source: q.txt}\n"
-RECIPES = sorted(Path("recipes").rglob("*.yaml"))
 PREPARED = Path("recipes/study/prepare.py").resolve()
 NAMED = re.findall(r'"([a-z0-9]+-(?:queries|heldout)|[\w.-]+\.gguf)"', PREPARED.read_text())
 MADE = {name if name.endswith(".gguf") else f"{name}.jsonl" for name in NAMED}

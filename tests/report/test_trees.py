@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import itertools
 import json
 import math
 
 import pytest
 
 from genius_lite.errors import UserError
-from genius_lite.foresight import pairs as pairs_module
 from genius_lite.report import trees
 from genius_lite.report.gather import gather
 from tests.support.runs import rollout, write_lines, write_run
@@ -42,25 +40,6 @@ def test_a_tree_is_the_rollout_with_its_figures(run):
     assert one["pair"] == {"chosen": 0, "rejected": 1, "weight": 1.0, "lead": None}
     assert two["pair"] == {"chosen": 1, "rejected": 0, "weight": round(math.exp(-0.05), 6), "lead": None}
     json.dumps(found.as_dict(), allow_nan=False)
-
-
-def test_the_weight_is_the_learners():
-    import torch
-
-    from genius_lite.learner.loss import calibration_weight
-
-    pairs = trees_pairs()
-    advantages = torch.tensor([[p.chosen_advantage, p.rejected_advantage] for p in pairs], dtype=torch.float64)
-    for alpha, calibration in itertools.product((0.05, 1.0, math.inf), ("cap", "floor")):
-        wanted = calibration_weight(advantages[:, 0], advantages[:, 1], alpha, calibration)
-        got = [pairs_module.calibration_weight(p, alpha, calibration) for p in pairs]
-        assert got == pytest.approx(wanted.tolist())
-
-
-def trees_pairs():
-    from tests.support.runs import pairs
-
-    return pairs(rollout("q"))
 
 
 def test_a_log_that_grows_gives_its_whole_lines_and_a_damaged_one_is_named(run):

@@ -5,7 +5,20 @@ import math
 import pytest
 
 from genius_lite.results.evaluation import Interval
-from genius_lite.text import accuracy, amount, duration, figure, gain, number, p_value, percent, size, unbroken
+from genius_lite.text import (
+    accuracy,
+    amount,
+    duration,
+    figure,
+    gain,
+    hours,
+    number,
+    p_value,
+    percent,
+    short_duration,
+    size,
+    unbroken,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +46,14 @@ from genius_lite.text import accuracy, amount, duration, figure, gain, number, p
         (duration(59.96), "1 min 00 s"),
         (duration(123.4), "2 min 03 s"),
         (duration(3900), "1 h 05 min"),
+        (short_duration(0.4), "0s"),
+        (short_duration(59.6), "1m00s"),
+        (short_duration(200), "3m20s"),
+        (short_duration(3600), "1h00m"),
+        (short_duration(7500), "2h05m"),
+        (hours(20), "1 minute"),
+        (hours(7200), "120 minutes"),
+        (hours(7 * 3600), "7 hours"),
         (amount(0, "questions"), "0 questions"),
         (amount(1, "queries"), "1 query"),
         (amount(1.2, "minutes"), "1 minute"),

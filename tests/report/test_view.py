@@ -10,7 +10,7 @@ from genius_lite.progress import Stage
 from genius_lite.report import columns
 from genius_lite.report.columns import Column
 from genius_lite.report.state import Memory, RunState, SampleRollout, Work
-from genius_lite.report.view import duration, one_line, view
+from genius_lite.report.view import one_line, view
 
 NASTY = "How\tmany \x1b[31mred\x1b[0m [bold]sheep[/bold]?\n\u202eevil\x9b1A\u200b 数 of " + "sheep " * 50
 LIGHTS = dict.fromkeys(
@@ -131,13 +131,6 @@ def test_a_run_that_is_over_has_nothing_under_way():
     text = said.get()
     assert "▸" not in text and "time left" not in text and "GB" not in text
     assert "✓ export" in text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(0.4, "0s"), (59.6, "1m00s"), (200, "3m20s"), (3600, "1h00m"), (7500, "2h05m")]
-)
-def test_durations(seconds, shown):
-    assert duration(seconds) == shown
 
 
 def test_a_level_that_the_guard_does_not_know_is_no_fault():

@@ -17,9 +17,7 @@ from genius_lite.plan.rates import Decode
 from genius_lite.rundir import disk
 from genius_lite.rundir.disk import UNTOLD, cache_folder, free_disk, put, require_space, scratch, sync, writing_to
 from genius_lite.rundir.folder import RunDir
-from tests.support.faults import refuse
-
-GONE = 2**22 + 1  # the number of no process: Linux counts to 2**22
+from tests.support.faults import GONE, refuse
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP])

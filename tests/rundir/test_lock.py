@@ -14,8 +14,7 @@ import pytest
 from genius_lite.errors import UserError
 from genius_lite.rundir.folder import open_folder
 from genius_lite.rundir.lock import LOCK, MARKER, hold, in_use
-from tests.rundir.test_disk import GONE
-from tests.support.faults import refuse
+from tests.support.faults import GONE, refuse
 
 
 @pytest.fixture(params=[errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])

@@ -1,9 +1,11 @@
-"""What a system refuses."""
+"""What a system refuses, and what it does not have."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NoReturn
+
+GONE = 2**22 + 1  # the number of no process: Linux counts to 2**22
 
 
 def refuse(with_what: int | type[BaseException]) -> Callable[..., NoReturn]:

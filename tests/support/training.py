@@ -25,6 +25,16 @@ PAIRS = [
 SMALL = {"lr": 1e-2, "batch_pairs": 2, "rank": 4, "lora_alpha": 8, "save_every": 0}
 
 
+class Unadapted:
+    """What `response_logps` needs of a peft model."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def get_base_model(self):
+        return self.model
+
+
 def train_tiny(
     tiny,
     out,
