@@ -37,6 +37,7 @@ from genius_lite.records import Candidate, Completion, Query, Rollout, Step
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.source import locate
+from tests.benchmarks.machine import in_words, measured_on
 from tests.conftest import SMOLLM2
 
 _ACTORS = 4
@@ -131,7 +132,8 @@ def main() -> None:
     sampler = Sampler(slots=16, watchdog=120)
     name = sha256([path])
     settings = HostSettings(name, "", sampler, search, 512, (0, 1))
-    result: dict[str, Any] = {"model": path.name, "cores": os.cpu_count()}
+    result: dict[str, Any] = {"machine": measured_on(), "model": path.name}
+    print(in_words(result["machine"]), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

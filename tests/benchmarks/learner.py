@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from genius_lite.hardware.system import cores, cpu_name, peak_memory
+from genius_lite.hardware.system import peak_memory
 from genius_lite.learner.batches import Packer
 from genius_lite.learner.loss import dpo, pair_logps, pair_loss
 from genius_lite.learner.model import load_policy
@@ -41,6 +41,7 @@ from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from genius_lite.rundir.folder import RunDir
 from genius_lite.rundir.lines import read_records
+from tests.benchmarks.machine import in_words, measured_on
 
 BATCH = 4  # pairs of an update
 
@@ -207,6 +208,8 @@ def main() -> None:
     if a.only:
         print(json.dumps(MEASURES[a.only](a, read_records(a.pairs, PreferencePair)[: a.limit])))
         return
+    machine = measured_on() | _versions(a)
+    print(f"{in_words(machine)}; {', '.join(f'{name} {value}' for name, value in _versions(a).items())}", flush=True)
     results: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(a.repeats):
@@ -233,15 +236,14 @@ def main() -> None:
         "hf-checkpoint": a.hf_checkpoint.parent.name,
     }
     rounded = {k: round(v, 5) for k, v in ratios.items()}
-    print(json.dumps({"machine": _machine(a), "settings": settings, "median": median, "ratios": rounded}))
+    print(json.dumps({"machine": machine, "settings": settings, "median": median, "ratios": rounded}))
 
 
-def _machine(a: argparse.Namespace) -> dict[str, Any]:
-    device = torch.cuda.get_device_name() if a.device == "cuda" else cpu_name()
-    versions = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
-    if find_spec("trl"):
-        versions["trl"] = metadata.version("trl")
-    return {"device": device, "cores": cores(), "threads": torch.get_num_threads(), **versions}
+def _versions(a: argparse.Namespace) -> dict[str, Any]:
+    """Describe what trains."""
+    libraries = [name for name in ("torch", "transformers", "peft", "trl") if find_spec(name)]
+    versions = {name: metadata.version(name) for name in libraries}
+    return {"device": a.device, "threads": torch.get_num_threads(), **versions}
 
 
 if __name__ == "__main__":

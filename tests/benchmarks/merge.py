@@ -22,6 +22,7 @@ import numpy as np
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.merge import write
+from tests.benchmarks.machine import in_words, measured_on
 
 RANK = 16
 WIDTH, INNER, KEYS, VOCABULARY, LAYERS = 4096, 14336, 1024, 128_256, 32  # Llama 3.1 8B
@@ -99,6 +100,7 @@ def main() -> None:
         print(json.dumps({"seconds": seconds, "peak_MB": peak / 1e6, "GB": out.stat().st_size / 1e9}))
         out.unlink()
         return
+    print(in_words(machine := measured_on()), flush=True)
     a.folder.mkdir(parents=True, exist_ok=True)
     write_model(model, a.layers)
     largest = max(t.nbytes for t in gguf_file.read(model).tensors)
@@ -112,6 +114,7 @@ def main() -> None:
     model.unlink()
     seconds = {way: min(row["seconds"] for row in found) for way, found in rows.items()}
     result = {
+        "machine": machine,
         "model_GB": rows["ours"][0]["GB"],
         "largest_tensor_MB": largest / 1e6,
         "peak_MB": max(row["peak_MB"] for row in rows["ours"]),

@@ -25,6 +25,8 @@ from typing import Any
 
 import psutil
 
+from tests.benchmarks.machine import in_words, measured_on
+
 STAGES = {
     "import_base": "import",
     "evaluate": "evaluate",
@@ -177,6 +179,7 @@ def main() -> None:
     if a.marks:
         run_marked(a.recipe, a.set, a.marks)
         return
+    print(in_words(machine := measured_on()), flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         every = [*a.set, "evaluate.remember=false", f"out={json.dumps(str(folder / 'run'))}"]
@@ -202,7 +205,7 @@ def main() -> None:
         "plan_cpu_s": round(plan["cpu"], 1),
         "others": round(plan["others"], 3),
     }
-    print(json.dumps({"recipe": a.recipe.name, "whole": whole, "stages": rows}))
+    print(json.dumps({"machine": machine, "recipe": a.recipe.name, "whole": whole, "stages": rows}))
 
 
 if __name__ == "__main__":

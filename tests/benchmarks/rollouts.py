@@ -18,7 +18,6 @@ import argparse
 import asyncio
 import concurrent.futures
 import json
-import platform
 import shutil
 import socket
 import statistics
@@ -46,6 +45,7 @@ from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.llama import amx_broken
 from genius_lite.sampler.messages import EngineSettings, Sampling
+from tests.benchmarks.machine import in_words, measured_on
 from tests.support.llama import without_broken_amx
 
 SETTINGS = ("slots", "parked", "threads", "context", "kv_unified", "in_flight", "draws")
@@ -287,7 +287,8 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    a = arguments()
+    a, machine = arguments(), measured_on()
+    print(in_words(machine), flush=True)
     with Vocabulary.open(a.model) as vocabulary:
         every, *_ = select(Queries(source=a.queries, column=a.column), vocabulary)
     queries = every[: a.limit]
@@ -337,7 +338,7 @@ def main() -> None:
         "model": a.model.name,
         "queries": len(queries),
         "settings": {name: getattr(a, name) for name in SETTINGS},
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": cores()},
+        "machine": machine,
         "median": median,
         "ratios": ratios,
         "skipped": skipped,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from genius_lite import run as run_recipe
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe
+from tests.benchmarks.machine import in_words, measured_on
 from tests.conftest import FORKED_HELPERS
 from tests.support import warm
 from tests.support.models import ANY_PAIRS
@@ -39,16 +41,24 @@ def finished(tiny_llama, tmp_path_factory) -> Path:
 
 
 def benchmark(name: str, *arguments: object) -> str:
-    """Run one as the README says, and return what it printed."""
+    """Run one as the README says, and return what it printed, which says on what machine."""
     done = warm.run([*map(str, arguments)], Path.cwd(), {**os.environ}, module=f"tests.benchmarks.{name}")
     assert done.returncode == 0, done.stderr
+    assert in_words(measured_on()) in done.stdout
     return done.stdout
+
+
+def last(said: str) -> dict[str, Any]:
+    """What the line of JSON says, at the end."""
+    found = json.loads(said.splitlines()[-1])
+    assert measured_on().items() <= found["machine"].items()
+    return found
 
 
 def test_rollouts_beside_another_way_to_sample(tiny_llama, finished):
     small = ["--limit", 2, "--slots", 4, "--context", 256, "--steps", 2, "--max-tokens", 8]
     model = ["--model", tiny_llama, "--queries", finished.parent / "questions.jsonl"]
-    said = json.loads(benchmark("rollouts", *model, *small, "--against", "high-level").splitlines()[-1])
+    said = last(benchmark("rollouts", *model, *small, "--against", "high-level"))
     assert min(said["median"][name]["tokens_per_s"] for name in ("plain", "search", "high-level")) > 0
 
 
@@ -59,20 +69,19 @@ def test_builds_of_llama_cpp_side_by_side(tiny_llama, finished):
     small = ["--limit", 2, "--slots", 4, "--context", 256, "--steps", 2, "--max-tokens", 8]
     model = ["--model", tiny_llama, "--queries", finished.parent / "questions.jsonl"]
     said = json.loads(benchmark("builds", f"one={folder}", f"two={folder}", *model, *small).splitlines()[-1])
-    assert said["features"]["one"] == said["features"]["two"]
+    assert said["machine"] == {"one": measured_on(), "two": measured_on()}
     assert min(said["ratios"][f"{what}, one / two"] for what in ("search", "plain")) > 0
 
 
 def test_the_learner_by_itself(finished):
     files = ["--hf-checkpoint", finished / "hf-checkpoint", "--pairs", finished / "round-1" / "pairs.jsonl"]
     without = "trl,trl checkpointing,ours nf4,losses"  # TRL is not among the tests' requirements
-    said = json.loads(benchmark("learner", *files, "--limit", 4, "--without", without).splitlines()[-1])
+    said = last(benchmark("learner", *files, "--limit", 4, "--without", without))
     assert min(said["median"]["ours"][name] for name in ("pairs_per_s", "peak_mb")) > 0
 
 
 def test_many_questions_train_in_the_memory_of_few():
-    sizes = benchmark("training_memory", "--questions", 10, 80)
-    few, many = json.loads(sizes.splitlines()[-1])["questions"].values()
+    few, many = last(benchmark("training_memory", "--questions", 10, 80))["questions"].values()
     assert few["updates"] == 1 and many["updates"] == 10
     assert many["peak_mb"] < 1.05 * few["peak_mb"]
 
@@ -113,8 +122,8 @@ def test_checkers_beside_those_of_lm_evaluation_harness(tiny_llama, tmp_path):
 
 
 def test_where_the_time_of_a_run_goes(finished):
-    lines = benchmark("breakdown", finished).splitlines()
-    said = json.loads(lines[-1])
+    lines = (printed := benchmark("breakdown", finished)).splitlines()
+    said = last(printed)
     assert {"import", "sampling", "pairs", "training", "files: file", "files: check"} <= said["seconds"].keys()
     assert 0 < said["overhead_s"] < sum(said["seconds"].values()) <= said["whole_s"]
     shares = [float(line.split("|")[3].strip(" %")) for line in lines if line.endswith("% |")]
