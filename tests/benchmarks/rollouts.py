@@ -16,17 +16,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import concurrent.futures
 import json
-import shutil
-import socket
 import statistics
-import subprocess
 import tempfile
-import threading
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,35 +29,20 @@ from genius_lite.data.queries import select
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
-from genius_lite.hardware.gpus import gpus
 from genius_lite.hardware.system import cores
 from genius_lite.machine.bench import decode_speed
 from genius_lite.recipe import Foresight, Pairs, Queries
 from genius_lite.records import Query, Rollout
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import open_sampler
-from genius_lite.sampler.llama import amx_broken
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from tests.benchmarks.machine import in_words, measured_on
-from tests.support.llama import without_broken_amx
+from tests.benchmarks.peers import GENERATED, PEERS, Missing
 
 SETTINGS = ("slots", "parked", "threads", "context", "kv_unified", "in_flight", "draws")
 SETTINGS += ("beams", "candidates", "steps", "max_tokens", "repeats")
-GENERATED = 96  # tokens a branch of the plain measurements, as long as the search's responses
 Draw = Literal["host", "device"]
 CHEAPER = {"skip_agreeing": 0.5, "future_tokens": 48}
-
-
-class Missing(Exception):
-    """A peer is not installed."""
-
-
-def peak_mb(pid: int) -> float:
-    """Peak resident memory of a process, MB, from the kernel's own account."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1e3
-    return psutil.Process(pid).memory_info().rss / 1e6
 
 
 def settings(a: argparse.Namespace, draw: Draw) -> EngineSettings:
@@ -149,110 +127,6 @@ async def soak(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
         "worker_mb": settled[-1][1],
         "parent_grew_mb": settled[-1][2] - settled[0][2],
     }
-
-
-def _repacking() -> list[str]:
-    """Options with which llama.cpp's programs do without repacked weights where our engine does."""
-    return ["--no-repack"] if amx_broken() else []
-
-
-def batched_bench(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
-    """llama-batched-bench: text generation at the same batch, context and KV mode."""
-    program = a.batched_bench or shutil.which("llama-batched-bench")
-    if not program:
-        raise Missing("llama-batched-bench is not on PATH; name it with --batched-bench")
-    prompt = round(statistics.fmean(len(q.tokens) for q in queries))
-    command = [program, "-m", a.model, "-c", a.context * a.slots, "-b", 512, "-ub", 512, "-t", a.threads]
-    command += ["-npp", prompt, "-ntg", GENERATED, "-npl", a.slots, "--output-format", "jsonl"]
-    command += ["-kvu"] if a.kv_unified else ["-no-kvu"]
-    command += ["-ngl", 999] if gpus() else []
-    command += _repacking()
-    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
-    row = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))
-    return {"tokens_per_s": row["speed_tg"], "prefill_tokens_per_s": row["speed_pp"]}
-
-
-def high_level(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
-    """`llama_cpp.Llama.create_completion` with log-probabilities, one at a time."""
-    import llama_cpp
-
-    with without_broken_amx():
-        llama = llama_cpp.Llama(str(a.model), n_ctx=a.context, n_threads=a.threads, logits_all=True, verbose=False)
-    tokens, start = 0, time.perf_counter()
-    for query in queries[:2]:
-        out: Any = llama.create_completion(query.tokens, max_tokens=GENERATED // 2, temperature=0.6, logprobs=1)
-        tokens += out["usage"]["completion_tokens"]
-    return {"tokens_per_s": tokens / (time.perf_counter() - start)}
-
-
-def server(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
-    """llama-server with as many slots and one client each, log-probabilities on."""
-    program = a.server or shutil.which("llama-server")
-    if not program:
-        raise Missing("llama-server is not on PATH; name it with --server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [program, "-m", a.model, "-c", a.context * a.slots, "-np", a.slots, "-t", a.threads, "--port", port]
-    command += _repacking()
-    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_healthy(url, process)
-        tokens, lock = 0, threading.Lock()
-
-        def client(i: int) -> None:
-            nonlocal tokens
-            body = {"prompt": queries[i % len(queries)].tokens, "n_predict": GENERATED, "temperature": 0.6}
-            body |= {"n_probs": 1, "seed": i, "ignore_eos": True, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-            request = urllib.request.Request(
-                f"{url}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
-            )
-            with urllib.request.urlopen(request, timeout=600) as answer, lock:
-                tokens += json.load(answer)["tokens_predicted"]
-
-        start = time.perf_counter()
-        with concurrent.futures.ThreadPoolExecutor(a.slots) as pool:
-            list(pool.map(client, range(2 * a.slots)))
-        return {"tokens_per_s": tokens / (time.perf_counter() - start), "peak_mb": peak_mb(process.pid)}
-    finally:
-        process.kill()
-        process.wait()
-
-
-def transformers_generate(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
-    """transformers `generate` in bf16 with scores, a batch of 8."""
-    try:
-        import torch
-        from transformers import AutoModelForCausalLM, GgufConfig
-    except ImportError as e:
-        raise Missing(f"transformers: {e}") from None
-    path = Path(a.model)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-    )
-    batch, new = 8, 16
-    width = min(len(q.tokens) for q in queries)
-    prompt = torch.tensor([queries[i % len(queries)].tokens[-width:] for i in range(batch)])
-    options = {"do_sample": True, "temperature": 0.6, "return_dict_in_generate": True, "output_scores": True}
-    start = time.perf_counter()
-    model.generate(prompt, max_new_tokens=new, min_new_tokens=new, pad_token_id=0, **options)
-    return {"tokens_per_s": batch * new / (time.perf_counter() - start)}
-
-
-def _wait_until_healthy(url: str, process: subprocess.Popen) -> None:
-    for _ in range(600):
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=2).close()
-            return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            if process.poll() is not None:
-                raise Missing("llama-server ended before it was ready") from None
-            time.sleep(0.1)
-    raise Missing("llama-server was not ready within a minute")
-
-
-PEERS = {"bench": batched_bench, "high-level": high_level, "server": server, "transformers": transformers_generate}
 
 
 def arguments() -> argparse.Namespace:
