@@ -27,7 +27,7 @@ GENERATED = 96  # tokens a branch of the plain measurements, as long as the sear
 
 
 class Missing(Exception):
-    """A peer is not installed."""
+    """What was to be measured is not installed, or does not work."""
 
 
 def peak_mb(pid: int) -> float:
@@ -54,8 +54,11 @@ def batched_bench(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]
     command += ["-kvu"] if a.kv_unified else ["-no-kvu"]
     command += ["-ngl", 999] if gpus() else []
     command += _repacking()
-    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
-    row = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))
+    result = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    first = next((line for line in result.stdout.splitlines() if line.startswith("{")), "{}")
+    row = json.loads(first)
+    if result.returncode or row.get("pl") != a.slots:
+        raise Missing(f"llama-batched-bench ended with {result.returncode}: {result.stderr[-200:]}")
     return {"tokens_per_s": row["speed_tg"], "prefill_tokens_per_s": row["speed_pp"]}
 
 
@@ -140,3 +143,7 @@ def _wait_until_healthy(url: str, process: subprocess.Popen) -> None:
 
 
 PEERS = {"bench": batched_bench, "high-level": high_level, "server": server, "transformers": transformers_generate}
+TITLES = {
+    "bench": "llama-batched-bench", "high-level": "`Llama` with logprobs", "server": "llama-server",
+    "transformers": "transformers bf16",
+}  # fmt: skip

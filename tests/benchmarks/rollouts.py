@@ -1,15 +1,17 @@
 """Rollout speed against its peers, on the same model file, queries and M, N, K, all in one run, interleaved.
 
-    python tests/benchmarks/rollouts.py --model F.gguf --queries F.jsonl --against bench,high-level,server,transformers
+    python -m tests.benchmarks.rollouts --model F.gguf --queries F.jsonl --against bench,high-level,server,transformers
 
 Ours: `plain` (every slot decoding, no search), `search` (the complete stepwise foresight search, prefill and tail
 included) and with `--cheaper` the search with each of its savings on. Peers: `bench` is llama-batched-bench, the
 ceiling; `high-level` is llama_cpp.Llama with log-probabilities; `server` is llama-server with as many slots, one client
 each; `transformers` is `generate` in bf16. A peer that is not installed is skipped and named. llama-batched-bench and
 llama-server build from the llama-cpp-python source distribution (vendor/llama.cpp) and are found on PATH or by option.
+`--draws host,device` measures ours twice, with tokens drawn from logits and by the device that computes them.
 
 Instead of these, `--sizes 16,256` compares the cost of a query and the memory at such numbers of queries, and
-`--soak 10` searches for ten minutes and reports how memory grew. The last line is one JSON object.
+`--soak 10` searches for ten minutes and reports how memory grew. At the end are the rows of RESULTS.md's tables, with
+medians of the rounds (`--repeats`) and the ratios of each of them, and one JSON object in the last line.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import statistics
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import psutil
@@ -37,11 +39,13 @@ from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from tests.benchmarks.machine import in_words, measured_on
-from tests.benchmarks.peers import GENERATED, PEERS, Missing
+from tests.benchmarks.peers import GENERATED, PEERS, TITLES, Missing
+from tests.benchmarks.table import markdown
 
 SETTINGS = ("slots", "parked", "threads", "context", "kv_unified", "in_flight", "draws")
 SETTINGS += ("beams", "candidates", "steps", "max_tokens", "repeats")
 Draw = Literal["host", "device"]
+Results = dict[str, list[dict[str, Any]]]  # what each round gave, by what was measured
 CHEAPER = {"skip_agreeing": 0.5, "future_tokens": 48}
 
 
@@ -78,6 +82,8 @@ async def search(a: argparse.Namespace, queries: list[Query], draw: Draw = "host
             await sample_rollouts(queries, sampler, cfg, (0, 1), a.in_flight, log.append, _refuse)
             seconds = time.perf_counter() - start
             stats = await sampler.drain()
+        if draw == "device":
+            see_that_it_draws((Path(folder) / "log").read_text(errors="replace"))
         log.close()
         rollouts = list(log.records)
     steps = [step for rollout in rollouts for step in rollout.steps]
@@ -97,6 +103,16 @@ async def search(a: argparse.Namespace, queries: list[Query], draw: Draw = "host
         "skipped_steps": sum(not step.foreseen for step in steps),
         "pairs": len(preference_pairs(rollouts, Pairs(), cfg.tau, (0, 1), lambda response: None)[0]),
     }
+
+
+def see_that_it_draws(said: str) -> None:
+    """Look at what the sampler wrote.
+
+    Raises:
+        Missing: the device cannot draw, so that the host did, which would be measured as if it could.
+    """
+    if there := [line for line in said.splitlines() if "tokens are drawn on the host" in line]:
+        raise Missing(there[0])
 
 
 def _refuse(query: Query, reason: str) -> None:
@@ -160,6 +176,58 @@ def arguments() -> argparse.Namespace:
     return a
 
 
+def names(draw: str) -> tuple[str, str]:
+    """Of the search and of plain decoding with this drawing; the search, which tells if the device cannot, is first."""
+    drawn = "" if draw == "host" else f", drawn on the {draw}"
+    return f"search{drawn}", f"plain{drawn}"
+
+
+def rows(a: argparse.Namespace, queries: int, results: Results) -> list[dict[str, str]]:
+    """A row for each place where tokens are drawn."""
+    found, peers = [], {name: results[name] for name in PEERS if name in results}
+    for draw in a.draws:
+        if not results.keys() >= {*names(draw)}:
+            continue
+        search, plain = (results[name] for name in names(draw))
+        kv = "unified" if a.kv_unified else "split"
+        row = {"model": a.model.stem, "queries": f"{queries}", "rounds": f"{a.repeats}"}
+        row |= {"slots, KV, threads": f"{a.slots}, {kv}, {a.threads}", "drawn on": draw}
+        row |= {"search tokens/s": f"{_speed(search):,.0f}", "plain": f"{_speed(plain):,.0f}"}
+        row |= {TITLES[name]: f"{_speed(of):,.0f}" for name, of in peers.items()}
+        for name, of in peers.items():
+            row[f"search / {name}"] = _over(search, of)
+            row |= {"plain / bench": _over(plain, of)} if name == "bench" else {}
+        row["drawing"] = f"{median(each['share_sampling'] for each in search):.0%}"
+        if draw == "device" and "host" in a.draws:
+            row["search, device / host"] = _over(search, results["search"])
+            row["plain, device / host"] = _over(plain, results["plain"])
+        found.append(row)
+    return found
+
+
+def rows_of_sizes(results: Results) -> list[dict[str, str]]:
+    """What a query costs, by their number; in terms of the first number's."""
+    found, first = [], 0.0
+    for name, of in results.items():
+        if name.endswith(" queries"):
+            seconds, peak = (median(each[key] for each in of) for key in ("seconds_per_query", "peak_mb"))
+            cost = f"{seconds:.3f}" + (f" ({seconds / first:.2f})" if first else "")
+            row = {"queries": name.split()[0], "seconds a query": cost, "peak memory of the worker": f"{peak:,.0f} MB"}
+            found.append(row)
+            first = first or seconds
+    return found
+
+
+def _speed(rounds: list[dict[str, Any]]) -> float:
+    return median(each["tokens_per_s"] for each in rounds)
+
+
+def _over(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
+    """The ratio of the medians, and of several rounds that of each."""
+    each = [f"{one['tokens_per_s'] / other['tokens_per_s']:.2f}" for one, other in zip(ours, theirs, strict=False)]
+    return f"{_speed(ours) / _speed(theirs):.2f}" + (f" ({', '.join(each)})" if len(each) > 1 else "")
+
+
 def main() -> None:
     a, machine = arguments(), measured_on()
     print(in_words(machine), flush=True)
@@ -168,9 +236,9 @@ def main() -> None:
     queries = every[: a.limit]
     measures: dict[str, Any] = {}
     for draw in a.draws:
-        drawn = "" if draw == "host" else f", drawn on the {draw}"
-        measures[f"plain{drawn}"] = lambda draw=draw: plain(a, queries, draw)
-        measures[f"search{drawn}"] = lambda draw=draw: asyncio.run(search(a, queries, draw))
+        searched, decoded = names(draw)
+        measures[searched] = lambda draw=draw: asyncio.run(search(a, queries, draw))
+        measures[decoded] = lambda draw=draw: plain(a, queries, draw)
     sizes = [int(size) for size in a.sizes.split(",") if size]
     if sizes or a.soak:
         measures = {}
@@ -183,28 +251,31 @@ def main() -> None:
         measures["soak"] = lambda: asyncio.run(soak(a, queries))
     for name in filter(None, a.against.split(",")):
         measures[name] = lambda peer=PEERS[name]: peer(a, queries)
-    results: dict[str, list[dict[str, Any]]] = {}
-    skipped: dict[str, str] = {}
+    results, skipped = Results(), dict[str, str]()
     for repeat in range(a.repeats):
         for name, measure in measures.items():
+            if name.startswith("plain") and name.replace("plain", "search") in skipped:
+                continue
             try:
-                results.setdefault(name, []).append(measure())
-                print(f"{repeat} {name}: {json.dumps(results[name][-1])}", flush=True)
+                measured = measure()
             except Missing as e:
                 skipped[name] = str(e)
                 print(f"{repeat} {name}: skipped, {e}", flush=True)
-    median = {
-        name: {key: round(statistics.median(row[key] for row in rows), 3) for key in rows[0]}
-        for name, rows in results.items()
-        if rows
-    }
+            else:
+                results.setdefault(name, []).append(measured)
+                print(f"{repeat} {name}: {json.dumps(measured)}", flush=True)
+    print(markdown(rows(a, len(queries), results) or rows_of_sizes(results)))
+    medians = {name: {key: round(median(row[key] for row in of), 3) for key in of[0]} for name, of in results.items()}
     ratios = {}
-    peers = {name: median[name]["tokens_per_s"] for name in ("plain", *PEERS) if name in median}
-    for ours in (name for name in median if name.startswith(("search", "plain"))):
-        speed = median[ours]["tokens_per_s"]
+    peers = {name: medians[name]["tokens_per_s"] for name in ("plain", *PEERS) if name in medians}
+    for ours in (name for name in medians if name.startswith(("search", "plain"))):
+        speed = medians[ours]["tokens_per_s"]
         against = {peer: rate for peer, rate in peers.items() if ours.startswith("search") or peer == "bench"}
         ratios |= {f"{ours} / {peer}": speed / rate for peer, rate in against.items()}
-    cost = {name: row["seconds_per_query"] for name, row in median.items() if "seconds_per_query" in row}
+    for host, device in zip(names("host"), names("device"), strict=True):
+        if host in medians and device in medians:
+            ratios[f"{host}, device / host"] = medians[device]["tokens_per_s"] / medians[host]["tokens_per_s"]
+    cost = {name: row["seconds_per_query"] for name, row in medians.items() if "seconds_per_query" in row}
     first = next(iter(cost), "")
     ratios |= {f"seconds a query, {name} / {first}": cost[name] / cost[first] for name in cost if name != first}
     ratios = {name: round(ratio, 3) for name, ratio in ratios.items()}
@@ -213,7 +284,7 @@ def main() -> None:
         "queries": len(queries),
         "settings": {name: getattr(a, name) for name in SETTINGS},
         "machine": machine,
-        "median": median,
+        "median": medians,
         "ratios": ratios,
         "skipped": skipped,
     }

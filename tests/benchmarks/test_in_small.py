@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 
 from genius_lite import run as run_recipe
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe
+from tests.benchmarks import learner, rollouts
 from tests.benchmarks.machine import in_words, measured_on
+from tests.benchmarks.peers import Missing
+from tests.benchmarks.table import markdown
 from tests.conftest import FORKED_HELPERS
 from tests.support import warm
 from tests.support.models import ANY_PAIRS
@@ -55,11 +59,55 @@ def last(said: str) -> dict[str, Any]:
     return found
 
 
+def table(said: str) -> list[dict[str, str]]:
+    """The rows of the only table, by its columns."""
+    head, _, *rows = ([cell.strip() for cell in line[1:-1].split("|")] for line in said.splitlines() if line[:1] == "|")
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
 def test_rollouts_beside_another_way_to_sample(tiny_llama, finished):
     small = ["--limit", 2, "--slots", 4, "--context", 256, "--steps", 2, "--max-tokens", 8]
     model = ["--model", tiny_llama, "--queries", finished.parent / "questions.jsonl"]
-    said = last(benchmark("rollouts", *model, *small, "--against", "high-level"))
-    assert min(said["median"][name]["tokens_per_s"] for name in ("plain", "search", "high-level")) > 0
+    printed = benchmark("rollouts", *model, *small, "--draws", "host,device", "--against", "high-level")
+    host, device = table(printed)
+    said = last(printed)
+    speeds = {name: figures["tokens_per_s"] for name, figures in said["median"].items()}
+    for what in ("search", "plain"):
+        there = speeds[f"{what}, drawn on the device"]
+        assert said["ratios"][f"{what}, device / host"] == pytest.approx(there / speeds[what], abs=2e-3)
+        assert float(device[f"{what}, device / host"]) == pytest.approx(there / speeds[what], abs=2e-2)
+    assert (host["drawn on"], device["drawn on"]) == ("host", "device")
+    assert float(device["search / high-level"]) == pytest.approx(
+        said["ratios"]["search, drawn on the device / high-level"], abs=1e-2
+    )
+    assert host["slots, KV, threads"].startswith("4, split, ")
+    assert min(speeds.values()) > 0
+
+
+def test_a_device_that_cannot_draw_is_not_measured_as_if_it_could():
+    rollouts.see_that_it_draws("llama_context: ...\n")
+    with pytest.raises(Missing, match=r"^tokens are drawn on the host: this device lacks"):
+        rollouts.see_that_it_draws("llama_context: ...\ntokens are drawn on the host: this device lacks ggml's ...\n")
+
+
+def test_rows_of_several_rounds_have_each_ratio(tmp_path):
+    """As RESULTS.md has them."""
+    rounds = [{"tokens_per_s": speed, "share_sampling": 0.07} for speed in (386, 440, 380)]
+    results = {"search": rounds, "plain": [{"tokens_per_s": 411}] * 3, "bench": [{"tokens_per_s": 500}] * 3}
+    asked = argparse.Namespace(
+        draws=["host"], model=Path("SmolLM2.gguf"), slots=32, kv_unified=True, threads=2, repeats=3
+    )
+    (row,) = rollouts.rows(asked, 32, results)
+    assert (row["search tokens/s"], row["search / bench"]) == ("386", "0.77 (0.77, 0.88, 0.76)")
+    assert (row["plain / bench"], row["drawing"]) == ("0.82 (0.82, 0.82, 0.82)", "7%")
+    sizes = {f"{n} queries": [{"seconds_per_query": 3.54 * n, "peak_mb": 1014.2}] for n in (1, 2)}
+    assert markdown(rollouts.rows_of_sizes(sizes)).splitlines() == [
+        "",
+        "| queries | seconds a query | peak memory of the worker |",
+        "|---|---|---|",
+        "| 1 | 3.540 | 1,014 MB |",
+        "| 2 | 7.080 (2.00) | 1,014 MB |",
+    ]
 
 
 def test_builds_of_llama_cpp_side_by_side(tiny_llama, finished):
@@ -76,8 +124,24 @@ def test_builds_of_llama_cpp_side_by_side(tiny_llama, finished):
 def test_the_learner_by_itself(finished):
     files = ["--hf-checkpoint", finished / "hf-checkpoint", "--pairs", finished / "round-1" / "pairs.jsonl"]
     without = "trl,trl checkpointing,ours nf4,losses"  # TRL is not among the tests' requirements
-    said = last(benchmark("learner", *files, "--limit", 4, "--without", without))
+    said = last(printed := benchmark("learner", *files, "--limit", 4, "--without", without))
     assert min(said["median"]["ours"][name] for name in ("pairs_per_s", "peak_mb")) > 0
+    (row,) = table(printed)
+    assert (row["model"], row["pairs"], row[""]) == ("tiny", "4", "ours fp32")
+    assert float(row["pairs/s"]) == pytest.approx(said["median"]["ours"]["pairs_per_s"], rel=0.01)
+
+
+def test_the_learners_table_has_what_ours_is_in_terms_of_trl():
+    ours = {"pairs_per_s": 1.21, "peak_mb": 2629.0, "weights_mb": 538.2, "gflops": 149.3, "matmul_gflops": 1530.1}
+    kept, twice = ({"pairs_per_s": s, "peak_mb": mb} for s, mb in ((0.4276, 5278.0), (0.3324, 3647.0)))
+    asked, median = argparse.Namespace(limit=32, dtype="fp32"), {"ours": ours, "trl": kept, "trl checkpointing": twice}
+    assert markdown(learner.rows(asked, "SmolLM2-135M", median)).splitlines()[1:] == [
+        "| model | pairs |  | pairs/s | peak MB | weights MB | / TRL, pairs/s | / TRL, memory "
+        "| of the machine's fp32 products |",
+        "|---|---|---|---|---|---|---|---|---|",
+        "| SmolLM2-135M | 32 | ours fp32 | 1.21 | 2,629 | 538 | 2.83 (3.64) | 0.498 (0.721) | 149 of 1,530 GFLOPS |",
+        "| SmolLM2-135M | 32 | TRL | 0.428 (0.332) | 5,278 (3,647) |  |  |  |  |",
+    ]
 
 
 def test_many_questions_train_in_the_memory_of_few():
