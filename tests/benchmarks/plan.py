@@ -132,16 +132,7 @@ def measured(recipe: Path, settings: list[str], folder: Path) -> list[dict[str, 
 
 def planned(recipe: Path, settings: list[str]) -> dict[str, Any]:
     """The plan as the command gives it, and the seconds that it took."""
-    command = [
-        sys.executable,
-        "-c",
-        "from genius_lite.cli import main; main()",
-        "plan",
-        str(recipe),
-        "--json",
-        "--temporary",
-        *settings,
-    ]
+    command = [sys.executable, "-m", "genius_lite", "plan", str(recipe), "--json", "--temporary", *settings]
     began, worked = time.time(), sum(os.times()[2:4])
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return {**json.loads(done.stdout), "took": time.time() - began, "cpu": sum(os.times()[2:4]) - worked}

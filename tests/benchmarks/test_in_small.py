@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,13 @@ import pytest
 
 from genius_lite import run as run_recipe
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Queries, Recipe
-from tests.benchmarks import learner, rollouts
+from tests.benchmarks import large_set, learner, merge, plan, rollouts
 from tests.benchmarks.machine import in_words, measured_on
 from tests.benchmarks.peers import Missing
 from tests.benchmarks.table import markdown
 from tests.conftest import FORKED_HELPERS
-from tests.support import warm
+from tests.support import forked, warm
+from tests.support.cli import RECIPE
 from tests.support.models import ANY_PAIRS
 
 pytestmark = FORKED_HELPERS
@@ -44,9 +48,22 @@ def finished(tiny_llama, tmp_path_factory) -> Path:
     return folder / "run"
 
 
-def benchmark(name: str, *arguments: object) -> str:
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory) -> str:
+    """What a benchmark runs before, of whose own processes only the time matters: their modules are run by forks."""
+    python = tmp_path_factory.mktemp("forks") / "python"
+    python.write_text(f"""#!/bin/sh
+test "$1" = -m && shift && exec {shlex.join(forked.command(warm.server()))} "$@"
+exec {shlex.quote(sys.executable)} "$@"
+""")
+    python.chmod(0o755)
+    return f"import sys; sys.executable = {str(python)!r}"
+
+
+def benchmark(name: str, *arguments: object, before: str = "") -> str:
     """Run one as the README says, and return what it printed, which says on what machine."""
-    done = warm.run([*map(str, arguments)], Path.cwd(), {**os.environ}, module=f"tests.benchmarks.{name}")
+    asked = [*map(str, arguments)]
+    done = warm.run(asked, Path.cwd(), {**os.environ}, module=f"tests.benchmarks.{name}", before=before)
     assert done.returncode == 0, done.stderr
     assert in_words(measured_on()) in done.stdout
     return done.stdout
@@ -183,6 +200,59 @@ def test_checkers_beside_those_of_lm_evaluation_harness(tiny_llama, tmp_path):
     assert counted["| written", "arc_challenge_chat, remove_whitespace"] == ["2", "1", "0", "0", "1"]
     assert counted[f"| {tiny_llama.stem}", "arc_challenge_chat, remove_whitespace"][0] == "2"
     assert "3 differences" in "\n".join(said)
+
+
+def test_a_run_of_many_questions(forks, tmp_path):
+    small = ["--queries", 6, "--characters", 40, "--step-tokens", 6, "--future-tokens", 9, "--folder", tmp_path]
+    printed = benchmark("large_set", *small, before=forks)
+    (phases,) = last(printed)["questions"].values()
+    assert [*phases] == [*large_set.PHASES]
+    assert all(row["seconds"] > 0 and row["mb"] > 10 for row in phases.values())
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_merge_in_parts_and_plainly(forks, tmp_path):
+    printed = benchmark("merge", "--folder", tmp_path, "--layers", 2, "--divide", 64, "--repeat", 1, before=forks)
+    said = last(printed)
+    weights = 2 * sum(rows * columns for rows, columns in merge.shapes(2, 64).values())
+    assert weights < 1e9 * said["model_GB"] < weights + 4096  # bytes of F16, and a header
+    assert said["largest_tensor_MB"] == pytest.approx(2 * 2004 * 64 / 1e6)
+    assert said["time_ratio"] == pytest.approx(said["seconds"]["ours"] / said["seconds"]["plain"])
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_cluster_of_which_a_node_joins_late(tiny_llama, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    small = ["--workers", 8, "--queries", 80, "--seconds", 0.05, "--searched", 6, "--nodes", "one node of a core"]
+    said = last(printed := benchmark("cluster", "--model", tiny_llama, *small))
+    assert printed.count("sampling on ") == 3  # the one, and beside another one of it the one that joins
+    assert said["one node of a core s"] > 0
+    assert 0 < said["joined"]["samples after s"] < said["joined"]["round s"]
+    driver = said["driver"]
+    assert (driver["workers"], driver["queries"]) == (8, 80)
+    assert driver["wall s"] > 0.8 * driver["ideal s"] == 0.4
+
+
+def test_a_plan_beside_its_run(tiny_llama, forks, tmp_path):
+    (tmp_path / "tiny.gguf").symlink_to(tiny_llama)
+    (tmp_path / "q.txt").write_text("".join(f"What is {n} + {n}?\n" for n in range(6)))
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(RECIPE)
+    said = last(benchmark("plan", recipe, "--set", "rounds=1", "--set", "evaluate.queries=2", before=forks))
+    stages = [row["stage"] for row in said["stages"]]
+    assert {*stages} == {*plan.STAGES.values(), "base model"} and stages[:2] == ["import", "base model"]
+    assert all(0.3 < row["memory"] < 3 and row["planned_s"] >= 0 for row in said["stages"])
+    whole = said["whole"]
+    assert 0 < whole["measured_s"] < whole["wall_s"]
+    assert whole["time"] == pytest.approx(whole["planned_s"] / whole["measured_s"], abs=0.1)
+
+
+def test_a_long_rollout_log():
+    printed = benchmark("rollout_log", "--queries", 300)
+    assert "300 rollouts, 0.01 GB\n" in printed
+    assert re.search(r"^opened in \d+\.\d\d s, 300 queries", printed, re.MULTILINE)  # each once
+    assert last(printed)["pass_bytes"] < last(printed)["bytes"]
 
 
 def test_where_the_time_of_a_run_goes(finished):
