@@ -1,9 +1,11 @@
 """A faster file of the same model, which a round samples from in its policy's place (`policy: auto`).
 
-With many branches decoding is bound by arithmetic, and weights of few bits have to be unpacked for it: 16 bits are
-often the fastest (`tests/benchmarks/RESULTS.md`), and nearest to what the learner computes with. So the files that a
-policy can be sampled from are measured, once for a model and its settings, and the one that takes the least time, its
-writing included, samples the round. It is gone then: what is evaluated and exported is the policy itself.
+With many branches decoding is bound by arithmetic, and weights of few bits have to be unpacked for it. Which type is
+the fastest goes by the machine: with bf16 instructions BF16 was nearly or quite the fastest of five, with AMX it had
+half the speed of Q4_K_M (`tests/benchmarks/RESULTS.md`); 16 bits are nearest to what the learner computes with. So the
+files that a policy can be sampled from are measured, once for a model and its settings, and the one that takes the
+least time, its writing included, samples the round. It is gone then: what is evaluated and exported is the policy
+itself.
 """
 
 from __future__ import annotations

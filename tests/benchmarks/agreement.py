@@ -27,6 +27,7 @@ from genius_lite.evaluate.checkers import check
 from genius_lite.evaluate.models import NamedModel, PromptConfig, evaluate_models
 from genius_lite.progress import SILENT
 from genius_lite.recipe import Check, Evaluate, TaskSource
+from tests.benchmarks.machine import in_words, measured_on
 
 ASKED: dict[str, tuple[Check, str]] = {
     "gsm8k": ("numeric", 'Be brief. The last line of your response is "#### " and the number.'),
@@ -141,6 +142,7 @@ def main() -> None:
     a = parser.parse_args()
     a.folder.mkdir(parents=True, exist_ok=True)
     first, last = map(int, a.problems.split(":"))
+    print(in_words(measured_on()), flush=True)
     for model in filter(None, a.models.split(",")):
         for task in a.tasks.split(","):
             out = a.folder / f"{Path(model).stem}-{task}-{first}-{last}.jsonl"

@@ -20,13 +20,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from genius_lite import __version__
-from genius_lite.hardware.gpus import gpus
-from genius_lite.hardware.system import cores, cpu_name
 from genius_lite.progress import Stage
 from genius_lite.results.rounds import Timing
 from genius_lite.rundir.folder import RECIPE, ROUNDED, SUMMARY
 from genius_lite.rundir.reader import RoundFolder, RunFolder
+from tests.benchmarks.machine import in_words, measured_on
 
 NAMES = {
     Stage.IMPORT: "import",
@@ -90,14 +88,13 @@ def main() -> None:
     found = seconds_by_part(run)
     whole = whole or whole_seconds(run)
     overhead = sum(seconds for name, seconds in found.items() if name.startswith(OVERHEAD))
-    print(
-        f"{cpu_name()}, {cores()} cores, {', '.join(gpu.name for gpu in gpus()) or 'no GPU'}; genius-lite {__version__}"
-    )
+    print(in_words(machine := measured_on()))
     print(f"{Path(run.source.path).name}, {run.searched} queries searched, {len(run.rounds)} rounds")
     print("\n| | seconds | share |\n|---|---|---|")
     for name, seconds, share in [*shares(found, whole), ("**whole**", whole, 1.0)]:
         print(f"| {name} | {seconds:.1f} | {share:.1%} |")
-    print(json.dumps({"whole_s": whole, "overhead_s": overhead, "overhead": overhead / whole, "seconds": found}))
+    figures = {"whole_s": whole, "overhead_s": overhead, "overhead": overhead / whole, "seconds": found}
+    print(json.dumps({"machine": machine, **figures}))
 
 
 if __name__ == "__main__":

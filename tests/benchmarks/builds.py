@@ -15,16 +15,17 @@ import os
 import statistics
 import subprocess
 import sys
+from typing import Any
 
-_FEATURES = (sys.executable, "-c", "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())")
+from tests.benchmarks.machine import in_words
 
 
-def _run(command: list[str], folder: str) -> str:
-    """Return the last line that a command says when it loads llama.cpp from a folder."""
+def _rollouts(options: list[str], folder: str) -> dict[str, Any]:
+    """Return what the benchmark of rollouts says last when it loads llama.cpp from a folder."""
+    command = [sys.executable, "-m", "tests.benchmarks.rollouts", *options]
     env = {**os.environ, "LLAMA_CPP_LIB_PATH": folder}
-    return (
-        subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout.strip().split("\n")[-1]
-    )
+    done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -33,12 +34,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     a, others = parser.parse_known_args()
     builds = dict(build.split("=", 1) for build in a.builds)
+    machines: dict[str, dict[str, Any]] = {}
     speeds: dict[str, dict[str, list[float]]] = {name: {"search": [], "plain": []} for name in builds}
     for repeat in range(a.repeats):
         for name, folder in builds.items():
-            measured = json.loads(_run([sys.executable, "-m", "tests.benchmarks.rollouts", *others], folder))["median"]
+            measured = _rollouts(others, folder)
+            if name not in machines:
+                machines[name] = measured["machine"]
+                print(f"{name}: {in_words(machines[name])}", flush=True)
             for what, found in speeds[name].items():
-                found.append(measured[what]["tokens_per_s"])
+                found.append(measured["median"][what]["tokens_per_s"])
             print(
                 f"{repeat} {name}: {json.dumps({what: found[-1] for what, found in speeds[name].items()})}", flush=True
             )
@@ -49,8 +54,7 @@ def main() -> None:
         for name in rest
         for what in median[name]
     }
-    features = {name: _run([*_FEATURES], folder) for name, folder in builds.items()}
-    print(json.dumps({"features": features, "median": median, "ratios": ratios}))
+    print(json.dumps({"machine": machines, "median": median, "ratios": ratios}))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,14 @@ from genius_lite.records import Candidate, Completion, Query, Rollout, Step
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.source import locate
+from tests.benchmarks.machine import in_words, measured_on
 from tests.conftest import SMOLLM2
 
+NODES = {"one node of both cores": (2,), "one node of a core": (1,), "two nodes of a core": (1, 1)}
+"""Cores of each node of those that are compared."""
 _ACTORS = 4
+_PATIENCE = 120  # seconds that a node may take to join
+_MANY = 100_000  # queries: more than are searched until then
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -120,6 +126,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=20_000)
     parser.add_argument("--seconds", type=float, default=10.0, help="that a simulated search takes")
     parser.add_argument("--searched", type=int, default=48, help="real queries, for the speed-up")
+    parser.add_argument("--nodes", default=",".join(NODES), help="that are compared")
     a = parser.parse_args()
     from ray.cluster_utils import Cluster
 
@@ -131,33 +138,33 @@ def main() -> None:
     sampler = Sampler(slots=16, watchdog=120)
     name = sha256([path])
     settings = HostSettings(name, "", sampler, search, 512, (0, 1))
-    result: dict[str, Any] = {"model": path.name, "cores": os.cpu_count()}
+    result: dict[str, Any] = {"machine": measured_on(), "model": path.name}
+    print(in_words(result["machine"]), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        whole = cluster.add_node(num_cpus=2)
-        result["one node of both cores s"] = timed(cluster.address, queries, settings, {name: path})
-        cluster.remove_node(whole)
-        cluster.add_node(num_cpus=1)
-        result["one node of a core s"] = timed(cluster.address, queries, settings, {name: path})
-        cluster.add_node(num_cpus=1)
-        result["two nodes of a core s"] = timed(cluster.address, queries, settings, {name: path})
-        result["joined"] = joined(cluster, queries, settings, {name: path})
-        with connected(cluster.address) as ray:
-            log = RecordLog(Path(folder) / "log.jsonl", Rollout)
-            result["driver"] = asyncio.run(overhead(ray, a.workers, a.queries, a.seconds, log))
-        cluster.shutdown()
+        try:
+            for compared in a.nodes.split(","):
+                nodes = [cluster.add_node(num_cpus=cpus) for cpus in NODES[compared]]
+                result[f"{compared} s"] = timed(cluster.address, queries, settings, {name: path})
+                for node in nodes:
+                    cluster.remove_node(node)
+            cluster.add_node(num_cpus=1)
+            result["joined"] = joined(cluster, queries, settings, {name: path})
+            with connected(cluster.address) as ray:
+                log = RecordLog(Path(folder) / "log.jsonl", Rollout)
+                result["driver"] = asyncio.run(overhead(ray, a.workers, a.queries, a.seconds, log))
+        finally:
+            cluster.shutdown()
     print(json.dumps(result))
 
 
 def joined(cluster: Any, queries: list[Query], settings: HostSettings, files: dict[str, Path]) -> dict[str, float]:
-    """Seconds after which a node that joins in mid-round samples, and has its first query done."""
-    for node in [n for n in cluster.list_all_nodes() if n is not cluster.head_node][1:]:
-        cluster.remove_node(node)
+    """Seconds after which a node that joins in mid-round samples, and of the round, which goes on until it does."""
     moments: dict[str, float] = {}
     times: list[float] = []
     nodes: list[subprocess.Popen[bytes]] = []
-    began = 0.0
+    began, stop = 0.0, Stop()
 
     def say(line: str) -> None:
         print(line, flush=True)
@@ -170,13 +177,17 @@ def joined(cluster: Any, queries: list[Query], settings: HostSettings, files: di
         if len(times) == 2:
             began = time.perf_counter()
             nodes.append(subprocess.Popen([RAY, "start", "--address", cluster.address, "--num-cpus=1", "--block"]))
+        late = len(times) > 2 and time.perf_counter() - began > _PATIENCE
+        stop.asked = late or (len(times) >= len(queries) and "second" in moments)
 
-    unique = [Query(f"{n:016x}", q.prompt, q.tokens) for n, q in enumerate(queries)]
-    queue = WorkQueue(unique, finished, lambda query, reason: None, say, Stop())
-    asyncio.run(sample_on_cluster(cluster.address, queue, settings, files))
-    for node in nodes:  # `Cluster.add_node` works in the main thread only
-        node.terminate()
-        node.wait()
+    again = (Query(f"{n:016x}", q.prompt, q.tokens) for n, q in zip(range(_MANY), cycle(queries), strict=False))
+    queue = WorkQueue(again, finished, lambda query, reason: None, say, stop)
+    try:
+        asyncio.run(sample_on_cluster(cluster.address, queue, settings, files))
+    finally:
+        for node in nodes:  # `Cluster.add_node` works in the main thread only
+            node.terminate()
+            node.wait()
     return {"samples after s": moments["second"] - began, "round s": times[-1] - times[0]}
 
 

@@ -30,6 +30,7 @@ from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.importing import Base
 from genius_lite.weights.merge import requantize, write
 from genius_lite.weights.quantize import file_metadata, types_of
+from tests.benchmarks.machine import in_words, measured_on
 from tests.support.llama import without_broken_amx
 
 SOURCES = ("F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q4_1")
@@ -109,6 +110,7 @@ def table(asked: argparse.Namespace, done: set[tuple[str, ...]]):
     targets = asked.targets.split(",")
     cell = "kept" if asked.no_kl else "kept; KL of this file / KL of plain quantization from F16"
     if not done:
+        yield in_words(measured_on())
         yield f"{base.name}, {cell}"
         yield ""
         yield f"| rms of B | source | {' | '.join(targets)} |"

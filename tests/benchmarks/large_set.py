@@ -32,6 +32,7 @@ from genius_lite.report.status import look
 from genius_lite.run import open_run
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.weights.retained import one_of_each
+from tests.benchmarks.machine import in_words, measured_on
 
 _MISSING = 4  # questions that are still to be searched when the run goes on
 _DIFFERENT = 50  # searches that are made; the rest repeats them about other questions
@@ -55,6 +56,7 @@ def main() -> None:
     if args.phase:
         print(json.dumps(measured(PHASES[args.phase], args.folder)))
         return
+    print(in_words(machine := measured_on()), flush=True)
     found = {}
     for count in args.queries:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -67,7 +69,7 @@ def main() -> None:
     for name in found[args.queries[0]]:
         figures = (found[count][name] for count in found)
         print(f"{name:12}" + "".join(f"{f['seconds']:>12.1f} s {f['mb']:>5.0f} MB" for f in figures))
-    print(json.dumps(found))
+    print(json.dumps({"machine": machine, "questions": found}))
 
 
 def measured(phase: Callable[[Path], None], folder: Path) -> dict[str, float]:

@@ -10,7 +10,8 @@ comes with `pip install 'trl>=1.16'`.
 
 `share` is how much of the machine's own matrix product our updates reach: products with the frozen matrices, forward
 and backward, and with the head at the tokens that count, by the time of the updates; over that of a product of 512
-tokens with the largest matrix of a layer, in the same type and process. The last line is one JSON object.
+tokens with the largest matrix of a layer, in the same type and process. At the end are the rows of RESULTS.md's table,
+in which brackets are TRL with its default, and one JSON object in the last line.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +32,7 @@ from typing import Any
 
 import torch
 
-from genius_lite.hardware.system import cores, cpu_name, peak_memory
+from genius_lite.hardware.system import peak_memory
 from genius_lite.learner.batches import Packer
 from genius_lite.learner.loss import dpo, pair_logps, pair_loss
 from genius_lite.learner.model import load_policy
@@ -41,6 +43,9 @@ from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from genius_lite.rundir.folder import RunDir
 from genius_lite.rundir.lines import read_records
+from genius_lite.weights.importing import Base
+from tests.benchmarks.machine import in_words, measured_on
+from tests.benchmarks.table import markdown
 
 BATCH = 4  # pairs of an update
 
@@ -202,11 +207,42 @@ MEASURES = {
 }
 
 
+def rows(a: argparse.Namespace, model: str, median: dict[str, dict[str, float]]) -> list[dict[str, str]]:
+    """A row for what learned, of ours with what it is in terms of TRL."""
+    found, peers = [], [median[name] for name in ("trl", "trl checkpointing") if name in median]
+    titles = {"ours": f"ours {a.dtype}", "ours nf4": "ours NF4"}
+    for name, title in titles.items():
+        if row := median.get(name):
+            found.append({"model": model, "pairs": f"{a.limit}", "": title, **_speeds([row])})
+            found[-1]["weights MB"] = f"{row['weights_mb']:,.0f}"
+            for key, column in (("pairs_per_s", "/ TRL, pairs/s"), ("peak_mb", "/ TRL, memory")):
+                found[-1] |= {column: _bracketed(f"{row[key] / peer[key]:.3g}" for peer in peers)} if peers else {}
+            found[-1][f"of the machine's {a.dtype} products"] = (
+                f"{row['gflops']:,.0f} of {row['matmul_gflops']:,.0f} GFLOPS"
+            )
+    theirs = "TRL" if "trl" in median else "TRL checkpointing"
+    found += [{"model": model, "pairs": f"{a.limit}", "": theirs, **_speeds(peers)}] if peers else []
+    return found
+
+
+def _speeds(of: list[dict[str, float]]) -> dict[str, str]:
+    speeds = (f"{row['pairs_per_s']:.3g}" for row in of)
+    return {"pairs/s": _bracketed(speeds), "peak MB": _bracketed(f"{row['peak_mb']:,.0f}" for row in of)}
+
+
+def _bracketed(cells: Iterable[str]) -> str:
+    """The first cell, and others in brackets."""
+    first, *others = cells
+    return first + "".join(f" ({other})" for other in others)
+
+
 def main() -> None:
     a = arguments()
     if a.only:
         print(json.dumps(MEASURES[a.only](a, read_records(a.pairs, PreferencePair)[: a.limit])))
         return
+    model, machine = Base.of(a.hf_checkpoint).name, measured_on() | _versions(a)
+    print(f"{in_words(machine)}; {', '.join(f'{name} {value}' for name, value in _versions(a).items())}", flush=True)
     results: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(a.repeats):
@@ -226,22 +262,22 @@ def main() -> None:
                 ratios[f"{mine} / {peer}, memory"] = median[mine]["peak_mb"] / median[peer]["peak_mb"]
     if "losses" in median:
         ratios["loss difference"] = abs(median["losses"]["trl"] - median["losses"]["ours"])
+    print(markdown(rows(a, model, median)))
     settings = {
+        "model": model,
         "pairs": a.limit,
         "dtype": a.dtype,
         "checkpointing": a.checkpointing,
-        "hf-checkpoint": a.hf_checkpoint.parent.name,
     }
     rounded = {k: round(v, 5) for k, v in ratios.items()}
-    print(json.dumps({"machine": _machine(a), "settings": settings, "median": median, "ratios": rounded}))
+    print(json.dumps({"machine": machine, "settings": settings, "median": median, "ratios": rounded}))
 
 
-def _machine(a: argparse.Namespace) -> dict[str, Any]:
-    device = torch.cuda.get_device_name() if a.device == "cuda" else cpu_name()
-    versions = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
-    if find_spec("trl"):
-        versions["trl"] = metadata.version("trl")
-    return {"device": device, "cores": cores(), "threads": torch.get_num_threads(), **versions}
+def _versions(a: argparse.Namespace) -> dict[str, Any]:
+    """Describe what trains."""
+    libraries = [name for name in ("torch", "transformers", "peft", "trl") if find_spec(name)]
+    versions = {name: metadata.version(name) for name in libraries}
+    return {"device": a.device, "threads": torch.get_num_threads(), **versions}
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import numpy as np
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.merge import write
+from tests.benchmarks.machine import in_words, measured_on
 
 RANK = 16
 WIDTH, INNER, KEYS, VOCABULARY, LAYERS = 4096, 14336, 1024, 128_256, 32  # Llama 3.1 8B
@@ -36,16 +37,18 @@ SHAPES = {
 }
 
 
-def write_model(path: Path, layers: int) -> None:
+def shapes(layers: int, divided: int) -> dict[str, tuple[int, int]]:
+    """Rows and columns of every matrix, by its name; of a smaller model both divided by a number."""
+    named = {f"blk.{i}.{name}.weight": shape for i in range(layers) for name, shape in SHAPES.items()}
+    named |= dict.fromkeys(("token_embd.weight", "output.weight"), (VOCABULARY, WIDTH))
+    return {name: (rows // divided, columns // divided) for name, (rows, columns) in named.items()}
+
+
+def write_model(path: Path, named: dict[str, tuple[int, int]]) -> None:
     """The header, and as many zeros as the tensors take."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_file_type(1)
-    named = {f"blk.{i}.{name}.weight": shape for i in range(layers) for name, shape in SHAPES.items()}
-    for name, shape in {
-        **named,
-        "token_embd.weight": (VOCABULARY, WIDTH),
-        "output.weight": (VOCABULARY, WIDTH),
-    }.items():
+    for name, shape in named.items():
         writer.add_tensor_info(name, shape, np.dtype(np.float16), int(np.prod(shape)) * 2)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -53,9 +56,7 @@ def write_model(path: Path, layers: int) -> None:
     writer.close()
     header = path.stat().st_size
     with path.open("ab") as file:
-        file.truncate(
-            header + sum(2 * rows * columns for rows, columns in named.values()) + 4 * VOCABULARY * WIDTH + 64
-        )
+        file.truncate(header + sum(2 * rows * columns for rows, columns in named.values()) + 64)
 
 
 def adapter(source: gguf_file.GGUF) -> Adapter:
@@ -83,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--divide", type=int, default=1, help="rows and columns of every matrix by this")
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--way", choices=["ours", "plain"])
     a = parser.parse_args()
@@ -99,8 +101,9 @@ def main() -> None:
         print(json.dumps({"seconds": seconds, "peak_MB": peak / 1e6, "GB": out.stat().st_size / 1e9}))
         out.unlink()
         return
+    print(in_words(machine := measured_on()), flush=True)
     a.folder.mkdir(parents=True, exist_ok=True)
-    write_model(model, a.layers)
+    write_model(model, shapes(a.layers, a.divide))
     largest = max(t.nbytes for t in gguf_file.read(model).tensors)
     rows: dict[str, list[dict[str, float]]] = {"ours": [], "plain": []}
     command = [sys.executable, "-m", "tests.benchmarks.merge", "--folder", str(a.folder), "--way"]
@@ -112,6 +115,7 @@ def main() -> None:
     model.unlink()
     seconds = {way: min(row["seconds"] for row in found) for way, found in rows.items()}
     result = {
+        "machine": machine,
         "model_GB": rows["ours"][0]["GB"],
         "largest_tensor_MB": largest / 1e6,
         "peak_MB": max(row["peak_MB"] for row in rows["ours"]),

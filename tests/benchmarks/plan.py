@@ -25,6 +25,8 @@ from typing import Any
 
 import psutil
 
+from tests.benchmarks.machine import in_words, measured_on
+
 STAGES = {
     "import_base": "import",
     "evaluate": "evaluate",
@@ -130,16 +132,7 @@ def measured(recipe: Path, settings: list[str], folder: Path) -> list[dict[str, 
 
 def planned(recipe: Path, settings: list[str]) -> dict[str, Any]:
     """The plan as the command gives it, and the seconds that it took."""
-    command = [
-        sys.executable,
-        "-c",
-        "from genius_lite.cli import main; main()",
-        "plan",
-        str(recipe),
-        "--json",
-        "--temporary",
-        *settings,
-    ]
+    command = [sys.executable, "-m", "genius_lite", "plan", str(recipe), "--json", "--temporary", *settings]
     began, worked = time.time(), sum(os.times()[2:4])
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return {**json.loads(done.stdout), "took": time.time() - began, "cpu": sum(os.times()[2:4]) - worked}
@@ -177,6 +170,7 @@ def main() -> None:
     if a.marks:
         run_marked(a.recipe, a.set, a.marks)
         return
+    print(in_words(machine := measured_on()), flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         every = [*a.set, "evaluate.remember=false", f"out={json.dumps(str(folder / 'run'))}"]
@@ -202,7 +196,7 @@ def main() -> None:
         "plan_cpu_s": round(plan["cpu"], 1),
         "others": round(plan["others"], 3),
     }
-    print(json.dumps({"recipe": a.recipe.name, "whole": whole, "stages": rows}))
+    print(json.dumps({"machine": machine, "recipe": a.recipe.name, "whole": whole, "stages": rows}))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import psutil
 
 from genius_lite.records import Candidate, Completion, Finish, Query, Rollout, Step, query_id
 from genius_lite.rundir.lines import RecordLog
+from tests.benchmarks.machine import in_words, measured_on
 
 _DIFFERENT = 50  # rollouts that are made; the rest repeats them under other ids
 
@@ -38,7 +39,8 @@ def main() -> None:
         write(path, args)
         print(f"{args.queries} rollouts, {path.stat().st_size / 1e9:.2f} GB")
         found = measure(path)
-    print(json.dumps({"queries": args.queries, **found}))
+    print(in_words(machine := measured_on()))  # at the end: it is no part of the memory
+    print(json.dumps({"machine": machine, "queries": args.queries, **found}))
 
 
 def measure(path: Path) -> dict[str, float]:

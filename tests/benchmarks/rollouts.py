@@ -1,34 +1,28 @@
 """Rollout speed against its peers, on the same model file, queries and M, N, K, all in one run, interleaved.
 
-    python tests/benchmarks/rollouts.py --model F.gguf --queries F.jsonl --against bench,high-level,server,transformers
+    python -m tests.benchmarks.rollouts --model F.gguf --queries F.jsonl --against bench,high-level,server,transformers
 
 Ours: `plain` (every slot decoding, no search), `search` (the complete stepwise foresight search, prefill and tail
 included) and with `--cheaper` the search with each of its savings on. Peers: `bench` is llama-batched-bench, the
 ceiling; `high-level` is llama_cpp.Llama with log-probabilities; `server` is llama-server with as many slots, one client
 each; `transformers` is `generate` in bf16. A peer that is not installed is skipped and named. llama-batched-bench and
 llama-server build from the llama-cpp-python source distribution (vendor/llama.cpp) and are found on PATH or by option.
+`--draws host,device` measures ours twice, with tokens drawn from logits and by the device that computes them.
 
 Instead of these, `--sizes 16,256` compares the cost of a query and the memory at such numbers of queries, and
-`--soak 10` searches for ten minutes and reports how memory grew. The last line is one JSON object.
+`--soak 10` searches for ten minutes and reports how memory grew. At the end are the rows of RESULTS.md's tables, with
+medians of the rounds (`--repeats`) and the ratios of each of them, and one JSON object in the last line.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import concurrent.futures
 import json
-import platform
-import shutil
-import socket
-import statistics
-import subprocess
 import tempfile
-import threading
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import psutil
@@ -37,34 +31,22 @@ from genius_lite.data.queries import select
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
-from genius_lite.hardware.gpus import gpus
 from genius_lite.hardware.system import cores
 from genius_lite.machine.bench import decode_speed
 from genius_lite.recipe import Foresight, Pairs, Queries
 from genius_lite.records import Query, Rollout
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import open_sampler
-from genius_lite.sampler.llama import amx_broken
 from genius_lite.sampler.messages import EngineSettings, Sampling
-from tests.support.llama import without_broken_amx
+from tests.benchmarks.machine import in_words, measured_on
+from tests.benchmarks.peers import GENERATED, PEERS, TITLES, Missing
+from tests.benchmarks.table import markdown
 
 SETTINGS = ("slots", "parked", "threads", "context", "kv_unified", "in_flight", "draws")
 SETTINGS += ("beams", "candidates", "steps", "max_tokens", "repeats")
-GENERATED = 96  # tokens a branch of the plain measurements, as long as the search's responses
 Draw = Literal["host", "device"]
+Results = dict[str, list[dict[str, Any]]]  # what each round gave, by what was measured
 CHEAPER = {"skip_agreeing": 0.5, "future_tokens": 48}
-
-
-class Missing(Exception):
-    """A peer is not installed."""
-
-
-def peak_mb(pid: int) -> float:
-    """Peak resident memory of a process, MB, from the kernel's own account."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1e3
-    return psutil.Process(pid).memory_info().rss / 1e6
 
 
 def settings(a: argparse.Namespace, draw: Draw) -> EngineSettings:
@@ -100,6 +82,8 @@ async def search(a: argparse.Namespace, queries: list[Query], draw: Draw = "host
             await sample_rollouts(queries, sampler, cfg, (0, 1), a.in_flight, log.append, _refuse)
             seconds = time.perf_counter() - start
             stats = await sampler.drain()
+        if draw == "device":
+            see_that_it_draws((Path(folder) / "log").read_text(errors="replace"))
         log.close()
         rollouts = list(log.records)
     steps = [step for rollout in rollouts for step in rollout.steps]
@@ -119,6 +103,16 @@ async def search(a: argparse.Namespace, queries: list[Query], draw: Draw = "host
         "skipped_steps": sum(not step.foreseen for step in steps),
         "pairs": len(preference_pairs(rollouts, Pairs(), cfg.tau, (0, 1), lambda response: None)[0]),
     }
+
+
+def see_that_it_draws(said: str) -> None:
+    """Look at what the sampler wrote.
+
+    Raises:
+        Missing: the device cannot draw, so that the host did, which would be measured as if it could.
+    """
+    if there := [line for line in said.splitlines() if "tokens are drawn on the host" in line]:
+        raise Missing(there[0])
 
 
 def _refuse(query: Query, reason: str) -> None:
@@ -149,110 +143,6 @@ async def soak(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
         "worker_mb": settled[-1][1],
         "parent_grew_mb": settled[-1][2] - settled[0][2],
     }
-
-
-def _repacking() -> list[str]:
-    """Options with which llama.cpp's programs do without repacked weights where our engine does."""
-    return ["--no-repack"] if amx_broken() else []
-
-
-def batched_bench(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
-    """llama-batched-bench: text generation at the same batch, context and KV mode."""
-    program = a.batched_bench or shutil.which("llama-batched-bench")
-    if not program:
-        raise Missing("llama-batched-bench is not on PATH; name it with --batched-bench")
-    prompt = round(statistics.fmean(len(q.tokens) for q in queries))
-    command = [program, "-m", a.model, "-c", a.context * a.slots, "-b", 512, "-ub", 512, "-t", a.threads]
-    command += ["-npp", prompt, "-ntg", GENERATED, "-npl", a.slots, "--output-format", "jsonl"]
-    command += ["-kvu"] if a.kv_unified else ["-no-kvu"]
-    command += ["-ngl", 999] if gpus() else []
-    command += _repacking()
-    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
-    row = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))
-    return {"tokens_per_s": row["speed_tg"], "prefill_tokens_per_s": row["speed_pp"]}
-
-
-def high_level(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
-    """`llama_cpp.Llama.create_completion` with log-probabilities, one at a time."""
-    import llama_cpp
-
-    with without_broken_amx():
-        llama = llama_cpp.Llama(str(a.model), n_ctx=a.context, n_threads=a.threads, logits_all=True, verbose=False)
-    tokens, start = 0, time.perf_counter()
-    for query in queries[:2]:
-        out: Any = llama.create_completion(query.tokens, max_tokens=GENERATED // 2, temperature=0.6, logprobs=1)
-        tokens += out["usage"]["completion_tokens"]
-    return {"tokens_per_s": tokens / (time.perf_counter() - start)}
-
-
-def server(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
-    """llama-server with as many slots and one client each, log-probabilities on."""
-    program = a.server or shutil.which("llama-server")
-    if not program:
-        raise Missing("llama-server is not on PATH; name it with --server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [program, "-m", a.model, "-c", a.context * a.slots, "-np", a.slots, "-t", a.threads, "--port", port]
-    command += _repacking()
-    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_healthy(url, process)
-        tokens, lock = 0, threading.Lock()
-
-        def client(i: int) -> None:
-            nonlocal tokens
-            body = {"prompt": queries[i % len(queries)].tokens, "n_predict": GENERATED, "temperature": 0.6}
-            body |= {"n_probs": 1, "seed": i, "ignore_eos": True, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-            request = urllib.request.Request(
-                f"{url}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
-            )
-            with urllib.request.urlopen(request, timeout=600) as answer, lock:
-                tokens += json.load(answer)["tokens_predicted"]
-
-        start = time.perf_counter()
-        with concurrent.futures.ThreadPoolExecutor(a.slots) as pool:
-            list(pool.map(client, range(2 * a.slots)))
-        return {"tokens_per_s": tokens / (time.perf_counter() - start), "peak_mb": peak_mb(process.pid)}
-    finally:
-        process.kill()
-        process.wait()
-
-
-def transformers_generate(a: argparse.Namespace, queries: list[Query]) -> dict[str, Any]:
-    """transformers `generate` in bf16 with scores, a batch of 8."""
-    try:
-        import torch
-        from transformers import AutoModelForCausalLM, GgufConfig
-    except ImportError as e:
-        raise Missing(f"transformers: {e}") from None
-    path = Path(a.model)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-    )
-    batch, new = 8, 16
-    width = min(len(q.tokens) for q in queries)
-    prompt = torch.tensor([queries[i % len(queries)].tokens[-width:] for i in range(batch)])
-    options = {"do_sample": True, "temperature": 0.6, "return_dict_in_generate": True, "output_scores": True}
-    start = time.perf_counter()
-    model.generate(prompt, max_new_tokens=new, min_new_tokens=new, pad_token_id=0, **options)
-    return {"tokens_per_s": batch * new / (time.perf_counter() - start)}
-
-
-def _wait_until_healthy(url: str, process: subprocess.Popen) -> None:
-    for _ in range(600):
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=2).close()
-            return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            if process.poll() is not None:
-                raise Missing("llama-server ended before it was ready") from None
-            time.sleep(0.1)
-    raise Missing("llama-server was not ready within a minute")
-
-
-PEERS = {"bench": batched_bench, "high-level": high_level, "server": server, "transformers": transformers_generate}
 
 
 def arguments() -> argparse.Namespace:
@@ -286,16 +176,69 @@ def arguments() -> argparse.Namespace:
     return a
 
 
+def names(draw: str) -> tuple[str, str]:
+    """Of the search and of plain decoding with this drawing; the search, which tells if the device cannot, is first."""
+    drawn = "" if draw == "host" else f", drawn on the {draw}"
+    return f"search{drawn}", f"plain{drawn}"
+
+
+def rows(a: argparse.Namespace, queries: int, results: Results) -> list[dict[str, str]]:
+    """A row for each place where tokens are drawn."""
+    found, peers = [], {name: results[name] for name in PEERS if name in results}
+    for draw in a.draws:
+        if not results.keys() >= {*names(draw)}:
+            continue
+        search, plain = (results[name] for name in names(draw))
+        kv = "unified" if a.kv_unified else "split"
+        row = {"model": a.model.stem, "queries": f"{queries}", "rounds": f"{a.repeats}"}
+        row |= {"slots, KV, threads": f"{a.slots}, {kv}, {a.threads}", "drawn on": draw}
+        row |= {"search tokens/s": f"{_speed(search):,.0f}", "plain": f"{_speed(plain):,.0f}"}
+        row |= {TITLES[name]: f"{_speed(of):,.0f}" for name, of in peers.items()}
+        for name, of in peers.items():
+            row[f"search / {name}"] = _over(search, of)
+            row |= {"plain / bench": _over(plain, of)} if name == "bench" else {}
+        row["drawing"] = f"{median(each['share_sampling'] for each in search):.0%}"
+        if draw == "device" and "host" in a.draws:
+            row["search, device / host"] = _over(search, results["search"])
+            row["plain, device / host"] = _over(plain, results["plain"])
+        found.append(row)
+    return found
+
+
+def rows_of_sizes(results: Results) -> list[dict[str, str]]:
+    """What a query costs, by their number; in terms of the first number's."""
+    found, first = [], 0.0
+    for name, of in results.items():
+        if name.endswith(" queries"):
+            seconds, peak = (median(each[key] for each in of) for key in ("seconds_per_query", "peak_mb"))
+            cost = f"{seconds:.3f}" + (f" ({seconds / first:.2f})" if first else "")
+            row = {"queries": name.split()[0], "seconds a query": cost, "peak memory of the worker": f"{peak:,.0f} MB"}
+            found.append(row)
+            first = first or seconds
+    return found
+
+
+def _speed(rounds: list[dict[str, Any]]) -> float:
+    return median(each["tokens_per_s"] for each in rounds)
+
+
+def _over(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
+    """The ratio of the medians, and of several rounds that of each."""
+    each = [f"{one['tokens_per_s'] / other['tokens_per_s']:.2f}" for one, other in zip(ours, theirs, strict=False)]
+    return f"{_speed(ours) / _speed(theirs):.2f}" + (f" ({', '.join(each)})" if len(each) > 1 else "")
+
+
 def main() -> None:
-    a = arguments()
+    a, machine = arguments(), measured_on()
+    print(in_words(machine), flush=True)
     with Vocabulary.open(a.model) as vocabulary:
         every, *_ = select(Queries(source=a.queries, column=a.column), vocabulary)
     queries = every[: a.limit]
     measures: dict[str, Any] = {}
     for draw in a.draws:
-        drawn = "" if draw == "host" else f", drawn on the {draw}"
-        measures[f"plain{drawn}"] = lambda draw=draw: plain(a, queries, draw)
-        measures[f"search{drawn}"] = lambda draw=draw: asyncio.run(search(a, queries, draw))
+        searched, decoded = names(draw)
+        measures[searched] = lambda draw=draw: asyncio.run(search(a, queries, draw))
+        measures[decoded] = lambda draw=draw: plain(a, queries, draw)
     sizes = [int(size) for size in a.sizes.split(",") if size]
     if sizes or a.soak:
         measures = {}
@@ -308,28 +251,31 @@ def main() -> None:
         measures["soak"] = lambda: asyncio.run(soak(a, queries))
     for name in filter(None, a.against.split(",")):
         measures[name] = lambda peer=PEERS[name]: peer(a, queries)
-    results: dict[str, list[dict[str, Any]]] = {}
-    skipped: dict[str, str] = {}
+    results, skipped = Results(), dict[str, str]()
     for repeat in range(a.repeats):
         for name, measure in measures.items():
+            if name.startswith("plain") and name.replace("plain", "search") in skipped:
+                continue
             try:
-                results.setdefault(name, []).append(measure())
-                print(f"{repeat} {name}: {json.dumps(results[name][-1])}", flush=True)
+                measured = measure()
             except Missing as e:
                 skipped[name] = str(e)
                 print(f"{repeat} {name}: skipped, {e}", flush=True)
-    median = {
-        name: {key: round(statistics.median(row[key] for row in rows), 3) for key in rows[0]}
-        for name, rows in results.items()
-        if rows
-    }
+            else:
+                results.setdefault(name, []).append(measured)
+                print(f"{repeat} {name}: {json.dumps(measured)}", flush=True)
+    print(markdown(rows(a, len(queries), results) or rows_of_sizes(results)))
+    medians = {name: {key: round(median(row[key] for row in of), 3) for key in of[0]} for name, of in results.items()}
     ratios = {}
-    peers = {name: median[name]["tokens_per_s"] for name in ("plain", *PEERS) if name in median}
-    for ours in (name for name in median if name.startswith(("search", "plain"))):
-        speed = median[ours]["tokens_per_s"]
+    peers = {name: medians[name]["tokens_per_s"] for name in ("plain", *PEERS) if name in medians}
+    for ours in (name for name in medians if name.startswith(("search", "plain"))):
+        speed = medians[ours]["tokens_per_s"]
         against = {peer: rate for peer, rate in peers.items() if ours.startswith("search") or peer == "bench"}
         ratios |= {f"{ours} / {peer}": speed / rate for peer, rate in against.items()}
-    cost = {name: row["seconds_per_query"] for name, row in median.items() if "seconds_per_query" in row}
+    for host, device in zip(names("host"), names("device"), strict=True):
+        if host in medians and device in medians:
+            ratios[f"{host}, device / host"] = medians[device]["tokens_per_s"] / medians[host]["tokens_per_s"]
+    cost = {name: row["seconds_per_query"] for name, row in medians.items() if "seconds_per_query" in row}
     first = next(iter(cost), "")
     ratios |= {f"seconds a query, {name} / {first}": cost[name] / cost[first] for name in cost if name != first}
     ratios = {name: round(ratio, 3) for name, ratio in ratios.items()}
@@ -337,8 +283,8 @@ def main() -> None:
         "model": a.model.name,
         "queries": len(queries),
         "settings": {name: getattr(a, name) for name in SETTINGS},
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": cores()},
-        "median": median,
+        "machine": machine,
+        "median": medians,
         "ratios": ratios,
         "skipped": skipped,
     }

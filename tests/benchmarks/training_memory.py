@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from genius_lite.hardware.system import cores, cpu_name, memory_held, peak_memory
+from genius_lite.hardware.system import memory_held, peak_memory
 from genius_lite.records import PreferencePair
 from genius_lite.rundir.lines import Lines, write_records
+from tests.benchmarks.machine import in_words, measured_on
 
 _DIFFERENT = 50  # lengths of questions and responses; the rest repeats them
 
@@ -38,6 +39,7 @@ def main() -> None:
     if a.only is not None:
         print(json.dumps(measured(a.folder, a.only, a.updates)))
         return
+    print(in_words(machine := measured_on()), flush=True)
     found = {}
     with tempfile.TemporaryDirectory(dir=a.folder) as folder:
         _write_model(Path(folder))
@@ -55,7 +57,7 @@ def main() -> None:
             )
     peaks = [row["peak_mb"] for row in found.values()]
     print(f"The most is {max(peaks) / min(peaks):.3f} times the least.")
-    print(json.dumps({"machine": {"cpu": cpu_name(), "cores": cores()}, "questions": found}))
+    print(json.dumps({"machine": machine, "questions": found}))
 
 
 def measured(folder: Path, count: int, updates: int) -> dict[str, float]:
