@@ -24,7 +24,7 @@ from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import Extend, Sampling, Score, Scored
 from genius_lite.weights import gguf_file
 from tests.conftest import SMOLLM2
-from tests.sampler.test_device import SAMPLINGS, both, mixed
+from tests.support.drawing import SAMPLINGS, both, mixed
 from tests.support.engine import PROMPT, drain, extend, settings, torch_logprobs
 from tests.support.models import ANY_PAIRS, VOCABULARY
 from tests.support.training import train_tiny
