@@ -21,9 +21,9 @@ from tests.support.models import VOCABULARY
 
 
 def assert_same(host, on_device, rounding: float = 2e-4):
-    """Of a thousand draws one may fall on the other side of the edge between two tokens, by how llama.cpp was built."""
+    """A draw may fall on the other side of the edge between two tokens, by how llama.cpp was built."""
     alike = [(one, other) for one, other in zip(host[0], on_device[0], strict=True) if one.tokens == other.tokens]
-    assert len(alike) >= 0.98 * len(host[0])
+    assert len(alike) >= len(host[0]) - len(host[0]) // 30
     for one, other in alike:
         assert other.finish == one.finish
         assert other.logprobs == pytest.approx(one.logprobs, abs=rounding)
