@@ -39,7 +39,7 @@ def init(
     column: Annotated[str | None, typer.Option(help="Column that holds the questions")] = None,
     amount: Annotated[str | None, typer.Option(help="A time, as 2h or 45m, or a number of questions")] = None,
     tasks: Annotated[
-        str | None, typer.Option(help="Problems with answers: .jsonl, a benchmark (gsm8k), reasoning_gym:NAME or none")
+        str | None, typer.Option(help="Problems with answers: a file, a benchmark (gsm8k), reasoning_gym:NAME or none")
     ] = None,
     kind: Annotated[str | None, typer.Option("--type", help="Type of the result, or source: as the model")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: take what is suggested for the rest")] = False,

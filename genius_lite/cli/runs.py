@@ -57,7 +57,7 @@ def run(
             raise typer.Exit(HALTED)
 
 
-_USES = {"choose": "choose between rounds", "report": "report", "both": "do both"}
+_USES = {"choose": "choose between rounds", "report": "report", "both": "choose between rounds and report"}
 
 
 @app.command()

@@ -95,7 +95,7 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
     for note in notes:
         _say(f"   {note}")
 
-    question = "3. Problems with answers to measure on? A .jsonl, a benchmark (gsm8k), reasoning_gym:NAME or none"
+    question = "3. Problems with answers to measure on? A file, a benchmark (gsm8k), reasoning_gym:NAME or none"
     # Of several the first is taken; only where nobody is asked are the others named, and read for it.
     files = [] if given.tasks is not None else [*islice(problem_files(source), None if given.yes else 1)]
     task, prompts = ask("Problems", question, given.tasks, next(iter(files), "none"), find_problems)

@@ -88,6 +88,8 @@ def cool(r: Round, policy: Policy) -> Cooled | None:
 
     def sweep() -> Cooled:
         every = dict(tried)
+        if cfg.samples and cfg.sweep:
+            r.enter(Stage.EVALUATE)
         for temperature in cfg.sweep if cfg.samples else []:
             if temperature != r.job.temperature:
                 answered = at(temperature, [task.choosing() for task in r.job.tasks])

@@ -12,14 +12,14 @@ import msgspec
 from genius_lite.errors import NoPairError, UserError
 from genius_lite.evaluate.guard import alarms, guard_status, round_metrics
 from genius_lite.evaluate.record import Evaluation
-from genius_lite.evaluate.results import at_best, mean_score
+from genius_lite.evaluate.results import at_best, mean_score, results
 from genius_lite.evaluate.selection import Decision, RoundScore, select_checkpoint
 from genius_lite.evaluate.signals import too_short
 from genius_lite.pipeline.evaluation import BaseResult
 from genius_lite.pipeline.round import Policy, Round, Session
 from genius_lite.pipeline.trust import drop_foreign
 from genius_lite.records import PreferencePair, Rollout
-from genius_lite.report.summary import cooling_lines, evaluation_lines
+from genius_lite.report.summary import cooling_lines, evaluation_lines, own_lines
 from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir import folder
 from genius_lite.weights.quantize import type_name
@@ -100,8 +100,15 @@ class History:
             first = self.reports[0].metrics if self.reports and not others else None
             raised = alarms(r.job.recipe.guard, metrics, base.evaluation.signals, first)
             best = at_best(base.cooled, here.responses, r.job.recipe.rounds) if base.cooled else []
+            to_own = {}
+            if r.baseline.gguf != r.job.source.path:
+                own = results(here.responses, r.folder.own.responses, r.job.recipe.rounds)
+                to_own = {task.task: {kind: gain for kind, _, gain in task.accuracies if gain} for task in own}
+                if r.number == 1:
+                    for line in evaluation_lines(base.evaluation):
+                        r.progress.say(f"base model in the rounds' types: {line}")
             alarm_lines = [f"{alarm.level}: {alarm.line}" for alarm in raised]
-            for line in (*evaluation_lines(found), *cooling_lines(best), *alarm_lines):
+            for line in (*evaluation_lines(found), *cooling_lines(best), *own_lines(to_own), *alarm_lines):
                 r.progress.say(f"round {r.number}: {line}")
             r.reopen()
             return msgspec.structs.replace(
@@ -110,6 +117,7 @@ class History:
                 base_score=mean_score(base.evaluation.scores),
                 evaluation=found.tasks,
                 at_best=best,
+                to_own=to_own,
                 metrics=metrics,
                 alarms=raised,
             )

@@ -19,6 +19,7 @@ from genius_lite.recipe.types import (
     LocalPath,
     Positive,
     QuantType,
+    Rounds,
     Section,
     Seed,
     TargetType,
@@ -50,7 +51,7 @@ class Recipe(Section):
     model: Model
     queries: Queries
     seed: Seed = key(0, "Of every random choice of the run but the shuffling of the queries")
-    rounds: Positive = key(2, "Self-training iterations: sample, learn, merge, re-quantize", unit="rounds")
+    rounds: Rounds = key(2, "Self-training iterations: sample, learn, merge, re-quantize", unit="rounds")
     round_queries: Positive | None = key(
         None,
         "Questions that a round answers, each round the next ones, and after the last the first again; null: all of "

@@ -30,7 +30,7 @@ def explain(error: ValidationError, document: Document) -> str:
         key, _, message = str(detail["ctx"]["error"]).partition(" ")
         where, message = (*where, *key.split(".")), visible(message)
     elif detail["type"] == "path":
-        message = visible(f"is {detail['msg']}")
+        message = visible("is {path}, which {why}".format_map(detail["ctx"]))
     elif detail["type"] == "large":
         message = f"is {brief(document.written.get(where, ''))}, {detail['msg']}"
     elif detail["type"] == "missing":

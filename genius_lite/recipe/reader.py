@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
 from genius_lite.errors import UserError
 from genius_lite.recipe import STDIN, Prefix, Recipe
@@ -122,13 +123,11 @@ def _beside(recipe: Path, name: str, place: str) -> str:
     if name == STDIN or Prefix.starts(name):
         return name
     try:
-        path = recipe.parent / Path(name).expanduser()
+        path = recipe.parent / at_home(name)
         path.resolve()  # so that what cannot be a name is told
         # A link's own name says what the file is: those of the hub's cache lead to hashes.
-        found = str(path.parent.resolve() / path.name)
-    except (OSError, RuntimeError, ValueError):  # a loop of links, ~NOBODY, a character that no file name has
-        raise UserError(f"{place}: {name!r:.60} cannot be the name of a file; write another one") from None
-    try:
-        return at_home(found)
-    except ValueError as e:
+        return at_home(str(path.parent.resolve() / path.name))
+    except PydanticCustomError as e:
         raise UserError(f"{place}: {e}") from None
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a character that no file name has
+        raise UserError(f"{place}: {name!r:.60} cannot be the name of a file; write another one") from None

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from genius_lite.recipe.types import AboveZero, Auto, Count, KVType, Positive, Section, Text, key
+from genius_lite.recipe.types import AboveZero, Auto, Count, KVType, Positive, Section, Text, Threads, key
 
 MOST_SEQUENCES = 256
 """That llama.cpp holds at once (LLAMA_MAX_SEQ): slots and parked paths together."""
@@ -64,7 +64,7 @@ class Sampler(Section):
         32, "Branches decoded together; auto: measured on this machine"
     )
     kv_unified: bool | Auto = key(False, "One KV buffer for all branches instead of one each; auto: measured")
-    threads: Positive | Auto = key("auto", "auto: measured with the other two, else the cores this process may use")
+    threads: Threads | Auto = key("auto", "auto: measured with the other two, else the cores this process may use")
     parked: Count | Auto = key("auto", "Paths kept in the KV cache beside the slots; auto: as many as slots")
     context: Positive | Auto = key(
         "auto", "Room of a branch, prompt and response; auto: what the queries need", unit="tokens"

@@ -13,6 +13,8 @@ from genius_lite.errors import UserError
 from genius_lite.records import LARGEST
 
 Positive = Annotated[int, Field(ge=1)]
+Rounds = Annotated[int, Field(ge=1, le=10_000)]
+Threads = Annotated[int, Field(ge=1, le=512)]  # GGML_MAX_N_THREADS
 Count = Annotated[int, Field(ge=0)]
 Seed = Count
 AboveZero = Annotated[float, Field(gt=0)]
@@ -29,9 +31,13 @@ def at_home(path: str) -> str:
     """
     try:
         path.encode()
+        if "\0" in path:
+            raise ValueError
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except UnicodeEncodeError:
         why = "has a name in it that is not UTF-8; rename that"
+    except ValueError:
+        why = "cannot be the name of a file; write another one"
     except RuntimeError:
         why = "begins with a home folder that is not there; write the whole path"
     raise PydanticCustomError("path", "{path} {why}", {"path": repr(path)[:200], "why": why})

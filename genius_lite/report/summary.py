@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -44,6 +44,14 @@ def cooling_lines(rows: Sequence[AtBest]) -> list[str]:
         f"{row.task}: at temperature {row.temperature:g} {share(row.tuned)}, the base at its best "
         f"(temperature {row.base_temperature:g}) {share(row.base)}: {points(row.gain)}"
         for row in rows
+    ]
+
+
+def own_lines(to_own: Mapping[str, Mapping[str, Interval]]) -> list[str]:
+    """Write a line for each task: what a round gains over the user's own file, whose types it does not have."""
+    return [
+        f"{task}: beside your own file {', '.join(f'{kind} {points(gain)}' for kind, gain in gains.items())}"
+        for task, gains in to_own.items()
     ]
 
 
@@ -156,7 +164,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         for task in report.evaluation:
             shown = ", ".join(f"{name} {points(gain)}" for name, _, gain in task.accuracies if gain)
             lines.append(f"  {task.task}: {shown}")
-        lines += [f"  {line}" for line in cooling_lines(report.at_best)]
+        lines += [f"  {line}" for line in (*cooling_lines(report.at_best), *own_lines(report.to_own))]
         lines += filter(None, [chosen_on(report.evaluation)])
     for line in lines:
         console.print(line)

@@ -73,7 +73,7 @@ def signals_table(data: RunData) -> Table | None:
     rows = [
         _row("Agreement of answers to a query", policies, lambda p: percent(p.signals and p.signals.agreement)),
         _row("Most frequent answer to all queries", policies, lambda p: percent(p.signals and p.signals.same)),
-        _row("Responses that state an answer", policies, lambda p: percent(p.signals and p.signals.parsed)),
+        _row("Ended responses that state an answer", policies, lambda p: percent(p.signals and p.signals.parsed)),
         _row("Token entropy, nats per token", policies, lambda p: number(p.signals and p.signals.entropy)),
         _row("KL to the base, nats per token", policies, lambda p: number(p.signals and p.signals.kl, 3)),
         _row("Length, tokens", policies, lambda p: number(p.signals and p.signals.length, 0)),

@@ -142,7 +142,7 @@ def _work(board: RunState) -> Table:
 def run_left(board: RunState) -> str:
     if board.run_left is not None:
         return f"about {texts.short_duration(board.run_left)} left"
-    return "known once a round was measured, or genius-lite plan was run"
+    return "known once a round was measured, or genius-lite plan was run undisturbed"
 
 
 def memory_line(board: RunState) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from genius_lite.records import Rollout
-from genius_lite.results.evaluation import Alarm, AtBest, RoundMetrics, TaskResult
+from genius_lite.results.evaluation import Alarm, AtBest, Interval, RoundMetrics, TaskResult
 
 
 class RolloutFigures(msgspec.Struct, frozen=True):
@@ -215,7 +215,8 @@ class RoundReport(msgspec.Struct, frozen=True):
     """The figures of a round, as far as it went; what it did not come to is None or empty.
 
     `sampled_from` is the file that was chosen by measurement, if that was asked for. `score` and `base_score` are what
-    rounds are compared by: the round's, and that of the base model in its types.
+    rounds are compared by: the round's, and that of the base model in its types. Where that is another file than the
+    user's, `to_own` has for each task what is gained over the latter, by kind of answer.
     """
 
     round: int
@@ -231,6 +232,7 @@ class RoundReport(msgspec.Struct, frozen=True):
     base_score: float | None = None
     evaluation: list[TaskResult] = []
     at_best: list[AtBest] = []
+    to_own: dict[str, dict[str, Interval]] = {}
     metrics: RoundMetrics | None = None
     alarms: list[Alarm] = []
 

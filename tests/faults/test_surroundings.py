@@ -160,7 +160,8 @@ def test_a_tilde_is_the_home_folder_in_every_path_and_names_are_as_long_as_the_s
 @pytest.mark.parametrize("key", ["out: ~{}/run", "model: {{gguf: ~{}/m.gguf}}", "model: {{gguf: a, weights: ~{}/w}}"])
 def test_a_home_that_is_not_there_is_one_line(key):
     rest = "queries: {source: a}\n" + ("" if key.startswith("model") else "model: {gguf: a}\n")
-    with pytest.raises(UserError, match=r"recipe:\d+: `[\w.]+` is .* begins with a home folder that is not there"):
+    told = r"recipe:\d+: `[\w.]+` is .* which begins with a home folder that is not there"
+    with pytest.raises(UserError, match=told):
         parse(key.format("nobody-of-that-name") + "\n" + rest)
 
 

@@ -343,6 +343,18 @@ def test_by_default_only_the_first_file_is_checked(tmp_path):
     assert [made.quantized(number)["scored"] is None for number in (1, 2)] == [False, True]
 
 
+def test_where_rounds_have_other_types_both_bases_are_told(tmp_path):
+    """A file of fewer bits may be worse than the user's own, whatever was learned."""
+    (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "Say 1.", "answer": "1"}) + "\n")
+    task = TaskSource(source=str(tmp_path / "t.jsonl"), check="exact", use="both")
+    asked = Evaluate(tasks=[task], samples=1, sweep=[], queries=0)
+    made = done(tmp_path, Quantize(type="Q4_0", check="never"), evaluate=asked, rounds=1)
+    (report,) = RunFolder(made.folder).reports
+    assert {task: [*gains] for task, gains in report.to_own.items()} == {"t": ["sampled", "greedy", "mean of both"]}
+    assert [line for line in made.said if line.startswith("base model in the rounds' types: t: sampled ")]
+    assert [line for line in made.said if line.startswith("round 1: t: beside your own file sampled +0.0 [")]
+
+
 def test_a_round_that_forgets_what_the_base_model_knew_is_neither_exported_nor_built_upon(tmp_path):
     """Right is the first letter or digit that the base model itself says."""
 

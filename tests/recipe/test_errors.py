@@ -68,7 +68,7 @@ BROKEN = {
     "+section as number": ("foresight: 3\n", "r.yaml:3: `foresight` is 3;", "such as `foresight: {beams: 2}`"),
     "+section as list": ("foresight:\n  - beams: 2\n", "r.yaml:3: `foresight` is a list;", "`foresight: {beams: 2}`"),
     "+limit as number": ("guard: {kl: 3}\n", "r.yaml:3: `guard.kl` is 3;", "such as `kl: {warn: 0.5}`"),
-    "+wrong type": ("rounds: two\n", "r.yaml:3: `rounds`", "write a whole number of at least 1, such as `rounds: 2`"),
+    "+wrong type": ("rounds: two\n", "r.yaml:3: `rounds`", "write a whole number from 1 to 10000, such as `rounds: 2`"),
     "+number as text": ("rounds: '2'\n", "r.yaml:3: `rounds` is '2';", "such as `rounds: 2`"),
     "+text as number": ("out: 123\n", "r.yaml:3: `out` is 123;", "to be text it needs quotes: '123'"),
     "+part of a number": ("rounds: 2.0\n", "r.yaml:3: `rounds` is 2.0;", "such as `rounds: 2`"),
@@ -247,6 +247,26 @@ BROKEN = {
     "extends nothing": ("# of mine\nextends: none.yaml\n", "r.yaml:2: `extends` is none.yaml:", "beside this one"),
     "extends two": ("extends: [a.yaml, b.yaml]\n", "r.yaml:1: `extends`", "`extends: OTHER.yaml`"),
     "mistake in the other one": ("extends: broken.yaml\nrounds: 1\n", "broken.yaml:4: `seed` is x;", "`seed: 0`"),
+    "no name of a folder": (
+        'out: "a\\0b"\nmodel: {gguf: m}\nqueries: {source: q}\n',
+        "r.yaml:1: `out` is 'a\\x00b', which cannot be the name of a file;",
+        "write another one",
+    ),
+    "nobody's home": (
+        "model: {gguf: ~nobody-of-that-name/m.gguf}\nqueries: {source: q}\n",
+        "r.yaml:1: '~nobody-of-that-name/m.gguf' begins with a home folder that is not there;",
+        "write the whole path",
+    ),
+    "rounds without end": (
+        "model: {gguf: m}\nqueries: {source: q}\nrounds: 99999999999999999999999\n",
+        "r.yaml:3: `rounds` is 99999999999999999999999;",
+        "`rounds: 2`",
+    ),
+    "more threads than llama.cpp has": (
+        "model: {gguf: m}\nqueries: {source: q}\nsampler: {threads: 100000}\n",
+        "r.yaml:3: `sampler.threads` is 100000;",
+        "write a whole number from 1 to 512, or auto",
+    ),
     "no name of a file": (
         'model: {gguf: "m\\0"}\nqueries: {source: q}\n',
         "r.yaml:1: 'm\\x00' cannot be the name of a file;",
