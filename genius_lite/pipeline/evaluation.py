@@ -17,6 +17,7 @@ from genius_lite.evaluate.signals import Observed, signals
 from genius_lite.evaluate.tasks import TokenizedTask
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Policy, Round, note_time, note_untimed
+from genius_lite.pipeline.trust import trust_evaluation
 from genius_lite.progress import Stage, named
 from genius_lite.records import FailedQuery, Query
 from genius_lite.results.evaluation import Answers, Cooled, Response, Said
@@ -63,8 +64,10 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
     here.build(folder.EVALUATION, make)
     for log in (folder.ANSWERS, folder.SAID):
         remove(here / log)
-    base = r.folder.base if r.number else None
-    return read_evaluation(RoundFolder(r.number, here.path), base, r.job.recipe.rounds)
+    base, there = r.folder.base if r.number else None, RoundFolder(r.number, here.path)
+    if not (r.here / folder.REPORT).exists():  # once there is one, what was counted stays
+        trust_evaluation(r, there)
+    return read_evaluation(there, base, r.job.recipe.rounds)
 
 
 def cool(r: Round, policy: Policy) -> Cooled | None:

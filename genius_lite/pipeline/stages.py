@@ -281,10 +281,11 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
             r.progress.say(line)
 
     # A power cut may leave a file's name without what stood in it.
-    if not read_typed(r.here / folder.QUANTIZED, Quantized):
+    if not (noted := read_typed(r.here / folder.QUANTIZED, Quantized)):
         remove(r.here / folder.POLICY)
     made = r.here.build(folder.POLICY, make)
-    trust_policy(made, r.base)
+    learned_from = (r.run.round(r.number + 1) / folder.ADAPTER).exists()  # nothing is sampled from it any more
+    trust_policy(made, r.base, noted.sha256 if noted and not learned_from else "")
     return Policy(made, adapter)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from genius_lite.errors import UserError
@@ -11,9 +12,11 @@ from genius_lite.rundir import folder
 from genius_lite.rundir.checks import check_pairs, check_rollouts
 from genius_lite.rundir.folder import remove
 from genius_lite.rundir.lines import Lines
+from genius_lite.rundir.reader import RoundFolder
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
 from genius_lite.weights.full_precision import read_config
+from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.gguf_header import shown
 from genius_lite.weights.importing import Base
 from genius_lite.weights.untrusted import is_vouched
@@ -48,15 +51,43 @@ def trust_pairs(r: Round, pairs: Path) -> None:
     Raises:
         UserError: one is not of this run.
     """
-    if not (r.here / folder.ADAPTER).exists():
-        check_pairs(Lines(pairs, PreferencePair), {q.id: q for q in r.queries}, r.job.source.vocabulary)
+    if (r.here / folder.ADAPTER).exists():
+        return
+    found = Lines(pairs, PreferencePair)
+    if not found:
+        raise UserError(f"{pairs} is empty; delete it to have pairs made anew")
+    check_pairs(found, {q.id: q for q in r.queries}, r.job.source.vocabulary)
 
 
-def trust_policy(made: Path, base: Base) -> None:
-    """Refuse a policy's file that has other tensors than the base. That llama.cpp survives it shows when it is used.
+def trust_evaluation(r: Round, here: RoundFolder) -> None:
+    """Refuse an evaluation in which not every response is, once, that was asked for, or no signals are.
 
     Raises:
-        UserError: a tensor differs, which is named.
+        UserError: it was cut short or changed.
+    """
+    file = here.path / folder.EVALUATION / folder.FAILED_FILE
+    failed = {one.query_id for one in Lines(file, FailedQuery)}
+    given = Counter((response.task, response.problem) for response in here.responses)
+    each = r.job.recipe.evaluate.samples + r.job.recipe.evaluate.greedy
+    asked = {(item.task.name, problem.id): each for item in r.job.tasks for problem in item.task.problems}
+    survived = {key: count for key, count in asked.items() if count and key[1] not in failed}
+    if survived != {key: count for key, count in given.items() if key[1] not in failed}:
+        what = "other responses than were asked for"
+    elif r.job.watched and not here.signals and not failed:
+        what = "no signals"
+    else:
+        return
+    raise UserError(f"{file.parent} has {what}; delete it to have it made anew")
+
+
+def trust_policy(made: Path, base: Base, digest: str = "") -> None:
+    """Refuse a policy's file that has other tensors than the base. That llama.cpp survives it shows when it is used.
+
+    Args:
+        digest: its SHA-256, if it is to be that file and no other.
+
+    Raises:
+        UserError: a tensor differs, which is named; or it is another file.
     """
     if is_vouched(made):
         return
@@ -66,6 +97,8 @@ def trust_policy(made: Path, base: Base) -> None:
         raise UserError(
             f"{made} was not made of {base.gguf.path}: {shown(name)} differs; delete it to have it made anew"
         )
+    if digest and sha256([made]) != digest:
+        raise UserError(f"{made} is not the file that this run made; delete it to have it made anew")
 
 
 def trust_checkpoint(base: Base) -> None:

@@ -16,11 +16,13 @@ import msgspec
 from genius_lite.errors import UserError
 from genius_lite.records import prepared
 from genius_lite.rundir.disk import sync, sync_descriptor
+from genius_lite.rundir.folder import PAIRS, RESPONSES
 
 T = TypeVar("T")
 _BLOCK = 1 << 18  # bytes read at once while line ends are looked for
 _BEGINNING = 64  # bytes of a line that hold the id of a query
 _AT_ONCE = 32  # records for which the disk is waited for once
+_WHOLE = (PAIRS, RESPONSES)  # a line of which is not made by itself
 _ID = re.compile(rb'\{"query(?:_id":|":\{"id":)"([0-9a-f]+)"')
 
 
@@ -195,7 +197,8 @@ def _decoded(decode: Any, line: bytes, path: Path, number: int) -> Any:
     try:
         return decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise UserError(f"{path}:{number}: damaged record ({e}); delete the line to sample it again") from None
+        mend = "delete the file to have it made anew" if path.name in _WHOLE else "delete the line to sample it again"
+        raise UserError(f"{path}:{number}: damaged record ({e}); {mend}") from None
 
 
 def _query_id(record: Any) -> str:

@@ -26,6 +26,7 @@ from genius_lite.weights.gguf_header import ARRAY, INT32, UINT32, Reader, Tensor
 
 EMBEDDINGS = "token_embd.weight"
 _MAGIC = b"GGUF"
+_GIT_LFS = b"version https://git-lfs"  # what git leaves in the place of a large file
 _LARGEST_ALIGNMENT = 1 << 16  # bytes
 _ARCHITECTURE = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
@@ -188,8 +189,10 @@ def _read_file(path: Path) -> GGUF:
     size = path.stat().st_size
     with path.open("rb") as file:
         reader = Reader(file, size, path)
-        if reader.take(4) != _MAGIC:
-            raise UserError(f"{path}: not a GGUF file")
+        if (magic := reader.take(4)) != _MAGIC:
+            pointer = magic == _GIT_LFS[:4] and magic + file.read(len(_GIT_LFS) - 4) == _GIT_LFS
+            is_it = "a pointer of Git LFS; fetch the file itself with `git lfs pull`" if pointer else "not a GGUF file"
+            raise UserError(f"{path}: {is_it}")
         (version,) = reader.unpack("<I")
         if version not in (2, 3):
             raise UserError(f"{path}: GGUF version {version} is not supported (2 and 3 are)")
@@ -225,7 +228,7 @@ def _check_places(reader: Reader, tensors: list[Tensor], alignment: int) -> None
     for t in sorted(tensors, key=lambda t: t.offset):
         if t.offset + t.nbytes > reader.size:
             where = f"{shown(t.name)} ends at byte {t.offset + t.nbytes}, the file at {reader.size}"
-            raise UserError(f"{reader.path}: cut short: {where}")
+            raise UserError(f"{reader.path}: cut short: {where}; copy or download it again")
         if t.offset % alignment:
             raise reader.broken(f"{shown(t.name)} begins at byte {t.offset}, no multiple of {alignment}")
         if t.offset < end:

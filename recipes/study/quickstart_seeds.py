@@ -23,7 +23,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 import msgspec
-from scipy.stats import spearmanr
 
 from genius_lite.cli.runs import HALTED
 from genius_lite.evaluate.statistics import student_quantile
@@ -181,6 +180,8 @@ def foreseen(rows: list[dict[str, Any]]) -> Iterator[str]:
     round to the next, over all seeds: of what a round's model answers, and of the next round's rollouts, which are
     searched before anything is learned from them. So is the spread of their values, of which the guard warns.
     """
+    from scipy.stats import spearmanr
+
     after = {(row["seed"], row["round"] - 1): row for row in rows}
     followed = [(row, after[key]) for row in rows if (key := (row["seed"], row["round"])) in after]
     changes = [fmean(then[kind]["tuned"] - now[kind]["tuned"] for kind in KINDS) for now, then in followed]

@@ -78,7 +78,7 @@ def test_a_policy_of_which_llama_cpp_dies_is_a_line_wherever_it_is_opened(projec
     html, _ = write_report(folder, tmp_path / "report")
     assert "hf-checkpoint" not in html.read_text()
     (folder / "round-1" / "report.json").unlink()
-    with pytest.raises(UserError, match=r"policy\.gguf: broken GGUF: llama\.cpp dies of it"):
+    with pytest.raises(UserError, match=r"policy\.gguf is not the file that this run made; delete it"):
         go_on(project, folder)
 
 
@@ -103,6 +103,42 @@ def test_a_file_of_another_model_is_a_line(project, copied, name, without):
     part.place()
     (folder / name).write_bytes(part.encode())
     with pytest.raises(UserError, match=rf"{name} was not made of .* differs; delete it to have it made anew"):
+        go_on(project, folder)
+
+
+def test_a_file_of_the_same_shape_that_another_run_made_is_a_line(project, copied):
+    """Rollouts of another model were sampled from it, which stayed when the right file was put back."""
+    folder = copied(*END)
+    file = folder / "round-1" / "policy.gguf"
+    made = file.read_bytes()
+    file.write_bytes(made[:-1] + bytes([made[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"policy\.gguf is not the file that this run made; delete it to have it made"):
+        go_on(project, folder)
+    file.write_bytes(made)
+    go_on(project, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "without", "change", "told"),
+    [
+        ("round-1/evaluation/responses.jsonl", (), lambda text: text[: len(text) // 2], "has other responses than"),
+        ("round-1/evaluation/responses.jsonl", (), lambda text: text + text, "has other responses than were asked for"),
+        ("round-0/evaluation/responses.jsonl", (), lambda text: "", "has other responses than were asked for"),
+        ("round-1/evaluation/signals.json", (), None, "has no signals; delete it to have it made anew"),
+        ("round-1/pairs.jsonl", ("round-1/adapter",), lambda text: "", "is empty; delete it to have pairs made anew"),
+        ("round-1/pairs.jsonl", ("round-1/adapter",), lambda text: text[9:], "delete the file to have it made anew"),
+    ],
+    ids=["cut", "twice", "none of the base", "signals", "no pair", "half a pair"],
+)
+def test_what_a_round_was_measured_by_or_learns_from_is_whole(project, copied, name, without, change, told):
+    """Figures were told of the responses that were left, and a guard without signals saw nothing."""
+    folder = copied(*END, "round-1/report.json", *without)
+    file = folder / name
+    if change:
+        file.write_text(change(file.read_text()))
+    else:
+        file.unlink()
+    with pytest.raises(UserError, match=told):
         go_on(project, folder)
 
 
