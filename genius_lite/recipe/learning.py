@@ -34,8 +34,8 @@ class Pairs(Section):
     choose: Literal["best", "agreed", "random"] = key(
         "best",
         "best: the chosen response has the highest f; agreed: it states the final answer that most of the query's "
-        "responses state, and the rejected one a rarer answer; random: chosen and rejected are any two, the control "
-        "for spurious gains",
+        "different responses state (two at least; of answers with as many votes f decides), and the rejected one a "
+        "rarer answer; random: chosen and rejected are any two, the control for spurious gains",
     )
     negatives: Literal["foresight", "uniform"] = key(
         "uniform",
