@@ -12,8 +12,10 @@ import pytest
 
 from genius_lite.records import Candidate, Completion, PreferencePair, Query, Rollout, Step, query_id
 from genius_lite.rundir.reader import RunFolder
-from tests.support.cli import RECIPE
+from tests.conftest import FORKED_HELPERS
+from tests.support.cli import RECIPE, genius
 
+pytestmark = FORKED_HELPERS
 STUDY = Path(__file__).parents[1] / "recipes" / "study"
 
 
@@ -121,6 +123,12 @@ def test_arms_run_and_their_table_says_what_they_came_to(monkeypatch, tmp_path, 
     monkeypatch.syspath_prepend(STUDY)
     arms = importlib.import_module("arms")
     monkeypatch.setattr(arms, "HERE", tmp_path)
+
+    def complete(command: list[object]) -> None:
+        done = genius(*command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+    monkeypatch.setattr(arms, "complete", complete)
     monkeypatch.setitem(arms.ARMS, "A", (1.0, {"pairs.choose": "best"}))
     monkeypatch.setitem(arms.ARMS, "R", (0.5, {"pairs.choose": "random", "rounds": 2}))
     (tmp_path / "results").mkdir()

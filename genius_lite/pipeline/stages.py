@@ -284,7 +284,7 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
     if not (noted := read_typed(r.here / folder.QUANTIZED, Quantized)):
         remove(r.here / folder.POLICY)
     made = r.here.build(folder.POLICY, make)
-    learned_from = (r.run.round(r.number + 1) / folder.ADAPTER).exists()  # nothing is sampled from it any more
+    learned_from = (r.run.path / folder.round_name(r.number + 1) / folder.ADAPTER).exists()  # it samples no more
     trust_policy(made, r.base, noted.sha256 if noted and not learned_from else "")
     return Policy(made, adapter)
 

@@ -142,6 +142,8 @@ def main() -> None:
     print(in_words(result["machine"]), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
+        # Ray's workers look `Simulated` up by the name of its module.
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         try:
             for compared in a.nodes.split(","):
