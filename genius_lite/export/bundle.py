@@ -205,6 +205,10 @@ def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: A
     adapter, notes = Adapter.load(chosen.adapter, chosen.base) if chosen.adapter else None, list[str]()
     for kind in kinds:
         file = out / f"{chosen.file_name}-{kind}.gguf"
+        if chosen.made and kind == chosen.made.type and sha256([chosen.gguf]) == chosen.made.sha256:
+            shutil.copyfile(chosen.gguf, file)  # which was evaluated
+            advance(file.stat().st_size)
+            continue
         kept = merge(chosen.base, adapter, kind, file, advance)
         if kept.loses(chosen.run.recipe["quantize"]["keep"]):
             raise UserError(f"{kind} keeps {kept.share or 0:.1%} of what was learned; export a larger --type, or F16")

@@ -214,6 +214,10 @@ def test_a_file_that_is_not_the_evaluated_one_any_more_is_not_exported(finished,
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     export(tmp_path / "run", 1, "gguf", ["Q8_0"], tmp_path / "anew")
     assert (tmp_path / "anew" / "tiny.genius-Q8_0.gguf").exists()
+    # As long as it is there, the file that was evaluated is what is exported in its type.
+    assert export(folder, 1, "gguf", ["Q8_0"], tmp_path / "own") == []
+    policy = folder / "round-1" / "policy.gguf"
+    assert (tmp_path / "own" / "tiny.genius-Q8_0.gguf").read_bytes() == policy.read_bytes()
 
 
 def test_a_base_model_of_several_files_becomes_one(tmp_path):
