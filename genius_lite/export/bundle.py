@@ -24,10 +24,11 @@ from genius_lite.rundir.disk import require_new, scratch, settled, sync
 from genius_lite.rundir.folder import CHECKPOINT, follow_umask, write_text
 from genius_lite.rundir.reader import RunFolder
 from genius_lite.text import percent, visible
+from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter, write_lora
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
-from genius_lite.weights.merge import merge
+from genius_lite.weights.merge import merge, planned_types
 from genius_lite.weights.quantize import quantized_bytes
 from genius_lite.weights.untrusted import prove
 
@@ -203,9 +204,11 @@ def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: A
         advance(file.stat().st_size)
         return []
     adapter, notes = Adapter.load(chosen.adapter, chosen.base) if chosen.adapter else None, list[str]()
+    held = {tensor.name: tensor.type for tensor in gguf_file.read(chosen.gguf).tensors} if chosen.made else {}
     for kind in kinds:
         file = out / f"{chosen.file_name}-{kind}.gguf"
-        if chosen.made and kind == chosen.made.type and sha256([chosen.gguf]) == chosen.made.sha256:
+        same = held and held == planned_types(chosen.base, adapter, kind)
+        if same and chosen.made and sha256([chosen.gguf]) == chosen.made.sha256:
             shutil.copyfile(chosen.gguf, file)  # which was evaluated
             advance(file.stat().st_size)
             continue
