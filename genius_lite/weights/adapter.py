@@ -203,7 +203,7 @@ def read_imatrix(path: Path) -> Matrix:
         if least := _LEAST * matters.max():  # llama.cpp writes a block none of which matters as zeros
             found[name] = np.maximum(matters, least)
     if not any(key.endswith(_SUM) for key in values):
-        raise UserError(f"{path}: no importance matrix; delete the adapter's folder to have it made anew")
+        raise UserError(f"{path}: no importance matrix; delete its folder to have it made anew")
     return found
 
 
