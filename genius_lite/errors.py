@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""What git leaves in a file's place without its Large File Storage begins so, whatever the file was to be."""
+LFS_TOLD = "a pointer of Git LFS, not the file itself; fetch that with `git lfs pull`"
+
 
 class UserError(Exception):
     """Something the user gave cannot be used; the message is one line that says what to do about it.

@@ -82,7 +82,8 @@ def validate(
     print(f"model    {visible(str(job.source.path))}")
     print(f"         {visible(job.source.architecture)}, {job.source.parameters / 1e6:.0f} M parameters")
     longest, repeats = amount(longest, "tokens"), amount(job.duplicates, "repeats")
-    print(f"queries  {len(job.queries)}, the longest of {longest}; {repeats} dropped")
+    watched = f"; watched, and never learned from: {len(job.watched)}" if job.watched else ""
+    print(f"queries  {len(job.queries)}, the longest of {longest}; {repeats} dropped{watched}")
     for item, cfg in zip(job.tasks, job.recipe.evaluate.tasks, strict=True):
         uses = ", ".join(f"{item.uses.count(use)} {does}" for use, does in _USES.items() if use in item.uses)
         print(f"task     {visible(item.task.name)}: {amount(len(item.questions), 'problems')}, {cfg.check}; {uses}")

@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
-from genius_lite.errors import UserError
+from genius_lite.errors import LFS_POINTER, LFS_TOLD, UserError
 from genius_lite.recipe import STDIN
 from genius_lite.text import amount, first_line
 
@@ -28,7 +28,6 @@ FORMATS = {
 """Suffixes of files of questions, and how each is read; `.gz` or `.zst` may follow."""
 _COMPRESSED = (".gz", ".zst")
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # how they begin, and no UTF-8 text does
-_LFS = b"version https://git-lfs.github.com/spec/"  # what git leaves in a file's place without its Large File Storage
 _MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 SUFFIXES = f"{' '.join(FORMATS)}, or one of them with {' or '.join(_COMPRESSED)} after it"
 KINDS = {
@@ -126,11 +125,11 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
     if str(path) == STDIN and sys.stdin.closed:
         raise UserError(f"{path}: standard input was read before; write it to a file")
     with cast("io.BufferedReader", sys.stdin.buffer) if str(path) == STDIN else path.open("rb") as raw:
-        begin = raw.peek(len(_LFS))
+        begin = raw.peek(len(LFS_POINTER))
         if not begin:
             raise UserError(f"{path}: the file is empty")
-        if begin.startswith(_LFS):
-            raise UserError(f"{path}: a pointer of Git LFS, not the file itself; fetch that with `git lfs pull`")
+        if begin.startswith(LFS_POINTER):
+            raise UserError(f"{path}: {LFS_TOLD}")
         if begin.startswith(_GZIP):
             yield io.BufferedReader(gzip.GzipFile(fileobj=raw))  # type: ignore[arg-type]
         elif begin.startswith(_ZSTD):

@@ -30,6 +30,7 @@ keeps 45 %; training took 4.7 times as long, and takes 2.4 times. On a quiet mac
 NO_MEMORY = re.compile(
     r"out of memory|not enough memory|Invalid buffer size"  # torch: of a GPU, of Windows, of Metal
     r"|can't allocate|[Cc]annot allocate memory|[Uu]nable to mmap"  # torch and libc, of the main memory; safetensors
+    r"|std::bad_alloc"  # libraries in C++, while they are imported
 )
 """What libraries say where they get no memory, and raise no MemoryError."""
 

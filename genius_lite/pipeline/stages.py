@@ -22,7 +22,7 @@ from genius_lite.pipeline.evaluation import BaseResult, cool, evaluate
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Policy, Round, Session, counted, note_time, note_untimed, timed
 from genius_lite.pipeline.stand_in import stand_in
-from genius_lite.pipeline.trust import trust_checkpoint, trust_pairs, trust_policy, trust_searches
+from genius_lite.pipeline.trust import trust_checkpoint, trust_pairs, trust_policy, trust_searches, trusted_importance
 from genius_lite.progress import Progress, Stage
 from genius_lite.recipe import QuantType, TargetType
 from genius_lite.records import FailedQuery, PreferencePair, Rollout
@@ -36,7 +36,7 @@ from genius_lite.rundir.reader import RoundFolder
 from genius_lite.sampler.interface import run_until_complete
 from genius_lite.text import amount
 from genius_lite.weights import gguf_file
-from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, importance_for, write_imatrix
+from genius_lite.weights.adapter import BASE_FILE, IMATRIX_FILE, Adapter, write_imatrix
 from genius_lite.weights.full_precision import load_weights, write_full_precision
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import FULL_PRECISION, MAP_FILE, Base, import_checkpoint, save_checkpoint
@@ -249,7 +249,7 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
         began, parts = time.monotonic(), dict[str, float]()
         learned = Adapter.load(adapter, r.base)
         base = gguf_file.read(baseline(r, adapter).gguf)
-        rounded = Rounded(base, importance_for(r.base, r.rounded / IMATRIX_FILE))
+        rounded = Rounded(base, trusted_importance(r))
 
         def size(kind: TargetType) -> int:
             return types_bytes(r.base.gguf, planned_types(r.base, learned, kind, r.job.source))

@@ -15,6 +15,7 @@ from genius_lite.rundir.lines import Lines
 from genius_lite.rundir.reader import RoundFolder
 from genius_lite.text import brief
 from genius_lite.weights import gguf_file
+from genius_lite.weights.adapter import IMATRIX_FILE, Matrix, importance_for
 from genius_lite.weights.full_precision import read_config
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.gguf_header import shown
@@ -99,6 +100,21 @@ def trust_policy(made: Path, base: Base, digest: str = "") -> None:
         )
     if digest and sha256([made]) != digest:
         raise UserError(f"{made} is not the file that this run made; delete it to have it made anew")
+
+
+def trusted_importance(r: Round) -> Matrix:
+    """Read by what importance the base was quantized that rounds are told against; of the user's own nothing is known.
+
+    Raises:
+        UserError: the file of it is gone, without which rounds would lose a part of what they learn, or it is wrong.
+    """
+    file = r.rounded / IMATRIX_FILE
+    if r.baseline.gguf != r.base.gguf.path and not file.exists():
+        raise UserError(
+            f"{file} is gone, by which {r.baseline.gguf.name} beside it was quantized: put it back, or delete "
+            f"{file.parent} to have both made anew"
+        )
+    return importance_for(r.base, file)
 
 
 def trust_checkpoint(base: Base) -> None:

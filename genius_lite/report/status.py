@@ -93,7 +93,7 @@ def look(path: Path) -> Status:
     if shard and board.work and board.work.done == board.work.total:
         whose = f"all queries of its part, {shard.part}; genius-lite merge-shards adds them to the run"
         return Status("finished", whose, None, board, damaged)
-    why = board.ended or "its process is gone"
+    why = board.ended or ("its process is gone" if kept else "no process works on it")
     if board.stuck:
         return Status("failed", why, exported, board, damaged)
     # Without it the command would begin anew where the folder lay then; of two the last one counts.

@@ -45,7 +45,8 @@ class LogitsError(RuntimeError):
     """The model's logits are not finite: NaN, or an infinity as the largest one. `row` is the first such."""
 
     def __init__(self, row: int, whose: str = ""):
-        super().__init__(f"the model gave logits that are not finite{whose}; its file or its settings are broken")
+        mend = "its file is broken, or its settings are: take another file of it, and sampler.kv_type F16 or F32"
+        super().__init__(f"the model gave logits that are not finite{whose}; {mend}")
         self.row = row
 
 

@@ -237,9 +237,9 @@ def headers(folder: Path) -> dict[str, tuple[str, list[int]]]:
         try:
             names = {*msgspec.json.decode(index.read_bytes(), type=prepared(_Index)).weight_map.values()}
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-            raise UserError(f"{index}: no index of safetensors: {e}") from None
+            raise UserError(f"{index}: no index of safetensors ({e}); fetch it again") from None
         if outside := sorted(name for name in names if not (folder / Path(name).name).is_file() or "/" in name):
-            raise UserError(f"{folder}: the index names {outside[0]}, which is not there")
+            raise UserError(f"{folder}: the index names {outside[0]}, which is not there; fetch it")
     elif not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder}: no model.safetensors here, and no model.safetensors.index.json")
     found = dict[str, tuple[str, list[int]]]()
@@ -249,7 +249,7 @@ def headers(folder: Path) -> dict[str, tuple[str, list[int]]]:
                 parts = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
                 found |= {name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()}
         except (SafetensorError, OSError) as e:
-            raise UserError(f"{folder / file}: no safetensors file, or a broken one: {e}") from None
+            raise UserError(f"{folder / file}: no safetensors file, or a broken one ({e}); fetch it again") from None
     if not any(len(shape) > 1 for _, shape in found.values()):
         raise UserError(f"{folder}: its safetensors hold no matrix")
     return found

@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 from gguf.quants import dequantize
 
-from genius_lite.errors import UserError
+from genius_lite.errors import LFS_POINTER, LFS_TOLD, UserError
 from genius_lite.progress import Advance
 from genius_lite.weights.gguf_header import ARRAY, INT32, UINT32, Reader, Tensor, broken, shown, tensor_bytes
 
 EMBEDDINGS = "token_embd.weight"
 _MAGIC = b"GGUF"
-_GIT_LFS = b"version https://git-lfs"  # what git leaves in the place of a large file
 _LARGEST_ALIGNMENT = 1 << 16  # bytes
 _ARCHITECTURE = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
@@ -190,9 +189,8 @@ def _read_file(path: Path) -> GGUF:
     with path.open("rb") as file:
         reader = Reader(file, size, path)
         if (magic := reader.take(4)) != _MAGIC:
-            pointer = magic == _GIT_LFS[:4] and magic + file.read(len(_GIT_LFS) - 4) == _GIT_LFS
-            is_it = "a pointer of Git LFS; fetch the file itself with `git lfs pull`" if pointer else "not a GGUF file"
-            raise UserError(f"{path}: {is_it}")
+            is_pointer = (magic + file.read(len(LFS_POINTER))).startswith(LFS_POINTER)
+            raise UserError(f"{path}: {LFS_TOLD if is_pointer else 'not a GGUF file'}")
         (version,) = reader.unpack("<I")
         if version not in (2, 3):
             raise UserError(f"{path}: GGUF version {version} is not supported (2 and 3 are)")

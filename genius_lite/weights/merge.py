@@ -163,12 +163,16 @@ def write(
     own = source.by_name
     products: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(3))
 
+    def ready(target: Tensor) -> Rounded | None:
+        """Return the base in the target's type, if it is there."""
+        return rounded if rounded and rounded.gguf.by_name[target.name].type == target.type else None
+
     def raw(target: Tensor, rows: slice, weights: Callable[[], np.ndarray]) -> np.ndarray:
         """Return the base's bytes in the target's type."""
         if own[target.name].type == target.type:
             return source.raw_rows(own[target.name], rows)
-        if rounded and rounded.gguf.by_name[target.name].type == target.type:
-            return rounded.gguf.raw_rows(rounded.gguf.by_name[target.name], rows)
+        if made := ready(target):
+            return made.gguf.raw_rows(made.gguf.by_name[target.name], rows)
         return quantize_rows(weights(), target.type, adapter.importance.get(target.name) if adapter else None)
 
     def block(target: Tensor, rows: slice) -> _Block:
@@ -188,8 +192,7 @@ def write(
             raise _TooLargeError(target.name)
         on = grid(target.type, raw(target, rows, lambda: weights), target.columns)
         rng = np.random.default_rng(seed_of("round", target.name, rows.start))
-        made = rounded if rounded and rounded.gguf.by_name[target.name].type == target.type else None
-        by = made.importance if made else adapter.importance
+        by = (ready(target) or adapter).importance
         matters = by.get(target.name) if GGML_QUANT_SIZES[target.type][0] > 1 else None
         codes = round_keeping(on, weights, update, rng, matters)
         return on.encode(codes), kept_of(on.values(codes) - on.held, update)

@@ -137,11 +137,12 @@ def test_other_exceptions_are_none_of_the_machine():
 @pytest.mark.parametrize(
     "said",
     [
+        "std::bad_alloc",
         "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8.00 GiB",
         "MPS backend out of memory (MPS allocated: 9.00 GB, other allocations: 1.00 GB, max allowed: 9.07 GB)",
         "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.",
     ],
-    ids=["CUDA", "Metal", "Windows"],
+    ids=["C++", "CUDA", "Metal", "Windows"],
 )
 def test_what_torch_says_of_no_memory_is_understood(said):
     assert "plan says what a run takes" in (fault_line(RuntimeError(said)) or "")

@@ -190,4 +190,5 @@ def test_only_the_first_run_is_the_first(tmp_path):
     told = found["ipo", 1].to_first
     assert told and told.estimate == 0.5
     assert found["ipo", 2].to_first is None
-    assert found["short", 1].to_first is None
+    rounds = [line.split() for line in printed([*found.values()]).splitlines() if " sampled " in line]
+    assert [line[-1] for line in rounds if line[1] == "2"] == ["-", "-"], "and that is said"

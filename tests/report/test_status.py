@@ -62,7 +62,7 @@ def test_from_the_records_alone(folder):
     found = look(folder)
     board = found.board
     assert (found.state, found.exported) == ("interrupted", None)
-    assert found.meaning == "its process is gone; the same command goes on from here"
+    assert found.meaning == "no process works on it; the same command goes on from here"  # as after merge-shards
     assert (board.out, board.number, board.kind, board.rounds) == (str(folder), 2, "rollouts", 2)
     assert board.work == Work("rollouts", "queries", 12, 2)
     assert [(row["round"], row["score"]) for row in board.rows] == [(0, 0.5), (1, 0.6)]
@@ -210,7 +210,7 @@ def test_it_is_printed_in_80_columns(folder, capsys):
 
     print_status(look(folder), Console(width=80))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("interrupted: its process is gone")
+    assert lines[0].startswith("interrupted: no process works on it")
     assert any("2/12 queries" in line for line in lines)
     assert max(map(len, lines[1:])) <= 80
 
