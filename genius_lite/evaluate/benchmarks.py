@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import msgspec
 
 from genius_lite.data.questions import checked
-from genius_lite.data.rows import Columns, UsableRows, read_rows, row_object
+from genius_lite.data.rows import ANSWERS, QUESTIONS, Columns, UsableRows, read_rows, row_object
 from genius_lite.errors import UserError
 from genius_lite.evaluate.choices import read_options
 from genius_lite.evaluate.harness import Definition, Harness
@@ -20,9 +21,12 @@ from genius_lite.evaluate.scoring import DECOYS, as_literal, fault
 from genius_lite.evaluate.tasks import Problem, Task, evenly, from_reasoning_gym, from_rows, judged, problems_of
 from genius_lite.recipe import HARNESS, BenchmarkName, Prefix, TaskSource
 from genius_lite.records import prepared, query_id
+from genius_lite.text import brief
 
 DEFINITIONS = msgspec.convert(HARNESS, prepared(dict[str, Definition]))
 """Those that lm-evaluation-harness asks and judges."""
+NUMBER = re.compile(r"[\s$]*-?[\d.,]+\s*%?\s*|.*####.*", re.DOTALL)
+"""A text that is a number, or a solution that ends in one as GSM8K's do."""
 
 
 def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
@@ -44,6 +48,36 @@ def load_tasks(sources: Sequence[TaskSource]) -> list[Task]:
     if repeated := [name for name, count in Counter(task.name for task in tasks).items() if count > 1]:
         raise UserError(f"two tasks are named {repeated[0]}; give their files different names")
     return tasks
+
+
+def guess_task(path: str) -> TaskSource:
+    """Guess of a file of problems how its columns are called, and of all their answers who judges them.
+
+    Raises:
+        UserError: it cannot be read, has no problem, or no column that is called as questions, or as answers, are.
+    """
+    rows = [row.values for row in read_rows(path, (), TaskSource(source=path)) if isinstance(row.values, dict)]
+    if not rows:
+        raise UserError(f"{path}: no problem in it; one is needed at least")
+    prompt, answer = _first_of(QUESTIONS, rows[0], path), _first_of(ANSWERS, rows[0], path)
+    known = [str(row[answer]) for row in rows if row.get(answer) not in (None, "")]
+    numbers, letters = all(map(NUMBER.fullmatch, known)), all(re.fullmatch("[A-J]", text) for text in known)
+    choice = all("choices" in row for row in rows) or letters
+    check = "choice" if choice else "numeric" if numbers else "exact"
+    fields = {"source": path, "check": check, "prompt": prompt, "answer": answer}
+    if letters and len(columns := [f"{{{letter}}}" for letter in "ABCDEFGHIJ" if letter in rows[0]]) > 1:
+        fields["choices"] = " ".join(columns)
+    return TaskSource.model_validate(fields)
+
+
+def _first_of(names: Iterable[str], row: dict[str, object], path: str) -> str:
+    columns = {name.strip().casefold(): name for name in reversed(row)}
+    found = [columns[name] for name in names if name in columns]
+    if not found:
+        known = brief(", ".join(row), 200)
+        by_hand = "a recipe can name others (evaluate.tasks)"
+        raise UserError(f"{path}: no column such as {', '.join(names)}; it has {known}; {by_hand}")
+    return found[0]
 
 
 def load_task(cfg: TaskSource) -> Task:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.evaluate.benchmarks import load_tasks
+from genius_lite.evaluate.benchmarks import guess_task, load_tasks
 from genius_lite.evaluate.measure import EvalModel, answer_tasks, temperature_of
 from genius_lite.evaluate.results import complaints, results
 from genius_lite.evaluate.tasks import TokenizedTask, tokenize_task
@@ -64,7 +64,7 @@ def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[PromptConf
     """The tasks that a command line means, and how the recipes among its names ask.
 
     A name is a recipe (.yaml), whose tasks are taken; or a benchmark (`gsm8k`); or a source, with a checker behind a
-    colon (`held-out.jsonl:numeric`).
+    colon (`held-out.jsonl:numeric`). How a file's columns are called, and a checker that is not named, are guessed.
 
     Raises:
         UserError: a recipe cannot be read or has no task; or there is no such checker.
@@ -107,11 +107,22 @@ def _task(name: str) -> TaskSource:
         given = {"source": name}  # a colon of its own, as hf:OWNER/DATASET and C:/problems.jsonl have
     elif check not in get_args(Check):
         raise UserError(f"{name}: no checker `{check}`; known are {', '.join(get_args(Check))}")
+    given = _guessed(given["source"]) | given
+    if given.get("check") != "choice":
+        given.pop("choices", None)
     try:
         return TaskSource.model_validate(given)
     except ValidationError as e:
         told = e.errors()[0]["msg"].removeprefix("Value error, ")
         raise UserError(f"--tasks {name!r:.60}: {told}; a recipe can say more of a task") from None
+
+
+def _guessed(source: str) -> dict[str, Any]:
+    """Guess what a file of problems asks and how it is judged; nothing where that cannot be told of its columns."""
+    try:
+        return guess_task(source).model_dump(exclude_unset=True) if Path(source).is_file() else {}
+    except UserError:  # conversations; what is wrong with the file is said when it is read as it is called
+        return {}
 
 
 def evaluate_models(

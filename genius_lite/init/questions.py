@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -13,16 +13,16 @@ from typing import NamedTuple
 from genius_lite.data import thoughts
 from genius_lite.data.files import FORMATS, suffix_of
 from genius_lite.data.queries import Questions, text_columns
-from genius_lite.data.rows import ANSWERS, QUESTIONS, not_utf8, read_rows
+from genius_lite.data.rows import QUESTIONS, not_utf8
 from genius_lite.data.templates import Renderer
 from genius_lite.errors import UserError
-from genius_lite.evaluate.benchmarks import load_task
+from genius_lite.evaluate.benchmarks import NUMBER, guess_task, load_task
 from genius_lite.hardware.gpus import gpus
 from genius_lite.hardware.system import cores, free_memory
 from genius_lite.init.templates import ALWAYS, NEVER, SWITCH, SWITCHED_OFF, UNKNOWN, Thinking
 from genius_lite.recipe import Model, Prefix, Queries, TaskSource, benchmark_named
 from genius_lite.recipe.types import at_home
-from genius_lite.text import amount, brief
+from genius_lite.text import amount
 from genius_lite.weights import gguf_file
 from genius_lite.weights.importing import check_supported
 from genius_lite.weights.source import check_before_download, in_cache, locate
@@ -45,7 +45,6 @@ _ASKED = re.compile("quer|quest|prompt", re.IGNORECASE)
 _HELD_OUT = re.compile("held|problem|test|eval|valid", re.IGNORECASE)
 _ASKS = re.compile("[?？؟]")
 _LONGEST_NAME = 60  # characters of a column's name; what is longer is rather a question
-_NUMBER = re.compile(r"[\s$]*-?[\d.,]+\s*%?\s*|.*####.*", re.DOTALL)
 
 
 class Resources(NamedTuple):
@@ -210,7 +209,7 @@ def question_columns(source: str) -> list[str]:
     def rank(name: str) -> tuple[int, bool, bool]:
         usual = name.strip().casefold()
         place = QUESTIONS.index(usual) if usual in QUESTIONS else len(QUESTIONS)
-        return place, not _ASKS.search(found[name]), bool(_NUMBER.fullmatch(found[name]))
+        return place, not _ASKS.search(found[name]), bool(NUMBER.fullmatch(found[name]))
 
     return sorted(found, key=rank)
 
@@ -245,30 +244,5 @@ def find_problems(source: str) -> tuple[TaskSource | None, list[str]]:
         return None, []
     if (benchmark := benchmark_named(source)) and not Path(source).exists():
         return TaskSource.model_validate({"benchmark": benchmark}), []
-    if source.startswith(Prefix.REASONING_GYM):
-        task = TaskSource(source=source)
-    else:
-        path = _at_home(source)
-        rows = [row.values for row in read_rows(path, (), TaskSource(source=path)) if isinstance(row.values, dict)]
-        if not rows:
-            raise UserError(f"{path}: no problem in it; one is needed at least")
-        prompt, answer = _first_of(QUESTIONS, rows[0], path), _first_of(ANSWERS, rows[0], path)
-        known = [str(row[answer]) for row in rows if row.get(answer) not in (None, "")]
-        numbers, letters = all(map(_NUMBER.fullmatch, known)), all(re.fullmatch("[A-J]", text) for text in known)
-        choice = all("choices" in row for row in rows) or letters
-        check = "choice" if choice else "numeric" if numbers else "exact"
-        fields = {"source": path, "check": check, "prompt": prompt, "answer": answer}
-        if letters and len(columns := [f"{{{letter}}}" for letter in "ABCDEFGHIJ" if letter in rows[0]]) > 1:
-            fields["choices"] = " ".join(columns)
-        task = TaskSource.model_validate(fields)
+    task = TaskSource(source=source) if source.startswith(Prefix.REASONING_GYM) else guess_task(_at_home(source))
     return task, [problem.prompt for problem in load_task(task).problems]
-
-
-def _first_of(names: Iterable[str], row: dict[str, object], path: str) -> str:
-    columns = {name.strip().casefold(): name for name in reversed(row)}
-    found = [columns[name] for name in names if name in columns]
-    if not found:
-        known = brief(", ".join(row), 200)
-        by_hand = "take `none` here, and name them in the recipe (evaluate.tasks)"
-        raise UserError(f"{path}: no column such as {', '.join(names)}; it has {known}; {by_hand}")
-    return found[0]

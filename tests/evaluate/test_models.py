@@ -91,6 +91,23 @@ def test_a_colon_that_belongs_to_a_name_names_no_checker(tmp_path, monkeypatch):
         tasks_named(["b.jsonl:number"])
 
 
+def test_columns_and_checker_of_a_file_are_guessed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "n.jsonl").write_text('{"Question": "2 + 2?", "solution": "4"}\n{"Question": "2 + 3?", "solution": 5}\n')
+    (tmp_path / "c.csv").write_text("problem,A,B,label\nWhich?,this,that,A\nAnd now?,these,those,B\n")
+    (tmp_path / "m.jsonl").write_text('{"messages": [{"role": "user", "content": "2 + 2?"}], "answer": "4"}\n')
+    found, _ = tasks_named(["n.jsonl", "n.jsonl:exact", "c.csv", "c.csv:exact", "m.jsonl", "m.jsonl:numeric"])
+    assert [(task.prompt, task.answer, task.check) for task in found] == [
+        ("Question", "solution", "numeric"),
+        ("Question", "solution", "exact"),
+        ("problem", "label", "choice"),
+        ("problem", "label", "exact"),
+        ("prompt", "answer", "exact"),
+        ("prompt", "answer", "numeric"),
+    ]
+    assert [len(task.problems) for task in load_tasks([*found[:1], *found[2:3], *found[4:5]])] == [2, 2, 1]
+
+
 def test_answers_are_kept_until_the_results_are_written(tasks, tiny_llama, tmp_path):
     out = tmp_path / "out"
     interrupted(tiny_llama, tasks, out)
