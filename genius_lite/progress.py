@@ -63,13 +63,16 @@ class Progress:
         """Take a round that is over (0: the base model), and the best so far; lights: signal -> ok, warn or halt."""
 
     @contextmanager
-    def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:
+    def stage(
+        self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0, at_once: float = 0.0
+    ) -> Iterator[Advance]:
         """Count something of `total` steps; gives the function that does.
 
         Args:
             unit: what is counted, as it stands behind a rate: "queries", "MB".
             scale: what one step is in that unit (1e-6 for bytes shown as MB).
             done: steps that were done before, by an earlier process.
+            at_once: steps that are under way together, of which half is done on average, and not counted.
         """
         yield lambda steps: None
 

@@ -49,7 +49,9 @@ class Interrupted(Progress):
     """Ctrl-C once a passage was asked about."""
 
     @contextmanager
-    def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:
+    def stage(
+        self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0, at_once: float = 0.0
+    ) -> Iterator[Advance]:
         def advance(steps: float) -> None:
             if name == "questions":
                 raise KeyboardInterrupt

@@ -116,6 +116,11 @@ def test_columns_and_checkers_are_detected(folder):
         ([{"question": "a", "answer": "so 2 #### 72"}, {"question": "b", "answer": 3}], "numeric"),
         ([{"question": "a", "answer": "$1,000"}, {"question": "b", "answer": "50 %"}], "numeric"),
         ([{"question": "a", "answer": "in 1999"}, {"question": "b", "answer": "7"}], "exact"),
+        ([{"question": "a", "answer": "3.11.2"}, {"question": "b", "answer": "24.12.2025"}], "exact"),
+        ([{"question": "a", "answer": "0,5"}, {"question": "b", "answer": "7"}], "exact"),
+        ([{"question": "a", "answer": 1e-05}, {"question": "b", "answer": "-.5"}], "numeric"),
+        ([{"question": "a", "answer": "#### yes"}, {"question": "b", "answer": "."}], "exact"),
+        ([{"question": "a", "answer": "x", "choices": ""}, {"question": "b", "answer": "y", "choices": None}], "exact"),
         ([{"question": "a", "answer": "B", "choices": ["x", "y"]}], "choice"),
         ([{"question": "a: A. x B. y", "answer": "B"}, {"question": "b: A. x B. y", "answer": "A"}], "choice"),
     ):

@@ -132,7 +132,7 @@ def evaluate(
         list[str],
         typer.Option(
             parser=source,
-            help="FILE or FILE:CHECK, a benchmark (gsm8k), reasoning_gym:NAME, or a recipe that names some; repeatable",
+            help="FILE.jsonl:CHECK, a benchmark (gsm8k), reasoning_gym:NAME, or a recipe that names some; repeatable",
         ),
     ],
     against: Annotated[

@@ -18,7 +18,8 @@ from genius_lite.text import brief
 
 COLUMN = "prompt"
 """The column that is asked for where nobody says which: where it lacks, a row's form is recognized."""
-_CONVERSATIONS = {"messages": "OpenAI", "conversations": "ShareGPT", "conversation": "ShareGPT"}
+CONVERSATIONS = {"messages": "OpenAI", "conversations": "ShareGPT", "conversation": "ShareGPT"}
+"""Columns that hold a conversation, and whose form that is."""
 _SYSTEM, _INSTRUCTION = "system", "instruction"
 _ROLES = {
     **dict.fromkeys(("user", "human"), "user"),
@@ -45,7 +46,7 @@ def columns_for(column: str, template: str | None = None) -> list[Columns]:
     """Return the columns that a question is made of, the likeliest first."""
     if template:
         return [Columns(tuple(columns_of(template)), help="name others in queries.prompt")]
-    forms = [Columns((name,), (_SYSTEM,)) for name in _CONVERSATIONS] + [Columns((_INSTRUCTION,), ("input", _SYSTEM))]
+    forms = [Columns((name,), (_SYSTEM,)) for name in CONVERSATIONS] + [Columns((_INSTRUCTION,), ("input", _SYSTEM))]
     if column != COLUMN:
         return [next((form for form in forms if form.needed == (column,)), Columns((column,)))]
     return [Columns((column,)), *forms]
@@ -61,11 +62,11 @@ def question_of(row: Mapping[str, Any] | str, column: str, template: str | None 
         return Question(checked(row))
     if template:
         return Question(checked(_filled(row, template)))
-    if column in row and column not in (*_CONVERSATIONS, _INSTRUCTION):
+    if column in row and column not in (*CONVERSATIONS, _INSTRUCTION):
         if _is_conversation(row[column]):
             return _last_turn(row[column], column, None)
         return Question(checked(_text(row[column], column)))
-    if name := next((name for name in _CONVERSATIONS if name in row and column in (name, COLUMN)), None):
+    if name := next((name for name in CONVERSATIONS if name in row and column in (name, COLUMN)), None):
         return _last_turn(row[name], name, row.get(_SYSTEM))
     given = _text(row["input"], "input") if row.get("input") else ""
     text = "\n\n".join(part for part in (_text(row[_INSTRUCTION], _INSTRUCTION), given) if part.strip())
@@ -124,7 +125,7 @@ def _last_turn(turns: Any, name: str, system: Any) -> Question:
     before = tuple(message for message in messages[:last] if message["content"].strip())
     for message in (*opening, *before):
         checked(message["content"])
-    kind = _CONVERSATIONS.get(name, "OpenAI")
+    kind = CONVERSATIONS.get(name, "OpenAI")
     return Question(checked(messages[last]["content"]), (*opening, *before), f"conversations ({kind}'s `{name}`)")
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import msgspec
 
-from genius_lite.data.questions import checked
+from genius_lite.data.questions import COLUMN, CONVERSATIONS, checked, is_number
 from genius_lite.data.rows import ANSWERS, QUESTIONS, Columns, UsableRows, read_rows, row_object
 from genius_lite.errors import UserError
 from genius_lite.evaluate.choices import read_options
@@ -25,7 +26,8 @@ from genius_lite.text import brief
 
 DEFINITIONS = msgspec.convert(HARNESS, prepared(dict[str, Definition]))
 """Those that lm-evaluation-harness asks and judges."""
-NUMBER = re.compile(r"[\s$]*-?[\d.,]+\s*%?\s*|.*####.*", re.DOTALL)
+_PLAIN = r"[\s$]*-?(?=[\d.,]*\d)(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d+)?\s*%?\s*"  # no version, date, or decimal comma
+NUMBER = re.compile(rf"(?:.*####)?{_PLAIN}", re.DOTALL)
 """A text that is a number, or a solution that ends in one as GSM8K's do."""
 
 
@@ -54,30 +56,43 @@ def guess_task(path: str) -> TaskSource:
     """Guess of a file of problems how its columns are called, and of all their answers who judges them.
 
     Raises:
-        UserError: it cannot be read, has no problem, or no column that is called as questions, or as answers, are.
+        UserError: it cannot be read, has no problem, or as `usual_columns`.
     """
     rows = [row.values for row in read_rows(path, (), TaskSource(source=path)) if isinstance(row.values, dict)]
     if not rows:
         raise UserError(f"{path}: no problem in it; one is needed at least")
-    prompt, answer = _first_of(QUESTIONS, rows[0], path), _first_of(ANSWERS, rows[0], path)
-    known = [str(row[answer]) for row in rows if row.get(answer) not in (None, "")]
-    numbers, letters = all(map(NUMBER.fullmatch, known)), all(re.fullmatch("[A-J]", text) for text in known)
-    choice = all("choices" in row for row in rows) or letters
+    prompt, answer = usual_columns(rows, path)
+    known = [row[answer] for row in rows if row.get(answer) not in (None, "")]
+    numbers = all(is_number(each) or NUMBER.fullmatch(str(each)) for each in known)
+    letters = all(re.fullmatch("[A-J]", str(each)) for each in known)
+    choice = all(row.get("choices") for row in rows) or letters
     check = "choice" if choice else "numeric" if numbers else "exact"
     fields = {"source": path, "check": check, "prompt": prompt, "answer": answer}
-    if letters and len(columns := [f"{{{letter}}}" for letter in "ABCDEFGHIJ" if letter in rows[0]]) > 1:
+    if letters and len(columns := [f"{{{letter}}}" for letter in "ABCDEFGHIJ" if any(letter in r for r in rows)]) > 1:
         fields["choices"] = " ".join(columns)
     return TaskSource.model_validate(fields)
 
 
-def _first_of(names: Iterable[str], row: dict[str, object], path: str) -> str:
-    columns = {name.strip().casefold(): name for name in reversed(row)}
-    found = [columns[name] for name in names if name in columns]
-    if not found:
-        known = brief(", ".join(row), 200)
-        by_hand = "a recipe can name others (evaluate.tasks)"
-        raise UserError(f"{path}: no column such as {', '.join(names)}; it has {known}; {by_hand}")
-    return found[0]
+def usual_columns(rows: Sequence[Mapping[str, object]], path: str) -> tuple[str, str]:
+    """Find the columns of questions and answers in some rows of a file by what they are usually called, in any case.
+
+    Raises:
+        UserError: none is called so.
+    """
+    columns = dict[str, str]()
+    for name in chain.from_iterable(rows):
+        columns.setdefault(name.strip().casefold(), name)
+
+    def first(names: Iterable[str]) -> str:
+        found = [columns[name] for name in names if name in columns]
+        if not found:
+            known = brief(", ".join(columns.values()), 200)
+            by_hand = "say in a recipe's evaluate.tasks how they are called (prompt, answer)"
+            raise UserError(f"{path}: no column such as {', '.join(names)}; it has {known}; {by_hand}")
+        return found[0]
+
+    talks = COLUMN not in columns and CONVERSATIONS.keys() & columns.keys()
+    return COLUMN if talks else first(QUESTIONS), first(ANSWERS)
 
 
 def load_task(cfg: TaskSource) -> Task:

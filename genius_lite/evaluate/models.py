@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from genius_lite.data.rows import read_rows
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.evaluate.benchmarks import guess_task, load_tasks
+from genius_lite.evaluate.benchmarks import load_tasks, usual_columns
 from genius_lite.evaluate.measure import EvalModel, answer_tasks, temperature_of
 from genius_lite.evaluate.results import complaints, results
 from genius_lite.evaluate.tasks import TokenizedTask, tokenize_task
@@ -31,6 +33,7 @@ from genius_lite.text import amount
 from genius_lite.weights import gguf_file
 
 RESULTS = "results.json"
+_LOOKED_AT = 100  # rows, by which columns are known
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[PromptConf
     """The tasks that a command line means, and how the recipes among its names ask.
 
     A name is a recipe (.yaml), whose tasks are taken; or a benchmark (`gsm8k`); or a source, with a checker behind a
-    colon (`held-out.jsonl:numeric`). How a file's columns are called, and a checker that is not named, are guessed.
+    colon (`held-out.jsonl:numeric`). Columns of a file may be called as they usually are.
 
     Raises:
         UserError: a recipe cannot be read or has no task; or there is no such checker.
@@ -107,22 +110,24 @@ def _task(name: str) -> TaskSource:
         given = {"source": name}  # a colon of its own, as hf:OWNER/DATASET and C:/problems.jsonl have
     elif check not in get_args(Check):
         raise UserError(f"{name}: no checker `{check}`; known are {', '.join(get_args(Check))}")
-    given = _guessed(given["source"]) | given
-    if given.get("check") != "choice":
-        given.pop("choices", None)
     try:
-        return TaskSource.model_validate(given)
+        return TaskSource.model_validate(_columns(given["source"]) | given)
     except ValidationError as e:
         told = e.errors()[0]["msg"].removeprefix("Value error, ")
         raise UserError(f"--tasks {name!r:.60}: {told}; a recipe can say more of a task") from None
 
 
-def _guessed(source: str) -> dict[str, Any]:
-    """Guess what a file of problems asks and how it is judged; nothing where that cannot be told of its columns."""
-    try:
-        return guess_task(source).model_dump(exclude_unset=True) if Path(source).is_file() else {}
-    except UserError:  # conversations; what is wrong with the file is said when it is read as it is called
+def _columns(source: str) -> dict[str, str]:
+    """Find what questions and answers are called in a file of problems, by its first rows.
+
+    Raises:
+        UserError: as `usual_columns`; or it cannot be read.
+    """
+    if not Path(source).is_file():
         return {}
+    first = islice(read_rows(source, (), TaskSource(source=source)), _LOOKED_AT)
+    rows = [row.values for row in first if isinstance(row.values, dict)]
+    return dict(zip(("prompt", "answer"), usual_columns(rows, source), strict=True)) if rows else {}
 
 
 def evaluate_models(
@@ -177,7 +182,7 @@ def evaluate_models(
             who = EvalModel(model.gguf, settings, *way, folder / "sampler.log", progress.say)
             done = sum(len(one.responses) for one in log.records) if log else 0
             wanted = who.responses * len(questions)
-            with progress.stage(model.name, wanted, "responses", done=done) as advance:
+            with progress.stage(model.name, wanted, "responses", done=done, at_once=settings.slots) as advance:
                 answers = answer_tasks(who, items, advance, log)
         for line in complaints(answers):
             progress.say(f"warning: {line}")

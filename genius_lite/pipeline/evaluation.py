@@ -124,7 +124,7 @@ def _answers(
     who, log = _respondent(r, policy, r.job.recipe.evaluate.samples, temperature, greedy), RecordLog(file, Answers)
     name = f"{named(r.number)}: tasks" + ("" if greedy else f" at {temperature:g}")
     wanted, done = who.responses * sum(map(len, questions.values())), sum(len(one.responses) for one in log.records)
-    stage = r.progress.stage(name, wanted, "responses", done=done)
+    stage = r.progress.stage(name, wanted, "responses", done=done, at_once=who.settings.slots)
     with _noted(r, policy, who, questions, log, part) as known, stage as advance:
         found = answer_tasks(who, tasks, advance, log, known)
     for line in complaints(found):
@@ -139,7 +139,8 @@ def _observe(r: Round, policy: Policy) -> tuple[list[Observed], list[FailedQuery
         return [], []
     who, log = _respondent(r, policy, samples), RecordLog(r.folder_of(policy) / folder.SAID, Said)
     base = _respondent(r, r.baseline, samples) if r.number else None
-    stage = r.progress.stage(f"{named(r.number)}: held-out queries", len(watched) * samples, "responses")
+    name, at_once = f"{named(r.number)}: held-out queries", who.settings.slots
+    stage = r.progress.stage(name, len(watched) * samples, "responses", at_once=at_once)
     with _noted(r, policy, who, {"": watched}, log, "held-out queries") as known, stage as advance:
         seen, failures = observe(who, base, watched, recipe.queries.answers, advance, log, known)
     for one in failures:

@@ -68,9 +68,10 @@ def copy_stages(run: RunDir, identity: dict[str, Any], queries: Sequence[Query],
     def same(keys: Sequence[str], ignored: set[str] = _DECISIONS) -> bool:
         return all(_value(theirs, key, ignored) == _value(identity, key, ignored) for key in keys)
 
-    if same(_ROUNDED) and not (run / _ROUNDED_BASE).exists():
-        _link_stage(run, _IMPORTANCE, other)  # before the base, which was quantized by it
-    whole = {FULL_PRECISION: _BASE, folder.CHECKPOINT: _BASE, _EVALUATION: _EVALUATED, _ROUNDED_BASE: _ROUNDED}
+    whole = {FULL_PRECISION: _BASE, folder.CHECKPOINT: _BASE, _EVALUATION: _EVALUATED}
+    # A rounded base comes with the importance that it was quantized by, or not at all.
+    if same(_ROUNDED) and not (run / _ROUNDED_BASE).exists() and _link_stage(run, _IMPORTANCE, other):
+        whole[_ROUNDED_BASE] = _ROUNDED
     taken = [name for name, keys in whole.items() if same(keys) and _link_stage(run, name, other)]
     # An evaluation of the rounded base never comes beside a base that this run rounded itself.
     if _ROUNDED_BASE in taken and same((*_ROUNDED, *_EVALUATED)) and _link_stage(run, _ROUNDED_EVALUATION, other):

@@ -225,6 +225,7 @@ def baseline(r: Session, adapter: Path) -> Policy:
         began, size = time.monotonic(), types_bytes(r.base.gguf, types)
         with r.progress.stage(f"base model: {type_name(like, kind)}", size, "MB", 1e-6) as advance:
             round_base(r.base, learned, kind, out, advance, like)
+        remove(r.rounded / IMATRIX_FILE)  # of a run that was stopped here, or of another one's
         r.rounded.build(IMATRIX_FILE, lambda out: copyfile(adapter / IMATRIX_FILE, out))
         vouch(out)
         seconds = time.monotonic() - began
@@ -248,8 +249,7 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
     def make(out: Path) -> None:
         began, parts = time.monotonic(), dict[str, float]()
         learned = Adapter.load(adapter, r.base)
-        base = gguf_file.read(baseline(r, adapter).gguf)
-        rounded = Rounded(base, trusted_importance(r))
+        rounded = Rounded(gguf_file.read(baseline(r, adapter).gguf), trusted_importance(r))
 
         def size(kind: TargetType) -> int:
             return types_bytes(r.base.gguf, planned_types(r.base, learned, kind, r.job.source))

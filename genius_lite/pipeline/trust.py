@@ -111,8 +111,8 @@ def trusted_importance(r: Round) -> Matrix:
     file = r.rounded / IMATRIX_FILE
     if r.baseline.gguf != r.base.gguf.path and not file.exists():
         raise UserError(
-            f"{file} is gone, by which {r.baseline.gguf.name} beside it was quantized: put it back, or delete "
-            f"{file.parent} to have both made anew"
+            f"{file} is gone, by which {r.baseline.gguf.name} beside it was quantized: copy the first round's "
+            f"{folder.ADAPTER}/{IMATRIX_FILE} there, or delete {file.parent} to have both made anew"
         )
     return importance_for(r.base, file)
 

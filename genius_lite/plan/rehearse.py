@@ -122,9 +122,11 @@ class _Clock(Progress):
         self.marks: list[float] = []  # of the latest stage: its beginning, then each advance
 
     @contextmanager
-    def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:
+    def stage(
+        self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0, at_once: float = 0.0
+    ) -> Iterator[Advance]:
         self.marks = [time.monotonic()]
-        with self.progress.stage(name, total, unit, scale, done) as advance:
+        with self.progress.stage(name, total, unit, scale, done, at_once) as advance:
 
             def noted(n: float) -> None:
                 self.marks.append(time.monotonic())

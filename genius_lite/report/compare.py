@@ -100,16 +100,15 @@ def print_comparison(rows: Sequence[Row], console: Console) -> None:
             named = row.arm + (f"\n{row.seeds} seeds" if row.seeds > 1 else ""), f"{row.round}{'*' if row.best else ''}"
             for kind, accuracy, gain, to_first in _kinds(row):
                 right = "-" if accuracy is None else f"{accuracy:.1%}"
-                beside = "" if row.arm == rows[0].arm else _in_lines(to_first) or "-"
-                table.add_row(*named, kind, right, _in_lines(gain) or "-", beside)
+                table.add_row(*named, kind, right, _in_lines(gain) or "-", _in_lines(to_first) or "-")
                 named = "", ""
         console.print(table)
     console.print(
         "Gains over the base model, and differences to the first run, in points with 95 % intervals over problems and "
         "seeds; below them the standard error that each of the two adds. Over problems only: another seed may give "
-        "another gain. -: the first run has no such round, or other seeds or problems. * the run's best round, which "
-        "other problems chose; of a task with fewer than 40, or whose `use` is both, the same ones, which flatters it: "
-        "its report has wider intervals there (Bonferroni)."
+        "another gain. To the first -: this is it, or it has no such round, or no such problems. * the run's best "
+        "round, which other problems chose; of a task with fewer than 40, or whose `use` is both, the same ones, which "
+        "flatters it: its report has wider intervals there (Bonferroni)."
     )
 
 

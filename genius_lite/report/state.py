@@ -151,12 +151,22 @@ class RunState(msgspec.Struct):
 
 
 class Meter:
-    """Counts the work of a stage. Its rate is that of the last minute, or of the last events where they are rarer."""
+    """Counts the work of a stage. Its rate is that of the last minute, or of the last events where they are rarer.
+
+    Of work that is under way `at_once` half is done and not counted: it began together, and for long nothing ends.
+    """
 
     def __init__(
-        self, name: str, unit: str, total: float, done: float = 0.0, clock: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        unit: str,
+        total: float,
+        done: float = 0.0,
+        at_once: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ):
         self.name, self.unit, self.total, self.done, self.clock = name, unit, total, done, clock
+        self._at_once = at_once
         self.start = self._last = clock()
         self._before = done
         self._marks = deque([(self.start, done)], maxlen=_MARKS)
@@ -175,10 +185,11 @@ class Meter:
             usual = (self._last - since) / max(1, len(self._marks) - 1)  # seconds between two marks
             overdue = now - self._last > 2 * usual + _MARK_EVERY
             until = now if overdue else self._last
-            rate = (self.done - done) / (until - since)
+            under_way = min(self._at_once, self.total - self.done) / 2
+            rate = (self.done - done + (under_way if since == self.start else 0)) / (until - since)
             # The first few of many steps often pay for loading; no forecast rests on them.
             if self.done - self._before >= _FORECAST_FROM * (self.total - self._before):
-                left = (self.total - self.done) / rate - (now - until)
+                left = (self.total - self.done - under_way) / rate - (now - until)
         known = left if left is not None and left > 0 and self.done < self.total else None
         return Work(self.name, self.unit, self.total, self.done, rate, known)
 

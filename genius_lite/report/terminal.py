@@ -118,8 +118,10 @@ class TerminalProgress(Progress):
             self.board.lights, self.board.best = lights, best
 
     @contextmanager
-    def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:
-        meter = Meter(name, unit, total * scale, done * scale)
+    def stage(
+        self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0, at_once: float = 0.0
+    ) -> Iterator[Advance]:
+        meter = Meter(name, unit, total * scale, done * scale, at_once * scale)
         show = self._in_view if self._draw else self._bar if self.console.is_interactive else self._lines
         self._meter = meter
         try:

@@ -48,7 +48,9 @@ class Counting(Progress):
         self.known, self.count = list[float](), 0.0
 
     @contextmanager
-    def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:
+    def stage(
+        self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0, at_once: float = 0.0
+    ) -> Iterator[Advance]:
         self.known.append(done)
 
         def advance(n: float) -> None:
@@ -83,7 +85,7 @@ def interrupted(*arguments, seed: int = 0) -> Counting:
 def test_a_colon_that_belongs_to_a_name_names_no_checker(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a:b.jsonl", "a:exact"):
-        (tmp_path / name).write_text("{}")
+        (tmp_path / name).write_text('{"prompt": "2 + 2?", "answer": "4"}')
     found, _ = tasks_named(["a:b.jsonl", "a:exact", "a:b.jsonl:numeric", "hf:squad", "hf:squad:exact"])
     assert [task.source for task in found] == ["a:b.jsonl", "a:exact", "a:b.jsonl", "hf:squad", "hf:squad"]
     assert [task.check for task in found] == ["exact", "exact", "numeric", "exact", "exact"]
@@ -91,21 +93,27 @@ def test_a_colon_that_belongs_to_a_name_names_no_checker(tmp_path, monkeypatch):
         tasks_named(["b.jsonl:number"])
 
 
-def test_columns_and_checker_of_a_file_are_guessed(tmp_path, monkeypatch):
+def test_columns_of_a_file_may_be_called_as_they_usually_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "n.jsonl").write_text('{"Question": "2 + 2?", "solution": "4"}\n{"Question": "2 + 3?", "solution": 5}\n')
-    (tmp_path / "c.csv").write_text("problem,A,B,label\nWhich?,this,that,A\nAnd now?,these,those,B\n")
-    (tmp_path / "m.jsonl").write_text('{"messages": [{"role": "user", "content": "2 + 2?"}], "answer": "4"}\n')
-    found, _ = tasks_named(["n.jsonl", "n.jsonl:exact", "c.csv", "c.csv:exact", "m.jsonl", "m.jsonl:numeric"])
-    assert [(task.prompt, task.answer, task.check) for task in found] == [
-        ("Question", "solution", "numeric"),
-        ("Question", "solution", "exact"),
-        ("problem", "label", "choice"),
+    rows = ['{"Question": "2 + 2?", "response": "no"}']
+    rows += [f'{{"Question": "2 + {n}?", "answer": "{2 + n}", "response": "no"}}' for n in (3, 4)]
+    (tmp_path / "n.jsonl").write_text("\n".join(rows))
+    (tmp_path / "c.csv").write_text("problem,label\nWhich?,this\nAnd now?,these\n")
+    talk = '{"messages": [{"role": "user", "content": "2 + 2?"}], "text": "User: 2 + 2?", "answer": "4"}\n'
+    (tmp_path / "m.jsonl").write_text(talk)
+    found, _ = tasks_named(["n.jsonl:numeric", "c.csv", "m.jsonl:numeric"])
+    named = [(task.prompt, task.answer, task.check) for task in found]
+    assert named == [
+        ("Question", "answer", "numeric"),
         ("problem", "label", "exact"),
-        ("prompt", "answer", "exact"),
         ("prompt", "answer", "numeric"),
     ]
-    assert [len(task.problems) for task in load_tasks([*found[:1], *found[2:3], *found[4:5]])] == [2, 2, 1]
+    assert [len(task.problems) for task in load_tasks(found)] == [2, 2, 1]
+    (tmp_path / "g.jsonl").write_text('{"question": "2 + 2?", "gold": "4"}\n')
+    with pytest.raises(
+        UserError, match=r"g\.jsonl: no column such as answer, .*; it has question, gold; say in a recipe"
+    ):
+        tasks_named(["g.jsonl:numeric"])
 
 
 def test_answers_are_kept_until_the_results_are_written(tasks, tiny_llama, tmp_path):

@@ -38,7 +38,9 @@ class Pressed(TerminalProgress):
     round: Round | None = None
 
     @contextmanager
-    def stage(self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0) -> Iterator[Advance]:
+    def stage(
+        self, name: str, total: float, unit: str, scale: float = 1.0, done: float = 0.0, at_once: float = 0.0
+    ) -> Iterator[Advance]:
         arrived = done
 
         def advance(n: float) -> None:

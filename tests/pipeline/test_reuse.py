@@ -130,6 +130,17 @@ def test_only_what_would_come_out_the_same_is_taken(own, other, identity, expect
     assert copy_stages(own, identity, QUERIES[:3], other) == [], "what is there is left alone"
 
 
+def test_a_rounded_base_comes_with_its_own_importance_or_not_at_all(own, other):
+    (own / "rounded").mkdir()
+    (own / IMPORTANCE).write_text("of another adapter, when this run was stopped")
+    assert ROUNDED not in copy_stages(own, IDENTITY, QUERIES[:3], other)
+    (own / IMPORTANCE).unlink()
+    (other / IMPORTANCE).unlink()
+    assert ROUNDED not in copy_stages(own, IDENTITY, QUERIES[:3], other)
+    (other / IMPORTANCE).write_text("importance")
+    assert copy_stages(own, IDENTITY, QUERIES[:3], other) == [ROUNDED, AS_ROUNDED]
+
+
 def test_a_finished_evaluation_is_not_given_answers(own, other):
     shutil.copytree(other / "round-0", own / "round-0")
     assert ANSWERED not in copy_stages(own, changed(watched="others"), QUERIES, other)

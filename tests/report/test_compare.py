@@ -191,4 +191,5 @@ def test_only_the_first_run_is_the_first(tmp_path):
     assert told and told.estimate == 0.5
     assert found["ipo", 2].to_first is None
     rounds = [line.split() for line in printed([*found.values()]).splitlines() if " sampled " in line]
-    assert [line[-1] for line in rounds if line[1] == "2"] == ["-", "-"], "and that is said"
+    assert [line[-1] for line in rounds if line[0] == "short" or line[1] == "2"] == ["-", "-", "-"], "and that is said"
+    assert found["short", 1].to_first is None

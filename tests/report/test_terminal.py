@@ -39,7 +39,7 @@ def _terminal() -> Console:
 def test_a_pipe_gets_plain_lines(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(board_module.Meter.__init__, "__defaults__", (0.0, lambda: now[0]))
+    monkeypatch.setattr(board_module.Meter.__init__, "__defaults__", (0.0, 0.0, lambda: now[0]))
     console = _console()
     with TerminalProgress(console).stage("round 1: rollouts", 100, "queries", done=20) as advance:
         for _ in range(4):
