@@ -91,7 +91,7 @@ def usual_columns(rows: Sequence[Mapping[str, object]], path: str) -> tuple[str,
             raise UserError(f"{path}: no column such as {', '.join(names)}; it has {known}; {by_hand}")
         return found[0]
 
-    talks = COLUMN not in columns and CONVERSATIONS.keys() & columns.keys()
+    talks = COLUMN not in columns and CONVERSATIONS.keys() & {*columns.values()}
     return COLUMN if talks else first(QUESTIONS), first(ANSWERS)
 
 

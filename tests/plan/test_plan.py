@@ -105,8 +105,8 @@ def test_a_plan_says_what_the_run_then_takes_and_changes_nothing_in_it(project):
     noted = [json.loads(line) for line in (out / "round-1" / "timings.jsonl").read_text().splitlines()]
     trained = next(row for row in noted if row["stage"] == "train")
     # How much of the libraries' files is resident goes by the system: 0.24 GB less where it reclaims what rests.
-    planned_bytes = sum(stages["train", 1]["peak"]["parts"].values())
-    assert abs(planned_bytes - trained["peak_bytes"]) < max(0.5 * trained["peak_bytes"], 350e6)
+    expected, peak = sum(stages["train", 1]["peak"]["parts"].values()), trained["peak_bytes"]
+    assert 0.5 * peak < expected < max(1.5 * peak, peak + 350e6)
     sampled = next(row for row in noted if row["stage"] == "rollouts")
     both = sampled["peak_bytes"] + sampled["sampler"]["peak"]
     assert 0.5 < sum(stages["rollouts", 1]["peak"]["parts"].values()) / both < 1.5
