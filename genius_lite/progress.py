@@ -41,8 +41,6 @@ def named(number: int) -> str:
 
 BASE_STAGES = (Stage.IMPORT, Stage.EVALUATE)
 ROUND_STAGES = (Stage.ROLLOUTS, Stage.PAIRS, Stage.TRAIN, Stage.MERGE, Stage.EVALUATE)
-TIMED_STAGES = (Stage.IMPORT, Stage.ROLLOUTS, Stage.TRAIN, Stage.MERGE, Stage.EVALUATE, Stage.PAIRS)
-"""Those that `timings.jsonl` has."""
 
 
 class Progress:

@@ -31,12 +31,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """A line. `dots` marks its points; `band` shades its intervals instead of drawing whiskers."""
+    """A line. `dots` marks its points; `band` shades its intervals instead of drawing whiskers.
+
+    `aside` sets it so many units to the right: the whiskers of several lines stand beside each other.
+    """
 
     name: str
     points: list[Point]
     dots: bool = True
     band: bool = False
+    aside: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ def lines(
         parts.append(_text(x(place) + 3, _TOP + 9, label, "tick"))
     parts += [_text(x(place), HEIGHT - 8, label, "tick middle") for place, label in ticks]
     parts += [_series(s, n, x, y) for n, s in enumerate(series)]
-    parts += [_dot(x(p.x) + _aside(s, n), y(p.y), n) for n, s in enumerate(series) if s.dots for p in s.points
-              if math.isfinite(p.y)]  # fmt: skip
+    for n, s in enumerate(series):
+        parts += [_dot(x(p.x) + s.aside, y(p.y), n) for p in s.points if s.dots and math.isfinite(p.y)]
     return _svg(parts, HEIGHT, described)
 
 
@@ -166,15 +170,10 @@ def _series(s: Series, n: int, x: Scale, y: Scale) -> str:
             outline += [f"{x(p.x):g},{y(low):g}" for p, low, _ in reversed(ends)]
             parts.append(f'<polygon points="{" ".join(outline)}" class="band s{n}"/>')
         elif not s.band:
-            parts += [_whisker(x(p.x) + _aside(s, n), y(low), y(high), n) for p, low, high in ends]
-        points = " ".join(f"{x(p.x) + _aside(s, n):g},{y(p.y):g}" for p in run)
+            parts += [_whisker(x(p.x) + s.aside, y(low), y(high), n) for p, low, high in ends]
+        points = " ".join(f"{x(p.x) + s.aside:g},{y(p.y):g}" for p in run)
         parts.append(f'<polyline points="{points}" class="line s{n}"/>')
     return "".join(parts)
-
-
-def _aside(s: Series, n: int) -> float:
-    """Set the whiskers of several lines beside each other."""
-    return 7.0 * n if any(p.low is not None for p in s.points) and not s.band else 0.0
 
 
 def _whisker(x: float, low: float, high: float, n: int) -> str:

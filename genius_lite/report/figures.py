@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -11,10 +11,10 @@ from markupsafe import Markup
 
 from genius_lite.evaluate.guard import guard_status
 from genius_lite.foresight.filters import FILTERS
-from genius_lite.progress import TIMED_STAGES
+from genius_lite.progress import Stage
 from genius_lite.recipe import Guard, Limit
 from genius_lite.report.charts import Point, Series, bars, gauge, lines
-from genius_lite.report.gather import RoundData, RunData
+from genius_lite.report.gather import Answered, RoundData, RunData
 from genius_lite.report.status import recorded_guard
 from genius_lite.report.tables import Table, stage_totals
 from genius_lite.text import NONE, duration, figure, prose
@@ -36,22 +36,19 @@ class Figure:
     table: Table | None
 
 
-def task_figures(data: RunData) -> list[Figure]:
-    """Draw the accuracy of the base model and every round, for each task in order."""
-    found = []
-    for name, measured in data.by_task.items():
-        of_task = [(policy.number, task) for policy, task in measured if policy is not data.own]
-        series = []
-        for kind in ("sampled", "greedy"):
-            measured = [(n, accuracy) for n, task in of_task if (accuracy := getattr(task, kind))]
-            points = [Point(n, 100 * a.estimate, 100 * a.low, 100 * a.high) for n, a in measured]
-            series += [Series(kind, points)] if points else []
-        of_kinds = (f"{s.name} {', '.join(f'{p.y:.1f} %' for p in s.points)}" for s in series)
-        described = f"{prose(name)}: {'; '.join(of_kinds)}"
-        unit = "% right, with 95 % intervals"
-        svg = lines(series, unit=unit, ticks=_ticks(data, base=True), described=described, within=_PERCENT)
-        found.append(Figure("Before and after", svg, [(f"s{n}", s.name) for n, s in enumerate(series)], None))
-    return found
+def task_figure(data: RunData, answered: Answered) -> Figure:
+    """Draw the accuracy of the base model and every round on a task."""
+    of_task = [(policy.number, task) for policy, task in answered if policy is not data.own]
+    series = []
+    for kind in ("sampled", "greedy"):
+        measured = [(n, accuracy) for n, task in of_task if (accuracy := getattr(task, kind))]
+        points = [Point(n, 100 * a.estimate, 100 * a.low, 100 * a.high) for n, a in measured]
+        series += [Series(kind, points, aside=7.0 * len(series))] if points else []
+    of_kinds = (f"{s.name} {', '.join(f'{p.y:.1f} %' for p in s.points)}" for s in series)
+    described = f"{prose(answered[0][1].task)}: {'; '.join(of_kinds)}"
+    unit = "% right, with 95 % intervals"
+    svg = lines(series, unit=unit, ticks=_ticks(data, base=True), described=described, within=_PERCENT)
+    return Figure("Before and after", svg, [(f"s{n}", s.name) for n, s in enumerate(series)], None)
 
 
 def round_figures(data: RunData) -> list[Figure]:
@@ -99,10 +96,7 @@ def time_figure(data: RunData) -> Figure | None:
         rows.setdefault(name, []).append((timed.stage, timed.seconds))
     if not rows:
         return None
-    kinds = list(dict.fromkeys([*TIMED_STAGES, *(stage for parts in rows.values() for stage, _ in parts)]))
-    stacked = list(rows.items())
-    svg = bars(stacked, kinds=kinds, described=f"Seconds by stage: {_in_words(stacked, duration)}", form=duration)
-    return Figure("Time by stage", svg, [(f"k{n}", stage) for n, stage in enumerate(kinds)], None)
+    return _bars("Time by stage", list(rows.items()), list(Stage), duration)
 
 
 def pairs_figure(data: RunData) -> Figure | None:
@@ -111,17 +105,17 @@ def pairs_figure(data: RunData) -> Figure | None:
     for r in (r for r in data.rounds if r.pairs):
         left_out = [(why, float(r.report.pairs_left_out.get(key, 0))) for key, why in FILTERS.items()]
         rows.append((r.name, [(PAIRS[0], float(r.report.pairs or 0)), *(part for part in left_out if part[1])]))
-    if not rows:
-        return None
+    return _bars("Pairs", rows, PAIRS, "{:.0f} pairs".format) if rows else None
+
+
+def _bars(
+    title: str, rows: list[tuple[str, list[tuple[str, float]]]], kinds: Sequence[str], form: Callable[[float], str]
+) -> Figure:
+    in_words = (f"{name}: {', '.join(f'{kind} {form(amount)}' for kind, amount in parts)}" for name, parts in rows)
     used = {kind for _, parts in rows for kind, _ in parts}
-    legend = [(f"k{n}", kind) for n, kind in enumerate(PAIRS) if kind in used]
-    svg = bars(rows, kinds=PAIRS, described=_in_words(rows, "{:.0f}".format), form="{:.0f} pairs".format)
-    return Figure("Pairs", svg, legend, None)
-
-
-def _in_words(rows: list[tuple[str, list[tuple[str, float]]]], form: Callable[[float], str]) -> str:
-    """Say what `bars` draws."""
-    return "; ".join(f"{name}: {', '.join(f'{kind} {form(amount)}' for kind, amount in parts)}" for name, parts in rows)
+    legend = [(f"k{n}", kind) for n, kind in enumerate(kinds) if kind in used]
+    svg = bars(rows, kinds=kinds, described=f"{title}: {'; '.join(in_words)}", form=form)
+    return Figure(title, svg, legend, None)
 
 
 @dataclass(frozen=True)
@@ -142,15 +136,14 @@ def lights(data: RunData) -> list[Light]:
     if not rounds:
         return []
     levels, found = guard_status(guard, rounds[-1].report, data.base.signals), []
-    for reading in rounds[-1].readings:
-        limit: Limit = getattr(guard, reading.signal)
-        level = levels.get(reading.signal, "not watched")
-        values = [x.value for r in rounds for x in r.readings if x.signal == reading.signal]
+    for signal, latest in rounds[-1].readings.items():
+        limit: Limit = getattr(guard, signal)
+        values = [r.readings[signal].value for r in rounds if signal in r.readings]
         warn, halt = (NONE if bound is None else bound for bound in (limit.warn, limit.halt))
-        described = f"{reading.signal}: {', '.join(map(figure, values))}; warns at {warn}, halts at {halt}"
-        svg = gauge(values, limit.warn, limit.halt, low=reading.low, described=described)
-        said = Guard.model_fields[reading.signal].description or ""
-        found.append(Light(reading.signal, said, figure(reading.value), level, svg))
+        described = f"{signal}: {', '.join(map(figure, values))}; warns at {warn}, halts at {halt}"
+        svg = gauge(values, limit.warn, limit.halt, low=latest.low, described=described)
+        said = Guard.model_fields[signal].description or ""
+        found.append(Light(signal, said, figure(latest.value), levels.get(signal, "not watched"), svg))
     return sorted(found, key=lambda light: ["halt", "warn", "ok", "not watched"].index(light.level))
 
 

@@ -44,13 +44,13 @@ class PairFigures:
 
 @dataclass(frozen=True)
 class RoundData:
-    """A round, as far as it went, or the base model (0); `report` has what its files say."""
+    """A round, as far as it went, or the base model (0); `report` has what its files say, `readings` the guard's."""
 
     name: str
     report: RoundReport
     finished: bool = False
     signals: Signals | None = None
-    readings: list[SignalValue] = field(default_factory=list)
+    readings: dict[str, SignalValue] = field(default_factory=dict)
     timings: list[Timing] = field(default_factory=list)
     pairs: PairFigures | None = None
 
@@ -61,6 +61,10 @@ class RoundData:
     @property
     def tasks(self) -> list[TaskResult]:
         return self.report.evaluation
+
+
+Answered = list[tuple[RoundData, TaskResult]]
+"""All that answered a task, and how."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,8 @@ class RunData:
         return [*([self.own] if self.own else []), *self.policies]
 
     @property
-    def by_task(self) -> dict[str, list[tuple[RoundData, TaskResult]]]:
-        """Each task that the base model or a round answered, with all that answered it and how."""
+    def by_task(self) -> dict[str, Answered]:
+        """Each task that the base model or a round answered."""
         answered = [(policy, task) for policy in self.measured for task in policy.tasks]
         names = dict.fromkeys(task.task for policy in self.policies for task in policy.tasks)
         return {name: [(policy, task) for policy, task in answered if task.task == name] for name in names}
@@ -161,7 +165,8 @@ def _round(run: RunFolder, here: RoundFolder, base: Signals | None, earlier: Seq
     if report and (metrics := report.metrics):
         alike = earlier and run.recipe.get("round_queries") is None  # other questions have other values
         found = signal_values(metrics, base, earlier[0].report.metrics if alike else None)
-        return RoundData(name, report, True, metrics.signals, found, here.totals, pairs)
+        readings = {reading.signal: reading for reading in found}
+        return RoundData(name, report, True, metrics.signals, readings, here.totals, pairs)
     report, signals = here.made(), None
     if here.done(Stage.EVALUATE):
         found = read_evaluation(here, run.base, run.recipe["rounds"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from genius_lite.report.gather import RunData
+from genius_lite.report.gather import Answered, RunData
 from genius_lite.report.summary import choice_lines, chosen_on, surely, verdict
-from genius_lite.results.evaluation import AtBest, Commonest, Interval, TaskResult
-from genius_lite.text import commonest, gain, interval, percent, prose
+from genius_lite.results.evaluation import Commonest, Interval, TaskResult
+from genius_lite.text import commonest, prose
 
 _SURER = (
     "Sampled answers became better and the likeliest ones did not, while entropy fell: the base model may answer as "
@@ -20,27 +20,24 @@ _ROSE, _HALF = 0.2, 0.5  # of all answers: by so much more are the commonest one
 
 @dataclass(frozen=True)
 class Change:
-    """Before and after (empty where there is nothing yet) of one figure, and beside each its interval.
-
-    `verdict` says what may be concluded, `tone` is better, worse or same.
-    """
+    """An accuracy before, after, and the gain; the last two are None where there is nothing yet."""
 
     name: str
-    before: str
-    after: str
-    beside: tuple[str, str] = ("", "")
-    gain: str = ""
-    verdict: str = ""
-    tone: str = "same"
+    before: Interval
+    after: Interval | None = None
+    gain: Interval | None = None
 
+    @property
+    def tone(self) -> str:
+        """Which way it went: better, worse or same."""
+        return (self.gain and surely(self.gain)) or "same"
 
-@dataclass(frozen=True)
-class TaskChange:
-    """A task: the base model beside the round that is shown."""
-
-    task: str
-    problems: int
-    changes: list[Change]
+    @property
+    def verdict(self) -> str:
+        """What may be concluded."""
+        if self.gain is None:
+            return "Measured before training only, so far."
+        return "Not told apart." if self.tone == "same" else f"{self.tone.capitalize()}."
 
 
 def outcome(data: RunData) -> str:
@@ -51,16 +48,26 @@ def outcome(data: RunData) -> str:
     return prose(" ".join(filter(None, told)))
 
 
-def task_changes(data: RunData) -> list[TaskChange]:
-    """Compare every task before and after; nothing is after where no round has answered it yet."""
-    after = {task.task: task for task in data.shown.tasks if data.shown.number}
-    before = {task.task: task for task in data.base.tasks}
-    first = {name: before.get(name, measured[0][1]) for name, measured in data.by_task.items()}
-    cooled = {row.task: row for row in data.shown.report.at_best}
-    return [
-        TaskChange(prose(name), task.problems, _changes(task, after.get(name), cooled.get(name)))
-        for name, task in first.items()
-    ]
+def compared(data: RunData, answered: Answered) -> tuple[TaskResult, TaskResult | None]:
+    """Find the base model's result on a task, and that of the round that is shown, if one has answered it yet."""
+    base = [task for policy, task in answered if policy is data.base]
+    tuned = [task for policy, task in answered if policy is data.shown and policy.number]
+    return base[0] if base else answered[0][1], tuned[0] if tuned else None
+
+
+def changes(data: RunData, before: TaskResult, after: TaskResult | None) -> list[Change]:
+    """List what was measured of a task (as `compared`); what rounds are judged by comes first."""
+    names = {
+        "sampled": f"sampled at {before.temperature:g}, {before.samples} a problem",
+        "mean of both": "mean of sampled and greedy",
+    }
+    now = {kind: (accuracy, difference) for kind, accuracy, difference in after.accuracies} if after else {}
+    was = [(kind, old) for kind, old, _ in before.accuracies if kind in now or not after]
+    found = [Change(names.get(kind, kind), old, *now.get(kind, ())) for kind, old in was[2:] + was[:2]]
+    for row in (row for row in data.shown.report.at_best if row.task == before.task):
+        name = f"each at its best temperature, {row.base_temperature:g} and {row.temperature:g}"
+        found.append(Change(name, row.base, row.tuned, row.gain))
+    return found
 
 
 def notes(data: RunData) -> list[str]:
@@ -73,31 +80,6 @@ def notes(data: RunData) -> list[str]:
     if data.shown.number:
         found += [_one_answer(task, former.get(task.task)) for task in data.shown.tasks]
     return [line for line in found if line]
-
-
-def _changes(before: TaskResult, after: TaskResult | None, cooled: AtBest | None) -> list[Change]:
-    """List what was measured of a task; what rounds are judged by comes first."""
-    names = {
-        "sampled": f"sampled at {before.temperature:g}, {before.samples} a problem",
-        "mean of both": "mean of sampled and greedy",
-    }
-    now = {kind: (accuracy, difference) for kind, accuracy, difference in after.accuracies} if after else {}
-    was = [(kind, old) for kind, old, _ in before.accuracies if kind in now or not after]
-    found = [(names.get(kind, kind), old, *now.get(kind, (None, None))) for kind, old in was[2:] + was[:2]]
-    if cooled:
-        name = f"each at its best temperature, {cooled.base_temperature:g} and {cooled.temperature:g}"
-        found.append((name, cooled.base, cooled.tuned, cooled.gain))
-    return [
-        Change(
-            name,
-            percent(old.estimate, 1),
-            percent(new.estimate, 1) if new else "",
-            (interval(old), interval(new) if new else ""),
-            f"{gain(difference)} points" if difference else "",
-            *_told(difference),
-        )
-        for name, old, new, difference in found
-    ]
 
 
 def _only_sampled(task: TaskResult) -> bool:
@@ -116,11 +98,3 @@ def _one_answer(task: TaskResult, before: Commonest | None) -> str:
         f"On {prose(task.task)} the commonest answer is {commonest(after)} of those stated ({was}): a gain may come "
         "from one answer to everything, which is right where that is."
     )
-
-
-def _told(difference: Interval | None) -> tuple[str, str]:
-    """What may be concluded, and its tone."""
-    if difference is None:
-        return "Measured before training only, so far.", "same"
-    how = surely(difference)
-    return f"{how.capitalize() or 'Not told apart'}.", how or "same"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 import shlex
 from contextlib import nullcontext
@@ -28,7 +27,7 @@ from genius_lite.report.gather import RunData, gather
 from genius_lite.report.tables import Table
 from genius_lite.rundir.disk import put
 from genius_lite.rundir.folder import private, refuse_links
-from genius_lite.text import amount, number, percent, plain, prose, unbroken
+from genius_lite.text import accuracy, amount, gain, interval, number, percent, plain, prose, unbroken
 
 _ASSETS = files("genius_lite.report") / "assets"
 # An interval is left as it is: nothing but figures stands in its brackets, and no link follows.
@@ -67,16 +66,26 @@ def write_report_if_possible(run: Path, progress: Progress) -> None:
         progress.say(f"warning: no report ({e}); genius-lite report {shlex.quote(str(run))} tries again")
 
 
-def page(data: RunData, live: Markup | None = None) -> str:
-    """Fill the template, which asks `headline`, `tables` and `figures` for what it shows; `live` stands before that."""
-    trees, recipe = Markup(embedded(data.explorer.as_dict())), recipe_text(data)
-    modules = {"figures": figures, "headline": headline, "tables": tables}
-    return _page(data.name, live, data=data, trees=trees, recipe=recipe, **modules)
+def page(data: RunData | None, live: Markup | None = None, name: str = "") -> str:
+    """Fill the template, which asks `headline`, `tables` and `figures` for what it shows; `live` stands before that.
 
-
-def page_without_report(name: str, live: Markup) -> str:
-    """Make the page of a run whose report is not there yet, or cannot be made."""
-    return _page(name, live, data=None)
+    `data` is None where there is no report yet, or none can be made; `name` is the run's then.
+    """
+    return fill(
+        "report.html",
+        data=data,
+        name=data.name if data else name,
+        recipe=recipe_text(data) if data else "",
+        live=live,
+        figures=figures,
+        headline=headline,
+        tables=tables,
+        version=__version__,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        policy=Markup(policy(live is not None)),
+        style=Markup(_assets("css", live is not None)),
+        script=Markup(_assets("js", live is not None)),
+    )
 
 
 def policy(live: bool) -> str:
@@ -97,28 +106,10 @@ def fill(template: str, **values: Any) -> Markup:
     env = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
     )
-    env.filters |= {"amount": amount, "percent": percent, "number": number, "visible": prose, "unbroken": unbroken}
+    env.filters |= {"amount": amount, "gain": gain, "interval": interval, "number": number, "percent": percent}
+    env.filters |= {"unbroken": unbroken, "visible": prose}
+    env.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     return Markup(env.from_string(_asset(template)).render(**values))
-
-
-def _page(name: str, live: Markup | None, **shown: Any) -> str:
-    return fill(
-        "report.html",
-        name=name,
-        live=live,
-        version=__version__,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        policy=Markup(policy(live is not None)),
-        style=Markup(_assets("css", live is not None)),
-        script=Markup(_assets("js", live is not None)),
-        **shown,
-    )
-
-
-def embedded(value: Any) -> str:
-    """Write JSON that can stand inside a script element: nothing in it ends the element or begins a comment."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def recipe_text(data: RunData) -> str:
@@ -140,11 +131,12 @@ def _asset(name: str) -> str:
 def markdown(data: RunData) -> str:
     """Write a run's report."""
     parts = [f"# {escaped(prose(data.name))}: genius-lite run report", escaped(headline.outcome(data))]
-    by_task = headline.task_changes(data), tables.task_tables(data), tables.beside_tables(data)
-    for task, *shown in zip(*by_task, strict=True):
-        parts.append(f"## {escaped(task.task)}: {amount(task.problems, 'problems')}")
-        parts.append("\n".join(map(_change, task.changes)))
-        parts += [in_markdown(table, 3) for table in shown]
+    for name, answered in data.by_task.items():
+        before, after = headline.compared(data, answered)
+        parts.append(f"## {escaped(prose(name))}: {amount(before.problems, 'problems')}")
+        parts.append("\n".join(f"- {_change(change)}" for change in headline.changes(data, before, after)))
+        parts.append(in_markdown(tables.task_table(data, answered), 3))
+        parts.append(in_markdown(tables.beside_table(answered), 3))
     parts += map(escaped, headline.notes(data))
     if signals := tables.signals_table(data):
         parts.append(in_markdown(signals))
@@ -164,10 +156,9 @@ def escaped(text: str) -> str:
 
 
 def _change(change: headline.Change) -> str:
-    before = f"{change.before} {change.beside[0]}"
-    after = f" to {escaped(f'{change.after} {change.beside[1]}')}" if change.after else ""
-    gain = f"{escaped(change.gain)}. " if change.gain else ""
-    return f"- {escaped(change.name)}: {escaped(before)}{after}. {gain}{change.verdict}"
+    after = f" to {accuracy(change.after)}" if change.after else ""
+    gained = f"{gain(change.gain)} points. " if change.gain else ""
+    return escaped(f"{change.name}: {accuracy(change.before)}{after}. {gained}{change.verdict}")
 
 
 def in_markdown(table: Table, level: int = 2) -> str:
@@ -180,6 +171,7 @@ def in_markdown(table: Table, level: int = 2) -> str:
 
 
 def _fenced(text: str) -> str:
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = "```"
+    while fence in text:
+        fence += "`"
     return f"{fence}yaml\n{text}{fence}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from genius_lite import __version__
@@ -10,7 +9,7 @@ from genius_lite.foresight.filters import FILTERS
 from genius_lite.progress import Stage
 from genius_lite.recipe import Guard, Limit, Prefix
 from genius_lite.report.columns import COLUMNS, NOTE
-from genius_lite.report.gather import RoundData, RunData
+from genius_lite.report.gather import Answered, RoundData, RunData
 from genius_lite.report.status import recorded_guard
 from genius_lite.report.summary import WIDENED
 from genius_lite.results.rounds import Quantized, Timing
@@ -35,60 +34,57 @@ class Table:
     marked: frozenset[int] = frozenset()
 
 
-def task_tables(data: RunData) -> list[Table]:
-    """Tabulate each task: the base model and every round that answered it."""
-    tables = []
+def task_table(data: RunData, answered: Answered) -> Table:
+    """Tabulate a task: the base model and every round that answered it."""
+    rows = []
+    for policy, task in answered:
+        p = p_value(task.mcnemar.p_value) if task.mcnemar else NONE
+        cells = [accuracy(task.sampled), gain(task.sampled_gain), accuracy(task.greedy), gain(task.greedy_gain)]
+        rows.append([policy.name, *cells, p, number(task.length, 0), percent(task.cut)])
+    marked = frozenset(n for n, (policy, _) in enumerate(answered) if policy.number and policy.number == data.best)
     headings = ["policy", "sampled", "gain, points", "greedy", "gain, points", "p", "tokens", "cut off"]
-    for n, (name, measured) in enumerate(data.by_task.items()):
-        rows = []
-        for policy, task in measured:
-            p = p_value(task.mcnemar.p_value) if task.mcnemar else NONE
-            cells = [accuracy(task.sampled), gain(task.sampled_gain), accuracy(task.greedy), gain(task.greedy_gain)]
-            rows.append([policy.name, *cells, p, number(task.length, 0), percent(task.cut)])
-        marked = frozenset(i for i, (policy, _) in enumerate(measured) if policy.number and policy.number == data.best)
-        tables.append(Table(f"task-{n}", prose(name), headings, rows, marked=marked))
-    return tables
+    return Table("task", prose(answered[0][1].task), headings, rows, marked=marked)
 
 
-def beside_tables(data: RunData) -> list[Table]:
-    """Tabulate what else the responses to each task say: several together, and those that came to an end."""
-    tables = []
-    for n, (name, measured) in enumerate(data.by_task.items()):
-        numbers = list(dict.fromkeys(k for _, task in measured for k in task.most if k != "1"))
-        rows = []
-        for policy, task in measured:
-            together = [accuracy(found.get(k)) for found in (task.most, task.some) for k in numbers]
-            right, gained = task.by_kind["mean of both"]
-            both = [accuracy(right), gain(gained)]
-            rows.append([policy.name, *both, *together, accuracy(task.of_ended), commonest(task.commonest)])
-        headings = ["policy", "mean of both", "gain, points", *(f"{of}@{k}" for of in ("maj", "pass") for k in numbers)]
-        headings += ["of those that ended", "commonest answer"]
-        tables.append(Table(f"beside-{n}", prose(name), headings, rows, _JUDGED))
-    return tables
+def beside_table(answered: Answered) -> Table:
+    """Tabulate what else the responses to a task say: several together, and those that came to an end."""
+    numbers = list(dict.fromkeys(k for _, task in answered for k in task.most if k != "1"))
+    rows = []
+    for policy, task in answered:
+        together = [accuracy(found.get(k)) for found in (task.most, task.some) for k in numbers]
+        right, gained = task.by_kind["mean of both"]
+        both = [accuracy(right), gain(gained)]
+        rows.append([policy.name, *both, *together, accuracy(task.of_ended), commonest(task.commonest)])
+    headings = ["policy", "mean of both", "gain, points", *(f"{of}@{k}" for of in ("maj", "pass") for k in numbers)]
+    headings += ["of those that ended", "commonest answer"]
+    return Table("beside", prose(answered[0][1].task), headings, rows, _JUDGED)
 
 
 def signals_table(data: RunData) -> Table | None:
     """Tabulate what the responses to held-out queries show without any label."""
     policies = [policy for policy in data.measured if policy.signals]
+    if not policies:
+        return None
+    seen = [policy.signals for policy in policies if policy.signals]
     rows = [
-        _row("Agreement of answers to a query", policies, lambda p: percent(p.signals and p.signals.agreement)),
-        _row("Most frequent answer to all queries", policies, lambda p: percent(p.signals and p.signals.same)),
-        _row("Ended responses that state an answer", policies, lambda p: percent(p.signals and p.signals.parsed)),
-        _row("Token entropy, nats per token", policies, lambda p: number(p.signals and p.signals.entropy)),
-        _row("KL to the base, nats per token", policies, lambda p: number(p.signals and p.signals.kl, 3)),
-        _row("Length, tokens", policies, lambda p: number(p.signals and p.signals.length, 0)),
-        _row("Responses that end", policies, lambda p: percent(p.signals and p.signals.ended)),
-        _row("Responses that end in a loop", policies, lambda p: percent(p.signals and p.signals.loops)),
-        _row("Different 2-grams", policies, lambda p: percent(p.signals and p.signals.distinct)),
-        _row("Different answers, of two to a query", policies, lambda p: percent(p.signals and p.signals.unique)),
+        ["Agreement of answers to a query", *(percent(s.agreement) for s in seen)],
+        ["Most frequent answer to all queries", *(percent(s.same) for s in seen)],
+        ["Ended responses that state an answer", *(percent(s.parsed) for s in seen)],
+        ["Token entropy, nats per token", *(number(s.entropy) for s in seen)],
+        ["KL to the base, nats per token", *(number(s.kl, 3) for s in seen)],
+        ["Length, tokens", *(number(s.length, 0) for s in seen)],
+        ["Responses that end", *(percent(s.ended) for s in seen)],
+        ["Responses that end in a loop", *(percent(s.loops) for s in seen)],
+        ["Different 2-grams", *(percent(s.distinct) for s in seen)],
+        ["Different answers, of two to a query", *(percent(s.unique) for s in seen)],
     ]
     note = "Means over the responses to held-out queries, from which nothing learns. They need no label."
-    return Table("signals", "Held-out queries", _headings(policies), rows, note) if policies else None
+    return Table("signals", "Held-out queries", _headings(policies), rows, note)
 
 
 def rounds_table(data: RunData) -> Table:
     """Tabulate what each round did."""
-    rows = [_row(column.title, data.rounds, lambda r, c=column: c.cell(r.report)) for column in COLUMNS]
+    rows = [[column.title, *(column.cell(r.report) for r in data.rounds)] for column in COLUMNS]
     return Table("rounds", "Rounds", _headings(data.rounds), rows, NOTE)
 
 
@@ -99,9 +95,11 @@ def guard_table(data: RunData) -> Table:
     rows = []
     for signal, described in Guard.model_fields.items():
         limit: Limit = getattr(guard, signal)
-        read = [next((reading for reading in r.readings if reading.signal == signal), None) for r in rounds]
-        raised = [next((alarm.level for alarm in r.report.alarms if alarm.signal == signal), "") for r in rounds]
-        cells = [f"{figure(x.value)} {level}".rstrip() if x else NONE for x, level in zip(read, raised, strict=True)]
+        cells = []
+        for r in rounds:
+            raised = (f" {alarm.level}" for alarm in r.report.alarms if alarm.signal == signal)
+            read = r.readings.get(signal)
+            cells.append(figure(read.value) + next(raised, "") if read else NONE)
         low = Guard.low(signal)
         rows.append([f"{signal}: {described.description}", _bound(limit.warn, low), _bound(limit.halt, low), *cells])
     headings = ["signal", "warns", "halts", *(r.name for r in rounds)]
@@ -160,24 +158,26 @@ def stage_totals(data: RunData) -> list[tuple[str, Timing]]:
 def pairs_table(data: RunData) -> Table:
     """Tabulate how many pairs there were, which were left out and why, and what they are like."""
     rounds = [r for r in data.rounds if r.report.pairs is not None]
-    rows = [_row("Found", rounds, lambda r: number((r.report.pairs or 0) + sum(r.report.pairs_left_out.values())))]
-    for key, why in FILTERS.items():
-        rows.append(_row(f"Left out: {why} ({key})", rounds, lambda r, k=key: number(r.report.pairs_left_out.get(k))))
-    rows += [
-        _row("Kept", rounds, lambda r: number(r.report.pairs)),
-        _row("Chosen response, mean tokens", rounds, lambda r: number(r.pairs and r.pairs.chosen_tokens, 0)),
-        _row("Rejected response, mean tokens", rounds, lambda r: number(r.pairs and r.pairs.rejected_tokens, 0)),
-        _row("Gap of values, nats per token", rounds, lambda r: number(r.pairs and r.pairs.gap, 3)),
+    found = [(r.report.pairs or 0) + sum(r.report.pairs_left_out.values()) for r in rounds]
+    pairs = [r.pairs for r in rounds]
+    rows = [
+        ["Found", *map(number, found)],
+        *(
+            [f"Left out: {why} ({key})", *(number(r.report.pairs_left_out.get(key)) for r in rounds)]
+            for key, why in FILTERS.items()
+        ),
+        ["Kept", *(number(r.report.pairs) for r in rounds)],
+        ["Chosen response, mean tokens", *(number(p and p.chosen_tokens, 0) for p in pairs)],
+        ["Rejected response, mean tokens", *(number(p and p.rejected_tokens, 0) for p in pairs)],
+        ["Gap of values, nats per token", *(number(p and p.gap, 3) for p in pairs)],
     ]
     notes = []
     if data.calibrates:
-        rows += [
-            _row("Mean calibration weight w", rounds, lambda r: number(r.pairs and r.pairs.weight, 3)),
-            _row("Pairs with w below 1", rounds, lambda r: percent(r.pairs and r.pairs.relaxed)),
-        ]
+        rows.append(["Mean calibration weight w", *(number(p and p.weight, 3) for p in pairs)])
+        rows.append(["Pairs with w below 1", *(percent(p and p.relaxed) for p in pairs)])
         notes.append("A w below 1 pushes the rejected response down less.")
     if data.votes_weigh:
-        rows.append(_row("Mean lead of the vote", rounds, lambda r: number(r.pairs and r.pairs.lead, 3)))
+        rows.append(["Mean lead of the vote", *(number(p and p.lead, 3) for p in pairs)])
         notes.append("The lead multiplies a pair's loss.")
     return Table("pairs", "Preference pairs", _headings(rounds), rows, " ".join(notes))
 
@@ -195,10 +195,6 @@ def identity_table(data: RunData) -> Table:
         ["Report written by", f"genius-lite {__version__}"],
     ]
     return Table("identity", "Hashes", ["what", "value"], rows)
-
-
-def _row(name: str, policies: list[RoundData], cell: Callable[[RoundData], str]) -> list[str]:
-    return [name, *(cell(policy) for policy in policies)]
 
 
 def _headings(policies: list[RoundData]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
@@ -15,7 +15,6 @@ from genius_lite.foresight.resample import foresight_distribution
 from genius_lite.recipe import OWN_LOSS
 from genius_lite.records import PreferencePair, Rollout, Step
 from genius_lite.rundir.checks import check_rollouts
-from genius_lite.rundir.lines import Lines
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.text import amount, cut, plain, prose
 from genius_lite.weights.untrusted import prove
@@ -23,8 +22,6 @@ from genius_lite.weights.untrusted import prove
 _QUERIES = 200  # whose trees are shown, at most
 _BYTES = 10_000_000  # of all trees together, as JSON
 _PROMPT, _PIECE = 2000, 600  # characters of a prompt, and of a step or a future
-
-T = TypeVar("T")
 
 Decode = Callable[[list[int]], str]
 
@@ -110,11 +107,9 @@ def _is_readable(path: Path) -> bool:
 def _trees(
     here: RoundFolder, chosen: set[str], recipe: dict[str, Any], decode: Decode | None
 ) -> Iterator[tuple[Rollout, dict[str, Any]]]:
-    def of_chosen(lines: Lines[T]) -> Lines[T]:
-        return lines.pick(n for n, query in enumerate(lines.query_ids()) if query in chosen)
-
-    pairs = {(pair.query_id, pair.step): pair for pair in of_chosen(here.pairs)}
-    rollouts = of_chosen(here.rollouts)
+    pairs = {(pair.query_id, pair.step): pair for pair in here.pairs if pair.query_id in chosen}
+    log = here.rollouts  # once: it may grow meanwhile
+    rollouts = log.pick(n for n, query in enumerate(log.query_ids()) if query in chosen)
     check_rollouts(rollouts)
     for rollout in rollouts:
         try:
@@ -144,8 +139,13 @@ def _step(
         }
         for i, c in enumerate(step.candidates)
     ]
-    found = {"kept": step.kept, "repeats": step.repeats, "foreseen": step.foreseen}
-    return {**found, "candidates": candidates, "pair": _pair(rollout, step, pair, recipe) if pair else None}
+    return {
+        "kept": step.kept,
+        "repeats": step.repeats,
+        "foreseen": step.foreseen,
+        "candidates": candidates,
+        "pair": _pair(rollout, step, pair, recipe) if pair else None,
+    }
 
 
 def _pair(rollout: Rollout, step: Step, pair: PreferencePair, recipe: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ report: nothing is written, no lock is taken, no link is followed, and no file i
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import secrets
@@ -23,7 +22,7 @@ from markupsafe import Markup
 
 from genius_lite.errors import UserError
 from genius_lite.report.live import EVERY, MARK, Look, Report, beside, changed, entries, standing
-from genius_lite.report.page import fill, page_without_report, policy
+from genius_lite.report.page import fill, page, policy
 from genius_lite.report.status import Status
 from genius_lite.rundir import folder
 
@@ -117,13 +116,11 @@ def application(path: Path, token: str) -> Starlette:
         return html(shelf.page(**named(request)))
 
     def live(request: Request) -> Response:
-        text = shelf.live(**named(request))
-        tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
-        return Response(status_code=304) if request.headers.get("if-none-match") == tag else html(text, {"ETag": tag})
+        return html(shelf.live(**named(request)))
 
-    def html(text: str, headers: dict[str, str] | None = None) -> Response:
+    def html(text: str) -> Response:
         allowed = {"Content-Security-Policy": f"{policy(live=True)}; frame-ancestors 'none'"}
-        return Response(text, headers=allowed | (headers or {}), media_type="text/html")
+        return Response(text, headers=allowed, media_type="text/html")
 
     def named(request: Request) -> dict[str, Any]:
         name, runs = request.path_params["run"], shelf.runs()
@@ -180,7 +177,7 @@ class _Shelf:
         """A run's page."""
         part = Markup(self.live(name, runs))
         made = self._report(name, runs[name]).page
-        return made.replace(MARK, part, 1) if made else page_without_report(name, part)
+        return made.replace(MARK, part, 1) if made else page(None, part, name)
 
     def live(self, name: str, runs: dict[str, Path]) -> str:
         """The part of it that says what goes on."""

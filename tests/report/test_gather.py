@@ -13,23 +13,23 @@ from rich.console import Console
 from genius_lite.errors import UserError
 from genius_lite.evaluate.record import write_evaluation
 from genius_lite.report import page
-from genius_lite.report.gather import RoundData, gather
-from genius_lite.report.headline import notes, outcome, task_changes
+from genius_lite.report.gather import RoundData, RunData, gather
+from genius_lite.report.headline import Change, changes, compared, notes, outcome
 from genius_lite.report.page import markdown, write_report, write_report_if_possible
 from genius_lite.report.summary import kept_lines
 from genius_lite.report.tables import (
-    beside_tables,
+    beside_table,
     guard_table,
     kept_table,
     pairs_table,
     rounds_table,
     stages_table,
-    task_tables,
+    task_table,
 )
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.results.evaluation import GREEDY, Answers, Response, Signals
 from genius_lite.results.rounds import Quantized, RoundReport
-from genius_lite.text import accuracy, in_ascii, percent
+from genius_lite.text import accuracy, gain, in_ascii, percent
 from tests.support.cli import genius
 from tests.support.runs import rollout, write_lines, write_run
 
@@ -181,23 +181,27 @@ def answer(here: Path, right: int) -> None:
     )
 
 
+def only_task(data: RunData) -> list[Change]:
+    (answered,) = data.by_task.values()
+    return changes(data, *compared(data, answered))
+
+
 def test_the_headline_sets_a_round_beside_the_base(run):
     answer(run / "round-0", 4)
-    (task,) = task_changes(gather(run))
-    assert [change.verdict for change in task.changes] == ["Measured before training only, so far."] * 3
-    assert [change.before for change in task.changes] == ["55.0 %", "100.0 %", "10.0 %"]
-    assert [change.after for change in task.changes] == [""] * 3
+    found = only_task(gather(run))
+    assert [change.verdict for change in found] == ["Measured before training only, so far."] * 3
+    assert [change.before.estimate for change in found] == [0.55, 1.0, 0.1]
+    assert [change.after for change in found] == [None] * 3
     told = [line for line in markdown(gather(run)).splitlines() if line.startswith("- ")]
     assert [line.partition(": ")[2].partition(" [")[0] for line in told] == ["55.0 %", "100.0 %", "10.0 %"]
     assert not any(" to " in line for line in told)
     answer(run / "round-1", 30)
-    (task,) = task_changes(gather(run))
-    judged, sampled, greedy = task.changes
-    assert (task.task, task.problems) == ("sums", 40)
-    assert (greedy.before, greedy.after, greedy.tone) == ("10.0 %", "75.0 %", "better")
-    assert greedy.gain.startswith("+65.0 [+")
-    assert (sampled.before, sampled.after, sampled.tone) == ("100.0 %", "100.0 %", "same")
-    assert (judged.before, judged.after, judged.tone) == ("55.0 %", "87.5 %", "better")
+    judged, sampled, greedy = only_task(gather(run))
+    assert "## sums: 40 problems" in markdown(gather(run)).splitlines()
+    assert (greedy.before.estimate, greedy.after.estimate, greedy.tone) == (0.1, 0.75, "better")
+    assert gain(greedy.gain).startswith("+65.0 [+")
+    assert (sampled.before.estimate, sampled.after.estimate, sampled.tone) == (1.0, 1.0, "same")
+    assert (judged.before.estimate, judged.after.estimate, judged.tone) == (0.55, 0.875, "better")
 
 
 def test_rounds_are_told_against_the_base_in_their_types_and_the_users_file_stands_beside_it(run):
@@ -207,16 +211,15 @@ def test_rounds_are_told_against_the_base_in_their_types_and_the_users_file_stan
     answer(run / "round-1", 30)
     (run / "rounded" / "timings.jsonl").write_text('{"stage": "merge", "seconds": 3.0, "amount": 1}\n')
     data = gather(run)
-    (table,) = task_tables(data)
+    table = task_table(data, data.by_task["sums"])
     assert {name: cells[2] for name, cells in rows(table).items()} == {
         "your file": accuracy(data.own.tasks[0].greedy),
         "base model": accuracy(data.base.tasks[0].greedy),
         "round 1": accuracy(data.rounds[0].tasks[0].greedy),
     }
-    (task,) = task_changes(data)
-    _, _, greedy = task.changes
-    assert (greedy.before, greedy.after) == ("20.0 %", "75.0 %")
-    assert greedy.gain.startswith("+55.0 [+")
+    _, _, greedy = only_task(data)
+    assert (greedy.before.estimate, greedy.after.estimate) == (0.2, 0.75)
+    assert gain(greedy.gain).startswith("+55.0 [+")
     assert rows(stages_table(data))["base model: merge"][0] == "3.0 s"
 
 
@@ -329,7 +332,7 @@ def test_one_answer_to_everything_is_called_one(run, before, after, answer, warn
     was = f'the base model\'s was {shares[0]} "{answer}"' if before else "the base model states hardly any"
     said = f'On # science the commonest answer is {shares[1]} "{answer}" of those stated ({was}): a gain may'
     assert any(in_ascii(note).startswith(said) for note in notes(found)) == warned, said
-    (table,) = beside_tables(found)
+    table = beside_table(found.by_task["# science"])
     assert [in_ascii(row[-1]) for row in table.rows][1] == f'{shares[1]} "{answer}"'
     write_report(run, run)
     for name in ("report.md", "report.html"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from genius_lite.report.gather import gather
-from genius_lite.report.page import embedded, page, write_report
+from genius_lite.report.page import fill, page, write_report
 from tests.report.conftest import open_all
 from tests.support.runs import rollout, write_lines, write_run
 
@@ -71,12 +71,13 @@ def test_scripts_and_styles_are_allowed_by_their_hashes_and_nothing_is_fetched(e
     assert EVIL not in html
 
 
-def test_embedded_json_cannot_leave_its_element():
-    text = embedded({"a": "</script><!-- <script> & \u2028"})
+def test_embedded_json_cannot_leave_its_element(monkeypatch):
+    monkeypatch.setattr("genius_lite.report.page._asset", lambda name: "{{ value | tojson }}")
+    text = fill("", value={"a": "</script><!-- <script> & \u2028"})
     assert not set("<>&") & set(text)
     assert json.loads(text) == {"a": "</script><!-- <script> & \u2028"}
     with pytest.raises(ValueError, match="Out of range"):
-        embedded(math.nan)
+        fill("", value=math.nan)
 
 
 class _Elements(HTMLParser):

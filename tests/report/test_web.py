@@ -222,11 +222,9 @@ def test_a_run_that_grows_is_followed_to_its_end(run):
         assert "Exported: m.gguf." in ask(address, page_of(address))[2]
 
 
-def test_nothing_is_read_or_sent_again_where_nothing_has_changed(run, monkeypatch):
+def test_nothing_is_read_again_where_nothing_has_changed(run, monkeypatch):
     with serving(run) as address:
         first = until(lambda: version(address))
-        _, headers, _ = ask(address, page_of(address) + "live")
-        assert ask(address, page_of(address) + "live", If_None_Match=headers["etag"])[0] == 304
         log = run / "round-1" / "rollouts.jsonl"
         log.write_bytes(log.read_bytes() + b"{")  # hardly grown
         time.sleep(1)

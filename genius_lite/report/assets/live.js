@@ -4,10 +4,10 @@
   const LATER = 10000; // where nobody answers
   const byId = (id) => document.getElementById(id);
   const parsed = (html) => new DOMParser().parseFromString(html, "text/html");
-  const read = async (path, headers = {}) => {
-    const answer = await fetch(path, { cache: "no-store", headers });
-    if (!answer.ok && answer.status !== 304) throw new Error(String(answer.status));
-    return answer;
+  const read = async (path) => {
+    const answer = await fetch(path, { cache: "no-store" });
+    if (!answer.ok) throw new Error(String(answer.status));
+    return parsed(await answer.text());
   };
 
   // A node that stays keeps its scroll position, whether it is opened, and the focus.
@@ -26,19 +26,19 @@
         old.insertBefore(document.importNode(child, true), at);
         continue;
       }
-      while (at !== match) {
-        const next = at.nextSibling;
-        at.remove();
-        at = next;
-      }
+      remove(at, match);
       at = match.nextSibling;
       if (match.nodeType === Node.ELEMENT_NODE) exchange(match, child);
       else if (match.data !== child.data) match.data = child.data;
     }
-    while (at) {
-      const next = at.nextSibling;
-      at.remove();
-      at = next;
+    remove(at, null);
+  }
+  // From one node to another one behind it, which stays.
+  function remove(node, end) {
+    while (node !== end) {
+      const next = node.nextSibling;
+      node.remove();
+      node = next;
     }
   }
   function key(node) {
@@ -54,7 +54,7 @@
     if (byId("said").textContent !== said) byId("said").textContent = said;
   }
   async function report() {
-    const fresh = parsed(await (await read(".")).text());
+    const fresh = await read(".");
     if (!byId("trees-data") !== !fresh.getElementById("trees-data")) {
       location.reload();
       return;
@@ -64,19 +64,14 @@
     if (byId("trees-data")?.textContent !== before) document.dispatchEvent(new Event("trees"));
   }
 
-  let tag = "";
   let timer = 0;
   async function look() {
     clearTimeout(timer);
     let wait = EVERY;
     try {
-      const answer = await read("live", tag ? { "If-None-Match": tag } : {});
-      if (answer.status === 200) {
-        const fresh = parsed(await answer.text()).getElementById("live");
-        if (fresh.dataset.report === byId("live").dataset.report) exchange(byId("live"), fresh);
-        else await report();
-        tag = answer.headers.get("ETag");
-      }
+      const fresh = (await read("live")).getElementById("live");
+      if (fresh.dataset.report === byId("live").dataset.report) exchange(byId("live"), fresh);
+      else await report();
       byId("lost").hidden = true;
     } catch {
       byId("lost").hidden = false;

@@ -3,6 +3,9 @@
   const byId = (id) => document.getElementById(id);
   let data = { queries: [], rounds: [] };
   const SVG = "http://www.w3.org/2000/svg";
+  const LEGEND =
+    "Filled: kept as a beam. Ring: chosen; dashed ring: rejected. Figures: f, nats per token. " +
+    "A point opens its candidate.";
 
   // What a model said only ever becomes the text of a node.
   function filled(node, attributes = {}, ...children) {
@@ -18,33 +21,6 @@
   const percent = (value) => (value === null ? "not finite" : (100 * value).toFixed(value < 0.1 ? 1 : 0) + "\u00a0%");
   const count = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 
-  function theme() {
-    const button = byId("theme");
-    const names = ["system", "light", "dark"];
-    // A browser may refuse storage to a local file; then the choice holds for this view only.
-    const stored = (value) => {
-      try {
-        if (value === undefined) return localStorage.getItem("genius-lite-theme");
-        localStorage.setItem("genius-lite-theme", value);
-      } catch {
-        return null;
-      }
-    };
-    const show = (name) => {
-      if (name === "system") delete document.documentElement.dataset.theme;
-      else document.documentElement.dataset.theme = name;
-      button.lastElementChild.textContent = name;
-    };
-    const kept = stored();
-    show(names.includes(kept) ? kept : "system");
-    button.hidden = false;
-    button.addEventListener("click", () => {
-      const next = names[(names.indexOf(button.lastElementChild.textContent) + 1) % names.length];
-      show(next);
-      stored(next);
-    });
-  }
-
   const tests = {
     pair: (tree) => tree.steps.some((step) => step.pair),
     relaxed: (tree) => tree.steps.some((step) => step.pair && step.pair.weight !== null && step.pair.weight < 1),
@@ -59,7 +35,7 @@
     const trees = data.rounds[state.round].trees;
     const found = data.queries.filter((query) => {
       const text = `${query.prompt} ${query.id}`.toLowerCase();
-      return trees[query.id] && words.every((word) => text.includes(word)) && (!test || test(trees[query.id], query));
+      return trees[query.id] && words.every((word) => text.includes(word)) && (!test || test(trees[query.id]));
     });
     const shown = Object.keys(trees).length;
     const said =
@@ -126,7 +102,7 @@
       make("pre", { tabindex: "0", "aria-label": "Prompt" }, query.prompt),
       make("p", { class: "note" }, facts.join(" \u00b7 ")),
       overview(),
-      legend(),
+      make("p", { class: "note" }, LEGEND),
       ...tree().steps.map(step),
     );
   }
@@ -257,13 +233,6 @@
     });
     return group;
   }
-  function legend() {
-    const text =
-      "Filled: kept as a beam. Ring: chosen; dashed ring: rejected. Figures: f, nats per token. " +
-      "A point opens its candidate.";
-    return make("p", { class: "note" }, text);
-  }
-
   function read() {
     data = JSON.parse(byId("trees-data").textContent);
     byId("explorer").hidden = !data.queries.length;
@@ -277,7 +246,6 @@
     list();
   }
 
-  theme();
   if (!byId("trees-data")) return;
   byId("unscripted").hidden = true;
   byId("round").addEventListener("change", (event) => {
