@@ -98,9 +98,12 @@ def print_comparison(rows: Sequence[Row], console: Console) -> None:
         table = make_table("run", "#round", "#answers", "#right", "#gain", "#to the first", title=task)
         for row in of_task:
             named = row.arm + (f"\n{row.seeds} seeds" if row.seeds > 1 else ""), f"{row.round}{'*' if row.best else ''}"
-            for kind, accuracy, gain, to_first in _kinds(row):
+            sampled = ("sampled", row.sampled, row.sampled_gain, row.to_first)
+            greedy = ("greedy", row.greedy, row.greedy_gain, row.greedy_to_first)
+            asked_for = [kind for kind in (sampled, greedy) if kind[1] is not None]
+            for kind, accuracy, gain, to_first in asked_for or [sampled]:
                 right = "-" if accuracy is None else f"{accuracy:.1%}"
-                table.add_row(*named, kind, right, _in_lines(gain) or "-", _in_lines(to_first) or "-")
+                table.add_row(*named, kind, right, _in_lines(gain), _in_lines(to_first))
                 named = "", ""
         console.print(table)
     console.print(
@@ -112,20 +115,10 @@ def print_comparison(rows: Sequence[Row], console: Console) -> None:
     )
 
 
-def _kinds(
-    row: Row,
-) -> Iterator[tuple[str, float | None, PooledDifference | None, PooledDifference | None]]:
-    """Yield the answers that were asked for: their kind, accuracy, gain, and difference to the first arm."""
-    if row.sampled is not None or row.greedy is None:
-        yield "sampled", row.sampled, row.sampled_gain, row.to_first
-    if row.greedy is not None:
-        yield "greedy", row.greedy, row.greedy_gain, row.greedy_to_first
-
-
 def _in_lines(gain: PooledDifference | None) -> str:
     """Write a gain in lines: three intervals do not fit beside each other into 80 columns."""
     if not gain:
-        return ""
+        return "-"
     lines = in_points(gain).replace(" [", "\n[")
     if gain.over_seeds is None:
         return f"{lines}\nover problems\nonly"

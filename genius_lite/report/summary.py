@@ -207,13 +207,10 @@ def verdict(summary: Summary) -> str:
 
 
 def _how(task: TaskResult, gain: Interval) -> str:
-    sampled, greedy = task.sampled_gain, task.greedy_gain
-    if surely(gain) or not (sampled and greedy and surely(sampled)) or {surely(sampled), surely(greedy)} == _APART:
-        return surely(gain) or "not told apart"
-    return f"{surely(sampled)} when sampled"
-
-
-_APART = {"better", "worse"}
+    way, sampled, greedy = surely(gain), task.sampled_gain, task.greedy_gain
+    if not way and sampled and greedy and surely(sampled) and {surely(sampled), surely(greedy)} != {"better", "worse"}:
+        return f"{surely(sampled)} when sampled"
+    return way or "not told apart"
 
 
 def surely(gain: Interval) -> str:
