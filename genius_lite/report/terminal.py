@@ -33,8 +33,7 @@ _CTRL_C = "stops at once" if os.name == "nt" else "finishes what is under way, s
 RUNNING = f"Ctrl-C {_CTRL_C}; *: best so far"
 _STOPPING = "stopping when that is done; Ctrl-C again stops at once"
 _LINE_EVERY = 15.0  # seconds between plain lines of one stage
-_LOOK_EVERY = 0.5  # seconds between two looks at a run
-_KEEP_EVERY = 2  # looks between two versions of the progress file
+_LOOK_EVERY = 1.0  # seconds between two looks at a run
 
 
 class TerminalProgress(Progress):
@@ -87,7 +86,7 @@ class TerminalProgress(Progress):
             finally:
                 over.set()
                 looker.join()
-                self._look(keep=True)
+                self._look()
                 self._draw = None
 
     def enter(self, number: int, stage: Stage) -> None:
@@ -172,23 +171,20 @@ class TerminalProgress(Progress):
         self.say(f"{meter.name}: done in {short_duration(time.monotonic() - meter.start)}")
 
     def _look_until(self, over: threading.Event) -> None:
-        looks = 0
         while not over.is_set():
-            self._look(keep=looks % _KEEP_EVERY == 0)
-            looks += 1
+            self._look()
             over.wait(_LOOK_EVERY)
 
-    def _look(self, *, keep: bool) -> None:
+    def _look(self) -> None:
         """Measure what changes by itself, show it, and keep it."""
         with self._lock:
             board = self.board
             board.updated = time.time()
             board.work = self._meter.read() if self._meter else None
             board.run_left = board.left(self._seconds)
-            if keep:
-                board.memory = Memory(*memory_held())
-                with suppress(OSError):  # a full disk is for the stage to notice; nothing depends on this file
-                    put(Path(board.out) / PROGRESS, msgspec.json.encode(board), flush=False)
+            board.memory = Memory(*memory_held())
+            with suppress(OSError):  # a full disk is for the stage to notice; nothing depends on this file
+                put(Path(board.out) / PROGRESS, msgspec.json.encode(board), flush=False)
         self._refresh()
 
     def _refresh(self) -> None:

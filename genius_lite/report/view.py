@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal
 
 from rich.columns import Columns
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.segment import Segment, SegmentLines
 from rich.table import Column, Table
@@ -68,7 +66,7 @@ def view(board: RunState, hint: str, console: Console, height: int, state: State
     blocks: list[list[Part]] = [
         [((1,), _head(board, running, in_ascii)), ((1,), _place(board, over))],
         _now(board, running),
-        _rollout(board, in_ascii),
+        _rollout(board, console.width, in_ascii),
         [] if board.shard else [((3,), _guard(board))],
         _rounds(board, console),
     ]
@@ -152,13 +150,16 @@ def memory_line(board: RunState) -> str:
     return f"{m.main / 1e9:.2f} GB{workers}, {(m.main + m.workers) / m.machine:.0%} of {m.machine / 1e9:.1f} GB"
 
 
-def _rollout(board: RunState, in_ascii: bool) -> list[Part]:
+def _rollout(board: RunState, width: int, in_ascii: bool) -> list[Part]:
     """Show the histogram of this round's values, and the last rollout."""
     parts: list[Part] = []
     if values := board.values.count:
-        low, high, _ = board.values.columns(1)
-        after = Text(f" mean {board.values.mean:.2f} nats/token of {values}", style="dim", no_wrap=True)
-        parts.append(((4,), _row("values", f"{low:.2f}", _Blocks(board.values), f"{high:.2f}", after)))
+        lowest, highest, _ = board.values.columns(1)
+        low, high, mean = (f"{value:.2f}" for value in (lowest, highest, board.values.mean))
+        after = f" mean {mean} nats/token of {values}"
+        room = width - _LABEL - len(low) - len(high) - len(after) - 4  # a blank between each two
+        blocks = _blocks(board.values, max(1, min(room, _COLUMNS, round(3 * values**0.5))))
+        parts.append(((4,), _row("values", low, blocks, high, Text(after, style="dim", no_wrap=True))))
     if board.glimpse:
         parts.append(((5,), _row("question", one_line(board.glimpse.prompt, in_ascii))))
         steps = len(board.glimpse.steps)
@@ -170,20 +171,10 @@ def _rollout(board: RunState, in_ascii: bool) -> list[Part]:
     return parts
 
 
-@dataclass(frozen=True)
-class _Blocks:
-    """A histogram as a line of blocks, as long as there is room for; few values fill few."""
-
-    values: Histogram
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        most = min(_COLUMNS, round(3 * self.values.count**0.5), options.max_width)
-        return Measurement(1, len(self.values.columns(max(1, most))[2]))
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        _, _, counts = self.values.columns(max(1, options.max_width))
-        # A part with any value in it shows at least the lowest block.
-        yield Text("".join(_BLOCKS[-(-n * (len(_BLOCKS) - 1) // max(counts))] for n in counts), style="cyan")
+def _blocks(values: Histogram, width: int) -> Text:
+    """Draw a histogram as a line of blocks; a part with any value in it shows at least the lowest block."""
+    _, _, counts = values.columns(width)
+    return Text("".join(_BLOCKS[-(-n * (len(_BLOCKS) - 1) // max(counts))] for n in counts), style="cyan")
 
 
 def _guard(board: RunState) -> Table:

@@ -83,7 +83,7 @@ def test_the_board_is_kept_while_a_run_goes_on_and_says_why_it_ended(tmp_path, c
         progress.enter(1, Stage.TRAIN)
         with progress.stage("round 1: train (nf4)", 10, "pairs") as advance:
             advance(3)
-            progress._look(keep=True)
+            progress._look()
             kept = read_state(tmp_path)
         progress.say("[bold]a line[/bold] [3]")
         progress.finished(RoundReport(1, score=0.5), {"kl": "ok"}, 1)
@@ -145,7 +145,7 @@ def test_the_live_view_stands_below_what_is_said_and_leaves_nothing(tmp_path):
         progress.enter(1, Stage.ROLLOUTS)
         with progress.stage("round 1: rollouts", 4, "queries") as advance:
             advance(1)
-            progress._look(keep=False)
+            progress._look()
             before = len(_written(console))
             progress.board.updated = 0
             progress._refresh()
