@@ -48,13 +48,13 @@ def cut(text: str, longest: int) -> str:
 
 
 def plain(value: Any, *, finite: bool = True) -> Any:
-    """Make the strings of a JSON value `visible`, and its numbers such as JSON knows: None if not `finite`."""
+    """Make the strings of a JSON value `prose`, and its numbers such as JSON knows: None if not `finite`."""
     if isinstance(value, str):
-        return visible(value, PROSE)
+        return prose(value)
     if isinstance(value, float):
         return value if math.isfinite(value) or not finite else None
     if isinstance(value, dict):
-        return {visible(str(key), PROSE): plain(item, finite=finite) for key, item in value.items()}
+        return {prose(str(key)): plain(item, finite=finite) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, finite=finite) for item in value]
     return value

@@ -126,7 +126,6 @@ class RunState(msgspec.Struct):
         return [(stage, "done" if i < at else "now" if i == at else "next") for i, stage in enumerate(stages)]
 
     def enter(self, number: int, kind: Stage) -> None:
-        """Begin a stage."""
         if number != self.number:
             self.values, self.glimpse = Histogram(), None
         self.number, self.kind, self.entered, self.work = number, kind, time.time(), None

@@ -112,7 +112,6 @@ def _is_ours(command: str) -> bool:
 
 
 def print_status(status: Status, console: Console) -> None:
-    """Print the status as lines."""
     console.print(f"{status.state}: {status.meaning}", soft_wrap=True)
     if status.verdict:
         console.print(in_ascii(status.verdict), soft_wrap=True)

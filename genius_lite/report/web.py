@@ -174,7 +174,6 @@ class _Shelf:
             return self._found
 
     def page(self, name: str, runs: dict[str, Path]) -> str:
-        """A run's page."""
         part = Markup(self.live(name, runs))
         made = self._report(name, runs[name]).page
         return made.replace(MARK, part, 1) if made else page(None, part, name)

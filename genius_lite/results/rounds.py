@@ -124,7 +124,6 @@ class Moments(msgspec.Struct):
     xy: float = 0.0
 
     def add(self, x: float, y: float) -> None:
-        """Add a point."""
         self.count += 1
         self.x += x
         self.y += y
