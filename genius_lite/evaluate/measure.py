@@ -72,7 +72,7 @@ class EvalModel:
         return [(1, Sampling(1.0, top_k=1))] * self.greedy + [(self.samples, Sampling(self.temperature))]
 
     def may_have_said(self, responses: Sequence[Completion], vocabulary: int) -> bool:
-        """Say whether these can be the responses to a question: as many, as long, of a vocabulary of so many tokens."""
+        """Say whether these can be the responses to a question, in tokens of a vocabulary of this size."""
         faults = (fault for one in responses for fault in completion_faults(one, vocabulary))
         longest = max((len(one.tokens) for one in responses), default=0)
         return len(responses) == self.responses and longest <= self.max_tokens and not any(faults)

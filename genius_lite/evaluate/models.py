@@ -21,7 +21,7 @@ from genius_lite.evaluate.results import complaints, results
 from genius_lite.evaluate.tasks import TokenizedTask, tokenize_task
 from genius_lite.machine.engine_settings import context_for, engine_settings
 from genius_lite.progress import Progress
-from genius_lite.recipe import Auto, BenchmarkName, Check, Evaluate, Prefix, Sampler, TaskSource, benchmark_named
+from genius_lite.recipe import Auto, BenchmarkName, Evaluate, Prefix, Sampler, TaskSource, benchmark_named
 from genius_lite.recipe.reader import load
 from genius_lite.records import seed_of
 from genius_lite.results.evaluation import Answers, Response, TaskResult, Use
@@ -99,8 +99,6 @@ def _task(name: str) -> TaskSource:
     given = {"source": source, "check": check}
     if Path(name).exists() or not source or "/" in check or "\\" in check or f"{source}{colon}" in [*Prefix]:
         given = {"source": name}  # a colon of its own, as hf:OWNER/DATASET and C:/problems.jsonl have
-    elif check not in get_args(Check):
-        raise UserError(f"{name}: no checker `{check}`; known are {', '.join(get_args(Check))}")
     try:
         return TaskSource.model_validate(_columns(given["source"]) | given)
     except ValidationError as e:

@@ -89,7 +89,7 @@ def test_a_colon_that_belongs_to_a_name_names_no_checker(tmp_path, monkeypatch):
     found, _ = tasks_named(["a:b.jsonl", "a:exact", "a:b.jsonl:numeric", "hf:squad", "hf:squad:exact"])
     assert [task.source for task in found] == ["a:b.jsonl", "a:exact", "a:b.jsonl", "hf:squad", "hf:squad"]
     assert [task.check for task in found] == ["exact", "exact", "numeric", "exact", "exact"]
-    with pytest.raises(UserError, match=r"b\.jsonl:number: no checker `number`"):
+    with pytest.raises(UserError, match=r"b\.jsonl:number': Input should be 'exact', 'numeric'"):
         tasks_named(["b.jsonl:number"])
 
 
