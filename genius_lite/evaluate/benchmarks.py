@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -16,10 +15,11 @@ import msgspec
 from genius_lite.data.questions import COLUMN, CONVERSATIONS, checked, is_number
 from genius_lite.data.rows import ANSWERS, QUESTIONS, Columns, UsableRows, read_rows, row_object
 from genius_lite.errors import UserError
+from genius_lite.evaluate.checkers import judge
 from genius_lite.evaluate.choices import read_options
 from genius_lite.evaluate.harness import Definition, Harness
-from genius_lite.evaluate.scoring import DECOYS, as_literal, fault
-from genius_lite.evaluate.tasks import Problem, Task, evenly, from_reasoning_gym, from_rows, judged, problems_of
+from genius_lite.evaluate.scoring import DECOYS, Verdict, as_literal, fault
+from genius_lite.evaluate.tasks import BY_HAND, Problem, Task, evenly, from_reasoning_gym, from_rows, problems_of
 from genius_lite.recipe import HARNESS, BenchmarkName, Prefix, TaskSource
 from genius_lite.records import prepared, query_id
 from genius_lite.text import brief
@@ -87,8 +87,7 @@ def usual_columns(rows: Sequence[Mapping[str, object]], path: str) -> tuple[str,
         found = [columns[name] for name in names if name in columns]
         if not found:
             known = brief(", ".join(columns.values()), 200)
-            by_hand = "say in a recipe's evaluate.tasks how they are called (prompt, answer)"
-            raise UserError(f"{path}: no column such as {', '.join(names)}; it has {known}; {by_hand}")
+            raise UserError(f"{path}: no column such as {', '.join(names)}; it has {known}; {BY_HAND}")
         return found[0]
 
     talks = COLUMN not in columns and CONVERSATIONS.keys() & {*columns.values()}
@@ -131,7 +130,7 @@ def from_harness(cfg: TaskSource, name: BenchmarkName) -> Task:
     problems = problems_of(rows, found, problem)
     if not definition.metric:
         harness.close()
-        return Task(name, problems, partial(judged, "choice"), set_aside=str(rows))
+        return Task(name, problems, _by_letter, set_aside=str(rows))
     row_of = {problem.id: literal for problem, literal in zip(problems, written, strict=True)}
     known = {problem.id: definition.told.format(problem.answer) if definition.told else None for problem in problems}
     # Instructions may well be followed by "0".
@@ -150,5 +149,9 @@ def _problem(harness: Harness, definition: Definition, literal: str) -> Problem:
     if definition.metric:
         return Problem(query_id(asked), checked(asked), answer if definition.told else "")
     problem = Problem(query_id(asked), checked(asked), answer, read_options(options, "choices").texts)
-    judged("choice", problem, "")  # an answer that is no letter would count every response as wrong
+    _by_letter(problem, "")  # an answer that is no letter would count every response as wrong
     return problem
+
+
+def _by_letter(problem: Problem, response: str) -> Verdict:
+    return judge("choice", response, problem.answer, choices=problem.choices)

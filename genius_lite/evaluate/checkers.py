@@ -8,7 +8,7 @@ first; without a mark counts the last number (numeric), the last mention of a le
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from genius_lite.data import thoughts
@@ -28,10 +28,12 @@ from genius_lite.evaluate.answers import (
 )
 from genius_lite.evaluate.choices import LETTERS, UNLIKE, final_choice, starting_letter
 from genius_lite.evaluate.numbers import plain, unit_number
+from genius_lite.evaluate.scoring import Verdict
 from genius_lite.evaluate.words import every
 from genius_lite.recipe import AnswerKind, Check, CheckOptions
 
-DEFAULT_OPTIONS = CheckOptions()
+_NO_OPTIONS = CheckOptions()
+_Judged = tuple[bool, str | None]  # whether a response is right, and the answer that it gives, if any
 
 _SECONDS = 1  # what a regular expression may take of a response
 _NOT_ELSE = re.compile(rf"(?<=\S)(?:\s*[,;(]|\s+{every('both')})\s*{every('unlike')}.*", re.IGNORECASE | re.DOTALL)
@@ -46,7 +48,6 @@ def extract_answer(response: str) -> str | None:
     number ("so 1000 in all"), or what such words equal ("2 + 3 = 5"), or a single word. "1,000.0", "$1000" and "1e3"
     are all "1000", "(b)" and "B) Paris" are "B", and "Yes" is "yes".
     """
-    response = thoughts.read(response).answer
     segments = [*marked(response)]
     for segment in segments:
         text = without_verb(bare(first_sentence(segment)))
@@ -73,88 +74,59 @@ def _letter_answer(text: str) -> str | None:
     return letter if letter and letter in LETTERS else None
 
 
-def check(
-    kind: Check,
-    response: str,
-    answer: str,
-    options: CheckOptions = DEFAULT_OPTIONS,
-    choices: Sequence[str] = (),
-) -> float:
-    """Return 1.0 if the response's final answer is `answer`, else 0.0; `options` are told in the recipe's reference.
+def judge(
+    kind: Check, response: str, answer: str, options: CheckOptions = _NO_OPTIONS, choices: Sequence[str] = ()
+) -> Verdict:
+    """Judge a response by the answer that it gives, which a vote counts; a pattern that takes over a second is wrong.
 
-    numeric: equal, or apart by at most `tolerance` times the answer, which may be a worked solution. 50% equals 50, and
-    0.5 as well, and 5 million equals 5, as what is asked for may be a percentage or millions.
-    choice: the answer is a letter. With `choices` only their letters count, and their texts do too.
-    regex: the last match of `pattern`, or its `group` (the first unless given), compared as exact.
     math-verify is not asked here, as nothing would bound its time: `scoring.Scorer`.
 
-    Raises:
-        UserError: the answer is not of this kind, or the pattern is wrong.
-        TimeoutError: the pattern takes over a second of this response.
-    """
-    response = thoughts.read(response).answer
-    match kind:
-        case "exact":
-            known = one_form(answer, options.ignore_case)
-            right = any(one_form(text, options.ignore_case) == known for text in _texts(response))
-        case "numeric":
-            right = _same_number(response, answer, options)
-        case "choice":
-            letters = LETTERS[: len(choices)] if choices else LETTERS
-            if len(answer) != 1 or answer not in letters:
-                raise UserError(f"the answer {answer!r:.60} is not one of the letters {letters[0]} to {letters[-1]}")
-            right = final_choice(response, letters, choices) == answer
-        case "regex":
-            found = _last_match(response, options)
-            right = found is not None and one_form(found, options.ignore_case) == one_form(answer, options.ignore_case)
-        case "math-verify":
-            raise ValueError("math-verify is asked in a process of its own")
-    return float(right)
-
-
-def submitted(
-    kind: Check | AnswerKind, response: str, choices: Sequence[str] = (), options: CheckOptions = DEFAULT_OPTIONS
-) -> str | None:
-    """Return the answer that a checker reads in a response, None if there is none: what a vote among responses counts.
-
-    "stated", where no more is known of the question, is `extract_answer`.
+    Args:
+        answer: the known one.
+        options: told in the recipe's reference.
+        choices: texts of the options, if there are some: only their letters count then, and their texts do too.
 
     Raises:
-        UserError: the pattern is wrong.
+        UserError: the known answer is not of this kind, or the pattern is wrong.
     """
+    try:
+        right, given = _CHECKERS[kind](thoughts.read(response).answer, answer, options, choices)
+    except TimeoutError:
+        return Verdict(0.0, timed_out=True)
+    return Verdict(float(right), given)
+
+
+def read_answer(kind: AnswerKind, response: str) -> str | None:
+    """Return what a vote counts of a response to a question whose answer is not known; None if it gives none."""
     response = thoughts.read(response).answer
-    match kind:
-        case "stated":
-            return extract_answer(response)
-        case "numeric":
-            number = final_number(response, options.decimal)
-            return str(number.value) if number else None
-        case "choice":
-            return final_choice(response, LETTERS[: len(choices)] if choices else LETTERS, choices)
-        case "exact":
-            *_, whole, sentence = _texts(response)
-            return one_form(sentence if count_words(sentence) <= WORDS else whole, options.ignore_case) or None
-        case "regex":
-            try:
-                found = _last_match(response, options)
-            except TimeoutError:
-                return None
-            return found and one_form(found, options.ignore_case)
-        case "math-verify":
-            raise ValueError("math-verify is asked in a process of its own")
+    if kind == "numeric":
+        number = final_number(response)
+        return str(number.value) if number else None
+    return final_choice(response) if kind == "choice" else extract_answer(response)
 
 
-def _texts(response: str) -> Iterator[str]:
-    """Yield what may be meant, in shorter and shorter forms."""
+def _exact(response: str, answer: str, options: CheckOptions, choices: Sequence[str]) -> _Judged:
+    texts = _texts(response)
+    right = one_form(answer, options.ignore_case) in (one_form(text, options.ignore_case) for text in texts)
+    whole, sentence = texts[-2:]
+    return right, one_form(sentence if count_words(sentence) <= WORDS else whole, options.ignore_case) or None
+
+
+def _texts(response: str) -> list[str]:
+    """List what may be meant, in shorter and shorter forms."""
     segment = next(marked(response), response)
     sentence = bare(first_sentence(segment))
-    yield from (response, segment, sentence)
+    texts = [response, segment, sentence]
     if segment is not response:
         segment, sentence = without_verb(bare(segment)), without_verb(sentence)
-    yield from (bare(segment), sentence)
+    return [*texts, bare(segment), sentence]
 
 
-def _same_number(response: str, answer: str, options: CheckOptions) -> bool:
+def _numeric(response: str, answer: str, options: CheckOptions, choices: Sequence[str]) -> _Judged:
+    """Compare numbers, which may be apart by `tolerance` times the answer, which may be a worked solution.
+
+    50% equals 50, and 0.5 as well, and 5 million equals 5, as what is asked for may be a percentage or millions.
+    """
     if options.decimal == "." and _AMBIGUOUS.fullmatch(answer):
         raise UserError(f"the answer {answer!r:.60} has a decimal comma; write options: {{decimal: ','}} for this task")
     if is_several(answer, options.decimal):
@@ -163,22 +135,29 @@ def _same_number(response: str, answer: str, options: CheckOptions) -> bool:
     if right is None:
         raise UserError(f"the answer {answer!r:.60} holds no number; give one, or take another checker than numeric")
     if given is None:
-        return False
+        return False, None
     readings = [(given.value, right.value)]
     if given.percent != right.percent:
         readings.append((given.value / (100 if given.percent else 1), right.value / (100 if right.percent else 1)))
     if (given.scale == 1) != (right.scale == 1):
         readings.append((given.value / given.scale, right.value / right.scale))
-    return any(abs(a - b) <= Fraction(options.tolerance) * abs(b) for a, b in readings)
+    return any(abs(a - b) <= Fraction(options.tolerance) * abs(b) for a, b in readings), str(given.value)
 
 
-def _last_match(response: str, options: CheckOptions) -> str | None:
+def _choice(response: str, answer: str, options: CheckOptions, choices: Sequence[str]) -> _Judged:
+    letters = LETTERS[: len(choices)] if choices else LETTERS
+    if len(answer) != 1 or answer not in letters:
+        raise UserError(f"the answer {answer!r:.60} is not one of the letters {letters[0]} to {letters[-1]}")
+    given = final_choice(response, letters, choices)
+    return given == answer, given
+
+
+def _regex(response: str, answer: str, options: CheckOptions, choices: Sequence[str]) -> _Judged:
+    """Compare the last match of `pattern`, or its `group` (the first unless given), as exact does."""
     # Unlike `re`, this package can stop a pattern that backtracks without end.
     import regex
 
-    pattern, group = options.pattern, options.group
-    if not pattern:
-        raise UserError("the regex checker needs a pattern")
+    pattern, group = options.pattern or "", options.group  # which the recipe wants
     try:
         compiled = regex.compile(pattern)
         found = list(compiled.finditer(response, timeout=_SECONDS))
@@ -186,6 +165,20 @@ def _last_match(response: str, options: CheckOptions) -> str | None:
             group = min(compiled.groups, 1)
         elif group not in compiled.groupindex and group not in range(compiled.groups + 1):
             raise UserError(f"the pattern {pattern!r:.60} has no group {group!r}")
-        return found[-1][group] if found else None
     except (regex.error, ValueError, OverflowError, RecursionError) as e:
         raise UserError(f"the pattern {pattern!r:.60} is not a regular expression: {e}") from None
+    text = found[-1][group] if found else None
+    given = None if text is None else one_form(text, options.ignore_case)
+    return given == one_form(answer, options.ignore_case), given
+
+
+_CHECKERS: dict[Check, Callable[[str, str, CheckOptions, Sequence[str]], _Judged]] = {
+    "exact": _exact,
+    "numeric": _numeric,
+    "choice": _choice,
+    "regex": _regex,
+}
+"""Each is given the response, the known answer, and the rest as in `judge`.
+
+Another checker is a function here, and its name in the recipe's `Check`: recipes are read without this file's patterns.
+"""

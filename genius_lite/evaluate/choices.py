@@ -66,17 +66,15 @@ class Options(NamedTuple):
         wanted = str(known).strip() if isinstance(known, str) or number is None else str(number)
         meant = {at for at, label in enumerate(self.labels) if label == wanted}
         if not meant:
-            named = [] if self.labels else [*LETTERS[:count]]
-            begins = () if self.labels else (0, 1) if first is None else (first,)
             meant = {at for at, text in enumerate(self.texts) if text.strip() == wanted}
-            meant |= {at for at, letter in enumerate(named) if letter == wanted.upper()}
-            meant |= {number - begin for begin in begins if number is not None and 0 <= number - begin < count}
+            if not self.labels:
+                meant |= {at for at, letter in enumerate(LETTERS[:count]) if letter == wanted.upper()}
+                begins = (0, 1) if first is None else (first,)
+                meant |= {number - begin for begin in begins if number is not None and 0 <= number - begin < count}
         if len(meant) != 1:
             wrong = "more than one" if meant else "none"
-            counted = "" if first is None else f", counted from {first}"
-            raise UserError(
-                f"the answer {known!r:.60} is {wrong} of the {count} options; give the letter, or the number{counted}"
-            )
+            told = f"is {wrong} of the {count} options; give the letter, or the number (count_from)"
+            raise UserError(f"the answer {known!r:.60} {told}")
         return LETTERS[meant.pop()]
 
 

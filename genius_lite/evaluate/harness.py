@@ -48,7 +48,7 @@ class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shuffled: bool = False
 
 
-class Harness:
+class Harness(LimitedProcess):
     """A task of the package, by any thread.
 
     Raises:
@@ -61,9 +61,8 @@ class Harness:
             part = "[ifeval]" if len(needed) > 1 else ""
             raise UserError(f"benchmark {name}: it needs a package: pip install 'lm-eval{part}>=0.4.13'")
         opening = msgspec.structs.asdict(definition)
-        self._process = LimitedProcess("genius_lite.evaluate.harness", opening, seconds=_SECONDS, memory=_MEMORY)
-        self.close = self._process.close
-        if lacking := self._process.ask({})["lacking"]:
+        super().__init__("genius_lite.evaluate.harness", opening, seconds=_SECONDS, memory=_MEMORY)
+        if lacking := self.ask({})["lacking"]:
             self.close()
             raise UserError(f"benchmark {name}: it needs data of NLTK: python -m nltk.downloader {lacking}")
 
@@ -74,7 +73,7 @@ class Harness:
             UserError: the task cannot make anything of the row.
         """
         try:
-            reply = self._process.ask({"row": row})
+            reply = self.ask({"row": row})
         except UserError as e:
             raise UserError(f"lm-evaluation-harness cannot read it: {e}") from None
         return reply["asked"], reply["answer"], reply["options"]
@@ -82,7 +81,7 @@ class Harness:
     def judge(self, row: str, response: str) -> Verdict:
         """Say what a response to a row is worth; its answer is what the task's filter finds in it."""
         try:
-            reply = self._process.ask({"row": row, "response": response})
+            reply = self.ask({"row": row, "response": response})
         except UserError:
             return Verdict(0.0, timed_out=True)
         return Verdict(reply["score"], reply["stated"])

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterator, Sequence
 
 from genius_lite.data.vocabulary import Vocabulary
-from genius_lite.evaluate.checkers import submitted
+from genius_lite.evaluate.checkers import read_answer
 from genius_lite.evaluate.measure import EvalModel, Key, Sampled, ask_each, checked, sample_each
 from genius_lite.evaluate.signals import Observed
 from genius_lite.progress import Advance
 from genius_lite.recipe import AnswerKind
 from genius_lite.records import FailedQuery, Query
 from genius_lite.results.evaluation import Said
-from genius_lite.rundir.checks import completion_faults
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import LocalSampler
 from genius_lite.sampler.interface import run_until_complete
@@ -45,12 +44,8 @@ def observe(
     sampled: Sampled = {} if known is None else known
     asked, failures = {("", query.id): query for query in queries}, dict[Key, str]()
     tokens = gguf_file.read(who.gguf).vocabulary
-
-    def whole(one: Said) -> bool:
-        faults = (fault for each in one.responses for fault in completion_faults(each, tokens))
-        return len(one.responses) == who.samples and not any(faults)
-
-    sampled |= {one.key: one.responses for one in checked(kept, whole) if one.key in asked}
+    earlier = checked(kept, lambda one: who.may_have_said(one.responses, tokens))
+    sampled |= {one.key: one.responses for one in earlier if one.key in asked}
     advance(who.samples * sum(key in sampled for key in asked))
 
     async def note(key: Key, why: str | None) -> None:
@@ -79,6 +74,6 @@ def observe(
                 continue
             for done, of_base in zip(sampled[key], scores[key], strict=True):
                 answer, thought_ended = vocabulary.said(query.tokens, done.tokens)
-                stated = submitted(answers, answer)
+                stated = read_answer(answers, answer)
                 seen.append(Observed(query.id, done.tokens, done.logprobs, of_base, done.finish, stated, thought_ended))
     return seen, [FailedQuery(key[1], why) for key, why in failures.items()]

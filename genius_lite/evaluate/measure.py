@@ -20,6 +20,7 @@ from genius_lite.recipe import Auto
 from genius_lite.records import Completion, Query
 from genius_lite.results.evaluation import GREEDY, Answers, Response, Said, Use
 from genius_lite.results.rounds import Stats
+from genius_lite.rundir.checks import completion_faults
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.sampler.client import LocalSampler, QueryFailedError, open_sampler
 from genius_lite.sampler.interface import all_or_none, run_until_complete
@@ -70,6 +71,12 @@ class EvalModel:
         """How a question is asked: for so many responses with each sampling."""
         return [(1, Sampling(1.0, top_k=1))] * self.greedy + [(self.samples, Sampling(self.temperature))]
 
+    def may_have_said(self, responses: Sequence[Completion], vocabulary: int) -> bool:
+        """Say whether these can be the responses to a question, in tokens of a vocabulary of this size."""
+        faults = (fault for one in responses for fault in completion_faults(one, vocabulary))
+        longest = max((len(one.tokens) for one in responses), default=0)
+        return len(responses) == self.responses and longest <= self.max_tokens and not any(faults)
+
     def sampler(self) -> AbstractAsyncContextManager[LocalSampler]:
         """The engine that holds it; each request says how it samples."""
         return open_sampler(self.gguf, self.settings, Sampling(1.0), self.log, say=self.say)
@@ -97,35 +104,6 @@ def temperature_of(wanted: float | Auto, model: GGUF, weights: Path | None = Non
     return _USUAL
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """A problem of a task, as it is asked, and what it is for."""
-
-    task: Task
-    problem: Problem
-    query: Query
-    use: Use
-
-    async def score(self, done: Completion, sample: int, temperature: float, vocabulary: Vocabulary) -> Response:
-        """Score the `sample`-th response, drawn at this temperature if it is not the greedy one."""
-        said = vocabulary.said(self.query.tokens, done.tokens).answer
-        # In a thread: a checker may take a second, and the sampler goes on meanwhile.
-        verdict = await asyncio.to_thread(self.task.check, self.problem, said)
-        return Response(
-            task=self.task.name,
-            problem=self.problem.id,
-            sample=sample,
-            text=vocabulary.decode(done.tokens),
-            tokens=len(done.tokens),
-            finish=done.finish,
-            score=verdict.score,
-            answer=verdict.answer if said else None,
-            timed_out=verdict.timed_out,
-            use=self.use,
-            temperature=0.0 if sample == GREEDY else temperature,
-        )
-
-
 def answer_tasks(
     who: EvalModel,
     tasks: Sequence[TokenizedTask],
@@ -147,8 +125,8 @@ def answer_tasks(
         UserError: what is kept is not what is asked for.
     """
     sampled: Sampled = {} if known is None else known
-    asked: dict[Key, _Asked] = {
-        (item.task.name, problem.id): _Asked(item.task, problem, query, use)
+    asked: dict[Key, tuple[Task, Problem, Query, Use]] = {
+        (item.task.name, problem.id): (item.task, problem, query, use)
         for item in tasks
         for problem, query, use in zip(item.task.problems, item.questions, item.uses, strict=True)
     }
@@ -162,15 +140,31 @@ def answer_tasks(
 
     answered = {one.key: one for one in checked(kept, whole)}
 
+    async def score(key: Key, sample: int, done: Completion) -> Response:
+        task, problem, query, use = asked[key]
+        said = vocabulary.said(query.tokens, done.tokens).answer
+        # In a thread: a checker may take a second, and the sampler goes on meanwhile.
+        verdict = await asyncio.to_thread(task.check, problem, said)
+        return Response(
+            *(task.name, problem.id, sample),
+            text=vocabulary.decode(done.tokens),
+            tokens=len(done.tokens),
+            finish=done.finish,
+            score=verdict.score,
+            answer=verdict.answer if said else None,
+            timed_out=verdict.timed_out,
+            use=use,
+            temperature=0.0 if sample == GREEDY else who.temperature,
+        )
+
     async def judge(key: Key, why: str | None = None) -> None:
-        drawn = enumerate([] if why else sampled[key], first)
-        responses = [await asked[key].score(done, sample, who.temperature, vocabulary) for sample, done in drawn]
+        responses = [await score(key, *drawn) for drawn in enumerate([] if why else sampled[key], first)]
         answered[key] = Answers(*key, responses, why)
         if kept:
             kept.append(answered[key])
 
     async def answer() -> None:
-        left = {key: one.query for key, one in asked.items() if key not in answered}
+        left = {key: query for key, (_, _, query, _) in asked.items() if key not in answered}
         recalled = [key for key in left if key in sampled]
         if recalled and who.stop.asked:
             raise Stopped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from genius_lite.evaluate.results import complaints, results
 from genius_lite.evaluate.tasks import TokenizedTask, tokenize_task
 from genius_lite.machine.engine_settings import context_for, engine_settings
 from genius_lite.progress import Progress
-from genius_lite.recipe import Auto, BenchmarkName, Check, Evaluate, Prefix, Sampler, TaskSource, benchmark_named
+from genius_lite.recipe import Auto, BenchmarkName, Evaluate, Prefix, Sampler, TaskSource, benchmark_named
 from genius_lite.recipe.reader import load
 from genius_lite.records import seed_of
 from genius_lite.results.evaluation import Answers, Response, TaskResult, Use
@@ -32,7 +32,6 @@ from genius_lite.rundir.lock import hold
 from genius_lite.text import amount
 from genius_lite.weights import gguf_file
 
-RESULTS = "results.json"
 _LOOKED_AT = 100  # rows, by which columns are known
 
 
@@ -52,15 +51,6 @@ class PromptConfig:
     max_tokens: int = 512
     temperature: float | Auto = "auto"
     template: dict[str, Any] = field(default_factory=dict)
-
-
-_ASKED = {
-    "system": ("system messages (queries.system)", "say which with --system"),
-    "max_tokens": ("evaluate.max_tokens", "say which with --max-tokens"),
-    "temperature": ("evaluate.temperature", "say which with --temperature"),
-    "template": ("queries.template", "measure them apart"),
-}
-"""A field of `PromptConfig` -> its key in a recipe, and what to do where recipes differ in it."""
 
 
 def tasks_named(names: Sequence[str]) -> tuple[list[TaskSource], list[PromptConfig]]:
@@ -93,9 +83,10 @@ def prompt_config(ways: Sequence[PromptConfig], **given: Any) -> PromptConfig:
         UserError: they ask in different ways.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    for name, (key, option) in _ASKED.items():
-        if name not in given and any(getattr(way, name) != getattr(ways[0], name) for way in ways):
-            raise UserError(f"the recipes or runs have different {key}; {option}")
+    for key in (each.name for each in fields(PromptConfig)):
+        if key not in given and any(getattr(way, key) != getattr(ways[0], key) for way in ways):
+            told = "say which with --system, --max-tokens and --temperature, or measure them apart"
+            raise UserError(f"the recipes or runs ask in different ways: {key} is not the same; {told}")
     return replace(ways[0] if ways else PromptConfig(), **given)
 
 
@@ -108,8 +99,6 @@ def _task(name: str) -> TaskSource:
     given = {"source": source, "check": check}
     if Path(name).exists() or not source or "/" in check or "\\" in check or f"{source}{colon}" in [*Prefix]:
         given = {"source": name}  # a colon of its own, as hf:OWNER/DATASET and C:/problems.jsonl have
-    elif check not in get_args(Check):
-        raise UserError(f"{name}: no checker `{check}`; known are {', '.join(get_args(Check))}")
     try:
         return TaskSource.model_validate(_columns(given["source"]) | given)
     except ValidationError as e:
@@ -209,22 +198,16 @@ def holding(out: Path) -> Iterator[None]:
     Raises:
         UserError: it is there already, or another process works on it.
     """
-    _require_new(out)
+    require_new(out, "folder")
     beside = _beside(out)
     held = hold(beside.path, out)  # whoever is refused removes nothing
     try:
         with held:
-            _require_new(out)  # by now it may be there
+            require_new(out, "folder")  # by now it may be there
             yield
     finally:
         if out.exists() or not any(beside.path.glob("*.jsonl")):
             remove(beside.path)
-
-
-def _require_new(out: Path) -> None:
-    if (out / RESULTS).is_file():
-        raise UserError(f"{out} has results, which are whole; name another folder, or delete it to measure again")
-    require_new(out, "folder")
 
 
 def _beside(out: Path) -> RunDir:
@@ -238,7 +221,7 @@ def write_results(
     found: Sequence[Sequence[TaskResult]],
     responses: Sequence[Sequence[Response]],
 ) -> None:
-    """Write `RESULTS`, and a file of responses for each model, to a folder that is there in whole or not at all.
+    """Write `results.json`, and a file of responses for each model, to a folder that is there in whole or not at all.
 
     Modes follow the umask, unlike those of a run folder: the user names the place, and whom it is for.
     """
@@ -246,7 +229,7 @@ def write_results(
 
     def write(partial: Path) -> None:
         partial.mkdir()
-        write_json(partial / RESULTS, summary, indent=2)
+        write_json(partial / "results.json", summary, indent=2)
         for number, rows in enumerate(responses):
             write_records(partial / f"responses-{number}.jsonl", rows)
 

@@ -5,7 +5,7 @@ Responses are remembered, and no verdict: they are scored anew.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -13,7 +13,6 @@ import msgspec
 from genius_lite.evaluate.measure import EvalModel, Sampled
 from genius_lite.measurements import recall, remember
 from genius_lite.records import Completion, Query, seed_of
-from genius_lite.rundir.checks import completion_faults
 from genius_lite.weights.gguf_file import GGUF
 
 WORTH = 5.0  # seconds: answers that took less are as soon asked for as looked up
@@ -39,14 +38,14 @@ class Inquiry:
     def recall(self) -> Sampled:
         """Return the responses to the queries that earlier runs have left, also of one that was interrupted."""
         found = recall(_WHAT, self._key, _Answers)
-        said = found.said if found and not any(self._faults(found.said)) else {}
+        said = found.said if found and self._are_whole(found.said) else {}
         return {(self.task, query): responses for query, responses in said.items()}
 
     def remember(self, sampled: Sampled, seconds: float) -> None:
         """Keep the responses to the queries, which took so long, for later runs; what another one has left stays."""
         before = self.recall()
         said = {query: found for (task, query), found in (before | sampled).items() if task == self.task}
-        if len(said) > len(before) and (before or seconds >= WORTH) and not any(self._faults(said)):
+        if len(said) > len(before) and (before or seconds >= WORTH) and self._are_whole(said):
             remember(_WHAT, self._key, _Answers(said), _MOST)
 
     def is_answered(self, said: Container[tuple[str, str]]) -> bool:
@@ -61,10 +60,6 @@ class Inquiry:
         how = (s.kv_type, s.flash_attention, room, self.who.ways, self.who.max_tokens, self.who.seed)
         return (self.model.sha256, self.task, len(self.queries), asked, how)
 
-    def _faults(self, said: dict[str, list[Completion]]) -> Iterable[bool]:
-        """Yield what shows that these are not the responses: other queries, too few of them, or none that can be."""
-        yield not said.keys() <= {query.id for query in self.queries}
-        for responses in said.values():
-            yield len(responses) != self.who.responses
-            for one in responses:
-                yield len(one.tokens) > self.who.max_tokens or any(completion_faults(one, self.model.vocabulary))
+    def _are_whole(self, said: dict[str, list[Completion]]) -> bool:
+        whole = all(self.who.may_have_said(responses, self.model.vocabulary) for responses in said.values())
+        return whole and said.keys() <= {query.id for query in self.queries}

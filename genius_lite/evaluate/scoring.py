@@ -41,7 +41,7 @@ class Verdict(msgspec.Struct, frozen=True):
     timed_out: bool = False
 
 
-class Scorer:
+class Scorer(LimitedProcess):
     """One of these packages, by any thread.
 
     Args:
@@ -55,8 +55,7 @@ class Scorer:
     def __init__(self, made: dict[str, Any] | None = None):
         if not made and find_spec("math_verify") is None:
             raise UserError("the math-verify checker needs a package: pip install 'math-verify>=0.9'")
-        self._process = LimitedProcess("genius_lite.evaluate.scoring", {"made": made}, seconds=_SECONDS, memory=_MEMORY)
-        self.close = self._process.close
+        super().__init__("genius_lite.evaluate.scoring", {"made": made}, seconds=_SECONDS, memory=_MEMORY)
 
     def read(self, known: str) -> None:
         """Have math-verify parse a known answer.
@@ -65,21 +64,21 @@ class Scorer:
             UserError: it cannot be read as mathematics, or not within the limits.
         """
         try:
-            self._process.ask({"known": known})
+            self.ask({"known": known})
         except LimitError as e:
             raise UserError(f"the answer {known!r:.60} cannot be read as mathematics: {e}") from None
 
     def verdict(self, response: str, known: str, answer: str | None = None) -> Verdict:
         """Judge a response that gives this `answer`; `known` is the problem's, of reasoning-gym its `as_literal`."""
         try:
-            return Verdict(self._process.ask({"response": response, "known": known})["score"], answer)
+            return Verdict(self.ask({"response": response, "known": known})["score"], answer)
         except UserError:
             return Verdict(0.0, answer, timed_out=True)
 
     def stated(self, response: str) -> str | None:
         """Return what math-verify reads in a response, equal numbers in one spelling; None if that is nothing."""
         try:
-            return self._process.ask({"response": response})["stated"]
+            return self.ask({"response": response})["stated"]
         except UserError:
             return None
 

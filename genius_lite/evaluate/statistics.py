@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from genius_lite.results.evaluation import Interval, McNemar
 
 _SAME = 1e-9  # differences of scores that are one but for rounding
-_SEED, _RESAMPLES = 0, 10_000  # of a bootstrap: the same figures give the same interval
+_CONFIDENCE, _SEED, _RESAMPLES = 0.95, 0, 10_000  # of a bootstrap: the same figures give the same interval
 _CHUNK = 2**22  # problems drawn at once, over all resamples: 32 MiB of counts
 
 
@@ -43,9 +43,7 @@ def wilson(successes: float, trials: int, confidence: float = 0.95) -> Interval:
     return Interval(share, low, 1.0 if successes == trials else middle + half)
 
 
-def mean_accuracy(
-    scores: Sequence[float], confidence: float = 0.95, *, seed: int = _SEED, resamples: int = _RESAMPLES
-) -> Interval:
+def mean_accuracy(scores: Sequence[float]) -> Interval:
     """Mean score over problems, 0 to 1, each the mean of its own samples; see the module for the interval.
 
     For one sample a problem, right or wrong, `wilson` is the better interval.
@@ -53,10 +51,8 @@ def mean_accuracy(
     scores_P = np.array(scores, float)
     estimate = float(scores_P.mean())
     if np.ptp(scores_P) == 0:
-        return _of_a_constant(estimate, len(scores_P), (0.0, 1.0), confidence)
-
-    ends = _bootstrap(lambda drawn: scores_P[drawn].mean(axis=1), len(scores_P), confidence, seed, resamples)
-    return Interval(estimate, *ends)
+        return _of_a_constant(estimate, len(scores_P), (0.0, 1.0))
+    return Interval(estimate, *_bootstrap(lambda drawn: scores_P[drawn].mean(axis=1), len(scores_P)))
 
 
 def share_among(parts: Sequence[float], wholes: Sequence[float]) -> Interval:
@@ -64,7 +60,7 @@ def share_among(parts: Sequence[float], wholes: Sequence[float]) -> Interval:
     parts_P, wholes_P = np.array(parts, float), np.array(wholes, float)
     share = float(parts_P.sum() / wholes_P.sum())
     if share in (0.0, 1.0):
-        return _of_a_constant(share, int((wholes_P > 0).sum()), (0.0, 1.0), 0.95)
+        return _of_a_constant(share, int((wholes_P > 0).sum()), (0.0, 1.0))
 
     def shares(drawn: np.ndarray) -> np.ndarray:
         below = wholes_P[drawn].sum(axis=1)
@@ -133,10 +129,7 @@ class PooledDifference(Interval, frozen=True):
 
 
 def pooled_difference(
-    base: Sequence[ArrayLike],
-    tuned: Sequence[ArrayLike],
-    *,
-    paired: bool = True,
+    base: Sequence[ArrayLike], tuned: Sequence[ArrayLike], *, paired: bool = True
 ) -> PooledDifference:
     """Mean of tuned - base over problems and over the seeds of a training; of several tasks the mean of their means.
 
@@ -206,24 +199,18 @@ def _student(differences_P: np.ndarray, confidence: float = 0.95) -> Interval:
     return Interval(estimate, max(-1.0, estimate - half), min(1.0, estimate + half))
 
 
-def _bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    problems: int,
-    confidence: float = 0.95,
-    seed: int = _SEED,
-    resamples: int = _RESAMPLES,
-) -> tuple[float, float]:
+def _bootstrap(statistic: Callable[[np.ndarray], np.ndarray], problems: int) -> tuple[float, float]:
     """Percentiles of what the statistic is of problems drawn with replacement: given int (resamples, problems)."""
-    rng, rows = np.random.default_rng(seed), max(1, _CHUNK // problems)
+    rng, rows = np.random.default_rng(_SEED), max(1, _CHUNK // problems)
     found = [
-        statistic(rng.integers(problems, size=(min(rows, resamples - start), problems)))
-        for start in range(0, resamples, rows)
+        statistic(rng.integers(problems, size=(min(rows, _RESAMPLES - start), problems)))
+        for start in range(0, _RESAMPLES, rows)
     ]
-    low, high = np.quantile(np.concatenate(found), [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(np.concatenate(found), [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
     return float(low), float(high)
 
 
-def _of_a_constant(value: float, problems: int, bounds: tuple[float, float], confidence: float) -> Interval:
+def _of_a_constant(value: float, problems: int, bounds: tuple[float, float], confidence: float = 0.95) -> Interval:
     """Where no problem differs a bootstrap has no width, although other problems might be anything within the bounds.
 
     Their share is the upper end of Wilson's interval for 0 of `problems`.

@@ -20,15 +20,17 @@ from genius_lite.data.rows import Columns, UsableRows, read_rows, row_object
 from genius_lite.data.templates import Message
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
+from genius_lite.evaluate import checkers
 from genius_lite.evaluate.answers import bare, final_number, first_sentence, marked, numbers, strongly_marked
-from genius_lite.evaluate.checkers import DEFAULT_OPTIONS, check, submitted
 from genius_lite.evaluate.choices import Options, counts_from, read_options
 from genius_lite.evaluate.scoring import Scorer, Verdict, as_literal, fault
-from genius_lite.recipe import Check, CheckOptions, Prefix, TaskSource, columns_of
+from genius_lite.recipe import Prefix, TaskSource, columns_of
 from genius_lite.records import Query, query_id, seed_of
 from genius_lite.results.evaluation import Use
 from genius_lite.text import brief
 
+BY_HAND = "say which in a recipe's evaluate.tasks (prompt, answer, choices)"
+"""What helps where columns are not found."""
 _DIVIDED = 40  # problems of a task, at least, of which half can choose and half report
 T = TypeVar("T")
 
@@ -102,7 +104,7 @@ def tokenize_task(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary
             depends on the problems alone.
     """
     questions = [Query(p.id, p.prompt, vocabulary.prompt(p.prompt, system, p.before)) for p in task.problems]
-    uses: list[Use] = ["both" if use == "auto" else use for _ in questions]
+    uses: list[Use] = ["both" if use == "auto" else use] * len(questions)
     if use == "auto" and len(questions) >= _DIVIDED:
         # By what is asked: what is asked twice does not do both.
         asked = [(*(turn for message in p.before for turn in message.items()), p.prompt) for p in task.problems]
@@ -110,19 +112,6 @@ def tokenize_task(task: Task, use: Use | Literal["auto"], vocabulary: Vocabulary
         if choosing := {*drawn[: len(drawn) // 2]}:
             uses = ["choose" if each in choosing else "report" for each in asked]
     return TokenizedTask(task, questions, uses)
-
-
-def judged(kind: Check, problem: Problem, response: str, options: CheckOptions = DEFAULT_OPTIONS) -> Verdict:
-    """Judge a response by a checker of ours; one that takes it too long is wrong.
-
-    Raises:
-        UserError: the problem's answer is not of this kind, or the pattern is wrong.
-    """
-    try:
-        score = check(kind, response, problem.answer, options, problem.choices)
-    except TimeoutError:
-        return Verdict(0.0, timed_out=True)
-    return Verdict(score, submitted(kind, response, problem.choices, options))
 
 
 def from_rows(cfg: TaskSource) -> Task:
@@ -137,7 +126,7 @@ def from_rows(cfg: TaskSource) -> Task:
     def judge(problem: Problem, response: str) -> Verdict:
         if mathematics:
             return mathematics.verdict(response, problem.answer, mathematics.stated(response) if response else None)
-        return judged(cfg.check, problem, response, cfg.options)
+        return checkers.judge(cfg.check, response, problem.answer, cfg.options, problem.choices)
 
     rows, forms = UsableRows(cfg.source, "problem"), set[str]()
     found = evenly([*islice(_read(cfg, rows), None if cfg.benchmark else cfg.limit)], cfg.limit)
@@ -186,9 +175,7 @@ def _read(cfg: TaskSource, rows: UsableRows) -> Iterator[tuple[str, _Read]]:
     several = cfg.check == "choice" and "{" in cfg.choices
     named = columns_of(cfg.choices) if several else [cfg.choices] if cfg.check == "choice" else []
     needed, more = ([cfg.answer, *named], []) if several else ([cfg.answer], named)
-    keys = " and ".join(["prompt", "answer", *["choices"] * (cfg.check == "choice")])
-    told = cfg.benchmark and f"{cfg.benchmark} is asked of its own columns"
-    told = told or f"say which in a recipe's evaluate.tasks ({keys})"
+    told = f"{cfg.benchmark} is asked of its own columns" if cfg.benchmark else BY_HAND
     wanted = [Columns((*c.needed, *needed), (*c.optional, *more), told) for c in columns_for(column, template)]
 
     def read(values: dict[str, Any] | str) -> _Read:

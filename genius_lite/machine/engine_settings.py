@@ -134,9 +134,9 @@ def _measured(
     base = msgspec.structs.replace(settings, gpu_layers=layers, context=CONTEXT_STEP)
     key = (source.sha256, msgspec.structs.replace(base, watchdog=0.0), slots, kv_modes, threads, draws)
     found = recall("fastest", key, _Fastest)
-    if found is None and unmeasured is not None:
-        return msgspec.structs.replace(settings, slots=min(slots, key=lambda fitting: abs(fitting - unmeasured)))
-    if found is None:
+    if not found:
+        if unmeasured is not None:
+            return msgspec.structs.replace(settings, slots=min(slots, key=lambda fitting: abs(fitting - unmeasured)))
         speeds = []
         count = len(slots) + len(kv_modes) + len(threads) + len(draws) - 3  # one option of each list is the best so far
         with progress.stage("measure this machine", count, "settings") as advance:

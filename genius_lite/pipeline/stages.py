@@ -13,7 +13,7 @@ import msgspec
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import NoPairError, Stopped, UserError
-from genius_lite.evaluate.checkers import submitted
+from genius_lite.evaluate.checkers import read_answer
 from genius_lite.foresight.pairs import draw_pairs, why_none
 from genius_lite.hardware.device import Precision, learner_device, learner_precision
 from genius_lite.hardware.system import give_memory_back
@@ -142,7 +142,7 @@ def pair(r: Round, rollouts: Sequence[Rollout]) -> Sequence[PreferencePair]:
             prompt = r.job.queries[0].tokens  # as every one ends: all have the same template
 
             def stated(tokens: list[int]) -> str | None:
-                return submitted(r.job.recipe.queries.answers, vocabulary.said(prompt, tokens).answer)
+                return read_answer(r.job.recipe.queries.answers, vocabulary.said(prompt, tokens).answer)
 
             write_records(out, draw_pairs(rollouts, cfg, tau, r.key, stated, left_out := Counter[str]()))
         r.here.put_json(folder.LEFT_OUT, dict(left_out))

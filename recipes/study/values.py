@@ -20,8 +20,7 @@ import numpy as np
 from prepare import gsm8k_test, reasoning_tasks
 
 from genius_lite.data.vocabulary import Vocabulary
-from genius_lite.evaluate.checkers import check, submitted
-from genius_lite.evaluate.scoring import Verdict
+from genius_lite.evaluate.checkers import judge, read_answer
 from genius_lite.evaluate.tasks import Problem, Task
 from genius_lite.foresight.filters import Vote
 from genius_lite.recipe import AnswerKind
@@ -49,7 +48,7 @@ def main(run: Path) -> None:
 
 def gsm8k() -> Task:
     problems = [Problem(query_id(d["question"]), d["question"], d["short_answer"]) for d in gsm8k_test()]
-    return Task("gsm8k", problems, lambda problem, response: Verdict(check("numeric", response, problem.answer)))
+    return Task("gsm8k", problems, lambda problem, response: judge("numeric", response, problem.answer))
 
 
 def measured(
@@ -68,7 +67,7 @@ def measured(
     steps: list[list[Candidate]] = []
     for rollout in rollouts:
         if rollout.query.id in problems:
-            vote = Vote(rollout, lambda response: submitted(answers, decode(response)))
+            vote = Vote(rollout, lambda response: read_answer(answers, decode(response)))
             for step in (step for step in rollout.steps if step.foreseen):
                 responses = [rollout.response(step.index, n) for n in range(len(step.candidates))]
                 values = [candidate.value for candidate in step.candidates]

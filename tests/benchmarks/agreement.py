@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from genius_lite.evaluate.checkers import check
+from genius_lite.evaluate import checkers
 from genius_lite.evaluate.models import NamedModel, PromptConfig, evaluate_models
 from genius_lite.progress import SILENT
 from genius_lite.recipe import Check, Evaluate, TaskSource
@@ -115,7 +115,8 @@ def compare(rows: Iterable[Row]) -> None:
     for task, of in by_task.items():
         for judge, right in judges(task):
             for row in of:
-                ours, theirs = bool(check(ASKED[task][0], row["text"], row["answer"])), right(row)
+                verdict = checkers.judge(ASKED[task][0], row["text"], row["answer"])
+                ours, theirs = bool(verdict.score), right(row)
                 counts[row["model"], judge][f"{ours:d}{theirs:d}"] += 1
                 if ours != theirs:
                     who = "only ours" if ours else "only theirs"

@@ -12,11 +12,12 @@ from hypothesis import given
 
 from genius_lite.errors import UserError
 from genius_lite.evaluate.answers import final_number
-from genius_lite.evaluate.checkers import extract_answer, submitted
+from genius_lite.evaluate.checkers import judge, read_answer
 from genius_lite.evaluate.choices import final_choice
 from genius_lite.evaluate.numbers import numbers, spelled
+from genius_lite.evaluate.scoring import Verdict
 from genius_lite.evaluate.words import LANGUAGES, LETTER, phrases
-from genius_lite.recipe import Check, CheckOptions
+from genius_lite.recipe import AnswerKind, Check, CheckOptions
 from tests.support.answers import check, texts
 
 CITIES = ["Rome", "Paris", "Berlin", "Madrid"]
@@ -285,7 +286,7 @@ def test_what_is_asked_for_may_be_millions(response, answer, score):
 def test_a_decimal_comma_is_read_where_the_task_says_so():
     assert check("numeric", "Die Antwort ist 3,5.", "3,50", decimal=",") == 1
     assert check("numeric", "Die Antwort ist 1.234.", "1234", decimal=",") == 1
-    assert submitted("numeric", "3,5", options=CheckOptions(decimal=",")) == "7/2"
+    assert judge("numeric", "3,5", "1", CheckOptions(decimal=",")).answer == "7/2"
     for answer in ("3,5", "2,50 €", "1,2345"):
         with pytest.raises(UserError, match=r"has a decimal comma; write options: \{decimal: ','\}"):
             check("numeric", "3.5", answer)
@@ -313,7 +314,7 @@ def test_a_decimal_comma_is_read_where_the_task_says_so():
     ],
 )
 def test_equal_answers_are_equal_strings(response, answer):
-    assert extract_answer(response) == answer
+    assert read_answer("stated", response) == answer
 
 
 @pytest.mark.parametrize(
@@ -334,20 +335,21 @@ def test_exact_answers_in_other_languages(response, answer, score):
 def test_a_thought_is_no_answer():
     cut = "<think>\nFirst 3 + 4 = 7, so after that I could try 12"
     whole = "<think>\nthe answer is \\boxed{5}, or (B)\n</think>\n\nThe answer is {}."
-    assert extract_answer(cut) is None
     assert check("numeric", cut, "12") == 0
-    assert submitted("numeric", cut) is None
+    kinds: list[AnswerKind] = ["stated", "numeric", "choice"]
+    assert [read_answer(kind, cut) for kind in kinds] == [None] * 3
     cases: list[tuple[Check, str]] = [("numeric", "7"), ("choice", "C"), ("exact", "Paris")]
     for kind, answer in cases:
-        assert check(kind, whole.replace("{}", answer), answer) == 1
-        assert submitted(kind, whole.replace("{}", answer)) == answer
+        assert judge(kind, whole.replace("{}", answer), answer) == Verdict(1.0, answer)
+    for answer, read in (("7", ["7", "7", None]), ("C", ["C", None, "C"])):
+        assert [read_answer(kind, whole.replace("{}", answer)) for kind in kinds] == read
 
 
 @given(texts)
 def test_a_vote_counts_what_the_checker_reads(response):
     options = CheckOptions(pattern=r"([0-9]+)")
     for kind in {*get_args(Check)} - {"math-verify"}:  # which is asked in its own process
-        stated = submitted(kind, response, CITIES, options)
+        stated = judge(kind, response, "A" if kind == "choice" else "1", options, CITIES).answer
         if kind == "choice":
             assert [check(kind, response, letter, CITIES) == 1 for letter in "ABCD"] == [
                 letter == stated for letter in "ABCD"

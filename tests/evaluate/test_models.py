@@ -89,7 +89,7 @@ def test_a_colon_that_belongs_to_a_name_names_no_checker(tmp_path, monkeypatch):
     found, _ = tasks_named(["a:b.jsonl", "a:exact", "a:b.jsonl:numeric", "hf:squad", "hf:squad:exact"])
     assert [task.source for task in found] == ["a:b.jsonl", "a:exact", "a:b.jsonl", "hf:squad", "hf:squad"]
     assert [task.check for task in found] == ["exact", "exact", "numeric", "exact", "exact"]
-    with pytest.raises(UserError, match=r"b\.jsonl:number: no checker `number`"):
+    with pytest.raises(UserError, match=r"b\.jsonl:number': Input should be 'exact', 'numeric'"):
         tasks_named(["b.jsonl:number"])
 
 
@@ -111,7 +111,7 @@ def test_columns_of_a_file_may_be_called_as_they_usually_are(tmp_path, monkeypat
     assert [len(task.problems) for task in load_tasks(found)] == [2, 2, 1]
     (tmp_path / "g.jsonl").write_text('{"question": "2 + 2?", "gold": "4"}\n')
     with pytest.raises(
-        UserError, match=r"g\.jsonl: no column such as answer, .*; it has question, gold; say in a recipe"
+        UserError, match=r"g\.jsonl: no column such as answer, .*; it has question, gold; say which in a recipe"
     ):
         tasks_named(["g.jsonl:numeric"])
 
@@ -138,7 +138,7 @@ def test_one_process_at_a_time_answers_for_the_same_results(tasks, tiny_llama, t
             measured(tiny_llama, tasks, tmp_path / "out", Counting())
         assert (tmp_path / "out.asked" / "lock").exists(), "whoever is refused takes nothing from whoever works"
     measured(tiny_llama, tasks, tmp_path / "out", Counting())
-    with pytest.raises(UserError, match="out has results, which are whole; name another folder"):
+    with pytest.raises(UserError, match="out exists; name another folder, or delete it"):
         measured(tiny_llama, tasks, tmp_path / "out", Counting())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t.jsonl"]
 

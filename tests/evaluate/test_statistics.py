@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genius_lite.evaluate import statistics
 from genius_lite.evaluate.statistics import (
     mcnemar_exact,
     mean_accuracy,
@@ -78,10 +79,12 @@ def test_mean_accuracy_weighs_problems_alike():
     assert interval.high == 1
 
 
-def test_bootstrap_of_two_problems_by_hand():
+def test_bootstrap_of_two_problems_by_hand(monkeypatch):
     # Of two problems, 0 and 1, resamples have the means 0, 1/2 and 1 with 1/4, 1/2 and 1/4.
-    wide = mean_accuracy([0, 1], 0.6)
-    narrow = mean_accuracy([0, 1], 0.4)
+    monkeypatch.setattr(statistics, "_CONFIDENCE", 0.6)
+    wide = mean_accuracy([0, 1])
+    monkeypatch.setattr(statistics, "_CONFIDENCE", 0.4)
+    narrow = mean_accuracy([0, 1])
     assert (wide.low, wide.high, narrow.low, narrow.high) == (0, 1, 0.5, 0.5)
 
 
@@ -89,22 +92,23 @@ def test_the_bootstrap_agrees_with_the_clustered_standard_error():
     rng = np.random.default_rng(3)
     scores = (rng.random((400, 8)) < rng.random((400, 1))).astype(float)
     half = 1.96 * scores.mean(axis=1).std(ddof=1) / 20
-    interval = mean_accuracy(scores.mean(axis=1), seed=1)
+    interval = mean_accuracy(scores.mean(axis=1))
     assert (interval.low, interval.high) == pytest.approx((scores.mean() - half, scores.mean() + half), abs=0.003)
     # Samples of one problem are no new problems: taken for 3,200 trials, the interval is too narrow.
     naive = wilson(float(scores.sum()), scores.size)
     assert interval.high - interval.low > 1.4 * (naive.high - naive.low)
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say():
+def test_intervals_cover_the_truth_as_often_as_they_say(monkeypatch):
     """300 samples of 60 problems: 95 % +- 3 binomial standard errors (1.3 points), less the known narrowness."""
+    monkeypatch.setattr(statistics, "_RESAMPLES", 1000)
     rng = np.random.default_rng(11)
     covered, paired = 0, 0
-    for seed in range(300):
+    for _ in range(300):
         skill = rng.beta(1, 2, size=(60, 1))
         base = rng.random((60, 4)) < skill
         tuned = rng.random((60, 4)) < skill + 0.1 * (1 - skill)
-        interval = mean_accuracy(base.mean(axis=1), seed=seed, resamples=1000)
+        interval = mean_accuracy(base.mean(axis=1))
         covered += interval.low <= 1 / 3 <= interval.high
         difference = paired_difference(base.mean(axis=1), tuned.mean(axis=1))
         paired += difference.low <= 0.1 * (1 - 1 / 3) <= difference.high
@@ -300,17 +304,19 @@ def test_where_no_problem_differs_the_interval_still_has_a_width():
     assert (same.estimate, same.low, same.high) == pytest.approx((0, -0.1611, 0.1611), abs=5e-5)
 
 
-def test_a_seed_decides_the_interval():
-    scores = np.random.default_rng(0).random(50)
-    assert mean_accuracy(scores, seed=1) == mean_accuracy(scores, seed=1)
-    assert mean_accuracy(scores, seed=1) != mean_accuracy(scores, seed=2)
+def test_a_seed_decides_the_interval(monkeypatch):
+    scores = list(np.random.default_rng(0).random(50))
+    first = mean_accuracy(scores)
+    assert mean_accuracy(scores) == first
+    monkeypatch.setattr(statistics, "_SEED", 1)
+    assert mean_accuracy(scores) != first
 
 
 def test_resamples_in_pieces_are_all_there(monkeypatch):
     scores = np.random.default_rng(0).random(50)
-    whole = mean_accuracy(scores, seed=1, resamples=1000)
-    monkeypatch.setattr("genius_lite.evaluate.statistics._CHUNK", 50 * 300)
-    assert mean_accuracy(scores, seed=1, resamples=1000) == whole
+    whole = mean_accuracy(scores)
+    monkeypatch.setattr(statistics, "_CHUNK", 50 * 300)
+    assert mean_accuracy(scores) == whole
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ GOOD = '{"prompt": "x", "answer": "1"}'
         ("numeric", b'{"prompt": "\xff", "answer": "1"}', "the byte FF is no UTF-8"),
         ("numeric", "[" * 100_000, "not JSON: "),
         ("numeric", '["x", "1"]', "a row is a JSON object, not ['x', '1']"),
-        ("numeric", '{"question": "x", "answer": "1"}', "evaluate.tasks (prompt and answer)"),
+        ("numeric", '{"question": "x", "answer": "1"}', "evaluate.tasks (prompt, answer, choices)"),
         ("numeric", '{"prompt": "x"}', "no column `answer`; it has prompt"),
         ("numeric", '{"prompt": " ", "answer": "1"}', "`prompt` is ' ', not a question"),
         ("numeric", '{"prompt": 3, "answer": "1"}', "`prompt` is 3, not text"),

@@ -48,4 +48,4 @@ texts = st.text(max_size=200) | st.lists(st.sampled_from(PIECES), max_size=40).m
 
 
 def check(kind, response, answer, choices=(), **options):
-    return checkers.check(kind, response, answer, CheckOptions(**options), choices)
+    return checkers.judge(kind, response, answer, CheckOptions(**options), choices).score
